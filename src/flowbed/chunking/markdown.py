@@ -1,0 +1,133 @@
+"""Markdown: headings, then blocks from the outside in, then lines, then sentences."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from markdown_it import MarkdownIt
+
+from flowbed.chunking.passages import (
+    BLANK_LINE,
+    LINE,
+    LINE_END,
+    PARAGRAPH,
+    Cut,
+    Passage,
+    assemble,
+    line_starts,
+    passages,
+)
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+    from markdown_it.token import Token
+
+    from flowbed.chunking import Rules
+    from flowbed.records import Chunk, Document
+
+FRONT_MATTER = re.compile(r"\A(---|\+\+\+)[ \t]*(?:\r\n?|\n).*?(?:\r\n?|\n)\1[ \t]*(?=\r|\n|\Z)", re.DOTALL)
+
+# The attributes that kramdown and Pandoc write behind a heading: `# Introduction {#intro}`.
+ATTRIBUTES = re.compile(r"\s*\{[#.:][^}]*\}$")
+
+# A heading longer than this is text that happens to be underlined; a path of such would outgrow the chunk.
+LONGEST_HEADING = 200
+
+
+@dataclass(frozen=True, slots=True)
+class Heading:
+    """A heading of the document itself, not of a quotation or a list in it."""
+
+    start: int
+    end: int
+    level: int
+    text: str
+
+
+def chunk_markdown(document: Document, rules: Rules, count: Callable[[str], int]) -> list[Chunk]:
+    """Cut a document of Markdown into chunks, each with the path of headings it stands under."""
+    from semantic_text_splitter import MarkdownSplitter  # noqa: PLC0415 - heavy; not needed to list or submit work
+
+    def divide(capacity: int, count: Callable[[str], int]) -> list[tuple[Passage, str]]:
+        splitter = MarkdownSplitter.from_callback(count, capacity)
+        cuts, headings = outline(document.text)
+        found = passages(document.text, cuts, capacity, count, splitter)
+        return list(zip(found, heading_paths(document.text, found, headings), strict=True))
+
+    return assemble(document, rules, count, divide)
+
+
+def outline(text: str) -> tuple[list[Cut], list[Heading]]:
+    """Find the places to cut Markdown, and its headings.
+
+    Every line that is not blank is a place, by the best block that begins there; but what follows a heading stays
+    with it, so that a heading without text of its own joins the next.
+    """
+    front = FRONT_MATTER.match(text)
+    body = LINE_END.sub("\n", text)
+    if front:
+        # Blanked, not cut off: line numbers have to stay those of the text.
+        lines = len(LINE_END.findall(front[0]))
+        body = "\n" * lines + body.split("\n", lines)[lines].removeprefix(front[1])
+    starts = [*line_starts(text), len(text)]
+    headings: list[Heading] = []
+    ranks: dict[int, int] = {}
+    tokens = _PARSER.parse(body)
+    for position, token in enumerate(tokens):
+        if token.map is None or token.type == "inline":
+            continue
+        line, past = token.map
+        rank = PARAGRAPH + min(token.level, BLANK_LINE - PARAGRAPH - 1)
+        if token.type == "heading_open" and not token.level:
+            headings.append(_heading(tokens[position + 1], int(token.tag[1]), starts[line], starts[past]))
+            rank = headings[-1].level
+        ranks[line] = min(ranks.get(line, LINE), rank)
+    return _cuts(text, starts, ranks, {heading.end for heading in headings}), headings
+
+
+def _cuts(text: str, starts: Sequence[int], ranks: dict[int, int], bound: set[int]) -> list[Cut]:
+    """Rank the lines of `text`; the first that is not blank behind an offset of `bound` is no place to cut."""
+    cuts = [Cut(0, PARAGRAPH)]
+    blank = held = False
+    for line, start in enumerate(starts[:-1]):
+        held = held or start in bound
+        if not text[start : starts[line + 1]].strip():
+            blank = True
+            continue
+        if start and not held:
+            cuts.append(Cut(start, min(ranks.get(line, LINE), BLANK_LINE if blank else LINE)))
+        blank = held = False
+    return cuts
+
+
+def heading_paths(text: str, found: Sequence[Passage], headings: Sequence[Heading]) -> list[str]:
+    """For each passage, the headings above its first text, outermost first, joined with ` > `."""
+    paths = []
+    path: list[Heading] = []
+    waiting = list(reversed(headings))
+    for passage in found:
+        position = passage.start
+        while waiting and waiting[-1].start <= position:
+            heading = waiting.pop()
+            path = [*(above for above in path if above.level < heading.level), heading]
+            if heading.end > position:
+                rest = text[heading.end : passage.end]
+                position = heading.end + len(rest) - len(rest.lstrip())
+        paths.append(" > ".join(heading.text for heading in path if heading.text))
+    return paths
+
+
+def _heading(content: Token, level: int, start: int, end: int) -> Heading:
+    words = " ".join(ATTRIBUTES.sub("", content.content).split())
+    return Heading(start, end, level, words[:LONGEST_HEADING])
+
+
+def _parser() -> MarkdownIt:
+    # Blocks only: emphasis and links inside a line move no cut, and are most of the work.
+    return MarkdownIt("commonmark").enable("table").disable(["inline", "text_join"])
+
+
+_PARSER = _parser()

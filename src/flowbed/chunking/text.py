@@ -1,0 +1,40 @@
+"""Plain text: paragraphs, then lines, then sentences."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from flowbed.chunking.passages import LINE, PARAGRAPH, Cut, Passage, assemble, line_starts, passages
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from flowbed.chunking import Rules
+    from flowbed.records import Chunk, Document
+
+
+def chunk_text(document: Document, rules: Rules, count: Callable[[str], int]) -> list[Chunk]:
+    """Cut a document of plain text into chunks."""
+    from semantic_text_splitter import TextSplitter  # noqa: PLC0415 - heavy; not needed to list or submit work
+
+    def divide(capacity: int, count: Callable[[str], int]) -> list[tuple[Passage, str]]:
+        splitter = TextSplitter.from_callback(count, capacity)
+        found = passages(document.text, text_cuts(document.text), capacity, count, splitter)
+        return [(passage, "") for passage in found]
+
+    return assemble(document, rules, count, divide)
+
+
+def text_cuts(text: str) -> list[Cut]:
+    """Places to cut plain text: every line that is not blank, best after a blank one."""
+    cuts = [Cut(0, PARAGRAPH)]
+    starts = line_starts(text)
+    blank = False
+    for start, end in zip(starts, [*starts[1:], len(text)], strict=True):
+        if not text[start:end].strip():
+            blank = True
+            continue
+        if start:
+            cuts.append(Cut(start, PARAGRAPH if blank else LINE))
+        blank = False
+    return cuts

@@ -1,0 +1,12 @@
+"""The command line: a thin shell around `flowbed.bed`."""
+
+from __future__ import annotations
+
+import sys
+
+
+def main() -> None:
+    """Run the command that the arguments name, and end the process with its exit status."""
+    from flowbed.cli.app import run  # noqa: PLC0415 - importing this package stays free of typer
+
+    sys.exit(run(sys.argv[1:]))

@@ -1,0 +1,5 @@
+"""`python -m flowbed.cli` is `flowbed`."""
+
+from flowbed.cli import main
+
+main()

@@ -1,0 +1,169 @@
+"""What a command prints: results on standard output, everything else on standard error."""
+
+from __future__ import annotations
+
+import json
+import sys
+import time
+from contextlib import contextmanager
+from dataclasses import asdict, is_dataclass
+from enum import Enum
+from typing import TYPE_CHECKING, Any
+
+from flowbed import telemetry
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping
+
+# Seconds between two lines of progress where there is no terminal: often enough to see that it goes on.
+EVERY = 5.0
+VERBS = {"fetch": "fetching", "embed": "embedding"}
+
+
+def say(text: str = "") -> None:
+    """Print a line of a result."""
+    sys.stdout.write(f"{text}\n")
+
+
+def note(text: str) -> None:
+    """Print a line that is no part of the result."""
+    sys.stderr.write(f"{text}\n")
+    sys.stderr.flush()
+
+
+def say_json(value: Any) -> None:  # noqa: ANN401 - whatever plain() can make plain
+    """Print a result as one line of JSON."""
+    say(json.dumps(plain(value), ensure_ascii=False))
+    sys.stdout.flush()
+
+
+def plain(value: Any) -> Any:  # noqa: ANN401
+    """Turn records into what JSON can hold."""
+    if is_dataclass(value) and not isinstance(value, type):
+        return plain(asdict(value))
+    if isinstance(value, dict):
+        return {str(key): plain(each) for key, each in value.items()}
+    if isinstance(value, list | tuple | set | frozenset):
+        return [plain(each) for each in value]
+    return value.value if isinstance(value, Enum) else value
+
+
+class Progress:
+    """How far a stage has come, and how fast."""
+
+    def __init__(self) -> None:
+        """Start with no stage."""
+        self.stage, self.total, self.done, self.chunks, self.since = "", 0, 0, 0, time.monotonic()
+
+    def take(self, point: str, facts: Mapping[str, Any]) -> bool:
+        """Take in a telemetry point; tell whether it changed anything."""
+        if point == telemetry.STAGE:
+            self.stage = f"{VERBS[facts['stage']]} {facts.get('source', '')}".strip()
+            self.total, self.done, self.chunks, self.since = facts.get("total", 0), 0, 0, time.monotonic()
+            return True
+        if point == telemetry.PROGRESS:
+            self.done += facts["done"]
+            self.chunks += facts.get("chunks", 0)
+            return True
+        return False
+
+    @property
+    def line(self) -> str:
+        """Tell count, rate and time left in a line."""
+        seconds = max(time.monotonic() - self.since, 1e-9)
+        rate = self.done / seconds
+        told = f"{self.stage}: {self.done:,}"
+        if self.total:
+            told += f" of {self.total:,} chunks"
+        else:
+            told += f" documents, {self.chunks:,} chunks"
+        told += f", {rate:,.0f}/s"
+        if self.total and rate and self.done < self.total:
+            told += f", {(self.total - self.done) / rate:,.0f} s left"
+        return told
+
+
+@contextmanager
+def progress(*, as_json: bool) -> Iterator[None]:
+    """Show how the work inside comes along: a bar on a terminal, lines elsewhere, JSON lines where asked for."""
+    if as_json:
+        show = _json_lines()
+    elif sys.stderr.isatty():
+        with _bar():
+            yield
+        return
+    else:
+        show = _lines()
+    stop = telemetry.listen(show)
+    try:
+        yield
+    finally:
+        stop()
+
+
+def _lines() -> telemetry.Listener:
+    now = Progress()
+    last = [time.monotonic()]
+
+    def show(point: str, facts: dict[str, Any]) -> None:
+        if point == telemetry.STAGE and now.done:
+            note(now.line)
+        if now.take(point, facts) and now.done and time.monotonic() - last[0] >= EVERY:
+            last[0] = time.monotonic()
+            note(now.line)
+        if point == telemetry.RETRIED:
+            note(f"trying again: {facts['reason']}")
+
+    return show
+
+
+def _json_lines() -> telemetry.Listener:
+    now = Progress()
+    last = [0.0]
+
+    def show(point: str, facts: dict[str, Any]) -> None:
+        if now.take(point, facts) and time.monotonic() - last[0] >= EVERY:
+            last[0] = time.monotonic()
+            say_json({"progress": now.stage, "done": now.done, "total": now.total, "chunks": now.chunks})
+
+    return show
+
+
+@contextmanager
+def _bar() -> Iterator[None]:
+    from rich.console import Console  # noqa: PLC0415 - only a terminal needs rich here
+    from rich.progress import (  # noqa: PLC0415
+        BarColumn,
+        MofNCompleteColumn,
+        SpinnerColumn,
+        TextColumn,
+        TimeRemainingColumn,
+    )
+    from rich.progress import Progress as Bar  # noqa: PLC0415
+
+    columns = (
+        SpinnerColumn(),
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TextColumn("{task.fields[rate]}/s"),
+        TimeRemainingColumn(),
+    )
+    now = Progress()
+    with Bar(*columns, console=Console(stderr=True), transient=True) as bar:
+        task = bar.add_task("starting", total=None, rate="0")
+
+        def show(point: str, facts: dict[str, Any]) -> None:
+            if point == telemetry.STAGE:
+                bar.reset(task)
+            if now.take(point, facts):
+                rate = now.done / max(time.monotonic() - now.since, 1e-9)
+                bar.update(
+                    task, description=now.stage, completed=now.done, total=now.total or None, rate=f"{rate:,.0f}"
+                )
+
+        stop = telemetry.listen(show)
+        try:
+            yield
+        finally:
+            stop()

@@ -1,0 +1,89 @@
+"""Token ids cut into windows and padded batches, and the vectors put together again. Pure."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+
+    from numpy.typing import NDArray
+
+# Padded tokens in one batch, and texts in one. Measured on two cores with sorted texts: 1,024 is within noise of the
+# best for both short lines and long passages; 16,384 takes three times as long for passages, as its activations no
+# longer fit the processor's caches.
+TOKENS = 1024
+TEXTS = 128
+
+
+@dataclass(frozen=True, kw_only=True)
+class Window:
+    """A stretch of one text: its position in the call and its tokens, special ones not counted."""
+
+    text: int
+    ids: Sequence[int]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Batch:
+    """Windows of nearly one length: where they stand among all windows, their padded ids and their mask."""
+
+    windows: Sequence[int]
+    ids: NDArray[np.int64]
+    mask: NDArray[np.int64]
+
+
+def windows_of(text: int, ids: Sequence[int], size: int) -> list[Window]:
+    """Cut one text's tokens into as few windows as hold them, all of nearly one length."""
+    count = max(1, -(-len(ids) // size))
+    bounds = [len(ids) * part // count for part in range(count + 1)]
+    return [Window(text=text, ids=ids[bounds[part] : bounds[part + 1]]) for part in range(count)]
+
+
+def batches_of(
+    windows: Sequence[Window], *, prefix: Sequence[int], suffix: Sequence[int], padding: int
+) -> Iterator[Batch]:
+    """Pad windows into batches, longest first; `prefix` and `suffix` are the special tokens around a window."""
+    # Longest first: memory is claimed once, at the start, and later batches fit into it.
+    order = sorted(range(len(windows)), key=lambda window: -len(windows[window].ids))
+    special = len(prefix) + len(suffix)
+    start = 0
+    while start < len(order):
+        width = len(windows[order[start]].ids) + special
+        members = order[start : start + max(1, min(TEXTS, TOKENS // width))]
+        ids = np.full((len(members), width), padding, dtype=np.int64)
+        mask = np.zeros((len(members), width), dtype=np.int64)
+        for row, member in enumerate(members):
+            tokens = [*prefix, *windows[member].ids, *suffix]
+            ids[row, : len(tokens)] = tokens
+            mask[row, : len(tokens)] = 1
+        yield Batch(windows=members, ids=ids, mask=mask)
+        start += len(members)
+
+
+def pooled(output: NDArray[np.float32], mask: NDArray[np.int64], pooling: str) -> NDArray[np.float32]:
+    """Make unit vectors of a graph's output: token vectors (texts, tokens, dimensions), or vectors already pooled."""
+    if output.ndim == 3:  # noqa: PLR2004 - the shape above
+        weights = mask.astype(np.float32)[:, :, None]
+        output = output[:, 0] if pooling == "cls" else (output * weights).sum(axis=1)
+    return unit(output)
+
+
+def joined(vectors: NDArray[np.float32], windows: Sequence[Window], texts: int) -> NDArray[np.float32]:
+    """Average the windows of each text, weighed by their tokens; windows stand in the order of their texts."""
+    if len(windows) == texts:
+        return vectors
+    weights = np.array([max(1, len(window.ids)) for window in windows], dtype=np.float32)
+    owners = np.array([window.text for window in windows])
+    starts = np.searchsorted(owners, np.arange(texts))
+    return unit(np.add.reduceat(vectors * weights[:, None], starts, axis=0))
+
+
+def unit(vectors: NDArray[np.float32]) -> NDArray[np.float32]:
+    """Scale rows to length 1; a row of zeros stays one."""
+    lengths = np.linalg.norm(vectors, axis=1, keepdims=True)
+    scaled: NDArray[np.float32] = vectors / np.maximum(lengths, np.float32(1e-12))
+    return scaled

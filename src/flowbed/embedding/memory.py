@@ -1,0 +1,36 @@
+"""The memory tier of the vector cache."""
+
+from __future__ import annotations
+
+import time
+from typing import TYPE_CHECKING
+
+from cachetools import TTLCache
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping, Sequence
+
+# What Python keeps beside the floats: the key, the headers of both objects, and the links of the two orders.
+OVERHEAD = 400
+
+
+class VectorMemory:
+    """Vectors of this process, least recently used out first; used from one event loop."""
+
+    def __init__(self, *, limit: int, ttl: float, clock: Callable[[], float] = time.monotonic) -> None:
+        """Keep at most `limit` bytes, each vector for at most `ttl` seconds; `clock` gives seconds."""
+        self._kept: TTLCache[bytes, bytes] = TTLCache(
+            maxsize=limit, ttl=ttl, timer=clock, getsizeof=lambda vector: len(vector) + OVERHEAD
+        )
+        self._limit = limit
+
+    async def get_many(self, keys: Sequence[bytes]) -> dict[bytes, bytes]:
+        """Look keys up; those that are not kept are missing from the answer."""
+        looked = ((key, self._kept.get(key)) for key in keys)
+        return {key: vector for key, vector in looked if vector is not None}
+
+    async def put_many(self, vectors: Mapping[bytes, bytes]) -> None:
+        """Keep vectors, except any that is larger than the whole memory."""
+        for key, vector in vectors.items():
+            if len(vector) + OVERHEAD <= self._limit:
+                self._kept[key] = vector

@@ -1,0 +1,35 @@
+"""Texts that can be stored, hashed and sent at all."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from flowbed.errors import Rejected
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+
+def require_unicode(texts: Sequence[str]) -> None:
+    """Refuse texts with lone surrogates, which no encoding can write.
+
+    Raises:
+        Rejected: `inputs` are the positions of such texts.
+
+    """
+    broken = [position for position, text in enumerate(texts) if not _encodable(text)]
+    if broken:
+        message = (
+            f"{len(broken)} texts hold lone surrogates, which are not Unicode; decode their source again"
+        )
+        raise Rejected(message, inputs=broken)
+
+
+def _encodable(text: str) -> bool:
+    if text.isascii():
+        return True
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return True

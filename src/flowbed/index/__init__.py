@@ -1,0 +1,1 @@
+"""The index: deltas, commit, search, versions and compaction. The only importer of Lance."""

@@ -1,0 +1,114 @@
+"""Commit: the deltas of pending runs, merged into the index in one atomic step."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from datetime import timedelta
+from typing import TYPE_CHECKING
+
+import pyarrow as pa
+
+from flowbed.errors import Rejected
+from flowbed.index.datasets import Live, blocking
+from flowbed.index.deltas import newest, read_delta
+from flowbed.ledger import DeadLetter
+from flowbed.records import Problem, Space
+from flowbed.telemetry import DEAD_LETTER, INDEX_MERGED, RUN_COMMITTED, reached
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from flowbed.index.datasets import Datasets
+    from flowbed.ledger import Ledger, RunRow
+    from flowbed.storage import Store
+
+# Last writer wins, whatever the order of arrival; equal versions are told apart by their run.
+NEWER = "source.version > target.version OR (source.version = target.version AND source.run_id > target.run_id)"
+MOST_RUNS = 64  # a commit reads its runs' deltas whole
+MOST_ROWS = 100_000  # 150 MB of vectors at 384 dimensions
+# After this long a tombstone may be gone, and an older delta could bring a deleted row back.
+RETENTION = timedelta(days=30)
+MICROSECOND = timedelta(microseconds=1)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Committed:
+    """What a commit did: the version that holds it, None where nothing was merged, and the deltas it refused."""
+
+    version: int | None
+    refused: tuple[Problem, ...] = ()
+
+
+async def commit(
+    collection: str, *, store: Store, ledger: Ledger, datasets: Datasets, clock: Callable[[], int]
+) -> Committed:
+    """Merge every pending run of a collection; repeatable, in any process, by several at once.
+
+    A delta that is not what its run promises is refused and becomes a dead letter; the others are merged.
+    """
+    version = None
+    refused: list[Problem] = []
+    while runs := await ledger.runs.pending(collection, limit=MOST_RUNS):
+        live = await datasets.live(collection)
+        if live is None:
+            live = await datasets.begin(collection, Space.from_json(runs[0].space), now=clock())
+        good: list[RunRow] = []
+        tables: list[pa.Table] = []
+        for run in runs:
+            if good and sum(each.rows for each in good) + run.rows > MOST_ROWS:
+                break
+            try:
+                table = await _verified(run, live, store=store)
+            except Rejected as error:
+                await _refuse(run, str(error), ledger=ledger, now=clock())
+                refused.append(Problem(subject=run.key, reason=str(error)))
+                continue
+            if run.created < clock() - RETENTION // MICROSECOND:
+                await _version_anew(run, table, ledger=ledger, now=clock())
+                continue
+            good.append(run)
+            tables.append(table)
+        if good:
+            version = await _merge(live, newest(tables), datasets)
+            reached(INDEX_MERGED, collection=collection, version=version, runs=len(good))
+            await ledger.runs.commit([run.id for run in good], version=version)
+            reached(RUN_COMMITTED, collection=collection, version=version)
+    return Committed(version=version, refused=tuple(refused))
+
+
+async def _merge(live: Live, rows: pa.Table, datasets: Datasets) -> int:
+    dataset = await datasets.writable(live)
+
+    def merge() -> int:
+        (
+            dataset.merge_insert("id")
+            .when_matched_update_all(NEWER)
+            .when_not_matched_insert_all()
+            .use_index(False)  # with an index on id every merge fails: its keys are nullable, the column is not
+            .conflict_retries(50)  # several committers at once: each retry waits and merges onto the newest version
+            .execute(rows)
+        )
+        return int(dataset.version)
+
+    return await blocking(merge, f"the index of {live.collection}")
+
+
+async def _verified(run: RunRow, live: Live, *, store: Store) -> pa.Table:
+    space = Space.from_json(run.space)
+    if space.fingerprint != live.space.fingerprint:
+        message = f"it is of space {space.space8}, and collection {live.collection} lives in {live.space.space8}"
+        raise Rejected(message)
+    return await read_delta(store, run)
+
+
+async def _version_anew(run: RunRow, table: pa.Table, *, ledger: Ledger, now: int) -> None:
+    """Send a stale run's chunks round again: their vectors are still in the cache, so that it costs no money."""
+    await ledger.runs.refuse(run.id, reason="stale: older than the tombstones that are kept")
+    await ledger.chunks.retry(table["id"].to_pylist(), now=now)
+
+
+async def _refuse(run: RunRow, reason: str, *, ledger: Ledger, now: int) -> None:
+    await ledger.runs.refuse(run.id, reason=reason)
+    letter = DeadLetter(kind="run", owner=run.collection, subject=run.id, reason=reason, at=now)
+    await ledger.dead_letters.add([letter])
+    reached(DEAD_LETTER, kind="run", subject=run.id, reason=reason)

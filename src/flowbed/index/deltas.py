@@ -1,0 +1,229 @@
+"""A delta: the immutable result of one run for one collection, as an Arrow IPC file."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from flowbed.errors import Conflict, NotFound, Rejected
+from flowbed.records import Space, run_id
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+    from numpy.typing import NDArray
+
+    from flowbed.ledger import RunRow
+    from flowbed.records import Scalar
+    from flowbed.storage import Store
+
+# Lance reads this mark from the schema's own metadata. Without it, two processes that merge overlapping rows leave
+# duplicates and stale rows behind, silently.
+PRIMARY_KEY = {"lance-schema:unenforced-primary-key": "true"}
+METADATA = pa.json_(pa.utf8())
+PRODUCER = "flowbed"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Upsert:
+    """One row to insert or replace; `vector` is float32 of the space's dimensions."""
+
+    id: str
+    version: int
+    document: str
+    metadata: Mapping[str, Scalar]
+    text_hash: str
+    vector: NDArray[np.float32]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Delete:
+    """One row to delete."""
+
+    id: str
+    version: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class Delta:
+    """A delta as it lies in the store: its run, its key, and the sha256 of its bytes."""
+
+    run: str
+    key: str
+    sha256: str
+    rows: int
+
+
+def schema(dimensions: int) -> pa.Schema:
+    """Make the schema of a row, of a delta and of the index alike."""
+    return pa.schema(
+        [
+            pa.field("id", pa.string(), nullable=False, metadata=PRIMARY_KEY),
+            pa.field("version", pa.int64(), nullable=False),
+            pa.field("deleted", pa.bool_(), nullable=False),
+            pa.field("vector", pa.list_(pa.float32(), dimensions)),
+            pa.field("document", pa.string()),
+            pa.field("metadata", METADATA),
+            pa.field("text_hash", pa.string()),
+            pa.field("run_id", pa.string(), nullable=False),
+        ]
+    )
+
+
+async def write_delta(
+    store: Store, collection: str, space: Space, upserts: Sequence[Upsert], deletes: Sequence[Delete], *, now: int
+) -> Delta:
+    """Lay down the delta of these rows under its run's key, or adopt the one of the same rows that is there.
+
+    Raises:
+        Conflict: the key holds something else than these rows.
+
+    """
+    rows = [(row.id, row.version, False, row.text_hash) for row in upserts]
+    rows += [(row.id, row.version, True, "") for row in deletes]
+    run = run_id(collection, space, rows)
+    key = f"{collection}/delta/{run}/delta.arrow"
+    body = encode(table(run, space, upserts, deletes), run, space, now=now)
+    try:
+        await store.create(key, body)
+    except Conflict:
+        body = (await store.get(key)).body
+        try:
+            there = decode(body, run=run, space=space, rows=len(rows))
+        except Rejected as error:
+            message = f"{key} exists and is not the delta of this run ({error}); remove it and run again"
+            raise Conflict(message) from error
+        if run_id(collection, space, row_set(there)) != run:
+            message = f"{key} exists and holds other rows than this run; remove it and run again"
+            raise Conflict(message) from None
+    return Delta(run=run, key=key, sha256=hashlib.sha256(body).hexdigest(), rows=len(rows))
+
+
+async def read_delta(store: Store, run: RunRow) -> pa.Table:
+    """Read and verify the delta of a recorded run.
+
+    Raises:
+        Rejected: it is missing, not the bytes recorded, truncated, malformed or of another space.
+
+    """
+    try:
+        body = (await store.get(run.key)).body
+    except NotFound as error:
+        message = f"the delta {run.key} is missing"
+        raise Rejected(message) from error
+    digest = hashlib.sha256(body).hexdigest()
+    if digest != run.sha256:
+        message = f"the delta {run.key} has sha256 {digest[:12]}..., recorded was {run.sha256[:12]}..."
+        raise Rejected(message)
+    return decode(body, run=run.id, space=Space.from_json(run.space), rows=run.rows)
+
+
+def table(run: str, space: Space, upserts: Sequence[Upsert], deletes: Sequence[Delete]) -> pa.Table:
+    """Lay rows out as a table of the delta's schema, upserts first."""
+    count, gone = len(upserts), len(deletes)
+    values = np.zeros((count + gone, space.dimensions), np.float32)
+    for at, row in enumerate(upserts):
+        values[at] = row.vector
+    absent = np.arange(count + gone) >= count
+    vectors = pa.FixedSizeListArray.from_arrays(pa.array(values.ravel()), space.dimensions, mask=pa.array(absent))
+    metadata = [json.dumps(dict(row.metadata), ensure_ascii=False, allow_nan=False) for row in upserts]
+    nothing = [None] * gone
+    columns = [
+        pa.array([row.id for row in (*upserts, *deletes)], pa.string()),
+        pa.array([row.version for row in (*upserts, *deletes)], pa.int64()),
+        pa.array(absent, pa.bool_()),
+        vectors,
+        pa.array([row.document for row in upserts] + nothing, pa.string()),
+        pa.ExtensionArray.from_storage(METADATA, pa.array(metadata + nothing, pa.utf8())),
+        pa.array([row.text_hash for row in upserts] + nothing, pa.string()),
+        pa.array([run] * (count + gone), pa.string()),
+    ]
+    return pa.table(columns, schema=schema(space.dimensions))
+
+
+def encode(rows: pa.Table, run: str, space: Space, *, now: int) -> bytes:
+    """Write a delta's bytes, stamped with its run, space, producer, time (µs) and number of rows."""
+    stamp = {
+        "run_id": run,
+        "space": space.to_json(),
+        "fingerprint": space.fingerprint,
+        "producer": PRODUCER,
+        "created_at": str(now),
+        "rows": str(rows.num_rows),
+    }
+    sink = pa.BufferOutputStream()
+    with pa.ipc.new_file(sink, rows.schema.with_metadata(stamp)) as writer:
+        writer.write_table(rows.replace_schema_metadata(stamp))
+    return sink.getvalue().to_pybytes()
+
+
+def decode(body: bytes, *, run: str, space: Space, rows: int) -> pa.Table:
+    """Read a delta's bytes and verify everything that its run promises of it.
+
+    Raises:
+        Rejected: with the first thing found wrong.
+
+    """
+    try:
+        with pa.ipc.open_file(pa.BufferReader(body)) as reader:
+            found = reader.read_all()
+        found.validate(full=True)
+    except (pa.ArrowInvalid, OSError) as error:
+        message = f"it is truncated, or no Arrow file: {error}"
+        raise Rejected(message) from error
+    stamp = {key.decode(): value.decode() for key, value in (found.schema.metadata or {}).items()}
+    if stamp.get("fingerprint") != space.fingerprint:
+        message = f"it is of space {stamp.get('fingerprint', 'unknown')[:8]}, its run is of {space.space8}"
+        raise Rejected(message)
+    if stamp.get("run_id") != run:
+        message = f"it is of run {stamp.get('run_id', 'unknown')[:12]}, not of {run[:12]}"
+        raise Rejected(message)
+    expected = schema(space.dimensions)
+    if not found.schema.remove_metadata().equals(expected.remove_metadata()):
+        message = f"its columns are {found.schema.names}, of other types than a delta of {space.space8} has"
+        raise Rejected(message)
+    if found.num_rows != rows:
+        message = f"it holds {found.num_rows} rows, its run {rows}"
+        raise Rejected(message)
+    if pc.count_distinct(found["id"]).as_py() != rows:
+        message = "it holds one id twice"
+        raise Rejected(message)
+    _check_vectors(found)
+    return found.replace_schema_metadata(None).cast(expected)
+
+
+def _check_vectors(found: pa.Table) -> None:
+    deleted = found["deleted"]
+    if not pc.all(pc.equal(pc.is_null(found["vector"]), deleted)).as_py():
+        message = "a row has a vector and is deleted, or has none and is not"
+        raise Rejected(message)
+    values = found.filter(pc.invert(deleted))["vector"].combine_chunks().flatten().to_numpy(zero_copy_only=False)
+    if not np.isfinite(values).all():
+        message = "a vector holds a value that is no number"
+        raise Rejected(message)
+
+
+def row_set(rows: pa.Table) -> list[tuple[str, int, bool, str]]:
+    """List what a run is named by: (id, version, deleted, text_hash) of every row."""
+    names = ("id", "version", "deleted", "text_hash")
+    columns = [rows[name].to_pylist() for name in names]
+    return [(key, version, gone, text or "") for key, version, gone, text in zip(*columns, strict=True)]
+
+
+def newest(tables: Sequence[pa.Table]) -> pa.Table:
+    """Keep of each id the row that is last by (version, run_id): what merging the tables in any order comes to."""
+    rows = pa.concat_tables(tables)
+    order = rows.select(["id", "version", "run_id"]).append_column("at", pa.array(np.arange(rows.num_rows)))
+    order = order.sort_by([("id", "ascending"), ("version", "descending"), ("run_id", "descending")])
+    ids = order["id"].combine_chunks()
+    if not len(ids):
+        return rows
+    first = np.ones(len(ids), bool)
+    first[1:] = pc.not_equal(ids[1:], ids[:-1]).to_numpy(zero_copy_only=False)
+    return rows.take(order["at"].filter(pa.array(first)))

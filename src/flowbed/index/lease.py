@@ -1,0 +1,100 @@
+"""The maintenance lease: it saves work when two compact at once. Nothing is lost when it is deleted at any moment."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from flowbed.errors import Conflict, NotFound
+from flowbed.records import canonical
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Callable
+
+    from flowbed.storage import Store
+
+TTL = 60.0  # seconds that a holder may be silent
+# A rival must see the very same body for longer than the holder could be silent, by the rival's own clock alone:
+# no two machines' wall clocks are ever compared.
+PATIENCE = TTL * 1.2
+
+
+@dataclass(frozen=True, kw_only=True)
+class Lease:
+    """A lease as its holder knows it."""
+
+    key: str
+    owner: str
+    epoch: int
+
+
+@asynccontextmanager
+async def held(
+    store: Store, collection: str, *, owner: str, monotonic: Callable[[], float], wait: bool
+) -> AsyncIterator[Lease]:
+    """Hold the maintenance lease of a collection, renewed meanwhile.
+
+    Raises:
+        Conflict: someone else holds it, and has not been silent for long enough (`wait` waits until that is so).
+
+    """
+    key = f"{collection}/lease.json"
+    lease, etag = await _acquire(store, key, owner=owner, monotonic=monotonic, wait=wait)
+    current = [etag]
+    beat = asyncio.create_task(_renew(store, lease, current))
+    try:
+        yield lease
+    finally:
+        beat.cancel()
+        await asyncio.gather(beat, return_exceptions=True)
+        try:
+            await store.replace(key, _body(lease, seq=-1, released=True), etag=current[0])
+        except (Conflict, NotFound):
+            pass  # taken over or deleted: there is nothing left to give back
+
+
+async def _acquire(
+    store: Store, key: str, *, owner: str, monotonic: Callable[[], float], wait: bool
+) -> tuple[Lease, str]:
+    watched, since = "", monotonic()
+    while True:
+        try:
+            stored = await store.get(key)
+        except NotFound:
+            lease = Lease(key=key, owner=owner, epoch=1)
+            try:
+                return lease, await store.create(key, _body(lease, seq=0))
+            except Conflict:
+                continue
+        body = json.loads(stored.body)
+        if stored.etag != watched:
+            watched, since = stored.etag, monotonic()
+        if body["released"] or monotonic() - since >= PATIENCE:
+            lease = Lease(key=key, owner=owner, epoch=body["epoch"] + 1)
+            try:
+                return lease, await store.replace(key, _body(lease, seq=0), etag=stored.etag)
+            except Conflict:
+                continue
+        if not wait:
+            message = f"{body['owner']} is compacting; wait for it, or delete {key} if it is dead"
+            raise Conflict(message)
+        await asyncio.sleep(TTL / 60)
+
+
+async def _renew(store: Store, lease: Lease, current: list[str]) -> None:
+    seq = 0
+    while True:
+        await asyncio.sleep(TTL / 3)
+        seq += 1
+        try:
+            current[0] = await store.replace(lease.key, _body(lease, seq=seq), etag=current[0])
+        except (Conflict, NotFound):
+            return  # taken over: the work goes on, since it is the conditional commit that keeps it correct
+
+
+def _body(lease: Lease, *, seq: int, released: bool = False) -> bytes:
+    # Owner, epoch and seq together are unique, so that an equal etag always means an equal state.
+    return canonical({"owner": lease.owner, "epoch": lease.epoch, "seq": seq, "ttl_s": TTL, "released": released})

@@ -1,0 +1,81 @@
+"""Versions of a collection, and what stands in the newest."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from flowbed.index.datasets import Live, blocking
+
+if TYPE_CHECKING:
+    import lance
+
+    from flowbed.index.datasets import Datasets
+
+
+@dataclass(frozen=True, kw_only=True)
+class Version:
+    """One state of a collection; `created` is microseconds since 1970, `rows` counts tombstones too."""
+
+    version: int
+    created: int
+    rows: int
+    bytes: int
+    tags: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, kw_only=True)
+class State:
+    """The newest state of a collection: live rows, and how many of them the vector index does not hold."""
+
+    rows: int
+    tombstones: int
+    unindexed_rows: int
+    fragments: int
+    version: int
+
+
+async def versions(live: Live, *, datasets: Datasets) -> list[Version]:
+    """List the versions kept, newest first."""
+    dataset = await datasets.open(live)
+    if dataset is None:
+        return []
+    return await blocking(lambda: _versions(dataset), f"the index of {live.collection}")
+
+
+async def state(live: Live, *, datasets: Datasets) -> State:
+    """Describe the newest version; one of zero rows and version 0 where nothing was committed yet."""
+    dataset = await datasets.open(live)
+    if dataset is None:
+        return State(rows=0, tombstones=0, unindexed_rows=0, fragments=0, version=0)
+    return await blocking(lambda: _state(dataset), f"the index of {live.collection}")
+
+
+def _versions(dataset: lance.LanceDataset) -> list[Version]:
+    tags: dict[int, list[str]] = {}
+    for name, tag in dataset.tags.list().items():
+        tags.setdefault(int(tag["version"]), []).append(name)
+    return [
+        Version(
+            version=each["version"],
+            created=int(each["timestamp"].timestamp() * 1_000_000),
+            rows=int(each["metadata"].get("total_rows", 0)),
+            bytes=int(each["metadata"].get("total_files_size", 0)),
+            tags=tuple(sorted(tags.get(each["version"], ()))),
+        )
+        for each in reversed(dataset.versions())
+    ]
+
+
+def _state(dataset: lance.LanceDataset) -> State:
+    rows = dataset.count_rows()
+    live = dataset.count_rows("deleted = false")
+    indexed = sum(each.num_rows_indexed for each in dataset.describe_indices() if each.field_names == ["vector"])
+    return State(
+        rows=live,
+        tombstones=rows - live,
+        # Tombstones have no vector; those indexed before they were deleted are still counted by Lance.
+        unindexed_rows=max(0, min(live, rows - indexed)),
+        fragments=len(dataset.get_fragments()),
+        version=int(dataset.version),
+    )

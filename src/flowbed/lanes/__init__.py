@@ -1,0 +1,1 @@
+"""How the texts of a run get their vectors: now (`realtime`)."""

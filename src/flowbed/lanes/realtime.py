@@ -1,0 +1,120 @@
+"""The realtime lane: texts to vectors now, each distinct text once, with retries and a limit on requests in flight."""
+
+from __future__ import annotations
+
+import asyncio
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Protocol
+
+import stamina
+
+from flowbed.errors import Rejected, Transient
+from flowbed.telemetry import PROGRESS, RETRIED, reached
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+    import numpy as np
+    from numpy.typing import NDArray
+
+    from flowbed.embedding import Embedder
+    from flowbed.embedding.cache import Cached
+    from flowbed.records import Embedded
+
+ATTEMPTS = 6  # with the waits below about half a minute: longer outages are for the next run
+WAIT_FIRST, WAIT_MOST = 0.5, 20.0  # seconds
+
+
+class Tier(Protocol):
+    """Somewhere that vectors may already be, by text_hash: the index."""
+
+    async def get_many(self, hashes: Sequence[str]) -> Mapping[str, NDArray[np.float32]]:
+        """Read the vectors of those hashes that are there."""
+        ...
+
+
+@dataclass
+class Outcome:
+    """What became of the texts of one run: a vector or a reason for each, by text_hash.
+
+    `sent` counts the distinct texts that a provider was sent and answered, `tokens` what it counted for them.
+    """
+
+    vectors: dict[str, NDArray[np.float32]] = field(default_factory=dict)
+    failures: dict[str, tuple[str, str]] = field(default_factory=dict)
+    truncated: set[str] = field(default_factory=set)
+    sent: int = 0
+    tokens: int = 0
+
+
+async def embed(
+    texts: Mapping[str, str], *, embedder: Cached, index: Tier | None, concurrency: int
+) -> Outcome:
+    """Find or make the vector of every text (by text_hash); one that cannot be embedded never stops the others.
+
+    Raises:
+        Misconfigured: no request can succeed until a setting changes; what was embedded is kept.
+
+    """
+    outcome = Outcome()
+    by_text = {text: key for key, text in texts.items()}
+    for text, vector in (await embedder.lookup(list(by_text), purpose="document")).items():
+        outcome.vectors[by_text[text]] = vector
+    missing = [key for key in texts if key not in outcome.vectors]
+    if missing and index is not None:
+        outcome.vectors.update(await index.get_many(missing))
+    # Texts of like length share a request, so that little of it is padding.
+    todo = sorted((key for key in missing if key not in outcome.vectors), key=lambda key: (len(texts[key]), key))
+    reached(PROGRESS, stage="embed", done=len(texts) - len(todo))
+    limit = asyncio.Semaphore(concurrency)
+
+    async def request(keys: Sequence[str]) -> None:
+        async with limit:
+            await _request(keys, texts, embedder, outcome)
+        reached(PROGRESS, stage="embed", done=len(keys))
+
+    async with asyncio.TaskGroup() as group:
+        for start in range(0, len(todo), embedder.items):
+            group.create_task(request(todo[start : start + embedder.items]))
+    return outcome
+
+
+async def _request(keys: Sequence[str], texts: Mapping[str, str], embedder: Embedder, outcome: Outcome) -> None:
+    """Embed the texts of `keys`, narrowing a refusal down to the texts that caused it."""
+    waiting = [list(keys)]
+    while waiting:
+        some = waiting.pop()
+        try:
+            answer = await _call([texts[key] for key in some], embedder)
+        except Transient as error:
+            outcome.failures.update(dict.fromkeys(some, ("transient", str(error))))
+        except Rejected as error:
+            guilty = {some[at] for at in error.inputs if 0 <= at < len(some)}
+            if len(some) == 1:
+                guilty = set(some)
+            outcome.failures.update(dict.fromkeys(guilty, ("rejected", str(error))))
+            rest = [key for key in some if key not in guilty]
+            # Where the provider does not say which text it refuses, halving finds it in few requests.
+            middle = len(rest) if guilty else len(rest) // 2
+            waiting += [part for part in (rest[:middle], rest[middle:]) if part]
+        else:
+            outcome.vectors.update(zip(some, answer.vectors, strict=True))
+            outcome.truncated.update(some[at] for at in answer.truncated)
+            outcome.sent += len(some)
+            outcome.tokens += answer.tokens
+
+
+async def _call(texts: Sequence[str], embedder: Embedder) -> Embedded:
+    def again(error: Exception) -> bool | float:
+        if not isinstance(error, Transient):
+            return False
+        reached(RETRIED, reason=str(error))
+        return True if error.retry_after is None else error.retry_after
+
+    async for attempt in stamina.retry_context(
+        on=again, attempts=ATTEMPTS, timeout=None, wait_initial=WAIT_FIRST, wait_max=WAIT_MOST
+    ):
+        with attempt:
+            return await embedder.embed(texts, purpose="document")
+    message = "unreachable: the last attempt raises"
+    raise AssertionError(message)

@@ -1,0 +1,343 @@
+"""What is known about every document, chunk, batch file, run and dead letter. It holds no text.
+
+One narrow protocol for each aggregate. None of them needs more than one item's atomicity beyond `Documents.swap`, the
+conditional step that moves a source's cursor together with its documents and their chunks.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Protocol
+
+from flowbed.errors import Misconfigured
+from flowbed.records import Status
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Collection, Mapping, Sequence
+    from pathlib import Path
+
+
+@dataclass(frozen=True, kw_only=True)
+class Cursor:
+    """Where a source stands; `token` moves with every swap and is what a swap is conditional on."""
+
+    source: str
+    value: str = ""
+    token: int = 0
+
+
+@dataclass(frozen=True, kw_only=True)
+class DocumentRow:
+    """One document of a source as it was last chunked. `generation` is when (µs): it only grows."""
+
+    source: str
+    id: str
+    etag: str
+    hash: str
+    chunks: int
+    generation: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class ChunkRow:
+    """One chunk.
+
+    `deleted` marks a chunk whose document dropped it. `worker` holds it until `until` (µs), which is 0 once it is in a
+    `run`. `failure` is the class of `error`: `transient` or `rejected`.
+    """
+
+    collection: str
+    id: str
+    source: str
+    document: str
+    ordinal: int
+    tokens: int
+    text_hash: str
+    row_hash: str
+    version: int
+    batch: str
+    deleted: bool = False
+    status: Status = Status.NONE
+    worker: str = ""
+    until: int = 0
+    run: str = ""
+    submission: str = ""
+    attempts: int = 0
+    failure: str = ""
+    error: str = ""
+
+
+@dataclass(frozen=True, kw_only=True)
+class BatchRow:
+    """One batch file; `timestamp` (µs) is fixed when it is registered, so that a repeat writes the same bytes."""
+
+    id: str
+    source: str
+    key: str
+    timestamp: int
+    chunks: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class Swap:
+    """What one page of a fetch changes: it holds as a whole, or not at all when `cursor` has moved since it was read.
+
+    Every row of `chunks` replaces the row of its (collection, id); rows of documents not named stay as they are. The
+    version of a chunk only grows: a changed row whose version is not above the stored one is put one above it.
+    """
+
+    cursor: Cursor
+    value: str
+    documents: Sequence[DocumentRow] = ()
+    removed: Sequence[str] = ()
+    chunks: Sequence[ChunkRow] = ()
+
+
+@dataclass(frozen=True, kw_only=True)
+class Failure:
+    """Why one claimed chunk could not be embedded; `kind` is `transient` or `rejected`."""
+
+    collection: str
+    id: str
+    version: int
+    kind: str
+    reason: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunRow:
+    """One piece of embedding work for one collection; `state` is `pending`, `committed` or `refused`.
+
+    `texts` were sent to the provider, for `tokens` and `cost_usd`, in `seconds`; `version` is the commit that holds it.
+    """
+
+    id: str
+    collection: str
+    space: str
+    key: str
+    sha256: str
+    rows: int
+    lane: str
+    worker: str
+    created: int
+    texts: int = 0
+    tokens: int = 0
+    cost_usd: float = 0.0
+    seconds: float = 0.0
+    state: str = "pending"
+    version: int = 0
+    error: str = ""
+
+
+@dataclass(frozen=True, kw_only=True)
+class DeadLetter:
+    """What failed for good until someone looks.
+
+    `kind` is `source`, `chunk` or `run`; `owner` its source or collection.
+    """
+
+    kind: str
+    owner: str
+    subject: str
+    reason: str
+    at: int
+    attempts: int = 1
+
+
+class Documents(Protocol):
+    """The documents of each source, and where its fetch stands."""
+
+    async def cursor(self, source: str) -> Cursor:
+        """Read where a source stands; one never fetched has token 0."""
+        ...
+
+    async def get(self, source: str, documents: Collection[str]) -> Mapping[str, DocumentRow]:
+        """Read the rows of the documents named, by id; unknown ones are absent."""
+        ...
+
+    async def count(self, source: str) -> int:
+        """Count the documents of a source."""
+        ...
+
+    def pages(self, source: str) -> AsyncIterator[list[DocumentRow]]:
+        """Read every document of a source, in order of id, without a ceiling; changes meanwhile may be missed."""
+        ...
+
+    async def swap(self, swap: Swap) -> Cursor:
+        """Apply one page of a fetch and return where the source now stands.
+
+        Raises:
+            Conflict: the cursor has moved; nothing was applied.
+
+        """
+        ...
+
+
+class Chunks(Protocol):
+    """The chunks, and who is working on which."""
+
+    async def of(self, source: str, documents: Collection[str]) -> list[ChunkRow]:
+        """Read every chunk row of the documents named, deleted ones among them."""
+        ...
+
+    async def find(self, subject: str) -> list[ChunkRow]:
+        """Read the rows whose id or document is `subject`, in every collection and source."""
+        ...
+
+    def batches(
+        self, statuses: Collection[Status], *, now: int, sources: Collection[str]
+    ) -> AsyncIterator[list[str]]:
+        """List the batch ids with a chunk to work on, oldest first, in pages; "" stands for chunks to delete.
+
+        A chunk is to be worked on when its status is among `statuses` (FAILED counts only with a transient failure,
+        unless FAILED alone is asked for), or when it is PENDING, in no run, and its claim ran out before `now`: a claim
+        in force is never listed, even where PENDING is asked for. No sources named means all. "" comes first.
+        """
+        ...
+
+    async def claim(
+        self,
+        batch: str,
+        statuses: Collection[Status],
+        *,
+        worker: str,
+        now: int,
+        until: int,
+        sources: Collection[str],
+        limit: int,
+    ) -> list[ChunkRow]:
+        """Make up to `limit` chunks of a batch PENDING for `worker` until `until`, each conditionally.
+
+        What can be claimed is what `batches` lists. The rows won are returned as they stand after the claim: in no run,
+        without the failure of their past, their attempts kept.
+        """
+        ...
+
+    async def renew(self, worker: str, *, until: int) -> None:
+        """Put off the end of every claim that `worker` holds."""
+        ...
+
+    async def workers(self) -> set[str]:
+        """Name every worker that holds a claim on a chunk in no run."""
+        ...
+
+    async def release(self, worker: str) -> int:
+        """Give back every claim of `worker` on chunks in no run: they become NONE; return how many."""
+        ...
+
+    async def fail(self, failures: Sequence[Failure], *, worker: str) -> None:
+        """Make claimed chunks FAILED with their reason, one more attempt counted.
+
+        A chunk that was re-versioned since, is held by another worker, or is in a run is left as it is.
+        """
+        ...
+
+    async def retry(self, subjects: Collection[str], *, now: int) -> int:
+        """Make FAILED chunks NONE again (all of them where no id is named), each at version max(version + 1, now)."""
+        ...
+
+    async def counts(self) -> Mapping[tuple[str, Status], int]:
+        """Count live chunks by collection and status; a deleted chunk counts until its deletion is SUCCESS."""
+        ...
+
+
+class Batches(Protocol):
+    """The batch files."""
+
+    async def register(self, batch: BatchRow) -> BatchRow:
+        """Record a batch file that is about to be written; one registered before comes back as it was then."""
+        ...
+
+    async def get(self, batches: Collection[str]) -> Mapping[str, BatchRow]:
+        """Read the rows of the batch ids named; unknown ones are absent."""
+        ...
+
+
+class Runs(Protocol):
+    """The runs: from the delta to the commit that holds it."""
+
+    async def record(self, run: RunRow, chunks: Sequence[tuple[str, int]], *, worker: str) -> None:
+        """Record a delta that lies in the store, and put the chunks (id, version) that `worker` claimed into its run.
+
+        Recording the same run again changes nothing but chunks that were claimed anew. A run that gets such chunks
+        after it was committed or refused is pending again, with the `key` and `sha256` now given.
+        """
+        ...
+
+    async def pending(self, collection: str, *, limit: int) -> list[RunRow]:
+        """Read the oldest pending runs of a collection."""
+        ...
+
+    async def collections(self) -> list[str]:
+        """Name the collections that have a pending run."""
+        ...
+
+    async def commit(self, runs: Collection[str], *, version: int) -> None:
+        """Mark runs committed in `version` of the index, and their PENDING chunks SUCCESS.
+
+        A run that is committed already keeps its version.
+        """
+        ...
+
+    async def refuse(self, run: str, *, reason: str) -> None:
+        """Mark a run refused, and its PENDING chunks FAILED (rejected) for the reason; a committed run stays so."""
+        ...
+
+    async def get(self, run: str) -> RunRow | None:
+        """Read one run."""
+        ...
+
+    async def recent(self, *, limit: int) -> list[RunRow]:
+        """Read the newest runs, newest first."""
+        ...
+
+
+class DeadLetters(Protocol):
+    """What failed for good until someone looks."""
+
+    async def add(self, letters: Sequence[DeadLetter]) -> None:
+        """Add letters; one of the same kind, owner and subject is replaced and its attempts counted on."""
+        ...
+
+    def pages(self) -> AsyncIterator[list[DeadLetter]]:
+        """Read every letter, oldest first."""
+        ...
+
+    async def count(self) -> int:
+        """Count the letters."""
+        ...
+
+    async def remove(self, kind: str, *, owner: str = "", subjects: Collection[str] = ()) -> int:
+        """Remove letters of a kind, of one owner or all, with the subjects named or any; return how many."""
+        ...
+
+
+class Ledger(Protocol):
+    """All aggregates of one ledger; `id` is made once, when the ledger is."""
+
+    id: str
+    documents: Documents
+    chunks: Chunks
+    batches: Batches
+    runs: Runs
+    dead_letters: DeadLetters
+
+    async def close(self) -> None:
+        """Let go of the database."""
+        ...
+
+
+async def open_ledger(url: str, *, folder: Path, new_id: str) -> Ledger:
+    """Open the ledger at `url`, made (with `new_id`) or migrated where needed; a plain path is SQLite, below `folder`.
+
+    Raises:
+        Misconfigured: the address is of no database that Flowbed keeps a ledger in, or it was made by a newer Flowbed.
+
+    """
+    if "://" in url and not url.startswith("sqlite"):
+        raise Misconfigured(
+            f"ledger {url!r}: this version keeps its ledger in SQLite; set it to a path such as .flowbed/ledger.db"
+        )
+    from flowbed.ledger.sql import open_sql  # noqa: PLC0415 - SQLAlchemy loads only when a ledger is opened
+
+    return await open_sql(url.removeprefix("sqlite:///"), folder=folder, new_id=new_id)

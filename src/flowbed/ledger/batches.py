@@ -1,0 +1,45 @@
+"""The batch files."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import sqlalchemy as sa
+
+from flowbed.ledger import BatchRow
+from flowbed.ledger.database import Database, pieces, records
+from flowbed.ledger.schema import batches
+from flowbed.ledger.sqlite import insert_new
+
+if TYPE_CHECKING:
+    from collections.abc import Collection, Mapping
+
+
+class SqlBatches:
+    """`Batches` in SQL."""
+
+    def __init__(self, database: Database) -> None:
+        """Keep the database that holds the tables."""
+        self._database = database
+
+    async def register(self, batch: BatchRow) -> BatchRow:
+        """Record a batch file that is about to be written."""
+
+        def work(connection: sa.Connection) -> BatchRow:
+            connection.execute(insert_new(batches).values(vars(batch)))
+            query = sa.select(batches).where(batches.c.id == batch.id)
+            return records(BatchRow, connection.execute(query))[0]
+
+        return await self._database.write(work)
+
+    async def get(self, batches_: Collection[str]) -> Mapping[str, BatchRow]:
+        """Read the rows of the batch ids named."""
+
+        def work(connection: sa.Connection) -> dict[str, BatchRow]:
+            found = {}
+            for piece in pieces(batches_):
+                query = sa.select(batches).where(batches.c.id.in_(piece))
+                found.update({row.id: row for row in records(BatchRow, connection.execute(query))})
+            return found
+
+        return await self._database.read(work)

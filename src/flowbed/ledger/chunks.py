@@ -1,0 +1,247 @@
+"""The chunks, and who is working on which."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import sqlalchemy as sa
+
+from flowbed.ledger import ChunkRow
+from flowbed.ledger.database import PAGE, Database, pieces, records
+from flowbed.ledger.schema import SUCCESS, batches, chunks, claimed, unfinished
+from flowbed.ledger.sqlite import execute_many
+from flowbed.records import Status
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Collection, Mapping, Sequence
+
+    from flowbed.ledger import Failure
+
+TRANSIENT = "transient"  # the only failure that is tried again without being asked for
+
+_FAIL = (
+    sa.update(chunks)
+    .where(
+        chunks.c.id == sa.bindparam("of_id"),
+        chunks.c.collection == sa.bindparam("of_collection"),
+        chunks.c.version == sa.bindparam("of_version"),
+        chunks.c.worker == sa.bindparam("of_worker"),
+        claimed,
+    )
+    .values(
+        status=Status.FAILED,
+        attempts=chunks.c.attempts + 1,
+        failure=sa.bindparam("kind"),
+        error=sa.bindparam("reason"),
+        worker="",
+        until=0,
+    )
+)
+
+
+class _Aged(NamedTuple):
+    age: int
+    batch: str
+
+
+class SqlChunks:
+    """`Chunks` in SQL."""
+
+    def __init__(self, database: Database) -> None:
+        """Keep the database that holds the tables."""
+        self._database = database
+
+    async def of(self, source: str, documents: Collection[str]) -> list[ChunkRow]:
+        """Read every chunk row of the documents named."""
+
+        def work(connection: sa.Connection) -> list[ChunkRow]:
+            found = []
+            for piece in pieces(documents):
+                query = sa.select(chunks).where(chunks.c.document.in_(piece), chunks.c.source == source)
+                found += records(ChunkRow, connection.execute(query))
+            return found
+
+        return await self._database.read(work)
+
+    async def find(self, subject: str) -> list[ChunkRow]:
+        """Read the rows whose id or document is `subject`."""
+        query = (
+            sa.select(chunks)
+            .where(sa.or_(chunks.c.id == subject, chunks.c.document == subject))
+            .order_by(chunks.c.collection, chunks.c.id)
+        )
+        return await self._database.fetch(ChunkRow, query)
+
+    async def batches(
+        self, statuses: Collection[Status], *, now: int, sources: Collection[str]
+    ) -> AsyncIterator[list[str]]:
+        """List the batch ids with a chunk to work on, oldest first; "" comes before all others."""
+        query, age, batch = _batches(statuses, now=now, sources=sources)
+        last: _Aged | None = None
+        while True:
+            following = (
+                query
+                if last is None
+                else query.where(sa.tuple_(age, batch) > sa.tuple_(last.age, last.batch))
+            )
+            page = await self._database.fetch(_Aged, following)
+            if not page:
+                return
+            yield [found.batch for found in page]
+            last = page[-1]
+
+    async def claim(
+        self,
+        batch: str,
+        statuses: Collection[Status],
+        *,
+        worker: str,
+        now: int,
+        until: int,
+        sources: Collection[str],
+        limit: int,
+    ) -> list[ChunkRow]:
+        """Make up to `limit` chunks of a batch PENDING for `worker`, in one statement."""
+        candidates = chunks.alias("candidates")
+        chosen = (
+            sa.select(candidates.c.id, candidates.c.collection)
+            .where(candidates.c.batch == batch, _workable(candidates, statuses, now=now, sources=sources))
+            .limit(limit)
+            .with_for_update(skip_locked=True)  # says nothing on SQLite, where writers come one by one
+        )
+        statement = (
+            sa.update(chunks)
+            .where(sa.tuple_(chunks.c.id, chunks.c.collection).in_(chosen))
+            .values(status=Status.PENDING, worker=worker, until=until, run="", failure="", error="")
+            .returning(*chunks.c)
+        )
+        won = await self._database.write(lambda connection: records(ChunkRow, connection.execute(statement)))
+        return sorted(won, key=lambda row: (row.collection, row.document, row.ordinal, row.id))
+
+    async def renew(self, worker: str, *, until: int) -> None:
+        """Put off the end of every claim that `worker` holds."""
+        await self._change(sa.update(chunks).where(chunks.c.worker == worker, claimed).values(until=until))
+
+    async def workers(self) -> set[str]:
+        """Name every worker that holds a claim on a chunk in no run."""
+        query = sa.select(chunks.c.worker).where(claimed).distinct()
+        return set(await self._database.read(lambda connection: connection.execute(query).scalars().all()))
+
+    async def release(self, worker: str) -> int:
+        """Give back every claim of `worker` on chunks in no run."""
+        back = {"status": Status.NONE, "worker": "", "until": 0}
+        return await self._change(sa.update(chunks).where(chunks.c.worker == worker, claimed).values(back))
+
+    async def fail(self, failures: Sequence[Failure], *, worker: str) -> None:
+        """Make claimed chunks FAILED with their reason."""
+        rows = [
+            {
+                "of_id": failure.id,
+                "of_collection": failure.collection,
+                "of_version": failure.version,
+                "of_worker": worker,
+                "kind": failure.kind,
+                "reason": failure.reason,
+            }
+            for failure in failures
+        ]
+        if rows:
+            await self._database.write(lambda connection: execute_many(connection, _FAIL, rows))
+
+    async def retry(self, subjects: Collection[str], *, now: int) -> int:
+        """Make FAILED chunks NONE again, each at a later version."""
+        later = chunks.c.version + 1
+        statement = (
+            sa.update(chunks)
+            .where(chunks.c.status == Status.FAILED, unfinished)
+            .values(
+                status=Status.NONE,
+                version=sa.case((later > now, later), else_=now),
+                run="",
+                failure="",
+                error="",
+            )
+        )
+
+        def work(connection: sa.Connection) -> int:
+            named = (statement.where(chunks.c.id.in_(piece)) for piece in pieces(set(subjects)))
+            return sum(connection.execute(step).rowcount for step in (named if subjects else (statement,)))
+
+        return await self._database.write(work)
+
+    async def counts(self) -> Mapping[tuple[str, Status], int]:
+        """Count live chunks by collection and status."""
+        gone = sa.and_(chunks.c.deleted, chunks.c.status == SUCCESS)
+        query = (
+            sa.select(chunks.c.collection, chunks.c.status, sa.func.count())
+            .where(sa.not_(gone))
+            .group_by(chunks.c.collection, chunks.c.status)
+        )
+        rows = await self._database.read(lambda connection: connection.execute(query).all())
+        return {(collection, status): number for collection, status, number in rows}
+
+    async def _change(self, statement: sa.Update) -> int:
+        return await self._database.write(lambda connection: connection.execute(statement).rowcount)
+
+
+def _workable(
+    table: sa.FromClause, statuses: Collection[Status], *, now: int, sources: Collection[str]
+) -> sa.ColumnElement[bool]:
+    asked = set(statuses)
+    # A claim in force is never taken, whatever is asked for. `until` is 0 once the chunk is in a run, which lets the
+    # index pass over the chunks of runs that wait for their commit.
+    ran_out = sa.and_(
+        table.c.status == Status.PENDING, table.c.until > 0, table.c.until < now, table.c.run == ""
+    )
+    ways = [ran_out]
+    plain = asked - {Status.PENDING}
+    if asked > {Status.FAILED}:
+        ways.append(sa.and_(table.c.status == Status.FAILED, table.c.failure == TRANSIENT))
+        plain -= {Status.FAILED}
+    if plain:
+        ways.append(table.c.status.in_(sorted(plain)))
+    conditions = [sa.or_(*ways)]
+    if Status.SUCCESS not in asked:
+        conditions.append(table.c.status != SUCCESS)  # what lets SQLite use the index of unfinished chunks
+    if sources:
+        conditions.append(table.c.source.in_(sorted(sources)))
+    return sa.and_(*conditions)
+
+
+def _batches(
+    statuses: Collection[Status], *, now: int, sources: Collection[str]
+) -> tuple[sa.Select[Any], sa.ColumnElement[int], sa.ColumnElement[str]]:
+    present = _finished_too() if Status.SUCCESS in statuses else _unfinished()
+    batch = present.c.batch
+    age = sa.func.coalesce(batches.c.timestamp, 0).label("age")
+    inside = chunks.alias("inside")
+    ready = sa.exists().where(inside.c.batch == batch, _workable(inside, statuses, now=now, sources=sources))
+    query = (
+        sa.select(age, batch)
+        .select_from(present.outerjoin(batches, batches.c.id == batch))
+        .where(batch.is_not(None), ready)
+        .order_by(age, batch)
+        .limit(PAGE)
+    )
+    if sources:
+        # Spares looking into every chunk of another source's batch.
+        query = query.where(sa.or_(batches.c.id.is_(None), batches.c.source.in_(sorted(sources))))
+    return query, age, batch
+
+
+def _unfinished() -> sa.CTE:
+    # From each batch in the index to the next: as many steps as batches, where DISTINCT would read every chunk.
+    first, further = chunks.alias("first"), chunks.alias("further")
+    lowest = sa.select(first.c.batch).where(first.c.status != SUCCESS).order_by(first.c.batch).limit(1)
+    walk = sa.select(lowest.scalar_subquery().label("batch")).cte("present", recursive=True)
+    higher = (
+        sa.select(further.c.batch)
+        .where(further.c.status != SUCCESS, further.c.batch > walk.c.batch)
+        .order_by(further.c.batch)
+        .limit(1)
+    )
+    return walk.union_all(sa.select(higher.scalar_subquery()).where(walk.c.batch.is_not(None)))
+
+
+def _finished_too() -> sa.Subquery:
+    return sa.select(chunks.c.batch).distinct().subquery("present")

@@ -1,0 +1,61 @@
+"""What failed for good until someone looks."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import sqlalchemy as sa
+
+from flowbed.ledger import DeadLetter
+from flowbed.ledger.database import PAGE, Database, pieces
+from flowbed.ledger.schema import dead_letters
+from flowbed.ledger.sqlite import execute_many, proposed, upsert
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Collection, Sequence
+
+_ADD = upsert(dead_letters, attempts=dead_letters.c.attempts + proposed(dead_letters.c.attempts))
+_AGE = sa.tuple_(dead_letters.c.at, dead_letters.c.kind, dead_letters.c.owner, dead_letters.c.subject)
+
+
+class SqlDeadLetters:
+    """`DeadLetters` in SQL."""
+
+    def __init__(self, database: Database) -> None:
+        """Keep the database that holds the tables."""
+        self._database = database
+
+    async def add(self, letters: Sequence[DeadLetter]) -> None:
+        """Add letters, or count on those that are there."""
+        rows = [vars(letter) for letter in letters]
+        if rows:
+            await self._database.write(lambda connection: execute_many(connection, _ADD, rows))
+
+    async def pages(self) -> AsyncIterator[list[DeadLetter]]:
+        """Read every letter, oldest first."""
+        query = sa.select(dead_letters).order_by(*_AGE.clauses).limit(PAGE)
+        following = query
+        while True:
+            page = await self._database.fetch(DeadLetter, following)
+            if not page:
+                return
+            yield page
+            last = page[-1]
+            following = query.where(sa.tuple_(last.at, last.kind, last.owner, last.subject) < _AGE)
+
+    async def count(self) -> int:
+        """Count the letters."""
+        query = sa.select(sa.func.count()).select_from(dead_letters)
+        return await self._database.read(lambda connection: connection.execute(query).scalar_one())
+
+    async def remove(self, kind: str, *, owner: str = "", subjects: Collection[str] = ()) -> int:
+        """Remove letters of a kind."""
+        statement = sa.delete(dead_letters).where(dead_letters.c.kind == kind)
+        if owner:
+            statement = statement.where(dead_letters.c.owner == owner)
+
+        def work(connection: sa.Connection) -> int:
+            named = (statement.where(dead_letters.c.subject.in_(piece)) for piece in pieces(set(subjects)))
+            return sum(connection.execute(step).rowcount for step in (named if subjects else (statement,)))
+
+        return await self._database.write(work)

@@ -1,0 +1,116 @@
+"""The documents of each source, and the conditional step that moves its cursor with them."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import sqlalchemy as sa
+
+from flowbed.errors import Conflict
+from flowbed.ledger import Cursor, DocumentRow
+from flowbed.ledger.database import PAGE, Database, pieces, records
+from flowbed.ledger.schema import chunks, cursors, documents
+from flowbed.ledger.sqlite import execute_many, insert_new, proposed, upsert
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Collection, Mapping
+
+    from flowbed.ledger import Swap
+
+# A retry may have raised a chunk's version after the fetch read it. Without this, the new text could lie below a
+# delta of the old one, and lose to it in the index.
+_SAME = sa.and_(
+    proposed(chunks.c.version) == chunks.c.version,
+    proposed(chunks.c.row_hash) == chunks.c.row_hash,
+    proposed(chunks.c.deleted) == chunks.c.deleted,
+)
+_GROWING = sa.case(
+    (sa.or_(proposed(chunks.c.version) > chunks.c.version, _SAME), proposed(chunks.c.version)),
+    else_=chunks.c.version + 1,
+)
+
+_PUT_DOCUMENT = upsert(documents)
+_PUT_CHUNK = upsert(chunks, version=_GROWING)
+_DROP_DOCUMENT = sa.delete(documents).where(
+    documents.c.source == sa.bindparam("source"), documents.c.id == sa.bindparam("document")
+)
+
+
+class SqlDocuments:
+    """`Documents` in SQL."""
+
+    def __init__(self, database: Database) -> None:
+        """Keep the database that holds the tables."""
+        self._database = database
+
+    async def cursor(self, source: str) -> Cursor:
+        """Read where a source stands."""
+        query = sa.select(cursors).where(cursors.c.source == source)
+        found = await self._database.fetch(Cursor, query)
+        return found[0] if found else Cursor(source=source)
+
+    async def get(self, source: str, documents_: Collection[str]) -> Mapping[str, DocumentRow]:
+        """Read the rows of the documents named."""
+
+        def work(connection: sa.Connection) -> dict[str, DocumentRow]:
+            found = {}
+            for piece in pieces(documents_):
+                query = sa.select(documents).where(documents.c.source == source, documents.c.id.in_(piece))
+                found.update({row.id: row for row in records(DocumentRow, connection.execute(query))})
+            return found
+
+        return await self._database.read(work)
+
+    async def count(self, source: str) -> int:
+        """Count the documents of a source."""
+        query = sa.select(sa.func.count()).select_from(documents).where(documents.c.source == source)
+        return await self._database.read(lambda connection: connection.execute(query).scalar_one())
+
+    async def pages(self, source: str) -> AsyncIterator[list[DocumentRow]]:
+        """Read every document of a source, in order of id."""
+        last = ""  # no document is named ""
+        while True:
+            query = (
+                sa.select(documents)
+                .where(documents.c.source == source, documents.c.id > last)
+                .order_by(documents.c.id)
+                .limit(PAGE)
+            )
+            page = await self._database.fetch(DocumentRow, query)
+            if not page:
+                return
+            yield page
+            last = page[-1].id
+
+    async def swap(self, swap: Swap) -> Cursor:
+        """Apply one page of a fetch."""
+
+        def work(connection: sa.Connection) -> Cursor:
+            moved = _advance(connection, swap.cursor, swap.value)
+            if swap.removed:
+                gone = [{"source": moved.source, "document": document} for document in swap.removed]
+                execute_many(connection, _DROP_DOCUMENT, gone)
+            if swap.documents:
+                execute_many(connection, _PUT_DOCUMENT, [vars(row) for row in swap.documents])
+            if swap.chunks:
+                execute_many(connection, _PUT_CHUNK, [vars(row) for row in swap.chunks])
+            return moved
+
+        return await self._database.write(work)
+
+
+def _advance(connection: sa.Connection, seen: Cursor, value: str) -> Cursor:
+    moved = Cursor(source=seen.source, value=value, token=seen.token + 1)
+    if seen.token:
+        step: sa.Executable = (
+            sa.update(cursors)
+            .where(cursors.c.source == seen.source, cursors.c.token == seen.token)
+            .values(value=moved.value, token=moved.token)
+        )
+    else:
+        step = insert_new(cursors).values(vars(moved))
+    if connection.execute(step).rowcount != 1:
+        raise Conflict(
+            f"source {seen.source!r} has moved since its cursor was read: fetch again from where it stands"
+        )
+    return moved

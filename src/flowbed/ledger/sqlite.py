@@ -1,0 +1,151 @@
+"""SQLite as the place of a ledger: how it is opened, what its errors mean, and what only its dialect can say."""
+
+from __future__ import annotations
+
+import sqlite3
+import time
+from operator import itemgetter
+from typing import TYPE_CHECKING, Any
+
+import sqlalchemy as sa
+from sqlalchemy.dialects.sqlite import Insert, insert
+from sqlalchemy.pool import QueuePool, StaticPool
+
+from flowbed.errors import Error, Misconfigured, OutOfSpace, Transient
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+MEMORY = ":memory:"
+WRITING = "flowbed_writing"  # the execution option of a connection whose transaction will write
+
+_BUSY_SECONDS = 30.0  # longer than any transaction of ours, shorter than anyone's patience
+_WAL_PAUSE, _WAL_TRIES = 0.02, 1_500  # 30 s in all
+_CACHE_KIB = 16 * 1024  # holds the upper levels of every index of ten million chunks, for each connection
+_WAL_KEPT = 64 * 1024 * 1024  # a huge transaction's log gives its disk back
+
+_FULL = "no room to write the ledger {location}: nothing is lost; free disk space and run again"
+_LOCKED = "the ledger {location} stayed locked: another process is writing a great deal, or hangs"
+_CLOSED = (
+    "cannot open or write the ledger {location}: make the file and its folder writable, "
+    "or set `ledger` to another path"
+)
+_BROKEN = (
+    "{location} is no ledger, or a damaged one: set `ledger` to another path, or restore it from a backup"
+)
+
+# What each primary result code means to the caller. One that is missing can only be a mistake of ours.
+_MEANINGS: Mapping[int, tuple[type[Error], str]] = {
+    sqlite3.SQLITE_FULL: (OutOfSpace, _FULL),
+    sqlite3.SQLITE_IOERR: (OutOfSpace, _FULL),  # how a full disk shows in the log and in shared memory
+    sqlite3.SQLITE_BUSY: (Transient, _LOCKED),
+    sqlite3.SQLITE_LOCKED: (Transient, _LOCKED),
+    sqlite3.SQLITE_PROTOCOL: (Transient, _LOCKED),
+    sqlite3.SQLITE_CANTOPEN: (Misconfigured, _CLOSED),
+    sqlite3.SQLITE_READONLY: (Misconfigured, _CLOSED),
+    sqlite3.SQLITE_PERM: (Misconfigured, _CLOSED),
+    sqlite3.SQLITE_AUTH: (Misconfigured, _CLOSED),
+    sqlite3.SQLITE_NOTADB: (Misconfigured, _BROKEN),
+    sqlite3.SQLITE_CORRUPT: (Misconfigured, _BROKEN),
+}
+
+
+def open_engine(location: str, *, connections: int) -> sa.Engine:
+    """Make an engine on a file, with up to `connections` at once, or on the one connection of `:memory:`."""
+    if location == MEMORY:
+        engine = sa.create_engine("sqlite://", creator=lambda: _connect(MEMORY), poolclass=StaticPool)
+    else:
+        engine = sa.create_engine(
+            "sqlite://",
+            creator=lambda: _connect(location),
+            poolclass=QueuePool,
+            pool_size=connections,
+            max_overflow=0,
+        )
+    sa.event.listen(engine, "begin", _begin)
+    return engine
+
+
+def upsert(table: sa.Table, **amended: sa.ColumnElement[Any]) -> Insert:
+    """Write an insert that replaces the row of the same primary key; `amended` columns get their own expression."""
+    statement = insert(table)
+    replaced = {column.name: statement.excluded[column.name] for column in table.c if not column.primary_key}
+    return statement.on_conflict_do_update(
+        index_elements=list(table.primary_key), set_={**replaced, **amended}
+    )
+
+
+def insert_new(table: sa.Table) -> Insert:
+    """Write an insert that leaves the row of the same primary key as it is."""
+    return insert(table).on_conflict_do_nothing(index_elements=list(table.primary_key))
+
+
+def proposed(column: sa.Column[Any]) -> sa.ColumnElement[Any]:
+    """Name, inside `amended`, the value that the insert brought."""
+    return sa.literal_column(f"excluded.{column.name}", column.type)
+
+
+def execute_many(
+    connection: sa.Connection, statement: sa.Insert | sa.Update | sa.Delete, rows: Sequence[Mapping[str, Any]]
+) -> int:
+    """Execute a statement once for each row of parameters, which name all but its constants; count the rows changed.
+
+    The parameters go to the driver as they are: SQLAlchemy's own way of preparing them takes as long as SQLite does.
+    """
+    compiled = statement.compile(dialect=connection.dialect)
+    order = compiled.positiontup or []
+    constants = {name: value for name, value in compiled.params.items() if name not in rows[0]}
+    in_order = itemgetter(*order)
+    return connection.exec_driver_sql(
+        str(compiled), [in_order({**constants, **row}) for row in rows]
+    ).rowcount
+
+
+def translated(error: sqlite3.Error | sa.exc.DBAPIError, location: str) -> Error | None:
+    """Say what a driver's error means to the caller; None where it can only be a mistake of ours."""
+    cause = error.orig if isinstance(error, sa.exc.DBAPIError) else error
+    code = (
+        getattr(cause, "sqlite_errorcode", sqlite3.SQLITE_OK) & 0xFF
+    )  # the high bits only tell variants apart
+    if code not in _MEANINGS:
+        return None
+    kind, text = _MEANINGS[code]
+    return kind(f"{text.format(location=location)} ({cause})")
+
+
+def _connect(location: str) -> sqlite3.Connection:
+    # The driver's own transactions (isolation_level) begin too late and end at DDL: `_begin` does it instead.
+    connection = sqlite3.connect(
+        location, timeout=_BUSY_SECONDS, isolation_level=None, check_same_thread=False
+    )
+    try:
+        _write_ahead(connection)
+        for setting in (
+            "synchronous=NORMAL",  # with WAL: a crash of the process loses nothing, of the machine the last commits
+            f"cache_size=-{_CACHE_KIB}",
+            f"journal_size_limit={_WAL_KEPT}",
+        ):
+            connection.execute(f"PRAGMA {setting}").close()
+    except BaseException:
+        connection.close()
+        raise
+    return connection
+
+
+def _write_ahead(connection: sqlite3.Connection) -> None:
+    # Two connections that turn a new file to WAL at once can deadlock, where SQLite gives up without waiting.
+    for attempt in range(_WAL_TRIES):
+        try:
+            connection.execute("PRAGMA journal_mode=WAL").close()
+        except sqlite3.OperationalError as error:
+            if error.sqlite_errorcode & 0xFF != sqlite3.SQLITE_BUSY or attempt == _WAL_TRIES - 1:
+                raise
+            time.sleep(_WAL_PAUSE)
+        else:
+            return
+
+
+def _begin(connection: sa.Connection) -> None:
+    options: Mapping[str, Any] = connection.get_execution_options()
+    # A deferred transaction that turns to writing fails at once where another has written since; it cannot wait.
+    connection.exec_driver_sql("BEGIN IMMEDIATE" if options.get(WRITING) else "BEGIN")

@@ -1,0 +1,250 @@
+"""The disk tier of the vector cache: one SQLite file, shared by processes and bounded in size."""
+
+from __future__ import annotations
+
+import asyncio
+import sqlite3
+import time
+from concurrent.futures import ThreadPoolExecutor
+from typing import TYPE_CHECKING, TypeVar
+
+from flowbed.errors import Error, Misconfigured, OutOfSpace, Transient
+from flowbed.telemetry import log
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator, Mapping, Sequence
+    from pathlib import Path
+
+T = TypeVar("T")
+
+# Values of 384 dimensions are 1,536 bytes; a page of 4,096 bytes wastes a quarter of itself on them.
+PAGE_BYTES = 16_384
+
+# Rows of one statement or transaction: few enough that another process which writes waits for milliseconds.
+ROWS = 1000
+
+# Seconds to wait for another process; its longest transaction takes well under one, unless the disk is very slow.
+PATIENCE = 30.0
+
+# Uses are known to the hour, so that reading a row writes to it once an hour at most.
+USE_SECONDS = 3600
+
+# Bytes of the log that stay on disk between bursts of writing.
+LOG_BYTES = 16 * 2**20
+
+# Of all rows, the share that is dropped at once: dropping row by row would make every insertion pay for one.
+DROPPED_SHARE = 0.05
+
+SCHEMA = """
+CREATE TABLE IF NOT EXISTS vectors (
+    id INTEGER PRIMARY KEY, key BLOB NOT NULL UNIQUE, vector BLOB NOT NULL, used INTEGER NOT NULL
+) STRICT;
+CREATE INDEX IF NOT EXISTS vectors_by_use ON vectors (used);
+"""
+
+DAMAGED = (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB)
+BUSY = (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED)
+
+
+class VectorFile:
+    """Vectors by key on disk, least recently used out first.
+
+    A file that is damaged is set aside and begun anew: what it held can be embedded again.
+    """
+
+    def __init__(self, path: Path, *, limit: int, clock: Callable[[], float]) -> None:
+        """Name the file, which the first call opens; `limit` is its size in bytes, `clock` gives Unix seconds."""
+        self._path = path
+        self._limit = limit
+        self._clock = clock
+        self._connection: sqlite3.Connection | None = None
+        # SQLite blocks, and its connection belongs to one thread.
+        self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="flowbed-vectors")
+
+    async def get_many(self, keys: Sequence[bytes]) -> dict[bytes, bytes]:
+        """Look keys up; those that are not kept are missing from the answer.
+
+        Raises:
+            Transient: another process held the file for too long.
+            OutOfSpace: the disk is full.
+            Misconfigured: the file cannot be opened.
+
+        """
+        return await self._call(lambda connection: self._get(connection, keys))
+
+    async def put_many(self, vectors: Mapping[bytes, bytes]) -> None:
+        """Keep vectors, and drop those used least recently where the file has grown past its limit.
+
+        Raises:
+            Transient: another process held the file for too long.
+            OutOfSpace: the disk is full.
+            Misconfigured: the file cannot be opened.
+
+        """
+        await self._call(lambda connection: self._put(connection, vectors))
+
+    async def close(self) -> None:
+        """Close the file; a later call opens it again."""
+        await asyncio.get_running_loop().run_in_executor(self._thread, self._close)
+
+    async def _call(self, work: Callable[[sqlite3.Connection], T]) -> T:
+        return await asyncio.get_running_loop().run_in_executor(self._thread, self._guarded, work)
+
+    def _guarded(self, work: Callable[[sqlite3.Connection], T]) -> T:
+        """Run `work` in the file's thread; a damaged file is opened again first, and then begun anew."""
+        try:
+            try:
+                return work(self._open())
+            except sqlite3.Error as error:
+                if not _is(error, DAMAGED):
+                    raise
+            # Another process may have begun the file anew while this one still had the old one open.
+            self._close()
+            try:
+                return work(self._open())
+            except sqlite3.Error as error:
+                if not _is(error, DAMAGED):
+                    raise
+                log.warning(
+                    "vector cache %s is damaged (%s); it is set aside and begun anew", self._path, error
+                )
+            self._set_aside()
+            return work(self._open())
+        except (sqlite3.Error, OSError) as error:
+            # A connection whose transaction failed half way is not used again.
+            self._close()
+            raise self._translated(error) from error
+
+    def _open(self) -> sqlite3.Connection:
+        if self._connection is None:
+            self._path.parent.mkdir(parents=True, exist_ok=True)
+            connection = sqlite3.connect(self._path, timeout=PATIENCE, isolation_level=None)
+            try:
+                connection.execute(f"PRAGMA page_size = {PAGE_BYTES}")
+                _use_log(connection)
+                # A lost last transaction only means embedding again; a damaged file is ruled out either way.
+                connection.execute("PRAGMA synchronous = NORMAL")
+                connection.executescript(SCHEMA)
+            except BaseException:
+                connection.close()
+                raise
+            self._connection = connection
+        return self._connection
+
+    def _close(self) -> None:
+        if self._connection is not None:
+            self._connection.close()
+            self._connection = None
+
+    def _set_aside(self) -> None:
+        self._close()
+        # The log first: beside a new file, an old log would be replayed into it.
+        for suffix in ("-wal", "-shm"):
+            self._path.with_name(self._path.name + suffix).unlink(missing_ok=True)
+        # One is enough to look at, and more could fill the disk.
+        self._path.replace(self._path.with_name(self._path.name + ".damaged"))
+
+    def _get(self, connection: sqlite3.Connection, keys: Sequence[bytes]) -> dict[bytes, bytes]:
+        found: dict[bytes, bytes] = {}
+        hour = int(self._clock() // USE_SECONDS)
+        old: list[int] = []
+        for part in _parts(keys):
+            rows = connection.execute(
+                f"SELECT id, key, vector, used FROM vectors WHERE key IN ({_marks(part)})",  # noqa: S608 - only marks
+                part,
+            )
+            for identifier, key, vector, used in rows:
+                found[key] = vector
+                if used < hour:
+                    old.append(identifier)
+        try:
+            for stale in _parts(old):
+                connection.execute(
+                    f"UPDATE vectors SET used = ? WHERE id IN ({_marks(stale)})",  # noqa: S608 - only marks
+                    [hour, *stale],
+                )
+        except sqlite3.Error as error:
+            if _is(error, DAMAGED):
+                raise
+            # Knowing less about use is no reason to withhold what was found.
+            log.debug("vector cache %s could not note what was used: %s", self._path, error)
+        return found
+
+    def _put(self, connection: sqlite3.Connection, vectors: Mapping[bytes, bytes]) -> None:
+        hour = int(self._clock() // USE_SECONDS)
+        for part in _parts(list(vectors.items())):
+            connection.execute("BEGIN IMMEDIATE")
+            try:
+                # First, so that the rows which follow fill the pages that are freed.
+                self._drop(connection, room=sum(len(vector) for _, vector in part))
+                connection.executemany(
+                    "INSERT INTO vectors (key, vector, used) VALUES (?, ?, ?) "
+                    "ON CONFLICT (key) DO UPDATE SET vector = excluded.vector, used = excluded.used",
+                    [(key, vector, hour) for key, vector in part],
+                )
+                connection.execute("COMMIT")
+            except BaseException:
+                # SQLite may have rolled back already, as it does when the disk is full.
+                if connection.in_transaction:
+                    connection.execute("ROLLBACK")
+                raise
+
+    def _drop(self, connection: sqlite3.Connection, *, room: int) -> None:
+        """Drop the least recently used rows until `room` more bytes fit the limit."""
+        while (excess := self._held(connection) + room - self._limit) > 0:
+            (rows,) = connection.execute("SELECT count(*) FROM vectors").fetchone()
+            if not rows:
+                return
+            share = excess / self._held(connection) + DROPPED_SHARE
+            connection.execute(
+                "DELETE FROM vectors WHERE id IN (SELECT id FROM vectors ORDER BY used, id LIMIT ?)",
+                [max(1, int(rows * share))],
+            )
+
+    def _held(self, connection: sqlite3.Connection) -> int:
+        """Count the bytes of the pages in use; pages that were freed are filled again before the file grows."""
+        pages, free, size = (
+            connection.execute(f"PRAGMA {name}").fetchone()[0]
+            for name in ("page_count", "freelist_count", "page_size")
+        )
+        return int((pages - free) * size)
+
+    def _translated(self, error: sqlite3.Error | OSError) -> Error:
+        if _is(error, (sqlite3.SQLITE_FULL,)):
+            return OutOfSpace(f"no space left for the vector cache {self._path}; free some and run again")
+        if _is(error, (*BUSY, sqlite3.SQLITE_IOERR)):
+            return Transient(f"vector cache {self._path} could not be used ({error}); try again")
+        return Misconfigured(
+            f"vector cache {self._path} cannot be used ({error}); make its folder writable or choose another"
+        )
+
+
+def _use_log(connection: sqlite3.Connection) -> None:
+    """Turn on the write-ahead log, so that readers and a writer do not wait for each other."""
+    deadline = time.monotonic() + PATIENCE
+    while True:
+        try:
+            connection.execute("PRAGMA journal_mode = WAL")
+        except sqlite3.OperationalError as error:
+            # SQLite does not wait here by itself when two processes open a new file at once.
+            if not _is(error, BUSY) or time.monotonic() > deadline:
+                raise
+            time.sleep(0.01)
+        else:
+            # What a burst of writing leaves of the log is cut to this when it has been worked in.
+            connection.execute(f"PRAGMA journal_size_limit = {LOG_BYTES}")
+            return
+
+
+def _is(error: Exception, codes: Sequence[int]) -> bool:
+    """Whether SQLite gave one of these primary codes; the rest of a code only adds detail."""
+    return (getattr(error, "sqlite_errorcode", None) or 0) & 0xFF in codes
+
+
+def _parts(items: Sequence[T]) -> Iterator[Sequence[T]]:
+    for start in range(0, len(items), ROWS):
+        yield items[start : start + ROWS]
+
+
+def _marks(values: Sequence[object]) -> str:
+    return ",".join("?" * len(values))

@@ -1,0 +1,43 @@
+"""The story, a function each: sync the sources, embed what waits, commit, and say what happened."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from flowbed.chunking import Rules
+    from flowbed.embedding.cache import Cached
+    from flowbed.index.datasets import Datasets
+    from flowbed.ledger import Ledger
+    from flowbed.sources import Source
+    from flowbed.storage import Store
+
+
+@dataclass(frozen=True, kw_only=True)
+class Feed:
+    """One source as a run needs it: where documents come from, and how they are chunked."""
+
+    source: Source
+    rules: Rules
+
+
+@dataclass(frozen=True, kw_only=True)
+class Parts:
+    """The opened parts of a bed that the pipeline works with.
+
+    `embedder` opens the model when it is first called; `dead` tells whether a worker is known to have ended.
+    `clock` is microseconds since 1970, `monotonic` seconds.
+    """
+
+    store: Store
+    ledger: Ledger
+    datasets: Datasets
+    embedder: Callable[[], Cached]
+    clock: Callable[[], int]
+    monotonic: Callable[[], float]
+    dead: Callable[[str], bool]
+    worker: str
+    concurrency: int

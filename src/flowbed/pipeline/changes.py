@@ -1,0 +1,241 @@
+"""What a fetch changes: documents compared with the ledger, chunk by chunk. It reads, and writes nothing."""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+from flowbed.chunking import chunk
+from flowbed.errors import Rejected
+from flowbed.ledger import DocumentRow
+from flowbed.records import Problem
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+
+    from flowbed.ledger import ChunkRow, Cursor, Ledger
+    from flowbed.pipeline import Feed
+    from flowbed.records import Chunk, Entry
+
+# A batch file holds about this many chunks: some megabytes, a few seconds of a provider's work.
+BATCH_CHUNKS = 2_000
+# Documents read and chunked between two looks at how many chunks they made.
+READ_AT_ONCE = 64
+# Removing more of a source than this share, and this many, at once is more often a mistake than a wish.
+GUARDED_SHARE, GUARDED_COUNT = 0.30, 20
+
+
+@dataclass(frozen=True, kw_only=True)
+class Write:
+    """One chunk to write: as its document has it now, and as the ledger knew it, if it did."""
+
+    chunk: Chunk
+    previous: ChunkRow | None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Change:
+    """A stretch of a fetch, to be applied in one swap; `value` is where the cursor stands afterwards.
+
+    `documents` are new, changed or merely listed with another etag; `fetched` counts the first two.
+    """
+
+    value: str
+    documents: tuple[DocumentRow, ...] = ()
+    removed: tuple[str, ...] = ()
+    writes: tuple[Write, ...] = ()
+    deletes: tuple[ChunkRow, ...] = ()
+    fetched: int = 0
+
+
+@dataclass
+class Scan:
+    """What is seen on the way through a fetch; `withheld` says why deletions were not carried out."""
+
+    problems: list[Problem] = field(default_factory=list)
+    complete: bool = False
+    listed: int = 0
+    withheld: str = ""
+
+
+@dataclass
+class _Stretch:
+    """A change in the making."""
+
+    documents: list[DocumentRow] = field(default_factory=list)
+    writes: list[Write] = field(default_factory=list)
+    deletes: list[ChunkRow] = field(default_factory=list)
+    fetched: int = 0
+
+    @property
+    def full(self) -> bool:
+        return max(len(self.writes) + len(self.deletes), len(self.documents)) >= BATCH_CHUNKS
+
+    def change(self, value: str) -> Change:
+        return Change(
+            value=value,
+            documents=tuple(self.documents),
+            writes=tuple(self.writes),
+            deletes=tuple(self.deletes),
+            fetched=self.fetched,
+        )
+
+
+@dataclass(frozen=True)
+class _Read:
+    """A document that was read: what it hashes to, and its chunks, or None where it is as it was."""
+
+    entry: Entry
+    hash: str
+    chunks: list[Chunk] | None
+
+
+async def changes(
+    feed: Feed,
+    cursor: Cursor,
+    *,
+    ledger: Ledger,
+    count: Callable[[str], int],
+    clock: Callable[[], int],
+    scan: Scan,
+    allow_deletes: bool,
+) -> AsyncIterator[Change]:
+    """Compare a whole fetch with the ledger, in stretches of about BATCH_CHUNKS chunks; `scan` is filled on the way."""
+    source, mark = feed.rules.source, feed.rules.fingerprint
+    seen: set[bytes] = set()
+    value = cursor.value
+    stretch = _Stretch()
+    async for page in feed.source.fetch(cursor.value):
+        value = page.cursor
+        scan.problems += page.problems
+        scan.listed += len(page.entries)
+        scan.complete = page.complete
+        seen.update(_digest(entry.document) for entry in page.entries)
+        known = await ledger.documents.get(source, [entry.document for entry in page.entries])
+        moved = [
+            entry
+            for entry in page.entries
+            if (row := known.get(entry.document)) is None or row.etag != f"{mark}:{entry.etag}"
+        ]
+        for start in range(0, len(moved), READ_AT_ONCE):
+            some = moved[start : start + READ_AT_ONCE]
+            read, problems = await asyncio.to_thread(_read, feed, some, known, count)
+            scan.problems += problems
+            await _compare(feed, read, known, stretch, ledger=ledger, now=clock())
+            if stretch.full:
+                yield stretch.change(cursor.value)
+                stretch = _Stretch()
+        if page.gone:
+            yield await _removal(source, page.gone, ledger=ledger, value=cursor.value)
+    if stretch.documents:
+        yield stretch.change(cursor.value)
+    if scan.complete:
+        gone = await _gone(source, seen, scan, ledger=ledger, allow_deletes=allow_deletes)
+        for start in range(0, len(gone), BATCH_CHUNKS):
+            yield await _removal(source, gone[start : start + BATCH_CHUNKS], ledger=ledger, value=cursor.value)
+    # Only now is everything before it applied: a fetch that is interrupted begins again where it began.
+    if value != cursor.value:
+        yield Change(value=value)
+
+
+def _read(
+    feed: Feed, entries: Sequence[Entry], known: Mapping[str, DocumentRow], count: Callable[[str], int]
+) -> tuple[list[_Read], list[Problem]]:
+    """Read the entries, and chunk those whose content is not what it was."""
+    read: list[_Read] = []
+    problems: list[Problem] = []
+    for entry in entries:
+        try:
+            document = entry.read()
+            digest = hashlib.sha256(f"{feed.rules.fingerprint}:{document.hash}".encode()).hexdigest()
+            row = known.get(entry.document)
+            same = row is not None and row.hash == digest
+            read.append(_Read(entry, digest, None if same else chunk(document, feed.rules, count)))
+        except Rejected as error:
+            problems.append(Problem(subject=entry.document, reason=str(error), document=entry.document))
+    return read, problems
+
+
+async def _compare(
+    feed: Feed,
+    read: Sequence[_Read],
+    known: Mapping[str, DocumentRow],
+    stretch: _Stretch,
+    *,
+    ledger: Ledger,
+    now: int,
+) -> None:
+    """Add to the stretch what differs between the documents read and their rows."""
+    source = feed.rules.source
+    before: dict[str, list[ChunkRow]] = {}
+    changed = [each.entry.document for each in read if each.chunks is not None]
+    for row in await ledger.chunks.of(source, changed) if changed else []:
+        before.setdefault(row.document, []).append(row)
+    for each in read:
+        name = each.entry.document
+        size = known[name].chunks if each.chunks is None else len(each.chunks)
+        if each.chunks is not None:
+            new, gone = differences(each.chunks, before.get(name, []))
+            stretch.writes += new
+            stretch.deletes += gone
+            stretch.fetched += 1
+        stretch.documents.append(
+            DocumentRow(
+                source=source,
+                id=name,
+                etag=f"{feed.rules.fingerprint}:{each.entry.etag}",
+                hash=each.hash,
+                chunks=size,
+                generation=max(now, known[name].generation + 1 if name in known else 0),
+            )
+        )
+
+
+def differences(chunks: Sequence[Chunk], before: Sequence[ChunkRow]) -> tuple[list[Write], list[ChunkRow]]:
+    """Tell which chunks of one document have to be written, and which rows deleted, for the rows to become the chunks."""
+    rows = {(row.collection, row.id): row for row in before}
+    writes = []
+    for each in chunks:
+        row = rows.pop((each.collection, each.id), None)
+        if row is None or row.deleted or row.row_hash != each.row_hash:
+            writes.append(Write(chunk=each, previous=row))
+    return writes, [row for row in rows.values() if not row.deleted]
+
+
+async def _removal(source: str, documents: Sequence[str], *, ledger: Ledger, value: str) -> Change:
+    rows = await ledger.chunks.of(source, documents)
+    return Change(value=value, removed=tuple(documents), deletes=tuple(row for row in rows if not row.deleted))
+
+
+async def _gone(
+    source: str, seen: set[bytes], scan: Scan, *, ledger: Ledger, allow_deletes: bool
+) -> list[str]:
+    """Name the documents that a complete fetch no longer listed, unless there is reason to doubt it."""
+    protected = {problem.document for problem in scan.problems if problem.document and not problem.skipped}
+    total, gone = 0, []
+    async for rows in ledger.documents.pages(source):
+        total += len(rows)
+        gone += [row.id for row in rows if _digest(row.id) not in seen and row.id not in protected]
+    if not gone:
+        return []
+    doubtful = sum(1 for problem in scan.problems if not problem.document and not problem.skipped)
+    if doubtful:
+        scan.withheld = (
+            f"{len(gone)} documents that were not listed are kept, since {doubtful} entries could not be read and may be"
+            " theirs; mend those and run again"
+        )
+        return []
+    if not allow_deletes and len(gone) >= GUARDED_COUNT and len(gone) > GUARDED_SHARE * total:
+        scan.withheld = (
+            f"{len(gone)} of {total} documents are gone from the source, which is more than {GUARDED_SHARE:.0%}: they are"
+            " kept; if that is meant, run again with --allow-deletes"
+        )
+        return []
+    return gone
+
+
+def _digest(document: str) -> bytes:
+    # 16 bytes a document let a million be remembered in 100 MB.
+    return hashlib.blake2b(document.encode("utf-8", "surrogatepass"), digest_size=16).digest()

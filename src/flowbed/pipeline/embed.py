@@ -1,0 +1,324 @@
+"""Embed: chunks that wait are claimed, their texts get vectors, and a delta per collection is laid down and committed."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+from flowbed.errors import NotFound
+from flowbed.index.commit import commit
+from flowbed.index.deltas import Delete, Upsert, write_delta
+from flowbed.index.reuse import Reuse
+from flowbed.lanes.realtime import Outcome
+from flowbed.lanes.realtime import embed as embed_now
+from flowbed.ledger import DeadLetter, Failure, RunRow
+from flowbed.records import Problem, Status, text_hash
+from flowbed.telemetry import CHUNKS_CLAIMED, DEAD_LETTER, DELTA_WRITTEN, PROGRESS, RUN_RECORDED, reached
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Collection, Sequence
+
+    from flowbed.ledger import ChunkRow
+    from flowbed.pipeline import Parts
+
+# Chunks of one run: their vectors are held until its deltas are written (13 MB at 384 dimensions).
+RUN_CHUNKS = 8_192
+# A claim lasts this long unless renewed; the claims of a process known to be dead are taken back at once.
+CLAIM = 60_000_000  # µs
+WAITING = frozenset({Status.NONE, Status.FAILED})
+
+
+@dataclass(frozen=True, kw_only=True)
+class Passage:
+    """A claimed chunk with its texts, as its batch file holds them."""
+
+    row: ChunkRow
+    text: str
+    sent: str
+    metadata: dict[str, Any]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Spent:
+    """What a provider was sent for one run, and the seconds it took."""
+
+    texts: int = 0
+    tokens: int = 0
+    seconds: float = 0.0
+
+
+@dataclass
+class Tally:
+    """What embedding did: chunks embedded or reused and deleted, texts sent, and what failed."""
+
+    chunks: int = 0
+    sent: int = 0
+    deleted: int = 0
+    tokens: int = 0
+    cost_usd: float = 0.0
+    truncated: int = 0
+    failures: list[Problem] = field(default_factory=list)
+    failed: int = 0
+    versions: dict[str, int] = field(default_factory=dict)
+    stopped: str = ""
+
+
+async def embed(
+    parts: Parts, *, sources: Collection[str], statuses: Collection[Status] = WAITING, limit: int | None = None
+) -> Tally:
+    """Embed what waits, run by run, each committed before the next begins.
+
+    Raises:
+        Misconfigured: the model or the collection cannot be used; what was claimed waits again.
+
+    """
+    tally = Tally()
+    tiers: dict[str, Reuse] = {}
+    async with _renewed(parts):
+        async for claimed in _claims(parts, sources=sources, statuses=statuses, limit=limit):
+            await _run(claimed, parts, tally, tiers)
+            if tally.stopped:
+                break
+    return tally
+
+
+@asynccontextmanager
+async def _renewed(parts: Parts) -> AsyncIterator[None]:
+    """Keep this worker's claims from running out, and give back what is left of them at the end."""
+
+    async def beat() -> None:
+        while True:
+            await asyncio.sleep(CLAIM / 1e6 / 3)
+            await parts.ledger.chunks.renew(parts.worker, until=parts.clock() + CLAIM)
+
+    task = asyncio.create_task(beat())
+    try:
+        yield
+    finally:
+        task.cancel()
+        await asyncio.gather(task, return_exceptions=True)
+        await parts.ledger.chunks.release(parts.worker)
+
+
+async def _claims(
+    parts: Parts, *, sources: Collection[str], statuses: Collection[Status], limit: int | None
+) -> AsyncIterator[list[ChunkRow]]:
+    """Claim what waits, oldest batch first, in groups of about RUN_CHUNKS."""
+    left = limit if limit is not None else float("inf")
+    group: list[ChunkRow] = []
+    async for batches in parts.ledger.chunks.batches(statuses, now=parts.clock(), sources=sources):
+        for batch in batches:
+            while left > 0:
+                now = parts.clock()
+                rows = await parts.ledger.chunks.claim(
+                    batch,
+                    statuses,
+                    worker=parts.worker,
+                    now=now,
+                    until=now + CLAIM,
+                    sources=sources,
+                    limit=int(min(left, RUN_CHUNKS)),
+                )
+                left -= len(rows)
+                group += rows
+                if len(group) >= RUN_CHUNKS:
+                    reached(CHUNKS_CLAIMED, chunks=len(group))
+                    yield group
+                    group = []
+                if len(rows) < RUN_CHUNKS:
+                    break
+    if group:
+        reached(CHUNKS_CLAIMED, chunks=len(group))
+        yield group
+
+
+async def _run(rows: Sequence[ChunkRow], parts: Parts, tally: Tally, tiers: dict[str, Reuse]) -> None:
+    deletes = [row for row in rows if row.deleted]
+    passages, lost = await _read([row for row in rows if not row.deleted], parts)
+    outcome = Outcome()
+    embedder = parts.embedder() if passages else None
+    began = parts.monotonic()
+    if embedder is not None:
+        for collection in sorted({each.row.collection for each in passages}):
+            live = await parts.datasets.begin(collection, embedder.space, now=parts.clock())
+            tiers.setdefault(collection, Reuse(live, parts.datasets))
+        texts = {each.row.text_hash: each.sent for each in passages}
+        outcome = await embed_now(
+            texts,
+            embedder=embedder,
+            index=_Every(list(tiers.values())),
+            concurrency=parts.concurrency,
+        )
+    spent = Spent(texts=outcome.sent, tokens=outcome.tokens, seconds=parts.monotonic() - began)
+    for collection in sorted({row.collection for row in rows}):
+        await _lay_down(
+            collection,
+            [each for each in passages if each.row.collection == collection and each.row.text_hash in outcome.vectors],
+            [row for row in deletes if row.collection == collection],
+            outcome,
+            spent,
+            parts,
+            tally,
+        )
+        spent = Spent()  # what was sent is told once, by the first of the collections that it was sent for
+    tally.sent += outcome.sent
+    tally.tokens += outcome.tokens
+    tally.cost_usd += outcome.tokens * embedder.price / 1e6 if embedder is not None else 0.0
+    failed = [
+        Failure(
+            collection=each.row.collection,
+            id=each.row.id,
+            version=each.row.version,
+            kind=outcome.failures[each.row.text_hash][0],
+            reason=outcome.failures[each.row.text_hash][1],
+        )
+        for each in passages
+        if each.row.text_hash in outcome.failures
+    ]
+    await _fail([*lost, *failed], parts, tally)
+    if failed and not outcome.vectors and all(each.kind == "transient" for each in failed):
+        tally.stopped = f"no request succeeded any more ({failed[0].reason}); what waits is taken up by the next run"
+    # The lane has told of each distinct text; the chunks that shared one, or had none, are done as well.
+    reached(PROGRESS, stage="embed", done=len(rows) - len({each.row.text_hash for each in passages}))
+
+
+async def _read(rows: Sequence[ChunkRow], parts: Parts) -> tuple[list[Passage], list[Failure]]:
+    """Read the texts of claimed chunks from their batch files."""
+    passages: list[Passage] = []
+    lost: list[Failure] = []
+    batches = await parts.ledger.batches.get({row.batch for row in rows})
+    for batch in sorted({row.batch for row in rows}):
+        reason, chunks = "", {}
+        try:
+            body = (await parts.store.get(batches[batch].key)).body
+            chunks = {(each["collection"], each["id"]): each for each in json.loads(body)["chunks"]}
+        except KeyError:
+            reason = f"batch file {batch[:12]} is not known to this ledger"
+        except NotFound:
+            reason = f"its batch file {batches[batch].key} is missing"
+        except ValueError as error:
+            reason = f"its batch file {batches[batch].key} is damaged: {error}"
+        for row in rows:
+            if row.batch != batch:
+                continue
+            each = chunks.get((row.collection, row.id))
+            sent = each.get("sent", each["text"]) if each else ""
+            if each is None or text_hash(sent) != row.text_hash:
+                lost.append(
+                    Failure(
+                        collection=row.collection,
+                        id=row.id,
+                        version=row.version,
+                        kind="rejected",
+                        reason=reason or f"its batch file {batches[batch].key} does not hold its text",
+                    )
+                )
+                continue
+            passages.append(Passage(row=row, text=each["text"], sent=sent, metadata=each["metadata"]))
+    return passages, lost
+
+
+async def _lay_down(
+    collection: str,
+    passages: Sequence[Passage],
+    deletes: Sequence[ChunkRow],
+    outcome: Outcome,
+    spent: Spent,
+    parts: Parts,
+    tally: Tally,
+) -> None:
+    """Write the delta of one collection, record its run, and commit."""
+    if not passages and not deletes:
+        return
+    live = await parts.datasets.live(collection)
+    if live is None:
+        # Nothing of this collection was ever committed, so that there is nothing to delete from it.
+        live = await parts.datasets.begin(collection, parts.embedder().space, now=parts.clock())
+    delta = await write_delta(
+        parts.store,
+        collection,
+        live.space,
+        [
+            Upsert(
+                id=each.row.id,
+                version=each.row.version,
+                document=each.text,
+                metadata=each.metadata,
+                text_hash=each.row.text_hash,
+                vector=outcome.vectors[each.row.text_hash],
+            )
+            for each in passages
+        ],
+        [Delete(id=row.id, version=row.version) for row in deletes],
+        now=parts.clock(),
+    )
+    reached(DELTA_WRITTEN, run=delta.run)
+    price = parts.embedder().price if passages else 0.0
+    await parts.ledger.runs.record(
+        RunRow(
+            id=delta.run,
+            collection=collection,
+            space=live.space.to_json(),
+            key=delta.key,
+            sha256=delta.sha256,
+            rows=delta.rows,
+            lane="realtime",
+            worker=parts.worker,
+            created=parts.clock(),
+            texts=spent.texts,
+            tokens=spent.tokens,
+            cost_usd=spent.tokens * price / 1e6,
+            seconds=spent.seconds,
+        ),
+        [*((each.row.id, each.row.version) for each in passages), *((row.id, row.version) for row in deletes)],
+        worker=parts.worker,
+    )
+    reached(RUN_RECORDED, run=delta.run)
+    tally.chunks += len(passages)
+    tally.deleted += len(deletes)
+    tally.truncated += sum(1 for each in passages if each.row.text_hash in outcome.truncated)
+    await commit_pending(collection, parts, tally)
+
+
+async def commit_pending(collection: str, parts: Parts, tally: Tally) -> None:
+    """Commit what is pending of a collection, and tally it."""
+    committed = await commit(
+        collection, store=parts.store, ledger=parts.ledger, datasets=parts.datasets, clock=parts.clock
+    )
+    if committed.version is not None:
+        tally.versions[collection] = committed.version
+    tally.failed += len(committed.refused)
+    tally.failures += committed.refused
+
+
+async def _fail(failures: Sequence[Failure], parts: Parts, tally: Tally) -> None:
+    if not failures:
+        return
+    await parts.ledger.chunks.fail(failures, worker=parts.worker)
+    letters = [
+        DeadLetter(kind="chunk", owner=each.collection, subject=each.id, reason=each.reason, at=parts.clock())
+        for each in failures
+        if each.kind == "rejected"
+    ]
+    if letters:
+        await parts.ledger.dead_letters.add(letters)
+    for each in failures:
+        reached(DEAD_LETTER, kind=each.kind, subject=each.id, reason=each.reason)
+    tally.failed += len(failures)
+    tally.failures += [Problem(subject=each.id, reason=each.reason) for each in failures]
+
+
+@dataclass(frozen=True)
+class _Every:
+    """The indexes of several collections, asked one after the other."""
+
+    tiers: Sequence[Reuse]
+
+    async def get_many(self, hashes: Sequence[str]) -> dict[str, Any]:
+        found: dict[str, Any] = {}
+        for tier in self.tiers:
+            found |= await tier.get_many([each for each in hashes if each not in found])
+        return found

@@ -1,0 +1,113 @@
+"""Inspect: where everything stands, and why one thing is or is not found."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from flowbed.errors import NotFound
+from flowbed.index.versions import state
+from flowbed.records import Status
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from flowbed.ledger import BatchRow, ChunkRow, RunRow
+    from flowbed.pipeline import Parts
+
+
+@dataclass(frozen=True, kw_only=True)
+class CollectionStatus:
+    """Where one collection stands; `space` is the first 8 digits of its live space's fingerprint."""
+
+    rows: int
+    unindexed_rows: int
+    version: int
+    space: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class BedStatus:
+    """Where everything stands: `chunks` counts by status, `pending` names collections with uncommitted runs."""
+
+    collections: Mapping[str, CollectionStatus]
+    chunks: Mapping[str, int]
+    dead_letters: int
+    pending: tuple[str, ...]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Reason:
+    """What is known of one chunk, and in a sentence what that means."""
+
+    chunk: ChunkRow
+    batch: BatchRow | None
+    run: RunRow | None
+    verdict: str
+
+
+async def status(parts: Parts) -> BedStatus:
+    """Describe every collection, the chunks by status, and what waits for someone to look."""
+    collections = {}
+    for name in await parts.datasets.collections():
+        live = await parts.datasets.live(name)
+        if live is not None:
+            now = await state(live, datasets=parts.datasets)
+            collections[name] = CollectionStatus(
+                rows=now.rows, unindexed_rows=now.unindexed_rows, version=now.version, space=live.space.space8
+            )
+    chunks: dict[str, int] = {}
+    for (_, each), number in (await parts.ledger.chunks.counts()).items():
+        chunks[each.value] = chunks.get(each.value, 0) + number
+    return BedStatus(
+        collections=collections,
+        chunks=chunks,
+        dead_letters=await parts.ledger.dead_letters.count(),
+        pending=tuple(await parts.ledger.runs.collections()),
+    )
+
+
+async def why(parts: Parts, subject: str) -> list[Reason]:
+    """Say what is known of a chunk (by id) or of every chunk of a document.
+
+    Raises:
+        NotFound: the ledger knows neither a chunk nor a document of that name.
+
+    """
+    rows = await parts.ledger.chunks.find(subject)
+    if not rows:
+        message = (
+            f"nothing is known of {subject!r}: no source listed it as a document, and no chunk has that id;"
+            " `flowbed run` reports what it passed over, and ids look like NAME#DOCUMENT#00000"
+        )
+        raise NotFound(message)
+    batches = await parts.ledger.batches.get({row.batch for row in rows if row.batch})
+    reasons = []
+    for row in rows:
+        found = await parts.ledger.runs.get(row.run) if row.run else None
+        reasons.append(Reason(chunk=row, batch=batches.get(row.batch), run=found, verdict=verdict(row, found)))
+    return reasons
+
+
+def verdict(row: ChunkRow, found: RunRow | None) -> str:
+    """Say in a sentence what a chunk's row means."""
+    what = "its deletion" if row.deleted else "it"
+    match row.status:
+        case Status.SUCCESS if row.deleted:
+            return "its document no longer has it, and the index has dropped it"
+        case Status.SUCCESS:
+            return f"in the index of {row.collection} since version {found.version if found else '?'}"
+        case Status.NONE:
+            return f"{what} waits for the next `flowbed run`"
+        case Status.PENDING if row.run:
+            return f"{what} lies in a delta that the next `flowbed run` commits"
+        case Status.PENDING:
+            return f"{what} is being worked on by {row.worker}"
+        case Status.FAILED if row.failure == "transient":
+            return f"failed for now, and the next `flowbed run` tries again: {row.error}"
+        case Status.FAILED:
+            return f"failed, `flowbed dead-letters retry` tries again: {row.error}"
+        case Status.REVERTED:
+            return "a rollback took it out of the index"
+        case _:
+            return "there is nothing in it to embed"

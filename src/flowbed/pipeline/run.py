@@ -1,0 +1,153 @@
+"""Run: take up what was left, fetch what changed, embed what waits, commit, and report."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from flowbed.errors import Conflict, Error, NotFound
+from flowbed.index.compaction import Compaction, VectorIndex, compact
+from flowbed.index.lease import held
+from flowbed.index.versions import state
+from flowbed.pipeline.embed import WAITING, Tally, commit_pending, embed
+from flowbed.pipeline.sync import Synced, sync
+from flowbed.records import Problem, Report, Status
+from flowbed.telemetry import STAGE, reached
+
+if TYPE_CHECKING:
+    from collections.abc import Collection, Mapping
+
+    from flowbed.pipeline import Feed, Parts
+
+
+async def run(
+    parts: Parts,
+    *,
+    feeds: Mapping[str, Feed],
+    allow_deletes: bool = False,
+    statuses: Collection[Status] = WAITING,
+    limit: int | None = None,
+) -> Report:
+    """Bring the index in step with the sources of `feeds`; one that fails does not stop the others.
+
+    Raises:
+        Misconfigured: the model cannot be used, or a collection lives in another space.
+
+    """
+    began = parts.monotonic()
+    tally = Tally()
+    await recover(parts, tally)
+    synced: dict[str, Synced] = {}
+    for name, feed in feeds.items():
+        try:
+            synced[name] = await sync(feed, parts, allow_deletes=allow_deletes)
+        except Error as error:
+            if len(feeds) == 1:
+                raise
+            synced[name] = Synced(problems=[Problem(subject=f"source {name}", reason=str(error))])
+    counts = await parts.ledger.chunks.counts()
+    reached(
+        STAGE, stage="embed", total=sum(number for (_, status), number in counts.items() if status in statuses)
+    )
+    done = await embed(parts, sources=tuple(feeds), statuses=statuses, limit=limit)
+    await tidy(parts, done.versions)
+    skipped = [problem for each in synced.values() for problem in each.problems if problem.skipped]
+    failures = [problem for each in synced.values() for problem in each.problems if not problem.skipped]
+    failures += [*tally.failures, *done.failures]
+    failures += [Problem(subject="embedding", reason=done.stopped)] if done.stopped else []
+    return Report(
+        fetched=sum(each.fetched for each in synced.values()),
+        chunks=done.chunks,
+        embedded=done.sent,
+        reused=done.chunks - done.sent,
+        deleted=done.deleted,
+        failed=len(failures),
+        tokens=done.tokens,
+        cost_usd=done.cost_usd,
+        seconds=parts.monotonic() - began,
+        versions=await _versions(parts, feeds),
+        truncated=done.truncated,
+        failures=tuple(failures),
+        skipped=tuple(skipped),
+        withheld={name: each.withheld for name, each in synced.items() if each.withheld},
+    )
+
+
+async def recover(parts: Parts, tally: Tally) -> None:
+    """Take up what a run that was killed left behind: claims of dead workers, and deltas that no commit holds."""
+    for worker in await parts.ledger.chunks.workers():
+        if worker != parts.worker and parts.dead(worker):
+            await parts.ledger.chunks.release(worker)
+    for collection in await parts.ledger.runs.collections():
+        await commit_pending(collection, parts, tally)
+
+
+async def tidy(parts: Parts, collections: Collection[str]) -> None:
+    """Compact what was written to, where that is due and nobody else is at it."""
+    for collection in collections:
+        live = await parts.datasets.live(collection)
+        if live is None:
+            continue
+        try:
+            await compact_one(parts, collection, vector_index="auto", only_if_due=True)
+        except Conflict:
+            continue  # someone else is compacting it already, or wrote meanwhile: the next run will see
+
+
+async def compact_one(
+    parts: Parts, collection: str, *, vector_index: VectorIndex, only_if_due: bool = False
+) -> Compaction | None:
+    """Compact one collection under its maintenance lease.
+
+    Raises:
+        Conflict: someone else is compacting it; with `only_if_due` at once, otherwise after having waited.
+        Rejected: nothing was ever committed to it.
+
+    """
+    live = await parts.datasets.live(collection)
+    if live is None:
+        return None
+    pending = await parts.ledger.runs.pending(collection, limit=1)
+    async with held(
+        parts.store, collection, owner=parts.worker, monotonic=parts.monotonic, wait=not only_if_due
+    ):
+        return await compact(
+            live,
+            datasets=parts.datasets,
+            vector_index=vector_index,
+            oldest_pending=pending[0].created if pending else None,
+            now=parts.clock(),
+            only_if_due=only_if_due,
+        )
+
+
+async def _versions(parts: Parts, feeds: Mapping[str, Feed]) -> dict[str, int]:
+    names = sorted({collection for feed in feeds.values() for collection in feed.rules.collections})
+    found = {}
+    for name in names:
+        live = await parts.datasets.live(name)
+        if live is not None:
+            found[name] = (await state(live, datasets=parts.datasets)).version
+    return found
+
+
+async def retry(parts: Parts, subjects: Collection[str]) -> int:
+    """Let failed chunks wait for the next run again: those of the dead letters named, or of all; return how many.
+
+    Raises:
+        NotFound: a subject is that of no dead letter.
+
+    """
+    letters = [letter async for page in parts.ledger.dead_letters.pages() for letter in page]
+    unknown = set(subjects) - {letter.subject for letter in letters}
+    if unknown:
+        message = f"no dead letter is about {', '.join(sorted(unknown))}; `flowbed dead-letters list` shows them"
+        raise NotFound(message)
+    chosen = [letter for letter in letters if letter.kind != "source" and (not subjects or letter.subject in subjects)]
+    if not chosen:
+        return 0
+    waiting = await parts.ledger.chunks.retry({letter.subject for letter in chosen}, now=parts.clock())
+    for kind in ("chunk", "run"):
+        done = [letter.subject for letter in chosen if letter.kind == kind]
+        if done:
+            await parts.ledger.dead_letters.remove(kind, subjects=done)
+    return waiting

@@ -1,0 +1,192 @@
+"""Sync: what has changed in a source becomes batch files, and the ledger learns of it in one conditional step."""
+
+from __future__ import annotations
+
+import asyncio
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING
+
+from flowbed.errors import Conflict
+from flowbed.index.datasets import require_same
+from flowbed.ledger import BatchRow, ChunkRow, DeadLetter, Swap
+from flowbed.pipeline.changes import Scan, changes
+from flowbed.records import Problem, Status, batch_id, canonical
+from flowbed.telemetry import BATCH_REGISTERED, BATCH_WRITTEN, FETCH_SWAPPED, PROGRESS, STAGE, reached
+
+if TYPE_CHECKING:
+    from flowbed.ledger import Cursor
+    from flowbed.pipeline import Feed, Parts
+    from flowbed.pipeline.changes import Change
+
+# Two runs that fetch the same source spoil each other's swaps; after this many tries the other one is left to it.
+TRIES = 6
+
+
+@dataclass
+class Synced:
+    """What a sync did: documents fetched, chunks to write and to delete, and what stood in the way."""
+
+    fetched: int = 0
+    chunks: int = 0
+    deleted: int = 0
+    problems: list[Problem] = field(default_factory=list)
+    withheld: str = ""
+
+
+async def sync(feed: Feed, parts: Parts, *, allow_deletes: bool) -> Synced:
+    """Fetch one source, lay its new and changed chunks down as batch files, and move its cursor with them.
+
+    Raises:
+        Misconfigured: the source cannot be read.
+        Transient: the same sync may succeed later.
+
+    """
+    done = Synced()
+    source = feed.rules.source
+    reached(STAGE, stage="fetch", source=source)
+    for attempt in range(TRIES):
+        cursor = await parts.ledger.documents.cursor(source)
+        scan = Scan()
+        try:
+            async for change in changes(
+                feed,
+                cursor,
+                ledger=parts.ledger,
+                count=lambda text: parts.embedder().count(text),
+                clock=parts.clock,
+                scan=scan,
+                allow_deletes=allow_deletes,
+            ):
+                if change.writes:
+                    await check_space(feed, parts)
+                cursor = await _apply(source, cursor, change, parts)
+                done.fetched += change.fetched
+                done.chunks += len(change.writes)
+                done.deleted += len(change.deletes)
+                reached(PROGRESS, stage="fetch", source=source, done=change.fetched, chunks=len(change.writes))
+        except Conflict:
+            # What this fetch read may be older than what the winner wrote: it is thrown away, and begun again.
+            await asyncio.sleep(0.05 * 2**attempt)
+            continue
+        done.problems, done.withheld = scan.problems, scan.withheld
+        if scan.complete:
+            await _dead_letters(source, scan, parts)
+        return done
+    return done
+
+
+async def check_space(feed: Feed, parts: Parts) -> None:
+    """Find out before anything is paid whether a feed's collections can take this model's vectors.
+
+    Raises:
+        Misconfigured: one lives in another space.
+
+    """
+    for collection in feed.rules.collections:
+        live = await parts.datasets.live(collection)
+        if live is not None:
+            require_same(live, parts.embedder().space)
+
+
+async def _apply(source: str, cursor: Cursor, change: Change, parts: Parts) -> Cursor:
+    now = parts.clock()
+    # Versions are assigned from the rows as they were read: the swap below holds only if nobody wrote any since.
+    versions = [max(write.previous.version + 1 if write.previous else 0, now) for write in change.writes]
+    batch = ""
+    if change.writes:
+        rows = [
+            (write.chunk.id, write.chunk.text_hash, version)
+            for write, version in zip(change.writes, versions, strict=True)
+        ]
+        batch = batch_id(source, rows)
+        row = await parts.ledger.batches.register(
+            BatchRow(id=batch, source=source, key=batch_key(source, batch, now), timestamp=now, chunks=len(rows))
+        )
+        reached(BATCH_REGISTERED, batch=batch)
+        try:
+            await parts.store.create(row.key, batch_body(row, change, versions))
+        except Conflict:
+            pass  # a repeat: the same name holds the same bytes
+        reached(BATCH_WRITTEN, batch=batch)
+    chunks = [
+        ChunkRow(
+            collection=write.chunk.collection,
+            id=write.chunk.id,
+            source=source,
+            document=write.chunk.document,
+            ordinal=write.chunk.ordinal,
+            tokens=write.chunk.tokens,
+            text_hash=write.chunk.text_hash,
+            row_hash=write.chunk.row_hash,
+            version=version,
+            batch=batch,
+        )
+        for write, version in zip(change.writes, versions, strict=True)
+    ]
+    chunks += [
+        ChunkRow(
+            collection=row.collection,
+            id=row.id,
+            source=source,
+            document=row.document,
+            ordinal=row.ordinal,
+            tokens=0,
+            text_hash="",
+            row_hash="",
+            version=max(row.version + 1, now),
+            batch="",
+            deleted=True,
+            status=Status.NONE,
+        )
+        for row in change.deletes
+    ]
+    moved = await parts.ledger.documents.swap(
+        Swap(cursor=cursor, value=change.value, documents=change.documents, removed=change.removed, chunks=chunks)
+    )
+    reached(FETCH_SWAPPED, source=source, chunks=len(chunks))
+    return moved
+
+
+def batch_key(source: str, batch: str, at: int) -> str:
+    """Name the key of a batch file registered at `at` (µs)."""
+    day = datetime.fromtimestamp(at / 1e6, UTC)
+    return f"{source}/chunked/year={day:%Y}/month={day:%m}/day={day:%d}/batch_{batch}.json"
+
+
+def batch_body(row: BatchRow, change: Change, versions: list[int]) -> bytes:
+    """Write a batch file. A chunk has `sent` only where what is embedded is not its text alone."""
+    chunks = []
+    for write, version in zip(change.writes, versions, strict=True):
+        each = write.chunk
+        item = {
+            "id": each.id,
+            "collection": each.collection,
+            "text": each.text,
+            "metadata": dict(each.metadata),
+            "version": version,
+        }
+        if each.sent != each.text:
+            item["sent"] = each.sent
+        chunks.append(item)
+    return canonical(
+        {
+            "batch_id": row.id,
+            "timestamp": datetime.fromtimestamp(row.timestamp / 1e6, UTC).isoformat(),
+            "source": row.source,
+            "chunk_count": len(chunks),
+            "chunks": chunks,
+        }
+    )
+
+
+async def _dead_letters(source: str, scan: Scan, parts: Parts) -> None:
+    """Make the source's dead letters those of this complete scan."""
+    letters = [
+        DeadLetter(kind="source", owner=source, subject=problem.subject, reason=problem.reason, at=parts.clock())
+        for problem in scan.problems
+        if not problem.skipped
+    ]
+    await parts.ledger.dead_letters.remove("source", owner=source)
+    if letters:
+        await parts.ledger.dead_letters.add(letters)

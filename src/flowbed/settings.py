@@ -1,0 +1,176 @@
+"""Settings of one project: the only reader of `flowbed.toml` and of the environment; yields plain values."""
+
+from __future__ import annotations
+
+import os
+import re
+import tempfile
+import tomllib
+from pathlib import Path
+from typing import Annotated, Any
+
+import tomlkit
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
+from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
+from tomlkit.exceptions import TOMLKitError
+
+from flowbed.errors import Misconfigured
+
+FILE = "flowbed.toml"
+# What `flowbed init` writes.
+BEGINNING = """\
+# A Flowbed project. Each setting can also be given as an environment variable: FLOWBED_MODEL, FLOWBED_STORE, ...
+# model = "onnx:sentence-transformers/all-MiniLM-L6-v2"
+# store = ".flowbed/store"
+# ledger = ".flowbed/ledger.db"
+# concurrency = 10          # requests in flight
+# vector_cache_mb = 2048    # vectors on disk that are never paid for again
+"""
+NAME = re.compile(r"[a-z0-9][a-z0-9_-]{0,62}")
+RESERVED = {"plans", "submissions"}  # keys of the store that are no source's and no collection's
+
+
+class SourceSettings(BaseModel):
+    """One `[sources.NAME]` table."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    kind: str
+    location: str
+    collection: str | None = None
+    options: dict[str, str | int | float | bool | list[str]] = Field(default_factory=dict)
+
+    @field_validator("collection")
+    @classmethod
+    def _name(cls, value: str | None) -> str | None:
+        return value if value is None else checked_name(value, "collection")
+
+
+class Settings(BaseSettings):
+    """What `flowbed.toml` may say outside its sources, each also an environment variable `FLOWBED_...`."""
+
+    model_config = SettingsConfigDict(extra="forbid", frozen=True, env_prefix="FLOWBED_", env_nested_delimiter="__")
+
+    store: str = ".flowbed/store"
+    ledger: str = ".flowbed/ledger.db"
+    model: str = "onnx:sentence-transformers/all-MiniLM-L6-v2"
+    model_options: dict[str, str] = Field(default_factory=dict)
+    concurrency: Annotated[int, Field(ge=1, le=1000)] = 10
+    vector_cache_mb: Annotated[int, Field(ge=0)] = 2048
+    sources: dict[str, SourceSettings] = Field(default_factory=dict)
+
+    @field_validator("sources")
+    @classmethod
+    def _names(cls, value: dict[str, SourceSettings]) -> dict[str, SourceSettings]:
+        for name in value:
+            checked_name(name, "source")
+        return value
+
+    @classmethod
+    def settings_customise_sources(
+        cls,
+        settings_cls: type[BaseSettings],  # noqa: ARG003 - the signature is pydantic's
+        init_settings: PydanticBaseSettingsSource,
+        env_settings: PydanticBaseSettingsSource,
+        **_: PydanticBaseSettingsSource,
+    ) -> tuple[PydanticBaseSettingsSource, ...]:
+        """Let the environment win over the file."""
+        return env_settings, init_settings
+
+
+def read_settings(folder: Path) -> Settings:
+    """Read the settings of the project in `folder`; one without a file has the defaults.
+
+    Raises:
+        Misconfigured: the file is no TOML, or says something that Flowbed does not know; the message says where.
+
+    """
+    path = folder / FILE
+    try:
+        said = tomllib.loads(path.read_text("utf-8"))
+    except FileNotFoundError:
+        said = {}
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        message = f"{path} is not valid TOML: {error}"
+        raise Misconfigured(message) from error
+    except OSError as error:
+        message = f"{path} cannot be read: {error.strerror}"
+        raise Misconfigured(message) from error
+    try:
+        return Settings(**said)
+    except ValidationError as error:
+        faults = "; ".join(f"{'.'.join(str(part) for part in each['loc'])}: {_plain(each)}" for each in error.errors())
+        message = f"{path} (or a FLOWBED_ variable) cannot be used: {faults}"
+        raise Misconfigured(message) from error
+
+
+def add_source(
+    folder: Path, name: str, *, kind: str, location: str, collection: str | None, options: dict[str, Any]
+) -> None:
+    """Write one more `[sources.NAME]` table into `flowbed.toml`, in the place of any of that name; all else is kept.
+
+    Raises:
+        Misconfigured: the name, or the file as it stands, cannot be used.
+
+    """
+    checked_name(name, "source")
+    if collection is not None:
+        checked_name(collection, "collection")
+    read_settings(folder)  # a file that cannot be read is not written over
+    path = folder / FILE
+    try:
+        file = tomlkit.parse(path.read_text("utf-8")) if path.exists() else tomlkit.document()
+    except TOMLKitError as error:
+        message = f"{path} is not valid TOML: {error}"
+        raise Misconfigured(message) from error
+    table = tomlkit.table()
+    table["kind"] = kind
+    table["location"] = location
+    if collection is not None:
+        table["collection"] = collection
+    if options:
+        table["options"] = options
+    sources = file.setdefault("sources", tomlkit.table(is_super_table=True))
+    sources[name] = table
+    write_whole(path, tomlkit.dumps(file))
+
+
+def write_whole(path: Path, text: str) -> None:
+    """Write a file so that it is the old or the new one, never half of it.
+
+    Raises:
+        Misconfigured: the folder cannot be written to.
+
+    """
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.NamedTemporaryFile("w", dir=path.parent, prefix=f".{path.name}.", delete=False) as file:
+            file.write(text)
+            file.flush()
+            os.fsync(file.fileno())
+        Path(file.name).replace(path)
+    except OSError as error:
+        message = f"{path} cannot be written: {error.strerror}"
+        raise Misconfigured(message) from error
+
+
+def checked_name(name: str, what: str) -> str:
+    """Let a name through that can be part of a key.
+
+    Raises:
+        Misconfigured: it cannot.
+
+    """
+    if not NAME.fullmatch(name) or name in RESERVED:
+        message = (
+            f"{what} name {name!r} cannot be used: take small letters, digits, - and _, starting with a letter or"
+            f" digit, and not {' or '.join(sorted(RESERVED))}"
+        )
+        raise Misconfigured(message)
+    return name
+
+
+def _plain(fault: Any) -> str:  # noqa: ANN401 - pydantic's own record
+    if fault["type"] == "extra_forbidden":
+        return "no such setting"
+    return str(fault["msg"])

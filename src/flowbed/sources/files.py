@@ -1,0 +1,268 @@
+"""Files of text in a folder: one document a file."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import stat
+from dataclasses import dataclass, field
+from functools import partial
+from pathlib import Path, PurePosixPath
+from typing import TYPE_CHECKING
+
+from pathspec import GitIgnoreSpec
+
+from flowbed.errors import Misconfigured, Rejected
+from flowbed.records import Document, Entry, Page, Problem
+from flowbed.sources.decoding import UNUSABLE, decoded, not_text
+from flowbed.sources.options import Options
+from flowbed.sources.paging import in_threads, paged
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Callable, Iterator, Mapping
+
+KNOWN = ("include", "exclude", "ignore", "max_bytes", "title")
+TITLES = ("none", "name")
+MARKDOWN = (".md", ".markdown", ".mdx")
+
+# Made by machines for machines. Hidden files and folders, `.git` and `.flowbed` among them, are left out too.
+NEVER = ("__pycache__", "node_modules")
+
+# Larger ones are dumps and logs; a document is held in memory whole.
+LARGEST_BYTES = 20_000_000
+
+# A file may be written again within one tick of its clock, which is 2 s on FAT; older times can be trusted.
+SETTLED_NS = 2_000_000_000
+
+# How much of a file is looked at to tell whether it is text, on each listing: most files whole, and little to read.
+HEAD_BYTES = 64 * 1024
+
+
+def open_files(
+    location: str, *, folder: Path, options: Mapping[str, object], clock: Callable[[], int]
+) -> Files:
+    """Open a file, or a folder and everything in it.
+
+    Options: `include` and `exclude` are patterns as in .gitignore; `ignore` names a file of such patterns at the top of
+    the folder (`.flowbedignore`); `max_bytes` is the largest file that is read; `title` is `none`, or `name` to embed
+    each file's name in front of its text.
+
+    Raises:
+        Misconfigured: an option is unknown or wrong.
+
+    """
+    given = Options("files", options, KNOWN)
+    return Files(
+        location=location,
+        path=folder / location,
+        include=given.listed("include"),
+        exclude=given.listed("exclude"),
+        ignore=given.text("ignore", ".flowbedignore"),
+        max_bytes=given.number("max_bytes", LARGEST_BYTES),
+        title=given.choice("title", TITLES),
+        clock=clock,
+    )
+
+
+@dataclass(frozen=True, kw_only=True)
+class Files:
+    """A source of the text files in a folder; a document's id is its path below it.
+
+    Links to files are followed where they stay inside the folder, links to folders never: what they lead to is listed
+    where it is. A problem that is not `skipped` has the document's id as its subject.
+    """
+
+    location: str
+    path: Path
+    include: tuple[str, ...]
+    exclude: tuple[str, ...]
+    ignore: str
+    max_bytes: int
+    title: str
+    clock: Callable[[], int]
+
+    async def fetch(self, cursor: str) -> AsyncIterator[Page]:  # noqa: ARG002 - a listing is cheap and always whole
+        """List every file."""
+        async for page in in_threads(self._pages()):
+            yield page
+
+    def _pages(self) -> Iterator[Page]:
+        settled = self.clock() * 1_000 - SETTLED_NS
+        walk = _Walk(root=self.path, wanted=self._wanted())
+        yield from paged((self._listed(file, settled), 0) for file in walk.files(self.location))
+        # A folder that could not be listed may hold any document that this fetch did not meet.
+        yield Page(complete=not walk.unread)
+
+    def _wanted(self) -> Callable[[str], bool]:
+        """Make the test of a path below the folder, which ends in `/` for folders."""
+        include = _patterns("include", self.include)
+        exclude = _patterns("exclude", self.exclude)
+        try:
+            lines = (self.path / self.ignore).read_text(encoding="utf-8").splitlines() if self.ignore else []
+        except (FileNotFoundError, NotADirectoryError):
+            lines = []
+        except (OSError, UnicodeDecodeError) as error:
+            message = f"the file of patterns {self.ignore} in {self.location} cannot be read: {error}"
+            raise Misconfigured(message) from error
+        ignore = _patterns(self.ignore, lines)
+
+        def wanted(name: str) -> bool:
+            if exclude.match_file(name) or ignore.match_file(name):
+                return False
+            return name.endswith("/") or not self.include or include.match_file(name)
+
+        return wanted
+
+    def _listed(self, found: _File | Problem, settled: int) -> Entry | Problem:
+        """Look at a file closely enough to tell whether it is text."""
+        if isinstance(found, Problem):
+            return found
+        name, size = found.name, found.size
+        if size > self.max_bytes:
+            reason = (
+                f"{size:,} bytes are more than max_bytes = {self.max_bytes:,}: raise it, or exclude the file"
+            )
+            return Problem(subject=name, reason=reason)
+        try:
+            with found.path.open("rb") as file:
+                head = file.read(HEAD_BYTES)
+                fault = not_text(head, final=len(head) < HEAD_BYTES)
+                if fault:
+                    return Problem(subject=name, reason=fault, skipped=True)
+                stamp = f"{size}-{found.modified}-{found.inode}"
+                if found.modified >= settled:
+                    # It may yet be written to without its time moving, so only its content tells.
+                    file.seek(0)
+                    stamp = hashlib.file_digest(file, "sha256").hexdigest()[:32]
+        except OSError as error:
+            return Problem(subject=name, reason=f"cannot be read: {error.strerror}")
+        return Entry(document=name, etag=f"{self.title}:{stamp}", read=partial(self._read, found))
+
+    def _read(self, file: _File) -> Document:
+        try:
+            raw = file.path.read_bytes()
+        except FileNotFoundError as error:
+            message = "it was there when the folder was listed, and is gone"
+            raise Rejected(message) from error
+        except OSError as error:
+            message = f"cannot be read: {error.strerror}"
+            raise Rejected(message) from error
+        path = PurePosixPath(file.name)
+        return Document(
+            id=file.name,
+            kind="markdown" if path.suffix.lower() in MARKDOWN else "text",
+            text=decoded(raw),
+            title=path.stem if self.title == "name" else "",
+            metadata={"path": file.name},
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
+class _File:
+    """A regular file that the walk met."""
+
+    name: str
+    path: Path
+    size: int
+    modified: int
+    inode: int
+
+
+@dataclass(kw_only=True)
+class _Walk:
+    """One walk through a folder, in the order of names."""
+
+    root: Path
+    wanted: Callable[[str], bool]
+    unread: int = 0
+    inside: Path = field(init=False)
+
+    def files(self, location: str) -> Iterator[_File | Problem]:
+        """Walk from the top, which may be a single file."""
+        try:
+            top = self.root.stat()
+            if stat.S_ISDIR(top.st_mode):
+                self.inside = self.root.resolve()
+                entries = _entries(self.root)
+            elif stat.S_ISREG(top.st_mode):
+                yield _file(self.root.name, self.root, top)
+                return
+            else:
+                message = f"{location} is neither a file nor a folder"
+                raise Misconfigured(message)
+        except FileNotFoundError as error:
+            message = f"{location} does not exist; give the path of a file or folder"
+            raise Misconfigured(message) from error
+        except OSError as error:
+            message = f"{location} cannot be read: {error.strerror}"
+            raise Misconfigured(message) from error
+        yield from self._below(entries, "")
+
+    def _below(self, entries: list[os.DirEntry[str]], above: str) -> Iterator[_File | Problem]:
+        for entry in entries:
+            if entry.name.startswith(".") or entry.name in NEVER:
+                continue
+            name = above + entry.name
+            folder = entry.is_dir(follow_symlinks=False)
+            if UNUSABLE.search(name):
+                self.unread += folder
+                yield Problem(subject=ascii(name)[1:-1], reason=_unusable(name))
+                continue
+            if not self.wanted(f"{name}/" if folder else name):
+                continue
+            if not folder:
+                yield from self._file(entry, name)
+                continue
+            try:
+                inner = _entries(Path(entry.path))
+            except FileNotFoundError:
+                continue
+            except OSError as error:
+                self.unread += 1
+                yield Problem(subject=f"{name}/", reason=f"cannot be listed: {error.strerror}")
+                continue
+            yield from self._below(inner, f"{name}/")
+
+    def _file(self, entry: os.DirEntry[str], name: str) -> Iterator[_File | Problem]:
+        try:
+            status = entry.stat()
+            outside = entry.is_symlink() and not Path(entry.path).resolve().is_relative_to(self.inside)
+        except OSError as error:
+            if entry.is_symlink():
+                yield Problem(
+                    subject=name, reason=f"a link that leads nowhere: {error.strerror}", skipped=True
+                )
+            # Else it vanished between the listing of its folder and now: it is gone.
+            return
+        if stat.S_ISDIR(status.st_mode):
+            yield Problem(subject=name, reason="a link to a folder, which is not followed", skipped=True)
+        elif outside:
+            yield Problem(subject=name, reason="a link that leads out of the folder", skipped=True)
+        elif not stat.S_ISREG(status.st_mode):
+            yield Problem(subject=name, reason="not a regular file", skipped=True)
+        else:
+            yield _file(name, Path(entry.path), status)
+
+
+def _file(name: str, path: Path, status: os.stat_result) -> _File:
+    return _File(name=name, path=path, size=status.st_size, modified=status.st_mtime_ns, inode=status.st_ino)
+
+
+def _entries(folder: Path) -> list[os.DirEntry[str]]:
+    with os.scandir(folder) as entries:
+        return sorted(entries, key=lambda entry: entry.name)
+
+
+def _unusable(name: str) -> str:
+    """Say what is wrong with a name that cannot be an id; Python marks bytes that are not UTF-8 as surrogates."""
+    if any("\ud800" <= character <= "\udfff" for character in name):
+        return "its name is not UTF-8: rename it"
+    return "its name holds control characters: rename it"
+
+
+def _patterns(where: str, lines: tuple[str, ...] | list[str]) -> GitIgnoreSpec:
+    try:
+        return GitIgnoreSpec.from_lines(lines)
+    except ValueError as error:
+        message = f"{where} holds a pattern that is none: {error}"
+        raise Misconfigured(message) from error

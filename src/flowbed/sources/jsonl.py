@@ -1,0 +1,130 @@
+"""Records of JSON Lines: one document a line."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+from dataclasses import asdict, dataclass
+from typing import TYPE_CHECKING, Any
+
+from flowbed.errors import Rejected
+from flowbed.records import Document, canonical
+from flowbed.sources.lines import Lines
+from flowbed.sources.options import Options
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
+    from pathlib import Path
+
+    from flowbed.records import Scalar
+
+KNOWN = ("id", "text", "title", "metadata", "kind")
+KINDS = ("text", "markdown")
+
+_ABSENT = object()
+
+
+def open_jsonl(
+    location: str, *, folder: Path, options: Mapping[str, object], clock: Callable[[], int]
+) -> Lines:
+    """Open JSON Lines: a file, a folder of `*.jsonl`, or a pattern.
+
+    Options name the fields: `id` (else `id` or `_id`), `text`, `title`, and `metadata`, a list of fields that can be
+    filtered by; dots lead into nested objects. `kind` says what the text is: `text` or `markdown`.
+
+    Raises:
+        Misconfigured: an option is unknown or wrong.
+
+    """
+    given = Options("jsonl", options, KNOWN)
+    named = given.text("id", "")
+    fields = Fields(
+        id=(named,) if named else ("id", "_id"),
+        text=given.text("text", "text"),
+        title=given.text("title", "title"),
+        metadata=given.listed("metadata"),
+        kind=given.choice("kind", KINDS),
+    )
+    return Lines(
+        location=location,
+        path=folder / location,
+        suffixes=(".jsonl", ".ndjson"),
+        document=fields.document,
+        fingerprint=hashlib.sha256(canonical(asdict(fields))).hexdigest()[:16],
+        clock=clock,
+    )
+
+
+@dataclass(frozen=True, kw_only=True)
+class Fields:
+    """Which fields of a record make its document."""
+
+    id: tuple[str, ...]
+    text: str
+    title: str
+    metadata: tuple[str, ...]
+    kind: str
+
+    def document(self, record: Mapping[str, Any], _text: str) -> Document:
+        """Make a document of a record.
+
+        Raises:
+            Rejected: it has no usable id or text, or a title or number that is none.
+
+        """
+        return Document(
+            id=self._id(record),
+            kind=self.kind,
+            text=_string(record, self.text, _ABSENT),
+            title=_string(record, self.title, ""),
+            metadata={
+                name: scalar for name in self.metadata if (scalar := _scalar(record, name)) is not None
+            },
+        )
+
+    def _id(self, record: Mapping[str, Any]) -> str:
+        found = (value for name in self.id if (value := _value(record, name)) is not None)
+        value = next(found, None)
+        # A bool is an int to Python, but names nothing.
+        if isinstance(value, int) and not isinstance(value, bool):
+            return str(value)
+        if not isinstance(value, str) or not value.strip():
+            problem = "is missing" if value is None else f"has to be a text or an integer, not {value!r}"
+            message = f"{' or '.join(self.id)} {problem}"
+            raise Rejected(message)
+        return value
+
+
+def _value(record: Mapping[str, Any], name: str) -> Any:  # noqa: ANN401 - whatever JSON can hold
+    """Look a field up, by its whole name first and then along its dots; None where there is none."""
+    if name in record:
+        return record[name]
+    value: Any = record
+    for part in name.split("."):
+        if not isinstance(value, dict) or part not in value:
+            return None
+        value = value[part]
+    return value
+
+
+def _string(record: Mapping[str, Any], name: str, default: object) -> str:
+    value = _value(record, name)
+    if value is None:
+        value = default
+    if not isinstance(value, str):
+        message = f"{name} is missing" if value is _ABSENT else f"{name} has to be a text, not {value!r:.60}"
+        raise Rejected(message)
+    return value
+
+
+def _scalar(record: Mapping[str, Any], name: str) -> Scalar | None:
+    """Read a field to filter by; what is not flat becomes its JSON."""
+    value = _value(record, name)
+    if isinstance(value, dict | list):
+        return json.dumps(value, ensure_ascii=False, separators=(",", ":"))
+    if isinstance(value, float) and not math.isfinite(value):
+        message = f"{name} is too large a number"
+        raise Rejected(message)
+    scalar: Scalar | None = value
+    return scalar

@@ -1,0 +1,261 @@
+"""Files that hold one JSON object a line: what the sources of JSON records share."""
+
+from __future__ import annotations
+
+import glob
+import hashlib
+import json
+import os
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from flowbed.errors import Misconfigured, Rejected
+from flowbed.records import Document, Entry, Page, Problem, canonical
+from flowbed.sources.decoding import UNUSABLE, decoded
+from flowbed.sources.paging import in_threads, paged
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Callable, Iterator, Mapping
+
+# A file may be written again within one tick of its clock, which is 2 s on FAT; older times can be trusted.
+SETTLED_NS = 2_000_000_000
+
+# Records past this are no passages of text; reading them whole would fill the memory.
+LONGEST_RECORD = 20 * 2**20
+
+READ_BYTES = 2**20
+
+
+@dataclass(frozen=True, kw_only=True)
+class Lines:
+    """A source of JSON records in a file, in the files of a folder or in those that a pattern names.
+
+    `document` makes a document from a record and the text of it, or raises `Rejected`. `fingerprint` names everything
+    that decides what it makes: records are read again when it changes. Files that have not been touched since a fetch
+    without problems are not read again. A fetch that met a record it could not read calls nothing gone, since that
+    record may be any of those it missed.
+    """
+
+    location: str
+    path: Path
+    suffixes: tuple[str, ...]
+    document: Callable[[Mapping[str, Any], str], Document]
+    fingerprint: str
+    clock: Callable[[], int]
+
+    async def fetch(self, cursor: str) -> AsyncIterator[Page]:
+        """List every record, or nothing where no file was touched since `cursor`."""
+        async for page in in_threads(self._pages(cursor)):
+            yield page
+
+    def _pages(self, cursor: str) -> Iterator[Page]:
+        began = self.clock() * 1_000
+        files = self._files()
+        before = _stamps(files)
+        state = hashlib.sha256(canonical([self.fingerprint, before])).hexdigest()
+        if cursor == state:
+            yield Page(cursor=cursor)
+            return
+        scan = _Scan(names=list(files))
+        yield from paged(self._found(files, scan))
+        steady = _stamps(files) == before
+        settled = all(stamp[2] < began - SETTLED_NS for stamp in before)
+        trusted = steady and settled and not scan.problems
+        # Without a cursor the next fetch reads everything again, and finds the same problems.
+        yield Page(cursor=state if trusted else "", complete=steady and not scan.unread)
+
+    def _found(self, files: Mapping[str, Path], scan: _Scan) -> Iterator[tuple[Entry | Problem, int]]:
+        salt = self.fingerprint.encode()
+        for name, path in files.items():
+            try:
+                for number, raw, fault in _records(path):
+                    try:
+                        document = self._parsed(raw, fault)
+                    except Rejected as error:
+                        scan.unread += 1
+                        yield scan.problem(name, number, str(error)), 0
+                        continue
+                    if earlier := scan.place(document.id, name, number):
+                        yield (
+                            scan.problem(name, number, f"id {document.id!r} is already used at {earlier}"),
+                            0,
+                        )
+                        continue
+                    etag = hashlib.sha256(salt + raw).hexdigest()[:32]
+                    yield Entry(document=document.id, etag=etag, read=_reader(document)), len(raw)
+            except OSError as error:
+                if path == self.path:
+                    message = f"{self.location} cannot be read: {error.strerror}"
+                    raise Misconfigured(message) from error
+                scan.unread += 1
+                yield scan.problem(name, 0, f"cannot be read: {error.strerror}"), 0
+
+    def _parsed(self, raw: bytes, fault: str) -> Document:
+        if fault:
+            raise Rejected(fault)
+        text = decoded(raw)
+        record = _json(text)
+        if not isinstance(record, dict):
+            message = f"a record is a JSON object, this is {_KINDS.get(type(record), 'a number')}"
+            raise Rejected(message)
+        if b"\\u" in raw:
+            _refuse_lone_surrogates(record)
+        document = self.document(record, text)
+        if UNUSABLE.search(document.id):
+            message = f"id {document.id!r} holds control characters"
+            raise Rejected(message)
+        return document
+
+    def _files(self) -> dict[str, Path]:
+        """Name the files to read, in order."""
+        try:
+            if self.path.is_dir():
+                below = (
+                    path
+                    for path in self.path.rglob("*")
+                    if path.suffix in self.suffixes
+                    and not _hidden(path.relative_to(self.path))
+                    and path.is_file()
+                )
+                return {path.relative_to(self.path).as_posix(): path for path in sorted(below)}
+            if self.path.is_file():
+                return {self.path.name: self.path}
+            matches = [Path(match) for match in sorted(glob.glob(str(self.path), recursive=True))]  # noqa: PTH207
+        except OSError as error:
+            message = f"{self.location} cannot be read: {error.strerror}"
+            raise Misconfigured(message) from error
+        files = [match for match in matches if match.is_file()]
+        if not files:
+            message = (
+                f"{self.location} does not exist; name a file, a folder or a pattern such as data/*.jsonl"
+            )
+            raise Misconfigured(message)
+        if len(files) == 1:
+            return {files[0].name: files[0]}
+        common = os.path.commonpath([file.parent for file in files])
+        return {file.relative_to(common).as_posix(): file for file in files}
+
+
+@dataclass(kw_only=True)
+class _Scan:
+    """What one reading of all files has met so far."""
+
+    names: list[str]
+    problems: int = 0
+    unread: int = 0
+    # 16 bytes for each id, however long: 200,000 ids take 30 MB.
+    seen: dict[bytes, tuple[int, int]] = field(default_factory=dict)
+    numbers: dict[str, int] = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.numbers = {name: number for number, name in enumerate(self.names)}
+
+    def place(self, document: str, name: str, number: int) -> str:
+        """Say where this id was met before, or remember that it was met here."""
+        digest = hashlib.blake2b(document.encode(), digest_size=16).digest()
+        file, line = self.seen.setdefault(digest, (self.numbers[name], number))
+        earlier = f"{self.names[file]}:{line}"
+        return "" if earlier == f"{name}:{number}" else earlier
+
+    def problem(self, name: str, number: int, reason: str) -> Problem:
+        self.problems += 1
+        return Problem(subject=f"{name}:{number}" if number else name, reason=reason)
+
+
+_KINDS = {str: "a text", list: "a list", bool: "a truth value", type(None): "null"}
+
+
+def _reader(document: Document) -> Callable[[], Document]:
+    return lambda: document
+
+
+def _hidden(path: Path) -> bool:
+    return any(part.startswith(".") for part in path.parts)
+
+
+def _stamps(files: Mapping[str, Path]) -> list[list[Any]]:
+    """Note size, time and identity of each file."""
+    stamps = []
+    for name, path in files.items():
+        try:
+            stat = path.stat()
+        except OSError:
+            stamps.append([name, -1, 0, 0])
+        else:
+            stamps.append([name, stat.st_size, stat.st_mtime_ns, stat.st_ino])
+    return stamps
+
+
+def _records(path: Path) -> Iterator[tuple[int, bytes, str]]:
+    """Read (line number, record, fault); a `.json` file may also be a single record, or a list of them."""
+    with path.open("rb", buffering=READ_BYTES) as file:
+        if path.suffix == ".json":
+            whole = file.read(LONGEST_RECORD)
+            records = _whole(whole)
+            if records is not None:
+                yield from records
+                return
+            file.seek(0)
+        number = 0
+        while raw := file.readline(LONGEST_RECORD + 1):
+            number += 1
+            whole_line = raw.endswith(b"\n")
+            if len(raw) > LONGEST_RECORD and not whole_line:
+                while raw and not raw.endswith(b"\n"):
+                    raw = file.readline(READ_BYTES)
+                yield number, b"", f"longer than {LONGEST_RECORD:,} bytes"
+                continue
+            raw = raw.strip()
+            if not raw:
+                continue
+            yield number, raw, "" if whole_line else _cut_short(raw)
+
+
+def _whole(raw: bytes) -> list[tuple[int, bytes, str]] | None:
+    """Read a file as one JSON object, or as a list of them; None where it is neither."""
+    try:
+        value = _json(decoded(raw))
+    except Rejected:
+        return None
+    if isinstance(value, list):
+        return [(number, canonical(item), "") for number, item in enumerate(value, start=1)]
+    return [(1, raw.strip(), "")]
+
+
+def _cut_short(raw: bytes) -> str:
+    """Say that the last line of a file, which has no line end, stops within its record, where it does."""
+    try:
+        _json(decoded(raw))
+    except Rejected as error:
+        return f"the file ends in the middle of this record ({error})"
+    return ""
+
+
+def _json(text: str) -> Any:  # noqa: ANN401 - whatever JSON can hold
+    try:
+        return _DECODER.decode(text)
+    except RecursionError as error:
+        message = "not JSON: nested too deeply"
+        raise Rejected(message) from error
+    except ValueError as error:
+        message = f"not JSON: {error}"
+        raise Rejected(message) from error
+
+
+def _no_constant(name: str) -> float:
+    message = f"{name} is no number of JSON"
+    raise ValueError(message)
+
+
+# Made once: `json.loads` with an option makes a decoder for each call.
+_DECODER = json.JSONDecoder(parse_constant=_no_constant)
+
+
+def _refuse_lone_surrogates(record: Mapping[str, Any]) -> None:
+    r"""Refuse half characters such as `"\ud83d"`, which no UTF-8 can hold."""
+    try:
+        canonical(record)
+    except UnicodeEncodeError as error:
+        message = f"holds half a character (\\u{ord(error.object[error.start]):04x} without its other half)"
+        raise Rejected(message) from error

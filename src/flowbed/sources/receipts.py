@@ -1,0 +1,53 @@
+"""Receipts from OCR: one a line, or one a file."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from flowbed.errors import Rejected
+from flowbed.records import Document
+from flowbed.sources.lines import Lines
+from flowbed.sources.options import Options
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
+    from pathlib import Path
+
+
+def open_receipts(
+    location: str, *, folder: Path, options: Mapping[str, object], clock: Callable[[], int]
+) -> Lines:
+    """Open receipts: a file, a folder of `*.jsonl` and `*.json`, or a pattern. There are no options.
+
+    Raises:
+        Misconfigured: an option was given.
+
+    """
+    Options("receipts", options, ())
+    return Lines(
+        location=location,
+        path=folder / location,
+        suffixes=(".jsonl", ".ndjson", ".json"),
+        document=receipt_document,
+        fingerprint="receipt",
+        clock=clock,
+    )
+
+
+def receipt_document(record: Mapping[str, Any], text: str) -> Document:
+    """Make a document of a receipt, whose lines and words are the chunker's to read.
+
+    Raises:
+        Rejected: the receipt cannot be named.
+
+    """
+    image = record.get("image_id")
+    if not isinstance(image, str) or not image or "#" in image:
+        message = f"image_id has to be a text without '#', not {image!r:.60}"
+        raise Rejected(message)
+    number = record.get("receipt_id")
+    # A bool is an int to Python, but numbers nothing.
+    if not isinstance(number, int) or isinstance(number, bool) or number < 0:
+        message = f"receipt_id has to be an integer of 0 or more, not {number!r:.60}"
+        raise Rejected(message)
+    return Document(id=f"IMAGE#{image}#RECEIPT#{number:05d}", kind="receipt", text=text)

@@ -1,0 +1,133 @@
+"""An embedder whose vectors follow from the text alone: `seeded:64` gives unit vectors of 64 dimensions.
+
+Texts with POISON in them are rejected; texts with FLAKY in them fail the first time that they are sent.
+"""
+
+from __future__ import annotations
+
+from hashlib import shake_256
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from flowbed.errors import Misconfigured, Rejected, Transient
+from flowbed.records import Embedded, Space
+from flowbed.testing.counting import count_texts
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+    from pathlib import Path
+
+    from numpy.typing import NDArray
+
+    from flowbed.records import Purpose
+
+# As many texts as OpenAI takes in one call.
+ITEMS = 2048
+
+# Four uniform bytes add up to something near enough a bell curve, in whole numbers: the vectors point everywhere alike,
+# and are the same bytes on every machine, which no logarithm or cosine of a maths library promises.
+BYTES_PER_NUMBER = 4
+
+OPTIONS = {"server", "names_inputs", "items", "price"}
+
+
+class Seeded:
+    """Equal texts have equal vectors, whatever the purpose: a query for the exact text finds it with a score of 1."""
+
+    def __init__(
+        self,
+        dimensions: int,
+        *,
+        items: int = ITEMS,
+        price: float = 0.0,
+        server: str = "",
+        names_inputs: bool = False,
+    ) -> None:
+        """Send every text to the counting process at `server` first, if one is named."""
+        self.space = Space(model=f"seeded:{dimensions}", dimensions=dimensions)
+        self.items = items
+        self.price = price
+        self._server = server
+        self._names_inputs = names_inputs
+        self._failed: set[str] = set()
+
+    async def embed(self, texts: Sequence[str], *, purpose: Purpose) -> Embedded:  # noqa: ARG002 - see the class
+        """Embed every text or none.
+
+        Raises:
+            Transient: a text says FLAKY and comes for the first time, or the counting process does not answer.
+            Rejected: a text says POISON.
+
+        """
+        if len(texts) > self.items:
+            raise Rejected(f"{len(texts)} texts in one call: at most {self.items}")
+        flaky = await self._send(texts)
+        poison = [position for position, text in enumerate(texts) if "POISON" in text]
+        if poison:
+            inputs = poison if self._names_inputs else ()
+            raise Rejected(f"{len(poison)} of {len(texts)} texts are poison", inputs=inputs)
+        if flaky:
+            raise Transient(f"{len(flaky)} of {len(texts)} texts are flaky, and were sent for the first time")
+        return Embedded(vectors=seeded(texts, self.space.dimensions), tokens=sum(map(self.count, texts)))
+
+    def count(self, text: str) -> int:
+        """Count the words between white space."""
+        return len(text.split())
+
+    async def _send(self, texts: Sequence[str]) -> Sequence[int]:
+        if self._server:
+            try:
+                return await count_texts(self._server, texts)
+            except OSError as error:
+                raise Transient(f"the counting process at {self._server} did not answer: {error}") from error
+        flaky = [
+            position for position, text in enumerate(texts) if "FLAKY" in text and text not in self._failed
+        ]
+        self._failed.update(texts[position] for position in flaky)
+        return flaky
+
+
+def open_seeded(name: str, *, cache: Path, options: Mapping[str, str]) -> Seeded:  # noqa: ARG001 - keeps no files
+    """Open the seeded embedder of as many dimensions as `name` says.
+
+    Options: `server` (host:port of a counting process), `names_inputs` (true: a rejection says which texts), `items`
+    (texts in one call), `price` (US dollars per million tokens).
+
+    Raises:
+        Misconfigured: the name is not a number, or an option is unknown or not what it should be.
+
+    """
+    if unknown := set(options) - OPTIONS:
+        raise Misconfigured(f"model seeded:{name} has no option {sorted(unknown)}; it has {sorted(OPTIONS)}")
+    try:
+        return Seeded(
+            _positive(name),
+            items=_positive(options.get("items", str(ITEMS))),
+            price=float(options.get("price", "0")),
+            server=options.get("server", ""),
+            names_inputs=options.get("names_inputs", "").lower() in {"true", "1"},
+        )
+    except ValueError as error:
+        raise Misconfigured(
+            f"model seeded:{name}: dimensions, items and price are numbers ({error})"
+        ) from error
+
+
+def seeded(texts: Sequence[str], dimensions: int) -> NDArray[np.float32]:
+    """Make one unit vector for each text."""
+    width = dimensions * BYTES_PER_NUMBER
+    drawn = b"".join(shake_256(text.encode()).digest(width) for text in texts)
+    numbers = np.frombuffer(drawn, np.uint8).reshape(len(texts), dimensions, BYTES_PER_NUMBER)
+    # Doubled and shifted by an odd number, so that the middle is 0 and no number is: no vector is without a direction.
+    centred = 2 * numbers.sum(axis=2, dtype=np.int64) - 255 * BYTES_PER_NUMBER + 1
+    lengths = np.sqrt((centred * centred).sum(axis=1, keepdims=True).astype(np.float64))
+    vectors: NDArray[np.float32] = (centred / lengths).astype(np.float32)
+    return vectors
+
+
+def _positive(text: str) -> int:
+    number = int(text)
+    if number < 1:
+        raise ValueError(f"{text} is not positive")
+    return number

@@ -1,0 +1,180 @@
+"""What every source must do, as tests to subclass.
+
+    class TestMine(SourceContract):
+        def open_source(self, folder):
+            return Mine(folder)
+
+        def write(self, folder, name, text): ...
+        def remove(self, folder, name): ...
+
+Needs pytest and pytest-asyncio (in its `auto` mode).
+"""
+
+from __future__ import annotations
+
+from contextlib import aclosing
+from typing import TYPE_CHECKING
+
+import pytest
+
+from flowbed.errors import Misconfigured, Rejected
+from flowbed.records import Document
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+    from pathlib import Path
+
+    from flowbed.records import Entry, Page
+    from flowbed.sources import Source
+
+# More than one page of any source.
+MANY = 1_100
+
+
+async def pages(source: Source, cursor: str = "") -> list[Page]:
+    """Fetch to the end."""
+    return [page async for page in source.fetch(cursor)]
+
+
+def entries(fetched: Sequence[Page]) -> list[Entry]:
+    """Everything that was listed, in order."""
+    return [entry for page in fetched for entry in page.entries]
+
+
+def etags(fetched: Sequence[Page]) -> dict[str, str]:
+    """What was listed, by document."""
+    return {entry.document: entry.etag for entry in entries(fetched)}
+
+
+class SourceContract:
+    """Tests of a source that lists what lies in `folder`."""
+
+    def open_source(self, folder: Path) -> Source:
+        """Open the source under test; what was written before now has to count as settled."""
+        raise NotImplementedError
+
+    def write(self, folder: Path, name: str, text: str) -> str:
+        """Create or replace a document and return its id; `name` is a plain word."""
+        raise NotImplementedError
+
+    def remove(self, folder: Path, name: str) -> None:
+        """Remove a document."""
+        raise NotImplementedError
+
+    def empty(self, folder: Path) -> None:
+        """Make the location exist, with no document in it."""
+        folder.mkdir(exist_ok=True)
+
+    @pytest.fixture
+    def folder(self, tmp_path: Path) -> Path:
+        """Give a folder with nothing in it."""
+        folder = tmp_path / "source"
+        self.empty(folder)
+        return folder
+
+    @pytest.fixture
+    def three(self, folder: Path) -> list[str]:
+        """Write three documents and give their ids."""
+        return [self.write(folder, name, f"the text of {name}") for name in ("one", "two", "three")]
+
+    async def test_everything_is_listed_once(self, folder: Path, three: list[str]) -> None:
+        """A first fetch lists every document once, and the last page says that this was all."""
+        fetched = await pages(self.open_source(folder))
+        assert sorted(entry.document for entry in entries(fetched)) == sorted(three)
+        assert [page.complete for page in fetched] == [False] * (len(fetched) - 1) + [True]
+        assert not any(page.problems or page.gone for page in fetched)
+
+    async def test_entries_can_be_read(self, folder: Path, three: list[str]) -> None:
+        """Reading an entry gives the document that it listed, twice the same."""
+        fetched = await pages(self.open_source(folder))
+        for entry in entries(fetched):
+            document = entry.read()
+            assert document.id == entry.document
+            assert "the text of" in document.text
+            assert isinstance(document, Document)
+            assert document.hash == entry.read().hash
+            document.hash.encode("ascii")
+
+    async def test_nothing_moves_without_an_edit(self, folder: Path, three: list[str]) -> None:
+        """A second fetch from where the first ended lists nothing whose etag has moved, and nothing as gone."""
+        source = self.open_source(folder)
+        first = await pages(source)
+        second = await pages(source, first[-1].cursor)
+        assert etags(second).items() <= etags(first).items()
+        assert not any(page.gone for page in second)
+        assert not second[-1].complete or etags(second) == etags(first)
+
+    async def test_two_fetches_agree(self, folder: Path, three: list[str]) -> None:
+        """Two fetches from the beginning list the same, in the same order."""
+        first = await pages(self.open_source(folder))
+        second = await pages(self.open_source(folder))
+        assert [(entry.document, entry.etag) for entry in entries(first)] == [
+            (entry.document, entry.etag) for entry in entries(second)
+        ]
+
+    async def test_an_edit_is_seen(self, folder: Path, three: list[str]) -> None:
+        """After an edit, the etag of that document has moved, no other has, and reading gives the new text."""
+        source = self.open_source(folder)
+        first = await pages(source)
+        edited = self.write(folder, "two", "quite another text")
+        second = await pages(source, first[-1].cursor)
+        moved = {
+            entry.document: entry
+            for entry in entries(second)
+            if etags(first).get(entry.document) != entry.etag
+        }
+        assert list(moved) == [edited]
+        assert "quite another text" in moved[edited].read().text
+
+    async def test_an_addition_is_seen(self, folder: Path, three: list[str]) -> None:
+        """After an addition, the new document is listed."""
+        source = self.open_source(folder)
+        first = await pages(source)
+        added = self.write(folder, "four", "the text of four")
+        assert added in etags(await pages(source, first[-1].cursor))
+
+    async def test_a_removal_is_seen(self, folder: Path, three: list[str]) -> None:
+        """After a removal, a complete fetch no longer lists the document, or names it as gone."""
+        source = self.open_source(folder)
+        first = await pages(source)
+        self.remove(folder, "two")
+        second = await pages(source, first[-1].cursor)
+        missed = second[-1].complete and three[1] not in etags(second)
+        assert missed or three[1] in [document for page in second for document in page.gone]
+
+    async def test_what_vanished_cannot_be_read_as_something_else(
+        self, folder: Path, three: list[str]
+    ) -> None:
+        """Reading an entry whose document has been removed gives the document as it was, or is rejected."""
+        fetched = await pages(self.open_source(folder))
+        self.remove(folder, "two")
+        (entry,) = (entry for entry in entries(fetched) if entry.document == three[1])
+        try:
+            assert "the text of two" in entry.read().text
+        except Rejected as error:
+            assert str(error)  # noqa: PT017 - either outcome is right
+
+    async def test_an_empty_location_is_complete(self, folder: Path) -> None:
+        """A location without documents is one complete page without entries."""
+        (page,) = await pages(self.open_source(folder))
+        assert page.complete
+        assert not page.entries
+        assert not page.problems
+
+    async def test_a_missing_location_is_misconfigured(self, tmp_path: Path) -> None:
+        """Fetching from a location that does not exist says so, and lists nothing."""
+        with pytest.raises(Misconfigured, match="does not exist"):
+            await pages(self.open_source(tmp_path / "nowhere"))
+
+    async def test_an_interrupted_fetch_loses_nothing(self, folder: Path) -> None:
+        """A fetch from the cursor of any page lists whatever the pages up to it did not."""
+        written = {self.write(folder, f"n{number:04d}", f"the text of {number}") for number in range(MANY)}
+        source = self.open_source(folder)
+        seen: set[str] = set()
+        cursor = ""
+        async with aclosing(source.fetch(cursor)) as fetch:  # type: ignore[type-var]
+            async for page in fetch:
+                seen |= {entry.document for entry in page.entries}
+                cursor = page.cursor
+                break
+        assert seen | set(etags(await pages(source, cursor))) == written

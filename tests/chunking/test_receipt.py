@@ -1,0 +1,187 @@
+"""Receipts: ids, what a user filters by, context, and what is refused."""
+
+from __future__ import annotations
+
+import json
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from flowbed.chunking import Rules, chunk
+from flowbed.errors import Misconfigured, Rejected
+from flowbed.records import Chunk, Document
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+RULES = Rules(source="scans", collections=("lines", "words"))
+
+
+def count(text: str) -> int:
+    return len(text.split())
+
+
+def word(number: int, text: str, **fields: Any) -> dict[str, Any]:
+    return {"word_id": number, "text": text, **fields}
+
+
+def receipt(**fields: Any) -> dict[str, Any]:
+    """Make a receipt of two lines."""
+    box = {"x": 1, "y": 2.5, "width": 30, "height": 4}
+    total = [word(2, "GRAND"), word(3, "TOTAL", bounding_box=box), word(4, "7.80")]
+    return {
+        "image_id": "i1",
+        "receipt_id": 1,
+        "merchant_name": "SHOP",
+        "date": "04-04-2018",
+        "total": "7.80",
+        "address": "",
+        "lines": [
+            {"line_id": 1, "text": "SHOP", "words": [word(1, "SHOP")]},
+            {"line_id": 2, "text": "GRAND TOTAL 7.80", "bounding_box": box, "words": total},
+        ],
+        **fields,
+    }
+
+
+def chunked(content: object, rules: Rules = RULES, **metadata: str) -> list[Chunk]:
+    text = content if isinstance(content, str) else json.dumps(content)
+    return chunk(Document(id="doc", kind="receipt", text=text, metadata=metadata), rules, count)
+
+
+def test_ids_and_collections() -> None:
+    """Lines and words have ids made of the numbers they carry, each in its own collection."""
+    assert [(made.collection, made.id, made.text) for made in chunked(receipt())] == [
+        ("lines", "IMAGE#i1#RECEIPT#00001#LINE#00001", "SHOP"),
+        ("lines", "IMAGE#i1#RECEIPT#00001#LINE#00002", "GRAND TOTAL 7.80"),
+        ("words", "IMAGE#i1#RECEIPT#00001#LINE#00001#WORD#00001", "SHOP"),
+        ("words", "IMAGE#i1#RECEIPT#00001#LINE#00002#WORD#00002", "GRAND"),
+        ("words", "IMAGE#i1#RECEIPT#00001#LINE#00002#WORD#00003", "TOTAL"),
+        ("words", "IMAGE#i1#RECEIPT#00001#LINE#00002#WORD#00004", "7.80"),
+    ]
+
+
+def test_metadata() -> None:
+    """A word says where it is, on whose receipt, and what stands beside it; what is not known is left out."""
+    (total,) = (made for made in chunked(receipt(), shelf="A") if made.text == "TOTAL")
+    assert total.metadata == {
+        "source": "scans",
+        "document": "doc",
+        "shelf": "A",
+        "image_id": "i1",
+        "receipt_id": 1,
+        "line_id": 2,
+        "word_id": 3,
+        "merchant_name": "SHOP",
+        "date": "04-04-2018",
+        "total": "7.80",
+        "x": 1,
+        "y": 2.5,
+        "width": 30,
+        "height": 4,
+        "previous": "GRAND",
+        "next": "7.80",
+    }
+    first, second = (made for made in chunked(receipt()) if made.collection == "lines")
+    assert (first.metadata["next"], second.metadata["previous"]) == ("GRAND TOTAL 7.80", "SHOP")
+    assert "previous" not in first.metadata
+    assert "word_id" not in first.metadata
+
+
+def test_names_of_collections_are_free() -> None:
+    """The first collection is for lines and the second for words, whatever they are called."""
+    rules = Rules(source="scans", collections=("shop-lines", "shop-words"))
+    assert {made.collection for made in chunked(receipt(), rules)} == {"shop-lines", "shop-words"}
+
+
+def test_neighbours_are_sent_with_a_word() -> None:
+    """With neighbours, a word is sent with those beside it on its line; lines and texts stay as they are."""
+    rules = Rules(source="scans", collections=("lines", "words"), neighbours=1)
+    sent = {made.text: made.sent for made in chunked(receipt(), rules) if made.collection == "words"}
+    assert sent == {
+        "SHOP": "SHOP",
+        "GRAND": "GRAND (GRAND TOTAL)",
+        "TOTAL": "TOTAL (GRAND TOTAL 7.80)",
+        "7.80": "7.80 (TOTAL 7.80)",
+    }
+    assert all(made.sent == made.text for made in chunked(receipt()))
+
+
+def test_neighbours_keep_to_the_capacity() -> None:
+    """Neighbours that would exceed the capacity are left out, the outer ones first."""
+    words = [word(number, "a " * 9) for number in range(1, 6)]
+    content = receipt(lines=[{"line_id": 1, "text": "x", "words": words}])
+    rules = Rules(source="scans", collections=("lines", "words"), neighbours=2, capacity=40)
+    assert [made.tokens for made in chunked(content, rules)] == [1, 36, 36, 36, 36, 36]
+
+
+def test_blank_text_is_no_chunk() -> None:
+    """Blank lines and words are no chunks and nobody's neighbours; a line needs no words."""
+    lines = [
+        {"line_id": 1, "text": "A"},
+        {"line_id": 2, "text": " ", "words": [word(1, ""), word(2, " B "), word(3, "\t")]},
+        {"line_id": 3, "text": "C"},
+    ]
+    made = chunked(receipt(lines=lines))
+    assert [part.text for part in made] == ["A", "C", "B"]
+    assert made[0].metadata["next"] == "C"
+    assert len({part.ordinal for part in made}) == 3
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        pytest.param("{", "doc: not JSON", id="not json"),
+        pytest.param("[" * 100_000, "doc: not JSON", id="deep"),
+        pytest.param([], "is a JSON object", id="list"),
+        pytest.param(receipt(image_id=None), "image_id has to be a text", id="no image"),
+        pytest.param(receipt(image_id="a#b"), "without '#'", id="hash in image"),
+        pytest.param(receipt(receipt_id="1"), "receipt_id has to be an integer.*'1'", id="text as number"),
+        pytest.param(receipt(receipt_id=True), "receipt_id has to be an integer", id="bool as number"),
+        pytest.param(receipt(lines=None), "lines has to be a list", id="no lines"),
+        pytest.param(receipt(lines=[1]), "each of lines has to be a JSON object", id="number as line"),
+        pytest.param(receipt(lines=[{"text": "x"}]), "line_id has to be an integer", id="no line_id"),
+        pytest.param(receipt(lines=[{"line_id": 5}]), "line 5: text has to be a text", id="no text"),
+        pytest.param(receipt(total=[1]), "total has to be a text or a number", id="list as total"),
+        pytest.param(
+            receipt(lines=[{"line_id": 5, "text": "x"}, {"line_id": 5, "text": "y"}]),
+            "doc: line_id 5 occurs twice",
+            id="line twice",
+        ),
+        pytest.param(
+            receipt(lines=[{"line_id": 5, "text": "x", "words": [word(7, "x"), word(7, "x")]}]),
+            "line 5: word_id 7 occurs twice",
+            id="word twice",
+        ),
+        pytest.param(
+            receipt(lines=[{"line_id": 5, "text": "x", "bounding_box": []}]),
+            "bounding_box has to be a JSON object",
+            id="list as box",
+        ),
+        pytest.param(
+            receipt(lines=[{"line_id": 5, "text": "x", "words": [word(7, "x", bounding_box={"x": 1})]}]),
+            "line 5, word 7: y of bounding_box has to be a number",
+            id="box without y",
+        ),
+    ],
+)
+def test_a_malformed_receipt_is_rejected(content: object, message: str) -> None:
+    """A malformed receipt is rejected with what is wrong, and where."""
+    with pytest.raises(Rejected, match=message):
+        chunked(content)
+
+
+def test_one_collection_is_too_few() -> None:
+    """Rules with one collection cannot hold receipts, which is said."""
+    with pytest.raises(Misconfigured, match="two collections"):
+        chunked(receipt(), Rules(source="scans", collections=("lines",)))
+
+
+def test_all_receipts(data: Path) -> None:
+    """Every line and word of the real receipts becomes one chunk, with an id of its own."""
+    made: list[Chunk] = []
+    for number, line in enumerate((data / "receipts.jsonl").read_text().splitlines()):
+        made += chunk(Document(id=str(number), kind="receipt", text=line), RULES, count)
+    assert sum(part.collection == "lines" for part in made) == 16_879
+    assert sum(part.collection == "words" for part in made) == 36_235
+    assert len({part.id for part in made}) == len(made)

@@ -1,0 +1,351 @@
+"""The cache in front of an embedder: nothing is sent twice, and nothing that fails in it is felt."""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import sqlite3
+from typing import TYPE_CHECKING
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from flowbed import telemetry
+from flowbed.embedding.cache import Cached
+from flowbed.embedding.memory import VectorMemory
+from flowbed.errors import Error, Misconfigured, OutOfSpace, Rejected, Transient
+from flowbed.ledger.vectors import VectorFile
+from flowbed.records import Embedded, Space, vector_key
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping, Sequence
+    from pathlib import Path
+    from typing import Any
+
+    from numpy.typing import NDArray
+
+    from flowbed.records import Purpose
+
+DIMENSIONS = 8
+SPACE = Space(model="seeded", dimensions=DIMENSIONS)
+
+
+def vector_of(text: str, purpose: Purpose = "document") -> NDArray[np.float32]:
+    seed = int.from_bytes(hashlib.sha256(f"{purpose} {text}".encode()).digest()[:8], "big")
+    vector = np.random.default_rng(seed).normal(size=DIMENSIONS)
+    return np.asarray(vector / np.linalg.norm(vector), dtype=np.float32)
+
+
+class Provider:
+    """An embedder whose vectors follow from the text, which notes what it is sent and waits at a gate."""
+
+    space = SPACE
+    items = 100
+    price = 0.5
+
+    def __init__(self) -> None:
+        self.sent: list[list[str]] = []
+        self.gate = asyncio.Event()
+        self.gate.set()
+        self.errors: list[Error] = []
+
+    async def embed(self, texts: Sequence[str], *, purpose: Purpose) -> Embedded:
+        self.sent.append(list(texts))
+        await self.gate.wait()
+        if self.errors:
+            raise self.errors.pop(0)
+        bad = [place for place, text in enumerate(texts) if text.startswith("bad")]
+        if bad:
+            message = "texts are bad"
+            raise Rejected(message, inputs=bad)
+        return Embedded(
+            vectors=np.array([vector_of(text, purpose) for text in texts]),
+            tokens=sum(self.count(text) for text in texts),
+            truncated=tuple(place for place, text in enumerate(texts) if text.startswith("long")),
+        )
+
+    def count(self, text: str) -> int:
+        return len(text.split())
+
+
+class Tier(dict[bytes, bytes]):
+    """A tier that notes what it is asked, and fails when told to."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.asked: list[list[bytes]] = []
+        self.error: Exception | None = None
+
+    async def get_many(self, keys: Sequence[bytes]) -> dict[bytes, bytes]:
+        self.asked.append(list(keys))
+        await asyncio.sleep(0)
+        if self.error:
+            raise self.error
+        return {key: self[key] for key in keys if key in self}
+
+    async def put_many(self, vectors: Mapping[bytes, bytes]) -> None:
+        await asyncio.sleep(0)
+        if self.error:
+            raise self.error
+        self.update(vectors)
+
+
+@pytest.fixture
+def provider() -> Provider:
+    return Provider()
+
+
+def expected(texts: Sequence[str]) -> NDArray[np.float32]:
+    return np.array([vector_of(text) for text in texts])
+
+
+async def test_a_text_is_sent_once(provider: Provider) -> None:
+    """Doubles inside a call and texts of earlier calls are not sent; order is kept and only what is sent counts."""
+    cached = Cached(provider, [Tier()])
+    first = await cached.embed(["b b", "a", "b b"], purpose="document")
+    second = await cached.embed(["a", "c c c", "b b", "a"], purpose="document")
+    assert provider.sent == [["b b", "a"], ["c c c"]]
+    assert (first.vectors == expected(["b b", "a", "b b"])).all()
+    assert (second.vectors == expected(["a", "c c c", "b b", "a"])).all()
+    assert (first.tokens, second.tokens) == (3, 3)
+    assert (cached.space, cached.items, cached.price, cached.count("x y")) == (SPACE, 100, 0.5, 2)
+
+
+async def test_purposes_do_not_mix(provider: Provider) -> None:
+    """The same text as a query and as a document has two vectors."""
+    cached = Cached(provider, [Tier()])
+    document = await cached.embed(["a"], purpose="document")
+    query = await cached.embed(["a"], purpose="query")
+    assert (document.vectors != query.vectors).any()
+    assert len(provider.sent) == 2
+
+
+async def test_no_texts_ask_nobody(provider: Provider) -> None:
+    """An empty call answers an empty array and sends nothing."""
+    tier = Tier()
+    embedded = await Cached(provider, [tier]).embed([], purpose="document")
+    assert embedded.vectors.shape == (0, DIMENSIONS)
+    assert not provider.sent
+    assert not tier.asked
+
+
+@given(
+    calls=st.lists(st.lists(st.sampled_from("abcdefgh"), max_size=12), max_size=6),
+    held=st.sets(st.sampled_from("abcd")),
+)
+def test_any_calls_at_once_send_each_text_once(calls: list[list[str]], held: set[str]) -> None:
+    """However calls overlap, each distinct text is sent at most once in all and each call gets its vectors."""
+
+    async def check() -> None:
+        provider, near, far = Provider(), Tier(), Tier()
+        far.update({vector_key(SPACE, "document", text): vector_of(text).tobytes() for text in held})
+        cached = Cached(provider, [near, far])
+        answers = await asyncio.gather(*(cached.embed(call, purpose="document") for call in calls))
+        sent = [text for texts in provider.sent for text in texts]
+        assert sorted(sent) == sorted({text for call in calls for text in call} - held)
+        for call, answer in zip(calls, answers, strict=True):
+            assert (answer.vectors == expected(call).reshape(-1, DIMENSIONS)).all()
+        assert sum(answer.tokens for answer in answers) == len(sent)
+
+    asyncio.run(check())
+
+
+async def test_call_waits_for_the_text_of_another(provider: Provider) -> None:
+    """A text that another call has sent is awaited, while what is new is sent at once."""
+    cached = Cached(provider, [Tier()])
+    provider.gate.clear()
+    first = asyncio.create_task(cached.embed(["a", "b"], purpose="document"))
+    await asyncio.sleep(0.01)
+    second = asyncio.create_task(cached.embed(["b", "c"], purpose="document"))
+    await asyncio.sleep(0.01)
+    assert provider.sent == [["a", "b"], ["c"]]
+    provider.gate.set()
+    assert (await first).tokens == 2
+    answer = await second
+    assert (answer.vectors == expected(["b", "c"])).all()
+    assert answer.tokens == 1
+
+
+async def test_waiting_call_outlives_the_failure_of_the_other(provider: Provider) -> None:
+    """When the call that sent a text fails, those waiting for it send it themselves."""
+    cached = Cached(provider, [Tier()])
+    provider.gate.clear()
+    provider.errors.append(Transient("try later"))
+    calls = [asyncio.create_task(cached.embed(["a"], purpose="document")) for _ in range(3)]
+    await asyncio.sleep(0.01)
+    provider.gate.set()
+    first, *others = await asyncio.gather(*calls, return_exceptions=True)
+    assert isinstance(first, Transient)
+    assert [answer.tokens for answer in others if isinstance(answer, Embedded)] == [1, 0]
+    assert len(provider.sent) == 2
+
+
+async def test_waiting_call_outlives_the_cancellation_of_the_other(provider: Provider) -> None:
+    """When the call that sent a text is cancelled, those waiting for it neither hang nor are cancelled."""
+    cached = Cached(provider, [Tier()])
+    provider.gate.clear()
+    first = asyncio.create_task(cached.embed(["a"], purpose="document"))
+    await asyncio.sleep(0.01)
+    second = asyncio.create_task(cached.embed(["a"], purpose="document"))
+    await asyncio.sleep(0.01)
+    first.cancel()
+    provider.gate.set()
+    async with asyncio.timeout(5):
+        assert ((await second).vectors == expected(["a"])).all()
+    assert first.cancelled()
+
+
+async def test_cancelled_waiter_does_not_disturb_the_others(provider: Provider) -> None:
+    """Giving up a call that waits leaves the call it waits for, and other waiters, as they are."""
+    cached = Cached(provider, [Tier()])
+    provider.gate.clear()
+    calls = [asyncio.create_task(cached.embed(["a"], purpose="document")) for _ in range(3)]
+    await asyncio.sleep(0.01)
+    calls[1].cancel()
+    await asyncio.sleep(0.01)
+    provider.gate.set()
+    async with asyncio.timeout(5):
+        assert ((await calls[0]).vectors == expected(["a"])).all()
+        assert ((await calls[2]).vectors == expected(["a"])).all()
+    assert len(provider.sent) == 1
+
+
+async def test_rejected_positions_are_those_of_the_caller(provider: Provider) -> None:
+    """Where only some texts were sent, a rejection names the caller's positions, doubles included."""
+    cached = Cached(provider, [Tier()])
+    await cached.embed(["a"], purpose="document")
+    with pytest.raises(Rejected, match="texts are bad") as refused:
+        await cached.embed(["a", "bad", "b", "a", "bad", "bad too"], purpose="document")
+    assert refused.value.inputs == (1, 4, 5)
+    assert isinstance(refused.value.__cause__, Rejected)
+    with pytest.raises(Rejected) as refused:
+        await cached.embed(["a", "\ud800"], purpose="document")
+    assert refused.value.inputs == (1,)
+
+
+async def test_arrays_belong_to_the_caller(provider: Provider) -> None:
+    """Changing an answer changes neither the cache nor another answer."""
+    cached = Cached(provider, [Tier()])
+    for _ in range(2):
+        answer = await cached.embed(["a", "a"], purpose="document")
+        assert answer.vectors.dtype == np.float32
+        assert (answer.vectors == expected(["a", "a"])).all()
+        answer.vectors[0] = 0
+        assert (answer.vectors[1] == vector_of("a")).all()
+        found = await cached.lookup(["a"], purpose="document")
+        found["a"][:] = 0
+
+
+async def test_truncated_marks_are_kept_with_the_vector(provider: Provider) -> None:
+    """A text whose end was cut off is named in each call that wants it, sent or not."""
+    cached = Cached(provider, [Tier()])
+    sent = await cached.embed(["a", "long", "long"], purpose="document")
+    kept = await cached.embed(["long", "b", "a"], purpose="document")
+    assert sent.truncated == (1, 2)
+    assert kept.truncated == (0,)
+    assert provider.sent == [["a", "long"], ["b"]]
+    assert (kept.vectors[0] == vector_of("long")).all()
+
+
+async def test_far_tier_fills_the_near_one(provider: Provider) -> None:
+    """What only a far tier holds is brought nearer, and is not asked for there again."""
+    near, far = Tier(), Tier()
+    far[vector_key(SPACE, "document", "a")] = vector_of("a").tobytes()
+    cached = Cached(provider, [near, far])
+    for _ in range(2):
+        assert ((await cached.embed(["a"], purpose="document")).vectors == expected(["a"])).all()
+    assert near == far
+    assert len(far.asked) == 1
+    assert not provider.sent
+
+
+@pytest.mark.parametrize(
+    "value", [b"", bytes(4 * DIMENSIONS - 4), bytes(4 * DIMENSIONS + 1), bytes(8 * DIMENSIONS)]
+)
+async def test_value_of_the_wrong_length_is_ignored(provider: Provider, value: bytes) -> None:
+    """A stored value that is no vector of this space is embedded anew and replaced."""
+    tier = Tier()
+    key = vector_key(SPACE, "document", "a")
+    tier[key] = value
+    assert (
+        (await Cached(provider, [tier]).embed(["a"], purpose="document")).vectors == expected(["a"])
+    ).all()
+    assert tier[key] == vector_of("a").tobytes()
+
+
+@pytest.mark.parametrize(
+    "error", [OutOfSpace("disk is full"), sqlite3.OperationalError("locked"), ConnectionError()]
+)
+async def test_failing_tier_is_not_felt(
+    provider: Provider, error: Exception, caplog: pytest.LogCaptureFixture
+) -> None:
+    """A tier that fails is left alone for a while with one warning, the others serve, and later it is used again."""
+    now = 0.0
+    broken, sound = Tier(), Tier()
+    broken.error = error
+    cached = Cached(provider, [broken, sound], clock=lambda: now)
+    for _ in range(3):
+        assert ((await cached.embed(["a"], purpose="document")).vectors == expected(["a"])).all()
+    assert provider.sent == [["a"]]
+    assert len(broken.asked) == 1
+    assert caplog.text.count("left alone") == 1
+    now, broken.error = 61.0, None
+    await cached.embed(["a"], purpose="document")
+    assert broken == sound
+
+
+async def test_lookup_sends_nothing(provider: Provider) -> None:
+    """Looking up answers only what is kept."""
+    cached = Cached(provider, [Tier()])
+    await cached.embed(["a", "long"], purpose="document")
+    found = await cached.lookup(["long", "b", "a", "a"], purpose="document")
+    assert set(found) == {"a", "long"}
+    assert (found["long"] == vector_of("long")).all()
+    assert await cached.lookup(["b"], purpose="document") == {}
+    assert len(provider.sent) == 1
+
+
+async def test_vectors_that_came_another_way_are_kept(provider: Provider) -> None:
+    """Vectors of a batch job serve later calls; those of another width are refused."""
+    cached = Cached(provider, [Tier()])
+    await cached.keep(["a", "b"], Embedded(vectors=expected(["a", "b"])), purpose="document")
+    assert ((await cached.embed(["b", "a"], purpose="document")).vectors == expected(["b", "a"])).all()
+    assert not provider.sent
+    with pytest.raises(Misconfigured, match="shape"):
+        await cached.keep(["a"], Embedded(vectors=np.zeros((1, 3), dtype=np.float32)), purpose="document")
+
+
+async def test_vector_with_a_hole_is_not_kept(provider: Provider) -> None:
+    """A vector that is not finite is never given back from the cache."""
+    tier = Tier()
+    cached = Cached(provider, [tier])
+    await cached.keep(
+        ["a"], Embedded(vectors=np.full((1, DIMENSIONS), np.nan, dtype=np.float32)), purpose="document"
+    )
+    assert not tier
+
+
+async def test_keeping_is_reported(provider: Provider) -> None:
+    """The point at which vectors are kept is reported once for each call that sent something."""
+    points: list[tuple[str, dict[str, Any]]] = []
+    stop: Callable[[], None] = telemetry.listen(lambda point, facts: points.append((point, facts)))
+    cached = Cached(provider, [Tier(), Tier()])
+    for _ in range(2):
+        await cached.embed(["a", "b"], purpose="document")
+    stop()
+    assert points == [(telemetry.VECTORS_KEPT, {"vectors": 2})]
+
+
+async def test_memory_and_disk_work_together(provider: Provider, tmp_path: Path) -> None:
+    """With the real tiers, a new process finds on disk what an old one was sent."""
+    for round_ in range(2):
+        disk = VectorFile(tmp_path / "vectors.db", limit=10**8, clock=lambda: 1e9)
+        cached = Cached(provider, [VectorMemory(limit=10**6, ttl=60), disk])
+        for _ in range(2):
+            answer = await cached.embed(["a", "long"], purpose="document")
+            assert (answer.vectors == expected(["a", "long"])).all()
+            assert answer.truncated == (1,)
+        assert len(provider.sent) == 1, round_
+        await disk.close()

@@ -1,0 +1,314 @@
+"""The local model: its vectors, its window, and what it does with odd texts."""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+import json
+import threading
+import time
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from safetensors.numpy import load_file
+from tokenizers import Tokenizer
+
+from flowbed.embedding import open_embedder
+from flowbed.embedding.onnx import open_onnx
+from flowbed.embedding.weights import find_checkpoint
+from flowbed.errors import Misconfigured, Rejected
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+    from pathlib import Path
+
+    from numpy.typing import NDArray
+
+    from flowbed.embedding.onnx import Onnx
+
+TEXTS = [
+    "",
+    " ",
+    "TOTAL RM 7.80",
+    "How do we rotate the signing keys of the release server?",
+    "Юнит-тесты падают на новой машине",
+    "埋め込みの索引をデータと同期させる",
+    "مرحبا بالعالم 🌍 héllo",
+    "word " * 180,
+]
+
+
+def erf(x: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Compute the error function by its series, accurate far below what is compared here."""
+    x = np.clip(x, -5, 5)
+    total, term = x.copy(), x.copy()
+    for n in range(1, 120):
+        term = -term * x * x / n
+        total = total + term / (2 * n + 1)
+    return np.asarray(total * 2 / np.sqrt(np.pi))
+
+
+def reference(
+    folder: Path, text: str, *, pooling: str = "mean", first_position: int = 0
+) -> NDArray[np.float64]:
+    """Embed one text with a plain, slow BERT in float64."""
+    config = json.loads((folder / "config.json").read_text())
+    tensors = {
+        name: value.astype(np.float64) for name, value in load_file(folder / "model.safetensors").items()
+    }
+    tokenizer = Tokenizer.from_file(str(folder / "tokenizer.json"))
+    tokenizer.no_truncation()
+    tokenizer.no_padding()
+    ids = tokenizer.encode(text).ids
+    heads = config["num_attention_heads"]
+
+    def dense(x: NDArray[np.float64], name: str) -> NDArray[np.float64]:
+        return np.asarray(x @ tensors[f"{name}.weight"].T + tensors[f"{name}.bias"])
+
+    def norm(x: NDArray[np.float64], name: str) -> NDArray[np.float64]:
+        spread = np.sqrt(x.var(axis=-1, keepdims=True) + config["layer_norm_eps"])
+        scaled = (x - x.mean(axis=-1, keepdims=True)) / spread
+        return np.asarray(scaled * tensors[f"{name}.weight"] + tensors[f"{name}.bias"])
+
+    hidden = norm(
+        tensors["embeddings.word_embeddings.weight"][ids]
+        + tensors["embeddings.position_embeddings.weight"][first_position : first_position + len(ids)]
+        + tensors["embeddings.token_type_embeddings.weight"][0],
+        "embeddings.LayerNorm",
+    )
+    for layer in range(config["num_hidden_layers"]):
+        name = f"encoder.layer.{layer}"
+        query, key, value = (
+            dense(hidden, f"{name}.attention.self.{part}").reshape(len(ids), heads, -1).transpose(1, 0, 2)
+            for part in ("query", "key", "value")
+        )
+        scores = query @ key.transpose(0, 2, 1) / np.sqrt(query.shape[-1])
+        weights = np.exp(scores - scores.max(axis=-1, keepdims=True))
+        weights /= weights.sum(axis=-1, keepdims=True)
+        mixed = (weights @ value).transpose(1, 0, 2).reshape(len(ids), -1)
+        hidden = norm(
+            dense(mixed, f"{name}.attention.output.dense") + hidden, f"{name}.attention.output.LayerNorm"
+        )
+        inner = dense(hidden, f"{name}.intermediate.dense")
+        inner = inner * 0.5 * (1 + erf(inner / np.sqrt(2)))
+        hidden = norm(dense(inner, f"{name}.output.dense") + hidden, f"{name}.output.LayerNorm")
+    pooled = hidden[0] if pooling == "cls" else hidden.mean(axis=0)
+    return np.asarray(pooled / np.linalg.norm(pooled))
+
+
+async def vectors(model: Onnx, texts: Sequence[str]) -> NDArray[np.float32]:
+    return (await model.embed(texts, purpose="document")).vectors
+
+
+async def test_default_model_agrees_with_a_plain_bert(default_model: Onnx, graphs: Path) -> None:
+    """The default model's vectors agree to 1e-4 with a reference computed in float64."""
+    folder = find_checkpoint("", cache=graphs, download=False).folder
+    expected = np.array([reference(folder, text) for text in TEXTS])
+    assert np.abs(await vectors(default_model, TEXTS) - expected).max() < 1e-4
+
+
+@pytest.mark.parametrize("pooling", ["mean", "cls"])
+@pytest.mark.parametrize(("family", "first"), [("bert", 0), ("xlm-roberta", 2)])
+async def test_family_agrees_with_a_plain_bert(
+    tiny: Callable[..., Path], tmp_path: Path, pooling: str, family: str, first: int
+) -> None:
+    """Each way to pool and each numbering of positions gives the reference's vectors."""
+    folder = tiny(pooling=pooling, model_type=family)
+    model = open_onnx(str(folder), cache=tmp_path / "cache", options={})
+    texts = ["a", "hello there", "abc def ghi", ""]
+    expected = np.array([reference(folder, text, pooling=pooling, first_position=first) for text in texts])
+    assert np.abs(await vectors(model, texts) - expected).max() < 1e-5
+    assert model.space.pooling == f"{pooling}+split"
+
+
+async def test_vector_does_not_depend_on_its_batch(default_model: Onnx, data: Path) -> None:
+    """A text's vector is the same to 1e-5 alone and among hundreds of texts of other lengths."""
+    corpus = [
+        json.loads(line)["text"] for line in (data / "retrieval" / "corpus.jsonl").read_text().splitlines()
+    ]
+    texts = [*TEXTS, *corpus[:60], *(text[:40] for text in corpus[:150])]
+    together = await vectors(default_model, texts)
+    for place in (*range(len(TEXTS)), 20, 50, 100, 200):
+        alone = await vectors(default_model, [texts[place]])
+        assert np.abs(alone[0] - together[place]).max() < 1e-5
+
+
+@settings(max_examples=25, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(
+    texts=st.lists(st.text(st.characters(exclude_categories=["Cs"]), max_size=300), min_size=1, max_size=8)
+)
+def test_any_text_has_one_unit_vector(default_model: Onnx, texts: list[str]) -> None:
+    """Whatever Unicode a text holds, it gets a unit vector that is the same alone and in company."""
+
+    async def check() -> None:
+        together = await vectors(default_model, texts)
+        assert np.abs(np.linalg.norm(together, axis=1) - 1).max() < 1e-5
+        alone = np.concatenate([await vectors(default_model, [text]) for text in texts])
+        assert np.abs(alone - together).max() < 1e-5
+
+    asyncio.run(check())
+
+
+async def test_order_is_kept(default_model: Onnx) -> None:
+    """Vectors come back in the order of the texts, although batches are sorted by length."""
+    texts = ["one two three four five six seven", "one", "one two three"]
+    forward = await vectors(default_model, texts)
+    backward = await vectors(default_model, texts[::-1])
+    assert np.abs(forward - backward[::-1]).max() < 1e-5
+
+
+async def test_lone_surrogates_are_rejected_by_position(default_model: Onnx) -> None:
+    """Texts that are not Unicode are refused, and the error says which they are."""
+    with pytest.raises(Rejected) as refused:
+        await default_model.embed(["fine", "bad \ud800", "fine", "\udfff"], purpose="document")
+    assert refused.value.inputs == (1, 3)
+    with pytest.raises(Rejected):
+        default_model.count("\ud800")
+
+
+async def test_no_texts_make_no_vectors(default_model: Onnx) -> None:
+    """An empty call answers an empty array of the right width."""
+    embedded = await default_model.embed([], purpose="query")
+    assert embedded.vectors.shape == (0, 384)
+
+
+async def test_tokens_are_counted_without_special_ones(default_model: Onnx) -> None:
+    """The tokens of a call are what `count` says of its texts."""
+    embedded = await default_model.embed(TEXTS, purpose="document")
+    assert embedded.tokens == sum(default_model.count(text) for text in TEXTS)
+    assert default_model.count("") == 0
+    assert default_model.count("word " * 1000) == 1000
+
+
+async def test_long_text_is_split_and_averaged(tiny: Callable[..., Path], tmp_path: Path) -> None:
+    """Split makes the vector of a long text from all of it: the mean of its windows, weighed by their tokens."""
+    folder = tiny()
+    model = open_onnx(str(folder), cache=tmp_path / "cache", options={})
+    # One token more than two windows hold: 24 positions leave 22 beside the two special tokens.
+    words = ["abcdefghijklmnopqrstuvwxyz"[place % 26] for place in range(45)]
+    embedded = await model.embed([" ".join(words), "a b"], purpose="document")
+    bounds = [len(words) * part // 3 for part in range(4)]
+    parts = [" ".join(words[start:end]) for start, end in itertools.pairwise(bounds)]
+    weights = np.diff(bounds)
+    mean = (np.array([reference(folder, part) for part in parts]) * weights[:, None]).sum(axis=0)
+    assert np.abs(embedded.vectors[0] - mean / np.linalg.norm(mean)).max() < 1e-5
+    assert np.abs(embedded.vectors[1] - reference(folder, "a b")).max() < 1e-5
+    assert embedded.truncated == ()
+    assert embedded.tokens == len(words) + 2
+
+
+async def test_long_text_is_truncated_and_marked(graphs: Path) -> None:
+    """Truncate embeds the first window only, says so by position, and counts what it embedded."""
+    model = open_onnx("", cache=graphs, options={"overflow": "truncate"})
+    embedded = await model.embed(["short", "word " * 300, "word " * 254], purpose="document")
+    assert embedded.truncated == (1,)
+    assert embedded.tokens == 1 + 254 + 254
+    assert np.abs(embedded.vectors[1] - embedded.vectors[2]).max() < 1e-5
+
+
+async def test_long_text_is_rejected_on_wish(graphs: Path) -> None:
+    """Reject refuses texts longer than the window by position, and takes those that just fit."""
+    model = open_onnx("", cache=graphs, options={"overflow": "reject"})
+    with pytest.raises(Rejected, match="254 tokens") as refused:
+        await model.embed(["word " * 255, "short", "word " * 254], purpose="document")
+    assert refused.value.inputs == (0,)
+    assert (await vectors(model, ["word " * 254])).shape == (1, 384)
+
+
+def test_space_tells_split_from_cut(graphs: Path) -> None:
+    """Vectors of the two ways to treat long texts never share a cache, as they are of two spaces."""
+    spaces = {
+        overflow: open_onnx("", cache=graphs, options={"overflow": overflow}).space
+        for overflow in ("split", "truncate", "reject")
+    }
+    assert spaces["truncate"] == spaces["reject"]
+    assert spaces["split"].fingerprint != spaces["reject"].fingerprint
+    assert spaces["split"].model == "sentence-transformers/all-MiniLM-L6-v2"
+    assert spaces["split"].dimensions == 384
+
+
+async def test_a_megabyte_of_text_is_embedded(graphs: Path) -> None:
+    """A text of a megabyte gets a vector instead of exhausting the memory."""
+    model = open_onnx("", cache=graphs, options={"overflow": "truncate"})
+    embedded = await model.embed(["lorem ipsum " * 87_000, "x" * 1_000_000], purpose="document")
+    assert np.isfinite(embedded.vectors).all()
+    assert embedded.truncated == (0,)
+
+
+async def test_event_loop_goes_on_while_embedding(default_model: Onnx) -> None:
+    """Embedding many long texts never holds the event loop for long."""
+    gaps: list[float] = []
+
+    async def tick() -> None:
+        last = time.monotonic()
+        while True:
+            await asyncio.sleep(0.005)
+            now = time.monotonic()
+            gaps.append(now - last)
+            last = now
+
+    ticking = asyncio.create_task(tick())
+    await vectors(default_model, ["word " * 200] * 20)
+    ticking.cancel()
+    assert len(gaps) > 3
+
+
+async def test_concurrent_calls_agree_with_lone_ones(default_model: Onnx) -> None:
+    """Calls at once get the vectors they would get one after another, from a single thread of work."""
+    alone = await vectors(default_model, TEXTS)
+    together = await asyncio.gather(*(vectors(default_model, TEXTS) for _ in range(6)))
+    for answer in together:
+        assert np.abs(answer - alone).max() < 1e-5
+    assert sum("flowbed-onnx" in thread.name for thread in threading.enumerate()) <= 6
+
+
+async def test_cancelled_call_leaves_the_model_usable(default_model: Onnx) -> None:
+    """A call that is given up stops after its batch, and the next one is answered."""
+    call = asyncio.create_task(vectors(default_model, ["word " * 200] * 100))
+    await asyncio.sleep(0.05)
+    call.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await call
+    assert (await vectors(default_model, ["next"])).shape == (1, 384)
+
+
+async def test_prompts_differ_by_purpose(tiny: Callable[..., Path], tmp_path: Path) -> None:
+    """A model's own prompts, or the user's, stand in front of texts by purpose and are part of the space."""
+    folder = tiny()
+    plain = open_onnx(str(folder), cache=tmp_path / "cache", options={})
+    (folder / "config_sentence_transformers.json").write_text(
+        json.dumps({"prompts": {"query": "ask ", "passage": ""}})
+    )
+    model = open_onnx(str(folder), cache=tmp_path / "cache", options={"document_prompt": "doc "})
+    assert model.space.prompts == (("document", "doc "), ("query", "ask "))
+    assert model.space.fingerprint != plain.space.fingerprint
+    asked = await model.embed(["me"], purpose="query")
+    assert np.abs(asked.vectors - await vectors(plain, ["ask me"])).max() < 1e-6
+    assert np.abs(await vectors(model, ["me"]) - await vectors(plain, ["doc me"])).max() < 1e-6
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        ({"overflw": "split"}, "overflow"),
+        ({"overflow": "wrap"}, "truncate"),
+        ({"download": "yes"}, "true"),
+        ({"threads": "0"}, "positive"),
+        ({"threads": "many"}, "positive"),
+    ],
+)
+def test_wrong_options_are_refused(graphs: Path, options: dict[str, str], words: str) -> None:
+    """An option that is unknown or wrong is refused with what may stand there."""
+    with pytest.raises(Misconfigured, match=words):
+        open_embedder("onnx:", cache=graphs, options=options)
+
+
+def test_model_is_opened_by_name(graphs: Path) -> None:
+    """The table of vendors opens the default model for an empty name and for its own."""
+    named: Any = open_embedder(
+        "onnx:sentence-transformers/all-MiniLM-L6-v2", cache=graphs, options={"threads": "1"}
+    )
+    assert named.space == open_embedder("onnx:", cache=graphs, options={}).space

@@ -1,0 +1,241 @@
+"""Opening, migrating and refusing a ledger in SQLite, and what its failures mean."""
+
+from __future__ import annotations
+
+import asyncio
+import resource
+import sqlite3
+import sys
+from contextlib import closing, contextmanager
+from typing import TYPE_CHECKING
+
+import pytest
+import sqlalchemy as sa
+from alembic.autogenerate import compare_metadata
+from alembic.migration import MigrationContext
+from alembic.script import ScriptDirectory
+
+from flowbed.errors import Misconfigured, OutOfSpace, Transient
+from flowbed.ledger import Cursor, Swap, migrations, open_ledger, sqlite
+from flowbed.ledger.database import Database
+from flowbed.ledger.schema import HEAD, VERSION_TABLE, metadata
+from flowbed.records import Status
+from flowbed.testing.ledger import chunk, claim, document, put
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+
+OPEN_AGAIN = """
+import asyncio, pathlib, sys
+from flowbed.ledger import open_ledger
+async def main():
+    ledger = await open_ledger("ledger.db", folder=pathlib.Path(sys.argv[1]), new_id="another")
+    assert ledger.id == "first", ledger.id
+    await ledger.close()
+asyncio.run(main())
+assert "alembic" not in sys.modules
+"""
+
+
+def names(folder: Path) -> list[str]:
+    return [path.name for path in folder.iterdir()]
+
+
+async def test_the_id_is_made_once(tmp_path: Path) -> None:
+    """A ledger keeps the id it was made with, in a folder that is made where it is missing."""
+    for new_id in ("first", "second"):
+        ledger = await open_ledger("deep/below/ledger.db", folder=tmp_path, new_id=new_id)
+        assert ledger.id == "first"
+        await ledger.close()
+    assert (tmp_path / "deep" / "below" / "ledger.db").is_file()
+
+
+async def test_a_ledger_that_is_up_to_date_opens_without_alembic(tmp_path: Path) -> None:
+    """Opening an existing ledger leaves alembic unloaded, which would cost half a second."""
+    await (await open_ledger("ledger.db", folder=tmp_path, new_id="first")).close()
+    again = await asyncio.create_subprocess_exec(
+        sys.executable, "-W", "error", "-c", OPEN_AGAIN, tmp_path, stderr=asyncio.subprocess.PIPE
+    )
+    assert (await again.communicate())[1] == b""
+    assert again.returncode == 0
+
+
+async def test_a_ledger_in_memory_is_its_own(tmp_path: Path) -> None:
+    """Two ledgers in memory hold different things, and leave no file."""
+    one, two = [await open_ledger(":memory:", folder=tmp_path, new_id=id_) for id_ in ("one", "two")]
+    await put(one, [chunk()])
+    assert (one.id, two.id) == ("one", "two")
+    assert await two.chunks.find("d") == []
+    await one.close()
+    await two.close()
+    assert names(tmp_path) == []
+
+
+def test_head_is_the_newest_revision() -> None:
+    """The revision that opening compares with is the newest that alembic finds."""
+    scripts = ScriptDirectory(migrations.__path__[0])
+    assert scripts.get_heads() == [HEAD]
+
+
+async def test_migrations_end_in_the_schema(tmp_path: Path) -> None:
+    """What the migrations make is what the tables say, indexes and their conditions among them."""
+    await (await open_ledger("ledger.db", folder=tmp_path, new_id="i")).close()
+    migrated = sa.create_engine(f"sqlite:///{tmp_path / 'ledger.db'}")
+    written = sa.create_engine("sqlite://")
+    metadata.create_all(written)
+    with migrated.connect() as left, written.connect() as right:
+        options = {"include_name": lambda name, *_: name != VERSION_TABLE}
+        assert compare_metadata(MigrationContext.configure(left, opts=options), metadata) == []
+        assert indexes(left) == indexes(right)
+    migrated.dispose()
+    written.dispose()
+
+
+def indexes(connection: sa.Connection) -> dict[str, str]:
+    query = sa.text("SELECT name, sql FROM sqlite_master WHERE type = 'index' AND sql IS NOT NULL")
+    return {name: " ".join(sql.split()) for name, sql in connection.execute(query)}
+
+
+async def test_an_unfinished_migration_is_made_again(tmp_path: Path) -> None:
+    """A database that was begun and holds nothing yet is taken for a new one."""
+    with closing(sqlite3.connect(tmp_path / "ledger.db")) as raw:
+        raw.execute("PRAGMA journal_mode=WAL")
+    ledger = await open_ledger("ledger.db", folder=tmp_path, new_id="i")
+    assert ledger.id == "i"
+    await ledger.close()
+
+
+async def test_a_newer_ledger_is_refused(tmp_path: Path) -> None:
+    """A ledger of a newer Flowbed is refused by the name of its schema, and left as it is."""
+    await (await open_ledger("ledger.db", folder=tmp_path, new_id="i")).close()
+    with closing(sqlite3.connect(tmp_path / "ledger.db")) as raw, raw:
+        raw.execute("UPDATE ledger_version SET version_num = '9999'")
+    with pytest.raises(Misconfigured, match=r"ledger\.db has schema 9999.*upgrade Flowbed"):
+        await open_ledger("ledger.db", folder=tmp_path, new_id="i")
+
+
+async def test_a_database_of_another_program_is_refused(tmp_path: Path) -> None:
+    """A SQLite file that is no ledger is refused, and gets no tables."""
+    with closing(sqlite3.connect(tmp_path / "other.db")) as raw, raw:
+        raw.execute("CREATE TABLE songs (title)")
+    with pytest.raises(Misconfigured, match=r"other\.db is a database of another program"):
+        await open_ledger("other.db", folder=tmp_path, new_id="i")
+    with closing(sqlite3.connect(tmp_path / "other.db")) as raw:
+        assert raw.execute("SELECT name FROM sqlite_master").fetchall() == [("songs",)]
+
+
+async def test_a_file_that_is_no_database_is_refused(tmp_path: Path) -> None:
+    """A file of something else is refused by name, and left as it is."""
+    (tmp_path / "notes.txt").write_text("not a database " * 100)
+    with pytest.raises(Misconfigured, match=r"notes\.txt is no ledger"):
+        await open_ledger("notes.txt", folder=tmp_path, new_id="i")
+    assert (tmp_path / "notes.txt").read_text() == "not a database " * 100
+
+
+async def test_a_path_that_cannot_be_opened_is_named(tmp_path: Path) -> None:
+    """A folder in the ledger's place, and a file in its folder's place, are refused by name."""
+    (tmp_path / "file").touch()
+    with pytest.raises(Misconfigured, match="cannot open or write the ledger"):
+        await open_ledger(".", folder=tmp_path, new_id="i")
+    with pytest.raises(Misconfigured, match=r"cannot make the folder .*file"):
+        await open_ledger("file/ledger.db", folder=tmp_path, new_id="i")
+
+
+async def test_other_databases_are_refused(tmp_path: Path) -> None:
+    """An address of a database that this version does not know is refused before anything is touched."""
+    with pytest.raises(Misconfigured, match="mysql"):
+        await open_ledger("mysql://host/db", folder=tmp_path, new_id="i")
+    assert names(tmp_path) == []
+
+
+@contextmanager
+def files_up_to(size: int) -> Iterator[None]:
+    """Let no file of this process grow above `size`, as a full disk would."""
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size, before[1]))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+
+
+async def test_a_full_disk_loses_nothing(tmp_path: Path) -> None:
+    """A write that finds no room raises OutOfSpace and leaves no trace; with room again it goes through."""
+    ledger = await open_ledger("ledger.db", folder=tmp_path, new_id="i")
+    moved = await ledger.documents.swap(Swap(cursor=Cursor(source="s"), value="v1", documents=[document()]))
+    rows = [chunk(f"i{number}", error="x" * 200) for number in range(5_000)]
+    big = Swap(cursor=moved, value="v2", documents=[document("e")], chunks=rows)
+    with files_up_to(400_000), pytest.raises(OutOfSpace, match="nothing is lost"):
+        await ledger.documents.swap(big)
+    assert await ledger.documents.cursor("s") == moved
+    assert await ledger.documents.count("s") == 1
+    await ledger.documents.swap(big)
+    assert await ledger.chunks.counts() == {("c", Status.NONE): 5_000}
+    await ledger.close()
+
+
+@pytest.mark.parametrize(
+    ("code", "kind"),
+    [
+        (sqlite3.SQLITE_FULL, OutOfSpace),
+        (sqlite3.SQLITE_IOERR_WRITE, OutOfSpace),
+        (sqlite3.SQLITE_BUSY_SNAPSHOT, Transient),
+        (sqlite3.SQLITE_READONLY_DIRECTORY, Misconfigured),
+        (sqlite3.SQLITE_CORRUPT, Misconfigured),
+    ],
+)
+def test_errors_of_the_driver_say_what_to_do(code: int, kind: type[Exception]) -> None:
+    """Each failure that is not a mistake of ours becomes an error of our own that names the ledger."""
+    error = sqlite3.OperationalError("as the driver puts it")
+    error.sqlite_errorcode = code
+    meaning = sqlite.translated(error, "here.db")
+    assert type(meaning) is kind
+    assert "here.db" in str(meaning)
+    assert "as the driver puts it" in str(meaning)
+
+
+async def test_a_mistake_in_a_statement_is_not_hidden(tmp_path: Path) -> None:
+    """An error that only a mistake of ours can cause comes through as it is."""
+    database = Database(sqlite.MEMORY)
+    with pytest.raises(sa.exc.OperationalError, match="no such table"):
+        await database.read(lambda connection: connection.execute(sa.text("SELECT * FROM songs")))
+    await database.close()
+
+
+async def test_a_writer_waits_for_another(tmp_path: Path) -> None:
+    """A write that meets another process's transaction waits for it; reads do not wait."""
+    ledger = await open_ledger("ledger.db", folder=tmp_path, new_id="i")
+    with closing(sqlite3.connect(tmp_path / "ledger.db", isolation_level=None)) as other:
+        other.execute("BEGIN IMMEDIATE")
+        waits = asyncio.create_task(put(ledger, [chunk()]))
+        assert await ledger.documents.count("s") == 0
+        await asyncio.sleep(0.2)
+        assert not waits.done()
+        other.execute("COMMIT")
+        await waits
+    await ledger.close()
+
+
+async def test_a_cancelled_caller_leaves_nothing_half_done(tmp_path: Path) -> None:
+    """Callers cancelled at any moment leave whole transactions, and no connection that is missing later."""
+    ledger = await open_ledger("ledger.db", folder=tmp_path, new_id="i")
+    for turn in range(30):
+        cursor = await ledger.documents.cursor("s")
+        rows = [chunk(f"{turn}/{number}", document=f"{turn}") for number in range(300)]
+        swap = Swap(cursor=cursor, value="", documents=[document(f"{turn}")], chunks=rows)
+        task = asyncio.create_task(ledger.documents.swap(swap))
+        await asyncio.sleep(0.001 * (turn % 10))
+        task.cancel()
+        await asyncio.gather(task, return_exceptions=True)
+    await ledger.chunks.renew("nobody", until=1)  # waits behind every write that was left to its thread
+    done = await ledger.documents.count("s")
+    assert (await ledger.documents.cursor("s")).token == done
+    assert sum((await ledger.chunks.counts()).values()) == done * 300
+    reads = [asyncio.create_task(ledger.chunks.find("0/1")) for _ in range(50)]
+    await asyncio.sleep(0)
+    for read in reads:
+        read.cancel()
+    await asyncio.gather(*reads, return_exceptions=True)
+    assert len(await claim(ledger, limit=5)) == min(5, done * 300)
+    await ledger.close()

@@ -1,0 +1,112 @@
+"""Several processes on one ledger, and processes that are killed."""
+
+from __future__ import annotations
+
+import asyncio
+import importlib.util
+import sys
+from collections import Counter
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pytest
+
+from flowbed.ledger import BatchRow, Cursor, Swap, open_ledger
+from flowbed.records import Status
+
+if TYPE_CHECKING:
+    from asyncio.subprocess import Process
+
+PROCESS = Path(__file__).with_name("process.py")
+_SPEC = importlib.util.spec_from_file_location("ledger_process", PROCESS)
+assert _SPEC is not None
+assert _SPEC.loader is not None
+process = importlib.util.module_from_spec(_SPEC)
+_SPEC.loader.exec_module(process)
+
+
+async def start(task: str, folder: Path, name: str) -> Process:
+    pipe = asyncio.subprocess.PIPE
+    return await asyncio.create_subprocess_exec(
+        sys.executable, PROCESS, task, folder, name, stdout=pipe, stderr=pipe
+    )
+
+
+async def together(task: str, folder: Path, number: int = 8) -> list[list[str]]:
+    """Run processes at once, and return what each said."""
+    started = [await start(task, folder, f"p{n}") for n in range(number)]
+    ended = await asyncio.gather(*(each.communicate() for each in started))
+    assert [(each.returncode, error.decode()) for each, (_, error) in zip(started, ended, strict=True)] == [
+        (0, "")
+    ] * number
+    return [said.decode().split() for said, _ in ended]
+
+
+async def killed(task: str, folder: Path, *, turns: int, after: float) -> None:
+    """Kill a process a moment after it began its last turn."""
+    started = await start(task, folder, "p")
+    assert started.stdout is not None
+    for _ in range(turns):
+        assert await started.stdout.readline() == b"go\n"
+    await asyncio.sleep(after)
+    started.kill()
+    await started.communicate()
+
+
+async def test_processes_that_open_a_new_ledger_at_once_agree(tmp_path: Path) -> None:
+    """Eight processes that make the same ledger at once get one id, that of one of them."""
+    said = await together("show_id", tmp_path / "new")
+    assert len({id_ for (id_,) in said}) == 1
+
+
+async def test_each_chunk_is_won_by_one_process(tmp_path: Path) -> None:
+    """Eight processes that claim the same batches win every chunk exactly once."""
+    names = [f"b{number}" for number in range(process.BATCHES)]
+    rows = [
+        process.chunk(f"{name}/{number}", "d", name) for name in names for number in range(process.IN_BATCH)
+    ]
+    ledger = await open_ledger("ledger.db", folder=tmp_path, new_id="i")
+    for name in names:
+        await ledger.batches.register(BatchRow(id=name, source="s", key=name, timestamp=1, chunks=1))
+    await ledger.documents.swap(Swap(cursor=Cursor(source="s"), value="", chunks=rows))
+    won = Counter(id_ for ids in await together("claim", tmp_path) for id_ in ids)
+    assert won == Counter(row.id for row in rows)
+    assert await ledger.chunks.counts() == {("c", Status.PENDING): len(rows)}
+    await ledger.close()
+
+
+async def test_no_swap_is_lost_between_processes(tmp_path: Path) -> None:
+    """Eight processes that move one cursor on, each again after a Conflict, move it once for each success."""
+    await together("count", tmp_path)
+    ledger = await open_ledger("ledger.db", folder=tmp_path, new_id="i")
+    assert await ledger.documents.cursor("s") == Cursor(source="s", value="160", token=160)
+    await ledger.close()
+
+
+@pytest.mark.parametrize("after", [0.0, 0.1, 0.2, 0.3])
+async def test_a_swap_that_is_killed_holds_whole_or_not_at_all(tmp_path: Path, after: float) -> None:
+    """After SIGKILL in a swap, cursor, documents and chunks are those of the swaps that ended, and work goes on."""
+    await killed("swap", tmp_path, turns=2, after=after)
+    ledger = await open_ledger("ledger.db", folder=tmp_path, new_id="i")
+    cursor = await ledger.documents.cursor("s")
+    assert cursor.token >= 1
+    assert await ledger.documents.count("s") == cursor.token * process.DOCUMENTS
+    assert await ledger.chunks.counts() == {
+        ("c", Status.NONE): cursor.token * process.DOCUMENTS * process.EACH
+    }
+    documents, chunks = process.page(999)
+    await ledger.documents.swap(Swap(cursor=cursor, value="", documents=documents, chunks=chunks))
+    await ledger.close()
+
+
+@pytest.mark.parametrize("after", [0.0, 0.1, 0.2])
+async def test_a_record_that_is_killed_holds_whole_or_not_at_all(tmp_path: Path, after: float) -> None:
+    """After SIGKILL in a record, the run and all its chunks are there, or neither."""
+    await killed("record", tmp_path, turns=1, after=after)
+    ledger = await open_ledger("ledger.db", folder=tmp_path, new_id="i")
+    documents, _ = process.page(0)
+    rows = await ledger.chunks.of("s", [row.id for row in documents])
+    recorded = await ledger.runs.get("r0")
+    assert Counter(row.run for row in rows) == {"r0" if recorded else "": len(rows)}
+    assert {row.status for row in rows} == {Status.PENDING}
+    await ledger.close()

@@ -1,0 +1,81 @@
+"""The contract of sources, on the three that read files."""
+
+from __future__ import annotations
+
+import json
+import time
+from typing import TYPE_CHECKING, Any
+
+from flowbed.sources import open_source
+from flowbed.testing.sources import SourceContract
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from flowbed.sources import Source
+
+
+def later() -> int:
+    """Tell a time at which what was just written has settled."""
+    return time.time_ns() // 1_000 + 60_000_000
+
+
+class TestFiles(SourceContract):
+    def open_source(self, folder: Path) -> Source:
+        return open_source("files", folder.name, folder=folder.parent, options={}, clock=later)
+
+    def write(self, folder: Path, name: str, text: str) -> str:
+        inner = folder / "inner"
+        inner.mkdir(exist_ok=True)
+        (inner / f"{name}.txt").write_text(text)
+        return f"inner/{name}.txt"
+
+    def remove(self, folder: Path, name: str) -> None:
+        (folder / "inner" / f"{name}.txt").unlink()
+
+
+class LinesContract(SourceContract):
+    kind: str
+
+    def record(self, name: str, text: str) -> tuple[str, dict[str, Any]]:
+        raise NotImplementedError
+
+    def open_source(self, folder: Path) -> Source:
+        return open_source(self.kind, "source/data.jsonl", folder=folder.parent, options={}, clock=later)
+
+    def empty(self, folder: Path) -> None:
+        folder.mkdir()
+        (folder / "data.jsonl").touch()
+
+    def write(self, folder: Path, name: str, text: str) -> str:
+        file = folder / "data.jsonl"
+        document, record = self.record(name, text)
+        with file.open("a") as lines:
+            if f'"{name}"' in file.read_text():
+                self.remove(folder, name)
+            lines.write(json.dumps({**record, "name": name}) + "\n")
+        return document
+
+    def remove(self, folder: Path, name: str) -> None:
+        file = folder / "data.jsonl"
+        kept = [line for line in file.read_text().splitlines(keepends=True) if f'"{name}"' not in line]
+        file.write_text("".join(kept))
+
+
+class TestJsonl(LinesContract):
+    kind = "jsonl"
+
+    def record(self, name: str, text: str) -> tuple[str, dict[str, Any]]:
+        return name, {"id": name, "text": text}
+
+
+class TestReceipts(LinesContract):
+    kind = "receipts"
+
+    def record(self, name: str, text: str) -> tuple[str, dict[str, Any]]:
+        lines = [{"line_id": 1, "text": text, "words": []}]
+        return f"IMAGE#{name}#RECEIPT#00001", {"image_id": name, "receipt_id": 1, "lines": lines}
+
+
+# A base for the two above, which has no kind of its own.
+del LinesContract
