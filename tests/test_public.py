@@ -81,7 +81,7 @@ def test_importing_the_package_loads_no_vendor() -> None:
             "open_store('file://' + tempfile.mkdtemp(), folder=pathlib.Path())",
             id="storage",
         ),
-        pytest.param("import flowbed.pipeline.plan", id="plan"),
+        pytest.param("import flowbed.pipeline.sync", id="sync"),
     ],
 )
 def test_finding_and_listing_work_loads_no_heavy_package(code: str) -> None:

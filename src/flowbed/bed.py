@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
 import secrets
 import socket
@@ -19,7 +20,8 @@ from flowbed.embedding import open_embedder
 from flowbed.embedding.cache import Cached
 from flowbed.embedding.memory import VectorMemory
 from flowbed.errors import Conflict, Misconfigured, NotFound, Rejected
-from flowbed.index.datasets import Datasets, Live, require_same
+from flowbed.index.datasets import Datasets
+from flowbed.index.live import Live, live_collection, live_collections, require_same
 from flowbed.index.search import Unit, search
 from flowbed.index.versions import Version, versions
 from flowbed.ledger import open_ledger
@@ -30,7 +32,7 @@ from flowbed.sources import kinds, open_source
 from flowbed.storage import open_store
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Coroutine, Mapping, Sequence
+    from collections.abc import Coroutine, Mapping, Sequence
 
     from flowbed.index.compaction import Compaction, VectorIndex
     from flowbed.ledger import DeadLetter, Ledger
@@ -91,7 +93,13 @@ class Flowbed:
 
         """
         await asyncio.to_thread(
-            add, self.folder, name, kind=kind, location=str(location), collection=collection, options=options or {}
+            add,
+            self.folder,
+            name,
+            kind=kind,
+            location=str(location),
+            collection=collection,
+            options=options or {},
         )
         self.settings = await asyncio.to_thread(settings.read_settings, self.folder)
 
@@ -158,9 +166,13 @@ class Flowbed:
         else:
             vector = np.asarray(query, np.float32)
             if vector.shape != (embedder.space.dimensions,) or not np.isfinite(vector).all():
-                message = f"the query vector has to be {embedder.space.dimensions} numbers, as the model's are"
+                message = (
+                    f"the query vector has to be {embedder.space.dimensions} numbers, as the model's are"
+                )
                 raise Rejected(message)
-        return await search(vector, asked, datasets=self._datasets, where=where, limit=limit, at=at, unit=unit)
+        return await search(
+            vector, asked, datasets=self._datasets, where=where, limit=limit, at=at, unit=unit
+        )
 
     async def status(self) -> BedStatus:
         """Describe every collection, the chunks by status, and what waits for someone to look."""
@@ -174,12 +186,15 @@ class Flowbed:
         """List the versions of a collection that are kept, newest first."""
         return await versions(await self._live(collection), datasets=self._datasets)
 
-    async def compact(self, collection: str | None = None, *, vector_index: VectorIndex = "auto") -> dict[str, Compaction]:
+    async def compact(
+        self, collection: str | None = None, *, vector_index: VectorIndex = "auto"
+    ) -> dict[str, Compaction]:
         """Compact one collection or all: merge small files, keep the vector index in step, drop what is outlived."""
-        names = [collection] if collection is not None else await self._datasets.collections()
+        names = [live.collection for live in await live_collections(self._store)]
+        if collection is not None:
+            names = [(await self._live(collection)).collection]
         done = {}
         for name in names:
-            await self._live(name)
             compacted = await run.compact_one(self._parts(), name, vector_index=vector_index)
             if compacted is not None:
                 done[name] = compacted
@@ -210,7 +225,11 @@ class Flowbed:
         known = self.settings.sources
         for name in names:
             if name not in known:
-                there = f"there are: {', '.join(sorted(known))}" if known else "there are none yet; `flowbed add` makes one"
+                there = (
+                    f"there are: {', '.join(sorted(known))}"
+                    if known
+                    else "there are none yet; `flowbed add` makes one"
+                )
                 message = f"no source is called {name!r}; {there}"
                 raise Misconfigured(message)
         if not known:
@@ -223,20 +242,26 @@ class Flowbed:
             live = await self._live(collection)
             require_same(live, embedder.space)
             return [live]
-        found = [await self._live(name) for name in await self._datasets.collections()]
+        found = await live_collections(self._store)
         asked = [live for live in found if live.space.fingerprint == embedder.space.fingerprint]
         if not asked:
             message = "nothing was indexed yet; `flowbed run` does it"
             if found:
-                message = f"no collection lives in the space of {embedder.space.model} ({embedder.space.space8})"
+                message = (
+                    f"no collection lives in the space of {embedder.space.model} ({embedder.space.space8})"
+                )
             raise NotFound(message)
         return asked
 
     async def _live(self, collection: str) -> Live:
-        live = await self._datasets.live(collection)
+        live = await live_collection(self._store, collection)
         if live is None:
-            there = await self._datasets.collections()
-            known = f"there are: {', '.join(there)}" if there else "nothing was indexed yet; `flowbed run` does it"
+            there = [each.collection for each in await live_collections(self._store)]
+            known = (
+                f"there are: {', '.join(there)}"
+                if there
+                else "nothing was indexed yet; `flowbed run` does it"
+            )
             message = f"no collection is called {collection!r}; {known}"
             raise NotFound(message)
         return live
@@ -251,7 +276,9 @@ class Flowbed:
                 tiers: list[Any] = [VectorMemory(limit=MEMORY_BYTES, ttl=MEMORY_SECONDS)]
                 if self.settings.vector_cache_mb:
                     self._vectors = VectorFile(
-                        hidden / "vectors" / "vectors.db", limit=self.settings.vector_cache_mb * 2**20, clock=time.time
+                        hidden / "vectors" / "vectors.db",
+                        limit=self.settings.vector_cache_mb * 2**20,
+                        clock=time.time,
                     )
                     tiers.append(self._vectors)
                 self._embedder = Cached(embedder, tiers)
@@ -318,7 +345,9 @@ class Blocking:
         """List the versions of a collection that are kept, newest first."""
         return self._wait(self._bed.versions(collection))
 
-    def compact(self, collection: str | None = None, *, vector_index: VectorIndex = "auto") -> dict[str, Compaction]:
+    def compact(
+        self, collection: str | None = None, *, vector_index: VectorIndex = "auto"
+    ) -> dict[str, Compaction]:
         """Compact one collection or all."""
         return self._wait(self._bed.compact(collection, vector_index=vector_index))
 
@@ -335,12 +364,10 @@ class Blocking:
         try:
             return future.result()
         except KeyboardInterrupt:
-            # Let the work give its claims back before the program ends.
+            # Let the work give its claims back before the program ends; whatever it ends with, the caller interrupted.
             future.cancel()
-            try:
+            with contextlib.suppress(BaseException):
                 future.result(timeout=10)
-            except BaseException:  # noqa: BLE001, S110 - whatever it ends with, the interrupt is what the caller asked for
-                pass
             raise
 
     def _stop(self) -> None:
@@ -356,12 +383,7 @@ async def aopen(folder: str | Path = ".") -> Flowbed:
         Misconfigured: its settings cannot be used, or its store belongs to another ledger.
 
     """
-    place = Path(folder).expanduser().absolute()
-    try:
-        (place / HIDDEN).mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        message = f"the project folder {place} cannot be used: {error.strerror}"
-        raise Misconfigured(message) from error
+    place = await asyncio.to_thread(_project, Path(folder))
     config = await asyncio.to_thread(settings.read_settings, place)
     store = await asyncio.to_thread(open_store, config.store, folder=place)
     ledger = await open_ledger(config.ledger, folder=place, new_id=secrets.token_hex(16))
@@ -371,6 +393,16 @@ async def aopen(folder: str | Path = ".") -> Flowbed:
         await ledger.close()
         raise
     return Flowbed(place, config, store, ledger)
+
+
+def _project(folder: Path) -> Path:
+    place = folder.expanduser().absolute()
+    try:
+        (place / HIDDEN).mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        message = f"the project folder {place} cannot be used: {error.strerror}"
+        raise Misconfigured(message) from error
+    return place
 
 
 def open(folder: str | Path = ".") -> Blocking:  # noqa: A001 - read as `flowbed.open`
@@ -392,12 +424,22 @@ def add(
         Misconfigured: the name, the kind, the location or an option cannot be used.
 
     """
-    source = settings.SourceSettings(kind=kind, location=location, collection=collection, options=dict(options))
+    source = settings.SourceSettings(
+        kind=kind, location=location, collection=collection, options=dict(options)
+    )
     feed(name, source, folder)
-    if "://" not in location and not (folder / location).exists() and not any(mark in location for mark in "*?["):
-        message = f"location {location!r} of source {name!r} does not exist below {folder}; give a path that does"
+    if (
+        "://" not in location
+        and not (folder / location).exists()
+        and not any(mark in location for mark in "*?[")
+    ):
+        message = (
+            f"location {location!r} of source {name!r} does not exist below {folder}; give a path that does"
+        )
         raise Misconfigured(message)
-    settings.add_source(folder, name, kind=kind, location=location, collection=collection, options=dict(options))
+    settings.add_source(
+        folder, name, kind=kind, location=location, collection=collection, options=dict(options)
+    )
 
 
 def feed(name: str, source: settings.SourceSettings, folder: Path) -> pipeline.Feed:
@@ -412,7 +454,7 @@ def feed(name: str, source: settings.SourceSettings, folder: Path) -> pipeline.F
         message = f"no source is of kind {source.kind!r}; the kinds are: {', '.join(sorted(kinds()))}"
         raise Misconfigured(message)
     own = {key: value for key, value in source.options.items() if key not in CHUNKING}
-    collections = (source.collection or name,)
+    collections: tuple[str, ...] = (source.collection or name,)
     if source.kind == "receipts":
         prefix = f"{source.collection}-" if source.collection else ""
         collections = (f"{prefix}lines", f"{prefix}words")
@@ -441,7 +483,9 @@ async def _belongs(store: Store, ledger: Ledger, config: settings.Settings) -> N
     except Conflict:
         said = json.loads((await store.get("flowbed.json")).body)
         if said.get("format") != FORMAT:
-            message = f"store {config.store} has format {said.get('format')}; this Flowbed reads format {FORMAT}"
+            message = (
+                f"store {config.store} has format {said.get('format')}; this Flowbed reads format {FORMAT}"
+            )
             raise Misconfigured(message) from None
         if said.get("ledger") != ledger.id:
             message = (

@@ -49,7 +49,9 @@ class SourceSettings(BaseModel):
 class Settings(BaseSettings):
     """What `flowbed.toml` may say outside its sources, each also an environment variable `FLOWBED_...`."""
 
-    model_config = SettingsConfigDict(extra="forbid", frozen=True, env_prefix="FLOWBED_", env_nested_delimiter="__")
+    model_config = SettingsConfigDict(
+        extra="forbid", frozen=True, env_prefix="FLOWBED_", env_nested_delimiter="__"
+    )
 
     store: str = ".flowbed/store"
     ledger: str = ".flowbed/ledger.db"
@@ -72,7 +74,8 @@ class Settings(BaseSettings):
         settings_cls: type[BaseSettings],  # noqa: ARG003 - the signature is pydantic's
         init_settings: PydanticBaseSettingsSource,
         env_settings: PydanticBaseSettingsSource,
-        **_: PydanticBaseSettingsSource,
+        dotenv_settings: PydanticBaseSettingsSource,  # noqa: ARG003
+        file_secret_settings: PydanticBaseSettingsSource,  # noqa: ARG003
     ) -> tuple[PydanticBaseSettingsSource, ...]:
         """Let the environment win over the file."""
         return env_settings, init_settings
@@ -99,7 +102,9 @@ def read_settings(folder: Path) -> Settings:
     try:
         return Settings(**said)
     except ValidationError as error:
-        faults = "; ".join(f"{'.'.join(str(part) for part in each['loc'])}: {_plain(each)}" for each in error.errors())
+        faults = "; ".join(
+            f"{'.'.join(str(part) for part in each['loc'])}: {_plain(each)}" for each in error.errors()
+        )
         message = f"{path} (or a FLOWBED_ variable) cannot be used: {faults}"
         raise Misconfigured(message) from error
 

@@ -28,7 +28,7 @@ def page(generation: int) -> tuple[list[DocumentRow], list[ChunkRow]]:
     return documents, [chunk(f"{name}#{number}", name, "b") for name in names for number in range(EACH)]
 
 
-def chunk(id: str, document: str, batch: str) -> ChunkRow:  # noqa: A002 - the record's own field
+def chunk(id: str, document: str, batch: str) -> ChunkRow:
     return ChunkRow(
         collection="c", id=id, source="s", document=document, ordinal=0, tokens=1, text_hash="t" * 64,
         row_hash="r" * 32, version=1, batch=batch,

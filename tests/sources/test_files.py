@@ -34,9 +34,11 @@ async def listed(folder: Path, location: str = ".", **options: object) -> list[s
     return [entry.document for entry in entries(await fetched(folder, location, **options))]
 
 
-async def problems(folder: Path, **options: object) -> dict[str, Problem]:
+async def problems(folder: Path, location: str = ".", **options: object) -> dict[str, Problem]:
     return {
-        problem.subject: problem for page in await fetched(folder, **options) for problem in page.problems
+        problem.subject: problem
+        for page in await fetched(folder, location, **options)
+        for problem in page.problems
     }
 
 
@@ -71,7 +73,16 @@ async def test_an_absolute_location_stays_where_it_is(tmp_path: Path) -> None:
 
 async def test_hidden_and_made_things_are_left_out(tmp_path: Path) -> None:
     """Hidden files and folders, virtual environments and caches are no documents."""
-    tree(tmp_path, ".git/config", ".flowbed/x", ".venv/a.py", "node_modules/a.js", "__pycache__/a", ".env", "a.py")
+    tree(
+        tmp_path,
+        ".git/config",
+        ".flowbed/x",
+        ".venv/a.py",
+        "node_modules/a.js",
+        "__pycache__/a",
+        ".env",
+        "a.py",
+    )
     assert await listed(tmp_path) == ["a.py"]
 
 

@@ -45,9 +45,17 @@ async def documents(folder: Path, location: str = "a.jsonl", **options: object) 
 
 async def test_fields_by_default(tmp_path: Path) -> None:
     """Id, text and title are found under their usual names; blank lines are passed over."""
-    (tmp_path / "a.jsonl").write_text('{"_id":"x","title":"T","text":"one","n":1}\n\n  \r\n{"id":7,"text":"two"}')
+    (tmp_path / "a.jsonl").write_text(
+        '{"_id":"x","title":"T","text":"one","n":1}\n\n  \r\n{"id":7,"text":"two"}'
+    )
     first, second = await documents(tmp_path)
-    assert (first.id, first.title, first.text, first.kind, dict(first.metadata)) == ("x", "T", "one", "text", {})
+    assert (first.id, first.title, first.text, first.kind, dict(first.metadata)) == (
+        "x",
+        "T",
+        "one",
+        "text",
+        {},
+    )
     assert (second.id, second.title, second.text) == ("7", "", "two")
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from markdown_it import MarkdownIt
@@ -21,7 +21,7 @@ from flowbed.chunking.passages import (
 )
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Mapping, Sequence
 
     from markdown_it.token import Token
 
@@ -52,9 +52,11 @@ def chunk_markdown(document: Document, rules: Rules, count: Callable[[str], int]
     from semantic_text_splitter import MarkdownSplitter  # noqa: PLC0415 - heavy; not needed to list or submit work
 
     def divide(capacity: int, count: Callable[[str], int]) -> list[tuple[Passage, str]]:
-        splitter = MarkdownSplitter.from_callback(count, capacity)
+        def split(text: str, capacity: int) -> list[tuple[int, str]]:
+            return MarkdownSplitter.from_callback(count, capacity).chunk_indices(text)
+
         cuts, headings = outline(document.text)
-        found = passages(document.text, cuts, capacity, count, splitter)
+        found = passages(document.text, cuts, capacity, count, split)
         return list(zip(found, heading_paths(document.text, found, headings), strict=True))
 
     return assemble(document, rules, count, divide)
@@ -85,22 +87,33 @@ def outline(text: str) -> tuple[list[Cut], list[Heading]]:
             headings.append(_heading(tokens[position + 1], int(token.tag[1]), starts[line], starts[past]))
             rank = headings[-1].level
         ranks[line] = min(ranks.get(line, LINE), rank)
-    return _cuts(text, starts, ranks, {heading.end for heading in headings}), headings
+    return _cuts(text, starts, ranks, headings), headings
 
 
-def _cuts(text: str, starts: Sequence[int], ranks: dict[int, int], bound: set[int]) -> list[Cut]:
-    """Rank the lines of `text`; the first that is not blank behind an offset of `bound` is no place to cut."""
-    cuts = [Cut(0, PARAGRAPH)]
+def _cuts(
+    text: str, starts: Sequence[int], ranks: Mapping[int, int], headings: Sequence[Heading]
+) -> list[Cut]:
+    """Rank the lines of `text`; those of a heading and the first behind it that is not blank stay together."""
+    ends = {heading.start: heading.end for heading in headings}
+    cuts: list[Cut] = []
     blank = held = False
+    inside = 0
     for line, start in enumerate(starts[:-1]):
-        held = held or start in bound
+        if start < inside:
+            continue
         if not text[start : starts[line + 1]].strip():
             blank = True
             continue
-        if start and not held:
+        if held:
+            cuts[-1] = replace(cuts[-1], lead=start - cuts[-1].offset)
+        elif cuts:
             cuts.append(Cut(start, min(ranks.get(line, LINE), BLANK_LINE if blank else LINE)))
-        blank = held = False
-    return cuts
+        else:
+            cuts.append(Cut(0, PARAGRAPH))
+        held = start in ends
+        inside = ends.get(start, 0)
+        blank = False
+    return cuts or [Cut(0, PARAGRAPH)]
 
 
 def heading_paths(text: str, found: Sequence[Passage], headings: Sequence[Heading]) -> list[str]:

@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import re
 import zlib
+from collections.abc import Callable
 from dataclasses import dataclass
+from functools import lru_cache
 from itertools import accumulate, pairwise
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING
 
 from flowbed.records import Chunk
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping, Sequence
+    from collections.abc import Mapping, Sequence
 
     from flowbed.chunking import Rules
     from flowbed.records import Document, Scalar
@@ -30,13 +32,20 @@ LEAST_SHARE = 4
 # A title may take this share of what is sent; past it, there would be more title than text in every chunk.
 TITLE_SHARE = 4
 
+# Texts whose count is remembered within one document: enough for all of a short one, little memory for a long one.
+REMEMBERED = 1_024
+
 
 @dataclass(frozen=True, slots=True)
 class Cut:
-    """A place where a passage may begin: a character offset, and how good a place it is."""
+    """A place where a passage may begin: a character offset, and how good a place it is.
+
+    The first `lead` characters behind it are headings, which stay with what follows them.
+    """
 
     offset: int
     rank: int
+    lead: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,16 +56,12 @@ class Passage:
     end: int
 
 
-class Splitter(Protocol):
-    """What splits text that has no place to cut: a splitter of semantic-text-splitter."""
-
-    def chunk_indices(self, text: str) -> list[tuple[int, str]]:
-        """Split into (character offset, text)."""
-        ...
+# Splits a text that has no place to cut into (character offset, part), each of at most so many tokens.
+Split = Callable[[str, int], list[tuple[int, str]]]
 
 
 def passages(
-    text: str, cuts: Sequence[Cut], capacity: int, count: Callable[[str], int], splitter: Splitter
+    text: str, cuts: Sequence[Cut], capacity: int, count: Callable[[str], int], split: Split
 ) -> list[Passage]:
     """Divide `text` into passages of at most `capacity` tokens, in order, leaving out nothing but white space.
 
@@ -70,28 +75,37 @@ def passages(
     blocks = [text[start:end] for start, end in pairwise(offsets)]
     ranks = [cut.rank for cut in cuts]
     hashes = [zlib.crc32(block.strip().encode(errors="surrogatepass")) for block in blocks]
-    before = [0, *accumulate(count(block) for block in blocks)]
+    before = [0, *accumulate(count(block.strip()) for block in blocks)]
     found: list[Passage] = []
     stretches = [(0, len(blocks))]
     while stretches:
         first, last = stretches.pop()
-        if last - first > 1 and before[last] - before[first] > capacity:
+        start, end = trimmed(text, offsets[first], offsets[last])
+        # The sum of the parts' tokens is not always that of the whole, so what seems to fit is counted once more.
+        if before[last] - before[first] <= capacity and count(text[start:end]) <= capacity:
+            if start < end:
+                found.append(Passage(start, end))
+        elif last - first > 1:
             best = _best_cut(first, last, ranks, hashes, before, capacity)
             stretches += [(best, last), (first, best)]
-            continue
-        start, end = trimmed(text, offsets[first], offsets[last])
-        if start == end:
-            continue
-        # The sum of the parts' tokens is not always that of the whole, so what is sent is counted once more.
-        if count(text[start:end]) <= capacity:
-            found.append(Passage(start, end))
         else:
-            found += [
-                Passage(start + offset, start + offset + len(part))
-                for offset, part in splitter.chunk_indices(text[start:end])
-                if part.strip()
-            ]
+            found += _split(text, start, end, cuts[first].lead, capacity, count, split)
     return found
+
+
+def _split(
+    text: str, start: int, end: int, lead: int, capacity: int, count: Callable[[str], int], split: Split
+) -> list[Passage]:
+    """Split a stretch without a place to cut, leaving its headings with the first part."""
+    room = capacity - count(text[start : start + lead])
+    # Headings that would crowd out their text are split like any other.
+    body = start + lead if room >= capacity // 2 else start
+    parts = [
+        Passage(body + offset, body + offset + len(part))
+        for offset, part in split(text[body:end], room if body > start else capacity)
+        if part.strip()
+    ]
+    return [Passage(start, parts[0].end), *parts[1:]]
 
 
 def _best_cut(
@@ -135,6 +149,8 @@ def assemble(
     A title longer than its share is cut short in what is sent, never in the metadata. A document without text is its
     title; one without either has no chunks.
     """
+    # Tokenizing is nearly all of the work, and a passage is met as a block, as a stretch and as a chunk.
+    count = lru_cache(maxsize=REMEMBERED)(count)
     title = " ".join(document.title.split())
     if not document.text.strip():
         if not title:

@@ -18,8 +18,10 @@ def chunk_text(document: Document, rules: Rules, count: Callable[[str], int]) ->
     from semantic_text_splitter import TextSplitter  # noqa: PLC0415 - heavy; not needed to list or submit work
 
     def divide(capacity: int, count: Callable[[str], int]) -> list[tuple[Passage, str]]:
-        splitter = TextSplitter.from_callback(count, capacity)
-        found = passages(document.text, text_cuts(document.text), capacity, count, splitter)
+        def split(text: str, capacity: int) -> list[tuple[int, str]]:
+            return TextSplitter.from_callback(count, capacity).chunk_indices(text)
+
+        found = passages(document.text, text_cuts(document.text), capacity, count, split)
         return [(passage, "") for passage in found]
 
     return assemble(document, rules, count, divide)

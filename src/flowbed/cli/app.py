@@ -35,7 +35,8 @@ app.add_typer(letters, name="dead-letters")
 
 Json = Annotated[bool, typer.Option("--json", help="Print the result as JSON.")]
 Config = Annotated[
-    Path | None, typer.Option("--config", metavar="FILE", help="The project's flowbed.toml; by default the one here.")
+    Path | None,
+    typer.Option("--config", metavar="FILE", help="The project's flowbed.toml; by default the one here."),
 ]
 Verbose = Annotated[bool, typer.Option("--verbose", "-v", help="Log what is done to standard error.")]
 Names = Annotated[list[str] | None, typer.Argument(metavar="[NAME]...", help="Sources; by default all.")]
@@ -92,7 +93,9 @@ def add(
     kind: Annotated[str, typer.Argument(help="files, jsonl or receipts")],
     location: str,
     collection: Annotated[str | None, typer.Option(help="Where its chunks go; by default NAME.")] = None,
-    option: Annotated[list[str] | None, typer.Option(metavar="K=V", help="An option of the kind; repeatable.")] = None,
+    option: Annotated[
+        list[str] | None, typer.Option(metavar="K=V", help="An option of the kind; repeatable.")
+    ] = None,
     as_json: Json = False,
     config: Config = None,
     verbose: Verbose = False,
@@ -120,7 +123,9 @@ def add(
 @app.command()
 def plan(
     names: Names = None,
-    allow_deletes: Annotated[bool, typer.Option("--allow-deletes", help="Plan with large deletions.")] = False,
+    allow_deletes: Annotated[
+        bool, typer.Option("--allow-deletes", help="Plan with large deletions.")
+    ] = False,
     as_json: Json = False,
     config: Config = None,
     verbose: Verbose = False,
@@ -175,8 +180,12 @@ def search(
     query: str,
     collection: Annotated[str | None, typer.Option("--collection", "-c", help="By default all.")] = None,
     limit: Annotated[int, typer.Option("--limit", "-n")] = 10,
-    where: Annotated[str | None, typer.Option(metavar="JSON", help='A filter such as {"source": "handbook"}.')] = None,
-    at: Annotated[int | None, typer.Option(metavar="VERSION", help="An older version of the collection.")] = None,
+    where: Annotated[
+        str | None, typer.Option(metavar="JSON", help='A filter such as {"source": "handbook"}.')
+    ] = None,
+    at: Annotated[
+        int | None, typer.Option(metavar="VERSION", help="An older version of the collection.")
+    ] = None,
     by_document: Annotated[bool, typer.Option("--by-document", help="Count each document once.")] = False,
     as_json: Json = False,
     config: Config = None,
@@ -277,7 +286,9 @@ def letters_list(as_json: Json = False, config: Config = None, verbose: Verbose 
 
 @letters.command("retry")
 def letters_retry(
-    subjects: Annotated[list[str] | None, typer.Argument(metavar="[SUBJECT]...", help="By default all.")] = None,
+    subjects: Annotated[
+        list[str] | None, typer.Argument(metavar="[SUBJECT]...", help="By default all.")
+    ] = None,
     as_json: Json = False,
     config: Config = None,
     verbose: Verbose = False,

@@ -159,7 +159,11 @@ def _bar() -> Iterator[None]:
             if now.take(point, facts):
                 rate = now.done / max(time.monotonic() - now.since, 1e-9)
                 bar.update(
-                    task, description=now.stage, completed=now.done, total=now.total or None, rate=f"{rate:,.0f}"
+                    task,
+                    description=now.stage,
+                    completed=now.done,
+                    total=now.total or None,
+                    rate=f"{rate:,.0f}",
                 )
 
         stop = telemetry.listen(show)

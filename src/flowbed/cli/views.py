@@ -42,7 +42,9 @@ def read_where(text: str | None) -> dict[str, Any] | None:
 def show_plan(plan: Plan) -> None:
     """Show what a run would do."""
     say(f"plan {plan.plan_id}: {plan.documents:,} documents differ")
-    say(f"  chunks  {plan.new:,} new, {plan.changed:,} changed, {plan.deleted:,} deleted, {plan.waiting:,} waiting")
+    say(
+        f"  chunks  {plan.new:,} new, {plan.changed:,} changed, {plan.deleted:,} deleted, {plan.waiting:,} waiting"
+    )
     say(f"  reuse   {plan.reused:,} of them have a vector already")
     say(f"  tokens  {plan.tokens:,} to embed")
     for name, lane in plan.lanes.items():
@@ -104,7 +106,9 @@ def show_versions(found: Mapping[str, Sequence[Version]]) -> None:
         say(name)
         for each in versions:
             tags = f"  {', '.join(each.tags)}" if each.tags else ""
-            say(f"  {each.version:>6}  {_time(each.created)}  {each.rows:>10,} rows  {each.bytes / 1e6:>8.1f} MB{tags}")
+            say(
+                f"  {each.version:>6}  {_time(each.created)}  {each.rows:>10,} rows  {each.bytes / 1e6:>8.1f} MB{tags}"
+            )
 
 
 def show_compactions(done: Mapping[str, Compaction]) -> None:

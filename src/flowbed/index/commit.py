@@ -6,11 +6,10 @@ from dataclasses import dataclass
 from datetime import timedelta
 from typing import TYPE_CHECKING
 
-import pyarrow as pa
-
 from flowbed.errors import Rejected
-from flowbed.index.datasets import Live, blocking
+from flowbed.index.datasets import blocking
 from flowbed.index.deltas import newest, read_delta
+from flowbed.index.live import Live, live_collection
 from flowbed.ledger import DeadLetter
 from flowbed.records import Problem, Space
 from flowbed.telemetry import DEAD_LETTER, INDEX_MERGED, RUN_COMMITTED, reached
@@ -18,12 +17,16 @@ from flowbed.telemetry import DEAD_LETTER, INDEX_MERGED, RUN_COMMITTED, reached
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    import pyarrow as pa
+
     from flowbed.index.datasets import Datasets
     from flowbed.ledger import Ledger, RunRow
     from flowbed.storage import Store
 
 # Last writer wins, whatever the order of arrival; equal versions are told apart by their run.
-NEWER = "source.version > target.version OR (source.version = target.version AND source.run_id > target.run_id)"
+NEWER = (
+    "source.version > target.version OR (source.version = target.version AND source.run_id > target.run_id)"
+)
 MOST_RUNS = 64  # a commit reads its runs' deltas whole
 MOST_ROWS = 100_000  # 150 MB of vectors at 384 dimensions
 # After this long a tombstone may be gone, and an older delta could bring a deleted row back.
@@ -49,7 +52,7 @@ async def commit(
     version = None
     refused: list[Problem] = []
     while runs := await ledger.runs.pending(collection, limit=MOST_RUNS):
-        live = await datasets.live(collection)
+        live = await live_collection(store, collection)
         if live is None:
             live = await datasets.begin(collection, Space.from_json(runs[0].space), now=clock())
         good: list[RunRow] = []
@@ -84,8 +87,12 @@ async def _merge(live: Live, rows: pa.Table, datasets: Datasets) -> int:
             dataset.merge_insert("id")
             .when_matched_update_all(NEWER)
             .when_not_matched_insert_all()
-            .use_index(False)  # with an index on id every merge fails: its keys are nullable, the column is not
-            .conflict_retries(50)  # several committers at once: each retry waits and merges onto the newest version
+            .use_index(
+                False
+            )  # with an index on id every merge fails: its keys are nullable, the column is not
+            .conflict_retries(
+                50
+            )  # several committers at once: each retry waits and merges onto the newest version
             .execute(rows)
         )
         return int(dataset.version)
@@ -96,7 +103,9 @@ async def _merge(live: Live, rows: pa.Table, datasets: Datasets) -> int:
 async def _verified(run: RunRow, live: Live, *, store: Store) -> pa.Table:
     space = Space.from_json(run.space)
     if space.fingerprint != live.space.fingerprint:
-        message = f"it is of space {space.space8}, and collection {live.collection} lives in {live.space.space8}"
+        message = (
+            f"it is of space {space.space8}, and collection {live.collection} lives in {live.space.space8}"
+        )
         raise Rejected(message)
     return await read_delta(store, run)
 

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from datetime import timedelta
 from typing import TYPE_CHECKING, Literal
 
 from flowbed.index.commit import MICROSECOND, RETENTION
-from flowbed.index.datasets import Live, blocking
+from flowbed.index.datasets import blocking
 from flowbed.index.versions import State, state, versions
 from flowbed.telemetry import COMPACTION_CLEANED, COMPACTION_MERGED, reached
 
@@ -15,6 +16,7 @@ if TYPE_CHECKING:
     import lance
 
     from flowbed.index.datasets import Datasets
+    from flowbed.index.live import Live
 
 VectorIndex = Literal["auto", "always", "never"]
 
@@ -70,7 +72,7 @@ def plan_compaction(
     )
     return Compaction(
         merge=now_state.fragments > FRAGMENTS,
-        partitions=max(1, round(now_state.rows**0.5)) if build and now_state.rows else 0,
+        partitions=max(1, round(math.sqrt(now_state.rows))) if build and now_state.rows else 0,
         append=append or (indexed and vector_index == "always" and now_state.unindexed_rows > 0),
         drop_before=min(horizon, oldest_pending) if oldest_pending is not None else horizon,
         forget=forget,

@@ -3,40 +3,26 @@
 from __future__ import annotations
 
 import asyncio
-import json
 import os
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, TypeVar
 
-from flowbed.errors import Conflict, Error, Misconfigured, NotFound, OutOfSpace, Transient
+from flowbed.errors import Error, Misconfigured, NotFound, OutOfSpace, Rejected, Transient
 from flowbed.index.deltas import PRIMARY_KEY, schema
-from flowbed.records import Space, canonical
+from flowbed.index.live import Live, begin_space
 from flowbed.telemetry import INDEX_CREATED, reached
 
 # Lance's own log writes notes for its developers to standard error; it reads this once, when it is imported.
 os.environ.setdefault("LANCE_LOG", "error")  # noqa: TID251 - set before the import, never read
 
-import lance  # noqa: E402 - must follow the line above
+import lance
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from flowbed.records import Space
     from flowbed.storage import Store
 
 Answer = TypeVar("Answer")
-
-
-@dataclass(frozen=True, kw_only=True)
-class Live:
-    """The space that a collection's readers and writers use now."""
-
-    collection: str
-    space: Space
-
-    @property
-    def key(self) -> str:
-        """The key under which the dataset lies."""
-        return f"{self.collection}/index/{self.space.space8}.lance"
 
 
 class Datasets:
@@ -45,26 +31,7 @@ class Datasets:
     def __init__(self, store: Store) -> None:
         """Open nothing yet."""
         self.store = store
-        self._session = lance.Session()
-
-    async def live(self, collection: str) -> Live | None:
-        """Read which space of a collection is live; None where nothing was ever committed to it."""
-        try:
-            stored = await self.store.get(f"{collection}/active.json")
-        except NotFound:
-            return None
-        try:
-            space = Space.from_json(json.dumps(json.loads(stored.body)["space"]))
-        except (ValueError, KeyError, TypeError) as error:
-            message = f"{collection}/active.json cannot be read ({error}); restore it before going on"
-            raise Misconfigured(message) from error
-        return Live(collection=collection, space=space)
-
-    async def collections(self) -> list[str]:
-        """Name every collection with a live space."""
-        suffix = "/active.json"
-        names = [item.key.removesuffix(suffix) async for item in self.store.list("") if item.key.endswith(suffix)]
-        return sorted(name for name in names if "/" not in name)
+        self._session = lance.Session()  # type: ignore[attr-defined]
 
     async def begin(self, collection: str, space: Space, *, now: int) -> Live:
         """Make `space` live where none is, and its dataset where there is none; repeatable.
@@ -73,15 +40,7 @@ class Datasets:
             Misconfigured: another space is live.
 
         """
-        live = await self.live(collection)
-        if live is None:
-            body = canonical({"collection": collection, "space": json.loads(space.to_json()), "since": now})
-            try:
-                await self.store.create(f"{collection}/active.json", body)
-            except Conflict:
-                return await self.begin(collection, space, now=now)
-            live = Live(collection=collection, space=space)
-        require_same(live, space)
+        live = await begin_space(self.store, collection, space, now=now)
         await self.writable(live)
         return live
 
@@ -113,11 +72,15 @@ class Datasets:
                 raise
             if version is None:
                 return None
-            message = f"collection {live.collection} has no version {version}; `flowbed versions` lists those kept"
+            message = (
+                f"collection {live.collection} has no version {version}; `flowbed versions` lists those kept"
+            )
             raise NotFound(message) from error
         mark = dataset.schema.field("id").metadata or {}
         if mark.get(next(iter(PRIMARY_KEY)).encode()) != b"true":
-            message = f"{live.key} has no primary key, so merging into it would leave duplicates; build it anew"
+            message = (
+                f"{live.key} has no primary key, so merging into it would leave duplicates; build it anew"
+            )
             raise Misconfigured(message)
         return dataset
 
@@ -143,22 +106,6 @@ class Datasets:
         return dataset
 
 
-def require_same(live: Live, space: Space) -> None:
-    """Refuse to let two spaces meet.
-
-    Raises:
-        Misconfigured: `space` is not the live one.
-
-    """
-    if live.space.fingerprint != space.fingerprint:
-        message = (
-            f"collection {live.collection} lives in space {live.space.space8} ({live.space.model}), and the model set now"
-            f" is of space {space.space8} ({space.model}); vectors of two spaces never meet: set the model back, or use"
-            " another collection"
-        )
-        raise Misconfigured(message)
-
-
 async def blocking(work: Callable[[], Answer], what: str) -> Answer:
     """Run Lance's blocking `work` in a thread, and translate what it raises."""
     try:
@@ -174,9 +121,13 @@ def translate(error: Exception, what: str) -> Error:
     text = str(error)
     first = text.splitlines()[0] if text else type(error).__name__
     if "No space left" in text or "os error 28" in text or "os error 122" in text or "os error 27" in text:
-        return OutOfSpace(f"the disk is full: {what} could not be written; nothing is lost, free space and run again")
+        return OutOfSpace(
+            f"the disk is full: {what} could not be written; nothing is lost, free space and run again"
+        )
     if "Permission denied" in text or "Read-only file system" in text:
         return Misconfigured(f"{what} cannot be written: {first}")
+    if "Invalid user input" in text:
+        return Rejected(f"{what} cannot answer that: {first}")
     if "conflict" in text.lower() or "contention" in text.lower():
         return Transient(f"{what}: others kept writing at the same time; run again ({first})")
     if isinstance(error, OSError):

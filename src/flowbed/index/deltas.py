@@ -77,7 +77,13 @@ def schema(dimensions: int) -> pa.Schema:
 
 
 async def write_delta(
-    store: Store, collection: str, space: Space, upserts: Sequence[Upsert], deletes: Sequence[Delete], *, now: int
+    store: Store,
+    collection: str,
+    space: Space,
+    upserts: Sequence[Upsert],
+    deletes: Sequence[Delete],
+    *,
+    now: int,
 ) -> Delta:
     """Lay down the delta of these rows under its run's key, or adopt the one of the same rows that is there.
 
@@ -131,12 +137,14 @@ def table(run: str, space: Space, upserts: Sequence[Upsert], deletes: Sequence[D
     for at, row in enumerate(upserts):
         values[at] = row.vector
     absent = np.arange(count + gone) >= count
-    vectors = pa.FixedSizeListArray.from_arrays(pa.array(values.ravel()), space.dimensions, mask=pa.array(absent))
+    vectors = pa.FixedSizeListArray.from_arrays(
+        pa.array(values.ravel()), space.dimensions, mask=pa.array(absent)
+    )
     metadata = [json.dumps(dict(row.metadata), ensure_ascii=False, allow_nan=False) for row in upserts]
     nothing = [None] * gone
     columns = [
-        pa.array([row.id for row in (*upserts, *deletes)], pa.string()),
-        pa.array([row.version for row in (*upserts, *deletes)], pa.int64()),
+        pa.array([*(row.id for row in upserts), *(row.id for row in deletes)], pa.string()),
+        pa.array([*(row.version for row in upserts), *(row.version for row in deletes)], pa.int64()),
         pa.array(absent, pa.bool_()),
         vectors,
         pa.array([row.document for row in upserts] + nothing, pa.string()),
@@ -160,7 +168,7 @@ def encode(rows: pa.Table, run: str, space: Space, *, now: int) -> bytes:
     sink = pa.BufferOutputStream()
     with pa.ipc.new_file(sink, rows.schema.with_metadata(stamp)) as writer:
         writer.write_table(rows.replace_schema_metadata(stamp))
-    return sink.getvalue().to_pybytes()
+    return bytes(sink.getvalue().to_pybytes())
 
 
 def decode(body: bytes, *, run: str, space: Space, rows: int) -> pa.Table:
@@ -203,7 +211,9 @@ def _check_vectors(found: pa.Table) -> None:
     if not pc.all(pc.equal(pc.is_null(found["vector"]), deleted)).as_py():
         message = "a row has a vector and is deleted, or has none and is not"
         raise Rejected(message)
-    values = found.filter(pc.invert(deleted))["vector"].combine_chunks().flatten().to_numpy(zero_copy_only=False)
+    values = (
+        found.filter(pc.invert(deleted))["vector"].combine_chunks().flatten().to_numpy(zero_copy_only=False)
+    )
     if not np.isfinite(values).all():
         message = "a vector holds a value that is no number"
         raise Rejected(message)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
@@ -50,10 +51,9 @@ async def held(
     finally:
         beat.cancel()
         await asyncio.gather(beat, return_exceptions=True)
-        try:
+        # Taken over or deleted, there is nothing left to give back.
+        with contextlib.suppress(Conflict, NotFound):
             await store.replace(key, _body(lease, seq=-1, released=True), etag=current[0])
-        except (Conflict, NotFound):
-            pass  # taken over or deleted: there is nothing left to give back
 
 
 async def _acquire(
@@ -97,4 +97,6 @@ async def _renew(store: Store, lease: Lease, current: list[str]) -> None:
 
 def _body(lease: Lease, *, seq: int, released: bool = False) -> bytes:
     # Owner, epoch and seq together are unique, so that an equal etag always means an equal state.
-    return canonical({"owner": lease.owner, "epoch": lease.epoch, "seq": seq, "ttl_s": TTL, "released": released})
+    return canonical(
+        {"owner": lease.owner, "epoch": lease.epoch, "seq": seq, "ttl_s": TTL, "released": released}
+    )

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import pyarrow as pa
 
-from flowbed.index.datasets import Live, blocking
+from flowbed.index.datasets import blocking
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from flowbed.index.datasets import Datasets
+    from flowbed.index.live import Live
 
 
 class Reuse:
@@ -28,12 +29,12 @@ class Reuse:
         """Read nothing yet."""
         self._live, self._datasets = live, datasets
         self._dataset: lance.LanceDataset | None = None
-        self._prefixes: NDArray[np.uint64] | None = None
+        self._prefixes: NDArray[np.uint64] = np.empty(0, np.uint64)
         self._places: NDArray[np.int64] = np.empty(0, np.int64)
 
     async def get_many(self, hashes: Sequence[str]) -> dict[str, NDArray[np.float32]]:
         """Read the vectors (float32) of those text hashes that the index holds."""
-        if self._prefixes is None:
+        if self._dataset is None:
             self._dataset = await self._datasets.open(self._live)
             self._prefixes, self._places = await blocking(self._read, f"the index of {self._live.collection}")
         if not len(self._prefixes) or not hashes:
@@ -42,7 +43,7 @@ class Reuse:
 
     def _read(self) -> tuple[NDArray[np.uint64], NDArray[np.int64]]:
         if self._dataset is None or not self._dataset.count_rows():
-            return np.empty(0, np.uint64), self._places
+            return self._prefixes, self._places
         prefixes, places, at = [], [], 0
         for batch in self._dataset.to_batches(columns=["text_hash"], scan_in_order=True):
             kept = [(place, text) for place, text in enumerate(batch["text_hash"].to_pylist(), at) if text]
@@ -54,7 +55,7 @@ class Reuse:
         return joined[order], np.concatenate(places)[order]
 
     def _take(self, hashes: Sequence[str]) -> dict[str, NDArray[np.float32]]:
-        if self._dataset is None or self._prefixes is None:
+        if self._dataset is None:
             return {}
         asked = np.fromiter((int(text[:16], 16) for text in hashes), np.uint64, len(hashes))
         at = np.searchsorted(self._prefixes, asked)
@@ -65,7 +66,8 @@ class Reuse:
             return {}
         rows = self._dataset.take(self._places[at[hit]].tolist(), columns=["text_hash", "vector"])
         vectors = np.asarray(
-            pa.chunked_array(rows["vector"]).combine_chunks().flatten().to_numpy(zero_copy_only=False), np.float32
+            pa.chunked_array(rows["vector"]).combine_chunks().flatten().to_numpy(zero_copy_only=False),
+            np.float32,
         ).reshape(rows.num_rows, -1)
         wanted = set(hashes)  # a prefix of 8 bytes may belong to another text
         return {

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import heapq
 import json
+import math
 from typing import TYPE_CHECKING, Any, Literal
 
 from flowbed.errors import NotFound, Rejected
-from flowbed.index.datasets import Live, blocking
+from flowbed.index.datasets import blocking
 from flowbed.index.filters import to_sql
 from flowbed.records import Found, Hit
 
@@ -19,6 +20,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from flowbed.index.datasets import Datasets
+    from flowbed.index.live import Live
 
 Unit = Literal["chunk", "document"]
 
@@ -103,7 +105,13 @@ def _nearest(
 ) -> list[Hit]:
     condition = "deleted = false" if condition == "true" else f"deleted = false AND {condition}"
     partitions = _partitions(dataset)
-    nearest: dict[str, Any] = {"column": "vector", "q": vector, "k": limit, "metric": "cosine", "use_index": False}
+    nearest: dict[str, Any] = {
+        "column": "vector",
+        "q": vector,
+        "k": limit,
+        "metric": "cosine",
+        "use_index": False,
+    }
     if partitions and dataset.count_rows(condition) > max(EXACT_ROWS, limit):
         probes = min(partitions, max(FEWEST, round(partitions * PROBED)))
         nearest |= {"use_index": True, "minimum_nprobes": probes}
@@ -130,5 +138,5 @@ def _partitions(dataset: lance.LanceDataset) -> int:
     for description in dataset.describe_indices():
         if description.field_names == ["vector"]:
             # Compaction makes as many partitions as the square root of the rows indexed; see `compaction.partitions`.
-            return max(1, round(description.num_rows_indexed**0.5))
+            return max(1, round(math.sqrt(description.num_rows_indexed)))
     return 0

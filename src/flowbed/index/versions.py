@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
-from flowbed.index.datasets import Live, blocking
+from flowbed.index.datasets import blocking
 
 if TYPE_CHECKING:
+    from datetime import datetime
+
     import lance
 
     from flowbed.index.datasets import Datasets
+    from flowbed.index.live import Live
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -58,7 +61,7 @@ def _versions(dataset: lance.LanceDataset) -> list[Version]:
     return [
         Version(
             version=each["version"],
-            created=int(each["timestamp"].timestamp() * 1_000_000),
+            created=int(cast("datetime", each["timestamp"]).timestamp() * 1_000_000),
             rows=int(each["metadata"].get("total_rows", 0)),
             bytes=int(each["metadata"].get("total_files_size", 0)),
             tags=tuple(sorted(tags.get(each["version"], ()))),
@@ -70,7 +73,9 @@ def _versions(dataset: lance.LanceDataset) -> list[Version]:
 def _state(dataset: lance.LanceDataset) -> State:
     rows = dataset.count_rows()
     live = dataset.count_rows("deleted = false")
-    indexed = sum(each.num_rows_indexed for each in dataset.describe_indices() if each.field_names == ["vector"])
+    indexed = sum(
+        each.num_rows_indexed for each in dataset.describe_indices() if each.field_names == ["vector"]
+    )
     return State(
         rows=live,
         tombstones=rows - live,

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Protocol
 import stamina
 
 from flowbed.errors import Rejected, Transient
-from flowbed.telemetry import PROGRESS, RETRIED, reached
+from flowbed.telemetry import PROGRESS, REQUEST_ANSWERED, REQUEST_SENT, RETRIED, reached
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -64,7 +64,9 @@ async def embed(
     if missing and index is not None:
         outcome.vectors.update(await index.get_many(missing))
     # Texts of like length share a request, so that little of it is padding.
-    todo = sorted((key for key in missing if key not in outcome.vectors), key=lambda key: (len(texts[key]), key))
+    todo = sorted(
+        (key for key in missing if key not in outcome.vectors), key=lambda key: (len(texts[key]), key)
+    )
     reached(PROGRESS, stage="embed", done=len(texts) - len(todo))
     limit = asyncio.Semaphore(concurrency)
 
@@ -79,7 +81,9 @@ async def embed(
     return outcome
 
 
-async def _request(keys: Sequence[str], texts: Mapping[str, str], embedder: Embedder, outcome: Outcome) -> None:
+async def _request(
+    keys: Sequence[str], texts: Mapping[str, str], embedder: Embedder, outcome: Outcome
+) -> None:
     """Embed the texts of `keys`, narrowing a refusal down to the texts that caused it."""
     waiting = [list(keys)]
     while waiting:
@@ -115,6 +119,9 @@ async def _call(texts: Sequence[str], embedder: Embedder) -> Embedded:
         on=again, attempts=ATTEMPTS, timeout=None, wait_initial=WAIT_FIRST, wait_max=WAIT_MOST
     ):
         with attempt:
-            return await embedder.embed(texts, purpose="document")
+            reached(REQUEST_SENT, texts=len(texts))
+            answer = await embedder.embed(texts, purpose="document")
+            reached(REQUEST_ANSWERED, texts=len(texts))
+            return answer
     message = "unreachable: the last attempt raises"
     raise AssertionError(message)

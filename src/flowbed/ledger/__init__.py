@@ -233,7 +233,10 @@ class Chunks(Protocol):
         ...
 
     async def retry(self, subjects: Collection[str], *, now: int) -> int:
-        """Make FAILED chunks NONE again (all of them where no id is named), each at version max(version + 1, now)."""
+        """Make FAILED chunks NONE again, each at version max(version + 1, now), and return how many.
+
+        `subjects` are ids of chunks, or of refused runs whose chunks are meant; no subject means every chunk.
+        """
         ...
 
     async def counts(self) -> Mapping[tuple[str, Status], int]:

@@ -164,7 +164,10 @@ class SqlChunks:
         )
 
         def work(connection: sa.Connection) -> int:
-            named = (statement.where(chunks.c.id.in_(piece)) for piece in pieces(set(subjects)))
+            named = (
+                statement.where(sa.or_(chunks.c.id.in_(piece), chunks.c.run.in_(piece)))
+                for piece in pieces(set(subjects))
+            )
             return sum(connection.execute(step).rowcount for step in (named if subjects else (statement,)))
 
         return await self._database.write(work)

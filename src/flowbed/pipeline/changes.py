@@ -103,41 +103,59 @@ async def changes(
     allow_deletes: bool,
 ) -> AsyncIterator[Change]:
     """Compare a whole fetch with the ledger, in stretches of about BATCH_CHUNKS chunks; `scan` is filled on the way."""
-    source, mark = feed.rules.source, feed.rules.fingerprint
+    source = feed.rules.source
     seen: set[bytes] = set()
     value = cursor.value
-    stretch = _Stretch()
     async for page in feed.source.fetch(cursor.value):
         value = page.cursor
         scan.problems += page.problems
         scan.listed += len(page.entries)
         scan.complete = page.complete
         seen.update(_digest(entry.document) for entry in page.entries)
-        known = await ledger.documents.get(source, [entry.document for entry in page.entries])
-        moved = [
-            entry
-            for entry in page.entries
-            if (row := known.get(entry.document)) is None or row.etag != f"{mark}:{entry.etag}"
-        ]
-        for start in range(0, len(moved), READ_AT_ONCE):
-            some = moved[start : start + READ_AT_ONCE]
-            read, problems = await asyncio.to_thread(_read, feed, some, known, count)
-            scan.problems += problems
-            await _compare(feed, read, known, stretch, ledger=ledger, now=clock())
-            if stretch.full:
-                yield stretch.change(cursor.value)
-                stretch = _Stretch()
+        async for stretch in _stretches(
+            feed, page.entries, ledger=ledger, count=count, clock=clock, scan=scan
+        ):
+            yield stretch.change(cursor.value)
         if page.gone:
             yield await _removal(source, page.gone, ledger=ledger, value=cursor.value)
-    if stretch.documents:
-        yield stretch.change(cursor.value)
-    if scan.complete:
-        gone = await _gone(source, seen, scan, ledger=ledger, allow_deletes=allow_deletes)
-        for start in range(0, len(gone), BATCH_CHUNKS):
-            yield await _removal(source, gone[start : start + BATCH_CHUNKS], ledger=ledger, value=cursor.value)
-    # Only now is everything before it applied: a fetch that is interrupted begins again where it began.
-    if value != cursor.value:
+    gone = (
+        await _gone(source, seen, scan, ledger=ledger, allow_deletes=allow_deletes) if scan.complete else []
+    )
+    for start in range(0, len(gone), BATCH_CHUNKS):
+        yield await _removal(source, gone[start : start + BATCH_CHUNKS], ledger=ledger, value=cursor.value)
+    # Only now is everything before it applied: a fetch that is interrupted, or has left something undone, begins again
+    # where it began.
+    done = not scan.withheld and all(problem.skipped for problem in scan.problems)
+    if done and value != cursor.value:
         yield Change(value=value)
+
+
+async def _stretches(
+    feed: Feed,
+    entries: Sequence[Entry],
+    *,
+    ledger: Ledger,
+    count: Callable[[str], int],
+    clock: Callable[[], int],
+    scan: Scan,
+) -> AsyncIterator[_Stretch]:
+    """Compare the entries whose etag has moved with the ledger."""
+    known = await ledger.documents.get(feed.rules.source, [entry.document for entry in entries])
+    etags = {name: row.etag for name, row in known.items()}
+    moved = [
+        entry for entry in entries if etags.get(entry.document) != f"{feed.rules.fingerprint}:{entry.etag}"
+    ]
+    stretch = _Stretch()
+    for start in range(0, len(moved), READ_AT_ONCE):
+        some = moved[start : start + READ_AT_ONCE]
+        read, problems = await asyncio.to_thread(_read, feed, some, known, count)
+        scan.problems += problems
+        await _compare(feed, read, known, stretch, ledger=ledger, now=clock())
+        if stretch.full:
+            yield stretch
+            stretch = _Stretch()
+    if stretch.documents:
+        yield stretch
 
 
 def _read(
@@ -194,7 +212,7 @@ async def _compare(
 
 
 def differences(chunks: Sequence[Chunk], before: Sequence[ChunkRow]) -> tuple[list[Write], list[ChunkRow]]:
-    """Tell which chunks of one document have to be written, and which rows deleted, for the rows to become the chunks."""
+    """Tell which chunks of a document have to be written, and which rows deleted, for the rows to become the chunks."""
     rows = {(row.collection, row.id): row for row in before}
     writes = []
     for each in chunks:
@@ -206,7 +224,9 @@ def differences(chunks: Sequence[Chunk], before: Sequence[ChunkRow]) -> tuple[li
 
 async def _removal(source: str, documents: Sequence[str], *, ledger: Ledger, value: str) -> Change:
     rows = await ledger.chunks.of(source, documents)
-    return Change(value=value, removed=tuple(documents), deletes=tuple(row for row in rows if not row.deleted))
+    return Change(
+        value=value, removed=tuple(documents), deletes=tuple(row for row in rows if not row.deleted)
+    )
 
 
 async def _gone(
@@ -223,14 +243,14 @@ async def _gone(
     doubtful = sum(1 for problem in scan.problems if not problem.document and not problem.skipped)
     if doubtful:
         scan.withheld = (
-            f"{len(gone)} documents that were not listed are kept, since {doubtful} entries could not be read and may be"
-            " theirs; mend those and run again"
+            f"{len(gone)} documents that were not listed are kept, since {doubtful} entries could not be read and may"
+            " be theirs; mend those and run again"
         )
         return []
     if not allow_deletes and len(gone) >= GUARDED_COUNT and len(gone) > GUARDED_SHARE * total:
         scan.withheld = (
-            f"{len(gone)} of {total} documents are gone from the source, which is more than {GUARDED_SHARE:.0%}: they are"
-            " kept; if that is meant, run again with --allow-deletes"
+            f"{len(gone)} of {total} documents are gone from the source, which is more than {GUARDED_SHARE:.0%}: they"
+            " are kept; if that is meant, run again with --allow-deletes"
         )
         return []
     return gone

@@ -1,4 +1,4 @@
-"""Embed: chunks that wait are claimed, their texts get vectors, and a delta per collection is laid down and committed."""
+"""Embed: chunks that wait are claimed, their texts get vectors, a delta per collection is laid down and committed."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 from flowbed.errors import NotFound
 from flowbed.index.commit import commit
 from flowbed.index.deltas import Delete, Upsert, write_delta
+from flowbed.index.live import live_collection
 from flowbed.index.reuse import Reuse
 from flowbed.lanes.realtime import Outcome
 from flowbed.lanes.realtime import embed as embed_now
@@ -67,7 +68,11 @@ class Tally:
 
 
 async def embed(
-    parts: Parts, *, sources: Collection[str], statuses: Collection[Status] = WAITING, limit: int | None = None
+    parts: Parts,
+    *,
+    sources: Collection[str],
+    statuses: Collection[Status] = WAITING,
+    limit: int | None = None,
 ) -> Tally:
     """Embed what waits, run by run, each committed before the next begins.
 
@@ -156,7 +161,11 @@ async def _run(rows: Sequence[ChunkRow], parts: Parts, tally: Tally, tiers: dict
     for collection in sorted({row.collection for row in rows}):
         await _lay_down(
             collection,
-            [each for each in passages if each.row.collection == collection and each.row.text_hash in outcome.vectors],
+            [
+                each
+                for each in passages
+                if each.row.collection == collection and each.row.text_hash in outcome.vectors
+            ],
             [row for row in deletes if row.collection == collection],
             outcome,
             spent,
@@ -180,7 +189,9 @@ async def _run(rows: Sequence[ChunkRow], parts: Parts, tally: Tally, tiers: dict
     ]
     await _fail([*lost, *failed], parts, tally)
     if failed and not outcome.vectors and all(each.kind == "transient" for each in failed):
-        tally.stopped = f"no request succeeded any more ({failed[0].reason}); what waits is taken up by the next run"
+        tally.stopped = (
+            f"no request succeeded any more ({failed[0].reason}); what waits is taken up by the next run"
+        )
     # The lane has told of each distinct text; the chunks that shared one, or had none, are done as well.
     reached(PROGRESS, stage="embed", done=len(rows) - len({each.row.text_hash for each in passages}))
 
@@ -233,7 +244,7 @@ async def _lay_down(
     """Write the delta of one collection, record its run, and commit."""
     if not passages and not deletes:
         return
-    live = await parts.datasets.live(collection)
+    live = await live_collection(parts.store, collection)
     if live is None:
         # Nothing of this collection was ever committed, so that there is nothing to delete from it.
         live = await parts.datasets.begin(collection, parts.embedder().space, now=parts.clock())
@@ -273,7 +284,10 @@ async def _lay_down(
             cost_usd=spent.tokens * price / 1e6,
             seconds=spent.seconds,
         ),
-        [*((each.row.id, each.row.version) for each in passages), *((row.id, row.version) for row in deletes)],
+        [
+            *((each.row.id, each.row.version) for each in passages),
+            *((row.id, row.version) for row in deletes),
+        ],
         worker=parts.worker,
     )
     reached(RUN_RECORDED, run=delta.run)

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from flowbed.errors import NotFound
+from flowbed.index.live import live_collections
 from flowbed.index.versions import state
 from flowbed.records import Status
 
@@ -49,13 +50,11 @@ class Reason:
 async def status(parts: Parts) -> BedStatus:
     """Describe every collection, the chunks by status, and what waits for someone to look."""
     collections = {}
-    for name in await parts.datasets.collections():
-        live = await parts.datasets.live(name)
-        if live is not None:
-            now = await state(live, datasets=parts.datasets)
-            collections[name] = CollectionStatus(
-                rows=now.rows, unindexed_rows=now.unindexed_rows, version=now.version, space=live.space.space8
-            )
+    for live in await live_collections(parts.store):
+        now = await state(live, datasets=parts.datasets)
+        collections[live.collection] = CollectionStatus(
+            rows=now.rows, unindexed_rows=now.unindexed_rows, version=now.version, space=live.space.space8
+        )
     chunks: dict[str, int] = {}
     for (_, each), number in (await parts.ledger.chunks.counts()).items():
         chunks[each.value] = chunks.get(each.value, 0) + number
@@ -85,29 +84,25 @@ async def why(parts: Parts, subject: str) -> list[Reason]:
     reasons = []
     for row in rows:
         found = await parts.ledger.runs.get(row.run) if row.run else None
-        reasons.append(Reason(chunk=row, batch=batches.get(row.batch), run=found, verdict=verdict(row, found)))
+        reasons.append(
+            Reason(chunk=row, batch=batches.get(row.batch), run=found, verdict=verdict(row, found))
+        )
     return reasons
 
 
 def verdict(row: ChunkRow, found: RunRow | None) -> str:
     """Say in a sentence what a chunk's row means."""
     what = "its deletion" if row.deleted else "it"
-    match row.status:
-        case Status.SUCCESS if row.deleted:
-            return "its document no longer has it, and the index has dropped it"
-        case Status.SUCCESS:
-            return f"in the index of {row.collection} since version {found.version if found else '?'}"
-        case Status.NONE:
-            return f"{what} waits for the next `flowbed run`"
-        case Status.PENDING if row.run:
-            return f"{what} lies in a delta that the next `flowbed run` commits"
-        case Status.PENDING:
-            return f"{what} is being worked on by {row.worker}"
-        case Status.FAILED if row.failure == "transient":
-            return f"failed for now, and the next `flowbed run` tries again: {row.error}"
-        case Status.FAILED:
-            return f"failed, `flowbed dead-letters retry` tries again: {row.error}"
-        case Status.REVERTED:
-            return "a rollback took it out of the index"
-        case _:
-            return "there is nothing in it to embed"
+    held = "in a delta that the next `flowbed run` commits" if row.run else f"being worked on by {row.worker}"
+    again = "the next `flowbed run`" if row.failure == "transient" else "`flowbed dead-letters retry`"
+    indexed = f"in the index of {row.collection} since version {found.version if found else '?'}"
+    return {
+        Status.NONE: f"{what} waits for the next `flowbed run`",
+        Status.PENDING: f"{what} is {held}",
+        Status.SUCCESS: "its document no longer has it, and the index has dropped it"
+        if row.deleted
+        else indexed,
+        Status.FAILED: f"failed, and {again} tries again: {row.error}",
+        Status.SKIPPED: "there is nothing in it to embed",
+        Status.REVERTED: "a rollback took it out of the index",
+    }[row.status]

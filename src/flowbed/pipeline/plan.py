@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 from typing import TYPE_CHECKING
 
+from flowbed.index.live import live_collection
 from flowbed.index.reuse import Reuse
 from flowbed.pipeline.changes import Scan, changes
 from flowbed.pipeline.sync import check_space
@@ -96,11 +97,11 @@ async def _unpaid(
     kept = await parts.embedder().lookup([write.chunk.sent for write in first.values()], purpose="document")
     rest = {key: write for key, write in first.items() if write.chunk.sent not in kept}
     for collection in {write.chunk.collection for write in rest.values()}:
-        live = await parts.datasets.live(collection)
+        live = await live_collection(parts.store, collection)
         if live is not None:
             tier = tiers.setdefault(collection, Reuse(live, parts.datasets))
-            for key in await tier.get_many(list(rest)):
-                del rest[key]
+            for known in await tier.get_many(list(rest)):
+                del rest[known]
     return list(rest.values())
 
 

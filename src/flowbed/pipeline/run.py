@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 from flowbed.errors import Conflict, Error, NotFound
 from flowbed.index.compaction import Compaction, VectorIndex, compact
 from flowbed.index.lease import held
+from flowbed.index.live import live_collection
 from flowbed.index.versions import state
 from flowbed.pipeline.embed import WAITING, Tally, commit_pending, embed
 from flowbed.pipeline.sync import Synced, sync
@@ -46,7 +47,9 @@ async def run(
             synced[name] = Synced(problems=[Problem(subject=f"source {name}", reason=str(error))])
     counts = await parts.ledger.chunks.counts()
     reached(
-        STAGE, stage="embed", total=sum(number for (_, status), number in counts.items() if status in statuses)
+        STAGE,
+        stage="embed",
+        total=sum(number for (_, status), number in counts.items() if status in statuses),
     )
     done = await embed(parts, sources=tuple(feeds), statuses=statuses, limit=limit)
     await tidy(parts, done.versions)
@@ -84,7 +87,7 @@ async def recover(parts: Parts, tally: Tally) -> None:
 async def tidy(parts: Parts, collections: Collection[str]) -> None:
     """Compact what was written to, where that is due and nobody else is at it."""
     for collection in collections:
-        live = await parts.datasets.live(collection)
+        live = await live_collection(parts.store, collection)
         if live is None:
             continue
         try:
@@ -103,7 +106,7 @@ async def compact_one(
         Rejected: nothing was ever committed to it.
 
     """
-    live = await parts.datasets.live(collection)
+    live = await live_collection(parts.store, collection)
     if live is None:
         return None
     pending = await parts.ledger.runs.pending(collection, limit=1)
@@ -124,7 +127,7 @@ async def _versions(parts: Parts, feeds: Mapping[str, Feed]) -> dict[str, int]:
     names = sorted({collection for feed in feeds.values() for collection in feed.rules.collections})
     found = {}
     for name in names:
-        live = await parts.datasets.live(name)
+        live = await live_collection(parts.store, name)
         if live is not None:
             found[name] = (await state(live, datasets=parts.datasets)).version
     return found
@@ -140,9 +143,15 @@ async def retry(parts: Parts, subjects: Collection[str]) -> int:
     letters = [letter async for page in parts.ledger.dead_letters.pages() for letter in page]
     unknown = set(subjects) - {letter.subject for letter in letters}
     if unknown:
-        message = f"no dead letter is about {', '.join(sorted(unknown))}; `flowbed dead-letters list` shows them"
+        message = (
+            f"no dead letter is about {', '.join(sorted(unknown))}; `flowbed dead-letters list` shows them"
+        )
         raise NotFound(message)
-    chosen = [letter for letter in letters if letter.kind != "source" and (not subjects or letter.subject in subjects)]
+    chosen = [
+        letter
+        for letter in letters
+        if letter.kind != "source" and (not subjects or letter.subject in subjects)
+    ]
     if not chosen:
         return 0
     waiting = await parts.ledger.chunks.retry({letter.subject for letter in chosen}, now=parts.clock())

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
 from flowbed.errors import Conflict
-from flowbed.index.datasets import require_same
+from flowbed.index.live import live_collection, require_same
 from flowbed.ledger import BatchRow, ChunkRow, DeadLetter, Swap
 from flowbed.pipeline.changes import Scan, changes
 from flowbed.records import Problem, Status, batch_id, canonical
@@ -64,7 +65,9 @@ async def sync(feed: Feed, parts: Parts, *, allow_deletes: bool) -> Synced:
                 done.fetched += change.fetched
                 done.chunks += len(change.writes)
                 done.deleted += len(change.deletes)
-                reached(PROGRESS, stage="fetch", source=source, done=change.fetched, chunks=len(change.writes))
+                reached(
+                    PROGRESS, stage="fetch", source=source, done=change.fetched, chunks=len(change.writes)
+                )
         except Conflict:
             # What this fetch read may be older than what the winner wrote: it is thrown away, and begun again.
             await asyncio.sleep(0.05 * 2**attempt)
@@ -84,7 +87,7 @@ async def check_space(feed: Feed, parts: Parts) -> None:
 
     """
     for collection in feed.rules.collections:
-        live = await parts.datasets.live(collection)
+        live = await live_collection(parts.store, collection)
         if live is not None:
             require_same(live, parts.embedder().space)
 
@@ -101,13 +104,14 @@ async def _apply(source: str, cursor: Cursor, change: Change, parts: Parts) -> C
         ]
         batch = batch_id(source, rows)
         row = await parts.ledger.batches.register(
-            BatchRow(id=batch, source=source, key=batch_key(source, batch, now), timestamp=now, chunks=len(rows))
+            BatchRow(
+                id=batch, source=source, key=batch_key(source, batch, now), timestamp=now, chunks=len(rows)
+            )
         )
         reached(BATCH_REGISTERED, batch=batch)
-        try:
+        # A repeat finds its own bytes there: the name says what they are.
+        with contextlib.suppress(Conflict):
             await parts.store.create(row.key, batch_body(row, change, versions))
-        except Conflict:
-            pass  # a repeat: the same name holds the same bytes
         reached(BATCH_WRITTEN, batch=batch)
     chunks = [
         ChunkRow(
@@ -142,7 +146,13 @@ async def _apply(source: str, cursor: Cursor, change: Change, parts: Parts) -> C
         for row in change.deletes
     ]
     moved = await parts.ledger.documents.swap(
-        Swap(cursor=cursor, value=change.value, documents=change.documents, removed=change.removed, chunks=chunks)
+        Swap(
+            cursor=cursor,
+            value=change.value,
+            documents=change.documents,
+            removed=change.removed,
+            chunks=chunks,
+        )
     )
     reached(FETCH_SWAPPED, source=source, chunks=len(chunks))
     return moved
@@ -183,7 +193,9 @@ def batch_body(row: BatchRow, change: Change, versions: list[int]) -> bytes:
 async def _dead_letters(source: str, scan: Scan, parts: Parts) -> None:
     """Make the source's dead letters those of this complete scan."""
     letters = [
-        DeadLetter(kind="source", owner=source, subject=problem.subject, reason=problem.reason, at=parts.clock())
+        DeadLetter(
+            kind="source", owner=source, subject=problem.subject, reason=problem.reason, at=parts.clock()
+        )
         for problem in scan.problems
         if not problem.skipped
     ]

@@ -16,9 +16,12 @@ if TYPE_CHECKING:
 
 
 class Source(Protocol):
-    """A place that lists documents. `location` is what a person would call it, for messages."""
+    """A place that lists documents."""
 
-    location: str
+    @property
+    def location(self) -> str:
+        """What a person would call it, for messages."""
+        ...
 
     def fetch(self, cursor: str) -> AsyncIterator[Page]:
         """List documents from where `cursor` (empty at first) stands.

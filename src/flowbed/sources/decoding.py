@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import codecs
+import contextlib
 import re
 
 from flowbed.errors import Rejected
@@ -20,9 +21,10 @@ def decoded(raw: bytes) -> str:
         Rejected: `raw` is not UTF-8; the message says why, and where.
 
     """
-    if fault := not_text(raw, final=True):
-        raise Rejected(fault)
-    return raw.decode("utf-8-sig")
+    if b"\0" not in raw and not raw.startswith(UTF16):
+        with contextlib.suppress(UnicodeDecodeError):
+            return raw.decode().removeprefix("\ufeff")
+    raise Rejected(not_text(raw, final=True))
 
 
 def not_text(raw: bytes, *, final: bool) -> str:

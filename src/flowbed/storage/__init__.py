@@ -73,6 +73,10 @@ class Store(Protocol):
         """List the objects below `prefix` (a whole folder name, or nothing) in no particular order, in pages."""
         ...
 
+    async def folders(self, prefix: str) -> Sequence[str]:
+        """Name the folders right below `prefix`, in order, without going through what they hold."""
+        ...
+
     async def delete(self, keys: Sequence[str]) -> None:
         """Remove objects; one that is not there is no error."""
         ...

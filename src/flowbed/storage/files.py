@@ -138,6 +138,18 @@ class Files:
             for listed in page:
                 yield listed
 
+    async def folders(self, prefix: str) -> Sequence[str]:
+        """Name the folders right below `prefix`, in order."""
+        place = self.root / checked_prefix(prefix)
+
+        def look() -> list[str]:
+            try:
+                return sorted(each.name for each in place.iterdir() if each.is_dir() and each != self._own)
+            except ABSENT:
+                return []
+
+        return await self._call(prefix, look)
+
     async def delete(self, keys: Sequence[str]) -> None:
         """Remove objects; one that is not there is no error."""
         paths = {key: self._path(key) for key in keys}

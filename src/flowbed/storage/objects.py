@@ -98,6 +98,13 @@ class Objects:
                     modified = int(found["last_modified"].timestamp() * 1_000_000)
                     yield Listed(key=found["path"], size=found["size"], modified=modified)
 
+    async def folders(self, prefix: str) -> Sequence[str]:
+        """Name the folders right below `prefix`, in order."""
+        folder = checked_prefix(prefix)
+        with self._translated(prefix):
+            found = await obstore.list_with_delimiter_async(self._objects, folder or None)
+        return sorted(each.rstrip("/").rpartition("/")[2] for each in found["common_prefixes"])
+
     async def delete(self, keys: Sequence[str]) -> None:
         """Remove objects; one that is not there is no error."""
         names = [checked(key) for key in keys]

@@ -101,6 +101,13 @@ class FaultyStore:
             yield listed
         self._after(due)
 
+    async def folders(self, prefix: str) -> Sequence[str]:
+        """Name folders, unless a fault is due."""
+        due = await self._before("folders", prefix)
+        found = await self._store.folders(prefix)
+        self._after(due)
+        return found
+
     async def delete(self, keys: Sequence[str]) -> None:
         """Remove objects, unless a fault is due for one of them."""
         due = [fault for key in keys for fault in await self._before("delete", key)]

@@ -353,6 +353,17 @@ class ChunksContract:
         assert (await only(ledger, "i1")).version == 101
         assert await ledger.chunks.retry([], now=50) == 0
 
+    async def test_the_chunks_of_a_refused_run_are_retried_by_its_name(self, ledger: Ledger) -> None:
+        """Naming a refused run makes its chunks wait again, and no others."""
+        await put(ledger, [chunk("a"), chunk("b")])
+        await claim(ledger)
+        await ledger.runs.record(run("r1"), [("a", 100)], worker="w")
+        await ledger.chunks.fail([failure(id="b", kind="rejected")], worker="w")
+        await ledger.runs.refuse("r1", reason="its bytes are not those recorded")
+        assert await ledger.chunks.retry(["r1"], now=50) == 1
+        assert (await only(ledger, "a")).status is Status.NONE
+        assert (await only(ledger, "b")).status is Status.FAILED
+
     async def test_counts_are_of_live_chunks(self, ledger: Ledger) -> None:
         """Chunks are counted by collection and status; a deleted one until its deletion has succeeded."""
         rows = [

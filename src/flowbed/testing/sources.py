@@ -12,7 +12,6 @@ Needs pytest and pytest-asyncio (in its `auto` mode).
 
 from __future__ import annotations
 
-from contextlib import aclosing
 from typing import TYPE_CHECKING
 
 import pytest
@@ -84,7 +83,8 @@ class SourceContract:
         assert [page.complete for page in fetched] == [False] * (len(fetched) - 1) + [True]
         assert not any(page.problems or page.gone for page in fetched)
 
-    async def test_entries_can_be_read(self, folder: Path, three: list[str]) -> None:
+    @pytest.mark.usefixtures("three")
+    async def test_entries_can_be_read(self, folder: Path) -> None:
         """Reading an entry gives the document that it listed, twice the same."""
         fetched = await pages(self.open_source(folder))
         for entry in entries(fetched):
@@ -95,7 +95,8 @@ class SourceContract:
             assert document.hash == entry.read().hash
             document.hash.encode("ascii")
 
-    async def test_nothing_moves_without_an_edit(self, folder: Path, three: list[str]) -> None:
+    @pytest.mark.usefixtures("three")
+    async def test_nothing_moves_without_an_edit(self, folder: Path) -> None:
         """A second fetch from where the first ended lists nothing whose etag has moved, and nothing as gone."""
         source = self.open_source(folder)
         first = await pages(source)
@@ -104,7 +105,8 @@ class SourceContract:
         assert not any(page.gone for page in second)
         assert not second[-1].complete or etags(second) == etags(first)
 
-    async def test_two_fetches_agree(self, folder: Path, three: list[str]) -> None:
+    @pytest.mark.usefixtures("three")
+    async def test_two_fetches_agree(self, folder: Path) -> None:
         """Two fetches from the beginning list the same, in the same order."""
         first = await pages(self.open_source(folder))
         second = await pages(self.open_source(folder))
@@ -112,7 +114,8 @@ class SourceContract:
             (entry.document, entry.etag) for entry in entries(second)
         ]
 
-    async def test_an_edit_is_seen(self, folder: Path, three: list[str]) -> None:
+    @pytest.mark.usefixtures("three")
+    async def test_an_edit_is_seen(self, folder: Path) -> None:
         """After an edit, the etag of that document has moved, no other has, and reading gives the new text."""
         source = self.open_source(folder)
         first = await pages(source)
@@ -126,7 +129,8 @@ class SourceContract:
         assert list(moved) == [edited]
         assert "quite another text" in moved[edited].read().text
 
-    async def test_an_addition_is_seen(self, folder: Path, three: list[str]) -> None:
+    @pytest.mark.usefixtures("three")
+    async def test_an_addition_is_seen(self, folder: Path) -> None:
         """After an addition, the new document is listed."""
         source = self.open_source(folder)
         first = await pages(source)
@@ -172,9 +176,8 @@ class SourceContract:
         source = self.open_source(folder)
         seen: set[str] = set()
         cursor = ""
-        async with aclosing(source.fetch(cursor)) as fetch:  # type: ignore[type-var]
-            async for page in fetch:
-                seen |= {entry.document for entry in page.entries}
-                cursor = page.cursor
-                break
+        async for page in source.fetch(cursor):
+            seen |= {entry.document for entry in page.entries}
+            cursor = page.cursor
+            break
         assert seen | set(etags(await pages(source, cursor))) == written

@@ -238,6 +238,14 @@ class StoreContract:
         assert await keys(store, "z") == []
         assert await keys(store, "nothing/here") == []
 
+    async def test_folders_are_named_without_what_they_hold(self, store: Store) -> None:
+        """The folders right below a prefix are named once each, in order; objects and deeper folders are not."""
+        for key in ("b/1", "a/x/1", "a/y/2", "a/z", "c"):
+            await store.put(key, b"x")
+        assert list(await store.folders("")) == ["a", "b"]
+        assert list(await store.folders("a")) == ["x", "y"]
+        assert list(await store.folders("nothing/here")) == []
+
     async def test_list_tells_size_and_time(self, store: Store) -> None:
         """A listing has the size of each object and when it was written, in microseconds since 1970."""
         await store.put("k", b"12345")

@@ -1,0 +1,154 @@
+"""Flowbed on text that is on every machine: indexed, searched, and indexed again at no cost. Needs no network.
+
+Run it with `make demo`, or as `.venv/bin/python demo/run.py [FOLDER]`; FOLDER is `.demo` beside this folder.
+"""  # noqa: INP001 - a script, in no package
+
+from __future__ import annotations
+
+import argparse
+import json
+import re
+import shlex
+import shutil
+import subprocess
+import sys
+from importlib.metadata import metadata, requires, version
+from pathlib import Path
+from pydoc_data.topics import topics
+
+HERE = Path(__file__).resolve().parent
+RECEIPTS = HERE / "receipts.jsonl"
+# Written last, so that only a folder which this script filled is ever emptied by it.
+MARK = "made-by-the-demo"
+
+# Together with the receipts these make at most 1,200 chunks, which two cores embed in well under a minute.
+TOPIC_CHARACTERS = 320_000
+README_CHARACTERS = 8_000
+
+
+def main() -> int:
+    """Make the project, index it, search it, and index it again."""
+    parser = argparse.ArgumentParser(description="See Flowbed work on text that is on every machine.")
+    parser.add_argument("folder", nargs="?", type=Path, default=HERE.parent / ".demo")
+    folder = parser.parse_args().folder.absolute()
+    if folder.exists() and any(folder.iterdir()) and not (folder / MARK).exists():
+        say(f"{folder} holds something else than an earlier demo; name an empty folder")
+        return 2
+    shutil.rmtree(folder, ignore_errors=True)
+    folder.mkdir(parents=True)
+    (folder / MARK).touch()
+    say(f"Flowbed {version('flowbed')}, in {shown(folder)}. Nothing here leaves this machine.")
+    write_topics(folder / "topics.jsonl")
+    write_readmes(folder / "readmes")
+    shutil.copyfile(RECEIPTS, folder / "receipts.jsonl")
+    count = len(RECEIPTS.read_text("utf-8").splitlines())
+    say(f"receipts.jsonl: {count} receipts, invented for this demo and of no real shop")
+    for title, commands in STORY:
+        say(f"\n# {title}")
+        for command in commands:
+            say(f"$ flowbed {shlex.join(command)}")
+            status = subprocess.call([sys.executable, "-m", "flowbed", *command], cwd=folder)  # noqa: S603 - ours
+            if status:
+                say(f"\nThe demo stops here: the command above ended with status {status} and says why.")
+                return status
+    say(f"\nLook around: cd {shown(folder)} && {shown(Path(sys.executable).parent / 'flowbed')} --help")
+    return 0
+
+
+STORY: list[tuple[str, list[list[str]]]] = [
+    (
+        "A project is a folder. Three sources go into four collections: receipts have one for lines, one for words.",
+        [
+            ["init"],
+            ["add", "topics", "jsonl", "topics.jsonl"],
+            ["add", "readmes", "files", "readmes"],
+            ["add", "receipts", "receipts", "receipts.jsonl"],
+        ],
+    ),
+    ("What would a run do, and what would it cost?", [["plan"]]),
+    ("Chunk, embed on this machine, and commit.", [["run"], ["status"]]),
+    (
+        "Search everything at once.",
+        [["search", "when are default values of parameters evaluated", "-n", "3"]],
+    ),
+    (
+        "Search one collection, filtered by its metadata.",
+        [
+            [
+                "search",
+                "tablets against pain",
+                "-c",
+                "lines",
+                "-n",
+                "3",
+                "--where",
+                json.dumps({"merchant_name": "STARLIGHT PHARMACY"}),
+            ]
+        ],
+    ),
+    (
+        "Search the READMEs of the packages that Flowbed is built on, each counted once, by its best passage.",
+        [
+            [
+                "search",
+                "colours and tables in the terminal",
+                "-c",
+                "readmes",
+                "-n",
+                "3",
+                "--by-document",
+            ]
+        ],
+    ),
+    ("Nothing has changed, so running again embeds nothing.", [["run"]]),
+]
+
+
+def write_topics(path: Path) -> None:
+    """Write Python's own help topics, the shortest first until they are enough, one record each."""
+    chosen: dict[str, str] = {}
+    characters = 0
+    for name, text in sorted(topics.items(), key=lambda item: (len(item[1]), item[0])):
+        characters += len(text)
+        if characters > TOPIC_CHARACTERS:
+            break
+        chosen[name] = text
+    records = [{"id": name, "title": name, "text": chosen[name]} for name in sorted(chosen)]
+    path.write_text("".join(f"{json.dumps(record)}\n" for record in records), encoding="utf-8")
+    say(f"topics.jsonl: {len(chosen)} of the {len(topics)} help topics of Python, the longest left out")
+
+
+def write_readmes(folder: Path) -> None:
+    """Write the README in the metadata of each package that Flowbed directly depends on, long ones cut at a line."""
+    folder.mkdir()
+    written = cut = 0
+    for requirement in requires("flowbed") or ():
+        name = re.match(r"[\w.-]+", requirement)
+        if name is None or "extra ==" in requirement:
+            continue
+        told = metadata(name[0])
+        readme = told.get("Description") or str(told.get_payload())
+        text = readme[:README_CHARACTERS]
+        if text != readme:
+            text = text[: text.rfind("\n") + 1]
+            cut += 1
+        # Where nothing is said of its type, it is reStructuredText by the rules of packaging.
+        suffix = ".md" if "markdown" in (told.get("Description-Content-Type") or "") else ".rst"
+        (folder / f"{name[0]}{suffix}").write_text(text, encoding="utf-8")
+        written += 1
+    say(f"readmes/: the READMEs of {written} packages, {cut} of them cut at {README_CHARACTERS:,} characters")
+
+
+def shown(path: Path) -> str:
+    """Name a path as one would type it here."""
+    return str(path.relative_to(Path.cwd())) if path.is_relative_to(Path.cwd()) else str(path)
+
+
+def say(text: str) -> None:
+    """Print a line, before what the next command prints."""
+    sys.stdout.write(f"{text}\n")
+    sys.stdout.flush()
+
+
+if __name__ == "__main__":
+    sys.exit(main())

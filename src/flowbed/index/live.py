@@ -1,0 +1,89 @@
+"""Which space of a collection is live: `active.json`, read without Lance."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from flowbed.errors import Conflict, Misconfigured, NotFound
+from flowbed.records import Space, canonical
+
+if TYPE_CHECKING:
+    from flowbed.storage import Store
+
+ACTIVE = "active.json"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Live:
+    """The space that a collection's readers and writers use now."""
+
+    collection: str
+    space: Space
+
+    @property
+    def key(self) -> str:
+        """The key under which the dataset lies."""
+        return f"{self.collection}/index/{self.space.space8}.lance"
+
+
+async def live_collection(store: Store, collection: str) -> Live | None:
+    """Read which space of a collection is live; None where nothing was ever committed to it.
+
+    Raises:
+        Misconfigured: `active.json` is damaged.
+
+    """
+    try:
+        stored = await store.get(f"{collection}/{ACTIVE}")
+    except NotFound:
+        return None
+    try:
+        space = Space.from_json(json.dumps(json.loads(stored.body)["space"]))
+    except (ValueError, KeyError, TypeError) as error:
+        message = f"{collection}/{ACTIVE} cannot be read ({error}); restore it before going on"
+        raise Misconfigured(message) from error
+    return Live(collection=collection, space=space)
+
+
+async def live_collections(store: Store) -> list[Live]:
+    """Read the live space of every collection that has one, by name."""
+    found = [await live_collection(store, name) for name in await store.folders("")]
+    return [live for live in found if live is not None]
+
+
+async def begin_space(store: Store, collection: str, space: Space, *, now: int) -> Live:
+    """Make `space` live where none is; repeatable.
+
+    Raises:
+        Misconfigured: another space is live.
+
+    """
+    body = canonical({"collection": collection, "space": json.loads(space.to_json()), "since": now})
+    live = await live_collection(store, collection)
+    while live is None:
+        try:
+            await store.create(f"{collection}/{ACTIVE}", body)
+        except Conflict:
+            live = await live_collection(store, collection)
+        else:
+            live = Live(collection=collection, space=space)
+    require_same(live, space)
+    return live
+
+
+def require_same(live: Live, space: Space) -> None:
+    """Refuse to let two spaces meet.
+
+    Raises:
+        Misconfigured: `space` is not the live one.
+
+    """
+    if live.space.fingerprint != space.fingerprint:
+        message = (
+            f"collection {live.collection} lives in space {live.space.space8} ({live.space.model}), and the model set"
+            f" now is of space {space.space8} ({space.model}); vectors of two spaces never meet: set the model back,"
+            " or use another collection"
+        )
+        raise Misconfigured(message)

@@ -1,0 +1,43 @@
+"""Killed at each named point of a run, and run again."""
+
+from __future__ import annotations
+
+import signal
+from typing import TYPE_CHECKING
+
+import pytest
+
+from flowbed import telemetry
+from flowbed.testing.counting import CountingProcess
+from flowbed.testing.index import assert_same
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from tests.crash.conftest import Project
+
+    from flowbed.testing.index import Contents
+
+# One claim takes all that waits, up to thousands of chunks; all other points are passed several times.
+ONCE = {telemetry.CHUNKS_CLAIMED}
+MOMENTS = [(point, nth) for point in telemetry.FAILPOINTS for nth in (1, 2) if nth == 1 or point not in ONCE]
+
+
+@pytest.mark.parametrize(("point", "nth"), MOMENTS)
+def test_a_run_killed_at_a_point_ends_as_if_it_never_was(
+    point: str, nth: int, edited: Project, uninterrupted: Contents, tmp_path: Path
+) -> None:
+    """Running again after a kill at any point gives the index of a run that was left alone, and sends again no text but
+    those that were in flight.
+    """
+    project = edited.copy(tmp_path / "project")
+    with CountingProcess() as provider:
+        killed = project.run(provider, at=f"{point}:{nth}")
+        assert killed.returncode == -signal.SIGKILL, killed.stderr
+        again = project.run(provider)
+        assert again.returncode == 0, again.stdout + again.stderr
+        twice = sum(times - 1 for times in provider.report().texts.values())
+    assert_same(project.contents(), uninterrupted)
+    assert twice <= killed.in_flight
+    assert again.in_flight == 0
+    project.assert_finished()

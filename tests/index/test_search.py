@@ -1,0 +1,265 @@
+"""Search, versions, compaction and reuse over a committed index."""
+
+from __future__ import annotations
+
+import asyncio
+from dataclasses import replace
+from datetime import timedelta
+from typing import TYPE_CHECKING
+
+import numpy as np
+import pytest
+
+from flowbed.errors import Conflict, Misconfigured, NotFound, Rejected
+from flowbed.index import lease
+from flowbed.index.compaction import INDEX_ROWS, KEPT_VERSIONS, compact, plan_compaction
+from flowbed.index.reuse import Reuse
+from flowbed.index.search import search
+from flowbed.index.versions import State, state, versions
+from flowbed.records import text_hash
+
+if TYPE_CHECKING:
+    from conftest import Bench
+    from flowbed.records import Found
+
+DAY = 86_400_000_000  # µs
+
+
+async def ask(bench: Bench, text: str, **how: object) -> Found:
+    """Search the collection for a text."""
+    live = await bench.datasets.begin("docs", bench.space, now=1)
+    vector = bench.upsert("q", 1, text).vector
+    return await search(vector, [live], datasets=bench.datasets, **how)  # type: ignore[arg-type]
+
+
+async def fill(bench: Bench, count: int = 50) -> None:
+    """Commit rows a00..a49 of five documents."""
+    rows = [bench.upsert(f"s#d{n % 5}#{n:05d}", 1, f"text {n}", n=n, even=n % 2 == 0) for n in range(count)]
+    await bench.lay_down(rows)
+    await bench.commit()
+
+
+async def test_the_text_itself_is_the_best_hit(bench: Bench) -> None:
+    """A row's own text finds it first, with similarity 1, and scores fall from there within [-1, 1]."""
+    await fill(bench)
+    found = await ask(bench, "text 7", limit=50)
+    assert found.hits[0].id == "s#d2#00007"
+    assert found.hits[0].score == pytest.approx(1.0, abs=1e-6)
+    scores = [hit.score for hit in found.hits]
+    assert scores == sorted(scores, reverse=True)
+    assert len(scores) == 50
+    assert min(scores) >= -1.000001
+    assert found.hits[0].metadata == {"n": 7, "even": False}
+
+
+async def test_the_filter_comes_before_the_search(bench: Bench) -> None:
+    """Rows that match are found however far they are from the query, and never fewer than there are."""
+    await fill(bench)
+    found = await ask(bench, "text 7", where={"n": {"$in": [1, 48]}}, limit=10)
+    assert {hit.metadata["n"] for hit in found.hits} == {1, 48}
+
+
+async def test_deleted_rows_are_not_found(bench: Bench) -> None:
+    """A row is gone from the search in the commit that deletes it."""
+    await fill(bench)
+    await bench.lay_down(deletes={"s#d2#00007": 2})
+    await bench.commit()
+    found = await ask(bench, "text 7", limit=50)
+    assert len(found.hits) == 49
+    assert "s#d2#00007" not in {hit.id for hit in found.hits}
+
+
+async def test_a_document_counts_by_its_best_chunk(bench: Bench) -> None:
+    """Asked for documents, each comes once, with the score of its best chunk, and none is missed."""
+    await fill(bench)
+    chunks = (await ask(bench, "text 7", limit=50)).hits
+    best: dict[str, float] = {}
+    for hit in chunks:
+        best.setdefault(hit.id.rpartition("#")[0], hit.score)
+    found = (await ask(bench, "text 7", limit=5, unit="document")).hits
+    assert [(hit.id.rpartition("#")[0], hit.score) for hit in found] == list(best.items())
+
+
+async def test_an_older_version_is_searched_as_it_was(bench: Bench) -> None:
+    """Asking at a version answers from that version; one that never was is not found."""
+    await fill(bench)
+    before = (await ask(bench, "text 7")).versions["docs"]
+    await bench.lay_down([bench.upsert("s#d2#00007", 2, "something else")])
+    await bench.commit()
+    assert (await ask(bench, "text 7", at=before)).hits[0].document == "text 7"
+    assert (await ask(bench, "text 7")).hits[0].document != "text 7"
+    with pytest.raises(NotFound, match="no version 99"):
+        await ask(bench, "text 7", at=99)
+
+
+@pytest.mark.parametrize("limit", [0, -1, 10_001])
+async def test_a_limit_that_makes_no_sense_is_rejected(bench: Bench, limit: int) -> None:
+    """A limit has to be from 1 to 10,000."""
+    await fill(bench)
+    with pytest.raises(Rejected, match="limit"):
+        await ask(bench, "text 7", limit=limit)
+
+
+async def test_an_index_finds_what_the_scan_finds(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    """With a vector index forced, hits and filters are those of the exact search, unindexed rows among them."""
+    await fill(bench, 400)
+    exact = (await ask(bench, "text 7", limit=10)).hits
+    live = await bench.datasets.begin("docs", bench.space, now=1)
+    done = await compact(
+        live, datasets=bench.datasets, vector_index="always", oldest_pending=None, now=bench.clock()
+    )
+    assert done is not None
+    assert done.partitions == 20
+    monkeypatch.setattr("flowbed.index.search.EXACT_ROWS", 0)
+    assert (await ask(bench, "text 7", limit=10)).hits[0] == exact[0]
+    await bench.lay_down([bench.upsert("late", 1, "a late row", n=1000)])
+    await bench.commit()
+    assert (await ask(bench, "a late row")).hits[0].id == "late"
+    assert (await state(live, datasets=bench.datasets)).unindexed_rows == 1
+    filtered = (await ask(bench, "text 7", where={"n": {"$gte": 398}}, limit=10)).hits
+    assert {hit.metadata["n"] for hit in filtered} == {398, 399, 1000}
+    await compact(
+        live, datasets=bench.datasets, vector_index="always", oldest_pending=None, now=bench.clock()
+    )
+    assert (await state(live, datasets=bench.datasets)).unindexed_rows == 0
+
+
+async def test_compaction_keeps_every_live_row(bench: Bench) -> None:
+    """Compaction merges the fragments of many commits, and the rows stay what they were."""
+    for n in range(6):
+        await bench.lay_down([bench.upsert(f"a{n}", 1), bench.upsert("same", n + 1, f"text {n}")])
+        await bench.commit()
+    await bench.lay_down(deletes={"a0": 2})
+    await bench.commit()
+    before = await bench.rows()
+    live = await bench.datasets.begin("docs", bench.space, now=1)
+    await compact(live, datasets=bench.datasets, vector_index="auto", oldest_pending=None, now=bench.clock())
+    assert await bench.rows() == before
+    after = await state(live, datasets=bench.datasets)
+    assert (after.fragments, after.rows) == (1, 6)
+
+
+async def test_tombstones_stay_while_a_late_delta_may_come(bench: Bench) -> None:
+    """A tombstone is dropped only past its retention, and not while a run older than it is pending."""
+    await bench.lay_down([bench.upsert("a", 1), bench.upsert("b", 1)])
+    deleted = bench.clock()
+    await bench.lay_down(deletes={"a": deleted})
+    await bench.commit()
+    live = await bench.datasets.begin("docs", bench.space, now=1)
+    late = deleted + 31 * DAY
+    for now, pending, kept in ((deleted + 29 * DAY, None, 1), (late, deleted - 1, 1), (late, None, 0)):
+        await compact(live, datasets=bench.datasets, vector_index="auto", oldest_pending=pending, now=now)
+        assert (await state(live, datasets=bench.datasets)).tombstones == kept
+    assert list(await bench.rows()) == ["b"]
+
+
+def test_a_compaction_is_planned_from_what_is_there() -> None:
+    """An index is built where it pays or is asked for, extended when its tail grows, and old versions are dropped."""
+    small = State(rows=100, tombstones=0, unindexed_rows=100, fragments=1, version=3)
+    big = replace(small, rows=INDEX_ROWS, unindexed_rows=INDEX_ROWS)
+    kept = [(version, version * DAY, version == 2) for version in range(40, 0, -1)]
+
+    def plan(now_state: State, *, indexed: bool = False, vector_index: str = "auto") -> object:
+        return plan_compaction(
+            now_state,
+            kept,
+            indexed=indexed,
+            vector_index=vector_index,
+            oldest_pending=None,
+            now=41 * DAY,  # type: ignore[arg-type]
+        )
+
+    assert plan(small).partitions == 0  # type: ignore[attr-defined]
+    assert not plan(small).due  # type: ignore[attr-defined]
+    assert plan(small, vector_index="always").partitions == 10  # type: ignore[attr-defined]
+    assert plan(big).partitions == round(INDEX_ROWS**0.5)  # type: ignore[attr-defined]
+    assert plan(big, vector_index="never").partitions == 0  # type: ignore[attr-defined]
+    assert plan(replace(big, unindexed_rows=10_000), indexed=True).append  # type: ignore[attr-defined]
+    assert not plan(replace(big, unindexed_rows=900), indexed=True).append  # type: ignore[attr-defined]
+    assert plan(replace(small, fragments=100)).merge  # type: ignore[attr-defined]
+    forgotten = plan(small).forget  # type: ignore[attr-defined]
+    assert 2 not in forgotten
+    assert max(forgotten) == 40 - KEPT_VERSIONS
+    assert min(forgotten) == 1
+
+
+async def test_old_versions_are_forgotten_and_the_newest_kept(bench: Bench) -> None:
+    """Compaction drops versions past their time, and a search at one of them says that it is gone."""
+    for n in range(14):
+        await bench.lay_down([bench.upsert(f"a{n}", 1)])
+        await bench.commit()
+    live = await bench.datasets.begin("docs", bench.space, now=1)
+    newest = (await versions(live, datasets=bench.datasets))[0]
+    later = newest.created + int(timedelta(days=8).total_seconds() * 1e6)
+    await compact(live, datasets=bench.datasets, vector_index="auto", oldest_pending=None, now=later)
+    kept = [each.version for each in await versions(live, datasets=bench.datasets)]
+    assert newest.version in kept
+    assert 1 not in kept
+    with pytest.raises(NotFound):
+        await ask(bench, "text 1", at=1)
+    assert len(await bench.rows()) == 14
+
+
+async def test_texts_in_the_index_are_never_paid_again(bench: Bench) -> None:
+    """The vector of a text that the index holds is read back from it, by the hash of the text."""
+    await fill(bench)
+    live = await bench.datasets.begin("docs", bench.space, now=1)
+    hashes = [text_hash(text) for text in ("text 7", "text 49", "never seen")]
+    found = await Reuse(live, bench.datasets).get_many(hashes)
+    assert set(found) == set(hashes[:2])
+    np.testing.assert_array_equal(found[hashes[0]], bench.upsert("q", 1, "text 7").vector)
+
+
+async def test_nothing_is_reused_of_a_deleted_row(bench: Bench) -> None:
+    """A deleted row has no text, so that nothing is found of it."""
+    await fill(bench)
+    await bench.lay_down(deletes={"s#d2#00007": 2})
+    await bench.commit()
+    live = await bench.datasets.begin("docs", bench.space, now=1)
+    reuse = Reuse(live, bench.datasets)
+    assert set(await reuse.get_many([text_hash("text 7"), text_hash("text 8")])) == {text_hash("text 8")}
+
+
+async def test_an_index_without_primary_key_is_refused(bench: Bench) -> None:
+    """A dataset that merging would leave duplicates in is not opened."""
+    import lance
+
+    from flowbed.index.deltas import schema
+
+    live = await bench.datasets.begin("docs", bench.space, now=1)
+    plain = schema(8).empty_table().schema
+    plain = plain.set(0, plain.field(0).remove_metadata())
+    lance.write_dataset(plain.empty_table(), bench.store.location(live.key).uri, mode="overwrite")
+    with pytest.raises(Misconfigured, match="primary key"):
+        await bench.datasets.open(live)
+
+
+async def test_one_holds_the_lease_and_a_silent_holder_loses_it(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A held lease is refused; a holder that is silent for long enough, by the rival's own clock, is taken over."""
+    monkeypatch.setattr(lease, "TTL", 0.01)
+    now = [0.0]
+
+    def monotonic() -> float:
+        now[0] += 20
+        return now[0]
+
+    async with lease.held(bench.store, "docs", owner="a", monotonic=lambda: 0.0, wait=False) as first:
+        with pytest.raises(Conflict, match="a is compacting"):
+            async with lease.held(bench.store, "docs", owner="b", monotonic=lambda: 0.0, wait=False):
+                pass
+        monkeypatch.setattr(lease, "TTL", 1000.0)
+        rival = lease.held(bench.store, "docs", owner="b", monotonic=monotonic, wait=True)
+        monkeypatch.setattr(asyncio, "sleep", _quick(asyncio.sleep))
+        async with rival as second:
+            assert second.epoch == first.epoch + 1
+    async with lease.held(bench.store, "docs", owner="c", monotonic=lambda: 0.0, wait=False) as third:
+        assert third.owner == "c"
+
+
+def _quick(sleep: object) -> object:
+    async def soon(seconds: float) -> None:
+        await sleep(min(seconds, 0.001))  # type: ignore[operator]
+
+    return soon
