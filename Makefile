@@ -30,15 +30,8 @@ $(STAMP):
 	@$(BIN)/python -m compileall -q src
 	@rm -f .venv/.installed-* && touch $@
 
-demo: setup  ## index this source tree with the local model, then search it: no key, no server
-	@rm -rf .demo
-	$(BIN)/flowbed init .demo
-	cd .demo && ../$(BIN)/flowbed add flowbed files ../src/flowbed
-	cd .demo && ../$(BIN)/flowbed plan
-	cd .demo && ../$(BIN)/flowbed run --yes
-	cd .demo && ../$(BIN)/flowbed search 'what happens when the disk is full?' -n 3
-	@echo; echo 'Nothing has changed, so running again embeds nothing:'
-	cd .demo && ../$(BIN)/flowbed run --yes
+demo: setup  ## index text that is on this machine, then search it: no key, no server, no network
+	@$(BIN)/python demo/run.py
 
 test: setup  ## run the tests
 	@$(BIN)/python -m pytest -q -n 2 --dist loadfile
@@ -52,8 +45,8 @@ lint: setup  ## lint, format, types and import contracts
 check: lint  ## everything that CI asks for: lint, then test
 	@$(MAKE) test
 
-bench: setup  ## measure, and print the numbers
-	$(BIN)/python -m benchmarks
+bench: setup  ## measure, and write docs/benchmarks.md
+	@$(BIN)/python -m benchmarks
 
 services:  ## install the Debian packages that tests start (needs root; what is there is left alone)
 	@missing=; for package in $(SERVICES); do \

@@ -116,8 +116,8 @@ class Problem:
 class Page:
     """A stretch of a fetch.
 
-    `cursor` is where the source stands after this page. `complete` on the last page says that the pages together
-    listed every document there is, so that what they did not list is gone.
+    `cursor` is where the source stands after this page. `complete` on the last page says that the pages together went
+    through everything there is, so that what they listed neither as entry nor as problem is gone.
     """
 
     entries: Sequence[Entry] = ()

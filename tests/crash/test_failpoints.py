@@ -27,9 +27,7 @@ MOMENTS = [(point, nth) for point in telemetry.FAILPOINTS for nth in (1, 2) if n
 def test_a_run_killed_at_a_point_ends_as_if_it_never_was(
     point: str, nth: int, edited: Project, uninterrupted: Contents, tmp_path: Path
 ) -> None:
-    """Running again after a kill at any point gives the index of a run that was left alone, and sends again no text but
-    those that were in flight.
-    """
+    """Running again after a kill gives the index of a run left alone, and sends again only what was in flight."""
     project = edited.copy(tmp_path / "project")
     with CountingProcess() as provider:
         killed = project.run(provider, at=f"{point}:{nth}")

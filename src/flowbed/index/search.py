@@ -41,10 +41,12 @@ async def search(
     limit: int = 10,
     at: int | None = None,
     unit: Unit = "chunk",
+    exact: bool | None = None,
 ) -> Found:
     """Find the `limit` rows nearest to `vector` (float32, of the collections' dimensions), best first.
 
     `at` asks an older version of one collection. With unit `document` each document counts once, by its best chunk.
+    `exact` says to scan every row, or to use the vector index where there is one; None lets the number of rows decide.
 
     Raises:
         Rejected: the filter or the limit cannot be used.
@@ -63,7 +65,7 @@ async def search(
             message = f"collection {live.collection} holds nothing yet; `flowbed run` fills it"
             raise NotFound(message)
         found = await blocking(
-            lambda: _search_one(dataset, live, vector, condition, limit, unit),  # noqa: B023 - awaited in this turn
+            lambda: _search_one(dataset, live, vector, condition, limit, unit, exact),  # noqa: B023 - awaited in this turn
             f"the index of {live.collection}",
         )
         hits += found
@@ -79,13 +81,14 @@ def _search_one(
     condition: str,
     limit: int,
     unit: Unit,
+    exact: bool | None,
 ) -> list[Hit]:
     if unit == "chunk":
-        return _nearest(dataset, live, vector, condition, limit)
+        return _nearest(dataset, live, vector, condition, limit, exact)
     rows, wanted = dataset.count_rows(), limit
     while True:  # chunks of one document crowd each other: ask for more until enough documents are seen
         wanted = min(wanted * 4, max(rows, 1))
-        hits = _nearest(dataset, live, vector, condition, wanted)
+        hits = _nearest(dataset, live, vector, condition, wanted, exact)
         best: dict[str, Hit] = {}
         for hit in hits:
             best.setdefault(document_of(hit), hit)
@@ -101,10 +104,15 @@ def document_of(hit: Hit) -> str:
 
 
 def _nearest(
-    dataset: lance.LanceDataset, live: Live, vector: NDArray[np.float32], condition: str, limit: int
+    dataset: lance.LanceDataset,
+    live: Live,
+    vector: NDArray[np.float32],
+    condition: str,
+    limit: int,
+    exact: bool | None,
 ) -> list[Hit]:
     condition = "deleted = false" if condition == "true" else f"deleted = false AND {condition}"
-    partitions = _partitions(dataset)
+    partitions = 0 if exact else _partitions(dataset)
     nearest: dict[str, Any] = {
         "column": "vector",
         "q": vector,
@@ -112,7 +120,7 @@ def _nearest(
         "metric": "cosine",
         "use_index": False,
     }
-    if partitions and dataset.count_rows(condition) > max(EXACT_ROWS, limit):
+    if partitions and (exact is False or dataset.count_rows(condition) > max(EXACT_ROWS, limit)):
         probes = min(partitions, max(FEWEST, round(partitions * PROBED)))
         nearest |= {"use_index": True, "minimum_nprobes": probes}
     found = dataset.scanner(

@@ -90,8 +90,7 @@ class Files:
         settled = self.clock() * 1_000 - SETTLED_NS
         walk = _Walk(root=self.path, wanted=self._wanted())
         yield from paged((self._listed(file, settled), 0) for file in walk.files(self.location))
-        # A folder that could not be listed may hold any document that this fetch did not meet.
-        yield Page(complete=not walk.unread)
+        yield Page(complete=True)
 
     def _wanted(self) -> Callable[[str], bool]:
         """Make the test of a path below the folder, which ends in `/` for folders."""
@@ -122,7 +121,7 @@ class Files:
             reason = (
                 f"{size:,} bytes are more than max_bytes = {self.max_bytes:,}: raise it, or exclude the file"
             )
-            return Problem(subject=name, reason=reason)
+            return Problem(subject=name, reason=reason, document=name)
         try:
             with found.path.open("rb") as file:
                 head = file.read(HEAD_BYTES)
@@ -135,7 +134,7 @@ class Files:
                     file.seek(0)
                     stamp = hashlib.file_digest(file, "sha256").hexdigest()[:32]
         except OSError as error:
-            return Problem(subject=name, reason=f"cannot be read: {error.strerror}")
+            return Problem(subject=name, reason=f"cannot be read: {error.strerror}", document=name)
         return Entry(document=name, etag=f"{self.title}:{stamp}", read=partial(self._read, found))
 
     def _read(self, file: _File) -> Document:
@@ -174,7 +173,6 @@ class _Walk:
 
     root: Path
     wanted: Callable[[str], bool]
-    unread: int = 0
     inside: Path = field(init=False)
 
     def files(self, location: str) -> Iterator[_File | Problem]:
@@ -205,8 +203,12 @@ class _Walk:
             name = above + entry.name
             folder = entry.is_dir(follow_symlinks=False)
             if UNUSABLE.search(name):
-                self.unread += folder
-                yield Problem(subject=ascii(name)[1:-1], reason=_unusable(name))
+                # A file of such a name was never indexed; a folder may hold what was, before it was renamed.
+                yield Problem(
+                    subject=ascii(name)[1:-1],
+                    reason=_unusable(name),
+                    document="" if folder else ascii(name)[1:-1],
+                )
                 continue
             if not self.wanted(f"{name}/" if folder else name):
                 continue
@@ -218,7 +220,7 @@ class _Walk:
             except FileNotFoundError:
                 continue
             except OSError as error:
-                self.unread += 1
+                # It may hold any document that this fetch did not meet.
                 yield Problem(subject=f"{name}/", reason=f"cannot be listed: {error.strerror}")
                 continue
             yield from self._below(inner, f"{name}/")

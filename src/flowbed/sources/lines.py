@@ -33,8 +33,8 @@ class Lines:
 
     `document` makes a document from a record and the text of it, or raises `Rejected`. `fingerprint` names everything
     that decides what it makes: records are read again when it changes. Files that have not been touched since a fetch
-    without problems are not read again. A fetch that met a record it could not read calls nothing gone, since that
-    record may be any of those it missed.
+    without problems are not read again. A record that cannot be read is a problem of no known document: it may be any
+    of those that the fetch missed.
     """
 
     location: str
@@ -63,7 +63,7 @@ class Lines:
         settled = all(stamp[2] < began - SETTLED_NS for stamp in before)
         trusted = steady and settled and not scan.problems
         # Without a cursor the next fetch reads everything again, and finds the same problems.
-        yield Page(cursor=state if trusted else "", complete=steady and not scan.unread)
+        yield Page(cursor=state if trusted else "", complete=steady)
 
     def _found(self, files: Mapping[str, Path], scan: _Scan) -> Iterator[tuple[Entry | Problem, int]]:
         salt = self.fingerprint.encode()
@@ -73,12 +73,16 @@ class Lines:
                     try:
                         document = self._parsed(raw, fault)
                     except Rejected as error:
-                        scan.unread += 1
                         yield scan.problem(name, number, str(error)), 0
                         continue
                     if earlier := scan.place(document.id, name, number):
                         yield (
-                            scan.problem(name, number, f"id {document.id!r} is already used at {earlier}"),
+                            scan.problem(
+                                name,
+                                number,
+                                f"id {document.id!r} is already used at {earlier}",
+                                document=document.id,
+                            ),
                             0,
                         )
                         continue
@@ -88,7 +92,6 @@ class Lines:
                 if path == self.path:
                     message = f"{self.location} cannot be read: {error.strerror}"
                     raise Misconfigured(message) from error
-                scan.unread += 1
                 yield scan.problem(name, 0, f"cannot be read: {error.strerror}"), 0
 
     def _parsed(self, raw: bytes, fault: str) -> Document:
@@ -143,7 +146,6 @@ class _Scan:
 
     names: list[str]
     problems: int = 0
-    unread: int = 0
     # 16 bytes for each id, however long: 200,000 ids take 30 MB.
     seen: dict[bytes, tuple[int, int]] = field(default_factory=dict)
     numbers: dict[str, int] = field(init=False)
@@ -158,9 +160,9 @@ class _Scan:
         earlier = f"{self.names[file]}:{line}"
         return "" if earlier == f"{name}:{number}" else earlier
 
-    def problem(self, name: str, number: int, reason: str) -> Problem:
+    def problem(self, name: str, number: int, reason: str, *, document: str = "") -> Problem:
         self.problems += 1
-        return Problem(subject=f"{name}:{number}" if number else name, reason=reason)
+        return Problem(subject=f"{name}:{number}" if number else name, reason=reason, document=document)
 
 
 _KINDS = {str: "a text", list: "a list", bool: "a truth value", type(None): "null"}

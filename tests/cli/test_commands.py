@@ -1,0 +1,373 @@
+"""Each command does what it says, in words and in JSON."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+from typing import TYPE_CHECKING
+
+import pytest
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from pathlib import Path
+
+    from conftest import Called
+
+    Call = Callable[..., Called]
+
+
+def test_a_project_is_made_filled_and_searched(project: Path, flowbed: Call) -> None:
+    """From an empty folder, init, add, plan, run and search lead to the text that was asked for."""
+    (project / "docs").mkdir()
+    (project / "docs" / "a.md").write_text("# Keys\n\nWe rotate the keys each month.\n")
+    assert "flowbed add" in flowbed("init").out
+    assert flowbed("add", "docs", "files", "docs", "--option", "include=*.md").status == 0
+    plan = flowbed("plan", "--json").json
+    assert {"plan_id", "new", "changed", "reused", "deleted", "tokens", "lanes"} <= set(plan)
+    assert (plan["new"], plan["changed"], plan["reused"], plan["deleted"]) == (1, 0, 0, 0)
+    assert plan["lanes"]["batch"] is None
+    assert set(plan["lanes"]["realtime"]) == {"cost_usd", "seconds"}
+    report = flowbed("run", "--json").json
+    assert report["tokens"] == plan["tokens"]
+    promised = [
+        "fetched",
+        "chunks",
+        "embedded",
+        "reused",
+        "deleted",
+        "failed",
+        "tokens",
+        "cost_usd",
+        "seconds",
+        "versions",
+    ]
+    assert set(promised) <= set(report)
+    assert (report["fetched"], report["chunks"], report["embedded"], report["failed"]) == (1, 1, 1, 0)
+    found = flowbed("search", "# Keys\n\nWe rotate the keys each month.", "-n", "1", "--json").json
+    (hit,) = found["hits"]
+    assert set(hit) == {"id", "score", "document", "metadata", "collection"}
+    assert hit["id"] == "docs#a.md#00000"
+    assert found["versions"] == report["versions"]
+    assert "We rotate the keys" in flowbed("search", "keys", "-c", "docs").out
+
+
+def test_status_tells_where_everything_stands(notes: Path, flowbed: Call) -> None:
+    """Status counts rows, chunks by status and dead letters."""
+    found = flowbed("status", "--json").json
+    assert found["collections"]["notes"]["rows"] == 3
+    assert set(found["collections"]["notes"]) == {"rows", "unindexed_rows", "version", "space"}
+    assert found["chunks"] == {"SUCCESS": 3}
+    assert found["dead_letters"] == 0
+    assert "notes: 3 rows at version" in flowbed("status").out
+
+
+def test_running_again_embeds_nothing(notes: Path, flowbed: Call) -> None:
+    """With nothing changed, a run makes no call, no chunk and no new version."""
+    before = flowbed("status", "--json").json["collections"]["notes"]["version"]
+    report = flowbed("run", "--json").json
+    assert (report["fetched"], report["chunks"], report["embedded"], report["deleted"]) == (0, 0, 0, 0)
+    assert report["versions"] == {"notes": before}
+
+
+def test_an_edit_and_a_removal_reach_the_search(notes: Path, flowbed: Call) -> None:
+    """An edited file is found by its new text alone, and a removed one no more."""
+    (notes / "tea.txt").write_text("Coffee is served at four.\n")
+    (notes / "cats.txt").unlink()
+    plan = flowbed("plan", "--json").json
+    assert (plan["new"], plan["changed"], plan["deleted"]) == (0, 1, 1)
+    report = flowbed("run", "--json").json
+    assert (report["embedded"], report["deleted"]) == (1, 1)
+    texts = {hit["document"] for hit in flowbed("search", "tea", "--json").json["hits"]}
+    assert texts == {"# Keys\n\nWe rotate the keys each month.", "Coffee is served at four."}
+
+
+def test_a_search_is_filtered_and_dated(notes: Path, flowbed: Call) -> None:
+    """A search keeps to its filter, and to the version it is asked for."""
+    found = flowbed("search", "x", "--where", '{"document": "tea.txt"}', "--json").json
+    assert [hit["id"] for hit in found["hits"]] == ["notes#tea.txt#00000"]
+    version = str(found["versions"]["notes"])
+    (notes / "tea.txt").unlink()
+    flowbed("run")
+    then = flowbed("search", "x", "-c", "notes", "--at", version, "--json").json
+    assert len(then["hits"]) == 3
+    assert len(flowbed("search", "x", "-c", "notes", "--json").json["hits"]) == 2
+
+
+def test_why_tells_a_chunk_from_source_to_index(notes: Path, flowbed: Call) -> None:
+    """Why names the batch file, the run and the version of a chunk, by its id or its document."""
+    by_id = flowbed("why", "notes#tea.txt#00000", "--json").json["chunks"]
+    by_document = flowbed("why", "tea.txt", "--json").json["chunks"]
+    assert by_id == by_document
+    assert by_id[0]["chunk"]["status"] == "SUCCESS"
+    assert by_id[0]["run"]["state"] == "committed"
+    told = flowbed("why", "tea.txt").out
+    assert "in the index of notes since version" in told
+    assert "notes/chunked/year=" in told
+
+
+def test_versions_and_compact(notes: Path, flowbed: Call) -> None:
+    """Compaction makes a version that holds the same rows, and versions lists what is kept."""
+    assert "files merged" in flowbed("compact", "notes").out
+    assert "partitions" in flowbed("compact", "--index", "always").out
+    kept = flowbed("versions", "notes", "--json").json["versions"]["notes"]
+    assert kept[0]["rows"] == 3
+    assert [each["version"] for each in kept] == sorted((each["version"] for each in kept), reverse=True)
+    assert flowbed("search", "x", "--json").json["versions"]["notes"] == kept[0]["version"]
+
+
+def test_what_cannot_be_embedded_is_a_dead_letter(notes: Path, flowbed: Call) -> None:
+    """A poisonous text fails the run's exit status, not the run: it is listed with its reason, and can be retried."""
+    (notes / "bad.txt").write_text("POISON\n")
+    (notes / "good.txt").write_text("All is well.\n")
+    ran = flowbed("run", "--json")
+    assert ran.status == 1
+    assert (ran.json["failed"], ran.json["embedded"]) == (1, 1)
+    assert ran.json["failures"][0]["subject"] == "notes#bad.txt#00000"
+    (letter,) = flowbed("dead-letters", "list", "--json").json["dead_letters"]
+    assert (letter["subject"], letter["kind"]) == ("notes#bad.txt#00000", "chunk")
+    assert "notes#bad.txt#00000" in flowbed("dead-letters", "list").out
+    assert "dead-letters retry" in flowbed("why", "bad.txt").out
+    assert flowbed("run").status == 0
+    assert flowbed("dead-letters", "retry", "--json").json == {"waiting": 1}
+    assert flowbed("run").status == 1
+    (notes / "bad.txt").write_text("Mended.\n")
+    assert flowbed("run").status == 0
+
+
+@pytest.mark.parametrize(
+    ("arguments", "status", "says"),
+    [
+        (["search", "x", "-c", "nope"], 2, "there are: notes"),
+        (["search", "x", "--where", "{bad"], 2, "--where takes JSON"),
+        (["search", "x", "--where", '{"a": {"$like": 1}}'], 2, "is no operator"),
+        (["search", "x", "--at", "1"], 2, "name the collection too"),
+        (["search", "x", "-c", "notes", "--at", "99"], 2, "flowbed versions"),
+        (["search", "x", "-n", "0"], 2, "limit"),
+        (["run", "nope"], 2, "there are: notes"),
+        (["run", "--lane", "batch"], 2, "not built yet"),
+        (["run", "--lane", "fast"], 2, "auto and realtime"),
+        (["run", "--status", "SUCCESS"], 2, "NONE or FAILED"),
+        (["run", "--limit", "0"], 2, "limit"),
+        (["why", "nope"], 2, "nothing is known of"),
+        (["versions", "nope"], 2, "there are: notes"),
+        (["compact", "nope"], 2, "there are: notes"),
+        (["compact", "--index", "x"], 2, "auto, always or never"),
+        (["dead-letters", "retry", "nope"], 2, "no dead letter is about nope"),
+        (["add", "x", "files", "nowhere"], 2, "does not exist"),
+        (["add", "x", "slack", "notes"], 2, "the kinds are: files, jsonl, receipts"),
+        (["add", "Bad Name", "files", "notes"], 2, "small letters"),
+        (["add", "plans", "files", "notes"], 2, "cannot be used"),
+        (["add", "x", "files", "notes", "--option", "nope=1"], 2, "nope"),
+        (["add", "x", "files", "notes", "--option", "include"], 2, "key=value"),
+        (["add", "x", "files", "notes", "--option", "capacity=many"], 2, "whole number"),
+        (["status", "--config", "elsewhere.toml"], 2, "flowbed.toml"),
+        (["frobnicate"], 2, "frobnicate"),
+        (["run", "--frobnicate"], 2, "--frobnicate"),
+        (["search"], 2, "QUERY"),
+    ],
+    ids=lambda value: " ".join(value) if isinstance(value, list) else None,
+)
+def test_a_wrong_call_says_what_to_do(
+    notes: Path, flowbed: Call, arguments: list[str], status: int, says: str
+) -> None:
+    """A call that cannot work ends with status 2 and a message that tells what is there or what to write."""
+    called = flowbed(*arguments)
+    assert called.status == status
+    assert says in called.err
+    assert "Traceback" not in called.err
+
+
+def test_an_error_is_json_where_asked_for(notes: Path, flowbed: Call) -> None:
+    """With --json the last line of standard output is the error, for scripts."""
+    assert flowbed("search", "x", "-c", "nope", "--json").json["error"]["kind"] == "NotFound"
+
+
+def test_a_folder_without_project_says_so(project: Path, flowbed: Call) -> None:
+    """Commands outside a project name the command that makes one."""
+    called = flowbed("run")
+    assert called.status == 2
+    assert "flowbed init" in called.err
+
+
+def test_a_project_without_sources_says_so(project: Path, flowbed: Call) -> None:
+    """A run without sources names the command that adds one; a search says that nothing is indexed."""
+    flowbed("init")
+    assert "flowbed add" in flowbed("run").err
+    assert "flowbed run" in flowbed("search", "x").err
+    assert "nothing is indexed yet" in flowbed("status").out
+
+
+@pytest.mark.parametrize(
+    ("toml", "says"),
+    [
+        ("[sources.x", "not valid TOML"),
+        ("modell = 'x'", "modell: no such setting"),
+        ("concurrency = 0", "concurrency"),
+        ("[sources.x]\nkind = 'files'", "sources.x.location"),
+        ("[sources.'Bad Name']\nkind = 'files'\nlocation = '.'", "Bad Name"),
+        ("[sources.x]\nkind = 'nope'\nlocation = '.'", "the kinds are"),
+        ("store = 'ftp://x'\n[sources.x]\nkind = 'files'\nlocation = '.'", "ftp"),
+        ("ledger = 'mysql://x'\n[sources.x]\nkind = 'files'\nlocation = '.'", "SQLite"),
+    ],
+)
+def test_a_bad_configuration_says_where(project: Path, flowbed: Call, toml: str, says: str) -> None:
+    """A flowbed.toml that cannot be used ends a run with status 2 and the place of the fault."""
+    (project / "flowbed.toml").write_text(toml)
+    called = flowbed("run")
+    assert called.status == 2
+    assert says in called.err
+
+
+def test_a_model_that_is_nowhere_names_the_commands_that_install_it(
+    notes: Path, flowbed: Call, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Without weights the message has the commands to type; what is indexed stays."""
+    monkeypatch.setenv("FLOWBED_MODEL", "onnx:nobody/nothing")
+    (notes / "new.txt").write_text("New.\n")
+    called = flowbed("run")
+    assert called.status == 2
+    assert "hf download nobody/nothing" in called.err
+    monkeypatch.setenv("FLOWBED_MODEL", "seeded:32")
+    assert flowbed("run", "--json").json["embedded"] == 1
+
+
+def test_a_missing_path_an_empty_folder_and_what_is_not_text(
+    project: Path, notes: Path, flowbed: Call
+) -> None:
+    """An empty folder is nothing to do, a file that is no text is named and passed over, a missing path loses nothing."""
+    (project / "empty").mkdir()
+    flowbed("add", "empty", "files", "empty")
+    assert flowbed("run", "empty", "--json").json["fetched"] == 0
+    (notes / "photo.txt").write_bytes(b"\x89PNG\0\0")
+    (notes / "latin.txt").write_bytes("Grüße".encode("latin-1"))
+    ran = flowbed("run", "notes")
+    assert ran.status == 0
+    assert "photo.txt" in ran.out
+    assert "latin.txt" in ran.out
+    shutil.move(notes, project / "moved")
+    gone = flowbed("run", "notes")
+    assert gone.status == 2
+    assert "does not exist" in gone.err
+    assert flowbed("status", "--json").json["collections"]["notes"]["rows"] == 3
+    both = flowbed("run", "--json")
+    assert both.status == 1
+    assert both.json["failures"][0]["subject"] == "source notes"
+
+
+def test_records_that_cannot_be_read_are_named_and_the_rest_is_indexed(project: Path, flowbed: Call) -> None:
+    """A bad line and a duplicate id are dead letters with file and line, until the file is mended."""
+    file = project / "records.jsonl"
+    file.write_text(
+        '{"id": 1, "text": "one"}\n{"id": 1, "text": "again"}\nnot json\n{"id": 2, "text": "two"}\n'
+    )
+    flowbed("init")
+    flowbed("add", "records", "jsonl", "records.jsonl")
+    ran = flowbed("run", "--json")
+    assert ran.status == 1
+    assert (ran.json["embedded"], ran.json["failed"]) == (2, 2)
+    said = {each["subject"]: each["reason"] for each in ran.json["failures"]}
+    assert set(said) == {"records.jsonl:2", "records.jsonl:3"}
+    assert "records.jsonl:1" in said["records.jsonl:2"]
+    assert flowbed("status", "--json").json["dead_letters"] == 2
+    file.write_text('{"id": 1, "text": "one"}\n{"id": 2, "text": "two"}\n')
+    assert flowbed("run").status == 0
+    assert flowbed("status", "--json").json["dead_letters"] == 0
+
+
+def test_large_deletions_are_withheld(project: Path, flowbed: Call) -> None:
+    """When most of a source is gone at once, its rows are kept until the deletion is allowed."""
+    file = project / "records.jsonl"
+    lines = [json.dumps({"id": n, "text": f"text {n}"}) for n in range(60)]
+    file.write_text("\n".join(lines))
+    flowbed("init")
+    flowbed("add", "records", "jsonl", "records.jsonl")
+    assert flowbed("run").status == 0
+    file.write_text("\n".join(lines[:30]))
+    ran = flowbed("run")
+    assert ran.status == 1
+    assert "--allow-deletes" in ran.out
+    assert flowbed("status", "--json").json["collections"]["records"]["rows"] == 60
+    assert flowbed("run", "--allow-deletes", "--json").json["deleted"] == 30
+    assert flowbed("status", "--json").json["collections"]["records"]["rows"] == 30
+
+
+def test_a_store_belongs_to_one_ledger(notes: Path, flowbed: Call, project: Path) -> None:
+    """A store filled through one ledger refuses another, rather than mixing what two of them know."""
+    for file in (project / ".flowbed").glob("ledger.db*"):
+        file.unlink()
+    called = flowbed("run")
+    assert called.status == 2
+    assert "belongs to another ledger" in called.err
+
+
+def test_init_again_changes_nothing(notes: Path, flowbed: Call, project: Path) -> None:
+    """Init on a project keeps its configuration as it is."""
+    before = (project / "flowbed.toml").read_text()
+    assert flowbed("init").status == 0
+    assert (project / "flowbed.toml").read_text() == before
+
+
+def test_adding_keeps_what_a_person_wrote(project: Path, flowbed: Call) -> None:
+    """Adding a source keeps comments and other settings, and replaces the source of its name."""
+    (project / "flowbed.toml").write_text("# mine\nconcurrency = 3 # few\n")
+    (project / "a").mkdir()
+    flowbed("add", "x", "files", "a", "--option", "include=*.md", "--collection", "c1")
+    flowbed("add", "x", "files", "a", "--collection", "c2")
+    said = (project / "flowbed.toml").read_text()
+    assert said.startswith("# mine\nconcurrency = 3 # few\n")
+    assert said.count("[sources.x]") == 1
+    assert "c1" not in said
+    assert "include" not in said
+
+
+def run_alone(*arguments: str, **more: str) -> subprocess.CompletedProcess[str]:
+    """Run a command in a process of its own."""
+    return subprocess.run(
+        [sys.executable, "-m", "flowbed", *arguments],
+        capture_output=True,
+        text=True,
+        check=False,
+        env={**os.environ, **more},
+        timeout=120,
+    )
+
+
+def test_help_loads_no_vendor_package(project: Path) -> None:
+    """Help comes without loading what only the work needs, which is what makes it quick."""
+    code = (
+        "import sys; from flowbed.cli.app import run; run(['--help']);"
+        "heavy = {'numpy', 'pyarrow', 'lance', 'onnxruntime', 'sqlalchemy', 'obstore', 'pydantic', 'tokenizers'};"
+        "sys.exit(', '.join(heavy & set(sys.modules)) or 0)"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=False, timeout=60
+    )
+    assert (done.returncode, done.stderr) == (0, "")
+
+
+@pytest.mark.skipif(shutil.which("unshare") is None, reason="needs util-linux")
+def test_no_network_is_used(notes: Path, project: Path) -> None:
+    """A whole run and a search with the local model succeed in a network namespace that has no network."""
+    (notes / "new.txt").write_text("Written without a network.\n")
+    alone = ["unshare", "--map-root-user", "--net", sys.executable, "-m", "flowbed"]
+    if subprocess.run([*alone[:3], "true"], check=False, capture_output=True).returncode:
+        pytest.skip("network namespaces are not allowed here")
+    local = {**os.environ, "FLOWBED_MODEL": "onnx:", "FLOWBED_STORE": "other", "FLOWBED_LEDGER": "other.db"}
+    ran = subprocess.run(
+        [*alone, "run", "--json"], env=local, capture_output=True, text=True, check=False, timeout=120
+    )
+    assert ran.returncode == 0, ran.stderr
+    assert json.loads(ran.stdout.splitlines()[-1])["embedded"] == 4
+    asked = [*alone, "search", "how often are keys changed?", "-n", "1", "--json"]
+    found = subprocess.run(asked, env=local, capture_output=True, text=True, check=False, timeout=120)
+    assert json.loads(found.stdout)["hits"][0]["id"] == "notes#keys.md#00000"
+
+
+def test_the_command_and_the_module_are_one(project: Path) -> None:
+    """`python -m flowbed` is `flowbed`, and without a command it shows its help."""
+    done = run_alone()
+    assert "Usage: flowbed" in done.stdout + done.stderr

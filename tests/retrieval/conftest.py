@@ -1,0 +1,8 @@
+"""The measurements that these tests share with `make bench` lie in a folder beside `tests`."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).parents[2]))

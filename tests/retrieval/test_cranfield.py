@@ -1,0 +1,81 @@
+"""Search finds what exact cosine over the same vectors finds, on real queries with real judgements."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from itertools import islice
+from typing import TYPE_CHECKING
+
+import pytest
+from benchmarks.retrieval import (
+    Judged,
+    Rankings,
+    build,
+    query_vectors,
+    rank,
+    read_judged,
+    through_index,
+)
+
+from flowbed.index import search
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+# Of 225 queries; with the documents judged for them it is a third of the collection. `make bench` measures it all.
+QUERIES = 90
+
+# How far apart nDCG@10 may lie and still be called equal.
+EQUAL = 0.005
+
+
+@pytest.fixture(scope="module")
+def judged(data: Path) -> Judged:
+    whole = read_judged(data / "retrieval")
+    return Judged(queries=dict(islice(whole.queries.items(), QUERIES)), grades=whole.grades)
+
+
+@pytest.fixture(scope="module")
+def project(data: Path, judged: Judged, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Index the documents that were judged for the queries."""
+    folder = tmp_path_factory.mktemp("cranfield")
+    wanted = {name for query in judged.queries for name in judged.grades[query]}
+    corpus = folder / "corpus.jsonl"
+    with (data / "retrieval" / "corpus.jsonl").open(encoding="utf-8") as file:
+        corpus.write_text(
+            "".join(line for line in file if json.loads(line)["_id"] in wanted), encoding="utf-8"
+        )
+    asyncio.run(build(folder, corpus))
+    return folder
+
+
+@pytest.fixture(scope="module")
+def rankings(project: Path, judged: Judged) -> Rankings:
+    return asyncio.run(rank(project, judged))
+
+
+def test_search_ranks_as_well_as_exact_cosine(judged: Judged, rankings: Rankings) -> None:
+    """The nDCG@10 of search equals that of exact cosine over the vectors in the index."""
+    expected = judged.ndcg(rankings.cosine)
+    assert expected > 0.3, "the model itself finds little: the vectors are not what they should be"
+    assert judged.ndcg(rankings.searched) == pytest.approx(expected, abs=EQUAL)
+
+
+def test_search_through_a_vector_index_ranks_as_well(judged: Judged, rankings: Rankings) -> None:
+    """The nDCG@10 of search through a vector index equals that of exact cosine."""
+    assert judged.ndcg(rankings.indexed) == pytest.approx(judged.ndcg(rankings.cosine), abs=EQUAL)
+
+
+def test_search_through_a_vector_index_really_uses_it(
+    project: Path, judged: Judged, rankings: Rankings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With one partition probed instead of many, the same search misses documents."""
+    monkeypatch.setattr(search, "PROBED", 0.0)
+    monkeypatch.setattr(search, "FEWEST", 1)
+
+    async def found() -> dict[str, list[str]]:
+        vectors = await query_vectors(project, list(judged.queries.values()))
+        return await through_index(project, dict(zip(judged.queries, vectors, strict=True)))
+
+    assert asyncio.run(found()) != rankings.cosine
