@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from flowbed import errors
-    from flowbed.bed import Flowbed, aopen, open  # noqa: A004 - read as `flowbed.open`
+    from flowbed.bed import Flowbed, aopen
+    from flowbed.blocking import open  # noqa: A004 - read as `flowbed.open`
     from flowbed.records import Chunk, Document, Hit, Plan, Report
 
     __version__: str
@@ -34,7 +35,7 @@ _HOMES = {
     "Plan": "flowbed.records",
     "Report": "flowbed.records",
     "aopen": "flowbed.bed",
-    "open": "flowbed.bed",
+    "open": "flowbed.blocking",
 }
 
 

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from pathlib import Path
 
-    from conftest import Called
+    from tests.cli.conftest import Called
 
     Call = Callable[..., Called]
 
@@ -238,7 +238,7 @@ def test_a_model_that_is_nowhere_names_the_commands_that_install_it(
 def test_a_missing_path_an_empty_folder_and_what_is_not_text(
     project: Path, notes: Path, flowbed: Call
 ) -> None:
-    """An empty folder is nothing to do, a file that is no text is named and passed over, a missing path loses nothing."""
+    """An empty folder is nothing to do, what is no text is named and passed over, a missing path loses nothing."""
     (project / "empty").mkdir()
     flowbed("add", "empty", "files", "empty")
     assert flowbed("run", "empty", "--json").json["fetched"] == 0

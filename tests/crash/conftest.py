@@ -8,7 +8,6 @@ import os
 import random
 import re
 import shutil
-import signal
 import subprocess
 import sys
 from contextlib import suppress
@@ -22,9 +21,11 @@ from flowbed.pipeline.changes import BATCH_CHUNKS
 from flowbed.testing.index import Contents, contents_of
 
 if TYPE_CHECKING:
+    import signal
     from collections.abc import Sequence
     from pathlib import Path
 
+    from flowbed.pipeline.inspect import BedStatus
     from flowbed.testing.counting import CountingProcess
 
 # Few texts a request and few requests at once, so that what is in flight is little of what there is.
@@ -152,10 +153,16 @@ class Project:
         """Read the index."""
         return contents_of(self.folder)
 
+    def status(self) -> BedStatus:
+        """Say where everything stands."""
+        with flowbed.open(self.folder) as bed:
+            return bed.status()
+
     def assert_finished(self) -> None:
         """Check that nothing is left to do, is held, or was given up."""
+        status = self.status()
         with flowbed.open(self.folder) as bed:
-            status, plan = bed.status(), bed.plan()
+            plan = bed.plan()
         assert set(status.chunks) <= {"SUCCESS"}
         assert (status.dead_letters, status.pending) == (0, ())
         assert (plan.new, plan.changed, plan.deleted, plan.waiting, plan.tokens) == (0, 0, 0, 0, 0)

@@ -21,7 +21,7 @@ from flowbed.testing.ledger import put
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from conftest import Bench
+    from tests.index.conftest import Bench
 
 OTHER = Space(model="other", dimensions=8)
 

@@ -19,7 +19,9 @@ from flowbed.index.versions import State, state, versions
 from flowbed.records import text_hash
 
 if TYPE_CHECKING:
-    from conftest import Bench
+    from tests.index.conftest import Bench
+
+    from flowbed.index.compaction import Compaction, VectorIndex
     from flowbed.records import Found
 
 DAY = 86_400_000_000  # µs
@@ -159,25 +161,21 @@ def test_a_compaction_is_planned_from_what_is_there() -> None:
     big = replace(small, rows=INDEX_ROWS, unindexed_rows=INDEX_ROWS)
     kept = [(version, version * DAY, version == 2) for version in range(40, 0, -1)]
 
-    def plan(now_state: State, *, indexed: bool = False, vector_index: str = "auto") -> object:
+    def plan(now_state: State, *, indexed: bool = False, vector_index: VectorIndex = "auto") -> Compaction:
+        now = 41 * DAY
         return plan_compaction(
-            now_state,
-            kept,
-            indexed=indexed,
-            vector_index=vector_index,
-            oldest_pending=None,
-            now=41 * DAY,  # type: ignore[arg-type]
+            now_state, kept, indexed=indexed, vector_index=vector_index, oldest_pending=None, now=now
         )
 
-    assert plan(small).partitions == 0  # type: ignore[attr-defined]
-    assert not plan(small).due  # type: ignore[attr-defined]
-    assert plan(small, vector_index="always").partitions == 10  # type: ignore[attr-defined]
-    assert plan(big).partitions == round(INDEX_ROWS**0.5)  # type: ignore[attr-defined]
-    assert plan(big, vector_index="never").partitions == 0  # type: ignore[attr-defined]
-    assert plan(replace(big, unindexed_rows=10_000), indexed=True).append  # type: ignore[attr-defined]
-    assert not plan(replace(big, unindexed_rows=900), indexed=True).append  # type: ignore[attr-defined]
-    assert plan(replace(small, fragments=100)).merge  # type: ignore[attr-defined]
-    forgotten = plan(small).forget  # type: ignore[attr-defined]
+    assert plan(small).partitions == 0
+    assert not plan(small).due
+    assert plan(small, vector_index="always").partitions == 10
+    assert plan(big).partitions == round(INDEX_ROWS**0.5)
+    assert plan(big, vector_index="never").partitions == 0
+    assert plan(replace(big, unindexed_rows=10_000), indexed=True).append
+    assert not plan(replace(big, unindexed_rows=900), indexed=True).append
+    assert plan(replace(small, fragments=100)).merge
+    forgotten = plan(small).forget
     assert 2 not in forgotten
     assert max(forgotten) == 40 - KEPT_VERSIONS
     assert min(forgotten) == 1

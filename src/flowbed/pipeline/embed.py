@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 import asyncio
-import json
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from flowbed.errors import NotFound
 from flowbed.index.commit import commit
 from flowbed.index.deltas import Delete, Upsert, write_delta
 from flowbed.index.live import live_collection
@@ -16,7 +14,8 @@ from flowbed.index.reuse import Reuse
 from flowbed.lanes.realtime import Outcome
 from flowbed.lanes.realtime import embed as embed_now
 from flowbed.ledger import DeadLetter, Failure, RunRow
-from flowbed.records import Problem, Status, text_hash
+from flowbed.pipeline.batches import read_passages
+from flowbed.records import Problem, Status
 from flowbed.telemetry import CHUNKS_CLAIMED, DEAD_LETTER, DELTA_WRITTEN, PROGRESS, RUN_RECORDED, reached
 
 if TYPE_CHECKING:
@@ -24,22 +23,13 @@ if TYPE_CHECKING:
 
     from flowbed.ledger import ChunkRow
     from flowbed.pipeline import Parts
+    from flowbed.pipeline.batches import Passage
 
 # Chunks of one run: their vectors are held until its deltas are written (13 MB at 384 dimensions).
 RUN_CHUNKS = 8_192
 # A claim lasts this long unless renewed; the claims of a process known to be dead are taken back at once.
 CLAIM = 60_000_000  # µs
 WAITING = frozenset({Status.NONE, Status.FAILED})
-
-
-@dataclass(frozen=True, kw_only=True)
-class Passage:
-    """A claimed chunk with its texts, as its batch file holds them."""
-
-    row: ChunkRow
-    text: str
-    sent: str
-    metadata: dict[str, Any]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -142,7 +132,9 @@ async def _claims(
 
 async def _run(rows: Sequence[ChunkRow], parts: Parts, tally: Tally, tiers: dict[str, Reuse]) -> None:
     deletes = [row for row in rows if row.deleted]
-    passages, lost = await _read([row for row in rows if not row.deleted], parts)
+    passages, lost = await read_passages(
+        [row for row in rows if not row.deleted], store=parts.store, ledger=parts.ledger
+    )
     outcome = Outcome()
     embedder = parts.embedder() if passages else None
     began = parts.monotonic()
@@ -194,42 +186,6 @@ async def _run(rows: Sequence[ChunkRow], parts: Parts, tally: Tally, tiers: dict
         )
     # The lane has told of each distinct text; the chunks that shared one, or had none, are done as well.
     reached(PROGRESS, stage="embed", done=len(rows) - len({each.row.text_hash for each in passages}))
-
-
-async def _read(rows: Sequence[ChunkRow], parts: Parts) -> tuple[list[Passage], list[Failure]]:
-    """Read the texts of claimed chunks from their batch files."""
-    passages: list[Passage] = []
-    lost: list[Failure] = []
-    batches = await parts.ledger.batches.get({row.batch for row in rows})
-    for batch in sorted({row.batch for row in rows}):
-        reason, chunks = "", {}
-        try:
-            body = (await parts.store.get(batches[batch].key)).body
-            chunks = {(each["collection"], each["id"]): each for each in json.loads(body)["chunks"]}
-        except KeyError:
-            reason = f"batch file {batch[:12]} is not known to this ledger"
-        except NotFound:
-            reason = f"its batch file {batches[batch].key} is missing"
-        except ValueError as error:
-            reason = f"its batch file {batches[batch].key} is damaged: {error}"
-        for row in rows:
-            if row.batch != batch:
-                continue
-            each = chunks.get((row.collection, row.id))
-            sent = each.get("sent", each["text"]) if each else ""
-            if each is None or text_hash(sent) != row.text_hash:
-                lost.append(
-                    Failure(
-                        collection=row.collection,
-                        id=row.id,
-                        version=row.version,
-                        kind="rejected",
-                        reason=reason or f"its batch file {batches[batch].key} does not hold its text",
-                    )
-                )
-                continue
-            passages.append(Passage(row=row, text=each["text"], sent=sent, metadata=each["metadata"]))
-    return passages, lost
 
 
 async def _lay_down(

@@ -5,14 +5,14 @@ from __future__ import annotations
 import asyncio
 import contextlib
 from dataclasses import dataclass, field
-from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
 from flowbed.errors import Conflict
 from flowbed.index.live import live_collection, require_same
 from flowbed.ledger import BatchRow, ChunkRow, DeadLetter, Swap
+from flowbed.pipeline.batches import batch_key, encode_batch
 from flowbed.pipeline.changes import Scan, changes
-from flowbed.records import Problem, Status, batch_id, canonical
+from flowbed.records import Problem, Status, batch_id
 from flowbed.telemetry import BATCH_REGISTERED, BATCH_WRITTEN, FETCH_SWAPPED, PROGRESS, STAGE, reached
 
 if TYPE_CHECKING:
@@ -105,13 +105,13 @@ async def _apply(source: str, cursor: Cursor, change: Change, parts: Parts) -> C
         batch = batch_id(source, rows)
         row = await parts.ledger.batches.register(
             BatchRow(
-                id=batch, source=source, key=batch_key(source, batch, now), timestamp=now, chunks=len(rows)
+                id=batch, source=source, key=batch_key(source, batch, at=now), timestamp=now, chunks=len(rows)
             )
         )
         reached(BATCH_REGISTERED, batch=batch)
         # A repeat finds its own bytes there: the name says what they are.
         with contextlib.suppress(Conflict):
-            await parts.store.create(row.key, batch_body(row, change, versions))
+            await parts.store.create(row.key, encode_batch(row, change.writes, versions))
         reached(BATCH_WRITTEN, batch=batch)
     chunks = [
         ChunkRow(
@@ -156,38 +156,6 @@ async def _apply(source: str, cursor: Cursor, change: Change, parts: Parts) -> C
     )
     reached(FETCH_SWAPPED, source=source, chunks=len(chunks))
     return moved
-
-
-def batch_key(source: str, batch: str, at: int) -> str:
-    """Name the key of a batch file registered at `at` (µs)."""
-    day = datetime.fromtimestamp(at / 1e6, UTC)
-    return f"{source}/chunked/year={day:%Y}/month={day:%m}/day={day:%d}/batch_{batch}.json"
-
-
-def batch_body(row: BatchRow, change: Change, versions: list[int]) -> bytes:
-    """Write a batch file. A chunk has `sent` only where what is embedded is not its text alone."""
-    chunks = []
-    for write, version in zip(change.writes, versions, strict=True):
-        each = write.chunk
-        item = {
-            "id": each.id,
-            "collection": each.collection,
-            "text": each.text,
-            "metadata": dict(each.metadata),
-            "version": version,
-        }
-        if each.sent != each.text:
-            item["sent"] = each.sent
-        chunks.append(item)
-    return canonical(
-        {
-            "batch_id": row.id,
-            "timestamp": datetime.fromtimestamp(row.timestamp / 1e6, UTC).isoformat(),
-            "source": row.source,
-            "chunk_count": len(chunks),
-            "chunks": chunks,
-        }
-    )
 
 
 async def _dead_letters(source: str, scan: Scan, parts: Parts) -> None:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import json
 from collections import Counter
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -56,8 +57,10 @@ class Contents:
 
 
 def contents_of(folder: Path) -> Contents:
-    """Read the index of the project in `folder`, outside any event loop."""
-    return asyncio.run(contents(open_store(read_settings(folder).store, folder=folder)))
+    """Read the index of the project in `folder`; blocks, within an event loop too."""
+    store = open_store(read_settings(folder).store, folder=folder)
+    with ThreadPoolExecutor(max_workers=1) as thread:
+        return thread.submit(asyncio.run, contents(store)).result()
 
 
 async def contents(store: Store) -> Contents:

@@ -1,0 +1,123 @@
+"""The synchronous face: the calls of `flowbed.bed.Flowbed`, carried out on one event loop in a thread of its own."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import threading
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Self, TypeVar
+
+from flowbed.bed import aopen
+
+if TYPE_CHECKING:
+    from collections.abc import Coroutine, Sequence
+
+    from flowbed.index.compaction import Compaction, VectorIndex
+    from flowbed.index.versions import Version
+    from flowbed.ledger import DeadLetter
+    from flowbed.pipeline.inspect import BedStatus, Reason
+    from flowbed.records import Found, Hit, Plan, Report
+
+Answer = TypeVar("Answer")
+
+
+class Blocking:
+    """The synchronous face of a `Flowbed`: the same calls, carried out on one event loop in a thread of its own."""
+
+    def __init__(self, folder: Path) -> None:
+        """Open the project."""
+        self._loop = asyncio.new_event_loop()
+        self._thread = threading.Thread(target=self._loop.run_forever, name="flowbed", daemon=True)
+        self._thread.start()
+        try:
+            self._bed = self._wait(aopen(folder))
+        except BaseException:
+            self._stop()
+            raise
+
+    def __enter__(self) -> Self:
+        """Use the project as a context."""
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        """Close the project."""
+        self.close()
+
+    def close(self) -> None:
+        """Let go of files, databases and the thread; closing twice is no error."""
+        if not self._loop.is_closed():
+            self._wait(self._bed.close())
+            self._stop()
+
+    def add(self, name: str, **source: Any) -> None:  # noqa: ANN401 - as Flowbed.add
+        """Write a source into `flowbed.toml`; takes what `Flowbed.add` takes."""
+        self._wait(self._bed.add(name, **source))
+
+    def plan(self, *names: str, **how: Any) -> Plan:  # noqa: ANN401 - as Flowbed.plan
+        """Work out what a run would do; takes what `Flowbed.plan` takes."""
+        return self._wait(self._bed.plan(*names, **how))
+
+    def run(self, *names: str, **how: Any) -> Report:  # noqa: ANN401 - as Flowbed.run
+        """Bring the index in step with the sources; takes what `Flowbed.run` takes."""
+        return self._wait(self._bed.run(*names, **how))
+
+    def search(self, query: str | Sequence[float], **how: Any) -> tuple[Hit, ...]:  # noqa: ANN401 - as Flowbed.search
+        """Find what is nearest to a text or a vector; takes what `Flowbed.search` takes."""
+        return self._wait(self._bed.search(query, **how))
+
+    def find(self, query: str | Sequence[float], **how: Any) -> Found:  # noqa: ANN401 - as Flowbed.find
+        """Find what is nearest, with the versions that were asked; takes what `Flowbed.find` takes."""
+        return self._wait(self._bed.find(query, **how))
+
+    def status(self) -> BedStatus:
+        """Describe every collection, the chunks by status, and what waits for someone to look."""
+        return self._wait(self._bed.status())
+
+    def why(self, subject: str) -> list[Reason]:
+        """Say what is known of a chunk or of every chunk of a document."""
+        return self._wait(self._bed.why(subject))
+
+    def versions(self, collection: str) -> list[Version]:
+        """List the versions of a collection that are kept, newest first."""
+        return self._wait(self._bed.versions(collection))
+
+    def compact(
+        self, collection: str | None = None, *, vector_index: VectorIndex = "auto"
+    ) -> dict[str, Compaction]:
+        """Compact one collection or all."""
+        return self._wait(self._bed.compact(collection, vector_index=vector_index))
+
+    def dead_letters(self) -> list[DeadLetter]:
+        """List what failed for good until someone looks, oldest first."""
+        return self._wait(self._bed.dead_letters())
+
+    def retry_dead_letters(self, *subjects: str) -> int:
+        """Let the chunks of the dead letters named (or of all) wait for the next run again; return how many do."""
+        return self._wait(self._bed.retry_dead_letters(*subjects))
+
+    def _wait(self, work: Coroutine[Any, Any, Answer]) -> Answer:
+        future = asyncio.run_coroutine_threadsafe(work, self._loop)
+        try:
+            return future.result()
+        except KeyboardInterrupt:
+            # Let the work give its claims back before the program ends; whatever it ends with, the caller interrupted.
+            future.cancel()
+            with contextlib.suppress(BaseException):
+                future.result(timeout=10)
+            raise
+
+    def _stop(self) -> None:
+        self._loop.call_soon_threadsafe(self._loop.stop)
+        self._thread.join()
+        self._loop.close()
+
+
+def open(folder: str | Path = ".") -> Blocking:  # noqa: A001 - read as `flowbed.open`
+    """Open the project in `folder`, made where absent, for synchronous use.
+
+    Raises:
+        Misconfigured: its settings cannot be used, or its store belongs to another ledger.
+
+    """
+    return Blocking(Path(folder))

@@ -1,0 +1,107 @@
+"""The batch file: a stored set of chunks that wait to be embedded, and the only place that holds their texts."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING, Any
+
+from flowbed.errors import NotFound, Rejected
+from flowbed.ledger import Failure
+from flowbed.records import canonical, text_hash
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+    from flowbed.ledger import BatchRow, ChunkRow, Ledger
+    from flowbed.pipeline.changes import Write
+    from flowbed.storage import Store
+
+
+@dataclass(frozen=True, kw_only=True)
+class Passage:
+    """A chunk that waits, with its texts as its batch file holds them."""
+
+    row: ChunkRow
+    text: str
+    sent: str
+    metadata: Mapping[str, Any]
+
+
+def batch_key(source: str, batch: str, *, at: int) -> str:
+    """Name the key of a batch file registered at `at` (µs)."""
+    day = datetime.fromtimestamp(at / 1e6, UTC)
+    return f"{source}/chunked/year={day:%Y}/month={day:%m}/day={day:%d}/batch_{batch}.json"
+
+
+def encode_batch(row: BatchRow, writes: Sequence[Write], versions: Sequence[int]) -> bytes:
+    """Write a batch file. A chunk has `sent` only where what is embedded is not its text alone."""
+    chunks = []
+    for write, version in zip(writes, versions, strict=True):
+        each = write.chunk
+        item: dict[str, Any] = {
+            "id": each.id,
+            "collection": each.collection,
+            "text": each.text,
+            "metadata": dict(each.metadata),
+            "version": version,
+        }
+        if each.sent != each.text:
+            item["sent"] = each.sent
+        chunks.append(item)
+    return canonical(
+        {
+            "batch_id": row.id,
+            "timestamp": datetime.fromtimestamp(row.timestamp / 1e6, UTC).isoformat(),
+            "source": row.source,
+            "chunk_count": len(chunks),
+            "chunks": chunks,
+        }
+    )
+
+
+async def read_passages(
+    rows: Sequence[ChunkRow], *, store: Store, ledger: Ledger
+) -> tuple[list[Passage], list[Failure]]:
+    """Read the texts of chunk rows; a chunk whose batch file does not hold its text any more is a failure."""
+    passages: list[Passage] = []
+    lost: list[Failure] = []
+    known = await ledger.batches.get({row.batch for row in rows})
+    by_batch: dict[str, list[ChunkRow]] = {}
+    for row in rows:
+        by_batch.setdefault(row.batch, []).append(row)
+    for batch, some in sorted(by_batch.items()):
+        try:
+            chunks = await _chunks(batch, known.get(batch), store)
+        except Rejected as error:
+            lost += [_failure(row, str(error)) for row in some]
+            continue
+        for row in some:
+            each = chunks.get((row.collection, row.id), {"text": ""})
+            sent = each.get("sent", each["text"])
+            if text_hash(sent) == row.text_hash:
+                passages.append(Passage(row=row, text=each["text"], sent=sent, metadata=each["metadata"]))
+            else:
+                lost.append(_failure(row, f"its batch file {known[batch].key} does not hold its text"))
+    return passages, lost
+
+
+async def _chunks(batch: str, row: BatchRow | None, store: Store) -> dict[tuple[str, str], dict[str, Any]]:
+    """Read the chunks of a batch file by collection and id."""
+    if row is None:
+        message = f"its batch file {batch[:12]} is not known to this ledger"
+        raise Rejected(message)
+    try:
+        said = json.loads((await store.get(row.key)).body)
+        return {(each["collection"], each["id"]): each for each in said["chunks"]}
+    except NotFound as error:
+        message = f"its batch file {row.key} is missing"
+        raise Rejected(message) from error
+    except (ValueError, KeyError, TypeError) as error:
+        message = f"its batch file {row.key} is damaged: {error}"
+        raise Rejected(message) from error
+
+
+def _failure(row: ChunkRow, reason: str) -> Failure:
+    return Failure(collection=row.collection, id=row.id, version=row.version, kind="rejected", reason=reason)

@@ -1,0 +1,114 @@
+"""Several processes at work on one project at once, and one that is interrupted."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import random
+import signal
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from flowbed.storage import open_store
+from flowbed.testing.counting import CountingProcess
+from flowbed.testing.index import assert_same, contents
+
+if TYPE_CHECKING:
+    from tests.crash.conftest import Project
+
+COMMITTING = Path(__file__).with_name("committing.py")
+WORDS = ("birch", "elm", "fir", "larch", "oak", "pine")
+
+
+async def test_processes_that_commit_overlapping_deltas_keep_each_row_once_at_its_newest(
+    tmp_path: Path,
+) -> None:
+    """Four processes that lay down and commit deltas of the same ids leave one row an id, at its highest version."""
+    pipe = asyncio.subprocess.PIPE
+    started = [
+        await asyncio.create_subprocess_exec(
+            *(sys.executable, str(COMMITTING), str(tmp_path), str(number)), stdout=pipe, stderr=pipe
+        )
+        for number in range(4)
+    ]
+    try:
+        ended = await asyncio.wait_for(asyncio.gather(*(each.communicate() for each in started)), 120)
+    finally:
+        for each in started:
+            if each.returncode is None:
+                each.kill()
+            await each.wait()
+    assert [each.returncode for each in started] == [0] * 4, ended
+    newest: dict[str, tuple[int, str, bool]] = {}
+    for said, _ in ended:
+        for key, version, run, deleted in json.loads(said):
+            newest[key] = max(newest.get(key, (0, "", False)), (version, run, deleted))
+    found = await contents(open_store(str(tmp_path / "store"), folder=tmp_path))
+    assert found.doubled == ()
+    assert {key: row.document for key, row in found.rows["shared"].items()} == {
+        key: f"{key} at {version} of {run}" for key, (version, run, deleted) in newest.items() if not deleted
+    }
+    assert any(deleted for _, _, deleted in newest.values())
+
+
+async def test_runs_at_once_share_the_work(project: Project, tmp_path: Path) -> None:
+    """Two runs of one project at once both end well, send each text once, and make the one index."""
+    fill(project, files=60)
+    with CountingProcess(delay=0.05) as provider:
+        # With a limit to what one run takes there is something left for the other, whichever is first.
+        first, second = await asyncio.gather(
+            project.begun(provider, "--limit", "40"), project.begun(provider, "--limit", "40")
+        )
+        ended = await asyncio.gather(first.ended(), second.ended())
+        assert [each.returncode for each in ended] == [0, 0], ended
+        counted = provider.report()
+    assert sum(each.report["embedded"] for each in ended) == 60
+    assert sum(each.report["chunks"] for each in ended) == 60
+    assert set(counted.texts.values()) == {1}
+    project.assert_finished()
+    assert_same(project.contents(), project.anew(tmp_path / "anew"))
+
+
+async def test_a_run_finds_nothing_to_do_while_another_does_it(project: Project, tmp_path: Path) -> None:
+    """A run that starts while another holds every chunk ends well without sending a text that the other sends."""
+    fill(project, files=60)
+    with CountingProcess(delay=0.4) as provider:
+        first = await project.begun(provider, after="request.sent")
+        second = await (await project.begun(provider)).ended()
+        assert second.returncode == 0, second
+        assert second.report["embedded"] == 0
+        assert (await first.ended()).returncode == 0
+        counted = provider.report()
+    assert set(counted.texts.values()) == {1}
+    project.assert_finished()
+    assert_same(project.contents(), project.anew(tmp_path / "anew"))
+
+
+async def test_an_interrupted_run_says_so_and_loses_nothing(project: Project, tmp_path: Path) -> None:
+    """Ctrl-C ends a run with status 130 and a plain message; its claims are given back, and the next run goes on."""
+    fill(project, files=60)
+    with CountingProcess(delay=0.1) as provider:
+        running = await project.begun(provider, after="request.answered")
+        ended = await running.ended(signal.SIGINT)
+        assert ended.returncode == 130, ended
+        assert "interrupted" in ended.stderr
+        assert "run again" in ended.stderr
+        assert "Traceback" not in ended.stderr
+        status = project.status()
+        assert set(status.chunks) == {"NONE"}
+        again = await (await project.begun(provider)).ended()
+        assert again.returncode == 0, again
+        twice = sum(times - 1 for times in provider.report().texts.values())
+    assert 0 < again.report["embedded"] < 60
+    assert twice <= ended.in_flight
+    project.assert_finished()
+    assert_same(project.contents(), project.anew(tmp_path / "anew"))
+
+
+def fill(project: Project, *, files: int) -> None:
+    """Give the project files, each of which is one chunk."""
+    chance = random.Random(files)
+    for number in range(files):
+        project.write_text(f"docs/{number:03d}.md", f"{' '.join(chance.choices(WORDS, k=12))} {number}")
+    project.write_source("docs", "files", "docs")

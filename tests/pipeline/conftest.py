@@ -1,0 +1,127 @@
+"""Projects, a provider that counts what it is sent, and what a search should find."""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from flowbed.bed import Flowbed, aopen
+from flowbed.testing.counting import CountingProcess
+from flowbed.testing.index import Contents, contents_of
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+    from pathlib import Path
+
+
+class Project:
+    """A project folder whose model counts, in a process of its own, the texts that it is sent."""
+
+    def __init__(self, folder: Path, provider: CountingProcess) -> None:
+        """Make the folder a project without sources."""
+        self.folder = folder
+        self.provider = provider
+        self._seen: Counter[str] = Counter(provider.report().texts)
+        folder.mkdir()
+        self.set_model("seeded:32")
+
+    def set_model(self, model: str, **options: str) -> None:
+        """Name the model in the settings, keeping the sources."""
+        file = self.folder / "flowbed.toml"
+        _, mark, sources = file.read_text("utf-8").partition("\n[sources.") if file.exists() else ("", "", "")
+        named = {"server": self.provider.address, **options}
+        said = "".join(f'{name} = "{value}"\n' for name, value in named.items())
+        file.write_text(f'model = "{model}"\n[model_options]\n{said}{mark}{sources}', "utf-8")
+
+    def write(self, name: str, text: str) -> None:
+        """Write a file."""
+        (self.folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (self.folder / name).write_text(text, "utf-8")
+
+    def write_lines(self, name: str, records: Sequence[object]) -> None:
+        """Write a file of JSON Lines."""
+        self.write(name, "".join(f"{json.dumps(record)}\n" for record in records))
+
+    async def open(self) -> Flowbed:
+        """Open the project, for use as a context."""
+        return await aopen(self.folder)
+
+    def sent(self) -> Counter[str]:
+        """Count the texts that were sent since this was last asked."""
+        now = Counter(self.provider.report().texts)
+        new = now - self._seen
+        self._seen = now
+        return new
+
+    def contents(self) -> Contents:
+        """Read the index."""
+        return contents_of(self.folder)
+
+    def documents(self, collection: str) -> dict[str, str]:
+        """Read the live texts of a collection by id."""
+        rows = self.contents().rows.get(collection, {})
+        return {key: row.document for key, row in rows.items()}
+
+
+@pytest.fixture(scope="session")
+def provider() -> Iterator[CountingProcess]:
+    """Give a provider that counts what all tests send it."""
+    with CountingProcess() as running:
+        yield running
+
+
+@pytest.fixture
+def project(tmp_path: Path, provider: CountingProcess) -> Project:
+    """Give a project without sources."""
+    return Project(tmp_path / "project", provider)
+
+
+@pytest.fixture
+async def notes(project: Project) -> Project:
+    """Give a project of four notes in files that was indexed."""
+    for name in ("one", "two", "three", "four"):
+        project.write(f"notes/{name}.txt", f"{project.folder} note {name}")
+    async with await project.open() as bed:
+        await bed.add("notes", kind="files", location="notes")
+        report = await bed.run()
+    assert (report.embedded, report.failed) == (4, 0)
+    project.sent()
+    return project
+
+
+def receipt(number: int, lines: Sequence[str], **fields: Any) -> dict[str, Any]:
+    """Make a receipt of these lines."""
+    made: list[dict[str, Any]] = []
+    words = 0
+    for line, text in enumerate(lines, 1):
+        row = text.split()
+        made.append(
+            {
+                "line_id": line,
+                "text": text,
+                "words": [{"word_id": words + place, "text": word} for place, word in enumerate(row, 1)],
+            }
+        )
+        words += len(row)
+    return {"image_id": f"image-{number}", "receipt_id": 1, "lines": made, **fields}
+
+
+@pytest.fixture
+def receipts(project: Project) -> Project:
+    """Give a project of two receipts that were not indexed yet."""
+    project.write_lines(
+        "receipts.jsonl",
+        [
+            receipt(1, ["GRAND TOTAL 7.80", "CASH 10.00"], merchant_name="WAN SHENG"),
+            receipt(2, ["TOTAL 7.80"], merchant_name="KEDAI BUKU"),
+        ],
+    )
+    project.write(
+        "flowbed.toml",
+        f"{(project.folder / 'flowbed.toml').read_text('utf-8')}\n"
+        '[sources.receipts]\nkind = "receipts"\nlocation = "receipts.jsonl"\n',
+    )
+    return project
