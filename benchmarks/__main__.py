@@ -45,8 +45,10 @@ def _head(before: float, after: float, seconds: float) -> str:
 Written by `make bench` on {datetime.now(UTC):%Y-%m-%d}; it took {seconds / 60:.0f} minutes. Figures are medians, and
 what is compared was run in turn in the same process.
 
-Machine: {described()}. Load average {before:.1f} before and {after:.1f} after: more than 2 says that other processes
-shared the cores.
+The machine:
+
+{described()}
+- load average {before:.1f} before and {after:.1f} after; more than 2 says that other processes shared the cores
 """
 
 

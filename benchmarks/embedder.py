@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from flowbed.embedding.batches import Batch
 
 MODEL = "onnx:sentence-transformers/all-MiniLM-L6-v2"
-ROUNDS = 7
+ROUNDS = 5
 CLS, SEP, PAD = 101, 102, 0  # the special tokens of the model's vocabulary
 WINDOW = 256
 

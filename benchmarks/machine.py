@@ -15,11 +15,15 @@ PACKAGES = ("flowbed", "pylance", "onnxruntime", "tokenizers", "numpy", "pyarrow
 
 
 def described() -> str:
-    """Describe processor, memory, system and versions in a line."""
-    versions = ", ".join(f"{name} {version(name)}" for name in PACKAGES)
-    return (
-        f"{usable_cores()} cores of {processor()}, {psutil.virtual_memory().total / 2**30:.0f} GiB of memory, "
-        f"{platform.system()} {platform.machine()}, Python {platform.python_version()}; {versions}"
+    """Describe processor, memory, system and versions as a list."""
+    memory = f"{psutil.virtual_memory().total / 2**30:.0f} GiB of memory"
+    system = f"{platform.system()} {platform.machine()}, Python {platform.python_version()}"
+    return "\n".join(
+        (
+            f"- {usable_cores()} cores of {processor()}, {memory}",
+            f"- {system}",
+            f"- {', '.join(f'{name} {version(name)}' for name in PACKAGES)}",
+        )
     )
 
 

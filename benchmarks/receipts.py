@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 ROUNDS = 3
+WARM = 20  # searches that open files and fill caches, and are not counted
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -93,41 +94,44 @@ def help_seconds() -> float:
 
 
 async def latency(project: Path, queries: Sequence[str]) -> list[Latency]:
-    """Time searches of lines and words: exact, filtered, and through a vector index."""
+    """Time searches of lines and words: of all and of one merchant, by a scan and through a vector index."""
     vectors = await query_vectors(project, queries)
-    found = []
     merchant = {"merchant_name": "RESTORAN WAN SHENG"}
-    found.append(await _timed(project, "lines", "lines, exact", vectors))
-    found.append(await _timed(project, "lines", "lines, one merchant", vectors, where=merchant))
-    found.append(await _timed(project, "words", "words, exact", vectors))
     async with await flowbed.aopen(project) as bed:
         await bed.compact("words", vector_index="always")
-    found.append(await _timed(project, "words", "words, vector index", vectors, exact=False))
-    return found
+    return [
+        *await _timed(
+            project, "lines", {"scan": {"exact": True}, "scan, one merchant": {"where": merchant}}, vectors
+        ),
+        *await _timed(project, "words", {"scan": {"exact": True}, "vector index": {"exact": False}}, vectors),
+    ]
 
 
 async def _timed(
-    project: Path,
-    collection: str,
-    what: str,
-    vectors: NDArray[Any],
-    *,
-    where: dict[str, Any] | None = None,
-    exact: bool | None = True,
-) -> Latency:
+    project: Path, collection: str, kinds: dict[str, dict[str, Any]], vectors: NDArray[Any]
+) -> list[Latency]:
+    """Time each kind of search in turn, query by query."""
     store = open_store(read_settings(project).store, folder=project)
     datasets = Datasets(store)
     live = await live_collection(store, collection)
-    if live is None:
+    dataset = await datasets.open(live) if live is not None else None
+    if live is None or dataset is None:
         message = f"collection {collection} was never committed"
         raise LookupError(message)
-    dataset = await datasets.open(live)
-    taken = []
-    for turn, vector in enumerate((*vectors[:20], *vectors)):
-        began = time.perf_counter()
-        await search(vector, [live], datasets=datasets, where=where, exact=exact)
-        if turn >= 20:  # the first ones open files
-            taken.append((time.perf_counter() - began) * 1e3)
-    cuts = statistics.quantiles(taken, n=20)
-    rows = await asyncio.to_thread(dataset.count_rows) if dataset is not None else 0
-    return Latency(what=what, rows=rows, p50=statistics.median(taken), p95=cuts[18])
+    taken: dict[str, list[float]] = {what: [] for what in kinds}
+    for turn, vector in enumerate((*vectors[:WARM], *vectors)):
+        for what, how in kinds.items():
+            began = time.perf_counter()
+            await search(vector, [live], datasets=datasets, **how)
+            if turn >= WARM:
+                taken[what].append((time.perf_counter() - began) * 1e3)
+    rows = await asyncio.to_thread(dataset.count_rows)
+    return [
+        Latency(
+            what=f"{collection}, {what}",
+            rows=rows,
+            p50=statistics.median(each),
+            p95=statistics.quantiles(each, n=20)[18],
+        )
+        for what, each in taken.items()
+    ]

@@ -399,13 +399,14 @@ def now() -> int:
 
 
 def worker() -> str:
-    """Name this process so that others on this machine can tell whether it still lives: host, pid and start."""
-    return f"{socket.gethostname()}/{psutil.Process().pid}/{psutil.Process().create_time():.2f}"
+    """Name one piece of this process's work so that others here can tell whether it lives: host, pid, start, nonce."""
+    process = psutil.Process()
+    return f"{socket.gethostname()}/{process.pid}/{process.create_time():.2f}/{secrets.token_hex(4)}"
 
 
 def dead(name: str) -> bool:
     """Tell whether the process that `worker` named is known to have ended; of another host nothing is known."""
-    host, pid, started = name.rsplit("/", 2)
+    host, pid, started, _ = name.rsplit("/", 3)
     if host != socket.gethostname():
         return False
     try:

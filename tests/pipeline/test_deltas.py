@@ -4,21 +4,25 @@ from __future__ import annotations
 
 import hashlib
 import sqlite3
-from contextlib import closing
+from collections.abc import Callable
+from contextlib import closing, contextmanager
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
 
 from flowbed import telemetry
+from flowbed.errors import Transient
 from flowbed.index.deltas import Upsert, encode, table
 from flowbed.records import Space
 from flowbed.testing.embedder import seeded
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
-    from pathlib import Path
+    from collections.abc import Iterator
 
     from tests.pipeline.conftest import Project
+
+Harm = Callable[[Path, Path], None]
 
 OTHER = Space(model="seeded:16", dimensions=16)
 
@@ -76,40 +80,15 @@ HARMS = {
 }
 
 
-@pytest.fixture
-def harm() -> Iterator[Callable[[Callable[[Path, Path], None], Project, str], None]]:
-    """Give a call that has the next delta of a collection harmed between its writing and its commit."""
-    stops = []
-
-    def arm(how: Callable[[Path, Path], None], project: Project, collection: str) -> None:
-        def struck(point: str, facts: dict[str, Any]) -> None:
-            hidden = project.folder / ".flowbed"
-            found = list((hidden / "store" / collection / "delta").glob(f"{facts.get('run')}/delta.arrow"))
-            if point == telemetry.RUN_RECORDED and found:
-                how(found[0], hidden / "ledger.db")
-
-        stops.append(telemetry.listen(struck))
-
-    yield arm
-    for stop in stops:
-        stop()
-
-
 @pytest.mark.parametrize(("how", "reason"), HARMS.items(), ids=[each.__name__ for each in HARMS])
 @pytest.mark.parametrize("named", [True, False], ids=["named", "all"])
 async def test_a_bad_delta_is_refused_and_retried_without_paying(
-    how: Callable[[Path, Path], None],
-    reason: str,
-    named: bool,
-    receipts: Project,
-    harm: Callable[[Callable[[Path, Path], None], Project, str], None],
+    how: Harm, reason: str, named: bool, receipts: Project
 ) -> None:
     """A bad delta is a failure with its reason, the others commit; told to retry, its rows come in at no cost."""
     async with await receipts.open() as bed:
-        stopping = telemetry.listen(lambda point, facts: None)
-        harm(how, receipts, "lines")
-        report = await bed.run()
-        stopping()
+        with harmed(how, receipts, "lines"):
+            report = await bed.run()
         assert report.failed == 1
         assert reason in report.failures[0].reason
         (letter,) = await bed.dead_letters()
@@ -119,5 +98,91 @@ async def test_a_bad_delta_is_refused_and_retried_without_paying(
         assert len(receipts.documents("words")) == 7  # the other collection's delta was good
         status = await bed.status()
         assert (status.chunks, status.pending) == ({"SUCCESS": 7, "FAILED": 3}, ())
-        assert (await bed.run()).chunks == 0
+        assert (await bed.run()).chunks == 0  # and is not tried again unasked
         receipts.sent()
+        assert await bed.retry_dead_letters(*[letter.subject] if named else []) == 3
+        assert await bed.dead_letters() == []
+        report = await bed.run()
+        assert (report.chunks, report.embedded, report.failed) == (3, 0, 0)
+        assert (await bed.status()).chunks == {"SUCCESS": 10}
+    assert not receipts.sent()
+    assert sorted(receipts.documents("lines").values()) == ["CASH 10.00", "GRAND TOTAL 7.80", "TOTAL 7.80"]
+
+
+async def test_a_bad_delta_stops_no_other_of_its_collection(notes: Project) -> None:
+    """Of two deltas that wait for one commit, the good one goes in though the other is refused."""
+    notes.write("notes/five.txt", f"a fifth note {notes.folder}")
+    async with await notes.open() as bed:
+        with interrupted_before_commit(), pytest.raises(Transient):
+            await bed.run()
+        assert (await bed.status()).pending == ("notes",)
+        (pending,) = unmerged(notes, "notes")
+        missing(pending, notes.folder)
+        notes.write("notes/six.txt", f"a sixth note {notes.folder}")
+        report = await bed.run()
+        assert (report.chunks, report.failed) == (1, 1)
+        assert "is missing" in report.failures[0].reason
+        assert len(notes.documents("notes")) == 5
+        assert await bed.retry_dead_letters() == 1
+        notes.sent()
+        assert (await bed.run()).failed == 0
+    assert not notes.sent()
+    assert len(notes.documents("notes")) == 6
+
+
+async def test_a_delta_left_by_a_stopped_run_is_committed_by_the_next(notes: Project) -> None:
+    """A run that stopped before its commit left a delta behind, which the next run commits without embedding."""
+    notes.write("notes/five.txt", f"a fifth note {notes.folder}")
+    (notes.folder / "notes" / "one.txt").unlink()
+    async with await notes.open() as bed:
+        with interrupted_before_commit(), pytest.raises(Transient):
+            await bed.run()
+        notes.sent()
+        assert len(notes.documents("notes")) == 4
+        report = await bed.run()
+        assert (report.fetched, report.embedded, report.failed) == (0, 0, 0)
+        assert (await bed.status()).pending == ()
+    assert not notes.sent()
+    assert "notes#one.txt#00000" not in notes.documents("notes")
+    assert "notes#five.txt#00000" in notes.documents("notes")
+
+
+@contextmanager
+def harmed(how: Harm, project: Project, collection: str) -> Iterator[None]:
+    """Harm the next delta of a collection between its writing and its commit."""
+
+    def strike(point: str, facts: dict[str, Any]) -> None:
+        if point == telemetry.RUN_RECORDED:
+            for path in unmerged(project, collection, run=facts["run"]):
+                how(path, project.folder / ".flowbed" / "ledger.db")
+
+    stop = telemetry.listen(strike)
+    try:
+        yield
+    finally:
+        stop()
+
+
+@contextmanager
+def interrupted_before_commit() -> Iterator[None]:
+    """Stop a run once its delta is recorded."""
+
+    def strike(point: str, facts: dict[str, Any]) -> None:
+        if point == telemetry.RUN_RECORDED:
+            message = "stopped here"
+            raise Transient(message)
+
+    stop = telemetry.listen(strike)
+    try:
+        yield
+    finally:
+        stop()
+
+
+def unmerged(project: Project, collection: str, *, run: str = "") -> list[Path]:
+    """Find the delta of a run, or of the one run that is pending."""
+    with closing(sqlite3.connect(project.folder / ".flowbed" / "ledger.db")) as database:
+        found = [key for (key,) in database.execute("SELECT id FROM runs WHERE state = 'pending'")]
+    folder = project.folder / ".flowbed" / "store" / collection / "delta"
+    paths = [folder / key / "delta.arrow" for key in found if not run or key == run]
+    return [path for path in paths if path.exists()]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from dataclasses import asdict, dataclass
+from functools import cached_property
 from importlib import import_module
 from typing import TYPE_CHECKING
 
@@ -55,7 +56,7 @@ class Rules:
             message = f"source {self.source!r} names no collection"
             raise Misconfigured(message)
 
-    @property
+    @cached_property
     def fingerprint(self) -> str:
         """16 hex digits that change when a document would be chunked otherwise than before."""
         return hashlib.sha256(canonical([REVISION, asdict(self)])).hexdigest()[:16]

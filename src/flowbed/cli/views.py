@@ -49,7 +49,7 @@ def show_plan(plan: Plan) -> None:
     say(f"  tokens  {plan.tokens:,} to embed")
     for name, lane in plan.lanes.items():
         if lane is not None:
-            say(f"  {name:<8}${lane.cost_usd:,.4f}, about {_seconds(lane.seconds)}")
+            say(f"  {name:<9}${lane.cost_usd:,.4f}, about {_seconds(lane.seconds)}")
     _problems("not text, passed over", [problem for problem in plan.problems if problem.skipped])
     _problems("cannot be read", [problem for problem in plan.problems if not problem.skipped])
     for name, reason in plan.withheld.items():

@@ -247,6 +247,10 @@ async def _lay_down(
         worker=parts.worker,
     )
     reached(RUN_RECORDED, run=delta.run)
+    if await parts.ledger.dead_letters.count():
+        # What failed once and is in a run now waits for nobody to look any more.
+        subjects = [each.row.id for each in passages] + [row.id for row in deletes]
+        await parts.ledger.dead_letters.remove("chunk", owner=collection, subjects=subjects)
     tally.chunks += len(passages)
     tally.deleted += len(deletes)
     tally.truncated += sum(1 for each in passages if each.row.text_hash in outcome.truncated)

@@ -1,0 +1,104 @@
+"""A store that fails at every call of a run in turn: running again without faults ends in the same index."""
+
+from __future__ import annotations
+
+import shutil
+from contextlib import suppress
+from typing import TYPE_CHECKING
+
+import pytest
+
+from flowbed.bed import HIDDEN, Flowbed
+from flowbed.errors import Error
+from flowbed.ledger import open_ledger
+from flowbed.settings import read_settings
+from flowbed.storage import open_store
+from flowbed.testing.faults import Fault, FaultyStore, unavailable
+from flowbed.testing.index import assert_same, contents_of
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+    from pathlib import Path
+
+    from tests.pipeline.conftest import Project
+
+
+@pytest.mark.parametrize("again", [False, True], ids=["new", "edited"])
+@pytest.mark.parametrize("moment", ["before", "after"])
+async def test_a_store_that_fails_once_anywhere_costs_a_run_and_no_data(
+    moment: str, again: bool, receipts: Project, tmp_path: Path
+) -> None:
+    """Whichever call of a run the store fails, before or after its effect, the next run ends in the same index."""
+    if again:
+        async with await receipts.open() as bed:
+            await bed.run()
+        edit(receipts)
+    calls, whole = await faulty_run(receipts, tmp_path / "whole", [])
+    assert whole == ""
+    expected = contents_of(tmp_path / "whole")
+    assert expected.total == (7 if again else 10)
+    assert len(calls) > 15
+    failed = 0
+    for number in range(1, len(calls) + 1):
+        folder = tmp_path / f"fault-{number}"
+        fault = (
+            Fault(calls=[number], before=unavailable)
+            if moment == "before"
+            else Fault(calls=[number], after=unavailable)
+        )
+        _, said = await faulty_run(receipts, folder, [fault])
+        failed += bool(said)
+        _, said = await faulty_run(receipts, folder, [])
+        assert said == "", f"call {number}, {calls[number - 1]}: {said}"
+        assert_same(contents_of(folder), expected)
+        shutil.rmtree(folder)
+    assert failed > len(calls) / 2
+
+
+async def test_a_store_that_fails_often_is_worn_down(receipts: Project, tmp_path: Path) -> None:
+    """Runs on a store that fails one call in twelve by chance end, after enough of them, in the same index."""
+    await faulty_run(receipts, tmp_path / "whole", [])
+    for seed in range(4):
+        folder = tmp_path / f"seed-{seed}"
+        for turn in range(60):
+            faults = [Fault(probability=0.08, before=unavailable), Fault(probability=0.04, after=unavailable)]
+            _, said = await faulty_run(receipts, folder, faults, seed=1_000 * seed + turn)
+            if not said:
+                break
+        assert said == "", f"seed {seed}"
+        assert_same(contents_of(folder), contents_of(tmp_path / "whole"))
+
+
+async def faulty_run(
+    project: Project, folder: Path, faults: Sequence[Fault], *, seed: int = 0
+) -> tuple[list[tuple[str, str]], str]:
+    """Run a copy of the project in `folder` on a faulty store; give its calls, and what it failed with, if it did."""
+    begin(project, folder)
+    config = read_settings(folder)
+    # Texts go to no counting process: only the store matters here.
+    config = config.model_copy(update={"model_options": {}})
+    store = FaultyStore(open_store(config.store, folder=folder), faults, seed=seed)
+    ledger = await open_ledger(config.ledger, folder=folder, new_id="ledger")
+    said = ""
+    async with Flowbed(folder, config, store, ledger) as bed:
+        try:
+            report = await bed.run()
+            said = "; ".join(problem.reason for problem in report.failures)
+        except Error as error:
+            said = str(error) or type(error).__name__
+        with suppress(Error):
+            assert "PENDING" not in (await bed.status()).chunks or (await bed.status()).pending
+    return store.calls, said
+
+
+def begin(project: Project, folder: Path) -> None:
+    """Copy the project to `folder`, unless that was done before."""
+    if not folder.exists():
+        shutil.copytree(project.folder, folder)
+    (folder / HIDDEN).mkdir(exist_ok=True)
+
+
+def edit(project: Project) -> None:
+    """Change a line of one receipt, and remove the other."""
+    lines = (project.folder / "receipts.jsonl").read_text("utf-8").splitlines()
+    project.write("receipts.jsonl", lines[0].replace("10.00", "20.00").replace("GRAND TOTAL", "GRAND") + "\n")

@@ -1,0 +1,132 @@
+"""A disk that is full: a clear message, nothing lost, and the run goes on once there is space."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from typing import TYPE_CHECKING
+
+import pytest
+
+import flowbed
+from flowbed.testing.index import assert_same, contents_of
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+
+DISK = 4 * 2**20
+SETTINGS = 'model = "seeded:32"\n[sources.notes]\nkind = "jsonl"\nlocation = "{location}"\n'
+
+
+@pytest.fixture
+def disk(tmp_path: Path) -> Iterator[Path]:
+    """Mount a disk of 4 MiB."""
+    place = tmp_path / "disk"
+    place.mkdir()
+    mount = ["mount", "-t", "tmpfs", "-o", f"size={DISK}", "tmpfs", str(place)]
+    try:
+        made = subprocess.run(mount, capture_output=True, text=True, check=False)
+    except FileNotFoundError:
+        pytest.skip("there is no mount command here")
+    if made.returncode:
+        pytest.skip(f"a small disk cannot be mounted: {made.stderr.strip()}")
+    try:
+        yield place
+    finally:
+        subprocess.run(["umount", str(place)], check=True)
+
+
+@pytest.fixture
+def source(tmp_path: Path) -> Path:
+    """Write 400 notes, on a disk with space."""
+    path = tmp_path / "notes.jsonl"
+    write_notes(path, 400)
+    return path
+
+
+@pytest.mark.parametrize("left", [0, 200, 400, 800, 1_300])
+def test_a_full_disk_is_told_and_loses_nothing(disk: Path, source: Path, left: int, tmp_path: Path) -> None:
+    """With so many KiB left a run says that the disk is full, keeps what there was, and ends well later."""
+    (disk / "flowbed.toml").write_text(SETTINGS.format(location=source), "utf-8")
+    with flowbed.open(disk) as bed:
+        assert bed.run().failed == 0
+    before = contents_of(disk)
+    write_notes(source, 700)
+    used = os.statvfs(disk)
+    ballast = disk / "ballast"
+    ballast.write_bytes(bytes(max(0, used.f_bavail * used.f_frsize - left * 1024)))
+    full = run(disk)
+    if full.returncode == 0:
+        assert left >= 1_000, "so little space cannot have been enough"
+    else:
+        assert_told(full)
+        assert set(before.rows["notes"]) <= set(contents_of(disk).rows["notes"])
+    ballast.unlink()
+    assert_mended(disk, source, tmp_path)
+
+
+@pytest.mark.parametrize("left", [0, 120, 400])
+def test_a_disk_full_from_the_start_is_told(disk: Path, source: Path, left: int, tmp_path: Path) -> None:
+    """A project that cannot even be begun for want of space says so, and begins once there is some."""
+    (disk / "flowbed.toml").write_text(SETTINGS.format(location=source), "utf-8")
+    (disk / "ballast").write_bytes(bytes(DISK - (left + 4) * 1024))
+    assert_told(run(disk))
+    (disk / "ballast").unlink()
+    assert_mended(disk, source, tmp_path)
+
+
+@pytest.mark.parametrize("size", [20_000, 100_000])
+def test_a_limit_to_the_size_of_files_is_told_and_loses_nothing(
+    tmp_path: Path, source: Path, size: int
+) -> None:
+    """Where files may not grow further a run says so, and ends well once they may."""
+    project = tmp_path / "project"
+    project.mkdir()
+    (project / "flowbed.toml").write_text(SETTINGS.format(location=source), "utf-8")
+    limited = run(project, "prlimit", f"--fsize={size}")
+    assert_told(limited)
+    assert_mended(project, source, tmp_path)
+
+
+def write_notes(path: Path, number: int) -> None:
+    """Write so many notes, each of a text of its own."""
+    notes = [{"id": each, "text": f"note {each} " + f"word{each} " * 20} for each in range(number)]
+    path.write_text("".join(f"{json.dumps(note)}\n" for note in notes), "utf-8")
+
+
+def run(folder: Path, *before: str) -> subprocess.CompletedProcess[str]:
+    """Run in a process of its own."""
+    environment = {name: value for name, value in os.environ.items() if not name.startswith("FLOWBED_")}
+    # No bytecode may be written under a limit, since half a file of it would be kept.
+    return subprocess.run(
+        [*before, sys.executable, "-B", "-m", "flowbed", "run", "--json"],
+        cwd=folder,
+        env=environment,
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
+    )
+
+
+def assert_told(ended: subprocess.CompletedProcess[str]) -> None:
+    """Check that a run failed, and said why in a way that a person can act on."""
+    assert ended.returncode == 1, ended
+    said = ended.stdout + ended.stderr
+    assert "Traceback" not in said
+    assert "space" in said or "disk is full" in said, said
+
+
+def assert_mended(folder: Path, source: Path, beside: Path) -> None:
+    """Check that the next run ends well, in the index of a project that never had a full disk."""
+    again = run(folder)
+    assert again.returncode == 0, again
+    fresh = beside / "fresh"
+    fresh.mkdir()
+    (fresh / "flowbed.toml").write_text(SETTINGS.format(location=source), "utf-8")
+    with flowbed.open(fresh) as bed:
+        assert bed.run().failed == 0
+    assert_same(contents_of(folder), contents_of(fresh))

@@ -1,0 +1,57 @@
+"""The real receipts: every line and word, under its id."""
+
+from __future__ import annotations
+
+import json
+from typing import TYPE_CHECKING
+
+import pytest
+
+from flowbed.bed import aopen
+from flowbed.testing.index import contents_of
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+
+async def test_every_line_and_word_of_the_receipts_is_indexed_once(data: Path, tmp_path: Path) -> None:
+    """Both collections are complete with exact ids, can be filtered by merchant, and a second run embeds nothing."""
+    file = data / "receipts.jsonl"
+    lines, words, merchants = {}, {}, set()
+    for record in map(json.loads, file.read_text("utf-8").splitlines()):
+        merchants.add(record["merchant_name"])
+        prefix = f"IMAGE#{record['image_id']}#RECEIPT#{record['receipt_id']:05d}"
+        for line in record["lines"]:
+            key = f"{prefix}#LINE#{line['line_id']:05d}"
+            lines[key] = (line["text"], record["merchant_name"])
+            for word in line["words"]:
+                words[f"{key}#WORD#{word['word_id']:05d}"] = (word["text"], record["merchant_name"])
+    assert (len(lines), len(words)) == (16_879, 36_235)
+    (tmp_path / "flowbed.toml").write_text('model = "seeded:32"\n', "utf-8")
+    async with await aopen(tmp_path) as bed:
+        await bed.add("receipts", kind="receipts", location=file)
+        report = await bed.run()
+        assert (report.chunks, report.failed) == (len(lines) + len(words), 0)
+        assert report.embedded == len({text for text, _ in (*lines.values(), *words.values())})
+        found = contents_of(tmp_path)
+        assert found.doubled == ()
+        for collection, expected in (("lines", lines), ("words", words)):
+            rows = found.rows[collection]
+            assert {
+                key: (row.document, row.metadata["merchant_name"]) for key, row in rows.items()
+            } == expected
+        merchant = "RESTORAN WAN SHENG"
+        assert merchant in merchants
+        wanted = {key for key, (_, name) in lines.items() if name == merchant}
+        hits = await bed.search(
+            "TOTAL", collection="lines", where={"merchant_name": merchant}, limit=len(wanted) + 10
+        )
+        assert {hit.id for hit in hits} == wanted
+        assert await bed.search("TOTAL", collection="lines", where={"merchant_name": "NOBODY"}) == ()
+        (best, *_) = await bed.search("TOTAL", collection="words", where={"receipt_id": 1})
+        assert best.document == "TOTAL"
+        assert best.score == pytest.approx(1.0)
+        again = await bed.run()
+        assert (again.fetched, again.chunks, again.embedded) == (0, 0, 0)
+        assert again.versions == report.versions
+        assert (await bed.status()).chunks == {"SUCCESS": len(lines) + len(words)}

@@ -1,0 +1,77 @@
+"""The demo runs to its end, and shows what it says."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+DEMO = Path(__file__).parent.parent / "demo" / "run.py"
+
+
+def run(folder: Path, **environment: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, str(DEMO), str(folder)],
+        env={**os.environ, **environment},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        check=False,
+    )
+
+
+def test_the_demo_indexes_searches_and_runs_again(tmp_path: Path) -> None:
+    """It begins anew where it ran before, indexes at most 1,200 chunks, finds them, and then embeds nothing."""
+    folder = tmp_path / "demo"
+    folder.mkdir()
+    (folder / "made-by-the-demo").touch()
+    (folder / "flowbed.toml").write_text("left by an earlier demo, and no TOML", encoding="utf-8")
+    done = run(folder)
+    assert done.returncode == 0, done.stdout
+    assert "invented for this demo" in done.stdout
+    new = re.search(r"chunks +([\d,]+) new", done.stdout)
+    assert new is not None
+    assert 500 <= int(new[1].replace(",", "")) <= 1_200
+    first, second = re.findall(r"embedded ([\d,]+) texts", done.stdout)
+    assert first != "0"
+    assert second == "0"
+    best = re.findall(
+        r"^\$ flowbed search .*\n +\d\.\d+ +(\S+) +\[(\w+)\]\n +(.*)", done.stdout, re.MULTILINE
+    )
+    assert [collection for _, collection, _ in best] == ["topics", "lines", "readmes"]
+    assert "efault parameter values" in best[0][2]
+    assert "IBUPROFEN" in best[1][2]
+    assert best[2][0].startswith("readmes#rich.md#")
+
+
+def test_the_demo_empties_no_folder_but_its_own(tmp_path: Path) -> None:
+    """A folder that holds something else is left as it is."""
+    (tmp_path / "thesis.txt").write_text("three years of work", encoding="utf-8")
+    done = run(tmp_path)
+    assert done.returncode == 2
+    assert "something else" in done.stdout
+    assert [path.name for path in tmp_path.iterdir()] == ["thesis.txt"]
+
+
+def test_the_demo_says_what_is_missing(tmp_path: Path) -> None:
+    """Without the model it stops at the first command that needs it, which says how to get one."""
+    done = run(tmp_path / "demo", FLOWBED_MODEL="onnx:not-here/at-all")
+    assert done.returncode == 2
+    assert "was not found" in done.stdout
+    assert "The demo stops here" in done.stdout
+
+
+def test_the_receipts_are_whole() -> None:
+    """Every invented receipt has words that make up its lines, each inside its line's box."""
+    for text in DEMO.with_name("receipts.jsonl").read_text("utf-8").splitlines():
+        receipt = json.loads(text)
+        for line in receipt["lines"]:
+            assert " ".join(word["text"] for word in line["words"]) == line["text"]
+            box = line["bounding_box"]
+            for word in line["words"]:
+                own = word["bounding_box"]
+                assert box["x"] <= own["x"]
+                assert own["x"] + own["width"] <= box["x"] + box["width"]

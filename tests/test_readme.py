@@ -1,0 +1,89 @@
+"""What the README and the pages beside it say is true of this tree."""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import typer
+
+ROOT = Path(__file__).parent.parent
+README = (ROOT / "README.md").read_text("utf-8")
+PAGES = sorted([*ROOT.glob("*.md"), *ROOT.glob("docs/**/*.md"), *ROOT.glob("demo/*.md")])
+
+
+def blocks(language: str) -> list[str]:
+    return re.findall(rf"^```{language}\n(.*?)^```$", README, re.MULTILINE | re.DOTALL)
+
+
+def commands() -> dict[str, Any]:
+    from flowbed.cli.app import app
+
+    return dict(typer.main.get_command(app).commands)  # type: ignore[attr-defined]
+
+
+@pytest.fixture
+def outside(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Give a folder with what the README takes for granted, and a model that needs no weights."""
+    monkeypatch.setenv("FLOWBED_MODEL", "seeded:64")
+    monkeypatch.setenv("PATH", f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}")
+    for folder in (tmp_path / "handbook", tmp_path / "my-project" / "docs"):
+        folder.mkdir(parents=True)
+        (folder / "keys.md").write_text("# Keys\n\nKeys are rotated every Monday.\n", encoding="utf-8")
+    shutil.copyfile(ROOT / "demo" / "receipts.jsonl", tmp_path / "receipts.jsonl")
+    return tmp_path
+
+
+def test_the_python_examples_run(
+    outside: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Every Python example runs as it stands, and finds the text that it searches for."""
+    monkeypatch.chdir(outside)
+    found = blocks("python")
+    assert found
+    for block in found:
+        exec(compile(block, "README.md", "exec"), {})  # noqa: S102 - our own example
+    assert "Keys are rotated every Monday." in capsys.readouterr().out
+
+
+def test_the_shell_example_runs(outside: Path) -> None:
+    """The commands for one's own folder and receipts work as they are typed, one after the other."""
+    (block,) = [block for block in blocks("sh") if "flowbed run" in block]
+    done = subprocess.run(["bash", "-ec", block], cwd=outside, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert "Keys are rotated every Monday." in done.stdout
+    assert "NORTHGATE HARDWARE" in done.stdout
+
+
+def test_the_table_of_commands_is_that_of_the_help() -> None:
+    """The README names every command there is, and none that there is not."""
+    table = README.partition("## Commands")[2].partition("\n## ")[0]
+    named = re.findall(r"^\| `flowbed ([a-z-]+)", table, re.MULTILINE)
+    assert sorted(named) == sorted(commands())
+
+
+def test_the_commands_and_options_that_are_shown_exist() -> None:
+    """Every command line in an example names a command, and options that it takes."""
+    lines = [line for block in (*blocks("console"), *blocks("sh")) for line in block.splitlines()]
+    shown = [line.removeprefix("$ ") for line in lines if line.removeprefix("$ ").startswith("flowbed ")]
+    assert shown
+    for line in shown:
+        command = commands()[line.split()[1]]
+        known = {name for parameter in command.params for name in parameter.opts}
+        used = set(re.findall(r"(?<=\s)--?[a-z][a-z-]*", re.sub(r"'[^']*'|\"[^\"]*\"", "", line)))
+        assert used <= known, line
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.relative_to(ROOT).as_posix())
+def test_every_link_inside_the_tree_leads_somewhere(page: Path) -> None:
+    """A link to a file or folder of this tree leads to one that is there."""
+    text = re.sub(r"^```.*?^```$", "", page.read_text("utf-8"), flags=re.MULTILINE | re.DOTALL)
+    for target in re.findall(r"\]\(([^)#\s]+)", text):
+        if "://" not in target:
+            assert (page.parent / target).exists(), target
