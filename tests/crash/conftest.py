@@ -66,9 +66,9 @@ class Ran:
         """Texts whose request this process had begun, and whose vectors it had not kept yet, by its own log."""
 
         def texts(point: str) -> int:
-            return sum(map(int, re.findall(rf"{re.escape(point)} {{'texts': (\d+)}}", self.stderr)))
+            return sum(map(int, re.findall(rf"{re.escape(point)} {{'\w+': (\d+)}}", self.stderr)))
 
-        return texts("request.sent") - texts("request.answered")
+        return texts("request.sent") - texts("vectors.kept")
 
 
 @dataclass(frozen=True)

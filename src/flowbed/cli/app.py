@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any, TypeVar
 
 import typer
 
+from flowbed import telemetry
 from flowbed.cli.output import note, progress, say, say_json
 from flowbed.errors import Error, Misconfigured, Rejected
 
@@ -48,8 +49,7 @@ def run(arguments: Sequence[str]) -> int:
     try:
         status = app(args=list(arguments), prog_name="flowbed", standalone_mode=False)
     except KeyboardInterrupt:
-        note("interrupted; nothing is lost, run again to go on")
-        return INTERRUPTED
+        status = INTERRUPTED
     except Error as error:
         _tell(error, as_json=as_json)
         return USAGE if isinstance(error, Misconfigured | Rejected) else FAILURES
@@ -61,6 +61,8 @@ def run(arguments: Sequence[str]) -> int:
         # A usage error, as the argument parser words it.
         error.show()  # type: ignore[attr-defined]
         return USAGE
+    if status == INTERRUPTED:  # which is also what the argument parser makes of Ctrl-C
+        note("interrupted; nothing is lost, run again to go on")
     return status if isinstance(status, int) else DONE
 
 
@@ -331,14 +333,13 @@ def _folder(config: Path | None) -> Path:
 
 
 def _log(*, verbose: bool) -> None:
+    # Of other packages only errors are of interest here: retries, for one, are told with the progress already.
     logging.basicConfig(
-        level=logging.DEBUG if verbose else logging.WARNING,
+        level=logging.ERROR,
         format="%(asctime)s %(name)s %(message)s" if verbose else "%(message)s",
         stream=sys.stderr,
     )
-    # Retries are told with the progress; vendors' own logs would tell them twice.
-    for name in ("stamina", "asyncio", "alembic"):
-        logging.getLogger(name).setLevel(logging.ERROR)
+    telemetry.log.setLevel(logging.DEBUG if verbose else logging.WARNING)
 
 
 def _tell(error: Error, *, as_json: bool) -> None:

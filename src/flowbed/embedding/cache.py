@@ -143,11 +143,13 @@ class Cached:
             known.update(await self._look(list(mine)))
             sent = {key: text for key, text in mine.items() if key not in known}
             if sent:
+                telemetry.reached(telemetry.REQUEST_SENT, texts=len(sent))
                 try:
                     embedded = await self._embedder.embed(list(sent.values()), purpose=purpose)
                 except Rejected as error:
                     order = list(sent)
                     raise _RejectedKeysError(str(error), {order[place] for place in error.inputs}) from error
+                telemetry.reached(telemetry.REQUEST_ANSWERED, texts=len(sent))
                 tokens = embedded.tokens
                 stored = self._stored(list(sent), embedded)
                 known.update(stored)

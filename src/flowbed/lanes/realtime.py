@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Protocol
 import stamina
 
 from flowbed.errors import Rejected, Transient
-from flowbed.telemetry import PROGRESS, REQUEST_ANSWERED, REQUEST_SENT, RETRIED, reached
+from flowbed.telemetry import PROGRESS, RETRIED, reached
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -119,9 +119,6 @@ async def _call(texts: Sequence[str], embedder: Embedder) -> Embedded:
         on=again, attempts=ATTEMPTS, timeout=None, wait_initial=WAIT_FIRST, wait_max=WAIT_MOST
     ):
         with attempt:
-            reached(REQUEST_SENT, texts=len(texts))
-            answer = await embedder.embed(texts, purpose="document")
-            reached(REQUEST_ANSWERED, texts=len(texts))
-            return answer
+            return await embedder.embed(texts, purpose="document")
     message = "unreachable: the last attempt raises"
     raise AssertionError(message)

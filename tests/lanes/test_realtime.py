@@ -1,0 +1,157 @@
+"""The realtime lane, over embedders that refuse, fail and count."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import TYPE_CHECKING
+
+import numpy as np
+import pytest
+import stamina
+
+from flowbed.embedding.cache import Cached
+from flowbed.embedding.memory import VectorMemory
+from flowbed.errors import Misconfigured, Rejected, Transient
+from flowbed.lanes.realtime import Outcome, embed
+from flowbed.records import Embedded, Space, text_hash
+from flowbed.testing.embedder import seeded
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+
+    from numpy.typing import NDArray
+
+    from flowbed.records import Purpose
+
+
+class Provider:
+    """An embedder of 8 dimensions that remembers each request; texts tell it what to do."""
+
+    space = Space(model="provider", dimensions=8)
+    items = 4
+    price = 1.0
+
+    def __init__(self, *, names_inputs: bool = False) -> None:
+        self.names_inputs = names_inputs
+        self.requests: list[list[str]] = []
+        self.now = 0
+        self.most = 0
+
+    async def embed(self, texts: Sequence[str], *, purpose: Purpose) -> Embedded:
+        assert purpose == "document"
+        self.requests.append(list(texts))
+        self.now += 1
+        self.most = max(self.most, self.now)
+        await asyncio.sleep(0.001)
+        self.now -= 1
+        bad = [at for at, text in enumerate(texts) if "bad" in text]
+        if bad:
+            raise Rejected("refused", inputs=bad if self.names_inputs else ())
+        if any("down" in text for text in texts):
+            raise Transient("no answer", retry_after=0.0)
+        if any("key" in text for text in texts):
+            raise Misconfigured("the key is wrong; set another")
+        cut = tuple(at for at, text in enumerate(texts) if "long" in text)
+        return Embedded(vectors=seeded(texts, 8), tokens=len(texts), truncated=cut)
+
+    def count(self, text: str) -> int:
+        return len(text.split())
+
+
+class Index:
+    """A last tier that holds some texts."""
+
+    def __init__(self, *texts: str) -> None:
+        self.held = {text_hash(text): seeded([text], 8)[0] for text in texts}
+
+    async def get_many(self, hashes: Sequence[str]) -> dict[str, NDArray[np.float32]]:
+        return {each: self.held[each] for each in hashes if each in self.held}
+
+
+@pytest.fixture(autouse=True)
+def quick() -> Iterator[None]:
+    """Retry at once."""
+    stamina.set_testing(testing=True, attempts=3, cap=True)
+    yield
+    stamina.set_testing(testing=False)
+
+
+async def send(
+    provider: Provider, texts: Sequence[str], *, index: Index | None = None, concurrency: int = 10
+) -> Outcome:
+    """Send texts through the lane, with an empty cache."""
+    cached = Cached(provider, [VectorMemory(limit=2**20, ttl=60)])
+    by_hash = {text_hash(text): text for text in texts}
+    return await embed(by_hash, embedder=cached, index=index, concurrency=concurrency)
+
+
+async def test_every_text_gets_its_own_vector() -> None:
+    """Whatever the grouping into requests, a text's vector is that of the text, and each is sent once."""
+    provider = Provider()
+    texts = [f"text {'x' * (n % 7)} {n}" for n in range(30)]
+    outcome = await send(provider, texts)
+    for text in texts:
+        np.testing.assert_array_equal(outcome.vectors[text_hash(text)], seeded([text], 8)[0])
+    assert sorted(text for request in provider.requests for text in request) == sorted(texts)
+    assert max(len(request) for request in provider.requests) == provider.items
+    assert (outcome.sent, outcome.tokens, outcome.failures) == (30, 30, {})
+
+
+async def test_requests_hold_texts_of_like_length() -> None:
+    """Texts are sorted by length before they are grouped, so that little is padding."""
+    provider = Provider()
+    await send(provider, [f"{'x' * n}" for n in (9, 1, 8, 2, 7, 3, 6, 4)])
+    assert sorted(sorted(len(text) for text in request) for request in provider.requests) == [
+        [1, 2, 3, 4],
+        [6, 7, 8, 9],
+    ]
+
+
+async def test_requests_in_flight_are_limited() -> None:
+    """No more requests than allowed are in flight at once."""
+    provider = Provider()
+    await send(provider, [f"text {n}" for n in range(100)], concurrency=3)
+    assert provider.most == 3
+
+
+@pytest.mark.parametrize("names_inputs", [True, False])
+async def test_a_refused_text_does_not_stop_its_neighbours(names_inputs: bool) -> None:
+    """The texts that a provider refuses are found, whether or not it says which they are; all others are embedded."""
+    provider = Provider(names_inputs=names_inputs)
+    texts = [f"text {n}" if n % 5 else f"bad {n}" for n in range(20)]
+    outcome = await send(provider, texts)
+    assert set(outcome.failures) == {text_hash(text) for text in texts if "bad" in text}
+    assert set(outcome.failures.values()) == {("rejected", "refused")}
+    assert set(outcome.vectors) == {text_hash(text) for text in texts if "bad" not in text}
+    assert outcome.sent == 16
+
+
+async def test_an_outage_fails_only_what_it_met() -> None:
+    """A request that fails for now is tried again a few times; then its texts failed for now, and the rest is done."""
+    provider = Provider()
+    outcome = await send(provider, ["aaaaaa down", *(f"{n}" for n in range(4))])
+    assert outcome.failures == {text_hash("aaaaaa down"): ("transient", "no answer")}
+    assert len(outcome.vectors) == 4
+    assert provider.requests.count(["aaaaaa down"]) == 3
+
+
+async def test_a_wrong_setting_stops_everything() -> None:
+    """What no request can succeed with is raised as it is, for the user to mend."""
+    with pytest.raises(ExceptionGroup) as raised:
+        await send(Provider(), ["key"])
+    assert raised.group_contains(Misconfigured, match="set another")
+
+
+async def test_what_the_index_holds_is_not_sent() -> None:
+    """A text whose vector the index has is not paid for again."""
+    provider = Provider()
+    outcome = await send(provider, ["old", "new"], index=Index("old"))
+    assert provider.requests == [["new"]]
+    assert set(outcome.vectors) == {text_hash("old"), text_hash("new")}
+    assert outcome.sent == 1
+
+
+async def test_cut_off_texts_are_marked() -> None:
+    """Texts whose end the model could not take are told apart from the others."""
+    outcome = await send(Provider(), ["long text", "short"])
+    assert outcome.truncated == {text_hash("long text")}
