@@ -172,7 +172,7 @@ def test_a_compaction_is_planned_from_what_is_there() -> None:
     assert plan(small, vector_index="always").partitions == 10
     assert plan(big).partitions == round(INDEX_ROWS**0.5)
     assert plan(big, vector_index="never").partitions == 0
-    assert plan(replace(big, unindexed_rows=10_000), indexed=True).append
+    assert plan(replace(big, unindexed_rows=2_000), indexed=True).append
     assert not plan(replace(big, unindexed_rows=900), indexed=True).append
     assert plan(replace(small, fragments=100)).merge
     forgotten = plan(small).forget
