@@ -12,6 +12,8 @@ from pathlib import Path
 
 from benchmarks import embedder, receipts, retrieval
 from benchmarks.machine import described, load
+from flowbed.index.compaction import INDEX_ROWS
+from flowbed.index.search import EXACT_ROWS
 
 ROOT = Path(__file__).resolve().parent.parent
 PAGE = ROOT / "docs" / "benchmarks.md"
@@ -79,7 +81,7 @@ def _latency(data: Path, folder: Path) -> str:
     return f"""## Search
 
 Milliseconds for the ten nearest chunks with their text and metadata, {len(queries)} query vectors one after the other.
-Below 100,000 rows Flowbed builds no index of its own accord, and below 20,000 it uses none; here one was asked for.
+Below {INDEX_ROWS:,} rows Flowbed builds no index of its own accord, and below {EXACT_ROWS:,} it uses none.
 
 | search | rows | p50 | p95 |
 | --- | ---: | ---: | ---: |
