@@ -85,6 +85,18 @@ def test_an_edit_and_a_removal_reach_the_search(notes: Path, flowbed: Call) -> N
     assert texts == {"# Keys\n\nWe rotate the keys each month.", "Coffee is served at four."}
 
 
+def test_the_old_text_is_found_until_the_new_one_is_there(notes: Path, flowbed: Call) -> None:
+    """While an edited document cannot be embedded, its old text stays searchable: no hole is left."""
+    (notes / "tea.txt").write_text("POISON instead of tea.\n")
+    assert flowbed("run").status == 1
+    (hit,) = flowbed("search", "x", "--where", '{"document": "tea.txt"}', "--json").json["hits"]
+    assert hit["document"] == "Tea is served at four."
+    (notes / "tea.txt").write_text("Coffee is served at four.\n")
+    assert flowbed("run").status == 0
+    (hit,) = flowbed("search", "x", "--where", '{"document": "tea.txt"}', "--json").json["hits"]
+    assert hit["document"] == "Coffee is served at four."
+
+
 def test_a_search_is_filtered_and_dated(notes: Path, flowbed: Call) -> None:
     """A search keeps to its filter, and to the version it is asked for."""
     found = flowbed("search", "x", "--where", '{"document": "tea.txt"}', "--json").json

@@ -75,9 +75,13 @@ async def embed(
             await _request(keys, texts, embedder, outcome)
         reached(PROGRESS, stage="embed", done=len(keys))
 
-    async with asyncio.TaskGroup() as group:
-        for start in range(0, len(todo), embedder.items):
-            group.create_task(request(todo[start : start + embedder.items]))
+    try:
+        async with asyncio.TaskGroup() as group:
+            for start in range(0, len(todo), embedder.items):
+                group.create_task(request(todo[start : start + embedder.items]))
+    except ExceptionGroup as several:
+        # Of requests that failed together one says what to do; the others were cancelled or say the same.
+        raise several.exceptions[0] from several
     return outcome
 
 
