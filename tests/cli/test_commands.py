@@ -379,6 +379,14 @@ def test_no_network_is_used(notes: Path, project: Path) -> None:
     assert json.loads(found.stdout)["hits"][0]["id"] == "notes#keys.md#00000"
 
 
+def test_the_version_is_that_of_the_package(flowbed: Call) -> None:
+    """The version printed is the version installed."""
+    from importlib.metadata import version
+
+    called = flowbed("--version")
+    assert (called.status, called.out) == (0, f"flowbed {version('flowbed')}\n")
+
+
 def test_the_command_and_the_module_are_one(project: Path) -> None:
     """`python -m flowbed` is `flowbed`, and without a command it shows its help."""
     done = run_alone()

@@ -66,6 +66,23 @@ def run(arguments: Sequence[str]) -> int:
     return status if isinstance(status, int) else DONE
 
 
+def _version(wanted: bool) -> None:
+    if wanted:
+        import flowbed  # noqa: PLC0415 - reading the version costs a look at the package's metadata
+
+        say(f"flowbed {flowbed.__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def options(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version.")
+    ] = False,
+) -> None:
+    """Keep an embedding index in step with your data."""
+
+
 @app.command()
 def init(
     folder: Annotated[Path, typer.Argument(metavar="[DIR]")] = Path(),
