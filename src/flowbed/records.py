@@ -9,6 +9,8 @@ from enum import StrEnum
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, Literal
 
+import orjson
+
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping, Sequence
 
@@ -258,4 +260,7 @@ def batch_id(source: str, rows: Iterable[tuple[str, str, int]]) -> str:
 
 def canonical(value: Any) -> bytes:  # noqa: ANN401 - whatever JSON can hold
     """Write JSON that is the same bytes for the same value: sorted keys, no spaces, UTF-8."""
-    return json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=False).encode()
+    try:
+        return orjson.dumps(value, option=orjson.OPT_SORT_KEYS)
+    except TypeError:  # a whole number of more than 64 bits, which Python's own writer takes
+        return json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=False).encode()

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from flowbed.chunking import Rules, chunk
-from flowbed.errors import Misconfigured
+from flowbed.errors import Misconfigured, Rejected
 from flowbed.records import Chunk, Document
 
 if TYPE_CHECKING:
@@ -244,3 +244,29 @@ def test_senseless_rules_are_misconfigured() -> None:
         Rules(source="docs", collections=("docs",), neighbours=-1)
     with pytest.raises(Misconfigured, match="names no collection"):
         Rules(source="docs", collections=())
+
+
+@pytest.mark.parametrize(
+    ("value", "says"),
+    [
+        (float("nan"), "can be text"),
+        (float("inf"), "can be text"),
+        (None, "can be text"),
+        ([1], "can be text"),
+        (2**63, "more than 64 bits"),
+        (-(2**70), "more than 64 bits"),
+    ],
+)
+def test_metadata_that_no_filter_could_ask_for_is_rejected(value: Any, says: str) -> None:
+    """What the index could only hold as something else is refused by name, before anything is stored."""
+    document = Document(id="d", kind="text", text="t", metadata={"odd": value})
+    with pytest.raises(Rejected, match=f"'odd'.*{says}"):
+        chunk(document, Rules(source="s", collections=("c",)), lambda text: len(text.split()))
+
+
+def test_metadata_of_every_type_is_kept() -> None:
+    """Text, whole and other numbers, true and false go with every chunk as they are."""
+    metadata: dict[str, Any] = {"text": "x", "whole": 2**63 - 1, "real": 0.5, "truth": True}
+    document = Document(id="d", kind="text", text="t", metadata=metadata)
+    (only,) = chunk(document, Rules(source="s", collections=("c",)), lambda text: len(text.split()))
+    assert metadata.items() <= only.metadata.items()

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import hashlib
+import math
 from dataclasses import asdict, dataclass
 from functools import cached_property
 from importlib import import_module
 from typing import TYPE_CHECKING
 
-from flowbed.errors import Misconfigured
+from flowbed.errors import Misconfigured, Rejected
 from flowbed.records import canonical
 
 if TYPE_CHECKING:
@@ -21,6 +22,9 @@ REVISION = 1
 
 # Below this a chunk is a few words, which finds nothing, and a title's share of it is less than a word.
 LEAST_CAPACITY = 16
+
+# Whole numbers from here on have no type in the index, and would come back as others.
+LARGEST = 2**63
 
 # Loaded by name, so that listing and submitting work never imports a splitter or a parser.
 KINDS = {
@@ -68,10 +72,12 @@ def chunk(document: Document, rules: Rules, count: Callable[[str], int]) -> list
     Fields of the document's own metadata whose names Flowbed uses itself are kept as `document_<name>`.
 
     Raises:
-        Rejected: the document is malformed.
+        Rejected: the document is malformed, or its metadata holds what no filter could ask for.
         Misconfigured: its kind is unknown, or the rules name too few collections for it.
 
     """
+    for name, value in document.metadata.items():
+        _check(name, value)
     target = KINDS.get(document.kind)
     if target is None:
         message = f"document {document.id!r} is of kind {document.kind!r}; the kinds are: {', '.join(KINDS)}"
@@ -81,3 +87,18 @@ def chunk(document: Document, rules: Rules, count: Callable[[str], int]) -> list
         import_module(module), attribute
     )
     return chunker(document, rules, count)
+
+
+def _check(name: str, value: object) -> None:
+    match value:
+        case str():
+            return
+        case int() if abs(value) < LARGEST:
+            return
+        case float() if math.isfinite(value):
+            return
+        case int():
+            message = f"metadata {name!r} is {value}, more than 64 bits hold: give it as text"
+        case _:
+            message = f"metadata {name!r} is {value!r}: it can be text, a number, true or false"
+    raise Rejected(message)

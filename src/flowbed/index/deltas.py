@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import json
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -12,7 +11,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from flowbed.errors import Conflict, NotFound, Rejected
-from flowbed.records import Space, run_id
+from flowbed.records import Space, canonical, run_id
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -140,7 +139,7 @@ def table(run: str, space: Space, upserts: Sequence[Upsert], deletes: Sequence[D
     vectors = pa.FixedSizeListArray.from_arrays(
         pa.array(values.ravel()), space.dimensions, mask=pa.array(absent)
     )
-    metadata = [json.dumps(dict(row.metadata), ensure_ascii=False, allow_nan=False) for row in upserts]
+    metadata = [canonical(dict(row.metadata)).decode() for row in upserts]
     nothing = [None] * gone
     columns = [
         pa.array([*(row.id for row in upserts), *(row.id for row in deletes)], pa.string()),

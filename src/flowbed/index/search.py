@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import heapq
-import json
 import math
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import TYPE_CHECKING, Any, Literal
+
+import orjson
 
 from flowbed.errors import NotFound, Rejected
 from flowbed.index.compaction import partitions_of
@@ -130,7 +131,7 @@ def _chunks(dataset: lance.LanceDataset, live: Live, query: _Query) -> list[Hit]
             id=row["id"],
             score=1.0 - row["_distance"],
             document=row["document"],
-            metadata=json.loads(row["metadata"]),
+            metadata=orjson.loads(row["metadata"]),
             collection=live.collection,
         )
         for row in found.to_pylist()

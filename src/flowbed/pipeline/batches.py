@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
+
+import orjson
 
 from flowbed.errors import NotFound, Rejected
 from flowbed.ledger import Failure
@@ -93,7 +94,7 @@ async def _chunks(batch: str, row: BatchRow | None, store: Store) -> dict[tuple[
         message = f"its batch file {batch[:12]} is not known to this ledger"
         raise Rejected(message)
     try:
-        said = json.loads((await store.get(row.key)).body)
+        said = orjson.loads((await store.get(row.key)).body)
         return {(each["collection"], each["id"]): each for each in said["chunks"]}
     except NotFound as error:
         message = f"its batch file {row.key} is missing"
