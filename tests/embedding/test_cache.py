@@ -327,15 +327,19 @@ async def test_vector_with_a_hole_is_not_kept(provider: Provider) -> None:
     assert not tier
 
 
-async def test_keeping_is_reported(provider: Provider) -> None:
-    """The point at which vectors are kept is reported once for each call that sent something."""
+async def test_a_request_is_reported_from_sending_to_keeping(provider: Provider) -> None:
+    """What is sent, answered and kept is reported in this order, once for each call that sent something."""
     points: list[tuple[str, dict[str, Any]]] = []
     stop: Callable[[], None] = telemetry.listen(lambda point, facts: points.append((point, facts)))
     cached = Cached(provider, [Tier(), Tier()])
     for _ in range(2):
         await cached.embed(["a", "b"], purpose="document")
     stop()
-    assert points == [(telemetry.VECTORS_KEPT, {"vectors": 2})]
+    assert points == [
+        (telemetry.REQUEST_SENT, {"texts": 2}),
+        (telemetry.REQUEST_ANSWERED, {"texts": 2}),
+        (telemetry.VECTORS_KEPT, {"vectors": 2}),
+    ]
 
 
 async def test_memory_and_disk_work_together(provider: Provider, tmp_path: Path) -> None:
