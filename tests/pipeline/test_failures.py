@@ -7,7 +7,6 @@ from typing import TYPE_CHECKING
 import pytest
 
 from flowbed.errors import Misconfigured, NotFound
-from flowbed.records import Status
 
 if TYPE_CHECKING:
     from tests.pipeline.conftest import Project
@@ -101,21 +100,28 @@ async def test_one_failing_source_does_not_stop_the_other(notes: Project) -> Non
     assert len(notes.documents("notes")) == 5
 
 
-async def test_a_missing_batch_file_fails_its_chunks_with_the_reason(project: Project) -> None:
-    """Chunks whose batch file is gone are FAILED and say so, and come back once their document changes."""
+@pytest.mark.parametrize("damage", ["missing", "damaged", "other"])
+async def test_texts_that_are_lost_are_read_again(project: Project, damage: str) -> None:
+    """Chunks whose batch file is gone or damaged fail with the reason, and the next run reads their documents again."""
     for number in range(4):
         project.write(f"docs/{number}.txt", f"document {number} of {project.folder}")
     async with await project.open() as bed:
         await bed.add("docs", kind="files", location="docs")
         assert (await bed.run(limit=2)).chunks == 2
         (batch,) = (project.folder / ".flowbed" / "store" / "docs" / "chunked").rglob("batch_*.json")
-        batch.unlink()
+        if damage == "missing":
+            batch.unlink()
+        else:
+            batch.write_text("{" if damage == "damaged" else '{"chunks": []}')
         report = await bed.run()
         assert report.failed == 2
-        assert all("is missing" in problem.reason for problem in report.failures)
+        assert all(
+            "read its document again" in problem.reason.replace("reads", "read")
+            for problem in report.failures
+        )
         assert (await bed.status()).chunks == {"SUCCESS": 2, "FAILED": 2}
-        for number in range(4):
-            project.write(f"docs/{number}.txt", f"document {number} again")
-        assert (await bed.run()).failed == 0
-        assert (await bed.run(status=Status.FAILED)).chunks == 0
+        assert (await bed.status()).dead_letters == 0
+        again = await bed.run()
+        assert (again.failed, again.chunks) == (0, 2)
         assert (await bed.status()).chunks == {"SUCCESS": 4}
+    assert sorted(project.sent().values()) == [1, 1, 1, 1]

@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING, Any
 import orjson
 
 from flowbed.errors import NotFound, Rejected
-from flowbed.ledger import Failure
 from flowbed.records import canonical, text_hash
 
 if TYPE_CHECKING:
@@ -28,6 +27,14 @@ class Passage:
     text: str
     sent: str
     metadata: Mapping[str, Any]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Lost:
+    """A chunk that waits, and why its text cannot be had."""
+
+    row: ChunkRow
+    reason: str
 
 
 def batch_key(source: str, batch: str, *, at: int) -> str:
@@ -64,10 +71,10 @@ def encode_batch(row: BatchRow, writes: Sequence[Write], versions: Sequence[int]
 
 async def read_passages(
     rows: Sequence[ChunkRow], *, store: Store, ledger: Ledger
-) -> tuple[list[Passage], list[Failure]]:
-    """Read the texts of chunk rows; a chunk whose batch file does not hold its text any more is a failure."""
+) -> tuple[list[Passage], list[Lost]]:
+    """Read the texts of chunk rows; those whose batch file does not hold their text any more are lost, with reasons."""
     passages: list[Passage] = []
-    lost: list[Failure] = []
+    lost: list[Lost] = []
     known = await ledger.batches.get({row.batch for row in rows})
     by_batch: dict[str, list[ChunkRow]] = {}
     for row in rows:
@@ -76,7 +83,7 @@ async def read_passages(
         try:
             chunks = await _chunks(batch, known.get(batch), store)
         except Rejected as error:
-            lost += [_failure(row, str(error)) for row in some]
+            lost += [Lost(row=row, reason=str(error)) for row in some]
             continue
         for row in some:
             each = chunks.get((row.collection, row.id), {"text": ""})
@@ -84,7 +91,7 @@ async def read_passages(
             if text_hash(sent) == row.text_hash:
                 passages.append(Passage(row=row, text=each["text"], sent=sent, metadata=each["metadata"]))
             else:
-                lost.append(_failure(row, f"its batch file {known[batch].key} does not hold its text"))
+                lost.append(Lost(row=row, reason=f"its batch file {known[batch].key} does not hold its text"))
     return passages, lost
 
 
@@ -102,7 +109,3 @@ async def _chunks(batch: str, row: BatchRow | None, store: Store) -> dict[tuple[
     except (ValueError, KeyError, TypeError) as error:
         message = f"its batch file {row.key} is damaged: {error}"
         raise Rejected(message) from error
-
-
-def _failure(row: ChunkRow, reason: str) -> Failure:
-    return Failure(collection=row.collection, id=row.id, version=row.version, kind="rejected", reason=reason)

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 from flowbed.chunking import chunk
 from flowbed.errors import Rejected
 from flowbed.ledger import DocumentRow
-from flowbed.records import Problem
+from flowbed.records import Problem, Status
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Mapping, Sequence
@@ -217,7 +217,8 @@ def differences(chunks: Sequence[Chunk], before: Sequence[ChunkRow]) -> tuple[li
     writes = []
     for each in chunks:
         row = rows.pop((each.collection, each.id), None)
-        if row is None or row.deleted or row.row_hash != each.row_hash:
+        # What failed may do better now: its text may have been lost, or its neighbours have changed.
+        if row is None or row.deleted or row.row_hash != each.row_hash or row.status is Status.FAILED:
             writes.append(Write(chunk=each, previous=row))
     return writes, [row for row in rows.values() if not row.deleted]
 

@@ -3,23 +3,28 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from contextlib import asynccontextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
+from flowbed.errors import Conflict
 from flowbed.index.commit import commit
 from flowbed.index.deltas import Delete, Upsert, write_delta
 from flowbed.index.live import live_collection
 from flowbed.index.reuse import Reuse
 from flowbed.lanes.realtime import Outcome
 from flowbed.lanes.realtime import embed as embed_now
-from flowbed.ledger import DeadLetter, Failure, RunRow
+from flowbed.ledger import DeadLetter, Failure, RunRow, Swap
 from flowbed.pipeline.batches import read_passages
 from flowbed.records import Problem, Status
 from flowbed.telemetry import CHUNKS_CLAIMED, DEAD_LETTER, DELTA_WRITTEN, PROGRESS, RUN_RECORDED, reached
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Collection, Sequence
+
+    import numpy as np
+    from numpy.typing import NDArray
 
     from flowbed.ledger import ChunkRow
     from flowbed.pipeline import Parts
@@ -38,6 +43,7 @@ class Spent:
 
     texts: int = 0
     tokens: int = 0
+    cost_usd: float = 0.0
     seconds: float = 0.0
 
 
@@ -131,99 +137,85 @@ async def _claims(
 
 
 async def _run(rows: Sequence[ChunkRow], parts: Parts, tally: Tally, tiers: dict[str, Reuse]) -> None:
-    deletes = [row for row in rows if row.deleted]
-    passages, lost = await read_passages(
-        [row for row in rows if not row.deleted], store=parts.store, ledger=parts.ledger
-    )
-    outcome = Outcome()
-    embedder = parts.embedder() if passages else None
-    began = parts.monotonic()
-    if embedder is not None:
-        for collection in sorted({each.row.collection for each in passages}):
-            live = await parts.datasets.begin(collection, embedder.space, now=parts.clock())
-            tiers.setdefault(collection, Reuse(live, parts.datasets))
-        texts = {each.row.text_hash: each.sent for each in passages}
-        outcome = await embed_now(
-            texts,
-            embedder=embedder,
-            index=_Every(list(tiers.values())),
-            concurrency=parts.concurrency,
-        )
-    spent = Spent(texts=outcome.sent, tokens=outcome.tokens, seconds=parts.monotonic() - began)
+    """Embed a group of claimed chunks, and commit a delta for each of its collections."""
+    waiting = [row for row in rows if not row.deleted]
+    passages, lost = await read_passages(waiting, store=parts.store, ledger=parts.ledger)
+    outcome, spent = await _embed(passages, parts, tiers)
+    tally.sent += spent.texts
+    tally.tokens += spent.tokens
+    tally.cost_usd += spent.cost_usd
     for collection in sorted({row.collection for row in rows}):
-        await _lay_down(
-            collection,
-            [
-                each
-                for each in passages
-                if each.row.collection == collection and each.row.text_hash in outcome.vectors
-            ],
-            [row for row in deletes if row.collection == collection],
-            outcome,
-            spent,
-            parts,
-            tally,
-        )
-        spent = Spent()  # what was sent is told once, by the first of the collections that it was sent for
-    tally.sent += outcome.sent
-    tally.tokens += outcome.tokens
-    tally.cost_usd += outcome.tokens * embedder.price / 1e6 if embedder is not None else 0.0
+        upserts = [
+            _upsert(each, outcome.vectors[each.row.text_hash])
+            for each in passages
+            if each.row.collection == collection and each.row.text_hash in outcome.vectors
+        ]
+        deletes = [
+            Delete(id=row.id, version=row.version)
+            for row in rows
+            if row.deleted and row.collection == collection
+        ]
+        if upserts or deletes:
+            await _lay_down(collection, upserts, deletes, spent, parts)
+            await commit_pending(collection, parts, tally)
+            tally.chunks += len(upserts)
+            tally.deleted += len(deletes)
+            spent = (
+                Spent()
+            )  # what was sent is told once, by the first of the collections that it was sent for
+    tally.truncated += sum(1 for each in passages if each.row.text_hash in outcome.truncated)
     failed = [
-        Failure(
-            collection=each.row.collection,
-            id=each.row.id,
-            version=each.row.version,
-            kind=outcome.failures[each.row.text_hash][0],
-            reason=outcome.failures[each.row.text_hash][1],
-        )
+        _failure(each.row, *outcome.failures[each.row.text_hash])
         for each in passages
         if each.row.text_hash in outcome.failures
     ]
-    await _fail([*lost, *failed], parts, tally)
     if failed and not outcome.vectors and all(each.kind == "transient" for each in failed):
         tally.stopped = (
             f"no request succeeded any more ({failed[0].reason}); what waits is taken up by the next run"
         )
+    await _read_again([each.row for each in lost], parts)
+    failed += [
+        _failure(each.row, "transient", f"{each.reason}; the next run reads its document again")
+        for each in lost
+    ]
+    await _fail(failed, parts, tally)
     # The lane has told of each distinct text; the chunks that shared one, or had none, are done as well.
     reached(PROGRESS, stage="embed", done=len(rows) - len({each.row.text_hash for each in passages}))
 
 
+async def _embed(passages: Sequence[Passage], parts: Parts, tiers: dict[str, Reuse]) -> tuple[Outcome, Spent]:
+    """Find or make the vectors of passages, and tell what that took."""
+    if not passages:
+        return Outcome(), Spent()
+    began = parts.monotonic()
+    embedder = await asyncio.to_thread(parts.embedder)
+    for collection in sorted({each.row.collection for each in passages}):
+        live = await parts.datasets.begin(collection, embedder.space, now=parts.clock())
+        tiers.setdefault(collection, Reuse(live, parts.datasets))
+    outcome = await embed_now(
+        {each.row.text_hash: each.sent for each in passages},
+        embedder=embedder,
+        index=_Every(list(tiers.values())),
+        concurrency=parts.concurrency,
+    )
+    return outcome, Spent(
+        texts=outcome.sent,
+        tokens=outcome.tokens,
+        cost_usd=outcome.tokens * embedder.price / 1e6,
+        seconds=parts.monotonic() - began,
+    )
+
+
 async def _lay_down(
-    collection: str,
-    passages: Sequence[Passage],
-    deletes: Sequence[ChunkRow],
-    outcome: Outcome,
-    spent: Spent,
-    parts: Parts,
-    tally: Tally,
+    collection: str, upserts: Sequence[Upsert], deletes: Sequence[Delete], spent: Spent, parts: Parts
 ) -> None:
-    """Write the delta of one collection, record its run, and commit."""
-    if not passages and not deletes:
-        return
+    """Write the delta of one collection, and record its run."""
     live = await live_collection(parts.store, collection)
     if live is None:
         # Nothing of this collection was ever committed, so that there is nothing to delete from it.
         live = await parts.datasets.begin(collection, parts.embedder().space, now=parts.clock())
-    delta = await write_delta(
-        parts.store,
-        collection,
-        live.space,
-        [
-            Upsert(
-                id=each.row.id,
-                version=each.row.version,
-                document=each.text,
-                metadata=each.metadata,
-                text_hash=each.row.text_hash,
-                vector=outcome.vectors[each.row.text_hash],
-            )
-            for each in passages
-        ],
-        [Delete(id=row.id, version=row.version) for row in deletes],
-        now=parts.clock(),
-    )
+    delta = await write_delta(parts.store, collection, live.space, upserts, deletes, now=parts.clock())
     reached(DELTA_WRITTEN, run=delta.run)
-    price = parts.embedder().price if passages else 0.0
     await parts.ledger.runs.record(
         RunRow(
             id=delta.run,
@@ -237,24 +229,32 @@ async def _lay_down(
             created=parts.clock(),
             texts=spent.texts,
             tokens=spent.tokens,
-            cost_usd=spent.tokens * price / 1e6,
+            cost_usd=spent.cost_usd,
             seconds=spent.seconds,
         ),
-        [
-            *((each.row.id, each.row.version) for each in passages),
-            *((row.id, row.version) for row in deletes),
-        ],
+        [*((row.id, row.version) for row in upserts), *((row.id, row.version) for row in deletes)],
         worker=parts.worker,
     )
     reached(RUN_RECORDED, run=delta.run)
     if await parts.ledger.dead_letters.count():
         # What failed once and is in a run now waits for nobody to look any more.
-        subjects = [each.row.id for each in passages] + [row.id for row in deletes]
+        subjects = [*(row.id for row in upserts), *(row.id for row in deletes)]
         await parts.ledger.dead_letters.remove("chunk", owner=collection, subjects=subjects)
-    tally.chunks += len(passages)
-    tally.deleted += len(deletes)
-    tally.truncated += sum(1 for each in passages if each.row.text_hash in outcome.truncated)
-    await commit_pending(collection, parts, tally)
+
+
+def _upsert(passage: Passage, vector: NDArray[np.float32]) -> Upsert:
+    return Upsert(
+        id=passage.row.id,
+        version=passage.row.version,
+        document=passage.text,
+        metadata=passage.metadata,
+        text_hash=passage.row.text_hash,
+        vector=vector,
+    )
+
+
+def _failure(row: ChunkRow, kind: str, reason: str) -> Failure:
+    return Failure(collection=row.collection, id=row.id, version=row.version, kind=kind, reason=reason)
 
 
 async def commit_pending(collection: str, parts: Parts, tally: Tally) -> None:
@@ -266,6 +266,18 @@ async def commit_pending(collection: str, parts: Parts, tally: Tally) -> None:
         tally.versions[collection] = committed.version
     tally.failed += len(committed.refused)
     tally.failures += committed.refused
+
+
+async def _read_again(rows: Sequence[ChunkRow], parts: Parts) -> None:
+    """Make the next fetch take the documents of chunks whose texts are lost for changed."""
+    for source in sorted({row.source for row in rows}):
+        names = {row.document for row in rows if row.source == source}
+        known = await parts.ledger.documents.get(source, names)
+        forgotten = [replace(row, etag="", hash="") for row in known.values()]
+        # Where another run is fetching just now, the next one will find the texts missing again, and do this then.
+        with contextlib.suppress(Conflict):
+            cursor = await parts.ledger.documents.cursor(source)
+            await parts.ledger.documents.swap(Swap(cursor=cursor, value="", documents=forgotten))
 
 
 async def _fail(failures: Sequence[Failure], parts: Parts, tally: Tally) -> None:
