@@ -161,6 +161,9 @@ class Flowbed:
         embedder = await asyncio.to_thread(self._open_embedder)
         asked = await self._asked(collection, embedder)
         if isinstance(query, str):
+            if not query.strip():
+                message = "the query is empty; ask for something"
+                raise Rejected(message)
             vector = (await embedder.embed([query], purpose="query")).vectors[0]
         else:
             vector = np.asarray(query, np.float32)
@@ -218,6 +221,7 @@ class Flowbed:
             dead=dead,
             worker=worker(),
             concurrency=self.settings.concurrency,
+            sources=frozenset(self.settings.sources),
         )
 
     def _feeds(self, names: Sequence[str]) -> dict[str, pipeline.Feed]:
@@ -379,7 +383,11 @@ async def _belongs(store: Store, ledger: Ledger, config: settings.Settings) -> N
     try:
         await store.create("flowbed.json", canonical({"format": FORMAT, "ledger": ledger.id}))
     except Conflict:
-        said = json.loads((await store.get("flowbed.json")).body)
+        try:
+            said = dict(json.loads((await store.get("flowbed.json")).body))
+        except (ValueError, TypeError) as error:
+            message = f"flowbed.json of store {config.store} is damaged ({error}); restore it before going on"
+            raise Misconfigured(message) from error
         if said.get("format") != FORMAT:
             message = (
                 f"store {config.store} has format {said.get('format')}; this Flowbed reads format {FORMAT}"
@@ -391,6 +399,15 @@ async def _belongs(store: Store, ledger: Ledger, config: settings.Settings) -> N
                 f" ({ledger.id[:8]}): put the ledger back that it was filled with, or set another store"
             )
             raise Misconfigured(message) from None
+    else:
+        if await ledger.chunks.counts():
+            # What the ledger takes for indexed is not here: a run would find nothing to do, and a search nothing.
+            await store.delete(["flowbed.json"])
+            message = (
+                f"store {config.store} is empty, and ledger {config.ledger} knows of chunks in another one: put that"
+                " store back, or set a new ledger to index everything again (vectors that are cached cost nothing)"
+            )
+            raise Misconfigured(message)
 
 
 def now() -> int:

@@ -97,12 +97,19 @@ class Blocking:
         return self._wait(self._bed.retry_dead_letters(*subjects))
 
     def _wait(self, work: Coroutine[Any, Any, Answer]) -> Answer:
-        future = asyncio.run_coroutine_threadsafe(work, self._loop)
+        tasks: list[asyncio.Task[Answer]] = []
+
+        async def watched() -> Answer:
+            tasks.append(asyncio.ensure_future(work))
+            return await tasks[0]
+
+        future = asyncio.run_coroutine_threadsafe(watched(), self._loop)
         try:
             return future.result()
         except KeyboardInterrupt:
             # Let the work give its claims back before the program ends; whatever it ends with, the caller interrupted.
-            future.cancel()
+            for task in tasks:
+                self._loop.call_soon_threadsafe(task.cancel)
             with contextlib.suppress(BaseException):
                 future.result(timeout=10)
             raise

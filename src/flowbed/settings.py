@@ -4,17 +4,18 @@ from __future__ import annotations
 
 import os
 import re
-import tempfile
 import tomllib
-from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import tomlkit
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
-from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
+from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict, SettingsError
 from tomlkit.exceptions import TOMLKitError
 
 from flowbed.errors import Misconfigured
+
+if TYPE_CHECKING:
+    from pathlib import Path
 
 FILE = "flowbed.toml"
 # What `flowbed init` writes.
@@ -50,7 +51,11 @@ class Settings(BaseSettings):
     """What `flowbed.toml` may say outside its sources, each also an environment variable `FLOWBED_...`."""
 
     model_config = SettingsConfigDict(
-        extra="forbid", frozen=True, env_prefix="FLOWBED_", env_nested_delimiter="__"
+        extra="forbid",
+        frozen=True,
+        env_prefix="FLOWBED_",
+        env_nested_delimiter="__",
+        env_ignore_empty=True,
     )
 
     store: str = ".flowbed/store"
@@ -101,6 +106,9 @@ def read_settings(folder: Path) -> Settings:
         raise Misconfigured(message) from error
     try:
         return Settings(**said)
+    except SettingsError as error:
+        message = f"a FLOWBED_ variable cannot be used: {error}; tables are written as JSON"
+        raise Misconfigured(message) from error
     except ValidationError as error:
         faults = "; ".join(
             f"{'.'.join(str(part) for part in each['loc'])}: {_plain(each)}" for each in error.errors()
@@ -149,11 +157,12 @@ def write_whole(path: Path, text: str) -> None:
     """
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.NamedTemporaryFile("w", dir=path.parent, prefix=f".{path.name}.", delete=False) as file:
+        draft = path.with_name(f".{path.name}.{os.getpid()}")
+        with draft.open("w", encoding="utf-8") as file:
             file.write(text)
             file.flush()
             os.fsync(file.fileno())
-        Path(file.name).replace(path)
+        draft.replace(path)
     except OSError as error:
         message = f"{path} cannot be written: {error.strerror}"
         raise Misconfigured(message) from error

@@ -159,6 +159,8 @@ def test_what_cannot_be_embedded_is_a_dead_letter(notes: Path, flowbed: Call) ->
         (["search", "x", "--at", "1"], 2, "name the collection too"),
         (["search", "x", "-c", "notes", "--at", "99"], 2, "flowbed versions"),
         (["search", "x", "-n", "0"], 2, "limit"),
+        (["search", "  "], 2, "the query is empty"),
+        (["search", "x", "-c", "notes", "--at", "-1"], 2, "no version -1"),
         (["run", "nope"], 2, "there are: notes"),
         (["run", "--lane", "batch"], 2, "not built yet"),
         (["run", "--lane", "fast"], 2, "auto and realtime"),
@@ -196,6 +198,37 @@ def test_a_wrong_call_says_what_to_do(
 def test_an_error_is_json_where_asked_for(notes: Path, flowbed: Call) -> None:
     """With --json the last line of standard output is the error, for scripts."""
     assert flowbed("search", "x", "-c", "nope", "--json").json["error"]["kind"] == "NotFound"
+
+
+def test_a_plan_is_all_there_is_on_standard_output(notes: Path, flowbed: Call) -> None:
+    """The JSON of a plan is one value, whatever there was to fetch."""
+    (notes / "new.txt").write_text("New.\n")
+    assert json.loads(flowbed("plan", "--json").out)["new"] == 1
+
+
+def test_a_bad_variable_says_which(notes: Path, flowbed: Call, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A variable that cannot be read ends with its name; an empty one is as good as none."""
+    monkeypatch.setenv("FLOWBED_STORE", "")
+    assert flowbed("status").status == 0
+    monkeypatch.setenv("FLOWBED_MODEL_OPTIONS", "bad")
+    called = flowbed("status")
+    assert called.status == 2
+    assert "model_options" in called.err
+
+
+def test_the_settings_file_is_no_text_of_a_source(project: Path, flowbed: Call) -> None:
+    """A source over the project's own folder leaves its settings out."""
+    (project / "a.txt").write_text("A text.\n")
+    flowbed("init")
+    flowbed("add", "all", "files", ".")
+    assert flowbed("run", "--json").json["fetched"] == 1
+
+
+def test_init_takes_the_configuration_named(project: Path, flowbed: Call) -> None:
+    """--config names the file that init writes, or its folder."""
+    assert flowbed("init", "--config", "there/flowbed.toml").status == 0
+    assert (project / "there" / "flowbed.toml").exists()
+    assert flowbed("status", "--config", "there").status == 0
 
 
 def test_a_folder_without_project_says_so(project: Path, flowbed: Call) -> None:

@@ -82,6 +82,19 @@ async def test_a_document_counts_by_its_best_chunk(bench: Bench) -> None:
     assert [(hit.id.rpartition("#")[0], hit.score) for hit in found] == list(best.items())
 
 
+async def test_a_document_of_two_collections_counts_once(bench: Bench) -> None:
+    """Asked for documents in several collections, one that has chunks in both comes once, by its best."""
+    for collection, text in (("docs", "near"), ("more", "far")):
+        rows = [bench.upsert(f"s#d#{collection}", 1, text, source="s", document="d")]
+        await bench.lay_down(rows, collection=collection)
+        await bench.commit(collection)
+    lives = [await bench.datasets.begin(name, bench.space, now=1) for name in ("docs", "more")]
+    query = bench.upsert("q", 1, "near").vector
+    found = await search(query, lives, datasets=bench.datasets, unit="document")
+    assert [hit.document for hit in found.hits] == ["near"]
+    assert found.hits[0].score <= 1.0
+
+
 async def test_an_older_version_is_searched_as_it_was(bench: Bench) -> None:
     """Asking at a version answers from that version; one that never was is not found."""
     await fill(bench)
@@ -243,17 +256,39 @@ async def test_one_holds_the_lease_and_a_silent_holder_loses_it(
         now[0] += 20
         return now[0]
 
-    async with lease.held(bench.store, "docs", owner="a", monotonic=lambda: 0.0, wait=False) as first:
+    async with lease.held(
+        bench.store, "docs", owner="a", dead=alive, monotonic=lambda: 0.0, wait=False
+    ) as first:
         with pytest.raises(Conflict, match="a is compacting"):
-            async with lease.held(bench.store, "docs", owner="b", monotonic=lambda: 0.0, wait=False):
+            async with lease.held(
+                bench.store, "docs", owner="b", dead=alive, monotonic=lambda: 0.0, wait=False
+            ):
                 pass
         monkeypatch.setattr(lease, "TTL", 1000.0)
-        rival = lease.held(bench.store, "docs", owner="b", monotonic=monotonic, wait=True)
+        rival = lease.held(bench.store, "docs", owner="b", dead=alive, monotonic=monotonic, wait=True)
         monkeypatch.setattr(asyncio, "sleep", _quick(asyncio.sleep))
         async with rival as second:
             assert second.epoch == first.epoch + 1
-    async with lease.held(bench.store, "docs", owner="c", monotonic=lambda: 0.0, wait=False) as third:
+    async with lease.held(
+        bench.store, "docs", owner="c", dead=alive, monotonic=lambda: 0.0, wait=False
+    ) as third:
         assert third.owner == "c"
+
+
+async def test_the_lease_of_a_dead_holder_is_taken_over_at_once(bench: Bench) -> None:
+    """A holder that is known to have ended without giving the lease back keeps nobody from compacting."""
+    await bench.store.create(
+        "docs/lease.json", b'{"owner":"a","epoch":3,"seq":7,"ttl_s":60.0,"released":false}'
+    )
+    async with lease.held(
+        bench.store, "docs", owner="b", dead=lambda owner: owner == "a", monotonic=lambda: 0.0, wait=False
+    ) as held:
+        assert (held.owner, held.epoch) == ("b", 4)
+
+
+def alive(owner: str) -> bool:
+    """Know of no owner that has ended."""
+    return owner == ""
 
 
 def _quick(sleep: object) -> object:

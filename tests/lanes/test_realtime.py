@@ -51,8 +51,14 @@ class Provider:
             raise Transient("no answer", retry_after=0.0)
         if any("key" in text for text in texts):
             raise Misconfigured("the key is wrong; set another")
+        vectors = seeded(texts, 8)
+        for at, text in enumerate(texts):
+            if "nan" in text:
+                vectors[at, 0] = np.nan
+            if "zero" in text:
+                vectors[at] = 0
         cut = tuple(at for at, text in enumerate(texts) if "long" in text)
-        return Embedded(vectors=seeded(texts, 8), tokens=len(texts), truncated=cut)
+        return Embedded(vectors=vectors, tokens=len(texts), truncated=cut)
 
     def count(self, text: str) -> int:
         return len(text.split())
@@ -154,3 +160,11 @@ async def test_cut_off_texts_are_marked() -> None:
     """Texts whose end the model could not take are told apart from the others."""
     outcome = await send(Provider(), ["long text", "short"])
     assert outcome.truncated == {text_hash("long text")}
+
+
+async def test_a_vector_that_cannot_be_searched_is_a_failure_of_its_text() -> None:
+    """A vector with a hole in it, or without direction, fails its text alone; the others are kept."""
+    outcome = await send(Provider(), ["nan", "zero", "good"])
+    assert set(outcome.failures) == {text_hash("nan"), text_hash("zero")}
+    assert all("no usable vector" in reason for _, reason in outcome.failures.values())
+    assert set(outcome.vectors) == {text_hash("good")}

@@ -94,14 +94,16 @@ def init(
     from flowbed import settings  # noqa: PLC0415 - loaded by the commands that need it, so that --help is quick
 
     _log(verbose=verbose)
-    path = config or folder / settings.FILE
-    if path.exists():
+    path = (folder if config is None else _folder(config)) / settings.FILE
+    there = path.exists()
+    if there:
         settings.read_settings(path.parent)
-        note(f"{path} is there already; nothing was changed")
     else:
         settings.write_whole(path, settings.BEGINNING)
     if as_json:
         say_json({"config": str(path)})
+    elif there:
+        say(f"{path} is there already; nothing was changed")
     else:
         say(f"{path}: add sources with `flowbed add NAME KIND LOCATION`, then `flowbed run`")
 
@@ -154,7 +156,7 @@ def plan(
     from flowbed.cli import views  # noqa: PLC0415
 
     _log(verbose=verbose)
-    with progress(as_json=as_json):
+    with progress(as_json=False):  # so that the plan is all there is on standard output
         found = _with_bed(config, lambda bed: bed.plan(*names or (), allow_deletes=allow_deletes))
     say_json(found) if as_json else views.show_plan(found)
 

@@ -45,13 +45,13 @@ def show_plan(plan: Plan) -> None:
     say(
         f"  chunks  {plan.new:,} new, {plan.changed:,} changed, {plan.deleted:,} deleted, {plan.waiting:,} waiting"
     )
-    say(f"  reuse   {plan.reused:,} of them have a vector already")
+    say(f"  reuse   {plan.reused:,} need no embedding: repeated text, or its vector is at hand")
     say(f"  tokens  {plan.tokens:,} to embed")
     for name, lane in plan.lanes.items():
         if lane is not None:
             say(f"  {name:<9}${lane.cost_usd:,.4f}, about {_seconds(lane.seconds)}")
-    _problems("not text, passed over", [problem for problem in plan.problems if problem.skipped])
-    _problems("cannot be read", [problem for problem in plan.problems if not problem.skipped])
+    _problems("passed over", [problem for problem in plan.problems if problem.skipped])
+    _problems("failed", [problem for problem in plan.problems if not problem.skipped])
     for name, reason in plan.withheld.items():
         say(f"  {name}: {reason}")
 
@@ -70,7 +70,7 @@ def show_report(report: Report) -> None:
         say(f"  {report.truncated:,} chunks were longer than the model's window and are cut off there")
     for name, version in report.versions.items():
         say(f"  {name}: version {version}")
-    _problems("not text, passed over", report.skipped)
+    _problems("passed over", report.skipped)
     _problems("failed", report.failures)
     for name, reason in report.withheld.items():
         say(f"  {name}: {reason}")

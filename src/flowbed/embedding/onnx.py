@@ -36,7 +36,7 @@ OPTIONS = ("document_prompt", "download", "overflow", "query_prompt", "threads")
 
 # Texts in one call: sorting more of them by length gains less than noise, and a call of passages then takes seconds,
 # after which progress is shown and what is done is kept.
-ITEMS = 256
+ITEMS = 128
 
 # Only errors are worth a line: warnings tell of graphs that were saved by another version.
 ERRORS_ONLY = 3
@@ -136,6 +136,9 @@ class Onnx:
         self._prefix, self._suffix = _special_tokens(self._tokenizer)
         self._room = checkpoint.window - len(self._prefix) - len(self._suffix)
         # One thread, so that two calls do not fight for the cores that one batch already fills.
+        # Calls for documents come two at a time: one is tokenised while the other runs. More would all end at once,
+        # and until then nothing of any of them could be kept.
+        self._turns = asyncio.Semaphore(2)
         self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="flowbed-onnx")
         self.space = Space(
             model=checkpoint.model,
@@ -156,6 +159,12 @@ class Onnx:
 
         """
         require_unicode(texts)
+        if purpose == "query":
+            return await self._embed(texts, purpose=purpose)
+        async with self._turns:
+            return await self._embed(texts, purpose=purpose)
+
+    async def _embed(self, texts: Sequence[str], *, purpose: Purpose) -> Embedded:
         if not texts:
             return Embedded(vectors=np.empty((0, self.space.dimensions), dtype=np.float32))
         prompt = self._prompts.get(purpose, "")

@@ -117,7 +117,8 @@ async def _version_anew(run: RunRow, table: pa.Table, *, ledger: Ledger, now: in
 
 
 async def _refuse(run: RunRow, reason: str, *, ledger: Ledger, now: int) -> None:
-    await ledger.runs.refuse(run.id, reason=reason)
+    # The letter first: a run that was refused without one would be looked at by nobody.
     letter = DeadLetter(kind="run", owner=run.collection, subject=run.id, reason=reason, at=now)
     await ledger.dead_letters.add([letter])
+    await ledger.runs.refuse(run.id, reason=reason)
     reached(DEAD_LETTER, kind="run", subject=run.id, reason=reason)

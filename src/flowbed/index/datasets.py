@@ -64,6 +64,11 @@ class Datasets:
 
     def _open(self, live: Live, version: int | None = None) -> lance.LanceDataset | None:
         place = self.store.location(live.key)
+        if version is not None and not 0 < version < 2**63:
+            message = (
+                f"collection {live.collection} has no version {version}; `flowbed versions` lists those kept"
+            )
+            raise NotFound(message)
         try:
             dataset = lance.dataset(
                 place.uri, version=version, storage_options=dict(place.options), session=self._session

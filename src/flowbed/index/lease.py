@@ -34,16 +34,22 @@ class Lease:
 
 @asynccontextmanager
 async def held(
-    store: Store, collection: str, *, owner: str, monotonic: Callable[[], float], wait: bool
+    store: Store,
+    collection: str,
+    *,
+    owner: str,
+    dead: Callable[[str], bool],
+    monotonic: Callable[[], float],
+    wait: bool,
 ) -> AsyncIterator[Lease]:
-    """Hold the maintenance lease of a collection, renewed meanwhile.
+    """Hold the maintenance lease of a collection, renewed meanwhile; `dead` knows of owners that have ended.
 
     Raises:
         Conflict: someone else holds it, and has not been silent for long enough (`wait` waits until that is so).
 
     """
     key = f"{collection}/lease.json"
-    lease, etag = await _acquire(store, key, owner=owner, monotonic=monotonic, wait=wait)
+    lease, etag = await _acquire(store, key, owner=owner, dead=dead, monotonic=monotonic, wait=wait)
     current = [etag]
     beat = asyncio.create_task(_renew(store, lease, current))
     try:
@@ -57,7 +63,13 @@ async def held(
 
 
 async def _acquire(
-    store: Store, key: str, *, owner: str, monotonic: Callable[[], float], wait: bool
+    store: Store,
+    key: str,
+    *,
+    owner: str,
+    dead: Callable[[str], bool],
+    monotonic: Callable[[], float],
+    wait: bool,
 ) -> tuple[Lease, str]:
     watched, since = "", monotonic()
     while True:
@@ -72,7 +84,7 @@ async def _acquire(
         body = json.loads(stored.body)
         if stored.etag != watched:
             watched, since = stored.etag, monotonic()
-        if body["released"] or monotonic() - since >= PATIENCE:
+        if body["released"] or dead(body["owner"]) or monotonic() - since >= PATIENCE:
             lease = Lease(key=key, owner=owner, epoch=body["epoch"] + 1)
             try:
                 return lease, await store.replace(key, _body(lease, seq=0), etag=stored.etag)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import heapq
 import math
 from dataclasses import dataclass, replace
 from functools import partial
@@ -80,13 +79,17 @@ async def search(
     for live in collections:
         dataset = await datasets.open(live, version=at)
         if dataset is None:
+            if len(collections) > 1:
+                continue  # it is just being begun, and the others have answers
             message = f"collection {live.collection} holds nothing yet; `flowbed run` fills it"
             raise NotFound(message)
         found = await blocking(partial(find, dataset, live, query), f"the index of {live.collection}")
         hits += found
         versions[live.collection] = int(dataset.version)
-    best = heapq.nsmallest(limit, hits, key=lambda hit: (-hit.score, hit.id))
-    return Found(hits=tuple(best), versions=versions)
+    hits.sort(key=lambda hit: (-hit.score, hit.id))
+    if unit == "document":
+        hits = _one_each(hits)  # a document may have chunks in several collections
+    return Found(hits=tuple(hits[:limit]), versions=versions)
 
 
 def _documents(dataset: lance.LanceDataset, live: Live, query: _Query) -> list[Hit]:
@@ -95,11 +98,17 @@ def _documents(dataset: lance.LanceDataset, live: Live, query: _Query) -> list[H
     while True:  # chunks of one document crowd each other: ask for more until enough documents are seen
         wanted = min(wanted * 4, max(rows, 1))
         hits = _chunks(dataset, live, replace(query, limit=wanted))
-        best: dict[str, Hit] = {}
-        for hit in hits:
-            best.setdefault(document_of(hit), hit)
+        best = _one_each(hits)
         if len(best) >= query.limit or len(hits) < wanted or wanted >= rows:
-            return list(best.values())[: query.limit]
+            return best[: query.limit]
+
+
+def _one_each(hits: Sequence[Hit]) -> list[Hit]:
+    """Keep the first hit of each document."""
+    best: dict[str, Hit] = {}
+    for hit in hits:
+        best.setdefault(document_of(hit), hit)
+    return list(best.values())
 
 
 def document_of(hit: Hit) -> str:
@@ -129,7 +138,8 @@ def _chunks(dataset: lance.LanceDataset, live: Live, query: _Query) -> list[Hit]
     hits = [
         Hit(
             id=row["id"],
-            score=1.0 - row["_distance"],
+            # Rounding can lead a hair outside what a cosine can be.
+            score=min(1.0, max(-1.0, 1.0 - row["_distance"])),
             document=row["document"],
             metadata=orjson.loads(row["metadata"]),
             collection=live.collection,

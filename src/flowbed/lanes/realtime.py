@@ -6,6 +6,7 @@ import asyncio
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Protocol
 
+import numpy as np
 import stamina
 
 from flowbed.errors import Rejected, Transient
@@ -14,7 +15,6 @@ from flowbed.telemetry import PROGRESS, RETRIED, reached
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
-    import numpy as np
     from numpy.typing import NDArray
 
     from flowbed.embedding import Embedder
@@ -106,7 +106,15 @@ async def _request(
             middle = len(rest) if guilty else len(rest) // 2
             waiting += [part for part in (rest[:middle], rest[middle:]) if part]
         else:
-            outcome.vectors.update(zip(some, answer.vectors, strict=True))
+            # A vector without direction is found by no search, and one with a hole in it spoils the delta it is in.
+            with np.errstate(over="ignore"):
+                lengths = np.linalg.norm(answer.vectors.astype(np.float64), axis=1)
+            usable = np.isfinite(lengths) & (lengths > 0)
+            for key, vector, good in zip(some, answer.vectors, usable, strict=True):
+                if good:
+                    outcome.vectors[key] = vector
+                else:
+                    outcome.failures[key] = ("rejected", "the model answered no usable vector for this text")
             outcome.truncated.update(some[at] for at in answer.truncated)
             outcome.sent += len(some)
             outcome.tokens += answer.tokens

@@ -184,6 +184,16 @@ class Chunks(Protocol):
         """Read the rows whose id or document is `subject`, in every collection and source."""
         ...
 
+    async def owners(self, collection: str, chunk_ids: Collection[str]) -> Mapping[str, str]:
+        """Tell which source holds each of the chunks named, by id; those that nobody holds are absent."""
+        ...
+
+    async def ready(
+        self, batch: str, statuses: Collection[Status], *, now: int, sources: Collection[str]
+    ) -> list[ChunkRow]:
+        """Read the chunks of a batch that `claim` would give, and leave them as they are."""
+        ...
+
     def batches(
         self, statuses: Collection[Status], *, now: int, sources: Collection[str]
     ) -> AsyncIterator[list[str]]:
@@ -191,7 +201,7 @@ class Chunks(Protocol):
 
         A chunk is to be worked on when its status is among `statuses` (FAILED counts only with a transient failure,
         unless FAILED alone is asked for), or when it is PENDING, in no run, and its claim ran out before `now`: a claim
-        in force is never listed, even where PENDING is asked for. No sources named means all. "" comes first.
+        in force is never listed, even where PENDING is asked for. No sources named means all. "" comes last.
         """
         ...
 

@@ -44,6 +44,9 @@ class _Aged(NamedTuple):
     batch: str
 
 
+_NEVER = 2**62  # µs: later than any clock tells
+
+
 class SqlChunks:
     """`Chunks` in SQL."""
 
@@ -72,10 +75,33 @@ class SqlChunks:
         )
         return await self._database.fetch(ChunkRow, query)
 
+    async def owners(self, collection: str, chunk_ids: Collection[str]) -> Mapping[str, str]:
+        """Tell which source holds each of the chunks named."""
+
+        def work(connection: sa.Connection) -> dict[str, str]:
+            found: dict[str, str] = {}
+            for piece in pieces(chunk_ids):
+                query = sa.select(chunks.c.id, chunks.c.source).where(
+                    chunks.c.collection == collection, chunks.c.id.in_(piece), sa.not_(chunks.c.deleted)
+                )
+                found |= {row.id: row.source for row in connection.execute(query)}
+            return found
+
+        return await self._database.read(work)
+
+    async def ready(
+        self, batch: str, statuses: Collection[Status], *, now: int, sources: Collection[str]
+    ) -> list[ChunkRow]:
+        """Read the chunks of a batch that `claim` would give."""
+        query = sa.select(chunks).where(
+            chunks.c.batch == batch, _workable(chunks, statuses, now=now, sources=sources)
+        )
+        return await self._database.fetch(ChunkRow, query)
+
     async def batches(
         self, statuses: Collection[Status], *, now: int, sources: Collection[str]
     ) -> AsyncIterator[list[str]]:
-        """List the batch ids with a chunk to work on, oldest first; "" comes before all others."""
+        """List the batch ids with a chunk to work on, oldest first; "" comes after all others."""
         query, age, batch = _batches(statuses, now=now, sources=sources)
         last: _Aged | None = None
         while True:
@@ -112,7 +138,16 @@ class SqlChunks:
         statement = (
             sa.update(chunks)
             .where(sa.tuple_(chunks.c.id, chunks.c.collection).in_(chosen))
-            .values(status=Status.PENDING, worker=worker, until=until, run="", failure="", error="")
+            .values(
+                status=Status.PENDING,
+                # A run of what failed must be another run than the one that failed, and runs are named by versions.
+                version=sa.case((chunks.c.status == Status.FAILED, _later(now)), else_=chunks.c.version),
+                worker=worker,
+                until=until,
+                run="",
+                failure="",
+                error="",
+            )
             .returning(*chunks.c)
         )
         won = await self._database.write(lambda connection: records(ChunkRow, connection.execute(statement)))
@@ -150,13 +185,12 @@ class SqlChunks:
 
     async def retry(self, subjects: Collection[str], *, now: int) -> int:
         """Make FAILED chunks NONE again, each at a later version."""
-        later = chunks.c.version + 1
         statement = (
             sa.update(chunks)
             .where(chunks.c.status == Status.FAILED, unfinished)
             .values(
                 status=Status.NONE,
-                version=sa.case((later > now, later), else_=now),
+                version=_later(now),
                 run="",
                 failure="",
                 error="",
@@ -185,6 +219,11 @@ class SqlChunks:
 
     async def _change(self, statement: sa.Update) -> int:
         return await self._database.write(lambda connection: connection.execute(statement).rowcount)
+
+
+def _later(now: int) -> sa.ColumnElement[int]:
+    """Give the next version of a chunk: the clock's, unless that has gone back."""
+    return sa.case((chunks.c.version >= now, chunks.c.version + 1), else_=now)
 
 
 def _workable(
@@ -216,7 +255,8 @@ def _batches(
 ) -> tuple[sa.Select[Any], sa.ColumnElement[int], sa.ColumnElement[str]]:
     present = _finished_too() if Status.SUCCESS in statuses else _unfinished()
     batch = present.c.batch
-    age = sa.func.coalesce(batches.c.timestamp, 0).label("age")
+    # What is to be deleted comes last: until then its vectors can still be reused by what took its place.
+    age = sa.case((batch == "", _NEVER), else_=sa.func.coalesce(batches.c.timestamp, 0)).label("age")
     inside = chunks.alias("inside")
     ready = sa.exists().where(inside.c.batch == batch, _workable(inside, statuses, now=now, sources=sources))
     query = (

@@ -29,6 +29,7 @@ class Parts:
     """The opened parts of a bed that the pipeline works with.
 
     `embedder` opens the model when it is first called; `dead` tells whether a worker is known to have ended.
+    `sources` names all that the project has.
     `clock` is microseconds since 1970, `monotonic` seconds.
     """
 
@@ -41,3 +42,4 @@ class Parts:
     dead: Callable[[str], bool]
     worker: str
     concurrency: int
+    sources: frozenset[str]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
 from flowbed.chunking import chunk
@@ -52,12 +52,16 @@ class Change:
 
 @dataclass
 class Scan:
-    """What is seen on the way through a fetch; `withheld` says why deletions were not carried out."""
+    """What is seen on the way through a fetch; `withheld` says why deletions were not carried out.
+
+    `others` are the other sources of the project; what a source held that is no longer one may be taken over.
+    """
 
     problems: list[Problem] = field(default_factory=list)
     complete: bool = False
-    listed: int = 0
+    known: int = 0
     withheld: str = ""
+    others: frozenset[str] = frozenset()
 
 
 @dataclass
@@ -103,31 +107,34 @@ async def changes(
     allow_deletes: bool,
 ) -> AsyncIterator[Change]:
     """Compare a whole fetch with the ledger, in stretches of about BATCH_CHUNKS chunks; `scan` is filled on the way."""
-    source = feed.rules.source
+    source, mark = feed.rules.source, f"{feed.rules.fingerprint}:"
     seen: set[bytes] = set()
-    value = cursor.value
-    async for page in feed.source.fetch(cursor.value):
+    # Under other rules the same documents give other chunks, so that the source is gone through from its beginning.
+    begin = cursor.value.removeprefix(mark) if cursor.value.startswith(mark) else ""
+    value = begin
+    async for page in feed.source.fetch(begin):
+        # A source that can go on from its pages does so after a crash. One whose cursor stands for all that it once
+        # listed has none until the end, and must not keep the old one: part of what that stood for is overwritten.
+        held = f"{mark}{value}" if page.cursor else ""
         value = page.cursor
         scan.problems += page.problems
-        scan.listed += len(page.entries)
         scan.complete = page.complete
         seen.update(_digest(entry.document) for entry in page.entries)
         async for stretch in _stretches(
             feed, page.entries, ledger=ledger, count=count, clock=clock, scan=scan
         ):
-            yield stretch.change(cursor.value)
+            yield stretch.change(held)
         if page.gone:
-            yield await _removal(source, page.gone, ledger=ledger, value=cursor.value)
+            yield await _removal(source, page.gone, ledger=ledger, value=held)
     gone = (
         await _gone(source, seen, scan, ledger=ledger, allow_deletes=allow_deletes) if scan.complete else []
     )
     for start in range(0, len(gone), BATCH_CHUNKS):
-        yield await _removal(source, gone[start : start + BATCH_CHUNKS], ledger=ledger, value=cursor.value)
-    # Only now is everything before it applied: a fetch that is interrupted, or has left something undone, begins again
-    # where it began.
+        yield await _removal(source, gone[start : start + BATCH_CHUNKS], ledger=ledger, value="")
+    # Only now is everything before it applied: a fetch that has left something undone begins again.
     done = not scan.withheld and all(problem.skipped for problem in scan.problems)
-    if done and value != cursor.value:
-        yield Change(value=value)
+    if done and f"{mark}{value}" != cursor.value:
+        yield Change(value=f"{mark}{value}")
 
 
 async def _stretches(
@@ -141,6 +148,7 @@ async def _stretches(
 ) -> AsyncIterator[_Stretch]:
     """Compare the entries whose etag has moved with the ledger."""
     known = await ledger.documents.get(feed.rules.source, [entry.document for entry in entries])
+    scan.known += len(known)
     etags = {name: row.etag for name, row in known.items()}
     moved = [
         entry for entry in entries if etags.get(entry.document) != f"{feed.rules.fingerprint}:{entry.etag}"
@@ -150,7 +158,7 @@ async def _stretches(
         some = moved[start : start + READ_AT_ONCE]
         read, problems = await asyncio.to_thread(_read, feed, some, known, count)
         scan.problems += problems
-        await _compare(feed, read, known, stretch, ledger=ledger, now=clock())
+        await _compare(feed, read, known, stretch, ledger=ledger, now=clock(), scan=scan)
         if stretch.full:
             yield stretch
             stretch = _Stretch()
@@ -184,6 +192,7 @@ async def _compare(
     *,
     ledger: Ledger,
     now: int,
+    scan: Scan,
 ) -> None:
     """Add to the stretch what differs between the documents read and their rows."""
     source = feed.rules.source
@@ -196,6 +205,9 @@ async def _compare(
         size = known[name].chunks if each.chunks is None else len(each.chunks)
         if each.chunks is not None:
             new, gone = differences(each.chunks, before.get(name, []))
+            if problem := await _taken(source, name, new, ledger=ledger, scan=scan):
+                scan.problems.append(problem)
+                continue
             stretch.writes += new
             stretch.deletes += gone
             stretch.fetched += 1
@@ -223,6 +235,26 @@ def differences(chunks: Sequence[Chunk], before: Sequence[ChunkRow]) -> tuple[li
     return writes, [row for row in rows.values() if not row.deleted]
 
 
+async def _taken(
+    source: str, document: str, writes: Sequence[Write], *, ledger: Ledger, scan: Scan
+) -> Problem | None:
+    """Find out whether chunks that would be new are another source's: ids of receipts do not name their source."""
+    new = [write.chunk for write in writes if write.previous is None]
+    foreign = [each for each in new if not each.id.startswith(f"{source}#")]
+    for collection in {each.collection for each in foreign}:
+        ids = [each.id for each in foreign if each.collection == collection]
+        owners = {
+            owner for owner in (await ledger.chunks.owners(collection, ids)).values() if owner in scan.others
+        }
+        if owners:
+            reason = (
+                f"source {min(owners)} has put it into collection {collection} already; list it in one of them, or give"
+                f" source {source} a collection of its own"
+            )
+            return Problem(subject=document, reason=reason, document=document)
+    return None
+
+
 async def _removal(source: str, documents: Sequence[str], *, ledger: Ledger, value: str) -> Change:
     rows = await ledger.chunks.of(source, documents)
     return Change(
@@ -234,13 +266,21 @@ async def _gone(
     source: str, seen: set[bytes], scan: Scan, *, ledger: Ledger, allow_deletes: bool
 ) -> list[str]:
     """Name the documents that a complete fetch no longer listed, unless there is reason to doubt it."""
-    protected = {problem.document for problem in scan.problems if problem.document and not problem.skipped}
-    total, gone = 0, []
+    named = {problem.document for problem in scan.problems if problem.document}
+    gone: list[str] = []
+    kept: set[str] = set()
     async for rows in ledger.documents.pages(source):
-        total += len(rows)
-        gone += [row.id for row in rows if _digest(row.id) not in seen and row.id not in protected]
+        unlisted = [row.id for row in rows if _digest(row.id) not in seen]
+        gone += [each for each in unlisted if each not in named]
+        kept.update(each for each in unlisted if each in named)
+    # What was text before and is none now has not gone: most likely it was saved wrongly.
+    scan.problems = [
+        _was_text(each) if each.skipped and each.document in kept else each for each in scan.problems
+    ]
     if not gone:
         return []
+    # Of the documents there were before this fetch: those that it added would make any loss look small.
+    total = scan.known + len(kept) + len(gone)
     doubtful = sum(1 for problem in scan.problems if not problem.document and not problem.skipped)
     if doubtful:
         scan.withheld = (
@@ -255,6 +295,11 @@ async def _gone(
         )
         return []
     return gone
+
+
+def _was_text(problem: Problem) -> Problem:
+    reason = f"{problem.reason}; what was indexed of it before is kept until it is text again, or gone"
+    return replace(problem, reason=reason, skipped=False)
 
 
 def _digest(document: str) -> bytes:

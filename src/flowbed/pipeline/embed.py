@@ -8,17 +8,17 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
-from flowbed.errors import Conflict
+from flowbed.errors import Conflict, Error
 from flowbed.index.commit import commit
 from flowbed.index.deltas import Delete, Upsert, write_delta
-from flowbed.index.live import live_collection
+from flowbed.index.live import live_collection, live_collections
 from flowbed.index.reuse import Reuse
 from flowbed.lanes.realtime import Outcome
 from flowbed.lanes.realtime import embed as embed_now
 from flowbed.ledger import DeadLetter, Failure, RunRow, Swap
 from flowbed.pipeline.batches import read_passages
 from flowbed.records import Problem, Status
-from flowbed.telemetry import CHUNKS_CLAIMED, DEAD_LETTER, DELTA_WRITTEN, PROGRESS, RUN_RECORDED, reached
+from flowbed.telemetry import CHUNKS_CLAIMED, DEAD_LETTER, DELTA_WRITTEN, PROGRESS, RUN_RECORDED, log, reached
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Collection, Sequence
@@ -93,7 +93,10 @@ async def _renewed(parts: Parts) -> AsyncIterator[None]:
     async def beat() -> None:
         while True:
             await asyncio.sleep(CLAIM / 1e6 / 3)
-            await parts.ledger.chunks.renew(parts.worker, until=parts.clock() + CLAIM)
+            try:
+                await parts.ledger.chunks.renew(parts.worker, until=parts.clock() + CLAIM)
+            except Error as error:  # there is time for two more tries before the claims run out
+                log.warning("claims could not be renewed: %s", error)
 
     task = asyncio.create_task(beat())
     try:
@@ -155,14 +158,20 @@ async def _run(rows: Sequence[ChunkRow], parts: Parts, tally: Tally, tiers: dict
             for row in rows
             if row.deleted and row.collection == collection
         ]
-        if upserts or deletes:
+        if not upserts and not deletes:
+            continue
+        try:
             await _lay_down(collection, upserts, deletes, spent, parts)
-            await commit_pending(collection, parts, tally)
-            tally.chunks += len(upserts)
-            tally.deleted += len(deletes)
-            spent = (
-                Spent()
-            )  # what was sent is told once, by the first of the collections that it was sent for
+        except (
+            Conflict
+        ) as error:  # someone else's bytes lie where this delta belongs: the other collections go on
+            tally.failed += 1
+            tally.failures.append(Problem(subject=f"collection {collection}", reason=str(error)))
+            continue
+        await commit_pending(collection, parts, tally)
+        tally.chunks += len(upserts)
+        tally.deleted += len(deletes)
+        spent = Spent()  # what was sent is told once, by the first of the collections that it was sent for
     tally.truncated += sum(1 for each in passages if each.row.text_hash in outcome.truncated)
     failed = [
         _failure(each.row, *outcome.failures[each.row.text_hash])
@@ -190,8 +199,11 @@ async def _embed(passages: Sequence[Passage], parts: Parts, tiers: dict[str, Reu
     began = parts.monotonic()
     embedder = await asyncio.to_thread(parts.embedder)
     for collection in sorted({each.row.collection for each in passages}):
-        live = await parts.datasets.begin(collection, embedder.space, now=parts.clock())
-        tiers.setdefault(collection, Reuse(live, parts.datasets))
+        await parts.datasets.begin(collection, embedder.space, now=parts.clock())
+    for live in await live_collections(parts.store):
+        # Whatever collection a text was embedded for, its vector is the same.
+        if live.space.fingerprint == embedder.space.fingerprint:
+            tiers.setdefault(live.collection, Reuse(live, parts.datasets))
     outcome = await embed_now(
         {each.row.text_hash: each.sent for each in passages},
         embedder=embedder,
@@ -283,14 +295,15 @@ async def _read_again(rows: Sequence[ChunkRow], parts: Parts) -> None:
 async def _fail(failures: Sequence[Failure], parts: Parts, tally: Tally) -> None:
     if not failures:
         return
-    await parts.ledger.chunks.fail(failures, worker=parts.worker)
     letters = [
         DeadLetter(kind="chunk", owner=each.collection, subject=each.id, reason=each.reason, at=parts.clock())
         for each in failures
         if each.kind == "rejected"
     ]
+    # The letter first: a chunk that has failed without one would be looked at by nobody.
     if letters:
         await parts.ledger.dead_letters.add(letters)
+    await parts.ledger.chunks.fail(failures, worker=parts.worker)
     for each in failures:
         reached(DEAD_LETTER, kind=each.kind, subject=each.id, reason=each.reason)
     tally.failed += len(failures)

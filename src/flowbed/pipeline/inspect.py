@@ -75,11 +75,7 @@ async def why(parts: Parts, subject: str) -> list[Reason]:
     """
     rows = await parts.ledger.chunks.find(subject)
     if not rows:
-        message = (
-            f"nothing is known of {subject!r}: no source listed it as a document, and no chunk has that id;"
-            " `flowbed run` reports what it passed over, and ids look like NAME#DOCUMENT#00000"
-        )
-        raise NotFound(message)
+        raise NotFound(await _unknown(parts, subject))
     batches = await parts.ledger.batches.get({row.batch for row in rows if row.batch})
     reasons = []
     for row in rows:
@@ -88,6 +84,23 @@ async def why(parts: Parts, subject: str) -> list[Reason]:
             Reason(chunk=row, batch=batches.get(row.batch), run=found, verdict=verdict(row, found))
         )
     return reasons
+
+
+async def _unknown(parts: Parts, subject: str) -> str:
+    """Say what is known of a subject that has no chunks."""
+    async for letters in parts.ledger.dead_letters.pages():
+        for letter in letters:
+            if subject in {letter.subject, letter.subject.rpartition(":")[0]}:
+                return (
+                    f"{subject!r} has no chunks: {letter.subject} of {letter.owner} failed, {letter.reason}"
+                )
+    for source in sorted(parts.sources):
+        if await parts.ledger.documents.get(source, [subject]):
+            return f"{subject!r} of source {source} has no chunks: there is no text in it"
+    return (
+        f"nothing is known of {subject!r}: no chunk has that id, and no source listed a document of that name"
+        " with text; `flowbed run` names what it passed over, and ids look like NAME#DOCUMENT#00000"
+    )
 
 
 def verdict(row: ChunkRow, found: RunRow | None) -> str:

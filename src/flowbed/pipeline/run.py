@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from flowbed.errors import Conflict, Error, NotFound
+from flowbed.errors import Conflict, Error, NotFound, Transient
 from flowbed.index.compaction import Compaction, VectorIndex, compact
 from flowbed.index.lease import held
 from flowbed.index.live import live_collection
 from flowbed.index.versions import state
 from flowbed.pipeline.embed import WAITING, Tally, commit_pending, embed
-from flowbed.pipeline.sync import Synced, sync
+from flowbed.pipeline.sync import Synced, check_space, sync
 from flowbed.records import Problem, Report, Status
 from flowbed.telemetry import STAGE, reached
 
@@ -40,6 +40,7 @@ async def run(
     synced: dict[str, Synced] = {}
     for name, feed in feeds.items():
         try:
+            await check_space(feed, parts)
             synced[name] = await sync(feed, parts, allow_deletes=allow_deletes)
         except Error as error:
             if len(feeds) == 1:
@@ -92,7 +93,7 @@ async def tidy(parts: Parts, collections: Collection[str]) -> None:
             continue
         try:
             await compact_one(parts, collection, vector_index="auto", only_if_due=True)
-        except Conflict:
+        except (Conflict, Transient):
             continue  # someone else is compacting it already, or wrote meanwhile: the next run will see
 
 
@@ -111,7 +112,12 @@ async def compact_one(
         return None
     pending = await parts.ledger.runs.pending(collection, limit=1)
     async with held(
-        parts.store, collection, owner=parts.worker, monotonic=parts.monotonic, wait=not only_if_due
+        parts.store,
+        collection,
+        owner=parts.worker,
+        dead=parts.dead,
+        monotonic=parts.monotonic,
+        wait=not only_if_due,
     ):
         return await compact(
             live,

@@ -48,7 +48,7 @@ async def sync(feed: Feed, parts: Parts, *, allow_deletes: bool) -> Synced:
     reached(STAGE, stage="fetch", source=source)
     for attempt in range(TRIES):
         cursor = await parts.ledger.documents.cursor(source)
-        scan = Scan()
+        scan = Scan(others=parts.sources - {source})
         try:
             async for change in changes(
                 feed,
@@ -59,8 +59,6 @@ async def sync(feed: Feed, parts: Parts, *, allow_deletes: bool) -> Synced:
                 scan=scan,
                 allow_deletes=allow_deletes,
             ):
-                if change.writes:
-                    await check_space(feed, parts)
                 cursor = await _apply(source, cursor, change, parts)
                 done.fetched += change.fetched
                 done.chunks += len(change.writes)
@@ -76,6 +74,8 @@ async def sync(feed: Feed, parts: Parts, *, allow_deletes: bool) -> Synced:
         if scan.complete:
             await _dead_letters(source, scan, parts)
         return done
+    reason = "another run is fetching it at the same time, and what this one read is thrown away; run again"
+    done.problems.append(Problem(subject=f"source {source}", reason=reason))
     return done
 
 

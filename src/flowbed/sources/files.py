@@ -25,8 +25,9 @@ KNOWN = ("include", "exclude", "ignore", "max_bytes", "title")
 TITLES = ("none", "name")
 MARKDOWN = (".md", ".markdown", ".mdx")
 
-# Made by machines for machines. Hidden files and folders, `.git` and `.flowbed` among them, are left out too.
-NEVER = ("__pycache__", "node_modules")
+# Made by machines for machines, or a project's own settings. Hidden files and folders, `.git` and `.flowbed` among
+# them, are left out too.
+NEVER = ("__pycache__", "node_modules", "flowbed.toml")
 
 # Larger ones are dumps and logs; a document is held in memory whole.
 LARGEST_BYTES = 20_000_000
@@ -127,7 +128,7 @@ class Files:
                 head = file.read(HEAD_BYTES)
                 fault = not_text(head, final=len(head) < HEAD_BYTES)
                 if fault:
-                    return Problem(subject=name, reason=fault, skipped=True)
+                    return Problem(subject=name, reason=fault, skipped=True, document=name)
                 stamp = f"{size}-{found.modified}-{found.inode}"
                 if found.modified >= settled:
                     # It may yet be written to without its time moving, so only its content tells.

@@ -110,18 +110,23 @@ class Lines:
             raise Rejected(message)
         return document
 
+    def _below(self) -> Iterator[Path]:
+        """Go through a folder; one in it that cannot be listed stops the fetch, since it may hold any record."""
+
+        def refuse(error: OSError) -> None:
+            message = f"folder {error.filename} of {self.location} cannot be listed: {error.strerror}"
+            raise Misconfigured(message) from error
+
+        for folder, folders, names in os.walk(self.path, onerror=refuse):
+            folders[:] = [name for name in folders if not name.startswith(".")]
+            paths = (Path(folder, name) for name in names if not name.startswith("."))
+            yield from (path for path in paths if path.suffix in self.suffixes and path.is_file())
+
     def _files(self) -> dict[str, Path]:
         """Name the files to read, in order."""
         try:
             if self.path.is_dir():
-                below = (
-                    path
-                    for path in self.path.rglob("*")
-                    if path.suffix in self.suffixes
-                    and not _hidden(path.relative_to(self.path))
-                    and path.is_file()
-                )
-                return {path.relative_to(self.path).as_posix(): path for path in sorted(below)}
+                return {path.relative_to(self.path).as_posix(): path for path in sorted(self._below())}
             if self.path.is_file():
                 return {self.path.name: self.path}
             matches = [Path(match) for match in sorted(glob.glob(str(self.path), recursive=True))]  # noqa: PTH207
@@ -170,10 +175,6 @@ _KINDS = {str: "a text", list: "a list", bool: "a truth value", type(None): "nul
 
 def _reader(document: Document) -> Callable[[], Document]:
     return lambda: document
-
-
-def _hidden(path: Path) -> bool:
-    return any(part.startswith(".") for part in path.parts)
 
 
 def _stamps(files: Mapping[str, Path]) -> list[list[Any]]:

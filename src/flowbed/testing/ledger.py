@@ -217,7 +217,7 @@ class ChunksContract:
             await ledger.batches.register(batch(id_, timestamp=at))
         rows = [chunk(f"{id_}{number}", batch=id_) for id_ in "xyz" for number in range(3)]
         await put(ledger, [*rows, chunk("gone", batch="", deleted=True)])
-        assert await waiting(ledger) == ["", "y", "z", "x"]
+        assert await waiting(ledger) == ["y", "z", "x", ""]
 
     async def test_batches_have_no_ceiling(self, ledger: Ledger) -> None:
         """Thousands of batches are listed once each, registered or not."""
@@ -234,8 +234,8 @@ class ChunksContract:
             chunk("4", source="t", batch="", deleted=True),
         ]
         await put(ledger, rows)
-        assert await waiting(ledger, sources=["s"]) == ["", "x"]
-        assert await waiting(ledger, sources=["t"]) == ["", "y"]
+        assert await waiting(ledger, sources=["s"]) == ["x", ""]
+        assert await waiting(ledger, sources=["t"]) == ["y", ""]
         assert await waiting(ledger, sources=["u"]) == []
         assert [row.id for row in await claim(ledger, "", sources=["t"])] == ["4"]
         assert await claim(ledger, "x", sources=["t"]) == []
@@ -319,8 +319,8 @@ class ChunksContract:
         """A failed chunk carries kind and reason, counts its attempts, and is claimed no longer."""
         await put(ledger, [chunk()])
         for attempts in (1, 2):
-            await claim(ledger)
-            await ledger.chunks.fail([failure()], worker="w")
+            (won,) = await claim(ledger)
+            await ledger.chunks.fail([failure(version=won.version)], worker="w")
             row = await only(ledger)
             assert (row.status, row.failure, row.error) == (Status.FAILED, "transient", "no answer")
             assert (row.attempts, row.worker, row.until) == (attempts, "", 0)
@@ -352,6 +352,30 @@ class ChunksContract:
         assert await ledger.chunks.retry([], now=50) == 3
         assert (await only(ledger, "i1")).version == 101
         assert await ledger.chunks.retry([], now=50) == 0
+
+    async def test_claiming_what_failed_versions_it_anew(self, ledger: Ledger) -> None:
+        """A chunk that failed is claimed at a later version, so that its next run is not named as the last one was."""
+        await put(ledger, [chunk("a"), chunk("b")])
+        await claim(ledger)
+        await ledger.chunks.fail([failure(id="a", kind="rejected")], worker="w")
+        await ledger.chunks.release("w")
+        won = await claim(ledger, statuses={Status.FAILED}, now=1_000)
+        won += await claim(ledger, statuses={Status.NONE}, now=1_000)
+        assert {row.id: row.version for row in won} == {"a": 1_000, "b": 100}
+
+    async def test_what_a_claim_would_give_can_be_read(self, ledger: Ledger) -> None:
+        """The chunks that are ready are those that a claim then gives, and reading them changes nothing."""
+        await put(ledger, [chunk("a"), chunk("b"), chunk("c", batch="other")])
+        for _ in range(2):
+            ready = await ledger.chunks.ready("b", WAITING, now=10, sources=())
+            assert {row.id for row in ready} == {"a", "b"}
+        assert {row.id for row in await claim(ledger)} == {"a", "b"}
+        assert await ledger.chunks.ready("b", WAITING, now=10, sources=()) == []
+
+    async def test_chunks_have_one_owner(self, ledger: Ledger) -> None:
+        """The source that holds a chunk is told; a deleted or unknown chunk has none, and collections do not mix."""
+        await put(ledger, [chunk("a"), chunk("b", deleted=True), chunk("c", collection="other")])
+        assert await ledger.chunks.owners("c", ["a", "b", "c", "d"]) == {"a": "s"}
 
     async def test_the_chunks_of_a_refused_run_are_retried_by_its_name(self, ledger: Ledger) -> None:
         """Naming a refused run makes its chunks wait again, and no others."""
@@ -481,8 +505,9 @@ class RunsContract:
         """A refused run whose delta was mended is pending again, as its recorder found the delta."""
         await recorded(ledger, "i1", "r1")
         await ledger.runs.refuse("r1", reason="damaged")
-        assert [row.run for row in await claim(ledger, statuses=[Status.FAILED])] == [""]
-        await ledger.runs.record(run(sha256="0b"), [("i1", 100)], worker="w")
+        (won,) = await claim(ledger, statuses=[Status.FAILED])
+        assert won.run == ""
+        await ledger.runs.record(run(sha256="0b"), [("i1", won.version)], worker="w")
         assert await ledger.runs.pending("c", limit=5) == [run(sha256="0b")]
         await ledger.runs.commit(["r1"], version=7)
         assert (await only(ledger, "i1")).status == Status.SUCCESS
