@@ -88,7 +88,7 @@ async def test_a_run_finds_nothing_to_do_while_another_does_it(project: Project,
 async def test_an_interrupted_run_says_so_and_loses_nothing(project: Project, tmp_path: Path) -> None:
     """Ctrl-C ends a run with status 130 and a plain message; its claims are given back, and the next run goes on."""
     fill(project, files=60)
-    with CountingProcess(delay=0.1) as provider:
+    with CountingProcess(delay=0.8) as provider:
         running = await project.begun(provider, after="request.answered")
         ended = await running.ended(signal.SIGINT)
         assert ended.returncode == 130, ended
