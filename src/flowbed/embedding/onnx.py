@@ -36,7 +36,7 @@ OPTIONS = ("document_prompt", "download", "overflow", "query_prompt", "threads")
 
 # Texts in one call: sorting more of them by length gains less than noise, and a call of passages then takes seconds,
 # after which progress is shown and what is done is kept.
-ITEMS = 128
+ITEMS = 256
 
 # Only errors are worth a line: warnings tell of graphs that were saved by another version.
 ERRORS_ONLY = 3
