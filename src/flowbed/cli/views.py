@@ -41,7 +41,7 @@ def read_where(text: str | None) -> dict[str, Any] | None:
 
 def show_plan(plan: Plan) -> None:
     """Show what a run would do."""
-    say(f"plan {plan.plan_id}: {plan.documents:,} documents differ")
+    say(f"plan {plan.plan_id}: {_count(plan.documents, 'document')} to fetch or drop")
     say(
         f"  chunks  {plan.new:,} new, {plan.changed:,} changed, {plan.deleted:,} deleted, {plan.waiting:,} waiting"
     )
@@ -59,12 +59,12 @@ def show_plan(plan: Plan) -> None:
 def show_report(report: Report) -> None:
     """Show what a run did."""
     say(
-        f"{report.fetched:,} documents fetched; {report.chunks:,} chunks indexed, {report.deleted:,} deleted"
-        f" in {_seconds(report.seconds)}"
+        f"{_count(report.fetched, 'document')} fetched; {_count(report.chunks, 'chunk')} indexed,"
+        f" {report.deleted:,} deleted in {_seconds(report.seconds)}"
     )
     say(
-        f"  embedded {report.embedded:,} texts ({report.tokens:,} tokens, ${report.cost_usd:,.4f}),"
-        f" reused {report.reused:,} vectors"
+        f"  embedded {_count(report.embedded, 'text')} ({report.tokens:,} tokens, ${report.cost_usd:,.4f}),"
+        f" reused {_count(report.reused, 'vector')}"
     )
     if report.truncated:
         say(f"  {report.truncated:,} chunks were longer than the model's window and are cut off there")
@@ -91,7 +91,9 @@ def show_status(status: BedStatus) -> None:
     if not status.collections:
         say("nothing is indexed yet; `flowbed run` does it")
     for name, each in status.collections.items():
-        unindexed = f", {each.unindexed_rows:,} searched without index" if each.unindexed_rows else ""
+        # Where there is no vector index at all, none is needed yet.
+        behind = 0 < each.unindexed_rows < each.rows
+        unindexed = f", {each.unindexed_rows:,} not in the vector index yet" if behind else ""
         say(f"{name}: {each.rows:,} rows at version {each.version}, space {each.space}{unindexed}")
     counts = ", ".join(f"{number:,} {name}" for name, number in sorted(status.chunks.items()))
     say(f"chunks: {counts or 'none'}")
@@ -152,6 +154,10 @@ def _problems(title: str, problems: Sequence[Problem]) -> None:
         say(f"    {problem.subject}: {problem.reason}")
     if len(problems) > SHOWN:
         say(f"    and {len(problems) - SHOWN:,} more; `flowbed dead-letters list` has those that failed")
+
+
+def _count(number: int, noun: str) -> str:
+    return f"{number:,} {noun}" if number == 1 else f"{number:,} {noun}s"
 
 
 def _seconds(seconds: float) -> str:
