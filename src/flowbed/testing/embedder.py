@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from flowbed.embedding.unicode import require_unicode
 from flowbed.errors import Misconfigured, Rejected, Transient
 from flowbed.records import Embedded, Space
 from flowbed.testing.counting import count_texts
@@ -60,6 +61,7 @@ class Seeded:
             Rejected: a text says POISON.
 
         """
+        require_unicode(texts)
         if len(texts) > self.items:
             raise Rejected(f"{len(texts)} texts in one call: at most {self.items}")
         flaky = await self._send(texts)

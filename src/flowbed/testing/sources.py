@@ -12,6 +12,7 @@ Needs pytest and pytest-asyncio (in its `auto` mode).
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from typing import TYPE_CHECKING
 
 import pytest
@@ -45,20 +46,20 @@ def etags(fetched: Sequence[Page]) -> dict[str, str]:
     return {entry.document: entry.etag for entry in entries(fetched)}
 
 
-class SourceContract:
+class SourceContract(ABC):
     """Tests of a source that lists what lies in `folder`."""
 
+    @abstractmethod
     def open_source(self, folder: Path) -> Source:
         """Open the source under test; what was written before now has to count as settled."""
-        raise NotImplementedError
 
+    @abstractmethod
     def write(self, folder: Path, name: str, text: str) -> str:
         """Create or replace a document and return its id; `name` is a plain word."""
-        raise NotImplementedError
 
+    @abstractmethod
     def remove(self, folder: Path, name: str) -> None:
         """Remove a document."""
-        raise NotImplementedError
 
     def empty(self, folder: Path) -> None:
         """Make the location exist, with no document in it."""

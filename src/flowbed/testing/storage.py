@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import asyncio
 import tracemalloc
+from abc import ABC, abstractmethod
 from typing import TYPE_CHECKING
 
 import pytest
@@ -78,7 +79,7 @@ async def keys(store: Store, prefix: str) -> list[str]:
     return sorted([listed.key async for listed in store.list(prefix)])
 
 
-class StoreContract:
+class StoreContract(ABC):
     """Subclass it, say how to open a store, and pytest runs every test below against it.
 
     Set `in_memory` where what is stored stays in the memory of this process.
@@ -86,9 +87,9 @@ class StoreContract:
 
     in_memory = False
 
+    @abstractmethod
     def open_store(self, folder: Path) -> Store:
         """Open an empty store; `folder` is empty too, and the test's own."""
-        raise NotImplementedError
 
     @pytest.fixture
     def store(self, tmp_path: Path) -> Store:
