@@ -4,9 +4,13 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
+from typing import TYPE_CHECKING, NoReturn
 
 import hypothesis
 import pytest
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
 
 # Contracts live in the package, for third parties too; this makes pytest explain their failed assertions.
 pytest.register_assert_rewrite("flowbed.testing")
@@ -20,13 +24,22 @@ hypothesis.settings.load_profile("ci" if os.environ.get("CI") == "true" else "de
 
 
 @pytest.fixture(scope="session")
-def data() -> Path:
+def lacking() -> Callable[[str], NoReturn]:
+    """Give the way out of a test that this machine cannot run: skipped in plain sight, but a failure with CI=true."""
+
+    def say(what: str) -> NoReturn:
+        if os.environ.get("CI") == "true":
+            pytest.fail(what)
+        pytest.skip(what)
+
+    return say
+
+
+@pytest.fixture(scope="session")
+def data(lacking: Callable[[str], NoReturn]) -> Path:
     """Give the folder of real data: FLOWBED_TEST_DATA, or `../shared/data` beside the repository."""
     named = os.environ.get("FLOWBED_TEST_DATA")
     folder = Path(named) if named else ROOT / ".." / "shared" / "data"
     if not folder.is_dir():
-        missing = f"no test data at {folder.resolve()}: set FLOWBED_TEST_DATA"
-        if os.environ.get("CI") == "true":
-            pytest.fail(missing)
-        pytest.skip(missing)
+        lacking(f"no test data at {folder.resolve()}: set FLOWBED_TEST_DATA")
     return folder.resolve()

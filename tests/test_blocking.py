@@ -3,11 +3,16 @@
 from __future__ import annotations
 
 import asyncio
+import json
+import os
+import subprocess
+import sys
 from typing import TYPE_CHECKING
 
 import pytest
 
 import flowbed
+from flowbed.testing.counting import CountingProcess
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -86,3 +91,40 @@ def test_a_folder_that_cannot_be_made_is_misconfigured(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("x")
     with pytest.raises(flowbed.errors.Misconfigured, match="cannot be used"):
         flowbed.open(tmp_path / "file" / "project")
+
+
+INTERRUPTED = """
+import os, signal, sys
+import flowbed
+from flowbed import telemetry
+
+def interrupt(point, facts):
+    if point == telemetry.REQUEST_SENT:
+        stop()
+        os.kill(os.getpid(), signal.SIGINT)
+
+with flowbed.open(sys.argv[1]) as bed:
+    bed.add("handbook", kind="files", location=sys.argv[2])
+    stop = telemetry.listen(interrupt)
+    try:
+        bed.run()
+    except KeyboardInterrupt:
+        print(dict(bed.status().chunks))
+    print(bed.run().chunks)
+"""
+
+
+def test_an_interrupt_waits_until_claims_are_given_back(docs: Path, tmp_path: Path) -> None:
+    """Ctrl-C reaches the caller once nothing is claimed any more, and the same object can run again at once."""
+    with CountingProcess(delay=0.3) as provider:
+        named = json.dumps({"server": provider.address})
+        done = subprocess.run(
+            [sys.executable, "-c", INTERRUPTED, str(tmp_path / "project"), str(docs)],
+            capture_output=True,
+            text=True,
+            check=False,
+            timeout=60,
+            env={**os.environ, "FLOWBED_MODEL_OPTIONS": named},
+        )
+    assert (done.returncode, done.stderr) == (0, "")
+    assert done.stdout.splitlines() == ["{'NONE': 2}", "2"]

@@ -7,7 +7,7 @@ import os
 import shutil
 import subprocess
 import sys
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NoReturn
 
 import pytest
 
@@ -394,13 +394,14 @@ def test_help_loads_no_vendor_package(project: Path) -> None:
     assert (done.returncode, done.stderr) == (0, "")
 
 
-@pytest.mark.skipif(shutil.which("unshare") is None, reason="needs util-linux")
-def test_no_network_is_used(notes: Path, project: Path) -> None:
+def test_no_network_is_used(notes: Path, project: Path, lacking: Callable[[str], NoReturn]) -> None:
     """A whole run and a search with the local model succeed in a network namespace that has no network."""
     (notes / "new.txt").write_text("Written without a network.\n")
     alone = ["unshare", "--map-root-user", "--net", sys.executable, "-m", "flowbed"]
+    if shutil.which("unshare") is None:
+        lacking("there is no unshare command here")
     if subprocess.run([*alone[:3], "true"], check=False, capture_output=True).returncode:
-        pytest.skip("network namespaces are not allowed here")
+        lacking("network namespaces are not allowed here")
     local = {**os.environ, "FLOWBED_MODEL": "onnx:", "FLOWBED_STORE": "other", "FLOWBED_LEDGER": "other.db"}
     ran = subprocess.run(
         [*alone, "run", "--json"], env=local, capture_output=True, text=True, check=False, timeout=120

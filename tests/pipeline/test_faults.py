@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from flowbed.bed import HIDDEN, Flowbed
-from flowbed.errors import Error
+from flowbed.errors import Error, Transient
 from flowbed.ledger import open_ledger
 from flowbed.settings import read_settings
 from flowbed.storage import open_store
@@ -102,3 +102,64 @@ def edit(project: Project) -> None:
     """Change a line of one receipt, and remove the other."""
     lines = (project.folder / "receipts.jsonl").read_text("utf-8").splitlines()
     project.write("receipts.jsonl", lines[0].replace("10.00", "20.00").replace("GRAND TOTAL", "GRAND") + "\n")
+
+
+class Occupied(FaultyStore):
+    """A store in which something else already lies wherever a delta of one collection is to be written."""
+
+    async def create(self, key: str, body: bytes) -> str:
+        if key.startswith("lines/delta/"):
+            await self.put(key, b"something else")
+        return await super().create(key, body)
+
+
+RECEIPT = {
+    "image_id": "img",
+    "receipt_id": 1,
+    "lines": [
+        {
+            "line_id": 1,
+            "text": "TOTAL",
+            "bounding_box": {"x": 1, "y": 1, "width": 9, "height": 2},
+            "words": [
+                {"word_id": 1, "text": "TOTAL", "bounding_box": {"x": 1, "y": 1, "width": 9, "height": 2}}
+            ],
+        }
+    ],
+}
+
+
+async def test_foreign_bytes_under_a_key_hold_up_no_other_collection(project: Project) -> None:
+    """Where a delta's key is taken the run says so; other collections are committed, and the next run mends it."""
+    project.write_lines("r.jsonl", [RECEIPT])
+    async with await project.open() as bed:
+        await bed.add("r", kind="receipts", location="r.jsonl")
+    plain = await project.open()
+    async with Flowbed(plain.folder, plain.settings, Occupied(plain._store), plain._ledger) as bed:
+        report = await bed.run()
+        (problem,) = report.failures
+        assert "is not the delta of this run" in problem.reason
+        assert (len(project.documents("lines")), len(project.documents("words"))) == (0, 1)
+        assert (await bed.status()).chunks == {"NONE": 1, "SUCCESS": 1}
+    for file in (project.folder / ".flowbed" / "store" / "lines" / "delta").rglob("delta.arrow"):
+        file.unlink()
+    async with await project.open() as bed:
+        assert (await bed.run()).failed == 0
+    assert len(project.documents("lines")) == 1
+
+
+async def test_what_fails_has_its_letter_first(notes: Project, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A run that ends while a failure is being recorded leaves its dead letter behind, never the failure alone."""
+
+    async def ends(*_: object, **__: object) -> None:
+        raise Transient("the ledger went away")
+
+    notes.write("notes/bad.txt", f"{notes.folder} POISON")
+    async with await notes.open() as bed:
+        with monkeypatch.context() as patched:
+            patched.setattr(bed._ledger.chunks, "fail", ends)
+            with pytest.raises(Transient):
+                await bed.run()
+        assert [letter.subject for letter in await bed.dead_letters()] == ["notes#bad.txt#00000"]
+        assert (await bed.run()).failed == 1
+        assert (await bed.status()).chunks == {"SUCCESS": 4, "FAILED": 1}

@@ -6,7 +6,7 @@ import json
 import os
 import subprocess
 import sys
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NoReturn
 
 import pytest
 
@@ -14,7 +14,7 @@ import flowbed
 from flowbed.testing.index import assert_same, contents_of
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
     from pathlib import Path
 
 DISK = 4 * 2**20
@@ -22,7 +22,7 @@ SETTINGS = 'model = "seeded:32"\n[sources.notes]\nkind = "jsonl"\nlocation = "{l
 
 
 @pytest.fixture
-def disk(tmp_path: Path) -> Iterator[Path]:
+def disk(tmp_path: Path, lacking: Callable[[str], NoReturn]) -> Iterator[Path]:
     """Mount a disk of 4 MiB."""
     place = tmp_path / "disk"
     place.mkdir()
@@ -30,9 +30,9 @@ def disk(tmp_path: Path) -> Iterator[Path]:
     try:
         made = subprocess.run(mount, capture_output=True, text=True, check=False)
     except FileNotFoundError:
-        pytest.skip("there is no mount command here")
+        lacking("there is no mount command here")
     if made.returncode:
-        pytest.skip(f"a small disk cannot be mounted: {made.stderr.strip()}")
+        lacking(f"a small disk cannot be mounted: {made.stderr.strip()}")
     try:
         yield place
     finally:
