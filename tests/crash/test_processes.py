@@ -89,7 +89,7 @@ async def test_an_interrupted_run_says_so_and_loses_nothing(project: Project, tm
     """Ctrl-C ends a run with status 130 and a plain message; its claims are given back, and the next run goes on."""
     fill(project, files=60)
     with CountingProcess(delay=0.8) as provider:
-        running = await project.begun(provider, after="request.answered")
+        running = await project.begun(provider, after="vectors.kept")
         ended = await running.ended(signal.SIGINT)
         assert ended.returncode == 130, ended
         assert "interrupted" in ended.stderr
