@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from datetime import timedelta
 from typing import TYPE_CHECKING
 
-from flowbed.errors import Rejected
+from flowbed.errors import Rejected, Transient
 from flowbed.index.datasets import blocking
 from flowbed.index.deltas import newest, read_delta
 from flowbed.index.live import Live, live_collection
@@ -15,8 +15,9 @@ from flowbed.records import Problem, Space
 from flowbed.telemetry import DEAD_LETTER, INDEX_MERGED, RUN_COMMITTED, reached
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
 
+    import lance
     import pyarrow as pa
 
     from flowbed.index.datasets import Datasets
@@ -32,6 +33,11 @@ MOST_ROWS = 100_000  # 150 MB of vectors at 384 dimensions
 # After this long a tombstone may be gone, and an older delta could bring a deleted row back.
 RETENTION = timedelta(days=30)
 MICROSECOND = timedelta(microseconds=1)
+PATIENCE = 10  # rollbacks that may come between one commit and its merge, one after the other
+
+
+class Crossed(Transient):
+    """A rollback came between what was read and what was to be merged onto it; nothing was merged."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -51,38 +57,61 @@ async def commit(
     """
     version = None
     refused: list[Problem] = []
-    while runs := await ledger.runs.pending(collection, limit=MOST_RUNS):
+    crossed = 0
+    while True:
         live = await live_collection(store, collection)
-        if live is None:
-            live = await datasets.begin(collection, Space.from_json(runs[0].space), now=clock())
-        good: list[RunRow] = []
-        tables: list[pa.Table] = []
-        for run in runs:
-            if good and sum(each.rows for each in good) + run.rows > MOST_ROWS:
-                break
-            try:
-                table = await _verified(run, live, store=store)
-            except Rejected as error:
-                await _refuse(run, str(error), ledger=ledger, now=clock())
-                refused.append(Problem(subject=run.key, reason=str(error)))
-                continue
-            if run.created < clock() - RETENTION // MICROSECOND:
-                await _version_anew(run, table, ledger=ledger, now=clock())
-                continue
-            good.append(run)
-            tables.append(table)
-        if good:
-            version = await _merge(live, newest(tables), datasets)
-            reached(INDEX_MERGED, collection=collection, version=version, runs=len(good))
-            await ledger.runs.commit([run.id for run in good], version=version)
-            reached(RUN_COMMITTED, collection=collection, version=version)
-    return Committed(version=version, refused=tuple(refused))
+        # Opened before the runs are listed: a rollback since then, which may have reverted them, stops the merge.
+        dataset = await datasets.writable(live) if live is not None else None
+        runs = await ledger.runs.pending(collection, limit=MOST_RUNS)
+        if not runs:
+            return Committed(version=version, refused=tuple(refused))
+        if live is None or dataset is None:
+            await datasets.begin(collection, Space.from_json(runs[0].space), now=clock())
+            continue
+        good = await _good(runs, live, store=store, ledger=ledger, clock=clock, refused=refused)
+        if not good:
+            continue
+        try:
+            version = await _merge(live, dataset, newest(list(good.values())))
+        except Crossed:
+            crossed += 1
+            if crossed == PATIENCE:
+                raise
+            continue
+        reached(INDEX_MERGED, collection=collection, version=version, runs=len(good))
+        await ledger.runs.commit(list(good), version=version)
+        reached(RUN_COMMITTED, collection=collection, version=version)
 
 
-async def _merge(live: Live, rows: pa.Table, datasets: Datasets) -> int:
-    dataset = await datasets.writable(live)
+async def _good(
+    runs: Sequence[RunRow],
+    live: Live,
+    *,
+    store: Store,
+    ledger: Ledger,
+    clock: Callable[[], int],
+    refused: list[Problem],
+) -> dict[str, pa.Table]:
+    """Read the deltas of the oldest runs, by run, as many as one merge takes; what cannot be merged is put aside."""
+    good: dict[str, pa.Table] = {}
+    for run in runs:
+        if good and sum(table.num_rows for table in good.values()) + run.rows > MOST_ROWS:
+            break
+        try:
+            table = await _verified(run, live, store=store)
+        except Rejected as error:
+            await _refuse(run, str(error), ledger=ledger, now=clock())
+            refused.append(Problem(subject=run.key, reason=str(error)))
+            continue
+        if run.created < clock() - RETENTION // MICROSECOND:
+            await _version_anew(run, table, ledger=ledger, now=clock())
+            continue
+        good[run.id] = table
+    return good
 
-    def merge() -> int:
+
+async def _merge(live: Live, dataset: lance.LanceDataset, rows: pa.Table) -> int:
+    def merge() -> None:
         (
             dataset.merge_insert("id")
             .when_matched_update_all(NEWER)
@@ -95,9 +124,18 @@ async def _merge(live: Live, rows: pa.Table, datasets: Datasets) -> int:
             )  # several committers at once: each retry waits and merges onto the newest version
             .execute(rows)
         )
+
+    def merged() -> int:
+        try:
+            merge()
+        except OSError as error:
+            if "concurrent transaction Restore" in str(error):
+                message = f"the index of {live.collection} was rolled back meanwhile; run again"
+                raise Crossed(message) from error
+            raise
         return int(dataset.version)
 
-    return await blocking(merge, f"the index of {live.collection}")
+    return await blocking(merged, f"the index of {live.collection}")
 
 
 async def _verified(run: RunRow, live: Live, *, store: Store) -> pa.Table:

@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
-import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import timedelta
 from typing import TYPE_CHECKING, Literal
 
 from flowbed.index.commit import MICROSECOND, RETENTION
 from flowbed.index.datasets import blocking
-from flowbed.index.versions import State, state, versions
+from flowbed.index.partitions import NAME, PARTITIONS, ROUNDS, SAMPLE, Partitioned, partitioned, partitions_of
+from flowbed.index.versions import State, Version, state, versions
 from flowbed.telemetry import COMPACTION_CLEANED, COMPACTION_MERGED, reached
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     import lance
 
     from flowbed.index.datasets import Datasets
@@ -22,66 +24,92 @@ VectorIndex = Literal["auto", "always", "never"]
 
 # From so many rows on a scan takes 20 ms and more, four times as long as through an index, which is built in a second.
 INDEX_ROWS = 20_000
-# Unindexed rows are scanned exactly by every search; past this share of the indexed ones they are worth adding.
-UNINDEXED = 0.05
+# Unindexed rows are scanned by every search, whatever the size of the rest: so many take as long as all else, and to
+# append them takes a fifth of a second.
+UNINDEXED = 2_000
+# Each append is a segment that every search probes beside the others: 4 cost a fifth more, 8 twice as much.
+SEGMENTS = 4
+# Partitions that were made for so many times fewer rows are so many times too large, and may lie where rows once were.
+OUTGROWN = 3
 # Each commit adds a fragment, and a search opens every one.
 FRAGMENTS = 32
-KEPT_VERSIONS = 10
-KEPT_FOR = timedelta(days=7)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Retention:
+    """What is kept beside the newest version and the tagged ones: the last `versions`, and all of the last `days`."""
+
+    versions: int = 10
+    days: float = 7
+
+
+NOTHING = Retention(versions=1, days=0)
 
 
 @dataclass(frozen=True, kw_only=True)
 class Compaction:
-    """What a compaction would do, or did; `drop_before` is a row version (µs), `partitions` 0 builds no index."""
+    """What a compaction would do, or did.
+
+    `partitions` builds the vector index anew, of so many; 0 builds none. `append` adds to it what it does not hold,
+    `join` makes one segment of those appended. `drop_before` is a row version (µs): older tombstones go.
+    `forget` are versions.
+    """
 
     merge: bool
     partitions: int
     append: bool
     drop_before: int
-    forget: tuple[int, ...]
+    join: bool = False
+    forget: tuple[int, ...] = ()
 
     @property
     def due(self) -> bool:
-        """Whether searches would gain by it."""
-        return self.merge or self.append or self.partitions > 0
+        """Whether searches would gain by it, or the disk by much."""
+        return self.merge or self.append or self.join or self.partitions > 0 or len(self.forget) > FRAGMENTS
 
 
 def plan_compaction(
     now_state: State,
-    kept: list[tuple[int, int, bool]],
+    index: Partitioned | None,
+    kept: Sequence[Version],
     *,
-    indexed: bool,
     vector_index: VectorIndex,
+    retention: Retention,
     oldest_pending: int | None,
     now: int,
 ) -> Compaction:
-    """Decide what to do about a state; `kept` lists (version, created, tagged), newest first.
+    """Decide what to do about a state; `kept` are the versions there are, newest first.
 
     Tombstones stay for RETENTION and while an unfinished run is older than they are: its delta could otherwise bring
     the row back.
     """
-    build = not indexed and (
-        vector_index == "always" or (vector_index == "auto" and now_state.rows >= INDEX_ROWS)
-    )
-    append = indexed and now_state.unindexed_rows > max(1_000, UNINDEXED * now_state.rows)
+    rows, tail = now_state.rows, now_state.unindexed_rows
+    wanted = vector_index == "always" or (vector_index == "auto" and rows >= INDEX_ROWS)
+    outgrown = index is not None and rows > OUTGROWN * index.trained
+    build = vector_index != "never" and rows > 0 and (outgrown or (index is None and wanted))
+    behind = tail > UNINDEXED or (vector_index == "always" and tail > 0)
+    append = index is not None and not build and behind
     horizon = now - RETENTION // MICROSECOND
-    forget = tuple(
-        version
-        for place, (version, created, tagged) in enumerate(kept)
-        if place >= KEPT_VERSIONS and not tagged and created < now - KEPT_FOR // MICROSECOND
-    )
     return Compaction(
         merge=now_state.fragments > FRAGMENTS,
-        partitions=partitions_of(now_state.rows) if build and now_state.rows else 0,
-        append=append or (indexed and vector_index == "always" and now_state.unindexed_rows > 0),
+        partitions=partitions_of(rows) if build else 0,
+        append=append,
+        join=index is not None and not build and index.segments + append > SEGMENTS,
         drop_before=min(horizon, oldest_pending) if oldest_pending is not None else horizon,
-        forget=forget,
+        forget=outlived(kept, retention, now=now),
     )
 
 
-def partitions_of(rows: int) -> int:
-    """Decide on how many partitions an index of `rows` has: their square root, as many as there are rows in each."""
-    return max(1, round(math.sqrt(rows)))
+def outlived(kept: Sequence[Version], retention: Retention, *, now: int) -> tuple[int, ...]:
+    """Name the versions to drop; `kept` are those there are, newest first. The newest and tagged ones never are."""
+    before = now - timedelta(days=retention.days) // MICROSECOND
+    return tuple(
+        each.version
+        for place, each in enumerate(kept)
+        if place >= max(1, retention.versions)
+        and not each.tags
+        and (each.created < before or not retention.days)
+    )
 
 
 async def compact(
@@ -91,32 +119,36 @@ async def compact(
     vector_index: VectorIndex,
     oldest_pending: int | None,
     now: int,
+    retention: Retention | None = None,
     only_if_due: bool = False,
 ) -> Compaction | None:
     """Compact a collection; with `only_if_due`, and nothing due, do nothing and return None. Safe beside commits."""
     dataset = await datasets.open(live)
     if dataset is None:
         return None
-    indexed = await blocking(lambda: _indexed(dataset), f"the index of {live.collection}")
+    retention = retention or Retention()
+    what = f"the index of {live.collection}"
+    index = await blocking(lambda: partitioned(dataset), what)
     plan = plan_compaction(
         await state(live, datasets=datasets),
-        [(each.version, each.created, bool(each.tags)) for each in await versions(live, datasets=datasets)],
-        indexed=indexed,
+        index,
+        await versions(live, datasets=datasets),
         vector_index=vector_index,
+        retention=retention,
         oldest_pending=oldest_pending,
         now=now,
     )
     if only_if_due and not plan.due:
         return None
-    await blocking(lambda: _apply(dataset, plan, full=not only_if_due), f"the index of {live.collection}")
-    return plan
+    await blocking(lambda: _apply(dataset, plan, index, full=not only_if_due), what)
+    # Looked at again: what was the newest version when this began is an old one by now, with all that it dropped.
+    forget = outlived(await versions(live, datasets=datasets), retention, now=now)
+    if forget:
+        await blocking(lambda: _forget(dataset, forget), what)
+    return replace(plan, forget=forget)
 
 
-def _indexed(dataset: lance.LanceDataset) -> bool:
-    return any(each.field_names == ["vector"] for each in dataset.describe_indices())
-
-
-def _apply(dataset: lance.LanceDataset, plan: Compaction, *, full: bool) -> None:
+def _apply(dataset: lance.LanceDataset, plan: Compaction, index: Partitioned | None, *, full: bool) -> None:
     if dataset.count_rows(f"deleted = true AND version < {plan.drop_before}"):
         dataset.delete(f"deleted = true AND version < {plan.drop_before}")
     if plan.merge or full:
@@ -126,10 +158,27 @@ def _apply(dataset: lance.LanceDataset, plan: Compaction, *, full: bool) -> None
     if plan.partitions:
         # IVF_FLAT keeps exact distances and builds in seconds; kinds that compress take twenty times as long.
         dataset.create_index(
-            "vector", "IVF_FLAT", metric="cosine", num_partitions=plan.partitions, name="vector", replace=True
+            "vector",
+            "IVF_FLAT",
+            metric="cosine",
+            num_partitions=plan.partitions,
+            sample_rate=SAMPLE,
+            max_iters=ROUNDS,
+            name=NAME,
+            replace=True,
         )
-    elif plan.append:
-        dataset.optimize.optimize_indices(num_indices_to_merge=0, index_names=["vector"])
-    if plan.forget:
-        dataset.cleanup_old_versions(versions=list(plan.forget), error_if_tagged_old_versions=False)
-        reached(COMPACTION_CLEANED, versions=len(plan.forget))
+        # Afterwards: an index that is not the one described is only built once more.
+        dataset.update_config({PARTITIONS: str(plan.partitions)})
+    elif plan.append or plan.join:
+        # The rows that are new become a segment, or one with those appended before. The first, which holds most rows,
+        # is left alone: to write it again would cost what is stored, not what has changed.
+        segments = index.segments if index is not None else 1
+        joined = segments - 1 if plan.join else 0
+        dataset.optimize.optimize_indices(num_indices_to_merge=joined, index_names=[NAME])
+
+
+def _forget(dataset: lance.LanceDataset, forget: Sequence[int]) -> None:
+    dataset.checkout_version(dataset.latest_version)
+    # Only what no version is known to need: files that a commit is just writing are none of these.
+    dataset.cleanup_old_versions(versions=list(forget), error_if_tagged_old_versions=False)
+    reached(COMPACTION_CLEANED, versions=len(forget))

@@ -17,7 +17,7 @@ os.environ.setdefault("LANCE_LOG", "error")  # noqa: TID251 - set before the imp
 import lance
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
 
     from flowbed.records import Space
     from flowbed.storage import Store
@@ -65,10 +65,7 @@ class Datasets:
     def _open(self, live: Live, version: int | None = None) -> lance.LanceDataset | None:
         place = self.store.location(live.key)
         if version is not None and not 0 < version < 2**63:
-            message = (
-                f"collection {live.collection} has no version {version}; `flowbed versions` lists those kept"
-            )
-            raise NotFound(message)
+            raise NotFound(self._missing(live, version))
         try:
             dataset = lance.dataset(
                 place.uri, version=version, storage_options=dict(place.options), session=self._session
@@ -78,10 +75,7 @@ class Datasets:
                 raise
             if version is None:
                 return None
-            message = (
-                f"collection {live.collection} has no version {version}; `flowbed versions` lists those kept"
-            )
-            raise NotFound(message) from error
+            raise NotFound(self._missing(live, version)) from error
         mark = dataset.schema.field("id").metadata or {}
         if mark.get(next(iter(PRIMARY_KEY)).encode()) != b"true":
             message = (
@@ -90,20 +84,51 @@ class Datasets:
             raise Misconfigured(message)
         return dataset
 
+    async def reading(
+        self, live: Live, read: Callable[[lance.LanceDataset], Answer], *, version: int | None = None
+    ) -> tuple[Answer, int] | None:
+        """Read from one version, the newest or the one named, and tell which; None where there is no dataset yet.
+
+        Raises:
+            NotFound: there is no such version (any more).
+
+        """
+
+        def work() -> tuple[Answer, int] | None:
+            dataset = self._open(live, version)
+            return None if dataset is None else (read(dataset), int(dataset.version))
+
+        return await blocking(work, f"the index of {live.collection}")
+
+    async def kept(self, live: Live) -> list[int]:
+        """List the versions that are kept, oldest first; none where the dataset is not made yet."""
+        return await blocking(lambda: self._kept(live), f"the index of {live.collection}")
+
+    def _kept(self, live: Live) -> list[int]:
+        dataset = self._open(live)
+        return sorted(int(each["version"]) for each in dataset.version_refs()) if dataset is not None else []
+
+    def _missing(self, live: Live, version: int) -> str:
+        there = spans(self._kept(live))
+        return f"collection {live.collection} has no version {version}; it keeps {there or 'none yet'}"
+
     def _create(self, live: Live) -> lance.LanceDataset:
         place = self.store.location(live.key)
         try:
-            lance.write_dataset(
-                schema(live.space.dimensions).empty_table(),
+            # `write_dataset` would look and write in two steps, and put an empty dataset in the place of one that was
+            # made and filled in between. Read at version 0 and with no retry, this is the first version, or fails.
+            lance.LanceDataset.commit(
                 place.uri,
-                mode="create",
+                lance.LanceOperation.Overwrite(schema(live.space.dimensions), []),
+                read_version=0,
+                max_retries=0,
                 storage_options=dict(place.options),
-                data_storage_version="2.2",  # the first that holds the JSON type
             )
-        except OSError as error:
-            # Another process made it meanwhile, which is just as well.
-            if "already exists" not in str(error) and "conflict" not in str(error).lower():
+        except OSError:
+            dataset = self._open(live)
+            if dataset is None:
                 raise
+            return dataset  # another process made it meanwhile, or this one did and the answer was lost
         reached(INDEX_CREATED, collection=live.collection)
         dataset = self._open(live)
         if dataset is None:
@@ -122,6 +147,17 @@ async def blocking(work: Callable[[], Answer], what: str) -> Answer:
         raise translate(error, what) from error
 
 
+def spans(numbers: Sequence[int]) -> str:
+    """Write ascending numbers for people: 1, 4-7, 9."""
+    found: list[list[int]] = []
+    for number in numbers:
+        if found and number == found[-1][1] + 1:
+            found[-1][1] = number
+        else:
+            found.append([number, number])
+    return ", ".join(f"{first}-{last}" if last > first else f"{first}" for first, last in found)
+
+
 def translate(error: Exception, what: str) -> Error:
     """Say what Lance's error means: its kinds are told apart only by their text."""
     text = str(error)
@@ -136,6 +172,6 @@ def translate(error: Exception, what: str) -> Error:
         return Rejected(f"{what} cannot answer that: {first}")
     if "conflict" in text.lower() or "contention" in text.lower():
         return Transient(f"{what}: others kept writing at the same time; run again ({first})")
-    if isinstance(error, OSError):
+    if isinstance(error, OSError) or "LanceError(IO)" in text:
         return Transient(f"{what}: {first}")
     raise error

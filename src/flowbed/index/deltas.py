@@ -133,8 +133,8 @@ def table(run: str, space: Space, upserts: Sequence[Upsert], deletes: Sequence[D
     """Lay rows out as a table of the delta's schema, upserts first."""
     count, gone = len(upserts), len(deletes)
     values = np.zeros((count + gone, space.dimensions), np.float32)
-    for at, row in enumerate(upserts):
-        values[at] = row.vector
+    if upserts:
+        np.stack([row.vector for row in upserts], out=values[:count])
     absent = np.arange(count + gone) >= count
     vectors = pa.FixedSizeListArray.from_arrays(
         pa.array(values.ravel()), space.dimensions, mask=pa.array(absent)
@@ -167,7 +167,8 @@ def encode(rows: pa.Table, run: str, space: Space, *, now: int) -> bytes:
     sink = pa.BufferOutputStream()
     with pa.ipc.new_file(sink, rows.schema.with_metadata(stamp)) as writer:
         writer.write_table(rows.replace_schema_metadata(stamp))
-    return bytes(sink.getvalue().to_pybytes())
+    body: bytes = sink.getvalue().to_pybytes()
+    return body
 
 
 def decode(body: bytes, *, run: str, space: Space, rows: int) -> pa.Table:
@@ -205,14 +206,29 @@ def decode(body: bytes, *, run: str, space: Space, rows: int) -> pa.Table:
     return found.replace_schema_metadata(None).cast(expected)
 
 
+def peek(body: bytes) -> list[tuple[str, int]]:
+    """List the (id, version) of every row of a delta, whatever run it is of.
+
+    Raises:
+        Rejected: it is no delta.
+
+    """
+    try:
+        with pa.ipc.open_file(pa.BufferReader(body)) as reader:
+            found = reader.read_all()
+        return list(zip(found["id"].to_pylist(), found["version"].to_pylist(), strict=True))
+    except (pa.ArrowInvalid, KeyError, OSError) as error:
+        message = f"it is truncated, or no delta: {error}"
+        raise Rejected(message) from error
+
+
 def _check_vectors(found: pa.Table) -> None:
     deleted = found["deleted"]
     if not pc.all(pc.equal(pc.is_null(found["vector"]), deleted)).as_py():
         message = "a row has a vector and is deleted, or has none and is not"
         raise Rejected(message)
-    values = (
-        found.filter(pc.invert(deleted))["vector"].combine_chunks().flatten().to_numpy(zero_copy_only=False)
-    )
+    alive = found.filter(pc.invert(deleted)) if pc.any(deleted).as_py() else found
+    values = alive["vector"].combine_chunks().flatten().to_numpy(zero_copy_only=False)
     if not np.isfinite(values).all():
         message = "a vector holds a value that is no number"
         raise Rejected(message)
@@ -235,4 +251,6 @@ def newest(tables: Sequence[pa.Table]) -> pa.Table:
         return rows
     first = np.ones(len(ids), bool)
     first[1:] = pc.not_equal(ids[1:], ids[:-1]).to_numpy(zero_copy_only=False)
+    if first.all():
+        return rows  # as they are: taking them would copy every vector
     return rows.take(order["at"].filter(pa.array(first)))

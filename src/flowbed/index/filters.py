@@ -7,17 +7,19 @@ A missing key matches nothing but `$ne` and `$nin`. Types are not coerced: 5 is 
 
 from __future__ import annotations
 
+import json
 import math
 from typing import TYPE_CHECKING, Any
 
 from flowbed.errors import Rejected
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Mapping, Sequence
 
-COMPARISONS = {"$eq": "=", "$gt": ">", "$gte": ">=", "$lt": "<", "$lte": "<="}
-OPERATORS = (*COMPARISONS, "$ne", "$in", "$nin")
+ORDER = {"$gt": ">", "$gte": ">=", "$lt": "<", "$lte": "<="}
+OPERATORS = ("$eq", "$ne", *ORDER, "$in", "$nin")
 LARGEST = 2**63 - 1  # a JSON integer beyond it has no SQL type
+DOUBLES = 2**53  # below it a double is as exact as a whole number
 # Levels of $and, $or and $not. Lance's parser gives up at 20 nested $not, and takes twice as long for each one more.
 DEEPEST = 16
 
@@ -29,7 +31,7 @@ def to_sql(where: Mapping[str, Any] | None) -> str:
         Rejected: the filter is not of the grammar; the message says where.
 
     """
-    return _all_of(where or {}, depth=0)
+    return _all_of({} if where is None else where, depth=0)
 
 
 def _all_of(where: Any, *, depth: int) -> str:  # noqa: ANN401 - what a user wrote
@@ -51,11 +53,13 @@ def _term(key: Any, value: Any, *, depth: int) -> str:  # noqa: ANN401
     if key.startswith("$"):
         return _operator(key, value, depth=depth)
     if not isinstance(value, dict):
-        return _equal(key, value)
+        return _any_of(key, [value])
     if not value:
         message = f"the condition on {key!r} is empty; give a value or one of {', '.join(OPERATORS)}"
         raise Rejected(message)
-    return _join("AND", [_condition(key, operator, operand) for operator, operand in value.items()])
+    bounds = [(ORDER[operator], operand) for operator, operand in value.items() if operator in ORDER]
+    parts = [_condition(key, *each) for each in value.items() if each[0] not in ORDER]
+    return _join("AND", [*parts, *_between(key, bounds)])
 
 
 def _operator(name: str, value: Any, *, depth: int) -> str:  # noqa: ANN401
@@ -79,67 +83,135 @@ def _operator(name: str, value: Any, *, depth: int) -> str:  # noqa: ANN401
 
 
 def _condition(key: str, operator: str, operand: Any) -> str:  # noqa: ANN401
-    if operator in {"$in", "$nin"}:
-        if not isinstance(operand, list | tuple):
-            message = f"{operator} on {key!r} takes a list, not {operand!r}"
+    match operator:
+        case "$eq":
+            return _any_of(key, [operand])
+        case "$ne":
+            return f"NOT ({_any_of(key, [operand])})"
+        case "$in" | "$nin":
+            if not isinstance(operand, list | tuple):
+                message = f"{operator} on {key!r} takes a list, not {operand!r}"
+                raise Rejected(message)
+            matches = _any_of(key, operand)
+            return matches if operator == "$in" else f"NOT ({matches})"
+        case _:
+            message = f"{operator!r} on {key!r} is no operator; there are {', '.join(OPERATORS)}"
             raise Rejected(message)
-        matches = _join("OR", [_equal(key, value) for value in operand]) if operand else "false"
-        return matches if operator == "$in" else f"NOT ({matches})"
-    if operator == "$ne":
-        return f"NOT ({_equal(key, operand)})"
-    if operator not in COMPARISONS:
-        message = f"{operator!r} on {key!r} is no operator; there are {', '.join(OPERATORS)}"
-        raise Rejected(message)
-    return _compare(key, COMPARISONS[operator], operand)
 
 
-def _equal(key: str, value: Any) -> str:  # noqa: ANN401
-    return _compare(key, "=", value)
+def _any_of(key: str, values: Sequence[Any]) -> str:
+    """Say that a value is one of `values`: each kind of them in one list, so that a row's JSON is read but once."""
+    said = _said(key)
+    plain: list[
+        str
+    ] = []  # texts that no number, true or false is written as, so that no type has to be looked up
+    alike: list[str] = []
+    numbers: list[str] = []
+    found: list[str] = []
+    for value in values:
+        match value:
+            case bool():
+                found.append(f"{_written(key)} = '{str(value).lower()}'")
+            case str():
+                (alike if _may_be_json(value) else plain).append(_text(value))
+            case _ if abs(_checked(key, value)) < DOUBLES:
+                numbers.append(repr(float(value)))
+            case _:
+                found.append(f"({_number(said, '=', value)} AND NOT {_is_text(key)})")
+    if plain:
+        found.append(f"{said} IN ({', '.join(plain)})")
+    if alike:
+        found.append(f"({said} IN ({', '.join(alike)}) AND {_is_text(key)})")
+    if numbers:
+        found.append(f"({_double(said)} IN ({', '.join(numbers)}) AND NOT {_is_text(key)})")
+    return f"coalesce({_join('OR', found)}, false)" if found else "false"
 
 
-def _compare(key: str, sign: str, value: Any) -> str:  # noqa: ANN401
-    name = _text(key)
-    # The value as JSON text tells the type: a string keeps its quotes. Lance's own json_get_int and its kin coerce,
-    # and fail the whole query on a value they cannot coerce.
-    written = f"json_extract(json_get(metadata, {name}), '$')"
-    match value:
-        case bool():
-            if sign != "=":
+def _between(key: str, bounds: Sequence[tuple[str, Any]]) -> list[str]:
+    """Say that a value lies within bounds of (sign, value), of texts and of numbers."""
+    said = _said(key)
+    texts: list[str] = []
+    numbers: list[str] = []
+    for sign, value in bounds:
+        match value:
+            case bool():
                 message = (
                     f"true and false have no order; {key!r} can only be compared with $eq, $ne, $in or $nin"
                 )
                 raise Rejected(message)
-            found = f"{written} = '{str(value).lower()}'"
-        case int() | float():
-            found = _number(written, sign, value)
-        case str():
-            found = f"({written} LIKE '\"%' AND json_get_string(metadata, {name}) {sign} {_text(value)})"
-        case _:
-            message = f"{key!r} can be compared with text, a number, true or false, not with {value!r}"
-            raise Rejected(message)
-    return f"coalesce({found}, false)"
+            case str():
+                texts.append(f"{said} {sign} {_text(value)}")
+            case _:
+                numbers.append(_number(said, sign, _checked(key, value)))
+    found = [[*texts, _is_text(key)]] if texts else []
+    found += [[*numbers, f"NOT {_is_text(key)}"]] if numbers else []
+    return [f"coalesce({_join('AND', parts)}, false)" for parts in found]
 
 
-def _number(written: str, sign: str, value: float) -> str:
+def _said(key: str) -> str:
+    # As text, since Lance's json_get_int and its kin fail the whole query on a value that they cannot coerce. This
+    # coerces as well, but every value to the text that it is written as.
+    return f"json_get_string(metadata, {_text(key)})"
+
+
+def _is_text(key: str) -> str:
+    # It stands last in a condition: where few rows fit the rest, SQL's AND looks at those alone.
+    return f"({_written(key)} LIKE '\"%')"
+
+
+def _written(key: str) -> str:
+    # The value as JSON tells the type: a text keeps its quotes. It takes twice as long to read as `_said`.
+    return f"json_extract(json_get(metadata, {_text(key)}), '$')"
+
+
+def _may_be_json(text: str) -> bool:
+    try:
+        json.loads(text)
+    except (ValueError, RecursionError):
+        return False
+    return True
+
+
+def _checked(key: str, value: Any) -> float:  # noqa: ANN401
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        message = f"{key!r} can be compared with text, a number, true or false, not with {value!r}"
+        raise Rejected(message)
+    if abs(value) > LARGEST and not (isinstance(value, float) and math.isinf(value)):
+        message = f"{value} is beyond the numbers that a filter compares exactly (64 bits)"
+        raise Rejected(message)
     if not math.isfinite(value):
         message = f"{value} cannot be compared with"
         raise Rejected(message)
-    if abs(value) > LARGEST:
-        message = f"{value} is beyond the numbers that a filter compares exactly (64 bits)"
-        raise Rejected(message)
-    real = f"try_cast({written} AS DOUBLE) {sign} {float(value)!r}"
-    whole = int(value)
-    if value != whole:
-        return real
-    # Whole numbers are compared as such: a double cannot tell the ids of most chats apart.
-    exact = f"try_cast({written} AS BIGINT)"
+    return value
+
+
+def _number(said: str, sign: str, value: float) -> str:
+    whole, nearest = int(value), float(value)
+    if abs(whole) < DOUBLES:
+        return f"{_double(said)} {sign} {nearest!r}"
+    # A double cannot tell the ids of most chats apart, so that whole numbers are compared as such. What is stored as
+    # anything else is a double; where `value` lies between two of these, it is compared with the one below.
+    if int(nearest) == whole:
+        real = f"{_double(said)} {sign} {nearest!r}"
+    elif sign == "=":
+        real = "false"
+    else:
+        below = nearest if int(nearest) < whole else math.nextafter(nearest, -math.inf)
+        real = f"{_double(said)} {'>' if '>' in sign else '<='} {below!r}"
+    exact = f"try_cast({said} AS BIGINT)"
     return f"(({exact} {sign} {whole}) OR ({exact} IS NULL AND {real}))"
 
 
+def _double(said: str) -> str:
+    return f"try_cast({said} AS DOUBLE)"
+
+
 def _text(value: str) -> str:
-    if "\0" in value:
-        message = f"{value!r} holds a NUL character, which no stored text has"
-        raise Rejected(message)
+    try:
+        value.encode()
+    except UnicodeEncodeError as error:
+        message = f"{value!r} is no Unicode text: {error.reason}"
+        raise Rejected(message) from error
     return "'" + value.replace("'", "''") + "'"
 
 

@@ -7,9 +7,9 @@ import contextlib
 import json
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
-from flowbed.errors import Conflict, NotFound
+from flowbed.errors import Conflict, NotFound, Transient
 from flowbed.records import canonical
 
 if TYPE_CHECKING:
@@ -57,9 +57,9 @@ async def held(
     finally:
         beat.cancel()
         await asyncio.gather(beat, return_exceptions=True)
-        # Taken over or deleted, there is nothing left to give back.
-        with contextlib.suppress(Conflict, NotFound):
-            await store.replace(key, _body(lease, seq=-1, released=True), etag=current[0])
+        # Taken over or deleted, there is nothing left to give back; out of reach, it expires by itself.
+        with contextlib.suppress(Conflict, NotFound, Transient):
+            await _release(store, lease, current[0])
 
 
 async def _acquire(
@@ -81,7 +81,7 @@ async def _acquire(
                 return lease, await store.create(key, _body(lease, seq=0))
             except Conflict:
                 continue
-        body = json.loads(stored.body)
+        body = _read(stored.body)
         if stored.etag != watched:
             watched, since = stored.etag, monotonic()
         if body["released"] or dead(body["owner"]) or monotonic() - since >= PATIENCE:
@@ -105,6 +105,29 @@ async def _renew(store: Store, lease: Lease, current: list[str]) -> None:
             current[0] = await store.replace(lease.key, _body(lease, seq=seq), etag=current[0])
         except (Conflict, NotFound):
             return  # taken over: the work goes on, since it is the conditional commit that keeps it correct
+        except Transient:
+            continue  # it holds for a while yet; should this have been written all the same, the next one is a Conflict
+
+
+async def _release(store: Store, lease: Lease, etag: str) -> None:
+    body = _body(lease, seq=-1, released=True)
+    try:
+        await store.replace(lease.key, body, etag=etag)
+    except Conflict:
+        # A renewal that was under way when the work ended may have been written after all.
+        stored = await store.get(lease.key)
+        said = _read(stored.body)
+        if (said["owner"], said["epoch"], said["released"]) == (lease.owner, lease.epoch, False):
+            await store.replace(lease.key, body, etag=stored.etag)
+
+
+def _read(body: bytes) -> dict[str, Any]:
+    """Read a lease; one that is damaged is nobody's."""
+    try:
+        said = json.loads(body)
+        return {"owner": str(said["owner"]), "epoch": int(said["epoch"]), "released": bool(said["released"])}
+    except (ValueError, KeyError, TypeError):
+        return {"owner": "nobody", "epoch": 0, "released": True}
 
 
 def _body(lease: Lease, *, seq: int, released: bool = False) -> bytes:

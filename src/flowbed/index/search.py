@@ -2,24 +2,23 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import TYPE_CHECKING, Any, Literal
 
+import numpy as np
 import orjson
 
 from flowbed.errors import NotFound, Rejected
-from flowbed.index.compaction import partitions_of
-from flowbed.index.datasets import blocking
 from flowbed.index.filters import to_sql
+from flowbed.index.partitions import partitioned, probes
 from flowbed.records import Found, Hit
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
     import lance
-    import numpy as np
+    import pyarrow as pa
     from numpy.typing import NDArray
 
     from flowbed.index.datasets import Datasets
@@ -30,11 +29,9 @@ Unit = Literal["chunk", "document"]
 # Scanning this many vectors takes 5 to 10 ms, about as long as probing an index and reading what it found; and a scan
 # misses nothing.
 EXACT_ROWS = 5_000
-# Of the index's partitions, the share that is probed, and never fewer than so many. Over receipts, whose many equal
-# lines crowd into few partitions, 16 probes reach a recall@10 of 0.95, and 48 of 0.997 in the same 4 ms.
-PROBED, FEWEST = 0.05, 48
-# For each hit asked for, so many rows are looked at: long lists would otherwise end where the nearest partitions do.
-ROWS_A_HIT = 8
+# Rows that fit a filter and are compared one by one: taking the vectors of so many from all over takes 20 ms.
+FEW = 2_000
+SHOWN = ("id", "document", "metadata")
 MOST = 10_000  # hits; more is an export, not a search
 
 
@@ -77,15 +74,15 @@ async def search(
     hits: list[Hit] = []
     versions: dict[str, int] = {}
     for live in collections:
-        dataset = await datasets.open(live, version=at)
-        if dataset is None:
+        # One version answers the whole of it, and one thread: each change of threads costs a tenth of a millisecond.
+        answer = await datasets.reading(live, partial(find, live=live, query=query), version=at)
+        if answer is None:
             if len(collections) > 1:
                 continue  # it is just being begun, and the others have answers
             message = f"collection {live.collection} holds nothing yet; `flowbed run` fills it"
             raise NotFound(message)
-        found = await blocking(partial(find, dataset, live, query), f"the index of {live.collection}")
+        found, versions[live.collection] = answer
         hits += found
-        versions[live.collection] = int(dataset.version)
     hits.sort(key=lambda hit: (-hit.score, hit.id))
     if unit == "document":
         hits = _one_each(hits)  # a document may have chunks in several collections
@@ -120,35 +117,74 @@ def document_of(hit: Hit) -> str:
 
 def _chunks(dataset: lance.LanceDataset, live: Live, query: _Query) -> list[Hit]:
     """Find the nearest chunks, best first."""
-    # Tombstones have no vector, so that no search can meet them; without a filter there is nothing to look up for each
-    # row, which takes longer than the search itself.
-    condition = None if query.condition == "true" else f"deleted = false AND {query.condition}"
-    nearest: dict[str, Any] = {"column": "vector", "q": query.vector, "k": query.limit, "metric": "cosine"}
-    indexed = 0 if query.exact else _indexed(dataset)
-    few = max(EXACT_ROWS, query.limit)
-    if indexed and (query.exact is False or dataset.count_rows(condition) > few):
-        partitions = partitions_of(indexed)
-        wanted = math.ceil(query.limit * ROWS_A_HIT * partitions / indexed)
-        nearest["minimum_nprobes"] = min(partitions, max(FEWEST, round(partitions * PROBED), wanted))
-    else:
-        nearest["use_index"] = False
+    index = None if query.exact else partitioned(dataset)
+    if query.condition == "true":
+        # Tombstones have no vector, so that no search can meet them: there is nothing to look up for each row.
+        if index is None or (query.exact is None and index.rows <= EXACT_ROWS):
+            return _scan(dataset, live, query, None, {"use_index": False})
+        look = probes(index, query.limit, filtered=False)
+        found = _scan(dataset, live, query, None, {"nprobes": look})
+        if len(found) == query.limit or look == index.partitions:
+            return found
+        return _scan(dataset, live, query, None, {"minimum_nprobes": look})  # as many more as it takes
+    condition = f"deleted = false AND {query.condition}"
+    if query.exact is not False and (few := _few(dataset, condition)) is not None:
+        return _among(dataset, live, query, few)
+    if index is None:
+        return _scan(dataset, live, query, condition, {"use_index": False})
+    return _scan(
+        dataset, live, query, condition, {"minimum_nprobes": probes(index, query.limit, filtered=True)}
+    )
+
+
+def _scan(
+    dataset: lance.LanceDataset, live: Live, query: _Query, condition: str | None, how: Mapping[str, Any]
+) -> list[Hit]:
+    """Let Lance find the nearest rows: through its index, the rows that it does not hold by a scan."""
+    nearest = {"column": "vector", "q": query.vector, "k": query.limit, "metric": "cosine", **how}
     found = dataset.scanner(
-        columns=["id", "document", "metadata", "_distance"], nearest=nearest, filter=condition, prefilter=True
+        columns=[*SHOWN, "_distance"], nearest=nearest, filter=condition, prefilter=True
     ).to_table()
+    scores = 1.0 - found["_distance"].to_numpy()
+    return _hits(found, scores, live)
+
+
+def _few(dataset: lance.LanceDataset, condition: str) -> list[int] | None:
+    """Name the rows that fit a condition, by their row ids; None where they are more than FEW.
+
+    A broad condition is found out after a part of the rows, and a narrow one needs to be looked at only once: Lance's
+    own exact search under a filter reads the vectors of all rows.
+    """
+    found = dataset.scanner(columns=[], filter=condition, with_row_id=True, limit=FEW + 1).to_table()
+    return found["_rowid"].to_pylist() if found.num_rows <= FEW else None
+
+
+def _among(dataset: lance.LanceDataset, live: Live, query: _Query, row_ids: Sequence[int]) -> list[Hit]:
+    """Find the nearest of a few rows, by comparing all of them."""
+    if not row_ids:
+        return []
+    taken = dataset._take_rows(list(row_ids), columns=["vector"])  # noqa: SLF001 - as `take`, by row id
+    vectors = taken["vector"].combine_chunks().flatten().to_numpy(zero_copy_only=False)
+    vectors = vectors.reshape(taken.num_rows, -1)
+    lengths = np.linalg.norm(vectors, axis=1) * np.linalg.norm(query.vector)
+    scores = (vectors @ query.vector) / np.maximum(lengths, np.finfo(np.float32).tiny)
+    best = np.argsort(-scores, kind="stable")[: query.limit]
+    shown = dataset._take_rows([row_ids[place] for place in best], columns=list(SHOWN))  # noqa: SLF001
+    return _hits(shown, scores[best], live)
+
+
+def _hits(found: pa.Table, scores: NDArray[np.float32], live: Live) -> list[Hit]:
+    # Rounding can lead a hair outside what a cosine can be.
+    columns = (found[name].to_pylist() for name in SHOWN)
+    bounded = np.clip(scores, -1.0, 1.0).tolist()
     hits = [
         Hit(
-            id=row["id"],
-            # Rounding can lead a hair outside what a cosine can be.
-            score=min(1.0, max(-1.0, 1.0 - row["_distance"])),
-            document=row["document"],
-            metadata=orjson.loads(row["metadata"]),
+            id=id_,
+            score=score,
+            document=document,
+            metadata=orjson.loads(metadata),
             collection=live.collection,
         )
-        for row in found.to_pylist()
+        for id_, document, metadata, score in zip(*columns, bounded, strict=True)
     ]
     return sorted(hits, key=lambda hit: (-hit.score, hit.id))
-
-
-def _indexed(dataset: lance.LanceDataset) -> int:
-    """Count the rows that the vector index holds; 0 where there is none."""
-    return sum(each.num_rows_indexed for each in dataset.describe_indices() if each.field_names == ["vector"])

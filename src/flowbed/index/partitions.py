@@ -1,0 +1,62 @@
+"""The vector index of a dataset: how many partitions it is given, and how many of them a search looks into."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    import lance
+
+NAME = "vector"
+# Where the dataset's own configuration says how many partitions were made: Lance tells only by reading every centroid.
+PARTITIONS = "flowbed.partitions"
+# Partitions for each square root of the rows. At 100,000 x 384, 632 partitions and 16 probes find what 316 and 32 do,
+# in two thirds of the time; k-means over 64 rows of each takes as long as over Lance's 256 for half as many.
+CROWD, SAMPLE = 2.0, 64
+# After so many rounds k-means has settled: the 35 more that Lance allows it find no more rows.
+ROUNDS = 15
+# Of the partitions the share that is probed, and never fewer than so many: recall@10 of 0.99 at 100,000 rows.
+PROBED, FEWEST = 0.03, 20
+# Under a filter the rows looked for lie further apart, while the filter itself takes longer than the probes.
+FILTERED = 1 / 3
+# For each hit asked for, so many rows are looked at: long lists would otherwise end where the nearest partitions do.
+ROWS_A_HIT = 8
+
+
+@dataclass(frozen=True, kw_only=True)
+class Partitioned:
+    """A vector index as it stands: rows in it, partitions, and segments: the one trained, and one for each append."""
+
+    rows: int
+    partitions: int
+    segments: int
+
+    @property
+    def trained(self) -> int:
+        """How many rows the partitions were made for."""
+        return max(self.partitions, round((self.partitions / CROWD) ** 2))
+
+
+def partitioned(dataset: lance.LanceDataset) -> Partitioned | None:
+    """Describe the vector index of a version, None where there is none; from what is in memory already."""
+    found = [each for each in dataset.describe_indices() if each.field_names == ["vector"]]
+    rows = sum(each.num_rows_indexed for each in found)
+    if not rows:
+        return None
+    said = dataset.config().get(PARTITIONS, "")
+    partitions = int(said) if said.isdigit() and int(said) else partitions_of(rows)
+    return Partitioned(rows=rows, partitions=partitions, segments=sum(len(each.segments) for each in found))
+
+
+def partitions_of(rows: int) -> int:
+    """Decide on how many partitions an index of `rows` has."""
+    return max(1, min(round(CROWD * math.sqrt(rows)), rows))
+
+
+def probes(index: Partitioned, limit: int, *, filtered: bool) -> int:
+    """Decide how many partitions a search for `limit` rows looks into at least."""
+    share = FILTERED if filtered else PROBED
+    wanted = math.ceil(limit * ROWS_A_HIT * index.partitions / index.rows)
+    return min(index.partitions, max(FEWEST, round(index.partitions * share), wanted))

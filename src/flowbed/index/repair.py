@@ -1,0 +1,96 @@
+"""Repair: rows that no commit could put right are taken out of an index, and one without a primary key gets it."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import lance
+import pyarrow as pa
+
+from flowbed.errors import Misconfigured
+from flowbed.index.agreement import dimensions_of
+from flowbed.index.datasets import blocking
+from flowbed.index.deltas import schema
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+
+    from flowbed.index.datasets import Datasets
+    from flowbed.index.live import Live
+
+# Ids in one condition: some tens of kilobytes of SQL, and each condition is one pass over the id column.
+IDS = 5_000
+
+
+async def remove_rows(live: Live, ids: Sequence[str], *, datasets: Datasets) -> None:
+    """Take every row of these ids out of the newest version; not as a tombstone, which later rows might lose to."""
+    dataset = await datasets.writable(live)
+
+    def remove() -> None:
+        for start in range(0, len(ids), IDS):
+            dataset.delete(_among(ids[start : start + IDS]))
+
+    await blocking(remove, f"the index of {live.collection}")
+
+
+async def keep_newest(live: Live, ids: Sequence[str], *, datasets: Datasets) -> None:
+    """Take all rows but the newest of each of these ids out of the newest version."""
+    dataset = await datasets.writable(live)
+
+    def remove() -> None:
+        for start in range(0, len(ids), IDS):
+            found = dataset.to_table(
+                columns=["id", "version", "run_id"],
+                filter=_among(ids[start : start + IDS]),
+                with_row_id=True,
+            ).to_pylist()
+            newest: dict[str, int] = {}
+            for row in sorted(found, key=lambda row: (row["version"], row["run_id"], row["_rowid"])):
+                newest[row["id"]] = row["_rowid"]
+            kept = set(newest.values())
+            others = [str(row["_rowid"]) for row in found if row["_rowid"] not in kept]
+            if others:
+                dataset.delete(f"_rowid IN ({', '.join(others)})")
+
+    await blocking(remove, f"the index of {live.collection}")
+
+
+async def rebuild(live: Live, *, datasets: Datasets) -> bool:
+    """Write a dataset that Flowbed cannot commit to over in one step, as one that it can.
+
+    Its rows are kept, where they are of the right columns and dimensions; otherwise it is empty afterwards. Tells
+    whether anything had to be done.
+    """
+    try:
+        there = await datasets.open(live)
+    except Misconfigured:
+        there = None
+    else:
+        if there is None or dimensions_of(there) == live.space.dimensions:
+            return False
+    place = datasets.store.location(live.key)
+
+    def write() -> None:
+        old = lance.dataset(place.uri, storage_options=dict(place.options))
+        wanted = schema(live.space.dimensions)
+        keeps = old.schema.names == wanted.names and old.schema.types == wanted.types
+        lance.write_dataset(
+            pa.RecordBatchReader.from_batches(wanted, _rows(old, wanted) if keeps else iter(())),
+            place.uri,
+            mode="overwrite",
+            storage_options=dict(place.options),
+            data_storage_version="2.2",
+        )
+
+    await blocking(write, f"the index of {live.collection}")
+    return True
+
+
+def _rows(old: lance.LanceDataset, wanted: pa.Schema) -> Iterator[pa.RecordBatch]:
+    for batch in old.to_batches():
+        yield pa.RecordBatch.from_arrays(batch.columns, schema=wanted)
+
+
+def _among(ids: Sequence[str]) -> str:
+    quoted = (f"'{each.replace(chr(39), chr(39) * 2)}'" for each in ids)
+    return f"id IN ({', '.join(quoted)})"

@@ -1,0 +1,296 @@
+"""Compaction: what is decided, what becomes of the vector index, of old versions and of deleted text."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from flowbed.errors import NotFound
+from flowbed.index.compaction import (
+    FRAGMENTS,
+    INDEX_ROWS,
+    NOTHING,
+    OUTGROWN,
+    SEGMENTS,
+    UNINDEXED,
+    Compaction,
+    Retention,
+    compact,
+    outlived,
+    plan_compaction,
+)
+from flowbed.index.datasets import Datasets
+from flowbed.index.history import tag, untag
+from flowbed.index.partitions import FEWEST, Partitioned, partitioned, partitions_of, probes
+from flowbed.index.search import FEW, search
+from flowbed.index.versions import State, Version, versions
+
+if TYPE_CHECKING:
+    from pathlib import Path
+    from typing import Any
+
+    from tests.index.conftest import Bench
+
+    from flowbed.index.live import Live
+
+DAY = 86_400_000_000  # µs
+SMALL = State(rows=100, tombstones=0, unindexed_rows=100, fragments=1, version=3)
+BIG = State(rows=INDEX_ROWS, tombstones=0, unindexed_rows=INDEX_ROWS, fragments=1, version=3)
+
+
+def index_of(rows: int, segments: int = 1) -> Partitioned:
+    """Describe an index that was trained on so many rows."""
+    return Partitioned(rows=rows, partitions=partitions_of(rows), segments=segments)
+
+
+def plan(now_state: State, index: Partitioned | None = None, **changes: Any) -> Compaction:
+    """Plan a compaction at day 41."""
+    how: dict[str, Any] = {
+        "vector_index": "auto", "retention": Retention(), "oldest_pending": None, "now": 41 * DAY, **changes,
+    }  # fmt: skip
+    return plan_compaction(now_state, index, how.pop("kept", []), **how)
+
+
+def test_an_index_is_built_where_it_pays_or_is_asked_for() -> None:
+    """Few rows get an index only on request, many unless it is forbidden."""
+    assert not plan(SMALL).due
+    assert plan(SMALL, vector_index="always").partitions == partitions_of(100)
+    assert plan(BIG).partitions == partitions_of(INDEX_ROWS)
+    assert plan(BIG, vector_index="never").partitions == 0
+    assert plan(replace(SMALL, fragments=FRAGMENTS + 1)).merge
+
+
+def test_an_index_is_appended_to_joined_and_built_anew_as_rows_come() -> None:
+    """A tail is appended when it is long, segments are joined when many, and what grew is retrained."""
+    index = index_of(INDEX_ROWS)
+    assert plan(replace(BIG, unindexed_rows=UNINDEXED + 1), index).append
+    assert not plan(replace(BIG, unindexed_rows=900), index).append
+    assert not plan(replace(BIG, unindexed_rows=900), replace(index, segments=SEGMENTS)).join
+    crowded = plan(replace(BIG, unindexed_rows=UNINDEXED + 1), replace(index, segments=SEGMENTS))
+    assert (crowded.append, crowded.join, crowded.partitions) == (True, True, 0)
+    grown = replace(BIG, rows=(OUTGROWN + 1) * INDEX_ROWS, unindexed_rows=2_000)
+    retrained = plan(grown, replace(index, rows=grown.rows))
+    assert (retrained.append, retrained.partitions) == (False, partitions_of(grown.rows))
+
+
+@given(
+    rows=st.integers(0, 5_000_000),
+    trained=st.none() | st.integers(1, 5_000_000),
+    segments=st.integers(1, 20),
+    tail=st.floats(0, 1),
+    fragments=st.integers(0, 200),
+    vector_index=st.sampled_from(["auto", "always", "never"]),
+)
+def test_a_compaction_once_carried_out_is_not_due_again(
+    *, rows: int, trained: int | None, segments: int, tail: float, fragments: int, vector_index: Any
+) -> None:
+    """Whatever the state, doing what was planned leads to a state in which nothing is due."""
+    index = None if trained is None else replace(index_of(trained), rows=max(1, rows), segments=segments)
+    before = State(rows=rows, tombstones=0, unindexed_rows=round(tail * rows), fragments=fragments, version=1)
+    made = plan(before, index, vector_index=vector_index)
+    after, then = before, index
+    if made.merge:
+        after = replace(after, fragments=1)
+    if made.partitions:
+        after = replace(after, unindexed_rows=0)
+        then = Partitioned(rows=rows, partitions=made.partitions, segments=1)
+    elif made.append or made.join:
+        after = replace(after, unindexed_rows=0)
+        then = replace(index, segments=2 if made.join else segments + 1) if index else None
+    assert not plan(after, then, vector_index=vector_index).due
+
+
+@given(rows=st.integers(1, 10_000_000), limit=st.integers(1, 10_000), filtered=st.booleans())
+def test_probes_are_within_the_index_and_grow_with_what_is_asked(
+    *, rows: int, limit: int, filtered: bool
+) -> None:
+    """A search looks into at least as many partitions as there are rows to find, and never into more than there are."""
+    index = index_of(rows)
+    looked = probes(index, limit, filtered=filtered)
+    assert min(FEWEST, index.partitions) <= looked <= index.partitions
+    assert looked * rows / index.partitions >= min(limit, rows) * 0.99
+    assert probes(index, limit, filtered=True) >= probes(index, limit, filtered=False)
+
+
+@given(
+    ages=st.lists(st.floats(0, 60), min_size=1, max_size=40),
+    tagged=st.sets(st.integers(0, 39)),
+    keep=st.integers(1, 12),
+    days=st.sampled_from([0, 1, 7, 30]),
+)
+def test_versions_are_dropped_only_when_nothing_keeps_them(
+    ages: list[float], tagged: set[int], keep: int, days: float
+) -> None:
+    """The newest, the last N, the young and the tagged are kept; all others are dropped."""
+    now = 100 * DAY
+    kept = [
+        Version(
+            version=len(ages) - place,
+            created=now - round(age * DAY),
+            rows=1,
+            bytes=1,
+            tags=("named",) if place in tagged else (),
+        )
+        for place, age in enumerate(sorted(ages))
+    ]
+    dropped = set(outlived(kept, Retention(versions=keep, days=days), now=now))
+    for place, (each, age) in enumerate(zip(kept, sorted(ages), strict=True)):
+        held = place < keep or place in tagged or (days > 0 and age <= days)
+        assert (each.version in dropped) is not held
+
+
+async def fill(bench: Bench, first: int, count: int) -> None:
+    """Commit `count` rows, with a number that a filter can find."""
+    rows = [
+        bench.upsert(f"s#d#{n:05d}", 1, f"text {n}", hundredth=n % 100, tenth=n % 10)
+        for n in range(first, first + count)
+    ]
+    await bench.lay_down(rows)
+    await bench.commit()
+
+
+async def tidy(bench: Bench, live: Live, **how: Any) -> Compaction:
+    """Compact as asked."""
+    asked = {"vector_index": "always", "oldest_pending": None, "now": bench.clock(), **how}
+    done = await compact(live, datasets=bench.datasets, **asked)
+    assert done is not None
+    return done
+
+
+async def index_now(bench: Bench, live: Live) -> Partitioned | None:
+    """Describe the vector index as it stands."""
+    answer = await bench.datasets.reading(live, partitioned)
+    assert answer is not None
+    return answer[0]
+
+
+async def test_an_index_grows_by_segments_and_is_made_anew(bench: Bench) -> None:
+    """Rows that come are appended as segments, joined when these are many, and retrained when they are too many."""
+    await fill(bench, 0, 400)
+    live = await bench.datasets.begin("docs", bench.space, now=1)
+    assert (await tidy(bench, live)).partitions == partitions_of(400)
+    assert await index_now(bench, live) == Partitioned(rows=400, partitions=40, segments=1)
+    seen = set()
+    for n in range(400, 400 + 10 * SEGMENTS, 10):
+        await fill(bench, n, 10)
+        done = await tidy(bench, live)
+        assert done.append
+        seen.add(done.join)
+        found = await index_now(bench, live)
+        assert found is not None
+        assert found.rows == n + 10
+        assert found.segments <= SEGMENTS
+        assert found.partitions == 40
+    assert seen == {True, False}
+    await fill(bench, 1_000, 1_000)
+    assert (await tidy(bench, live)).partitions == partitions_of(1_440)
+    assert await index_now(bench, live) == Partitioned(
+        rows=1_440, partitions=partitions_of(1_440), segments=1
+    )
+    assert not (await tidy(bench, live)).due
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "matching", "few"),
+    [("hundredth", 7, 60, FEW), ("tenth", 3, 600, FEW), ("tenth", 3, 600, 0)],
+)
+async def test_a_filter_finds_what_an_exact_search_finds(
+    bench: Bench, name: str, value: int, matching: int, few: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """At 1 % and 10 % of the rows, compared one by one or through the index, recall@10 is 0.98 and more."""
+    await fill(bench, 0, 6_000)
+    live = await bench.datasets.begin("docs", bench.space, now=1)
+    await tidy(bench, live)
+    await fill(bench, 6_000, 10)  # beside the index
+    monkeypatch.setattr("flowbed.index.search.FEW", few)
+    close = total = 0
+    where = {name: value}
+    for n in range(20):
+        query = bench.upsert("q", 1, f"query {n}").vector
+        found = (await search(query, [live], datasets=bench.datasets, where=where)).hits
+        exact = (await search(query, [live], datasets=bench.datasets, where=where, limit=700)).hits
+        assert all(hit.metadata[name] == value for hit in found)
+        assert matching <= len(exact) <= matching + 1
+        close += sum(hit.score >= exact[9].score - 1e-6 for hit in found)
+        total += 10
+    assert close >= 0.98 * total
+
+
+async def test_tagged_versions_are_searched_and_kept(bench: Bench) -> None:
+    """A version with a name outlives its time and is searched as it was; without its name it goes."""
+    await fill(bench, 0, 10)
+    live = await bench.datasets.begin("docs", bench.space, now=1)
+    named = (await versions(live, datasets=bench.datasets))[0].version
+    await tag(live, "stable", named, datasets=bench.datasets)
+    await bench.lay_down([bench.upsert("s#d#00007", 2, "something else")])
+    await bench.commit()
+    await tidy(bench, live, retention=NOTHING)
+    kept = await versions(live, datasets=bench.datasets)
+    assert {each.version: each.tags for each in kept}[named] == ("stable",)
+    assert len(kept) == 2
+    query = bench.upsert("q", 1, "text 7").vector
+    assert (await search(query, [live], datasets=bench.datasets, at=named)).hits[0].document == "text 7"
+    assert (await search(query, [live], datasets=bench.datasets)).hits[0].document != "text 7"
+    await tag(live, "stable", kept[0].version, datasets=bench.datasets)  # the name moves
+    await untag(live, "stable", datasets=bench.datasets)
+    assert not await untag(live, "stable", datasets=bench.datasets)
+    await tidy(bench, live, retention=NOTHING)
+    with pytest.raises(NotFound, match="no version"):
+        await search(query, [live], datasets=bench.datasets, at=named)
+    with pytest.raises(NotFound, match="no version"):
+        await tag(live, "stable", named, datasets=bench.datasets)
+
+
+async def test_what_was_deleted_is_off_the_disk(bench: Bench) -> None:
+    """Once versions are dropped, the bytes of the index hold neither the text that was deleted nor its old words."""
+    secret, before = "the secret of the deleted row", "what the changed row said before"
+    await fill(bench, 0, 300)
+    await bench.lay_down([bench.upsert("gone", 1, secret, word=secret), bench.upsert("kept", 1, before)])
+    await bench.commit()
+    live = await bench.datasets.begin("docs", bench.space, now=1)
+    await tidy(bench, live)
+    await bench.lay_down([bench.upsert("kept", 2, "what it says now")], deletes={"gone": 2})
+    await bench.commit()
+    folder = folder_of(bench, live)
+    assert holds(folder, secret)
+    assert holds(folder, before)
+    await tidy(bench, live)
+    assert holds(folder, secret)  # an older version still does
+    await tidy(bench, live, retention=NOTHING)
+    assert not holds(folder, secret)
+    assert not holds(folder, before)
+    assert holds(folder, "what it says now")
+    assert (await bench.rows())["kept"]["document"] == "what it says now"
+
+
+def folder_of(bench: Bench, live: Live) -> Path:
+    """Find the folder of the dataset."""
+    from pathlib import Path
+
+    return Path(bench.store.location(live.key).uri)
+
+
+def holds(folder: Path, text: str) -> bool:
+    """Tell whether a file below the folder holds the bytes of a text."""
+    files = [each for each in folder.rglob("*") if each.is_file()]
+    assert files
+    return any(text.encode() in each.read_bytes() for each in files)
+
+
+async def test_an_index_of_another_making_is_used_and_joined(bench: Bench) -> None:
+    """An index whose partitions nobody wrote down is taken to have been made for the rows it holds."""
+    await fill(bench, 0, 400)
+    live = await bench.datasets.begin("docs", bench.space, now=1)
+    dataset = await Datasets(bench.store).writable(live)
+    dataset.create_index("vector", "IVF_FLAT", metric="cosine", num_partitions=3, name="vector")
+    found = await index_now(bench, live)
+    assert found == Partitioned(rows=400, partitions=partitions_of(400), segments=1)
+    query = bench.upsert("q", 1, "text 7").vector
+    near = (await search(query, [live], datasets=bench.datasets, exact=False)).hits
+    assert near[0].document == "text 7"
+    np.testing.assert_allclose(near[0].score, 1.0, atol=1e-6)

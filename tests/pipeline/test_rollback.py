@@ -1,0 +1,215 @@
+"""Rollback and release: nothing lost silently, nothing paid again, wherever it is interrupted."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from flowbed import telemetry
+from flowbed.errors import NotFound
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from tests.pipeline.conftest import Project
+
+    from flowbed.bed import Flowbed
+
+
+async def texts(bed: Flowbed, **how: Any) -> set[str]:
+    """Search for everything, and tell the last word of each text that is found."""
+    found = await bed.search(QUERY, collection="notes", limit=100, **how)
+    return {hit.document.rpartition(" ")[2] for hit in found}
+
+
+async def statuses(bed: Flowbed) -> dict[str, int]:
+    """Count the chunks by status."""
+    return dict((await bed.status()).chunks)
+
+
+async def changed(project: Project, bed: Flowbed) -> int:
+    """Change a note, add one and drop one in one run; return the version before."""
+    before = (await bed.versions("notes"))[0].version
+    project.write("notes/one.txt", f"{project.folder} note edited")
+    project.write("notes/five.txt", f"{project.folder} note five")
+    (project.folder / "notes/two.txt").unlink()
+    await bed.run()
+    project.sent()
+    return before
+
+
+QUERY = "note"
+BEFORE, AFTER = {"one", "two", "three", "four"}, {"edited", "three", "four", "five"}
+
+
+async def test_a_rollback_puts_the_old_rows_back_and_nothing_is_embedded_again(notes: Project) -> None:
+    """Rolled back, a search finds the rows of then; running again changes nothing, and sends nothing."""
+    async with await notes.open() as bed:
+        before = await changed(notes, bed)
+        assert await texts(bed) == AFTER
+        done = await bed.rollback("notes", before)
+        assert (done.target, done.runs, done.chunks) == (before, 1, 3)
+        assert await texts(bed) == BEFORE
+        assert await statuses(bed) == {"SUCCESS": 2, "REVERTED": 3}
+        report = await bed.run()
+        assert (report.embedded, report.chunks, report.deleted, report.failed) == (0, 0, 0, 0)
+        assert await texts(bed) == BEFORE
+        (why,) = await bed.why("notes#five.txt#00000")
+        assert "rollback" in why.verdict
+    assert set(notes.sent()) <= {QUERY}
+
+
+async def test_released_runs_are_in_the_index_again(notes: Project) -> None:
+    """A release commits what was reverted from the deltas that still lie in the store."""
+    async with await notes.open() as bed:
+        before = await changed(notes, bed)
+        await bed.rollback("notes", before)
+        released = await bed.release("notes")
+        assert released.runs == 1
+        assert await texts(bed) == AFTER
+        assert await statuses(bed) == {"SUCCESS": 4}
+        assert (await bed.release("notes")).runs == 0
+    assert set(notes.sent()) <= {QUERY}
+
+
+async def test_what_changes_after_a_rollback_is_committed(notes: Project) -> None:
+    """A document edited after the rollback is embedded and found; a release then leaves its newer text."""
+    async with await notes.open() as bed:
+        before = await changed(notes, bed)
+        await bed.rollback("notes", before)
+        notes.write("notes/one.txt", f"{notes.folder} note later")
+        report = await bed.run()
+        assert report.embedded == 1
+        assert await texts(bed) == (BEFORE - {"one"}) | {"later"}
+        await bed.release("notes")
+        assert await texts(bed) == (AFTER - {"edited"}) | {"later"}
+
+
+async def test_a_rollback_said_twice_is_done_once(notes: Project) -> None:
+    """Repeating a rollback makes no further version and tells the same."""
+    async with await notes.open() as bed:
+        before = await changed(notes, bed)
+        first = await bed.rollback("notes", before)
+        assert await bed.rollback("notes", before) == first
+        again = await bed.rollback("notes", first.version)
+        assert (again.runs, again.version) == (0, first.version)
+
+
+async def test_rolling_forward_again_commits_what_comes_back(notes: Project) -> None:
+    """A rollback to a version that an earlier one undid has its runs committed, and another undoes them again."""
+    async with await notes.open() as bed:
+        before = await changed(notes, bed)
+        after = (await bed.versions("notes"))[0].version
+        await bed.rollback("notes", before)
+        await bed.rollback("notes", after)
+        assert await texts(bed) == AFTER
+        assert await statuses(bed) == {"SUCCESS": 4}
+        await bed.rollback("notes", before)
+        assert await texts(bed) == BEFORE
+        assert await statuses(bed) == {"SUCCESS": 2, "REVERTED": 3}
+
+
+async def test_a_rollback_works_after_compaction(notes: Project) -> None:
+    """Compacting before and after keeps a version that can be rolled back to, and its rows."""
+    async with await notes.open() as bed:
+        before = await changed(notes, bed)
+        await bed.compact("notes")
+        await bed.rollback("notes", before)
+        await bed.compact("notes")
+        assert await texts(bed) == BEFORE
+
+
+@pytest.mark.parametrize("version", [0, 99, -1])
+async def test_a_version_that_is_not_there_is_named_with_those_that_are(notes: Project, version: int) -> None:
+    """Rolling back to an unknown version says which versions are kept, and changes nothing."""
+    async with await notes.open() as bed:
+        await changed(notes, bed)
+        with pytest.raises(NotFound, match=f"no version {version}; it keeps 1-"):
+            await bed.rollback("notes", version)
+        with pytest.raises(NotFound, match=f"no version {version}; it keeps 1-"):
+            await texts(bed, at=version)
+        assert await texts(bed) == AFTER
+
+
+class Killed(BaseException):
+    """What a test ends the work with, in the place of a signal."""
+
+
+@pytest.mark.parametrize("point", telemetry.ROLLBACK_FAILPOINTS)
+async def test_an_interrupted_rollback_is_caught_up_with(notes: Project, point: str) -> None:
+    """Interrupted at any point, the next run makes rows and ledger agree, and the rollback can be said again."""
+    async with await notes.open() as bed:
+        before = await changed(notes, bed)
+        with pytest.raises(Killed):
+            await at(point, lambda: bed.rollback("notes", before))
+    async with await notes.open() as bed:
+        report = await bed.run()
+        assert report.embedded == 0
+        undone = point != telemetry.ROLLBACK_TAGGED
+        assert await texts(bed) == (BEFORE if undone else AFTER)
+        assert (await statuses(bed)).get("REVERTED", 0) == (3 if undone else 0)
+        await bed.rollback("notes", before)
+        assert await texts(bed) == BEFORE
+        assert await statuses(bed) == {"SUCCESS": 2, "REVERTED": 3}
+        assert not any(each.tags for each in await bed.versions("notes"))
+        await bed.release("notes")
+        assert await texts(bed) == AFTER
+    assert set(notes.sent()) <= {QUERY}
+
+
+async def test_a_commit_that_was_not_marked_is_reverted_too(notes: Project) -> None:
+    """Rows that someone merged and died before saying so are known to be of a run that the rollback undoes."""
+    async with await notes.open() as bed:
+        before = (await bed.versions("notes"))[0].version
+        notes.write("notes/five.txt", f"{notes.folder} note five")
+        with pytest.raises(Killed):
+            await at(telemetry.INDEX_MERGED, bed.run)
+        assert await texts(bed) == BEFORE | {"five"}
+        done = await bed.rollback("notes", before)
+        assert (done.runs, done.chunks) == (1, 1)
+        await bed.run()
+        assert await texts(bed) == BEFORE
+
+
+async def test_rollbacks_beside_runs_leave_index_and_ledger_in_agreement(notes: Project) -> None:
+    """However runs and rollbacks interleave, what the ledger calls committed is found, and nothing else is."""
+    async with await notes.open() as bed, await notes.open() as other:
+        target = (await bed.versions("notes"))[0].version
+
+        async def run_often() -> None:
+            for number in range(6):
+                notes.write(f"notes/more{number}.txt", f"{notes.folder} note more{number}")
+                await other.run()
+
+        async def roll_back_often() -> None:
+            for _ in range(4):
+                await asyncio.sleep(0.1)
+                await bed.rollback("notes", target)
+
+        await asyncio.gather(run_often(), roll_back_often())
+        await bed.run()
+        expected = set(BEFORE)
+        for number in range(6):
+            (why,) = await bed.why(f"notes#more{number}.txt#00000")
+            assert why.chunk.status in {"SUCCESS", "REVERTED"}
+            if why.chunk.status == "SUCCESS":
+                expected.add(f"more{number}")
+        assert await texts(bed) == expected
+        await bed.release("notes")
+        assert await texts(bed) == BEFORE | {f"more{number}" for number in range(6)}
+
+
+async def at(point: str, work: Callable[[], Any]) -> Any:
+    """Carry out `work`, ended as soon as the point named is reached."""
+
+    def end(reached: str, _: dict[str, Any]) -> None:
+        if reached == point:
+            raise Killed
+
+    stop = telemetry.listen(end)
+    try:
+        return await work()
+    finally:
+        stop()
