@@ -29,6 +29,7 @@ class Provider:
 
     space = Space(model="provider", dimensions=8)
     items = 4
+    tokens = 1_000
     price = 1.0
 
     def __init__(self, *, names_inputs: bool = False) -> None:
@@ -101,6 +102,15 @@ async def test_every_text_gets_its_own_vector() -> None:
     assert sorted(text for request in provider.requests for text in request) == sorted(texts)
     assert max(len(request) for request in provider.requests) == provider.items
     assert (outcome.sent, outcome.tokens, outcome.failures) == (30, 30, {})
+
+
+async def test_a_request_holds_no_more_tokens_than_a_call_should() -> None:
+    """Long texts go in fewer at a time than short ones; one that is too long by itself goes alone."""
+    provider = Provider()
+    await send(provider, [f"{n} {'x' * size}" for n in range(3) for size in (1_990, 10_000)])
+    sizes = [[len(text) for text in request] for request in provider.requests]
+    assert sorted(len(request) for request in sizes) == [1, 1, 1, 1, 2]
+    assert all(len(request) == 1 or sum(request) <= provider.tokens * 4 for request in sizes)
 
 
 async def test_requests_hold_texts_of_like_length() -> None:

@@ -13,15 +13,19 @@ from flowbed.errors import Rejected, Transient
 from flowbed.telemetry import PROGRESS, RETRIED, reached
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Iterator, Mapping, Sequence
 
     from numpy.typing import NDArray
 
     from flowbed.embedding import Embedder
     from flowbed.embedding.cache import Cached
+    from flowbed.lanes.budget import Budget
     from flowbed.records import Embedded
 
 ATTEMPTS = 6  # with the waits below about half a minute: longer outages are for the next run
+CHARACTERS = (
+    4  # in a token of English prose; counting them exactly takes as long as a tenth of a local model's work
+)
 WAIT_FIRST, WAIT_MOST = 0.5, 20.0  # seconds
 
 
@@ -37,20 +41,29 @@ class Tier(Protocol):
 class Outcome:
     """What became of the texts of one run: a vector or a reason for each, by text_hash.
 
-    `sent` counts the distinct texts that a provider was sent and answered, `tokens` what it counted for them.
+    `sent` counts the distinct texts that a provider was sent and answered, `tokens` what it counted for them. `held`
+    are the texts that were not sent, since that would have passed the budget.
     """
 
     vectors: dict[str, NDArray[np.float32]] = field(default_factory=dict)
     failures: dict[str, tuple[str, str]] = field(default_factory=dict)
     truncated: set[str] = field(default_factory=set)
+    held: set[str] = field(default_factory=set)
     sent: int = 0
     tokens: int = 0
 
 
 async def embed(
-    texts: Mapping[str, str], *, embedder: Cached, index: Tier | None, concurrency: int
+    texts: Mapping[str, str],
+    *,
+    embedder: Cached,
+    index: Tier | None,
+    concurrency: int,
+    budget: Budget | None = None,
 ) -> Outcome:
     """Find or make the vector of every text (by text_hash); one that cannot be embedded never stops the others.
+
+    With a budget, a request that would pass it is cut to the texts that still fit, and no other is sent.
 
     Raises:
         Misconfigured: no request can succeed until a setting changes; what was embedded is kept.
@@ -72,23 +85,62 @@ async def embed(
 
     async def request(keys: Sequence[str]) -> None:
         async with limit:
-            await _request(keys, texts, embedder, outcome)
+            if budget is None:
+                await _request(keys, texts, embedder, outcome)
+            else:
+                await _within(budget, keys, texts, embedder, outcome)
         reached(PROGRESS, stage="embed", done=len(keys))
 
     try:
         async with asyncio.TaskGroup() as group:
-            for start in range(0, len(todo), embedder.items):
-                group.create_task(request(todo[start : start + embedder.items]))
+            for keys in _requests(todo, texts, items=embedder.items, tokens=embedder.tokens):
+                group.create_task(request(keys))
     except ExceptionGroup as several:
         # Of requests that failed together one says what to do; the others were cancelled or say the same.
         raise several.exceptions[0] from several
     return outcome
 
 
+async def _within(
+    budget: Budget, keys: Sequence[str], texts: Mapping[str, str], embedder: Cached, outcome: Outcome
+) -> None:
+    """Embed as many of the texts of `keys`, in order, as the budget allows."""
+    costs = await asyncio.to_thread(_costs, [texts[key] for key in keys], embedder)
+    fitting = budget.reserve(costs)
+    outcome.held.update(keys[fitting:])
+    billed = 0
+    try:
+        if fitting:
+            billed = await _request(keys[:fitting], texts, embedder, outcome)
+    finally:
+        budget.settle(sum(costs[:fitting]), billed * embedder.price / 1e6)
+
+
+def _costs(texts: Sequence[str], embedder: Cached) -> list[float]:
+    """Tell what each text will be billed with, in US dollars."""
+    return [embedder.bill(text, embedder.count(text)) * embedder.price / 1e6 for text in texts]
+
+
+def _requests(
+    keys: Sequence[str], texts: Mapping[str, str], *, items: int, tokens: int
+) -> Iterator[Sequence[str]]:
+    """Cut the texts of `keys`, in order, into requests of at most `items` texts and about `tokens` tokens."""
+    start = held = 0
+    for at, key in enumerate(keys):
+        size = len(texts[key]) // CHARACTERS + 1
+        if at > start and (at - start == items or held + size > tokens):
+            yield keys[start:at]
+            start, held = at, 0
+        held += size
+    if keys:
+        yield keys[start:]
+
+
 async def _request(
     keys: Sequence[str], texts: Mapping[str, str], embedder: Embedder, outcome: Outcome
-) -> None:
-    """Embed the texts of `keys`, narrowing a refusal down to the texts that caused it."""
+) -> int:
+    """Embed the texts of `keys`, narrowing a refusal down to the texts that caused it; return the tokens billed."""
+    billed = 0
     waiting = [list(keys)]
     while waiting:
         some = waiting.pop()
@@ -118,6 +170,8 @@ async def _request(
             outcome.truncated.update(some[at] for at in answer.truncated)
             outcome.sent += len(some)
             outcome.tokens += answer.tokens
+            billed += answer.tokens
+    return billed
 
 
 async def _call(texts: Sequence[str], embedder: Embedder) -> Embedded:

@@ -1,146 +1,305 @@
-"""Plan: what a run would do, and what it would cost; nothing is written."""
+"""Plan: what a run would do and what it would cost, staged so that `run --plan` does just that; the ledger stays."""
 
 from __future__ import annotations
 
+import asyncio
 import hashlib
-from dataclasses import dataclass
+import tempfile
+from dataclasses import dataclass, field
+from pathlib import Path
 from typing import TYPE_CHECKING
 
+from flowbed.errors import Error
 from flowbed.index.live import live_collections
 from flowbed.index.reuse import Reuse
 from flowbed.pipeline.batches import read_passages
 from flowbed.pipeline.changes import Scan, changes
-from flowbed.pipeline.embed import WAITING
-from flowbed.pipeline.sync import check_space
-from flowbed.records import Lane, Plan, Problem, canonical
+from flowbed.pipeline.claims import WAITING
+from flowbed.pipeline.run import take_back
+from flowbed.pipeline.staging import Draft, StagedPlan, StagedSource
+from flowbed.pipeline.sync import check_space, prepare
+from flowbed.records import Lane, Plan, Planned, Problem, Space, Status, canonical
 from flowbed.telemetry import PROGRESS, STAGE, reached
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Mapping, Sequence
+    from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
 
+    from flowbed.ledger import ChunkRow
     from flowbed.pipeline import Feed, Parts
     from flowbed.pipeline.batches import Passage
+    from flowbed.pipeline.changes import Change
+    from flowbed.pipeline.staging import Part
 
 # Where no run of this ledger has been timed yet: what the local model does on two ordinary cores.
 TOKENS_PER_SECOND = 8_000.0
+# Of the newest runs, those whose texts were at most so many times shorter or longer say most: short lines take longer
+# for each of their tokens.
+RECENT_RUNS, ALIKE = 50, 2.0
 
 
 async def plan(parts: Parts, *, feeds: Mapping[str, Feed], allow_deletes: bool = False) -> Plan:
-    """Work out what a run of `feeds` would do.
+    """Work out what a run of `feeds` would do, and stage it; planning the same again stages nothing.
 
     Raises:
-        Misconfigured: a source cannot be read, or a collection lives in another space.
+        Misconfigured: the only source cannot be read, or its collection lives in another space.
 
     """
-    new = changed = reused = deleted = tokens = documents = 0
-    problems: list[Problem] = []
-    withheld: dict[str, str] = {}
-    paid: set[bytes] = set()
-    tiers: dict[str, Reuse] = {}
-    digest = hashlib.sha256()
-    for name, feed in feeds.items():
-        await check_space(feed, parts)
-        reached(STAGE, stage="fetch", source=name)
-        scan = Scan(others=parts.sources - {name})
-        async for change in changes(
-            feed,
-            await parts.ledger.documents.cursor(name),
-            ledger=parts.ledger,
-            count=lambda text: parts.embedder().count(text),
-            clock=parts.clock,
-            scan=scan,
-            allow_deletes=allow_deletes,
-        ):
-            documents += change.fetched + len(change.removed)
-            deleted += len(change.deletes)
-            fresh = sum(1 for write in change.writes if write.previous is None or write.previous.deleted)
-            new += fresh
-            changed += len(change.writes) - fresh
-            texts = [
-                _Text(write.chunk.text_hash, write.chunk.sent, write.chunk.tokens) for write in change.writes
-            ]
-            unpaid = await _unpaid(texts, parts, paid, tiers)
-            reused += len(texts) - len(unpaid)
-            tokens += sum(each.tokens for each in unpaid)
-            for write in change.writes:
-                digest.update(canonical([write.chunk.collection, write.chunk.id, write.chunk.row_hash]))
-            for row in change.deletes:
-                digest.update(canonical([row.collection, row.id, "deleted"]))
-            reached(PROGRESS, stage="fetch", source=name, done=change.fetched, chunks=len(change.writes))
-        problems += scan.problems
-        if scan.withheld:
-            withheld[name] = scan.withheld
-    waiting = 0
-    async for passages in _waiting(parts, feeds):
-        waiting += len(passages)
-        unpaid = await _unpaid([_text(each) for each in passages], parts, paid, tiers)
-        reused += len(passages) - len(unpaid)
-        tokens += sum(each.tokens for each in unpaid)
-    seconds = tokens / await _rate(parts)
-    price = parts.embedder().price if tokens else 0.0
-    return Plan(
-        plan_id=digest.hexdigest()[:16],
-        new=new,
-        changed=changed,
-        reused=reused,
-        deleted=deleted,
-        tokens=tokens,
-        lanes={"realtime": Lane(cost_usd=tokens * price / 1e6, seconds=round(seconds, 1)), "batch": None},
-        documents=documents,
-        waiting=waiting,
-        problems=tuple(problems),
-        withheld=withheld,
-    )
+    await take_back(parts)  # as any run would first, since what the dead hold is not seen to wait
+    with tempfile.TemporaryDirectory(prefix="flowbed-plan-") as folder:
+        planning = _Planning(parts, Draft(Path(folder)))
+        for name, feed in feeds.items():
+            try:
+                await check_space(feed, parts)
+                await planning.scan(feed, allow_deletes=allow_deletes)
+            except Error as error:
+                if len(feeds) == 1:
+                    raise
+                planning.problems.append(Problem(subject=f"source {name}", reason=str(error)))
+        await planning.take_in_waiting(feeds)
+        return await planning.told()
+
+
+@dataclass
+class _Figures:
+    """What is counted on the way: chunks, but for documents and tokens; `texts` would be sent."""
+
+    documents: int = 0
+    new: int = 0
+    changed: int = 0
+    deleted: int = 0
+    waiting: int = 0
+    texts: int = 0
+    tokens: int = 0
+    reuse: dict[str, int] = field(default_factory=lambda: {"repeated": 0, "cached": 0, "indexed": 0})
+
+    @property
+    def written(self) -> int:
+        return self.new + self.changed + self.waiting
 
 
 @dataclass(frozen=True)
 class _Text:
-    """A text that may have to be paid for."""
+    """A text that may have to be paid for, and its own tokens."""
 
     hash: str
     sent: str
     tokens: int
 
 
+class _Planning:
+    """One plan in the making."""
+
+    def __init__(self, parts: Parts, draft: Draft) -> None:
+        self._parts, self._draft = parts, draft
+        self._figures = _Figures()
+        self._digest = hashlib.sha256()
+        self._sources: dict[str, StagedSource] = {}
+        self._waiting: list[str] = []
+        # 16 bytes for each distinct text, and for each row that waited until this plan writes it anew.
+        self._seen: set[bytes] = set()
+        self._replaced: set[bytes] = set()
+        self._tiers: list[Reuse] | None = None
+        self.problems: list[Problem] = []
+        self.withheld: dict[str, str] = {}
+
+    async def scan(self, feed: Feed, *, allow_deletes: bool) -> None:
+        """Fetch one source, compare it with the ledger, and keep what would change."""
+        parts, name = self._parts, feed.rules.source
+        reached(STAGE, stage="fetch", source=name)
+        cursor = await parts.ledger.documents.cursor(name)
+        scan = Scan(others=parts.sources - {name})
+        after = cursor.value
+        kept: list[Part] = []
+        digest = hashlib.sha256(canonical([name, feed.rules.fingerprint, cursor.value, cursor.token]))
+        async for change in changes(
+            feed,
+            cursor,
+            ledger=parts.ledger,
+            count=lambda text: parts.embedder().count(text),
+            clock=parts.clock,
+            scan=scan,
+            allow_deletes=allow_deletes,
+        ):
+            after = change.value
+            if change.documents or change.removed or change.deletes:
+                prepared = await asyncio.to_thread(prepare, name, change, now=parts.clock())
+                kept.append(await self._draft.add(prepared, fetched=change.fetched))
+                digest.update(_content(change))
+                await self._count(change)
+            reached(PROGRESS, stage="fetch", source=name, done=change.fetched, chunks=len(change.writes))
+        self._digest.update(digest.digest())
+        self.problems += scan.problems
+        if scan.withheld:
+            self.withheld[name] = scan.withheld
+        self._sources[name] = StagedSource(
+            value=cursor.value,
+            token=cursor.token,
+            after=after,
+            rules=feed.rules.fingerprint,
+            complete=scan.complete,
+            problems=tuple(scan.problems),
+            withheld=scan.withheld,
+            parts=tuple(kept),
+        )
+
+    async def _count(self, change: Change) -> None:
+        figures = self._figures
+        figures.documents += change.fetched + len(change.removed)
+        figures.deleted += len(change.deletes)
+        fresh = sum(1 for write in change.writes if write.previous is None or write.previous.deleted)
+        figures.new += fresh
+        figures.changed += len(change.writes) - fresh
+        before = [write.previous for write in change.writes if write.previous is not None]
+        self._replaced.update(
+            _row_key(row) for row in (*before, *change.deletes) if row.status is not Status.SUCCESS
+        )
+        await self._price(
+            [_Text(write.chunk.text_hash, write.chunk.sent, write.chunk.tokens) for write in change.writes]
+        )
+
+    async def take_in_waiting(self, feeds: Mapping[str, Feed]) -> None:
+        """Take in what earlier runs left to do in the sources that were planned, batch by batch."""
+        names = tuple(name for name in feeds if name in self._sources)
+        if not names:
+            return
+        async for batch, rows in self._left(names):
+            waits = [row for row in rows if _row_key(row) not in self._replaced]
+            if not waits:
+                continue
+            self._digest.update(
+                canonical([[row.collection, row.id, row.version, row.attempts] for row in waits])
+            )
+            self._waiting.append(batch)
+            self._figures.deleted += sum(1 for row in waits if row.deleted)
+            # A text that is lost is not embedded, and its document is read again by the run after this one.
+            passages, _ = await read_passages(
+                [row for row in waits if not row.deleted], store=self._parts.store, ledger=self._parts.ledger
+            )
+            self._figures.waiting += len(passages)
+            await self._price([_text(each) for each in passages])
+
+    async def _left(self, sources: Sequence[str]) -> AsyncIterator[tuple[str, list[ChunkRow]]]:
+        chunks, now = self._parts.ledger.chunks, self._parts.clock()
+        async for batches in chunks.batches(WAITING, now=now, sources=sources):
+            for batch in batches:
+                yield batch, await chunks.ready(batch, WAITING, now=now, sources=sources)
+
+    async def _price(self, texts: Sequence[_Text]) -> None:
+        """Count what these texts cost, apart from those that some vector is at hand for."""
+        figures = self._figures
+        first: dict[str, _Text] = {}
+        for each in texts:
+            if (key := bytes.fromhex(each.hash)[:16]) not in self._seen:
+                self._seen.add(key)
+                first[each.hash] = each
+        figures.reuse["repeated"] += len(texts) - len(first)
+        if not first:
+            return
+        embedder = await asyncio.to_thread(self._parts.embedder)
+        cached = await embedder.lookup([each.sent for each in first.values()], purpose="document")
+        rest = {key: each for key, each in first.items() if each.sent not in cached}
+        figures.reuse["cached"] += len(first) - len(rest)
+        indexed = await self._indexed(list(rest), embedder.space)
+        figures.reuse["indexed"] += len(indexed)
+        figures.texts += len(rest) - len(indexed)
+        figures.tokens += sum(
+            embedder.bill(each.sent, each.tokens) for key, each in rest.items() if key not in indexed
+        )
+
+    async def _indexed(self, hashes: Sequence[str], space: Space) -> set[str]:
+        if self._tiers is None:
+            found = await live_collections(self._parts.store)
+            self._tiers = [
+                Reuse(live, self._parts.datasets)
+                for live in found
+                if live.space.fingerprint == space.fingerprint
+            ]
+        known: set[str] = set()
+        for tier in self._tiers:
+            known.update(await tier.get_many([each for each in hashes if each not in known]))
+        return known
+
+    async def told(self) -> Plan:
+        """Stage the plan if there is anything to do, and tell what it holds."""
+        figures, parts = self._figures, self._parts
+        rate, timed = await self._rate()
+        seconds = round(figures.tokens / rate, 1)
+        price = parts.embedder().price if figures.tokens else 0.0
+        cost = figures.tokens * price / 1e6
+        plan_id = None
+        if figures.written or figures.deleted or figures.documents:
+            space = parts.embedder().space
+            self._digest.update(canonical([space.fingerprint, figures.tokens, cost, figures.reuse]))
+            plan_id = self._digest.hexdigest()[:16]
+            staged = StagedPlan(
+                plan_id=plan_id,
+                created=parts.clock(),
+                space=space.fingerprint,
+                model=space.model,
+                planned=Planned(
+                    plan_id=plan_id,
+                    chunks=figures.written,
+                    deleted=figures.deleted,
+                    tokens=figures.tokens,
+                    cost_usd=cost,
+                    seconds=seconds,
+                ),
+                sources=self._sources,
+                waiting=tuple(self._waiting),
+            )
+            await self._draft.stage(parts.store, staged)
+        return Plan(
+            plan_id=plan_id,
+            new=figures.new,
+            changed=figures.changed,
+            reused=sum(figures.reuse.values()),
+            deleted=figures.deleted,
+            tokens=figures.tokens,
+            lanes={"realtime": Lane(cost_usd=cost, seconds=seconds), "batch": None},
+            documents=figures.documents,
+            waiting=figures.waiting,
+            reuse=figures.reuse,
+            timed_runs=timed,
+            problems=tuple(self.problems),
+            withheld=self.withheld,
+        )
+
+    async def _rate(self) -> tuple[float, int]:
+        """Tell tokens per second, and how many earlier runs of this model and lane that was measured in."""
+        figures = self._figures
+        if not figures.tokens:
+            return TOKENS_PER_SECOND, 0
+        space = self._parts.embedder().space.to_json()
+        timed = [
+            (row.tokens, row.texts, row.seconds)
+            for row in await self._parts.ledger.runs.recent(limit=RECENT_RUNS)
+            if row.space == space and row.lane == "realtime" and row.tokens and row.texts and row.seconds > 0
+        ]
+        mean = figures.tokens / figures.texts
+        alike = [each for each in timed if 1 / ALIKE <= each[0] / each[1] / mean <= ALIKE]
+        chosen = alike or timed
+        if not chosen:
+            return TOKENS_PER_SECOND, 0
+        return sum(each[0] for each in chosen) / sum(each[2] for each in chosen), len(chosen)
+
+
+def _content(change: Change) -> bytes:
+    """Say what a change does, in words that do not depend on when it was planned."""
+    hashes = {each.id: each.hash for each in change.documents}
+    touched: Iterable[str] = {write.chunk.document for write in change.writes}
+    return canonical(
+        [
+            sorted((each, hashes[each]) for each in touched if each in hashes),
+            sorted(change.removed),
+            [(write.chunk.collection, write.chunk.id, write.chunk.row_hash) for write in change.writes],
+            [(row.collection, row.id) for row in change.deletes],
+        ]
+    )
+
+
 def _text(passage: Passage) -> _Text:
     return _Text(passage.row.text_hash, passage.sent, passage.row.tokens)
 
 
-async def _waiting(parts: Parts, feeds: Mapping[str, Feed]) -> AsyncIterator[list[Passage]]:
-    """Read what earlier runs left to embed, batch file by batch file."""
-    now = parts.clock()
-    async for batches in parts.ledger.chunks.batches(WAITING, now=now, sources=tuple(feeds)):
-        for batch in batches:
-            if batch:  # all else is to be deleted, which costs nothing
-                rows = await parts.ledger.chunks.ready(batch, WAITING, now=now, sources=tuple(feeds))
-                passages, _ = await read_passages(rows, store=parts.store, ledger=parts.ledger)
-                yield passages
-
-
-async def _unpaid(
-    texts: Sequence[_Text], parts: Parts, paid: set[bytes], tiers: dict[str, Reuse]
-) -> list[_Text]:
-    """Keep the texts that no cache, no index and no earlier text of this plan has a vector for."""
-    first: dict[str, _Text] = {}
-    for each in texts:
-        if (key := bytes.fromhex(each.hash)[:16]) not in paid:
-            paid.add(key)
-            first.setdefault(each.hash, each)
-    if not first:
-        return []
-    embedder = parts.embedder()
-    kept = await embedder.lookup([each.sent for each in first.values()], purpose="document")
-    rest = {key: each for key, each in first.items() if each.sent not in kept}
-    for live in await live_collections(parts.store) if rest else []:
-        if live.space.fingerprint == embedder.space.fingerprint:
-            tier = tiers.setdefault(live.collection, Reuse(live, parts.datasets))
-            for known in await tier.get_many(list(rest)):
-                del rest[known]
-    return list(rest.values())
-
-
-async def _rate(parts: Parts) -> float:
-    """Tokens per second, as the newest runs that embedded anything were timed."""
-    timed = [row for row in await parts.ledger.runs.recent(limit=20) if row.tokens and row.seconds > 0]
-    seconds = sum(row.seconds for row in timed)
-    return sum(row.tokens for row in timed) / seconds if seconds else TOKENS_PER_SECOND
+def _row_key(row: ChunkRow) -> bytes:
+    return hashlib.blake2b(f"{row.collection}\0{row.id}".encode(), digest_size=16).digest()

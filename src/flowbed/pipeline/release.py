@@ -1,0 +1,174 @@
+"""Release: what a plan staged for a source goes into the ledger, if nobody has moved the source on since."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
+
+from flowbed.errors import Conflict, Misconfigured, Rejected, Transient
+from flowbed.lanes.budget import Budget
+from flowbed.ledger import Swap
+from flowbed.pipeline.embed import embed
+from flowbed.pipeline.landing import Tally
+from flowbed.pipeline.run import finish, recover
+from flowbed.pipeline.staging import mark_released, read_documents, read_part, released
+from flowbed.pipeline.sync import Synced, apply, check_space, replace_letters
+from flowbed.records import Problem
+from flowbed.telemetry import PLAN_RELEASED, PROGRESS, STAGE, reached
+
+if TYPE_CHECKING:
+    from collections.abc import Collection, Mapping
+
+    from flowbed.ledger import Cursor
+    from flowbed.pipeline import Feed, Parts
+    from flowbed.pipeline.staging import StagedPlan
+    from flowbed.records import Report
+
+# What the local model or a provider counts may lie a little beside what was counted for the plan.
+SLACK = 0.1
+
+
+@dataclass
+class Released(Synced):
+    """What a release did.
+
+    `usable` says that chunks of the plan may be embedded, `ours` that the source stands where this plan has left it,
+    and `already` that nothing was left to release.
+    """
+
+    usable: bool = True
+    ours: bool = False
+    already: bool = False
+
+
+async def run_plan(
+    parts: Parts, plan: StagedPlan, *, feeds: Mapping[str, Feed], limit: int | None = None
+) -> Report:
+    """Carry out a staged plan: just what it holds, in those sources that nobody has moved on since; repeatable.
+
+    Raises:
+        Misconfigured: the plan was made for another space, or the model cannot be used.
+
+    """
+    began = parts.monotonic()
+    check_plan(plan, parts)
+    if parts.budget is None:
+        # A run that pays more than this does not keep to its plan.
+        parts = replace(parts, budget=Budget(plan.planned.cost_usd * (1 + SLACK)))
+    tally = Tally()
+    await recover(parts, tally)
+    released_: dict[str, Released] = {}
+    for name in plan.sources:
+        if name not in feeds:
+            released_[name] = Released(usable=False, drift="it is no source of the project any more")
+            continue
+        try:
+            released_[name] = await release(plan, feeds[name], parts)
+        except (Misconfigured, Rejected, Transient) as error:
+            problem = Problem(subject=f"source {name}", reason=str(error))
+            released_[name] = Released(usable=False, problems=[problem])
+    usable = tuple(name for name, each in released_.items() if each.usable)
+    staged = [part.batch.id for name in usable for part in plan.sources[name].parts if part.batch]
+    batches: dict[str, Collection[str]] = dict.fromkeys([*plan.waiting, *staged], usable)
+    # Deletions are in no batch of their own: those that wait are the plan's where its source stands as it was left.
+    batches[""] = tuple(name for name, each in released_.items() if each.ours)
+    reached(STAGE, stage="embed", total=plan.planned.chunks + plan.planned.deleted)
+    done = Tally() if not usable else await embed(parts, sources=usable, limit=limit, batches=batches)
+    already = all(each.already for each in released_.values()) and not done.chunks + done.deleted
+    planned = replace(plan.planned, already=already)
+    return await finish(parts, feeds, released_, tally, done, began=began, planned=planned)
+
+
+def check_plan(plan: StagedPlan, parts: Parts) -> None:
+    """Find out before anything is done whether a plan can be carried out with this model.
+
+    Raises:
+        Misconfigured: it was made for another space.
+
+    """
+    space = parts.embedder().space
+    if space.fingerprint != plan.space:
+        message = (
+            f"plan {plan.plan_id} was made for model {plan.model} (space {plan.space[:8]}), and the model set is"
+            f" {space.model} (space {space.space8}): set that model again, or make another plan"
+        )
+        raise Misconfigured(message)
+
+
+async def release(plan: StagedPlan, feed: Feed, parts: Parts) -> Released:
+    """Move one source to where its plan says, stretch by stretch, each in one conditional step; repeatable.
+
+    Raises:
+        Misconfigured: a collection of the source lives in another space.
+        Rejected: a part of the plan is missing or damaged.
+
+    """
+    name = feed.rules.source
+    source = plan.sources[name]
+    reached(STAGE, stage="release", source=name)
+    if feed.rules.fingerprint != source.rules:
+        return Released(usable=False, drift="its settings have changed since the plan; plan again")
+    await check_space(feed, parts)
+    done = Released(problems=list(source.problems), withheld=source.withheld)
+    mark = _mark(plan)
+    while (end := await released(parts.store, plan.plan_id, name)) is None:
+        cursor = await parts.ledger.documents.cursor(name)
+        if not cursor.value.startswith(mark) and cursor.token != source.token:
+            return await _drifted(plan, name, parts)
+        try:
+            cursor = await _apply_all(plan, name, cursor, done, parts)
+        except Conflict:
+            continue  # with another process that releases the same plan, or one that fetches: the cursor says which
+        if source.complete:
+            await replace_letters(name, source.problems, parts)
+        end = cursor.token + (1 if source.parts or source.after != source.value else 0)
+        # Marked before the last step: behind that, nothing in the cursor tells that this plan has been here.
+        await mark_released(parts.store, plan.plan_id, name, token=end)
+        reached(PLAN_RELEASED, plan=plan.plan_id, source=name)
+    done.already = not done.fetched + done.chunks + done.deleted
+    cursor = await parts.ledger.documents.cursor(name)
+    if cursor.token == end - 1:
+        try:
+            cursor = await parts.ledger.documents.swap(Swap(cursor=cursor, value=source.after))
+        except Conflict:  # another run goes on from where this plan came to
+            return done
+    done.ours = (cursor.token, cursor.value) == (end, source.after)
+    return done
+
+
+def _mark(plan: StagedPlan) -> str:
+    # While a plan is being released the cursor says which, and how far: whoever was killed goes on from there, and to
+    # any other run it is a cursor that says nothing, so that it goes through the whole source.
+    return f"plan:{plan.plan_id}:"
+
+
+async def _apply_all(plan: StagedPlan, name: str, cursor: Cursor, done: Released, parts: Parts) -> Cursor:
+    """Apply the stretches that are not applied yet; raises `Conflict` where somebody else has moved the cursor."""
+    source, mark = plan.sources[name], _mark(plan)
+    at = int(cursor.value.removeprefix(mark)) if cursor.value.startswith(mark) else 0
+    for number, part in enumerate(source.parts[at:], at + 1):
+        prepared = await read_part(parts.store, plan.plan_id, name, part)
+        cursor = await apply(cursor, replace(prepared, value=f"{mark}{number}"), parts)
+        gone = sum(1 for row in prepared.chunks if row.deleted)
+        done.fetched += part.fetched
+        done.chunks += len(prepared.chunks) - gone
+        done.deleted += gone
+        reached(PROGRESS, stage="release", source=name, done=part.fetched, chunks=len(prepared.chunks) - gone)
+    return cursor
+
+
+async def _drifted(plan: StagedPlan, name: str, parts: Parts) -> Released:
+    """Say how many of the documents that were planned are not what the plan would have made of them."""
+    total = other = 0
+    for part in plan.sources[name].parts:
+        hashes, removed = await read_documents(parts.store, plan.plan_id, name, part)
+        known = await parts.ledger.documents.get(name, [*hashes, *removed])
+        total += len(hashes) + len(removed)
+        other += sum(1 for key, digest in hashes.items() if key not in known or known[key].hash != digest)
+        other += sum(1 for key in removed if key in known)
+    if not other:
+        return Released(already=True)
+    return Released(
+        drift=f"another run has fetched it since the plan, and {other:,} of the {total:,} documents that were planned"
+        " are not as planned: they are left as they are; plan again"
+    )

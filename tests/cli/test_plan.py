@@ -1,0 +1,182 @@
+"""What plan and run say of each other, what a budget and a terminal do, and how it ends."""
+
+from __future__ import annotations
+
+import os
+import pty
+import subprocess
+import sys
+from typing import TYPE_CHECKING
+
+import pytest
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from pathlib import Path
+
+    from tests.cli.conftest import Called
+
+    Call = Callable[..., Called]
+
+
+@pytest.fixture
+def costly(notes: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Three indexed notes and three new ones of four words each, with a model at 1,000 dollars a million words."""
+    monkeypatch.setenv("FLOWBED_MODEL_OPTIONS__PRICE", "1000")
+    for number in range(3):
+        (notes / f"new{number}.txt").write_text(f"new note number {number}\n")
+    return notes
+
+
+def test_a_plan_is_shown_and_carried_out(costly: Path, flowbed: Call) -> None:
+    """The words of a plan say what, how much and how to go on; the run's say what was planned and what became of it."""
+    plan_id = flowbed("plan", "--json").json["plan_id"]
+    told = flowbed("plan").out.splitlines()
+    assert told == [
+        f"plan {plan_id}",
+        "  documents   3 new, changed or gone",
+        "  chunks      3 to index: 3 new, 0 changed, 0 left by earlier runs",
+        "              0 to delete",
+        "  reused      0 need no embedding: 0 repeated, 0 in the vector cache, 0 in the index",
+        "  tokens     12 to embed",
+        told[-2],
+        f"`flowbed run --plan {plan_id}` does just this",
+    ]
+    assert told[-2].startswith("  realtime   $0.0120, about ")
+    ran = flowbed("run", "--plan", plan_id)
+    assert ran.status == 0
+    assert "3 documents fetched; 3 chunks indexed, 0 deleted" in ran.out
+    assert "embedded 3 texts (12 tokens, $0.0120)" in ran.out
+    assert "planned  12 tokens, $0.0120" in ran.out
+    assert "nothing to do" in flowbed("plan").out
+    again = flowbed("run", "--plan", plan_id)
+    assert again.status == 0
+    assert f"plan {plan_id}: nothing of it was left to do" in again.out
+
+
+def test_the_report_of_a_plan_holds_both_sides(costly: Path, flowbed: Call) -> None:
+    """As JSON a run says what was planned beside what it did, and a plan without work has no id."""
+    plan = flowbed("plan", "--json").json
+    report = flowbed("run", "--plan", plan["plan_id"], "--json").json
+    assert set(report["planned"]) == {
+        "plan_id",
+        "chunks",
+        "deleted",
+        "tokens",
+        "cost_usd",
+        "seconds",
+        "already",
+    }
+    assert report["planned"]["tokens"] == plan["tokens"] == report["tokens"]
+    assert report["planned"]["cost_usd"] == plan["lanes"]["realtime"]["cost_usd"] == report["cost_usd"]
+    assert report["embedding_seconds"] > 0
+    assert (report["drift"], report["waiting"]) == ({}, 0)
+    assert flowbed("plan", "--json").json["plan_id"] is None
+    assert flowbed("run", "--json").json["planned"] is None
+
+
+def test_drift_ends_with_status_1(costly: Path, flowbed: Call) -> None:
+    """A plan that another run has overtaken is told by source and number, in words and in JSON."""
+    plan_id = flowbed("plan", "--json").json["plan_id"]
+    (costly / "new0.txt").write_text("something else\n")
+    assert flowbed("run").status == 0
+    ran = flowbed("run", "--plan", plan_id)
+    assert ran.status == 1
+    assert "notes: another run has fetched it since the plan, and 1 of the 3 documents" in ran.out
+    assert set(flowbed("run", "--plan", plan_id, "--json").json["drift"]) == {"notes"}
+
+
+@pytest.mark.parametrize(
+    ("arguments", "says"),
+    [
+        (["run", "--plan", "nope"], "`flowbed plan` makes one"),
+        (["run", "notes", "--plan", "0123456789abcdef"], "says what is done"),
+        (["run", "--budget", "-1"], "--budget"),
+        (["run", "--budget", "nan"], "--budget"),
+    ],
+)
+def test_what_cannot_be_is_refused(notes: Path, flowbed: Call, arguments: list[str], says: str) -> None:
+    """Unknown plans, other wishes beside a plan, and budgets that are none end with status 2 and say why."""
+    called = flowbed(*arguments)
+    assert called.status == 2
+    assert says in called.err
+
+
+def test_a_budget_stops_before_it_is_passed_and_the_rest_waits(costly: Path, flowbed: Call) -> None:
+    """What the budget allows is indexed, the rest is named and waits, and a run with more goes on from there."""
+    ran = flowbed("run", "--budget", "0.009", "--json")
+    assert ran.status == 1
+    assert (ran.json["chunks"], ran.json["tokens"], ran.json["waiting"]) == (2, 8, 1)
+    assert ran.json["cost_usd"] <= 0.009
+    assert "would pass the budget of $0.0090 ($0.0080 spent)" in ran.json["failures"][0]["reason"]
+    assert flowbed("status", "--json").json["chunks"] == {"SUCCESS": 5, "NONE": 1}
+    plan = flowbed("plan", "--json").json
+    assert (plan["waiting"], plan["tokens"]) == (1, 4)
+    told = flowbed("run", "--budget", "0")
+    assert told.status == 1
+    assert "1 chunk left for another run" in told.out
+    assert flowbed("run", "--budget", "0.004", "--json").json["waiting"] == 0
+
+
+def test_without_a_terminal_nobody_is_asked(costly: Path, flowbed: Call) -> None:
+    """A run from cron goes ahead; who wants a limit there gives a budget or a plan."""
+    assert flowbed("run", "--json").json["chunks"] == 3
+
+
+def on_a_terminal(folder: Path, answer: str, *arguments: str) -> tuple[int, str]:
+    """Run a command whose input and errors are a terminal's, and type an answer as soon as it asks."""
+    ours, theirs = pty.openpty()
+    with subprocess.Popen(
+        [sys.executable, "-m", "flowbed", *arguments],
+        cwd=folder,
+        stdin=theirs,
+        stdout=subprocess.PIPE,
+        stderr=theirs,
+        env={**os.environ, "TERM": "dumb"},
+    ) as process:
+        os.close(theirs)
+        seen = b""
+        try:
+            while piece := os.read(ours, 4096):
+                if b"[y/N]" in (seen := seen + piece) and answer:
+                    os.write(ours, answer.encode())
+                    answer = ""
+        except OSError:
+            pass  # what a terminal answers once the other side has closed it
+        assert process.stdout is not None
+        out = process.stdout.read().decode()
+        status = process.wait(60)
+    os.close(ours)
+    return status, out + seen.decode()
+
+
+def test_on_a_terminal_a_run_that_costs_asks_first(costly: Path, project: Path, flowbed: Call) -> None:
+    """The plan is shown with its price; no leaves everything as it is, and yes carries out what was shown."""
+    status, told = on_a_terminal(project, "n\n", "run")
+    assert status == 1
+    assert "tokens     12 to embed" in told
+    assert "embed 12 tokens for $0.0120? [y/N]" in told
+    assert "nothing was embedded" in told
+    assert flowbed("status", "--json").json["chunks"] == {"SUCCESS": 3}
+    status, told = on_a_terminal(project, "y\n", "run")
+    assert status == 0
+    assert "planned  12 tokens" in told
+    assert flowbed("status", "--json").json["chunks"] == {"SUCCESS": 6}
+
+
+@pytest.mark.parametrize("agreed", [["--yes"], ["--budget", "1"], ["--json"]])
+def test_who_has_agreed_is_not_asked(costly: Path, project: Path, agreed: list[str]) -> None:
+    """With --yes, a budget, or output for a program, a run on a terminal goes ahead."""
+    status, told = on_a_terminal(project, "", "run", *agreed)
+    assert status == 0
+    assert "[y/N]" not in told
+
+
+def test_a_run_that_costs_nothing_does_not_ask(
+    costly: Path, project: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A model that runs here is never asked about."""
+    monkeypatch.setenv("FLOWBED_MODEL_OPTIONS__PRICE", "0")
+    status, told = on_a_terminal(project, "", "run")
+    assert status == 0
+    assert "[y/N]" not in told

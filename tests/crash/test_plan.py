@@ -1,0 +1,99 @@
+"""A plan that is killed while it is staged or carried out, and done again."""
+
+from __future__ import annotations
+
+import json
+import signal
+import subprocess
+import sys
+from typing import TYPE_CHECKING
+
+import pytest
+
+from flowbed import telemetry
+from flowbed.testing.counting import CountingProcess
+from flowbed.testing.index import assert_same
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from flowbed.testing.index import Contents
+    from flowbed.testing.killing import Project
+
+CARRIED_OUT = [
+    (telemetry.BATCH_WRITTEN, 2),
+    (telemetry.FETCH_SWAPPED, 3),
+    (telemetry.PLAN_RELEASED, 1),
+    (telemetry.REQUEST_ANSWERED, 2),
+    (telemetry.RUN_RECORDED, 1),
+]
+
+
+def plan(project: Project, provider: CountingProcess, *, at: str = "") -> subprocess.CompletedProcess[str]:
+    """Plan in a process of its own, which is killed at the point named."""
+    start = ["-m", "flowbed.testing.failpoints", at, "--"] if at else ["-m", "flowbed"]
+    return subprocess.run(
+        [sys.executable, *start, "plan", "--json"],
+        cwd=project.folder,
+        env=project.environment(provider),
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
+    )
+
+
+@pytest.mark.parametrize(("point", "nth"), CARRIED_OUT)
+def test_a_plan_killed_while_it_is_carried_out_is_carried_out_by_the_next_run_of_it(
+    point: str, nth: int, edited: Project, uninterrupted: Contents, tmp_path: Path
+) -> None:
+    """Carrying it out again ends in the index of a plain run left alone, and sends again only what was in flight."""
+    project = edited.copy(tmp_path / "project")
+    with CountingProcess() as provider:
+        planned = json.loads(plan(project, provider).stdout)
+        arguments = ("--plan", planned["plan_id"])
+        killed = project.run(provider, *arguments, at=f"{point}:{nth}")
+        assert killed.returncode == -signal.SIGKILL, killed.stderr
+        again = project.run(provider, *arguments)
+        assert again.returncode == 0, again.stdout + again.stderr
+        twice = sum(times - 1 for times in provider.report().texts.values())
+    assert again.report["drift"] == {}
+    assert twice <= killed.in_flight
+    assert_same(project.contents(), uninterrupted)
+    project.assert_finished()
+
+
+@pytest.mark.parametrize("point", [telemetry.FETCH_SWAPPED, telemetry.PLAN_RELEASED])
+def test_a_plain_run_takes_over_from_a_plan_that_was_killed(
+    point: str, edited: Project, uninterrupted: Contents, tmp_path: Path
+) -> None:
+    """After a kill a run without the plan ends in the same index, and the plan then finds its work done."""
+    project = edited.copy(tmp_path / "project")
+    with CountingProcess() as provider:
+        planned = json.loads(plan(project, provider).stdout)
+        killed = project.run(provider, "--plan", planned["plan_id"], at=f"{point}:2")
+        assert killed.returncode == -signal.SIGKILL, killed.stderr
+        plain = project.run(provider)
+        assert plain.returncode == 0, plain.stdout + plain.stderr
+        assert_same(project.contents(), uninterrupted)
+        after = project.run(provider, "--plan", planned["plan_id"])
+        assert after.returncode == 0, after.stdout
+        assert (after.report["chunks"], after.report["deleted"], after.report["drift"]) == (0, 0, {})
+        assert set(provider.report().texts.values()) == {1}
+    assert_same(project.contents(), uninterrupted)
+    project.assert_finished()
+
+
+@pytest.mark.parametrize(("point", "nth"), [(telemetry.PLAN_STAGED, 4), (telemetry.PLAN_WRITTEN, 1)])
+def test_planning_that_was_killed_is_done_again(
+    point: str, nth: int, edited: Project, uninterrupted: Contents, tmp_path: Path
+) -> None:
+    """Planning again after a kill stages the plan whole; it is then carried out like any other."""
+    project = edited.copy(tmp_path / "project")
+    with CountingProcess() as provider:
+        killed = plan(project, provider, at=f"{point}:{nth}")
+        assert killed.returncode == -signal.SIGKILL, killed.stderr
+        ended = project.run(provider, "--plan", json.loads(plan(project, provider).stdout)["plan_id"])
+        assert ended.returncode == 0, ended.stdout + ended.stderr
+    assert_same(project.contents(), uninterrupted)
+    project.assert_finished()

@@ -1,0 +1,410 @@
+"""A plan says what a run would do and is carried out as it was staged; what has moved on since is told."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import shutil
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from flowbed.errors import Conflict, Misconfigured, NotFound, Rejected
+from flowbed.pipeline import changes
+from flowbed.pipeline.staging import KEPT, drop_plans, expired_plans
+from flowbed.testing.index import assert_same
+
+if TYPE_CHECKING:
+    from tests.pipeline.conftest import Project
+
+    from flowbed.bed import Flowbed
+    from flowbed.records import Plan
+
+
+def staged(project: Project) -> dict[str, bytes]:
+    """Read every object below `plans/`."""
+    folder = project.folder / ".flowbed" / "store" / "plans"
+    return {
+        path.relative_to(folder).as_posix(): path.read_bytes()
+        for path in folder.glob("**/*")
+        if path.is_file()
+    }
+
+
+async def state(bed: Flowbed) -> tuple[Any, ...]:
+    """Read what a plan must not move."""
+    ledger = bed._ledger
+    return (
+        await ledger.documents.cursor("notes"),
+        await ledger.documents.count("notes"),
+        await ledger.chunks.counts(),
+        [row.id for row in await ledger.runs.recent(limit=100)],
+    )
+
+
+def priced(project: Project, price: float = 1_000.0, **options: str) -> None:
+    """Let the model cost this much for a million words."""
+    project.set_model("seeded:32", price=str(price), **options)
+
+
+def plan_of(found: Plan) -> str:
+    """Give the id of a plan that has anything to do."""
+    assert found.plan_id is not None
+    return found.plan_id
+
+
+@pytest.fixture
+async def edited(notes: Project) -> Project:
+    """Give four indexed notes of which one was then changed, one removed, one doubled and one added."""
+    notes.write("notes/one.txt", f"{notes.folder} note one, changed")
+    (notes.folder / "notes" / "two.txt").unlink()
+    notes.write("notes/double.txt", f"{notes.folder} note three")
+    notes.write("notes/five.txt", f"{notes.folder} note five")
+    notes.write("notes/six.txt", f"{notes.folder} note five")
+    return notes
+
+
+async def test_planning_moves_nothing_and_sends_nothing(edited: Project) -> None:
+    """A plan leaves cursor, documents, chunks and runs as they are, and pays for nothing."""
+    async with await edited.open() as bed:
+        before = await state(bed)
+        found = await bed.plan()
+        assert await state(bed) == before
+    assert edited.sent() == {}
+    assert (found.new, found.changed, found.deleted, found.documents) == (3, 1, 1, 5)
+    assert (found.reused, dict(found.reuse)) == (2, {"repeated": 1, "cached": 1, "indexed": 0})
+
+
+async def test_planning_the_same_again_gives_the_same_plan_and_writes_nothing(edited: Project) -> None:
+    """On an unchanged state the id is the same, and what was staged keeps its bytes; after an edit it is another."""
+    async with await edited.open() as bed:
+        first = await bed.plan()
+        before = staged(edited)
+        assert (await bed.plan()).plan_id == first.plan_id
+    assert staged(edited) == before
+    assert f"{first.plan_id}/plan.json" in before
+    edited.write("notes/five.txt", f"{edited.folder} note five, edited")
+    async with await edited.open() as bed:
+        assert (await bed.plan()).plan_id != first.plan_id
+
+
+async def test_where_nothing_is_to_do_nothing_is_staged(notes: Project) -> None:
+    """A plan without work has no id, and leaves nothing behind."""
+    async with await notes.open() as bed:
+        found = await bed.plan()
+    assert (found.plan_id, found.tokens, found.documents) == (None, 0, 0)
+    assert staged(notes) == {}
+
+
+async def test_a_plan_is_carried_out_as_it_was_staged(edited: Project) -> None:
+    """The run embeds the texts that were planned, for the tokens that were planned, and reports both."""
+    async with await edited.open() as bed:
+        found = await bed.plan()
+        report = await bed.run(plan=plan_of(found))
+    assert report.planned is not None
+    assert report.planned.tokens == found.tokens == report.tokens > 0
+    assert (report.planned.chunks, report.planned.deleted) == (report.chunks, report.deleted) == (4, 1)
+    assert (report.fetched, report.reused, report.failed, dict(report.drift)) == (4, found.reused, 0, {})
+    assert sorted(edited.documents("notes")) == [
+        f"notes#{name}.txt#00000" for name in ("double", "five", "four", "one", "six", "three")
+    ]
+    async with await edited.open() as bed:
+        assert (await bed.plan()).plan_id is None
+
+
+async def test_what_was_written_after_the_plan_waits_for_another_run(edited: Project) -> None:
+    """Edits made after the plan are neither embedded nor searchable until the next run, which then takes them."""
+    async with await edited.open() as bed:
+        found = await bed.plan()
+        edited.write("notes/five.txt", f"{edited.folder} note five, later")
+        edited.write("notes/seven.txt", f"{edited.folder} note seven")
+        (edited.folder / "notes" / "four.txt").unlink()
+        report = await bed.run(plan=plan_of(found))
+        assert (report.chunks, report.deleted, report.tokens) == (4, 1, found.tokens)
+        there = edited.documents("notes")
+        assert there["notes#five.txt#00000"] == f"{edited.folder} note five"
+        assert "notes#seven.txt#00000" not in there
+        assert "notes#four.txt#00000" in there
+        after = await bed.run()
+        assert (after.chunks, after.deleted) == (2, 1)
+    assert edited.documents("notes")["notes#five.txt#00000"] == f"{edited.folder} note five, later"
+
+
+async def test_carrying_out_a_plan_twice_does_nothing_the_second_time(edited: Project) -> None:
+    """The second time nothing is sent, written or moved, and the report says that nothing was left to do."""
+    async with await edited.open() as bed:
+        plan_id = plan_of(await bed.plan())
+        first = await bed.run(plan=plan_id)
+        edited.sent()
+        before, index = await state(bed), edited.contents()
+        again = await bed.run(plan=plan_id)
+        assert await state(bed) == before
+    assert first.planned is not None
+    assert again.planned is not None
+    assert (first.planned.already, again.planned.already) == (False, True)
+    assert (again.chunks, again.deleted, again.embedded, again.failed) == (0, 0, 0, 0)
+    assert edited.sent() == {}
+    assert_same(edited.contents(), index)
+
+
+async def test_a_source_that_another_run_has_moved_is_left_as_it_is(edited: Project) -> None:
+    """What another run has fetched since the plan is not put back, and the drift is told with its number."""
+    async with await edited.open() as bed:
+        plan_id = plan_of(await bed.plan())
+        edited.write("notes/one.txt", f"{edited.folder} note one, changed again")
+        edited.write("notes/six.txt", f"{edited.folder} note six after all")
+        await bed.run()
+        index = edited.contents()
+        edited.sent()
+        report = await bed.run(plan=plan_id)
+    assert set(report.drift) == {"notes"}
+    assert "2 of the 5 documents" in report.drift["notes"]
+    assert (report.chunks, report.deleted, report.embedded) == (0, 0, 0)
+    assert edited.sent() == {}
+    assert_same(edited.contents(), index)
+
+
+async def test_a_plan_that_another_run_has_done_already_is_no_drift(edited: Project) -> None:
+    """Where a plain run has done just what was planned, carrying out the plan says that nothing was left."""
+    async with await edited.open() as bed:
+        plan_id = plan_of(await bed.plan())
+        await bed.run()
+        report = await bed.run(plan=plan_id)
+    assert dict(report.drift) == {}
+    assert report.planned is not None
+    assert report.planned.already
+
+
+async def test_drift_in_one_source_does_not_hold_up_another(edited: Project) -> None:
+    """Of two planned sources the one that was moved is told, and the other is carried out."""
+    edited.write("more/a.txt", f"{edited.folder} more a")
+    async with await edited.open() as bed:
+        await bed.add("more", kind="files", location="more")
+        plan_id = plan_of(await bed.plan())
+        edited.write("notes/one.txt", f"{edited.folder} note one, another time")
+        await bed.run("notes")
+        report = await bed.run(plan=plan_id)
+    assert set(report.drift) == {"notes"}
+    assert (report.chunks, report.fetched) == (1, 1)
+    assert edited.documents("more") == {"more#a.txt#00000": f"{edited.folder} more a"}
+
+
+async def test_a_plan_of_a_source_that_is_gone_or_set_otherwise_is_told(edited: Project) -> None:
+    """A source that was taken out of the settings, or is chunked otherwise now, is left alone with the reason."""
+    async with await edited.open() as bed:
+        plan_id = plan_of(await bed.plan())
+        await bed.add("notes", kind="files", location="notes", options={"capacity": 30})
+        report = await bed.run(plan=plan_id)
+        assert "settings have changed" in report.drift["notes"]
+    file = edited.folder / "flowbed.toml"
+    file.write_text(file.read_text("utf-8").partition("[sources.notes]")[0], "utf-8")
+    async with await edited.open() as bed:
+        report = await bed.run(plan=plan_id)
+        assert "no source of the project any more" in report.drift["notes"]
+        assert report.chunks == 0
+
+
+async def test_a_plan_for_another_model_is_refused(edited: Project) -> None:
+    """A plan made in one space is not carried out in another."""
+    async with await edited.open() as bed:
+        plan_id = plan_of(await bed.plan())
+    edited.set_model("seeded:16")
+    async with await edited.open() as bed:
+        with pytest.raises(Misconfigured, match="was made for model seeded:32"):
+            await bed.run(plan=plan_id)
+
+
+@pytest.mark.parametrize("name", ["0123456789abcdef", "../../ledger", "", "ABC"])
+async def test_an_unknown_plan_is_refused(notes: Project, name: str) -> None:
+    """An id that no plan has is answered with how to make one."""
+    async with await notes.open() as bed:
+        with pytest.raises(NotFound, match="`flowbed plan` makes one"):
+            await bed.run(plan=name)
+
+
+async def test_a_plan_takes_nothing_else_beside_it(edited: Project) -> None:
+    """Names, or the leave to delete, would make the run another than the one planned: they are refused."""
+    async with await edited.open() as bed:
+        plan_id = plan_of(await bed.plan())
+        with pytest.raises(Rejected, match="says what is done"):
+            await bed.run("notes", plan=plan_id)
+        with pytest.raises(Rejected, match="says what is done"):
+            await bed.run(plan=plan_id, allow_deletes=True)
+
+
+async def test_damage_to_a_plan_is_told(edited: Project) -> None:
+    """A part that was changed or lost is reported, and nothing of that source is embedded."""
+    async with await edited.open() as bed:
+        plan_id = plan_of(await bed.plan())
+        folder = edited.folder / ".flowbed" / "store" / "plans" / plan_id / "notes"
+        for rows in folder.glob("rows_*.json"):
+            rows.write_bytes(rows.read_bytes().replace(b"note", b"nope"))
+        report = await bed.run(plan=plan_id)
+        assert "is damaged" in report.failures[0].reason
+        for rows in folder.glob("rows_*.json"):
+            rows.unlink()
+        report = await bed.run(plan=plan_id)
+        assert "is missing" in report.failures[0].reason
+        (folder.parent / "plan.json").write_text('{"format": 1}')
+        with pytest.raises(Rejected, match="cannot be read"):
+            await bed.run(plan=plan_id)
+    assert report.chunks == 0
+
+
+async def test_what_waits_is_planned_and_replaced_texts_are_not(notes: Project) -> None:
+    """Chunks left by an earlier run count once: with the text that would be sent, which may be a newer one."""
+    for number in range(4):
+        notes.write(f"notes/wait{number}.txt", f"{notes.folder} waits {number}")
+    async with await notes.open() as bed:
+        await bed.run(limit=1)
+        notes.write("notes/wait2.txt", f"{notes.folder} waits no more as number two")
+        found = await bed.plan()
+        assert (found.new, found.changed) == (0, 1)
+        assert found.waiting + found.changed == 3
+        report = await bed.run(plan=plan_of(found))
+        assert (report.tokens, report.chunks, report.waiting) == (found.tokens, 3, 0)
+
+
+async def test_what_waits_and_was_not_planned_is_left(notes: Project) -> None:
+    """Chunks of a source that was not planned wait on while a plan is carried out."""
+    notes.write("more/a.txt", f"{notes.folder} more a")
+    notes.write("more/b.txt", f"{notes.folder} more b")
+    notes.write("notes/nine.txt", f"{notes.folder} note nine")
+    async with await notes.open() as bed:
+        await bed.add("more", kind="files", location="more", collection="notes")
+        await bed.run("more", limit=1)
+        report = await bed.run(plan=plan_of(await bed.plan("notes")))
+        assert (report.chunks, report.waiting) == (1, 1)
+        assert (await bed.run()).chunks == 1
+
+
+async def test_an_old_plan_is_refused_and_can_be_dropped(
+    edited: Project, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """After a week a plan is carried out no more, and is named to whoever cleans up; so is one that was never whole."""
+    from flowbed import bed as home
+
+    async with await edited.open() as bed:
+        plan_id = plan_of(await bed.plan())
+        half = edited.folder / ".flowbed" / "store" / "plans" / "00000000000000ff" / "notes" / "rows_1.json"
+        half.parent.mkdir(parents=True)
+        half.write_text("{}")
+        now = home.now()
+        assert await expired_plans(bed._store, now=now) == []
+        later = now + KEPT + 60_000_000
+        assert await expired_plans(bed._store, now=later) == ["00000000000000ff", plan_id]
+        with monkeypatch.context() as patch:
+            patch.setattr(home, "now", lambda: later)
+            with pytest.raises(Rejected, match="more than 7 days ago"):
+                await bed.run(plan=plan_id)
+        await drop_plans(bed._store, ["00000000000000ff", plan_id])
+        assert staged(edited) == {}
+        with pytest.raises(NotFound):
+            await bed.run(plan=plan_id)
+
+
+async def test_two_that_release_a_plan_at_once_share_it(
+    edited: Project, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Two processes' worth of runs of one plan at once end in the index of one, and send each text once."""
+    monkeypatch.setattr(changes, "BATCH_CHUNKS", 1)
+    monkeypatch.setattr(changes, "READ_AT_ONCE", 1)
+    async with await edited.open() as one, await edited.open() as two:
+        plan_id = plan_of(await one.plan())
+        reports = await asyncio.gather(one.run(plan=plan_id), two.run(plan=plan_id))
+    assert [dict(each.drift) for each in reports] == [{}, {}]
+    assert set(edited.sent().values()) == {1}
+    async with await edited.open() as bed:
+        assert (await bed.plan()).plan_id is None
+
+
+async def test_problems_and_withheld_deletions_of_the_plan_are_the_runs(project: Project) -> None:
+    """What a plan found wrong with a source becomes dead letters when it is carried out, as in a plain run."""
+    lines = [{"id": n, "text": f"{project.folder} text {n}"} for n in range(3)]
+    project.write_lines("lines.jsonl", [*lines, {"id": 9}])
+    async with await project.open() as bed:
+        await bed.add("lines", kind="jsonl", location="lines.jsonl")
+        found = await bed.plan()
+        report = await bed.run(plan=plan_of(found))
+        assert [each.subject for each in report.failures] == ["lines.jsonl:4"] == [found.problems[0].subject]
+        assert [each.subject for each in await bed.dead_letters()] == ["lines.jsonl:4"]
+        project.write_lines("lines.jsonl", [*lines, {"id": 9, "text": f"{project.folder} mended"}])
+        assert (await bed.run()).failed == 0
+        assert await bed.dead_letters() == []
+
+
+async def test_a_source_that_cannot_be_read_does_not_hold_up_the_plan_of_another(edited: Project) -> None:
+    """As in a run, a source that fails is told, and the others are planned."""
+    edited.write("more/a.txt", "a")
+    async with await edited.open() as bed:
+        await bed.add("more", kind="files", location="more")
+        shutil.rmtree(edited.folder / "more")
+        found = await bed.plan()
+        assert found.new == 3
+        assert [each.subject for each in found.problems] == ["source more"]
+        with pytest.raises(Misconfigured):
+            await bed.plan("more")
+
+
+async def test_the_time_is_taken_from_runs_of_this_model(edited: Project) -> None:
+    """A plan's seconds are a guess until a run of the model was timed, and then follow from what was timed."""
+    async with await edited.open() as bed:
+        found = await bed.plan()
+        assert found.timed_runs == 1
+        run = (await bed._ledger.runs.recent(limit=1))[0]
+        assert found.lanes["realtime"] is not None
+        assert found.lanes["realtime"].seconds == round(found.tokens / (run.tokens / run.seconds), 1)
+    (edited.folder / "flowbed.toml").write_text('model = "seeded:16"\nstore = "other"\nledger = "other.db"\n')
+    async with await edited.open() as bed:
+        await bed.add("notes", kind="files", location="notes")
+        assert (await bed.plan()).timed_runs == 0
+
+
+async def test_a_plan_costs_no_more_than_it_said(edited: Project) -> None:
+    """A run of a plan stops where it would pay more than was planned, as when the cache that it counted on is lost."""
+    priced(edited)
+    for number in range(20):
+        edited.write(f"notes/many{number}.txt", f"{edited.folder} many {number}")
+    async with await edited.open() as bed:
+        await bed.run()
+        for number in range(20):
+            edited.write(f"notes/many{number}.txt", f"{edited.folder} other {number}")
+        await bed.run()
+        for number in range(20):
+            edited.write(f"notes/many{number}.txt", f"{edited.folder} many {number}")
+        edited.write("notes/new.txt", f"{edited.folder} new")
+        found = await bed.plan()
+        assert found.reuse["cached"] == 20
+    shutil.rmtree(edited.folder / ".flowbed" / "vectors")
+    edited.sent()
+    async with await edited.open() as bed:
+        report = await bed.run(plan=plan_of(found))
+        assert report.planned is not None
+        assert report.cost_usd <= report.planned.cost_usd * 1.1
+        assert "would pass the budget" in report.failures[-1].reason
+        assert report.waiting == 20
+        assert sum(edited.sent().values()) == 1
+        assert (await bed.run(plan=plan_of(found), budget=10.0)).waiting == 0
+
+
+async def test_staging_is_create_only(edited: Project, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nothing of a plan is ever written over: parts and manifest are created, and a second writer gives way."""
+    async with await edited.open() as bed:
+        puts: list[str] = []
+        create = bed._store.create
+
+        async def watched(key: str, body: bytes) -> str:
+            puts.append(key)
+            return await create(key, body)
+
+        async def refused(key: str, *rest: object, **more: object) -> None:
+            raise Conflict(key)
+
+        monkeypatch.setattr(bed._store, "create", watched)
+        monkeypatch.setattr(bed._store, "put", refused)
+        monkeypatch.setattr(bed._store, "replace", refused)
+        plan_id = plan_of(await bed.plan())
+    assert puts[-1] == f"plans/{plan_id}/plan.json"
+    assert all(key.startswith(f"plans/{plan_id}/notes/") for key in puts[:-1])
+    manifest = json.loads(staged(edited)[f"{plan_id}/plan.json"])
+    assert manifest["plan_id"] == plan_id
