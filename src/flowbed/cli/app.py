@@ -2,26 +2,33 @@
 
 from __future__ import annotations
 
-import asyncio
-import logging
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, TypeVar
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from flowbed import telemetry
 from flowbed.cli.output import note, progress, say, say_json
+from flowbed.cli.project import (
+    DONE,
+    FAILURES,
+    INTERRUPTED,
+    USAGE,
+    Config,
+    Json,
+    Verbose,
+    folder_of,
+    log_to_stderr,
+    with_bed,
+)
+from flowbed.cli.upkeep import upkeep
 from flowbed.errors import Error, Misconfigured, Rejected
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable, Sequence
+    from collections.abc import Sequence
 
     from flowbed.bed import Flowbed
-
-Answer = TypeVar("Answer")
-
-DONE, FAILURES, USAGE, INTERRUPTED = 0, 1, 2, 130
+    from flowbed.records import Plan
 
 app = typer.Typer(
     name="flowbed",
@@ -31,15 +38,6 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-letters = typer.Typer(help="What failed for good until someone looks.", no_args_is_help=True)
-app.add_typer(letters, name="dead-letters")
-
-Json = Annotated[bool, typer.Option("--json", help="Print the result as JSON.")]
-Config = Annotated[
-    Path | None,
-    typer.Option("--config", metavar="FILE", help="The project's flowbed.toml; by default the one here."),
-]
-Verbose = Annotated[bool, typer.Option("--verbose", "-v", help="Log what is done to standard error.")]
 Names = Annotated[list[str] | None, typer.Argument(metavar="[NAME]...", help="Sources; by default all.")]
 
 
@@ -93,8 +91,8 @@ def init(
     """Make a folder a project: write its flowbed.toml."""
     from flowbed import settings  # noqa: PLC0415 - loaded by the commands that need it, so that --help is quick
 
-    _log(verbose=verbose)
-    path = (folder if config is None else _folder(config)) / settings.FILE
+    log_to_stderr(verbose=verbose)
+    path = (folder if config is None else folder_of(config)) / settings.FILE
     there = path.exists()
     if there:
         settings.read_settings(path.parent)
@@ -124,9 +122,9 @@ def add(
     verbose: Verbose = False,
 ) -> None:
     """Add a source to flowbed.toml, or replace the one of that name."""
-    from flowbed import bed  # noqa: PLC0415
+    from flowbed import feeds  # noqa: PLC0415
 
-    _log(verbose=verbose)
+    log_to_stderr(verbose=verbose)
     options: dict[str, Any] = {}
     for each in option or []:
         key, equals, value = each.partition("=")
@@ -134,8 +132,8 @@ def add(
             message = f"--option takes key=value, not {each!r}"
             raise Misconfigured(message)
         options[key] = value
-    folder = _folder(config)
-    bed.add(folder, name, kind=kind, location=location, collection=collection, options=options)
+    folder = folder_of(config)
+    feeds.add(folder, name, kind=kind, location=location, collection=collection, options=options)
     if as_json:
         say_json({"added": name, "kind": kind, "location": location})
     else:
@@ -152,18 +150,25 @@ def plan(
     config: Config = None,
     verbose: Verbose = False,
 ) -> None:
-    """Tell what a run would do, and what it would cost."""
+    """Tell what a run would do and what it would cost, and keep it for `run --plan`."""
     from flowbed.cli import views  # noqa: PLC0415
 
-    _log(verbose=verbose)
+    log_to_stderr(verbose=verbose)
     with progress(as_json=False):  # so that the plan is all there is on standard output
-        found = _with_bed(config, lambda bed: bed.plan(*names or (), allow_deletes=allow_deletes))
+        found = with_bed(config, lambda bed: bed.plan(*names or (), allow_deletes=allow_deletes))
     say_json(found) if as_json else views.show_plan(found)
 
 
 @app.command(name="run")
 def run_(
     names: Names = None,
+    plan_id: Annotated[
+        str | None, typer.Option("--plan", metavar="ID", help="Do just what this plan says.")
+    ] = None,
+    budget: Annotated[
+        float | None, typer.Option(metavar="USD", min=0, help="Stop before a request that would pass it.")
+    ] = None,
+    yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask before what costs money.")] = False,
     lane: Annotated[str, typer.Option(help="auto, realtime or batch.")] = "auto",
     limit: Annotated[int | None, typer.Option(min=1, help="Embed at most so many chunks.")] = None,
     status: Annotated[str | None, typer.Option(help="Only chunks of this status: NONE or FAILED.")] = None,
@@ -174,11 +179,11 @@ def run_(
     config: Config = None,
     verbose: Verbose = False,
 ) -> int:
-    """Bring the index in step with the sources."""
+    """Bring the index in step with the sources; on a terminal, ask before what costs money."""
     from flowbed.cli import views  # noqa: PLC0415
     from flowbed.records import Status  # noqa: PLC0415
 
-    _log(verbose=verbose)
+    log_to_stderr(verbose=verbose)
     if lane == "batch":
         message = "the batch lane is not built yet; leave --lane away, or use --lane realtime"
         raise Misconfigured(message)
@@ -188,13 +193,52 @@ def run_(
     if status is not None and status not in {Status.NONE, Status.FAILED}:
         message = f"chunks of status {status!r} cannot be embedded; choose NONE or FAILED"
         raise Misconfigured(message)
-    chosen = None if status is None else Status(status)
+    how: dict[str, Any] = {
+        "allow_deletes": allow_deletes,
+        "status": None if status is None else Status(status),
+    }
+    which = names or []
+    if plan_id is None and budget is None and not (yes or as_json) and _someone_is_there():
+        agreed, shown = _agreed(config, which, allow_deletes=allow_deletes)
+        if not agreed:
+            note(
+                "nothing was embedded" + (f"; `flowbed run --plan {shown}` does it as shown" if shown else "")
+            )
+            return FAILURES
+        if shown and status is None:
+            plan_id, which, how = shown, [], {}
     with progress(as_json=as_json):
-        report = _with_bed(
-            config, lambda bed: bed.run(*names or (), allow_deletes=allow_deletes, status=chosen, limit=limit)
+        report = with_bed(
+            config, lambda bed: bed.run(*which, plan=plan_id, budget=budget, limit=limit, **how)
         )
     say_json(report) if as_json else views.show_report(report)
-    return FAILURES if report.failures or report.withheld else DONE
+    return FAILURES if report.failures or report.withheld or report.drift else DONE
+
+
+def _someone_is_there() -> bool:
+    return sys.stdin.isatty() and sys.stderr.isatty()
+
+
+def _agreed(config: Path | None, names: Sequence[str], *, allow_deletes: bool) -> tuple[bool, str | None]:
+    """Show what a run would cost, where it costs anything, and ask; also return the id of the plan that was shown."""
+    from flowbed.cli import views  # noqa: PLC0415
+
+    async def priced(bed: Flowbed) -> Plan | None:
+        return await bed.plan(*names, allow_deletes=allow_deletes) if await bed.price() else None
+
+    with progress(as_json=False):
+        found = with_bed(config, priced)
+    if found is None:
+        return True, None
+    lane = found.lanes["realtime"]
+    if lane is None or not lane.cost_usd:
+        return True, found.plan_id
+    views.show_plan(found)
+    try:
+        agreed = typer.confirm(f"embed {found.tokens:,} tokens for ${lane.cost_usd:,.4f}?", err=True)
+    except typer.Abort:
+        agreed = False
+    return agreed, found.plan_id
 
 
 @app.command()
@@ -216,9 +260,9 @@ def search(
     """Find what is nearest in meaning to a text."""
     from flowbed.cli import views  # noqa: PLC0415
 
-    _log(verbose=verbose)
+    log_to_stderr(verbose=verbose)
     condition = views.read_where(where)
-    found = _with_bed(
+    found = with_bed(
         config,
         lambda bed: bed.find(
             query,
@@ -232,133 +276,7 @@ def search(
     say_json(found) if as_json else views.show_hits(found)
 
 
-@app.command()
-def status(as_json: Json = False, config: Config = None, verbose: Verbose = False) -> None:
-    """Tell where every collection stands."""
-    from flowbed.cli import views  # noqa: PLC0415
-
-    _log(verbose=verbose)
-    found = _with_bed(config, lambda bed: bed.status())
-    say_json(found) if as_json else views.show_status(found)
-
-
-@app.command()
-def compact(
-    collection: Annotated[str | None, typer.Argument(metavar="[COLLECTION]", help="By default all.")] = None,
-    index: Annotated[str, typer.Option(help="The vector index: auto, always or never.")] = "auto",
-    as_json: Json = False,
-    config: Config = None,
-    verbose: Verbose = False,
-) -> None:
-    """Merge small files, keep the vector index in step, drop what is outlived."""
-    from flowbed.cli import views  # noqa: PLC0415
-
-    _log(verbose=verbose)
-    if index not in {"auto", "always", "never"}:
-        message = f"--index is {index!r}; choose auto, always or never"
-        raise Misconfigured(message)
-    done = _with_bed(config, lambda bed: bed.compact(collection, vector_index=index))  # type: ignore[arg-type]
-    say_json({"collections": done}) if as_json else views.show_compactions(done)
-
-
-@app.command()
-def versions(
-    collection: Annotated[str | None, typer.Argument(metavar="[COLLECTION]", help="By default all.")] = None,
-    as_json: Json = False,
-    config: Config = None,
-    verbose: Verbose = False,
-) -> None:
-    """List the versions of a collection that are kept."""
-    from flowbed.cli import views  # noqa: PLC0415
-
-    _log(verbose=verbose)
-
-    async def look(bed: Flowbed) -> dict[str, Any]:
-        names = [collection] if collection else list((await bed.status()).collections)
-        return {name: await bed.versions(name) for name in names}
-
-    found = _with_bed(config, look)
-    say_json({"versions": found}) if as_json else views.show_versions(found)
-
-
-@app.command()
-def why(
-    subject: Annotated[str, typer.Argument(metavar="ID", help="A chunk's id, or a document's.")],
-    as_json: Json = False,
-    config: Config = None,
-    verbose: Verbose = False,
-) -> None:
-    """Tell why a chunk or a document is found, or is not."""
-    from flowbed.cli import views  # noqa: PLC0415
-
-    _log(verbose=verbose)
-    found = _with_bed(config, lambda bed: bed.why(subject))
-    say_json({"chunks": found}) if as_json else views.show_reasons(found)
-
-
-@letters.command("list")
-def letters_list(as_json: Json = False, config: Config = None, verbose: Verbose = False) -> None:
-    """List what failed for good, and why."""
-    from flowbed.cli import views  # noqa: PLC0415
-
-    _log(verbose=verbose)
-    found = _with_bed(config, lambda bed: bed.dead_letters())
-    say_json({"dead_letters": found}) if as_json else views.show_letters(found)
-
-
-@letters.command("retry")
-def letters_retry(
-    subjects: Annotated[
-        list[str] | None, typer.Argument(metavar="[SUBJECT]...", help="By default all.")
-    ] = None,
-    as_json: Json = False,
-    config: Config = None,
-    verbose: Verbose = False,
-) -> None:
-    """Let what failed wait for the next run again."""
-    _log(verbose=verbose)
-    waiting = _with_bed(config, lambda bed: bed.retry_dead_letters(*subjects or ()))
-    if as_json:
-        say_json({"waiting": waiting})
-    else:
-        say(f"{waiting} chunks wait for the next `flowbed run`")
-
-
-def _with_bed(config: Path | None, work: Callable[[Flowbed], Awaitable[Answer]]) -> Answer:
-    """Open the project that is meant, and carry out `work` with it."""
-    from flowbed import bed, settings  # noqa: PLC0415
-
-    folder = _folder(config)
-    if not (folder / settings.FILE).exists():
-        message = f"{folder} is no Flowbed project: it has no {settings.FILE}; `flowbed init` makes one"
-        raise Misconfigured(message)
-
-    async def opened() -> Answer:
-        async with await bed.aopen(folder) as project:
-            return await work(project)
-
-    return asyncio.run(opened())
-
-
-def _folder(config: Path | None) -> Path:
-    if config is None:
-        return Path.cwd()
-    if config.is_dir():
-        return config.absolute()
-    if config.name != "flowbed.toml":
-        message = f"--config takes the path of a flowbed.toml or of its folder, not {config}"
-        raise Misconfigured(message)
-    return config.absolute().parent
-
-
-def _log(*, verbose: bool) -> None:
-    # Of other packages only errors are of interest here: retries, for one, are told with the progress already.
-    logging.basicConfig(
-        level=logging.ERROR,
-        format="%(asctime)s %(name)s %(message)s" if verbose else "%(message)s",
-        stream=sys.stderr,
-    )
-    telemetry.log.setLevel(logging.DEBUG if verbose else logging.WARNING)
+app.add_typer(upkeep)  # without a name: its commands stand beside those above, after them
 
 
 def _tell(error: Error, *, as_json: bool) -> None:

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 # Seconds between two lines of progress where there is no terminal: often enough to see that it goes on.
 EVERY = 5.0
-VERBS = {"fetch": "fetching", "embed": "embedding"}
+VERBS = {"fetch": "fetching", "release": "releasing", "embed": "embedding", "verify": "verifying"}
 
 
 def say(text: str = "") -> None:
@@ -53,14 +53,21 @@ class Progress:
 
     def __init__(self) -> None:
         """Start with no stage."""
+        self._name = ""
+        self._ahead: dict[str, int] = {}
         self.stage, self.total, self.done, self.chunks, self.since = "", 0, 0, 0, time.monotonic()
 
     def take(self, point: str, facts: Mapping[str, Any]) -> bool:
         """Take in a telemetry point; tell whether it changed anything."""
         if point == telemetry.STAGE:
-            self.stage = f"{VERBS[facts['stage']]} {facts.get('source', '')}".strip()
-            self.total, self.done, self.chunks, self.since = facts.get("total", 0), 0, 0, time.monotonic()
+            self._name, self.since = facts["stage"], time.monotonic()
+            self.stage = f"{VERBS[self._name]} {facts.get('source', '')}".strip()
+            self.total, self.done, self.chunks = facts.get("total", 0), self._ahead.pop(self._name, 0), 0
             return True
+        if point == telemetry.PROGRESS and facts["stage"] != self._name:
+            # What is fetched first is embedded while the rest is fetched.
+            self._ahead[facts["stage"]] = self._ahead.get(facts["stage"], 0) + facts["done"]
+            return False
         if point == telemetry.PROGRESS:
             self.done += facts["done"]
             self.chunks += facts.get("chunks", 0)

@@ -6,7 +6,7 @@ import json
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
-from flowbed.cli.output import say
+from flowbed.cli.output import plain, say
 from flowbed.errors import Rejected
 
 if TYPE_CHECKING:
@@ -14,11 +14,16 @@ if TYPE_CHECKING:
 
     from flowbed.index.compaction import Compaction
     from flowbed.index.versions import Version
-    from flowbed.ledger import DeadLetter
+    from flowbed.ledger import DeadLetter, Rollback
+    from flowbed.pipeline.doctor import Diagnosis
+    from flowbed.pipeline.gc import Collected
     from flowbed.pipeline.inspect import BedStatus, Reason
+    from flowbed.pipeline.rollback import Released
+    from flowbed.pipeline.verify import Mended, Verified
     from flowbed.records import Found, Plan, Problem, Report
 
 SHOWN = 20  # problems of a kind that are listed; the rest is counted
+FEW = 5  # examples of a fault
 WIDTH = 300  # characters of a hit's text that are shown
 
 
@@ -41,23 +46,51 @@ def read_where(text: str | None) -> dict[str, Any] | None:
 
 def show_plan(plan: Plan) -> None:
     """Show what a run would do."""
-    say(f"plan {plan.plan_id}: {_count(plan.documents, 'document')} to fetch or drop")
-    say(
-        f"  chunks  {plan.new:,} new, {plan.changed:,} changed, {plan.deleted:,} deleted, {plan.waiting:,} waiting"
-    )
-    say(f"  reuse   {plan.reused:,} need no embedding: repeated text, or its vector is at hand")
-    say(f"  tokens  {plan.tokens:,} to embed")
-    for name, lane in plan.lanes.items():
-        if lane is not None:
-            say(f"  {name:<9}${lane.cost_usd:,.4f}, about {_seconds(lane.seconds)}")
+    if plan.plan_id is None:
+        say("nothing to do: the index is in step with its sources")
+    else:
+        say(f"plan {plan.plan_id}")
+        reuse = plan.reuse
+        written = f"{plan.new:,} new, {plan.changed:,} changed, {plan.waiting:,} left by earlier runs"
+        rows = [
+            ("documents", plan.documents, "new, changed or gone"),
+            ("chunks", plan.new + plan.changed + plan.waiting, f"to index: {written}"),
+            ("", plan.deleted, "to delete"),
+            (
+                "reused",
+                plan.reused,
+                (
+                    f"need no embedding: {reuse['repeated']:,} repeated, {reuse['cached']:,} in the vector cache,"
+                    f" {reuse['indexed']:,} in the index"
+                ),
+            ),
+            ("tokens", plan.tokens, "to embed"),
+        ]
+        wide = max(len(f"{number:,}") for _, number, _ in rows)
+        for title, number, said in rows:
+            say(f"  {title:<10} {number:>{wide},} {said}")
+        for name, lane in plan.lanes.items():
+            if lane is not None and plan.tokens:
+                say(f"  {name:<10} ${lane.cost_usd:,.4f}, about {_seconds(lane.seconds)} {_timed(plan)}")
     _problems("passed over", [problem for problem in plan.problems if problem.skipped])
     _problems("failed", [problem for problem in plan.problems if not problem.skipped])
     for name, reason in plan.withheld.items():
         say(f"  {name}: {reason}")
+    if plan.plan_id is not None:
+        say(f"`flowbed run --plan {plan.plan_id}` does just this")
+
+
+def _timed(plan: Plan) -> str:
+    if not plan.timed_runs:
+        return "(a guess: no run of this model was timed yet)"
+    runs = "run was" if plan.timed_runs == 1 else f"{plan.timed_runs} runs were"
+    return f"(as the last {runs} timed)"
 
 
 def show_report(report: Report) -> None:
     """Show what a run did."""
+    if report.planned is not None and report.planned.already:
+        say(f"plan {report.planned.plan_id}: nothing of it was left to do")
     say(
         f"{_count(report.fetched, 'document')} fetched; {_count(report.chunks, 'chunk')} indexed,"
         f" {report.deleted:,} deleted in {_seconds(report.seconds)}"
@@ -66,13 +99,21 @@ def show_report(report: Report) -> None:
         f"  embedded {_count(report.embedded, 'text')} ({report.tokens:,} tokens, ${report.cost_usd:,.4f}),"
         f" reused {_count(report.reused, 'vector')}"
     )
+    if report.planned is not None and not report.planned.already:
+        planned = report.planned
+        say(
+            f"  planned  {planned.tokens:,} tokens, ${planned.cost_usd:,.4f}, {_seconds(planned.seconds)};"
+            f" embedding took {_seconds(report.embedding_seconds)}"
+        )
+    if report.waiting:
+        say(f"  {_count(report.waiting, 'chunk')} left for another run")
     if report.truncated:
         say(f"  {report.truncated:,} chunks were longer than the model's window and are cut off there")
     for name, version in report.versions.items():
         say(f"  {name}: version {version}")
     _problems("passed over", report.skipped)
     _problems("failed", report.failures)
-    for name, reason in report.withheld.items():
+    for name, reason in [*report.withheld.items(), *report.drift.items()]:
         say(f"  {name}: {reason}")
 
 
@@ -121,9 +162,96 @@ def show_compactions(done: Mapping[str, Compaction]) -> None:
             parts.append(f"vector index built with {plan.partitions} partitions")
         elif plan.append:
             parts.append("vector index extended")
+        if plan.join:
+            parts.append("its segments joined")
         if plan.forget:
             parts.append(f"{len(plan.forget)} old versions dropped")
         say(f"{name}: {', '.join(parts)}")
+
+
+def verified_json(found: Mapping[str, Verified]) -> dict[str, Any]:
+    """Lay out what was proved: every fault that is left after it counts."""
+    return {
+        "collections": {
+            name: {**plain(each), "rows_per_second": round(each.rows_per_second)}
+            for name, each in found.items()
+        },
+        "faults": sum(fault.count for each in found.values() for fault in each.faults),
+    }
+
+
+def show_verified(found: Mapping[str, Verified]) -> None:
+    """Show what was proved, and what was not."""
+    if not found:
+        say("nothing is indexed yet; `flowbed run` does it")
+    for name, each in found.items():
+        state = "all is as it should be" if not each.faults else "not all is as it should be"
+        say(
+            f"{name}: {_count(each.rows, 'row')} against {_count(each.chunks, 'chunk')} and"
+            f" {_count(each.deltas, 'delta')}, {state} ({_seconds(each.seconds)}, {each.rows_per_second:,.0f} rows/s)"
+        )
+        for fault in each.faults:
+            say(f"  {fault.what}")
+            for example in fault.examples[:FEW]:
+                say(f"    {example}")
+            if fault.count > FEW:
+                say(f"    and {fault.count - FEW:,} more")
+        if each.mended is not None:
+            _show_mended(each.mended)
+        elif each.faults:
+            say(f"  `flowbed verify {name} --repair` mends what can be mended")
+
+
+def _show_mended(mended: Mended) -> None:
+    for note in mended.notes:
+        say(f"  {note}")
+    if mended.removed:
+        say(f"  {_count(mended.removed, 'row')} taken out")
+    if mended.waiting:
+        say(f"  {_count(mended.waiting, 'chunk')} wait for the next `flowbed run`")
+    if mended.withheld:
+        say(f"  {mended.withheld}")
+
+
+def show_collected(done: Collected) -> None:
+    """Show what was deleted, or would be."""
+    if not done.objects:
+        say("there is nothing that is not needed")
+    verb = "would be deleted" if done.dry_run else "deleted"
+    for kind, number in sorted(done.objects.items()):
+        say(f"{_count(number, 'object')} of kind {kind} {verb}, {done.bytes[kind] / 1e6:,.1f} MB")
+
+
+def show_diagnosis(found: Diagnosis) -> None:
+    """Show what was found, and how it is mended."""
+    if not found.findings:
+        say(f"nothing found in {found.checks} checks")
+    for each in found.findings:
+        say(f"{each.severity}: {each.subject}: {each.what}")
+        say(f"    {each.mend}")
+
+
+def show_rollback(done: Rollback) -> None:
+    """Show what a rollback did."""
+    if done.target == done.version:
+        say(f"{done.collection} is at version {done.target} already; nothing was changed")
+        return
+    say(
+        f"{done.collection}: version {done.version} holds what version {done.target} did;"
+        f" {_count(done.runs, 'run')} with {_count(done.chunks, 'chunk')} reverted"
+    )
+    if done.runs:
+        say(f"  `flowbed rollback {done.collection} --release` brings them back, and embeds nothing")
+
+
+def show_release(released: Released) -> None:
+    """Show what a release brought back."""
+    if released.runs:
+        say(
+            f"{released.collection}: {_count(released.runs, 'run')} committed again, version {released.version}"
+        )
+    else:
+        say(f"{released.collection}: nothing is reverted")
 
 
 def show_reasons(reasons: Sequence[Reason]) -> None:

@@ -1,0 +1,587 @@
+"""Every finding of the doctor: the damage is done, the doctor names it, its own command is run, and it is silent."""
+
+from __future__ import annotations
+
+import asyncio
+import errno
+import os
+import shutil
+import stat
+import subprocess
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import lance
+import numpy as np
+import psutil
+import pyarrow as pa
+import pytest
+
+import flowbed
+from flowbed import bed as beds
+from flowbed.index.deltas import Delete, Upsert, schema, table, write_delta
+from flowbed.ledger import DeadLetter, Failure, RunRow
+from flowbed.pipeline import doctor
+from flowbed.pipeline.batches import read_passages
+from flowbed.records import Space, Status, canonical
+from flowbed.storage import files
+from flowbed.testing.index import assert_same, contents_of
+
+if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable
+
+    from tests.cli.conftest import Called
+
+    Call = Callable[..., Called]
+
+DAY = 86_400
+SPACE = Space(model="seeded:32", dimensions=32)
+COLLECTION = "notes"
+
+
+class Patient:
+    """A project whose parts can be reached, and whose time can be moved on."""
+
+    def __init__(self, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.folder = folder
+        self.patch = monkeypatch
+        self.store = folder / ".flowbed" / "store"
+        self._real = beds.now
+
+    def later(self, seconds: float) -> None:
+        """Let that much time have gone by since all that was done until now."""
+        self.patch.setattr(beds, "now", lambda: self._real() + int(seconds * 1e6))
+
+    def act(self, work: Callable[[beds.Flowbed], Awaitable[Any]]) -> Any:
+        """Do something to the parts of the project."""
+
+        async def opened() -> Any:
+            async with await beds.aopen(self.folder) as bed:
+                return await work(bed)
+
+        return asyncio.run(opened())
+
+    @property
+    def uri(self) -> str:
+        """Where the index of the notes lies."""
+        return str(self.store / COLLECTION / "index" / f"{SPACE.space8}.lance")
+
+    def rows(self) -> pa.Table:
+        """Read the rows of the notes."""
+        return lance.dataset(self.uri).to_table()
+
+
+@pytest.fixture
+def patient(notes: Path, monkeypatch: pytest.MonkeyPatch) -> Patient:
+    """A project of three notes that was run, and is well."""
+    return Patient(notes.parent, monkeypatch)
+
+
+def carry_out(command: str, flowbed: Call) -> None:
+    """Carry out a command as a shell would: what is Flowbed's within this process, everything else by a shell."""
+    for step in command.split(";"):
+        name, _, rest = step.strip().partition(" ")
+        if name == "flowbed":
+            called = flowbed(*rest.split())
+            assert "Traceback" not in called.err, called.err
+        else:
+            subprocess.run(["/bin/sh", "-c", step], check=True)
+
+
+# The damages. Each does something to a project that is well.
+
+
+def rewrite(patient: Patient, change: Callable[[pa.Table], pa.Table], **options: Any) -> None:
+    """Write other rows over the index, behind the back of the ledger."""
+    rows = change(patient.rows())
+    lance.write_dataset(rows, patient.uri, mode="overwrite", data_storage_version="2.2", **options)
+
+
+def lose_the_index(patient: Patient) -> None:
+    """The folder of the index is deleted while its chunks count as indexed."""
+    shutil.rmtree(patient.uri)
+
+
+def lose_a_row(patient: Patient) -> None:
+    """One row is gone from the index."""
+    lance.dataset(patient.uri).delete("id = 'notes#tea.txt#00000'")
+
+
+def set_column(name: str, value: Callable[[Any], Any]) -> Callable[[Patient], None]:
+    """Change one column of the first row."""
+
+    def change(rows: pa.Table) -> pa.Table:
+        place = rows.schema.get_field_index(name)
+        field = rows.schema.field(place)
+        values = rows[name].to_pylist()
+        values[0] = value(values[0])
+        return rows.set_column(place, field, pa.array(values, field.type))
+
+    return lambda patient: rewrite(patient, change)
+
+
+def age_a_row(patient: Patient) -> None:
+    """The index holds what it held before an edit, which the ledger counts as indexed."""
+    before = patient.rows()
+    (patient.folder / "notes" / "tea.txt").write_text("Coffee is served at four.\n")
+    with flowbed.open(patient.folder) as bed:
+        bed.run()
+    rewrite(patient, lambda _: before)
+
+
+def bring_a_row_back(patient: Patient) -> None:
+    """A row that was deleted is in the index again."""
+    before = patient.rows()
+    (patient.folder / "notes" / "tea.txt").unlink()
+    with flowbed.open(patient.folder) as bed:
+        bed.run()
+    rewrite(patient, lambda _: before)
+
+
+def double_a_row(patient: Patient) -> None:
+    """One id has two rows."""
+    lance.write_dataset(patient.rows().slice(0, 1), patient.uri, mode="append")
+
+
+def add_a_row(name: str) -> Callable[[Patient], None]:
+    """A row is in the index that no chunk stands behind."""
+
+    def add(patient: Patient) -> None:
+        vector = np.zeros(32, np.float32)
+        vector[0] = 1
+        row = Upsert(id=name, version=1, document="x", metadata={}, text_hash="0", vector=vector)
+        lance.write_dataset(table("r", SPACE, [row], []), patient.uri, mode="append")
+
+    return add
+
+
+def drop_the_primary_key(patient: Patient) -> None:
+    """The index was written by something that knows of no primary key."""
+
+    def change(rows: pa.Table) -> pa.Table:
+        plain = rows.schema.set(0, pa.field("id", pa.string(), nullable=False))
+        return pa.Table.from_arrays(rows.columns, schema=plain)
+
+    rewrite(patient, change)
+
+
+def shorten_vectors(patient: Patient) -> None:
+    """The index holds vectors of another number of dimensions than its space."""
+    other = Space(model="other", dimensions=8)
+    row = Upsert(
+        id="notes#a#00000", version=1, document="", metadata={}, text_hash="", vector=np.ones(8, np.float32)
+    )
+    rewrite(patient, lambda _: table("r", other, [row], []))
+
+
+def spoil_files(folder: str, *, gone: bool = False) -> Callable[[Patient], None]:
+    """The files of the index are cut off, or gone."""
+
+    def spoil(patient: Patient) -> None:
+        for each in (Path(patient.uri) / folder).iterdir():
+            each.unlink() if gone else os.truncate(each, 20)
+
+    return spoil
+
+
+def damage(key: str, body: str = "{") -> Callable[[Patient], None]:
+    """An object of the store holds something else."""
+    return lambda patient: _put(patient, key, body)
+
+
+def _put(patient: Patient, key: str, body: str) -> None:
+    (patient.store / key).write_text(body)
+
+
+def remove(key: str) -> Callable[[Patient], None]:
+    """An object of the store is gone."""
+    return lambda patient: (patient.store / key).unlink()
+
+
+def lose_the_store(patient: Patient) -> None:
+    """The store was deleted, and the ledger was not."""
+    shutil.rmtree(patient.store)
+
+
+def lose_the_ledger(patient: Patient) -> None:
+    """The ledger was deleted, and the store was not."""
+    for each in (patient.folder / ".flowbed").glob("ledger.db*"):
+        each.unlink()
+
+
+def damage_the_ledger(patient: Patient) -> None:
+    """The ledger's file is no database."""
+    lose_the_ledger(patient)
+    (patient.folder / ".flowbed" / "ledger.db").write_text(
+        "no database at all, and long enough to be sure of it"
+    )
+
+
+def die_before_embedding(patient: Patient) -> None:
+    """A run was killed after its fetch, hours ago."""
+    (patient.folder / "notes" / "new.txt").write_text("Never embedded.\n")
+    with flowbed.open(patient.folder) as bed:
+        bed.run(limit=0)
+    patient.later(3 * 3600)
+
+
+def claim_and_die(patient: Patient) -> None:
+    """A run was killed while it held chunks."""
+    die_before_embedding(patient)
+    process = subprocess.Popen(["/bin/true"])
+    started = time.time()
+    process.wait()
+    worker = f"{beds.worker().split('/')[0]}/{process.pid}/{started:.2f}/0000"
+
+    async def claim(bed: beds.Flowbed) -> None:
+        chunks = bed._ledger.chunks
+        async for page in chunks.batches({Status.NONE}, now=0, sources=()):
+            for batch in page:
+                await chunks.claim(
+                    batch, {Status.NONE}, worker=worker, now=0, until=10**18, sources=(), limit=10
+                )
+
+    patient.act(claim)
+
+
+def die_before_the_commit(patient: Patient) -> None:
+    """A run was killed after it was recorded, half an hour ago."""
+    patient.act(lambda bed: _record(bed, SPACE))
+    patient.later(1800)
+
+
+def record_another_space(patient: Patient) -> None:
+    """A run waits to be committed whose vectors are of another space."""
+    patient.act(lambda bed: _record(bed, Space(model="other", dimensions=32)))
+
+
+async def _record(bed: beds.Flowbed, space: Space) -> None:
+    """Lay down a delta for a chunk that waits, as a run does, and go no further."""
+    (bed.folder / "notes" / "late.txt").write_text("Late.\n")
+    await bed.run(limit=0)
+    chunks = bed._ledger.chunks
+    (row,) = await chunks.find("late.txt")
+    claimed = await chunks.claim(
+        row.batch, {Status.NONE}, worker="w", now=1, until=10**18, sources=(), limit=1
+    )
+    vector = (await bed._open_embedder().embed(["Late."], purpose="document")).vectors[0]
+    (passage,), _ = await read_passages(claimed, store=bed._store, ledger=bed._ledger)
+    upsert = Upsert(
+        id=row.id,
+        version=claimed[0].version,
+        document=passage.text,
+        metadata=passage.metadata,
+        text_hash=row.text_hash,
+        vector=vector,
+    )
+    delta = await write_delta(bed._store, COLLECTION, space, [upsert], [], now=beds.now())
+    await bed._ledger.runs.record(
+        RunRow(
+            id=delta.run, collection=COLLECTION, space=space.to_json(), key=delta.key, sha256=delta.sha256,
+            rows=1, lane="realtime", worker="w", created=beds.now(),
+        ),
+        [(row.id, claimed[0].version)],
+        worker="w",
+    )  # fmt: skip
+
+
+def lose_a_delta(patient: Patient) -> None:
+    """The delta of a run that waits to be committed is gone."""
+    patient.act(lambda bed: _record(bed, SPACE))
+    shutil.rmtree(_newest_delta(patient).parent)
+
+
+def damage_a_delta(patient: Patient) -> None:
+    """The delta of a run that waits to be committed was written to."""
+    patient.act(lambda bed: _record(bed, SPACE))
+    with _newest_delta(patient).open("ab") as file:
+        file.write(b"x")
+
+
+def _newest_delta(patient: Patient) -> Path:
+    return max(
+        (patient.store / COLLECTION / "delta").rglob("*.arrow"), key=lambda path: path.stat().st_mtime_ns
+    )
+
+
+def refuse_a_delta(patient: Patient) -> None:
+    """A run was refused by its commit, and is a dead letter."""
+    damage_a_delta(patient)
+    with flowbed.open(patient.folder) as bed:
+        assert bed.run().failed == 1
+    shutil.rmtree(_newest_delta(patient).parent)
+
+
+def fail_a_chunk(patient: Patient) -> None:
+    """A chunk was refused for a reason that has passed."""
+    patient.act(lambda bed: _fail(bed, "it was down for maintenance"))
+
+
+def forget_the_letter(patient: Patient) -> None:
+    """A chunk has failed for good, and there is no dead letter about it."""
+    fail_a_chunk(patient)
+    patient.act(lambda bed: bed._ledger.dead_letters.remove("chunk"))
+
+
+async def _fail(bed: beds.Flowbed, reason: str) -> None:
+    (bed.folder / "notes" / "new.txt").write_text("New.\n")
+    await bed.run(limit=0)
+    (row,) = await bed._ledger.chunks.find("new.txt")
+    await bed._ledger.chunks.claim(
+        row.batch, {Status.NONE}, worker="w", now=1, until=10**18, sources=(), limit=1
+    )
+    await bed._ledger.dead_letters.add(
+        [DeadLetter(kind="chunk", owner=COLLECTION, subject=row.id, reason=reason, at=1)]
+    )
+    failure = Failure(collection=COLLECTION, id=row.id, version=row.version, kind="rejected", reason=reason)
+    await bed._ledger.chunks.fail([failure], worker="w")
+
+
+def spoil_a_document(patient: Patient) -> None:
+    """A document could not be read, and is mended by now."""
+    file = patient.folder / "notes" / "tea.txt"
+    file.write_bytes(b"\xff\x00\xd8")
+    with flowbed.open(patient.folder) as bed:
+        bed.run()
+    assert patient.act(lambda bed: bed.dead_letters())
+    file.write_text("Tea is served at four.\n")
+
+
+def lose_a_text(patient: Patient) -> None:
+    """The batch file of a chunk that waits is gone."""
+    (patient.folder / "notes" / "new.txt").write_text("Its text is lost.\n")
+    with flowbed.open(patient.folder) as bed:
+        bed.run(limit=0)
+    max(
+        (patient.store / "notes" / "chunked").rglob("*.json"), key=lambda path: path.stat().st_mtime_ns
+    ).unlink()
+
+
+def die_while_compacting(patient: Patient) -> None:
+    """Whoever held the lease has ended without giving it back."""
+    process = subprocess.Popen(["/bin/true"])
+    process.wait()
+    owner = f"{beds.worker().split('/')[0]}/{process.pid}/1.00/0000"
+    body = canonical({"owner": owner, "epoch": 3, "seq": 1, "ttl_s": 60, "released": False})
+    _put(patient, "notes/lease.json", body.decode())
+
+
+def remove_a_source(patient: Patient) -> None:
+    """A source was taken out of the settings, and its documents are still found."""
+    file = patient.folder / "flowbed.toml"
+    file.write_text(file.read_text().partition("[sources")[0])
+
+
+def damage_the_cache(patient: Patient) -> None:
+    """The file of the vector cache is no database."""
+    for each in (patient.folder / ".flowbed" / "vectors").glob("vectors.db*"):
+        each.unlink()
+    (patient.folder / ".flowbed" / "vectors" / "vectors.db").write_text("no database at all" * 1000)
+
+
+def lay_down_and_die(patient: Patient) -> None:
+    """A run was killed between its delta and its record, and its chunk has changed since."""
+    rows = [Delete(id="notes#tea.txt#00000", version=5)]
+    patient.act(lambda bed: write_delta(bed._store, COLLECTION, SPACE, [], rows, now=1))
+    _age(patient.store)
+    patient.later(2 * DAY)
+
+
+def leave_another_index(patient: Patient) -> None:
+    """An index of a space that is not live lies beside the live one."""
+    uri = patient.store / COLLECTION / "index" / "01234567.lance"
+    lance.write_dataset(schema(8).empty_table(), str(uri), data_storage_version="2.2")
+    _age(patient.store)
+    patient.later(2 * DAY)
+
+
+def _age(folder: Path) -> None:
+    hour_ago = time.time() - 3600
+    for each in folder.rglob("*"):
+        os.utime(each, (hour_ago, hour_ago))
+
+
+def roll_back(patient: Patient) -> None:
+    """A version was rolled back, and what came after it is left out."""
+    patient.act(lambda bed: bed.rollback(COLLECTION, _edit(patient)))
+
+
+def die_while_rolling_back(patient: Patient) -> None:
+    """A rollback was killed after it had put the index back, and before the ledger was told."""
+    lance.dataset(patient.uri, version=_edit(patient)).restore()  # type: ignore[no-untyped-call]
+
+
+def _edit(patient: Patient) -> int:
+    """Edit a note, index it, and tell the version before."""
+    before = int(lance.dataset(patient.uri).version)
+    (patient.folder / "notes" / "tea.txt").write_text("Coffee is served at four.\n")
+    with flowbed.open(patient.folder) as bed:
+        bed.run()
+    return before
+
+
+@dataclass(frozen=True)
+class Case:
+    """One damage, and the check that finds it."""
+
+    damage: Callable[[Patient], None]
+    check: str
+    says: str
+    severity: str = "error"
+    # What the command itself changes: the rows of what is gone for good, or of what the damage put there.
+    changes: bool = False
+
+
+CASES = {
+    "index missing": Case(lose_the_index, "index", "3 chunks indexed by the ledger"),
+    "row missing": Case(lose_a_row, "index", "1 chunk indexed by the ledger"),
+    "row stale": Case(age_a_row, "index", "as before an edit", changes=True),
+    "row ahead": Case(set_column("version", lambda value: 2**60), "index", "of a later version"),
+    "document altered": Case(set_column("document", str.upper), "index", "another text or other metadata"),
+    "metadata altered": Case(set_column("metadata", lambda _: '{"a":1}'), "index", "other metadata"),
+    "text hash altered": Case(set_column("text_hash", lambda _: "0" * 64), "index", "another text"),
+    "vector of no length": Case(set_column("vector", lambda value: [0.0] * len(value)), "index", "no search"),
+    "vector not normalised": Case(
+        set_column("vector", lambda value: [1.0] * len(value)), "index", "no search"
+    ),
+    "vector not finite": Case(
+        set_column("vector", lambda value: [float("nan")] * len(value)), "index", "no search can use"
+    ),
+    "vector missing": Case(set_column("vector", lambda _: None), "index", "no search can use"),
+    "deleted row back": Case(bring_a_row_back, "index", "of chunks that were deleted", changes=True),
+    "row doubled": Case(double_a_row, "index", "the id of another row"),
+    "row unknown": Case(add_a_row("notes#who.txt#00000"), "index", "no chunk that the ledger knows"),
+    "id ill-formed": Case(add_a_row("who?"), "index", "an id that no source gives out"),
+    "primary key missing": Case(drop_the_primary_key, "index", "cannot be committed to"),
+    "dimensions mixed": Case(shorten_vectors, "index", "cannot be committed to"),
+    "index truncated": Case(spoil_files("data"), "index", "1 index that cannot be read"),
+    "index without files": Case(spoil_files("data", gone=True), "index", "1 index that cannot be read"),
+    "index without history": Case(spoil_files("_versions"), "index", "1 index that cannot be read"),
+    "active.json damaged": Case(damage("notes/active.json"), "index", "which space is live"),
+    "active.json missing": Case(remove("notes/active.json"), "index", "which space is live"),
+    "flowbed.json damaged": Case(damage("flowbed.json"), "tie", "flowbed.json of store"),
+    "flowbed.json of another version's ledger": Case(
+        damage("flowbed.json", '{"format": 1, "ledger": "another"}'), "tie", "belongs to another ledger"
+    ),
+    "store lost": Case(lose_the_store, "tie", "is empty"),
+    "ledger lost": Case(lose_the_ledger, "tie", "belongs to another ledger"),
+    "ledger damaged": Case(damage_the_ledger, "ledger", "no vector is paid for again"),
+    "chunks unembedded": Case(die_before_embedding, "waiting", "1 chunk fetched", "warning", changes=True),
+    "claims of the dead": Case(claim_and_die, "claims", "which has ended", "warning", changes=True),
+    "run uncommitted": Case(die_before_the_commit, "runs", "in no version yet", "warning", changes=True),
+    "spaces mixed": Case(record_another_space, "index", "of another space", changes=True),
+    "delta missing": Case(lose_a_delta, "index", "not in the store", changes=True),
+    "delta damaged": Case(damage_a_delta, "index", "other bytes than its run recorded", changes=True),
+    "run refused": Case(refuse_a_delta, "dead-letters", "1 dead letter of kind run", "warning", changes=True),
+    "chunk refused": Case(fail_a_chunk, "dead-letters", "down for maintenance", "warning", changes=True),
+    "failed without letter": Case(forget_the_letter, "failed", "no dead letter tells", changes=True),
+    "document refused": Case(spoil_a_document, "dead-letters", "of kind source", "warning"),
+    "text lost": Case(lose_a_text, "index", "no longer holds", changes=True),
+    "lease of the dead": Case(die_while_compacting, "lease", "has ended", "warning"),
+    "lease damaged": Case(damage("notes/lease.json"), "lease", "cannot be read", "warning"),
+    "source removed": Case(remove_a_source, "sources", "3 documents of it found", "warning", changes=True),
+    "vector cache damaged": Case(damage_the_cache, "cache", "paid for again", "warning"),
+    "delta orphaned": Case(lay_down_and_die, "orphans", "belong to nothing", "warning"),
+    "rolled back": Case(roll_back, "runs", "left out since a rollback", "note", changes=True),
+    "rollback not recorded": Case(
+        die_while_rolling_back, "runs", "left out since a rollback", "note", changes=True
+    ),
+    "index orphaned": Case(leave_another_index, "orphans", "belong to nothing", "warning"),
+}
+
+
+@pytest.mark.parametrize("case", CASES.values(), ids=CASES)
+def test_what_is_wrong_is_named_with_the_command_that_mends_it(
+    case: Case, patient: Patient, flowbed: Call
+) -> None:
+    """The doctor finds the damage, the command that it names mends it, and the doctor is silent afterwards."""
+    healthy = contents_of(patient.folder)
+    assert flowbed("doctor", "--json").json["findings"] == []
+    case.damage(patient)
+    called = flowbed("doctor", "--json")
+    assert called.status == (0 if case.severity == "note" else 1), called
+    found = [each for each in called.json["findings"] if each["check"] == case.check]
+    (finding,) = [each for each in found if case.says in each["what"]]
+    assert finding["severity"] == case.severity
+    assert finding["mend"] in flowbed("doctor").out
+    carry_out(finding["mend"], flowbed)
+    silent = flowbed("doctor", "--json")
+    assert silent.json["findings"] == []
+    assert silent.status == 0
+    assert flowbed("verify", "--json").json["faults"] == 0
+    assert set(flowbed("status", "--json").json["chunks"]) <= {"SUCCESS"}
+    if not case.changes:
+        assert_same(contents_of(patient.folder), healthy)
+
+
+def test_a_full_disk_is_seen_before_it_stops_a_run(
+    patient: Patient, flowbed: Call, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A disk with little room left is named, and gc makes room on it."""
+    for name, text in {"tea": "Coffee", "cats": "Dogs", "keys": "Locks"}.items():
+        for each in (patient.folder / "notes").glob(f"{name}.*"):
+            each.write_text(text)
+    assert flowbed("run").status == 0
+    patient.later(2 * DAY)
+
+    def used() -> int:
+        return sum(each.stat().st_size for each in patient.store.rglob("*.json") if each.is_file())
+
+    size = used() + doctor.FREE_BYTES - 1
+
+    class Usage:
+        free = property(lambda _: size - used())
+
+    monkeypatch.setattr(psutil, "disk_usage", lambda _: Usage())
+    (finding,) = flowbed("doctor", "--json").json["findings"]
+    assert (finding["check"], finding["severity"]) == ("disk", "warning")
+    carry_out(finding["mend"], flowbed)
+    assert flowbed("doctor", "--json").json["findings"] == []
+
+
+def test_a_store_that_cannot_be_written_is_named(
+    patient: Patient, flowbed: Call, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A store whose permissions were taken away is named with the command that gives them back."""
+    place = files.Files._begin
+
+    def begin(store: files.Files) -> Any:
+        # Who may do everything is not stopped by a missing permission, as others are.
+        if not store.root.stat().st_mode & stat.S_IWUSR:
+            raise PermissionError(errno.EACCES, "Permission denied", str(store.root))
+        return place(store)
+
+    monkeypatch.setattr(files.Files, "_begin", begin)
+    patient.store.chmod(0o500)
+    found = flowbed("doctor", "--json").json["findings"]
+    (finding,) = [each for each in found if each["check"] == "store"]
+    assert "grant it" in finding["what"]
+    carry_out(finding["mend"], flowbed)
+    assert flowbed("doctor", "--json").json["findings"] == []
+
+
+def test_rows_in_no_vector_index_are_seen(
+    patient: Patient, flowbed: Call, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """An index that has grown past its vector index is named with the command that extends it."""
+    monkeypatch.setattr(doctor, "INDEX_ROWS", 3)
+    monkeypatch.setattr(doctor, "UNINDEXED", 1)
+    (finding,) = flowbed("doctor", "--json").json["findings"]
+    assert (finding["check"], finding["mend"]) == ("vector-index", "flowbed compact notes")
+    assert flowbed(*finding["mend"].split()[1:], "--index", "always").status == 0
+    assert flowbed("doctor", "--json").json["findings"] == []
+
+
+def test_large_collections_are_counted(
+    patient: Patient, flowbed: Call, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Where a proof would take long, the doctor counts rows against chunks, and verify mends what it names."""
+    monkeypatch.setattr(doctor, "PROVED", 2)
+    assert flowbed("doctor", "--json").json["findings"] == []
+    lose_a_row(patient)
+    (finding,) = flowbed("doctor", "--json").json["findings"]
+    assert finding["check"] == "counts"
+    carry_out(finding["mend"], flowbed)
+    assert flowbed("doctor", "--json").json["findings"] == []

@@ -1,0 +1,84 @@
+"""Old versions from the command line: listed, named, searched, rolled back to and dropped."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import pytest
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from pathlib import Path
+
+    from tests.cli.conftest import Called
+
+    Call = Callable[..., Called]
+
+
+def texts(flowbed: Call, *more: str) -> set[str]:
+    """Search for everything, and tell the first word of each text."""
+    hits = flowbed("search", "anything", "-c", "notes", "--json", *more).json["hits"]
+    return {hit["document"].split()[0] for hit in hits}
+
+
+def edited(notes: Path, flowbed: Call) -> str:
+    """Edit a note and run; return the version before."""
+    before = flowbed("status", "--json").json["collections"]["notes"]["version"]
+    (notes / "tea.txt").write_text("Coffee is served at four.\n")
+    assert flowbed("run", "--json").status == 0
+    return str(before)
+
+
+def test_a_rollback_and_its_release(notes: Path, flowbed: Call) -> None:
+    """A rollback brings the old text back and says how to undo that; a run changes nothing; a release does."""
+    before = edited(notes, flowbed)
+    assert "Coffee" in texts(flowbed)
+    done = flowbed("rollback", "notes", before)
+    assert done.status == 0
+    assert "1 run with 1 chunk reverted" in done.out
+    assert "--release" in done.out
+    assert texts(flowbed) == {"#", "Cats", "Tea"}
+    assert flowbed("status", "--json").json["chunks"] == {"SUCCESS": 2, "REVERTED": 1}
+    assert flowbed("run", "--json").json["embedded"] == 0
+    assert texts(flowbed) == {"#", "Cats", "Tea"}
+    assert flowbed("rollback", "notes", "--release", "--json").json["runs"] == 1
+    assert texts(flowbed) == {"#", "Cats", "Coffee"}
+    assert "nothing is reverted" in flowbed("rollback", "notes", "--release").out
+
+
+@pytest.mark.parametrize(
+    ("arguments", "says"),
+    [
+        (("rollback", "notes"), "--release"),
+        (("rollback", "notes", "2", "--release"), "--release"),
+        (("rollback", "notes", "99"), "no version 99; it keeps 1-"),
+        (("rollback", "other", "1"), "there are: notes"),
+        (("versions", "notes", "--tag", "stable"), "NAME=VERSION"),
+        (("versions", "--tag", "stable=1"), "name the collection"),
+        (("versions", "notes", "--untag", "stable"), "no version of notes is called 'stable'"),
+        (("search", "tea", "-c", "notes", "--at", "99"), "no version 99; it keeps 1-"),
+    ],
+)
+def test_what_cannot_be_done_is_said(
+    notes: Path, flowbed: Call, arguments: tuple[str, ...], says: str
+) -> None:
+    """A version that is not there, or half an instruction, is a usage error that says what to do."""
+    assert notes.exists()
+    called = flowbed(*arguments)
+    assert called.status == 2
+    assert says in called.err
+
+
+def test_a_named_version_outlives_the_others(notes: Path, flowbed: Call) -> None:
+    """A version with a name is listed with it, kept by `compact --now`, and searched as it was."""
+    before = edited(notes, flowbed)
+    assert flowbed("versions", "notes", "--tag", f"stable={before}").status == 0
+    assert flowbed("compact", "notes", "--now").status == 0
+    kept = flowbed("versions", "notes", "--json").json["versions"]["notes"]
+    assert {str(each["version"]): each["tags"] for each in kept}[before] == ["stable"]
+    assert len(kept) == 2
+    assert texts(flowbed, "--at", before) == {"#", "Cats", "Tea"}
+    assert flowbed("versions", "notes", "--untag", "stable").status == 0
+    assert flowbed("compact", "notes", "--now").status == 0
+    assert flowbed("search", "tea", "-c", "notes", "--at", before).status == 2
+    assert texts(flowbed) == {"#", "Cats", "Coffee"}

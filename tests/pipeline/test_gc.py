@@ -1,0 +1,230 @@
+"""What gc deletes and what it never does, at whatever moment it runs."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+from datetime import timedelta
+from typing import TYPE_CHECKING
+
+import pytest
+
+from flowbed import bed as beds
+from flowbed import telemetry
+from flowbed.errors import NotFound
+from flowbed.pipeline import gc
+from flowbed.testing.index import assert_same
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from tests.pipeline.conftest import Project
+
+DAY = 86_400.0
+
+
+@pytest.fixture
+def aged(monkeypatch: pytest.MonkeyPatch) -> Aged:
+    """Let time go by at once."""
+    return Aged(monkeypatch)
+
+
+class Aged:
+    """A clock that can be moved on: what was written until then is as old as that."""
+
+    def __init__(self, patch: pytest.MonkeyPatch) -> None:
+        """Begin with the time that it is."""
+        self._patch, self._real = patch, beds.now
+
+    def by(self, days: float) -> None:
+        """Move on."""
+        self._patch.setattr(beds, "now", lambda: self._real() + int(days * DAY * 1e6))
+
+
+def stored(project: Project, pattern: str) -> set[Path]:
+    """Name the objects of the store that match."""
+    return set((project.folder / ".flowbed" / "store").glob(pattern))
+
+
+async def test_what_is_needed_stays(notes: Project, aged: Aged) -> None:
+    """Right after a run, and a month later, all that a search, a rollback or a repair needs is there."""
+    before = stored(notes, "notes/**/*")
+    async with await notes.open() as bed:
+        assert (await bed.gc()).objects == {}
+        aged.by(0.9)
+        assert (await bed.gc()).objects == {}
+    assert stored(notes, "notes/**/*") == before
+
+
+async def test_texts_that_were_replaced_are_deleted_with_their_batch(notes: Project, aged: Aged) -> None:
+    """A batch file goes once every chunk in it has a later text, a day after it was written, and not before."""
+    (first,) = stored(notes, "notes/chunked/**/*.json")
+    async with await notes.open() as bed:
+        for name in ("one", "two", "three"):
+            notes.write(f"notes/{name}.txt", f"{notes.folder} another {name}")
+        await bed.run()
+        aged.by(2)
+        assert "batch file" not in (await bed.gc()).objects  # note four still has its text there
+        notes.write("notes/four.txt", f"{notes.folder} another four")
+        await bed.run()
+        planned = await bed.gc(dry_run=True)
+        assert (planned.objects["batch file"], first.exists()) == (1, True)
+        done = await bed.gc()
+        assert (done.objects, done.bytes) == (planned.objects, planned.bytes)
+        assert not first.exists()
+        assert (await bed.verify())["notes"].faults == ()
+        assert len(stored(notes, "notes/chunked/**/*.json")) == 2
+
+
+async def test_deltas_go_when_no_rollback_can_reach_behind_them(notes: Project, aged: Aged) -> None:
+    """A delta stays while a version before its commit is kept, and goes with the last of these, or after a month."""
+    async with await notes.open() as bed:
+        notes.write("notes/one.txt", f"{notes.folder} another one")
+        await bed.run()
+        assert len(stored(notes, "notes/delta/*/delta.arrow")) == 2
+        aged.by(2)
+        assert "delta" not in (await bed.gc()).objects
+        aged.by(31)
+        assert (await bed.gc()).objects["delta"] == 2
+        assert (await bed.verify())["notes"].faults == ()
+
+
+async def test_deltas_of_a_rollback_are_kept_for_its_release(notes: Project, aged: Aged) -> None:
+    """What a rollback reverted can be released a month later, whatever gc did meanwhile."""
+    async with await notes.open() as bed:
+        before = (await bed.versions("notes"))[0].version
+        notes.write("notes/one.txt", f"{notes.folder} another one")
+        await bed.run()
+        edited = notes.contents()
+        await bed.rollback("notes", before)
+        aged.by(20)
+        await bed.gc()
+        notes.sent()
+        await bed.release("notes")
+        assert not notes.sent()
+    assert_same(notes.contents(), edited)
+
+
+async def test_a_collection_is_cleaned_alone(notes: Project, aged: Aged) -> None:
+    """With a collection named, only its deltas and indexes are looked at; one that is not there is an error."""
+    async with await notes.open() as bed:
+        notes.write("notes/one.txt", f"{notes.folder} another one")
+        await bed.run()
+        for name in ("two", "three", "four"):
+            notes.write(f"notes/{name}.txt", f"{notes.folder} another {name}")
+        await bed.run()
+        aged.by(40)
+        assert set((await bed.gc("notes", dry_run=True)).objects) == {"delta"}
+        assert set((await bed.gc(dry_run=True)).objects) == {"delta", "batch file"}
+        with pytest.raises(NotFound, match="there are: notes"):
+            await bed.gc("nothing")
+
+
+async def test_batch_files_of_other_programs_are_left_alone(notes: Project, aged: Aged) -> None:
+    """A batch file that this ledger does not know, and that is not named by its content, is nobody's garbage."""
+    (own,) = stored(notes, "notes/chunked/**/*.json")
+    other = own.with_name(f"batch_{'0' * 64}.json")
+    other.write_text('{"chunks": [{"text": "a text", "metadata": {}}]}')
+    aged.by(100)
+    async with await notes.open() as bed:
+        await bed.gc()
+    assert other.exists()
+
+
+async def test_plans_that_are_too_old_are_deleted(notes: Project, aged: Aged) -> None:
+    """A staged plan goes when it can no longer be run."""
+    notes.write("notes/one.txt", f"{notes.folder} another one")
+    async with await notes.open() as bed:
+        await bed.plan()
+        assert stored(notes, "plans/*/plan.json")
+        aged.by(6)
+        assert "plan" not in (await bed.gc()).objects
+        aged.by(8)
+        assert (await bed.gc()).objects["plan"] > 0
+    assert not stored(notes, "plans/**/*.json")
+
+
+async def test_what_is_needed_again_meanwhile_is_not_deleted(
+    notes: Project, aged: Aged, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What is marked is looked at once more: a chunk that came to need it in between keeps it."""
+    (first,) = stored(notes, "notes/chunked/**/*.json")
+    async with await notes.open() as bed:
+        for name in ("one", "two", "three", "four"):
+            notes.write(f"notes/{name}.txt", f"{notes.folder} another {name}")
+        await bed.run()
+        aged.by(2)
+        used = bed._ledger.chunks.used
+        looks = iter(("marked", "needed again"))
+
+        async def asked(batches: set[str]) -> set[str]:
+            return set(batches) if next(looks) == "needed again" else await used(batches)
+
+        monkeypatch.setattr(bed._ledger.chunks, "used", asked)
+        assert "batch file" not in (await bed.gc()).objects
+    assert first.exists()
+
+
+MOMENTS = [point for point in telemetry.FAILPOINTS if point != telemetry.INDEX_CREATED]
+
+
+@pytest.mark.parametrize("point", MOMENTS)
+async def test_nothing_is_lost_when_gc_runs_in_the_middle_of_a_run(
+    point: str, notes: Project, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """At every point of a run, gc with no patience at all takes nothing that the run, or the one after it, needs."""
+    for name in ("one", "two"):
+        notes.write(f"notes/{name}.txt", f"{notes.folder} another {name}")
+    (notes.folder / "notes" / "three.txt").unlink()
+    notes.write("notes/five.txt", f"{notes.folder} a fifth")
+    ran: list[str] = []
+
+    def collect(reached: str, facts: object) -> None:
+        if reached == point and not ran:
+            ran.append(point)
+            stop()
+            asyncio.run_coroutine_threadsafe(other(), loop).result(30)
+
+    async def other() -> None:
+        # Another process's view: a ledger of its own, and files that all look a day old.
+        async with await notes.open() as bed:
+            await gc.collect(bed._parts(), grace=timedelta(seconds=-60))
+
+    loop = asyncio.new_event_loop()
+    with Running(loop):
+        stop = telemetry.listen(collect)
+        async with await notes.open() as bed:
+            await bed.run()
+            assert ran == [point]
+            # What was swept away before the ledger was told of it is read again from its source.
+            report = await bed.run()
+            assert report.failed == 0
+            assert (await bed.verify())["notes"].faults == ()
+    assert notes.documents("notes") == {
+        f"notes#{name}.txt#00000": text
+        for name, text in {
+            "one": f"{notes.folder} another one",
+            "two": f"{notes.folder} another two",
+            "four": f"{notes.folder} note four",
+            "five": f"{notes.folder} a fifth",
+        }.items()
+    }
+
+
+class Running:
+    """An event loop in a thread of its own."""
+
+    def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
+        """Keep a loop that is not running yet."""
+        self._loop = loop
+        self._thread = threading.Thread(target=loop.run_forever, daemon=True)
+
+    def __enter__(self) -> None:
+        """Start it."""
+        self._thread.start()
+
+    def __exit__(self, *_: object) -> None:
+        """Stop it."""
+        self._loop.call_soon_threadsafe(self._loop.stop)
+        self._thread.join()
+        self._loop.close()
