@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from importlib import import_module
 from importlib.metadata import entry_points
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Protocol, runtime_checkable
 
 from flowbed.errors import Misconfigured
 
@@ -18,11 +18,13 @@ if TYPE_CHECKING:
 class Embedder(Protocol):
     """Texts to vectors of one space.
 
-    `items` is the largest number of texts one call may carry; `price` is US dollars per million tokens.
+    `items` is the largest number of texts one call may carry, `tokens` about how many tokens it should; `price` is US
+    dollars per million tokens.
     """
 
     space: Space
     items: int
+    tokens: int
     price: float
 
     async def embed(self, texts: Sequence[str], *, purpose: Purpose) -> Embedded:
@@ -38,6 +40,15 @@ class Embedder(Protocol):
 
     def count(self, text: str) -> int:
         """Count the tokens of `text` as the model's own tokenizer does, without special tokens."""
+        ...
+
+
+@runtime_checkable
+class Bills(Protocol):
+    """An embedder that bills a text with other than its own tokens: with a prompt, or without what it cuts off."""
+
+    def bill(self, text: str, tokens: int) -> int:
+        """Tell the tokens that embedding `text` as a document is billed with; `tokens` is what `count` says of it."""
         ...
 
 

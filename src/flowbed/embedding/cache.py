@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Protocol
 import numpy as np
 
 from flowbed import telemetry
+from flowbed.embedding import Bills
 from flowbed.embedding.unicode import require_unicode
 from flowbed.errors import Misconfigured, Rejected
 from flowbed.records import Embedded, vector_key
@@ -57,8 +58,11 @@ class Cached:
         """Wrap an embedder; `clock` gives seconds."""
         self.space = embedder.space
         self.items = embedder.items
+        self.tokens = embedder.tokens
         self.price = embedder.price
         self._embedder = embedder
+        # Found out once: such a question takes longer than most answers to it.
+        self._bills = embedder if isinstance(embedder, Bills) else None
         self._tiers = tuple(tiers)
         self._clock = clock
         self._paused_until = [float("-inf")] * len(self._tiers)
@@ -104,6 +108,10 @@ class Cached:
     def count(self, text: str) -> int:
         """Count tokens as the embedder does."""
         return self._embedder.count(text)
+
+    def bill(self, text: str, tokens: int) -> int:
+        """Tell what embedding `text` as a document is billed with, where it is not kept; `tokens` is its own count."""
+        return tokens if self._bills is None else self._bills.bill(text, tokens)
 
     async def lookup(self, texts: Sequence[str], *, purpose: Purpose) -> dict[str, NDArray[np.float32]]:
         """Find the vectors that are kept already, without embedding any; texts not kept are missing.

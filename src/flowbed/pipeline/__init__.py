@@ -10,7 +10,9 @@ if TYPE_CHECKING:
 
     from flowbed.chunking import Rules
     from flowbed.embedding.cache import Cached
+    from flowbed.index.compaction import Retention
     from flowbed.index.datasets import Datasets
+    from flowbed.lanes.budget import Budget
     from flowbed.ledger import Ledger
     from flowbed.sources import Source
     from flowbed.storage import Store
@@ -30,7 +32,8 @@ class Parts:
 
     `embedder` opens the model when it is first called; `dead` tells whether a worker is known to have ended.
     `sources` names all that the project has.
-    `clock` is microseconds since 1970, `monotonic` seconds.
+    `clock` is microseconds since 1970, `monotonic` seconds. `budget` is what requests may cost, where that is limited;
+    `retention` which old versions compaction keeps, where that was set.
     """
 
     store: Store
@@ -43,3 +46,5 @@ class Parts:
     worker: str
     concurrency: int
     sources: frozenset[str]
+    budget: Budget | None = None
+    retention: Retention | None = None

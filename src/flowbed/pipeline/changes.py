@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 from flowbed.chunking import chunk
 from flowbed.errors import Rejected
 from flowbed.ledger import DocumentRow
+from flowbed.ledger.text import require_fit
 from flowbed.records import Problem, Status
 
 if TYPE_CHECKING:
@@ -178,7 +179,9 @@ def _read(
             digest = hashlib.sha256(f"{feed.rules.fingerprint}:{document.hash}".encode()).hexdigest()
             row = known.get(entry.document)
             same = row is not None and row.hash == digest
-            read.append(_Read(entry, digest, None if same else chunk(document, feed.rules, count)))
+            chunks = None if same else chunk(document, feed.rules, count)
+            require_fit([entry.document, *(each.id for each in chunks or ())])
+            read.append(_Read(entry, digest, chunks))
         except Rejected as error:
             problems.append(Problem(subject=entry.document, reason=str(error), document=entry.document))
     return read, problems

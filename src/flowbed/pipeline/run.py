@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+import asyncio
 from typing import TYPE_CHECKING
 
 from flowbed.errors import Conflict, Error, NotFound, Transient
-from flowbed.index.compaction import Compaction, VectorIndex, compact
+from flowbed.index.compaction import Compaction, Retention, VectorIndex, compact
 from flowbed.index.lease import held
 from flowbed.index.live import live_collection
 from flowbed.index.versions import state
-from flowbed.pipeline.embed import WAITING, Tally, commit_pending, embed
+from flowbed.pipeline.claims import WAITING, Fresh
+from flowbed.pipeline.embed import embed
+from flowbed.pipeline.landing import Tally, commit_pending
+from flowbed.pipeline.rollback import catch_up, catch_up_all
 from flowbed.pipeline.sync import Synced, check_space, sync
-from flowbed.records import Problem, Report, Status
-from flowbed.telemetry import STAGE, reached
+from flowbed.records import Planned, Problem, Report, Status
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Mapping
@@ -37,22 +40,45 @@ async def run(
     began = parts.monotonic()
     tally = Tally()
     await recover(parts, tally)
+    fresh = Fresh()
+    fetching = asyncio.create_task(_fetch(parts, feeds, fresh, allow_deletes=allow_deletes))
+    try:
+        done = await embed(parts, sources=tuple(feeds), statuses=statuses, limit=limit, fresh=fresh)
+        synced = await fetching
+    finally:
+        fetching.cancel()
+        await asyncio.gather(fetching, return_exceptions=True)
+    return await finish(parts, feeds, synced, tally, done, began=began)
+
+
+async def _fetch(
+    parts: Parts, feeds: Mapping[str, Feed], fresh: Fresh, *, allow_deletes: bool
+) -> dict[str, Synced]:
+    """Fetch source by source, while what is fetched is embedded; where there is but one, its failure is the run's."""
     synced: dict[str, Synced] = {}
+    failure: Error | None = None
     for name, feed in feeds.items():
         try:
             await check_space(feed, parts)
-            synced[name] = await sync(feed, parts, allow_deletes=allow_deletes)
+            synced[name] = await sync(feed, parts, allow_deletes=allow_deletes, wrote=fresh.add)
         except Error as error:
-            if len(feeds) == 1:
-                raise
+            failure = error
             synced[name] = Synced(problems=[Problem(subject=f"source {name}", reason=str(error))])
-    counts = await parts.ledger.chunks.counts()
-    reached(
-        STAGE,
-        stage="embed",
-        total=sum(number for (_, status), number in counts.items() if status in statuses),
-    )
-    done = await embed(parts, sources=tuple(feeds), statuses=statuses, limit=limit)
+    fresh.end(failure if len(feeds) == 1 else None)
+    return synced
+
+
+async def finish(
+    parts: Parts,
+    feeds: Mapping[str, Feed],
+    synced: Mapping[str, Synced],
+    tally: Tally,
+    done: Tally,
+    *,
+    began: float,
+    planned: Planned | None = None,
+) -> Report:
+    """Tidy what was written to, and report: `tally` is what was taken up at first, `done` what was embedded."""
     await tidy(parts, done.versions)
     skipped = [problem for each in synced.values() for problem in each.problems if problem.skipped]
     failures = [problem for each in synced.values() for problem in each.problems if not problem.skipped]
@@ -70,17 +96,27 @@ async def run(
         seconds=parts.monotonic() - began,
         versions=await _versions(parts, feeds),
         truncated=done.truncated,
+        embedding_seconds=done.seconds,
+        waiting=await _left(parts, feeds),
+        planned=planned,
+        drift={name: each.drift for name, each in synced.items() if each.drift},
         failures=tuple(failures),
         skipped=tuple(skipped),
         withheld={name: each.withheld for name, each in synced.items() if each.withheld},
     )
 
 
-async def recover(parts: Parts, tally: Tally) -> None:
-    """Take up what a run that was killed left behind: claims of dead workers, and deltas that no commit holds."""
+async def take_back(parts: Parts) -> None:
+    """Give back what dead workers have claimed."""
     for worker in await parts.ledger.chunks.workers():
         if worker != parts.worker and parts.dead(worker):
             await parts.ledger.chunks.release(worker)
+
+
+async def recover(parts: Parts, tally: Tally) -> None:
+    """Take up what whoever was killed left behind: claims, a rollback not recorded, deltas that no commit holds."""
+    await take_back(parts)
+    await catch_up_all(parts)
     for collection in await parts.ledger.runs.collections():
         await commit_pending(collection, parts, tally)
 
@@ -98,9 +134,14 @@ async def tidy(parts: Parts, collections: Collection[str]) -> None:
 
 
 async def compact_one(
-    parts: Parts, collection: str, *, vector_index: VectorIndex, only_if_due: bool = False
+    parts: Parts,
+    collection: str,
+    *,
+    vector_index: VectorIndex,
+    retention: Retention | None = None,
+    only_if_due: bool = False,
 ) -> Compaction | None:
-    """Compact one collection under its maintenance lease.
+    """Compact one collection under its maintenance lease; `retention` takes the place of what was set.
 
     Raises:
         Conflict: someone else is compacting it; with `only_if_due` at once, otherwise after having waited.
@@ -119,14 +160,23 @@ async def compact_one(
         monotonic=parts.monotonic,
         wait=not only_if_due,
     ):
+        await catch_up(parts, live)  # before the versions that tell of a rollback are dropped
         return await compact(
             live,
             datasets=parts.datasets,
             vector_index=vector_index,
             oldest_pending=pending[0].created if pending else None,
             now=parts.clock(),
+            retention=retention or parts.retention,
             only_if_due=only_if_due,
         )
+
+
+async def _left(parts: Parts, feeds: Mapping[str, Feed]) -> int:
+    """Count the chunks of the collections of these sources that wait to be embedded."""
+    names = {collection for feed in feeds.values() for collection in feed.rules.collections}
+    counts = await parts.ledger.chunks.counts()
+    return sum(number for (name, each), number in counts.items() if name in names and each is Status.NONE)
 
 
 async def _versions(parts: Parts, feeds: Mapping[str, Feed]) -> dict[str, int]:

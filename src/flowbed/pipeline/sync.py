@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 from dataclasses import dataclass, field
+from functools import partial
 from typing import TYPE_CHECKING
 
 from flowbed.errors import Conflict
@@ -16,7 +17,9 @@ from flowbed.records import Problem, Status, batch_id
 from flowbed.telemetry import BATCH_REGISTERED, BATCH_WRITTEN, FETCH_SWAPPED, PROGRESS, STAGE, reached
 
 if TYPE_CHECKING:
-    from flowbed.ledger import Cursor
+    from collections.abc import Callable, Sequence
+
+    from flowbed.ledger import Cursor, DocumentRow
     from flowbed.pipeline import Feed, Parts
     from flowbed.pipeline.changes import Change
 
@@ -26,17 +29,25 @@ TRIES = 6
 
 @dataclass
 class Synced:
-    """What a sync did: documents fetched, chunks to write and to delete, and what stood in the way."""
+    """What a sync did: documents fetched, chunks to write and to delete, and what stood in the way.
+
+    `drift` says why a plan's part was left undone.
+    """
 
     fetched: int = 0
     chunks: int = 0
     deleted: int = 0
     problems: list[Problem] = field(default_factory=list)
     withheld: str = ""
+    drift: str = ""
 
 
-async def sync(feed: Feed, parts: Parts, *, allow_deletes: bool) -> Synced:
+async def sync(
+    feed: Feed, parts: Parts, *, allow_deletes: bool, wrote: Callable[[str], None] | None = None
+) -> Synced:
     """Fetch one source, lay its new and changed chunks down as batch files, and move its cursor with them.
+
+    `wrote` is told the id of each batch file, once the ledger knows of it.
 
     Raises:
         Misconfigured: the source cannot be read.
@@ -59,7 +70,10 @@ async def sync(feed: Feed, parts: Parts, *, allow_deletes: bool) -> Synced:
                 scan=scan,
                 allow_deletes=allow_deletes,
             ):
-                cursor = await _apply(source, cursor, change, parts)
+                prepared = prepare(source, change, now=parts.clock())
+                cursor = await apply(cursor, prepared, parts)
+                if wrote is not None and prepared.batch is not None:
+                    wrote(prepared.batch.id)
                 done.fetched += change.fetched
                 done.chunks += len(change.writes)
                 done.deleted += len(change.deletes)
@@ -72,7 +86,7 @@ async def sync(feed: Feed, parts: Parts, *, allow_deletes: bool) -> Synced:
             continue
         done.problems, done.withheld = scan.problems, scan.withheld
         if scan.complete:
-            await _dead_letters(source, scan, parts)
+            await replace_letters(source, scan.problems, parts)
         return done
     reason = "another run is fetching it at the same time, and what this one read is thrown away; run again"
     done.problems.append(Problem(subject=f"source {source}", reason=reason))
@@ -92,27 +106,35 @@ async def check_space(feed: Feed, parts: Parts) -> None:
             require_same(live, parts.embedder().space)
 
 
-async def _apply(source: str, cursor: Cursor, change: Change, parts: Parts) -> Cursor:
-    now = parts.clock()
-    # Versions are assigned from the rows as they were read: the swap below holds only if nobody wrote any since.
+@dataclass(frozen=True, kw_only=True)
+class Prepared:
+    """A change with its versions assigned: a batch file, where it writes chunks, and the rows that go with it.
+
+    `body` writes the batch file as it was registered.
+    """
+
+    value: str
+    documents: tuple[DocumentRow, ...]
+    removed: tuple[str, ...]
+    chunks: tuple[ChunkRow, ...]
+    batch: BatchRow | None
+    body: Callable[[BatchRow], bytes]
+
+
+def prepare(source: str, change: Change, *, now: int) -> Prepared:
+    """Assign versions, and lay out the batch file and the rows of a change."""
+    # Versions are assigned from the rows as they were read: the swap holds only if nobody wrote any since.
     versions = [max(write.previous.version + 1 if write.previous else 0, now) for write in change.writes]
-    batch = ""
+    batch = None
     if change.writes:
         rows = [
             (write.chunk.id, write.chunk.text_hash, version)
             for write, version in zip(change.writes, versions, strict=True)
         ]
-        batch = batch_id(source, rows)
-        row = await parts.ledger.batches.register(
-            BatchRow(
-                id=batch, source=source, key=batch_key(source, batch, at=now), timestamp=now, chunks=len(rows)
-            )
+        name = batch_id(source, rows)
+        batch = BatchRow(
+            id=name, source=source, key=batch_key(source, name, at=now), timestamp=now, chunks=len(rows)
         )
-        reached(BATCH_REGISTERED, batch=batch)
-        # A repeat finds its own bytes there: the name says what they are.
-        with contextlib.suppress(Conflict):
-            await parts.store.create(row.key, encode_batch(row, change.writes, versions))
-        reached(BATCH_WRITTEN, batch=batch)
     chunks = [
         ChunkRow(
             collection=write.chunk.collection,
@@ -124,7 +146,7 @@ async def _apply(source: str, cursor: Cursor, change: Change, parts: Parts) -> C
             text_hash=write.chunk.text_hash,
             row_hash=write.chunk.row_hash,
             version=version,
-            batch=batch,
+            batch=batch.id if batch else "",
         )
         for write, version in zip(change.writes, versions, strict=True)
     ]
@@ -145,26 +167,50 @@ async def _apply(source: str, cursor: Cursor, change: Change, parts: Parts) -> C
         )
         for row in change.deletes
     ]
+    return Prepared(
+        value=change.value,
+        documents=change.documents,
+        removed=change.removed,
+        chunks=tuple(chunks),
+        batch=batch,
+        body=partial(encode_batch, writes=change.writes, versions=versions),
+    )
+
+
+async def apply(cursor: Cursor, prepared: Prepared, parts: Parts) -> Cursor:
+    """Write the batch file, then move the cursor together with all rows; repeatable until the cursor has moved.
+
+    Raises:
+        Conflict: the cursor has moved since it was read; no row was written.
+
+    """
+    if prepared.batch is not None:
+        row = await parts.ledger.batches.register(prepared.batch)
+        reached(BATCH_REGISTERED, batch=row.id)
+        # A repeat finds its own bytes there: the name says what they are.
+        with contextlib.suppress(Conflict):
+            await parts.store.create(row.key, prepared.body(row))
+        reached(BATCH_WRITTEN, batch=row.id)
     moved = await parts.ledger.documents.swap(
         Swap(
             cursor=cursor,
-            value=change.value,
-            documents=change.documents,
-            removed=change.removed,
-            chunks=chunks,
+            value=prepared.value,
+            documents=prepared.documents,
+            removed=prepared.removed,
+            chunks=prepared.chunks,
         )
     )
-    reached(FETCH_SWAPPED, source=source, chunks=len(chunks))
+    reached(FETCH_SWAPPED, source=cursor.source, chunks=len(prepared.chunks))
     return moved
 
 
-async def _dead_letters(source: str, scan: Scan, parts: Parts) -> None:
-    """Make the source's dead letters those of this complete scan."""
+async def replace_letters(source: str, problems: Sequence[Problem], parts: Parts) -> None:
+    """Make the source's dead letters those of a complete scan."""
     letters = [
         DeadLetter(
             kind="source", owner=source, subject=problem.subject, reason=problem.reason, at=parts.clock()
         )
-        for problem in scan.problems
+        for problem in problems
         if not problem.skipped
     ]
     await parts.ledger.dead_letters.remove("source", owner=source)

@@ -1,0 +1,153 @@
+"""Claims: chunks that wait are taken by this worker, in groups, and kept from anyone else until they are done."""
+
+from __future__ import annotations
+
+import asyncio
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+from flowbed.errors import Error
+from flowbed.records import Status
+from flowbed.telemetry import CHUNKS_CLAIMED, STAGE, log, reached
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Collection, Mapping
+
+    from flowbed.ledger import ChunkRow
+    from flowbed.pipeline import Parts
+
+# Chunks of one run: their vectors are held until its deltas are written (13 MB at 384 dimensions).
+RUN_CHUNKS = 8_192
+# Worth a run where nothing more is at hand just now: each run ends in a commit, and in a fragment of the index.
+WORTHWHILE = RUN_CHUNKS // 4
+# A claim lasts this long unless renewed; the claims of a process known to be dead are taken back at once.
+CLAIM = 60_000_000  # µs
+WAITING = frozenset({Status.NONE, Status.FAILED})
+
+
+@asynccontextmanager
+async def renewed(parts: Parts) -> AsyncIterator[None]:
+    """Keep this worker's claims from running out, and give back what is left of them at the end."""
+
+    async def beat() -> None:
+        while True:
+            await asyncio.sleep(CLAIM / 1e6 / 3)
+            try:
+                await parts.ledger.chunks.renew(parts.worker, until=parts.clock() + CLAIM)
+            except Error as error:  # there is time for two more tries before the claims run out
+                log.warning("claims could not be renewed: %s", error)
+
+    task = asyncio.create_task(beat())
+    try:
+        yield
+    finally:
+        task.cancel()
+        await asyncio.gather(task, return_exceptions=True)
+        await parts.ledger.chunks.release(parts.worker)
+
+
+class Fresh:
+    """The batches of a fetch that goes on, as it writes them."""
+
+    def __init__(self) -> None:
+        """Begin with none."""
+        self._batches: asyncio.Queue[str | None] = asyncio.Queue()
+        self._ended = False
+        self._error: Error | None = None
+
+    def add(self, batch: str) -> None:
+        """Take in one that can be claimed from now on."""
+        self._batches.put_nowait(batch)
+
+    def end(self, error: Error | None = None) -> None:
+        """Say that there will be no more, or why the fetch failed."""
+        self._error = error
+        self._batches.put_nowait(None)
+
+    @property
+    def idle(self) -> bool:
+        """Whether the next one is still to be written."""
+        return self._batches.empty() and not self._ended
+
+    async def next(self) -> str | None:
+        """Wait for the next one; None once there are no more. Raises what made the fetch fail."""
+        batch = None if self._ended else await self._batches.get()
+        self._ended = batch is None
+        if self._ended and self._error is not None:
+            raise self._error
+        return batch
+
+
+@dataclass(kw_only=True)
+class Claims:
+    """What one worker claims, group by group: chunks of these sources with these statuses, up to `limit`.
+
+    `only`, where given, names the only batches, each with the sources of which ("" is deletions).
+    """
+
+    parts: Parts
+    sources: Collection[str]
+    statuses: Collection[Status]
+    limit: int | None
+    only: Mapping[str, Collection[str]] | None
+    claimed: int = 0
+    _group: list[ChunkRow] = field(default_factory=list)
+
+    async def groups(self, fresh: Fresh | None) -> AsyncIterator[list[ChunkRow]]:
+        """Claim the fresh batches as they come, then what else waits, the oldest first, by about RUN_CHUNKS."""
+        async for batch, statuses in self._batches(fresh):
+            async for _ in self._claim(batch, statuses):
+                enough = WORTHWHILE if fresh is not None and fresh.idle else RUN_CHUNKS
+                if len(self._group) >= enough:
+                    yield self._taken()
+        if self._group:
+            yield self._taken()
+
+    async def _batches(self, fresh: Fresh | None) -> AsyncIterator[tuple[str, Collection[Status]]]:
+        begun: set[str] = set()
+        if fresh is not None:
+            while (batch := await fresh.next()) is not None:
+                begun.add(batch)
+                yield batch, self.statuses
+            await self._announce()
+        # What has failed in this run is for the next one.
+        again = frozenset(self.statuses) - {Status.FAILED}
+        chunks, now = self.parts.ledger.chunks, self.parts.clock()
+        async for batches in chunks.batches(self.statuses, now=now, sources=self.sources):
+            for batch in batches:
+                yield batch, again if batch in begun else self.statuses
+
+    async def _claim(self, batch: str, statuses: Collection[Status]) -> AsyncIterator[None]:
+        """Claim the chunks of a batch into the group, with a stop at each RUN_CHUNKS or fewer."""
+        whose = self.sources if self.only is None else self.only.get(batch, ())
+        if not whose and self.only is not None:
+            return
+        while self.limit is None or self.claimed < self.limit:
+            now = self.parts.clock()
+            most = RUN_CHUNKS if self.limit is None else min(RUN_CHUNKS, self.limit - self.claimed)
+            rows = await self.parts.ledger.chunks.claim(
+                batch,
+                statuses,
+                worker=self.parts.worker,
+                now=now,
+                until=now + CLAIM,
+                sources=whose,
+                limit=most,
+            )
+            self.claimed += len(rows)
+            self._group += rows
+            yield
+            if len(rows) < most:
+                return
+
+    def _taken(self) -> list[ChunkRow]:
+        group, self._group = self._group, []
+        reached(CHUNKS_CLAIMED, chunks=len(group))
+        return group
+
+    async def _announce(self) -> None:
+        """Tell how much there is to embed, now that the fetch has ended."""
+        counts = await self.parts.ledger.chunks.counts()
+        waiting = sum(number for (_, status), number in counts.items() if status in self.statuses)
+        reached(STAGE, stage="embed", total=self.claimed + waiting)

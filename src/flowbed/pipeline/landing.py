@@ -1,0 +1,237 @@
+"""Landing: what became of a group of chunks is laid down as deltas, recorded, committed, and its failures noted."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING, Any, Self
+
+from flowbed.errors import Conflict
+from flowbed.index.commit import commit
+from flowbed.index.deltas import Delete, Upsert, write_delta
+from flowbed.index.live import live_collection
+from flowbed.ledger import DeadLetter, Failure, RunRow, Swap
+from flowbed.records import Problem
+from flowbed.telemetry import DEAD_LETTER, DELTA_WRITTEN, PROGRESS, RUN_RECORDED, reached
+
+if TYPE_CHECKING:
+    from collections.abc import Coroutine, Sequence
+
+    import numpy as np
+    from numpy.typing import NDArray
+
+    from flowbed.lanes.realtime import Outcome
+    from flowbed.ledger import ChunkRow
+    from flowbed.pipeline import Parts
+    from flowbed.pipeline.batches import Lost, Passage
+
+
+@dataclass(frozen=True, kw_only=True)
+class Spent:
+    """What a provider was sent for one run, and the seconds it took."""
+
+    texts: int = 0
+    tokens: int = 0
+    cost_usd: float = 0.0
+    seconds: float = 0.0
+
+
+@dataclass
+class Tally:
+    """What embedding did: chunks embedded or reused and deleted, texts sent, and what failed.
+
+    `seconds` went by while vectors were found or made.
+    """
+
+    chunks: int = 0
+    sent: int = 0
+    deleted: int = 0
+    tokens: int = 0
+    cost_usd: float = 0.0
+    seconds: float = 0.0
+    truncated: int = 0
+    failures: list[Problem] = field(default_factory=list)
+    failed: int = 0
+    versions: dict[str, int] = field(default_factory=dict)
+    stopped: str = ""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Made:
+    """A group of claimed chunks, the passages that could be read of them, and what became of those."""
+
+    rows: Sequence[ChunkRow]
+    passages: Sequence[Passage]
+    lost: Sequence[Lost]
+    outcome: Outcome
+    spent: Spent
+
+
+class Landing:
+    """One piece of work in the background, which the next one waits for."""
+
+    def __init__(self) -> None:
+        """Begin with none."""
+        self._task: asyncio.Task[None] | None = None
+
+    async def __aenter__(self) -> Self:
+        """Let work be begun."""
+        return self
+
+    async def follow(self, work: Coroutine[Any, Any, None]) -> None:
+        """Begin `work` once what was begun before has ended well; raises what that raised."""
+        try:
+            if self._task is not None:
+                await self._task
+        except BaseException:
+            work.close()
+            raise
+        self._task = asyncio.create_task(work)
+
+    async def __aexit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        """End what was begun: what is made is paid, and is laid down whatever else fails, unless it is cancelled."""
+        if self._task is None:
+            return
+        if kind is None:
+            await self._task
+            return
+        if issubclass(kind, asyncio.CancelledError):
+            self._task.cancel()
+        await asyncio.gather(self._task, return_exceptions=True)
+
+
+async def land(made: Made, parts: Parts, tally: Tally) -> None:
+    """Commit a delta for each collection of a group, and note what failed of it."""
+    rows, passages, outcome, spent = made.rows, made.passages, made.outcome, made.spent
+    for collection in sorted({row.collection for row in rows}):
+        upserts = [
+            _upsert(each, outcome.vectors[each.row.text_hash])
+            for each in passages
+            if each.row.collection == collection and each.row.text_hash in outcome.vectors
+        ]
+        deletes = [
+            Delete(id=row.id, version=row.version)
+            for row in rows
+            if row.deleted and row.collection == collection
+        ]
+        if not upserts and not deletes:
+            continue
+        try:
+            await _lay_down(collection, upserts, deletes, spent, parts)
+        except (
+            Conflict
+        ) as error:  # someone else's bytes lie where this delta belongs: the other collections go on
+            tally.failed += 1
+            tally.failures.append(Problem(subject=f"collection {collection}", reason=str(error)))
+            continue
+        await commit_pending(collection, parts, tally)
+        tally.chunks += len(upserts)
+        tally.deleted += len(deletes)
+        spent = Spent()  # what was sent is told once, by the first of the collections that it was sent for
+    tally.truncated += sum(1 for each in passages if each.row.text_hash in outcome.truncated)
+    failed = [
+        _failure(each.row, *outcome.failures[each.row.text_hash])
+        for each in passages
+        if each.row.text_hash in outcome.failures
+    ]
+    await read_again([each.row for each in made.lost], parts)
+    failed += [
+        _failure(each.row, "transient", f"{each.reason}; the next run reads its document again")
+        for each in made.lost
+    ]
+    await _fail(failed, parts, tally)
+    # The lane has told of each distinct text; the chunks that shared one, or had none, are done as well.
+    reached(PROGRESS, stage="embed", done=len(rows) - len({each.row.text_hash for each in passages}))
+
+
+async def _lay_down(
+    collection: str, upserts: Sequence[Upsert], deletes: Sequence[Delete], spent: Spent, parts: Parts
+) -> None:
+    """Write the delta of one collection, and record its run."""
+    live = await live_collection(parts.store, collection)
+    if live is None:
+        # Nothing of this collection was ever committed, so that there is nothing to delete from it.
+        live = await parts.datasets.begin(collection, parts.embedder().space, now=parts.clock())
+    delta = await write_delta(parts.store, collection, live.space, upserts, deletes, now=parts.clock())
+    reached(DELTA_WRITTEN, run=delta.run)
+    await parts.ledger.runs.record(
+        RunRow(
+            id=delta.run,
+            collection=collection,
+            space=live.space.to_json(),
+            key=delta.key,
+            sha256=delta.sha256,
+            rows=delta.rows,
+            lane="realtime",
+            worker=parts.worker,
+            created=parts.clock(),
+            texts=spent.texts,
+            tokens=spent.tokens,
+            cost_usd=spent.cost_usd,
+            seconds=spent.seconds,
+        ),
+        [*((row.id, row.version) for row in upserts), *((row.id, row.version) for row in deletes)],
+        worker=parts.worker,
+    )
+    reached(RUN_RECORDED, run=delta.run)
+    if await parts.ledger.dead_letters.count():
+        # What failed once and is in a run now waits for nobody to look any more.
+        subjects = [*(row.id for row in upserts), *(row.id for row in deletes)]
+        await parts.ledger.dead_letters.remove("chunk", owner=collection, subjects=subjects)
+
+
+def _upsert(passage: Passage, vector: NDArray[np.float32]) -> Upsert:
+    return Upsert(
+        id=passage.row.id,
+        version=passage.row.version,
+        document=passage.text,
+        metadata=passage.metadata,
+        text_hash=passage.row.text_hash,
+        vector=vector,
+    )
+
+
+def _failure(row: ChunkRow, kind: str, reason: str) -> Failure:
+    return Failure(collection=row.collection, id=row.id, version=row.version, kind=kind, reason=reason)
+
+
+async def commit_pending(collection: str, parts: Parts, tally: Tally) -> None:
+    """Commit what is pending of a collection, and tally it."""
+    committed = await commit(
+        collection, store=parts.store, ledger=parts.ledger, datasets=parts.datasets, clock=parts.clock
+    )
+    if committed.version is not None:
+        tally.versions[collection] = committed.version
+    tally.failed += len(committed.refused)
+    tally.failures += committed.refused
+
+
+async def read_again(rows: Sequence[ChunkRow], parts: Parts) -> None:
+    """Make the next fetch take the documents of chunks whose texts are lost for changed."""
+    for source in sorted({row.source for row in rows}):
+        names = {row.document for row in rows if row.source == source}
+        known = await parts.ledger.documents.get(source, names)
+        forgotten = [replace(row, etag="", hash="") for row in known.values()]
+        # Where another run is fetching just now, the next one will find the texts missing again, and do this then.
+        with contextlib.suppress(Conflict):
+            cursor = await parts.ledger.documents.cursor(source)
+            await parts.ledger.documents.swap(Swap(cursor=cursor, value="", documents=forgotten))
+
+
+async def _fail(failures: Sequence[Failure], parts: Parts, tally: Tally) -> None:
+    if not failures:
+        return
+    letters = [
+        DeadLetter(kind="chunk", owner=each.collection, subject=each.id, reason=each.reason, at=parts.clock())
+        for each in failures
+        if each.kind == "rejected"
+    ]
+    # The letter first: a chunk that has failed without one would be looked at by nobody.
+    if letters:
+        await parts.ledger.dead_letters.add(letters)
+    await parts.ledger.chunks.fail(failures, worker=parts.worker)
+    for each in failures:
+        reached(DEAD_LETTER, kind=each.kind, subject=each.id, reason=each.reason)
+    tally.failed += len(failures)
+    tally.failures += [Problem(subject=each.id, reason=each.reason) for each in failures]

@@ -1,0 +1,149 @@
+"""Rollback: a collection put back to an older version, and the ledger told which runs that undid.
+
+The index alone decides what holds: its history is a line of versions, and a restore is one of them. What lies between
+its target and itself is undone, what comes after it stands. The ledger follows the history, so that it does not matter
+where a rollback is interrupted, or by whom: whoever looks next finds the restore there and records it.
+
+    a commit merged before the restore and marked before it is recorded    its run is reverted
+    ... and marked only afterwards                                         the mark is void: it is merged again
+    a commit begun before the restore that would merge after it            Lance refuses it, and it begins again
+    a commit merged after the restore                                      stands
+"""
+
+from __future__ import annotations
+
+import contextlib
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from flowbed.errors import NotFound
+from flowbed.index.history import restore, restored_since, runs_in, tag, untag
+from flowbed.index.lease import held
+from flowbed.index.live import live_collection, live_collections
+from flowbed.ledger import Rollback
+from flowbed.pipeline.landing import Tally, commit_pending
+from flowbed.telemetry import ROLLBACK_RECORDED, ROLLBACK_RESTORED, ROLLBACK_TAGGED, reached
+
+if TYPE_CHECKING:
+    from flowbed.index.live import Live
+    from flowbed.pipeline import Parts
+
+MANY = 1_000  # pending runs looked at in one piece
+
+
+@dataclass(frozen=True, kw_only=True)
+class Released:
+    """What a release gave back: how many reverted runs, and the version that holds them again, None without any."""
+
+    collection: str
+    runs: int
+    version: int | None
+
+
+async def roll_back(parts: Parts, collection: str, target: int) -> Rollback:
+    """Put a collection back to the contents of version `target`, as a new version; repeatable.
+
+    Runs committed since are reverted, and their chunks REVERTED: no run merges or embeds them until they are released,
+    or their documents change.
+
+    Raises:
+        NotFound: there is no such collection, or no such version (any more).
+
+    """
+    live = await _live(parts, collection)
+    await parts.datasets.open(live, version=target)  # refuses one that is not there
+    async with held(
+        parts.store,
+        collection,
+        owner=parts.worker,
+        dead=parts.dead,
+        monotonic=parts.monotonic,
+        wait=True,
+    ):
+        await catch_up(parts, live)
+        newest = (await parts.datasets.kept(live))[-1]
+        for done in await parts.ledger.rollbacks.of(collection):
+            if (done.target, done.version) == (target, newest):
+                return done  # said twice, or interrupted at the very end
+        if target == newest:
+            return Rollback(collection=collection, target=target, version=newest, at=parts.clock())
+        await tag(live, _tag(target), target, datasets=parts.datasets)
+        reached(ROLLBACK_TAGGED, collection=collection, target=target)
+        await _mark_merged(parts, live, newest)
+        version = await restore(live, target, datasets=parts.datasets)
+        reached(ROLLBACK_RESTORED, collection=collection, target=target, version=version)
+        done = await _record(parts, live, target=target, version=version)
+        await untag(live, _tag(target), datasets=parts.datasets)
+        return done
+
+
+async def release(parts: Parts, collection: str) -> Released:
+    """Let the runs that rollbacks reverted wait for a commit again, and commit them; nothing is embedded.
+
+    Raises:
+        NotFound: there is no such collection.
+
+    """
+    live = await _live(parts, collection)
+    await catch_up(parts, live)
+    runs = await parts.ledger.runs.release(collection)
+    tally = Tally()
+    await commit_pending(collection, parts, tally)
+    return Released(collection=collection, runs=runs, version=tally.versions.get(collection))
+
+
+async def catch_up_all(parts: Parts) -> None:
+    """Make the ledger follow the history of every collection."""
+    for live in await live_collections(parts.store):
+        await catch_up(parts, live)
+
+
+async def catch_up(parts: Parts, live: Live) -> None:
+    """Make the ledger follow a collection's history, where a rollback was interrupted before it could."""
+    seen = await parts.ledger.rollbacks.seen(live.collection)
+    newest, restored = await restored_since(live, seen, datasets=parts.datasets)
+    for each in restored:
+        await _record(parts, live, target=each.target, version=each.version)
+        await untag(live, _tag(each.target), datasets=parts.datasets)
+    if newest <= seen:
+        return
+    # A commit may have merged a run while it was being reverted, and died before it could say so.
+    if reverted := await parts.ledger.runs.reverted(live.collection):
+        with contextlib.suppress(NotFound):  # dropped meanwhile: there is a newer one to look at next time
+            there = await runs_in(live, newest, datasets=parts.datasets)
+            await parts.ledger.runs.commit(sorted(there.intersection(reverted)), version=newest)
+    await parts.ledger.rollbacks.see(live.collection, newest)
+
+
+async def _record(parts: Parts, live: Live, *, target: int, version: int) -> Rollback:
+    kept: set[str] = set()
+    for each in (version, target):  # the same contents; either may be dropped by now
+        with contextlib.suppress(NotFound):
+            kept = await runs_in(live, each, datasets=parts.datasets)
+            break
+    done = await parts.ledger.rollbacks.record(
+        Rollback(collection=live.collection, target=target, version=version, at=parts.clock()), kept=kept
+    )
+    reached(ROLLBACK_RECORDED, collection=live.collection, version=version, runs=done.runs)
+    return done
+
+
+def _tag(target: int) -> str:
+    """Name the tag that keeps a version from being dropped while a rollback to it is under way."""
+    return f"rollback-{target}"
+
+
+async def _mark_merged(parts: Parts, live: Live, newest: int) -> None:
+    """Mark pending runs that the newest version holds: whoever merged them died before it could."""
+    pending = {run.id for run in await parts.ledger.runs.pending(live.collection, limit=MANY)}
+    if pending:
+        there = await runs_in(live, newest, datasets=parts.datasets)
+        await parts.ledger.runs.commit(sorted(pending & there), version=newest)
+
+
+async def _live(parts: Parts, collection: str) -> Live:
+    live = await live_collection(parts.store, collection)
+    if live is None:
+        message = f"no collection is called {collection!r}; `flowbed status` names those there are"
+        raise NotFound(message)
+    return live
