@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-import json
+import math
 import secrets
 import socket
 import threading
@@ -13,40 +13,43 @@ from typing import TYPE_CHECKING, Any, Self, TypeVar
 
 import psutil
 
-from flowbed import pipeline, settings
-from flowbed.chunking import Rules
+from flowbed import feeds, pipeline, settings
 from flowbed.embedding import open_embedder
 from flowbed.embedding.cache import Cached
 from flowbed.embedding.memory import VectorMemory
-from flowbed.errors import Conflict, Misconfigured, NotFound, Rejected
+from flowbed.errors import Misconfigured, NotFound, Rejected
+from flowbed.index.compaction import NOTHING, Retention
 from flowbed.index.datasets import Datasets
+from flowbed.index.history import tag, untag
 from flowbed.index.live import Live, live_collection, live_collections, require_same
 from flowbed.index.search import Unit, search
 from flowbed.index.versions import Version, versions
+from flowbed.lanes.budget import Budget
 from flowbed.ledger import open_ledger
-from flowbed.ledger.vectors import VectorFile
-from flowbed.pipeline import embed, inspect, plan, run
-from flowbed.records import Status, canonical
-from flowbed.sources import kinds, open_source
+from flowbed.ledger.vectors import VectorFile, drop_damaged, fault_of
+from flowbed.pipeline import doctor, gc, inspect, release, rollback, run, staging, tie, verify
+from flowbed.pipeline import plan as planning
+from flowbed.pipeline.claims import WAITING
 from flowbed.storage import open_store
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
     from flowbed.index.compaction import Compaction, VectorIndex
-    from flowbed.ledger import DeadLetter, Ledger
+    from flowbed.ledger import DeadLetter, Ledger, Rollback
+    from flowbed.pipeline.doctor import Diagnosis
+    from flowbed.pipeline.gc import Collected
     from flowbed.pipeline.inspect import BedStatus, Reason
-    from flowbed.records import Found, Hit, Plan, Report
+    from flowbed.pipeline.rollback import Released
+    from flowbed.pipeline.verify import Verified
+    from flowbed.records import Found, Hit, Plan, Report, Status
     from flowbed.storage import Store
 
 Answer = TypeVar("Answer")
 
-FORMAT = 1  # of a store's layout
 HIDDEN = ".flowbed"
 # The nearest tier of the vector cache: 40,000 vectors of 384 dimensions, for as long as a run or a server's hour lasts.
 MEMORY_BYTES, MEMORY_SECONDS = 64 * 2**20, 3600.0
-# Options of a source that are the chunker's; all others are the source's own.
-CHUNKING = ("capacity", "neighbours")
 
 
 class Flowbed:
@@ -61,6 +64,11 @@ class Flowbed:
         self._embedder: Cached | None = None
         self._vectors: VectorFile | None = None
         self._opening = threading.Lock()
+        self.retied = ""  # what tying the store anew has changed
+
+    @property
+    def _vector_file(self) -> Path:
+        return self.folder / HIDDEN / "vectors" / "vectors.db"
 
     async def __aenter__(self) -> Self:
         """Use the project as a context."""
@@ -92,7 +100,7 @@ class Flowbed:
 
         """
         await asyncio.to_thread(
-            add,
+            feeds.add,
             self.folder,
             name,
             kind=kind,
@@ -103,18 +111,47 @@ class Flowbed:
         self.settings = await asyncio.to_thread(settings.read_settings, self.folder)
 
     async def plan(self, *names: str, allow_deletes: bool = False) -> Plan:
-        """Work out what a run of the sources named (or all) would do, and what it would cost."""
-        return await plan.plan(self._parts(), feeds=self._feeds(names), allow_deletes=allow_deletes)
+        """Work out what a run of the sources named (or all) would do and what it would cost, and stage it for `run`."""
+        feeds = await self._feeds(names, removed=allow_deletes)
+        return await planning.plan(self._parts(), feeds=feeds, allow_deletes=allow_deletes)
 
     async def run(
-        self, *names: str, allow_deletes: bool = False, status: Status | None = None, limit: int | None = None
+        self,
+        *names: str,
+        plan: str | None = None,
+        budget: float | None = None,
+        allow_deletes: bool = False,
+        status: Status | None = None,
+        limit: int | None = None,
     ) -> Report:
-        """Bring the index in step with the sources named (or all); only chunks of `status`, and at most `limit`."""
+        """Bring the index in step with the sources named (or all); only chunks of `status`, and at most `limit`.
+
+        `plan` is the id of a plan to carry out as it was staged, in place of all that; `budget` is what requests to the
+        model may cost, in US dollars: without one a plan's run may cost what the plan said and a tenth.
+
+        Raises:
+            NotFound: there is no such plan.
+            Rejected: the plan is too old, or something else is asked for beside it; or the budget is no amount.
+            Misconfigured: the model cannot be used, or the plan or a collection is of another space.
+
+        """
+        if budget is not None and not (budget >= 0 and math.isfinite(budget)):
+            message = f"the budget is {budget}; it has to be an amount of US dollars"
+            raise Rejected(message)
+        parts = self._parts(Budget(budget) if budget is not None else None)
+        if plan is not None:
+            if names or allow_deletes or status is not None:
+                message = f"plan {plan} says what is done: leave names, statuses and the leave to delete away"
+                raise Rejected(message)
+            staged = await staging.read_plan(self._store, plan, now=now())
+            there = [name for name in staged.sources if name in self.settings.sources]
+            feeds = await self._feeds(there) if there else {}
+            return await release.run_plan(parts, staged, feeds=feeds, limit=limit)
         return await run.run(
-            self._parts(),
-            feeds=self._feeds(names),
+            parts,
+            feeds=await self._feeds(names, removed=allow_deletes),
             allow_deletes=allow_deletes,
-            statuses=embed.WAITING if status is None else {status},
+            statuses=WAITING if status is None else {status},
             limit=limit,
         )
 
@@ -189,18 +226,88 @@ class Flowbed:
         return await versions(await self._live(collection), datasets=self._datasets)
 
     async def compact(
-        self, collection: str | None = None, *, vector_index: VectorIndex = "auto"
+        self, collection: str | None = None, *, vector_index: VectorIndex = "auto", now: bool = False
     ) -> dict[str, Compaction]:
-        """Compact one collection or all: merge small files, keep the vector index in step, drop what is outlived."""
+        """Compact one collection or all: merge small files, keep the vector index in step, drop what is outlived.
+
+        With `now`, every version but the newest and the tagged ones is dropped, and what was deleted is off the disk.
+        """
         names = [live.collection for live in await live_collections(self._store)]
         if collection is not None:
             names = [(await self._live(collection)).collection]
         done = {}
         for name in names:
-            compacted = await run.compact_one(self._parts(), name, vector_index=vector_index)
+            compacted = await run.compact_one(
+                self._parts(), name, vector_index=vector_index, retention=NOTHING if now else None
+            )
             if compacted is not None:
                 done[name] = compacted
         return done
+
+    async def verify(
+        self, *collections: str, repair: bool = False, allow_deletes: bool = False
+    ) -> dict[str, Verified]:
+        """Prove that index, ledger and store agree, in the collections named or in all; `repair` mends what does not.
+
+        Raises:
+            NotFound: there is no collection of that name.
+
+        """
+        return await verify.verify(self._parts(), collections, repair=repair, allow_deletes=allow_deletes)
+
+    async def gc(self, *collections: str, dry_run: bool = False) -> Collected:
+        """Delete what nothing needs any more: of the collections named, or everywhere.
+
+        Raises:
+            NotFound: there is no collection of that name.
+
+        """
+        done = await gc.collect(self._parts(), collections, dry_run=dry_run)
+        if not collections:
+            for size in await asyncio.to_thread(drop_damaged, self._vector_file, dry_run=dry_run):
+                done.add(gc.Garbage(kind="vector cache", key="", bytes=size, why="damaged"))
+        return done
+
+    async def tag(self, collection: str, version: int, name: str) -> None:
+        """Keep a version from being dropped, under a name; a version that has the name already loses it.
+
+        Raises:
+            NotFound: there is no such collection or version.
+            Misconfigured: the name cannot be used.
+
+        """
+        await tag(await self._live(collection), name, version, datasets=self._datasets)
+
+    async def untag(self, collection: str, name: str) -> bool:
+        """Take a name away, so that its version is dropped when its time comes; return whether there was one."""
+        return await untag(await self._live(collection), name, datasets=self._datasets)
+
+    async def rollback(self, collection: str, version: int) -> Rollback:
+        """Put a collection back to an older version, as a new one; the runs committed since are reverted.
+
+        Raises:
+            NotFound: there is no such collection or version.
+
+        """
+        return await rollback.roll_back(self._parts(), (await self._live(collection)).collection, version)
+
+    async def release(self, collection: str) -> Released:
+        """Commit the runs that rollbacks of a collection reverted, without embedding anything."""
+        return await rollback.release(self._parts(), (await self._live(collection)).collection)
+
+    async def doctor(self) -> Diagnosis:
+        """Find what is wrong, or about to be, and with which command it is mended."""
+        try:
+            await self.tie()
+        except Misconfigured as error:
+            return doctor.untied(error)
+        path = self._store.url.removeprefix("file://") if self._store.url.startswith("file://") else ""
+        place = doctor.Place(
+            store=path or self._store.url,
+            free=lambda: psutil.disk_usage(path or str(self.folder)).free,
+            cache=lambda: fault_of(self._vector_file),
+        )
+        return await doctor.examine(self._parts(), place)
 
     async def dead_letters(self) -> list[DeadLetter]:
         """List what failed for good until someone looks, oldest first."""
@@ -210,7 +317,28 @@ class Flowbed:
         """Let the chunks of the dead letters named (or of all) wait for the next run again; return how many do."""
         return await run.retry(self._parts(), subjects)
 
-    def _parts(self) -> pipeline.Parts:
+    async def price(self) -> float:
+        """Tell what the model costs, in US dollars per million tokens; one that runs here costs nothing."""
+        return (await asyncio.to_thread(self._open_embedder)).price
+
+    async def tie(self, *, anew: bool = False) -> None:
+        """Tie the store to the ledger, or find out that they belong together; `anew` ties them in any case.
+
+        Raises:
+            Misconfigured: the store belongs to another ledger.
+
+        """
+        if anew:
+            self.retied = await tie.tie_anew(self._store, self._ledger)
+        else:
+            await tie.tie(
+                self._store,
+                self._ledger,
+                store_name=self.settings.store,
+                ledger_name=self._ledger.location,  # which shows no password
+            )
+
+    def _parts(self, budget: Budget | None = None) -> pipeline.Parts:
         return pipeline.Parts(
             store=self._store,
             ledger=self._ledger,
@@ -222,23 +350,15 @@ class Flowbed:
             worker=worker(),
             concurrency=self.settings.concurrency,
             sources=frozenset(self.settings.sources),
+            retention=Retention(versions=self.settings.keep_versions, days=self.settings.keep_days),
+            budget=budget,
         )
 
-    def _feeds(self, names: Sequence[str]) -> dict[str, pipeline.Feed]:
+    async def _feeds(self, names: Sequence[str], *, removed: bool = False) -> dict[str, pipeline.Feed]:
         known = self.settings.sources
-        for name in names:
-            if name not in known:
-                there = (
-                    f"there are: {', '.join(sorted(known))}"
-                    if known
-                    else "there are none yet; `flowbed add` makes one"
-                )
-                message = f"no source is called {name!r}; {there}"
-                raise Misconfigured(message)
-        if not known:
-            message = "this project has no sources yet; add one, such as: flowbed add handbook files docs/"
-            raise Misconfigured(message)
-        return {name: feed(name, known[name], self.folder) for name in names or known}
+        return await feeds.open_feeds(
+            names, known, folder=self.folder, ledger=self._ledger, clock=now, removed=removed
+        )
 
     async def _asked(self, collection: str | None, embedder: Cached) -> list[Live]:
         if collection is not None:
@@ -279,7 +399,7 @@ class Flowbed:
                 tiers: list[Any] = [VectorMemory(limit=MEMORY_BYTES, ttl=MEMORY_SECONDS)]
                 if self.settings.vector_cache_mb:
                     self._vectors = VectorFile(
-                        hidden / "vectors" / "vectors.db",
+                        self._vector_file,
                         limit=self.settings.vector_cache_mb * 2**20,
                         clock=time.time,
                     )
@@ -288,22 +408,65 @@ class Flowbed:
             return self._embedder
 
 
-async def aopen(folder: str | Path = ".") -> Flowbed:
-    """Open the project in `folder`, made where absent.
+async def aopen(folder: str | Path = ".", *, repair: bool = False) -> Flowbed:
+    """Open the project in `folder`, made where absent; `repair` ties its store to its ledger whatever it was tied to.
 
     Raises:
         Misconfigured: its settings cannot be used, or its store belongs to another ledger.
 
     """
-    place = await asyncio.to_thread(_project, Path(folder))
-    config = await asyncio.to_thread(settings.read_settings, place)
-    store = await asyncio.to_thread(open_store, config.store, folder=place)
-    ledger = await open_ledger(config.ledger, folder=place, new_id=secrets.token_hex(16))
+    bed = await _joined(Path(folder))
     try:
-        await _belongs(store, ledger, config)
+        await bed.tie(anew=repair)
     except BaseException:
-        await ledger.close()
+        await bed.close()
         raise
+    return bed
+
+
+async def examine(folder: str | Path = ".") -> Diagnosis:
+    """Find out what is wrong with the project in `folder`, even where it cannot be opened for anything else.
+
+    Raises:
+        Misconfigured: its settings cannot be used.
+
+    """
+    place = Path(folder)
+    try:
+        bed = await _joined(place)
+    except Misconfigured as error:
+        if (found := _broken_ledger(place, error)) is None:
+            raise
+        return found
+    async with bed:
+        return await bed.doctor()
+
+
+def _broken_ledger(folder: Path, error: Misconfigured) -> Diagnosis | None:
+    """Say how a project goes on whose ledger is a file that is there, and cannot be opened."""
+    name = settings.read_settings(folder).ledger
+    file = (folder / name).absolute()
+    if "://" in name or not file.is_file():
+        return None
+    mend = f"mv -f '{file}' '{file}.damaged'; rm -f '{file}-wal' '{file}-shm'; flowbed verify --repair; flowbed run"
+    finding = doctor.Finding(
+        check="ledger",
+        severity="error",
+        subject=name,
+        what=f"{error}; without it, a new ledger takes the store over, and no vector is paid for again",
+        mend=mend,
+    )
+    return doctor.Diagnosis(findings=(finding,), checks=1)
+
+
+async def _joined(folder: Path) -> Flowbed:
+    """Open the parts of a project, without asking whether they belong together."""
+    place = await asyncio.to_thread(_project, folder)
+    config = await asyncio.to_thread(settings.read_settings, place)
+    store = await asyncio.to_thread(
+        open_store, config.store, folder=place, options=settings.store_options(config)
+    )
+    ledger = await open_ledger(config.ledger, folder=place, new_id=secrets.token_hex(16))
     return Flowbed(place, config, store, ledger)
 
 
@@ -315,99 +478,6 @@ def _project(folder: Path) -> Path:
         message = f"the project folder {place} cannot be used: {error.strerror}"
         raise Misconfigured(message) from error
     return place
-
-
-def add(
-    folder: Path, name: str, *, kind: str, location: str, collection: str | None, options: Mapping[str, Any]
-) -> None:
-    """Write a source into the `flowbed.toml` of `folder`, once it is seen that it can be opened.
-
-    Raises:
-        Misconfigured: the name, the kind, the location or an option cannot be used.
-
-    """
-    source = settings.SourceSettings(
-        kind=kind, location=location, collection=collection, options=dict(options)
-    )
-    feed(name, source, folder)
-    if (
-        "://" not in location
-        and not (folder / location).exists()
-        and not any(mark in location for mark in "*?[")
-    ):
-        message = (
-            f"location {location!r} of source {name!r} does not exist below {folder}; give a path that does"
-        )
-        raise Misconfigured(message)
-    settings.add_source(
-        folder, name, kind=kind, location=location, collection=collection, options=dict(options)
-    )
-
-
-def feed(name: str, source: settings.SourceSettings, folder: Path) -> pipeline.Feed:
-    """Open a source and decide how it is chunked, and into which collections.
-
-    Raises:
-        Misconfigured: the kind is unknown, or an option is.
-
-    """
-    settings.checked_name(name, "source")
-    if source.kind not in kinds():
-        message = f"no source is of kind {source.kind!r}; the kinds are: {', '.join(sorted(kinds()))}"
-        raise Misconfigured(message)
-    own = {key: value for key, value in source.options.items() if key not in CHUNKING}
-    collections: tuple[str, ...] = (source.collection or name,)
-    if source.kind == "receipts":
-        prefix = f"{source.collection}-" if source.collection else ""
-        collections = (f"{prefix}lines", f"{prefix}words")
-    return pipeline.Feed(
-        source=open_source(source.kind, source.location, folder=folder, options=own, clock=now),
-        rules=Rules(
-            source=name,
-            collections=collections,
-            **{key: _whole(source.options[key], key) for key in CHUNKING if key in source.options},
-        ),
-    )
-
-
-def _whole(value: object, key: str) -> int:
-    try:
-        return int(str(value))
-    except ValueError:
-        message = f"option {key} is {value!r}; it has to be a whole number"
-        raise Misconfigured(message) from None
-
-
-async def _belongs(store: Store, ledger: Ledger, config: settings.Settings) -> None:
-    """Tie a new store to its ledger, and refuse a store that is tied to another."""
-    try:
-        await store.create("flowbed.json", canonical({"format": FORMAT, "ledger": ledger.id}))
-    except Conflict:
-        try:
-            said = dict(json.loads((await store.get("flowbed.json")).body))
-        except (ValueError, TypeError) as error:
-            message = f"flowbed.json of store {config.store} is damaged ({error}); restore it before going on"
-            raise Misconfigured(message) from error
-        if said.get("format") != FORMAT:
-            message = (
-                f"store {config.store} has format {said.get('format')}; this Flowbed reads format {FORMAT}"
-            )
-            raise Misconfigured(message) from None
-        if said.get("ledger") != ledger.id:
-            message = (
-                f"store {config.store} belongs to another ledger ({str(said.get('ledger'))[:8]}) than {config.ledger}"
-                f" ({ledger.id[:8]}): put the ledger back that it was filled with, or set another store"
-            )
-            raise Misconfigured(message) from None
-    else:
-        if await ledger.chunks.counts():
-            # What the ledger takes for indexed is not here: a run would find nothing to do, and a search nothing.
-            await store.delete(["flowbed.json"])
-            message = (
-                f"store {config.store} is empty, and ledger {config.ledger} knows of chunks in another one: put that"
-                " store back, or set a new ledger to index everything again (vectors that are cached cost nothing)"
-            )
-            raise Misconfigured(message)
 
 
 def now() -> int:

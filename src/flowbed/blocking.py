@@ -15,8 +15,12 @@ if TYPE_CHECKING:
 
     from flowbed.index.compaction import Compaction, VectorIndex
     from flowbed.index.versions import Version
-    from flowbed.ledger import DeadLetter
+    from flowbed.ledger import DeadLetter, Rollback
+    from flowbed.pipeline.doctor import Diagnosis
+    from flowbed.pipeline.gc import Collected
     from flowbed.pipeline.inspect import BedStatus, Reason
+    from flowbed.pipeline.rollback import Released
+    from flowbed.pipeline.verify import Verified
     from flowbed.records import Found, Hit, Plan, Report
 
 Answer = TypeVar("Answer")
@@ -83,10 +87,40 @@ class Blocking:
         return self._wait(self._bed.versions(collection))
 
     def compact(
-        self, collection: str | None = None, *, vector_index: VectorIndex = "auto"
+        self, collection: str | None = None, *, vector_index: VectorIndex = "auto", now: bool = False
     ) -> dict[str, Compaction]:
         """Compact one collection or all."""
-        return self._wait(self._bed.compact(collection, vector_index=vector_index))
+        return self._wait(self._bed.compact(collection, vector_index=vector_index, now=now))
+
+    def tag(self, collection: str, version: int, name: str) -> None:
+        """Keep a version from being dropped, under a name."""
+        self._wait(self._bed.tag(collection, version, name))
+
+    def untag(self, collection: str, name: str) -> bool:
+        """Take a name away; return whether there was one."""
+        return self._wait(self._bed.untag(collection, name))
+
+    def rollback(self, collection: str, version: int) -> Rollback:
+        """Put a collection back to an older version, as a new one."""
+        return self._wait(self._bed.rollback(collection, version))
+
+    def release(self, collection: str) -> Released:
+        """Commit the runs that rollbacks of a collection reverted."""
+        return self._wait(self._bed.release(collection))
+
+    def verify(
+        self, *collections: str, repair: bool = False, allow_deletes: bool = False
+    ) -> dict[str, Verified]:
+        """Prove that index, ledger and store agree; `repair` mends what does not."""
+        return self._wait(self._bed.verify(*collections, repair=repair, allow_deletes=allow_deletes))
+
+    def gc(self, *collections: str, dry_run: bool = False) -> Collected:
+        """Delete what nothing needs any more."""
+        return self._wait(self._bed.gc(*collections, dry_run=dry_run))
+
+    def doctor(self) -> Diagnosis:
+        """Find what is wrong, or about to be, and with which command it is mended."""
+        return self._wait(self._bed.doctor())
 
     def dead_letters(self) -> list[DeadLetter]:
         """List what failed for good until someone looks, oldest first."""

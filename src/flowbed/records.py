@@ -198,10 +198,12 @@ class Plan:
     """What a run would do. All counts are chunks; `problems` and `withheld` name what it would not do.
 
     `new` and `changed` chunks would be written, and with them the `waiting` ones of runs that did not finish; `reused`
-    of these have a vector already, and `tokens` are those of the others. `documents` is how many differ.
+    of these need no embedding, and `tokens` are those of the others. `reuse` says why: their text is `repeated` in the
+    plan, or its vector is `cached` or `indexed`. `documents` is how many differ. `plan_id` is None where there is
+    nothing to do. `timed_runs` is how many earlier runs the times were taken from; with 0 they are a guess.
     """
 
-    plan_id: str
+    plan_id: str | None
     new: int
     changed: int
     reused: int
@@ -210,16 +212,36 @@ class Plan:
     lanes: Mapping[str, Lane | None]
     documents: int = 0
     waiting: int = 0
+    reuse: Mapping[str, int] = field(default_factory=dict)
+    timed_runs: int = 0
     problems: tuple[Problem, ...] = ()
     withheld: Mapping[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Planned:
+    """What a plan said of the run that carries it out, to be held against what the run did.
+
+    `seconds` are those of embedding. `already` says that nothing of the plan was left to do.
+    """
+
+    plan_id: str
+    chunks: int
+    deleted: int
+    tokens: int
+    cost_usd: float
+    seconds: float
+    already: bool = False
 
 
 @dataclass(frozen=True, kw_only=True)
 class Report:
     """What a run did. `fetched` counts documents that were new or changed; the other counts are chunks.
 
-    `embedded` counts the distinct texts that a provider was sent; `reused` the chunks that needed none.
-    `failures` names what failed (source, chunk or delta) and why; `skipped` what is not text.
+    `embedded` counts the distinct texts that a provider was sent; `reused` the chunks that needed none. `seconds` are
+    those of the whole run, `embedding_seconds` those in which vectors were found or made. `waiting` chunks of its
+    collections are left for another run. `failures` names what failed (source, chunk or delta) and why; `skipped` what
+    is not text. `planned` is what the plan said, and `drift` what of it was left undone, by source.
     """
 
     fetched: int
@@ -233,6 +255,10 @@ class Report:
     seconds: float
     versions: Mapping[str, int]
     truncated: int = 0
+    embedding_seconds: float = 0.0
+    waiting: int = 0
+    planned: Planned | None = None
+    drift: Mapping[str, str] = field(default_factory=dict)
     failures: tuple[Problem, ...] = ()
     skipped: tuple[Problem, ...] = ()
     withheld: Mapping[str, str] = field(default_factory=dict)

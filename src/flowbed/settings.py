@@ -5,7 +5,8 @@ from __future__ import annotations
 import os
 import re
 import tomllib
-from typing import TYPE_CHECKING, Annotated, Any
+from pathlib import Path
+from typing import Annotated, Any
 
 import tomlkit
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
@@ -13,9 +14,6 @@ from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, Settings
 from tomlkit.exceptions import TOMLKitError
 
 from flowbed.errors import Misconfigured
-
-if TYPE_CHECKING:
-    from pathlib import Path
 
 FILE = "flowbed.toml"
 # What `flowbed init` writes.
@@ -26,8 +24,23 @@ BEGINNING = """\
 # ledger = ".flowbed/ledger.db"
 # concurrency = 10          # requests in flight
 # vector_cache_mb = 2048    # vectors on disk that are never paid for again
+# keep_versions = 10        # older versions that can be searched and rolled back to
+# keep_days = 7             # ... and all that are younger
 """
 NAME = re.compile(r"[a-z0-9][a-z0-9_-]{0,62}")
+# What the AWS command line and libraries read too: of each option of an s3:// store, in order.
+STANDARD = {
+    "endpoint": ("AWS_ENDPOINT_URL_S3", "AWS_ENDPOINT_URL"),
+    "region": ("AWS_REGION", "AWS_DEFAULT_REGION"),
+    "profile": ("AWS_PROFILE", "AWS_DEFAULT_PROFILE"),
+}
+# With any of these, S3 gets its keys from the environment or from a role, and files of profiles are not looked at.
+KEYS = (
+    "AWS_ACCESS_KEY_ID",
+    "AWS_WEB_IDENTITY_TOKEN_FILE",
+    "AWS_CONTAINER_CREDENTIALS_RELATIVE_URI",
+    "AWS_CONTAINER_CREDENTIALS_FULL_URI",
+)
 RESERVED = {"plans", "submissions"}  # keys of the store that are no source's and no collection's
 
 
@@ -59,11 +72,14 @@ class Settings(BaseSettings):
     )
 
     store: str = ".flowbed/store"
+    store_options: dict[str, str] = Field(default_factory=dict)
     ledger: str = ".flowbed/ledger.db"
     model: str = "onnx:sentence-transformers/all-MiniLM-L6-v2"
     model_options: dict[str, str] = Field(default_factory=dict)
     concurrency: Annotated[int, Field(ge=1, le=1000)] = 10
     vector_cache_mb: Annotated[int, Field(ge=0)] = 2048
+    keep_versions: Annotated[int, Field(ge=1)] = 10
+    keep_days: Annotated[float, Field(ge=0)] = 7
     sources: dict[str, SourceSettings] = Field(default_factory=dict)
 
     @field_validator("sources")
@@ -115,6 +131,31 @@ def read_settings(folder: Path) -> Settings:
         )
         message = f"{path} (or a FLOWBED_ variable) cannot be used: {faults}"
         raise Misconfigured(message) from error
+
+
+def store_options(config: Settings) -> dict[str, str]:
+    """Say how the store is reached: as `store_options` has it, and else, for s3://, as the `AWS_*` variables do."""
+    if not config.store.startswith("s3://"):
+        return config.store_options
+    found = {
+        option: next((os.environ[name] for name in names if os.environ.get(name)), "")
+        for option, names in STANDARD.items()
+    }
+    if any(os.environ.get(name) for name in KEYS):
+        found["profile"] = ""
+    elif not found["profile"] and any(path.exists() for path in _profiles()):
+        found["profile"] = "default"
+    return {**{option: value for option, value in found.items() if value}, **config.store_options}
+
+
+def _profiles() -> list[Path]:
+    return [
+        Path(os.environ.get(name) or default).expanduser()
+        for name, default in (
+            ("AWS_SHARED_CREDENTIALS_FILE", "~/.aws/credentials"),
+            ("AWS_CONFIG_FILE", "~/.aws/config"),
+        )
+    ]
 
 
 def add_source(

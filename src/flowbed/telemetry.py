@@ -26,8 +26,16 @@ RUN_RECORDED = "run.recorded"
 INDEX_CREATED = "index.created"
 INDEX_MERGED = "index.merged"
 RUN_COMMITTED = "run.committed"
+PLAN_STAGED = "plan.staged"
+PLAN_WRITTEN = "plan.written"
+PLAN_RELEASED = "plan.released"
 COMPACTION_MERGED = "compaction.merged"
 COMPACTION_CLEANED = "compaction.cleaned"
+GARBAGE_MARKED = "garbage.marked"
+GARBAGE_DELETED = "garbage.deleted"
+ROLLBACK_TAGGED = "rollback.tagged"
+ROLLBACK_RESTORED = "rollback.restored"
+ROLLBACK_RECORDED = "rollback.recorded"
 FAILPOINTS = (
     BATCH_REGISTERED,
     BATCH_WRITTEN,
@@ -42,6 +50,12 @@ FAILPOINTS = (
     INDEX_MERGED,
     RUN_COMMITTED,
 )
+
+# What is on disk of a plan; `run --plan` reaches the points above too.
+PLAN_FAILPOINTS = (PLAN_STAGED, PLAN_WRITTEN, PLAN_RELEASED)
+
+# What is on disk of a rollback; the next run makes the ledger follow what the index says.
+ROLLBACK_FAILPOINTS = (ROLLBACK_TAGGED, ROLLBACK_RESTORED, ROLLBACK_RECORDED)
 
 # What a person watching a run is told.
 STAGE = "stage"

@@ -7,7 +7,7 @@ conditional step that moves a source's cursor together with its documents and th
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, NamedTuple, Protocol
 
 from flowbed.errors import Misconfigured
 from flowbed.records import Status
@@ -15,6 +15,9 @@ from flowbed.records import Status
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Collection, Mapping, Sequence
     from pathlib import Path
+
+
+SCHEMES = ("sqlite", "postgresql", "postgres")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -67,6 +70,18 @@ class ChunkRow:
     error: str = ""
 
 
+class ChunkMark(NamedTuple):
+    """What the index can be held against, of one chunk; a tuple, since a proof reads millions of them."""
+
+    id: str
+    version: int
+    deleted: bool
+    status: Status
+    text_hash: str
+    row_hash: str
+    batch: str
+
+
 @dataclass(frozen=True, kw_only=True)
 class BatchRow:
     """One batch file; `timestamp` (µs) is fixed when it is registered, so that a repeat writes the same bytes."""
@@ -106,7 +121,7 @@ class Failure:
 
 @dataclass(frozen=True, kw_only=True)
 class RunRow:
-    """One piece of embedding work for one collection; `state` is `pending`, `committed` or `refused`.
+    """One piece of embedding work for one collection; `state` is `pending`, `committed`, `refused` or `reverted`.
 
     `texts` were sent to the provider, for `tokens` and `cost_usd`, in `seconds`; `version` is the commit that holds it.
     """
@@ -127,6 +142,21 @@ class RunRow:
     state: str = "pending"
     version: int = 0
     error: str = ""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Rollback:
+    """A collection put back to the contents of version `target`, by its version `version`, at `at` (µs).
+
+    The versions between the two are undone; `runs` and `chunks` are how many were reverted for it.
+    """
+
+    collection: str
+    target: int
+    version: int
+    at: int
+    runs: int = 0
+    chunks: int = 0
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -249,6 +279,24 @@ class Chunks(Protocol):
         """
         ...
 
+    async def requeue(self, collection: str, chunk_ids: Collection[str], *, now: int) -> int:
+        """Make SUCCESS chunks wait again (NONE, in no run), each at version max(version + 1, now); return how many.
+
+        Deleted ones are among them: their deletion is then committed once more.
+        """
+        ...
+
+    def marks(self, collection: str) -> AsyncIterator[list[ChunkMark]]:
+        """Read the mark of every chunk of a collection, deleted ones too, in order of id, in pages without a ceiling.
+
+        Changes meanwhile may be missed.
+        """
+        ...
+
+    async def used(self, batches: Collection[str]) -> set[str]:
+        """Tell which of the batch ids named any chunk row still names, whatever its status."""
+        ...
+
     async def counts(self) -> Mapping[tuple[str, Status], int]:
         """Count live chunks by collection and status; a deleted chunk counts until its deletion is SUCCESS."""
         ...
@@ -286,10 +334,19 @@ class Runs(Protocol):
         ...
 
     async def commit(self, runs: Collection[str], *, version: int) -> None:
-        """Mark runs committed in `version` of the index, and their PENDING chunks SUCCESS.
+        """Mark runs committed in `version` of the index, and their PENDING or REVERTED chunks SUCCESS.
 
-        A run that is committed already keeps its version.
+        A run that is committed already keeps its version. A version that a rollback has undone marks nothing: its runs
+        stay as they are, for the next commit to merge again.
         """
+        ...
+
+    async def reverted(self, collection: str) -> list[str]:
+        """Name the reverted runs of a collection."""
+        ...
+
+    async def release(self, collection: str) -> int:
+        """Make the reverted runs of a collection pending again, their REVERTED chunks PENDING; return how many runs."""
         ...
 
     async def refuse(self, run: str, *, reason: str) -> None:
@@ -302,6 +359,30 @@ class Runs(Protocol):
 
     async def recent(self, *, limit: int) -> list[RunRow]:
         """Read the newest runs, newest first."""
+        ...
+
+
+class Rollbacks(Protocol):
+    """What of each collection was rolled back, as far as its history is known."""
+
+    async def record(self, rollback: Rollback, *, kept: Collection[str]) -> Rollback:
+        """Write down what a version of the index has put back, and return it with what that reverted; repeatable.
+
+        Runs committed in a version between its target and its own are reverted, and their SUCCESS chunks REVERTED,
+        except the runs `kept`, which the target holds: of those, the reverted ones are committed by its version.
+        """
+        ...
+
+    async def of(self, collection: str) -> list[Rollback]:
+        """Read the rollbacks of a collection, newest first."""
+        ...
+
+    async def seen(self, collection: str) -> int:
+        """Read up to which version the history of a collection was looked through for rollbacks; 0 at first."""
+        ...
+
+    async def see(self, collection: str, version: int) -> None:
+        """Remember that the history was looked through up to a version; it never goes back."""
         ...
 
 
@@ -326,13 +407,15 @@ class DeadLetters(Protocol):
 
 
 class Ledger(Protocol):
-    """All aggregates of one ledger; `id` is made once, when the ledger is."""
+    """All aggregates of one ledger; `id` is made once, when the ledger is, and `location` shows no password."""
 
     id: str
+    location: str
     documents: Documents
     chunks: Chunks
     batches: Batches
     runs: Runs
+    rollbacks: Rollbacks
     dead_letters: DeadLetters
 
     async def close(self) -> None:
@@ -345,12 +428,17 @@ async def open_ledger(url: str, *, folder: Path, new_id: str) -> Ledger:
 
     Raises:
         Misconfigured: the address is of no database that Flowbed keeps a ledger in, or it was made by a newer Flowbed.
+        Transient: its server cannot be reached.
 
     """
-    if "://" in url and not url.startswith("sqlite"):
+    scheme = url.partition("://")[0] if "://" in url else "sqlite"
+    if scheme not in SCHEMES:
         raise Misconfigured(
-            f"ledger {url!r}: this version keeps its ledger in SQLite; set it to a path such as .flowbed/ledger.db"
+            f"ledger of kind {scheme!r}: a ledger is kept in SQLite or Postgres; set it to a path such as"
+            " .flowbed/ledger.db, or to postgresql://user@host/database"
         )
-    from flowbed.ledger.sql import open_sql  # noqa: PLC0415 - SQLAlchemy loads only when a ledger is opened
+    from flowbed.ledger import sql  # noqa: PLC0415 - SQLAlchemy loads only when a ledger is opened
 
-    return await open_sql(url.removeprefix("sqlite:///"), folder=folder, new_id=new_id)
+    if scheme != "sqlite":
+        return await sql.open_postgres(url, new_id=new_id)
+    return await sql.open_sqlite(url.removeprefix("sqlite:///"), folder=folder, new_id=new_id)

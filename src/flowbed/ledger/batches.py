@@ -7,9 +7,8 @@ from typing import TYPE_CHECKING
 import sqlalchemy as sa
 
 from flowbed.ledger import BatchRow
-from flowbed.ledger.database import Database, pieces, records
+from flowbed.ledger.database import Database, listed, records
 from flowbed.ledger.schema import batches
-from flowbed.ledger.sqlite import insert_new
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Mapping
@@ -26,7 +25,7 @@ class SqlBatches:
         """Record a batch file that is about to be written."""
 
         def work(connection: sa.Connection) -> BatchRow:
-            connection.execute(insert_new(batches).values(vars(batch)))
+            connection.execute(self._database.insert_new(batches).values(vars(batch)))
             query = sa.select(batches).where(batches.c.id == batch.id)
             return records(BatchRow, connection.execute(query))[0]
 
@@ -34,12 +33,5 @@ class SqlBatches:
 
     async def get(self, batches_: Collection[str]) -> Mapping[str, BatchRow]:
         """Read the rows of the batch ids named."""
-
-        def work(connection: sa.Connection) -> dict[str, BatchRow]:
-            found = {}
-            for piece in pieces(batches_):
-                query = sa.select(batches).where(batches.c.id.in_(piece))
-                found.update({row.id: row for row in records(BatchRow, connection.execute(query))})
-            return found
-
-        return await self._database.read(work)
+        query = sa.select(batches).where(batches.c.id.in_(listed(batches_)))
+        return {row.id: row for row in await self._database.fetch(BatchRow, query)}

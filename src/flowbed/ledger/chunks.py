@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, NamedTuple
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
 
 import sqlalchemy as sa
 
-from flowbed.ledger import ChunkRow
-from flowbed.ledger.database import PAGE, Database, pieces, records
+from flowbed.ledger import ChunkMark, ChunkRow
+from flowbed.ledger.database import PAGE, Database, listed, records
 from flowbed.ledger.schema import SUCCESS, batches, chunks, claimed, unfinished
-from flowbed.ledger.sqlite import execute_many
+from flowbed.ledger.text import shown, unfit
 from flowbed.records import Status
 
 if TYPE_CHECKING:
@@ -39,12 +40,14 @@ _FAIL = (
 )
 
 
-class _Aged(NamedTuple):
+@dataclass(frozen=True)
+class _Aged:
     age: int
     batch: str
 
 
 _NEVER = 2**62  # µs: later than any clock tells
+_MARKS = 5_000  # in a page: they are a third of a row, and a proof reads all of them
 
 
 class SqlChunks:
@@ -56,18 +59,13 @@ class SqlChunks:
 
     async def of(self, source: str, documents: Collection[str]) -> list[ChunkRow]:
         """Read every chunk row of the documents named."""
-
-        def work(connection: sa.Connection) -> list[ChunkRow]:
-            found = []
-            for piece in pieces(documents):
-                query = sa.select(chunks).where(chunks.c.document.in_(piece), chunks.c.source == source)
-                found += records(ChunkRow, connection.execute(query))
-            return found
-
-        return await self._database.read(work)
+        query = sa.select(chunks).where(chunks.c.document.in_(listed(documents)), chunks.c.source == source)
+        return await self._database.fetch(ChunkRow, query)
 
     async def find(self, subject: str) -> list[ChunkRow]:
         """Read the rows whose id or document is `subject`."""
+        if unfit(subject):
+            return []
         query = (
             sa.select(chunks)
             .where(sa.or_(chunks.c.id == subject, chunks.c.document == subject))
@@ -77,17 +75,11 @@ class SqlChunks:
 
     async def owners(self, collection: str, chunk_ids: Collection[str]) -> Mapping[str, str]:
         """Tell which source holds each of the chunks named."""
-
-        def work(connection: sa.Connection) -> dict[str, str]:
-            found: dict[str, str] = {}
-            for piece in pieces(chunk_ids):
-                query = sa.select(chunks.c.id, chunks.c.source).where(
-                    chunks.c.collection == collection, chunks.c.id.in_(piece), sa.not_(chunks.c.deleted)
-                )
-                found |= {row.id: row.source for row in connection.execute(query)}
-            return found
-
-        return await self._database.read(work)
+        query = sa.select(chunks.c.id, chunks.c.source).where(
+            chunks.c.collection == collection, chunks.c.id.in_(listed(chunk_ids)), sa.not_(chunks.c.deleted)
+        )
+        rows = await self._database.read(lambda connection: connection.execute(query).all())
+        return {row.id: row.source for row in rows}
 
     async def ready(
         self, batch: str, statuses: Collection[Status], *, now: int, sources: Collection[str]
@@ -134,10 +126,14 @@ class SqlChunks:
             .where(candidates.c.batch == batch, _workable(candidates, statuses, now=now, sources=sources))
             .limit(limit)
             .with_for_update(skip_locked=True)  # says nothing on SQLite, where writers come one by one
+            # Postgres may run a subquery several times, and would claim up to the limit each time.
+            .cte("chosen")
         )
         statement = (
             sa.update(chunks)
-            .where(sa.tuple_(chunks.c.id, chunks.c.collection).in_(chosen))
+            .where(
+                sa.tuple_(chunks.c.id, chunks.c.collection).in_(sa.select(chosen.c.id, chosen.c.collection))
+            )
             .values(
                 status=Status.PENDING,
                 # A run of what failed must be another run than the one that failed, and runs are named by versions.
@@ -176,12 +172,14 @@ class SqlChunks:
                 "of_version": failure.version,
                 "of_worker": worker,
                 "kind": failure.kind,
-                "reason": failure.reason,
+                "reason": shown(failure.reason),
             }
             for failure in failures
         ]
         if rows:
-            await self._database.write(lambda connection: execute_many(connection, _FAIL, rows))
+            await self._database.write(
+                lambda connection: self._database.execute_many(connection, _FAIL, rows)
+            )
 
     async def retry(self, subjects: Collection[str], *, now: int) -> int:
         """Make FAILED chunks NONE again, each at a later version."""
@@ -197,14 +195,44 @@ class SqlChunks:
             )
         )
 
-        def work(connection: sa.Connection) -> int:
-            named = (
-                statement.where(sa.or_(chunks.c.id.in_(piece), chunks.c.run.in_(piece)))
-                for piece in pieces(set(subjects))
+        if subjects:
+            statement = statement.where(
+                sa.or_(chunks.c.id.in_(listed(subjects)), chunks.c.run.in_(listed(subjects)))
             )
-            return sum(connection.execute(step).rowcount for step in (named if subjects else (statement,)))
+        return await self._change(statement)
 
-        return await self._database.write(work)
+    async def requeue(self, collection: str, chunk_ids: Collection[str], *, now: int) -> int:
+        """Make SUCCESS chunks NONE again, each at a later version."""
+        statement = (
+            sa.update(chunks)
+            .where(
+                chunks.c.collection == collection,
+                chunks.c.id.in_(listed(chunk_ids)),
+                chunks.c.status == Status.SUCCESS,
+            )
+            .values(status=Status.NONE, version=_later(now), run="", failure="", error="")
+        )
+        return await self._change(statement)
+
+    async def marks(self, collection: str) -> AsyncIterator[list[ChunkMark]]:
+        """Read the mark of every chunk of a collection, in order of id."""
+        columns = [chunks.c[name] for name in ChunkMark._fields]
+        query = (
+            sa.select(*columns).where(chunks.c.collection == collection).order_by(chunks.c.id).limit(_MARKS)
+        )
+
+        def work(connection: sa.Connection) -> list[ChunkMark]:
+            return list(map(ChunkMark._make, connection.execute(following)))
+
+        following = query
+        while page := await self._database.read(work):
+            yield page
+            following = query.where(chunks.c.id > page[-1].id)
+
+    async def used(self, batches_: Collection[str]) -> set[str]:
+        """Tell which of the batch ids named a chunk row still names."""
+        query = sa.select(chunks.c.batch).where(chunks.c.batch.in_(listed(batches_))).distinct()
+        return set(await self._database.read(lambda connection: connection.execute(query).scalars().all()))
 
     async def counts(self) -> Mapping[tuple[str, Status], int]:
         """Count live chunks by collection and status."""

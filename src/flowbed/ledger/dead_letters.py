@@ -2,19 +2,19 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import sqlalchemy as sa
 
 from flowbed.ledger import DeadLetter
-from flowbed.ledger.database import PAGE, Database, pieces
+from flowbed.ledger.database import PAGE, Database, listed, proposed
 from flowbed.ledger.schema import dead_letters
-from flowbed.ledger.sqlite import execute_many, proposed, upsert
+from flowbed.ledger.text import shown
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Collection, Sequence
 
-_ADD = upsert(dead_letters, attempts=dead_letters.c.attempts + proposed(dead_letters.c.attempts))
 _AGE = sa.tuple_(dead_letters.c.at, dead_letters.c.kind, dead_letters.c.owner, dead_letters.c.subject)
 
 
@@ -24,12 +24,24 @@ class SqlDeadLetters:
     def __init__(self, database: Database) -> None:
         """Keep the database that holds the tables."""
         self._database = database
+        counted = dead_letters.c.attempts + proposed(dead_letters.c.attempts)
+        self._put = database.upsert(dead_letters, attempts=counted)
 
     async def add(self, letters: Sequence[DeadLetter]) -> None:
         """Add letters, or count on those that are there."""
-        rows = [vars(letter) for letter in letters]
+        merged: dict[tuple[str, str, str], DeadLetter] = {}
+        for letter in letters:
+            subject = shown(letter.subject)
+            key = (letter.kind, letter.owner, subject)
+            before = merged[key].attempts if key in merged else 0
+            merged[key] = replace(
+                letter, subject=subject, reason=shown(letter.reason), attempts=before + letter.attempts
+            )
+        rows = [vars(letter) for letter in merged.values()]
         if rows:
-            await self._database.write(lambda connection: execute_many(connection, _ADD, rows))
+            await self._database.write(
+                lambda connection: self._database.execute_many(connection, self._put, rows)
+            )
 
     async def pages(self) -> AsyncIterator[list[DeadLetter]]:
         """Read every letter, oldest first."""
@@ -54,8 +66,6 @@ class SqlDeadLetters:
         if owner:
             statement = statement.where(dead_letters.c.owner == owner)
 
-        def work(connection: sa.Connection) -> int:
-            named = (statement.where(dead_letters.c.subject.in_(piece)) for piece in pieces(set(subjects)))
-            return sum(connection.execute(step).rowcount for step in (named if subjects else (statement,)))
-
-        return await self._database.write(work)
+        if subjects:
+            statement = statement.where(dead_letters.c.subject.in_(listed(list(map(shown, subjects)))))
+        return await self._database.write(lambda connection: connection.execute(statement).rowcount)

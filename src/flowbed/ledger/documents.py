@@ -8,14 +8,15 @@ import sqlalchemy as sa
 
 from flowbed.errors import Conflict
 from flowbed.ledger import Cursor, DocumentRow
-from flowbed.ledger.database import PAGE, Database, pieces, records
+from flowbed.ledger.database import PAGE, Database, listed, proposed
 from flowbed.ledger.schema import chunks, cursors, documents
-from flowbed.ledger.sqlite import execute_many, insert_new, proposed, upsert
+from flowbed.ledger.text import require_fit
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Collection, Mapping
 
     from flowbed.ledger import Swap
+    from flowbed.ledger.database import Insert
 
 # A retry may have raised a chunk's version after the fetch read it. Without this, the new text could lie below a
 # delta of the old one, and lose to it in the index.
@@ -29,8 +30,6 @@ _GROWING = sa.case(
     else_=chunks.c.version + 1,
 )
 
-_PUT_DOCUMENT = upsert(documents)
-_PUT_CHUNK = upsert(chunks, version=_GROWING)
 _DROP_DOCUMENT = sa.delete(documents).where(
     documents.c.source == sa.bindparam("source"), documents.c.id == sa.bindparam("document")
 )
@@ -42,6 +41,8 @@ class SqlDocuments:
     def __init__(self, database: Database) -> None:
         """Keep the database that holds the tables."""
         self._database = database
+        self._put_document = database.upsert(documents)
+        self._put_chunk = database.upsert(chunks, version=_GROWING)
 
     async def cursor(self, source: str) -> Cursor:
         """Read where a source stands."""
@@ -51,15 +52,10 @@ class SqlDocuments:
 
     async def get(self, source: str, documents_: Collection[str]) -> Mapping[str, DocumentRow]:
         """Read the rows of the documents named."""
-
-        def work(connection: sa.Connection) -> dict[str, DocumentRow]:
-            found = {}
-            for piece in pieces(documents_):
-                query = sa.select(documents).where(documents.c.source == source, documents.c.id.in_(piece))
-                found.update({row.id: row for row in records(DocumentRow, connection.execute(query))})
-            return found
-
-        return await self._database.read(work)
+        query = sa.select(documents).where(
+            documents.c.source == source, documents.c.id.in_(listed(documents_))
+        )
+        return {row.id: row for row in await self._database.fetch(DocumentRow, query)}
 
     async def count(self, source: str) -> int:
         """Count the documents of a source."""
@@ -84,33 +80,36 @@ class SqlDocuments:
 
     async def swap(self, swap: Swap) -> Cursor:
         """Apply one page of a fetch."""
+        database, source = self._database, swap.cursor.source
+        # Of rows of one key the last counts. In order of their keys, so that two swaps do not wait for each other.
+        kept = {(row.id, row.collection): vars(row) for row in swap.chunks}
+        put = [kept[key] for key in sorted(kept)]
+        documents_ = list({(row.source, row.id): vars(row) for row in swap.documents}.values())
+        gone = [{"source": source, "document": document} for document in dict.fromkeys(swap.removed)]
+        require_fit(row.id for row in swap.documents)
+        require_fit(row.id for row in swap.chunks if not row.deleted)
 
         def work(connection: sa.Connection) -> Cursor:
-            moved = _advance(connection, swap.cursor, swap.value)
-            if swap.removed:
-                gone = [{"source": moved.source, "document": document} for document in swap.removed]
-                execute_many(connection, _DROP_DOCUMENT, gone)
-            if swap.documents:
-                execute_many(connection, _PUT_DOCUMENT, [vars(row) for row in swap.documents])
-            if swap.chunks:
-                execute_many(connection, _PUT_CHUNK, [vars(row) for row in swap.chunks])
+            moved = self._advance(connection, swap.cursor, swap.value)
+            database.execute_many(connection, _DROP_DOCUMENT, gone)
+            database.execute_many(connection, self._put_document, documents_)
+            database.execute_many(connection, self._put_chunk, put)
             return moved
 
         return await self._database.write(work)
 
-
-def _advance(connection: sa.Connection, seen: Cursor, value: str) -> Cursor:
-    moved = Cursor(source=seen.source, value=value, token=seen.token + 1)
-    if seen.token:
-        step: sa.Executable = (
-            sa.update(cursors)
-            .where(cursors.c.source == seen.source, cursors.c.token == seen.token)
-            .values(value=moved.value, token=moved.token)
-        )
-    else:
-        step = insert_new(cursors).values(vars(moved))
-    if connection.execute(step).rowcount != 1:
-        raise Conflict(
-            f"source {seen.source!r} has moved since its cursor was read: fetch again from where it stands"
-        )
-    return moved
+    def _advance(self, connection: sa.Connection, seen: Cursor, value: str) -> Cursor:
+        moved = Cursor(source=seen.source, value=value, token=seen.token + 1)
+        if seen.token:
+            step: sa.Update | Insert = (
+                sa.update(cursors)
+                .where(cursors.c.source == seen.source, cursors.c.token == seen.token)
+                .values(value=moved.value, token=moved.token)
+            )
+        else:
+            step = self._database.insert_new(cursors).values(vars(moved))
+        if connection.execute(step.returning(cursors.c.token)).first() is None:
+            raise Conflict(
+                f"source {seen.source!r} has moved since its cursor was read: fetch again from where it stands"
+            )
+        return moved

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import sqlalchemy as sa
 
 from flowbed.ledger import RunRow
-from flowbed.ledger.database import Database, pieces
-from flowbed.ledger.schema import chunks, claimed, in_a_run, open_runs, runs
-from flowbed.ledger.sqlite import execute_many, insert_new
+from flowbed.ledger.database import Database, Lock, listed
+from flowbed.ledger.schema import chunks, claimed, in_a_run, open_runs, reverted, rollbacks, runs
+from flowbed.ledger.text import shown
 from flowbed.records import Status
 
 if TYPE_CHECKING:
@@ -56,8 +56,10 @@ class SqlRuns:
         )
 
         def work(connection: sa.Connection) -> None:
-            connection.execute(insert_new(runs).values(vars(run)))
-            if rows and execute_many(connection, _TAKE, rows):
+            # A run that is committed, refused or rolled back meanwhile must not get chunks behind its back.
+            self._database.lock(connection, Lock.RUNS, shared=True)
+            connection.execute(self._database.insert_new(runs).values(vars(run)))
+            if rows and self._database.execute_many(connection, _TAKE, rows):
                 connection.execute(reopened)
 
         await self._database.write(work)
@@ -81,39 +83,50 @@ class SqlRuns:
         """Mark runs committed, and their chunks SUCCESS."""
 
         def work(connection: sa.Connection) -> None:
-            for piece in pieces(runs_):
-                connection.execute(
-                    sa.update(chunks)
-                    .where(chunks.c.run.in_(piece), in_a_run)
-                    .values(status=Status.SUCCESS, worker="")
-                )
-                # A run that another process has committed keeps the version that held it first.
-                connection.execute(
-                    sa.update(runs)
-                    .where(runs.c.id.in_(piece), runs.c.state != "committed")
-                    .values(state="committed", version=version, error="")
-                )
+            self._database.lock(connection, Lock.RUNS)
+            commit_runs(connection, runs_, version=version)
 
         await self._database.write(work)
+
+    async def reverted(self, collection: str) -> list[str]:
+        """Name the reverted runs of a collection."""
+        query = reverted_runs(collection)
+        return await self._database.read(lambda connection: list(connection.execute(query).scalars()))
+
+    async def release(self, collection: str) -> int:
+        """Make the reverted runs of a collection pending again, and their chunks PENDING."""
+
+        def work(connection: sa.Connection) -> int:
+            self._database.lock(connection, Lock.RUNS)
+            back = list(connection.execute(reverted_runs(collection)).scalars())
+            waiting = sa.update(chunks).where(chunks.c.run.in_(listed(back)), reverted)
+            connection.execute(waiting.values(status=Status.PENDING, until=0))
+            connection.execute(sa.update(runs).where(runs.c.id.in_(listed(back))).values(state="pending"))
+            return len(back)
+
+        return await self._database.write(work)
 
     async def refuse(self, run: str, *, reason: str) -> None:
         """Mark a run refused, and its chunks FAILED."""
 
         def work(connection: sa.Connection) -> None:
+            self._database.lock(connection, Lock.RUNS)
             connection.execute(
                 sa.update(chunks)
                 .where(chunks.c.run == run, in_a_run)
                 .values(
                     status=Status.FAILED,
                     failure="rejected",
-                    error=reason,
+                    error=shown(reason),
                     attempts=chunks.c.attempts + 1,
                     worker="",
                 )
             )
             # A run that another process could merge is in the index: it stays committed.
             connection.execute(
-                sa.update(runs).where(runs.c.id == run, open_runs).values(state="refused", error=reason)
+                sa.update(runs)
+                .where(runs.c.id == run, open_runs)
+                .values(state="refused", error=shown(reason))
             )
 
         await self._database.write(work)
@@ -128,3 +141,31 @@ class SqlRuns:
         """Read the newest runs, newest first."""
         query = sa.select(runs).order_by(runs.c.created.desc(), runs.c.id.desc()).limit(limit)
         return await self._database.fetch(RunRow, query)
+
+
+def commit_runs(connection: sa.Connection, run_ids: Collection[str], *, version: int) -> None:
+    """Mark runs committed, and their chunks SUCCESS, unless a rollback has undone the version."""
+    named = listed(run_ids)
+    for inside in (in_a_run, reverted):
+        connection.execute(
+            sa.update(chunks)
+            .where(chunks.c.run.in_(named), inside, ~_undone(chunks.c.collection, version))
+            .values(status=Status.SUCCESS, worker="")
+        )
+    # A run that another process has committed keeps the version that held it first.
+    connection.execute(
+        sa.update(runs)
+        .where(runs.c.id.in_(named), runs.c.state != "committed", ~_undone(runs.c.collection, version))
+        .values(state="committed", version=version, error="")
+    )
+
+
+def reverted_runs(collection: str) -> sa.Select[Any]:
+    """Select the ids of the reverted runs of a collection."""
+    return sa.select(runs.c.id).where(runs.c.collection == collection, runs.c.state == "reverted")
+
+
+def _undone(collection: sa.Column[str], version: int) -> sa.Exists:
+    return sa.exists().where(
+        rollbacks.c.collection == collection, rollbacks.c.target < version, rollbacks.c.version > version
+    )

@@ -10,42 +10,47 @@ from sqlalchemy import BigInteger, Boolean, Column, Float, Index, Integer, Prima
 
 from flowbed.records import Status
 
-HEAD = "0001"  # the revision of the newest migration, known here because loading alembic takes half a second
+HEAD = "0002"  # the revision of the newest migration, known here because loading alembic takes half a second
 VERSION_TABLE = (
     "ledger_version"  # a name of our own: a database of another program that uses alembic is not ours
 )
 
 metadata = sa.MetaData()
 
+# In the order of code points, as SQLite and Python have it: in that of a language, pages would end elsewhere, and an
+# upgrade of the server's language files would damage its indexes.
+TEXT = String().with_variant(String(collation="C"), "postgresql")
+
 # What the conditions of partial indexes say. SQLite uses such an index only where a statement repeats the condition
 # in the same words, so no bound parameter may stand in for the literal.
 SUCCESS: sa.ColumnElement[str] = sa.literal_column("'SUCCESS'")
 PENDING: sa.ColumnElement[str] = sa.literal_column("'PENDING'")
 OPEN: sa.ColumnElement[str] = sa.literal_column("'pending'")
+REVERTED: sa.ColumnElement[str] = sa.literal_column("'REVERTED'")
 NOWHERE: sa.ColumnElement[str] = sa.literal_column("''")
 
 facts = Table(
     "facts",
     metadata,
-    Column("name", String, primary_key=True),
-    Column("value", String, nullable=False),
+    Column("name", TEXT, primary_key=True),
+    Column("value", TEXT, nullable=False),
 )
 
 cursors = Table(
     "cursors",
     metadata,
-    Column("source", String, primary_key=True),
-    Column("value", String, nullable=False),
+    Column("source", TEXT, primary_key=True),
+    Column("value", TEXT, nullable=False),
     Column("token", BigInteger, nullable=False),
 )
 
 documents = Table(
     "documents",
     metadata,
-    Column("source", String, nullable=False),
-    Column("id", String, nullable=False),
-    Column("etag", String, nullable=False),
-    Column("hash", String, nullable=False),
+    Column("source", TEXT, nullable=False),
+    Column("id", TEXT, nullable=False),
+    Column("etag", TEXT, nullable=False),
+    Column("hash", TEXT, nullable=False),
     Column("chunks", Integer, nullable=False),
     Column("generation", BigInteger, nullable=False),
     PrimaryKeyConstraint("source", "id"),
@@ -55,25 +60,25 @@ documents = Table(
 chunks = Table(
     "chunks",
     metadata,
-    Column("collection", String, nullable=False),
-    Column("id", String, nullable=False),
-    Column("source", String, nullable=False),
-    Column("document", String, nullable=False),
+    Column("collection", TEXT, nullable=False),
+    Column("id", TEXT, nullable=False),
+    Column("source", TEXT, nullable=False),
+    Column("document", TEXT, nullable=False),
     Column("ordinal", Integer, nullable=False),
     Column("tokens", Integer, nullable=False),
-    Column("text_hash", String, nullable=False),
-    Column("row_hash", String, nullable=False),
+    Column("text_hash", TEXT, nullable=False),
+    Column("row_hash", TEXT, nullable=False),
     Column("version", BigInteger, nullable=False),
-    Column("batch", String, nullable=False),
+    Column("batch", TEXT, nullable=False),
     Column("deleted", Boolean, nullable=False),
     Column("status", sa.Enum(Status, native_enum=False, length=16), nullable=False),
-    Column("worker", String, nullable=False),
+    Column("worker", TEXT, nullable=False),
     Column("until", BigInteger, nullable=False),
-    Column("run", String, nullable=False),
-    Column("submission", String, nullable=False),
+    Column("run", TEXT, nullable=False),
+    Column("submission", TEXT, nullable=False),
     Column("attempts", Integer, nullable=False),
-    Column("failure", String, nullable=False),
-    Column("error", String, nullable=False),
+    Column("failure", TEXT, nullable=False),
+    Column("error", TEXT, nullable=False),
     # The id and the document lead, so that a subject is found without naming its collection or source.
     PrimaryKeyConstraint("id", "collection"),
     Index("chunks_of_document", "document", "source"),
@@ -84,19 +89,21 @@ _state = chunks.c.status
 unfinished = _state != SUCCESS
 claimed = sa.and_(_state == PENDING, chunks.c.run == NOWHERE)
 in_a_run = sa.and_(_state == PENDING, chunks.c.run != NOWHERE)
+reverted = _state == REVERTED
 for _name, _columns, _condition in (
     ("chunks_unfinished", (chunks.c.batch, chunks.c.status, chunks.c.until), unfinished),
     ("chunks_claimed", (chunks.c.worker,), claimed),
     ("chunks_in_a_run", (chunks.c.run,), in_a_run),
+    ("chunks_reverted", (chunks.c.run,), reverted),
 ):
     Index(_name, *_columns, sqlite_where=_condition, postgresql_where=_condition)
 
 batches = Table(
     "batches",
     metadata,
-    Column("id", String, primary_key=True),
-    Column("source", String, nullable=False),
-    Column("key", String, nullable=False),
+    Column("id", TEXT, primary_key=True),
+    Column("source", TEXT, nullable=False),
+    Column("key", TEXT, nullable=False),
     Column("timestamp", BigInteger, nullable=False),
     Column("chunks", Integer, nullable=False),
 )
@@ -104,22 +111,22 @@ batches = Table(
 runs = Table(
     "runs",
     metadata,
-    Column("id", String, primary_key=True),
-    Column("collection", String, nullable=False),
-    Column("space", String, nullable=False),
-    Column("key", String, nullable=False),
-    Column("sha256", String, nullable=False),
+    Column("id", TEXT, primary_key=True),
+    Column("collection", TEXT, nullable=False),
+    Column("space", TEXT, nullable=False),
+    Column("key", TEXT, nullable=False),
+    Column("sha256", TEXT, nullable=False),
     Column("rows", Integer, nullable=False),
-    Column("lane", String, nullable=False),
-    Column("worker", String, nullable=False),
+    Column("lane", TEXT, nullable=False),
+    Column("worker", TEXT, nullable=False),
     Column("created", BigInteger, nullable=False),
     Column("texts", Integer, nullable=False),
     Column("tokens", BigInteger, nullable=False),
     Column("cost_usd", Float, nullable=False),
     Column("seconds", Float, nullable=False),
-    Column("state", String, nullable=False),
+    Column("state", TEXT, nullable=False),
     Column("version", BigInteger, nullable=False),
-    Column("error", String, nullable=False),
+    Column("error", TEXT, nullable=False),
     Index("runs_by_age", "created", "id"),
 )
 
@@ -129,13 +136,25 @@ Index(
     sqlite_where=open_runs, postgresql_where=open_runs,
 )  # fmt: skip
 
+rollbacks = Table(
+    "rollbacks",
+    metadata,
+    Column("collection", TEXT, nullable=False),
+    Column("version", BigInteger, nullable=False),
+    Column("target", BigInteger, nullable=False),
+    Column("at", BigInteger, nullable=False),
+    Column("runs", Integer, nullable=False),
+    Column("chunks", Integer, nullable=False),
+    PrimaryKeyConstraint("collection", "version"),
+)
+
 dead_letters = Table(
     "dead_letters",
     metadata,
-    Column("kind", String, nullable=False),
-    Column("owner", String, nullable=False),
-    Column("subject", String, nullable=False),
-    Column("reason", String, nullable=False),
+    Column("kind", TEXT, nullable=False),
+    Column("owner", TEXT, nullable=False),
+    Column("subject", TEXT, nullable=False),
+    Column("reason", TEXT, nullable=False),
     Column("at", BigInteger, nullable=False),
     Column("attempts", Integer, nullable=False),
     PrimaryKeyConstraint("kind", "owner", "subject"),

@@ -10,16 +10,18 @@ from flowbed.errors import Misconfigured, OutOfSpace
 from flowbed.ledger import migrations
 from flowbed.ledger.batches import SqlBatches
 from flowbed.ledger.chunks import SqlChunks
-from flowbed.ledger.database import Database
+from flowbed.ledger.database import Database, Lock
 from flowbed.ledger.dead_letters import SqlDeadLetters
 from flowbed.ledger.documents import SqlDocuments
+from flowbed.ledger.rollbacks import SqlRollbacks
 from flowbed.ledger.runs import SqlRuns
-from flowbed.ledger.sqlite import MEMORY
 
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from flowbed.ledger import Batches, Chunks, DeadLetters, Documents, Runs
+    import sqlalchemy as sa
+
+    from flowbed.ledger import Batches, Chunks, DeadLetters, Documents, Rollbacks, Runs
 
 
 class SqlLedger:
@@ -28,10 +30,12 @@ class SqlLedger:
     def __init__(self, database: Database, *, id: str) -> None:  # noqa: A002 - the protocol's word
         """Join the aggregates on a database whose schema is up to date."""
         self.id = id
+        self.location = database.location
         self.documents: Documents = SqlDocuments(database)
         self.chunks: Chunks = SqlChunks(database)
         self.batches: Batches = SqlBatches(database)
         self.runs: Runs = SqlRuns(database)
+        self.rollbacks: Rollbacks = SqlRollbacks(database)
         self.dead_letters: DeadLetters = SqlDeadLetters(database)
         self._database = database
 
@@ -40,14 +44,34 @@ class SqlLedger:
         await self._database.close()
 
 
-async def open_sql(path: str, *, folder: Path, new_id: str) -> SqlLedger:
+async def open_sqlite(path: str, *, folder: Path, new_id: str) -> SqlLedger:
     """Open the ledger in the SQLite file at `path`, below `folder` where it is relative, or in `:memory:`."""
+    from flowbed.ledger.sqlite import MEMORY, Sqlite  # noqa: PLC0415 - each driver only where it is used
+
     location = path if path == MEMORY else await asyncio.to_thread(_place, folder / path)
-    database = Database(location)
+    return await _open(Database(Sqlite(location)), new_id=new_id)
+
+
+async def open_postgres(url: str, *, new_id: str) -> SqlLedger:
+    """Open the ledger in the Postgres database at `url`."""
+    try:
+        from flowbed.ledger.postgres import Postgres  # noqa: PLC0415 - each driver only where it is used
+    except ImportError as error:
+        raise Misconfigured(
+            f"a ledger on Postgres needs the package psycopg ({error}): pip install 'flowbed[postgres]'"
+        ) from error
+    return await _open(Database(Postgres(url)), new_id=new_id)
+
+
+async def _open(database: Database, *, new_id: str) -> SqlLedger:
+    def upgrade(connection: sa.Connection) -> str:
+        database.lock(connection, Lock.SCHEMA)
+        return migrations.upgrade(connection, database.location, new_id)
+
     try:
         id_ = await database.read(migrations.current)
         if id_ is None:
-            id_ = await database.write(lambda connection: migrations.upgrade(connection, location, new_id))
+            id_ = await database.write(upgrade)
     except BaseException:
         await database.close()
         raise

@@ -12,12 +12,14 @@ from sqlalchemy.dialects.sqlite import Insert, insert
 from sqlalchemy.pool import QueuePool, StaticPool
 
 from flowbed.errors import Error, Misconfigured, OutOfSpace, Transient
+from flowbed.ledger.database import WRITING
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
+    from flowbed.ledger.database import Lock
+
 MEMORY = ":memory:"
-WRITING = "flowbed_writing"  # the execution option of a connection whose transaction will write
 
 _BUSY_SECONDS = 30.0  # longer than any transaction of ours, shorter than anyone's patience
 _WAL_PAUSE, _WAL_TRIES = 0.02, 1_500  # 30 s in all
@@ -50,67 +52,82 @@ _MEANINGS: Mapping[int, tuple[type[Error], str]] = {
 }
 
 
-def open_engine(location: str, *, connections: int) -> sa.Engine:
-    """Make an engine on a file, with up to `connections` at once, or on the one connection of `:memory:`."""
-    if location == MEMORY:
-        engine = sa.create_engine("sqlite://", creator=lambda: _connect(MEMORY), poolclass=StaticPool)
-    else:
-        engine = sa.create_engine(
-            "sqlite://",
-            creator=lambda: _connect(location),
-            poolclass=QueuePool,
-            pool_size=connections,
-            max_overflow=0,
-        )
-    sa.event.listen(engine, "begin", _begin)
-    return engine
+class Sqlite:
+    """`Dialect` of a SQLite file, or of `:memory:`."""
 
+    pauses: Sequence[float] = ()
 
-def upsert(table: sa.Table, **amended: sa.ColumnElement[Any]) -> Insert:
-    """Write an insert that replaces the row of the same primary key; `amended` columns get their own expression."""
-    statement = insert(table)
-    replaced = {column.name: statement.excluded[column.name] for column in table.c if not column.primary_key}
-    return statement.on_conflict_do_update(
-        index_elements=list(table.primary_key), set_={**replaced, **amended}
-    )
+    def __init__(self, location: str) -> None:
+        """Take the path of a file."""
+        self.location = location
+        # One writer, since SQLite has one: callers queue for it in order, rather than poll for its lock in none.
+        self.writers = 1
+        # More readers would only queue for the interpreter. What lives in memory lives in one connection, which two
+        # threads must not use at once.
+        self.readers = 0 if location == MEMORY else 3
 
+    def open_engine(self) -> sa.Engine:
+        """Make an engine with a connection for each thread."""
+        if self.location == MEMORY:
+            engine = sa.create_engine("sqlite://", creator=lambda: _connect(MEMORY), poolclass=StaticPool)
+        else:
+            engine = sa.create_engine(
+                "sqlite://",
+                creator=lambda: _connect(self.location),
+                poolclass=QueuePool,
+                pool_size=self.writers + self.readers,
+                max_overflow=0,
+            )
+        sa.event.listen(engine, "begin", _begin)
+        return engine
 
-def insert_new(table: sa.Table) -> Insert:
-    """Write an insert that leaves the row of the same primary key as it is."""
-    return insert(table).on_conflict_do_nothing(index_elements=list(table.primary_key))
+    def insert(self, table: sa.Table) -> Insert:
+        """Begin an insert that can say what happens on a conflict."""
+        return insert(table)
 
+    def execute_many(
+        self,
+        connection: sa.Connection,
+        statement: sa.Insert | sa.Update | sa.Delete,
+        rows: Sequence[Mapping[str, Any]],
+    ) -> int:
+        """Execute a statement for each row of parameters, which name all but its constants; count the rows changed.
 
-def proposed(column: sa.Column[Any]) -> sa.ColumnElement[Any]:
-    """Name, inside `amended`, the value that the insert brought."""
-    return sa.literal_column(f"excluded.{column.name}", column.type)
+        The parameters go to the driver as they are: SQLAlchemy's way of preparing them takes as long as SQLite does.
+        """
+        compiled = statement.compile(dialect=connection.dialect)
+        order = compiled.positiontup or []
+        constants = {name: value for name, value in compiled.params.items() if name not in rows[0]}
+        in_order = itemgetter(*order)
+        return connection.exec_driver_sql(
+            str(compiled), [in_order({**constants, **row}) for row in rows]
+        ).rowcount
 
+    def lock(self, connection: sa.Connection, what: Lock, *, shared: bool = False) -> None:
+        """Do nothing: writers come one by one as it is."""
 
-def execute_many(
-    connection: sa.Connection, statement: sa.Insert | sa.Update | sa.Delete, rows: Sequence[Mapping[str, Any]]
-) -> int:
-    """Execute a statement once for each row of parameters, which name all but its constants; count the rows changed.
+    def passes(self, error: Exception) -> bool:  # noqa: ARG002 - as the protocol has it
+        """Tell that nothing passes by itself: SQLite has waited for others already."""
+        return False
 
-    The parameters go to the driver as they are: SQLAlchemy's own way of preparing them takes as long as SQLite does.
-    """
-    compiled = statement.compile(dialect=connection.dialect)
-    order = compiled.positiontup or []
-    constants = {name: value for name, value in compiled.params.items() if name not in rows[0]}
-    in_order = itemgetter(*order)
-    return connection.exec_driver_sql(
-        str(compiled), [in_order({**constants, **row}) for row in rows]
-    ).rowcount
-
-
-def translated(error: sqlite3.Error | sa.exc.DBAPIError, location: str) -> Error | None:
-    """Say what a driver's error means to the caller; None where it can only be a mistake of ours."""
-    cause = error.orig if isinstance(error, sa.exc.DBAPIError) else error
-    code = (
-        getattr(cause, "sqlite_errorcode", sqlite3.SQLITE_OK) & 0xFF
-    )  # the high bits only tell variants apart
-    if code not in _MEANINGS:
+    def mark(self, connection: sa.Connection) -> str | None:  # noqa: ARG002
+        """Name no transaction: a COMMIT of this process gets its answer."""
         return None
-    kind, text = _MEANINGS[code]
-    return kind(f"{text.format(location=location)} ({cause})")
+
+    def landed(self, mark: str) -> bool:  # noqa: ARG002
+        """Find nothing out: see `mark`."""
+        return False
+
+    def translated(self, error: Exception) -> Error | None:
+        """Say what a driver's error means to the caller; None where it can only be a mistake of ours."""
+        cause = error.orig if isinstance(error, sa.exc.DBAPIError) else error
+        code = (
+            getattr(cause, "sqlite_errorcode", sqlite3.SQLITE_OK) & 0xFF
+        )  # the high bits only tell variants apart
+        if code not in _MEANINGS:
+            return None
+        kind, text = _MEANINGS[code]
+        return kind(f"{text.format(location=self.location)} ({cause})")
 
 
 def _connect(location: str) -> sqlite3.Connection:

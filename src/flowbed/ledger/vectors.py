@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import sqlite3
 import time
 from concurrent.futures import ThreadPoolExecutor
@@ -43,6 +44,7 @@ CREATE INDEX IF NOT EXISTS vectors_by_use ON vectors (used);
 """
 
 DAMAGED = (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB)
+DAMAGED_SUFFIX = ".damaged"
 BUSY = (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED)
 
 
@@ -142,7 +144,7 @@ class VectorFile:
         for suffix in ("-wal", "-shm"):
             self._path.with_name(self._path.name + suffix).unlink(missing_ok=True)
         # One is enough to look at, and more could fill the disk.
-        self._path.replace(self._path.with_name(self._path.name + ".damaged"))
+        self._path.replace(self._path.with_name(self._path.name + DAMAGED_SUFFIX))
 
     def _get(self, connection: sqlite3.Connection, keys: Sequence[bytes]) -> dict[bytes, bytes]:
         found: dict[bytes, bytes] = {}
@@ -217,6 +219,33 @@ class VectorFile:
         return Misconfigured(
             f"vector cache {self._path} cannot be used ({error}); make its folder writable or choose another"
         )
+
+
+def fault_of(path: Path) -> str:
+    """Say why the vectors in a file cannot be read; nothing, where they can, or where there is no file."""
+    if not path.exists():
+        return ""
+    try:
+        with contextlib.closing(
+            sqlite3.connect(f"{path.as_uri()}?mode=ro", uri=True, timeout=PATIENCE)
+        ) as file:
+            # The end of each tree: a look at every page would take minutes.
+            file.execute("SELECT max(id), max(used), max(key) FROM vectors").fetchone()
+    except sqlite3.Error as error:
+        return str(error) if _is(error, DAMAGED) else ""
+    return ""
+
+
+def drop_damaged(path: Path, *, dry_run: bool) -> list[int]:
+    """Remove a file that is damaged, and one that was set aside for that; tell their sizes in bytes."""
+    aside = path.with_name(path.name + DAMAGED_SUFFIX)
+    found = [each for each in (aside, path) if each.exists() and (each == aside or fault_of(each))]
+    sizes = [each.stat().st_size for each in found]
+    for each in () if dry_run else found:
+        # The log first: beside a new file, an old log would be replayed into it.
+        for suffix in ("-wal", "-shm", ""):
+            each.with_name(each.name + suffix).unlink(missing_ok=True)
+    return sizes
 
 
 def _use_log(connection: sqlite3.Connection) -> None:

@@ -1,4 +1,4 @@
-"""Named bytes with conditional writes: `file://`, `memory://`."""
+"""Named bytes with conditional writes: `file://`, `memory://`, `s3://`."""
 
 from __future__ import annotations
 
@@ -65,7 +65,8 @@ class Store(Protocol):
     async def replace(self, key: str, body: bytes, *, etag: str) -> str:
         """Write an object in the place of the one with `etag`; raises `Conflict` when that is no longer there.
 
-        Bodies of one key must all differ: equal bytes may carry an equal etag.
+        Bodies of one key must all differ: equal bytes may carry an equal etag. `Transient` may also mean that it is
+        not known whether the object was replaced.
         """
         ...
 
@@ -91,22 +92,29 @@ KINDS = {
     "": "flowbed.storage.files:open_files",
     "file": "flowbed.storage.files:open_files",
     "memory": "flowbed.storage.objects:open_memory",
+    "s3": "flowbed.storage.s3:open_s3",
 }
+LOCAL = {"", "file", "memory"}
 
 
-def open_store(url: str, *, folder: Path) -> Store:
+def open_store(url: str, *, folder: Path, options: Mapping[str, str] | None = None) -> Store:
     """Open the store at `url`; a relative `file` path is taken below `folder`, and made where absent.
 
+    `options` say where a server is and how it is spoken to; what is on this machine has none.
+
     Raises:
-        Misconfigured: the scheme is not one that Flowbed stores on, or the folder cannot be made.
+        Misconfigured: the scheme is not one that Flowbed stores on, the folder cannot be made, or an option is unknown.
 
     """
     scheme = url.partition("://")[0] if "://" in url else ""
     target = KINDS.get(scheme)
     if target is None:
         raise Misconfigured(
-            f"store {url!r}: {scheme}:// is not built into this version; set the store to a folder, file:// or memory://"
+            f"store {url!r}: {scheme}:// is not built into this version; set the store to a folder, file://, memory://"
+            " or s3://"
         )
+    if options and scheme in LOCAL:
+        raise Misconfigured(f"store_options: store {url!r} has none; take out {', '.join(sorted(options))}")
     module, _, attribute = target.partition(":")
     opener: Callable[..., Store] = getattr(import_module(module), attribute)
-    return opener(url, folder=folder)
+    return opener(url, folder=folder) if scheme in LOCAL else opener(url, options=options or {})

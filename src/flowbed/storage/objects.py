@@ -36,7 +36,7 @@ PIECE = 1 << 20
 _named: dict[str, Objects] = {}
 
 
-def open_memory(url: str, *, folder: Path) -> Objects:  # noqa: ARG001 - every kind of store is opened alike
+def open_memory(url: str, *, folder: Path) -> Objects:  # noqa: ARG001 - every store on this machine is opened alike
     """Open the store in this process's memory that `url` names; `memory://` alone is a new one each time."""
     name = url.removeprefix("memory://").strip("/")
     if name not in _named:

@@ -23,8 +23,9 @@ if TYPE_CHECKING:
 
     from flowbed.records import Purpose
 
-# As many texts as OpenAI takes in one call.
+# As many texts and tokens as OpenAI takes in one call.
 ITEMS = 2048
+TOKENS = 300_000
 
 # Four uniform bytes add up to something near enough a bell curve, in whole numbers: the vectors point everywhere alike,
 # and are the same bytes on every machine, which no logarithm or cosine of a maths library promises.
@@ -48,6 +49,7 @@ class Seeded:
         """Send every text to the counting process at `server` first, if one is named."""
         self.space = Space(model=f"seeded:{dimensions}", dimensions=dimensions)
         self.items = items
+        self.tokens = TOKENS
         self.price = price
         self._server = server
         self._names_inputs = names_inputs

@@ -17,7 +17,7 @@ import numpy as np
 
 from flowbed.index.datasets import Datasets, blocking
 from flowbed.index.live import live_collections
-from flowbed.settings import read_settings
+from flowbed.settings import read_settings, store_options
 from flowbed.storage import open_store
 
 if TYPE_CHECKING:
@@ -58,7 +58,8 @@ class Contents:
 
 def contents_of(folder: Path) -> Contents:
     """Read the index of the project in `folder`; blocks, within an event loop too."""
-    store = open_store(read_settings(folder).store, folder=folder)
+    config = read_settings(folder)
+    store = open_store(config.store, folder=folder, options=store_options(config))
     with ThreadPoolExecutor(max_workers=1) as thread:
         return thread.submit(asyncio.run, contents(store)).result()
 

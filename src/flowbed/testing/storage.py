@@ -10,13 +10,14 @@ Needs pytest and pytest-asyncio (in its `auto` mode).
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import tracemalloc
 from abc import ABC, abstractmethod
 from typing import TYPE_CHECKING
 
 import pytest
 
-from flowbed.errors import Conflict, NotFound, Rejected
+from flowbed.errors import Conflict, NotFound, Rejected, Transient
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
@@ -318,12 +319,16 @@ class StoreContract(ABC):
 
 
 async def count_up(store: Store, key: str, name: str) -> None:
-    """Add 1 to the number at the start of an object by replacing it; `name` makes each body differ."""
+    """Add 1 to the number at the start of an object, and `name` to those who did, by replacing it.
+
+    The names make each body differ, and tell who does not know whether they have counted already.
+    """
     while True:
         stored = await store.get(key)
-        number = int(stored.body.split()[0]) + 1
-        try:
-            await store.replace(key, f"{number} by {name}".encode(), etag=stored.etag)
-        except Conflict:
-            continue
-        return
+        number, _, names = stored.body.decode().partition(" by ")
+        if name in names.split():
+            return
+        with contextlib.suppress(Conflict, Transient):
+            body = f"{int(number) + 1} by {names} {name}"
+            await store.replace(key, body.encode(), etag=stored.etag)
+            return

@@ -10,6 +10,8 @@ down_revision = None
 branch_labels = None
 depends_on = None
 
+TEXT = sa.String().with_variant(sa.String(collation="C"), "postgresql")
+
 
 def upgrade() -> None:
     """Make every table."""
@@ -90,7 +92,7 @@ def _tables_of_work() -> None:
 
 
 def _text(name: str, *, primary_key: bool = False) -> sa.Column[str]:
-    return sa.Column(name, sa.String, primary_key=primary_key, nullable=False)
+    return sa.Column(name, TEXT, primary_key=primary_key, nullable=False)
 
 
 def _count(name: str) -> sa.Column[int]:

@@ -1,0 +1,95 @@
+"""The filter grammar in plain Python: which rows a `where` fits, to hold an index's answers against."""
+
+from __future__ import annotations
+
+import math
+import operator
+from typing import TYPE_CHECKING, Any
+
+from flowbed.errors import Rejected
+from flowbed.index.filters import DEEPEST
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
+
+    Fits = Callable[[Mapping[str, Any], str], bool]
+
+ORDER = {"$gt": operator.gt, "$gte": operator.ge, "$lt": operator.lt, "$lte": operator.le}
+
+
+def fits(where: Mapping[str, Any] | None) -> Fits:
+    """Give the test of a row, by its metadata and its document.
+
+    Raises:
+        Rejected: the filter is not of the grammar, or compares with what no index compares with.
+
+    """
+    return _all(where if where is not None else {}, DEEPEST)
+
+
+def _all(where: Any, deeper: int) -> Fits:  # noqa: ANN401 - what a user wrote
+    if not isinstance(where, dict) or deeper < 0:
+        raise Rejected(f"no filter, or one nested too deep: {where!r}")
+    terms = [_term(key, value, deeper) for key, value in where.items()]
+    return lambda metadata, document: all(term(metadata, document) for term in terms)
+
+
+def _term(key: Any, value: Any, deeper: int) -> Fits:  # noqa: ANN401
+    match key, value:
+        case "$and" | "$or", [_, *_]:
+            parts = [_all(part, deeper - 1) for part in value]
+            join = all if key == "$and" else any
+            return lambda metadata, document: join(part(metadata, document) for part in parts)
+        case "$not", _:
+            inner = _all(value, deeper - 1)
+            return lambda metadata, document: not inner(metadata, document)
+        case "$contains", str() if _is_unicode(value):
+            return lambda _, document: value in document
+        case str(), _ if not key.startswith("$") and _is_unicode(key):
+            said = value if isinstance(value, dict) else {"$eq": value}
+            conditions = [_condition(name, operand) for name, operand in said.items()]
+            if conditions:
+                return lambda metadata, _: all(holds(metadata.get(key)) for holds in conditions)
+    raise Rejected(f"not of the grammar: {key!r}: {value!r}")
+
+
+def _condition(name: Any, operand: Any) -> Callable[[Any], bool]:  # noqa: ANN401
+    match name, operand:
+        case "$eq" | "$ne", _:
+            same = _kind(operand)
+            return lambda value: (_of(value) == same and value == operand) == (name == "$eq")
+        case "$in" | "$nin", [*_]:
+            kinds = [_kind(each) for each in operand]
+            return lambda value: (
+                any(_of(value) == kind and value == each for kind, each in zip(kinds, operand, strict=True))
+                == (name == "$in")
+            )
+        case str(), _ if name in ORDER and _kind(operand) is not bool:
+            same, compare = _kind(operand), ORDER[name]
+            return lambda value: _of(value) == same and compare(value, operand)
+    raise Rejected(f"not of the grammar: {name!r}: {operand!r}")
+
+
+def _of(value: object) -> type | None:
+    """Tell the type of a stored value, numbers being one type; None for what no filter compares with, and no value."""
+    match value:
+        case bool():
+            return bool
+        case int() | float():
+            return float
+        case str():
+            return str
+    return None
+
+
+def _kind(operand: object) -> type:
+    kind = _of(operand)
+    number = isinstance(operand, int | float) and kind is float
+    exact = not number or (abs(operand) < 2**63 and not math.isnan(operand))  # type: ignore[arg-type]
+    if kind is None or not exact or (isinstance(operand, str) and not _is_unicode(operand)):
+        raise Rejected(f"nothing to compare with: {operand!r}")
+    return kind
+
+
+def _is_unicode(text: str) -> bool:
+    return not any("\ud800" <= each <= "\udfff" for each in text)

@@ -1,0 +1,127 @@
+"""What the chunks of every ledger must do."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+from flowbed.ledger import ChunkMark
+from flowbed.records import Status
+from flowbed.testing.ledger.rows import chunk, claim, failure, flat, only, put, settle, waiting
+
+if TYPE_CHECKING:
+    from flowbed.ledger import Ledger
+
+
+class ChunksContract:
+    """`Chunks`."""
+
+    async def test_a_swap_replaces_rows_wholesale(self, ledger: Ledger) -> None:
+        """A chunk swapped in again stands as given: no status, worker, run or error of its past is left."""
+        await put(ledger, [chunk()])
+        await claim(ledger)
+        await ledger.chunks.fail([failure()], worker="w")
+        later = chunk(version=200, row_hash="r2", batch="b2")
+        await put(ledger, [later])
+        assert await only(ledger) == later
+
+    async def test_versions_only_grow(self, ledger: Ledger) -> None:
+        """A changed row whose version is not above the stored one is put one above it; an equal row keeps its own."""
+        await put(ledger, [chunk(version=100)])
+        await put(ledger, [chunk(version=100, batch="b2")])
+        assert await only(ledger) == chunk(version=100, batch="b2")
+        await put(ledger, [chunk(version=100, row_hash="r2")])
+        assert (await only(ledger)).version == 101
+        await put(ledger, [chunk(version=50, row_hash="r3")])
+        assert (await only(ledger)).version == 102
+
+    async def test_chunks_are_found_by_id_or_document(self, ledger: Ledger) -> None:
+        """A subject is an id or a document, in every collection and source."""
+        rows = [
+            chunk("one", collection="a"),
+            chunk("one", collection="b"),
+            chunk("two", document="one", source="t"),
+            chunk("three"),
+        ]
+        await put(ledger, rows)
+        assert sorted(await ledger.chunks.find("one"), key=lambda row: (row.id, row.collection)) == rows[:3]
+        assert await ledger.chunks.find("nothing") == []
+
+    async def test_chunks_of_documents_include_deleted_ones(self, ledger: Ledger) -> None:
+        """The chunks of documents are read by the thousand, of the one source named, deleted ones among them."""
+        rows = [
+            chunk(f"s#d{number}#0", document=f"d{number}", deleted=number % 2 == 0) for number in range(3_000)
+        ]
+        await put(ledger, [*rows, chunk("t#d1#0", document="d1", source="t")])
+        found = await ledger.chunks.of("s", [row.document for row in rows])
+        assert {row.id: row for row in found} == {row.id: row for row in rows}
+
+    async def test_chunks_have_one_owner(self, ledger: Ledger) -> None:
+        """The source that holds a chunk is told; a deleted or unknown chunk has none, and collections do not mix."""
+        await put(ledger, [chunk("a"), chunk("b", deleted=True), chunk("c", collection="other")])
+        assert await ledger.chunks.owners("c", ["a", "b", "c", "d"]) == {"a": "s"}
+
+    async def test_chunks_in_the_index_are_sent_round_again(self, ledger: Ledger) -> None:
+        """Of the ids named, chunks of that collection that are SUCCESS wait again at a later version; others stay."""
+        rows = [
+            chunk("a", status=Status.SUCCESS, run="r", version=50),
+            chunk("b", status=Status.SUCCESS, run="r", version=50, deleted=True, batch=""),
+            chunk("c", status=Status.FAILED, version=50),
+            chunk("d", status=Status.SUCCESS, version=500),
+            chunk("e", status=Status.SUCCESS, run="r", version=50),
+            chunk("a", status=Status.SUCCESS, run="r", version=50, collection="other"),
+        ]
+        await put(ledger, rows)
+        assert await ledger.chunks.requeue("c", ["a", "b", "c", "d", "nothing"], now=200) == 3
+        found = {each.id: each for page in [await ledger.chunks.of("s", ["d"])] for each in page}
+        assert found["b"] == replace(rows[1], status=Status.NONE, run="", version=200)
+        assert found["d"] == replace(rows[3], status=Status.NONE, version=501)
+        assert (found["c"], found["e"]) == (rows[2], rows[4])
+        assert {row.collection: row.status for row in await ledger.chunks.find("a")} == {
+            "c": Status.NONE,
+            "other": Status.SUCCESS,
+        }
+        assert await waiting(ledger, Status.NONE) == ["b", ""]
+        assert await ledger.chunks.requeue("c", [], now=200) == 0
+
+    async def test_marks_are_read_in_order_without_a_ceiling(self, ledger: Ledger) -> None:
+        """Every chunk of a collection is marked once, in order of id, whatever its status; others are not."""
+        rows = [chunk(f"s#d#{number:05d}", row_hash=str(number)) for number in range(12_345)]
+        gone = chunk("s#e#00000", deleted=True, status=Status.SUCCESS, batch="")
+        await put(ledger, [*reversed(rows), gone, chunk("s#d#00000", collection="other")])
+        await settle(ledger)
+        marks = await flat(ledger.chunks.marks("c"))
+        assert marks == [
+            ChunkMark(row.id, row.version, row.deleted, row.status, row.text_hash, row.row_hash, row.batch)
+            for row in [*rows, gone]
+        ]
+        await settle(ledger)
+        assert await flat(ledger.chunks.marks("nothing")) == []
+
+    async def test_batches_that_a_chunk_names_are_in_use(self, ledger: Ledger) -> None:
+        """A batch is in use as long as a chunk names it, done or not, and no longer once all have moved on."""
+        await put(ledger, [chunk("a", batch="b1", status=Status.SUCCESS), chunk("b", batch="b2")])
+        await settle(ledger)
+        assert await ledger.chunks.used(["b1", "b2", "b3"]) == {"b1", "b2"}
+        await put(ledger, [chunk("b", batch="b4"), chunk("a", batch="", deleted=True)])
+        await settle(ledger)
+        assert await ledger.chunks.used(["b1", "b2", "b3", "b4"]) == {"b4"}
+        await settle(ledger)
+        assert await ledger.chunks.used([]) == set()
+
+    async def test_counts_are_of_live_chunks(self, ledger: Ledger) -> None:
+        """Chunks are counted by collection and status; a deleted one until its deletion has succeeded."""
+        rows = [
+            chunk("1"),
+            chunk("2", status=Status.SUCCESS),
+            chunk("3", status=Status.SUCCESS, deleted=True),
+            chunk("4", deleted=True),
+            chunk("5", collection="k", status=Status.FAILED),
+        ]
+        await put(ledger, rows)
+        await settle(ledger)
+        assert await ledger.chunks.counts() == {
+            ("c", Status.NONE): 2,
+            ("c", Status.SUCCESS): 1,
+            ("k", Status.FAILED): 1,
+        }

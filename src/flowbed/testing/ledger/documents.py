@@ -1,0 +1,200 @@
+"""What the documents of every ledger must do."""
+
+from __future__ import annotations
+
+import asyncio
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+from flowbed.errors import Conflict
+from flowbed.ledger import Cursor, Swap
+from flowbed.testing.ledger.rows import chunk, document, flat, only, put, raises_conflict, raises_rejected
+
+if TYPE_CHECKING:
+    from flowbed.ledger import Ledger
+
+
+class DocumentsContract:
+    """`Documents`."""
+
+    async def test_an_unknown_source_stands_at_the_start(self, ledger: Ledger) -> None:
+        """A source never fetched has an empty cursor with token 0, and no documents."""
+        assert await ledger.documents.cursor("s") == Cursor(source="s")
+        assert await ledger.documents.count("s") == 0
+        assert await flat(ledger.documents.pages("s")) == []
+
+    async def test_a_swap_moves_everything_together(self, ledger: Ledger) -> None:
+        """A swap puts documents and chunks and moves the cursor, which it returns."""
+        swap = Swap(cursor=Cursor(source="s"), value="v1", documents=[document()], chunks=[chunk()])
+        moved = await ledger.documents.swap(swap)
+        assert moved == await ledger.documents.cursor("s")
+        assert (moved.value, moved.token > 0) == ("v1", True)
+        assert await ledger.documents.get("s", ["d"]) == {"d": document()}
+        assert await ledger.chunks.of("s", ["d"]) == [chunk()]
+
+    async def test_a_swap_from_an_old_cursor_leaves_no_trace(self, ledger: Ledger) -> None:
+        """A swap whose cursor has moved raises Conflict and changes nothing."""
+        first = Cursor(source="s")
+        second = await ledger.documents.swap(Swap(cursor=first, value="v1", documents=[document()]))
+        for old in (first, replace(second, token=second.token + 5)):
+            swap = Swap(cursor=old, value="v2", documents=[document("e")], removed=["d"], chunks=[chunk()])
+            await raises_conflict(ledger, swap)
+            assert await ledger.documents.cursor("s") == second
+            assert await flat(ledger.documents.pages("s")) == [document()]
+            assert await ledger.chunks.find("s#d#00000") == []
+
+    async def test_of_two_swaps_at_once_one_wins(self, ledger: Ledger) -> None:
+        """Of several swaps from the same cursor exactly one is applied, whole, and the others leave no trace."""
+        for _ in range(5):
+            cursor = await ledger.documents.cursor("s")
+            swaps = [
+                Swap(
+                    cursor=cursor,
+                    value=f"v{number}",
+                    documents=[document(generation=cursor.token * 10 + number)],
+                    chunks=[chunk(version=cursor.token * 10 + number, row_hash=f"r{number}")],
+                )
+                for number in range(4)
+            ]
+            ends = await asyncio.gather(*map(ledger.documents.swap, swaps), return_exceptions=True)
+            (won,) = [number for number, end in enumerate(ends) if isinstance(end, Cursor)]
+            assert sum(isinstance(end, Conflict) for end in ends) == len(ends) - 1
+            assert (await ledger.documents.cursor("s")).value == f"v{won}"
+            assert await ledger.documents.get("s", ["d"]) == {"d": swaps[won].documents[0]}
+            assert (await only(ledger)).row_hash == f"r{won}"
+
+    async def test_documents_are_replaced_and_removed(self, ledger: Ledger) -> None:
+        """A swap replaces the documents it names, removes those it says are gone, and leaves the others."""
+        rows = [document(id) for id in ("a", "b", "c")]  # noqa: A001 - the record's own field
+        moved = await ledger.documents.swap(Swap(cursor=Cursor(source="s"), value="", documents=rows))
+        later = document("b", etag="e2", hash="h2", chunks=2, generation=2)
+        await ledger.documents.swap(Swap(cursor=moved, value="", documents=[later], removed=["a", "unknown"]))
+        assert await flat(ledger.documents.pages("s")) == [later, document("c")]
+        assert await ledger.documents.count("s") == 2
+
+    async def test_sources_do_not_meet(self, ledger: Ledger) -> None:
+        """The same document id in two sources is two documents, each below its own cursor."""
+        for source in ("s", "t"):
+            rows = [document(source=source, etag=source)]
+            await ledger.documents.swap(Swap(cursor=Cursor(source=source), value=source, documents=rows))
+        await ledger.documents.swap(
+            Swap(cursor=await ledger.documents.cursor("t"), value="t2", removed=["d"])
+        )
+        assert await ledger.documents.get("s", ["d", "x"]) == {"d": document(etag="s")}
+        assert await ledger.documents.get("t", ["d"]) == {}
+        assert (await ledger.documents.cursor("s")).value == "s"
+
+    async def test_listings_have_no_ceiling(self, ledger: Ledger) -> None:
+        """Thousands of documents are listed once each, in order of id, and read by name in one call."""
+        rows = [document(f"d{number:05d}") for number in range(5_000)]
+        await ledger.documents.swap(Swap(cursor=Cursor(source="s"), value="", documents=rows[::-1]))
+        assert await flat(ledger.documents.pages("s")) == rows
+        assert len(await ledger.documents.get("s", {row.id for row in rows})) == 5_000
+        assert await ledger.documents.count("s") == 5_000
+
+    async def test_a_listing_may_be_left_early(self, ledger: Ledger) -> None:
+        """A swap goes through while a listing stands between two pages, and after one that was left."""
+        rows = [document(f"d{number:05d}") for number in range(3_000)]
+        moved = await ledger.documents.swap(Swap(cursor=Cursor(source="s"), value="", documents=rows))
+        async for _ in ledger.documents.pages("s"):
+            moved = await ledger.documents.swap(Swap(cursor=moved, value="v"))
+            break
+        await ledger.documents.swap(Swap(cursor=moved, value="w"))
+
+    async def test_of_rows_of_one_key_the_last_counts(self, ledger: Ledger) -> None:
+        """Where a swap names a document or a chunk more than once, the last row is what is kept."""
+        rows = [document(etag="e1"), document(etag="e2")]
+        chunks = [chunk(row_hash="r1", version=100), chunk(row_hash="r2", version=105)]
+        await ledger.documents.swap(
+            Swap(cursor=Cursor(source="s"), value="", documents=rows, removed=["d"], chunks=chunks)
+        )
+        assert await ledger.documents.get("s", ["d"]) == {"d": rows[1]}
+        assert await only(ledger) == chunks[1]
+
+    async def test_a_big_swap_is_whole(self, ledger: Ledger) -> None:
+        """A swap of hundreds of documents and thousands of chunks is applied whole, or leaves no trace at all."""
+        documents = [document(f"d{number:03d}", etag="e" * 1_000) for number in range(300)]
+        chunks = [chunk(f"s#d{n:03d}#{m}", document=f"d{n:03d}") for n in range(300) for m in range(10)]
+        swap = Swap(cursor=Cursor(source="s"), value="v1", documents=documents, chunks=chunks)
+        await ledger.documents.swap(swap)
+        assert await flat(ledger.documents.pages("s")) == documents
+        found = await ledger.chunks.of("s", [row.id for row in documents])
+        assert {row.id: row for row in found} == {row.id: row for row in chunks}
+        changed = [replace(row, row_hash="r2", version=200) for row in chunks]
+        removed = [row.id for row in documents]
+        await raises_conflict(
+            ledger, Swap(cursor=Cursor(source="s"), value="v2", removed=removed, chunks=changed)
+        )
+        assert await flat(ledger.documents.pages("s")) == documents
+        found = await ledger.chunks.of("s", [row.id for row in documents])
+        assert {row.id: row for row in found} == {row.id: row for row in chunks}
+
+    async def test_fetchers_that_race_lose_nothing_that_was_applied(self, ledger: Ledger) -> None:
+        """Of fetchers that swap at once, each anew after a Conflict, every swap that was applied is there."""
+
+        async def fetch(name: str) -> list[str]:
+            applied = []
+            for number in range(4):
+                row = chunk(f"{name}{number}", document=f"{name}{number}")
+                rows = [document(row.document)]
+                while True:
+                    cursor = await ledger.documents.cursor("s")
+                    swap = Swap(cursor=cursor, value=row.id, documents=rows, chunks=[row])
+                    try:
+                        moved = await ledger.documents.swap(swap)
+                    except Conflict:
+                        continue
+                    assert moved.token == cursor.token + 1
+                    applied.append(row.id)
+                    break
+            return applied
+
+        applied = [each for done in await asyncio.gather(*map(fetch, "abcd")) for each in done]
+        assert (await ledger.documents.cursor("s")).token == len(applied) == 16
+        assert [row.id for row in await flat(ledger.documents.pages("s"))] == sorted(applied)
+        assert {row.id for row in await ledger.chunks.of("s", applied)} == set(applied)
+
+    async def test_ids_of_every_script_are_kept_and_ordered(self, ledger: Ledger) -> None:
+        """Ids are kept to the letter, told apart by every one, and listed in the order of code points."""
+        names = [
+            "a b",
+            "a'b",
+            'a"b',
+            "a%",
+            "a_",
+            "a\\",
+            "A",
+            "a",
+            "Z",
+            "é",
+            "e\u0301",
+            "ß",
+            "日本",
+            "🦊",
+            "a\nb",
+            "~",
+        ]
+        rows = [document(name) for name in names]
+        chunks = [chunk(f"s#{name}#0", document=name) for name in names]
+        await ledger.documents.swap(Swap(cursor=Cursor(source="s"), value="", documents=rows, chunks=chunks))
+        assert [row.id for row in await flat(ledger.documents.pages("s"))] == sorted(names)
+        assert (await ledger.documents.get("s", names)).keys() == set(names)
+        assert {row.document for row in await ledger.chunks.of("s", names)} == set(names)
+        for name in names:
+            assert [row.document for row in await ledger.chunks.find(name)] == [name]
+
+    async def test_ids_that_a_ledger_cannot_hold_are_refused(self, ledger: Ledger) -> None:
+        """A NUL, half of a character or more than 1,024 bytes in an id is Rejected, and its swap leaves no trace."""
+        for bad in ("a\0b", "\ud83d", "x" * 1_025, "é" * 513):
+            for swap in (
+                Swap(cursor=Cursor(source="s"), value="", documents=[document(), document(bad)]),
+                Swap(cursor=Cursor(source="s"), value="", chunks=[chunk(), chunk(bad)]),
+            ):
+                await raises_rejected(ledger, swap)
+            assert await ledger.chunks.find(bad) == []
+            assert await ledger.documents.get("s", [bad, "d"]) == {}
+        assert await ledger.documents.cursor("s") == Cursor(source="s")
+        assert await ledger.chunks.find("d") == []
+        longest = "x" * 1_024
+        await put(ledger, [chunk(longest)])
+        assert (await only(ledger, longest)).id == longest

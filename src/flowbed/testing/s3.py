@@ -1,0 +1,109 @@
+"""An S3 server for tests: moto's, in a process of its own on a free port of 127.0.0.1.
+
+    with S3Server() as server:
+        server.make_bucket("bucket")
+        store = open_store("s3://bucket/prefix", folder=Path(), options={"endpoint": server.url, "region": REGION})
+
+Two things that S3 does moto does not. It looks whether a condition holds and writes in two steps, so that of two
+writers at once both may win: that is mended here, the writes of one key wait for each other. And it does not look at
+signatures: any keys will do, such as those of `variables`. It answers some 200 requests a second.
+
+`python -m flowbed.testing.s3` serves until its standard input ends, and prints its address.
+"""
+
+from __future__ import annotations
+
+import logging
+import subprocess
+import sys
+import threading
+import urllib.request
+from typing import TYPE_CHECKING, Any, Self
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable
+
+    Application = Callable[[dict[str, Any], Callable[..., Any]], Iterable[bytes]]
+
+REGION = "us-east-1"
+# Keys that share one of so many locks merely wait for each other.
+LOCKS = 64
+READING = {"GET", "HEAD"}
+
+
+def variables(url: str) -> dict[str, str]:
+    """Give the environment in which S3 is the server, or the proxy, at `url`."""
+    return {
+        "AWS_ENDPOINT_URL": url,
+        "AWS_REGION": REGION,
+        "AWS_ACCESS_KEY_ID": "testing",
+        "AWS_SECRET_ACCESS_KEY": "testing",
+    }
+
+
+class S3Server:
+    """A server with no buckets yet, from entering it as a context until leaving it; all is in memory."""
+
+    def __init__(self) -> None:
+        """Start nothing yet."""
+        self.url = ""
+
+    def __enter__(self) -> Self:
+        """Start the server, and wait until it answers."""
+        self._process = subprocess.Popen(
+            [sys.executable, "-m", "flowbed.testing.s3"],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+        )
+        assert self._process.stdout is not None
+        self.url = self._process.stdout.readline().strip()
+        assert self.url, "the S3 server did not start; is flowbed[testing] installed?"
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        """End the server, and with it all that it holds."""
+        self._process.communicate()  # the end of its input is the end of it
+
+    def make_bucket(self, name: str) -> None:
+        """Make an empty bucket; one that is there stays as it is."""
+        request = urllib.request.Request(f"{self.url}/{name}", data=b"", method="PUT")  # noqa: S310 - our own http address
+        with urllib.request.urlopen(request, timeout=30):  # noqa: S310
+            pass
+
+
+def mended(serve: Application) -> Application:
+    """Let the writes of one key wait for each other, and name the server once in an answer."""
+    locks = [threading.Lock() for _ in range(LOCKS)]
+
+    def serve_in_turn(environ: dict[str, Any], start_response: Callable[..., Any]) -> Iterable[bytes]:
+        def start(status: str, headers: list[tuple[str, str]], *rest: Any) -> Any:  # noqa: ANN401 - WSGI's own
+            # Clients that are strict refuse the second `Server`.
+            return start_response(status, [each for each in headers if each[0].lower() != "server"], *rest)
+
+        if environ["REQUEST_METHOD"] in READING:
+            return serve(environ, start)
+        with locks[hash(environ["PATH_INFO"]) % LOCKS]:
+            return serve(environ, start)
+
+    return serve_in_turn
+
+
+def main() -> None:
+    """Serve until standard input ends."""
+    # Loaded by the server alone, not by those who start it.
+    from moto.moto_server.werkzeug_app import MotoRequestHandler, create_backend_app  # noqa: PLC0415
+    from werkzeug.serving import make_server  # noqa: PLC0415
+
+    logging.getLogger("werkzeug").setLevel(logging.ERROR)
+    server = make_server(
+        "127.0.0.1", 0, mended(create_backend_app("s3")), threaded=True, request_handler=MotoRequestHandler
+    )
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    sys.stdout.write(f"http://127.0.0.1:{server.port}\n")
+    sys.stdout.flush()
+    sys.stdin.read()
+
+
+if __name__ == "__main__":
+    main()

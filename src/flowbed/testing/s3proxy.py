@@ -1,0 +1,313 @@
+"""A proxy between any S3 client and an S3 server, with faults to order and an account of what went over it.
+
+    with S3Server() as server, S3Proxy(server.url, [S3Fault(method="PUT", calls=[2], after=INTERNAL_ERROR)]) as proxy:
+        store = open_store("s3://bucket", folder=Path(), options={"endpoint": proxy.url, "region": REGION})
+
+Requests are handed on as they are signed, with the `Host` that the client meant, so that a server that looks at
+signatures accepts them too, as long as it does not know its own name better. Bodies are streamed.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import random
+import threading
+from collections import Counter
+from dataclasses import dataclass
+from fnmatch import fnmatchcase
+from typing import TYPE_CHECKING, Self
+from urllib.parse import unquote
+
+import aiohttp
+from aiohttp import web
+from multidict import CIMultiDict
+from yarl import URL
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Collection, Iterator, Sequence
+
+CONDITIONS = ("If-Match", "If-None-Match")
+# Of one connection, not of what it carries (RFC 9110, 7.6.1); `Expect` is answered by the proxy itself.
+OWN = {"connection", "keep-alive", "transfer-encoding", "expect"}
+PIECE = 64 << 10
+# A request that waits to be overtaken goes on after this long even so.
+OVERTAKEN = 0.5
+
+
+@dataclass(frozen=True, kw_only=True)
+class Answer:
+    """What a client is told in the place of the server's answer; with status 0 its connection is cut."""
+
+    status: int
+    code: str = ""
+
+
+CUT = Answer(status=0)
+INTERNAL_ERROR = Answer(status=500, code="InternalError")
+SLOW_DOWN = Answer(status=503, code="SlowDown")
+CONFLICT = Answer(status=409, code="ConditionalRequestConflict")
+PRECONDITION_FAILED = Answer(status=412, code="PreconditionFailed")
+ACCESS_DENIED = Answer(status=403, code="AccessDenied")
+
+
+@dataclass(frozen=True, kw_only=True)
+class S3Fault:
+    """What goes wrong, and in which requests.
+
+    `method` and `key` (bucket, slash, key) are shell patterns; `conditional` picks requests with (or without) a
+    condition; `calls` numbers those that match, from 1, and None means all of them. Chance picks a share of
+    `probability` of these. They are late by `delay` seconds, or by up to that long with `jitter`, or let another one
+    overtake them (`reorder`); they lose their conditions (`unconditional`); then `before` is answered in their place, or
+    `after` once the server has applied them. `truncate` cuts the connection halfway through its answer.
+    """
+
+    method: str = "*"
+    key: str = "*"
+    conditional: bool | None = None
+    calls: Collection[int] | None = None
+    probability: float = 1.0
+    delay: float = 0.0
+    jitter: bool = False
+    reorder: bool = False
+    unconditional: bool = False
+    before: Answer | None = None
+    after: Answer | None = None
+    truncate: bool = False
+
+
+@dataclass(frozen=True, kw_only=True)
+class Exchange:
+    """One request and what was answered; `sent` and `received` are bytes of body, and status 0 is a cut connection."""
+
+    method: str
+    key: str
+    query: str
+    conditional: bool
+    status: int
+    sent: int
+    received: int
+    access_key: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class Traffic:
+    """Requests and bytes of body by method."""
+
+    requests: Counter[str]
+    sent: Counter[str]
+    received: Counter[str]
+
+
+class S3Proxy:
+    """The proxy, from entering it as a context until leaving it, in a thread of its own; `url` is its endpoint."""
+
+    def __init__(self, upstream: str, faults: Sequence[S3Fault] = (), *, seed: int = 0) -> None:
+        """Stand in front of the server at `upstream`; the same seed and the same requests give the same faults."""
+        self.url = ""
+        self.exchanges: list[Exchange] = []
+        self._answered = threading.Condition()
+        self.struck = 0  # times that a fault was due
+        self._upstream = upstream
+        self.seed(seed)
+        self.order(*faults)
+
+    def order(self, *faults: S3Fault) -> None:
+        """Have these faults from now on, in the place of those before."""
+        self._faults = [(fault, Counter[str]()) for fault in faults]
+
+    def seed(self, seed: int) -> None:
+        """Begin chance anew, from `seed`."""
+        self._random = random.Random(seed)  # noqa: S311 - chance that can be repeated is the point
+
+    def traffic(self) -> Traffic:
+        """Add up what went over the proxy since it was made, or since `forget`."""
+        requests, sent, received = Counter[str](), Counter[str](), Counter[str]()
+        for exchange in list(self.exchanges):
+            requests[exchange.method] += 1
+            sent[exchange.method] += exchange.sent
+            received[exchange.method] += exchange.received
+        return Traffic(requests=requests, sent=sent, received=received)
+
+    def wait_for(self, exchanges: int, *, timeout: float = 30.0) -> None:
+        """Block until so many requests have been answered; raises `TimeoutError` after `timeout` seconds."""
+        with self._answered:
+            if not self._answered.wait_for(lambda: len(self.exchanges) >= exchanges, timeout):
+                raise TimeoutError(f"{len(self.exchanges)} requests were answered, not {exchanges}")
+
+    def forget(self) -> None:
+        """Begin the account anew."""
+        self.exchanges = []
+
+    def __enter__(self) -> Self:
+        """Start the proxy."""
+        started = threading.Event()
+        self._thread = threading.Thread(target=lambda: asyncio.run(self._serve(started)), daemon=True)
+        self._thread.start()
+        started.wait()
+        assert self.url, "the proxy did not start"
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        """Stop the proxy, and cut what is under way."""
+        self._loop.call_soon_threadsafe(self._stop.set)
+        self._thread.join()
+
+    async def _serve(self, started: threading.Event) -> None:
+        self._loop, self._stop = asyncio.get_running_loop(), asyncio.Event()
+        self._overtaking = asyncio.Event()
+        # Every client connection may be waiting for the server at once.
+        pool = aiohttp.TCPConnector(limit=0)
+        timeout = aiohttp.ClientTimeout(total=None)
+        try:
+            async with aiohttp.ClientSession(
+                connector=pool, timeout=timeout, auto_decompress=False
+            ) as self._client:
+                runner = web.ServerRunner(web.Server(self._handle, access_log=None), shutdown_timeout=0.1)
+                await runner.setup()
+                site = web.TCPSite(runner, "127.0.0.1", 0)
+                await site.start()
+                self.url = f"http://127.0.0.1:{runner.addresses[0][1]}"
+                started.set()
+                await self._stop.wait()
+                await runner.cleanup()
+        finally:
+            started.set()
+
+    async def _handle(self, request: web.BaseRequest) -> web.StreamResponse:
+        due = list(self._due(request))
+        await self._hold(due)
+        sent = _Counted(request)
+        if request.headers.get("Expect", "").lower() == "100-continue":
+            await request.writer.write(b"HTTP/1.1 100 Continue\r\n\r\n")
+        for fault in due:
+            if fault.before is not None:
+                await sent.drain()
+                return self._instead(fault.before, request, sent)
+        headers = CIMultiDict(
+            (name, value) for name, value in request.headers.items() if name.lower() not in OWN
+        )
+        if any(fault.unconditional for fault in due):
+            for name in CONDITIONS:
+                headers.popall(name, None)
+        url = URL(self._upstream + request.raw_path, encoded=True)
+        body = sent if request.body_exists else None
+        async with self._client.request(
+            request.method, url, headers=headers, data=body, allow_redirects=False
+        ) as answer:
+            for fault in due:
+                if fault.after is not None:
+                    await answer.read()
+                    return self._instead(fault.after, request, sent)
+            return await self._forward(request, sent, answer, cut=any(fault.truncate for fault in due))
+
+    async def _forward(
+        self, request: web.BaseRequest, sent: _Counted, answer: aiohttp.ClientResponse, *, cut: bool
+    ) -> web.StreamResponse:
+        response = web.StreamResponse(status=answer.status, reason=answer.reason)
+        response.headers.extend(
+            (name, value) for name, value in answer.headers.items() if name.lower() not in OWN
+        )
+        if answer.content_length is None and request.method != "HEAD":
+            response.enable_chunked_encoding()
+        last = await answer.content.readany()
+        received = len(last)
+        if cut and last:
+            await response.prepare(request)
+            await response.write(last[: received // 2])
+            self._account(request, sent, status=0, received=received // 2)
+            return _cut(request)
+        while last and (piece := await answer.content.readany()):
+            if not response.prepared:
+                await response.prepare(request)
+            await response.write(last)
+            received, last = received + len(piece), piece
+        # In the account before its end is at the client: who has an answer finds it there.
+        self._account(request, sent, status=answer.status, received=received)
+        if not response.prepared:
+            await response.prepare(request)
+        await response.write(last)
+        await response.write_eof()
+        return response
+
+    def _instead(self, answer: Answer, request: web.BaseRequest, sent: _Counted) -> web.StreamResponse:
+        body = (
+            f'<?xml version="1.0" encoding="UTF-8"?>\n<Error><Code>{answer.code}</Code>'
+            "<Message>a fault to order</Message></Error>"
+        )
+        self._account(request, sent, status=answer.status, received=len(body) if answer.status else 0)
+        if not answer.status:
+            return _cut(request)
+        return web.Response(status=answer.status, text=body, content_type="application/xml")
+
+    def _account(self, request: web.BaseRequest, sent: _Counted, *, status: int, received: int) -> None:
+        exchange = Exchange(
+            method=request.method,
+            key=_key(request),
+            query=request.rel_url.raw_query_string,
+            conditional=_conditional(request),
+            status=status,
+            sent=sent.bytes,
+            received=received,
+            access_key=request.headers.get("Authorization", "").partition("Credential=")[2].partition("/")[0],
+        )
+        with self._answered:
+            self.exchanges.append(exchange)
+            self._answered.notify_all()
+        self._overtaking.set()
+        self._overtaking = asyncio.Event()
+
+    async def _hold(self, due: Sequence[S3Fault]) -> None:
+        """Keep a request back for as long as its faults say, or until another one was answered."""
+        for fault in due:
+            if fault.delay:
+                await asyncio.sleep(fault.delay * (self._random.random() if fault.jitter else 1.0))
+            if fault.reorder:
+                with contextlib.suppress(TimeoutError):
+                    await asyncio.wait_for(self._overtaking.wait(), OVERTAKEN)
+
+    def _due(self, request: web.BaseRequest) -> Iterator[S3Fault]:
+        key, conditional = _key(request), _conditional(request)
+        for fault, matched in self._faults:
+            if not fnmatchcase(request.method, fault.method) or not fnmatchcase(key, fault.key):
+                continue
+            if fault.conditional is not None and fault.conditional != conditional:
+                continue
+            matched["calls"] += 1
+            if fault.calls is not None and matched["calls"] not in fault.calls:
+                continue
+            if self._random.random() < fault.probability:
+                self.struck += 1
+                yield fault
+
+
+class _Counted:
+    """The body of a request, as a stream that counts its bytes."""
+
+    def __init__(self, request: web.BaseRequest) -> None:
+        self.bytes = 0
+        self._content = request.content
+
+    async def __aiter__(self) -> AsyncIterator[bytes]:
+        async for piece in self._content.iter_chunked(PIECE):
+            self.bytes += len(piece)
+            yield piece
+
+    async def drain(self) -> None:
+        """Read the body to its end, as a server does that answers in good order."""
+        async for _ in self:
+            pass
+
+
+def _key(request: web.BaseRequest) -> str:
+    return unquote(request.rel_url.raw_path).lstrip("/")
+
+
+def _conditional(request: web.BaseRequest) -> bool:
+    return any(name in request.headers for name in CONDITIONS)
+
+
+def _cut(request: web.BaseRequest) -> web.StreamResponse:
+    if request.transport is not None:
+        request.transport.abort()
+    return web.Response()  # goes nowhere: aiohttp wants one
