@@ -1,12 +1,13 @@
 # `make` alone lists what there is. `demo`, `test` and `check` set everything up first.
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test check lint bench services
+.PHONY: help setup demo test check lint bench peers services torture
 MAKEFLAGS += --no-print-directory
 
 PYTHON ?= python3
 BIN := .venv/bin
 # Named after what was installed, so that a changed pin or dependency installs again and an unchanged one costs nothing.
 STAMP := .venv/.installed-$(shell cat pyproject.toml constraints.txt | cksum | cut -d ' ' -f 1)
+PEERS := .bench/peers/chroma/.installed-$(shell cksum < benchmarks/peers.txt | cut -d ' ' -f 1)
 # Debian packages that tests start: none yet.
 SERVICES :=
 
@@ -45,8 +46,24 @@ lint: setup  ## lint, format, types and import contracts
 check: lint  ## everything that CI asks for: lint, then test
 	@$(MAKE) test
 
-bench: setup  ## measure, and write docs/benchmarks.md
-	@$(BIN)/python -m benchmarks
+bench: setup peers  ## measure (all, or ONLY="search receipts"), and write docs/benchmarks.md
+	@$(BIN)/python -m benchmarks $(ONLY)
+
+peers: $(PEERS)  ## install what benchmarks compare Flowbed with, in an environment of its own
+
+$(PEERS):
+	@rm -rf .bench/peers/chroma
+	@if command -v uv >/dev/null; then \
+		uv venv -q --python $(PYTHON) .bench/peers/chroma && \
+		uv pip install -q --python .bench/peers/chroma/bin/python --compile-bytecode -r benchmarks/peers.txt; \
+	else \
+		$(PYTHON) -m venv .bench/peers/chroma && \
+		.bench/peers/chroma/bin/python -m pip install -q --disable-pip-version-check -r benchmarks/peers.txt; \
+	fi
+	@touch $@
+
+torture: setup  ## kill processes at random moments, and load one project with many (or KILLS=20 STORE=s3, or SEED=123)
+	@$(BIN)/python -m torture $(if $(SEED),--seed $(SEED)) $(if $(KILLS),--kills $(KILLS)) $(if $(STORE),--store $(STORE))
 
 services:  ## install the Debian packages that tests start (needs root; what is there is left alone)
 	@missing=; for package in $(SERVICES); do \

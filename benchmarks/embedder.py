@@ -1,4 +1,4 @@
-"""The local embedder against ONNX Runtime alone, which is given the same batches, already tokenised and padded."""
+"""The local embedder against ONNX Runtime alone, given the same batches as arrays, and sentence-transformers."""
 
 from __future__ import annotations
 
@@ -12,6 +12,9 @@ from typing import TYPE_CHECKING, Any
 import onnxruntime
 from tokenizers import Tokenizer
 
+from benchmarks.process import PEERS, Side
+from benchmarks.results import Figure, table
+from benchmarks.vectors import MODEL, MODELS
 from flowbed.embedding import open_embedder
 from flowbed.embedding.batches import batches_of, windows_of
 from flowbed.embedding.cores import usable_cores
@@ -21,39 +24,131 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
     from pathlib import Path
 
+    from benchmarks.results import Options
     from flowbed.embedding import Embedder
     from flowbed.embedding.batches import Batch
 
-MODEL = "onnx:sentence-transformers/all-MiniLM-L6-v2"
 ROUNDS = 5
+BATCHES = (16, 32, 64, 128, 256)  # texts that sentence-transformers is given at once
+SWEPT = 2_048, 64  # texts of each kind in the sweep
+LINES, ABSTRACTS = 4_096, 256
 CLS, SEP, PAD = 101, 102, 0  # the special tokens of the model's vocabulary
 WINDOW = 256
 
 
 @dataclass(frozen=True, kw_only=True)
-class Rates:
-    """Texts per second of one kind of text, the median of all rounds."""
+class Alone:
+    """ONNX Runtime without Flowbed: the batches that a run would make of texts, ready to be fed."""
 
-    texts: str
-    count: int
+    session: Any
+    feeds: list[dict[str, Any]]
     tokens: int
-    flowbed: float
-    alone: float
+
+    def run(self) -> None:
+        """Run every batch."""
+        for feed in self.feeds:
+            self.session.run(None, feed)
 
 
-def measure(data: Path, cache: Path) -> list[Rates]:
-    """Embed receipts' lines and abstracts in turn with both."""
-    embedder = open_embedder(MODEL, cache=cache, options={})
+def measure(options: Options) -> dict[str, Any]:
+    """Embed lines of receipts and abstracts in turn with all three."""
+    embedder = open_embedder(MODEL, cache=MODELS, options={})
     asyncio.run(embedder.embed(["the graph is made and loaded now"], purpose="document"))
-    return [
-        _rates("lines of receipts", _lines(data)[:4_096], embedder, cache),
-        _rates("abstracts of Cranfield", _abstracts(data)[:256], embedder, cache),
+    kinds = {
+        "lines of receipts": _lines(options.data)[: options.scaled(LINES, fewest=64)],
+        "abstracts of Cranfield": _abstracts(options.data)[: options.scaled(ABSTRACTS, fewest=8)],
+    }
+    model = str(find_checkpoint("", cache=MODELS, download=False).folder)
+    found = {}
+    with Side("peer_texts", python=PEERS) as peer:
+        peer.ask("load", folder=model)
+        for (kind, texts), swept in zip(kinds.items(), SWEPT, strict=True):
+            path = options.work / "texts.json"
+            sample = texts[:: max(1, len(texts) // swept)]
+            path.write_text(json.dumps(sample), encoding="utf-8")
+            sweep = {
+                size: len(sample) / peer.ask("encode", folder=model, texts=path, batch_size=size)
+                for size in BATCHES
+            }
+            best = max(sweep, key=lambda size: sweep[size])
+            path.write_text(json.dumps(texts), encoding="utf-8")
+            asked = {"folder": model, "texts": path, "batch_size": best}
+            alone = _alone(texts, embedder)
+            taken = _taken(texts, embedder, alone, lambda asked=asked: peer.ask("encode", **asked), options)
+            found[kind] = {
+                "count": len(texts),
+                "tokens": alone.tokens,
+                "rates": {side: len(texts) / statistics.median(seconds) for side, seconds in taken.items()},
+                "sweep": sweep,
+                "best": best,
+            }
+    return {"rounds": options.rounds or ROUNDS, "found": found}
+
+
+def figures(found: dict[str, Any]) -> list[Figure]:
+    """Compare the medians."""
+    lines, abstracts = (each["rates"] for each in found["found"].values())
+    told = [
+        Figure(
+            what=f"The local embedder against ONNX Runtime alone, {kind}",
+            value=rates["Flowbed"] / rates["alone"],
+            target=0.9,
+            form="{:.2f}",
+        )
+        for kind, rates in (("short lines", lines), ("abstracts", abstracts))
     ]
+    told.append(
+        Figure(
+            what="The local embedder against sentence-transformers, short lines",
+            value=lines["Flowbed"] / lines["sentence-transformers"],
+            target=1.4,
+            form="{:.2f}x",
+        )
+    )
+    return told
 
 
-def _rates(kind: str, texts: Sequence[str], embedder: Embedder, cache: Path) -> Rates:
+def section(found: dict[str, Any]) -> str:
+    """Write what was measured."""
+    lines = []
+    for kind, each in found["found"].items():
+        rates = [f"{each['rates'][side]:,.0f}" for side in ("Flowbed", "alone", "sentence-transformers")]
+        lines.append([kind, f"{each['count']:,}", f"{each['tokens'] / each['count']:.0f}", *rates])
+    sweeps = "; ".join(
+        f"{kind} {', '.join(f'{size}: {rate:,.0f}/s' for size, rate in each['sweep'].items())}"
+        for kind, each in found["found"].items()
+    )
+    heads = ["texts", "number", "tokens each", "Flowbed", "ONNX Runtime alone", "sentence-transformers"]
+    return f"""## The local embedder
+
+Texts per second of the embedder as a run calls it (tokenising, sorting, padding, pooling, threads), of ONNX Runtime
+alone, which is handed the same batches as finished arrays, and of sentence-transformers at its fastest batch size
+({sweeps}). Sorted texts, {found["rounds"]} rounds in turn, medians.
+
+{table(heads, lines)}
+"""
+
+
+def _taken(
+    texts: Sequence[str],
+    embedder: Embedder,
+    alone: Alone,
+    peer: Callable[[], float],
+    options: Options,
+) -> dict[str, list[float]]:
+    """Time all three in turn, so that whatever else the machine does falls on all."""
+    alone.run()
+    taken: dict[str, list[float]] = {"Flowbed": [], "alone": [], "sentence-transformers": []}
+    for _ in range(options.rounds or ROUNDS):
+        taken["alone"].append(_seconds(alone.run))
+        taken["Flowbed"].append(_seconds(lambda: asyncio.run(_whole(embedder, texts))))
+        taken["sentence-transformers"].append(peer())
+    return taken
+
+
+def _alone(texts: Sequence[str], embedder: Embedder) -> Alone:
     tokenizer = Tokenizer.from_file(
-        str(find_checkpoint("", cache=cache, download=False).folder / "tokenizer.json")
+        str(find_checkpoint("", cache=MODELS, download=False).folder / "tokenizer.json")
     )
     tokenizer.no_truncation()
     tokenizer.no_padding()
@@ -70,29 +165,12 @@ def _rates(kind: str, texts: Sequence[str], embedder: Embedder, cache: Path) -> 
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = usable_cores()
     options.inter_op_num_threads = 1
-    session = onnxruntime.InferenceSession(
-        str(next(cache.glob("*.onnx"))), options, providers=["CPUExecutionProvider"]
-    )
-    feeds = [_feed(session, batch) for batch in batches]
-
-    def alone() -> None:
-        for feed in feeds:
-            session.run(None, feed)
-
-    def whole() -> None:
-        asyncio.run(_whole(embedder, texts))
-
-    alone()
-    taken: dict[str, list[float]] = {"alone": [], "whole": []}
-    for _ in range(ROUNDS):  # in turn, so that whatever else the machine does falls on both
-        taken["alone"].append(_seconds(alone))
-        taken["whole"].append(_seconds(whole))
-    return Rates(
-        texts=kind,
-        count=len(texts),
+    graph = max(MODELS.glob("*.onnx"), key=lambda path: path.stat().st_mtime)
+    session = onnxruntime.InferenceSession(str(graph), options, providers=["CPUExecutionProvider"])
+    return Alone(
+        session=session,
+        feeds=[_feed(session, batch) for batch in batches],
         tokens=sum(len(encoding.ids) for encoding in encoded),
-        flowbed=len(texts) / statistics.median(taken["whole"]),
-        alone=len(texts) / statistics.median(taken["alone"]),
     )
 
 

@@ -1,72 +1,154 @@
-"""Receipts through the command line: from nothing, and again with nothing changed; then searches of what came of it."""
+"""Receipts from the file to answers, with and without duplicates, against sentence-transformers and chromadb."""
 
 from __future__ import annotations
 
-import asyncio
 import json
+import random
 import statistics
 import subprocess
 import sys
 import time
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-import flowbed
-from benchmarks.retrieval import query_vectors
-from flowbed.index.datasets import Datasets
-from flowbed.index.live import live_collection
-from flowbed.index.search import search
-from flowbed.settings import read_settings
-from flowbed.storage import open_store
+from benchmarks.process import PEERS, Side
+from benchmarks.results import Figure, table
+from benchmarks.vectors import MODELS
+from flowbed.embedding.weights import find_checkpoint
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
     from pathlib import Path
 
-    from numpy.typing import NDArray
+    from benchmarks.results import Options
 
+BATCHES = (16, 32, 64, 128, 256)  # texts that sentence-transformers is given at once
+ADDS = (1_000, 5_000)  # rows in one `add`; chromadb takes at most 5,461
+SAMPLE = 3_000
 ROUNDS = 3
-WARM = 20  # searches that open files and fill caches, and are not counted
 
 
-@dataclass(frozen=True, kw_only=True)
-class Receipts:
-    """What indexing all receipts took: the report of the first run, and medians of wall-clock seconds."""
+def measure(options: Options) -> dict[str, Any]:
+    """Measure both over the receipts as they are, and over the same receipts with all texts made distinct."""
+    whole = options.data / "receipts.jsonl"
+    count = options.scaled(len(whole.read_text("utf-8").splitlines()), fewest=4)
+    given, distinct = options.work / "given.jsonl", options.work / "distinct.jsonl"
+    given.write_text("".join(_head(whole, count)), encoding="utf-8")
+    distinct.write_text("".join(make_distinct(_head(whole, count))), encoding="utf-8")
+    model = str(find_checkpoint("", cache=MODELS, download=False).folder)
+    with Side("peer_texts", python=PEERS) as peer:
+        peer.ask("load", folder=model)
+        best, sweep = _sweep(peer, model, given, options)
+    found: dict[str, list[dict[str, Any]]] = {}
 
-    report: dict[str, Any]
-    cold: float
-    again: float
-    embedded_again: int
+    def flowbed(what: str, file: Path) -> None:
+        with Side("flowbed_texts") as side:
+            folder = options.work / f"{what}-{len(found.get(what, ()))}"
+            _keep(found, what, side, side.ask("receipts", folder=folder, file=file))
+
+    def peers(what: str, file: Path, *, dedup: bool) -> None:
+        with Side("peer_texts", python=PEERS) as side:
+            side.ask("load", folder=model)
+            store = options.work / f"{what}-{len(found.get(what, ()))}"
+            asked = {"folder": model, "file": file, "store": store, "dedup": dedup, **best}
+            _keep(found, what, side, side.ask("receipts", **asked))
+
+    # In turn, so that whatever else the machine does falls on both.
+    for turn in range(options.rounds or ROUNDS):
+        flowbed("flowbed", given)
+        if turn < 2:
+            peers("peers", given, dedup=False)
+            flowbed("flowbed, distinct", distinct)
+    peers("peers, distinct", distinct, dedup=False)
+    peers("peers, deduplicated", given, dedup=True)
+    return {
+        "receipts": count,
+        "best": best,
+        "sweep": sweep,
+        "runs": {what: _median(runs) for what, runs in found.items()},
+        "seconds": {what: [run["seconds"] for run in runs] for what, runs in found.items()},
+        "command": _command(options, given),
+    }
 
 
-@dataclass(frozen=True, kw_only=True)
-class Latency:
-    """Milliseconds of one kind of search; the query's own embedding is left out."""
+def figures(found: dict[str, Any]) -> list[Figure]:
+    """Compare the medians."""
+    taken = {what: run["seconds"] for what, run in found["runs"].items()}
+    return [
+        Figure(
+            what="Receipts to answers, against sentence-transformers + chromadb",
+            value=taken["peers"] / taken["flowbed"],
+            target=5,
+        ),
+        Figure(
+            what="The same, all texts distinct",
+            value=taken["peers, distinct"] / taken["flowbed, distinct"],
+            target=1.4,
+        ),
+    ]
 
-    what: str
-    rows: int
-    p50: float
-    p95: float
 
-
-def measure(data: Path, folder: Path) -> Receipts:
-    """Index all receipts in new projects below `folder`; the last stays, as `receipts`."""
-    cold, again = [], []
-    for turn in range(ROUNDS):
-        project = folder / ("receipts" if turn == ROUNDS - 1 else f"receipts-{turn}")
-        project.mkdir()
-        command(project, "init")
-        command(project, "add", "receipts", "receipts", str(data / "receipts.jsonl"))
-        seconds, report = command(project, "run")
-        cold.append(seconds)
-        seconds, second = command(project, "run")
-        again.append(seconds)
-    return Receipts(
-        report=report,
-        cold=statistics.median(cold),
-        again=statistics.median(again),
-        embedded_again=second["embedded"],
+def section(found: dict[str, Any]) -> str:
+    """Write what was measured."""
+    names = {
+        "flowbed": "Flowbed",
+        "peers": "sentence-transformers + chromadb",
+        "peers, deduplicated": "the same, each distinct text embedded once by the user's own code",
+        "flowbed, distinct": "Flowbed, all texts distinct",
+        "peers, distinct": "sentence-transformers + chromadb, all texts distinct",
+    }
+    rows = []
+    for what, name in names.items():
+        run = found["runs"][what]
+        embedded = run.get("embedded", run["rows"] if "dedup" not in what else run.get("distinct"))
+        parts = ", ".join(f"{part} {seconds:.1f}" for part, seconds in run["parts"].items())
+        all_of = ", ".join(f"{each:.1f}" for each in found["seconds"][what])
+        rows.append(
+            [name, f"{embedded:,}", f"{run['seconds']:.1f}", all_of, parts, f"{run['memory'] / 2**20:,.0f}"]
+        )
+    run, command = found["runs"]["flowbed"], found["command"]
+    sweep = "; ".join(
+        f"{what} {', '.join(f'{size}: {rate:,.0f}/s' for size, rate in rates.items())}"
+        for what, rates in found["sweep"].items()
     )
+    return f"""## Receipts, from the file to answers
+
+{found["receipts"]:,} receipts become {run["rows"]:,} lines and words with ids, texts and metadata in two collections,
+from a JSON Lines file until a reader that opens the store anew finds the last of them. Each run is a process of its own
+with the model loaded; there is no cache and no store before. Flowbed keeps its ledger and syncs every file it writes to
+disk; the peers do neither. Many texts occur twice: Flowbed embeds {run["embedded"]:,} of them. Where all texts are
+distinct, a text that occurred before has a number behind it ("TOTAL", "TOTAL 2"), in the file that both read.
+
+{table(["", "texts embedded", "seconds, median", "all runs", "of which", "memory, MiB"], rows)}
+
+The peers' settings are the fastest of: {sweep}. Taken were batches of {found["best"]["batch_size"]} texts and
+{found["best"]["add_size"]:,} rows.
+
+From the command line, in a new project, `flowbed run` takes {command["cold"]:.1f} s, process and model started; again,
+with nothing changed, {command["again"]:.2f} s for {command["embedded_again"]} texts embedded. `flowbed --help` takes
+{command["help"]:.2f} s.
+"""
+
+
+def make_distinct(lines: list[str]) -> list[str]:
+    """Put a number behind every text of receipts that occurred before."""
+    seen: dict[str, int] = {}
+    taken: set[str] = set()
+
+    def distinct(text: str) -> str:
+        named = text
+        while named in taken:
+            seen[text] = seen.get(text, 1) + 1
+            named = f"{text} {seen[text]}"
+        taken.add(named)
+        return named
+
+    made = []
+    for receipt in map(json.loads, lines):
+        for line in receipt["lines"]:
+            line["text"] = distinct(line["text"])
+            for word in line["words"]:
+                word["text"] = distinct(word["text"])
+        made.append(json.dumps(receipt) + "\n")
+    return made
 
 
 def command(project: Path, *arguments: str) -> tuple[float, dict[str, Any]]:
@@ -83,55 +165,62 @@ def command(project: Path, *arguments: str) -> tuple[float, dict[str, Any]]:
     return time.perf_counter() - began, report
 
 
-def help_seconds() -> float:
-    """Time `flowbed --help`, the median of 15."""
+def _command(options: Options, file: Path) -> dict[str, Any]:
+    project = options.work / "command"
+    project.mkdir()
+    command(project, "init")
+    command(project, "add", "receipts", "receipts", str(file))
+    cold, _ = command(project, "run")
+    again, second = command(project, "run")
     taken = []
     for _ in range(15):
         began = time.perf_counter()
         subprocess.run([sys.executable, "-m", "flowbed", "--help"], check=True, capture_output=True)
         taken.append(time.perf_counter() - began)
-    return statistics.median(taken)
+    return {
+        "cold": cold,
+        "again": again,
+        "embedded_again": second["embedded"],
+        "help": statistics.median(taken),
+    }
 
 
-async def latency(project: Path, queries: Sequence[str]) -> list[Latency]:
-    """Time searches of lines and words: of all and of one merchant, by a scan and through a vector index."""
-    vectors = await query_vectors(project, queries)
-    merchant = {"merchant_name": "RESTORAN WAN SHENG"}
-    async with await flowbed.aopen(project) as bed:
-        await bed.compact("words", vector_index="always")
-    return [
-        *await _timed(
-            project, "lines", {"scan": {"exact": True}, "scan, one merchant": {"where": merchant}}, vectors
-        ),
-        *await _timed(project, "words", {"scan": {"exact": True}, "vector index": {"exact": False}}, vectors),
-    ]
+def _head(file: Path, count: int) -> list[str]:
+    return file.read_text("utf-8").splitlines(keepends=True)[:count]
 
 
-async def _timed(
-    project: Path, collection: str, kinds: dict[str, dict[str, Any]], vectors: NDArray[Any]
-) -> list[Latency]:
-    """Time each kind of search in turn, query by query."""
-    store = open_store(read_settings(project).store, folder=project)
-    datasets = Datasets(store)
-    live = await live_collection(store, collection)
-    dataset = await datasets.open(live) if live is not None else None
-    if live is None or dataset is None:
-        message = f"collection {collection} was never committed"
-        raise LookupError(message)
-    taken: dict[str, list[float]] = {what: [] for what in kinds}
-    for turn, vector in enumerate((*vectors[:WARM], *vectors)):
-        for what, how in kinds.items():
-            began = time.perf_counter()
-            await search(vector, [live], datasets=datasets, **how)
-            if turn >= WARM:
-                taken[what].append((time.perf_counter() - began) * 1e3)
-    rows = await asyncio.to_thread(dataset.count_rows)
-    return [
-        Latency(
-            what=f"{collection}, {what}",
-            rows=rows,
-            p50=statistics.median(each),
-            p95=statistics.quantiles(each, n=20)[18],
-        )
-        for what, each in taken.items()
-    ]
+def _sweep(
+    peer: Side, model: str, file: Path, options: Options
+) -> tuple[dict[str, int], dict[str, dict[int, float]]]:
+    """Find the peers' best batch sizes: over a sample of the texts, and over some of the receipts."""
+    texts = []
+    for receipt in map(json.loads, file.read_text("utf-8").splitlines()):
+        for line in receipt["lines"]:
+            texts += [line["text"], *(word["text"] for word in line["words"])]
+    sample = random.Random(3).sample(texts, min(options.scaled(SAMPLE, fewest=64), len(texts)))
+    path = options.work / "sample.json"
+    path.write_text(json.dumps(sample), encoding="utf-8")
+    encoding = {
+        size: len(sample) / peer.ask("encode", folder=model, texts=path, batch_size=size) for size in BATCHES
+    }
+    fastest = max(encoding, key=lambda size: encoding[size])
+    some = options.work / "some.jsonl"
+    some.write_text("".join(_head(file, max(2, options.scaled(60)))), encoding="utf-8")
+    adding = {}
+    for size in ADDS:
+        store = options.work / f"sweep-{size}"
+        asked = {"folder": model, "file": some, "store": store, "batch_size": fastest, "dedup": True}
+        run = peer.ask("receipts", add_size=size, **asked)
+        adding[size] = run["rows"] / run["parts"]["add"]
+    best = {"batch_size": fastest, "add_size": max(adding, key=lambda size: adding[size])}
+    return best, {"texts in a batch": encoding, "rows in an add": adding}
+
+
+def _keep(found: dict[str, list[dict[str, Any]]], what: str, side: Side, run: dict[str, Any]) -> None:
+    found.setdefault(what, []).append({**run, "memory": side.memory.peak})
+
+
+def _median(runs: list[dict[str, Any]]) -> dict[str, Any]:
+    """Take the run of the median time; the time itself is the median of all."""
+    middle = sorted(runs, key=lambda run: run["seconds"])[len(runs) // 2]
+    return {**middle, "seconds": statistics.median(run["seconds"] for run in runs)}

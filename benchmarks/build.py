@@ -1,0 +1,108 @@
+"""An index from nothing, vectors in hand: Flowbed against chromadb's fastest load."""
+
+from __future__ import annotations
+
+import statistics
+from typing import TYPE_CHECKING, Any
+
+from benchmarks.process import BENCH, PEERS, Side
+from benchmarks.results import Figure, table
+from benchmarks.vectors import EXPLAINED, Rows, rows_of
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from benchmarks.results import Options
+
+ROWS = 100_000
+SPARE = 10_000  # rows that are added later, by other benchmarks
+SWEPT = 10_000
+ADDS = (500, 1_000, 5_000)
+ROUNDS = 3
+PINS = (BENCH.parent / "benchmarks" / "peers.txt").read_text("utf-8")
+
+
+def measure(options: Options) -> dict[str, Any]:
+    """Build both, in turn; what chromadb made is kept for the benchmarks that read it."""
+    count, data = options.scaled(ROWS, fewest=2_000), rows(options)
+    found: dict[str, list[dict[str, Any]]] = {"Flowbed": [], "chromadb": []}
+    with Side("peer_rows", python=PEERS) as peer:
+        some = options.scaled(SWEPT, fewest=1_000)
+        sweep = {}
+        for size in ADDS:
+            asked = {"store": options.work / "sweep", "rows": data.folder, "count": some, "add_size": size}
+            sweep[size] = some / peer.ask("build", **asked)["seconds"]
+    best = max(sweep, key=lambda size: sweep[size])
+    for turn in range(options.rounds or ROUNDS):
+        with Side("flowbed_rows") as side:
+            folder = options.work / f"bed-{turn}"
+            side.ask("begin", folder=folder, rows=data.folder, model="seeded:384")
+            found["Flowbed"].append({**side.ask("build", count=count), "memory": side.memory.peak})
+        if turn < 2:
+            with Side("peer_rows", python=PEERS) as side:
+                store = chroma_folder(data, count)
+                asked = {"store": store, "rows": data.folder, "count": count, "add_size": best}
+                found["chromadb"].append({**side.ask("build", **asked), "memory": side.memory.peak})
+            (store / "complete").touch()
+    return {"rows": count, "found": found, "sweep": sweep, "best": best}
+
+
+def figures(found: dict[str, Any]) -> list[Figure]:
+    """Compare the medians."""
+    taken = {side: _median(runs) for side, runs in found["found"].items()}
+    return [
+        Figure(
+            what=f"Building an index of {found['rows']:,} rows of 384 dimensions, against chromadb",
+            value=taken["chromadb"] / taken["Flowbed"],
+            target=10,
+        )
+    ]
+
+
+def section(found: dict[str, Any]) -> str:
+    """Write what was measured."""
+    lines = []
+    for side, runs in found["found"].items():
+        parts = [name for name in runs[0] if name not in ("seconds", "memory")]
+        told = ", ".join(f"{name} {statistics.median(run[name] for run in runs):.1f}" for name in parts)
+        memory = max(run["memory"] for run in runs) / 2**20
+        taken = _median(runs)
+        lines.append([side, f"{taken:.1f}", f"{found['rows'] / taken:,.0f}", told, f"{memory:,.0f}"])
+    sweep = ", ".join(f"{size}: {rate:,.0f} rows/s" for size, rate in found["sweep"].items())
+    return f"""## An index from nothing
+
+{found["rows"]:,} rows of 384 dimensions with documents and metadata, from memory until a reader that opens the store
+anew finds the last of them. Flowbed lays down deltas, records their runs in its ledger, merges them in one commit and
+makes a vector index, all synced to disk. chromadb is loaded the fastest way known: a new collection, `add`, float32
+arrays, one process, as many rows a call as were fastest over {SWEPT:,} ({sweep}).
+
+{table(["", "seconds", "rows/s", "of which", "memory, MiB"], lines)}
+
+{EXPLAINED}
+"""
+
+
+def rows(options: Options, *, count: int = ROWS) -> Rows:
+    """Find the rows of this scale, with some to spare."""
+    wanted = options.scaled(count, fewest=2_000) + options.scaled(SPARE, fewest=200)
+    return rows_of(options.data, wanted, texts=options.scaled(20_000, fewest=600))
+
+
+def chroma_folder(data: Rows, count: int) -> Path:
+    """Name the folder in which chromadb keeps so many of these rows."""
+    pin = next(line for line in PINS.splitlines() if line.startswith("chromadb=="))
+    return BENCH / "stores" / f"{pin}-{data.folder.name}-{count}"
+
+
+def chroma(data: Rows, count: int) -> Path:
+    """Find what chromadb made of these rows, or let it be made now."""
+    store = chroma_folder(data, count)
+    if not (store / "complete").exists():
+        with Side("peer_rows", python=PEERS) as side:
+            side.ask("build", store=store, rows=data.folder, count=count, add_size=ADDS[-1])
+        (store / "complete").touch()
+    return store
+
+
+def _median(runs: list[dict[str, Any]]) -> float:
+    return statistics.median(run["seconds"] for run in runs)

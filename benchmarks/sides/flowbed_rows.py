@@ -1,0 +1,272 @@
+"""Flowbed's side where vectors are in hand: an index is built, changed rows are published, vectors are searched."""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+import shutil
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import psutil
+
+import flowbed
+from benchmarks.sides.rows import RowFiles, row_of
+from benchmarks.sides.serve import serve
+from flowbed.index.commit import commit
+from flowbed.index.deltas import Upsert, write_delta
+from flowbed.ledger import ChunkRow, DocumentRow, RunRow, Swap
+from flowbed.records import Status, text_hash
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from benchmarks.sides.rows import Batch
+    from flowbed.bed import Flowbed
+    from flowbed.index.deltas import Delta
+    from flowbed.pipeline import Parts
+
+COLLECTION = "rows"
+RUN_ROWS = 8_192  # as many as a run of the pipeline holds
+
+
+class Opened:
+    """One project and the rows that it is about."""
+
+    def __init__(self) -> None:
+        """Open nothing yet."""
+        self._loop = asyncio.Runner()
+        self._bed: Flowbed | None = None
+        self._rows: RowFiles | None = None
+        self._folder = Path()
+
+    def begin(self, folder: str, rows: str, model: str) -> None:
+        """Make an empty project."""
+        shutil.rmtree(folder, ignore_errors=True)
+        Path(folder).mkdir(parents=True)
+        Path(folder, "flowbed.toml").write_text(f'model = "{model}"\n', encoding="utf-8")
+        self.open(folder, rows)
+
+    def open(self, folder: str, rows: str) -> None:
+        """Open a project that is there."""
+        self._folder, self._rows = Path(folder), RowFiles(rows)
+        self._bed = self._loop.run(flowbed.aopen(self._folder))
+
+    def build(self, count: int) -> dict[str, float]:
+        """Index the first `count` rows from nothing, until a reader that opens the project has an answer."""
+        return self._loop.run(self._build(count))
+
+    def add(self, start: int, stop: int, commits: int) -> None:
+        """Commit further rows, in so many commits, and leave the vector index as it is."""
+        edges = np.linspace(start, stop, commits + 1, dtype=int)
+        for first, last in itertools.pairwise(edges):
+            self._loop.run(self._commit(range(first, last)))
+
+    def publish(self, count: int, changed: int, edition: int) -> dict[str, Any]:
+        """Change rows at random: from vectors in hand to a reader that opens the project and finds one."""
+        return self._loop.run(self._publish(count, changed, edition))
+
+    def search(self, start: int, stop: int, where: dict[str, Any] | None = None) -> dict[str, Any]:
+        """Search for queries one after the other: milliseconds, and the rows found."""
+        return self._loop.run(self._search(self.files.queries[start:stop], where))
+
+    def texts(self, start: int, stop: int) -> dict[str, Any]:
+        """Search for the texts of queries, each embedded on the way."""
+        return self._loop.run(self._search(self.files.asked[start:stop], None))
+
+    @property
+    def files(self) -> RowFiles:
+        """The rows."""
+        assert self._rows is not None  # noqa: S101 - opened first
+        return self._rows
+
+    @property
+    def bed(self) -> Flowbed:
+        """The project."""
+        assert self._bed is not None  # noqa: S101 - opened first
+        return self._bed
+
+    @property
+    def parts(self) -> Parts:
+        """The project's parts: vectors in hand are an embedder's answer, which no public call takes."""
+        return self.bed._parts()  # noqa: SLF001
+
+    async def _build(self, count: int) -> dict[str, float]:
+        batches = [
+            self.files.batch(range(start, min(start + RUN_ROWS, count)))
+            for start in range(0, count, RUN_ROWS)
+        ]
+        began = time.perf_counter()
+        for batch in batches:
+            await self._record(batch, await self._delta(batch, self.parts.clock()))
+        laid = time.perf_counter()
+        await self._merge()
+        merged = time.perf_counter()
+        await self.bed.compact(COLLECTION, vector_index="always")
+        indexed = time.perf_counter()
+        await self._seen(batches[-1].vectors[-1], batches[-1].documents[-1])
+        done = time.perf_counter()
+        return {
+            "seconds": done - began,
+            "deltas": laid - began,
+            "commit": merged - laid,
+            "index": indexed - merged,
+            "reader": done - indexed,
+        }
+
+    async def _publish(self, count: int, changed: int, edition: int) -> dict[str, Any]:
+        chosen = np.random.default_rng(edition).choice(count, changed, replace=False)
+        batch = self.files.batch(np.sort(chosen), edition=edition)
+        version = await self._claim(batch, edition)
+        before, wrote = sizes(self._folder / ".flowbed" / "store"), psutil.Process().io_counters().write_chars
+        began = time.perf_counter()
+        delta = await self._delta(batch, version)
+        laid = time.perf_counter()
+        await self._record(batch, delta)
+        recorded = time.perf_counter()
+        await self._merge()
+        merged = time.perf_counter()
+        await self._seen(batch.vectors[0], batch.documents[0])
+        done = time.perf_counter()
+        after = sizes(self._folder / ".flowbed" / "store")
+        return {
+            "seconds": done - began,
+            "delta": laid - began,
+            "ledger": recorded - laid,
+            "commit": merged - recorded,
+            "reader": done - merged,
+            "files": sum(each[0] for path, each in after.items() if before.get(path) != each),
+            "written": psutil.Process().io_counters().write_chars - wrote,
+        }
+
+    async def _commit(self, rows: Sequence[int]) -> None:
+        batch = self.files.batch(rows)
+        await self._record(batch, await self._delta(batch, self.parts.clock()))
+        await self._merge()
+
+    async def _delta(self, batch: Batch, version: int) -> tuple[Delta, int]:
+        parts = self.parts
+        upserts = [
+            Upsert(
+                id=key,
+                version=version,
+                document=document,
+                metadata=about,
+                text_hash=text_hash(document),
+                vector=vector,
+            )
+            for key, document, about, vector in zip(
+                batch.ids, batch.documents, batch.metadata, batch.vectors, strict=True
+            )
+        ]
+        space = parts.embedder().space
+        delta = await write_delta(parts.store, COLLECTION, space, upserts, [], now=version)
+        return delta, version
+
+    async def _record(self, batch: Batch, laid: tuple[Delta, int]) -> None:
+        parts, (delta, version) = self.parts, laid
+        run = RunRow(
+            id=delta.run,
+            collection=COLLECTION,
+            space=parts.embedder().space.to_json(),
+            key=delta.key,
+            sha256=delta.sha256,
+            rows=delta.rows,
+            lane="realtime",
+            worker=parts.worker,
+            created=parts.clock(),
+        )
+        await parts.ledger.runs.record(run, [(key, version) for key in batch.ids], worker=parts.worker)
+
+    async def _claim(self, batch: Batch, edition: int) -> int:
+        """Let the ledger know of the chunks that are about to be published, as a fetch does; return their version."""
+        parts, now = self.parts, self.parts.clock()
+        name = f"batch {edition}"
+        documents = {row_of(key) // 10 for key in batch.ids}
+        await parts.ledger.documents.swap(
+            Swap(
+                cursor=await parts.ledger.documents.cursor(COLLECTION),
+                value=name,
+                documents=[
+                    DocumentRow(
+                        source=COLLECTION, id=f"{each:07d}", etag="", hash="", chunks=10, generation=now
+                    )
+                    for each in sorted(documents)
+                ],
+                chunks=[
+                    ChunkRow(
+                        collection=COLLECTION,
+                        id=key,
+                        source=COLLECTION,
+                        document=key.split("#")[1],
+                        ordinal=row_of(key) % 10,
+                        tokens=8,
+                        text_hash=text_hash(document),
+                        row_hash="",
+                        version=now,
+                        batch=name,
+                    )
+                    for key, document in zip(batch.ids, batch.documents, strict=True)
+                ],
+            )
+        )
+        claimed = await parts.ledger.chunks.claim(
+            name,
+            {Status.NONE},
+            worker=parts.worker,
+            now=now,
+            until=now + 60_000_000,
+            sources=[COLLECTION],
+            limit=len(batch.ids),
+        )
+        if len(claimed) != len(batch.ids):
+            raise LookupError(f"{len(claimed)} of {len(batch.ids)} chunks were claimed")
+        return now
+
+    async def _merge(self) -> None:
+        parts = self.parts
+        await commit(
+            COLLECTION, store=parts.store, ledger=parts.ledger, datasets=parts.datasets, clock=parts.clock
+        )
+
+    async def _seen(self, vector: Any, document: str) -> None:  # noqa: ANN401 - float32 of (dimensions,)
+        async with await flowbed.aopen(self._folder) as reader:
+            hits = await reader.search(vector, collection=COLLECTION, limit=1)
+        if hits[0].document != document:
+            raise LookupError(f"{document!r} is not found: {hits}")
+
+    async def _search(self, queries: Sequence[Any], where: dict[str, Any] | None) -> dict[str, Any]:
+        taken, found = [], []
+        for query in queries:
+            began = time.perf_counter()
+            hits = await self.bed.search(query, collection=COLLECTION, where=where, limit=10)
+            taken.append((time.perf_counter() - began) * 1e3)
+            found.append([row_of(hit.id) for hit in hits])
+        return {"ms": taken, "found": found}
+
+
+def sizes(folder: Path) -> dict[str, tuple[int, int]]:
+    """Tell the size and the time of writing of every file below a folder."""
+    found = {}
+    for path in folder.rglob("*"):
+        if path.is_file():
+            stat = path.stat()
+            found[str(path)] = (stat.st_size, stat.st_mtime_ns)
+    return found
+
+
+if __name__ == "__main__":
+    opened = Opened()
+    serve(
+        {
+            "begin": opened.begin,
+            "open": opened.open,
+            "build": opened.build,
+            "add": opened.add,
+            "publish": opened.publish,
+            "search": opened.search,
+            "texts": opened.texts,
+        }
+    )

@@ -1,0 +1,75 @@
+"""The rows that both sides index: read from the files that were made for a benchmark."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from numpy.typing import NDArray
+
+SOURCES = ("receipts", "abstracts", "issues", "chat")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Batch:
+    """Rows as a caller has them in hand."""
+
+    ids: Sequence[str]
+    vectors: NDArray[np.float32]
+    documents: Sequence[str]
+    metadata: Sequence[dict[str, Any]]
+
+
+class RowFiles:
+    """The rows in a folder, and the queries that go with them."""
+
+    def __init__(self, folder: str) -> None:
+        """Read everything but the vectors, which are mapped."""
+        place = Path(folder)
+        self.vectors: NDArray[np.float32] = np.load(place / "vectors.npy", mmap_mode="r")
+        self.queries: NDArray[np.float32] = np.load(place / "queries.npy")
+        self.asked: list[str] = json.loads((place / "queries.json").read_text("utf-8"))
+        self._texts: list[str] = json.loads((place / "texts.json").read_text("utf-8"))
+        self._base = np.load(place / "base.npy")
+        self._buckets = np.load(place / "buckets.npy")
+
+    def batch(self, rows: Sequence[int] | NDArray[np.int64], *, edition: int = 0) -> Batch:
+        """Take rows; another edition of a row has another document and a vector that differs a little."""
+        vectors = np.array(self.vectors[np.asarray(rows)])
+        if edition:
+            noise = np.random.default_rng(edition).standard_normal(vectors.shape, np.float32)
+            vectors += 0.05 * noise / np.sqrt(vectors.shape[1])
+            vectors /= np.linalg.norm(vectors, axis=1, keepdims=True)
+        said = f" (edition {edition})" if edition else ""
+        return Batch(
+            ids=[row_id(int(row)) for row in rows],
+            vectors=vectors,
+            documents=[self._texts[self._base[row]] + said for row in rows],
+            metadata=[
+                {
+                    "source": SOURCES[int(row) % len(SOURCES)],
+                    "document": f"document {int(row) // 10}",
+                    "bucket": int(self._buckets[row]),
+                    "time": 1_600_000_000 + int(row) * 60,
+                }
+                for row in rows
+            ],
+        )
+
+
+def row_id(row: int) -> str:
+    """Name a row."""
+    return f"rows#{row // 10:07d}#{row % 10:05d}"
+
+
+def row_of(key: str) -> int:
+    """Tell which row an id names."""
+    _, document, ordinal = key.split("#")
+    return int(document) * 10 + int(ordinal)
