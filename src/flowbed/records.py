@@ -150,7 +150,7 @@ class Chunk:
     @cached_property
     def row_hash(self) -> str:
         """32 hex digits over what the index holds of this chunk beside its vector."""
-        return hashlib.sha256(canonical([self.text_hash, self.text, dict(self.metadata)])).hexdigest()[:32]
+        return row_hash(self.text_hash, self.text, self.metadata)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -279,8 +279,13 @@ def run_id(collection: str, space: Space, rows: Iterable[tuple[str, int, bool, s
     return hashlib.sha256(canonical([collection, space.fingerprint, sorted(rows)])).hexdigest()
 
 
+def row_hash(text_hash: str, text: str, metadata: Mapping[str, Scalar]) -> str:
+    """32 hex digits over what the index holds of a chunk beside its vector."""
+    return hashlib.sha256(canonical([text_hash, text, dict(metadata)])).hexdigest()[:32]
+
+
 def batch_id(source: str, rows: Iterable[tuple[str, str, int]]) -> str:
-    """Name a batch file by its content: its source and its (chunk id, text_hash, version) in order."""
+    """Name a batch file by its content: its source and its (chunk id, row_hash, version) in order."""
     return hashlib.sha256(canonical([source, sorted(rows)])).hexdigest()
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import configparser
 import os
 import re
 import tomllib
@@ -143,19 +144,20 @@ def store_options(config: Settings) -> dict[str, str]:
     }
     if any(os.environ.get(name) for name in KEYS):
         found["profile"] = ""
-    elif not found["profile"] and any(path.exists() for path in _profiles()):
+    elif not found["profile"] and _has_default_profile():
         found["profile"] = "default"
     return {**{option: value for option, value in found.items() if value}, **config.store_options}
 
 
-def _profiles() -> list[Path]:
-    return [
-        Path(os.environ.get(name) or default).expanduser()
-        for name, default in (
-            ("AWS_SHARED_CREDENTIALS_FILE", "~/.aws/credentials"),
-            ("AWS_CONFIG_FILE", "~/.aws/config"),
+def _has_default_profile() -> bool:
+    profiles = configparser.RawConfigParser()
+    try:
+        profiles.read(
+            Path(os.environ.get("AWS_SHARED_CREDENTIALS_FILE") or "~/.aws/credentials").expanduser()
         )
-    ]
+    except (configparser.Error, UnicodeDecodeError, OSError):
+        return False
+    return profiles.has_section("default")
 
 
 def add_source(

@@ -56,7 +56,7 @@ def texts(project: Path, proxy: S3Proxy, flowbed: Callable[..., Any]) -> Path:
 
 
 def test_a_project_lives_in_a_bucket(texts: Path, flowbed: Callable[..., Any], s3_server: S3Server) -> None:
-    """All commands work; a second run embeds nothing, a changed text alone is embedded, and the folder holds no index."""
+    """All commands work; a second run embeds nothing, a changed text alone is embedded, and the folder holds no store."""
     first = flowbed("run", "--json")
     assert (first.status, first.json["embedded"], first.json["failed"]) == (0, 20, 0)
     assert flowbed("run", "--json").json["embedded"] == 0
@@ -68,7 +68,7 @@ def test_a_project_lives_in_a_bucket(texts: Path, flowbed: Callable[..., Any], s
     assert [hit["id"] for hit in hits] == ["notes#07.md#00000"]
     (found,) = flowbed("status", "--json").json["collections"].values()
     assert found["rows"] == 19
-    assert len(flowbed("versions", "notes", "--json").json["versions"]) >= 2
+    assert len(flowbed("versions", "notes", "--json").json["versions"]["notes"]) >= 2
     assert flowbed("compact", "--json").status == 0
     assert flowbed("run", "--json").json["embedded"] == 0
     assert not (texts.parent / ".flowbed" / "store").exists()

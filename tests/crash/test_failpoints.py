@@ -14,9 +14,8 @@ from flowbed.testing.index import assert_same
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from tests.crash.conftest import Project
-
     from flowbed.testing.index import Contents
+    from flowbed.testing.killing import Project
 
 # One claim takes all that waits, up to thousands of chunks; all other points are passed several times.
 ONCE = {telemetry.CHUNKS_CLAIMED}

@@ -15,7 +15,7 @@ from flowbed.testing.counting import CountingProcess
 from flowbed.testing.index import assert_same, contents
 
 if TYPE_CHECKING:
-    from tests.crash.conftest import Project
+    from flowbed.testing.killing import Project
 
 COMMITTING = Path(__file__).with_name("committing.py")
 WORDS = ("birch", "elm", "fir", "larch", "oak", "pine")

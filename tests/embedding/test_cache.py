@@ -43,6 +43,7 @@ class Provider:
 
     space = SPACE
     items = 100
+    tokens = 1_000
     price = 0.5
 
     def __init__(self) -> None:

@@ -1,4 +1,4 @@
-"""The ledger in SQLite keeps every promise of the protocols, in a file and in memory."""
+"""The ledger in SQL keeps every promise of the protocols: in a SQLite file, in memory, and on Postgres."""
 
 from __future__ import annotations
 
@@ -10,8 +10,10 @@ from flowbed.ledger import open_ledger
 from flowbed.testing.ledger import (
     BatchesContract,
     ChunksContract,
+    ClaimsContract,
     DeadLettersContract,
     DocumentsContract,
+    RollbacksContract,
     RunsContract,
 )
 
@@ -22,9 +24,14 @@ if TYPE_CHECKING:
     from flowbed.ledger import Ledger
 
 
-@pytest.fixture(params=["file", "memory"])
-async def ledger(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator[Ledger]:
-    url = "ledger.db" if request.param == "file" else ":memory:"
+@pytest.fixture(params=["file", "memory", "postgres"])
+def url(request: pytest.FixtureRequest) -> str:
+    urls = {"file": "ledger.db", "memory": ":memory:"}
+    return urls.get(request.param) or str(request.getfixturevalue("ledger_url"))
+
+
+@pytest.fixture
+async def ledger(url: str, tmp_path: Path) -> AsyncIterator[Ledger]:
     opened = await open_ledger(url, folder=tmp_path, new_id="0" * 32)
     yield opened
     await opened.close()
@@ -36,10 +43,16 @@ class TestDocuments(DocumentsContract): ...
 class TestChunks(ChunksContract): ...
 
 
+class TestClaims(ClaimsContract): ...
+
+
 class TestBatches(BatchesContract): ...
 
 
 class TestRuns(RunsContract): ...
+
+
+class TestRollbacks(RollbacksContract): ...
 
 
 class TestDeadLetters(DeadLettersContract): ...

@@ -16,9 +16,10 @@ from alembic.migration import MigrationContext
 from alembic.script import ScriptDirectory
 
 from flowbed.errors import Misconfigured, OutOfSpace, Transient
-from flowbed.ledger import Cursor, Swap, migrations, open_ledger, sqlite
+from flowbed.ledger import Cursor, Swap, migrations, open_ledger
 from flowbed.ledger.database import Database
 from flowbed.ledger.schema import HEAD, VERSION_TABLE, metadata
+from flowbed.ledger.sqlite import MEMORY, Sqlite
 from flowbed.records import Status
 from flowbed.testing.ledger import chunk, claim, document, put
 
@@ -189,7 +190,7 @@ def test_errors_of_the_driver_say_what_to_do(code: int, kind: type[Exception]) -
     """Each failure that is not a mistake of ours becomes an error of our own that names the ledger."""
     error = sqlite3.OperationalError("as the driver puts it")
     error.sqlite_errorcode = code
-    meaning = sqlite.translated(error, "here.db")
+    meaning = Sqlite("here.db").translated(error)
     assert type(meaning) is kind
     assert "here.db" in str(meaning)
     assert "as the driver puts it" in str(meaning)
@@ -197,7 +198,7 @@ def test_errors_of_the_driver_say_what_to_do(code: int, kind: type[Exception]) -
 
 async def test_a_mistake_in_a_statement_is_not_hidden(tmp_path: Path) -> None:
     """An error that only a mistake of ours can cause comes through as it is."""
-    database = Database(sqlite.MEMORY)
+    database = Database(Sqlite(MEMORY))
     with pytest.raises(sa.exc.OperationalError, match="no such table"):
         await database.read(lambda connection: connection.execute(sa.text("SELECT * FROM songs")))
     await database.close()

@@ -125,3 +125,18 @@ async def test_texts_that_are_lost_are_read_again(project: Project, damage: str)
         assert (again.failed, again.chunks) == (0, 2)
         assert (await bed.status()).chunks == {"SUCCESS": 4}
     assert sorted(project.sent().values()) == [1, 1, 1, 1]
+
+
+async def test_an_id_that_is_too_long_stops_nothing_else(project: Project) -> None:
+    """A record whose id no ledger can hold is reported by it, and all others go in."""
+    records = [
+        {"id": "x" * 1_100, "text": f"long {project.folder}"},
+        {"id": "b", "text": f"b {project.folder}"},
+    ]
+    project.write_lines("notes.jsonl", records)
+    async with await project.open() as bed:
+        await bed.add("notes", kind="jsonl", location="notes.jsonl")
+        report = await bed.run()
+        assert (report.chunks, report.failed) == (1, 1)
+        assert "longer than 1,024 bytes" in report.failures[0].reason
+        assert [letter.kind for letter in await bed.dead_letters()] == ["source"]

@@ -18,7 +18,7 @@ from benchmarks.retrieval import (
     through_index,
 )
 
-from flowbed.index import search
+from flowbed.index import partitions
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -71,8 +71,8 @@ def test_search_through_a_vector_index_really_uses_it(
     project: Path, judged: Judged, rankings: Rankings, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """With one partition probed instead of many, the same search misses documents."""
-    monkeypatch.setattr(search, "PROBED", 0.0)
-    monkeypatch.setattr(search, "FEWEST", 1)
+    monkeypatch.setattr(partitions, "PROBED", 0.0)
+    monkeypatch.setattr(partitions, "FEWEST", 1)
 
     async def found() -> dict[str, list[str]]:
         vectors = await query_vectors(project, list(judged.queries.values()))

@@ -8,7 +8,6 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, TypeVar
 
-import stamina.instrumentation
 import typer
 
 from flowbed import telemetry
@@ -36,8 +35,12 @@ def with_bed(
     config: Path | None, work: Callable[[Flowbed], Awaitable[Answer]], *, repair: bool = False
 ) -> Answer:
     """Open the project that is meant, and carry out `work` with it; `repair` opens it whatever its store belongs to."""
+    import stamina.instrumentation  # noqa: PLC0415
+
     from flowbed import bed  # noqa: PLC0415
 
+    # Where structlog is installed, stamina would print its retries to standard output, amid the results.
+    stamina.instrumentation.set_on_retry_hooks(())
     folder = project_folder(config)
 
     async def opened() -> Answer:
@@ -83,6 +86,4 @@ def log_to_stderr(*, verbose: bool) -> None:
         format="%(asctime)s %(name)s %(message)s" if verbose else "%(message)s",
         stream=sys.stderr,
     )
-    # Where structlog is installed, stamina would print its retries to standard output, amid the results.
-    stamina.instrumentation.set_on_retry_hooks(())
     telemetry.log.setLevel(logging.DEBUG if verbose else logging.WARNING)

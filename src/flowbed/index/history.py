@@ -57,8 +57,9 @@ async def restored_since(live: Live, version: int, *, datasets: Datasets) -> tup
         if newest > version:
             kept = (int(each["version"]) for each in dataset.version_refs())
             for each in sorted(number for number in kept if version < number <= newest):
-                # A version may be dropped while it is read; what it put back was recorded before that.
-                with contextlib.suppress(OSError):
+                # A version may be dropped while it is read; what it put back was recorded before that. And a
+                # compaction that rewrote a vector index is nothing that pylance 14 can tell (TypeError): no restore.
+                with contextlib.suppress(OSError, TypeError):
                     done = dataset.read_transaction(each)
                     if done is not None and isinstance(done.operation, lance.LanceOperation.Restore):
                         found.append(Restored(target=int(done.operation.version), version=each))

@@ -62,7 +62,9 @@ _BUSY = (
     "the ledger {location} is too busy: others hold what this needs, or its server is overloaded; run again"
 )
 _FULL = "no room to write the ledger {location}: nothing is lost; free disk space on its server and run again"
-_REFUSED = "the ledger {location} does not let this in: name a database, user and password in `ledger` that it takes"
+_REFUSED = (
+    "the ledger {location} does not let this in: name a database, user and password in `ledger` that it takes"
+)
 _NOT_ALLOWED = (
     "the ledger {location} may not be written by this user, or is a read-only copy: set `ledger` to the primary "
     "server, and a user that may make and write tables in its schema"

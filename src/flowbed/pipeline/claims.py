@@ -142,7 +142,9 @@ class Claims:
                 return
 
     def _taken(self) -> list[ChunkRow]:
-        group, self._group = self._group, []
+        # One that was changed while it was claimed, and claimed again, is there twice: the later one is the newer.
+        group = list({(row.collection, row.id): row for row in self._group}.values())
+        self._group = []
         reached(CHUNKS_CLAIMED, chunks=len(group))
         return group
 

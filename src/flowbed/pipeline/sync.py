@@ -128,7 +128,8 @@ def prepare(source: str, change: Change, *, now: int) -> Prepared:
     batch = None
     if change.writes:
         rows = [
-            (write.chunk.id, write.chunk.text_hash, version)
+            # All that the file says of a chunk: one left by a fetch that came to nothing must not be taken for another.
+            (write.chunk.id, write.chunk.row_hash, version)
             for write, version in zip(change.writes, versions, strict=True)
         ]
         name = batch_id(source, rows)

@@ -22,6 +22,7 @@ from obstore.store import MemoryStore
 
 from flowbed.errors import Conflict, Misconfigured, NotFound, Rejected, Transient
 from flowbed.storage import Listed, Location, Stored
+from flowbed.storage.answers import first_line
 from flowbed.storage.keys import checked, checked_prefix
 
 if TYPE_CHECKING:
@@ -131,10 +132,10 @@ class Objects:
         except PreconditionError as error:
             raise Conflict(f"{what} has changed since it was read") from error
         except InvalidPathError as error:
-            raise Rejected(f"{what} cannot be named so: {error}") from error
+            raise Rejected(f"{what} cannot be named so: {first_line(error)}") from error
         except (PermissionDeniedError, UnauthenticatedError) as error:
             raise Misconfigured(
                 f"no permission for {what}: set credentials that may read and write there"
             ) from error
         except (BaseError, OSError) as error:
-            raise Transient(f"cannot reach {what}: {error}") from error
+            raise Transient(f"cannot reach {what}: {first_line(error)}") from error

@@ -1,11 +1,11 @@
 """Projects that processes of their own work on, and are killed at; what a process came to is told from its own log.
 
-    project = Project(folder, os.environ)
-    with CountingProcess() as provider:
-        killed = project.run(provider, at="delta.written:2")
-        again = project.run(provider)
-        twice = sum(times - 1 for times in provider.report().texts.values())
-    assert twice <= killed.in_flight
+project = Project(folder, os.environ)
+with CountingProcess() as provider:
+    killed = project.run(provider, at="delta.written:2")
+    again = project.run(provider)
+    twice = sum(times - 1 for times in provider.report().texts.values())
+assert twice <= killed.in_flight
 """
 
 from __future__ import annotations

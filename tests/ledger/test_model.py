@@ -1,4 +1,4 @@
-"""A sequence of swaps, claims, records and commits leaves in SQL what it leaves in a dict."""
+"""A sequence of swaps, claims, records and commits leaves in every ledger what it leaves in a dict."""
 
 from __future__ import annotations
 
@@ -8,18 +8,21 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from flowbed.errors import Conflict
 from flowbed.ledger import ChunkRow, Cursor, DocumentRow, Swap, open_ledger
 from flowbed.records import Status
 from flowbed.testing.ledger import chunk, document, flat, run
+from flowbed.testing.ledger.rows import settle
+from flowbed.testing.limited import LimitedLedger, limited_table
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
 
     from flowbed.ledger import Ledger
+    from flowbed.testing.postgres import PostgresServer
 
 
 class Both:
@@ -148,18 +151,49 @@ STEPS = st.one_of(
 )
 
 
-@given(st.lists(STEPS, max_size=12))
-def test_the_ledger_is_a_dict_that_lasts(steps: list[Callable[[Both], Awaitable[None]]]) -> None:
+SEQUENCES = st.lists(STEPS, max_size=12)
+Steps = list["Callable[[Both], Awaitable[None]]"]
+
+
+async def check(ledger: Ledger, steps: Steps) -> None:
+    """Take steps on an empty ledger, and compare it with the model."""
+    try:
+        both = Both(ledger)
+        for each in steps:
+            await settle(ledger)
+            await each(both)
+        await settle(ledger)
+        await both.compare()
+    finally:
+        await ledger.close()
+
+
+@given(SEQUENCES)
+def test_a_ledger_in_sqlite_is_a_dict_that_lasts(steps: Steps) -> None:
     """After any sequence of steps, cursor, documents, chunks and runs are those of a model in memory."""
 
-    async def check() -> None:
-        ledger = await open_ledger(":memory:", folder=Path(), new_id="i")
-        try:
-            both = Both(ledger)
-            for each in steps:
-                await each(both)
-            await both.compare()
-        finally:
-            await ledger.close()
+    async def take() -> None:
+        await check(await open_ledger(":memory:", folder=Path(), new_id="i"), steps)
 
-    asyncio.run(check())
+    asyncio.run(take())
+
+
+@given(SEQUENCES)
+def test_a_ledger_in_a_limited_table_is_a_dict_that_lasts(steps: Steps) -> None:
+    """The same holds where a table grants no more than DynamoDB does."""
+    asyncio.run(check(LimitedLedger(limited_table(lag=5), id="i"), steps))
+
+
+@settings(max_examples=20)  # each has a database of its own
+@given(SEQUENCES)
+def test_a_ledger_on_postgres_is_a_dict_that_lasts(
+    postgres: PostgresServer, template: str, steps: Steps
+) -> None:
+    """The same holds on Postgres."""
+    url = postgres.database(like=template)
+
+    async def take() -> None:
+        await check(await open_ledger(url, folder=Path(), new_id="i"), steps)
+
+    asyncio.run(take())
+    postgres.drop(url)

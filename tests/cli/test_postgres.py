@@ -1,0 +1,117 @@
+"""The command line on a project whose ledger is on Postgres."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import shutil
+import subprocess
+import sys
+from typing import TYPE_CHECKING
+
+import pytest
+
+from flowbed.ledger import open_ledger
+from flowbed.testing.postgres import PASSWORD
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from pathlib import Path
+
+    from tests.cli.conftest import Called
+
+    from flowbed.testing.postgres import PostgresServer
+
+
+@pytest.fixture
+def ledger(ledger_url: str, monkeypatch: pytest.MonkeyPatch) -> str:
+    """The address of the ledger, told by the environment."""
+    monkeypatch.setenv("FLOWBED_LEDGER", ledger_url)
+    return ledger_url
+
+
+def test_a_project_goes_all_the_way(ledger: str, notes: Path, flowbed: Callable[..., Called]) -> None:
+    """What was indexed is found and counted, a second run does nothing, and no ledger lies in the folder."""
+    found = flowbed("search", "cats", "--json").json
+    assert len(found["hits"]) == 3
+    status = flowbed("status", "--json").json
+    assert status["chunks"] == {"SUCCESS": 3}
+    again = flowbed("run", "--json").json
+    assert (again["embedded"], again["chunks"], again["deleted"]) == (0, 0, 0)
+    (notes / "tea.txt").write_text("Tea is served at five.\n")
+    (notes / "cats.txt").unlink()
+    changed = flowbed("run", "--json").json
+    assert (changed["embedded"], changed["deleted"], changed["failed"]) == (1, 1, 0)
+    assert flowbed("why", "notes#tea.txt#00000").status == 0
+    assert not list((notes.parent / ".flowbed").glob("ledger*"))
+
+
+def test_a_store_of_another_ledger_is_refused(
+    ledger: str,
+    notes: Path,
+    flowbed: Callable[..., Called],
+    postgres: PostgresServer,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """A store that was filled with one ledger is not used with another, and no password is shown."""
+    monkeypatch.setenv("FLOWBED_LEDGER", postgres.database())
+    called = flowbed("run")
+    assert called.status == 2
+    assert "belongs to another ledger" in called.err
+    assert PASSWORD not in called.err
+    assert "%20" not in called.err
+
+
+def test_a_ledger_whose_store_is_gone_is_refused(
+    ledger: str, notes: Path, flowbed: Callable[..., Called]
+) -> None:
+    """A ledger that knows of chunks in a lost store does not take an empty one for it."""
+    shutil.rmtree(notes.parent / ".flowbed" / "store")
+    called = flowbed("run")
+    assert called.status == 2
+    assert "knows of chunks in another one" in called.err
+
+
+def test_a_newer_ledger_is_refused(
+    ledger: str, notes: Path, flowbed: Callable[..., Called], postgres: PostgresServer
+) -> None:
+    """A ledger made by a newer Flowbed is refused with what to do."""
+    postgres.query(ledger, "UPDATE ledger_version SET version_num = '9999'")
+    called = flowbed("status")
+    assert called.status == 2
+    assert "upgrade Flowbed" in called.err
+
+
+def test_a_server_that_does_not_answer_is_named(
+    project: Path, flowbed: Callable[..., Called], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Where there is no server, the message says which address was tried."""
+    assert flowbed("init").status == 0
+    monkeypatch.setenv("FLOWBED_LEDGER", "postgresql://me:hidden@127.0.0.1:1/mine")
+    called = flowbed("status")
+    assert called.status in {1, 2}
+    assert "postgresql://me@127.0.0.1:1/mine cannot be reached" in " ".join(called.err.split())
+    assert "hidden" not in called.err
+
+
+PROBE = """
+import asyncio, json, pathlib, sys
+from flowbed.cli.app import run
+assert run(["--help"]) == 0
+helped = [name for name in ("psycopg", "sqlalchemy") if name in sys.modules]
+from flowbed.ledger import open_ledger
+async def main():
+    await (await open_ledger("l.db", folder=pathlib.Path(sys.argv[1]), new_id="i")).close()
+asyncio.run(main())
+opened = [name for name in ("psycopg", "sqlalchemy.dialects.postgresql") if name in sys.modules]
+print(json.dumps([helped, opened]))
+"""
+
+
+async def test_what_needs_no_server_loads_no_driver(tmp_path: Path) -> None:
+    """Help loads no SQL, and opening a ledger in SQLite nothing of Postgres."""
+    await (await open_ledger("l.db", folder=tmp_path, new_id="i")).close()
+    command = [sys.executable, "-c", PROBE, str(tmp_path)]
+    ran = await asyncio.to_thread(subprocess.run, command, capture_output=True, text=True, check=False)
+    assert ran.returncode == 0, ran.stderr
+    assert json.loads(ran.stdout.splitlines()[-1]) == [[], []]

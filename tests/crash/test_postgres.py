@@ -1,0 +1,106 @@
+"""Several processes at work on one project whose ledger is on Postgres, some of which are killed."""
+
+from __future__ import annotations
+
+import asyncio
+import random
+import re
+import signal
+from typing import TYPE_CHECKING
+
+import pytest
+
+from flowbed import bed
+from flowbed.ledger import open_ledger
+from flowbed.records import Status
+from flowbed.testing.counting import CountingProcess
+from flowbed.testing.index import assert_same
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from flowbed.testing.index import Contents
+    from flowbed.testing.killing import Project
+
+FILES = 120
+WORDS = ("birch", "elm", "fir", "larch", "oak", "pine")
+
+
+@pytest.fixture
+def shared(project: Project, ledger_url: str) -> Project:
+    """Give a project of files, each of which is one chunk, whose ledger is on Postgres."""
+    settings = project.folder / "flowbed.toml"
+    settings.write_text(f'model = "seeded:32"\nledger = "{ledger_url}"\n', "utf-8")
+    chance = random.Random(FILES)
+    for number in range(FILES):
+        project.write_text(f"docs/{number:03d}.md", f"{' '.join(chance.choices(WORDS, k=12))} {number}")
+    project.write_source("docs", "files", "docs")
+    return project
+
+
+def alone(project: Project, folder: Path) -> Contents:
+    """Give the index that one process makes of the same files with a ledger of its own in SQLite."""
+    copy = project.copy(folder)
+    settings = copy.folder / "flowbed.toml"
+    settings.write_text(re.sub(r"(?m)^ledger = .*\n", "", settings.read_text("utf-8")), "utf-8")
+    return copy.anew(folder.with_name("anew"))
+
+
+async def test_processes_on_one_ledger_share_the_work(shared: Project, tmp_path: Path) -> None:
+    """Four runs at once all end well, send each text once, and make the index that one run makes."""
+    with CountingProcess(delay=0.05) as provider:
+        # With a limit to what one run takes there is something left for the others, whichever is first.
+        begun = [await shared.begun(provider, "--limit", str(FILES // 4)) for _ in range(4)]
+        ended = await asyncio.gather(*(each.ended() for each in begun))
+        assert [each.returncode for each in ended] == [0] * 4, ended
+        counted = provider.report()
+    assert [each.report["embedded"] for each in ended] == [FILES // 4] * 4
+    assert set(counted.texts.values()) == {1}
+    assert len(counted.texts) == FILES
+    shared.assert_finished()
+    assert_same(shared.contents(), alone(shared, tmp_path / "alone"))
+
+
+async def test_what_killed_processes_held_is_taken_up(shared: Project, tmp_path: Path) -> None:
+    """Of four runs two are killed at work; the next ends in the same index, and sends again only what was in flight."""
+    with CountingProcess(delay=0.2) as provider:
+        begun = [await shared.begun(provider, "--limit", str(FILES // 4)) for _ in range(4)]
+        dying = [each.ended(signal.SIGKILL, after=1.0 + number / 3) for number, each in enumerate(begun[:2])]
+        killed = await asyncio.gather(*dying, *(each.ended() for each in begun[2:]))
+        again = await (await shared.begun(provider)).ended()
+        assert again.returncode == 0, again
+        twice = sum(times - 1 for times in provider.report().texts.values())
+    assert twice <= sum(each.in_flight for each in killed)
+    shared.assert_finished()
+    assert_same(shared.contents(), alone(shared, tmp_path / "alone"))
+
+
+async def test_a_worker_on_another_host_is_judged_by_the_clock(shared: Project, ledger_url: str) -> None:
+    """A claim of a worker elsewhere is left alone as long as it lasts, and taken when it has run out."""
+    elsewhere = "another-host/1/0.00/abcd"
+    assert not bed.dead(elsewhere)
+    with CountingProcess() as provider:
+        first = await (await shared.begun(provider, "--limit", "1")).ended()
+        assert first.returncode == 0, first
+        ledger = await open_ledger(ledger_url, folder=shared.folder, new_id="i")
+        ((batch,),) = [page async for page in ledger.chunks.batches([Status.NONE], now=bed.now(), sources=())]
+        held = await ledger.chunks.claim(
+            batch,
+            [Status.NONE],
+            worker=elsewhere,
+            now=bed.now(),
+            until=bed.now() + 10**9,
+            sources=(),
+            limit=50,
+        )
+        left = await (await shared.begun(provider)).ended()
+        assert (left.returncode, left.report["embedded"]) == (0, FILES - 1 - len(held))
+        assert {
+            row.worker for row in await ledger.chunks.ready(batch, [Status.NONE], now=0, sources=())
+        } == set()
+        await ledger.chunks.renew(elsewhere, until=bed.now())
+        await ledger.close()
+        taken = await (await shared.begun(provider)).ended()
+        assert (taken.returncode, taken.report["embedded"]) == (0, len(held))
+        assert set(provider.report().texts.values()) == {1}
+    shared.assert_finished()

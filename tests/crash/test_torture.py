@@ -1,0 +1,35 @@
+"""A little of `make torture`: processes killed at random moments, and many at work on one project at once."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parent.parent.parent
+
+
+def torture(*arguments: str) -> None:
+    """Carry it out, and fail with what it says, which names the seed and how to go on from it."""
+    ended = subprocess.run(
+        [sys.executable, "-m", "torture", *arguments],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        timeout=600,
+        check=False,
+    )
+    assert ended.returncode == 0, ended.stdout + ended.stderr
+
+
+@pytest.mark.parametrize(("store", "kills"), [("file", 20), ("s3", 5)])
+def test_commands_killed_at_random_moments_end_as_if_they_never_were(store: str, kills: int) -> None:
+    """Given again after each kill, commands make the index of a project that nothing happened to, and pay no more."""
+    torture("kills", "--store", store, "--kills", str(kills), "--seed", "1")
+
+
+def test_processes_at_work_at_once_spoil_no_answer() -> None:
+    """While two processes fetch and two commit, what two others search is never missing, old, half, double or wrong."""
+    torture("load", "--seconds", "5", "--processes", "2")

@@ -1,0 +1,184 @@
+"""What a ledger in a table does where listings lag, answers get lost, and several work on it at once."""
+
+from __future__ import annotations
+
+import asyncio
+from dataclasses import replace
+
+import pytest
+
+from flowbed.errors import Conflict
+from flowbed.ledger import Cursor, Swap
+from flowbed.records import Status
+from flowbed.testing.ledger import chunk, claim, document, flat, letter, only, put, run, waiting
+from flowbed.testing.limited import LimitedLedger, limited_table
+from flowbed.testing.limited.table import ABSENT, Check, ConditionFailed, LimitExceeded, Put, all_of
+
+ITEM = {"record": "thing"}
+
+
+@pytest.mark.parametrize(
+    "operations",
+    [
+        pytest.param([Put(("p", f"{n}"), ITEM, expected=None) for n in range(101)], id="items"),
+        pytest.param([Put(("p", "s"), ITEM, expected=None), Check(("p", "s"), expected=ABSENT)], id="twice"),
+        pytest.param([Put(("p", "s"), {**ITEM, "text": "x" * 420_000}, expected=None)], id="an item's bytes"),
+        pytest.param(
+            [Put(("p", f"{n}"), {**ITEM, "text": "x" * 350_000}, expected=None) for n in range(13)],
+            id="bytes",
+        ),
+        pytest.param([Put(("p", ""), ITEM, expected=None)], id="an empty key"),
+        pytest.param([Put(("p", "é" * 600), ITEM, expected=None)], id="a long key"),
+    ],
+)
+async def test_a_table_refuses_more_than_it_grants(operations: list[Put]) -> None:
+    """A transaction over DynamoDB's limits is refused as a mistake, and writes nothing."""
+    table = limited_table()
+    with pytest.raises(LimitExceeded):
+        await table.transact(operations)
+    assert await all_of(table.query, "p") == []
+    with pytest.raises(LimitExceeded):
+        await table.get_many([("p", f"{n}") for n in range(101)])
+
+
+async def test_a_table_reads_in_pages_of_a_megabyte() -> None:
+    """A query stops at a megabyte, and goes on from there."""
+    table = limited_table()
+    for number in range(10):
+        await table.write(Put(("p", f"{number}"), {**ITEM, "text": "x" * 300_000}, expected=None))
+    page = await table.query("p")
+    assert (len(page.items), page.after) == (4, "3")
+    assert [item["place"] for item in await all_of(table.query, "p")] == [("p", f"{n}") for n in range(10)]
+
+
+async def test_a_transaction_is_all_or_nothing() -> None:
+    """Where one item is not as expected, none is written."""
+    table = limited_table()
+    await table.write(Put(("p", "there"), ITEM, expected=ABSENT))
+    with pytest.raises(ConditionFailed):
+        await table.transact(
+            [Put(("p", "new"), ITEM, expected=ABSENT), Put(("p", "there"), ITEM, expected=ABSENT)]
+        )
+    assert [item["place"] for item in await all_of(table.query, "p")] == [("p", "there")]
+
+
+async def test_a_stale_listing_misleads_nobody() -> None:
+    """A chunk that is still listed as free is claimed once, and a run that is still listed as pending is not given."""
+    table = limited_table(lag=10**6)
+    one, two = LimitedLedger(table, id="i"), LimitedLedger(table, id="i")
+    await put(one, [chunk()])
+    assert await waiting(one) == ["b"]
+    asked = {"statuses": [Status.NONE], "now": 1, "until": 9, "sources": (), "limit": 5}
+    assert len(await one.chunks.claim("b", worker="w", **asked)) == 1  # type: ignore[arg-type]
+    assert await flat(two.chunks.batches([Status.NONE], now=1, sources=())) == ["b"]
+    assert await two.chunks.claim("b", worker="v", **asked) == []  # type: ignore[arg-type]
+    await one.runs.record(run(), [("s#d#00000", 100)], worker="w")
+    await one.settle()
+    assert [row.id for row in await two.runs.pending("c", limit=5)] == ["r1"]
+    await one.runs.commit(["r1"], version=7)
+    assert await two.runs.pending("c", limit=5) == []
+
+
+async def test_an_answer_that_is_lost_changes_nothing() -> None:
+    """Whatever is done while answers get lost ends as if all had come, each step counted once."""
+    table = limited_table()
+    ledger = LimitedLedger(table, id="i")
+    table.unanswered = 3
+    moved = await ledger.documents.swap(
+        Swap(
+            cursor=Cursor(source="s"),
+            value="v",
+            documents=[document()],
+            chunks=[chunk("a"), chunk("b"), chunk("c")],
+        )
+    )
+    assert moved == await ledger.documents.cursor("s") == Cursor(source="s", value="v", token=1)
+    with pytest.raises(Conflict):
+        await ledger.documents.swap(Swap(cursor=Cursor(source="s"), value="again"))
+    table.unanswered = 3
+    assert len(await claim(ledger)) == 3
+    table.unanswered = 3
+    await ledger.runs.record(run(), [("a", 100), ("b", 100)], worker="w")
+    table.unanswered = 3
+    await ledger.runs.commit(["r1"], version=7)
+    table.unanswered = 3
+    await ledger.dead_letters.add([letter(), letter()])
+    assert [row.attempts for row in await flat(ledger.dead_letters.pages())] == [2]
+    assert {row.id: row.status for row in await ledger.chunks.find("d")} == {
+        "a": Status.SUCCESS,
+        "b": Status.SUCCESS,
+        "c": Status.PENDING,
+    }
+    assert await ledger.runs.get("r1") == run(state="committed", version=7)
+
+
+async def test_a_swap_that_is_cut_off_holds_whole_or_not_at_all() -> None:
+    """However far a swap got before its process died, the next one finds all of it or nothing."""
+    outcomes = [await cut_off(after) for after in range(1, 40)]
+    assert outcomes == sorted(outcomes)
+    assert set(outcomes) == {False, True}
+
+
+async def cut_off(after: int) -> bool:
+    """Cut a swap off after some steps, and tell whether it holds."""
+    table = limited_table()
+    ledger = LimitedLedger(table, id="i")
+    before = [chunk(f"{number:03d}") for number in range(120)]
+    moved = await ledger.documents.swap(Swap(cursor=Cursor(source="s"), value="1", chunks=before))
+    changed = [replace(row, row_hash="r2", version=200) for row in before]
+    swapping = asyncio.create_task(
+        ledger.documents.swap(Swap(cursor=moved, value="2", documents=[document()], chunks=changed))
+    )
+    for _ in range(after):
+        await asyncio.sleep(0)
+    swapping.cancel()
+    await asyncio.gather(swapping, return_exceptions=True)
+    other = LimitedLedger(table, id="i")
+    landed = (await other.documents.cursor("s")).value == "2"
+    assert await other.documents.count("s") == landed
+    assert {row.row_hash for row in await other.chunks.of("s", ["d"])} == {"r2" if landed else "r"}
+    return landed
+
+
+async def test_work_and_fetches_at_once_leave_every_chunk_in_order() -> None:
+    """Fetchers and workers that meet at every step leave chunks that are done, or waiting at their newest version."""
+    table = limited_table(lag=20)
+
+    async def fetch() -> None:
+        ledger = LimitedLedger(table, id="i")
+        for number in range(8):
+            while True:
+                cursor = await ledger.documents.cursor("s")
+                known = {row.id: row for row in await ledger.chunks.of("s", ["d"])}
+                rows = [
+                    chunk(
+                        f"{n}",
+                        version=max(number, known[f"{n}"].version + 1 if f"{n}" in known else 0),
+                        row_hash=f"r{number}",
+                    )
+                    for n in range(5)
+                ]
+                try:
+                    await ledger.documents.swap(Swap(cursor=cursor, value=f"{number}", chunks=rows))
+                    break
+                except Conflict:
+                    continue
+
+    async def work(name: str) -> None:
+        ledger = LimitedLedger(table, id="i")
+        for turn in range(25):
+            won = await claim(ledger, worker=name, limit=3)
+            await ledger.runs.record(
+                run(f"{name}{turn}"), [(row.id, row.version) for row in won], worker=name
+            )
+            await ledger.runs.commit([f"{name}{turn}"], version=turn)
+
+    await asyncio.gather(fetch(), fetch(), work("w"), work("v"))
+    ledger = LimitedLedger(table, id="i")
+    await work("last")
+    rows = await ledger.chunks.of("s", ["d"])
+    assert len(rows) == 5
+    assert {row.status for row in rows} == {Status.SUCCESS}
+    for row in rows:
+        assert (await ledger.runs.get(row.run) or run()).state == "committed"
+    assert (await only(ledger, "0")).row_hash.startswith("r")

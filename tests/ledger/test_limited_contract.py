@@ -1,0 +1,47 @@
+"""The ledger in a table that grants what DynamoDB grants keeps every promise of the protocols, however far it lags."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import pytest
+
+from flowbed.testing.ledger import (
+    BatchesContract,
+    ChunksContract,
+    ClaimsContract,
+    DeadLettersContract,
+    DocumentsContract,
+    RollbacksContract,
+    RunsContract,
+)
+from flowbed.testing.limited import LimitedLedger, limited_table
+
+if TYPE_CHECKING:
+    from flowbed.ledger import Ledger
+
+
+@pytest.fixture(params=[0, 10, 10**6], ids=["at once", "late", "when settled"])
+def ledger(request: pytest.FixtureRequest) -> Ledger:
+    return LimitedLedger(limited_table(lag=request.param), id="0" * 32)
+
+
+class TestDocuments(DocumentsContract): ...
+
+
+class TestChunks(ChunksContract): ...
+
+
+class TestClaims(ClaimsContract): ...
+
+
+class TestBatches(BatchesContract): ...
+
+
+class TestRuns(RunsContract): ...
+
+
+class TestRollbacks(RollbacksContract): ...
+
+
+class TestDeadLetters(DeadLettersContract): ...

@@ -1,0 +1,604 @@
+"""Whatever happens in whatever order, the index ends as what the sources hold, and is never wrong on the way."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import shutil
+import tempfile
+from collections import Counter
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from hypothesis import HealthCheck, settings
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
+
+from flowbed import pipeline, telemetry
+from flowbed.chunking import Rules, chunk
+from flowbed.embedding.cache import Cached
+from flowbed.errors import Conflict, Error, NotFound, Transient
+from flowbed.index.compaction import compact
+from flowbed.index.datasets import Datasets
+from flowbed.index.live import live_collection
+from flowbed.index.search import search
+from flowbed.ledger import open_ledger
+from flowbed.pipeline.claims import CLAIM
+from flowbed.pipeline.embed import embed
+from flowbed.pipeline.landing import Tally, commit_pending
+from flowbed.pipeline.rollback import release, roll_back
+from flowbed.pipeline.run import run
+from flowbed.pipeline.sync import sync
+from flowbed.records import Document, Entry, Page, Status
+from flowbed.storage import open_store
+from flowbed.testing import interleaving
+from flowbed.testing.clock import FixedClock
+from flowbed.testing.embedder import Seeded, seeded
+from flowbed.testing.faults import Fault, FaultyStore, unavailable
+from flowbed.testing.interleaving import Actor
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Callable, Coroutine, Iterable, Mapping
+
+    from flowbed.index.live import Live
+    from flowbed.records import Problem
+    from flowbed.storage import Stored
+
+COLLECTION = "docs"
+DIMENSIONS = 8
+LISTED, LOGGED = "listed", "logged"
+DOCUMENTS = [(LISTED, "a"), (LOGGED, "b")]
+LONG = "\n\n".join(f"{word} " * 10 for word in ("four", "five"))  # two chunks
+TEXTS = ["one", "two", LONG]
+# Where an actor may be overtaken: where what is kept has just changed, and between reading and writing.
+OPENED, READ = "index.opened", "delta.read"
+COMMITTING = [READ, telemetry.INDEX_MERGED, telemetry.RUN_COMMITTED]
+STOPS = {
+    "fetch": [telemetry.BATCH_REGISTERED, telemetry.BATCH_WRITTEN, telemetry.FETCH_SWAPPED],
+    "embed": [
+        telemetry.CHUNKS_CLAIMED,
+        telemetry.REQUEST_SENT,
+        telemetry.DELTA_WRITTEN,
+        telemetry.RUN_RECORDED,
+        *COMMITTING,
+    ],
+    "commit": COMMITTING,
+    "compact": [OPENED, telemetry.COMPACTION_MERGED],
+    "roll back": [*telemetry.ROLLBACK_FAILPOINTS],
+}
+DAY = 86_400.0
+MOST_PAUSED = 4  # actors at once
+NAMES, SOME = st.sampled_from(DOCUMENTS), st.integers(0, 9)
+TEXT = st.one_of(st.none(), st.sampled_from(TEXTS))
+FAULTS = [("get", "before"), ("create", "before"), ("create", "after")]
+# What happens, as often as it is named here.
+STEPS = st.one_of(
+    *[st.tuples(st.just("overtake"), SOME, NAMES, TEXT, TEXT)] * 3,
+    *[
+        st.tuples(
+            st.just("begun"),
+            st.sampled_from(["work", "work", "embed", "commit", "compact", "compact", "release"]),
+        )
+    ]
+    * 4,
+    *[st.tuples(st.just("go_on"), SOME, st.sampled_from([False, False, False, True]))] * 3,
+    *[st.tuples(st.just("edit"), NAMES, TEXT)] * 2,
+    st.tuples(st.just("roll_back"), SOME),
+    st.tuples(st.just("wait"), st.sampled_from([0.001, CLAIM / 1e6 + 1, DAY, 31 * DAY])),
+    st.sampled_from([("fail", *fault) for fault in FAULTS]),
+    st.tuples(st.just("read"), st.sampled_from(TEXTS), SOME),
+)
+SCORED = 1e-5  # how far a score may be from what it is
+
+
+class WrongError(AssertionError):
+    """The index is, or became, what it must never be."""
+
+
+Content = tuple[str, str, "Mapping[str, Any]"]  # text_hash, document, metadata
+
+
+@dataclass
+class World:
+    """What the sources hold, and everything that they ever held; revisions number all edits."""
+
+    revision: int = 0
+    now: dict[tuple[str, str], Document] = field(default_factory=dict)
+    log: list[tuple[str, str]] = field(default_factory=list)
+    chunks: dict[str, list[tuple[int, Content | None]]] = field(default_factory=dict)
+
+    def write(self, name: tuple[str, str], text: str | None) -> None:
+        """Edit, add or (None) remove a document."""
+        self.revision += 1
+        self.log.append(name)
+        source, document = name
+        there: dict[str, Content] = {}
+        if text is None:
+            self.now.pop(name, None)
+        else:
+            self.now[name] = Document(
+                id=document, kind="text", text=text, metadata={"revision": self.revision}
+            )
+            cut = chunk(self.now[name], rules(source), Seeded(DIMENSIONS).count)
+            there = {each.id: (each.text_hash, each.text, dict(each.metadata)) for each in cut}
+        for key in {*there, *(key for key in self.chunks if key.startswith(f"{source}#{document}#"))}:
+            self.chunks.setdefault(key, []).append((self.revision, there.get(key)))
+
+    def live(self) -> dict[str, Content]:
+        """Give the rows that an index of all this has."""
+        newest = {key: timeline[-1][1] for key, timeline in self.chunks.items()}
+        return {key: content for key, content in newest.items() if content is not None}
+
+
+@dataclass(frozen=True)
+class Listed:
+    """A source that lists all it holds at each fetch."""
+
+    world: World
+
+    async def fetch(self, cursor: str) -> AsyncIterator[Page]:
+        """List everything, in one page."""
+        now = [(name, document) for (source, name), document in self.world.now.items() if source == LISTED]
+        yield Page(entries=[entry(name, document) for name, document in sorted(now)], complete=True)
+
+
+@dataclass(frozen=True)
+class Logged:
+    """A source that tells what has changed since its cursor, and no more."""
+
+    world: World
+
+    async def fetch(self, cursor: str) -> AsyncIterator[Page]:
+        """List what changed, in one page."""
+        names = {name for source, name in self.world.log[int(cursor or 0) :] if source == LOGGED}
+        now = {name: self.world.now.get((LOGGED, name)) for name in sorted(names)}
+        yield Page(
+            entries=[entry(name, document) for name, document in now.items() if document is not None],
+            gone=[name for name, document in now.items() if document is None],
+            cursor=str(len(self.world.log)),
+        )
+
+
+def entry(name: str, document: Document) -> Entry:
+    """List a document as it is now."""
+    return Entry(document=name, etag=str(document.metadata["revision"]), read=lambda: document)
+
+
+def rules(source: str) -> Rules:
+    """Say how documents are cut: a long one in two."""
+    return Rules(source=source, collections=(COLLECTION,), capacity=16)
+
+
+class Overtaken(FaultyStore):
+    """A store where an actor can be overtaken between listing the deltas to commit and merging them."""
+
+    async def get(self, key: str) -> Stored:
+        """Read, and stop there if that is the order."""
+        if key.endswith("/delta.arrow"):
+            interleaving.reach(READ)
+        return await super().get(key)
+
+
+class OpenedEarly(Datasets):
+    """Datasets where an actor can be overtaken between opening and writing."""
+
+    async def open(self, live: Live, *, version: int | None = None) -> Any:
+        """Open, and stop there if that is the order."""
+        dataset = await super().open(live, version=version)
+        interleaving.reach(OPENED)
+        return dataset
+
+
+@dataclass
+class Once:
+    """The calls in which an armed fault strikes: the next one, or none."""
+
+    armed: bool = False
+
+    def __contains__(self, number: object) -> bool:
+        """Strike, and be done."""
+        struck, self.armed = self.armed, False
+        return struck
+
+
+class Bed:
+    """The real parts, and the actors that work on them."""
+
+    def __init__(self) -> None:
+        """Open everything in a folder of its own."""
+        self.world = World()
+        self.clock = FixedClock()
+        self.loop = asyncio.Runner()
+        # In memory where there is such a place: the parts wait for each write to be on disk.
+        shared = Path("/dev/shm")  # noqa: S108 - a folder of a random name in it
+        self.folder = Path(tempfile.mkdtemp(dir=shared if shared.is_dir() else None))
+        self.faults = {fault: Once() for fault in FAULTS}
+        self.store = Overtaken(
+            open_store("store", folder=self.folder),
+            [
+                Fault(operation=operation, calls=once, **{when: unavailable})  # type: ignore[arg-type]
+                for (operation, when), once in self.faults.items()
+            ],
+        )
+        self.ledger = self.run(open_ledger(":memory:", folder=self.folder, new_id="ledger"))
+        self.datasets = Datasets(self.store)
+        self.paused: list[Actor] = []
+        self.killed: list[Actor] = []
+        self.started = 0
+        self.target = 0  # of the rollback that is started next
+        self.restored: list[tuple[int, int]] = []  # targets and versions of what nobody has looked at yet
+        self.deaf = [telemetry.listen(self.hear), interleaving.listen()]  # heard before anyone stops at it
+
+    def hear(self, point: str, facts: dict[str, Any]) -> None:
+        """Take note of rollbacks: they alone may bring back what was."""
+        if point == telemetry.ROLLBACK_RESTORED:
+            self.restored.append((facts["target"], facts["version"]))
+
+    def run(self, work: Coroutine[Any, Any, Any]) -> Any:
+        """Do something at once, undisturbed."""
+        return self.loop.run(work)
+
+    def parts(self, worker: str) -> pipeline.Parts:
+        """Give the parts as a process of its own would have them."""
+        return pipeline.Parts(
+            store=self.store,
+            ledger=self.ledger,
+            datasets=OpenedEarly(self.store),
+            embedder=lambda: Cached(Seeded(DIMENSIONS), []),
+            clock=self.clock,
+            monotonic=lambda: self.clock() / 1e6,
+            dead=lambda name: any(actor.name == name for actor in self.killed),
+            worker=worker,
+            concurrency=1,
+            sources=frozenset({LISTED, LOGGED}),
+        )
+
+    def feeds(self) -> dict[str, pipeline.Feed]:
+        """Give both sources."""
+        kinds = {LISTED: Listed, LOGGED: Logged}
+        return {
+            name: pipeline.Feed(source=kind(self.world), rules=rules(name)) for name, kind in kinds.items()
+        }
+
+    async def work(self, parts: pipeline.Parts) -> None:
+        """Do everything that a run does."""
+        report = await run(parts, feeds=self.feeds(), allow_deletes=True)
+        unforeseen(report.failures)
+
+    async def fetch(self, parts: pipeline.Parts) -> None:
+        """Fetch both sources."""
+        for feed in self.feeds().values():
+            unforeseen((await sync(feed, parts, allow_deletes=True)).problems)
+
+    async def embed(self, parts: pipeline.Parts) -> None:
+        """Embed what waits, and commit it."""
+        unforeseen((await embed(parts, sources=())).failures)
+
+    async def commit(self, parts: pipeline.Parts) -> None:
+        """Commit what is pending."""
+        tally = Tally()
+        await commit_pending(COLLECTION, parts, tally)
+        unforeseen(tally.failures)
+
+    async def compact(self, parts: pipeline.Parts) -> None:
+        """Compact without the lease, which only saves work."""
+        live = await live_collection(parts.store, COLLECTION)
+        if live is not None:
+            await compact(
+                live,
+                datasets=parts.datasets,
+                vector_index="never",
+                oldest_pending=await oldest_pending(parts),
+                now=parts.clock(),
+            )
+
+    async def roll_back(self, parts: pipeline.Parts) -> None:
+        """Roll back, whoever else is at it: the lease only saves work."""
+        await parts.store.delete([f"{COLLECTION}/lease.json"])
+        await roll_back(parts, COLLECTION, self.target)
+
+    async def release(self, parts: pipeline.Parts) -> None:
+        """Release what was rolled back."""
+        await release(parts, COLLECTION)
+
+    def start(self, job: str, stop: str = "", times: int = 1) -> None:
+        """Begin a job, up to a point or to its end."""
+        self.started += 1
+        name = f"{job} {self.started}"
+        parts = self.parts(name)
+        work = getattr(self, job.replace(" ", "_"))
+        actor = Actor(name, lambda: work(parts))
+        self.paused.append(actor)
+        self.resume(actor, stop, times)
+
+    def resume(self, actor: Actor, stop: str = "", times: int = 1) -> None:
+        """Let an actor go on, up to a point or to its end."""
+        actor.proceed(stop, times)
+        if actor.done:
+            self.paused.remove(actor)
+            if actor.error is not None and not isinstance(actor.error, Conflict | Transient | NotFound):
+                raise actor.error
+
+    def kill(self, actor: Actor) -> None:
+        """Leave an actor where it stands, for good."""
+        self.paused.remove(actor)
+        self.killed.append(actor)
+
+    async def table(self, version: int | None = None) -> tuple[int, list[dict[str, Any]]]:
+        """Read a version of the index, tombstones too."""
+        live = await live_collection(self.store, COLLECTION)
+        dataset = None if live is None else await self.datasets.open(live, version=version)
+        if dataset is None:
+            return 0, []
+        return int(dataset.version), dataset.to_table().to_pylist()
+
+    def close(self) -> None:
+        """End what is left of the actors, and let go of everything."""
+        for actor in (*self.paused, *self.killed):
+            actor.unwind()
+        for deafen in self.deaf:
+            deafen()
+        self.run(self.ledger.close())
+        self.loop.close()
+        shutil.rmtree(self.folder)
+
+
+class Model(RuleBasedStateMachine):
+    """Everything that can happen to an index; `focus` names who is overtaken, where that is not left to chance."""
+
+    focus: tuple[str, ...] = ()
+
+    def __init__(self) -> None:
+        """Begin with nothing."""
+        super().__init__()
+        self.bed = Bed()
+        self.world = self.bed.world
+        # Up to which revision each chunk was seen, and what the index held in each version.
+        self.seen: dict[str, int] = {}
+        self.known: dict[tuple[str, str], int] = {}
+        self.versions: dict[int, dict[str, Content]] = {}
+        self.points: list[tuple[str, str]] = []
+        # What rollbacks took away of each chunk: the revisions that were seen and must not be seen again.
+        self.undone: dict[str, set[int]] = {}
+        self.sound = True
+
+    @initialize(points=st.lists(SOME, min_size=len(STOPS), max_size=len(STOPS)), text=st.sampled_from(TEXTS))
+    def begin(self, points: list[int], text: str) -> None:
+        """Begin with a document, and decide who is overtaken where: often at few points, not seldom at each."""
+        chosen = {
+            job: stops[number % len(stops)]
+            for (job, stops), number in zip(STOPS.items(), points, strict=True)
+        }
+        jobs = self.focus or sorted({list(STOPS)[number % len(STOPS)] for number in points[:2]})
+        self.points = [(job, chosen[job]) for job in jobs]
+        self.world.write(DOCUMENTS[0], text)
+
+    # One rule, since Hypothesis switches rules off in turn, and without most of these nothing much happens.
+    @rule(step=STEPS)
+    def happen(self, step: tuple[Any, ...]) -> None:
+        """Something happens."""
+        does, *arguments = step
+        getattr(self, does)(*arguments)
+
+    def edit(self, name: tuple[str, str], text: str | None) -> None:
+        """Someone adds, edits or removes a document."""
+        if text is not None or name in self.world.now:
+            self.world.write(name, text)
+
+    def overtake(self, number: int, name: tuple[str, str], text: str | None, then: str | None) -> None:
+        """A process begins something that there is to do, is overtaken at a point of it, and someone edits again."""
+        if len(self.bed.paused) >= MOST_PAUSED:
+            return
+        job, stop = self.points[number % len(self.points)]
+        if job in {"fetch", "embed", "commit"}:
+            self.edit(name, text if name in self.world.now else text or TEXTS[0])
+        if job in {"embed", "commit"}:
+            self.begun("fetch")
+        if job == "commit":
+            self.begun("embed", telemetry.RUN_RECORDED)
+        if job == "roll back":
+            self.roll_back(number, stop)
+        else:
+            self.begun(job, stop)
+        self.edit(name, then)
+
+    def roll_back(self, number: int, stop: str = "") -> None:
+        """Someone rolls back."""
+        if self.versions:
+            self.bed.target = sorted(self.versions)[-1 - number % len(self.versions)]
+            self.begun("roll back", stop)
+
+    def begun(self, job: str, stop: str = "") -> None:
+        """Begin a job."""
+        if job == "release":
+            self.undone.clear()
+        self.attempt(lambda: self.bed.start(job, stop))
+
+    def go_on(self, number: int, killed: bool) -> None:
+        """A process that was overtaken goes on to its end, or is killed."""
+        if not self.bed.paused:
+            return
+        actor = self.bed.paused[number % len(self.bed.paused)]
+        if killed:
+            self.bed.kill(actor)
+        else:
+            self.attempt(lambda: self.bed.resume(actor))
+
+    def wait(self, seconds: float) -> None:
+        """Time passes."""
+        self.bed.clock.advance(seconds=seconds)
+
+    def fail(self, *fault: str) -> None:
+        """The store fails its next call of a kind, before or after having done it."""
+        self.bed.faults[fault].armed = True
+
+    def read(self, text: str, number: int) -> None:
+        """Someone searches, and finds what is there, by its distance; and an older version is what it was."""
+        live = self.quietly(live_collection(self.bed.store, COLLECTION))
+        if live is None or not self.versions:
+            return
+        vector = seeded([text], DIMENSIONS)[0]
+        for at in (None, sorted(self.versions)[-1 - number % len(self.versions)]):
+            try:
+                found = self.quietly(search(vector, [live], datasets=self.bed.datasets, limit=100, at=at))
+            except NotFound:
+                continue  # compaction drops old versions
+            rows = self.versions[found.versions[COLLECTION]]
+            if sorted(hit.id for hit in found.hits) != sorted(rows):
+                self.wrong(f"a search found {[hit.id for hit in found.hits]} of {sorted(rows)}")
+            for hit in found.hits:
+                score = float(vector @ seeded([rows[hit.id][1]], DIMENSIONS)[0])
+                if hit.document != rows[hit.id][1] or abs(hit.score - score) > SCORED:
+                    self.wrong(f"a search found {hit}, and there is {rows[hit.id]}")
+
+    def settle(self) -> None:
+        """All that was begun comes to its end, everything is run once more, and the index is what the sources hold."""
+        for once in self.bed.faults.values():
+            once.armed = False
+        while self.bed.paused:
+            self.attempt(lambda: self.bed.resume(self.bed.paused[0]))
+            self.look()
+        self.bed.clock.advance(seconds=CLAIM / 1e6 + 1)  # the claims of the killed run out
+        self.begun("work")
+        self.look()
+        self.begun("release")
+        for _ in range(2):  # what a commit found stale is embedded by the next round
+            self.look()
+            self.begun("work")
+        self.look()
+        _, rows = self.quietly(self.bed.table())
+        if contents(rows) != self.world.live():
+            raise WrongError(f"the index holds {contents(rows)}, and the sources {self.world.live()}")
+        if left := self.quietly(self.bed.ledger.runs.collections()):
+            raise WrongError(f"runs are pending in {left}")
+        counts = self.quietly(self.bed.ledger.chunks.counts())
+        if {status for _, status in counts} - {Status.SUCCESS}:
+            raise WrongError(f"chunks are left over: {counts}")
+
+    @invariant()
+    def look(self) -> None:
+        """The index has no id twice, no vector of another text, nothing older than was seen before, and no hole."""
+        version, rows = self.quietly(self.bed.table())
+        if twice := [key for key, number in Counter(row["id"] for row in rows).items() if number > 1]:
+            self.wrong(f"{twice} are there twice")
+        there = contents(rows)
+        for target, restored in self.bed.restored:
+            self.roll(target, restored)
+        self.bed.restored.clear()
+        for row in rows:
+            if not row["deleted"]:
+                self.look_at(row, there[row["id"]])
+        for key in self.seen.keys() - there.keys():
+            removed = [
+                number for number, was in self.world.chunks[key] if was is None and number >= self.seen[key]
+            ]
+            if not removed:
+                self.wrong(f"{key} was searchable, was never removed, and is not there")
+            self.seen[key] = removed[0]
+        if version and self.versions.setdefault(version, there) != there:
+            self.wrong(f"version {version} has changed")
+
+    @invariant()
+    def look_into_the_ledger(self) -> None:
+        """What the ledger knows of a document is never older than what it knew before: of two fetches, one loses."""
+        for source in (LISTED, LOGGED):
+            names = [name for each, name in DOCUMENTS if each == source]
+            for name, row in self.quietly(self.bed.ledger.documents.get(source, names)).items():
+                revision = int(row.etag.rpartition(":")[2] or 0)
+                if revision < self.known.get((source, name), 0):
+                    self.wrong(
+                        f"{name} was known at revision {self.known[source, name]}, and is at {revision}"
+                    )
+                self.known[source, name] = revision
+
+    def roll(self, target: int, restored: int) -> None:
+        """Go back to what was seen in `target`, and note what came after it as undone."""
+        before = {key: self.revision(key, content) for key, content in self.versions[target].items()}
+        for version, rows in self.versions.items():
+            if target < version < restored:
+                for key, content in rows.items():
+                    self.undone.setdefault(key, set()).add(self.revision(key, content))
+        for key, revision in before.items():
+            self.undone.get(key, set()).discard(revision)
+        self.seen = before
+
+    def revision(self, key: str, content: Content) -> int:
+        """Tell at which revision a chunk was this; 0 where it never was."""
+        return max((number for number, was in self.world.chunks.get(key, []) if was == content), default=0)
+
+    def look_at(self, row: Mapping[str, Any], content: Content) -> None:
+        """See that a row is what its document was at a time, and no earlier than was seen before."""
+        key = row["id"]
+        revision = self.revision(key, content)
+        if not revision:
+            self.wrong(f"{key} never was {content}")
+        if revision in self.undone.get(key, ()):
+            self.wrong(f"{key} is back at revision {revision}, which was rolled back")
+        if revision < self.seen.get(key, 0):
+            self.wrong(f"{key} is back at revision {revision}, and was at {self.seen[key]}")
+        self.seen[key] = revision
+        expected = seeded([row["document"]], DIMENSIONS)[0]
+        if not np.allclose(row["vector"], expected, atol=1e-5):
+            self.wrong(f"{key} has the vector of another text")
+
+    def attempt(self, act: Callable[[], None]) -> None:
+        """Let the bed do something; whatever comes out of it that is not foreseen, is wrong."""
+        try:
+            act()
+        except WrongError as error:
+            self.wrong(str(error))
+        except Error as error:
+            self.wrong(f"{type(error).__name__}: {error}")
+
+    def quietly(self, work: Coroutine[Any, Any, Any]) -> Any:
+        """Look without meeting the faults that are for the actors."""
+        armed = [once for once in self.bed.faults.values() if once.armed]
+        for once in armed:
+            once.armed = False
+        try:
+            return self.bed.run(work)
+        finally:
+            for once in armed:
+                once.armed = True
+
+    def wrong(self, what: str) -> None:
+        """Fail."""
+        self.sound = False
+        raise WrongError(what)
+
+    def teardown(self) -> None:
+        """Come to an end, as after any history."""
+        try:
+            if self.sound:
+                self.settle()
+        finally:
+            self.bed.close()
+
+
+async def oldest_pending(parts: pipeline.Parts) -> int | None:
+    """Tell since when the oldest delta waits for a commit."""
+    pending = await parts.ledger.runs.pending(COLLECTION, limit=1)
+    return pending[0].created if pending else None
+
+
+def unforeseen(problems: Iterable[Problem]) -> None:
+    """Fail for problems that the store's faults do not explain."""
+    if wrong := [each for each in problems if "(a fault to order)" not in each.reason]:
+        raise WrongError(f"a job met {wrong}")
+
+
+def contents(rows: list[dict[str, Any]]) -> dict[str, Content]:
+    """Give the live rows without what does not count."""
+    return {
+        row["id"]: (row["text_hash"], row["document"], json.loads(row["metadata"]))
+        for row in rows
+        if not row["deleted"]
+    }
+
+
+TestModel = Model.TestCase
+TestModel.settings = settings(
+    max_examples=40, stateful_step_count=30, suppress_health_check=list(HealthCheck), deadline=None
+)

@@ -1,0 +1,201 @@
+"""The proof that index, ledger and store agree, and what a repair of them costs."""
+
+from __future__ import annotations
+
+import asyncio
+import random
+import shutil
+from typing import TYPE_CHECKING, Any
+
+import lance
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from flowbed.bed import aopen
+from flowbed.errors import NotFound
+from flowbed.index.agreement import MAY, MUST, MUST_NOT, Expected, kind_of
+from flowbed.ledger import ChunkMark
+from flowbed.records import Status
+from flowbed.testing.index import assert_same
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from tests.pipeline.conftest import Project
+
+
+def index_of(project: Project, collection: str = "notes") -> Path:
+    """Name the folder of a collection's index."""
+    (found,) = (project.folder / ".flowbed" / "store" / collection / "index").iterdir()
+    return found
+
+
+async def test_what_was_run_is_proved(receipts: Project) -> None:
+    """After a run every collection is proved whole, and each row, chunk and delta was looked at."""
+    async with await receipts.open() as bed:
+        await bed.run()
+        proved = await bed.verify()
+        assert set(proved) == {"lines", "words"}
+        for name, each in proved.items():
+            assert each.faults == ()
+            assert each.rows == each.chunks == len(receipts.documents(name)) > 0
+            assert each.deltas == 1
+        assert set(await bed.verify("lines")) == {"lines"}
+        with pytest.raises(NotFound, match="there are: lines, words"):
+            await bed.verify("nothing")
+
+
+async def test_what_waits_is_no_fault(notes: Project) -> None:
+    """Old rows of chunks that were edited, deleted or rolled back and are not indexed anew are what there has to be."""
+    async with await notes.open() as bed:
+        before = (await bed.versions("notes"))[0].version
+        notes.write("notes/one.txt", "edited")
+        (notes.folder / "notes" / "two.txt").unlink()
+        notes.write("notes/new.txt", "new")
+        await bed.run(limit=0)
+        assert (await bed.status()).chunks["NONE"] == 3
+        assert (await bed.verify())["notes"].faults == ()
+        await bed.run()
+        await bed.rollback("notes", before)
+        assert (await bed.verify())["notes"].faults == ()
+
+
+async def test_an_index_that_was_lost_is_made_again_for_nothing(notes: Project) -> None:
+    """A repair of a lost index sends every chunk round again, and the run that follows pays for none of them."""
+    healthy = notes.contents()
+    shutil.rmtree(index_of(notes))
+    async with await notes.open() as bed:
+        (fault,) = (await bed.verify())["notes"].faults
+        assert (fault.kind, fault.count) == ("missing", 4)
+        mended = (await bed.verify(repair=True))["notes"].mended
+        assert mended is not None
+        assert (mended.waiting, mended.removed) == (4, 0)
+        assert (await bed.run()).embedded == 0
+        assert (await bed.verify())["notes"].faults == ()
+    assert not notes.sent()
+    assert_same(notes.contents(), healthy)
+
+
+async def test_a_repair_that_has_nothing_to_do_does_nothing(notes: Project) -> None:
+    """Verifying with repair what is well makes no version, and sends nothing round again."""
+    async with await notes.open() as bed:
+        before = await bed.versions("notes")
+        assert (await bed.verify(repair=True))["notes"].mended is None
+        assert await bed.versions("notes") == before
+        assert (await bed.run()).chunks == 0
+
+
+async def test_many_rows_without_chunks_are_not_dropped_unasked(notes: Project) -> None:
+    """A store whose ledger was lost keeps its rows until a run has taken over those whose documents still exist."""
+    (notes.folder / "notes" / "four.txt").unlink()
+    for each in (notes.folder / ".flowbed").glob("ledger.db*"):
+        each.unlink()
+    async with await aopen(notes.folder, repair=True) as bed:
+        assert "is tied to this ledger now" in bed.retied
+        mended = (await bed.verify(repair=True))["notes"].mended
+        assert mended is not None
+        assert "are kept" in mended.withheld
+        assert len(notes.documents("notes")) == 4
+        assert (await bed.run()).embedded == 0
+        assert [fault.kind for fault in (await bed.verify())["notes"].faults] == ["unknown"]
+        again = (await bed.verify(repair=True))["notes"].mended
+        assert again is not None
+        assert (again.removed, again.withheld) == (1, "")
+    assert not notes.sent()
+    assert set(notes.documents("notes")) == {f"notes#{name}.txt#00000" for name in ("one", "two", "three")}
+
+
+async def test_what_is_committed_meanwhile_is_no_fault(project: Project) -> None:
+    """Verifying while a run commits edit after edit finds nothing wrong."""
+    for number in range(20):
+        project.write(f"notes/{number}.txt", f"note {number}")
+    async with await project.open() as bed, await project.open() as other:
+        await bed.add("notes", kind="files", location="notes")
+        await bed.run()
+        chance = random.Random(3)
+
+        async def edit() -> None:
+            for turn in range(12):
+                for number in chance.sample(range(20), 5):
+                    project.write(f"notes/{number}.txt", f"note {number} of turn {turn}")
+                await bed.run()
+
+        editing = asyncio.create_task(edit())
+        looked = 0
+        while not editing.done():
+            assert (await other.verify())["notes"].faults == ()
+            looked += 1
+        await editing
+        assert looked > 2
+
+
+def mark(name: str, **changes: Any) -> ChunkMark:
+    """Make the mark of a chunk in the index."""
+    return ChunkMark(name, 1, False, Status.SUCCESS, "t", "00", "b")._replace(**changes)
+
+
+@settings(max_examples=50)
+@given(
+    rows=st.dictionaries(st.text(), st.tuples(st.sampled_from(list(Status)), st.booleans()), max_size=60),
+    other=st.sets(st.text()),
+    seen=st.randoms(use_true_random=False),
+)
+def test_chunks_are_found_by_their_id_alone(
+    rows: dict[str, tuple[Status, bool]], other: set[str], seen: random.Random
+) -> None:
+    """Whatever the ids, each is found at its own place and others nowhere; what must be there and is not is missing."""
+    marks = [mark(name, status=status, deleted=deleted) for name, (status, deleted) in rows.items()]
+    expected = Expected()
+    for start in range(0, len(marks), 7):
+        expected.add(marks[start : start + 7])
+    expected.sort()
+    places = expected.find([each.id for each in marks])
+    assert sorted(places) == list(range(len(marks)))
+    assert [int(expected.kinds[at]) for at in places] == [kind_of(each) for each in marks]
+    assert set(expected.find(sorted(other - set(rows)))) <= {-1}
+    there = [each for each in marks if seen.random() < 0.5]
+    expected.present[expected.find([each.id for each in there])] = True
+    lacking = {each.id for each in marks if kind_of(each) == MUST} - {each.id for each in there}
+    assert set(expected.missing(marks)) == lacking
+
+
+@pytest.mark.parametrize(
+    ("status", "deleted", "kind"),
+    [
+        (Status.SUCCESS, False, MUST),
+        (Status.SUCCESS, True, MUST_NOT),
+        *(
+            (status, deleted, MAY)
+            for status in Status
+            if status is not Status.SUCCESS
+            for deleted in (False, True)
+        ),
+    ],
+)
+def test_only_what_is_done_is_expected(status: Status, deleted: bool, kind: int) -> None:
+    """A chunk has to be in the index, or must not be, only once the ledger says that it is done."""
+    assert kind_of(mark("x", status=status, deleted=deleted)) == kind
+
+
+async def test_every_row_that_differs_is_named(project: Project) -> None:
+    """Of many rows exactly those are named that were tampered with."""
+    project.write_lines("lines.jsonl", [{"id": number, "text": f"line {number}"} for number in range(300)])
+    async with await project.open() as bed:
+        await bed.add("lines", kind="jsonl", location="lines.jsonl")
+        await bed.run()
+        uri = str(index_of(project, "lines"))
+        rows = lance.dataset(uri).to_table()
+        chance = np.random.default_rng(5)
+        touched = set(chance.choice(300, 40, replace=False).tolist())
+        texts = [
+            f"{text}!" if at in touched else text for at, text in enumerate(rows["document"].to_pylist())
+        ]
+        place = rows.schema.get_field_index("document")
+        changed = rows.set_column(place, rows.schema.field(place), [texts])
+        lance.write_dataset(changed, uri, mode="overwrite", data_storage_version="2.2")
+        (fault,) = (await bed.verify())["lines"].faults
+        assert (fault.kind, fault.count) == ("altered", 40)
+        named = {rows["id"][at].as_py() for at in touched}
+        assert set(fault.examples) < named

@@ -1,0 +1,73 @@
+"""How the settings say where an S3 store is and whose keys open it."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import pytest
+
+from flowbed.settings import KEYS, STANDARD, Settings, read_settings, store_options
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+
+@pytest.fixture(autouse=True)
+def nothing_set(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in (*KEYS, *(name for names in STANDARD.values() for name in names)):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("AWS_SHARED_CREDENTIALS_FILE", str(tmp_path / "credentials"))
+
+
+S3 = Settings(store="s3://bucket")
+
+
+def test_without_a_word_nothing_is_said() -> None:
+    """Neither the settings nor the environment name a server: AWS's own is meant, and its own chain finds keys."""
+    assert store_options(S3) == {}
+
+
+def test_the_standard_variables_are_read(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The variables that AWS's own tools read say the endpoint, that of S3 before the general one, and the region."""
+    monkeypatch.setenv("AWS_DEFAULT_REGION", "eu-west-1")
+    monkeypatch.setenv("AWS_ENDPOINT_URL", "http://general")
+    assert store_options(S3) == {"endpoint": "http://general", "region": "eu-west-1"}
+    monkeypatch.setenv("AWS_ENDPOINT_URL_S3", "http://s3")
+    monkeypatch.setenv("AWS_REGION", "eu-north-1")
+    assert store_options(S3) == {"endpoint": "http://s3", "region": "eu-north-1"}
+
+
+def test_the_file_wins_over_the_standard_variables(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What the project itself says is meant, and its own variables win over its file."""
+    monkeypatch.setenv("AWS_ENDPOINT_URL", "http://general")
+    (tmp_path / "flowbed.toml").write_text(
+        'store = "s3://bucket"\n[store_options]\nendpoint = "http://mine"\n'
+    )
+    assert store_options(read_settings(tmp_path)) == {"endpoint": "http://mine"}
+    monkeypatch.setenv("FLOWBED_STORE_OPTIONS__ENDPOINT", "http://this-time")
+    assert store_options(read_settings(tmp_path)) == {"endpoint": "http://this-time"}
+
+
+def test_a_folder_has_no_options(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The variables of AWS say nothing of a store in a folder."""
+    monkeypatch.setenv("AWS_REGION", "eu-west-1")
+    assert store_options(Settings(store="folder")) == {}
+
+
+@pytest.mark.parametrize(
+    ("variables", "profile"),
+    [
+        ({}, "default"),
+        ({"AWS_PROFILE": "mine"}, "mine"),
+        ({"AWS_PROFILE": "mine", "AWS_ACCESS_KEY_ID": "key"}, None),
+        ({"AWS_CONTAINER_CREDENTIALS_RELATIVE_URI": "/role"}, None),
+    ],
+)
+def test_a_profile_is_used_where_the_environment_has_no_keys(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, variables: dict[str, str], profile: str | None
+) -> None:
+    """Files of profiles are for those who have neither keys nor a role in the environment."""
+    (tmp_path / "credentials").write_text("[default]\n")
+    for name, value in variables.items():
+        monkeypatch.setenv(name, value)
+    assert store_options(S3).get("profile") == profile

@@ -1,0 +1,129 @@
+"""Kill processes at random moments, and let many work on one project at once; nothing may be lost or doubled.
+
+`kills` alone, or `load` alone; both, one after the other, where neither is named. Each trial of kills has a seed,
+which is told; `--seed` does that trial again.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import contextlib
+import logging
+import secrets
+import shutil
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+from flowbed.testing.s3 import S3Server
+from torture.kills import BUCKET, Outcome, Trial
+from torture.load import load
+
+KILLS = 200
+A_TRIAL = 10  # kills
+MINUTES = 15.0  # after which no new trial is begun
+AT_ONCE = 2  # trials: each waits half of its time
+STORES = {"file": ("file",), "s3": ("s3",), "both": ("file", "s3")}
+
+
+def main() -> int:
+    """Carry out what is asked for, and tell what came of it."""
+    asked = _arguments()
+    # The proxy's server tells of every connection that a killed process has left behind.
+    logging.getLogger("aiohttp.server").setLevel(logging.CRITICAL)
+    work = Path(tempfile.mkdtemp(prefix="torture-"))
+    failed = False
+    if asked.what != "load":
+        failed = asyncio.run(_kills(asked, work))
+    if asked.what == "load" or (asked.what is None and asked.seed is None):
+        failed |= not asyncio.run(
+            load(work / "load", seconds=asked.seconds, processes=asked.processes, ledger=asked.ledger)
+        )
+    if failed:
+        print(f"what is left of it: {work}", flush=True)
+    else:
+        shutil.rmtree(work)
+    return int(failed)
+
+
+async def _kills(asked: argparse.Namespace, work: Path) -> bool:
+    """Carry out trials until there were enough kills, or the time is over; return whether anything was wrong."""
+    stores = STORES[asked.store]
+    first = secrets.randbelow(1_000_000) if asked.seed is None else asked.seed
+    wanted = asked.kills or (KILLS if asked.seed is None else A_TRIAL * len(stores))
+    began = time.monotonic()
+    done: list[Outcome] = []
+    given = turn = 0  # kills that trials are to make, and trials begun
+
+    async def take_turns() -> None:
+        nonlocal given, turn
+        while given < wanted and time.monotonic() < began + asked.minutes * 60:
+            kills, seed, store = (
+                min(A_TRIAL, wanted - given),
+                first + turn // len(stores),
+                stores[turn % len(stores)],
+            )
+            given, turn = given + kills, turn + 1
+            done.append(await _trial(seed, store, work, kills=kills, s3=server.url))
+
+    with S3Server() if "s3" in stores else contextlib.nullcontext(S3Server()) as server:
+        if server.url:
+            server.make_bucket(BUCKET)
+        await asyncio.gather(*(take_turns() for _ in range(asked.at_once)))
+    kills, wrong = sum(each.kills for each in done), [each for each in done if each.wrong]
+    if kills < wanted and not wrong:
+        print(f"time is over: {asked.minutes:g} minutes were enough for {kills} of {wanted} kills")
+    print(
+        f"{kills} kills in {len(done)} trials of {sum(each.commands for each in done)} commands:"
+        f" {sum(each.lost for each in done)} lost, {sum(each.doubled for each in done)} doubled,"
+        f" {sum(each.twice for each in done)} texts sent twice ({sum(each.in_flight for each in done)} were in flight),"
+        f" {len(wrong)} trials wrong, {time.monotonic() - began:.0f} s",
+        flush=True,
+    )
+    return bool(wrong) or kills < wanted
+
+
+async def _trial(seed: int, store: str, work: Path, *, kills: int, s3: str) -> Outcome:
+    print(f"seed {seed}, {store}: {kills} kills ...", flush=True)
+    folder = work / f"{store}-{seed}"
+    found = await Trial(seed, folder, kills=kills, s3=s3 if store == "s3" else "").carry_out()
+    if found.wrong:
+        print(
+            *(f"    {line}" for line in found.story),
+            f"seed {seed}, {store}: WRONG: {found.wrong}",
+            f"seed {seed}, {store}: again: make torture SEED={seed} STORE={store}",
+            sep="\n",
+            flush=True,
+        )
+        return found
+    print(
+        f"seed {seed}, {store}: {found.kills} kills, {found.commands} commands, {found.rows} rows,"
+        f" {found.twice} texts sent twice ({found.in_flight} were in flight), {found.seconds:.1f} s",
+        flush=True,
+    )
+    shutil.rmtree(folder)
+    return found
+
+
+def _arguments() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(prog="python -m torture", description=__doc__)
+    parser.add_argument("what", nargs="?", choices=("kills", "load"), help="by default both")
+    parser.add_argument(
+        "--kills", type=int, default=0, help=f"how many, by default {KILLS}; with --seed one trial's"
+    )
+    parser.add_argument("--seed", type=int, help="of the first trial, the next ones count on; by default any")
+    parser.add_argument("--store", choices=STORES, default="both")
+    parser.add_argument("--minutes", type=float, default=MINUTES, help="no trial begins after so many")
+    parser.add_argument("--at-once", type=int, default=AT_ONCE, help="trials that go on at once")
+    parser.add_argument("--seconds", type=float, default=60, help="that the load lasts")
+    parser.add_argument(
+        "--processes", type=int, default=8, help="that commit; as many fetch, and as many search"
+    )
+    parser.add_argument("--ledger", choices=("sqlite", "postgres"), default="sqlite", help="of the load")
+    return parser.parse_args()
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,359 @@
+"""One trial: a project whose documents change, and whose commands are killed at random moments and given again.
+
+In the end its index has to be that of a project that was never disturbed, with nothing left to do or to mend.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import random
+import shlex
+import shutil
+import signal
+import time
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+import flowbed
+from flowbed import telemetry
+from flowbed.testing.counting import CountingProcess
+from flowbed.testing.index import contents_of, differences
+from flowbed.testing.killing import Project, Ran
+from flowbed.testing.s3 import variables
+from flowbed.testing.s3proxy import (
+    CONFLICT,
+    CUT,
+    INTERNAL_ERROR,
+    SLOW_DOWN,
+    S3Fault,
+    S3Proxy,
+)
+from torture.documents import edit
+from torture.processes import Forked, answered, command, forked, say
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+BUCKET = "torture"
+ITEMS = 8  # texts a request: several requests in each run
+DELAY = 0.05  # seconds that a provider takes
+# Of the commands of a trial so many are killed, and given again; and so many runs have another one beside them.
+KILLED, CROWDED = 0.65, 0.2
+TRIES = 40  # of one command, over S3 with its faults: more is an endless loop
+SECONDS = {"init": 0.05, "add": 0.1}  # that a command takes, until it is measured
+USUAL_SECONDS, USUAL_REQUESTS = 0.6, 80
+DAY = 86_400_000_000  # µs
+
+# What happens to requests on their way to S3, each to a few of a hundred.
+FAULTS = (
+    S3Fault(probability=0.005, before=INTERNAL_ERROR),
+    S3Fault(probability=0.005, before=SLOW_DOWN),
+    S3Fault(probability=0.005, before=CUT),
+    S3Fault(method="PUT", conditional=True, probability=0.02, before=CONFLICT),
+    S3Fault(method="PUT", probability=0.02, after=INTERNAL_ERROR),
+    S3Fault(method="PUT", probability=0.02, after=CUT),
+    S3Fault(method="GET", probability=0.01, truncate=True),
+    S3Fault(probability=0.05, delay=0.03, jitter=True),
+    S3Fault(probability=0.01, reorder=True),
+)
+
+# Named points that each command passes, and where it may be killed; of those passed for each request there are more.
+POINTS = {
+    "run": telemetry.FAILPOINTS,
+    "plan": (telemetry.PLAN_STAGED, telemetry.PLAN_WRITTEN),
+    "planned": (telemetry.PLAN_RELEASED, *telemetry.FAILPOINTS),
+    "compact": (telemetry.COMPACTION_MERGED, telemetry.COMPACTION_CLEANED),
+    "gc": (telemetry.GARBAGE_MARKED, telemetry.GARBAGE_DELETED),
+    "rollback": telemetry.ROLLBACK_FAILPOINTS,
+    "release": (telemetry.INDEX_MERGED, telemetry.RUN_COMMITTED),
+}
+PASSED = dict.fromkeys((telemetry.REQUEST_SENT, telemetry.REQUEST_ANSWERED, telemetry.VECTORS_KEPT), 6)
+TURNS = {"run": 8, "plan": 3, "compact": 2, "rollback": 3, "gc": 1}
+
+
+class Wrong(Exception):  # noqa: N818 - an answer that is wrong, not an error of the trial
+    """Something is not as it would be had nothing been killed."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Moment:
+    """When a command is killed: at a point it passes, after some seconds, or with the nth request to S3."""
+
+    point: str = ""
+    seconds: float = 0.0
+    requests: int = 0
+
+    def __str__(self) -> str:
+        """Say when."""
+        if self.point:
+            return f"at {self.point}"
+        return f"at request {self.requests}" if self.requests else f"after {self.seconds:.3f} s"
+
+
+@dataclass
+class Outcome:
+    """What a trial came to: how many commands were killed, and how many ended by themselves; `wrong` says what is."""
+
+    kills: int = 0
+    commands: int = 0
+    rows: int = 0
+    lost: int = 0
+    doubled: int = 0
+    twice: int = 0
+    in_flight: int = 0
+    seconds: float = 0.0
+    wrong: str = ""
+    story: list[str] = field(default_factory=list)
+
+
+class Trial:
+    """A trial that is decided by its seed, as far as the moments go at which a process is killed."""
+
+    def __init__(self, seed: int, folder: Path, *, kills: int, s3: str = "") -> None:
+        """Kill so many commands at least, in `folder`; with an address in `s3`, the store is there."""
+        self.outcome = Outcome()
+        self._chance = random.Random(seed)
+        self._seed, self._wanted, self._s3 = seed, kills, s3
+        self._folder, self._logs = folder, folder / "logs"
+        self._seconds, self._requests = dict(SECONDS), dict[str, int]()
+        self._ahead = 0  # µs that the commands are ahead of the clock; it never goes back
+        self._rolled_back: set[str] = set()
+        self._proxy: S3Proxy | None = None
+        self._turn = 0
+        # Two runs at once may both send a text that is in both, before either has its vector.
+        self._crowded = seed % 3 == 0
+
+    async def carry_out(self) -> Outcome:
+        """Do all of it; what goes wrong is told, not raised."""
+        began = time.monotonic()
+        self._logs.mkdir(parents=True)
+        (self._folder / "project").mkdir()
+        with contextlib.ExitStack() as opened:
+            self._provider = opened.enter_context(CountingProcess(delay=DELAY))
+            if self._s3:
+                self._proxy = opened.enter_context(S3Proxy(self._s3, FAULTS, seed=self._seed))
+            self._project = Project(self._folder / "project")
+            try:
+                await self._begin()
+                while self.outcome.kills < self._wanted:
+                    await self._take_turn()
+                await self._end()
+            except (Wrong, TimeoutError, RuntimeError) as error:
+                self.outcome.wrong = str(error)
+        self.outcome.seconds = time.monotonic() - began
+        return self.outcome
+
+    async def _begin(self) -> None:
+        self._edit()
+        await self._give("init", "init")
+        await self._give("add", "add", "docs", "files", "docs")
+        await self._give("add", "add", "notes", "jsonl", "notes.jsonl")
+
+    def _edit(self) -> None:
+        self._turn += 1
+        edit(self._project, self._chance, self._turn, repeats=not self._crowded)
+
+    async def _take_turn(self) -> None:
+        if self._chance.random() < 0.8:
+            self._edit()
+        (turn,) = self._chance.choices(list(TURNS), TURNS.values())
+        if turn == "run":
+            await self._run()
+            if not self._rolled_back:
+                await self._compare()
+        elif turn == "plan":
+            planned = (await self._give("plan", "plan", "--allow-deletes")).report
+            if planned["plan_id"] is not None:
+                await self._give("planned", "run", "--plan", planned["plan_id"])
+        elif turn == "compact":
+            self._ahead += self._chance.choice((0, 31)) * DAY
+            now = ["--now"] if self._chance.random() < 0.5 else []
+            index = self._chance.choice(("auto", "always", "never"))
+            await self._give("compact", "compact", "--index", index, *now)
+        elif turn == "rollback":
+            await self._roll_back()
+        else:
+            self._ahead += 2 * DAY  # what is younger may be in flight, and is left
+            await self._give("gc", "gc")
+
+    async def _run(self) -> None:
+        run = ("run", "--allow-deletes")
+        if not self._crowded or self._chance.random() > CROWDED:
+            await self._give("run", *run)
+            return
+        beside, _ = await asyncio.gather(self._ended("beside", run, None), self._give("run", *run))
+        self._require_fair(beside, run)
+
+    async def _roll_back(self) -> None:
+        """Go back to a version, or take that back."""
+        versions = (await self._ended("versions", ("versions",), None)).report.get("versions", {})
+        name = self._chance.choice(("docs", "notes"))
+        if name in self._rolled_back:
+            await self._release(name)
+        elif kept := [each["version"] for each in versions.get(name, [])]:
+            self._rolled_back.add(name)
+            await self._give("rollback", "rollback", name, str(self._chance.choice(kept)))
+
+    async def _release(self, name: str) -> None:
+        await self._give("release", "rollback", name, "--release")
+        self._rolled_back.discard(name)
+
+    async def _end(self) -> None:
+        """Take rollbacks back, run to the end, and look whether everything is as it should be."""
+        for name in sorted(self._rolled_back):
+            await self._release(name)
+        await self._give("run", "run", "--allow-deletes")
+        await self._compare()
+        # From here on nothing is killed, and S3 is as good as its word.
+        if self._proxy is not None:
+            self._proxy.order()
+        idle = (await self._give("idle", "run")).report
+        if found := {name: idle[name] for name in ("chunks", "deleted", "embedded", "waiting") if idle[name]}:
+            raise Wrong(f"something was left to do: {found}")
+        status = (await self._give("status", "status")).report
+        if set(status["chunks"]) - {"SUCCESS"} or status["dead_letters"] or status["pending"]:
+            raise Wrong(f"something is not done: {status}")
+        verified = (await self._give("verify", "verify")).report
+        if any(each["faults"] for each in verified["collections"].values()):
+            raise Wrong(f"verify finds faults: {verified}")
+        await self._examine()
+        await self._compare()
+        self.outcome.twice = sum(times - 1 for times in self._provider.report().texts.values())
+        if self.outcome.twice > self.outcome.in_flight:
+            raise Wrong(
+                f"{self.outcome.twice} texts were sent twice, and {self.outcome.in_flight} were in flight"
+            )
+
+    async def _examine(self) -> None:
+        """Have the doctor look, do what it says, and have it look again."""
+        self._ahead += 2 * DAY
+        found = (await self._ended("doctor", ("doctor",), None)).report["findings"]
+        if any(each["severity"] == "error" for each in found):
+            raise Wrong(f"the doctor finds errors: {found}")
+        for mend in dict.fromkeys(each["mend"] for each in found):
+            for one in mend.split("; "):
+                _, *arguments = shlex.split(one)
+                await self._give("mend", *arguments)
+        if left := (await self._ended("doctor", ("doctor",), None)).report["findings"]:
+            raise Wrong(f"the doctor still finds, after {[each['mend'] for each in found]}: {left}")
+
+    async def _compare(self) -> None:
+        """Hold the index against that of a new project, where nothing happens."""
+        anew = self._folder / "anew"
+        shutil.rmtree(anew, ignore_errors=True)
+        shutil.copytree(self._project.folder, anew, ignore=shutil.ignore_patterns(".flowbed"))
+        found = await answered(
+            self._logs / f"{self._turn:02d}-compare",
+            self._variables(self._s3),
+            compared,
+            self._project.folder,
+            anew,
+        )
+        self.outcome.rows, self.outcome.lost, self.outcome.doubled = (
+            found[name] for name in ("rows", "lost", "doubled")
+        )
+        if found["differences"]:
+            raise Wrong(f"the index is not what it would be: {found['differences']}")
+
+    async def _give(self, kind: str, *arguments: str) -> Ran:
+        """Give a command until it ends by itself, and has done what it should; it may be killed again and again."""
+        for _ in range(TRIES):
+            wanted = kind in {"init", "add", *POINTS} and self.outcome.kills < self._wanted
+            moment = self._moment(kind) if wanted and self._chance.random() < KILLED else None
+            ran = await self._ended(kind, arguments, moment)
+            if ran.returncode == -signal.SIGKILL:
+                self.outcome.kills += 1
+            elif ran.returncode == 0 or (kind == "planned" and ran.report.get("drift")):
+                return ran
+            else:
+                self._require_fair(ran, arguments)
+        raise Wrong(f"{' '.join(arguments)} did not end well in {TRIES} tries")
+
+    def _require_fair(self, ran: Ran, arguments: tuple[str, ...]) -> None:
+        """Let a command fail where S3 does not answer, and nowhere else."""
+        if ran.returncode and not (self._s3 and ran.returncode == 1):
+            raise Wrong(
+                f"{' '.join(arguments)} ended with {ran.returncode}: {ran.stdout}{ran.stderr[-2000:]}"
+            )
+
+    async def _ended(self, kind: str, arguments: tuple[str, ...], moment: Moment | None) -> Ran:
+        """Give a command once, and wait for its end, or for that of a process that is killed."""
+        self.outcome.commands += 1
+        process = forked(
+            self._logs / f"{self.outcome.commands:03d}-{kind}",
+            self._variables(self._proxy.url if self._proxy is not None else ""),
+            command,
+            self._project.folder,
+            [*arguments, "--json", "-v"],
+            moment.point if moment else "",
+            self._ahead,
+        )
+        began, before = time.monotonic(), self._sent
+        killing = asyncio.create_task(self._kill(process, moment, before))
+        ran = await process.ended()
+        killing.cancel()
+        await asyncio.gather(killing, return_exceptions=True)
+        if ran.returncode != -signal.SIGKILL:
+            self._seconds[kind] = time.monotonic() - began
+            self._requests[kind] = self._sent - before
+        self.outcome.in_flight += ran.in_flight
+        self.outcome.story.append(
+            f"{self.outcome.commands:03d} {' '.join(arguments)}"
+            f"{f' ({moment})' if moment else ''}: {ran.returncode}, {ran.in_flight} in flight"
+        )
+        return ran
+
+    async def _kill(self, process: Forked, moment: Moment | None, before: int) -> None:
+        """Kill a process when its moment comes; at a point, it kills itself."""
+        if moment is None or moment.point:
+            return
+        if not moment.requests:
+            await asyncio.sleep(moment.seconds)
+        while self._sent < before + moment.requests:  # noqa: ASYNC110 - the proxy counts in its own thread
+            await asyncio.sleep(0.001)
+        process.kill()
+
+    @property
+    def _sent(self) -> int:
+        return len(self._proxy.exchanges) if self._proxy is not None else 0
+
+    def _moment(self, kind: str) -> Moment:
+        if kind in POINTS and self._chance.random() < 0.5:
+            point = self._chance.choice(POINTS[kind])
+            return Moment(point=f"{point}:{self._chance.randint(1, PASSED.get(point, 2))}")
+        if self._s3 and self._chance.random() < 0.7:
+            return Moment(requests=self._chance.randint(1, max(1, self._requests.get(kind, USUAL_REQUESTS))))
+        return Moment(seconds=self._chance.uniform(0, self._seconds.get(kind, USUAL_SECONDS)))
+
+    def _variables(self, s3: str) -> dict[str, str]:
+        """Give the environment of a process that reaches S3 at `s3`, if it is there that the store is."""
+        ours = self._project.environment(self._provider, items=ITEMS) | {"FLOWBED_MODEL": "seeded:32"}
+        if self._s3:
+            ours |= variables(s3) | {"FLOWBED_STORE": f"s3://{BUCKET}/seed-{self._seed}"}
+        return ours
+
+
+def compared(folder: Path, anew: Path) -> int:
+    """Index the sources in `anew`, and say in what the index of the project in `folder` is another."""
+    found = contents_of(folder)
+    for name in ("FLOWBED_STORE", "FLOWBED_MODEL_OPTIONS__SERVER"):
+        os.environ.pop(name, None)
+    with flowbed.open(anew) as bed:
+        report = bed.run()
+    if report.failed:
+        raise RuntimeError(f"a run that nothing happened to has failed: {report}")
+    wanted = contents_of(anew)
+    there, due = (
+        {(collection, key) for collection, rows in each.rows.items() for key in rows}
+        for each in (found, wanted)
+    )
+    return say(
+        {
+            "rows": len(due),
+            "lost": len(due - there),
+            "doubled": len(found.doubled) + len(there - due),
+            "differences": differences(found, wanted),
+        }
+    )

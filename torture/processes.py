@@ -1,0 +1,131 @@
+"""Processes of their own, forked off one that has loaded everything: a second of start-up saved each time.
+
+Nothing has been done with what is loaded when they are forked off, so that no thread but the forking one is lost.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import multiprocessing
+import os
+import signal
+import sys
+import traceback
+import warnings
+from contextlib import suppress
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+# Lance warns of every fork: its threads would be missing, and it has none before it is first used.
+warnings.filterwarnings("ignore", "lance is not fork-safe")
+
+import alembic.command  # noqa: E402, F401 - loaded before any process is forked off, as the next ones are
+
+import flowbed.bed  # noqa: E402
+import flowbed.cli.views  # noqa: E402
+import flowbed.index.search  # noqa: E402
+import flowbed.testing.embedder  # noqa: E402
+from flowbed.cli.app import run  # noqa: E402
+from flowbed.testing.failpoints import kill_at  # noqa: E402
+from flowbed.testing.killing import PATIENCE, Ran  # noqa: E402
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping, Sequence
+    from multiprocessing.process import BaseProcess
+    from pathlib import Path
+
+FORKS = multiprocessing.get_context("forkserver")
+FORKS.set_forkserver_preload(["torture.processes"])
+OUTPUTS = (".out", ".err")  # files of what a process prints, and of its log
+
+
+@dataclass(frozen=True)
+class Forked:
+    """A process that is forked off, the leader of a group of its own, with its output in two files."""
+
+    process: BaseProcess
+    log: Path
+
+    async def ended(self) -> Ran:
+        """Wait for its end."""
+        await asyncio.to_thread(self.process.join, PATIENCE)
+        hangs = self.process.exitcode is None
+        if hangs:
+            self.kill()
+            await asyncio.to_thread(self.process.join)
+        returncode = self.process.exitcode
+        self.process.close()
+        stdout, stderr = (self.log.with_suffix(each).read_text("utf-8", "replace") for each in OUTPUTS)
+        if hangs:
+            raise TimeoutError(f"a process took more than {PATIENCE:.0f} s; see {self.log}.err")
+        assert returncode is not None
+        return Ran(returncode=returncode, stdout=stdout, stderr=stderr)
+
+    def kill(self) -> None:
+        """End it and whatever it has started, as `kill -9` does."""
+        pid = self.process.pid
+        assert pid is not None
+        for kill in (os.kill, os.killpg):  # the group is not there before the process is under way
+            with suppress(ProcessLookupError):
+                kill(pid, signal.SIGKILL)
+
+
+def forked(log: Path, variables: Mapping[str, str], work: Callable[..., int], *arguments: object) -> Forked:
+    """Fork off a process that does `work`, whose answer is its exit status; `log` names its output's files."""
+    for suffix in OUTPUTS:
+        log.with_suffix(suffix).touch()  # it may be killed before it has begun
+    process = FORKS.Process(target=_carry_out, args=(log, dict(variables), work, arguments), daemon=True)
+    process.start()
+    return Forked(process, log)
+
+
+async def answered(
+    log: Path, variables: Mapping[str, str], work: Callable[..., int], *arguments: object
+) -> dict[str, Any]:
+    """Do `work` in such a process, and read the JSON that it prints last."""
+    ran = await forked(log, variables, work, *arguments).ended()
+    if ran.returncode:
+        raise RuntimeError(f"{work.__name__} failed: {ran.stderr}")
+    answer: dict[str, Any] = ran.report
+    return answer
+
+
+def command(folder: Path, arguments: Sequence[str], point: str, ahead: int) -> int:
+    """Carry out one `flowbed` command in `folder`, up to POINT:N if one is named, `ahead` µs later than it is."""
+    os.chdir(folder)
+    if point:
+        name, _, nth = point.partition(":")
+        kill_at(name, int(nth))
+    clock = flowbed.bed.now
+    flowbed.bed.now = lambda: clock() + ahead
+    return run(arguments)
+
+
+def say(answer: Mapping[str, Any]) -> int:
+    """Print an answer."""
+    print(json.dumps(answer), flush=True)
+    return 0
+
+
+def _carry_out(
+    log: Path, variables: Mapping[str, str], work: Callable[..., int], arguments: Sequence[Any]
+) -> None:
+    os.setsid()
+    for stream, suffix in enumerate(OUTPUTS, 1):
+        file = os.open(log.with_suffix(suffix), os.O_WRONLY)
+        os.dup2(file, stream)
+        os.close(file)
+    for name in [name for name in os.environ if name.startswith(("FLOWBED_", "AWS_"))]:
+        del os.environ[name]
+    os.environ.update(variables)
+    try:
+        status = work(*arguments)
+    except SystemExit as ended:
+        status = ended.code if isinstance(ended.code, int) else 1
+    except BaseException:  # noqa: BLE001 - the parent reads it
+        traceback.print_exc()
+        status = 70
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(status)

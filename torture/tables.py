@@ -1,0 +1,71 @@
+"""What many processes tell each other while they work: tables of whole numbers in shared files, one writer a column.
+
+Each number only grows. A reader takes the largest of a row: whatever it sees was true when it began to look.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Self
+
+import numpy as np
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from numpy.typing import NDArray
+
+
+@dataclass(frozen=True)
+class Table:
+    """Rows of numbers, a column for each process that writes."""
+
+    numbers: NDArray[np.int64]
+
+    @classmethod
+    def open(cls, file: Path, rows: int, columns: int) -> Self:
+        """Open the table in a file, all 0 where it is new."""
+        if not file.exists():
+            np.zeros((rows, columns), np.int64).tofile(file)
+        return cls(np.memmap(file, np.int64, "r+", shape=(rows, columns)))
+
+    def raise_to(self, row: int, column: int, number: int) -> None:
+        """Write a number, unless a larger one is there."""
+        self.numbers[row, column] = max(int(self.numbers[row, column]), number)
+
+    def now(self) -> NDArray[np.int64]:
+        """Take the largest number of each row."""
+        return np.asarray(self.numbers.max(axis=1))
+
+
+@dataclass(frozen=True)
+class Tables:
+    """What is known of keys (records that change) and of groups (rows that change together).
+
+    Of each: the revision that is `written` at most, that was `acknowledged` as committed, and that was `seen`. Of
+    groups also `gone`, the latest revision that deletes, and of collections the `version` that was seen.
+    """
+
+    written: Table
+    acknowledged: Table
+    seen: Table
+    group_written: Table
+    group_gone: Table
+    group_acknowledged: Table
+    group_seen: Table
+    version: Table
+
+    @classmethod
+    def open(cls, folder: Path, *, keys: int, groups: int, collections: int, processes: int) -> Self:
+        """Open the tables in a folder."""
+        folder.mkdir(parents=True, exist_ok=True)
+        rows = {"version": collections}
+        names = cls.__dataclass_fields__
+        return cls(
+            **{
+                name: Table.open(
+                    folder / name, rows.get(name, groups if name.startswith("group") else keys), processes
+                )
+                for name in names
+            }
+        )
