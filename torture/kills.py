@@ -158,7 +158,7 @@ class Trial:
     async def _take_turn(self) -> None:
         if self._chance.random() < 0.8:
             self._edit()
-        (turn,) = self._chance.choices(list(TURNS), TURNS.values())
+        (turn,) = self._chance.choices(list(TURNS), list(TURNS.values()))
         if turn == "run":
             await self._run()
             if not self._rolled_back:

@@ -21,6 +21,7 @@ from flowbed.pipeline.sync import sync
 from flowbed.records import Space, Status, text_hash
 from flowbed.testing.embedder import seeded
 from flowbed.testing.index import Contents, Row, contents_of, differences
+from flowbed.testing.killing import PATIENCE
 from flowbed.testing.postgres import PostgresServer
 from torture import world
 from torture.processes import answered, say
@@ -57,7 +58,13 @@ async def load(folder: Path, *, seconds: float, processes: int, ledger: str) -> 
         kinds = {"fetch": fetch, "commit": commit_groups, "search": search}
         answers = await asyncio.gather(
             *(
-                answered(folder / f"{name}-{number}", variables, blocking, work, folder, size, number, until)
+                answered(
+                    folder / f"{name}-{number}",
+                    variables,
+                    blocking,
+                    *(work, folder, size, number, until),
+                    patience=seconds + PATIENCE,
+                )
                 for name, work in kinds.items()
                 for number in range(processes)
             ),
@@ -66,7 +73,7 @@ async def load(folder: Path, *, seconds: float, processes: int, ledger: str) -> 
         found = [each for each in answers if isinstance(each, dict)]
         wrong = [str(each) for each in answers if isinstance(each, BaseException)]
         wrong += [line for each in found for line in each.get("wrong", ())]
-        end = {"rows": 0, "wrong": []}
+        end: dict[str, Any] = {"rows": 0, "wrong": []}
         if len(found) == len(answers):  # whoever has ended early has not said what it wrote
             written = [row for each in found for row in each.get("rows", ())]
             end = await answered(folder / "end", variables, blocking, finish, folder, size, written)

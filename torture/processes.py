@@ -47,9 +47,9 @@ class Forked:
     process: BaseProcess
     log: Path
 
-    async def ended(self) -> Ran:
-        """Wait for its end."""
-        await asyncio.to_thread(self.process.join, PATIENCE)
+    async def ended(self, patience: float = PATIENCE) -> Ran:
+        """Wait for its end, for so many seconds."""
+        await asyncio.to_thread(self.process.join, patience)
         hangs = self.process.exitcode is None
         if hangs:
             self.kill()
@@ -58,7 +58,7 @@ class Forked:
         self.process.close()
         stdout, stderr = (self.log.with_suffix(each).read_text("utf-8", "replace") for each in OUTPUTS)
         if hangs:
-            raise TimeoutError(f"a process took more than {PATIENCE:.0f} s; see {self.log}.err")
+            raise TimeoutError(f"a process took more than {patience:.0f} s; see {self.log}.err")
         assert returncode is not None
         return Ran(returncode=returncode, stdout=stdout, stderr=stderr)
 
@@ -81,10 +81,14 @@ def forked(log: Path, variables: Mapping[str, str], work: Callable[..., int], *a
 
 
 async def answered(
-    log: Path, variables: Mapping[str, str], work: Callable[..., int], *arguments: object
+    log: Path,
+    variables: Mapping[str, str],
+    work: Callable[..., int],
+    *arguments: object,
+    patience: float = PATIENCE,
 ) -> dict[str, Any]:
     """Do `work` in such a process, and read the JSON that it prints last."""
-    ran = await forked(log, variables, work, *arguments).ended()
+    ran = await forked(log, variables, work, *arguments).ended(patience)
     if ran.returncode:
         raise RuntimeError(f"{work.__name__} failed: {ran.stderr}")
     answer: dict[str, Any] = ran.report

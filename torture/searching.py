@@ -12,7 +12,6 @@ from torture import world
 
 if TYPE_CHECKING:
     import random
-    from collections.abc import Sequence
 
     from numpy.typing import NDArray
 
@@ -160,8 +159,8 @@ class Searcher:
         return np.maximum(self._tables.group_acknowledged.now(), self._tables.group_seen.now())
 
     def _vector(self) -> NDArray[np.float32]:
-        vectors: Sequence[NDArray[np.float32]] = seeded([str(self._chance.random())], world.DIMENSIONS)
-        return vectors[0]
+        vector: NDArray[np.float32] = seeded([str(self._chance.random())], world.DIMENSIONS)[0]
+        return vector
 
     def _say(self, what: str) -> None:
         self.wrong.append(what)

@@ -145,8 +145,14 @@ class Flowbed:
                 raise Rejected(message)
             staged = await staging.read_plan(self._store, plan, now=now())
             there = [name for name in staged.sources if name in self.settings.sources]
-            feeds = await self._feeds(there) if there else {}
-            return await release.run_plan(parts, staged, feeds=feeds, limit=limit)
+            opened = await self._feeds(there) if there else {}
+            # Of what is no source any more nothing but deletions can have been planned as such.
+            opened |= {
+                name: feeds.removed_feed(name)
+                for name, source in staged.sources.items()
+                if name not in opened and not any(part.batch for part in source.parts)
+            }
+            return await release.run_plan(parts, staged, feeds=opened, limit=limit)
         return await run.run(
             parts,
             feeds=await self._feeds(names, removed=allow_deletes),

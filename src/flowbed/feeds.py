@@ -8,6 +8,7 @@ from flowbed import settings
 from flowbed.chunking import Rules
 from flowbed.errors import Misconfigured
 from flowbed.pipeline import Feed
+from flowbed.pipeline.claims import WAITING
 from flowbed.sources import kinds, open_source
 from flowbed.sources.removed import Removed
 
@@ -19,6 +20,7 @@ if TYPE_CHECKING:
 
 # Options of a source that are the chunker's; all others are the source's own.
 CHUNKING = ("capacity", "neighbours")
+FOREVER = 2**62  # µs: later than any clock tells
 
 
 async def open_feeds(
@@ -40,8 +42,8 @@ async def open_feeds(
     for name in names or known:
         if name in known:
             opened[name] = open_feed(name, known[name], folder=folder, clock=clock)
-        elif removed and await ledger.documents.count(name):
-            opened[name] = Feed(source=Removed(), rules=Rules(source=name, collections=(name,)))
+        elif removed and await _left(name, ledger):
+            opened[name] = removed_feed(name)
         else:
             raise Misconfigured(await _unknown(name, known, ledger))
     if not opened:
@@ -50,8 +52,21 @@ async def open_feeds(
     return opened
 
 
-async def _unknown(name: str, known: Mapping[str, settings.SourceSettings], ledger: Ledger) -> str:
+def removed_feed(name: str) -> Feed:
+    """Open what is left of a source that the settings do not name any more."""
+    return Feed(source=Removed(), rules=Rules(source=name, collections=(name,)))
+
+
+async def _left(name: str, ledger: Ledger) -> bool:
+    """Tell whether anything of a source is still to be deleted: documents, or chunks of a removal that was stopped."""
     if await ledger.documents.count(name):
+        return True
+    # Asked of the end of time, since what a process that was killed has claimed waits as well.
+    return bool([page async for page in ledger.chunks.batches(WAITING, now=FOREVER, sources=(name,))])
+
+
+async def _unknown(name: str, known: Mapping[str, settings.SourceSettings], ledger: Ledger) -> str:
+    if await _left(name, ledger):
         return (
             f"{name} is no source of this project any more; `flowbed run {name} --allow-deletes` deletes what is"
             " indexed of it, and `flowbed add` takes it up again"

@@ -56,7 +56,7 @@ def texts(project: Path, proxy: S3Proxy, flowbed: Callable[..., Any]) -> Path:
 
 
 def test_a_project_lives_in_a_bucket(texts: Path, flowbed: Callable[..., Any], s3_server: S3Server) -> None:
-    """All commands work; a second run embeds nothing, a changed text alone is embedded, and the folder holds no store."""
+    """All commands work; a run with nothing new embeds nothing, and the project's folder holds no store."""
     first = flowbed("run", "--json")
     assert (first.status, first.json["embedded"], first.json["failed"]) == (0, 20, 0)
     assert flowbed("run", "--json").json["embedded"] == 0

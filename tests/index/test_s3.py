@@ -105,7 +105,7 @@ async def test_a_commit_survives_each_fault(s3: Any, proxy: S3Proxy, tmp_path: P
     assert await s3.ledger.runs.pending("docs", limit=10) == []
 
 
-@pytest.mark.parametrize("seed", range(3))
+@pytest.mark.parametrize("seed", range(2))
 async def test_committers_over_a_bad_network_lose_no_row(
     s3: Any, proxy: S3Proxy, tmp_path: Path, seed: int
 ) -> None:
@@ -147,7 +147,7 @@ async def test_committers_over_a_bad_network_lose_no_row(
 async def test_a_slow_creator_takes_nothing_away(
     s3: Any, s3_server: S3Server, tmp_path: Path, requests: int
 ) -> None:
-    """One that found no dataset, and is held up while another makes and fills it, does not replace it with an empty one."""
+    """One that found no dataset, and is held up while another makes and fills it, does not empty it."""
     await s3.lay_down([s3.upsert("r", 1)])
     live = await begin_space(s3.store, "docs", s3.space, now=1)
     with S3Proxy(s3_server.url, [S3Fault(calls=[requests + 1], delay=1.5)]) as slow:

@@ -174,7 +174,7 @@ def rollback(
     as_json: Json = False,
     config: Config = None,
     verbose: Verbose = False,
-) -> None:
+) -> int:
     """Put a collection back to an older version, or take that back with --release."""
     from flowbed.cli import views  # noqa: PLC0415
 
@@ -185,9 +185,10 @@ def rollback(
     if version is None:
         released = with_bed(config, lambda bed: bed.release(collection))
         say_json(released) if as_json else views.show_release(released)
-    else:
-        done = with_bed(config, lambda bed: bed.rollback(collection, version))
-        say_json(done) if as_json else views.show_rollback(done)
+        return FAILURES if released.refused else DONE
+    done = with_bed(config, lambda bed: bed.rollback(collection, version))
+    say_json(done) if as_json else views.show_rollback(done)
+    return DONE
 
 
 @upkeep.command()

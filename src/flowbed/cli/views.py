@@ -247,11 +247,13 @@ def show_rollback(done: Rollback) -> None:
 def show_release(released: Released) -> None:
     """Show what a release brought back."""
     if released.runs:
-        say(
-            f"{released.collection}: {_count(released.runs, 'run')} committed again, version {released.version}"
-        )
-    else:
+        held = "" if released.version is None else f", version {released.version}"
+        say(f"{released.collection}: {_count(released.runs, 'run')} committed again{held}")
+    elif not (released.again or released.refused):
         say(f"{released.collection}: nothing is reverted")
+    if released.again:
+        say(f"{_count(released.again, 'run')} too old to be committed again; `flowbed run` makes it anew")
+    _problems("failed", released.refused)
 
 
 def show_reasons(reasons: Sequence[Reason]) -> None:

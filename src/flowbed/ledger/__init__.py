@@ -123,6 +123,7 @@ class Failure:
 class RunRow:
     """One piece of embedding work for one collection; `state` is `pending`, `committed`, `refused` or `reverted`.
 
+    `created` is when its chunks were claimed (µs): a deletion that its delta does not know of can only be later.
     `texts` were sent to the provider, for `tokens` and `cost_usd`, in `seconds`; `version` is the commit that holds it.
     """
 

@@ -77,7 +77,8 @@ _UNFIT = "the ledger {location} cannot hold a text that it was given"
 _MEANINGS: Mapping[str, tuple[type[Error], str]] = {
     "08": (Transient, _GONE),
     "57P": (Transient, _GONE),
-    "25P": (Transient, _GONE),
+    "25P03": (Transient, _GONE),
+    "25P04": (Transient, _GONE),
     "40": (Transient, _BUSY),
     "55P03": (Transient, _BUSY),
     "57014": (Transient, _BUSY),

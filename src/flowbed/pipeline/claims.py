@@ -54,13 +54,13 @@ class Fresh:
         """Begin with none."""
         self._batches: asyncio.Queue[str | None] = asyncio.Queue()
         self._ended = False
-        self._error: Error | None = None
+        self._error: BaseException | None = None
 
     def add(self, batch: str) -> None:
         """Take in one that can be claimed from now on."""
         self._batches.put_nowait(batch)
 
-    def end(self, error: Error | None = None) -> None:
+    def end(self, error: BaseException | None = None) -> None:
         """Say that there will be no more, or why the fetch failed."""
         self._error = error
         self._batches.put_nowait(None)
@@ -119,10 +119,15 @@ class Claims:
                 yield batch, again if batch in begun else self.statuses
 
     async def _claim(self, batch: str, statuses: Collection[Status]) -> AsyncIterator[None]:
-        """Claim the chunks of a batch into the group, with a stop at each RUN_CHUNKS or fewer."""
+        """Claim the chunks of a batch into the group, with a stop at each RUN_CHUNKS or fewer.
+
+        A batch is claimed whole before the first stop: what had failed of its beginning would be claimed with its end.
+        Deletions, of which there may be more than fit into memory, do not fail.
+        """
         whose = self.sources if self.only is None else self.only.get(batch, ())
         if not whose and self.only is not None:
             return
+        whole: list[ChunkRow] = []
         while self.limit is None or self.claimed < self.limit:
             now = self.parts.clock()
             most = RUN_CHUNKS if self.limit is None else min(RUN_CHUNKS, self.limit - self.claimed)
@@ -136,10 +141,16 @@ class Claims:
                 limit=most,
             )
             self.claimed += len(rows)
-            self._group += rows
-            yield
+            if batch:
+                whole += rows
+            else:
+                self._group += rows
+                yield
             if len(rows) < most:
-                return
+                break
+        for start in range(0, len(whole), RUN_CHUNKS):
+            self._group += whole[start : start + RUN_CHUNKS]
+            yield
 
     def _taken(self) -> list[ChunkRow]:
         # One that was changed while it was claimed, and claimed again, is there twice: the later one is the newer.

@@ -206,14 +206,28 @@ async def _runs(parts: Parts, place: Place) -> AsyncIterator[Finding]:  # noqa: 
 
 
 async def _waiting(parts: Parts, place: Place) -> AsyncIterator[Finding]:  # noqa: ARG001
+    if not all(map(parts.dead, await parts.ledger.chunks.workers())):
+        return  # a run is at it, and may be for hours
     now = parts.clock()
     late = now - EMBED_WITHIN // MICROSECOND
     number = 0
+    left: dict[str, int] = {}
     async for batches in parts.ledger.chunks.batches(WAITING, now=now, sources=()):
         for batch in batches:
             rows = await parts.ledger.chunks.ready(batch, WAITING, now=now, sources=())
             # A version is the time at which the chunk was last sent on its way.
             number += sum(1 for row in rows if row.version < late and row.source in parts.sources)
+            for row in rows:
+                if row.deleted and row.source not in parts.sources:
+                    left[row.source] = left.get(row.source, 0) + 1
+    for name, gone in sorted(left.items()):
+        yield Finding(
+            check="waiting",
+            severity="warning",
+            subject=name,
+            what=f"no source of this project any more, and {_count(gone, 'chunk')} of it not deleted yet",
+            mend=f"flowbed run {name} --allow-deletes",
+        )
     if number:
         yield Finding(
             check="waiting",

@@ -12,6 +12,7 @@ from flowbed.index.commit import commit
 from flowbed.index.deltas import Delete, Upsert, write_delta
 from flowbed.index.live import live_collection
 from flowbed.ledger import DeadLetter, Failure, RunRow, Swap
+from flowbed.pipeline.claims import CLAIM
 from flowbed.records import Problem
 from flowbed.telemetry import DEAD_LETTER, DELTA_WRITTEN, PROGRESS, RUN_RECORDED, reached
 
@@ -67,6 +68,11 @@ class Made:
     outcome: Outcome
     spent: Spent
 
+    @property
+    def since(self) -> int:
+        """When the first of its chunks was claimed (µs)."""
+        return min(row.until for row in self.rows) - CLAIM
+
 
 class Landing:
     """One piece of work in the background, which the next one waits for."""
@@ -118,7 +124,7 @@ async def land(made: Made, parts: Parts, tally: Tally) -> None:
         if not upserts and not deletes:
             continue
         try:
-            await _lay_down(collection, upserts, deletes, spent, parts)
+            await _lay_down(collection, upserts, deletes, spent, parts, since=made.since)
         except (
             Conflict
         ) as error:  # someone else's bytes lie where this delta belongs: the other collections go on
@@ -146,7 +152,13 @@ async def land(made: Made, parts: Parts, tally: Tally) -> None:
 
 
 async def _lay_down(
-    collection: str, upserts: Sequence[Upsert], deletes: Sequence[Delete], spent: Spent, parts: Parts
+    collection: str,
+    upserts: Sequence[Upsert],
+    deletes: Sequence[Delete],
+    spent: Spent,
+    parts: Parts,
+    *,
+    since: int,
 ) -> None:
     """Write the delta of one collection, and record its run."""
     live = await live_collection(parts.store, collection)
@@ -165,7 +177,8 @@ async def _lay_down(
             rows=delta.rows,
             lane="realtime",
             worker=parts.worker,
-            created=parts.clock(),
+            # Not now: a process may have slept over its delta for longer than tombstones are kept.
+            created=since,
             texts=spent.texts,
             tokens=spent.tokens,
             cost_usd=spent.cost_usd,

@@ -22,6 +22,7 @@ from flowbed.index.lease import held
 from flowbed.index.live import live_collection, live_collections
 from flowbed.ledger import Rollback
 from flowbed.pipeline.landing import Tally, commit_pending
+from flowbed.records import Problem
 from flowbed.telemetry import ROLLBACK_RECORDED, ROLLBACK_RESTORED, ROLLBACK_TAGGED, reached
 
 if TYPE_CHECKING:
@@ -33,11 +34,17 @@ MANY = 1_000  # pending runs looked at in one piece
 
 @dataclass(frozen=True, kw_only=True)
 class Released:
-    """What a release gave back: how many reverted runs, and the version that holds them again, None without any."""
+    """What a release gave back: how many reverted runs, and the version that holds them again, None without any.
+
+    `refused` are the deltas that could not be merged any more, `again` counts the runs that were too old to be merged:
+    their chunks wait for the next run.
+    """
 
     collection: str
     runs: int
     version: int | None
+    again: int = 0
+    refused: tuple[Problem, ...] = ()
 
 
 async def roll_back(parts: Parts, collection: str, target: int) -> Rollback:
@@ -86,10 +93,20 @@ async def release(parts: Parts, collection: str) -> Released:
     """
     live = await _live(parts, collection)
     await catch_up(parts, live)
-    runs = await parts.ledger.runs.release(collection)
+    names = await parts.ledger.runs.reverted(collection)
+    await parts.ledger.runs.release(collection)
     tally = Tally()
     await commit_pending(collection, parts, tally)
-    return Released(collection=collection, runs=runs, version=tally.versions.get(collection))
+    back = [run for name in names if (run := await parts.ledger.runs.get(name)) is not None]
+    committed = sum(1 for run in back if run.state != "refused")
+    told = {each.subject for each in tally.failures}
+    return Released(
+        collection=collection,
+        runs=committed,
+        version=tally.versions.get(collection),
+        again=sum(1 for run in back if run.state == "refused" and run.key not in told),
+        refused=tuple(tally.failures),
+    )
 
 
 async def catch_up_all(parts: Parts) -> None:

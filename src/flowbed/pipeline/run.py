@@ -64,6 +64,9 @@ async def _fetch(
         except Error as error:
             failure = error
             synced[name] = Synced(problems=[Problem(subject=f"source {name}", reason=str(error))])
+        except BaseException as error:  # whoever waits for batches would wait for ever
+            fresh.end(error)
+            raise
     fresh.end(failure if len(feeds) == 1 else None)
     return synced
 
@@ -88,7 +91,7 @@ async def finish(
         fetched=sum(each.fetched for each in synced.values()),
         chunks=done.chunks,
         embedded=done.sent,
-        reused=done.chunks - done.sent,
+        reused=max(0, done.chunks - done.sent),  # what was sent may have come to nothing
         deleted=done.deleted,
         failed=len(failures),
         tokens=done.tokens,

