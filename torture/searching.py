@@ -72,21 +72,23 @@ class Searcher:
             )
 
     async def _group(self) -> None:
-        """All rows of a group are of one revision, or none is there."""
-        group = self._chance.randrange(world.GROUPS)
+        """All rows of a group are of one revision, or none is there: in one of them, or in all of them at once."""
+        groups = [self._chance.randrange(world.GROUPS)]
+        where: dict[str, object] = {"group": groups[0]}
+        if self._chance.random() < 0.5:
+            groups, where = list(range(world.GROUPS)), {}
         query, oldest = self._vector(), self._group_oldest()
         found = await self._find(
-            query, collection=world.TOGETHER, where={"group": group}, limit=world.MEMBERS + 5
+            query, collection=world.TOGETHER, where=where, limit=len(groups) * world.MEMBERS + 5
         )
-        there = [world.member_of(hit.document) for hit in found.hits]
-        revisions = {each[2] for each in there if each is not None}
-        if not found.hits:
-            gone = int(self._tables.group_gone.now()[group])
-            if oldest[group] and gone < oldest[group]:
+        gone = self._tables.group_gone.now()
+        read = [each for hit in found.hits if (each := world.member_of(hit.document)) is not None]
+        for group in groups:
+            revisions = [revision for of, _, revision in read if of == group]
+            if not revisions and oldest[group] > gone[group]:
                 self._say(f"group {group} is not found, and is there since revision {oldest[group]}")
-            return
-        if len(found.hits) != world.MEMBERS or len(revisions) != 1:
-            self._say(f"group {group} is not whole: {sorted(hit.document for hit in found.hits)}")
+            if revisions and (len(revisions) != world.MEMBERS or len(set(revisions)) != 1):
+                self._say(f"group {group} is not whole: {revisions}")
         self._look(found, query, self._oldest(), oldest)
 
     async def _find(

@@ -374,6 +374,12 @@ def remove_a_source(patient: Patient) -> None:
     file.write_text(file.read_text().partition("[sources")[0])
 
 
+def stop_removing_a_source(patient: Patient) -> None:
+    """The removal of a source was stopped once its documents were gone, and before its rows were."""
+    remove_a_source(patient)
+    patient.act(lambda bed: bed.run(COLLECTION, allow_deletes=True, limit=0))
+
+
 def damage_the_cache(patient: Patient) -> None:
     """The file of the vector cache is no database."""
     for each in (patient.folder / ".flowbed" / "vectors").glob("vectors.db*"):
@@ -482,6 +488,9 @@ CASES = {
     "lease of the dead": Case(die_while_compacting, "lease", "has ended", "warning"),
     "lease damaged": Case(damage("notes/lease.json"), "lease", "cannot be read", "warning"),
     "source removed": Case(remove_a_source, "sources", "3 documents of it found", "warning", changes=True),
+    "source half removed": Case(
+        stop_removing_a_source, "waiting", "3 chunks of it not deleted yet", "warning", changes=True
+    ),
     "vector cache damaged": Case(damage_the_cache, "cache", "paid for again", "warning"),
     "delta orphaned": Case(lay_down_and_die, "orphans", "belong to nothing", "warning"),
     "rolled back": Case(roll_back, "runs", "left out since a rollback", "note", changes=True),
@@ -514,6 +523,27 @@ def test_what_is_wrong_is_named_with_the_command_that_mends_it(
     assert set(flowbed("status", "--json").json["chunks"]) <= {"SUCCESS"}
     if not case.changes:
         assert_same(contents_of(patient.folder), healthy)
+
+
+def test_what_a_run_that_goes_on_has_not_come_to_yet_is_no_finding(patient: Patient, flowbed: Call) -> None:
+    """Chunks that wait for hours are found where nobody works on any, and not while somebody does."""
+    for name in ("late", "later"):
+        (patient.folder / "notes" / f"{name}.txt").write_text(f"{name}\n")
+    patient.act(lambda bed: bed.run(limit=0))
+
+    async def claim_one(bed: beds.Flowbed) -> None:
+        chunks, now = bed._ledger.chunks, beds.now()
+        (row,) = await chunks.find("late.txt")
+        waiting = {Status.NONE}
+        await chunks.claim(
+            row.batch, waiting, worker=beds.worker(), now=now, until=now + 10**12, sources=(), limit=1
+        )
+
+    patient.later(7_200)
+    (finding,) = flowbed("doctor", "--json").json["findings"]
+    assert (finding["check"], finding["what"][:9]) == ("waiting", "2 chunks ")
+    patient.act(claim_one)
+    assert flowbed("doctor", "--json").json["findings"] == []
 
 
 def test_a_full_disk_is_seen_before_it_stops_a_run(

@@ -7,48 +7,54 @@ import json
 import shutil
 import tempfile
 from collections import Counter
-from dataclasses import dataclass, field
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from hypothesis import HealthCheck, settings
+import pyarrow as pa
+import pytest
+import sqlalchemy as sa
+from hypothesis import HealthCheck, Phase, settings
 from hypothesis import strategies as st
-from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
+from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule, run_state_machine_as_test
 
 from flowbed import pipeline, telemetry
-from flowbed.chunking import Rules, chunk
 from flowbed.embedding.cache import Cached
 from flowbed.errors import Conflict, Error, NotFound, Transient
+from flowbed.index import compaction, datasets, deltas
 from flowbed.index.compaction import compact
 from flowbed.index.datasets import Datasets
 from flowbed.index.live import live_collection
 from flowbed.index.search import search
-from flowbed.ledger import open_ledger
+from flowbed.ledger import Cursor, open_ledger
+from flowbed.ledger.documents import SqlDocuments
+from flowbed.ledger.runs import SqlRuns
+from flowbed.ledger.schema import cursors
 from flowbed.pipeline.claims import CLAIM
 from flowbed.pipeline.embed import embed
 from flowbed.pipeline.landing import Tally, commit_pending
 from flowbed.pipeline.rollback import release, roll_back
 from flowbed.pipeline.run import run
 from flowbed.pipeline.sync import sync
-from flowbed.records import Document, Entry, Page, Status
+from flowbed.records import Status, run_id
 from flowbed.storage import open_store
 from flowbed.testing import interleaving
 from flowbed.testing.clock import FixedClock
 from flowbed.testing.embedder import Seeded, seeded
 from flowbed.testing.faults import Fault, FaultyStore, unavailable
 from flowbed.testing.interleaving import Actor
+from flowbed.testing.world import COLLECTION, LISTED, LOGGED, Content, Listed, Logged, World, rules
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Callable, Coroutine, Iterable, Mapping
+    from collections.abc import Callable, Coroutine, Iterable, Mapping
 
     from flowbed.index.live import Live
+    from flowbed.ledger import RunRow
     from flowbed.records import Problem
     from flowbed.storage import Stored
 
-COLLECTION = "docs"
 DIMENSIONS = 8
-LISTED, LOGGED = "listed", "logged"
 DOCUMENTS = [(LISTED, "a"), (LOGGED, "b")]
 LONG = "\n\n".join(f"{word} " * 10 for word in ("four", "five"))  # two chunks
 TEXTS = ["one", "two", LONG]
@@ -69,6 +75,8 @@ STOPS = {
     "roll back": [*telemetry.ROLLBACK_FAILPOINTS],
 }
 DAY = 86_400.0
+STEPS_EACH = 30
+MOST_HISTORIES = 500  # in which a missing safety is missed; most are within the first ten
 MOST_PAUSED = 4  # actors at once
 NAMES, SOME = st.sampled_from(DOCUMENTS), st.integers(0, 9)
 TEXT = st.one_of(st.none(), st.sampled_from(TEXTS))
@@ -95,80 +103,6 @@ SCORED = 1e-5  # how far a score may be from what it is
 
 class WrongError(AssertionError):
     """The index is, or became, what it must never be."""
-
-
-Content = tuple[str, str, "Mapping[str, Any]"]  # text_hash, document, metadata
-
-
-@dataclass
-class World:
-    """What the sources hold, and everything that they ever held; revisions number all edits."""
-
-    revision: int = 0
-    now: dict[tuple[str, str], Document] = field(default_factory=dict)
-    log: list[tuple[str, str]] = field(default_factory=list)
-    chunks: dict[str, list[tuple[int, Content | None]]] = field(default_factory=dict)
-
-    def write(self, name: tuple[str, str], text: str | None) -> None:
-        """Edit, add or (None) remove a document."""
-        self.revision += 1
-        self.log.append(name)
-        source, document = name
-        there: dict[str, Content] = {}
-        if text is None:
-            self.now.pop(name, None)
-        else:
-            self.now[name] = Document(
-                id=document, kind="text", text=text, metadata={"revision": self.revision}
-            )
-            cut = chunk(self.now[name], rules(source), Seeded(DIMENSIONS).count)
-            there = {each.id: (each.text_hash, each.text, dict(each.metadata)) for each in cut}
-        for key in {*there, *(key for key in self.chunks if key.startswith(f"{source}#{document}#"))}:
-            self.chunks.setdefault(key, []).append((self.revision, there.get(key)))
-
-    def live(self) -> dict[str, Content]:
-        """Give the rows that an index of all this has."""
-        newest = {key: timeline[-1][1] for key, timeline in self.chunks.items()}
-        return {key: content for key, content in newest.items() if content is not None}
-
-
-@dataclass(frozen=True)
-class Listed:
-    """A source that lists all it holds at each fetch."""
-
-    world: World
-
-    async def fetch(self, cursor: str) -> AsyncIterator[Page]:
-        """List everything, in one page."""
-        now = [(name, document) for (source, name), document in self.world.now.items() if source == LISTED]
-        yield Page(entries=[entry(name, document) for name, document in sorted(now)], complete=True)
-
-
-@dataclass(frozen=True)
-class Logged:
-    """A source that tells what has changed since its cursor, and no more."""
-
-    world: World
-
-    async def fetch(self, cursor: str) -> AsyncIterator[Page]:
-        """List what changed, in one page."""
-        names = {name for source, name in self.world.log[int(cursor or 0) :] if source == LOGGED}
-        now = {name: self.world.now.get((LOGGED, name)) for name in sorted(names)}
-        yield Page(
-            entries=[entry(name, document) for name, document in now.items() if document is not None],
-            gone=[name for name, document in now.items() if document is None],
-            cursor=str(len(self.world.log)),
-        )
-
-
-def entry(name: str, document: Document) -> Entry:
-    """List a document as it is now."""
-    return Entry(document=name, etag=str(document.metadata["revision"]), read=lambda: document)
-
-
-def rules(source: str) -> Rules:
-    """Say how documents are cut: a long one in two."""
-    return Rules(source=source, collections=(COLLECTION,), capacity=16)
 
 
 class Overtaken(FaultyStore):
@@ -598,7 +532,96 @@ def contents(rows: list[dict[str, Any]]) -> dict[str, Content]:
     }
 
 
-TestModel = Model.TestCase
-TestModel.settings = settings(
-    max_examples=40, stateful_step_count=30, suppress_health_check=list(HealthCheck), deadline=None
+def histories(model: type[Model], **options: Any) -> None:
+    """Live through many histories."""
+    run_state_machine_as_test(
+        model,
+        settings=settings(
+            stateful_step_count=STEPS_EACH, deadline=None, suppress_health_check=list(HealthCheck), **options
+        ),
+    )
+
+
+def test_the_index_is_what_the_sources_hold() -> None:
+    """However fetches, commits, compactions, rollbacks, kills and faults come upon each other, nothing is wrong."""
+    histories(Model, max_examples=settings().max_examples // 2)
+
+
+def without_primary_key(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Lance is told of no primary key."""
+    another = {"lance-schema:another": "true"}
+    monkeypatch.setattr(datasets, "PRIMARY_KEY", another)
+    monkeypatch.setattr(
+        datasets,
+        "schema",
+        lambda dimensions: deltas.schema(dimensions).set(
+            0, pa.field("id", pa.string(), nullable=False, metadata=another)
+        ),
+    )
+
+
+def without_conditional_versions(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A fetch moves the cursor wherever it stands by now."""
+    step = SqlDocuments._advance
+
+    def advance(self: SqlDocuments, connection: sa.Connection, seen: Cursor, value: str) -> Cursor:
+        stands = sa.select(cursors.c.token).where(cursors.c.source == seen.source)
+        token = connection.execute(stands).scalar() or 0
+        return step(self, connection, Cursor(source=seen.source, token=token), value)
+
+    monkeypatch.setattr(SqlDocuments, "_advance", advance)
+
+
+def without_tombstone_retention(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Compaction drops every tombstone."""
+    plan = compaction.plan_compaction
+    monkeypatch.setattr(
+        compaction,
+        "plan_compaction",
+        lambda *args, **kwargs: replace(plan(*args, **kwargs), drop_before=2**62),
+    )
+
+
+def without_runs_named_by_content(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A run is named by the ids in it, whatever their versions and texts."""
+    monkeypatch.setattr(
+        deltas,
+        "run_id",
+        lambda collection, space, rows: run_id(collection, space, [(row[0], 0, False, "") for row in rows]),
+    )
+
+
+def without_ignoring_reverted_runs(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A commit takes runs that were reverted, too."""
+    pending = SqlRuns.pending
+
+    async def also_reverted(self: SqlRuns, collection: str, *, limit: int) -> list[RunRow]:
+        reverted = [await self.get(each) for each in await self.reverted(collection)]
+        return [*await pending(self, collection, limit=limit), *filter(None, reverted)]
+
+    monkeypatch.setattr(SqlRuns, "pending", also_reverted)
+
+
+@pytest.mark.parametrize(
+    ("switch_off", "overtaken"),
+    [
+        pytest.param(without_primary_key, "commit", id="primary key"),
+        pytest.param(without_conditional_versions, "fetch", id="conditional version assignment"),
+        pytest.param(without_tombstone_retention, "embed", id="tombstone retention"),
+        pytest.param(without_runs_named_by_content, "embed", id="run id by content"),
+        pytest.param(without_ignoring_reverted_runs, "roll back", id="reverted runs ignored"),
+    ],
 )
+def test_a_safety_that_is_missing_is_missed(
+    switch_off: Callable[[pytest.MonkeyPatch], None], overtaken: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With any of its safeties switched off, an index goes wrong in some history, and this is seen."""
+
+    class Focused(Model):
+        focus = (overtaken,)
+
+    switch_off(monkeypatch)
+    with pytest.raises(WrongError):
+        histories(
+            Focused, max_examples=MOST_HISTORIES, phases=[Phase.generate], database=None, derandomize=True
+        )

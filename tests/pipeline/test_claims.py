@@ -3,11 +3,16 @@
 from __future__ import annotations
 
 import asyncio
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
+import pytest
+
+from flowbed.errors import Conflict
+from flowbed.pipeline import claims, landing, run
 from flowbed.pipeline.claims import Fresh
 from flowbed.pipeline.embed import embed
 from flowbed.pipeline.sync import sync
+from flowbed.records import Status
 
 if TYPE_CHECKING:
     from tests.pipeline.conftest import Project
@@ -29,3 +34,54 @@ async def test_a_chunk_that_changes_while_it_is_claimed_is_embedded_as_it_is_now
         assert (await embedding).failures == []
         assert set((await bed.status()).chunks) == {"SUCCESS"}
     assert project.documents("notes") == {"notes#a#00000": "two", "notes#b#00000": "another"}
+
+
+async def test_a_fault_while_fetching_ends_the_run(project: Project, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What a source raises that is none of Flowbed's errors is raised by the run, which waits for no more batches."""
+    project.write_lines("notes.jsonl", [{"id": "a", "text": "one"}])
+
+    async def broken(*_: Any, **__: Any) -> None:
+        raise ZeroDivisionError
+
+    async with await project.open() as bed:
+        await bed.add("notes", kind="jsonl", location="notes.jsonl")
+        with monkeypatch.context() as patch:
+            patch.setattr(run, "sync", broken)
+            with pytest.raises(ZeroDivisionError):
+                await asyncio.wait_for(bed.run(), 60)
+        assert (await bed.run()).chunks == 1
+
+
+async def test_what_fails_again_is_tried_once_a_run(
+    project: Project, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of a batch that makes many groups, each refused text is sent once, however often it is asked for by status."""
+    monkeypatch.setattr(claims, "RUN_CHUNKS", 10)
+    project.set_model("seeded:32", names_inputs="true")
+    project.write_lines("notes.jsonl", [{"id": n, "text": f"POISON {project.folder} {n}"} for n in range(60)])
+    async with await project.open() as bed:
+        await bed.add("notes", kind="jsonl", location="notes.jsonl")
+        assert (await bed.run()).failed == 60
+        project.sent()
+        report = await asyncio.wait_for(bed.run(status=Status.FAILED), 60)
+        assert report.failed == len({each.subject for each in report.failures}) == 60
+        assert set(project.sent().values()) == {1}
+
+
+async def test_what_was_sent_in_vain_is_not_taken_from_what_was_reused(
+    project: Project, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Vectors that no delta could be laid down for were sent, and reused is nothing; the next run reuses them."""
+    project.write_lines("notes.jsonl", [{"id": "a", "text": f"{project.folder} one"}])
+
+    async def taken(*_: Any, **__: Any) -> None:
+        raise Conflict("other bytes lie there")
+
+    async with await project.open() as bed:
+        await bed.add("notes", kind="jsonl", location="notes.jsonl")
+        with monkeypatch.context() as patch:
+            patch.setattr(landing, "write_delta", taken)
+            report = await bed.run()
+        assert (report.chunks, report.embedded, report.reused) == (0, 1, 0)
+        report = await bed.run()
+        assert (report.chunks, report.embedded, report.reused) == (1, 0, 1)

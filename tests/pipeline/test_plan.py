@@ -303,6 +303,41 @@ async def test_an_old_plan_is_refused_and_can_be_dropped(
             await bed.run(plan=plan_id)
 
 
+@pytest.mark.parametrize("damage", ["age", "plan.json", "rows_*.json", "batch_*.json"])
+async def test_a_plan_that_cannot_be_carried_out_is_made_anew(
+    edited: Project, monkeypatch: pytest.MonkeyPatch, damage: str
+) -> None:
+    """Planning again, as the refusal of an old or damaged plan says, gives one that can be carried out."""
+    from flowbed import bed as home
+
+    async with await edited.open() as bed:
+        plan_id = plan_of(await bed.plan())
+        folder = edited.folder / ".flowbed" / "store" / "plans" / plan_id
+        if damage == "age":
+            later = home.now() + KEPT + 60_000_000
+            monkeypatch.setattr(home, "now", lambda: later)
+        elif damage == "plan.json":
+            (folder / damage).write_text("{}")
+        else:
+            for path in (folder / "notes").glob(damage):
+                path.unlink()
+        report = await bed.run(plan=plan_of(await bed.plan()))
+        assert (report.failures, report.chunks, report.deleted) == ((), 4, 1)
+
+
+async def test_the_removal_of_a_source_is_carried_out_as_planned(edited: Project) -> None:
+    """What is left of a source that the settings name no more can be planned and deleted; twice does nothing more."""
+    file = edited.folder / "flowbed.toml"
+    file.write_text(file.read_text("utf-8").partition("[sources.notes]")[0], "utf-8")
+    async with await edited.open() as bed:
+        plan_id = plan_of(await bed.plan("notes", allow_deletes=True))
+        report = await bed.run(plan=plan_id)
+        assert (report.deleted, dict(report.drift)) == (4, {})
+        report = await bed.run(plan=plan_id)
+        assert (report.deleted, dict(report.drift)) == (0, {})
+    assert edited.documents("notes") == {}
+
+
 async def test_two_that_release_a_plan_at_once_share_it(
     edited: Project, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -74,6 +74,19 @@ async def test_released_runs_are_in_the_index_again(notes: Project) -> None:
     assert set(notes.sent()) <= {QUERY}
 
 
+async def test_a_release_tells_of_the_deltas_that_are_lost(notes: Project) -> None:
+    """A reverted run whose delta is in the store no more is not called committed, and becomes a dead letter."""
+    async with await notes.open() as bed:
+        before = await changed(notes, bed)
+        await bed.rollback("notes", before)
+        (run,) = await bed._ledger.runs.reverted("notes")
+        (notes.folder / ".flowbed/store/notes/delta" / run / "delta.arrow").unlink()
+        released = await bed.release("notes")
+        assert (released.runs, released.version, released.again) == (0, None, 0)
+        assert "is missing" in released.refused[0].reason
+        assert [letter.subject for letter in await bed.dead_letters()] == [run]
+
+
 async def test_what_changes_after_a_rollback_is_committed(notes: Project) -> None:
     """A document edited after the rollback is embedded and found; a release then leaves its newer text."""
     async with await notes.open() as bed:

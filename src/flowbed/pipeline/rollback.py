@@ -22,12 +22,12 @@ from flowbed.index.lease import held
 from flowbed.index.live import live_collection, live_collections
 from flowbed.ledger import Rollback
 from flowbed.pipeline.landing import Tally, commit_pending
-from flowbed.records import Problem
 from flowbed.telemetry import ROLLBACK_RECORDED, ROLLBACK_RESTORED, ROLLBACK_TAGGED, reached
 
 if TYPE_CHECKING:
     from flowbed.index.live import Live
     from flowbed.pipeline import Parts
+    from flowbed.records import Problem
 
 MANY = 1_000  # pending runs looked at in one piece
 

@@ -21,7 +21,7 @@ PATIENCE = 120.0  # seconds: an actor that neither stops nor ends for so long ha
 _acting: ContextVar[Actor | None] = ContextVar("acting", default=None)  # threads of Lance's work inherit it
 
 
-class Unwound(BaseException):  # noqa: N818 - nothing went wrong, and nobody may catch it
+class Unwound(BaseException):
     """Ends what an actor was about, once its history is over."""
 
 
