@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from flowbed import bed as bed_module
 from flowbed.errors import Conflict
 from flowbed.pipeline import claims, landing, run
 from flowbed.pipeline.claims import Fresh
@@ -85,3 +86,18 @@ async def test_what_was_sent_in_vain_is_not_taken_from_what_was_reused(
         assert (report.chunks, report.embedded, report.reused) == (0, 1, 0)
         report = await bed.run()
         assert (report.chunks, report.embedded, report.reused) == (1, 0, 1)
+
+
+async def test_a_text_that_comes_again_in_a_later_group_is_not_sent_again(
+    project: Project, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Where no cache holds a vector any more, it is found in the group that is landing, or in the index by then."""
+    monkeypatch.setattr(claims, "RUN_CHUNKS", 50)
+    monkeypatch.setattr(bed_module, "MEMORY_BYTES", 1)
+    settings = project.folder / "flowbed.toml"
+    settings.write_text(f"vector_cache_mb = 0\n{settings.read_text()}")
+    project.write_lines("notes.jsonl", [{"id": f"d{n}", "text": f"text {n % 60}"} for n in range(300)])
+    async with await project.open() as bed:
+        await bed.add("notes", kind="jsonl", location="notes.jsonl")
+        report = await bed.run()
+    assert (report.chunks, report.embedded) == (300, 60)

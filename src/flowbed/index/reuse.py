@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -19,57 +20,89 @@ if TYPE_CHECKING:
     from flowbed.index.live import Live
 
 
-class Reuse:
-    """Vectors of one collection's newest version by text_hash; opened at the first question, for one run's length.
+# Sorted pieces that a question looks through before they are joined into one.
+PIECES = 16
 
-    It holds 16 bytes a row: the first 8 of each text_hash, sorted, and the place of its row.
+
+@dataclass(frozen=True)
+class _Piece:
+    """The first 8 bytes of some text hashes, sorted, and the Lance row id of each one's row."""
+
+    prefixes: NDArray[np.uint64]
+    rows: NDArray[np.uint64]
+
+    @classmethod
+    def of(cls, prefixes: Sequence[NDArray[np.uint64]], rows: Sequence[NDArray[np.uint64]]) -> _Piece:
+        joined = np.concatenate([np.empty(0, np.uint64), *prefixes])
+        order = np.argsort(joined, kind="stable")
+        return cls(joined[order], np.concatenate([np.empty(0, np.uint64), *rows])[order])
+
+    def find(self, asked: NDArray[np.uint64]) -> NDArray[np.uint64]:
+        """Give the row id of every prefix asked for that is here."""
+        if not len(self.prefixes):
+            return self.rows
+        at = np.searchsorted(self.prefixes, asked).clip(max=len(self.prefixes) - 1)
+        found: NDArray[np.uint64] = self.rows[at[self.prefixes[at] == asked]]
+        return found
+
+
+class Reuse:
+    """Vectors of one collection's newest version by text_hash.
+
+    It holds 16 bytes a row, and reads of each later version only the fragments that it adds.
     """
 
     def __init__(self, live: Live, datasets: Datasets) -> None:
         """Read nothing yet."""
         self._live, self._datasets = live, datasets
-        self._dataset: lance.LanceDataset | None = None
-        self._prefixes: NDArray[np.uint64] = np.empty(0, np.uint64)
-        self._places: NDArray[np.int64] = np.empty(0, np.int64)
+        self._seen: frozenset[int] = frozenset()
+        self._pieces: list[_Piece] = []
 
     async def get_many(self, hashes: Sequence[str]) -> dict[str, NDArray[np.float32]]:
         """Read the vectors (float32) of those text hashes that the index holds."""
-        if self._dataset is None:
-            self._dataset = await self._datasets.open(self._live)
-            self._prefixes, self._places = await blocking(self._read, f"the index of {self._live.collection}")
-        if not len(self._prefixes) or not hashes:
+        dataset = await self._datasets.open(self._live)
+        if dataset is None or not hashes:
             return {}
-        return await blocking(lambda: self._take(hashes), f"the index of {self._live.collection}")
+        return await blocking(lambda: self._answer(dataset, hashes), f"the index of {self._live.collection}")
 
-    def _read(self) -> tuple[NDArray[np.uint64], NDArray[np.int64]]:
-        if self._dataset is None or not self._dataset.count_rows():
-            return self._prefixes, self._places
-        prefixes, places, at = [], [], 0
-        for batch in self._dataset.to_batches(columns=["text_hash"], scan_in_order=True):
-            kept = [(place, text) for place, text in enumerate(batch["text_hash"].to_pylist(), at) if text]
-            at += batch.num_rows
-            prefixes.append(np.fromiter((int(text[:16], 16) for _, text in kept), np.uint64, len(kept)))
-            places.append(np.fromiter((place for place, _ in kept), np.int64, len(kept)))
-        joined = np.concatenate(prefixes)
-        order = np.argsort(joined, kind="stable")
-        return joined[order], np.concatenate(places)[order]
-
-    def _take(self, hashes: Sequence[str]) -> dict[str, NDArray[np.float32]]:
-        if self._dataset is None:
-            return {}
+    def _answer(self, dataset: lance.LanceDataset, hashes: Sequence[str]) -> dict[str, NDArray[np.float32]]:
+        self._catch_up(dataset)
         asked = np.fromiter((int(text[:16], 16) for text in hashes), np.uint64, len(hashes))
-        at = np.searchsorted(self._prefixes, asked)
-        inside = at < len(self._prefixes)
-        hit = np.zeros(len(asked), bool)
-        hit[inside] = self._prefixes[at[inside]] == asked[inside]
-        if not hit.any():
+        rows = np.concatenate([np.empty(0, np.uint64), *(piece.find(asked) for piece in self._pieces)])
+        if not len(rows):
             return {}
-        rows = self._dataset.take(self._places[at[hit]].tolist(), columns=["text_hash", "vector"])
+        # A row id outlives commits, which a row's place does not; Lance has no other way to read by it.
+        found = dataset._take_rows(np.unique(rows).tolist(), columns=["text_hash", "vector"])  # noqa: SLF001
         vectors = np.asarray(
-            pa.chunked_array(rows["vector"]).combine_chunks().flatten().to_numpy(zero_copy_only=False),
+            pa.chunked_array(found["vector"]).combine_chunks().flatten().to_numpy(zero_copy_only=False),
             np.float32,
-        ).reshape(rows.num_rows, -1)
+        ).reshape(found.num_rows, -1)
         wanted = set(hashes)  # a prefix of 8 bytes may belong to another text
         return {
-            text: vectors[place] for place, text in enumerate(rows["text_hash"].to_pylist()) if text in wanted
+            text: vectors[place]
+            for place, text in enumerate(found["text_hash"].to_pylist())
+            if text in wanted
         }
+
+    def _catch_up(self, dataset: lance.LanceDataset) -> None:
+        """Read the text hashes of fragments that are new; of all, where a compaction has moved rows."""
+        fragments = {each.fragment_id: each for each in dataset.get_fragments()}
+        if not self._seen <= fragments.keys():
+            self._seen, self._pieces = frozenset(), []
+        fresh = [each for number, each in fragments.items() if number not in self._seen]
+        if not fresh:
+            return
+        prefixes, rows = [], []
+        scanner = dataset.scanner(columns=["text_hash"], with_row_id=True, fragments=fresh)
+        for batch in scanner.to_batches():
+            texts = batch["text_hash"].to_pylist()
+            kept = np.fromiter((bool(text) for text in texts), bool, len(texts))
+            prefixes.append(
+                np.fromiter((int(text[:16], 16) for text in texts if text), np.uint64, kept.sum())
+            )
+            rows.append(batch["_rowid"].to_numpy()[kept])
+        self._pieces.append(_Piece.of(prefixes, rows))
+        if len(self._pieces) > PIECES:
+            every = self._pieces
+            self._pieces = [_Piece.of([each.prefixes for each in every], [each.rows for each in every])]
+        self._seen = frozenset(fragments)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from flowbed.index.live import live_collections
 from flowbed.index.reuse import Reuse
@@ -16,6 +16,9 @@ from flowbed.pipeline.landing import Landing, Made, Spent, Tally, land
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Mapping, Sequence
+
+    import numpy as np
+    from numpy.typing import NDArray
 
     from flowbed.ledger import ChunkRow
     from flowbed.pipeline import Parts
@@ -45,21 +48,29 @@ async def embed(
     """
     tally = Tally()
     tiers: dict[str, Reuse] = {}
+    landing_now: Mapping[str, NDArray[np.float32]] = {}
     claims = Claims(parts=parts, sources=sources, statuses=statuses, limit=limit, only=batches)
     async with renewed(parts), Landing() as landing:
         async for group in claims.groups(fresh):
-            made = await _make(group, parts, tally, tiers)
+            made = await _make(group, parts, tally, tiers, landing_now)
             await landing.follow(land(made, parts, tally))
+            landing_now = made.outcome.vectors
             if tally.stopped:
                 break
     return tally
 
 
-async def _make(rows: Sequence[ChunkRow], parts: Parts, tally: Tally, tiers: dict[str, Reuse]) -> Made:
+async def _make(
+    rows: Sequence[ChunkRow],
+    parts: Parts,
+    tally: Tally,
+    tiers: dict[str, Reuse],
+    landing_now: Mapping[str, NDArray[np.float32]],
+) -> Made:
     """Read the texts of a group of claimed chunks, and find or make their vectors."""
     waiting = [row for row in rows if not row.deleted]
     passages, lost = await read_passages(waiting, store=parts.store, ledger=parts.ledger)
-    outcome, spent = await _embed(passages, parts, tiers)
+    outcome, spent = await _embed(passages, parts, tiers, landing_now)
     tally.sent += spent.texts
     tally.tokens += spent.tokens
     tally.cost_usd += spent.cost_usd
@@ -77,7 +88,12 @@ async def _make(rows: Sequence[ChunkRow], parts: Parts, tally: Tally, tiers: dic
     return Made(rows=rows, passages=passages, lost=lost, outcome=outcome, spent=spent)
 
 
-async def _embed(passages: Sequence[Passage], parts: Parts, tiers: dict[str, Reuse]) -> tuple[Outcome, Spent]:
+async def _embed(
+    passages: Sequence[Passage],
+    parts: Parts,
+    tiers: dict[str, Reuse],
+    landing_now: Mapping[str, NDArray[np.float32]],
+) -> tuple[Outcome, Spent]:
     """Find or make the vectors of passages, and tell what that took."""
     if not passages:
         return Outcome(), Spent()
@@ -92,7 +108,7 @@ async def _embed(passages: Sequence[Passage], parts: Parts, tiers: dict[str, Reu
     outcome = await embed_now(
         {each.row.text_hash: each.sent for each in passages},
         embedder=embedder,
-        index=_Every(list(tiers.values())),
+        index=_Every(landing_now, list(tiers.values())),
         concurrency=parts.concurrency,
         budget=parts.budget,
     )
@@ -106,12 +122,13 @@ async def _embed(passages: Sequence[Passage], parts: Parts, tiers: dict[str, Reu
 
 @dataclass(frozen=True)
 class _Every:
-    """The indexes of several collections, asked one after the other."""
+    """What is on its way into the index, then the indexes of several collections, asked one after the other."""
 
+    landing_now: Mapping[str, NDArray[np.float32]]
     tiers: Sequence[Reuse]
 
-    async def get_many(self, hashes: Sequence[str]) -> dict[str, Any]:
-        found: dict[str, Any] = {}
+    async def get_many(self, hashes: Sequence[str]) -> dict[str, NDArray[np.float32]]:
+        found = {each: self.landing_now[each] for each in hashes if each in self.landing_now}
         for tier in self.tiers:
             found |= await tier.get_many([each for each in hashes if each not in found])
         return found
