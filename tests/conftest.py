@@ -27,6 +27,7 @@ ROOT = Path(__file__).parent.parent
 # A test machine may be slow and shared: no example fails for taking long, and CI runs the same examples each time.
 hypothesis.settings.register_profile("default", deadline=None)
 hypothesis.settings.register_profile("ci", derandomize=True, deadline=None)
+hypothesis.settings.register_profile("long", max_examples=4_000, deadline=None, print_blob=True)
 hypothesis.settings.load_profile("ci" if os.environ.get("CI") == "true" else "default")
 
 

@@ -8,6 +8,7 @@ import shutil
 import tempfile
 from collections import Counter
 from dataclasses import dataclass, replace
+from itertools import count
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -44,6 +45,8 @@ from flowbed.testing.clock import FixedClock
 from flowbed.testing.embedder import Seeded, seeded
 from flowbed.testing.faults import Fault, FaultyStore, unavailable
 from flowbed.testing.interleaving import Actor
+from flowbed.testing.s3 import REGION, variables
+from flowbed.testing.s3proxy import CUT, INTERNAL_ERROR, SLOW_DOWN, S3Fault, S3Proxy
 from flowbed.testing.world import COLLECTION, LISTED, LOGGED, Content, Listed, Logged, World, rules
 
 if TYPE_CHECKING:
@@ -52,7 +55,8 @@ if TYPE_CHECKING:
     from flowbed.index.live import Live
     from flowbed.ledger import RunRow
     from flowbed.records import Problem
-    from flowbed.storage import Stored
+    from flowbed.storage import Store, Stored
+    from flowbed.testing.s3 import S3Server
 
 DIMENSIONS = 8
 DOCUMENTS = [(LISTED, "a"), (LOGGED, "b")]
@@ -80,17 +84,17 @@ MOST_HISTORIES = 500  # in which a missing safety is missed; most are within the
 MOST_PAUSED = 4  # actors at once
 NAMES, SOME = st.sampled_from(DOCUMENTS), st.integers(0, 9)
 TEXT = st.one_of(st.none(), st.sampled_from(TEXTS))
+S3_FAULTS = [
+    S3Fault(probability=0.02, after=INTERNAL_ERROR),  # done, and said to have failed
+    S3Fault(probability=0.02, after=CUT),
+    S3Fault(probability=0.02, before=SLOW_DOWN),
+    S3Fault(probability=0.02, before=CUT),
+]
 FAULTS = [("get", "before"), ("create", "before"), ("create", "after")]
 # What happens, as often as it is named here.
 STEPS = st.one_of(
     *[st.tuples(st.just("overtake"), SOME, NAMES, TEXT, TEXT)] * 3,
-    *[
-        st.tuples(
-            st.just("begun"),
-            st.sampled_from(["work", "work", "embed", "commit", "compact", "compact", "release"]),
-        )
-    ]
-    * 4,
+    *[st.tuples(st.just("start"), SOME)] * 4,
     *[st.tuples(st.just("go_on"), SOME, st.sampled_from([False, False, False, True]))] * 3,
     *[st.tuples(st.just("edit"), NAMES, TEXT)] * 2,
     st.tuples(st.just("roll_back"), SOME),
@@ -140,8 +144,8 @@ class Once:
 class Bed:
     """The real parts, and the actors that work on them."""
 
-    def __init__(self) -> None:
-        """Open everything in a folder of its own."""
+    def __init__(self, place: Callable[[Path], Store], disturb: Callable[[bool], None]) -> None:
+        """Open everything, the store where `place` says; `disturb` says whether its own faults may strike."""
         self.world = World()
         self.clock = FixedClock()
         self.loop = asyncio.Runner()
@@ -150,7 +154,7 @@ class Bed:
         self.folder = Path(tempfile.mkdtemp(dir=shared if shared.is_dir() else None))
         self.faults = {fault: Once() for fault in FAULTS}
         self.store = Overtaken(
-            open_store("store", folder=self.folder),
+            place(self.folder),
             [
                 Fault(operation=operation, calls=once, **{when: unavailable})  # type: ignore[arg-type]
                 for (operation, when), once in self.faults.items()
@@ -158,6 +162,7 @@ class Bed:
         )
         self.ledger = self.run(open_ledger(":memory:", folder=self.folder, new_id="ledger"))
         self.datasets = Datasets(self.store)
+        self.disturb = disturb
         self.paused: list[Actor] = []
         self.killed: list[Actor] = []
         self.started = 0
@@ -191,9 +196,9 @@ class Bed:
 
     def feeds(self) -> dict[str, pipeline.Feed]:
         """Give both sources."""
-        kinds = {LISTED: Listed, LOGGED: Logged}
         return {
-            name: pipeline.Feed(source=kind(self.world), rules=rules(name)) for name, kind in kinds.items()
+            LISTED: pipeline.Feed(source=Listed(self.world), rules=rules(LISTED)),
+            LOGGED: pipeline.Feed(source=Logged(self.world), rules=rules(LOGGED)),
         }
 
     async def work(self, parts: pipeline.Parts) -> None:
@@ -249,7 +254,9 @@ class Bed:
 
     def resume(self, actor: Actor, stop: str = "", times: int = 1) -> None:
         """Let an actor go on, up to a point or to its end."""
+        self.disturb(True)
         actor.proceed(stop, times)
+        self.disturb(False)
         if actor.done:
             self.paused.remove(actor)
             if actor.error is not None and not isinstance(actor.error, Conflict | Transient | NotFound):
@@ -270,6 +277,7 @@ class Bed:
 
     def close(self) -> None:
         """End what is left of the actors, and let go of everything."""
+        self.disturb(False)
         for actor in (*self.paused, *self.killed):
             actor.unwind()
         for deafen in self.deaf:
@@ -280,20 +288,26 @@ class Bed:
 
 
 class Model(RuleBasedStateMachine):
-    """Everything that can happen to an index; `focus` names who is overtaken, where that is not left to chance."""
+    """Everything that can happen to an index.
 
-    focus: tuple[str, ...] = ()
+    `focus` names who is overtaken where, unless that is left to chance; `jobs` are what is done besides.
+    """
+
+    focus: tuple[tuple[str, str], ...] = ()
+    place: Callable[[Path], Store] = staticmethod(lambda folder: open_store("store", folder=folder))
+    disturb: Callable[[bool], None] = staticmethod(lambda _: None)
+    jobs: tuple[str, ...] = ("work", "work", "embed", "commit", "compact", "release")
 
     def __init__(self) -> None:
         """Begin with nothing."""
         super().__init__()
-        self.bed = Bed()
+        self.bed = Bed(self.place, self.disturb)
         self.world = self.bed.world
         # Up to which revision each chunk was seen, and what the index held in each version.
         self.seen: dict[str, int] = {}
         self.known: dict[tuple[str, str], int] = {}
         self.versions: dict[int, dict[str, Content]] = {}
-        self.points: list[tuple[str, str]] = []
+        self.points: tuple[tuple[str, str], ...] = ()
         # What rollbacks took away of each chunk: the revisions that were seen and must not be seen again.
         self.undone: dict[str, set[int]] = {}
         self.sound = True
@@ -301,12 +315,9 @@ class Model(RuleBasedStateMachine):
     @initialize(points=st.lists(SOME, min_size=len(STOPS), max_size=len(STOPS)), text=st.sampled_from(TEXTS))
     def begin(self, points: list[int], text: str) -> None:
         """Begin with a document, and decide who is overtaken where: often at few points, not seldom at each."""
-        chosen = {
-            job: stops[number % len(stops)]
-            for (job, stops), number in zip(STOPS.items(), points, strict=True)
-        }
-        jobs = self.focus or sorted({list(STOPS)[number % len(STOPS)] for number in points[:2]})
-        self.points = [(job, chosen[job]) for job in jobs]
+        chosen = zip(STOPS.items(), points, strict=True)
+        stops = [(job, stops[number % len(stops)]) for (job, stops), number in chosen]
+        self.points = self.focus or tuple({stops[number % len(stops)]: None for number in points[:2]})
         self.world.write(DOCUMENTS[0], text)
 
     # One rule, since Hypothesis switches rules off in turn, and without most of these nothing much happens.
@@ -320,6 +331,10 @@ class Model(RuleBasedStateMachine):
         """Someone adds, edits or removes a document."""
         if text is not None or name in self.world.now:
             self.world.write(name, text)
+
+    def start(self, number: int) -> None:
+        """A process does something."""
+        self.begun(self.jobs[number % len(self.jobs)])
 
     def overtake(self, number: int, name: tuple[str, str], text: str | None, then: str | None) -> None:
         """A process begins something that there is to do, is overtaken at a point of it, and someone edits again."""
@@ -364,9 +379,9 @@ class Model(RuleBasedStateMachine):
         """Time passes."""
         self.bed.clock.advance(seconds=seconds)
 
-    def fail(self, *fault: str) -> None:
+    def fail(self, operation: str, when: str) -> None:
         """The store fails its next call of a kind, before or after having done it."""
-        self.bed.faults[fault].armed = True
+        self.bed.faults[operation, when].armed = True
 
     def read(self, text: str, number: int) -> None:
         """Someone searches, and finds what is there, by its distance; and an older version is what it was."""
@@ -391,6 +406,7 @@ class Model(RuleBasedStateMachine):
         """All that was begun comes to its end, everything is run once more, and the index is what the sources hold."""
         for once in self.bed.faults.values():
             once.armed = False
+        self.bed.disturb = lambda _: None
         while self.bed.paused:
             self.attempt(lambda: self.bed.resume(self.bed.paused[0]))
             self.look()
@@ -547,6 +563,76 @@ def test_the_index_is_what_the_sources_hold() -> None:
     histories(Model, max_examples=settings().max_examples // 2)
 
 
+A = (LISTED, "a")
+
+
+@pytest.mark.parametrize(
+    "steps",
+    [
+        pytest.param(
+            [("fail", "create", "after"), ("begun", "fetch"), ("edit", A, "one"), ("begun", "work")],
+            id="a batch file of a fetch that failed, and a document of the same text",
+        ),
+        pytest.param(
+            [
+                ("begun", "work"),
+                ("edit", A, "two"),
+                ("begun", "fetch"),
+                ("begun", "embed", telemetry.RUN_RECORDED),
+                ("begun", "commit", READ),
+                ("go_on", 0, False),
+                ("roll_back", 1),
+                ("go_on", 0, False),
+            ],
+            id="a commit overtaken by another and then by a rollback",
+        ),
+        pytest.param(
+            [
+                ("begun", "fetch"),
+                ("begun", "embed", telemetry.DELTA_WRITTEN),
+                ("wait", 1),
+                ("edit", A, None),
+                ("begun", "work"),
+                ("wait", 31 * DAY),
+                ("begun", "compact"),
+                ("go_on", 0, False),
+            ],
+            id="a process that sleeps for a month over a delta",
+        ),
+    ],
+)
+def test_a_history_that_went_wrong_once_goes_well(steps: list[tuple[Any, ...]]) -> None:
+    """Histories that were found here stay right."""
+    model = Model()
+    try:
+        model.begin(points=[0] * len(STOPS), text="one")
+        for step in steps:
+            model.happen(step)
+            model.look()
+            model.look_into_the_ledger()
+    finally:
+        model.teardown()
+
+
+def test_the_index_in_s3_is_what_the_sources_hold(
+    s3_server: S3Server, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """So it is in S3, where requests of the store and of Lance fail, are answered wrongly, or are cut off."""
+    places = count()
+    with S3Proxy(s3_server.url) as proxy:
+        for name, value in variables(proxy.url).items():
+            monkeypatch.setenv(name, value)
+        options = {"endpoint": proxy.url, "region": REGION}
+
+        class InS3(Model):
+            place = staticmethod(
+                lambda folder: open_store(f"s3://bucket/model-{next(places)}", folder=folder, options=options)
+            )
+            disturb = staticmethod(lambda on: proxy.order(*(S3_FAULTS if on else ())))
+
+        histories(InS3, max_examples=settings().max_examples // 20)
+
+
 def without_primary_key(monkeypatch: pytest.MonkeyPatch) -> None:
     """Lance is told of no primary key."""
     another = {"lance-schema:another": "true"}
@@ -594,31 +680,58 @@ def without_runs_named_by_content(monkeypatch: pytest.MonkeyPatch) -> None:
 def without_ignoring_reverted_runs(monkeypatch: pytest.MonkeyPatch) -> None:
     """A commit takes runs that were reverted, too."""
     pending = SqlRuns.pending
+    taken: set[tuple[int, str]] = set()  # one that is stale would be taken for ever
 
     async def also_reverted(self: SqlRuns, collection: str, *, limit: int) -> list[RunRow]:
-        reverted = [await self.get(each) for each in await self.reverted(collection)]
-        return [*await pending(self, collection, limit=limit), *filter(None, reverted)]
+        found = await pending(self, collection, limit=limit)
+        for each in await self.reverted(collection):
+            run = await self.get(each)
+            if run is not None and (id(self), each) not in taken:
+                taken.add((id(self), each))
+                found.append(run)
+        return found
 
     monkeypatch.setattr(SqlRuns, "pending", also_reverted)
 
 
 @pytest.mark.parametrize(
-    ("switch_off", "overtaken"),
+    ("switch_off", "overtaken", "besides"),
     [
-        pytest.param(without_primary_key, "commit", id="primary key"),
-        pytest.param(without_conditional_versions, "fetch", id="conditional version assignment"),
-        pytest.param(without_tombstone_retention, "embed", id="tombstone retention"),
-        pytest.param(without_runs_named_by_content, "embed", id="run id by content"),
-        pytest.param(without_ignoring_reverted_runs, "roll back", id="reverted runs ignored"),
+        pytest.param(without_primary_key, ("commit", READ), "work", id="primary key"),
+        pytest.param(
+            without_conditional_versions,
+            ("fetch", telemetry.BATCH_WRITTEN),
+            "work",
+            id="conditional version assignment",
+        ),
+        pytest.param(
+            without_tombstone_retention,
+            ("embed", telemetry.DELTA_WRITTEN),
+            "work compact",
+            id="tombstone retention",
+        ),
+        pytest.param(
+            without_runs_named_by_content, ("embed", telemetry.DELTA_WRITTEN), "work", id="run id by content"
+        ),
+        pytest.param(
+            without_ignoring_reverted_runs,
+            ("roll back", telemetry.ROLLBACK_RECORDED),
+            "work commit",
+            id="reverted runs ignored",
+        ),
     ],
 )
 def test_a_safety_that_is_missing_is_missed(
-    switch_off: Callable[[pytest.MonkeyPatch], None], overtaken: str, monkeypatch: pytest.MonkeyPatch
+    switch_off: Callable[[pytest.MonkeyPatch], None],
+    overtaken: tuple[str, str],
+    besides: str,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """With any of its safeties switched off, an index goes wrong in some history, and this is seen."""
 
     class Focused(Model):
         focus = (overtaken,)
+        jobs = tuple(besides.split())
 
     switch_off(monkeypatch)
     with pytest.raises(WrongError):

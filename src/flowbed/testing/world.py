@@ -55,8 +55,9 @@ class Listed:
     """A source that lists all it holds at each fetch."""
 
     world: World
+    location: str = "a world of its own"
 
-    async def fetch(self, cursor: str) -> AsyncIterator[Page]:
+    async def fetch(self, cursor: str) -> AsyncIterator[Page]:  # noqa: ARG002 - always from the beginning
         """List everything, in one page."""
         now = [(name, document) for (source, name), document in self.world.now.items() if source == LISTED]
         yield Page(entries=[entry(name, document) for name, document in sorted(now)], complete=True)
@@ -67,6 +68,7 @@ class Logged:
     """A source that tells what has changed since its cursor, and no more."""
 
     world: World
+    location: str = "a world of its own"
 
     async def fetch(self, cursor: str) -> AsyncIterator[Page]:
         """List what changed, in one page."""
