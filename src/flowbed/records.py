@@ -285,7 +285,7 @@ def row_hash(text_hash: str, text: str, metadata: Mapping[str, Scalar]) -> str:
 
 
 def batch_id(source: str, rows: Iterable[tuple[str, str, int]]) -> str:
-    """Name a batch file by its content: its source and its (chunk id, row_hash, version) in order."""
+    """Name a batch file by its content: its source and its (chunk id, text_hash, version) in order."""
     return hashlib.sha256(canonical([source, sorted(rows)])).hexdigest()
 
 

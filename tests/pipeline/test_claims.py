@@ -10,10 +10,12 @@ import pytest
 from flowbed import bed as bed_module
 from flowbed.errors import Conflict
 from flowbed.pipeline import claims, landing, run
+from flowbed.pipeline import sync as sync_module
 from flowbed.pipeline.claims import Fresh
 from flowbed.pipeline.embed import embed
 from flowbed.pipeline.sync import sync
 from flowbed.records import Status
+from flowbed.testing.clock import FixedClock
 
 if TYPE_CHECKING:
     from tests.pipeline.conftest import Project
@@ -101,3 +103,26 @@ async def test_a_text_that_comes_again_in_a_later_group_is_not_sent_again(
         await bed.add("notes", kind="jsonl", location="notes.jsonl")
         report = await bed.run()
     assert (report.chunks, report.embedded) == (300, 60)
+
+
+async def test_a_batch_file_left_by_a_fetch_that_failed_is_not_taken_for_another(
+    project: Project, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Chunks of equal text and version, but other metadata, go into a batch file of their own."""
+    clock = FixedClock()
+    monkeypatch.setattr(bed_module, "now", clock)
+
+    async def overtaken(*_: Any, **__: Any) -> None:
+        raise Conflict("another run has moved the cursor")
+
+    async with await project.open() as bed:
+        project.write_lines("notes.jsonl", [{"id": "a", "text": "one", "colour": "red"}])
+        await bed.add("notes", kind="jsonl", location="notes.jsonl", options={"metadata": ["colour"]})
+        with monkeypatch.context() as patch:
+            patch.setattr(sync_module, "apply", overtaken)
+            patch.setattr(sync_module, "TRIES", 1)
+            await bed.run()
+        project.write_lines("notes.jsonl", [{"id": "a", "text": "one", "colour": "blue"}])
+        report = await bed.run()
+        hit = (await bed.search("one"))[0]
+    assert (report.failures, hit.metadata["colour"]) == ((), "blue")

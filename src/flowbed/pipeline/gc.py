@@ -17,7 +17,7 @@ from flowbed.index.live import live_collection
 from flowbed.index.versions import versions
 from flowbed.pipeline.staging import PLANS, drop_plans, expired_plans, read_plan
 from flowbed.pipeline.verify import known_collections, require_known, run_of, waiting_runs
-from flowbed.records import Space, Status, batch_id, row_hash, text_hash
+from flowbed.records import Space, Status, batch_id, text_hash
 from flowbed.telemetry import GARBAGE_DELETED, GARBAGE_MARKED, reached
 
 if TYPE_CHECKING:
@@ -284,14 +284,7 @@ async def _made_by_flowbed(parts: Parts, source: str, batch: str, key: str) -> b
     """Tell whether a batch file that the ledger does not know is named by its own content."""
     try:
         chunks = orjson.loads((await parts.store.get(key)).body)["chunks"]
-        rows = [
-            (
-                each["id"],
-                row_hash(text_hash(each.get("sent", each["text"])), each["text"], each["metadata"]),
-                each["version"],
-            )
-            for each in chunks
-        ]
+        rows = [(each["id"], text_hash(each.get("sent", each["text"])), each["version"]) for each in chunks]
     except (NotFound, ValueError, KeyError, TypeError):
         return False
     return batch_id(source, rows) == batch

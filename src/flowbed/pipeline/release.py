@@ -12,7 +12,7 @@ from flowbed.pipeline.embed import embed
 from flowbed.pipeline.landing import Tally
 from flowbed.pipeline.run import finish, recover
 from flowbed.pipeline.staging import mark_released, read_documents, read_part, released
-from flowbed.pipeline.sync import Synced, apply, check_space, replace_letters
+from flowbed.pipeline.sync import Synced, apply, check_space, replace_letters, write_batch
 from flowbed.records import Problem
 from flowbed.telemetry import PLAN_RELEASED, PROGRESS, STAGE, reached
 
@@ -148,6 +148,10 @@ async def _apply_all(plan: StagedPlan, name: str, cursor: Cursor, done: Released
     at = int(cursor.value.removeprefix(mark)) if cursor.value.startswith(mark) else 0
     for number, part in enumerate(source.parts[at:], at + 1):
         prepared = await read_part(parts.store, plan.plan_id, name, part)
+        if not await write_batch(prepared, parts):
+            raise Rejected(
+                "a fetch that came to nothing has left a batch file in the plan's place; plan again"
+            )
         cursor = await apply(cursor, replace(prepared, value=f"{mark}{number}"), parts)
         gone = sum(1 for row in prepared.chunks if row.deleted)
         done.fetched += part.fetched

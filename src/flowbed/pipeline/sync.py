@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 from dataclasses import dataclass, field
 from functools import partial
 from typing import TYPE_CHECKING
@@ -70,7 +69,9 @@ async def sync(
                 scan=scan,
                 allow_deletes=allow_deletes,
             ):
-                prepared = prepare(source, change, now=parts.clock())
+                now, later = parts.clock(), 0
+                while not await write_batch(prepared := prepare(source, change, now=now, later=later), parts):
+                    later += 1
                 cursor = await apply(cursor, prepared, parts)
                 if wrote is not None and prepared.batch is not None:
                     wrote(prepared.batch.id)
@@ -121,15 +122,19 @@ class Prepared:
     body: Callable[[BatchRow], bytes]
 
 
-def prepare(source: str, change: Change, *, now: int) -> Prepared:
-    """Assign versions, and lay out the batch file and the rows of a change."""
+def prepare(source: str, change: Change, *, now: int, later: int = 0) -> Prepared:
+    """Assign versions, and lay out the batch file and the rows of a change.
+
+    With `later` above 0 every version is so much later, which gives the batch file another name.
+    """
     # Versions are assigned from the rows as they were read: the swap holds only if nobody wrote any since.
-    versions = [max(write.previous.version + 1 if write.previous else 0, now) for write in change.writes]
+    versions = [
+        max(write.previous.version + 1 if write.previous else 0, now) + later for write in change.writes
+    ]
     batch = None
     if change.writes:
         rows = [
-            # All that the file says of a chunk: one left by a fetch that came to nothing must not be taken for another.
-            (write.chunk.id, write.chunk.row_hash, version)
+            (write.chunk.id, write.chunk.text_hash, version)
             for write, version in zip(change.writes, versions, strict=True)
         ]
         name = batch_id(source, rows)
@@ -178,20 +183,33 @@ def prepare(source: str, change: Change, *, now: int) -> Prepared:
     )
 
 
+async def write_batch(prepared: Prepared, parts: Parts) -> bool:
+    """Write the batch file of a change, if it has one; repeatable. False where its name holds other chunks.
+
+    The name tells ids, texts and versions, but not metadata: a fetch that came to nothing within the same microsecond,
+    or before the clock was put back, may have left a file of that name which says something else.
+    """
+    if prepared.batch is None:
+        return True
+    row = await parts.ledger.batches.register(prepared.batch)
+    reached(BATCH_REGISTERED, batch=row.id)
+    body = prepared.body(row)
+    try:
+        await parts.store.create(row.key, body)
+    except Conflict:
+        if (await parts.store.get(row.key)).body != body:
+            return False
+    reached(BATCH_WRITTEN, batch=row.id)
+    return True
+
+
 async def apply(cursor: Cursor, prepared: Prepared, parts: Parts) -> Cursor:
-    """Write the batch file, then move the cursor together with all rows; repeatable until the cursor has moved.
+    """Move the cursor together with all rows of a change whose batch file is written.
 
     Raises:
         Conflict: the cursor has moved since it was read; no row was written.
 
     """
-    if prepared.batch is not None:
-        row = await parts.ledger.batches.register(prepared.batch)
-        reached(BATCH_REGISTERED, batch=row.id)
-        # A repeat finds its own bytes there: the name says what they are.
-        with contextlib.suppress(Conflict):
-            await parts.store.create(row.key, prepared.body(row))
-        reached(BATCH_WRITTEN, batch=row.id)
     moved = await parts.ledger.documents.swap(
         Swap(
             cursor=cursor,
