@@ -174,7 +174,7 @@ async def test_an_index_grows_by_segments_and_is_made_anew(bench: Bench) -> None
     await fill(bench, 0, 400)
     live = await bench.datasets.begin("docs", bench.space, now=1)
     assert (await tidy(bench, live)).partitions == partitions_of(400)
-    assert await index_now(bench, live) == Partitioned(rows=400, partitions=40, segments=1)
+    assert await index_now(bench, live) == Partitioned(rows=400, partitions=20, segments=1)
     seen = set()
     for n in range(400, 400 + 10 * SEGMENTS, 10):
         await fill(bench, n, 10)
@@ -185,7 +185,7 @@ async def test_an_index_grows_by_segments_and_is_made_anew(bench: Bench) -> None
         assert found is not None
         assert found.rows == n + 10
         assert found.segments <= SEGMENTS
-        assert found.partitions == 40
+        assert found.partitions == 20
     assert seen == {True, False}
     await fill(bench, 1_000, 1_000)
     assert (await tidy(bench, live)).partitions == partitions_of(1_440)

@@ -122,7 +122,7 @@ async def test_an_index_finds_what_the_scan_finds(bench: Bench, monkeypatch: pyt
         live, datasets=bench.datasets, vector_index="always", oldest_pending=None, now=bench.clock()
     )
     assert done is not None
-    assert done.partitions == 40
+    assert done.partitions == 20
     monkeypatch.setattr("flowbed.index.search.EXACT_ROWS", 0)
     assert (await ask(bench, "text 7", limit=10)).hits[0] == exact[0]
     await bench.lay_down([bench.upsert("late", 1, "a late row", n=1000)])

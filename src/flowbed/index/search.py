@@ -143,10 +143,13 @@ def _scan(
     """Let Lance find the nearest rows: through its index, the rows that it does not hold by a scan."""
     nearest = {"column": "vector", "q": query.vector, "k": query.limit, "metric": "cosine", **how}
     found = dataset.scanner(
-        columns=[*SHOWN, "_distance"], nearest=nearest, filter=condition, prefilter=True
+        columns=["_distance"], with_row_id=True, nearest=nearest, filter=condition, prefilter=True
     ).to_table()
-    scores = 1.0 - found["_distance"].to_numpy()
-    return _hits(found, scores, live)
+    if not found.num_rows:
+        return []
+    # Read by row id afterwards, which takes a third of the time that the same scan takes to read them.
+    shown = dataset._take_rows(found["_rowid"].to_pylist(), columns=list(SHOWN))  # noqa: SLF001 - as `_among` does
+    return _hits(shown, 1.0 - found["_distance"].to_numpy(), live)
 
 
 def _few(dataset: lance.LanceDataset, condition: str) -> list[int] | None:
