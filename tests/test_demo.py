@@ -32,7 +32,7 @@ def test_the_demo_indexes_searches_and_runs_again(tmp_path: Path) -> None:
     done = run(folder)
     assert done.returncode == 0, done.stdout
     assert "invented for this demo" in done.stdout
-    new = re.search(r"chunks +([\d,]+) new", done.stdout)
+    new = re.search(r"to index: ([\d,]+) new", done.stdout)
     assert new is not None
     assert 500 <= int(new[1].replace(",", "")) <= 1_200
     first, second = re.findall(r"embedded ([\d,]+) texts", done.stdout)

@@ -110,7 +110,10 @@ class Datasets:
 
     def _missing(self, live: Live, version: int) -> str:
         there = spans(self._kept(live))
-        return f"collection {live.collection} has no version {version}; it keeps {there or 'none yet'}"
+        return (
+            f"collection {live.collection} has no version {version}; it keeps {there or 'none yet'}:"
+            f" `flowbed versions {live.collection}` tells more"
+        )
 
     def _create(self, live: Live) -> lance.LanceDataset:
         place = self.store.location(live.key)

@@ -41,9 +41,11 @@ async def plan(parts: Parts, *, feeds: Mapping[str, Feed], allow_deletes: bool =
     """Work out what a run of `feeds` would do, and stage it; planning the same again stages nothing.
 
     Raises:
-        Misconfigured: the only source cannot be read, or its collection lives in another space.
+        Misconfigured: the model cannot be opened, the only source cannot be read, or its collection lives in another
+            space.
 
     """
+    await asyncio.to_thread(parts.embedder)  # what every source needs is not the problem of each
     await take_back(parts)  # as any run would first, since what the dead hold is not seen to wait
     with tempfile.TemporaryDirectory(prefix="flowbed-plan-") as folder:
         planning = _Planning(parts, Draft(Path(folder)))

@@ -40,6 +40,7 @@ async def run(
     began = parts.monotonic()
     tally = Tally()
     await recover(parts, tally)
+    await asyncio.to_thread(parts.embedder)  # what every source needs is not the problem of each
     fresh = Fresh()
     fetching = asyncio.create_task(_fetch(parts, feeds, fresh, allow_deletes=allow_deletes))
     try:

@@ -32,6 +32,7 @@ CONDITIONS = ("If-Match", "If-None-Match")
 OWN = {"connection", "keep-alive", "transfer-encoding", "expect"}
 PIECE = 64 << 10
 # A request that waits to be overtaken goes on after this long even so.
+SETTLED = 0.05  # seconds in which a loop has taken in what happened to its connections
 OVERTAKEN = 0.5
 
 
@@ -163,7 +164,8 @@ class S3Proxy:
             async with aiohttp.ClientSession(
                 connector=pool, timeout=timeout, auto_decompress=False
             ) as self._client:
-                runner = web.ServerRunner(web.Server(self._handle, access_log=None), shutdown_timeout=0.1)
+                server = web.Server(self._handle, access_log=None)
+                runner = web.ServerRunner(server, shutdown_timeout=0.1)
                 await runner.setup()
                 site = web.TCPSite(runner, "127.0.0.1", 0)
                 await site.start()
@@ -171,6 +173,10 @@ class S3Proxy:
                 started.set()
                 await self._stop.wait()
                 await runner.cleanup()
+                # A connection that was being accepted meanwhile is there only now, and would be left open.
+                await asyncio.sleep(SETTLED)
+                await server.shutdown(0.1)
+                await asyncio.sleep(SETTLED)
         finally:
             started.set()
 
