@@ -27,8 +27,6 @@ from flowbed.index.versions import Version, versions
 from flowbed.lanes.budget import Budget
 from flowbed.ledger import open_ledger
 from flowbed.ledger.vectors import VectorFile, drop_damaged, fault_of
-from flowbed.pipeline import doctor, gc, inspect, release, rollback, run, staging, tie, verify
-from flowbed.pipeline import plan as planning
 from flowbed.pipeline.claims import WAITING
 from flowbed.storage import open_store
 
@@ -113,7 +111,7 @@ class Flowbed:
     async def plan(self, *names: str, allow_deletes: bool = False) -> Plan:
         """Work out what a run of the sources named (or all) would do and what it would cost, and stage it for `run`."""
         feeds = await self._feeds(names, removed=allow_deletes)
-        return await planning.plan(self._parts(), feeds=feeds, allow_deletes=allow_deletes)
+        return await pipeline.plan.plan(self._parts(), feeds=feeds, allow_deletes=allow_deletes)
 
     async def run(
         self,
@@ -143,7 +141,7 @@ class Flowbed:
             if names or allow_deletes or status is not None:
                 message = f"plan {plan} says what is done: leave names, statuses and the leave to delete away"
                 raise Rejected(message)
-            staged = await staging.read_plan(self._store, plan, now=now())
+            staged = await pipeline.staging.read_plan(self._store, plan, now=now())
             there = [name for name in staged.sources if name in self.settings.sources]
             opened = await self._feeds(there) if there else {}
             # Of what is no source any more nothing but deletions can have been planned as such.
@@ -152,8 +150,8 @@ class Flowbed:
                 for name, source in staged.sources.items()
                 if name not in opened and not any(part.batch for part in source.parts)
             }
-            return await release.run_plan(parts, staged, feeds=opened, limit=limit)
-        return await run.run(
+            return await pipeline.release.run_plan(parts, staged, feeds=opened, limit=limit)
+        return await pipeline.run.run(
             parts,
             feeds=await self._feeds(names, removed=allow_deletes),
             allow_deletes=allow_deletes,
@@ -201,7 +199,9 @@ class Flowbed:
         if at is not None and collection is None:
             message = "a version is one collection's: name the collection too"
             raise Rejected(message)
-        embedder = await asyncio.to_thread(self._open_embedder)
+        embedder = self._embedder
+        if embedder is None:
+            embedder = await asyncio.to_thread(self._open_embedder)
         asked = await self._asked(collection, embedder)
         if isinstance(query, str):
             if not query.strip():
@@ -221,11 +221,11 @@ class Flowbed:
 
     async def status(self) -> BedStatus:
         """Describe every collection, the chunks by status, and what waits for someone to look."""
-        return await inspect.status(self._parts())
+        return await pipeline.inspect.status(self._parts())
 
     async def why(self, subject: str) -> list[Reason]:
         """Say what is known of a chunk or of every chunk of a document."""
-        return await inspect.why(self._parts(), subject)
+        return await pipeline.inspect.why(self._parts(), subject)
 
     async def versions(self, collection: str) -> list[Version]:
         """List the versions of a collection that are kept, newest first."""
@@ -243,7 +243,7 @@ class Flowbed:
             names = [(await self._live(collection)).collection]
         done = {}
         for name in names:
-            compacted = await run.compact_one(
+            compacted = await pipeline.run.compact_one(
                 self._parts(), name, vector_index=vector_index, retention=NOTHING if now else None
             )
             if compacted is not None:
@@ -259,7 +259,9 @@ class Flowbed:
             NotFound: there is no collection of that name.
 
         """
-        return await verify.verify(self._parts(), collections, repair=repair, allow_deletes=allow_deletes)
+        return await pipeline.verify.verify(
+            self._parts(), collections, repair=repair, allow_deletes=allow_deletes
+        )
 
     async def gc(self, *collections: str, dry_run: bool = False) -> Collected:
         """Delete what nothing needs any more: of the collections named, or everywhere.
@@ -268,10 +270,10 @@ class Flowbed:
             NotFound: there is no collection of that name.
 
         """
-        done = await gc.collect(self._parts(), collections, dry_run=dry_run)
+        done = await pipeline.gc.collect(self._parts(), collections, dry_run=dry_run)
         if not collections:
             for size in await asyncio.to_thread(drop_damaged, self._vector_file, dry_run=dry_run):
-                done.add(gc.Garbage(kind="vector cache", key="", bytes=size, why="damaged"))
+                done.add(pipeline.gc.Garbage(kind="vector cache", key="", bytes=size, why="damaged"))
         return done
 
     async def tag(self, collection: str, version: int, name: str) -> None:
@@ -295,25 +297,27 @@ class Flowbed:
             NotFound: there is no such collection or version.
 
         """
-        return await rollback.roll_back(self._parts(), (await self._live(collection)).collection, version)
+        return await pipeline.rollback.roll_back(
+            self._parts(), (await self._live(collection)).collection, version
+        )
 
     async def release(self, collection: str) -> Released:
         """Commit the runs that rollbacks of a collection reverted, without embedding anything."""
-        return await rollback.release(self._parts(), (await self._live(collection)).collection)
+        return await pipeline.rollback.release(self._parts(), (await self._live(collection)).collection)
 
     async def doctor(self) -> Diagnosis:
         """Find what is wrong, or about to be, and with which command it is mended."""
         try:
             await self.tie()
         except Misconfigured as error:
-            return doctor.untied(error)
+            return pipeline.doctor.untied(error)
         path = self._store.url.removeprefix("file://") if self._store.url.startswith("file://") else ""
-        place = doctor.Place(
+        place = pipeline.doctor.Place(
             store=path or self._store.url,
             free=lambda: psutil.disk_usage(path or str(self.folder)).free,
             cache=lambda: fault_of(self._vector_file),
         )
-        return await doctor.examine(self._parts(), place)
+        return await pipeline.doctor.examine(self._parts(), place)
 
     async def dead_letters(self) -> list[DeadLetter]:
         """List what failed for good until someone looks, oldest first."""
@@ -321,7 +325,7 @@ class Flowbed:
 
     async def retry_dead_letters(self, *subjects: str) -> int:
         """Let the chunks of the dead letters named (or of all) wait for the next run again; return how many do."""
-        return await run.retry(self._parts(), subjects)
+        return await pipeline.run.retry(self._parts(), subjects)
 
     async def price(self) -> float:
         """Tell what the model costs, in US dollars per million tokens; one that runs here costs nothing."""
@@ -335,9 +339,9 @@ class Flowbed:
 
         """
         if anew:
-            self.retied = await tie.tie_anew(self._store, self._ledger)
+            self.retied = await pipeline.tie.tie_anew(self._store, self._ledger)
         else:
-            await tie.tie(
+            await pipeline.tie.tie(
                 self._store,
                 self._ledger,
                 store_name=self.settings.store,
@@ -455,14 +459,14 @@ def _broken_ledger(folder: Path, error: Misconfigured) -> Diagnosis | None:
     if "://" in name or not file.is_file():
         return None
     mend = f"mv -f '{file}' '{file}.damaged'; rm -f '{file}-wal' '{file}-shm'; flowbed verify --repair; flowbed run"
-    finding = doctor.Finding(
+    finding = pipeline.doctor.Finding(
         check="ledger",
         severity="error",
         subject=name,
         what=f"{error}; without it, a new ledger takes the store over, and no vector is paid for again",
         mend=mend,
     )
-    return doctor.Diagnosis(findings=(finding,), checks=1)
+    return pipeline.doctor.Diagnosis(findings=(finding,), checks=1)
 
 
 async def _joined(folder: Path) -> Flowbed:

@@ -8,7 +8,16 @@ from typing import TYPE_CHECKING, Literal
 
 from flowbed.index.commit import MICROSECOND, RETENTION
 from flowbed.index.datasets import blocking
-from flowbed.index.partitions import NAME, PARTITIONS, ROUNDS, SAMPLE, Partitioned, partitioned, partitions_of
+from flowbed.index.partitions import (
+    NAME,
+    PARTITIONS,
+    ROUNDS,
+    SAMPLE,
+    Partitioned,
+    kind_of,
+    partitioned,
+    partitions_of,
+)
 from flowbed.index.versions import State, Version, state, versions
 from flowbed.telemetry import COMPACTION_CLEANED, COMPACTION_MERGED, reached
 
@@ -156,10 +165,9 @@ def _apply(dataset: lance.LanceDataset, plan: Compaction, index: Partitioned | N
         dataset.optimize.compact_files(materialize_deletions_threshold=0.0 if full else 0.1)
         reached(COMPACTION_MERGED, version=dataset.version)
     if plan.partitions:
-        # IVF_FLAT keeps exact distances and builds in seconds; kinds that compress take twenty times as long.
         dataset.create_index(
             "vector",
-            "IVF_FLAT",
+            **kind_of(dataset.schema.field("vector").type.list_size),
             metric="cosine",
             num_partitions=plan.partitions,
             sample_rate=SAMPLE,

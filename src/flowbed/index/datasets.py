@@ -32,6 +32,7 @@ class Datasets:
         """Open nothing yet."""
         self.store = store
         self._session = lance.Session()  # type: ignore[attr-defined]
+        self._newest: dict[str, lance.LanceDataset] = {}  # the last version read of each, by key
 
     async def begin(self, collection: str, space: Space, *, now: int) -> Live:
         """Make `space` live where none is, and its dataset where there is none; repeatable.
@@ -95,10 +96,20 @@ class Datasets:
         """
 
         def work() -> tuple[Answer, int] | None:
-            dataset = self._open(live, version)
+            dataset = self._open(live, version) if version is not None else self._read(live)
             return None if dataset is None else (read(dataset), int(dataset.version))
 
         return await blocking(work, f"the index of {live.collection}")
+
+    def _read(self, live: Live) -> lance.LanceDataset | None:
+        """Open the newest version for reading alone: where it was read before, nothing but its number is asked."""
+        held = self._newest.get(live.key)
+        if held is not None and held.latest_version == held.version:
+            return held
+        dataset = self._open(live)
+        if dataset is not None:
+            self._newest[live.key] = dataset
+        return dataset
 
     async def kept(self, live: Live) -> list[int]:
         """List the versions that are kept, oldest first; none where the dataset is not made yet."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import TYPE_CHECKING
 
 from flowbed.errors import Conflict, Misconfigured, NotFound
@@ -40,11 +41,16 @@ async def live_collection(store: Store, collection: str) -> Live | None:
     except NotFound:
         return None
     try:
-        space = Space.from_json(json.dumps(json.loads(stored.body)["space"]))
+        space = _space(stored.body)
     except (ValueError, KeyError, TypeError) as error:
         message = f"{collection}/{ACTIVE} cannot be read ({error}); restore it before going on"
         raise Misconfigured(message) from error
     return Live(collection=collection, space=space)
+
+
+@lru_cache(maxsize=1024)  # every search reads it, and it hardly ever changes
+def _space(body: bytes) -> Space:
+    return Space.from_json(json.dumps(json.loads(body)["space"]))
 
 
 async def live_collections(store: Store) -> list[Live]:

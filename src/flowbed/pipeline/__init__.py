@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from importlib import import_module
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from collections.abc import Callable
+    from types import ModuleType
 
     from flowbed.chunking import Rules
     from flowbed.embedding.cache import Cached
@@ -14,8 +16,18 @@ if TYPE_CHECKING:
     from flowbed.index.datasets import Datasets
     from flowbed.lanes.budget import Budget
     from flowbed.ledger import Ledger
+    from flowbed.pipeline import doctor, gc, inspect, plan, release, rollback, run, staging, tie, verify
     from flowbed.sources import Source
     from flowbed.storage import Store
+
+# Resolved on first use: who only searches waits for none of them.
+__all__ = ["doctor", "gc", "inspect", "plan", "release", "rollback", "run", "staging", "tie", "verify"]
+
+
+def __getattr__(name: str) -> ModuleType:
+    if name not in __all__:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return import_module(f"{__name__}.{name}")
 
 
 @dataclass(frozen=True, kw_only=True)
