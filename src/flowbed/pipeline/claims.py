@@ -17,8 +17,8 @@ if TYPE_CHECKING:
     from flowbed.ledger import ChunkRow
     from flowbed.pipeline import Parts
 
-# Chunks of one run: their vectors are held until its deltas are written (13 MB at 384 dimensions).
-RUN_CHUNKS = 8_192
+# Chunks of one run: their vectors are held until its deltas are written (25 MB at 384 dimensions).
+RUN_CHUNKS = 16_384
 # Worth a run where nothing more is at hand just now: each run ends in a commit, and in a fragment of the index.
 WORTHWHILE = RUN_CHUNKS // 4
 # A claim lasts this long unless renewed; the claims of a process known to be dead are taken back at once.
