@@ -18,8 +18,9 @@ if TYPE_CHECKING:
     from flowbed.pipeline.doctor import Diagnosis
     from flowbed.pipeline.gc import Collected
     from flowbed.pipeline.inspect import BedStatus, Reason
+    from flowbed.pipeline.repair import Mended
     from flowbed.pipeline.rollback import Released
-    from flowbed.pipeline.verify import Mended, Verified
+    from flowbed.pipeline.verify import Verified
     from flowbed.records import Found, Plan, Problem, Report
 
 SHOWN = 20  # problems of a kind that are listed; the rest is counted

@@ -12,8 +12,10 @@ from flowbed.index.compaction import INDEX_ROWS, UNINDEXED
 from flowbed.index.live import live_collections
 from flowbed.index.versions import state
 from flowbed.pipeline.claims import WAITING
+from flowbed.pipeline.compare import known_collections
+from flowbed.pipeline.faults import UNREADABLE
 from flowbed.pipeline.gc import garbage
-from flowbed.pipeline.verify import UNREADABLE, known_collections, look_through
+from flowbed.pipeline.verify import look_through
 from flowbed.records import Status
 
 if TYPE_CHECKING:

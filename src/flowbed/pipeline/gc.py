@@ -15,8 +15,8 @@ from flowbed.index.commit import MICROSECOND, RETENTION
 from flowbed.index.deltas import peek
 from flowbed.index.live import live_collection
 from flowbed.index.versions import versions
+from flowbed.pipeline.compare import known_collections, require_known, run_of, waiting_runs
 from flowbed.pipeline.staging import PLANS, drop_plans, expired_plans, read_plan
-from flowbed.pipeline.verify import known_collections, require_known, run_of, waiting_runs
 from flowbed.records import Space, Status, batch_id, text_hash
 from flowbed.telemetry import GARBAGE_DELETED, GARBAGE_MARKED, reached
 
