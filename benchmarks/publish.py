@@ -45,10 +45,14 @@ def _size(options: Options, data: Rows, size: int, best: int, changed: int) -> d
     small = build.rows(options)
     store = build.chroma(small, count) if size in COPIED else None
     memory = 0
-    with Side("flowbed_rows") as side:
-        side.ask("open", folder=options.work / f"bed-{size}", rows=data.folder)
+    folder = options.work / f"bed-{size}"
+    with Side("flowbed_rows") as side, Side("flowbed_rows") as reader:
+        for each in (side, reader):
+            each.ask("open", folder=folder, rows=data.folder)
         for turn in range(1 + (options.rounds or ROUNDS)):
             run = side.ask("publish", count=count, changed=changed, edition=turn + 1)
+            run["reader"] = reader.ask("look", row=run.pop("row"), edition=turn + 1)
+            run["seconds"] += run["reader"]
             ours += [run] if turn else []  # the first opens files
             if store is not None and turn < 4:
                 with Side("peer_rows", python=PEERS) as peer:
@@ -129,9 +133,10 @@ def section(found: dict[str, Any]) -> str:
 
 {found["changed"]:,} rows, chosen at random, have a new vector and document, and are in hand. Flowbed lays down a delta,
 records its run, merges it and marks its chunks; chromadb's directory is copied, the rows are upserted ({sweep} for so
-many rows a call) and it is copied back. Both end when a reader that opens the store anew finds one of the rows.
-Flowbed syncs what it writes to disk, the copies are not synced. Bytes are those of new and changed files, or all that
-went through write calls where that is more; memory is that of a process that does nothing but publish.
+many rows a call) and it is copied back. Both end when a reader that opens the store anew finds one of the rows;
+Flowbed's is another process. Flowbed syncs what it writes to disk, the copies are not synced. Bytes are those of new
+and changed files, or all that went through write calls where that is more; memory is that of a process that does
+nothing but publish.
 
 ![Time of publishing against the rows that are there](cost.svg)
 

@@ -65,8 +65,15 @@ class Opened:
             self._loop.run(self._commit(range(first, last)))
 
     def publish(self, count: int, changed: int, edition: int) -> dict[str, Any]:
-        """Change rows at random: from vectors in hand to a reader that opens the project and finds one."""
+        """Change rows at random, and publish them from vectors in hand; tell one of them, for a reader to look for."""
         return self._loop.run(self._publish(count, changed, edition))
+
+    def look(self, row: int, edition: int) -> float:
+        """Open the project anew, and find a row as it was changed; tell the seconds that took."""
+        batch = self.files.batch([row], edition=edition)
+        began = time.perf_counter()
+        self._loop.run(self._seen(batch.vectors[0], batch.documents[0]))
+        return time.perf_counter() - began
 
     def search(self, start: int, stop: int, where: dict[str, Any] | None = None) -> dict[str, Any]:
         """Search for queries one after the other: milliseconds, and the rows found."""
@@ -127,16 +134,14 @@ class Opened:
         await self._record(batch, delta)
         recorded = time.perf_counter()
         await self._merge()
-        merged = time.perf_counter()
-        await self._seen(batch.vectors[0], batch.documents[0])
         done = time.perf_counter()
         after = sizes(self._folder / ".flowbed" / "store")
         return {
             "seconds": done - began,
             "delta": laid - began,
             "ledger": recorded - laid,
-            "commit": merged - recorded,
-            "reader": done - merged,
+            "commit": done - recorded,
+            "row": int(np.min(chosen)),
             "files": sum(each[0] for path, each in after.items() if before.get(path) != each),
             "written": psutil.Process().io_counters().write_chars - wrote,
         }
@@ -265,6 +270,7 @@ if __name__ == "__main__":
             "open": opened.open,
             "build": opened.build,
             "add": opened.add,
+            "look": opened.look,
             "publish": opened.publish,
             "search": opened.search,
             "texts": opened.texts,
