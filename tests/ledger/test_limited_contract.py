@@ -12,6 +12,8 @@ from flowbed.testing.ledger import (
     ClaimsContract,
     DeadLettersContract,
     DocumentsContract,
+    KeysContract,
+    QuotasContract,
     RollbacksContract,
     RunsContract,
 )
@@ -45,3 +47,9 @@ class TestRollbacks(RollbacksContract): ...
 
 
 class TestDeadLetters(DeadLettersContract): ...
+
+
+class TestKeys(KeysContract): ...
+
+
+class TestQuotas(QuotasContract): ...

@@ -13,6 +13,8 @@ from flowbed.testing.ledger import (
     ClaimsContract,
     DeadLettersContract,
     DocumentsContract,
+    KeysContract,
+    QuotasContract,
     RollbacksContract,
     RunsContract,
 )
@@ -56,3 +58,9 @@ class TestRollbacks(RollbacksContract): ...
 
 
 class TestDeadLetters(DeadLettersContract): ...
+
+
+class TestKeys(KeysContract): ...
+
+
+class TestQuotas(QuotasContract): ...

@@ -1,4 +1,4 @@
-"""What is known about every document, chunk, batch file, run and dead letter. It holds no text.
+"""What is known about every document, chunk, batch file, run, dead letter and API key. It holds no text.
 
 One narrow protocol for each aggregate. None of them needs more than one item's atomicity beyond `Documents.swap`, the
 conditional step that moves a source's cursor together with its documents and their chunks.
@@ -173,6 +173,25 @@ class DeadLetter:
     reason: str
     at: int
     attempts: int = 1
+
+
+@dataclass(frozen=True, kw_only=True)
+class KeyRow:
+    """One API key. `hash` is the sha256 of its secret in hex; of the secret itself only `prefix` is known.
+
+    No `models` means all of them. Times are µs since 1970; `revoked` and `used` are 0 where that never happened.
+    """
+
+    id: str
+    name: str
+    prefix: str
+    hash: str
+    tier: str
+    created: int
+    models: tuple[str, ...] = ()
+    admin: bool = False
+    revoked: int = 0
+    used: int = 0
 
 
 class Documents(Protocol):
@@ -407,6 +426,55 @@ class DeadLetters(Protocol):
         ...
 
 
+class Keys(Protocol):
+    """The API keys. They are never deleted: a revoked one stays, so that its use can be explained."""
+
+    async def create(self, key: KeyRow) -> None:
+        """Record a key; the same one again changes nothing.
+
+        Raises:
+            Conflict: there is another key of that id or hash.
+
+        """
+        ...
+
+    async def find(self, hash: str) -> KeyRow | None:  # noqa: A002 - the record's own field
+        """Read the key whose secret has this hash, revoked or not, as it is now."""
+        ...
+
+    async def all(self) -> list[KeyRow]:
+        """Read every key, oldest first."""
+        ...
+
+    async def exist(self) -> bool:
+        """Tell whether there ever was a key."""
+        ...
+
+    async def revoke(self, id: str, *, at: int) -> KeyRow | None:  # noqa: A002 - the record's own field
+        """Revoke a key and return it; one that was revoked before keeps its time. None where there is none."""
+        ...
+
+    async def use(self, times: Mapping[str, int]) -> None:
+        """Note when keys were last used, by id; a time never goes back, and unknown ids are passed over."""
+        ...
+
+
+class Quotas(Protocol):
+    """The tokens that each key has used on each day; `day` is written 2026-11-21, in UTC."""
+
+    async def add(self, day: str, tokens: Mapping[str, int]) -> Mapping[str, int]:
+        """Add tokens to what keys have used, by id, and return what each of them has used then."""
+        ...
+
+    async def used(self, day: str, keys: Collection[str]) -> Mapping[str, int]:
+        """Read what the keys named have used; those that used nothing are absent."""
+        ...
+
+    async def forget(self, *, before: str) -> int:
+        """Drop what was used before a day, and return how many rows that was."""
+        ...
+
+
 class Ledger(Protocol):
     """All aggregates of one ledger; `id` is made once, when the ledger is, and `location` shows no password."""
 
@@ -418,6 +486,8 @@ class Ledger(Protocol):
     runs: Runs
     rollbacks: Rollbacks
     dead_letters: DeadLetters
+    keys: Keys
+    quotas: Quotas
 
     async def close(self) -> None:
         """Let go of the database."""

@@ -141,6 +141,10 @@ class Database:
         """Write an insert that leaves the row of the same primary key as it is."""
         return self._dialect.insert(table).on_conflict_do_nothing(index_elements=list(table.primary_key))
 
+    def insert_any_new(self, table: sa.Table) -> Insert:
+        """Write an insert that leaves a row of the same primary key, or of another key that is unique, as it is."""
+        return self._dialect.insert(table).on_conflict_do_nothing()
+
     def upsert(self, table: sa.Table, **amended: sa.ColumnElement[Any]) -> Insert:
         """Write an insert that replaces the row of the same primary key; `amended` columns get their own expression."""
         replaced = {column.name: proposed(column) for column in table.c if not column.primary_key}

@@ -10,7 +10,7 @@ from sqlalchemy import BigInteger, Boolean, Column, Float, Index, Integer, Prima
 
 from flowbed.records import Status
 
-HEAD = "0002"  # the revision of the newest migration, known here because loading alembic takes half a second
+HEAD = "0003"  # the revision of the newest migration, known here because loading alembic takes half a second
 VERSION_TABLE = (
     "ledger_version"  # a name of our own: a database of another program that uses alembic is not ours
 )
@@ -160,4 +160,29 @@ dead_letters = Table(
     Column("attempts", Integer, nullable=False),
     PrimaryKeyConstraint("kind", "owner", "subject"),
     Index("dead_letters_by_age", "at", "kind", "owner", "subject"),
+)
+
+keys = Table(
+    "keys",
+    metadata,
+    Column("id", TEXT, primary_key=True),
+    Column("name", TEXT, nullable=False),
+    Column("prefix", TEXT, nullable=False),
+    Column("hash", TEXT, nullable=False),
+    Column("tier", TEXT, nullable=False),
+    Column("models", TEXT, nullable=False),  # a JSON array
+    Column("admin", Boolean, nullable=False),
+    Column("created", BigInteger, nullable=False),
+    Column("revoked", BigInteger, nullable=False),
+    Column("used", BigInteger, nullable=False),
+    Index("keys_by_hash", "hash", unique=True),
+)
+
+quotas = Table(
+    "quotas",
+    metadata,
+    Column("day", TEXT, nullable=False),
+    Column("key", TEXT, nullable=False),
+    Column("tokens", BigInteger, nullable=False),
+    PrimaryKeyConstraint("day", "key"),
 )

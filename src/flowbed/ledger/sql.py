@@ -13,6 +13,8 @@ from flowbed.ledger.chunks import SqlChunks
 from flowbed.ledger.database import Database, Lock
 from flowbed.ledger.dead_letters import SqlDeadLetters
 from flowbed.ledger.documents import SqlDocuments
+from flowbed.ledger.keys import SqlKeys
+from flowbed.ledger.quotas import SqlQuotas
 from flowbed.ledger.rollbacks import SqlRollbacks
 from flowbed.ledger.runs import SqlRuns
 
@@ -21,7 +23,7 @@ if TYPE_CHECKING:
 
     import sqlalchemy as sa
 
-    from flowbed.ledger import Batches, Chunks, DeadLetters, Documents, Rollbacks, Runs
+    from flowbed.ledger import Batches, Chunks, DeadLetters, Documents, Keys, Quotas, Rollbacks, Runs
 
 
 class SqlLedger:
@@ -37,6 +39,8 @@ class SqlLedger:
         self.runs: Runs = SqlRuns(database)
         self.rollbacks: Rollbacks = SqlRollbacks(database)
         self.dead_letters: DeadLetters = SqlDeadLetters(database)
+        self.keys: Keys = SqlKeys(database)
+        self.quotas: Quotas = SqlQuotas(database)
         self._database = database
 
     async def close(self) -> None:

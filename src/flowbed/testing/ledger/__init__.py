@@ -9,8 +9,10 @@ from flowbed.testing.ledger.chunks import ChunksContract
 from flowbed.testing.ledger.claims import ClaimsContract
 from flowbed.testing.ledger.dead_letters import DeadLettersContract
 from flowbed.testing.ledger.documents import DocumentsContract
+from flowbed.testing.ledger.keys import KeysContract
+from flowbed.testing.ledger.quotas import QuotasContract
 from flowbed.testing.ledger.rollbacks import RollbacksContract
-from flowbed.testing.ledger.rows import chunk, claim, document, flat, letter, only, put, run, waiting
+from flowbed.testing.ledger.rows import chunk, claim, document, flat, key, letter, only, put, run, waiting
 from flowbed.testing.ledger.runs import RunsContract
 
 __all__ = [
@@ -19,12 +21,15 @@ __all__ = [
     "ClaimsContract",
     "DeadLettersContract",
     "DocumentsContract",
+    "KeysContract",
+    "QuotasContract",
     "RollbacksContract",
     "RunsContract",
     "chunk",
     "claim",
     "document",
     "flat",
+    "key",
     "letter",
     "only",
     "put",

@@ -13,6 +13,7 @@ from flowbed.ledger import (
     DeadLetter,
     DocumentRow,
     Failure,
+    KeyRow,
     Rollback,
     RunRow,
     Swap,
@@ -61,6 +62,12 @@ def run(id: str = "r1", **changes: Any) -> RunRow:  # noqa: A002, ANN401 - the r
 def letter(subject: str = "s#d#00000", **changes: Any) -> DeadLetter:  # noqa: ANN401 - the record's own fields
     """Make a letter about a chunk of collection `c`."""
     return replace(DeadLetter(kind="chunk", owner="c", subject=subject, reason="too long", at=1), **changes)
+
+
+def key(id: str = "k1", **changes: Any) -> KeyRow:  # noqa: A002, ANN401 - the record's own fields
+    """Make a key whose secret has a hash of its own."""
+    row = KeyRow(id=id, name="app", prefix="fb-abcde", hash=f"hash of {id}", tier="default", created=1)
+    return replace(row, **changes)
 
 
 def rollback(**changes: Any) -> Rollback:  # noqa: ANN401 - the record's own fields

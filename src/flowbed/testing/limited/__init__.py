@@ -10,13 +10,14 @@ from typing import TYPE_CHECKING
 
 from flowbed.testing.limited.chunks import LimitedChunks
 from flowbed.testing.limited.documents import LimitedDocuments
+from flowbed.testing.limited.keys import LimitedKeys, LimitedQuotas
 from flowbed.testing.limited.letters import LimitedBatches, LimitedDeadLetters
 from flowbed.testing.limited.rows import INDEXES
 from flowbed.testing.limited.runs import LimitedRollbacks, LimitedRuns
 from flowbed.testing.limited.table import Table
 
 if TYPE_CHECKING:
-    from flowbed.ledger import Batches, Chunks, DeadLetters, Documents, Rollbacks, Runs
+    from flowbed.ledger import Batches, Chunks, DeadLetters, Documents, Keys, Quotas, Rollbacks, Runs
 
 _NAMES = count(1)
 
@@ -42,6 +43,8 @@ class LimitedLedger:
         self.runs: Runs = runs
         self.rollbacks: Rollbacks = LimitedRollbacks(table, runs)
         self.dead_letters: DeadLetters = LimitedDeadLetters(table)
+        self.keys: Keys = LimitedKeys(table)
+        self.quotas: Quotas = LimitedQuotas(table)
 
     async def settle(self) -> None:
         """Wait until listings tell what was written."""

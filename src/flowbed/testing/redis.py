@@ -1,0 +1,110 @@
+"""A Redis server of a test's own, on a free port of 127.0.0.1, which keeps nothing."""
+
+from __future__ import annotations
+
+import shutil
+import socket
+import subprocess
+import tempfile
+import time
+from typing import TYPE_CHECKING, Self
+
+from flowbed.errors import Misconfigured
+
+if TYPE_CHECKING:
+    from types import TracebackType
+
+HOST = "127.0.0.1"
+PATIENCE = 20.0  # s
+# Ends the server when the input closes: with the process that started it, however that ended.
+_WATCHED = 'exec 3<&0; (read -r _ <&3; kill -9 $$ 2>/dev/null) & exec 3<&-; exec "$0" "$@" </dev/null'
+
+
+class RedisServer:
+    """Run a server for the length of a `with` block; `url` leads to it."""
+
+    def __init__(self, *, password: str = "") -> None:
+        """Ask for a password, if one is given.
+
+        Raises:
+            Misconfigured: there is no `redis-server` on this machine.
+
+        """
+        program = shutil.which("redis-server")
+        if program is None:
+            raise Misconfigured(
+                "there is no redis-server here; install it (Debian: apt-get install redis-server)"
+            )
+        self._program = program
+        self._password = password
+        self._process: subprocess.Popen[bytes] | None = None
+        self.port = _free_port()
+
+    @property
+    def url(self) -> str:
+        """The server's address."""
+        return f"redis://{f':{self._password}@' if self._password else ''}{HOST}:{self.port}/0"
+
+    def __enter__(self) -> Self:
+        """Start the server, empty."""
+        self._folder = tempfile.TemporaryDirectory(prefix="flowbed-redis-")
+        try:
+            self.start()
+        except BaseException:
+            self.__exit__(None, None, None)
+            raise
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        """End the server."""
+        self.stop()
+        self._folder.cleanup()
+
+    def start(self) -> None:
+        """Start the server, empty, on the port that it had before."""
+        settings = {
+            "port": str(self.port),
+            "bind": HOST,
+            "dir": self._folder.name,
+            "save": "",
+            "appendonly": "no",
+        }
+        if self._password:
+            settings["requirepass"] = self._password
+        options = [part for name, value in settings.items() for part in (f"--{name}", value)]
+        self._process = subprocess.Popen(  # noqa: S603 - the server that was found
+            ["/bin/sh", "-c", _WATCHED, self._program, *options],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+        )
+        deadline = time.monotonic() + PATIENCE
+        while not self._answers():
+            if self._process.poll() is not None or time.monotonic() > deadline:
+                raise RuntimeError("redis-server did not start")
+            time.sleep(0.02)
+
+    def stop(self) -> None:
+        """End the server at once; what it held is gone, and its clients are cut off."""
+        if self._process is not None:
+            self._process.kill()
+            self._process.wait(PATIENCE)
+            if self._process.stdin is not None:
+                self._process.stdin.close()
+            self._process = None
+
+    def _answers(self) -> bool:
+        try:
+            with socket.create_connection((HOST, self.port), timeout=1) as connection:
+                connection.sendall(b"PING\r\n")
+                return connection.recv(64)[:1] in (b"+", b"-")
+        except OSError:
+            return False
+
+
+def _free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind((HOST, 0))
+        return int(probe.getsockname()[1])
