@@ -2,10 +2,15 @@
 
     Error
     ├── Transient        the same call may succeed later: it is retried with backoff
-    │   └── OutOfSpace   the disk is full: nothing written is lost, free space and run again
+    │   ├── OutOfSpace   the disk is full: nothing written is lost, free space and run again
+    │   ├── TooMany      a caller asks more often than it may: wait as long as the answer says
+    │   └── Unavailable  a provider is known to be down: it is asked again when the answer says
     ├── Conflict         someone else wrote first: read again and decide again
     ├── Rejected         this input will never be accepted: it is recorded with its reason and passed over
-    │   └── NotFound     the thing named does not exist
+    │   ├── NotFound     the thing named does not exist
+    │   ├── Unauthorized no key, or none that is known: send one that is valid
+    │   ├── Forbidden    the key may not do this: ask with one that may
+    │   └── Exhausted    the key has used up its quota: ask again when a new one begins
     └── Misconfigured    stop and change a setting; the message names it
 
 The class says what the caller may do; facts are attributes. Errors of vendor packages are translated where they arise.
@@ -36,21 +41,48 @@ class OutOfSpace(Transient):
     """The disk, or the quota on it, is full."""
 
 
+class TooMany(Transient):
+    """A caller asks more often than its rate limit lets it; `retry_after` says when there is room again."""
+
+
+class Unavailable(Transient):
+    """The provider is known to be down, so that it was not asked; `retry_after` says when it is asked again."""
+
+
 class Conflict(Error):
     """Someone else wrote first: read the present state and decide again."""
 
 
 class Rejected(Error):
-    """This input will never be accepted; `inputs` are its positions in the call, empty where they are not known."""
+    """This input will never be accepted; `inputs` are its positions in the call, empty where they are not known.
 
-    def __init__(self, message: str, *, inputs: Sequence[int] = ()) -> None:
-        """Keep the positions of the rejected inputs beside the message."""
+    `param` is the field of a request that it is about, and `code` what programs know the error by, where they have one.
+    """
+
+    def __init__(
+        self, message: str, *, inputs: Sequence[int] = (), param: str | None = None, code: str | None = None
+    ) -> None:
+        """Keep the facts beside the message."""
         super().__init__(message)
         self.inputs = tuple(inputs)
+        self.param = param
+        self.code = code
 
 
 class NotFound(Rejected):
     """The thing named does not exist."""
+
+
+class Unauthorized(Rejected):
+    """No key was sent where one is needed, or one that is not known or was revoked."""
+
+
+class Forbidden(Rejected):
+    """The key is known, and may not do this."""
+
+
+class Exhausted(Rejected):
+    """The key has used up the quota of its tier; it gets a new one at midnight UTC."""
 
 
 class Misconfigured(Error):

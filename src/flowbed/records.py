@@ -158,12 +158,17 @@ class Embedded:
     """Vectors of one call, in the order of its texts.
 
     `vectors` is float32 of shape (texts, dimensions); `tokens` is what the provider counts for the call;
-    `truncated` holds the positions of texts whose end was cut off.
+    `truncated` holds the positions of texts whose end was cut off. `counts` are the tokens of each text, also of those
+    that came from a cache; empty where they are not told. `cached` is how many texts did. `provider` names who answered
+    the others, where there are several that might have.
     """
 
     vectors: NDArray[np.float32]
     tokens: int = 0
     truncated: tuple[int, ...] = ()
+    counts: tuple[int, ...] = ()
+    cached: int = 0
+    provider: str = ""
 
 
 @dataclass(frozen=True, kw_only=True)

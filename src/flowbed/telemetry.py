@@ -63,6 +63,13 @@ PROGRESS = "progress"
 RETRIED = "retried"
 DEAD_LETTER = "dead_letter"
 
+# What the wrappers of embedders do, for those who watch a server.
+BREAKER = "breaker"  # name, state
+FALLBACK = "fallback"  # provider that failed, reason
+LIMITED = "limited"  # name, seconds that a call waited for room
+COALESCED = "coalesced"  # texts, calls that were joined
+WORKER_RESTARTED = "worker.restarted"  # model, reason
+
 Listener = Callable[[str, dict[str, Any]], None]
 _listeners: list[Listener] = []
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from importlib import import_module
 from importlib.metadata import entry_points
 from typing import TYPE_CHECKING, Protocol, runtime_checkable
@@ -52,9 +53,43 @@ class Bills(Protocol):
         ...
 
 
+@runtime_checkable
+class Closes(Protocol):
+    """An embedder that holds connections or processes, and lets go of them when it is asked to."""
+
+    async def aclose(self) -> None:
+        """Let go of them; nothing is embedded after that."""
+        ...
+
+
+@dataclass(frozen=True, kw_only=True)
+class Rates:
+    """What a provider lets one key do in a minute; None is not known, so not kept to.
+
+    An embedder of a provider says so in `rates`, and in `matryoshka` whether its vectors may be cut shorter.
+    """
+
+    requests: int | None = None
+    inputs: int | None = None
+    tokens: int | None = None
+
+
+@runtime_checkable
+class Rated(Embedder, Protocol):
+    """An embedder of a provider elsewhere, which says how much it does in a minute; what runs here does not."""
+
+    rates: Rates
+
+
 # Loaded by name, so that finding and submitting work never imports a vendor's package.
 VENDORS = {
+    "cohere": "flowbed.embedding.cohere:open_cohere",
+    "compatible": "flowbed.embedding.compatible:open_compatible",
+    "huggingface": "flowbed.embedding.huggingface:open_huggingface",
     "onnx": "flowbed.embedding.onnx:open_onnx",
+    "openai": "flowbed.embedding.openai:open_openai",
+    "sentence_transformers": "flowbed.embedding.sentence_transformers:open_sentence_transformers",
+    "voyage": "flowbed.embedding.voyage:open_voyage",
 }
 
 

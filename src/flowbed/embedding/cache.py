@@ -4,48 +4,32 @@ from __future__ import annotations
 
 import asyncio
 import time
-from typing import TYPE_CHECKING, Protocol
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from flowbed import telemetry
-from flowbed.embedding import Bills
+from flowbed.embedding.dimensions import is_padded
+from flowbed.embedding.stored import FLOAT, Layout
+from flowbed.embedding.tiers import Tiers
 from flowbed.embedding.unicode import require_unicode
-from flowbed.errors import Misconfigured, Rejected
+from flowbed.embedding.usage import shares
+from flowbed.embedding.wrapper import Wrapper, anew
+from flowbed.errors import Misconfigured, Rejected, Transient
 from flowbed.records import Embedded, vector_key
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Mapping, Sequence
+    from collections.abc import Callable, Mapping, Sequence
 
     from numpy.typing import NDArray
 
     from flowbed.embedding import Embedder
+    from flowbed.embedding.tiers import VectorTier
     from flowbed.records import Purpose
 
-FLOAT = np.dtype("<f4")
 
-# Stored behind the floats of a text whose end was cut off, so that giving the vector back says so again. A reader
-# that does not know of it sees a value of the wrong length, and ignores it.
-CUT_OFF = b"\x01"
-
-# Seconds for which a tier that failed is left alone: a full disk or a lost server then costs one warning and one
-# timeout a minute, not one in each call.
-PAUSE = 60.0
-
-
-class VectorTier(Protocol):
-    """One place that keeps vectors: 32-byte key to little-endian float32 bytes."""
-
-    async def get_many(self, keys: Sequence[bytes]) -> dict[bytes, bytes]:
-        """Look keys up; those that are not kept are missing from the answer."""
-        ...
-
-    async def put_many(self, vectors: Mapping[bytes, bytes]) -> None:
-        """Keep vectors; the tier may drop any of them whenever it likes."""
-        ...
-
-
-class Cached:
+class Cached(Wrapper):
     """An embedder that asks `tiers`, nearest first, before it asks `embedder`.
 
     Within one process a text is sent once, however many calls want it at the same time. A tier that fails is passed
@@ -53,25 +37,31 @@ class Cached:
     """
 
     def __init__(
-        self, embedder: Embedder, tiers: Sequence[VectorTier], *, clock: Callable[[], float] = time.monotonic
+        self,
+        embedder: Embedder,
+        tiers: Sequence[VectorTier],
+        *,
+        counts: bool = False,
+        clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        """Wrap an embedder; `clock` gives seconds."""
-        self.space = embedder.space
-        self.items = embedder.items
-        self.tokens = embedder.tokens
-        self.price = embedder.price
-        self._embedder = embedder
-        # Found out once: such a question takes longer than most answers to it.
-        self._bills = embedder if isinstance(embedder, Bills) else None
-        self._tiers = tuple(tiers)
-        self._clock = clock
-        self._paused_until = [float("-inf")] * len(self._tiers)
-        self._bytes = self.space.dimensions * FLOAT.itemsize
-        # A key is here while some call looks it up or embeds it. The value is None where that call failed.
-        self._flights: dict[bytes, asyncio.Future[bytes | None]] = {}
+        """Wrap an embedder; `counts` has every answer tell the tokens of each text, `clock` gives seconds.
+
+        Raises:
+            Misconfigured: the vectors are filled up with zeros, which nobody may store.
+
+        """
+        super().__init__(embedder)
+        if is_padded(self.space):
+            message = f"vectors of {self.space.model} that were filled up with zeros are never stored; ask for others"
+            raise Misconfigured(message)
+        self._counts = counts
+        self._layout = Layout(self.space.dimensions)
+        self.tiers = Tiers(tiers, self._layout, clock=clock)
+        # A key is here while some call looks it up or embeds it.
+        self._flights: dict[bytes, asyncio.Future[_Landed]] = {}
 
     async def embed(self, texts: Sequence[str], *, purpose: Purpose) -> Embedded:
-        """Embed every text or none; `tokens` counts only what this call had sent.
+        """Embed every text or none; `tokens` counts only what this call had sent, `counts` every text.
 
         `truncated` also holds texts whose cut-off vector came from the cache. `Rejected.inputs` are positions in
         `texts`, whatever part of them was sent.
@@ -82,36 +72,24 @@ class Cached:
         """
         keys = self._keys(texts, purpose)
         wanted = dict(zip(keys, texts, strict=True))
-        known: dict[bytes, bytes] = {}
-        tokens = 0
-        while len(known) < len(wanted):
-            left = [key for key in wanted if key not in known]
-            elsewhere = {key: self._flights[key] for key in left if key in self._flights}
-            mine = {key: wanted[key] for key in left if key not in elsewhere}
-            if mine:
-                try:
-                    tokens += await self._resolve(mine, known, purpose)
-                except _RejectedKeysError as error:
-                    places = [place for place, key in enumerate(keys) if key in error.keys]
-                    raise Rejected(str(error), inputs=places) from error.__cause__
-            # Only after its own keys are settled does a call wait, so no two calls wait for each other. A failure
-            # of the other call is not this one's: what is still unknown is tried again, by this call itself.
-            if elsewhere:
-                await asyncio.wait(elsewhere.values())
-                for key, flight in elsewhere.items():
-                    value = flight.result()
-                    if value is not None:
-                        known[key] = value
-        cut_off = tuple(place for place, key in enumerate(keys) if len(known[key]) > self._bytes)
-        return Embedded(vectors=self._vectors(known[key] for key in keys), tokens=tokens, truncated=cut_off)
-
-    def count(self, text: str) -> int:
-        """Count tokens as the embedder does."""
-        return self._embedder.count(text)
-
-    def bill(self, text: str, tokens: int) -> int:
-        """Tell what embedding `text` as a document is billed with, where it is not kept; `tokens` is its own count."""
-        return tokens if self._bills is None else self._bills.bill(text, tokens)
+        known = self.tiers.find(list(wanted))
+        call = _Call(wanted=wanted, known=known)
+        if len(known) < len(wanted):
+            try:
+                await self._complete(call, purpose)
+            except _RejectedKeysError as error:
+                places = [place for place, key in enumerate(keys) if key in error.keys]
+                cause = error.cause
+                raise Rejected(str(cause), inputs=places, param=cause.param, code=cause.code) from cause
+        values = [known[key] for key in keys]
+        return Embedded(
+            vectors=self._layout.vectors(values),
+            tokens=call.tokens,
+            truncated=tuple(place for place, value in enumerate(values) if self._layout.is_cut_off(value)),
+            counts=await self._counted(keys, call, purpose) if self._counts else (),
+            cached=sum(key not in call.sent for key in keys) if call.sent else len(keys),
+            provider=call.provider,
+        )
 
     async def lookup(self, texts: Sequence[str], *, purpose: Purpose) -> dict[str, NDArray[np.float32]]:
         """Find the vectors that are kept already, without embedding any; texts not kept are missing.
@@ -121,10 +99,10 @@ class Cached:
 
         """
         wanted = dict(zip(self._keys(texts, purpose), texts, strict=True))
-        found = await self._look(list(wanted))
+        found = await self.tiers.look(list(wanted))
         if not found:
             return {}
-        vectors = self._vectors(found.values())
+        vectors = self._layout.vectors(found.values())
         return {wanted[key]: vector.copy() for key, vector in zip(found, vectors, strict=True)}
 
     async def keep(self, texts: Sequence[str], embedded: Embedded, *, purpose: Purpose) -> None:
@@ -135,41 +113,100 @@ class Cached:
             Misconfigured: the vectors are of another space.
 
         """
-        await self._put(self._stored(self._keys(texts, purpose), embedded))
+        await self.tiers.put(self._stored(self._keys(texts, purpose), embedded, embedded.counts))
+
+    async def clear(self) -> None:
+        """Empty the tiers that can be emptied; what is kept on disk was paid for, and stays."""
+        await self.tiers.clear()
 
     def _keys(self, texts: Sequence[str], purpose: Purpose) -> list[bytes]:
         require_unicode(texts)
         return [vector_key(self.space, purpose, text) for text in texts]
 
-    async def _resolve(self, mine: Mapping[bytes, str], known: dict[bytes, bytes], purpose: Purpose) -> int:
-        """Look `mine` up, embed what is not kept, add both to `known` and tell whoever waits; answer the tokens."""
+    async def _complete(self, call: _Call, purpose: Purpose) -> None:
+        """Find or make what is not known yet of what a call wants."""
+        while left := [key for key in call.wanted if key not in call.known]:
+            elsewhere = {key: self._flights[key] for key in left if key in self._flights}
+            mine = {key: call.wanted[key] for key in left if key not in elsewhere}
+            if mine:
+                await self._resolve(mine, call, purpose)
+            # Only after its own keys are settled does a call wait, so no two calls wait for each other.
+            if elsewhere:
+                await asyncio.wait(elsewhere.values())
+                call.land({key: flight.result() for key, flight in elsewhere.items()})
+
+    async def _resolve(self, mine: Mapping[bytes, str], call: _Call, purpose: Purpose) -> None:
+        """Look `mine` up, embed what is not kept, add both to what is known, and tell whoever waits."""
         loop = asyncio.get_running_loop()
         flights = {key: loop.create_future() for key in mine}
         self._flights.update(flights)
-        tokens = 0
+        failure: _Landed = None
+        guilty: set[bytes] = set()
         try:
-            known.update(await self._look(list(mine)))
-            sent = {key: text for key, text in mine.items() if key not in known}
+            call.known.update(await self.tiers.look(list(mine)))
+            sent = {key: text for key, text in mine.items() if key not in call.known}
             if sent:
-                telemetry.reached(telemetry.REQUEST_SENT, texts=len(sent))
-                try:
-                    embedded = await self._embedder.embed(list(sent.values()), purpose=purpose)
-                except Rejected as error:
-                    order = list(sent)
-                    raise _RejectedKeysError(str(error), {order[place] for place in error.inputs}) from error
-                telemetry.reached(telemetry.REQUEST_ANSWERED, texts=len(sent))
-                tokens = embedded.tokens
-                stored = self._stored(list(sent), embedded)
-                known.update(stored)
-                await self._put(stored)
+                await self._send(sent, call, purpose)
+        except _RejectedKeysError as error:
+            # The only text of a request is the one that was refused, whether the provider says so or not.
+            guilty = error.keys or (set(mine) if len(mine) == 1 else set())
+            failure = error.cause
+            raise
+        except (Transient, Misconfigured) as error:
+            guilty = set(mine)
+            failure = error
+            raise
         finally:
             # Also after an error or a cancellation, so that nobody waits for ever.
             for key, flight in flights.items():
                 del self._flights[key]
-                flight.set_result(known.get(key))
-        return tokens
+                flight.set_result(call.known.get(key, failure if key in guilty else None))
 
-    def _stored(self, keys: Sequence[bytes], embedded: Embedded) -> dict[bytes, bytes]:
+    async def _send(self, sent: Mapping[bytes, str], call: _Call, purpose: Purpose) -> None:
+        """Embed `sent` and keep it."""
+        telemetry.reached(telemetry.REQUEST_SENT, texts=len(sent))
+        order, texts = list(sent), list(sent.values())
+        try:
+            embedded = await self._embedder.embed(texts, purpose=purpose)
+        except Rejected as error:
+            raise _RejectedKeysError(error, {order[place] for place in error.inputs}) from error
+        telemetry.reached(
+            telemetry.REQUEST_ANSWERED,
+            texts=len(sent),
+            model=self.space.model,
+            tokens=embedded.tokens,
+            price=self.price,
+        )
+        call.tokens += embedded.tokens
+        call.sent.update(sent)
+        call.provider = embedded.provider or call.provider
+        counts = embedded.counts
+        if self._counts and not counts:
+            counts = shares(embedded.tokens, [self._size(text, purpose) for text in texts])
+        stored = self._stored(order, embedded, counts)
+        call.known.update(stored)
+        await self.tiers.put(stored)
+
+    async def _counted(self, keys: Sequence[bytes], call: _Call, purpose: Purpose) -> tuple[int, ...]:
+        """Read the tokens of each text; those of a vector that was kept without are counted, and kept from now on."""
+        counts: dict[bytes, int] = {}
+        missing: dict[bytes, bytes] = {}
+        for key, value in call.known.items():
+            count = self._layout.count(value)
+            if count is None:
+                count = self._size(call.wanted[key], purpose)
+                missing[key] = self._layout.counted(value, count)
+            counts[key] = count
+        if missing:
+            await self.tiers.put(missing, tiers=1)
+        return tuple([counts[key] for key in keys])
+
+    def _size(self, text: str, purpose: Purpose) -> int:
+        """Tell the tokens of a text, as nearly as can be told without embedding it."""
+        tokens = self.count(text)
+        return self.bill(text, tokens) if purpose == "document" else tokens
+
+    def _stored(self, keys: Sequence[bytes], embedded: Embedded, counts: Sequence[int]) -> dict[bytes, bytes]:
         """Write vectors as tiers keep them."""
         shape = (len(keys), self.space.dimensions)
         if embedded.vectors.shape != shape:
@@ -181,68 +218,50 @@ class Cached:
         rows = np.ascontiguousarray(embedded.vectors, dtype=FLOAT)
         cut_off = set(embedded.truncated)
         return {
-            key: rows[place].tobytes() + (CUT_OFF if place in cut_off else b"")
+            key: self._layout.pack(
+                rows[place], count=counts[place] if counts else None, cut_off=place in cut_off
+            )
             for place, key in enumerate(keys)
         }
 
-    def _vectors(self, stored: Iterable[bytes]) -> NDArray[np.float32]:
-        """Read stored vectors into a new array, which belongs to the caller alone."""
-        joined = b"".join(value[: self._bytes] for value in stored)
-        return np.frombuffer(joined, dtype=FLOAT).reshape(-1, self.space.dimensions).astype(np.float32)
 
-    async def _look(self, keys: Sequence[bytes]) -> dict[bytes, bytes]:
-        """Ask the tiers one after another, and bring what a far one holds to the nearer ones."""
-        found: dict[bytes, bytes] = {}
-        for place, tier in enumerate(self._tiers):
-            left = [key for key in keys if key not in found]
-            if not left:
-                break
-            if self._paused(place):
-                continue
-            try:
-                answer = await tier.get_many(left)
-            except Exception as error:  # noqa: BLE001 - whatever a tier raises, embedding goes on without it
-                self._pause(place, error)
-                continue
-            valid = {key: value for key, value in answer.items() if self._valid(value)}
-            found.update(valid)
-            if valid:
-                await self._put(valid, tiers=place)
-        return found
+# What became of a key that another call was after: its vector, why there is none, or None where that call cannot tell.
+_Landed = bytes | Transient | Rejected | Misconfigured | None
 
-    async def _put(self, vectors: Mapping[bytes, bytes], *, tiers: int | None = None) -> None:
-        """Keep vectors in the first `tiers` tiers, or in all."""
-        # A vector with a hole in it would otherwise be given back for ever.
-        whole = {key: value for key, value in vectors.items() if self._finite(value)}
-        for place, tier in enumerate(self._tiers[:tiers]):
-            if self._paused(place) or not whole:
-                continue
-            try:
-                await tier.put_many(whole)
-            except Exception as error:  # noqa: BLE001 - whatever a tier raises, embedding goes on without it
-                self._pause(place, error)
-        if tiers is None and whole:
-            telemetry.reached(telemetry.VECTORS_KEPT, vectors=len(whole))
 
-    def _valid(self, value: bytes) -> bool:
-        return len(value) == self._bytes or (len(value) == self._bytes + 1 and value.endswith(CUT_OFF))
+@dataclass
+class _Call:
+    """What one call wants, by key, and what it has."""
 
-    def _finite(self, value: bytes) -> bool:
-        return bool(np.isfinite(np.frombuffer(value, dtype=FLOAT, count=self.space.dimensions)).all())
+    wanted: Mapping[bytes, str]
+    known: dict[bytes, bytes]
+    tokens: int = 0
+    provider: str = ""
+    sent: set[bytes] = field(default_factory=set)
+    failed: bool = False
 
-    def _paused(self, place: int) -> bool:
-        return self._clock() < self._paused_until[place]
+    def land(self, landed: Mapping[bytes, _Landed]) -> None:
+        """Take what other calls have found.
 
-    def _pause(self, place: int, error: Exception) -> None:
-        self._paused_until[place] = self._clock() + PAUSE
-        telemetry.log.warning(
-            "vector cache %s is left alone for %d s: %s", type(self._tiers[place]).__name__, PAUSE, error
-        )
+        A failure of another call is not this one's: once, what is still unknown is tried again by this call itself. Of
+        a crowd that waits for a provider which is down, each would otherwise wait for all before it to try in turn.
+        """
+        refused = {key: error for key, error in landed.items() if isinstance(error, Rejected)}
+        if refused:
+            raise _RejectedKeysError(next(iter(refused.values())), set(refused))
+        self.known.update({key: value for key, value in landed.items() if isinstance(value, bytes)})
+        failures = [error for error in landed.values() if isinstance(error, (Transient, Misconfigured))]
+        if not failures:
+            return
+        if self.failed:
+            raise anew(failures[0]) from failures[0]
+        self.failed = True
 
 
 class _RejectedKeysError(Exception):
     """The embedder refused texts, named here by key, since only some texts of the call were sent to it."""
 
-    def __init__(self, message: str, keys: set[bytes]) -> None:
-        super().__init__(message)
+    def __init__(self, cause: Rejected, keys: set[bytes]) -> None:
+        super().__init__(str(cause))
+        self.cause = cause
         self.keys = keys

@@ -24,13 +24,26 @@ class VectorMemory:
         )
         self._limit = limit
 
-    async def get_many(self, keys: Sequence[bytes]) -> dict[bytes, bytes]:
-        """Look keys up; those that are not kept are missing from the answer."""
+    @property
+    def size(self) -> tuple[int, int]:
+        """The vectors that are kept, and their bytes."""
+        return len(self._kept), int(self._kept.currsize)
+
+    def find(self, keys: Sequence[bytes]) -> dict[bytes, bytes]:
+        """Look keys up without waiting; those that are not kept are missing from the answer."""
         looked = ((key, self._kept.get(key)) for key in keys)
         return {key: vector for key, vector in looked if vector is not None}
+
+    async def get_many(self, keys: Sequence[bytes]) -> dict[bytes, bytes]:
+        """Look keys up; those that are not kept are missing from the answer."""
+        return self.find(keys)
 
     async def put_many(self, vectors: Mapping[bytes, bytes]) -> None:
         """Keep vectors, except any that is larger than the whole memory."""
         for key, vector in vectors.items():
             if len(vector) + OVERHEAD <= self._limit:
                 self._kept[key] = vector
+
+    async def clear(self) -> None:
+        """Drop everything."""
+        self._kept.clear()

@@ -16,6 +16,7 @@ from flowbed.embedding.batches import Window, batches_of, joined, pooled, window
 from flowbed.embedding.cores import usable_cores
 from flowbed.embedding.files import write_whole
 from flowbed.embedding.graph import REVISION, Architecture, graph_bytes
+from flowbed.embedding.tokens import text_of
 from flowbed.embedding.unicode import require_unicode
 from flowbed.embedding.weights import Checkpoint, digest, find_checkpoint
 from flowbed.errors import Misconfigured, Rejected, Transient
@@ -138,7 +139,8 @@ class Onnx:
         self._tokenizer.no_truncation()
         self._tokenizer.no_padding()
         self._prefix, self._suffix = _special_tokens(self._tokenizer)
-        self._room = checkpoint.window - len(self._prefix) - len(self._suffix)
+        # Tokens that a text may have, special ones not counted, before `overflow` says what becomes of it.
+        self.window = checkpoint.window - len(self._prefix) - len(self._suffix)
         # A batch on each core rather than each batch on all: the cores then wait for one another at no operator, and
         # share with whatever else runs here. Measured on two cores: a sixth less processor time.
         # Calls for documents come two at a time: one is tokenised while the other runs. More would all end at once,
@@ -192,10 +194,14 @@ class Onnx:
                     group.create_task(work())
         except ExceptionGroup as several:
             raise several.exceptions[0] from several
+        counts = [0] * len(texts)
+        for window in windows:
+            counts[window.text] += len(window.ids)
         return Embedded(
             vectors=joined(vectors, windows, len(texts)),
-            tokens=sum(len(window.ids) for window in windows),
+            tokens=sum(counts),
             truncated=truncated,
+            counts=tuple(counts),
         )
 
     def count(self, text: str) -> int:
@@ -209,35 +215,44 @@ class Onnx:
         # The batch form leaves out the offsets, which take longer than the tokens.
         return len(self._tokenizer.encode_batch_fast([text], add_special_tokens=False)[0])
 
+    def decode(self, tokens: Sequence[int]) -> str:
+        """Read the text that tokens, without special ones, stand for.
+
+        Raises:
+            Rejected: a token is not known, or the text would be read as other tokens.
+
+        """
+        return text_of(self._tokenizer, tokens)
+
     def bill(self, text: str, tokens: int) -> int:
         """Tell the tokens that embedding a document takes: its prompt's too, but none that is cut off or refused."""
         if prompt := self._prompts.get("document", ""):
             tokens = self.count(prompt + text)
-        if tokens > self._room and self._choices.overflow != "split":
-            return self._room if self._choices.overflow == "truncate" else 0
+        if tokens > self.window and self._choices.overflow != "split":
+            return self.window if self._choices.overflow == "truncate" else 0
         return tokens
 
     def _windows(self, texts: Sequence[str]) -> tuple[list[Window], tuple[int, ...]]:
         """Tokenise texts into windows; the second value holds the positions of those that were cut off."""
         encodings = self._tokenizer.encode_batch_fast(texts, add_special_tokens=False)
-        over = tuple(position for position, encoding in enumerate(encodings) if len(encoding) > self._room)
+        over = tuple(position for position, encoding in enumerate(encodings) if len(encoding) > self.window)
         if over and self._choices.overflow == "reject":
             longest = max(len(encodings[position]) for position in over)
             message = (
-                f"{len(over)} texts are longer than the {self._room} tokens that {self.space.model} takes (the longest "
-                f"has {longest}); chunk them smaller, or choose overflow=split or overflow=truncate"
+                f"{len(over)} texts are longer than the {self.window} tokens that {self.space.model} takes (the "
+                f"longest has {longest}); chunk them smaller, or choose overflow=split or overflow=truncate"
             )
             raise Rejected(message, inputs=over)
         if self._choices.overflow == "truncate":
             cut = [
-                Window(text=position, ids=encoding.ids[: self._room])
+                Window(text=position, ids=encoding.ids[: self.window])
                 for position, encoding in enumerate(encodings)
             ]
             return cut, over
         windows = [
             window
             for position, encoding in enumerate(encodings)
-            for window in windows_of(position, encoding.ids, self._room)
+            for window in windows_of(position, encoding.ids, self.window)
         ]
         return windows, ()
 

@@ -8,10 +8,13 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 import pytest
+import pytest_asyncio
 
+from flowbed.embedding import Closes
 from flowbed.errors import Rejected
 
 if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Sequence
     from pathlib import Path
 
     from flowbed.embedding import Embedder
@@ -30,21 +33,31 @@ AGREE = 1e-5  # the largest difference between two vectors of one text
 
 
 class EmbedderContract(ABC):
-    """Tests of an embedder."""
+    """Tests of an embedder; one that refuses an empty text says so with `takes_empty`."""
+
+    takes_empty = True
 
     @abstractmethod
     def open_embedder(self, folder: Path) -> Embedder:
         """Open the embedder under test; `folder` is empty, and the test's own."""
 
-    @pytest.fixture
-    def embedder(self, tmp_path: Path) -> Embedder:
+    @pytest_asyncio.fixture
+    async def embedder(self, tmp_path: Path) -> AsyncIterator[Embedder]:
         """Give each test an embedder of its own."""
-        return self.open_embedder(tmp_path)
+        opened = self.open_embedder(tmp_path)
+        yield opened
+        if isinstance(opened, Closes):
+            await opened.aclose()
+
+    @property
+    def texts(self) -> Sequence[str]:
+        """What is embedded by most tests."""
+        return TEXTS if self.takes_empty else [text for text in TEXTS if text]
 
     async def test_there_is_one_vector_for_each_text(self, embedder: Embedder) -> None:
         """Vectors come as float32, one for each text, of the space's dimensions, without holes."""
-        found = await embedder.embed(TEXTS, purpose="document")
-        assert found.vectors.shape == (len(TEXTS), embedder.space.dimensions)
+        found = await embedder.embed(self.texts, purpose="document")
+        assert found.vectors.shape == (len(self.texts), embedder.space.dimensions)
         assert found.vectors.dtype == np.float32
         assert np.isfinite(found.vectors).all()
         assert found.tokens > 0
@@ -52,17 +65,17 @@ class EmbedderContract(ABC):
     async def test_vectors_are_as_long_as_the_space_says(self, embedder: Embedder) -> None:
         """In a space that is normalised every vector has length 1."""
         if embedder.space.normalized:
-            found = await embedder.embed(TEXTS, purpose="document")
+            found = await embedder.embed(self.texts, purpose="document")
             np.testing.assert_allclose(np.linalg.norm(found.vectors, axis=1), 1.0, atol=1e-4)
 
     async def test_a_text_has_the_same_vector_in_any_company(self, embedder: Embedder) -> None:
         """Alone, in a batch, in another order and beside its double, a text's vector is the same to 1e-5."""
-        together = (await embedder.embed(TEXTS, purpose="document")).vectors
-        turned = (await embedder.embed(TEXTS[::-1], purpose="document")).vectors[::-1]
-        doubled = (await embedder.embed([*TEXTS, *TEXTS], purpose="document")).vectors
+        together = (await embedder.embed(self.texts, purpose="document")).vectors
+        turned = (await embedder.embed(self.texts[::-1], purpose="document")).vectors[::-1]
+        doubled = (await embedder.embed([*self.texts, *self.texts], purpose="document")).vectors
         np.testing.assert_allclose(turned, together, atol=AGREE)
         np.testing.assert_allclose(doubled, np.concatenate([together, together]), atol=AGREE)
-        for text, vector in zip(TEXTS, together, strict=True):
+        for text, vector in zip(self.texts, together, strict=True):
             alone = (await embedder.embed([text], purpose="document")).vectors[0]
             np.testing.assert_allclose(alone, vector, atol=AGREE)
 
@@ -79,8 +92,8 @@ class EmbedderContract(ABC):
 
     async def test_calls_at_once_do_not_mix(self, embedder: Embedder) -> None:
         """Of many calls at once each gets the vectors of its own texts."""
-        expected = (await embedder.embed(TEXTS, purpose="document")).vectors
-        calls = [embedder.embed([text], purpose="document") for text in TEXTS for _ in range(3)]
+        expected = (await embedder.embed(self.texts, purpose="document")).vectors
+        calls = [embedder.embed([text], purpose="document") for text in self.texts for _ in range(3)]
         answers = await asyncio.gather(*calls)
         for place, answer in enumerate(answers):
             np.testing.assert_allclose(answer.vectors[0], expected[place // 3], atol=AGREE)
@@ -104,3 +117,12 @@ class EmbedderContract(ABC):
         """A longer text has more tokens, and none has none."""
         assert embedder.count("") == 0
         assert 0 < embedder.count("one two") < embedder.count("one two " * 20)
+
+    async def test_an_empty_text_is_embedded_or_refused_by_its_place(self, embedder: Embedder) -> None:
+        """An empty text has a vector, or is refused by name before anything is paid for."""
+        if self.takes_empty:
+            assert np.isfinite((await embedder.embed([""], purpose="document")).vectors).all()
+            return
+        with pytest.raises(Rejected) as refused:
+            await embedder.embed(["fine", "", "good"], purpose="document")
+        assert refused.value.inputs == (1,)

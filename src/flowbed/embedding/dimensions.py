@@ -1,0 +1,103 @@
+"""Vectors of other dimensions than a model gives, where that has a meaning; the result is another space."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import TYPE_CHECKING, Literal
+
+import numpy as np
+
+from flowbed.embedding.wrapper import Wrapper
+from flowbed.errors import Rejected
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from numpy.typing import NDArray
+
+    from flowbed.embedding import Embedder
+    from flowbed.records import Embedded, Purpose, Space
+
+Policy = Literal["reduce", "pad", "ignore", "error"]
+POLICIES: tuple[Policy, ...] = ("reduce", "pad", "ignore", "error")
+
+# What a space's pooling says of vectors that were changed.
+REDUCED = "|reduce"
+PADDED = "|pad"
+
+
+def is_padded(space: Space) -> bool:
+    """Whether vectors of this space were filled up with zeros, so that nobody may store them."""
+    return space.pooling.endswith(PADDED)
+
+
+def fitted(space: Space, dimensions: int, policy: Policy, *, matryoshka: bool) -> Space:
+    """Tell the space of vectors that `policy` makes of those of `space` when `dimensions` are asked for.
+
+    `reduce` cuts vectors of models that were trained for it (`matryoshka`) and makes them unit length again; `pad`
+    fills up with zeros; `ignore` leaves them as they are; `error` refuses.
+
+    Raises:
+        Rejected: the policy does not lead from the one to the other; `param` is `dimensions`.
+
+    """
+    if dimensions == space.dimensions or policy == "ignore":
+        return space
+    if 0 < dimensions < space.dimensions and policy == "reduce" and matryoshka:
+        return replace(space, dimensions=dimensions, pooling=space.pooling + REDUCED)
+    if dimensions > space.dimensions and policy == "pad":
+        return replace(space, dimensions=dimensions, pooling=space.pooling + PADDED)
+    message = f"{space.model} has {space.dimensions} dimensions, not {dimensions}; {_advice(space, dimensions, policy)}"
+    raise Rejected(message, param="dimensions")
+
+
+def fit(vectors: NDArray[np.float32], dimensions: int, *, normalized: bool) -> NDArray[np.float32]:
+    """Cut vectors of shape (n, d) to `dimensions`, `normalized` ones to length 1 again, or fill them up with zeros."""
+    rows, width = vectors.shape
+    if dimensions == width:
+        return vectors
+    if dimensions > width:
+        padded = np.zeros((rows, dimensions), dtype=np.float32)
+        padded[:, :width] = vectors
+        return padded
+    cut = vectors[:, :dimensions].astype(np.float64)
+    if normalized:
+        lengths = np.linalg.norm(cut, axis=1, keepdims=True)
+        # A vector that has nothing in these dimensions has no direction, and is not given one.
+        np.divide(cut, lengths, out=cut, where=lengths > 0)
+    return cut.astype(np.float32)
+
+
+class Resized(Wrapper):
+    """An embedder whose vectors are of `dimensions`, in the space that follows from that."""
+
+    def __init__(self, embedder: Embedder, dimensions: int, policy: Policy, *, matryoshka: bool) -> None:
+        """Change the vectors of `embedder` as `policy` says.
+
+        Raises:
+            Rejected: the policy does not lead there.
+
+        """
+        super().__init__(embedder)
+        self.space = fitted(embedder.space, dimensions, policy, matryoshka=matryoshka)
+
+    async def embed(self, texts: Sequence[str], *, purpose: Purpose) -> Embedded:
+        """Embed every text or none.
+
+        Raises:
+            Transient, Rejected, Misconfigured: as the embedder does.
+
+        """
+        answer = await self._embedder.embed(texts, purpose=purpose)
+        vectors = fit(answer.vectors, self.space.dimensions, normalized=self.space.normalized)
+        return replace(answer, vectors=vectors)
+
+
+def _advice(space: Space, dimensions: int, policy: Policy) -> str:
+    if policy == "reduce" and 0 < dimensions < space.dimensions:
+        return "its vectors were not trained to be cut, so leave `dimensions` out"
+    if policy == "reduce":
+        return f"it can be cut to fewer, but not give more: ask for at most {space.dimensions}"
+    if policy == "pad":
+        return f"it can be filled up to more, but not cut: ask for at least {space.dimensions}"
+    return "leave `dimensions` out, or ask for as many"

@@ -1,0 +1,252 @@
+"""The way to a provider: one pool of connections, and every failure of the way told as one of Flowbed's errors."""
+
+from __future__ import annotations
+
+import math
+import re
+from dataclasses import dataclass
+from email.utils import parsedate_to_datetime
+from functools import cached_property
+from io import BytesIO
+from typing import TYPE_CHECKING, Any
+from urllib.parse import urlsplit
+
+import orjson
+
+from flowbed.errors import Misconfigured, Transient
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+    import aiohttp
+
+# Connections at once: more than a run has requests in flight, fewer than a process may have open files.
+CONNECTIONS = 256
+# Seconds: to connect, and of silence while an answer is awaited, which option `timeout` can change.
+CONNECT, SILENCE = 10.0, 60.0
+# Seconds that one request may take in all, against an answer that comes byte by byte.
+WHOLE = 600.0
+# Bytes of a body that are handed to the connection at once.
+AT_A_TIME = 2**19
+# Hosts that no proxy leads to.
+LOOPBACK = frozenset({"localhost", "127.0.0.1", "::1"})
+# Characters of another side's words that are worth repeating.
+REPEATED = 300
+# Shortest piece of a text by which it is known again in what a provider says of it.
+KNOWN_AGAIN = 24
+
+
+@dataclass(frozen=True, kw_only=True)
+class Answer:
+    """What a provider answered; names of `headers` are asked for in lower case."""
+
+    status: int
+    headers: Mapping[str, str]
+    body: bytes
+
+    @cached_property
+    def json(self) -> Any:  # noqa: ANN401 - whatever JSON can hold
+        """The body as JSON; None where it is none."""
+        try:
+            return orjson.loads(self.body)
+        except orjson.JSONDecodeError:
+            return None
+
+    @cached_property
+    def retry_after(self) -> float | None:
+        """Seconds after which the provider wants to be asked again, where its headers say."""
+        return retry_after(self.headers)
+
+
+class Provider:
+    """A provider's API at one address, with one key. Used from one event loop, on which it is closed."""
+
+    def __init__(
+        self,
+        base_url: str,
+        *,
+        vendor: str,
+        headers: Mapping[str, str],
+        secrets: Sequence[str] = (),
+        timeout: float | None = None,
+        proxy: str = "",
+        no_proxy: str = "",
+    ) -> None:
+        """Take the address; the first request connects. `secrets` are never part of a message.
+
+        `timeout` is seconds of silence; `proxy` the address of one, and `no_proxy` the hosts that it is not for, with
+        commas between them.
+
+        Raises:
+            Misconfigured: `base_url` is no address, or a header cannot be sent.
+
+        """
+        try:
+            parts = urlsplit(base_url)
+            port = parts.port
+        except ValueError:
+            parts, port = urlsplit(""), None
+        if parts.scheme not in ("http", "https") or not parts.hostname:
+            raise Misconfigured(
+                f"base_url of {vendor} is no address; write it as https://host/path, in [providers.{vendor}]"
+            )
+        if parts.username or parts.password or parts.query:
+            raise Misconfigured(
+                f"base_url of {vendor} holds a password or a query; take it out, and set the options for it"
+            )
+        for name, value in headers.items():
+            if not (value.isascii() and value.isprintable()):
+                raise Misconfigured(
+                    f"header {name} for {vendor} has a character that none can have; look at api_key in "
+                    f"[providers.{vendor}]"
+                )
+        self.vendor = vendor
+        self.shown = f"{vendor} at {parts.hostname}" + (f":{port}" if port else "")
+        self._base_url = base_url.rstrip("/")
+        self._headers = {"Content-Type": "application/json", "User-Agent": "flowbed", **headers}
+        self._proxy = None if _is_near(parts.hostname, no_proxy) else proxy or None
+        self._secrets = [secret for secret in (*secrets, urlsplit(proxy).password) if secret]
+        self._silence = timeout or SILENCE
+        self._session: aiohttp.ClientSession | None = None
+        self._closed = False
+
+    async def post(self, path: str, body: Mapping[str, Any]) -> Answer:
+        """Send `body` as JSON to `path` below the address, and read the whole answer, whatever its status.
+
+        Raises:
+            Transient: there was no connection, no answer in time, or only part of one.
+            Misconfigured: the server's certificate is not trusted, or the address answers with another address.
+
+        """
+        import aiohttp  # noqa: PLC0415 - loaded where a provider is asked, which takes 100 ms
+
+        try:
+            # Never to another address: the key would go there too.
+            async with self._connected().post(
+                self._base_url + path, data=_sendable(orjson.dumps(body)), allow_redirects=False
+            ) as response:
+                content = await response.read()
+                answer = Answer(status=response.status, headers=response.headers, body=content)
+        except aiohttp.ClientConnectorCertificateError as error:
+            raise Misconfigured(
+                f"{self.shown}: its certificate is not trusted; name yours in SSL_CERT_FILE, or change base_url"
+            ) from error
+        except TimeoutError as error:
+            raise Transient(f"{self.shown} did not answer in time") from error
+        except (aiohttp.ClientError, OSError) as error:
+            raise Transient(f"{self.shown} could not be asked: {self.redacted(_said(error))}") from error
+        if 300 <= answer.status < 400:  # noqa: PLR2004 - as HTTP counts
+            raise Misconfigured(
+                f"{self.shown} answered with another address ({answer.status}); change base_url to that one"
+            )
+        return answer
+
+    async def aclose(self) -> None:
+        """Close the connections; nothing is sent after that."""
+        self._closed = True
+        if self._session is not None:
+            await self._session.close()
+
+    def redacted(self, said: str, texts: Sequence[str] = ()) -> str:
+        """Take secrets and texts out of what a provider said, and all that is too long to repeat."""
+        for secret in self._secrets:
+            said = said.replace(secret, "***")
+        for text in texts:
+            start = said.find(text[:KNOWN_AGAIN]) if len(text.strip()) >= KNOWN_AGAIN // 2 else -1
+            if start >= 0:
+                said = said[:start] + "..."
+        if len(said) > REPEATED:
+            said = said[:REPEATED] + "..."
+        # From the middle of a text too: whatever is twice as long as a piece holds a whole one.
+        for start in range(0, len(said) - KNOWN_AGAIN + 1, KNOWN_AGAIN):
+            piece = said[start : start + KNOWN_AGAIN]
+            if any(piece in text for text in texts):
+                said = said[:start] + "..."
+                break
+        return " ".join(said.split())
+
+    def _connected(self) -> aiohttp.ClientSession:
+        import aiohttp  # noqa: PLC0415 - as above
+
+        if self._closed:
+            raise Transient(f"{self.shown} is closed; open the model again")
+        if self._session is None:
+            self._session = aiohttp.ClientSession(
+                connector=aiohttp.TCPConnector(limit=CONNECTIONS),
+                timeout=aiohttp.ClientTimeout(total=WHOLE, sock_connect=CONNECT, sock_read=self._silence),
+                headers=self._headers,
+                proxy=self._proxy,
+                cookie_jar=aiohttp.DummyCookieJar(),
+            )
+        return self._session
+
+
+def retry_after(headers: Mapping[str, str]) -> float | None:
+    """Read after how many seconds to ask again: milliseconds, seconds or a date; None where nothing says so."""
+    if (milliseconds := _amount(headers.get("retry-after-ms", ""))) is not None:
+        return milliseconds / 1000
+    advice = headers.get("retry-after", "")
+    if (seconds := _amount(advice)) is not None:
+        return seconds
+    try:
+        # Measured on the server's own clock, which may be hours from this one's.
+        wait = parsedate_to_datetime(advice) - parsedate_to_datetime(headers.get("date", ""))
+        return max(0.0, wait.total_seconds())
+    except (TypeError, ValueError, IndexError):
+        pass
+    return _reset(headers)
+
+
+def _reset(headers: Mapping[str, str]) -> float | None:
+    """Read when a rate limit that is used up begins anew, as OpenAI and the RateLimit header say it."""
+    waits = [
+        duration(headers.get(f"x-ratelimit-reset-{what}", ""))
+        for what in ("requests", "tokens")
+        if headers.get(f"x-ratelimit-remaining-{what}") == "0"
+    ]
+    found = re.search(r"\br=0\b.*?\bt=(\d+)", headers.get("ratelimit", ""))
+    if found:
+        waits.append(float(found[1]))
+    known = [wait for wait in waits if wait is not None]
+    return max(known) if known else None
+
+
+def told_wait(message: str) -> float | None:
+    """Read seconds out of a message such as "try again in 1.5s" or "retry after 20 seconds"; None where it has none."""
+    found = re.search(
+        r"(?:try again in|retry after) ((?:\d+(?:\.\d+)?(?:ms|h|m|s)?)+)", message, re.IGNORECASE
+    )
+    if found is None:
+        return None
+    return duration(found[1]) if found[1][-1].isalpha() else float(found[1])
+
+
+def duration(text: str) -> float | None:
+    """Read seconds out of a duration such as 12ms, 1.5s or 6m0s; None where it is none."""
+    if not re.fullmatch(r"(\d+(\.\d+)?(ms|h|m|s))+", text):
+        return None
+    units = {"h": 3600.0, "m": 60.0, "s": 1.0, "ms": 0.001}
+    return sum(float(number) * units[unit] for number, unit in re.findall(r"(\d+(?:\.\d+)?)(ms|h|m|s)", text))
+
+
+def _sendable(content: bytes) -> bytes | BytesIO:
+    """Let a large body be sent piece by piece, so that nothing else waits until all of it is."""
+    return content if len(content) <= AT_A_TIME else BytesIO(content)
+
+
+def _is_near(host: str, no_proxy: str) -> bool:
+    """Tell whether no proxy leads to a host: one on this machine, listed, or below a domain that is."""
+    listed = [entry.strip().lower().lstrip(".") for entry in no_proxy.split(",") if entry.strip()]
+    return host in LOOPBACK or any(entry == "*" or f".{host}".endswith(f".{entry}") for entry in listed)
+
+
+def _amount(text: str) -> float | None:
+    try:
+        value = float(text)
+    except ValueError:
+        return None
+    return value if math.isfinite(value) and value >= 0 else None
+
+
+def _said(error: Exception) -> str:
+    return str(error) or type(error).__name__

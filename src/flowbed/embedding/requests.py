@@ -1,0 +1,84 @@
+"""One call cut into the requests a provider takes, and their answers joined again: all of them, or none. No I/O."""
+
+from __future__ import annotations
+
+import asyncio
+from itertools import chain
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from flowbed.errors import Rejected
+from flowbed.records import Embedded
+
+if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable, Sequence
+
+# Requests of one call that are under way at once: where one fails, what the others cost is lost.
+AT_ONCE = 8
+
+
+def cut(sizes: Sequence[int], *, items: int, tokens: int) -> list[slice]:
+    """Cut texts of these sizes, in order, into parts of at most `items` texts and `tokens` tokens.
+
+    A text that alone is larger than `tokens` gets a part of its own: the provider decides about it.
+    """
+    parts: list[slice] = []
+    start = held = 0
+    for at, size in enumerate(sizes):
+        if at > start and (at - start == items or held + size > tokens):
+            parts.append(slice(start, at))
+            start, held = at, 0
+        held += size
+    if sizes:
+        parts.append(slice(start, len(sizes)))
+    return parts
+
+
+def halved(count: int) -> list[slice]:
+    """Cut two or more texts into two parts."""
+    return [slice(0, count // 2), slice(count // 2, count)]
+
+
+async def in_parts(parts: Sequence[slice], ask: Callable[[slice], Awaitable[Embedded]]) -> Embedded:
+    """Ask for each part, a few at a time, and join the answers in the order of the texts.
+
+    The first failure ends the others. Positions in what `ask` answers and raises are those in its own part.
+
+    Raises:
+        Rejected: `inputs` are positions in the whole call.
+        Transient, Misconfigured: as `ask` does.
+
+    """
+    answers: dict[int, Embedded] = {}
+    waiting = iter(parts)
+
+    async def work() -> None:
+        # One that fails takes no further part, so that nothing is sent in vain.
+        for part in waiting:
+            try:
+                answers[part.start] = await ask(part)
+            except Rejected as error:
+                inputs = [part.start + place for place in error.inputs]
+                raise Rejected(str(error), inputs=inputs, param=error.param, code=error.code) from error
+
+    try:
+        async with asyncio.TaskGroup() as group:
+            for _ in range(min(AT_ONCE, len(parts))):
+                group.create_task(work())
+    except ExceptionGroup as several:
+        # Of requests that failed together one says what to do; the others were cancelled or say the same.
+        raise several.exceptions[0] from several
+    ordered = [answers[part.start] for part in parts]
+    return Embedded(
+        vectors=np.concatenate([answer.vectors for answer in ordered]),
+        tokens=sum(answer.tokens for answer in ordered),
+        counts=tuple(chain.from_iterable(answer.counts for answer in ordered))
+        if all(answer.counts for answer in ordered)
+        else (),
+        truncated=tuple(
+            part.start + place
+            for part, answer in zip(parts, ordered, strict=True)
+            for place in answer.truncated
+        ),
+    )

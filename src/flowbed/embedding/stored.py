@@ -1,0 +1,68 @@
+"""How a vector is kept: float32 numbers, the tokens of its text where they are known, a mark where it was cut off.
+
+A reader that does not know of what stands behind the numbers sees a value of the wrong length, and ignores it.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    from numpy.typing import NDArray
+
+FLOAT = np.dtype("<f4")
+COUNT_BYTES = 4
+
+# Behind a text whose end was cut off, so that giving the vector back says so again.
+CUT_OFF = b"\x01"
+
+
+class Layout:
+    """The values of one space."""
+
+    def __init__(self, dimensions: int) -> None:
+        """Hold `dimensions` numbers in each."""
+        self._dimensions = dimensions
+        self._bytes = dimensions * FLOAT.itemsize
+
+    def pack(self, vector: NDArray[np.float32], *, count: int | None, cut_off: bool) -> bytes:
+        """Write one vector of shape (dimensions,), little-endian float32."""
+        return b"".join(
+            (
+                vector.tobytes(),
+                b"" if count is None else count.to_bytes(COUNT_BYTES, "little"),
+                CUT_OFF if cut_off else b"",
+            )
+        )
+
+    def counted(self, value: bytes, count: int) -> bytes:
+        """Write the tokens of its text into a value that does not hold them."""
+        end = self._bytes
+        return value[:end] + count.to_bytes(COUNT_BYTES, "little") + value[end:]
+
+    def is_valid(self, value: bytes) -> bool:
+        """Whether a value can be one of this space."""
+        more = len(value) - self._bytes
+        return more in (0, COUNT_BYTES) or (more in (1, COUNT_BYTES + 1) and value.endswith(CUT_OFF))
+
+    def is_finite(self, value: bytes) -> bool:
+        """Whether a valid value has no hole."""
+        return bool(np.isfinite(np.frombuffer(value, dtype=FLOAT, count=self._dimensions)).all())
+
+    def is_cut_off(self, value: bytes) -> bool:
+        """Whether a valid value is of a text that was cut off."""
+        return (len(value) - self._bytes) % COUNT_BYTES == 1
+
+    def count(self, value: bytes) -> int | None:
+        """Read the tokens of the text of a valid value; None where it does not hold them."""
+        end = self._bytes + COUNT_BYTES
+        return int.from_bytes(value[self._bytes : end], "little") if len(value) >= end else None
+
+    def vectors(self, values: Iterable[bytes]) -> NDArray[np.float32]:
+        """Read valid values into a new array of shape (values, dimensions), which belongs to the caller alone."""
+        joined = b"".join([value[: self._bytes] for value in values])
+        return np.frombuffer(joined, dtype=FLOAT).reshape(-1, self._dimensions).astype(np.float32)

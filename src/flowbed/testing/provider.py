@@ -1,0 +1,232 @@
+"""What every embedder of a provider must do; subclass it, name the model and a simulator of its API, and run pytest.
+
+docs/providers.md shows how.
+"""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from typing import TYPE_CHECKING
+
+import numpy as np
+import pytest
+import pytest_asyncio
+
+from flowbed.embedding import Closes, open_embedder
+from flowbed.errors import Error, Misconfigured, Rejected, Transient
+from flowbed.testing.embedding import AGREE, EmbedderContract
+from flowbed.testing.simulators.faults import Fault
+from flowbed.testing.simulators.running import running
+from flowbed.testing.simulators.simulator import Simulator
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Mapping
+    from pathlib import Path
+
+    from flowbed.embedding import Embedder
+    from flowbed.testing.simulators.faults import Kind
+    from flowbed.testing.simulators.wire import Api
+
+KEY = "sk-of-the-contract-7f3a9c"
+# Long enough to be known again where somebody repeats it.
+PRIVATE = "a text of which no word may be repeated to anybody, for it is private"
+
+
+class ProviderContract(EmbedderContract):
+    """Tests of an embedder that asks a provider, against a simulator that fails in every way that providers do."""
+
+    model: str  # as vendor:name
+    window: int  # tokens that a text may have
+    takes_empty = False
+    names_long_texts = True  # whether it tells which text of a call was too long
+
+    @abstractmethod
+    def api(self) -> Api:
+        """Make the simulated API; it takes KEY."""
+
+    @abstractmethod
+    def options(self, url: str) -> Mapping[str, str]:
+        """Give the options that send the embedder to `url`; the contract adds its key."""
+
+    @pytest_asyncio.fixture(autouse=True)
+    async def served(self) -> AsyncIterator[None]:
+        """Serve the simulator while a test runs."""
+        self.simulator = Simulator(self.api())
+        async with running(self.simulator) as url:
+            self.url = url
+            yield
+
+    def open_embedder(self, folder: Path) -> Embedder:
+        """Open the embedder, with the contract's key."""
+        return self.opened(folder)
+
+    def opened(self, folder: Path, **changes: str) -> Embedder:
+        """Open the embedder with other options."""
+        options = {"api_key": KEY, **self.options(self.url), **changes}
+        return open_embedder(self.model, cache=folder, options=options)
+
+    async def failure(self, embedder: Embedder, fault: Fault, *texts: str) -> Error:
+        """Order a fault, and give the error that it becomes; it tells no secret."""
+        self.simulator.order(fault)
+        with pytest.raises(Error) as raised:
+            await embedder.embed(texts or ["one", PRIVATE, "three"], purpose="document")
+        told = f"{raised.value} {raised.value!r}"
+        assert KEY not in told
+        assert PRIVATE[:20] not in told
+        return raised.value
+
+    @pytest.mark.parametrize("header", ["seconds", "milliseconds", "date"])
+    async def test_it_waits_as_long_as_it_is_told(self, embedder: Embedder, header: str) -> None:
+        """An answer of too many requests says when to come again, in whichever header."""
+        error = await self.failure(
+            embedder,
+            Fault(kind="rate_limited", retry_after=3.0, retry_header=header),  # type: ignore[arg-type]
+        )
+        assert isinstance(error, Transient)
+        assert error.retry_after is not None
+        assert 1 <= error.retry_after <= 5
+
+    async def test_too_many_requests_pass(self, embedder: Embedder) -> None:
+        """Without such a header it is worth another try too, and the next one succeeds."""
+        error = await self.failure(embedder, Fault(kind="rate_limited", calls=(1,)))
+        assert isinstance(error, Transient)
+        assert (await embedder.embed(["one"], purpose="document")).vectors.shape[0] == 1
+
+    @pytest.mark.parametrize("status", [500, 502, 503, 504])
+    @pytest.mark.parametrize("kind", ["error", "gateway"])
+    async def test_failures_of_the_server_are_transient(
+        self, embedder: Embedder, kind: Kind, status: int
+    ) -> None:
+        """Whether the vendor says so or something in front of it, with a page of HTML."""
+        assert isinstance(await self.failure(embedder, Fault(kind=kind, status=status)), Transient)
+
+    @pytest.mark.parametrize("kind", ["cut", "truncated", "garbled", "missing", "not_finite"])
+    async def test_an_answer_that_cannot_be_trusted_is_transient(
+        self, embedder: Embedder, kind: Kind
+    ) -> None:
+        """Half an answer, one that is no JSON, one with a hole or no numbers in it: nothing of it is used."""
+        assert isinstance(await self.failure(embedder, Fault(kind=kind)), Transient)
+
+    async def test_another_number_of_dimensions_is_misconfigured(self, embedder: Embedder) -> None:
+        """Vectors of another length than the space's are of another model; the message says how long they are."""
+        error = await self.failure(embedder, Fault(kind="wrong_dimension"))
+        assert isinstance(error, Misconfigured)
+        assert str(embedder.space.dimensions - 1) in str(error)
+
+    async def test_a_used_up_quota_is_misconfigured(self, embedder: Embedder) -> None:
+        """No later time helps where the account has nothing left: somebody has to look at it."""
+        assert isinstance(await self.failure(embedder, Fault(kind="quota")), Misconfigured)
+
+    @pytest.mark.parametrize("status", [401, 403, 404])
+    async def test_a_refused_key_or_model_is_misconfigured(self, embedder: Embedder, status: int) -> None:
+        """The message names the setting to change."""
+        error = await self.failure(embedder, Fault(kind="error", status=status))
+        assert isinstance(error, Misconfigured)
+        assert ("base_url" if status == 404 else "key") in str(error).lower()
+
+    async def test_a_wrong_key_is_misconfigured(self, tmp_path: Path) -> None:
+        """A key that the provider does not know is told, and not repeated."""
+        embedder = self.opened(tmp_path, api_key="sk-wrong-1234567890")
+        try:
+            with pytest.raises(Misconfigured) as raised:
+                await embedder.embed(["one"], purpose="document")
+        finally:
+            await _close(embedder)
+        assert "sk-wrong-1234567890" not in str(raised.value)
+
+    async def test_a_slow_answer_is_given_up(self, tmp_path: Path) -> None:
+        """Without an answer in time a request is transient."""
+        embedder = self.opened(tmp_path, timeout="0.2")
+        try:
+            error = await self.failure(embedder, Fault(kind="slow", delay=30.0))
+        finally:
+            await _close(embedder)
+        assert isinstance(error, Transient)
+
+    async def test_nobody_there_is_transient(self, tmp_path: Path) -> None:
+        """An address that nobody listens at may have somebody again later."""
+        async with running(Simulator(self.api())) as url:
+            gone = url
+        self.url, here = gone, self.url
+        embedder = self.opened(tmp_path)
+        self.url = here
+        try:
+            with pytest.raises(Transient):
+                await embedder.embed(["one"], purpose="document")
+        finally:
+            await _close(embedder)
+
+    async def test_more_than_a_request_holds_is_sent_in_several(self, embedder: Embedder) -> None:
+        """A call of more texts than a request may hold is answered whole, in the order of its texts."""
+        texts = [f"text {number}" for number in range(embedder.items + 3)]
+        found = (await embedder.embed(texts, purpose="document")).vectors
+        assert found.shape == (len(texts), embedder.space.dimensions)
+        for place in (0, embedder.items - 1, embedder.items, len(texts) - 1):
+            alone = (await embedder.embed([texts[place]], purpose="document")).vectors[0]
+            np.testing.assert_allclose(found[place], alone, atol=AGREE)
+
+    async def test_a_request_is_cut_by_tokens_too(self, tmp_path: Path) -> None:
+        """Texts that are few but together too large are sent in several requests."""
+        embedder = self.opened(tmp_path, tokens="40")
+        texts = [f"{number} " + "word " * 15 for number in range(5)]
+        try:
+            found = await embedder.embed(texts, purpose="document")
+        finally:
+            await _close(embedder)
+        assert len(found.vectors) == len(texts)
+        assert len(self.simulator.account.exchanges) >= 3
+
+    async def test_a_call_succeeds_whole_or_not_at_all(self, embedder: Embedder) -> None:
+        """Where one of several requests of a call fails, the call does."""
+        texts = [f"text {number}" for number in range(embedder.items + 3)]
+        error = await self.failure(embedder, Fault(kind="error", calls=(2,)), *texts)
+        assert isinstance(error, Transient)
+
+    async def test_a_text_that_is_too_long_is_rejected(self, embedder: Embedder) -> None:
+        """It is never cut off silently: the call is refused, and which text it was is told where it is known."""
+        texts = ["fine", "word " * (self.window + 50), "good"]
+        with pytest.raises(Rejected) as raised:
+            await embedder.embed(texts, purpose="document")
+        assert raised.value.inputs == ((1,) if self.names_long_texts else ())
+        with pytest.raises(Rejected) as raised:
+            await embedder.embed([texts[1]], purpose="document")
+        assert raised.value.inputs == (0,)
+
+    async def test_usage_is_what_the_provider_counts(self, embedder: Embedder) -> None:
+        """Tokens are counted for a call as a whole, over all of its requests."""
+        texts = [f"text {number}" for number in range(embedder.items + 3)]
+        whole = (await embedder.embed(texts, purpose="document")).tokens
+        parts = [
+            (await embedder.embed(some, purpose="document")).tokens
+            for some in (texts[: embedder.items], texts[embedder.items :])
+        ]
+        assert whole == sum(parts) > 0
+
+    async def test_a_closed_embedder_answers_nothing(self, embedder: Embedder) -> None:
+        """Once closed, it says so in place of connecting again."""
+        await _close(embedder)
+        with pytest.raises(Transient, match="closed"):
+            await embedder.embed(["one"], purpose="document")
+
+
+class IndexedProviderContract(ProviderContract):
+    """Tests of an embedder whose provider says with an index which text a vector belongs to."""
+
+    async def test_the_order_of_the_answer_does_not_matter(self, embedder: Embedder) -> None:
+        """Vectors that come in another order, each with its index, find their texts."""
+        right = (await embedder.embed(["one", "two", "three"], purpose="document")).vectors
+        self.simulator.order(Fault(kind="wrong_order"))
+        turned = (await embedder.embed(["one", "two", "three"], purpose="document")).vectors
+        assert self.simulator.account.exchanges[-1].faults == ["wrong_order"]
+        np.testing.assert_allclose(turned, right, atol=AGREE)
+
+    async def test_a_doubled_index_is_transient(self, embedder: Embedder) -> None:
+        """Where two vectors are said to be one text's, nobody knows whose they are: none is used."""
+        error = await self.failure(embedder, Fault(kind="wrong_index"))
+        assert isinstance(error, Transient)
+        assert "index" in str(error)
+
+
+async def _close(embedder: Embedder) -> None:
+    if isinstance(embedder, Closes):
+        await embedder.aclose()

@@ -1,0 +1,140 @@
+"""Vectors out of answers: each its text's, or none."""
+
+from __future__ import annotations
+
+import base64
+import math
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from flowbed.embedding.answers import indexed, matrix, message_of, normalised, usage
+from flowbed.errors import Misconfigured, Rejected, Transient
+
+NUMBERS = st.floats(-1e6, 1e6, width=32)
+ROWS = st.integers(1, 6).flatmap(
+    lambda width: st.lists(st.lists(NUMBERS, min_size=width, max_size=width), min_size=1, max_size=6)
+)
+
+
+def encoded(row: list[float]) -> str:
+    return base64.b64encode(np.array(row, "<f4").tobytes()).decode()
+
+
+@given(order=st.integers(1, 30).flatmap(lambda count: st.permutations(range(count))))
+def test_any_order_becomes_that_of_the_texts(order: list[int]) -> None:
+    """Whatever order a provider answers in."""
+    data = [{"index": index, "embedding": f"of {index}"} for index in order]
+    assert indexed(data, len(order)) == [f"of {index}" for index in range(len(order))]
+
+
+@given(
+    order=st.integers(2, 12).flatmap(lambda count: st.permutations(range(count))), place=st.integers(0, 11)
+)
+def test_any_doubled_index_is_found(order: list[int], place: int) -> None:
+    """Wherever it is."""
+    place %= len(order)
+    data = [{"index": index, "embedding": ""} for index in order]
+    data[place]["index"] = order[place - 1]
+    with pytest.raises(Transient, match="index"):
+        indexed(data, len(order))
+
+
+@given(rows=ROWS, kinds=st.lists(st.booleans(), min_size=6, max_size=6))
+def test_base64_and_numbers_are_the_same(rows: list[list[float]], kinds: list[bool]) -> None:
+    """To the last bit, and mixed in one answer."""
+    mixed = [encoded(row) if kind else row for row, kind in zip(rows, kinds, strict=False)]
+    np.testing.assert_array_equal(matrix(mixed, len(rows[0])), np.array(rows, np.float32))
+
+
+@pytest.mark.parametrize(
+    "embedding",
+    [
+        None,
+        3,
+        {},
+        "no base64!",
+        encoded([1.0])[:-2],
+        [[1.0]],
+        ["a"],
+        [None],
+        [1e300],
+        [math.inf],
+        encoded([math.nan]),
+    ],
+)
+def test_what_is_no_vector_is_transient(embedding: Any) -> None:
+    """No text and no number of it gets through, and none that is not finite."""
+    with pytest.raises(Transient):
+        normalised(matrix([embedding], 1))
+
+
+def test_other_dimensions_are_told_and_mixed_ones_not_trusted() -> None:
+    """All of another length are another model's; of several lengths the answer is broken."""
+    with pytest.raises(Misconfigured, match="dimensions to 2"):
+        matrix([[1, 2], [3, 4]], 3)
+    with pytest.raises(Transient):
+        matrix([[1, 2, 3], [1, 2]], 3)
+    with pytest.raises(Transient):
+        matrix([[], []], 3)
+
+
+@pytest.mark.parametrize("scale", [1e-30, 1e-22, 1.0, 1e22, 1e30])
+def test_no_length_is_too_small_or_too_large(scale: float) -> None:
+    """Where the square of a number has no place in 32 bits, its vector has its direction still."""
+    made = normalised(np.array([[3 * scale, 4 * scale], [1, 0]], np.float32))
+    assert made == pytest.approx(np.array([[0.6, 0.8], [1, 0]]), rel=1e-5)
+
+
+@given(rows=ROWS)
+def test_vectors_become_as_long_as_one(rows: list[list[float]]) -> None:
+    """Or are refused by their place, where they point nowhere."""
+    vectors = np.array(rows, np.float32)
+    nowhere = [place for place, row in enumerate(vectors) if not row.any()]
+    if nowhere:
+        with pytest.raises(Rejected) as refused:
+            normalised(vectors)
+        assert list(refused.value.inputs) == nowhere
+    else:
+        np.testing.assert_allclose(np.linalg.norm(normalised(vectors), axis=1), 1, atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("body", "message"),
+    [
+        ({"error": {"message": "a", "type": "t"}}, "a"),
+        ({"error": "a"}, "a"),
+        ({"object": "error", "message": "a"}, "a"),
+        ({"detail": "a"}, "a"),
+        ({"detail": [{"loc": ["body"], "msg": "a", "input": "private"}, {"msg": "b"}]}, "a; b"),
+        ({"error": None, "detail": "a"}, "a"),
+        ("a", "a"),
+        (None, ""),
+        ({"input": "private"}, ""),
+        (7, ""),
+    ],
+)
+def test_messages_are_found_in_every_form(body: Any, message: str) -> None:
+    """As the vendors and the servers that follow them have it; what was sent is not taken for one."""
+    assert message_of(body) == message
+
+
+@pytest.mark.parametrize(
+    ("payload", "tokens"),
+    [
+        ({"usage": {"n": 3}}, 3),
+        ({"usage": {"n": 3.0}}, 3),
+        ({"usage": {"n": -1}}, None),
+        ({"usage": {"n": True}}, None),
+        ({"usage": {"n": "3"}}, None),
+        ({"usage": None}, None),
+        ({}, None),
+        ([], None),
+    ],
+)
+def test_usage_is_read_where_it_is_told(payload: Any, tokens: int | None) -> None:
+    """A count that is none is not taken for 0, which would be free."""
+    assert usage(payload, "usage", "n") == tokens

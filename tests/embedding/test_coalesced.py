@@ -1,0 +1,341 @@
+"""Calls are joined while the embedder is busy: each gets its own vectors, and nobody pays for the texts of another."""
+
+from __future__ import annotations
+
+import asyncio
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from flowbed import telemetry
+from flowbed.embedding.cache import Cached
+from flowbed.embedding.coalesced import INTERACTIVE, Coalesced
+from flowbed.embedding.memory import VectorMemory
+from flowbed.errors import Misconfigured, Rejected, Transient, Unavailable
+from flowbed.records import Embedded, Space
+from flowbed.testing.embedder import Seeded, seeded
+from flowbed.testing.embedding import EmbedderContract
+from flowbed.testing.virtual import run_virtual
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+    from pathlib import Path
+
+    from numpy.typing import NDArray
+
+    from flowbed.embedding import Embedder
+    from flowbed.records import Purpose
+
+DIMENSIONS = 4
+LARGE = INTERACTIVE + 4
+
+
+def vectors_of(texts: Sequence[str], purpose: Purpose = "document") -> NDArray[np.float32]:
+    return seeded([f"{purpose} {text}" for text in texts], DIMENSIONS)
+
+
+class Model:
+    """A model that takes a second a call, refuses what is bad, and dies of some texts."""
+
+    space = Space(model="m", dimensions=DIMENSIONS)
+    items, tokens, price = 16, 100, 0.0
+
+    def __init__(self, *, names_inputs: bool = True, error: Exception | None = None) -> None:
+        self.names_inputs = names_inputs
+        self.error = error
+        self.sent: list[list[str]] = []
+        self.under_way = 0
+        self.most_under_way = 0
+        self.cancelled = 0
+
+    async def embed(self, texts: Sequence[str], *, purpose: Purpose) -> Embedded:
+        assert len(texts) <= self.items
+        self.sent.append(list(texts))
+        self.under_way += 1
+        self.most_under_way = max(self.most_under_way, self.under_way)
+        try:
+            await asyncio.sleep(1.0)
+        except asyncio.CancelledError:
+            self.cancelled += 1
+            raise
+        finally:
+            self.under_way -= 1
+        if self.error:
+            raise self.error
+        if any(text.startswith("deadly") for text in texts):
+            raise Transient("the worker died")
+        if any(text.startswith("odd") for text in texts):
+            raise ZeroDivisionError
+        bad = [place for place, text in enumerate(texts) if text.startswith("bad")]
+        if bad:
+            raise Rejected("bad", inputs=bad if self.names_inputs else (), code="too_long")
+        return Embedded(
+            vectors=vectors_of(texts, purpose),
+            tokens=sum(map(self.count, texts)),
+            truncated=tuple(place for place, text in enumerate(texts) if text.startswith("long")),
+        )
+
+    def count(self, text: str) -> int:
+        return len(text.split())
+
+
+class TestContract(EmbedderContract):
+    """Joined calls are calls of an embedder."""
+
+    def open_embedder(self, folder: Path) -> Embedder:
+        """Join calls to the seeded one."""
+        return Coalesced(Seeded(64))
+
+
+class TestPartByPart(EmbedderContract):
+    """A call that is sent in parts is a call of an embedder."""
+
+    def open_embedder(self, folder: Path) -> Embedder:
+        """Join at most two texts."""
+        return Coalesced(Seeded(64), items=2)
+
+
+@dataclass(frozen=True)
+class Calling:
+    """One call: when it comes, what it wants, and after how long its caller gives up."""
+
+    at: float
+    texts: tuple[str, ...]
+    purpose: Purpose = "document"
+    gives_up: float | None = None
+
+
+WORDS = st.sampled_from(["a", "b b", "c c c", "long d", "a" * 200, "bad", "deadly", "odd"])
+
+
+@settings(max_examples=200, deadline=None)
+@given(
+    calls=st.lists(
+        st.builds(
+            Calling,
+            at=st.sampled_from([0.0, 0.0, 0.5, 1.0, 2.5]),
+            texts=st.lists(WORDS, max_size=20).map(tuple) | st.lists(st.just("a"), max_size=5).map(tuple),
+            purpose=st.sampled_from(["document", "query"]),
+            gives_up=st.sampled_from([None, None, 0.0, 0.7, 2.0]),
+        ),
+        max_size=12,
+    ),
+    names_inputs=st.booleans(),
+    at_once=st.integers(1, 3),
+)
+def test_every_call_has_its_own_outcome(calls: list[Calling], names_inputs: bool, at_once: int) -> None:
+    """However calls overlap and are given up, each is answered with its own vectors or refused for its own texts."""
+    model = Model(names_inputs=names_inputs)
+    outcomes: list[tuple[Calling, Embedded | Exception]] = []
+
+    async def caller(coalesced: Coalesced, calling: Calling) -> None:
+        await asyncio.sleep(calling.at)
+        try:
+            async with asyncio.timeout(calling.gives_up):
+                answer = await coalesced.embed(calling.texts, purpose=calling.purpose)
+        except TimeoutError:
+            return
+        except Exception as error:  # noqa: BLE001 - whatever it is, is looked at
+            outcomes.append((calling, error))
+        else:
+            outcomes.append((calling, answer))
+
+    async def main() -> None:
+        coalesced = Coalesced(model, at_once=at_once)
+        async with asyncio.TaskGroup() as group:
+            for calling in calls:
+                group.create_task(caller(coalesced, calling))
+        await asyncio.sleep(0)
+        assert coalesced.waiting == 0
+        assert not coalesced._running
+
+    run_virtual(main())
+    assert model.most_under_way <= at_once
+    deadly = sum(any(text.startswith(("deadly", "odd")) for text in calling.texts) for calling in calls)
+    for calling, outcome in outcomes:
+        check(calling, outcome, deadly=deadly)
+
+
+def check(calling: Calling, outcome: Embedded | Exception, *, deadly: int) -> None:
+    """See that an outcome follows from the call's own texts; only where several kill the model, others may suffer."""
+    faults = {text.split()[0] for text in calling.texts} & {"bad", "deadly", "odd"}
+    if isinstance(outcome, Embedded):
+        assert not faults
+        np.testing.assert_array_equal(outcome.vectors, vectors_of(calling.texts, calling.purpose))
+        assert outcome.tokens == sum(len(text.split()) for text in calling.texts)
+        assert outcome.truncated == tuple(
+            place for place, text in enumerate(calling.texts) if text.startswith("long")
+        )
+    elif isinstance(outcome, Rejected):
+        assert "bad" in faults
+        assert outcome.code == "too_long"
+        assert all(calling.texts[place] == "bad" for place in outcome.inputs)
+    else:
+        assert isinstance(outcome, Transient | ZeroDivisionError)
+        assert faults & {"deadly", "odd"} or deadly > 1
+
+
+def test_what_comes_while_the_model_works_goes_together() -> None:
+    """The first call goes alone and at once, those that come meanwhile go in one, and nobody waits for a timer."""
+
+    async def main() -> None:
+        model = Model()
+        coalesced = Coalesced(model)
+        told: list[dict[str, Any]] = []
+        stop = telemetry.listen(
+            lambda point, facts: told.append(facts) if point == telemetry.COALESCED else None
+        )
+        answers = await asyncio.gather(*(coalesced.embed([word], purpose="document") for word in "abcde"))
+        stop()
+        assert model.sent == [["a"], ["b", "c", "d", "e"]]
+        assert asyncio.get_running_loop().time() == 2.0
+        assert told == [{"texts": 1, "calls": 1}, {"texts": 4, "calls": 4}]
+        for word, answer in zip("abcde", answers, strict=True):
+            np.testing.assert_array_equal(answer.vectors, vectors_of([word]))
+
+    run_virtual(main())
+
+
+def test_small_calls_pass_large_ones() -> None:
+    """Whoever asks for a few texts waits for no more than what is under way, however much work lies there."""
+
+    async def main() -> None:
+        coalesced = Coalesced(Model())
+        large = asyncio.create_task(coalesced.embed(["word"] * 160, purpose="document"))
+        await asyncio.sleep(2.5)
+        await coalesced.embed(["a"], purpose="query")
+        assert asyncio.get_running_loop().time() == 4.0
+        np.testing.assert_array_equal((await large).vectors, vectors_of(["word"] * 160))
+        assert asyncio.get_running_loop().time() == 11.0
+
+    run_virtual(main())
+
+
+def test_large_calls_end_some_day() -> None:
+    """An endless stream of small calls, of either purpose, holds a large one up and does not stop it."""
+
+    async def main() -> None:
+        coalesced = Coalesced(Model())
+
+        async def stream(purpose: Purpose) -> None:
+            while True:
+                await coalesced.embed(["a"] * INTERACTIVE, purpose=purpose)
+
+        streams = [asyncio.create_task(stream(purpose)) for purpose in ("document", "query") * 2]
+        async with asyncio.timeout(60):
+            await asyncio.gather(
+                coalesced.embed(["b"] * 50, purpose="document"), coalesced.embed(["b"] * 50, purpose="query")
+            )
+        for each in streams:
+            each.cancel()
+        await asyncio.wait(streams)
+
+    run_virtual(main())
+
+
+@pytest.mark.parametrize("poison", ["bad", "deadly", "odd"])
+@pytest.mark.parametrize("names_inputs", [True, False])
+def test_a_poison_text_fails_nobody_else(poison: str, names_inputs: bool) -> None:
+    """One text that is refused or kills the model fails its own call, and none that happened to be joined with it."""
+
+    async def main() -> None:
+        coalesced = Coalesced(Model(names_inputs=names_inputs))
+        busy = asyncio.create_task(coalesced.embed(["busy"], purpose="document"))
+        await asyncio.sleep(0)
+        calls = [["a"], ["b", poison], ["c"], ["d", "e"]]
+        outcomes = await asyncio.gather(
+            *(coalesced.embed(texts, purpose="document") for texts in calls), return_exceptions=True
+        )
+        assert isinstance(outcomes[1], Exception)
+        if isinstance(outcomes[1], Rejected):
+            assert outcomes[1].inputs == ((1,) if names_inputs else ())
+        for texts, outcome in zip(calls, outcomes, strict=True):
+            if poison not in texts:
+                assert isinstance(outcome, Embedded)
+                np.testing.assert_array_equal(outcome.vectors, vectors_of(texts))
+        await busy
+
+    run_virtual(main())
+
+
+@pytest.mark.parametrize(
+    ("error", "requests"),
+    [
+        (Transient("down", retry_after=3.0), 4),
+        (Unavailable("down", retry_after=3.0), 2),
+        (Misconfigured("no"), 2),
+    ],
+)
+def test_an_embedder_that_is_down_is_not_asked_by_everybody(error: Exception, requests: int) -> None:
+    """When it is the embedder and not a text, all are told after a few tries, each with an error of its own."""
+
+    async def main() -> None:
+        model = Model(error=error)
+        coalesced = Coalesced(model)
+        outcomes = await asyncio.gather(
+            *(coalesced.embed([str(number)], purpose="document") for number in range(15)),
+            return_exceptions=True,
+        )
+        assert {type(outcome) for outcome in outcomes} == {type(error)}
+        assert {getattr(outcome, "retry_after", None) for outcome in outcomes} == {
+            getattr(error, "retry_after", None)
+        }
+        assert len({id(outcome) for outcome in outcomes}) > len(outcomes) - requests
+        assert len(model.sent) == requests
+
+    run_virtual(main())
+
+
+def test_texts_that_nobody_waits_for_are_not_embedded() -> None:
+    """Giving up takes texts out of the line, and stops a call of the model that nobody waits for."""
+
+    async def main() -> None:
+        model = Model()
+        coalesced = Coalesced(model)
+        calls = [asyncio.create_task(coalesced.embed([word], purpose="document")) for word in "abc"]
+        await asyncio.sleep(0.5)
+        calls[0].cancel()
+        calls[1].cancel()
+        assert ((await calls[2]).vectors == vectors_of(["c"])).all()
+        assert model.sent == [["a"], ["c"]]
+        assert model.cancelled == 1
+        assert asyncio.get_running_loop().time() == 1.5
+
+    run_virtual(main())
+
+
+def test_giving_up_leaves_others_their_answers() -> None:
+    """A call that is joined with one that is given up is answered."""
+
+    async def main() -> None:
+        model = Model()
+        coalesced = Coalesced(model)
+        calls = [asyncio.create_task(coalesced.embed([word], purpose="document")) for word in "abc"]
+        await asyncio.sleep(1.5)
+        calls[1].cancel()
+        assert ((await calls[2]).vectors == vectors_of(["c"])).all()
+        assert (await calls[0]).tokens == 1
+        assert model.sent == [["a"], ["b", "c"]]
+        assert model.cancelled == 0
+
+    run_virtual(main())
+
+
+def test_a_cache_in_front_sends_misses_together() -> None:
+    """Behind a cache, the texts that several requests miss go to the model in one call, each once."""
+
+    async def main() -> None:
+        model = Model()
+        cached = Cached(Coalesced(model), [VectorMemory(limit=2**20, ttl=60)], counts=True)
+        wanted = [["a"], ["a", "b b"], ["b b", "c"], ["c"], ["d"]]
+        answers = await asyncio.gather(*(cached.embed(texts, purpose="document") for texts in wanted))
+        assert model.sent == [["a"], ["b b", "c", "d"]]
+        for texts, answer in zip(wanted, answers, strict=True):
+            np.testing.assert_array_equal(answer.vectors, vectors_of(texts))
+            assert answer.counts == tuple(len(text.split()) for text in texts)
+
+    run_virtual(main())

@@ -1,0 +1,125 @@
+"""Other dimensions than a model gives: another space, and only where that has a meaning."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from flowbed.embedding.cache import Cached
+from flowbed.embedding.dimensions import POLICIES, Policy, Resized, fit, fitted, is_padded
+from flowbed.errors import Misconfigured, Rejected
+from flowbed.records import Space
+from flowbed.testing.embedder import Seeded, seeded
+from flowbed.testing.embedding import EmbedderContract
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from flowbed.embedding import Embedder
+
+SPACE = Space(model="m", dimensions=8, pooling="mean")
+
+
+class TestReduced(EmbedderContract):
+    """An embedder whose vectors are cut is an embedder."""
+
+    def open_embedder(self, folder: Path) -> Embedder:
+        """Cut the seeded one's."""
+        return Resized(Seeded(64), 24, "reduce", matryoshka=True)
+
+
+class TestPadded(EmbedderContract):
+    """An embedder whose vectors are filled up is an embedder."""
+
+    def open_embedder(self, folder: Path) -> Embedder:
+        """Fill up the seeded one's."""
+        return Resized(Seeded(64), 100, "pad", matryoshka=False)
+
+
+@given(
+    asked=st.integers(-1, 20),
+    policy=st.sampled_from(POLICIES),
+    matryoshka=st.booleans(),
+    rows=st.integers(0, 3),
+)
+def test_a_policy_leads_to_what_was_asked_or_refuses(
+    asked: int,
+    policy: Policy,
+    matryoshka: bool,
+    rows: int,
+) -> None:
+    """Vectors are of the space's dimensions, of length 1, and of another space if and only if they were changed."""
+    try:
+        space = fitted(SPACE, asked, policy, matryoshka=matryoshka)
+    except Rejected as error:
+        refused = error
+    else:
+        native = seeded([f"{row}" for row in range(rows)], 8)
+        vectors = fit(native, space.dimensions, normalized=True)
+        assert vectors.shape == (rows, space.dimensions)
+        assert vectors.dtype == np.float32
+        np.testing.assert_allclose(np.linalg.norm(vectors, axis=1), 1.0, atol=1e-6)
+        assert space.dimensions == asked or policy == "ignore"
+        assert (space == SPACE) == (vectors.shape == native.shape)
+        assert is_padded(space) == (asked > 8 and policy == "pad")
+        return
+    assert refused.param == "dimensions"
+    assert asked != 8
+    assert policy != "ignore"
+    assert not (policy == "pad" and asked > 8)
+    assert not (policy == "reduce" and matryoshka and 0 < asked < 8)
+
+
+def test_reduced_vectors_point_where_their_beginning_points() -> None:
+    """Cutting keeps the first numbers in proportion."""
+    native = seeded(["a"], 8)
+    cut = fit(native, 3, normalized=True)
+    np.testing.assert_allclose(cut[0] * np.linalg.norm(native[0, :3]), native[0, :3], atol=1e-7)
+    np.testing.assert_array_equal(fit(native, 3, normalized=False), native[:, :3])
+
+
+def test_a_vector_of_nothing_stays_nothing() -> None:
+    """What has no direction in the dimensions that are left is not given one."""
+    native = np.zeros((1, 8), dtype=np.float32)
+    native[0, 7] = 1
+    np.testing.assert_array_equal(fit(native, 3, normalized=True), np.zeros((1, 3), dtype=np.float32))
+
+
+@pytest.mark.parametrize(
+    ("dimensions", "policy", "matryoshka", "advice"),
+    [
+        (4, "error", True, "leave `dimensions` out"),
+        (4, "reduce", False, "not trained to be cut"),
+        (9, "reduce", True, "at most 8"),
+        (4, "pad", True, "at least 8"),
+    ],
+)
+def test_a_refusal_says_what_to_ask_for(
+    dimensions: int,
+    policy: Policy,
+    matryoshka: bool,
+    advice: str,
+) -> None:
+    """Whoever asks for what cannot be had is told what can."""
+    with pytest.raises(Rejected, match=advice):
+        fitted(SPACE, dimensions, policy, matryoshka=matryoshka)
+
+
+async def test_cut_vectors_have_a_cache_of_their_own_and_padded_ones_none() -> None:
+    """The space of cut vectors keys them apart from whole ones; padded ones are never kept."""
+    reduced = Resized(Seeded(8), 4, "reduce", matryoshka=True)
+    assert Cached(reduced, []).space == fitted(Seeded(8).space, 4, "reduce", matryoshka=True)
+    with pytest.raises(Misconfigured, match="zeros"):
+        Cached(Resized(Seeded(8), 9, "pad", matryoshka=False), [])
+
+
+async def test_everything_but_the_vectors_is_as_it_was() -> None:
+    """Tokens and refusals are the embedder's own."""
+    resized = Resized(Seeded(8), 4, "reduce", matryoshka=True)
+    assert (await resized.embed(["one two"], purpose="query")).tokens == 2
+    with pytest.raises(Rejected):
+        await resized.embed(["POISON"], purpose="document")

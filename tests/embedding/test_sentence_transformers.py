@@ -1,0 +1,105 @@
+"""Models that sentence-transformers runs: those tests want the package, which is an extra and brings torch."""
+
+from __future__ import annotations
+
+import importlib.util
+from typing import TYPE_CHECKING
+
+import numpy as np
+import pytest
+
+from flowbed.embedding import open_embedder
+from flowbed.embedding.weights import find_checkpoint
+from flowbed.errors import Misconfigured, Rejected
+from flowbed.testing.embedding import EmbedderContract
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from flowbed.embedding import Embedder
+
+INSTALLED = importlib.util.find_spec("sentence_transformers") is not None
+# Not a failure with CI=true either: torch is larger than all that is tested here.
+wants_package = pytest.mark.skipif(
+    not INSTALLED, reason="pip install 'flowbed[sentence-transformers]' to test it"
+)
+
+
+@pytest.fixture(scope="session")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> str:
+    """Give the folder of the default model."""
+    found = find_checkpoint("", cache=tmp_path_factory.mktemp("digests"), download=False)
+    return str(found.folder)
+
+
+@pytest.mark.skipif(INSTALLED, reason="the package is installed")
+def test_without_the_package_its_installation_is_named(tmp_path: Path) -> None:
+    """The message is the command to type."""
+    with pytest.raises(Misconfigured, match=r"flowbed\[sentence-transformers\]"):
+        open_embedder("sentence_transformers:a", cache=tmp_path, options={})
+
+
+@wants_package
+@pytest.mark.filterwarnings("ignore")
+class TestSentenceTransformers(EmbedderContract):
+    """The default model, through torch."""
+
+    @pytest.fixture(autouse=True)
+    def place(self, folder: str) -> None:
+        """Keep the model's folder at hand."""
+        self.folder = folder
+
+    def open_embedder(self, folder: Path) -> Embedder:
+        """Open it."""
+        return open_embedder(f"sentence_transformers:{self.folder}", cache=folder, options={})
+
+
+@wants_package
+@pytest.mark.filterwarnings("ignore")
+async def test_it_agrees_with_the_local_model(folder: str, graphs: Path) -> None:
+    """The same weights make the same vectors through torch and through ONNX Runtime."""
+    texts = ["The keys are rotated each month.", "TOTAL 7.80", "Grüße aus Köln", "word " * 100]
+    torch = await open_embedder(f"sentence_transformers:{folder}", cache=graphs, options={}).embed(
+        texts, purpose="document"
+    )
+    onnx = await open_embedder(f"onnx:{folder}", cache=graphs, options={}).embed(texts, purpose="document")
+    np.testing.assert_allclose(torch.vectors, onnx.vectors, atol=1e-4)
+    assert torch.tokens == onnx.tokens
+
+
+@wants_package
+@pytest.mark.filterwarnings("ignore")
+async def test_long_texts_are_rejected_or_cut_off_by_choice(folder: str, tmp_path: Path) -> None:
+    """Never silently: refused by their places, or named in the answer."""
+    model = f"sentence_transformers:{folder}"
+    texts = ["fine", "word " * 400]
+    with pytest.raises(Rejected) as refused:
+        await open_embedder(model, cache=tmp_path, options={}).embed(texts, purpose="document")
+    assert refused.value.inputs == (1,)
+    found = await open_embedder(model, cache=tmp_path, options={"overflow": "truncate"}).embed(
+        texts, purpose="document"
+    )
+    assert found.truncated == (1,)
+    assert found.tokens == 255
+
+
+@wants_package
+@pytest.mark.filterwarnings("ignore")
+async def test_prompts_are_part_of_text_and_space(folder: str, tmp_path: Path) -> None:
+    """What is put in front of a query changes its vector, and the space says what that is."""
+    model = f"sentence_transformers:{folder}"
+    plain = open_embedder(model, cache=tmp_path, options={})
+    prompted = open_embedder(model, cache=tmp_path, options={"query_prompt": "query: "})
+    assert prompted.space.prompts == (("query", "query: "),)
+    query = await prompted.embed(["a"], purpose="query")
+    same = await plain.embed(["query: a"], purpose="document")
+    np.testing.assert_allclose(query.vectors, same.vectors, atol=1e-5)
+    assert prompted.space != plain.space
+
+
+@wants_package
+@pytest.mark.filterwarnings("ignore")
+def test_a_model_that_is_not_here_is_told(tmp_path: Path) -> None:
+    """With the option that lets it be downloaded."""
+    with pytest.raises(Misconfigured, match="download"):
+        open_embedder("sentence_transformers:nobody/nothing", cache=tmp_path, options={})

@@ -1,0 +1,128 @@
+"""All wrappers together, before simulators of providers that misbehave: real HTTP, and every vector in its place."""
+
+from __future__ import annotations
+
+import asyncio
+import random
+import time
+from contextlib import asynccontextmanager
+from typing import TYPE_CHECKING
+
+import numpy as np
+import pytest
+
+from flowbed.embedding import Closes, Rates, open_embedder
+from flowbed.embedding.breaker import Breaker, Guarded, State
+from flowbed.embedding.cache import Cached
+from flowbed.embedding.coalesced import Coalesced
+from flowbed.embedding.fallback import Fallback
+from flowbed.embedding.limits import Limited, MemoryBuckets
+from flowbed.embedding.memory import VectorMemory
+from flowbed.errors import TooMany, Transient
+from flowbed.testing.simulators import Fault, Limits, OpenAI, Simulator, running, vector_of
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator
+    from pathlib import Path
+
+    from flowbed.embedding import Embedder
+    from flowbed.records import Embedded
+    from flowbed.testing.simulators.faults import Kind
+
+MODEL = "text-embedding-3-small"
+DIMENSIONS = 64
+
+
+@asynccontextmanager
+async def provider(simulator: Simulator, folder: Path) -> AsyncIterator[Embedder]:
+    """Open OpenAI's model at a simulator."""
+    async with running(simulator) as url:
+        options = {"base_url": f"{url}/v1", "api_key": "any", "dimensions": str(DIMENSIONS), "timeout": "5"}
+        embedder = open_embedder(f"openai:{MODEL}", cache=folder, options=options)
+        yield embedder
+        assert isinstance(embedder, Closes)
+        await embedder.aclose()
+
+
+def wrapped(embedder: Embedder, breaker: Breaker) -> Coalesced:
+    limited = Limited(embedder, Rates(requests=120_000, tokens=10**7), MemoryBuckets(), name=breaker.name)
+    return Coalesced(Guarded(limited, breaker), items=16, at_once=4)
+
+
+async def persistent(cached: Cached, texts: list[str]) -> Embedded:
+    """Embed as a patient caller does, who comes again when told to."""
+    while True:
+        try:
+            return await cached.embed(texts, purpose="document")
+        except Transient as error:
+            await asyncio.sleep(min(0.1, error.retry_after or 0.01))
+
+
+async def test_every_vector_belongs_to_its_text_whatever_providers_do(tmp_path: Path) -> None:
+    """Hundreds of calls at once, with doubles, cancellations and faults of two providers: all right, nothing twice."""
+    kinds: tuple[Kind, ...] = (
+        "rate_limited",
+        "error",
+        "truncated",
+        "cut",
+        "garbled",
+        "wrong_order",
+        "wrong_index",
+        "missing",
+    )
+    faults = [Fault(kind=kind, probability=0.04, retry_after=0.02) for kind in kinds]
+    first, second = (Simulator(OpenAI(), faults=faults, seed=seed) for seed in (1, 2))
+    chance = random.Random(7)
+    distinct = [f"text {number} " + "word " * (number % 9) for number in range(120)]
+    wanted = [chance.choices(distinct, k=chance.randint(1, 8)) for _ in range(400)]
+    async with provider(first, tmp_path) as one, provider(second, tmp_path) as two:
+        breakers = [Breaker(name, rest=0.05) for name in ("one", "two")]
+        chain = Fallback(
+            [wrapped(each, breaker) for each, breaker in zip((one, two), breakers, strict=True)],
+            names=["one", "two"],
+        )
+        cached = Cached(chain, [VectorMemory(limit=2**22, ttl=60)], counts=True)
+        calls = [asyncio.create_task(persistent(cached, texts)) for texts in wanted]
+        for number, call in enumerate(calls):
+            if number % 10 == 0:
+                call.cancel()
+            await asyncio.sleep(0.001)
+        answers = await asyncio.gather(*calls, return_exceptions=True)
+    vectors = {text: vector_of(MODEL, text, DIMENSIONS) for text in distinct}
+    for number, (texts, answer) in enumerate(zip(wanted, answers, strict=True)):
+        if number % 10 == 0 and isinstance(answer, asyncio.CancelledError):
+            continue
+        assert not isinstance(answer, BaseException), answer
+        np.testing.assert_allclose(answer.vectors, [vectors[text] for text in texts], atol=1e-6)
+        assert answer.counts == tuple(one.count(text) for text in texts)
+    for simulator in (first, second):
+        assert simulator.account.totals().twice_at_once == 0
+
+
+async def test_a_rate_limit_holds_all_calls_of_the_key_and_opens_no_breaker(tmp_path: Path) -> None:
+    """A provider that is busy is there: its 429 holds back whoever shares the key, for as long as it says."""
+    simulator = Simulator(OpenAI(), limits=Limits())
+    simulator.order(Fault(kind="rate_limited", calls=(1,), retry_after=0.3, retry_header="milliseconds"))
+    async with provider(simulator, tmp_path) as embedder:
+        breaker = Breaker("one", failures=1)
+        guarded = Guarded(Limited(embedder, Rates(), MemoryBuckets(), name="key"), breaker)
+        with pytest.raises(TooMany) as refused:
+            await guarded.embed(["a"], purpose="document")
+        assert refused.value.retry_after == pytest.approx(0.3)
+        began = time.monotonic()
+        await asyncio.gather(*(guarded.embed([word], purpose="document") for word in "abc"))
+        assert time.monotonic() - began >= 0.29
+    assert breaker.state is State.CLOSED
+    assert sorted(simulator.account.totals().statuses.items()) == [(200, 3), (429, 1)]
+
+
+async def test_limits_that_are_known_are_not_passed(tmp_path: Path) -> None:
+    """With more to embed than a provider allows, it has to refuse nothing."""
+    simulator = Simulator(OpenAI(), limits=Limits(tokens=300_000, requests=3_000, burst=1.0))
+    async with provider(simulator, tmp_path) as embedder:
+        limited = Limited(embedder, Rates(tokens=300_000, requests=3_000), MemoryBuckets(), name="key")
+        texts = [f"{number} " + "word " * (number % 50) for number in range(200)]
+        calls = [limited.embed(texts[start : start + 4], purpose="document") for start in range(0, 200, 4)]
+        answers = await asyncio.gather(*calls)
+    assert simulator.account.totals().statuses == {200: 50}
+    assert sum(answer.tokens for answer in answers) == simulator.account.totals().billed
