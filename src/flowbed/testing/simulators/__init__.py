@@ -1,0 +1,37 @@
+"""Simulators of embedding providers, for tests and for trying things out: real HTTP, true to the vendors' contracts.
+
+    simulator = Simulator(OpenAI())
+    async with running(simulator) as url:
+        simulator.order(Fault(kind="rate_limited", calls=(1,), retry_after=2))
+        ...  # an OpenAI client with base_url=f"{url}/v1" and any key
+
+Their vectors follow from model, text and input type alone: `vector_of` makes them again.
+"""
+
+from flowbed.testing.simulators.azure import Azure
+from flowbed.testing.simulators.cohere import Cohere
+from flowbed.testing.simulators.faults import Fault
+from flowbed.testing.simulators.huggingface import HuggingFace
+from flowbed.testing.simulators.limits import Limits
+from flowbed.testing.simulators.openai import OpenAI
+from flowbed.testing.simulators.process import SimulatorProcess
+from flowbed.testing.simulators.running import running, running_thread
+from flowbed.testing.simulators.simulator import Simulator
+from flowbed.testing.simulators.vectors import vector_of, vectors_of
+from flowbed.testing.simulators.voyage import Voyage
+
+__all__ = [
+    "Azure",
+    "Cohere",
+    "Fault",
+    "HuggingFace",
+    "Limits",
+    "OpenAI",
+    "Simulator",
+    "SimulatorProcess",
+    "Voyage",
+    "running",
+    "running_thread",
+    "vector_of",
+    "vectors_of",
+]

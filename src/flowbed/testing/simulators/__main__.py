@@ -1,0 +1,12 @@
+"""Serve one simulator, as `SimulatorProcess` orders it."""
+
+from __future__ import annotations
+
+import sys
+
+import orjson
+
+from flowbed.testing.simulators.process import run, serve
+
+if __name__ == "__main__":
+    run(serve(orjson.loads(sys.argv[1])))

@@ -1,0 +1,105 @@
+"""What a simulator was asked and what it answered."""
+
+from __future__ import annotations
+
+from collections import Counter, deque
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from flowbed.testing.simulators.wire import Call
+
+# Requests are told one by one until they held so many texts in all; totals go on.
+KEPT = 200_000
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Exchange:
+    """One request and its answer.
+
+    `status` is 0 where there was none, as the connection was cut or the client had gone; `billed` are tokens; `faults`
+    are the kinds that struck; `key` is what came as the key.
+    """
+
+    method: str
+    path: str
+    key: str
+    model: str
+    input_type: str
+    texts: Sequence[str]
+    status: int
+    billed: int
+    faults: Sequence[str]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Totals:
+    """Sums over all requests; `twice_at_once` counts texts that were asked for while they were being answered."""
+
+    requests: int
+    texts: int
+    billed: int
+    twice_at_once: int
+    most_at_once: int
+    statuses: dict[int, int]
+    faults: dict[str, int]
+
+
+class Account:
+    """The requests so far."""
+
+    def __init__(self) -> None:
+        """Begin with none."""
+        self.forget()
+
+    def forget(self) -> None:
+        """Begin anew."""
+        self.exchanges: deque[Exchange] = deque()
+        self._held = 0
+        self._texts = self._billed = self._twice = self._most = 0
+        self._statuses: Counter[int] = Counter()
+        self._faults: Counter[str] = Counter()
+        self._working: Counter[tuple[str, str, str]] = Counter()
+        self._at_once = 0
+
+    def begin(self, call: Call | None) -> None:
+        """Note that a call is being worked on."""
+        self._at_once += 1
+        self._most = max(self._most, self._at_once)
+        if call is not None:
+            for text in set(call.texts):
+                name = call.model, call.input_type, text
+                self._twice += self._working[name] > 0
+                self._working[name] += 1
+
+    def end(self, exchange: Exchange, call: Call | None) -> None:
+        """Note how a call ended that has begun."""
+        self._at_once = max(0, self._at_once - 1)
+        if call is not None:
+            for text in set(call.texts):
+                name = call.model, call.input_type, text
+                self._working[name] -= 1
+                if self._working[name] <= 0:
+                    del self._working[name]
+        self._texts += len(exchange.texts)
+        self._billed += exchange.billed
+        self._statuses[exchange.status] += 1
+        self._faults.update(exchange.faults)
+        self.exchanges.append(exchange)
+        self._held += 1 + len(exchange.texts)
+        while self._held > KEPT and len(self.exchanges) > 1:
+            self._held -= 1 + len(self.exchanges.popleft().texts)
+
+    def totals(self) -> Totals:
+        """Add everything up."""
+        return Totals(
+            requests=self._statuses.total(),
+            texts=self._texts,
+            billed=self._billed,
+            twice_at_once=self._twice,
+            most_at_once=self._most,
+            statuses=dict(self._statuses),
+            faults=dict(self._faults),
+        )

@@ -1,0 +1,62 @@
+"""Requests and answers over ASGI, and connections that end too soon, for which ASGI has no word."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable, MutableMapping
+from typing import TYPE_CHECKING, Any
+
+from flowbed.testing.simulators.wire import Request
+
+if TYPE_CHECKING:
+    import asyncio
+
+    from flowbed.testing.simulators.wire import Answer, Headers
+
+Scope = MutableMapping[str, Any]
+Receive = Callable[[], Awaitable[MutableMapping[str, Any]]]
+Send = Callable[[MutableMapping[str, Any]], Awaitable[None]]
+
+MARK: Headers = ((b"x-flowbed-simulator", b"1"),)
+# Where `running` puts a connection in the scope of its requests.
+TRANSPORT = "flowbed.transport"
+
+
+async def read_request(scope: Scope, receive: Receive) -> Request | None:
+    """Read a request to its end; None if the client did not send it to its end."""
+    body, more = b"", True
+    while more:
+        message = await receive()
+        if message["type"] == "http.disconnect":
+            return None
+        body += message.get("body", b"")
+        more = message.get("more_body", False)
+    headers = {name.decode("latin-1"): value.decode("latin-1") for name, value in scope["headers"]}
+    return Request(
+        method=scope["method"],
+        path=scope["path"],
+        query=scope["query_string"].decode("latin-1"),
+        headers=headers,
+        body=body,
+    )
+
+
+async def send_answer(send: Send, answer: Answer, part: int | None = None) -> None:
+    """Send an answer, or only the first `part` bytes of its body."""
+    headers = [*answer.headers, *MARK, (b"content-length", b"%d" % len(answer.body))]
+    await send({"type": "http.response.start", "status": answer.status, "headers": headers})
+    await send({"type": "http.response.body", "body": answer.body[:part], "more_body": part is not None})
+
+
+def transport_of(scope: Scope) -> asyncio.Transport:
+    """Give the connection that a request came on.
+
+    Raises:
+        RuntimeError: the server is another than that of `running`.
+
+    """
+    transport: asyncio.Transport | None = scope.get("extensions", {}).get(TRANSPORT)
+    if transport is None:
+        raise RuntimeError(
+            "this server cannot end a connection: serve simulators with `flowbed.testing.simulators`"
+        )
+    return transport

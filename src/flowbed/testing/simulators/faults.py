@@ -1,0 +1,155 @@
+"""What goes wrong at a simulated provider, and in which requests."""
+
+from __future__ import annotations
+
+import random
+from dataclasses import dataclass, fields
+from fnmatch import fnmatchcase
+from typing import TYPE_CHECKING, Any, Literal, get_args
+
+from pydantic import TypeAdapter, ValidationError
+
+from flowbed.errors import Misconfigured
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+Kind = Literal[
+    "slow",  # nothing but late
+    "rate_limited",  # 429, as when a rate limit is passed
+    "quota",  # what is paid for is used up: 429 with OpenAI, 402 elsewhere
+    "error",  # the vendor's error of `status`
+    "gateway",  # a page of HTML with `status`, from something in front of the vendor
+    "cut",  # the work is done and billed, the connection ends without an answer
+    "truncated",  # the answer ends halfway
+    "garbled",  # 200, and no JSON
+    "wrong_order",  # the last vector comes first, each with its right index
+    "wrong_index",  # every vector is said to be that of the first text
+    "wrong_dimension",  # vectors that are one number short
+    "missing",  # the last text has no vector
+    "not_finite",  # the last vector holds no numbers
+]
+RetryHeader = Literal["seconds", "milliseconds", "date", "none"]
+KINDS: tuple[Kind, ...] = get_args(Kind)
+# What no client could tell of a vendor that answers by place alone.
+OF_INDICES: frozenset[Kind] = frozenset({"wrong_order", "wrong_index"})
+
+
+@dataclass(frozen=True, kw_only=True)
+class Fault:
+    """One thing that goes wrong, and when.
+
+    By order: `calls` numbers the requests that match, from 1, and None means all of them. By share: chance picks
+    `probability` of these. By match: `path` and `model` are shell patterns, and `text` is part of one of the texts.
+    A fault is late by `delay` seconds. `retry_after` seconds are told in the header that `retry_header` says, and in
+    the body where the vendor tells them there too; None leaves them away.
+    """
+
+    kind: Kind
+    calls: tuple[int, ...] | None = None
+    probability: float = 1.0
+    path: str = "*"
+    model: str = "*"
+    text: str = ""
+    delay: float = 0.0
+    status: int = 500
+    retry_after: float | None = None
+    retry_header: RetryHeader = "seconds"
+
+    def __post_init__(self) -> None:
+        """Refuse what can never strike, or could not be answered.
+
+        Raises:
+            ValueError: a number is out of its range.
+
+        """
+        ranges = {
+            "calls count from 1": all(call >= 1 for call in self.calls or ()),
+            "probability lies between 0 and 1": 0 <= self.probability <= 1,
+            "delay is not negative": self.delay >= 0,
+            "status is an error's, 400 to 599": 400 <= self.status <= 599,
+            "retry_after is not negative": self.retry_after is None or self.retry_after >= 0,
+        }
+        if broken := [rule for rule, holds in ranges.items() if not holds]:
+            raise ValueError(f"{self.kind}: {', '.join(broken)}")
+
+
+FIELDS = {field.name for field in fields(Fault)}
+_FAULTS = TypeAdapter(tuple[Fault, ...])
+
+
+def read_faults(value: Any) -> tuple[Fault, ...]:  # noqa: ANN401 - whatever JSON can hold
+    """Read faults from what JSON says.
+
+    Raises:
+        Misconfigured: it is no list of faults; the message says what is wrong.
+
+    """
+    try:
+        unknown = {name for fault in value for name in fault} - FIELDS
+        if unknown:
+            raise Misconfigured(f"a fault has no {sorted(unknown)}; it has {sorted(FIELDS)}")
+        return _FAULTS.validate_python(value)
+    except (ValidationError, TypeError) as error:
+        raise Misconfigured(f"these are no faults: {error}") from error
+
+
+def read_fault(text: str) -> Fault:
+    """Read a fault from one line: `rate_limited,calls=1+2,retry_after=0.5`.
+
+    Raises:
+        Misconfigured: it is no fault; the message says what is wrong.
+
+    """
+    kind, *rest = (each.strip() for each in text.split(","))
+    if kind not in KINDS:
+        raise Misconfigured(f"no fault is called {kind!r}; there are {', '.join(KINDS)}")
+    said: dict[str, Any] = {"kind": kind}
+    for each in rest:
+        name, equals, value = each.partition("=")
+        if not equals:
+            raise Misconfigured(f"a fault is written kind,name=value,...; {each!r} is no name=value")
+        said[name] = value.split("+") if name == "calls" else value
+    (fault,) = read_faults([said])
+    return fault
+
+
+class Script:
+    """The faults of a simulator and what they have struck; the same requests in the same order have the same faults."""
+
+    def __init__(self, faults: Sequence[Fault] = (), *, seed: int = 0) -> None:
+        """Have these faults, with chance from `seed`."""
+        self.order(*faults, seed=seed)
+
+    @property
+    def faults(self) -> Sequence[Fault]:
+        """The faults in force."""
+        return self._faults
+
+    def order(self, *faults: Fault, seed: int = 0) -> None:
+        """Have these faults from now on in the place of those before, and count from 1 again."""
+        self._faults = faults
+        self._matched = [0] * len(faults)
+        self._random = random.Random(seed)  # noqa: S311 - chance that can be repeated is the point
+
+    def due(self, path: str, model: str, texts: Sequence[str]) -> Sequence[Fault]:
+        """Tell what goes wrong with one request."""
+        return [
+            fault
+            for place, fault in enumerate(self._faults)
+            if _matches(fault, path, model, texts) and self._strikes(place, fault)
+        ]
+
+    def _strikes(self, place: int, fault: Fault) -> bool:
+        self._matched[place] += 1
+        if fault.calls is not None and self._matched[place] not in fault.calls:
+            return False
+        return fault.probability >= 1 or self._random.random() < fault.probability
+
+
+def _matches(fault: Fault, path: str, model: str, texts: Sequence[str]) -> bool:
+    return (
+        fnmatchcase(path, fault.path)
+        and fnmatchcase(model, fault.model)
+        and (not fault.text or any(fault.text in text for text in texts))
+    )

@@ -1,0 +1,114 @@
+"""Serve an ASGI application on a port of 127.0.0.1, in this event loop or in a thread of its own.
+
+async with running(openai()) as url: ...        # the tests and the application share the event loop
+with running_thread(openai()) as url: ...       # for clients that block
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import socket
+import threading
+from contextlib import asynccontextmanager, contextmanager
+from typing import TYPE_CHECKING, Any
+
+import uvicorn
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
+
+from flowbed.testing.simulators.asgi import TRANSPORT
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Iterator
+
+# Connections that wait to be accepted: load tests open thousands at once.
+BACKLOG = 4096
+
+
+class Cutting(HttpToolsProtocol):
+    """Uvicorn's HTTP, where an application can end its connection."""
+
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
+        """Show the application its connection."""
+        super().connection_made(transport)
+        app = self.app
+
+        async def offering(scope: Any, receive: Any, send: Any) -> None:  # noqa: ANN401 - ASGI's own
+            scope["extensions"] = {TRANSPORT: transport}
+            await app(scope, receive, send)
+
+        self.app = offering
+
+    @property
+    def is_answering(self) -> bool:
+        """Tell whether a request has come whose answer is not complete."""
+        # None until the first request, which uvicorn's types leave out.
+        return self.cycle is not None and not self.cycle.response_complete  # type: ignore[redundant-expr]
+
+
+@asynccontextmanager
+async def running(app: Any, *, port: int = 0) -> AsyncIterator[str]:  # noqa: ANN401 - any ASGI application
+    """Serve `app` in this event loop, and give its address; port 0 is a free one.
+
+    On leaving, requests that are being answered are cut off.
+    """
+    listening = socket.create_server(("127.0.0.1", port), backlog=BACKLOG)
+    # asyncio does it only for sockets that say that they are TCP's; else each answer waits 40 ms for a confirmation.
+    listening.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+    config = uvicorn.Config(
+        app,
+        http=Cutting,
+        ws="none",
+        log_config=None,
+        log_level=logging.ERROR,
+        access_log=False,
+        proxy_headers=False,
+        server_header=False,
+        timeout_graceful_shutdown=1,
+        timeout_keep_alive=60,
+        backlog=BACKLOG,
+    )
+    server = uvicorn.Server(config)
+    # What `serve` does, without its signal handlers, which belong to the process that runs the tests.
+    config.load()
+    server.lifespan = config.lifespan_class(config)
+    await server.startup(sockets=[listening])
+    ticking = asyncio.ensure_future(server.main_loop())  # keeps the Date header right
+    try:
+        yield f"http://127.0.0.1:{listening.getsockname()[1]}"
+    finally:
+        ticking.cancel()
+        for connection in list(server.server_state.connections):
+            if isinstance(connection, Cutting) and connection.is_answering:
+                connection.transport.abort()
+        await server.shutdown(sockets=[listening])
+
+
+@contextmanager
+def running_thread(app: Any, *, port: int = 0) -> Iterator[str]:  # noqa: ANN401 - any ASGI application
+    """Serve `app` in an event loop and thread of its own, and give its address."""
+    urls: list[str] = []
+    started, ended = threading.Event(), threading.Event()
+
+    async def serve() -> None:
+        async with running(app, port=port) as url:
+            urls.append(url)
+            started.set()
+            await asyncio.to_thread(ended.wait)
+
+    def run() -> None:
+        try:
+            asyncio.run(serve())
+        finally:
+            started.set()
+
+    thread = threading.Thread(target=run)
+    thread.start()
+    started.wait()
+    try:
+        if not urls:
+            raise RuntimeError("the server did not start; its thread says why")
+        yield urls[0]
+    finally:
+        ended.set()
+        thread.join()

@@ -1,0 +1,108 @@
+"""`flowbed simulate`, from the outside."""
+
+from __future__ import annotations
+
+import json
+import signal
+import socket
+import subprocess
+import sys
+import tomllib
+import urllib.error
+import urllib.request
+from contextlib import contextmanager
+from typing import IO, TYPE_CHECKING, Any
+
+import pytest
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+
+@contextmanager
+def simulating(*arguments: str) -> Iterator[subprocess.Popen[str]]:
+    process = subprocess.Popen(
+        [sys.executable, "-m", "flowbed", "simulate", *arguments],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    try:
+        yield process
+    finally:
+        process.kill()
+        process.communicate()
+
+
+def output(stream: IO[str] | None) -> IO[str]:
+    assert stream is not None
+    return stream
+
+
+def ask(url: str, said: dict[str, Any]) -> int:
+    request = urllib.request.Request(  # noqa: S310 - our own http address
+        url, data=json.dumps(said).encode(), headers={"Authorization": "Bearer simulated"}
+    )
+    try:
+        with urllib.request.urlopen(request) as answer:  # noqa: S310
+            assert answer.headers["X-Flowbed-Simulator"] == "1"
+            return int(answer.status)
+    except urllib.error.HTTPError as error:
+        error.close()
+        return error.code
+
+
+@pytest.mark.parametrize("way", [signal.SIGINT, signal.SIGTERM])
+def test_simulators_are_served_until_told_to_stop(way: signal.Signals) -> None:
+    """The address of each is told as JSON, faults and limits are in force, and Ctrl-C ends it with status 0."""
+    line = "rate_limited,calls=1,retry_after=1"
+    with simulating("--provider", "openai", "--fault", line, "--tokens", "5", "--json") as process:
+        told = json.loads(output(process.stdout).readline())["simulators"]["openai"]
+        assert told["model"] == "openai:text-embedding-3-small"
+        address, said = f"{told['options']['base_url']}/embeddings", {"model": "text-embedding-3-small"}
+        statuses = [ask(address, {**said, "input": "a b c"}) for _ in range(3)]
+        process.send_signal(way)
+        assert process.wait() == 0
+    assert statuses == [429, 200, 429]
+
+
+def test_what_is_printed_belongs_into_flowbed_toml() -> None:
+    """Without --json the lines are TOML, with the address and a key of each provider."""
+    with simulating("--provider", "voyage", "--provider", "cohere") as process:
+        assert "Ctrl-C" in output(process.stderr).readline()
+        process.send_signal(signal.SIGINT)
+        lines, _ = process.communicate()
+    providers = tomllib.loads(lines)["providers"]
+    assert set(providers) == {"voyage", "cohere"}
+    assert providers["voyage"]["base_url"].startswith("http://127.0.0.1:")
+    assert '# model = "cohere:embed-v4.0"' in lines
+
+
+@pytest.mark.parametrize(
+    ("arguments", "why"),
+    [
+        (["--provider", "nobody"], "no simulator of 'nobody'"),
+        (["--provider", "openai", "--provider", "azure"], "one provider in flowbed.toml"),
+        (["--fault", "late"], "no fault is called 'late'"),
+        (["--fault", "wrong_index"], "answers by place"),
+    ],
+)
+def test_what_cannot_be_simulated_is_refused(arguments: list[str], why: str) -> None:
+    """A provider or a fault that does not exist is an error of usage, which says what there is."""
+    with simulating(*arguments) as process:
+        _, told = process.communicate()
+        assert process.returncode == 2
+    assert why in told
+
+
+def test_a_port_that_is_taken_is_named() -> None:
+    """Where a port is not to be had the command says so, and which option chooses another."""
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        port = taken.getsockname()[1]
+        with simulating("--provider", "openai", "--port", str(port)) as process:
+            _, told = process.communicate()
+            assert process.returncode == 2
+    assert f"port {port}" in told
+    assert "--port" in told

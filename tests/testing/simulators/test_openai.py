@@ -1,0 +1,293 @@
+"""The simulated OpenAI, held against OpenAI's own client and the errors that OpenAI is known to answer."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import openai
+import pytest
+
+from flowbed.testing.simulators import (
+    Azure,
+    Fault,
+    Limits,
+    OpenAI,
+    Simulator,
+    running,
+    running_thread,
+    vector_of,
+)
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator
+
+    from numpy.typing import NDArray
+    from tests.testing.simulators.conftest import Post
+
+SMALL, LARGE, ADA = "text-embedding-3-small", "text-embedding-3-large", "text-embedding-ada-002"
+# What cl100k_base makes of texts, from the tokenizer's own publication.
+TOKENS = {"hello world": [15339, 1917], "tiktoken is great!": [83, 1609, 5963, 374, 2294, 0]}
+
+
+def floats(numbers: list[float]) -> NDArray[np.float32]:
+    return np.array(numbers, np.float32)
+
+
+@pytest.fixture
+async def url() -> AsyncIterator[str]:
+    async with running(Simulator(OpenAI(keys=["sk-right"]))) as url:
+        yield url
+
+
+@pytest.fixture
+async def client(url: str) -> AsyncIterator[openai.AsyncOpenAI]:
+    async with openai.AsyncOpenAI(base_url=f"{url}/v1", api_key="sk-right", max_retries=0) as client:
+        yield client
+
+
+async def test_every_text_has_its_vector(client: openai.AsyncOpenAI) -> None:
+    """The client's default, base64, brings each text its vector, in order, and counts tokens as tiktoken does."""
+    answer = await client.embeddings.create(model=SMALL, input=list(TOKENS))
+    assert [each.index for each in answer.data] == [0, 1]
+    for text, each in zip(TOKENS, answer.data, strict=True):
+        assert np.array_equal(floats(each.embedding), vector_of(SMALL, text, 1536))
+    assert answer.usage.prompt_tokens == answer.usage.total_tokens == 8
+    assert (answer.object, answer.model, answer.data[0].object) == ("list", SMALL, "embedding")
+
+
+async def test_numbers_are_the_same_vectors(client: openai.AsyncOpenAI) -> None:
+    """With `float`, the vectors are the very ones of base64."""
+    as_numbers = await client.embeddings.create(model=LARGE, input="a", encoding_format="float")
+    as_bytes = await client.embeddings.create(model=LARGE, input="a")
+    assert np.array_equal(floats(as_numbers.data[0].embedding), floats(as_bytes.data[0].embedding))
+    assert len(as_numbers.data[0].embedding) == 3072
+
+
+@pytest.mark.parametrize("many", [True, False])
+async def test_tokens_stand_for_their_text(client: openai.AsyncOpenAI, many: bool) -> None:
+    """A token array, or several, has the vectors of the texts, and is counted as it is."""
+    tokens = list(TOKENS.values()) if many else TOKENS["hello world"]
+    answer = await client.embeddings.create(model=ADA, input=tokens)
+    texts = list(TOKENS) if many else ["hello world"]
+    for text, each in zip(texts, answer.data, strict=True):
+        assert np.array_equal(floats(each.embedding), vector_of(ADA, text, 1536))
+    assert answer.usage.total_tokens == (8 if many else 2)
+
+
+async def test_half_a_character_has_a_vector_of_its_own(client: openai.AsyncOpenAI) -> None:
+    """Tokens that are no whole characters are embedded too, and two such have two vectors."""
+    one = await client.embeddings.create(model=SMALL, input=[222])
+    other = await client.embeddings.create(model=SMALL, input=[223])
+    assert one.data[0].embedding != other.data[0].embedding
+
+
+async def test_fewer_dimensions_are_the_beginning_of_all(client: openai.AsyncOpenAI) -> None:
+    """A vector of fewer dimensions is the beginning of the whole one, of length 1 again."""
+    whole = await client.embeddings.create(model=LARGE, input="a")
+    short = await client.embeddings.create(model=LARGE, input="a", dimensions=256)
+    beginning = floats(whole.data[0].embedding)[:256]
+    np.testing.assert_allclose(short.data[0].embedding, beginning / np.linalg.norm(beginning), atol=1e-6)
+    assert np.array_equal(floats(short.data[0].embedding), vector_of(LARGE, "a", 256))
+
+
+@pytest.mark.parametrize(
+    ("said", "status", "error"),
+    [
+        ({"input": "a"}, 400, {"message": "you must provide a model parameter"}),
+        ({"input": "a", "model": "text-embedding-4"}, 404, {"code": "model_not_found"}),
+        ({"model": SMALL}, 400, {"message": "'$.input' is invalid"}),
+        ({"model": SMALL, "input": None}, 400, {"message": "'$.input' is invalid"}),
+        ({"model": SMALL, "input": ""}, 400, {"message": "'$.input' is invalid"}),
+        ({"model": SMALL, "input": []}, 400, {"message": "'$.input' is invalid"}),
+        ({"model": SMALL, "input": ["a", ""]}, 400, {"message": "'$.input' is invalid"}),
+        ({"model": SMALL, "input": ["a", 1]}, 400, {"message": "'$.input' is invalid"}),
+        ({"model": SMALL, "input": [[1], []]}, 400, {"message": "'$.input' is invalid"}),
+        ({"model": SMALL, "input": [1, -1]}, 400, {"message": "'$.input' is invalid"}),
+        ({"model": SMALL, "input": [True, False]}, 400, {"message": "'$.input' is invalid"}),
+        ({"model": SMALL, "input": [100_256]}, 400, {"message": "'$.input' is invalid"}),
+        ({"model": SMALL, "input": ["a"] * 2049}, 400, {"code": "array_above_max_length", "param": "input"}),
+        ({"model": SMALL, "input": "a", "dimensions": 0}, 400, {"param": "dimensions"}),
+        ({"model": SMALL, "input": "a", "dimensions": 1537}, 400, {"param": "dimensions"}),
+        ({"model": SMALL, "input": "a", "dimensions": "8"}, 400, {"param": "dimensions"}),
+        (
+            {"model": ADA, "input": "a", "dimensions": 8},
+            400,
+            {"message": "does not support specifying dimensions"},
+        ),
+        ({"model": SMALL, "input": "a", "encoding_format": "int8"}, 400, {"param": "encoding_format"}),
+        ({"model": SMALL, "input": "a", "user": 1}, 400, {"param": "user"}),
+        (
+            {"model": SMALL, "input": "a", "input_type": "query"},
+            400,
+            {"message": "Unrecognized request argument"},
+        ),
+        ({"model": SMALL, "input": "a " * 8193}, 400, {"message": "maximum context length is 8192 tokens"}),
+        (
+            {"model": SMALL, "input": [[1] * 8000] * 38},
+            400,
+            {
+                "type": "max_tokens_per_request",
+                "code": "max_tokens_per_request",
+                "message": "304000 tokens, max 300000",
+            },
+        ),
+        (b"{", 400, {"message": "could not parse the JSON body"}),
+        (b"[]", 400, {"message": "could not parse the JSON body"}),
+    ],
+    ids=lambda value: str(value)[:70],
+)
+async def test_errors_have_openais_shape(
+    url: str, post: Post, said: Any, status: int, error: dict[str, str]
+) -> None:
+    """What OpenAI refuses is refused, with its status, and an error of four fields."""
+    told = await post(f"{url}/v1/embeddings", said, key="sk-right")
+    assert told.status == status
+    found = told.said["error"]
+    assert set(found) == {"message", "type", "param", "code"}
+    assert error.pop("message", "") in found["message"]
+    assert error.items() <= found.items()
+    assert found["type"] in {"invalid_request_error", "max_tokens_per_request"}
+
+
+async def test_null_is_as_good_as_absent(url: str, post: Post) -> None:
+    """Optional fields that are null are taken for those that are not there."""
+    said = {"model": SMALL, "input": "a", "dimensions": None, "encoding_format": None, "user": None}
+    told = await post(f"{url}/v1/embeddings", said, key="sk-right")
+    assert told.status == 200
+    assert len(told.said["data"][0]["embedding"]) == 1536
+
+
+@pytest.mark.parametrize(
+    ("method", "path", "key", "status"),
+    [
+        ("POST", "/v1/embeddings", "", 401),
+        ("POST", "/v1/embeddings", "sk-wrong", 401),
+        ("GET", "/v1/embeddings", "sk-right", 405),
+        ("POST", "/v1/models", "sk-right", 405),
+        ("GET", "/v1/models/none", "sk-right", 404),
+        ("POST", "/v1/embedding", "sk-right", 404),
+    ],
+)
+async def test_strange_requests_are_refused(
+    url: str, post: Post, method: str, path: str, key: str, status: int
+) -> None:
+    """Without the right key, method and path there is an error, of the same shape."""
+    told = await post(f"{url}{path}", {}, key=key, method=method)
+    assert told.status == status
+    assert set(told.said["error"]) == {"message", "type", "param", "code"}
+
+
+async def test_a_key_is_not_told_in_full(url: str) -> None:
+    """The error for a wrong key ends in its last letters only, and the client takes it for what it is."""
+    async with openai.AsyncOpenAI(base_url=f"{url}/v1", api_key="sk-secret-wrong", max_retries=0) as client:
+        with pytest.raises(openai.AuthenticationError) as caught:
+            await client.embeddings.create(model=SMALL, input="a")
+    assert caught.value.code == "invalid_api_key"
+    assert "sk-secret" not in str(caught.value)
+
+
+async def test_models_are_listed(client: openai.AsyncOpenAI) -> None:
+    """The models can be listed, and looked up one by one."""
+    listed = [model async for model in client.models.list()]
+    assert [model.id for model in listed] == [SMALL, LARGE, ADA]
+    assert await client.models.retrieve(ADA) == listed[2]
+
+
+async def test_answers_carry_openais_headers(url: str, post: Post) -> None:
+    """Every answer is marked as simulated, and has a request id of its own."""
+    good = await post(f"{url}/v1/embeddings", {"model": SMALL, "input": "a"}, key="sk-right")
+    bad = await post(f"{url}/v1/embeddings", {}, key="sk-right")
+    for told in (good, bad):
+        assert told.headers["X-Flowbed-Simulator"] == "1"
+        assert told.headers["openai-processing-ms"].isdecimal()
+    assert good.headers["x-request-id"] != bad.headers["x-request-id"]
+
+
+async def test_fields_of_other_servers_are_passed_over(post: Post) -> None:
+    """Not strict, the simulator is one of the many servers that are merely compatible."""
+    async with running(Simulator(OpenAI(strict=False))) as url:
+        told = await post(f"{url}/v1/embeddings", {"model": SMALL, "input": "a", "input_type": "query"})
+    assert told.status == 200
+
+
+def test_a_client_that_blocks_is_answered_too() -> None:
+    """In a thread of its own, a simulator answers a client that blocks its thread."""
+    with (
+        running_thread(Simulator(OpenAI())) as url,
+        openai.OpenAI(base_url=f"{url}/v1", api_key="any", max_retries=0) as client,
+    ):
+        answer = client.embeddings.create(model=SMALL, input="a")
+    assert np.array_equal(floats(answer.data[0].embedding), vector_of(SMALL, "a", 1536))
+
+
+async def test_the_client_comes_again_by_itself() -> None:
+    """OpenAI's client heeds the Retry-After of a rate limit, and has its answer at the second call."""
+    simulator = Simulator(
+        OpenAI(),
+        faults=[Fault(kind="rate_limited", calls=(1,), retry_after=0.01, retry_header="milliseconds")],
+    )
+    async with (
+        running(simulator) as url,
+        openai.AsyncOpenAI(base_url=f"{url}/v1", api_key="any", max_retries=1) as client,
+    ):
+        await client.embeddings.create(model=SMALL, input="a")
+        assert [each.status for each in simulator.account.exchanges] == [429, 200]
+
+
+async def test_azures_copy_is_found_by_deployment() -> None:
+    """OpenAI's client for Azure gets the vectors of the model behind the deployment, and Azure's own errors."""
+    simulator = Simulator(Azure(deployments={"mine": SMALL}, keys=["right"]))
+    async with running(simulator) as url:
+        right = openai.AsyncAzureOpenAI(
+            azure_endpoint=url, api_key="right", api_version="2024-10-21", max_retries=0
+        )
+        wrong = right.with_options(api_key="wrong")
+        answer = await right.embeddings.create(model="mine", input="a", dimensions=8)
+        assert np.array_equal(floats(answer.data[0].embedding), vector_of(SMALL, "a", 8))
+        assert answer.model == SMALL
+        with pytest.raises(openai.NotFoundError) as caught:
+            await right.embeddings.create(model=SMALL, input="a")
+        assert caught.value.code == "DeploymentNotFound"
+        with pytest.raises(openai.AuthenticationError):
+            await wrong.embeddings.create(model="mine", input="a")
+        async with openai.AsyncOpenAI(base_url=f"{url}/openai/v1", api_key="right") as newer:
+            found = await newer.embeddings.create(model="mine", input="a", dimensions=8)
+        assert found.data == answer.data
+        simulator.order(Fault(kind="rate_limited", retry_after=7))
+        with pytest.raises(openai.RateLimitError, match="after 7 seconds"):
+            await right.embeddings.create(model="mine", input="a")
+        await wrong.close()
+        await right.close()
+
+
+async def test_azures_limits_and_faults_have_its_own_words(post: Post) -> None:
+    """Azure tells what is left of its limits, and its errors have a code and a message, save those of the body."""
+    simulator = Simulator(Azure(deployments={"mine": SMALL}), limits=Limits(tokens=10))
+    async with running(simulator) as url:
+        address = f"{url}/openai/deployments/mine/embeddings?api-version=2024-10-21"
+        good = await post(address, {"input": "a b c"})
+        assert good.headers["x-ratelimit-remaining-tokens"] == "7"
+        assert (await post(address, {"input": ""})).said["error"]["type"] == "invalid_request_error"
+        for told in (
+            await post(address, {"input": "a " * 20}),
+            await post(address.partition("?")[0], {"input": "a"}),
+            await post(address, {}, method="GET"),
+        ):
+            assert set(told.said["error"]) == {"code", "message"}
+        simulator.order(Fault(kind="quota", calls=(1,)), Fault(kind="error", status=503, calls=(2,)))
+        assert (await post(address, {"input": "a"})).said["error"]["code"] == "insufficient_quota"
+        assert (await post(address, {"input": "a"})).said["error"]["code"] == "503"
+
+
+@pytest.mark.parametrize(
+    ("status", "kind"),
+    [(401, "invalid_request_error"), (403, "invalid_request_error"), (500, "server_error")],
+)
+async def test_errors_to_order_have_openais_shape(post: Post, status: int, kind: str) -> None:
+    """An error of any status can be had, in four fields."""
+    async with running(Simulator(OpenAI(), faults=[Fault(kind="error", status=status)])) as url:
+        told = await post(f"{url}/v1/embeddings", {"model": SMALL, "input": "a"})
+    assert told.status == status
+    assert set(told.said["error"]) == {"message", "type", "param", "code"}
+    assert told.said["error"]["type"] == kind
