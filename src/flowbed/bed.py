@@ -8,15 +8,21 @@ import secrets
 import socket
 import threading
 import time
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self, TypeVar
 
 import psutil
 
 from flowbed import feeds, pipeline, settings
-from flowbed.embedding import open_embedder
+from flowbed.embedding import Closes, Rated, open_embedder
+from flowbed.embedding.breaker import Breaker, Guarded
 from flowbed.embedding.cache import Cached
+from flowbed.embedding.cores import usable_cores
+from flowbed.embedding.fallback import Fallback
+from flowbed.embedding.limits import BURST, Limited, MemoryBuckets, SharedBuckets, bucket_name
 from flowbed.embedding.memory import VectorMemory
+from flowbed.embedding.supervised import Supervised
 from flowbed.errors import Misconfigured, NotFound, Rejected
 from flowbed.index.compaction import NOTHING, Retention
 from flowbed.index.datasets import Datasets
@@ -26,13 +32,17 @@ from flowbed.index.search import Unit, search
 from flowbed.index.versions import Version, versions
 from flowbed.lanes.budget import Budget
 from flowbed.ledger import open_ledger
+from flowbed.ledger.redis import RedisBuckets, open_redis
 from flowbed.ledger.vectors import VectorFile, drop_damaged, fault_of
 from flowbed.pipeline.claims import WAITING
 from flowbed.storage import open_store
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Awaitable, Callable, Mapping, Sequence
 
+    from flowbed.embedding import Embedder
+    from flowbed.embedding.limits import Buckets
+    from flowbed.embedding.tiers import VectorTier
     from flowbed.index.compaction import Compaction, VectorIndex
     from flowbed.ledger import DeadLetter, Ledger, Rollback
     from flowbed.pipeline.doctor import Diagnosis
@@ -41,6 +51,8 @@ if TYPE_CHECKING:
     from flowbed.pipeline.rollback import Released
     from flowbed.pipeline.verify import Verified
     from flowbed.records import Found, Hit, Plan, Report, Status
+    from flowbed.services import Serving
+    from flowbed.services.keys import Keys
     from flowbed.storage import Store
 
 Answer = TypeVar("Answer")
@@ -60,7 +72,9 @@ class Flowbed:
         self._store, self._ledger = store, ledger
         self._datasets = Datasets(store)
         self._embedder: Cached | None = None
+        self._models: dict[tuple[str, int], Embedder] = {}
         self._vectors: VectorFile | None = None
+        self._leave_redis: Callable[[], Awaitable[None]] | None = None
         self._opening = threading.Lock()
         self.retied = ""  # what tying the store anew has changed
 
@@ -78,8 +92,13 @@ class Flowbed:
 
     async def close(self) -> None:
         """Let go of files and databases."""
+        for model in self._models.values():
+            if isinstance(model, Closes):
+                await model.aclose()
         if self._vectors is not None:
             await self._vectors.close()
+        if self._leave_redis is not None:
+            await self._leave_redis()
         await self._ledger.close()
 
     async def add(
@@ -331,6 +350,61 @@ class Flowbed:
         """Tell what the model costs, in US dollars per million tokens; one that runs here costs nothing."""
         return (await asyncio.to_thread(self._open_embedder)).price
 
+    @property
+    def model(self) -> str:
+        """The model that collections are searched with, as vendor:model."""
+        return self.settings.model
+
+    @property
+    def ledger(self) -> Ledger:
+        """The ledger, for what is served beside the pipeline."""
+        return self._ledger
+
+    @property
+    def serving(self) -> Serving:
+        """What the settings say about serving."""
+        return settings.serving(self.settings)
+
+    def keys(self) -> Keys:
+        """Give what API keys are made, listed and revoked with."""
+        from flowbed.services.keys import Keys  # noqa: PLC0415 - only serving needs it
+
+        return Keys(self._ledger.keys, tiers=self.serving.tiers, clock=now)
+
+    def clock(self) -> int:
+        """Tell the time: microseconds since 1970."""
+        return now()
+
+    def secret(self) -> str:
+        """Make 32 random bytes, as 43 characters that can stand in a header."""
+        return secrets.token_urlsafe(32)
+
+    async def open_model(self, model: str, *, processes: int = 0) -> Embedder:
+        """Open the embedder that `model` names as vendor:model, without a cache, or give the one that is open.
+
+        With `processes`, a model that runs here does so in as many of its own.
+
+        Raises:
+            Misconfigured: it cannot be opened.
+
+        """
+
+        def opened() -> Embedder:
+            with self._opening:
+                return self._open_model(model, processes=processes)
+
+        return await asyncio.to_thread(opened)
+
+    def account(self, model: str) -> str:
+        """Name the account that a model's provider counts requests for, without giving its key away."""
+        _, options = settings.provider_options(self.settings, model)
+        return bucket_name(model.partition(":")[0], options.get("api_key", ""))
+
+    def vector_tiers(self) -> list[VectorTier]:
+        """Give the tiers of the vector cache that processes share."""
+        with self._opening:
+            return self._far_tiers()
+
     async def tie(self, *, anew: bool = False) -> None:
         """Tie the store to the ledger, or find out that they belong together; `anew` ties them in any case.
 
@@ -402,20 +476,61 @@ class Flowbed:
     def _open_embedder(self) -> Cached:
         with self._opening:
             if self._embedder is None:
-                hidden = self.folder / HIDDEN
-                embedder = open_embedder(
-                    self.settings.model, cache=hidden / "models", options=self.settings.model_options
-                )
-                tiers: list[Any] = [VectorMemory(limit=MEMORY_BYTES, ttl=MEMORY_SECONDS)]
-                if self.settings.vector_cache_mb:
-                    self._vectors = VectorFile(
-                        self._vector_file,
-                        limit=self.settings.vector_cache_mb * 2**20,
-                        clock=time.time,
-                    )
-                    tiers.append(self._vectors)
-                self._embedder = Cached(embedder, tiers)
+                near = VectorMemory(limit=MEMORY_BYTES, ttl=MEMORY_SECONDS)
+                self._embedder = Cached(self._open_chain(self.settings.model), [near, *self._far_tiers()])
             return self._embedder
+
+    def _open_chain(self, model: str) -> Embedder:
+        """Open a model within its provider's limits, and those of the same space that stand in for it."""
+        serving = self.serving
+        names = (model, *serving.fallback.get(model, ()))
+        opened = {name: self._open_model(name) for name in names}
+        if serving.crossing:  # which is for requests alone: what is stored is of one space
+            space = opened[model].space.fingerprint
+            opened = {name: each for name, each in opened.items() if each.space.fingerprint == space}
+        if not any(isinstance(each, Rated) for each in opened.values()):
+            return opened[model]
+        buckets = self._buckets(serving.redis)
+        limited = {
+            name: Limited(each, each.rates, buckets, name=self.account(name))
+            if isinstance(each, Rated)
+            else each
+            for name, each in opened.items()
+        }
+        if len(limited) == 1:
+            return limited[model]
+        return Fallback([Guarded(each, Breaker(name)) for name, each in limited.items()], names=list(limited))
+
+    def _buckets(self, redis: str) -> Buckets:
+        """Keep the room under rate limits where all processes see it, if there is such a place."""
+        if not redis:
+            return MemoryBuckets()
+        client = open_redis(redis)
+        self._leave_redis = client.aclose
+        return SharedBuckets(RedisBuckets(client, burst=BURST), MemoryBuckets())
+
+    def _open_model(self, model: str, *, processes: int = 0) -> Embedder:
+        """Open a model, once: whoever serves it beside the pipeline shares its weights and connections."""
+        if (model, processes) not in self._models:
+            target, options = settings.provider_options(self.settings, model)
+            if model == self.settings.model:
+                options |= self.settings.model_options
+            if processes and target.startswith("onnx:"):
+                # Together they then have as many threads as there are cores.
+                options.setdefault("threads", str(max(1, usable_cores() // processes)))
+            opener = partial(open_embedder, target, cache=self.folder / HIDDEN / "models", options=options)
+            embedder = opener()
+            if processes and not isinstance(embedder, Rated):
+                embedder = Supervised(opener, processes=processes)
+            self._models[model, processes] = embedder
+        return self._models[model, processes]
+
+    def _far_tiers(self) -> list[VectorTier]:
+        if self._vectors is None and self.settings.vector_cache_mb:
+            self._vectors = VectorFile(
+                self._vector_file, limit=self.settings.vector_cache_mb * 2**20, clock=time.time
+            )
+        return [] if self._vectors is None else [self._vectors]
 
 
 async def aopen(folder: str | Path = ".", *, repair: bool = False) -> Flowbed:

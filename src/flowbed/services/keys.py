@@ -1,0 +1,193 @@
+"""API keys: made once, known by the hash of their secret, looked up without asking the ledger each time."""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import hmac
+import re
+import time
+from typing import TYPE_CHECKING
+
+from flowbed.errors import Error, Misconfigured, NotFound, Transient, Unauthorized
+from flowbed.ledger import KeyRow
+from flowbed.services import Caller, Health
+from flowbed.telemetry import log
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Collection
+
+    from flowbed.ledger import Keys as KeyRows
+
+BEGINNING = "fb-"
+SECRET = re.compile(r"fb-[A-Za-z0-9_-]{43}")  # 32 random bytes as URL-safe base64
+SHOWN = 8  # characters of a secret that stay readable, so that people can tell keys apart; 30 of its 256 bits
+ID_DIGITS = 12
+NAME_MOST = 100
+
+# Seconds for which a key is not looked up again: so long, at most, does a revoked one still open a running server.
+LASTING = 5.0
+# Where the ledger does not answer within so many seconds, a key that was known goes on being known for so many: callers
+# need not notice that a database is restarted.
+PATIENCE, GRACE = 1.0, 300.0
+
+DEFAULT = "default"  # the tier that is there without being in the settings, and then has no limits
+NOBODY = (None, 0.0)
+OPEN = Caller(name="anyone", admin=True)
+
+
+class Keys:
+    """Who a secret belongs to. While there never was a key, anyone may ask: see `required`."""
+
+    def __init__(
+        self,
+        rows: KeyRows,
+        *,
+        tiers: Collection[str] = (),
+        clock: Callable[[], int],
+        monotonic: Callable[[], float] = time.monotonic,
+    ) -> None:
+        """Take the ledger's keys and the tiers of the settings; `clock` tells µs since 1970, `monotonic` seconds."""
+        self._rows = rows
+        self._tiers = {DEFAULT, *tiers}
+        self._clock = clock
+        self._monotonic = monotonic
+        self._known: dict[bytes, tuple[Caller, float]] = {}
+        self._lookups: dict[bytes, asyncio.Task[KeyRow | None]] = {}
+        self._open_until = float("-inf")
+        self._required = False
+        self._checking = asyncio.Lock()
+
+    async def create(
+        self,
+        name: str,
+        *,
+        secret: Callable[[], str],
+        tier: str = DEFAULT,
+        models: Collection[str] = (),
+        admin: bool = False,
+    ) -> tuple[KeyRow, str]:
+        """Make a key and return it with its secret, which is kept nowhere; `secret` makes 32 random bytes as text.
+
+        Raises:
+            Misconfigured: the name is empty or too long, or the tier is not in the settings.
+
+        """
+        if not name.strip() or len(name) > NAME_MOST:
+            raise Misconfigured(f"a key needs a name of 1 to {NAME_MOST} characters that says what it is for")
+        if tier not in self._tiers:
+            raise Misconfigured(
+                f"there is no tier {tier!r}: add [serve.tiers.{tier}] to the settings, or take one of"
+                f" {', '.join(sorted(self._tiers))}"
+            )
+        said = f"{BEGINNING}{secret()}"
+        if SECRET.fullmatch(said) is None:
+            raise Misconfigured("a secret has to be 32 random bytes, written as 43 characters of base64")
+        digest = hashlib.sha256(said.encode()).hexdigest()
+        row = KeyRow(
+            id=digest[:ID_DIGITS],
+            name=name.strip(),
+            prefix=said[:SHOWN],
+            hash=digest,
+            tier=tier,
+            models=tuple(models),
+            admin=admin,
+            created=self._clock(),
+        )
+        await self._rows.create(row)
+        return row, said
+
+    async def all(self) -> list[KeyRow]:
+        """List every key, oldest first, revoked ones too."""
+        return await self._rows.all()
+
+    async def revoke(self, id: str) -> KeyRow:  # noqa: A002 - the record's own field
+        """Revoke a key; running servers notice within seconds.
+
+        Raises:
+            NotFound: there is no key of that id.
+
+        """
+        row = await self._rows.revoke(id, at=self._clock())
+        if row is None:
+            raise NotFound(f"there is no key {id!r}; `flowbed keys list` names them")
+        self._known.pop(bytes.fromhex(row.hash), None)
+        return row
+
+    async def required(self) -> bool:
+        """Tell whether a key has to be sent: it has, as soon as one was ever created, also where all are revoked."""
+        if self._required or self._monotonic() < self._open_until:
+            return self._required
+        async with self._checking:  # many who come at once ask the ledger once
+            return await self._check()
+
+    async def caller(self, secret: str | None) -> Caller:
+        """Find out who asks.
+
+        Raises:
+            Unauthorized: a key has to be sent and was not, or is not known, or was revoked.
+            Transient: the ledger cannot be reached.
+
+        """
+        digest = hashlib.sha256(secret.encode()).digest() if secret else b""
+        known, until = self._known.get(digest, NOBODY)
+        if known is not None and self._monotonic() < until:
+            return known
+        if not self._required and not await self.required():
+            return OPEN
+        if not secret:
+            raise Unauthorized(
+                "You didn't provide an API key. Send it in the header Authorization, as Bearer fb-...;"
+                " `flowbed keys create` makes one.",
+                code="invalid_api_key",
+            )
+        if known is None or self._monotonic() > until + GRACE:
+            return await self._looked_up(secret, digest)
+        try:
+            async with asyncio.timeout(PATIENCE):
+                return await self._looked_up(secret, digest)
+        except (Transient, TimeoutError) as error:
+            log.warning("key %s goes on being known, since the ledger does not answer: %s", known.key, error)
+            return known
+
+    async def health(self) -> Health:
+        """Read a key, to see that the ledger answers."""
+        before = self._monotonic()
+        try:
+            await self._rows.exist()
+        except Error as error:
+            return Health(
+                name="ledger", state="unhealthy", reason=str(error), seconds=self._monotonic() - before
+            )
+        return Health(name="ledger", state="ok", seconds=self._monotonic() - before)
+
+    async def _check(self) -> bool:
+        if not self._required and self._monotonic() >= self._open_until:
+            self._required = await self._rows.exist()
+            self._open_until = self._monotonic() + LASTING
+        return self._required
+
+    async def _looked_up(self, secret: str, digest: bytes) -> Caller:
+        # Nothing else can be a key, so that the ledger is not asked about it.
+        row = await self._row(digest) if SECRET.fullmatch(secret) is not None else None
+        # Found by its hash already; compared once more, in a time that tells nothing of where they differ.
+        if row is None or row.revoked or not hmac.compare_digest(bytes.fromhex(row.hash), digest):
+            self._known.pop(digest, None)
+            raise Unauthorized(
+                "Incorrect API key provided: it is not known here, or was revoked;"
+                " `flowbed keys list` names those that are.",
+                code="invalid_api_key",
+            )
+        caller = Caller(
+            key=row.id, name=row.name, tier=row.tier, admin=row.admin, models=frozenset(row.models)
+        )
+        self._known[digest] = caller, self._monotonic() + LASTING
+        return caller
+
+    async def _row(self, digest: bytes) -> KeyRow | None:
+        """Ask the ledger for a key, once for many who ask at the same time."""
+        lookup = self._lookups.get(digest)
+        if lookup is None:
+            lookup = self._lookups[digest] = asyncio.create_task(self._rows.find(digest.hex()))
+            lookup.add_done_callback(lambda _: self._lookups.pop(digest, None))
+        return await asyncio.shield(lookup)

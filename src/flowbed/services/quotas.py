@@ -1,0 +1,267 @@
+"""How much each key may ask: requests a minute and tokens a day, counted in memory and written down every second."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import time
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from typing import TYPE_CHECKING, Self
+
+from flowbed.errors import Exhausted, Misconfigured, TooMany
+from flowbed.services import Allowance, Tier
+from flowbed.telemetry import log
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
+
+    from flowbed.ledger import Ledger
+    from flowbed.services import Caller
+
+# Seconds between two writes of what was counted: what a killed server forgets, and what several servers learn late of
+# each other.
+EVERY = 1.0
+# ... and between two notes of when each key was last used, which people read by the day.
+SEEN_EVERY = 60.0
+KEPT_DAYS = 90
+
+MINUTE = 60.0
+DAY_US = 86_400_000_000
+EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+UNLIMITED = Tier()
+
+
+@dataclass(slots=True)
+class _Use:
+    """What one key has used on one day: `total` of all servers as far as known, `unwritten` of this one.
+
+    `held` is set aside for requests that are under way, at most what they can cost.
+    """
+
+    total: int = 0
+    unwritten: int = 0
+    held: int = 0
+
+
+class Quotas:
+    """What callers have used, and what they may still use; used from one event loop.
+
+    A caller without a key is neither limited nor counted.
+    """
+
+    def __init__(
+        self,
+        ledger: Ledger,
+        *,
+        tiers: Mapping[str, Tier],
+        clock: Callable[[], int],
+        monotonic: Callable[[], float] = time.monotonic,
+    ) -> None:
+        """Take the ledger that counts are kept in; `clock` tells microseconds since 1970, `monotonic` seconds."""
+        self._ledger = ledger
+        self._tiers = tiers
+        self._clock = clock
+        self._monotonic = monotonic
+        self._day = self._tidied = -1
+        self._uses: dict[str, _Use] = {}
+        # Of days that have ended, and are not written yet.
+        self._earlier: list[tuple[str, dict[str, int]]] = []
+        self._free_at: dict[str, float] = {}  # when a key's requests will all be there again
+        self._seen: dict[str, int] = {}
+        self._seen_at = 0.0
+        self._writing, self._loading = asyncio.Lock(), asyncio.Lock()
+        self._ended = asyncio.Event()
+        self._task: asyncio.Task[None] | None = None
+
+    async def __aenter__(self) -> Self:
+        """Begin to write what is counted down, every second."""
+        self._task = asyncio.create_task(self._write_on(), name="quotas")
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        """Write down what is left."""
+        # Not cancelled: a write that is under way would be done all the same, and then once more.
+        self._ended.set()
+        if self._task is not None:
+            await self._task
+        await self.write(seen=True)
+
+    async def admit(self, caller: Caller) -> None:
+        """Let one request of a caller in.
+
+        Raises:
+            TooMany: it has had its requests of this minute.
+            Misconfigured: its tier is not in the settings any more.
+            Transient: what it has used today cannot be read.
+
+        """
+        if caller.key is None:
+            return
+        tier = self._tier(caller)
+        if tier.requests is not None:
+            self._take(caller.key, tier.requests)
+        self._seen[caller.key] = self._clock()
+        if tier.tokens is not None and self._use(caller.key) is None:
+            async with self._loading:  # many who come at once ask the ledger once
+                await self._load(caller.key)
+
+    def left(self, caller: Caller) -> int | None:
+        """Tell how many of today's tokens are left and not set aside; None where there is no limit."""
+        quota = None if caller.key is None else self._tier(caller).tokens
+        if caller.key is None or quota is None:
+            return None
+        use = self._use(caller.key)
+        return quota if use is None else max(0, quota - use.total - use.held)
+
+    def hold(self, caller: Caller, tokens: int) -> None:
+        """Set aside what a request can cost at most, until `settle` says what it did.
+
+        So a request may be refused while others are under way that turn out to cost less; it is never let in too much.
+
+        Raises:
+            Exhausted: so many are not left of today's.
+
+        """
+        left = self.left(caller)
+        if caller.key is None or left is None:
+            return
+        if tokens > left:
+            raise Exhausted(
+                f"You exceeded your current quota: of {self._tier(caller).tokens:,} tokens a day {left:,} are left, and"
+                f" this request needs {tokens:,}. New ones come at midnight UTC, in"
+                f" {self._until_midnight() / 3600:.1f} hours.",
+                code="insufficient_quota",
+            )
+        (self._use(caller.key) or self._begin(caller.key)).held += tokens
+
+    def settle(self, caller: Caller, *, held: int, tokens: int) -> None:
+        """Count what a request has really used, in place of what was set aside for it."""
+        if caller.key is None:
+            return
+        use = self._use(caller.key) or self._begin(caller.key)
+        use.held = max(0, use.held - held)  # where midnight has passed in between, nothing is held any more
+        use.total += tokens
+        use.unwritten += tokens
+
+    def allowance(self, caller: Caller) -> Allowance:
+        """Tell what a caller may still ask for, as far as this server knows."""
+        tier = self._tiers.get(caller.tier)
+        if caller.key is None or tier is None:
+            return Allowance()
+        left, reset, tokens_left = None, 0.0, None
+        if tier.requests is not None:
+            reset = max(0.0, self._free_at.get(caller.key, 0.0) - self._monotonic())
+            left = max(0, int(tier.requests - reset * tier.requests / MINUTE + 1e-6))
+        if tier.tokens is not None:
+            use = self._use(caller.key)
+            tokens_left = max(0, tier.tokens - (use.total + use.held if use else 0))
+        return Allowance(
+            requests=tier.requests,
+            requests_left=left,
+            requests_reset=reset,
+            tokens=tier.tokens,
+            tokens_left=tokens_left,
+            tokens_reset=0.0 if tier.tokens is None else self._until_midnight(),
+        )
+
+    async def write(self, *, seen: bool = False) -> None:
+        """Write down what was counted since the last time; what the ledger does not take now, it gets next time."""
+        async with self._writing:
+            self._turn()
+            try:
+                await self._write_tokens()
+                if self._tidied != self._day:
+                    oldest = self._name(self._day - KEPT_DAYS)
+                    await self._ledger.quotas.forget(before=oldest)
+                    self._tidied = self._day
+                if self._seen and (seen or self._monotonic() - self._seen_at >= SEEN_EVERY):
+                    self._seen, times = {}, self._seen
+                    self._seen_at = self._monotonic()
+                    await self._ledger.keys.use(times)
+            except Exception as error:  # noqa: BLE001 - whatever it is, counting goes on, and is written the next time
+                log.warning("what keys have used is not written down, and will be tried again: %s", error)
+
+    async def _write_tokens(self) -> None:
+        while self._earlier:
+            day, tokens = self._earlier[0]
+            await self._ledger.quotas.add(day, tokens)
+            self._earlier.pop(0)
+        day = self._name(self._day)
+        tokens = {key: use.unwritten for key, use in self._uses.items() if use.unwritten}
+        if not tokens:
+            return
+        totals = await self._ledger.quotas.add(day, tokens)
+        for key, written in tokens.items():
+            use = self._uses.get(key)
+            if use is not None and day == self._name(self._day):
+                use.unwritten -= written
+                # Other servers count too: what the ledger holds now, and what came here in the meantime.
+                use.total = totals[key] + use.unwritten
+            else:  # midnight has passed in the meantime, and what was left of the day counts this again
+                self._earlier = [
+                    (other, {**rest, key: rest[key] - written} if other == day else rest)
+                    for other, rest in self._earlier
+                ]
+
+    async def _write_on(self) -> None:
+        while not self._ended.is_set():
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(self._ended.wait(), EVERY)
+            await self.write()
+
+    async def _load(self, key: str) -> None:
+        if self._use(key) is not None:
+            return
+        day = self._name(self._day)
+        used = await self._ledger.quotas.used(day, [key])
+        if self._use(key) is None and day == self._name(self._day):
+            self._begin(key).total = used.get(key, 0)
+
+    def _take(self, key: str, requests: int) -> None:
+        """Take one request: each makes the moment later at which all are there again, by a share of a minute."""
+        now = self._monotonic()
+        free_at = max(now, self._free_at.get(key, 0.0)) + MINUTE / requests
+        over = free_at - now - MINUTE
+        if over > 1e-9:  # noqa: PLR2004 - what adding floats loses
+            raise TooMany(
+                f"Rate limit reached: {requests:,} requests a minute. Please try again in {over:.3g} s.",
+                retry_after=over,
+            )
+        self._free_at[key] = free_at
+
+    def _tier(self, caller: Caller) -> Tier:
+        tier = self._tiers.get(caller.tier)
+        if tier is None:
+            if caller.tier == "default":
+                return UNLIMITED
+            raise Misconfigured(
+                f"key {caller.key} is of tier {caller.tier!r}, which is not in the settings: add"
+                f" [serve.tiers.{caller.tier}], or make a key of another tier"
+            )
+        return tier
+
+    def _use(self, key: str) -> _Use | None:
+        if self._clock() // DAY_US != self._day:
+            self._turn()
+        return self._uses.get(key)
+
+    def _begin(self, key: str) -> _Use:
+        return self._uses.setdefault(key, _Use())
+
+    def _turn(self) -> None:
+        """Begin a new day where midnight has passed."""
+        today = self._clock() // DAY_US
+        if today == self._day:
+            return
+        left = {key: use.unwritten for key, use in self._uses.items() if use.unwritten}
+        if left:
+            self._earlier.append((self._name(self._day), left))
+        self._uses = {}
+        self._day = today
+
+    def _name(self, day: int) -> str:
+        return (EPOCH + timedelta(days=max(day, 0))).date().isoformat()
+
+    def _until_midnight(self) -> float:
+        return (DAY_US - self._clock() % DAY_US) / 1e6

@@ -1,0 +1,68 @@
+"""The commands about API keys."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import TYPE_CHECKING
+
+from flowbed.bed import aopen
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from pathlib import Path
+
+    from tests.cli.conftest import Called
+
+
+def test_a_key_is_made_listed_and_revoked(project: Path, flowbed: Callable[..., Called]) -> None:
+    """A key's secret is shown once, when it is made; listings tell the rest, and that it is revoked."""
+    flowbed("init")
+    made = flowbed("keys", "create", "app", "--model", "small", "--admin", "--json").json
+    secret = made.pop("secret")
+    listed = flowbed("keys", "list", "--json")
+    (row,) = listed.json["keys"]
+    assert row == {**made, "tokens_today": 0}
+    assert (row["name"], row["models"], row["admin"], row["tier"]) == ("app", ["small"], True, "default")
+    assert secret not in listed.out
+    assert flowbed("keys", "revoke", made["id"]).status == 0
+    assert flowbed("keys", "list", "--json").json["keys"][0]["revoked"]
+
+
+def test_people_read_keys_too(project: Path, flowbed: Callable[..., Called]) -> None:
+    """The secret alone is on standard output, for a script to take; a listing says what each key may."""
+    (project / "flowbed.toml").write_text("[serve.tiers.free]\ntokens_per_day = 5\n")
+    assert "no keys" in flowbed("keys", "list").out
+    made = flowbed("keys", "create", "app", "--tier", "free")
+    assert made.out.startswith("fb-")
+    assert len(made.out.split()) == 1
+    assert "this once" in made.err
+    listed = flowbed("keys", "list").out
+    assert "tier free" in listed
+    assert "never used" in listed
+    assert made.out.strip() not in listed
+    revoked = flowbed("keys", "revoke", listed.split()[0])
+    assert "is revoked" in revoked.out
+    assert "REVOKED" in flowbed("keys", "list").out
+
+
+def test_what_cannot_be_is_refused(project: Path, flowbed: Callable[..., Called]) -> None:
+    """An unknown tier and an unknown key are named, with what to do."""
+    flowbed("init")
+    unknown = flowbed("keys", "create", "app", "--tier", "gold")
+    assert unknown.status == 2
+    assert "[serve.tiers.gold]" in unknown.err
+    missing = flowbed("keys", "revoke", "nonsense")
+    assert missing.status == 2
+    assert "flowbed keys list" in missing.err
+
+
+def test_a_key_that_was_made_opens_the_project(project: Path, flowbed: Callable[..., Called]) -> None:
+    """Whoever has the secret is known by the project that it was made in."""
+    flowbed("init")
+    secret = flowbed("keys", "create", "app").out.strip()
+
+    async def known() -> str:
+        async with await aopen(project) as bed:
+            return (await bed.keys().caller(secret)).name
+
+    assert asyncio.run(known()) == "app"

@@ -1,0 +1,112 @@
+"""A project to serve, whose models answer and fail as the test says."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from flowbed.errors import Misconfigured
+from flowbed.ledger import open_ledger
+from flowbed.records import Found
+from flowbed.services import Serving, open_service
+from flowbed.services.keys import Keys
+from flowbed.testing.clock import FixedClock
+from flowbed.testing.embedder import Seeded
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Callable, Sequence
+    from contextlib import AbstractAsyncContextManager
+    from pathlib import Path
+
+    from flowbed.embedding.tiers import VectorTier
+    from flowbed.ledger import Ledger
+    from flowbed.records import Embedded, Purpose
+    from flowbed.services import Service
+
+
+class Provider(Seeded):
+    """A seeded embedder that raises `failure` while it is set, and remembers what it was sent."""
+
+    def __init__(self, dimensions: int, *, model: str = "", matryoshka: bool = False) -> None:
+        super().__init__(dimensions)
+        self.space = replace(self.space, model=model or self.space.model)
+        self.matryoshka = matryoshka
+        self.failure: Exception | None = None
+        self.sent: list[str] = []
+
+    async def embed(self, texts: Sequence[str], *, purpose: Purpose) -> Embedded:
+        self.sent += texts
+        if self.failure is not None:
+            raise self.failure
+        return await super().embed(texts, purpose=purpose)
+
+
+@dataclass
+class Project:
+    """What serving needs, in memory."""
+
+    ledger: Ledger
+    serving: Serving
+    providers: dict[str, Provider]
+    now: FixedClock = field(default_factory=FixedClock)
+    queries: list[Any] = field(default_factory=list)
+    secrets: int = 0
+
+    @property
+    def model(self) -> str:
+        return next(iter(self.providers))
+
+    def keys(self) -> Keys:
+        return Keys(self.ledger.keys, tiers=self.serving.tiers, clock=self.now, monotonic=self.seconds)
+
+    def clock(self) -> int:
+        return self.now()
+
+    def seconds(self) -> float:
+        return self.now() / 1e6
+
+    def secret(self) -> str:
+        self.secrets += 1
+        return f"{self.secrets:043}"
+
+    async def open_model(self, model: str, *, processes: int = 0) -> Provider:
+        if model not in self.providers:
+            raise Misconfigured(f"no provider {model}")
+        return self.providers[model]
+
+    def account(self, model: str) -> str:
+        return model
+
+    def vector_tiers(self) -> list[VectorTier]:
+        return []
+
+    async def find(self, query: Any, **how: Any) -> Found:
+        self.queries.append((query, how))
+        return Found(hits=(), versions={})
+
+
+@pytest.fixture
+async def ledger(tmp_path: Path) -> AsyncIterator[Ledger]:
+    opened = await open_ledger(":memory:", folder=tmp_path, new_id="0" * 32)
+    yield opened
+    await opened.close()
+
+
+@pytest.fixture
+def project(ledger: Ledger) -> Project:
+    """A project with one model, `first:small` of 64 dimensions."""
+    providers = {"first:small": Provider(64, model="small")}
+    return Project(ledger, Serving(models=("first:small",)), providers)
+
+
+@pytest.fixture
+def opened(project: Project) -> Callable[..., AbstractAsyncContextManager[Service]]:
+    """Open the service of the project, with other settings where some are given."""
+
+    def open_it(**settings: Any) -> AbstractAsyncContextManager[Service]:
+        project.serving = replace(project.serving, **settings)
+        return open_service(project)
+
+    return open_it

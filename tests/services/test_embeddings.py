@@ -1,0 +1,364 @@
+"""The story of one request for embeddings."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pytest
+from tests.services.conftest import Provider
+
+from flowbed.errors import (
+    Exhausted,
+    Forbidden,
+    Misconfigured,
+    NotFound,
+    Rejected,
+    TooMany,
+    Transient,
+    Unavailable,
+)
+from flowbed.services import Answered, Asked, Caller, Tier
+from flowbed.testing.embedder import seeded
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from contextlib import AbstractAsyncContextManager
+
+    from tests.services.conftest import Project
+
+    from flowbed.services import Service
+
+    Open = Callable[..., AbstractAsyncContextManager[Service]]
+
+ANYONE = Caller()
+
+
+async def ask(service: Service, given: Any, caller: Caller = ANYONE, **fields: Any) -> Answered:
+    """Ask for the embeddings of an input."""
+    return await service.embeddings.answer(Asked(**{"model": "small", "input": given, **fields}), caller)
+
+
+async def test_every_vector_belongs_to_its_text(opened: Open) -> None:
+    """Vectors come in the order of the texts, repeated ones too, with who answered and what it took."""
+    texts = ["one", "two words", "one", "three short words"]
+    async with opened() as service:
+        answered = await ask(service, texts)
+        assert np.array_equal(answered.vectors, seeded(texts, 64))
+        assert answered.tokens == 1 + 2 + 1 + 3
+        assert (answered.model, answered.provider, answered.padded) == ("small", "first", False)
+        assert answered.space == service.models.named("small").space.fingerprint
+
+
+async def test_hits_count_their_tokens_and_are_told(opened: Open, project: Project) -> None:
+    """Usage is the same whether texts come from the cache or not; only what is missing is sent, and once."""
+    async with opened() as service:
+        first = await ask(service, ["one", "two words"])
+        again = await ask(service, ["two words", "new ones here", "one", "two words"])
+        assert (first.tokens, first.cached) == (3, 0)
+        assert (again.tokens, again.cached) == (8, 3)
+        assert project.providers["first:small"].sent == ["one", "two words", "new ones here"]
+        alone = await ask(service, "one")
+        assert (alone.tokens, alone.cached, alone.vectors.shape) == (1, 1, (1, 64))
+
+
+async def test_documents_and_queries_are_kept_apart(opened: Open, project: Project) -> None:
+    """A text that was embedded as a document is embedded anew as a query."""
+    async with opened() as service:
+        await ask(service, "one")
+        await ask(service, "one", input_type="query")
+        assert project.providers["first:small"].sent == ["one", "one"]
+
+
+@pytest.mark.parametrize("name", ["small", "first:small", "text-embedding-3-small"])
+async def test_a_model_goes_by_its_id_its_spec_and_its_aliases(opened: Open, name: str) -> None:
+    """Whatever name was used, the answer names the model that answered."""
+    async with opened(aliases={"text-embedding-3-small": "first:small"}) as service:
+        assert (await ask(service, "one", model=name)).model == "small"
+
+
+async def test_an_unknown_model_is_not_found(opened: Open) -> None:
+    """A model that is not served is told with OpenAI's code, and with those that are."""
+    async with opened() as service:
+        with pytest.raises(NotFound, match=r"`other` does not exist.*small") as caught:
+            await ask(service, "one", model="other")
+        assert (caught.value.param, caught.value.code) == ("model", "model_not_found")
+
+
+async def test_a_key_uses_the_models_that_it_names(opened: Open, project: Project) -> None:
+    """A key that names models may use no others, by any name of theirs; an admin may, unless the list is strict."""
+    project.providers["other:large"] = Provider(128, model="large")
+    only = Caller(key="k", name="app", models=frozenset({"alias"}))
+    both = {"models": ("first:small", "other:large"), "aliases": {"alias": "small"}}
+    admin = Caller(key="k", admin=True, models=frozenset({"alias"}))
+    async with opened(**both) as service:
+        await ask(service, "one", only, model="first:small")
+        with pytest.raises(Forbidden, match=r"`app` does not have access to model `large`.*alias"):
+            await ask(service, "one", only, model="large")
+        await ask(service, "one", admin, model="large")
+        assert [each.id for each in service.models.listed(only)] == ["small"]
+        assert [each.id for each in service.models.listed()] == ["small", "large"]
+    async with opened(**both, allowlist="strict") as service:
+        with pytest.raises(Forbidden):
+            await ask(service, "one", admin, model="large")
+    async with opened(**both, allowlist="off") as service:
+        await ask(service, "one", only, model="large")
+
+
+async def test_what_is_refused_is_not_paid_for(opened: Open, project: Project) -> None:
+    """Inputs, dimensions and models that cannot be are refused before anything is sent or counted."""
+    tiers = {"counted": Tier(tokens=100)}
+    caller = Caller(key="k", tier="counted")
+    async with opened(tiers=tiers) as service:
+        for given, fields in (("", {}), (["a", ""], {}), ("a", {"dimensions": 32}), ([[100_300]], {})):
+            with pytest.raises(Rejected):
+                await ask(service, given, caller, **fields)
+        with pytest.raises(
+            Rejected, match="maximum context length is 8192 tokens, however you requested 9000"
+        ):
+            await ask(service, "word " * 9_000, caller)
+        assert service.quotas.left(caller) == 100
+    assert project.providers["first:small"].sent == []
+
+
+async def test_a_request_is_charged_what_it_used(opened: Open, project: Project) -> None:
+    """A request that fails costs nothing, one that is answered its tokens, from the cache or not."""
+    provider = project.providers["first:small"]
+    caller = Caller(key="k", tier="counted")
+    async with opened(tiers={"counted": Tier(tokens=10)}) as service:
+        provider.failure = Transient("busy")
+        with pytest.raises(Transient, match="busy"):
+            await ask(service, "one two three", caller)
+        provider.failure = None
+        await ask(service, "one two three", caller)
+        await ask(service, "one two three", caller)
+        assert service.quotas.left(caller) == 4
+        with pytest.raises(Exhausted, match="4 are left, and this request needs 5"):
+            await ask(service, "one two three four five", caller)
+        # Longer than what is left in letters, and not in tokens: it is counted before it is refused.
+        await ask(service, "onetwothree four", caller)
+        assert service.quotas.left(caller) == 2
+
+
+async def test_requests_at_once_do_not_pass_the_quota(opened: Open) -> None:
+    """Of many requests at once, as many are answered as the quota holds, and no more."""
+    caller = Caller(key="k", tier="counted")
+    async with opened(tiers={"counted": Tier(tokens=1_000)}) as service:
+        texts = [f"text {number} of three words"[:60] for number in range(300)]
+        done = await asyncio.gather(*(ask(service, text, caller) for text in texts), return_exceptions=True)
+        answered = [each for each in done if isinstance(each, Answered)]
+        refused = [each for each in done if isinstance(each, Exhausted)]
+        assert len(answered) + len(refused) == 300
+        assert answered
+        assert service.quotas.left(caller) == 1_000 - sum(each.tokens for each in answered)
+
+
+async def test_a_rate_limit_is_kept(opened: Open) -> None:
+    """Requests over the tier's rate are refused, whatever they ask for."""
+    caller = Caller(key="k", tier="slow")
+    async with opened(tiers={"slow": Tier(requests=2)}) as service:
+        await ask(service, "one", caller)
+        with pytest.raises(NotFound):
+            await ask(service, "one", caller, model="other")
+        with pytest.raises(TooMany):
+            await ask(service, "one", caller)
+
+
+async def test_token_arrays_are_read_as_cl100k(opened: Open, project: Project) -> None:
+    """Token arrays are the texts that OpenAI's tokenizer made them of, alone or several, whatever the model."""
+    async with opened() as service:
+        one = await ask(service, [15339, 1917])
+        several = await ask(service, [[15339, 1917], [4438, 527, 499]])
+        assert project.providers["first:small"].sent == ["hello world", "How are you"]
+        assert np.array_equal(several.vectors, seeded(["hello world", "How are you"], 64))
+        assert (one.tokens, several.tokens) == (2, 5)
+
+
+@pytest.mark.parametrize(
+    ("array", "said"),
+    [
+        ([100_300], "token 100300"),
+        ([2**31], "token 2147483648"),
+        ([100_257], "token 100257"),  # <|endoftext|>
+        ([222, 15339], "Unicode"),  # half of a character
+        ([39, 68, 75, 75, 78], "text"),  # letter by letter, as the tokenizer never writes "Hello"
+    ],
+)
+async def test_token_arrays_in_doubt_are_refused(opened: Open, array: list[int], said: str) -> None:
+    """Ids that stand for no text, halves of characters, and what the tokenizer would not write are refused."""
+    async with opened() as service:
+        with pytest.raises(Rejected, match=said) as caught:
+            await ask(service, [[15339], array])
+        assert (caught.value.inputs, caught.value.param) == ((1,), "input")
+
+
+async def test_token_arrays_of_the_model_need_its_tokenizer(opened: Open) -> None:
+    """Where the operator says that ids are the model's own, a model whose tokenizer is not here takes none."""
+    async with opened(token_arrays="model") as service:  # noqa: S106 - tokens of text
+        with pytest.raises(Rejected, match="send the text"):
+            await ask(service, [15339, 1917])
+
+
+class TestDimensions:
+    """Other dimensions than a model has."""
+
+    async def test_they_are_refused_unless_settled(self, opened: Open) -> None:
+        """Without a policy only the model's own dimensions can be asked for."""
+        async with opened() as service:
+            assert (await ask(service, "one", dimensions=64)).vectors.shape == (1, 64)
+            with pytest.raises(Rejected, match="64 dimensions, not 32") as caught:
+                await ask(service, "one", dimensions=32)
+            assert caught.value.param == "dimensions"
+
+    async def test_vectors_are_reduced_where_the_model_was_made_for_it(
+        self, opened: Open, project: Project
+    ) -> None:
+        """Reduced vectors are cut, of unit length again, and of another space; the cache keeps whole ones."""
+        project.providers["first:small"] = Provider(64, model="small", matryoshka=True)
+        async with opened(dimensions="reduce") as service:
+            whole = await ask(service, ["one", "two"])
+            cut = await ask(service, ["one", "two"], dimensions=16, encoding="base64")
+            expected = whole.vectors[:, :16] / np.linalg.norm(whole.vectors[:, :16], axis=1, keepdims=True)
+            assert np.allclose(cut.vectors, expected, atol=1e-6)
+            assert (cut.cached, cut.padded) == (2, False)
+            assert cut.space != whole.space
+
+    async def test_other_models_are_not_reduced(self, opened: Open) -> None:
+        """A model that was not made for it is not cut."""
+        async with opened(dimensions="reduce") as service:
+            with pytest.raises(Rejected, match="not trained to be cut"):
+                await ask(service, "one", dimensions=16)
+
+    async def test_padding_is_named(self, opened: Open) -> None:
+        """Padded vectors are longer by zeros, and the answer says so."""
+        async with opened(dimensions="pad") as service:
+            answered = await ask(service, "one", dimensions=100)
+            assert answered.padded
+            assert answered.vectors.shape == (1, 100)
+            assert not answered.vectors[:, 64:].any()
+            with pytest.raises(Rejected, match="maximum of 16384"):
+                await ask(service, "one", dimensions=2**31)
+
+    async def test_they_can_be_ignored(self, opened: Open) -> None:
+        """Where the operator says so, vectors come as the model has them."""
+        async with opened(dimensions="ignore") as service:
+            answered = await ask(service, "one", dimensions=16)
+            assert answered.vectors.shape == (1, 64)
+            assert answered.space == service.models.named("small").space.fingerprint
+
+
+class TestFallback:
+    """Who stands in for a provider that fails."""
+
+    async def test_another_provider_of_the_space_answers(self, opened: Open, project: Project) -> None:
+        """Where the first provider fails, the next one of the same space answers, and is named."""
+        project.providers["second:small"] = Provider(64, model="small")
+        project.providers["first:small"].failure = Transient("down")
+        async with opened(fallback={"small": ("second:small",)}) as service:
+            answered = await ask(service, "one")
+            assert (answered.provider, answered.model) == ("second", "small")
+            assert answered.space == service.models.named("small").space.fingerprint
+            assert np.array_equal(answered.vectors, seeded(["one"], 64))
+
+    async def test_another_space_is_refused_in_the_settings(self, opened: Open, project: Project) -> None:
+        """A provider of another space cannot stand in unless the operator allows crossing."""
+        project.providers["other:large"] = Provider(128, model="large")
+        with pytest.raises(Misconfigured, match=r"other:large cannot stand in for first:small.*crossing"):
+            async with opened(fallback={"small": ("other:large",)}):
+                pass
+
+    async def test_spaces_are_crossed_only_where_the_request_asks(
+        self, opened: Open, project: Project
+    ) -> None:
+        """With the operator's leave and the request's, another space answers and is named; else the failure stands."""
+        project.providers["other:large"] = Provider(128, model="large")
+        async with opened(fallback={"small": ("other:large",)}, crossing=True) as service:
+            assert (await ask(service, "warm", crossing=True)).model == "small"
+            project.providers["first:small"].failure = Transient("down", retry_after=7)
+            with pytest.raises(Transient, match="down") as caught:
+                await ask(service, "one")
+            assert caught.value.retry_after == 7
+            answered = await ask(service, ["one", "two"], crossing=True)
+            assert (answered.model, answered.provider) == ("large", "other")
+            assert answered.vectors.shape == (2, 128)
+            assert answered.space == Provider(128, model="large").space.fingerprint
+            assert (await ask(service, "warm", crossing=True)).model == "small"
+
+    async def test_nothing_of_another_space_is_kept_for_the_first(
+        self, opened: Open, project: Project
+    ) -> None:
+        """Once the first provider is back, it answers for itself: no vector of another space was kept in its name."""
+        project.providers["other:small"] = Provider(64, model="small-v2")
+        project.providers["first:small"].failure = Transient("down")
+        async with opened(fallback={"small": ("other:small",)}, crossing=True) as service:
+            other = await ask(service, "one", crossing=True)
+            project.providers["first:small"].failure = None
+            mine = await ask(service, "one", crossing=True)
+            assert (other.model, mine.model, mine.cached) == ("small-v2", "small", 0)
+            assert other.space != mine.space
+
+    async def test_crossing_keeps_to_the_key_and_to_dimensions(self, opened: Open, project: Project) -> None:
+        """A key does not get a model that it may not use, nor a request dimensions that it did not ask for."""
+        project.providers["other:large"] = Provider(128, model="large")
+        project.providers["first:small"].failure = Transient("down")
+        only = Caller(key="k", models=frozenset({"small"}))
+        async with opened(fallback={"small": ("other:large",)}, crossing=True) as service:
+            with pytest.raises(Transient, match="down"):
+                await ask(service, "one", only, crossing=True)
+            with pytest.raises(Transient, match="down"):
+                await ask(service, "one", crossing=True, dimensions=64)
+            assert (await ask(service, "one", crossing=True)).model == "large"
+
+    async def test_a_refused_text_goes_to_nobody_else(self, opened: Open, project: Project) -> None:
+        """What a provider refuses for good is not sent to the next one."""
+        project.providers["second:small"] = Provider(64, model="small")
+        async with opened(fallback={"small": ("second:small",)}) as service:
+            with pytest.raises(Rejected, match="poison"):
+                await ask(service, ["one", "POISON"])
+        assert project.providers["second:small"].sent == []
+
+    async def test_a_provider_that_is_down_is_not_asked(self, opened: Open, project: Project) -> None:
+        """After failures in a row requests are answered at once, and say when to come again."""
+        provider = project.providers["first:small"]
+        provider.failure = Transient("down")
+        async with opened() as service:
+            for number in range(20):
+                with pytest.raises(Transient):
+                    await ask(service, f"text {number}")
+            assert len(provider.sent) < 20
+            with pytest.raises(Unavailable) as caught:
+                await ask(service, "one")
+            assert caught.value.retry_after
+            (breaker,) = service.models.breakers()
+            provider.failure = None
+            service.models.reset(breaker.name)
+            assert (await ask(service, "one")).model == "small"
+
+
+async def test_concurrent_requests_share_what_they_ask_for(opened: Open, project: Project) -> None:
+    """Of many requests at once for overlapping texts each gets its own vectors, and no text is sent twice."""
+    async with opened() as service:
+        asked = [[f"text {number % 7}", f"text {number % 5}", f"own {number}"] for number in range(50)]
+        answers = await asyncio.gather(*(ask(service, texts) for texts in asked))
+        for texts, answered in zip(asked, answers, strict=True):
+            assert np.array_equal(answered.vectors, seeded(texts, 64))
+        sent = project.providers["first:small"].sent
+        assert len(sent) == len(set(sent)) == 57
+
+
+async def test_texts_are_never_logged(
+    opened: Open, project: Project, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Whether a request is answered, fails or is refused: no text of it is logged, at any level."""
+    caplog.set_level(logging.DEBUG)
+    async with opened() as service:
+        await ask(service, "my secret words")
+        with pytest.raises(Rejected):
+            await ask(service, ["my secret words", "my secret POISON"])
+        project.providers["first:small"].failure = Transient("down")
+        with pytest.raises(Transient):
+            await ask(service, "my other secret words")
+        await service.models.clear()
+    assert "secret" not in caplog.text

@@ -1,0 +1,98 @@
+"""What the input of a request comes to."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from flowbed.errors import Rejected
+from flowbed.services.inputs import (
+    arrays_of,
+    most_tokens,
+    require_sizes,
+    require_within,
+    surely_within,
+    texts_of,
+)
+
+
+def test_a_text_is_a_list_of_one() -> None:
+    """A string, and a list of strings, are texts in their order; nothing of them is a token array."""
+    assert texts_of("a") == ["a"]
+    assert texts_of(["b", "a", "b"]) == ["b", "a", "b"]
+    assert arrays_of("a") is None
+    assert arrays_of(["a"]) is None
+
+
+def test_token_arrays_are_told_from_texts() -> None:
+    """One array of ids is a list of one, and several are as they come."""
+    assert arrays_of([1, 2]) == [[1, 2]]
+    assert arrays_of([[1, 2], [3]]) == [[1, 2], [3]]
+
+
+@pytest.mark.parametrize(
+    ("given", "said"),
+    [
+        ("", "empty string"),
+        (["a", ""], r"input\[1\] is an empty string"),
+        ([], "empty list"),
+        (["a"] * 2049, "2,049 items"),
+        (["a", 1], "has to be a string"),
+        (["a", ["b"]], "has to be a string"),
+    ],
+)
+def test_what_is_no_text_is_refused(given: Any, said: str) -> None:
+    """Empty inputs, too many of them, and mixtures are refused by name."""
+    with pytest.raises(Rejected, match=said) as caught:
+        texts_of(given)
+    assert caught.value.param == "input"
+
+
+@pytest.mark.parametrize(
+    ("given", "said"),
+    [
+        ([[]], r"input\[0\] is an empty token array"),
+        ([[1], []], r"input\[1\] is an empty token array"),
+        ([1, "a"], "has to be a string"),
+        ([[1], ["a"]], "has to be a string"),
+        ([True, 1], "has to be a string"),
+        ([[1]] * 2049, "2,049 items"),
+    ],
+)
+def test_what_is_no_token_array_is_refused(given: Any, said: str) -> None:
+    """Empty arrays, too many of them, and mixtures are refused by name."""
+    with pytest.raises(Rejected, match=said):
+        arrays_of(given)
+
+
+def test_long_inputs_are_refused_as_openai_does() -> None:
+    """A text over 8,192 tokens, and texts of over 300,000 together, are refused in OpenAI's words and codes."""
+    require_within(["a " * 8_192], lambda text: len(text.split()))
+    with pytest.raises(Rejected, match="requested 8193 tokens") as caught:
+        require_within(["a", "a " * 8_193], lambda text: len(text.split()))
+    assert (caught.value.inputs, caught.value.code) == ((1,), None)
+    with pytest.raises(Rejected, match="Requested 300001 tokens, max 300000") as caught:
+        require_within(["a"] * 300_001, lambda _: 1)
+    assert caught.value.code == "max_tokens_per_request"
+    with pytest.raises(Rejected, match="requested 8193 tokens"):
+        require_sizes([1, 8_193])
+    with pytest.raises(Rejected, match="Requested 300001 tokens"):
+        require_sizes([8_000] * 37 + [4_001])
+    assert require_sizes([8_192, 1]) == 8_193
+
+
+@given(st.lists(st.text(min_size=1, max_size=20), min_size=1, max_size=20))
+def test_short_texts_need_not_be_tokenised(texts: list[str]) -> None:
+    """No text has more tokens than it is said to have at most, so that short ones are within the limits for sure."""
+    most = [most_tokens(text) for text in texts]
+    assert all(bound >= len(text.encode()) for bound, text in zip(most, texts, strict=True))
+    assert surely_within(most)
+
+
+@pytest.mark.parametrize("most", [[8_193], [8_192] * 37, [1, 8_193]])
+def test_what_may_be_too_long_is_not_let_through_unseen(most: list[int]) -> None:
+    """Texts that might pass a limit are not taken for short."""
+    assert not surely_within(most)

@@ -1,0 +1,214 @@
+"""A project that serves models of providers elsewhere, against simulators of their APIs."""
+
+from __future__ import annotations
+
+import asyncio
+from contextlib import asynccontextmanager
+from typing import TYPE_CHECKING
+
+import numpy as np
+import pytest
+
+from flowbed.bed import aopen
+from flowbed.errors import Misconfigured, Rejected, Transient
+from flowbed.services import Answered, Asked, Caller, open_service
+from flowbed.testing.redis import RedisServer
+from flowbed.testing.simulators import Fault, OpenAI, Simulator, running, vector_of
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Callable, Iterator
+    from pathlib import Path
+    from typing import NoReturn
+
+    from flowbed.services import Service
+
+MODEL = "text-embedding-3-small"
+DIMENSIONS = 1_536
+SETTINGS = """
+model = "seeded:8"
+vector_cache_mb = {disk}
+[providers.openai]
+base_url = "{first}/v1"
+api_key = "sk-first"
+[providers.spare]
+vendor = "compatible"
+base_url = "{second}/v1"
+api_key = "sk-second"
+[serve]
+models = ["openai:text-embedding-3-small", "openai:text-embedding-3-large"]
+fallback = {{ "text-embedding-3-small" = ["spare:text-embedding-3-small"] }}
+dimensions = "reduce"
+redis = "{redis}"
+"""
+
+
+@pytest.fixture
+async def first() -> AsyncIterator[tuple[Simulator, str]]:
+    simulator = Simulator(OpenAI())
+    async with running(simulator) as url:
+        yield simulator, url
+
+
+@pytest.fixture
+async def second() -> AsyncIterator[tuple[Simulator, str]]:
+    simulator = Simulator(OpenAI())
+    async with running(simulator) as url:
+        yield simulator, url
+
+
+@pytest.fixture
+def redis(lacking: Callable[[str], NoReturn]) -> Iterator[RedisServer]:
+    try:
+        server = RedisServer()
+    except Misconfigured as error:
+        lacking(str(error))
+    with server:
+        yield server
+
+
+@pytest.fixture
+def served(tmp_path: Path, first: tuple[Simulator, str], second: tuple[Simulator, str]) -> Served:
+    return Served(tmp_path, first, second)
+
+
+class Served:
+    """A project in a folder, and the simulators that its providers are."""
+
+    def __init__(self, folder: Path, first: tuple[Simulator, str], second: tuple[Simulator, str]) -> None:
+        self.folder = folder
+        self.first, self._first_url = first
+        self.second, self._second_url = second
+
+    @asynccontextmanager
+    async def open(self, *, redis: str = "", disk: int = 0, folder: str = "a") -> AsyncIterator[Service]:
+        """Open the project as one server does."""
+        place = self.folder / folder
+        place.mkdir(exist_ok=True)
+        text = SETTINGS.format(first=self._first_url, second=self._second_url, redis=redis, disk=disk)
+        (place / "flowbed.toml").write_text(text)
+        async with await aopen(place) as bed, open_service(bed) as service:
+            yield service
+
+
+async def ask(service: Service, given: str | list[str] | list[int], **fields: object) -> Answered:
+    """Ask for the embeddings of an input."""
+    return await service.embeddings.answer(Asked(**{"model": MODEL, "input": given, **fields}), Caller())  # type: ignore[arg-type]
+
+
+def expected(*texts: str) -> np.ndarray[tuple[int, int], np.dtype[np.float32]]:
+    """Tell the vectors that belong to texts."""
+    return np.stack([vector_of(MODEL, text, DIMENSIONS) for text in texts])
+
+
+async def test_a_provider_answers_and_is_asked_once(served: Served) -> None:
+    """Vectors, usage and names are the provider's; what it has answered is not asked for again."""
+    async with served.open() as service:
+        answered = await ask(service, ["hello world", "How are you", "hello world"])
+        assert np.allclose(answered.vectors, expected("hello world", "How are you", "hello world"), atol=1e-6)
+        assert (answered.tokens, answered.provider, answered.model) == (2 + 3 + 2, "openai", MODEL)
+        again = await ask(service, [15339, 1917])
+        assert (again.tokens, again.cached) == (2, 1)
+        assert served.first.account.totals().texts == 2
+        health = {each.name: each.state for each in await service.ready()}
+        assert health == {MODEL: "ok", "text-embedding-3-large": "ok", "ledger": "ok"}
+
+
+async def test_fewer_dimensions_are_those_of_the_provider(served: Served) -> None:
+    """A vector that is cut here is the one that the provider itself gives for so many dimensions."""
+    async with served.open() as service:
+        answered = await ask(service, "hello world", dimensions=256)
+        assert np.allclose(answered.vectors[0], vector_of(MODEL, "hello world", 256), atol=1e-6)
+
+
+async def test_a_provider_of_the_same_space_stands_in(served: Served) -> None:
+    """While the first provider fails in any way, the spare one answers with the same vectors, and is named."""
+    kinds = ("error", "rate_limited", "quota", "truncated", "cut", "wrong_dimension", "missing", "garbled")
+    async with served.open() as service:
+        for number, kind in enumerate(kinds):
+            served.first.order(Fault(kind=kind))  # type: ignore[arg-type]
+            service.models.reset(f"openai:{MODEL}")
+            answered = await ask(service, f"text {number}")
+            assert answered.provider == "spare", kind
+            assert np.allclose(answered.vectors, expected(f"text {number}"), atol=1e-6)
+
+
+async def test_models_of_one_key_share_its_limits(served: Served) -> None:
+    """What counts against one account goes by one name, which gives no key away; another key is another account."""
+    async with served.open() as service:
+        account = service.bed.account
+        assert account(f"openai:{MODEL}") == account("openai:text-embedding-3-large")
+        assert account(f"openai:{MODEL}") != account(f"spare:{MODEL}")
+        assert "sk-" not in account(f"openai:{MODEL}")
+
+
+async def test_a_model_is_opened_once(served: Served) -> None:
+    """Serving shares a model with the rest of the project: its weights and connections are there once."""
+    async with served.open() as service:
+        assert service.models.named(MODEL).first is await service.bed.open_model(f"openai:{MODEL}")
+
+
+async def test_a_refused_text_is_refused_by_name(served: Served) -> None:
+    """What the provider refuses comes back as a refusal, without a detour."""
+    served.first.order(Fault(kind="error", status=400))
+    async with served.open() as service:
+        with pytest.raises(Rejected):
+            await ask(service, "hello world")
+    assert served.second.account.totals().requests == 0
+
+
+async def test_nobody_answers(served: Served) -> None:
+    """Where every provider fails for now, the failure says when to come again, and names no key."""
+    served.first.order(Fault(kind="rate_limited", retry_after=7))
+    served.second.order(Fault(kind="error", status=503))
+    async with served.open() as service:
+        with pytest.raises(Transient) as caught:
+            await ask(service, "hello world")
+        assert caught.value.retry_after == 7
+        assert "sk-" not in str(caught.value)
+
+
+async def test_servers_share_vectors_through_redis(served: Served, redis: RedisServer) -> None:
+    """What one server was answered, another has; without Redis each goes on by itself, degraded."""
+    async with served.open(redis=redis.url) as one:
+        assert (await ask(one, "hello world")).cached == 0
+    async with served.open(redis=redis.url, folder="b") as other:
+        answered = await ask(other, "hello world")
+        assert (answered.cached, answered.tokens) == (1, 2)
+        assert np.allclose(answered.vectors, expected("hello world"), atol=1e-6)
+        assert served.first.account.totals().texts == 1
+        redis.stop()
+        assert (await ask(other, "How are you")).tokens == 3
+        health = {each.name: each.state for each in await other.ready()}
+        assert health["redis"] == "degraded"
+
+
+async def test_vectors_outlive_the_server_on_disk(served: Served) -> None:
+    """What one server was answered, the next one finds on disk, with its usage."""
+    async with served.open(disk=10) as service:
+        await ask(service, "hello world")
+    async with served.open(disk=10) as service:
+        answered = await ask(service, "hello world")
+        assert (answered.cached, answered.tokens) == (1, 2)
+
+
+async def test_every_vector_belongs_to_its_text_whatever_fails(served: Served) -> None:
+    """Of hundreds of requests at once, while providers fail in every way, each is answered rightly or told why."""
+    faults = [
+        Fault(kind=kind, probability=0.05, delay=0.01)
+        for kind in ("error", "truncated", "cut", "wrong_order", "wrong_dimension", "missing", "slow")
+    ]
+    served.first.order(*faults, seed=1)
+    served.second.order(*faults, seed=2)
+    asked = [[f"text {number % 40}", f"text {number % 30}", f"own {number}"] for number in range(300)]
+    async with served.open() as service:
+        answers = await asyncio.gather(*(ask(service, texts) for texts in asked), return_exceptions=True)
+    right = 0
+    for texts, answered in zip(asked, answers, strict=True):
+        if isinstance(answered, Answered):
+            assert np.allclose(answered.vectors, expected(*texts), atol=1e-6)
+            right += 1
+        else:
+            assert isinstance(answered, Transient | Misconfigured)
+    assert right > len(asked) / 2
+    for simulator in (served.first, served.second):
+        assert simulator.account.totals().twice_at_once == 0
