@@ -11,16 +11,21 @@ import pytest
 import flowbed
 
 VENDORS = (
+    "aiohttp",
     "alembic",
+    "fastapi",
     "lance",
     "numpy",
     "obstore",
     "onnxruntime",
+    "prometheus_client",
     "pyarrow",
     "rich",
     "sqlalchemy",
+    "structlog",
     "tokenizers",
     "typer",
+    "uvicorn",
 )
 
 

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from flowbed.cli.keys import keys
 from flowbed.cli.output import note, progress, say, say_json
 from flowbed.cli.project import (
     DONE,
@@ -21,6 +22,8 @@ from flowbed.cli.project import (
     log_to_stderr,
     with_bed,
 )
+from flowbed.cli.serve import serve
+from flowbed.cli.simulate import simulate
 from flowbed.cli.upkeep import upkeep
 from flowbed.errors import Error, Misconfigured, Rejected
 
@@ -276,6 +279,9 @@ def search(
     say_json(found) if as_json else views.show_hits(found)
 
 
+app.command()(serve)
+app.command()(simulate)
+app.add_typer(keys, name="keys")
 app.add_typer(upkeep)  # without a name: its commands stand beside those above, after them
 
 

@@ -1,0 +1,45 @@
+"""The command that serves a project over HTTP."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from flowbed.cli.output import note, say_json
+from flowbed.cli.project import Config, Json, Verbose, project_folder
+
+
+def serve(
+    host: Annotated[
+        str, typer.Option(help="The address to listen on; others than this machine's own need a key.")
+    ] = "127.0.0.1",
+    port: Annotated[int, typer.Option(min=0, max=65535, help="The port; 0 takes a free one.")] = 8080,
+    workers: Annotated[int, typer.Option(min=1, max=256, help="Processes that answer.")] = 1,
+    log_requests: Annotated[
+        bool,
+        typer.Option("--log-requests/--no-log-requests", help="A line for each request on standard error."),
+    ] = True,
+    as_json: Json = False,
+    config: Config = None,
+    verbose: Verbose = False,
+) -> None:
+    """Serve embeddings as OpenAI's API does, and search, until told to stop."""
+    from flowbed.server import running  # noqa: PLC0415 - loaded by the command that needs it
+
+    folder = project_folder(config)
+    listening = running.listen(host, port)
+    place = running.Place(
+        folder=folder, loopback=running.is_loopback(listening), log_requests=log_requests, verbose=verbose
+    )
+    shown, taken = listening.getsockname()[:2]
+    url = f"http://[{shown}]:{taken}" if ":" in shown else f"http://{shown}:{taken}"
+
+    def started(names: list[str]) -> None:
+        if as_json:
+            say_json({"url": url, "models": names})
+        else:
+            note(f"serving {', '.join(names)} at {url}/v1; Ctrl-C stops it")
+
+    with listening:
+        running.serve(place, listening, workers=workers, started=started)

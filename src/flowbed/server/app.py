@@ -1,0 +1,115 @@
+"""The application: every route, and the gate before them."""
+
+from __future__ import annotations
+
+import secrets
+import time
+from importlib.metadata import version
+from typing import TYPE_CHECKING
+
+from fastapi import FastAPI, Request, Response
+from starlette.exceptions import HTTPException
+from starlette.responses import PlainTextResponse
+
+from flowbed.errors import Error, NotFound
+from flowbed.server import admin, embeddings, health, models, search
+from flowbed.server.answers import Answer
+from flowbed.server.errors import WrongMethod, refusal
+from flowbed.server.exchange import exchange_of
+from flowbed.server.gate import BODY_SECONDS, Gate, Load
+from flowbed.server.metrics import Metrics
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+    from fastapi.telemetry import TelemetryConfig
+
+    from flowbed.server.exchange import Exchange
+    from flowbed.server.gate import Watcher
+    from flowbed.server.tracing import Tracing
+    from flowbed.services import Service
+
+NOT_ALLOWED = 405
+NOT_FOUND = 404
+
+
+def new_id() -> str:
+    """Make an id of a request, as OpenAI's look."""
+    return f"req_{secrets.token_hex(16)}"
+
+
+def create_app(
+    service: Service,
+    *,
+    loopback: bool = True,
+    clock: Callable[[], float] = time.perf_counter,
+    new_id: Callable[[], str] = new_id,
+    watchers: Sequence[Watcher] = (),
+    tracing: Tracing | None = None,
+    body_seconds: float = BODY_SECONDS,
+) -> FastAPI:
+    """Make the application over what `open_service` has opened.
+
+    `loopback` says that only this machine can reach it, `clock` gives seconds, `watchers` are told of each request that
+    has ended, and a body that is not here within `body_seconds` is given up.
+    """
+    telemetry: TelemetryConfig = {
+        "tracing": tracing is not None,
+        "tracer_provider": None if tracing is None else tracing.provider,
+        "metrics": False,
+        "logs": False,
+        "operation_spans": False,
+    }
+    app = FastAPI(
+        title="Flowbed",
+        version=version("flowbed"),
+        summary="OpenAI's embeddings API, and search over the project's collections.",
+        docs_url=None,
+        redoc_url=None,
+        redirect_slashes=False,
+        telemetry=telemetry,
+    )
+    load = Load()
+    metrics = Metrics(service, load)
+    app.state.metrics = metrics
+    app.router.routes.append(embeddings.route(service))
+    for routes in (models.routes, search.routes, admin.routes, health.routes):
+        app.include_router(routes(service))
+    app.add_api_route(
+        "/metrics", metrics.endpoint, response_model=None, response_class=PlainTextResponse, tags=["health"]
+    )
+
+    async def refuse(request: Request, error: Exception) -> Response:
+        exchange = exchange_of(request.scope)
+        if isinstance(error, HTTPException):
+            error = _unmatched(error, exchange)
+        refused = refusal(error, exchange, allowance=service.quotas.allowance)
+        return Answer(refused.body, refused.headers, refused.status)
+
+    app.add_exception_handler(Error, refuse)
+    app.add_exception_handler(HTTPException, refuse)
+    app.add_middleware(
+        Gate,
+        service=service,
+        clock=clock,
+        new_id=new_id,
+        loopback=loopback,
+        load=load,
+        watchers=(metrics, *watchers),
+        begun=None if tracing is None else tracing.describe,
+        body_seconds=body_seconds,
+    )
+    return app
+
+
+def _unmatched(error: HTTPException, exchange: Exchange) -> Exception:
+    """Tell of a path or method that no route is for."""
+    if error.status_code == NOT_FOUND:
+        return NotFound(f"Invalid URL ({exchange.method} {exchange.path})", code="unknown_url")
+    if error.status_code == NOT_ALLOWED:
+        message = (
+            f"Not allowed to {exchange.method} on {exchange.path} (HINT: Perhaps you meant to use a different HTTP"
+            " method?)"
+        )
+        return WrongMethod(message, allow=(error.headers or {}).get("Allow", ""))
+    return error

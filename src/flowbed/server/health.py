@@ -1,0 +1,44 @@
+"""GET /health/...: whether the process lives, and whether all that its answers depend on does."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from fastapi import APIRouter, Response
+
+from flowbed.server.answers import json
+from flowbed.server.schemas import Readiness
+
+if TYPE_CHECKING:
+    from flowbed.services import Service
+
+# From the best to the worst: the whole is as its worst part is.
+STATES = ("ok", "degraded", "unhealthy")
+
+
+def routes(service: Service) -> APIRouter:
+    """Make the routes over `service`."""
+    router = APIRouter(tags=["health"])
+
+    @router.get("/health/live", responses={200: {"content": {"application/json": {}}}})
+    async def live() -> Response:
+        """Answer, which is all there is to show."""
+        return json({"status": "ok"})
+
+    @router.get("/health/ready", responses={200: {"model": Readiness}, 503: {"model": Readiness}})
+    async def ready() -> Response:
+        """Try what answers depend on: each model embeds a real token. 503 where something cannot be done without."""
+        checks = await service.ready()
+        status = max((check.state for check in checks), key=STATES.index, default="ok")
+        shown = [
+            {
+                "name": check.name,
+                "state": check.state,
+                "reason": check.reason,
+                "seconds": round(check.seconds, 6),
+            }
+            for check in checks
+        ]
+        return json({"status": status, "checks": shown}, status=503 if status == "unhealthy" else 200)
+
+    return router

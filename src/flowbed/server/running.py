@@ -1,0 +1,229 @@
+"""A process that serves a project: opened before the first request, closed after the last."""
+
+from __future__ import annotations
+
+import asyncio
+import gc
+import ipaddress
+import signal
+import socket
+import sys
+from contextlib import AsyncExitStack, asynccontextmanager
+from dataclasses import dataclass
+from tempfile import TemporaryDirectory
+from typing import TYPE_CHECKING, Any
+
+import uvicorn
+from uvicorn.supervisors import Multiprocess
+
+from flowbed import telemetry
+from flowbed.bed import aopen
+from flowbed.errors import Error, Misconfigured
+from flowbed.server import logs
+from flowbed.server.app import create_app
+from flowbed.services import open_service
+from flowbed.settings import share_counts, traces_wanted
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Callable
+    from pathlib import Path
+
+    from fastapi import FastAPI
+
+    from flowbed.server.tracing import Tracing
+    from flowbed.services import Service
+
+# Seconds that a connection may rest: longer than proxies and clients let theirs (60), so that it is they who end it,
+# and no request meets a connection that is being closed.
+KEEP_ALIVE = 75
+# Seconds that requests have to end once the server is to stop: as long as a client waits for an answer.
+GRACE = 60
+# Connections that wait to be accepted: of a burst of thousands none is refused.
+BACKLOG = 4096
+STOPPING = (signal.SIGINT, signal.SIGTERM)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Place:
+    """Which project is served, and how: `loopback` says that only this machine can reach it."""
+
+    folder: Path
+    loopback: bool
+    log_requests: bool = True
+    verbose: bool = False
+
+
+def listen(host: str, port: int) -> socket.socket:
+    """Take an address; port 0 takes a free one.
+
+    Raises:
+        Misconfigured: it is not this machine's, or taken.
+
+    """
+    try:
+        family, _, _, _, address = socket.getaddrinfo(
+            host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
+        )[0]
+        listening = socket.socket(family, socket.SOCK_STREAM)
+        try:
+            listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            # asyncio's own event loop leaves it away here, and each answer would wait 40 ms for a confirmation.
+            listening.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+            listening.bind(address)
+        except OSError:
+            listening.close()
+            raise
+    except OSError as error:
+        message = (
+            f"{host}:{port} cannot be listened on: {error.strerror}; choose another with --host or --port"
+        )
+        raise Misconfigured(message) from error
+    listening.set_inheritable(True)
+    return listening
+
+
+def is_loopback(listening: socket.socket) -> bool:
+    """Tell whether only this machine can reach an address."""
+    return ipaddress.ip_address(listening.getsockname()[0].partition("%")[0]).is_loopback
+
+
+def serve(
+    place: Place, listening: socket.socket, *, workers: int, started: Callable[[list[str]], None]
+) -> None:
+    """Serve until the process is told to stop, and answer what was accepted until then.
+
+    `started` is told the models, once that everything is open and connections are taken.
+
+    Raises:
+        Misconfigured: the project, or a model of it, cannot be served; or others could reach it without a key.
+        KeyboardInterrupt: it was stopped by Ctrl-C, as against SIGTERM.
+
+    """
+    config = uvicorn.Config(
+        Serving(place),
+        lifespan="on",
+        ws="none",
+        log_config=None,
+        access_log=False,
+        proxy_headers=False,
+        server_header=False,
+        backlog=BACKLOG,
+        timeout_keep_alive=KEEP_ALIVE,
+        timeout_graceful_shutdown=GRACE,
+        workers=workers,
+    )
+    with asyncio.Runner(loop_factory=config.get_loop_factory()) as runner:
+        if workers == 1:
+            runner.run(_serve_here(place, config, listening, started))
+            return
+        # What cannot be served is found out here, once, and not by each worker.
+        names = runner.run(_try(place))
+    listening.listen(BACKLOG)  # connections wait until the workers are there
+    started(names)
+    with TemporaryDirectory(prefix="flowbed-") as counts:
+        share_counts(counts)
+        Multiprocess(config, [listening]).run()
+
+
+async def _try(place: Place) -> list[str]:
+    async with opened(place) as (_, service):
+        return _names(service)
+
+
+def _names(service: Service) -> list[str]:
+    return [served.id for served in service.models.listed()]
+
+
+async def _serve_here(
+    place: Place, config: uvicorn.Config, listening: socket.socket, started: Callable[[list[str]], None]
+) -> None:
+    signals: list[int] = []
+    server = uvicorn.Server(config)
+
+    def stop(number: int, _: object) -> None:
+        signals.append(number)
+        server.should_exit = True
+
+    kept = {}
+    try:
+        async with opened(place) as (app, service):
+            config.app, config.lifespan = app, "off"
+            # The server catches signals itself, and hands them on when it has stopped: to this, so that the project is
+            # closed before the process ends.
+            kept = {number: signal.signal(number, stop) for number in STOPPING}
+            listening.listen(BACKLOG)
+            started(_names(service))
+            await server.serve(sockets=[listening])
+    finally:
+        for number, handler in kept.items():
+            signal.signal(number, handler)
+    if signal.SIGINT in signals:
+        raise KeyboardInterrupt
+
+
+@asynccontextmanager
+async def opened(place: Place) -> AsyncIterator[tuple[FastAPI, Service]]:
+    """Open a project, what it serves, and the application over it.
+
+    Raises:
+        Misconfigured: it cannot be served, or others could reach it without a key.
+
+    """
+    logs.configure(sys.stderr, verbose=place.verbose)
+    async with AsyncExitStack() as stack:
+        tracing = _tracing()
+        if tracing is not None:
+            stack.callback(tracing.close)
+        async with await aopen(place.folder) as bed, open_service(bed) as service:
+            if not place.loopback and not await service.keys.required():
+                message = (
+                    "without an API key only this machine may ask: make one with `flowbed keys create NAME`, or leave"
+                    " --host away"
+                )
+                raise Misconfigured(message)
+            app = create_app(
+                service,
+                loopback=place.loopback,
+                watchers=[logs.Log(sys.stderr.buffer, every=place.log_requests)],
+                tracing=tracing,
+            )
+            stack.callback(telemetry.listen(app.state.metrics.count))
+            # What is loaded now stays: the collector need not look at it again and again while requests wait.
+            gc.collect()
+            gc.freeze()
+            yield app, service
+
+
+def _tracing() -> Tracing | None:
+    if not traces_wanted():
+        return None
+    try:
+        from flowbed.server.tracing import Tracing  # noqa: PLC0415 - an extra
+    except ImportError as error:
+        message = "the OTEL_ variables ask for traces: pip install 'flowbed[otel]', or unset them"
+        raise Misconfigured(message) from error
+    return Tracing()
+
+
+class Serving:
+    """The application of a worker, which opens its project when the worker starts, and closes it when it ends."""
+
+    def __init__(self, place: Place) -> None:
+        """Know what to open."""
+        self._place = place
+        self._app: FastAPI | None = None
+
+    async def __call__(self, scope: Any, receive: Any, send: Any) -> None:  # noqa: ANN401 - ASGI's
+        """Answer a request, or live as long as the worker."""
+        if self._app is not None:
+            await self._app(scope, receive, send)
+            return
+        await receive()
+        try:
+            async with opened(self._place) as (self._app, _):
+                await send({"type": "lifespan.startup.complete"})
+                await receive()
+        except Error as error:
+            await send({"type": "lifespan.startup.failed", "message": str(error)})
+        else:
+            await send({"type": "lifespan.shutdown.complete"})

@@ -1,0 +1,72 @@
+"""POST /v1/search: what is nearest to a text or a vector, in the collections of the project."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from fastapi import APIRouter, Request, Response
+from pydantic import BaseModel, ValidationError
+
+from flowbed.errors import Rejected
+from flowbed.server.answers import json
+from flowbed.server.description import FAILURES, body_of
+from flowbed.server.exchange import exchange_of
+from flowbed.server.schemas import Found, SearchRequest
+from flowbed.server.wire import read_object
+
+if TYPE_CHECKING:
+    from typing import TypeVar
+
+    from flowbed.services import Service
+
+    Shape = TypeVar("Shape", bound=BaseModel)
+
+
+def routes(service: Service) -> APIRouter:
+    """Make the routes over `service`."""
+    router = APIRouter(tags=["search"])
+
+    @router.post(
+        "/v1/search", openapi_extra=body_of(SearchRequest), responses={200: {"model": Found}, **FAILURES}
+    )
+    async def search(request: Request) -> Response:
+        """Find what is nearest, best first."""
+        asked = await read(request, SearchRequest)
+        found = await service.search.find(
+            exchange_of(request.scope).caller,
+            asked.query,
+            collection=asked.collection,
+            where=asked.where,
+            limit=asked.limit,
+            at=asked.at,
+            unit=asked.unit,
+        )
+        return json({"hits": found.hits, "versions": dict(found.versions)})
+
+    return router
+
+
+async def read(request: Request, shape: type[Shape]) -> Shape:
+    """Read a body of the given shape.
+
+    Raises:
+        Rejected: it is of another; the message says where.
+
+    """
+    exchange = exchange_of(request.scope)
+    fields = read_object(await exchange.read(), exchange.headers.get(b"content-type", b""))
+    try:
+        return shape.model_validate(fields)
+    except ValidationError as error:
+        raise _rejected(error) from error
+
+
+def _rejected(error: ValidationError) -> Rejected:
+    """Word the first fault, without the value: it may be a text."""
+    first: dict[str, Any] = error.errors(include_url=False, include_context=False, include_input=False)[0]  # type: ignore[assignment]
+    where = str(first["loc"][0]) if first["loc"] else None
+    if first["type"] == "extra_forbidden":
+        return Rejected(f"Unrecognized request argument supplied: {where}", param=where)
+    if first["type"] == "missing":
+        return Rejected(f"'{where}' is a required property", param=where)
+    return Rejected(f"Invalid '{where}': {first['msg']}.", param=where, code="invalid_value")

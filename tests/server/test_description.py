@@ -1,0 +1,102 @@
+"""The server's own description of itself, and whether it keeps to it."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import pytest
+import schemathesis
+from hypothesis import HealthCheck, Phase, given, settings
+from schemathesis import GenerationMode
+from schemathesis.checks import positive_data_acceptance
+
+if TYPE_CHECKING:
+    from tests.server.conftest import Running
+
+OPERATIONS = {
+    "DELETE /v1/admin/cache",
+    "GET /health/live",
+    "GET /health/ready",
+    "GET /metrics",
+    "GET /v1/admin/breakers",
+    "GET /v1/admin/cache",
+    "GET /v1/admin/providers",
+    "GET /v1/models",
+    "GET /v1/models/{model}",
+    "POST /v1/admin/breakers/reset",
+    "POST /v1/admin/cache/warm",
+    "POST /v1/embeddings",
+    "POST /v1/search",
+}
+EXAMPLES = 25  # of each operation
+# Requests that keep to the description are refused all the same where they name what is not there, or more tokens than
+# a model takes: a schema cannot say so.
+UNCHECKED = [positive_data_acceptance]
+
+
+@pytest.fixture(scope="module")
+def description(server: Running) -> dict[str, Any]:
+    """Give the OpenAPI document."""
+    read: dict[str, Any] = server.call("GET", "/openapi.json").json
+    return read
+
+
+def test_every_route_is_described(description: dict[str, Any]) -> None:
+    """The document has every route, and no other way to fail than the server has."""
+    described = {
+        f"{method.upper()} {path}": operation
+        for path, operations in description["paths"].items()
+        for method, operation in operations.items()
+    }
+    assert set(described) == OPERATIONS
+    for operation in described.values():
+        assert "422" not in operation["responses"]
+        assert operation["description"]
+
+
+def test_embeddings_are_described_in_full(description: dict[str, Any]) -> None:
+    """Request and answer of the embeddings route are described field by field."""
+    operation = description["paths"]["/v1/embeddings"]["post"]
+    asked = operation["requestBody"]["content"]["application/json"]["schema"]
+    assert set(asked["properties"]) == {
+        "input",
+        "model",
+        "encoding_format",
+        "dimensions",
+        "user",
+        "input_type",
+    }
+    assert asked["additionalProperties"] is False
+    assert set(asked["required"]) == {"input", "model"}
+    assert len(asked["properties"]["input"]["anyOf"]) == 4
+    answered = description["components"]["schemas"]["Embeddings"]
+    assert set(answered["properties"]) == {"object", "data", "model", "usage"}
+
+
+@pytest.mark.parametrize("operation", sorted(OPERATIONS))
+def test_what_the_description_allows_is_answered_as_it_says(server: Running, operation: str) -> None:
+    """Requests that keep to the description are answered as it says, and never with a 5xx."""
+    _ask(server, operation, GenerationMode.POSITIVE)
+
+
+@pytest.mark.parametrize("operation", sorted(name for name in OPERATIONS if name.startswith("POST")))
+def test_what_the_description_forbids_is_refused_as_it_says(server: Running, operation: str) -> None:
+    """Requests that break the description are refused as it says, and never with a 5xx."""
+    _ask(server, operation, GenerationMode.NEGATIVE)
+
+
+def _ask(server: Running, operation: str, mode: GenerationMode) -> None:
+    method, _, path = operation.partition(" ")
+    schema = schemathesis.openapi.from_url(f"{server.url}/openapi.json")
+
+    @given(case=schema[path][method].as_strategy(generation_mode=mode))
+    @settings(
+        max_examples=EXAMPLES,
+        database=None,
+        suppress_health_check=list(HealthCheck),
+        phases=[Phase.generate],
+    )
+    def ask(case: schemathesis.Case[Any]) -> None:
+        case.call_and_validate(excluded_checks=UNCHECKED)
+
+    ask()

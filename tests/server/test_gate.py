@@ -1,0 +1,226 @@
+"""What the gate lets through, and what it does not."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
+
+import orjson
+import pytest
+from tests.server.conftest import MODEL, call, with_embeddings
+
+from flowbed.server.app import create_app
+
+if TYPE_CHECKING:
+    from flowbed.services import Answered, Asked, Caller, Service
+
+ASKED = orjson.dumps({"model": MODEL, "input": "text"})
+JSON = {"content-type": "application/json"}
+
+
+class Blocked:
+    """Embeddings that are not answered before they are told to be."""
+
+    def __init__(self, service: Service) -> None:
+        self._embeddings = service.embeddings
+        self.asked = asyncio.Event()
+        self.go = asyncio.Event()
+
+    async def answer(self, asked: Asked, caller: Caller) -> Answered:
+        self.asked.set()
+        await self.go.wait()
+        return await self._embeddings.answer(asked, caller)
+
+
+class Broken:
+    """Embeddings that fail as nobody expected."""
+
+    async def answer(self, asked: Asked, caller: Caller) -> Answered:
+        raise ZeroDivisionError(asked.input)
+
+
+def limited(service: Service, **limits: Any) -> Service:
+    """Set limits of the server."""
+    return replace(service, serving=replace(service.serving, **limits))
+
+
+async def test_every_answer_has_an_id_and_a_time(service: Service) -> None:
+    """Each answer, also to what is refused, carries an id of its own and how long it took."""
+    app = create_app(service)
+    replies = [
+        await call(app, "POST", "/v1/embeddings", ASKED, JSON),
+        await call(app, "POST", "/v1/embeddings", b"{", JSON),
+        await call(app, "GET", "/nowhere"),
+        await call(app, "GET", "/health/live"),
+    ]
+    assert [reply.status for reply in replies] == [200, 400, 404, 200]
+    ids = {reply.headers["x-request-id"] for reply in replies}
+    assert len(ids) == len(replies)
+    assert all(each.startswith("req_") for each in ids)
+    assert all(reply.headers["openai-processing-ms"].isdigit() for reply in replies)
+
+
+@pytest.mark.parametrize(
+    ("sent", "kept"),
+    [
+        ("trace-1:a_b.c", True),
+        ("x" * 128, True),
+        ("x" * 129, False),
+        ("a b", False),
+        ("a\xe9", False),
+        ("", False),
+    ],
+)
+async def test_an_id_that_a_proxy_gave_is_kept(service: Service, sent: str, kept: bool) -> None:
+    """A harmless id in X-Request-Id names the request here too; any other is replaced."""
+    reply = await call(create_app(service), "GET", "/health/live", headers={"x-request-id": sent})
+    assert (reply.headers["x-request-id"] == sent) is kept
+
+
+async def test_a_body_that_says_it_is_too_large_is_not_read(service: Service) -> None:
+    """413 comes on the announcement of the length, before any of the body is asked for."""
+    app = create_app(limited(service, body_bytes=100))
+
+    async def receive() -> dict[str, Any]:
+        pytest.fail("the body was asked for")
+
+    reply = await call(app, "POST", "/v1/embeddings", receive, {**JSON, "content-length": "101"})
+    assert reply.status == 413
+    assert reply.refused()["code"] == "request_too_large"
+
+
+async def test_a_body_that_becomes_too_large_is_not_read_to_its_end(service: Service) -> None:
+    """A body without a length is read up to the limit; one at the limit is answered."""
+    app = create_app(limited(service, body_bytes=len(ASKED)))
+    parts = [ASKED[:10], ASKED[10:], b" ", b" " * 1000]
+    assert (await call(app, "POST", "/v1/embeddings", list(parts[:2]), JSON)).status == 200
+    reply = await call(app, "POST", "/v1/embeddings", list(parts), JSON)
+    assert reply.status == 413
+    assert f"{len(ASKED)} bytes" in reply.refused()["message"]
+
+
+async def test_a_body_that_does_not_come_is_not_waited_for(service: Service) -> None:
+    """A client that stops in the middle of its body is answered 408 when its time is over."""
+    app = create_app(service, body_seconds=0.05)
+
+    parts = [ASKED]
+
+    async def receive() -> dict[str, Any]:
+        if not parts:
+            await asyncio.Event().wait()
+        return {"type": "http.request", "body": parts.pop(), "more_body": True}
+
+    reply = await call(app, "POST", "/v1/embeddings", receive, JSON)
+    assert reply.status == 408
+    assert reply.refused()["code"] == "request_timeout"
+
+
+async def test_more_requests_than_may_be_are_sent_away(service: Service) -> None:
+    """Beyond the limit requests are answered 503 at once, with Retry-After; health and metrics are answered still."""
+    blocked = Blocked(service)
+    app = create_app(limited(with_embeddings(service, blocked), concurrency=1))
+    first = asyncio.create_task(call(app, "POST", "/v1/embeddings", ASKED, JSON))
+    await blocked.asked.wait()
+    second = await call(app, "GET", "/v1/models")
+    assert second.status == 503
+    assert second.refused()["code"] == "overloaded"
+    assert second.headers["retry-after"] == "1"
+    assert (await call(app, "GET", "/health/live")).status == 200
+    assert b"flowbed_http_requests_in_progress 2.0" in (await call(app, "GET", "/metrics")).body
+    blocked.go.set()
+    assert (await first).status == 200
+    assert (await call(app, "GET", "/v1/models")).status == 200
+
+
+async def test_a_request_that_is_given_up_leaves_its_place(service: Service) -> None:
+    """A request that is cancelled, as at the end of the grace, does not count as one that is worked on."""
+    blocked = Blocked(service)
+    app = create_app(limited(with_embeddings(service, blocked), concurrency=1))
+    first = asyncio.create_task(call(app, "POST", "/v1/embeddings", ASKED, JSON))
+    await blocked.asked.wait()
+    first.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await first
+    assert (await call(app, "GET", "/v1/models")).status == 200
+
+
+async def test_what_nobody_expected_is_told_in_shape(service: Service) -> None:
+    """A fault of the program is a 500 in OpenAI's shape that says nothing of the request."""
+    reply = await call(create_app(with_embeddings(service, Broken())), "POST", "/v1/embeddings", ASKED, JSON)
+    assert reply.status == 500
+    error = reply.refused()
+    assert "text" not in error["message"]
+    assert reply.headers["x-request-id"] in error["message"]
+
+
+@pytest.mark.parametrize("host", ["localhost", "localhost:8080", "127.0.0.1:1", "[::1]:8080", "LOCALHOST"])
+async def test_without_keys_this_machine_may_ask(service: Service, host: str) -> None:
+    """While there is no key, requests to this machine by its own names are answered, with any key or none."""
+    app = create_app(service)
+    assert (await call(app, "GET", "/v1/models", headers={"host": host})).status == 200
+    bearing = {"host": host, "authorization": "Bearer anything"}
+    assert (await call(app, "GET", "/v1/models", headers=bearing)).status == 200
+
+
+@pytest.mark.parametrize("host", ["example.com", "localhost.example.com", "10.0.0.1", "", "[::2]"])
+async def test_without_keys_nobody_else_may_ask(service: Service, host: str) -> None:
+    """While there is no key, a page of another name that was led to this address is answered 401."""
+    reply = await call(create_app(service), "GET", "/v1/models", headers={"host": host})
+    assert reply.status == 401
+    assert reply.refused()["code"] == "invalid_api_key"
+
+
+async def test_what_others_can_reach_needs_a_key(service: Service) -> None:
+    """A server that listens on more than the loopback lets nobody in without a key, whatever name is used."""
+    app = create_app(service, loopback=False)
+    assert (await call(app, "GET", "/v1/models", headers={"host": "localhost"})).status == 401
+    assert (await call(app, "GET", "/health/live")).status == 200
+
+
+async def test_with_keys_only_they_open(service: Service) -> None:
+    """Once a key was made it is needed, as OpenAI's or as Azure's clients send it; health stays open to probes."""
+    _, secret = await service.keys.create("mine", secret=service.bed.secret)
+    app = create_app(service, loopback=False)
+
+    async def asked(**headers: str) -> int:
+        sent = {name.replace("_", "-"): value for name, value in headers.items()}
+        return (await call(app, "GET", "/v1/models", headers={"host": "example.com", **sent})).status
+
+    assert await asked(authorization=f"Bearer {secret}") == 200
+    assert await asked(authorization=f"bearer  {secret} ") == 200
+    assert await asked(api_key=secret) == 200
+    assert await asked() == 401
+    assert await asked(authorization="Bearer fb-wrong") == 401
+    assert await asked(authorization=f"Basic {secret}") == 401
+    assert await asked(authorization="Bearer \xff\xfe") == 401
+    assert await asked(authorization=f"Bearer {secret[:-1]}") == 401
+    for path in ("/health/live", "/health/ready", "/metrics", "/openapi.json"):
+        assert (await call(app, "GET", path, headers={"host": "example.com"})).status == 200
+    for path in ("/nowhere", "/v1/admin/cache", "/v1/embeddings", "/"):
+        assert (await call(app, "GET", path)).status == 401
+
+
+async def test_a_revoked_key_is_refused(service: Service) -> None:
+    """A key that was revoked opens nothing any more."""
+    row, secret = await service.keys.create("mine", secret=service.bed.secret)
+    await service.keys.revoke(row.id)
+    reply = await call(
+        create_app(service), "GET", "/v1/models", headers={"authorization": f"Bearer {secret}"}
+    )
+    assert reply.status == 401
+    assert secret not in reply.refused()["message"]
+
+
+async def test_large_answers_let_others_through(service: Service) -> None:
+    """While a large answer is written, small requests are answered."""
+    app = create_app(service)
+    large = orjson.dumps(
+        {"model": MODEL, "input": [f"text {n}" for n in range(2048)], "encoding_format": "float"}
+    )
+    slow = asyncio.create_task(call(app, "POST", "/v1/embeddings", large, JSON))
+    before = time.monotonic()
+    assert (await call(app, "GET", "/health/live")).status == 200
+    assert not slow.done(), time.monotonic() - before
+    assert (await slow).status == 200

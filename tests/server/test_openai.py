@@ -1,0 +1,252 @@
+"""The official OpenAI SDK, synchronous and asynchronous, over the network."""
+
+from __future__ import annotations
+
+import base64
+import http.client
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import openai
+import pytest
+from rs_bpe.bpe import openai as bpe
+from tests.server.conftest import MODEL, Running, write_project
+
+from flowbed.testing.embedder import seeded
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+
+CL100K = bpe.cl100k_base()
+TEXT = "Der Schlüssel hängt neben der Tür. 🔑"
+
+
+@pytest.fixture(scope="module")
+def client(server: Running) -> Iterator[openai.OpenAI]:
+    """Give a client that does not hide a failure by asking again."""
+    with openai.OpenAI(base_url=f"{server.url}/v1", api_key="none", max_retries=0) as opened:
+        yield opened
+
+
+def vectors_of(answer: Any) -> Any:
+    """Read vectors as a caller does."""
+    return np.array([each.embedding for each in answer.data], np.float32)
+
+
+@pytest.mark.parametrize("encoding", ["float", "base64", None])
+def test_a_text_is_embedded(client: openai.OpenAI, encoding: Any) -> None:
+    """One text gives one vector, to the last bit what the model makes of it, in each encoding."""
+    asked: dict[str, Any] = {} if encoding is None else {"encoding_format": encoding}
+    answer = client.embeddings.create(model=MODEL, input=TEXT, **asked)
+    (only,) = answer.data
+    vector = only.embedding
+    if encoding == "base64":  # the SDK hands over what was asked for
+        vector = np.frombuffer(base64.b64decode(str(vector)), "<f4").tolist()
+    np.testing.assert_array_equal(np.array(vector, np.float32), seeded([TEXT], 64)[0])
+    assert (answer.object, answer.model, only.object, only.index) == ("list", MODEL, "embedding", 0)
+
+
+def test_texts_are_answered_in_order(client: openai.OpenAI) -> None:
+    """Texts are answered in their order and counted from 0, those that come twice, too."""
+    texts = [f"text {n % 7}" for n in range(50)]
+    answer = client.embeddings.create(model=MODEL, input=texts)
+    assert [each.index for each in answer.data] == list(range(50))
+    np.testing.assert_array_equal(vectors_of(answer), seeded(texts, 64))
+
+
+def test_tokens_are_the_texts_they_are_made_of(client: openai.OpenAI) -> None:
+    """An array of cl100k tokens, or several, is embedded as the text that it is of, as LangChain sends them."""
+    tokens = [list(CL100K.encode(text)) for text in (TEXT, "another")]
+    one = client.embeddings.create(model=MODEL, input=tokens[0])
+    two = client.embeddings.create(model=MODEL, input=tokens)
+    np.testing.assert_array_equal(vectors_of(one), seeded([TEXT], 64))
+    np.testing.assert_array_equal(vectors_of(two), seeded([TEXT, "another"], 64))
+
+
+def test_usage_is_the_same_from_the_cache(client: openai.OpenAI) -> None:
+    """A text that is in the cache is counted as it was when it was embedded."""
+    first, again = (client.embeddings.create(model=MODEL, input=["once", "more than once"]) for _ in range(2))
+    assert first.usage == again.usage
+    assert first.usage.prompt_tokens == first.usage.total_tokens > 0
+
+
+def test_who_answered_is_told(client: openai.OpenAI, server: Running) -> None:
+    """Headers name the request, the space and the provider."""
+    raw = client.embeddings.with_raw_response.create(model=MODEL, input="text")
+    (served,) = server.service.models.listed()
+    assert raw.headers["x-flowbed-space"] == served.space
+    assert raw.headers["x-flowbed-provider"] == served.provider
+    assert raw.headers["x-request-id"] == raw.request_id
+
+
+def test_extras_are_taken(client: openai.OpenAI) -> None:
+    """`user` and nulls are taken, and so is `input_type`, which OpenAI does not have."""
+    nothing: Any = None
+    answer = client.embeddings.create(
+        model=MODEL,
+        input="text",
+        user="someone",
+        dimensions=nothing,
+        encoding_format=nothing,
+        extra_body={"input_type": "query"},
+    )
+    assert len(answer.data) == 1
+
+
+@pytest.mark.parametrize(
+    ("asked", "error", "code"),
+    [
+        ({"model": "nobody"}, openai.NotFoundError, "model_not_found"),
+        ({"input": ""}, openai.BadRequestError, None),
+        ({"input": []}, openai.BadRequestError, None),
+        ({"input": ["a", ""]}, openai.BadRequestError, None),
+        ({"input": [[]]}, openai.BadRequestError, None),
+        ({"input": ["a"] * 2049}, openai.BadRequestError, None),
+        ({"input": [[1]] * 2049}, openai.BadRequestError, None),
+        ({"input": "long " * 8193}, openai.BadRequestError, None),
+        ({"input": ["long " * 8000] * 40}, openai.BadRequestError, "max_tokens_per_request"),
+        ({"input": [5] * 8193}, openai.BadRequestError, None),
+        ({"input": [[5] * 8000] * 40}, openai.BadRequestError, "max_tokens_per_request"),
+        ({"dimensions": 32}, openai.BadRequestError, None),
+        ({"dimensions": -1}, openai.BadRequestError, "integer_below_min_value"),
+        ({"encoding_format": "hex"}, openai.BadRequestError, "invalid_value"),
+        ({"extra_body": {"truncate": True}}, openai.BadRequestError, None),
+    ],
+)
+def test_what_cannot_be_is_refused_as_the_sdk_knows_it(
+    client: openai.OpenAI, asked: dict[str, Any], error: type[openai.APIStatusError], code: str | None
+) -> None:
+    """The SDK raises its own error for each refusal, with the message, the code and the id of the request."""
+    with pytest.raises(error) as caught:
+        client.embeddings.create(**{"model": MODEL, "input": "text", **asked})
+    assert caught.value.request_id
+    if code is not None:
+        assert caught.value.code == code
+    assert caught.value.type is not None
+    assert isinstance(caught.value.body, dict)
+    assert set(caught.value.body) == {"message", "type", "param", "code"}
+
+
+def test_the_three_limits_are_told_in_openais_words(client: openai.OpenAI) -> None:
+    """Clients that look for OpenAI's sentences find them."""
+    wanted: dict[str, Any] = {
+        "maximum context length is 8192 tokens, however you requested 8193 tokens": [5] * 8193,
+        "Requested 320000 tokens, max 300000 tokens per request": [[5] * 8000] * 40,
+        "'$.input' is invalid": ["a", ""],
+    }
+    for words, sent in wanted.items():
+        with pytest.raises(openai.BadRequestError) as caught:
+            client.embeddings.create(model=MODEL, input=sent)
+        assert words in str(caught.value)
+
+
+def test_models_are_listed_and_retrieved(client: openai.OpenAI) -> None:
+    """The SDK lists models and retrieves one, and is told of one that is not there."""
+    (listed,) = client.models.list()
+    assert (listed.id, listed.object, listed.owned_by) == (MODEL, "model", "seeded")
+    assert client.models.retrieve(MODEL) == listed
+    with pytest.raises(openai.NotFoundError) as caught:
+        client.models.retrieve("org/nobody")
+    assert caught.value.code == "model_not_found"
+
+
+async def test_the_asynchronous_client_is_answered_the_same(server: Running) -> None:
+    """Many requests at once are each answered with the vectors of their own texts."""
+    import asyncio
+
+    async with openai.AsyncOpenAI(base_url=f"{server.url}/v1", api_key="none", max_retries=0) as client:
+
+        async def ask(n: int) -> None:
+            texts = [f"{n % 10} {place}" for place in range(n % 5 + 1)]
+            answer = await client.embeddings.create(model=MODEL, input=texts)
+            np.testing.assert_array_equal(vectors_of(answer), seeded(texts, 64))
+
+        await asyncio.gather(*(ask(n) for n in range(100)))
+        assert [each.id async for each in client.models.list()] == [MODEL]
+        with pytest.raises(openai.NotFoundError):
+            await client.embeddings.create(model="nobody", input="text")
+
+
+def test_keys_limits_and_quotas_are_told_as_openai_does(tmp_path: Path) -> None:
+    """A wrong key, a forbidden model, too many requests and a used up quota raise what the SDK has for each."""
+    running = Running(
+        write_project(
+            tmp_path / "project",
+            '[serve]\nmodels = ["seeded:64", "seeded:32"]\ntiers.slow = { requests_per_minute = 2 }\n'
+            "tiers.poor = { tokens_per_day = 3 }",
+        )
+    )
+
+    def client(**facts: Any) -> openai.OpenAI:
+        _, secret = running.wait(
+            running.service.keys.create("a key", secret=running.service.bed.secret, **facts)
+        )
+        return openai.OpenAI(base_url=f"{running.url}/v1", api_key=secret, max_retries=0)
+
+    try:
+        with client(tier="slow") as slow:
+            raw = slow.embeddings.with_raw_response.create(model=MODEL, input="text")
+            assert raw.headers["x-ratelimit-limit-requests"] == "2"
+            assert raw.headers["x-ratelimit-remaining-requests"] == "1"
+            slow.embeddings.create(model=MODEL, input="text")
+            with pytest.raises(openai.RateLimitError) as limited:
+                slow.embeddings.create(model=MODEL, input="text")
+        assert limited.value.code == "rate_limit_exceeded"
+        assert limited.value.response.headers["x-ratelimit-remaining-requests"] == "0"
+        assert 0 < int(limited.value.response.headers["retry-after"]) <= 60
+        with client(tier="poor") as poor, pytest.raises(openai.RateLimitError) as exhausted:
+            poor.embeddings.create(model=MODEL, input="one two three four five")
+        assert exhausted.value.code == exhausted.value.type == "insufficient_quota"
+        assert exhausted.value.response.headers["x-should-retry"] == "false"
+        with client(models=["seeded:32"]) as narrow:
+            assert [each.id for each in narrow.models.list()] == ["seeded:32"]
+            with pytest.raises(openai.PermissionDeniedError):
+                narrow.embeddings.create(model=MODEL, input="text")
+        with (
+            openai.OpenAI(base_url=f"{running.url}/v1", api_key="fb-wrong", max_retries=0) as stranger,
+            pytest.raises(openai.AuthenticationError) as unknown,
+        ):
+            stranger.models.list()
+        assert unknown.value.code == "invalid_api_key"
+    finally:
+        running.close()
+
+
+def test_an_exhausted_quota_is_not_asked_for_again(tmp_path: Path) -> None:
+    """The SDK, which asks again at 429, does not where the quota of the day is used up."""
+    running = Running(write_project(tmp_path / "project", "[serve]\ntiers.poor = { tokens_per_day = 1 }"))
+    try:
+        _, secret = running.wait(
+            running.service.keys.create("a key", secret=running.service.bed.secret, tier="poor")
+        )
+        with (
+            openai.OpenAI(base_url=f"{running.url}/v1", api_key=secret, max_retries=3) as client,
+            pytest.raises(openai.RateLimitError),
+        ):
+            client.embeddings.create(model=MODEL, input="one two three four five")
+        metrics = running.call("GET", "/metrics").body.decode()
+        assert 'flowbed_http_requests_total{method="POST",route="/v1/embeddings",status="429"} 1.0' in metrics
+    finally:
+        running.close()
+
+
+def test_a_body_that_is_too_large_is_told_while_it_is_sent(tmp_path: Path) -> None:
+    """A client that sends more than the server reads is told 413, announced or in parts, and goes on."""
+    running = Running(write_project(tmp_path / "project", "[serve]\nbody_mb = 1"))
+    try:
+        with openai.OpenAI(base_url=f"{running.url}/v1", api_key="none", max_retries=0) as client:
+            with pytest.raises(openai.APIStatusError) as caught:
+                client.embeddings.create(model=MODEL, input="a" * 3_000_000)
+            assert (caught.value.status_code, caught.value.code) == (413, "request_too_large")
+            assert len(client.embeddings.create(model=MODEL, input="text").data) == 1
+        host = running.url.removeprefix("http://")
+        connection = http.client.HTTPConnection(host, timeout=60)
+        parts = (b"a" * 100_000 for _ in range(30))
+        connection.request(
+            "POST", "/v1/embeddings", parts, {"content-type": "application/json"}, encode_chunked=True
+        )
+        assert connection.getresponse().status == 413
+        connection.close()
+    finally:
+        running.close()

@@ -1,0 +1,281 @@
+"""Models, search, health, administration and metrics, over providers that fail to order."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import openai
+import pytest
+from tests.server.conftest import MODEL, Running, write_project
+
+from flowbed.testing.simulators import Fault, OpenAI, Simulator, running_thread
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+
+
+SMALL = "text-embedding-3-small"
+
+
+@pytest.fixture
+def simulator() -> Simulator:
+    return Simulator(OpenAI())
+
+
+@pytest.fixture
+def remote(simulator: Simulator, tmp_path: Path) -> Iterator[Running]:
+    """Give a server in front of a provider that is a simulator, and of another model that stands in for it."""
+    with running_thread(simulator) as url:
+        settings = (
+            f'vector_cache_mb = 0\n[providers.openai]\napi_key = "sk-test"\nbase_url = "{url}/v1"\n'
+            f'[serve]\nmodels = ["openai:{SMALL}"]\naliases = {{ small = "{SMALL}" }}\ncrossing = true\n'
+            f'fallback = {{ "{SMALL}" = ["seeded:64"] }}\n'
+        )
+        running = Running(write_project(tmp_path / "project", settings))
+        yield running
+        running.close()
+
+
+def ask(running: Running, text: str, **headers: str) -> Any:
+    """Ask for one vector."""
+    sent = {name.replace("_", "-"): value for name, value in headers.items()}
+    return running.call("POST", "/v1/embeddings", {"model": "small", "input": text}, sent)
+
+
+def metric(running: Running, line: str) -> float:
+    """Read one number of the metrics."""
+    for each in running.call("GET", "/metrics").body.decode().splitlines():
+        if each.startswith(f"{line} "):
+            return float(each.rpartition(" ")[2])
+    raise AssertionError(f"{line} is not counted")
+
+
+def test_models_are_listed_under_all_their_names(remote: Running) -> None:
+    """An alias is listed as a model of its own, with the one it leads to as its root."""
+    listed = remote.call("GET", "/v1/models").json
+    assert listed["object"] == "list"
+    assert {each["id"]: each["root"] for each in listed["data"]} == {SMALL: SMALL, "small": SMALL}
+    assert {each["owned_by"] for each in listed["data"]} == {"openai"}
+    alias = remote.call("GET", "/v1/models/small").json
+    assert alias in listed["data"]
+    assert alias["dimensions"] == 1536
+
+
+def test_a_provider_that_fails_is_told_as_503(remote: Running, simulator: Simulator) -> None:
+    """While a provider fails requests are answered 503 with Retry-After, and at once when it is known to be down."""
+    simulator.order(Fault(kind="error", status=500))
+    for n in range(8):
+        reply = ask(remote, f"text {n}")
+        assert (reply.status, reply.refused()["code"]) == (503, "service_unavailable")
+        assert reply.headers["retry-after"]
+    before = (
+        len(simulator.script.faults),
+        metric(remote, 'flowbed_breaker_state{name="openai:text-embedding-3-small"}'),
+    )
+    assert before == (1, 2.0)
+    reply = ask(remote, "text")
+    assert (reply.status, reply.refused()["code"]) == (503, "provider_unavailable")
+    assert 0 < int(reply.headers["retry-after"]) <= 15
+    assert metric(remote, 'flowbed_breaker_opened_total{name="openai:text-embedding-3-small"}') == 1
+
+
+def test_a_breaker_is_shown_and_reset(remote: Running, simulator: Simulator) -> None:
+    """The operator sees which provider is not asked, and has it asked again."""
+    name = f"openai:{SMALL}"
+    simulator.order(Fault(kind="error", status=503))
+    for n in range(8):
+        ask(remote, f"text {n}")
+    states = {
+        each["name"]: each["state"] for each in remote.call("GET", "/v1/admin/breakers").json["breakers"]
+    }
+    assert states[name] == "open"
+    (provider,) = remote.call("GET", "/v1/admin/providers").json["providers"]
+    assert (provider["name"], provider["model"], provider["state"]) == (name, SMALL, "open")
+    assert provider["remote"]
+    assert provider["usd_per_million_tokens"] == 0.02
+    simulator.order()
+    assert ask(remote, "text").status == 503
+    reset = remote.call("POST", "/v1/admin/breakers/reset", {"name": name})
+    assert reset.json["breakers"] == [{"name": name, "state": "closed", "opened": 1}]
+    assert ask(remote, "text").status == 200
+    unknown = remote.call("POST", "/v1/admin/breakers/reset", {"name": "nobody"})
+    assert unknown.status == 404
+    unknown.refused()
+
+
+def test_readiness_says_what_is_wrong(remote: Running, simulator: Simulator) -> None:
+    """Ready embeds a real token: 503 with the reason while the only model cannot; living is another matter."""
+    simulator.order(Fault(kind="error", status=500))
+    reply = remote.call("GET", "/health/ready")
+    assert reply.status == 503
+    checks = {each["name"]: each for each in reply.json["checks"]}
+    assert reply.json["status"] == checks[SMALL]["state"] == "unhealthy"
+    assert checks[SMALL]["reason"]
+    assert checks["ledger"]["state"] == "ok"
+    assert remote.call("GET", "/health/live").json == {"status": "ok"}
+
+
+def test_a_healthy_server_is_ready(server: Running) -> None:
+    """Every dependency is listed, with the time that asking it took."""
+    reply = server.call("GET", "/health/ready")
+    assert reply.status == 200
+    assert reply.json["status"] == "ok"
+    assert [each["name"] for each in reply.json["checks"]] == [MODEL, "ledger"]
+    assert all(each["seconds"] >= 0 and each["reason"] == "" for each in reply.json["checks"])
+
+
+def test_another_space_answers_only_who_asks_for_it(remote: Running, simulator: Simulator) -> None:
+    """A model of another space stands in where settings and request allow it; the answer names who it was."""
+    own = ask(remote, "before")
+    assert own.headers["x-flowbed-provider"] == "openai"
+    simulator.order(Fault(kind="error", status=500))
+    assert ask(remote, "text").status == 503
+    other = ask(remote, "text", x_flowbed_allow_crossing="1")
+    assert other.status == 200
+    assert other.json["model"] == MODEL
+    assert other.headers["x-flowbed-provider"] == "seeded"
+    assert other.headers["x-flowbed-space"] != own.headers["x-flowbed-space"]
+    assert len(other.json["data"][0]["embedding"]) == 64
+
+
+def test_the_sdk_rides_out_a_short_failure(remote: Running, simulator: Simulator) -> None:
+    """The SDK asks again after a failure, as it does with OpenAI, and gets its answer."""
+    simulator.order(Fault(kind="error", status=500, calls=(1,)))
+    with openai.OpenAI(base_url=f"{remote.url}/v1", api_key="none", max_retries=2) as client:
+        assert len(client.embeddings.create(model="small", input="text").data) == 1
+
+
+def test_a_provider_that_refuses_the_key_is_our_own_fault(remote: Running, simulator: Simulator) -> None:
+    """What the operator has to set right is a 500 that clients do not repeat; the operator is told what it is."""
+    simulator.order(Fault(kind="error", status=401))
+    reply = ask(remote, "text")
+    assert (reply.status, reply.refused()["code"]) == (500, "misconfigured")
+    assert reply.headers["x-should-retry"] == "false"
+    assert "sk-test" not in reply.body.decode()
+
+
+def test_caches_are_shown_emptied_and_warmed(remote: Running, simulator: Simulator) -> None:
+    """The cache's statistics are counted; emptied, it is filled again with the texts that were asked for most."""
+    for text in ("often", "often", "once"):
+        ask(remote, text)
+    memory, *_ = remote.call("GET", "/v1/admin/cache").json["tiers"]
+    assert (memory["model"], memory["hits"], memory["vectors"]) == (SMALL, 1, 2)
+    assert remote.call("DELETE", "/v1/admin/cache").json == {"cleared": True}
+    assert remote.call("GET", "/v1/admin/cache").json["tiers"][0]["vectors"] == 0
+    assert remote.call("POST", "/v1/admin/cache/warm", {"model": "small", "most": 1}).json == {"warmed": 1}
+    simulator.order(Fault(kind="error", status=500))
+    assert ask(remote, "often").status == 200
+    assert ask(remote, "once").status == 503
+    assert remote.call("POST", "/v1/admin/cache/warm", {"model": "nobody"}).status == 404
+
+
+@pytest.mark.parametrize(
+    ("method", "path"),
+    [
+        ("GET", "/v1/admin/cache"),
+        ("DELETE", "/v1/admin/cache"),
+        ("POST", "/v1/admin/cache/warm"),
+        ("GET", "/v1/admin/breakers"),
+        ("POST", "/v1/admin/breakers/reset"),
+        ("GET", "/v1/admin/providers"),
+    ],
+)
+def test_administration_needs_the_admin_scope(remote: Running, method: str, path: str) -> None:
+    """A key without the scope is refused everything under /v1/admin, and one with it is not."""
+
+    def key(*, admin: bool) -> dict[str, str]:
+        _, secret = remote.wait(
+            remote.service.keys.create("a key", secret=remote.service.bed.secret, admin=admin)
+        )
+        return {"authorization": f"Bearer {secret}"}
+
+    refused = remote.call(method, path, headers=key(admin=False))
+    assert refused.status == 403
+    assert refused.refused()["code"] == "permission_denied"
+    assert remote.call(method, path, headers=key(admin=True)).status in {200, 400}
+    assert remote.call(method, path).status == 401
+
+
+def test_what_is_counted(remote: Running, simulator: Simulator) -> None:
+    """Requests, inputs, tokens and cost are counted, and nothing by a label that callers can choose."""
+    for _ in range(2):
+        ask(remote, "two words")
+    remote.call("GET", "/nowhere/1")
+    remote.call("GET", "/nowhere/2")
+    remote.call("BREW", "/v1/embeddings")
+    remote.call("POST", "/v1/embeddings", {"model": "mine", "input": "text"})
+    route = 'route="/v1/embeddings"'
+    of_model = f'model="{SMALL}",provider="openai"'
+    assert metric(remote, f'flowbed_http_requests_total{{method="POST",{route},status="200"}}') == 2
+    assert metric(remote, 'flowbed_http_requests_total{method="GET",route="unmatched",status="404"}') == 2
+    assert metric(remote, f'flowbed_http_requests_total{{method="other",{route},status="405"}}') == 1
+    assert metric(remote, f"flowbed_http_request_seconds_count{{{route}}}") == 4
+    assert metric(remote, f'flowbed_embedding_inputs_total{{{of_model},source="cache"}}') == 1
+    assert metric(remote, f'flowbed_embedding_inputs_total{{{of_model},source="provider"}}') == 1
+    assert metric(remote, f"flowbed_embedding_tokens_total{{{of_model}}}") == 4
+    assert (
+        metric(remote, f'flowbed_cache_lookups_total{{model="{SMALL}",result="hit",tier="VectorMemory"}}')
+        == 1
+    )
+    assert metric(remote, f'flowbed_provider_tokens_total{{model="{SMALL}"}}') == 2
+    assert metric(remote, f'flowbed_cost_usd_total{{model="{SMALL}"}}') == pytest.approx(2 * 0.02 / 1e6)
+    remote.call("GET", "/v1/admin/cache")
+    remote.call("GET", "/v1/models/mine/too")
+    routes = {"/v1/admin/cache": 200, "/v1/models/{model:path}": 404}
+    for route, status in routes.items():
+        line = f'flowbed_http_requests_total{{method="GET",route="{route}",status="{status}"}}'
+        assert metric(remote, line) == 1
+    body = remote.call("GET", "/metrics").body.decode()
+    assert "mine" not in body
+    assert "nowhere" not in body
+
+
+def test_search_finds_what_was_indexed(server: Running) -> None:
+    """A text, or a vector of the space, finds documents by collection, filter and unit."""
+    bed: Any = server.service.bed
+    server.wait(bed.run())
+    found = server.call("POST", "/v1/search", {"query": "sentence 7", "limit": 3}).json
+    assert found["hits"][0]["id"] == "docs#d7#00000"
+    assert set(found["hits"][0]) == {"id", "score", "document", "metadata", "collection"}
+    assert found["hits"][0]["score"] == pytest.approx(1)
+    assert list(found["versions"]) == ["docs"]
+    filtered = server.call(
+        "POST",
+        "/v1/search",
+        {"query": "sentence 7", "where": {"n": {"$lt": 3}}, "collection": "docs", "unit": "document"},
+    ).json
+    assert {each["metadata"]["n"] for each in filtered["hits"]} == {0, 1, 2}
+    vector = server.call(
+        "POST", "/v1/embeddings", {"model": MODEL, "input": "sentence 7", "encoding_format": "float"}
+    )
+    by_vector = server.call(
+        "POST", "/v1/search", {"query": vector.json["data"][0]["embedding"], "limit": 3}
+    ).json
+    assert by_vector["hits"][0]["id"] == found["hits"][0]["id"]
+
+
+@pytest.mark.parametrize(
+    ("asked", "status", "param"),
+    [
+        ({}, 400, "query"),
+        ({"query": ""}, 400, "query"),
+        ({"query": [1.0, 2.0]}, 400, None),
+        ({"query": "a", "limit": 0}, 400, "limit"),
+        ({"query": "a", "limit": 10_001}, 400, "limit"),
+        ({"query": "a", "where": {"$no": 1}}, 400, None),
+        ({"query": "a", "unit": "page"}, 400, "unit"),
+        ({"query": "a", "at": 1}, 400, None),
+        ({"query": "a", "collection": "nobody"}, 404, None),
+        ({"query": "a", "nonsense": 1}, 400, "nonsense"),
+    ],
+)
+def test_searches_that_cannot_be_are_refused(
+    server: Running, asked: dict[str, Any], status: int, param: str | None
+) -> None:
+    """A search that cannot be carried out is refused in OpenAI's shape, with the field that is wrong."""
+    bed: Any = server.service.bed
+    server.wait(bed.run())
+    reply = server.call("POST", "/v1/search", asked)
+    assert reply.status == status
+    assert reply.refused()["param"] == param
