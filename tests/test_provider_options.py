@@ -11,7 +11,8 @@ import pytest
 import flowbed
 from flowbed.embedding import open_embedder
 from flowbed.errors import Misconfigured
-from flowbed.settings import PROVIDERS, PROXY, provider_options, read_settings
+from flowbed.settings import provider_options, read_settings
+from flowbed.settings.environment import PROVIDERS, PROXY
 from flowbed.testing.simulators import OpenAI, Simulator, running
 
 if TYPE_CHECKING:

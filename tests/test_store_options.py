@@ -6,7 +6,8 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from flowbed.settings import KEYS, STANDARD, Settings, read_settings, store_options
+from flowbed.settings import Settings, read_settings, store_options
+from flowbed.settings.environment import KEYS, STANDARD
 
 if TYPE_CHECKING:
     from pathlib import Path

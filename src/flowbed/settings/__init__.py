@@ -1,0 +1,29 @@
+"""Settings of one project: the only reader of `flowbed.toml` and of the environment; yields plain values."""
+
+from flowbed.settings.environment import (
+    provider_options,
+    share_counts,
+    shared_counts,
+    store_options,
+    traces_wanted,
+)
+from flowbed.settings.file import BEGINNING, add_source, write_whole
+from flowbed.settings.project import FILE, Settings, SourceSettings, checked_name, read_settings
+from flowbed.settings.serving import serving
+
+__all__ = [
+    "BEGINNING",
+    "FILE",
+    "Settings",
+    "SourceSettings",
+    "add_source",
+    "checked_name",
+    "provider_options",
+    "read_settings",
+    "serving",
+    "share_counts",
+    "shared_counts",
+    "store_options",
+    "traces_wanted",
+    "write_whole",
+]
