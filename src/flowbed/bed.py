@@ -6,23 +6,14 @@ import asyncio
 import math
 import secrets
 import socket
-import threading
 import time
-from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self, TypeVar
 
 import psutil
 
 from flowbed import feeds, pipeline, settings
-from flowbed.embedding import Closes, Rated, open_embedder
-from flowbed.embedding.breaker import Breaker, Guarded
-from flowbed.embedding.cache import Cached
-from flowbed.embedding.cores import usable_cores
-from flowbed.embedding.fallback import Fallback
-from flowbed.embedding.limits import BURST, Limited, MemoryBuckets, SharedBuckets, bucket_name
-from flowbed.embedding.memory import VectorMemory
-from flowbed.embedding.supervised import Supervised
+from flowbed.embedders import Embedders
 from flowbed.errors import Misconfigured, NotFound, Rejected
 from flowbed.index.compaction import NOTHING, Retention
 from flowbed.index.datasets import Datasets
@@ -32,16 +23,15 @@ from flowbed.index.search import Unit, search
 from flowbed.index.versions import Version, versions
 from flowbed.lanes.budget import Budget
 from flowbed.ledger import open_ledger
-from flowbed.ledger.redis import RedisBuckets, open_redis
-from flowbed.ledger.vectors import VectorFile, drop_damaged, fault_of
+from flowbed.ledger.vectors import drop_damaged, fault_of
 from flowbed.pipeline.claims import WAITING
 from flowbed.storage import open_store
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable, Mapping, Sequence
+    from collections.abc import Mapping, Sequence
 
     from flowbed.embedding import Embedder
-    from flowbed.embedding.limits import Buckets
+    from flowbed.embedding.cache import Cached
     from flowbed.embedding.tiers import VectorTier
     from flowbed.index.compaction import Compaction, VectorIndex
     from flowbed.ledger import DeadLetter, Ledger, Rollback
@@ -58,8 +48,6 @@ if TYPE_CHECKING:
 Answer = TypeVar("Answer")
 
 HIDDEN = ".flowbed"
-# The nearest tier of the vector cache: 40,000 vectors of 384 dimensions, for as long as a run or a server's hour lasts.
-MEMORY_BYTES, MEMORY_SECONDS = 64 * 2**20, 3600.0
 
 
 class Flowbed:
@@ -71,16 +59,8 @@ class Flowbed:
         self.settings = config
         self._store, self._ledger = store, ledger
         self._datasets = Datasets(store)
-        self._embedder: Cached | None = None
-        self._models: dict[tuple[str, int], Embedder] = {}
-        self._vectors: VectorFile | None = None
-        self._leave_redis: Callable[[], Awaitable[None]] | None = None
-        self._opening = threading.Lock()
+        self._embedders = Embedders(folder / HIDDEN, config)
         self.retied = ""  # what tying the store anew has changed
-
-    @property
-    def _vector_file(self) -> Path:
-        return self.folder / HIDDEN / "vectors" / "vectors.db"
 
     async def __aenter__(self) -> Self:
         """Use the project as a context."""
@@ -92,13 +72,7 @@ class Flowbed:
 
     async def close(self) -> None:
         """Let go of files and databases."""
-        for model in self._models.values():
-            if isinstance(model, Closes):
-                await model.aclose()
-        if self._vectors is not None:
-            await self._vectors.close()
-        if self._leave_redis is not None:
-            await self._leave_redis()
+        await self._embedders.close()
         await self._ledger.close()
 
     async def add(
@@ -218,9 +192,7 @@ class Flowbed:
         if at is not None and collection is None:
             message = "a version is one collection's: name the collection too"
             raise Rejected(message)
-        embedder = self._embedder
-        if embedder is None:
-            embedder = await asyncio.to_thread(self._open_embedder)
+        embedder = await self._embedders.live()
         asked = await self._asked(collection, embedder)
         if isinstance(query, str):
             if not query.strip():
@@ -291,7 +263,7 @@ class Flowbed:
         """
         done = await pipeline.gc.collect(self._parts(), collections, dry_run=dry_run)
         if not collections:
-            for size in await asyncio.to_thread(drop_damaged, self._vector_file, dry_run=dry_run):
+            for size in await asyncio.to_thread(drop_damaged, self._embedders.vector_file, dry_run=dry_run):
                 done.add(pipeline.gc.Garbage(kind="vector cache", key="", bytes=size, why="damaged"))
         return done
 
@@ -334,7 +306,7 @@ class Flowbed:
         place = pipeline.doctor.Place(
             store=path or self._store.url,
             free=lambda: psutil.disk_usage(path or str(self.folder)).free,
-            cache=lambda: fault_of(self._vector_file),
+            cache=lambda: fault_of(self._embedders.vector_file),
         )
         return await pipeline.doctor.examine(self._parts(), place)
 
@@ -348,7 +320,7 @@ class Flowbed:
 
     async def price(self) -> float:
         """Tell what the model costs, in US dollars per million tokens; one that runs here costs nothing."""
-        return (await asyncio.to_thread(self._open_embedder)).price
+        return (await self._embedders.live()).price
 
     @property
     def model(self) -> str:
@@ -388,22 +360,15 @@ class Flowbed:
             Misconfigured: it cannot be opened.
 
         """
-
-        def opened() -> Embedder:
-            with self._opening:
-                return self._open_model(model, processes=processes)
-
-        return await asyncio.to_thread(opened)
+        return await self._embedders.open(model, processes=processes)
 
     def account(self, model: str) -> str:
         """Name the account that a model's provider counts requests for, without giving its key away."""
-        _, options = settings.provider_options(self.settings, model)
-        return bucket_name(model.partition(":")[0], options.get("api_key", ""))
+        return self._embedders.account(model)
 
     def vector_tiers(self) -> list[VectorTier]:
         """Give the tiers of the vector cache that processes share."""
-        with self._opening:
-            return self._far_tiers()
+        return self._embedders.tiers()
 
     async def tie(self, *, anew: bool = False) -> None:
         """Tie the store to the ledger, or find out that they belong together; `anew` ties them in any case.
@@ -427,7 +392,7 @@ class Flowbed:
             store=self._store,
             ledger=self._ledger,
             datasets=self._datasets,
-            embedder=self._open_embedder,
+            embedder=self._embedders.cached,
             clock=now,
             monotonic=time.monotonic,
             dead=dead,
@@ -472,65 +437,6 @@ class Flowbed:
             message = f"no collection is called {collection!r}; {known}"
             raise NotFound(message)
         return live
-
-    def _open_embedder(self) -> Cached:
-        with self._opening:
-            if self._embedder is None:
-                near = VectorMemory(limit=MEMORY_BYTES, ttl=MEMORY_SECONDS)
-                self._embedder = Cached(self._open_chain(self.settings.model), [near, *self._far_tiers()])
-            return self._embedder
-
-    def _open_chain(self, model: str) -> Embedder:
-        """Open a model within its provider's limits, and those of the same space that stand in for it."""
-        serving = self.serving
-        names = (model, *serving.fallback.get(model, ()))
-        opened = {name: self._open_model(name) for name in names}
-        if serving.crossing:  # which is for requests alone: what is stored is of one space
-            space = opened[model].space.fingerprint
-            opened = {name: each for name, each in opened.items() if each.space.fingerprint == space}
-        if not any(isinstance(each, Rated) for each in opened.values()):
-            return opened[model]
-        buckets = self._buckets(serving.redis)
-        limited = {
-            name: Limited(each, each.rates, buckets, name=self.account(name))
-            if isinstance(each, Rated)
-            else each
-            for name, each in opened.items()
-        }
-        if len(limited) == 1:
-            return limited[model]
-        return Fallback([Guarded(each, Breaker(name)) for name, each in limited.items()], names=list(limited))
-
-    def _buckets(self, redis: str) -> Buckets:
-        """Keep the room under rate limits where all processes see it, if there is such a place."""
-        if not redis:
-            return MemoryBuckets()
-        client = open_redis(redis)
-        self._leave_redis = client.aclose
-        return SharedBuckets(RedisBuckets(client, burst=BURST), MemoryBuckets())
-
-    def _open_model(self, model: str, *, processes: int = 0) -> Embedder:
-        """Open a model, once: whoever serves it beside the pipeline shares its weights and connections."""
-        if (model, processes) not in self._models:
-            target, options = settings.provider_options(self.settings, model)
-            if model == self.settings.model:
-                options |= self.settings.model_options
-            if processes and target.startswith("onnx:"):
-                # Together they then have as many threads as there are cores.
-                options.setdefault("threads", str(max(1, usable_cores() // processes)))
-            opener = partial(open_embedder, target, cache=self.folder / HIDDEN / "models", options=options)
-            embedder = opener()
-            if processes and not isinstance(embedder, Rated):
-                embedder = Supervised(opener, processes=processes)
-            self._models[model, processes] = embedder
-        return self._models[model, processes]
-
-    def _far_tiers(self) -> list[VectorTier]:
-        if self._vectors is None and self.settings.vector_cache_mb:
-            self._vectors = VectorFile(
-                self._vector_file, limit=self.settings.vector_cache_mb * 2**20, clock=time.time
-            )
-        return [] if self._vectors is None else [self._vectors]
 
 
 async def aopen(folder: str | Path = ".", *, repair: bool = False) -> Flowbed:

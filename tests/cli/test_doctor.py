@@ -266,7 +266,7 @@ async def _record(bed: beds.Flowbed, space: Space) -> None:
     claimed = await chunks.claim(
         row.batch, {Status.NONE}, worker="w", now=1, until=10**18, sources=(), limit=1
     )
-    vector = (await bed._open_embedder().embed(["Late."], purpose="document")).vectors[0]
+    vector = (await bed._embedders.cached().embed(["Late."], purpose="document")).vectors[0]
     (passage,), _ = await read_passages(claimed, store=bed._store, ledger=bed._ledger)
     upsert = Upsert(
         id=row.id,
