@@ -1,15 +1,22 @@
 # `make` alone lists what there is. `demo`, `test` and `check` set everything up first.
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test check lint bench peers services torture
+.PHONY: help setup demo test check lint bench peers clients services torture
 MAKEFLAGS += --no-print-directory
 
 PYTHON ?= python3
 BIN := .venv/bin
 # Named after what was installed, so that a changed pin or dependency installs again and an unchanged one costs nothing.
 STAMP := .venv/.installed-$(shell cat pyproject.toml constraints.txt | cksum | cut -d ' ' -f 1)
-PEERS := .bench/peers/chroma/.installed-$(shell cksum < benchmarks/peers.txt | cut -d ' ' -f 1)
-# Debian packages that tests start: none yet.
-SERVICES :=
+installed = .installed-$(shell cksum < $(1) | cut -d ' ' -f 1)
+PEERS := .bench/peers/chroma/$(call installed,benchmarks/peers.txt) \
+	.bench/peers/litellm/$(call installed,benchmarks/peers-litellm.txt) \
+	.bench/peers/infinity/$(call installed,benchmarks/peers-infinity.txt)
+# Clients of the server that tests run. They depend on dozens of packages that Flowbed has no need of, so that each has
+# an environment of its own; without npm the one for Node is left out, and its tests say so.
+CLIENTS := .clients/python/$(call installed,tests/clients/requirements.txt) \
+	$(if $(shell command -v npm),.clients/node/$(call installed,tests/clients/node/package.json))
+# What tests start, as command:package of Debian.
+SERVICES := redis-server:redis-server node:nodejs npm:npm
 
 help:  ## list these targets
 	@sed -n 's/^\([a-z]*\):.*## \(.*\)$$/make \1|\2/p' Makefile | while IFS='|' read -r name what; do \
@@ -34,7 +41,7 @@ $(STAMP):
 demo: setup  ## index text that is on this machine, then search it: no key, no server, no network
 	@$(BIN)/python demo/run.py
 
-test: setup  ## run the tests
+test: setup clients  ## run the tests
 	@$(BIN)/python -m pytest -q -n 2 --dist loadfile
 
 lint: setup  ## lint, format, types and import contracts
@@ -49,24 +56,48 @@ check: lint  ## everything that CI asks for: lint, then test
 bench: setup peers  ## measure (all, or ONLY="search receipts"), and write docs/benchmarks.md
 	@$(BIN)/python -m benchmarks $(ONLY)
 
-peers: $(PEERS)  ## install what benchmarks compare Flowbed with, in an environment of its own
+peers: $(PEERS)  ## install what benchmarks compare Flowbed with, each in an environment of its own
 
-$(PEERS):
-	@rm -rf .bench/peers/chroma
-	@if command -v uv >/dev/null; then \
-		uv venv -q --python $(PYTHON) .bench/peers/chroma && \
-		uv pip install -q --python .bench/peers/chroma/bin/python --compile-bytecode -r benchmarks/peers.txt; \
-	else \
-		$(PYTHON) -m venv .bench/peers/chroma && \
-		.bench/peers/chroma/bin/python -m pip install -q --disable-pip-version-check -r benchmarks/peers.txt; \
-	fi
+.bench/peers/chroma/.installed-%: benchmarks/peers.txt
+	$(call environment,$<,$(@D))
 	@touch $@
+
+.bench/peers/litellm/.installed-%: benchmarks/peers-litellm.txt
+	$(call environment,$<,$(@D))
+	@touch $@
+
+.bench/peers/infinity/.installed-%: benchmarks/peers-infinity.txt
+	$(call environment,$<,$(@D))
+	@touch $@
+
+clients: $(CLIENTS)  ## install the clients that tests try the server with, each in an environment of its own
+
+.clients/python/.installed-%: tests/clients/requirements.txt
+	$(call environment,$<,$(@D))
+	@touch $@
+
+.clients/node/.installed-%: tests/clients/node/package.json
+	@rm -rf $(@D) && mkdir -p $(@D) && cp $< $(@D)
+	@cd $(@D) && npm install --silent --no-audit --no-fund --no-package-lock --ignore-scripts
+	@touch $@
+
+# Make a new environment in $(2) with what is listed in $(1).
+define environment
+	@rm -rf $(2)
+	@if command -v uv >/dev/null; then \
+		uv venv -q --python $(PYTHON) $(2) && \
+		uv pip install -q --python $(2)/bin/python --compile-bytecode -r $(1); \
+	else \
+		$(PYTHON) -m venv $(2) && \
+		$(2)/bin/python -m pip install -q --disable-pip-version-check -r $(1); \
+	fi
+endef
 
 torture: setup  ## kill processes at random moments, and load one project with many (or KILLS=20 STORE=s3, or SEED=123)
 	@$(BIN)/python -m torture $(if $(SEED),--seed $(SEED)) $(if $(KILLS),--kills $(KILLS)) $(if $(STORE),--store $(STORE))
 
 services:  ## install the Debian packages that tests start (needs root; what is there is left alone)
-	@missing=; for package in $(SERVICES); do \
-		dpkg -s "$$package" >/dev/null 2>&1 || missing="$$missing $$package"; done; \
+	@missing=; for service in $(SERVICES); do \
+		command -v "$${service%:*}" >/dev/null || missing="$$missing $${service#*:}"; done; \
 	if [ -n "$$missing" ]; then apt-get update -q && apt-get install -qy --no-install-recommends $$missing; \
 	else echo 'services: everything that tests start is here'; fi

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from benchmarks import build, cranfield, embedder, million, publish, receipts, search
+from benchmarks import build, cranfield, embedder, limits, million, publish, receipts, search, server
 from benchmarks.picture import picture
 from benchmarks.results import read_result
 
@@ -22,7 +22,9 @@ BENCHMARKS: dict[str, ModuleType] = {
     "search": search,
     "million": million,
     "embedder": embedder,
+    "server": server,
     "cranfield": cranfield,
+    "limits": limits,
 }
 
 

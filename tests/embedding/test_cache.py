@@ -338,7 +338,7 @@ async def test_a_request_is_reported_from_sending_to_keeping(provider: Provider)
     stop()
     assert points == [
         (telemetry.REQUEST_SENT, {"texts": 2}),
-        (telemetry.REQUEST_ANSWERED, {"texts": 2}),
+        (telemetry.REQUEST_ANSWERED, {"texts": 2, "model": "seeded", "tokens": 2, "price": 0.5}),
         (telemetry.VECTORS_KEPT, {"vectors": 2}),
     ]
 

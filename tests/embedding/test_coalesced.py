@@ -308,6 +308,24 @@ def test_texts_that_nobody_waits_for_are_not_embedded() -> None:
     run_virtual(main())
 
 
+def test_texts_that_were_given_up_are_not_sent_again() -> None:
+    """Where a joined call is tried again without what was refused, it is without what nobody wants any more too."""
+
+    async def main() -> None:
+        model = Model()
+        coalesced = Coalesced(model)
+        calls = [
+            asyncio.create_task(coalesced.embed([word], purpose="document")) for word in ("a", "b", "bad")
+        ]
+        await asyncio.sleep(1.5)
+        calls[1].cancel()
+        await asyncio.wait(calls)
+        await asyncio.sleep(2)
+        assert model.sent == [["a"], ["b", "bad"]]
+
+    run_virtual(main())
+
+
 def test_giving_up_leaves_others_their_answers() -> None:
     """A call that is joined with one that is given up is answered."""
 

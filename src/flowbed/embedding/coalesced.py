@@ -138,7 +138,7 @@ class Coalesced(Wrapper):
                 innocent = _innocent(parts, error)
                 if len(innocent) == len(parts):
                     return await self._apart(parts, purpose)
-                parts = innocent
+                parts = [part for part in innocent if not part.call.answer.done()]
                 continue
             except (Misconfigured, TooMany, Unavailable) as error:
                 return _fail(parts, error)

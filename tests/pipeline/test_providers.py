@@ -1,0 +1,84 @@
+"""A run at a provider: within its limits, and by another of the same space where it is down."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import pytest
+
+import flowbed
+from flowbed.embedding.limits import Limited
+from flowbed.errors import Misconfigured
+from flowbed.testing.simulators import Fault, Limits, OpenAI, Simulator, running
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+MODEL = "text-embedding-3-small"
+
+
+def write(folder: Path, *urls: str, more: str = "") -> None:
+    """Write a project whose model is that of the first address; the others stand in for it."""
+    names = ["openai", *(f"other{place}" for place in range(1, len(urls)))]
+    chain = ", ".join(f'"{name}:{MODEL}"' for name in names[1:])
+    lines = [f'model = "openai:{MODEL}"', f'serve.fallback = {{"openai:{MODEL}" = [{chain}]}}', more]
+    for name, url in zip(names, urls, strict=True):
+        lines += [
+            f"[providers.{name}]",
+            'vendor = "openai"',
+            f'base_url = "{url}/v1"',
+            'api_key = "any"',
+            'tokens_per_minute = "120000"',
+        ]
+    folder.joinpath("flowbed.toml").write_text("\n".join(lines) + "\n", encoding="utf-8")
+    folder.joinpath("docs").mkdir(exist_ok=True)
+    for number in range(40):
+        folder.joinpath("docs", f"{number}.md").write_text(f"# Page {number}\n\n" + f"word{number} " * 100)
+
+
+async def test_a_run_keeps_to_the_limits_of_its_provider(tmp_path: Path) -> None:
+    """With more to embed at once than a provider allows, it has to refuse nothing."""
+    simulator = Simulator(OpenAI(), limits=Limits(tokens=120_000, burst=16.0))
+    async with running(simulator) as url:
+        write(tmp_path, url)
+        async with await flowbed.aopen(tmp_path) as bed:
+            await bed.add("docs", kind="files", location="docs")
+            report = await bed.run()
+    assert (report.failed, report.embedded) == (0, 40)
+    assert set(simulator.account.totals().statuses) == {200}
+
+
+async def test_a_run_goes_on_at_another_provider_of_its_space(tmp_path: Path) -> None:
+    """Where the first provider is down, the second embeds, and everything is in one space."""
+    down = Simulator(OpenAI(), faults=[Fault(kind="error", status=503)])
+    up = Simulator(OpenAI())
+    async with running(down) as first, running(up) as second:
+        write(tmp_path, first, second)
+        async with await flowbed.aopen(tmp_path) as bed:
+            await bed.add("docs", kind="files", location="docs")
+            report = await bed.run()
+            hits = await bed.search("word7 word7", limit=1)
+    assert (report.failed, report.embedded) == (0, 40)
+    assert len(hits) == 1
+    assert set(down.account.totals().statuses) == {503}
+
+
+async def test_a_run_is_never_answered_by_another_space(tmp_path: Path) -> None:
+    """A model of another space is refused as one that stands in, unless crossing is on, which is for requests alone."""
+    down, other = Simulator(OpenAI(), faults=[Fault(kind="error", status=503)]), Simulator(OpenAI())
+    async with running(down) as first, running(other) as second:
+        write(tmp_path, first, second)
+        text = tmp_path.joinpath("flowbed.toml").read_text("utf-8")
+        text = text.replace(
+            'vendor = "openai"\nbase_url = "' + second,
+            'vendor = "openai"\ndimensions = "64"\nbase_url = "' + second,
+        )
+        tmp_path.joinpath("flowbed.toml").write_text(text, encoding="utf-8")
+        async with await flowbed.aopen(tmp_path) as bed:
+            await bed.add("docs", kind="files", location="docs")
+            with pytest.raises(Misconfigured, match="another vector space"):
+                await bed.run()
+        tmp_path.joinpath("flowbed.toml").write_text("serve.crossing = true\n" + text, encoding="utf-8")
+        async with await flowbed.aopen(tmp_path) as bed:
+            assert isinstance(bed._embedders._chain(bed.settings.model), Limited)
+    assert not other.account.totals().requests
