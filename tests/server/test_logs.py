@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import io
 import logging
 from typing import TYPE_CHECKING, Any
@@ -37,9 +38,11 @@ async def logged(
 ) -> list[dict[str, Any]]:
     """Ask for embeddings, and read what was logged of it."""
     stream = io.BytesIO()
-    app = create_app(service, watchers=[logs.Log(stream, every=every)])
+    log = logs.Log(stream, now=service.bed.clock, every=every)
+    app = create_app(service, watchers=[log])
     body = orjson.dumps(asked or {"model": MODEL, "input": TEXT})
     await call(app, "POST", "/v1/embeddings", body, {"content-type": "application/json", **(headers or {})})
+    log.flush()
     assert TEXT not in stream.getvalue().decode()
     return [orjson.loads(line) for line in stream.getvalue().splitlines()]
 
@@ -88,11 +91,13 @@ async def test_refusals_are_logged_without_what_was_sent(service: Service, asked
     model = asked["model"]
     asked["model"] = model if model == MODEL else f"x{TEXT}"
     stream = io.BytesIO()
-    app = create_app(service, watchers=[logs.Log(stream)])
+    log = logs.Log(stream, now=service.bed.clock)
+    app = create_app(service, watchers=[log])
     reply = await call(
         app, "POST", "/v1/embeddings", orjson.dumps(asked), {"content-type": "application/json"}
     )
     assert reply.status in {400, 404}
+    log.flush()
     line = orjson.loads(stream.getvalue())
     assert (line["level"], line["status"]) == ("info", reply.status)
     assert len(line.get("model", "")) <= logs.NAME
@@ -112,6 +117,17 @@ async def test_what_nobody_expected_is_logged_by_kind_and_place(service: Service
     (line,) = await logged(with_embeddings(service, Raising(ValueError(f"cannot use {TEXT}"))))
     assert (line["level"], line["status"], line["fault"]) == ("error", 500, "ValueError")
     assert "test_logs.py" in line["at"][-1]
+
+
+async def test_lines_are_written_without_being_asked_for(service: Service) -> None:
+    """A line is written a moment after its request, together with those of the same moment."""
+    stream = io.BytesIO()
+    app = create_app(service, watchers=[logs.Log(stream, now=service.bed.clock)])
+    for _ in range(3):
+        await call(app, "GET", "/health/live")
+    async with asyncio.timeout(60):
+        while len(stream.getvalue().splitlines()) < 3:  # noqa: ASYNC110 - a stream tells nobody that it was written to
+            await asyncio.sleep(logs.GATHERED / 10)
 
 
 async def test_what_went_well_need_not_be_logged(service: Service) -> None:

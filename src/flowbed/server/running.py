@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import gc
 import ipaddress
+import resource
 import signal
 import socket
 import sys
@@ -40,6 +41,8 @@ KEEP_ALIVE = 75
 GRACE = 60
 # Connections that wait to be accepted: of a burst of thousands none is refused.
 BACKLOG = 4096
+# Files that a process may have open, each connection one: where the system allows it, many shells start with 1,024.
+FILES = 65_536
 STOPPING = (signal.SIGINT, signal.SIGTERM)
 
 
@@ -99,6 +102,9 @@ def serve(
         KeyboardInterrupt: it was stopped by Ctrl-C, as against SIGTERM.
 
     """
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    most = FILES if hard == resource.RLIM_INFINITY else min(FILES, hard)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (max(soft, most), hard))
     config = uvicorn.Config(
         Serving(place),
         lifespan="on",
@@ -181,10 +187,12 @@ async def opened(place: Place) -> AsyncIterator[tuple[FastAPI, Service]]:
                     " --host away"
                 )
                 raise Misconfigured(message)
+            log = logs.Log(sys.stderr.buffer, now=bed.clock, every=place.log_requests)
+            stack.callback(log.flush)
             app = create_app(
                 service,
                 loopback=place.loopback,
-                watchers=[logs.Log(sys.stderr.buffer, every=place.log_requests)],
+                watchers=[log],
                 tracing=tracing,
             )
             stack.callback(telemetry.listen(app.state.metrics.count))
