@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -31,9 +32,14 @@ class RowFiles:
     """The rows in a folder, and the queries that go with them."""
 
     def __init__(self, folder: str) -> None:
-        """Read everything but the vectors, which are mapped."""
+        """Read everything but the vectors, which are read as they are needed.
+
+        They are not mapped: the pages around each row would count as memory of the process.
+        """
         place = Path(folder)
-        self.vectors: NDArray[np.float32] = np.load(place / "vectors.npy", mmap_mode="r")
+        mapped = np.load(place / "vectors.npy", mmap_mode="r")
+        self._begin, self._width = mapped.offset, mapped.shape[1]
+        self._vectors = (place / "vectors.npy").open("rb")
         self.queries: NDArray[np.float32] = np.load(place / "queries.npy")
         self.asked: list[str] = json.loads((place / "queries.json").read_text("utf-8"))
         self._texts: list[str] = json.loads((place / "texts.json").read_text("utf-8"))
@@ -42,7 +48,7 @@ class RowFiles:
 
     def batch(self, rows: Sequence[int] | NDArray[np.int64], *, edition: int = 0) -> Batch:
         """Take rows; another edition of a row has another document and a vector that differs a little."""
-        vectors = np.array(self.vectors[np.asarray(rows)])
+        vectors = self._read(rows)
         if edition:
             noise = np.random.default_rng(edition).standard_normal(vectors.shape, np.float32)
             vectors += 0.05 * noise / np.sqrt(vectors.shape[1])
@@ -62,6 +68,12 @@ class RowFiles:
                 for row in rows
             ],
         )
+
+    def _read(self, rows: Sequence[int] | NDArray[np.int64]) -> NDArray[np.float32]:
+        size = self._width * np.dtype(np.float32).itemsize
+        file = self._vectors.fileno()
+        read = bytearray().join(os.pread(file, size, self._begin + int(row) * size) for row in rows)
+        return np.frombuffer(read, np.float32).reshape(-1, self._width)
 
 
 def row_id(row: int) -> str:
