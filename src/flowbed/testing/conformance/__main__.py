@@ -1,0 +1,82 @@
+"""Examine the server at an address: a line for each check, and at the end 0 where none failed.
+
+Exit status: 0 all passed or were skipped, 1 a check failed, 2 there is no such server or no such model to ask for.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import json
+import sys
+from collections import Counter
+from dataclasses import asdict
+from urllib.parse import urlsplit
+
+from flowbed.errors import Misconfigured
+
+try:
+    from flowbed.testing.conformance import Outcome, Report, Target, examine
+except ImportError as error:  # the SDK is an extra
+    sys.stderr.write(f"{error}: pip install 'flowbed[testing]'\n")
+    raise SystemExit(2) from error
+
+
+def main() -> int:
+    """Examine what the command line names."""
+    parser = argparse.ArgumentParser(
+        prog="python -m flowbed.testing.conformance",
+        description="Examine an OpenAI-compatible embeddings server with the official SDK.",
+    )
+    parser.add_argument("url", metavar="URL", help="its base address, such as http://127.0.0.1:8080/v1")
+    parser.add_argument("--key", default="", help="a key that it knows")
+    parser.add_argument("--model", default="", help="the model to ask for; by default the first it lists")
+    parser.add_argument(
+        "--limited-key", default="", help="a key that may ask at most a hundred times a minute"
+    )
+    parser.add_argument("--timeout", type=float, default=60.0, help="seconds to wait for an answer")
+    parser.add_argument("--json", action="store_true", help="one JSON object in place of lines")
+    asked = parser.parse_args()
+    target = Target(
+        url=_base(asked.url),
+        key=asked.key,
+        model=asked.model,
+        limited_key=asked.limited_key,
+        timeout=asked.timeout,
+    )
+    try:
+        report = asyncio.run(examine(target, told=(lambda _: None) if asked.json else _tell))
+    except Misconfigured as error:
+        sys.stderr.write(f"{error}\n")
+        return 2
+    sys.stdout.write(f"{_json(report) if asked.json else _summary(report)}\n")
+    return 0 if report.conforms else 1
+
+
+def _base(url: str) -> str:
+    """Take an address without a path for that of the server itself, whose API begins at /v1."""
+    return url if urlsplit(url).path.strip("/") else f"{url.rstrip('/')}/v1"
+
+
+def _tell(outcome: Outcome) -> None:
+    because = f": {outcome.reason}" if outcome.reason else ""
+    sys.stdout.write(f"{outcome.verdict:<7}  {outcome.client:<5}  {outcome.check}{because}\n")
+    sys.stdout.flush()
+
+
+def _summary(report: Report) -> str:
+    counted = Counter(outcome.verdict for outcome in report.outcomes)
+    told = ", ".join(f"{counted[verdict]} {verdict}" for verdict in ("passed", "failed", "skipped"))
+    return f"{report.url}, {report.model}: {told}"
+
+
+def _json(report: Report) -> str:
+    counts = {verdict: report.count(verdict) for verdict in ("passed", "failed", "skipped")}
+    told = {"url": report.url, "model": report.model, **counts}
+    return json.dumps(
+        {**told, "checks": [asdict(outcome) for outcome in report.outcomes]}, ensure_ascii=False
+    )
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,95 @@
+"""What an answer says beside its vectors: its shape, what is charged, and which request it was."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from flowbed.testing.conformance.comparing import TEXTS, phrases
+from flowbed.testing.conformance.inputs import long_array, tokens_of
+from flowbed.testing.conformance.records import Skipped
+
+if TYPE_CHECKING:
+    from flowbed.testing.conformance.client import Client, Exchange
+
+# Of these it is known in public how they count: https://github.com/openai/tiktoken
+OF_CL100K = ("text-embedding-3-small", "text-embedding-3-large", "text-embedding-ada-002")
+
+
+async def shape(client: Client) -> None:
+    """An answer is a list of embeddings with the model and the usage, as JSON."""
+    exchange = (await client.embed(list(TEXTS))).exchange
+    said: dict[str, Any] = exchange.said
+    client.require(
+        exchange.headers.get("content-type", "").startswith("application/json"),
+        f"the content type is {exchange.headers.get('content-type')!r}",
+    )
+    client.require(said.get("object") == "list", f"`object` is {said.get('object')!r}")
+    client.require(said.get("model") and isinstance(said["model"], str), f"`model` is {said.get('model')!r}")
+    for row in exchange.rows:
+        client.require(row.get("object") == "embedding", f"`object` of a row is {row.get('object')!r}")
+        client.require(type(row.get("index")) is int, f"`index` of a row is {row.get('index')!r}")
+
+
+async def usage(client: Client) -> None:
+    """Usage tells prompt and total tokens, which are the same and not 0."""
+    exchange = (await client.embed(list(TEXTS))).exchange
+    _usage(client, exchange)
+
+
+async def usage_again(client: Client) -> None:
+    """A text that is asked for again is charged as it was before."""
+    texts = phrases(3, about=f"usage of {client.kind}: ")
+    first, again = await client.embed(texts), await client.embed(texts)
+    one, other = _usage(client, first.exchange), _usage(client, again.exchange)
+    client.require(one == other, f"first {one} tokens were charged, then {other}")
+
+
+async def usage_adds_up(client: Client) -> None:
+    """A list is charged as the sum of its texts, also of one that comes twice."""
+    texts = [*TEXTS, TEXTS[0]]
+    together = _usage(client, (await client.embed(texts)).exchange)
+    each = sum([_usage(client, (await client.embed(text)).exchange) for text in texts])
+    client.require(together == each, f"together {together} tokens are charged, and one by one {each}")
+
+
+async def usage_grows(client: Client) -> None:
+    """A longer text is charged more."""
+    short = _usage(client, (await client.embed(long_array(8))).exchange)
+    long = _usage(client, (await client.embed(long_array(64))).exchange)
+    client.require(short < long, f"8 words are charged as {short} tokens, and 64 as {long}")
+
+
+async def usage_of_openai(client: Client) -> None:
+    """OpenAI's models are charged by the tokens of cl100k."""
+    if client.target.model not in OF_CL100K:
+        raise Skipped("how this model counts is its own")
+    wanted = sum(len(tokens_of(text)) for text in TEXTS)
+    told = _usage(client, (await client.embed(list(TEXTS))).exchange)
+    client.require(told == wanted, f"{wanted} tokens are charged as {told}")
+
+
+async def request_id(client: Client) -> None:
+    """Every answer has an x-request-id of its own, also one that is an error."""
+    first, again = await client.embed(TEXTS[0]), await client.embed(TEXTS[0])
+    refusal = await client.refused(400, "")
+    told = [
+        each.headers.get("x-request-id", "") for each in (first.exchange, again.exchange, refusal.exchange)
+    ]
+    client.require(all(told), f"an answer has none: {told}")
+    client.require(len(set(told)) == len(told), f"two answers have the same: {told}")
+    client.require(
+        refusal.error.request_id == told[2], "the SDK finds another id in the error than the header has"
+    )
+
+
+def _usage(client: Client, exchange: Exchange) -> int:
+    said = exchange.said.get("usage")
+    client.require(isinstance(said, dict), f"`usage` is {said!r}")
+    told = {name: said.get(name) for name in ("prompt_tokens", "total_tokens")}
+    client.require(all(type(each) is int for each in told.values()), f"usage is {said}")
+    client.require(told["prompt_tokens"] == told["total_tokens"] > 0, f"usage is {said}")
+    tokens: int = told["total_tokens"]
+    return tokens
+
+
+CHECKS = (shape, usage, usage_again, usage_adds_up, usage_grows, usage_of_openai, request_id)

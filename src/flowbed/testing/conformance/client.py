@@ -1,0 +1,348 @@
+"""The official OpenAI SDK, synchronous and asynchronous behind one face, and every exchange that it has."""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+import json
+import ssl
+from contextlib import contextmanager
+from contextvars import ContextVar
+from copy import copy
+from dataclasses import dataclass, field
+from functools import cache
+from typing import TYPE_CHECKING, Any, Self
+
+import numpy as np
+import openai
+
+from flowbed.testing.conformance.records import Failed
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator, Mapping, Sequence
+
+    from numpy.typing import NDArray
+
+    from flowbed.testing.conformance.records import Kind, Target
+
+ERROR_KEYS = {"message", "type", "param", "code"}
+NOBODYS_KEY = "none"  # the SDK wants a key, also for a server that does not
+SHOWN = 200  # characters of an answer that a reason quotes
+# A context for each check, which threads and tasks that it starts inherit: of many at once each sees its own.
+_SEEN: ContextVar[list[Exchange] | None] = ContextVar("exchanges", default=None)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Exchange:
+    """One request on the wire and its answer; `said` is the answer's JSON, None where it is none."""
+
+    sent: Any
+    status: int
+    headers: Mapping[str, str]
+    body: bytes = field(repr=False)
+    said: Any
+
+    @property
+    def rows(self) -> list[Any]:
+        """The entries of an embeddings answer, as they came.
+
+        Raises:
+            Failed: it has no list of them.
+
+        """
+        rows = self.said.get("data") if isinstance(self.said, dict) else None
+        if not isinstance(rows, list) or not all(isinstance(row, dict) for row in rows):
+            raise Failed(f"the answer has no list of objects under `data`: {self.shown}")
+        return rows
+
+    @property
+    def embeddings(self) -> list[Any]:
+        """The embeddings of an answer, as they came."""
+        return [row.get("embedding") for row in self.rows]
+
+    @property
+    def shown(self) -> str:
+        """The beginning of the answer."""
+        return f"{self.status} {self.body[:SHOWN].decode(errors='replace')}"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Answer:
+    """An embeddings answer: as the SDK hands it over, and the exchange behind it."""
+
+    parsed: Any
+    exchange: Exchange
+    vectors: NDArray[np.float32]  # (inputs, dimensions)
+
+    @property
+    def tokens(self) -> int:
+        """The tokens that are charged."""
+        return int(self.parsed.usage.prompt_tokens)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Refusal:
+    """An error that the SDK raised, and the exchanges it had until then."""
+
+    error: openai.APIStatusError
+    exchanges: Sequence[Exchange]
+
+    @property
+    def exchange(self) -> Exchange:
+        """The last exchange."""
+        return self.exchanges[-1]
+
+    @property
+    def fields(self) -> dict[str, Any]:
+        """What the error says of itself."""
+        said: dict[str, Any] = self.exchange.said["error"]
+        return said
+
+
+@dataclass(slots=True)
+class Tally:
+    """What one check has done so far."""
+
+    requirements: int = 0
+    exchanges: int = 0
+
+
+class Client:
+    """One client of the SDK that looks at every exchange; it asks once, unless `retries` says otherwise."""
+
+    def __init__(self, kind: Kind, target: Target) -> None:
+        """Reach `target` with its own key."""
+        self.kind = kind
+        self.target = target
+        self.tally = Tally()
+        said: dict[str, Any] = {
+            "base_url": target.url,
+            "api_key": target.key or NOBODYS_KEY,
+            "max_retries": 0,
+            "timeout": target.timeout,
+        }
+        self._sdk: Any
+        if kind == "sync":
+            hooks: dict[str, Any] = {"response": [self._see]}
+            self._sdk = openai.OpenAI(
+                **said, http_client=openai.DefaultHttpxClient(event_hooks=hooks, verify=_trusted())
+            )
+        else:
+            hooks = {"response": [self._see_later]}
+            self._sdk = openai.AsyncOpenAI(
+                **said, http_client=openai.DefaultAsyncHttpxClient(event_hooks=hooks, verify=_trusted())
+            )
+
+    async def __aenter__(self) -> Self:
+        """Use the client as a context."""
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        """Close its connections."""
+        await self._call(self._sdk.close)
+
+    def anew(self) -> Client:
+        """Give this client, over the same connections, for another check."""
+        client = copy(self)
+        client.tally = Tally()
+        return client
+
+    def another(self, *, key: str = "", retries: int = 0) -> Client:
+        """Give a client for the same check with another key, or one that asks again."""
+        client = copy(self)
+        client._sdk = self._sdk.with_options(  # noqa: SLF001 - of its own kind
+            api_key=key or self._sdk.api_key, max_retries=retries
+        )
+        return client
+
+    def require(self, holds: object, reason: str) -> None:
+        """Go on only if something holds.
+
+        Raises:
+            Failed: it does not.
+
+        """
+        self.tally.requirements += 1
+        if not holds:
+            raise Failed(reason)
+
+    async def embed(self, given: Any, **more: Any) -> Answer:  # noqa: ANN401 - what the SDK takes
+        """Have texts or tokens embedded, and look at what is true of every answer.
+
+        Raises:
+            Failed: it was refused, or the answer is not one of the API's.
+
+        """
+        with self._watching() as seen:
+            try:
+                parsed = await self._create(given, **more)
+            except openai.APIStatusError as error:
+                raise Failed(f"refused: {seen[-1].shown}") from error
+            except (openai.APIError, ValueError, TypeError, AttributeError) as error:
+                raise Failed(f"the SDK cannot use the answer: {type(error).__name__}: {error}") from error
+        return self._answer(parsed, seen[-1])
+
+    async def embed_raw(self, body: Any, **headers: str) -> Exchange:  # noqa: ANN401 - any JSON, or bytes
+        """Post a body to `/embeddings` as it is, and require that it is answered with success."""
+        exchange = await self.send("POST", "/embeddings", body, **headers)
+        self.require(exchange.status == 200, f"refused: {exchange.shown}")
+        return exchange
+
+    async def refused(self, status: int, given: Any = "text", **more: Any) -> Refusal:  # noqa: ANN401
+        """Require that the SDK raises an error of this status, in OpenAI's shape."""
+        with self._watching() as seen:
+            try:
+                await self._create(given, **more)
+            except openai.APIStatusError as error:
+                refusal = Refusal(error=error, exchanges=tuple(seen))
+                self._require_shape(refusal.exchange, status)
+                return refusal
+            except (openai.APIError, ValueError, TypeError, AttributeError) as error:
+                raise Failed(f"no answer with status {status}: {type(error).__name__}: {error}") from error
+        raise Failed(f"wanted status {status}, and it was answered: {seen[-1].shown}")
+
+    async def refused_raw(
+        self,
+        status: int,
+        body: Any,  # noqa: ANN401
+        *,
+        method: str = "POST",
+        path: str = "/embeddings",
+        **headers: str,
+    ) -> dict[str, Any]:
+        """Require that a request as it is gets an error of this status in OpenAI's shape, and give the error."""
+        exchange = await self.send(method, path, body, **headers)
+        self._require_shape(exchange, status)
+        said: dict[str, Any] = exchange.said["error"]
+        return said
+
+    async def send(self, method: str, path: str, body: Any = None, **headers: str) -> Exchange:  # noqa: ANN401
+        """Send what the SDK itself would not, over its connection: bytes as they are, all else as JSON."""
+        content = body if isinstance(body, bytes | None) else json.dumps(body).encode()
+        named = {name.replace("_", "-"): value for name, value in headers.items()}
+        options = {"headers": {"content-type": "application/json", **named}}
+        with self._watching() as seen:
+            try:
+                if method == "GET":
+                    await self._call(self._sdk.get, path, cast_to=object, options=options)
+                else:
+                    await self._call(
+                        self._sdk.post, path, cast_to=object, content=content or b"", options=options
+                    )
+            except (openai.APIError, ValueError) as error:
+                if not seen:
+                    raise Failed(f"there is no answer: {error}") from error
+        return seen[-1]
+
+    async def models(self) -> tuple[list[Any], Exchange]:
+        """List the models."""
+        with self._watching() as seen:
+            page = await self._told(self._sdk.models.list, seen)
+        return list(page.data), seen[-1]
+
+    async def model(self, name: str) -> Any:  # noqa: ANN401 - the SDK's own
+        """Retrieve one model."""
+        with self._watching() as seen:
+            return await self._told(self._sdk.models.retrieve, seen, name)
+
+    async def _told(self, method: Callable[..., Any], seen: Sequence[Exchange], *given: Any) -> Any:  # noqa: ANN401
+        try:
+            return await self._call(method, *given)
+        except openai.APIStatusError as error:
+            raise Failed(f"refused: {seen[-1].shown}") from error
+        except (openai.APIError, ValueError) as error:
+            raise Failed(f"the SDK cannot use the answer: {type(error).__name__}: {error}") from error
+
+    async def _create(self, given: Any, **more: Any) -> Any:  # noqa: ANN401
+        said = {"model": self.target.model, "input": given, **more}
+        return await self._call(self._sdk.embeddings.create, **said)
+
+    async def _call(self, method: Callable[..., Any], *given: Any, **named: Any) -> Any:  # noqa: ANN401
+        if self.kind == "sync":
+            return await asyncio.to_thread(method, *given, **named)
+        return await method(*given, **named)
+
+    def _answer(self, parsed: Any, exchange: Exchange) -> Answer:  # noqa: ANN401
+        try:
+            numbers = [numbers_of(each.embedding) for each in parsed.data]
+        except (TypeError, ValueError) as error:
+            raise Failed(f"an embedding cannot be read as numbers: {error}") from error
+        self.require(
+            len({len(each) for each in numbers}) == 1, "vectors of one answer are of several lengths"
+        )
+        vectors = np.array(numbers, np.float32)
+        self.require(vectors.size, "the vectors hold no numbers")
+        self.require(np.isfinite(vectors).all(), "a vector holds what is no finite number")
+        return Answer(parsed=parsed, exchange=exchange, vectors=vectors)
+
+    def _require_shape(self, exchange: Exchange, status: int) -> None:
+        """Require an error as the SDK reads it: all four keys, of the right types."""
+        self.require(exchange.status == status, f"wanted status {status}: {exchange.shown}")
+        found = exchange.said.get("error") if isinstance(exchange.said, dict) else None
+        self.require(isinstance(found, dict), f"the error is not in OpenAI's shape: {exchange.shown}")
+        error: dict[str, Any] = found or {}
+        missing = ERROR_KEYS - set(error)
+        self.require(not missing, f"the error lacks {', '.join(sorted(missing))}: {exchange.shown}")
+        for name in ("message", "type"):
+            self.require(isinstance(error[name], str) and error[name], f"the error has no {name}: {error}")
+        for name in ("param", "code"):
+            self.require(isinstance(error[name], str | None), f"`{name}` is neither text nor null: {error}")
+
+    @contextmanager
+    def _watching(self) -> Iterator[list[Exchange]]:
+        seen: list[Exchange] = []
+        token = _SEEN.set(seen)
+        try:
+            yield seen
+        finally:
+            _SEEN.reset(token)
+            self.tally.exchanges += len(seen)
+
+    def _see(self, response: Any) -> None:  # noqa: ANN401 - of whichever HTTP client the SDK comes with
+        response.read()
+        self._note(response)
+
+    async def _see_later(self, response: Any) -> None:  # noqa: ANN401
+        await response.aread()
+        self._note(response)
+
+    def _note(self, response: Any) -> None:  # noqa: ANN401
+        seen = _SEEN.get()
+        if seen is not None:
+            seen.append(
+                Exchange(
+                    sent=_json(response.request.content),
+                    status=response.status_code,
+                    headers={name.lower(): value for name, value in response.headers.items()},
+                    body=response.content,
+                    said=_json(response.content),
+                )
+            )
+
+
+def numbers_of(embedding: Any) -> list[float]:  # noqa: ANN401 - whatever JSON can hold
+    """Read an embedding of either encoding: a list of numbers, or base64 of little-endian float32.
+
+    Raises:
+        ValueError: it is neither.
+
+    """
+    if isinstance(embedding, str):
+        numbers: list[float] = np.frombuffer(base64.b64decode(embedding, validate=True), "<f4").tolist()
+        return numbers
+    if not isinstance(embedding, list) or not all(type(each) in {int, float} for each in embedding):
+        raise ValueError(f"{str(embedding)[:40]} is neither base64 nor a list of numbers")
+    return embedding
+
+
+def _json(content: bytes) -> Any:  # noqa: ANN401
+    try:
+        return json.loads(content)
+    except ValueError:
+        return None
+
+
+@cache
+def _trusted() -> ssl.SSLContext:
+    """Load the certificates that this machine trusts, once: it takes longer than a hundred requests."""
+    return ssl.create_default_context()

@@ -1,0 +1,48 @@
+"""Which models there are."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from flowbed.testing.conformance.refusals import UNKNOWN
+
+if TYPE_CHECKING:
+    from flowbed.testing.conformance.client import Client
+
+
+async def listed(client: Client) -> None:
+    """Models are listed with their id, when they were made and whose they are."""
+    models, exchange = await client.models()
+    client.require(exchange.said.get("object") == "list", f"`object` is {exchange.said.get('object')!r}")
+    client.require(models, "no model is listed")
+    for row in exchange.rows:
+        client.require(row.get("object") == "model", f"`object` of {row} is not model")
+        client.require(row.get("id") and isinstance(row["id"], str), f"{row} has no id")
+        client.require(type(row.get("created")) is int, f"`created` of {row} is no number")
+        client.require(isinstance(row.get("owned_by"), str), f"`owned_by` of {row} is no text")
+    ids = [model.id for model in models]
+    client.require(len(set(ids)) == len(ids), f"a model is listed twice: {ids}")
+
+
+async def retrieved(client: Client) -> None:
+    """A model that is listed can be retrieved, and is the same."""
+    models, _ = await client.models()
+    client.require(models, "no model is listed")
+    for model in models:
+        client.require(await client.model(model.id) == model, f"{model.id} is another when it is retrieved")
+
+
+async def embeds(client: Client) -> None:
+    """The model that is examined can be retrieved by its name."""
+    model = await client.model(client.target.model)
+    client.require(model.object == "model", f"`object` is {model.object!r}")
+
+
+async def unknown(client: Client) -> None:
+    """Retrieving a model that there is not is refused with status 404 and the code model_not_found."""
+    for name in (UNKNOWN, f"organization%2F{UNKNOWN}"):
+        error = await client.refused_raw(404, None, method="GET", path=f"/models/{name}")
+        client.require(error["code"] == "model_not_found", f"the code is {error['code']!r}")
+
+
+CHECKS = (listed, retrieved, embeds, unknown)

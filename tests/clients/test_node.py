@@ -1,0 +1,88 @@
+"""The official OpenAI SDK for Node."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import subprocess
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NoReturn
+
+import pytest
+from rs_bpe.bpe import openai as bpe
+from tests.clients.conftest import SMALL, Served
+from tests.testing.conformance.flaws import Flawed, asking
+
+from flowbed.testing.simulators import Fault, OpenAI, Simulator, running_thread
+from flowbed.testing.simulators.openai import Model
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+SCRIPT = Path(__file__).parent / "node" / "check.mjs"
+TEXTS = ["The keys are rotated each month.", "Grüße aus Köln", "すべての書類は金庫にあります。"]
+IN_ORDER = {
+    "a list has a vector for each of its strings, in order",
+    "a text that comes twice has its vector at both places",
+    "a list of token arrays has a vector for each, in order",
+    "2,048 items are answered in order",
+}
+BASE64 = {
+    "by default the SDK asks for base64, gets it, and hands over numbers",
+    "base64 is handed over where it is asked for",
+}
+
+
+@pytest.fixture(scope="session")
+def outcomes(lacking: Callable[[str], NoReturn], installed: Callable[[str], Path]) -> Callable[[Served], Any]:
+    """Give what the checks in Node find, each with its verdict."""
+    node = shutil.which("node")
+    if node is None:
+        lacking("no Node: make services")
+    modules = installed("node/node_modules/openai").parent.parent
+
+    def run(served: Served) -> Any:
+        tokens = [list(bpe.cl100k_base().encode(text)) for text in TEXTS]
+        said = {"url": served.url, "model": served.model, "key": served.key, "tokens": tokens}
+        done = subprocess.run(
+            [node, str(SCRIPT), str(modules), json.dumps(said)],
+            capture_output=True,
+            text=True,
+            timeout=300,
+            check=True,
+        )
+        return json.loads(done.stdout)
+
+    return run
+
+
+def test_a_server_passes_every_check(served: Served, outcomes: Callable[[Served], Any]) -> None:
+    """No check fails, and none is skipped but the one of keys where there are none."""
+    found = outcomes(served)
+    assert [each for each in found if each["verdict"] == "failed"] == []
+    skipped = [each["check"] for each in found if each["verdict"] == "skipped"]
+    assert skipped == ([] if served.key else ["a wrong key is refused"])
+    assert len(found) > 20
+
+
+@pytest.mark.parametrize(
+    ("flaw", "wanted"),
+    [
+        (Fault(kind="wrong_order"), IN_ORDER),
+        (Fault(kind="wrong_index"), IN_ORDER),
+        (asking(lambda asked: asked.but(encoding_format="float")), BASE64),
+    ],
+    ids=["wrong order", "wrong index", "floats for base64"],
+)
+def test_a_flaw_is_found(flaw: Any, wanted: set[str], outcomes: Callable[[Served], Any]) -> None:
+    """The checks find vectors at wrong places, and floats in the place of base64."""
+    simulator = Simulator(OpenAI(models={SMALL: Model(dimensions=16)}))
+    app: Any = simulator
+    if isinstance(flaw, Fault):
+        simulator.order(flaw)
+    else:
+        app = Flawed(simulator, flaw)
+    with running_thread(app) as url:
+        found = outcomes(Served(url=f"{url}/v1", model=SMALL))
+    assert wanted <= {each["check"] for each in found if each["verdict"] == "failed"}
+    assert "a string has one vector" in {each["check"] for each in found if each["verdict"] == "passed"}
