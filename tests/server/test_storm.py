@@ -24,13 +24,15 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
 
+    from flowbed.testing.simulators.faults import Kind
+
 MODEL = "text-embedding-3-small"
 DIMENSIONS, FEWER = 256, 64
 REQUESTS, CONNECTIONS, DISTINCT = 10_000, 1_000, 3_000
 MOST_MEMORY = 600 * 2**20  # bytes; it begins with a third of that
 SECONDS = 300  # a deadlock ends here
 AGAIN = {429, 500, 502, 503, 504}
-KINDS = (
+KINDS: tuple[Kind, ...] = (
     "rate_limited",
     "error",
     "gateway",
