@@ -38,6 +38,9 @@ if TYPE_CHECKING:
 FORKS = multiprocessing.get_context("forkserver")
 FORKS.set_forkserver_preload(["torture.processes"])
 OUTPUTS = (".out", ".err")  # files of what a process prints, and of its log
+STATUS = ".status"  # the file of what it ends with
+# What multiprocessing says where two threads looked for the end of a process at the same time: one of them finds it.
+LOST = 255
 
 
 @dataclass(frozen=True)
@@ -56,6 +59,9 @@ class Forked:
             await asyncio.to_thread(self.process.join)
         returncode = self.process.exitcode
         self.process.close()
+        if returncode == LOST:
+            said = self.log.with_suffix(STATUS).read_text("utf-8")
+            returncode = int(said) if said else -signal.SIGKILL
         stdout, stderr = (self.log.with_suffix(each).read_text("utf-8", "replace") for each in OUTPUTS)
         if hangs:
             raise TimeoutError(f"a process took more than {patience:.0f} s; see {self.log}.err")
@@ -73,7 +79,7 @@ class Forked:
 
 def forked(log: Path, variables: Mapping[str, str], work: Callable[..., int], *arguments: object) -> Forked:
     """Fork off a process that does `work`, whose answer is its exit status; `log` names its output's files."""
-    for suffix in OUTPUTS:
+    for suffix in (*OUTPUTS, STATUS):
         log.with_suffix(suffix).touch()  # it may be killed before it has begun
     process = FORKS.Process(target=_carry_out, args=(log, dict(variables), work, arguments), daemon=True)
     process.start()
@@ -132,4 +138,5 @@ def _carry_out(
         status = 70
     sys.stdout.flush()
     sys.stderr.flush()
+    log.with_suffix(STATUS).write_text(str(status), "utf-8")
     os._exit(status)
