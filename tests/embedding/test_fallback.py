@@ -171,3 +171,15 @@ async def test_all_are_closed() -> None:
     members = [Provider(), Provider()]
     await Fallback(members).aclose()
     assert all(member.closed for member in members)
+
+
+async def test_listeners_hear_of_those_that_another_stood_in_for() -> None:
+    """Of a provider that fails listeners hear where another is asked in its place, and not where there is none."""
+    heard: list[object] = []
+    stop = telemetry.listen(lambda _, facts: heard.append(facts["provider"]))
+    error = Transient("down")
+    for names in (["one"], ["one", "two"], ["one", "two", "three"]):
+        with pytest.raises(Transient):
+            await Fallback([Provider(error=error) for _ in names], names=names).embed(["a"], purpose="query")
+    stop()
+    assert heard == ["one", "one", "two"]

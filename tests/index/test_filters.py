@@ -352,6 +352,21 @@ def test_a_filter_may_be_as_deep_as_it_says(tmp_path: Path) -> None:
         to_sql({"$not": where})
 
 
+@pytest.mark.parametrize("place", [{"a": ...}, {"$and": ...}, {"$contains": ...}, {"a": {"$in": ...}}, ...])
+def test_what_is_refused_may_be_deep_and_long(place: Any) -> None:
+    """However deep or long a value is that is no part of a filter, it is refused, in a message that can be read."""
+    for strange in (json.loads(f"{'[' * 900}{']' * 900}"), {"a": ["x" * 10_000] * 1_000}):
+        with pytest.raises(Rejected) as caught:
+            to_sql(_filled(place, {"$in": strange} if "$in" in str(place) else strange))
+        assert len(str(caught.value)) < 1_000
+
+
+def _filled(place: Any, value: Any) -> Any:
+    if place is ...:
+        return value
+    return {key: _filled(inner, value) for key, inner in place.items()}
+
+
 def test_a_filter_may_be_long(tmp_path: Path) -> None:
     """A list of 10,000 values is answered."""
     rows_ = Rows(tmp_path, [({"a": f"{number}.md", "b": number}, "") for number in range(100)])

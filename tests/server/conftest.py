@@ -16,6 +16,7 @@ import uvicorn
 from flowbed import telemetry
 from flowbed.bed import aopen
 from flowbed.server.app import create_app
+from flowbed.server.connection import Connection
 from flowbed.server.running import listen
 from flowbed.services import open_service
 
@@ -133,7 +134,13 @@ class Running:
         self._stack.callback(telemetry.listen(self.app.state.metrics.count))
         listening = listen("127.0.0.1", 0)
         config = uvicorn.Config(
-            self.app, ws="none", log_config=None, access_log=False, lifespan="off", proxy_headers=False
+            self.app,
+            http=Connection,
+            ws="none",
+            log_config=None,
+            access_log=False,
+            lifespan="off",
+            proxy_headers=False,
         )
         server = uvicorn.Server(config)
         running = asyncio.create_task(server.serve(sockets=[listening]))

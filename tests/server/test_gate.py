@@ -14,7 +14,7 @@ from tests.server.conftest import MODEL, call, with_embeddings
 from flowbed.server.app import create_app
 
 if TYPE_CHECKING:
-    from flowbed.services import Answered, Asked, Caller, Service
+    from flowbed.services import Answered, Asked, Caller, Health, Service
 
 ASKED = orjson.dumps({"model": MODEL, "input": "text"})
 JSON = {"content-type": "application/json"}
@@ -224,3 +224,55 @@ async def test_large_answers_let_others_through(service: Service) -> None:
     assert (await call(app, "GET", "/health/live")).status == 200
     assert not slow.done(), time.monotonic() - before
     assert (await slow).status == 200
+
+
+async def test_without_keys_no_page_of_another_name_may_ask(service: Service) -> None:
+    """A web page that sends requests to this address is refused unless this machine serves it; with a key it may."""
+    app = create_app(service)
+
+    async def asked(origin: str, **headers: str) -> int:
+        return (await call(app, "POST", "/v1/embeddings", ASKED, {"origin": origin, **headers})).status
+
+    assert await asked("https://example.com") == 401
+    assert await asked("https://localhost.example.com:8080") == 401
+    assert await asked("null") == 401
+    assert await asked("http://localhost:3000") == 200
+    assert await asked("http://127.0.0.1:8080") == 200
+    assert await asked("http://[::1]:8080") == 200
+    await service.keys.create("mine", secret=service.bed.secret)
+    _, secret = await service.keys.create("page", secret=service.bed.secret)
+    app = create_app(replace(service, keys=service.bed.keys()))
+    assert await asked("https://example.com", authorization=f"Bearer {secret}") == 200
+
+
+async def test_probes_take_no_place(service: Service, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What anyone may ask leaves the limit to those with a key, however many ask and however long it takes."""
+    asked, go = [], asyncio.Event()
+
+    async def slow() -> list[Health]:
+        asked.append("once")
+        await go.wait()
+        return []
+
+    monkeypatch.setattr(service.models, "ready", slow)
+    app = create_app(limited(service, concurrency=1))
+    probes = [asyncio.create_task(call(app, "GET", "/health/ready")) for _ in range(20)]
+    while not asked:  # noqa: ASYNC110 - what is asked tells nobody
+        await asyncio.sleep(0)
+    assert (await call(app, "GET", "/v1/models")).status == 200
+    probes[0].cancel()
+    go.set()
+    with pytest.raises(asyncio.CancelledError):
+        await probes[0]
+    assert {(await probe).status for probe in probes[1:]} == {200}
+    assert asked == ["once"]
+
+
+async def test_methods_that_clients_make_up_are_counted_as_one(service: Service) -> None:
+    """However many methods clients invent, what is counted with stays as it is."""
+    app = create_app(service)
+    for n in range(100):
+        await call(app, f"METHOD{n}", "/nowhere")
+    metrics = (await call(app, "GET", "/metrics")).body.decode()
+    assert 'flowbed_http_requests_total{method="other",route="unmatched",status="404"} 100.0' in metrics
+    assert len(app.state.metrics._by_answer) == 2

@@ -92,9 +92,10 @@ def test_a_server_answers_until_it_is_stopped(tmp_path: Path, serve: Callable[..
     assert "a secret text" not in running.errors.read_text()
 
 
-def test_ctrl_c_stops_it(tmp_path: Path, serve: Callable[..., Process]) -> None:
+@pytest.mark.parametrize("workers", ["1", "2"])
+def test_ctrl_c_stops_it(tmp_path: Path, serve: Callable[..., Process], workers: str) -> None:
     """Ctrl-C ends the server, with the status that says so."""
-    running = serve(write_project(tmp_path / "project"), "--no-log-requests")
+    running = serve(write_project(tmp_path / "project"), "--no-log-requests", "--workers", workers)
     assert running.end(signal.SIGINT) == 130
     assert "Traceback" not in running.errors.read_text()
 
@@ -207,6 +208,21 @@ def test_a_worker_that_dies_is_replaced(tmp_path: Path, serve: Callable[..., Pro
     assert len(now) == 2
     answer()
     assert running.end() == 0
+
+
+def test_a_worker_that_cannot_be_replaced_ends_the_server(
+    tmp_path: Path, serve: Callable[..., Process]
+) -> None:
+    """Where a worker dies and no other can start, the server ends as one that failed, and says why."""
+    folder = write_project(tmp_path / "project")
+    running = serve(folder, "--workers", "2")
+    with running.client() as client:
+        client.embeddings.create(model=MODEL, input="text")
+    write_project(folder, model="nobody:knows")
+    children = psutil.Process(running.process.pid).children()
+    next(each for each in children if "spawn_main" in " ".join(each.cmdline())).kill()
+    assert running.process.wait(SECONDS) == 2
+    assert "nobody:knows" in running.errors.read_text()
 
 
 def test_spans_are_sent_where_the_variables_say(tmp_path: Path, serve: Callable[..., Process]) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -24,11 +25,12 @@ from flowbed.services import Answered, Asked, Caller, Tier
 from flowbed.testing.embedder import seeded
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
     from contextlib import AbstractAsyncContextManager
 
     from tests.services.conftest import Project
 
+    from flowbed.records import Embedded, Purpose
     from flowbed.services import Service
 
     Open = Callable[..., AbstractAsyncContextManager[Service]]
@@ -362,3 +364,27 @@ async def test_texts_are_never_logged(
             await ask(service, "my other secret words")
         await service.models.clear()
     assert "secret" not in caplog.text
+
+
+async def test_what_is_no_number_is_not_answered(
+    opened: Open, project: Project, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A model whose numbers are not finite has failed; nothing of it is answered, kept or counted."""
+    provider = project.providers["first:small"]
+    embed = provider.embed
+
+    async def broken(texts: Sequence[str], *, purpose: Purpose) -> Embedded:
+        answer = await embed(texts, purpose=purpose)
+        vectors = answer.vectors.copy()
+        vectors[-1, 3] = np.nan
+        return replace(answer, vectors=vectors)
+
+    caller = Caller(key="k", tier="small")
+    async with opened(tiers={"small": Tier(tokens=100)}) as service:
+        monkeypatch.setattr(provider, "embed", broken)
+        with pytest.raises(Transient, match="not finite"):
+            await ask(service, ["one", "two words"], caller)
+        monkeypatch.setattr(provider, "embed", embed)
+        answered = await ask(service, ["one", "two words"], caller)
+        assert np.array_equal(answered.vectors, seeded(["one", "two words"], 64))
+        assert service.quotas.left(caller) == 97

@@ -12,6 +12,7 @@ from flowbed.errors import Rejected
 from flowbed.services.inputs import (
     arrays_of,
     most_tokens,
+    require_few,
     require_sizes,
     require_within,
     surely_within,
@@ -96,3 +97,30 @@ def test_short_texts_need_not_be_tokenised(texts: list[str]) -> None:
 def test_what_may_be_too_long_is_not_let_through_unseen(most: list[int]) -> None:
     """Texts that might pass a limit are not taken for short."""
     assert not surely_within(most)
+
+
+@pytest.mark.parametrize(
+    ("given", "said"),
+    [
+        ([1] * 8_192 + ["a"], "requested 8193 tokens"),
+        ([[1] * 8_192 + ["a"]], "requested 8193 tokens"),
+        ([[1] * 8_000] * 37 + [["a"] * 4_001], "Requested 300001 tokens"),
+        (["a"] * 2_048 + [1], "2,049 items"),
+        ([[1]] * 2_048 + ["a"], "2,049 items"),
+    ],
+)
+def test_what_is_too_much_is_not_looked_at(given: Any, said: str) -> None:
+    """A list that is too long is refused for that, before any of its items is looked at."""
+    with pytest.raises(Rejected, match=said):
+        require_few(given)
+
+
+def test_a_text_that_can_only_be_too_long_is_not_tokenised() -> None:
+    """A text with more characters than 8,192 tokens can stand for is refused without counting its tokens."""
+
+    def count(text: str) -> int:
+        pytest.fail(f"{len(text)} characters were counted")
+
+    with pytest.raises(Rejected, match=r"input\[0\] has 1,048,577 characters") as caught:
+        require_within(["a" * (8_192 * 128 + 1)], count)
+    assert caught.value.inputs == (0,)

@@ -184,3 +184,34 @@ async def test_health_tells_of_a_ledger_that_is_gone(
     monkeypatch.setattr(project.ledger.keys, "exist", gone)
     health = await keys.health()
     assert (health.state, health.reason) == ("unhealthy", "no answer")
+
+
+async def test_a_ledger_that_hangs_is_waited_for_once(
+    project: Project, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Where the ledger does not answer, only the first request of each few seconds waits for it to."""
+    keys = project.keys()
+    _, secret = await keys.create("app", secret=project.secret)
+    await keys.caller(secret)
+    asked: list[str] = []
+    hang = asyncio.Event()
+
+    async def hanging(hash: str) -> KeyRow | None:
+        asked.append(hash)
+        await hang.wait()
+        raise Transient("no answer")
+
+    monkeypatch.setattr(project.ledger.keys, "find", hanging)
+    monkeypatch.setattr("flowbed.services.keys.PATIENCE", 0.01)
+    project.now.advance(seconds=LASTING)
+    for _ in range(3):
+        assert (await keys.caller(secret)).name == "app"
+    assert len(caplog.messages) == 1
+    hang.set()
+    await asyncio.sleep(0.01)
+    project.now.advance(seconds=LASTING)
+    assert (await keys.caller(secret)).name == "app"
+    assert len(asked) == 2
+    project.now.advance(seconds=GRACE)
+    with pytest.raises(Transient, match="no answer"):
+        await keys.caller(secret)

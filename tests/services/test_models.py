@@ -8,8 +8,9 @@ from typing import TYPE_CHECKING, Any
 import pytest
 from tests.services.conftest import Provider
 
-from flowbed.errors import Misconfigured, NotFound, Transient
-from flowbed.services import Asked, Caller
+from flowbed.embedding.breaker import FAILURES
+from flowbed.errors import Exhausted, Misconfigured, NotFound, Rejected, Transient, Unavailable
+from flowbed.services import Asked, Caller, Tier
 from flowbed.services.models import LOCAL_HOLDS, Models
 from flowbed.services.uses import LONGEST, TOGETHER, Uses
 
@@ -19,6 +20,7 @@ if TYPE_CHECKING:
 
     from tests.services.conftest import Project
 
+    from flowbed.records import Found
     from flowbed.services import Service
 
     Open = Callable[..., AbstractAsyncContextManager[Service]]
@@ -154,7 +156,75 @@ async def test_a_search_is_counted_and_allowed(opened: Open, project: Project) -
     async with opened() as service:
         caller = Caller(key="k", name="app")
         await service.search.find(caller, "two words", limit=3)
-        assert project.queries == [("two words", {"limit": 3})]
+        ((vector, how),) = project.queries
+        assert (len(vector), how) == (64, {"limit": 3})
         await service.search.find(caller, [0.0] * 64)
     day = "2026-01-01"
     assert await project.ledger.quotas.used(day, ["k"]) == {"k": 2}
+
+
+async def test_a_query_is_embedded_as_other_texts_are(opened: Open, project: Project) -> None:
+    """Queries share cache and breaker with requests for embeddings: while a provider is down none waits for it."""
+    provider = project.providers["first:small"]
+    async with opened() as service:
+        asked = Asked(model="small", input="a query", input_type="query")
+        answered = await service.embeddings.answer(asked, Caller())
+        await service.search.find(Caller(), "a query")
+        assert project.queries == [(answered.vectors[0].tolist(), {})]
+        assert provider.sent == ["a query"]
+        provider.failure = Transient("down")
+        for n in range(FAILURES):
+            with pytest.raises(Transient, match="down"):
+                await service.search.find(Caller(), f"query {n}")
+        sent = len(provider.sent)
+        with pytest.raises(Unavailable):
+            await service.search.find(Caller(), "one more")
+        assert len(provider.sent) == sent
+        await service.search.find(Caller(), "a query")
+
+
+async def test_a_query_by_a_model_that_is_not_served(opened: Open, project: Project) -> None:
+    """Where the project's model is not served, also where its name leads to another, the project embeds queries."""
+    project.providers["second:other"] = Provider(32, model="other")
+    async with opened(models=("second:other",), aliases={"first:small": "second:other"}) as service:
+        await service.search.find(Caller(), "two words")
+    assert project.queries == [("two words", {})]
+
+
+async def test_a_query_within_what_is_left_is_answered(opened: Open, project: Project) -> None:
+    """A query is counted before it is refused for a quota, and refused where it is longer than any input may be."""
+    caller = Caller(key="k", name="app", tier="small")
+    async with opened(tiers={"small": Tier(tokens=3)}) as service:
+        await service.search.find(caller, "two words")
+        with pytest.raises(Exhausted):
+            await service.search.find(caller, "two words")
+        with pytest.raises(Rejected, match="maximum context length"):
+            await service.search.find(Caller(), "word " * 10_000)
+    assert len(project.queries) == 1
+
+
+async def test_a_provider_stands_in_for_a_model_once(opened: Open, project: Project) -> None:
+    """A chain that names the model itself, or another twice, asks each once."""
+    project.providers["second:small"] = Provider(64, model="small")
+    chain = ("first:small", "second:small", "second:small")
+    async with opened(fallback={"first:small": chain}) as service:
+        assert [breaker.name for breaker in service.models.breakers()] == ["first:small", "second:small"]
+
+
+async def test_a_query_that_was_embedded_counts(
+    opened: Open, project: Project, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A query is counted as soon as it was embedded, also where the search is then refused, and not where it failed."""
+
+    async def refused(query: Any, **how: Any) -> Found:
+        raise NotFound(f"no collection {how}")
+
+    caller = Caller(key="k", tier="small")
+    async with opened(tiers={"small": Tier(tokens=10)}) as service:
+        monkeypatch.setattr(project, "find", refused)
+        with pytest.raises(NotFound):
+            await service.search.find(caller, "two words", collection="none")
+        project.providers["first:small"].failure = Transient("down")
+        with pytest.raises(Transient):
+            await service.search.find(caller, "three more words")
+        assert service.quotas.left(caller) == 8

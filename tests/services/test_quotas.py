@@ -273,3 +273,37 @@ async def test_a_tier_that_is_gone_is_named(project: Project) -> None:
     with pytest.raises(Misconfigured, match=r"'gold'.*\[serve.tiers.gold\]"):
         await quotas(project).admit(gone)
     assert quotas(project).allowance(gone) == Allowance()
+
+
+async def test_what_is_set_aside_over_midnight_stays_so(project: Project) -> None:
+    """A request that ends after midnight frees nothing of what others hold of the new day, which it counts for."""
+    quota = quotas(project)
+    await quota.admit(SMALL)
+    quota.hold(SMALL, 40)
+    project.now.advance(seconds=DAY)
+    await quota.admit(SMALL)
+    assert quota.left(SMALL) == 60
+    quota.hold(SMALL, 60)
+    quota.settle(SMALL, held=40, tokens=40)
+    with pytest.raises(Exhausted):
+        quota.hold(SMALL, 1)
+
+
+async def test_the_last_use_waits_for_a_ledger_that_fails(
+    project: Project, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """When a key was last used is kept, too, until the ledger takes it."""
+    await project.ledger.keys.create(key())
+    quota = quotas(project)
+    await quota.admit(SMALL)
+    seen = project.now()
+    use = project.ledger.keys.use
+
+    async def failing(times: Mapping[str, int]) -> None:
+        raise Transient("no answer")
+
+    monkeypatch.setattr(project.ledger.keys, "use", failing)
+    await quota.write(seen=True)
+    monkeypatch.setattr(project.ledger.keys, "use", use)
+    await quota.write(seen=True)
+    assert [row.used for row in await project.ledger.keys.all()] == [seen]

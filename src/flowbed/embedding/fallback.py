@@ -76,15 +76,18 @@ class Fallback(Wrapper):
 
         """
         errors: list[Transient | Misconfigured] = []
+        failed = ""
         for embedder, name in self._order:
             same = embedder.space.fingerprint == self.space.fingerprint
             if not same and not (crossing and self._crossing):
                 continue
+            if errors:
+                telemetry.reached(telemetry.FALLBACK, provider=failed, reason=str(errors[-1]))
             try:
                 answer = await embedder.embed(texts, purpose=purpose)
             except (Transient, Misconfigured) as error:
-                telemetry.reached(telemetry.FALLBACK, provider=name, reason=str(error))
                 errors.append(error)
+                failed = name
                 continue
             return replace(answer, provider=name), embedder
         raise _together(errors)

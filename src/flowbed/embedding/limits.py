@@ -156,6 +156,7 @@ class Limited(Wrapper):
         self.tokens = min(self.tokens, max(1, self._limits.get("tokens", PART * self.tokens) // PART))
         self._buckets = buckets
         self._name = name
+        self._shown = name.partition(":")[0]  # what stands behind it is made of a key, and for nobody to see
         self._patience = patience
         self._sleep = sleep
         self._turn = asyncio.Lock()
@@ -208,12 +209,12 @@ class Limited(Wrapper):
         finally:
             self._ahead -= longest
         if waited:
-            telemetry.reached(telemetry.LIMITED, name=self._name, seconds=waited)
+            telemetry.reached(telemetry.LIMITED, name=self._shown, seconds=waited)
 
     def _refuse(self, wait: float) -> None:
         if self._patience is not None and wait > self._patience:
             message = (
-                f"the rate limit of {self._name} leaves no room for {wait:.0f} s, and a call waits for at most "
+                f"the rate limit of {self._shown} leaves no room for {wait:.0f} s, and a call waits for at most "
                 f"{self._patience:g} s; ask less often, or have the provider raise the limit"
             )
             raise TooMany(message, retry_after=wait)

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import math
+from reprlib import repr as shortened
 from typing import TYPE_CHECKING, Any
 
 from flowbed.errors import Rejected
@@ -36,7 +37,7 @@ def to_sql(where: Mapping[str, Any] | None) -> str:
 
 def _all_of(where: Any, *, depth: int) -> str:  # noqa: ANN401 - what a user wrote
     if not isinstance(where, dict):
-        message = f'a filter is an object such as {{"source": "slack"}}, not {where!r}'
+        message = f'a filter is an object such as {{"source": "slack"}}, not {shortened(where)}'
         raise Rejected(message)
     if depth > DEEPEST:
         message = f"the filter is nested more than {DEEPEST} deep"
@@ -66,14 +67,14 @@ def _operator(name: str, value: Any, *, depth: int) -> str:  # noqa: ANN401
     match name:
         case "$and" | "$or":
             if not isinstance(value, list | tuple) or not value:
-                message = f"{name} takes a list of at least one filter, not {value!r}"
+                message = f"{name} takes a list of at least one filter, not {shortened(value)}"
                 raise Rejected(message)
             return _join(name[1:].upper(), [_all_of(part, depth=depth + 1) for part in value])
         case "$not":
             return f"NOT ({_all_of(value, depth=depth + 1)})"
         case "$contains":
             if not isinstance(value, str):
-                message = f"$contains takes the text to find, not {value!r}"
+                message = f"$contains takes the text to find, not {shortened(value)}"
                 raise Rejected(message)
             return f"coalesce(contains(document, {_text(value)}), false)"
         case _:
@@ -90,7 +91,7 @@ def _condition(key: str, operator: str, operand: Any) -> str:  # noqa: ANN401
             return f"NOT ({_any_of(key, [operand])})"
         case "$in" | "$nin":
             if not isinstance(operand, list | tuple):
-                message = f"{operator} on {key!r} takes a list, not {operand!r}"
+                message = f"{operator} on {key!r} takes a list, not {shortened(operand)}"
                 raise Rejected(message)
             matches = _any_of(key, operand)
             return matches if operator == "$in" else f"NOT ({matches})"
@@ -174,7 +175,7 @@ def _may_be_json(text: str) -> bool:
 
 def _checked(key: str, value: Any) -> float:  # noqa: ANN401
     if isinstance(value, bool) or not isinstance(value, int | float):
-        message = f"{key!r} can be compared with text, a number, true or false, not with {value!r}"
+        message = f"{key!r} can be compared with text, a number, true or false, not with {shortened(value)}"
         raise Rejected(message)
     if abs(value) > LARGEST and not (isinstance(value, float) and math.isinf(value)):
         message = f"{value} is beyond the numbers that a filter compares exactly (64 bits)"

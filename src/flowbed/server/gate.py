@@ -23,10 +23,11 @@ if TYPE_CHECKING:
     App = Callable[[Any, Receive, Send], Awaitable[None]]
     Watcher = Callable[[Exchange], None]
 
-# What probes, scrapers and readers of the API's description may see without a key, at any load: no text, no vector.
+# What probes, scrapers and readers of the API's description may see without a key, at any load, and without being part
+# of it: no text, no vector.
 OPEN = frozenset({"/health/live", "/health/ready", "/metrics", "/openapi.json"})
-# Names of this machine that a browser cannot be made to take for another's: a page that has its own name lead here
-# cannot ask a server that needs no key.
+# Names of this machine that a browser cannot be made to take for another's: neither a page that has its own name lead
+# here nor one of another origin that sends its requests here can ask a server that needs no key.
 LOOPBACK = frozenset({b"localhost", b"127.0.0.1", b"[::1]"})
 # Seconds in which a body has to be here: 32 MB at 5 Mbit/s.
 BODY_SECONDS = 60.0
@@ -37,9 +38,10 @@ ID_LETTERS = frozenset(b"abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ012
 
 @dataclass(slots=True)
 class Load:
-    """How many requests are being worked on."""
+    """How many requests are being worked on, and how many of them the limit is for."""
 
     busy: int = 0
+    limited: int = 0
 
 
 class Gate:
@@ -86,7 +88,9 @@ class Gate:
             read=body.read,
         )
         answer = _Answer(send, exchange, self._clock, self._begun)
+        limited = exchange.path not in OPEN
         self._load.busy += 1
+        self._load.limited += limited
         try:
             await self._let_in(exchange)
             await self._app(scope, body, answer)
@@ -101,6 +105,7 @@ class Gate:
                 await answer({"type": "http.response.body", "body": refused.body})
         finally:
             self._load.busy -= 1
+            self._load.limited -= limited
             exchange.seconds = self._clock() - exchange.started
             exchange.route = getattr(scope.get("route"), "path", "")
             for watcher in self._watchers:
@@ -116,14 +121,14 @@ class Gate:
         """
         if exchange.path in OPEN:
             return
-        if self._load.busy > self._most:
+        if self._load.limited > self._most:
             message = f"The server is working on {self._most} requests already; try again in a moment."
             raise Overloaded(message)
         exchange.caller = caller = await self._keys.caller(_secret_of(exchange.headers))
-        if caller.key is None and not (self._loopback and _name_of(exchange.headers) in LOOPBACK):
+        if caller.key is None and not (self._loopback and _is_here(exchange.headers)):
             message = (
-                "This server has no API keys, so it answers this machine alone, by the names localhost and 127.0.0.1."
-                " Its operator makes a key with `flowbed keys create`."
+                "This server has no API keys, so it answers this machine alone, by the names localhost and 127.0.0.1,"
+                " and no web page of another name. Its operator makes a key with `flowbed keys create`."
             )
             raise Unauthorized(message)
 
@@ -237,7 +242,15 @@ def _secret_of(headers: dict[bytes, bytes]) -> str | None:
     return azure.decode("latin-1") if azure else None
 
 
-def _name_of(headers: dict[bytes, bytes]) -> bytes:
-    """Tell by what name the client knows this server, without the port."""
-    host = headers.get(b"host", b"").lower()
+def _is_here(headers: dict[bytes, bytes]) -> bool:
+    """Tell whether the client knows this server by a name of this machine, and is no page of another's."""
+    # Browsers say it with whatever a page sends that changes or costs something.
+    origin = headers.get(b"origin")
+    names = [headers.get(b"host", b""), *([] if origin is None else [origin.rpartition(b"://")[2]])]
+    return all(_name_of(name) in LOOPBACK for name in names)
+
+
+def _name_of(address: bytes) -> bytes:
+    """Tell the name in an address, without the port."""
+    host = address.lower()
     return host[: host.index(b"]") + 1] if host.startswith(b"[") and b"]" in host else host.partition(b":")[0]

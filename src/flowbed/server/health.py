@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from typing import TYPE_CHECKING
 
 from fastapi import APIRouter, Response
@@ -10,7 +11,7 @@ from flowbed.server.answers import json
 from flowbed.server.schemas import Readiness
 
 if TYPE_CHECKING:
-    from flowbed.services import Service
+    from flowbed.services import Health, Service
 
 # From the best to the worst: the whole is as its worst part is.
 STATES = ("ok", "degraded", "unhealthy")
@@ -19,6 +20,7 @@ STATES = ("ok", "degraded", "unhealthy")
 def routes(service: Service) -> APIRouter:
     """Make the routes over `service`."""
     router = APIRouter(tags=["health"])
+    looking: asyncio.Task[list[Health]] | None = None
 
     @router.get("/health/live", responses={200: {"content": {"application/json": {}}}})
     async def live() -> Response:
@@ -28,7 +30,11 @@ def routes(service: Service) -> APIRouter:
     @router.get("/health/ready", responses={200: {"model": Readiness}, 503: {"model": Readiness}})
     async def ready() -> Response:
         """Try what answers depend on: each model embeds a real token. 503 where something cannot be done without."""
-        checks = await service.ready()
+        # Anyone may ask: many who come while something does not answer are told what the first of them is.
+        nonlocal looking
+        if looking is None or looking.done():
+            looking = asyncio.create_task(service.ready())
+        checks = await asyncio.shield(looking)
         status = max((check.state for check in checks), key=STATES.index, default="ok")
         shown = [
             {

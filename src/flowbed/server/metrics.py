@@ -77,7 +77,7 @@ class Metrics:
 
     def __call__(self, exchange: Exchange) -> None:
         """Count a request that was answered."""
-        answer = (exchange.route, exchange.method, exchange.status)
+        answer = (exchange.route, exchange.method if exchange.method in METHODS else "other", exchange.status)
         if answer not in self._by_answer:
             self._by_answer[answer] = self._answers(*answer)
         requests, seconds = self._by_answer[answer]
@@ -108,7 +108,6 @@ class Metrics:
 
     def _answers(self, route: str, method: str, status: int) -> tuple[Counter, Histogram]:
         route = route or UNMATCHED
-        method = method if method in METHODS else "other"
         return self._requests.labels(route, method, str(status)), self._seconds.labels(route)
 
     def _models(self, model: str, provider: str) -> tuple[Counter, Counter, Counter]:

@@ -22,6 +22,7 @@ from flowbed.bed import aopen
 from flowbed.errors import Error, Misconfigured
 from flowbed.server import logs
 from flowbed.server.app import create_app
+from flowbed.server.connection import Connection
 from flowbed.services import open_service
 from flowbed.settings import share_counts, traces_wanted
 
@@ -98,7 +99,8 @@ def serve(
     `started` is told the models, once that everything is open and connections are taken.
 
     Raises:
-        Misconfigured: the project, or a model of it, cannot be served; or others could reach it without a key.
+        Misconfigured: the project, or a model of it, cannot be served (any more, where a worker has to be replaced); or
+            others could reach it without a key.
         KeyboardInterrupt: it was stopped by Ctrl-C, as against SIGTERM.
 
     """
@@ -107,6 +109,7 @@ def serve(
     resource.setrlimit(resource.RLIMIT_NOFILE, (max(soft, most), hard))
     config = uvicorn.Config(
         Serving(place),
+        http=Connection,
         lifespan="on",
         ws="none",
         log_config=None,
@@ -125,10 +128,32 @@ def serve(
         # What cannot be served is found out here, once, and not by each worker.
         names = runner.run(_try(place))
     listening.listen(BACKLOG)  # connections wait until the workers are there
-    started(names)
     with TemporaryDirectory(prefix="flowbed-") as counts:
         share_counts(counts)
-        Multiprocess(config, [listening]).run()
+        running = Workers(config, [listening])
+        started(names)
+        running.run()
+    if running.stopped_by == signal.SIGINT:
+        raise KeyboardInterrupt
+    if running.stopped_by is None:
+        message = "a worker could not start again, so all are stopped; the log says why"
+        raise Misconfigured(message)
+
+
+class Workers(Multiprocess):
+    """uvicorn's supervisor of workers, which remembers what has stopped it: None where a worker could not start."""
+
+    stopped_by: signal.Signals | None = None
+
+    def handle_int(self) -> None:
+        """Stop on Ctrl-C."""
+        self.stopped_by = signal.SIGINT
+        super().handle_int()
+
+    def handle_term(self) -> None:
+        """Stop on SIGTERM."""
+        self.stopped_by = signal.SIGTERM
+        super().handle_term()
 
 
 async def _try(place: Place) -> list[str]:

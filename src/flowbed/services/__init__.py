@@ -261,7 +261,7 @@ async def open_service(bed: Project) -> AsyncIterator[Service]:
                 keys=bed.keys(),
                 models=models,
                 quotas=quotas,
-                search=Search(bed, quotas, serving),
+                search=Search(bed, models, quotas, serving),
             )
         finally:
             await models.close()

@@ -6,6 +6,8 @@ import asyncio
 from functools import lru_cache
 from typing import TYPE_CHECKING
 
+import numpy as np
+
 from flowbed import telemetry
 from flowbed.embedding.dimensions import fit, fitted, is_padded
 from flowbed.errors import Misconfigured, Rejected, Transient
@@ -73,6 +75,7 @@ class Embeddings:
         tokens = 0
         try:
             answering, embedded = await self._embed(model, texts, asked, caller)
+            _require_numbers(answering, embedded)
             # A text that comes twice is embedded once, and counts twice, as it does with OpenAI.
             tokens = sum(embedded.counts) if embedded.counts else await _counted(answering, texts, most)
         finally:
@@ -119,7 +122,7 @@ class Embeddings:
         space = self._space(model, asked)
         vectors = embedded.vectors
         if space.dimensions != vectors.shape[1]:
-            if vectors.size < LONG_NUMBERS:
+            if len(vectors) * max(space.dimensions, vectors.shape[1]) < LONG_NUMBERS:
                 vectors = fit(vectors, space.dimensions, normalized=space.normalized)
             else:
                 vectors = await asyncio.to_thread(fit, vectors, space.dimensions, normalized=space.normalized)
@@ -149,6 +152,17 @@ class Embeddings:
                 code="integer_above_max_value",
             )
         return _fitted(model.space, asked.dimensions, self._serving.dimensions, model.source.matryoshka)
+
+
+def _require_numbers(model: Model, embedded: Embedded) -> None:
+    """Let vectors through that JSON can write, and that are somewhere.
+
+    Raises:
+        Transient: one has numbers that are not finite, which the cache never keeps.
+
+    """
+    if embedded.cached < len(embedded.vectors) and not np.isfinite(embedded.vectors).all():
+        raise Transient(f"model {model.id} answered vectors with numbers that are not finite; try again")
 
 
 # The fingerprint of a space is kept with it, and takes longer to make than everything else here.

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, TypeGuard
+from typing import TYPE_CHECKING, Any, TypeGuard
 
 from flowbed.errors import Rejected
 
@@ -16,8 +16,31 @@ ITEMS_MOST = 2_048
 TOKENS_EACH = 8_192
 TOKENS_MOST = 300_000
 
+# Characters that no token of OpenAI's tokenizers has more of. What cannot be short enough is not tokenised to find out,
+# which nothing else in the process could happen beside.
+CHARACTERS_EACH = 128
+
 # Bytes that a character of UTF-8 has at most, and no tokenizer makes more than one token of a byte.
 BYTES_EACH = 4
+
+
+def require_few(given: Sequence[Any]) -> None:
+    """Let a list through that is short enough to be looked at item by item, whatever its items are.
+
+    Raises:
+        Rejected: it holds too many texts, token arrays or tokens.
+
+    """
+    if given and type(given[0]) is int:
+        require_sizes([len(given)])
+        return
+    if len(given) > ITEMS_MOST:
+        raise Rejected(
+            f"'input' holds {len(given):,} items, and at most {ITEMS_MOST:,} are taken; send several requests",
+            param="input",
+            code="array_above_max_length",
+        )
+    require_sizes([len(each) for each in given if isinstance(each, list)])
 
 
 def arrays_of(given: Input) -> list[list[int]] | None:
@@ -29,6 +52,7 @@ def arrays_of(given: Input) -> list[list[int]] | None:
     """
     if isinstance(given, str) or (given and isinstance(given[0], str)):
         return None
+    require_few(given)
     arrays = [given] if given and isinstance(given[0], int) else given
     if not _are_arrays(arrays):
         raise Rejected("'input' has to be a string, a list of strings, or token arrays", param="input")
@@ -44,6 +68,7 @@ def texts_of(given: Input) -> list[str]:
 
     """
     texts = [given] if isinstance(given, str) else given
+    require_few(texts)
     if not _are_texts(texts):
         raise Rejected("'input' has to be a string, a list of strings, or token arrays", param="input")
     _require_some(texts, "string")
@@ -69,6 +94,12 @@ def require_within(texts: Sequence[str], count: Callable[[str], int]) -> None:
     """
     total = 0
     for place, text in enumerate(texts):
+        if len(text) > TOKENS_EACH * CHARACTERS_EACH:
+            raise Rejected(
+                f"This model's maximum context length is {TOKENS_EACH} tokens, however input[{place}] has"
+                f" {len(text):,} characters, which are more tokens. Please reduce your prompt.",
+                inputs=(place,),
+            )
         tokens = count(text)
         if tokens > TOKENS_EACH:
             raise too_long(place, tokens)
@@ -111,7 +142,7 @@ def too_many(tokens: int) -> Rejected:
 
 def _are_arrays(arrays: Input) -> TypeGuard[list[list[int]]]:
     return isinstance(arrays, list) and all(
-        isinstance(array, list) and all(type(token) is int for token in array) for array in arrays
+        isinstance(array, list) and set(map(type, array)) <= {int} for array in arrays
     )
 
 
@@ -122,12 +153,6 @@ def _are_texts(texts: Input) -> TypeGuard[list[str]]:
 def _require_some(inputs: Sequence[str] | Sequence[list[int]], what: str) -> None:
     if not inputs:
         raise Rejected("'input' is an empty list; send at least one text", param="input")
-    if len(inputs) > ITEMS_MOST:
-        raise Rejected(
-            f"'input' holds {len(inputs):,} items, and at most {ITEMS_MOST:,} are taken; send several requests",
-            param="input",
-            code="array_above_max_length",
-        )
     empty = [place for place, each in enumerate(inputs) if not each]
     if empty:
         raise Rejected(

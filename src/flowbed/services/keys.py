@@ -32,7 +32,7 @@ LASTING = 5.0
 PATIENCE, GRACE = 1.0, 300.0
 
 DEFAULT = "default"  # the tier that is there without being in the settings, and then has no limits
-NOBODY = (None, 0.0)
+NOBODY = (None, 0.0, 0.0)
 OPEN = Caller(name="anyone", admin=True)
 
 
@@ -52,7 +52,8 @@ class Keys:
         self._tiers = {DEFAULT, *tiers}
         self._clock = clock
         self._monotonic = monotonic
-        self._known: dict[bytes, tuple[Caller, float]] = {}
+        # Who it is, until when that is not asked again, and until when it holds where there is no answer.
+        self._known: dict[bytes, tuple[Caller, float, float]] = {}
         self._lookups: dict[bytes, asyncio.Task[KeyRow | None]] = {}
         self._open_until = float("-inf")
         self._required = False
@@ -130,7 +131,7 @@ class Keys:
 
         """
         digest = hashlib.sha256(secret.encode()).digest() if secret else b""
-        known, until = self._known.get(digest, NOBODY)
+        known, until, latest = self._known.get(digest, NOBODY)
         if known is not None and self._monotonic() < until:
             return known
         if not self._required and not await self.required():
@@ -141,13 +142,14 @@ class Keys:
                 " `flowbed keys create` makes one.",
                 code="invalid_api_key",
             )
-        if known is None or self._monotonic() > until + GRACE:
+        if known is None or self._monotonic() > latest:
             return await self._looked_up(secret, digest)
         try:
             async with asyncio.timeout(PATIENCE):
                 return await self._looked_up(secret, digest)
         except (Transient, TimeoutError) as error:
             log.warning("key %s goes on being known, since the ledger does not answer: %s", known.key, error)
+            self._known[digest] = known, self._monotonic() + LASTING, latest
             return known
 
     async def health(self) -> Health:
@@ -181,7 +183,8 @@ class Keys:
         caller = Caller(
             key=row.id, name=row.name, tier=row.tier, admin=row.admin, models=frozenset(row.models)
         )
-        self._known[digest] = caller, self._monotonic() + LASTING
+        until = self._monotonic() + LASTING
+        self._known[digest] = caller, until, until + GRACE
         return caller
 
     async def _row(self, digest: bytes) -> KeyRow | None:
@@ -189,5 +192,10 @@ class Keys:
         lookup = self._lookups.get(digest)
         if lookup is None:
             lookup = self._lookups[digest] = asyncio.create_task(self._rows.find(digest.hex()))
-            lookup.add_done_callback(lambda _: self._lookups.pop(digest, None))
+            lookup.add_done_callback(lambda done: self._ended(digest, done))
         return await asyncio.shield(lookup)
+
+    def _ended(self, digest: bytes, lookup: asyncio.Task[KeyRow | None]) -> None:
+        self._lookups.pop(digest, None)
+        if not lookup.cancelled():
+            lookup.exception()  # seen, also where nobody has waited for so long

@@ -65,7 +65,9 @@ class Opening:
     async def _model(self, spec: str, chain: Sequence[str], aliases: Sequence[str]) -> Model:
         first = await self._open(spec)
         same, across = [spec], []
-        for each in chain:
+        for each in dict.fromkeys(chain):
+            if each == spec:  # as chains of older servers have it, which begin with who is asked first
+                continue
             other = await self._open(each)
             if other.space.fingerprint == first.space.fingerprint:
                 same.append(each)

@@ -140,7 +140,7 @@ class Quotas:
         if caller.key is None:
             return
         use = self._use(caller.key) or self._begin(caller.key)
-        use.held = max(0, use.held - held)  # where midnight has passed in between, nothing is held any more
+        use.held = max(0, use.held - held)  # where there is no limit, nothing was held
         use.total += tokens
         use.unwritten += tokens
 
@@ -176,9 +176,10 @@ class Quotas:
                     await self._ledger.quotas.forget(before=oldest)
                     self._tidied = self._day
                 if self._seen and (seen or self._monotonic() - self._seen_at >= SEEN_EVERY):
-                    self._seen, times = {}, self._seen
                     self._seen_at = self._monotonic()
+                    times = dict(self._seen)
                     await self._ledger.keys.use(times)
+                    self._seen = {key: at for key, at in self._seen.items() if times.get(key) != at}
             except Exception as error:  # noqa: BLE001 - whatever it is, counting goes on, and is written the next time
                 log.warning("what keys have used is not written down, and will be tried again: %s", error)
 
@@ -257,7 +258,8 @@ class Quotas:
         left = {key: use.unwritten for key, use in self._uses.items() if use.unwritten}
         if left:
             self._earlier.append((self._name(self._day), left))
-        self._uses = {}
+        # Requests that are under way count for the day on which they end, and so does what is set aside for them.
+        self._uses = {key: _Use(held=use.held) for key, use in self._uses.items() if use.held}
         self._day = today
 
     def _name(self, day: int) -> str:
