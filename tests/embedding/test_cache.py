@@ -213,6 +213,42 @@ async def test_cancelled_waiter_does_not_disturb_the_others(provider: Provider) 
     assert len(provider.sent) == 1
 
 
+async def test_what_was_answered_is_kept_where_another_request_of_the_call_failed(provider: Provider) -> None:
+    """A call of several requests fails whole; called again, it sends only what was not answered, and in order."""
+    cached = Cached(provider, [Tier()])
+    texts = [f"text {n}" for n in range(450)]
+    provider.errors = [Transient("one fails")]
+    provider.gate.clear()
+    failing = asyncio.create_task(cached.embed(texts, purpose="document"))
+    await asyncio.sleep(0.05)
+    provider.gate.set()
+    with pytest.raises(Transient):
+        await failing
+    answer = await cached.embed(texts, purpose="document")
+    np.testing.assert_array_equal(answer.vectors, expected(texts))
+    assert [len(each) for each in provider.sent] == [100, 100, 100, 100, 100, 50]
+    assert (answer.tokens, answer.cached) == (300, 300)
+
+
+async def test_no_request_is_begun_after_one_has_failed(provider: Provider) -> None:
+    """Of a call of many requests, those under way when one fails are the last."""
+    cached = Cached(provider, [Tier()])
+    provider.errors = [Misconfigured("the key is wrong")] * 20
+    with pytest.raises(Misconfigured):
+        await cached.embed([f"text {n}" for n in range(2_000)], purpose="document")
+    assert len(provider.sent) <= 4
+
+
+async def test_rejected_positions_are_those_of_the_whole_call(provider: Provider) -> None:
+    """Where several requests make up a call, the refused text is the caller's."""
+    cached = Cached(provider, [Tier()])
+    texts = [f"text {n}" for n in range(250)]
+    texts[207] = "bad one"
+    with pytest.raises(Rejected) as caught:
+        await cached.embed(texts, purpose="document")
+    assert caught.value.inputs == (207,)
+
+
 async def test_rejected_positions_are_those_of_the_caller(provider: Provider) -> None:
     """Where only some texts were sent, a rejection names the caller's positions, doubles included."""
     cached = Cached(provider, [Tier()])

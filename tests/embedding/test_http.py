@@ -101,6 +101,8 @@ def test_durations_are_read(text: str, seconds: float | None) -> None:
         ("Please try again in 6m0s.", 360.0),
         ("try again in 12ms", 0.012),
         ("Please retry after 3 seconds.", 3.0),
+        ("Try again in 2 minutes", 120.0),
+        ("try again in 1 Hour", 3600.0),
         ("Please retry later.", None),
         ("1 try again in a while", None),
     ],

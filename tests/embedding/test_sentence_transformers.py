@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import importlib.util
 from typing import TYPE_CHECKING
 
@@ -65,6 +66,22 @@ async def test_it_agrees_with_the_local_model(folder: str, graphs: Path) -> None
     onnx = await open_embedder(f"onnx:{folder}", cache=graphs, options={}).embed(texts, purpose="document")
     np.testing.assert_allclose(torch.vectors, onnx.vectors, atol=1e-4)
     assert torch.tokens == onnx.tokens
+
+
+@wants_package
+@pytest.mark.filterwarnings("ignore")
+async def test_counting_changes_no_vector(folder: str, tmp_path: Path) -> None:
+    """Texts are counted while others are embedded, and are cut off and padded as ever."""
+    embedder = open_embedder(
+        f"sentence_transformers:{folder}", cache=tmp_path, options={"overflow": "truncate"}
+    )
+    texts = ["short", "word " * 400] * 4
+    alone = await embedder.embed(texts, purpose="document")
+    embedding = asyncio.create_task(embedder.embed(texts * 10, purpose="document"))
+    while not embedding.done():
+        assert embedder.count("word " * 50) == 50
+        await asyncio.sleep(0)
+    np.testing.assert_allclose((await embedding).vectors, np.tile(alone.vectors, (10, 1)), atol=1e-5)
 
 
 @wants_package

@@ -114,6 +114,18 @@ async def test_a_process_that_hangs_is_replaced() -> None:
     await supervised.aclose()
 
 
+async def test_a_process_that_no_longer_reads_is_replaced() -> None:
+    """A process that is stopped before it has read a call is replaced too, however much the call holds."""
+    supervised = Supervised(partial(open_dying, 8), processes=1, timeout=1)
+    await supervised.embed(["a"], purpose="document")
+    os.kill(pids(supervised)[0], signal.SIGSTOP)
+    texts = [f"{number} " * 1_000 for number in range(500)]  # more than fits between two processes
+    async with asyncio.timeout(60):
+        answer = await supervised.embed(texts, purpose="document")
+    np.testing.assert_array_equal(answer.vectors, seeded(texts, 8))
+    await supervised.aclose()
+
+
 async def test_a_process_that_grows_is_replaced() -> None:
     """A process that holds too much memory answers, and is then replaced."""
     supervised = Supervised(partial(open_dying, 8), processes=1, memory=300 * 2**20)

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import shutil
+from dataclasses import replace
 from datetime import timedelta
 from typing import TYPE_CHECKING
 
@@ -12,12 +14,15 @@ import pytest
 from flowbed.errors import Conflict, Misconfigured, NotFound, Rejected
 from flowbed.index import lease
 from flowbed.index.compaction import compact
+from flowbed.index.datasets import Datasets
 from flowbed.index.reuse import Reuse
 from flowbed.index.search import search
 from flowbed.index.versions import state, versions
 from flowbed.records import text_hash
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from tests.index.conftest import Bench
 
     from flowbed.records import Found
@@ -50,6 +55,26 @@ async def test_the_text_itself_is_the_best_hit(bench: Bench) -> None:
     assert len(scores) == 50
     assert min(scores) >= -1.000001
     assert found.hits[0].metadata == {"n": 7, "even": False}
+
+
+@pytest.mark.parametrize("length", [1e-30, 1e-3, 1e3, 1e30])
+async def test_only_the_direction_of_a_query_counts(bench: Bench, length: float) -> None:
+    """A query vector of any length finds the same rows with the same scores."""
+    await fill(bench)
+    live = await bench.datasets.begin("docs", bench.space, now=1)
+    query = bench.upsert("q", 1, "text 7").vector
+    expected = await search(query, [live], datasets=bench.datasets)
+    found = await search(query * np.float32(length), [live], datasets=bench.datasets)
+    assert [hit.id for hit in found.hits] == [hit.id for hit in expected.hits]
+    assert [hit.score for hit in found.hits] == pytest.approx([hit.score for hit in expected.hits], abs=1e-6)
+
+
+async def test_a_query_without_direction_is_rejected(bench: Bench) -> None:
+    """To a vector of zeros nothing is near."""
+    await fill(bench)
+    live = await bench.datasets.begin("docs", bench.space, now=1)
+    with pytest.raises(Rejected, match="points nowhere"):
+        await search(np.zeros(8, np.float32), [live], datasets=bench.datasets)
 
 
 async def test_the_filter_comes_before_the_search(bench: Bench) -> None:
@@ -103,6 +128,24 @@ async def test_an_older_version_is_searched_as_it_was(bench: Bench) -> None:
     assert (await ask(bench, "text 7")).hits[0].document != "text 7"
     with pytest.raises(NotFound, match="no version 99; it keeps 1-"):
         await ask(bench, "text 7", at=99)
+
+
+async def test_an_index_made_anew_is_searched_as_it_is(bench: Bench, tmp_path: Path) -> None:
+    """Who searched an index that was removed, and made anew up to the same version, finds what the new one holds."""
+    await fill(bench)
+    live = await bench.datasets.begin("docs", bench.space, now=1)
+    query = bench.upsert("q", 1, "text 7").vector
+    before = await search(query, [live], datasets=bench.datasets)
+    shutil.rmtree(tmp_path / "store" / live.key)
+    with pytest.raises(NotFound, match="holds nothing yet"):
+        await search(query, [live], datasets=bench.datasets)
+    another = replace(bench, datasets=Datasets(bench.store))
+    await another.datasets.begin("docs", bench.space, now=1)
+    await another.lay_down([bench.upsert(f"new#{n:05d}", 1, f"text {n}") for n in range(50)])
+    await another.commit()
+    found = await search(query, [live], datasets=bench.datasets)
+    assert found.versions == before.versions
+    assert found.hits[0].id == "new#00007"
 
 
 @pytest.mark.parametrize("limit", [0, -1, 10_001])

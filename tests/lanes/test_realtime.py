@@ -11,8 +11,8 @@ import stamina
 
 from flowbed.embedding.cache import Cached
 from flowbed.embedding.memory import VectorMemory
-from flowbed.errors import Misconfigured, Rejected, Transient
-from flowbed.lanes.realtime import Outcome, embed
+from flowbed.errors import Misconfigured, Rejected, TooMany, Transient
+from flowbed.lanes.realtime import ATTEMPTS, TOLD_MOST, Outcome, embed, wait
 from flowbed.records import Embedded, Space, text_hash
 from flowbed.testing.embedder import seeded
 
@@ -50,6 +50,8 @@ class Provider:
             raise Rejected("refused", inputs=bad if self.names_inputs else ())
         if any("down" in text for text in texts):
             raise Transient("no answer", retry_after=0.0)
+        if any("tomorrow" in text for text in texts):
+            raise TooMany("no more today", retry_after=30_000.0)
         if any("key" in text for text in texts):
             raise Misconfigured("the key is wrong; set another")
         vectors = seeded(texts, 8)
@@ -62,7 +64,7 @@ class Provider:
         return Embedded(vectors=vectors, tokens=len(texts), truncated=cut)
 
     def count(self, text: str) -> int:
-        return len(text.split())
+        return len(text) // 4 + 1 + text.count("字")
 
 
 class Index:
@@ -149,6 +151,39 @@ async def test_an_outage_fails_only_what_it_met() -> None:
     assert outcome.failures == {text_hash("aaaaaa down"): ("transient", "no answer")}
     assert len(outcome.vectors) == 4
     assert provider.requests.count(["aaaaaa down"]) == 3
+
+
+async def test_an_outage_for_the_rest_of_the_day_is_for_another_run() -> None:
+    """Who is told to come again in hours is not asked again, and what was not sent yet is left as it is."""
+    provider = Provider()
+    texts = [f"tomorrow {n}" for n in range(40)]
+    outcome = await send(provider, texts, concurrency=2)
+    assert len(provider.requests) == 2
+    assert set(outcome.failures.values()) == {("transient", "no more today")}
+    assert (len(outcome.failures), len(outcome.held)) == (8, 32)
+    assert outcome.put_off == "no more today; it is to be asked again in 500 minutes"
+
+
+def test_as_long_is_waited_as_is_told_and_no_longer_than_is_worth_it() -> None:
+    """Told waits are kept to, and grow after "now"; without one, the limit of a minute passes meanwhile."""
+    tries = range(1, ATTEMPTS)
+    assert [wait(TooMany("", retry_after=7.0), each) for each in tries] == [7.0, 7.0, 7.0, 7.0, 7.0]
+    assert wait(TooMany("", retry_after=TOLD_MOST), 1) == TOLD_MOST
+    assert wait(TooMany("", retry_after=TOLD_MOST + 1), 1) is False
+    assert [wait(Transient("", retry_after=0.0), each) for each in tries] == [0.0, 0.5, 1.0, 2.0, 4.0]
+    assert [wait(Transient(""), each) for each in tries] == [True] * len(tries)
+    assert sum(wait(TooMany(""), each) for each in tries) > 60
+
+
+async def test_what_was_answered_is_not_paid_again_where_another_request_failed() -> None:
+    """Texts whose provider counts more tokens than they seem to have go in requests that fail each by itself."""
+    provider = Provider()
+    dense = [f"{n} {'字' * 900}" for n in range(4)]
+    outcome = await send(provider, [*dense, f"9 down {'字' * 900}"])
+    assert set(outcome.failures) == {text_hash(f"9 down {'字' * 900}")}
+    sent = [text for request in provider.requests for text in request if "down" not in text]
+    assert sorted(sent) == sorted(dense)
+    assert outcome.tokens == 4
 
 
 async def test_a_wrong_setting_stops_everything() -> None:

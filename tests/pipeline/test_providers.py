@@ -82,3 +82,18 @@ async def test_a_run_is_never_answered_by_another_space(tmp_path: Path) -> None:
         async with await flowbed.aopen(tmp_path) as bed:
             assert isinstance(bed._embedders._chain(bed.settings.model), Limited)
     assert not other.account.totals().requests
+
+
+async def test_a_run_ends_where_its_provider_is_not_to_be_asked_for_hours(tmp_path: Path) -> None:
+    """It says when the provider is to be asked again, and a later run does what was left."""
+    busy = Simulator(OpenAI(), faults=[Fault(kind="error", status=429, retry_after=30_000.0)])
+    ready = Simulator(OpenAI())
+    async with running(busy) as first, running(ready) as second:
+        for url, done in ((first, 0), (second, 40)):
+            write(tmp_path, url, more=f'[sources.docs]\nkind = "files"\nlocation = "{tmp_path / "docs"}"')
+            async with await flowbed.aopen(tmp_path) as bed:
+                report = await bed.run()
+            assert report.embedded == done
+            told = [each.reason for each in report.failures if each.subject == "embedding"]
+            assert ["500 minutes" in reason for reason in told] == [True] * (not done)
+    assert busy.account.totals().requests == 1

@@ -11,10 +11,11 @@ import numpy as np
 
 from flowbed import telemetry
 from flowbed.embedding.dimensions import is_padded
+from flowbed.embedding.requests import cut
 from flowbed.embedding.stored import FLOAT, Layout
 from flowbed.embedding.tiers import Tiers
 from flowbed.embedding.unicode import require_unicode
-from flowbed.embedding.usage import shares
+from flowbed.embedding.usage import guessed, shares
 from flowbed.embedding.wrapper import Wrapper, anew
 from flowbed.errors import Misconfigured, Rejected, Transient
 from flowbed.records import Embedded, vector_key
@@ -29,8 +30,18 @@ if TYPE_CHECKING:
     from flowbed.records import Purpose
 
 
+# Bytes, and so tokens, that one character has at most.
+MOST_BYTES = 4
+
+# Requests of one call that wait for a provider at once: with more, its rate limit would turn away whoever comes next.
+AT_ONCE = 4
+
+
 class Cached(Wrapper):
     """An embedder that asks `tiers`, nearest first, before it asks `embedder`.
+
+    Of one that is paid for it asks for no more at once than goes in one request, and keeps every answer: nothing is
+    paid for again because another part of the same call failed.
 
     Within one process a text is sent once, however many calls want it at the same time. A tier that fails is passed
     over with a warning: the cache saves work, and never decides whether a call succeeds. Used from one event loop.
@@ -115,6 +126,17 @@ class Cached(Wrapper):
         """
         await self.tiers.put(self._stored(self._keys(texts, purpose), embedded, embedded.counts))
 
+    async def parts(self, texts: Sequence[str], *, purpose: Purpose) -> list[slice]:
+        """Cut texts, in order, into parts that the embedder takes in one request each, and answers or fails whole."""
+        if len(texts) <= self.items and sum(map(len, texts)) * MOST_BYTES <= self.tokens:
+            return [slice(0, len(texts))] if texts else []
+        if self.price:
+            sizes = await asyncio.to_thread(lambda: [self._size(text, purpose) for text in texts])
+        else:
+            # Counting takes a tenth of a local model's time.
+            sizes = [guessed(text) for text in texts]
+        return cut(sizes, items=self.items, tokens=self.tokens)
+
     async def clear(self) -> None:
         """Empty the tiers that can be emptied; what is kept on disk was paid for, and stays."""
         await self.tiers.clear()
@@ -148,8 +170,7 @@ class Cached(Wrapper):
             if sent:
                 await self._send(sent, call, purpose)
         except _RejectedKeysError as error:
-            # The only text of a request is the one that was refused, whether the provider says so or not.
-            guilty = error.keys or (set(mine) if len(mine) == 1 else set())
+            guilty = error.keys
             failure = error.cause
             raise
         except (Transient, Misconfigured) as error:
@@ -163,22 +184,51 @@ class Cached(Wrapper):
                 flight.set_result(call.known.get(key, failure if key in guilty else None))
 
     async def _send(self, sent: Mapping[bytes, str], call: _Call, purpose: Purpose) -> None:
-        """Embed `sent` and keep it."""
-        telemetry.reached(telemetry.REQUEST_SENT, texts=len(sent))
+        """Embed `sent`, in as many requests as it takes, and keep it; the first failure ends those not yet begun."""
         order, texts = list(sent), list(sent.values())
+        # What costs nothing may be lost, and a model that runs here cuts calls to its own measure.
+        parts = await self.parts(texts, purpose=purpose) if self.price else []
+        if len(parts) <= 1:
+            return await self._request(order, texts, call, purpose)
+        waiting = iter(parts)
+        failures: list[Exception] = []
+
+        async def work() -> None:
+            for part in waiting:
+                try:
+                    await self._request(order[part], texts[part], call, purpose)
+                except Exception as error:  # noqa: BLE001 - whatever it is, requests under way are paid for, and end
+                    failures.append(error)
+                if failures:
+                    return
+
+        async with asyncio.TaskGroup() as group:
+            for _ in range(min(AT_ONCE, len(parts))):
+                group.create_task(work())
+        if failures:
+            raise failures[0]
+        return None
+
+    async def _request(
+        self, order: Sequence[bytes], texts: Sequence[str], call: _Call, purpose: Purpose
+    ) -> None:
+        """Embed the texts of the keys in `order`, in one request, and keep what it brings."""
+        telemetry.reached(telemetry.REQUEST_SENT, texts=len(texts))
         try:
             embedded = await self._embedder.embed(texts, purpose=purpose)
         except Rejected as error:
-            raise _RejectedKeysError(error, {order[place] for place in error.inputs}) from error
+            # The only text of a request is the one that was refused, whether the provider says so or not.
+            places = error.inputs or ((0,) if len(order) == 1 else ())
+            raise _RejectedKeysError(error, {order[place] for place in places}) from error
         telemetry.reached(
             telemetry.REQUEST_ANSWERED,
-            texts=len(sent),
+            texts=len(texts),
             model=self.space.model,
             tokens=embedded.tokens,
             price=self.price,
         )
         call.tokens += embedded.tokens
-        call.sent.update(sent)
+        call.sent.update(order)
         call.provider = embedded.provider or call.provider
         counts = embedded.counts
         if self._counts and not counts:

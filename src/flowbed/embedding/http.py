@@ -214,11 +214,16 @@ def _reset(headers: Mapping[str, str]) -> float | None:
 def told_wait(message: str) -> float | None:
     """Read seconds out of a message such as "try again in 1.5s" or "retry after 20 seconds"; None where it has none."""
     found = re.search(
-        r"(?:try again in|retry after) ((?:\d+(?:\.\d+)?(?:ms|h|m|s)?)+)", message, re.IGNORECASE
+        r"(?:try again in|retry after) ((?:\d+(?:\.\d+)?(?:ms|h|m|s)?)+)(?: (hour|minute|millisecond))?",
+        message,
+        re.IGNORECASE,
     )
     if found is None:
         return None
-    return duration(found[1]) if found[1][-1].isalpha() else float(found[1])
+    if found[1][-1].isalpha():
+        return duration(found[1])
+    units = {"hour": 3600.0, "minute": 60.0, "millisecond": 0.001}
+    return float(found[1]) * units.get((found[2] or "").lower(), 1.0)
 
 
 def duration(text: str) -> float | None:

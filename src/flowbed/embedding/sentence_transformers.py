@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import copy
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -87,6 +88,9 @@ class SentenceTransformers:
     ) -> None:
         """Take a loaded model."""
         self._model = model
+        # The model tells its own tokenizer anew, before each batch, where to cut texts off and how far to pad them:
+        # counting beside it would tell it otherwise.
+        self._counter = copy.deepcopy(model.tokenizer)
         self._batch = batch
         self._truncates = truncates
         self._prompts = prompts
@@ -171,7 +175,7 @@ class SentenceTransformers:
         )
 
     def _counts(self, texts: Sequence[str]) -> list[int]:
-        ids = self._model.tokenizer(
+        ids = self._counter(
             list(texts), add_special_tokens=False, truncation=False, padding=False, verbose=False
         )["input_ids"]
         return [len(each) for each in ids]

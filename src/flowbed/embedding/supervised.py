@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import multiprocessing
+import os
 import signal
+import socket
+import struct
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from queue import SimpleQueue
@@ -70,7 +73,7 @@ class Supervised(Wrapper):
         self._memory = memory
         # As many threads as processes: who has a thread finds a process that is idle.
         self._threads = ThreadPoolExecutor(max_workers=processes, thread_name_prefix="flowbed-supervised")
-        self._workers = [_Worker(opener) for _ in range(processes)]
+        self._workers = [_Worker(opener, timeout) for _ in range(processes)]
         self._idle: SimpleQueue[int] = SimpleQueue()
         for place in range(processes):
             self._idle.put(place)
@@ -117,7 +120,7 @@ class Supervised(Wrapper):
     def _asked(self, place: int, texts: Sequence[str], purpose: Purpose) -> _Answer | None:
         """Ask one process; None where it did not live to answer, and was replaced."""
         try:
-            answer = self._workers[place].ask(texts, purpose, timeout=self._timeout)
+            answer = self._workers[place].ask(texts, purpose)
         except (EOFError, OSError):
             self._replace(place, "it died")
             return None
@@ -129,7 +132,7 @@ class Supervised(Wrapper):
         telemetry.log.warning("a process of %s is replaced: %s", self.space.model, reason)
         telemetry.reached(telemetry.WORKER_RESTARTED, model=self.space.model, reason=reason)
         self._workers[place].kill()
-        self._workers[place] = _Worker(self._opener)
+        self._workers[place] = _Worker(self._opener, self._timeout)
 
     def _close(self) -> None:
         self._threads.shutdown(cancel_futures=True)
@@ -148,7 +151,7 @@ class _Answer:
 class _Worker:
     """One process, asked by one thread at a time."""
 
-    def __init__(self, opener: Callable[[], Embedder]) -> None:
+    def __init__(self, opener: Callable[[], Embedder], timeout: float) -> None:
         # Spawned: a fork would copy the locks of threads that are busy in this process.
         context = multiprocessing.get_context("spawn")
         self._connection, theirs = context.Pipe()
@@ -156,19 +159,24 @@ class _Worker:
         self.process.start()
         # Theirs alone now, so that its end is seen here, and ours there.
         theirs.close()
+        self._timeout = timeout
+        _limit(self._connection, timeout)
         self._started = False
 
-    def ask(self, texts: Sequence[str], purpose: Purpose, *, timeout: float) -> _Answer | None:
+    def ask(self, texts: Sequence[str], purpose: Purpose) -> _Answer | None:
         """Have texts embedded; None where that takes too long."""
         if not self._started:
             if not self._connection.poll(STARTING):
                 return None
             self._connection.recv()
             self._started = True
-        self._connection.send((texts, purpose))
-        if not self._connection.poll(timeout):
+        try:
+            self._connection.send((texts, purpose))
+            if not self._connection.poll(self._timeout):
+                return None
+            answer: _Answer = self._connection.recv()
+        except BlockingIOError:
             return None
-        answer: _Answer = self._connection.recv()
         return answer
 
     def kill(self) -> None:
@@ -183,6 +191,18 @@ class _Worker:
         self.process.join(FAREWELL)
         if self.process.is_alive():
             self.kill()
+
+
+def _limit(connection: Connection[Any, Any], seconds: float) -> None:
+    """Let no more be waited for one piece of a call or an answer: a process that hangs takes no more than fits between.
+
+    What waits for longer raises BlockingIOError.
+    """
+    interval = struct.pack("@ll", int(seconds), int(seconds % 1 * 1e6))
+    # What multiprocessing calls a pipe with two ways is a pair of sockets.
+    with socket.socket(fileno=os.dup(connection.fileno())) as end:
+        for way in (socket.SO_SNDTIMEO, socket.SO_RCVTIMEO):
+            end.setsockopt(socket.SOL_SOCKET, way, interval)
 
 
 def _work(connection: Connection[Any, Any], opener: Callable[[], Embedder]) -> None:

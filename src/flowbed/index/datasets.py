@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
 from typing import TYPE_CHECKING, TypeVar
 
@@ -23,6 +24,9 @@ if TYPE_CHECKING:
     from flowbed.storage import Store
 
 Answer = TypeVar("Answer")
+
+# What Lance says of a file that a version needs and that is gone.
+NOT_FOUND = "Not found"
 
 
 class Datasets:
@@ -97,6 +101,16 @@ class Datasets:
 
         def work() -> tuple[Answer, int] | None:
             dataset = self._open(live, version) if version is not None else self._read(live)
+            if dataset is None:
+                return None
+            try:
+                return read(dataset), int(dataset.version)
+            except (OSError, ValueError) as error:
+                if version is not None or NOT_FOUND not in str(error):
+                    raise
+            # Dropped while it was read, or another dataset was made in its place, which has come to the same number.
+            self._newest.pop(live.key, None)
+            dataset = self._read(live)
             return None if dataset is None else (read(dataset), int(dataset.version))
 
         return await blocking(work, f"the index of {live.collection}")
@@ -104,8 +118,10 @@ class Datasets:
     def _read(self, live: Live) -> lance.LanceDataset | None:
         """Open the newest version for reading alone: where it was read before, nothing but its number is asked."""
         held = self._newest.get(live.key)
-        if held is not None and held.latest_version == held.version:
-            return held
+        if held is not None:
+            with contextlib.suppress(OSError, ValueError):  # opening it anew tells what is wrong
+                if held.latest_version == held.version:
+                    return held
         dataset = self._open(live)
         if dataset is not None:
             self._newest[live.key] = dataset
@@ -186,6 +202,6 @@ def translate(error: Exception, what: str) -> Error:
         return Rejected(f"{what} cannot answer that: {first}")
     if "conflict" in text.lower() or "contention" in text.lower():
         return Transient(f"{what}: others kept writing at the same time; run again ({first})")
-    if isinstance(error, OSError) or "LanceError(IO)" in text:
+    if isinstance(error, OSError) or "LanceError(IO)" in text or NOT_FOUND in text:
         return Transient(f"{what}: {first}")
     raise error

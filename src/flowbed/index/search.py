@@ -64,14 +64,14 @@ async def search(
     `exact` says to scan every row, or to use the vector index where there is one; None lets the number of rows decide.
 
     Raises:
-        Rejected: the filter or the limit cannot be used.
+        Rejected: the vector, the filter or the limit cannot be used.
         NotFound: there is no such version.
 
     """
     if not 1 <= limit <= MOST:
         message = f"limit is {limit}; ask for 1 to {MOST} hits"
         raise Rejected(message)
-    query = _Query(vector=vector, condition=to_sql(where), limit=limit, exact=exact)
+    query = _Query(vector=_direction(vector), condition=to_sql(where), limit=limit, exact=exact)
     find = _documents if unit == "document" else _chunks
     hits: list[Hit] = []
     versions: dict[str, int] = {}
@@ -89,6 +89,17 @@ async def search(
     if unit == "document":
         hits = _one_each(hits)  # a document may have chunks in several collections
     return Found(hits=tuple(hits[:limit]), versions=versions)
+
+
+def _direction(vector: NDArray[np.float32]) -> NDArray[np.float32]:
+    """Make a vector as long as 1: the square of a very long or a very short one has no place in single precision."""
+    precise = vector.astype(np.float64)
+    length = np.linalg.norm(precise)
+    if not length:
+        message = "the query vector is all zeros, so that it points nowhere; ask with another"
+        raise Rejected(message)
+    unit: NDArray[np.float32] = (precise / length).astype(np.float32)
+    return unit
 
 
 def _documents(dataset: lance.LanceDataset, live: Live, query: _Query) -> list[Hit]:

@@ -4,16 +4,17 @@ from __future__ import annotations
 
 import asyncio
 from dataclasses import dataclass, field
+from itertools import count
 from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
 import stamina
 
-from flowbed.errors import Rejected, Transient
+from flowbed.errors import Rejected, TooMany, Transient
 from flowbed.telemetry import PROGRESS, RETRIED, reached
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping, Sequence
+    from collections.abc import Mapping, Sequence
 
     from numpy.typing import NDArray
 
@@ -23,10 +24,13 @@ if TYPE_CHECKING:
     from flowbed.records import Embedded
 
 ATTEMPTS = 6  # with the waits below about half a minute: longer outages are for the next run
-CHARACTERS = (
-    4  # in a token of English prose; counting them exactly takes as long as a tenth of a local model's work
-)
 WAIT_FIRST, WAIT_MOST = 0.5, 20.0  # seconds
+# Rate limits are by the minute: the waits of those who were asked too often, and did not say for how long, are so many
+# times as long, and together more than that.
+TOO_OFTEN = 8
+# Seconds that are waited because the other side says so: limits by the minute and by five of them pass within it, those
+# by the day are for another run.
+TOLD_MOST = 300.0
 
 
 class Tier(Protocol):
@@ -42,13 +46,15 @@ class Outcome:
     """What became of the texts of one run: a vector or a reason for each, by text_hash.
 
     `sent` counts the distinct texts that a provider was sent and answered, `tokens` what it counted for them. `held`
-    are the texts that were not sent, since that would have passed the budget.
+    are the texts that were not sent, since that would have passed the budget, or the provider is not to be asked for
+    longer than a run waits, which `put_off` says.
     """
 
     vectors: dict[str, NDArray[np.float32]] = field(default_factory=dict)
     failures: dict[str, tuple[str, str]] = field(default_factory=dict)
     truncated: set[str] = field(default_factory=set)
     held: set[str] = field(default_factory=set)
+    put_off: str = ""
     sent: int = 0
     tokens: int = 0
 
@@ -91,10 +97,11 @@ async def embed(
                 await _within(budget, keys, texts, embedder, outcome)
         reached(PROGRESS, stage="embed", done=len(keys))
 
+    parts = await embedder.parts([texts[key] for key in todo], purpose="document")
     try:
         async with asyncio.TaskGroup() as group:
-            for keys in _requests(todo, texts, items=embedder.items, tokens=embedder.tokens):
-                group.create_task(request(keys))
+            for part in parts:
+                group.create_task(request(todo[part]))
     except ExceptionGroup as several:
         # Of requests that failed together one says what to do; the others were cancelled or say the same.
         raise several.exceptions[0] from several
@@ -121,21 +128,6 @@ def _costs(texts: Sequence[str], embedder: Cached) -> list[float]:
     return [embedder.bill(text, embedder.count(text)) * embedder.price / 1e6 for text in texts]
 
 
-def _requests(
-    keys: Sequence[str], texts: Mapping[str, str], *, items: int, tokens: int
-) -> Iterator[Sequence[str]]:
-    """Cut the texts of `keys`, in order, into requests of at most `items` texts and about `tokens` tokens."""
-    start = held = 0
-    for at, key in enumerate(keys):
-        size = len(texts[key]) // CHARACTERS + 1
-        if at > start and (at - start == items or held + size > tokens):
-            yield keys[start:at]
-            start, held = at, 0
-        held += size
-    if keys:
-        yield keys[start:]
-
-
 async def _request(
     keys: Sequence[str], texts: Mapping[str, str], embedder: Embedder, outcome: Outcome
 ) -> int:
@@ -144,9 +136,14 @@ async def _request(
     waiting = [list(keys)]
     while waiting:
         some = waiting.pop()
+        if outcome.put_off:
+            outcome.held.update(some)
+            continue
         try:
             answer = await _call([texts[key] for key in some], embedder)
         except Transient as error:
+            if later := _put_off(error):
+                outcome.put_off = later
             outcome.failures.update(dict.fromkeys(some, ("transient", str(error))))
         except Rejected as error:
             guilty = {some[at] for at in error.inputs if 0 <= at < len(some)}
@@ -158,28 +155,54 @@ async def _request(
             middle = len(rest) if guilty else len(rest) // 2
             waiting += [part for part in (rest[:middle], rest[middle:]) if part]
         else:
-            # A vector without direction is found by no search, and one with a hole in it spoils the delta it is in.
-            with np.errstate(over="ignore"):
-                lengths = np.linalg.norm(answer.vectors.astype(np.float64), axis=1)
-            usable = np.isfinite(lengths) & (lengths > 0)
-            for key, vector, good in zip(some, answer.vectors, usable, strict=True):
-                if good:
-                    outcome.vectors[key] = vector
-                else:
-                    outcome.failures[key] = ("rejected", "the model answered no usable vector for this text")
-            outcome.truncated.update(some[at] for at in answer.truncated)
-            outcome.sent += len(some)
-            outcome.tokens += answer.tokens
+            _keep(some, answer, outcome)
             billed += answer.tokens
     return billed
 
 
+def _keep(keys: Sequence[str], answer: Embedded, outcome: Outcome) -> None:
+    """Note what a request brought."""
+    # A vector without direction is found by no search, and one with a hole in it spoils the delta it is in.
+    with np.errstate(over="ignore"):
+        lengths = np.linalg.norm(answer.vectors.astype(np.float64), axis=1)
+    usable = np.isfinite(lengths) & (lengths > 0)
+    for key, vector, good in zip(keys, answer.vectors, usable, strict=True):
+        if good:
+            outcome.vectors[key] = vector
+        else:
+            outcome.failures[key] = ("rejected", "the model answered no usable vector for this text")
+    outcome.truncated.update(keys[at] for at in answer.truncated)
+    outcome.sent += len(keys)
+    outcome.tokens += answer.tokens
+
+
+def _put_off(error: Transient) -> str:
+    """Say why nothing more is to be sent in this run; nothing where it may be."""
+    if error.retry_after is None or error.retry_after <= TOLD_MOST:
+        return ""
+    return f"{error}; it is to be asked again in {error.retry_after / 60:.0f} minutes"
+
+
+def wait(error: Transient, tries: int) -> bool | float:
+    """Decide how many seconds to wait after so many tries; True leaves it to the usual backoff, False gives up."""
+    told = error.retry_after
+    if told is None:
+        # Each failure twice the last one's wait, as the backoff does, but longer.
+        return (
+            min(WAIT_MOST, TOO_OFTEN * WAIT_FIRST * 2 ** (tries - 1)) if isinstance(error, TooMany) else True
+        )
+    # Told to come again at once, and failing again, the tries would be over at once.
+    return max(told, WAIT_FIRST * 2 ** (tries - 2) if tries > 1 else 0.0) if told <= TOLD_MOST else False
+
+
 async def _call(texts: Sequence[str], embedder: Embedder) -> Embedded:
+    tries = count(1)
+
     def again(error: Exception) -> bool | float:
         if not isinstance(error, Transient):
             return False
         reached(RETRIED, reason=str(error))
-        return True if error.retry_after is None else error.retry_after
+        return wait(error, next(tries))
 
     async for attempt in stamina.retry_context(
         on=again, attempts=ATTEMPTS, timeout=None, wait_initial=WAIT_FIRST, wait_max=WAIT_MOST

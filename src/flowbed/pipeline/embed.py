@@ -80,7 +80,11 @@ async def _make(
         tally.stopped = (
             f"no request succeeded any more ({failures[0][1]}); what waits is taken up by the next run"
         )
-    if outcome.held and parts.budget is not None:
+    if outcome.put_off:
+        tally.stopped = (
+            f"the provider is not to be asked now ({outcome.put_off}); what waits is taken up by a later run"
+        )
+    if outcome.held and parts.budget is not None and parts.budget.exhausted:
         tally.stopped = (
             f"the next request would pass the budget of ${parts.budget.limit_usd:,.4f}"
             f" (${parts.budget.spent_usd:,.4f} spent); what waits is taken up by a run that may spend more"
