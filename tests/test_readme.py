@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import shutil
@@ -45,11 +46,36 @@ def test_the_python_examples_run(
 ) -> None:
     """Every Python example runs as it stands, and finds the text that it searches for."""
     monkeypatch.chdir(outside)
-    found = blocks("python")
+    found = [block for block in blocks("python") if "flowbed.open(" in block]
     assert found
     for block in found:
         exec(compile(block, "README.md", "exec"), {})  # noqa: S102 - our own example
     assert "Keys are rotated every Monday." in capsys.readouterr().out
+
+
+def test_the_example_of_a_client_runs(outside: Path) -> None:
+    """What the README has OpenAI's own client do, a server of this project answers."""
+    (block,) = [block for block in blocks("python") if "from openai import" in block]
+    names = re.findall(r'model="([^"]+)"', block)
+    aliases = json.dumps(dict.fromkeys(names, "seeded:64"))
+    (outside / "flowbed.toml").touch()
+    serving = subprocess.Popen(
+        [sys.executable, "-m", "flowbed", "serve", "--port", "0", "--json"],
+        cwd=outside,
+        env={**os.environ, "FLOWBED_SERVE__ALIASES": aliases},
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+    try:
+        assert serving.stdout is not None
+        url = json.loads(serving.stdout.readline())["url"]
+        done: dict[str, Any] = {}
+        exec(compile(block.replace("http://127.0.0.1:8080", url), "README.md", "exec"), done)  # noqa: S102 - our own
+        assert len(done["answer"].data) == 2
+        done["client"].close()
+    finally:
+        serving.terminate()
+        serving.communicate(timeout=60)
 
 
 def test_the_shell_example_runs(outside: Path) -> None:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from flowbed import bed as bed_module
+from flowbed import embedders
 from flowbed.errors import Conflict
 from flowbed.pipeline import claims, landing, run
 from flowbed.pipeline import sync as sync_module
@@ -95,7 +96,7 @@ async def test_a_text_that_comes_again_in_a_later_group_is_not_sent_again(
 ) -> None:
     """Where no cache holds a vector any more, it is found in the group that is landing, or in the index by then."""
     monkeypatch.setattr(claims, "RUN_CHUNKS", 50)
-    monkeypatch.setattr(bed_module, "MEMORY_BYTES", 1)
+    monkeypatch.setattr(embedders, "MEMORY_BYTES", 1)
     settings = project.folder / "flowbed.toml"
     settings.write_text(f"vector_cache_mb = 0\n{settings.read_text()}")
     project.write_lines("notes.jsonl", [{"id": f"d{n}", "text": f"text {n % 60}"} for n in range(300)])
