@@ -123,8 +123,9 @@ async def untag(live: Live, name: str, *, datasets: Datasets) -> bool:
     def work() -> bool:
         try:
             dataset.tags.delete(name)
-        except ValueError as error:
-            if "not found" not in str(error):
+        except (OSError, ValueError) as error:
+            # "tag ... not found", or "Not found: .../tags/..." where another process took it away in between
+            if "not found" not in str(error).lower():
                 raise
             return False
         return True

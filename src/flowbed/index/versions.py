@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, cast
+from typing import TYPE_CHECKING, Any, Final, cast
 
 from flowbed.index.datasets import blocking
 
@@ -14,6 +14,8 @@ if TYPE_CHECKING:
 
     from flowbed.index.datasets import Datasets
     from flowbed.index.live import Live
+
+LISTINGS: Final = 10  # rollbacks name and un-name versions; ten in a row do not all fall into one listing
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -56,7 +58,7 @@ async def state(live: Live, *, datasets: Datasets) -> State:
 
 def _versions(dataset: lance.LanceDataset) -> list[Version]:
     tags: dict[int, list[str]] = {}
-    for name, tag in dataset.tags.list().items():
+    for name, tag in _tags(dataset).items():
         tags.setdefault(int(tag["version"]), []).append(name)
     return [
         Version(
@@ -68,6 +70,17 @@ def _versions(dataset: lance.LanceDataset) -> list[Version]:
         )
         for each in reversed(dataset.versions())
     ]
+
+
+def _tags(dataset: lance.LanceDataset) -> dict[str, Any]:
+    # Lance lists the tags and then reads each: one that another process takes away in between fails the whole list.
+    for _ in range(LISTINGS):
+        try:
+            return cast("dict[str, Any]", dataset.tags.list())
+        except (OSError, ValueError) as error:
+            if "not found" not in str(error).lower():
+                raise
+    return cast("dict[str, Any]", dataset.tags.list())
 
 
 def _state(dataset: lance.LanceDataset) -> State:
