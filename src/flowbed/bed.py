@@ -8,7 +8,7 @@ import secrets
 import socket
 import time
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Self, TypeVar
+from typing import TYPE_CHECKING, Any, Literal, Self, TypeVar
 
 import psutil
 
@@ -34,11 +34,15 @@ if TYPE_CHECKING:
     from flowbed.embedding.cache import Cached
     from flowbed.embedding.tiers import VectorTier
     from flowbed.index.compaction import Compaction, VectorIndex
-    from flowbed.ledger import DeadLetter, Ledger, Rollback
+    from flowbed.ledger import DeadLetter, Ledger, Rollback, Spent, SubmissionRow
     from flowbed.pipeline.doctor import Diagnosis
+    from flowbed.pipeline.find import Found as Unembedded
     from flowbed.pipeline.gc import Collected
     from flowbed.pipeline.inspect import BedStatus, Reason
+    from flowbed.pipeline.lane import Asked
+    from flowbed.pipeline.poll import Polled
     from flowbed.pipeline.rollback import Released
+    from flowbed.pipeline.submit import Submitted
     from flowbed.pipeline.verify import Verified
     from flowbed.records import Found, Hit, Plan, Report, Status
     from flowbed.services import Serving
@@ -114,11 +118,16 @@ class Flowbed:
         allow_deletes: bool = False,
         status: Status | None = None,
         limit: int | None = None,
+        lane: Asked = "auto",
+        wait: bool = False,
+        deadline: float | None = None,
     ) -> Report:
         """Bring the index in step with the sources named (or all); only chunks of `status`, and at most `limit`.
 
         `plan` is the id of a plan to carry out as it was staged, in place of all that; `budget` is what requests to the
-        model may cost, in US dollars: without one a plan's run may cost what the plan said and a tenth.
+        model may cost, in US dollars: without one a plan's run may cost what the plan said and a tenth. On the `batch`
+        lane texts are handed in, and answered later, which the run can `wait` for; those without an answer within
+        `deadline` seconds are then embedded by the next run. `auto` takes the lane that the deadline allows.
 
         Raises:
             NotFound: there is no such plan.
@@ -143,14 +152,84 @@ class Flowbed:
                 for name, source in staged.sources.items()
                 if name not in opened and not any(part.batch for part in source.parts)
             }
-            return await pipeline.release.run_plan(parts, staged, feeds=opened, limit=limit)
+            return await pipeline.release.run_plan(
+                parts, staged, feeds=opened, limit=limit, lane=lane, wait=wait, deadline=deadline
+            )
         return await pipeline.run.run(
             parts,
             feeds=await self._feeds(names, removed=allow_deletes),
             allow_deletes=allow_deletes,
             statuses=WAITING if status is None else {status},
             limit=limit,
+            lane=lane,
+            wait=wait,
+            deadline=deadline,
         )
+
+    async def find_unembedded(
+        self, *names: str, limit: int | None = None, deadline: float | None = None
+    ) -> Unembedded:
+        """Gather what waits to be embedded, of the sources named or of all, into submissions for `submit`.
+
+        What has no answer within `deadline` seconds is embedded now, by whichever run sees it then.
+
+        Raises:
+            Misconfigured: the model has no Batch API, or a name is that of no source.
+
+        """
+        feeds = await self._feeds(names)
+        return await pipeline.find.find(
+            self._parts(),
+            sources=tuple(feeds),
+            limit=limit,
+            deadline=0 if deadline is None else now() + round(deadline * 1e6),
+        )
+
+    async def submit(self, *submissions: str) -> Submitted:
+        """Hand in what is ready, or the submissions named, to the provider's Batch API; repeatable.
+
+        Raises:
+            Misconfigured: the model has no Batch API, or none can be used until a setting changes.
+            NotFound: a submission of that id is not live.
+
+        """
+        return await pipeline.submit.submit(self._parts(), submissions)
+
+    async def poll(self, *submissions: str) -> Polled:
+        """Ask how what was handed in is, all or the submissions named, and commit what has been answered; repeatable.
+
+        Raises:
+            Misconfigured: the provider cannot be asked until a setting changes.
+            NotFound: a submission of that id is not live.
+
+        """
+        return await pipeline.poll.poll(self._parts(), submissions)
+
+    async def submissions(self, *, live: bool = True) -> list[SubmissionRow]:
+        """List the submissions that are live, or those that have ended, oldest first."""
+        return [row async for page in self._ledger.submissions.pages(live=live) for row in page]
+
+    async def cancel_submission(self, submission: str) -> None:
+        """Ask for the end of a submission: what its provider has answered until then is laid down by the next poll.
+
+        Raises:
+            NotFound: no live submission is called so.
+
+        """
+        if not await self._ledger.submissions.cancel(submission):
+            message = f"no live submission is called {submission!r}; `flowbed submissions list` names them"
+            raise NotFound(message)
+
+    async def spending(
+        self,
+        by: Literal["lane", "source", "document", "run"] = "lane",
+        *,
+        limit: int = 20,
+        days: float | None = None,
+    ) -> list[Spent]:
+        """Tell what was spent, planned against billed, under the names that cost most; of the last `days`, or ever."""
+        since = 0 if days is None else now() - round(days * 86_400e6)
+        return await self._ledger.spending.totals(by, limit=limit, since=since)
 
     async def search(
         self,
@@ -333,6 +412,19 @@ class Flowbed:
         return self._ledger
 
     @property
+    def store(self) -> Store:
+        """The store, for what is served beside the pipeline."""
+        return self._store
+
+    def worker(self) -> str:
+        """Name a piece of this process's work so that others can tell whether it lives."""
+        return worker()
+
+    def dead(self, name: str) -> bool:
+        """Tell whether the process that `worker` named is known to have ended."""
+        return dead(name)
+
+    @property
     def serving(self) -> Serving:
         """What the settings say about serving."""
         return settings.serving(self.settings)
@@ -393,6 +485,8 @@ class Flowbed:
             ledger=self._ledger,
             datasets=self._datasets,
             embedder=self._embedders.cached,
+            jobs=self._embedders.jobs,
+            new_id=lambda: secrets.token_hex(12),
             clock=now,
             monotonic=time.monotonic,
             dead=dead,

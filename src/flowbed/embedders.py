@@ -14,6 +14,7 @@ from flowbed.embedding.breaker import Breaker, Guarded
 from flowbed.embedding.cache import Cached
 from flowbed.embedding.cores import usable_cores
 from flowbed.embedding.fallback import Fallback
+from flowbed.embedding.jobs import open_jobs
 from flowbed.embedding.limits import BURST, Limited, MemoryBuckets, SharedBuckets, bucket_name
 from flowbed.embedding.memory import VectorMemory
 from flowbed.embedding.supervised import Supervised
@@ -25,6 +26,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from flowbed.embedding import Embedder
+    from flowbed.embedding.jobs import BatchApi
     from flowbed.embedding.limits import Buckets
     from flowbed.embedding.tiers import VectorTier
 
@@ -40,6 +42,7 @@ class Embedders:
         self._folder, self._config = folder, config
         self._cached: Cached | None = None
         self._models: dict[tuple[str, int], Embedder] = {}
+        self._jobs: tuple[BatchApi | None] | None = None
         self._vectors: VectorFile | None = None
         self._leave_redis: Callable[[], Awaitable[None]] | None = None
         self._opening = threading.Lock()
@@ -54,6 +57,8 @@ class Embedders:
         for model in self._models.values():
             if isinstance(model, Closes):
                 await model.aclose()
+        if self._jobs is not None and self._jobs[0] is not None:
+            await self._jobs[0].aclose()
         if self._vectors is not None:
             await self._vectors.close()
         if self._leave_redis is not None:
@@ -75,6 +80,21 @@ class Embedders:
                 near = VectorMemory(limit=MEMORY_BYTES, ttl=MEMORY_SECONDS)
                 self._cached = Cached(self._chain(self._config.model), [near, *self._far_tiers()])
             return self._cached
+
+    def jobs(self) -> BatchApi | None:
+        """Open the Batch API of the model that collections are filled with; None where it has none. Blocks.
+
+        Raises:
+            Misconfigured: it cannot be opened.
+
+        """
+        with self._opening:
+            if self._jobs is None:
+                model = self._config.model
+                target, options = settings.provider_options(self._config, model)
+                options |= self._config.model_options
+                self._jobs = (open_jobs(target, self._open(model), options=options),)
+            return self._jobs[0]
 
     async def open(self, model: str, *, processes: int = 0) -> Embedder:
         """Open the embedder that `model` names as vendor:model, without a cache, or give the one that is open.

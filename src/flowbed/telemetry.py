@@ -51,6 +51,29 @@ FAILPOINTS = (
     RUN_COMMITTED,
 )
 
+# What is on disk, or at a provider, of a submission; the next step of any of them goes on from there.
+SUBMISSION_WRITTEN = "submission.written"
+SUBMISSION_RECORDED = "submission.recorded"
+SUBMISSION_BEGUN = "submission.begun"
+JOB_MADE = "job.made"
+SUBMISSION_SUBMITTED = "submission.submitted"
+ANSWERS_COPIED = "answers.copied"
+SUBMISSION_ENDED = "submission.ended"
+SUBMISSION_FAILPOINTS = (
+    CHUNKS_CLAIMED,
+    SUBMISSION_WRITTEN,
+    SUBMISSION_RECORDED,
+    SUBMISSION_BEGUN,
+    JOB_MADE,
+    SUBMISSION_SUBMITTED,
+    ANSWERS_COPIED,
+    DELTA_WRITTEN,
+    RUN_RECORDED,
+    INDEX_MERGED,
+    RUN_COMMITTED,
+    SUBMISSION_ENDED,
+)
+
 # What is on disk of a plan; `run --plan` reaches the points above too.
 PLAN_FAILPOINTS = (PLAN_STAGED, PLAN_WRITTEN, PLAN_RELEASED)
 

@@ -12,7 +12,8 @@ from hypothesis import strategies as st
 from flowbed.embedding.cache import Cached
 from flowbed.errors import Misconfigured
 from flowbed.lanes.budget import Budget
-from flowbed.lanes.realtime import Outcome, embed
+from flowbed.lanes.outcome import Outcome
+from flowbed.lanes.realtime import embed
 from flowbed.records import Embedded, text_hash
 from flowbed.testing.embedder import Seeded
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import secrets
 import shutil
 import tempfile
 from collections import Counter
@@ -34,7 +35,8 @@ from flowbed.ledger.runs import SqlRuns
 from flowbed.ledger.schema import cursors
 from flowbed.pipeline.claims import CLAIM
 from flowbed.pipeline.embed import embed
-from flowbed.pipeline.landing import Tally, commit_pending
+from flowbed.pipeline.failing import Tally
+from flowbed.pipeline.landing import commit_pending
 from flowbed.pipeline.rollback import release, roll_back
 from flowbed.pipeline.run import run
 from flowbed.pipeline.sync import sync
@@ -186,6 +188,8 @@ class Bed:
             ledger=self.ledger,
             datasets=OpenedEarly(self.store),
             embedder=lambda: Cached(Seeded(DIMENSIONS), []),
+            jobs=lambda: None,
+            new_id=lambda: secrets.token_hex(12),
             clock=self.clock,
             monotonic=lambda: self.clock() / 1e6,
             dead=lambda name: any(actor.name == name for actor in self.killed),

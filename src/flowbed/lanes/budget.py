@@ -38,6 +38,13 @@ class Budget:
         self._in_flight += sums[-1] if sums else 0.0
         return len(sums)
 
+    def spend(self, cost: float) -> bool:
+        """Spend what a text will cost that is handed in now and billed later; False where it does not fit any more."""
+        if not self.reserve([cost]):
+            return False
+        self.settle(cost, cost)
+        return True
+
     def settle(self, reserved: float, billed: float) -> None:
         """Put what was billed in the place of what was reserved for it."""
         self._in_flight = max(0.0, self._in_flight - reserved)

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import asyncio
-from dataclasses import dataclass, field
 from itertools import count
-from typing import TYPE_CHECKING, Protocol
+from types import MappingProxyType
+from typing import TYPE_CHECKING, Final, Protocol
 
 import numpy as np
 import stamina
 
+from flowbed.embedding.usage import shares
 from flowbed.errors import Rejected, TooMany, Transient
+from flowbed.lanes.outcome import Outcome, Paid
 from flowbed.telemetry import PROGRESS, RETRIED, reached
 
 if TYPE_CHECKING:
@@ -32,6 +34,8 @@ TOO_OFTEN = 8
 # by the day are for another run.
 TOLD_MOST = 300.0
 
+NOT_PLANNED: Final = MappingProxyType[str, int]({})
+
 
 class Tier(Protocol):
     """Somewhere that vectors may already be, by text_hash: the index."""
@@ -41,24 +45,6 @@ class Tier(Protocol):
         ...
 
 
-@dataclass
-class Outcome:
-    """What became of the texts of one run: a vector or a reason for each, by text_hash.
-
-    `sent` counts the distinct texts that a provider was sent and answered, `tokens` what it counted for them. `held`
-    are the texts that were not sent, since that would have passed the budget, or the provider is not to be asked for
-    longer than a run waits, which `put_off` says.
-    """
-
-    vectors: dict[str, NDArray[np.float32]] = field(default_factory=dict)
-    failures: dict[str, tuple[str, str]] = field(default_factory=dict)
-    truncated: set[str] = field(default_factory=set)
-    held: set[str] = field(default_factory=set)
-    put_off: str = ""
-    sent: int = 0
-    tokens: int = 0
-
-
 async def embed(
     texts: Mapping[str, str],
     *,
@@ -66,10 +52,12 @@ async def embed(
     index: Tier | None,
     concurrency: int,
     budget: Budget | None = None,
+    planned: Mapping[str, int] = NOT_PLANNED,
 ) -> Outcome:
     """Find or make the vector of every text (by text_hash); one that cannot be embedded never stops the others.
 
-    With a budget, a request that would pass it is cut to the texts that still fit, and no other is sent.
+    `planned` are the tokens that each was counted to have. With a budget, a request that would pass it is cut to the
+    texts that still fit, and no other is sent.
 
     Raises:
         Misconfigured: no request can succeed until a setting changes; what was embedded is kept.
@@ -92,9 +80,9 @@ async def embed(
     async def request(keys: Sequence[str]) -> None:
         async with limit:
             if budget is None:
-                await _request(keys, texts, embedder, outcome)
+                await _request(keys, texts, planned, embedder, outcome)
             else:
-                await _within(budget, keys, texts, embedder, outcome)
+                await _within(budget, keys, texts, planned, embedder, outcome)
         reached(PROGRESS, stage="embed", done=len(keys))
 
     parts = await embedder.parts([texts[key] for key in todo], purpose="document")
@@ -109,7 +97,12 @@ async def embed(
 
 
 async def _within(
-    budget: Budget, keys: Sequence[str], texts: Mapping[str, str], embedder: Cached, outcome: Outcome
+    budget: Budget,
+    keys: Sequence[str],
+    texts: Mapping[str, str],
+    planned: Mapping[str, int],
+    embedder: Cached,
+    outcome: Outcome,
 ) -> None:
     """Embed as many of the texts of `keys`, in order, as the budget allows."""
     costs = await asyncio.to_thread(_costs, [texts[key] for key in keys], embedder)
@@ -118,7 +111,7 @@ async def _within(
     billed = 0
     try:
         if fitting:
-            billed = await _request(keys[:fitting], texts, embedder, outcome)
+            billed = await _request(keys[:fitting], texts, planned, embedder, outcome)
     finally:
         budget.settle(sum(costs[:fitting]), billed * embedder.price / 1e6)
 
@@ -129,7 +122,11 @@ def _costs(texts: Sequence[str], embedder: Cached) -> list[float]:
 
 
 async def _request(
-    keys: Sequence[str], texts: Mapping[str, str], embedder: Embedder, outcome: Outcome
+    keys: Sequence[str],
+    texts: Mapping[str, str],
+    planned: Mapping[str, int],
+    embedder: Embedder,
+    outcome: Outcome,
 ) -> int:
     """Embed the texts of `keys`, narrowing a refusal down to the texts that caused it; return the tokens billed."""
     billed = 0
@@ -155,13 +152,13 @@ async def _request(
             middle = len(rest) if guilty else len(rest) // 2
             waiting += [part for part in (rest[:middle], rest[middle:]) if part]
         else:
-            _keep(some, answer, outcome)
+            _keep(some, answer, planned, outcome)
             billed += answer.tokens
     return billed
 
 
-def _keep(keys: Sequence[str], answer: Embedded, outcome: Outcome) -> None:
-    """Note what a request brought."""
+def _keep(keys: Sequence[str], answer: Embedded, planned: Mapping[str, int], outcome: Outcome) -> None:
+    """Note what a request brought, and what each of its texts has cost."""
     # A vector without direction is found by no search, and one with a hole in it spoils the delta it is in.
     with np.errstate(over="ignore"):
         lengths = np.linalg.norm(answer.vectors.astype(np.float64), axis=1)
@@ -172,8 +169,16 @@ def _keep(keys: Sequence[str], answer: Embedded, outcome: Outcome) -> None:
         else:
             outcome.failures[key] = ("rejected", "the model answered no usable vector for this text")
     outcome.truncated.update(keys[at] for at in answer.truncated)
-    outcome.sent += len(keys)
-    outcome.tokens += answer.tokens
+    sizes = [planned.get(key, 0) for key in keys]
+    for key, size, billed in zip(keys, sizes, _billed(answer, sizes), strict=True):
+        outcome.paid[key] = Paid(size, billed)
+
+
+def _billed(answer: Embedded, sizes: Sequence[int]) -> Sequence[int]:
+    """Divide what a request was billed with among its texts: providers tell it for all of them together."""
+    if sum(answer.counts) == answer.tokens and answer.counts:
+        return answer.counts
+    return shares(answer.tokens, sizes) if answer.tokens else [0] * len(sizes)
 
 
 def _put_off(error: Transient) -> str:

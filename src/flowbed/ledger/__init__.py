@@ -1,4 +1,4 @@
-"""What is known about every document, chunk, batch file, run, dead letter and API key. It holds no text.
+"""What is known about every document, chunk, batch file, run, submission, cent, dead letter and API key. It holds no text.
 
 One narrow protocol for each aggregate. None of them needs more than one item's atomicity beyond `Documents.swap`, the
 conditional step that moves a source's cursor together with its documents and their chunks.
@@ -7,7 +7,7 @@ conditional step that moves a source's cursor together with its documents and th
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, NamedTuple, Protocol
+from typing import TYPE_CHECKING, Literal, NamedTuple, Protocol
 
 from flowbed.errors import Misconfigured
 from flowbed.records import Status
@@ -124,7 +124,8 @@ class RunRow:
     """One piece of embedding work for one collection; `state` is `pending`, `committed`, `refused` or `reverted`.
 
     `created` is when its chunks were claimed (µs): a deletion that its delta does not know of can only be later.
-    `texts` were sent to the provider, for `tokens` and `cost_usd`, in `seconds`; `version` is the commit that holds it.
+    `texts` were sent to the provider, for `tokens` (`planned` were counted before) and `cost_usd`, in `seconds`;
+    `version` is the commit that holds it.
     """
 
     id: str
@@ -137,12 +138,143 @@ class RunRow:
     worker: str
     created: int
     texts: int = 0
+    planned: int = 0
     tokens: int = 0
     cost_usd: float = 0.0
     seconds: float = 0.0
     state: str = "pending"
     version: int = 0
     error: str = ""
+
+
+@dataclass(frozen=True, kw_only=True)
+class SubmissionRow:
+    """One job at a provider's Batch API: from the file of texts that asks, to the commit that holds the answers.
+
+    `state` is `ready`, `submitting` (an upload may be under way), `submitted`, and then how it ended: `completed`,
+    `failed`, `expired` or `cancelled`. As long as `ended` (µs) is 0 it is live, and its chunks are nobody else's.
+    `account` is whose queue it stands in, `key` where its input lies, of `bytes`; it asks for `texts`, which `chunks`
+    share, of `tokens` as they were planned. `worker` holds it until `until`; before `later` (µs) nothing is tried. `job`
+    is the provider's own id, known since `submitted`; what has no answer by `deadline` is embedded now; 0 is without
+    one. `done` and `failed` count texts as the provider does, `billed` are its tokens. `cancel` asks for its end.
+    """
+
+    id: str
+    space: str
+    account: str
+    key: str
+    bytes: int
+    texts: int
+    chunks: int
+    tokens: int
+    created: int
+    state: str = "ready"
+    worker: str = ""
+    until: int = 0
+    later: int = 0
+    job: str = ""
+    submitted: int = 0
+    deadline: int = 0
+    done: int = 0
+    failed: int = 0
+    billed: int = 0
+    cost_usd: float = 0.0
+    cancel: bool = False
+    ended: int = 0
+    error: str = ""
+
+
+class Carried(NamedTuple):
+    """Which submission carries a text, and whether that is recorded: if not, whoever is making it may yet give up."""
+
+    submission: str
+    live: bool
+
+
+@dataclass(frozen=True, kw_only=True)
+class SpendRow:
+    """What one run was billed for the texts of one document: tokens as planned and as billed, and US dollars.
+
+    `run` is that of the delta, or on the batch lane the submission; what that was billed for texts that no chunk has any
+    more is of no document. `at` is µs since 1970.
+    """
+
+    run: str
+    lane: str
+    source: str
+    document: str
+    texts: int
+    planned: int
+    billed: int
+    cost_usd: float
+    at: int
+
+
+class Spent(NamedTuple):
+    """What was spent under one name: a lane, a source, a run, or a document, which is named with its source."""
+
+    source: str
+    name: str
+    texts: int
+    planned: int
+    billed: int
+    cost_usd: float
+
+
+@dataclass(frozen=True, kw_only=True)
+class FileRow:
+    """One file that somebody sent to the server, or that it made for them, whose bytes lie at `key` in the store.
+
+    `owner` is the id of an API key, empty where none is needed. Times are µs since 1970; `expires` is 0 for never.
+    """
+
+    id: str
+    owner: str
+    purpose: str
+    filename: str
+    bytes: int
+    key: str
+    created: int
+    expires: int = 0
+
+
+@dataclass(frozen=True, kw_only=True)
+class JobRow:
+    """One job at the Batch API of this server, for `owner` (see `FileRow`).
+
+    `state` is OpenAI's word for it. `input`, `output` and `errors` are ids of files. Of `total` lines the first `line`
+    have their answers in the store, `completed` and `failed` of them; `tokens` were used, `queued` may yet be.
+    `metadata`, `faults` (what validation found) and `stamps` (when each state began, µs) are JSON. `keep` is how many
+    seconds the files it makes are kept, 0 for ever. `worker` holds it until `until`; `ended` is 0 while there is
+    something left to do. Times are µs since 1970.
+    """
+
+    id: str
+    owner: str
+    tier: str
+    input: str
+    endpoint: str
+    window: str
+    created: int
+    expires: int
+    model: str = ""
+    metadata: str = "{}"
+    keep: int = 0
+    state: str = "validating"
+    total: int = 0
+    completed: int = 0
+    failed: int = 0
+    line: int = 0
+    tokens: int = 0
+    queued: int = 0
+    output: str = ""
+    errors: str = ""
+    faults: str = "[]"
+    stamps: str = "{}"
+    cancel: bool = False
+    worker: str = ""
+    until: int = 0
+    ended: int = 0
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -250,8 +382,9 @@ class Chunks(Protocol):
         """List the batch ids with a chunk to work on, oldest first, in pages; "" stands for chunks to delete.
 
         A chunk is to be worked on when its status is among `statuses` (FAILED counts only with a transient failure,
-        unless FAILED alone is asked for), or when it is PENDING, in no run, and its claim ran out before `now`: a claim
-        in force is never listed, even where PENDING is asked for. No sources named means all. "" comes last.
+        unless FAILED alone is asked for), or when it is PENDING, in no run, in no live submission, and its claim ran out
+        before `now`: a claim in force is never listed, even where PENDING is asked for. No sources named means all. ""
+        comes last.
         """
         ...
 
@@ -265,12 +398,55 @@ class Chunks(Protocol):
         until: int,
         sources: Collection[str],
         limit: int,
+        submission: str = "",
     ) -> list[ChunkRow]:
         """Make up to `limit` chunks of a batch PENDING for `worker` until `until`, each conditionally.
 
         What can be claimed is what `batches` lists. The rows won are returned as they stand after the claim: in no run,
-        without the failure of their past, their attempts kept.
+        without the failure of their past, their attempts kept, and in the `submission` that is to carry their texts.
         """
+        ...
+
+    async def bind(self, chunks: Sequence[ChunkRow], *, worker: str, submission: str) -> None:
+        """Put chunks that `worker` still holds, at the same version, into another submission."""
+        ...
+
+    async def hand_over(self, submission: str, *, worker: str) -> int:
+        """Leave the chunks that `worker` holds to their submission, which is live: nobody holds them; return how many.
+
+        They stay PENDING, and can be claimed again only after the submission has ended.
+        """
+        ...
+
+    async def give_back(self, chunks: Sequence[ChunkRow], *, worker: str) -> None:
+        """Make chunks that `worker` still holds, at the same version, wait again: NONE, in no submission."""
+        ...
+
+    async def carried(
+        self, hashes: Collection[str], *, space: str, besides: str
+    ) -> Mapping[str, Carried]:
+        """Tell which of the texts (by text_hash) a submission carries already, other than `besides`.
+
+        What counts is PENDING in no run, and its submission live and of that space (JSON), or not recorded (yet).
+        """
+        ...
+
+    async def take(
+        self, submission: str, *, worker: str, now: int, until: int, limit: int
+    ) -> list[ChunkRow]:
+        """Hold up to `limit` chunks of a live submission that nobody holds, for what it answered to be laid down.
+
+        They are PENDING, and in no run; whose hold ran out before `now` has lost it. They come in the same order each
+        time: by batch, collection, document, ordinal and id.
+        """
+        ...
+
+    def submitted(self, submission: str) -> AsyncIterator[list[ChunkRow]]:
+        """Read the chunks of a submission that are PENDING and in no run, held or not, in pages without a ceiling."""
+        ...
+
+    async def let_go(self, submission: str) -> int:
+        """Make every PENDING chunk of a submission that is in no run wait again: NONE; return how many."""
         ...
 
     async def renew(self, worker: str, *, until: int) -> None:
@@ -282,7 +458,10 @@ class Chunks(Protocol):
         ...
 
     async def release(self, worker: str) -> int:
-        """Give back every claim of `worker` on chunks in no run: they become NONE; return how many."""
+        """Give back every claim of `worker` on chunks in no run: they become NONE; return how many.
+
+        Those of a live submission are left to it, as `hand_over` does.
+        """
         ...
 
     async def fail(self, failures: Sequence[Failure], *, worker: str) -> None:
@@ -426,6 +605,132 @@ class DeadLetters(Protocol):
         ...
 
 
+class Submissions(Protocol):
+    """The submissions. The row of one is what makes its chunks its own: without it, their claims run out."""
+
+    async def create(self, submission: SubmissionRow) -> None:
+        """Record a submission; the same one again changes nothing."""
+        ...
+
+    async def get(self, submission: str) -> SubmissionRow | None:
+        """Read one submission."""
+        ...
+
+    def pages(self, *, live: bool) -> AsyncIterator[list[SubmissionRow]]:
+        """Read the live submissions, or those that have ended, oldest first, without a ceiling."""
+        ...
+
+    async def hold(self, submission: str, *, worker: str, now: int, until: int) -> SubmissionRow | None:
+        """Hold a live submission until `until`, and read it; None where another worker's hold lasts, or it has ended."""
+        ...
+
+    async def save(self, submission: SubmissionRow, *, worker: str) -> bool:
+        """Write a submission that `worker` still holds and that is live; `submission.worker` holds it from then on.
+
+        Returns False, and changes nothing, where it does not. A `cancel` that was asked for meanwhile stays.
+        """
+        ...
+
+    async def cancel(self, submission: str) -> bool:
+        """Ask for the end of a live submission, held or not; return whether there is one."""
+        ...
+
+    async def renew(self, worker: str, *, until: int) -> None:
+        """Put off the end of every hold of `worker`."""
+        ...
+
+    async def workers(self) -> set[str]:
+        """Name every worker that holds a live submission."""
+        ...
+
+    async def release(self, worker: str) -> int:
+        """End every hold of `worker`; return how many. A state of `submitting` stays: something may have been sent."""
+        ...
+
+    async def queued(self, account: str) -> int:
+        """Add up the tokens of the live submissions of an account that are with its provider, or on the way there."""
+        ...
+
+
+class Spending(Protocol):
+    """What was paid for, by run and document."""
+
+    async def record(self, rows: Sequence[SpendRow]) -> None:
+        """Record what was spent; for a run, source and document that have a row already, nothing changes."""
+        ...
+
+    async def totals(
+        self, by: Literal["lane", "source", "document", "run"], *, limit: int, since: int = 0
+    ) -> list[Spent]:
+        """Add up what was spent since a time (µs), under each name; those that cost most come first."""
+        ...
+
+
+class Files(Protocol):
+    """The files of the server's Files API. Each belongs to its owner: no other is told that it exists."""
+
+    async def create(self, file: FileRow) -> None:
+        """Record a file; the same one again changes nothing."""
+        ...
+
+    async def get(self, file: str) -> FileRow | None:
+        """Read one file's row, whosever it is."""
+        ...
+
+    async def list(
+        self, owner: str, *, purpose: str | None, after: str | None, limit: int, descending: bool
+    ) -> Sequence[FileRow]:
+        """Read the files of an owner in order of time and id, following the one of id `after`."""
+        ...
+
+    async def remove(self, file: str) -> bool:
+        """Forget a file; return whether it was there."""
+        ...
+
+    async def expired(self, *, now: int, limit: int) -> Sequence[FileRow]:
+        """Read files of any owner whose time is over."""
+        ...
+
+
+class Jobs(Protocol):
+    """The jobs of the server's Batch API."""
+
+    async def create(self, job: JobRow) -> None:
+        """Record a job; the same one again changes nothing."""
+        ...
+
+    async def get(self, job: str) -> JobRow | None:
+        """Read one job, whosever it is."""
+        ...
+
+    async def list(self, owner: str, *, after: str | None, limit: int) -> Sequence[JobRow]:
+        """Read the jobs of an owner, newest first, following the one of id `after`."""
+        ...
+
+    def pages(self) -> AsyncIterator[Sequence[JobRow]]:
+        """Read every job of any owner that has not ended, oldest first, without a ceiling."""
+        ...
+
+    async def hold(self, job: str, *, worker: str, now: int, until: int) -> JobRow | None:
+        """Hold a job that has not ended until `until`, and read it; None where another worker's hold lasts."""
+        ...
+
+    async def save(self, job: JobRow, *, worker: str) -> bool:
+        """Write a job that `worker` still holds; `job.worker` holds it from then on.
+
+        Returns False, and changes nothing, where it does not. A `cancel` that was asked for meanwhile stays.
+        """
+        ...
+
+    async def cancel(self, job: str) -> JobRow | None:
+        """Ask for the end of a job that has not ended, held or not; return it as it then is. None where there is none."""
+        ...
+
+    async def queued(self, owner: str) -> int:
+        """Add up the tokens that the unfinished jobs of an owner may yet use."""
+        ...
+
+
 class Keys(Protocol):
     """The API keys. They are never deleted: a revoked one stays, so that its use can be explained."""
 
@@ -486,8 +791,12 @@ class Ledger(Protocol):
     runs: Runs
     rollbacks: Rollbacks
     dead_letters: DeadLetters
+    submissions: Submissions
+    spending: Spending
     keys: Keys
     quotas: Quotas
+    files: Files
+    jobs: Jobs
 
     async def close(self) -> None:
         """Let go of the database."""

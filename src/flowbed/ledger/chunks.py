@@ -7,9 +7,19 @@ from typing import TYPE_CHECKING, Any
 
 import sqlalchemy as sa
 
-from flowbed.ledger import ChunkMark, ChunkRow
+from flowbed.ledger import Carried, ChunkMark, ChunkRow
 from flowbed.ledger.database import PAGE, Database, listed, records
-from flowbed.ledger.schema import SUCCESS, batches, chunks, claimed, unfinished
+from flowbed.ledger.schema import (
+    NOWHERE,
+    PENDING,
+    SUCCESS,
+    batches,
+    chunks,
+    claimed,
+    submissions,
+    submitted,
+    unfinished,
+)
 from flowbed.ledger.text import shown, unfit
 from flowbed.records import Status
 
@@ -20,15 +30,16 @@ if TYPE_CHECKING:
 
 TRANSIENT = "transient"  # the only failure that is tried again without being asked for
 
+_HELD = (
+    chunks.c.id == sa.bindparam("of_id"),
+    chunks.c.collection == sa.bindparam("of_collection"),
+    chunks.c.version == sa.bindparam("of_version"),
+    chunks.c.worker == sa.bindparam("of_worker"),
+    claimed,
+)
 _FAIL = (
     sa.update(chunks)
-    .where(
-        chunks.c.id == sa.bindparam("of_id"),
-        chunks.c.collection == sa.bindparam("of_collection"),
-        chunks.c.version == sa.bindparam("of_version"),
-        chunks.c.worker == sa.bindparam("of_worker"),
-        claimed,
-    )
+    .where(*_HELD)
     .values(
         status=Status.FAILED,
         attempts=chunks.c.attempts + 1,
@@ -36,8 +47,12 @@ _FAIL = (
         error=sa.bindparam("reason"),
         worker="",
         until=0,
+        submission="",
     )
 )
+_BIND = sa.update(chunks).where(*_HELD).values(submission=sa.bindparam("into"))
+_BACK = {"status": Status.NONE, "worker": "", "until": 0, "submission": ""}
+_GIVE_BACK = sa.update(chunks).where(*_HELD).values(_BACK)
 
 
 @dataclass(frozen=True)
@@ -118,6 +133,7 @@ class SqlChunks:
         until: int,
         sources: Collection[str],
         limit: int,
+        submission: str = "",
     ) -> list[ChunkRow]:
         """Make up to `limit` chunks of a batch PENDING for `worker`, in one statement."""
         candidates = chunks.alias("candidates")
@@ -141,6 +157,7 @@ class SqlChunks:
                 worker=worker,
                 until=until,
                 run="",
+                submission=submission,
                 failure="",
                 error="",
             )
@@ -149,19 +166,116 @@ class SqlChunks:
         won = await self._database.write(lambda connection: records(ChunkRow, connection.execute(statement)))
         return sorted(won, key=lambda row: (row.collection, row.document, row.ordinal, row.id))
 
+    async def bind(self, chunks_: Sequence[ChunkRow], *, worker: str, submission: str) -> None:
+        """Put chunks that `worker` still holds into another submission."""
+        await self._each(_BIND, chunks_, worker, into=submission)
+
+    async def hand_over(self, submission: str, *, worker: str) -> int:
+        """Leave the chunks that `worker` holds to their submission."""
+        statement = sa.update(chunks).where(
+            chunks.c.worker == worker, chunks.c.submission == submission, claimed, _live(chunks)
+        )
+        return await self._change(statement.values(worker="", until=0))
+
+    async def give_back(self, chunks_: Sequence[ChunkRow], *, worker: str) -> None:
+        """Make chunks that `worker` still holds wait again."""
+        await self._each(_GIVE_BACK, chunks_, worker)
+
+    async def carried(self, hashes: Collection[str], *, space: str, besides: str) -> Mapping[str, Carried]:
+        """Tell which of the texts a submission carries already."""
+        query = (
+            sa.select(chunks.c.text_hash, chunks.c.submission, submissions.c.id.is_not(None))
+            .select_from(chunks.outerjoin(submissions, submissions.c.id == chunks.c.submission))
+            .where(
+                chunks.c.text_hash.in_(listed(hashes)),
+                submitted,
+                chunks.c.submission != besides,
+                sa.or_(
+                    submissions.c.id.is_(None), sa.and_(submissions.c.ended == 0, submissions.c.space == space)
+                ),
+            )
+            .distinct()
+        )
+        rows = await self._database.read(lambda connection: connection.execute(query).all())
+        found: dict[str, Carried] = {}
+        for text_hash, submission, live in rows:
+            if text_hash not in found or live:  # one that is recorded is sure to be answered
+                found[text_hash] = Carried(submission, bool(live))
+        return found
+
+    async def take(
+        self, submission: str, *, worker: str, now: int, until: int, limit: int
+    ) -> list[ChunkRow]:
+        """Hold up to `limit` chunks of a live submission that nobody holds."""
+        candidates = chunks.alias("candidates")
+        order = ("batch", "collection", "document", "ordinal", "id")
+        chosen = (
+            sa.select(candidates.c.id, candidates.c.collection)
+            .where(
+                candidates.c.submission == submission,
+                candidates.c.status == PENDING,
+                candidates.c.run == NOWHERE,
+                candidates.c.submission != NOWHERE,
+                sa.or_(candidates.c.worker == "", candidates.c.until < now),
+                _live(candidates),
+            )
+            .order_by(*(candidates.c[name] for name in order))
+            .limit(limit)
+            .with_for_update(skip_locked=True)
+            .cte("chosen")
+        )
+        statement = (
+            sa.update(chunks)
+            .where(
+                sa.tuple_(chunks.c.id, chunks.c.collection).in_(sa.select(chosen.c.id, chosen.c.collection))
+            )
+            .values(worker=worker, until=until)
+            .returning(*chunks.c)
+        )
+        held = await self._database.write(lambda connection: records(ChunkRow, connection.execute(statement)))
+        return sorted(held, key=lambda row: tuple(getattr(row, name) for name in order))
+
+    async def submitted(self, submission: str) -> AsyncIterator[list[ChunkRow]]:
+        """Read the chunks of a submission that are PENDING and in no run."""
+        place = sa.tuple_(chunks.c.batch, chunks.c.id, chunks.c.collection)
+        query = (
+            sa.select(chunks)
+            .where(chunks.c.submission == submission, submitted)
+            .order_by(chunks.c.batch, chunks.c.id, chunks.c.collection)
+            .limit(PAGE)
+        )
+        following = query
+        while page := await self._database.fetch(ChunkRow, following):
+            yield page
+            last = page[-1]
+            following = query.where(place > sa.tuple_(last.batch, last.id, last.collection))
+
+    async def let_go(self, submission: str) -> int:
+        """Make every PENDING chunk of a submission that is in no run wait again."""
+        return await self._change(
+            sa.update(chunks).where(chunks.c.submission == submission, submitted).values(_BACK)
+        )
+
     async def renew(self, worker: str, *, until: int) -> None:
         """Put off the end of every claim that `worker` holds."""
         await self._change(sa.update(chunks).where(chunks.c.worker == worker, claimed).values(until=until))
 
     async def workers(self) -> set[str]:
         """Name every worker that holds a claim on a chunk in no run."""
-        query = sa.select(chunks.c.worker).where(claimed).distinct()
+        query = sa.select(chunks.c.worker).where(claimed, chunks.c.worker != "").distinct()
         return set(await self._database.read(lambda connection: connection.execute(query).scalars().all()))
 
     async def release(self, worker: str) -> int:
         """Give back every claim of `worker` on chunks in no run."""
-        back = {"status": Status.NONE, "worker": "", "until": 0}
-        return await self._change(sa.update(chunks).where(chunks.c.worker == worker, claimed).values(back))
+        held = sa.and_(chunks.c.worker == worker, claimed)
+        left = sa.update(chunks).where(held, _live(chunks)).values(worker="", until=0)
+
+        def work(connection: sa.Connection) -> int:
+            # First what is left to submissions: the rest is what nothing else keeps.
+            kept = connection.execute(left).rowcount
+            return kept + connection.execute(sa.update(chunks).where(held).values(_BACK)).rowcount
+
+        return await self._database.write(work)
 
     async def fail(self, failures: Sequence[Failure], *, worker: str) -> None:
         """Make claimed chunks FAILED with their reason."""
@@ -190,6 +304,7 @@ class SqlChunks:
                 status=Status.NONE,
                 version=_later(now),
                 run="",
+                submission="",
                 failure="",
                 error="",
             )
@@ -210,7 +325,7 @@ class SqlChunks:
                 chunks.c.id.in_(listed(chunk_ids)),
                 chunks.c.status == Status.SUCCESS,
             )
-            .values(status=Status.NONE, version=_later(now), run="", failure="", error="")
+            .values(status=Status.NONE, version=_later(now), run="", submission="", failure="", error="")
         )
         return await self._change(statement)
 
@@ -245,8 +360,31 @@ class SqlChunks:
         rows = await self._database.read(lambda connection: connection.execute(query).all())
         return {(collection, status): number for collection, status, number in rows}
 
+    async def _each(
+        self, statement: sa.Update, chunks_: Sequence[ChunkRow], worker: str, **values: str
+    ) -> None:
+        rows = [
+            {
+                "of_id": row.id,
+                "of_collection": row.collection,
+                "of_version": row.version,
+                "of_worker": worker,
+                **values,
+            }
+            for row in chunks_
+        ]
+        if rows:
+            await self._database.write(
+                lambda connection: self._database.execute_many(connection, statement, rows)
+            )
+
     async def _change(self, statement: sa.Update) -> int:
         return await self._database.write(lambda connection: connection.execute(statement).rowcount)
+
+
+def _live(table: sa.FromClause) -> sa.Exists:
+    """Tell whether the submission of a chunk is live, so that the chunk is nobody else's."""
+    return sa.exists().where(submissions.c.id == table.c.submission, submissions.c.ended == 0)
 
 
 def _later(now: int) -> sa.ColumnElement[int]:
@@ -261,7 +399,14 @@ def _workable(
     # A claim in force is never taken, whatever is asked for. `until` is 0 once the chunk is in a run, which lets the
     # index pass over the chunks of runs that wait for their commit.
     ran_out = sa.and_(
-        table.c.status == Status.PENDING, table.c.until > 0, table.c.until < now, table.c.run == ""
+        table.c.status == Status.PENDING,
+        # Left to a submission that had ended by then, it has no end to its claim.
+        sa.or_(
+            sa.and_(table.c.until > 0, table.c.until < now),
+            sa.and_(table.c.until == 0, table.c.submission != ""),
+        ),
+        table.c.run == "",
+        ~_live(table),
     )
     ways = [ran_out]
     plain = asked - {Status.PENDING}

@@ -10,7 +10,7 @@ from sqlalchemy import BigInteger, Boolean, Column, Float, Index, Integer, Prima
 
 from flowbed.records import Status
 
-HEAD = "0003"  # the revision of the newest migration, known here because loading alembic takes half a second
+HEAD = "0004"  # the revision of the newest migration, known here because loading alembic takes half a second
 VERSION_TABLE = (
     "ledger_version"  # a name of our own: a database of another program that uses alembic is not ours
 )
@@ -91,11 +91,14 @@ unfinished = _state != SUCCESS
 claimed = sa.and_(_state == PENDING, chunks.c.run == NOWHERE)
 in_a_run = sa.and_(_state == PENDING, chunks.c.run != NOWHERE)
 reverted = _state == REVERTED
+submitted = sa.and_(_state == PENDING, chunks.c.run == NOWHERE, chunks.c.submission != NOWHERE)
 for _name, _columns, _condition in (
     ("chunks_unfinished", (chunks.c.batch, chunks.c.status, chunks.c.until), unfinished),
     ("chunks_claimed", (chunks.c.worker,), claimed),
     ("chunks_in_a_run", (chunks.c.run,), in_a_run),
     ("chunks_reverted", (chunks.c.run,), reverted),
+    ("chunks_submitted", (chunks.c.submission, chunks.c.batch), submitted),
+    ("chunks_carried", (chunks.c.text_hash, chunks.c.submission), submitted),
 ):
     Index(_name, *_columns, sqlite_where=_condition)
 
@@ -122,6 +125,7 @@ runs = Table(
     Column("worker", TEXT, nullable=False),
     Column("created", BigInteger, nullable=False),
     Column("texts", Integer, nullable=False),
+    Column("planned", BigInteger, nullable=False),
     Column("tokens", BigInteger, nullable=False),
     Column("cost_usd", Float, nullable=False),
     Column("seconds", Float, nullable=False),
@@ -160,6 +164,70 @@ dead_letters = Table(
     Column("attempts", Integer, nullable=False),
     PrimaryKeyConstraint("kind", "owner", "subject"),
     Index("dead_letters_by_age", "at", "kind", "owner", "subject"),
+)
+
+submissions = Table(
+    "submissions",
+    metadata,
+    Column("id", TEXT, primary_key=True),
+    *(Column(name, TEXT, nullable=False) for name in ("space", "account", "key")),
+    Column("bytes", BigInteger, nullable=False),
+    Column("texts", Integer, nullable=False),
+    Column("chunks", Integer, nullable=False),
+    Column("tokens", BigInteger, nullable=False),
+    Column("created", BigInteger, nullable=False),
+    *(Column(name, TEXT, nullable=False) for name in ("state", "worker")),
+    *(Column(name, BigInteger, nullable=False) for name in ("until", "later")),
+    Column("job", TEXT, nullable=False),
+    *(Column(name, BigInteger, nullable=False) for name in ("submitted", "deadline")),
+    *(Column(name, Integer, nullable=False) for name in ("done", "failed")),
+    Column("billed", BigInteger, nullable=False),
+    Column("cost_usd", Float, nullable=False),
+    Column("cancel", Boolean, nullable=False),
+    Column("ended", BigInteger, nullable=False),
+    Column("error", TEXT, nullable=False),
+    Index("submissions_by_age", "ended", "created", "id"),
+)
+
+spending = Table(
+    "spending",
+    metadata,
+    *(Column(name, TEXT, nullable=False) for name in ("run", "source", "document", "lane")),
+    Column("texts", Integer, nullable=False),
+    *(Column(name, BigInteger, nullable=False) for name in ("planned", "billed")),
+    Column("cost_usd", Float, nullable=False),
+    Column("at", BigInteger, nullable=False),
+    PrimaryKeyConstraint("run", "source", "document"),
+    Index("spending_by_time", "at"),
+)
+
+files = Table(
+    "files",
+    metadata,
+    Column("id", TEXT, primary_key=True),
+    *(Column(name, TEXT, nullable=False) for name in ("owner", "purpose", "filename", "key")),
+    *(Column(name, BigInteger, nullable=False) for name in ("bytes", "created", "expires")),
+    Index("files_of_owner", "owner", "created", "id"),
+    Index("files_by_expiry", "expires"),
+)
+
+jobs = Table(
+    "jobs",
+    metadata,
+    Column("id", TEXT, primary_key=True),
+    *(Column(name, TEXT, nullable=False) for name in ("owner", "tier", "input", "endpoint", "window")),
+    *(Column(name, BigInteger, nullable=False) for name in ("created", "expires")),
+    *(Column(name, TEXT, nullable=False) for name in ("model", "metadata")),
+    Column("keep", BigInteger, nullable=False),
+    Column("state", TEXT, nullable=False),
+    *(Column(name, Integer, nullable=False) for name in ("total", "completed", "failed", "line")),
+    *(Column(name, BigInteger, nullable=False) for name in ("tokens", "queued")),
+    *(Column(name, TEXT, nullable=False) for name in ("output", "errors", "faults", "stamps")),
+    Column("cancel", Boolean, nullable=False),
+    Column("worker", TEXT, nullable=False),
+    *(Column(name, BigInteger, nullable=False) for name in ("until", "ended")),
+    Index("jobs_of_owner", "owner", "created", "id"),
+    Index("jobs_by_age", "ended", "created", "id"),
 )
 
 keys = Table(

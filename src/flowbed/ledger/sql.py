@@ -13,17 +13,34 @@ from flowbed.ledger.chunks import SqlChunks
 from flowbed.ledger.database import Database, Lock
 from flowbed.ledger.dead_letters import SqlDeadLetters
 from flowbed.ledger.documents import SqlDocuments
+from flowbed.ledger.files import SqlFiles
+from flowbed.ledger.jobs import SqlJobs
 from flowbed.ledger.keys import SqlKeys
 from flowbed.ledger.quotas import SqlQuotas
 from flowbed.ledger.rollbacks import SqlRollbacks
 from flowbed.ledger.runs import SqlRuns
+from flowbed.ledger.spending import SqlSpending
+from flowbed.ledger.submissions import SqlSubmissions
 
 if TYPE_CHECKING:
     from pathlib import Path
 
     import sqlalchemy as sa
 
-    from flowbed.ledger import Batches, Chunks, DeadLetters, Documents, Keys, Quotas, Rollbacks, Runs
+    from flowbed.ledger import (
+        Batches,
+        Chunks,
+        DeadLetters,
+        Documents,
+        Files,
+        Jobs,
+        Keys,
+        Quotas,
+        Rollbacks,
+        Runs,
+        Spending,
+        Submissions,
+    )
 
 
 class SqlLedger:
@@ -39,8 +56,12 @@ class SqlLedger:
         self.runs: Runs = SqlRuns(database)
         self.rollbacks: Rollbacks = SqlRollbacks(database)
         self.dead_letters: DeadLetters = SqlDeadLetters(database)
+        self.submissions: Submissions = SqlSubmissions(database)
+        self.spending: Spending = SqlSpending(database)
         self.keys: Keys = SqlKeys(database)
         self.quotas: Quotas = SqlQuotas(database)
+        self.files: Files = SqlFiles(database)
+        self.jobs: Jobs = SqlJobs(database)
         self._database = database
 
     async def close(self) -> None:

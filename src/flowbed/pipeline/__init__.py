@@ -12,16 +12,45 @@ if TYPE_CHECKING:
 
     from flowbed.chunking import Rules
     from flowbed.embedding.cache import Cached
+    from flowbed.embedding.jobs import BatchApi
     from flowbed.index.compaction import Retention
     from flowbed.index.datasets import Datasets
     from flowbed.lanes.budget import Budget
     from flowbed.ledger import Ledger
-    from flowbed.pipeline import doctor, gc, inspect, plan, release, rollback, run, staging, tie, verify
+    from flowbed.pipeline import (
+        doctor,
+        find,
+        gc,
+        inspect,
+        plan,
+        poll,
+        release,
+        rollback,
+        run,
+        staging,
+        submit,
+        tie,
+        verify,
+    )
     from flowbed.sources import Source
     from flowbed.storage import Store
 
 # Resolved on first use: who only searches waits for none of them.
-__all__ = ["doctor", "gc", "inspect", "plan", "release", "rollback", "run", "staging", "tie", "verify"]
+__all__ = [
+    "doctor",
+    "find",
+    "gc",
+    "inspect",
+    "plan",
+    "poll",
+    "release",
+    "rollback",
+    "run",
+    "staging",
+    "submit",
+    "tie",
+    "verify",
+]
 
 
 def __getattr__(name: str) -> ModuleType:
@@ -42,7 +71,8 @@ class Feed:
 class Parts:
     """The opened parts of a bed that the pipeline works with.
 
-    `embedder` opens the model when it is first called; `dead` tells whether a worker is known to have ended.
+    `embedder` opens the model when it is first called, and `jobs` its provider's Batch API, None where there is none;
+    `dead` tells whether a worker is known to have ended. `new_id` makes 24 hex digits that nothing else has.
     `sources` names all that the project has.
     `clock` is microseconds since 1970, `monotonic` seconds. `budget` is what requests may cost, where that is limited;
     `retention` which old versions compaction keeps, where that was set.
@@ -52,6 +82,8 @@ class Parts:
     ledger: Ledger
     datasets: Datasets
     embedder: Callable[[], Cached]
+    jobs: Callable[[], BatchApi | None]
+    new_id: Callable[[], str]
     clock: Callable[[], int]
     monotonic: Callable[[], float]
     dead: Callable[[str], bool]

@@ -28,13 +28,15 @@ WAITING = frozenset({Status.NONE, Status.FAILED})
 
 @asynccontextmanager
 async def renewed(parts: Parts) -> AsyncIterator[None]:
-    """Keep this worker's claims from running out, and give back what is left of them at the end."""
+    """Keep this worker's claims and holds from running out, and give back what is left of them at the end."""
 
     async def beat() -> None:
         while True:
             await asyncio.sleep(CLAIM / 1e6 / 3)
             try:
-                await parts.ledger.chunks.renew(parts.worker, until=parts.clock() + CLAIM)
+                until = parts.clock() + CLAIM
+                await parts.ledger.chunks.renew(parts.worker, until=until)
+                await parts.ledger.submissions.renew(parts.worker, until=until)
             except Error as error:  # there is time for two more tries before the claims run out
                 log.warning("claims could not be renewed: %s", error)
 
@@ -45,6 +47,7 @@ async def renewed(parts: Parts) -> AsyncIterator[None]:
         task.cancel()
         await asyncio.gather(task, return_exceptions=True)
         await parts.ledger.chunks.release(parts.worker)
+        await parts.ledger.submissions.release(parts.worker)
 
 
 class Fresh:
@@ -83,7 +86,8 @@ class Fresh:
 class Claims:
     """What one worker claims, group by group: chunks of these sources with these statuses, up to `limit`.
 
-    `only`, where given, names the only batches, each with the sources of which ("" is deletions).
+    `only`, where given, names the only batches, each with the sources of which ("" is deletions). `submission` is what
+    is to carry the texts of those claimed next; without `deletions` none is claimed. A group has about `enough` chunks.
     """
 
     parts: Parts
@@ -91,14 +95,23 @@ class Claims:
     statuses: Collection[Status]
     limit: int | None
     only: Mapping[str, Collection[str]] | None
+    submission: str = ""
+    deletions: bool = True
+    enough: int = RUN_CHUNKS
     claimed: int = 0
     _group: list[ChunkRow] = field(default_factory=list)
+    _rest: list[ChunkRow] = field(default_factory=list)
+
+    @property
+    def held(self) -> list[ChunkRow]:
+        """What is claimed, and in no group yet."""
+        return [*self._group, *self._rest]
 
     async def groups(self, fresh: Fresh | None) -> AsyncIterator[list[ChunkRow]]:
-        """Claim the fresh batches as they come, then what else waits, the oldest first, by about RUN_CHUNKS."""
+        """Claim the fresh batches as they come, then what else waits, the oldest first."""
         async for batch, statuses in self._batches(fresh):
             async for _ in self._claim(batch, statuses):
-                enough = WORTHWHILE if fresh is not None and fresh.idle else RUN_CHUNKS
+                enough = WORTHWHILE if fresh is not None and fresh.idle else self.enough
                 if len(self._group) >= enough:
                     yield self._taken()
         if self._group:
@@ -116,7 +129,8 @@ class Claims:
         chunks, now = self.parts.ledger.chunks, self.parts.clock()
         async for batches in chunks.batches(self.statuses, now=now, sources=self.sources):
             for batch in batches:
-                yield batch, again if batch in begun else self.statuses
+                if batch or self.deletions:
+                    yield batch, again if batch in begun else self.statuses
 
     async def _claim(self, batch: str, statuses: Collection[Status]) -> AsyncIterator[None]:
         """Claim the chunks of a batch into the group, with a stop at each RUN_CHUNKS or fewer.
@@ -139,6 +153,7 @@ class Claims:
                 until=now + CLAIM,
                 sources=whose,
                 limit=most,
+                submission=self.submission,
             )
             self.claimed += len(rows)
             if batch:
@@ -150,6 +165,7 @@ class Claims:
                 break
         for start in range(0, len(whole), RUN_CHUNKS):
             self._group += whole[start : start + RUN_CHUNKS]
+            self._rest = whole[start + RUN_CHUNKS :]
             yield
 
     def _taken(self) -> list[ChunkRow]:

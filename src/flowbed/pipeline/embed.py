@@ -8,11 +8,13 @@ from typing import TYPE_CHECKING
 
 from flowbed.index.live import live_collections
 from flowbed.index.reuse import Reuse
-from flowbed.lanes.realtime import Outcome
+from flowbed.lanes.outcome import Outcome
 from flowbed.lanes.realtime import embed as embed_now
 from flowbed.pipeline.batches import read_passages
+from flowbed.pipeline.carrying import Carrying
 from flowbed.pipeline.claims import WAITING, Claims, renewed
-from flowbed.pipeline.landing import Landing, Made, Spent, Tally, land
+from flowbed.pipeline.failing import Tally
+from flowbed.pipeline.landing import Landing, Made, Spent, land
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Mapping, Sequence
@@ -24,7 +26,7 @@ if TYPE_CHECKING:
     from flowbed.pipeline import Parts
     from flowbed.pipeline.batches import Passage
     from flowbed.pipeline.claims import Fresh
-    from flowbed.records import Status
+    from flowbed.records import Space, Status
 
 
 async def embed(
@@ -50,8 +52,12 @@ async def embed(
     tiers: dict[str, Reuse] = {}
     landing_now: Mapping[str, NDArray[np.float32]] = {}
     claims = Claims(parts=parts, sources=sources, statuses=statuses, limit=limit, only=batches)
+    carrying = Carrying(parts)
     async with renewed(parts), Landing() as landing:
-        async for group in claims.groups(fresh):
+        async for claimed in claims.groups(fresh):
+            group = await carrying.rest(claimed)
+            if not group:
+                continue
             made = await _make(group, parts, tally, tiers, landing_now)
             await landing.follow(land(made, parts, tally))
             landing_now = made.outcome.vectors
@@ -105,12 +111,10 @@ async def _embed(
     embedder = await asyncio.to_thread(parts.embedder)
     for collection in sorted({each.row.collection for each in passages}):
         await parts.datasets.begin(collection, embedder.space, now=parts.clock())
-    for live in await live_collections(parts.store):
-        # Whatever collection a text was embedded for, its vector is the same.
-        if live.space.fingerprint == embedder.space.fingerprint:
-            tiers.setdefault(live.collection, Reuse(live, parts.datasets))
+    await _open_tiers(tiers, embedder.space, parts)
     outcome = await embed_now(
         {each.row.text_hash: each.sent for each in passages},
+        planned={each.row.text_hash: embedder.bill(each.sent, each.row.tokens) for each in passages},
         embedder=embedder,
         index=_Every(landing_now, list(tiers.values())),
         concurrency=parts.concurrency,
@@ -118,10 +122,49 @@ async def _embed(
     )
     return outcome, Spent(
         texts=outcome.sent,
+        planned=outcome.planned,
         tokens=outcome.tokens,
         cost_usd=outcome.tokens * embedder.price / 1e6,
         seconds=parts.monotonic() - began,
     )
+
+
+async def _open_tiers(tiers: dict[str, Reuse], space: Space, parts: Parts) -> None:
+    """Let the indexes of one space be asked: whatever collection a text was embedded for, its vector is the same."""
+    for live in await live_collections(parts.store):
+        if live.space.fingerprint == space.fingerprint:
+            tiers.setdefault(live.collection, Reuse(live, parts.datasets))
+
+
+class AtHand:
+    """What needs no provider: chunks whose vectors the cache or an index holds are laid down at once."""
+
+    def __init__(self, parts: Parts, tally: Tally) -> None:
+        """Tally into `tally` what is laid down."""
+        self._parts, self._tally = parts, tally
+        self._tiers: dict[str, Reuse] = {}
+
+    async def land(self, passages: Sequence[Passage]) -> set[str]:
+        """Lay the passages down that there are vectors for, commit them, and return their text_hashes."""
+        parts = self._parts
+        embedder = await asyncio.to_thread(parts.embedder)
+        for collection in sorted({each.row.collection for each in passages}):
+            await parts.datasets.begin(collection, embedder.space, now=parts.clock())
+        await _open_tiers(self._tiers, embedder.space, parts)
+        texts = {each.sent: each.row.text_hash for each in passages}
+        found = {
+            texts[text]: vector
+            for text, vector in (await embedder.lookup(list(texts), purpose="document")).items()
+        }
+        every = _Every(found, list(self._tiers.values()))
+        vectors = await every.get_many(list(texts.values()))
+        known = [each for each in passages if each.row.text_hash in vectors]
+        if known:
+            rows = [each.row for each in known]
+            outcome = Outcome(vectors=vectors)
+            made = Made(rows=rows, passages=known, lost=(), outcome=outcome, spent=Spent(lane="batch"))
+            await land(made, parts, self._tally)
+        return set(vectors)
 
 
 @dataclass(frozen=True)

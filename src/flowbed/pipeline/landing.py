@@ -3,18 +3,18 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Self
 
 from flowbed.errors import Conflict
 from flowbed.index.commit import commit
 from flowbed.index.deltas import Delete, Upsert, write_delta
 from flowbed.index.live import live_collection
-from flowbed.ledger import DeadLetter, Failure, RunRow, Swap
+from flowbed.ledger import RunRow, SpendRow
 from flowbed.pipeline.claims import CLAIM
+from flowbed.pipeline.failing import Tally, fail, failure, read_again
 from flowbed.records import Problem
-from flowbed.telemetry import DEAD_LETTER, DELTA_WRITTEN, PROGRESS, RUN_RECORDED, reached
+from flowbed.telemetry import DELTA_WRITTEN, PROGRESS, RUN_RECORDED, reached
 
 if TYPE_CHECKING:
     from collections.abc import Coroutine, Sequence
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
-    from flowbed.lanes.realtime import Outcome
+    from flowbed.lanes.outcome import Outcome, Paid
     from flowbed.ledger import ChunkRow
     from flowbed.pipeline import Parts
     from flowbed.pipeline.batches import Lost, Passage
@@ -30,32 +30,14 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, kw_only=True)
 class Spent:
-    """What a provider was sent for one run, and the seconds it took."""
+    """What a provider was sent for one run by which lane, and the seconds it took."""
 
+    lane: str = "realtime"
     texts: int = 0
+    planned: int = 0
     tokens: int = 0
     cost_usd: float = 0.0
     seconds: float = 0.0
-
-
-@dataclass
-class Tally:
-    """What embedding did: chunks embedded or reused and deleted, texts sent, and what failed.
-
-    `seconds` went by while vectors were found or made.
-    """
-
-    chunks: int = 0
-    sent: int = 0
-    deleted: int = 0
-    tokens: int = 0
-    cost_usd: float = 0.0
-    seconds: float = 0.0
-    truncated: int = 0
-    failures: list[Problem] = field(default_factory=list)
-    failed: int = 0
-    versions: dict[str, int] = field(default_factory=dict)
-    stopped: str = ""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -124,7 +106,7 @@ async def land(made: Made, parts: Parts, tally: Tally) -> None:
         if not upserts and not deletes:
             continue
         try:
-            await _lay_down(collection, upserts, deletes, spent, parts, since=made.since)
+            await _lay_down(collection, upserts, deletes, spent, made, parts)
         except (
             Conflict
         ) as error:  # someone else's bytes lie where this delta belongs: the other collections go on
@@ -134,19 +116,19 @@ async def land(made: Made, parts: Parts, tally: Tally) -> None:
         await commit_pending(collection, parts, tally)
         tally.chunks += len(upserts)
         tally.deleted += len(deletes)
-        spent = Spent()  # what was sent is told once, by the first of the collections that it was sent for
+        spent = Spent(lane=spent.lane)  # told once, by the first of the collections that it was sent for
     tally.truncated += sum(1 for each in passages if each.row.text_hash in outcome.truncated)
     failed = [
-        _failure(each.row, *outcome.failures[each.row.text_hash])
+        failure(each.row, *outcome.failures[each.row.text_hash])
         for each in passages
         if each.row.text_hash in outcome.failures
     ]
     await read_again([each.row for each in made.lost], parts)
     failed += [
-        _failure(each.row, "transient", f"{each.reason}; the next run reads its document again")
+        failure(each.row, "transient", f"{each.reason}; the next run reads its document again")
         for each in made.lost
     ]
-    await _fail(failed, parts, tally)
+    await fail(failed, parts, tally)
     # The lane has told of each distinct text; the chunks that shared one, or had none, are done as well.
     reached(PROGRESS, stage="embed", done=len(rows) - len({each.row.text_hash for each in passages}))
 
@@ -156,9 +138,8 @@ async def _lay_down(
     upserts: Sequence[Upsert],
     deletes: Sequence[Delete],
     spent: Spent,
+    made: Made,
     parts: Parts,
-    *,
-    since: int,
 ) -> None:
     """Write the delta of one collection, and record its run."""
     live = await live_collection(parts.store, collection)
@@ -167,6 +148,11 @@ async def _lay_down(
         live = await parts.datasets.begin(collection, parts.embedder().space, now=parts.clock())
     delta = await write_delta(parts.store, collection, live.space, upserts, deletes, now=parts.clock())
     reached(DELTA_WRITTEN, run=delta.run)
+    if (
+        spent.tokens and spent.lane == "realtime"
+    ):  # what a submission has cost is told when its answers are there
+        # Before the run: of one that is recorded nothing is laid down again, and what it has cost would be missing.
+        await parts.ledger.spending.record(shared_out(delta.run, made, spent, at=parts.clock()))
     await parts.ledger.runs.record(
         RunRow(
             id=delta.run,
@@ -175,11 +161,12 @@ async def _lay_down(
             key=delta.key,
             sha256=delta.sha256,
             rows=delta.rows,
-            lane="realtime",
+            lane=spent.lane,
             worker=parts.worker,
             # Not now: a process may have slept over its delta for longer than tombstones are kept.
-            created=since,
+            created=made.since,
             texts=spent.texts,
+            planned=spent.planned,
             tokens=spent.tokens,
             cost_usd=spent.cost_usd,
             seconds=spent.seconds,
@@ -194,6 +181,32 @@ async def _lay_down(
         await parts.ledger.dead_letters.remove("chunk", owner=collection, subjects=subjects)
 
 
+def shared_out(run: str, made: Made, spent: Spent, *, at: int) -> list[SpendRow]:
+    """Tell what each document has cost; a text that several share is told of the first."""
+    of: dict[tuple[str, str], list[Paid]] = {}
+    told: set[str] = set()
+    for each in made.passages:
+        row = each.row
+        if row.text_hash in made.outcome.paid and row.text_hash not in told:
+            told.add(row.text_hash)
+            of.setdefault((row.source, row.document), []).append(made.outcome.paid[row.text_hash])
+    price = spent.cost_usd / spent.tokens
+    return [
+        SpendRow(
+            run=run,
+            lane=spent.lane,
+            source=source,
+            document=document,
+            texts=len(paid),
+            planned=sum(each.planned for each in paid),
+            billed=(billed := sum(each.billed for each in paid)),
+            cost_usd=billed * price,
+            at=at,
+        )
+        for (source, document), paid in of.items()
+    ]
+
+
 def _upsert(passage: Passage, vector: NDArray[np.float32]) -> Upsert:
     return Upsert(
         id=passage.row.id,
@@ -205,10 +218,6 @@ def _upsert(passage: Passage, vector: NDArray[np.float32]) -> Upsert:
     )
 
 
-def _failure(row: ChunkRow, kind: str, reason: str) -> Failure:
-    return Failure(collection=row.collection, id=row.id, version=row.version, kind=kind, reason=reason)
-
-
 async def commit_pending(collection: str, parts: Parts, tally: Tally) -> None:
     """Commit what is pending of a collection, and tally it."""
     committed = await commit(
@@ -218,33 +227,3 @@ async def commit_pending(collection: str, parts: Parts, tally: Tally) -> None:
         tally.versions[collection] = committed.version
     tally.failed += len(committed.refused)
     tally.failures += committed.refused
-
-
-async def read_again(rows: Sequence[ChunkRow], parts: Parts) -> None:
-    """Make the next fetch take the documents of chunks whose texts are lost for changed."""
-    for source in sorted({row.source for row in rows}):
-        names = {row.document for row in rows if row.source == source}
-        known = await parts.ledger.documents.get(source, names)
-        forgotten = [replace(row, etag="", hash="") for row in known.values()]
-        # Where another run is fetching just now, the next one will find the texts missing again, and do this then.
-        with contextlib.suppress(Conflict):
-            cursor = await parts.ledger.documents.cursor(source)
-            await parts.ledger.documents.swap(Swap(cursor=cursor, value="", documents=forgotten))
-
-
-async def _fail(failures: Sequence[Failure], parts: Parts, tally: Tally) -> None:
-    if not failures:
-        return
-    letters = [
-        DeadLetter(kind="chunk", owner=each.collection, subject=each.id, reason=each.reason, at=parts.clock())
-        for each in failures
-        if each.kind == "rejected"
-    ]
-    # The letter first: a chunk that has failed without one would be looked at by nobody.
-    if letters:
-        await parts.ledger.dead_letters.add(letters)
-    await parts.ledger.chunks.fail(failures, worker=parts.worker)
-    for each in failures:
-        reached(DEAD_LETTER, kind=each.kind, subject=each.id, reason=each.reason)
-    tally.failed += len(failures)
-    tally.failures += [Problem(subject=each.id, reason=each.reason) for each in failures]

@@ -21,7 +21,8 @@ from flowbed.index.history import restore, restored_since, runs_in, tag, untag
 from flowbed.index.lease import held
 from flowbed.index.live import live_collection, live_collections
 from flowbed.ledger import Rollback
-from flowbed.pipeline.landing import Tally, commit_pending
+from flowbed.pipeline.failing import Tally
+from flowbed.pipeline.landing import commit_pending
 from flowbed.telemetry import ROLLBACK_RECORDED, ROLLBACK_RESTORED, ROLLBACK_TAGGED, reached
 
 if TYPE_CHECKING:

@@ -1,0 +1,171 @@
+"""What a job answered: copied into the store, then read into vectors that lie on this machine's disk, not in memory."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import tempfile
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Self
+
+import numpy as np
+
+from flowbed.errors import NotFound, Rejected
+from flowbed.lanes.batch.input import errors_key, output_key
+from flowbed.telemetry import log
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterable, AsyncIterator, Iterable
+
+    from numpy.typing import NDArray
+
+    from flowbed.embedding.jobs import Answered, BatchApi, Job
+    from flowbed.storage import Store
+
+# Lines that are read in a thread at a time: a few milliseconds of the interpreter's time.
+LINES = 512
+
+
+async def copy_answers(job: Job, submission: str, api: BatchApi, store: Store) -> None:
+    """Copy the files of a job that has ended into the store; those that are there already are left.
+
+    Raises:
+        NotFound: the provider has lost one.
+        Transient: one cannot be had now.
+
+    """
+    for key, file in ((output_key(submission), job.output), (errors_key(submission), job.errors)):
+        if file and not await _is_there(store, key):
+            await store.put(key, api.content(file))
+
+
+async def _is_there(store: Store, key: str) -> bool:
+    try:
+        async for _ in store.stream(key):
+            return True
+    except NotFound:
+        return False
+    return True  # an object of no bytes
+
+
+@dataclass
+class Answers:
+    """The answers of one job by text_hash: what failed and why, what was billed, and where each vector lies."""
+
+    failures: dict[str, tuple[str, str]] = field(default_factory=dict)
+    expired: set[str] = field(default_factory=set)
+    billed: dict[str, int] = field(default_factory=dict)
+    doubled: int = 0
+    unreadable: int = 0
+
+    def __post_init__(self) -> None:
+        """Make the file that vectors are written to, of which nothing is left behind."""
+        self._file = tempfile.TemporaryFile(prefix="flowbed-vectors-")  # noqa: SIM115 - closed by `close`
+        self._places: dict[str, int] = {}
+        self._told: set[str] = set()
+        self._dimensions = 0
+
+    def __enter__(self) -> Self:
+        """Use the answers as a context."""
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        """Let go of the file."""
+        self._file.close()
+
+    def __contains__(self, text_hash: str) -> bool:
+        """Tell whether there is a vector for a text."""
+        return text_hash in self._places
+
+    def __len__(self) -> int:
+        """Count the vectors."""
+        return len(self._places)
+
+    def add(self, answered: Answered) -> None:
+        """Take in one line; of several for one text, the first that has a vector counts."""
+        name = answered.name
+        if name in self._places:
+            self.doubled += 1
+            return
+        if answered.tokens is not None:
+            self.billed[name] = answered.tokens
+        if answered.vector is None:
+            if answered.failure == "expired":
+                self.expired.add(name)
+            else:
+                self.failures[name] = (answered.failure, answered.reason)
+            return
+        self.failures.pop(name, None)
+        self.expired.discard(name)
+        self._dimensions = len(answered.vector)
+        self._places[name] = len(self._places)
+        self._file.write(answered.vector.astype("<f4").tobytes())
+
+    def tell(self, text_hash: str) -> bool:
+        """Tell whether this is the first time that what a text has cost is told."""
+        if text_hash in self._told:
+            return False
+        self._told.add(text_hash)
+        return True
+
+    def vectors(self, hashes: Iterable[str]) -> dict[str, NDArray[np.float32]]:
+        """Read the vectors of texts; those that have none are absent."""
+        self._file.flush()
+        size = 4 * self._dimensions
+        found: dict[str, NDArray[np.float32]] = {}
+        # In the order in which they lie on disk.
+        for name in sorted((each for each in hashes if each in self._places), key=self._places.__getitem__):
+            self._file.seek(self._places[name] * size)
+            found[name] = np.frombuffer(self._file.read(size), "<f4")
+        return found
+
+
+async def read_answers(submission: str, api: BatchApi, store: Store) -> Answers:
+    """Read what was copied of a submission's answers; a line that cannot be read is as one that is missing."""
+    answers = Answers()
+    try:
+        for key in (output_key(submission), errors_key(submission)):
+            # A job has either file only where there is something to say in it.
+            with contextlib.suppress(NotFound):
+                async for lines in _by(LINES, _lines(store.stream(key))):
+                    await asyncio.to_thread(_take, lines, answers, api)
+    except BaseException:
+        answers.__exit__()
+        raise
+    if answers.unreadable:
+        log.warning("submission %s: %d lines of the answers cannot be read", submission, answers.unreadable)
+    if answers.doubled:
+        log.warning(
+            "submission %s: %d texts were answered twice; the first counts", submission, answers.doubled
+        )
+    return answers
+
+
+def _take(lines: list[bytes], answers: Answers, api: BatchApi) -> None:
+    for line in lines:
+        try:
+            answers.add(api.read(line))
+        except Rejected:
+            answers.unreadable += 1
+
+
+async def _lines(pieces: AsyncIterable[bytes]) -> AsyncIterator[bytes]:
+    rest = b""
+    async for piece in pieces:
+        *whole, rest = (rest + piece).split(b"\n")
+        for line in whole:
+            if line.strip():
+                yield line
+    if rest.strip():
+        yield rest
+
+
+async def _by(many: int, lines: AsyncIterable[bytes]) -> AsyncIterator[list[bytes]]:
+    some: list[bytes] = []
+    async for line in lines:
+        some.append(line)
+        if len(some) == many:
+            yield some
+            some = []
+    if some:
+        yield some

@@ -1,0 +1,48 @@
+"""What became of texts that were to be embedded, whichever lane they went."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, NamedTuple
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
+
+class Paid(NamedTuple):
+    """The tokens of one text that was sent: as they were counted before, and as they were billed."""
+
+    planned: int
+    billed: int
+
+
+@dataclass
+class Outcome:
+    """What became of the texts of one run: a vector or a reason for each, by text_hash.
+
+    `paid` are the texts that a provider was sent and answered. `held` are the texts that were not sent, since that
+    would have passed the budget, or the provider is not to be asked for longer than a run waits, which `put_off` says.
+    """
+
+    vectors: dict[str, NDArray[np.float32]] = field(default_factory=dict)
+    failures: dict[str, tuple[str, str]] = field(default_factory=dict)
+    truncated: set[str] = field(default_factory=set)
+    held: set[str] = field(default_factory=set)
+    put_off: str = ""
+    paid: dict[str, Paid] = field(default_factory=dict)
+
+    @property
+    def sent(self) -> int:
+        """Count the distinct texts that a provider answered."""
+        return len(self.paid)
+
+    @property
+    def planned(self) -> int:
+        """Add up the tokens that they were counted to have."""
+        return sum(each.planned for each in self.paid.values())
+
+    @property
+    def tokens(self) -> int:
+        """Add up what they were billed with."""
+        return sum(each.billed for each in self.paid.values())

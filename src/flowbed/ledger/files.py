@@ -1,0 +1,66 @@
+"""The files of the server's Files API."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+import sqlalchemy as sa
+
+from flowbed.ledger import FileRow
+from flowbed.ledger.database import Database
+from flowbed.ledger.schema import files
+from flowbed.ledger.text import shown
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+
+class SqlFiles:
+    """`Files` in SQL."""
+
+    def __init__(self, database: Database) -> None:
+        """Keep the database that holds the table."""
+        self._database = database
+
+    async def create(self, file: FileRow) -> None:
+        """Record a file."""
+        row = replace(file, filename=shown(file.filename))
+        statement = self._database.insert_new(files).values(vars(row))
+        await self._database.write(lambda connection: connection.execute(statement))
+
+    async def get(self, file: str) -> FileRow | None:
+        """Read one file's row."""
+        found = await self._database.fetch(FileRow, sa.select(files).where(files.c.id == file))
+        return found[0] if found else None
+
+    async def list(
+        self, owner: str, *, purpose: str | None, after: str | None, limit: int, descending: bool
+    ) -> Sequence[FileRow]:
+        """Read the files of an owner in order of time and id."""
+        order = [each.desc() if descending else each.asc() for each in (files.c.created, files.c.id)]
+        query = sa.select(files).where(files.c.owner == owner).order_by(*order).limit(limit)
+        if purpose is not None:
+            query = query.where(files.c.purpose == purpose)
+        if after is not None:
+            known = await self.get(after)
+            if known is None or known.owner != owner:
+                return []
+            place, last = sa.tuple_(files.c.created, files.c.id), sa.tuple_(known.created, known.id)
+            query = query.where(place < last if descending else place > last)
+        return await self._database.fetch(FileRow, query)
+
+    async def remove(self, file: str) -> bool:
+        """Forget a file."""
+        statement = sa.delete(files).where(files.c.id == file)
+        return await self._database.write(lambda connection: connection.execute(statement).rowcount > 0)
+
+    async def expired(self, *, now: int, limit: int) -> Sequence[FileRow]:
+        """Read files whose time is over."""
+        query = (
+            sa.select(files)
+            .where(files.c.expires > 0, files.c.expires <= now)
+            .order_by(files.c.expires, files.c.id)
+            .limit(limit)
+        )
+        return await self._database.fetch(FileRow, query)

@@ -1,0 +1,47 @@
+"""Carrying: a chunk whose text a submission carries already waits for that, whichever lane it would have gone."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import TYPE_CHECKING
+
+from flowbed.lanes.batch.carried import CarriedTexts
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+    from flowbed.ledger import ChunkRow
+    from flowbed.pipeline import Parts
+
+
+class Carrying:
+    """What live submissions carry, looked up for one run."""
+
+    def __init__(self, parts: Parts) -> None:
+        """Know of nothing yet."""
+        self._parts = parts
+        self._texts: CarriedTexts | None = None
+
+    async def rest(self, rows: Sequence[ChunkRow]) -> list[ChunkRow]:
+        """Leave the claimed chunks that a live submission carries the texts of to it, and return the others."""
+        parts = self._parts
+        if self._texts is None:
+            space = (await asyncio.to_thread(parts.embedder)).space
+            self._texts = CarriedTexts(parts.store, parts.ledger, space)
+        await self._texts.refresh()
+        found = self._texts.find({row.text_hash for row in rows if not row.deleted})
+        if found:
+            await leave(rows, found, parts)
+        return [row for row in rows if row.deleted or row.text_hash not in found]
+
+
+async def leave(rows: Sequence[ChunkRow], carried: Mapping[str, str], parts: Parts) -> None:
+    """Leave claimed chunks to the live submissions that carry their texts: `carried` is by text_hash."""
+    waiting: dict[str, list[ChunkRow]] = {}
+    for row in rows:
+        if not row.deleted and row.text_hash in carried:
+            waiting.setdefault(carried[row.text_hash], []).append(row)
+    for submission, some in sorted(waiting.items()):
+        await parts.ledger.chunks.bind(some, worker=parts.worker, submission=submission)
+        # One that has ended meanwhile takes nothing: then they wait again when this worker lets go of them.
+        await parts.ledger.chunks.hand_over(submission, worker=parts.worker)

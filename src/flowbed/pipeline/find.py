@@ -1,0 +1,314 @@
+"""Find: what is not embedded yet is gathered into submissions, each text once, and no text that is paid for already.
+
+Loads nothing of an index: it runs where there is room for little.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from contextlib import aclosing
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Protocol, Self, cast
+
+from flowbed.errors import Misconfigured
+from flowbed.lanes.batch.input import Input, input_key
+from flowbed.ledger import SubmissionRow
+from flowbed.pipeline.batches import read_passages
+from flowbed.pipeline.carrying import Carrying, leave
+from flowbed.pipeline.claims import RUN_CHUNKS, WAITING, Claims, renewed
+from flowbed.pipeline.failing import Tally, fail, failure, read_again
+from flowbed.telemetry import PROGRESS, SUBMISSION_RECORDED, SUBMISSION_WRITTEN, reached
+
+if TYPE_CHECKING:
+    from collections.abc import Collection, Mapping, Sequence
+
+    from flowbed.embedding.cache import Cached
+    from flowbed.embedding.jobs import BatchApi
+    from flowbed.ledger import ChunkRow
+    from flowbed.pipeline import Parts
+    from flowbed.pipeline.batches import Lost, Passage
+    from flowbed.records import Problem, Status
+
+# Chunks that are looked at together. While they are, as many more are claimed: so many, and no more, have to be bound
+# anew where a submission is full.
+FEW = 2_048
+
+
+class Reusing(Protocol):
+    """What lays chunks down whose vectors are at hand."""
+
+    async def land(self, passages: Sequence[Passage]) -> set[str]:
+        """Lay down what there are vectors for, and return the text_hashes of that."""
+        ...
+
+
+@dataclass
+class Found:
+    """What was found: ids of the submissions made, their `chunks`, distinct `texts` and `tokens`.
+
+    `waiting` chunks wait for a submission that carries their texts already, for `reused` ones there were vectors.
+    `stopped` says why it ended before everything was found.
+    """
+
+    submissions: list[str] = field(default_factory=list)
+    chunks: int = 0
+    texts: int = 0
+    tokens: int = 0
+    waiting: int = 0
+    reused: int = 0
+    stopped: str = ""
+    failures: list[Problem] = field(default_factory=list)
+
+
+async def find(
+    parts: Parts,
+    *,
+    sources: Collection[str],
+    statuses: Collection[Status] = WAITING,
+    limit: int | None = None,
+    batches: Mapping[str, Collection[str]] | None = None,
+    deadline: int = 0,
+    reuse: Reusing | None = None,
+) -> Found:
+    """Gather the chunks that wait into submissions; what has no answer by `deadline` (µs, 0 is none) is embedded now.
+
+    Chunks whose vectors are at hand are given to `reuse`; without it they are left to wait for the next run. Any number
+    of finders may be at work: a chunk is one's alone, and so is a text.
+
+    Raises:
+        Misconfigured: the model has no Batch API.
+
+    """
+    api = batch_api(parts)
+    embedder = await asyncio.to_thread(parts.embedder)
+    finding = _Finding(parts, api, embedder, deadline=deadline, reuse=reuse)
+    claims = Claims(
+        parts=parts,
+        sources=sources,
+        statuses=statuses,
+        limit=limit,
+        only=batches,
+        submission=finding.submission,
+        deletions=False,
+        enough=FEW if reuse is None else RUN_CHUNKS,
+    )
+    carrying = Carrying(parts)
+    async with renewed(parts), aclosing(_Ahead(claims)) as ahead:
+        try:
+            async for rows in ahead:
+                rest = await carrying.rest(rows)
+                finding.found.waiting += len(rows) - len(rest)
+                await finding.take(rest, ahead)
+                claims.submission = finding.submission
+                reached(PROGRESS, stage="find", done=len(rows))
+                if finding.found.stopped:
+                    break
+            await finding.end()
+        finally:
+            finding.close()
+    return finding.found
+
+
+def batch_api(parts: Parts) -> BatchApi:
+    """Give the Batch API of the model's provider.
+
+    Raises:
+        Misconfigured: it has none.
+
+    """
+    api = parts.jobs()
+    if api is None:
+        model = parts.embedder().space.model
+        message = f"model {model} has no Batch API: leave --lane batch away, or set a model of a provider that has one"
+        raise Misconfigured(message)
+    return api
+
+
+class _Ahead:
+    """Groups of claimed chunks: while one is worked on, the next is claimed."""
+
+    def __init__(self, claims: Claims) -> None:
+        self._claims, self._groups = claims, claims.groups(None)
+        self._next: asyncio.Task[list[ChunkRow]] | None = None
+
+    def __aiter__(self) -> Self:
+        return self
+
+    async def __anext__(self) -> list[ChunkRow]:
+        rows = await self._following()
+        self._next = None
+        if not rows:
+            raise StopAsyncIteration
+        self._begin()
+        return rows
+
+    async def claimed(self) -> list[ChunkRow]:
+        """Wait until nothing is being claimed, and tell what has been and is still to come."""
+        return [*await self._following(), *self._claims.held]
+
+    async def _following(self) -> list[ChunkRow]:
+        if self._next is None:
+            self._begin()
+        return await cast("asyncio.Task[list[ChunkRow]]", self._next)
+
+    async def aclose(self) -> None:
+        """Claim no more; what was claimed is given back with everything that this worker holds."""
+        if self._next is not None:
+            await asyncio.gather(self._next, return_exceptions=True)
+
+    def _begin(self) -> None:
+        async def following() -> list[ChunkRow]:
+            return await anext(self._groups, [])
+
+        self._next = asyncio.create_task(following())
+
+
+class _Finding:
+    """Submissions in the making, one after the other."""
+
+    def __init__(
+        self, parts: Parts, api: BatchApi, embedder: Cached, *, deadline: int, reuse: Reusing | None
+    ) -> None:
+        self.found = Found()
+        self._parts, self._api, self._embedder = parts, api, embedder
+        self._deadline, self._reuse = deadline, reuse
+        self._input = Input(parts.new_id(), api)
+        self._chunks = 0
+
+    @property
+    def submission(self) -> str:
+        """The id of the one that is being gathered."""
+        return self._input.submission
+
+    def close(self) -> None:
+        self._input.close()
+
+    async def take(self, rows: Sequence[ChunkRow], ahead: _Ahead) -> None:
+        """Take in claimed chunks, each of which goes into a submission, or back to where it was, or has failed."""
+        passages, lost = await read_passages(rows, store=self._parts.store, ledger=self._parts.ledger)
+        if lost:
+            await self._fail(lost)
+        new = await self._not_at_hand(passages)
+        new = await self._not_elsewhere(new)
+        await self._gather(new, ahead)
+
+    async def end(self) -> None:
+        """Record the submission that is being gathered, if there is anything in it."""
+        if not self._input.size.texts:
+            return
+        parts, size, submission = self._parts, self._input.size, self._input.submission
+        await self._input.lay_down(parts.store)
+        reached(SUBMISSION_WRITTEN, submission=submission)
+        await parts.ledger.submissions.create(
+            SubmissionRow(
+                id=submission,
+                space=self._embedder.space.to_json(),
+                account=self._api.terms.account,
+                key=input_key(submission),
+                bytes=size.bytes,
+                texts=size.texts,
+                chunks=self._chunks,
+                tokens=size.tokens,
+                created=parts.clock(),
+                deadline=self._deadline,
+            )
+        )
+        reached(SUBMISSION_RECORDED, submission=submission, texts=size.texts)
+        await parts.ledger.chunks.hand_over(submission, worker=parts.worker)
+        self.found.submissions.append(submission)
+        self.found.chunks += self._chunks
+        self.found.texts += size.texts
+        self.found.tokens += size.tokens
+
+    async def _fail(self, lost: Sequence[Lost]) -> None:
+        tally = Tally()
+        await read_again([each.row for each in lost], self._parts)
+        reasons = [(each.row, f"{each.reason}; the next run reads its document again") for each in lost]
+        await fail([failure(row, "transient", why) for row, why in reasons], self._parts, tally)
+        self.found.failures += tally.failures
+
+    async def _not_at_hand(self, passages: Sequence[Passage]) -> Sequence[Passage]:
+        if not passages:
+            return passages
+        if self._reuse is not None:
+            known = await self._reuse.land(passages)
+        else:
+            texts = {each.sent: each.row.text_hash for each in passages}
+            known = {texts[each] for each in await self._embedder.lookup(list(texts), purpose="document")}
+        if not known:
+            return passages
+        there = [each.row for each in passages if each.row.text_hash in known]
+        self.found.reused += len(there)
+        if self._reuse is None:
+            await self._parts.ledger.chunks.give_back(there, worker=self._parts.worker)
+        return [each for each in passages if each.row.text_hash not in known]
+
+    async def _not_elsewhere(self, passages: Sequence[Passage]) -> Sequence[Passage]:
+        """Leave what another finder has taken in: to its submission, or, if that is not recorded yet, for later."""
+        parts = self._parts
+        carried = await parts.ledger.chunks.carried(
+            {each.row.text_hash for each in passages},
+            space=self._embedder.space.to_json(),
+            besides=self.submission,
+        )
+        # Of those that this finder has recorded all is known already.
+        elsewhere = {key: each for key, each in carried.items() if key not in self._input}
+        if not elsewhere:
+            return passages
+        rows = [each.row for each in passages if each.row.text_hash in elsewhere]
+        live = {key: each.submission for key, each in elsewhere.items() if each.live}
+        await leave(rows, live, parts)
+        unsure = [row for row in rows if row.text_hash not in live]
+        await parts.ledger.chunks.give_back(unsure, worker=parts.worker)
+        self.found.waiting += len(rows)
+        return [each for each in passages if each.row.text_hash not in elsewhere]
+
+    async def _gather(self, passages: Sequence[Passage], ahead: _Ahead) -> None:
+        """Take texts in, over as many submissions as it takes, until the budget says no."""
+        left = passages
+        while left:
+            left = left[self._fill(left) :]
+            if self.found.stopped:
+                await self._parts.ledger.chunks.give_back(
+                    [each.row for each in left], worker=self._parts.worker
+                )
+                return
+            if left:
+                left = await self._cut(left, ahead)
+
+    def _fill(self, passages: Sequence[Passage]) -> int:
+        """Take texts into the open submission until it is full, or the budget is spent; return how many passages."""
+        budget, price = self._parts.budget, self._api.terms.price
+        for place, each in enumerate(passages):
+            row = each.row
+            if row.text_hash not in self._input:
+                tokens = self._embedder.bill(each.sent, row.tokens)
+                if not self._input.fits(row.text_hash, each.sent, tokens=tokens):
+                    return place
+                if budget is not None and not budget.spend(tokens * price / 1e6):
+                    self.found.stopped = (
+                        f"the next text would pass the budget of ${budget.limit_usd:,.4f} (${budget.spent_usd:,.4f}"
+                        " spent); what waits is taken up by a run that may spend more"
+                    )
+                    return place
+                self._input.add(row.text_hash, each.sent, tokens=tokens)
+            self._chunks += 1
+        return len(passages)
+
+    async def _cut(self, rest: Sequence[Passage], ahead: _Ahead) -> Sequence[Passage]:
+        """Record the submission that is full, and begin the next; return what of a group is left for that."""
+        full, following = self._input, Input(self._parts.new_id(), self._api)
+        left = [each for each in rest if each.row.text_hash not in full]
+        self._chunks += len(rest) - len(left)
+        # What was claimed ahead was claimed for the one that is full, too.
+        await self._parts.ledger.chunks.bind(
+            [*(each.row for each in left), *await ahead.claimed()],
+            worker=self._parts.worker,
+            submission=following.submission,
+        )
+        try:
+            await self.end()
+        finally:
+            full.close()
+            self._input, self._chunks = following, 0
+        return left

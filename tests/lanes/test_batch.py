@@ -1,0 +1,213 @@
+"""Submissions in the making, what live ones carry, and what jobs have answered."""
+
+from __future__ import annotations
+
+import hashlib
+from typing import TYPE_CHECKING
+
+import numpy as np
+import orjson
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from flowbed.embedding.jobs import Answered, Job, JobTerms
+from flowbed.errors import NotFound, Rejected
+from flowbed.lanes.batch.answers import Answers, copy_answers, read_answers
+from flowbed.lanes.batch.carried import CarriedTexts
+from flowbed.lanes.batch.cut import Size
+from flowbed.lanes.batch.input import Input, input_key, output_key, read_texts
+from flowbed.ledger import SubmissionRow, open_ledger
+from flowbed.records import Space, text_hash
+from flowbed.storage import open_store
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Callable, Sequence
+    from pathlib import Path
+
+SPACE = Space(model="m", dimensions=2)
+TERMS = JobTerms(texts=3, bytes=1_000, tokens=100, seconds=60, price=1.0, account="a")
+
+
+class Written:
+    """A Batch API whose files are given, and that takes no jobs."""
+
+    def __init__(self, terms: JobTerms = TERMS, **files: bytes) -> None:
+        self.terms = terms
+        self.files = files
+
+    async def submit(self, submission: str, read: Callable[[], AsyncIterator[bytes]], *, size: int) -> Job:
+        raise Rejected("it takes none")
+
+    async def find(self, submission: str) -> Job | None:
+        return None
+
+    async def look(self, job: str) -> Job:
+        raise NotFound("it has none")
+
+    async def cancel(self, job: str) -> None:
+        raise NotFound("it has none")
+
+    async def aclose(self) -> None:
+        self.files = {}
+
+    def line(self, name: str, text: str) -> bytes:
+        return orjson.dumps([name, text]) + b"\n"
+
+    async def content(self, file: str) -> AsyncIterator[bytes]:
+        if file not in self.files:
+            raise NotFound(f"no file {file}")
+        body = self.files[file]
+        for start in range(0, len(body), 7):
+            yield body[start : start + 7]
+
+    def read(self, line: bytes) -> Answered:
+        try:
+            name, vector, tokens, failure, reason = orjson.loads(line)
+        except ValueError as error:
+            raise Rejected("no line of answers") from error
+        return Answered(
+            name=name,
+            vector=None if vector is None else np.array(vector, np.float32),
+            tokens=tokens,
+            failure=failure,
+            reason=reason,
+        )
+
+
+def answer(text: str, vector: Sequence[float] | None = None, *, failure: str = "", tokens: int = 1) -> bytes:
+    return orjson.dumps([text_hash(text), vector, tokens if vector else None, failure, "why"]) + b"\n"
+
+
+@given(
+    st.lists(st.tuples(st.integers(1, 400), st.integers(0, 60)), max_size=60),
+    st.integers(1, 10),
+    st.integers(1, 900),
+    st.one_of(st.none(), st.integers(1, 100)),
+)
+def test_what_is_cut_keeps_to_every_limit_and_loses_nothing(
+    texts: list[tuple[int, int]], most: int, size: int, tokens: int | None
+) -> None:
+    """No submission passes a limit, but for a text that does so alone; each text is in one, in order."""
+    terms = JobTerms(texts=most, bytes=size, tokens=tokens, seconds=1, price=0, account="a")
+    cuts: list[list[tuple[int, int]]] = [[]]
+    open_ = Size()
+    for length, count in texts:
+        if not open_.fits(terms, length=length, tokens=count):
+            cuts.append([])
+            open_ = Size()
+        open_.add(length=length, tokens=count)
+        cuts[-1].append((length, count))
+    assert [each for cut in cuts for each in cut] == texts
+    for cut in cuts:
+        assert len(cut) <= most
+        if len(cut) > 1:
+            assert sum(length for length, _ in cut) <= size
+            assert tokens is None or sum(count for _, count in cut) <= tokens
+
+
+async def test_an_input_holds_each_text_once_and_tells_where_it_is_full(tmp_path: Path) -> None:
+    """The file in the store is the lines in order, beside the hashes of their texts in the same order."""
+    store = open_store("memory://", folder=tmp_path)
+    made = Input("s1", Written())
+    for text in ("one", "two", "three"):
+        assert made.fits(text_hash(text), text, tokens=1)
+        made.add(text_hash(text), text, tokens=1)
+        assert text_hash(text) in made
+    assert not made.fits(text_hash("four"), "four", tokens=1)
+    assert text_hash("four") not in made
+    await made.lay_down(store)
+    made.close()
+    lines = (await store.get(input_key("s1"))).body.splitlines()
+    assert [orjson.loads(line)[1] for line in lines] == ["one", "two", "three"]
+    assert await read_texts("s1", store) == [text_hash(each) for each in ("one", "two", "three")]
+
+
+async def test_live_submissions_of_the_space_carry_their_texts_until_they_end(tmp_path: Path) -> None:
+    """A text is found where a live submission of the same space carries it, and nowhere else, whatever its hash."""
+    store = open_store("memory://", folder=tmp_path)
+    ledger = await open_ledger(":memory:", folder=tmp_path, new_id="l")
+    carried = CarriedTexts(store, ledger, SPACE)
+    names = {f"s{number}": [f"{number} {place}" for place in range(50)] for number in range(3)}
+    # Two texts whose hashes begin alike are two texts.
+    twin = hashlib.sha256(b"0 0").hexdigest()[:16] + "0" * 48
+    for name, texts in names.items():
+        space = SPACE if name != "s2" else Space(model="other", dimensions=2)
+        made = Input(
+            name, Written(JobTerms(texts=99, bytes=10**6, tokens=None, seconds=1, price=0, account="a"))
+        )
+        for text in texts:
+            made.add(text_hash(text), text, tokens=1)
+        await made.lay_down(store)
+        made.close()
+        await ledger.submissions.create(
+            SubmissionRow(
+                id=name, space=space.to_json(), account="a", key=input_key(name), bytes=1, texts=50, chunks=50,
+                tokens=1, created=1,
+            )
+        )  # fmt: skip
+    asked = [text_hash(text) for texts in names.values() for text in texts] + [text_hash("nobody's"), twin]
+    assert not carried.find(asked)
+    await carried.refresh()
+    assert carried.find(asked) == {text_hash(text): name for name in ("s0", "s1") for text in names[name]}
+    assert not carried.find([])
+    held = await ledger.submissions.hold("s0", worker="w", now=1, until=2)
+    assert held is not None
+    from dataclasses import replace
+
+    await ledger.submissions.save(replace(held, ended=5, worker=""), worker="w")
+    await carried.refresh()
+    assert set(carried.find(asked).values()) == {"s1"}
+    await ledger.close()
+
+
+async def test_answers_in_any_order_are_read_once_each(tmp_path: Path) -> None:
+    """The first vector of a text counts, also where a failure was told before; what cannot be read is as if missing."""
+    store = open_store("memory://", folder=tmp_path)
+    output = b"".join(
+        [
+            answer("b", [0, 1], tokens=5),
+            answer("a", [1, 0]),
+            b"{garbled\n",
+            answer("a", [9, 9]),
+            answer("c", failure="transient"),
+            answer("c", [0.5, 0.5])[:-1],
+        ]
+    )
+    errors = answer("d", failure="rejected") + answer("e", failure="expired") + b"\n"
+    api = Written(out=output, err=errors)
+    job = Job(id="j", state="completed", output="out", errors="err")
+    await copy_answers(job, "s", api, store)
+    api.files.clear()
+    await copy_answers(job, "s", api, store)
+    with await read_answers("s", api, store) as answers:
+        found = answers.vectors([text_hash(each) for each in "abcde"])
+        assert {key: vector.tolist() for key, vector in found.items()} == {
+            text_hash("a"): [1, 0],
+            text_hash("b"): [0, 1],
+            text_hash("c"): [0.5, 0.5],
+        }
+        assert answers.failures == {text_hash("d"): ("rejected", "why")}
+        assert answers.expired == {text_hash("e")}
+        assert (answers.doubled, answers.unreadable) == (1, 1)
+        assert answers.billed == {text_hash("a"): 1, text_hash("b"): 5, text_hash("c"): 1}
+        assert [answers.tell("x"), answers.tell("x"), answers.tell("y")] == [True, False, True]
+
+
+async def test_a_lost_file_of_answers_is_told(tmp_path: Path) -> None:
+    """What the provider has lost is not taken for a job without answers."""
+    store = open_store("memory://", folder=tmp_path)
+    with pytest.raises(NotFound):
+        await copy_answers(Job(id="j", state="completed", output="out"), "s", Written(), store)
+    with pytest.raises(NotFound):
+        await store.get(output_key("s"))
+
+
+def test_vectors_lie_on_disk() -> None:
+    """However many vectors there are, reading some of them gives just those."""
+    with Answers() as answers:
+        for place in range(1_000):
+            answers.add(Answered(name=f"{place}", vector=np.full(3, place, np.float32), tokens=1))
+        assert len(answers) == 1_000
+        found = answers.vectors(f"{place}" for place in (999, 0, 5, 2_000))
+        assert {name: vector[0] for name, vector in found.items()} == {"0": 0, "5": 5, "999": 999}
