@@ -32,6 +32,9 @@ if TYPE_CHECKING:
 
 OPTIONS = (
     *COMMON,
+    "batch",
+    "batch_price",
+    "batch_tokens",
     "document_prompt",
     "encoding",
     "matryoshka",
@@ -157,6 +160,7 @@ class Same(Wrapper):
         self._trial = asyncio.Lock()
         self._tried = False
         self._window = 0
+        self._long = ""
 
     async def embed(self, texts: Sequence[str], *, purpose: Purpose) -> Embedded:
         """Embed every text or none; the first call also tries whether the vectors are the other model's.
@@ -168,14 +172,47 @@ class Same(Wrapper):
             Misconfigured: the vectors are not the other model's, or as the server says.
 
         """
-        if texts and not self._tried:
-            async with self._trial:
-                if not self._tried:
-                    await self._try()
-                    self._tried = True
+        if texts:
+            await self.believe()
         if self._window:
             self._refuse_long(texts)
         return await self._embedder.embed(texts, purpose=purpose)
+
+    async def believe(self) -> None:
+        """Try whether the vectors are the other model's, unless that has been done.
+
+        Raises:
+            Transient, Rejected: as the server says.
+            Misconfigured: they are not, or as the server says.
+
+        """
+        if self._tried:
+            return
+        async with self._trial:
+            if not self._tried:
+                await self._try()
+                self._tried = True
+
+    async def believe_jobs(self) -> None:
+        """Try it for texts of which nobody here looks at the length before the server does.
+
+        Raises:
+            Transient, Rejected: as the server says.
+            Misconfigured: as `believe`; or the server takes texts that are longer than the model's window, and makes
+                something else of them.
+
+        """
+        await self.believe()
+        if not self._window:
+            return
+        try:
+            await self._embedder.embed([self._long], purpose="document")
+        except Rejected:
+            return  # as it will in a job
+        raise Misconfigured(
+            f"the server of {self.space.model} does something else than {self._reference} with texts of more than "
+            f"{self._window} tokens, which nobody would see in a job: leave the option batch out"
+        )
 
     def _refuse_long(self, texts: Sequence[str]) -> None:
         long = [place for place, text in enumerate(texts) if self.count(text) > self._window]
@@ -201,8 +238,9 @@ class Same(Wrapper):
         if window:
             # A window of the one and a window of the other: cut off, little of it would be the same.
             times = window // reference.count(PROBE) + 1
+            self._long = PROBE * times + OTHER * times
             try:
-                alike = await self._likeness(reference, PROBE * times + OTHER * times, "document")
+                alike = await self._likeness(reference, self._long, "document")
             except Rejected:
                 alike = 0.0
             self._window = window if alike < ALIKE else 0

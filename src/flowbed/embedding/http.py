@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import re
+from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from email.utils import parsedate_to_datetime
 from functools import cached_property
@@ -16,7 +17,7 @@ import orjson
 from flowbed.errors import Misconfigured, Transient
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import AsyncIterator, Mapping, Sequence
 
     import aiohttp
 
@@ -106,27 +107,71 @@ class Provider:
         self._headers = {"Content-Type": "application/json", "User-Agent": "flowbed", **headers}
         self._proxy = None if _is_near(parts.hostname, no_proxy) else proxy or None
         self._secrets = [secret for secret in (*secrets, urlsplit(proxy).password) if secret]
-        self._silence = timeout or SILENCE
+        self.silence = timeout or SILENCE
         self._session: aiohttp.ClientSession | None = None
         self._closed = False
 
-    async def post(self, path: str, body: Mapping[str, Any]) -> Answer:
-        """Send `body` as JSON to `path` below the address, and read the whole answer, whatever its status.
+    async def post(self, path: str, body: Mapping[str, Any] | None = None) -> Answer:
+        """Send `body` as JSON, or nothing, to `path` below the address, and read the whole answer, whatever its status.
 
         Raises:
             Transient: there was no connection, no answer in time, or only part of one.
             Misconfigured: the server's certificate is not trusted, or the address answers with another address.
 
         """
+        data = None if body is None else _sendable(orjson.dumps(body))
+        async with self.exchange("POST", path, data=data) as response:
+            return Answer(status=response.status, headers=response.headers, body=await response.read())
+
+    async def get(self, path: str) -> Answer:
+        """Ask for what is at `path` below the address, and read the whole answer, whatever its status.
+
+        Raises:
+            Transient, Misconfigured: as `post`.
+
+        """
+        async with self.exchange("GET", path) as response:
+            return Answer(status=response.status, headers=response.headers, body=await response.read())
+
+    @asynccontextmanager
+    async def exchange(
+        self,
+        method: str,
+        path: str,
+        *,
+        data: Any = None,  # noqa: ANN401 - whatever aiohttp can send
+        headers: Mapping[str, str] | None = None,
+        lasting: float | None = None,
+    ) -> AsyncIterator[aiohttp.ClientResponse]:
+        """Send a request, and give its answer as it begins to come; inside too, what goes wrong is told as an error.
+
+        One that is `lasting` takes as long as it gets on: only so many seconds of silence end it.
+
+        Raises:
+            Transient, Misconfigured: as `post`.
+
+        """
         import aiohttp  # noqa: PLC0415 - loaded where a provider is asked, which takes 100 ms
 
+        session = self._connected()
+        timeout = aiohttp.ClientTimeout(
+            total=None if lasting else WHOLE, sock_connect=CONNECT, sock_read=lasting or self.silence
+        )
         try:
             # Never to another address: the key would go there too.
-            async with self._connected().post(
-                self._base_url + path, data=_sendable(orjson.dumps(body)), allow_redirects=False
+            async with session.request(
+                method,
+                self._base_url + path,
+                data=data,
+                headers=headers,
+                timeout=timeout,
+                allow_redirects=False,
             ) as response:
-                content = await response.read()
-                answer = Answer(status=response.status, headers=response.headers, body=content)
+                if 300 <= response.status < 400:  # noqa: PLR2004 - as HTTP counts
+                    raise Misconfigured(
+                        f"{self.shown} answered with another address ({response.status}); change base_url to that one"
+                    )
+                yield response
         except aiohttp.ClientConnectorCertificateError as error:
             raise Misconfigured(
                 f"{self.shown}: its certificate is not trusted; name yours in SSL_CERT_FILE, or change base_url"
@@ -135,11 +180,6 @@ class Provider:
             raise Transient(f"{self.shown} did not answer in time") from error
         except (aiohttp.ClientError, OSError) as error:
             raise Transient(f"{self.shown} could not be asked: {self.redacted(_said(error))}") from error
-        if 300 <= answer.status < 400:  # noqa: PLR2004 - as HTTP counts
-            raise Misconfigured(
-                f"{self.shown} answered with another address ({answer.status}); change base_url to that one"
-            )
-        return answer
 
     async def aclose(self) -> None:
         """Close the connections; nothing is sent after that."""
@@ -173,7 +213,6 @@ class Provider:
         if self._session is None:
             self._session = aiohttp.ClientSession(
                 connector=aiohttp.TCPConnector(limit=CONNECTIONS),
-                timeout=aiohttp.ClientTimeout(total=WHOLE, sock_connect=CONNECT, sock_read=self._silence),
                 headers=self._headers,
                 proxy=self._proxy,
                 cookie_jar=aiohttp.DummyCookieJar(),

@@ -99,7 +99,14 @@ class BatchApi(Protocol):
         ...
 
     async def find(self, submission: str) -> Job | None:
-        """Find the job that was made for `submission`, whether or not whoever made it has heard of it."""
+        """Find the job that was made for `submission`, whether or not whoever made it has heard of it.
+
+        One that a full queue turned away is none.
+
+        Raises:
+            Transient, Misconfigured: as `submit`.
+
+        """
         ...
 
     async def look(self, job: str) -> Job:

@@ -34,7 +34,7 @@ if TYPE_CHECKING:
 
 BASE_URL = "https://api.openai.com/v1"
 KEY = "OPENAI_API_KEY"
-OPTIONS = (*COMMON, "api_version", "deployment", "organization", "project")
+OPTIONS = (*COMMON, "api_version", "batch_tokens", "deployment", "organization", "project")
 
 ITEMS = 2_048
 # Of all texts of a request together; and of one text.
@@ -82,9 +82,8 @@ def open_openai(name: str, *, cache: Path, options: Mapping[str, str]) -> Remote
     key = required_key(read, KEY)
     base_url = read.text("base_url", BASE_URL)
     version = read.text("api_version")
-    # Azure has no bearer keys, and one of its newer addresses needs no version.
-    azure = version or ".azure.com" in base_url
-    headers = {"api-key": key} if azure else {"Authorization": f"Bearer {key}"}
+    # Azure has no bearer keys.
+    headers = {"api-key": key} if is_azure(read) else {"Authorization": f"Bearer {key}"}
     for header, option in (("OpenAI-Organization", "organization"), ("OpenAI-Project", "project")):
         if option in read:
             headers[header] = read.text(option)
@@ -108,6 +107,11 @@ def open_openai(name: str, *, cache: Path, options: Mapping[str, str]) -> Remote
         # All of OpenAI's embedding models read text with the same tokenizer.
         counter=open_counter(read.text("tokenizer"), factor=1) if "tokenizer" in read else Bpe("cl100k_base"),
     )
+
+
+def is_azure(read: Options) -> bool:
+    """Tell whether options lead to Azure, one of whose newer addresses needs no version."""
+    return "api_version" in read or ".azure.com" in read.text("base_url")
 
 
 class OpenAIApi:

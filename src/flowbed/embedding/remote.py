@@ -122,7 +122,7 @@ class Remote:
         self.price = terms.price
         self.rates = terms.rates
         self.matryoshka = terms.matryoshka
-        self._api = api
+        self.api = api
         self._provider = provider
         self._terms = terms
         self._counter = counter
@@ -174,6 +174,19 @@ class Remote:
         prompt = self._terms.prompts.get("document", "")
         return self.count(prompt + text) if prompt else tokens
 
+    @property
+    def provider(self) -> Provider:
+        """The way to the provider, for what else it is asked than vectors."""
+        return self._provider
+
+    def asking(self, text: str) -> Mapping[str, Any]:
+        """Write the request that asks for the vector of one document, alone."""
+        return self.api.body([self._terms.prompts.get("document", "") + text], "document")
+
+    def failure(self, answer: Answer) -> Error:
+        """Tell what a refusal of anything means that is not about texts."""
+        return self._error(answer, self._judged(answer), ())
+
     async def aclose(self) -> None:
         """Close the connections to the provider."""
         await self._provider.aclose()
@@ -203,7 +216,7 @@ class Remote:
 
     async def _ask(self, texts: Sequence[str], purpose: Purpose) -> Embedded:
         """Send one request; one that turns out to be too large is sent in halves."""
-        answer = await self._provider.post(self._api.path, self._api.body(texts, purpose))
+        answer = await self._provider.post(self.api.path, self.api.body(texts, purpose))
         if not 200 <= answer.status < 300:  # noqa: PLR2004 - as HTTP counts
             refused = self._judged(answer)
             if refused.verdict == "too_large" and len(texts) > 1:
@@ -223,10 +236,10 @@ class Remote:
     def _read(self, answer: Answer, count: int) -> Read:
         if answer.json is None:
             raise Transient("the answer is no JSON, or only part of one")
-        return self._api.read(answer.json, count)
+        return self.api.read(answer.json, count)
 
     def _judged(self, answer: Answer) -> Refused:
-        refused = self._api.refused(answer)
+        refused = self.api.refused(answer)
         if refused.verdict is not None:
             return refused
         fallback: Verdict = "transient" if answer.status >= SERVERS_FAULT else "rejected"

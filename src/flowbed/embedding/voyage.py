@@ -35,6 +35,7 @@ BASE_URL = "https://api.voyageai.com/v1"
 # Keys that MongoDB gives out begin so, and are known at its address only.
 MONGODB_KEY, MONGODB_URL = "al-", "https://ai.mongodb.com/v1"
 KEY = "VOYAGE_API_KEY"
+OPTIONS = (*COMMON, "batch_tokens")
 
 ITEMS = 1_000
 SIZES = frozenset({256, 512, 1_024, 2_048})
@@ -95,7 +96,7 @@ def open_voyage(name: str, *, cache: Path, options: Mapping[str, str]) -> Remote
         Misconfigured: an option is wrong, or there is no key.
 
     """
-    read = Options("voyage", options, COMMON)
+    read = Options("voyage", options, OPTIONS)
     model = MODELS.get(name)
     dimensions = chosen_dimensions(read, name, model)
     key = required_key(read, KEY)

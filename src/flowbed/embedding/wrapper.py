@@ -37,6 +37,11 @@ class Wrapper:
         """Tell what embedding `text` as a document is billed with; `tokens` is its own count."""
         return tokens if self._bills is None else self._bills.bill(text, tokens)
 
+    @property
+    def wrapped(self) -> Embedder:
+        """The embedder that this one stands in front of."""
+        return self._embedder
+
     async def aclose(self) -> None:
         """Let go of what the embedder holds."""
         if isinstance(self._embedder, Closes):

@@ -1,0 +1,385 @@
+"""What every Batch API must do; subclass it, name the model and a simulator of its provider, and run pytest."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from hashlib import sha256
+from typing import TYPE_CHECKING
+
+import numpy as np
+import pytest
+import pytest_asyncio
+
+from flowbed.embedding import open_embedder
+from flowbed.embedding.jobs import open_jobs
+from flowbed.errors import Error, Misconfigured, NotFound, Rejected, Transient
+from flowbed.testing.embedding import AGREE
+from flowbed.testing.provider import KEY, PRIVATE
+from flowbed.testing.simulators.faults import Fault
+from flowbed.testing.simulators.running import running
+from flowbed.testing.simulators.simulator import Simulator
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Mapping, Sequence
+    from pathlib import Path
+
+    from flowbed.embedding import Embedder
+    from flowbed.embedding.jobs import Answered, BatchApi, Job
+    from flowbed.testing.simulators.wire import Api
+
+# Of several lengths and scripts, one with what divides lines, and one that holds what ends a form.
+TEXTS = (
+    "a",
+    "The keys are rotated each month.",
+    "Grüße aus Köln",
+    "line\nbreak\u2028and\r\n--flowbed",
+    "word " * 60,
+    PRIVATE,
+)
+# Seconds in which a simulated job ends, whatever it does, and before its files expire.
+ENOUGH = 2 * 86_400.0
+
+
+def name_of(text: str) -> str:
+    """Name a text as the pipeline does: by 64 hex digits."""
+    return sha256(text.encode()).hexdigest()
+
+
+class BatchApiContract(ABC):
+    """Tests of a Batch API, against a simulator that fails in every way that providers do."""
+
+    model: str  # as vendor:name
+    says_expired = True  # of a job whose time ran out; one that does not calls it completed
+
+    @abstractmethod
+    def api(self) -> Api:
+        """Make the simulated API; it takes KEY, and ends jobs at once."""
+
+    @abstractmethod
+    def options(self, url: str) -> Mapping[str, str]:
+        """Give the options that lead to `url`; the contract adds its key."""
+
+    @pytest_asyncio.fixture(autouse=True)
+    async def served(self) -> AsyncIterator[None]:
+        """Serve the simulator while a test runs."""
+        self.simulator = Simulator(self.api())
+        async with running(self.simulator) as url:
+            self.url = url
+            yield
+
+    def open_embedder(self, folder: Path, **changes: str) -> Embedder:
+        """Open the model for requests, as it answers them one by one."""
+        options = {"api_key": KEY, **self.options(self.url), **changes}
+        return open_embedder(self.model, cache=folder, options=options)
+
+    def open_jobs(self, folder: Path, **changes: str) -> BatchApi:
+        """Open the Batch API, with other options."""
+        options = {"api_key": KEY, **self.options(self.url), **changes}
+        opened = open_jobs(self.model, self.open_embedder(folder, **changes), options=options)
+        assert opened is not None
+        return opened
+
+    @pytest_asyncio.fixture
+    async def jobs(self, tmp_path: Path) -> AsyncIterator[BatchApi]:
+        """Give each test a Batch API of its own."""
+        opened = self.open_jobs(tmp_path)
+        yield opened
+        await opened.aclose()
+
+    async def hand_in(
+        self,
+        jobs: BatchApi,
+        texts: Sequence[str] = TEXTS,
+        *,
+        submission: str = "s-1",
+        faults: Sequence[Fault] = (),
+    ) -> Job:
+        """Hand in texts, with faults in force."""
+        body = b"".join(jobs.line(name_of(text), text) for text in texts)
+
+        async def read() -> AsyncIterator[bytes]:
+            for start in range(0, len(body), 100):
+                yield body[start : start + 100]
+
+        self.simulator.order(*faults)
+        return await jobs.submit(submission, read, size=len(body))
+
+    async def ended(self, jobs: BatchApi, job: Job) -> Job:
+        """Let time pass until a job has ended."""
+        self.simulator.advance(ENOUGH)
+        looked = await jobs.look(job.id)
+        assert looked.state != "running"
+        return looked
+
+    async def answers(self, jobs: BatchApi, job: Job) -> dict[str, list[Answered]]:
+        """Read all that a job answered, by the name of the text."""
+        found: dict[str, list[Answered]] = {}
+        for file in filter(None, (job.output, job.errors)):
+            body = b"".join([piece async for piece in jobs.content(file)])
+            for line in body.splitlines():
+                answered = jobs.read(line)
+                found.setdefault(answered.name, []).append(answered)
+        return found
+
+    async def done(
+        self, jobs: BatchApi, *faults: Fault, texts: Sequence[str] = TEXTS
+    ) -> tuple[Job, dict[str, list[Answered]]]:
+        """Have a job done, with faults in force as it is made."""
+        job = await self.ended(jobs, await self.hand_in(jobs, texts, faults=faults))
+        return job, await self.answers(jobs, job)
+
+    def calls(self, method: str, path: str) -> int:
+        """Count the requests that came."""
+        asked = [each for each in self.simulator.account.exchanges if each.method == method]
+        return sum(each.path.endswith(path) for each in asked)
+
+    def untold(self, error: Error) -> None:
+        """Refuse an error that repeats a key or a text."""
+        told = f"{error} {error!r}"
+        assert KEY not in told
+        assert PRIVATE[:20] not in told
+
+    async def test_each_text_has_the_vector_that_a_request_brings(
+        self, jobs: BatchApi, tmp_path: Path
+    ) -> None:
+        """A job is the same work as requests: the same vectors, each once, billed alike, and counted as done."""
+        job, found = await self.done(jobs)
+        assert (job.state, job.total, job.done, job.failed) == ("completed", len(TEXTS), len(TEXTS), 0)
+        assert set(found) == {name_of(text) for text in TEXTS}
+        embedder = self.open_embedder(tmp_path)
+        for text in TEXTS:
+            (answered,) = found[name_of(text)]
+            alone = await embedder.embed([text], purpose="document")
+            assert answered.vector is not None
+            np.testing.assert_allclose(answered.vector, alone.vectors[0], atol=AGREE)
+            assert np.linalg.norm(answered.vector) == pytest.approx(1, abs=1e-4)
+            assert answered.tokens == alone.tokens
+        await embedder.aclose()  # type: ignore[attr-defined]
+
+    def test_the_terms_are_those_of_a_job(self, jobs: BatchApi) -> None:
+        """A job holds many texts, is done within a day, and names its account without giving the key away."""
+        terms = jobs.terms
+        assert terms.texts >= 1_000
+        assert terms.bytes >= 1_000_000
+        assert 0 < terms.seconds <= 86_400
+        assert terms.price >= 0
+        assert KEY not in terms.account
+
+    def test_a_line_is_one_line(self, jobs: BatchApi) -> None:
+        """Whatever divides lines in a text does not divide the input, and the line is ended."""
+        line = jobs.line("ab" * 32, "one\ntwo\r\nthree\u2028four\x85five")
+        assert line.splitlines() == [line[:-1]]
+        assert line.endswith(b"\n")
+
+    def test_what_is_no_text_is_rejected(self, jobs: BatchApi) -> None:
+        """Half a character, which no UTF-8 can hold, is refused rather than sent as something else."""
+        with pytest.raises(Rejected):
+            jobs.line("ab" * 32, "half \ud83d")
+
+    async def test_the_order_of_the_answers_does_not_matter(self, jobs: BatchApi) -> None:
+        """Lines that come in another order are those of their texts all the same."""
+        _, right = await self.done(jobs)
+        _, shuffled = await self.done(jobs, Fault(kind="shuffled"))
+        for name, (answered,) in right.items():
+            assert answered.vector is not None
+            np.testing.assert_array_equal(answered.vector, shuffled[name][0].vector)
+
+    @pytest.mark.parametrize(
+        ("status", "failure"),
+        [(400, "rejected"), (422, "rejected"), (429, "transient"), (500, "transient"), (503, "transient")],
+    )
+    async def test_a_line_that_failed_says_why(self, jobs: BatchApi, status: int, failure: str) -> None:
+        """One text's failure is its own: the others have their vectors, and it has the provider's reason."""
+        fault = Fault(kind="failed_lines", text="Köln", status=status)
+        job, found = await self.done(jobs, fault)
+        assert (job.state, job.done, job.failed) == ("completed", len(TEXTS) - 1, 1)
+        (failed,) = found.pop(name_of(TEXTS[2]))
+        assert (failed.vector, failed.failure) == (None, failure)
+        assert failed.reason
+        assert all(each.vector is not None for (each,) in found.values())
+
+    async def test_a_job_with_nothing_but_failures_is_read_too(self, jobs: BatchApi) -> None:
+        """It has a file of errors and none of answers."""
+        job, found = await self.done(jobs, Fault(kind="failed_lines", status=400))
+        assert (job.output, len(found)) == ("", len(TEXTS))
+
+    @pytest.mark.parametrize("kind", ["not_finite", "missing"])
+    async def test_an_answer_without_a_vector_is_transient(self, jobs: BatchApi, kind: str) -> None:
+        """What holds no numbers, or no vector at all, is asked for again."""
+        _, found = await self.done(jobs, Fault(kind=kind))  # type: ignore[arg-type]
+        assert {answered.failure for each in found.values() for answered in each} == {"transient"}
+
+    async def test_another_number_of_dimensions_is_misconfigured(self, jobs: BatchApi) -> None:
+        """Vectors of another length than the space's are of another model; the message says how long they are."""
+        with pytest.raises(Misconfigured, match="dimensions"):
+            await self.done(jobs, Fault(kind="wrong_dimension"))
+
+    @pytest.mark.parametrize("kind", ["broken_lines", "torn"])
+    async def test_what_is_no_line_is_rejected(self, jobs: BatchApi, kind: str) -> None:
+        """Half a line, or something else in its place, is nobody's vector."""
+        with pytest.raises(Rejected):
+            await self.done(jobs, Fault(kind=kind))  # type: ignore[arg-type]
+
+    @pytest.mark.parametrize(
+        "line", [b"", b"null", b"[]", b'{"custom_id": null}', b'{"custom_id": 7}', b'{"response": {}}']
+    )
+    def test_a_line_of_nobody_is_rejected(self, jobs: BatchApi, line: bytes) -> None:
+        """A line that does not say whose it is cannot be used."""
+        with pytest.raises(Rejected):
+            jobs.read(line)
+
+    async def test_lines_may_come_twice(self, jobs: BatchApi) -> None:
+        """Which of two answers for one text counts is for the caller to say: both are read."""
+        _, found = await self.done(jobs, Fault(kind="conflicting_lines", text="Köln"))
+        assert len(found[name_of(TEXTS[2])]) == 2
+
+    async def test_a_job_that_nobody_heard_of_is_found(self, jobs: BatchApi) -> None:
+        """Where the connection ended before the answer the job was made all the same, and is adopted."""
+        with pytest.raises(Transient) as raised:
+            await self.hand_in(jobs, faults=[Fault(kind="cut", path="*/batches")])
+        self.untold(raised.value)
+        self.simulator.order()
+        found = await jobs.find("s-1")
+        assert found is not None
+        assert len(await self.answers(jobs, await self.ended(jobs, found))) == len(TEXTS)
+        assert await jobs.find("s-2") is None
+
+    async def test_a_job_is_found_among_many(self, jobs: BatchApi) -> None:
+        """However many jobs were made since, over whichever number of pages they are listed."""
+        made = {}
+        for number in range(103):
+            made[number] = await self.hand_in(jobs, ["a"], submission=f"s-{number}")
+            self.simulator.advance(60)
+        for number in (0, 1, 51, 102):
+            found = await jobs.find(f"s-{number}")
+            assert found is not None
+            assert found.id == made[number].id
+        assert await jobs.find("s-103") is None
+
+    async def test_a_try_that_failed_is_not_taken_for_a_later_one(self, jobs: BatchApi) -> None:
+        """Of two jobs of one submission the one that was not refused is found; one that was, only without it."""
+        refused = await self.hand_in(jobs, faults=[Fault(kind="validation")])
+        refused = await self.ended(jobs, refused)
+        assert await jobs.find("s-1") == refused
+        taken = await self.hand_in(jobs)
+        refused = await self.ended(jobs, await self.hand_in(jobs, faults=[Fault(kind="validation")]))
+        found = await jobs.find("s-1")
+        assert found is not None
+        assert (found.id, refused.state) == (taken.id, "failed")
+
+    async def test_an_upload_is_used_again(self, jobs: BatchApi) -> None:
+        """What a try has uploaded before it failed is not sent again; what is of another size is."""
+        with pytest.raises(Transient):
+            await self.hand_in(jobs, faults=[Fault(kind="rate_limited", path="*/batches")])
+        job, found = await self.done(jobs)
+        assert (job.state, len(found)) == ("completed", len(TEXTS))
+        assert self.calls("POST", "/files") == 1
+        await self.done(jobs, texts=TEXTS[1:])
+        assert self.calls("POST", "/files") == 2
+
+    async def test_an_upload_that_nobody_heard_of_is_used_too(self, jobs: BatchApi) -> None:
+        """The file lies there though the connection ended before the answer."""
+        with pytest.raises(Transient):
+            await self.hand_in(jobs, faults=[Fault(kind="cut", path="*/files", calls=(2,))])
+        job, found = await self.done(jobs)
+        assert (job.state, len(found)) == ("completed", len(TEXTS))
+        assert self.calls("POST", "/files") == 1
+
+    async def test_a_job_can_be_cancelled(self, jobs: BatchApi) -> None:
+        """One that would never end does then, and says of each text whether it was worked on."""
+        job = await self.hand_in(jobs, faults=[Fault(kind="stuck", delay=300)])
+        self.simulator.advance(3600)
+        assert (await jobs.look(job.id)).state == "running"
+        await jobs.cancel(job.id)
+        assert (await jobs.look(job.id)).state == "running"
+        await jobs.cancel(job.id)  # again, while it ends
+        self.simulator.advance(3600)
+        ended = await jobs.look(job.id)
+        assert ended.state == "cancelled"
+        for each in (await self.answers(jobs, ended)).values():
+            assert all(answered.vector is not None or answered.failure == "expired" for answered in each)
+
+    async def test_a_job_that_has_ended_is_left_as_it_is(self, jobs: BatchApi) -> None:
+        """To cancel it is no failure, and its answers stay."""
+        job, _ = await self.done(jobs)
+        await jobs.cancel(job.id)
+        assert await jobs.look(job.id) == job
+
+    async def test_texts_whose_time_ran_out_are_told(self, jobs: BatchApi) -> None:
+        """Of a job that expires some texts have vectors, and the others were never worked on."""
+        job, found = await self.done(jobs, Fault(kind="expired", share=0.5))
+        assert job.state == ("expired" if self.says_expired else "completed")
+        answered = [each for (each,) in found.values()]
+        assert sum(each.vector is not None for each in answered) == len(TEXTS) / 2
+        assert sum(each.failure == "expired" for each in answered) == len(TEXTS) / 2
+
+    async def test_what_the_provider_has_lost_is_not_found(self, jobs: BatchApi) -> None:
+        """A file of answers that is gone, a job that is unknown: neither is worth another try."""
+        job = await self.ended(jobs, await self.hand_in(jobs, faults=[Fault(kind="lost")]))
+        with pytest.raises(NotFound):
+            await self.answers(jobs, job)
+        job = await self.hand_in(jobs, submission="s-2", faults=[Fault(kind="forgotten")])
+        with pytest.raises(NotFound):
+            await jobs.look(job.id)
+        with pytest.raises(NotFound):
+            await jobs.cancel(job.id)
+        assert await jobs.find("s-2") is None
+
+    async def test_a_job_that_is_refused_says_which_lines_are_wrong(self, jobs: BatchApi) -> None:
+        """The lines are numbered from 1, and have their reasons."""
+        job = await self.hand_in(jobs, faults=[Fault(kind="validation", text="Köln")])
+        job = await self.ended(jobs, job)
+        assert (job.state, job.queue_full, list(job.lines)) == ("failed", False, [3])
+        assert job.lines[3]
+        assert job.reason
+
+    @pytest.mark.parametrize("path", ["*/files", "*/batches"])
+    @pytest.mark.parametrize("kind", ["error", "gateway", "garbled", "truncated", "rate_limited"])
+    async def test_failures_of_the_provider_are_transient(self, jobs: BatchApi, kind: str, path: str) -> None:
+        """Whatever goes wrong there, handing in may be tried again, and then succeeds with one job."""
+        with pytest.raises(Transient) as raised:
+            await self.hand_in(jobs, faults=[Fault(kind=kind, path=path, retry_after=2.0)])  # type: ignore[arg-type]
+        self.untold(raised.value)
+        if kind == "rate_limited":
+            assert raised.value.retry_after == pytest.approx(2, abs=1)
+        self.simulator.order()
+        job = await jobs.find("s-1") or await self.hand_in(jobs)
+        assert len(await self.answers(jobs, await self.ended(jobs, job))) == len(TEXTS)
+        assert self.calls("POST", "/batches") <= 2
+
+    @pytest.mark.parametrize("status", [401, 403])
+    async def test_a_refused_key_is_misconfigured(self, jobs: BatchApi, status: int) -> None:
+        """The message names the setting to change."""
+        with pytest.raises(Misconfigured, match=r"(?i)key") as raised:
+            await self.hand_in(jobs, faults=[Fault(kind="error", status=status)])
+        self.untold(raised.value)
+
+    async def test_a_used_up_account_is_misconfigured(self, jobs: BatchApi) -> None:
+        """No later time helps where the account has nothing left: somebody has to look at it."""
+        with pytest.raises(Misconfigured):
+            await self.hand_in(jobs, faults=[Fault(kind="quota")])
+
+    async def test_a_wrong_key_is_misconfigured(self, tmp_path: Path) -> None:
+        """A key that the provider does not know is told, and not repeated."""
+        jobs = self.open_jobs(tmp_path, api_key="sk-wrong-1234567890")
+        with pytest.raises(Misconfigured) as raised:
+            await self.hand_in(jobs)
+        await jobs.aclose()
+        assert "sk-wrong-1234567890" not in str(raised.value)
+
+    @pytest.mark.parametrize("kind", ["truncated", "gateway", "rate_limited"])
+    async def test_a_broken_download_is_transient_and_can_be_repeated(
+        self, jobs: BatchApi, kind: str
+    ) -> None:
+        """Half a file of answers is never taken for the whole; the next try has all of it."""
+        job = await self.ended(jobs, await self.hand_in(jobs))
+        self.simulator.order(Fault(kind=kind, path="*/content", calls=(1,)))  # type: ignore[arg-type]
+        with pytest.raises(Transient):
+            await self.answers(jobs, job)
+        assert len(await self.answers(jobs, job)) == len(TEXTS)
+
+    async def test_a_closed_api_answers_nothing(self, jobs: BatchApi) -> None:
+        """Once closed, it says so in place of connecting again."""
+        await jobs.aclose()
+        with pytest.raises(Transient, match="closed"):
+            await jobs.look("batch_1")

@@ -1,0 +1,470 @@
+"""What is particular to one Batch API: what it is sent, on which terms, and what it says in its own way."""
+
+from __future__ import annotations
+
+from contextlib import asynccontextmanager
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import orjson
+import pytest
+from aiohttp import web
+
+from flowbed.embedding import open_embedder
+from flowbed.embedding.dimensions import Resized
+from flowbed.embedding.jobs import open_jobs
+from flowbed.embedding.onnx import open_onnx
+from flowbed.errors import Misconfigured, NotFound, Rejected, TooMany, Transient
+from flowbed.testing.simulators import OpenAI, Simulator, running
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Callable
+    from pathlib import Path
+
+    from flowbed.embedding.jobs import BatchApi
+    from flowbed.embedding.onnx import Onnx
+
+NAME = "ab" * 32
+BATCH = {"id": "batch_1", "object": "batch", "status": "validating"}
+NOTHING: dict[str, Any] = {"object": "list", "data": [], "has_more": False}
+
+
+def opened(model: str, folder: Path, url: str = "https://api.test/v1", **options: str) -> BatchApi | None:
+    """Open the Batch API of a model."""
+    said = {"api_key": "sk-1", "base_url": url, **options}
+    return open_jobs(model, open_embedder(model, cache=folder, options=said), options=said)
+
+
+async def texts() -> AsyncIterator[bytes]:
+    """Read an input."""
+    yield b"{}\n"
+
+
+class Acting:
+    """A server that answers with what it was given, in turn, the last for good; it remembers what it was asked."""
+
+    def __init__(self, **answers: list[tuple[int, Any]]) -> None:
+        """Take answers by method and first word of the path, as `get_files`."""
+        self.answers = {"get_files": [(200, NOTHING)], "post_files": [(200, {"id": "file-1"})], **answers}
+        self.asked: list[tuple[str, str]] = []
+        self.bodies: list[Any] = []
+
+    async def answer(self, request: web.Request) -> web.Response:
+        """Answer anything."""
+        body = await request.read()
+        self.asked.append((request.method, request.path_qs.removeprefix("/v1")))
+        self.bodies.append(
+            orjson.loads(body) if body and request.content_type == "application/json" else body
+        )
+        given = self.answers[f"{request.method.lower()}_{request.path.split('/')[2]}"]
+        status, said = given.pop(0) if len(given) > 1 else given[0]
+        return web.json_response(said, status=status)
+
+
+class Serving(Acting):
+    """A server of a local model that acts otherwise."""
+
+    def __init__(self, model: Onnx) -> None:
+        """Serve a model."""
+        super().__init__(post_batches=[(200, BATCH)])
+        self.model = model
+
+    async def answer(self, request: web.Request) -> web.Response:
+        """Answer requests for vectors with the model's."""
+        if not request.path.endswith("/embeddings"):
+            return await super().answer(request)
+        body = await request.json()
+        try:
+            found = await self.model.embed(body["input"], purpose="document")
+        except Rejected as error:
+            return web.json_response({"error": {"message": str(error)}}, status=422)
+        data = [{"index": index, "embedding": row.tolist()} for index, row in enumerate(found.vectors)]
+        return web.json_response({"data": data, "usage": {"prompt_tokens": found.tokens}})
+
+
+@asynccontextmanager
+async def acting(
+    server: Acting, folder: Path, model: str = "openai:text-embedding-3-small", **options: str
+) -> AsyncIterator[BatchApi]:
+    """Open the Batch API of a server that acts."""
+    app = web.Application()
+    app.router.add_route("*", "/{path:.*}", server.answer)
+    runner = web.AppRunner(app)
+    await runner.setup()
+    site = web.TCPSite(runner, "127.0.0.1", 0)
+    await site.start()
+    jobs = opened(model, folder, f"{site.name}/v1", **options)
+    assert jobs is not None
+    try:
+        yield jobs
+    finally:
+        await jobs.aclose()
+        await runner.cleanup()
+
+
+def test_openai_lines_are_whole_requests(tmp_path: Path) -> None:
+    """A line says method, address and what a request would, and dimensions only where they are not the model's."""
+    jobs = opened("openai:text-embedding-3-large", tmp_path)
+    assert jobs is not None
+    assert orjson.loads(jobs.line(NAME, "a")) == {
+        "custom_id": NAME,
+        "method": "POST",
+        "url": "/v1/embeddings",
+        "body": {"input": ["a"], "model": "text-embedding-3-large", "encoding_format": "base64"},
+    }
+    jobs = opened("openai:text-embedding-3-large", tmp_path, dimensions="256")
+    assert jobs is not None
+    assert orjson.loads(jobs.line(NAME, "a"))["body"]["dimensions"] == 256
+
+
+def test_a_document_prompt_is_put_in_front(tmp_path: Path) -> None:
+    """As in requests: of documents, since nothing else is handed in."""
+    jobs = opened(
+        "compatible:e5",
+        tmp_path,
+        batch="true",
+        dimensions="8",
+        document_prompt="passage: ",
+        query_prompt="query: ",
+        send_input_type="true",
+        encoding="none",
+    )
+    assert jobs is not None
+    body = orjson.loads(jobs.line(NAME, "a"))["body"]
+    assert body == {"input": ["passage: a"], "model": "e5", "input_type": "document"}
+
+
+async def test_an_openai_job_says_where_it_goes_and_whose_it_is(tmp_path: Path) -> None:
+    """The job names its file, its address, its time, and the submission that it is for."""
+    server = Acting(post_batches=[(200, BATCH)])
+    async with acting(server, tmp_path) as jobs:
+        job = await jobs.submit("s-1", texts, size=3)
+    assert (job.id, job.state) == ("batch_1", "running")
+    assert [each for each in server.asked if each[0] == "POST"] == [("POST", "/files"), ("POST", "/batches")]
+    assert b'filename="flowbed-s-1.jsonl"' in server.bodies[1]
+    assert server.bodies[2] == {
+        "input_file_id": "file-1",
+        "endpoint": "/v1/embeddings",
+        "completion_window": "24h",
+        "metadata": {"flowbed_submission": "s-1"},
+    }
+
+
+async def test_a_voyage_job_says_once_what_its_lines_do_not(tmp_path: Path) -> None:
+    """Lines hold texts alone; model, type, size and form of the vectors are the job's."""
+    server = Acting(post_batches=[(200, {**BATCH, "created_at": "2026-11-19T02:47:42.031781+00:00"})])
+    async with acting(server, tmp_path, "voyage:voyage-4", dimensions="512") as jobs:
+        assert orjson.loads(jobs.line(NAME, "a")) == {"custom_id": NAME, "body": {"input": ["a"]}}
+        await jobs.submit("s-1", texts, size=3)
+    assert server.bodies[2] == {
+        "input_file_id": "file-1",
+        "endpoint": "/v1/embeddings",
+        "completion_window": "12h",
+        "metadata": {"flowbed_submission": "s-1"},
+        "request_params": {
+            "model": "voyage-4",
+            "input_type": "document",
+            "truncation": False,
+            "encoding_format": "base64",
+            "output_dimension": 512,
+        },
+    }
+
+
+@pytest.mark.parametrize(
+    ("model", "options"),
+    [
+        ("openai:text-embedding-3-small", {"api_version": "2024-10-21"}),
+        ("openai:text-embedding-3-small", {"base_url": "https://me.openai.azure.com/openai/v1"}),
+        ("compatible:e5", {"dimensions": "8"}),
+        ("compatible:e5", {"dimensions": "8", "batch": "false"}),
+        ("voyage:voyage-law-2", {}),
+        ("voyage:voyage-9", {"dimensions": "8", "price": "1"}),
+        ("cohere:embed-v4.0", {}),
+    ],
+)
+def test_where_there_is_no_batch_api_there_is_none(
+    tmp_path: Path, model: str, options: dict[str, str]
+) -> None:
+    """Azure, servers that nobody says it of, models that Voyage does not run in jobs, vendors without one."""
+    assert opened(model, tmp_path, **options) is None
+
+
+def test_vectors_that_are_changed_afterwards_are_not_those_of_jobs(tmp_path: Path) -> None:
+    """An embedder that cuts the vectors of another is of another space than what a job brings."""
+    options = {"api_key": "sk-1"}
+    embedder = open_embedder("openai:text-embedding-3-small", cache=tmp_path, options=options)
+    cut = Resized(embedder, 8, "reduce", matryoshka=True)
+    assert open_jobs("openai:text-embedding-3-small", cut, options=options) is None
+
+
+@pytest.mark.parametrize(
+    ("model", "options", "price", "tokens"),
+    [
+        ("openai:text-embedding-3-small", {}, 0.01, 3_000_000),
+        ("openai:text-embedding-3-small", {"price": "0.018", "batch_tokens": "500"}, 0.009, 500),
+        ("openai:text-embedding-9", {"price": "1", "dimensions": "8"}, 0.5, 3_000_000),
+        ("voyage:voyage-4", {}, 0.0402, 1_000_000_000),
+        ("compatible:e5", {"batch": "true", "dimensions": "8"}, 0.0, None),
+        ("compatible:text-embedding-3-small", {"batch": "true"}, 0.02, None),
+        ("compatible:text-embedding-3-small", {"batch": "true", "batch_price": "0.25"}, 0.005, None),
+    ],
+)
+def test_a_job_costs_a_part_of_the_price(
+    tmp_path: Path, model: str, options: dict[str, str], price: float, tokens: int | None
+) -> None:
+    """Half of it at OpenAI, two thirds at Voyage, and elsewhere what the options say; so does the queue."""
+    jobs = opened(model, tmp_path, **options)
+    assert jobs is not None
+    assert jobs.terms.price == pytest.approx(price)
+    assert jobs.terms.tokens == tokens
+
+
+@pytest.mark.parametrize(
+    "options",
+    [{"batch": "yes"}, {"batch": "true", "batch_tokens": "many"}, {"batch": "true", "batch_price": "-1"}],
+)
+def test_options_of_jobs_are_checked(tmp_path: Path, options: dict[str, str]) -> None:
+    """An option that cannot be read is told."""
+    with pytest.raises(Misconfigured, match="option batch"):
+        opened("compatible:e5", tmp_path, dimensions="8", **options)
+
+
+async def test_a_full_queue_is_told_from_a_wrong_input(tmp_path: Path) -> None:
+    """What does not fit beside what waits already is no fault of the input, which is taken later."""
+    api = OpenAI(queue_tokens=10)
+    async with running(Simulator(api)) as url:
+        jobs = opened("openai:text-embedding-3-small", tmp_path, f"{url}/v1")
+        assert jobs is not None
+        line = jobs.line(NAME, "word " * 50)
+
+        async def read() -> AsyncIterator[bytes]:
+            yield line
+
+        job = await jobs.submit("s-1", read, size=len(line))
+        job = await jobs.look(job.id)
+        found = await jobs.find("s-1")
+        await jobs.aclose()
+    assert found is None  # so that whoever has to know whether to hand it in does
+    assert (job.state, job.queue_full, job.lines) == ("failed", True, {})
+    assert "limit" in job.reason
+
+
+@pytest.mark.parametrize(
+    ("error", "full"),
+    [
+        ({"code": "token_limit_exceeded", "message": "no room"}, True),
+        (
+            {
+                "code": "other",
+                "message": "Enqueued request limit reached for x. Limit: 1,000,000.",
+            },
+            True,
+        ),
+        ({"code": "invalid_json_line", "message": "no JSON", "line": 4}, False),
+    ],
+)
+async def test_a_failed_job_says_what_it_failed_for(
+    tmp_path: Path, error: dict[str, Any], full: bool
+) -> None:
+    """A queue that is full is known by its code, or by its words where it is full of requests."""
+    failed = {**BATCH, "status": "failed", "errors": {"object": "list", "data": [error, {"line": 7}]}}
+    async with acting(Acting(get_batches=[(200, failed)]), tmp_path) as jobs:
+        job = await jobs.look("batch_1")
+    assert (job.state, job.queue_full) == ("failed", full)
+    assert job.lines == {
+        **({4: "no JSON"} if "line" in error else {}),
+        7: "the provider gives no reason",
+    }
+    assert job.reason == f"{error['message']} (and 1 more)"
+
+
+async def test_a_queue_that_is_full_at_once_is_waited_for(tmp_path: Path) -> None:
+    """Where already the request for a job is refused for it, the submission is put off, not given up."""
+    full = (400, {"error": {"message": "too much waits", "code": "token_limit_exceeded"}})
+    async with acting(Acting(post_batches=[full]), tmp_path) as jobs:
+        with pytest.raises(TooMany):
+            await jobs.submit("s-1", texts, size=3)
+
+
+async def test_an_input_that_is_refused_is_rejected(tmp_path: Path) -> None:
+    """Neither time nor a setting would change it; the vendor's reason is told."""
+    wrong = (400, {"error": {"message": "Your input file is of no use."}})
+    async with acting(Acting(post_batches=[wrong]), tmp_path) as jobs:
+        with pytest.raises(Rejected, match="of no use"):
+            await jobs.submit("s-1", texts, size=3)
+
+
+@pytest.mark.parametrize("status", [400, 404])
+async def test_an_upload_that_went_away_is_sent_again(tmp_path: Path, status: int) -> None:
+    """A file that is in the list, and not there any more when the job is made, is uploaded anew."""
+    there = {"id": "file-0", "filename": "flowbed-s-1.jsonl", "bytes": 3, "status": "processed"}
+    server = Acting(
+        get_files=[(200, {**NOTHING, "data": [there]})],
+        post_batches=[(status, {"error": {"message": "No such File object: file-0"}}), (200, BATCH)],
+    )
+    async with acting(server, tmp_path) as jobs:
+        assert (await jobs.submit("s-1", texts, size=3)).id == "batch_1"
+    made = [body["input_file_id"] for body in server.bodies if isinstance(body, dict)]
+    assert made == ["file-0", "file-1"]
+
+
+@pytest.mark.parametrize(
+    "file",
+    [
+        {"filename": "flowbed-s-2.jsonl", "bytes": 3},
+        {"filename": "flowbed-s-1.jsonl", "bytes": 2},
+        {"filename": "flowbed-s-1.jsonl", "bytes": 3, "status": "error"},
+    ],
+)
+async def test_only_a_whole_file_of_its_own_is_used_again(tmp_path: Path, file: dict[str, Any]) -> None:
+    """Another submission's, half of one, or one that the provider could not read is left."""
+    server = Acting(
+        get_files=[(200, {**NOTHING, "data": [{"id": "file-0", **file}]})], post_batches=[(200, BATCH)]
+    )
+    async with acting(server, tmp_path) as jobs:
+        await jobs.submit("s-1", texts, size=3)
+    assert server.bodies[-1]["input_file_id"] == "file-1"
+
+
+async def test_pages_are_followed_to_their_end(tmp_path: Path) -> None:
+    """Each page is asked for after the last of the one before, and a list that repeats itself ends."""
+    pages = [{"data": [{**BATCH, "id": f"batch_{page}"}], "has_more": True} for page in (1, 2, 2)]
+    server = Acting(get_batches=[(200, page) for page in pages])
+    async with acting(server, tmp_path) as jobs:
+        assert await jobs.find("s-1") is None
+    assert [path for _, path in server.asked] == [
+        "/batches?limit=100",
+        "/batches?limit=100&after=batch_1",
+        "/batches?limit=100&after=batch_2",
+    ]
+
+
+@pytest.mark.parametrize(
+    "said", [{}, {"id": "batch_1"}, {"id": 7, "status": "completed"}, [], None, {"data": 7}]
+)
+async def test_what_is_no_job_and_no_list_is_transient(tmp_path: Path, said: Any) -> None:
+    """Something else than was asked for is worth another try, and never taken for an answer."""
+    server = Acting(get_batches=[(200, said)], post_batches=[(200, said)])
+    async with acting(server, tmp_path) as jobs:
+        with pytest.raises(Transient):
+            await jobs.look("batch_1")
+        with pytest.raises(Transient):
+            await jobs.find("s-1")
+        with pytest.raises(Transient):
+            await jobs.submit("s-1", texts, size=3)
+
+
+async def test_a_state_that_nobody_knows_is_looked_at_again(tmp_path: Path) -> None:
+    """A word that the vendor has added since does not end a job."""
+    async with acting(Acting(get_batches=[(200, {**BATCH, "status": "warming_up"})]), tmp_path) as jobs:
+        assert (await jobs.look("batch_1")).state == "running"
+
+
+@pytest.mark.parametrize("status", [400, 409, 422])
+@pytest.mark.parametrize(
+    ("state", "left"), [("completed", True), ("finalizing", True), ("in_progress", False)]
+)
+async def test_a_refused_cancelling_depends_on_the_state(
+    tmp_path: Path,
+    state: str,
+    left: bool,
+    status: int,
+) -> None:
+    """Of a job that ends anyway the refusal says no more than that; of one that goes on it is asked for again."""
+    server = Acting(
+        post_batches=[(status, {"error": {"message": "cannot be cancelled"}})],
+        get_batches=[(200, {**BATCH, "status": state})],
+    )
+    async with acting(server, tmp_path) as jobs:
+        if left:
+            await jobs.cancel("batch_1")
+        else:
+            with pytest.raises(Transient, match="cannot be cancelled"):
+                await jobs.cancel("batch_1")
+
+
+async def test_ids_stay_within_their_address(tmp_path: Path) -> None:
+    """A name that holds what addresses are made of leads nowhere else."""
+    server = Acting(get_batches=[(404, {})], get_files=[(404, {})])
+    async with acting(server, tmp_path) as jobs:
+        with pytest.raises(NotFound):
+            await jobs.look("../files?x=1#")
+        with pytest.raises(NotFound):
+            _ = [piece async for piece in jobs.content("a/b")]
+    assert [path for _, path in server.asked] == ["/batches/..%2Ffiles%3Fx=1%23", "/files/a%2Fb/content"]
+
+
+@pytest.mark.parametrize(
+    ("line", "failure", "reason"),
+    [
+        (
+            {"response": {"status_code": 500, "message": "Internal Server Error"}},
+            "transient",
+            "Internal Server Error",
+        ),
+        ({"response": {"status_code": 413, "body": {"detail": "too long"}}}, "rejected", "too long"),
+        (
+            {"response": {"status_code": 400, "body": {"error": {"message": "bad"}}}, "error": None},
+            "rejected",
+            "bad",
+        ),
+        ({"response": {"status_code": 404}}, "rejected", "it was answered with status 404"),
+        ({"response": {"status_code": 409}}, "transient", "it was answered with status 409"),
+        ({"response": None, "error": {"code": "batch_expired", "message": "late"}}, "expired", "late"),
+        ({"response": None, "error": {"code": "batch_cancelled", "message": "off"}}, "expired", "off"),
+        ({"response": None, "error": {"code": "server_error", "message": "oh"}}, "transient", "oh"),
+        ({"response": None, "error": None}, "transient", "it was answered with status 0"),
+        ({"response": {"status_code": 200, "body": {"data": "x"}}}, "transient", "the answer holds no list"),
+        ({"response": {"status_code": 200}}, "transient", "the answer holds no list"),
+    ],
+)
+def test_a_line_without_a_vector_has_a_reason(
+    tmp_path: Path, line: dict[str, Any], failure: str, reason: str
+) -> None:
+    """Whose fault it was decides whether the text is tried again; a text that nobody worked on is neither."""
+    jobs = opened("openai:text-embedding-3-small", tmp_path)
+    assert jobs is not None
+    answered = jobs.read(orjson.dumps({"custom_id": NAME, **line}))
+    assert (answered.name, answered.vector, answered.failure) == (NAME, None, failure)
+    assert answered.reason.startswith(reason)
+
+
+def test_a_vector_of_zeros_is_rejected_and_billed(tmp_path: Path) -> None:
+    """It points nowhere and never will; that it was paid for is told."""
+    jobs = opened("openai:text-embedding-3-small", tmp_path, dimensions="2")
+    assert jobs is not None
+    body = {"data": [{"index": 0, "embedding": [0, 0]}], "usage": {"prompt_tokens": 3}}
+    line = {"custom_id": NAME, "response": {"status_code": 200, "body": body}}
+    answered = jobs.read(orjson.dumps(line))
+    assert (answered.failure, answered.tokens) == ("rejected", 3)
+    body["data"] = [{"index": 0, "embedding": [3, 4]}]
+    answered = jobs.read(orjson.dumps(line))
+    assert answered.vector is not None
+    np.testing.assert_allclose(answered.vector, [0.6, 0.8], atol=1e-6)
+    assert (
+        jobs.read(
+            orjson.dumps({**line, "response": {"status_code": 200, "body": {"data": body["data"]}}})
+        ).tokens
+        is None
+    )
+
+
+@pytest.mark.parametrize(
+    ("changes", "overflow", "message"),
+    [({"seed": 1}, "", "same_as"), ({}, "truncate", "in a job"), ({}, "reject", ""), ({}, "", "")],
+)
+async def test_a_server_is_believed_before_it_is_handed_anything(
+    tiny: Callable[..., Path], tmp_path: Path, changes: dict[str, Any], overflow: str, message: str
+) -> None:
+    """Another model's server gets no job, nor one that cuts off long texts unseen; one that refuses them does."""
+    folder = tiny("other", **changes)
+    model = open_onnx(str(folder), cache=tmp_path, options={"overflow": overflow} if overflow else {})
+    server = Serving(model)
+    async with acting(server, tmp_path, "compatible:tiny", batch="true", same_as=f"onnx:{tiny()}") as jobs:
+        if message:
+            with pytest.raises(Misconfigured, match=message):
+                await jobs.submit("s-1", texts, size=3)
+        else:
+            assert (await jobs.submit("s-1", texts, size=3)).id == "batch_1"
+    assert (("POST", "/batches") in server.asked) == (not message)

@@ -1,0 +1,305 @@
+"""Files on their way to a provider and back: what keeps them going, and what ends them."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from contextlib import asynccontextmanager
+from typing import TYPE_CHECKING
+
+import pytest
+from aiohttp import web
+
+from flowbed.embedding.http import Provider
+from flowbed.embedding.transfer import PIECE, download, upload
+from flowbed.errors import Misconfigured, NotFound, Rejected, Transient
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Awaitable, Callable
+
+    from flowbed.embedding.http import Answer
+
+    Answering = Callable[[web.Request], Awaitable[web.StreamResponse]]
+    Speaking = Callable[[asyncio.StreamReader, asyncio.StreamWriter], Awaitable[None]]
+
+MEGABYTE = 2**20
+
+
+@asynccontextmanager
+async def answering(answer: Answering, *, silence: float = 5.0) -> AsyncIterator[Provider]:
+    """Open the way to a server of one function."""
+    app = web.Application(client_max_size=2**30)
+    app.router.add_route("*", "/{path:.*}", answer)
+    runner = web.AppRunner(app, shutdown_timeout=0.1)
+    await runner.setup()
+    site = web.TCPSite(runner, "127.0.0.1", 0)
+    await site.start()
+    provider = Provider(site.name, vendor="acme", headers={}, timeout=silence)
+    try:
+        yield provider
+    finally:
+        await provider.aclose()
+        await runner.cleanup()
+
+
+@asynccontextmanager
+async def speaking(speak: Speaking, *, silence: float) -> AsyncIterator[Provider]:
+    """Open the way to a server that is not held to HTTP."""
+    speaking: set[asyncio.Task[None]] = set()
+
+    async def served(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        task = asyncio.ensure_future(speak(reader, writer))
+        speaking.add(task)
+        with contextlib.suppress(ConnectionError, asyncio.IncompleteReadError, asyncio.CancelledError):
+            await task
+        writer.transport.abort()
+        with contextlib.suppress(ConnectionError):
+            await writer.wait_closed()
+        speaking.discard(task)
+
+    server = await asyncio.start_server(served, "127.0.0.1", 0)
+    host, port = server.sockets[0].getsockname()
+    provider = Provider(f"http://{host}:{port}", vendor="acme", headers={}, timeout=silence)
+    try:
+        yield provider
+    finally:
+        await provider.aclose()
+        server.close()
+        while speaking:
+            for task in speaking:
+                task.cancel()
+            await asyncio.sleep(0.01)
+
+
+class Input:
+    """A file of so many bytes, which tells how often it was read, and whether each reader let go of it."""
+
+    def __init__(self, size: int, *, fails: Exception | None = None) -> None:
+        self.body = (b'{"text": "0123456789 \\r\\n--flowbed"}\n' * (size // 36 + 1))[:size]
+        self.fails = fails
+        self.reads = self.closed = 0
+
+    async def read(self) -> AsyncIterator[bytes]:
+        """Read it in large pieces."""
+        self.reads += 1
+        try:
+            for start in range(0, len(self.body), MEGABYTE):
+                yield self.body[start : start + MEGABYTE]
+            if self.fails is not None:
+                raise self.fails
+        finally:
+            self.closed += 1
+
+
+async def send(provider: Provider, file: Input, size: int | None = None) -> Answer:
+    """Upload a file."""
+    return await upload(
+        provider,
+        "/files",
+        fields={"purpose": "batch"},
+        name="input.jsonl",
+        read=file.read,
+        size=len(file.body) if size is None else size,
+    )
+
+
+def gone(answer: Answer) -> Exception:
+    """Tell a refusal."""
+    return NotFound(f"{answer.status}: {answer.body.decode()}")
+
+
+@pytest.mark.parametrize("size", [0, 1, PIECE, 3 * MEGABYTE + 17])
+async def test_a_file_arrives_byte_for_byte_beside_its_fields(size: int) -> None:
+    """A form says what the file is for, what it is called, and how long it is; the file itself is as it was."""
+    file = Input(size)
+    seen: dict[str, object] = {}
+
+    async def answer(request: web.Request) -> web.Response:
+        seen["length"] = request.content_length
+        form = await request.post()
+        sent = form["file"]
+        assert isinstance(sent, web.FileField)
+        seen["file"], seen["name"], seen["purpose"] = sent.file.read(), sent.filename, form["purpose"]
+        sent.file.close()
+        return web.json_response({"id": "file-1"})
+
+    async with answering(answer) as provider:
+        assert (await send(provider, file)).json == {"id": "file-1"}
+    assert seen["file"] == file.body
+    assert (seen["name"], seen["purpose"]) == ("input.jsonl", "batch")
+    assert isinstance(seen["length"], int)
+    assert (file.reads, file.closed) == (1, 1)
+
+
+async def test_a_slow_line_is_waited_for_as_long_as_it_takes() -> None:
+    """An upload that lasts several times the timeout succeeds while every piece of it gets through in time."""
+
+    async def speak(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        seen = b""
+        while not seen.endswith(b"--\r\n"):
+            seen = (seen + await reader.read(256 * 1024))[-8:]
+            await asyncio.sleep(0.05)
+        writer.write(b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\n{}")
+        await writer.drain()
+        await asyncio.sleep(5)
+
+    async with speaking(speak, silence=1.0) as provider:
+        began = asyncio.get_running_loop().time()
+        assert (await send(provider, Input(16 * MEGABYTE))).status == 200
+        assert asyncio.get_running_loop().time() - began > 2 * provider.silence
+
+
+async def test_an_upload_that_no_longer_gets_on_is_given_up() -> None:
+    """Where nothing more is taken the file is let go of, and the error says so."""
+
+    async def speak(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.read(MEGABYTE)
+        await asyncio.sleep(5)
+
+    file = Input(64 * MEGABYTE)
+    async with speaking(speak, silence=0.3) as provider:
+        with pytest.raises(Transient, match=r"took nothing of input\.jsonl for 0\.3 seconds"):
+            await send(provider, file)
+    assert file.closed == 1
+
+
+async def test_a_file_without_an_answer_is_given_up() -> None:
+    """Once all of it is sent, the answer is waited for as any other is."""
+
+    async def answer(request: web.Request) -> web.Response:
+        await request.read()
+        await asyncio.sleep(5)
+        return web.json_response({})
+
+    async with answering(answer, silence=0.3) as provider:
+        with pytest.raises(Transient, match="did not answer in time"):
+            await send(provider, Input(10))
+
+
+async def test_a_refusal_comes_before_the_file_is_through() -> None:
+    """A server that says no at once is heard, though the rest of the file has not been sent."""
+
+    async def speak(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.readuntil(b"\r\n\r\n")
+        writer.write(b'HTTP/1.1 401 Unauthorized\r\nContent-Length: 9\r\n\r\n{"a": 12}')
+        await writer.drain()
+        await asyncio.sleep(5)
+
+    file = Input(64 * MEGABYTE)
+    async with speaking(speak, silence=3.0) as provider:
+        answer = await asyncio.wait_for(send(provider, file), 2)
+    assert (answer.status, answer.json) == (401, {"a": 12})
+    assert file.closed == 1
+
+
+async def test_what_is_wrong_with_the_file_is_told_as_it_is() -> None:
+    """An error of the store that the file comes from is not one of the provider."""
+
+    async def answer(request: web.Request) -> web.Response:
+        await request.read()
+        return web.json_response({})
+
+    async with answering(answer) as provider:
+        with pytest.raises(NotFound, match="it is not there"):
+            await send(provider, Input(2 * MEGABYTE, fails=NotFound("it is not there")))
+
+
+@pytest.mark.parametrize(("there", "recorded"), [(100, 99), (100, 101), (0, 1), (3 * MEGABYTE, MEGABYTE)])
+async def test_a_file_of_another_size_is_refused(there: int, recorded: int) -> None:
+    """A file that was changed since its size was recorded is not handed in."""
+
+    async def answer(request: web.Request) -> web.Response:
+        await request.read()
+        return web.json_response({})
+
+    async with answering(answer) as provider:
+        with pytest.raises(Rejected, match=f"a file of {recorded} bytes"):
+            await send(provider, Input(there), size=recorded)
+
+
+async def test_a_cut_upload_is_transient() -> None:
+    """A connection that ends under way leaves nothing open."""
+
+    async def speak(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.read(MEGABYTE)
+        writer.transport.abort()
+
+    file = Input(16 * MEGABYTE)
+    async with speaking(speak, silence=5.0) as provider:
+        with pytest.raises(Transient):
+            await send(provider, file)
+    await asyncio.sleep(0)
+    assert file.closed == 1
+
+
+async def test_another_address_gets_neither_file_nor_key() -> None:
+    """A redirect is not followed, since the key would go there too."""
+
+    async def answer(request: web.Request) -> web.Response:
+        await request.read()
+        raise web.HTTPTemporaryRedirect("http://127.0.0.1:1/elsewhere")
+
+    async with answering(answer) as provider:
+        with pytest.raises(Misconfigured, match="another address"):
+            await send(provider, Input(10))
+        with pytest.raises(Misconfigured, match="another address"):
+            _ = [piece async for piece in download(provider, "/files/1/content", gone)]
+
+
+async def test_a_download_comes_in_pieces() -> None:
+    """What is read is what lies there, however long it takes, while something comes in time."""
+    body = Input(3 * MEGABYTE).body
+
+    async def answer(request: web.Request) -> web.StreamResponse:
+        response = web.StreamResponse()
+        await response.prepare(request)
+        for start in range(0, len(body), MEGABYTE // 2):
+            await response.write(body[start : start + MEGABYTE // 2])
+            await asyncio.sleep(0.15)
+        return response
+
+    async with answering(answer, silence=0.5) as provider:
+        pieces = [piece async for piece in download(provider, "/files/1/content", gone)]
+    assert b"".join(pieces) == body
+    assert max(map(len, pieces)) <= PIECE
+
+
+@pytest.mark.parametrize("ending", ["cut", "stalled"])
+async def test_a_download_that_breaks_off_is_transient(ending: str) -> None:
+    """A file of which a part is missing is never taken for the whole, whether the line was cut or fell silent."""
+
+    async def speak(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.readuntil(b"\r\n\r\n")
+        writer.write(b"HTTP/1.1 200 OK\r\nContent-Length: 100\r\n\r\n" + b"x" * 50)
+        await writer.drain()
+        if ending == "stalled":
+            await asyncio.sleep(5)
+        writer.close()
+        await writer.wait_closed()
+
+    async with speaking(speak, silence=0.3) as provider:
+        with pytest.raises(Transient):
+            _ = [piece async for piece in download(provider, "/files/1/content", gone)]
+
+
+async def test_a_refused_download_is_told_by_whoever_asked() -> None:
+    """What an error means is known to whoever speaks the vendor's API."""
+
+    async def answer(request: web.Request) -> web.Response:
+        return web.Response(status=404, text="no such file")
+
+    async with answering(answer) as provider:
+        with pytest.raises(NotFound, match="404: no such file"):
+            _ = [piece async for piece in download(provider, "/files/1/content", gone)]
+
+
+async def test_a_download_may_be_left() -> None:
+    """Whoever has read enough lets go of the connection, and the next request is answered."""
+
+    async def answer(request: web.Request) -> web.Response:
+        return web.Response(body=b"x" * MEGABYTE)
+
+    async with answering(answer) as provider:
+        async with contextlib.aclosing(download(provider, "/files/1/content", gone)) as pieces:
+            assert await anext(pieces)
+        assert (await provider.get("/files")).status == 200
