@@ -13,6 +13,7 @@ import urllib.request
 from contextlib import contextmanager
 from typing import IO, TYPE_CHECKING, Any
 
+import openai
 import pytest
 
 if TYPE_CHECKING:
@@ -78,6 +79,32 @@ def test_what_is_printed_belongs_into_flowbed_toml() -> None:
     assert '# model = "cohere:embed-v4.0"' in lines
 
 
+def test_jobs_take_the_time_they_are_given() -> None:
+    """Jobs take as long as the options say, their queue is as long, and faults strike them."""
+    options = ("--batch-seconds", "3600", "--queue-tokens", "3", "--fault", "shuffled,calls=9")
+    line = {
+        "custom_id": "a",
+        "method": "POST",
+        "url": "/v1/embeddings",
+        "body": {"model": "text-embedding-3-small", "input": "a b"},
+    }
+    with simulating("--provider", "openai", "--provider", "voyage", *options, "--json") as process:
+        told = json.loads(output(process.stdout).readline())["simulators"]["openai"]
+        with openai.OpenAI(base_url=told["options"]["base_url"], api_key="simulated") as client:
+            file = client.files.create(file=("input.jsonl", json.dumps(line).encode()), purpose="batch")
+            made = [
+                client.batches.create(
+                    input_file_id=file.id, endpoint="/v1/embeddings", completion_window="24h"
+                )
+                for _ in range(2)
+            ]
+            later = urllib.request.Request(  # noqa: S310 - our own http address
+                f"{told['url']}/_simulator/time", data=b'{"seconds": 1800}'
+            )
+            urllib.request.urlopen(later).close()  # noqa: S310
+            assert [client.batches.retrieve(job.id).status for job in made] == ["in_progress", "failed"]
+
+
 @pytest.mark.parametrize(
     ("arguments", "why"),
     [
@@ -85,6 +112,7 @@ def test_what_is_printed_belongs_into_flowbed_toml() -> None:
         (["--provider", "openai", "--provider", "azure"], "one provider in flowbed.toml"),
         (["--fault", "late"], "no fault is called 'late'"),
         (["--fault", "wrong_index"], "answers by place"),
+        (["--provider", "azure", "--fault", "expired"], "no jobs"),
     ],
 )
 def test_what_cannot_be_simulated_is_refused(arguments: list[str], why: str) -> None:

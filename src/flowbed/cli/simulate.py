@@ -44,6 +44,13 @@ def simulate(
     requests: Rate = None,
     inputs: Rate = None,
     tokens: Rate = None,
+    batch_seconds: Annotated[
+        float, typer.Option(min=0, help="How long a job of the Batch API takes; 0 is done at once.")
+    ] = 0.0,
+    cancel_seconds: Annotated[float, typer.Option(min=0, help="How long it takes to cancel a job.")] = 0.0,
+    queue_tokens: Annotated[
+        int | None, typer.Option(min=1, help="How many tokens a key's unfinished jobs may have in all.")
+    ] = None,
     as_json: Json = False,
     verbose: Verbose = False,
 ) -> None:
@@ -63,8 +70,19 @@ def simulate(
         raise Misconfigured(message)
     limits = Limits(requests=requests, inputs=inputs, tokens=tokens)
     faults = [read_fault(each) for each in fault or ()]
+    jobs = {
+        "batch_seconds": batch_seconds,
+        "cancel_seconds": cancel_seconds,
+        "queue_tokens": queue_tokens,
+    }
     simulators = {
-        name: Simulator(VENDORS[name].open(), limits=limits, faults=faults, seed=seed) for name in names
+        name: Simulator(
+            VENDORS[name].open(**(jobs if VENDORS[name].has_jobs else {})),
+            limits=limits,
+            faults=faults,
+            seed=seed,
+        )
+        for name in names
     }
     run(_serve(simulators, port, as_json=as_json))
 

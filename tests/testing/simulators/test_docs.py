@@ -6,17 +6,22 @@ import re
 from pathlib import Path
 from typing import Any, get_args
 
+import pytest
+
 from flowbed.testing.simulators.faults import Kind
 
 PAGE = (Path(__file__).parents[3] / "docs" / "simulators.md").read_text()
 
 
-async def test_the_example_passes() -> None:
-    """The test that the page shows passes as it stands there."""
-    (example,) = re.findall(r"```python\n(.*?)```", PAGE, re.DOTALL)
+@pytest.mark.parametrize(
+    "example", re.findall(r"```python\n(.*?)```", PAGE, re.DOTALL), ids=["first", "jobs"]
+)
+async def test_the_examples_pass(example: str) -> None:
+    """The tests that the page shows pass as they stand there."""
     scope: dict[str, Any] = {}
     exec(example, scope)  # noqa: S102 - the page is our own
-    await scope["test_a_rate_limit_is_waited_for"]()
+    (test,) = (each for name, each in scope.items() if name.startswith("test_"))
+    await test()
 
 
 def test_every_fault_is_described() -> None:

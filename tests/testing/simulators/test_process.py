@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import json
 from typing import TYPE_CHECKING
 
+import openai
 import pytest
 
 from flowbed.errors import Misconfigured
@@ -33,6 +35,26 @@ async def test_a_process_is_ordered_and_told(post: Post) -> None:
     assert (totals.requests, totals.texts, totals.billed) == (7, 14, 8)
     assert totals.statuses == {200: 4, 429: 2, 503: 1}
     assert forgotten.requests == 0
+
+
+async def test_time_passes_in_a_process(post: Post) -> None:
+    """Jobs in a process take the time they are given, which can be let pass, and what is paid twice is told."""
+    line = {"custom_id": "a", "method": "POST", "url": "/v1/embeddings", "body": SAID}
+    with SimulatorProcess("openai", options={"batch_seconds": 3600}) as simulator:
+        async with openai.AsyncOpenAI(base_url=f"{simulator.url}/v1", api_key="key") as client:
+            written = ("input.jsonl", json.dumps(line).encode())
+            file = await client.files.create(file=written, purpose="batch")
+            job = await client.batches.create(
+                input_file_id=file.id, endpoint="/v1/embeddings", completion_window="24h"
+            )
+            await post(f"{simulator.url}/v1/embeddings", SAID)
+            before = await asyncio.to_thread(simulator.totals)
+            await asyncio.to_thread(simulator.advance, 3600)
+            assert (await client.batches.retrieve(job.id)).status == "completed"
+        after = await asyncio.to_thread(simulator.totals)
+        assert (before.billed, after.billed) == (2, 4)
+        assert await asyncio.to_thread(simulator.billed_again) == {"a": 1, "b": 1}
+        assert (await post(f"{simulator.url}/_simulator/time", {"hours": 1})).status == 400
 
 
 def test_a_process_that_cannot_start_says_so() -> None:

@@ -36,11 +36,17 @@ class Exchange:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Totals:
-    """Sums over all requests; `twice_at_once` counts texts that were asked for while they were being answered."""
+    """Sums over all requests; `twice_at_once` counts texts that were asked for while they were being answered.
+
+    `billed` are tokens, those of jobs too; `billed_texts` is how many texts they were for, and `billed_again` how often
+    one was billed beyond its first time.
+    """
 
     requests: int
     texts: int
     billed: int
+    billed_texts: int
+    billed_again: int
     twice_at_once: int
     most_at_once: int
     statuses: dict[int, int]
@@ -48,7 +54,7 @@ class Totals:
 
 
 class Account:
-    """The requests so far."""
+    """The requests so far; `billed_again` counts, for texts that were billed before, how often they were again."""
 
     def __init__(self) -> None:
         """Begin with none."""
@@ -62,6 +68,9 @@ class Account:
         self._statuses: Counter[int] = Counter()
         self._faults: Counter[str] = Counter()
         self._working: Counter[tuple[str, str, str]] = Counter()
+        # By hash: a load test bills more texts than there is room for.
+        self._paid: Counter[int] = Counter()
+        self.billed_again: Counter[str] = Counter()
         self._at_once = 0
 
     def begin(self, call: Call | None) -> None:
@@ -85,6 +94,8 @@ class Account:
                     del self._working[name]
         self._texts += len(exchange.texts)
         self._billed += exchange.billed
+        if call is not None and exchange.billed:
+            self.bill(call)
         self._statuses[exchange.status] += 1
         self._faults.update(exchange.faults)
         self.exchanges.append(exchange)
@@ -92,12 +103,32 @@ class Account:
         while self._held > KEPT and len(self.exchanges) > 1:
             self._held -= 1 + len(self.exchanges.popleft().texts)
 
+    def bill(self, call: Call) -> None:
+        """Note that a call was carried out for money, now or in a job."""
+        for text in call.texts:
+            name = hash((call.model, call.input_type, text))
+            self._paid[name] += 1
+            if self._paid[name] > 1:
+                self.billed_again[text] += 1
+
+    def bill_job(self, call: Call) -> None:
+        """Note what one line of a job cost."""
+        self._texts += len(call.texts)
+        self._billed += call.tokens
+        self.bill(call)
+
+    def times_billed(self, model: str, text: str, input_type: str = "") -> int:
+        """Tell how often a text was billed."""
+        return self._paid[hash((model, input_type, text))]
+
     def totals(self) -> Totals:
         """Add everything up."""
         return Totals(
             requests=self._statuses.total(),
             texts=self._texts,
             billed=self._billed,
+            billed_texts=len(self._paid),
+            billed_again=self.billed_again.total(),
             twice_at_once=self._twice,
             most_at_once=self._most,
             statuses=dict(self._statuses),

@@ -27,6 +27,7 @@ class Azure:
 
     name = "azure"
     positional = False
+    jobs: None = None  # its Batch API is not simulated
 
     def __init__(self, *, deployments: Mapping[str, str], keys: Collection[str] | None = None) -> None:
         """Deploy models under names; take these `keys`, or any at all."""

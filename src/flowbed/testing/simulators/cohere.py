@@ -58,6 +58,7 @@ class Cohere:
 
     name = "cohere"
     positional = True
+    jobs: None = None  # its Batch API is not simulated
 
     def __init__(self, *, models: Mapping[str, Model] = MODELS, keys: Collection[str] | None = None) -> None:
         """Take these `keys`, or any at all."""

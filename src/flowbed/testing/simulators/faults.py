@@ -12,7 +12,7 @@ from pydantic import TypeAdapter, ValidationError
 from flowbed.errors import Misconfigured
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterable, Sequence
 
 Kind = Literal[
     "slow",  # nothing but late
@@ -28,11 +28,27 @@ Kind = Literal[
     "wrong_dimension",  # vectors that are one number short
     "missing",  # the last text has no vector
     "not_finite",  # the last vector holds no numbers
+    "validation",  # of a job: lines are found wrong, and the job fails
+    "failed_lines",  # lines are answered with an error of `status`
+    "missing_lines",  # lines are done and billed, and are in no file of answers
+    "doubled_lines",  # lines are answered twice
+    "conflicting_lines",  # lines are answered twice, the second time with another vector
+    "broken_lines",  # lines of the output are no JSON
+    "shuffled",  # the output is in another order
+    "torn",  # the output ends in the middle of a line, as if it ended there
+    "expired",  # the job expires, with lines left over
+    "stuck",  # it does not end unless it is cancelled
+    "lost",  # it completes, and its output is gone
+    "forgotten",  # it is made, and then unknown
 ]
 RetryHeader = Literal["seconds", "milliseconds", "date", "none"]
 KINDS: tuple[Kind, ...] = get_args(Kind)
 # What no client could tell of a vendor that answers by place alone.
 OF_INDICES: frozenset[Kind] = frozenset({"wrong_order", "wrong_index"})
+# What is wrong with vectors, be they a request's or those of a job.
+OF_VECTORS: frozenset[Kind] = frozenset({*OF_INDICES, "wrong_dimension", "missing", "not_finite"})
+# What strikes jobs, and so only the requests that make one.
+OF_JOBS: frozenset[Kind] = frozenset(KINDS[KINDS.index("validation") :])
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -43,6 +59,9 @@ class Fault:
     `probability` of these. By match: `path` and `model` are shell patterns, and `text` is part of one of the texts.
     A fault is late by `delay` seconds. `retry_after` seconds are told in the header that `retry_header` says, and in
     the body where the vendor tells them there too; None leaves them away.
+
+    A fault of jobs strikes the request that makes one. Where it is of lines, chance picks a `share` of those that hold
+    `text`. By `delay` the job ends later, and not the request; one that is stuck is cancelled later.
     """
 
     kind: Kind
@@ -55,6 +74,7 @@ class Fault:
     status: int = 500
     retry_after: float | None = None
     retry_header: RetryHeader = "seconds"
+    share: float = 1.0
 
     def __post_init__(self) -> None:
         """Refuse what can never strike, or could not be answered.
@@ -66,6 +86,7 @@ class Fault:
         ranges = {
             "calls count from 1": all(call >= 1 for call in self.calls or ()),
             "probability lies between 0 and 1": 0 <= self.probability <= 1,
+            "share lies between 0 and 1": 0 <= self.share <= 1,
             "delay is not negative": self.delay >= 0,
             "status is an error's, 400 to 599": 400 <= self.status <= 599,
             "retry_after is not negative": self.retry_after is None or self.retry_after >= 0,
@@ -132,12 +153,19 @@ class Script:
         self._matched = [0] * len(faults)
         self._random = random.Random(seed)  # noqa: S311 - chance that can be repeated is the point
 
-    def due(self, path: str, model: str, texts: Sequence[str]) -> Sequence[Fault]:
+    @property
+    def chance(self) -> random.Random:
+        """What decides where chance does."""
+        return self._random
+
+    def due(self, path: str, model: str, texts: Iterable[str], *, makes_job: bool = False) -> Sequence[Fault]:
         """Tell what goes wrong with one request."""
         return [
             fault
             for place, fault in enumerate(self._faults)
-            if _matches(fault, path, model, texts) and self._strikes(place, fault)
+            if (makes_job or fault.kind not in OF_JOBS)
+            and _matches(fault, path, model, texts)
+            and self._strikes(place, fault)
         ]
 
     def _strikes(self, place: int, fault: Fault) -> bool:
@@ -147,7 +175,7 @@ class Script:
         return fault.probability >= 1 or self._random.random() < fault.probability
 
 
-def _matches(fault: Fault, path: str, model: str, texts: Sequence[str]) -> bool:
+def _matches(fault: Fault, path: str, model: str, texts: Iterable[str]) -> bool:
     return (
         fnmatchcase(path, fault.path)
         and fnmatchcase(model, fault.model)

@@ -1,4 +1,4 @@
-"""OpenAI's embeddings API, simulated: `/v1/embeddings` and `/v1/models`.
+"""OpenAI's embeddings API, simulated: `/v1/embeddings`, `/v1/models`, and for jobs `/v1/files` and `/v1/batches`.
 
 Limits, errors and headers are those that are documented or were seen; where neither is known, an error is of the right
 status and shape, and its words are our own.
@@ -12,6 +12,9 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 from urllib.parse import unquote
 
+from flowbed.testing.simulators.jobs import Jobs
+from flowbed.testing.simulators.openai_jobs import WINDOW, BatchesApi
+from flowbed.testing.simulators.openai_limits import limited, standing
 from flowbed.testing.simulators.tokens import is_token, tokenizer
 from flowbed.testing.simulators.wire import Answer, Call, VendorError, as_json, fields
 
@@ -19,7 +22,7 @@ if TYPE_CHECKING:
     from collections.abc import Collection, Mapping, Sequence
 
     from flowbed.testing.simulators.limits import Room
-    from flowbed.testing.simulators.wire import Headers, Refusal, Request, Vectors
+    from flowbed.testing.simulators.wire import Deed, Headers, Refusal, Request, Vectors
 
 ITEMS = 2048
 TOKENS = 8192
@@ -30,7 +33,6 @@ INVALID_INPUT = (
     "'$.input' is invalid. Please check the API reference: https://platform.openai.com/docs/api-reference."
 )
 CREATED = 1_705_948_997  # when OpenAI says that text-embedding-3-small was made
-UNITS = {"requests": "requests per min (RPM)", "inputs": "inputs per min", "tokens": "tokens per min (TPM)"}
 UNAUTHORIZED, SERVER_ERROR = 401, 500
 
 
@@ -62,33 +64,50 @@ class OpenAI:
         models: Mapping[str, Model] = MODELS,
         keys: Collection[str] | None = None,
         strict: bool = True,
+        batch_seconds: float = 0.0,
+        cancel_seconds: float = 0.0,
+        queue_tokens: int | None = None,
     ) -> None:
-        """Take these `keys`, or any at all; with `strict` off, fields that OpenAI does not know are passed over."""
+        """Take these `keys`, or any at all; with `strict` off, fields that OpenAI does not know are passed over.
+
+        A job takes `batch_seconds`, and its cancelling `cancel_seconds`; the unfinished jobs of a key may have
+        `queue_tokens` in all for one model.
+        """
         self.models = models
         self._keys = keys
         self._strict = strict
         self._numbers = itertools.count(1)
+        self.jobs = Jobs(
+            window=WINDOW,
+            seconds=batch_seconds,
+            cancelling=cancel_seconds,
+            queue_tokens=queue_tokens,
+            output="batch_output",
+        )
+        self._batches = BatchesApi(self, self.jobs)
 
     def key(self, request: Request) -> str:
         """Give the bearer token."""
         return request.bearer
 
-    def read(self, request: Request) -> Call | Answer:
+    def read(self, request: Request) -> Call | Answer | Deed:
         """Judge a request as OpenAI does."""
         self._admit(request)
+        if deed := self._batches.read(request):
+            return deed
         match request.method, request.path:
             case "POST", "/v1/embeddings":
                 return self.judge(request.body)
             case "GET", "/v1/models":
                 listed = [self._model(name) for name in self.models]
-                return as_json(200, {"object": "list", "data": listed}, self._signed())
+                return as_json(200, {"object": "list", "data": listed}, self.signed())
             case "GET", path if path.startswith("/v1/models/"):
                 name = unquote(path.removeprefix("/v1/models/"))
                 if name not in self.models:
                     raise self.error(
                         404, f"The model '{name}' does not exist", param="model", code="model_not_found"
                     )
-                return as_json(200, self._model(name), self._signed())
+                return as_json(200, self._model(name), self.signed())
             case method, path if path in {"/v1/embeddings", "/v1/models"}:
                 raise self.error(
                     405, f"Not allowed to {method} on {path} (HINT: Perhaps you meant to use another method?)"
@@ -102,7 +121,11 @@ class OpenAI:
             VendorError: something is wrong with it.
 
         """
-        said = self._fields(content)
+        return self.call(self._fields(content), deployed)
+
+    def call(self, said: dict[str, Any], deployed: str | None = None) -> Call:
+        """Judge the fields of an embeddings request, as `judge` does its body."""
+        self._know(said)
         name = deployed or said.get("model")
         if not isinstance(name, str) or not name:
             raise self.error(400, "you must provide a model parameter")
@@ -137,7 +160,7 @@ class OpenAI:
             for label, each in zip(vectors.labels, encoded, strict=True)
         ]
         usage = {"prompt_tokens": call.tokens, "total_tokens": call.tokens}
-        signed = ((b"openai-model", call.model.encode()), *self._signed())
+        signed = ((b"openai-model", call.model.encode()), *self.signed())
         return as_json(200, {"object": "list", "data": data, "model": call.model, "usage": usage}, signed)
 
     def refuse(self, refusal: Refusal, request: Request) -> Answer:
@@ -152,7 +175,7 @@ class OpenAI:
             ).answer
         if refusal.reason == "rate_limited":
             unit = refusal.room.unit if refusal.room else "requests"
-            return self.error(429, _limited(refusal), kind=unit, code="rate_limit_exceeded").answer
+            return self.error(429, limited(refusal), kind=unit, code="rate_limit_exceeded").answer
         if refusal.status == UNAUTHORIZED:
             return self._unauthorized(self.key(request)).answer
         if refusal.status < SERVER_ERROR:
@@ -165,16 +188,7 @@ class OpenAI:
 
     def standing(self, rooms: Sequence[Room]) -> Headers:
         """Tell what is left of every limit, and after how long to come again, to the millisecond."""
-        told: list[tuple[str, str]] = []
-        for room in rooms:
-            told += [
-                (f"x-ratelimit-limit-{room.unit}", str(room.limit)),
-                (f"x-ratelimit-remaining-{room.unit}", str(room.remaining)),
-                (f"x-ratelimit-reset-{room.unit}", duration(room.reset)),
-            ]
-        if wait := max((room.wait or 0.0 for room in rooms), default=0.0):
-            told.append(("retry-after-ms", f"{-(-wait * 1000 // 1):.0f}"))
-        return tuple((name.encode(), value.encode()) for name, value in told)
+        return standing(rooms)
 
     def error(
         self,
@@ -187,7 +201,7 @@ class OpenAI:
     ) -> VendorError:
         """Make an error of OpenAI's shape."""
         said = {"message": message, "type": kind, "param": param, "code": code}
-        return VendorError(as_json(status, {"error": said}, self._signed()))
+        return VendorError(as_json(status, {"error": said}, self.signed()))
 
     def _admit(self, request: Request) -> None:
         key = self.key(request)
@@ -216,10 +230,12 @@ class OpenAI:
                 400,
                 "We could not parse the JSON body of your request. The OpenAI API expects a JSON payload.",
             )
+        return said
+
+    def _know(self, said: dict[str, Any]) -> None:
         unknown = sorted(said.keys() - FIELDS)
         if unknown and self._strict:
             raise self.error(400, f"Unrecognized request argument supplied: {', '.join(unknown)}")
-        return said
 
     def _dimensions(self, said: Any, model: Model) -> int | None:  # noqa: ANN401 - whatever JSON can hold
         if said is None:
@@ -270,7 +286,8 @@ class OpenAI:
     def _model(self, name: str) -> dict[str, Any]:
         return {"id": name, "object": "model", "created": CREATED, "owned_by": "system"}
 
-    def _signed(self) -> Headers:
+    def signed(self) -> Headers:
+        """Give the headers of every answer."""
         return (
             (b"openai-organization", b"simulated"),
             (b"openai-processing-ms", b"1"),
@@ -279,34 +296,7 @@ class OpenAI:
         )
 
 
-def duration(seconds: float) -> str:
-    """Write seconds as OpenAI's headers do: `12ms`, `1.5s`, `6m0s`."""
-    if seconds < 1:
-        return f"{-(-seconds * 1000 // 1):.0f}ms"
-    minutes, rest = divmod(round(seconds, 3), 60)
-    return f"{minutes:.0f}m{rest:g}s" if minutes else f"{rest:g}s"
-
-
 def _text(tokens: list[int]) -> str:
     """Give the text of tokens, so that they have its vector; half a character has one of its own."""
     text = tokenizer().decode(tokens)
     return f"tokens {tokens}" if text is None else text
-
-
-def _limited(refusal: Refusal) -> str:
-    model = refusal.call.model if refusal.call else "the model"
-    reached = f"Rate limit reached for {model} in organization org-simulated"
-    room = refusal.room
-    if room is None:
-        wait = "later" if refusal.retry_after is None else f"in {duration(refusal.retry_after)}"
-        return f"{reached}. Please try again {wait}."
-    if room.wait is None:
-        return (
-            f"Request too large for {model} in organization org-simulated on {UNITS[room.unit]}: Limit {room.limit}, "
-            f"Requested {room.asked}. The input or output tokens must be reduced in order to run successfully."
-        )
-    return (
-        f"{reached} on {UNITS[room.unit]}: Limit {room.limit}, Used {room.limit - room.remaining}, "
-        f"Requested {room.asked}. Please try again in {duration(room.wait)}. Visit "
-        "https://platform.openai.com/account/rate-limits to learn more."
-    )

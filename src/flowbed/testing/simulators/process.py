@@ -20,14 +20,15 @@ import uvicorn
 
 from flowbed.errors import Misconfigured
 from flowbed.testing.simulators.account import Totals
+from flowbed.testing.simulators.control import CONTROL
 from flowbed.testing.simulators.faults import read_faults
 from flowbed.testing.simulators.limits import Limits
 from flowbed.testing.simulators.running import running
-from flowbed.testing.simulators.simulator import CONTROL, Simulator
+from flowbed.testing.simulators.simulator import Simulator
 from flowbed.testing.simulators.vendors import VENDORS
 
 if TYPE_CHECKING:
-    from collections.abc import Coroutine, Sequence
+    from collections.abc import Coroutine, Mapping, Sequence
 
     from flowbed.testing.simulators.faults import Fault
 
@@ -38,15 +39,22 @@ class SimulatorProcess:
     """A simulator, from entering it as a context until leaving it; `url` is its address."""
 
     def __init__(
-        self, vendor: str, *, faults: Sequence[Fault] = (), seed: int = 0, limits: Limits | None = None
+        self,
+        vendor: str,
+        *,
+        faults: Sequence[Fault] = (),
+        seed: int = 0,
+        limits: Limits | None = None,
+        options: Mapping[str, float] | None = None,
     ) -> None:
-        """Start nothing yet."""
+        """Start nothing yet; `options` are the vendor's own, such as `batch_seconds`."""
         self.url = ""
         self._order = {
             "vendor": vendor,
             "faults": [asdict(fault) for fault in faults],
             "seed": seed,
             "limits": asdict(limits or Limits()),
+            "options": dict(options or {}),
         }
 
     def __enter__(self) -> Self:
@@ -82,6 +90,15 @@ class SimulatorProcess:
         told = self._ask("GET", "requests")["totals"]
         return Totals(**{**told, "statuses": {int(status): n for status, n in told["statuses"].items()}})
 
+    def billed_again(self) -> dict[str, int]:
+        """Tell the texts that were billed more than once, and how often they were beyond their first time."""
+        told: dict[str, int] = self._ask("GET", "billed-again")
+        return told
+
+    def advance(self, seconds: float) -> None:
+        """Let time pass at the simulator."""
+        self._ask("POST", "time", {"seconds": seconds})
+
     def forget(self) -> None:
         """Begin the account anew."""
         self._ask("DELETE", "requests")
@@ -103,7 +120,7 @@ def run(serve: Coroutine[Any, Any, None]) -> None:
 async def serve(order: dict[str, Any]) -> None:
     """Serve the simulator that was ordered until standard input ends, and print its address first."""
     simulator = Simulator(
-        VENDORS[order["vendor"]].open(),
+        VENDORS[order["vendor"]].open(**order["options"]),
         limits=Limits(**order["limits"]),
         faults=read_faults(order["faults"]),
         seed=order["seed"],

@@ -1,29 +1,31 @@
 """A simulated provider: a plain ASGI application with limits, faults to order and an account of what it was asked.
 
 Beside the vendor's own paths it answers `/_simulator/faults` (GET tells the faults in force, POST
-`{"faults": [...], "seed": 0}` puts others in their place) and `/_simulator/requests` (GET tells what it was asked,
-DELETE forgets it). Every answer carries `X-Flowbed-Simulator: 1`.
+`{"faults": [...], "seed": 0}` puts others in their place), `/_simulator/requests` (GET tells what it was asked,
+DELETE forgets it), `/_simulator/billed-again` (GET tells the texts that were paid for more than once) and
+`/_simulator/time` (POST `{"seconds": 3600}` lets time pass). Every answer carries `X-Flowbed-Simulator: 1`.
 """
 
 from __future__ import annotations
 
 import asyncio
 import math
+import threading
 import time
-from dataclasses import asdict
+from dataclasses import replace
 from email.utils import formatdate
+from functools import partial
 from typing import TYPE_CHECKING
-
-import numpy as np
-import orjson
 
 from flowbed.errors import Misconfigured
 from flowbed.testing.simulators.account import Account, Exchange
+from flowbed.testing.simulators.answering import answers
 from flowbed.testing.simulators.asgi import read_request, send_answer, transport_of
-from flowbed.testing.simulators.faults import OF_INDICES, Fault, Script, read_faults
+from flowbed.testing.simulators.control import CONTROL, control
+from flowbed.testing.simulators.faults import OF_INDICES, OF_JOBS, Fault, Script
 from flowbed.testing.simulators.limits import Buckets, Limits, in_the_way
 from flowbed.testing.simulators.vectors import vectors_of
-from flowbed.testing.simulators.wire import Answer, Call, Refusal, Request, Vectors, VendorError, as_json
+from flowbed.testing.simulators.wire import Answer, Call, Deed, Refusal, Scene, Stream, VendorError
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Sequence
@@ -31,7 +33,7 @@ if TYPE_CHECKING:
     from flowbed.testing.simulators.asgi import Receive, Scope, Send
     from flowbed.testing.simulators.faults import Kind
     from flowbed.testing.simulators.vectors import MakeVectors
-    from flowbed.testing.simulators.wire import Api, Headers, Reason
+    from flowbed.testing.simulators.wire import Api, Headers, Reason, Request
 
 
 # Faults that are answered in the place of vectors, with the vendor's error or something else's.
@@ -41,15 +43,15 @@ REASONS: dict[Kind, Reason] = {
     "error": "error",
     "gateway": "error",
 }
-CONTROL = "/_simulator/"
-TOO_MANY, PAYMENT_REQUIRED = 429, 402
+TOO_MANY = 429
+GARBAGE = b"upstream said: "
 GATEWAY_PAGE = (
     b"<html>\r\n<head><title>%d</title></head>\r\n<body><center><h1>%d</h1></center></body>\r\n</html>\r\n"
 )
 
 
 class Simulator:
-    """One simulated provider; `script` holds its faults and `account` what it was asked."""
+    """One simulated provider; `script` holds its faults."""
 
     def __init__(
         self,
@@ -66,24 +68,54 @@ class Simulator:
         """Answer as `api` does; `clock` fills the limits, `now` dates a Retry-After, `sleep` passes delays."""
         self.api = api
         self.script = Script()
-        self.account = Account()
-        self._buckets = Buckets(limits or Limits(), clock)
+        self._account = Account()
+        self._ahead = 0.0
+        self._buckets = Buckets(limits or Limits(), self._clock)
         self._vectors = vectors
-        self._now = now
+        self._sources = clock, now
         self._sleep = sleep
+        self._doing = threading.Lock()
         self.order(*faults, seed=seed)
+
+    @property
+    def account(self) -> Account:
+        """What it was asked, and what that has cost until now."""
+        with self._doing:
+            self._settle()
+        return self._account
+
+    def advance(self, seconds: float) -> None:
+        """Let time pass: jobs go on, limits fill, files expire."""
+        self._ahead += seconds
+
+    def _clock(self) -> float:
+        return self._sources[0]() + self._ahead
+
+    def _now(self) -> float:
+        return self._sources[1]() + self._ahead
+
+    def _settle(self) -> None:
+        """End the jobs whose time has come."""
+        if self.api.jobs:
+            for call in self.api.jobs.settle(self._now()):
+                self._account.bill_job(call)
 
     def order(self, *faults: Fault, seed: int = 0) -> None:
         """Have these faults from now on in the place of those before, and count from 1 again.
 
         Raises:
-            Misconfigured: a fault is of indices, and the vendor's answers have none.
+            Misconfigured: a fault is of indices or of jobs, and the vendor has none.
 
         """
         if self.api.positional and any(fault.kind in OF_INDICES for fault in faults):
             raise Misconfigured(
                 f"{self.api.name} answers by place, with no index: {', '.join(sorted(OF_INDICES))} cannot be told from "
                 "right answers; order another fault"
+            )
+        if self.api.jobs is None and any(fault.kind in OF_JOBS for fault in faults):
+            raise Misconfigured(
+                f"there are no jobs with the simulator of {self.api.name}: {', '.join(sorted(OF_JOBS))} cannot strike; "
+                "order another fault"
             )
         self.script.order(*faults, seed=seed)
 
@@ -95,40 +127,47 @@ class Simulator:
         if request is None:
             return
         if request.path.startswith(CONTROL):
-            await send_answer(send, self._control(request))
+            await send_answer(send, control(self, request))
             return
         try:
             read = self.api.read(request)
         except VendorError as error:
             read = error.answer
         call = read if isinstance(read, Call) else None
-        due = self.script.due(request.path, call.model if call else "", call.texts if call else ())
+        job = read.job if isinstance(read, Deed) else None
+        asked = call or job
+        due = self.script.due(
+            request.path,
+            asked.model if asked else "",
+            asked.texts if asked else (),
+            makes_job=job is not None,
+        )
         key = self.api.key(request)
         answer, billed = None, 0
-        self.account.begin(call)
+        self._account.begin(call)
         try:
             if await self._pass(due, receive):
-                answer, billed = self._answer(request, key, read, due)
+                answer, billed = await self._answer(request, key, read, due)
         finally:
             # In the account before it is at the client: who has an answer finds it there.
             exchange = Exchange(
                 method=request.method,
                 path=request.path,
                 key=key,
-                model=call.model if call else "",
+                model=asked.model if asked else "",
                 input_type=call.input_type if call else "",
                 texts=call.texts if call else (),
                 status=0 if answer is None or _has(due, "cut") else answer.status,
                 billed=billed,
                 faults=[fault.kind for fault in due],
             )
-            self.account.end(exchange, call)
+            self._account.end(exchange, call)
         if answer is not None:
             await _deliver(answer, due, scope, receive, send)
 
     async def _pass(self, due: Sequence[Fault], receive: Receive) -> bool:
         """Let delays pass; False if the client did not wait so long."""
-        delay = sum(fault.delay for fault in due)
+        delay = sum(fault.delay for fault in due if fault.kind not in OF_JOBS)
         if not delay:
             return True
         waiting = asyncio.ensure_future(self._sleep(delay))
@@ -141,14 +180,17 @@ class Simulator:
             waiting.cancel()
             gone.cancel()
 
-    def _answer(
-        self, request: Request, key: str, read: Call | Answer, due: Sequence[Fault]
-    ) -> tuple[Answer, int]:
+    async def _answer(
+        self, request: Request, key: str, read: Call | Answer | Deed, due: Sequence[Fault]
+    ) -> tuple[Answer | Stream, int]:
         """Carry out a request, unless a fault or a limit is in the way; also tell the tokens that are billed."""
         call = read if isinstance(read, Call) else None
         for fault in due:
             if fault.kind in REASONS:
                 return self._refuse(request, call, fault), 0
+        if isinstance(read, Deed):  # which has limits of its own, and takes long where it makes a large job
+            done = await asyncio.to_thread(self._do, read, request, key, due)
+            return _garbled_file(done, due) if isinstance(done, Stream) else _garbled(done, due), 0
         rooms = self._buckets.take(
             key,
             {
@@ -163,24 +205,28 @@ class Simulator:
                 reason="rate_limited", status=TOO_MANY, retry_after=room.wait, room=room, call=call
             )
             answer = _with(self.api.refuse(refusal, request), self._retry(refusal.retry_after))
-        elif isinstance(read, Answer):
-            answer = read
-        else:
-            answer = self._carry_out(read, due)
-            return _with(answer, self.api.standing(rooms)), read.tokens
-        return _with(answer, self.api.standing(rooms)), 0
+            return _with(answer, self.api.standing(rooms)), 0
+        if isinstance(read, Answer):
+            return _with(read, self.api.standing(rooms)), 0
+        (made,) = answers(self.api, self._vectors, [read], due)
+        return _with(_garbled(made, due), self.api.standing(rooms)), read.tokens
 
-    def _carry_out(self, call: Call, due: Sequence[Fault]) -> Answer:
-        rows = self._vectors(call.model, call.texts, self.api.width(call), call.input_type)
-        vectors = Vectors(rows=rows, labels=range(len(call.texts)))
-        for fault in due:
-            vectors = _spoiled(fault, vectors)
-        answer = self.api.write(call, vectors)
-        if _has(due, "garbled"):
-            return Answer(
-                status=answer.status, body=b"upstream said: " + answer.body[: len(answer.body) // 2]
+    def _do(self, deed: Deed, request: Request, key: str, due: Sequence[Fault]) -> Answer | Stream:
+        """Do what is no call, one at a time."""
+        with self._doing:
+            self._settle()
+            scene = Scene(
+                key=key,
+                now=self._now(),
+                due=due,
+                chance=self.script.chance,
+                answers=partial(answers, self.api, self._vectors),
+                refuse=partial(self.api.refuse, request=request),
             )
-        return answer
+            try:
+                return deed.do(scene)
+            except VendorError as error:
+                return error.answer
 
     def _refuse(self, request: Request, call: Call | None, fault: Fault) -> Answer:
         told = self._retry(fault.retry_after, fault.retry_header)
@@ -205,33 +251,16 @@ class Simulator:
         # HTTP knows whole seconds only.
         return ((b"retry-after", b"%d" % math.ceil(seconds)),)
 
-    def _control(self, request: Request) -> Answer:
-        match request.method, request.path.removeprefix(CONTROL):
-            case "GET", "faults":
-                return as_json(200, {"faults": [asdict(fault) for fault in self.script.faults]})
-            case "POST", "faults":
-                try:
-                    said = orjson.loads(request.body)
-                    self.order(*read_faults(said["faults"]), seed=int(said.get("seed", 0)))
-                except (Misconfigured, KeyError, TypeError, ValueError) as error:
-                    return as_json(400, {"error": f'wanted {{"faults": [...], "seed": 0}}: {error}'})
-                return as_json(200, {"faults": len(self.script.faults)})
-            case "GET", "requests":
-                told = [asdict(exchange) for exchange in self.account.exchanges]
-                return as_json(200, {"totals": asdict(self.account.totals()), "requests": told})
-            case "DELETE", "requests":
-                self.account.forget()
-                return as_json(200, {})
-        return as_json(404, {"error": f"a simulator has no {request.method} {request.path}"})
 
-
-async def _deliver(answer: Answer, due: Sequence[Fault], scope: Scope, receive: Receive, send: Send) -> None:
+async def _deliver(
+    answer: Answer | Stream, due: Sequence[Fault], scope: Scope, receive: Receive, send: Send
+) -> None:
     """Send an answer, or as much of it as the faults let through."""
     if _has(due, "cut"):
         transport_of(scope).abort()
         await receive()  # until the server has seen that the connection is gone
     elif _has(due, "truncated"):
-        await send_answer(send, answer, part=len(answer.body) // 2)
+        await send_answer(send, answer, half=True)
         transport_of(scope).close()
         await receive()
     else:
@@ -242,28 +271,18 @@ def _has(due: Sequence[Fault], kind: Kind) -> bool:
     return any(fault.kind == kind for fault in due)
 
 
-def _spoiled(fault: Fault, vectors: Vectors) -> Vectors:
-    """Give what a faulty provider would answer in the place of these vectors."""
-    rows, labels = vectors.rows, vectors.labels
-    match fault.kind:
-        case "wrong_order":
-            return Vectors(rows=rows[::-1], labels=labels[::-1])
-        case "wrong_index":
-            return Vectors(rows=rows, labels=[0] * len(labels))
-        case "wrong_dimension":
-            return Vectors(rows=rows[:, :-1], labels=labels)
-        case "missing":
-            return Vectors(rows=rows[:-1], labels=labels[:-1])
-        case "not_finite":
-            rows = rows.copy()
-            rows[-1:] = np.nan
-            return Vectors(rows=rows, labels=labels)
-    return vectors
+def _garbled(answer: Answer, due: Sequence[Fault]) -> Answer:
+    """Give what is no JSON in the place of an answer, if that is ordered."""
+    if not _has(due, "garbled"):
+        return answer
+    return Answer(status=answer.status, body=GARBAGE + answer.body[: len(answer.body) // 2])
+
+
+def _garbled_file(answer: Stream, due: Sequence[Fault]) -> Stream:
+    if not _has(due, "garbled"):
+        return answer
+    return replace(answer, content=answer.content.part(answer.content.size // 2).after(GARBAGE))
 
 
 def _with(answer: Answer, headers: Headers) -> Answer:
-    return (
-        Answer(status=answer.status, body=answer.body, headers=(*answer.headers, *headers))
-        if headers
-        else answer
-    )
+    return replace(answer, headers=(*answer.headers, *headers)) if headers else answer

@@ -1,12 +1,22 @@
-"""Tokens as OpenAI counts them. The simulators count for themselves: what they check must not count for them."""
+"""Tokens as OpenAI counts them. The simulators count for themselves: what they check must not count for them.
+
+Where tiktoken is installed it counts, which is OpenAI's own; else rs-bpe does, as it does for Flowbed.
+"""
 
 from __future__ import annotations
 
 from functools import cache
-from typing import Protocol
+from importlib import import_module
+from importlib.util import find_spec
+from typing import Any, Protocol
 
-# The tokens of cl100k_base that stand for text; those above are special, and no text encodes to them.
-VOCABULARY = 100_256
+from flowbed.testing.simulators.vocabulary import SIZE, ranks
+
+# How tiktoken splits text for cl100k_base.
+SPLIT = (
+    r"'(?i:[sdmt]|ll|ve|re)|[^\r\n\p{L}\p{N}]?+\p{L}++|\p{N}{1,3}+| ?[^\s\p{L}\p{N}]++[\r\n]*+|\s++$|\s*[\r\n]|"
+    r"\s+(?!\S)|\s"
+)
 
 
 class Tokenizer(Protocol):
@@ -21,15 +31,38 @@ class Tokenizer(Protocol):
         ...
 
 
+class Tiktoken:
+    """OpenAI's own tokenizer, with a vocabulary that needs no download."""
+
+    def __init__(self, vocabulary: dict[bytes, int]) -> None:
+        """Take the tokens by their bytes."""
+        # Found by name: the package does not depend on it, and no type checker need have it.
+        self._encoding: Any = import_module("tiktoken").Encoding(
+            "cl100k_base", pat_str=SPLIT, mergeable_ranks=vocabulary, special_tokens={}
+        )
+
+    def count(self, text: str) -> int:
+        """Count the tokens of a text."""
+        return len(self._encoding.encode_ordinary(text))
+
+    def decode(self, tokens: list[int]) -> str | None:
+        """Give the text of tokens; None where they are not whole characters."""
+        try:
+            text: str = self._encoding.decode_bytes(tokens).decode()
+        except UnicodeDecodeError:
+            return None
+        return text
+
+
 @cache
 def tokenizer() -> Tokenizer:
     """Load cl100k_base, the tokenizer of all of OpenAI's embedding models."""
     from rs_bpe.bpe import openai  # noqa: PLC0415 - loaded by those who count tokens
 
     loaded: Tokenizer = openai.cl100k_base()
-    return loaded
+    return Tiktoken(ranks(loaded.decode)) if find_spec("tiktoken") else loaded
 
 
 def is_token(value: object) -> bool:
     """Tell whether a value is a token that stands for text."""
-    return type(value) is int and 0 <= value < VOCABULARY
+    return type(value) is int and 0 <= value < SIZE

@@ -22,11 +22,15 @@ KEY = "simulated"  # which is as right as any
 
 @dataclass(frozen=True, kw_only=True)
 class Vendor:
-    """One provider: `model` is one that Flowbed can be pointed at, at `path` of the simulator's address."""
+    """One provider: `model` is one that Flowbed can be pointed at, at `path` of the simulator's address.
 
-    open: Callable[[], Api]
+    One that `has_jobs` is opened with `batch_seconds`, `cancel_seconds` and `queue_tokens` too.
+    """
+
+    open: Callable[..., Api]
     model: str
     path: str = ""
+    has_jobs: bool = False
     more: Mapping[str, str] = field(default_factory=dict)
 
     @property
@@ -41,14 +45,14 @@ class Vendor:
 
 SMALL = "text-embedding-3-small"
 VENDORS: dict[str, Vendor] = {
-    "openai": Vendor(open=OpenAI, model=f"openai:{SMALL}", path="/v1"),
+    "openai": Vendor(open=OpenAI, model=f"openai:{SMALL}", path="/v1", has_jobs=True),
     "azure": Vendor(
         open=partial(Azure, deployments={name: name for name in MODELS}),
         model=f"openai:{SMALL}",
         path=f"/openai/deployments/{SMALL}",
         more={"api_version": "2024-10-21"},
     ),
-    "voyage": Vendor(open=Voyage, model="voyage:voyage-4", path="/v1"),
+    "voyage": Vendor(open=Voyage, model="voyage:voyage-4", path="/v1", has_jobs=True),
     "cohere": Vendor(open=Cohere, model="cohere:embed-v4.0"),
     "huggingface": Vendor(
         open=HuggingFace, model="huggingface:sentence-transformers/all-MiniLM-L6-v2", path="/hf-inference"

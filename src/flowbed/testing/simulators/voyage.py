@@ -1,4 +1,6 @@
-"""Voyage's embeddings API, simulated: `/v1/embeddings`, whose requests and errors are not OpenAI's.
+"""Voyage's embeddings API, simulated, whose requests and errors are not OpenAI's.
+
+`/v1/embeddings`, and for jobs `/v1/files` and `/v1/batches`.
 
 Voyage's tokenizers are not to be had without a download: texts are counted with OpenAI's, which finds other numbers.
 """
@@ -11,8 +13,10 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from flowbed.testing.simulators.jobs import Jobs
 from flowbed.testing.simulators.tokens import tokenizer
-from flowbed.testing.simulators.wire import Answer, Call, VendorError, as_json, fields
+from flowbed.testing.simulators.voyage_jobs import WINDOW, BatchesApi, error
+from flowbed.testing.simulators.wire import Answer, Call, as_json, fields
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Mapping, Sequence
@@ -20,7 +24,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from flowbed.testing.simulators.limits import Room
-    from flowbed.testing.simulators.wire import Headers, Refusal, Request, Vectors
+    from flowbed.testing.simulators.wire import Deed, Headers, Refusal, Request, Vectors
 
 ITEMS = 1000
 # The largest sums of tokens in one request, by tier of model.
@@ -69,27 +73,49 @@ class Voyage:
     name = "voyage"
     positional = False
 
-    def __init__(self, *, models: Mapping[str, Model] = MODELS, keys: Collection[str] | None = None) -> None:
-        """Take these `keys`, or any at all."""
+    def __init__(
+        self,
+        *,
+        models: Mapping[str, Model] = MODELS,
+        keys: Collection[str] | None = None,
+        batch_seconds: float = 0.0,
+        cancel_seconds: float = 0.0,
+        queue_tokens: int | None = None,
+    ) -> None:
+        """Take these `keys`, or any at all.
+
+        A job takes `batch_seconds`, and its cancelling `cancel_seconds`; the unfinished jobs of a key may have
+        `queue_tokens` in all, by default what Voyage allows.
+        """
         self._models = models
         self._keys = keys
+        self.jobs = Jobs(
+            window=WINDOW,
+            seconds=batch_seconds,
+            cancelling=cancel_seconds,
+            queue_tokens=queue_tokens,
+            output="batch-output",
+        )
+        self._batches = BatchesApi(self, self.jobs)
 
     def key(self, request: Request) -> str:
         """Give the bearer token."""
         return request.bearer
 
-    def read(self, request: Request) -> Call | Answer:
+    def read(self, request: Request) -> Call | Answer | Deed:
         """Judge a request as Voyage does."""
+        if deed := self._batches.read(request):
+            self._admit(request)
+            return deed
         if request.path != "/v1/embeddings":
-            raise _error(404, "Not Found")
+            raise error(404, "Not Found")
         if request.method != "POST":
-            raise _error(405, "Method Not Allowed")
-        if not request.bearer or (self._keys is not None and request.bearer not in self._keys):
-            raise _error(401, "Provided API key is invalid.")
+            raise error(405, "Method Not Allowed")
+        self._admit(request)
         said = fields(request.body)
         if said is None:
-            raise _error(422, "The request body is not valid JSON.")
-        return self._judge(said)
+            raise error(422, "The request body is not valid JSON.")
+        return self.call(said)
 
     def width(self, call: Call) -> int:
         """Tell how many dimensions the vectors of a call have."""
@@ -112,26 +138,36 @@ class Voyage:
     def refuse(self, refusal: Refusal, request: Request) -> Answer:  # noqa: ARG002 - the seam hands it over
         """Word a refusal as Voyage does."""
         if refusal.reason == "quota":
-            return _error(
+            return error(
                 429, "You have used up the free tokens of this account; add a payment method."
             ).answer
         if refusal.reason == "rate_limited":
-            return _error(429, _limited(refusal.room)).answer
+            return error(429, _limited(refusal.room)).answer
         if refusal.status == UNAUTHORIZED:
-            return _error(401, "Provided API key is invalid.").answer
-        return _error(refusal.status, "A fault to order.").answer
+            return error(401, "Provided API key is invalid.").answer
+        return error(refusal.status, "A fault to order.").answer
 
     def standing(self, rooms: Sequence[Room]) -> Headers:  # noqa: ARG002 - the seam hands it over
         """Tell nothing: Voyage has no headers for it."""
         return ()
 
-    def _judge(self, said: dict[str, Any]) -> Call:
+    def _admit(self, request: Request) -> None:
+        if not request.bearer or (self._keys is not None and request.bearer not in self._keys):
+            raise error(401, "Provided API key is invalid.")
+
+    def call(self, said: dict[str, Any]) -> Call:
+        """Judge the fields of an embeddings request.
+
+        Raises:
+            VendorError: something is wrong with them.
+
+        """
         unknown = sorted(said.keys() - KNOWN)
         if unknown:
-            raise _error(400, f"Argument '{unknown[0]}' is not supported by our API.")
+            raise error(400, f"Argument '{unknown[0]}' is not supported by our API.")
         name = said.get("model")
         if not isinstance(name, str) or name not in self._models:
-            raise _error(400, f"Model {name} is not supported. Supported models are {sorted(self._models)}.")
+            raise error(400, f"Model {name} is not supported. Supported models are {sorted(self._models)}.")
         model = self._models[name]
         input_type = _one_of(said, "input_type", INPUT_TYPES) or ""
         # "float" is what other APIs call it; Voyage refuses the word.
@@ -140,7 +176,7 @@ class Voyage:
         width = _one_of(said, "output_dimension", model.widths)
         truncation = said.get("truncation", True)
         if not isinstance(truncation, bool):
-            raise _error(400, f"Value '{truncation}' supplied for argument 'truncation' is not valid.")
+            raise error(400, f"Value '{truncation}' supplied for argument 'truncation' is not valid.")
         texts = _texts(said.get("input"))
         tokens = _tokens(texts, name, model, truncation=truncation)
         return Call(
@@ -170,11 +206,11 @@ def quantized(rows: NDArray[np.float32], dtype: str) -> NDArray[Any]:
 def _texts(said: Any) -> list[str]:  # noqa: ANN401 - whatever JSON can hold
     texts = [said] if isinstance(said, str) else said
     if not isinstance(texts, list) or not all(isinstance(text, str) for text in texts):
-        raise _error(400, "Argument 'input' must be a string or a list of strings.")
+        raise error(400, "Argument 'input' must be a string or a list of strings.")
     if not texts or not all(texts):
-        raise _error(400, "Input cannot contain empty strings or empty lists.")
+        raise error(400, "Input cannot contain empty strings or empty lists.")
     if len(texts) > ITEMS:
-        raise _error(400, f"The batch size limit is {ITEMS}. Your batch size is {len(texts)}.")
+        raise error(400, f"The batch size limit is {ITEMS}. Your batch size is {len(texts)}.")
     return texts
 
 
@@ -183,7 +219,7 @@ def _tokens(texts: Sequence[str], name: str, model: Model, *, truncation: bool) 
     counts = [tokenizer().count(text) for text in texts]
     too_long = [place for place, count in enumerate(counts) if count > model.tokens]
     if too_long and not truncation:
-        raise _error(
+        raise error(
             400,
             f"Request to model '{name}' failed. The example at index {too_long[0]} in your batch has too many tokens "
             f"and does not fit into the model's context window of {model.tokens} tokens. Please lower the number of "
@@ -191,7 +227,7 @@ def _tokens(texts: Sequence[str], name: str, model: Model, *, truncation: bool) 
         )
     total = sum(min(count, model.tokens) for count in counts)
     if total > model.request_tokens:
-        raise _error(
+        raise error(
             400,
             f"Request to model '{name}' failed. The max allowed tokens per submitted batch is {model.request_tokens}. "
             f"Your batch has {total} tokens after truncation. Please lower the number of tokens in the batch.",
@@ -204,7 +240,7 @@ def _one_of(said: dict[str, Any], name: str, values: Sequence[Any]) -> Any:  # n
     if value is not None and (isinstance(value, bool) or value not in values):
         accepted = ", ".join(repr(each) for each in (*values, None))
         message = f"Value '{value}' supplied for argument '{name}' is not valid -- accepted values are [{accepted}]."
-        raise _error(400, message)
+        raise error(400, message)
     return value
 
 
@@ -214,7 +250,3 @@ def _limited(room: Room | None) -> str:
     return (
         f"Rate limit exceeded: {room.limit} {room.unit} per minute, and this request asked for {room.asked}."
     )
-
-
-def _error(status: int, detail: str) -> VendorError:
-    return VendorError(as_json(status, {"detail": detail}))

@@ -9,11 +9,15 @@ from urllib.parse import parse_qsl
 import orjson
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    import random
+    from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 
     import numpy as np
     from numpy.typing import NDArray
 
+    from flowbed.testing.simulators.content import Content, Scratch
+    from flowbed.testing.simulators.faults import Fault
+    from flowbed.testing.simulators.jobs import Jobs
     from flowbed.testing.simulators.limits import Room
 
 Headers = tuple[tuple[bytes, bytes], ...]
@@ -24,13 +28,17 @@ JSON: Headers = ((b"content-type", b"application/json"),)
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Request:
-    """One HTTP request, read to its end; names of headers are lower case."""
+    """One HTTP request, read to its end; names of headers are lower case.
+
+    A form, which may hold a large file, is in `form` in the place of `body`.
+    """
 
     method: str
     path: str
     query: str
     headers: Mapping[str, str]
     body: bytes
+    form: Scratch | None = None
 
     @property
     def bearer(self) -> str:
@@ -49,6 +57,15 @@ class Answer:
 
     status: int
     body: bytes
+    headers: Headers = JSON
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Stream:
+    """What is told from a file."""
+
+    status: int
+    content: Content
     headers: Headers = JSON
 
 
@@ -86,6 +103,42 @@ class Vectors:
     labels: Sequence[int] = field(default_factory=list)
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Scene:
+    """What a deed is done with: whose it is, when, the faults that strike it, and how calls are answered.
+
+    `chance` picks what a fault strikes; `answers` makes and writes the vectors of calls, in their order, spoiled by
+    faults; `refuse` words an error.
+    """
+
+    key: str
+    now: float
+    due: Sequence[Fault]
+    chance: random.Random
+    answers: Callable[[Iterable[Call], Sequence[Fault]], Iterator[Answer]]
+    refuse: Callable[[Refusal], Answer]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Deed:
+    """What a good request asks for that is no vectors, but changes something, or tells of it.
+
+    It is done when nothing is in the way, and raises VendorError where it cannot be. Where it makes a job, `job` says
+    for which model and texts.
+    """
+
+    do: Callable[[Scene], Answer | Stream]
+    job: Asked | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Asked:
+    """What a job is asked to embed; `texts` are read anew each time."""
+
+    model: str
+    texts: Iterable[str]
+
+
 class VendorError(Exception):
     """An error, as the vendor answers it."""
 
@@ -101,12 +154,17 @@ class Api(Protocol):
     name: str
     positional: bool  # answers name no index, so that only their order says whose vector is whose
 
+    @property
+    def jobs(self) -> Jobs | None:
+        """The jobs of its Batch API; None where none is simulated."""
+        ...
+
     def key(self, request: Request) -> str:
         """Give the key that the request carries, or nothing."""
         ...
 
-    def read(self, request: Request) -> Call | Answer:
-        """Judge a request: the vectors that it asks for, or the answer where it asks for none.
+    def read(self, request: Request) -> Call | Answer | Deed:
+        """Judge a request: the vectors that it asks for, or what else there is to do, or the answer.
 
         Raises:
             VendorError: the request is not as the vendor wants it.

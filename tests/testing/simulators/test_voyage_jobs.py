@@ -1,0 +1,247 @@
+"""The simulated Files and Batch APIs of Voyage, as its documentation has them."""
+
+from __future__ import annotations
+
+import json
+from contextlib import asynccontextmanager
+from typing import TYPE_CHECKING, Any
+
+import aiohttp
+import numpy as np
+import pytest
+
+from flowbed.testing.simulators import Fault, Simulator, Voyage, running, vector_of, voyage_jobs
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator
+
+    from tests.testing.simulators.conftest import Post, Told
+
+MODEL = "voyage-4"
+
+
+class Client:
+    """What the tests ask of a simulator."""
+
+    def __init__(self, simulator: Simulator, url: str, post: Post) -> None:
+        self.simulator = simulator
+        self.url = url
+        self._post = post
+
+    async def ask(self, path: str, said: Any = None, *, method: str = "POST", key: str = "key") -> Told:
+        return await self._post(f"{self.url}/v1/{path}", said, method=method, key=key)
+
+    async def get(self, path: str) -> Any:
+        told = await self.ask(path, method="GET")
+        assert told.status == 200, told
+        return told.said
+
+    async def upload(self, written: bytes, **more: str) -> dict[str, Any]:
+        form = aiohttp.FormData({"purpose": "batch", **more}, default_to_multipart=True)
+        form.add_field("file", written, filename="input.jsonl")
+        async with (
+            aiohttp.ClientSession(headers={"Authorization": "Bearer key"}) as session,
+            session.post(f"{self.url}/v1/files", data=form) as answer,
+        ):
+            told: dict[str, Any] = {"status": answer.status, **await answer.json()}
+            return told
+
+    async def create(self, file: str, **more: Any) -> Told:
+        said = {
+            "endpoint": "/v1/embeddings",
+            "completion_window": "12h",
+            "request_params": {"model": MODEL, "input_type": "document", "output_dimension": 256},
+            "input_file_id": file,
+            "metadata": {"mine": "1"},
+        }
+        return await self.ask("batches", {**said, **more})
+
+    async def run(self, **bodies: Any) -> Any:
+        """Have a job of these lines made, and tell how it is then."""
+        file = await self.upload(jsonl(**bodies))
+        told = await self.create(file["id"])
+        assert told.status == 200, told
+        return await self.get(f"batches/{told.said['id']}")
+
+    async def read(self, file: str) -> list[dict[str, Any]]:
+        headers = {"Authorization": "Bearer key"}
+        async with (
+            aiohttp.ClientSession(headers=headers) as session,
+            session.get(f"{self.url}/v1/files/{file}/content") as answer,
+        ):
+            assert answer.status == 200
+            return [json.loads(each) for each in (await answer.text()).splitlines()]
+
+
+def jsonl(**bodies: Any) -> bytes:
+    lines = ({"custom_id": custom_id, "body": body} for custom_id, body in bodies.items())
+    return "\n".join(map(json.dumps, lines)).encode()
+
+
+@asynccontextmanager
+async def simulating(api: Voyage, post: Post) -> AsyncIterator[Client]:
+    simulator = Simulator(api, now=lambda: 1_700_000_000.0)
+    async with running(simulator) as url:
+        yield Client(simulator, url, post)
+
+
+@pytest.fixture
+async def client(post: Post) -> AsyncIterator[Client]:
+    async with simulating(Voyage(), post) as client:
+        yield client
+
+
+async def test_a_job_answers_every_line(client: Client) -> None:
+    """The lines are answered with what the job as a whole asks for, and named with the job."""
+    job = await client.run(one={"input": ["a", "b"]}, two={"input": "c"})
+    assert (job["object"], job["status"], job["model"], job["errors"]) == ("batch", "completed", MODEL, None)
+    assert job["metadata"] == {"mine": "1"}
+    assert job["request_counts"] == {"total": 2, "completed": 2, "failed": 0}
+    assert job["created_at"] == job["completed_at"] == "2023-11-14T22:13:20.000000+00:00"
+    assert job["expected_completion_at"] == "2023-11-15T10:13:20.000000+00:00"
+    assert job["cancelling_at"] is job["failed_at"] is None
+    one, two = await client.read(job["output_file_id"])
+    assert (one["batch_id"], one["custom_id"], one["error"]) == (job["id"], "one", None)
+    body = one["response"]["body"]
+    assert (one["response"]["status_code"], body["model"], body["usage"]) == (200, MODEL, {"total_tokens": 2})
+    for text, each in zip("ab", body["data"], strict=True):
+        assert np.array_equal(np.float32(each["embedding"]), vector_of(MODEL, text, 256, "document"))
+    assert two["custom_id"] == "two"
+    assert client.simulator.account.times_billed(MODEL, "c", "document") == 1
+
+
+async def test_files_are_kept_and_told(client: Client) -> None:
+    """A file can be looked up, listed and deleted; its dates are texts."""
+    file = await client.upload(b'{"a": 1}')
+    assert (file["bytes"], file["filename"], file["purpose"]) == (8, "input.jsonl", "batch")
+    assert file["expires_at"] == "2023-12-14T22:13:20.000000+00:00"
+    listed = await client.get("files")
+    assert ([each["id"] for each in listed["data"]], listed["has_more"]) == ([file["id"]], False)
+    assert (await client.get(f"files/{file['id']}"))["id"] == file["id"]
+    assert (await client.ask(f"files/{file['id']}", method="DELETE")).said["deleted"]
+    assert (await client.ask(f"files/{file['id']}", method="GET")).status == 404
+    assert (await client.upload(b"{}", purpose="vision"))["status"] == 400
+    assert (await client.ask("files", {})).status == 400
+    assert (await client.ask("files", method="GET", key="")).status == 401
+
+
+async def test_lists_are_told_page_by_page(client: Client) -> None:
+    """Jobs are listed from the newest, in pages."""
+    made = [(await client.run(a={"input": "a"}))["id"] for _ in range(3)]
+    first = await client.get("batches?limit=2")
+    assert ([each["id"] for each in first["data"]], first["has_more"]) == ([made[2], made[1]], True)
+    rest = await client.get(f"batches?limit=2&after={first['last_id']}")
+    assert ([each["id"] for each in rest["data"]], rest["has_more"]) == ([made[0]], False)
+    assert (await client.ask("batches?limit=none", method="GET")).status == 400
+    assert (await client.ask("batches?after=none", method="GET")).status == 404
+    assert (await client.ask("batches", method="GET", key="other")).said["data"] == []
+
+
+@pytest.mark.parametrize(
+    "more",
+    [
+        {"endpoint": "/v1/rerank"},
+        {"completion_window": "24h"},
+        {"request_params": None},
+        {"request_params": {"model": "voyage-2"}},
+        {"request_params": {"model": MODEL, "output_dimension": 7}},
+        {"input_file_id": None},
+        {"metadata": {str(number): "" for number in range(17)}},
+    ],
+    ids=str,
+)
+async def test_what_asks_for_no_job_is_refused(client: Client, more: dict[str, Any]) -> None:
+    """A request that lacks something, or says something else than it may, makes no job."""
+    file = await client.upload(jsonl(a={"input": "a"}))
+    told = await client.create(file["id"], **more)
+    assert (told.status, set(told.said)) == (400, {"detail"})
+    assert (await client.get("batches"))["data"] == []
+
+
+async def test_a_job_needs_its_file(client: Client) -> None:
+    """A file that is not there is not found, and neither is a job."""
+    assert (await client.create("file-none")).status == 404
+    assert (await client.ask("batches/none", method="GET")).status == 404
+    assert (await client.ask("batches/none/cancel")).status == 404
+
+
+async def test_validation_names_the_lines(client: Client) -> None:
+    """Lines that are wrong fail the job as a whole."""
+    wrong = b'{"custom_id": "a"}\n{"body": {"input": "a"}}\n{"custom_id": "a", "body": {"input": "a"}}\n'
+    wrong += b'{"custom_id": "b", "body": {"input": "a", "model": "voyage-4"}}'
+    told = await client.create((await client.upload(wrong))["id"])
+    job = await client.get(f"batches/{told.said['id']}")
+    assert (told.said["status"], job["status"], job["output_file_id"]) == ("validating", "failed", None)
+    assert [(each["code"], each["line"]) for each in job["errors"]["data"]] == [
+        ("missing_required_parameter", 1),
+        ("missing_required_parameter", 2),
+        ("duplicate_custom_id", 3),
+        ("invalid_request", 4),
+    ]
+
+
+async def test_lines_that_cannot_be_answered_fail_alone(client: Client) -> None:
+    """What Voyage would refuse is in the file of errors, with a message in the place of a body."""
+    job = await client.run(good={"input": "a"}, empty={"input": ""})
+    assert job["request_counts"] == {"total": 2, "completed": 1, "failed": 1}
+    (error,) = await client.read(job["error_file_id"])
+    assert (error["custom_id"], error["response"]["status_code"]) == ("empty", 400)
+    assert "empty strings" in error["response"]["message"]
+
+
+async def test_an_account_has_its_limits(post: Post, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Too many unfinished jobs or tokens are refused with 429, too many inputs fail the job."""
+    monkeypatch.setattr(voyage_jobs, "UNFINISHED", 2)
+    monkeypatch.setattr(voyage_jobs, "INPUTS", 3)
+    async with simulating(Voyage(batch_seconds=100, queue_tokens=6), post) as client:
+        file = (await client.upload(jsonl(a={"input": "a a"})))["id"]
+        large = (await client.upload(jsonl(a={"input": "a a a a a"})))["id"]
+        assert (await client.create(file)).status == 200
+        assert (await client.create(large)).status == 429
+        assert (await client.create(file)).status == 200
+        assert (await client.create(file)).status == 429
+        client.simulator.advance(100)
+        assert (await client.create(large)).status == 200
+        client.simulator.advance(100)
+        many = await client.run(a={"input": ["a"] * 4})
+        client.simulator.advance(100)
+        assert (await client.get(f"batches/{many['id']}"))["errors"]["data"][0]["code"] == "too_many_inputs"
+
+
+async def test_a_job_is_cancelled(post: Post) -> None:
+    """A cancelled job keeps what it has done, and tells nothing of what is left; one that has ended is refused."""
+    async with simulating(Voyage(batch_seconds=100, cancel_seconds=10), post) as client:
+        job = await client.run(a={"input": "a"}, b={"input": "b"})
+        client.simulator.advance(50)
+        assert (await client.ask(f"batches/{job['id']}/cancel")).said["status"] == "cancelling"
+        client.simulator.advance(10)
+        job = await client.get(f"batches/{job['id']}")
+        assert (job["status"], job["error_file_id"]) == ("cancelled", None)
+        assert [each["custom_id"] for each in await client.read(job["output_file_id"])] == ["a"]
+        assert (await client.ask(f"batches/{job['id']}/cancel")).said["status"] == "cancelled"
+        done = await client.run(a={"input": "a"})
+        client.simulator.advance(100)
+        assert (await client.ask(f"batches/{done['id']}/cancel")).status == 400
+
+
+async def test_what_is_left_when_time_is_up_is_named(post: Post) -> None:
+    """After 12 hours a job has completed with what it has done; the lines that are left are in its errors."""
+    async with simulating(Voyage(batch_seconds=86_400), post) as client:
+        job = await client.run(a={"input": "a"}, b={"input": "b"})
+        client.simulator.advance(43_200)
+        job = await client.get(f"batches/{job['id']}")
+        assert (job["status"], job["completed_at"]) == ("completed", job["expected_completion_at"])
+        (left,) = await client.read(job["error_file_id"])
+        assert (left["custom_id"], left["response"], left["error"]["code"]) == ("b", None, "batch_expired")
+        assert client.simulator.account.totals().billed == 1
+
+
+async def test_faults_strike(client: Client) -> None:
+    """Faults of jobs strike as with OpenAI, and errors of lines have Voyage's shape."""
+    client.simulator.order(
+        Fault(kind="failed_lines", text="b", status=500), Fault(kind="doubled_lines", text="a")
+    )
+    job = await client.run(a={"input": "a"}, b={"input": "b"})
+    assert [each["custom_id"] for each in await client.read(job["output_file_id"])] == ["a", "a"]
+    (error,) = await client.read(job["error_file_id"])
+    assert error["response"] == {"status_code": 500, "message": "A fault to order."}
