@@ -17,12 +17,14 @@ from flowbed.embedders import Embedders
 from flowbed.errors import Misconfigured, NotFound, Rejected
 from flowbed.index.compaction import NOTHING, Retention
 from flowbed.index.datasets import Datasets
+from flowbed.index.held import Held
 from flowbed.index.history import tag, untag
-from flowbed.index.live import Live, live_collection, live_collections, require_same
+from flowbed.index.live import Live, Recent, live_collection, live_collections, require_same
 from flowbed.index.search import Unit, search
 from flowbed.index.versions import Version, versions
 from flowbed.lanes.budget import Budget
 from flowbed.ledger import open_ledger
+from flowbed.ledger.standing import stand
 from flowbed.ledger.vectors import drop_damaged, fault_of
 from flowbed.pipeline.claims import WAITING
 from flowbed.storage import open_store
@@ -63,6 +65,7 @@ class Flowbed:
         self.settings = config
         self._store, self._ledger = store, ledger
         self._datasets = Datasets(store)
+        self._held, self._recent = Held(), Recent(store, monotonic=time.monotonic)
         self._embedders = Embedders(folder / HIDDEN, config)
         self.retied = ""  # what tying the store anew has changed
 
@@ -105,10 +108,22 @@ class Flowbed:
         )
         self.settings = await asyncio.to_thread(settings.read_settings, self.folder)
 
-    async def plan(self, *names: str, allow_deletes: bool = False) -> Plan:
-        """Work out what a run of the sources named (or all) would do and what it would cost, and stage it for `run`."""
+    async def plan(
+        self,
+        *names: str,
+        allow_deletes: bool = False,
+        lane: Asked | None = None,
+        deadline: float | None = None,
+    ) -> Plan:
+        """Work out what a run of the sources named (or all) would do and what it would cost, and stage it for `run`.
+
+        `lane` and `deadline` are as `run` takes them.
+        """
         feeds = await self._feeds(names, removed=allow_deletes)
-        return await pipeline.plan.plan(self._parts(), feeds=feeds, allow_deletes=allow_deletes)
+        lane, deadline = self._how(lane, deadline)
+        return await pipeline.plan.plan(
+            self._parts(), feeds=feeds, allow_deletes=allow_deletes, lane=lane, deadline=deadline
+        )
 
     async def run(
         self,
@@ -118,7 +133,7 @@ class Flowbed:
         allow_deletes: bool = False,
         status: Status | None = None,
         limit: int | None = None,
-        lane: Asked = "auto",
+        lane: Asked | None = None,
         wait: bool = False,
         deadline: float | None = None,
     ) -> Report:
@@ -127,7 +142,8 @@ class Flowbed:
         `plan` is the id of a plan to carry out as it was staged, in place of all that; `budget` is what requests to the
         model may cost, in US dollars: without one a plan's run may cost what the plan said and a tenth. On the `batch`
         lane texts are handed in, and answered later, which the run can `wait` for; those without an answer within
-        `deadline` seconds are then embedded by the next run. `auto` takes the lane that the deadline allows.
+        `deadline` seconds are then embedded by the next run. `auto` takes the lane that the deadline allows. Where one
+        of these is not given, the settings say it.
 
         Raises:
             NotFound: there is no such plan.
@@ -138,6 +154,7 @@ class Flowbed:
         if budget is not None and not (budget >= 0 and math.isfinite(budget)):
             message = f"the budget is {budget}; it has to be an amount of US dollars"
             raise Rejected(message)
+        lane, deadline = self._how(lane, deadline)
         parts = self._parts(Budget(budget) if budget is not None else None)
         if plan is not None:
             if names or allow_deletes or status is not None:
@@ -286,7 +303,14 @@ class Flowbed:
                 )
                 raise Rejected(message)
         return await search(
-            vector, asked, datasets=self._datasets, where=where, limit=limit, at=at, unit=unit
+            vector,
+            asked,
+            datasets=self._datasets,
+            where=where,
+            limit=limit,
+            at=at,
+            unit=unit,
+            held=self._held,
         )
 
     async def status(self) -> BedStatus:
@@ -497,6 +521,12 @@ class Flowbed:
             budget=budget,
         )
 
+    def _how(self, lane: Asked | None, deadline: float | None) -> tuple[Asked, float | None]:
+        """Tell by which lane a run goes and within how many seconds: as it was asked, or as the settings say."""
+        if deadline is None and self.settings.deadline_hours is not None:
+            deadline = self.settings.deadline_hours * 3_600
+        return lane or self.settings.lane, deadline
+
     async def _feeds(self, names: Sequence[str], *, removed: bool = False) -> dict[str, pipeline.Feed]:
         known = self.settings.sources
         return await feeds.open_feeds(
@@ -505,7 +535,7 @@ class Flowbed:
 
     async def _asked(self, collection: str | None, embedder: Cached) -> list[Live]:
         if collection is not None:
-            live = await self._live(collection)
+            live = await self._recent.get(collection) or await self._live(collection)
             require_same(live, embedder.space)
             return [live]
         found = await live_collections(self._store)
@@ -591,7 +621,9 @@ async def _joined(folder: Path) -> Flowbed:
     store = await asyncio.to_thread(
         open_store, config.store, folder=place, options=settings.store_options(config)
     )
-    ledger = await open_ledger(config.ledger, folder=place, new_id=secrets.token_hex(16))
+    ledger = await asyncio.to_thread(stand, config.ledger, folder=place) or await open_ledger(
+        config.ledger, folder=place, new_id=secrets.token_hex(16)
+    )
     return Flowbed(place, config, store, ledger)
 
 

@@ -6,7 +6,7 @@ import asyncio
 import contextlib
 import threading
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Self, TypeVar
+from typing import TYPE_CHECKING, Any, Literal, Self, TypeVar
 
 from flowbed.bed import aopen
 
@@ -15,15 +15,19 @@ if TYPE_CHECKING:
 
     from flowbed.index.compaction import Compaction, VectorIndex
     from flowbed.index.versions import Version
-    from flowbed.ledger import DeadLetter, Rollback
+    from flowbed.ledger import DeadLetter, Rollback, Spent, SubmissionRow
     from flowbed.pipeline.doctor import Diagnosis
+    from flowbed.pipeline.find import Found as Unembedded
     from flowbed.pipeline.gc import Collected
     from flowbed.pipeline.inspect import BedStatus, Reason
+    from flowbed.pipeline.poll import Polled
     from flowbed.pipeline.rollback import Released
+    from flowbed.pipeline.submit import Submitted
     from flowbed.pipeline.verify import Verified
     from flowbed.records import Found, Hit, Plan, Report
 
 Answer = TypeVar("Answer")
+Name = Literal["lane", "source", "document", "run"]
 
 
 class Blocking:
@@ -65,6 +69,30 @@ class Blocking:
     def run(self, *names: str, **how: Any) -> Report:  # noqa: ANN401 - as Flowbed.run
         """Bring the index in step with the sources; takes what `Flowbed.run` takes."""
         return self._wait(self._bed.run(*names, **how))
+
+    def find_unembedded(self, *names: str, **how: Any) -> Unembedded:  # noqa: ANN401 - as Flowbed.find_unembedded
+        """Gather what waits to be embedded into submissions; takes what `Flowbed.find_unembedded` takes."""
+        return self._wait(self._bed.find_unembedded(*names, **how))
+
+    def submit(self, *submissions: str) -> Submitted:
+        """Hand in what is ready, or the submissions named, to the provider's Batch API."""
+        return self._wait(self._bed.submit(*submissions))
+
+    def poll(self, *submissions: str) -> Polled:
+        """Ask how what was handed in is, and commit what has been answered."""
+        return self._wait(self._bed.poll(*submissions))
+
+    def submissions(self, *, live: bool = True) -> list[SubmissionRow]:
+        """List the submissions that are live, or those that have ended, oldest first."""
+        return self._wait(self._bed.submissions(live=live))
+
+    def cancel_submission(self, submission: str) -> None:
+        """Ask for the end of a submission."""
+        self._wait(self._bed.cancel_submission(submission))
+
+    def spending(self, by: Name = "lane", *, limit: int = 20, days: float | None = None) -> list[Spent]:
+        """Tell what was spent, planned against billed, under the names that cost most."""
+        return self._wait(self._bed.spending(by, limit=limit, days=days))
 
     def search(self, query: str | Sequence[float], **how: Any) -> tuple[Hit, ...]:  # noqa: ANN401 - as Flowbed.search
         """Find what is nearest to a text or a vector; takes what `Flowbed.search` takes."""

@@ -192,7 +192,7 @@ class Found:
 
 @dataclass(frozen=True, kw_only=True)
 class Lane:
-    """What a plan expects of one way to embed: US dollars and seconds."""
+    """What a plan expects of one way to embed: US dollars, and seconds until the index has it."""
 
     cost_usd: float
     seconds: float
@@ -204,8 +204,11 @@ class Plan:
 
     `new` and `changed` chunks would be written, and with them the `waiting` ones of runs that did not finish; `reused`
     of these need no embedding, and `tokens` are those of the others. `reuse` says why: their text is `repeated` in the
-    plan, or its vector is `cached` or `indexed`. `documents` is how many differ. `plan_id` is None where there is
-    nothing to do. `timed_runs` is how many earlier runs the times were taken from; with 0 they are a guess.
+    plan, a live submission carries it (`submitted`), or its vector is `cached` or `indexed`. `documents` is how many
+    differ. `plan_id` is None where there is nothing to do. `timed_runs` is how many earlier runs the realtime lane's
+    time was taken from, and `timed_submissions` how many submissions the batch lane's; with 0 it is a guess. `lane` is
+    the one that a run would take, and `lane_why` says why. `tokens_exact` says that tokens are counted as the provider
+    bills them; `error_seen` is by which part earlier runs were billed more (or less), None where there were none.
     """
 
     plan_id: str | None
@@ -219,6 +222,11 @@ class Plan:
     waiting: int = 0
     reuse: Mapping[str, int] = field(default_factory=dict)
     timed_runs: int = 0
+    timed_submissions: int = 0
+    lane: str = "realtime"
+    lane_why: str = ""
+    tokens_exact: bool = False
+    error_seen: float | None = None
     problems: tuple[Problem, ...] = ()
     withheld: Mapping[str, str] = field(default_factory=dict)
 
@@ -245,8 +253,10 @@ class Report:
 
     `embedded` counts the distinct texts that a provider was sent; `reused` the chunks that needed none. `seconds` are
     those of the whole run, `embedding_seconds` those in which vectors were found or made. `waiting` chunks of its
-    collections are left for another run. `failures` names what failed (source, chunk or delta) and why; `skipped` what
-    is not text. `planned` is what the plan said, and `drift` what of it was left undone, by source.
+    collections are left for another run. `lane` is the way that texts went, and `lane_why` says why; `submitted` texts
+    were gathered for the provider's Batch API, and `submissions` names all that are live there. `failures` names what
+    failed (source, chunk or delta) and why; `skipped` what is not text. `planned` is what the plan said, and `drift`
+    what of it was left undone, by source.
     """
 
     fetched: int
@@ -262,6 +272,10 @@ class Report:
     truncated: int = 0
     embedding_seconds: float = 0.0
     waiting: int = 0
+    lane: str = "realtime"
+    lane_why: str = ""
+    submitted: int = 0
+    submissions: tuple[str, ...] = ()
     planned: Planned | None = None
     drift: Mapping[str, str] = field(default_factory=dict)
     failures: tuple[Problem, ...] = ()

@@ -38,7 +38,7 @@ def test_a_plan_is_shown_and_carried_out(costly: Path, flowbed: Call) -> None:
         "  chunks      3 to index: 3 new, 0 changed, 0 left by earlier runs",
         "              0 to delete",
         "  reused      0 need no embedding: 0 repeated, 0 in the vector cache, 0 in the index",
-        "  tokens     12 to embed",
+        "  tokens     12 to embed, an estimate: earlier runs were billed what was planned",
         told[-2],
         f"`flowbed run --plan {plan_id}` does just this",
     ]

@@ -279,6 +279,30 @@ async def test_a_text_that_is_carried_is_not_sent_again(
         assert await statuses(bed) == {"SUCCESS": PAGES + 2}
 
 
+async def test_what_a_document_no_longer_has_stays_until_its_new_chunks_are_there(
+    folder: Path, provider: tuple[Simulator, str]
+) -> None:
+    """While the new text of a shortened document is at the provider, all of its old text is still found."""
+    simulator, _ = provider
+    paragraphs = [" ".join(f"p{place}w{word}" for word in range(150)) for place in range(4)]
+    write_page(folder, 700, "\n\n".join(paragraphs))
+    async with await flowbed.aopen(folder) as bed:
+        await bed.run(lane="realtime")
+        before = {row.chunk.id for row in await bed.why("700.txt")}
+        assert len(before) > 2
+        simulator.order(Fault(kind="shuffled", delay=1.0))
+        write_page(folder, 700, "Now it says this, and no more.")
+        await bed.run(lane="batch")
+        assert before <= set(contents_of(folder).rows["docs"])
+        await asyncio.sleep(1.2)
+        await run_to_the_end(bed)
+        await bed.run()
+        rows = contents_of(folder).rows["docs"]
+        assert [row.document for key, row in rows.items() if key in before] == [
+            "Now it says this, and no more."
+        ]
+
+
 async def test_submissions_are_cut_by_what_the_provider_lets_wait(
     tmp_path: Path, provider: tuple[Simulator, str]
 ) -> None:

@@ -3,14 +3,23 @@
 from __future__ import annotations
 
 import shutil
+from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING
 
 import pytest
 
+from flowbed.chunking import Rules
 from flowbed.errors import Misconfigured
+from flowbed.ledger import Swap
+from flowbed.ledger.sql import open_sqlite
+from flowbed.pipeline import Feed
+from flowbed.pipeline.changes import Scan, changes
+from flowbed.records import Document, Entry, Page
 from flowbed.testing.embedder import seeded
 
 if TYPE_CHECKING:
+    from collections.abc import AsyncIterator
     from pathlib import Path
 
     from tests.pipeline.conftest import Project
@@ -165,6 +174,67 @@ async def test_an_emptied_folder_deletes_nothing_unasked(project: Project) -> No
     assert report.deleted == 0
     assert report.withheld
     assert len(project.documents("docs")) == 20
+
+
+@dataclass(frozen=True)
+class Listing:
+    """A source that lists what it is told, a page for each, under one etag."""
+
+    documents: tuple[str, ...]
+    location: str = "nowhere"
+
+    async def fetch(self, cursor: str) -> AsyncIterator[Page]:
+        for name in self.documents:
+            read = partial(Document, id=name, kind="text", text=name)
+            yield Page(entries=[Entry(document=name, etag="1", read=read)])
+        yield Page(cursor=cursor, complete=True)
+
+
+@pytest.mark.parametrize(
+    ("listed", "gone"),
+    [
+        pytest.param(("a", "b", "c"), set(), id="all"),
+        pytest.param(("a", "b", "c", "d"), set(), id="one more"),
+        pytest.param(("a", "b"), {"c"}, id="one less"),
+        pytest.param(("a", "b", "d"), {"c"}, id="another instead"),
+        pytest.param(("a", "b", "b"), {"c"}, id="one twice"),
+        pytest.param(("a", "d", "d", "b"), {"c"}, id="a new one twice"),
+        pytest.param((), {"a", "b", "c"}, id="none"),
+    ],
+)
+async def test_what_a_fetch_lists_no_more_is_removed(
+    tmp_path: Path, listed: tuple[str, ...], gone: set[str]
+) -> None:
+    """A complete fetch removes what it did not list, and nothing else, however often it listed the rest."""
+    ledger = await open_sqlite(":memory:", folder=tmp_path, new_id="test")
+    rules = Rules(source="notes", collections=("notes",))
+    try:
+        for documents in (("a", "b", "c"), listed):
+            feed = Feed(source=Listing(documents), rules=rules)
+            removed: set[str] = set()
+            cursor = await ledger.documents.cursor("notes")
+            async for change in changes(
+                feed,
+                cursor,
+                ledger=ledger,
+                count=lambda text: len(text.split()),
+                clock=lambda: 1,
+                scan=Scan(),
+                allow_deletes=True,
+            ):
+                cursor = await ledger.documents.swap(
+                    Swap(
+                        cursor=cursor,
+                        value=change.value,
+                        documents=change.documents,
+                        removed=change.removed,
+                        chunks=(),
+                    )
+                )
+                removed.update(change.removed)
+    finally:
+        await ledger.close()
+    assert removed == gone
 
 
 async def test_an_unreadable_record_withholds_deletions(project: Project) -> None:

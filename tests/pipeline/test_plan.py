@@ -72,7 +72,10 @@ async def test_planning_moves_nothing_and_sends_nothing(edited: Project) -> None
         assert await state(bed) == before
     assert edited.sent() == {}
     assert (found.new, found.changed, found.deleted, found.documents) == (3, 1, 1, 5)
-    assert (found.reused, dict(found.reuse)) == (2, {"repeated": 1, "cached": 1, "indexed": 0})
+    assert (found.reused, dict(found.reuse)) == (
+        2,
+        {"repeated": 1, "submitted": 0, "cached": 1, "indexed": 0},
+    )
 
 
 async def test_planning_the_same_again_gives_the_same_plan_and_writes_nothing(edited: Project) -> None:

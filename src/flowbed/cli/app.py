@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from flowbed.cli.keys import keys
-from flowbed.cli.output import note, progress, say, say_json
+from flowbed.cli.output import note, say, say_json
 from flowbed.cli.project import (
     DONE,
     FAILURES,
@@ -22,16 +21,15 @@ from flowbed.cli.project import (
     log_to_stderr,
     with_bed,
 )
+from flowbed.cli.runs import plan, run_
 from flowbed.cli.serve import serve
 from flowbed.cli.simulate import simulate
+from flowbed.cli.submissions import submissions
 from flowbed.cli.upkeep import upkeep
 from flowbed.errors import Error, Misconfigured, Rejected
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
-
-    from flowbed.bed import Flowbed
-    from flowbed.records import Plan
 
 app = typer.Typer(
     name="flowbed",
@@ -41,7 +39,6 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-Names = Annotated[list[str] | None, typer.Argument(metavar="[NAME]...", help="Sources; by default all.")]
 
 
 def run(arguments: Sequence[str]) -> int:
@@ -143,105 +140,8 @@ def add(
         say(f"added {name} ({kind}: {location}); `flowbed plan` tells what a run would do")
 
 
-@app.command()
-def plan(
-    names: Names = None,
-    allow_deletes: Annotated[
-        bool, typer.Option("--allow-deletes", help="Plan with large deletions.")
-    ] = False,
-    as_json: Json = False,
-    config: Config = None,
-    verbose: Verbose = False,
-) -> None:
-    """Tell what a run would do and what it would cost, and keep it for `run --plan`."""
-    from flowbed.cli import views  # noqa: PLC0415
-
-    log_to_stderr(verbose=verbose)
-    with progress(as_json=False):  # so that the plan is all there is on standard output
-        found = with_bed(config, lambda bed: bed.plan(*names or (), allow_deletes=allow_deletes))
-    say_json(found) if as_json else views.show_plan(found)
-
-
-@app.command(name="run")
-def run_(
-    names: Names = None,
-    plan_id: Annotated[
-        str | None, typer.Option("--plan", metavar="ID", help="Do just what this plan says.")
-    ] = None,
-    budget: Annotated[
-        float | None, typer.Option(metavar="USD", min=0, help="Stop before a request that would pass it.")
-    ] = None,
-    yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask before what costs money.")] = False,
-    lane: Annotated[str, typer.Option(help="auto, realtime or batch.")] = "auto",
-    limit: Annotated[int | None, typer.Option(min=1, help="Embed at most so many chunks.")] = None,
-    status: Annotated[str | None, typer.Option(help="Only chunks of this status: NONE or FAILED.")] = None,
-    allow_deletes: Annotated[
-        bool, typer.Option("--allow-deletes", help="Let more than 30 % of a source's documents go at once.")
-    ] = False,
-    as_json: Json = False,
-    config: Config = None,
-    verbose: Verbose = False,
-) -> int:
-    """Bring the index in step with the sources; on a terminal, ask before what costs money."""
-    from flowbed.cli import views  # noqa: PLC0415
-    from flowbed.records import Status  # noqa: PLC0415
-
-    log_to_stderr(verbose=verbose)
-    if lane == "batch":
-        message = "the batch lane is not built yet; leave --lane away, or use --lane realtime"
-        raise Misconfigured(message)
-    if lane not in {"auto", "realtime"}:
-        message = f"no lane is called {lane!r}; there are auto and realtime"
-        raise Misconfigured(message)
-    if status is not None and status not in {Status.NONE, Status.FAILED}:
-        message = f"chunks of status {status!r} cannot be embedded; choose NONE or FAILED"
-        raise Misconfigured(message)
-    how: dict[str, Any] = {
-        "allow_deletes": allow_deletes,
-        "status": None if status is None else Status(status),
-    }
-    which = names or []
-    if plan_id is None and budget is None and not (yes or as_json) and _someone_is_there():
-        agreed, shown = _agreed(config, which, allow_deletes=allow_deletes)
-        if not agreed:
-            note(
-                "nothing was embedded" + (f"; `flowbed run --plan {shown}` does it as shown" if shown else "")
-            )
-            return FAILURES
-        if shown and status is None:
-            plan_id, which, how = shown, [], {}
-    with progress(as_json=as_json):
-        report = with_bed(
-            config, lambda bed: bed.run(*which, plan=plan_id, budget=budget, limit=limit, **how)
-        )
-    say_json(report) if as_json else views.show_report(report)
-    return FAILURES if report.failures or report.withheld or report.drift else DONE
-
-
-def _someone_is_there() -> bool:
-    return sys.stdin.isatty() and sys.stderr.isatty()
-
-
-def _agreed(config: Path | None, names: Sequence[str], *, allow_deletes: bool) -> tuple[bool, str | None]:
-    """Show what a run would cost, where it costs anything, and ask; also return the id of the plan that was shown."""
-    from flowbed.cli import views  # noqa: PLC0415
-
-    async def priced(bed: Flowbed) -> Plan | None:
-        return await bed.plan(*names, allow_deletes=allow_deletes) if await bed.price() else None
-
-    with progress(as_json=False):
-        found = with_bed(config, priced)
-    if found is None:
-        return True, None
-    lane = found.lanes["realtime"]
-    if lane is None or not lane.cost_usd:
-        return True, found.plan_id
-    views.show_plan(found)
-    try:
-        agreed = typer.confirm(f"embed {found.tokens:,} tokens for ${lane.cost_usd:,.4f}?", err=True)
-    except typer.Abort:
-        agreed = False
-    return agreed, found.plan_id
+app.command()(plan)
+app.command(name="run")(run_)
 
 
 @app.command()
@@ -282,6 +182,7 @@ def search(
 app.command()(serve)
 app.command()(simulate)
 app.add_typer(keys, name="keys")
+app.add_typer(submissions, name="submissions")
 app.add_typer(upkeep)  # without a name: its commands stand beside those above, after them
 
 

@@ -17,7 +17,15 @@ if TYPE_CHECKING:
 
 # Seconds between two lines of progress where there is no terminal: often enough to see that it goes on.
 EVERY = 5.0
-VERBS = {"fetch": "fetching", "release": "releasing", "embed": "embedding", "verify": "verifying"}
+VERBS = {
+    "embed": "embedding",
+    "fetch": "fetching",
+    "find": "gathering",
+    "release": "releasing",
+    "verify": "verifying",
+    "wait": "waiting for the provider",
+}
+COUNTED = {"wait": "texts"}  # in place of chunks
 
 
 def say(text: str = "") -> None:
@@ -81,7 +89,7 @@ class Progress:
         rate = self.done / seconds
         told = f"{self.stage}: {self.done:,}"
         if self.total:
-            told += f" of {self.total:,} chunks"
+            told += f" of {self.total:,} {COUNTED.get(self._name, 'chunks')}"
         else:
             told += f" documents, {self.chunks:,} chunks"
         told += f", {rate:,.0f}/s"

@@ -28,6 +28,7 @@ Config = Annotated[
     typer.Option("--config", metavar="FILE", help="The project's flowbed.toml; by default the one here."),
 ]
 Verbose = Annotated[bool, typer.Option("--verbose", "-v", help="Log what is done to standard error.")]
+Names = Annotated[list[str] | None, typer.Argument(metavar="[NAME]...", help="Sources; by default all.")]
 One = Annotated[str | None, typer.Argument(metavar="[COLLECTION]", help="By default all.")]
 
 

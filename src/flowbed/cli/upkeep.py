@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import asyncio
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, Literal, cast, get_args
 
 import typer
 
-from flowbed.cli.output import note, progress, say, say_json
+from flowbed.cli.output import note, plain, progress, say, say_json
 from flowbed.cli.project import (
     DONE,
     FAILURES,
@@ -23,7 +23,12 @@ from flowbed.errors import Misconfigured, Rejected
 
 if TYPE_CHECKING:
     from flowbed.bed import Flowbed
+    from flowbed.ledger import Spent
+    from flowbed.pipeline.inspect import BedStatus
     from flowbed.pipeline.verify import Verified
+
+Name = Literal["lane", "source", "document", "run"]
+NAMES = get_args(Name)
 
 upkeep = typer.Typer()
 letters = typer.Typer(help="What failed for good until someone looks.", no_args_is_help=True)
@@ -31,13 +36,38 @@ upkeep.add_typer(letters, name="dead-letters")
 
 
 @upkeep.command()
-def status(as_json: Json = False, config: Config = None, verbose: Verbose = False) -> None:
-    """Tell where every collection stands."""
-    from flowbed.cli import views  # noqa: PLC0415
+def status(
+    cost: Annotated[
+        bool, typer.Option("--cost", help="What was planned, what was billed, and what it cost.")
+    ] = False,
+    by: Annotated[str, typer.Option(help="With --cost: lane, source, document or run.")] = "lane",
+    days: Annotated[
+        float | None, typer.Option(min=0, help="With --cost: of so many days; by default of all time.")
+    ] = None,
+    limit: Annotated[int, typer.Option("--limit", "-n", min=1, help="With --cost: the dearest.")] = 20,
+    as_json: Json = False,
+    config: Config = None,
+    verbose: Verbose = False,
+) -> None:
+    """Tell where every collection stands, and what was spent."""
+    from flowbed.cli import reports, views  # noqa: PLC0415
 
     log_to_stderr(verbose=verbose)
-    found = with_bed(config, lambda bed: bed.status())
-    say_json(found) if as_json else views.show_status(found)
+    if by not in NAMES:
+        message = f"--by is {by!r}; choose {', '.join(NAMES[:-1])} or {NAMES[-1]}"
+        raise Misconfigured(message)
+
+    async def look(bed: Flowbed) -> tuple[BedStatus, list[Spent]]:
+        spent = await bed.spending(cast("Name", by), limit=limit, days=days) if cost else []
+        return await bed.status(), spent
+
+    found, spent = with_bed(config, look)
+    if as_json:
+        say_json({**plain(found), **({"spending": reports.spending_json(by, spent)} if cost else {})})
+    elif cost:
+        reports.show_spending(by, spent)
+    else:
+        views.show_status(found)
 
 
 @upkeep.command()

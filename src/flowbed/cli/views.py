@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import json
-from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
 from flowbed.cli.output import plain, say
+from flowbed.cli.reports import show_live
+from flowbed.cli.wording import at, count, problems, span
 from flowbed.errors import Rejected
 
 if TYPE_CHECKING:
@@ -21,9 +22,8 @@ if TYPE_CHECKING:
     from flowbed.pipeline.repair import Mended
     from flowbed.pipeline.rollback import Released
     from flowbed.pipeline.verify import Verified
-    from flowbed.records import Found, Plan, Problem, Report
+    from flowbed.records import Found
 
-SHOWN = 20  # problems of a kind that are listed; the rest is counted
 FEW = 5  # examples of a fault
 WIDTH = 300  # characters of a hit's text that are shown
 
@@ -43,79 +43,6 @@ def read_where(text: str | None) -> dict[str, Any] | None:
         message = f'--where takes JSON such as \'{{"source": "handbook"}}\': {error}'
         raise Rejected(message) from error
     return where
-
-
-def show_plan(plan: Plan) -> None:
-    """Show what a run would do."""
-    if plan.plan_id is None:
-        say("nothing to do: the index is in step with its sources")
-    else:
-        say(f"plan {plan.plan_id}")
-        reuse = plan.reuse
-        written = f"{plan.new:,} new, {plan.changed:,} changed, {plan.waiting:,} left by earlier runs"
-        rows = [
-            ("documents", plan.documents, "new, changed or gone"),
-            ("chunks", plan.new + plan.changed + plan.waiting, f"to index: {written}"),
-            ("", plan.deleted, "to delete"),
-            (
-                "reused",
-                plan.reused,
-                (
-                    f"need no embedding: {reuse['repeated']:,} repeated, {reuse['cached']:,} in the vector cache,"
-                    f" {reuse['indexed']:,} in the index"
-                ),
-            ),
-            ("tokens", plan.tokens, "to embed"),
-        ]
-        wide = max(len(f"{number:,}") for _, number, _ in rows)
-        for title, number, said in rows:
-            say(f"  {title:<10} {number:>{wide},} {said}")
-        for name, lane in plan.lanes.items():
-            if lane is not None and plan.tokens:
-                say(f"  {name:<10} ${lane.cost_usd:,.4f}, about {_seconds(lane.seconds)} {_timed(plan)}")
-    _problems("passed over", [problem for problem in plan.problems if problem.skipped])
-    _problems("failed", [problem for problem in plan.problems if not problem.skipped])
-    for name, reason in plan.withheld.items():
-        say(f"  {name}: {reason}")
-    if plan.plan_id is not None:
-        say(f"`flowbed run --plan {plan.plan_id}` does just this")
-
-
-def _timed(plan: Plan) -> str:
-    if not plan.timed_runs:
-        return "(a guess: no run of this model was timed yet)"
-    runs = "run was" if plan.timed_runs == 1 else f"{plan.timed_runs} runs were"
-    return f"(as the last {runs} timed)"
-
-
-def show_report(report: Report) -> None:
-    """Show what a run did."""
-    if report.planned is not None and report.planned.already:
-        say(f"plan {report.planned.plan_id}: nothing of it was left to do")
-    say(
-        f"{_count(report.fetched, 'document')} fetched; {_count(report.chunks, 'chunk')} indexed,"
-        f" {report.deleted:,} deleted in {_seconds(report.seconds)}"
-    )
-    say(
-        f"  embedded {_count(report.embedded, 'text')} ({report.tokens:,} tokens, ${report.cost_usd:,.4f}),"
-        f" reused {_count(report.reused, 'vector')}"
-    )
-    if report.planned is not None and not report.planned.already:
-        planned = report.planned
-        say(
-            f"  planned  {planned.tokens:,} tokens, ${planned.cost_usd:,.4f}, {_seconds(planned.seconds)};"
-            f" embedding took {_seconds(report.embedding_seconds)}"
-        )
-    if report.waiting:
-        say(f"  {_count(report.waiting, 'chunk')} left for another run")
-    if report.truncated:
-        say(f"  {report.truncated:,} chunks were longer than the model's window and are cut off there")
-    for name, version in report.versions.items():
-        say(f"  {name}: version {version}")
-    _problems("passed over", report.skipped)
-    _problems("failed", report.failures)
-    for name, reason in [*report.withheld.items(), *report.drift.items()]:
-        say(f"  {name}: {reason}")
 
 
 def show_hits(found: Found) -> None:
@@ -141,6 +68,7 @@ def show_status(status: BedStatus) -> None:
     say(f"chunks: {counts or 'none'}")
     if status.pending:
         say(f"uncommitted runs in {', '.join(status.pending)}; the next `flowbed run` commits them")
+    show_live(status.submissions)
     say(f"dead letters: {status.dead_letters:,}")
 
 
@@ -151,7 +79,7 @@ def show_versions(found: Mapping[str, Sequence[Version]]) -> None:
         for each in versions:
             tags = f"  {', '.join(each.tags)}" if each.tags else ""
             say(
-                f"  {each.version:>6}  {_time(each.created)}  {each.rows:>10,} rows  {each.bytes / 1e6:>8.1f} MB{tags}"
+                f"  {each.version:>6}  {at(each.created)}  {each.rows:>10,} rows  {each.bytes / 1e6:>8.1f} MB{tags}"
             )
 
 
@@ -188,8 +116,8 @@ def show_verified(found: Mapping[str, Verified]) -> None:
     for name, each in found.items():
         state = "all is as it should be" if not each.faults else "not all is as it should be"
         say(
-            f"{name}: {_count(each.rows, 'row')} against {_count(each.chunks, 'chunk')} and"
-            f" {_count(each.deltas, 'delta')}, {state} ({_seconds(each.seconds)}, {each.rows_per_second:,.0f} rows/s)"
+            f"{name}: {count(each.rows, 'row')} against {count(each.chunks, 'chunk')} and"
+            f" {count(each.deltas, 'delta')}, {state} ({span(each.seconds)}, {each.rows_per_second:,.0f} rows/s)"
         )
         for fault in each.faults:
             say(f"  {fault.what}")
@@ -207,9 +135,9 @@ def _show_mended(mended: Mended) -> None:
     for note in mended.notes:
         say(f"  {note}")
     if mended.removed:
-        say(f"  {_count(mended.removed, 'row')} taken out")
+        say(f"  {count(mended.removed, 'row')} taken out")
     if mended.waiting:
-        say(f"  {_count(mended.waiting, 'chunk')} wait for the next `flowbed run`")
+        say(f"  {count(mended.waiting, 'chunk')} wait for the next `flowbed run`")
     if mended.withheld:
         say(f"  {mended.withheld}")
 
@@ -220,7 +148,7 @@ def show_collected(done: Collected) -> None:
         say("there is nothing that is not needed")
     verb = "would be deleted" if done.dry_run else "deleted"
     for kind, number in sorted(done.objects.items()):
-        say(f"{_count(number, 'object')} of kind {kind} {verb}, {done.bytes[kind] / 1e6:,.1f} MB")
+        say(f"{count(number, 'object')} of kind {kind} {verb}, {done.bytes[kind] / 1e6:,.1f} MB")
 
 
 def show_diagnosis(found: Diagnosis) -> None:
@@ -239,7 +167,7 @@ def show_rollback(done: Rollback) -> None:
         return
     say(
         f"{done.collection}: version {done.version} holds what version {done.target} did;"
-        f" {_count(done.runs, 'run')} with {_count(done.chunks, 'chunk')} reverted"
+        f" {count(done.runs, 'run')} with {count(done.chunks, 'chunk')} reverted"
     )
     if done.runs:
         say(f"  `flowbed rollback {done.collection} --release` brings them back, and embeds nothing")
@@ -249,12 +177,12 @@ def show_release(released: Released) -> None:
     """Show what a release brought back."""
     if released.runs:
         held = "" if released.version is None else f", version {released.version}"
-        say(f"{released.collection}: {_count(released.runs, 'run')} committed again{held}")
+        say(f"{released.collection}: {count(released.runs, 'run')} committed again{held}")
     elif not (released.again or released.refused):
         say(f"{released.collection}: nothing is reverted")
     if released.again:
-        say(f"{_count(released.again, 'run')} too old to be committed again; `flowbed run` makes it anew")
-    _problems("failed", released.refused)
+        say(f"{count(released.again, 'run')} too old to be committed again; `flowbed run` makes it anew")
+    problems("failed", released.refused)
 
 
 def show_reasons(reasons: Sequence[Reason]) -> None:
@@ -262,11 +190,13 @@ def show_reasons(reasons: Sequence[Reason]) -> None:
     for each in reasons:
         row = each.chunk
         say(f"{row.id} [{row.collection}] {row.status.value}: {each.verdict}")
-        say(f"  source {row.source}, document {row.document}, version {row.version} ({_time(row.version)})")
+        say(f"  source {row.source}, document {row.document}, version {row.version} ({at(row.version)})")
         if each.batch is not None:
             say(f"  batch file {each.batch.key}")
         if each.run is not None:
             say(f"  run {each.run.id[:12]} ({each.run.state}), delta {each.run.key}")
+        if each.submission is not None:
+            say(f"  submission {each.submission.id} ({each.submission.state}), input {each.submission.key}")
 
 
 def show_letters(letters: Sequence[DeadLetter]) -> None:
@@ -274,26 +204,5 @@ def show_letters(letters: Sequence[DeadLetter]) -> None:
     if not letters:
         say("no dead letters")
     for each in letters:
-        say(f"{_time(each.at)}  {each.kind} of {each.owner}: {each.subject}")
+        say(f"{at(each.at)}  {each.kind} of {each.owner}: {each.subject}")
         say(f"    {each.reason}" + (f" ({each.attempts} times)" if each.attempts > 1 else ""))
-
-
-def _problems(title: str, problems: Sequence[Problem]) -> None:
-    if problems:
-        say(f"  {title}: {len(problems):,}")
-    for problem in problems[:SHOWN]:
-        say(f"    {problem.subject}: {problem.reason}")
-    if len(problems) > SHOWN:
-        say(f"    and {len(problems) - SHOWN:,} more; `flowbed dead-letters list` has those that failed")
-
-
-def _count(number: int, noun: str) -> str:
-    return f"{number:,} {noun}" if number == 1 else f"{number:,} {noun}s"
-
-
-def _seconds(seconds: float) -> str:
-    return f"{seconds:,.1f} s" if seconds < 120 else f"{seconds / 60:,.1f} min"  # noqa: PLR2004 - two minutes
-
-
-def _time(microseconds: int) -> str:
-    return datetime.fromtimestamp(microseconds / 1e6, UTC).strftime("%Y-%m-%d %H:%M:%S")

@@ -103,6 +103,7 @@ def open_openai(name: str, *, cache: Path, options: Mapping[str, str]) -> Remote
             rates=read.rates(),
             matryoshka=model is not None and bool(model.sizes),
             key=KEY,
+            exact=True,
         ),
         # All of OpenAI's embedding models read text with the same tokenizer.
         counter=open_counter(read.text("tokenizer"), factor=1) if "tokenizer" in read else Bpe("cl100k_base"),

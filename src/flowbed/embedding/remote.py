@@ -98,7 +98,8 @@ class Model:
 class Terms:
     """On what terms a provider embeds: texts and tokens in a request, tokens in a text, dollars per million tokens.
 
-    `prompts` are put in front of texts, by purpose; `key` is the setting that holds the key.
+    `prompts` are put in front of texts, by purpose; `key` is the setting that holds the key. `exact` says that just the
+    tokens of a text are billed, and no others.
     """
 
     items: int
@@ -109,6 +110,7 @@ class Terms:
     matryoshka: bool = False
     prompts: Mapping[str, str] = field(default_factory=dict)
     key: str = "api_key"
+    exact: bool = False
 
 
 class Remote:
@@ -122,6 +124,7 @@ class Remote:
         self.price = terms.price
         self.rates = terms.rates
         self.matryoshka = terms.matryoshka
+        self.exact = terms.exact and counter.exact
         self.api = api
         self._provider = provider
         self._terms = terms

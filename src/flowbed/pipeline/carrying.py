@@ -6,6 +6,7 @@ import asyncio
 from typing import TYPE_CHECKING
 
 from flowbed.lanes.batch.carried import CarriedTexts
+from flowbed.records import Status
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -32,7 +33,29 @@ class Carrying:
         found = self._texts.find({row.text_hash for row in rows if not row.deleted})
         if found:
             await leave(rows, found, parts)
-        return [row for row in rows if row.deleted or row.text_hash not in found]
+        held = await self._held_back([row for row in rows if row.deleted])
+        return [
+            row
+            for row in rows
+            if ((row.source, row.document) not in held if row.deleted else row.text_hash not in found)
+        ]
+
+    async def _held_back(self, deletions: Sequence[ChunkRow]) -> set[tuple[str, str]]:
+        """Name the documents whose new chunks are at a provider: what they no longer have stays until these are here.
+
+        Their deletions stay claimed until the run ends, so that it does not meet them again and again.
+        """
+        if self._texts is None or not self._texts.names:
+            return set()
+        documents: dict[str, set[str]] = {}
+        for row in deletions:
+            documents.setdefault(row.source, set()).add(row.document)
+        held: set[tuple[str, str]] = set()
+        for source, names in documents.items():
+            for row in await self._parts.ledger.chunks.of(source, names):
+                if row.submission in self._texts.names and row.status is Status.PENDING and not row.run:
+                    held.add((source, row.document))
+        return held
 
 
 async def leave(rows: Sequence[ChunkRow], carried: Mapping[str, str], parts: Parts) -> None:

@@ -11,6 +11,7 @@ from flowbed.chunking import chunk
 from flowbed.errors import Rejected
 from flowbed.ledger import DocumentRow
 from flowbed.ledger.text import require_fit
+from flowbed.pipeline.listed import Listed
 from flowbed.records import Problem, Status
 
 if TYPE_CHECKING:
@@ -109,7 +110,8 @@ async def changes(
 ) -> AsyncIterator[Change]:
     """Compare a whole fetch with the ledger, in stretches of about BATCH_CHUNKS chunks; `scan` is filled on the way."""
     source, mark = feed.rules.source, f"{feed.rules.fingerprint}:"
-    seen: set[bytes] = set()
+    listed = Listed()
+    before: int | None = None  # documents there were
     # Under other rules the same documents give other chunks, so that the source is gone through from its beginning.
     begin = cursor.value.removeprefix(mark) if cursor.value.startswith(mark) else ""
     value = begin
@@ -120,16 +122,20 @@ async def changes(
         value = page.cursor
         scan.problems += page.problems
         scan.complete = page.complete
-        seen.update(_digest(entry.document) for entry in page.entries)
+        if page.entries and before is None:
+            before = await ledger.documents.count(source)
+        listed.add([entry.document for entry in page.entries])
         async for stretch in _stretches(
             feed, page.entries, ledger=ledger, count=count, clock=clock, scan=scan
         ):
             yield stretch.change(held)
         if page.gone:
             yield await _removal(source, page.gone, ledger=ledger, value=held)
-    gone = (
-        await _gone(source, seen, scan, ledger=ledger, allow_deletes=allow_deletes) if scan.complete else []
-    )
+    gone: list[str] = []
+    # Where each document that there was is listed, each once, none is gone: to read all of their rows takes as long as
+    # all that went before.
+    if scan.complete and not (scan.known == before and listed.once):
+        gone = await _gone(source, listed, scan, ledger=ledger, allow_deletes=allow_deletes)
     for start in range(0, len(gone), BATCH_CHUNKS):
         yield await _removal(source, gone[start : start + BATCH_CHUNKS], ledger=ledger, value="")
     # Only now is everything before it applied: a fetch that has left something undone begins again.
@@ -150,9 +156,11 @@ async def _stretches(
     """Compare the entries whose etag has moved with the ledger."""
     known = await ledger.documents.get(feed.rules.source, [entry.document for entry in entries])
     scan.known += len(known)
-    etags = {name: row.etag for name, row in known.items()}
+    mark = f"{feed.rules.fingerprint}:"
     moved = [
-        entry for entry in entries if etags.get(entry.document) != f"{feed.rules.fingerprint}:{entry.etag}"
+        entry
+        for entry in entries
+        if (row := known.get(entry.document)) is None or row.etag != mark + entry.etag
     ]
     stretch = _Stretch()
     for start in range(0, len(moved), READ_AT_ONCE):
@@ -265,15 +273,13 @@ async def _removal(source: str, documents: Sequence[str], *, ledger: Ledger, val
     )
 
 
-async def _gone(
-    source: str, seen: set[bytes], scan: Scan, *, ledger: Ledger, allow_deletes: bool
-) -> list[str]:
+async def _gone(source: str, listed: Listed, scan: Scan, *, ledger: Ledger, allow_deletes: bool) -> list[str]:
     """Name the documents that a complete fetch no longer listed, unless there is reason to doubt it."""
     named = {problem.document for problem in scan.problems if problem.document}
     gone: list[str] = []
     kept: set[str] = set()
     async for rows in ledger.documents.pages(source):
-        unlisted = [row.id for row in rows if _digest(row.id) not in seen]
+        unlisted = listed.missing([row.id for row in rows])
         gone += [each for each in unlisted if each not in named]
         kept.update(each for each in unlisted if each in named)
     # What was text before and is none now has not gone: most likely it was saved wrongly.
@@ -303,8 +309,3 @@ async def _gone(
 def _was_text(problem: Problem) -> Problem:
     reason = f"{problem.reason}; what was indexed of it before is kept until it is text again, or gone"
     return replace(problem, reason=reason, skipped=False)
-
-
-def _digest(document: str) -> bytes:
-    # 16 bytes a document let a million be remembered in 100 MB.
-    return hashlib.blake2b(document.encode("utf-8", "surrogatepass"), digest_size=16).digest()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 from dataclasses import dataclass
 from datetime import timedelta
@@ -15,6 +16,7 @@ from flowbed.pipeline.claims import WAITING
 from flowbed.pipeline.compare import known_collections
 from flowbed.pipeline.faults import UNREADABLE
 from flowbed.pipeline.gc import garbage
+from flowbed.pipeline.standing import overdue
 from flowbed.pipeline.verify import look_through
 from flowbed.records import Status
 
@@ -331,6 +333,52 @@ async def _sources(parts: Parts, place: Place) -> AsyncIterator[Finding]:  # noq
             )
 
 
+async def _submissions(parts: Parts, place: Place) -> AsyncIterator[Finding]:  # noqa: ARG001
+    rows = [row async for page in parts.ledger.submissions.pages(live=True) for row in page]
+    if not rows:
+        return
+    embedder, api = await asyncio.to_thread(parts.embedder), await asyncio.to_thread(parts.jobs)
+    for each in overdue(
+        rows,
+        space=embedder.space.to_json(),
+        terms=None if api is None else api.terms,
+        now=parts.clock(),
+        dead=parts.dead,
+    ):
+        yield Finding(
+            check="submissions",
+            severity="warning",
+            subject=f"submission {each.submission}",
+            what=each.what,
+            mend=each.mend,
+        )
+
+
+async def _batch_api(parts: Parts, place: Place) -> AsyncIterator[Finding]:  # noqa: ARG001
+    rows = [row async for page in parts.ledger.submissions.pages(live=True) for row in page]
+    if not rows:
+        return  # nobody is asked for anything that nothing waits for
+    try:
+        api = await asyncio.to_thread(parts.jobs)
+        if api is not None:
+            mine = [row for row in rows if row.account == api.terms.account]
+            known = next((row.job for row in mine if row.job), "")
+            if known:
+                await api.look(known)
+            elif mine:
+                await api.find(mine[0].id)
+    except NotFound:
+        return  # the provider answers; a poll says what is to be done about the job
+    except Misconfigured as error:
+        yield Finding(
+            check="batch-api",
+            severity="error",
+            subject=f"{_count(len(rows), 'submission')}",
+            what=f"the provider's Batch API refuses: {error}",
+            mend="flowbed run",
+        )
+
+
 async def _orphans(parts: Parts, place: Place) -> AsyncIterator[Finding]:  # noqa: ARG001
     found = [each async for each in garbage(parts) if each.orphan]
     if found:
@@ -358,6 +406,8 @@ CHECKS: dict[str, Callable[[Parts, Place], AsyncIterator[Finding]]] = {
     "dead-letters": _dead_letters,
     "lease": _leases,
     "sources": _sources,
+    "submissions": _submissions,
+    "batch-api": _batch_api,
     "orphans": _orphans,
 }
 

@@ -15,6 +15,7 @@ from flowbed.index.commit import MICROSECOND, RETENTION
 from flowbed.index.deltas import peek
 from flowbed.index.live import live_collection
 from flowbed.index.versions import versions
+from flowbed.lanes.batch.input import FOLDER
 from flowbed.pipeline.compare import known_collections, require_known, run_of, waiting_runs
 from flowbed.pipeline.staging import PLANS, drop_plans, expired_plans, read_plan
 from flowbed.records import Space, Status, batch_id, text_hash
@@ -34,7 +35,7 @@ AT_ONCE = 1_000
 # Deltas without a run whose rows are held against the ledger in one pass over it: a run has 8,192 rows at most.
 ORPHANS = 32
 
-DELTA, DATASET, BATCH, PLAN = "delta", "dataset", "batch file", "plan"
+DELTA, DATASET, BATCH, PLAN, SUBMISSION = "delta", "dataset", "batch file", "plan", "submission"
 
 _BATCH = re.compile(r"batch_([0-9a-f]{64})\.json(?:\.zst)?")
 
@@ -110,6 +111,8 @@ async def garbage(
         return
     async for each in _batch_files(parts, before):
         yield each
+    async for each in _submissions(parts, before):
+        yield each
     for name in await expired_plans(parts.store, now=parts.clock()):
         sizes = [listed.size async for listed in parts.store.list(f"{PLANS}/{name}")]
         yield Garbage(
@@ -121,7 +124,7 @@ async def _delete(parts: Parts, page: Sequence[Garbage]) -> None:
     for each in page:
         if each.kind == PLAN:
             await drop_plans(parts.store, [each.key.removeprefix(f"{PLANS}/")])
-        elif each.kind == DATASET:
+        elif each.kind in {DATASET, SUBMISSION}:
             await _delete_below(parts, each.key)
     keys = [each.key for each in page if each.kind in {DELTA, BATCH}]
     if keys:
@@ -233,6 +236,29 @@ async def _datasets(parts: Parts, collection: str, before: int) -> AsyncIterator
                 why=f"an index of another space than the live one, {live.space.space8}",
                 objects=len(found),
                 orphan=True,
+            )
+
+
+async def _submissions(parts: Parts, before: int) -> AsyncIterator[Garbage]:
+    """Find what was sent to a provider and answered by it, once nobody will look at it any more."""
+    for name in await parts.store.folders(FOLDER):
+        row = await parts.ledger.submissions.get(name)
+        if row is None:
+            # Laid down by a finder that was killed: its chunks were claimed by another, or will be.
+            why = "gathered by a run that was killed, and never recorded"
+        elif 0 < row.ended < parts.clock() - RETENTION // MICROSECOND:
+            why = "its answers were laid down long ago"
+        else:
+            continue
+        found = [listed async for listed in parts.store.list(f"{FOLDER}/{name}")]
+        if found and max(listed.modified for listed in found) < before:
+            yield Garbage(
+                kind=SUBMISSION,
+                key=f"{FOLDER}/{name}",
+                bytes=sum(listed.size for listed in found),
+                why=why,
+                objects=len(found),
+                orphan=row is None,
             )
 
 

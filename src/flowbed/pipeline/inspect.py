@@ -8,12 +8,13 @@ from typing import TYPE_CHECKING
 from flowbed.errors import NotFound
 from flowbed.index.live import live_collections
 from flowbed.index.versions import state
+from flowbed.pipeline.standing import stands
 from flowbed.records import Status
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from flowbed.ledger import BatchRow, ChunkRow, RunRow
+    from flowbed.ledger import BatchRow, ChunkRow, RunRow, SubmissionRow
     from flowbed.pipeline import Parts
 
 
@@ -29,12 +30,16 @@ class CollectionStatus:
 
 @dataclass(frozen=True, kw_only=True)
 class BedStatus:
-    """Where everything stands: `chunks` counts by status, `pending` names collections with uncommitted runs."""
+    """Where everything stands: `chunks` counts by status, `pending` names collections with uncommitted runs.
+
+    `submissions` are those that are live.
+    """
 
     collections: Mapping[str, CollectionStatus]
     chunks: Mapping[str, int]
     dead_letters: int
     pending: tuple[str, ...]
+    submissions: tuple[SubmissionRow, ...] = ()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -45,6 +50,7 @@ class Reason:
     batch: BatchRow | None
     run: RunRow | None
     verdict: str
+    submission: SubmissionRow | None = None
 
 
 async def status(parts: Parts) -> BedStatus:
@@ -63,6 +69,7 @@ async def status(parts: Parts) -> BedStatus:
         chunks=chunks,
         dead_letters=await parts.ledger.dead_letters.count(),
         pending=tuple(await parts.ledger.runs.collections()),
+        submissions=tuple([row async for page in parts.ledger.submissions.pages(live=True) for row in page]),
     )
 
 
@@ -80,8 +87,15 @@ async def why(parts: Parts, subject: str) -> list[Reason]:
     reasons = []
     for row in rows:
         found = await parts.ledger.runs.get(row.run) if row.run else None
+        carries = await parts.ledger.submissions.get(row.submission) if row.submission else None
         reasons.append(
-            Reason(chunk=row, batch=batches.get(row.batch), run=found, verdict=verdict(row, found))
+            Reason(
+                chunk=row,
+                batch=batches.get(row.batch),
+                run=found,
+                verdict=verdict(row, found, carries),
+                submission=carries,
+            )
         )
     return reasons
 
@@ -103,10 +117,10 @@ async def _unknown(parts: Parts, subject: str) -> str:
     )
 
 
-def verdict(row: ChunkRow, found: RunRow | None) -> str:
-    """Say in a sentence what a chunk's row means."""
+def verdict(row: ChunkRow, found: RunRow | None, carries: SubmissionRow | None = None) -> str:
+    """Say in a sentence what a chunk's row means, and that of the submission that carries its text."""
     what = "its deletion" if row.deleted else "it"
-    held = "in a delta that the next `flowbed run` commits" if row.run else f"being worked on by {row.worker}"
+    held = _held(row, carries)
     again = "the next `flowbed run`" if row.failure == "transient" else "`flowbed dead-letters retry`"
     indexed = f"in the index of {row.collection} since version {found.version if found else '?'}"
     return {
@@ -119,3 +133,12 @@ def verdict(row: ChunkRow, found: RunRow | None) -> str:
         Status.SKIPPED: "there is nothing in it to embed",
         Status.REVERTED: "a rollback took it out of the index",
     }[row.status]
+
+
+def _held(row: ChunkRow, carries: SubmissionRow | None) -> str:
+    """Say where a chunk is that is on its way."""
+    if row.run:
+        return "in a delta that the next `flowbed run` commits"
+    if carries is None or carries.ended:
+        return f"being worked on by {row.worker}"
+    return f"in submission {carries.id}, {stands(carries)}"

@@ -12,9 +12,11 @@ from typing import TYPE_CHECKING
 from flowbed.errors import Error
 from flowbed.index.live import live_collections
 from flowbed.index.reuse import Reuse
+from flowbed.lanes.batch.carried import CarriedTexts
 from flowbed.pipeline.batches import read_passages
 from flowbed.pipeline.changes import Scan, changes
 from flowbed.pipeline.claims import WAITING
+from flowbed.pipeline.outlook import counts_as_billed, outlook, past
 from flowbed.pipeline.run import take_back
 from flowbed.pipeline.staging import Draft, StagedPlan, StagedSource
 from flowbed.pipeline.sync import check_space, prepare
@@ -28,17 +30,21 @@ if TYPE_CHECKING:
     from flowbed.pipeline import Feed, Parts
     from flowbed.pipeline.batches import Passage
     from flowbed.pipeline.changes import Change
+    from flowbed.pipeline.lane import Asked
     from flowbed.pipeline.staging import Part
 
-# Where no run of this ledger has been timed yet: what the local model does on two ordinary cores.
-TOKENS_PER_SECOND = 8_000.0
-# Of the newest runs, those whose texts were at most so many times shorter or longer say most: short lines take longer
-# for each of their tokens.
-RECENT_RUNS, ALIKE = 50, 2.0
 
-
-async def plan(parts: Parts, *, feeds: Mapping[str, Feed], allow_deletes: bool = False) -> Plan:
+async def plan(
+    parts: Parts,
+    *,
+    feeds: Mapping[str, Feed],
+    allow_deletes: bool = False,
+    lane: Asked = "auto",
+    deadline: float | None = None,
+) -> Plan:
     """Work out what a run of `feeds` would do, and stage it; planning the same again stages nothing.
+
+    `lane` and `deadline` (seconds) are those that the run is to be given; neither is part of the plan.
 
     Raises:
         Misconfigured: the model cannot be opened, the only source cannot be read, or its collection lives in another
@@ -58,7 +64,7 @@ async def plan(parts: Parts, *, feeds: Mapping[str, Feed], allow_deletes: bool =
                     raise
                 planning.problems.append(Problem(subject=f"source {name}", reason=str(error)))
         await planning.take_in_waiting(feeds)
-        return await planning.told()
+        return await planning.told(lane, deadline)
 
 
 @dataclass
@@ -72,7 +78,9 @@ class _Figures:
     waiting: int = 0
     texts: int = 0
     tokens: int = 0
-    reuse: dict[str, int] = field(default_factory=lambda: {"repeated": 0, "cached": 0, "indexed": 0})
+    reuse: dict[str, int] = field(
+        default_factory=lambda: dict.fromkeys(("repeated", "submitted", "cached", "indexed"), 0)
+    )
 
     @property
     def written(self) -> int:
@@ -101,6 +109,7 @@ class _Planning:
         self._seen: set[bytes] = set()
         self._replaced: set[bytes] = set()
         self._tiers: list[Reuse] | None = None
+        self._carried: CarriedTexts | None = None
         self.problems: list[Problem] = []
         self.withheld: dict[str, str] = {}
 
@@ -198,6 +207,9 @@ class _Planning:
         if not first:
             return
         embedder = await asyncio.to_thread(self._parts.embedder)
+        submitted = await self._submitted(list(first), embedder.space)
+        figures.reuse["submitted"] += len(submitted)
+        first = {key: each for key, each in first.items() if key not in submitted}
         cached = await embedder.lookup([each.sent for each in first.values()], purpose="document")
         rest = {key: each for key, each in first.items() if each.sent not in cached}
         figures.reuse["cached"] += len(first) - len(rest)
@@ -207,6 +219,13 @@ class _Planning:
         figures.tokens += sum(
             embedder.bill(each.sent, each.tokens) for key, each in rest.items() if key not in indexed
         )
+
+    async def _submitted(self, hashes: Sequence[str], space: Space) -> set[str]:
+        """Tell which texts a live submission carries: they are paid for already, and waited for."""
+        if self._carried is None:
+            self._carried = CarriedTexts(self._parts.store, self._parts.ledger, space)
+            await self._carried.refresh()
+        return set(self._carried.find(hashes))
 
     async def _indexed(self, hashes: Sequence[str], space: Space) -> set[str]:
         if self._tiers is None:
@@ -221,13 +240,14 @@ class _Planning:
             known.update(await tier.get_many([each for each in hashes if each not in known]))
         return known
 
-    async def told(self) -> Plan:
+    async def told(self, lane: Asked, deadline: float | None) -> Plan:
         """Stage the plan if there is anything to do, and tell what it holds."""
         figures, parts = self._figures, self._parts
-        rate, timed = await self._rate()
-        seconds = round(figures.tokens / rate, 1)
-        price = parts.embedder().price if figures.tokens else 0.0
-        cost = figures.tokens * price / 1e6
+        ahead = await outlook(parts)
+        before = await past(parts, tokens=figures.tokens, texts=figures.texts)
+        seconds = round(figures.tokens / before.rate, 1)
+        cost = figures.tokens * ahead.price / 1e6
+        choice = ahead.choose(lane, tokens=figures.tokens, texts=figures.texts, deadline=deadline)
         plan_id = None
         if figures.written or figures.deleted or figures.documents:
             space = parts.embedder().space
@@ -257,32 +277,22 @@ class _Planning:
             reused=sum(figures.reuse.values()),
             deleted=figures.deleted,
             tokens=figures.tokens,
-            lanes={"realtime": Lane(cost_usd=cost, seconds=seconds), "batch": None},
+            lanes={
+                "realtime": Lane(cost_usd=cost, seconds=seconds),
+                "batch": ahead.batch(figures.tokens),
+            },
             documents=figures.documents,
             waiting=figures.waiting,
             reuse=figures.reuse,
-            timed_runs=timed,
+            timed_runs=before.timed,
+            timed_submissions=ahead.timed,
+            lane=choice.lane,
+            lane_why=choice.why,
+            tokens_exact=counts_as_billed(parts.embedder()),
+            error_seen=before.error,
             problems=tuple(self.problems),
             withheld=self.withheld,
         )
-
-    async def _rate(self) -> tuple[float, int]:
-        """Tell tokens per second, and how many earlier runs of this model and lane that was measured in."""
-        figures = self._figures
-        if not figures.tokens:
-            return TOKENS_PER_SECOND, 0
-        space = self._parts.embedder().space.to_json()
-        timed = [
-            (row.tokens, row.texts, row.seconds)
-            for row in await self._parts.ledger.runs.recent(limit=RECENT_RUNS)
-            if row.space == space and row.lane == "realtime" and row.tokens and row.texts and row.seconds > 0
-        ]
-        mean = figures.tokens / figures.texts
-        alike = [each for each in timed if 1 / ALIKE <= each[0] / each[1] / mean <= ALIKE]
-        chosen = alike or timed
-        if not chosen:
-            return TOKENS_PER_SECOND, 0
-        return sum(each[0] for each in chosen) / sum(each[2] for each in chosen), len(chosen)
 
 
 def _content(change: Change) -> bytes:

@@ -17,8 +17,8 @@ from flowbed.pipeline.batches import read_passages
 from flowbed.pipeline.claims import CLAIM, RUN_CHUNKS, renewed
 from flowbed.pipeline.failing import Tally, fail, failure
 from flowbed.pipeline.find import batch_api
-from flowbed.pipeline.landing import Made, Spent, land
-from flowbed.pipeline.submit import AGAIN, chosen, refuse
+from flowbed.pipeline.landing import Made, Spent, commit_pending, land
+from flowbed.pipeline.submit import AGAIN, chosen, held_elsewhere, refuse
 from flowbed.records import Embedded, Problem, Space
 from flowbed.telemetry import ANSWERS_COPIED, PROGRESS, SUBMISSION_ENDED, reached
 
@@ -57,6 +57,9 @@ async def poll(parts: Parts, submissions: Collection[str] = ()) -> Polled:
     """
     polled = Polled()
     rows = await chosen(parts, submissions)
+    # What a poll that was ended has laid down, and committed no more.
+    for collection in await parts.ledger.runs.collections():
+        await commit_pending(collection, parts, polled.tally)
     if not rows:
         return polled
     api = batch_api(parts)
@@ -69,7 +72,7 @@ async def poll(parts: Parts, submissions: Collection[str] = ()) -> Polled:
                 # Laid down one after the other: each holds the vectors of a run.
                 if isinstance(job, BaseException) and not isinstance(job, Transient):
                     raise job
-                await _Polling(parts, api, embedder, polled).settle(row.id, job)
+                await _Polling(parts, api, embedder, polled).settle(row, job)
     return polled
 
 
@@ -94,16 +97,15 @@ class _Polling:
     def __init__(self, parts: Parts, api: BatchApi, embedder: Cached, polled: Polled) -> None:
         self._parts, self._api, self._embedder, self._polled = parts, api, embedder, polled
 
-    async def settle(self, submission: str, job: Job | Transient | None) -> None:
-        """Go on from what the provider says of a submission, unless another worker is at it."""
-        parts, now = self._parts, self._parts.clock()
-        row = await parts.ledger.submissions.hold(submission, worker=parts.worker, now=now, until=now + CLAIM)
+    async def settle(self, seen: SubmissionRow, job: Job | Transient | None) -> None:
+        """Go on from what the provider said of a submission as it was seen, unless another worker is at it."""
+        row = await self._held(seen.id)
         if row is None:
-            if (there := await parts.ledger.submissions.get(submission)) is not None and not there.ended:
-                self._polled.pending.append(there)
             return
         if row.state != "submitted":
             await self._not_there_yet(row)
+        elif row.job != seen.job:  # handed in meanwhile: nobody has asked about this job yet
+            await self._keep(row)
         elif isinstance(job, Transient):
             self._tell(row, f"{job}; it is asked again by the next run")
             await self._keep(row)
@@ -115,6 +117,14 @@ class _Polling:
             await self._failed(row, job)
         else:
             await self._collect(row, job)
+
+    async def _held(self, submission: str) -> SubmissionRow | None:
+        """Hold a submission; None where another worker does, or did until it ended."""
+        submissions, now = self._parts.ledger.submissions, self._parts.clock()
+        row = await submissions.hold(submission, worker=self._parts.worker, now=now, until=now + CLAIM)
+        if row is None and (there := await submissions.get(submission)) is not None and not there.ended:
+            self._polled.pending.append(there)
+        return row
 
     async def _not_there_yet(self, row: SubmissionRow) -> None:
         late = 0 < row.deadline <= self._parts.clock()
@@ -144,6 +154,9 @@ class _Polling:
             while rows := await self._taken(row):
                 await self._land(rows, answers, space, job)
                 reached(PROGRESS, stage="embed", done=len(rows))
+            if await held_elsewhere(row.id, parts):
+                await self._keep(row)
+                return
             billed = sum(answers.billed.values())
             await self._end(
                 replace(
@@ -283,6 +296,9 @@ class _Polling:
 
     async def _lost(self, row: SubmissionRow, reason: str) -> None:
         """Let all chunks fail: to embed them again is to pay again, which is for somebody to decide."""
+        if await held_elsewhere(row.id, self._parts):
+            await self._keep(row)
+            return
         why = f"{reason}; `flowbed dead-letters retry` has its texts embedded again, and pays for them again"
         tally = await refuse(row, why, self._parts)
         self._polled.tally.failures += tally.failures

@@ -8,11 +8,13 @@ from typing import TYPE_CHECKING
 from flowbed.errors import Conflict, Misconfigured, Rejected, Transient
 from flowbed.lanes.budget import Budget
 from flowbed.ledger import Swap
-from flowbed.pipeline.embed import embed
-from flowbed.pipeline.landing import Tally
+from flowbed.pipeline.collecting import collect, merge
+from flowbed.pipeline.failing import Tally
+from flowbed.pipeline.outlook import outlook
 from flowbed.pipeline.run import finish, recover
 from flowbed.pipeline.staging import mark_released, read_documents, read_part, released
 from flowbed.pipeline.sync import Synced, apply, check_space, replace_letters, write_batch
+from flowbed.pipeline.work import Done, How, Work, carry_out
 from flowbed.records import Problem
 from flowbed.telemetry import PLAN_RELEASED, PROGRESS, STAGE, reached
 
@@ -21,6 +23,7 @@ if TYPE_CHECKING:
 
     from flowbed.ledger import Cursor
     from flowbed.pipeline import Feed, Parts
+    from flowbed.pipeline.lane import Asked
     from flowbed.pipeline.staging import StagedPlan
     from flowbed.records import Report
 
@@ -42,9 +45,18 @@ class Released(Synced):
 
 
 async def run_plan(
-    parts: Parts, plan: StagedPlan, *, feeds: Mapping[str, Feed], limit: int | None = None
+    parts: Parts,
+    plan: StagedPlan,
+    *,
+    feeds: Mapping[str, Feed],
+    limit: int | None = None,
+    lane: Asked = "auto",
+    wait: bool = False,
+    deadline: float | None = None,
 ) -> Report:
     """Carry out a staged plan: just what it holds, in those sources that nobody has moved on since; repeatable.
+
+    `deadline` is in seconds from now. The plan's price is that of the lane which it goes by.
 
     Raises:
         Misconfigured: the plan was made for another space, or the model cannot be used.
@@ -52,11 +64,20 @@ async def run_plan(
     """
     began = parts.monotonic()
     check_plan(plan, parts)
-    if parts.budget is None:
-        # A run that pays more than this does not keep to its plan.
-        parts = replace(parts, budget=Budget(plan.planned.cost_usd * (1 + SLACK)))
+    how = How(began=parts.clock(), lane=lane, wait=wait, deadline=deadline)
+    ahead = await outlook(parts)
+    choice = ahead.choose(lane, tokens=plan.planned.tokens, texts=plan.planned.chunks, deadline=deadline)
+    expected = ahead.batch(plan.planned.tokens) if choice.lane == "batch" else None
+    cost, seconds = plan.planned.cost_usd, plan.planned.seconds
+    if expected is not None:
+        cost, seconds = expected.cost_usd, expected.seconds
     tally = Tally()
     await recover(parts, tally)
+    # Before the plan's budget holds: what earlier runs handed in is no part of it.
+    merge(tally, (await collect(parts)).tally)
+    if parts.budget is None:
+        # A run that pays more than this does not keep to its plan.
+        parts = replace(parts, budget=Budget(cost * (1 + SLACK)))
     released_: dict[str, Released] = {}
     for name in plan.sources:
         if name not in feeds:
@@ -73,9 +94,12 @@ async def run_plan(
     # Deletions are in no batch of their own: those that wait are the plan's where its source stands as it was left.
     batches[""] = tuple(name for name, each in released_.items() if each.ours)
     reached(STAGE, stage="embed", total=plan.planned.chunks + plan.planned.deleted)
-    done = Tally() if not usable else await embed(parts, sources=usable, limit=limit, batches=batches)
-    already = all(each.already for each in released_.values()) and not done.chunks + done.deleted
-    planned = replace(plan.planned, already=already)
+    done = Done(choice, Tally())
+    if usable:
+        done = await carry_out(parts, Work(sources=usable, limit=limit, batches=batches), choice, how)
+    nothing = not done.tally.chunks + done.tally.deleted + done.submitted
+    already = nothing and all(each.already for each in released_.values())
+    planned = replace(plan.planned, cost_usd=cost, seconds=seconds, already=already)
     return await finish(parts, feeds, released_, tally, done, began=began, planned=planned)
 
 

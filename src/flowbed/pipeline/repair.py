@@ -14,8 +14,8 @@ from flowbed.pipeline.batches import read_passages
 from flowbed.pipeline.changes import GUARDED_COUNT, GUARDED_SHARE
 from flowbed.pipeline.claims import CLAIM, WAITING
 from flowbed.pipeline.compare import RUNS, compared, find
-from flowbed.pipeline.faults import DELTA_DAMAGED, DELTA_MISSING, DELTA_SPACE, SPACE, UNFIT, UNREADABLE
 from flowbed.pipeline.failing import read_again
+from flowbed.pipeline.faults import DELTA_DAMAGED, DELTA_MISSING, DELTA_SPACE, SPACE, UNFIT, UNREADABLE
 from flowbed.records import Space
 
 if TYPE_CHECKING:

@@ -11,16 +11,20 @@ from flowbed.index.lease import held
 from flowbed.index.live import live_collection
 from flowbed.index.versions import state
 from flowbed.pipeline.claims import WAITING, Fresh
+from flowbed.pipeline.collecting import collect, merge, submissions
 from flowbed.pipeline.embed import embed
-from flowbed.pipeline.landing import Tally, commit_pending
+from flowbed.pipeline.failing import Tally
+from flowbed.pipeline.landing import commit_pending
 from flowbed.pipeline.rollback import catch_up, catch_up_all
 from flowbed.pipeline.sync import Synced, check_space, sync
+from flowbed.pipeline.work import Done, How, Work, beforehand, carry_out, chosen, wait_where_asked
 from flowbed.records import Planned, Problem, Report, Status
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Mapping
 
     from flowbed.pipeline import Feed, Parts
+    from flowbed.pipeline.lane import Asked
 
 
 async def run(
@@ -30,25 +34,47 @@ async def run(
     allow_deletes: bool = False,
     statuses: Collection[Status] = WAITING,
     limit: int | None = None,
+    lane: Asked = "auto",
+    wait: bool = False,
+    deadline: float | None = None,
 ) -> Report:
     """Bring the index in step with the sources of `feeds`; one that fails does not stop the others.
 
+    What earlier runs handed to the provider's Batch API is collected first. `deadline` is in seconds from now.
+
     Raises:
-        Misconfigured: the model cannot be used, or a collection lives in another space.
+        Misconfigured: the model cannot be used, or a collection lives in another space; or the batch lane was asked
+            for, and the model has no Batch API.
 
     """
     began = parts.monotonic()
+    how = How(began=parts.clock(), lane=lane, wait=wait, deadline=deadline)
     tally = Tally()
     await recover(parts, tally)
     await asyncio.to_thread(parts.embedder)  # what every source needs is not the problem of each
+    work = Work(sources=tuple(feeds), statuses=statuses, limit=limit)
+    choice = await beforehand(parts, how)
+    before = await collect(parts)
     fresh = Fresh()
     fetching = asyncio.create_task(_fetch(parts, feeds, fresh, allow_deletes=allow_deletes))
     try:
-        done = await embed(parts, sources=tuple(feeds), statuses=statuses, limit=limit, fresh=fresh)
-        synced = await fetching
+        if choice is not None and choice.lane == "realtime":
+            # While the rest is fetched, what was fetched first is embedded.
+            done = Done(
+                choice,
+                await embed(parts, sources=work.sources, statuses=statuses, limit=limit, fresh=fresh),
+            )
+            synced = await fetching
+            await wait_where_asked(parts, done, how)
+        else:
+            while await fresh.next() is not None:
+                pass
+            synced = await fetching
+            done = await carry_out(parts, work, choice or await chosen(parts, how, work), how)
     finally:
         fetching.cancel()
         await asyncio.gather(fetching, return_exceptions=True)
+    merge(tally, before.tally)
     return await finish(parts, feeds, synced, tally, done, began=began)
 
 
@@ -76,32 +102,39 @@ async def finish(
     parts: Parts,
     feeds: Mapping[str, Feed],
     synced: Mapping[str, Synced],
-    tally: Tally,
-    done: Tally,
+    before: Tally,
+    done: Done,
     *,
     began: float,
     planned: Planned | None = None,
 ) -> Report:
-    """Tidy what was written to, and report: `tally` is what was taken up at first, `done` what was embedded."""
-    await tidy(parts, done.versions)
+    """Tidy what was written to, and report: `before` is what was taken up at first, `done` what was embedded."""
+    tally = Tally()
+    merge(tally, before)
+    merge(tally, done.tally)
+    await tidy(parts, tally.versions)
     skipped = [problem for each in synced.values() for problem in each.problems if problem.skipped]
     failures = [problem for each in synced.values() for problem in each.problems if not problem.skipped]
-    failures += [*tally.failures, *done.failures]
-    failures += [Problem(subject="embedding", reason=done.stopped)] if done.stopped else []
+    failures += tally.failures
+    failures += [Problem(subject="embedding", reason=tally.stopped)] if tally.stopped else []
     return Report(
         fetched=sum(each.fetched for each in synced.values()),
-        chunks=done.chunks,
-        embedded=done.sent,
-        reused=max(0, done.chunks - done.sent),  # what was sent may have come to nothing
-        deleted=done.deleted,
+        chunks=tally.chunks,
+        embedded=tally.sent,
+        reused=max(0, tally.chunks - tally.sent),  # what was sent may have come to nothing
+        deleted=tally.deleted,
         failed=len(failures),
-        tokens=done.tokens,
-        cost_usd=done.cost_usd,
+        tokens=tally.tokens,
+        cost_usd=tally.cost_usd,
         seconds=parts.monotonic() - began,
         versions=await _versions(parts, feeds),
-        truncated=done.truncated,
-        embedding_seconds=done.seconds,
+        truncated=tally.truncated,
+        embedding_seconds=tally.seconds,
         waiting=await _left(parts, feeds),
+        lane=done.choice.lane,
+        lane_why=done.choice.why,
+        submitted=done.submitted,
+        submissions=tuple(row.id for row in await submissions(parts)),
         planned=planned,
         drift={name: each.drift for name, each in synced.items() if each.drift},
         failures=tuple(failures),
@@ -111,10 +144,13 @@ async def finish(
 
 
 async def take_back(parts: Parts) -> None:
-    """Give back what dead workers have claimed."""
+    """Give back what dead workers have claimed; chunks that a live submission carries are left to it."""
     for worker in await parts.ledger.chunks.workers():
         if worker != parts.worker and parts.dead(worker):
             await parts.ledger.chunks.release(worker)
+    for worker in await parts.ledger.submissions.workers():
+        if worker != parts.worker and parts.dead(worker):
+            await parts.ledger.submissions.release(worker)
 
 
 async def recover(parts: Parts, tally: Tally) -> None:

@@ -180,6 +180,9 @@ class _Submitting:
 
     async def _refused(self, submission: str, error: Rejected) -> None:
         """Give up what the provider will never take."""
+        if await held_elsewhere(submission, self._parts):
+            await self._put_off(submission, error)
+            return
         row = await self._parts.ledger.submissions.get(submission)
         if row is not None:
             await refuse(row, str(error), self._parts)
@@ -187,6 +190,15 @@ class _Submitting:
 
     def _tell(self, submission: str, reason: str) -> None:
         self._done.failures.append(Problem(subject=f"submission {submission}", reason=reason))
+
+
+async def held_elsewhere(submission: str, parts: Parts) -> bool:
+    """Tell whether another worker, which may be dead, holds chunks of a submission.
+
+    It must not end before they are let go: what they were sent for would be forgotten, and their texts paid for again.
+    """
+    holders = {row.worker async for page in parts.ledger.chunks.submitted(submission) for row in page}
+    return bool(holders - {"", parts.worker})
 
 
 async def refuse(row: SubmissionRow, reason: str, parts: Parts) -> Tally:

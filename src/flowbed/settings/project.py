@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 import tomllib
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, field_validator
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict, SettingsError
@@ -17,7 +17,12 @@ if TYPE_CHECKING:
 
 FILE = "flowbed.toml"
 NAME = re.compile(r"[a-z0-9][a-z0-9_-]{0,62}")
-RESERVED = {"plans", "submissions"}  # keys of the store that are no source's and no collection's
+RESERVED = {
+    "files",
+    "jobs",
+    "plans",
+    "submissions",
+}  # keys of the store that are no source's and no collection's
 
 
 def _texts(value: object) -> object:
@@ -56,6 +61,7 @@ class TierSettings(BaseModel):
 
     requests_per_minute: Annotated[int, Field(ge=1)] | None = None
     tokens_per_day: Annotated[int, Field(ge=0)] | None = None
+    queued_tokens: Annotated[int, Field(ge=0)] | None = None
 
 
 class ServeSettings(BaseModel):
@@ -102,6 +108,8 @@ class Settings(BaseSettings):
     vector_cache_mb: Annotated[int, Field(ge=0)] = 2048
     keep_versions: Annotated[int, Field(ge=1)] = 10
     keep_days: Annotated[float, Field(ge=0)] = 7
+    lane: Literal["auto", "realtime", "batch"] = "auto"
+    deadline_hours: Annotated[float, Field(gt=0, allow_inf_nan=False)] | None = None
     sources: dict[str, SourceSettings] = Field(default_factory=dict)
     serve: ServeSettings = ServeSettings()
 

@@ -37,6 +37,11 @@ class CarriedTexts:
         self._owners: NDArray[np.int64] = np.empty(0, np.int64)
         self._names: list[str] = []
 
+    @property
+    def names(self) -> Collection[str]:
+        """The ids of the live submissions, as of the last `refresh`."""
+        return self._texts.keys()
+
     async def refresh(self) -> None:
         """Take in the submissions made since, and forget those that have ended."""
         live = [

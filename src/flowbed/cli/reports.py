@@ -1,0 +1,238 @@
+"""Plans, runs, submissions and spending as people read them."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from flowbed.cli.output import say
+from flowbed.cli.wording import at, count, problems, span
+from flowbed.pipeline.lane import spelt
+from flowbed.pipeline.standing import stands
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from flowbed.ledger import Spent, SubmissionRow
+    from flowbed.pipeline.find import Found
+    from flowbed.pipeline.poll import Polled
+    from flowbed.pipeline.submit import Submitted
+    from flowbed.records import Lane, Plan, Report
+
+WIDEST = 60  # characters of a name in a table
+ALIKE = 0.0005  # a part that is written as 0.0 %
+
+
+def show_plan(plan: Plan) -> None:
+    """Show what a run would do."""
+    if plan.plan_id is None:
+        say("nothing to do: the index is in step with its sources")
+    else:
+        say(f"plan {plan.plan_id}")
+        reuse = plan.reuse
+        written = f"{plan.new:,} new, {plan.changed:,} changed, {plan.waiting:,} left by earlier runs"
+        submitted = f" {reuse['submitted']:,} with the provider already," if reuse["submitted"] else ""
+        rows = [
+            ("documents", plan.documents, "new, changed or gone"),
+            ("chunks", plan.new + plan.changed + plan.waiting, f"to index: {written}"),
+            ("", plan.deleted, "to delete"),
+            (
+                "reused",
+                plan.reused,
+                (
+                    f"need no embedding: {reuse['repeated']:,} repeated,{submitted} {reuse['cached']:,} in the vector"
+                    f" cache, {reuse['indexed']:,} in the index"
+                ),
+            ),
+            ("tokens", plan.tokens, f"to embed{_counted(plan)}"),
+        ]
+        wide = max(len(f"{number:,}") for _, number, _ in rows)
+        for title, number, said in rows:
+            say(f"  {title:<10} {number:>{wide},} {said}")
+        _show_lanes(plan)
+    problems("passed over", [problem for problem in plan.problems if problem.skipped])
+    problems("failed", [problem for problem in plan.problems if not problem.skipped])
+    for name, reason in plan.withheld.items():
+        say(f"  {name}: {reason}")
+    if plan.plan_id is not None:
+        say(f"`flowbed run --plan {plan.plan_id}` does just this")
+
+
+def _counted(plan: Plan) -> str:
+    """Say how far the count is to be trusted, where that matters."""
+    if not plan.tokens or not any(lane is not None and lane.cost_usd for lane in plan.lanes.values()):
+        return ""
+    if plan.tokens_exact:
+        return ", counted as the provider bills them"
+    if plan.error_seen is None:
+        return ", an estimate: no run of this model was billed yet"
+    if abs(plan.error_seen) < ALIKE:
+        return ", an estimate: earlier runs were billed what was planned"
+    more = "more" if plan.error_seen > 0 else "less"
+    return f", an estimate: earlier runs were billed {abs(plan.error_seen):.1%} {more}"
+
+
+def _show_lanes(plan: Plan) -> None:
+    if not plan.tokens:
+        return
+    for name, lane in plan.lanes.items():
+        if lane is not None:
+            took = _timed(plan) if name == "realtime" else _waited(plan)
+            say(f"  {name:<10} ${lane.cost_usd:,.4f}, about {_about(name, lane)} {took}")
+    if plan.lanes["batch"] is not None:
+        say(f"  {'lane':<10} {plan.lane}: {plan.lane_why}")
+
+
+def _about(name: str, lane: Lane) -> str:
+    return span(lane.seconds) if name == "realtime" else spelt(lane.seconds)
+
+
+def _timed(plan: Plan) -> str:
+    if not plan.timed_runs:
+        return "(a guess: no run of this model was timed yet)"
+    runs = "run was" if plan.timed_runs == 1 else f"{plan.timed_runs} runs were"
+    return f"(as the last {runs} timed)"
+
+
+def _waited(plan: Plan) -> str:
+    if not plan.timed_submissions:
+        return "(a guess: no submission was answered yet)"
+    last = "submission" if plan.timed_submissions == 1 else f"{plan.timed_submissions} submissions"
+    return f"(as the last {last} took at most, but for one in ten)"
+
+
+def show_report(report: Report) -> None:
+    """Show what a run did."""
+    if report.planned is not None and report.planned.already:
+        say(f"plan {report.planned.plan_id}: nothing of it was left to do")
+    say(
+        f"{count(report.fetched, 'document')} fetched; {count(report.chunks, 'chunk')} indexed,"
+        f" {report.deleted:,} deleted in {span(report.seconds)}"
+    )
+    say(
+        f"  embedded {count(report.embedded, 'text')} ({report.tokens:,} tokens, ${report.cost_usd:,.4f}),"
+        f" reused {count(report.reused, 'vector')}"
+    )
+    if report.planned is not None and not report.planned.already:
+        planned = report.planned
+        took = "" if report.submitted else f"; embedding took {span(report.embedding_seconds)}"
+        say(f"  planned  {planned.tokens:,} tokens, ${planned.cost_usd:,.4f}, {span(planned.seconds)}{took}")
+    _show_what_waits(report)
+    if report.truncated:
+        say(f"  {report.truncated:,} chunks were longer than the model's window and are cut off there")
+    for name, version in report.versions.items():
+        say(f"  {name}: version {version}")
+    problems("passed over", report.skipped)
+    problems("failed", report.failures)
+    for name, reason in [*report.withheld.items(), *report.drift.items()]:
+        say(f"  {name}: {reason}")
+
+
+def _show_what_waits(report: Report) -> None:
+    if report.submitted:
+        say(f"  {count(report.submitted, 'text')} gathered for the provider's Batch API")
+    if report.submissions:
+        say(
+            f"  {count(len(report.submissions), 'submission')} not answered yet; `flowbed run` or"
+            " `flowbed submissions poll` collects them"
+        )
+    if report.waiting:
+        say(f"  {count(report.waiting, 'chunk')} left for another run")
+
+
+def show_live(rows: Sequence[SubmissionRow]) -> None:
+    """Show the submissions, and how each is."""
+    for row in rows:
+        say(f"submission {row.id}: {count(row.texts, 'text')}, {row.tokens:,} tokens, {stands(row)}")
+        said = [f"gathered {at(row.created)}"]
+        said += [f"deadline {at(row.deadline)}"] if row.deadline else []
+        said += [f"job {row.job}"] if row.job else []
+        said += [f"billed {row.billed:,} tokens, ${row.cost_usd:,.4f}"] if row.ended else []
+        say(f"    {', '.join(said)}")
+
+
+def show_gathered(found: Found) -> None:
+    """Show what was gathered into submissions."""
+    if not (found.chunks or found.waiting or found.reused or found.failures or found.stopped):
+        say("nothing waits to be embedded")
+    for submission in found.submissions:
+        say(f"submission {submission}")
+    if found.submissions:
+        say(
+            f"  {count(found.chunks, 'chunk')}, {count(found.texts, 'text')}, {found.tokens:,} tokens;"
+            " `flowbed submissions submit` hands them in"
+        )
+    if found.waiting:
+        say(f"  {count(found.waiting, 'chunk')} wait for a submission that carries their text already")
+    if found.reused:
+        say(f"  {count(found.reused, 'chunk')} left to `flowbed run`: their vectors are at hand")
+    if found.stopped:
+        say(f"  stopped: {found.stopped}")
+    problems("failed", found.failures)
+
+
+def show_submitted(done: Submitted) -> None:
+    """Show what was handed in."""
+    if not (done.submitted or done.waiting or done.failures):
+        say("nothing is ready to be handed in")
+    for submission in done.submitted:
+        say(f"submission {submission} handed in")
+    for submission in done.waiting:
+        say(f"submission {submission} waits for room in the provider's queue")
+    problems("failed", done.failures)
+
+
+def show_polled(polled: Polled) -> None:
+    """Show what was answered, and what was not."""
+    if not (polled.pending or polled.ended):
+        say("no submission is live")
+    show_live([*polled.ended, *polled.pending])
+    tally = polled.tally
+    if polled.ended:
+        say(
+            f"{count(tally.chunks, 'chunk')} indexed: {count(tally.sent, 'text')}, {tally.tokens:,} tokens,"
+            f" ${tally.cost_usd:,.4f}"
+        )
+    for name, version in tally.versions.items():
+        say(f"  {name}: version {version}")
+    problems("failed", tally.failures)
+
+
+def spending_json(by: str, spent: Sequence[Spent]) -> dict[str, Any]:
+    """Lay out what was spent: planned against billed."""
+    rows = [{**each._asdict(), "difference": each.billed - each.planned} for each in spent]
+    return {
+        "by": by,
+        "rows": rows,
+        "planned": sum(each.planned for each in spent),
+        "billed": sum(each.billed for each in spent),
+        "cost_usd": sum(each.cost_usd for each in spent),
+    }
+
+
+def show_spending(by: str, spent: Sequence[Spent]) -> None:
+    """Show what was spent: planned against billed."""
+    if not spent:
+        say("nothing was paid for")
+        return
+    names = [f"{each.source}: {each.name}" if each.source else each.name for each in spent]
+    lines = [
+        (
+            name[:WIDEST] or "(texts that nothing wanted any more)",
+            f"{each.texts:,}",
+            f"{each.planned:,}",
+            f"{each.billed:,}",
+            f"{each.billed - each.planned:+,}",
+            _part(each),
+            f"${each.cost_usd:,.4f}",
+        )
+        for name, each in zip(names, spent, strict=True)
+    ]
+    titles = (by, "texts", "planned", "billed", "difference", "", "cost")
+    wide = [max(len(row[place]) for row in (titles, *lines)) for place in range(len(titles))]
+    for row in (titles, *lines):
+        rest = "  ".join(f"{each:>{size}}" for each, size in zip(row[1:], wide[1:], strict=True))
+        say(f"{row[0]:<{wide[0]}}  {rest}".rstrip())
+
+
+def _part(each: Spent) -> str:
+    return f"{(each.billed - each.planned) / each.planned:+.2%}" if each.planned else "-"

@@ -1,0 +1,61 @@
+"""Counts, times and problems as people read them."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING
+
+from flowbed.cli.output import say
+from flowbed.errors import Rejected
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from flowbed.records import Problem
+
+SHOWN = 20  # problems of a kind that are listed; the rest is counted
+UNITS = {"m": 60.0, "h": 3_600.0, "d": 86_400.0}
+
+
+def read_span(text: str | None) -> float | None:
+    """Read a stretch of time such as 90m, 6h or 2d, in seconds.
+
+    Raises:
+        Rejected: it is none.
+
+    """
+    if text is None:
+        return None
+    try:
+        seconds = float(text[:-1]) * UNITS[text[-1]]
+    except (ValueError, KeyError, IndexError):
+        seconds = 0.0
+    if not 0 < seconds < float("inf"):
+        message = f"--deadline takes a time from now such as 90m, 6h or 2d, not {text!r}"
+        raise Rejected(message)
+    return seconds
+
+
+def problems(title: str, found: Sequence[Problem]) -> None:
+    """Show problems of a kind."""
+    if found:
+        say(f"  {title}: {len(found):,}")
+    for problem in found[:SHOWN]:
+        say(f"    {problem.subject}: {problem.reason}")
+    if len(found) > SHOWN:
+        say(f"    and {len(found) - SHOWN:,} more; `flowbed dead-letters list` has those that failed")
+
+
+def count(number: int, noun: str) -> str:
+    """Write a number of things."""
+    return f"{number:,} {noun}" if number == 1 else f"{number:,} {noun}s"
+
+
+def span(seconds: float) -> str:
+    """Write a time that something took."""
+    return f"{seconds:,.1f} s" if seconds < 120 else f"{seconds / 60:,.1f} min"  # noqa: PLR2004 - two minutes
+
+
+def at(microseconds: int) -> str:
+    """Write a point in time, in UTC."""
+    return datetime.fromtimestamp(microseconds / 1e6, UTC).strftime("%Y-%m-%d %H:%M:%S")

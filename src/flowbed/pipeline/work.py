@@ -1,0 +1,182 @@
+"""Work: what a run is to embed goes by the lane chosen, and what needs no provider into the index at once."""
+
+from __future__ import annotations
+
+import asyncio
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+from flowbed.lanes.batch.carried import CarriedTexts
+from flowbed.pipeline.claims import WAITING
+from flowbed.pipeline.collecting import OfParts, look, merge, submissions, until_ended
+from flowbed.pipeline.embed import AtHand, embed
+from flowbed.pipeline.failing import Tally
+from flowbed.pipeline.find import find
+from flowbed.pipeline.lane import UNBOUND, Choice
+from flowbed.pipeline.outlook import outlook
+from flowbed.pipeline.submit import submit
+from flowbed.telemetry import STAGE, reached
+
+if TYPE_CHECKING:
+    from collections.abc import Collection, Mapping
+
+    from flowbed.ledger import ChunkRow
+    from flowbed.pipeline import Parts
+    from flowbed.pipeline.lane import Asked
+    from flowbed.records import Problem, Status
+
+
+@dataclass(frozen=True, kw_only=True)
+class How:
+    """How a run was asked to go: by which lane, until when, and whether it waits for that.
+
+    `deadline` is in seconds from when it `began` (µs since 1970).
+    """
+
+    began: int
+    lane: Asked = "auto"
+    wait: bool = False
+    deadline: float | None = None
+
+    @property
+    def until(self) -> int:
+        """When all has to be embedded (µs since 1970); 0 where that is not said."""
+        return 0 if self.deadline is None else self.began + round(self.deadline * 1e6)
+
+    def left(self, now: int) -> float | None:
+        """Tell how many seconds of it are left."""
+        return None if self.deadline is None else max(0.0, (self.until - now) / 1e6)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Work:
+    """What a run is to embed: chunks of these sources with these statuses, up to `limit`.
+
+    `batches`, where given, names the only batches, each with the sources of which ("" is deletions).
+    """
+
+    sources: Collection[str]
+    statuses: Collection[Status] = WAITING
+    limit: int | None = None
+    batches: Mapping[str, Collection[str]] | None = None
+
+
+@dataclass
+class Done:
+    """What became of it: `submitted` texts were gathered for the provider, and answers come later.
+
+    What is `unsure` went wrong in handing in, and may go right while somebody waits.
+    """
+
+    choice: Choice
+    tally: Tally
+    submitted: int = 0
+    unsure: list[Problem] = field(default_factory=list)
+
+
+async def beforehand(parts: Parts, how: How) -> Choice | None:
+    """Choose the lane where that does not depend on how much there is to embed; None where it does."""
+    if how.lane == "auto" and how.deadline is None:
+        return UNBOUND
+    ahead = await outlook(parts)
+    if how.lane == "auto" and ahead.terms is not None:
+        return None
+    return ahead.choose(how.lane, tokens=1, texts=1, deadline=how.deadline)
+
+
+async def chosen(parts: Parts, how: How, work: Work) -> Choice:
+    """Choose the lane for what waits; what turns out to be at hand is sent by neither."""
+    tokens, texts = await _waiting(parts, work)
+    ahead = await outlook(parts)
+    return ahead.choose(how.lane, tokens=tokens, texts=texts, deadline=how.left(parts.clock()))
+
+
+async def carry_out(parts: Parts, work: Work, choice: Choice, how: How) -> Done:
+    """Embed what waits by the lane chosen.
+
+    Raises:
+        Misconfigured: the model cannot be used, or has no Batch API.
+
+    """
+    if choice.lane == "batch":
+        done = await _by_batch(parts, work, choice, how)
+    else:
+        tally = await embed(
+            parts, sources=work.sources, statuses=work.statuses, limit=work.limit, batches=work.batches
+        )
+        done = Done(choice, tally)
+    await wait_where_asked(parts, done, how)
+    return done
+
+
+async def wait_where_asked(parts: Parts, done: Done, how: How) -> None:
+    """Wait for every submission that is live now to end, where that was asked for."""
+    live = await submissions(parts) if how.wait else []
+    if live:
+        waited = await until_ended(OfParts(parts), {row.id for row in live}, problems=done.unsure)
+        merge(done.tally, waited.tally)
+    else:
+        done.tally.failures += done.unsure
+
+
+async def _by_batch(parts: Parts, work: Work, choice: Choice, how: How) -> Done:
+    tally = Tally()
+    counts = await parts.ledger.chunks.counts()
+    reached(STAGE, stage="find", total=sum(n for (_, each), n in counts.items() if each in work.statuses))
+    found = await find(
+        parts,
+        sources=work.sources,
+        statuses=work.statuses,
+        limit=work.limit,
+        batches=work.batches,
+        deadline=how.until,
+        reuse=AtHand(parts, tally),
+    )
+    tally.failures += found.failures
+    tally.stopped = found.stopped
+    handed = await submit(parts)
+    merge(tally, await _delete(parts, work, taken=found.chunks + found.waiting + found.reused))
+    merge(tally, (await look(parts)).tally)
+    return Done(choice, tally, submitted=found.texts, unsure=handed.failures)
+
+
+async def _delete(parts: Parts, work: Work, *, taken: int) -> Tally:
+    """Carry out the deletions that wait; `taken` chunks count towards the limit already."""
+    whose = work.sources if work.batches is None else work.batches.get("", ())
+    if not whose:
+        return Tally()
+    return await embed(
+        parts,
+        sources=work.sources,
+        statuses=work.statuses,
+        limit=None if work.limit is None else max(0, work.limit - taken),
+        batches={"": whose},
+    )
+
+
+async def _waiting(parts: Parts, work: Work) -> tuple[int, int]:
+    """Count the tokens and texts that wait, apart from those that a live submission carries."""
+    chunks, now = parts.ledger.chunks, parts.clock()
+    carried = CarriedTexts(parts.store, parts.ledger, (await asyncio.to_thread(parts.embedder)).space)
+    await carried.refresh()
+    seen: set[bytes] = set()  # 16 bytes for each distinct text
+    tokens = 0
+    async for batches in chunks.batches(work.statuses, now=now, sources=work.sources):
+        for batch in batches:
+            if not batch or (work.batches is not None and batch not in work.batches):
+                continue
+            rows = await chunks.ready(batch, work.statuses, now=now, sources=work.sources)
+            for row in _new(rows, seen, carried):
+                tokens += row.tokens
+    return tokens, len(seen)
+
+
+def _new(rows: list[ChunkRow], seen: set[bytes], carried: CarriedTexts) -> list[ChunkRow]:
+    first: dict[bytes, ChunkRow] = {}
+    there = carried.find({row.text_hash for row in rows if not row.deleted})
+    for row in rows:
+        key = bytes.fromhex(row.text_hash)[:16]
+        if not row.deleted and row.text_hash not in there and key not in seen:
+            first.setdefault(key, row)
+    seen.update(first)
+    return list(first.values())

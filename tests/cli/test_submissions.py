@@ -1,0 +1,331 @@
+"""The batch lane by command: a plan says what it saves, a run hands in, and what was answered is collected."""
+
+from __future__ import annotations
+
+import shutil
+import sys
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from flowbed import bed as beds
+from flowbed.testing.simulators import Fault, SimulatorProcess
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+    from pathlib import Path
+
+    from tests.cli.conftest import Called
+
+    Call = Callable[..., Called]
+
+PAGES = 8
+# At a thousand dollars a million tokens, so that a few pages are worth waiting for.
+PRICE = 1_000.0
+
+
+@pytest.fixture(scope="module")
+def running() -> Iterator[SimulatorProcess]:
+    """Give a simulator of OpenAI."""
+    with SimulatorProcess("openai") as simulator:
+        yield simulator
+
+
+@pytest.fixture
+def provider(running: SimulatorProcess) -> SimulatorProcess:
+    """Give the simulator, as if it had just been started."""
+    running.order()
+    running.forget()
+    return running
+
+
+@pytest.fixture
+def pages(project: Path, provider: SimulatorProcess, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Give a folder of pages that is the only source of a project at that provider, and was not run yet."""
+    monkeypatch.setenv("FLOWBED_MODEL", "openai:text-embedding-3-small")
+    project.joinpath("flowbed.toml").write_text(
+        f'[providers.openai]\nbase_url = "{provider.url}/v1"\napi_key = "{project}"\nprice = "{PRICE}"\n'
+        '[sources.docs]\nkind = "files"\nlocation = "docs"\n'
+    )
+    folder = project / "docs"
+    folder.mkdir()
+    for number in range(PAGES):
+        folder.joinpath(f"{number}.txt").write_text(f"{project} page {number}: " + f"word{number} " * 90)
+    return folder
+
+
+def later(monkeypatch: pytest.MonkeyPatch, seconds: float) -> None:
+    """Let that much time have gone by on this side."""
+    real = beds.now
+    monkeypatch.setattr(beds, "now", lambda: real() + int(seconds * 1e6))
+
+
+def statuses(flowbed: Call) -> dict[str, int]:
+    """Count the chunks by status."""
+    found: dict[str, int] = flowbed("status", "--json").json["chunks"]
+    return found
+
+
+def test_a_plan_tells_both_lanes(pages: Path, flowbed: Call) -> None:
+    """The batch lane is shown at its price, its time as a guess, and why a run would not take it without a deadline."""
+    found = flowbed("plan", "--json").json
+    assert found["lanes"]["batch"]["cost_usd"] == pytest.approx(found["lanes"]["realtime"]["cost_usd"] / 2)
+    assert (found["lane"], found["timed_submissions"], found["error_seen"]) == ("realtime", 0, None)
+    told = flowbed("plan").out
+    assert "  batch      $" in told
+    assert "about 6 h (a guess: no submission was answered yet)" in told
+    assert "  lane       realtime: there is no deadline; the batch lane would save $" in told
+
+
+def test_a_run_hands_in_and_the_next_one_collects(
+    pages: Path, flowbed: Call, provider: SimulatorProcess
+) -> None:
+    """Work that waits at the provider is no failure; the run after finds it answered, and the plan after is timed."""
+    handed = flowbed("run", "--lane", "batch", "--json")
+    assert (handed.status, handed.json["submitted"], handed.json["lane"]) == (0, PAGES, "batch")
+    while flowbed("submissions", "list", "--json").json["submissions"]:
+        assert flowbed("run", "--json").status == 0
+    assert statuses(flowbed) == {"SUCCESS": PAGES}
+    assert provider.totals().billed_texts == PAGES
+    assert provider.billed_again() == {}
+    ended = flowbed("submissions", "list", "--all", "--json").json["submissions"]
+    assert [(row["state"], row["texts"]) for row in ended] == [("completed", PAGES)]
+    pages.joinpath("more.txt").write_text(f"{pages} one more page")
+    plan = flowbed("plan", "--json").json
+    assert (plan["timed_submissions"], plan["error_seen"]) == (1, 0.0)
+
+
+def test_a_run_that_waits_shows_a_whole_index(pages: Path, flowbed: Call) -> None:
+    """With --wait a run ends when the last submission has, and says what it did."""
+    ran = flowbed("run", "--lane", "batch", "--wait", "-v")
+    assert ran.status == 0
+    assert f"embedded {PAGES} texts" in ran.out
+    assert f"{PAGES} texts gathered for the provider's Batch API" in ran.out
+    assert "not answered yet" not in ran.out
+    assert "batch lane: the batch lane was asked for" in ran.err
+    assert statuses(flowbed) == {"SUCCESS": PAGES}
+
+
+@pytest.mark.parametrize(
+    ("settings", "arguments", "lane"),
+    [
+        ({}, [], "realtime"),
+        ({}, ["--deadline", "24h"], "batch"),
+        ({}, ["--deadline", "90m"], "realtime"),
+        ({"FLOWBED_DEADLINE_HOURS": "30"}, [], "batch"),
+        ({"FLOWBED_DEADLINE_HOURS": "30"}, ["--lane", "realtime"], "realtime"),
+        ({"FLOWBED_LANE": "batch"}, [], "batch"),
+        ({"FLOWBED_LANE": "batch"}, ["--lane", "auto"], "realtime"),
+    ],
+)
+def test_a_run_takes_the_lane_that_there_is_time_for(
+    pages: Path,
+    flowbed: Call,
+    monkeypatch: pytest.MonkeyPatch,
+    settings: dict[str, str],
+    arguments: list[str],
+    lane: str,
+) -> None:
+    """By itself a run waits only for a deadline that leaves time enough; options win over settings."""
+    for name, value in settings.items():
+        monkeypatch.setenv(name, value)
+    ran = flowbed("run", *arguments, "--json")
+    assert (ran.status, ran.json["lane"]) == (0, lane)
+    assert ran.json["lane_why"]
+    assert (ran.json["submitted"] > 0) == (lane == "batch")
+
+
+def test_the_steps_can_be_taken_one_by_one(pages: Path, flowbed: Call, provider: SimulatorProcess) -> None:
+    """Find, list, submit, poll: each does what is left to do, says so, and a second time does nothing."""
+    assert flowbed("run", "--budget", "0", "--json").status == 1  # fetched, and nothing embedded
+    found = flowbed("submissions", "find", "--deadline", "2d", "--json")
+    assert (found.status, found.json["texts"]) == (0, PAGES)
+    (submission,) = found.json["submissions"]
+    assert "nothing waits to be embedded" in flowbed("submissions", "find").out
+    assert f"submission {submission}: {PAGES} texts" in flowbed("submissions", "list").out
+    assert "waiting to be handed in" in flowbed("status").out
+    assert f"in submission {submission}, waiting to be handed in" in flowbed("why", "docs#0.txt#00000").out
+    assert f"submission {submission} handed in" in flowbed("submissions", "submit").out
+    assert "nothing is ready to be handed in" in flowbed("submissions", "submit").out
+    assert f"in submission {submission}, with the provider since" in flowbed("why", "0.txt").out
+    polled = flowbed("submissions", "poll", "--wait", "--json")
+    assert (polled.status, polled.json["tally"]["chunks"]) == (0, PAGES)
+    assert [row["state"] for row in polled.json["ended"]] == ["completed"]
+    assert "no submission is live" in flowbed("submissions", "poll").out
+    assert "no submission is live" in flowbed("submissions", "list").out
+    assert statuses(flowbed) == {"SUCCESS": PAGES}
+    assert provider.billed_again() == {}
+
+
+def test_what_is_with_the_provider_is_not_planned_again(
+    pages: Path, flowbed: Call, provider: SimulatorProcess
+) -> None:
+    """Another page with a text that a submission carries costs nothing, and the plan says why."""
+    provider.order(Fault(kind="stuck", calls=(1,)))
+    assert flowbed("run", "--lane", "batch", "--json").status == 0
+    shutil.copy(pages / "0.txt", pages / "copy.txt")
+    found = flowbed("plan", "--json").json
+    assert (found["tokens"], found["reuse"]["submitted"]) == (0, 1)
+    assert "1 with the provider already" in flowbed("plan").out
+    assert flowbed("run", "--json").json["embedded"] == 0
+    assert statuses(flowbed) == {"PENDING": PAGES + 1}
+
+
+def test_a_plan_is_carried_out_on_the_batch_lane(pages: Path, flowbed: Call) -> None:
+    """The plan's price is then that of the lane, and what it planned is what was billed."""
+    found = flowbed("plan", "--json").json
+    ran = flowbed("run", "--plan", found["plan_id"], "--lane", "batch", "--wait", "--json").json
+    assert ran["planned"]["cost_usd"] == pytest.approx(found["lanes"]["batch"]["cost_usd"])
+    assert ran["cost_usd"] == pytest.approx(found["lanes"]["batch"]["cost_usd"])
+    assert (ran["tokens"], ran["chunks"], ran["failed"]) == (found["tokens"], PAGES, 0)
+    again = flowbed("run", "--plan", found["plan_id"], "--lane", "batch", "--json").json
+    assert (again["planned"]["already"], again["submitted"]) == (True, 0)
+
+
+def test_a_budget_holds_on_the_batch_lane(pages: Path, flowbed: Call) -> None:
+    """What would pass the budget is not handed in, waits, and is named."""
+    found = flowbed("plan", "--json").json
+    half = found["lanes"]["batch"]["cost_usd"] / 2
+    ran = flowbed("run", "--lane", "batch", "--wait", "--budget", f"{half:.6f}", "--json")
+    assert ran.status == 1
+    assert 0 < ran.json["cost_usd"] <= half
+    assert "would pass the budget" in ran.json["failures"][-1]["reason"]
+    assert ran.json["waiting"] == PAGES - ran.json["chunks"]
+
+
+def test_what_is_late_is_embedded_now(
+    pages: Path, flowbed: Call, provider: SimulatorProcess, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Past its deadline a job is cancelled, and one run embeds what it did not answer, once."""
+    provider.order(Fault(kind="stuck", calls=(1,)))
+    assert flowbed("run", "--lane", "batch", "--deadline", "6h", "--json").json["submitted"] == PAGES
+    later(monkeypatch, 5 * 3_600)
+    assert flowbed("run", "--json").json["embedded"] == 0
+    later(monkeypatch, 3_600)
+    ran = flowbed("run", "--lane", "batch", "--json")
+    assert (ran.status, ran.json["embedded"], ran.json["submitted"]) == (0, PAGES, 0)
+    assert statuses(flowbed) == {"SUCCESS": PAGES}
+    assert provider.billed_again() == {}
+
+
+def test_a_submission_can_be_cancelled(pages: Path, flowbed: Call, provider: SimulatorProcess) -> None:
+    """Its end is asked for at the provider by the next poll, and its chunks wait for another run."""
+    provider.order(Fault(kind="stuck", calls=(1,)))
+    (submission,) = flowbed("run", "--lane", "batch", "--json").json["submissions"]
+    assert flowbed("submissions", "cancel", submission).status == 0
+    assert "its end was asked for" in flowbed("submissions", "list").out
+    assert [row["state"] for row in flowbed("submissions", "poll", "--json").json["ended"]] == ["cancelled"]
+    assert statuses(flowbed) == {"NONE": PAGES}
+    assert flowbed("submissions", "cancel", submission).status == 2
+
+
+@pytest.mark.parametrize("by", ["lane", "source", "document", "run"])
+def test_what_was_spent_is_told_against_what_was_planned(pages: Path, flowbed: Call, by: str) -> None:
+    """By lane, source, document or run, planned and billed tokens add up to what both lanes were billed."""
+    assert "nothing was paid for" in flowbed("status", "--cost").out
+    first = flowbed("run", "--limit", "2", "--json").json
+    second = flowbed("run", "--lane", "batch", "--wait", "--json").json
+    spent = flowbed("status", "--cost", "--by", by, "--json").json["spending"]
+    assert (spent["by"], spent["billed"]) == (by, first["tokens"] + second["tokens"])
+    assert spent["cost_usd"] == pytest.approx(first["cost_usd"] + second["cost_usd"])
+    assert len(spent["rows"]) == {"lane": 2, "source": 1, "document": PAGES, "run": 2}[by]
+    told = flowbed("status", "--cost", "--by", by).out
+    assert "+0.00%" in told
+    assert flowbed("status", "--cost", "--by", by, "--days", "0.000001").out == "nothing was paid for\n"
+
+
+def test_the_commands_refuse_what_cannot_be(pages: Path, flowbed: Call) -> None:
+    """Times without a unit, unknown names and unknown submissions end with status 2 and say what to write."""
+    for arguments, says in (
+        (["run", "--deadline", "6"], "such as 90m, 6h or 2d"),
+        (["run", "--deadline", "-1h"], "such as 90m, 6h or 2d"),
+        (["status", "--cost", "--by", "colour"], "choose lane, source, document or run"),
+        (["submissions", "poll", "nope"], "no live submission is called nope"),
+        (["submissions", "submit", "nope"], "no live submission is called nope"),
+        (["submissions", "cancel", "nope"], "no live submission is called 'nope'"),
+    ):
+        called = flowbed(*arguments)
+        assert called.status == 2
+        assert says in called.err
+
+
+def test_the_steps_load_neither_index_nor_model() -> None:
+    """Finding, handing in and listing run where there is room for little."""
+    import subprocess
+
+    code = (
+        "import sys, flowbed.pipeline.find, flowbed.pipeline.submit, flowbed.pipeline.standing, flowbed.pipeline.lane\n"
+        "print([name for name in ('lance', 'pyarrow', 'onnxruntime') if name in sys.modules])"
+    )
+    found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert found.stdout == "[]\n"
+
+
+class TestDoctor:
+    """What the doctor says of submissions, and that its own command mends it."""
+
+    def findings(self, flowbed: Call) -> dict[str, Any]:
+        return {each["check"]: each for each in flowbed("doctor", "--json").json["findings"]}
+
+    def test_a_submission_past_its_deadline(
+        self, pages: Path, flowbed: Call, provider: SimulatorProcess, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """It is named until a run has embedded what it did not answer."""
+        provider.order(Fault(kind="stuck", calls=(1,)))
+        assert flowbed("run", "--lane", "batch", "--deadline", "6h", "--json").status == 0
+        assert self.findings(flowbed) == {}
+        later(monkeypatch, 6.5 * 3_600)
+        found = self.findings(flowbed)["submissions"]
+        assert f"its deadline was 30 min ago, and {PAGES} of {PAGES} texts have no answer" in found["what"]
+        assert flowbed(*found["mend"].split()[1:]).status == 0
+        assert self.findings(flowbed) == {}
+
+    def test_a_submission_that_was_never_handed_in(
+        self, pages: Path, flowbed: Call, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """It is named with the command that hands it in."""
+        flowbed("run", "--budget", "0")
+        assert flowbed("submissions", "find").status == 0
+        later(monkeypatch, 2 * 3_600)
+        found = self.findings(flowbed)["submissions"]
+        assert "gathered 2 h ago, and not handed in" in found["what"]
+        assert flowbed(*found["mend"].split()[1:]).status == 0
+        assert self.findings(flowbed) == {}
+
+    def test_a_batch_api_that_refuses(self, pages: Path, flowbed: Call, provider: SimulatorProcess) -> None:
+        """An account that is out of money is told while something waits there."""
+        provider.order(Fault(kind="stuck", calls=(1,)))
+        assert flowbed("run", "--lane", "batch", "--json").status == 0
+        assert self.findings(flowbed) == {}
+        provider.order(Fault(kind="quota"))
+        found = self.findings(flowbed)["batch-api"]
+        assert found["severity"] == "error"
+        assert "the provider's Batch API refuses" in found["what"]
+        provider.order()
+        assert self.findings(flowbed) == {}
+
+
+def test_garbage_of_submissions_is_collected(
+    pages: Path, project: Path, flowbed: Call, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Files of a submission go 30 days after its end, and those that were never recorded after a day; others stay."""
+    store = project / ".flowbed" / "store"
+    assert flowbed("run", "--lane", "batch", "--wait", "--json").status == 0
+    (ended,) = (store / "submissions").iterdir()
+    for key in (
+        "submissions/0123456789abcdef01234567/input.jsonl",
+        "files/file-1/content",
+        "jobs/batch_1/part",
+    ):
+        (store / key).parent.mkdir(parents=True)
+        (store / key).write_text("something")
+    assert flowbed("gc").status == 0
+    assert len(list((store / "submissions").iterdir())) == 2
+    later(monkeypatch, 2 * 86_400)
+    assert flowbed("gc", "--json").json["objects"] == {"submission": 1}
+    assert [each.name for each in (store / "submissions").iterdir()] == [ended.name]
+    later(monkeypatch, 30 * 86_400)
+    assert flowbed("gc", "--json").json["objects"]["submission"] == 3
+    assert (store / "files/file-1/content").exists()
+    assert (store / "jobs/batch_1/part").exists()
+    assert statuses(flowbed) == {"SUCCESS": PAGES}

@@ -1,0 +1,126 @@
+"""The lane of a run follows from what was asked for, what is saved, and what there is time for."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from flowbed.embedding.jobs import JobTerms
+from flowbed.pipeline.lane import FEW, GRACE, WORTH, choose, needs, spelt
+
+DAY = 86_400
+TERMS = JobTerms(
+    texts=50_000, bytes=200_000_000, tokens=3_000_000, seconds=DAY, price=0.01, account="openai:1"
+)
+SMALL: dict[str, Any] = {
+    "asked": "auto",
+    "tokens": 2_000_000,
+    "texts": 10_000,
+    "terms": TERMS,
+    "price": 0.02,
+    "deadline_seconds": float(DAY),
+    "queued": 0,
+    "typical_seconds": None,
+}
+
+
+def chosen(**given: Any) -> str:
+    """Choose with all that is not given as it is in SMALL."""
+    return choose(**{**SMALL, **given}).lane
+
+
+@pytest.mark.parametrize(
+    ("given_", "lane", "why"),
+    [
+        ({}, "batch", "saves $0.0200, and is expected to be done within 24 h, before the deadline in 24 h"),
+        ({"typical_seconds": 600.0, "deadline_seconds": 3_600.0}, "batch", "within 10 min"),
+        ({"deadline_seconds": None}, "realtime", "no deadline; the batch lane would save $0.0200"),
+        ({"deadline_seconds": DAY - 601.0}, "realtime", "may take 24 h, and the deadline is in 23.8 h"),
+        ({"terms": None}, "realtime", "no Batch API"),
+        ({"tokens": 0, "texts": 0}, "realtime", "nothing has to be sent"),
+        ({"tokens": 900_000}, "realtime", "would save $0.0090"),
+        ({"price": 0.005}, "realtime", "would save $0.0000"),
+        ({"queued": 1_000_001}, "realtime", "may take 2 days"),
+        ({"asked": "batch", "tokens": 1, "deadline_seconds": None}, "batch", "asked for"),
+        ({"asked": "realtime"}, "realtime", "asked for"),
+    ],
+)
+def test_the_lane_is_told_with_its_reason(given_: dict[str, Any], lane: str, why: str) -> None:
+    """What is asked for is done; else texts wait only where there is a deadline, time enough and something to save."""
+    found = choose(**{**SMALL, **given_})
+    assert found.lane == lane
+    assert why in found.why
+
+
+work = st.fixed_dictionaries(
+    {
+        "tokens": st.integers(0, 10**10),
+        "texts": st.integers(0, 10**7),
+        "terms": st.one_of(
+            st.none(),
+            st.builds(
+                JobTerms,
+                texts=st.integers(1, 10**6),
+                bytes=st.integers(1, 10**9),
+                tokens=st.one_of(st.none(), st.integers(1, 10**9)),
+                seconds=st.integers(60, 7 * DAY),
+                price=st.floats(0, 1),
+                account=st.just("any"),
+            ),
+        ),
+        "price": st.floats(0, 1),
+        "deadline_seconds": st.one_of(st.none(), st.floats(1, 30 * DAY)),
+        "queued": st.integers(0, 10**9),
+        "typical_seconds": st.one_of(st.none(), st.floats(1, 2 * DAY)),
+    }
+)
+
+
+@given(work)
+def test_nobody_waits_without_a_reason(given_: dict[str, Any]) -> None:
+    """Unasked, the batch lane is taken only where it saves a cent, is not for a few texts, and is done in time."""
+    found = choose(asked="auto", **given_)
+    assert found.why
+    if found.lane == "realtime":
+        return
+    terms, tokens = given_["terms"], given_["tokens"]
+    assert tokens >= FEW
+    assert tokens * (given_["price"] - terms.price) / 1e6 >= WORTH
+    each = given_["typical_seconds"] or terms.seconds
+    assert needs(tokens, terms, queued=given_["queued"], each=each) <= given_["deadline_seconds"] + GRACE
+
+
+@given(work, st.floats(0, 30 * DAY), st.integers(0, 10**9))
+def test_more_time_never_makes_a_run_hurry(given_: dict[str, Any], more: float, ahead: int) -> None:
+    """What would wait with a near deadline and a long queue also waits with a later deadline and a shorter queue."""
+    if given_["deadline_seconds"] is None:
+        return
+    near = choose(asked="auto", **{**given_, "queued": given_["queued"] + ahead})
+    late = choose(asked="auto", **{**given_, "deadline_seconds": given_["deadline_seconds"] + more})
+    assert (near.lane, late.lane) != ("batch", "realtime")
+
+
+@given(work, st.sampled_from(["realtime", "batch"]))
+def test_what_is_asked_for_is_done(given_: dict[str, Any], asked: Any) -> None:
+    """A lane that was named is taken whatever it costs."""
+    assert choose(asked=asked, **given_).lane == asked
+
+
+@pytest.mark.parametrize(
+    ("seconds", "words"),
+    [
+        (0.25, "0.2 s"),
+        (90, "90 s"),
+        (120, "2 min"),
+        (5_400, "90 min"),
+        (7_200, "2 h"),
+        (86_400, "24 h"),
+        (2.5 * DAY, "2.5 days"),
+    ],
+)
+def test_time_is_spelt_in_the_largest_unit_that_fits(seconds: float, words: str) -> None:
+    """Two of a unit make the next one readable, less stays with the smaller."""
+    assert spelt(seconds) == words

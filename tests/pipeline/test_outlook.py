@@ -1,0 +1,165 @@
+"""What earlier submissions took, and which live ones somebody should look after."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+import flowbed
+from flowbed.embedding.cache import Cached
+from flowbed.embedding.jobs import JobTerms
+from flowbed.ledger import SubmissionRow
+from flowbed.pipeline.outlook import counts_as_billed, outlook
+from flowbed.pipeline.standing import overdue, stands
+from flowbed.records import Space
+from flowbed.testing.embedder import open_seeded
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from flowbed.bed import Flowbed
+
+HOUR = 3_600_000_000  # µs
+NOW = 1_000_000 * HOUR
+SPACE = Space(model="text-embedding-3-small", dimensions=1_536)
+TERMS = JobTerms(texts=50_000, bytes=200_000_000, tokens=None, seconds=86_400, price=0.01, account="openai:1")
+ROW = SubmissionRow(
+    id="0123456789abcdef01234567",
+    space=SPACE.to_json(),
+    account="openai:1",
+    key="submissions/0123456789abcdef01234567/input.jsonl",
+    bytes=1_000,
+    texts=10,
+    chunks=12,
+    tokens=500,
+    created=NOW - HOUR // 2,
+    state="submitted",
+    submitted=NOW - HOUR // 4,
+    job="batch_1",
+)
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    """Give a project whose model has a Batch API, which nobody asks."""
+    tmp_path.joinpath("flowbed.toml").write_text(
+        'model = "openai:text-embedding-3-small"\n[providers.openai]\n'
+        'base_url = "http://127.0.0.1:9/v1"\napi_key = "any"\n',
+        "utf-8",
+    )
+    return tmp_path
+
+
+async def ended(bed: Flowbed, number: int, seconds: float, **other: Any) -> None:
+    """Record a submission that took so many seconds."""
+    account = bed._parts().jobs()
+    assert account is not None
+    row = replace(
+        ROW,
+        id=f"{number:024x}",
+        account=account.terms.account,
+        state="completed",
+        created=NOW + number,
+        ended=ROW.submitted + round(seconds * 1e6),
+    )
+    await bed._ledger.submissions.create(replace(row, **other))
+
+
+async def test_nine_of_ten_of_the_last_submissions_say_how_long_the_next_takes(folder: Path) -> None:
+    """The newest twenty of the account that completed count; one that took very long is passed over."""
+    async with await flowbed.aopen(folder) as bed:
+        found = await outlook(bed._parts())
+        assert (found.typical, found.timed) == (None, 0)
+        assert found.batch(3_000_001).seconds == pytest.approx(2 * 86_400 / 4)  # type: ignore[union-attr]
+        for number in range(5):
+            await ended(bed, number, 80_000)
+        for number in range(5, 24):
+            await ended(bed, number, 600 + number)
+        await ended(bed, 24, 86_000)
+        await ended(bed, 25, 5, state="expired")
+        await ended(bed, 26, 5, account="another")
+        found = await outlook(bed._parts())
+        assert (found.typical, found.timed) == (622, 20)
+        assert found.batch(1_000).seconds == 622  # type: ignore[union-attr]
+        assert found.batch(0).seconds == 0  # type: ignore[union-attr]
+
+
+async def test_what_stands_in_the_queue_goes_first(folder: Path) -> None:
+    """A queue of three million tokens that is full is answered before what does not fit beside it."""
+    async with await flowbed.aopen(folder) as bed:
+        await ended(bed, 1, 600)
+        await ended(bed, 2, 0, tokens=2_999_000, state="submitted", ended=0)
+        found = await outlook(bed._parts())
+        assert found.queued == 2_999_000
+        assert [found.batch(tokens).seconds for tokens in (1_000, 1_001)] == [600, 1_200]  # type: ignore[union-attr]
+
+
+@pytest.mark.parametrize(
+    ("changed", "says", "command"),
+    [
+        ({}, "", ""),
+        ({"deadline": NOW - HOUR, "done": 4}, "6 of 10 texts have no answer", "flowbed run"),
+        ({"deadline": NOW - 1}, "", ""),
+        ({"submitted": NOW - 25 * HOUR}, "", ""),
+        ({"submitted": NOW - 26 * HOUR}, "handed in 26 h ago", f"flowbed submissions poll {ROW.id}"),
+        ({"state": "submitting", "created": NOW - 1}, "", ""),
+        ({"state": "submitting"}, "did not end", f"flowbed submissions submit {ROW.id}"),
+        ({"state": "submitting", "worker": "other/1/2/3", "until": NOW + 1}, "", ""),
+        (
+            {"state": "submitting", "worker": "dead", "until": NOW + 1},
+            "did not end",
+            "flowbed submissions submit",
+        ),
+        (
+            {"state": "ready", "created": NOW - 2 * HOUR},
+            "2 h ago, and not handed in",
+            "flowbed submissions submit",
+        ),
+        ({"state": "ready"}, "", ""),
+        ({"space": Space(model="other", dimensions=3).to_json()}, "for model other", "flowbed run"),
+    ],
+)
+def test_what_is_overdue_is_named_with_its_command(changed: dict[str, Any], says: str, command: str) -> None:
+    """What somebody works on, or what only has to be waited for, is left alone."""
+    row = replace(ROW, **changed)
+    found = list(overdue([row], space=ROW.space, terms=TERMS, now=NOW, dead=lambda worker: worker == "dead"))
+    assert len(found) == bool(says)
+    for each in found:
+        assert says in each.what
+        assert each.mend.startswith(command)
+
+
+def test_what_waits_behind_others_is_not_overdue() -> None:
+    """A submission for which there was no room in the queue is not named while others of the account are in it."""
+    behind = replace(ROW, id="2", state="ready", created=NOW - 5 * HOUR)
+    asked: dict[str, Any] = {"space": ROW.space, "terms": TERMS, "now": NOW, "dead": lambda _: False}
+    assert not list(overdue([ROW, behind], **asked))
+    assert list(overdue([behind], **asked))
+
+
+@pytest.mark.parametrize(
+    ("changed", "words"),
+    [
+        ({"done": 3, "failed": 1}, "with the provider since 2084-01-29 15:45, 4 of 10 texts done"),
+        (
+            {"cancel": True},
+            "with the provider since 2084-01-29 15:45, 0 of 10 texts done, its end was asked for",
+        ),
+        ({"state": "ready"}, "waiting to be handed in"),
+        ({"state": "submitting", "error": "busy"}, "being handed in: busy"),
+        ({"state": "expired", "ended": NOW, "error": "too late"}, "expired 2084-01-29 16:00: too late"),
+    ],
+)
+def test_how_a_submission_stands_is_said_in_a_few_words(changed: dict[str, Any], words: str) -> None:
+    """Where it is, since when, and what went wrong with it last."""
+    assert stands(replace(ROW, **changed)) == words
+
+
+def test_only_an_embedder_that_says_so_counts_as_is_billed(tmp_path: Path) -> None:
+    """It is asked behind all that stands in front of it; one that says nothing is taken to estimate."""
+    silent = open_seeded("8", cache=tmp_path, options={})
+    assert not counts_as_billed(Cached(silent, []))
+    silent.exact = True  # type: ignore[attr-defined]
+    assert counts_as_billed(Cached(Cached(silent, []), []))
