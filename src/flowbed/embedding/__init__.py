@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from importlib import import_module
-from importlib.metadata import entry_points
 from typing import TYPE_CHECKING, Protocol, runtime_checkable
 
 from flowbed.errors import Misconfigured
@@ -103,10 +102,14 @@ def open_embedder(model: str, *, cache: Path, options: Mapping[str, str]) -> Emb
 
     """
     vendor, _, name = model.partition(":")
-    plugins = {point.name: point.value for point in entry_points(group="flowbed.embedders")}
-    target = {**plugins, **VENDORS}.get(vendor)
+    target, plugins = VENDORS.get(vendor), {}
+    if target is None:  # only then, as it reads a file of every package that is installed
+        from importlib.metadata import entry_points  # noqa: PLC0415 - slow, and rarely asked for
+
+        plugins = {point.name: point.value for point in entry_points(group="flowbed.embedders")}
+        target = plugins.get(vendor)
     if target is None:
-        known = ", ".join(sorted({**plugins, **VENDORS}))
+        known = ", ".join(sorted({*plugins, *VENDORS}))
         message = f"model {model!r} names no known vendor; write it as vendor:model, with one of: {known}"
         raise Misconfigured(message)
     module, _, attribute = target.partition(":")

@@ -127,20 +127,11 @@ class Onnx:
     price = 0.0
 
     def __init__(self, checkpoint: Checkpoint, *, cache: Path, choices: Choices) -> None:
-        """Load the tokenizer, which counting needs; the graph waits for the first text."""
-        from tokenizers import Tokenizer  # noqa: PLC0415 - this folder is imported where no model is opened
-
+        """Load nothing yet: the tokenizer waits for the first text that is counted, the graph for one to embed."""
         self._checkpoint = checkpoint
         self._cache = cache
         self._choices = choices
         self._prompts = {**checkpoint.prompts, **choices.prompts}
-        self._tokenizer = Tokenizer.from_file(str(checkpoint.folder / "tokenizer.json"))
-        # As published, it cuts texts at 128 tokens and pads every one to 128.
-        self._tokenizer.no_truncation()
-        self._tokenizer.no_padding()
-        self._prefix, self._suffix = _special_tokens(self._tokenizer)
-        # Tokens that a text may have, special ones not counted, before `overflow` says what becomes of it.
-        self.window = checkpoint.window - len(self._prefix) - len(self._suffix)
         # A batch on each core rather than each batch on all: the cores then wait for one another at no operator, and
         # share with whatever else runs here. Measured on two cores: a sixth less processor time.
         # Calls for documents come two at a time: one is tokenised while the other runs. More would all end at once,
@@ -156,6 +147,27 @@ class Onnx:
             pooling=checkpoint.pooling + ("+split" if choices.overflow == "split" else ""),
             prompts=tuple(sorted((purpose, prompt) for purpose, prompt in self._prompts.items() if prompt)),
         )
+
+    @cached_property
+    def _tokenizer(self) -> Any:  # noqa: ANN401 - tokenizers has no types
+        # A search by a vector needs none, and it takes a tenth of a second to load.
+        from tokenizers import Tokenizer  # noqa: PLC0415
+
+        tokenizer = Tokenizer.from_file(str(self._checkpoint.folder / "tokenizer.json"))
+        # As published, it cuts texts at 128 tokens and pads every one to 128.
+        tokenizer.no_truncation()
+        tokenizer.no_padding()
+        return tokenizer
+
+    @cached_property
+    def _around(self) -> tuple[list[int], list[int]]:
+        """The special tokens before a text and after it."""
+        return _special_tokens(self._tokenizer)
+
+    @property
+    def window(self) -> int:
+        """How many tokens a text may have, special ones not counted, before `overflow` says what becomes of it."""
+        return self._checkpoint.window - sum(map(len, self._around))
 
     async def embed(self, texts: Sequence[str], *, purpose: Purpose) -> Embedded:
         """Embed texts of any length; tokens are counted without special ones.
@@ -180,7 +192,8 @@ class Onnx:
         windows, truncated = await asyncio.to_thread(self._windows, [prompt + text for text in texts])
         vectors = np.empty((len(windows), self.space.dimensions), dtype=np.float32)
         padding = int(self._checkpoint.config.get("pad_token_id") or 0)
-        batches = batches_of(windows, prefix=self._prefix, suffix=self._suffix, padding=padding)
+        prefix, suffix = self._around
+        batches = batches_of(windows, prefix=prefix, suffix=suffix, padding=padding)
         loop = asyncio.get_running_loop()
 
         async def work() -> None:

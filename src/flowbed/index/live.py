@@ -11,9 +11,14 @@ from flowbed.errors import Conflict, Misconfigured, NotFound
 from flowbed.records import Space, canonical
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from flowbed.storage import Store
 
 ACTIVE = "active.json"
+# Seconds for which a search goes by what another has just read: longer than nothing, and shorter than anyone waits
+# between two commands. A space that is not live any more still answers the queries that were embedded for it.
+FRESH = 1.0
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -57,6 +62,31 @@ async def live_collections(store: Store) -> list[Live]:
     """Read the live space of every collection that has one, by name."""
     found = [await live_collection(store, name) for name in await store.folders("")]
     return [live for live in found if live is not None]
+
+
+class Recent:
+    """The live space of each collection as a search of this process has read it within the last second."""
+
+    def __init__(self, store: Store, *, monotonic: Callable[[], float]) -> None:
+        """Read nothing yet; `monotonic` tells the time in seconds."""
+        self._store, self._monotonic = store, monotonic
+        self._read: dict[str, tuple[float, Live]] = {}
+
+    async def get(self, collection: str) -> Live | None:
+        """Tell which space of a collection is live; None where nothing was ever committed to it.
+
+        Raises:
+            Misconfigured: `active.json` is damaged.
+
+        """
+        read, live = self._read.get(collection, (0.0, None))
+        if live is not None and self._monotonic() - read < FRESH:
+            return live
+        began = self._monotonic()
+        live = await live_collection(self._store, collection)
+        if live is not None:
+            self._read[collection] = began, live
+        return live
 
 
 async def begin_space(store: Store, collection: str, space: Space, *, now: int) -> Live:

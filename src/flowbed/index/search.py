@@ -3,22 +3,23 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from functools import partial
+from functools import cached_property, partial
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 import orjson
+import pyarrow as pa
 
 from flowbed.errors import NotFound, Rejected
 from flowbed.index.filters import to_sql
-from flowbed.index.partitions import compared, partitioned, probes
+from flowbed.index.held import SHOWN, Held, View, look, shown_of, vectors_of
+from flowbed.index.partitions import compared, probes
 from flowbed.records import Found, Hit
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
     import lance
-    import pyarrow as pa
     from numpy.typing import NDArray
 
     from flowbed.index.datasets import Datasets
@@ -33,7 +34,6 @@ EXACT_ROWS = 5_000
 FEW = 2_000
 # Of no more rows than these the texts are read at once with the vectors.
 WHOLE = 24
-SHOWN = ("id", "document", "metadata")
 MOST = 10_000  # hits; more is an export, not a search
 
 
@@ -46,6 +46,11 @@ class _Query:
     limit: int
     exact: bool | None
 
+    @cached_property
+    def arrow(self) -> pa.FloatArray:
+        """The vector as Lance takes it: an array of NumPy's it turns into double precision and back."""
+        return pa.array(self.vector)
+
 
 async def search(
     vector: NDArray[np.float32],
@@ -57,11 +62,13 @@ async def search(
     at: int | None = None,
     unit: Unit = "chunk",
     exact: bool | None = None,
+    held: Held | None = None,
 ) -> Found:
     """Find the `limit` rows nearest to `vector` (float32, of the collections' dimensions), best first.
 
     `at` asks an older version of one collection. With unit `document` each document counts once, by its best chunk.
     `exact` says to scan every row, or to use the vector index where there is one; None lets the number of rows decide.
+    `held` is what this process keeps of newest versions between its searches.
 
     Raises:
         Rejected: the vector, the filter or the limit cannot be used.
@@ -72,12 +79,12 @@ async def search(
         message = f"limit is {limit}; ask for 1 to {MOST} hits"
         raise Rejected(message)
     query = _Query(vector=_direction(vector), condition=to_sql(where), limit=limit, exact=exact)
-    find = _documents if unit == "document" else _chunks
+    find = partial(_found, query=query, held=held if at is None else None, unit=unit)
     hits: list[Hit] = []
     versions: dict[str, int] = {}
     for live in collections:
         # One version answers the whole of it, and one thread: each change of threads costs a tenth of a millisecond.
-        answer = await datasets.reading(live, partial(find, live=live, query=query), version=at)
+        answer = await datasets.reading(live, partial(find, live=live), version=at)
         if answer is None:
             if len(collections) > 1:
                 continue  # it is just being begun, and the others have answers
@@ -102,12 +109,28 @@ def _direction(vector: NDArray[np.float32]) -> NDArray[np.float32]:
     return unit
 
 
-def _documents(dataset: lance.LanceDataset, live: Live, query: _Query) -> list[Hit]:
+def _found(
+    dataset: lance.LanceDataset, live: Live, query: _Query, held: Held | None, unit: Unit
+) -> list[Hit]:
+    """Search one version, and have it held for the next search."""
+    if held is None:
+        return _hits_of(look(dataset), live, query, unit)
+    view = held.view(live, dataset)
+    hits = _hits_of(view, live, query, unit)
+    held.bring(view)
+    return hits
+
+
+def _hits_of(view: View, live: Live, query: _Query, unit: Unit) -> list[Hit]:
+    return (_documents if unit == "document" else _chunks)(view, live, query)
+
+
+def _documents(view: View, live: Live, query: _Query) -> list[Hit]:
     """Find the best chunk of each of the nearest documents."""
-    rows, wanted = dataset.count_rows(), query.limit
+    rows, wanted = view.dataset.count_rows(), query.limit
     while True:  # chunks of one document crowd each other: ask for more until enough documents are seen
         wanted = min(wanted * 4, max(rows, 1))
-        hits = _chunks(dataset, live, replace(query, limit=wanted))
+        hits = _chunks(view, live, replace(query, limit=wanted))
         best = _one_each(hits)
         if len(best) >= query.limit or len(hits) < wanted or wanted >= rows:
             return best[: query.limit]
@@ -128,40 +151,49 @@ def document_of(hit: Hit) -> str:
     return hit.id.rpartition("#")[0] or hit.id
 
 
-def _chunks(dataset: lance.LanceDataset, live: Live, query: _Query) -> list[Hit]:
+def _chunks(view: View, live: Live, query: _Query) -> list[Hit]:
     """Find the nearest chunks, best first."""
-    return _nearest(dataset, live, query, _candidates(dataset, query))
+    return _nearest(view, live, query, _candidates(view, query))
 
 
-def _candidates(dataset: lance.LanceDataset, query: _Query) -> list[int]:
+def _candidates(view: View, query: _Query) -> list[int]:
     """Name rows, by their row ids, among which the nearest are."""
-    index = None if query.exact else partitioned(dataset)
+    index = None if query.exact else view.index
     if query.condition == "true":
         # Tombstones have no vector, so that no search can meet them: there is nothing to look up for each row.
         if index is None or (query.exact is None and index.rows <= EXACT_ROWS):
-            return _scan(dataset, query, query.limit, None, {"use_index": False})
+            return _scan(view, query, query.limit, None, {"use_index": False})
         look, wanted = probes(index, query.limit, filtered=False), compared(query.limit)
-        found = _scan(dataset, query, wanted, None, {"nprobes": look})
+        found = _scan(view, query, wanted, None, {"nprobes": look})
         if len(found) >= query.limit or look == index.partitions:
             return found
-        return _scan(dataset, query, wanted, None, {"minimum_nprobes": look})  # as many more as it takes
+        return _scan(view, query, wanted, None, {"minimum_nprobes": look})  # as many more as it takes
     condition = f"deleted = false AND {query.condition}"
-    if query.exact is not False and (few := _few(dataset, condition)) is not None:
+    if query.exact is not False and (few := _few(view.dataset, condition)) is not None:
         return few
     if index is None:
-        return _scan(dataset, query, query.limit, condition, {"use_index": False})
+        return _scan(view, query, query.limit, condition, {"use_index": False})
     look = probes(index, query.limit, filtered=True)
-    return _scan(dataset, query, compared(query.limit), condition, {"minimum_nprobes": look})
+    return _scan(view, query, compared(query.limit), condition, {"minimum_nprobes": look})
 
 
-def _scan(
-    dataset: lance.LanceDataset, query: _Query, wanted: int, condition: str | None, how: Mapping[str, Any]
-) -> list[int]:
+def _scan(view: View, query: _Query, wanted: int, condition: str | None, how: Mapping[str, Any]) -> list[int]:
     """Let Lance find the nearest rows: through its index, the rows that it does not hold by a scan."""
-    nearest = {"column": "vector", "q": query.vector, "k": wanted, "metric": "cosine", **how}
-    found = dataset.scanner(
-        columns=["_distance"], with_row_id=True, nearest=nearest, filter=condition, prefilter=True
-    ).to_table()
+    nearest = {"column": "vector", "q": query.arrow, "k": wanted, "metric": "cosine", **how}
+    # The scanner of `LanceDataset.scanner` keeps a deep copy of all this, which takes a quarter of a millisecond.
+    found = (
+        view.dataset._ds.scanner(  # noqa: SLF001
+            columns=["_distance"],
+            with_row_id=True,
+            nearest=nearest,
+            filter=condition,
+            prefilter=True,
+            # To look for rows outside of the index takes as long again, even where there are none.
+            fast_search=view.whole and how.get("use_index", True),
+        )
+        .to_pyarrow()
+        .read_all()
+    )
     row_ids: list[int] = found["_rowid"].to_pylist()
     return row_ids
 
@@ -176,30 +208,40 @@ def _few(dataset: lance.LanceDataset, condition: str) -> list[int] | None:
     return found["_rowid"].to_pylist() if found.num_rows <= FEW else None
 
 
-def _nearest(dataset: lance.LanceDataset, live: Live, query: _Query, row_ids: Sequence[int]) -> list[Hit]:
+def _nearest(view: View, live: Live, query: _Query, row_ids: Sequence[int]) -> list[Hit]:
     """Find the nearest of a few rows, by comparing all of them."""
     if not row_ids:
         return []
+    rows, taken = view.rows.find(row_ids), None
+    vectors = vectors_of(rows) if rows is not None else None
     # To read by row id costs half a millisecond and a tenth for each row's text: few are read whole, of many the best.
-    whole = len(row_ids) <= WHOLE
-    columns = ["vector", *SHOWN] if whole else ["vector"]
-    taken = dataset._take_rows(list(row_ids), columns=columns)  # noqa: SLF001 - as `take`, by row id
-    vectors = taken["vector"].combine_chunks().flatten().to_numpy(zero_copy_only=False)
-    vectors = vectors.reshape(taken.num_rows, -1)
+    whole = rows is None and len(row_ids) <= WHOLE
+    if vectors is None:
+        taken = _taken(view.dataset, row_ids, ["vector", *(SHOWN if whole else ())])
+        vectors = taken["vector"].combine_chunks().flatten().to_numpy(zero_copy_only=False)
+        vectors = vectors.reshape(taken.num_rows, -1)
     lengths = np.linalg.norm(vectors, axis=1) * np.linalg.norm(query.vector)
     scores = (vectors @ query.vector) / np.maximum(lengths, np.finfo(np.float32).tiny)
-    best = np.argsort(-scores, kind="stable")[: query.limit]
-    if whole:
-        shown = taken.select(list(SHOWN)).take(best)
+    best = np.argsort(-scores, kind="stable")[: query.limit].tolist()
+    if rows is not None:
+        shown = shown_of([rows[place] for place in best])
+    elif taken is not None and whole:
+        shown = _columns(taken.take(best))
     else:
-        shown = dataset._take_rows([row_ids[place] for place in best], columns=list(SHOWN))  # noqa: SLF001
+        shown = _columns(_taken(view.dataset, [row_ids[place] for place in best], list(SHOWN)))
     return _hits(shown, scores[best], live)
 
 
-def _hits(found: pa.Table, scores: NDArray[np.float32], live: Live) -> list[Hit]:
-    # Rounding can lead a hair outside what a cosine can be.
-    columns = (found[name].to_pylist() for name in SHOWN)
-    bounded = np.clip(scores, -1.0, 1.0).tolist()
+def _taken(dataset: lance.LanceDataset, row_ids: Sequence[int], columns: list[str]) -> pa.Table:
+    return dataset._take_rows(list(row_ids), columns=columns)  # noqa: SLF001 - as `take`, by row id
+
+
+def _columns(table: pa.Table) -> list[list[str]]:
+    return [table[name].to_pylist() for name in SHOWN]
+
+
+def _hits(shown: Sequence[Sequence[str]], scores: NDArray[np.float32], live: Live) -> list[Hit]:
+    bounded = np.clip(scores, -1.0, 1.0).tolist()  # rounding can lead a hair outside what a cosine can be
     hits = [
         Hit(
             id=id_,
@@ -208,6 +250,6 @@ def _hits(found: pa.Table, scores: NDArray[np.float32], live: Live) -> list[Hit]
             metadata=orjson.loads(metadata),
             collection=live.collection,
         )
-        for id_, document, metadata, score in zip(*columns, bounded, strict=True)
+        for id_, document, metadata, score in zip(*shown, bounded, strict=True)
     ]
     return sorted(hits, key=lambda hit: (-hit.score, hit.id))

@@ -1,0 +1,130 @@
+"""A ledger that needs nothing done is known without SQLAlchemy; every other is opened as ever, and told of."""
+
+from __future__ import annotations
+
+import os
+import sqlite3
+import subprocess
+import sys
+from typing import TYPE_CHECKING
+
+import pytest
+
+from flowbed.ledger import BatchRow, Ledger, open_ledger
+from flowbed.ledger.schema import HEAD
+from flowbed.ledger.standing import Standing, stand
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+
+async def made(folder: Path) -> None:
+    """Make a ledger."""
+    await (await open_ledger("ledger.db", folder=folder, new_id="of this ledger")).close()
+
+
+@pytest.mark.parametrize("address", ["ledger.db", "sqlite:///ledger.db"])
+async def test_a_ledger_that_stands_is_the_one_that_opening_finds(tmp_path: Path, address: str) -> None:
+    """It has the id and the name that the ledger has when it is opened, and what one writes the other reads."""
+    await made(tmp_path)
+    found = stand(address, folder=tmp_path)
+    assert found is not None
+    opened = await open_ledger(address, folder=tmp_path, new_id="another")
+    assert (found.id, found.location) == (opened.id, opened.location)
+    batch = BatchRow(id="b", source="s", key="s/chunked/b.json", timestamp=17, chunks=1)
+    await opened.batches.register(batch)
+    assert await found.batches.get(["b"]) == {"b": batch}
+    await found.close()
+    await opened.close()
+
+
+async def test_every_part_of_a_ledger_is_there(tmp_path: Path) -> None:
+    """Whatever part is asked for first, it and all others can be used."""
+    await made(tmp_path)
+    parts = {name for name in Ledger.__annotations__ if name not in {"id", "location"}}
+    assert parts == set(Standing.__annotations__)
+    for part in sorted(parts):
+        found = stand("ledger.db", folder=tmp_path)
+        assert found is not None
+        assert getattr(found, part) is getattr(found, part)
+        assert await found.chunks.counts() == {}
+        await found.close()
+
+
+async def test_what_is_no_part_of_a_ledger_is_an_error(tmp_path: Path) -> None:
+    """A misspelt part is told as such, before the database is open and after."""
+    await made(tmp_path)
+    found = stand("ledger.db", folder=tmp_path)
+    assert found is not None
+    for _ in range(2):
+        with pytest.raises(AttributeError, match="chunk"):
+            found.chunk  # noqa: B018
+        await found.chunks.counts()
+    await found.close()
+
+
+async def test_closing_what_was_not_opened_opens_nothing(tmp_path: Path) -> None:
+    """A ledger of which nothing was asked leaves no files beside its own."""
+    await made(tmp_path)
+    found = stand("ledger.db", folder=tmp_path)
+    assert found is not None
+    await found.close()
+    assert os.listdir(tmp_path) == ["ledger.db"]  # noqa: PTH208
+
+
+@pytest.mark.parametrize(
+    "statement",
+    [
+        "UPDATE ledger_version SET version_num = '0001'",
+        "UPDATE ledger_version SET version_num = '9999'",
+        "DELETE FROM ledger_version",
+        "DELETE FROM facts",
+        "DROP TABLE facts",
+    ],
+)
+async def test_a_ledger_with_something_to_do_is_left_to_opening(tmp_path: Path, statement: str) -> None:
+    """An older or newer schema, and a ledger that lacks what makes it one, are not taken for one that stands."""
+    await made(tmp_path)
+    with sqlite3.connect(tmp_path / "ledger.db") as connection:
+        connection.execute(statement)
+    connection.close()
+    assert stand("ledger.db", folder=tmp_path) is None
+
+
+@pytest.mark.parametrize("address", ["absent.db", ":memory:", "postgresql://localhost/x", "folder", "no.db"])
+def test_what_is_no_ledger_is_left_to_opening(tmp_path: Path, address: str) -> None:
+    """Of what is absent, elsewhere or something else nothing is said here, and nothing is made."""
+    (tmp_path / "folder").mkdir()
+    (tmp_path / "no.db").write_text("no database")
+    before = sorted(tmp_path.iterdir())
+    assert stand(address, folder=tmp_path) is None
+    assert sorted(tmp_path.iterdir()) == before
+
+
+async def test_the_newest_revision_is_the_schema_s_own(tmp_path: Path) -> None:
+    """The revision that is told by the names of files is the one that the schema says it is."""
+    await made(tmp_path)
+    with sqlite3.connect(tmp_path / "ledger.db") as connection:
+        (revision,) = connection.execute("SELECT version_num FROM ledger_version").fetchone()
+    connection.close()
+    assert revision == HEAD
+    assert stand("ledger.db", folder=tmp_path) is not None
+
+
+def test_searching_loads_no_sqlalchemy(tmp_path: Path) -> None:
+    """A process that opens a project that was opened before, and searches it by a vector, does without SQLAlchemy."""
+    (tmp_path / "flowbed.toml").write_text(
+        'model = "seeded:8"\n[sources.notes]\nkind = "files"\nlocation = "notes"\n'
+    )
+    (tmp_path / "notes").mkdir()
+    (tmp_path / "notes" / "one.md").write_text("one note")
+    run = "import flowbed\nwith flowbed.open('.') as bed:\n    bed.run()"
+    search = (
+        "import sys, flowbed\nwith flowbed.open('.') as bed:\n    print(len(bed.search([1.0] * 8)))\n"
+        "print('sqlalchemy' in sys.modules)"
+    )
+    told = [
+        subprocess.run([sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True, check=True)
+        for code in (run, search)
+    ]
+    assert told[1].stdout.split() == ["1", "False"]
