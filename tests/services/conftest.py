@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -12,18 +13,19 @@ from flowbed.ledger import open_ledger
 from flowbed.records import Found
 from flowbed.services import Serving, open_service
 from flowbed.services.keys import Keys
+from flowbed.storage import open_store
 from flowbed.testing.clock import FixedClock
 from flowbed.testing.embedder import Seeded
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Sequence
     from contextlib import AbstractAsyncContextManager
-    from pathlib import Path
 
     from flowbed.embedding.tiers import VectorTier
     from flowbed.ledger import Ledger
     from flowbed.records import Embedded, Purpose
     from flowbed.services import Service
+    from flowbed.storage import Store
 
 
 class Provider(Seeded):
@@ -50,6 +52,8 @@ class Project:
     ledger: Ledger
     serving: Serving
     providers: dict[str, Provider]
+    store: Store = field(default_factory=lambda: open_store("memory://", folder=Path()))
+    ended: set[str] = field(default_factory=set)  # processes that are no more
     now: FixedClock = field(default_factory=FixedClock)
     queries: list[Any] = field(default_factory=list)
     secrets: int = 0
@@ -70,6 +74,13 @@ class Project:
     def secret(self) -> str:
         self.secrets += 1
         return f"{self.secrets:043}"
+
+    def worker(self) -> str:
+        self.secrets += 1
+        return f"worker {self.secrets}"
+
+    def dead(self, name: str) -> bool:
+        return name in self.ended
 
     async def open_model(self, model: str, *, processes: int = 0) -> Provider:
         if model not in self.providers:

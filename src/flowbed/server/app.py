@@ -12,12 +12,14 @@ from starlette.exceptions import HTTPException
 from starlette.responses import PlainTextResponse
 
 from flowbed.errors import Error, NotFound
-from flowbed.server import admin, embeddings, health, models, search
+from flowbed.server import admin, batches, embeddings, files, health, models, search
 from flowbed.server.answers import Answer
 from flowbed.server.errors import WrongMethod, refusal
 from flowbed.server.exchange import exchange_of
 from flowbed.server.gate import BODY_SECONDS, Gate, Load
+from flowbed.server.lines import Lines
 from flowbed.server.metrics import Metrics
+from flowbed.services.working import Working
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -63,7 +65,7 @@ def create_app(
     app = FastAPI(
         title="Flowbed",
         version=version("flowbed"),
-        summary="OpenAI's embeddings API, and search over the project's collections.",
+        summary="OpenAI's embeddings, files and batches, and search over the project's collections.",
         docs_url=None,
         redoc_url=None,
         redirect_slashes=False,
@@ -71,9 +73,9 @@ def create_app(
     )
     load = Load()
     metrics = Metrics(service, load)
-    app.state.metrics = metrics
+    app.state.metrics, app.state.load = metrics, load
     app.router.routes.append(embeddings.route(service))
-    for routes in (models.routes, search.routes, admin.routes, health.routes):
+    for routes in (models.routes, files.routes, batches.routes, search.routes, admin.routes, health.routes):
         app.include_router(routes(service))
     app.add_api_route(
         "/metrics", metrics.endpoint, response_model=None, response_class=PlainTextResponse, tags=["health"]
@@ -100,6 +102,13 @@ def create_app(
         body_seconds=body_seconds,
     )
     return app
+
+
+def working(app: FastAPI, service: Service, *, clock: Callable[[], float] = time.perf_counter) -> Working:
+    """Make the context in which the batches of an application go on, beside its requests; `clock` as the app's."""
+    load: Load = app.state.load
+    metrics: Metrics = app.state.metrics
+    return Working(service, Lines(), busy=lambda: load.is_busy(clock()), done=metrics.lines)
 
 
 def _unmatched(error: HTTPException, exchange: Exchange) -> Exception:

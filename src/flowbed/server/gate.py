@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -11,6 +12,7 @@ from starlette.requests import ClientDisconnect
 from flowbed.errors import Unauthorized
 from flowbed.server.errors import Overloaded, TooLarge, TooSlow, refusal
 from flowbed.server.exchange import KEY, Exchange
+from flowbed.services.files import FILE_BYTES
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, MutableMapping, Sequence
@@ -31,6 +33,14 @@ OPEN = frozenset({"/health/live", "/health/ready", "/metrics", "/openapi.json"})
 LOOPBACK = frozenset({b"localhost", b"127.0.0.1", b"[::1]"})
 # Seconds in which a body has to be here: 32 MB at 5 Mbit/s.
 BODY_SECONDS = 60.0
+# A file may be larger than any other body, with some bytes of the form around it, and may take longer: as long as more
+# than so many bytes come in a second, 1 Mbit.
+UPLOAD = ("POST", "/v1/files")
+UPLOAD_BYTES, UPLOAD_RATE = FILE_BYTES + 2**16, 2**17
+# What nobody waits for an answer of a model to.
+LEISURELY = ("/v1/files", "/v1/batches")
+# Seconds after an answer in which its client may well come with the next request: who types, or asks in a loop, does.
+LINGERING = 1.0
 GONE = 499  # what logs and metrics call a request whose client left before it was read
 ID_LENGTH = 128
 ID_LETTERS = frozenset(b"abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789-_.:")
@@ -38,10 +48,19 @@ ID_LETTERS = frozenset(b"abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ012
 
 @dataclass(slots=True)
 class Load:
-    """How many requests are being worked on, and how many of them the limit is for."""
+    """How many requests are being worked on, how many of them the limit is for, and how many somebody waits for.
+
+    `waited` is when the last one of these ended, in seconds of the gate's clock.
+    """
 
     busy: int = 0
     limited: int = 0
+    waiting: int = 0
+    waited: float = float("-inf")
+
+    def is_busy(self, now: float) -> bool:
+        """Tell whether people wait for answers, or did a moment ago."""
+        return self.waiting > 0 or now - self.waited < LINGERING
 
 
 class Gate:
@@ -78,7 +97,14 @@ class Gate:
             await self._app(scope, receive, send)
             return
         headers = dict(scope["headers"])
-        body = _Body(receive, headers, most=self._body_bytes, seconds=self._body_seconds)
+        upload = (scope["method"], scope["path"]) == UPLOAD
+        body = _Body(
+            receive,
+            headers,
+            most=UPLOAD_BYTES if upload else self._body_bytes,
+            seconds=self._body_seconds,
+            rate=UPLOAD_RATE if upload else math.inf,
+        )
         scope[KEY] = exchange = Exchange(
             id=_id_of(headers.get(b"x-request-id")) or self._new_id(),
             method=scope["method"],
@@ -91,6 +117,8 @@ class Gate:
         limited = exchange.path not in OPEN
         self._load.busy += 1
         self._load.limited += limited
+        waiting = limited and not exchange.path.startswith(LEISURELY)
+        self._load.waiting += waiting
         try:
             await self._let_in(exchange)
             await self._app(scope, body, answer)
@@ -106,7 +134,11 @@ class Gate:
         finally:
             self._load.busy -= 1
             self._load.limited -= limited
-            exchange.seconds = self._clock() - exchange.started
+            ended = self._clock()
+            if waiting:
+                self._load.waiting -= 1
+                self._load.waited = ended
+            exchange.seconds = ended - exchange.started
             exchange.route = getattr(scope.get("route"), "path", "")
             for watcher in self._watchers:
                 watcher(exchange)
@@ -160,14 +192,25 @@ class _Answer:
 
 
 class _Body:
-    """`receive`, which reads a body that is not too large and does not take too long."""
+    """`receive`, which reads a body that is not too large and does not take too long.
 
-    __slots__ = ("_deadline", "_late", "_length", "_most", "_receive", "_seconds", "_seen", "_whole")
+    It may take `seconds`, and one more for each `rate` bytes that have come.
+    """
 
-    def __init__(self, receive: Receive, headers: dict[bytes, bytes], *, most: int, seconds: float) -> None:
-        self._receive, self._most, self._seconds = receive, most, seconds
+    __slots__ = ("_late", "_length", "_most", "_rate", "_receive", "_seconds", "_seen", "_waited", "_whole")
+
+    def __init__(
+        self,
+        receive: Receive,
+        headers: dict[bytes, bytes],
+        *,
+        most: int,
+        seconds: float,
+        rate: float = math.inf,
+    ) -> None:
+        self._receive, self._most, self._seconds, self._rate = receive, most, seconds, rate
         self._length = headers.get(b"content-length", b"")
-        self._deadline: float | None = None
+        self._waited = 0.0  # s; what is done with the body between its parts does not count
         self._seen, self._whole, self._late = 0, False, False
 
     async def __call__(self) -> Message:
@@ -203,17 +246,19 @@ class _Body:
         """Receive before the time is over, as `asyncio.timeout` does, which takes longer than reading most bodies."""
         loop, task = asyncio.get_running_loop(), asyncio.current_task()
         assert task is not None  # noqa: S101 - a coroutine runs in one
-        self._deadline = self._deadline or loop.time() + self._seconds
-        timer = loop.call_at(self._deadline, self._give_up, task)
+        begun = loop.time()
+        patience = self._seconds + self._seen / self._rate
+        timer = loop.call_at(begun + patience - self._waited, self._give_up, task)
         try:
             return await self._receive()
         except asyncio.CancelledError:
             if self._late and task.uncancel() == 0:
-                message = f"The body of the request did not arrive within {self._seconds:g} seconds."
+                message = f"The body of the request did not arrive within {patience:g} seconds."
                 raise TooSlow(message) from None
             raise
         finally:
             timer.cancel()
+            self._waited += loop.time() - begun
 
     def _give_up(self, task: asyncio.Task[Any]) -> None:
         self._late = True

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 from prometheus_client import (
     CollectorRegistry,
     Counter,
+    Gauge,
     Histogram,
     disable_created_metrics,
     generate_latest,
@@ -15,6 +16,7 @@ from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
 from prometheus_client.multiprocess import MultiProcessCollector
 
 from flowbed import telemetry
+from flowbed.errors import Error
 from flowbed.server.answers import Answer
 from flowbed.settings import shared_counts
 
@@ -74,6 +76,14 @@ class Metrics:
         self._by_answer: dict[tuple[str, str, int], tuple[Counter, Histogram]] = {}
         self._by_model: dict[tuple[str, str], tuple[Counter, Counter, Counter]] = {}
         self._points = _points(registry)
+        lines = Counter(
+            "flowbed_batch_lines",
+            "Lines of batches that were answered or failed.",
+            ("outcome",),
+            registry=registry,
+        )
+        self._completed, self._failed = lines.labels("completed"), lines.labels("failed")
+        self._service = service
 
     def __call__(self, exchange: Exchange) -> None:
         """Count a request that was answered."""
@@ -98,13 +108,30 @@ class Metrics:
         if (counted := self._points.get(point)) is not None:
             counted(facts)
 
+    def lines(self, completed: int, failed: int) -> None:
+        """Count lines of batches."""
+        self._completed.inc(completed)
+        self._failed.inc(failed)
+
     async def endpoint(self) -> Answer:
         """Show what is counted: requests by all workers together, caches and breakers of the one that answers."""
         counted = self._counted
         if folder := shared_counts():
             counted = CollectorRegistry()
             MultiProcessCollector(counted, folder)  # type: ignore[no-untyped-call]
-        return Answer(generate_latest(self._own) + generate_latest(counted), [CONTENT_TYPE])
+        parts = [generate_latest(each) for each in (self._own, counted, await self._jobs())]
+        return Answer(b"".join(parts), [CONTENT_TYPE])
+
+    async def _jobs(self) -> CollectorRegistry:
+        """Show the batches of all servers of the project, unless the ledger does not answer."""
+        registry = CollectorRegistry()
+        gauge = Gauge("flowbed_batches", "Batches that have not ended.", ("state",), registry=registry)
+        try:
+            for state, count in (await self._service.jobs.counts()).items():
+                gauge.labels(state).set(count)
+        except Error as error:
+            telemetry.log.warning("batches are not counted: %s", error)
+        return registry
 
     def _answers(self, route: str, method: str, status: int) -> tuple[Counter, Histogram]:
         route = route or UNMATCHED

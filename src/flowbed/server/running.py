@@ -21,7 +21,7 @@ from flowbed import telemetry
 from flowbed.bed import aopen
 from flowbed.errors import Error, Misconfigured
 from flowbed.server import logs
-from flowbed.server.app import create_app
+from flowbed.server.app import create_app, working
 from flowbed.server.connection import Connection
 from flowbed.services import open_service
 from flowbed.settings import share_counts, traces_wanted
@@ -224,7 +224,8 @@ async def opened(place: Place) -> AsyncIterator[tuple[FastAPI, Service]]:
             # What is loaded now stays: the collector need not look at it again and again while requests wait.
             gc.collect()
             gc.freeze()
-            yield app, service
+            async with working(app, service):
+                yield app, service
 
 
 def _tracing() -> Tracing | None:

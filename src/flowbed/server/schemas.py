@@ -2,12 +2,19 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
+from flowbed.errors import Rejected
 from flowbed.server.wire import LAST_TOKEN
 from flowbed.services.inputs import ITEMS_MOST
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+    from typing import TypeVar
+
+    Shape = TypeVar("Shape", bound=BaseModel)
 
 Text = Annotated[str, Field(min_length=1)]
 Tokens = Annotated[list[Annotated[int, Field(ge=0, le=LAST_TOKEN)]], Field(min_length=1)]
@@ -227,3 +234,27 @@ class Providers(BaseModel):
     """Who answers for each model, in the order in which they are asked."""
 
     providers: list[Provider]
+
+
+def model_of(shape: type[Shape], fields: Mapping[str, Any]) -> Shape:
+    """Read fields of the given shape.
+
+    Raises:
+        Rejected: they are of another; the message says where.
+
+    """
+    try:
+        return shape.model_validate(fields)
+    except ValidationError as error:
+        raise rejected(error) from error
+
+
+def rejected(error: ValidationError) -> Rejected:
+    """Word the first fault, without the value: it may be a text."""
+    first = error.errors(include_url=False, include_context=False, include_input=False)[0]
+    where = str(first["loc"][0]) if first["loc"] else None
+    if first["type"] == "extra_forbidden":
+        return Rejected(f"Unrecognized request argument supplied: {where}", param=where)
+    if first["type"] == "missing":
+        return Rejected(f"'{where}' is a required property", param=where)
+    return Rejected(f"Invalid '{where}': {first['msg']}.", param=where, code="invalid_value")

@@ -2,20 +2,20 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from fastapi import APIRouter, Request, Response
-from pydantic import BaseModel, ValidationError
 
-from flowbed.errors import Rejected
 from flowbed.server.answers import json
 from flowbed.server.description import FAILURES, body_of
 from flowbed.server.exchange import exchange_of
-from flowbed.server.schemas import Found, SearchRequest
+from flowbed.server.schemas import Found, SearchRequest, model_of
 from flowbed.server.wire import read_object
 
 if TYPE_CHECKING:
     from typing import TypeVar
+
+    from pydantic import BaseModel
 
     from flowbed.services import Service
 
@@ -55,18 +55,4 @@ async def read(request: Request, shape: type[Shape]) -> Shape:
     """
     exchange = exchange_of(request.scope)
     fields = read_object(await exchange.read(), exchange.headers.get(b"content-type", b""))
-    try:
-        return shape.model_validate(fields)
-    except ValidationError as error:
-        raise _rejected(error) from error
-
-
-def _rejected(error: ValidationError) -> Rejected:
-    """Word the first fault, without the value: it may be a text."""
-    first: dict[str, Any] = error.errors(include_url=False, include_context=False, include_input=False)[0]  # type: ignore[assignment]
-    where = str(first["loc"][0]) if first["loc"] else None
-    if first["type"] == "extra_forbidden":
-        return Rejected(f"Unrecognized request argument supplied: {where}", param=where)
-    if first["type"] == "missing":
-        return Rejected(f"'{where}' is a required property", param=where)
-    return Rejected(f"Invalid '{where}': {first['msg']}.", param=where, code="invalid_value")
+    return model_of(shape, fields)

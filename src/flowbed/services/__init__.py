@@ -1,4 +1,4 @@
-"""What a server offers beyond the pipeline: models by name, API keys, quotas, and the story of one request.
+"""What a server offers beyond the pipeline: models by name, API keys, quotas, files and jobs, the story of a request.
 
 Nothing here knows of HTTP: `server` turns requests into `Asked`, answers into bytes, and errors into status codes.
 """
@@ -20,10 +20,13 @@ if TYPE_CHECKING:
     from flowbed.ledger import Ledger
     from flowbed.records import Found, Purpose
     from flowbed.services.embeddings import Embeddings
+    from flowbed.services.files import Files
+    from flowbed.services.jobs import Jobs
     from flowbed.services.keys import Keys
     from flowbed.services.models import Models
     from flowbed.services.quotas import Quotas
     from flowbed.services.search import Search
+    from flowbed.storage import Store
 
 Input = str | list[str] | list[int] | list[list[int]]
 State = Literal["ok", "degraded", "unhealthy"]
@@ -54,8 +57,8 @@ class Answered:
     """One answer, in the order of the input.
 
     `vectors` is float32 of shape (inputs, dimensions). `model`, `space` (the fingerprint) and `provider` are those that
-    really answered. `tokens` counts every input, those from the cache too; `cached` says how many inputs came from
-    there. `padded` marks vectors that were filled up with zeros, which nobody may store.
+    really answered. `tokens` counts every input, those from the cache too, and `counts` each of them; `cached` says how
+    many inputs came from there. `padded` marks vectors that were filled up with zeros, which nobody may store.
     """
 
     vectors: NDArray[np.float32]
@@ -65,17 +68,22 @@ class Answered:
     tokens: int
     cached: int = 0
     padded: bool = False
+    counts: tuple[int, ...] = ()
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Caller:
-    """Whoever asks: the id of the key, or None where no key is needed; no `models` means all of them."""
+    """Whoever asks: the id of the key, or None where no key is needed; no `models` means all of them.
+
+    Who is `unhurried` waits for no answer, so that its requests have no place among those of a minute.
+    """
 
     key: str | None = None
     name: str = ""
     tier: str = "default"
     admin: bool = False
     models: frozenset[str] = frozenset()
+    unhurried: bool = False
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -135,10 +143,14 @@ class CacheTier:
 
 @dataclass(frozen=True, kw_only=True)
 class Tier:
-    """What each key of a tier may use: requests per minute and tokens per day (UTC); None is without limit."""
+    """What each key of a tier may use: requests per minute and tokens per day (UTC); None is without limit.
+
+    `queued` is how many tokens its jobs may have waiting.
+    """
 
     requests: int | None = None
     tokens: int | None = None
+    queued: int | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -190,7 +202,20 @@ class Project(Protocol):
 
     @property
     def ledger(self) -> Ledger:
-        """Where keys and quotas are kept."""
+        """Where keys, quotas, files and jobs are kept."""
+        ...
+
+    @property
+    def store(self) -> Store:
+        """Where the bytes of files are kept."""
+        ...
+
+    def worker(self) -> str:
+        """Name a piece of this process's work, so that others can tell whether it lives."""
+        ...
+
+    def dead(self, name: str) -> bool:
+        """Tell whether the process that `worker` named is known to have ended."""
         ...
 
     @property
@@ -226,6 +251,8 @@ class Service:
     bed: Project
     serving: Serving
     embeddings: Embeddings
+    files: Files
+    jobs: Jobs
     keys: Keys
     models: Models
     quotas: Quotas
@@ -246,18 +273,23 @@ async def open_service(bed: Project) -> AsyncIterator[Service]:
 
     """
     from flowbed.services.embeddings import Embeddings  # noqa: PLC0415 - settings load this module, and no numpy
+    from flowbed.services.files import Files  # noqa: PLC0415
+    from flowbed.services.jobs import Jobs  # noqa: PLC0415
     from flowbed.services.models import Models  # noqa: PLC0415
     from flowbed.services.quotas import Quotas  # noqa: PLC0415
     from flowbed.services.search import Search  # noqa: PLC0415
 
     serving = bed.serving
     models = await Models.open(bed, serving)
+    files = Files(bed.store, bed.ledger.files, clock=bed.clock, secret=bed.secret)
     async with Quotas(bed.ledger, tiers=serving.tiers, clock=bed.clock) as quotas:
         try:
             yield Service(
                 bed=bed,
                 serving=serving,
                 embeddings=Embeddings(models, quotas, serving),
+                files=files,
+                jobs=Jobs(bed.ledger.jobs, files, clock=bed.clock, secret=bed.secret),
                 keys=bed.keys(),
                 models=models,
                 quotas=quotas,

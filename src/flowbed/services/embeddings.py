@@ -134,6 +134,7 @@ class Embeddings:
             tokens=tokens,
             cached=embedded.cached,
             padded=is_padded(space),
+            counts=embedded.counts,
         )
 
     def _space(self, model: Model, asked: Asked) -> Space:

@@ -43,7 +43,9 @@ def serving(config: Settings) -> Serving:
         token_arrays=said.token_arrays,
         coalescing=said.coalescing,
         tiers={
-            name: Tier(requests=tier.requests_per_minute, tokens=tier.tokens_per_day)
+            name: Tier(
+                requests=tier.requests_per_minute, tokens=tier.tokens_per_day, queued=tier.queued_tokens
+            )
             for name, tier in said.tiers.items()
         },
         cache_bytes=said.cache_mb * 2**20,

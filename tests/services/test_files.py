@@ -1,0 +1,180 @@
+"""Files of many owners, in a store and a ledger."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import pytest
+
+from flowbed.errors import NotFound, Rejected
+from flowbed.services import files as module
+from flowbed.services.files import Described, Files
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Sequence
+
+    from tests.services.conftest import Project
+
+    from flowbed.ledger import FileRow
+
+DAY = 86_400
+
+
+@pytest.fixture
+def files(project: Project) -> Files:
+    return Files(
+        project.store, project.ledger.files, clock=project.clock, secret=lambda: f"{project.secret()}x"
+    )
+
+
+async def pieces(*parts: bytes, failure: Exception | None = None) -> AsyncIterator[bytes]:
+    for part in parts:
+        yield part
+    if failure is not None:
+        raise failure
+
+
+async def send(
+    files: Files, *parts: bytes, owner: str = "", purpose: str = "batch", seconds: int | None = None
+) -> FileRow:
+    said = Described(purpose=purpose, filename="in.jsonl", seconds=seconds)
+    return await files.create(owner, pieces(*parts), described=lambda: said)
+
+
+async def stored(project: Project) -> list[str]:
+    return [listed.key async for listed in project.store.list("")]
+
+
+async def read(files: Files, row: FileRow) -> bytes:
+    return b"".join([piece async for piece in files.content(row)])
+
+
+async def ids(files: Files, owner: str = "", **how: object) -> tuple[Sequence[str], bool]:
+    rows, more = await files.list(owner, **{"limit": 10, "descending": True, **how})  # type: ignore[arg-type]
+    return [row.id for row in rows], more
+
+
+async def test_a_file_is_what_was_sent(files: Files, project: Project) -> None:
+    """A file's bytes, size, name and purpose are those sent, until it is deleted: then nothing of it is left."""
+    row = await send(files, b"one", b"", b"two")
+    assert await files.get("", row.id) == row
+    assert (row.bytes, row.filename, row.purpose) == (6, "in.jsonl", "batch")
+    assert await read(files, row) == b"onetwo"
+    await files.delete("", row.id)
+    assert await stored(project) == []
+    with pytest.raises(NotFound):
+        await files.get("", row.id)
+
+
+async def test_nobody_learns_of_anothers_file(files: Files) -> None:
+    """To everyone but its owner, a file does not exist: not by its id, not in lists, and not to be deleted."""
+    row = await send(files, b"mine", owner="me")
+    for other in ("", "you"):
+        with pytest.raises(NotFound):
+            await files.get(other, row.id)
+        with pytest.raises(NotFound):
+            await files.delete(other, row.id)
+        with pytest.raises(NotFound):
+            await files.list(other, after=row.id, limit=10, descending=True)
+        assert await ids(files, other) == ([], False)
+    assert await ids(files, "me") == ([row.id], False)
+
+
+@pytest.mark.parametrize("id", ["", "file-\0", "file-\ud800", "../x", "x" * 1000])
+async def test_an_id_that_none_can_have_is_not_found(files: Files, id: str) -> None:
+    """What can be no id is not there, whatever the ledger would make of it."""
+    with pytest.raises(NotFound):
+        await files.get("", id)
+
+
+async def test_what_breaks_off_leaves_nothing(files: Files, project: Project) -> None:
+    """Where the sender breaks off, its own error is told, and neither store nor ledger knows of the file."""
+    said = Described(purpose="batch", filename="")
+    with pytest.raises(ZeroDivisionError):
+        await files.create("", pieces(b"x" * 2**20, failure=ZeroDivisionError()), described=lambda: said)
+    assert await stored(project) == []
+    assert await ids(files) == ([], False)
+
+
+async def test_what_is_refused_at_the_end_leaves_nothing(files: Files, project: Project) -> None:
+    """A file that turns out to be of no use when all of it is here is removed again."""
+
+    def refuse() -> Described:
+        raise Rejected("no")
+
+    with pytest.raises(Rejected, match="no"):
+        await files.create("", pieces(b"text"), described=refuse)
+    assert await stored(project) == []
+
+
+async def test_a_file_for_batches_has_a_limit_of_its_own(
+    files: Files, project: Project, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What is too large for a batch is refused as such, and taken for another purpose."""
+    monkeypatch.setattr(module, "BATCH_BYTES", 3)
+    with pytest.raises(Rejected, match="has 4 bytes"):
+        await send(files, b"four")
+    assert await stored(project) == []
+    assert (await send(files, b"four", purpose="user_data")).bytes == 4
+
+
+@pytest.mark.parametrize(
+    ("purpose", "said", "kept"),
+    [("batch", None, 30 * DAY), ("batch", 3600, 3600), ("user_data", 7200, 7200)],
+)
+async def test_a_file_goes_when_its_time_is_over(
+    files: Files, project: Project, purpose: str, said: int | None, kept: int
+) -> None:
+    """A file is there for as long as was said, or 30 days for a batch; then it is not found, and swept."""
+    row = await send(files, b"text", purpose=purpose, seconds=said)
+    project.now.advance(seconds=kept - 1)
+    assert await files.sweep() == 0
+    assert await files.get("", row.id) == row
+    project.now.advance(seconds=1)
+    assert await ids(files) == ([], False)
+    with pytest.raises(NotFound):
+        await files.get("", row.id)
+    assert await files.sweep() == 1
+    assert await stored(project) == []
+
+
+async def test_a_file_of_another_purpose_stays(files: Files, project: Project) -> None:
+    """Where nothing is said of it, a file that is for no batch is kept for ever."""
+    row = await send(files, b"text", purpose="user_data")
+    project.now.advance(seconds=10_000 * DAY)
+    await files.sweep()
+    assert await read(files, await files.get("", row.id)) == b"text"
+
+
+async def test_bytes_that_belong_to_no_file_are_swept(files: Files, project: Project) -> None:
+    """What a killed process left in the store goes after a day, and nothing else does."""
+    kept = await send(files, b"text", purpose="user_data")
+    await project.store.put("files/file-left/content", b"left")
+    await project.store.put("elsewhere/left", b"kept")
+    (listed,) = [each async for each in project.store.list("files/file-left")]
+    project.now.now = listed.modified + DAY * 1_000_000
+    assert await files.sweep() == 0
+    project.now.advance(seconds=1)
+    assert await files.sweep() == 1
+    assert sorted(await stored(project)) == ["elsewhere/left", kept.key]
+
+
+async def test_lists_are_paged_either_way(files: Files, project: Project) -> None:
+    """Pages follow one another without gap or overlap, newest or oldest first, of one purpose or of all."""
+    sent = []
+    for number in range(5):
+        project.now.advance(seconds=1)
+        purpose = "batch" if number % 2 else "user_data"
+        sent.append((await send(files, b"text", purpose=purpose)).id)
+    assert await ids(files, limit=2) == (sent[:2:-1], True)
+    assert await ids(files, limit=3, after=sent[3]) == (sent[2::-1], False)
+    assert await ids(files, limit=3, after=sent[1], descending=False) == (sent[2:], False)
+    assert await ids(files, purpose="batch") == ([sent[3], sent[1]], False)
+
+
+async def test_what_a_job_writes_is_written_once(files: Files, project: Project) -> None:
+    """A file of a settled id stays as it was first written, so that writing it can be repeated."""
+    first = await files.write("me", id="file-1", filename="out", pieces=pieces(b"text"), expires=0)
+    again = await files.write("me", id="file-1", filename="out", pieces=pieces(b"other"), expires=0)
+    assert first == again == await files.get("me", "file-1")
+    assert await read(files, again) == b"text"

@@ -1,0 +1,504 @@
+"""Jobs, done in the background: each line once, whatever happens meanwhile."""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import orjson
+import pytest
+
+from flowbed.errors import Conflict, Misconfigured, NotFound, Rejected, Unavailable
+from flowbed.server.lines import Lines
+from flowbed.services import Caller, Tier, job_lines
+from flowbed.services.files import Described
+from flowbed.services.job_output import Outcome, Parts
+from flowbed.services.working import Working
+from flowbed.testing.embedder import seeded
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Callable
+    from contextlib import AbstractAsyncContextManager
+
+    from tests.services.conftest import Project
+
+    from flowbed.ledger import JobRow
+    from flowbed.services import Service
+
+    Open = Callable[..., AbstractAsyncContextManager[Service]]
+
+ANYONE = Caller()
+DAY = 86_400
+SECONDS = 60
+
+
+def line(name: str, given: Any = "text", **fields: Any) -> dict[str, Any]:
+    """Write a line that asks for an input."""
+    body = {"model": "small", "input": given, **fields}
+    return {"custom_id": name, "method": "POST", "url": "/v1/embeddings", "body": body}
+
+
+async def begin(service: Service, lines: list[Any], caller: Caller = ANYONE, **how: Any) -> JobRow:
+    """Send lines, which are written as JSON unless they are bytes, and make a job of them."""
+    raw = [each if isinstance(each, bytes) else orjson.dumps(each) for each in lines]
+
+    async def pieces() -> AsyncIterator[bytes]:
+        yield b"\n".join(raw)
+
+    said = Described(purpose="batch", filename="in.jsonl")
+    file = await service.files.create(caller.key or "", pieces(), described=lambda: said)
+    return await service.jobs.create(caller, **{"file": file.id, "metadata": None, "keep": None, **how})
+
+
+async def until(service: Service, job: JobRow, reached: Callable[[JobRow], object]) -> JobRow:
+    """Wait until a job has got somewhere."""
+    async with asyncio.timeout(SECONDS):
+        while not reached(row := await service.jobs.get(job.owner, job.id)):  # noqa: ASYNC110 - nothing tells
+            await asyncio.sleep(0.005)
+    return row
+
+
+async def finished(service: Service, job: JobRow, **how: Any) -> JobRow:
+    """Work until a job has ended, and nothing is left of the work."""
+    async with Working(service, Lines(), **how), asyncio.timeout(SECONDS):
+        row = await until(service, job, lambda row: row.ended)
+        while job.id in await service.bed.store.folders("jobs"):  # noqa: ASYNC110 - nothing tells
+            await asyncio.sleep(0.005)
+        return row
+
+
+async def file(service: Service, job: JobRow, id: str) -> list[dict[str, Any]]:
+    """Read one of the files that a job has made."""
+    if not id:
+        return []
+    row = await service.files.get(job.owner, id)
+    text = b"".join([piece async for piece in service.files.content(row)])
+    assert row.bytes == len(text)
+    return [orjson.loads(each) for each in text.splitlines()]
+
+
+async def outcomes(service: Service, job: JobRow) -> dict[str, Any]:
+    """Tell what became of each line: the body of its answer, the status of an error, or the code of none."""
+    found: dict[str, Any] = {}
+    for each in await file(service, job, job.output):
+        assert each["error"] is None
+        assert each["response"]["status_code"] == 200
+        assert found.setdefault(each["custom_id"], each["response"]["body"]) is each["response"]["body"]
+    for each in await file(service, job, job.errors):
+        assert each["custom_id"] not in found
+        response = each["response"]
+        found[each["custom_id"]] = each["error"]["code"] if response is None else response["status_code"]
+    return found
+
+
+def vectors(body: Any) -> Any:
+    rows = [each["embedding"] for each in body["data"]]
+    return [np.frombuffer(base64.b64decode(row), "<f4") if isinstance(row, str) else row for row in rows]
+
+
+async def key_of(service: Service, tier: str = "default", **fields: Any) -> Caller:
+    row, _ = await service.keys.create("mine", secret=lambda: "k" * 43, tier=tier, **{"models": (), **fields})
+    return Caller(key=row.id, name=row.name, tier=row.tier, models=frozenset(row.models))
+
+
+def faults(job: JobRow) -> list[tuple[str, int | None]]:
+    return [(fault["code"], fault["line"]) for fault in orjson.loads(job.faults)]
+
+
+async def test_every_line_has_its_own_answer(opened: Open, project: Project) -> None:
+    """Lines of every form are answered as requests are, under their own ids, and nothing is left of the work."""
+    lines = [
+        line("one", "one text"),
+        line("some", ["two", "three short words"], encoding_format="base64"),
+        line("ids", [1820, 382], input_type="query"),
+        line("arrays", [[1820], [382, 1820]]),
+        line("last", "one text", dimensions=64),
+    ]
+    async with opened() as service:
+        job = await finished(service, await begin(service, [*lines, b"", b"  "], metadata={"a": "b"}))
+        assert (job.state, job.total, job.completed, job.failed) == ("completed", 5, 5, 0)
+        found = await outcomes(service, job)
+        assert list(found) == ["one", "some", "ids", "arrays", "last"]
+        assert np.allclose(vectors(found["one"]), seeded(["one text"], 64))
+        assert np.allclose(vectors(found["some"]), seeded(["two", "three short words"], 64))
+        assert found["some"]["usage"] == {"prompt_tokens": 4, "total_tokens": 4}
+        assert len(found["arrays"]["data"]) == 2
+        assert found["last"]["data"] == found["one"]["data"]
+        assert job.tokens == sum(body["usage"]["total_tokens"] for body in found.values())
+        assert orjson.loads(job.metadata) == {"a": "b"}
+        assert job.queued == 0
+        assert await project.ledger.jobs.queued("") == 0
+
+
+async def test_a_line_that_is_refused_fails_alone(opened: Open, project: Project) -> None:
+    """Whichever lines of a joined call a model refuses, they alone fail, with the status that a request would have."""
+    texts = [f"POISON {n}" if n % 7 == 3 else f"text {n}" for n in range(40)]
+    async with opened() as service:
+        lines = [line(f"c{n}", text) for n, text in enumerate(texts)]
+        job = await finished(service, await begin(service, [*lines, line("empty", ["a", ""])]))
+        found = await outcomes(service, job)
+    assert (job.state, job.completed, job.failed) == ("completed", 34, 7)
+    assert found.pop("empty") == 400
+    for n, text in enumerate(texts):
+        body = found[f"c{n}"]
+        assert body == 400 if "POISON" in text else np.allclose(vectors(body), seeded([text], 64))
+
+
+async def test_what_fails_for_now_is_tried_again(
+    opened: Open, project: Project, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A provider that is down for a while, and a text that fails at first, cost nobody a line."""
+    monkeypatch.setattr("flowbed.services.job_answers.WAIT", 0.01)
+    provider = next(iter(project.providers.values()))
+    provider.failure = Unavailable("down", retry_after=0.01)
+    async with opened() as service, Working(service, Lines()):
+        job = await begin(service, [line("a"), line("b", "FLAKY")])
+        await until(service, job, lambda row: len(provider.sent) > 10)
+        assert (await service.jobs.get("", job.id)).line == 0
+        provider.failure = None
+        job = await until(service, job, lambda row: row.ended)
+        assert (job.completed, job.failed) == (2, 0)
+
+
+async def test_a_setting_that_is_wrong_fails_the_lines(opened: Open, project: Project) -> None:
+    """What no waiting can mend fails each line, with the status of the server's own faults."""
+    next(iter(project.providers.values())).failure = Misconfigured("no key")
+    async with opened() as service:
+        job = await finished(service, await begin(service, [line("a"), line("b")]))
+        assert await outcomes(service, job) == {"a": 500, "b": 500}
+        assert (job.state, job.output) == ("completed", "")
+
+
+async def test_lines_over_the_quota_fail_with_429(opened: Open, project: Project) -> None:
+    """Tokens of the day are counted; requests of the minute are not, since nobody waits for these."""
+    async with opened(tiers={"small": Tier(tokens=10, requests=1)}) as service:
+        caller = await key_of(service, "small")
+        lines = [line(f"c{n}", "three short words") for n in range(5)]
+        job = await finished(service, await begin(service, lines, caller))
+        found = await outcomes(service, job)
+        refused = [name for name, body in found.items() if body == 429]
+        assert (job.completed, len(refused)) == (3, 2)
+        assert service.quotas.left(caller) == 1
+
+
+@pytest.mark.parametrize(
+    ("lines", "found"),
+    [
+        ([], [("empty_file", None)]),
+        ([b" ", b"\t"], [("empty_file", None)]),
+        ([line("a"), b"{", b"[]", b'"x"'], [("invalid_json_line", n) for n in (2, 3, 4)]),
+        ([line("a"), b"", line("a")], [("duplicate_custom_id", 3)]),
+        ([{**line("a"), "custom_id": None}], [("missing_required_parameter", 1)]),
+        ([{**line("a"), "custom_id": 7}, line("x" * 513)], [("invalid_value", 1), ("invalid_value", 2)]),
+        ([{**line("a"), "method": "GET"}], [("invalid_method", 1)]),
+        ([{**line("a"), "url": "/v1/chat/completions"}], [("url_mismatch", 1)]),
+        ([{**line("a"), "body": []}], [("invalid_request", 1)]),
+        ([line("a", model="nobody")], [("model_not_found", 1)]),
+        ([line("a"), line("b", model="other")], [("model_mismatch", 2)]),
+        ([line("a"), line("b", model="first:small")], []),
+        ([line("a", dimensions="x"), line("b", colour="red")], [("invalid_type", 1), ("invalid_request", 2)]),
+    ],
+)
+async def test_what_is_wrong_is_told_line_by_line(
+    opened: Open, project: Project, lines: list[Any], found: list[Any]
+) -> None:
+    """A file that cannot be used fails as a whole before anything is paid for, and every faulty line is named."""
+    from tests.services.conftest import Provider
+
+    project.providers["second:other"] = Provider(64, model="other")
+    async with opened(models=("first:small", "second:other")) as service:
+        job = await finished(service, await begin(service, lines))
+    assert faults(job) == found
+    assert job.state == ("failed" if found else "completed")
+    if found:
+        assert (job.output, job.errors, project.providers["first:small"].sent) == ("", "", [])
+
+
+async def test_faults_are_listed_up_to_a_hundred(opened: Open) -> None:
+    """A file in which everything is wrong has its first 100 faults told."""
+    async with opened() as service:
+        job = await finished(service, await begin(service, [b"{"] * 300))
+    assert faults(job) == [("invalid_json_line", n) for n in range(1, 101)]
+
+
+@pytest.mark.parametrize(
+    ("limit", "code"), [("LINES_MOST", "too_many_tasks"), ("INPUTS_MOST", "too_many_inputs")]
+)
+async def test_a_file_with_too_much_in_it_fails(
+    opened: Open, monkeypatch: pytest.MonkeyPatch, limit: str, code: str
+) -> None:
+    """More lines, or more inputs together, than a batch may have are refused."""
+    monkeypatch.setattr(job_lines, limit, 3)
+    async with opened() as service:
+        exact = await finished(service, await begin(service, [line("a"), line("b", ["x", "y"])]))
+        more = await finished(service, await begin(service, [line(f"c{n}", ["x"]) for n in range(4)]))
+    assert exact.state == "completed"
+    assert faults(more) == [(code, None)]
+
+
+async def test_a_line_has_the_limit_of_a_request(opened: Open, project: Project) -> None:
+    """A line that is larger than the body of a request fails the file, however much of it there is."""
+    async with opened(body_bytes=1_000) as service:
+        for lines in ([line("a"), line("b", "x" * 1_000)], [line("a", "x" * 3_000_000)]):
+            job = await finished(service, await begin(service, lines))
+            assert faults(job) == [("request_too_large", len(lines))]
+
+
+async def test_a_key_may_use_its_own_models_alone(opened: Open, project: Project) -> None:
+    """A job of a key that may not use the model fails as its request would."""
+    from tests.services.conftest import Provider
+
+    project.providers["second:other"] = Provider(64, model="other")
+    async with opened(models=("first:small", "second:other")) as service:
+        caller = await key_of(service, models=("other",))
+        job = await finished(service, await begin(service, [line("a")], caller))
+        assert faults(job) == [("model_not_found", 1)]
+        job = await finished(service, await begin(service, [line("a", model="other")], caller))
+        assert job.state == "completed"
+
+
+async def test_jobs_of_a_key_are_its_own(opened: Open) -> None:
+    """To everyone but its owner, a job does not exist; neither does a file, for a job to be made of."""
+    async with opened() as service:
+        mine = await key_of(service)
+        job = await begin(service, [line("a")], mine)
+        for other in ("", "other"):
+            with pytest.raises(NotFound):
+                await service.jobs.get(other, job.id)
+            with pytest.raises(NotFound):
+                await service.jobs.cancel(other, job.id)
+            with pytest.raises(NotFound):
+                await service.jobs.list(other, after=job.id, limit=10)
+            assert await service.jobs.list(other, limit=10) == ([], False)
+        with pytest.raises(NotFound):
+            await service.jobs.create(ANYONE, file=job.input, metadata=None, keep=None)
+        job = await finished(service, job)
+        assert (await service.files.get(job.owner, job.output)).owner == mine.key
+
+
+async def test_no_more_tokens_wait_than_a_tier_lets(opened: Open) -> None:
+    """A job whose tokens do not fit into the queue beside those that wait fails with the code that says so."""
+    async with opened(tiers={"small": Tier(queued=100)}) as service:
+        caller = await key_of(service, "small")
+        waiting = [line(f"c{n}", "x" * 80) for n in range(4)]
+        first = await begin(service, waiting, caller)
+        second = await begin(service, waiting, caller)
+        async with Working(service, Lines()):
+            ended = await until(service, second, lambda row: row.ended)
+            first = await until(service, first, lambda row: row.ended)
+        again = await finished(service, await begin(service, waiting, caller))
+    states = sorted((first.state, ended.state))
+    assert states in (["completed", "completed"], ["completed", "failed"])
+    for job in (first, ended):
+        assert faults(job) == ([("token_limit_exceeded", None)] if job.state == "failed" else [])
+    assert again.state == "completed"
+
+
+async def test_too_large_a_job_never_fits(opened: Open) -> None:
+    """A job of more tokens than may wait at all fails, and leaves the queue empty."""
+    async with opened(tiers={"small": Tier(queued=5)}) as service:
+        caller = await key_of(service, "small")
+        job = await finished(service, await begin(service, [line("a", "x" * 80)], caller))
+        assert faults(job) == [("token_limit_exceeded", None)]
+        assert await service.bed.ledger.jobs.queued(caller.key or "") == 0
+        assert (await finished(service, await begin(service, [line("a")], caller))).state == "completed"
+
+
+async def test_a_cancelled_job_keeps_what_was_answered(opened: Open, project: Project) -> None:
+    """Lines answered until then are in the output, and each of the others is told that it was cancelled."""
+    async with opened() as service:
+        job = await begin(service, [line(f"c{n}") for n in range(5)])
+        answered = [Outcome(text=_line(f"c{n}"), failed=False, tokens=1) for n in range(2)]
+        await Parts(project.store, job.id).lay(0, answered)
+        await service.jobs.cancel("", job.id)
+        job = await finished(service, job)
+        found = await outcomes(service, job)
+    assert (job.state, job.completed, job.failed) == ("cancelled", 2, 0)
+    assert {name: body if isinstance(body, str) else "answered" for name, body in found.items()} == {
+        "c0": "answered",
+        "c1": "answered",
+        **{f"c{n}": "batch_cancelled" for n in range(2, 5)},
+    }
+    assert set(orjson.loads(job.stamps)) == {"in_progress", "cancelling", "cancelled"}
+
+
+async def test_what_has_ended_cannot_be_cancelled(opened: Open) -> None:
+    """Cancelling a job that has ended is a conflict; cancelling one twice is not."""
+    async with opened() as service:
+        job = await begin(service, [line("a")])
+        await service.jobs.cancel("", job.id)
+        await service.jobs.cancel("", job.id)
+        await finished(service, job)
+        with pytest.raises(Conflict, match="'cancelled'"):
+            await service.jobs.cancel("", job.id)
+
+
+async def test_a_job_ends_with_its_day(opened: Open, project: Project) -> None:
+    """What was not got to within the window is told so, also where the provider was down all the time."""
+    next(iter(project.providers.values())).failure = Unavailable("down", retry_after=0.01)
+    async with opened() as service, Working(service, Lines()):
+        job = await begin(service, [line("a"), line("b")])
+        await until(service, job, lambda row: row.state == "in_progress")
+        project.now.advance(seconds=DAY)
+        job = await until(service, job, lambda row: row.ended)
+        assert job.state == "expired"
+        assert await outcomes(service, job) == {"a": "batch_expired", "b": "batch_expired"}
+        assert set(orjson.loads(job.stamps)) == {"in_progress", "finalizing", "expired"}
+
+
+async def test_a_revoked_key_ends_its_jobs(opened: Open) -> None:
+    """What was asked for with a key that is revoked since is not done any more."""
+    async with opened() as service:
+        caller = await key_of(service)
+        job = await begin(service, [line("a")], caller)
+        await service.keys.revoke(caller.key or "")
+        job = await finished(service, job)
+        assert job.state == "cancelled"
+
+
+async def test_a_job_whose_input_is_gone_fails(opened: Open) -> None:
+    """Where the input was deleted before it was read, the job ends and says so."""
+    async with opened() as service:
+        job = await begin(service, [line("a")])
+        await service.files.delete("", job.input)
+        job = await finished(service, job)
+    assert (job.state, faults(job)) == ("failed", [("input_file_not_found", None)])
+
+
+async def test_a_file_of_another_purpose_makes_no_job(opened: Open) -> None:
+    """A file that was not sent for a batch is refused at once."""
+
+    async def pieces() -> AsyncIterator[bytes]:
+        yield b""
+
+    said = Described(purpose="user_data", filename="x")
+    async with opened() as service:
+        sent = await service.files.create("", pieces(), described=lambda: said)
+        with pytest.raises(Rejected, match="user_data") as refused:
+            await service.jobs.create(ANYONE, file=sent.id, metadata=None, keep=None)
+        assert refused.value.param == "input_file_id"
+
+
+def _line(name: str) -> bytes:
+    body = {"custom_id": name, "response": {"status_code": 200, "body": {"mark": name}}, "error": None}
+    return orjson.dumps(body, option=orjson.OPT_APPEND_NEWLINE)
+
+
+async def test_what_a_killed_server_laid_down_is_not_done_again(opened: Open, project: Project) -> None:
+    """Parts that are in the store count, whether or not the ledger heard of them: their lines are not sent again."""
+    async with opened() as service:
+        job = await begin(service, [line(f"c{n}", f"text {n}") for n in range(6)])
+        parts = Parts(project.store, job.id)
+        await parts.lay(0, [Outcome(text=_line("c0"), failed=False), Outcome(text=_line("c1"), failed=True)])
+        await parts.lay(2, [Outcome(text=_line("c2"), failed=False)])
+        job = await finished(service, job)
+        output = await file(service, job, job.output)
+    assert [each["custom_id"] for each in output] == ["c0", "c2", "c3", "c4", "c5"]
+    assert (job.completed, job.failed) == (5, 1)
+    assert project.providers["first:small"].sent == ["text 3", "text 4", "text 5"]
+
+
+async def test_a_job_is_done_by_one_process_at_a_time(opened: Open, project: Project) -> None:
+    """Many that look for work at once send each text once."""
+    texts = [f"text {n}" for n in range(300)]
+    async with opened() as service:
+        jobs = [
+            await begin(service, [line(f"c{n}", text) for n, text in enumerate(texts[at::3])])
+            for at in range(3)
+        ]
+        async with Working(service, Lines()), Working(service, Lines()), Working(service, Lines()):
+            ended = [await until(service, job, lambda row: row.ended) for job in jobs]
+        for job in ended:
+            assert (job.state, job.completed) == ("completed", 100)
+            assert len(await outcomes(service, job)) == 100
+    assert sorted(project.providers["first:small"].sent) == sorted(texts)
+
+
+async def test_the_job_of_a_dead_process_is_taken_over_at_once(opened: Open, project: Project) -> None:
+    """A hold in force keeps others away as long as its process lives, or nothing is known of it; then it runs out."""
+    async with opened() as service:
+        job, other = await begin(service, [line("a")]), await begin(service, [line("b")])
+        now = project.clock()
+        for each in (job, other):
+            await project.ledger.jobs.hold(each.id, worker="before", now=now, until=now + 30_000_000)
+        async with Working(service, Lines()) as working:
+            await working.look()
+            assert (await service.jobs.get("", job.id)).worker == "before"
+            project.ended.add("before")
+            await working.look()
+            assert (await until(service, job, lambda row: row.ended)).state == "completed"
+        project.ended.clear()
+        late = await begin(service, [line("c")])
+        now = project.clock()
+        await project.ledger.jobs.hold(late.id, worker="elsewhere", now=now, until=now + 30_000_000)
+        project.now.advance(seconds=31)
+        assert (await finished(service, late)).state == "completed"
+
+
+async def test_jobs_go_on_where_a_server_was_stopped(opened: Open, project: Project) -> None:
+    """Wherever work is broken off and begun again, each line is answered once in the end; between, nobody holds it."""
+    texts = [f"text {n}" for n in range(2_000)]
+    async with opened() as service:
+        job = await begin(service, [line(f"c{n}", text) for n, text in enumerate(texts)])
+        for _ in range(8):
+            async with Working(service, Lines()):
+                await asyncio.sleep(0.02)
+            row = await service.jobs.get("", job.id)
+            assert row.ended or row.worker == ""
+        job = await finished(service, job)
+        found = await outcomes(service, job)
+        assert len(found) == job.completed == 2_000
+        for n, text in enumerate(texts):
+            assert np.allclose(vectors(found[f"c{n}"]), seeded([text], 64))
+
+
+async def test_jobs_go_on_beside_requests_that_never_end(opened: Open) -> None:
+    """However busy the server is, a job gets its turns."""
+    async with opened() as service:
+        job = await begin(service, [line(f"c{n}", f"some more words {n}") for n in range(200)])
+        job = await finished(service, job, busy=lambda: True)
+    assert (job.state, job.completed) == ("completed", 200)
+
+
+async def test_a_job_that_cannot_go_on_stands_in_nobodys_way(
+    opened: Open, project: Project, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Where the work on one job breaks down, others are done, and it is tried again later."""
+    from flowbed.services import job_work, working
+
+    monkeypatch.setattr(working, "AGAIN", 0.01)
+    monkeypatch.setattr(working, "EVERY", 0.01)
+    done = job_work.Work.run
+    broken = 3
+
+    async def run(self: Any) -> None:
+        nonlocal broken
+        if self._row.id == job.id and broken:
+            broken -= 1
+            raise ZeroDivisionError
+        await done(self)
+
+    monkeypatch.setattr(job_work.Work, "run", run)
+    async with opened() as service:
+        job, other = await begin(service, [line("a")]), await begin(service, [line("b")])
+        async with Working(service, Lines()):
+            assert (await until(service, other, lambda row: row.ended)).state == "completed"
+            assert (await until(service, job, lambda row: row.ended)).state == "completed"
+    assert broken == 0
+
+
+async def test_parts_of_ended_jobs_are_swept(opened: Open, project: Project) -> None:
+    """What a job that has ended left behind goes, and what one that has not still needs stays."""
+    async with opened() as service:
+        ended, waiting = await begin(service, [line("a")]), await begin(service, [line("b")])
+        await service.jobs.cancel("", ended.id)
+        async with Working(service, Lines()) as working:
+            await until(service, waiting, lambda row: row.ended)
+            await until(service, ended, lambda row: row.ended)
+        late = await begin(service, [line("c")])
+        for job in (ended, late):
+            await Parts(project.store, job.id).lay(0, [Outcome(text=_line("c"), failed=False)])
+        await working.sweep()
+        assert await project.store.folders("jobs") == [late.id]
