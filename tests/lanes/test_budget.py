@@ -11,8 +11,7 @@ from hypothesis import strategies as st
 
 from flowbed.embedding.cache import Cached
 from flowbed.errors import Misconfigured
-from flowbed.lanes.budget import Budget
-from flowbed.lanes.outcome import Outcome
+from flowbed.lanes.budget import Budget, dollars
 from flowbed.lanes.realtime import embed
 from flowbed.records import Embedded, text_hash
 from flowbed.testing.embedder import Seeded
@@ -21,6 +20,7 @@ if TYPE_CHECKING:
     import random
     from collections.abc import Sequence
 
+    from flowbed.lanes.outcome import Outcome
     from flowbed.records import Purpose
 
 PRICE = 1_000_000.0  # US dollars per million words: a dollar a word
@@ -145,3 +145,12 @@ def test_what_is_reserved_and_spent_never_passes_the_limit(
     for reserved in open_:
         budget.settle(reserved, reserved)
     assert budget.spent_usd <= limit + 1e-9
+
+
+@pytest.mark.parametrize(
+    ("amount", "said"),
+    [(0, "$0.0000"), (6.6e-07, "$0.00000066"), (0.0001, "$0.0001"), (1234.56789, "$1,234.5679")],
+)
+def test_small_amounts_are_not_taken_for_nothing(amount: float, said: str) -> None:
+    """What a few texts cost is told in as many decimals as it takes."""
+    assert dollars(amount) == said

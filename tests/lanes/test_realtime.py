@@ -12,7 +12,6 @@ import stamina
 from flowbed.embedding.cache import Cached
 from flowbed.embedding.memory import VectorMemory
 from flowbed.errors import Misconfigured, Rejected, TooMany, Transient
-from flowbed.lanes.outcome import Outcome
 from flowbed.lanes.realtime import ATTEMPTS, TOLD_MOST, embed, wait
 from flowbed.records import Embedded, Space, text_hash
 from flowbed.testing.embedder import seeded
@@ -22,6 +21,7 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
+    from flowbed.lanes.outcome import Outcome
     from flowbed.records import Purpose
 
 

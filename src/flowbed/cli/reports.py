@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 from flowbed.cli.output import say
 from flowbed.cli.wording import at, count, problems, span
+from flowbed.lanes.budget import dollars
 from flowbed.pipeline.lane import spelt
 from flowbed.pipeline.standing import stands
 
@@ -77,7 +78,7 @@ def _show_lanes(plan: Plan) -> None:
     for name, lane in plan.lanes.items():
         if lane is not None:
             took = _timed(plan) if name == "realtime" else _waited(plan)
-            say(f"  {name:<10} ${lane.cost_usd:,.4f}, about {_about(name, lane)} {took}")
+            say(f"  {name:<10} {dollars(lane.cost_usd)}, about {_about(name, lane)} {took}")
     if plan.lanes["batch"] is not None:
         say(f"  {'lane':<10} {plan.lane}: {plan.lane_why}")
 
@@ -109,13 +110,15 @@ def show_report(report: Report) -> None:
         f" {report.deleted:,} deleted in {span(report.seconds)}"
     )
     say(
-        f"  embedded {count(report.embedded, 'text')} ({report.tokens:,} tokens, ${report.cost_usd:,.4f}),"
+        f"  embedded {count(report.embedded, 'text')} ({report.tokens:,} tokens, {dollars(report.cost_usd)}),"
         f" reused {count(report.reused, 'vector')}"
     )
     if report.planned is not None and not report.planned.already:
         planned = report.planned
         took = "" if report.submitted else f"; embedding took {span(report.embedding_seconds)}"
-        say(f"  planned  {planned.tokens:,} tokens, ${planned.cost_usd:,.4f}, {span(planned.seconds)}{took}")
+        say(
+            f"  planned  {planned.tokens:,} tokens, {dollars(planned.cost_usd)}, {span(planned.seconds)}{took}"
+        )
     _show_what_waits(report)
     if report.truncated:
         say(f"  {report.truncated:,} chunks were longer than the model's window and are cut off there")
@@ -146,7 +149,7 @@ def show_live(rows: Sequence[SubmissionRow]) -> None:
         said = [f"gathered {at(row.created)}"]
         said += [f"deadline {at(row.deadline)}"] if row.deadline else []
         said += [f"job {row.job}"] if row.job else []
-        said += [f"billed {row.billed:,} tokens, ${row.cost_usd:,.4f}"] if row.ended else []
+        said += [f"billed {row.billed:,} tokens, {dollars(row.cost_usd)}"] if row.ended else []
         say(f"    {', '.join(said)}")
 
 
@@ -190,7 +193,7 @@ def show_polled(polled: Polled) -> None:
     if polled.ended:
         say(
             f"{count(tally.chunks, 'chunk')} indexed: {count(tally.sent, 'text')}, {tally.tokens:,} tokens,"
-            f" ${tally.cost_usd:,.4f}"
+            f" {dollars(tally.cost_usd)}"
         )
     for name, version in tally.versions.items():
         say(f"  {name}: version {version}")
@@ -223,7 +226,7 @@ def show_spending(by: str, spent: Sequence[Spent]) -> None:
             f"{each.billed:,}",
             f"{each.billed - each.planned:+,}",
             _part(each),
-            f"${each.cost_usd:,.4f}",
+            f"{dollars(each.cost_usd)}",
         )
         for name, each in zip(names, spent, strict=True)
     ]

@@ -141,6 +141,7 @@ def _agreed(
 ) -> tuple[bool, str | None]:
     """Show what a run would cost, where it costs anything, and ask; also return the id of the plan that was shown."""
     from flowbed.cli import reports  # noqa: PLC0415
+    from flowbed.lanes.budget import dollars  # noqa: PLC0415
 
     async def priced(bed: Flowbed) -> tuple[Plan | None, str]:
         asked = lane or bed.settings.lane
@@ -158,7 +159,7 @@ def _agreed(
         return True, found.plan_id
     reports.show_plan(found)
     try:
-        agreed = typer.confirm(f"embed {found.tokens:,} tokens for ${taken.cost_usd:,.4f}?", err=True)
+        agreed = typer.confirm(f"embed {found.tokens:,} tokens for {dollars(taken.cost_usd)}?", err=True)
     except typer.Abort:
         agreed = False
     return agreed, found.plan_id

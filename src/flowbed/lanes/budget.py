@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from itertools import accumulate
+from math import floor, log10
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -10,6 +11,17 @@ if TYPE_CHECKING:
 
 # Dollars that adding up small sums may be off by: less than a token of any model costs.
 ROUNDING = 1e-12
+
+# Decimals of an amount of US dollars: as many as prices of a thousand tokens have.
+DECIMALS = 4
+
+
+def dollars(amount: float) -> str:
+    """Write an amount of US dollars; a smaller one than four decimals can show, with two figures."""
+    decimals = DECIMALS
+    if 0 < amount < 10**-DECIMALS:
+        decimals = 1 - floor(log10(amount))
+    return f"${amount:,.{decimals}f}"
 
 
 class Budget:

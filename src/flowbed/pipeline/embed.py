@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 from flowbed.index.live import live_collections
 from flowbed.index.reuse import Reuse
+from flowbed.lanes.budget import dollars
 from flowbed.lanes.outcome import Outcome
 from flowbed.lanes.realtime import embed as embed_now
 from flowbed.pipeline.batches import read_passages
@@ -92,8 +93,8 @@ async def _make(
         )
     if outcome.held and parts.budget is not None and parts.budget.exhausted:
         tally.stopped = (
-            f"the next request would pass the budget of ${parts.budget.limit_usd:,.4f}"
-            f" (${parts.budget.spent_usd:,.4f} spent); what waits is taken up by a run that may spend more"
+            f"the next request would pass the budget of {dollars(parts.budget.limit_usd)}"
+            f" ({dollars(parts.budget.spent_usd)} spent); what waits is taken up by a run that may spend more"
         )
     return Made(rows=rows, passages=passages, lost=lost, outcome=outcome, spent=spent)
 

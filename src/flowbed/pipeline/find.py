@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Protocol, Self, cast
 
 from flowbed.errors import Misconfigured
 from flowbed.lanes.batch.input import Input, input_key
+from flowbed.lanes.budget import dollars
 from flowbed.ledger import SubmissionRow
 from flowbed.pipeline.batches import read_passages
 from flowbed.pipeline.carrying import Carrying, leave
@@ -287,8 +288,8 @@ class _Finding:
                     return place
                 if budget is not None and not budget.spend(tokens * price / 1e6):
                     self.found.stopped = (
-                        f"the next text would pass the budget of ${budget.limit_usd:,.4f} (${budget.spent_usd:,.4f}"
-                        " spent); what waits is taken up by a run that may spend more"
+                        f"the next text would pass the budget of {dollars(budget.limit_usd)}"
+                        f" ({dollars(budget.spent_usd)} spent); what waits is taken up by a run that may spend more"
                     )
                     return place
                 self._input.add(row.text_hash, each.sent, tokens=tokens)

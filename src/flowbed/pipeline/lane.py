@@ -6,6 +6,8 @@ import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
+from flowbed.lanes.budget import dollars
+
 if TYPE_CHECKING:
     from flowbed.embedding.jobs import JobTerms
 
@@ -65,7 +67,7 @@ def choose(
         return Choice(lane="realtime", why=against)
     return Choice(
         lane="batch",
-        why=f"it saves ${saved:,.4f}, and is expected to be done within {spelt(needed)}, before the deadline in"
+        why=f"it saves {dollars(saved)}, and is expected to be done within {spelt(needed)}, before the deadline in"
         f" {spelt(deadline_seconds or 0)}",
     )
 
@@ -73,9 +75,11 @@ def choose(
 def _against(tokens: int, saved: float, needed: float, deadline: float | None) -> str:
     """Say what speaks against the batch lane; nothing where nothing does."""
     if tokens < FEW or saved < WORTH:
-        return f"{tokens:,} tokens are too few to wait for: the batch lane would save ${max(saved, 0):,.4f}"
+        return (
+            f"{tokens:,} tokens are too few to wait for: the batch lane would save {dollars(max(saved, 0))}"
+        )
     if deadline is None:
-        return f"there is no deadline; the batch lane would save ${saved:,.4f} of what can wait (--deadline, --lane)"
+        return f"there is no deadline; the batch lane would save {dollars(saved)} of what can wait (--deadline, --lane)"
     if needed > deadline + GRACE:
         return f"the batch lane may take {spelt(needed)}, and the deadline is in {spelt(deadline)}"
     return ""
