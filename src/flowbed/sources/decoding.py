@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import codecs
-import contextlib
 import re
 
 from flowbed.errors import Rejected
@@ -22,8 +21,10 @@ def decoded(raw: bytes) -> str:
 
     """
     if b"\0" not in raw and not raw.startswith(UTF16):
-        with contextlib.suppress(UnicodeDecodeError):
+        try:
             return raw.decode().removeprefix("\ufeff")
+        except UnicodeDecodeError as error:
+            raise Rejected(not_text(raw, final=True)) from error
     raise Rejected(not_text(raw, final=True))
 
 

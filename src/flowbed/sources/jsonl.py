@@ -6,6 +6,7 @@ import hashlib
 import json
 import math
 from dataclasses import asdict, dataclass
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from flowbed.errors import Rejected
@@ -66,15 +67,17 @@ class Fields:
     metadata: tuple[str, ...]
     kind: str
 
-    def document(self, record: Mapping[str, Any], _text: str) -> Document:
-        """Make a document of a record.
+    def document(self, record: Mapping[str, Any], _text: str) -> tuple[str, Callable[[], Document]]:
+        """Tell the id of a record, and how to make its document.
 
         Raises:
             Rejected: it has no usable id or text, or a title or number that is none.
 
         """
-        return Document(
-            id=self._id(record),
+        name = self._id(record)
+        return name, partial(
+            Document,
+            id=name,
             kind=self.kind,
             text=_string(record, self.text, _ABSENT),
             title=_string(record, self.title, ""),
@@ -84,8 +87,11 @@ class Fields:
         )
 
     def _id(self, record: Mapping[str, Any]) -> str:
-        found = (value for name in self.id if (value := _value(record, name)) is not None)
-        value = next(found, None)
+        value = None
+        for name in self.id:
+            value = _value(record, name)
+            if value is not None:
+                break
         # A bool is an int to Python, but names nothing.
         if isinstance(value, int) and not isinstance(value, bool):
             return str(value)
@@ -100,6 +106,8 @@ def _value(record: Mapping[str, Any], name: str) -> Any:  # noqa: ANN401 - whate
     """Look a field up, by its whole name first and then along its dots; None where there is none."""
     if name in record:
         return record[name]
+    if "." not in name:
+        return None
     value: Any = record
     for part in name.split("."):
         if not isinstance(value, dict) or part not in value:

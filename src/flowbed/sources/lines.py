@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import glob
 import hashlib
-import json
 import os
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -14,6 +13,8 @@ from flowbed.errors import Misconfigured, Rejected
 from flowbed.records import Document, Entry, Page, Problem, canonical
 from flowbed.sources.decoding import UNUSABLE, decoded
 from flowbed.sources.paging import in_threads, paged
+from flowbed.sources.parsing import parsed, parsed_text
+from flowbed.sources.places import Places
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Iterator, Mapping
@@ -26,13 +27,17 @@ LONGEST_RECORD = 20 * 2**20
 
 READ_BYTES = 2**20
 
+# Of a place, the bits that number a line in its file; those above them number the file.
+LINE_BITS = 40
+
 
 @dataclass(frozen=True, kw_only=True)
 class Lines:
     """A source of JSON records in a file, in the files of a folder or in those that a pattern names.
 
-    `document` makes a document from a record and the text of it, or raises `Rejected`. `fingerprint` names everything
-    that decides what it makes: records are read again when it changes. Files that have not been touched since a fetch
+    `document` tells the id of a record, given with its text, and how to make its document: most are never made, as they
+    have not changed. It raises `Rejected` for what can be none. `fingerprint` names everything that decides what it
+    makes: records are read again when it changes. Files that have not been touched since a fetch
     without problems are not read again. A record that cannot be read is a problem of no known document: it may be any
     of those that the fetch missed.
     """
@@ -40,7 +45,7 @@ class Lines:
     location: str
     path: Path
     suffixes: tuple[str, ...]
-    document: Callable[[Mapping[str, Any], str], Document]
+    document: Callable[[Mapping[str, Any], str], tuple[str, Callable[[], Document]]]
     fingerprint: str
     clock: Callable[[], int]
 
@@ -67,48 +72,40 @@ class Lines:
 
     def _found(self, files: Mapping[str, Path], scan: _Scan) -> Iterator[tuple[Entry | Problem, int]]:
         salt = self.fingerprint.encode()
-        for name, path in files.items():
+        for file, (name, path) in enumerate(files.items()):
             try:
                 for number, raw, fault in _records(path):
                     try:
-                        document = self._parsed(raw, fault)
+                        document, read = self._parsed(raw, fault)
                     except Rejected as error:
                         yield scan.problem(name, number, str(error)), 0
                         continue
-                    if earlier := scan.place(document.id, name, number):
-                        yield (
-                            scan.problem(
-                                name,
-                                number,
-                                f"id {document.id!r} is already used at {earlier}",
-                                document=document.id,
-                            ),
-                            0,
-                        )
+                    place = file << LINE_BITS | number
+                    first = scan.places.first(document, place)
+                    if first != place:
+                        reason = f"id {document!r} is already used at {scan.named(first)}"
+                        yield scan.problem(name, number, reason, document=document), 0
                         continue
                     etag = hashlib.sha256(salt + raw).hexdigest()[:32]
-                    yield Entry(document=document.id, etag=etag, read=_reader(document)), len(raw)
+                    yield Entry(document=document, etag=etag, read=read), len(raw)
             except OSError as error:
                 if path == self.path:
                     message = f"{self.location} cannot be read: {error.strerror}"
                     raise Misconfigured(message) from error
                 yield scan.problem(name, 0, f"cannot be read: {error.strerror}"), 0
 
-    def _parsed(self, raw: bytes, fault: str) -> Document:
+    def _parsed(self, raw: bytes, fault: str) -> tuple[str, Callable[[], Document]]:
         if fault:
             raise Rejected(fault)
-        text = decoded(raw)
-        record = _json(text)
+        text, record = parsed(raw)
         if not isinstance(record, dict):
             message = f"a record is a JSON object, this is {_KINDS.get(type(record), 'a number')}"
             raise Rejected(message)
-        if b"\\u" in raw:
-            _refuse_lone_surrogates(record)
-        document = self.document(record, text)
-        if UNUSABLE.search(document.id):
-            message = f"id {document.id!r} holds control characters"
+        document, read = self.document(record, text)
+        if UNUSABLE.search(document):
+            message = f"id {document!r} holds control characters"
             raise Rejected(message)
-        return document
+        return document, read
 
     def _below(self) -> Iterator[Path]:
         """Go through a folder; one in it that cannot be listed stops the fetch, since it may hold any record."""
@@ -151,19 +148,11 @@ class _Scan:
 
     names: list[str]
     problems: int = 0
-    # 16 bytes for each id, however long: 200,000 ids take 30 MB.
-    seen: dict[bytes, tuple[int, int]] = field(default_factory=dict)
-    numbers: dict[str, int] = field(init=False)
+    places: Places = field(default_factory=Places)
 
-    def __post_init__(self) -> None:
-        self.numbers = {name: number for number, name in enumerate(self.names)}
-
-    def place(self, document: str, name: str, number: int) -> str:
-        """Say where this id was met before, or remember that it was met here."""
-        digest = hashlib.blake2b(document.encode(), digest_size=16).digest()
-        file, line = self.seen.setdefault(digest, (self.numbers[name], number))
-        earlier = f"{self.names[file]}:{line}"
-        return "" if earlier == f"{name}:{number}" else earlier
+    def named(self, place: int) -> str:
+        """Write a place for people."""
+        return f"{self.names[place >> LINE_BITS]}:{place & (1 << LINE_BITS) - 1}"
 
     def problem(self, name: str, number: int, reason: str, *, document: str = "") -> Problem:
         self.problems += 1
@@ -171,10 +160,6 @@ class _Scan:
 
 
 _KINDS = {str: "a text", list: "a list", bool: "a truth value", type(None): "null"}
-
-
-def _reader(document: Document) -> Callable[[], Document]:
-    return lambda: document
 
 
 def _stamps(files: Mapping[str, Path]) -> list[list[Any]]:
@@ -218,7 +203,7 @@ def _records(path: Path) -> Iterator[tuple[int, bytes, str]]:
 def _whole(raw: bytes) -> list[tuple[int, bytes, str]] | None:
     """Read a file as one JSON object, or as a list of them; None where it is neither."""
     try:
-        value = _json(decoded(raw))
+        value = parsed_text(decoded(raw))
     except Rejected:
         return None
     if isinstance(value, list):
@@ -229,36 +214,7 @@ def _whole(raw: bytes) -> list[tuple[int, bytes, str]] | None:
 def _cut_short(raw: bytes) -> str:
     """Say that the last line of a file, which has no line end, stops within its record, where it does."""
     try:
-        _json(decoded(raw))
+        parsed_text(decoded(raw))
     except Rejected as error:
         return f"the file ends in the middle of this record ({error})"
     return ""
-
-
-def _json(text: str) -> Any:  # noqa: ANN401 - whatever JSON can hold
-    try:
-        return _DECODER.decode(text)
-    except RecursionError as error:
-        message = "not JSON: nested too deeply"
-        raise Rejected(message) from error
-    except ValueError as error:
-        message = f"not JSON: {error}"
-        raise Rejected(message) from error
-
-
-def _no_constant(name: str) -> float:
-    message = f"{name} is no number of JSON"
-    raise ValueError(message)
-
-
-# Made once: `json.loads` with an option makes a decoder for each call.
-_DECODER = json.JSONDecoder(parse_constant=_no_constant)
-
-
-def _refuse_lone_surrogates(record: Mapping[str, Any]) -> None:
-    r"""Refuse half characters such as `"\ud83d"`, which no UTF-8 can hold."""
-    try:
-        canonical(record)
-    except UnicodeEncodeError as error:
-        message = f"holds half a character (\\u{ord(error.object[error.start]):04x} without its other half)"
-        raise Rejected(message) from error

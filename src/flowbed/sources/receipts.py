@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from flowbed.errors import Rejected
@@ -34,8 +35,8 @@ def open_receipts(
     )
 
 
-def receipt_document(record: Mapping[str, Any], text: str) -> Document:
-    """Make a document of a receipt, whose lines and words are the chunker's to read.
+def receipt_document(record: Mapping[str, Any], text: str) -> tuple[str, Callable[[], Document]]:
+    """Tell the id of a receipt, and how to make its document, whose lines and words are the chunker's to read.
 
     Raises:
         Rejected: the receipt cannot be named.
@@ -50,4 +51,5 @@ def receipt_document(record: Mapping[str, Any], text: str) -> Document:
     if not isinstance(number, int) or isinstance(number, bool) or number < 0:
         message = f"receipt_id has to be an integer of 0 or more, not {number!r:.60}"
         raise Rejected(message)
-    return Document(id=f"IMAGE#{image}#RECEIPT#{number:05d}", kind="receipt", text=text)
+    name = f"IMAGE#{image}#RECEIPT#{number:05d}"
+    return name, partial(Document, id=name, kind="receipt", text=text)

@@ -1,0 +1,89 @@
+"""Records are parsed by a quick parser, and say what Python's own parser would have said."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import orjson
+import pytest
+from hypothesis import example, given
+from hypothesis import strategies as st
+
+from flowbed.errors import Rejected
+from flowbed.sources.decoding import decoded
+from flowbed.sources.parsing import parsed
+
+VALUES = st.recursive(
+    st.none()
+    | st.booleans()
+    | st.integers()
+    | st.integers(min_value=-(2**70), max_value=2**70)
+    | st.floats(allow_nan=False, allow_infinity=False)
+    | st.text(),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=5), inner, max_size=3),
+    max_leaves=8,
+)
+
+
+def plainly(raw: bytes) -> Any:
+    return json.loads(decoded(raw))
+
+
+@given(VALUES | st.dictionaries(st.sampled_from(["id", "text", "n"]), VALUES), st.booleans())
+@example({"id": 2**64}, False)
+@example({"id": -(2**63) - 1}, False)
+@example({"meta": {"big": [2**64 + 1]}}, False)
+@example({"text": "\ud83d\ude00"}, True)
+def test_every_value_is_what_python_reads(value: object, ascii_only: bool) -> None:
+    """Whatever JSON says, whole numbers of any length among it, comes back as Python's own parser reads it."""
+    raw = json.dumps(value, ensure_ascii=ascii_only).encode("utf-8", "replace")
+    text, read = parsed(raw)
+    assert text == raw.decode()
+    assert repr(read) == repr(plainly(raw))
+
+
+@pytest.mark.parametrize(
+    "raw", [b'{"a": -0}', b'{"a": -0.0}', b'{"a": 1, "a": 2}', b'{"a": 1E3}', b'\xef\xbb\xbf{"a":1}']
+)
+def test_what_parsers_differ_in(raw: bytes) -> None:
+    """Negative zeros, keys that are there twice, exponents and byte order marks are read as Python reads them."""
+    assert repr(parsed(raw)[1]) == repr(plainly(raw))
+
+
+@given(st.binary(max_size=30), st.integers(min_value=0, max_value=40))
+@example(b"\0", 3)
+@example(b"\xed\xa0\x80", 8)
+def test_damage_is_told_alike(noise: bytes, at: int) -> None:
+    """Bytes that damage a record are accepted or refused as Python's own parser would."""
+    whole = b'{"id": 12, "text": "a \\u00fc b", "n": [1.5, null]}'
+    raw = whole[:at] + noise + whole[at:]
+    try:
+        expected: object = repr(_strictly(raw))
+    except (Rejected, ValueError):
+        expected = Rejected
+    try:
+        found: object = repr(parsed(raw)[1])
+    except Rejected:
+        found = Rejected
+    assert found == expected
+
+
+def test_depth_is_what_python_can_follow() -> None:
+    """What is nested deeper than Python's own parser follows is refused, though a quicker one would read it."""
+    raw = b'{"a":' + b"[" * 1_010 + b"]" * 1_010 + b"}"
+    assert orjson.loads(raw)
+    with pytest.raises(Rejected, match="nested too deeply"):
+        parsed(raw)
+
+
+def _strictly(raw: bytes) -> Any:
+    def refuse(name: str) -> float:
+        raise ValueError(name)
+
+    value = json.loads(decoded(raw), parse_constant=refuse)
+    if isinstance(value, dict):
+        json.dumps(
+            value, ensure_ascii=False
+        ).encode()  # UnicodeEncodeError, a ValueError, for half a character
+    return value
