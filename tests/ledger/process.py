@@ -58,6 +58,17 @@ async def claim(ledger: Ledger, name: str) -> None:
                     say(row.id)
 
 
+async def take(ledger: Ledger, name: str) -> None:
+    """Take as much of every live submission as can be had, a little at a time, and hold what submissions can be had."""
+    async for page in ledger.submissions.pages(live=True):
+        for row in page:
+            while taken := await ledger.chunks.take(row.id, worker=name, now=1, until=LATE, limit=7):
+                for each in taken:
+                    say(each.id)
+            if await ledger.submissions.hold(row.id, worker=name, now=1, until=LATE):
+                say(row.id)
+
+
 async def count(ledger: Ledger, name: str) -> None:
     """Move the cursor of one source on, as one of many."""
     for _ in range(20):
@@ -103,7 +114,7 @@ async def main(task: str, folder: str, name: str) -> None:
     await ledger.close()
 
 
-TASKS = {task.__name__: task for task in (show_id, claim, count, swap, record)}
+TASKS = {task.__name__: task for task in (show_id, claim, take, count, swap, record)}
 
 if __name__ == "__main__":
     asyncio.run(main(*sys.argv[1:]))

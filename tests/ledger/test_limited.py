@@ -8,9 +8,24 @@ from dataclasses import replace
 import pytest
 
 from flowbed.errors import Conflict
-from flowbed.ledger import Cursor, Swap
+from flowbed.ledger import Carried, Cursor, Swap
 from flowbed.records import Status
-from flowbed.testing.ledger import chunk, claim, document, flat, letter, only, put, run, waiting
+from flowbed.testing.ledger import (
+    chunk,
+    claim,
+    document,
+    file,
+    flat,
+    job,
+    letter,
+    only,
+    put,
+    run,
+    spend,
+    submission,
+    waiting,
+)
+from flowbed.testing.ledger.rows import SPACE, take
 from flowbed.testing.limited import LimitedLedger, limited_table
 from flowbed.testing.limited.table import ABSENT, Check, ConditionFailed, LimitExceeded, Put, all_of
 
@@ -110,6 +125,75 @@ async def test_an_answer_that_is_lost_changes_nothing() -> None:
         "c": Status.PENDING,
     }
     assert await ledger.runs.get("r1") == run(state="committed", version=7)
+
+
+async def test_two_that_take_in_one_text_both_see_it() -> None:
+    """However far listings lag, of two who have each taken the same text in, each is told of the other."""
+    table = limited_table(lag=10**6)
+    one, two = LimitedLedger(table, id="i"), LimitedLedger(table, id="i")
+    await put(one, [chunk("a", batch="b1"), chunk("b", batch="b2")])
+    await one.settle()
+    asked = {"statuses": [Status.NONE], "now": 1, "until": 9, "sources": (), "limit": 5}
+    await asyncio.gather(
+        one.chunks.claim("b1", worker="w", submission="x", **asked),  # type: ignore[arg-type]
+        two.chunks.claim("b2", worker="v", submission="y", **asked),  # type: ignore[arg-type]
+    )
+    assert await one.chunks.carried(["t"], space=SPACE, besides="x") == {"t": Carried("y", live=False)}
+    assert await two.chunks.carried(["t"], space=SPACE, besides="y") == {"t": Carried("x", live=False)}
+    await one.submissions.create(submission())
+    assert await one.chunks.hand_over("x", worker="w") == 1
+    assert [row.id async for page in two.submissions.pages(live=True) for row in page] == ["x"]
+    assert await two.chunks.carried(["t"], space=SPACE, besides="y") == {"t": Carried("x", live=True)}
+    assert [row.id for row in await take(two, "x")] == ["a"]
+
+
+async def test_answers_that_are_lost_change_nothing_of_a_submission() -> None:
+    """A submission whose every answer gets lost ends as one whose answers came, each step counted once."""
+    table = limited_table()
+    ledger = LimitedLedger(table, id="i")
+    await put(ledger, [chunk("a"), chunk("b", ordinal=1), chunk("c", ordinal=2)])
+    table.unanswered = 4
+    won = await claim(ledger, submission="x")
+    assert len(won) == 3
+    table.unanswered = 2
+    await ledger.submissions.create(submission())
+    await ledger.chunks.bind(won[2:], worker="w", submission="y")
+    table.unanswered = 3
+    assert await ledger.chunks.hand_over("x", worker="w") == 2
+    table.unanswered = 3
+    assert [row.id for row in await take(ledger, "x")] == ["a", "b"]
+    table.unanswered = 2
+    held = await ledger.submissions.hold("x", worker="p", now=1, until=9)
+    assert held is not None
+    table.unanswered = 1
+    assert await ledger.submissions.cancel("x")
+    table.unanswered = 1
+    assert await ledger.submissions.save(replace(held, ended=5), worker="p")
+    table.unanswered = 2
+    await ledger.spending.record([spend(), spend()])
+    assert [each.texts for each in await ledger.spending.totals("run", limit=5)] == [spend().texts]
+    table.unanswered = 3
+    assert await ledger.chunks.let_go("x") == 2
+
+
+async def test_answers_that_are_lost_change_nothing_of_files_and_jobs() -> None:
+    """Files and jobs of which answers get lost are there once, and removed once."""
+    table = limited_table()
+    ledger = LimitedLedger(table, id="i")
+    for _ in range(2):
+        table.unanswered = 2
+        await ledger.files.create(file())
+        await ledger.jobs.create(job())
+    assert await ledger.files.list("o", purpose=None, after=None, limit=9, descending=False) == [file()]
+    assert await ledger.jobs.list("o", after=None, limit=9) == [job()]
+    table.unanswered = 1
+    assert await ledger.files.remove("file-1")
+    assert not await ledger.files.remove("file-1")
+    table.unanswered = 1
+    held = await ledger.jobs.hold("batch_1", worker="w", now=1, until=9)
+    assert held == job(worker="w", until=9)
+    table.unanswered = 1
+    assert await ledger.jobs.save(replace(held, line=5), worker="w")
 
 
 async def test_a_swap_that_is_cut_off_holds_whole_or_not_at_all() -> None:

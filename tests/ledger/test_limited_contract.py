@@ -8,14 +8,20 @@ import pytest
 
 from flowbed.testing.ledger import (
     BatchesContract,
+    CarryingContract,
     ChunksContract,
     ClaimsContract,
     DeadLettersContract,
     DocumentsContract,
+    FilesContract,
+    JobsContract,
     KeysContract,
     QuotasContract,
     RollbacksContract,
     RunsContract,
+    SpendingContract,
+    SubmissionsContract,
+    TakingContract,
 )
 from flowbed.testing.limited import LimitedLedger, limited_table
 
@@ -37,6 +43,12 @@ class TestChunks(ChunksContract): ...
 class TestClaims(ClaimsContract): ...
 
 
+class TestCarrying(CarryingContract): ...
+
+
+class TestTaking(TakingContract): ...
+
+
 class TestBatches(BatchesContract): ...
 
 
@@ -53,3 +65,15 @@ class TestKeys(KeysContract): ...
 
 
 class TestQuotas(QuotasContract): ...
+
+
+class TestSubmissions(SubmissionsContract): ...
+
+
+class TestSpending(SpendingContract): ...
+
+
+class TestFiles(FilesContract): ...
+
+
+class TestJobs(JobsContract): ...

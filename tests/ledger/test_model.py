@@ -1,4 +1,4 @@
-"""A sequence of swaps, claims, records and commits leaves in every ledger what it leaves in a dict."""
+"""A sequence of swaps, claims, submissions, records and commits leaves in every ledger what it leaves in a dict."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from flowbed.errors import Conflict
-from flowbed.ledger import ChunkRow, Cursor, DocumentRow, Swap, open_ledger
+from flowbed.ledger import Carried, ChunkRow, Cursor, DocumentRow, Swap, open_ledger
 from flowbed.records import Status
-from flowbed.testing.ledger import chunk, document, flat, run
-from flowbed.testing.ledger.rows import settle
+from flowbed.testing.ledger import chunk, document, flat, run, submission
+from flowbed.testing.ledger.rows import SPACE, settle
 from flowbed.testing.limited import LimitedLedger, limited_table
 
 if TYPE_CHECKING:
@@ -23,6 +23,10 @@ if TYPE_CHECKING:
 
     from flowbed.ledger import Ledger
     from flowbed.testing.postgres import PostgresServer
+
+
+WITH_NOBODY = {"status": Status.PENDING, "worker": "", "run": ""}
+BACK = {"status": Status.NONE, "worker": "", "until": 0, "submission": ""}
 
 
 class Both:
@@ -34,6 +38,8 @@ class Both:
         self.documents: dict[str, DocumentRow] = {}
         self.chunks: dict[str, ChunkRow] = {}
         self.runs: dict[str, str] = {}
+        self.submissions: dict[str, bool] = {}
+        """Whether each is live."""
 
     async def swap(
         self,
@@ -72,13 +78,57 @@ class Both:
         same = (old.version, old.row_hash, old.deleted) == (row.version, row.row_hash, row.deleted)
         return row if same else replace(row, version=old.version + 1)
 
-    async def claim(self, worker: str) -> None:
-        await self.ledger.chunks.claim("b", [Status.NONE], worker=worker, now=1, until=9, sources=(), limit=9)
-        self.change({"status": Status.NONE}, status=Status.PENDING, worker=worker, until=9, run="")
+    async def claim(self, worker: str, into: str) -> None:
+        await self.ledger.chunks.claim(
+            "b", [Status.NONE], worker=worker, now=1, until=9, sources=(), limit=9, submission=into
+        )
+        claimed = {"status": Status.PENDING, "worker": worker, "until": 9, "run": "", "submission": into}
+        self.change({"status": Status.NONE}, **claimed)
+        for over in [name for name, live in self.submissions.items() if not live]:
+            self.change({**WITH_NOBODY, "submission": over}, **claimed)
+
+    async def bind(self, worker: str, into: str) -> None:
+        held = self.change({"status": Status.PENDING, "worker": worker, "run": ""}, submission=into)
+        await self.ledger.chunks.bind(held, worker=worker, submission=into)
+
+    async def create(self, into: str) -> None:
+        await self.ledger.submissions.create(submission(into))
+        self.submissions.setdefault(into, True)
+
+    async def hand_over(self, worker: str, into: str) -> None:
+        left = self.leave(worker, into)
+        assert await self.ledger.chunks.hand_over(into, worker=worker) == len(left)
+
+    async def take(self, worker: str, into: str) -> None:
+        taken = (
+            self.change({**WITH_NOBODY, "submission": into}, worker=worker, until=9)
+            if self.live(into)
+            else []
+        )
+        found = await self.ledger.chunks.take(into, worker=worker, now=1, until=9, limit=9)
+        assert found == sorted(taken, key=lambda row: row.id)
+
+    async def let_go(self, into: str) -> None:
+        gone = self.change({"status": Status.PENDING, "run": "", "submission": into}, **BACK)
+        assert await self.ledger.chunks.let_go(into) == len(gone)
+
+    async def end(self, into: str) -> None:
+        row = await self.ledger.submissions.hold(into, worker="e", now=1, until=9)
+        assert (row is not None) == self.live(into)
+        if row is not None:
+            assert await self.ledger.submissions.save(replace(row, ended=5), worker="e")
+            self.submissions[into] = False
+
+    def live(self, into: str) -> bool:
+        return self.submissions.get(into, False)
+
+    def leave(self, worker: str, into: str) -> list[ChunkRow]:
+        held = {"status": Status.PENDING, "worker": worker, "run": "", "submission": into}
+        return self.change(held, worker="", until=0) if self.live(into) else []
 
     async def release(self, worker: str) -> None:
-        held = {"status": Status.PENDING, "worker": worker, "run": ""}
-        released = self.change(held, status=Status.NONE, worker="", until=0)
+        released = [row for into in self.submissions for row in self.leave(worker, into)]
+        released += self.change({"status": Status.PENDING, "worker": worker, "run": ""}, **BACK)
         assert await self.ledger.chunks.release(worker) == len(released)
 
     async def record(self, worker: str, into: str) -> None:
@@ -103,7 +153,8 @@ class Both:
             self.runs[into] = "refused"
 
     async def retry(self, now: int) -> None:
-        failed = self.change({"status": Status.FAILED}, status=Status.NONE, run="", failure="", error="")
+        again = {"status": Status.NONE, "run": "", "submission": "", "failure": "", "error": ""}
+        failed = self.change({"status": Status.FAILED}, **again)
         for row in failed:
             self.chunks[row.id] = replace(row, version=max(row.version + 1, now))
         assert await self.ledger.chunks.retry([], now=now) == len(failed)
@@ -120,6 +171,17 @@ class Both:
         assert {row.id: row for row in await flat(self.ledger.documents.pages("s"))} == self.documents
         assert {row.id: row for row in await self.ledger.chunks.of("s", ["d"])} == self.chunks
         assert {row.id: row.state for row in await self.ledger.runs.recent(limit=9)} == self.runs
+        live = [row.id async for page in self.ledger.submissions.pages(live=True) for row in page]
+        assert live == sorted(filter(self.live, self.submissions))
+        carrying = {
+            row.submission: self.live(row.submission)
+            for row in self.chunks.values()
+            if row.status is Status.PENDING and not row.run and self.submissions.get(row.submission, True)
+        }
+        carrying = {name: live for name, live in carrying.items() if name not in {"", "y"}}
+        found = await self.ledger.chunks.carried(["t"], space=SPACE, besides="y")
+        assert [Carried(*each) in found.values() for each in carrying.items()].count(True) == len(found)
+        assert bool(found) == bool(carrying)
         pending = {id_ for id_, state in self.runs.items() if state == "pending"}
         assert {row.id for row in await self.ledger.runs.pending("c", limit=9)} == pending
 
@@ -127,6 +189,7 @@ class Both:
 NAMES = st.sampled_from(["a", "b", "c"])
 WORKERS = st.sampled_from(["w", "v"])
 RUNS = st.sampled_from(["r1", "r2"])
+SUBMISSIONS = st.sampled_from(["x", "y"])
 ROWS = st.tuples(st.integers(1, 5), st.sampled_from(["r1", "r2"]), st.booleans())
 
 
@@ -142,7 +205,13 @@ STEPS = st.one_of(
         removed=st.sets(NAMES),
         rows=st.dictionaries(NAMES, ROWS),
     ),
-    step(Both.claim, worker=WORKERS),
+    step(Both.claim, worker=WORKERS, into=st.sampled_from(["", "x", "y"])),
+    step(Both.bind, worker=WORKERS, into=SUBMISSIONS),
+    step(Both.create, into=SUBMISSIONS),
+    step(Both.hand_over, worker=WORKERS, into=SUBMISSIONS),
+    step(Both.take, worker=WORKERS, into=SUBMISSIONS),
+    step(Both.let_go, into=SUBMISSIONS),
+    step(Both.end, into=SUBMISSIONS),
     step(Both.release, worker=WORKERS),
     step(Both.record, worker=WORKERS, into=RUNS),
     step(Both.commit, into=RUNS),
@@ -151,7 +220,7 @@ STEPS = st.one_of(
 )
 
 
-SEQUENCES = st.lists(STEPS, max_size=12)
+SEQUENCES = st.lists(STEPS, max_size=16)
 Steps = list["Callable[[Both], Awaitable[None]]"]
 
 

@@ -9,14 +9,20 @@ import pytest
 from flowbed.ledger import open_ledger
 from flowbed.testing.ledger import (
     BatchesContract,
+    CarryingContract,
     ChunksContract,
     ClaimsContract,
     DeadLettersContract,
     DocumentsContract,
+    FilesContract,
+    JobsContract,
     KeysContract,
     QuotasContract,
     RollbacksContract,
     RunsContract,
+    SpendingContract,
+    SubmissionsContract,
+    TakingContract,
 )
 
 if TYPE_CHECKING:
@@ -48,6 +54,12 @@ class TestChunks(ChunksContract): ...
 class TestClaims(ClaimsContract): ...
 
 
+class TestCarrying(CarryingContract): ...
+
+
+class TestTaking(TakingContract): ...
+
+
 class TestBatches(BatchesContract): ...
 
 
@@ -64,3 +76,15 @@ class TestKeys(KeysContract): ...
 
 
 class TestQuotas(QuotasContract): ...
+
+
+class TestSubmissions(SubmissionsContract): ...
+
+
+class TestSpending(SpendingContract): ...
+
+
+class TestFiles(FilesContract): ...
+
+
+class TestJobs(JobsContract): ...

@@ -13,6 +13,7 @@ import pytest
 
 from flowbed.ledger import BatchRow, Cursor, Swap, open_ledger
 from flowbed.records import Status
+from flowbed.testing.ledger import submission
 
 if TYPE_CHECKING:
     from asyncio.subprocess import Process
@@ -72,6 +73,24 @@ async def test_each_chunk_is_won_by_one_process(tmp_path: Path) -> None:
     won = Counter(id_ for ids in await together("claim", tmp_path) for id_ in ids)
     assert won == Counter(row.id for row in rows)
     assert await ledger.chunks.counts() == {("c", Status.PENDING): len(rows)}
+    await ledger.close()
+
+
+async def test_each_chunk_of_a_submission_is_taken_by_one_process(tmp_path: Path) -> None:
+    """Eight processes that take from the same submissions have every chunk, and every submission, exactly once."""
+    names = [f"b{number}" for number in range(process.BATCHES)]
+    rows = [
+        process.chunk(f"{name}/{number}", "d", name) for name in names for number in range(process.IN_BATCH)
+    ]
+    ledger = await open_ledger("ledger.db", folder=tmp_path, new_id="i")
+    await ledger.documents.swap(Swap(cursor=Cursor(source="s"), value="", chunks=rows))
+    for name in names:
+        asked = {"worker": "finder", "now": 1, "until": 2, "sources": (), "limit": 1_000}
+        await ledger.chunks.claim(name, [Status.NONE], submission=name, **asked)  # type: ignore[arg-type]
+        await ledger.submissions.create(submission(name))
+        await ledger.chunks.hand_over(name, worker="finder")
+    won = Counter(id_ for ids in await together("take", tmp_path) for id_ in ids)
+    assert won == Counter([*(row.id for row in rows), *names])
     await ledger.close()
 
 

@@ -1,4 +1,4 @@
-"""What is known about every document, chunk, batch file, run, submission, cent, dead letter and API key. It holds no text.
+"""What is known of every document, chunk, batch file, run, submission, cent, dead letter and API key; it holds no text.
 
 One narrow protocol for each aggregate. None of them needs more than one item's atomicity beyond `Documents.swap`, the
 conditional step that moves a source's cursor together with its documents and their chunks.
@@ -154,9 +154,10 @@ class SubmissionRow:
     `state` is `ready`, `submitting` (an upload may be under way), `submitted`, and then how it ended: `completed`,
     `failed`, `expired` or `cancelled`. As long as `ended` (µs) is 0 it is live, and its chunks are nobody else's.
     `account` is whose queue it stands in, `key` where its input lies, of `bytes`; it asks for `texts`, which `chunks`
-    share, of `tokens` as they were planned. `worker` holds it until `until`; before `later` (µs) nothing is tried. `job`
-    is the provider's own id, known since `submitted`; what has no answer by `deadline` is embedded now; 0 is without
-    one. `done` and `failed` count texts as the provider does, `billed` are its tokens. `cancel` asks for its end.
+    share, of `tokens` as they were planned. `worker` holds it until `until`; before `later` (µs) nothing is tried.
+    `job` is the provider's own id, known since `submitted`; what has no answer by `deadline` is embedded now; 0 is
+    without one. `done` and `failed` count texts as the provider does, `billed` are its tokens. `cancel` asks for its
+    end.
     """
 
     id: str
@@ -195,8 +196,8 @@ class Carried(NamedTuple):
 class SpendRow:
     """What one run was billed for the texts of one document: tokens as planned and as billed, and US dollars.
 
-    `run` is that of the delta, or on the batch lane the submission; what that was billed for texts that no chunk has any
-    more is of no document. `at` is µs since 1970.
+    `run` is that of the delta, or on the batch lane the submission; what that was billed for texts that no chunk has
+    any more is of no document. `at` is µs since 1970.
     """
 
     run: str
@@ -382,9 +383,9 @@ class Chunks(Protocol):
         """List the batch ids with a chunk to work on, oldest first, in pages; "" stands for chunks to delete.
 
         A chunk is to be worked on when its status is among `statuses` (FAILED counts only with a transient failure,
-        unless FAILED alone is asked for), or when it is PENDING, in no run, in no live submission, and its claim ran out
-        before `now`: a claim in force is never listed, even where PENDING is asked for. No sources named means all. ""
-        comes last.
+        unless FAILED alone is asked for), or when it is PENDING, in no run, in no live submission, and its claim ran
+        out before `now`, or it was left to a submission that has ended: a claim in force is never listed, even where
+        PENDING is asked for. No sources named means all. "" comes last.
         """
         ...
 
@@ -422,18 +423,14 @@ class Chunks(Protocol):
         """Make chunks that `worker` still holds, at the same version, wait again: NONE, in no submission."""
         ...
 
-    async def carried(
-        self, hashes: Collection[str], *, space: str, besides: str
-    ) -> Mapping[str, Carried]:
+    async def carried(self, hashes: Collection[str], *, space: str, besides: str) -> Mapping[str, Carried]:
         """Tell which of the texts (by text_hash) a submission carries already, other than `besides`.
 
         What counts is PENDING in no run, and its submission live and of that space (JSON), or not recorded (yet).
         """
         ...
 
-    async def take(
-        self, submission: str, *, worker: str, now: int, until: int, limit: int
-    ) -> list[ChunkRow]:
+    async def take(self, submission: str, *, worker: str, now: int, until: int, limit: int) -> list[ChunkRow]:
         """Hold up to `limit` chunks of a live submission that nobody holds, for what it answered to be laid down.
 
         They are PENDING, and in no run; whose hold ran out before `now` has lost it. They come in the same order each
@@ -458,7 +455,7 @@ class Chunks(Protocol):
         ...
 
     async def release(self, worker: str) -> int:
-        """Give back every claim of `worker` on chunks in no run: they become NONE; return how many.
+        """Give back every claim of `worker` on chunks in no run: they become NONE; return how many it held.
 
         Those of a live submission are left to it, as `hand_over` does.
         """
@@ -621,7 +618,7 @@ class Submissions(Protocol):
         ...
 
     async def hold(self, submission: str, *, worker: str, now: int, until: int) -> SubmissionRow | None:
-        """Hold a live submission until `until`, and read it; None where another worker's hold lasts, or it has ended."""
+        """Hold a live submission until `until`, and read it; None where another's hold lasts, or it has ended."""
         ...
 
     async def save(self, submission: SubmissionRow, *, worker: str) -> bool:
@@ -662,7 +659,10 @@ class Spending(Protocol):
     async def totals(
         self, by: Literal["lane", "source", "document", "run"], *, limit: int, since: int = 0
     ) -> list[Spent]:
-        """Add up what was spent since a time (µs), under each name; those that cost most come first."""
+        """Add up what was spent since a time (µs), under each name; those that cost most come first.
+
+        Rows of no texts count for nothing: they say only that a run was recorded.
+        """
         ...
 
 
@@ -723,7 +723,7 @@ class Jobs(Protocol):
         ...
 
     async def cancel(self, job: str) -> JobRow | None:
-        """Ask for the end of a job that has not ended, held or not; return it as it then is. None where there is none."""
+        """Ask for the end of a job that has not ended, held or not; return it as it then is, or None: there is none."""
         ...
 
     async def queued(self, owner: str) -> int:

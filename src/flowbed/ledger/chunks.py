@@ -3,32 +3,30 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import sqlalchemy as sa
 
 from flowbed.ledger import Carried, ChunkMark, ChunkRow
 from flowbed.ledger.database import PAGE, Database, listed, records
 from flowbed.ledger.schema import (
-    NOWHERE,
-    PENDING,
+    PREFIX,
     SUCCESS,
-    batches,
     chunks,
     claimed,
     submissions,
     submitted,
+    text_prefix,
     unfinished,
 )
 from flowbed.ledger.text import shown, unfit
+from flowbed.ledger.workable import in_a_submission, later, live, workable, workable_batches
 from flowbed.records import Status
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Collection, Mapping, Sequence
 
     from flowbed.ledger import Failure
-
-TRANSIENT = "transient"  # the only failure that is tried again without being asked for
 
 _HELD = (
     chunks.c.id == sa.bindparam("of_id"),
@@ -61,7 +59,6 @@ class _Aged:
     batch: str
 
 
-_NEVER = 2**62  # µs: later than any clock tells
 _MARKS = 5_000  # in a page: they are a third of a row, and a proof reads all of them
 
 
@@ -101,7 +98,7 @@ class SqlChunks:
     ) -> list[ChunkRow]:
         """Read the chunks of a batch that `claim` would give."""
         query = sa.select(chunks).where(
-            chunks.c.batch == batch, _workable(chunks, statuses, now=now, sources=sources)
+            chunks.c.batch == batch, workable(chunks, statuses, now=now, sources=sources)
         )
         return await self._database.fetch(ChunkRow, query)
 
@@ -109,7 +106,7 @@ class SqlChunks:
         self, statuses: Collection[Status], *, now: int, sources: Collection[str]
     ) -> AsyncIterator[list[str]]:
         """List the batch ids with a chunk to work on, oldest first; "" comes after all others."""
-        query, age, batch = _batches(statuses, now=now, sources=sources)
+        query, age, batch = workable_batches(statuses, now=now, sources=sources)
         last: _Aged | None = None
         while True:
             following = (
@@ -139,7 +136,7 @@ class SqlChunks:
         candidates = chunks.alias("candidates")
         chosen = (
             sa.select(candidates.c.id, candidates.c.collection)
-            .where(candidates.c.batch == batch, _workable(candidates, statuses, now=now, sources=sources))
+            .where(candidates.c.batch == batch, workable(candidates, statuses, now=now, sources=sources))
             .limit(limit)
             .with_for_update(skip_locked=True)  # says nothing on SQLite, where writers come one by one
             # Postgres may run a subquery several times, and would claim up to the limit each time.
@@ -153,7 +150,7 @@ class SqlChunks:
             .values(
                 status=Status.PENDING,
                 # A run of what failed must be another run than the one that failed, and runs are named by versions.
-                version=sa.case((chunks.c.status == Status.FAILED, _later(now)), else_=chunks.c.version),
+                version=sa.case((chunks.c.status == Status.FAILED, later(now)), else_=chunks.c.version),
                 worker=worker,
                 until=until,
                 run="",
@@ -173,7 +170,10 @@ class SqlChunks:
     async def hand_over(self, submission: str, *, worker: str) -> int:
         """Leave the chunks that `worker` holds to their submission."""
         statement = sa.update(chunks).where(
-            chunks.c.worker == worker, chunks.c.submission == submission, claimed, _live(chunks)
+            chunks.c.worker == worker,
+            chunks.c.submission == submission,
+            claimed,
+            live(submission),
         )
         return await self._change(statement.values(worker="", until=0))
 
@@ -187,25 +187,25 @@ class SqlChunks:
             sa.select(chunks.c.text_hash, chunks.c.submission, submissions.c.id.is_not(None))
             .select_from(chunks.outerjoin(submissions, submissions.c.id == chunks.c.submission))
             .where(
+                text_prefix(chunks.c.text_hash).in_(listed({each[:PREFIX] for each in hashes})),
                 chunks.c.text_hash.in_(listed(hashes)),
                 submitted,
                 chunks.c.submission != besides,
                 sa.or_(
-                    submissions.c.id.is_(None), sa.and_(submissions.c.ended == 0, submissions.c.space == space)
+                    submissions.c.id.is_(None),
+                    sa.and_(submissions.c.ended == 0, submissions.c.space == space),
                 ),
             )
             .distinct()
         )
         rows = await self._database.read(lambda connection: connection.execute(query).all())
         found: dict[str, Carried] = {}
-        for text_hash, submission, live in rows:
-            if text_hash not in found or live:  # one that is recorded is sure to be answered
-                found[text_hash] = Carried(submission, bool(live))
+        for text_hash, submission, recorded in rows:
+            if text_hash not in found or recorded:  # one that is recorded is sure to be answered
+                found[text_hash] = Carried(submission, bool(recorded))
         return found
 
-    async def take(
-        self, submission: str, *, worker: str, now: int, until: int, limit: int
-    ) -> list[ChunkRow]:
+    async def take(self, submission: str, *, worker: str, now: int, until: int, limit: int) -> list[ChunkRow]:
         """Hold up to `limit` chunks of a live submission that nobody holds."""
         candidates = chunks.alias("candidates")
         order = ("batch", "collection", "document", "ordinal", "id")
@@ -213,11 +213,9 @@ class SqlChunks:
             sa.select(candidates.c.id, candidates.c.collection)
             .where(
                 candidates.c.submission == submission,
-                candidates.c.status == PENDING,
-                candidates.c.run == NOWHERE,
-                candidates.c.submission != NOWHERE,
+                in_a_submission(candidates),
                 sa.or_(candidates.c.worker == "", candidates.c.until < now),
-                _live(candidates),
+                live(submission),
             )
             .order_by(*(candidates.c[name] for name in order))
             .limit(limit)
@@ -262,13 +260,14 @@ class SqlChunks:
 
     async def workers(self) -> set[str]:
         """Name every worker that holds a claim on a chunk in no run."""
-        query = sa.select(chunks.c.worker).where(claimed, chunks.c.worker != "").distinct()
+        # Not `!=`, which would go through the whole index: what submissions keep is held by nobody.
+        query = sa.select(chunks.c.worker).where(claimed, chunks.c.worker > "").distinct()
         return set(await self._database.read(lambda connection: connection.execute(query).scalars().all()))
 
     async def release(self, worker: str) -> int:
         """Give back every claim of `worker` on chunks in no run."""
         held = sa.and_(chunks.c.worker == worker, claimed)
-        left = sa.update(chunks).where(held, _live(chunks)).values(worker="", until=0)
+        left = sa.update(chunks).where(held, live(chunks.c.submission)).values(worker="", until=0)
 
         def work(connection: sa.Connection) -> int:
             # First what is left to submissions: the rest is what nothing else keeps.
@@ -302,7 +301,7 @@ class SqlChunks:
             .where(chunks.c.status == Status.FAILED, unfinished)
             .values(
                 status=Status.NONE,
-                version=_later(now),
+                version=later(now),
                 run="",
                 submission="",
                 failure="",
@@ -325,7 +324,7 @@ class SqlChunks:
                 chunks.c.id.in_(listed(chunk_ids)),
                 chunks.c.status == Status.SUCCESS,
             )
-            .values(status=Status.NONE, version=_later(now), run="", submission="", failure="", error="")
+            .values(status=Status.NONE, version=later(now), run="", submission="", failure="", error="")
         )
         return await self._change(statement)
 
@@ -380,84 +379,3 @@ class SqlChunks:
 
     async def _change(self, statement: sa.Update) -> int:
         return await self._database.write(lambda connection: connection.execute(statement).rowcount)
-
-
-def _live(table: sa.FromClause) -> sa.Exists:
-    """Tell whether the submission of a chunk is live, so that the chunk is nobody else's."""
-    return sa.exists().where(submissions.c.id == table.c.submission, submissions.c.ended == 0)
-
-
-def _later(now: int) -> sa.ColumnElement[int]:
-    """Give the next version of a chunk: the clock's, unless that has gone back."""
-    return sa.case((chunks.c.version >= now, chunks.c.version + 1), else_=now)
-
-
-def _workable(
-    table: sa.FromClause, statuses: Collection[Status], *, now: int, sources: Collection[str]
-) -> sa.ColumnElement[bool]:
-    asked = set(statuses)
-    # A claim in force is never taken, whatever is asked for. `until` is 0 once the chunk is in a run, which lets the
-    # index pass over the chunks of runs that wait for their commit.
-    ran_out = sa.and_(
-        table.c.status == Status.PENDING,
-        # Left to a submission that had ended by then, it has no end to its claim.
-        sa.or_(
-            sa.and_(table.c.until > 0, table.c.until < now),
-            sa.and_(table.c.until == 0, table.c.submission != ""),
-        ),
-        table.c.run == "",
-        ~_live(table),
-    )
-    ways = [ran_out]
-    plain = asked - {Status.PENDING}
-    if asked > {Status.FAILED}:
-        ways.append(sa.and_(table.c.status == Status.FAILED, table.c.failure == TRANSIENT))
-        plain -= {Status.FAILED}
-    if plain:
-        ways.append(table.c.status.in_(sorted(plain)))
-    conditions = [sa.or_(*ways)]
-    if Status.SUCCESS not in asked:
-        conditions.append(table.c.status != SUCCESS)  # what lets SQLite use the index of unfinished chunks
-    if sources:
-        conditions.append(table.c.source.in_(sorted(sources)))
-    return sa.and_(*conditions)
-
-
-def _batches(
-    statuses: Collection[Status], *, now: int, sources: Collection[str]
-) -> tuple[sa.Select[Any], sa.ColumnElement[int], sa.ColumnElement[str]]:
-    present = _finished_too() if Status.SUCCESS in statuses else _unfinished()
-    batch = present.c.batch
-    # What is to be deleted comes last: until then its vectors can still be reused by what took its place.
-    age = sa.case((batch == "", _NEVER), else_=sa.func.coalesce(batches.c.timestamp, 0)).label("age")
-    inside = chunks.alias("inside")
-    ready = sa.exists().where(inside.c.batch == batch, _workable(inside, statuses, now=now, sources=sources))
-    query = (
-        sa.select(age, batch)
-        .select_from(present.outerjoin(batches, batches.c.id == batch))
-        .where(batch.is_not(None), ready)
-        .order_by(age, batch)
-        .limit(PAGE)
-    )
-    if sources:
-        # Spares looking into every chunk of another source's batch.
-        query = query.where(sa.or_(batches.c.id.is_(None), batches.c.source.in_(sorted(sources))))
-    return query, age, batch
-
-
-def _unfinished() -> sa.CTE:
-    # From each batch in the index to the next: as many steps as batches, where DISTINCT would read every chunk.
-    first, further = chunks.alias("first"), chunks.alias("further")
-    lowest = sa.select(first.c.batch).where(first.c.status != SUCCESS).order_by(first.c.batch).limit(1)
-    walk = sa.select(lowest.scalar_subquery().label("batch")).cte("present", recursive=True)
-    higher = (
-        sa.select(further.c.batch)
-        .where(further.c.status != SUCCESS, further.c.batch > walk.c.batch)
-        .order_by(further.c.batch)
-        .limit(1)
-    )
-    return walk.union_all(sa.select(higher.scalar_subquery()).where(walk.c.batch.is_not(None)))
-
-
-def _finished_too() -> sa.Subquery:
-    return sa.select(chunks.c.batch).distinct().subquery("present")

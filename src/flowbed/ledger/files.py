@@ -8,12 +8,13 @@ from typing import TYPE_CHECKING
 import sqlalchemy as sa
 
 from flowbed.ledger import FileRow
-from flowbed.ledger.database import Database
 from flowbed.ledger.schema import files
-from flowbed.ledger.text import shown
+from flowbed.ledger.text import shown, unfit
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
+
+    from flowbed.ledger.database import Database
 
 
 class SqlFiles:
@@ -31,6 +32,8 @@ class SqlFiles:
 
     async def get(self, file: str) -> FileRow | None:
         """Read one file's row."""
+        if unfit(file):
+            return None
         found = await self._database.fetch(FileRow, sa.select(files).where(files.c.id == file))
         return found[0] if found else None
 
@@ -38,6 +41,8 @@ class SqlFiles:
         self, owner: str, *, purpose: str | None, after: str | None, limit: int, descending: bool
     ) -> Sequence[FileRow]:
         """Read the files of an owner in order of time and id."""
+        if purpose is not None and unfit(purpose):
+            return []
         order = [each.desc() if descending else each.asc() for each in (files.c.created, files.c.id)]
         query = sa.select(files).where(files.c.owner == owner).order_by(*order).limit(limit)
         if purpose is not None:
@@ -52,6 +57,8 @@ class SqlFiles:
 
     async def remove(self, file: str) -> bool:
         """Forget a file."""
+        if unfit(file):
+            return False
         statement = sa.delete(files).where(files.c.id == file)
         return await self._database.write(lambda connection: connection.execute(statement).rowcount > 0)
 

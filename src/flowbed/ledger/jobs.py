@@ -9,6 +9,7 @@ import sqlalchemy as sa
 from flowbed.ledger import JobRow
 from flowbed.ledger.database import PAGE, Database, records
 from flowbed.ledger.schema import jobs
+from flowbed.ledger.text import unfit
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Sequence
@@ -31,6 +32,8 @@ class SqlJobs:
 
     async def get(self, job: str) -> JobRow | None:
         """Read one job."""
+        if unfit(job):
+            return None
         found = await self._database.fetch(JobRow, sa.select(jobs).where(jobs.c.id == job))
         return found[0] if found else None
 
@@ -91,7 +94,7 @@ class SqlJobs:
             found = records(JobRow, connection.execute(sa.select(jobs).where(jobs.c.id == job)))
             return found[0] if found else None
 
-        return await self._database.write(work)
+        return None if unfit(job) else await self._database.write(work)
 
     async def queued(self, owner: str) -> int:
         """Add up the tokens that the unfinished jobs of an owner may yet use."""

@@ -7,13 +7,13 @@ from typing import TYPE_CHECKING, Literal
 import sqlalchemy as sa
 
 from flowbed.ledger import Spent
-from flowbed.ledger.database import Database
 from flowbed.ledger.schema import spending
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from flowbed.ledger import SpendRow
+    from flowbed.ledger.database import Database
 
 
 class SqlSpending:
@@ -26,8 +26,12 @@ class SqlSpending:
 
     async def record(self, rows: Sequence[SpendRow]) -> None:
         """Record what was spent."""
-        # In the order of keys, so that two processes that record the same do not wait for each other in a ring.
-        kept = {(row.run, row.source, row.document): vars(row) for row in reversed(rows)}
+        # In the order of keys, so that two processes that record the same do not wait for each other in a ring. A price
+        # of 0 may be an int, and the first row would then say that all of them are.
+        kept = {
+            (row.run, row.source, row.document): {**vars(row), "cost_usd": float(row.cost_usd)}
+            for row in reversed(rows)
+        }
         put = [kept[key] for key in sorted(kept)]
         if put:
             await self._database.write(
@@ -39,32 +43,30 @@ class SqlSpending:
     ) -> list[Spent]:
         """Add up what was spent under each name."""
         table = spending.c
-        name = table[by]
-        source: sa.ColumnElement[str] = table.source if by == "document" else sa.literal("")
-        cost = sa.func.sum(table.cost_usd)
+        named = (table.source, table.document) if by == "document" else (table[by],)
+        cost, billed = sa.func.sum(table.cost_usd), sa.func.sum(table.billed)
         query = (
             sa.select(
-                source,
-                name,
+                *named,
                 sa.func.sum(table.texts),
                 sa.func.sum(table.planned),
-                sa.func.sum(table.billed),
+                billed,
                 cost,
             )
             .where(table.at >= since, table.texts > 0)
-            .group_by(*((table.source, name) if by == "document" else (name,)))
-            .order_by(cost.desc(), sa.func.sum(table.billed).desc(), name)
+            .group_by(*named)
+            .order_by(cost.desc(), billed.desc(), *named)
             .limit(limit)
         )
         rows = await self._database.read(lambda connection: connection.execute(query).all())
         return [
             Spent(
-                source=str(row[0]),
-                name=str(row[1]),
-                texts=int(row[2]),
-                planned=int(row[3]),
-                billed=int(row[4]),
-                cost_usd=float(row[5]),
+                source=names[0] if len(named) > 1 else "",
+                name=names[-1],
+                texts=int(texts),
+                planned=int(planned),
+                billed=int(tokens),
+                cost_usd=float(dollars),
             )
-            for row in rows
+            for *names, texts, planned, tokens, dollars in rows
         ]

@@ -10,7 +10,7 @@ import sqlalchemy as sa
 from flowbed.ledger import SubmissionRow
 from flowbed.ledger.database import PAGE, Database, records
 from flowbed.ledger.schema import submissions
-from flowbed.ledger.text import shown
+from flowbed.ledger.text import shown, unfit
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
@@ -35,6 +35,8 @@ class SqlSubmissions:
 
     async def get(self, submission: str) -> SubmissionRow | None:
         """Read one submission."""
+        if unfit(submission):
+            return None
         found = await self._database.fetch(
             SubmissionRow, sa.select(submissions).where(submissions.c.id == submission)
         )
@@ -90,6 +92,8 @@ class SqlSubmissions:
 
     async def cancel(self, submission: str) -> bool:
         """Ask for the end of a live submission."""
+        if unfit(submission):
+            return False
         return await self._change(
             sa.update(submissions)
             .where(submissions.c.id == submission, submissions.c.ended == 0)

@@ -5,34 +5,65 @@ A ledger whose listings lag has a method `settle` that waits until they tell wha
 """
 
 from flowbed.testing.ledger.batches import BatchesContract
+from flowbed.testing.ledger.carrying import CarryingContract
 from flowbed.testing.ledger.chunks import ChunksContract
 from flowbed.testing.ledger.claims import ClaimsContract
 from flowbed.testing.ledger.dead_letters import DeadLettersContract
 from flowbed.testing.ledger.documents import DocumentsContract
+from flowbed.testing.ledger.files import FilesContract
+from flowbed.testing.ledger.jobs import JobsContract
 from flowbed.testing.ledger.keys import KeysContract
 from flowbed.testing.ledger.quotas import QuotasContract
 from flowbed.testing.ledger.rollbacks import RollbacksContract
-from flowbed.testing.ledger.rows import chunk, claim, document, flat, key, letter, only, put, run, waiting
+from flowbed.testing.ledger.rows import (
+    chunk,
+    claim,
+    document,
+    file,
+    flat,
+    job,
+    key,
+    letter,
+    only,
+    put,
+    run,
+    spend,
+    submission,
+    waiting,
+)
 from flowbed.testing.ledger.runs import RunsContract
+from flowbed.testing.ledger.spending import SpendingContract
+from flowbed.testing.ledger.submissions import SubmissionsContract
+from flowbed.testing.ledger.taking import TakingContract
 
 __all__ = [
     "BatchesContract",
+    "CarryingContract",
     "ChunksContract",
     "ClaimsContract",
     "DeadLettersContract",
     "DocumentsContract",
+    "FilesContract",
+    "JobsContract",
     "KeysContract",
     "QuotasContract",
     "RollbacksContract",
     "RunsContract",
+    "SpendingContract",
+    "SubmissionsContract",
+    "TakingContract",
     "chunk",
     "claim",
     "document",
+    "file",
     "flat",
+    "job",
     "key",
     "letter",
     "only",
     "put",
     "run",
+    "spend",
+    "submission",
     "waiting",
 ]

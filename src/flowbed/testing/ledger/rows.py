@@ -13,9 +13,13 @@ from flowbed.ledger import (
     DeadLetter,
     DocumentRow,
     Failure,
+    FileRow,
+    JobRow,
     KeyRow,
     Rollback,
     RunRow,
+    SpendRow,
+    SubmissionRow,
     Swap,
 )
 from flowbed.records import Status
@@ -28,6 +32,7 @@ if TYPE_CHECKING:
 
 WAITING = (Status.NONE, Status.FAILED)  # what a plain run asks for
 LATE = 10**18  # an end of a claim that no test reaches
+SPACE = '{"model":"m"}'
 
 
 def document(id: str = "d", **changes: Any) -> DocumentRow:  # noqa: A002, ANN401 - the record's own fields
@@ -81,6 +86,41 @@ def failure(**changes: Any) -> Failure:  # noqa: ANN401 - the record's own field
     return replace(reason, **changes)
 
 
+def submission(id: str = "x", **changes: Any) -> SubmissionRow:  # noqa: A002, ANN401 - the record's own fields
+    """Make a submission that is ready to be submitted."""
+    row = SubmissionRow(
+        id=id, space=SPACE, account="a", key=f"submissions/{id}/input.jsonl", bytes=5_000_000_000, texts=2, chunks=3,
+        tokens=3_000_000_000, created=1_764_000_000_000_000,
+    )  # fmt: skip
+    return replace(row, **changes)
+
+
+def spend(document: str = "d", **changes: Any) -> SpendRow:  # noqa: ANN401 - the record's own fields
+    """Make a row of what run `r1` spent on a document of source `s`."""
+    row = SpendRow(
+        run="r1", lane="batch", source="s", document=document, texts=2, planned=10, billed=12, cost_usd=0.25, at=100
+    )  # fmt: skip
+    return replace(row, **changes)
+
+
+def file(id: str = "file-1", **changes: Any) -> FileRow:  # noqa: A002, ANN401 - the record's own fields
+    """Make a file of owner `o`."""
+    row = FileRow(
+        id=id, owner="o", purpose="batch", filename="in.jsonl", bytes=5_000_000_000, key=f"files/{id}/content",
+        created=1_764_000_000_000_000,
+    )  # fmt: skip
+    return replace(row, **changes)
+
+
+def job(id: str = "batch_1", **changes: Any) -> JobRow:  # noqa: A002, ANN401 - the record's own fields
+    """Make a job of owner `o`."""
+    row = JobRow(
+        id=id, owner="o", tier="default", input="file-1", endpoint="/v1/embeddings", window="24h",
+        created=1_764_000_000_000_000, expires=1_764_086_400_000_000, metadata='{"a":"b"}',
+    )  # fmt: skip
+    return replace(row, **changes)
+
+
 async def put(ledger: Ledger, chunks: Sequence[ChunkRow], source: str = "s") -> Cursor:
     """Swap rows in from where the source stands."""
     return await ledger.documents.swap(
@@ -90,7 +130,10 @@ async def put(ledger: Ledger, chunks: Sequence[ChunkRow], source: str = "s") -> 
 
 @runtime_checkable
 class Settles(Protocol):
-    """A ledger whose listings lag: those of batches, claims, workers, marks, counts, failures and runs may."""
+    """A ledger whose listings lag: those of batches, claims, workers, marks, counts, failures and runs may.
+
+    Those of unfinished jobs and of files whose time is over may too; what a submission carries is always told as it is.
+    """
 
     async def settle(self) -> None:
         """Wait until listings tell what was written."""
@@ -116,6 +159,39 @@ async def waiting(ledger: Ledger, *statuses: Status, now: int = 10, sources: Seq
     return await flat(ledger.chunks.batches(statuses or WAITING, now=now, sources=sources))
 
 
+async def end(ledger: Ledger, submission: str, **changes: Any) -> None:  # noqa: ANN401 - the record's own fields
+    """Let a submission end."""
+    row = await ledger.submissions.hold(submission, worker="ender", now=LATE, until=LATE + 1)
+    assert row is not None
+    ended = replace(row, **{"state": "completed", "ended": 5, "worker": "", **changes})
+    assert await ledger.submissions.save(ended, worker="ender")
+
+
+async def take(
+    ledger: Ledger,
+    submission: str,
+    *,
+    worker: str = "p",
+    now: int = 10,
+    until: int = LATE,
+    limit: int = 100,
+) -> list[ChunkRow]:
+    """Take chunks of a live submission."""
+    return await ledger.chunks.take(submission, worker=worker, now=now, until=until, limit=limit)
+
+
+async def carried(
+    ledger: Ledger,
+    *chunks: ChunkRow,
+    submission: SubmissionRow,
+) -> None:
+    """Swap chunks of batch `b` in, and leave them to a live submission."""
+    await put(ledger, chunks)
+    await claim(ledger, worker="finder", submission=submission.id)
+    await ledger.submissions.create(submission)
+    await ledger.chunks.hand_over(submission.id, worker="finder")
+
+
 async def recorded(ledger: Ledger, id: str, into: str) -> None:  # noqa: A002 - the record's own field
     """Swap a chunk in, claim it and record it in a run."""
     await put(ledger, [chunk(id)])
@@ -129,7 +205,7 @@ async def states(ledger: Ledger) -> dict[str, str]:
     return {row.id: row.state for row in await ledger.runs.recent(limit=100)}
 
 
-async def flat(pages: AsyncIterator[list[Any]]) -> list[Any]:
+async def flat(pages: AsyncIterator[Sequence[Any]]) -> list[Any]:
     """Read pages to their end."""
     return [row async for page in pages for row in page]
 

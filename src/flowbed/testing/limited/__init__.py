@@ -10,14 +10,31 @@ from typing import TYPE_CHECKING
 
 from flowbed.testing.limited.chunks import LimitedChunks
 from flowbed.testing.limited.documents import LimitedDocuments
+from flowbed.testing.limited.files import LimitedFiles
+from flowbed.testing.limited.jobs import LimitedJobs
 from flowbed.testing.limited.keys import LimitedKeys, LimitedQuotas
 from flowbed.testing.limited.letters import LimitedBatches, LimitedDeadLetters
 from flowbed.testing.limited.rows import INDEXES
 from flowbed.testing.limited.runs import LimitedRollbacks, LimitedRuns
+from flowbed.testing.limited.spending import LimitedSpending
+from flowbed.testing.limited.submissions import LimitedSubmissions
 from flowbed.testing.limited.table import Table
 
 if TYPE_CHECKING:
-    from flowbed.ledger import Batches, Chunks, DeadLetters, Documents, Keys, Quotas, Rollbacks, Runs
+    from flowbed.ledger import (
+        Batches,
+        Chunks,
+        DeadLetters,
+        Documents,
+        Files,
+        Jobs,
+        Keys,
+        Quotas,
+        Rollbacks,
+        Runs,
+        Spending,
+        Submissions,
+    )
 
 _NAMES = count(1)
 
@@ -37,14 +54,19 @@ class LimitedLedger:
         self.table = table
         documents = LimitedDocuments(table, name=f"{next(_NAMES)}")
         runs = LimitedRuns(table)
+        submissions = LimitedSubmissions(table)
         self.documents: Documents = documents
-        self.chunks: Chunks = LimitedChunks(table, documents)
+        self.chunks: Chunks = LimitedChunks(table, documents, submissions)
         self.batches: Batches = LimitedBatches(table)
         self.runs: Runs = runs
         self.rollbacks: Rollbacks = LimitedRollbacks(table, runs)
         self.dead_letters: DeadLetters = LimitedDeadLetters(table)
+        self.submissions: Submissions = submissions
+        self.spending: Spending = LimitedSpending(table)
         self.keys: Keys = LimitedKeys(table)
         self.quotas: Quotas = LimitedQuotas(table)
+        self.files: Files = LimitedFiles(table)
+        self.jobs: Jobs = LimitedJobs(table)
 
     async def settle(self) -> None:
         """Wait until listings tell what was written."""

@@ -4,10 +4,18 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from flowbed.ledger import BatchRow, ChunkMark, ChunkRow
+from flowbed.ledger import BatchRow, Carried, ChunkMark, ChunkRow
 from flowbed.ledger.text import shown, unfit
 from flowbed.records import Status
-from flowbed.testing.limited.rows import NO_BATCH, chunk_key, later, row_of, workable
+from flowbed.testing.limited.rows import (
+    NO_BATCH,
+    carrying,
+    chunk_key,
+    in_no_run,
+    later,
+    row_of,
+    workable,
+)
 from flowbed.testing.limited.table import BATCH_ITEMS, all_of, groups, pages, update
 
 if TYPE_CHECKING:
@@ -15,19 +23,27 @@ if TYPE_CHECKING:
 
     from flowbed.ledger import Failure
     from flowbed.testing.limited.documents import LimitedDocuments
-    from flowbed.testing.limited.table import Item, Table
+    from flowbed.testing.limited.submissions import LimitedSubmissions
+    from flowbed.testing.limited.table import Item, Key, Table
 
 PAGE = 1_000
-_WAITING_AGAIN = {"status": Status.NONE, "run": "", "failure": "", "error": ""}
+_WAITING_AGAIN = {"status": Status.NONE, "run": "", "submission": "", "failure": "", "error": ""}
+_LEFT = {"worker": "", "until": 0}
+_GIVEN_BACK = {**_LEFT, "status": Status.NONE, "submission": ""}
 
 
 class LimitedChunks:
-    """`Chunks` in a table."""
+    """`Chunks` in a table.
 
-    def __init__(self, table: Table, documents: LimitedDocuments) -> None:
-        """Take the table, and the documents whose swaps may have to be put in their places first."""
+    A chunk that goes into a submission leaves its name with it, and with its text, in the same transaction: what a
+    submission carries is never looked up in an index, since of two that lag neither would see that both carry a text.
+    """
+
+    def __init__(self, table: Table, documents: LimitedDocuments, submissions: LimitedSubmissions) -> None:
+        """Take the table, the documents whose swaps may have to be put in their places first, and the submissions."""
         self._table = table
         self._documents = documents
+        self._submissions = submissions
 
     async def of(self, source: str, documents: Collection[str]) -> list[ChunkRow]:
         """Read every chunk row of the documents named."""
@@ -68,8 +84,11 @@ class LimitedChunks:
         await self._documents.apply()
         listed = await all_of(self._table.look_up, "chunks_by_batch", batch or NO_BATCH)
         rows = await self._read([item["place"] for item in listed])
+        live = await self._live(rows)
         return [
-            row for row in rows if row.batch == batch and workable(row, statuses, now=now, sources=sources)
+            row
+            for row in rows
+            if row.batch == batch and workable(row, statuses, now=now, sources=sources, live=live)
         ]
 
     async def batches(
@@ -80,8 +99,11 @@ class LimitedChunks:
         found: set[str] = set()
         for status in {*statuses, Status.PENDING}:
             async for page in pages(self._table.look_up, "chunks_by_status", status.value):
-                rows = (row_of(ChunkRow, item) for item in page)
-                found.update(row.batch for row in rows if workable(row, statuses, now=now, sources=sources))
+                rows = [row_of(ChunkRow, item) for item in page]
+                live = await self._live(rows)
+                found.update(
+                    row.batch for row in rows if workable(row, statuses, now=now, sources=sources, live=live)
+                )
         ages: dict[str, int] = {}
         for some in groups(sorted(found - {""}), BATCH_ITEMS):
             known = await self._table.get_many([(f"batch#{batch}", "-") for batch in some])
@@ -100,44 +122,137 @@ class LimitedChunks:
         until: int,
         sources: Collection[str],
         limit: int,
+        submission: str = "",
     ) -> list[ChunkRow]:
         """Make up to `limit` chunks of a batch PENDING for `worker`, one by one."""
-
-        def take(item: Item) -> Mapping[str, Any] | None:
-            row = row_of(ChunkRow, item)
-            if row.batch != batch or not workable(row, statuses, now=now, sources=sources):
-                return None
+        won: list[ChunkRow] = []
+        for row in await self.ready(batch, statuses, now=now, sources=sources):
+            if len(won) == limit:
+                break
             failed = row.status is Status.FAILED
-            return {
+            claimed = {
                 "status": Status.PENDING,
                 "version": later(row.version, now) if failed else row.version,
                 "worker": worker,
                 "until": until,
                 "run": "",
+                "submission": submission,
                 "failure": "",
                 "error": "",
             }
-
-        won: list[ChunkRow] = []
-        for row in await self.ready(batch, statuses, now=now, sources=sources):
-            if len(won) == limit:
-                break
-            item = await update(self._table, chunk_key(row.collection, row.id), take)
+            # As it was when its submission was looked at: one that was left to a live one since is not to be had.
+            item = await update(
+                self._table,
+                chunk_key(row.collection, row.id),
+                lambda item, row=row, to=claimed: to if row_of(ChunkRow, item) == row else None,  # type: ignore[misc]
+                beside=carrying,
+            )
             won += [row_of(ChunkRow, item)] if item else []
         return sorted(won, key=lambda row: (row.collection, row.document, row.ordinal, row.id))
 
+    async def bind(self, chunks: Sequence[ChunkRow], *, worker: str, submission: str) -> None:
+        """Put chunks that `worker` still holds into another submission."""
+        await self._each(chunks, worker, {"submission": submission})
+
+    async def hand_over(self, submission: str, *, worker: str) -> int:
+        """Leave the chunks that `worker` holds to their submission."""
+        if not await self._submissions.live([submission]):
+            return 0
+
+        def leave(item: Item) -> Mapping[str, Any] | None:
+            held = item["worker"] == worker and item["submission"] == submission and in_no_run(item)
+            return _LEFT if held else None
+
+        return await self._change(await self._carried_by(submission), leave)
+
+    async def give_back(self, chunks: Sequence[ChunkRow], *, worker: str) -> None:
+        """Make chunks that `worker` still holds wait again."""
+        await self._each(chunks, worker, _GIVEN_BACK)
+
+    async def carried(self, hashes: Collection[str], *, space: str, besides: str) -> Mapping[str, Carried]:
+        """Tell which of the texts a submission carries already."""
+        await self._documents.apply()
+        carrying_: list[Item] = []
+        for text_hash in sorted(set(hashes)):
+            members = await all_of(self._table.query, f"text#{text_hash}")
+            items = await self._items([chunk_key(each["collection"], each["id"]) for each in members])
+            carrying_ += [
+                item
+                for item in items
+                if item["text_hash"] == text_hash
+                and in_no_run(item)
+                and item["submission"] not in {"", besides}
+            ]
+        known = {
+            row.id: row for row in await self._submissions.read([item["submission"] for item in carrying_])
+        }
+        found: dict[str, Carried] = {}
+        for item in carrying_:
+            row = known.get(item["submission"])
+            sure = row is not None and not row.ended and row.space == space
+            if sure or (row is None and item["text_hash"] not in found):
+                found[item["text_hash"]] = Carried(item["submission"], sure)
+        return found
+
+    async def take(self, submission: str, *, worker: str, now: int, until: int, limit: int) -> list[ChunkRow]:
+        """Hold up to `limit` chunks of a live submission that nobody holds, one by one."""
+
+        def free(item: Item) -> Mapping[str, Any] | None:
+            kept = item["submission"] == submission and in_no_run(item)
+            nobodys = not item["worker"] or item["until"] < now
+            return {"worker": worker, "until": until} if kept and nobodys else None
+
+        if not await self._submissions.live([submission]):
+            return []
+        held: list[ChunkRow] = []
+        items = await self._items(await self._carried_by(submission))
+        rows = [row_of(ChunkRow, item) for item in items if free(item)]
+        for row in sorted(rows, key=_in_order):
+            if len(held) == limit:
+                break
+            item = await update(self._table, chunk_key(row.collection, row.id), free)
+            held += [row_of(ChunkRow, item)] if item else []
+        return held
+
+    async def submitted(self, submission: str) -> AsyncIterator[list[ChunkRow]]:
+        """Read the chunks of a submission that are PENDING and in no run."""
+        items = await self._items(await self._carried_by(submission))
+        rows = [
+            row_of(ChunkRow, item) for item in items if item["submission"] == submission and in_no_run(item)
+        ]
+        for page in groups(sorted(rows, key=lambda row: (row.batch, row.id, row.collection)), PAGE):
+            yield page
+
+    async def let_go(self, submission: str) -> int:
+        """Make every PENDING chunk of a submission that is in no run wait again."""
+
+        def back(item: Item) -> Mapping[str, Any] | None:
+            return _GIVEN_BACK if item["submission"] == submission and in_no_run(item) else None
+
+        return await self._change(await self._carried_by(submission), back)
+
     async def renew(self, worker: str, *, until: int) -> None:
         """Put off the end of every claim that `worker` holds."""
-        await self._held(worker, {"until": until})
+        await self._held(worker, lambda _: {"until": until})
 
     async def workers(self) -> set[str]:
         """Name every worker that holds a claim on a chunk in no run."""
         pending = await all_of(self._table.look_up, "chunks_by_status", Status.PENDING.value)
-        return {item["worker"] for item in pending if not item["run"]}
+        return {item["worker"] for item in pending if not item["run"]} - {""}
 
     async def release(self, worker: str) -> int:
         """Give back every claim of `worker` on chunks in no run."""
-        return await self._held(worker, {"status": Status.NONE, "worker": "", "until": 0})
+        listed = await all_of(self._table.look_up, "chunks_by_worker", worker)
+        items = await self._items([item["place"] for item in listed])
+        live = await self._live([row_of(ChunkRow, item) for item in items])
+        judged = {item["place"]: item["submission"] for item in items}
+
+        def back(item: Item) -> Mapping[str, Any] | None:
+            if item["submission"] != judged[item["place"]]:
+                return None  # it goes on working: nothing of its is to be given back
+            return _LEFT if item["submission"] in live else _GIVEN_BACK
+
+        return await self._held(worker, back)
 
     async def fail(self, failures: Sequence[Failure], *, worker: str) -> None:
         """Make claimed chunks FAILED with their reason."""
@@ -202,13 +317,29 @@ class LimitedChunks:
                         found[key] = found.get(key, 0) + 1
         return found
 
-    async def _held(self, worker: str, changes: Mapping[str, Any]) -> int:
-        def change(item: Item) -> Mapping[str, Any] | None:
-            held = item["worker"] == worker and item["status"] == Status.PENDING and not item["run"]
-            return changes if held else None
+    async def _live(self, rows: Sequence[ChunkRow]) -> set[str]:
+        return await self._submissions.live({row.submission for row in rows})
+
+    async def _carried_by(self, submission: str) -> list[Key]:
+        await self._documents.apply()
+        members = await all_of(self._table.query, f"submission#{submission}")
+        return [chunk_key(each["collection"], each["id"]) for each in members]
+
+    async def _each(self, rows: Sequence[ChunkRow], worker: str, changes: Mapping[str, Any]) -> None:
+        for row in rows:
+            await update(
+                self._table,
+                chunk_key(row.collection, row.id),
+                lambda item, row=row: changes if _holds(item, worker, row.version) else None,  # type: ignore[misc]
+                beside=carrying,
+            )
+
+    async def _held(self, worker: str, change: Callable[[Item], Mapping[str, Any] | None]) -> int:
+        def changed(item: Item) -> Mapping[str, Any] | None:
+            return change(item) if item["worker"] == worker and in_no_run(item) else None
 
         listed = await all_of(self._table.look_up, "chunks_by_worker", worker)
-        return await self._change({item["place"] for item in listed}, change)
+        return await self._change({item["place"] for item in listed}, changed)
 
     async def _change(
         self, keys: Collection[tuple[str, str]], change: Callable[[Item], Mapping[str, Any] | None]
@@ -225,8 +356,7 @@ class LimitedChunks:
 
 def _failed(failure: Failure, worker: str) -> Callable[[Item], Mapping[str, Any] | None]:
     def change(item: Item) -> Mapping[str, Any] | None:
-        held = item["worker"] == worker and item["status"] == Status.PENDING and not item["run"]
-        if not held or item["version"] != failure.version:
+        if not _holds(item, worker, failure.version):
             return None
         return {
             "status": Status.FAILED,
@@ -235,6 +365,15 @@ def _failed(failure: Failure, worker: str) -> Callable[[Item], Mapping[str, Any]
             "error": shown(failure.reason),
             "worker": "",
             "until": 0,
+            "submission": "",
         }
 
     return change
+
+
+def _holds(item: Item, worker: str, version: int) -> bool:
+    return item["worker"] == worker and item["version"] == version and in_no_run(item)
+
+
+def _in_order(row: ChunkRow) -> tuple[str, str, str, int, str]:
+    return row.batch, row.collection, row.document, row.ordinal, row.id

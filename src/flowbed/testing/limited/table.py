@@ -50,9 +50,10 @@ class Put:
 
 @dataclass(frozen=True)
 class Delete:
-    """Delete the item under `key`, in any case."""
+    """Delete the item under `key` where it bears the stamp `expected`; None deletes it in any case."""
 
     key: Key
+    expected: str | None = None
 
 
 @dataclass(frozen=True)
@@ -159,7 +160,7 @@ class Table:
         await asyncio.sleep(0)
         self._require_limits(operations)
         for each in operations:
-            if isinstance(each, Delete) or each.expected is None:
+            if each.expected is None:
                 continue
             there = self._at(each.key)
             if (there["stamp"] if there else ABSENT) != each.expected:
@@ -260,10 +261,17 @@ def groups(items: Iterable[Any], size: int) -> Iterator[list[Any]]:
         yield some
 
 
-async def update(table: Table, key: Key, change: Callable[[Item], Mapping[str, Any] | None]) -> Item | None:
+async def update(
+    table: Table,
+    key: Key,
+    change: Callable[[Item], Mapping[str, Any] | None],
+    *,
+    beside: Callable[[Item], Sequence[Operation]] = lambda _: (),
+) -> Item | None:
     """Change one item by what it is, and return it as it then is; None where it is not there, or not to be changed.
 
-    `change` gives the fields that become others, or None. It is asked again when somebody else was faster.
+    `change` gives the fields that become others, or None. It is asked again when somebody else was faster. `beside`
+    gives what is written together with the item as it then is.
     """
     mark: str | None = None
     while True:
@@ -276,10 +284,19 @@ async def update(table: Table, key: Key, change: Callable[[Item], Mapping[str, A
         mark = table.mark()
         wanted = {**item, **changes, "mark": mark}
         try:
-            await table.write(Put(key, wanted, expected=item["stamp"]))
+            await table.transact([Put(key, wanted, expected=item["stamp"]), *beside(wanted)])
         except (ConditionFailed, Unanswered):
             continue
         return wanted
+
+
+async def create(table: Table, key: Key, item: Mapping[str, Any], *beside: Operation) -> None:
+    """Put an item, and what is written beside it, where there is none yet."""
+    while await table.get(key) is None:
+        try:
+            await table.transact([Put(key, item, expected=ABSENT), *beside])
+        except (ConditionFailed, Unanswered):
+            continue
 
 
 async def until_answered(table: Table, *operations: Operation) -> None:

@@ -17,11 +17,11 @@ CARRIED = "status = 'PENDING' AND run = '' AND submission != ''"
 def upgrade() -> None:
     """Make their tables, and let the chunks of a submission be found by it and by their texts."""
     op.add_column("runs", sa.Column("planned", sa.BigInteger, nullable=False, server_default="0"))
+    where = sa.text(CARRIED)
     for name, columns in (
         ("chunks_submitted", ["submission", "batch"]),
-        ("chunks_carried", ["text_hash", "submission"]),
+        ("chunks_carried", [sa.text("substr(text_hash, 1, 8)")]),
     ):
-        where = sa.text(CARRIED)
         op.create_index(name, "chunks", columns, sqlite_where=where, postgresql_where=where)
     _submissions()
     _spending()

@@ -1,0 +1,226 @@
+"""What the chunks of every ledger must do that a submission carries the texts of."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+from flowbed.ledger import Carried
+from flowbed.records import Status
+from flowbed.testing.ledger.rows import (
+    LATE,
+    SPACE,
+    carried,
+    chunk,
+    claim,
+    end,
+    failure,
+    only,
+    put,
+    run,
+    settle,
+    submission,
+    take,
+    waiting,
+)
+
+if TYPE_CHECKING:
+    from flowbed.ledger import Ledger
+
+OTHER_SPACE = '{"model":"another"}'
+
+
+class CarryingContract:
+    """`Chunks`, as to which submission carries their texts."""
+
+    async def test_a_submission_that_is_not_recorded_keeps_nothing(self, ledger: Ledger) -> None:
+        """Before its row is there, a claim for a submission runs out like any other, and is taken by another."""
+        await put(ledger, [chunk()])
+        (won,) = await claim(ledger, submission="x", until=50)
+        assert won == replace(chunk(), status=Status.PENDING, worker="w", until=50, submission="x")
+        assert await waiting(ledger, *Status, now=50) == []
+        assert await waiting(ledger, now=51) == ["b"]
+        (won,) = await claim(ledger, worker="v", now=51, submission="y")
+        assert (won.worker, won.submission) == ("v", "y")
+        assert await only(ledger) == won
+
+    async def test_its_row_makes_chunks_a_submissions_own(self, ledger: Ledger) -> None:
+        """Once its row is there, its chunks are nobody else's until it has ended, however long nobody holds them."""
+        await put(ledger, [chunk()])
+        await claim(ledger, submission="x", until=50)
+        await ledger.submissions.create(submission())
+        assert await waiting(ledger, *Status, now=51) == []
+        assert await claim(ledger, worker="v", statuses=list(Status), now=51) == []
+        await settle(ledger)
+        assert await ledger.chunks.ready("b", list(Status), now=LATE, sources=()) == []
+        assert await ledger.chunks.hand_over("x", worker="w") == 1
+        assert await waiting(ledger, *Status, now=LATE) == []
+        assert await claim(ledger, worker="v", statuses=list(Status), now=LATE) == []
+        await end(ledger, "x")
+        assert await waiting(ledger) == ["b"]
+        (won,) = await claim(ledger, worker="v")
+        assert (won.worker, won.submission) == ("v", "")
+
+    async def test_chunks_are_left_to_their_submission(self, ledger: Ledger) -> None:
+        """A worker leaves the chunks it holds for a submission to it; those of others stay as they are held."""
+        rows = [
+            chunk("a"),
+            chunk("b"),
+            chunk("c", batch="b2"),
+            chunk("d", batch="b3"),
+            chunk("e", batch="b4"),
+        ]
+        await put(ledger, rows)
+        await claim(ledger, submission="x")
+        await claim(ledger, "b2", submission="y")
+        await claim(ledger, "b3", worker="v", submission="x")
+        await claim(ledger, "b4")
+        await ledger.submissions.create(submission())
+        before = {row.id: row for row in await ledger.chunks.find("d") if row.id in "cde"}
+        assert await ledger.chunks.hand_over("x", worker="w") == 2
+        assert await ledger.chunks.hand_over("x", worker="w") == 0
+        left = {"status": Status.PENDING, "worker": "", "until": 0, "submission": "x"}
+        assert await only(ledger, "a") == replace(rows[0], **left)  # type: ignore[arg-type]
+        assert await only(ledger, "b") == replace(rows[1], **left)  # type: ignore[arg-type]
+        assert {row.id: row for row in await ledger.chunks.find("d") if row.id in "cde"} == before
+        await settle(ledger)
+        assert await ledger.chunks.workers() == {"w", "v"}
+
+    async def test_what_nobody_holds_has_no_worker(self, ledger: Ledger) -> None:
+        """Where all chunks are left to submissions no worker is named."""
+        await carried(ledger, chunk("a"), chunk("b"), submission=submission())
+        await settle(ledger)
+        assert await ledger.chunks.workers() == set()
+
+    async def test_nothing_is_left_to_a_submission_that_has_ended(self, ledger: Ledger) -> None:
+        """What was to be left to a submission that has ended, or is not recorded, stays claimed until that runs out."""
+        await put(ledger, [chunk("a"), chunk("b", batch="b2")])
+        await claim(ledger, submission="x", until=50)
+        await claim(ledger, "b2", submission="unrecorded", until=50)
+        await ledger.submissions.create(submission())
+        await end(ledger, "x")
+        for name in ("x", "unrecorded", ""):
+            assert await ledger.chunks.hand_over(name, worker="w") == 0
+        assert {row.until for row in await ledger.chunks.find("d")} == {50}
+        assert await waiting(ledger, now=50) == []
+        assert await waiting(ledger, now=51) == ["b", "b2"]
+        assert len(await claim(ledger, worker="v", now=51)) == 1
+
+    async def test_a_dead_worker_leaves_chunks_to_live_submissions(self, ledger: Ledger) -> None:
+        """Releasing a worker leaves to live submissions what it held for them; everything else waits again."""
+        rows = [chunk(name, batch=name) for name in ("live", "ended", "unrecorded", "none")]
+        await put(ledger, rows)
+        for name in ("live", "ended", "unrecorded"):
+            await claim(ledger, name, submission=name)
+        await claim(ledger, "none")
+        for name in ("live", "ended"):
+            await ledger.submissions.create(submission(name))
+        await end(ledger, "ended")
+        await settle(ledger)
+        assert await ledger.chunks.release("w") == 4
+        assert await only(ledger, "live") == replace(rows[0], status=Status.PENDING, submission="live")
+        for row in rows[1:]:
+            assert await only(ledger, row.id) == row
+        await settle(ledger)
+        assert await ledger.chunks.workers() == set()
+        assert await waiting(ledger, now=LATE) == ["ended", "none", "unrecorded"]
+
+    async def test_chunks_are_put_into_another_submission(self, ledger: Ledger) -> None:
+        """A worker moves chunks it holds, at their version, into another submission, and no others."""
+        await put(ledger, [chunk("a"), chunk("b"), chunk("c"), chunk("m", batch="b2")])
+        a, b, c = await claim(ledger, submission="x")
+        (m,) = await claim(ledger, "b2", worker="v", submission="x")
+        await ledger.chunks.bind([a, replace(b, version=99), m], worker="w", submission="y")
+        assert await only(ledger, "a") == replace(a, submission="y")
+        assert [await only(ledger, row.id) for row in (b, c, m)] == [b, c, m]
+        await ledger.chunks.bind([], worker="w", submission="y")
+        for name in ("x", "y"):
+            await ledger.submissions.create(submission(name))
+        assert await ledger.chunks.hand_over("y", worker="w") == 1
+        assert (await only(ledger, "a")).until == 0
+        assert [row.id for row in await take(ledger, "y")] == ["a"]
+
+    async def test_a_chunk_of_no_submission_is_put_into_one(self, ledger: Ledger) -> None:
+        """A chunk that was claimed to be embedded now can be left to the submission that carries its text."""
+        await carried(ledger, chunk("a"), submission=submission())
+        await put(ledger, [chunk("b", batch="b2")])
+        won = await claim(ledger, "b2")
+        await ledger.chunks.bind(won, worker="w", submission="x")
+        assert await ledger.chunks.hand_over("x", worker="w") == 1
+        assert [row.id for row in await take(ledger, "x")] == ["a", "b"]
+
+    async def test_chunks_are_given_back(self, ledger: Ledger) -> None:
+        """What a worker gives back waits again, in no submission, unless others hold it or it has changed since."""
+        rows = [chunk("a"), chunk("b"), chunk("c", batch="b2")]
+        await put(ledger, rows)
+        a, b = await claim(ledger, submission="x")
+        (c,) = await claim(ledger, "b2", worker="v", submission="x")
+        await ledger.chunks.give_back([a, replace(b, version=99), c], worker="w")
+        assert [await only(ledger, row.id) for row in (a, b, c)] == [rows[0], b, c]
+        await ledger.chunks.give_back([], worker="w")
+        assert await waiting(ledger) == ["b"]
+
+    async def test_what_submissions_carry_is_told(self, ledger: Ledger) -> None:
+        """A text is carried by a live submission of its space, or by one that is not recorded yet, other than mine."""
+        names = ("live", "unrecorded", "ended", "elsewhere", "mine", "now")
+        await put(ledger, [chunk(name, text_hash=f"text {name}", batch=name) for name in names])
+        for name in names[:-1]:
+            await claim(ledger, name, submission=name)
+        await claim(ledger, "now")
+        await ledger.submissions.create(submission("live"))
+        await ledger.submissions.create(submission("ended"))
+        await ledger.submissions.create(submission("elsewhere", space=OTHER_SPACE))
+        await ledger.chunks.hand_over("live", worker="w")
+        await end(ledger, "ended")
+        asked = [f"text {name}" for name in (*names, "unknown")]
+        found = await ledger.chunks.carried(asked, space=SPACE, besides="mine")
+        assert found == {
+            "text live": Carried("live", live=True),
+            "text unrecorded": Carried("unrecorded", live=False),
+        }
+        assert await ledger.chunks.carried([], space=SPACE, besides="mine") == {}
+        other = await ledger.chunks.carried(set(asked), space=OTHER_SPACE, besides="unrecorded")
+        assert other == {
+            "text elsewhere": Carried("elsewhere", live=True),
+            "text mine": Carried("mine", live=False),
+        }
+
+    async def test_a_live_submission_is_told_first(self, ledger: Ledger) -> None:
+        """Of several submissions that carry a text one that is recorded is told, whatever the others are called."""
+        for number, name in enumerate("abcde"):
+            await put(ledger, [chunk(f"{number}", batch=name)])
+            await claim(ledger, name, submission=name)
+        await ledger.submissions.create(submission("c"))
+        assert await ledger.chunks.carried(["t"], space=SPACE, besides="e") == {"t": Carried("c", live=True)}
+        found = await ledger.chunks.carried(["t"], space=SPACE, besides="c")
+        assert not found["t"].live
+
+    async def test_texts_with_one_beginning_are_told_apart(self, ledger: Ledger) -> None:
+        """Texts whose hashes begin alike are told apart by the rest."""
+        one, two = "0123456789abcdef" * 4, "0123456789abcdef" * 3 + "f" * 16
+        await carried(ledger, chunk(text_hash=one), submission=submission())
+        assert await ledger.chunks.carried([one, two], space=SPACE, besides="") == {
+            one: Carried("x", live=True)
+        }
+        assert await ledger.chunks.carried([two], space=SPACE, besides="") == {}
+
+    async def test_what_is_done_is_carried_no_more(self, ledger: Ledger) -> None:
+        """A text is carried until its chunk is in a run, has failed, or waits again."""
+        rows = [chunk(name, text_hash=name) for name in "abcd"]
+        await carried(ledger, *rows, submission=submission())
+        held = await take(ledger, "x", worker="p")
+        await ledger.runs.record(run(), [("a", 100)], worker="p")
+        await ledger.chunks.fail([failure(id="b")], worker="p")
+        await ledger.chunks.give_back([row for row in held if row.id == "c"], worker="p")
+        found = await ledger.chunks.carried("abcd", space=SPACE, besides="")
+        assert found == {"d": Carried("x", live=True)}
+        assert (await only(ledger, "a")).submission == "x"
+        assert (await only(ledger, "b")).submission == ""
+
+    async def test_thousands_of_texts_are_looked_up_at_once(self, ledger: Ledger) -> None:
+        """Any number of texts is looked up in one call."""
+        rows = [chunk(f"i{n}", text_hash=f"{n:064x}"[::-1]) for n in range(3_000)]
+        await put(ledger, rows)
+        await claim(ledger, submission="x", limit=2_000)
+        asked = {row.text_hash for row in rows}
+        assert len(await ledger.chunks.carried(asked, space=SPACE, besides="")) == 2_000

@@ -1,0 +1,116 @@
+"""What the files of every ledger must do."""
+
+from __future__ import annotations
+
+import asyncio
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+from flowbed.testing.ledger.rows import LATE, file, settle
+
+if TYPE_CHECKING:
+    from flowbed.ledger import Ledger
+
+
+class FilesContract:
+    """`Files`."""
+
+    async def test_a_file_is_recorded_once(self, ledger: Ledger) -> None:
+        """A file comes back as it was recorded, whatever its name holds; the same id again changes nothing."""
+        row = file(filename="a\0b ü.jsonl", expires=5)
+        await ledger.files.create(row)
+        await ledger.files.create(replace(row, owner="another", bytes=1))
+        kept = replace(row, filename="a\\u0000b ü.jsonl")
+        assert await ledger.files.get("file-1") == kept
+        assert await listed(ledger, "o") == ["file-1"]
+        assert await listed(ledger, "another") == []
+        assert await ledger.files.get("file-2") is None
+
+    async def test_files_are_listed_by_owner(self, ledger: Ledger) -> None:
+        """Each owner's files are listed, none of another's; one without a key is an owner too."""
+        for id_, owner in (("a", "o"), ("b", ""), ("c", "p")):
+            await ledger.files.create(file(id_, owner=owner))
+        assert await listed(ledger, "o") == ["a"]
+        assert await listed(ledger, "") == ["b"]
+        assert await listed(ledger, "nobody") == []
+
+    async def test_files_are_listed_in_order(self, ledger: Ledger) -> None:
+        """Files come by time and then id, either way round, up to a limit."""
+        at = file().created
+        for id_, created in (("d", at), ("b", at + 2), ("a", at + 2), ("c", at + 1)):
+            await ledger.files.create(file(id_, created=created))
+        assert await listed(ledger, "o") == ["d", "c", "a", "b"]
+        assert await listed(ledger, "o", descending=True) == ["b", "a", "c", "d"]
+        assert await listed(ledger, "o", limit=3) == ["d", "c", "a"]
+        assert await listed(ledger, "o", limit=1, descending=True) == ["b"]
+
+    async def test_a_listing_goes_on_after_a_file(self, ledger: Ledger) -> None:
+        """What follows a file is listed without it; after one that is unknown or another's there is nothing."""
+        at = file().created
+        for id_, created in (("d", at), ("b", at + 2), ("a", at + 2), ("c", at + 1)):
+            await ledger.files.create(file(id_, created=created))
+        await ledger.files.create(file("other", owner="p", created=at - 1))
+        assert await listed(ledger, "o", after="c") == ["a", "b"]
+        assert await listed(ledger, "o", after="a") == ["b"]
+        assert await listed(ledger, "o", after="a", descending=True) == ["c", "d"]
+        assert await listed(ledger, "o", after="b", limit=2, descending=True) == ["a", "c"]
+        for unknown in ("unknown", "other", "odd\0"):
+            assert await listed(ledger, "o", after=unknown) == []
+
+    async def test_files_are_listed_by_purpose(self, ledger: Ledger) -> None:
+        """Where a purpose is named only its files are listed, and the limit counts them alone."""
+        at = file().created
+        for number, purpose in enumerate(["batch", "batch_output", "batch", "batch_output"]):
+            await ledger.files.create(file(f"f{number}", created=at + number, purpose=purpose))
+        assert await listed(ledger, "o", purpose="batch_output", limit=2) == ["f1", "f3"]
+        assert await listed(ledger, "o", purpose="batch_output", after="f2") == ["f3"]
+        assert await listed(ledger, "o", purpose="batch", descending=True) == ["f2", "f0"]
+        for none in ("vision", "odd\0"):
+            assert await listed(ledger, "o", purpose=none) == []
+
+    async def test_listings_have_no_ceiling(self, ledger: Ledger) -> None:
+        """As many files as are asked for come in one listing."""
+        names = [f"f{number:04d}" for number in range(300)]
+        for name in reversed(names):
+            await ledger.files.create(file(name))
+        assert await listed(ledger, "o", limit=10_000) == names
+
+    async def test_a_file_is_removed_once(self, ledger: Ledger) -> None:
+        """A removed file is gone from everywhere; of several that remove it one did, and others stay."""
+        await ledger.files.create(file(expires=5))
+        await ledger.files.create(file("file-2"))
+        assert sum(await asyncio.gather(*(ledger.files.remove("file-1") for _ in range(4)))) == 1
+        assert await ledger.files.get("file-1") is None
+        assert await listed(ledger, "o") == ["file-2"]
+        assert await listed(ledger, "o", after="file-1") == []
+        await settle(ledger)
+        assert await ledger.files.expired(now=LATE, limit=9) == []
+        for unknown in ("file-1", "odd\0"):
+            assert not await ledger.files.remove(unknown)
+
+    async def test_files_whose_time_is_over_are_found(self, ledger: Ledger) -> None:
+        """Files of any owner that have expired are found, the oldest first, up to a limit; others never expire."""
+        for id_, owner, expires in (("a", "o", 30), ("b", "p", 10), ("c", "", 20), ("d", "o", 0)):
+            await ledger.files.create(file(id_, owner=owner, expires=expires))
+        await settle(ledger)
+        assert await ledger.files.expired(now=9, limit=9) == []
+        assert [row.id for row in await ledger.files.expired(now=10, limit=9)] == ["b"]
+        assert [row.id for row in await ledger.files.expired(now=LATE, limit=2)] == ["b", "c"]
+        assert len(await ledger.files.expired(now=LATE, limit=9)) == 3
+        await ledger.files.remove("b")
+        assert [row.id for row in await ledger.files.expired(now=LATE, limit=9)] == ["c", "a"]
+
+
+async def listed(
+    ledger: Ledger,
+    owner: str,
+    *,
+    purpose: str | None = None,
+    after: str | None = None,
+    limit: int = 20,
+    descending: bool = False,
+) -> list[str]:
+    """List the ids of an owner's files."""
+    rows = await ledger.files.list(owner, purpose=purpose, after=after, limit=limit, descending=descending)
+    assert {row.owner for row in rows} <= {owner}
+    return [row.id for row in rows]

@@ -1,0 +1,178 @@
+"""What the submissions of every ledger must do."""
+
+from __future__ import annotations
+
+import asyncio
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+from flowbed.testing.ledger.rows import LATE, end, flat, submission
+
+if TYPE_CHECKING:
+    from flowbed.ledger import Ledger, SubmissionRow
+
+
+class SubmissionsContract:
+    """`Submissions`."""
+
+    async def test_a_submission_is_recorded_once(self, ledger: Ledger) -> None:
+        """A submission comes back as it was recorded; recording its id again changes nothing; another is not there."""
+        row = submission(deadline=5, cost_usd=0.5)
+        await ledger.submissions.create(row)
+        await ledger.submissions.create(replace(row, texts=9, state="submitted"))
+        assert await ledger.submissions.get("x") == row
+        assert await ledger.submissions.get("unknown") is None
+        assert await ledger.submissions.get("odd\0") is None
+
+    async def test_live_and_ended_ones_are_listed_apart(self, ledger: Ledger) -> None:
+        """Those that live and those that have ended are listed oldest first, each among its own."""
+        for id_, created in (("z", 1), ("y", 3), ("x", 3), ("w", 2)):
+            await ledger.submissions.create(submission(id_, created=created))
+        assert [row.id for row in await flat(ledger.submissions.pages(live=True))] == ["z", "w", "x", "y"]
+        assert await flat(ledger.submissions.pages(live=False)) == []
+        await end(ledger, "w")
+        await end(ledger, "z", state="failed", error="why")
+        assert [row.id for row in await flat(ledger.submissions.pages(live=True))] == ["x", "y"]
+        assert [row.id for row in await flat(ledger.submissions.pages(live=False))] == ["z", "w"]
+
+    async def test_listings_have_no_ceiling(self, ledger: Ledger) -> None:
+        """More submissions than fit into a page are listed once each, though many are of one moment."""
+        rows = [submission(f"{n:05d}", created=1_764_000_000_000_000 + n // 700) for n in range(1_100)]
+        for row in reversed(rows):
+            await ledger.submissions.create(row)
+        assert await flat(ledger.submissions.pages(live=True)) == rows
+        assert await flat(ledger.submissions.pages(live=False)) == []
+
+    async def test_one_worker_holds_a_submission(self, ledger: Ledger) -> None:
+        """A hold keeps others off until it has run out, can be taken again by its worker, and is of live ones only."""
+        await ledger.submissions.create(submission())
+        held = await ledger.submissions.hold("x", worker="w", now=10, until=50)
+        assert held == replace(submission(), worker="w", until=50) == await ledger.submissions.get("x")
+        assert await ledger.submissions.hold("x", worker="v", now=50, until=90) is None
+        again = await ledger.submissions.hold("x", worker="w", now=50, until=60)
+        assert again == replace(submission(), worker="w", until=60)
+        assert await ledger.submissions.hold("x", worker="v", now=60, until=90) is None
+        taken = await ledger.submissions.hold("x", worker="v", now=61, until=90)
+        assert taken == replace(submission(), worker="v", until=90)
+        await end(ledger, "x")
+        assert await ledger.submissions.hold("x", worker="v", now=10, until=50) is None
+        assert await ledger.submissions.hold("unknown", worker="v", now=10, until=50) is None
+
+    async def test_of_holds_at_once_one_wins(self, ledger: Ledger) -> None:
+        """Of many workers that want one submission at once, one has it."""
+        for turn in range(5):
+            name = f"x{turn}"
+            await ledger.submissions.create(submission(name))
+            held: list[SubmissionRow | None] = await asyncio.gather(
+                *(
+                    ledger.submissions.hold(name, worker=f"w{number}", now=10, until=LATE)
+                    for number in range(8)
+                )
+            )
+            (won,) = [row for row in held if row is not None]
+            assert await ledger.submissions.get(name) == won
+
+    async def test_only_who_holds_it_saves_it(self, ledger: Ledger) -> None:
+        """A save by who has lost the hold, or never had it, changes nothing and says so."""
+        await ledger.submissions.create(submission())
+        assert not await ledger.submissions.save(submission(state="submitting"), worker="")
+        assert not await ledger.submissions.save(submission("unknown"), worker="w")
+        mine = await ledger.submissions.hold("x", worker="w", now=10, until=50)
+        assert mine is not None
+        submitting = replace(mine, state="submitting", later=7, until=80)
+        assert await ledger.submissions.save(submitting, worker="w")
+        theirs = await ledger.submissions.hold("x", worker="v", now=81, until=LATE)
+        assert theirs == replace(submitting, worker="v", until=LATE)
+        assert not await ledger.submissions.save(replace(mine, state="submitted", job="j"), worker="w")
+        assert await ledger.submissions.get("x") == theirs
+
+    async def test_a_save_writes_what_may_change(self, ledger: Ledger) -> None:
+        """A save writes the state, the job and its outcome; what was settled when it was made stays as it was."""
+        await ledger.submissions.create(submission())
+        await ledger.submissions.hold("x", worker="w", now=10, until=50)
+        changed = submission(
+            state="submitted",
+            worker="w",
+            until=70,
+            later=9,
+            job="batch_1",
+            submitted=8,
+            deadline=99,
+            done=2_000_000,
+            failed=1,
+            billed=4_000_000_000,
+            cost_usd=12.5,
+            error="said \0",
+        )
+        assert await ledger.submissions.save(
+            replace(changed, space="{}", account="other", key="k", bytes=1, texts=1, chunks=1, created=1),
+            worker="w",
+        )
+        assert await ledger.submissions.get("x") == replace(changed, error="said \\u0000")
+
+    async def test_who_saves_may_let_go(self, ledger: Ledger) -> None:
+        """A save that names no worker ends the hold; the next one has it at once."""
+        await ledger.submissions.create(submission())
+        mine = await ledger.submissions.hold("x", worker="w", now=10, until=LATE)
+        assert mine is not None
+        assert await ledger.submissions.save(replace(mine, worker="", until=0, later=40), worker="w")
+        assert not await ledger.submissions.save(mine, worker="w")
+        assert await ledger.submissions.hold("x", worker="v", now=10, until=LATE) is not None
+
+    async def test_what_has_ended_stays_as_it_is(self, ledger: Ledger) -> None:
+        """Of a submission that has ended nothing is saved, held or cancelled any more, and its worker holds nothing."""
+        await ledger.submissions.create(submission())
+        await end(ledger, "x", worker="w", until=LATE)
+        ended = await ledger.submissions.get("x")
+        assert ended == submission(state="completed", ended=5, worker="w", until=LATE)
+        assert not await ledger.submissions.save(submission(worker="w", error="late"), worker="w")
+        assert not await ledger.submissions.cancel("x")
+        await ledger.submissions.renew("w", until=LATE + 5)
+        assert await ledger.submissions.workers() == set()
+        assert await ledger.submissions.release("w") == 0
+        assert await ledger.submissions.get("x") == ended
+
+    async def test_an_end_that_was_asked_for_stays_asked_for(self, ledger: Ledger) -> None:
+        """A cancel is noted whoever holds the submission, and the holder's save does not undo it."""
+        await ledger.submissions.create(submission())
+        mine = await ledger.submissions.hold("x", worker="w", now=10, until=LATE)
+        assert mine is not None
+        assert await ledger.submissions.cancel("x")
+        assert await ledger.submissions.cancel("x")
+        assert await ledger.submissions.save(replace(mine, state="submitted"), worker="w")
+        assert await ledger.submissions.get("x") == replace(mine, state="submitted", cancel=True)
+        assert not await ledger.submissions.cancel("unknown")
+        assert not await ledger.submissions.cancel("odd\0")
+
+    async def test_holds_are_renewed_and_released(self, ledger: Ledger) -> None:
+        """A worker renews and releases its own holds; a state that says something may have been sent stays."""
+        for name in ("x", "y", "z"):
+            await ledger.submissions.create(submission(name))
+        for name, worker in (("x", "w"), ("y", "w"), ("z", "v")):
+            await ledger.submissions.hold(name, worker=worker, now=10, until=50)
+        sending = submission(state="submitting", worker="w", until=50)
+        assert await ledger.submissions.save(sending, worker="w")
+        await ledger.submissions.renew("w", until=90)
+        assert await ledger.submissions.workers() == {"w", "v"}
+        assert await ledger.submissions.hold("x", worker="u", now=60, until=LATE) is None
+        assert await ledger.submissions.hold("z", worker="u", now=60, until=LATE) is not None
+        assert await ledger.submissions.release("w") == 2
+        assert await ledger.submissions.get("x") == submission(state="submitting")
+        assert await ledger.submissions.get("y") == submission("y")
+        assert await ledger.submissions.workers() == {"u"}
+        assert await ledger.submissions.release("w") == 0
+
+    async def test_the_queue_of_an_account_is_added_up(self, ledger: Ledger) -> None:
+        """Tokens count as queued from the upload until the end, and of the account that is asked for only."""
+        assert await ledger.submissions.queued("a") == 0
+        for name, state, account in (
+            ("r", "ready", "a"),
+            ("s", "submitting", "a"),
+            ("t", "submitted", "a"),
+            ("u", "submitted", "another"),
+        ):
+            await ledger.submissions.create(submission(name, state=state, account=account))
+        assert await ledger.submissions.queued("a") == 6_000_000_000
+        await end(ledger, "t")
+        assert await ledger.submissions.queued("a") == 3_000_000_000
+        assert await ledger.submissions.queued("another") == 3_000_000_000

@@ -1,0 +1,177 @@
+"""What the chunks of a submission must do in every ledger once it has answers."""
+
+from __future__ import annotations
+
+import asyncio
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+from flowbed.records import Status
+from flowbed.testing.ledger.rows import (
+    LATE,
+    SPACE,
+    carried,
+    chunk,
+    claim,
+    end,
+    failure,
+    flat,
+    only,
+    put,
+    run,
+    settle,
+    submission,
+    take,
+    waiting,
+)
+
+if TYPE_CHECKING:
+    from flowbed.ledger import Ledger
+
+
+class TakingContract:
+    """`Chunks`, as to who lays down what a submission answered."""
+
+    async def test_chunks_are_taken_in_order(self, ledger: Ledger) -> None:
+        """Chunks of a submission are taken by batch, collection, document, ordinal and id, up to a limit."""
+        places = [
+            ("b1", "c", "d1", 0, "i9"),
+            ("b1", "c", "d1", 1, "i1"),
+            ("b1", "c", "d1", 1, "i2"),
+            ("b1", "c", "d2", 0, "i3"),
+            ("b1", "k", "d1", 0, "i4"),
+            ("b2", "a", "d1", 0, "i5"),
+        ]
+        rows = [
+            chunk(id_, batch=batch, collection=collection, document=document, ordinal=ordinal)
+            for batch, collection, document, ordinal, id_ in places
+        ]
+        await put(ledger, rows[::-1])
+        for batch in ("b2", "b1"):
+            await claim(ledger, batch, worker="finder", submission="x")
+        await ledger.submissions.create(submission())
+        await ledger.chunks.hand_over("x", worker="finder")
+        first = await take(ledger, "x", limit=4)
+        taken = {"status": Status.PENDING, "worker": "p", "until": LATE, "submission": "x"}
+        assert first == [replace(row, **taken) for row in rows[:4]]  # type: ignore[arg-type]
+        assert [row.id for row in await take(ledger, "x", limit=4)] == ["i4", "i5"]
+        assert await take(ledger, "x") == []
+
+    async def test_each_chunk_is_taken_by_one_worker(self, ledger: Ledger) -> None:
+        """Of many workers that take from one submission at once, each chunk is had by exactly one."""
+        await carried(ledger, *(chunk(f"i{n}") for n in range(100)), submission=submission())
+        takes = [take(ledger, "x", worker=f"w{number}", limit=15) for number in range(8)]
+        taken = [row.id for rows in await asyncio.gather(*takes) for row in rows]
+        taken += [row.id for row in await take(ledger, "x", worker="last", limit=100)]
+        assert len(taken) == len(set(taken)) == 100
+
+    async def test_a_hold_that_ran_out_is_lost(self, ledger: Ledger) -> None:
+        """What was taken, or claimed for a submission that was then recorded, can be taken again after its end only."""
+        await put(ledger, [chunk("a", ordinal=0), chunk("b", ordinal=1)])
+        await claim(ledger, submission="x", until=50)
+        await ledger.submissions.create(submission())
+        assert await take(ledger, "x", now=50) == []
+        first = await take(ledger, "x", now=51, until=70)
+        assert [row.id for row in first] == ["a", "b"]
+        assert await take(ledger, "x", worker="q", now=70) == []
+        assert await ledger.chunks.hand_over("x", worker="w") == 0
+        again = await take(ledger, "x", worker="q", now=71)
+        assert again == [replace(row, worker="q", until=LATE) for row in first]
+        await ledger.runs.record(run(), [("a", 100)], worker="p")
+        assert (await only(ledger, "a")).run == ""
+
+    async def test_only_from_live_submissions_is_taken(self, ledger: Ledger) -> None:
+        """Nothing is taken of a submission that is not recorded, or has ended, nor what is in a run already."""
+        await put(ledger, [chunk("a"), chunk("b")])
+        await claim(ledger, worker="finder", submission="x", until=50)
+        assert await take(ledger, "x", now=51) == []
+        await ledger.submissions.create(submission())
+        taken = await take(ledger, "x", now=51, limit=1)
+        await ledger.runs.record(run(), [(taken[0].id, 100)], worker="p")
+        assert [row.id for row in await take(ledger, "x", now=51)] == ["b"]
+        await ledger.chunks.hand_over("x", worker="p")
+        await end(ledger, "x")
+        assert await take(ledger, "x", now=51) == []
+        await put(ledger, [chunk("c", batch="b2")])
+        assert await take(ledger, "") == []
+
+    async def test_a_submission_lets_its_chunks_go(self, ledger: Ledger) -> None:
+        """What a submission has not put into a run waits again, held or not; other submissions keep theirs."""
+        rows = [chunk("a", ordinal=0), chunk("b", ordinal=1), chunk("c", ordinal=2)]
+        await carried(ledger, *rows, submission=submission())
+        await put(ledger, [chunk("m", batch="b2"), chunk("n", batch="b3")])
+        await claim(ledger, "b2", submission="y")
+        await claim(ledger, "b3")
+        others = [await only(ledger, name) for name in "mn"]
+        (recorded,) = await take(ledger, "x", limit=1)
+        await ledger.runs.record(run(), [(recorded.id, 100)], worker="p")
+        await take(ledger, "x", worker="q", limit=1)
+        assert await ledger.chunks.let_go("x") == 2
+        assert (await only(ledger, "a")).run == "r1"
+        assert [await only(ledger, row.id) for row in rows[1:]] == rows[1:]
+        assert [await only(ledger, name) for name in "mn"] == others
+        assert await ledger.chunks.let_go("x") == await ledger.chunks.let_go("") == 0
+        assert [row.id for row in await claim(ledger)] == ["b", "c"]
+
+    async def test_the_chunks_of_a_submission_are_read(self, ledger: Ledger) -> None:
+        """More chunks than fit into a page are read once each, held or not, except those that are in a run."""
+        rows = [chunk(f"i{n:05d}", ordinal=n) for n in range(2_500)]
+        await put(ledger, rows)
+        await claim(ledger, submission="x", limit=2_500)
+        await ledger.submissions.create(submission())
+        await ledger.chunks.hand_over("x", worker="w")
+        held = await take(ledger, "x", limit=3)
+        await ledger.runs.record(run(), [("i00000", 100)], worker="p")
+        found = await flat(ledger.chunks.submitted("x"))
+        assert [row.id for row in found] == [row.id for row in rows[1:]]
+        assert {row.id for row in found if row.worker} == {row.id for row in held[1:]}
+        assert await flat(ledger.chunks.submitted("y")) == []
+        assert await flat(ledger.chunks.submitted("")) == []
+
+    async def test_a_document_that_changes_takes_its_chunk_out(self, ledger: Ledger) -> None:
+        """A chunk swapped in again is out of its submission: it waits, whatever comes of its old text."""
+        await carried(ledger, chunk("a", ordinal=0), chunk("b", ordinal=1), submission=submission())
+        (old, _) = await take(ledger, "x")
+        later = chunk("a", ordinal=0, version=200, row_hash="r2", text_hash="t2", batch="b2")
+        await put(ledger, [later])
+        await ledger.runs.record(run(), [("a", old.version)], worker="p")
+        await ledger.chunks.fail([failure(id="a", version=old.version)], worker="p")
+        await ledger.chunks.bind([old], worker="p", submission="y")
+        await ledger.chunks.give_back([old], worker="p")
+        assert await only(ledger, "a") == later
+        assert [row.id for row in await flat(ledger.chunks.submitted("x"))] == ["b"]
+        assert set(await ledger.chunks.carried(["t", "t2"], space=SPACE, besides="")) == {"t"}
+        assert await ledger.chunks.let_go("x") == 1
+        assert await waiting(ledger) == ["b", "b2"]
+
+    async def test_holds_on_chunks_of_a_submission_are_renewed(self, ledger: Ledger) -> None:
+        """A worker that renews keeps what it has taken; what nobody holds is not held by renewing."""
+        await carried(ledger, chunk("a", ordinal=0), chunk("b", ordinal=1), submission=submission())
+        await take(ledger, "x", limit=1, until=50)
+        await settle(ledger)
+        await ledger.chunks.renew("p", until=90)
+        assert [row.id for row in await take(ledger, "x", worker="q", now=60)] == ["b"]
+        assert (await only(ledger, "a")).until == 90
+
+    async def test_what_has_failed_is_in_no_submission(self, ledger: Ledger) -> None:
+        """A chunk that failed, or is sent round again, has left its submission; a later one can have it."""
+        await carried(ledger, chunk("a", ordinal=0), chunk("b", ordinal=1), submission=submission())
+        await take(ledger, "x")
+        await ledger.chunks.fail([failure(id="a", kind="rejected")], worker="p")
+        await ledger.runs.record(run(), [("b", 100)], worker="p")
+        await ledger.runs.commit(["r1"], version=7)
+        assert (await only(ledger, "b")).submission == "x"
+        assert await ledger.chunks.retry(["a"], now=50) == 1
+        assert await ledger.chunks.requeue("c", ["b"], now=50) == 1
+        assert [(await only(ledger, name)).submission for name in "ab"] == ["", ""]
+        assert {row.submission for row in await claim(ledger, submission="y")} == {"y"}
+
+    async def test_a_run_that_was_refused_leaves_its_submission_when_claimed(self, ledger: Ledger) -> None:
+        """What a refused run of a submission held can be claimed for another way, while the submission lives on."""
+        await carried(ledger, chunk(), submission=submission())
+        await take(ledger, "x")
+        await ledger.runs.record(run(), [("s#d#00000", 100)], worker="p")
+        await ledger.runs.refuse("r1", reason="damaged")
+        (won,) = await claim(ledger, statuses=[Status.FAILED])
+        assert (won.submission, won.run) == ("", "")
+        assert await ledger.chunks.let_go("x") == 0
