@@ -84,6 +84,10 @@ class Documents(Protocol):
         """Read the rows of the documents named, by id; unknown ones are absent."""
         ...
 
+    async def etags(self, source: str, documents: Collection[str]) -> Mapping[str, str]:
+        """Read the etags of the documents named, by id; unknown ones are absent."""
+        ...
+
     async def count(self, source: str) -> int:
         """Count the documents of a source."""
         ...

@@ -57,6 +57,15 @@ class SqlDocuments:
         )
         return {row.id: row for row in await self._database.fetch(DocumentRow, query)}
 
+    async def etags(self, source: str, documents_: Collection[str]) -> Mapping[str, str]:
+        """Read the etags of the documents named."""
+        query = sa.select(documents.c.id, documents.c.etag).where(
+            documents.c.source == source, documents.c.id.in_(listed(documents_))
+        )
+
+        # Straight from the driver: SQLAlchemy's rows of two texts take as long as the database itself.
+        return await self._database.read(lambda connection: dict(connection.execute(query).cursor.fetchall()))
+
     async def count(self, source: str) -> int:
         """Count the documents of a source."""
         query = sa.select(sa.func.count()).select_from(documents).where(documents.c.source == source)

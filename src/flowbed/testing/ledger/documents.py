@@ -82,6 +82,8 @@ class DocumentsContract:
         )
         assert await ledger.documents.get("s", ["d", "x"]) == {"d": document(etag="s")}
         assert await ledger.documents.get("t", ["d"]) == {}
+        assert await ledger.documents.etags("s", ["d", "x"]) == {"d": "s"}
+        assert await ledger.documents.etags("t", ["d"]) == {}
         assert (await ledger.documents.cursor("s")).value == "s"
 
     async def test_listings_have_no_ceiling(self, ledger: Ledger) -> None:
@@ -90,6 +92,7 @@ class DocumentsContract:
         await ledger.documents.swap(Swap(cursor=Cursor(source="s"), value="", documents=rows[::-1]))
         assert await flat(ledger.documents.pages("s")) == rows
         assert len(await ledger.documents.get("s", {row.id for row in rows})) == 5_000
+        assert len(await ledger.documents.etags("s", {row.id for row in rows})) == 5_000
         assert await ledger.documents.count("s") == 5_000
 
     async def test_a_listing_may_be_left_early(self, ledger: Ledger) -> None:

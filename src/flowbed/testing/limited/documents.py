@@ -70,6 +70,10 @@ class LimitedDocuments:
             found |= {item["id"]: row_of(DocumentRow, item) for item in await self._table.get_many(keys)}
         return found
 
+    async def etags(self, source: str, documents: Collection[str]) -> Mapping[str, str]:
+        """Read the etags of the documents named."""
+        return {name: row.etag for name, row in (await self.get(source, documents)).items()}
+
     async def count(self, source: str) -> int:
         """Count the documents of a source."""
         return sum([len(page) async for page in self.pages(source)])
