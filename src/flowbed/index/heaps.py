@@ -14,7 +14,7 @@ def share_heaps() -> None:
     """Let threads share as many heaps as there are processors, where the C library is glibc; elsewhere do nothing.
 
     Otherwise glibc makes up to eight times as many. Lance's threads take turns in allocating megabytes, of which each
-    heap keeps what was freed: a sixth of all the memory that a long run holds. MALLOC_ARENA_MAX is overruled, so this is
+    heap keeps what was freed: a sixth of all the memory that a long run holds. MALLOC_ARENA_MAX is overruled: this is
     for processes that are Flowbed's own.
     """
     with contextlib.suppress(
