@@ -27,7 +27,7 @@ def measure(options: Options) -> dict[str, Any]:
     for dimensions, count in ((64, options.rows or ROWS), (384, options.rows_384 or ROWS_384)):
         wanted = options.scaled(count, fewest=2_000)
         file = options.work / f"records-{dimensions}.jsonl"
-        _write(file, wanted, options)
+        write_records(file, wanted, options)
         folder = options.work / f"bed-{dimensions}"
         runs = {"first": _run(folder, file, dimensions)}
         if dimensions == 64:
@@ -129,7 +129,7 @@ def _run(folder: Path, file: Path, dimensions: int) -> dict[str, Any]:
         return {**run, "memory": side.memory.peak}
 
 
-def _write(file: Path, count: int, options: Options) -> None:
+def write_records(file: Path, count: int, options: Options) -> None:
     """Write records: sentences of the test data, each with its number behind it."""
     data = rows_of(options.data, 2_000, texts=600)
     texts = json.loads((data.folder / "texts.json").read_text("utf-8"))

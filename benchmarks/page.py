@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from benchmarks import build, cranfield, embedder, limits, million, publish, receipts, search, server
+from benchmarks import build, cranfield, embedder, find, limits, million, publish, receipts, search, server
 from benchmarks.picture import picture
 from benchmarks.results import read_result
 
@@ -21,6 +21,7 @@ BENCHMARKS: dict[str, ModuleType] = {
     "publish": publish,
     "search": search,
     "million": million,
+    "find": find,
     "embedder": embedder,
     "server": server,
     "cranfield": cranfield,

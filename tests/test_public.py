@@ -5,14 +5,20 @@ from __future__ import annotations
 import subprocess
 import sys
 from importlib import metadata
+from typing import TYPE_CHECKING
 
 import pytest
 
 import flowbed
+from flowbed.testing.simulators import OpenAI, Simulator, running_thread
+
+if TYPE_CHECKING:
+    from pathlib import Path
 
 VENDORS = (
     "aiohttp",
     "alembic",
+    "chromadb",
     "fastapi",
     "lance",
     "numpy",
@@ -27,6 +33,8 @@ VENDORS = (
     "typer",
     "uvicorn",
 )
+# What takes more room than there is where work is only found and handed in.
+HEAVY = {"chromadb", "lance", "onnxruntime", "pyarrow"}
 
 
 def loaded_by(code: str) -> set[str]:
@@ -87,8 +95,56 @@ def test_importing_the_package_loads_no_vendor() -> None:
             id="storage",
         ),
         pytest.param("import flowbed.pipeline.sync", id="sync"),
+        pytest.param("import flowbed.pipeline.find", id="find"),
+        pytest.param("import flowbed.pipeline.submit", id="submit"),
+        pytest.param("import flowbed.cli.submissions", id="submissions"),
     ],
 )
 def test_finding_and_listing_work_loads_no_heavy_package(code: str) -> None:
     """Listing, finding and storing work runs where lance, pyarrow and ONNX Runtime are not installed."""
-    assert loaded_by(code).isdisjoint({"lance", "onnxruntime", "pyarrow"})
+    assert loaded_by(code).isdisjoint(HEAVY)
+
+
+# As a small function would that has no index at hand.
+HANDED_IN = """
+import asyncio, secrets, time
+from pathlib import Path
+from flowbed import pipeline, settings
+from flowbed.embedders import Embedders
+from flowbed.ledger import open_ledger
+from flowbed.storage import open_store
+
+async def main(folder):
+    config = settings.read_settings(folder)
+    ledger = await open_ledger(config.ledger, folder=folder, new_id="")
+    embedders = Embedders(folder / ".flowbed", config)
+    parts = pipeline.Parts(
+        store=open_store(config.store, folder=folder), ledger=ledger, datasets=None, embedder=embedders.cached,
+        jobs=embedders.jobs, new_id=lambda: secrets.token_hex(12), clock=lambda: time.time_ns() // 1000,
+        monotonic=time.monotonic, dead=lambda _: False, worker="one", concurrency=1, sources=frozenset({{"notes"}}),
+    )
+    found = await pipeline.find.find(parts, sources=["notes"])
+    assert found.texts == 3, found
+    assert (await pipeline.submit.submit(parts)).submitted == found.submissions
+    listed = [row.id async for page in ledger.submissions.pages(live=True) for row in page]
+    assert listed == found.submissions
+    await embedders.close()
+    await ledger.close()
+
+asyncio.run(main(Path({folder!r})))
+"""
+
+
+def test_handing_work_in_loads_no_heavy_package(tmp_path: Path) -> None:
+    """A whole project's texts are found, handed to a provider and listed where none of these is installed."""
+    with running_thread(Simulator(OpenAI())) as url:
+        tmp_path.joinpath("flowbed.toml").write_text(
+            f'model = "openai:text-embedding-3-small"\n[providers.openai]\nbase_url = "{url}/v1"\napi_key = "any"\n'
+            '[sources.notes]\nkind = "jsonl"\nlocation = "notes.jsonl"\n',
+            "utf-8",
+        )
+        notes = "".join(f'{{"id": {number}, "text": "note {number}"}}\n' for number in range(3))
+        tmp_path.joinpath("notes.jsonl").write_text(notes, "utf-8")
+        with flowbed.open(tmp_path) as bed:
+            bed.run(limit=0)
+        assert loaded_by(HANDED_IN.format(folder=str(tmp_path))).isdisjoint(HEAVY)

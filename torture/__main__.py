@@ -1,7 +1,7 @@
 """Kill processes at random moments, and let many work on one project at once; nothing may be lost or doubled.
 
-`kills` alone, or `load` alone; both, one after the other, where neither is named. Each trial of kills has a seed,
-which is told; `--seed` does that trial again.
+`kills`, `submissions` (the same, on the batch lane) or `load` alone; all, one after the other, where none is named.
+Each trial of kills has a seed, which is told; `--seed` does that trial again.
 """
 
 from __future__ import annotations
@@ -20,11 +20,13 @@ from pathlib import Path
 from flowbed.testing.s3 import S3Server
 from torture.kills import BUCKET, Outcome, Trial
 from torture.load import load
+from torture.submissions import SubmissionsTrial
 
 KILLS = 200
 A_TRIAL = 10  # kills
 MINUTES = 15.0  # after which no new trial is begun
 AT_ONCE = 2  # trials: each waits half of its time
+TRIALS: dict[str, type[Trial | SubmissionsTrial]] = {"kills": Trial, "submissions": SubmissionsTrial}
 STORES = {"file": ("file",), "s3": ("s3",), "both": ("file", "s3")}
 
 
@@ -35,8 +37,9 @@ def main() -> int:
     logging.getLogger("aiohttp.server").setLevel(logging.CRITICAL)
     work = Path(tempfile.mkdtemp(prefix="torture-"))
     failed = False
-    if asked.what != "load":
-        failed = asyncio.run(_kills(asked, work))
+    for kind in TRIALS:
+        if asked.what == kind or (asked.what is None and (asked.seed is None or kind == "kills")):
+            failed |= asyncio.run(_kills(kind, asked, work))
     if asked.what == "load" or (asked.what is None and asked.seed is None):
         failed |= not asyncio.run(
             load(work / "load", seconds=asked.seconds, processes=asked.processes, ledger=asked.ledger)
@@ -48,7 +51,7 @@ def main() -> int:
     return int(failed)
 
 
-async def _kills(asked: argparse.Namespace, work: Path) -> bool:
+async def _kills(kind: str, asked: argparse.Namespace, work: Path) -> bool:
     """Carry out trials until there were enough kills, or the time is over; return whether anything was wrong."""
     stores = STORES[asked.store]
     first = secrets.randbelow(1_000_000) if asked.seed is None else asked.seed
@@ -66,7 +69,7 @@ async def _kills(asked: argparse.Namespace, work: Path) -> bool:
                 stores[turn % len(stores)],
             )
             given, turn = given + kills, turn + 1
-            done.append(await _trial(seed, store, work, kills=kills, s3=server.url))
+            done.append(await _trial(kind, seed, store, work, kills=kills, s3=server.url))
 
     with S3Server() if "s3" in stores else contextlib.nullcontext(S3Server()) as server:
         if server.url:
@@ -76,7 +79,7 @@ async def _kills(asked: argparse.Namespace, work: Path) -> bool:
     if kills < wanted and not wrong:
         print(f"time is over: {asked.minutes:g} minutes were enough for {kills} of {wanted} kills")
     print(
-        f"{kills} kills in {len(done)} trials of {sum(each.commands for each in done)} commands:"
+        f"{kind}: {kills} kills in {len(done)} trials of {sum(each.commands for each in done)} commands:"
         f" {sum(each.lost for each in done)} lost, {sum(each.doubled for each in done)} doubled,"
         f" {sum(each.twice for each in done)} texts sent twice ({sum(each.in_flight for each in done)} were in flight),"
         f" {len(wrong)} trials wrong, {time.monotonic() - began:.0f} s",
@@ -85,15 +88,15 @@ async def _kills(asked: argparse.Namespace, work: Path) -> bool:
     return bool(wrong) or kills < wanted
 
 
-async def _trial(seed: int, store: str, work: Path, *, kills: int, s3: str) -> Outcome:
+async def _trial(kind: str, seed: int, store: str, work: Path, *, kills: int, s3: str) -> Outcome:
     print(f"seed {seed}, {store}: {kills} kills ...", flush=True)
-    folder = work / f"{store}-{seed}"
-    found = await Trial(seed, folder, kills=kills, s3=s3 if store == "s3" else "").carry_out()
+    folder = work / f"{kind}-{store}-{seed}"
+    found = await TRIALS[kind](seed, folder, kills=kills, s3=s3 if store == "s3" else "").carry_out()
     if found.wrong:
         print(
             *(f"    {line}" for line in found.story),
             f"seed {seed}, {store}: WRONG: {found.wrong}",
-            f"seed {seed}, {store}: again: make torture SEED={seed} STORE={store}",
+            f"seed {seed}, {store}: again: python -m torture {kind} --seed {seed} --store {store}",
             sep="\n",
             flush=True,
         )
@@ -109,7 +112,7 @@ async def _trial(seed: int, store: str, work: Path, *, kills: int, s3: str) -> O
 
 def _arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m torture", description=__doc__)
-    parser.add_argument("what", nargs="?", choices=("kills", "load"), help="by default both")
+    parser.add_argument("what", nargs="?", choices=(*TRIALS, "load"), help="by default all")
     parser.add_argument(
         "--kills", type=int, default=0, help=f"how many, by default {KILLS}; with --seed one trial's"
     )

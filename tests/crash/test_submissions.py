@@ -1,0 +1,281 @@
+"""The steps of the batch lane, killed wherever they have just changed something, and at random moments; given again."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import random
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Literal
+
+import pytest
+
+import flowbed
+import flowbed.bed
+from flowbed import telemetry
+from flowbed.pipeline.claims import CLAIM
+from flowbed.testing.index import assert_same, contents_of
+from flowbed.testing.killing import PATIENCE, Project
+from flowbed.testing.simulators.faults import Fault
+from flowbed.testing.simulators.process import SimulatorProcess
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+
+    from flowbed.bed import Flowbed
+    from flowbed.testing.index import Contents
+
+NOTES, TEXTS, FILES = 60, 50, 10
+WORDS = ("amber", "basin", "cedar", "ember", "fjord", "grove", "heath", "islet", "jetty", "knoll", "weir")
+# So few that all texts take several submissions, which are handed in one after the other.
+QUEUE_TOKENS = 500
+
+# What each step passes; a second submission is handed in and polled only by a step that waits for the first.
+STEPS = {
+    "find": (telemetry.CHUNKS_CLAIMED, telemetry.SUBMISSION_WRITTEN, telemetry.SUBMISSION_RECORDED),
+    "submit": (telemetry.SUBMISSION_BEGUN, telemetry.JOB_MADE, telemetry.SUBMISSION_SUBMITTED),
+    "poll": (
+        telemetry.ANSWERS_COPIED,
+        telemetry.DELTA_WRITTEN,
+        telemetry.RUN_RECORDED,
+        telemetry.INDEX_MERGED,
+        telemetry.RUN_COMMITTED,
+        telemetry.SUBMISSION_ENDED,
+    ),
+}
+STEP_OF = {point: step for step, points in STEPS.items() for point in points}
+# One claim takes all that waits, up to thousands of chunks; all other points are passed several times.
+ONCE = {telemetry.CHUNKS_CLAIMED}
+MOMENTS = [
+    (point, nth, "steps" if nth == 1 else "run")
+    for point in telemetry.SUBMISSION_FAILPOINTS
+    for nth in (1, 2)
+    if nth == 1 or point not in ONCE
+]
+TRIALS, KILLS = 5, 3
+
+
+@dataclass(frozen=True)
+class Lane:
+    """A project whose texts go to a simulated Batch API."""
+
+    folder: Path
+    provider: SimulatorProcess
+
+    def begin(self, *arguments: str, at: str = "") -> subprocess.Popen[bytes]:
+        """Give a command, which the point named kills."""
+        start = ["-m", "flowbed.testing.failpoints", at, "--"] if at else ["-m", "flowbed"]
+        variables = {name: value for name, value in os.environ.items() if not name.startswith("FLOWBED_")}
+        return subprocess.Popen(
+            [sys.executable, *start, *arguments, "--json", "-v"],
+            cwd=self.folder,
+            env=variables,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+        )
+
+    def give(self, *arguments: str, at: str = "") -> tuple[int | None, bytes]:
+        """Give a command, and tell how it ended and what it said."""
+        process = self.begin(*arguments, at=at)
+        said, _ = process.communicate(timeout=PATIENCE)
+        return process.returncode, said
+
+    async def finish(self, again: Literal["steps", "run"]) -> None:
+        """Give the steps again until nothing is left to do."""
+        async with await flowbed.aopen(self.folder) as bed:
+            if again == "run":
+                await bed.run(lane="batch", wait=True)
+                return
+            for _ in range(10):
+                await bed.find_unembedded()
+                await bed.submit()
+                await bed.poll()
+                if not await bed.submissions() and set((await bed.status()).chunks) == {"SUCCESS"}:
+                    return
+                await asyncio.sleep(0.05)
+
+    async def assert_as_if_nothing_had_happened(self, wanted: Contents) -> None:
+        """Check that all is in the index, that nothing is left to do, and that each text was paid for once."""
+        async with await flowbed.aopen(self.folder) as bed:
+            assert await _left(bed) == ({"SUCCESS": NOTES + FILES}, [], [])
+            totals = self.provider.totals()
+            assert (totals.billed_texts, totals.billed_again) == (TEXTS + FILES, 0)
+            assert [(each.name, each.billed) for each in await bed.spending("lane")] == [
+                ("batch", totals.billed)
+            ]
+        assert_same(contents_of(self.folder), wanted)
+
+
+def sentence(chance: random.Random, words: int) -> str:
+    """Make up a sentence that ends in a number of its own."""
+    return f"{' '.join(chance.choices(WORDS, k=words))} {chance.getrandbits(40)}"
+
+
+async def _left(bed: Flowbed) -> tuple[dict[str, int], list[str], list[str]]:
+    letters = [letter.reason for letter in await bed.dead_letters()]
+    return dict((await bed.status()).chunks), [row.id for row in await bed.submissions()], letters
+
+
+@pytest.fixture(scope="module")
+def provider() -> Iterator[SimulatorProcess]:
+    """Give a provider, whose account is begun anew for each lane."""
+    with SimulatorProcess("openai") as simulator:
+        yield simulator
+
+
+@pytest.fixture(scope="module")
+def fetched(provider: SimulatorProcess, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Give a project that was fetched, and of which nothing was embedded."""
+    project = Project(tmp_path_factory.mktemp("fetched") / "project")
+    project.folder.mkdir()
+    chance = random.Random(5)
+    settings = (
+        f'model = "openai:text-embedding-3-small"\n[providers.openai]\nbase_url = "{provider.url}/v1"\n'
+    )
+    (project.folder / "flowbed.toml").write_text(
+        f'{settings}api_key = "any"\nbatch_tokens = "{QUEUE_TOKENS}"\n', "utf-8"
+    )
+    texts = [sentence(chance, 8) for _ in range(TEXTS)]
+    project.write_lines(
+        "notes.jsonl", [{"id": f"n{number}", "text": texts[number % TEXTS]} for number in range(NOTES)]
+    )
+    for number in range(FILES):
+        project.write_text(f"docs/{number}.md", sentence(chance, 30))
+    project.write_source("notes", "jsonl", "notes.jsonl")
+    project.write_source("docs", "files", "docs")
+    with flowbed.open(project.folder) as bed:
+        bed.run(limit=0)
+        assert dict(bed.status().chunks) == {"NONE": NOTES + FILES}
+    return project.folder
+
+
+@pytest.fixture(scope="module")
+def realtime(fetched: Path, tmp_path_factory: pytest.TempPathFactory) -> Contents:
+    """Give the index that the realtime lane makes."""
+    folder = tmp_path_factory.mktemp("realtime") / "project"
+    shutil.copytree(fetched, folder)
+    with flowbed.open(folder) as bed:
+        assert bed.run(lane="realtime").failed == 0
+    return contents_of(folder)
+
+
+@pytest.fixture(scope="module")
+def seconds(fetched: Path, provider: SimulatorProcess, tmp_path_factory: pytest.TempPathFactory) -> float:
+    """Tell how long a run takes that nothing happens to."""
+    folder = tmp_path_factory.mktemp("usual") / "project"
+    shutil.copytree(fetched, folder)
+    began = time.monotonic()
+    returncode, said = Lane(folder, provider).give("run", "--lane", "batch", "--wait")
+    assert returncode == 0, said.decode()
+    return time.monotonic() - began
+
+
+@pytest.fixture
+def lane(
+    fetched: Path,
+    realtime: Contents,
+    seconds: float,
+    provider: SimulatorProcess,
+    tmp_path: Path,
+) -> Lane:
+    """Give a project whose texts nobody has sent yet."""
+    shutil.copytree(fetched, tmp_path / "project")
+    provider.forget()
+    provider.order()
+    return Lane(tmp_path / "project", provider)
+
+
+@pytest.mark.parametrize(("point", "nth", "again"), MOMENTS)
+async def test_a_step_killed_at_a_point_is_taken_up_by_the_next(
+    point: str,
+    nth: int,
+    again: Literal["steps", "run"],
+    lane: Lane,
+    realtime: Contents,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Whichever step is killed, those given again make the index of the realtime lane; each text is paid for once.
+
+    A run takes up at once what a dead process held; steps given by somebody who cannot tell, when its claims run out.
+    """
+    step = STEP_OF[point] if nth == 1 or STEP_OF[point] == "find" else "poll"
+    for each in STEPS:
+        arguments = ("submissions", each, *(["--wait"] if each == "poll" else []))
+        killed = each == step
+        returncode, said = await asyncio.to_thread(
+            lane.give, *arguments, at=f"{point}:{nth}" if killed else ""
+        )
+        assert returncode == (-signal.SIGKILL if killed else 0), said.decode()
+        if killed:
+            break
+    if again == "steps":
+        clock = flowbed.bed.now
+        monkeypatch.setattr(flowbed.bed, "now", lambda: clock() + CLAIM + 5_000_000)
+    await lane.finish(again)
+    await lane.assert_as_if_nothing_had_happened(realtime)
+
+
+@pytest.mark.parametrize("seed", range(TRIALS))
+async def test_whatever_is_killed_whenever_it_is_ends_as_if_it_never_was(
+    seed: int, lane: Lane, realtime: Contents, seconds: float
+) -> None:
+    """Runs killed at random moments, one after the other, lose nothing, and pay for no text twice."""
+    chance = random.Random(seed)
+    for _ in range(KILLS):
+        process = lane.begin("run", "--lane", "batch", "--wait")
+        try:
+            await asyncio.to_thread(process.wait, chance.uniform(0, seconds))
+        except subprocess.TimeoutExpired:
+            process.kill()
+        process.communicate()
+    await lane.finish("run")
+    await lane.assert_as_if_nothing_had_happened(realtime)
+
+
+async def test_a_submission_does_not_end_before_a_dead_poll_lets_go_of_its_chunks(
+    lane: Lane, realtime: Contents, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Where only the hold on the submission has run out, the next poll leaves it live, and the one after ends it."""
+    settings = lane.folder / "flowbed.toml"
+    settings.write_text(f"vector_cache_mb = 0\n{settings.read_text('utf-8')}", "utf-8")
+    # What is slow comes between the hold on the submission and those on its chunks.
+    lane.provider.order(Fault(kind="slow", path="/v1/files/*/content", calls=(1,), delay=4.0))
+    for step, at in (("find", ""), ("submit", ""), ("poll", f"{telemetry.DELTA_WRITTEN}:1")):
+        await asyncio.to_thread(lane.give, "submissions", step, at=at)
+    async with await flowbed.aopen(lane.folder) as bed:
+        first, *_ = await bed.submissions()
+        (held, *_), *_ = [page async for page in bed.ledger.chunks.submitted(first.id)]
+        assert first.worker == held.worker
+        assert first.until + 2_000_000 < held.until
+        monkeypatch.setattr(flowbed.bed, "now", lambda: first.until + 1_000_000)
+        assert first.id in {row.id for row in (await bed.poll()).pending}
+        monkeypatch.setattr(flowbed.bed, "now", lambda: held.until + CLAIM)
+    await lane.finish("steps")
+    await lane.assert_as_if_nothing_had_happened(realtime)
+
+
+async def test_what_is_handed_in_while_somebody_polls_is_not_taken_for_lost(
+    lane: Lane, realtime: Contents
+) -> None:
+    """A poll that saw a submission before it was handed in leaves it to the next one, and nothing of it has failed."""
+    async with await flowbed.aopen(lane.folder) as bed, await flowbed.aopen(lane.folder) as other:
+        await bed.find_unembedded(limit=5)
+        await bed.submit()
+        (late,) = (await bed.find_unembedded(limit=5)).submissions
+        lane.provider.order(Fault(kind="slow", path="/v1/batches/*", delay=2.0))
+
+        async def hand_in() -> None:
+            await asyncio.sleep(0.5)
+            assert (await other.submit()).submitted == [late]
+
+        polled, _ = await asyncio.gather(bed.poll(), hand_in())
+        assert [row.id for row in polled.pending] == [late]
+    lane.provider.order()
+    await lane.finish("run")
+    await lane.assert_as_if_nothing_had_happened(realtime)
