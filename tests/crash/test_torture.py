@@ -33,3 +33,8 @@ def test_commands_killed_at_random_moments_end_as_if_they_never_were(store: str,
 def test_processes_at_work_at_once_spoil_no_answer() -> None:
     """While two processes fetch and two commit, what two others search is never missing, old, half, double or wrong."""
     torture("load", "--seconds", "5", "--processes", "2")
+
+
+def test_finders_submitters_and_pollers_killed_at_random_moments_pay_for_nothing_twice() -> None:
+    """Several at work at once, killed and given again, make the index that nothing happened to, each text paid once."""
+    torture("submissions", "--store", "file", "--kills", "10", "--seed", "1")

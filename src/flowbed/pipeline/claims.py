@@ -26,6 +26,16 @@ CLAIM = 60_000_000  # µs
 WAITING = frozenset({Status.NONE, Status.FAILED})
 
 
+async def take_back(parts: Parts) -> None:
+    """Give back what dead workers have claimed; chunks that a live submission carries are left to it."""
+    for worker in await parts.ledger.chunks.workers():
+        if worker != parts.worker and parts.dead(worker):
+            await parts.ledger.chunks.release(worker)
+    for worker in await parts.ledger.submissions.workers():
+        if worker != parts.worker and parts.dead(worker):
+            await parts.ledger.submissions.release(worker)
+
+
 @asynccontextmanager
 async def renewed(parts: Parts) -> AsyncIterator[None]:
     """Keep this worker's claims and holds from running out, and give back what is left of them at the end."""

@@ -16,7 +16,7 @@ from flowbed.lanes.budget import dollars
 from flowbed.ledger import SubmissionRow
 from flowbed.pipeline.batches import read_passages
 from flowbed.pipeline.carrying import Carrying, leave
-from flowbed.pipeline.claims import RUN_CHUNKS, WAITING, Claims, renewed
+from flowbed.pipeline.claims import RUN_CHUNKS, WAITING, Claims, renewed, take_back
 from flowbed.pipeline.failing import Tally, fail, failure, read_again
 from flowbed.telemetry import PROGRESS, SUBMISSION_RECORDED, SUBMISSION_WRITTEN, reached
 
@@ -94,6 +94,7 @@ async def find(
         enough=FEW if reuse is None else RUN_CHUNKS,
     )
     carrying = Carrying(parts)
+    await take_back(parts)
     async with renewed(parts), aclosing(_Ahead(claims)) as ahead:
         try:
             async for rows in ahead:

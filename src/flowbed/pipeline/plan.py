@@ -15,9 +15,8 @@ from flowbed.index.reuse import Reuse
 from flowbed.lanes.batch.carried import CarriedTexts
 from flowbed.pipeline.batches import read_passages
 from flowbed.pipeline.changes import Scan, changes
-from flowbed.pipeline.claims import WAITING
+from flowbed.pipeline.claims import WAITING, take_back
 from flowbed.pipeline.outlook import counts_as_billed, outlook, past
-from flowbed.pipeline.run import take_back
 from flowbed.pipeline.staging import Draft, StagedPlan, StagedSource
 from flowbed.pipeline.sync import check_space, prepare
 from flowbed.records import Lane, Plan, Planned, Problem, Space, Status, canonical

@@ -14,7 +14,7 @@ from flowbed.lanes.batch.input import read_texts
 from flowbed.lanes.outcome import Outcome, Paid
 from flowbed.ledger import SpendRow
 from flowbed.pipeline.batches import read_passages
-from flowbed.pipeline.claims import CLAIM, RUN_CHUNKS, renewed
+from flowbed.pipeline.claims import CLAIM, RUN_CHUNKS, renewed, take_back
 from flowbed.pipeline.failing import Tally, fail, failure
 from flowbed.pipeline.find import batch_api
 from flowbed.pipeline.landing import Made, Spent, commit_pending, land
@@ -56,6 +56,7 @@ async def poll(parts: Parts, submissions: Collection[str] = ()) -> Polled:
 
     """
     polled = Polled()
+    await take_back(parts)
     rows = await chosen(parts, submissions)
     # What a poll that was ended has laid down, and committed no more.
     for collection in await parts.ledger.runs.collections():

@@ -10,7 +10,7 @@ from flowbed.index.compaction import Compaction, Retention, VectorIndex, compact
 from flowbed.index.lease import held
 from flowbed.index.live import live_collection
 from flowbed.index.versions import state
-from flowbed.pipeline.claims import WAITING, Fresh
+from flowbed.pipeline.claims import WAITING, Fresh, take_back
 from flowbed.pipeline.collecting import collect, merge, submissions
 from flowbed.pipeline.embed import embed
 from flowbed.pipeline.failing import Tally
@@ -141,16 +141,6 @@ async def finish(
         skipped=tuple(skipped),
         withheld={name: each.withheld for name, each in synced.items() if each.withheld},
     )
-
-
-async def take_back(parts: Parts) -> None:
-    """Give back what dead workers have claimed; chunks that a live submission carries are left to it."""
-    for worker in await parts.ledger.chunks.workers():
-        if worker != parts.worker and parts.dead(worker):
-            await parts.ledger.chunks.release(worker)
-    for worker in await parts.ledger.submissions.workers():
-        if worker != parts.worker and parts.dead(worker):
-            await parts.ledger.submissions.release(worker)
 
 
 async def recover(parts: Parts, tally: Tally) -> None:

@@ -14,7 +14,7 @@ import stamina
 
 from flowbed.errors import NotFound, Rejected, Transient
 from flowbed.lanes.realtime import ATTEMPTS, WAIT_FIRST, WAIT_MOST, wait
-from flowbed.pipeline.claims import CLAIM, RUN_CHUNKS, renewed
+from flowbed.pipeline.claims import CLAIM, RUN_CHUNKS, renewed, take_back
 from flowbed.pipeline.failing import Tally, fail, failure
 from flowbed.pipeline.find import batch_api
 from flowbed.records import Problem
@@ -58,6 +58,7 @@ async def submit(parts: Parts, submissions: Collection[str] = ()) -> Submitted:
 
     """
     api = batch_api(parts)
+    await take_back(parts)
     rows = [row for row in await chosen(parts, submissions) if row.state in {"ready", "submitting"}]
     done = Submitted()
     submitting = _Submitting(parts, api, done, asked=bool(submissions))
