@@ -24,7 +24,7 @@ def run(folder: Path, **environment: str) -> subprocess.CompletedProcess[str]:
 
 
 def test_the_demo_indexes_searches_and_runs_again(tmp_path: Path) -> None:
-    """It begins anew where it ran before, indexes at most 1,200 chunks, finds them, and then embeds nothing."""
+    """It begins anew where it ran before, indexes at most 1,500 chunks, finds them, and then embeds nothing."""
     folder = tmp_path / "demo"
     folder.mkdir()
     (folder / "made-by-the-demo").touch()
@@ -34,7 +34,7 @@ def test_the_demo_indexes_searches_and_runs_again(tmp_path: Path) -> None:
     assert "invented for this demo" in done.stdout
     new = re.search(r"to index: ([\d,]+) new", done.stdout)
     assert new is not None
-    assert 500 <= int(new[1].replace(",", "")) <= 1_200
+    assert 500 <= int(new[1].replace(",", "")) <= 1_500
     first, second = re.findall(r"embedded ([\d,]+) texts", done.stdout)
     assert first != "0"
     assert second == "0"

@@ -139,12 +139,17 @@ def test_the_settings_of_the_documentation_can_be_used(
         for block in re.findall(r"^```toml\n(.*?)^```$", page, re.MULTILINE | re.DOTALL)
         if "[providers." in block
     ]
-    assert len(found) == 3
+    assert len(found) == 4
     for block in found:
         config = project(block)
         model = config.model if "model =" in block else f"{next(iter(config.providers))}:anything"
         target, options = provider_options(config, model)
-        assert open_embedder(target, cache=tmp_path, options=options).space.dimensions in (512, 1_024, 384)
+        assert open_embedder(target, cache=tmp_path, options=options).space.dimensions in (
+            512,
+            1_024,
+            384,
+            1_536,
+        )
 
 
 async def test_a_project_is_embedded_by_a_provider(
