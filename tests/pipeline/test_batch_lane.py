@@ -394,3 +394,23 @@ async def test_a_model_without_a_batch_api_says_so(tmp_path: Path) -> None:
         await bed.add("docs", kind="files", location=str(tmp_path))
         with pytest.raises(Misconfigured, match="Batch API"):
             await bed.run(lane="batch")
+
+
+async def test_what_the_realtime_lane_costs_is_told_by_document_and_what_is_free_is_not(
+    folder: Path, tmp_path: Path, provider: tuple[Simulator, str]
+) -> None:
+    """Each document of a paid model has its planned and billed tokens; a model that costs nothing has no spending."""
+    simulator, _ = provider
+    async with await flowbed.aopen(folder) as bed:
+        await bed.run(lane="realtime")
+        spent = await bed.spending("document", limit=2 * PAGES)
+        assert len(spent) == PAGES
+        assert all(each.planned == each.billed > 0 for each in spent)
+        assert sum(each.billed for each in spent) == simulator.account.totals().billed
+    free = tmp_path / "free"
+    free.mkdir()
+    free.joinpath("flowbed.toml").write_text('model = "seeded:8"\n', encoding="utf-8")
+    async with await flowbed.aopen(free) as bed:
+        await bed.add("docs", kind="files", location=str(folder / "docs"))
+        assert (await bed.run()).embedded == PAGES
+        assert await bed.spending("lane") == []

@@ -148,9 +148,9 @@ async def _lay_down(
         live = await parts.datasets.begin(collection, parts.embedder().space, now=parts.clock())
     delta = await write_delta(parts.store, collection, live.space, upserts, deletes, now=parts.clock())
     reached(DELTA_WRITTEN, run=delta.run)
-    if (
-        spent.tokens and spent.lane == "realtime"
-    ):  # what a submission has cost is told when its answers are there
+    # A model that costs nothing has no spending: a row for each document would be a tenth of the ledger.
+    # What a submission has cost is told when its answers are there.
+    if spent.cost_usd and spent.lane == "realtime":
         # Before the run: of one that is recorded nothing is laid down again, and what it has cost would be missing.
         await parts.ledger.spending.record(shared_out(delta.run, made, spent, at=parts.clock()))
     await parts.ledger.runs.record(
