@@ -8,7 +8,7 @@ from dataclasses import replace
 import pytest
 
 from flowbed.errors import Conflict
-from flowbed.ledger import Carried, Cursor, Swap
+from flowbed.ledger import Cursor, Swap
 from flowbed.records import Status
 from flowbed.testing.ledger import (
     chunk,
@@ -25,7 +25,7 @@ from flowbed.testing.ledger import (
     submission,
     waiting,
 )
-from flowbed.testing.ledger.rows import SPACE, take
+from flowbed.testing.ledger.rows import take
 from flowbed.testing.limited import LimitedLedger, limited_table
 from flowbed.testing.limited.table import ABSENT, Check, ConditionFailed, LimitExceeded, Put, all_of
 
@@ -138,12 +138,12 @@ async def test_two_that_take_in_one_text_both_see_it() -> None:
         one.chunks.claim("b1", worker="w", submission="x", **asked),  # type: ignore[arg-type]
         two.chunks.claim("b2", worker="v", submission="y", **asked),  # type: ignore[arg-type]
     )
-    assert await one.chunks.carried(["t"], space=SPACE, besides="x") == {"t": Carried("y", live=False)}
-    assert await two.chunks.carried(["t"], space=SPACE, besides="y") == {"t": Carried("x", live=False)}
+    assert await one.chunks.gathered(["t"], besides="x") == {"t"}
+    assert await two.chunks.gathered(["t"], besides="y") == {"t"}
     await one.submissions.create(submission())
     assert await one.chunks.hand_over("x", worker="w") == 1
     assert [row.id async for page in two.submissions.pages(live=True) for row in page] == ["x"]
-    assert await two.chunks.carried(["t"], space=SPACE, besides="y") == {"t": Carried("x", live=True)}
+    assert await two.chunks.gathered(["t"], besides="y") == set()
     assert [row.id for row in await take(two, "x")] == ["a"]
 
 
@@ -209,7 +209,7 @@ async def cut_off(after: int) -> bool:
     ledger = LimitedLedger(table, id="i")
     before = [chunk(f"{number:03d}") for number in range(120)]
     moved = await ledger.documents.swap(Swap(cursor=Cursor(source="s"), value="1", chunks=before))
-    changed = [replace(row, row_hash="r2", version=200) for row in before]
+    changed = [row._replace(row_hash="r2", version=200) for row in before]
     swapping = asyncio.create_task(
         ledger.documents.swap(Swap(cursor=moved, value="2", documents=[document()], chunks=changed))
     )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -58,12 +59,15 @@ def make(url: str, revision: str) -> None:
         config.attributes["connection"] = connection
         command.upgrade(config, revision)
         there = sa.MetaData()
-        there.reflect(connection, only=["facts", "cursors", "documents", "chunks", "runs"])
+        with warnings.catch_warnings():
+            # Of an index on an expression, which one revision has, nothing needs to be known here.
+            warnings.simplefilter("ignore", sa.exc.SAWarning)
+            there.reflect(connection, only=["facts", "cursors", "documents", "chunks", "runs"])
 
         def insert(table: str, *rows: object) -> None:
             columns = there.tables[table].c.keys()
             for row in rows:
-                held = {name: value for name, value in vars(row).items() if name in columns}
+                held = {name: value for name, value in fields_of(row).items() if name in columns}
                 connection.execute(sa.insert(there.tables[table]).values(held))
 
         connection.execute(sa.insert(there.tables["facts"]).values(name="id", value="old"))
@@ -74,12 +78,16 @@ def make(url: str, revision: str) -> None:
     engine.dispose()
 
 
+def fields_of(row: object) -> dict[str, object]:
+    return row._asdict() if isinstance(row, ChunkRow) else vars(row)
+
+
 def opened(url: str) -> sa.Engine:
     engine = (Postgres(url) if "://" in url else Sqlite(url)).open_engine()
     return engine.execution_options(**{WRITING: True})
 
 
-@pytest.mark.parametrize("revision", ["0001", "0002", "0003"])
+@pytest.mark.parametrize("revision", ["0001", "0002", "0003", "0004"])
 async def test_an_older_ledger_keeps_its_rows_and_works(url: str, revision: str) -> None:
     """A ledger of each older revision opens with its id and its rows, and does what a new one does."""
     make(url, revision)
@@ -90,7 +98,7 @@ async def test_an_older_ledger_keeps_its_rows_and_works(url: str, revision: str)
         assert await flat(ledger.documents.pages("s")) == [document()]
         assert by_id(await ledger.chunks.of("s", ["d"])) == by_id(ROWS)
         assert sorted(await ledger.runs.recent(limit=9), key=lambda row: row.id) == RUNS
-        assert await ledger.chunks.carried(["t"], space="{}", besides="") == {}
+        assert await ledger.chunks.gathered(["t"], besides="") == set()
         assert await waiting(ledger, now=51) == ["b"]
         won = await claim(ledger, worker="v", now=51, submission="x")
         assert {row.id for row in won} == {"claimed", "failed", "waits"}
@@ -116,12 +124,12 @@ async def test_an_older_ledger_ends_as_a_new_one_begins(
     if kind == "postgres":
         server: PostgresServer = request.getfixturevalue("postgres")
         urls = [server.database(), server.database()]
-    make(urls[0], "0003")
+    make(urls[0], "0004")
     for url in urls:
         await (await open_ledger(url, folder=Path(), new_id="i")).close()
     old, new = map(described, urls)
     assert old == new
-    assert any("chunks_carried" in line for line in new)
+    assert any("chunks_submitted" in line for line in new)
 
 
 def described(url: str) -> list[str]:

@@ -12,10 +12,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from flowbed.errors import Conflict
-from flowbed.ledger import Carried, ChunkRow, Cursor, DocumentRow, Swap, open_ledger
+from flowbed.ledger import ChunkRow, Cursor, DocumentRow, Swap, open_ledger
 from flowbed.records import Status
 from flowbed.testing.ledger import chunk, document, flat, run, submission
-from flowbed.testing.ledger.rows import SPACE, settle
+from flowbed.testing.ledger.rows import settle
 from flowbed.testing.limited import LimitedLedger, limited_table
 
 if TYPE_CHECKING:
@@ -76,7 +76,7 @@ class Both:
         if old is None or row.version > old.version:
             return row
         same = (old.version, old.row_hash, old.deleted) == (row.version, row.row_hash, row.deleted)
-        return row if same else replace(row, version=old.version + 1)
+        return row if same else row._replace(version=old.version + 1)
 
     async def claim(self, worker: str, into: str) -> None:
         await self.ledger.chunks.claim(
@@ -148,7 +148,7 @@ class Both:
         await self.ledger.runs.refuse(into, reason="why")
         refused = {"status": Status.FAILED, "worker": "", "failure": "rejected", "error": "why"}
         for row in self.change({"status": Status.PENDING, "run": into}, **refused):
-            self.chunks[row.id] = replace(row, attempts=row.attempts + 1)
+            self.chunks[row.id] = row._replace(attempts=row.attempts + 1)
         if self.runs.get(into) == "pending":
             self.runs[into] = "refused"
 
@@ -156,13 +156,13 @@ class Both:
         again = {"status": Status.NONE, "run": "", "submission": "", "failure": "", "error": ""}
         failed = self.change({"status": Status.FAILED}, **again)
         for row in failed:
-            self.chunks[row.id] = replace(row, version=max(row.version + 1, now))
+            self.chunks[row.id] = row._replace(version=max(row.version + 1, now))
         assert await self.ledger.chunks.retry([], now=now) == len(failed)
 
     def change(self, when: dict[str, Any], **to: Any) -> list[ChunkRow]:
         """Change the chunks whose fields are as in `when`, and return them."""
-        rows = [row for row in self.chunks.values() if when.items() <= vars(row).items()]
-        changed = [replace(row, **to) for row in rows]
+        rows = [row for row in self.chunks.values() if when.items() <= row._asdict().items()]
+        changed = [row._replace(**to) for row in rows]
         self.chunks.update({row.id: row for row in changed})
         return changed
 
@@ -173,15 +173,13 @@ class Both:
         assert {row.id: row.state for row in await self.ledger.runs.recent(limit=9)} == self.runs
         live = [row.id async for page in self.ledger.submissions.pages(live=True) for row in page]
         assert live == sorted(filter(self.live, self.submissions))
-        carrying = {
-            row.submission: self.live(row.submission)
+        making = {
+            row.submission
             for row in self.chunks.values()
-            if row.status is Status.PENDING and not row.run and self.submissions.get(row.submission, True)
+            if row.status is Status.PENDING and not row.run and row.submission not in self.submissions
         }
-        carrying = {name: live for name, live in carrying.items() if name not in {"", "y"}}
-        found = await self.ledger.chunks.carried(["t"], space=SPACE, besides="y")
-        assert [Carried(*each) in found.values() for each in carrying.items()].count(True) == len(found)
-        assert bool(found) == bool(carrying)
+        found = await self.ledger.chunks.gathered(["t"], besides="y")
+        assert found == ({"t"} if making - {"", "y"} else set())
         pending = {id_ for id_, state in self.runs.items() if state == "pending"}
         assert {row.id for row in await self.ledger.runs.pending("c", limit=9)} == pending
 

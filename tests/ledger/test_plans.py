@@ -12,7 +12,7 @@ from flowbed.ledger import open_ledger
 from flowbed.ledger.database import WRITING
 from flowbed.records import Status
 from flowbed.testing.ledger import chunk, claim, flat, put, submission, waiting
-from flowbed.testing.ledger.rows import SPACE, take
+from flowbed.testing.ledger.rows import take
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Iterator
@@ -37,6 +37,8 @@ async def ledger(url: str, tmp_path: Path) -> AsyncIterator[Ledger]:
     await put(opened, [*carried, chunk("held", batch="held")])
     await claim(opened, "carried", worker="finder", submission="x", limit=CARRIED)
     await claim(opened, "held")
+    await put(opened, [chunk("taken", batch="taken", text_hash="taken")])
+    await claim(opened, "taken", worker="other", submission="making")
     await opened.submissions.create(submission())
     await opened.chunks.hand_over("x", worker="finder")
     with engine(opened).execution_options(**{WRITING: True}).begin() as connection:
@@ -47,15 +49,14 @@ async def ledger(url: str, tmp_path: Path) -> AsyncIterator[Ledger]:
 
 async def test_carried_chunks_are_found_by_their_indexes(ledger: Ledger) -> None:
     """Whatever is asked or done about submissions and claims reads no chunk that is done with."""
-    hashes = [f"{n * 999_983:064x}"[::-1] for n in range(0, CARRIED, 3)]
     with explained(ledger) as plans:
-        assert len(await ledger.chunks.carried(hashes, space=SPACE, besides="y")) == len(hashes)
+        assert await ledger.chunks.gathered(["taken", "held"], besides="y") == {"taken"}
         assert len(await take(ledger, "x", limit=10)) == 10
         assert len(await flat(ledger.chunks.submitted("x"))) == CARRIED
         assert await ledger.chunks.hand_over("x", worker="p") == 10
         assert await waiting(ledger) == []
         assert await claim(ledger, "carried") == []
-        assert await ledger.chunks.workers() == {"w"}
+        assert await ledger.chunks.workers() == {"w", "other"}
         await ledger.chunks.renew("w", until=99)
         assert await ledger.chunks.release("w") == 1
         assert await ledger.chunks.let_go("x") == CARRIED
@@ -68,19 +69,20 @@ async def test_carried_chunks_are_found_by_their_indexes(ledger: Ledger) -> None
 async def test_partial_indexes_are_known_by_their_conditions(ledger: Ledger) -> None:
     """SQLite, which takes a partial index only for a condition in its own words, takes those of submissions."""
     with explained(ledger) as plans:
-        await ledger.chunks.carried(["t"], space=SPACE, besides="y")
+        await ledger.chunks.gathered(["t"], besides="y")
         await take(ledger, "x")
         await ledger.chunks.let_go("x")
-    carried, taken, let_go = plans.values()
-    assert "chunks_carried" in carried
-    assert "candidates USING INDEX chunks_submitted (submission=?)" in taken
+    making, gathered, taken, _, let_go = plans.values()
+    assert "chunks_submitted (submission>?)" in making
+    assert "chunks_submitted (submission=?)" in gathered
+    assert "chunks_submitted (submission=?)" in taken
     assert "chunks_submitted (submission=?)" in let_go
 
 
 def through_all(plan: str) -> bool:
     """Tell whether a plan reads the table of chunks from end to end, or an index of all of them."""
     tables = ("chunks", "candidates", "inside", "kept", "first", "further")
-    partial = ("chunks_unfinished", "chunks_claimed", "chunks_submitted", "chunks_carried")
+    partial = ("chunks_unfinished", "chunks_claimed", "chunks_submitted")
     return any(
         "Seq Scan on chunks" in line
         or (any(f"SCAN {each}" in line for each in tables) and not any(each in line for each in partial))

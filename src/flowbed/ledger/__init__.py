@@ -11,7 +11,6 @@ from typing import TYPE_CHECKING, Literal, Protocol
 from flowbed.errors import Misconfigured
 from flowbed.ledger.rows import (
     BatchRow,
-    Carried,
     ChunkMark,
     ChunkRow,
     Cursor,
@@ -39,7 +38,6 @@ if TYPE_CHECKING:
 __all__ = [
     "BatchRow",
     "Batches",
-    "Carried",
     "ChunkMark",
     "ChunkRow",
     "Chunks",
@@ -173,10 +171,10 @@ class Chunks(Protocol):
         """Make chunks that `worker` still holds, at the same version, wait again: NONE, in no submission."""
         ...
 
-    async def carried(self, hashes: Collection[str], *, space: str, besides: str) -> Mapping[str, Carried]:
-        """Tell which of the texts (by text_hash) a submission carries already, other than `besides`.
+    async def gathered(self, hashes: Collection[str], *, besides: str) -> set[str]:
+        """Tell which of the texts (by text_hash) a submission in the making has taken in, other than `besides`.
 
-        What counts is PENDING in no run, and its submission live and of that space (JSON), or not recorded (yet).
+        What counts is PENDING in no run, and its submission not recorded (yet).
         """
         ...
 

@@ -3,24 +3,22 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from operator import attrgetter
 from typing import TYPE_CHECKING
 
 import sqlalchemy as sa
 
-from flowbed.ledger import Carried, ChunkMark, ChunkRow
-from flowbed.ledger.database import PAGE, Database, listed, records
+from flowbed.ledger import ChunkMark, ChunkRow
+from flowbed.ledger.database import PAGE, Database, listed
 from flowbed.ledger.schema import (
-    PREFIX,
     SUCCESS,
     chunks,
     claimed,
-    submissions,
     submitted,
-    text_prefix,
     unfinished,
 )
 from flowbed.ledger.text import shown, unfit
-from flowbed.ledger.workable import in_a_submission, later, live, workable, workable_batches
+from flowbed.ledger.workable import in_the_making, later, live, workable, workable_batches
 from flowbed.records import Status
 
 if TYPE_CHECKING:
@@ -133,35 +131,28 @@ class SqlChunks:
         submission: str = "",
     ) -> list[ChunkRow]:
         """Make up to `limit` chunks of a batch PENDING for `worker`, in one statement."""
-        candidates = chunks.alias("candidates")
         chosen = (
-            sa.select(candidates.c.id, candidates.c.collection)
-            .where(candidates.c.batch == batch, workable(candidates, statuses, now=now, sources=sources))
+            sa.select(chunks)
+            .where(chunks.c.batch == batch, workable(chunks, statuses, now=now, sources=sources))
             .limit(limit)
-            .with_for_update(skip_locked=True)  # says nothing on SQLite, where writers come one by one
-            # Postgres may run a subquery several times, and would claim up to the limit each time.
-            .cte("chosen")
         )
-        statement = (
-            sa.update(chunks)
-            .where(
-                sa.tuple_(chunks.c.id, chunks.c.collection).in_(sa.select(chosen.c.id, chosen.c.collection))
-            )
-            .values(
-                status=Status.PENDING,
+        won = await self._database.change(
+            ChunkRow,
+            chunks,
+            chosen,
+            {
+                "status": Status.PENDING,
                 # A run of what failed must be another run than the one that failed, and runs are named by versions.
-                version=sa.case((chunks.c.status == Status.FAILED, later(now)), else_=chunks.c.version),
-                worker=worker,
-                until=until,
-                run="",
-                submission=submission,
-                failure="",
-                error="",
-            )
-            .returning(*chunks.c)
+                "version": sa.case((chunks.c.status == Status.FAILED, later(now)), else_=chunks.c.version),
+                "worker": worker,
+                "until": until,
+                "run": "",
+                "submission": submission,
+                "failure": "",
+                "error": "",
+            },
         )
-        won = await self._database.write(lambda connection: records(ChunkRow, connection.execute(statement)))
-        return sorted(won, key=lambda row: (row.collection, row.document, row.ordinal, row.id))
+        return sorted(won, key=attrgetter("collection", "document", "ordinal", "id"))
 
     async def bind(self, chunks_: Sequence[ChunkRow], *, worker: str, submission: str) -> None:
         """Put chunks that `worker` still holds into another submission."""
@@ -181,57 +172,37 @@ class SqlChunks:
         """Make chunks that `worker` still holds wait again."""
         await self._each(_GIVE_BACK, chunks_, worker)
 
-    async def carried(self, hashes: Collection[str], *, space: str, besides: str) -> Mapping[str, Carried]:
-        """Tell which of the texts a submission carries already."""
-        query = (
-            sa.select(chunks.c.text_hash, chunks.c.submission, submissions.c.id.is_not(None))
-            .select_from(chunks.outerjoin(submissions, submissions.c.id == chunks.c.submission))
-            .where(
-                text_prefix(chunks.c.text_hash).in_(listed({each[:PREFIX] for each in hashes})),
-                chunks.c.text_hash.in_(listed(hashes)),
-                submitted,
-                chunks.c.submission != besides,
-                sa.or_(
-                    submissions.c.id.is_(None),
-                    sa.and_(submissions.c.ended == 0, submissions.c.space == space),
-                ),
+    async def gathered(self, hashes: Collection[str], *, besides: str) -> set[str]:
+        """Tell which of the texts a submission in the making has taken in."""
+        making = in_the_making()
+
+        def work(connection: sa.Connection) -> set[str]:
+            others = set(connection.execute(making).scalars().all()) - {besides}
+            if not others:
+                return set()
+            query = sa.select(chunks.c.text_hash).where(
+                chunks.c.submission.in_(listed(others)), submitted, chunks.c.text_hash.in_(listed(hashes))
             )
-            .distinct()
-        )
-        rows = await self._database.read(lambda connection: connection.execute(query).all())
-        found: dict[str, Carried] = {}
-        for text_hash, submission, recorded in rows:
-            if text_hash not in found or recorded:  # one that is recorded is sure to be answered
-                found[text_hash] = Carried(submission, bool(recorded))
-        return found
+            return set(connection.execute(query).scalars().all())
+
+        return await self._database.read(work)
 
     async def take(self, submission: str, *, worker: str, now: int, until: int, limit: int) -> list[ChunkRow]:
         """Hold up to `limit` chunks of a live submission that nobody holds."""
-        candidates = chunks.alias("candidates")
         order = ("batch", "collection", "document", "ordinal", "id")
         chosen = (
-            sa.select(candidates.c.id, candidates.c.collection)
+            sa.select(chunks)
             .where(
-                candidates.c.submission == submission,
-                in_a_submission(candidates),
-                sa.or_(candidates.c.worker == "", candidates.c.until < now),
+                chunks.c.submission == submission,
+                submitted,
+                sa.or_(chunks.c.worker == "", chunks.c.until < now),
                 live(submission),
             )
-            .order_by(*(candidates.c[name] for name in order))
+            .order_by(*(chunks.c[name] for name in order))
             .limit(limit)
-            .with_for_update(skip_locked=True)
-            .cte("chosen")
         )
-        statement = (
-            sa.update(chunks)
-            .where(
-                sa.tuple_(chunks.c.id, chunks.c.collection).in_(sa.select(chosen.c.id, chosen.c.collection))
-            )
-            .values(worker=worker, until=until)
-            .returning(*chunks.c)
-        )
-        held = await self._database.write(lambda connection: records(ChunkRow, connection.execute(statement)))
-        return sorted(held, key=lambda row: tuple(getattr(row, name) for name in order))
+        held = await self._database.change(ChunkRow, chunks, chosen, {"worker": worker, "until": until})
+        return sorted(held, key=attrgetter(*order))
 
     async def submitted(self, submission: str) -> AsyncIterator[list[ChunkRow]]:
         """Read the chunks of a submission that are PENDING and in no run."""

@@ -6,7 +6,7 @@ import asyncio
 import time
 from concurrent.futures import ThreadPoolExecutor
 from enum import IntEnum
-from typing import TYPE_CHECKING, Any, Protocol, TypeVar
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, TypeVar
 
 import orjson
 import sqlalchemy as sa
@@ -29,6 +29,7 @@ PAGE = 1_000  # rows in a page of a listing: a megabyte at most
 WRITING = "flowbed_writing"  # the execution option of a connection whose transaction will write
 
 Value = TypeVar("Value")
+Row = TypeVar("Row", bound=NamedTuple)
 
 
 class Lock(IntEnum):
@@ -68,6 +69,21 @@ class Dialect(Protocol):
         """Execute a statement for each row of parameters, which name all but its constants; count the rows changed.
 
         No two rows may be about the same row of the table.
+        """
+        ...
+
+    def change(
+        self,
+        connection: sa.Connection,
+        kind: type[Row],
+        table: sa.Table,
+        chosen: sa.Select[Any],
+        values: Mapping[str, Any],
+    ) -> list[Row]:
+        """Give the rows of `table` that `chosen` selects new values, and return each, as it then is.
+
+        `values` are constants or expressions of the table; `kind` is a named tuple of all its columns. A row that
+        another transaction holds is passed over.
         """
         ...
 
@@ -161,6 +177,17 @@ class Database:
         """Execute a statement for each row of parameters, no two about the same row; count the rows changed."""
         return self._dialect.execute_many(connection, statement, rows) if rows else 0
 
+    async def change(
+        self, kind: type[Row], table: sa.Table, chosen: sa.Select[Any], values: Mapping[str, Any]
+    ) -> list[Row]:
+        """Give the rows of `table` that `chosen` selects new values at once; return each, a `kind`, as it then is.
+
+        `values` are constants or expressions of the table. A row that another transaction holds is passed over.
+        """
+        return await self.write(
+            lambda connection: self._dialect.change(connection, kind, table, chosen, values)
+        )
+
     def lock(self, connection: sa.Connection, what: Lock, *, shared: bool = False) -> None:
         """Wait until no other transaction holds the lock, or only such as share it; held until this one ends."""
         self._dialect.lock(connection, what, shared=shared)
@@ -235,6 +262,8 @@ def listed(values: Collection[str]) -> sa.Select[tuple[str]]:
 def records(kind: type[Value], result: sa.CursorResult[Any]) -> list[Value]:
     """Make a record of each row of a result whose columns carry the names of all its fields."""
     names = tuple(result.keys())
+    if issubclass(kind, tuple):
+        return [kind(**dict(zip(names, row, strict=True))) for row in result.all()]
     found = []
     for row in result.all():
         # A frozen dataclass sets its fields one by one, which takes twice as long as all else that a row costs.

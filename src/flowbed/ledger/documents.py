@@ -91,7 +91,7 @@ class SqlDocuments:
         """Apply one page of a fetch."""
         database, source = self._database, swap.cursor.source
         # Of rows of one key the last counts. In order of their keys, so that two swaps do not wait for each other.
-        kept = {(row.id, row.collection): vars(row) for row in swap.chunks}
+        kept = {(row.id, row.collection): row._asdict() for row in swap.chunks}
         put = [kept[key] for key in sorted(kept)]
         documents_ = list({(row.source, row.id): vars(row) for row in swap.documents}.values())
         gone = [{"source": source, "document": document} for document in dict.fromkeys(swap.removed)]

@@ -15,14 +15,14 @@ from sqlalchemy.pool import QueuePool
 from sqlalchemy.sql.visitors import replacement_traverse
 
 from flowbed.errors import Error, Misconfigured, OutOfSpace, Rejected, Transient
-from flowbed.ledger.database import WRITING
+from flowbed.ledger.database import WRITING, records
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
     from sqlalchemy.sql.elements import ClauseElement
 
-    from flowbed.ledger.database import Lock
+    from flowbed.ledger.database import Lock, Row
 
 # What libpq is told unless the address says otherwise. Without keepalives, one waits for a lost server for ever.
 _CONNECTION = {
@@ -176,6 +176,26 @@ class Postgres:
         sql, constants = _set_based(statement, names, kinds, connection.dialect)
         given = orjson.dumps(rows).decode()
         return connection.exec_driver_sql(sql, {**constants, _GIVEN: given}).rowcount
+
+    def change(
+        self,
+        connection: sa.Connection,
+        kind: type[Row],
+        table: sa.Table,
+        chosen: sa.Select[Any],
+        values: Mapping[str, Any],
+    ) -> list[Row]:
+        """Write and read in one statement, which passes over the rows that others hold."""
+        key = tuple(table.primary_key)
+        # As a subquery the server might run it several times, and take up to its limit each time.
+        taken = chosen.with_only_columns(*key).with_for_update(skip_locked=True).cte("chosen")
+        statement = (
+            sa.update(table)
+            .where(sa.tuple_(*key).in_(sa.select(*taken.c)))
+            .values(values)
+            .returning(*table.c)
+        )
+        return records(kind, connection.execute(statement))
 
     def passes(self, error: Exception) -> bool:
         """Tell whether a transaction that failed with this left no trace, and may go through at the next try."""

@@ -32,9 +32,8 @@ class DocumentRow:
     generation: int
 
 
-@dataclass(frozen=True, kw_only=True)
-class ChunkRow:
-    """One chunk.
+class ChunkRow(NamedTuple):
+    """One chunk; a tuple, since there are millions of them.
 
     `deleted` marks a chunk whose document dropped it. `worker` holds it until `until` (µs), which is 0 once it is in a
     `run`. `failure` is the class of `error`: `transient` or `rejected`.
@@ -174,13 +173,6 @@ class SubmissionRow:
     cancel: bool = False
     ended: int = 0
     error: str = ""
-
-
-class Carried(NamedTuple):
-    """Which submission carries a text, and whether that is recorded: if not, whoever is making it may yet give up."""
-
-    submission: str
-    live: bool
 
 
 @dataclass(frozen=True, kw_only=True)

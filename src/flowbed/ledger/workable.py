@@ -35,6 +35,23 @@ def _left_behind() -> sa.Exists:
     )
 
 
+def in_the_making() -> sa.Select[Any]:
+    """Select the submissions that have chunks, and are not recorded."""
+    # From each in the index to the next: as many steps as submissions, where DISTINCT would read every chunk.
+    first, further = chunks.alias("first"), chunks.alias("further")
+    lowest = sa.select(first.c.submission).where(in_a_submission(first)).order_by(first.c.submission).limit(1)
+    walk = sa.select(lowest.scalar_subquery().label("submission")).cte("gathering", recursive=True)
+    higher = (
+        sa.select(further.c.submission)
+        .where(in_a_submission(further), further.c.submission > walk.c.submission)
+        .order_by(further.c.submission)
+        .limit(1)
+    )
+    walk = walk.union_all(sa.select(higher.scalar_subquery()).where(walk.c.submission.is_not(None)))
+    recorded = sa.exists().where(submissions.c.id == walk.c.submission)
+    return sa.select(walk.c.submission).where(walk.c.submission.is_not(None), ~recorded)
+
+
 def later(now: int) -> sa.ColumnElement[int]:
     """Give the next version of a chunk: the clock's, unless that has gone back."""
     return sa.case((chunks.c.version >= now, chunks.c.version + 1), else_=now)

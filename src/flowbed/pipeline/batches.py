@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import orjson
 
@@ -19,8 +19,7 @@ if TYPE_CHECKING:
     from flowbed.storage import Store
 
 
-@dataclass(frozen=True, kw_only=True)
-class Passage:
+class Passage(NamedTuple):
     """A chunk that waits, with its texts as its batch file holds them."""
 
     row: ChunkRow
@@ -69,6 +68,9 @@ def encode_batch(row: BatchRow, writes: Sequence[Write], versions: Sequence[int]
     )
 
 
+_NO_CHUNK: Mapping[str, Any] = {"text": ""}
+
+
 async def read_passages(
     rows: Sequence[ChunkRow], *, store: Store, ledger: Ledger
 ) -> tuple[list[Passage], list[Lost]]:
@@ -86,10 +88,11 @@ async def read_passages(
             lost += [Lost(row=row, reason=str(error)) for row in some]
             continue
         for row in some:
-            each = chunks.get((row.collection, row.id), {"text": ""})
-            sent = each.get("sent", each["text"])
+            each = chunks.get((row.collection, row.id), _NO_CHUNK)
+            text = each["text"]
+            sent = each.get("sent", text)
             if text_hash(sent) == row.text_hash:
-                passages.append(Passage(row=row, text=each["text"], sent=sent, metadata=each["metadata"]))
+                passages.append(Passage(row, text, sent, each["metadata"]))
             else:
                 lost.append(Lost(row=row, reason=f"its batch file {known[batch].key} does not hold its text"))
     return passages, lost

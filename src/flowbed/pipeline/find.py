@@ -15,7 +15,7 @@ from flowbed.lanes.batch.input import Input, input_key
 from flowbed.lanes.budget import dollars
 from flowbed.ledger import SubmissionRow
 from flowbed.pipeline.batches import read_passages
-from flowbed.pipeline.carrying import Carrying, leave
+from flowbed.pipeline.carrying import Carrying
 from flowbed.pipeline.claims import RUN_CHUNKS, WAITING, Claims, renewed, take_back
 from flowbed.pipeline.failing import Tally, fail, failure, read_again
 from flowbed.telemetry import PROGRESS, SUBMISSION_RECORDED, SUBMISSION_WRITTEN, reached
@@ -93,14 +93,11 @@ async def find(
         deletions=False,
         enough=FEW if reuse is None else RUN_CHUNKS,
     )
-    carrying = Carrying(parts)
     await take_back(parts)
     async with renewed(parts), aclosing(_Ahead(claims)) as ahead:
         try:
             async for rows in ahead:
-                rest = await carrying.rest(rows)
-                finding.found.waiting += len(rows) - len(rest)
-                await finding.take(rest, ahead)
+                await finding.take(rows, ahead)
                 claims.submission = finding.submission
                 reached(PROGRESS, stage="find", done=len(rows))
                 if finding.found.stopped:
@@ -174,6 +171,7 @@ class _Finding:
         self.found = Found()
         self._parts, self._api, self._embedder = parts, api, embedder
         self._deadline, self._reuse = deadline, reuse
+        self._carrying = Carrying(parts)
         self._input = Input(parts.new_id(), api)
         self._chunks = 0
 
@@ -187,12 +185,11 @@ class _Finding:
 
     async def take(self, rows: Sequence[ChunkRow], ahead: _Ahead) -> None:
         """Take in claimed chunks, each of which goes into a submission, or back to where it was, or has failed."""
-        passages, lost = await read_passages(rows, store=self._parts.store, ledger=self._parts.ledger)
+        new = await self._not_elsewhere(rows)
+        passages, lost = await read_passages(new, store=self._parts.store, ledger=self._parts.ledger)
         if lost:
             await self._fail(lost)
-        new = await self._not_at_hand(passages)
-        new = await self._not_elsewhere(new)
-        await self._gather(new, ahead)
+        await self._gather(await self._not_at_hand(passages), ahead)
 
     async def end(self) -> None:
         """Record the submission that is being gathered, if there is anything in it."""
@@ -245,25 +242,17 @@ class _Finding:
             await self._parts.ledger.chunks.give_back(there, worker=self._parts.worker)
         return [each for each in passages if each.row.text_hash not in known]
 
-    async def _not_elsewhere(self, passages: Sequence[Passage]) -> Sequence[Passage]:
-        """Leave what another finder has taken in: to its submission, or, if that is not recorded yet, for later."""
-        parts = self._parts
-        carried = await parts.ledger.chunks.carried(
-            {each.row.text_hash for each in passages},
-            space=self._embedder.space.to_json(),
-            besides=self.submission,
-        )
-        # Of those that this finder has recorded all is known already.
-        elsewhere = {key: each for key, each in carried.items() if key not in self._input}
-        if not elsewhere:
-            return passages
-        rows = [each.row for each in passages if each.row.text_hash in elsewhere]
-        live = {key: each.submission for key, each in elsewhere.items() if each.live}
-        await leave(rows, live, parts)
-        unsure = [row for row in rows if row.text_hash not in live]
-        await parts.ledger.chunks.give_back(unsure, worker=parts.worker)
-        self.found.waiting += len(rows)
-        return [each for each in passages if each.row.text_hash not in elsewhere]
+    async def _not_elsewhere(self, rows: Sequence[ChunkRow]) -> Sequence[ChunkRow]:
+        """Leave what others have taken in: to their submissions, or, if one is not recorded yet, for later."""
+        chunks, worker = self._parts.ledger.chunks, self._parts.worker
+        hashes = {row.text_hash for row in rows}
+        # In this order: a submission that is recorded between the two is met by both, and else by neither.
+        unsure = await chunks.gathered(hashes, besides=self.submission)
+        if unsure:
+            await chunks.give_back([row for row in rows if row.text_hash in unsure], worker=worker)
+        rest = await self._carrying.rest([row for row in rows if row.text_hash not in unsure])
+        self.found.waiting += len(rows) - len(rest)
+        return rest
 
     async def _gather(self, passages: Sequence[Passage], ahead: _Ahead) -> None:
         """Take texts in, over as many submissions as it takes, until the budget says no."""

@@ -63,12 +63,12 @@ class Input:
         self.size = Size()
         self._api = api
         self._file = cast("BinaryIO", tempfile.SpooledTemporaryFile(HELD))  # noqa: SIM115 - closed by `close`
-        self._texts: dict[bytes, None] = {}
+        self._texts: dict[str, None] = {}
         self._last = ("", b"")
 
     def __contains__(self, text_hash: str) -> bool:
         """Tell whether a text is in it."""
-        return bytes.fromhex(text_hash) in self._texts
+        return text_hash in self._texts
 
     def fits(self, text_hash: str, text: str, *, tokens: int) -> bool:
         """Tell whether a text still goes into it, or belongs into another submission."""
@@ -78,7 +78,7 @@ class Input:
         """Take a text in that fits."""
         line = self._line(text_hash, text)
         self._file.write(line)
-        self._texts[bytes.fromhex(text_hash)] = None
+        self._texts[text_hash] = None
         self.size.add(length=len(line), tokens=tokens)
 
     def _line(self, text_hash: str, text: str) -> bytes:
@@ -88,7 +88,7 @@ class Input:
 
     async def lay_down(self, store: Store) -> None:
         """Write both objects; to be done before anybody is told of the submission."""
-        await store.put(texts_key(self.submission), b"".join(self._texts))
+        await store.put(texts_key(self.submission), bytes.fromhex("".join(self._texts)))
         await store.put(input_key(self.submission), self._pieces())
 
     def close(self) -> None:

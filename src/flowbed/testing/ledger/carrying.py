@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from flowbed.ledger import Carried
 from flowbed.records import Status
 from flowbed.testing.ledger.rows import (
     LATE,
-    SPACE,
     carried,
     chunk,
     claim,
@@ -37,7 +34,7 @@ class CarryingContract:
         """Before its row is there, a claim for a submission runs out like any other, and is taken by another."""
         await put(ledger, [chunk()])
         (won,) = await claim(ledger, submission="x", until=50)
-        assert won == replace(chunk(), status=Status.PENDING, worker="w", until=50, submission="x")
+        assert won == chunk()._replace(status=Status.PENDING, worker="w", until=50, submission="x")
         assert await waiting(ledger, *Status, now=50) == []
         assert await waiting(ledger, now=51) == ["b"]
         (won,) = await claim(ledger, worker="v", now=51, submission="y")
@@ -80,8 +77,8 @@ class CarryingContract:
         assert await ledger.chunks.hand_over("x", worker="w") == 2
         assert await ledger.chunks.hand_over("x", worker="w") == 0
         left = {"status": Status.PENDING, "worker": "", "until": 0, "submission": "x"}
-        assert await only(ledger, "a") == replace(rows[0], **left)  # type: ignore[arg-type]
-        assert await only(ledger, "b") == replace(rows[1], **left)  # type: ignore[arg-type]
+        assert await only(ledger, "a") == rows[0]._replace(**left)  # type: ignore[arg-type]
+        assert await only(ledger, "b") == rows[1]._replace(**left)  # type: ignore[arg-type]
         assert {row.id: row for row in await ledger.chunks.find("d") if row.id in "cde"} == before
         await settle(ledger)
         assert await ledger.chunks.workers() == {"w", "v"}
@@ -118,7 +115,7 @@ class CarryingContract:
         await end(ledger, "ended")
         await settle(ledger)
         assert await ledger.chunks.release("w") == 4
-        assert await only(ledger, "live") == replace(rows[0], status=Status.PENDING, submission="live")
+        assert await only(ledger, "live") == rows[0]._replace(status=Status.PENDING, submission="live")
         for row in rows[1:]:
             assert await only(ledger, row.id) == row
         await settle(ledger)
@@ -130,8 +127,8 @@ class CarryingContract:
         await put(ledger, [chunk("a"), chunk("b"), chunk("c"), chunk("m", batch="b2")])
         a, b, c = await claim(ledger, submission="x")
         (m,) = await claim(ledger, "b2", worker="v", submission="x")
-        await ledger.chunks.bind([a, replace(b, version=99), m], worker="w", submission="y")
-        assert await only(ledger, "a") == replace(a, submission="y")
+        await ledger.chunks.bind([a, b._replace(version=99), m], worker="w", submission="y")
+        assert await only(ledger, "a") == a._replace(submission="y")
         assert [await only(ledger, row.id) for row in (b, c, m)] == [b, c, m]
         await ledger.chunks.bind([], worker="w", submission="y")
         for name in ("x", "y"):
@@ -155,65 +152,35 @@ class CarryingContract:
         await put(ledger, rows)
         a, b = await claim(ledger, submission="x")
         (c,) = await claim(ledger, "b2", worker="v", submission="x")
-        await ledger.chunks.give_back([a, replace(b, version=99), c], worker="w")
+        await ledger.chunks.give_back([a, b._replace(version=99), c], worker="w")
         assert [await only(ledger, row.id) for row in (a, b, c)] == [rows[0], b, c]
         await ledger.chunks.give_back([], worker="w")
         assert await waiting(ledger) == ["b"]
 
-    async def test_what_submissions_carry_is_told(self, ledger: Ledger) -> None:
-        """A text is carried by a live submission of its space, or by one that is not recorded yet, other than mine."""
-        names = ("live", "unrecorded", "ended", "elsewhere", "mine", "now")
+    async def test_what_submissions_in_the_making_have_taken_in_is_told(self, ledger: Ledger) -> None:
+        """A text is taken in by a submission that has claimed its chunk, and is not recorded, other than mine."""
+        names = ("unrecorded", "live", "ended", "mine", "now")
         await put(ledger, [chunk(name, text_hash=f"text {name}", batch=name) for name in names])
         for name in names[:-1]:
             await claim(ledger, name, submission=name)
         await claim(ledger, "now")
         await ledger.submissions.create(submission("live"))
         await ledger.submissions.create(submission("ended"))
-        await ledger.submissions.create(submission("elsewhere", space=OTHER_SPACE))
-        await ledger.chunks.hand_over("live", worker="w")
         await end(ledger, "ended")
         asked = [f"text {name}" for name in (*names, "unknown")]
-        found = await ledger.chunks.carried(asked, space=SPACE, besides="mine")
-        assert found == {
-            "text live": Carried("live", live=True),
-            "text unrecorded": Carried("unrecorded", live=False),
-        }
-        assert await ledger.chunks.carried([], space=SPACE, besides="mine") == {}
-        other = await ledger.chunks.carried(set(asked), space=OTHER_SPACE, besides="unrecorded")
-        assert other == {
-            "text elsewhere": Carried("elsewhere", live=True),
-            "text mine": Carried("mine", live=False),
-        }
+        assert await ledger.chunks.gathered(asked, besides="mine") == {"text unrecorded"}
+        assert await ledger.chunks.gathered(set(asked), besides="unrecorded") == {"text mine"}
+        assert await ledger.chunks.gathered(asked[1:], besides="mine") == set()
+        assert await ledger.chunks.gathered([], besides="mine") == set()
 
-    async def test_a_live_submission_is_told_first(self, ledger: Ledger) -> None:
-        """Of several submissions that carry a text one that is recorded is told, whatever the others are called."""
-        for number, name in enumerate("abcde"):
-            await put(ledger, [chunk(f"{number}", batch=name)])
-            await claim(ledger, name, submission=name)
-        await ledger.submissions.create(submission("c"))
-        assert await ledger.chunks.carried(["t"], space=SPACE, besides="e") == {"t": Carried("c", live=True)}
-        found = await ledger.chunks.carried(["t"], space=SPACE, besides="c")
-        assert not found["t"].live
-
-    async def test_texts_with_one_beginning_are_told_apart(self, ledger: Ledger) -> None:
-        """Texts whose hashes begin alike are told apart by the rest."""
-        one, two = "0123456789abcdef" * 4, "0123456789abcdef" * 3 + "f" * 16
-        await carried(ledger, chunk(text_hash=one), submission=submission())
-        assert await ledger.chunks.carried([one, two], space=SPACE, besides="") == {
-            one: Carried("x", live=True)
-        }
-        assert await ledger.chunks.carried([two], space=SPACE, besides="") == {}
-
-    async def test_what_is_done_is_carried_no_more(self, ledger: Ledger) -> None:
-        """A text is carried until its chunk is in a run, has failed, or waits again."""
-        rows = [chunk(name, text_hash=name) for name in "abcd"]
-        await carried(ledger, *rows, submission=submission())
-        held = await take(ledger, "x", worker="p")
+    async def test_what_is_done_is_taken_in_no_more(self, ledger: Ledger) -> None:
+        """A text is taken in until its chunk is in a run, has failed, or waits again."""
+        await put(ledger, [chunk(name, text_hash=name) for name in "abcd"])
+        held = await claim(ledger, worker="p", submission="x")
         await ledger.runs.record(run(), [("a", 100)], worker="p")
         await ledger.chunks.fail([failure(id="b")], worker="p")
         await ledger.chunks.give_back([row for row in held if row.id == "c"], worker="p")
-        found = await ledger.chunks.carried("abcd", space=SPACE, besides="")
-        assert found == {"d": Carried("x", live=True)}
+        assert await ledger.chunks.gathered("abcd", besides="") == {"d"}
         assert (await only(ledger, "a")).submission == "x"
         assert (await only(ledger, "b")).submission == ""
 
@@ -223,4 +190,4 @@ class CarryingContract:
         await put(ledger, rows)
         await claim(ledger, submission="x", limit=2_000)
         asked = {row.text_hash for row in rows}
-        assert len(await ledger.chunks.carried(asked, space=SPACE, besides="")) == 2_000
+        assert len(await ledger.chunks.gathered(asked, besides="")) == 2_000

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from flowbed.ledger import ChunkMark
@@ -74,8 +73,8 @@ class ChunksContract:
         await put(ledger, rows)
         assert await ledger.chunks.requeue("c", ["a", "b", "c", "d", "nothing"], now=200) == 3
         found = {each.id: each for page in [await ledger.chunks.of("s", ["d"])] for each in page}
-        assert found["b"] == replace(rows[1], status=Status.NONE, run="", version=200)
-        assert found["d"] == replace(rows[3], status=Status.NONE, version=501)
+        assert found["b"] == rows[1]._replace(status=Status.NONE, run="", version=200)
+        assert found["d"] == rows[3]._replace(status=Status.NONE, version=501)
         assert (found["c"], found["e"]) == (rows[2], rows[4])
         assert {row.collection: row.status for row in await ledger.chunks.find("a")} == {
             "c": Status.NONE,

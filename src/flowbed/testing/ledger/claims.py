@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from flowbed.records import Status
@@ -131,7 +130,7 @@ class ClaimsContract:
         assert await ledger.chunks.workers() == {"v", "w"}
         await settle(ledger)
         assert await ledger.chunks.release("w") == 1
-        assert await only(ledger, mine.id) == replace(mine, status=Status.NONE, worker="", until=0)
+        assert await only(ledger, mine.id) == mine._replace(status=Status.NONE, worker="", until=0)
         assert (await only(ledger, recorded.id)).run == "r1"
         await settle(ledger)
         assert await ledger.chunks.workers() == {"v"}
@@ -168,8 +167,8 @@ class ClaimsContract:
         ]
         await put(ledger, [*rows, chunk("fine", status=Status.SUCCESS)])
         assert await ledger.chunks.retry(["i0", "fine", "unknown"], now=500) == 1
-        assert await only(ledger, "i0") == replace(
-            rows[0], status=Status.NONE, version=500, failure="", error=""
+        assert await only(ledger, "i0") == rows[0]._replace(
+            status=Status.NONE, version=500, failure="", error=""
         )
         assert (await only(ledger, "i1")).status == Status.FAILED
         await settle(ledger)

@@ -123,7 +123,7 @@ class DocumentsContract:
         assert await flat(ledger.documents.pages("s")) == documents
         found = await ledger.chunks.of("s", [row.id for row in documents])
         assert {row.id: row for row in found} == {row.id: row for row in chunks}
-        changed = [replace(row, row_hash="r2", version=200) for row in chunks]
+        changed = [row._replace(row_hash="r2", version=200) for row in chunks]
         removed = [row.id for row in documents]
         await raises_conflict(
             ledger, Swap(cursor=Cursor(source="s"), value="v2", removed=removed, chunks=changed)

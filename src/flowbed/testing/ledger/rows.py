@@ -47,7 +47,7 @@ def chunk(id: str = "s#d#00000", **changes: Any) -> ChunkRow:  # noqa: A002, ANN
         collection="c", id=id, source="s", document="d", ordinal=0, tokens=7, text_hash="t", row_hash="r",
         version=100, batch="b",
     )  # fmt: skip
-    return replace(row, **changes)
+    return row._replace(**changes)
 
 
 def batch(id: str, **changes: Any) -> BatchRow:  # noqa: A002, ANN401 - the record's own fields

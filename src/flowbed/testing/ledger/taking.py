@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 import asyncio
-from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from flowbed.records import Status
 from flowbed.testing.ledger.rows import (
     LATE,
-    SPACE,
     carried,
     chunk,
     claim,
@@ -53,7 +51,7 @@ class TakingContract:
         await ledger.chunks.hand_over("x", worker="finder")
         first = await take(ledger, "x", limit=4)
         taken = {"status": Status.PENDING, "worker": "p", "until": LATE, "submission": "x"}
-        assert first == [replace(row, **taken) for row in rows[:4]]  # type: ignore[arg-type]
+        assert first == [row._replace(**taken) for row in rows[:4]]  # type: ignore[arg-type]
         assert [row.id for row in await take(ledger, "x", limit=4)] == ["i4", "i5"]
         assert await take(ledger, "x") == []
 
@@ -76,7 +74,7 @@ class TakingContract:
         assert await take(ledger, "x", worker="q", now=70) == []
         assert await ledger.chunks.hand_over("x", worker="w") == 0
         again = await take(ledger, "x", worker="q", now=71)
-        assert again == [replace(row, worker="q", until=LATE) for row in first]
+        assert again == [row._replace(worker="q", until=LATE) for row in first]
         await ledger.runs.record(run(), [("a", 100)], worker="p")
         assert (await only(ledger, "a")).run == ""
 
@@ -140,7 +138,6 @@ class TakingContract:
         await ledger.chunks.give_back([old], worker="p")
         assert await only(ledger, "a") == later
         assert [row.id for row in await flat(ledger.chunks.submitted("x"))] == ["b"]
-        assert set(await ledger.chunks.carried(["t", "t2"], space=SPACE, besides="")) == {"t"}
         assert await ledger.chunks.let_go("x") == 1
         assert await waiting(ledger) == ["b", "b2"]
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from flowbed.ledger import BatchRow, Carried, ChunkMark, ChunkRow
+from flowbed.ledger import BatchRow, ChunkMark, ChunkRow
 from flowbed.ledger.text import shown, unfit
 from flowbed.records import Status
 from flowbed.testing.limited.rows import (
@@ -169,8 +169,8 @@ class LimitedChunks:
         """Make chunks that `worker` still holds wait again."""
         await self._each(chunks, worker, _GIVEN_BACK)
 
-    async def carried(self, hashes: Collection[str], *, space: str, besides: str) -> Mapping[str, Carried]:
-        """Tell which of the texts a submission carries already."""
+    async def gathered(self, hashes: Collection[str], *, besides: str) -> set[str]:
+        """Tell which of the texts a submission in the making has taken in."""
         await self._documents.apply()
         carrying_: list[Item] = []
         for text_hash in sorted(set(hashes)):
@@ -183,16 +183,8 @@ class LimitedChunks:
                 and in_no_run(item)
                 and item["submission"] not in {"", besides}
             ]
-        known = {
-            row.id: row for row in await self._submissions.read([item["submission"] for item in carrying_])
-        }
-        found: dict[str, Carried] = {}
-        for item in carrying_:
-            row = known.get(item["submission"])
-            sure = row is not None and not row.ended and row.space == space
-            if sure or (row is None and item["text_hash"] not in found):
-                found[item["text_hash"]] = Carried(item["submission"], sure)
-        return found
+        known = {row.id for row in await self._submissions.read([item["submission"] for item in carrying_])}
+        return {item["text_hash"] for item in carrying_ if item["submission"] not in known}
 
     async def take(self, submission: str, *, worker: str, now: int, until: int, limit: int) -> list[ChunkRow]:
         """Hold up to `limit` chunks of a live submission that nobody holds, one by one."""

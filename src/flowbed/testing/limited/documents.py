@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from dataclasses import replace
 from itertools import count
 from typing import TYPE_CHECKING, Any
 
@@ -108,7 +107,7 @@ class LimitedDocuments:
     async def _stage(self, log: str, swap: Swap) -> None:
         rows: list[Any] = [["removed", document] for document in swap.removed]
         rows += [["document", vars(row)] for row in swap.documents]
-        rows += [["chunk", vars(row)] for row in swap.chunks]
+        rows += [["chunk", row._asdict()] for row in swap.chunks]
         piece: list[str] = []
         size = 0
         number = count()
@@ -216,7 +215,7 @@ def _put(key: Key, row: ChunkRow | DocumentRow | None, there: Item | None, log: 
     elif there["swap"] == log:
         return []
     else:
-        grown = replace(row, version=_grown(row, there))
+        grown = row._replace(version=_grown(row, there))
     done: list[Operation] = [Put(key, item_of(grown, swap=log), expected=there["stamp"] if there else ABSENT)]
     if there is None or (there["source"], there["document"]) != (row.source, row.document):
         member = {"record": "member", "collection": row.collection, "id": row.id}

@@ -6,13 +6,13 @@ import hashlib
 from dataclasses import fields
 from typing import TYPE_CHECKING, Any, TypeVar
 
+from flowbed.ledger import ChunkRow
 from flowbed.records import Status
 from flowbed.testing.limited.table import Put
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection
 
-    from flowbed.ledger import ChunkRow
     from flowbed.testing.limited.table import Item, Key
 
 Row = TypeVar("Row")
@@ -54,12 +54,14 @@ def in_no_run(item: Item) -> bool:
 
 def item_of(row: object, **more: Any) -> Item:  # noqa: ANN401 - any scalar
     """Make an item of a record."""
-    return {"record": type(row).__name__, "mark": "", **vars(row), **more}
+    said = row._asdict() if isinstance(row, ChunkRow) else vars(row)
+    return {"record": type(row).__name__, "mark": "", **said, **more}
 
 
 def row_of(kind: Callable[..., Row], item: Item) -> Row:
     """Make the record of an item again."""
-    return kind(**{each.name: item[each.name] for each in fields(kind)})  # type: ignore[arg-type]
+    names = ChunkRow._fields if kind is ChunkRow else [each.name for each in fields(kind)]  # type: ignore[arg-type]
+    return kind(**{name: item[name] for name in names})
 
 
 INDEXES: dict[str, Callable[[Item], tuple[str, str] | None]] = {}
