@@ -9,6 +9,7 @@ from typing import Any
 
 import flowbed
 from benchmarks.sides.serve import serve
+from flowbed.cli.process import set_up
 
 # Finding asks the provider for nothing: nobody answers there.
 SETTINGS = """\
@@ -38,6 +39,7 @@ async def _fetch(folder: str) -> dict[str, Any]:
 
 def find(folder: str) -> dict[str, Any]:
     """Find, claim and count all that waits, cut it into submissions, and write them."""
+    set_up()  # as the command does
     return asyncio.run(_find(folder))
 
 

@@ -15,9 +15,9 @@ import psutil
 import flowbed
 from benchmarks.sides.rows import RowFiles, row_of
 from benchmarks.sides.serve import serve
+from flowbed.cli.process import set_up
 from flowbed.index.commit import commit
 from flowbed.index.deltas import Upsert, write_delta
-from flowbed.index.heaps import share_heaps
 from flowbed.ledger import ChunkRow, DocumentRow, RunRow, Swap
 from flowbed.records import Status, text_hash
 
@@ -264,7 +264,7 @@ def sizes(folder: Path) -> dict[str, tuple[int, int]]:
 
 
 if __name__ == "__main__":
-    share_heaps()  # as the command does
+    set_up()  # as the command does
     opened = Opened()
     serve(
         {

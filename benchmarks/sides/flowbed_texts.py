@@ -13,8 +13,8 @@ from typing import TYPE_CHECKING, Any
 
 import flowbed
 from benchmarks.sides.serve import serve
+from flowbed.cli.process import set_up
 from flowbed.index import compaction
-from flowbed.index.heaps import share_heaps
 from flowbed.telemetry import PROGRESS, RUN_COMMITTED, STAGE, listen
 
 if TYPE_CHECKING:
@@ -139,5 +139,5 @@ def _time_compactions(taken: list[tuple[float, float]]) -> None:
 
 
 if __name__ == "__main__":
-    share_heaps()  # as the command does
+    set_up()  # as the command does
     serve({"receipts": receipts, "records": records})

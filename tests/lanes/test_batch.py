@@ -111,10 +111,11 @@ async def test_an_input_holds_each_text_once_and_tells_where_it_is_full(tmp_path
     store = open_store("memory://", folder=tmp_path)
     made = Input("s1", Written())
     for text in ("one", "two", "three"):
-        assert made.fits(text_hash(text), text, tokens=1)
-        made.add(text_hash(text), text, tokens=1)
+        line = Written().line(text_hash(text), text)
+        assert made.fits(line, tokens=1)
+        made.add(text_hash(text), line, tokens=1)
         assert text_hash(text) in made
-    assert not made.fits(text_hash("four"), "four", tokens=1)
+    assert not made.fits(b"four", tokens=1)
     assert text_hash("four") not in made
     await made.lay_down(store)
     made.close()
@@ -137,7 +138,7 @@ async def test_live_submissions_of_the_space_carry_their_texts_until_they_end(tm
             name, Written(JobTerms(texts=99, bytes=10**6, tokens=None, seconds=1, price=0, account="a"))
         )
         for text in texts:
-            made.add(text_hash(text), text, tokens=1)
+            made.add(text_hash(text), b"a line", tokens=1)
         await made.lay_down(store)
         made.close()
         await ledger.submissions.create(

@@ -14,6 +14,7 @@ from flowbed.ledger.schema import (
     SUCCESS,
     chunks,
     claimed,
+    held,
     submitted,
     unfinished,
 )
@@ -163,7 +164,7 @@ class SqlChunks:
         statement = sa.update(chunks).where(
             chunks.c.worker == worker,
             chunks.c.submission == submission,
-            claimed,
+            held,
             live(submission),
         )
         return await self._change(statement.values(worker="", until=0))
@@ -201,8 +202,8 @@ class SqlChunks:
             .order_by(*(chunks.c[name] for name in order))
             .limit(limit)
         )
-        held = await self._database.change(ChunkRow, chunks, chosen, {"worker": worker, "until": until})
-        return sorted(held, key=attrgetter(*order))
+        taken = await self._database.change(ChunkRow, chunks, chosen, {"worker": worker, "until": until})
+        return sorted(taken, key=attrgetter(*order))
 
     async def submitted(self, submission: str) -> AsyncIterator[list[ChunkRow]]:
         """Read the chunks of a submission that are PENDING and in no run."""
@@ -227,23 +228,22 @@ class SqlChunks:
 
     async def renew(self, worker: str, *, until: int) -> None:
         """Put off the end of every claim that `worker` holds."""
-        await self._change(sa.update(chunks).where(chunks.c.worker == worker, claimed).values(until=until))
+        await self._change(sa.update(chunks).where(chunks.c.worker == worker, held).values(until=until))
 
     async def workers(self) -> set[str]:
         """Name every worker that holds a claim on a chunk in no run."""
-        # Not `!=`, which would go through the whole index: what submissions keep is held by nobody.
-        query = sa.select(chunks.c.worker).where(claimed, chunks.c.worker > "").distinct()
+        query = sa.select(chunks.c.worker).where(held).distinct()
         return set(await self._database.read(lambda connection: connection.execute(query).scalars().all()))
 
     async def release(self, worker: str) -> int:
         """Give back every claim of `worker` on chunks in no run."""
-        held = sa.and_(chunks.c.worker == worker, claimed)
-        left = sa.update(chunks).where(held, live(chunks.c.submission)).values(worker="", until=0)
+        its = sa.and_(chunks.c.worker == worker, held)
+        left = sa.update(chunks).where(its, live(chunks.c.submission)).values(worker="", until=0)
 
         def work(connection: sa.Connection) -> int:
             # First what is left to submissions: the rest is what nothing else keeps.
             kept = connection.execute(left).rowcount
-            return kept + connection.execute(sa.update(chunks).where(held).values(_BACK)).rowcount
+            return kept + connection.execute(sa.update(chunks).where(its).values(_BACK)).rowcount
 
         return await self._database.write(work)
 

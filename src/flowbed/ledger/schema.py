@@ -92,9 +92,10 @@ claimed = sa.and_(_state == PENDING, chunks.c.run == NOWHERE)
 in_a_run = sa.and_(_state == PENDING, chunks.c.run != NOWHERE)
 reverted = _state == REVERTED
 submitted = sa.and_(_state == PENDING, chunks.c.run == NOWHERE, chunks.c.submission != NOWHERE)
+held = sa.and_(claimed, chunks.c.worker > NOWHERE)
 for _name, _columns, _condition in (
-    ("chunks_unfinished", (chunks.c.batch, chunks.c.status, chunks.c.until), unfinished),
-    ("chunks_claimed", (chunks.c.worker,), claimed),
+    ("chunks_unfinished", (chunks.c.batch, chunks.c.status), unfinished),
+    ("chunks_held", (chunks.c.worker, chunks.c.until), held),
     ("chunks_in_a_run", (chunks.c.run,), in_a_run),
     ("chunks_reverted", (chunks.c.run,), reverted),
     ("chunks_submitted", (chunks.c.submission, chunks.c.batch), submitted),

@@ -35,6 +35,14 @@ def _left_behind() -> sa.Exists:
     )
 
 
+def _run_out(now: int) -> sa.Exists:
+    """Tell whether any claim has run out."""
+    claim = chunks.alias("claim")
+    return sa.exists().where(
+        claim.c.status == PENDING, claim.c.run == NOWHERE, claim.c.worker > NOWHERE, claim.c.until < now
+    )
+
+
 def in_the_making() -> sa.Select[Any]:
     """Select the submissions that have chunks, and are not recorded."""
     # From each in the index to the next: as many steps as submissions, where DISTINCT would read every chunk.
@@ -63,24 +71,25 @@ def workable(
     """Tell whether a chunk may be claimed."""
     asked = set(statuses)
     # A claim in force is never taken, whatever is asked for. `until` is 0 once the chunk is in a run, or left to its
-    # submission, which lets the index pass over what waits for a commit or for an answer: all of a million chunks may.
-    # Only what was left to a submission that had ended by then is looked for, if there is any.
+    # submission. All of a million chunks may wait for a commit or for an answer: they are passed over by their status
+    # alone, unless any claim has run out or any submission has ended and left chunks behind, which is asked first.
     ran_out = sa.and_(
         table.c.status == Status.PENDING,
         sa.or_(
-            sa.and_(table.c.until > 0, table.c.until < now),
-            sa.and_(table.c.until == 0, _left_behind(), table.c.submission != ""),
+            sa.and_(_run_out(now), table.c.until > 0, table.c.until < now),
+            sa.and_(_left_behind(), table.c.until == 0, table.c.submission != ""),
         ),
         table.c.run == "",
         ~live(table.c.submission),
     )
-    ways = [ran_out]
+    ways = []
     plain = asked - {Status.PENDING}
     if asked > {Status.FAILED}:
         ways.append(sa.and_(table.c.status == Status.FAILED, table.c.failure == TRANSIENT))
         plain -= {Status.FAILED}
     if plain:
         ways.append(table.c.status.in_(sorted(plain)))
+    ways.append(ran_out)
     conditions = [sa.or_(*ways)]
     if Status.SUCCESS not in asked:
         conditions.append(table.c.status != SUCCESS)  # what lets SQLite use the index of unfinished chunks

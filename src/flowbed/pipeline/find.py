@@ -8,7 +8,7 @@ from __future__ import annotations
 import asyncio
 from contextlib import aclosing
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Protocol, Self, cast
+from typing import TYPE_CHECKING, Protocol, Self
 
 from flowbed.errors import Misconfigured
 from flowbed.lanes.batch.input import Input, input_key
@@ -33,6 +33,8 @@ if TYPE_CHECKING:
 # Chunks that are looked at together. While they are, as many more are claimed: so many, and no more, have to be bound
 # anew where a submission is full.
 FEW = 2_048
+# Groups that may be claimed ahead: as many as are worked on while the ledger takes in one submission.
+GROUPS = 3
 
 
 class Reusing(Protocol):
@@ -98,13 +100,12 @@ async def find(
         try:
             async for rows in ahead:
                 await finding.take(rows, ahead)
-                claims.submission = finding.submission
                 reached(PROGRESS, stage="find", done=len(rows))
                 if finding.found.stopped:
                     break
             await finding.end()
         finally:
-            finding.close()
+            await finding.close()
     return finding.found
 
 
@@ -124,42 +125,58 @@ def batch_api(parts: Parts) -> BatchApi:
 
 
 class _Ahead:
-    """Groups of claimed chunks: while one is worked on, the next is claimed."""
+    """Groups of claimed chunks: while one is worked on, the next are claimed."""
 
     def __init__(self, claims: Claims) -> None:
-        self._claims, self._groups = claims, claims.groups(None)
-        self._next: asyncio.Task[list[ChunkRow]] | None = None
+        self._claims = claims
+        self._groups: asyncio.Queue[list[ChunkRow]] = asyncio.Queue()
+        self._room = asyncio.Semaphore(GROUPS)
+        self._turn = asyncio.Lock()
+        self._over = False
+        self._claiming = asyncio.create_task(self._claim())
 
     def __aiter__(self) -> Self:
         return self
 
     async def __anext__(self) -> list[ChunkRow]:
-        rows = await self._following()
-        self._next = None
+        rows = await self._groups.get()
         if not rows:
+            await self._claiming
             raise StopAsyncIteration
-        self._begin()
+        self._room.release()
         return rows
 
-    async def claimed(self) -> list[ChunkRow]:
-        """Wait until nothing is being claimed, and tell what has been and is still to come."""
-        return [*await self._following(), *self._claims.held]
-
-    async def _following(self) -> list[ChunkRow]:
-        if self._next is None:
-            self._begin()
-        return await cast("asyncio.Task[list[ChunkRow]]", self._next)
+    async def bind(self, rest: Sequence[ChunkRow], submission: str) -> None:
+        """Put the rest of a group and what is claimed beyond it into a submission, and claim for that from now on."""
+        parts = self._claims.parts
+        async with self._turn:
+            beyond = [self._groups.get_nowait() for _ in range(self._groups.qsize())]
+            for group in beyond:
+                self._groups.put_nowait(group)
+            rows = [*rest, *(row for group in beyond for row in group), *self._claims.held]
+            await parts.ledger.chunks.bind(rows, worker=parts.worker, submission=submission)
+            self._claims.submission = submission
 
     async def aclose(self) -> None:
         """Claim no more; what was claimed is given back with everything that this worker holds."""
-        if self._next is not None:
-            await asyncio.gather(self._next, return_exceptions=True)
+        self._over = True
+        self._room.release()
+        # Not cancelled: a claim under way would be won after everything was given back.
+        await asyncio.gather(self._claiming, return_exceptions=True)
 
-    def _begin(self) -> None:
-        async def following() -> list[ChunkRow]:
-            return await anext(self._groups, [])
-
-        self._next = asyncio.create_task(following())
+    async def _claim(self) -> None:
+        groups = self._claims.groups(None)
+        rows: list[ChunkRow] | None = None
+        try:
+            while rows != []:
+                await self._room.acquire()
+                async with self._turn:
+                    rows = [] if self._over else await anext(groups, [])
+                    self._groups.put_nowait(rows)
+        except BaseException:
+            # Whoever waits for a group hears that there is none, and why.
+            self._groups.put_nowait([])
+            raise
 
 
 class _Finding:
@@ -174,14 +191,17 @@ class _Finding:
         self._carrying = Carrying(parts)
         self._input = Input(parts.new_id(), api)
         self._chunks = 0
+        self._leaving: list[asyncio.Task[int]] = []
 
     @property
     def submission(self) -> str:
         """The id of the one that is being gathered."""
         return self._input.submission
 
-    def close(self) -> None:
+    async def close(self) -> None:
+        """Let go of what is being gathered, once the ledger has taken in what was recorded."""
         self._input.close()
+        await asyncio.gather(*self._leaving)
 
     async def take(self, rows: Sequence[ChunkRow], ahead: _Ahead) -> None:
         """Take in claimed chunks, each of which goes into a submission, or back to where it was, or has failed."""
@@ -213,7 +233,9 @@ class _Finding:
             )
         )
         reached(SUBMISSION_RECORDED, submission=submission, texts=size.texts)
-        await parts.ledger.chunks.hand_over(submission, worker=parts.worker)
+        # It is safe now. That nobody holds its chunks any more can be written while the next is gathered.
+        left = parts.ledger.chunks.hand_over(submission, worker=parts.worker)
+        self._leaving.append(asyncio.create_task(left))
         self.found.submissions.append(submission)
         self.found.chunks += self._chunks
         self.found.texts += size.texts
@@ -270,11 +292,12 @@ class _Finding:
     def _fill(self, passages: Sequence[Passage]) -> int:
         """Take texts into the open submission until it is full, or the budget is spent; return how many passages."""
         budget, price = self._parts.budget, self._api.terms.price
-        for place, each in enumerate(passages):
-            row = each.row
-            if row.text_hash not in self._input:
-                tokens = self._embedder.bill(each.sent, row.tokens)
-                if not self._input.fits(row.text_hash, each.sent, tokens=tokens):
+        for place, (row, _, sent, _) in enumerate(passages):
+            name = row.text_hash
+            if name not in self._input:
+                tokens = self._embedder.bill(sent, row.tokens)
+                line = self._api.line(name, sent)
+                if not self._input.fits(line, tokens=tokens):
                     return place
                 if budget is not None and not budget.spend(tokens * price / 1e6):
                     self.found.stopped = (
@@ -282,7 +305,7 @@ class _Finding:
                         f" ({dollars(budget.spent_usd)} spent); what waits is taken up by a run that may spend more"
                     )
                     return place
-                self._input.add(row.text_hash, each.sent, tokens=tokens)
+                self._input.add(name, line, tokens=tokens)
             self._chunks += 1
         return len(passages)
 
@@ -292,11 +315,7 @@ class _Finding:
         left = [each for each in rest if each.row.text_hash not in full]
         self._chunks += len(rest) - len(left)
         # What was claimed ahead was claimed for the one that is full, too.
-        await self._parts.ledger.chunks.bind(
-            [*(each.row for each in left), *await ahead.claimed()],
-            worker=self._parts.worker,
-            submission=following.submission,
-        )
+        await ahead.bind([each.row for each in left], following.submission)
         try:
             await self.end()
         finally:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import tempfile
-from typing import TYPE_CHECKING, BinaryIO, cast
+from typing import TYPE_CHECKING
 
 from flowbed.lanes.batch.cut import Size
 
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 FOLDER = "submissions"
 PIECE = 2**20  # bytes that are read, and sent, at a time
-HELD = 8 * 2**20  # bytes of lines that stay in memory until a file pays
+HELD = 2**18  # bytes of lines that are gathered for one write
 
 
 def input_key(submission: str) -> str:
@@ -62,32 +62,36 @@ class Input:
         self.submission = submission
         self.size = Size()
         self._api = api
-        self._file = cast("BinaryIO", tempfile.SpooledTemporaryFile(HELD))  # noqa: SIM115 - closed by `close`
+        self._file = tempfile.TemporaryFile()  # noqa: SIM115 - closed by `close`
+        self._lines: list[bytes] = []
+        self._unwritten = 0
         self._texts: dict[str, None] = {}
-        self._last = ("", b"")
 
     def __contains__(self, text_hash: str) -> bool:
         """Tell whether a text is in it."""
         return text_hash in self._texts
 
-    def fits(self, text_hash: str, text: str, *, tokens: int) -> bool:
-        """Tell whether a text still goes into it, or belongs into another submission."""
-        return self.size.fits(self._api.terms, length=len(self._line(text_hash, text)), tokens=tokens)
+    def fits(self, line: bytes, *, tokens: int) -> bool:
+        """Tell whether a text, as the line that asks for it, still goes into it, or belongs into another submission."""
+        return self.size.fits(self._api.terms, length=len(line), tokens=tokens)
 
-    def add(self, text_hash: str, text: str, *, tokens: int) -> None:
+    def add(self, text_hash: str, line: bytes, *, tokens: int) -> None:
         """Take a text in that fits."""
-        line = self._line(text_hash, text)
-        self._file.write(line)
         self._texts[text_hash] = None
         self.size.add(length=len(line), tokens=tokens)
+        self._lines.append(line)
+        self._unwritten += len(line)
+        if self._unwritten > HELD:
+            self._write()
 
-    def _line(self, text_hash: str, text: str) -> bytes:
-        if self._last[0] != text_hash:  # written once, though it is asked for twice in a row
-            self._last = (text_hash, self._api.line(text_hash, text))
-        return self._last[1]
+    def _write(self) -> None:
+        self._file.writelines(self._lines)
+        self._lines.clear()
+        self._unwritten = 0
 
     async def lay_down(self, store: Store) -> None:
         """Write both objects; to be done before anybody is told of the submission."""
+        self._write()
         await store.put(texts_key(self.submission), bytes.fromhex("".join(self._texts)))
         await store.put(input_key(self.submission), self._pieces())
 

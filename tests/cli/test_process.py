@@ -1,4 +1,4 @@
-"""The heaps of a process: no more than it has processors, however many threads allocate."""
+"""How the command sets its process up."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 COUNT = """
 import ctypes, os, sys, threading
 if sys.argv[1] == "shared":
-    from flowbed.index.heaps import share_heaps
+    from flowbed.cli.process import share_heaps
     share_heaps()
 libc = ctypes.CDLL(None)
 libc.malloc.restype = libc.fopen.restype = ctypes.c_void_p
@@ -54,3 +54,21 @@ def test_threads_share_heaps(tmp_path: Path) -> None:
     most = max(2, os.cpu_count() or 1)
     assert heaps("as it comes") > most
     assert heaps("shared") <= most
+
+
+def test_the_command_sets_its_process_up_and_the_library_does_not() -> None:
+    """What is the user's to say of a process is said by the command alone."""
+    told = "import gc, sys; print(gc.get_threshold(), round(sys.getswitchinterval(), 6))"
+
+    def said(first: str) -> str:
+        code = f"import atexit; atexit.register(lambda: exec({told!r}))\n{first}"
+        done = subprocess.run(
+            [sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=False
+        )
+        return done.stdout.splitlines()[-1]
+
+    plain = said("pass")
+    assert said("import flowbed.bed, flowbed.pipeline.find") == plain
+    assert (
+        said("import sys; sys.argv = ['flowbed', '--version']; from flowbed.cli import main; main()") != plain
+    )
