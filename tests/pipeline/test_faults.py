@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 from contextlib import suppress
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import pytest
@@ -76,7 +77,7 @@ async def faulty_run(
     begin(project, folder)
     config = read_settings(folder)
     # Texts go to no counting process: only the store matters here.
-    config = config.model_copy(update={"model_options": {}})
+    config = replace(config, model_options={})
     store = FaultyStore(open_store(config.store, folder=folder), faults, seed=seed)
     ledger = await open_ledger(config.ledger, folder=folder, new_id="ledger")
     said = ""

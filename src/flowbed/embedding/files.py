@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import errno
 import os
-import tempfile
 from pathlib import Path
 
 from flowbed.errors import Misconfigured, OutOfSpace
@@ -20,6 +19,8 @@ def write_whole(path: Path, content: bytes) -> None:
         Misconfigured: the folder cannot be written to.
 
     """
+    import tempfile  # noqa: PLC0415 - who only reads has no use for it
+
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         handle, temporary = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)

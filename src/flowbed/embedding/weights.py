@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 import json
 from dataclasses import dataclass
-from importlib.metadata import PackageNotFoundError, distribution
 from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -88,9 +87,8 @@ def find_checkpoint(name: str, *, cache: Path, download: bool) -> Checkpoint:
 def _packaged() -> Path | None:
     """Find the package's model without importing it: its code imports sentence-transformers."""
     try:
-        distribution(PACKAGE)
         spec = find_spec(PACKAGE_MODULE)
-    except (PackageNotFoundError, ValueError):
+    except ValueError:
         return None
     for place in (spec.submodule_search_locations or ()) if spec else ():
         if (Path(place) / "model" / "config.json").is_file():

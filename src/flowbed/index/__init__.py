@@ -1,1 +1,20 @@
 """The index: deltas, commit, search, versions and compaction. The only importer of Lance."""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from types import ModuleType
+
+    from flowbed.index import compaction, history, versions
+
+# Resolved on first use: who only searches waits for none of them.
+__all__ = ["compaction", "history", "versions"]
+
+
+def __getattr__(name: str) -> ModuleType:
+    if name not in __all__:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return import_module(f"{__name__}.{name}")

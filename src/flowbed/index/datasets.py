@@ -4,26 +4,26 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import os
+from functools import cached_property, partial
 from typing import TYPE_CHECKING, TypeVar
 
 from flowbed.errors import Error, Misconfigured, NotFound, OutOfSpace, Rejected, Transient
-from flowbed.index.deltas import PRIMARY_KEY, schema
 from flowbed.index.live import Live, begin_space
+from flowbed.index.native import new_session, open_dataset
+from flowbed.index.schema import PRIMARY_KEY, schema
 from flowbed.telemetry import INDEX_CREATED, reached
-
-# Lance's own log writes notes for its developers to standard error; it reads this once, when it is imported.
-os.environ.setdefault("LANCE_LOG", "error")  # noqa: TID251 - set before the import, never read
-
-import lance
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
+    import lance
+
+    from flowbed.index.native import Dataset, Session
     from flowbed.records import Space
     from flowbed.storage import Store
 
 Answer = TypeVar("Answer")
+Opened = TypeVar("Opened", "lance.LanceDataset", "Dataset")  # by either part of Lance
 
 # What Lance says of a file that a version needs and that is gone.
 NOT_FOUND = "Not found"
@@ -35,8 +35,11 @@ class Datasets:
     def __init__(self, store: Store) -> None:
         """Open nothing yet."""
         self.store = store
-        self._session = lance.Session()  # type: ignore[attr-defined]
-        self._newest: dict[str, lance.LanceDataset] = {}  # the last version read of each, by key
+        self._newest: dict[str, Dataset] = {}  # the last version searched of each, by key
+
+    @cached_property
+    def _session(self) -> Session:
+        return new_session()
 
     async def begin(self, collection: str, space: Space, *, now: int) -> Live:
         """Make `space` live where none is, and its dataset where there is none; repeatable.
@@ -68,13 +71,16 @@ class Datasets:
         return await blocking(lambda: self._open(live, version), f"the index of {live.collection}")
 
     def _open(self, live: Live, version: int | None = None) -> lance.LanceDataset | None:
+        import lance  # noqa: PLC0415 - a search does without: see `native`
+
+        return self._found(live, version, partial(lance.dataset, session=self._session))
+
+    def _found(self, live: Live, version: int | None, open_at: Callable[..., Opened]) -> Opened | None:
         place = self.store.location(live.key)
         if version is not None and not 0 < version < 2**63:
             raise NotFound(self._missing(live, version))
         try:
-            dataset = lance.dataset(
-                place.uri, version=version, storage_options=dict(place.options), session=self._session
-            )
+            dataset = open_at(place.uri, version=version, storage_options=dict(place.options))
         except ValueError as error:
             if "was not found" not in str(error):
                 raise
@@ -90,9 +96,9 @@ class Datasets:
         return dataset
 
     async def reading(
-        self, live: Live, read: Callable[[lance.LanceDataset], Answer], *, version: int | None = None
+        self, live: Live, read: Callable[[Dataset], Answer], *, version: int | None = None
     ) -> tuple[Answer, int] | None:
-        """Read from one version, the newest or the one named, and tell which; None where there is no dataset yet.
+        """Search one version, the newest or the one named, and tell which; None where there is no dataset yet.
 
         Raises:
             NotFound: there is no such version (any more).
@@ -100,29 +106,32 @@ class Datasets:
         """
 
         def work() -> tuple[Answer, int] | None:
-            dataset = self._open(live, version) if version is not None else self._read(live)
+            dataset = self._newest_of(live) if version is None else self._search(live, version)
             if dataset is None:
                 return None
             try:
-                return read(dataset), int(dataset.version)
+                return read(dataset), dataset.version()
             except (OSError, ValueError) as error:
                 if version is not None or NOT_FOUND not in str(error):
                     raise
             # Dropped while it was read, or another dataset was made in its place, which has come to the same number.
             self._newest.pop(live.key, None)
-            dataset = self._read(live)
-            return None if dataset is None else (read(dataset), int(dataset.version))
+            dataset = self._newest_of(live)
+            return None if dataset is None else (read(dataset), dataset.version())
 
         return await blocking(work, f"the index of {live.collection}")
 
-    def _read(self, live: Live) -> lance.LanceDataset | None:
-        """Open the newest version for reading alone: where it was read before, nothing but its number is asked."""
+    def _search(self, live: Live, version: int | None = None) -> Dataset | None:
+        return self._found(live, version, partial(open_dataset, session=self._session))
+
+    def _newest_of(self, live: Live) -> Dataset | None:
+        """Open the newest version to search: where it was searched before, nothing but its number is asked."""
         held = self._newest.get(live.key)
         if held is not None:
             with contextlib.suppress(OSError, ValueError):  # opening it anew tells what is wrong
-                if held.latest_version == held.version:
+                if held.latest_version() == held.version():
                     return held
-        dataset = self._open(live)
+        dataset = self._search(live)
         if dataset is not None:
             self._newest[live.key] = dataset
         return dataset
@@ -143,6 +152,8 @@ class Datasets:
         )
 
     def _create(self, live: Live) -> lance.LanceDataset:
+        import lance  # noqa: PLC0415 - as above
+
         place = self.store.location(live.key)
         try:
             # `write_dataset` would look and write in two steps, and put an empty dataset in the place of one that was

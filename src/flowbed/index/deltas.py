@@ -11,6 +11,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from flowbed.errors import Conflict, NotFound, Rejected
+from flowbed.index.schema import METADATA, schema
 from flowbed.records import Space, canonical, run_id
 
 if TYPE_CHECKING:
@@ -22,10 +23,6 @@ if TYPE_CHECKING:
     from flowbed.records import Scalar
     from flowbed.storage import Store
 
-# Lance reads this mark from the schema's own metadata. Without it, two processes that merge overlapping rows leave
-# duplicates and stale rows behind, silently.
-PRIMARY_KEY = {"lance-schema:unenforced-primary-key": "true"}
-METADATA = pa.json_(pa.utf8())
 PRODUCER = "flowbed"
 
 
@@ -57,22 +54,6 @@ class Delta:
     key: str
     sha256: str
     rows: int
-
-
-def schema(dimensions: int) -> pa.Schema:
-    """Make the schema of a row, of a delta and of the index alike."""
-    return pa.schema(
-        [
-            pa.field("id", pa.string(), nullable=False, metadata=PRIMARY_KEY),
-            pa.field("version", pa.int64(), nullable=False),
-            pa.field("deleted", pa.bool_(), nullable=False),
-            pa.field("vector", pa.list_(pa.float32(), dimensions)),
-            pa.field("document", pa.string()),
-            pa.field("metadata", METADATA),
-            pa.field("text_hash", pa.string()),
-            pa.field("run_id", pa.string(), nullable=False),
-        ]
-    )
 
 
 async def write_delta(

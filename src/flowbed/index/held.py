@@ -5,7 +5,7 @@ from __future__ import annotations
 import threading
 from bisect import bisect_right
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
@@ -14,11 +14,11 @@ from flowbed.index.partitions import Partitioned, partitioned
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterator, Sequence
 
-    import lance
     import pyarrow as pa
     from numpy.typing import NDArray
 
     from flowbed.index.live import Live
+    from flowbed.index.native import Dataset, Fragment
 
 # 100,000 rows of 384 dimensions with short texts are 170 MB; without their vectors, a million of them.
 BYTES = 256 * 2**20
@@ -31,16 +31,14 @@ UNPACKED = 2
 SHOWN = ("id", "document", "metadata")
 
 
-@dataclass(frozen=True)
-class _Fragment:
+class _Fragment(NamedTuple):
     """A fragment by its files, whose names are their own: what lies in them at a row id never changes."""
 
     id: int
     files: tuple[str, ...]
 
 
-@dataclass(frozen=True, kw_only=True)
-class _Piece:
+class _Piece(NamedTuple):
     """Rows of one fragment, by ascending row ids; without vectors where these take too much room."""
 
     fragment: _Fragment
@@ -92,6 +90,15 @@ class Rows:
         return found
 
 
+def vectors_in(batch: pa.RecordBatch) -> NDArray[np.float32]:
+    """Give the vectors of a batch that holds no tombstone, without copying them."""
+    column, dimensions = batch["vector"], batch.schema.field("vector").type.list_size
+    # Not `flatten`, which loads all of pyarrow's compute functions.
+    values = column.values.to_numpy(zero_copy_only=False)
+    vectors: NDArray[np.float32] = values[column.offset * dimensions :][: len(column) * dimensions]
+    return vectors.reshape(len(column), dimensions)
+
+
 def vectors_of(rows: Sequence[Row]) -> NDArray[np.float32] | None:
     """Give the vectors of rows; None where they are not held."""
     vectors = [piece.vectors[place] for piece, place in rows if piece.vectors is not None]
@@ -107,19 +114,26 @@ def shown_of(rows: Sequence[Row]) -> list[list[str]]:
 class View:
     """A version that is searched: its vector index, whether that holds all its fragments, and the rows held of it.
 
-    `columns` are brought in of the fragments `missing`; none where there is no room. What is being read may come from
-    an older version that has the same fragment; `done` are those that were read to the end.
+    `columns` are brought in of the fragments `missing`; none where there is no room, and none until that is `planned`.
+    What is being read may come from an older version that has the same fragment; `done` are those that were read to the
+    end.
     """
 
-    dataset: lance.LanceDataset
+    dataset: Dataset
     index: Partitioned | None
     whole: bool
-    columns: tuple[str, ...]
-    missing: dict[_Fragment, lance.LanceFragment]
+    planned: bool = False
+    columns: tuple[str, ...] = ()
+    missing: dict[_Fragment, Fragment] = field(default_factory=dict)
     rows: Rows = field(default_factory=Rows)
     reading: tuple[_Fragment, Iterator[pa.RecordBatch]] | None = None
     done: set[_Fragment] = field(default_factory=set)
     asked: bool = False
+
+    @property
+    def complete(self) -> bool:
+        """Tell whether all is here that will be."""
+        return self.reading is None and not self.missing
 
 
 class Held:
@@ -141,7 +155,7 @@ class Held:
         """How many rows are held."""
         return sum(len(piece.shown[0]) for view in list(self._views.values()) for piece in view.rows.pieces)
 
-    def view(self, live: Live, dataset: lance.LanceDataset) -> View:
+    def view(self, live: Live, dataset: Dataset) -> View:
         """Give what is known of the newest version; of what was held of the last one, it keeps what is in it still."""
         view = self._views.get(live.key)
         if view is None or view.dataset is not dataset:
@@ -150,19 +164,24 @@ class Held:
                 if before is not None and before.dataset is dataset:  # another search was here first
                     self._views[live.key] = before
                     return before
-                view = self._views[live.key] = look(dataset, before, room=self._limit - self.bytes)
+                view = look(dataset)
+                if before is not None and before.asked:
+                    _plan(view, before, room=self._limit - self.bytes)
+                self._views[live.key] = view
         return view
 
     def bring(self, view: View) -> None:
         """Bring in some rows of a version, unless another search is doing so; a process that asks once needs none."""
         if not view.asked:
             view.asked = True
-        elif (view.reading is not None or view.missing) and self._lock.acquire(blocking=False):
+        elif not (view.planned and view.complete) and self._lock.acquire(blocking=False):
             try:
-                if self.bytes < self._limit:
-                    _bring(view)
-                else:
+                if not view.planned:
+                    _plan(view, None, room=self._limit - self.bytes)
+                if self.bytes >= self._limit:
                     view.missing, view.reading = {}, None
+                elif not view.complete:
+                    _bring(view)
             except (OSError, ValueError):
                 # Files are gone that a newer version does without: what is not held is read when it is asked for.
                 view.missing, view.reading = {}, None
@@ -170,12 +189,8 @@ class Held:
                 self._lock.release()
 
 
-def look(dataset: lance.LanceDataset, before: View | None = None, *, room: int = 0) -> View:
-    """Describe a version, and decide what will be held of it in so many bytes; `before` is the last newest one."""
-    fragments = {
-        _Fragment(each.fragment_id, tuple(file.path for file in each.metadata.files)): each
-        for each in dataset.get_fragments()
-    }
+def look(dataset: Dataset) -> View:
+    """Describe a version, of which nothing is held yet."""
     indexed = {
         number
         for index in dataset.describe_indices()
@@ -183,30 +198,39 @@ def look(dataset: lance.LanceDataset, before: View | None = None, *, room: int =
         for segment in index.segments
         for number in segment.fragment_ids
     }
-    columns = _columns(dataset, fragments.values(), room=room)
-    view = View(
+    return View(
         dataset=dataset,
         index=partitioned(dataset),
-        whole=indexed >= {each.id for each in fragments},
-        columns=columns,
-        missing=fragments if columns else {},
-        asked=before is not None and before.asked,
+        whole=indexed >= {each.id() for each in dataset.get_fragments()},
     )
-    if before is not None and before.columns == columns:
+
+
+def _plan(view: View, before: View | None, *, room: int) -> None:
+    """Decide what will be held of a version in so many bytes; `before` is the one that was the newest until now.
+
+    Lance tells the files of a fragment through its Python part, which only a second search waits for.
+    """
+    fragments = {
+        _Fragment(each.id(), tuple(file.path for file in each.metadata().files)): each
+        for each in view.dataset.get_fragments()
+    }
+    columns = _columns(view.dataset, fragments.values(), room=room)
+    view.planned, view.columns, view.missing = True, columns, fragments if columns else {}
+    if before is None:
+        return
+    view.asked = before.asked
+    if before.columns == columns:
         view.done = before.done & fragments.keys()
         if before.reading is not None and before.reading[0] in fragments:
             view.reading = before.reading
         kept = view.done | ({view.reading[0]} if view.reading is not None else set())
         view.rows.put([piece for piece in before.rows.pieces if piece.fragment in kept])
         view.missing = {each: fragment for each, fragment in view.missing.items() if each not in kept}
-    return view
 
 
-def _columns(
-    dataset: lance.LanceDataset, fragments: Collection[lance.LanceFragment], *, room: int
-) -> tuple[str, ...]:
+def _columns(dataset: Dataset, fragments: Collection[Fragment], *, room: int) -> tuple[str, ...]:
     """Choose the columns for which there is room: with vectors, without them, or none."""
-    sizes = [file.file_size_bytes for each in fragments for file in each.metadata.files]
+    sizes = [file.file_size_bytes for each in fragments for file in each.metadata().files]
     stored = sum(size for size in sizes if size is not None)
     # What older versions of Lance wrote does not tell its size. Stable row ids, which ours are not, outlive an edit.
     if None in sizes or dataset.has_stable_row_ids:
@@ -230,7 +254,7 @@ def _bring(view: View) -> None:
             batch_readahead=2,
             fragment_readahead=1,
             io_buffer_size=READ_AHEAD,
-        ).to_batches()
+        ).to_pyarrow()
         view.reading = identity, batches
     identity, batches = view.reading
     batch = next(batches, None)
@@ -244,7 +268,7 @@ def _bring(view: View) -> None:
 def _piece(fragment: _Fragment, batch: pa.RecordBatch) -> _Piece:
     row_ids, vectors = batch["_rowid"].to_numpy(), None
     if "vector" in batch.schema.names:
-        vectors = batch["vector"].flatten().to_numpy(zero_copy_only=False).reshape(batch.num_rows, -1)
+        vectors = vectors_in(batch)
     return _Piece(
         fragment=fragment,
         first=int(row_ids[0]),

@@ -10,7 +10,7 @@ import pyarrow as pa
 from flowbed.errors import Misconfigured
 from flowbed.index.agreement import dimensions_of
 from flowbed.index.datasets import blocking
-from flowbed.index.deltas import schema
+from flowbed.index.schema import schema
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence

@@ -12,18 +12,18 @@ import pyarrow as pa
 
 from flowbed.errors import NotFound, Rejected
 from flowbed.index.filters import to_sql
-from flowbed.index.held import SHOWN, Held, View, look, shown_of, vectors_of
+from flowbed.index.held import SHOWN, Held, View, look, shown_of, vectors_in, vectors_of
 from flowbed.index.partitions import compared, probes
 from flowbed.records import Found, Hit
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
-    import lance
     from numpy.typing import NDArray
 
     from flowbed.index.datasets import Datasets
     from flowbed.index.live import Live
+    from flowbed.index.native import Dataset
 
 Unit = Literal["chunk", "document"]
 
@@ -49,7 +49,9 @@ class _Query:
     @cached_property
     def arrow(self) -> pa.FloatArray:
         """The vector as Lance takes it: an array of NumPy's it turns into double precision and back."""
-        return pa.array(self.vector)
+        # `pa.array` loads masked arrays, which take longer to load than most searches take.
+        whole = np.ascontiguousarray(self.vector)
+        return pa.FloatArray.from_buffers(pa.float32(), len(whole), [None, pa.py_buffer(whole)])
 
 
 async def search(
@@ -109,9 +111,7 @@ def _direction(vector: NDArray[np.float32]) -> NDArray[np.float32]:
     return unit
 
 
-def _found(
-    dataset: lance.LanceDataset, live: Live, query: _Query, held: Held | None, unit: Unit
-) -> list[Hit]:
+def _found(dataset: Dataset, live: Live, query: _Query, held: Held | None, unit: Unit) -> list[Hit]:
     """Search one version, and have it held for the next search."""
     if held is None:
         return _hits_of(look(dataset), live, query, unit)
@@ -163,7 +163,7 @@ def _candidates(view: View, query: _Query) -> list[int]:
         # Tombstones have no vector, so that no search can meet them: there is nothing to look up for each row.
         if index is None or (query.exact is None and index.rows <= EXACT_ROWS):
             return _scan(view, query, query.limit, None, {"use_index": False})
-        look, wanted = probes(index, query.limit, filtered=False), compared(query.limit)
+        look, wanted = probes(index, query.limit, filtered=False), compared(query.limit, filtered=False)
         found = _scan(view, query, wanted, None, {"nprobes": look})
         if len(found) >= query.limit or look == index.partitions:
             return found
@@ -174,15 +174,14 @@ def _candidates(view: View, query: _Query) -> list[int]:
     if index is None:
         return _scan(view, query, query.limit, condition, {"use_index": False})
     look = probes(index, query.limit, filtered=True)
-    return _scan(view, query, compared(query.limit), condition, {"minimum_nprobes": look})
+    return _scan(view, query, compared(query.limit, filtered=True), condition, {"minimum_nprobes": look})
 
 
 def _scan(view: View, query: _Query, wanted: int, condition: str | None, how: Mapping[str, Any]) -> list[int]:
     """Let Lance find the nearest rows: through its index, the rows that it does not hold by a scan."""
     nearest = {"column": "vector", "q": query.arrow, "k": wanted, "metric": "cosine", **how}
-    # The scanner of `LanceDataset.scanner` keeps a deep copy of all this, which takes a quarter of a millisecond.
     found = (
-        view.dataset._ds.scanner(  # noqa: SLF001
+        view.dataset.scanner(
             columns=["_distance"],
             with_row_id=True,
             nearest=nearest,
@@ -198,13 +197,14 @@ def _scan(view: View, query: _Query, wanted: int, condition: str | None, how: Ma
     return row_ids
 
 
-def _few(dataset: lance.LanceDataset, condition: str) -> list[int] | None:
+def _few(dataset: Dataset, condition: str) -> list[int] | None:
     """Name the rows that fit a condition, by their row ids; None where they are more than FEW.
 
     A broad condition is found out after a part of the rows, and a narrow one needs to be looked at only once: Lance's
     own exact search under a filter reads the vectors of all rows.
     """
-    found = dataset.scanner(columns=[], filter=condition, with_row_id=True, limit=FEW + 1).to_table()
+    fitting = dataset.scanner(columns=[], filter=condition, with_row_id=True, limit=FEW + 1)
+    found = fitting.to_pyarrow().read_all()
     return found["_rowid"].to_pylist() if found.num_rows <= FEW else None
 
 
@@ -217,27 +217,23 @@ def _nearest(view: View, live: Live, query: _Query, row_ids: Sequence[int]) -> l
     # To read by row id costs half a millisecond and a tenth for each row's text: few are read whole, of many the best.
     whole = rows is None and len(row_ids) <= WHOLE
     if vectors is None:
-        taken = _taken(view.dataset, row_ids, ["vector", *(SHOWN if whole else ())])
-        vectors = taken["vector"].combine_chunks().flatten().to_numpy(zero_copy_only=False)
-        vectors = vectors.reshape(taken.num_rows, -1)
+        taken = view.dataset.take_rows(list(row_ids), ["vector", *(SHOWN if whole else ())])
+        vectors = vectors_in(taken)
     lengths = np.linalg.norm(vectors, axis=1) * np.linalg.norm(query.vector)
     scores = (vectors @ query.vector) / np.maximum(lengths, np.finfo(np.float32).tiny)
     best = np.argsort(-scores, kind="stable")[: query.limit].tolist()
     if rows is not None:
         shown = shown_of([rows[place] for place in best])
     elif taken is not None and whole:
-        shown = _columns(taken.take(best))
+        # Not `RecordBatch.take`, which loads all of pyarrow's compute functions.
+        shown = [[column[place] for place in best] for column in _columns(taken)]
     else:
-        shown = _columns(_taken(view.dataset, [row_ids[place] for place in best], list(SHOWN)))
+        shown = _columns(view.dataset.take_rows([row_ids[place] for place in best], list(SHOWN)))
     return _hits(shown, scores[best], live)
 
 
-def _taken(dataset: lance.LanceDataset, row_ids: Sequence[int], columns: list[str]) -> pa.Table:
-    return dataset._take_rows(list(row_ids), columns=columns)  # noqa: SLF001 - as `take`, by row id
-
-
-def _columns(table: pa.Table) -> list[list[str]]:
-    return [table[name].to_pylist() for name in SHOWN]
+def _columns(rows: pa.RecordBatch) -> list[list[str]]:
+    return [rows[name].to_pylist() for name in SHOWN]
 
 
 def _hits(shown: Sequence[Sequence[str]], scores: NDArray[np.float32], live: Live) -> list[Hit]:

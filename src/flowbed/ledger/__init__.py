@@ -9,29 +9,29 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Literal, Protocol
 
 from flowbed.errors import Misconfigured
-from flowbed.ledger.rows import (
-    BatchRow,
-    ChunkMark,
-    ChunkRow,
-    Cursor,
-    DeadLetter,
-    DocumentRow,
-    Failure,
-    FileRow,
-    JobRow,
-    KeyRow,
-    Rollback,
-    RunRow,
-    SpendRow,
-    Spent,
-    SubmissionRow,
-    Swap,
-)
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Collection, Mapping, Sequence
     from pathlib import Path
 
+    from flowbed.ledger.rows import (
+        BatchRow,
+        ChunkMark,
+        ChunkRow,
+        Cursor,
+        DeadLetter,
+        DocumentRow,
+        Failure,
+        FileRow,
+        JobRow,
+        KeyRow,
+        Rollback,
+        RunRow,
+        SpendRow,
+        Spent,
+        SubmissionRow,
+        Swap,
+    )
     from flowbed.records import Status
 
 
@@ -426,9 +426,23 @@ class Files(Protocol):
         ...
 
     async def list(
-        self, owner: str, *, purpose: str | None, after: str | None, limit: int, descending: bool
+        self,
+        owner: str,
+        *,
+        purpose: str | None,
+        after: str | None,
+        limit: int,
+        descending: bool,
+        now: int = 0,
     ) -> Sequence[FileRow]:
-        """Read the files of an owner in order of time and id, following the one of id `after`."""
+        """Read the files of an owner in order of time and id, following the one of id `after`.
+
+        Those whose time is over by `now` are left out, and not counted by the limit.
+        """
+        ...
+
+    async def stored(self, owner: str, *, now: int) -> int:
+        """Add up the bytes of an owner's files, but those whose time is over."""
         ...
 
     async def remove(self, file: str) -> bool:
@@ -570,3 +584,12 @@ async def open_ledger(url: str, *, folder: Path, new_id: str) -> Ledger:
     if scheme != "sqlite":
         return await sql.open_postgres(url, new_id=new_id)
     return await sql.open_sqlite(url.removeprefix("sqlite:///"), folder=folder, new_id=new_id)
+
+
+def __getattr__(name: str) -> object:
+    """Resolve the rows on first use: a search has no use for most, and Python takes a millisecond to make each."""
+    if name not in __all__:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    from flowbed.ledger import rows  # noqa: PLC0415
+
+    return getattr(rows, name)

@@ -9,7 +9,7 @@ from flowbed.settings.environment import (
 )
 from flowbed.settings.file import BEGINNING, add_source, write_whole
 from flowbed.settings.project import FILE, Settings, SourceSettings, checked_name, read_settings
-from flowbed.settings.serving import serving
+from flowbed.settings.serving import fallback, serving
 
 __all__ = [
     "BEGINNING",
@@ -18,6 +18,7 @@ __all__ = [
     "SourceSettings",
     "add_source",
     "checked_name",
+    "fallback",
     "provider_options",
     "read_settings",
     "serving",

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import configparser
 import os
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -83,6 +82,8 @@ def provider_options(config: Settings, model: str) -> tuple[str, dict[str, str]]
 
 
 def _has_default_profile() -> bool:
+    import configparser  # noqa: PLC0415 - only the files of profiles need it
+
     profiles = configparser.RawConfigParser()
     try:
         profiles.read(

@@ -37,23 +37,26 @@ def add_source(
     import tomlkit  # noqa: PLC0415
     from tomlkit.exceptions import TOMLKitError  # noqa: PLC0415
 
+    from flowbed.settings.checking import checked  # noqa: PLC0415 - slow to load, too
+
     checked_name(name, "source")
     if collection is not None:
         checked_name(collection, "collection")
     read_settings(folder)  # a file that cannot be read is not written over
     path = folder / FILE
+    said: dict[str, Any] = {"kind": kind, "location": location}
+    if collection is not None:
+        said["collection"] = collection
+    if options:
+        said["options"] = options
+    checked({"sources": {name: said}}, path)  # nor is anything written that cannot be read
     try:
         file = tomlkit.parse(path.read_text("utf-8")) if path.exists() else tomlkit.document()
     except TOMLKitError as error:
         message = f"{path} is not valid TOML: {error}"
         raise Misconfigured(message) from error
     table = tomlkit.table()
-    table["kind"] = kind
-    table["location"] = location
-    if collection is not None:
-        table["collection"] = collection
-    if options:
-        table["options"] = options
+    table.update(said)
     sources = file.setdefault("sources", tomlkit.table(is_super_table=True))
     sources[name] = table
     write_whole(path, tomlkit.dumps(file))

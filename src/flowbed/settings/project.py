@@ -2,18 +2,26 @@
 
 from __future__ import annotations
 
+import contextlib
+import hashlib
+import os
 import re
 import tomllib
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, field_validator
-from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict, SettingsError
-
 from flowbed.errors import Misconfigured
-from flowbed.services import Allowlist, Coalescing, Dimensions, TokenArrays  # noqa: TC001 - pydantic reads them
 
 if TYPE_CHECKING:
-    from pathlib import Path
+    from collections.abc import Mapping
+
+    # What `checking` reads the records by, which a file that it has passed does without.
+    from pydantic import Field
+
+    from flowbed.services import Allowlist, Coalescing, Dimensions, TokenArrays
+
+    Options = dict[str, str]
 
 FILE = "flowbed.toml"
 NAME = re.compile(r"[a-z0-9][a-z0-9_-]{0,62}")
@@ -25,59 +33,49 @@ RESERVED = {
 }  # keys of the store that are no source's and no collection's
 
 
-def _texts(value: object) -> object:
-    """Take numbers and switches as options have them: as text."""
-    if not isinstance(value, dict):
-        return value
-    return {
-        name: str(said).lower() if isinstance(said, bool | int | float) else said
-        for name, said in value.items()
-    }
+# Below the project's folder: the fingerprint of the file that was found to say nothing wrong.
+PASSED = ".flowbed/settings.passed"
+PREFIX = "FLOWBED_"
 
 
-Options = Annotated[dict[str, str], BeforeValidator(_texts)]
-
-
-class SourceSettings(BaseModel):
+@dataclass(frozen=True, kw_only=True)
+class SourceSettings:
     """One `[sources.NAME]` table."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
 
     kind: str
     location: str
     collection: str | None = None
-    options: dict[str, str | int | float | bool | list[str]] = Field(default_factory=dict)
+    options: dict[str, str | int | float | bool | list[str]] = field(default_factory=dict)
 
-    @field_validator("collection")
-    @classmethod
-    def _name(cls, value: str | None) -> str | None:
-        return value if value is None else checked_name(value, "collection")
+    def __post_init__(self) -> None:
+        """Let no collection through that can be no part of a key."""
+        if self.collection is not None:
+            checked_name(self.collection, "collection")
 
 
-class TierSettings(BaseModel):
+@dataclass(frozen=True, kw_only=True)
+class TierSettings:
     """One `[serve.tiers.NAME]` table: what each key of the tier may use."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
 
     requests_per_minute: Annotated[int, Field(ge=1)] | None = None
     tokens_per_day: Annotated[int, Field(ge=0)] | None = None
     queued_tokens: Annotated[int, Field(ge=0)] | None = None
+    stored_mb: Annotated[int, Field(ge=0)] | None = None
 
 
-class ServeSettings(BaseModel):
+@dataclass(frozen=True, kw_only=True)
+class ServeSettings:
     """The `[serve]` table."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-    models: list[str] = Field(default_factory=list)
-    aliases: dict[str, str] = Field(default_factory=dict)
-    fallback: dict[str, list[str]] = Field(default_factory=dict)
+    models: list[str] = field(default_factory=list)
+    aliases: dict[str, str] = field(default_factory=dict)
+    fallback: dict[str, list[str]] = field(default_factory=dict)
     crossing: bool = False
     dimensions: Dimensions | None = None
     allowlist: Allowlist | None = None
     token_arrays: TokenArrays = "cl100k"  # noqa: S105 - tokens of text
     coalescing: Coalescing = "local"
-    tiers: dict[str, TierSettings] = Field(default_factory=dict)
+    tiers: dict[str, TierSettings] = field(default_factory=dict)
     cache_mb: Annotated[int, Field(ge=0)] = 256
     cache_seconds: Annotated[float, Field(gt=0)] = 3600
     redis: str = ""
@@ -86,51 +84,30 @@ class ServeSettings(BaseModel):
     concurrency: Annotated[int, Field(ge=1)] = 1024
 
 
-class Settings(BaseSettings):
+@dataclass(frozen=True, kw_only=True)
+class Settings:
     """What `flowbed.toml` may say outside its sources, each also an environment variable `FLOWBED_...`."""
 
-    model_config = SettingsConfigDict(
-        extra="forbid",
-        frozen=True,
-        env_prefix="FLOWBED_",
-        env_nested_delimiter="__",
-        env_ignore_empty=True,
-    )
-
     store: str = ".flowbed/store"
-    store_options: dict[str, str] = Field(default_factory=dict)
+    store_options: dict[str, str] = field(default_factory=dict)
     ledger: str = ".flowbed/ledger.db"
     model: str = "onnx:sentence-transformers/all-MiniLM-L6-v2"
-    model_options: Options = Field(default_factory=dict)
-    providers: dict[str, Options] = Field(default_factory=dict, repr=False)  # keys are among them
-    prices: dict[str, Annotated[float, Field(ge=0, allow_inf_nan=False)]] = Field(default_factory=dict)
+    model_options: Options = field(default_factory=dict)
+    providers: dict[str, Options] = field(default_factory=dict, repr=False)  # keys are among them
+    prices: dict[str, Annotated[float, Field(ge=0, allow_inf_nan=False)]] = field(default_factory=dict)
     concurrency: Annotated[int, Field(ge=1, le=1000)] = 10
     vector_cache_mb: Annotated[int, Field(ge=0)] = 2048
     keep_versions: Annotated[int, Field(ge=1)] = 10
     keep_days: Annotated[float, Field(ge=0)] = 7
     lane: Literal["auto", "realtime", "batch"] = "auto"
     deadline_hours: Annotated[float, Field(gt=0, allow_inf_nan=False)] | None = None
-    sources: dict[str, SourceSettings] = Field(default_factory=dict)
-    serve: ServeSettings = ServeSettings()
+    sources: dict[str, SourceSettings] = field(default_factory=dict)
+    serve: ServeSettings = field(default_factory=ServeSettings)
 
-    @field_validator("sources")
-    @classmethod
-    def _names(cls, value: dict[str, SourceSettings]) -> dict[str, SourceSettings]:
-        for name in value:
+    def __post_init__(self) -> None:
+        """Let no source through whose name can be no part of a key."""
+        for name in self.sources:
             checked_name(name, "source")
-        return value
-
-    @classmethod
-    def settings_customise_sources(
-        cls,
-        settings_cls: type[BaseSettings],  # noqa: ARG003 - the signature is pydantic's
-        init_settings: PydanticBaseSettingsSource,
-        env_settings: PydanticBaseSettingsSource,
-        dotenv_settings: PydanticBaseSettingsSource,  # noqa: ARG003
-        file_secret_settings: PydanticBaseSettingsSource,  # noqa: ARG003
-    ) -> tuple[PydanticBaseSettingsSource, ...]:
-        """Let the environment win over the file."""
-        return env_settings, init_settings
 
 
 def read_settings(folder: Path) -> Settings:
@@ -142,26 +119,80 @@ def read_settings(folder: Path) -> Settings:
     """
     path = folder / FILE
     try:
-        said = tomllib.loads(path.read_text("utf-8"))
+        body = path.read_bytes()
+        said = tomllib.loads(body.decode())
     except FileNotFoundError:
-        said = {}
+        body, said = b"", {}
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         message = f"{path} is not valid TOML: {error}"
         raise Misconfigured(message) from error
     except OSError as error:
         message = f"{path} cannot be read: {error.strerror}"
         raise Misconfigured(message) from error
+    alone = not any(name.upper().startswith(PREFIX) for name in os.environ)
+    passed = folder / PASSED
+    if alone and _has_passed(body, passed):
+        return _settings(said)
+    # pydantic and its own settings take a fifth of a second to load and to learn these records.
+    from flowbed.settings.checking import checked  # noqa: PLC0415
+
+    found = _settings(checked(said, path))
+    # Where checking has changed nothing (such as a number that was said as text), there is nothing to check next time.
+    if alone and _same(asdict(_settings(said)), asdict(found)):
+        _pass(body, passed)
+    return found
+
+
+def texts(value: object) -> object:
+    """Take numbers and switches as options have them: as text."""
+    if not isinstance(value, dict):
+        return value
+    return {
+        name: str(said).lower() if isinstance(said, bool | int | float) else said
+        for name, said in value.items()
+    }
+
+
+def _settings(said: Mapping[str, Any]) -> Settings:
+    """Make the records of what was said, in tables, and has been checked."""
+    serve = said.get("serve", {})
+    tables = {
+        "model_options": texts(said.get("model_options", {})),
+        "providers": {name: texts(each) for name, each in said.get("providers", {}).items()},
+        "sources": {name: SourceSettings(**each) for name, each in said.get("sources", {}).items()},
+        "serve": ServeSettings(
+            **{
+                **serve,
+                "tiers": {name: TierSettings(**each) for name, each in serve.get("tiers", {}).items()},
+            }
+        ),
+    }
+    return Settings(**{**said, **tables})
+
+
+def _same(said: Any, found: Any) -> bool:  # noqa: ANN401 - what tables hold
+    """Tell whether checking left all as it was said; where a number may have a point, one without is as good."""
+    if isinstance(found, dict) and isinstance(said, dict):
+        return said.keys() == found.keys() and all(_same(said[name], found[name]) for name in found)
+    return bool(said == found) and (type(said) is type(found) or (type(said), type(found)) == (int, float))
+
+
+def _has_passed(body: bytes, passed: Path) -> bool:
     try:
-        return Settings(**said)
-    except SettingsError as error:
-        message = f"a FLOWBED_ variable cannot be used: {error}; tables are written as JSON"
-        raise Misconfigured(message) from error
-    except ValidationError as error:
-        faults = "; ".join(
-            f"{'.'.join(str(part) for part in each['loc'])}: {_plain(each)}" for each in error.errors()
-        )
-        message = f"{path} (or a FLOWBED_ variable) cannot be used: {faults}"
-        raise Misconfigured(message) from error
+        return passed.read_text("ascii") == _fingerprint(body)
+    except (OSError, UnicodeDecodeError):
+        return False
+
+
+def _pass(body: bytes, passed: Path) -> None:
+    # Half of it is no fingerprint, and where it cannot be written, the file is checked again next time.
+    with contextlib.suppress(OSError):
+        passed.write_text(_fingerprint(body), "ascii")
+
+
+def _fingerprint(body: bytes) -> str:
+    """64 hex digits over the file and over what it was checked against, which is this module."""
+    return hashlib.sha256(body + b"\0" + Path(__file__).read_bytes()).hexdigest()
 
 
 def checked_name(name: str, what: str) -> str:
@@ -178,9 +209,3 @@ def checked_name(name: str, what: str) -> str:
         )
         raise Misconfigured(message)
     return name
-
-
-def _plain(fault: Any) -> str:  # noqa: ANN401 - pydantic's own record
-    if fault["type"] == "extra_forbidden":
-        return "no such setting"
-    return str(fault["msg"])

@@ -7,19 +7,15 @@ import json
 import os
 from typing import TYPE_CHECKING, Annotated, Any, get_args
 
-from pydantic import Field, TypeAdapter, ValidationError
-
 from flowbed.errors import Misconfigured
-from flowbed.services import Allowlist, Dimensions, Serving, Tier
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    from flowbed.services import Allowlist, Serving
     from flowbed.settings.project import Settings
 
 OLDER_FALLBACK = "EMBEDDINGS_FALLBACK_CHAIN"
-ModelName = Annotated[str, Field(pattern="^[^{}]+$")]
-CHAINS: TypeAdapter[dict[str, tuple[str, ...]]] = TypeAdapter(dict[ModelName, tuple[ModelName, ...]])
 SWITCHED_ON = ("true", "1", "yes", "on")
 SWITCHES = (*SWITCHED_ON, "false", "0", "no", "off")
 
@@ -31,12 +27,14 @@ def serving(config: Settings) -> Serving:
         Misconfigured: one of these variables cannot be used.
 
     """
+    from flowbed.services import Dimensions, Serving, Tier  # noqa: PLC0415 - a search has no use for them
+
     said = config.serve
     models = tuple(said.models) or (config.model,)
     return Serving(
         models=models,
         aliases=said.aliases,
-        fallback=_fallback(models) or {model: tuple(chain) for model, chain in said.fallback.items()},
+        fallback=fallback(config),
         crossing=said.crossing,
         dimensions=said.dimensions or _older("EMBEDDINGS_DIMENSION_POLICY", get_args(Dimensions)) or "error",
         allowlist=said.allowlist or _older_allowlist(),
@@ -44,7 +42,10 @@ def serving(config: Settings) -> Serving:
         coalescing=said.coalescing,
         tiers={
             name: Tier(
-                requests=tier.requests_per_minute, tokens=tier.tokens_per_day, queued=tier.queued_tokens
+                requests=tier.requests_per_minute,
+                tokens=tier.tokens_per_day,
+                queued=tier.queued_tokens,
+                stored=None if tier.stored_mb is None else tier.stored_mb * 2**20,
             )
             for name, tier in said.tiers.items()
         },
@@ -57,33 +58,40 @@ def serving(config: Settings) -> Serving:
     )
 
 
-def _fallback(models: Sequence[str]) -> dict[str, tuple[str, ...]]:
-    """Read chains of models from `FLOWBED_FALLBACK`, or as older servers have it, from one vendor to others.
+def fallback(config: Settings) -> dict[str, tuple[str, ...]]:
+    """Say which models stand in for which, in order: by `FLOWBED_FALLBACK`, as older servers have it, or `[serve]`.
 
-    Either is a list, whose first is what the others stand in for, or a JSON object of such lists.
+    Either variable is a list, whose first is what the others stand in for, or a JSON object of such lists. Older
+    servers lead from one vendor to others.
+
+    Raises:
+        Misconfigured: a variable cannot be used.
+
     """
     name = next((each for each in ("FLOWBED_FALLBACK", OLDER_FALLBACK) if os.environ.get(each)), None)
-    if name is None:
-        return {}
-    chains = _chains(name, os.environ[name])
-    if name != OLDER_FALLBACK:
-        return chains
-    return {
-        model: tuple(_older_model(each, model) for each in chain)
-        for model in models
-        for key, chain in chains.items()
-        if key in (model, model.partition(":")[0])
-    }
+    chains = {} if name is None else _chains(name, os.environ[name])
+    if name == OLDER_FALLBACK:
+        chains = {
+            model: tuple(_older_model(each, model) for each in chain)
+            for model in config.serve.models or (config.model,)
+            for key, chain in chains.items()
+            if key in (model, model.partition(":")[0])
+        }
+    return chains or {model: tuple(chain) for model, chain in config.serve.fallback.items()}
 
 
 def _chains(name: str, text: str) -> dict[str, tuple[str, ...]]:
+    from pydantic import Field, TypeAdapter, ValidationError  # noqa: PLC0415 - slow, and rarely asked for
+
+    model = Annotated[str, Field(pattern="^[^{}]+$")]
+    chains: TypeAdapter[dict[str, tuple[str, ...]]] = TypeAdapter(dict[model, tuple[model, ...]])
     first, *others = [each.strip() for each in text.split(",")]
     found: Any = {first: others}
     if text.lstrip().startswith("{"):
         with contextlib.suppress(ValueError):
             found = json.loads(text)
     try:
-        return CHAINS.validate_python(found)
+        return chains.validate_python(found)
     except ValidationError as error:
         message = (
             f"{name}={text} cannot be used; write vendor:model,vendor:model or a JSON object of lists of them"

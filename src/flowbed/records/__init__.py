@@ -1,0 +1,184 @@
+"""Frozen records that the stages exchange, and the identities made from them. No I/O."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from dataclasses import asdict, dataclass
+from enum import StrEnum
+from functools import cached_property
+from importlib import import_module
+from typing import TYPE_CHECKING, Any, Literal
+
+import orjson
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Mapping
+
+    import numpy as np
+    from numpy.typing import NDArray
+
+    from flowbed.records.documents import Chunk, Document, Entry, Page, Problem
+    from flowbed.records.reports import Lane, Plan, Planned, Report
+
+__all__ = [
+    "Chunk",
+    "Document",
+    "Embedded",
+    "Entry",
+    "Found",
+    "Hit",
+    "Lane",
+    "Page",
+    "Plan",
+    "Planned",
+    "Problem",
+    "Purpose",
+    "Report",
+    "Scalar",
+    "Space",
+    "Status",
+    "batch_id",
+    "canonical",
+    "row_hash",
+    "run_id",
+    "text_hash",
+    "vector_key",
+]
+
+# Resolved on first use: a search has no use for them, and Python takes most of a millisecond to make such a class.
+_HOMES = {
+    "Chunk": "flowbed.records.documents",
+    "Document": "flowbed.records.documents",
+    "Entry": "flowbed.records.documents",
+    "Lane": "flowbed.records.reports",
+    "Page": "flowbed.records.documents",
+    "Plan": "flowbed.records.reports",
+    "Planned": "flowbed.records.reports",
+    "Problem": "flowbed.records.documents",
+    "Report": "flowbed.records.reports",
+}
+
+Purpose = Literal["document", "query"]
+Scalar = str | int | float | bool
+
+
+class Status(StrEnum):
+    """What is known about one chunk."""
+
+    NONE = "NONE"  # waiting to be embedded
+    PENDING = "PENDING"  # claimed by a worker, or in a delta that no commit holds yet
+    SUCCESS = "SUCCESS"  # in the index
+    FAILED = "FAILED"  # refused, with its reason
+    SKIPPED = "SKIPPED"  # nothing to embed
+    REVERTED = "REVERTED"  # was in the index; a rollback took it out
+
+
+@dataclass(frozen=True, kw_only=True)
+class Space:
+    """The identity of a vector space: two vectors may meet only when every field here agrees."""
+
+    model: str
+    dimensions: int
+    revision: str = ""
+    pooling: str = ""
+    normalized: bool = True
+    prompts: tuple[tuple[str, str], ...] = ()
+    precision: str = "float32"
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """64 hex digits that stamp every delta, index, cache key and response."""
+        return hashlib.sha256(canonical(asdict(self))).hexdigest()
+
+    @property
+    def space8(self) -> str:
+        """The first 8 digits of the fingerprint, for names that people read."""
+        return self.fingerprint[:8]
+
+    def to_json(self) -> str:
+        """Write this space as canonical JSON."""
+        return canonical(asdict(self)).decode()
+
+    @classmethod
+    def from_json(cls, text: str) -> Space:
+        """Read a space that `to_json` wrote."""
+        fields = json.loads(text)
+        fields["prompts"] = tuple((name, prompt) for name, prompt in fields["prompts"])
+        return cls(**fields)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Embedded:
+    """Vectors of one call, in the order of its texts.
+
+    `vectors` is float32 of shape (texts, dimensions); `tokens` is what the provider counts for the call;
+    `truncated` holds the positions of texts whose end was cut off. `counts` are the tokens of each text, also of those
+    that came from a cache; empty where they are not told. `cached` is how many texts did. `provider` names who answered
+    the others, where there are several that might have.
+    """
+
+    vectors: NDArray[np.float32]
+    tokens: int = 0
+    truncated: tuple[int, ...] = ()
+    counts: tuple[int, ...] = ()
+    cached: int = 0
+    provider: str = ""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Hit:
+    """One answer of a search; `score` is the cosine similarity, in [-1, 1], higher is better."""
+
+    id: str
+    score: float
+    document: str
+    metadata: Mapping[str, Scalar]
+    collection: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class Found:
+    """What a search found, best first, and the version of each collection that was asked."""
+
+    hits: tuple[Hit, ...]
+    versions: Mapping[str, int]
+
+
+def text_hash(text: str) -> str:
+    """64 hex digits of the UTF-8 bytes of `text`."""
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+def vector_key(space: Space, purpose: Purpose, text: str) -> bytes:
+    """Make the 32 bytes under which the vector of exactly this text, in this space, for this purpose, is kept."""
+    return hashlib.sha256(b"\0".join((space.fingerprint.encode(), purpose.encode(), text.encode()))).digest()
+
+
+def run_id(collection: str, space: Space, rows: Iterable[tuple[str, int, bool, str]]) -> str:
+    """Name a run by its content: the collection, the space and its (id, version, deleted, text_hash) in order."""
+    return hashlib.sha256(canonical([collection, space.fingerprint, sorted(rows)])).hexdigest()
+
+
+def row_hash(text_hash: str, text: str, metadata: Mapping[str, Scalar]) -> str:
+    """32 hex digits over what the index holds of a chunk beside its vector."""
+    return hashlib.sha256(canonical([text_hash, text, dict(metadata)])).hexdigest()[:32]
+
+
+def batch_id(source: str, rows: Iterable[tuple[str, str, int]]) -> str:
+    """Name a batch file by its content: its source and its (chunk id, text_hash, version) in order."""
+    return hashlib.sha256(canonical([source, sorted(rows)])).hexdigest()
+
+
+def canonical(value: Any) -> bytes:  # noqa: ANN401 - whatever JSON can hold
+    """Write JSON that is the same bytes for the same value: sorted keys, no spaces, UTF-8."""
+    try:
+        return orjson.dumps(value, option=orjson.OPT_SORT_KEYS)
+    except TypeError:  # a whole number of more than 64 bits, which Python's own writer takes
+        return json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=False).encode()
+
+
+def __getattr__(name: str) -> object:
+    if name not in _HOMES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(import_module(_HOMES[name]), name)
