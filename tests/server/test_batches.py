@@ -325,10 +325,13 @@ def test_a_batch_survives_servers_that_are_killed(tmp_path: Path, serve: Callabl
     with running.client() as client:
         batch = begin(client, written(texts, encoding_format="base64")).id
     seen = []
-    for _ in range(6):
+    for number in range(6):
         time.sleep(chance.uniform(0.1, 1.0))
         with running.client() as client:
-            seen.append(client.batches.retrieve(batch).status)
+            # A machine that is busy may need longer for the first lines than all of these pauses.
+            while (status := client.batches.retrieve(batch).status) == "validating" and number == 2:
+                time.sleep(0.01)
+            seen.append(status)
         running.end(signal.SIGKILL)
         running = serve(folder)
     assert any(status not in {"validating", "completed"} for status in seen), seen

@@ -234,3 +234,20 @@ def test_each_key_has_its_own_files(tmp_path: Path) -> None:
         assert running.call("GET", f"{path}/content", headers=mine).body == b"mine"
     finally:
         running.close()
+
+
+def test_a_key_stores_no_more_than_its_tier_may(tmp_path: Path) -> None:
+    """What would not fit beside the files of its key is refused by name, until one of them is deleted."""
+    running = Running(write_project(tmp_path / "project", "[serve.tiers.default]\nstored_mb = 1\n"))
+    try:
+        _, secret = running.wait(running.service.keys.create("mine", secret=running.service.bed.secret))
+        mine = {**FORM, "authorization": f"Bearer {secret}"}
+        body = form(("purpose", "batch"), ("file", b"x" * 700_000))
+        kept = running.call("POST", "/v1/files", body, mine)
+        refused = running.call("POST", "/v1/files", body, mine)
+        assert (kept.status, refused.status) == (200, 400)
+        assert refused.json["error"]["code"] == "storage_limit_exceeded"
+        assert running.call("DELETE", f"/v1/files/{kept.json['id']}", headers=mine).status == 200
+        assert running.call("POST", "/v1/files", body, mine).status == 200
+    finally:
+        running.close()

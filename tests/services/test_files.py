@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from typing import TYPE_CHECKING
 
 import pytest
@@ -35,10 +36,15 @@ async def pieces(*parts: bytes, failure: Exception | None = None) -> AsyncIterat
 
 
 async def send(
-    files: Files, *parts: bytes, owner: str = "", purpose: str = "batch", seconds: int | None = None
+    files: Files,
+    *parts: bytes,
+    owner: str = "",
+    purpose: str = "batch",
+    seconds: int | None = None,
+    most: int | None = None,
 ) -> FileRow:
     said = Described(purpose=purpose, filename="in.jsonl", seconds=seconds)
-    return await files.create(owner, pieces(*parts), described=lambda: said)
+    return await files.create(owner, pieces(*parts), described=lambda: said, most=most)
 
 
 async def stored(project: Project) -> list[str]:
@@ -170,6 +176,70 @@ async def test_lists_are_paged_either_way(files: Files, project: Project) -> Non
     assert await ids(files, limit=3, after=sent[3]) == (sent[2::-1], False)
     assert await ids(files, limit=3, after=sent[1], descending=False) == (sent[2:], False)
     assert await ids(files, purpose="batch") == ([sent[3], sent[1]], False)
+
+
+async def test_files_whose_time_is_over_take_no_place_in_a_list(files: Files, project: Project) -> None:
+    """Pages hold as many files as are asked for, whatever lies between them that is over and not swept yet."""
+    kept = []
+    for seconds in (None, 3600, 3600, 3600, None, 3600):
+        project.now.advance(seconds=1)
+        row = await send(files, b"text", purpose="user_data", seconds=seconds)
+        kept += [row.id] if seconds is None else []
+    project.now.advance(seconds=3600)
+    for order, descending in ((kept, False), (kept[::-1], True)):
+        assert await ids(files, limit=1, descending=descending) == (order[:1], True)
+        assert await ids(files, limit=1, after=order[0], descending=descending) == (order[1:], False)
+
+
+async def test_an_owner_keeps_so_many_bytes(files: Files, project: Project) -> None:
+    """What does not fit beside an owner's other files is refused and not kept, until one of those is gone or over."""
+    first = await send(files, b"four", owner="me", seconds=3600, most=8)
+    await send(files, b"many more", owner="you", most=9)
+    second = await send(files, b"four", owner="me", most=8)
+    before = await stored(project)
+    for parts in ((b"x",), (b"five5", b"more"), (b"x" * 9,)):
+        with pytest.raises(Rejected, match="may have 8 bytes together") as refused:
+            await send(files, *parts, owner="me", most=8)
+        assert (refused.value.param, refused.value.code) == ("file", "storage_limit_exceeded")
+    assert await stored(project) == before
+    assert (await ids(files, "me"))[0] == [second.id, first.id]
+    await files.delete("me", second.id)
+    await send(files, b"1", owner="me", most=8)
+    project.now.advance(seconds=3600)
+    await send(files, b"1234567", owner="me", most=8)
+
+
+async def test_more_is_not_taken_than_an_owner_may_keep(files: Files, project: Project) -> None:
+    """A file that does not fit is broken off where that is known, and not first taken whole."""
+    read = 0
+
+    async def long() -> AsyncIterator[bytes]:
+        nonlocal read
+        while read < 100:
+            read += 1
+            yield b"x" * 1_000
+
+    said = Described(purpose="user_data", filename="")
+    with pytest.raises(Rejected):
+        await files.create("me", long(), described=lambda: said, most=5_000)
+    assert read == 6
+    assert await stored(project) == []
+
+
+async def test_of_files_that_come_at_once_those_are_kept_that_fit(files: Files, project: Project) -> None:
+    """However many are sent at the same time, no more bytes are kept in the end than may be."""
+    found = await asyncio.gather(
+        *(send(files, b"four", owner="me", most=9) for _ in range(5)), return_exceptions=True
+    )
+    assert sum(isinstance(each, Rejected) for each in found) == 3
+    assert len(await stored(project)) == 2
+
+
+async def test_what_a_job_makes_is_kept_in_any_case(files: Files) -> None:
+    """Answers are not lost where they do not fit; but then nothing more is taken."""
+    await files.write("me", id="file-1", filename="out", pieces=pieces(b"many bytes"), expires=0)
+    with pytest.raises(Rejected):
+        await send(files, b"x", owner="me", most=5)
 
 
 async def test_what_a_job_writes_is_written_once(files: Files, project: Project) -> None:

@@ -246,6 +246,45 @@ async def test_a_line_has_the_limit_of_a_request(opened: Open, project: Project)
             assert faults(job) == [("request_too_large", len(lines))]
 
 
+@pytest.mark.parametrize("size", [1_000, 3_000_000])  # in one piece of the file, and in several
+async def test_a_line_that_is_too_long_is_told_by_its_number(opened: Open, size: int) -> None:
+    """Lines that are too long are counted as all are, wherever they stand, and so are those after them."""
+    long = "x" * size
+    async with opened(body_bytes=1_000) as service:
+        for lines, at in (
+            ([line("a", long), b"", line("b")], [1]),
+            ([line("a"), b"", line("b", long), line("c")], [3]),
+            ([line("a"), line("b", long)], [2]),
+        ):
+            job = await finished(service, await begin(service, lines))
+            assert faults(job) == [("request_too_large", number) for number in at]
+        job = await finished(service, await begin(service, [line("a", "x" * 1_000), line("b"), b"{"]))
+        assert faults(job) == [("request_too_large", 1), ("invalid_json_line", 3)]
+
+
+async def test_lines_that_are_too_long_are_listed_up_to_a_hundred(opened: Open) -> None:
+    """A file of lines that are all too long has its first 100 told."""
+    async with opened(body_bytes=100) as service:
+        job = await finished(service, await begin(service, [line(f"c{n}", "x" * 100) for n in range(150)]))
+    assert faults(job) == [("request_too_large", n) for n in range(1, 101)]
+
+
+async def test_a_limit_that_is_set_later_skips_no_line(opened: Open, project: Project) -> None:
+    """A job that was found to be good goes on as it is, whatever the settings have become."""
+    lines = [line("a", "long " * 200), line("b"), line("c", "last")]
+    next(iter(project.providers.values())).failure = Unavailable("down", retry_after=0.01)
+    async with opened() as service:
+        job = await begin(service, lines)
+        async with Working(service, Lines()):
+            await until(service, job, lambda row: row.state == "in_progress")
+    next(iter(project.providers.values())).failure = None
+    async with opened(body_bytes=500) as service:
+        job = await finished(service, job)
+        found = await outcomes(service, job)
+    assert (job.state, list(found)) == ("completed", ["a", "b", "c"])
+    assert np.allclose(vectors(found["c"]), seeded(["last"], 64))
+
+
 async def test_a_key_may_use_its_own_models_alone(opened: Open, project: Project) -> None:
     """A job of a key that may not use the model fails as its request would."""
     from tests.services.conftest import Provider
@@ -356,6 +395,50 @@ async def test_a_revoked_key_ends_its_jobs(opened: Open) -> None:
         await service.keys.revoke(caller.key or "")
         job = await finished(service, job)
         assert job.state == "cancelled"
+
+
+async def test_a_key_that_is_revoked_ends_the_jobs_that_run(
+    opened: Open, project: Project, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whenever a key is revoked, what its job has answered by then stays, and each line that is left is told why."""
+    provider = project.providers["first:small"]
+    async with opened() as service:
+        caller = await key_of(service)
+        job = await begin(service, [line(f"c{n}", f"text {n}") for n in range(9)], caller)
+        answer = service.embeddings.answer
+
+        async def revoke_at(asked: Any, caller: Caller) -> Any:
+            answered = await answer(asked, caller)
+            if len(provider.sent) == 3:
+                await service.keys.revoke(caller.key or "")
+            return answered
+
+        monkeypatch.setattr("flowbed.services.job_answers.LOCAL_INPUTS", 1)
+        monkeypatch.setattr("flowbed.services.job_work.PART_BYTES", 1)
+        monkeypatch.setattr(service.embeddings, "answer", revoke_at)
+        job = await finished(service, job)
+        found = await outcomes(service, job)
+        errors = await file(service, job, job.errors)
+    assert (job.state, job.completed, job.queued) == ("cancelled", 3, 0)
+    assert provider.sent == ["text 0", "text 1", "text 2"]
+    assert [name for name, body in found.items() if body == "batch_cancelled"] == [
+        f"c{n}" for n in range(3, 9)
+    ]
+    assert all("the API key" in each["error"]["message"] for each in errors)
+    assert set(orjson.loads(job.stamps)) == {"in_progress", "cancelling", "cancelled"}
+
+
+async def test_a_key_that_is_revoked_while_its_job_waits_ends_it(opened: Open, project: Project) -> None:
+    """A job that waits for a provider that is down ends as well."""
+    provider = project.providers["first:small"]
+    provider.failure = Unavailable("down", retry_after=0.01)
+    async with opened() as service, Working(service, Lines()):
+        caller = await key_of(service)
+        job = await begin(service, [line("a")], caller)
+        await until(service, job, lambda row: row.state == "in_progress")
+        await service.keys.revoke(caller.key or "")
+        job = await until(service, job, lambda row: row.ended)
+        assert (job.state, await outcomes(service, job)) == ("cancelled", {"a": "batch_cancelled"})
 
 
 async def test_a_job_whose_input_is_gone_fails(opened: Open) -> None:

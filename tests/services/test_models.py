@@ -91,6 +91,47 @@ async def test_a_probe_holds_for_seconds(project: Project) -> None:
     assert provider.sent == ["ready", "ready"]
 
 
+async def test_a_probe_holds_no_longer_than_its_breakers_stay_as_they_were(project: Project) -> None:
+    """A model whose breaker has opened since it was probed is not called ready, and is again once it is closed."""
+    models = await Models.open(project, project.serving, monotonic=project.seconds)
+    provider = project.providers["first:small"]
+    assert [each.state for each in await models.ready()] == ["ok"]
+    provider.failure = Transient("down")
+    for number in range(FAILURES):
+        with pytest.raises(Transient):
+            await models.named("small").embed([f"text {number}"], purpose="query")
+    (health,) = await models.ready()
+    assert (health.state, health.facts) == ("unhealthy", {"first:small": "open"})
+    provider.failure = None
+    models.reset("first:small")
+    assert [each.state for each in await models.ready()] == ["ok"]
+
+
+async def test_texts_that_wait_are_counted(project: Project) -> None:
+    """Of texts that come while a model works it is told how many wait, by the model's name."""
+    provider = project.providers["first:small"]
+    go = asyncio.Event()
+    embed = provider.embed
+
+    class Slow(Provider):
+        async def embed(self, texts: Any, *, purpose: Any) -> Any:
+            await go.wait()
+            return await embed(texts, purpose=purpose)
+
+    project.providers["first:small"] = Slow(64, model="small")
+    models = await Models.open(project, project.serving, monotonic=project.seconds)
+    assert models.waiting() == {"first:small": 0}
+    calls = [
+        asyncio.create_task(models.named("small").embed([f"text {n}"], purpose="query")) for n in range(7)
+    ]
+    for _ in range(20):  # turns of the loop, of which a call takes a few to come as far as waiting
+        await asyncio.sleep(0)
+    assert 0 < models.waiting()["first:small"] < 7
+    go.set()
+    await asyncio.gather(*calls)
+    assert models.waiting() == {"first:small": 0}
+
+
 async def test_readiness_tells_what_fails(opened: Open, project: Project) -> None:
     """The only model that fails is unhealthy, with its reason; beside one that answers it is degraded."""
     project.providers["first:small"].failure = Transient("weights are gone")

@@ -38,13 +38,20 @@ class SqlFiles:
         return found[0] if found else None
 
     async def list(
-        self, owner: str, *, purpose: str | None, after: str | None, limit: int, descending: bool
+        self,
+        owner: str,
+        *,
+        purpose: str | None,
+        after: str | None,
+        limit: int,
+        descending: bool,
+        now: int = 0,
     ) -> Sequence[FileRow]:
         """Read the files of an owner in order of time and id."""
         if purpose is not None and unfit(purpose):
             return []
         order = [each.desc() if descending else each.asc() for each in (files.c.created, files.c.id)]
-        query = sa.select(files).where(files.c.owner == owner).order_by(*order).limit(limit)
+        query = sa.select(files).where(files.c.owner == owner, _kept(now)).order_by(*order).limit(limit)
         if purpose is not None:
             query = query.where(files.c.purpose == purpose)
         if after is not None:
@@ -54,6 +61,13 @@ class SqlFiles:
             place, last = sa.tuple_(files.c.created, files.c.id), sa.tuple_(known.created, known.id)
             query = query.where(place < last if descending else place > last)
         return await self._database.fetch(FileRow, query)
+
+    async def stored(self, owner: str, *, now: int) -> int:
+        """Add up the bytes of an owner's files."""
+        query = sa.select(sa.func.coalesce(sa.func.sum(files.c.bytes), 0)).where(
+            files.c.owner == owner, _kept(now)
+        )
+        return int(await self._database.read(lambda connection: connection.execute(query).scalar_one()))
 
     async def remove(self, file: str) -> bool:
         """Forget a file."""
@@ -71,3 +85,7 @@ class SqlFiles:
             .limit(limit)
         )
         return await self._database.fetch(FileRow, query)
+
+
+def _kept(now: int) -> sa.ColumnElement[bool]:
+    return sa.or_(files.c.expires == 0, files.c.expires > now)

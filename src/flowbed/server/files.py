@@ -36,8 +36,13 @@ def routes(service: Service) -> APIRouter:
         await upload.begin()
         if upload.has_file and "purpose" in upload.fields:
             described(upload)  # what cannot be used is refused before it is here
+        caller = exchange.caller
+        tier = service.serving.tiers.get(caller.tier) if caller.key else None
         row = await files.create(
-            exchange.caller.key or "", upload.file(), described=lambda: described(upload)
+            caller.key or "",
+            upload.file(),
+            described=lambda: described(upload),
+            most=None if tier is None else tier.stored,
         )
         return json(shown(row))
 

@@ -145,12 +145,13 @@ class CacheTier:
 class Tier:
     """What each key of a tier may use: requests per minute and tokens per day (UTC); None is without limit.
 
-    `queued` is how many tokens its jobs may have waiting.
+    `queued` is how many tokens its jobs may have waiting, `stored` how many bytes its files may have together.
     """
 
     requests: int | None = None
     tokens: int | None = None
     queued: int | None = None
+    stored: int | None = None
 
 
 @dataclass(frozen=True, kw_only=True)

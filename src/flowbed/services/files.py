@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import re
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -49,20 +50,28 @@ class Files:
         """Take where bytes and rows are kept; `clock` tells µs since 1970, `secret` makes 32 random bytes as text."""
         self._store, self._rows = store, rows
         self._clock, self._secret = clock, secret
+        # Held while it is found out whether a file fits beside its owner's others.
+        self._recording = asyncio.Lock()
 
     async def create(
-        self, owner: str, pieces: AsyncIterable[bytes], *, described: Callable[[], Described]
+        self,
+        owner: str,
+        pieces: AsyncIterable[bytes],
+        *,
+        described: Callable[[], Described],
+        most: int | None = None,
     ) -> FileRow:
         """Keep a file, never whole in memory; `described` is asked once it is here: what is said may follow the bytes.
 
-        Of what is refused or breaks off nothing stays.
+        Its owner may keep `most` bytes in all. Of what is refused or breaks off nothing stays.
 
         Raises:
-            Rejected: it is larger than a file of its purpose may be.
+            Rejected: it is larger than a file of its purpose may be, or does not fit beside the owner's others.
 
         """
         id = new_id("file-", self._secret())  # noqa: A001 - the record's own field
-        measured = _Measured(pieces)
+        room = None if most is None else _Room(most, await self._stored(owner))
+        measured = _Measured(pieces, room)
         try:
             await self._store.put(_key(id), measured)
             said = described()
@@ -85,7 +94,10 @@ class Files:
             created=now,
             expires=0 if seconds is None else now + seconds * 1_000_000,
         )
-        await self._rows.create(row)
+        if most is None:
+            await self._rows.create(row)
+        else:
+            await self._record(row, most)
         return row
 
     async def write(
@@ -150,9 +162,9 @@ class Files:
         if after is not None:
             await self.get(owner, after)
         rows = await self._rows.list(
-            owner, purpose=purpose, after=after, limit=limit + 1, descending=descending
+            owner, purpose=purpose, after=after, limit=limit + 1, descending=descending, now=self._clock()
         )
-        return [row for row in rows[:limit] if not self._is_over(row)], len(rows) > limit
+        return list(rows[:limit]), len(rows) > limit
 
     async def delete(self, owner: str, id: str) -> None:  # noqa: A002
         """Forget a file, and remove its bytes.
@@ -176,6 +188,20 @@ class Files:
                 await self._store.delete([listed.key])
                 removed += 1
         return removed
+
+    async def _stored(self, owner: str) -> int:
+        return await self._rows.stored(owner, now=self._clock())
+
+    async def _record(self, row: FileRow, most: int) -> None:
+        """Record a file whose bytes are here, if it fits beside those that have come since it began."""
+        # One after the other, so that of two that fit alone one is kept; two servers may keep a little too much.
+        async with self._recording:
+            try:
+                _Room(most, await self._stored(row.owner)).require(row.bytes)
+            except BaseException:
+                await self._store.delete([row.key])
+                raise
+            await self._rows.create(row)
 
     async def _remove(self, row: FileRow) -> None:
         # In this order, what a killed process leaves is bytes that nobody is told of, and that are swept.
@@ -205,11 +231,29 @@ def _key(id: str) -> str:  # noqa: A002
     return f"{FOLDER}/{id}/content"
 
 
-class _Measured:
-    """Pieces that are counted, and whose failure is remembered."""
+@dataclass(frozen=True)
+class _Room:
+    """The bytes that one owner may keep, and how many are taken."""
 
-    def __init__(self, pieces: AsyncIterable[bytes]) -> None:
-        self._pieces = pieces
+    most: int
+    taken: int
+
+    def require(self, size: int) -> None:
+        """Let so many bytes through as there is room for."""
+        if self.taken + size > self.most:
+            raise Rejected(
+                f"The file does not fit: the files of a key may have {self.most:,} bytes together, those that batches"
+                f" made among them, and {self.taken:,} are there. Delete some that are not needed any more.",
+                param="file",
+                code="storage_limit_exceeded",
+            )
+
+
+class _Measured:
+    """Pieces that are counted, no more than there is room for, and whose failure is remembered."""
+
+    def __init__(self, pieces: AsyncIterable[bytes], room: _Room | None = None) -> None:
+        self._pieces, self._room = pieces, room
         self.bytes = 0
         self.failure: Exception | None = None
 
@@ -217,6 +261,8 @@ class _Measured:
         try:
             async for piece in self._pieces:
                 self.bytes += len(piece)
+                if self._room is not None:
+                    self._room.require(self.bytes)
                 yield piece
         except Exception as error:
             self.failure = error

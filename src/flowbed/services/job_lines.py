@@ -186,7 +186,7 @@ class Copy:
     """The lines of a file on this machine's disk; every method is blocking."""
 
     def __init__(self, file: BinaryIO, *, longest: int, seen: Check | None) -> None:
-        """Write to `file`; lines have at most `longest` bytes."""
+        """Write to `file`; where lines are judged (`seen`), they have at most `longest` bytes."""
         self._file, self._longest, self._seen = file, longest, seen
         # Where each line begins and ends; those that are empty are left out.
         self._starts, self._ends = array("q"), array("q")
@@ -203,8 +203,8 @@ class Copy:
         *lines, self._rest = (self._rest + piece).split(b"\n")
         for line in lines:
             self._line(line, ended=True)
-        if len(self._rest) > self._longest:
-            self._too_long()
+        if self._seen is not None and len(self._rest) > self._longest:
+            self._too_long(self._seen, self._number + 1)
             self._rest = b""
             return False
         return self._seen is None or not self._seen.full
@@ -244,21 +244,21 @@ class Copy:
         self._number += 1
         if not line.strip():
             return
-        if len(line) > self._longest:
-            self._too_long()
+        if self._seen is not None and len(line) > self._longest:
+            self._too_long(self._seen, self._number)
             return
         self._starts.append(start)
         self._ends.append(start + len(line))
         if self._seen is not None:
             self._seen(self._number, line)
 
-    def _too_long(self) -> None:
-        if self._seen is not None:
-            self._seen.faults.append(
+    def _too_long(self, seen: Check, number: int) -> None:
+        if not seen.full:
+            seen.faults.append(
                 Fault(
                     code="request_too_large",
                     message=f"A line may have {self._longest:,} bytes, as the body of a request.",
-                    line=self._number + 1,
+                    line=number,
                 )
             )
 

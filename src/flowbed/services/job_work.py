@@ -14,6 +14,7 @@ from flowbed.services import Caller
 from flowbed.services.job_answers import Stopped, undone
 from flowbed.services.job_lines import Check, Fault, copied
 from flowbed.services.job_output import Parts
+from flowbed.services.job_owners import Owner
 from flowbed.services.served import allow
 
 if TYPE_CHECKING:
@@ -41,10 +42,18 @@ UNDONE = {
     EXPIRED: ("batch_expired", "This request could not be executed before the completion window expired."),
     CANCELLED: ("batch_cancelled", "This request was not executed: the batch was cancelled."),
 }
+REVOKED = (
+    "batch_cancelled",
+    "This request was not executed: the API key that the batch was made with was revoked.",
+)
 
 
 class Lost(Exception):  # noqa: N818 - it ends this process's work on a job, which goes on elsewhere
     """Another process holds the job."""
+
+
+class GaveWay(Exception):  # noqa: N818 - it ends this process's work on a job for now
+    """The job stands back for those of others."""
 
 
 class InputGone(Exception):  # noqa: N818 - it ends a job, and is not seen outside
@@ -70,12 +79,20 @@ class Work:
         self._parts = Parts(service.bed.store, row.id)
         self._worker, self._monotonic, self._clock = worker, monotonic, service.bed.clock
         self._done = done
+        self._for = Owner(self._ledger.keys, row.owner)
+        self._revoked = False
+        self.gives_way = False
+
+    def give_way(self) -> None:
+        """Ask that the work ends with the part that is under way, for another process, or this one, to go on later."""
+        self.gives_way = True
 
     async def run(self) -> None:
         """Do all that is left to do; repeatable, whatever ends it.
 
         Raises:
             Lost: another process does it.
+            GaveWay: it was asked to, and what was answered is counted.
             Transient: store or ledger cannot be reached.
 
         """
@@ -106,22 +123,13 @@ class Work:
 
     async def _caller(self) -> Caller:
         """Find out for whom this is done; where the key was revoked, for nobody: the job is then cancelled."""
-        owner = self._row.owner
-        if not owner:
-            return Caller(name="anyone", admin=True, unhurried=True)
-        key = next((key for key in await self._ledger.keys.all() if key.id == owner), None)
-        if key is None or key.revoked:
-            await self._ledger.jobs.cancel(self._row.id)
-            await self._hold()
-            return Caller(key=owner, unhurried=True)
-        return Caller(
-            key=key.id,
-            name=key.name,
-            tier=key.tier,
-            admin=key.admin,
-            models=frozenset(key.models),
-            unhurried=True,
-        )
+        caller = await self._for.caller()
+        if caller is not None:
+            return caller
+        self._revoked = True
+        await self._ledger.jobs.cancel(self._row.id)
+        await self._hold()
+        return Caller(key=self._row.owner, unhurried=True)
 
     def _check(self, caller: Caller) -> Check:
         models, serving = self._service.models, self._service.serving
@@ -169,6 +177,8 @@ class Work:
         while self._row.line < self._row.total and (part := await self._parts.find(self._row.line)):
             await self._count(part)
         while self._row.line < self._row.total and not await self._is_over():
+            if self.gives_way:
+                raise GaveWay
             outcomes = await self._answered(copy, caller)
             if outcomes:
                 await self._count(await self._parts.lay(self._row.line, outcomes))
@@ -184,7 +194,7 @@ class Work:
         while place < self._row.total and size < PART_BYTES and self._monotonic() - begun < PART_SECONDS:
             try:
                 found = await self._answers.next(
-                    copy, place, caller, job=self._row.id, model=self._row.model, over=self._is_over
+                    copy, place, caller, job=self._row.id, model=self._row.model, over=self._has_to_stop
                 )
             except Stopped:
                 break
@@ -237,7 +247,7 @@ class Work:
             yield piece
         if copy is None or self._row.line == self._row.total:
             return
-        code, message = UNDONE[end]
+        code, message = REVOKED if self._revoked and end == CANCELLED else UNDONE[end]
         for first in range(self._row.line, self._row.total, PAGE):
             last = min(first + PAGE, self._row.total)
             names = await asyncio.to_thread(copy.names, first, last)
@@ -259,9 +269,14 @@ class Work:
         )
         self._done(part.lines - part.failed, part.failed)
 
+    async def _has_to_stop(self) -> bool:
+        return await self._is_over() or self.gives_way
+
     async def _is_over(self) -> bool:
-        """Hold the job for longer, and tell whether its time is over or its owner wants no more of it."""
+        """Hold the job for longer, and tell whether its time is over or nobody wants any more of it."""
         await self._hold()
+        if not self._row.cancel:
+            await self._caller()  # which cancels the job of a key that was revoked since
         return self._row.cancel or self._clock() >= self._row.expires
 
     async def _hold(self) -> None:

@@ -5,12 +5,14 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import time
-from dataclasses import replace
+from collections import Counter
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Self
 
 from flowbed.services.job_answers import Answers
 from flowbed.services.job_output import FOLDER, drop_folder
-from flowbed.services.job_work import HELD, Lost, Work
+from flowbed.services.job_turns import following, giving_way
+from flowbed.services.job_work import HELD, GaveWay, Lost, Work
 from flowbed.telemetry import log
 
 if TYPE_CHECKING:
@@ -31,6 +33,15 @@ SWEPT_EVERY = 3_600.0
 
 def _nothing(completed: int, failed: int) -> None:
     """Count nothing."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Begun:
+    """A job that is worked on here."""
+
+    owner: str
+    work: Work
+    task: asyncio.Task[None]
 
 
 class Working:
@@ -54,7 +65,7 @@ class Working:
         self._answers = Answers(service.embeddings, service.models, wire, busy=busy, monotonic=monotonic)
         self._worker = service.bed.worker()
         self._done = done
-        self._running: dict[str, asyncio.Task[None]] = {}
+        self._running: dict[str, _Begun] = {}  # in the order in which they were begun
         self._failures: dict[
             str, tuple[int, float]
         ] = {}  # how often a job could not go on, and when it may again
@@ -76,22 +87,27 @@ class Working:
         if self._looking is not None and self._sweeping is not None:
             self._sweeping.cancel()
             await asyncio.wait([self._looking, self._sweeping])
-        for task in self._running.values():
+        tasks = [begun.task for begun in self._running.values()]
+        for task in tasks:
             task.cancel()
-        await asyncio.gather(*self._running.values(), return_exceptions=True)
+        await asyncio.gather(*tasks, return_exceptions=True)
 
     async def look(self) -> None:
-        """Begin with the jobs that nobody works on, as many as may be."""
-        now = self._monotonic()
-        async for page in self._rows.pages():
-            for row in page:
-                if self._ending or len(self._running) >= AT_ONCE:
-                    return
-                if row.id in self._running or self._failures.get(row.id, (0, now))[1] > now:
-                    continue
-                if (held := await self._held(row)) is not None:
-                    task = asyncio.create_task(self._work(held), name=row.id)
-                    self._running[row.id] = task
+        """Begin with the jobs that nobody works on, as many as may be, round their owners.
+
+        Where all places are taken, jobs of those who have most of them are asked to give way.
+        """
+        waiting = [] if self._ending else await self._waiting()
+        while waiting and not self._ending and len(self._running) < AT_ONCE:
+            owners = Counter(begun.owner for begun in self._running.values())
+            row = following(waiting, owners)
+            waiting.remove(row)
+            held = await self._held(row)
+            if held is not None and held.id not in self._running:
+                self._begin(held)
+        staying = {job: begun.owner for job, begun in self._running.items() if not begun.work.gives_way}
+        for job in giving_way(waiting, staying, places=AT_ONCE):
+            self._running[job].work.give_way()
 
     async def sweep(self) -> None:
         """Remove files whose time is over, and parts of jobs that have ended."""
@@ -126,6 +142,32 @@ class Working:
                 log.warning("old files are not swept, which is tried again: %s", error)
             await asyncio.sleep(SWEPT_EVERY)
 
+    async def _waiting(self) -> list[JobRow]:
+        """Find jobs that nobody works on, oldest first, and of each owner no more than there are places."""
+        now, at = self._monotonic(), self._clock()
+        found: list[JobRow] = []
+        owners: Counter[str] = Counter()
+        async for page in self._rows.pages():
+            for row in page:
+                put_off = self._failures.get(row.id, (0, now))[1] > now
+                held = row.worker and row.until >= at and not self._service.bed.dead(row.worker)
+                if row.id not in self._running and not put_off and not held and owners[row.owner] < AT_ONCE:
+                    owners[row.owner] += 1
+                    found.append(row)
+        return found
+
+    def _begin(self, row: JobRow) -> None:
+        work = Work(
+            row,
+            self._service,
+            answers=self._answers,
+            worker=self._worker,
+            monotonic=self._monotonic,
+            done=self._done,
+        )
+        task = asyncio.create_task(self._work(row, work), name=row.id)
+        self._running[row.id] = _Begun(row.owner, work, task)
+
     async def _held(self, row: JobRow) -> JobRow | None:
         """Hold a job that nobody holds; that of a process which has ended here is taken over."""
         now = self._clock()
@@ -140,24 +182,19 @@ class Working:
 
     async def _hold_on(self) -> None:
         """Put off the end of every hold; work on a job that was lost is ended."""
-        for job, task in list(self._running.items()):
+        for job, begun in list(self._running.items()):
             now = self._clock()
             until = now + round(HELD * 1e6)
             if await self._rows.hold(job, worker=self._worker, now=now, until=until) is None:
-                task.cancel()
+                begun.task.cancel()
 
-    async def _work(self, row: JobRow) -> None:
+    async def _work(self, row: JobRow, work: Work) -> None:
         """Work on a job until it has ended, or cannot go on."""
-        work = Work(
-            row,
-            self._service,
-            answers=self._answers,
-            worker=self._worker,
-            monotonic=self._monotonic,
-            done=self._done,
-        )
         try:
             await work.run()
+        except GaveWay:
+            with contextlib.suppress(Exception):  # its hold then runs out
+                await work.let_go()
         except Lost:
             log.info("job %s is worked on elsewhere", row.id)
         except asyncio.CancelledError:

@@ -68,6 +68,32 @@ class FilesContract:
         for none in ("vision", "odd\0"):
             assert await listed(ledger, "o", purpose=none) == []
 
+    async def test_files_whose_time_is_over_are_not_listed(self, ledger: Ledger) -> None:
+        """Where it is told what time it is, files that have expired are in no listing, and no limit counts them."""
+        at = file().created
+        for number, expires in enumerate([0, at + 30, at + 10, 0, at + 20]):
+            await ledger.files.create(file(f"f{number}", created=at + number, expires=expires))
+        assert await listed(ledger, "o") == ["f0", "f1", "f2", "f3", "f4"]
+        assert await listed(ledger, "o", now=at + 10) == ["f0", "f1", "f3", "f4"]
+        assert await listed(ledger, "o", now=at + 20, limit=2, descending=True) == ["f3", "f1"]
+        assert await listed(ledger, "o", now=at + 20, limit=1, after="f1") == ["f3"]
+        assert await listed(ledger, "o", now=LATE, limit=1, after="f2") == ["f3"]
+        assert await listed(ledger, "o", now=LATE) == ["f0", "f3"]
+
+    async def test_bytes_are_added_up_by_owner(self, ledger: Ledger) -> None:
+        """What an owner keeps are the bytes of all its files but those whose time is over."""
+        at = file().created
+        assert await ledger.files.stored("o", now=at) == 0
+        for id_, owner, expires in (("a", "o", 0), ("b", "o", at + 10), ("c", "", 0), ("d", "o", at + 20)):
+            await ledger.files.create(file(id_, owner=owner, expires=expires))
+        each = file().bytes
+        assert await ledger.files.stored("o", now=at) == 3 * each
+        assert await ledger.files.stored("o", now=at + 10) == 2 * each
+        assert await ledger.files.stored("", now=LATE) == each
+        await ledger.files.remove("a")
+        assert await ledger.files.stored("o", now=at + 10) == each
+        assert await ledger.files.stored("o", now=LATE) == 0
+
     async def test_listings_have_no_ceiling(self, ledger: Ledger) -> None:
         """As many files as are asked for come in one listing."""
         names = [f"f{number:04d}" for number in range(300)]
@@ -109,8 +135,11 @@ async def listed(
     after: str | None = None,
     limit: int = 20,
     descending: bool = False,
+    now: int = 0,
 ) -> list[str]:
     """List the ids of an owner's files."""
-    rows = await ledger.files.list(owner, purpose=purpose, after=after, limit=limit, descending=descending)
+    rows = await ledger.files.list(
+        owner, purpose=purpose, after=after, limit=limit, descending=descending, now=now
+    )
     assert {row.owner for row in rows} <= {owner}
     return [row.id for row in rows]

@@ -44,16 +44,28 @@ class LimitedFiles:
         return row_of(FileRow, item) if item else None
 
     async def list(
-        self, owner: str, *, purpose: str | None, after: str | None, limit: int, descending: bool
+        self,
+        owner: str,
+        *,
+        purpose: str | None,
+        after: str | None,
+        limit: int,
+        descending: bool,
+        now: int = 0,
     ) -> Sequence[FileRow]:
         """Read the files of an owner in order of time and id."""
-        ids = [name["id"] for name in await all_of(self._table.query, f"files#{owner}")]
+        ids = await self._of(owner)
         if descending:
-            ids.reverse()
+            ids = ids[::-1]
         if after is not None:
             ids = ids[ids.index(after) + 1 :] if after in ids else []
         rows = await self._read(ids)
-        return [row for row in rows if purpose in {None, row.purpose}][:limit]
+        return [row for row in rows if purpose in {None, row.purpose} and _is_kept(row, now)][:limit]
+
+    async def stored(self, owner: str, *, now: int) -> int:
+        """Add up the bytes of an owner's files."""
+        rows = await self._read(await self._of(owner))
+        return sum(row.bytes for row in rows if _is_kept(row, now))
 
     async def remove(self, file: str) -> bool:
         """Forget a file."""
@@ -76,6 +88,9 @@ class LimitedFiles:
         over = [item["id"] for item in listed if item["expires"] <= now]
         return (await self._read(over))[:limit]
 
+    async def _of(self, owner: str) -> Sequence[str]:
+        return [name["id"] for name in await all_of(self._table.query, f"files#{owner}")]
+
     async def _read(self, ids: Sequence[str]) -> Sequence[FileRow]:
         found = {
             item["id"]: row_of(FileRow, item)
@@ -83,6 +98,10 @@ class LimitedFiles:
             for item in await self._table.get_many(some)
         }
         return [found[each] for each in ids if each in found]
+
+
+def _is_kept(row: FileRow, now: int) -> bool:
+    return row.expires == 0 or row.expires > now
 
 
 def _key(file: str) -> Key:

@@ -1,0 +1,185 @@
+"""Whose turn it is: jobs of several owners beside one another, and requests before all of them."""
+
+from __future__ import annotations
+
+import asyncio
+from itertools import pairwise
+from typing import TYPE_CHECKING, Any
+
+import pytest
+from tests.services.conftest import Provider
+from tests.services.test_jobs import ANYONE, begin, finished, line, outcomes, until
+
+from flowbed.errors import Unavailable
+from flowbed.ledger import JobRow
+from flowbed.server.lines import Lines
+from flowbed.services import Asked, Caller, job_answers, job_work, working
+from flowbed.services.job_answers import PAUSE
+from flowbed.services.job_turns import following, giving_way
+from flowbed.services.working import Working
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+    from contextlib import AbstractAsyncContextManager
+
+    from tests.services.conftest import Project
+
+    from flowbed.records import Embedded, Purpose
+    from flowbed.services import Service
+
+    Open = Callable[..., AbstractAsyncContextManager[Service]]
+
+
+def row(id: str) -> JobRow:
+    """Make the row of a job that belongs to whom the first letter of its id names."""
+    return JobRow(id=id, owner=id[0], tier="", input="", endpoint="", window="", created=0, expires=0)
+
+
+def rows(ids: str) -> list[JobRow]:
+    return [row(id_) for id_ in ids.split()]
+
+
+async def key(service: Service, name: str) -> Caller:
+    made, _ = await service.keys.create(name, secret=lambda: name * 43)
+    return Caller(key=made.id, name=name)
+
+
+class Slow(Provider):
+    """A model that takes its time for each call, and tells texts of A that it is down while `down`."""
+
+    down = False
+
+    async def embed(self, texts: Sequence[str], *, purpose: Purpose) -> Embedded:
+        await asyncio.sleep(0.002)
+        if self.down and texts[0].startswith("A"):
+            raise Unavailable("down", retry_after=0.01)
+        return await super().embed(texts, purpose=purpose)
+
+
+@pytest.fixture
+def slow(project: Project, monkeypatch: pytest.MonkeyPatch) -> Slow:
+    """Serve a model that takes one line a call, in parts of a few calls."""
+    monkeypatch.setattr(job_answers, "LOCAL_INPUTS", 1)
+    monkeypatch.setattr(job_work, "PART_SECONDS", 0.02)
+    model = Slow(64, model="small")
+    project.providers["first:small"] = model
+    return model
+
+
+@pytest.mark.parametrize(
+    ("waiting", "running", "found"),
+    [
+        ("A1 A2 B1", "", "A1"),
+        ("A2 B1 B2", "A1", "B1"),
+        ("A3 B2 C1", "A1 A2 B1", "C1"),
+        ("A3 B2", "A1 A2 B1", "B2"),
+        ("A2 B2", "A1 B1", "A2"),
+    ],
+)
+def test_the_owner_with_fewest_is_next(waiting: str, running: str, found: str) -> None:
+    """A place goes to whoever has fewest, and of those to the oldest job."""
+    owners = {owner: running.count(owner) for owner in "ABC"}
+    assert following(rows(waiting), owners).id == found
+
+
+@pytest.mark.parametrize(
+    ("waiting", "staying", "places", "found"),
+    [
+        ("", "A1 A2 A3", 3, []),
+        ("A4", "A1 A2 A3", 3, []),  # nobody else waits
+        ("A4 B1", "A1 A2 A3", 3, ["A3"]),
+        ("B1", "A1 A2", 3, []),  # a place is free, or will be
+        ("B1 B2", "A1 A2", 3, []),
+        ("B1 C1", "A1 A2 A3", 3, ["A3", "A2"]),
+        ("B1 B2 B3 B4", "A1 A2 A3 A4", 4, ["A4", "A3"]),
+        ("B1 B2 B3", "A1 A2 A3", 3, ["A3"]),
+        ("C1", "A1 B1 A2", 3, ["A2"]),
+        ("C1 D1", "A1 B1 A2 B2", 4, ["A2", "B2"]),
+        ("D1", "A1 B1 C1", 3, []),  # each has one
+    ],
+)
+def test_who_has_most_gives_way(waiting: str, staying: str, places: int, found: list[str]) -> None:
+    """As many jobs give way as even the places out, those begun last; where it is even, they stay."""
+    owners = {each.id: each.owner for each in rows(staying)}
+    named = giving_way(rows(waiting), owners, places=places)
+    assert named == found
+
+
+async def test_the_job_of_one_key_does_not_wait_for_those_of_another(
+    opened: Open, project: Project, slow: Slow
+) -> None:
+    """With every place taken by long jobs of one key, the short job of another is done first, and nothing twice."""
+    async with opened() as service:
+        many, few = await key(service, "A"), await key(service, "B")
+        texts = [[f"A{job} {n}" for n in range(60)] for job in range(working.AT_ONCE + 1)]
+        long = [await begin(service, [line(text, text) for text in each], many) for each in texts]
+        async with Working(service, Lines()):
+            await until(service, long[working.AT_ONCE - 1], lambda job: job.completed)
+            short = await until(service, await begin(service, [line("b", "B")], few), lambda job: job.ended)
+            states = [(await service.jobs.get(job.owner, job.id)).state for job in long]
+            ended = [await until(service, job, lambda job: job.ended) for job in long]
+        assert (short.state, short.completed) == ("completed", 1)
+        assert "completed" not in states
+        assert [(job.state, job.completed) for job in ended] == [("completed", 60)] * len(long)
+        assert set(await outcomes(service, ended[-1])) == set(texts[-1])
+    assert sorted(slow.sent) == sorted(["B", *(text for each in texts for text in each)])
+
+
+async def test_a_job_that_waits_for_a_provider_gives_way(
+    opened: Open, project: Project, slow: Slow, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Jobs that cannot go on for now keep no others from it."""
+    monkeypatch.setattr(working, "AT_ONCE", 2)
+    slow.down = True
+    async with opened() as service, Working(service, Lines()):
+        many, few = await key(service, "A"), await key(service, "B")
+        long = [await begin(service, [line("a", f"A{n}")], many) for n in range(3)]
+        for job in long[:2]:
+            await until(service, job, lambda job: job.worker and job.state == "in_progress")
+        short = await until(service, await begin(service, [line("b", "B")], few), lambda job: job.ended)
+        assert short.state == "completed"
+        slow.down = False
+        for job in long:
+            assert (await until(service, job, lambda job: job.ended)).completed == 1
+
+
+async def test_requests_are_spared_while_a_job_runs(
+    opened: Open, project: Project, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """While requests come, the model is theirs for three times as long as each call for a job has taken."""
+    length = 0.125  # s of a call, which binary fractions can add up
+    seconds, calls = 0.0, ""
+
+    class Timed(Provider):
+        async def embed(self, texts: Sequence[str], *, purpose: Purpose) -> Embedded:
+            nonlocal seconds, calls
+            seconds += length
+            calls += "j" if texts[0].startswith("job") else "r"
+            return await super().embed(texts, purpose=purpose)
+
+    monkeypatch.setattr(job_answers, "LOCAL_INPUTS", 1)
+    project.providers["first:small"] = Timed(64, model="small")
+
+    async def ask(service: Service, job: JobRow) -> None:
+        number = 0
+        while not (await service.jobs.get("", job.id)).ended:
+            number += 1
+            await service.embeddings.answer(Asked(model="small", input=f"request {number}"), ANYONE)
+
+    async with opened(coalescing="off") as service:
+        job = await begin(service, [line(f"c{n}", f"job {n}") for n in range(8)])
+        asking = asyncio.create_task(ask(service, job))
+        done = await finished(service, job, busy=lambda: True, monotonic=lambda: seconds)
+        await asking
+    assert done.completed == calls.count("j") == 8
+    places = [place for place, call in enumerate(calls) if call == "j"]
+    between = [after - before - 1 for before, after in pairwise(places)]
+    assert min(between) >= PAUSE, calls
+
+
+async def test_a_job_does_not_pause_where_nobody_asks(opened: Open, project: Project, slow: Slow) -> None:
+    """Without requests, a job goes on although the clock of its pauses stands still."""
+    async with opened() as service:
+        how: dict[str, Any] = {"busy": lambda: False, "monotonic": lambda: 0.0}
+        job = await finished(service, await begin(service, [line(f"c{n}") for n in range(8)]), **how)
+    assert job.completed == 8
