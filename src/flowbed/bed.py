@@ -10,23 +10,16 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, Self, TypeVar
 
-import psutil
-
-from flowbed import feeds, pipeline, settings
+from flowbed import index, pipeline, settings
 from flowbed.embedders import Embedders
 from flowbed.errors import Misconfigured, NotFound, Rejected
-from flowbed.index.compaction import NOTHING, Retention
 from flowbed.index.datasets import Datasets
 from flowbed.index.held import Held
-from flowbed.index.history import tag, untag
 from flowbed.index.live import Live, Recent, live_collection, live_collections, require_same
 from flowbed.index.search import Unit, search
-from flowbed.index.versions import Version, versions
-from flowbed.lanes.budget import Budget
 from flowbed.ledger import open_ledger
 from flowbed.ledger.standing import stand
 from flowbed.ledger.vectors import drop_damaged, fault_of
-from flowbed.pipeline.claims import WAITING
 from flowbed.storage import open_store
 
 if TYPE_CHECKING:
@@ -36,6 +29,8 @@ if TYPE_CHECKING:
     from flowbed.embedding.cache import Cached
     from flowbed.embedding.tiers import VectorTier
     from flowbed.index.compaction import Compaction, VectorIndex
+    from flowbed.index.versions import Version
+    from flowbed.lanes.budget import Budget
     from flowbed.ledger import DeadLetter, Ledger, Rollback, Spent, SubmissionRow
     from flowbed.pipeline.doctor import Diagnosis
     from flowbed.pipeline.find import Found as Unembedded
@@ -97,6 +92,8 @@ class Flowbed:
             Misconfigured: the name, the kind, the location or an option cannot be used.
 
         """
+        from flowbed import feeds  # noqa: PLC0415 - what reads and chunks documents, which a search does not
+
         await asyncio.to_thread(
             feeds.add,
             self.folder,
@@ -151,6 +148,9 @@ class Flowbed:
             Misconfigured: the model cannot be used, or the plan or a collection is of another space.
 
         """
+        from flowbed.lanes.budget import Budget  # noqa: PLC0415 - a search has no use for these
+        from flowbed.pipeline.claims import WAITING  # noqa: PLC0415
+
         if budget is not None and not (budget >= 0 and math.isfinite(budget)):
             message = f"the budget is {budget}; it has to be an amount of US dollars"
             raise Rejected(message)
@@ -160,6 +160,8 @@ class Flowbed:
             if names or allow_deletes or status is not None:
                 message = f"plan {plan} says what is done: leave names, statuses and the leave to delete away"
                 raise Rejected(message)
+            from flowbed import feeds  # noqa: PLC0415 - as above
+
             staged = await pipeline.staging.read_plan(self._store, plan, now=now())
             there = [name for name in staged.sources if name in self.settings.sources]
             opened = await self._feeds(there) if there else {}
@@ -206,7 +208,7 @@ class Flowbed:
         """Hand in what is ready, or the submissions named, to the provider's Batch API; repeatable.
 
         Raises:
-            Misconfigured: the model has no Batch API, or none can be used until a setting changes.
+            Misconfigured: the model has no Batch API.
             NotFound: a submission of that id is not live.
 
         """
@@ -323,7 +325,7 @@ class Flowbed:
 
     async def versions(self, collection: str) -> list[Version]:
         """List the versions of a collection that are kept, newest first."""
-        return await versions(await self._live(collection), datasets=self._datasets)
+        return await index.versions.versions(await self._live(collection), datasets=self._datasets)
 
     async def compact(
         self, collection: str | None = None, *, vector_index: VectorIndex = "auto", now: bool = False
@@ -338,7 +340,10 @@ class Flowbed:
         done = {}
         for name in names:
             compacted = await pipeline.run.compact_one(
-                self._parts(), name, vector_index=vector_index, retention=NOTHING if now else None
+                self._parts(),
+                name,
+                vector_index=vector_index,
+                retention=index.compaction.NOTHING if now else None,
             )
             if compacted is not None:
                 done[name] = compacted
@@ -378,11 +383,11 @@ class Flowbed:
             Misconfigured: the name cannot be used.
 
         """
-        await tag(await self._live(collection), name, version, datasets=self._datasets)
+        await index.history.tag(await self._live(collection), name, version, datasets=self._datasets)
 
     async def untag(self, collection: str, name: str) -> bool:
         """Take a name away, so that its version is dropped when its time comes; return whether there was one."""
-        return await untag(await self._live(collection), name, datasets=self._datasets)
+        return await index.history.untag(await self._live(collection), name, datasets=self._datasets)
 
     async def rollback(self, collection: str, version: int) -> Rollback:
         """Put a collection back to an older version, as a new one; the runs committed since are reverted.
@@ -401,6 +406,8 @@ class Flowbed:
 
     async def doctor(self) -> Diagnosis:
         """Find what is wrong, or about to be, and with which command it is mended."""
+        import psutil  # noqa: PLC0415 - a search has no use for it
+
         try:
             await self.tie()
         except Misconfigured as error:
@@ -517,7 +524,9 @@ class Flowbed:
             worker=worker(),
             concurrency=self.settings.concurrency,
             sources=frozenset(self.settings.sources),
-            retention=Retention(versions=self.settings.keep_versions, days=self.settings.keep_days),
+            retention=index.compaction.Retention(
+                versions=self.settings.keep_versions, days=self.settings.keep_days
+            ),
             budget=budget,
         )
 
@@ -528,6 +537,8 @@ class Flowbed:
         return lane or self.settings.lane, deadline
 
     async def _feeds(self, names: Sequence[str], *, removed: bool = False) -> dict[str, pipeline.Feed]:
+        from flowbed import feeds  # noqa: PLC0415 - as above
+
         known = self.settings.sources
         return await feeds.open_feeds(
             names, known, folder=self.folder, ledger=self._ledger, clock=now, removed=removed
@@ -644,16 +655,27 @@ def now() -> int:
 
 def worker() -> str:
     """Name one piece of this process's work so that others here can tell whether it lives: host, pid, start, nonce."""
+    import psutil  # noqa: PLC0415 - as above
+
     process = psutil.Process()
     return f"{socket.gethostname()}/{process.pid}/{process.create_time():.2f}/{secrets.token_hex(4)}"
 
 
 def dead(name: str) -> bool:
-    """Tell whether the process that `worker` named is known to have ended; of another host nothing is known."""
-    host, pid, started, _ = name.rsplit("/", 3)
+    """Tell whether the process that `worker` named is known to have ended; of another host nothing is known.
+
+    What is no name that `worker` gives is nobody's.
+    """
+    import psutil  # noqa: PLC0415 - as above
+
+    try:
+        host, pid, started, _ = name.rsplit("/", 3)
+        number = int(pid)
+    except ValueError:
+        return True
     if host != socket.gethostname():
         return False
     try:
-        return f"{psutil.Process(int(pid)).create_time():.2f}" != started
+        return f"{psutil.Process(number).create_time():.2f}" != started
     except psutil.NoSuchProcess:
         return True

@@ -8,17 +8,12 @@ import time
 from functools import partial
 from typing import TYPE_CHECKING
 
-from flowbed import settings
+from flowbed import settings, telemetry
 from flowbed.embedding import Closes, Rated, open_embedder
-from flowbed.embedding.breaker import Breaker, Guarded
 from flowbed.embedding.cache import Cached
 from flowbed.embedding.cores import usable_cores
-from flowbed.embedding.fallback import Fallback
-from flowbed.embedding.jobs import open_jobs
-from flowbed.embedding.limits import BURST, Limited, MemoryBuckets, SharedBuckets, bucket_name
 from flowbed.embedding.memory import VectorMemory
-from flowbed.embedding.supervised import Supervised
-from flowbed.ledger.redis import RedisBuckets, open_redis
+from flowbed.errors import Misconfigured
 from flowbed.ledger.vectors import VectorFile
 
 if TYPE_CHECKING:
@@ -90,6 +85,8 @@ class Embedders:
         """
         with self._opening:
             if self._jobs is None:
+                from flowbed.embedding.jobs import open_jobs  # noqa: PLC0415
+
                 model = self._config.model
                 target, options = settings.provider_options(self._config, model)
                 options |= self._config.model_options
@@ -114,6 +111,8 @@ class Embedders:
 
     def account(self, model: str) -> str:
         """Name the account that a model's provider counts requests for, without giving its key away."""
+        from flowbed.embedding.limits import bucket_name  # noqa: PLC0415
+
         _, options = settings.provider_options(self._config, model)
         return bucket_name(model.partition(":")[0], options.get("api_key", ""))
 
@@ -124,15 +123,19 @@ class Embedders:
 
     def _chain(self, model: str) -> Embedder:
         """Open a model within its provider's limits, and those of the same space that stand in for it."""
-        serving = settings.serving(self._config)
-        names = (model, *serving.fallback.get(model, ()))
-        opened = {name: self._open(name) for name in names}
-        if serving.crossing:  # which is for requests alone: what is stored is of one space
+        crossing = self._config.serve.crossing
+        opened = {model: self._open(model), **self._stand_ins(model, crossing=crossing)}
+        if crossing:  # which is for requests alone: what is stored is of one space
             space = opened[model].space.fingerprint
             opened = {name: each for name, each in opened.items() if each.space.fingerprint == space}
         if not any(isinstance(each, Rated) for each in opened.values()):
             return opened[model]
-        buckets = self._buckets(serving.redis)
+        # What stands before providers is loaded for providers alone: a search with a local model is to begin at once.
+        from flowbed.embedding.breaker import Breaker, Guarded  # noqa: PLC0415
+        from flowbed.embedding.fallback import Fallback  # noqa: PLC0415
+        from flowbed.embedding.limits import Limited  # noqa: PLC0415
+
+        buckets = self._buckets(self._config.serve.redis)
         limited = {
             name: Limited(each, each.rates, buckets, name=self.account(name))
             if isinstance(each, Rated)
@@ -143,10 +146,35 @@ class Embedders:
             return limited[model]
         return Fallback([Guarded(each, Breaker(name)) for name, each in limited.items()], names=list(limited))
 
+    def _stand_ins(self, model: str, *, crossing: bool) -> dict[str, Embedder]:
+        """Open the models that stand in for one; with crossing, which others may be there for, as far as they can be.
+
+        Raises:
+            Misconfigured: one cannot be opened, and crossing is not set.
+
+        """
+        opened: dict[str, Embedder] = {}
+        for name in settings.fallback(self._config).get(model, ()):
+            try:
+                opened[name] = self._open(name)
+            except Misconfigured as error:
+                if not crossing:
+                    message = (
+                        f"{name}, the fallback of {model}, cannot be opened: {error}; or take it out of"
+                        " FLOWBED_FALLBACK, or of fallback in [serve]"
+                    )
+                    raise Misconfigured(message) from error
+                telemetry.log.warning("%s stands in for %s nowhere: %s", name, model, error)
+        return opened
+
     def _buckets(self, redis: str) -> Buckets:
         """Keep the room under rate limits where all processes see it, if there is such a place."""
+        from flowbed.embedding.limits import BURST, MemoryBuckets, SharedBuckets  # noqa: PLC0415
+
         if not redis:
             return MemoryBuckets()
+        from flowbed.ledger.redis import RedisBuckets, open_redis  # noqa: PLC0415
+
         client = open_redis(redis)
         self._leave_redis = client.aclose
         return SharedBuckets(RedisBuckets(client, burst=BURST), MemoryBuckets())
@@ -162,6 +190,8 @@ class Embedders:
             opener = partial(open_embedder, target, cache=self._folder / "models", options=options)
             embedder = opener()
             if processes and not isinstance(embedder, Rated):
+                from flowbed.embedding.supervised import Supervised  # noqa: PLC0415
+
                 embedder = Supervised(opener, processes=processes)
             self._models[model, processes] = embedder
         return self._models[model, processes]

@@ -25,7 +25,12 @@ if TYPE_CHECKING:
 
 
 class Error(Exception):
-    """Anything that Flowbed raises on purpose."""
+    """Anything that Flowbed raises on purpose.
+
+    `perhaps_billed` says that a provider was sent what the call was about, and may bill it, though it brought nothing.
+    """
+
+    perhaps_billed = False
 
 
 class Transient(Error):

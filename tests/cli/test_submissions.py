@@ -219,6 +219,28 @@ def test_a_submission_can_be_cancelled(pages: Path, flowbed: Call, provider: Sim
     assert flowbed("submissions", "cancel", submission).status == 2
 
 
+def test_what_is_perhaps_billed_is_told_apart(pages: Path, flowbed: Call, provider: SimulatorProcess) -> None:
+    """A request that the provider billed and never answered is in the report, the spending and the budget."""
+    provider.order(Fault(kind="cut", calls=(1,)))
+    ran = flowbed("run", "--lane", "realtime", "--yes")
+    assert ran.status == 0
+    assert "perhaps billed $" in ran.out
+    spent = flowbed("status", "--cost", "--json").json["spending"]
+    assert [row["name"] for row in spent["rows"]] == ["realtime", "unanswered"]
+    assert spent["billed"] == provider.totals().billed == 2 * spent["planned"]
+    assert "unanswered (perhaps billed)" in flowbed("status", "--cost").out
+    assert "(of no document" in flowbed("status", "--cost", "--by", "document").out
+    folder = pages.parent
+    shutil.rmtree(folder / ".flowbed")
+    provider.order(Fault(kind="cut"))
+    stopped = flowbed("run", "--lane", "realtime", "--budget", f"{spent['cost_usd']:.9f}", "--json").json
+    assert stopped["perhaps_billed_usd"] == pytest.approx(spent["cost_usd"])
+    assert (stopped["cost_usd"], stopped["waiting"]) == (0, PAGES)
+    assert (
+        "of it for requests that brought nothing and are perhaps billed" in stopped["failures"][-1]["reason"]
+    )
+
+
 @pytest.mark.parametrize("by", ["lane", "source", "document", "run"])
 def test_what_was_spent_is_told_against_what_was_planned(pages: Path, flowbed: Call, by: str) -> None:
     """By lane, source, document or run, planned and billed tokens add up to what both lanes were billed."""

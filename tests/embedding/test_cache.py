@@ -102,6 +102,23 @@ def expected(texts: Sequence[str]) -> NDArray[np.float32]:
     return np.array([vector_of(text) for text in texts])
 
 
+async def test_a_lone_text_is_not_read_for_its_tokens(provider: Provider) -> None:
+    """All that a request of one text is billed with are the tokens of that text, which nobody counts again."""
+
+    class Billing(Provider):
+        def count(self, text: str) -> int:
+            return 7 if not self.sent else pytest.fail("it was counted")
+
+        async def embed(self, texts: Sequence[str], *, purpose: Purpose) -> Embedded:
+            answer = await provider.embed(texts, purpose=purpose)
+            self.sent.append(list(texts))
+            return answer
+
+    cached = Cached(Billing(), [VectorMemory(limit=2**20, ttl=60)], counts=True)
+    assert (await cached.embed(["a b c"], purpose="document")).counts == (3,)
+    assert (await cached.embed(["a b c", "a b c"], purpose="document")).counts == (3, 3)
+
+
 async def test_a_text_is_sent_once(provider: Provider) -> None:
     """Doubles inside a call and texts of earlier calls are not sent; order is kept and only what is sent counts."""
     cached = Cached(provider, [Tier()])

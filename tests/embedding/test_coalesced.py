@@ -126,8 +126,11 @@ WORDS = st.sampled_from(["a", "b b", "c c c", "long d", "a" * 200, "bad", "deadl
     ),
     names_inputs=st.booleans(),
     at_once=st.integers(1, 3),
+    apart=st.booleans(),
 )
-def test_every_call_has_its_own_outcome(calls: list[Calling], names_inputs: bool, at_once: int) -> None:
+def test_every_call_has_its_own_outcome(
+    calls: list[Calling], names_inputs: bool, at_once: int, apart: bool
+) -> None:
     """However calls overlap and are given up, each is answered with its own vectors or refused for its own texts."""
     model = Model(names_inputs=names_inputs)
     outcomes: list[tuple[Calling, Embedded | Exception]] = []
@@ -145,7 +148,7 @@ def test_every_call_has_its_own_outcome(calls: list[Calling], names_inputs: bool
             outcomes.append((calling, answer))
 
     async def main() -> None:
-        coalesced = Coalesced(model, at_once=at_once)
+        coalesced = Coalesced(model, at_once=at_once, apart=apart)
         async with asyncio.TaskGroup() as group:
             for calling in calls:
                 group.create_task(caller(coalesced, calling))
@@ -154,7 +157,7 @@ def test_every_call_has_its_own_outcome(calls: list[Calling], names_inputs: bool
         assert not coalesced._running
 
     run_virtual(main())
-    assert model.most_under_way <= at_once
+    assert model.most_under_way <= at_once * (2 if apart else 1)
     deadly = sum(any(text.startswith(("deadly", "odd")) for text in calling.texts) for calling in calls)
     for calling, outcome in outcomes:
         check(calling, outcome, deadly=deadly)
@@ -211,6 +214,26 @@ def test_small_calls_pass_large_ones() -> None:
         assert asyncio.get_running_loop().time() == 4.0
         np.testing.assert_array_equal((await large).vectors, vectors_of(["word"] * 160))
         assert asyncio.get_running_loop().time() == 11.0
+
+    run_virtual(main())
+
+
+def test_small_calls_kept_apart_wait_for_their_like_alone() -> None:
+    """Beside large work that is under way one small call is sent at once, and those that come during it in one."""
+
+    async def main() -> None:
+        model = Model()
+        coalesced = Coalesced(model, apart=True)
+        large = [asyncio.create_task(coalesced.embed(["word"] * LARGE, purpose="document")) for _ in range(2)]
+        await asyncio.sleep(0.5)
+        small = [asyncio.create_task(coalesced.embed([word], purpose="document")) for word in "abc"]
+        await small[0]
+        assert asyncio.get_running_loop().time() == 1.5
+        await asyncio.gather(*small)
+        assert asyncio.get_running_loop().time() == 2.5
+        await asyncio.gather(*large)
+        assert model.sent == [["word"] * LARGE, ["a"], ["word"] * LARGE, ["b", "c"]]
+        assert model.most_under_way == 2
 
     run_virtual(main())
 

@@ -13,6 +13,7 @@ from flowbed import telemetry
 from flowbed.embedding.cache import Cached
 from flowbed.embedding.fallback import Fallback
 from flowbed.embedding.memory import VectorMemory
+from flowbed.embedding.paying import paid_by
 from flowbed.errors import Error, Misconfigured, Rejected, Transient, Unavailable
 from flowbed.testing.embedder import Seeded, seeded
 from flowbed.testing.embedding import EmbedderContract
@@ -108,6 +109,40 @@ async def test_what_the_last_resort_says(
     assert type(raised.value) is kind
     assert all(str(error) in str(raised.value) for error in errors)
     assert getattr(raised.value, "retry_after", None) == retry_after
+
+
+def billed(error: Error) -> Error:
+    """Mark an error of a call that may be billed though it failed."""
+    error.perhaps_billed = True
+    return error
+
+
+class Payer:
+    """Has money for sending something again so many times."""
+
+    def __init__(self, money: int) -> None:
+        self.money = money
+
+    def again(self) -> bool:
+        self.money -= 1
+        return self.money >= 0
+
+
+@pytest.mark.parametrize(("money", "asked"), [(0, 1), (1, 2), (9, 3)])
+async def test_who_pays_is_asked_before_a_text_may_be_billed_twice(money: int, asked: int) -> None:
+    """After an answer that got lost the next is asked only where that is paid for, and the error says what is owed."""
+    members = [Provider(error=billed(Transient("lost"))) for _ in range(3)]
+    payer = Payer(money)
+    with paid_by(payer), pytest.raises(Transient) as raised:
+        await Fallback(members).embed(["a"], purpose="document")
+    assert sum(member.calls for member in members) == asked
+    assert raised.value.perhaps_billed
+    members[-1].error = Transient("down")
+    with paid_by(Payer(9)), pytest.raises(Transient) as raised:
+        await Fallback(members).embed(["a"], purpose="document")
+    assert not raised.value.perhaps_billed  # of those before it the payer knows
+    with pytest.raises(Transient):
+        await Fallback(members).embed(["a"], purpose="document")
 
 
 async def test_another_space_is_refused_at_once() -> None:

@@ -162,8 +162,9 @@ async def test_a_body_that_ends_too_soon_is_transient() -> None:
         return response
 
     async with answering(half) as url, provider(url) as opened:
-        with pytest.raises(Transient):
+        with pytest.raises(Transient) as raised:
             await opened.post("/", {})
+    assert raised.value.perhaps_billed
 
 
 async def test_silence_is_transient() -> None:
@@ -174,8 +175,18 @@ async def test_silence_is_transient() -> None:
         return web.Response()
 
     async with answering(silent) as url, provider(url, timeout=0.1) as opened:
-        with pytest.raises(Transient, match="in time"):
+        with pytest.raises(Transient, match="in time") as raised:
             await opened.post("/", {})
+    assert raised.value.perhaps_billed
+
+
+async def test_what_was_never_sent_is_not_billed() -> None:
+    """Where there was no connection, and so no request, nobody can have been paid."""
+    async with provider("http://127.0.0.1:9") as opened, provider("http://nobody.invalid") as unknown:
+        for each in (opened, unknown):
+            with pytest.raises(Transient, match="could not be asked") as raised:
+                await each.post("/", {})
+            assert not raised.value.perhaps_billed
 
 
 async def test_connections_are_used_again() -> None:

@@ -221,6 +221,31 @@ def test_a_job_costs_a_part_of_the_price(
 
 
 @pytest.mark.parametrize(
+    ("model", "options"),
+    [
+        ("openai:text-embedding-3-small", {"api_key": "sk-2"}),
+        ("openai:text-embedding-3-small", {"project": "proj_1"}),
+        ("openai:text-embedding-3-small", {"organization": "org-1"}),
+        ("openai:text-embedding-3-small", {"base_url": "https://api.test/v2"}),
+        ("compatible:e5", {"base_url": "https://api.test/v2"}),
+        ("voyage:voyage-4", {"base_url": "https://api.test/v2"}),
+    ],
+)
+def test_an_account_is_that_of_a_key_at_an_address(
+    tmp_path: Path, model: str, options: dict[str, str]
+) -> None:
+    """Jobs of another key, project, organization or address are not to be seen with this one; limits are no matter."""
+    more = {"batch": "true", "dimensions": "8"} if model.startswith("compatible") else {}
+    one, same = opened(model, tmp_path, **more), opened(model, tmp_path, requests_per_minute="9", **more)
+    other = opened(model, tmp_path, **more | options)
+    assert one is not None
+    assert same is not None
+    assert other is not None
+    assert one.terms.account == same.terms.account != other.terms.account
+    assert "sk-" not in other.terms.account
+
+
+@pytest.mark.parametrize(
     "options",
     [{"batch": "yes"}, {"batch": "true", "batch_tokens": "many"}, {"batch": "true", "batch_price": "-1"}],
 )

@@ -59,6 +59,7 @@ def test_default_model_is_found_without_importing_its_package(tmp_path: Path) ->
 def test_missing_default_model_names_the_ways_out(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Without weights anywhere, the error gives the command that installs them and the setting for a folder."""
     monkeypatch.setattr(weights, "PACKAGE", "no-such-package-here")
+    monkeypatch.setattr(weights, "PACKAGE_MODULE", "no_such_package_here")
     monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_CACHE", str(tmp_path / "hub"))
     with pytest.raises(Misconfigured) as refused:
         find_checkpoint("", cache=tmp_path, download=False)

@@ -54,6 +54,10 @@ class Written:
     def line(self, name: str, text: str) -> bytes:
         return orjson.dumps([name, text]) + b"\n"
 
+    def asked(self, line: bytes) -> tuple[str, str]:
+        name, text = orjson.loads(line)
+        return name, text
+
     async def content(self, file: str) -> AsyncIterator[bytes]:
         if file not in self.files:
             raise NotFound(f"no file {file}")
@@ -198,8 +202,8 @@ async def test_answers_in_any_order_are_read_once_each(tmp_path: Path) -> None:
 async def test_a_lost_file_of_answers_is_told(tmp_path: Path) -> None:
     """What the provider has lost is not taken for a job without answers."""
     store = open_store("memory://", folder=tmp_path)
-    with pytest.raises(NotFound):
-        await copy_answers(Job(id="j", state="completed", output="out"), "s", Written(), store)
+    job = Job(id="j", state="completed", output="out", errors="bad")
+    assert await copy_answers(job, "s", Written(bad=answer("one", failure="rejected")), store) == ["out"]
     with pytest.raises(NotFound):
         await store.get(output_key("s"))
 

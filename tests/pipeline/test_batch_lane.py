@@ -199,13 +199,18 @@ async def test_lines_that_are_missing_are_told_and_tried_again(
         assert (await statuses(bed))["FAILED"] == len(report.failures)
         await bed.run(lane="batch", wait=True)
         assert await statuses(bed) == {"SUCCESS": PAGES + 1}
+        (lane,) = await bed.spending("lane")
+        assert lane.billed == lane.planned == simulator.account.totals().billed
 
 
 @pytest.mark.parametrize("kind", ["lost", "forgotten"])
 async def test_what_the_provider_lost_is_paid_for_again_only_when_somebody_says_so(
-    kind: str, folder: Path, provider: tuple[Simulator, str]
+    kind: str, folder: Path, provider: tuple[Simulator, str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The chunks have failed with the reason, and stay so until they are retried."""
+    monkeypatch.setattr(
+        "flowbed.pipeline.poll.AGAIN", 0
+    )  # the second look at what is missing is the next one
     simulator, _ = provider
     simulator.order(Fault(kind=kind, calls=(1,)))  # type: ignore[arg-type]
     async with await flowbed.aopen(folder) as bed:

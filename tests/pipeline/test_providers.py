@@ -97,3 +97,31 @@ async def test_a_run_ends_where_its_provider_is_not_to_be_asked_for_hours(tmp_pa
             told = [each.reason for each in report.failures if each.subject == "embedding"]
             assert ["500 minutes" in reason for reason in told] == [True] * (not done)
     assert busy.account.totals().requests == 1
+
+
+@pytest.mark.parametrize("said", ["variable", "table"])
+async def test_a_stand_in_for_requests_alone_does_not_stop_the_project(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, said: str
+) -> None:
+    """With crossing, a fallback without a key is passed over with a warning; without, the error names it."""
+    monkeypatch.delenv("OPENAI_API_KEY", raising=False)
+    lines = ['model = "seeded:32"']
+    if said == "variable":
+        monkeypatch.setenv("FLOWBED_FALLBACK", f"seeded:32,openai:{MODEL}")
+    else:
+        lines.append(f'serve.fallback = {{"seeded:32" = ["openai:{MODEL}"]}}')
+    tmp_path.joinpath("docs").mkdir()
+    tmp_path.joinpath("docs", "one.txt").write_text("a word")
+    settings = tmp_path / "flowbed.toml"
+    settings.write_text("\n".join([*lines, "serve.crossing = true"]) + "\n")
+    async with await flowbed.aopen(tmp_path) as bed:
+        await bed.add("docs", kind="files", location="docs")
+        await bed.run()
+        assert [hit.document for hit in await bed.search("a word")] == ["a word"]
+    assert f"openai:{MODEL} stands in for seeded:32 nowhere: there is no key" in caplog.text
+    settings.write_text(settings.read_text().replace("crossing = true", "crossing = false"))
+    async with await flowbed.aopen(tmp_path) as bed:
+        with pytest.raises(
+            Misconfigured, match=rf"openai:{MODEL}, the fallback of seeded:32, .*FLOWBED_FALLBACK"
+        ):
+            await bed.search("a word")

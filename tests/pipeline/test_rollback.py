@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from flowbed import bed as beds
 from flowbed import telemetry
 from flowbed.errors import NotFound
 
@@ -41,6 +42,7 @@ async def changed(project: Project, bed: Flowbed) -> int:
 
 
 QUERY = "note"
+MONTH = 31 * 86_400_000_000  # µs
 BEFORE, AFTER = {"one", "two", "three", "four"}, {"edited", "three", "four", "five"}
 
 
@@ -98,6 +100,114 @@ async def test_what_changes_after_a_rollback_is_committed(notes: Project) -> Non
         assert await texts(bed) == (BEFORE - {"one"}) | {"later"}
         await bed.release("notes")
         assert await texts(bed) == (AFTER - {"edited"}) | {"later"}
+
+
+PARAGRAPH = "word " * 230  # of the tokens of a chunk, so that the next paragraph is one of its own
+
+
+def edition(*words: str) -> str:
+    """Write a document of one chunk a word."""
+    return "\n\n".join(f"{PARAGRAPH}{word}" for word in words)
+
+
+@pytest.mark.parametrize(
+    ("before", "undone", "after"),
+    [
+        (["a0", "b0"], ["a1"], ["a2"]),
+        (["a0", "b0"], ["a1"], ["a2", "b0"]),
+        (["a0", "b0"], ["a0", "x1", "b0"], ["a2", "x1", "b0"]),
+        (["a0", "b0"], ["a1", "b1"], ["a0", "b1"]),
+        (["a0", "b0"], ["a1"], None),
+        (["a0"], None, ["a2"]),
+        (["a0", "b0"], None, ["a2"]),
+    ],
+)
+@pytest.mark.parametrize("planned", [False, True])
+async def test_a_document_edited_after_a_rollback_is_indexed_whole(
+    notes: Project, before: list[str], undone: list[str] | None, after: list[str] | None, *, planned: bool
+) -> None:
+    """What a rollback took back of a document, or put back, goes by its next edit; a release changes nothing of it."""
+    note = notes.folder / "notes" / "long.txt"
+
+    async def edit(bed: Flowbed, words: list[str] | None) -> None:
+        if words is None:
+            note.unlink()
+        else:
+            note.write_text(edition(*words), "utf-8")
+        plan = (await bed.plan()).plan_id if planned else None
+        report = await bed.run(plan=plan)
+        assert report.failed == 0
+
+    async with await notes.open() as bed:
+        await edit(bed, before)
+        target = (await bed.versions("notes"))[0].version
+        await edit(bed, undone)
+        await bed.rollback("notes", target)
+        assert await texts(bed) == BEFORE | {*before}
+        await edit(bed, after)
+        assert await texts(bed) == BEFORE | {*(after or ())}
+        assert (await bed.verify())["notes"].faults == ()
+        await bed.release("notes")
+        assert await texts(bed) == BEFORE | {*(after or ())}
+        assert (await bed.run()).chunks == 0
+
+
+async def test_what_gc_took_the_delta_of_is_released_all_the_same(
+    notes: Project, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A run whose delta was too old to be kept is embedded anew once released, and is no fault before."""
+    async with await notes.open() as bed:
+        before = await changed(notes, bed)
+        real = beds.now
+        monkeypatch.setattr(beds, "now", lambda: real() + MONTH)
+        assert (await bed.gc()).objects["delta"] == 2
+        await bed.rollback("notes", before)
+        assert (await bed.verify())["notes"].faults == ()
+        released = await bed.release("notes")
+        assert (released.runs, released.again, released.refused) == (0, 1, ())
+        assert await bed.dead_letters() == []
+        assert await texts(bed) == BEFORE
+        report = await bed.run()
+        assert (report.failed, report.chunks, report.deleted) == (0, 2, 1)
+        assert await texts(bed) == AFTER
+        assert await statuses(bed) == {"SUCCESS": 4}
+    assert set(notes.sent()) <= {QUERY}  # the vectors are in the cache
+
+
+@pytest.mark.parametrize("planned", [False, True])
+async def test_an_edit_that_waits_while_its_document_is_rolled_back_is_indexed_whole(
+    notes: Project, *, planned: bool
+) -> None:
+    """What was fetched, or planned, before a rollback and is merged after it brings the rest of its document along."""
+    async with await notes.open() as bed:
+        for words in (["a0", "b0"], ["a0", "x1", "b0"]):
+            notes.write("notes/long.txt", edition(*words))
+            await bed.run()
+        target = (await bed.versions("notes"))[1].version
+        notes.write("notes/long.txt", edition("a2", "x1", "b0"))
+        plan = None
+        if planned:
+            plan = (await bed.plan()).plan_id
+        else:
+            await bed.run(limit=0)
+        await bed.rollback("notes", target)
+        assert await texts(bed) == BEFORE | {"a0", "b0"}
+        report = await bed.run(plan=plan)
+        assert len(report.drift) == planned
+        await bed.run()
+        assert await texts(bed) == BEFORE | {"a2", "x1", "b0"}
+
+
+async def test_a_rollback_leaves_the_documents_alone_that_nobody_edits(notes: Project) -> None:
+    """A document of which nothing waits stays rolled back, whatever is fetched of others."""
+    async with await notes.open() as bed:
+        before = await changed(notes, bed)
+        notes.write("notes/three.txt", f"{notes.folder} note waits")
+        await bed.run(limit=0)
+        await bed.rollback("notes", before)
+        report = await bed.run()
+        assert (report.fetched, report.embedded) == (0, 1)
+        assert await texts(bed) == BEFORE - {"three"} | {"waits"}
 
 
 async def test_a_rollback_said_twice_is_done_once(notes: Project) -> None:

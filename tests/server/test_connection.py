@@ -76,6 +76,81 @@ def test_requests_may_come_in_one_piece(server: Running) -> None:
     assert answered.count(b"HTTP/1.1 200 OK\r\n") == 20
 
 
+class Noting:
+    """A transport that notes what is written to it at once."""
+
+    def __init__(self, transport: Any, written: list[bytes]) -> None:
+        self._transport, self._written = transport, written
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._transport, name)
+
+    def write(self, data: bytes) -> None:
+        self._written.append(bytes(data))
+        self._transport.write(data)
+
+
+OK = {"type": "http.response.start", "status": 200}
+
+
+@pytest.mark.parametrize(
+    ("sent", "pieces"),
+    [
+        (
+            [OK | {"headers": [(b"content-length", b"2")]}, {"type": "http.response.body", "body": b"ok"}],
+            [b"ok"],
+        ),
+        ([OK | {"headers": [(b"content-length", b"0")]}, {"type": "http.response.body"}], [b""]),
+        (
+            [
+                OK,
+                {"type": "http.response.body", "body": b"a", "more_body": True},
+                {"type": "http.response.body", "body": b"b"},
+            ],
+            [b"1\r\na\r\n", b"1\r\nb\r\n0\r\n\r\n"],
+        ),
+        ([OK], [b""]),
+    ],
+    ids=["body", "no body", "stream", "broken off"],
+)
+async def test_the_head_goes_with_the_body(sent: list[Any], pieces: list[bytes]) -> None:
+    """An answer is written in one piece, or its head with the first, and a head alone where nothing follows."""
+    written: list[bytes] = []
+
+    class Noted(Connection):
+        def connection_made(self, transport: Any) -> None:
+            super().connection_made(Noting(transport, written))  # type: ignore[arg-type]
+
+    async def app(scope: Any, receive: Any, send: Any) -> None:
+        await receive()
+        for message in sent:
+            await send(dict(message))
+
+    listening = listen("127.0.0.1", 0)
+    config = uvicorn.Config(app, http=Noted, lifespan="off", log_config=None, access_log=False)
+    server = uvicorn.Server(config)
+    running = asyncio.create_task(server.serve(sockets=[listening]))
+    async with asyncio.timeout(60):
+        while not server.started:  # noqa: ASYNC110 - the server tells it by this alone
+            await asyncio.sleep(0.01)
+        reader, writer = await asyncio.open_connection(*listening.getsockname())
+        writer.write(
+            b"POST / HTTP/1.1\r\nHost: a\r\nConnection: close\r\nExpect: 100-continue\r\nContent-Length: 1\r\n\r\n"
+        )
+        # Told at once, for the body comes only then.
+        assert await reader.readuntil(b"\r\n\r\n") == b"HTTP/1.1 100 Continue\r\n\r\n"
+        writer.write(b"x")
+        answered = await reader.read()
+        writer.close()
+    assert b"".join(written[1:]) == answered
+    first, *others = written[1:]
+    head, _, body = first.partition(b"\r\n\r\n")
+    assert head.startswith(b"HTTP/1.1 200 OK\r\n")
+    assert [body, *others] == pieces
+    server.should_exit = True
+    await running
+
+
 async def test_who_does_not_ask_is_not_waited_for() -> None:
     """A connection on which no head comes, or only part of one, is closed like one that rests; others go on."""
 

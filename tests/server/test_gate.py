@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import re
 import time
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
@@ -127,6 +128,9 @@ async def test_more_requests_than_may_be_are_sent_away(service: Service) -> None
     assert second.status == 503
     assert second.refused()["code"] == "overloaded"
     assert second.headers["retry-after"] == "1"
+    metrics = (await call(app, "GET", "/metrics")).body.decode()
+    assert 'flowbed_http_requests_total{method="GET",route="/v1/models",status="503"} 1.0' in metrics
+    assert re.search(r"^flowbed_coalesced_waiting\{name=.* 0\.0$", metrics, re.MULTILINE)
     assert (await call(app, "GET", "/health/live")).status == 200
     assert b"flowbed_http_requests_in_progress 2.0" in (await call(app, "GET", "/metrics")).body
     blocked.go.set()
@@ -266,6 +270,27 @@ async def test_probes_take_no_place(service: Service, monkeypatch: pytest.Monkey
         await probes[0]
     assert {(await probe).status for probe in probes[1:]} == {200}
     assert asked == ["once"]
+
+
+async def test_who_is_not_let_in_counts_for_the_route_that_was_asked_for(service: Service) -> None:
+    """A refusal before any route is found is counted by the route's path, and one of a made-up path as the others."""
+    app = create_app(service, loopback=False)
+    for method, path in (
+        ("POST", "/v1/embeddings"),
+        ("GET", "/v1/models/some/model"),
+        ("GET", "/v1/mine"),
+        ("DELETE", "/v1/embeddings"),
+    ):
+        assert (await call(app, method, path, ASKED, JSON)).status == 401
+    metrics = (await call(app, "GET", "/metrics")).body.decode()
+    for method, route in (
+        ("POST", "/v1/embeddings"),
+        ("GET", "/v1/models/{model:path}"),
+        ("GET", "unmatched"),
+        ("DELETE", "/v1/embeddings"),
+    ):
+        line = f'flowbed_http_requests_total{{method="{method}",route="{route}",status="401"}} 1.0'
+        assert line in metrics
 
 
 async def test_methods_that_clients_make_up_are_counted_as_one(service: Service) -> None:

@@ -267,6 +267,8 @@ def test_search_finds_what_was_indexed(server: Running) -> None:
         ({"query": "a", "unit": "page"}, 400, "unit"),
         ({"query": "a", "at": 1}, 400, None),
         ({"query": "a", "collection": "nobody"}, 404, None),
+        ({"query": "a", "collection": "../docs"}, 404, None),
+        ({"query": "a", "collection": "docs/../docs"}, 404, None),
         ({"query": "a", "nonsense": 1}, 400, "nonsense"),
     ],
 )

@@ -5,6 +5,8 @@ from __future__ import annotations
 import asyncio
 import json
 import random
+import re
+import resource
 import subprocess
 import sys
 from collections import Counter
@@ -21,14 +23,16 @@ from tests.server.conftest import write_project
 from flowbed.testing.simulators import Fault, SimulatorProcess, vector_of
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import AsyncIterator, Iterator
     from pathlib import Path
 
     from flowbed.testing.simulators.faults import Kind
 
 MODEL = "text-embedding-3-small"
 DIMENSIONS, FEWER = 256, 64
-REQUESTS, CONNECTIONS, DISTINCT = 10_000, 1_000, 3_000
+REQUESTS, DISTINCT = 10_000, 3_000
+# Files that a process has open beside its connections.
+FILES = 500
 MOST_MEMORY = 600 * 2**20  # bytes; it begins with a third of that
 SECONDS = 300  # a deadlock ends here
 AGAIN = {429, 500, 502, 503, 504}
@@ -40,13 +44,17 @@ KINDS: tuple[Kind, ...] = (
     "cut",
     "garbled",
     "wrong_order",
+    "wrong_index",
+    "wrong_dimension",
     "missing",
     "not_finite",
 )
 
 
 @contextmanager
-def served(folder: Path, first: str, second: str) -> Iterator[tuple[str, psutil.Process]]:
+def served(
+    folder: Path, first: str, second: str, *, concurrency: int
+) -> Iterator[tuple[str, psutil.Process]]:
     """Serve OpenAI's model at two addresses, the second for when the first fails."""
     write_project(
         folder,
@@ -55,7 +63,7 @@ def served(folder: Path, first: str, second: str) -> Iterator[tuple[str, psutil.
         f'[providers.other]\nvendor = "openai"\napi_key = "b"\nbase_url = "{second}/v1"\n'
         f"dimensions = {DIMENSIONS}\ntimeout = 10\n"
         f'[serve]\nmodels = ["openai:{MODEL}"]\nfallback = {{ "openai:{MODEL}" = ["other:{MODEL}"] }}\n'
-        f'dimensions = "reduce"\nconcurrency = {2 * CONNECTIONS}\n',
+        f'dimensions = "reduce"\nconcurrency = {concurrency}\n',
     )
     command = [sys.executable, "-m", "flowbed", "serve", "--config", str(folder), "--port", "0", "--json"]
     with (folder / "errors.txt").open("wb") as errors:
@@ -70,6 +78,14 @@ def served(folder: Path, first: str, second: str) -> Iterator[tuple[str, psutil.
     finally:
         process.terminate()
         process.communicate(timeout=60)
+
+
+def files_allowed() -> int:
+    """Let this process have as many files open as it may, and tell how many; the server does the same for itself."""
+    _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
+    most = 2 * REQUESTS if most == resource.RLIM_INFINITY else most
+    resource.setrlimit(resource.RLIMIT_NOFILE, (most, resource.getrlimit(resource.RLIMIT_NOFILE)[1]))
+    return most
 
 
 def mixed(chance: random.Random) -> dict[str, Any]:
@@ -97,13 +113,49 @@ def vectors(answer: dict[str, Any]) -> np.ndarray[Any, Any]:
     )
 
 
-async def ask(client: aiohttp.ClientSession, url: str, body: dict[str, Any], seen: Counter[int]) -> None:
+class Crowd:
+    """Requests of which the first so many are under way together before any of them is sent to its end."""
+
+    def __init__(self, size: int) -> None:
+        self.size = size
+        self._begun = 0
+        self._all, self._go = asyncio.Event(), asyncio.Event()
+
+    async def body(self, sent: bytes) -> AsyncIterator[bytes]:
+        """Give the body of a request, whose end waits for the others."""
+        yield sent[:1]
+        self._begun += 1
+        if self._begun >= self.size:
+            self._all.set()
+        await self._go.wait()
+        yield sent[1:]
+
+    async def let_go(self, client: aiohttp.ClientSession, url: str) -> int:
+        """Let the requests end once the server is at work on all of them, and tell how many it said these are."""
+        await self._all.wait()
+        busy = 0
+        while busy < self.size:
+            async with client.get(f"{url}/metrics") as reply:
+                found = re.search(
+                    r"^flowbed_http_requests_in_progress (\S+)$", await reply.text(), re.MULTILINE
+                )
+            assert found is not None
+            busy = round(float(found[1])) - 1  # but for this one
+        self._go.set()
+        return busy
+
+
+async def ask(
+    client: aiohttp.ClientSession, url: str, body: dict[str, Any], seen: Counter[int], crowd: Crowd
+) -> None:
     """Ask until there is an answer, as OpenAI's clients do, and check it."""
     sent = orjson.dumps(body)
+    data: bytes | AsyncIterator[bytes] = crowd.body(sent)
     while True:
-        async with client.post(url, data=sent, headers={"content-type": "application/json"}) as reply:
+        async with client.post(url, data=data, headers={"content-type": "application/json"}) as reply:
             answer = orjson.loads(await reply.read())
             seen[reply.status] += 1
+        data = sent
         if reply.status == 200:
             break
         assert reply.status in AGAIN, answer
@@ -117,7 +169,10 @@ async def ask(client: aiohttp.ClientSession, url: str, body: dict[str, Any], see
 
 
 def test_every_vector_belongs_to_its_text_whoever_asks_at_once(tmp_path: Path) -> None:
-    """No answer holds another text's vector, no text is computed twice at once, and the memory keeps to its bounds."""
+    """No answer holds another text's vector, no text is computed twice at once, and the memory keeps to its bounds.
+
+    All requests are under way at once, or as many as this machine lets a process have files open.
+    """
     chance = random.Random(11)
     bodies = [mixed(chance) for _ in range(REQUESTS)]
     faults = [
@@ -126,24 +181,32 @@ def test_every_vector_belongs_to_its_text_whoever_asks_at_once(tmp_path: Path) -
     ]
     seen: Counter[int] = Counter()
 
-    async def storm(url: str) -> None:
-        connector = aiohttp.TCPConnector(limit=CONNECTIONS)
+    at_once = min(REQUESTS, files_allowed() - FILES)
+
+    async def storm(url: str) -> int:
+        crowd = Crowd(at_once)
+        connector = aiohttp.TCPConnector(limit=at_once + 1)
         async with (
             asyncio.timeout(SECONDS),
             aiohttp.ClientSession(connector=connector, timeout=aiohttp.ClientTimeout(SECONDS)) as client,
             asyncio.TaskGroup() as group,
         ):
+            looking = group.create_task(crowd.let_go(client, url))
             for body in bodies:
-                group.create_task(ask(client, f"{url}/v1/embeddings", body, seen))
+                group.create_task(ask(client, f"{url}/v1/embeddings", body, seen, crowd))
+        return looking.result()
 
     with ExitStack() as stack:
         first, second = (
             stack.enter_context(SimulatorProcess("openai", faults=faults, seed=seed)) for seed in (1, 2)
         )
-        url, process = stack.enter_context(served(tmp_path / "project", first.url, second.url))
-        asyncio.run(storm(url))
+        url, process = stack.enter_context(
+            served(tmp_path / "project", first.url, second.url, concurrency=2 * REQUESTS)
+        )
+        busy = asyncio.run(storm(url))
         held = process.memory_info().rss
         totals = [first.totals(), second.totals()]
+    assert busy >= at_once
     assert seen[200] == REQUESTS
     assert [each.twice_at_once for each in totals] == [0, 0]
     # Each text is paid for once, and once more only where an answer was lost.

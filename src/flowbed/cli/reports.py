@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 from flowbed.cli.output import say
 from flowbed.cli.wording import at, count, problems, span
 from flowbed.lanes.budget import dollars
+from flowbed.lanes.outcome import UNANSWERED
 from flowbed.pipeline.lane import spelt
 from flowbed.pipeline.standing import stands
 
@@ -113,6 +114,11 @@ def show_report(report: Report) -> None:
         f"  embedded {count(report.embedded, 'text')} ({report.tokens:,} tokens, {dollars(report.cost_usd)}),"
         f" reused {count(report.reused, 'vector')}"
     )
+    if report.perhaps_billed_usd:
+        say(
+            f"  perhaps billed {dollars(report.perhaps_billed_usd)} more, for requests that were sent and brought"
+            " nothing"
+        )
     if report.planned is not None and not report.planned.already:
         planned = report.planned
         took = "" if report.submitted else f"; embedding took {span(report.embedding_seconds)}"
@@ -220,7 +226,7 @@ def show_spending(by: str, spent: Sequence[Spent]) -> None:
     names = [f"{each.source}: {each.name}" if each.source else each.name for each in spent]
     lines = [
         (
-            name[:WIDEST] or "(texts that nothing wanted any more)",
+            _named(by, name),
             f"{each.texts:,}",
             f"{each.planned:,}",
             f"{each.billed:,}",
@@ -235,6 +241,12 @@ def show_spending(by: str, spent: Sequence[Spent]) -> None:
     for row in (titles, *lines):
         rest = "  ".join(f"{each:>{size}}" for each, size in zip(row[1:], wide[1:], strict=True))
         say(f"{row[0]:<{wide[0]}}  {rest}".rstrip())
+
+
+def _named(by: str, name: str) -> str:
+    if by == "lane" and name == UNANSWERED:
+        return f"{name} (perhaps billed)"
+    return name[:WIDEST] or "(of no document: wanted no more, or perhaps billed)"
 
 
 def _part(each: Spent) -> str:

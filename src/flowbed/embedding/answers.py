@@ -15,8 +15,8 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 FLOAT = np.dtype("<f4")
-# Lengths whose squares single precision has no doubt about.
-TINY, HUGE = 1e-15, 1e15
+# Squares of lengths that single precision has no doubt about.
+TINY, HUGE = 1e-30, 1e30
 
 
 def indexed(data: Any, count: int) -> list[Any]:  # noqa: ANN401 - as JSON has it
@@ -85,9 +85,10 @@ def normalised(vectors: NDArray[np.float32]) -> NDArray[np.float32]:
 
     """
     with np.errstate(over="ignore", invalid="ignore", under="ignore"):
-        lengths = np.sqrt(np.einsum("ij,ij->i", vectors, vectors))
-    if ((lengths > TINY) & (lengths < HUGE)).all():
-        unit: NDArray[np.float32] = vectors / lengths[:, None]
+        squares = np.einsum("ij,ij->i", vectors, vectors)
+    # Looked at one by one: of a few, as most calls are, numpy would take longer for that than for the product.
+    if all(TINY < square < HUGE for square in squares.tolist()):
+        unit: NDArray[np.float32] = vectors / np.sqrt(squares)[:, None]
         return unit
     # Not finite, zero, or so large or small that its square has no place here: double precision tells.
     precise = np.linalg.norm(vectors.astype(np.float64), axis=1)

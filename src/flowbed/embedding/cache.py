@@ -17,7 +17,7 @@ from flowbed.embedding.tiers import Tiers
 from flowbed.embedding.unicode import require_unicode
 from flowbed.embedding.usage import guessed, shares
 from flowbed.embedding.wrapper import Wrapper, anew
-from flowbed.errors import Misconfigured, Rejected, Transient
+from flowbed.errors import Error, Misconfigured, Rejected, Transient
 from flowbed.records import Embedded, vector_key
 
 if TYPE_CHECKING:
@@ -91,7 +91,13 @@ class Cached(Wrapper):
             except _RejectedKeysError as error:
                 places = [place for place, key in enumerate(keys) if key in error.keys]
                 cause = error.cause
-                raise Rejected(str(cause), inputs=places, param=cause.param, code=cause.code) from cause
+                refused = Rejected(str(cause), inputs=places, param=cause.param, code=cause.code)
+                refused.perhaps_billed = cause.perhaps_billed or call.tokens > 0
+                raise refused from cause
+            except Error as error:
+                # Other parts of the call may have been answered and kept, and who pays is told of them in no other way.
+                error.perhaps_billed |= call.tokens > 0
+                raise
         values = [known[key] for key in keys]
         return Embedded(
             vectors=self._layout.vectors(values),
@@ -232,7 +238,10 @@ class Cached(Wrapper):
         call.provider = embedded.provider or call.provider
         counts = embedded.counts
         if self._counts and not counts:
-            counts = shares(embedded.tokens, [self._size(text, purpose) for text in texts])
+            # One text has all of the tokens that are billed, and need not be read to know them.
+            alone = len(texts) == 1 and embedded.tokens > 0
+            sizes = [1] if alone else [self._size(text, purpose) for text in texts]
+            counts = shares(embedded.tokens, sizes)
         stored = self._stored(order, embedded, counts)
         call.known.update(stored)
         await self.tiers.put(stored)

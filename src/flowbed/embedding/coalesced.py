@@ -41,15 +41,26 @@ class Coalesced(Wrapper):
     all, and none fails by the texts of another. Used from one event loop.
     """
 
-    def __init__(self, embedder: Embedder, *, items: int = 0, tokens: int = 0, at_once: int = 1) -> None:
+    def __init__(
+        self,
+        embedder: Embedder,
+        *,
+        items: int = 0,
+        tokens: int = 0,
+        at_once: int = 1,
+        apart: bool = False,
+    ) -> None:
         """Join at most `items` texts and about `tokens` tokens, and have `at_once` such calls under way.
 
-        What is 0 is as the embedder says.
+        What is 0 is as the embedder says. Kept `apart`, small calls and large ones are joined with none but their like,
+        and of each as many are under way: for an embedder that uses all cores for every call, so that one small call
+        beside another makes both slower, and takes away from the texts that could have gone together.
         """
         super().__init__(embedder)
         self._most_items = items or embedder.items
         self._most_tokens = tokens or embedder.tokens
         self._at_once = at_once
+        self._kept_apart = apart
         self._numbers = count()
         self._queues: dict[tuple[bool, Purpose], deque[_Call]] = {}
         self._running: dict[asyncio.Task[None], Sequence[_Part]] = {}
@@ -73,8 +84,7 @@ class Coalesced(Wrapper):
         call = _Call(
             number=next(self._numbers), texts=texts, answer=asyncio.get_running_loop().create_future()
         )
-        bulk = len(texts) > INTERACTIVE
-        self._queues.setdefault((bulk, purpose), deque()).append(call)
+        self._queues.setdefault((call.bulk, purpose), deque()).append(call)
         self._send()
         try:
             return await call.answer
@@ -92,13 +102,20 @@ class Coalesced(Wrapper):
 
     def _send(self) -> None:
         """Send what waits, while the embedder is free."""
-        while len(self._running) < self._at_once:
-            parts, purpose = self._gathered()
+        while kinds := self._free():
+            parts, purpose = self._gathered(kinds)
             if not parts:
                 return
             task = asyncio.create_task(self._run(parts, purpose))
             self._running[task] = parts
             task.add_done_callback(self._done)
+
+    def _free(self) -> list[bool]:
+        """Tell for which calls the embedder is free: for small ones, False, and large ones, True."""
+        if not self._kept_apart:
+            return [False, True] if len(self._running) < self._at_once else []
+        running = [parts[0].call.bulk for parts in self._running.values()]
+        return [kind for kind in (False, True) if running.count(kind) < self._at_once]
 
     def _done(self, task: asyncio.Task[None]) -> None:
         parts = self._running.pop(task)
@@ -109,14 +126,19 @@ class Coalesced(Wrapper):
                 part.call.fail(error or Transient("the call was cut off; try again"))
         self._send()
 
-    def _gathered(self) -> tuple[list[_Part], Purpose]:
+    def _gathered(self, kinds: list[bool]) -> tuple[list[_Part], Purpose]:
         """Take the next texts out of the queues: all of one purpose, small calls before large ones."""
-        kinds = [False, True]
         if self._passed_over >= PASSED_OVER:
             kinds.reverse()
-        waiting = {key: head for key, queue in self._queues.items() if (head := _head(queue)) is not None}
+        waiting = {
+            key: head
+            for key, queue in self._queues.items()
+            if key[0] in kinds and (head := _head(queue)) is not None
+        }
         order = sorted(waiting, key=lambda key: (kinds.index(key[0]), waiting[key].number))
         purpose: Purpose = order[0][1] if order else "document"
+        if self._kept_apart:
+            kinds = [kind for kind, _ in order[:1]]
         parts: list[_Part] = []
         room = _Room(self._most_items, self._most_tokens)
         for kind in kinds:
@@ -220,6 +242,11 @@ class _Call:
     sent: int = 0
     parts: int = 0
     found: dict[int, Embedded] = field(default_factory=dict)
+
+    @property
+    def bulk(self) -> bool:
+        """Whether it is work that can wait."""
+        return len(self.texts) > INTERACTIVE
 
     @property
     def left(self) -> int:

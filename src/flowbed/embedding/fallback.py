@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 from flowbed import telemetry
 from flowbed.embedding import Closes
+from flowbed.embedding.paying import may_pay_again
 from flowbed.embedding.wrapper import Wrapper
 from flowbed.errors import Misconfigured, Transient, Unavailable
 
@@ -52,6 +53,11 @@ class Fallback(Wrapper):
         self.tokens = min(each.tokens for each in same)
         self.price = max(each.price for each in same)
 
+    @property
+    def members(self) -> Sequence[tuple[Embedder, str]]:
+        """The embedders in order, each with its name."""
+        return self._order
+
     async def embed(self, texts: Sequence[str], *, purpose: Purpose) -> Embedded:
         """Embed every text or none, by embedders of the one space; `provider` of the answer names who did.
 
@@ -82,6 +88,8 @@ class Fallback(Wrapper):
             if not same and not (crossing and self._crossing):
                 continue
             if errors:
+                if errors[-1].perhaps_billed and not may_pay_again():
+                    break
                 telemetry.reached(telemetry.FALLBACK, provider=failed, reason=str(errors[-1]))
             try:
                 answer = await embedder.embed(texts, purpose=purpose)
@@ -100,13 +108,17 @@ class Fallback(Wrapper):
 
 
 def _together(errors: Sequence[Transient | Misconfigured]) -> Transient | Misconfigured:
-    """Make one error of those of all providers."""
+    """Make one error of those of all providers; what they may bill but for the last is accounted for."""
     if len(errors) == 1:
         return errors[0]
     message = f"none of {len(errors)} providers answered: {'; '.join(map(str, errors))}"
     passing = [error for error in errors if isinstance(error, Transient)]
     if not passing:
-        return Misconfigured(message)
+        refused = Misconfigured(message)
+        refused.perhaps_billed = errors[-1].perhaps_billed
+        return refused
     waits = [error.retry_after for error in passing if error.retry_after is not None]
     kind = Unavailable if all(isinstance(error, Unavailable) for error in passing) else Transient
-    return kind(message, retry_after=min(waits, default=None))
+    error = kind(message, retry_after=min(waits, default=None))
+    error.perhaps_billed = errors[-1].perhaps_billed
+    return error

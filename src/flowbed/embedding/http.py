@@ -7,7 +7,7 @@ import re
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from email.utils import parsedate_to_datetime
-from functools import cached_property
+from functools import cache, cached_property
 from io import BytesIO
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
@@ -18,8 +18,11 @@ from flowbed.errors import Misconfigured, Transient
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Mapping, Sequence
+    from contextlib import AbstractAsyncContextManager
 
     import aiohttp
+
+    from flowbed.errors import Error
 
 # Connections at once: more than a run has requests in flight, fewer than a process may have open files.
 CONNECTIONS = 256
@@ -110,6 +113,7 @@ class Provider:
         self.silence = timeout or SILENCE
         self._session: aiohttp.ClientSession | None = None
         self._closed = False
+        self._failing = _Failing(self)
 
     async def post(self, path: str, body: Mapping[str, Any] | None = None) -> Answer:
         """Send `body` as JSON, or nothing, to `path` below the address, and read the whole answer, whatever its status.
@@ -120,8 +124,7 @@ class Provider:
 
         """
         data = None if body is None else _sendable(orjson.dumps(body))
-        async with self.exchange("POST", path, data=data) as response:
-            return Answer(status=response.status, headers=response.headers, body=await response.read())
+        return await self._answer("POST", path, data)
 
     async def get(self, path: str) -> Answer:
         """Ask for what is at `path` below the address, and read the whole answer, whatever its status.
@@ -130,8 +133,7 @@ class Provider:
             Transient, Misconfigured: as `post`.
 
         """
-        async with self.exchange("GET", path) as response:
-            return Answer(status=response.status, headers=response.headers, body=await response.read())
+        return await self._answer("GET", path, None)
 
     @asynccontextmanager
     async def exchange(
@@ -151,35 +153,47 @@ class Provider:
             Transient, Misconfigured: as `post`.
 
         """
+        with self._failing:
+            async with self._asked(method, path, data, headers=headers, lasting=lasting) as response:
+                self._stay(response)
+                yield response
+
+    async def _answer(self, method: str, path: str, data: bytes | BytesIO | None) -> Answer:
+        """Do what `exchange` does for those who want all of the answer, in two thirds of the time."""
+        with self._failing:
+            async with self._asked(method, path, data) as response:
+                self._stay(response)
+                return Answer(status=response.status, headers=response.headers, body=await response.read())
+
+    def _asked(
+        self,
+        method: str,
+        path: str,
+        data: Any,  # noqa: ANN401 - whatever aiohttp can send
+        *,
+        headers: Mapping[str, str] | None = None,
+        lasting: float | None = None,
+    ) -> AbstractAsyncContextManager[aiohttp.ClientResponse]:
         import aiohttp  # noqa: PLC0415 - loaded where a provider is asked, which takes 100 ms
 
-        session = self._connected()
         timeout = aiohttp.ClientTimeout(
             total=None if lasting else WHOLE, sock_connect=CONNECT, sock_read=lasting or self.silence
         )
-        try:
-            # Never to another address: the key would go there too.
-            async with session.request(
-                method,
-                self._base_url + path,
-                data=data,
-                headers=headers,
-                timeout=timeout,
-                allow_redirects=False,
-            ) as response:
-                if 300 <= response.status < 400:  # noqa: PLR2004 - as HTTP counts
-                    raise Misconfigured(
-                        f"{self.shown} answered with another address ({response.status}); change base_url to that one"
-                    )
-                yield response
-        except aiohttp.ClientConnectorCertificateError as error:
+        return self._connected().request(
+            method,
+            self._base_url + path,
+            data=data,
+            headers=headers,
+            timeout=timeout,
+            allow_redirects=False,  # the key would go there too
+        )
+
+    def _stay(self, response: aiohttp.ClientResponse) -> None:
+        """Refuse to be sent to another address."""
+        if 300 <= response.status < 400:  # noqa: PLR2004 - as HTTP counts
             raise Misconfigured(
-                f"{self.shown}: its certificate is not trusted; name yours in SSL_CERT_FILE, or change base_url"
-            ) from error
-        except TimeoutError as error:
-            raise Transient(f"{self.shown} did not answer in time") from error
-        except (aiohttp.ClientError, OSError) as error:
-            raise Transient(f"{self.shown} could not be asked: {self.redacted(_said(error))}") from error
+                f"{self.shown} answered with another address ({response.status}); change base_url to that one"
+            )
 
     async def aclose(self) -> None:
         """Close the connections; nothing is sent after that."""
@@ -205,6 +219,24 @@ class Provider:
                 break
         return " ".join(said.split())
 
+    def failure(self, error: BaseException) -> Error | None:
+        """Tell what a failure of the way means; None where it is none."""
+        import aiohttp  # noqa: PLC0415 - as above
+
+        if isinstance(error, aiohttp.ClientConnectorCertificateError):
+            return Misconfigured(
+                f"{self.shown}: its certificate is not trusted; name yours in SSL_CERT_FILE, or change base_url"
+            )
+        if isinstance(error, TimeoutError):
+            ours = Transient(f"{self.shown} did not answer in time")
+        elif isinstance(error, (aiohttp.ClientError, OSError)):
+            ours = Transient(f"{self.shown} could not be asked: {self.redacted(_said(error))}")
+        else:
+            return None
+        # Whatever ends a connection that there was may have ended it after the work was done.
+        ours.perhaps_billed = not isinstance(error, _before_sending())
+        return ours
+
     def _connected(self) -> aiohttp.ClientSession:
         import aiohttp  # noqa: PLC0415 - as above
 
@@ -218,6 +250,35 @@ class Provider:
                 cookie_jar=aiohttp.DummyCookieJar(),
             )
         return self._session
+
+
+class _Failing:
+    """A context in which failures of the way to a provider become errors of ours."""
+
+    __slots__ = ("_provider",)
+
+    def __init__(self, provider: Provider) -> None:
+        self._provider = provider
+
+    def __enter__(self) -> None:
+        pass
+
+    def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
+        if error is not None and (ours := self._provider.failure(error)) is not None:
+            raise ours from error
+
+
+@cache
+def _before_sending() -> tuple[type[Exception], ...]:
+    """Name the failures of the way that nothing was sent on."""
+    import aiohttp  # noqa: PLC0415 - as above
+
+    return (
+        aiohttp.ClientConnectorError,
+        aiohttp.ConnectionTimeoutError,
+        aiohttp.ClientHttpProxyError,
+        aiohttp.InvalidURL,
+    )
 
 
 def retry_after(headers: Mapping[str, str]) -> float | None:

@@ -45,7 +45,7 @@ class Told:
 
 
 def read_job(payload: Any, *, mark: str, redacted: Callable[[str], str]) -> Told:  # noqa: ANN401 - as JSON has it
-    """Read {id, status, request_counts, output_file_id, error_file_id, errors, metadata: {`mark`: ...}}.
+    """Read {id, status, request_counts, usage, output_file_id, error_file_id, errors, metadata: {`mark`: ...}}.
 
     Raises:
         Transient: it is no job.
@@ -70,6 +70,8 @@ def read_job(payload: Any, *, mark: str, redacted: Callable[[str], str]) -> Told
         total=_count(counts.get("total")),
         done=_count(counts.get("completed")),
         failed=_count(counts.get("failed")),
+        # Jobs that are billed in another way say 0, or nothing.
+        tokens=_count(_fields(said.get("usage")).get("total_tokens")) or None,
         output=_name(said.get("output_file_id")),
         errors=_name(said.get("error_file_id")),
         reason=_reason(problems, redacted),
@@ -82,6 +84,25 @@ def read_job(payload: Any, *, mark: str, redacted: Callable[[str], str]) -> Told
 def is_full(error: Mapping[str, Any]) -> bool:
     """Tell whether an error says that too much of the account waits already."""
     return error.get("code") == QUEUE_FULL or bool(QUEUE_FULL_SAID.search(message_of(error)))
+
+
+def read_asked(line: bytes) -> tuple[str, str]:
+    """Read the custom_id and the one text of {custom_id, body: {input: [text]}}.
+
+    Raises:
+        Rejected: it is no such line.
+
+    """
+    try:
+        said = _fields(orjson.loads(line))
+    except orjson.JSONDecodeError as error:
+        raise Rejected("a line of the input is no JSON, or only part of one") from error
+    name, texts = said.get("custom_id"), _fields(said.get("body")).get("input")
+    if not (
+        isinstance(name, str) and isinstance(texts, list) and len(texts) == 1 and isinstance(texts[0], str)
+    ):
+        raise Rejected("a line of the input does not say which text it is for")
+    return name, texts[0]
 
 
 def read_line(line: bytes, remote: Remote) -> Answered:

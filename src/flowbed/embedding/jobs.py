@@ -27,7 +27,8 @@ class JobTerms:
 
     One job holds at most so many `texts` and `bytes` of input, and is answered within `seconds`; a job takes `tokens`
     of a queue that one account's jobs share, None where no limit is known. `price` is US dollars per million tokens.
-    `account` names that account without giving its key away. `cancels` says whether a job can be ended early.
+    `account` names that account, at one address, without giving its key away. `cancels` says whether a job can be ended
+    early.
     """
 
     texts: int
@@ -43,10 +44,10 @@ class JobTerms:
 class Job:
     """One job as its provider tells of it.
 
-    `total`, `done` and `failed` count lines. `output` and `errors` name what `content` reads, empty where there is no
-    such file. `reason` says why it failed as a whole, `lines` which lines of its input did (from 1) and why.
-    `queue_full` says that it was turned away since too much of the account waits already: the same input may be taken
-    later.
+    `total`, `done` and `failed` count lines, and `tokens` are what it was billed with in all, None where it does not
+    say. `output` and `errors` name what `content` reads, empty where there is no such file. `reason` says why it failed
+    as a whole, `lines` which lines of its input did (from 1) and why. `queue_full` says that it was turned away since
+    too much of the account waits already: the same input may be taken later.
     """
 
     id: str
@@ -54,6 +55,7 @@ class Job:
     total: int = 0
     done: int = 0
     failed: int = 0
+    tokens: int | None = None
     output: str = ""
     errors: str = ""
     reason: str = ""
@@ -83,6 +85,15 @@ class BatchApi(Protocol):
 
     def line(self, name: str, text: str) -> bytes:
         """Write the line of input that asks for the vector of `text`, ended; `name` is 64 hex digits."""
+        ...
+
+    def asked(self, line: bytes) -> tuple[str, str]:
+        """Read back the name and the text that a line of input was written for.
+
+        Raises:
+            Rejected: it is none.
+
+        """
         ...
 
     async def submit(self, submission: str, read: Callable[[], AsyncIterator[bytes]], *, size: int) -> Job:

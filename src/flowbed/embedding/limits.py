@@ -173,10 +173,13 @@ class Limited(Wrapper):
         require_unicode(texts)
         if not texts:
             return await self._embedder.embed(texts, purpose=purpose)
-        sizes = [self._size(text) for text in texts]
-        # Where nothing is limited, a call is sent whole, unless others were told to wait.
-        runs = cut(sizes, items=self.items, tokens=self.tokens) if self._limits else [slice(0, len(texts))]
         self._refuse(self._ahead)
+        if not self._limits:
+            # Sent whole, once that others were not told to wait.
+            await self._wait({})
+            return await self._ask(texts, purpose, {})
+        sizes = [self._size(text) for text in texts]
+        runs = cut(sizes, items=self.items, tokens=self.tokens)
 
         async def ask(run: slice) -> Embedded:
             costs = self._costs(inputs=run.stop - run.start, tokens=sum(sizes[run]))

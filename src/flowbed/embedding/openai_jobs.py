@@ -11,8 +11,8 @@ from flowbed.embedding.compatible import OPTIONS as COMPATIBLE_OPTIONS
 from flowbed.embedding.compatible import Same
 from flowbed.embedding.jobs import JobTerms
 from flowbed.embedding.limits import bucket_name
+from flowbed.embedding.openai import BASE_URL, is_azure
 from flowbed.embedding.openai import OPTIONS as OPENAI_OPTIONS
-from flowbed.embedding.openai import is_azure
 from flowbed.embedding.options import Options
 from flowbed.embedding.prices import PRICES
 from flowbed.embedding.remote_jobs import Jobs, remote_behind
@@ -55,7 +55,7 @@ def open_openai_jobs(name: str, embedder: Embedder, *, options: Mapping[str, str
             tokens=read.number("batch_tokens") or QUEUE,
             seconds=DAY,
             price=remote.price * share,
-            account=bucket_name("openai", read.text("api_key").strip()),
+            account=_account(read, "openai"),
         ),
     )
 
@@ -82,11 +82,17 @@ def open_compatible_jobs(name: str, embedder: Embedder, *, options: Mapping[str,
             tokens=read.number("batch_tokens"),
             seconds=DAY,
             price=remote.price * (1.0 if share is None else share),
-            # Several of them may go without any key.
-            account=bucket_name("compatible", f"{read.text('base_url')} {read.text('api_key').strip()}"),
+            account=_account(read, "compatible"),
         ),
         believe=embedder.believe_jobs if isinstance(embedder, Same) else None,
     )
+
+
+def _account(read: Options, vendor: str) -> str:
+    """Name whose jobs are listed: those of a key, in its project, at an address, which may go without any key."""
+    said = [read.text(name).strip() for name in ("organization", "project", "api_key")]
+    address = read.text("base_url", BASE_URL).strip().rstrip("/")
+    return bucket_name(vendor, "\n".join([address, *said]))
 
 
 class OpenAIForm:

@@ -33,6 +33,8 @@ STATUSES: Mapping[int, Verdict] = {
     **dict.fromkeys((408, 409, 425, 429, 499), "transient"),
 }
 TOO_MANY, SERVERS_FAULT = 429, 500
+# Something in front of the provider lost its answer, or gave up waiting for it; 520 and 524 are Cloudflare's.
+GATEWAYS = frozenset({502, 504, 520, 524})
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -224,12 +226,15 @@ class Remote:
             refused = self._judged(answer)
             if refused.verdict == "too_large" and len(texts) > 1:
                 return await self._in_parts(texts, halved(len(texts)), purpose)
-            raise self._error(answer, refused, texts)
+            error = self._error(answer, refused, texts)
+            error.perhaps_billed = answer.status in GATEWAYS
+            raise error
         try:
             read = self._read(answer, len(texts))
             vectors = normalised(matrix(read.embeddings, self.space.dimensions))
         except Error as error:
             error.args = (f"{self._provider.shown}: {error}",)
+            error.perhaps_billed = True
             raise
         tokens = read.tokens
         if tokens is None:

@@ -7,7 +7,7 @@ from urllib.parse import quote, urlencode
 
 import orjson
 
-from flowbed.embedding.job_files import CAN_BE_CANCELLED, is_full, read_job, read_line
+from flowbed.embedding.job_files import CAN_BE_CANCELLED, is_full, read_asked, read_job, read_line
 from flowbed.embedding.remote import Remote
 from flowbed.embedding.transfer import download, upload
 from flowbed.embedding.unicode import require_unicode
@@ -74,6 +74,17 @@ class Jobs:
         except orjson.JSONEncodeError:
             require_unicode([text])
             raise
+
+    def asked(self, line: bytes) -> tuple[str, str]:
+        """Read back the name and the text that a line of input was written for, without what is put in front of it.
+
+        Raises:
+            Rejected: it is none.
+
+        """
+        name, sent = read_asked(line)
+        (prompt,) = self._remote.asking("")["input"]
+        return name, sent.removeprefix(prompt)
 
     async def submit(self, submission: str, read: Callable[[], AsyncIterator[bytes]], *, size: int) -> Job:
         """Upload the input, unless it is there, and make the job.

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from flowbed.errors import Rejected
+from flowbed.errors import Error, Rejected
 from flowbed.records import Embedded
 
 if TYPE_CHECKING:
@@ -68,7 +68,10 @@ async def in_parts(parts: Sequence[slice], ask: Callable[[slice], Awaitable[Embe
                 group.create_task(work())
     except ExceptionGroup as several:
         # Of requests that failed together one says what to do; the others were cancelled or say the same.
-        raise several.exceptions[0] from several
+        first = several.exceptions[0]
+        if isinstance(first, Error):
+            first.perhaps_billed = True  # be it for other parts, which were answered or under way
+        raise first from several
     ordered = [answers[part.start] for part in parts]
     return Embedded(
         vectors=np.concatenate([answer.vectors for answer in ordered]),

@@ -48,7 +48,9 @@ def open_voyage_jobs(name: str, embedder: Embedder, *, options: Mapping[str, str
             tokens=read.number("batch_tokens") or QUEUE,
             seconds=SECONDS,
             price=remote.price * share,
-            account=bucket_name("voyage", read.text("api_key").strip()),
+            account=bucket_name(
+                "voyage", f"{read.text('base_url').strip().rstrip('/')} {read.text('api_key').strip()}"
+            ),
         ),
     )
 

@@ -50,6 +50,8 @@ class Wrapper:
 
 def anew(error: Failure) -> Failure:
     """Make another error like one that several callers get: a shared one would gather the traces of all."""
-    if isinstance(error, Transient):
-        return type(error)(str(error), retry_after=error.retry_after)
-    return type(error)(str(error)) if isinstance(error, Misconfigured) else error
+    if not isinstance(error, (Transient, Misconfigured)):
+        return error
+    same = type(error)(str(error))
+    vars(same).update(vars(error))
+    return same

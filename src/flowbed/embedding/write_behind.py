@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+from itertools import chain
 from typing import TYPE_CHECKING
 
 from flowbed.embedding.tiers import Clears
+from flowbed.embedding.wrapper import anew
 from flowbed.telemetry import log
 
 if TYPE_CHECKING:
@@ -37,8 +39,8 @@ class WriteBehind:
         self._writing: Mapping[bytes, bytes] = {}
         self._bytes = 0
         self._writer: asyncio.Task[None] | None = None
-        self._wanted: dict[bytes, None] = {}
-        self._answer: asyncio.Future[dict[bytes, bytes]] | None = None
+        # Who waits for the next reading, each with its own keys, so that one who leaves takes nobody's answer along.
+        self._asking: dict[asyncio.Future[Mapping[bytes, bytes]], Sequence[bytes]] = {}
         self._reader: asyncio.Task[None] | None = None
 
     async def get_many(self, keys: Sequence[bytes]) -> dict[bytes, bytes]:
@@ -57,8 +59,7 @@ class WriteBehind:
             else:
                 found[key] = value
         if left:
-            answer = await self._read(left)
-            found.update((key, answer[key]) for key in left if key in answer)
+            found |= await self._read(left)
         return found
 
     async def put_many(self, vectors: Mapping[bytes, bytes]) -> None:
@@ -87,27 +88,36 @@ class WriteBehind:
         if self._writer is not None:
             await asyncio.wait([self._writer])
 
-    async def _read(self, keys: Sequence[bytes]) -> dict[bytes, bytes]:
-        self._wanted.update(dict.fromkeys(keys))
-        if self._answer is None:
-            self._answer = asyncio.get_running_loop().create_future()
-        answer = self._answer
+    async def _read(self, keys: Sequence[bytes]) -> Mapping[bytes, bytes]:
+        answer: asyncio.Future[Mapping[bytes, bytes]] = asyncio.get_running_loop().create_future()
+        self._asking[answer] = keys
         if self._reader is None:
             self._reader = asyncio.create_task(self._read_on())
-        await asyncio.wait([answer])  # so that a caller who leaves takes nobody's answer along
-        return answer.result()
+        return await answer
 
     async def _read_on(self) -> None:
         try:
-            while (answer := self._answer) is not None:
-                keys, self._wanted, self._answer = list(self._wanted), {}, None
-                try:
-                    answer.set_result(await self._tier.get_many(keys))
-                except Exception as error:  # noqa: BLE001 - it is for those who asked
-                    answer.set_exception(error)
-                    answer.exception()  # seen, also where all of them have left
+            while self._asking:
+                asking, self._asking = self._asking, {}
+                await self._answer(asking)
         finally:
             self._reader = None
+
+    async def _answer(self, asking: Mapping[asyncio.Future[Mapping[bytes, bytes]], Sequence[bytes]]) -> None:
+        """Read what several ask for at once, and hand each its own."""
+        failure: Exception | None = None
+        held: Mapping[bytes, bytes] = {}
+        try:
+            held = await self._tier.get_many(list(dict.fromkeys(chain.from_iterable(asking.values()))))
+        except Exception as error:  # noqa: BLE001 - it is for those who asked
+            failure = error
+        for answer, keys in asking.items():
+            if answer.done():  # whoever asked has left
+                continue
+            if failure is None:
+                answer.set_result({key: held[key] for key in keys if key in held})
+            else:
+                answer.set_exception(anew(failure))
 
     async def _write_on(self) -> None:
         try:

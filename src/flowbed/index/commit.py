@@ -100,16 +100,15 @@ async def _good(
     for run in runs:
         if good and sum(table.num_rows for table in good.values()) + run.rows > MOST_ROWS:
             break
+        # Before its delta is looked for, which is not needed any more, and may have been collected as garbage.
+        if is_stale(run, now=clock()):
+            await _version_anew(run, ledger=ledger, now=clock())
+            continue
         try:
-            table = await _verified(run, live, store=store)
+            good[run.id] = await _verified(run, live, store=store)
         except Rejected as error:
             await _refuse(run, str(error), ledger=ledger, now=clock())
             refused.append(Problem(subject=run.key, reason=str(error)))
-            continue
-        if run.created < clock() - RETENTION // MICROSECOND:
-            await _version_anew(run, table, ledger=ledger, now=clock())
-            continue
-        good[run.id] = table
     return good
 
 
@@ -150,10 +149,15 @@ async def _verified(run: RunRow, live: Live, *, store: Store) -> pa.Table:
     return await read_delta(store, run)
 
 
-async def _version_anew(run: RunRow, table: pa.Table, *, ledger: Ledger, now: int) -> None:
+def is_stale(run: RunRow, *, now: int) -> bool:
+    """Tell whether a run is too old to be merged: its chunks are sent round again, and its delta is not needed."""
+    return run.created < now - RETENTION // MICROSECOND
+
+
+async def _version_anew(run: RunRow, *, ledger: Ledger, now: int) -> None:
     """Send a stale run's chunks round again: their vectors are still in the cache, so that it costs no money."""
     await ledger.runs.refuse(run.id, reason="stale: older than the tombstones that are kept")
-    await ledger.chunks.retry(table["id"].to_pylist(), now=now)
+    await ledger.chunks.retry([run.id], now=now)
 
 
 async def _refuse(run: RunRow, reason: str, *, ledger: Ledger, now: int) -> None:

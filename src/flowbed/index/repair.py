@@ -1,14 +1,16 @@
-"""Repair: rows that no commit could put right are taken out of an index, and one without a primary key gets it."""
+"""Repair: rows that no commit could put right are found and taken out, and an index without a primary key gets it."""
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
 import lance
+import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from flowbed.errors import Misconfigured
-from flowbed.index.agreement import dimensions_of
+from flowbed.index.agreement import DOUBLED, ID, ILL_FORMED, dimensions_of
 from flowbed.index.datasets import blocking
 from flowbed.index.schema import schema
 
@@ -20,6 +22,37 @@ if TYPE_CHECKING:
 
 # Ids in one condition: some tens of kilobytes of SQL, and each condition is one pass over the id column.
 IDS = 5_000
+PAGE = 65_536  # ids read at a time: some megabytes
+
+
+async def odd_ids(live: Live, *, datasets: Datasets) -> dict[str, list[str]]:
+    """Name, by what is wrong, the ids that several rows have, and those of live rows that no source gives out.
+
+    Only the ids are read, in pages, and 8 bytes of each are kept; by these they are known, as in `Expected`.
+    """
+    dataset = await datasets.open(live)
+
+    def pages(*columns: str) -> Iterator[pa.RecordBatch]:
+        return iter(()) if dataset is None else dataset.to_batches(columns=["id", *columns], batch_size=PAGE)
+
+    def look() -> dict[str, list[str]]:
+        ill_formed: list[str] = []
+        keys = [np.empty(0, np.int64)]
+        for page in pages("deleted"):
+            ids = page["id"].to_pylist()
+            keys.append(np.fromiter(map(hash, ids), np.int64, len(ids)))
+            odd = pc.and_(pc.invert(page["deleted"]), pc.invert(pc.match_substring_regex(page["id"], ID)))
+            ill_formed += page["id"].filter(odd).to_pylist()
+        ordered = np.sort(np.concatenate(keys))
+        twice = set(ordered[1:][ordered[1:] == ordered[:-1]].tolist())
+        doubled = (
+            {each for page in pages() for each in page["id"].to_pylist() if hash(each) in twice}
+            if twice
+            else ()
+        )
+        return {ILL_FORMED: ill_formed, DOUBLED: sorted(doubled)}
+
+    return await blocking(look, f"the index of {live.collection}")
 
 
 async def remove_rows(live: Live, ids: Sequence[str], *, datasets: Datasets) -> None:

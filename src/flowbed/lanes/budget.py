@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from itertools import accumulate
-from math import floor, log10
+from math import floor, inf, log10
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -29,12 +29,16 @@ class Budget:
 
     Texts are reserved before they are sent and settled when the answer says what they were billed, so that requests in
     flight at once cannot pass the limit together. Used from one event loop.
+
+    Of what is spent, `perhaps_usd` was reserved for requests that were sent and brought nothing: a provider may bill
+    them.
     """
 
-    def __init__(self, limit_usd: float) -> None:
+    def __init__(self, limit_usd: float = inf) -> None:
         """Begin with nothing spent."""
         self.limit_usd = limit_usd
         self.spent_usd = 0.0
+        self.perhaps_usd = 0.0
         self.exhausted = False
         self._in_flight = 0.0
 
@@ -61,3 +65,56 @@ class Budget:
         """Put what was billed in the place of what was reserved for it."""
         self._in_flight = max(0.0, self._in_flight - reserved)
         self.spent_usd += billed
+
+    def lose(self, reserved: float) -> None:
+        """Spend what was reserved for a request that was sent, and brought nothing."""
+        self.settle(reserved, reserved)
+        self.perhaps_usd += reserved
+
+
+class Payment:
+    """What the texts of one request are paid with, however often it is sent; reserved when it is made.
+
+    `lost` counts how often the texts were sent for nothing; `refused` says that there was no money for sending them
+    once more.
+    """
+
+    def __init__(self, budget: Budget, costs: Sequence[float]) -> None:
+        """Take the costs of texts, all of which are reserved in `budget`."""
+        self._budget, self._costs = budget, costs
+        self._reserved, self._sent = True, False
+        self.lost = 0
+        self.refused = False
+
+    def send(self) -> None:
+        """Note that the texts are being sent."""
+        self._sent = True
+
+    def lose(self) -> None:
+        """Count what was sent as billed, though nothing came of it."""
+        if self._sent:
+            self._budget.lose(sum(self._costs))
+            self._reserved = self._sent = False
+            self.lost += 1
+
+    def reserve(self) -> bool:
+        """Reserve the texts once more, unless they are; False where they do not all fit any more."""
+        if not self._reserved:
+            fitting = self._budget.reserve(self._costs)
+            self._reserved = fitting == len(self._costs)
+            self.refused = not self._reserved
+            if self.refused:
+                self._budget.settle(sum(self._costs[:fitting]), 0.0)
+        return self._reserved
+
+    def again(self) -> bool:
+        """Count what was sent as billed, and pay for sending it once more, at once; False where there is no money."""
+        self.lose()
+        self._sent = self.reserve()
+        return self._sent
+
+    def settle(self, billed: float) -> None:
+        """Put what was billed in the place of what is reserved."""
+        if self._reserved:
+            self._budget.settle(sum(self._costs), billed)
+            self._reserved = self._sent = False

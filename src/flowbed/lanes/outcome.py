@@ -10,6 +10,10 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 
+# Where the ledger keeps what was sent and brought nothing, in the place of a lane.
+UNANSWERED = "unanswered"
+
+
 class Paid(NamedTuple):
     """The tokens of one text that was sent: as they were counted before, and as they were billed."""
 
@@ -21,7 +25,8 @@ class Paid(NamedTuple):
 class Outcome:
     """What became of the texts of one run: a vector or a reason for each, by text_hash.
 
-    `paid` are the texts that a provider was sent and answered. `held` are the texts that were not sent, since that
+    `paid` are the texts that a provider was sent and answered; `perhaps_billed` has the tokens of each text that it was
+    sent for nothing, as often as that happened. `held` are the texts that were not sent (again), since that
     would have passed the budget, or the provider is not to be asked for longer than a run waits, which `put_off` says.
     """
 
@@ -31,6 +36,7 @@ class Outcome:
     held: set[str] = field(default_factory=set)
     put_off: str = ""
     paid: dict[str, Paid] = field(default_factory=dict)
+    perhaps_billed: list[int] = field(default_factory=list)
 
     @property
     def sent(self) -> int:

@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 import asyncio
+from dataclasses import dataclass
 from itertools import count
+from math import inf
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Final, Protocol
 
 import numpy as np
 import stamina
 
+from flowbed.embedding.paying import paid_by
 from flowbed.embedding.usage import shares
-from flowbed.errors import Rejected, TooMany, Transient
+from flowbed.errors import Error, Rejected, TooMany, Transient
+from flowbed.lanes.budget import Budget, Payment
 from flowbed.lanes.outcome import Outcome, Paid
 from flowbed.telemetry import PROGRESS, RETRIED, reached
 
@@ -22,7 +26,6 @@ if TYPE_CHECKING:
 
     from flowbed.embedding import Embedder
     from flowbed.embedding.cache import Cached
-    from flowbed.lanes.budget import Budget
     from flowbed.records import Embedded
 
 ATTEMPTS = 6  # with the waits below about half a minute: longer outages are for the next run
@@ -76,13 +79,11 @@ async def embed(
     )
     reached(PROGRESS, stage="embed", done=len(texts) - len(todo))
     limit = asyncio.Semaphore(concurrency)
+    lane = _Lane(texts, planned, embedder, outcome, budget)
 
     async def request(keys: Sequence[str]) -> None:
         async with limit:
-            if budget is None:
-                await _request(keys, texts, planned, embedder, outcome)
-            else:
-                await _within(budget, keys, texts, planned, embedder, outcome)
+            await lane.request(keys)
         reached(PROGRESS, stage="embed", done=len(keys))
 
     parts = await embedder.parts([texts[key] for key in todo], purpose="document")
@@ -96,65 +97,75 @@ async def embed(
     return outcome
 
 
-async def _within(
-    budget: Budget,
-    keys: Sequence[str],
-    texts: Mapping[str, str],
-    planned: Mapping[str, int],
-    embedder: Cached,
-    outcome: Outcome,
-) -> None:
-    """Embed as many of the texts of `keys`, in order, as the budget allows."""
-    costs = await asyncio.to_thread(_costs, [texts[key] for key in keys], embedder)
-    fitting = budget.reserve(costs)
-    outcome.held.update(keys[fitting:])
-    billed = 0
-    try:
-        if fitting:
-            billed = await _request(keys[:fitting], texts, planned, embedder, outcome)
-    finally:
-        budget.settle(sum(costs[:fitting]), billed * embedder.price / 1e6)
+@dataclass(frozen=True)
+class _Lane:
+    """What the requests for some texts have in common."""
 
+    texts: Mapping[str, str]
+    planned: Mapping[str, int]
+    embedder: Cached
+    outcome: Outcome
+    budget: Budget | None
 
-def _costs(texts: Sequence[str], embedder: Cached) -> list[float]:
-    """Tell what each text will be billed with, in US dollars."""
-    return [embedder.bill(text, embedder.count(text)) * embedder.price / 1e6 for text in texts]
+    async def request(self, keys: Sequence[str]) -> None:
+        """Embed the texts of `keys`, narrowing a refusal down to the texts that caused it."""
+        waiting = [list(keys)]
+        while waiting:
+            some = waiting.pop()
+            if self.outcome.put_off:
+                self.outcome.held.update(some)
+            else:
+                waiting += await self._paid(some)
 
-
-async def _request(
-    keys: Sequence[str],
-    texts: Mapping[str, str],
-    planned: Mapping[str, int],
-    embedder: Embedder,
-    outcome: Outcome,
-) -> int:
-    """Embed the texts of `keys`, narrowing a refusal down to the texts that caused it; return the tokens billed."""
-    billed = 0
-    waiting = [list(keys)]
-    while waiting:
-        some = waiting.pop()
-        if outcome.put_off:
-            outcome.held.update(some)
-            continue
+    async def _paid(self, keys: list[str]) -> list[list[str]]:
+        """Embed as many of the texts of `keys`, in order, as the budget allows; return what is to be tried apart."""
+        sizes = await self._sizes(keys)
+        costs = [size * self.embedder.price / 1e6 for size in sizes]
+        budget = self.budget or Budget()
+        fitting = budget.reserve(costs)
+        self.outcome.held.update(keys[fitting:])
+        if not fitting:
+            return []
+        some, payment, billed = keys[:fitting], Payment(budget, costs[:fitting]), 0
         try:
-            answer = await _call([texts[key] for key in some], embedder)
+            answer = await _call([self.texts[key] for key in some], self.embedder, payment)
+            billed = answer.tokens
+            _keep(some, answer, self.planned, self.outcome)
         except Transient as error:
-            if later := _put_off(error):
-                outcome.put_off = later
-            outcome.failures.update(dict.fromkeys(some, ("transient", str(error))))
+            self._failed(some, error, payment)
         except Rejected as error:
-            guilty = {some[at] for at in error.inputs if 0 <= at < len(some)}
-            if len(some) == 1:
-                guilty = set(some)
-            outcome.failures.update(dict.fromkeys(guilty, ("rejected", str(error))))
-            rest = [key for key in some if key not in guilty]
-            # Where the provider does not say which text it refuses, halving finds it in few requests.
-            middle = len(rest) if guilty else len(rest) // 2
-            waiting += [part for part in (rest[:middle], rest[middle:]) if part]
+            return self._apart(some, error)
+        finally:
+            payment.settle(billed * self.embedder.price / 1e6)
+            self.outcome.perhaps_billed += payment.lost * sizes[:fitting]
+        return []
+
+    async def _sizes(self, keys: Sequence[str]) -> list[int]:
+        """Tell the tokens that each text will be billed with: as they were planned, unless a budget hangs on it."""
+        if self.budget is None or self.budget.limit_usd == inf:
+            return [self.planned.get(key, 0) for key in keys]
+        embedder, texts = self.embedder, [self.texts[key] for key in keys]
+        return await asyncio.to_thread(lambda: [embedder.bill(text, embedder.count(text)) for text in texts])
+
+    def _failed(self, keys: Sequence[str], error: Transient, payment: Payment) -> None:
+        """Note that texts have no vectors for now: for want of money, or since the provider does not answer."""
+        if later := _put_off(error):
+            self.outcome.put_off = later
+        if payment.refused:
+            self.outcome.held.update(keys)
         else:
-            _keep(some, answer, planned, outcome)
-            billed += answer.tokens
-    return billed
+            self.outcome.failures.update(dict.fromkeys(keys, ("transient", str(error))))
+
+    def _apart(self, keys: list[str], error: Rejected) -> list[list[str]]:
+        """Note which texts were refused, as far as that is known, and return the others in parts to be tried apart."""
+        guilty = {keys[at] for at in error.inputs if 0 <= at < len(keys)}
+        if len(keys) == 1:
+            guilty = set(keys)
+        self.outcome.failures.update(dict.fromkeys(guilty, ("rejected", str(error))))
+        rest = [key for key in keys if key not in guilty]
+        # Where the provider does not say which text it refuses, halving finds it in few requests.
+        middle = len(rest) if guilty else len(rest) // 2
+        return [part for part in (rest[:middle], rest[middle:]) if part]
 
 
 def _keep(keys: Sequence[str], answer: Embedded, planned: Mapping[str, int], outcome: Outcome) -> None:
@@ -200,11 +211,12 @@ def wait(error: Transient, tries: int) -> bool | float:
     return max(told, WAIT_FIRST * 2 ** (tries - 2) if tries > 1 else 0.0) if told <= TOLD_MOST else False
 
 
-async def _call(texts: Sequence[str], embedder: Embedder) -> Embedded:
+async def _call(texts: Sequence[str], embedder: Embedder, payment: Payment) -> Embedded:
+    """Ask until there is an answer, a few times; what may be billed each time is paid each time."""
     tries = count(1)
 
     def again(error: Exception) -> bool | float:
-        if not isinstance(error, Transient):
+        if not isinstance(error, Transient) or not payment.reserve():
             return False
         reached(RETRIED, reason=str(error))
         return wait(error, next(tries))
@@ -213,6 +225,21 @@ async def _call(texts: Sequence[str], embedder: Embedder) -> Embedded:
         on=again, attempts=ATTEMPTS, timeout=None, wait_initial=WAIT_FIRST, wait_max=WAIT_MOST
     ):
         with attempt:
-            return await embedder.embed(texts, purpose="document")
+            return await _ask(texts, embedder, payment)
     message = "unreachable: the last attempt raises"
     raise AssertionError(message)
+
+
+async def _ask(texts: Sequence[str], embedder: Embedder, payment: Payment) -> Embedded:
+    """Ask once, and pay for what may be billed though it brings nothing."""
+    payment.send()
+    try:
+        with paid_by(payment):
+            return await embedder.embed(texts, purpose="document")
+    except Error as error:
+        if error.perhaps_billed:
+            payment.lose()
+        raise
+    except asyncio.CancelledError:
+        payment.lose()
+        raise

@@ -24,8 +24,13 @@ class Carrying:
         self._texts: CarriedTexts | None = None
 
     async def rest(self, rows: Sequence[ChunkRow]) -> list[ChunkRow]:
-        """Leave the claimed chunks that a live submission carries the texts of to it, and return the others."""
+        """Leave the claimed chunks that a live submission carries the texts of to it, and return the others.
+
+        What a finder has taken in is left for later: its submission is not recorded yet, and may never be.
+        """
         parts = self._parts
+        # In this order: a submission that is recorded between the two is met by both, and else by neither.
+        rows = await self._not_gathered(rows)
         if self._texts is None:
             space = (await asyncio.to_thread(parts.embedder)).space
             self._texts = CarriedTexts(parts.store, parts.ledger, space)
@@ -39,6 +44,21 @@ class Carrying:
             for row in rows
             if ((row.source, row.document) not in held if row.deleted else row.text_hash not in found)
         ]
+
+    async def _not_gathered(self, rows: Sequence[ChunkRow]) -> Sequence[ChunkRow]:
+        """Give back what is in a submission in the making; chunks claimed for one were asked about by its finder.
+
+        The run that gives them back has claimed their batch to its end, and meets them no more, or where the batch was
+        a fresh one, once more.
+        """
+        chunks, worker = self._parts.ledger.chunks, self._parts.worker
+        hashes = {row.text_hash for row in rows if not row.deleted and not row.submission}
+        gathered = await chunks.gathered(hashes, besides="") if hashes else set()
+        left = [row for row in rows if not row.deleted and row.text_hash in gathered]
+        if not left:
+            return rows
+        await chunks.give_back(left, worker=worker)
+        return [row for row in rows if row.deleted or row.text_hash not in gathered]
 
     async def _held_back(self, deletions: Sequence[ChunkRow]) -> set[tuple[str, str]]:
         """Name the documents whose new chunks are at a provider: what they no longer have stays until these are here.

@@ -25,6 +25,10 @@ if TYPE_CHECKING:
 BATCH_CHUNKS = 2_000
 # Documents read and chunked between two looks at how many chunks they made.
 READ_AT_ONCE = 64
+# What the cursor of a source begins with while a plan is being carried out; to any fetch it says nothing.
+RELEASING = "plan:"
+# What stands for a chunk in the index is not what the ledger says of it: it failed, or was taken back.
+UNSETTLED = frozenset({Status.FAILED, Status.REVERTED})
 # Removing more of a source than this share, and this many, at once is more often a mistake than a wish.
 GUARDED_SHARE, GUARDED_COUNT = 0.30, 20
 
@@ -238,10 +242,16 @@ def differences(chunks: Sequence[Chunk], before: Sequence[ChunkRow]) -> tuple[li
     writes = []
     for each in chunks:
         row = rows.pop((each.collection, each.id), None)
-        # What failed may do better now: its text may have been lost, or its neighbours have changed.
-        if row is None or row.deleted or row.row_hash != each.row_hash or row.status is Status.FAILED:
+        # What failed may do better now: its text may have been lost, or its neighbours have changed. What a rollback
+        # took back belongs to the same edition as what is written now: half of each would be a document that never was.
+        if row is None or row.deleted or row.row_hash != each.row_hash or row.status in UNSETTLED:
             writes.append(Write(chunk=each, previous=row))
-    return writes, [row for row in rows.values() if not row.deleted]
+    return writes, [row for row in rows.values() if _is_there(row)]
+
+
+def _is_there(row: ChunkRow) -> bool:
+    """Tell whether the index may hold a row of a chunk: one whose deletion did not last is there again."""
+    return not row.deleted or row.status in UNSETTLED
 
 
 async def _taken(
@@ -266,9 +276,7 @@ async def _taken(
 
 async def _removal(source: str, documents: Sequence[str], *, ledger: Ledger, value: str) -> Change:
     rows = await ledger.chunks.of(source, documents)
-    return Change(
-        value=value, removed=tuple(documents), deletes=tuple(row for row in rows if not row.deleted)
-    )
+    return Change(value=value, removed=tuple(documents), deletes=tuple(row for row in rows if _is_there(row)))
 
 
 async def _gone(source: str, listed: Listed, scan: Scan, *, ledger: Ledger, allow_deletes: bool) -> list[str]:

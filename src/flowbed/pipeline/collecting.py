@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Protocol
 from flowbed.errors import Error
 from flowbed.pipeline.embed import embed
 from flowbed.pipeline.poll import Polled, poll
-from flowbed.pipeline.submit import Submitted, submit
+from flowbed.pipeline.submit import Submitted, all_live, submit
 from flowbed.records import Problem, Status
 from flowbed.telemetry import PROGRESS, STAGE, reached
 
@@ -27,8 +27,7 @@ LOOK_FIRST, LOOK_LAST = 1.0, 60.0
 async def submissions(parts: Parts) -> list[SubmissionRow]:
     """Read the live submissions of the model's space, oldest first."""
     space = (await asyncio.to_thread(parts.embedder)).space.to_json()
-    pages = parts.ledger.submissions.pages(live=True)
-    return [row async for page in pages for row in page if row.space == space]
+    return [row for row in await all_live(parts) if row.space == space]
 
 
 async def collect(parts: Parts) -> Polled:
@@ -39,7 +38,8 @@ async def collect(parts: Parts) -> Polled:
     polled = Polled()
     live = await submissions(parts)
     if not live:
-        return polled
+        # What another model was set for may be to end all the same, or it is said why it does not.
+        return await poll(parts) if any(row.cancel for row in await all_live(parts)) else polled
     try:
         problems: list[Problem] = []
         if any(row.state != "submitted" for row in live):
@@ -120,7 +120,7 @@ class _Waiting:
         tally.failures = [each for each in tally.failures if each.subject not in pending]
         merge(self.polled.tally, tally)
         self.polled.ended += polled.ended
-        self.polled.pending = polled.pending
+        self.polled.pending, self.polled.blocked = polled.pending, polled.blocked
 
     def told(self) -> Polled:
         self.polled.tally.failures += self.problems.values()
@@ -136,7 +136,8 @@ async def until_ended(
 ) -> Polled:
     """Look again and again, more and more rarely, until none of the submissions wanted is live any more.
 
-    `problems` are those that handing them in met with; what has gone well since is told of no more.
+    What goes on only once a setting has changed is not waited for. `problems` are those that handing them in met with;
+    what has gone well since is told of no more.
 
     Raises:
         Misconfigured: the provider cannot be asked until a setting changes.
@@ -144,9 +145,11 @@ async def until_ended(
     """
     waiting, seconds = _Waiting(problems={each.subject: each for each in problems}), LOOK_FIRST
     told, total = 0, 0
+    blocked: set[str] = set()
     while True:
         waiting.take(await steps.look())
-        mine = [row for row in waiting.polled.pending if row.id in wanted]
+        blocked |= {*waiting.polled.blocked}
+        mine = [row for row in waiting.polled.pending if row.id in wanted and row.id not in blocked]
         if not mine:
             return waiting.told()
         done = sum(row.done + row.failed for row in mine) + sum(
@@ -160,14 +163,17 @@ async def until_ended(
         await sleep(seconds)
         seconds = min(LOOK_LAST, 2 * seconds)
         if any(row.state != "submitted" for row in mine):
-            failures = (await steps.submit()).failures
-            waiting.problems |= {each.subject: each for each in failures}
+            submitted = await steps.submit()
+            blocked |= {*submitted.blocked}
+            waiting.problems |= {each.subject: each for each in submitted.failures}
 
 
 def merge(tally: Tally, other: Tally) -> None:
     """Add another tally to one."""
     for name in ("chunks", "sent", "deleted", "tokens", "cost_usd", "seconds", "truncated", "failed"):
         setattr(tally, name, getattr(tally, name) + getattr(other, name))
-    tally.failures += other.failures
+    # A submission is looked at more than once in a run, and what is wrong with it said once.
+    said = set(tally.failures)
+    tally.failures += [each for each in other.failures if each not in said]
     tally.versions |= other.versions
     tally.stopped = other.stopped or tally.stopped

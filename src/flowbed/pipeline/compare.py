@@ -9,7 +9,9 @@ from typing import TYPE_CHECKING
 from flowbed.errors import Misconfigured, NotFound, Rejected, Transient
 from flowbed.index import agreement
 from flowbed.index.agreement import Expected, compare, opened
+from flowbed.index.commit import is_stale
 from flowbed.index.live import live_collection
+from flowbed.index.repair import odd_ids
 from flowbed.pipeline.batches import read_passages
 from flowbed.pipeline.claims import WAITING
 from flowbed.pipeline.faults import (
@@ -66,7 +68,7 @@ async def require_known(parts: Parts, collections: Collection[str]) -> None:
 
 
 async def find(parts: Parts, collection: str, *, rows: bool = True) -> Found:
-    """Look for everything that is wrong with a collection, or for all that needs no look at its rows."""
+    """Look for everything that is wrong with a collection, or for all that needs no look at more of rows than ids."""
     found = Found()
     try:
         live = await live_collection(parts.store, collection)
@@ -80,7 +82,10 @@ async def find(parts: Parts, collection: str, *, rows: bool = True) -> Found:
         found.add({SPACE: [collection]})
         return found
     try:
-        found = await _compare(parts, collection, live) if rows else found
+        if rows:
+            found = await _compare(parts, collection, live)
+        elif live is not None:
+            found.add(await odd_ids(live, datasets=parts.datasets))
         await opened(live, datasets=parts.datasets)
     except Misconfigured as error:
         found.add({UNFIT: [str(error)]})
@@ -142,6 +147,8 @@ async def _deltas(
         if read and await _digest(parts, listed.key) != run.sha256:
             found.add({DELTA_DAMAGED: [run.id]})
     for run in await waiting_runs(parts, collection):
+        if is_stale(run, now=parts.clock()):
+            continue
         # It may have been laid down since the store was listed.
         if run.key not in there and not await _digest(parts, run.key):
             found.add({DELTA_MISSING: [run.id]})

@@ -9,7 +9,8 @@ from datetime import timedelta
 from typing import TYPE_CHECKING, Literal
 
 from flowbed.errors import Error, Misconfigured, NotFound
-from flowbed.index.compaction import INDEX_ROWS, UNINDEXED
+from flowbed.index.compaction import INDEX_ROWS, UNINDEXED, outgrown
+from flowbed.index.lease import TTL
 from flowbed.index.live import live_collections
 from flowbed.index.versions import state
 from flowbed.pipeline.claims import WAITING
@@ -31,8 +32,10 @@ Severity = Literal["error", "warning", "note"]
 # A run commits what it lays down within seconds, and embeds what it fetched within minutes; past this nobody is at it.
 COMMIT_WITHIN = timedelta(minutes=10)
 EMBED_WITHIN = timedelta(hours=1)
+# A lease is renewed three times in its time to live; past so many of these no difference of clocks explains it.
+SILENT = 10 * timedelta(seconds=TTL)
 MICROSECOND = timedelta(microseconds=1)
-# Up to so many chunks a collection is proved whole, in a second or so; larger ones are counted.
+# Up to so many chunks a collection is proved whole, in a second or so; of larger ones the ids are read, and counted.
 PROVED = 50_000
 # One compaction of a million rows writes about as much.
 FREE_BYTES = 2**30
@@ -183,6 +186,15 @@ async def _vector_index(parts: Parts, place: Place) -> AsyncIterator[Finding]:  
                 what=f"{now.unindexed_rows:,} of {now.rows:,} rows are in no vector index: every search scans them",
                 mend=f"flowbed compact {live.collection}",
             )
+        if (there := await outgrown(live, datasets=parts.datasets)) is not None:
+            yield Finding(
+                check="vector-index",
+                severity="warning",
+                subject=live.collection,
+                what=f"the vector index was made for {there.settled:,} of the {there.rows:,} rows, and one of its"
+                f" {there.partitions:,} partitions holds {there.largest:.0%} of them: searches may miss some",
+                mend=f"flowbed compact {live.collection}",
+            )
 
 
 async def _runs(parts: Parts, place: Place) -> AsyncIterator[Finding]:  # noqa: ARG001
@@ -302,14 +314,7 @@ async def _dead_letters(parts: Parts, place: Place) -> AsyncIterator[Finding]:  
 
 async def _leases(parts: Parts, place: Place) -> AsyncIterator[Finding]:  # noqa: ARG001
     for name in await known_collections(parts):
-        try:
-            said = json.loads((await parts.store.get(f"{name}/lease.json")).body)
-            stuck = "" if said["released"] or not parts.dead(said["owner"]) else f"{said['owner']} has ended"
-        except NotFound:
-            continue
-        except (ValueError, KeyError, TypeError):
-            stuck = "it cannot be read"
-        if stuck:
+        if stuck := await _stuck(parts, name, f"{name}/lease.json"):
             yield Finding(
                 check="lease",
                 severity="warning",
@@ -317,6 +322,27 @@ async def _leases(parts: Parts, place: Place) -> AsyncIterator[Finding]:  # noqa
                 what=f"the lease of {name} was never given back: {stuck}",
                 mend=f"flowbed compact {name}",
             )
+
+
+async def _stuck(parts: Parts, collection: str, key: str) -> str:
+    """Say why a lease will not be given back any more; nothing, where it may be, or was."""
+    try:
+        said = json.loads((await parts.store.get(key)).body)
+        owner, released = str(said["owner"]), bool(said["released"])
+    except NotFound:
+        return ""
+    except (ValueError, KeyError, TypeError):
+        return "it cannot be read"
+    if released:
+        return ""
+    if parts.dead(owner):
+        return f"{owner} has ended"
+    # Of another host nothing is known but when it was last heard of. A store lists folders, not single objects.
+    renewed = [listed.modified async for listed in parts.store.list(collection) if listed.key == key]
+    silent = (parts.clock() - max(renewed, default=parts.clock())) * MICROSECOND
+    if silent < SILENT:
+        return ""
+    return f"{owner} has not been heard of for {_count(silent // timedelta(minutes=1), 'minute')}"
 
 
 async def _sources(parts: Parts, place: Place) -> AsyncIterator[Finding]:  # noqa: ARG001

@@ -9,8 +9,9 @@ from typing import TYPE_CHECKING
 from flowbed.index.live import live_collections
 from flowbed.index.reuse import Reuse
 from flowbed.lanes.budget import dollars
-from flowbed.lanes.outcome import Outcome
+from flowbed.lanes.outcome import UNANSWERED, Outcome
 from flowbed.lanes.realtime import embed as embed_now
+from flowbed.ledger import SpendRow
 from flowbed.pipeline.batches import read_passages
 from flowbed.pipeline.carrying import Carrying
 from flowbed.pipeline.claims import WAITING, Claims, renewed
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
+    from flowbed.lanes.budget import Budget
     from flowbed.ledger import ChunkRow
     from flowbed.pipeline import Parts
     from flowbed.pipeline.batches import Passage
@@ -78,6 +80,7 @@ async def _make(
     waiting = [row for row in rows if not row.deleted]
     passages, lost = await read_passages(waiting, store=parts.store, ledger=parts.ledger)
     outcome, spent = await _embed(passages, parts, tiers, landing_now)
+    await _record_perhaps(outcome, parts)
     tally.sent += spent.texts
     tally.tokens += spent.tokens
     tally.cost_usd += spent.cost_usd
@@ -94,9 +97,17 @@ async def _make(
     if outcome.held and parts.budget is not None and parts.budget.exhausted:
         tally.stopped = (
             f"the next request would pass the budget of {dollars(parts.budget.limit_usd)}"
-            f" ({dollars(parts.budget.spent_usd)} spent); what waits is taken up by a run that may spend more"
+            f" ({dollars(parts.budget.spent_usd)} spent{_perhaps(parts.budget)}); what waits is taken up by a"
+            " run that may spend more"
         )
     return Made(rows=rows, passages=passages, lost=lost, outcome=outcome, spent=spent)
+
+
+def _perhaps(budget: Budget) -> str:
+    """Say how much of what was spent the provider need not have billed."""
+    if not budget.perhaps_usd:
+        return ""
+    return f", {dollars(budget.perhaps_usd)} of it for requests that brought nothing and are perhaps billed"
 
 
 async def _embed(
@@ -128,6 +139,26 @@ async def _embed(
         cost_usd=outcome.tokens * embedder.price / 1e6,
         seconds=parts.monotonic() - began,
     )
+
+
+async def _record_perhaps(outcome: Outcome, parts: Parts) -> None:
+    """Record what a provider was sent and may bill, though it brought nothing: of no document, and in no run."""
+    price = parts.embedder().price if outcome.perhaps_billed else 0.0
+    if not price:
+        return
+    tokens, at = sum(outcome.perhaps_billed), parts.clock()
+    row = SpendRow(
+        run=f"{parts.worker} {at}",
+        lane=UNANSWERED,
+        source="",
+        document="",
+        texts=len(outcome.perhaps_billed),
+        planned=0,
+        billed=tokens,
+        cost_usd=tokens * price / 1e6,
+        at=at,
+    )
+    await parts.ledger.spending.record([row])
 
 
 async def _open_tiers(tiers: dict[str, Reuse], space: Space, parts: Parts) -> None:

@@ -1,4 +1,4 @@
-"""Poll: what the provider has answered is laid down, chunk by chunk; what it has not, waits again or has failed."""
+"""Poll: how what was handed in is doing; what is answered is laid down, and what is lost, late or unwanted is ended."""
 
 from __future__ import annotations
 
@@ -6,40 +6,41 @@ import asyncio
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
-import numpy as np
-
-from flowbed.errors import NotFound, Transient
-from flowbed.lanes.batch.answers import Answers, copy_answers, read_answers
+from flowbed.errors import Misconfigured, NotFound, Transient
+from flowbed.lanes.batch.answers import copy_answers, read_answers
 from flowbed.lanes.batch.input import read_texts
-from flowbed.lanes.outcome import Outcome, Paid
-from flowbed.ledger import SpendRow
-from flowbed.pipeline.batches import read_passages
+from flowbed.lanes.outcome import Paid
+from flowbed.pipeline.answered import AGAIN_IS_PAID, Answered, LayingDown
 from flowbed.pipeline.claims import CLAIM, RUN_CHUNKS, renewed, take_back
+from flowbed.pipeline.ending import NOT_HANDED_IN, end, held_elsewhere, is_to_end, let_go, refuse, withdraw
 from flowbed.pipeline.failing import Tally, fail, failure
 from flowbed.pipeline.find import batch_api
-from flowbed.pipeline.landing import Made, Spent, commit_pending, land
-from flowbed.pipeline.submit import AGAIN, chosen, held_elsewhere, refuse
-from flowbed.records import Embedded, Problem, Space
-from flowbed.telemetry import ANSWERS_COPIED, PROGRESS, SUBMISSION_ENDED, reached
+from flowbed.pipeline.landing import commit_pending
+from flowbed.pipeline.submit import AGAIN, all_live, chosen, in_queue
+from flowbed.records import Problem, Space
+from flowbed.telemetry import ANSWERS_COPIED, reached
 
 if TYPE_CHECKING:
-    from collections.abc import Collection, Sequence
+    from collections.abc import Collection
 
     from flowbed.embedding.cache import Cached
     from flowbed.embedding.jobs import BatchApi, Job
     from flowbed.ledger import ChunkRow, SubmissionRow
     from flowbed.pipeline import Parts
-    from flowbed.pipeline.batches import Passage
 
 LOOKS = 10  # jobs that are asked about at once
 
 
 @dataclass
 class Polled:
-    """What polling came to: what was laid down, the submissions that are still live, and those that have ended."""
+    """What polling came to: what was laid down, the submissions that are still live, and those that have ended.
+
+    What is `blocked` is live until a setting changes, and ends with no amount of waiting.
+    """
 
     tally: Tally = field(default_factory=Tally)
     pending: list[SubmissionRow] = field(default_factory=list)
+    blocked: list[str] = field(default_factory=list)
     ended: list[SubmissionRow] = field(default_factory=list)
 
 
@@ -61,6 +62,10 @@ async def poll(parts: Parts, submissions: Collection[str] = ()) -> Polled:
     # What a poll that was ended has laid down, and committed no more.
     for collection in await parts.ledger.runs.collections():
         await commit_pending(collection, parts, polled.tally)
+    others = [row for row in await all_live(parts) if row.id not in {each.id for each in rows}]
+    for row in others:
+        if row.id in submissions or (row.cancel and not submissions):
+            await _of_another(row, parts, polled)
     if not rows:
         return polled
     api = batch_api(parts)
@@ -77,43 +82,77 @@ async def poll(parts: Parts, submissions: Collection[str] = ()) -> Polled:
     return polled
 
 
-async def _look(row: SubmissionRow, parts: Parts, api: BatchApi) -> Job | None:
-    """Ask how a job is, and for its end where that is wanted; None where there is no job, or none any more."""
+@dataclass(frozen=True, kw_only=True)
+class _Missing:
+    """A job that the provider neither knows nor lists."""
+
+
+async def _look(row: SubmissionRow, parts: Parts, api: BatchApi) -> Job | _Missing | None:
+    """Ask how a job is, and for its end where that is wanted; None where there is none yet.
+
+    A job that is said to be unknown is looked for in the list. Where it is the address that is wrong, that says so.
+    """
     if row.state != "submitted":
         return None
     try:
         job = await api.look(row.job)
-        late = 0 < row.deadline <= parts.clock()
-        if job.state == "running" and (row.cancel or late) and api.terms.cancels:
+        if job.state == "running" and is_to_end(row, parts.clock()) and api.terms.cancels:
             await api.cancel(row.job)
             job = await api.look(row.job)
     except NotFound:
-        return None
+        listed = await api.find(row.id)
+        # Another one, which has failed, tells nothing of this one.
+        there = listed is not None and (listed.id == row.job or listed.state != "failed")
+        return listed if listed is not None and there else _Missing()
     return job
+
+
+async def _of_another(row: SubmissionRow, parts: Parts, polled: Polled) -> None:
+    """End a submission of another model that was not handed in yet; of any other it is said why nothing happens."""
+    now = parts.clock()
+    held = await parts.ledger.submissions.hold(row.id, worker=parts.worker, now=now, until=now + CLAIM)
+    if held is not None and held.cancel and held.state == "ready":
+        polled.ended.append(await let_go(held, "cancelled", NOT_HANDED_IN, parts))
+        return
+    if held is not None:
+        await parts.ledger.submissions.save(replace(held, worker="", until=0), worker=parts.worker)
+    what = "is to end, and was handed in" if row.cancel else "was handed in"
+    model = Space.from_json(row.space).model
+    reason = (
+        f"it {what} for model {model}, which is not the one set (or had other options): set that again first"
+    )
+    polled.tally.failures.append(Problem(subject=f"submission {row.id}", reason=reason))
+    polled.pending.append(row)
+    polled.blocked.append(row.id)
 
 
 class _Polling:
     """What one job came to, put where it belongs."""
 
     def __init__(self, parts: Parts, api: BatchApi, embedder: Cached, polled: Polled) -> None:
-        self._parts, self._api, self._embedder, self._polled = parts, api, embedder, polled
+        self._parts, self._api, self._polled = parts, api, polled
+        self._laying = LayingDown(parts, api, embedder, polled.tally)
 
-    async def settle(self, seen: SubmissionRow, job: Job | Transient | None) -> None:
+    async def settle(self, seen: SubmissionRow, job: Job | _Missing | Transient | None) -> None:
         """Go on from what the provider said of a submission as it was seen, unless another worker is at it."""
         row = await self._held(seen.id)
         if row is None:
             return
         if row.state != "submitted":
             await self._not_there_yet(row)
-        elif row.job != seen.job:  # handed in meanwhile: nobody has asked about this job yet
+        elif row.job != seen.job or job is None:  # handed in meanwhile: nobody has asked about this job yet
             await self._keep(row)
         elif isinstance(job, Transient):
             self._tell(row, f"{job}; it is asked again by the next run")
             await self._keep(row)
-        elif job is None:
-            await self._lost(row, f"the provider does not know job {row.job} any more")
-        elif job.state == "running":
-            await self._keep(replace(row, done=job.done, failed=job.failed))
+        elif isinstance(job, _Missing):
+            await self._missing(row)
+        else:
+            await self._go_on(replace(row, job=job.id), job)
+
+    async def _go_on(self, row: SubmissionRow, job: Job) -> None:
+        if job.state == "running":
+            await self._keep(replace(row, done=job.done, failed=job.failed, later=0, error=""))
         elif job.state == "failed":
             await self._failed(row, job)
         else:
@@ -128,151 +167,101 @@ class _Polling:
         return row
 
     async def _not_there_yet(self, row: SubmissionRow) -> None:
-        late = 0 < row.deadline <= self._parts.clock()
-        if row.state == "ready" and (row.cancel or late):
-            await self._let_go(row, "cancelled", "it was ended before it was handed in")
-        else:
+        """End what was not handed in, where it is to end; what somebody has begun to hand in may have a job."""
+        now = self._parts.clock()
+        if not is_to_end(row, now):
             await self._keep(row)
+        elif row.state == "ready":
+            await self._let_go(row, "cancelled", NOT_HANDED_IN)
+        elif row.later > now and not row.cancel:  # it was asked about just now, and could not be
+            await self._keep(row)
+        else:
+            await self._withdraw(row)
+
+    async def _withdraw(self, row: SubmissionRow) -> None:
+        try:
+            row, unsure = await withdraw(row, self._parts, self._api)
+        except (Transient, Misconfigured) as error:
+            self._tell(row, f"{error}; whether there is a job for it is asked again by the next run")
+            await self._keep(replace(row, error=str(error), later=self._parts.clock() + AGAIN))
+            return
+        if unsure:
+            self._tell(row, unsure)
+        (self._polled.ended if row.ended else self._polled.pending).append(row)
+
+    async def _missing(self, row: SubmissionRow) -> None:
+        """Go on from a job that is not there: another account has it, or it is lost, or not found for a while."""
+        if row.account == self._api.terms.account:
+            reason = f"the provider does not know job {row.job}"
+            if await self._is_sure(row, reason):
+                await self._lost(row, f"{reason} any more")
+            return
+        reason = f"it was handed in with another key, project or address: with those set now there is no job {row.job}"
+        if row.cancel:
+            reason += (
+                ": it was let go, and what the job has cost is paid for beside what embeds its texts now"
+            )
+            self._tell(row, reason)
+            await self._let_go(row, "cancelled", reason)
+        else:
+            await self._block(row, f"{reason}; set those again, or give it up (`flowbed submissions cancel`)")
+
+    async def _is_sure(self, row: SubmissionRow, reason: str) -> bool:
+        """Tell whether something was missing for long enough to be lost; until then the row tells when that will be."""
+        now = self._parts.clock()
+        known = row.later and row.error == reason
+        if known and now >= row.later:
+            return True
+        self._tell(row, f"{reason}, which it may again: it is asked once more by the next run")
+        await self._keep(replace(row, error=reason, later=row.later if known else now + AGAIN))
+        return False
 
     async def _collect(self, row: SubmissionRow, job: Job) -> None:
         """Take in the answers of a job that has ended, whole or in part."""
         parts = self._parts
+        row = replace(row, done=job.done, failed=job.failed)
         try:
-            await copy_answers(job, row.id, self._api, parts.store)
+            lost = await copy_answers(job, row.id, self._api, parts.store)
             reached(ANSWERS_COPIED, submission=row.id)
-            answers = await read_answers(row.id, self._api, parts.store)
-        except NotFound as error:
-            await self._lost(row, f"the provider has lost the answers of job {job.id} ({error})")
-            return
         except Transient as error:
             self._tell(row, f"{error}; its answers are fetched again by the next run")
             await self._keep(row)
             return
+        except Misconfigured as error:
+            await self._block(row, str(error))
+            return
+        reason = f"the provider has no file {', '.join(lost)} of job {job.id}"
+        if lost and not await self._is_sure(row, reason):
+            return
+        try:
+            answers = await read_answers(row.id, self._api, parts.store)
+        except Misconfigured as error:
+            await self._unusable(row, job, error)
+            return
         with answers:
-            space = Space.from_json(row.space)
-            # Before anything is laid down: of what is, a poll that goes on from here no longer sees whose it was.
-            await self._record(row, answers)
-            while rows := await self._taken(row):
-                await self._land(rows, answers, space, job)
-                reached(PROGRESS, stage="embed", done=len(rows))
-            if await held_elsewhere(row.id, parts):
-                await self._keep(row)
-                return
-            billed = sum(answers.billed.values())
-            await self._end(
-                replace(
-                    row,
-                    state=job.state,
-                    done=len(answers),
-                    failed=len(answers.failures),
-                    billed=billed,
-                    cost_usd=billed * self._api.terms.price / 1e6,
-                    error=job.reason,
-                )
-            )
+            answered = Answered(job=job, answers=answers, lost=lost)
+            ended = await self._laying.lay_down(row, answered)
+        if ended is None:
+            await self._keep(row)
+        else:
+            await self._end(ended)
 
-    async def _taken(self, row: SubmissionRow) -> list[ChunkRow]:
-        now = self._parts.clock()
-        return await self._parts.ledger.chunks.take(
-            row.id, worker=self._parts.worker, now=now, until=now + CLAIM, limit=RUN_CHUNKS
-        )
-
-    async def _land(self, rows: Sequence[ChunkRow], answers: Answers, space: Space, job: Job) -> None:
-        """Commit what there are vectors for; the rest has failed, or, where the job ended early, waits again."""
-        parts, terms = self._parts, self._api.terms
-        unanswered = [
-            row
-            for row in rows
-            if row.text_hash not in answers
-            and (row.text_hash in answers.expired or job.state != "completed")
-            and row.text_hash not in answers.failures
-        ]
-        if unanswered:
-            await parts.ledger.chunks.give_back(unanswered, worker=parts.worker)
-        left = {(row.collection, row.id) for row in unanswered}
-        answered = [row for row in rows if (row.collection, row.id) not in left]
-        if not answered:
+    async def _unusable(self, row: SubmissionRow, job: Job, error: Misconfigured) -> None:
+        """Keep answers that cannot be used as things are set, unless their end was asked for."""
+        if not row.cancel:
+            reason = f"{error}; `flowbed submissions cancel {row.id}` gives its answers up, and its texts wait again"
+            await self._block(row, reason)
             return
-        passages, lost = await read_passages(answered, store=parts.store, ledger=parts.ledger)
-        for collection in sorted({row.collection for row in answered}):
-            await parts.datasets.begin(collection, space, now=parts.clock())
-        outcome = self._outcome(passages, answers)
-        await self._cache(passages, outcome)
-        spent = Spent(
-            lane="batch",
-            texts=outcome.sent,
-            planned=outcome.planned,
-            tokens=outcome.tokens,
-            cost_usd=outcome.tokens * terms.price / 1e6,
-        )
-        tally = self._polled.tally
-        tally.sent += spent.texts
-        tally.tokens += spent.tokens
-        tally.cost_usd += spent.cost_usd
-        made = Made(rows=answered, passages=passages, lost=lost, outcome=outcome, spent=spent)
-        await land(made, parts, tally)
-
-    def _outcome(self, passages: Sequence[Passage], answers: Answers) -> Outcome:
-        texts = {each.row.text_hash: each for each in passages}
-        outcome = Outcome(vectors=answers.vectors(texts))
-        for key, each in texts.items():
-            if key in outcome.vectors:
-                planned = self._embedder.bill(each.sent, each.row.tokens)
-                # What a run that was ended has laid down of it already, it has also told the cost of.
-                if answers.tell(key):
-                    outcome.paid[key] = Paid(planned, answers.billed.get(key, planned))
-            elif key in answers.failures:
-                outcome.failures[key] = answers.failures[key]
-            else:
-                outcome.failures[key] = ("transient", "the provider's answers have no line for it")
-        return outcome
-
-    async def _cache(self, passages: Sequence[Passage], outcome: Outcome) -> None:
-        texts = {each.sent: each.row.text_hash for each in passages if each.row.text_hash in outcome.vectors}
-        if not texts:
-            return
-        vectors = np.stack([outcome.vectors[key] for key in texts.values()])
-        counts = tuple(
-            outcome.paid[key].billed if key in outcome.paid else self._embedder.count(text)
-            for text, key in texts.items()
-        )
-        await self._embedder.keep(
-            list(texts), Embedded(vectors=vectors, tokens=sum(counts), counts=counts), purpose="document"
-        )
-
-    async def _record(self, row: SubmissionRow, answers: Answers) -> None:
-        """Record what each document has cost: a text that several share, of the first; one that none has, of none."""
-        left = dict(answers.billed)
-        of: dict[tuple[str, str], list[Paid]] = {}
-        async for page in self._parts.ledger.chunks.submitted(row.id):
-            for each in page:
-                if (billed := left.pop(each.text_hash, None)) is not None:
-                    of.setdefault((each.source, each.document), []).append(Paid(each.tokens, billed))
-        # Also where there are none: a poll that goes on from here finds what is laid down by then among them.
-        of["", ""] = [Paid(0, billed) for billed in left.values()]
-        price, at = self._api.terms.price, self._parts.clock()
-        await self._parts.ledger.spending.record(
-            [
-                SpendRow(
-                    run=row.id,
-                    lane="batch",
-                    source=source,
-                    document=document,
-                    texts=len(paid),
-                    planned=sum(each.planned for each in paid),
-                    billed=(billed := sum(each.billed for each in paid)),
-                    cost_usd=billed * price / 1e6,
-                    at=at,
-                )
-                for (source, document), paid in of.items()
-            ]
-        )
+        if job.tokens:
+            await self._laying.spend(row, {("", ""): [Paid(job.tokens, job.tokens)]})
+        billed = job.tokens or 0
+        cost = billed * self._api.terms.price / 1e6
+        await self._let_go(replace(row, billed=billed, cost_usd=cost), "cancelled", str(error))
 
     async def _failed(self, row: SubmissionRow, job: Job) -> None:
         """Go on from a job that was refused as a whole: nothing of it was worked on."""
         if job.queue_full:
-            later = self._parts.clock() + AGAIN
-            await self._keep(replace(row, state="ready", job="", submitted=0, later=later, error=job.reason))
+            await self._turned_away(row, job)
             return
         texts = await read_texts(row.id, self._parts.store) if job.lines else []
         guilty = {texts[line - 1]: why for line, why in job.lines.items() if 0 < line <= len(texts)}
@@ -283,6 +272,21 @@ class _Polling:
             return
         await self._blame(row, guilty)
         await self._let_go(row, "failed", job.reason or next(iter(guilty.values())))
+
+    async def _turned_away(self, row: SubmissionRow, job: Job) -> None:
+        """Go on from a queue that had no room: it is waited for, unless nothing of ours is in its way."""
+        if await in_queue(row.account, self._parts, besides=row.id):
+            later = self._parts.clock() + AGAIN
+            await self._keep(replace(row, state="ready", job="", submitted=0, later=later, error=job.reason))
+            return
+        vendor = row.account.partition(":")[0]
+        reason = (
+            f"its {row.tokens:,} tokens do not fit into the provider's queue ({job.reason}), and nothing else handed in"
+            f" from here is there: set batch_tokens in [providers.{vendor}] to what the account may have waiting;"
+            " its texts wait for the next run"
+        )
+        self._tell(row, reason)
+        await self._let_go(row, "failed", reason)
 
     async def _blame(self, row: SubmissionRow, guilty: dict[str, str]) -> None:
         """Let the chunks fail that a whole job was refused for; the others need not."""
@@ -295,32 +299,39 @@ class _Polling:
             innocent = [each for each in rows if each.text_hash not in guilty]
             await parts.ledger.chunks.give_back(innocent, worker=parts.worker)
 
+    async def _taken(self, row: SubmissionRow) -> list[ChunkRow]:
+        now = self._parts.clock()
+        return await self._parts.ledger.chunks.take(
+            row.id, worker=self._parts.worker, now=now, until=now + CLAIM, limit=RUN_CHUNKS
+        )
+
     async def _lost(self, row: SubmissionRow, reason: str) -> None:
         """Let all chunks fail: to embed them again is to pay again, which is for somebody to decide."""
         if await held_elsewhere(row.id, self._parts):
             await self._keep(row)
             return
-        why = f"{reason}; `flowbed dead-letters retry` has its texts embedded again, and pays for them again"
+        why = f"{reason}; {AGAIN_IS_PAID}"
         tally = await refuse(row, why, self._parts)
         self._polled.tally.failures += tally.failures
         self._polled.tally.failed += tally.failed
         self._polled.ended.append(replace(row, state="failed", error=why))
 
     async def _let_go(self, row: SubmissionRow, state: str, reason: str) -> None:
-        await self._parts.ledger.chunks.let_go(row.id)
-        await self._end(replace(row, state=state, error=reason))
+        self._polled.ended.append(await let_go(row, state, reason, self._parts))
 
     async def _end(self, row: SubmissionRow) -> None:
-        """Record how a submission ended: after everything that its answers have become is committed."""
-        ended = replace(row, ended=self._parts.clock(), worker="", until=0)
-        await self._parts.ledger.submissions.save(ended, worker=self._parts.worker)
-        reached(SUBMISSION_ENDED, submission=row.id, state=row.state)
-        self._polled.ended.append(ended)
+        self._polled.ended.append(await end(row, self._parts))
 
     async def _keep(self, row: SubmissionRow) -> None:
         kept = replace(row, worker="", until=0)
         await self._parts.ledger.submissions.save(kept, worker=self._parts.worker)
         self._polled.pending.append(kept)
+
+    async def _block(self, row: SubmissionRow, reason: str) -> None:
+        """Keep what cannot go on until a setting changes."""
+        self._tell(row, reason)
+        self._polled.blocked.append(row.id)
+        await self._keep(replace(row, error=reason, later=0))
 
     def _tell(self, row: SubmissionRow, reason: str) -> None:
         self._polled.tally.failures.append(Problem(subject=f"submission {row.id}", reason=reason))

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 from flowbed.errors import Conflict, Misconfigured, Rejected, Transient
 from flowbed.lanes.budget import Budget
 from flowbed.ledger import Swap
+from flowbed.pipeline.changes import RELEASING
 from flowbed.pipeline.collecting import collect, merge
 from flowbed.pipeline.failing import Tally
 from flowbed.pipeline.outlook import outlook
@@ -163,7 +164,7 @@ async def release(plan: StagedPlan, feed: Feed, parts: Parts) -> Released:
 def _mark(plan: StagedPlan) -> str:
     # While a plan is being released the cursor says which, and how far: whoever was killed goes on from there, and to
     # any other run it is a cursor that says nothing, so that it goes through the whole source.
-    return f"plan:{plan.plan_id}:"
+    return f"{RELEASING}{plan.plan_id}:"
 
 
 async def _apply_all(plan: StagedPlan, name: str, cursor: Cursor, done: Released, parts: Parts) -> Cursor:
@@ -197,6 +198,7 @@ async def _drifted(plan: StagedPlan, name: str, parts: Parts) -> Released:
     if not other:
         return Released(already=True)
     return Released(
-        drift=f"another run has fetched it since the plan, and {other:,} of the {total:,} documents that were planned"
-        " are not as planned: they are left as they are; plan again"
+        drift="another run has fetched it since the plan, or it was rolled back, and"
+        f" {other:,} of the {total:,} documents that were planned are not as planned: they are left as they are; plan"
+        " again"
     )

@@ -8,29 +8,35 @@ where a rollback is interrupted, or by whom: whoever looks next finds the restor
     ... and marked only afterwards                                         the mark is void: it is merged again
     a commit begun before the restore that would merge after it            Lance refuses it, and it begins again
     a commit merged after the restore                                      stands
+    a document fetched before it, of which part is to be merged after it   is read again, and written whole
 """
 
 from __future__ import annotations
 
 import contextlib
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
-from flowbed.errors import NotFound
+from flowbed.errors import Conflict, NotFound
 from flowbed.index.history import restore, restored_since, runs_in, tag, untag
 from flowbed.index.lease import held
 from flowbed.index.live import live_collection, live_collections
-from flowbed.ledger import Rollback
+from flowbed.ledger import Rollback, Swap
+from flowbed.pipeline.changes import RELEASING
 from flowbed.pipeline.failing import Tally
 from flowbed.pipeline.landing import commit_pending
+from flowbed.records import Status
 from flowbed.telemetry import ROLLBACK_RECORDED, ROLLBACK_RESTORED, ROLLBACK_TAGGED, reached
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from flowbed.index.live import Live
+    from flowbed.ledger import ChunkRow, Cursor, DocumentRow
     from flowbed.pipeline import Parts
     from flowbed.records import Problem
 
-MANY = 1_000  # pending runs looked at in one piece
+MANY = 1_000  # pending runs, or documents, looked at in one piece
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -82,6 +88,9 @@ async def roll_back(parts: Parts, collection: str, target: int) -> Rollback:
         reached(ROLLBACK_RESTORED, collection=collection, target=target, version=version)
         done = await _record(parts, live, target=target, version=version)
         await untag(live, _tag(target), datasets=parts.datasets)
+        await catch_up(
+            parts, live
+        )  # once more, and never again: a plan that is made now is not to be disturbed
         return done
 
 
@@ -143,7 +152,53 @@ async def _record(parts: Parts, live: Live, *, target: int, version: int) -> Rol
         Rollback(collection=live.collection, target=target, version=version, at=parts.clock()), kept=kept
     )
     reached(ROLLBACK_RECORDED, collection=live.collection, version=version, runs=done.runs)
+    await _tell_fetches(parts, live.collection)
     return done
+
+
+async def _tell_fetches(parts: Parts, collection: str) -> None:
+    """Let every fetch under way begin again, and the next one read the documents of which an edition is on its way.
+
+    Such a fetch was compared with rows that are reverted by now: what it left as it was is not in the index any more.
+    """
+    reverted: dict[str, set[str]] = {}
+    now, wanted = parts.clock(), {Status.REVERTED}
+    async for batches in parts.ledger.chunks.batches(wanted, now=now, sources=()):
+        for batch in batches:
+            for row in await parts.ledger.chunks.ready(batch, wanted, now=now, sources=()):
+                if row.status is Status.REVERTED and row.collection == collection:
+                    reverted.setdefault(row.source, set()).add(row.document)
+    for source, documents in sorted(reverted.items()):
+        moved = False
+        while not moved:
+            cursor = await parts.ledger.documents.cursor(source)
+            again = await _on_their_way(parts, collection, source, sorted(documents))
+            with contextlib.suppress(Conflict):  # with a fetch that came to its end meanwhile
+                await parts.ledger.documents.swap(_from_the_beginning(again, cursor))
+                moved = True
+
+
+async def _on_their_way(
+    parts: Parts, collection: str, source: str, documents: Sequence[str]
+) -> list[DocumentRow]:
+    """Read those of the documents that have a chunk in the collection which waits to be embedded or committed."""
+    found: list[DocumentRow] = []
+    for start in range(0, len(documents), MANY):
+        rows = await parts.ledger.chunks.of(source, documents[start : start + MANY])
+        waiting = {row.document for row in rows if row.collection == collection and _waits(row)}
+        found += (await parts.ledger.documents.get(source, waiting)).values()
+    return found
+
+
+def _waits(row: ChunkRow) -> bool:
+    return row.status in {Status.NONE, Status.PENDING} or row.failure == "transient"
+
+
+def _from_the_beginning(again: Sequence[DocumentRow], cursor: Cursor) -> Swap:
+    """Move a cursor; to the beginning, where documents have to be read that have not changed since."""
+    whole = again or cursor.value.startswith(RELEASING)
+    forgotten = [replace(row, etag="", hash="") for row in again]
+    return Swap(cursor=cursor, value="" if whole else cursor.value, documents=forgotten)
 
 
 def _tag(target: int) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from flowbed.errors import Conflict, Error, NotFound, Transient
@@ -10,6 +11,7 @@ from flowbed.index.compaction import Compaction, Retention, VectorIndex, compact
 from flowbed.index.lease import held
 from flowbed.index.live import live_collection
 from flowbed.index.versions import state
+from flowbed.lanes.budget import Budget
 from flowbed.pipeline.claims import WAITING, Fresh, take_back
 from flowbed.pipeline.collecting import collect, merge, submissions
 from flowbed.pipeline.embed import embed
@@ -48,6 +50,8 @@ async def run(
 
     """
     began = parts.monotonic()
+    if parts.budget is None:
+        parts = replace(parts, budget=Budget())
     how = How(began=parts.clock(), lane=lane, wait=wait, deadline=deadline)
     tally = Tally()
     await recover(parts, tally)
@@ -126,6 +130,7 @@ async def finish(
         failed=len(failures),
         tokens=tally.tokens,
         cost_usd=tally.cost_usd,
+        perhaps_billed_usd=0.0 if parts.budget is None else parts.budget.perhaps_usd,
         seconds=parts.monotonic() - began,
         versions=await _versions(parts, feeds),
         truncated=tally.truncated,

@@ -7,25 +7,14 @@ from __future__ import annotations
 
 import asyncio
 from dataclasses import dataclass, field, replace
-from itertools import count
 from typing import TYPE_CHECKING
 
-import stamina
-
-from flowbed.errors import NotFound, Rejected, Transient
-from flowbed.lanes.realtime import ATTEMPTS, WAIT_FIRST, WAIT_MOST, wait
-from flowbed.pipeline.claims import CLAIM, RUN_CHUNKS, renewed, take_back
-from flowbed.pipeline.failing import Tally, fail, failure
+from flowbed.errors import Misconfigured, NotFound, Rejected, Transient
+from flowbed.pipeline.claims import CLAIM, renewed, take_back
+from flowbed.pipeline.ending import adopted, begun_job, held_elsewhere, is_to_end, refuse, tried
 from flowbed.pipeline.find import batch_api
 from flowbed.records import Problem
-from flowbed.telemetry import (
-    JOB_MADE,
-    RETRIED,
-    SUBMISSION_BEGUN,
-    SUBMISSION_ENDED,
-    SUBMISSION_SUBMITTED,
-    reached,
-)
+from flowbed.telemetry import SUBMISSION_BEGUN, reached
 
 if TYPE_CHECKING:
     from collections.abc import Collection
@@ -42,18 +31,24 @@ AGAIN = 60_000_000
 
 @dataclass
 class Submitted:
-    """What was handed in, what waits for room in the provider's queue, and what could not be handed in now."""
+    """What was handed in, what waits for room in the provider's queue or for its end, and what could not be handed in.
+
+    What is `blocked` is so until a setting changes, and goes on with no amount of waiting.
+    """
 
     submitted: list[str] = field(default_factory=list)
     waiting: list[str] = field(default_factory=list)
+    blocked: list[str] = field(default_factory=list)
     failures: list[Problem] = field(default_factory=list)
 
 
 async def submit(parts: Parts, submissions: Collection[str] = ()) -> Submitted:
     """Hand in what is ready, or the submissions named; what somebody has begun to hand in is looked for first.
 
+    What is to end is not handed in: `poll` ends it.
+
     Raises:
-        Misconfigured: the model has no Batch API, or none can be used until a setting changes.
+        Misconfigured: the model has no Batch API.
         NotFound: a submission of that id is not live.
 
     """
@@ -78,7 +73,7 @@ async def chosen(parts: Parts, submissions: Collection[str]) -> list[SubmissionR
 
     """
     space = (await asyncio.to_thread(parts.embedder)).space.to_json()
-    live = [row async for page in parts.ledger.submissions.pages(live=True) for row in page]
+    live = await all_live(parts)
     unknown = set(submissions) - {row.id for row in live}
     if unknown:
         named = ", ".join(sorted(unknown))
@@ -86,6 +81,34 @@ async def chosen(parts: Parts, submissions: Collection[str]) -> list[SubmissionR
         raise NotFound(message)
     # Of another space: the model was another then, and with it the provider or the key.
     return [row for row in live if row.space == space and (not submissions or row.id in submissions)]
+
+
+async def all_live(parts: Parts) -> list[SubmissionRow]:
+    """Read the live submissions of every model, oldest first."""
+    return [row async for page in parts.ledger.submissions.pages(live=True) for row in page]
+
+
+async def in_queue(account: str, parts: Parts, *, besides: str) -> int:
+    """Add up the tokens that an account's submissions, but for one, have in the provider's queue or on the way there.
+
+    Neither what was put off before there was a job of it is there, nor what has ended with answers that cannot be taken
+    in: either would keep the room of others for as long as that is so.
+    """
+    return sum(
+        row.tokens
+        for row in await all_live(parts)
+        if row.account == account and row.id != besides and _is_queued(row)
+    )
+
+
+def _is_queued(row: SubmissionRow) -> bool:
+    if row.state == "submitted":
+        return not row.error or row.done + row.failed < row.texts
+    return row.state == "submitting" and not row.later
+
+
+class _NotMade(Misconfigured):
+    """The provider has said no to making a job, and there was none before."""
 
 
 class _Submitting:
@@ -110,26 +133,31 @@ class _Submitting:
             try:
                 begun = await self._admitted(row)
                 if begun is not None:
-                    await self._recorded(begun, await self._made(begun, look_first=row.state == "submitting"))
+                    job = await self._made(begun, look_first=row.state == "submitting")
+                    await adopted(begun, job, parts)
+                    self._done.submitted.append(row.id)
             except Rejected as error:
                 await self._refused(row.id, error)
             except Transient as error:
                 await self._put_off(row.id, error)
+            except Misconfigured as error:
+                await self._put_off(row.id, error, made=not isinstance(error, _NotMade))
+                self._done.blocked.append(row.id)
 
     async def _admitted(self, row: SubmissionRow) -> SubmissionRow | None:
-        """Take room in the provider's queue; None where there is none."""
+        """Take room in the provider's queue; None where there is none, or where it is to end."""
         parts, terms = self._parts, self._api.terms
         async with self._admitting:
-            later = not self._asked and row.later > parts.clock()
-            if row.state == "ready":
-                queued = await parts.ledger.submissions.queued(row.account)
-                full = terms.tokens is not None and queued and queued + row.tokens > terms.tokens
-                later = later or bool(full) or row.cancel
+            now = parts.clock()
+            later = is_to_end(row, now) or (not self._asked and row.later > now)
+            if not later and row.state == "ready" and terms.tokens is not None:
+                queued = await in_queue(row.account, parts, besides=row.id)
+                later = bool(queued) and queued + row.tokens > terms.tokens
             if later:
                 await parts.ledger.submissions.save(replace(row, worker="", until=0), worker=parts.worker)
                 self._done.waiting.append(row.id)
                 return None
-            begun = replace(row, state="submitting")
+            begun = replace(row, state="submitting", later=0)
             if not await parts.ledger.submissions.save(begun, worker=parts.worker):
                 return None  # it is another's now
         reached(SUBMISSION_BEGUN, submission=row.id)
@@ -137,45 +165,29 @@ class _Submitting:
 
     async def _made(self, row: SubmissionRow, *, look_first: bool) -> Job:
         """Make its job, unless there is one: a try that got no answer may have made it."""
-        tries = count(1)
 
-        def again(error: Exception) -> bool | float:
-            if not isinstance(error, Transient):
-                return False
-            reached(RETRIED, reason=str(error))
-            return wait(error, next(tries))
-
-        async for attempt in stamina.retry_context(
-            on=again, attempts=ATTEMPTS, timeout=None, wait_initial=WAIT_FIRST, wait_max=WAIT_MOST
-        ):
-            with attempt:
-                if look_first and (found := await self._api.find(row.id)) is not None:
-                    return found
-                look_first = True
+        async def made() -> Job:
+            nonlocal look_first
+            if look_first and (found := await begun_job(row, self._api)) is not None:
+                return found
+            look_first = True
+            try:
                 return await self._api.submit(
                     row.id, lambda: self._parts.store.stream(row.key), size=row.bytes
                 )
-        message = "unreachable: the last attempt raises"
-        raise AssertionError(message)
+            except Misconfigured as error:
+                raise _NotMade(str(error)) from error
 
-    async def _recorded(self, row: SubmissionRow, job: Job) -> None:
-        parts = self._parts
-        reached(JOB_MADE, submission=row.id, job=job.id)
-        await parts.ledger.submissions.save(
-            replace(
-                row, state="submitted", job=job.id, submitted=parts.clock(), worker="", until=0, error=""
-            ),
-            worker=parts.worker,
-        )
-        reached(SUBMISSION_SUBMITTED, submission=row.id)
-        self._done.submitted.append(row.id)
+        return await tried(made)
 
-    async def _put_off(self, submission: str, error: Error) -> None:
-        """Let it be tried again later."""
+    async def _put_off(self, submission: str, error: Error, *, made: bool = True) -> None:
+        """Let it be tried again later; unless there may be a job `made` for it, as if nobody had begun."""
         parts = self._parts
         row = await parts.ledger.submissions.get(submission)
         if row is not None:
-            put_off = replace(row, later=parts.clock() + AGAIN, error=str(error), worker="", until=0)
+            state = row.state if made else "ready"
+            later = parts.clock() + AGAIN
+            put_off = replace(row, state=state, later=later, error=str(error), worker="", until=0)
             await parts.ledger.submissions.save(put_off, worker=parts.worker)
         self._tell(submission, f"{error}; it is handed in again by the next run")
 
@@ -191,29 +203,3 @@ class _Submitting:
 
     def _tell(self, submission: str, reason: str) -> None:
         self._done.failures.append(Problem(subject=f"submission {submission}", reason=reason))
-
-
-async def held_elsewhere(submission: str, parts: Parts) -> bool:
-    """Tell whether another worker, which may be dead, holds chunks of a submission.
-
-    It must not end before they are let go: what they were sent for would be forgotten, and their texts paid for again.
-    """
-    holders = {row.worker async for page in parts.ledger.chunks.submitted(submission) for row in page}
-    return bool(holders - {"", parts.worker})
-
-
-async def refuse(row: SubmissionRow, reason: str, parts: Parts) -> Tally:
-    """End a held submission that there will be no answers to: its chunks have failed, for somebody to look at."""
-    tally = Tally()
-    while rows := await parts.ledger.chunks.take(
-        row.id,
-        worker=parts.worker,
-        now=parts.clock(),
-        until=parts.clock() + CLAIM,
-        limit=RUN_CHUNKS,
-    ):
-        await fail([failure(each, "rejected", reason) for each in rows], parts, tally)
-    ended = replace(row, state="failed", error=reason, ended=parts.clock(), worker="", until=0)
-    await parts.ledger.submissions.save(ended, worker=parts.worker)
-    reached(SUBMISSION_ENDED, submission=row.id, state="failed")
-    return tally

@@ -65,5 +65,5 @@ async def verify(
 
 
 async def look_through(parts: Parts, collection: str, *, rows: bool) -> tuple[Fault, ...]:
-    """Look for what is wrong with a collection; without `rows`, only for what can be seen without reading them."""
+    """Look for what is wrong with a collection; without `rows`, only for what can be seen from their ids."""
     return (await find(parts, collection, rows=rows)).told

@@ -65,13 +65,14 @@ class Work:
 class Done:
     """What became of it: `submitted` texts were gathered for the provider, and answers come later.
 
-    What is `unsure` went wrong in handing in, and may go right while somebody waits.
+    What is `unsure` went wrong in handing in, and may go right while somebody waits, but for what is `blocked`.
     """
 
     choice: Choice
     tally: Tally
     submitted: int = 0
     unsure: list[Problem] = field(default_factory=list)
+    blocked: list[str] = field(default_factory=list)
 
 
 async def beforehand(parts: Parts, how: How) -> Choice | None:
@@ -113,7 +114,8 @@ async def wait_where_asked(parts: Parts, done: Done, how: How) -> None:
     """Wait for every submission that is live now to end, where that was asked for."""
     live = await submissions(parts) if how.wait else []
     if live:
-        waited = await until_ended(OfParts(parts), {row.id for row in live}, problems=done.unsure)
+        wanted = {row.id for row in live} - set(done.blocked)
+        waited = await until_ended(OfParts(parts), wanted, problems=done.unsure)
         merge(done.tally, waited.tally)
     else:
         done.tally.failures += done.unsure
@@ -136,8 +138,18 @@ async def _by_batch(parts: Parts, work: Work, choice: Choice, how: How) -> Done:
     tally.stopped = found.stopped
     handed = await submit(parts)
     merge(tally, await _delete(parts, work, taken=found.chunks + found.waiting + found.reused))
-    merge(tally, (await look(parts)).tally)
-    return Done(choice, tally, submitted=found.texts, unsure=handed.failures)
+    looked = await look(parts)
+    live = {f"submission {row.id}" for row in looked.pending}
+    unsure = [*handed.failures, *(each for each in looked.tally.failures if each.subject in live)]
+    looked.tally.failures = [each for each in looked.tally.failures if each.subject not in live]
+    merge(tally, looked.tally)
+    return Done(
+        choice,
+        tally,
+        submitted=found.texts,
+        unsure=unsure,
+        blocked=[*handed.blocked, *looked.blocked],
+    )
 
 
 async def _delete(parts: Parts, work: Work, *, taken: int) -> Tally:

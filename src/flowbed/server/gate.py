@@ -5,9 +5,11 @@ from __future__ import annotations
 import asyncio
 import math
 from dataclasses import dataclass
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
 from starlette.requests import ClientDisconnect
+from starlette.routing import Match
 
 from flowbed.errors import Unauthorized
 from flowbed.server.errors import Overloaded, TooLarge, TooSlow, refusal
@@ -15,7 +17,9 @@ from flowbed.server.exchange import KEY, Exchange
 from flowbed.services.files import FILE_BYTES
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable, MutableMapping, Sequence
+    from collections.abc import Awaitable, Callable, Mapping, MutableMapping, Sequence
+
+    from starlette.routing import BaseRoute, Route
 
     from flowbed.services import Service
 
@@ -44,6 +48,7 @@ LINGERING = 1.0
 GONE = 499  # what logs and metrics call a request whose client left before it was read
 ID_LENGTH = 128
 ID_LETTERS = frozenset(b"abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789-_.:")
+NO_ROUTES: Mapping[tuple[str, str], Route] = MappingProxyType({})
 
 
 @dataclass(slots=True)
@@ -78,11 +83,14 @@ class Gate:
         watchers: Sequence[Watcher] = (),
         begun: Watcher | None = None,
         body_seconds: float = BODY_SECONDS,
+        direct: Mapping[tuple[str, str], Route] = NO_ROUTES,
+        routes: Sequence[BaseRoute] = (),
     ) -> None:
         """Stand before `app`.
 
         `loopback` says that only this machine can reach it; `clock` gives seconds. `begun` is told of each answer that
-        begins, `watchers` of each that has ended.
+        begins, `watchers` of each that has ended. Requests for `direct`, by method and path, go to their route without
+        what `app` would ask before it finds that. `routes` are those that requests which are not let in count for.
         """
         self._app, self._keys, self._allowance = app, service.keys, service.quotas.allowance
         self._clock, self._new_id = clock, new_id
@@ -90,6 +98,7 @@ class Gate:
         self._watchers, self._begun = tuple(watchers), begun
         self._body_bytes, self._body_seconds = service.serving.body_bytes, body_seconds
         self._most = service.serving.concurrency
+        self._direct, self._routes = direct, routes
 
     async def __call__(self, scope: Any, receive: Receive, send: Send) -> None:  # noqa: ANN401 - an ASGI scope
         """Answer one request, whatever happens."""
@@ -97,7 +106,8 @@ class Gate:
             await self._app(scope, receive, send)
             return
         headers = dict(scope["headers"])
-        upload = (scope["method"], scope["path"]) == UPLOAD
+        asked = scope["method"], scope["path"]
+        upload = asked == UPLOAD
         body = _Body(
             receive,
             headers,
@@ -121,7 +131,12 @@ class Gate:
         self._load.waiting += waiting
         try:
             await self._let_in(exchange)
-            await self._app(scope, body, answer)
+            route = self._direct.get(asked)
+            if route is None:
+                await self._app(scope, body, answer)
+            else:
+                scope["route"] = route
+                await route.app(scope, body, answer)
         except ClientDisconnect:
             exchange.status = GONE
         except Exception as error:  # noqa: BLE001 - the last one that can answer; the log's watcher tells of it
@@ -139,9 +154,13 @@ class Gate:
                 self._load.waiting -= 1
                 self._load.waited = ended
             exchange.seconds = ended - exchange.started
-            exchange.route = getattr(scope.get("route"), "path", "")
+            exchange.route = getattr(scope.get("route") or self._asked_for(scope), "path", "")
             for watcher in self._watchers:
                 watcher(exchange)
+
+    def _asked_for(self, scope: Any) -> BaseRoute | None:  # noqa: ANN401 - an ASGI scope
+        """Find the route of a request that did not come as far as that."""
+        return next((each for each in self._routes if each.matches(scope)[0] is not Match.NONE), None)
 
     async def _let_in(self, exchange: Exchange) -> None:
         """Find out who asks.

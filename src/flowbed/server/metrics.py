@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import cache
 from typing import TYPE_CHECKING, Any
 
 from prometheus_client import (
@@ -172,11 +173,15 @@ def _points(registry: CollectorRegistry) -> dict[str, Callable[[dict[str, Any]],
         joined.inc(facts["calls"])
         joint.inc()
 
+    @cache  # as many as there are models; finding a child by its labels costs more than counting with it
+    def of(model: str) -> tuple[Counter, Counter, Counter]:
+        return sent.labels(model), tokens.labels(model), cost.labels(model)
+
     def answered(facts: dict[str, Any]) -> None:
-        model = facts.get("model", "")
-        sent.labels(model).inc()
-        tokens.labels(model).inc(facts.get("tokens", 0))
-        cost.labels(model).inc(facts.get("tokens", 0) * facts.get("price", 0.0) / 1e6)
+        calls, told, dollars = of(facts.get("model", ""))
+        calls.inc()
+        told.inc(facts.get("tokens", 0))
+        dollars.inc(facts.get("tokens", 0) * facts.get("price", 0.0) / 1e6)
 
     return {
         telemetry.FALLBACK: lambda facts: failed.labels(facts["provider"]).inc(),
@@ -211,6 +216,12 @@ class _Parts:
             opened.add_metric([breaker.name], breaker.opened)
         yield state
         yield opened
+        waiting = GaugeMetricFamily(
+            "flowbed_coalesced_waiting", "Texts that wait for a model to be free.", labels=["name"]
+        )
+        for name, texts in self._models.waiting().items():
+            waiting.add_metric([name], texts)
+        yield waiting
         yield from self._caches()
 
     def _caches(self) -> Iterator[Metric]:

@@ -6,11 +6,13 @@ from typing import TYPE_CHECKING
 
 from fastapi import APIRouter, Request, Response
 
+from flowbed.errors import NotFound
 from flowbed.server.answers import json
 from flowbed.server.description import FAILURES, body_of
 from flowbed.server.exchange import exchange_of
 from flowbed.server.schemas import Found, SearchRequest, model_of
 from flowbed.server.wire import read_object
+from flowbed.settings.project import NAME
 
 if TYPE_CHECKING:
     from typing import TypeVar
@@ -20,6 +22,9 @@ if TYPE_CHECKING:
     from flowbed.services import Service
 
     Shape = TypeVar("Shape", bound=BaseModel)
+
+# Characters of what was asked for that are worth repeating: no name is longer.
+REPEATED = 64
 
 
 def routes(service: Service) -> APIRouter:
@@ -32,6 +37,9 @@ def routes(service: Service) -> APIRouter:
     async def search(request: Request) -> Response:
         """Find what is nearest, best first."""
         asked = await read(request, SearchRequest)
+        if asked.collection is not None and not NAME.fullmatch(asked.collection):
+            # The store would refuse to look for it, which is nothing to tell a client of.
+            raise NotFound(f"no collection is called {asked.collection[:REPEATED]!r}")
         found = await service.search.find(
             exchange_of(request.scope).caller,
             asked.query,

@@ -20,7 +20,7 @@ from flowbed.services.inputs import (
     surely_within,
     texts_of,
 )
-from flowbed.services.served import allow
+from flowbed.services.served import allow, vendor_of
 from flowbed.services.token_arrays import TokenArrays
 
 if TYPE_CHECKING:
@@ -130,7 +130,7 @@ class Embeddings:
             vectors=vectors,
             model=model.id,
             space=space.fingerprint,
-            provider=embedded.provider or model.provider,
+            provider=vendor_of(embedded.provider or model.spec),
             tokens=tokens,
             cached=embedded.cached,
             padded=is_padded(space),

@@ -7,6 +7,7 @@ import time
 from dataclasses import replace
 from typing import TYPE_CHECKING, Self
 
+from flowbed.embedding.coalesced import Coalesced
 from flowbed.embedding.limits import MemoryBuckets
 from flowbed.embedding.memory import VectorMemory
 from flowbed.embedding.write_behind import WriteBehind
@@ -141,6 +142,15 @@ class Models:
         """Give the breaker of every provider and model."""
         return [breaker for model in self._models for breaker in model.breakers]
 
+    def waiting(self) -> dict[str, int]:
+        """Tell how many texts wait for each provider and model whose calls are joined."""
+        return {
+            name: embedder.waiting
+            for model in self._models
+            for embedder, name in model.source.members
+            if isinstance(embedder, Coalesced)
+        }
+
     def reset(self, name: str) -> Breaker:
         """Close a breaker, so that its provider is asked again at once.
 
@@ -200,11 +210,12 @@ class Models:
             await self._shared.aclose()
 
     async def _probe(self, model: Model) -> Health:
+        facts = {breaker.name: breaker.state.value for breaker in model.breakers}
         known = self._probes.get(model.spec)
-        if known is not None and self._monotonic() < known[1]:
+        # A breaker that has opened since knows better than the probe, which would hold for as long as that is open.
+        if known is not None and self._monotonic() < known[1] and known[0].facts == facts:
             return known[0]
         before = self._monotonic()
-        facts = {breaker.name: breaker.state.value for breaker in model.breakers}
         try:
             async with asyncio.timeout(PROBE_SECONDS):
                 answer = await model.source.embed([PROBE], purpose="query")

@@ -24,9 +24,9 @@ if TYPE_CHECKING:
 # Seconds that a request waits for room under a provider's rate limit, before its client is told to come again: clients
 # give up after 60 s and more, and what waits here takes a place that others could have.
 PATIENCE = 20.0
-# Joined calls under way at once: of a model that runs here, one is tokenised while the other is run; of a provider, so
-# many that the time an answer takes to arrive is no limit.
-LOCAL_AT_ONCE, REMOTE_AT_ONCE = 2, 16
+# Joined calls under way at once: of a model in processes of its own, one waits for each that is run at least; of a
+# provider, so many that the time an answer takes to arrive is no limit.
+PROCESSES_AT_ONCE, REMOTE_AT_ONCE = 2, 16
 
 
 class Opening:
@@ -110,5 +110,7 @@ class Opening:
         guarded = Guarded(embedder, breaker)
         if self._serving.coalescing == "off" or (remote and self._serving.coalescing == "local"):
             return guarded
-        at_once = REMOTE_AT_ONCE if remote else max(LOCAL_AT_ONCE, self._serving.model_processes)
-        return Coalesced(guarded, at_once=at_once)
+        processes = self._serving.model_processes
+        if remote or processes:
+            return Coalesced(guarded, at_once=REMOTE_AT_ONCE if remote else max(PROCESSES_AT_ONCE, processes))
+        return Coalesced(guarded, apart=True)

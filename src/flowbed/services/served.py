@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from flowbed.errors import Forbidden
@@ -72,14 +72,13 @@ class Model:
         )
 
     async def embed(self, texts: Sequence[str], *, purpose: Purpose) -> Embedded:
-        """Embed every text or none, in the model's own space; `provider` of the answer says who did.
+        """Embed every text or none, in the model's own space; `provider` of the answer names whose model did.
 
         Raises:
             Transient, Rejected, Misconfigured: as the embedder does.
 
         """
-        embedded = await self.embedder.embed(texts, purpose=purpose)
-        return replace(embedded, provider=vendor_of(embedded.provider)) if embedded.provider else embedded
+        return await self.embedder.embed(texts, purpose=purpose)
 
 
 def vendor_of(spec: str) -> str:

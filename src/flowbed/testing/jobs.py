@@ -146,6 +146,8 @@ class BatchApiContract(ABC):
         job, found = await self.done(jobs)
         assert (job.state, job.total, job.done, job.failed) == ("completed", len(TEXTS), len(TEXTS), 0)
         assert set(found) == {name_of(text) for text in TEXTS}
+        billed = sum(answered.tokens or 0 for (answered,) in found.values())
+        assert job.tokens in (None, billed)
         embedder = self.open_embedder(tmp_path)
         for text in TEXTS:
             (answered,) = found[name_of(text)]
@@ -170,6 +172,19 @@ class BatchApiContract(ABC):
         line = jobs.line("ab" * 32, "one\ntwo\r\nthree\u2028four\x85five")
         assert line.splitlines() == [line[:-1]]
         assert line.endswith(b"\n")
+
+    @pytest.mark.parametrize("text", TEXTS)
+    def test_a_line_can_be_read_back(self, jobs: BatchApi, text: str) -> None:
+        """It still tells its text when nothing else does any more."""
+        assert jobs.asked(jobs.line(name_of(text), text)) == (name_of(text), text)
+
+    @pytest.mark.parametrize(
+        "line", [b"", b"null", b"[]", b'{"custom_id": "a"}', b'{"body": {"input": ["a"]}}']
+    )
+    def test_what_is_no_line_of_input_is_rejected(self, jobs: BatchApi, line: bytes) -> None:
+        """A line that does not say which text it is for is not guessed at."""
+        with pytest.raises(Rejected):
+            jobs.asked(line)
 
     def test_what_is_no_text_is_rejected(self, jobs: BatchApi) -> None:
         """Half a character, which no UTF-8 can hold, is refused rather than sent as something else."""

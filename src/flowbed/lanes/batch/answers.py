@@ -11,11 +11,12 @@ from typing import TYPE_CHECKING, Self
 import numpy as np
 
 from flowbed.errors import NotFound, Rejected
-from flowbed.lanes.batch.input import errors_key, output_key
+from flowbed.lanes.batch.input import errors_key, input_key, output_key
+from flowbed.records import text_hash
 from flowbed.telemetry import log
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterable, AsyncIterator, Iterable
+    from collections.abc import AsyncIterable, AsyncIterator, Collection, Iterable
 
     from numpy.typing import NDArray
 
@@ -26,17 +27,24 @@ if TYPE_CHECKING:
 LINES = 512
 
 
-async def copy_answers(job: Job, submission: str, api: BatchApi, store: Store) -> None:
-    """Copy the files of a job that has ended into the store; those that are there already are left.
+async def copy_answers(job: Job, submission: str, api: BatchApi, store: Store) -> list[str]:
+    """Copy the files of a job that has ended into the store, and name those that the provider does not have.
+
+    Those that are in the store already are left.
 
     Raises:
-        NotFound: the provider has lost one.
         Transient: one cannot be had now.
+        Misconfigured: none can until a setting changes.
 
     """
+    gone = []
     for key, file in ((output_key(submission), job.output), (errors_key(submission), job.errors)):
         if file and not await _is_there(store, key):
-            await store.put(key, api.content(file))
+            try:
+                await store.put(key, api.content(file))
+            except NotFound:
+                gone.append(file)
+    return gone
 
 
 async def _is_there(store: Store, key: str) -> bool:
@@ -80,6 +88,14 @@ class Answers:
     def __len__(self) -> int:
         """Count the vectors."""
         return len(self._places)
+
+    def knows(self, text_hash: str) -> bool:
+        """Tell whether there is any line for a text."""
+        return any(text_hash in each for each in (self._places, self.failures, self.expired, self.billed))
+
+    def besides(self, hashes: Collection[str]) -> set[str]:
+        """Name the texts that there are vectors for, other than these."""
+        return self._places.keys() - hashes
 
     def add(self, answered: Answered) -> None:
         """Take in one line; of several for one text, the first that has a vector counts."""
@@ -139,6 +155,29 @@ async def read_answers(submission: str, api: BatchApi, store: Store) -> Answers:
             "submission %s: %d texts were answered twice; the first counts", submission, answers.doubled
         )
     return answers
+
+
+async def read_sent(
+    submission: str, wanted: Collection[str], api: BatchApi, store: Store
+) -> AsyncIterator[dict[str, str]]:
+    """Read texts back from what was handed in, by text_hash, some at a time; those that cannot be are left out."""
+    try:
+        async for lines in _by(LINES, _lines(store.stream(input_key(submission)))):
+            if found := await asyncio.to_thread(_sent, lines, wanted, api):
+                yield found
+    except NotFound:
+        log.warning("submission %s: what was handed in is not in the store any more", submission)
+
+
+def _sent(lines: list[bytes], wanted: Collection[str], api: BatchApi) -> dict[str, str]:
+    found: dict[str, str] = {}
+    for line in lines:
+        with contextlib.suppress(Rejected):
+            name, text = api.asked(line)
+            # Options that are no part of a space may have changed since, and with them how lines are written.
+            if name in wanted and text_hash(text) == name:
+                found[name] = text
+    return found
 
 
 def _take(lines: list[bytes], answers: Answers, api: BatchApi) -> None:

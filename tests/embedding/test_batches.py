@@ -1,0 +1,67 @@
+"""Windows of many lengths cut into padded batches: each once, and in as little time as can be."""
+
+from __future__ import annotations
+
+from itertools import combinations, pairwise
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from flowbed.embedding.batches import BATCH, TEXTS, TOKENS, Window, batches_of, cuts
+
+WIDTHS = st.integers(2, 40) | st.integers(100, 2 * TOKENS)
+
+
+def taken(widths: list[int], found: list[slice]) -> int:
+    """Tell what batches take, in tokens."""
+    return sum(BATCH + (cut.stop - cut.start) * widths[cut.start] for cut in found)
+
+
+def is_allowed(widths: list[int], cut: slice) -> bool:
+    count = cut.stop - cut.start
+    return count == 1 or bool(count <= TEXTS and count * widths[cut.start] <= TOKENS)
+
+
+@given(st.lists(WIDTHS, max_size=300).map(lambda widths: sorted(widths, reverse=True)))
+def test_every_window_is_in_one_batch_that_is_not_too_large(widths: list[int]) -> None:
+    """Batches follow one another without a gap, and none but a single window is larger than may be."""
+    found = cuts(widths)
+    assert [place for cut in found for place in range(cut.start, cut.stop)] == list(range(len(widths)))
+    assert all(is_allowed(widths, cut) for cut in found)
+
+
+@given(st.lists(WIDTHS, min_size=1, max_size=9).map(lambda widths: sorted(widths, reverse=True)))
+def test_no_other_batches_take_less(widths: list[int]) -> None:
+    """Of all ways to cut a few windows, none takes less time."""
+    places = range(1, len(widths))
+    ways = (
+        [slice(*ends) for ends in pairwise((0, *inner, len(widths)))]
+        for count in range(len(widths))
+        for inner in combinations(places, count)
+    )
+    least = min(taken(widths, way) for way in ways if all(is_allowed(widths, cut) for cut in way))
+    assert taken(widths, cuts(widths)) == least
+
+
+def test_texts_of_all_lengths_are_hardly_padded() -> None:
+    """Of a hundred texts between two tokens and forty, the padding is less than a tenth."""
+    widths = sorted((2 + place * 7 % 39 for place in range(100)), reverse=True)
+    padded = sum((cut.stop - cut.start) * widths[cut.start] for cut in cuts(widths))
+    assert padded < 1.1 * sum(widths)
+
+
+@pytest.mark.parametrize("lengths", [[3, 1, 2], [400, 1, 1, 30], [0]])
+def test_batches_hold_the_tokens_and_their_place(lengths: list[int]) -> None:
+    """Each row is a window between the special tokens, padded and masked, and says which one it is."""
+    windows = [Window(text=place, ids=[place + 10] * length) for place, length in enumerate(lengths)]
+    batches = list(batches_of(windows, prefix=[1], suffix=[2], padding=0))
+    sizes = [batch.ids.size for batch in batches]
+    assert sizes == sorted(sizes, reverse=True)
+    rows = {
+        place: ids[mask.astype(bool)].tolist()
+        for batch in batches
+        for place, ids, mask in zip(batch.windows, batch.ids, batch.mask, strict=True)
+    }
+    assert rows == {place: [1, *window.ids, 2] for place, window in enumerate(windows)}
+    assert all((batch.ids[batch.mask == 0] == 0).all() for batch in batches)

@@ -1,0 +1,517 @@
+"""What goes wrong at a provider's Batch API costs neither texts nor money, and whoever looks is told."""
+
+from __future__ import annotations
+
+import asyncio
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+import pytest
+from tests.pipeline.test_batch_lane import run_to_the_end, statuses, write, write_page
+
+import flowbed
+from flowbed.lanes.batch.input import Input
+from flowbed.pipeline.submit import AGAIN
+from flowbed.testing.simulators import Fault, OpenAI, Simulator, running
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator
+    from pathlib import Path
+
+    from flowbed.bed import Flowbed
+    from flowbed.ledger import Spent
+    from flowbed.records import Report
+    from flowbed.storage import Store
+
+PAGES = 20
+CREATE, LIST, JOB, CONTENT = "/v1/batches", "/v1/batches", "/v1/batches/*", "/v1/files/*/content"
+LATER = 600.0  # seconds, in which no job here ends
+
+
+@pytest.fixture
+async def provider() -> AsyncIterator[tuple[Simulator, str]]:
+    """Serve a provider that ends jobs at once."""
+    simulator = Simulator(OpenAI())
+    async with running(simulator) as url:
+        yield simulator, url
+
+
+@pytest.fixture
+async def slow() -> AsyncIterator[tuple[Simulator, str]]:
+    """Serve a provider whose jobs end when a test lets time pass."""
+    simulator = Simulator(OpenAI(batch_seconds=LATER, cancel_seconds=0))
+    async with running(simulator) as url:
+        yield simulator, url
+
+
+@pytest.fixture
+def at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let the second look at what is missing be the next one."""
+    monkeypatch.setattr("flowbed.pipeline.poll.AGAIN", 0)
+
+
+def made(tmp_path: Path, url: str, **options: str) -> Path:
+    """Write a project of some pages."""
+    said = "\n".join(f'{name} = "{value}"' for name, value in options.items())
+    return write(tmp_path / "project", url, options=said, pages=PAGES)
+
+
+def change(folder: Path, old: str, new: str) -> None:
+    """Change the settings of a project."""
+    file = folder / "flowbed.toml"
+    assert old in file.read_text("utf-8")
+    file.write_text(file.read_text("utf-8").replace(old, new), "utf-8")
+
+
+async def spent(bed: Flowbed) -> Spent:
+    """Read what was spent on the batch lane."""
+    (lane,) = await bed.spending("lane")
+    return lane
+
+
+def said(report: Report) -> str:
+    """Join the reasons of what went wrong."""
+    return "; ".join(each.reason for each in report.failures)
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "told"),
+    [
+        ('api_key = "any"', 'api_key = "other"', "another key"),
+        ('/v1"', '/v2"', "base_url"),
+    ],
+)
+async def test_settings_that_are_wrong_for_one_run_cost_nothing(
+    old: str, new: str, told: str, tmp_path: Path, slow: tuple[Simulator, str], at_once: None
+) -> None:
+    """With another project's key, or a mistyped address, a run says so, and the next one has the answers."""
+    simulator, url = slow
+    folder = made(tmp_path, url)
+    async with await flowbed.aopen(folder) as bed:
+        await bed.run(lane="batch")
+    change(folder, old, new)
+    async with await flowbed.aopen(folder) as bed:
+        for _ in range(3):
+            report = await bed.run()
+            assert told in said(report)
+            assert await statuses(bed) == {"PENDING": PAGES + 1}
+    change(folder, new, old)
+    simulator.advance(LATER)
+    async with await flowbed.aopen(folder) as bed:
+        await run_to_the_end(bed)
+        assert await statuses(bed) == {"SUCCESS": PAGES + 1}
+    assert simulator.account.totals().billed_again == 0
+
+
+async def test_whoever_waits_with_another_key_is_told_at_once(
+    tmp_path: Path, slow: tuple[Simulator, str], at_once: None
+) -> None:
+    """No waiting helps; and who gives the submission up has its texts embedded, and is told what that means."""
+    _, url = slow
+    folder = made(tmp_path, url)
+    async with await flowbed.aopen(folder) as bed:
+        await bed.run(lane="batch")
+    change(folder, 'api_key = "any"', 'api_key = "other"')
+    async with await flowbed.aopen(folder) as bed:
+        report = await asyncio.wait_for(bed.run(lane="batch", wait=True), 30)
+        assert "another key" in said(report)
+        (submission,) = report.submissions
+        await bed.cancel_submission(submission)
+        report = await bed.run(lane="realtime")
+        assert "is paid for beside" in said(report)
+        assert await statuses(bed) == {"SUCCESS": PAGES + 1}
+
+
+async def test_a_rotated_key_of_the_same_account_changes_nothing(
+    tmp_path: Path, slow: tuple[Simulator, str]
+) -> None:
+    """A job that the new key sees is collected, whatever the name of the account is made of."""
+    simulator, url = slow
+    folder = made(tmp_path, url)
+    async with await flowbed.aopen(folder) as bed:
+        await bed.run(lane="batch")
+    # The simulator knows accounts by their keys alone.
+    change(folder, 'api_key = "any"', 'api_key = "any"\nproject = "proj_other"')
+    simulator.advance(LATER)
+    async with await flowbed.aopen(folder) as bed:
+        report = await bed.run()
+        assert (report.embedded, report.failed) == (PAGES, 0)
+
+
+@pytest.mark.parametrize("path", [JOB, CONTENT])
+async def test_one_stray_404_loses_nothing(
+    path: str, tmp_path: Path, provider: tuple[Simulator, str], at_once: None
+) -> None:
+    """A job or a file that is not found once, and then is, was never lost."""
+    simulator, url = provider
+    simulator.order(Fault(kind="error", path=path, status=404, calls=(1,)))
+    async with await flowbed.aopen(made(tmp_path, url)) as bed:
+        report = await bed.run(lane="batch", wait=True)
+        assert (report.embedded, report.failed) == (PAGES, 0)
+        assert await bed.dead_letters() == []
+    assert simulator.account.totals().billed_again == 0
+
+
+async def test_what_is_missing_is_not_lost_before_it_was_missed_for_a_while(
+    tmp_path: Path, provider: tuple[Simulator, str]
+) -> None:
+    """Two looks in quick succession are as one; the reason stands in the list of submissions meanwhile."""
+    simulator, url = provider
+    simulator.order(Fault(kind="forgotten", calls=(1,)))
+    async with await flowbed.aopen(made(tmp_path, url)) as bed:
+        for _ in range(3):
+            report = await bed.run(lane="batch")
+            assert "does not know job" in said(report)
+            assert await statuses(bed) == {"PENDING": PAGES + 1}
+        (row,) = await bed.submissions()
+        assert "does not know job" in row.error
+        await bed._ledger.submissions.hold(row.id, worker="test", now=0, until=1)
+        await bed._ledger.submissions.save(
+            replace(row, later=row.later - AGAIN, worker="", until=0), worker="test"
+        )
+        await bed.run(lane="batch")
+        assert await statuses(bed) == {"FAILED": PAGES + 1}
+
+
+@pytest.mark.parametrize("end", ["deadline", "cancel"])
+async def test_what_is_refused_for_good_comes_out_again(
+    end: str, tmp_path: Path, provider: tuple[Simulator, str]
+) -> None:
+    """The row says why; past the deadline, or on request, its texts go the other way, and nobody has to be asked."""
+    simulator, url = provider
+    async with await flowbed.aopen(made(tmp_path, url)) as bed:
+        await bed.run(lane="realtime", limit=1)
+        simulator.order(Fault(kind="error", path=CREATE, status=403))
+        (submission,) = (await bed.find_unembedded(deadline=2 if end == "deadline" else None)).submissions
+        done = await bed.submit()
+        assert (done.blocked, len(done.failures)) == ([submission], 1)
+        (row,) = await bed.submissions()
+        assert (row.state, "403" in row.error) == ("ready", True)
+        if end == "cancel":
+            await bed.cancel_submission(submission)
+        else:
+            await asyncio.sleep(2)
+        report = await bed.run(lane="realtime")
+        assert (report.failed, await statuses(bed)) == (0, {"SUCCESS": PAGES + 1})
+    assert simulator.account.totals().billed_again == 0
+
+
+@pytest.mark.parametrize("end", ["deadline", "cancel"])
+async def test_what_may_have_a_job_ends_unasked_only_on_request(
+    end: str, tmp_path: Path, slow: tuple[Simulator, str]
+) -> None:
+    """The answer to making a job was lost, and no list is to be had: who cancels is told that it may be paid for."""
+    simulator, url = slow
+    async with await flowbed.aopen(made(tmp_path, url)) as bed:
+        await bed.run(lane="realtime", limit=1)
+        after = tuple(range(2, 100))
+        simulator.order(
+            Fault(kind="cut", path=CREATE, calls=(1,)),
+            Fault(kind="error", path=LIST, status=403, calls=after),
+        )
+        (submission,) = (await bed.find_unembedded(deadline=4 if end == "deadline" else None)).submissions
+        await bed.submit()
+        (row,) = await bed.submissions()
+        assert (row.state, "403" in row.error) == ("submitting", True)
+        if end == "cancel":
+            await bed.cancel_submission(submission)
+            report = await bed.run(lane="realtime")
+            assert "is paid for beside" in said(report)
+            assert await statuses(bed) == {"SUCCESS": PAGES + 1}
+            return
+        await asyncio.sleep(max(0.0, (row.deadline - bed.clock()) / 1e6))
+        await bed._ledger.submissions.hold(row.id, worker="test", now=0, until=1)
+        await bed._ledger.submissions.save(replace(row, later=0, worker="", until=0), worker="test")
+        assert "403" in said(await bed.run(lane="realtime"))
+        assert "PENDING" in await statuses(bed)
+        simulator.order()
+        (row,) = await bed.submissions()
+        await bed._ledger.submissions.hold(row.id, worker="test", now=0, until=1)
+        await bed._ledger.submissions.save(replace(row, later=0, worker="", until=0), worker="test")
+        for _ in range(3):
+            await bed.run(lane="realtime")
+            simulator.advance(1)
+        assert await statuses(bed) == {"SUCCESS": PAGES + 1}
+        assert simulator.account.totals().billed_again == 0
+
+
+async def test_what_was_begun_with_another_key_is_not_handed_in_twice(
+    tmp_path: Path, slow: tuple[Simulator, str]
+) -> None:
+    """Only the key that handing in was begun with can tell whether there is a job already."""
+    simulator, url = slow
+    folder = made(tmp_path, url)
+    async with await flowbed.aopen(folder) as bed:
+        await bed.run(lane="realtime", limit=1)
+        simulator.order(
+            Fault(kind="cut", path=CREATE, calls=(1,)), Fault(kind="error", path=LIST, status=403, calls=(2,))
+        )
+        (submission,) = (await bed.find_unembedded()).submissions
+        await bed.submit()
+    change(folder, 'api_key = "any"', 'api_key = "other"')
+    async with await flowbed.aopen(folder) as bed:
+        done = await bed.submit(submission)
+        assert (done.submitted, done.blocked) == ([], [submission])
+        assert "another key" in done.failures[0].reason
+    change(folder, 'api_key = "other"', 'api_key = "any"')
+    async with await flowbed.aopen(folder) as bed:
+        assert (await bed.submit(submission)).submitted == [submission]
+        simulator.advance(LATER)
+        await run_to_the_end(bed)
+        assert await statuses(bed) == {"SUCCESS": PAGES + 1}
+    assert simulator.account.totals().billed_again == 0
+
+
+async def test_a_job_that_was_made_is_adopted_before_it_is_ended(
+    tmp_path: Path, slow: tuple[Simulator, str]
+) -> None:
+    """The answer to making the job was lost, and then its end was asked for: it is found, and cancelled there."""
+    simulator, url = slow
+    async with await flowbed.aopen(made(tmp_path, url)) as bed:
+        await bed.run(lane="realtime", limit=1)
+        (submission,) = (await bed.find_unembedded()).submissions
+        (row,) = await bed.submissions()
+        await bed._ledger.submissions.hold(row.id, worker="dead", now=0, until=1)
+        await bed._ledger.submissions.save(
+            replace(row, state="submitting", worker="", until=0), worker="dead"
+        )
+        api = bed._parts().jobs()
+        assert api is not None
+        await api.submit(submission, lambda: bed._parts().store.stream(row.key), size=row.bytes)
+        await bed.cancel_submission(submission)
+        await bed.poll()
+        assert [each.state for each in await bed.submissions()] == ["submitted"]
+        simulator.advance(1)
+        await bed.run(lane="realtime")
+        assert [each.state for each in await bed.submissions(live=False)] == ["cancelled"]
+        await bed.run(lane="realtime")
+        assert await statuses(bed) == {"SUCCESS": PAGES + 1}
+
+
+async def test_what_is_past_its_deadline_is_not_handed_in(
+    tmp_path: Path, provider: tuple[Simulator, str]
+) -> None:
+    """Nothing is made that would only have to be cancelled."""
+    simulator, url = provider
+    async with await flowbed.aopen(made(tmp_path, url)) as bed:
+        await bed.run(lane="realtime", limit=1)
+        await bed.find_unembedded(deadline=0.1)
+        await asyncio.sleep(0.2)
+        await bed.submit()
+        assert [row.state for row in await bed.submissions()] == ["ready"]
+        await bed.run()
+        assert await statuses(bed) == {"SUCCESS": PAGES + 1}
+    asked = [each for each in simulator.account.exchanges if each.method == "POST"]
+    assert not any(each.path == CREATE for each in asked)
+
+
+async def test_what_was_put_off_keeps_no_room_from_others(
+    tmp_path: Path, provider: tuple[Simulator, str]
+) -> None:
+    """One that is refused again and again does not stand in the queue, so that the next has its turn."""
+    simulator, url = provider
+    folder = made(tmp_path, url, batch_tokens="450")
+    async with await flowbed.aopen(folder) as bed:
+        await bed.run(lane="realtime", limit=1)
+        found = await bed.find_unembedded()
+        assert len(found.submissions) == 2
+        simulator.order(Fault(kind="error", path=CREATE, status=403, calls=(1,)))
+        first, second = await bed.submit(), await bed.submit()
+        assert (len(first.blocked), len(first.submitted) + len(second.submitted)) == (1, 1)
+        assert {*first.blocked, *first.submitted, *second.submitted} == {*found.submissions}
+
+
+async def test_texts_that_are_missing_again_are_for_a_person(
+    tmp_path: Path, provider: tuple[Simulator, str]
+) -> None:
+    """A text that no line answers is paid for twice at most, and the ledger has what that cost."""
+    simulator, url = provider
+    simulator.order(Fault(kind="missing_lines", text="word3 "))
+    async with await flowbed.aopen(made(tmp_path, url)) as bed:
+        for _ in range(4):
+            await bed.run(lane="batch", wait=True)
+        assert await statuses(bed) == {"SUCCESS": PAGES, "FAILED": 1}
+        (letter,) = await bed.dead_letters()
+        assert "pays for them again" in letter.reason
+        lane = await spent(bed)
+        totals = simulator.account.totals()
+        assert totals.billed_again == 1
+        assert lane.billed == lane.planned == totals.billed
+        assert lane.texts == totals.texts
+        assert sum(row.billed for row in await bed.submissions(live=False)) == totals.billed
+
+
+async def test_a_file_of_which_most_is_missing_is_not_paid_for_again(
+    tmp_path: Path, provider: tuple[Simulator, str]
+) -> None:
+    """The job says that it has done them all: what its answers lack is lost, not left out."""
+    simulator, url = provider
+    simulator.order(Fault(kind="missing_lines", share=0.7))
+    async with await flowbed.aopen(made(tmp_path, url)) as bed:
+        for _ in range(2):
+            await bed.run(lane="batch", wait=True)
+        left = (await statuses(bed))["FAILED"]
+        assert left >= 0.7 * PAGES
+        assert len(await bed.dead_letters()) == left
+        totals = simulator.account.totals()
+        assert totals.billed_again == 0
+        assert (await spent(bed)).billed == totals.billed
+
+
+@pytest.mark.parametrize("kind", ["torn", "broken_lines"])
+async def test_what_unreadable_lines_cost_is_told(
+    kind: str, tmp_path: Path, provider: tuple[Simulator, str]
+) -> None:
+    """Their texts are sent once more, and what was billed for them is in the ledger."""
+    simulator, url = provider
+    simulator.order(Fault(kind=kind, share=0.2, calls=(1,)))  # type: ignore[arg-type]
+    async with await flowbed.aopen(made(tmp_path, url)) as bed:
+        await bed.run(lane="batch", wait=True)
+        await bed.run(lane="batch", wait=True)
+        assert await statuses(bed) == {"SUCCESS": PAGES + 1}
+        assert (await spent(bed)).billed == simulator.account.totals().billed
+
+
+async def test_a_submission_larger_than_the_queue_is_given_up(tmp_path: Path) -> None:
+    """It would never be taken: who waits is told which setting to change, and then it is cut anew."""
+    simulator = Simulator(OpenAI(queue_tokens=300))
+    async with running(simulator) as url:
+        folder = made(tmp_path, url)
+        async with await flowbed.aopen(folder) as bed:
+            report = await asyncio.wait_for(bed.run(lane="batch", wait=True), 60)
+            assert "batch_tokens in [providers.openai]" in said(report)
+            assert await bed.submissions() == []
+        change(folder, 'api_key = "any"', 'api_key = "any"\nbatch_tokens = "300"')
+        async with await flowbed.aopen(folder) as bed:
+            report = await bed.run(lane="batch", wait=True)
+            assert (report.failed, await statuses(bed)) == (0, {"SUCCESS": PAGES + 1})
+
+
+@pytest.mark.parametrize(("lost", "failed"), [(1, 19), (2, 2)])
+async def test_of_two_files_the_one_that_is_there_counts(
+    lost: int, failed: int, tmp_path: Path, provider: tuple[Simulator, str], at_once: None
+) -> None:
+    """What the other one held has failed, and nothing else; a lost file of errors has cost nothing."""
+    simulator, url = provider
+    calls = (lost, lost + 2) if lost == 1 else (2, 3)
+    simulator.order(
+        Fault(kind="failed_lines", share=0.1, status=400, calls=(1,)),
+        Fault(kind="error", path=CONTENT, status=404, calls=calls),
+    )
+    async with await flowbed.aopen(made(tmp_path, url)) as bed:
+        report = await bed.run(lane="batch", wait=True)
+        assert report.embedded == (0 if lost == 1 else 18)
+        assert (await statuses(bed))["FAILED"] in {failed, failed + 1, failed + 2}
+        letters = [letter for letter in await bed.dead_letters() if "has lost" in letter.reason]
+        assert len(letters) in ({18, 19} if lost == 1 else {2, 3})
+        assert (await spent(bed)).billed == simulator.account.totals().billed
+
+
+async def test_unusable_answers_of_one_job_do_not_stop_the_others(
+    tmp_path: Path, provider: tuple[Simulator, str]
+) -> None:
+    """They are kept with the reason until somebody gives them up; the other submissions go on."""
+    simulator, url = provider
+    simulator.order(Fault(kind="wrong_dimension", path=CREATE, calls=(1,)))
+    async with await flowbed.aopen(made(tmp_path, url, batch_tokens="300")) as bed:
+        report = await asyncio.wait_for(bed.run(lane="batch", wait=True), 60)
+        assert "dimensions" in said(report)
+        (row,) = await bed.submissions()
+        assert "dimensions" in row.error
+        waiting = (await statuses(bed))["PENDING"]
+        assert await statuses(bed) == {"SUCCESS": PAGES + 1 - waiting, "PENDING": waiting}
+        await bed.cancel_submission(row.id)
+        report = await bed.run(lane="realtime")
+        assert (report.failed, await statuses(bed)) == (0, {"SUCCESS": PAGES + 1})
+        assert sum(each.billed for each in await bed.spending("lane")) == simulator.account.totals().billed
+
+
+async def test_a_realtime_run_leaves_what_a_finder_has_gathered(
+    tmp_path: Path, provider: tuple[Simulator, str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Between gathering and recording a submission a copy of one of its texts is not sent by the other lane."""
+    simulator, url = provider
+    folder = made(tmp_path, url)
+    async with await flowbed.aopen(folder) as bed, await flowbed.aopen(folder) as other:
+        await bed.run(lane="realtime", limit=1)
+        gathered, go_on = asyncio.Event(), asyncio.Event()
+        lay_down = Input.lay_down
+
+        async def slowly(self: Input, store: Store) -> None:
+            await lay_down(self, store)
+            gathered.set()
+            await go_on.wait()
+
+        monkeypatch.setattr(Input, "lay_down", slowly)
+        finder = asyncio.create_task(bed.find_unembedded())
+        await gathered.wait()
+        write_page(folder, 500, "About 3: " + "word3 " * 20)
+        write_page(folder, 501, "Something that nobody has gathered.")
+        report = await asyncio.wait_for(other.run(lane="realtime"), 60)
+        assert (report.embedded, report.waiting) == (1, 1)
+        go_on.set()
+        await finder
+        await run_to_the_end(bed)
+        assert await statuses(bed) == {"SUCCESS": PAGES + 3}
+    assert simulator.account.totals().billed_again == 0
+
+
+async def test_answers_to_what_nobody_says_any_more_are_kept(
+    tmp_path: Path, slow: tuple[Simulator, str]
+) -> None:
+    """An edit that is taken back finds the vector that was paid for, and the ledger says what was planned for it."""
+    simulator, url = slow
+    folder = made(tmp_path, url)
+    async with await flowbed.aopen(folder) as bed:
+        await bed.run(lane="realtime")
+        for text in ("A new text of three.", "A newer text of three."):
+            write_page(folder, 3, text)
+            await bed.run(lane="batch")
+        simulator.advance(LATER)
+        await run_to_the_end(bed)
+        write_page(folder, 3, "A new text of three.")
+        assert (await bed.run(lane="realtime")).embedded == 0
+        assert await statuses(bed) == {"SUCCESS": PAGES + 1}
+        lanes = await bed.spending("lane")
+        assert all(each.planned == each.billed for each in lanes)
+        assert sum(each.billed for each in lanes) == simulator.account.totals().billed
+    assert simulator.account.totals().billed_again == 0
+
+
+async def test_what_another_model_was_set_for_is_said_not_to_end(
+    tmp_path: Path, slow: tuple[Simulator, str]
+) -> None:
+    """To cancel it takes the model that it was handed in with; what was only gathered ends at once."""
+    _, url = slow
+    folder = made(tmp_path, url)
+    async with await flowbed.aopen(folder) as bed:
+        (handed_in,) = (await bed.run(lane="batch")).submissions
+        write_page(folder, 500, "Something new.")
+        await bed.run(lane="realtime", limit=0)
+        await bed.find_unembedded()
+        gathered = [row.id for row in await bed.submissions() if row.state == "ready"]
+    change(folder, "3-small", "3-large")
+    async with await flowbed.aopen(folder) as bed:
+        for each in (handed_in, *gathered):
+            await bed.cancel_submission(each)
+        polled = await bed.poll()
+        assert [row.id for row in polled.ended] == gathered
+        (problem,) = polled.tally.failures
+        assert "text-embedding-3-small, which is not the one set" in problem.reason
+        assert [row.id for row in await bed.submissions()] == [handed_in]
+    change(folder, "3-large", "3-small")
+    async with await flowbed.aopen(folder) as bed:
+        await bed.run(lane="realtime")
+        await bed.run(lane="realtime")
+        assert await bed.submissions() == []
+
+
+async def test_answers_without_vectors_are_there(tmp_path: Path, provider: tuple[Simulator, str]) -> None:
+    """A line that holds no numbers is tried again, however many there are: it is not one that is missing."""
+    simulator, url = provider
+    simulator.order(Fault(kind="not_finite", path=CREATE, calls=(1,)))
+    async with await flowbed.aopen(made(tmp_path, url)) as bed:
+        await bed.run(lane="batch", wait=True)
+        assert await bed.dead_letters() == []
+        await bed.run(lane="batch", wait=True)
+        assert await statuses(bed) == {"SUCCESS": PAGES + 1}
