@@ -31,6 +31,8 @@ class VectorMemory:
 
     def find(self, keys: Sequence[bytes]) -> dict[bytes, bytes]:
         """Look keys up without waiting; those that are not kept are missing from the answer."""
+        if not self._kept:
+            return {}  # as in a run that has only begun, which asks for millions
         looked = ((key, self._kept.get(key)) for key in keys)
         return {key: vector for key, vector in looked if vector is not None}
 
