@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 from benchmarks import build
 from benchmarks.process import PEERS, ROOT, Side
 from benchmarks.results import Figure, table
-from benchmarks.vectors import BUCKETS, EXPLAINED, MODEL, MODELS, QUERIES, recall
+from benchmarks.vectors import BUCKETS, EXPLAINED, MODEL, MODELS, QUERIES, TOPICS, recall
 from flowbed.embedding.weights import find_checkpoint
 
 if TYPE_CHECKING:
@@ -34,6 +34,7 @@ COLD = 9
 WHERES: dict[str, dict[str, Any]] = {
     "1 % of the rows": {"bucket": 7},
     "10 % of the rows": {"bucket": {"$lt": BUCKETS // 10}},
+    "10 % of the rows, by topic": {"topic": TOPICS - 1},
 }
 
 
@@ -201,8 +202,9 @@ def _summary(answer: dict[str, Any], data: Rows, mask: NDArray[np.bool_]) -> dic
 
 
 def _mask(data: Rows, where: dict[str, Any]) -> NDArray[np.bool_]:
-    wanted = where["bucket"]
-    return data.buckets < wanted["$lt"] if isinstance(wanted, dict) else data.buckets == wanted
+    ((name, wanted),) = where.items()
+    values = {"bucket": data.buckets, "topic": data.topics}[name]
+    return values < wanted["$lt"] if isinstance(wanted, dict) else values == wanted
 
 
 def _cut(data: Rows, count: int) -> NDArray[np.bool_]:

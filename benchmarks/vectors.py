@@ -26,17 +26,22 @@ TEXTS, QUERIES = 20_000, 1_000
 NEIGHBOURS = 10
 NOISE = 0.1  # the length of the noise beside a vector of length 1
 BUCKETS = 100  # a filter for one bucket lets 1 % of the rows through
+TOPICS = 10  # and one for a topic 10 %: rows whose texts are about as near to one text as each other
 SENTENCE = re.compile(r"(?<=[.!?])\s+|\n+")
 EXPLAINED = """\
 Real texts (lines of receipts, sentences of abstracts and of issues, chat messages) were embedded; each further row is a
 point between the vector of one of them and that of one of its ten nearest neighbours, with noise of a tenth of its
 length, so that rows are crowded as texts are. Queries are texts of the same kind that are among no rows. Both sides get
-the same vectors, documents and metadata (source, document, bucket, time)."""
+the same vectors, documents and metadata (source, document, bucket, topic, time). A bucket is drawn by chance; a topic
+is a tenth of the rows by how near their texts are to one of them, as all that a source or a tenant holds may be."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Rows:
-    """Files that both sides read: `vectors.npy`, `texts.json`, `base.npy`, `buckets.npy`; queries beside them."""
+    """Files that both sides read: `vectors.npy`, `texts.json`, and of each row `base.npy`, `buckets.npy`, `topics.npy`.
+
+    Queries lie beside them.
+    """
 
     folder: Path
     count: int
@@ -52,6 +57,11 @@ class Rows:
         return np.load(self.folder / "buckets.npy")
 
     @property
+    def topics(self) -> NDArray[np.int64]:
+        """Read the topic of every row."""
+        return np.load(self.folder / "topics.npy")
+
+    @property
     def queries(self) -> NDArray[np.float32]:
         """Read the queries' vectors."""
         return np.load(self.folder / "queries.npy")
@@ -61,7 +71,7 @@ def rows_of(data: Path, count: int, *, texts: int = TEXTS) -> Rows:
     """Make `count` rows, or find them where they were made before."""
     passages = _texts(data)
     chosen = _chosen(passages, texts + QUERIES)
-    key = hashlib.sha256("\0".join([*chosen, str(count), str(NOISE)]).encode()).hexdigest()[:12]
+    key = hashlib.sha256("\0".join([*chosen, str(count), str(NOISE), str(TOPICS)]).encode()).hexdigest()[:12]
     folder = BENCH / "data" / f"rows-{count}-{key}"
     if not (folder / "vectors.npy").exists():
         embedded = _embedded(chosen)
@@ -153,6 +163,8 @@ def _write(folder: Path, texts: Sequence[str], embedded: NDArray[np.float32], co
     made.flush()
     np.save(folder / "base.npy", owners)
     np.save(folder / "buckets.npy", random.integers(0, BUCKETS, count))
+    order = np.argsort(np.argsort(base @ base[0], kind="stable"), kind="stable")
+    np.save(folder / "topics.npy", order[owners] * TOPICS // known)
     np.save(folder / "queries.npy", queries)
     (folder / "texts.json").write_text(json.dumps(list(texts[:known])), encoding="utf-8")
     (folder / "queries.json").write_text(json.dumps(list(texts[known:])), encoding="utf-8")

@@ -96,7 +96,7 @@ async def _trial(kind: str, seed: int, store: str, work: Path, *, kills: int, s3
         print(
             *(f"    {line}" for line in found.story),
             f"seed {seed}, {store}: WRONG: {found.wrong}",
-            f"seed {seed}, {store}: again: python -m torture {kind} --seed {seed} --store {store}",
+            f"seed {seed}, {store}: again: python -m torture {kind} --seed {seed} --store {store} --kills {kills}",
             sep="\n",
             flush=True,
         )

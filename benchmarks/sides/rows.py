@@ -45,6 +45,7 @@ class RowFiles:
         self._texts: list[str] = json.loads((place / "texts.json").read_text("utf-8"))
         self._base = np.load(place / "base.npy")
         self._buckets = np.load(place / "buckets.npy")
+        self._topics = np.load(place / "topics.npy")
 
     def batch(self, rows: Sequence[int] | NDArray[np.int64], *, edition: int = 0) -> Batch:
         """Take rows; another edition of a row has another document and a vector that differs a little."""
@@ -63,6 +64,7 @@ class RowFiles:
                     "source": SOURCES[int(row) % len(SOURCES)],
                     "document": f"document {int(row) // 10}",
                     "bucket": int(self._buckets[row]),
+                    "topic": int(self._topics[row]),
                     "time": 1_600_000_000 + int(row) * 60,
                 }
                 for row in rows

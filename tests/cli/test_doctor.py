@@ -21,7 +21,9 @@ import pytest
 
 import flowbed
 from flowbed import bed as beds
-from flowbed.index.deltas import Delete, Upsert, schema, table, write_delta
+from flowbed.index import compaction, lease, repair
+from flowbed.index.deltas import Delete, Upsert, table, write_delta
+from flowbed.index.schema import schema
 from flowbed.ledger import DeadLetter, Failure, RunRow
 from flowbed.pipeline import doctor
 from flowbed.pipeline.batches import read_passages
@@ -368,6 +370,31 @@ def die_while_compacting(patient: Patient) -> None:
     _put(patient, "notes/lease.json", body.decode())
 
 
+def hold_the_lease(owner: str, *, silent: float) -> Callable[[Patient], None]:
+    """The lease is held by someone who renewed it so many seconds ago."""
+
+    def hold(patient: Patient) -> None:
+        body = canonical({"owner": owner, "epoch": 3, "seq": 1, "ttl_s": 60, "released": False})
+        _put(patient, "notes/lease.json", body.decode())
+        ago = time.time() - silent
+        os.utime(patient.store / "notes/lease.json", (ago, ago))
+        patient.patch.setattr(lease, "PATIENCE", 0.1)
+
+    return hold
+
+
+def leave_the_index_behind(patient: Patient) -> None:
+    """Since the vector index was made, two of three rows have come to be of another time."""
+    with flowbed.open(patient.folder) as bed:
+        bed.compact(COLLECTION, vector_index="always")
+        for name in ("tea", "cats"):
+            for each in (patient.folder / "notes").glob(f"{name}.*"):
+                each.write_text(f"Another {name}.\n")
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(compaction, "SETTLED", 0.0)  # the run would see to it itself
+            bed.run()
+
+
 def remove_a_source(patient: Patient) -> None:
     """A source was taken out of the settings, and its documents are still found."""
     file = patient.folder / "flowbed.toml"
@@ -486,6 +513,15 @@ CASES = {
     "document refused": Case(spoil_a_document, "dead-letters", "of kind source", "warning"),
     "text lost": Case(lose_a_text, "index", "no longer holds", changes=True),
     "lease of the dead": Case(die_while_compacting, "lease", "has ended", "warning"),
+    "lease of nobody": Case(
+        hold_the_lease("elsewhere:4242", silent=0), "lease", "elsewhere:4242 has ended", "warning"
+    ),
+    "lease elsewhere, silent": Case(
+        hold_the_lease("elsewhere/4242/1.00/0000", silent=2 * DAY), "lease", "for 2,880 minutes", "warning"
+    ),
+    "vector index outgrown": Case(
+        leave_the_index_behind, "vector-index", "made for 1 of the 3 rows", "warning", changes=True
+    ),
     "lease damaged": Case(damage("notes/lease.json"), "lease", "cannot be read", "warning"),
     "source removed": Case(remove_a_source, "sources", "3 documents of it found", "warning", changes=True),
     "source half removed": Case(
@@ -523,6 +559,12 @@ def test_what_is_wrong_is_named_with_the_command_that_mends_it(
     assert set(flowbed("status", "--json").json["chunks"]) <= {"SUCCESS"}
     if not case.changes:
         assert_same(contents_of(patient.folder), healthy)
+
+
+def test_a_lease_that_is_held_elsewhere_is_no_finding(patient: Patient, flowbed: Call) -> None:
+    """Whoever renewed a lease minutes ago on another host may be at it."""
+    hold_the_lease("elsewhere/4242/1.00/0000", silent=300)(patient)
+    assert flowbed("doctor", "--json").json["findings"] == []
 
 
 def test_what_a_run_that_goes_on_has_not_come_to_yet_is_no_finding(patient: Patient, flowbed: Call) -> None:
@@ -615,3 +657,30 @@ def test_large_collections_are_counted(
     assert finding["check"] == "counts"
     carry_out(finding["mend"], flowbed)
     assert flowbed("doctor", "--json").json["findings"] == []
+
+
+@pytest.mark.parametrize(
+    ("harm", "says"),
+    [
+        (double_a_row, "1 row with the id of another row: notes#"),
+        (add_a_row("who?"), "1 row with an id that no source gives out: who?"),
+    ],
+)
+def test_ids_of_large_collections_are_read(
+    patient: Patient,
+    flowbed: Call,
+    monkeypatch: pytest.MonkeyPatch,
+    harm: Callable[[Patient], None],
+    says: str,
+) -> None:
+    """Where a proof would take long, the doctor still finds ids that are doubled, and those that nobody gave out."""
+    healthy = contents_of(patient.folder)
+    monkeypatch.setattr(doctor, "PROVED", 2)
+    monkeypatch.setattr(repair, "PAGE", 2)
+    harm(patient)
+    findings = flowbed("doctor", "--json").json["findings"]
+    (finding,) = [each for each in findings if each["check"] == "index"]
+    assert finding["what"].startswith(says)
+    carry_out(finding["mend"], flowbed)
+    assert flowbed("doctor", "--json").json["findings"] == []
+    assert_same(contents_of(patient.folder), healthy)

@@ -17,18 +17,29 @@ from flowbed.index.compaction import (
     NOTHING,
     OUTGROWN,
     SEGMENTS,
+    SETTLED,
     UNINDEXED,
     Compaction,
     Retention,
     compact,
+    outgrown,
     outlived,
     plan_compaction,
 )
 from flowbed.index.datasets import Datasets
 from flowbed.index.history import tag, untag
-from flowbed.index.partitions import FEWEST, Partitioned, partitioned, partitions_of, probes
+from flowbed.index.partitions import (
+    FEWEST,
+    Partitioned,
+    largest,
+    partitioned,
+    partitions_of,
+    probes,
+    settled,
+)
 from flowbed.index.search import FEW, search
 from flowbed.index.versions import State, Version, versions
+from flowbed.records import Space
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -36,6 +47,7 @@ if TYPE_CHECKING:
 
     from tests.index.conftest import Bench
 
+    from flowbed.index.deltas import Upsert
     from flowbed.index.live import Live
 
 DAY = 86_400_000_000  # µs
@@ -51,7 +63,8 @@ def index_of(rows: int, segments: int = 1) -> Partitioned:
 def plan(now_state: State, index: Partitioned | None = None, **changes: Any) -> Compaction:
     """Plan a compaction at day 41."""
     how: dict[str, Any] = {
-        "vector_index": "auto", "retention": Retention(), "oldest_pending": None, "now": 41 * DAY, **changes,
+        "vector_index": "auto", "retention": Retention(), "oldest_pending": None, "now": 41 * DAY,
+        "settled": now_state.rows, **changes,
     }  # fmt: skip
     return plan_compaction(now_state, index, how.pop("kept", []), **how)
 
@@ -76,6 +89,9 @@ def test_an_index_is_appended_to_joined_and_built_anew_as_rows_come() -> None:
     grown = replace(BIG, rows=(OUTGROWN + 1) * INDEX_ROWS, unindexed_rows=2_000)
     retrained = plan(grown, replace(index, rows=grown.rows))
     assert (retrained.append, retrained.partitions) == (False, partitions_of(grown.rows))
+    assert plan(BIG, index, settled=round(SETTLED * INDEX_ROWS)).partitions == 0
+    assert plan(BIG, index, settled=round(SETTLED * INDEX_ROWS) - 1).partitions == partitions_of(INDEX_ROWS)
+    assert plan(BIG, index, settled=0, vector_index="never").partitions == 0
 
 
 @given(
@@ -83,26 +99,35 @@ def test_an_index_is_appended_to_joined_and_built_anew_as_rows_come() -> None:
     trained=st.none() | st.integers(1, 5_000_000),
     segments=st.integers(1, 20),
     tail=st.floats(0, 1),
+    share=st.floats(0, 1),
     fragments=st.integers(0, 200),
     vector_index=st.sampled_from(["auto", "always", "never"]),
 )
 def test_a_compaction_once_carried_out_is_not_due_again(
-    *, rows: int, trained: int | None, segments: int, tail: float, fragments: int, vector_index: Any
+    *,
+    rows: int,
+    trained: int | None,
+    segments: int,
+    tail: float,
+    share: float,
+    fragments: int,
+    vector_index: Any,
 ) -> None:
     """Whatever the state, doing what was planned leads to a state in which nothing is due."""
     index = None if trained is None else replace(index_of(trained), rows=max(1, rows), segments=segments)
     before = State(rows=rows, tombstones=0, unindexed_rows=round(tail * rows), fragments=fragments, version=1)
-    made = plan(before, index, vector_index=vector_index)
+    still = round(share * rows)
+    made = plan(before, index, vector_index=vector_index, settled=still)
     after, then = before, index
     if made.merge:
         after = replace(after, fragments=1)
     if made.partitions:
         after = replace(after, unindexed_rows=0)
-        then = Partitioned(rows=rows, partitions=made.partitions, segments=1)
+        then, still = Partitioned(rows=rows, partitions=made.partitions, segments=1), rows
     elif made.append or made.join:
         after = replace(after, unindexed_rows=0)
         then = replace(index, segments=2 if made.join else segments + 1) if index else None
-    assert not plan(after, then, vector_index=vector_index).due
+    assert not plan(after, then, vector_index=vector_index, settled=still).due
 
 
 @given(rows=st.integers(1, 10_000_000), limit=st.integers(1, 10_000), filtered=st.booleans())
@@ -193,6 +218,88 @@ async def test_an_index_grows_by_segments_and_is_made_anew(bench: Bench) -> None
         rows=1_440, partitions=partitions_of(1_440), segments=1
     )
     assert not (await tidy(bench, live)).due
+
+
+def topic(bench: Bench, name: str, numbers: range, version: int) -> list[Upsert]:
+    """Make rows that all lie around one direction, which is the topic's own."""
+    about = 4 * bench.upsert("", 1, name).vector
+    rows = [bench.upsert(f"s#d#{n:05d}", version, f"{name} {n}") for n in numbers]
+    return [replace(row, vector=(found := about + row.vector) / np.linalg.norm(found)) for row in rows]
+
+
+@pytest.mark.parametrize(
+    ("numbers", "replaced"),
+    [(range(400), "replaced whole"), (range(40, 400), "replaced"), (range(400, 1_000), "added")],
+)
+async def test_an_index_is_made_anew_when_its_rows_are_of_another_topic(
+    bench: Bench, numbers: range, replaced: str
+) -> None:
+    """Where most rows came after the partitions were made, these are made anew, and the rows spread over them."""
+    await bench.lay_down(topic(bench, "one topic", range(400), 1))
+    await bench.commit()
+    live = await bench.datasets.begin("docs", bench.space, now=1)
+    await tidy(bench, live)
+    half = len(numbers) // 2  # in several commits, so that what is appended is joined, too
+    for some in (numbers[:half], *(numbers[half:][at::4] for at in range(4))):
+        await bench.lay_down(topic(bench, "another topic", some, 2))
+        await bench.commit()
+        await tidy(bench, live)
+    rows = 400 if replaced.startswith("replaced") else 1_000
+    found = await outgrown(live, datasets=bench.datasets)
+    assert found is None, replaced
+    dataset = await bench.datasets.open(live)
+    assert dataset is not None
+    assert largest(dataset) < 0.2
+    assert settled(dataset) > rows / 2
+
+
+async def test_an_index_is_left_alone_while_most_of_its_rows_are_there(bench: Bench) -> None:
+    """Rows that were deleted do not count, and what is appended does not make the index anew while it is the lesser."""
+    await bench.lay_down(topic(bench, "one topic", range(400), 1))
+    await bench.commit()
+    live = await bench.datasets.begin("docs", bench.space, now=1)
+    await tidy(bench, live)
+    await bench.lay_down(deletes={f"s#d#{n:05d}": 2 for n in range(300)})
+    await bench.commit()
+    assert (await tidy(bench, live)).partitions == 0
+    await bench.lay_down(topic(bench, "another topic", range(400, 480), 2))
+    await bench.commit()
+    assert (await tidy(bench, live)).partitions == 0
+    assert await outgrown(live, datasets=bench.datasets) is None
+    await bench.lay_down(topic(bench, "another topic", range(480, 530), 2))
+    await bench.commit()
+    assert await outgrown(live, datasets=bench.datasets) is not None
+    assert (await tidy(bench, live)).partitions > 0
+
+
+async def test_a_filter_that_goes_by_topic_finds_what_an_exact_search_finds(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Asked about another topic than the filter leaves, which is a tenth of the rows, recall@10 is 0.98 and more."""
+    wide = 64
+    bench.space = Space(model="test", dimensions=wide)
+    rng = np.random.default_rng(5)
+    centres = rng.normal(size=(10, wide))
+    vectors = np.repeat(centres, 1_200, axis=0) + rng.normal(size=(12_000, wide)) * 0.6
+    vectors = (vectors / np.linalg.norm(vectors, axis=1, keepdims=True)).astype(np.float32)
+    await bench.lay_down(
+        [
+            replace(bench.upsert(f"s#d#{n:05d}", 1, f"text {n}", tenant=n // 1_200), vector=vectors[n])
+            for n in range(12_000)
+        ]
+    )
+    await bench.commit()
+    live = await bench.datasets.begin("docs", bench.space, now=1)
+    await tidy(bench, live)
+    monkeypatch.setattr("flowbed.index.search.FEW", 0)
+    close = 0
+    for n in range(40):
+        query = vectors[rng.integers(1_200, 12_000)] + rng.normal(size=wide).astype(np.float32) * 0.05
+        tenth = np.sort(vectors[:1_200] @ (query / np.linalg.norm(query)))[-10]
+        found = await search(query, [live], datasets=bench.datasets, where={"tenant": 0})
+        assert all(hit.metadata["tenant"] == 0 for hit in found.hits), n
+        close += sum(hit.score >= tenth - 1e-6 for hit in found.hits)
+    assert close >= 0.98 * 400
 
 
 @pytest.mark.parametrize(

@@ -250,7 +250,7 @@ async def test_an_index_without_primary_key_is_refused(bench: Bench) -> None:
     """A dataset that merging would leave duplicates in is not opened."""
     import lance
 
-    from flowbed.index.deltas import schema
+    from flowbed.index.schema import schema
 
     live = await bench.datasets.begin("docs", bench.space, now=1)
     plain = schema(8).empty_table().schema

@@ -11,7 +11,7 @@ from collections import Counter
 from dataclasses import dataclass, replace
 from itertools import count
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
 import pyarrow as pa
@@ -24,7 +24,7 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, ru
 from flowbed import pipeline, telemetry
 from flowbed.embedding.cache import Cached
 from flowbed.errors import Conflict, Error, NotFound, Transient
-from flowbed.index import compaction, datasets, deltas
+from flowbed.index import compaction, datasets, deltas, schema
 from flowbed.index.compaction import compact
 from flowbed.index.datasets import Datasets
 from flowbed.index.live import live_collection
@@ -33,6 +33,7 @@ from flowbed.ledger import Cursor, open_ledger
 from flowbed.ledger.documents import SqlDocuments
 from flowbed.ledger.runs import SqlRuns
 from flowbed.ledger.schema import cursors
+from flowbed.pipeline import changes, rollback
 from flowbed.pipeline.claims import CLAIM
 from flowbed.pipeline.embed import embed
 from flowbed.pipeline.failing import Tally
@@ -104,6 +105,7 @@ STEPS = st.one_of(
     st.sampled_from([("fail", *fault) for fault in FAULTS]),
     st.tuples(st.just("read"), st.sampled_from(TEXTS), SOME),
 )
+T = TypeVar("T")
 SCORED = 1e-5  # how far a score may be from what it is
 
 
@@ -314,6 +316,7 @@ class Model(RuleBasedStateMachine):
         self.points: tuple[tuple[str, str], ...] = ()
         # What rollbacks took away of each chunk: the revisions that were seen and must not be seen again.
         self.undone: dict[str, set[int]] = {}
+        self.put_back: list[dict[str, Content]] = []
         self.sound = True
 
     @initialize(points=st.lists(SOME, min_size=len(STOPS), max_size=len(STOPS)), text=st.sampled_from(TEXTS))
@@ -415,8 +418,10 @@ class Model(RuleBasedStateMachine):
             self.attempt(lambda: self.bed.resume(self.bed.paused[0]))
             self.look()
         self.bed.clock.advance(seconds=CLAIM / 1e6 + 1)  # the claims of the killed run out
-        self.begun("work")
-        self.look()
+        for _ in range(3):  # what was overtaken by a rollback, or found stale, is for the next round
+            self.begun("work")
+            self.look()
+        self.look_at_documents()
         self.begun("release")
         for _ in range(2):  # what a commit found stale is embedded by the next round
             self.look()
@@ -469,6 +474,7 @@ class Model(RuleBasedStateMachine):
 
     def roll(self, target: int, restored: int) -> None:
         """Go back to what was seen in `target`, and note what came after it as undone."""
+        self.put_back.append(self.versions[target])
         before = {key: self.revision(key, content) for key, content in self.versions[target].items()}
         for version, rows in self.versions.items():
             if target < version < restored:
@@ -496,6 +502,21 @@ class Model(RuleBasedStateMachine):
         expected = seeded([row["document"]], DIMENSIONS)[0]
         if not np.allclose(row["vector"], expected, atol=1e-5):
             self.wrong(f"{key} has the vector of another text")
+
+    def look_at_documents(self) -> None:
+        """See that each document is as it was at one time, or as a rollback has put it back: no part of it is older."""
+        _, rows = self.quietly(self.bed.table())
+        for name in DOCUMENTS:
+            there = of_document(name, contents(rows))
+            numbers = {number for was in of_document(name, self.world.chunks).values() for number, _ in was}
+            editions = [self.edition(name, number) for number in (0, *numbers)]
+            if there not in editions and there not in [of_document(name, each) for each in self.put_back]:
+                self.wrong(f"{name} is {there}, part of which is of another time than the rest: {editions}")
+
+    def edition(self, name: tuple[str, str], number: int) -> dict[str, Content]:
+        """Give the chunks of a document as it was at a revision of its own; none at revision 0."""
+        found = {key: dict(was).get(number) for key, was in of_document(name, self.world.chunks).items()}
+        return {key: content for key, content in found.items() if content is not None}
 
     def attempt(self, act: Callable[[], None]) -> None:
         """Let the bed do something; whatever comes out of it that is not foreseen, is wrong."""
@@ -552,6 +573,11 @@ def contents(rows: list[dict[str, Any]]) -> dict[str, Content]:
     }
 
 
+def of_document(name: tuple[str, str], chunks: Mapping[str, T]) -> dict[str, T]:
+    """Pick the chunks of one document."""
+    return {key: each for key, each in chunks.items() if key.startswith("#".join((*name, "")))}
+
+
 def histories(model: type[Model], **options: Any) -> None:
     """Live through many histories."""
     run_state_machine_as_test(
@@ -603,6 +629,31 @@ A = (LISTED, "a")
             ],
             id="a process that sleeps for a month over a delta",
         ),
+        pytest.param(
+            [
+                ("edit", A, LONG),
+                ("begun", "work"),
+                ("edit", A, "one"),
+                ("begun", "work"),
+                ("roll_back", 1),
+                ("edit", A, "two"),
+                ("begun", "work"),
+            ],
+            id="an edit after a rollback that has put part of the document back",
+        ),
+        pytest.param(
+            [
+                ("edit", A, LONG),
+                ("begun", "work"),
+                ("edit", A, "one"),
+                ("begun", "work"),
+                ("edit", A, "two"),
+                ("begun", "fetch", telemetry.BATCH_WRITTEN),
+                ("roll_back", 1),
+                ("go_on", 0, False),
+            ],
+            id="a fetch overtaken by a rollback that puts part of its document back",
+        ),
     ],
 )
 def test_a_history_that_went_wrong_once_goes_well(steps: list[tuple[Any, ...]]) -> None:
@@ -644,7 +695,7 @@ def without_primary_key(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(
         datasets,
         "schema",
-        lambda dimensions: deltas.schema(dimensions).set(
+        lambda dimensions: schema.schema(dimensions).set(
             0, pa.field("id", pa.string(), nullable=False, metadata=another)
         ),
     )
@@ -698,6 +749,20 @@ def without_ignoring_reverted_runs(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(SqlRuns, "pending", also_reverted)
 
 
+def without_undoing_whole_documents(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What a rollback took back of a document, or put back, stays so when the document is edited."""
+    monkeypatch.setattr(changes, "UNSETTLED", frozenset({Status.FAILED}))
+
+
+def without_telling_fetches(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A fetch that was compared with what a rollback has reverted since goes on as if nothing had happened."""
+
+    async def silent(parts: pipeline.Parts, collection: str) -> None:
+        """Tell nobody."""
+
+    monkeypatch.setattr(rollback, "_tell_fetches", silent)
+
+
 @pytest.mark.parametrize(
     ("switch_off", "overtaken", "besides"),
     [
@@ -722,6 +787,18 @@ def without_ignoring_reverted_runs(monkeypatch: pytest.MonkeyPatch) -> None:
             ("roll back", telemetry.ROLLBACK_RECORDED),
             "work commit",
             id="reverted runs ignored",
+        ),
+        pytest.param(
+            without_undoing_whole_documents,
+            ("roll back", telemetry.ROLLBACK_RECORDED),
+            "work",
+            id="documents undone whole",
+        ),
+        pytest.param(
+            without_telling_fetches,
+            ("roll back", telemetry.ROLLBACK_TAGGED),
+            "work fetch",
+            id="fetches told of rollbacks",
         ),
     ],
 )
