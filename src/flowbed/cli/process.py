@@ -12,7 +12,7 @@ import sys
 M_ARENA_MAX = -8
 # New containers after which the youngest are looked through, and rounds after which older ones are. With Python's 700
 # and 10, a sixth of the time that finding takes goes to looking through rows that nothing refers back to.
-GARBAGE = (20_000, 20, 20)
+GARBAGE = (100_000, 20, 100)
 # Seconds for which a busy thread keeps the interpreter from one that is back from SQLite or Lance. With Python's 5 ms
 # a thread that asks a database something five times waits longer than the database takes.
 TURN = 0.0005

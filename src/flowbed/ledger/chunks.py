@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import lru_cache
 from operator import attrgetter
 from typing import TYPE_CHECKING
 
 import sqlalchemy as sa
 
 from flowbed.ledger import ChunkMark, ChunkRow
-from flowbed.ledger.database import PAGE, Database, listed
+from flowbed.ledger.database import PAGE, Change, Database, listed
 from flowbed.ledger.schema import (
     SUCCESS,
     chunks,
@@ -56,6 +57,43 @@ _GIVE_BACK = sa.update(chunks).where(*_HELD).values(_BACK)
 class _Aged:
     age: int
     batch: str
+
+
+_NOW: sa.ColumnElement[int] = sa.bindparam("of_now", type_=sa.BigInteger)
+_LIMIT: sa.ColumnElement[int] = sa.bindparam("of_limit", type_=sa.Integer)
+_ORDER = ("batch", "collection", "document", "ordinal", "id")
+_SUBMISSION: sa.ColumnElement[str] = sa.bindparam("of_submission", type_=sa.Text)
+_TAKING = Change(
+    chunks,
+    sa.select(chunks)
+    .where(
+        chunks.c.submission == _SUBMISSION,
+        submitted,
+        sa.or_(chunks.c.worker == "", chunks.c.until < _NOW),
+        live(_SUBMISSION),
+    )
+    .order_by(*(chunks.c[name] for name in _ORDER))
+    .limit(_LIMIT),
+    constants=("worker", "until"),
+)
+
+
+@lru_cache(64)
+def _claiming(statuses: frozenset[Status], sources: frozenset[str]) -> Change:
+    return Change(
+        chunks,
+        sa.select(chunks)
+        .where(
+            chunks.c.batch == sa.bindparam("of_batch", type_=sa.Text),
+            workable(chunks, statuses, now=_NOW, sources=sources),
+        )
+        .limit(_LIMIT),
+        constants=("status", "worker", "until", "run", "submission", "failure", "error"),
+        # A run of what failed must be another run than the one that failed, and runs are named by versions.
+        expressions={
+            "version": sa.case((chunks.c.status == Status.FAILED, later(_NOW)), else_=chunks.c.version)
+        },
+    )
 
 
 _MARKS = 5_000  # in a page: they are a third of a row, and a proof reads all of them
@@ -132,25 +170,20 @@ class SqlChunks:
         submission: str = "",
     ) -> list[ChunkRow]:
         """Make up to `limit` chunks of a batch PENDING for `worker`, in one statement."""
-        chosen = (
-            sa.select(chunks)
-            .where(chunks.c.batch == batch, workable(chunks, statuses, now=now, sources=sources))
-            .limit(limit)
-        )
         won = await self._database.change(
             ChunkRow,
-            chunks,
-            chosen,
+            _claiming(frozenset(statuses), frozenset(sources)),
             {
-                "status": Status.PENDING,
-                # A run of what failed must be another run than the one that failed, and runs are named by versions.
-                "version": sa.case((chunks.c.status == Status.FAILED, later(now)), else_=chunks.c.version),
-                "worker": worker,
-                "until": until,
-                "run": "",
-                "submission": submission,
-                "failure": "",
-                "error": "",
+                "of_batch": batch,
+                "of_now": now,
+                "of_limit": limit,
+                "to_status": Status.PENDING,
+                "to_worker": worker,
+                "to_until": until,
+                "to_run": "",
+                "to_submission": submission,
+                "to_failure": "",
+                "to_error": "",
             },
         )
         return sorted(won, key=attrgetter("collection", "document", "ordinal", "id"))
@@ -190,20 +223,18 @@ class SqlChunks:
 
     async def take(self, submission: str, *, worker: str, now: int, until: int, limit: int) -> list[ChunkRow]:
         """Hold up to `limit` chunks of a live submission that nobody holds."""
-        order = ("batch", "collection", "document", "ordinal", "id")
-        chosen = (
-            sa.select(chunks)
-            .where(
-                chunks.c.submission == submission,
-                submitted,
-                sa.or_(chunks.c.worker == "", chunks.c.until < now),
-                live(submission),
-            )
-            .order_by(*(chunks.c[name] for name in order))
-            .limit(limit)
+        taken = await self._database.change(
+            ChunkRow,
+            _TAKING,
+            {
+                "of_submission": submission,
+                "of_now": now,
+                "of_limit": limit,
+                "to_worker": worker,
+                "to_until": until,
+            },
         )
-        taken = await self._database.change(ChunkRow, chunks, chosen, {"worker": worker, "until": until})
-        return sorted(taken, key=attrgetter(*order))
+        return sorted(taken, key=attrgetter(*_ORDER))
 
     async def submitted(self, submission: str) -> AsyncIterator[list[ChunkRow]]:
         """Read the chunks of a submission that are PENDING and in no run."""

@@ -5,7 +5,9 @@ from __future__ import annotations
 import asyncio
 import time
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
 from enum import IntEnum
+from functools import cached_property
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, TypeVar
 
 import orjson
@@ -38,6 +40,26 @@ class Lock(IntEnum):
     SCHEMA = 1
     # Each reads what the other changes: of a commit and a rollback at once, neither would see what the other does.
     RUNS = 2
+
+
+@dataclass(frozen=True, eq=False)
+class Change:
+    """Rows that are chosen, and what becomes of their columns: parameters, named `to_` and the column, or expressions.
+
+    To be made once for each way to choose: to write such a statement takes as long as to carry it out.
+    """
+
+    table: sa.Table
+    chosen: sa.Select[Any]
+    constants: tuple[str, ...]
+    expressions: Mapping[str, sa.ColumnElement[Any]] = field(default_factory=dict)
+
+    @cached_property
+    def values(self) -> Mapping[str, sa.ColumnElement[Any]]:
+        """What an UPDATE sets."""
+        columns = self.table.c
+        given = {name: sa.bindparam(f"to_{name}", type_=columns[name].type) for name in self.constants}
+        return {**given, **self.expressions}
 
 
 class Dialect(Protocol):
@@ -73,17 +95,11 @@ class Dialect(Protocol):
         ...
 
     def change(
-        self,
-        connection: sa.Connection,
-        kind: type[Row],
-        table: sa.Table,
-        chosen: sa.Select[Any],
-        values: Mapping[str, Any],
+        self, connection: sa.Connection, kind: type[Row], change: Change, given: Mapping[str, Any]
     ) -> list[Row]:
-        """Give the rows of `table` that `chosen` selects new values, and return each, as it then is.
+        """Carry out a change with the parameters `given`, and return each row, a `kind`, as it then is.
 
-        `values` are constants or expressions of the table; `kind` is a named tuple of all its columns. A row that
-        another transaction holds is passed over.
+        `kind` is a named tuple of all columns. A row that another transaction holds is passed over.
         """
         ...
 
@@ -177,16 +193,12 @@ class Database:
         """Execute a statement for each row of parameters, no two about the same row; count the rows changed."""
         return self._dialect.execute_many(connection, statement, rows) if rows else 0
 
-    async def change(
-        self, kind: type[Row], table: sa.Table, chosen: sa.Select[Any], values: Mapping[str, Any]
-    ) -> list[Row]:
-        """Give the rows of `table` that `chosen` selects new values at once; return each, a `kind`, as it then is.
+    async def change(self, kind: type[Row], change: Change, given: Mapping[str, Any]) -> list[Row]:
+        """Carry out a change with the parameters `given`; return each row, a `kind`, as it then is.
 
-        `values` are constants or expressions of the table. A row that another transaction holds is passed over.
+        A row that another transaction holds is passed over.
         """
-        return await self.write(
-            lambda connection: self._dialect.change(connection, kind, table, chosen, values)
-        )
+        return await self.write(lambda connection: self._dialect.change(connection, kind, change, given))
 
     def lock(self, connection: sa.Connection, what: Lock, *, shared: bool = False) -> None:
         """Wait until no other transaction holds the lock, or only such as share it; held until this one ends."""

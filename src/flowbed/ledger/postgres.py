@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
     from sqlalchemy.sql.elements import ClauseElement
 
-    from flowbed.ledger.database import Lock, Row
+    from flowbed.ledger.database import Change, Lock, Row
 
 # What libpq is told unless the address says otherwise. Without keepalives, one waits for a lost server for ever.
 _CONNECTION = {
@@ -178,24 +178,19 @@ class Postgres:
         return connection.exec_driver_sql(sql, {**constants, _GIVEN: given}).rowcount
 
     def change(
-        self,
-        connection: sa.Connection,
-        kind: type[Row],
-        table: sa.Table,
-        chosen: sa.Select[Any],
-        values: Mapping[str, Any],
+        self, connection: sa.Connection, kind: type[Row], change: Change, given: Mapping[str, Any]
     ) -> list[Row]:
         """Write and read in one statement, which passes over the rows that others hold."""
-        key = tuple(table.primary_key)
+        key = tuple(change.table.primary_key)
         # As a subquery the server might run it several times, and take up to its limit each time.
-        taken = chosen.with_only_columns(*key).with_for_update(skip_locked=True).cte("chosen")
+        taken = change.chosen.with_only_columns(*key).with_for_update(skip_locked=True).cte("chosen")
         statement = (
-            sa.update(table)
+            sa.update(change.table)
             .where(sa.tuple_(*key).in_(sa.select(*taken.c)))
-            .values(values)
-            .returning(*table.c)
+            .values(dict(change.values))
+            .returning(*change.table.c)
         )
-        return records(kind, connection.execute(statement))
+        return records(kind, connection.execute(statement, given))
 
     def passes(self, error: Exception) -> bool:
         """Tell whether a transaction that failed with this left no trace, and may go through at the next try."""

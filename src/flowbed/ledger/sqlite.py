@@ -7,6 +7,7 @@ import time
 from itertools import repeat
 from operator import itemgetter
 from typing import TYPE_CHECKING, Any
+from weakref import WeakKeyDictionary
 
 import orjson
 import sqlalchemy as sa
@@ -19,7 +20,7 @@ from flowbed.ledger.database import WRITING
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
 
-    from flowbed.ledger.database import Lock, Row
+    from flowbed.ledger.database import Change, Lock, Row
 
 MEMORY = ":memory:"
 
@@ -62,6 +63,9 @@ class Sqlite:
     def __init__(self, location: str) -> None:
         """Take the path of a file."""
         self.location = location
+        self._statements: WeakKeyDictionary[Change, tuple[list[str], sa.Select[Any], sa.Update]] = (
+            WeakKeyDictionary()
+        )
         # One writer, since SQLite has one: callers queue for it in order, rather than poll for its lock in none.
         self.writers = 1
         # More readers would only queue for the interpreter. What lives in memory lives in one connection, which two
@@ -106,34 +110,24 @@ class Sqlite:
         ).rowcount
 
     def change(
-        self,
-        connection: sa.Connection,
-        kind: type[Row],
-        table: sa.Table,
-        chosen: sa.Select[Any],
-        values: Mapping[str, Any],
+        self, connection: sa.Connection, kind: type[Row], change: Change, given: Mapping[str, Any]
     ) -> list[Row]:
         """Read what will be, then write it: between the two nobody else writes.
 
         Each column comes as one JSON text. From a statement that returns rows the driver fetches them one by one, and
         lets go of the interpreter for each: beside a busy thread that takes several times as long as SQLite does.
         """
-        given = {name: each for name, each in values.items() if not isinstance(each, sa.ColumnElement)}
-        asked = {each.name: values.get(each.name, each) for each in table.c if each.name not in given}
-        rowid: sa.ColumnElement[int] = sa.literal_column("rowid")
-        inner = chosen.with_only_columns(
-            rowid, *(each.label(name) for name, each in asked.items())
-        ).subquery()
-        answer = connection.execute(sa.select(*map(sa.func.json_group_array, inner.c))).one()
-        rowids, *columns = answer
-        told: dict[str, Iterable[Any]] = dict(zip(asked, map(orjson.loads, columns), strict=True))
+        if change not in self._statements:
+            self._statements[change] = _statements(change)
+        names, read, write = self._statements[change]
+        rowids, *columns = connection.execute(read, given).one()
+        told: dict[str, Iterable[Any]] = dict(zip(names, map(orjson.loads, columns), strict=True))
         for name, column in told.items():
-            if isinstance(table.c[name].type, sa.Boolean):
+            if isinstance(change.table.c[name].type, sa.Boolean):
                 told[name] = map(bool, column)
-        one_of_them = sa.text("rowid IN (SELECT value FROM json_each(:rowids))").bindparams(rowids=rowids)
-        if connection.execute(sa.update(table).where(one_of_them).values(values)).rowcount == 0:
+        if connection.execute(write, {**given, "of_rows": rowids}).rowcount == 0:
             return []
-        told |= {name: repeat(each) for name, each in given.items()}
+        told |= {name: repeat(given[f"to_{name}"]) for name in change.constants}
         return list(map(kind._make, zip(*(told[name] for name in kind._fields), strict=False)))
 
     def lock(self, connection: sa.Connection, what: Lock, *, shared: bool = False) -> None:
@@ -161,6 +155,23 @@ class Sqlite:
             return None
         kind, text = _MEANINGS[code]
         return kind(f"{text.format(location=self.location)} ({cause})")
+
+
+def _statements(change: Change) -> tuple[list[str], sa.Select[Any], sa.Update]:
+    """Write what reads the rows of a change as they will be, but for its constants, and what changes them."""
+    columns = change.table.c
+    asked = {
+        each.name: change.expressions.get(each.name, each)
+        for each in columns
+        if each.name not in change.constants
+    }
+    rowid: sa.ColumnElement[int] = sa.literal_column("rowid")
+    inner = change.chosen.with_only_columns(
+        rowid, *(each.label(name) for name, each in asked.items())
+    ).subquery()
+    one_of_them = sa.text("rowid IN (SELECT value FROM json_each(:of_rows))")
+    write = sa.update(change.table).where(one_of_them).values(dict(change.values))
+    return list(asked), sa.select(*map(sa.func.json_group_array, inner.c)), write
 
 
 def _connect(location: str) -> sqlite3.Connection:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import cache
 from typing import TYPE_CHECKING, Any
 
 import sqlalchemy as sa
@@ -14,6 +15,7 @@ if TYPE_CHECKING:
     from collections.abc import Collection
 
 TRANSIENT = "transient"  # the only failure that is tried again without being asked for
+_CLAIM = chunks.alias("claim")
 _NEVER = 2**62  # µs: later than any clock tells
 
 
@@ -27,6 +29,7 @@ def in_a_submission(table: sa.FromClause) -> sa.ColumnElement[bool]:
     return sa.and_(table.c.status == PENDING, table.c.run == NOWHERE, table.c.submission != NOWHERE)
 
 
+@cache
 def _left_behind() -> sa.Exists:
     """Tell whether any submission has ended and left chunks behind."""
     over, kept = submissions.alias("over"), chunks.alias("kept")
@@ -35,14 +38,15 @@ def _left_behind() -> sa.Exists:
     )
 
 
-def _run_out(now: int) -> sa.Exists:
+def _run_out(now: int | sa.ColumnElement[int]) -> sa.Exists:
     """Tell whether any claim has run out."""
-    claim = chunks.alias("claim")
+    claim = _CLAIM.c
     return sa.exists().where(
-        claim.c.status == PENDING, claim.c.run == NOWHERE, claim.c.worker > NOWHERE, claim.c.until < now
+        claim.status == PENDING, claim.run == NOWHERE, claim.worker > NOWHERE, claim.until < now
     )
 
 
+@cache
 def in_the_making() -> sa.Select[Any]:
     """Select the submissions that have chunks, and are not recorded."""
     # From each in the index to the next: as many steps as submissions, where DISTINCT would read every chunk.
@@ -60,13 +64,17 @@ def in_the_making() -> sa.Select[Any]:
     return sa.select(walk.c.submission).where(walk.c.submission.is_not(None), ~recorded)
 
 
-def later(now: int) -> sa.ColumnElement[int]:
+def later(now: int | sa.ColumnElement[int]) -> sa.ColumnElement[int]:
     """Give the next version of a chunk: the clock's, unless that has gone back."""
     return sa.case((chunks.c.version >= now, chunks.c.version + 1), else_=now)
 
 
 def workable(
-    table: sa.FromClause, statuses: Collection[Status], *, now: int, sources: Collection[str]
+    table: sa.FromClause,
+    statuses: Collection[Status],
+    *,
+    now: int | sa.ColumnElement[int],
+    sources: Collection[str],
 ) -> sa.ColumnElement[bool]:
     """Tell whether a chunk may be claimed."""
     asked = set(statuses)
