@@ -167,8 +167,8 @@ One text again and again, requests a second:
 {table(heads, hits)}
 
 The local model (all-MiniLM-L6-v2, fp32) behind `flowbed serve` and behind Infinity (torch), {CONNECTIONS} connections;
-lines of receipts, all different. Infinity makes batches of {found["best"]} texts, with which it
-was fastest ({sweep}). {models}
+lines of receipts, all different, and for each round a project of its own: every text is embedded, and none comes out of
+Flowbed's cache. Infinity makes batches of {found["best"]} texts, with which it was fastest ({sweep}). {models}
 
 LiteLLM {found["peers"]["litellm"]}, Infinity {found["peers"]["infinity_emb"]}.
 """

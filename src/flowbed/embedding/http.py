@@ -159,7 +159,7 @@ class Provider:
                 yield response
 
     async def _answer(self, method: str, path: str, data: bytes | BytesIO | None) -> Answer:
-        """Do what `exchange` does for those who want all of the answer, in two thirds of the time."""
+        """Do what `exchange` does for those who want all of the answer, without a generator between."""
         with self._failing:
             async with self._asked(method, path, data) as response:
                 self._stay(response)
