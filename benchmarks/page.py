@@ -4,7 +4,19 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from benchmarks import build, cranfield, embedder, find, limits, million, publish, receipts, search, server
+from benchmarks import (
+    beside,
+    build,
+    cranfield,
+    embedder,
+    find,
+    limits,
+    million,
+    publish,
+    receipts,
+    search,
+    server,
+)
 from benchmarks.picture import picture
 from benchmarks.results import read_result
 
@@ -24,6 +36,7 @@ BENCHMARKS: dict[str, ModuleType] = {
     "find": find,
     "embedder": embedder,
     "server": server,
+    "beside": beside,
     "cranfield": cranfield,
     "limits": limits,
 }

@@ -2,11 +2,22 @@
 
 from __future__ import annotations
 
+import time
 from typing import TYPE_CHECKING, Any
 
 from tests.testing.conformance.flaws import Flawed, Limiting
 
-from flowbed.testing.conformance import CHECKS, Target, examine, inputs, refusals
+from flowbed.testing.conformance import (
+    CHECKS,
+    GROUPS,
+    Target,
+    batches,
+    examine,
+    files,
+    inputs,
+    refusals,
+    validation,
+)
 from flowbed.testing.simulators import Fault, OpenAI, Simulator, running
 from flowbed.testing.simulators.openai import Model
 
@@ -15,9 +26,18 @@ if TYPE_CHECKING:
 
 NAME, KEY, LIMITED = "text-embedding-3-small", "sk-good", "sk-limited"
 WIDTH = 16
+SECONDS = 0.04  # that a batch takes: enough to be seen at work
+STILL = 0.003  # s within which two looks at the clock are of one request
+PATIENCE = 30.0  # s until a batch that is known to take that short time is given up
+# The batch that is to be cancelled does not end before it is.
+STUCK = Fault(kind="stuck", text=f"number {batches.MANY - 1}", delay=0.05)
 MODELS = {NAME: Model(dimensions=WIDTH)}
 # They take longer than all others together, and are left out where they have nothing to find.
 LONG = {
+    files.listed,
+    batches.listed,
+    batches.cancelled,
+    validation.too_many,
     inputs.items_2048,
     inputs.tokens_8192,
     refusals.items_2049,
@@ -26,10 +46,29 @@ LONG = {
 }
 
 
+class Steady:
+    """A clock that stands still while one request is answered.
+
+    The simulator looks at its clock twice for each: a batch that ended in between would be told as completed, without
+    what it has made.
+    """
+
+    def __init__(self) -> None:
+        self._looked, self._told = 0.0, 0.0
+
+    def __call__(self) -> float:
+        looked, self._looked = self._looked, time.monotonic()
+        if self._looked - looked > STILL:
+            self._told = time.time()
+        return self._told
+
+
 def simulator(*faults: Fault, vectors: Any = None, **more: Any) -> Simulator:
     """Make the simulator, with something else about it."""
-    said = {"models": MODELS, "keys": (KEY, LIMITED), **more}
-    return Simulator(OpenAI(**said), faults=faults, **({"vectors": vectors} if vectors else {}))
+    said = {"models": MODELS, "keys": (KEY, LIMITED), "batch_seconds": SECONDS, **more}
+    return Simulator(
+        OpenAI(**said), faults=[STUCK, *faults], now=Steady(), **({"vectors": vectors} if vectors else {})
+    )
 
 
 def server(flaw: Any) -> Any:
@@ -44,17 +83,20 @@ def server(flaw: Any) -> Any:
     return Flawed(limited, flaw) if flaw else limited
 
 
-async def examined(flaw: Any, *, without: Collection[Any] = ()) -> dict[Any, str]:
-    """Examine such a server, and tell the verdict of each check, leaving some out."""
-    checks = [check for check in CHECKS if check.run not in without]
+async def examined(
+    flaw: Any, *, groups: Collection[str] = GROUPS, without: Collection[Any] = ()
+) -> dict[Any, str]:
+    """Examine such a server for some groups, and tell the verdict of each check, leaving some out."""
+    checks = [check for check in CHECKS if check.group in groups and check.run not in without]
     async with running(server(flaw)) as url:
-        target = Target(url=f"{url}/v1", key=KEY, limited_key=LIMITED)
+        target = Target(url=f"{url}/v1", key=KEY, limited_key=LIMITED, batch_timeout=PATIENCE)
         report = await examine(target, kinds=("async",), checks=checks)
     return {check.run: outcome.verdict for check, outcome in zip(checks, report.outcomes, strict=True)}
 
 
-async def require_found(flaw: Any, wanted: set[Any]) -> None:
-    """Require that the checks that are about a flaw fail, and that all others pass."""
-    verdicts = await examined(flaw, without=LONG - wanted)
-    assert {check for check, verdict in verdicts.items() if verdict == "failed"} == wanted
+async def require_found(flaw: Any, wanted: set[Any], *, groups: Collection[str]) -> None:
+    """Require that the checks of some groups that are about a flaw fail, and that all others of them pass."""
+    verdicts = await examined(flaw, groups=groups, without=LONG - wanted)
+    failed = {check for check, verdict in verdicts.items() if verdict == "failed"}
+    assert failed == wanted, [check.__name__ for check in failed ^ wanted]
     assert {verdict for check, verdict in verdicts.items() if check not in wanted} == {"passed"}

@@ -8,6 +8,7 @@ import itertools
 import json
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
+from urllib.parse import parse_qsl
 
 import numpy as np
 
@@ -29,6 +30,7 @@ class Asked:
     path: str
     headers: dict[str, str]
     said: Any
+    query: dict[str, str] = field(default_factory=dict)
 
     @property
     def fields(self) -> Fields:
@@ -65,10 +67,13 @@ class Flawed:
     async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
         body = await _read(receive)
         headers = {name.decode(): value.decode() for name, value in scope["headers"]}
-        asked = Asked(scope["method"], scope["path"], headers, _json(body))
+        query = dict(parse_qsl(scope["query_string"].decode()))
+        asked = Asked(scope["method"], scope["path"], headers, read_json(body), query)
 
-        async def inner(said: Any, **changed: Any) -> Told:
-            sent = body if said is asked.said else json.dumps(said).encode()
+        async def inner(
+            said: Any, *, rewrite: Callable[[bytes], bytes] = lambda body: body, **changed: Any
+        ) -> Told:
+            sent = rewrite(body) if said is asked.said else json.dumps(said).encode()
             return await _call(self._app, {**scope, **changed}, sent)
 
         told = await self._flaw(asked, inner)
@@ -324,11 +329,12 @@ async def _call(app: Any, scope: Any, body: bytes) -> Told:
     start, *rest = sent
     content = b"".join(message.get("body", b"") for message in rest)
     headers = {name.decode(): value.decode() for name, value in start["headers"]}
-    read = _json(content)
+    # What is no JSON as a whole, such as lines of it, goes through as it is.
+    read = read_json(content) if "json" in headers.get("content-type", "") else None
     return Told(start["status"], content if read is None else read, headers)
 
 
-def _json(content: bytes) -> Any:
+def read_json(content: bytes) -> Any:
     try:
         return json.loads(content)
     except ValueError:

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 from tests.testing.conformance.flawed import KEY, LIMITED, NAME, server, simulator
+from tests.testing.conformance.flaws import Flawed, when
 
 from flowbed.testing.conformance import CHECKS, Target, examine
 from flowbed.testing.conformance.examining import CHECKS as ALL
@@ -61,6 +62,23 @@ def test_one_that_does_not_is_told_where_as_json() -> None:
         told = [each for each in report["checks"] if each["verdict"] == verdict]
         assert report[verdict] == len(told) > 0
         assert all(each["reason"] for each in told) or verdict == "passed"
+
+
+@pytest.mark.parametrize(("paths", "absent"), [("files", {"files", "batches"}), ("batches", {"batches"})])
+def test_what_a_server_does_not_offer_is_told_apart(paths: str, absent: set[str]) -> None:
+    """A server without files, or without batches, is told so, and conforms if all else does."""
+    with running_thread(Flawed(server(None), when(lambda asked: paths in asked.path, 404))) as url:
+        said = (url, "--key", KEY, "--only", "files", "--only", "batches")
+        lines, told = command(*said), command(*said, "--json")
+        alone = command(url, "--key", KEY, "--only", "batches")
+    report: dict[str, Any] = json.loads(told.stdout)
+    assert set(report["absent"]) == absent
+    assert {each["group"] for each in report["checks"]} == {"files", "batches"} - absent
+    assert report["failed"] == report["skipped"] == 0
+    assert told.returncode == lines.returncode == (0 if report["passed"] else 1)
+    assert lines.stdout.endswith(f"not offered: {', '.join(report['absent'])}\n")
+    assert f"absent   batches: GET /{paths} is answered with 404" in lines.stdout.splitlines()
+    assert alone.returncode == 1  # where nothing could be examined nothing is known
 
 
 def test_no_server_and_no_model_are_no_findings() -> None:

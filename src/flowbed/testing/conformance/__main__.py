@@ -16,7 +16,7 @@ from urllib.parse import urlsplit
 from flowbed.errors import Misconfigured
 
 try:
-    from flowbed.testing.conformance import Outcome, Report, Target, examine
+    from flowbed.testing.conformance import CHECKS, GROUPS, Outcome, Report, Target, examine
 except ImportError as error:  # the SDK is an extra
     sys.stderr.write(f"{error}: pip install 'flowbed[testing]'\n")
     raise SystemExit(2) from error
@@ -26,7 +26,7 @@ def main() -> int:
     """Examine what the command line names."""
     parser = argparse.ArgumentParser(
         prog="python -m flowbed.testing.conformance",
-        description="Examine an OpenAI-compatible embeddings server with the official SDK.",
+        description="Examine an OpenAI-compatible server: embeddings, files and batches, with the official SDK.",
     )
     parser.add_argument("url", metavar="URL", help="its base address, such as http://127.0.0.1:8080/v1")
     parser.add_argument("--key", default="", help="a key that it knows")
@@ -35,6 +35,16 @@ def main() -> int:
         "--limited-key", default="", help="a key that may ask at most a hundred times a minute"
     )
     parser.add_argument("--timeout", type=float, default=60.0, help="seconds to wait for an answer")
+    parser.add_argument(
+        "--batch-timeout", type=float, default=600.0, help="seconds to wait for a batch to end"
+    )
+    parser.add_argument(
+        "--only",
+        choices=GROUPS,
+        action="append",
+        metavar="GROUP",
+        help=f"examine this alone: {', '.join(GROUPS)}; may be said several times",
+    )
     parser.add_argument("--json", action="store_true", help="one JSON object in place of lines")
     asked = parser.parse_args()
     target = Target(
@@ -43,9 +53,11 @@ def main() -> int:
         model=asked.model,
         limited_key=asked.limited_key,
         timeout=asked.timeout,
+        batch_timeout=asked.batch_timeout,
     )
+    checks = [check for check in CHECKS if not asked.only or check.group in asked.only]
     try:
-        report = asyncio.run(examine(target, told=(lambda _: None) if asked.json else _tell))
+        report = asyncio.run(examine(target, checks=checks, told=(lambda _: None) if asked.json else _tell))
     except Misconfigured as error:
         sys.stderr.write(f"{error}\n")
         return 2
@@ -67,12 +79,14 @@ def _tell(outcome: Outcome) -> None:
 def _summary(report: Report) -> str:
     counted = Counter(outcome.verdict for outcome in report.outcomes)
     told = ", ".join(f"{counted[verdict]} {verdict}" for verdict in ("passed", "failed", "skipped"))
-    return f"{report.url}, {report.model}: {told}"
+    absent = [f"absent   {group}: {why}" for group, why in report.absent.items()]
+    left_out = f"; not offered: {', '.join(report.absent)}" if absent else ""
+    return "\n".join([*absent, f"{report.url}, {report.model}: {told}{left_out}"])
 
 
 def _json(report: Report) -> str:
     counts = {verdict: report.count(verdict) for verdict in ("passed", "failed", "skipped")}
-    told = {"url": report.url, "model": report.model, **counts}
+    told = {"url": report.url, "model": report.model, **counts, "absent": dict(report.absent)}
     return json.dumps(
         {**told, "checks": [asdict(outcome) for outcome in report.outcomes]}, ensure_ascii=False
     )

@@ -9,7 +9,8 @@ from flowbed.testing.conformance.inputs import long_array, tokens_of
 from flowbed.testing.conformance.records import Skipped
 
 if TYPE_CHECKING:
-    from flowbed.testing.conformance.client import Client, Exchange
+    from flowbed.testing.conformance.client import Client
+    from flowbed.testing.conformance.exchanges import Exchange
 
 # Of these it is known in public how they count: https://github.com/openai/tiktoken
 OF_CL100K = ("text-embedding-3-small", "text-embedding-3-large", "text-embedding-ada-002")

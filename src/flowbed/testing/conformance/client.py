@@ -3,108 +3,33 @@
 from __future__ import annotations
 
 import asyncio
-import base64
 import json
 import ssl
 from contextlib import contextmanager
 from contextvars import ContextVar
 from copy import copy
-from dataclasses import dataclass, field
 from functools import cache
+from operator import attrgetter
 from typing import TYPE_CHECKING, Any, Self
 
 import numpy as np
 import openai
 
+from flowbed.testing.conformance.exchanges import Answer, Exchange, Refusal, Tally, Told, numbers_of
 from flowbed.testing.conformance.records import Failed
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Mapping, Sequence
-
-    from numpy.typing import NDArray
+    from collections.abc import AsyncIterator, Callable, Collection, Iterator
 
     from flowbed.testing.conformance.records import Kind, Target
 
 ERROR_KEYS = {"message", "type", "param", "code"}
 NOBODYS_KEY = "none"  # the SDK wants a key, also for a server that does not
-SHOWN = 200  # characters of an answer that a reason quotes
+PAGES = 50  # of a list that are looked at: on a server that others use too, it may be long
+# What the SDK, or whoever reads what it gives, stumbles over.
+UNUSABLE = (openai.APIError, ValueError, TypeError, AttributeError)
 # A context for each check, which threads and tasks that it starts inherit: of many at once each sees its own.
 _SEEN: ContextVar[list[Exchange] | None] = ContextVar("exchanges", default=None)
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Exchange:
-    """One request on the wire and its answer; `said` is the answer's JSON, None where it is none."""
-
-    sent: Any
-    status: int
-    headers: Mapping[str, str]
-    body: bytes = field(repr=False)
-    said: Any
-
-    @property
-    def rows(self) -> list[Any]:
-        """The entries of an embeddings answer, as they came.
-
-        Raises:
-            Failed: it has no list of them.
-
-        """
-        rows = self.said.get("data") if isinstance(self.said, dict) else None
-        if not isinstance(rows, list) or not all(isinstance(row, dict) for row in rows):
-            raise Failed(f"the answer has no list of objects under `data`: {self.shown}")
-        return rows
-
-    @property
-    def embeddings(self) -> list[Any]:
-        """The embeddings of an answer, as they came."""
-        return [row.get("embedding") for row in self.rows]
-
-    @property
-    def shown(self) -> str:
-        """The beginning of the answer."""
-        return f"{self.status} {self.body[:SHOWN].decode(errors='replace')}"
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Answer:
-    """An embeddings answer: as the SDK hands it over, and the exchange behind it."""
-
-    parsed: Any
-    exchange: Exchange
-    vectors: NDArray[np.float32]  # (inputs, dimensions)
-
-    @property
-    def tokens(self) -> int:
-        """The tokens that are charged."""
-        return int(self.parsed.usage.prompt_tokens)
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Refusal:
-    """An error that the SDK raised, and the exchanges it had until then."""
-
-    error: openai.APIStatusError
-    exchanges: Sequence[Exchange]
-
-    @property
-    def exchange(self) -> Exchange:
-        """The last exchange."""
-        return self.exchanges[-1]
-
-    @property
-    def fields(self) -> dict[str, Any]:
-        """What the error says of itself."""
-        said: dict[str, Any] = self.exchange.said["error"]
-        return said
-
-
-@dataclass(slots=True)
-class Tally:
-    """What one check has done so far."""
-
-    requirements: int = 0
-    exchanges: int = 0
 
 
 class Client:
@@ -173,14 +98,32 @@ class Client:
             Failed: it was refused, or the answer is not one of the API's.
 
         """
-        with self._watching() as seen:
-            try:
-                parsed = await self._create(given, **more)
-            except openai.APIStatusError as error:
-                raise Failed(f"refused: {seen[-1].shown}") from error
-            except (openai.APIError, ValueError, TypeError, AttributeError) as error:
-                raise Failed(f"the SDK cannot use the answer: {type(error).__name__}: {error}") from error
-        return self._answer(parsed, seen[-1])
+        told = await self.ask("embeddings.create", model=self.target.model, **{"input": given, **more})
+        return self._answer(told.parsed, told.exchange)
+
+    async def ask(self, what: str, *given: Any, **named: Any) -> Told:  # noqa: ANN401 - what the SDK takes
+        """Call what the SDK offers, such as `files.create`.
+
+        Raises:
+            Failed: it was refused, or the SDK cannot use the answer.
+
+        """
+        return await self._told(attrgetter(what)(self._sdk), *given, **named)
+
+    async def pages(self, what: str, **named: Any) -> AsyncIterator[Told]:  # noqa: ANN401 - what the SDK takes
+        """List page after page, as the SDK follows them.
+
+        Raises:
+            Failed: as `ask`.
+
+        """
+        told = await self.ask(what, **named)
+        yield told
+        for _ in range(PAGES - 1):
+            if not told.parsed.has_next_page():
+                return
+            told = await self._told(told.parsed.get_next_page)
+            yield told
 
     async def embed_raw(self, body: Any, **headers: str) -> Exchange:  # noqa: ANN401 - any JSON, or bytes
         """Post a body to `/embeddings` as it is, and require that it is answered with success."""
@@ -189,17 +132,29 @@ class Client:
         return exchange
 
     async def refused(self, status: int, given: Any = "text", **more: Any) -> Refusal:  # noqa: ANN401
-        """Require that the SDK raises an error of this status, in OpenAI's shape."""
+        """Require that an embeddings request gets an error of this status, in OpenAI's shape."""
+        asked = {"model": self.target.model, "input": given, **more}
+        return await self.refused_by({status}, "embeddings.create", **asked)
+
+    async def refused_by(
+        self,
+        statuses: Collection[int],
+        what: str,
+        *given: Any,  # noqa: ANN401 - what the SDK takes
+        **named: Any,  # noqa: ANN401
+    ) -> Refusal:
+        """Require that the SDK, called as by `ask`, raises an error of one of these statuses, in OpenAI's shape."""
+        wanted = " or ".join(map(str, sorted(statuses)))
         with self._watching() as seen:
             try:
-                await self._create(given, **more)
+                await self._call(attrgetter(what)(self._sdk), *given, **named)
             except openai.APIStatusError as error:
                 refusal = Refusal(error=error, exchanges=tuple(seen))
-                self._require_shape(refusal.exchange, status)
+                self._require_shape(refusal.exchange, statuses)
                 return refusal
-            except (openai.APIError, ValueError, TypeError, AttributeError) as error:
-                raise Failed(f"no answer with status {status}: {type(error).__name__}: {error}") from error
-        raise Failed(f"wanted status {status}, and it was answered: {seen[-1].shown}")
+            except UNUSABLE as error:
+                raise Failed(f"no answer with status {wanted}: {type(error).__name__}: {error}") from error
+        raise Failed(f"wanted status {wanted}, and it was answered: {seen[-1].shown}")
 
     async def refused_raw(
         self,
@@ -212,7 +167,7 @@ class Client:
     ) -> dict[str, Any]:
         """Require that a request as it is gets an error of this status in OpenAI's shape, and give the error."""
         exchange = await self.send(method, path, body, **headers)
-        self._require_shape(exchange, status)
+        self._require_shape(exchange, {status})
         said: dict[str, Any] = exchange.said["error"]
         return said
 
@@ -234,28 +189,15 @@ class Client:
                     raise Failed(f"there is no answer: {error}") from error
         return seen[-1]
 
-    async def models(self) -> tuple[list[Any], Exchange]:
-        """List the models."""
+    async def _told(self, method: Callable[..., Any], *given: Any, **named: Any) -> Told:  # noqa: ANN401
         with self._watching() as seen:
-            page = await self._told(self._sdk.models.list, seen)
-        return list(page.data), seen[-1]
-
-    async def model(self, name: str) -> Any:  # noqa: ANN401 - the SDK's own
-        """Retrieve one model."""
-        with self._watching() as seen:
-            return await self._told(self._sdk.models.retrieve, seen, name)
-
-    async def _told(self, method: Callable[..., Any], seen: Sequence[Exchange], *given: Any) -> Any:  # noqa: ANN401
-        try:
-            return await self._call(method, *given)
-        except openai.APIStatusError as error:
-            raise Failed(f"refused: {seen[-1].shown}") from error
-        except (openai.APIError, ValueError) as error:
-            raise Failed(f"the SDK cannot use the answer: {type(error).__name__}: {error}") from error
-
-    async def _create(self, given: Any, **more: Any) -> Any:  # noqa: ANN401
-        said = {"model": self.target.model, "input": given, **more}
-        return await self._call(self._sdk.embeddings.create, **said)
+            try:
+                parsed = await self._call(method, *given, **named)
+            except openai.APIStatusError as error:
+                raise Failed(f"refused: {seen[-1].shown}") from error
+            except UNUSABLE as error:
+                raise Failed(f"the SDK cannot use the answer: {type(error).__name__}: {error}") from error
+        return Told(parsed=parsed, exchange=seen[-1])
 
     async def _call(self, method: Callable[..., Any], *given: Any, **named: Any) -> Any:  # noqa: ANN401
         if self.kind == "sync":
@@ -275,9 +217,10 @@ class Client:
         self.require(np.isfinite(vectors).all(), "a vector holds what is no finite number")
         return Answer(parsed=parsed, exchange=exchange, vectors=vectors)
 
-    def _require_shape(self, exchange: Exchange, status: int) -> None:
+    def _require_shape(self, exchange: Exchange, statuses: Collection[int]) -> None:
         """Require an error as the SDK reads it: all four keys, of the right types."""
-        self.require(exchange.status == status, f"wanted status {status}: {exchange.shown}")
+        wanted = " or ".join(map(str, sorted(statuses)))
+        self.require(exchange.status in statuses, f"wanted status {wanted}: {exchange.shown}")
         found = exchange.said.get("error") if isinstance(exchange.said, dict) else None
         self.require(isinstance(found, dict), f"the error is not in OpenAI's shape: {exchange.shown}")
         error: dict[str, Any] = found or {}
@@ -311,7 +254,7 @@ class Client:
         if seen is not None:
             seen.append(
                 Exchange(
-                    sent=_json(response.request.content),
+                    sent=_sent(response.request),
                     status=response.status_code,
                     headers={name.lower(): value for name, value in response.headers.items()},
                     body=response.content,
@@ -320,19 +263,11 @@ class Client:
             )
 
 
-def numbers_of(embedding: Any) -> list[float]:  # noqa: ANN401 - whatever JSON can hold
-    """Read an embedding of either encoding: a list of numbers, or base64 of little-endian float32.
-
-    Raises:
-        ValueError: it is neither.
-
-    """
-    if isinstance(embedding, str):
-        numbers: list[float] = np.frombuffer(base64.b64decode(embedding, validate=True), "<f4").tolist()
-        return numbers
-    if not isinstance(embedding, list) or not all(type(each) in {int, float} for each in embedding):
-        raise ValueError(f"{str(embedding)[:40]} is neither base64 nor a list of numbers")
-    return embedding
+def _sent(request: Any) -> Any:  # noqa: ANN401 - of whichever HTTP client the SDK comes with
+    try:
+        return _json(request.content)
+    except RuntimeError:  # a form, which was sent piece by piece
+        return None
 
 
 def _json(content: bytes) -> Any:  # noqa: ANN401

@@ -36,7 +36,7 @@ VERBS = "adores builds catches draws escapes finds greets hides"
 
 
 def phrases(count: int, *, about: str = "") -> list[str]:
-    """Make up to 2,048 phrases, no two alike in meaning."""
+    """Make phrases, no two the same, and of the first 2,048 no two alike in meaning."""
     adjectives, nouns, verbs = ADJECTIVES.split(), NOUNS.split(), VERBS.split()
     return [
         f"{about}the {adjectives[n % 16]} {nouns[n // 16 % 16]} {verbs[n // 256 % 8]} number {n}"

@@ -6,12 +6,13 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from flowbed.testing.conformance.client import numbers_of
 from flowbed.testing.conformance.comparing import TEXTS, require_same, require_unit
+from flowbed.testing.conformance.exchanges import numbers_of
 from flowbed.testing.conformance.records import Failed, Skipped
 
 if TYPE_CHECKING:
-    from flowbed.testing.conformance.client import Answer, Client
+    from flowbed.testing.conformance.client import Client
+    from flowbed.testing.conformance.exchanges import Answer
 
 FLOAT_BYTES = 4
 CLOSE = 1e-3  # between the numbers of two answers to one text: rounding in another batch, no more

@@ -7,18 +7,42 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from flowbed.errors import Misconfigured
-from flowbed.testing.conformance import answers, encodings, inputs, keys, models, refusals
+from flowbed.testing.conformance import (
+    answers,
+    batch_lines,
+    batches,
+    encodings,
+    files,
+    inputs,
+    keys,
+    models,
+    refusals,
+    validation,
+)
 from flowbed.testing.conformance.client import Client
+from flowbed.testing.conformance.jobs import tidy
 from flowbed.testing.conformance.records import KINDS, Check, Failed, Outcome, Report, Skipped, Verdict
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Mapping, Sequence
+    from types import ModuleType
 
-    from flowbed.testing.conformance.records import Kind, Target
+    from flowbed.testing.conformance.records import Group, Kind, Target
 
+MODULES: Mapping[Group, tuple[ModuleType, ...]] = {
+    "embeddings": (inputs, encodings, answers, refusals, models, keys),
+    "files": (files,),
+    "batches": (batches, batch_lines, validation),
+}
 CHECKS: tuple[Check, ...] = tuple(
-    Check(run) for module in (inputs, encodings, answers, refusals, models, keys) for run in module.CHECKS
+    Check(run, group) for group, modules in MODULES.items() for module in modules for run in module.CHECKS
 )
+# What a server has to offer, so that it can be examined for a group.
+NEEDED: Mapping[Group, tuple[str, ...]] = {
+    "embeddings": (),
+    "files": ("/files",),
+    "batches": ("/files", "/batches"),
+}
 
 
 async def examine(
@@ -30,18 +54,22 @@ async def examine(
 ) -> Report:
     """Run all checks with each kind of client, one after another; `told` is called after each.
 
+    A group of checks is left out where the server does not offer what it is about.
+
     Raises:
         Misconfigured: there is no server, or it lists no model and none was named.
 
     """
     target = await _aimed(target)
+    absent = await _absent(target, {check.group for check in checks})
     outcomes = []
     for kind in kinds:
         async with Client(kind, target) as client:
             for check in checks:
-                outcomes.append(await _examined(check, client.anew()))
-                told(outcomes[-1])
-    return Report(url=target.url, model=target.model, outcomes=tuple(outcomes))
+                if check.group not in absent:
+                    outcomes.append(await _examined(check, client.anew()))
+                    told(outcomes[-1])
+    return Report(url=target.url, model=target.model, outcomes=tuple(outcomes), absent=absent)
 
 
 async def _examined(check: Check, client: Client) -> Outcome:
@@ -60,7 +88,35 @@ async def _examined(check: Check, client: Client) -> Outcome:
     except Exception as error:  # noqa: BLE001 - whatever a server makes the SDK or a check stumble over
         verdict, reason = "failed", f"{type(error).__name__}: {error}"
     seconds = time.perf_counter() - began
-    return Outcome(check=check.sentence, client=client.kind, verdict=verdict, reason=reason, seconds=seconds)
+    await tidy(client)
+    return Outcome(
+        check=check.sentence,
+        group=check.group,
+        client=client.kind,
+        verdict=verdict,
+        reason=reason,
+        seconds=seconds,
+    )
+
+
+async def _absent(target: Target, groups: set[Group]) -> dict[Group, str]:
+    """Find out which groups the server does not offer, by whether it lists what they are about."""
+    found: dict[str, str] = {}
+    async with Client("async", target) as client:
+        for path in sorted({path for group in groups for path in NEEDED[group]}):
+            try:
+                exchange = await client.send("GET", f"{path}?limit=1")
+            except Failed:  # which the checks will tell of
+                continue
+            if exchange.status in keys.NOT_OFFERED:
+                found[path] = f"GET {path} is answered with {exchange.status}"
+    return {
+        group: found[path]
+        for group in NEEDED
+        if group in groups
+        for path in reversed(NEEDED[group])
+        if path in found
+    }
 
 
 async def _aimed(target: Target) -> Target:

@@ -18,7 +18,8 @@ from flowbed.testing.conformance.comparing import (
 )
 
 if TYPE_CHECKING:
-    from flowbed.testing.conformance.client import Answer, Client
+    from flowbed.testing.conformance.client import Client
+    from flowbed.testing.conformance.exchanges import Answer
 
 ITEMS, TOKENS = 2048, 8192  # what a request, and a text, may have at most
 AT_ONCE = 16

@@ -9,12 +9,14 @@ import openai
 from flowbed.testing.conformance.records import Failed, Skipped
 
 if TYPE_CHECKING:
-    from flowbed.testing.conformance.client import Client, Refusal
+    from flowbed.testing.conformance.client import Client
+    from flowbed.testing.conformance.exchanges import Refusal
 
 WRONG_KEY = "sk-a-key-that-there-is-not-0123456789"
 # Requests until one has to be refused, and seconds after which the SDK would not wait for its turn.
 ENOUGH, PATIENCE = 150, 120
 RETRIES = 5
+NOT_OFFERED = {404, 405, 501}  # how a server says of a path that there is nothing
 
 
 async def wrong_key(client: Client) -> None:
@@ -34,10 +36,12 @@ async def no_key(client: Client) -> None:
 
 
 async def wrong_key_elsewhere(client: Client) -> None:
-    """The list of models is refused to a key that there is not, with status 401."""
+    """The lists of models, files and batches are refused to a key that there is not, with status 401."""
     stranger = client.another(key=WRONG_KEY)
     await _require_closed(stranger)
-    await stranger.refused_raw(401, None, method="GET", path="/models")
+    for path in ("/models", "/files", "/batches"):
+        if path == "/models" or (await client.send("GET", path)).status not in NOT_OFFERED:
+            await stranger.refused_raw(401, None, method="GET", path=path)
 
 
 async def limited(client: Client) -> None:

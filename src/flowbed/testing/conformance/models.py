@@ -12,29 +12,31 @@ if TYPE_CHECKING:
 
 async def listed(client: Client) -> None:
     """Models are listed with their id, when they were made and whose they are."""
-    models, exchange = await client.models()
-    client.require(exchange.said.get("object") == "list", f"`object` is {exchange.said.get('object')!r}")
-    client.require(models, "no model is listed")
-    for row in exchange.rows:
+    told = await client.ask("models.list")
+    kind = told.exchange.fields.get("object")
+    client.require(kind == "list", f"`object` is {kind!r}")
+    client.require(told.parsed.data, "no model is listed")
+    for row in told.exchange.rows:
         client.require(row.get("object") == "model", f"`object` of {row} is not model")
         client.require(row.get("id") and isinstance(row["id"], str), f"{row} has no id")
         client.require(type(row.get("created")) is int, f"`created` of {row} is no number")
         client.require(isinstance(row.get("owned_by"), str), f"`owned_by` of {row} is no text")
-    ids = [model.id for model in models]
+    ids = [model.id for model in told.parsed.data]
     client.require(len(set(ids)) == len(ids), f"a model is listed twice: {ids}")
 
 
 async def retrieved(client: Client) -> None:
     """A model that is listed can be retrieved, and is the same."""
-    models, _ = await client.models()
+    models = (await client.ask("models.list")).parsed.data
     client.require(models, "no model is listed")
     for model in models:
-        client.require(await client.model(model.id) == model, f"{model.id} is another when it is retrieved")
+        again = (await client.ask("models.retrieve", model.id)).parsed
+        client.require(again == model, f"{model.id} is another when it is retrieved")
 
 
 async def embeds(client: Client) -> None:
     """The model that is examined can be retrieved by its name."""
-    model = await client.model(client.target.model)
+    model = (await client.ask("models.retrieve", client.target.model)).parsed
     client.require(model.object == "model", f"`object` is {model.object!r}")
 
 

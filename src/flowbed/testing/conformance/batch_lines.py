@@ -1,0 +1,162 @@
+"""What becomes of the lines of batches (https://platform.openai.com/docs/guides/batch)."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from flowbed.testing.conformance.client import ERROR_KEYS
+from flowbed.testing.conformance.comparing import TEXTS, alone, require_same
+from flowbed.testing.conformance.exchanges import numbers_of
+from flowbed.testing.conformance.files import LEAST_KEPT, SLACK
+from flowbed.testing.conformance.inputs import tokens_of
+from flowbed.testing.conformance.jobs import LINES, begin, by_name, ended, few, line, rows
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+    from flowbed.testing.conformance.client import Client
+
+# A batch passes through them in this order.
+STAMPS = ("created_at", "in_progress_at", "finalizing_at", "completed_at")
+OTHER_STAMPS = ("failed_at", "expired_at", "cancelling_at", "cancelled_at")
+
+
+async def answered(client: Client) -> None:
+    """Each line of a batch is answered once, with the vector that a request for its text has."""
+    told = await ended(client, await begin(client, few(client)), state="completed")
+    found = by_name(client, await rows(client, told.parsed.output_file_id), LINES)
+    ids = [each.get("id") for each in found.values()]
+    client.require(all(ids) and len(set(ids)) == len(ids), f"ids of lines are {ids}")
+    for each in found.values():
+        client.require(each.get("error", ...) is None, f"`error` of a line is {each.get('error', 'missing')}")
+    vectors = np.concatenate([_vectors(client, found[name], 1) for name in LINES])
+    require_same(client, vectors, await alone(client, TEXTS), "in a batch and alone")
+
+
+async def as_requested(client: Client) -> None:
+    """A line is answered as its request would be: lists and tokens, float and base64, and its usage."""
+    bodies: dict[str, tuple[Any, str]] = {
+        "list": (list(TEXTS[:3]), "float"),
+        "packed": (list(TEXTS[2:]), "base64"),
+        "tokens": (tokens_of(TEXTS[1]), "float"),
+    }
+    lines = [line(client, name, given, encoding_format=form) for name, (given, form) in bodies.items()]
+    told = await ended(client, await begin(client, lines), state="completed")
+    found = by_name(client, await rows(client, told.parsed.output_file_id), bodies)
+    for name, (given, form) in bodies.items():
+        exchange = (await client.embed(given, encoding_format=form)).exchange
+        one, other = _body(client, found[name], 200), exchange.fields
+        for field in ("object", "model", "usage"):
+            client.require(
+                one.get(field) == other.get(field),
+                f"`{field}` is {one.get(field)} in a batch, and {other.get(field)} in an answer",
+            )
+        kinds = {type(row.get("embedding")) for row in one["data"]}
+        client.require(kinds == {str if form == "base64" else list}, f"{form} was asked for")
+        wanted = np.array([numbers_of(each) for each in exchange.embeddings], np.float32)
+        require_same(client, _vectors(client, found[name], len(wanted)), wanted, "in a batch and asked for")
+
+
+async def counted(client: Client) -> None:
+    """A completed batch counts its lines, and says what it used and when its states began."""
+    told = await ended(client, await begin(client, few(client)), state="completed")
+    said = told.exchange.fields
+    wanted = {"total": len(LINES), "completed": len(LINES), "failed": 0}
+    client.require(said.get("request_counts") == wanted, f"lines are counted as {said.get('request_counts')}")
+    found = await rows(client, told.parsed.output_file_id)
+    tokens = sum(_body(client, each, 200)["usage"]["total_tokens"] for each in found)
+    _require_usage(client, said.get("usage"), tokens)
+    stamps = [said.get(name) for name in STAMPS]
+    client.require(
+        all(type(each) is int for each in stamps) and stamps == sorted(stamps),  # type: ignore[type-var]
+        f"its states began at {dict(zip(STAMPS, stamps, strict=True))}",
+    )
+    others = {name: said.get(name) for name in (*OTHER_STAMPS, "errors", "error_file_id")}
+    client.require(not any(others.values()), f"nothing was wrong, and it says {others}")
+
+
+async def output_described(client: Client) -> None:
+    """What a batch makes is a file of purpose batch_output, which can be retrieved and read."""
+    told = await ended(client, await begin(client, few(client)), state="completed")
+    file = (await client.ask("files.retrieve", told.parsed.output_file_id)).exchange.fields
+    content = (await client.ask("files.content", told.parsed.output_file_id)).exchange.body
+    client.require(file.get("purpose") == "batch_output", f"its purpose is {file.get('purpose')!r}")
+    client.require(
+        file.get("bytes") == len(content), f"{file.get('bytes')} bytes are told, not {len(content)}"
+    )
+
+
+async def output_kept(client: Client) -> None:
+    """What a batch makes is kept for as long as `output_expires_after` says."""
+    after = {"anchor": "created_at", "seconds": LEAST_KEPT}
+    begun = await begin(client, few(client), output_expires_after=after)
+    told = await ended(client, begun, state="completed")
+    file = (await client.ask("files.retrieve", told.parsed.output_file_id)).exchange.fields
+    for_seconds = (file.get("expires_at") or 0) - file.get("created_at", 0)
+    client.require(
+        abs(for_seconds - LEAST_KEPT) <= SLACK, f"it is kept for {for_seconds} s, not {LEAST_KEPT}"
+    )
+
+
+async def lines_that_fail(client: Client) -> None:
+    """Lines that are refused are in the error file with status and error, and the batch completes."""
+    lines = [*few(client), line(client, "empty", ""), line(client, "wide", "text", dimensions=1_000_000)]
+    told = await ended(client, await begin(client, lines), state="completed")
+    by_name(client, await rows(client, told.parsed.output_file_id), LINES)
+    failed = by_name(client, await rows(client, told.parsed.error_file_id), ("empty", "wide"))
+    for each in failed.values():
+        error = _body(client, each, 400).get("error")
+        client.require(
+            isinstance(error, dict) and set(error) >= ERROR_KEYS, f"the error of a line is {str(error)[:200]}"
+        )
+    counts = told.exchange.fields.get("request_counts")
+    wanted = {"total": len(lines), "completed": len(LINES), "failed": 2}
+    client.require(counts == wanted, f"lines are counted as {counts}")
+
+
+def _body(client: Client, row: dict[str, Any], status: int) -> dict[str, Any]:
+    """Give the body of the answer to a line."""
+    response = row.get("response")
+    client.require(isinstance(response, dict), f"a line has no response: {str(row)[:200]}")
+    told: dict[str, Any] = response or {}
+    client.require(
+        told.get("status_code") == status, f"a line has status {told.get('status_code')}, not {status}"
+    )
+    client.require(told.get("request_id"), "a line has no `request_id`")
+    client.require(isinstance(told.get("body"), dict), f"the body of a line is {str(told.get('body'))[:200]}")
+    body: dict[str, Any] = told["body"]
+    return body
+
+
+def _vectors(client: Client, row: dict[str, Any], count: int) -> NDArray[np.float32]:
+    """Read the vectors of a line, and require their numbers in order."""
+    data = _body(client, row, 200).get("data") or []
+    numbers = [each.get("index") for each in data]
+    client.require(numbers == [*range(count)], f"{count} inputs of a line have vectors numbered {numbers}")
+    return np.array([numbers_of(each.get("embedding")) for each in data], np.float32)
+
+
+def _require_usage(client: Client, usage: Any, tokens: int) -> None:  # noqa: ANN401 - whatever JSON can hold
+    """Require usage that is whole, as the SDKs need it, or none."""
+    if usage is None:
+        return
+    client.require(isinstance(usage, dict), f"`usage` is {usage}")
+    client.require(
+        (usage.get("input_tokens"), usage.get("total_tokens")) == (tokens, tokens),
+        f"lines are charged {tokens} tokens together, and the batch says {usage}",
+    )
+    client.require(usage.get("output_tokens") == 0, f"`output_tokens` is {usage.get('output_tokens')!r}")
+    details = usage.get("input_tokens_details"), usage.get("output_tokens_details")
+    client.require(all(isinstance(each, dict) for each in details), f"details of usage are {details}")
+
+
+CHECKS = (
+    answered,
+    as_requested,
+    counted,
+    output_described,
+    output_kept,
+    lines_that_fail,
+)

@@ -1,0 +1,130 @@
+"""What went over the wire, and what the SDK made of it."""
+
+from __future__ import annotations
+
+import base64
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from flowbed.testing.conformance.records import Failed
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+    import openai
+    from numpy.typing import NDArray
+
+SHOWN = 200  # characters of an answer that a reason quotes
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Exchange:
+    """One request on the wire and its answer; `said` is the answer's JSON, None where it is none."""
+
+    sent: Any
+    status: int
+    headers: Mapping[str, str]
+    body: bytes = field(repr=False)
+    said: Any
+
+    @property
+    def rows(self) -> list[Any]:
+        """The entries of an embeddings answer, as they came.
+
+        Raises:
+            Failed: it has no list of them.
+
+        """
+        rows = self.said.get("data") if isinstance(self.said, dict) else None
+        if not isinstance(rows, list) or not all(isinstance(row, dict) for row in rows):
+            raise Failed(f"the answer has no list of objects under `data`: {self.shown}")
+        return rows
+
+    @property
+    def embeddings(self) -> list[Any]:
+        """The embeddings of an answer, as they came."""
+        return [row.get("embedding") for row in self.rows]
+
+    @property
+    def fields(self) -> dict[str, Any]:
+        """The fields of an answer that is an object.
+
+        Raises:
+            Failed: it is none.
+
+        """
+        if not isinstance(self.said, dict):
+            raise Failed(f"the answer is no object: {self.shown}")
+        return self.said
+
+    @property
+    def shown(self) -> str:
+        """The beginning of the answer."""
+        return f"{self.status} {self.body[:SHOWN].decode(errors='replace')}"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Answer:
+    """An embeddings answer: as the SDK hands it over, and the exchange behind it."""
+
+    parsed: Any
+    exchange: Exchange
+    vectors: NDArray[np.float32]  # (inputs, dimensions)
+
+    @property
+    def tokens(self) -> int:
+        """The tokens that are charged."""
+        return int(self.parsed.usage.prompt_tokens)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Told:
+    """Any answer: as the SDK hands it over, and the exchange behind it."""
+
+    parsed: Any
+    exchange: Exchange
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Refusal:
+    """An error that the SDK raised, and the exchanges it had until then."""
+
+    error: openai.APIStatusError
+    exchanges: Sequence[Exchange]
+
+    @property
+    def exchange(self) -> Exchange:
+        """The last exchange."""
+        return self.exchanges[-1]
+
+    @property
+    def fields(self) -> dict[str, Any]:
+        """What the error says of itself."""
+        said: dict[str, Any] = self.exchange.said["error"]
+        return said
+
+
+@dataclass(slots=True)
+class Tally:
+    """What one check has done so far."""
+
+    requirements: int = 0
+    exchanges: int = 0
+    files: list[str] = field(default_factory=list)  # that are there because of it, to be removed after it
+
+
+def numbers_of(embedding: Any) -> list[float]:  # noqa: ANN401 - whatever JSON can hold
+    """Read an embedding of either encoding: a list of numbers, or base64 of little-endian float32.
+
+    Raises:
+        ValueError: it is neither.
+
+    """
+    if isinstance(embedding, str):
+        numbers: list[float] = np.frombuffer(base64.b64decode(embedding, validate=True), "<f4").tolist()
+        return numbers
+    if not isinstance(embedding, list) or not all(type(each) in {int, float} for each in embedding):
+        raise ValueError(f"{str(embedding)[:40]} is neither base64 nor a list of numbers")
+    return embedding

@@ -1,0 +1,61 @@
+"""Files and batches through the official OpenAI SDK for Node."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import subprocess
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NoReturn
+
+import pytest
+from tests.clients.conftest import SMALL, Served
+
+from flowbed.testing.simulators import Fault, OpenAI, Simulator, running_thread
+from flowbed.testing.simulators.openai import Model
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+SCRIPT = Path(__file__).parent / "node" / "batches.mjs"
+ANSWERED = "each line is answered once, as its request would be"
+
+
+@pytest.fixture(scope="session")
+def outcomes(lacking: Callable[[str], NoReturn], installed: Callable[[str], Path]) -> Callable[[Served], Any]:
+    """Give what the checks in Node find, each with its verdict."""
+    node = shutil.which("node")
+    if node is None:
+        lacking("no Node: make services")
+    modules = installed("node/node_modules/openai").parent.parent
+
+    def run(served: Served) -> Any:
+        said = {"url": served.url, "model": served.model, "key": served.key}
+        done = subprocess.run(
+            [node, str(SCRIPT), str(modules), json.dumps(said)],
+            capture_output=True,
+            text=True,
+            timeout=300,
+            check=True,
+        )
+        return json.loads(done.stdout)
+
+    return run
+
+
+def test_a_server_passes_every_check(served: Served, outcomes: Callable[[Served], Any]) -> None:
+    """No check of files or batches fails."""
+    found = outcomes(served)
+    assert [each for each in found if each["verdict"] != "passed"] == []
+    assert len(found) > 5
+
+
+@pytest.mark.parametrize("kind", ["missing_lines", "doubled_lines"])
+def test_a_flaw_is_found(kind: Any, outcomes: Callable[[Served], Any]) -> None:
+    """The checks find lines that are answered not at all, or twice."""
+    faults = [Fault(kind=kind, text="rotated")]
+    simulator = Simulator(OpenAI(models={SMALL: Model(dimensions=16)}), faults=faults)
+    with running_thread(simulator) as url:
+        found = outcomes(Served(url=f"{url}/v1", model=SMALL))
+    failed = {each["check"] for each in found if each["verdict"] == "failed"}
+    assert failed == {ANSWERED}
