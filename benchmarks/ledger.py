@@ -72,7 +72,7 @@ async def measure(ledger: Ledger, rows: int) -> dict[str, float]:
         async for batches in ledger.chunks.batches([Status.NONE], now=1, sources=()):
             for batch in batches:
                 won += await ledger.chunks.claim(
-                    batch, [Status.NONE], worker="w", now=1, until=10**18, sources=(), limit=RUN
+                    [batch], [Status.NONE], worker="w", now=1, until=10**18, sources=(), limit=RUN
                 )
     require(len(won) == rows)
     for number, start in enumerate(range(0, rows, RUN)):

@@ -219,7 +219,7 @@ class Opened:
             )
         )
         claimed = await parts.ledger.chunks.claim(
-            name,
+            [name],
             {Status.NONE},
             worker=parts.worker,
             now=now,

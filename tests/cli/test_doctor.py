@@ -242,7 +242,7 @@ def claim_and_die(patient: Patient) -> None:
         async for page in chunks.batches({Status.NONE}, now=0, sources=()):
             for batch in page:
                 await chunks.claim(
-                    batch, {Status.NONE}, worker=worker, now=0, until=10**18, sources=(), limit=10
+                    [batch], {Status.NONE}, worker=worker, now=0, until=10**18, sources=(), limit=10
                 )
 
     patient.act(claim)
@@ -266,7 +266,7 @@ async def _record(bed: beds.Flowbed, space: Space) -> None:
     chunks = bed._ledger.chunks
     (row,) = await chunks.find("late.txt")
     claimed = await chunks.claim(
-        row.batch, {Status.NONE}, worker="w", now=1, until=10**18, sources=(), limit=1
+        [row.batch], {Status.NONE}, worker="w", now=1, until=10**18, sources=(), limit=1
     )
     vector = (await bed._embedders.cached().embed(["Late."], purpose="document")).vectors[0]
     (passage,), _ = await read_passages(claimed, store=bed._store, ledger=bed._ledger)
@@ -332,7 +332,7 @@ async def _fail(bed: beds.Flowbed, reason: str) -> None:
     await bed.run(limit=0)
     (row,) = await bed._ledger.chunks.find("new.txt")
     await bed._ledger.chunks.claim(
-        row.batch, {Status.NONE}, worker="w", now=1, until=10**18, sources=(), limit=1
+        [row.batch], {Status.NONE}, worker="w", now=1, until=10**18, sources=(), limit=1
     )
     await bed._ledger.dead_letters.add(
         [DeadLetter(kind="chunk", owner=COLLECTION, subject=row.id, reason=reason, at=1)]
@@ -578,7 +578,7 @@ def test_what_a_run_that_goes_on_has_not_come_to_yet_is_no_finding(patient: Pati
         (row,) = await chunks.find("late.txt")
         waiting = {Status.NONE}
         await chunks.claim(
-            row.batch, waiting, worker=beds.worker(), now=now, until=now + 10**12, sources=(), limit=1
+            [row.batch], waiting, worker=beds.worker(), now=now, until=now + 10**12, sources=(), limit=1
         )
 
     patient.later(7_200)

@@ -82,7 +82,10 @@ def test_drift_ends_with_status_1(costly: Path, flowbed: Call) -> None:
     assert flowbed("run").status == 0
     ran = flowbed("run", "--plan", plan_id)
     assert ran.status == 1
-    assert "notes: another run has fetched it since the plan, or it was rolled back, and 1 of the 3 documents" in ran.out
+    assert (
+        "notes: another run has fetched it since the plan, or it was rolled back, and 1 of the 3 documents"
+        in ran.out
+    )
     assert set(flowbed("run", "--plan", plan_id, "--json").json["drift"]) == {"notes"}
 
 

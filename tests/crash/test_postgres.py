@@ -85,7 +85,7 @@ async def test_a_worker_on_another_host_is_judged_by_the_clock(shared: Project, 
         ledger = await open_ledger(ledger_url, folder=shared.folder, new_id="i")
         ((batch,),) = [page async for page in ledger.chunks.batches([Status.NONE], now=bed.now(), sources=())]
         held = await ledger.chunks.claim(
-            batch,
+            [batch],
             [Status.NONE],
             worker=elsewhere,
             now=bed.now(),

@@ -249,7 +249,9 @@ async def test_a_stale_delta_is_versioned_anew(bench: Bench) -> None:
     await bench.datasets.begin("docs", bench.space, now=1)
     old = bench.clock() - int(RETENTION.total_seconds() * 1e6) - 1
     await put(bench.ledger, [chunk("a", collection="docs", version=old)])
-    await bench.ledger.chunks.claim("b", {Status.NONE}, worker="w", now=1, until=2**60, sources=(), limit=10)
+    await bench.ledger.chunks.claim(
+        ["b"], {Status.NONE}, worker="w", now=1, until=2**60, sources=(), limit=10
+    )
     run = await bench.lay_down([bench.upsert("a", old)], created=old)
     await bench.ledger.runs.record(run, [("a", old)], worker="w")
     assert (await bench.commit()).version is None

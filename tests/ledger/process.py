@@ -52,7 +52,7 @@ async def claim(ledger: Ledger, name: str) -> None:
     async for found in ledger.chunks.batches([Status.NONE], now=1, sources=()):
         for batch in found:
             while won := await ledger.chunks.claim(
-                batch, [Status.NONE], worker=name, now=1, until=LATE, sources=(), limit=7
+                [batch], [Status.NONE], worker=name, now=1, until=LATE, sources=(), limit=7
             ):
                 for row in won:
                     say(row.id)
@@ -97,7 +97,7 @@ async def record(ledger: Ledger, name: str) -> None:
         cursor = await ledger.documents.cursor("s")
         await ledger.documents.swap(Swap(cursor=cursor, value="", documents=documents, chunks=chunks))
         won = await ledger.chunks.claim(
-            "b", [Status.NONE], worker="w", now=1, until=LATE, sources=(), limit=DOCUMENTS * EACH
+            ["b"], [Status.NONE], worker="w", now=1, until=LATE, sources=(), limit=DOCUMENTS * EACH
         )
         say("go")
         await ledger.runs.record(run(number), [(row.id, row.version) for row in won], worker="w")

@@ -84,9 +84,9 @@ async def test_a_stale_listing_misleads_nobody() -> None:
     await put(one, [chunk()])
     assert await waiting(one) == ["b"]
     asked = {"statuses": [Status.NONE], "now": 1, "until": 9, "sources": (), "limit": 5}
-    assert len(await one.chunks.claim("b", worker="w", **asked)) == 1  # type: ignore[arg-type]
+    assert len(await one.chunks.claim(["b"], worker="w", **asked)) == 1  # type: ignore[arg-type]
     assert await flat(two.chunks.batches([Status.NONE], now=1, sources=())) == ["b"]
-    assert await two.chunks.claim("b", worker="v", **asked) == []  # type: ignore[arg-type]
+    assert await two.chunks.claim(["b"], worker="v", **asked) == []  # type: ignore[arg-type]
     await one.runs.record(run(), [("s#d#00000", 100)], worker="w")
     await one.settle()
     assert [row.id for row in await two.runs.pending("c", limit=5)] == ["r1"]
@@ -135,15 +135,15 @@ async def test_two_that_take_in_one_text_both_see_it() -> None:
     await one.settle()
     asked = {"statuses": [Status.NONE], "now": 1, "until": 9, "sources": (), "limit": 5}
     await asyncio.gather(
-        one.chunks.claim("b1", worker="w", submission="x", **asked),  # type: ignore[arg-type]
-        two.chunks.claim("b2", worker="v", submission="y", **asked),  # type: ignore[arg-type]
+        one.chunks.claim(["b1"], worker="w", submission="x", **asked),  # type: ignore[arg-type]
+        two.chunks.claim(["b2"], worker="v", submission="y", **asked),  # type: ignore[arg-type]
     )
-    assert await one.chunks.gathered(["t"], besides="x") == {"t"}
-    assert await two.chunks.gathered(["t"], besides="y") == {"t"}
+    assert await one.chunks.gathered(["t"], besides={"x"}) == {"t"}
+    assert await two.chunks.gathered(["t"], besides={"y"}) == {"t"}
     await one.submissions.create(submission())
     assert await one.chunks.hand_over("x", worker="w") == 1
     assert [row.id async for page in two.submissions.pages(live=True) for row in page] == ["x"]
-    assert await two.chunks.gathered(["t"], besides="y") == set()
+    assert await two.chunks.gathered(["t"], besides={"y"}) == set()
     assert [row.id for row in await take(two, "x")] == ["a"]
 
 

@@ -98,7 +98,7 @@ async def test_an_older_ledger_keeps_its_rows_and_works(url: str, revision: str)
         assert await flat(ledger.documents.pages("s")) == [document()]
         assert by_id(await ledger.chunks.of("s", ["d"])) == by_id(ROWS)
         assert sorted(await ledger.runs.recent(limit=9), key=lambda row: row.id) == RUNS
-        assert await ledger.chunks.gathered(["t"], besides="") == set()
+        assert await ledger.chunks.gathered(["t"], besides={""}) == set()
         assert await waiting(ledger, now=51) == ["b"]
         won = await claim(ledger, worker="v", now=51, submission="x")
         assert {row.id for row in won} == {"claimed", "failed", "waits"}

@@ -80,7 +80,7 @@ class Both:
 
     async def claim(self, worker: str, into: str) -> None:
         await self.ledger.chunks.claim(
-            "b", [Status.NONE], worker=worker, now=1, until=9, sources=(), limit=9, submission=into
+            ["b"], [Status.NONE], worker=worker, now=1, until=9, sources=(), limit=9, submission=into
         )
         claimed = {"status": Status.PENDING, "worker": worker, "until": 9, "run": "", "submission": into}
         self.change({"status": Status.NONE}, **claimed)
@@ -178,7 +178,7 @@ class Both:
             for row in self.chunks.values()
             if row.status is Status.PENDING and not row.run and row.submission not in self.submissions
         }
-        found = await self.ledger.chunks.gathered(["t"], besides="y")
+        found = await self.ledger.chunks.gathered(["t"], besides={"y"})
         assert found == ({"t"} if making - {"", "y"} else set())
         pending = {id_ for id_, state in self.runs.items() if state == "pending"}
         assert {row.id for row in await self.ledger.runs.pending("c", limit=9)} == pending

@@ -86,7 +86,7 @@ async def test_each_chunk_of_a_submission_is_taken_by_one_process(tmp_path: Path
     await ledger.documents.swap(Swap(cursor=Cursor(source="s"), value="", chunks=rows))
     for name in names:
         asked = {"worker": "finder", "now": 1, "until": 2, "sources": (), "limit": 1_000}
-        await ledger.chunks.claim(name, [Status.NONE], submission=name, **asked)  # type: ignore[arg-type]
+        await ledger.chunks.claim([name], [Status.NONE], submission=name, **asked)  # type: ignore[arg-type]
         await ledger.submissions.create(submission(name))
         await ledger.chunks.hand_over(name, worker="finder")
     won = Counter(id_ for ids in await together("take", tmp_path) for id_ in ids)

@@ -139,7 +139,7 @@ class Chunks(Protocol):
 
     async def claim(
         self,
-        batch: str,
+        batches: Collection[str],
         statuses: Collection[Status],
         *,
         worker: str,
@@ -149,7 +149,7 @@ class Chunks(Protocol):
         limit: int,
         submission: str = "",
     ) -> list[ChunkRow]:
-        """Make up to `limit` chunks of a batch PENDING for `worker` until `until`, each conditionally.
+        """Make up to `limit` chunks of some batches PENDING for `worker` until `until`, each conditionally.
 
         What can be claimed is what `batches` lists. The rows won are returned as they stand after the claim: in no run,
         without the failure of their past, their attempts kept, and in the `submission` that is to carry their texts.
@@ -171,7 +171,7 @@ class Chunks(Protocol):
         """Make chunks that `worker` still holds, at the same version, wait again: NONE, in no submission."""
         ...
 
-    async def gathered(self, hashes: Collection[str], *, besides: str) -> set[str]:
+    async def gathered(self, hashes: Collection[str], *, besides: Collection[str]) -> set[str]:
         """Tell which of the texts (by text_hash) a submission in the making has taken in, other than `besides`.
 
         What counts is PENDING in no run, and its submission not recorded (yet).

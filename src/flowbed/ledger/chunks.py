@@ -84,7 +84,7 @@ def _claiming(statuses: frozenset[Status], sources: frozenset[str]) -> Change:
         chunks,
         sa.select(chunks)
         .where(
-            chunks.c.batch == sa.bindparam("of_batch", type_=sa.Text),
+            chunks.c.batch.in_(sa.bindparam("of_batches", type_=sa.Text, expanding=True)),
             workable(chunks, statuses, now=_NOW, sources=sources),
         )
         .limit(_LIMIT),
@@ -159,7 +159,7 @@ class SqlChunks:
 
     async def claim(
         self,
-        batch: str,
+        batches: Collection[str],
         statuses: Collection[Status],
         *,
         worker: str,
@@ -169,12 +169,12 @@ class SqlChunks:
         limit: int,
         submission: str = "",
     ) -> list[ChunkRow]:
-        """Make up to `limit` chunks of a batch PENDING for `worker`, in one statement."""
+        """Make up to `limit` chunks of some batches PENDING for `worker`, all at once."""
         won = await self._database.change(
             ChunkRow,
             _claiming(frozenset(statuses), frozenset(sources)),
             {
-                "of_batch": batch,
+                "of_batches": sorted(batches),
                 "of_now": now,
                 "of_limit": limit,
                 "to_status": Status.PENDING,
@@ -206,12 +206,12 @@ class SqlChunks:
         """Make chunks that `worker` still holds wait again."""
         await self._each(_GIVE_BACK, chunks_, worker)
 
-    async def gathered(self, hashes: Collection[str], *, besides: str) -> set[str]:
+    async def gathered(self, hashes: Collection[str], *, besides: Collection[str]) -> set[str]:
         """Tell which of the texts a submission in the making has taken in."""
         making = in_the_making()
 
         def work(connection: sa.Connection) -> set[str]:
-            others = set(connection.execute(making).scalars().all()) - {besides}
+            others = set(connection.execute(making).scalars().all()) - set(besides)
             if not others:
                 return set()
             query = sa.select(chunks.c.text_hash).where(

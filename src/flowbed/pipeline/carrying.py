@@ -53,7 +53,7 @@ class Carrying:
         """
         chunks, worker = self._parts.ledger.chunks, self._parts.worker
         hashes = {row.text_hash for row in rows if not row.deleted and not row.submission}
-        gathered = await chunks.gathered(hashes, besides="") if hashes else set()
+        gathered = await chunks.gathered(hashes, besides={""}) if hashes else set()
         left = [row for row in rows if not row.deleted and row.text_hash in gathered]
         if not left:
             return rows

@@ -97,7 +97,8 @@ class Claims:
     """What one worker claims, group by group: chunks of these sources with these statuses, up to `limit`.
 
     `only`, where given, names the only batches, each with the sources of which ("" is deletions). `submission` is what
-    is to carry the texts of those claimed next; without `deletions` none is claimed. A group has about `enough` chunks.
+    is to carry the texts of those claimed next; without `deletions` none is claimed. A group has about `enough` chunks,
+    and so many batches at once are claimed `together`.
     """
 
     parts: Parts
@@ -108,6 +109,7 @@ class Claims:
     submission: str = ""
     deletions: bool = True
     enough: int = RUN_CHUNKS
+    together: int = 1
     claimed: int = 0
     _group: list[ChunkRow] = field(default_factory=list)
     _rest: list[ChunkRow] = field(default_factory=list)
@@ -119,36 +121,39 @@ class Claims:
 
     async def groups(self, fresh: Fresh | None) -> AsyncIterator[list[ChunkRow]]:
         """Claim the fresh batches as they come, then what else waits, the oldest first."""
-        async for batch, statuses in self._batches(fresh):
-            async for _ in self._claim(batch, statuses):
+        async for batches, statuses in self._batches(fresh):
+            async for _ in self._claim(batches, statuses):
                 enough = WORTHWHILE if fresh is not None and fresh.idle else self.enough
                 if len(self._group) >= enough:
                     yield self._taken()
         if self._group:
             yield self._taken()
 
-    async def _batches(self, fresh: Fresh | None) -> AsyncIterator[tuple[str, Collection[Status]]]:
+    async def _batches(self, fresh: Fresh | None) -> AsyncIterator[tuple[list[str], Collection[Status]]]:
         begun: set[str] = set()
         if fresh is not None:
             while (batch := await fresh.next()) is not None:
                 begun.add(batch)
-                yield batch, self.statuses
+                yield [batch], self.statuses
             await self._announce()
         # What has failed in this run is for the next one.
         again = frozenset(self.statuses) - {Status.FAILED}
         chunks, now = self.parts.ledger.chunks, self.parts.clock()
         async for batches in chunks.batches(self.statuses, now=now, sources=self.sources):
-            for batch in batches:
-                if batch or self.deletions:
-                    yield batch, again if batch in begun else self.statuses
+            named = [batch for batch in batches if batch]
+            for start in range(0, len(named), self.together):
+                some = named[start : start + self.together]
+                yield some, again if begun.intersection(some) else self.statuses
+            if self.deletions and "" in batches:
+                yield [""], self.statuses
 
-    async def _claim(self, batch: str, statuses: Collection[Status]) -> AsyncIterator[None]:
-        """Claim the chunks of a batch into the group, with a stop at each RUN_CHUNKS or fewer.
+    async def _claim(self, batches: list[str], statuses: Collection[Status]) -> AsyncIterator[None]:
+        """Claim the chunks of batches into the group, with a stop at each RUN_CHUNKS or fewer.
 
-        A batch is claimed whole before the first stop: what had failed of its beginning would be claimed with its end.
-        Deletions, of which there may be more than fit into memory, do not fail.
+        They are claimed whole before the first stop: what had failed of their beginning would be claimed with their
+        end. Deletions, of which there may be more than fit into memory, do not fail.
         """
-        whose = self.sources if self.only is None else self.only.get(batch, ())
+        whose = self.sources if self.only is None else self.only.get(batches[0], ())
         if not whose and self.only is not None:
             return
         whole: list[ChunkRow] = []
@@ -156,7 +161,7 @@ class Claims:
             now = self.parts.clock()
             most = RUN_CHUNKS if self.limit is None else min(RUN_CHUNKS, self.limit - self.claimed)
             rows = await self.parts.ledger.chunks.claim(
-                batch,
+                batches,
                 statuses,
                 worker=self.parts.worker,
                 now=now,
@@ -166,7 +171,7 @@ class Claims:
                 submission=self.submission,
             )
             self.claimed += len(rows)
-            if batch:
+            if batches != [""]:
                 whole += rows
             else:
                 self._group += rows

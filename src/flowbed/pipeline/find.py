@@ -33,6 +33,8 @@ if TYPE_CHECKING:
 # Chunks that are looked at together. While they are, as many more are claimed: so many, and no more, have to be bound
 # anew where a submission is full.
 FEW = 2_048
+# Batches that are claimed in one step: what a claim takes beside its chunks is then shared by some thousands.
+TOGETHER = 4
 # Groups that may be claimed ahead: as many as are worked on while the ledger takes in one submission.
 GROUPS = 3
 
@@ -94,6 +96,7 @@ async def find(
         submission=finding.submission,
         deletions=False,
         enough=FEW if reuse is None else RUN_CHUNKS,
+        together=1 if batches is not None else TOGETHER,
     )
     await take_back(parts)
     async with renewed(parts), aclosing(_Ahead(claims)) as ahead:
@@ -191,6 +194,8 @@ class _Finding:
         self._carrying = Carrying(parts)
         self._input = Input(parts.new_id(), api)
         self._chunks = 0
+        self._full: Input | None = None
+        self._recording: asyncio.Task[None] | None = None
         self._leaving: list[asyncio.Task[int]] = []
 
     @property
@@ -201,7 +206,10 @@ class _Finding:
     async def close(self) -> None:
         """Let go of what is being gathered, once the ledger has taken in what was recorded."""
         self._input.close()
-        await asyncio.gather(*self._leaving)
+        try:
+            await self._recorded()
+        finally:
+            await asyncio.gather(*self._leaving)
 
     async def take(self, rows: Sequence[ChunkRow], ahead: _Ahead) -> None:
         """Take in claimed chunks, each of which goes into a submission, or back to where it was, or has failed."""
@@ -213,10 +221,16 @@ class _Finding:
 
     async def end(self) -> None:
         """Record the submission that is being gathered, if there is anything in it."""
-        if not self._input.size.texts:
-            return
-        parts, size, submission = self._parts, self._input.size, self._input.submission
-        await self._input.lay_down(parts.store)
+        await self._recorded()
+        if self._input.size.texts:
+            await self._record(self._input, self._chunks)
+
+    async def _record(self, full: Input, chunks: int) -> None:
+        parts, size, submission = self._parts, full.size, full.submission
+        try:
+            await full.lay_down(parts.store)
+        finally:
+            full.close()
         reached(SUBMISSION_WRITTEN, submission=submission)
         await parts.ledger.submissions.create(
             SubmissionRow(
@@ -226,7 +240,7 @@ class _Finding:
                 key=input_key(submission),
                 bytes=size.bytes,
                 texts=size.texts,
-                chunks=self._chunks,
+                chunks=chunks,
                 tokens=size.tokens,
                 created=parts.clock(),
                 deadline=self._deadline,
@@ -237,9 +251,16 @@ class _Finding:
         left = parts.ledger.chunks.hand_over(submission, worker=parts.worker)
         self._leaving.append(asyncio.create_task(left))
         self.found.submissions.append(submission)
-        self.found.chunks += self._chunks
+        self.found.chunks += chunks
         self.found.texts += size.texts
         self.found.tokens += size.tokens
+
+    async def _recorded(self) -> None:
+        """Wait until the submission that was full is recorded."""
+        if self._recording is not None:
+            recording, self._recording = self._recording, None
+            await recording
+            self._full = None
 
     async def _fail(self, lost: Sequence[Lost]) -> None:
         tally = Tally()
@@ -268,8 +289,13 @@ class _Finding:
         """Leave what others have taken in: to their submissions, or, if one is not recorded yet, for later."""
         chunks, worker = self._parts.ledger.chunks, self._parts.worker
         hashes = {row.text_hash for row in rows}
+        mine = {self.submission}
+        if self._full is not None:
+            mine.add(self._full.submission)
+            if any(each in self._full for each in hashes):
+                await self._recorded()
         # In this order: a submission that is recorded between the two is met by both, and else by neither.
-        unsure = await chunks.gathered(hashes, besides=self.submission)
+        unsure = await chunks.gathered(hashes, besides=mine)
         if unsure:
             await chunks.give_back([row for row in rows if row.text_hash in unsure], worker=worker)
         rest = await self._carrying.rest([row for row in rows if row.text_hash not in unsure])
@@ -311,14 +337,17 @@ class _Finding:
 
     async def _cut(self, rest: Sequence[Passage], ahead: _Ahead) -> Sequence[Passage]:
         """Record the submission that is full, and begin the next; return what of a group is left for that."""
+        await self._recorded()
         full, following = self._input, Input(self._parts.new_id(), self._api)
         left = [each for each in rest if each.row.text_hash not in full]
-        self._chunks += len(rest) - len(left)
-        # What was claimed ahead was claimed for the one that is full, too.
-        await ahead.bind([each.row for each in left], following.submission)
+        chunks = self._chunks + len(rest) - len(left)
+        self._full, self._input, self._chunks = full, following, 0
         try:
-            await self.end()
-        finally:
+            # What was claimed ahead was claimed for the one that is full, too.
+            await ahead.bind([each.row for each in left], following.submission)
+        except BaseException:
             full.close()
-            self._input, self._chunks = following, 0
+            raise
+        # The disk is waited for while the next is gathered.
+        self._recording = asyncio.create_task(self._record(full, chunks))
         return left

@@ -169,7 +169,7 @@ async def _fail(parts: Parts, batch: str, reasons: Mapping[tuple[str, str], str]
     now = parts.clock()
     try:
         rows = await parts.ledger.chunks.claim(
-            batch, WAITING, worker=parts.worker, now=now, until=now + CLAIM, sources=(), limit=RUNS
+            [batch], WAITING, worker=parts.worker, now=now, until=now + CLAIM, sources=(), limit=RUNS
         )
         lost = [row for row in rows if (row.collection, row.id) in reasons]
         await read_again(lost, parts)

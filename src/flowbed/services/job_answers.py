@@ -34,8 +34,8 @@ if TYPE_CHECKING:
     from flowbed.services.models import Models
 
 # Of a model that runs here, one call takes about so many tokens: some tenths of a second on two cores. While requests
-# come, it takes as many as are run on one core at once, so that there is another for them.
-LOCAL_INPUTS, LOCAL_TOKENS, BESIDE_TOKENS = 64, 4_096, 1_024
+# come, it takes fewer than one core runs at once (`embedding.batches`), so that there is another for them.
+LOCAL_INPUTS, LOCAL_TOKENS, BESIDE_TOKENS = 64, 4_096, 256
 REMOTE_TOKENS = 64_000
 # Numbers of the vectors of one call: as JSON, 20 bytes each, they are in memory at once.
 NUMBERS_MOST = 1_000_000

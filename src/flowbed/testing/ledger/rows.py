@@ -150,7 +150,7 @@ async def claim(ledger: Ledger, batch: str = "b", worker: str = "w", **changes: 
     """Claim what waits in a batch."""
     await settle(ledger)
     asked = {"statuses": WAITING, "now": 10, "until": LATE, "sources": (), "limit": 100, **changes}
-    return await ledger.chunks.claim(batch, worker=worker, **asked)
+    return await ledger.chunks.claim([batch], worker=worker, **asked)
 
 
 async def waiting(ledger: Ledger, *statuses: Status, now: int = 10, sources: Sequence[str] = ()) -> list[str]:

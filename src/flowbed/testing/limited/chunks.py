@@ -114,7 +114,7 @@ class LimitedChunks:
 
     async def claim(
         self,
-        batch: str,
+        batches: Collection[str],
         statuses: Collection[Status],
         *,
         worker: str,
@@ -124,9 +124,12 @@ class LimitedChunks:
         limit: int,
         submission: str = "",
     ) -> list[ChunkRow]:
-        """Make up to `limit` chunks of a batch PENDING for `worker`, one by one."""
+        """Make up to `limit` chunks of some batches PENDING for `worker`, one by one."""
         won: list[ChunkRow] = []
-        for row in await self.ready(batch, statuses, now=now, sources=sources):
+        ready = [
+            row for batch in batches for row in await self.ready(batch, statuses, now=now, sources=sources)
+        ]
+        for row in ready:
             if len(won) == limit:
                 break
             failed = row.status is Status.FAILED
@@ -169,7 +172,7 @@ class LimitedChunks:
         """Make chunks that `worker` still holds wait again."""
         await self._each(chunks, worker, _GIVEN_BACK)
 
-    async def gathered(self, hashes: Collection[str], *, besides: str) -> set[str]:
+    async def gathered(self, hashes: Collection[str], *, besides: Collection[str]) -> set[str]:
         """Tell which of the texts a submission in the making has taken in."""
         await self._documents.apply()
         carrying_: list[Item] = []
@@ -181,7 +184,7 @@ class LimitedChunks:
                 for item in items
                 if item["text_hash"] == text_hash
                 and in_no_run(item)
-                and item["submission"] not in {"", besides}
+                and item["submission"] not in {"", *besides}
             ]
         known = {row.id for row in await self._submissions.read([item["submission"] for item in carrying_])}
         return {item["text_hash"] for item in carrying_ if item["submission"] not in known}

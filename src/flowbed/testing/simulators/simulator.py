@@ -81,7 +81,7 @@ class Simulator:
     def account(self) -> Account:
         """What it was asked, and what that has cost until now."""
         with self._doing:
-            self._settle()
+            self._settle(self._now())
         return self._account
 
     def advance(self, seconds: float) -> None:
@@ -94,10 +94,10 @@ class Simulator:
     def _now(self) -> float:
         return self._sources[1]() + self._ahead
 
-    def _settle(self) -> None:
+    def _settle(self, now: float) -> None:
         """End the jobs whose time has come."""
         if self.api.jobs:
-            for call in self.api.jobs.settle(self._now()):
+            for call in self.api.jobs.settle(now):
                 self._account.bill_job(call)
 
     def order(self, *faults: Fault, seed: int = 0) -> None:
@@ -214,10 +214,11 @@ class Simulator:
     def _do(self, deed: Deed, request: Request, key: str, due: Sequence[Fault]) -> Answer | Stream:
         """Do what is no call, one at a time."""
         with self._doing:
-            self._settle()
+            now = self._now()  # asked once: what ends at a later time than is told has no files yet
+            self._settle(now)
             scene = Scene(
                 key=key,
-                now=self._now(),
+                now=now,
                 due=due,
                 chance=self.script.chance,
                 answers=partial(answers, self.api, self._vectors),
