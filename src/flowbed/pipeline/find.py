@@ -8,12 +8,13 @@ from __future__ import annotations
 import asyncio
 from contextlib import aclosing
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Protocol, Self
+from typing import TYPE_CHECKING, Protocol
 
 from flowbed.errors import Misconfigured
 from flowbed.lanes.batch.input import Input, input_key
 from flowbed.lanes.budget import dollars
 from flowbed.ledger import SubmissionRow
+from flowbed.pipeline.ahead import Ahead
 from flowbed.pipeline.batches import read_passages
 from flowbed.pipeline.carrying import Carrying
 from flowbed.pipeline.claims import RUN_CHUNKS, WAITING, Claims, renewed, take_back
@@ -30,13 +31,10 @@ if TYPE_CHECKING:
     from flowbed.pipeline.batches import Lost, Passage
     from flowbed.records import Problem, Status
 
-# Chunks that are looked at together. While they are, as many more are claimed: so many, and no more, have to be bound
-# anew where a submission is full.
+# Chunks that are looked at together. What is claimed ahead of them has to be bound anew where a submission is full.
 FEW = 2_048
 # Batches that are claimed in one step: what a claim takes beside its chunks is then shared by some thousands.
 TOGETHER = 4
-# Groups that may be claimed ahead: as many as are worked on while the ledger takes in one submission.
-GROUPS = 3
 
 
 class Reusing(Protocol):
@@ -99,7 +97,7 @@ async def find(
         together=1 if batches is not None else TOGETHER,
     )
     await take_back(parts)
-    async with renewed(parts), aclosing(_Ahead(claims)) as ahead:
+    async with renewed(parts), aclosing(Ahead(claims)) as ahead:
         try:
             async for rows in ahead:
                 await finding.take(rows, ahead)
@@ -125,61 +123,6 @@ def batch_api(parts: Parts) -> BatchApi:
         message = f"model {model} has no Batch API: leave --lane batch away, or set a model of a provider that has one"
         raise Misconfigured(message)
     return api
-
-
-class _Ahead:
-    """Groups of claimed chunks: while one is worked on, the next are claimed."""
-
-    def __init__(self, claims: Claims) -> None:
-        self._claims = claims
-        self._groups: asyncio.Queue[list[ChunkRow]] = asyncio.Queue()
-        self._room = asyncio.Semaphore(GROUPS)
-        self._turn = asyncio.Lock()
-        self._over = False
-        self._claiming = asyncio.create_task(self._claim())
-
-    def __aiter__(self) -> Self:
-        return self
-
-    async def __anext__(self) -> list[ChunkRow]:
-        rows = await self._groups.get()
-        if not rows:
-            await self._claiming
-            raise StopAsyncIteration
-        self._room.release()
-        return rows
-
-    async def bind(self, rest: Sequence[ChunkRow], submission: str) -> None:
-        """Put the rest of a group and what is claimed beyond it into a submission, and claim for that from now on."""
-        parts = self._claims.parts
-        async with self._turn:
-            beyond = [self._groups.get_nowait() for _ in range(self._groups.qsize())]
-            for group in beyond:
-                self._groups.put_nowait(group)
-            rows = [*rest, *(row for group in beyond for row in group), *self._claims.held]
-            await parts.ledger.chunks.bind(rows, worker=parts.worker, submission=submission)
-            self._claims.submission = submission
-
-    async def aclose(self) -> None:
-        """Claim no more; what was claimed is given back with everything that this worker holds."""
-        self._over = True
-        self._room.release()
-        # Not cancelled: a claim under way would be won after everything was given back.
-        await asyncio.gather(self._claiming, return_exceptions=True)
-
-    async def _claim(self) -> None:
-        groups = self._claims.groups(None)
-        rows: list[ChunkRow] | None = None
-        try:
-            while rows != []:
-                await self._room.acquire()
-                async with self._turn:
-                    rows = [] if self._over else await anext(groups, [])
-                    self._groups.put_nowait(rows)
-        except BaseException:
-            # Whoever waits for a group hears that there is none, and why.
-            self._groups.put_nowait([])
-            raise
 
 
 class _Finding:
@@ -211,7 +154,7 @@ class _Finding:
         finally:
             await asyncio.gather(*self._leaving)
 
-    async def take(self, rows: Sequence[ChunkRow], ahead: _Ahead) -> None:
+    async def take(self, rows: Sequence[ChunkRow], ahead: Ahead) -> None:
         """Take in claimed chunks, each of which goes into a submission, or back to where it was, or has failed."""
         new = await self._not_elsewhere(rows)
         passages, lost = await read_passages(new, store=self._parts.store, ledger=self._parts.ledger)
@@ -302,7 +245,7 @@ class _Finding:
         self.found.waiting += len(rows) - len(rest)
         return rest
 
-    async def _gather(self, passages: Sequence[Passage], ahead: _Ahead) -> None:
+    async def _gather(self, passages: Sequence[Passage], ahead: Ahead) -> None:
         """Take texts in, over as many submissions as it takes, until the budget says no."""
         left = passages
         while left:
@@ -335,7 +278,7 @@ class _Finding:
             self._chunks += 1
         return len(passages)
 
-    async def _cut(self, rest: Sequence[Passage], ahead: _Ahead) -> Sequence[Passage]:
+    async def _cut(self, rest: Sequence[Passage], ahead: Ahead) -> Sequence[Passage]:
         """Record the submission that is full, and begin the next; return what of a group is left for that."""
         await self._recorded()
         full, following = self._input, Input(self._parts.new_id(), self._api)
