@@ -49,6 +49,8 @@ def plain(value: Any) -> Any:  # noqa: ANN401
     """Turn records into what JSON can hold."""
     if is_dataclass(value) and not isinstance(value, type):
         return plain(asdict(value))
+    if isinstance(value, tuple) and hasattr(value, "_asdict"):  # a row of which there are millions
+        return plain(value._asdict())
     if isinstance(value, dict):
         return {str(key): plain(each) for key, each in value.items()}
     if isinstance(value, list | tuple | set | frozenset):
