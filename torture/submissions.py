@@ -39,7 +39,6 @@ TURN = 66_000_000  # µs
 FAULTS = (
     Fault(kind="shuffled"),
     Fault(kind="doubled_lines", share=0.2),
-    Fault(kind="conflicting_lines", share=0.2),
     Fault(kind="cut", path="/v1/batches", probability=0.5),
     Fault(kind="cut", path="/v1/files", probability=0.3),
     Fault(kind="rate_limited", path="/v1/batches", probability=0.4, retry_after=0.01),

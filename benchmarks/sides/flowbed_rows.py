@@ -15,10 +15,10 @@ import psutil
 import flowbed
 from benchmarks.sides.rows import RowFiles, row_of
 from benchmarks.sides.serve import serve
-from flowbed.cli.process import set_up
 from flowbed.index.commit import commit
 from flowbed.index.deltas import Upsert, write_delta
 from flowbed.ledger import ChunkRow, DocumentRow, RunRow, Swap
+from flowbed.process import set_up
 from flowbed.records import Status, text_hash
 
 if TYPE_CHECKING:

@@ -13,8 +13,8 @@ from typing import TYPE_CHECKING, Any
 
 import flowbed
 from benchmarks.sides.serve import serve
-from flowbed.cli.process import set_up
 from flowbed.index import compaction
+from flowbed.process import set_up
 from flowbed.telemetry import PROGRESS, RUN_COMMITTED, STAGE, listen
 
 if TYPE_CHECKING:

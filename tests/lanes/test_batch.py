@@ -167,14 +167,17 @@ async def test_live_submissions_of_the_space_carry_their_texts_until_they_end(tm
 
 
 async def test_answers_in_any_order_are_read_once_each(tmp_path: Path) -> None:
-    """The first vector of a text counts, also where a failure was told before; what cannot be read is as if missing."""
+    """A vector counts, also where a failure was told before; what cannot be read, or differs, is as if missing."""
     store = open_store("memory://", folder=tmp_path)
     output = b"".join(
         [
             answer("b", [0, 1], tokens=5),
             answer("a", [1, 0]),
             b"{garbled\n",
-            answer("a", [9, 9]),
+            answer("a", [1, 0]),
+            answer("f", [0, 1]),
+            answer("f", [0.6, 0.8]),
+            answer("f", [0, 1]),
             answer("c", failure="transient"),
             answer("c", [0.5, 0.5])[:-1],
         ]
@@ -186,7 +189,7 @@ async def test_answers_in_any_order_are_read_once_each(tmp_path: Path) -> None:
     api.files.clear()
     await copy_answers(job, "s", api, store)
     with await read_answers("s", api, store) as answers:
-        found = answers.vectors([text_hash(each) for each in "abcde"])
+        found = answers.vectors([text_hash(each) for each in "abcdef"])
         assert {key: vector.tolist() for key, vector in found.items()} == {
             text_hash("a"): [1, 0],
             text_hash("b"): [0, 1],
@@ -194,8 +197,9 @@ async def test_answers_in_any_order_are_read_once_each(tmp_path: Path) -> None:
         }
         assert answers.failures == {text_hash("d"): ("rejected", "why")}
         assert answers.expired == {text_hash("e")}
-        assert (answers.doubled, answers.unreadable) == (1, 1)
-        assert answers.billed == {text_hash("a"): 1, text_hash("b"): 5, text_hash("c"): 1}
+        assert answers.conflicting == {text_hash("f")}
+        assert (answers.doubled, answers.unreadable) == (3, 1)
+        assert answers.billed == {text_hash(each): 5 if each == "b" else 1 for each in "abcf"}
         assert [answers.tell("x"), answers.tell("x"), answers.tell("y")] == [True, False, True]
 
 

@@ -12,6 +12,7 @@ from tests.pipeline.test_batch_lane import run_to_the_end, statuses, write, writ
 import flowbed
 from flowbed.lanes.batch.input import Input
 from flowbed.pipeline.submit import AGAIN
+from flowbed.testing.index import contents_of, differences
 from flowbed.testing.simulators import Fault, OpenAI, Simulator, running
 
 if TYPE_CHECKING:
@@ -454,6 +455,43 @@ async def test_a_realtime_run_leaves_what_a_finder_has_gathered(
         await run_to_the_end(bed)
         assert await statuses(bed) == {"SUCCESS": PAGES + 3}
     assert simulator.account.totals().billed_again == 0
+
+
+@pytest.mark.parametrize("order", ["", "shuffled"])
+async def test_a_text_that_is_answered_with_two_vectors_has_none(
+    order: str, tmp_path: Path, provider: tuple[Simulator, str]
+) -> None:
+    """Whichever line comes first, no wrong vector is believed: the chunk has failed and says so, and is tried again."""
+    simulator, url = provider
+    folder, other = made(tmp_path, url), write(tmp_path / "other", url, pages=PAGES)
+    faults = [Fault(kind="conflicting_lines", share=0.5, calls=(1,))]
+    simulator.order(*faults, *([Fault(kind="shuffled", calls=(1,))] if order else []), seed=1)
+    async with await flowbed.aopen(folder) as bed:
+        report = await bed.run(lane="batch", wait=True)
+        assert "more than once, with different vectors" in said(report)
+        failed = (await statuses(bed))["FAILED"]
+        assert 0 < failed < PAGES
+        await run_to_the_end(bed)
+        assert await statuses(bed) == {"SUCCESS": PAGES + 1}
+        assert simulator.account.totals().billed_again == failed
+        assert (await spent(bed)).billed == simulator.account.totals().billed
+    async with await flowbed.aopen(other) as bed:
+        await bed.run(lane="realtime")
+    assert not differences(contents_of(folder), contents_of(other))
+
+
+async def test_a_text_that_goes_on_being_answered_so_is_for_somebody_to_look_at(
+    tmp_path: Path, provider: tuple[Simulator, str]
+) -> None:
+    """The second time it is a dead letter, and nothing more is paid."""
+    simulator, url = provider
+    simulator.order(Fault(kind="conflicting_lines", text="word7 "))
+    async with await flowbed.aopen(made(tmp_path, url)) as bed:
+        for _ in range(4):
+            await bed.run(lane="batch", wait=True)
+        assert simulator.account.totals().billed_again == 1
+        (letter,) = await bed.dead_letters()
+        assert "pays for them again" in letter.reason
 
 
 async def test_answers_to_what_nobody_says_any_more_are_kept(

@@ -135,7 +135,6 @@ async def test_the_steps_can_be_taken_one_by_one_and_again(
 FAULTS = {
     "shuffled": Fault(kind="shuffled"),
     "doubled": Fault(kind="doubled_lines", share=0.3),
-    "conflicting": Fault(kind="conflicting_lines", share=0.3),
     "429 on create": Fault(kind="rate_limited", path="/v1/batches", calls=(1, 2), retry_after=0.01),
     "429 on upload": Fault(kind="rate_limited", path="/v1/files", calls=(1,), retry_after=0.01),
     "made, and the answer lost": Fault(kind="cut", path="/v1/batches", calls=(1,)),

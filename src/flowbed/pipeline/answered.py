@@ -45,7 +45,7 @@ class Answered:
     def waits(self, text_hash: str) -> bool:
         """Tell whether a text was not worked on, and not billed, so that it waits again."""
         answers = self.answers
-        if text_hash in answers or text_hash in answers.failures:
+        if text_hash in answers or text_hash in answers.failures or text_hash in answers.conflicting:
             return False
         ended_early = self.job.state != "completed" and not self.why_lost
         return text_hash in answers.expired or ended_early
@@ -62,16 +62,23 @@ class Answered:
         answers = self.answers
         # Some providers count what was not worked on among what failed.
         told = job.done + (0 if job.errors in self.lost else job.failed)
-        missing = told - len(answers) - len(answers.failures) - len(answers.expired)
+        known = len(answers) + len(answers.failures) + len(answers.expired) + len(answers.conflicting)
+        missing = told - known
         if missing > max(MISSING, PART * job.done):
             return f"the provider has done {job.done:,} texts of job {job.id}, and its answers have {missing:,} fewer"
         return ""
 
-    def failure(self, *, again: bool) -> tuple[str, str]:
-        """Tell what has become of a text that no line answers, be it once or `again`: the kind and why."""
-        if why := self.why_lost:
+    def failure(self, text_hash: str, *, again: bool) -> tuple[str, str]:
+        """Tell what has become of a text that no line answers, or several that differ, be it once or `again`.
+
+        That is the kind of failure, and why.
+        """
+        if text_hash in self.answers.conflicting:
+            reason = "the provider has answered it more than once, with different vectors"
+        elif why := self.why_lost:
             return "rejected", f"{why}; {AGAIN_IS_PAID}"
-        reason = "the provider's answers have no line for it"
+        else:
+            reason = "the provider's answers have no line for it"
         return ("rejected", f"{reason}, once more; {AGAIN_IS_PAID}") if again else ("transient", reason)
 
     @property
@@ -157,7 +164,7 @@ class LayingDown:
             elif key in answers.failures:
                 outcome.failures[key] = answers.failures[key]
             else:
-                outcome.failures[key] = answered.failure(again=key in again)
+                outcome.failures[key] = answered.failure(key, again=key in again)
         return outcome
 
     async def _cache(self, passages: Sequence[Passage], outcome: Outcome) -> None:

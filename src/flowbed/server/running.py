@@ -20,6 +20,7 @@ from uvicorn.supervisors import Multiprocess
 from flowbed import telemetry
 from flowbed.bed import aopen
 from flowbed.errors import Error, Misconfigured
+from flowbed.process import set_up
 from flowbed.server import logs
 from flowbed.server.app import create_app, working
 from flowbed.server.connection import Connection
@@ -45,9 +46,6 @@ BACKLOG = 4096
 # Files that a process may have open, each connection one: where the system allows it, many shells start with 1,024.
 FILES = 65_536
 STOPPING = (signal.SIGINT, signal.SIGTERM)
-# Objects between two looks of the collector, and how many of these are of the young alone: a request leaves some
-# hundred, hardly any of them in cycles, and at Python's 700 a twentieth of its time goes into looking.
-COLLECTED = (20_000, 10, 10)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -204,6 +202,7 @@ async def opened(place: Place) -> AsyncIterator[tuple[FastAPI, Service]]:
 
     """
     logs.configure(sys.stderr, verbose=place.verbose)
+    set_up()  # workers are processes of their own, which the command did not begin
     async with AsyncExitStack() as stack:
         tracing = _tracing()
         if tracing is not None:
@@ -227,7 +226,6 @@ async def opened(place: Place) -> AsyncIterator[tuple[FastAPI, Service]]:
             # What is loaded now stays: the collector need not look at it again and again while requests wait.
             gc.collect()
             gc.freeze()
-            gc.set_threshold(*COLLECTED)
             async with working(app, service):
                 yield app, service
 

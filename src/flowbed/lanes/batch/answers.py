@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import os
 import tempfile
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Self
@@ -25,6 +26,8 @@ if TYPE_CHECKING:
 
 # Lines that are read in a thread at a time: a few milliseconds of the interpreter's time.
 LINES = 512
+# The cosine of two vectors for one text that are the same but for the order in which a processor has added up.
+SAME = 0.9999
 
 
 async def copy_answers(job: Job, submission: str, api: BatchApi, store: Store) -> list[str]:
@@ -58,10 +61,14 @@ async def _is_there(store: Store, key: str) -> bool:
 
 @dataclass
 class Answers:
-    """The answers of one job by text_hash: what failed and why, what was billed, and where each vector lies."""
+    """The answers of one job by text_hash: what failed and why, what was billed, and where each vector lies.
+
+    `conflicting` texts were answered with vectors that differ: nobody can tell which is theirs, so that none is.
+    """
 
     failures: dict[str, tuple[str, str]] = field(default_factory=dict)
     expired: set[str] = field(default_factory=set)
+    conflicting: set[str] = field(default_factory=set)
     billed: dict[str, int] = field(default_factory=dict)
     doubled: int = 0
     unreadable: int = 0
@@ -70,6 +77,7 @@ class Answers:
         """Make the file that vectors are written to, of which nothing is left behind."""
         self._file = tempfile.TemporaryFile(prefix="flowbed-vectors-")  # noqa: SIM115 - closed by `close`
         self._places: dict[str, int] = {}
+        self._written = 0
         self._told: set[str] = set()
         self._dimensions = 0
 
@@ -98,10 +106,11 @@ class Answers:
         return self._places.keys() - hashes
 
     def add(self, answered: Answered) -> None:
-        """Take in one line; of several for one text, the first that has a vector counts."""
+        """Take in one line; of several for one text those that have a vector must agree."""
         name = answered.name
-        if name in self._places:
+        if name in self._places or name in self.conflicting:
             self.doubled += 1
+            self._compare(answered)
             return
         if answered.tokens is not None:
             self.billed[name] = answered.tokens
@@ -114,8 +123,19 @@ class Answers:
         self.failures.pop(name, None)
         self.expired.discard(name)
         self._dimensions = len(answered.vector)
-        self._places[name] = len(self._places)
+        self._places[name] = self._written
+        self._written += 1
         self._file.write(answered.vector.astype("<f4").tobytes())
+
+    def _compare(self, answered: Answered) -> None:
+        """Believe neither of two vectors for one text that differ: lines come in any order."""
+        if answered.vector is None or answered.name in self.conflicting:
+            return
+        first = self.vectors([answered.name])[answered.name]
+        self._file.seek(0, os.SEEK_END)
+        if first.shape != answered.vector.shape or float(first @ answered.vector) < SAME:
+            del self._places[answered.name]
+            self.conflicting.add(answered.name)
 
     def tell(self, text_hash: str) -> bool:
         """Tell whether this is the first time that what a text has cost is told."""
@@ -152,7 +172,10 @@ async def read_answers(submission: str, api: BatchApi, store: Store) -> Answers:
         log.warning("submission %s: %d lines of the answers cannot be read", submission, answers.unreadable)
     if answers.doubled:
         log.warning(
-            "submission %s: %d texts were answered twice; the first counts", submission, answers.doubled
+            "submission %s: %d lines answer what another has answered, %d texts with other vectors",
+            submission,
+            answers.doubled,
+            len(answers.conflicting),
         )
     return answers
 

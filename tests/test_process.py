@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 COUNT = """
 import ctypes, os, sys, threading
 if sys.argv[1] == "shared":
-    from flowbed.cli.process import share_heaps
+    from flowbed.process import share_heaps
     share_heaps()
 libc = ctypes.CDLL(None)
 libc.malloc.restype = libc.fopen.restype = ctypes.c_void_p
