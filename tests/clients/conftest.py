@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 from contextlib import contextmanager
@@ -135,3 +136,26 @@ def installed(lacking: Callable[[str], NoReturn]) -> Callable[[str], Path]:
         return CLIENTS / path
 
     return find
+
+
+@pytest.fixture(scope="session")
+def in_node(lacking: Callable[[str], NoReturn], installed: Callable[[str], Path]) -> Callable[..., Any]:
+    """Run a script of checks in Node against a server, told what else it needs; give what it says as JSON."""
+    node = shutil.which("node")
+    if node is None:
+        lacking("no Node: make services")
+    modules = installed("node/node_modules/openai").parent.parent
+    scripts = Path(__file__).parent / "node"
+
+    def run(script: str, served: Served, **more: Any) -> Any:
+        told = {"url": served.url, "model": served.model, "key": served.key, **more}
+        done = subprocess.run(
+            [node, str(scripts / script), str(modules), json.dumps(told)],
+            capture_output=True,
+            text=True,
+            timeout=300,
+            check=True,
+        )
+        return json.loads(done.stdout)
+
+    return run

@@ -2,11 +2,7 @@
 
 from __future__ import annotations
 
-import json
-import shutil
-import subprocess
-from pathlib import Path
-from typing import TYPE_CHECKING, Any, NoReturn
+from typing import TYPE_CHECKING, Any
 
 import pytest
 from rs_bpe.bpe import openai as bpe
@@ -19,7 +15,6 @@ from flowbed.testing.simulators.openai import Model
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-SCRIPT = Path(__file__).parent / "node" / "check.mjs"
 TEXTS = ["The keys are rotated each month.", "Grüße aus Köln", "すべての書類は金庫にあります。"]
 IN_ORDER = {
     "a list has a vector for each of its strings, in order",
@@ -34,26 +29,10 @@ BASE64 = {
 
 
 @pytest.fixture(scope="session")
-def outcomes(lacking: Callable[[str], NoReturn], installed: Callable[[str], Path]) -> Callable[[Served], Any]:
+def outcomes(in_node: Callable[..., Any]) -> Callable[[Served], Any]:
     """Give what the checks in Node find, each with its verdict."""
-    node = shutil.which("node")
-    if node is None:
-        lacking("no Node: make services")
-    modules = installed("node/node_modules/openai").parent.parent
-
-    def run(served: Served) -> Any:
-        tokens = [list(bpe.cl100k_base().encode(text)) for text in TEXTS]
-        said = {"url": served.url, "model": served.model, "key": served.key, "tokens": tokens}
-        done = subprocess.run(
-            [node, str(SCRIPT), str(modules), json.dumps(said)],
-            capture_output=True,
-            text=True,
-            timeout=300,
-            check=True,
-        )
-        return json.loads(done.stdout)
-
-    return run
+    tokens = [list(bpe.cl100k_base().encode(text)) for text in TEXTS]
+    return lambda served: in_node("check.mjs", served, tokens=tokens)
 
 
 def test_a_server_passes_every_check(served: Served, outcomes: Callable[[Served], Any]) -> None:

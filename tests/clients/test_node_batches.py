@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-import json
-import shutil
-import subprocess
-from pathlib import Path
-from typing import TYPE_CHECKING, Any, NoReturn
+from functools import partial
+from typing import TYPE_CHECKING, Any
 
 import pytest
 from tests.clients.conftest import SMALL, Served
@@ -17,30 +14,13 @@ from flowbed.testing.simulators.openai import Model
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-SCRIPT = Path(__file__).parent / "node" / "batches.mjs"
 ANSWERED = "each line is answered once, as its request would be"
 
 
 @pytest.fixture(scope="session")
-def outcomes(lacking: Callable[[str], NoReturn], installed: Callable[[str], Path]) -> Callable[[Served], Any]:
+def outcomes(in_node: Callable[..., Any]) -> Callable[[Served], Any]:
     """Give what the checks in Node find, each with its verdict."""
-    node = shutil.which("node")
-    if node is None:
-        lacking("no Node: make services")
-    modules = installed("node/node_modules/openai").parent.parent
-
-    def run(served: Served) -> Any:
-        said = {"url": served.url, "model": served.model, "key": served.key}
-        done = subprocess.run(
-            [node, str(SCRIPT), str(modules), json.dumps(said)],
-            capture_output=True,
-            text=True,
-            timeout=300,
-            check=True,
-        )
-        return json.loads(done.stdout)
-
-    return run
+    return partial(in_node, "batches.mjs")
 
 
 def test_a_server_passes_every_check(served: Served, outcomes: Callable[[Served], Any]) -> None:
