@@ -4,6 +4,7 @@
     ├── Transient        the same call may succeed later: it is retried with backoff
     │   ├── OutOfSpace   the disk is full: nothing written is lost, free space and run again
     │   ├── TooMany      a caller asks more often than it may: wait as long as the answer says
+    │   │   └── QueueFull  too much of an account waits already: what is ahead has to end first
     │   └── Unavailable  a provider is known to be down: it is asked again when the answer says
     ├── Conflict         someone else wrote first: read again and decide again
     ├── Rejected         this input will never be accepted: it is recorded with its reason and passed over
@@ -48,6 +49,10 @@ class OutOfSpace(Transient):
 
 class TooMany(Transient):
     """A caller asks more often than its rate limit lets it; `retry_after` says when there is room again."""
+
+
+class QueueFull(TooMany):
+    """The provider takes no more of an account's jobs until others of it have ended."""
 
 
 class Unavailable(Transient):

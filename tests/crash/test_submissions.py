@@ -269,9 +269,9 @@ async def test_what_is_handed_in_while_somebody_polls_is_not_taken_for_lost(
 ) -> None:
     """A poll that saw a submission before it was handed in leaves it to the next one, and nothing of it has failed."""
     async with await flowbed.aopen(lane.folder) as bed, await flowbed.aopen(lane.folder) as other:
-        await bed.find_unembedded(limit=5)
-        await bed.submit()
-        (late,) = (await bed.find_unembedded(limit=5)).submissions
+        await bed.find_unembedded(limit=3)
+        await other.submit()  # which has its model open from here on
+        (late,) = (await bed.find_unembedded(limit=3)).submissions
         lane.provider.order(Fault(kind="slow", path="/v1/batches/*", delay=2.0))
 
         async def hand_in() -> None:

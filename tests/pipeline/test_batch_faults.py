@@ -4,16 +4,17 @@ from __future__ import annotations
 
 import asyncio
 from dataclasses import replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NoReturn
 
 import pytest
 from tests.pipeline.test_batch_lane import run_to_the_end, statuses, write, write_page
 
 import flowbed
 from flowbed.lanes.batch.input import Input
-from flowbed.pipeline.submit import AGAIN
+from flowbed.pipeline.ending import AGAIN
 from flowbed.testing.index import contents_of, differences
 from flowbed.testing.simulators import Fault, OpenAI, Simulator, running
+from flowbed.testing.simulators.openai_jobs import BatchesApi
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
@@ -236,6 +237,27 @@ async def test_what_may_have_a_job_ends_unasked_only_on_request(
         assert simulator.account.totals().billed_again == 0
 
 
+async def test_what_nobody_has_begun_to_hand_in_goes_to_the_account_that_is_set(
+    tmp_path: Path, slow: tuple[Simulator, str]
+) -> None:
+    """Texts that were found with another key stand in the queue of the key that they are handed in with."""
+    simulator, url = slow
+    folder = made(tmp_path, url)
+    async with await flowbed.aopen(folder) as bed:
+        await bed.run(lane="realtime", limit=1)
+        (submission,) = (await bed.find_unembedded()).submissions
+    change(folder, 'api_key = "any"', 'api_key = "other"')
+    async with await flowbed.aopen(folder) as bed:
+        (found,) = await bed.submissions()
+        assert (await bed.submit()).submitted == [submission]
+        (row,) = await bed.submissions()
+        assert row.account != found.account
+        simulator.advance(LATER)
+        await run_to_the_end(bed)
+        assert await statuses(bed) == {"SUCCESS": PAGES + 1}
+    assert simulator.account.totals().billed_again == 0
+
+
 async def test_what_was_begun_with_another_key_is_not_handed_in_twice(
     tmp_path: Path, slow: tuple[Simulator, str]
 ) -> None:
@@ -386,6 +408,33 @@ async def test_a_submission_larger_than_the_queue_is_given_up(tmp_path: Path) ->
         async with await flowbed.aopen(folder) as bed:
             report = await bed.run(lane="batch", wait=True)
             assert (report.failed, await statuses(bed)) == (0, {"SUCCESS": PAGES + 1})
+
+
+async def test_a_queue_that_is_full_when_a_job_is_asked_for_has_no_room_for_ever(
+    tmp_path: Path, provider: tuple[Simulator, str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Behind others it waits; where nothing from here is ahead of it, who waits is told which setting to change."""
+
+    def full(batches: BatchesApi, *_: object) -> NoReturn:
+        raise batches._api.error(400, "too much waits", code="token_limit_exceeded")
+
+    _, url = provider
+    async with await flowbed.aopen(made(tmp_path, url)) as bed:
+        await bed.run(lane="realtime", limit=1)
+        first, second = (await bed.find_unembedded(limit=10)).submissions, await bed.find_unembedded()
+        assert (await bed.submit(*first)).submitted == first
+        monkeypatch.setattr(BatchesApi, "_too_much", full)
+        done = await bed.submit()
+        assert (done.submitted, done.waiting) == ([], second.submissions)
+        monkeypatch.undo()
+        await bed.poll(*first)
+        monkeypatch.setattr(BatchesApi, "_too_much", full)
+        done = await bed.submit(*second.submissions)
+        assert "batch_tokens in [providers.openai]" in done.failures[0].reason
+        monkeypatch.undo()
+        assert await bed.submissions() == []
+        await bed.run(lane="batch", wait=True)
+        assert await statuses(bed) == {"SUCCESS": PAGES + 1}
 
 
 @pytest.mark.parametrize(("lost", "failed"), [(1, 19), (2, 2)])

@@ -186,7 +186,9 @@ def show_submitted(done: Submitted) -> None:
     for submission in done.submitted:
         say(f"submission {submission} handed in")
     for submission in done.waiting:
-        say(f"submission {submission} waits for room in the provider's queue")
+        say(
+            f"submission {submission} waits: for room in the provider's queue, for its end, or for who is at it"
+        )
     problems("failed", done.failures)
 
 

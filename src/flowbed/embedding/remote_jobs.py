@@ -12,7 +12,7 @@ from flowbed.embedding.remote import Remote
 from flowbed.embedding.transfer import download, upload
 from flowbed.embedding.unicode import require_unicode
 from flowbed.embedding.wrapper import Wrapper
-from flowbed.errors import NotFound, Rejected, TooMany, Transient
+from flowbed.errors import NotFound, QueueFull, Rejected, TooMany, Transient
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
@@ -255,8 +255,8 @@ class Jobs:
 
     def _failure(self, answer: Answer) -> Error:
         failure = self._remote.failure(answer)
-        if self._is_full(answer) and isinstance(failure, Rejected):
-            return TooMany(str(failure), retry_after=answer.retry_after)
+        if self._is_full(answer) and isinstance(failure, Rejected | TooMany):
+            return QueueFull(str(failure), retry_after=answer.retry_after)
         return failure
 
     def _is_full(self, answer: Answer) -> bool:

@@ -392,8 +392,8 @@ class Submissions(Protocol):
         """End every hold of `worker`; return how many. A state of `submitting` stays: something may have been sent."""
         ...
 
-    async def queued(self, account: str) -> int:
-        """Add up the tokens of the live submissions of an account that are with its provider, or on the way there."""
+    async def queued(self, account: str, *, besides: str = "") -> int:
+        """Add up the tokens of the live submissions of an account, but for one, that are queued at its provider."""
         ...
 
 

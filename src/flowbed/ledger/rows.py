@@ -174,6 +174,17 @@ class SubmissionRow:
     ended: int = 0
     error: str = ""
 
+    @property
+    def is_queued(self) -> bool:
+        """Tell whether it takes room in its provider's queue, or may.
+
+        Neither what was put off before there was a job of it does, nor what has ended with answers that cannot be taken
+        in: either would keep the room of others for as long as that is so.
+        """
+        if self.state == "submitted":
+            return not self.ended and (not self.error or self.done + self.failed < self.texts)
+        return self.state == "submitting" and not self.later
+
 
 @dataclass(frozen=True, kw_only=True)
 class SpendRow:

@@ -15,10 +15,8 @@ from flowbed.ledger.text import shown, unfit
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
 
-# What stands in its provider's queue, or may.
-_QUEUED = ("submitting", "submitted")
 # What is settled when a submission is made, and never changes.
-_FIXED = ("id", "space", "account", "key", "bytes", "texts", "chunks", "created", "cancel")
+_FIXED = ("id", "space", "key", "bytes", "texts", "chunks", "created", "cancel")
 
 
 class SqlSubmissions:
@@ -118,14 +116,12 @@ class SqlSubmissions:
         statement = _held(worker).values(worker="", until=0)
         return await self._database.write(lambda connection: connection.execute(statement).rowcount)
 
-    async def queued(self, account: str) -> int:
-        """Add up the tokens that stand in the provider's queue."""
-        query = sa.select(sa.func.coalesce(sa.func.sum(submissions.c.tokens), 0)).where(
-            submissions.c.account == account,
-            submissions.c.ended == 0,
-            submissions.c.state.in_(_QUEUED),
+    async def queued(self, account: str, *, besides: str = "") -> int:
+        """Add up the tokens that take room in the provider's queue."""
+        live = [row async for page in self.pages(live=True) for row in page]
+        return sum(
+            row.tokens for row in live if row.account == account and row.id != besides and row.is_queued
         )
-        return int(await self._database.read(lambda connection: connection.execute(query).scalar_one()))
 
     async def _change(self, statement: sa.Update) -> bool:
         return await self._database.write(lambda connection: connection.execute(statement).rowcount > 0)

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, TypeVar
 
 import stamina
 
-from flowbed.errors import Misconfigured, Transient
+from flowbed.errors import Misconfigured, QueueFull, Transient
 from flowbed.lanes.realtime import ATTEMPTS, WAIT_FIRST, WAIT_MOST, wait
 from flowbed.pipeline.claims import CLAIM, RUN_CHUNKS
 from flowbed.pipeline.failing import Tally, fail, failure
@@ -26,6 +26,8 @@ if TYPE_CHECKING:
 
 Made = TypeVar("Made")
 
+# What the provider would not take is offered again after so long (µs); its queue moves in minutes, not in seconds.
+AGAIN = 60_000_000
 NOT_HANDED_IN = "it was ended before it was handed in"
 
 
@@ -38,13 +40,13 @@ async def tried(work: Callable[[], Awaitable[Made]]) -> Made:
     """Do what may fail for a moment, again and again for about half a minute.
 
     Raises:
-        Transient: it goes on failing; any other error of `work` at once.
+        Transient: it goes on failing; any other error of `work` at once, as `QueueFull`, which takes longer to pass.
 
     """
     tries = count(1)
 
     def again(error: Exception) -> bool | float:
-        if not isinstance(error, Transient):
+        if not isinstance(error, Transient) or isinstance(error, QueueFull):
             return False
         reached(RETRIED, reason=str(error))
         return wait(error, next(tries))
@@ -125,6 +127,27 @@ async def let_go(row: SubmissionRow, state: str, reason: str, parts: Parts) -> S
     """End a held submission whose chunks wait again."""
     await parts.ledger.chunks.let_go(row.id)
     return await end(replace(row, state=state, error=reason), parts)
+
+
+async def turned_away(row: SubmissionRow, reason: str, parts: Parts) -> tuple[SubmissionRow, str]:
+    """Put off a held submission that its provider's queue has no room for; end it where nothing of ours is in its way.
+
+    Then the second says why, and what to do.
+    """
+    if await parts.ledger.submissions.queued(row.account, besides=row.id):
+        later = parts.clock() + AGAIN
+        put_off = replace(
+            row, state="ready", job="", submitted=0, later=later, error=reason, worker="", until=0
+        )
+        await parts.ledger.submissions.save(put_off, worker=parts.worker)
+        return put_off, ""
+    vendor = row.account.partition(":")[0]
+    hopeless = (
+        f"its {row.tokens:,} tokens do not fit into the provider's queue ({reason}), and nothing else handed in from"
+        f" here is there: set batch_tokens in [providers.{vendor}] to what the account may have waiting; its texts wait"
+        " for the next run"
+    )
+    return await let_go(row, "failed", hopeless, parts), hopeless
 
 
 async def refuse(row: SubmissionRow, reason: str, parts: Parts) -> Tally:

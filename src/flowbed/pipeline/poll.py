@@ -12,11 +12,21 @@ from flowbed.lanes.batch.input import read_texts
 from flowbed.lanes.outcome import Paid
 from flowbed.pipeline.answered import AGAIN_IS_PAID, Answered, LayingDown
 from flowbed.pipeline.claims import CLAIM, RUN_CHUNKS, renewed, take_back
-from flowbed.pipeline.ending import NOT_HANDED_IN, end, held_elsewhere, is_to_end, let_go, refuse, withdraw
+from flowbed.pipeline.ending import (
+    AGAIN,
+    NOT_HANDED_IN,
+    end,
+    held_elsewhere,
+    is_to_end,
+    let_go,
+    refuse,
+    turned_away,
+    withdraw,
+)
 from flowbed.pipeline.failing import Tally, fail, failure
 from flowbed.pipeline.find import batch_api
 from flowbed.pipeline.landing import commit_pending
-from flowbed.pipeline.submit import AGAIN, all_live, chosen, in_queue
+from flowbed.pipeline.submit import all_live, chosen
 from flowbed.records import Problem, Space
 from flowbed.telemetry import ANSWERS_COPIED, reached
 
@@ -135,6 +145,10 @@ class _Polling:
 
     async def settle(self, seen: SubmissionRow, job: Job | _Missing | Transient | None) -> None:
         """Go on from what the provider said of a submission as it was seen, unless another worker is at it."""
+        if seen.state != "submitted" and not is_to_end(seen, self._parts.clock()):
+            # Nothing was asked about it, and it is not held: who hands it in at this moment shall find it free.
+            self._polled.pending.append(seen)
+            return
         row = await self._held(seen.id)
         if row is None:
             return
@@ -274,19 +288,11 @@ class _Polling:
         await self._let_go(row, "failed", job.reason or next(iter(guilty.values())))
 
     async def _turned_away(self, row: SubmissionRow, job: Job) -> None:
-        """Go on from a queue that had no room: it is waited for, unless nothing of ours is in its way."""
-        if await in_queue(row.account, self._parts, besides=row.id):
-            later = self._parts.clock() + AGAIN
-            await self._keep(replace(row, state="ready", job="", submitted=0, later=later, error=job.reason))
-            return
-        vendor = row.account.partition(":")[0]
-        reason = (
-            f"its {row.tokens:,} tokens do not fit into the provider's queue ({job.reason}), and nothing else handed in"
-            f" from here is there: set batch_tokens in [providers.{vendor}] to what the account may have waiting;"
-            " its texts wait for the next run"
-        )
-        self._tell(row, reason)
-        await self._let_go(row, "failed", reason)
+        """Go on from a queue that had no room."""
+        row, hopeless = await turned_away(row, job.reason, self._parts)
+        if hopeless:
+            self._tell(row, hopeless)
+        (self._polled.ended if row.ended else self._polled.pending).append(row)
 
     async def _blame(self, row: SubmissionRow, guilty: dict[str, str]) -> None:
         """Let the chunks fail that a whole job was refused for; the others need not."""

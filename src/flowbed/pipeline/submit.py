@@ -9,9 +9,18 @@ import asyncio
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
-from flowbed.errors import Misconfigured, NotFound, Rejected, Transient
+from flowbed.errors import Misconfigured, NotFound, QueueFull, Rejected, Transient
 from flowbed.pipeline.claims import CLAIM, renewed, take_back
-from flowbed.pipeline.ending import adopted, begun_job, held_elsewhere, is_to_end, refuse, tried
+from flowbed.pipeline.ending import (
+    AGAIN,
+    adopted,
+    begun_job,
+    held_elsewhere,
+    is_to_end,
+    refuse,
+    tried,
+    turned_away,
+)
 from flowbed.pipeline.find import batch_api
 from flowbed.records import Problem
 from flowbed.telemetry import SUBMISSION_BEGUN, reached
@@ -25,15 +34,15 @@ if TYPE_CHECKING:
     from flowbed.pipeline import Parts
 
 AT_ONCE = 10
-# What the provider would not take is offered again after so long (µs); its queue moves in minutes, not in seconds.
-AGAIN = 60_000_000
+_TO_HAND_IN = frozenset({"ready", "submitting"})
 
 
 @dataclass
 class Submitted:
-    """What was handed in, what waits for room in the provider's queue or for its end, and what could not be handed in.
+    """What was handed in, what waits, and what could not be handed in.
 
-    What is `blocked` is so until a setting changes, and goes on with no amount of waiting.
+    It waits for room in the provider's queue, for its end, or for the worker that is at it. What is `blocked` is so
+    until a setting changes, and goes on with no amount of waiting.
     """
 
     submitted: list[str] = field(default_factory=list)
@@ -54,7 +63,7 @@ async def submit(parts: Parts, submissions: Collection[str] = ()) -> Submitted:
     """
     api = batch_api(parts)
     await take_back(parts)
-    rows = [row for row in await chosen(parts, submissions) if row.state in {"ready", "submitting"}]
+    rows = [row for row in await chosen(parts, submissions) if row.state in _TO_HAND_IN]
     done = Submitted()
     submitting = _Submitting(parts, api, done, asked=bool(submissions))
     async with renewed(parts):
@@ -88,25 +97,6 @@ async def all_live(parts: Parts) -> list[SubmissionRow]:
     return [row async for page in parts.ledger.submissions.pages(live=True) for row in page]
 
 
-async def in_queue(account: str, parts: Parts, *, besides: str) -> int:
-    """Add up the tokens that an account's submissions, but for one, have in the provider's queue or on the way there.
-
-    Neither what was put off before there was a job of it is there, nor what has ended with answers that cannot be taken
-    in: either would keep the room of others for as long as that is so.
-    """
-    return sum(
-        row.tokens
-        for row in await all_live(parts)
-        if row.account == account and row.id != besides and _is_queued(row)
-    )
-
-
-def _is_queued(row: SubmissionRow) -> bool:
-    if row.state == "submitted":
-        return not row.error or row.done + row.failed < row.texts
-    return row.state == "submitting" and not row.later
-
-
 class _NotMade(Misconfigured):
     """The provider has said no to making a job, and there was none before."""
 
@@ -122,42 +112,56 @@ class _Submitting:
         self._admitting = asyncio.Lock()
 
     async def hand_in(self, submission: str) -> None:
-        parts = self._parts
         async with self._slots:
-            now = parts.clock()
-            row = await parts.ledger.submissions.hold(
-                submission, worker=parts.worker, now=now, until=now + CLAIM
-            )
-            if row is None or row.state not in {"ready", "submitting"}:
+            row = await self._held(submission)
+            if row is None:
                 return
             try:
                 begun = await self._admitted(row)
                 if begun is not None:
                     job = await self._made(begun, look_first=row.state == "submitting")
-                    await adopted(begun, job, parts)
+                    await adopted(begun, job, self._parts)
                     self._done.submitted.append(row.id)
             except Rejected as error:
                 await self._refused(row.id, error)
+            except QueueFull as error:
+                await self._turned_away(row.id, error)
             except Transient as error:
                 await self._put_off(row.id, error)
             except Misconfigured as error:
                 await self._put_off(row.id, error, made=not isinstance(error, _NotMade))
                 self._done.blocked.append(row.id)
 
+    async def _held(self, submission: str) -> SubmissionRow | None:
+        """Hold a submission; None where another worker is at it, or has handed it in."""
+        submissions, worker, now = self._parts.ledger.submissions, self._parts.worker, self._parts.clock()
+        row = await submissions.hold(submission, worker=worker, now=now, until=now + CLAIM)
+        if row is None:
+            there = await submissions.get(submission)
+            if there is not None and there.state in _TO_HAND_IN:
+                self._done.waiting.append(submission)
+            return None
+        if row.state not in _TO_HAND_IN:
+            await submissions.save(replace(row, worker="", until=0), worker=worker)
+            return None
+        return row
+
     async def _admitted(self, row: SubmissionRow) -> SubmissionRow | None:
         """Take room in the provider's queue; None where there is none, or where it is to end."""
         parts, terms = self._parts, self._api.terms
+        # What nobody has begun to hand in goes to the account that is set now, whoever found its texts.
+        account = terms.account if row.state == "ready" else row.account
         async with self._admitting:
             now = parts.clock()
             later = is_to_end(row, now) or (not self._asked and row.later > now)
             if not later and row.state == "ready" and terms.tokens is not None:
-                queued = await in_queue(row.account, parts, besides=row.id)
+                queued = await parts.ledger.submissions.queued(account, besides=row.id)
                 later = bool(queued) and queued + row.tokens > terms.tokens
             if later:
                 await parts.ledger.submissions.save(replace(row, worker="", until=0), worker=parts.worker)
                 self._done.waiting.append(row.id)
                 return None
-            begun = replace(row, state="submitting", later=0)
+            begun = replace(row, account=account, state="submitting", later=0)
             if not await parts.ledger.submissions.save(begun, worker=parts.worker):
                 return None  # it is another's now
         reached(SUBMISSION_BEGUN, submission=row.id)
@@ -190,6 +194,16 @@ class _Submitting:
             put_off = replace(row, state=state, later=later, error=str(error), worker="", until=0)
             await parts.ledger.submissions.save(put_off, worker=parts.worker)
         self._tell(submission, f"{error}; it is handed in again by the next run")
+
+    async def _turned_away(self, submission: str, error: QueueFull) -> None:
+        row = await self._parts.ledger.submissions.get(submission)
+        if row is None:
+            return
+        _, hopeless = await turned_away(row, str(error), self._parts)
+        if hopeless:
+            self._tell(submission, hopeless)
+        else:
+            self._done.waiting.append(submission)
 
     async def _refused(self, submission: str, error: Rejected) -> None:
         """Give up what the provider will never take."""

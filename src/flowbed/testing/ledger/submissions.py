@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import asyncio
 from dataclasses import replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
+
+import pytest
 
 from flowbed.testing.ledger.rows import LATE, end, flat, submission
 
@@ -176,3 +178,24 @@ class SubmissionsContract:
         await end(ledger, "t")
         assert await ledger.submissions.queued("a") == 3_000_000_000
         assert await ledger.submissions.queued("another") == 3_000_000_000
+        assert await ledger.submissions.queued("another", besides="u") == 0
+
+    @pytest.mark.parametrize(
+        ("changes", "counts"),
+        [
+            ({"state": "submitting"}, True),
+            ({"state": "submitting", "later": 60}, False),  # put off: there is no job of it
+            ({"state": "submitted", "error": "not found for a while"}, True),
+            (
+                {"state": "submitted", "error": "answers of no use", "done": 40, "failed": 2},
+                False,
+            ),  # it has ended
+        ],
+    )
+    async def test_what_takes_no_room_is_not_queued(
+        self, ledger: Ledger, changes: dict[str, Any], counts: bool
+    ) -> None:
+        """Neither what was put off nor what has ended keeps the room of others."""
+        row = submission(**{"texts": 42, **changes})
+        await ledger.submissions.create(row)
+        assert await ledger.submissions.queued(row.account) == (row.tokens if counts else 0)

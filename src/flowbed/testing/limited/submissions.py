@@ -17,8 +17,7 @@ if TYPE_CHECKING:
 
 PAGE = 1_000
 # What is settled when a submission is made, and `cancel`, which others ask for.
-_FIXED = frozenset({"id", "space", "account", "key", "bytes", "texts", "chunks", "created", "cancel"})
-_QUEUED = ("submitting", "submitted")
+_FIXED = frozenset({"id", "space", "key", "bytes", "texts", "chunks", "created", "cancel"})
 
 
 class LimitedSubmissions:
@@ -76,10 +75,12 @@ class LimitedSubmissions:
         """End every hold of `worker`."""
         return await self._held(worker, {"worker": "", "until": 0})
 
-    async def queued(self, account: str) -> int:
-        """Add up the tokens that stand in the provider's queue."""
+    async def queued(self, account: str, *, besides: str = "") -> int:
+        """Add up the tokens that take room in the provider's queue."""
         live = [row async for page in self.pages(live=True) for row in page]
-        return sum(row.tokens for row in live if row.account == account and row.state in _QUEUED)
+        return sum(
+            row.tokens for row in live if row.account == account and row.id != besides and row.is_queued
+        )
 
     async def live(self, submissions: Collection[str]) -> set[str]:
         """Tell which of the submissions named are live."""
