@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 from flowbed import telemetry
 from flowbed.embedding.cache import Cached
 from flowbed.embedding.coalesced import INTERACTIVE, Coalesced
+from flowbed.embedding.hurry import UNHURRIED, unhurried
 from flowbed.embedding.memory import VectorMemory
 from flowbed.errors import Misconfigured, Rejected, Transient, Unavailable
 from flowbed.records import Embedded, Space
@@ -48,6 +49,7 @@ class Model:
         self.names_inputs = names_inputs
         self.error = error
         self.sent: list[list[str]] = []
+        self.waited_for: list[bool] = []
         self.under_way = 0
         self.most_under_way = 0
         self.cancelled = 0
@@ -55,6 +57,7 @@ class Model:
     async def embed(self, texts: Sequence[str], *, purpose: Purpose) -> Embedded:
         assert len(texts) <= self.items
         self.sent.append(list(texts))
+        self.waited_for.append(not UNHURRIED.get())
         self.under_way += 1
         self.most_under_way = max(self.most_under_way, self.under_way)
         try:
@@ -107,6 +110,7 @@ class Calling:
     texts: tuple[str, ...]
     purpose: Purpose = "document"
     gives_up: float | None = None
+    waited_for: bool = True
 
 
 WORDS = st.sampled_from(["a", "b b", "c c c", "long d", "a" * 200, "bad", "deadly", "odd"])
@@ -121,6 +125,7 @@ WORDS = st.sampled_from(["a", "b b", "c c c", "long d", "a" * 200, "bad", "deadl
             texts=st.lists(WORDS, max_size=20).map(tuple) | st.lists(st.just("a"), max_size=5).map(tuple),
             purpose=st.sampled_from(["document", "query"]),
             gives_up=st.sampled_from([None, None, 0.0, 0.7, 2.0]),
+            waited_for=st.booleans(),
         ),
         max_size=12,
     ),
@@ -137,6 +142,7 @@ def test_every_call_has_its_own_outcome(
 
     async def caller(coalesced: Coalesced, calling: Calling) -> None:
         await asyncio.sleep(calling.at)
+        UNHURRIED.set(not calling.waited_for)  # in the context of this task alone
         try:
             async with asyncio.timeout(calling.gives_up):
                 answer = await coalesced.embed(calling.texts, purpose=calling.purpose)
@@ -157,7 +163,7 @@ def test_every_call_has_its_own_outcome(
         assert not coalesced._running
 
     run_virtual(main())
-    assert model.most_under_way <= at_once * (2 if apart else 1)
+    assert model.most_under_way <= at_once * (3 if apart else 1)
     deadly = sum(any(text.startswith(("deadly", "odd")) for text in calling.texts) for calling in calls)
     for calling, outcome in outcomes:
         check(calling, outcome, deadly=deadly)
@@ -236,6 +242,30 @@ def test_small_calls_kept_apart_wait_for_their_like_alone() -> None:
         assert model.most_under_way == 2
 
     run_virtual(main())
+
+
+def test_what_nobody_waits_for_goes_last_and_says_so() -> None:
+    """It goes behind calls that came later, the embedder knows which is which, and where it can it goes beside them."""
+
+    async def main(*, apart: bool) -> Model:
+        model = Model()
+        coalesced = Coalesced(model, apart=apart)
+        waited_for = [["word"], ["first"] * LARGE, ["x"]]
+        calls = []
+        for place, texts in enumerate(waited_for):
+            if place == 1:
+                with unhurried():
+                    calls.append(asyncio.create_task(coalesced.embed(["last"], purpose="document")))
+            calls.append(asyncio.create_task(coalesced.embed(texts, purpose="document")))
+        await asyncio.gather(*calls)
+        return model
+
+    model = run_virtual(main(apart=False))
+    assert model.sent == [["word"], ["x", *["first"] * LARGE, "last"]]
+    assert model.waited_for == [True, True]  # by some
+    model = run_virtual(main(apart=True))
+    assert model.sent == [["word"], ["last"], ["first"] * LARGE, ["x"]]
+    assert model.waited_for == [True, False, True, True]
 
 
 def test_large_calls_end_some_day() -> None:

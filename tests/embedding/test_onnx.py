@@ -5,6 +5,8 @@ from __future__ import annotations
 import asyncio
 import itertools
 import json
+import os
+import sys
 import threading
 import time
 from typing import TYPE_CHECKING, Any
@@ -17,6 +19,7 @@ from safetensors.numpy import load_file
 from tokenizers import Tokenizer
 
 from flowbed.embedding import open_embedder
+from flowbed.embedding.hurry import LAST, unhurried
 from flowbed.embedding.onnx import open_onnx
 from flowbed.embedding.weights import find_checkpoint
 from flowbed.errors import Misconfigured, Rejected
@@ -27,6 +30,7 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
+    from flowbed.embedding.batches import Batch
     from flowbed.embedding.onnx import Onnx
 
 TEXTS = [
@@ -263,6 +267,30 @@ async def test_concurrent_calls_agree_with_lone_ones(default_model: Onnx) -> Non
     for answer in together:
         assert np.abs(answer - alone).max() < 1e-5
     assert sum("flowbed-onnx" in thread.name for thread in threading.enumerate()) <= 6
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="elsewhere threads have no rank of their own")
+async def test_work_that_nobody_waits_for_stands_back(
+    default_model: Onnx, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It has the same vectors, from threads of the lowest rank; who waits for an answer keeps the usual one."""
+    ranks: list[int] = []
+    run = default_model._run
+
+    def watched(batch: Batch) -> NDArray[np.float32]:
+        ranks.append(os.getpriority(os.PRIO_PROCESS, threading.get_native_id()))
+        return run(batch)
+
+    usual = os.getpriority(os.PRIO_PROCESS, 0)
+    monkeypatch.setattr(default_model, "_run", watched)
+    awaited = await vectors(default_model, TEXTS)
+    assert set(ranks) == {usual}
+    ranks.clear()
+    with unhurried():
+        aside = await vectors(default_model, TEXTS)
+    assert set(ranks) == {LAST}
+    assert np.abs(aside - awaited).max() < 1e-5
+    assert os.getpriority(os.PRIO_PROCESS, threading.get_native_id()) == usual
 
 
 async def test_cancelled_call_leaves_the_model_usable(default_model: Onnx) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
+from contextvars import copy_context
 from dataclasses import dataclass, field
 from itertools import count
 from typing import TYPE_CHECKING
@@ -11,6 +12,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from flowbed import telemetry
+from flowbed.embedding.hurry import UNHURRIED
 from flowbed.embedding.unicode import require_unicode
 from flowbed.embedding.usage import guessed, shares
 from flowbed.embedding.wrapper import Wrapper, anew
@@ -25,6 +27,8 @@ if TYPE_CHECKING:
 
 # A call of so many texts is somebody who waits for an answer; one of more is work that can wait.
 INTERACTIVE = 8
+# Kinds of calls, in the order in which they are sent; the last is of work that nobody waits for at all.
+SMALL, LARGE, LAST = KINDS = (0, 1, 2)
 
 # Joined calls in a row that may pass by work that can wait; then it goes first once, so that it ends some day.
 PASSED_OVER = 4
@@ -37,8 +41,8 @@ class Coalesced(Wrapper):
     """An embedder that is asked for the texts of several calls at once.
 
     Nobody waits for others to come: a call that finds the embedder free is sent at once, and those that come while it
-    works go together when it is done. Small calls go first, large ones in parts. Each call is answered whole or not at
-    all, and none fails by the texts of another. Used from one event loop.
+    works go together when it is done. Small calls go first, large ones in parts, and last what nobody waits for. Each
+    call is answered whole or not at all, and none fails by the texts of another. Used from one event loop.
     """
 
     def __init__(
@@ -52,9 +56,10 @@ class Coalesced(Wrapper):
     ) -> None:
         """Join at most `items` texts and about `tokens` tokens, and have `at_once` such calls under way.
 
-        What is 0 is as the embedder says. Kept `apart`, small calls and large ones are joined with none but their like,
-        and of each as many are under way: for an embedder that uses all cores for every call, so that one small call
-        beside another makes both slower, and takes away from the texts that could have gone together.
+        What is 0 is as the embedder says. Kept `apart`, small calls, large ones and what nobody waits for are joined
+        with none but their like, and of each as many are under way: for an embedder that uses all cores for every call,
+        so that one small call beside another makes both slower, and takes away from the texts that could have gone
+        together.
         """
         super().__init__(embedder)
         self._most_items = items or embedder.items
@@ -62,7 +67,7 @@ class Coalesced(Wrapper):
         self._at_once = at_once
         self._kept_apart = apart
         self._numbers = count()
-        self._queues: dict[tuple[bool, Purpose], deque[_Call]] = {}
+        self._queues: dict[tuple[int, Purpose], deque[_Call]] = {}
         self._running: dict[asyncio.Task[None], Sequence[_Part]] = {}
         self._passed_over = 0
 
@@ -81,10 +86,10 @@ class Coalesced(Wrapper):
         require_unicode(texts)
         if not texts:
             return Embedded(vectors=np.empty((0, self.space.dimensions), dtype=np.float32))
-        call = _Call(
-            number=next(self._numbers), texts=texts, answer=asyncio.get_running_loop().create_future()
-        )
-        self._queues.setdefault((call.bulk, purpose), deque()).append(call)
+        kind = LAST if UNHURRIED.get() else LARGE if len(texts) > INTERACTIVE else SMALL
+        answer = asyncio.get_running_loop().create_future()
+        call = _Call(number=next(self._numbers), kind=kind, texts=texts, answer=answer)
+        self._queues.setdefault((kind, purpose), deque()).append(call)
         self._send()
         try:
             return await call.answer
@@ -106,16 +111,19 @@ class Coalesced(Wrapper):
             parts, purpose = self._gathered(kinds)
             if not parts:
                 return
-            task = asyncio.create_task(self._run(parts, purpose))
+            context = copy_context()
+            # Whoever's call this is: what began it may be the end of another.
+            context.run(UNHURRIED.set, all(part.call.kind == LAST for part in parts))
+            task = asyncio.create_task(self._run(parts, purpose), context=context)
             self._running[task] = parts
             task.add_done_callback(self._done)
 
-    def _free(self) -> list[bool]:
-        """Tell for which calls the embedder is free: for small ones, False, and large ones, True."""
+    def _free(self) -> list[int]:
+        """Tell for which kinds of calls the embedder is free."""
         if not self._kept_apart:
-            return [False, True] if len(self._running) < self._at_once else []
-        running = [parts[0].call.bulk for parts in self._running.values()]
-        return [kind for kind in (False, True) if running.count(kind) < self._at_once]
+            return list(KINDS) if len(self._running) < self._at_once else []
+        running = [parts[0].call.kind for parts in self._running.values()]
+        return [kind for kind in KINDS if running.count(kind) < self._at_once]
 
     def _done(self, task: asyncio.Task[None]) -> None:
         parts = self._running.pop(task)
@@ -126,15 +134,18 @@ class Coalesced(Wrapper):
                 part.call.fail(error or Transient("the call was cut off; try again"))
         self._send()
 
-    def _gathered(self, kinds: list[bool]) -> tuple[list[_Part], Purpose]:
+    def _gathered(self, kinds: list[int]) -> tuple[list[_Part], Purpose]:
         """Take the next texts out of the queues: all of one purpose, small calls before large ones."""
-        if self._passed_over >= PASSED_OVER:
-            kinds.reverse()
         waiting = {
             key: head
             for key, queue in self._queues.items()
             if key[0] in kinds and (head := _head(queue)) is not None
         }
+        oldest = min(
+            (call for (kind, _), call in waiting.items() if kind != SMALL), key=_number, default=None
+        )
+        if oldest is not None and self._passed_over >= PASSED_OVER:
+            kinds = sorted(kinds, key=lambda kind: kind != oldest.kind)
         order = sorted(waiting, key=lambda key: (kinds.index(key[0]), waiting[key].number))
         purpose: Purpose = order[0][1] if order else "document"
         if self._kept_apart:
@@ -145,7 +156,6 @@ class Coalesced(Wrapper):
             queue = self._queues.get((kind, purpose), deque())
             while (call := _head(queue)) is not None and (part := call.next(room)) is not None:
                 parts.append(part)
-        oldest = min((call for (bulk, _), call in waiting.items() if bulk), key=_number, default=None)
         passed_over = oldest is not None and all(part.call is not oldest for part in parts)
         self._passed_over = self._passed_over + 1 if passed_over else 0
         return parts, purpose
@@ -237,16 +247,12 @@ class _Call:
     """One caller's texts, and what has been found of them."""
 
     number: int
+    kind: int
     texts: Sequence[str]
     answer: asyncio.Future[Embedded]
     sent: int = 0
     parts: int = 0
     found: dict[int, Embedded] = field(default_factory=dict)
-
-    @property
-    def bulk(self) -> bool:
-        """Whether it is work that can wait."""
-        return len(self.texts) > INTERACTIVE
 
     @property
     def left(self) -> int:

@@ -16,6 +16,7 @@ from flowbed.embedding.batches import Window, batches_of, joined, pooled, window
 from flowbed.embedding.cores import usable_cores
 from flowbed.embedding.files import write_whole
 from flowbed.embedding.graph import REVISION, Architecture, graph_bytes
+from flowbed.embedding.hurry import UNHURRIED, stand_back
 from flowbed.embedding.tokens import text_of
 from flowbed.embedding.unicode import require_unicode
 from flowbed.embedding.weights import Checkpoint, digest, find_checkpoint
@@ -25,6 +26,7 @@ from flowbed.telemetry import log
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
+    from concurrent.futures import Executor
     from pathlib import Path
 
     from numpy.typing import NDArray
@@ -138,6 +140,10 @@ class Onnx:
         # and until then nothing of any of them could be kept.
         self._turns = asyncio.Semaphore(2)
         self._cores = ThreadPoolExecutor(max_workers=choices.threads, thread_name_prefix="flowbed-onnx")
+        # What nobody waits for has threads of its own, which stand back: a batch that is being run cannot be put off.
+        self._spare = ThreadPoolExecutor(
+            max_workers=choices.threads, thread_name_prefix="flowbed-onnx-spare", initializer=stand_back
+        )
         self._loading = threading.Lock()
         self.space = Space(
             model=checkpoint.model,
@@ -179,12 +185,14 @@ class Onnx:
 
         """
         require_unicode(texts)
+        if UNHURRIED.get():
+            return await self._embed(texts, purpose=purpose, cores=self._spare)
         if purpose == "query":
-            return await self._embed(texts, purpose=purpose)
+            return await self._embed(texts, purpose=purpose, cores=self._cores)
         async with self._turns:
-            return await self._embed(texts, purpose=purpose)
+            return await self._embed(texts, purpose=purpose, cores=self._cores)
 
-    async def _embed(self, texts: Sequence[str], *, purpose: Purpose) -> Embedded:
+    async def _embed(self, texts: Sequence[str], *, purpose: Purpose, cores: Executor) -> Embedded:
         if not texts:
             return Embedded(vectors=np.empty((0, self.space.dimensions), dtype=np.float32))
         prompt = self._prompts.get(purpose, "")
@@ -199,7 +207,7 @@ class Onnx:
         async def work() -> None:
             # Handed over batch by batch: a query need not wait for the whole of a long call, and a cancelled call ends.
             for batch in batches:
-                vectors[batch.windows] = await loop.run_in_executor(self._cores, self._run, batch)
+                vectors[batch.windows] = await loop.run_in_executor(cores, self._run, batch)
 
         try:
             async with asyncio.TaskGroup() as group:

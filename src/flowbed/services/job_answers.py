@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 import orjson
 
+from flowbed.embedding.hurry import unhurried
 from flowbed.errors import (
     Error,
     Forbidden,
@@ -126,7 +127,8 @@ class Answers:
                 await asyncio.sleep(LOOK)
             begun = self._monotonic()
             try:
-                return await self._embeddings.answer(asked, caller)
+                with unhurried():
+                    return await self._embeddings.answer(asked, caller)
             finally:
                 self._took = self._monotonic() - begun
 
