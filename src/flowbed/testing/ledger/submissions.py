@@ -89,11 +89,12 @@ class SubmissionsContract:
         assert await ledger.submissions.get("x") == theirs
 
     async def test_a_save_writes_what_may_change(self, ledger: Ledger) -> None:
-        """A save writes the state, the job and its outcome; what was settled when it was made stays as it was."""
+        """A save writes the state, the account, the job and its outcome; what it was made of stays as it was."""
         await ledger.submissions.create(submission())
         await ledger.submissions.hold("x", worker="w", now=10, until=50)
         changed = submission(
             state="submitted",
+            account="of another key",
             worker="w",
             until=70,
             later=9,
@@ -107,7 +108,7 @@ class SubmissionsContract:
             error="said \0",
         )
         assert await ledger.submissions.save(
-            replace(changed, space="{}", account="other", key="k", bytes=1, texts=1, chunks=1, created=1),
+            replace(changed, space="{}", key="k", bytes=1, texts=1, chunks=1, created=1),
             worker="w",
         )
         assert await ledger.submissions.get("x") == replace(changed, error="said \\u0000")
