@@ -63,8 +63,6 @@ _NOW: sa.ColumnElement[int] = sa.bindparam("of_now", type_=sa.BigInteger)
 _LIMIT: sa.ColumnElement[int] = sa.bindparam("of_limit", type_=sa.Integer)
 _ORDER = ("batch", "collection", "document", "ordinal", "id")
 _SUBMISSION: sa.ColumnElement[str] = sa.bindparam("of_submission", type_=sa.Text)
-# How far a row's version is ahead of the clock (µs): as they are, some thousands of versions add up to over 64 bits.
-_STAMP = chunks.c.version - _NOW
 _TAKING = Change(
     chunks,
     sa.select(chunks)
@@ -76,7 +74,6 @@ _TAKING = Change(
     )
     .order_by(*(chunks.c[name] for name in _ORDER))
     .limit(_LIMIT),
-    stamp=_STAMP,
     constants=("worker", "until"),
 )
 
@@ -91,7 +88,6 @@ def _claiming(statuses: frozenset[Status], sources: frozenset[str]) -> Change:
             workable(chunks, statuses, now=_NOW, sources=sources),
         )
         .limit(_LIMIT),
-        stamp=_STAMP,
         constants=("status", "worker", "until", "run", "submission", "failure", "error"),
         # A run of what failed must be another run than the one that failed, and runs are named by versions.
         expressions={

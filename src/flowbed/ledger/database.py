@@ -8,7 +8,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from enum import IntEnum
 from functools import cached_property
-from typing import TYPE_CHECKING, Any, Generic, NamedTuple, Protocol, TypeVar, runtime_checkable
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, TypeVar
 
 import orjson
 import sqlalchemy as sa
@@ -46,14 +46,11 @@ class Lock(IntEnum):
 class Change:
     """Rows that are chosen, and what becomes of their columns: parameters, named `to_` and the column, or expressions.
 
-    `stamp` is a number of each row that grows with whatever becomes of it, but for what it is `chosen` by; those of
-    many rows add up within 64 bits. To be made once for each way to choose: to write such a statement takes as long as
-    to carry it out.
+    To be made once for each way to choose: to write such a statement takes as long as to carry it out.
     """
 
     table: sa.Table
     chosen: sa.Select[Any]
-    stamp: sa.ColumnElement[int]
     constants: tuple[str, ...]
     expressions: Mapping[str, sa.ColumnElement[Any]] = field(default_factory=dict)
 
@@ -63,15 +60,6 @@ class Change:
         columns = self.table.c
         given = {name: sa.bindparam(f"to_{name}", type_=columns[name].type) for name in self.constants}
         return {**given, **self.expressions}
-
-
-@dataclass(frozen=True)
-class Seen(Generic[Row]):
-    """The rows that a change is about, as it would make them: with their numbers, and their stamps added up."""
-
-    rows: list[Row]
-    numbers: str
-    stamps: int
 
 
 class Dialect(Protocol):
@@ -141,23 +129,6 @@ class Dialect(Protocol):
         ...
 
 
-@runtime_checkable
-class Looks(Dialect, Protocol):
-    """A dialect that can read what a change is about beforehand, beside what writes."""
-
-    def look(
-        self, connection: sa.Connection, kind: type[Row], change: Change, given: Mapping[str, Any]
-    ) -> Seen[Row]:
-        """Read what a change would make of its rows."""
-        ...
-
-    def settle(
-        self, connection: sa.Connection, change: Change, given: Mapping[str, Any], seen: Seen[Row]
-    ) -> bool:
-        """Write what was seen, unless a row of it is not as it was."""
-        ...
-
-
 class Database:
     """One database, with threads that write and threads that read.
 
@@ -168,7 +139,6 @@ class Database:
         """Prepare to open: nothing is touched before the first transaction."""
         self.location = dialect.location
         self._dialect = dialect
-        self._looking = dialect if isinstance(dialect, Looks) and dialect.readers else None
         self._engine = dialect.open_engine()
         self._writing_engine = self._engine.execution_options(**{WRITING: True})
         self._writers = ThreadPoolExecutor(dialect.writers, thread_name_prefix="ledger-write")
@@ -228,19 +198,7 @@ class Database:
 
         A row that another transaction holds is passed over.
         """
-        looking = self._looking
-        if looking is None:
-            return await self.write(lambda connection: self._dialect.change(connection, kind, change, given))
-        seen = await self.read(lambda connection: looking.look(connection, kind, change, given))
-        if not seen.rows:
-            return []
-
-        def work(connection: sa.Connection) -> list[Row]:
-            if looking.settle(connection, change, given, seen):
-                return seen.rows
-            return looking.change(connection, kind, change, given)
-
-        return await self.write(work)
+        return await self.write(lambda connection: self._dialect.change(connection, kind, change, given))
 
     def lock(self, connection: sa.Connection, what: Lock, *, shared: bool = False) -> None:
         """Wait until no other transaction holds the lock, or only such as share it; held until this one ends."""

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import sqlite3
 import time
-from dataclasses import dataclass
 from itertools import repeat
 from operator import itemgetter
 from typing import TYPE_CHECKING, Any
@@ -16,7 +15,7 @@ from sqlalchemy.dialects.sqlite import Insert, insert
 from sqlalchemy.pool import QueuePool, StaticPool
 
 from flowbed.errors import Error, Misconfigured, OutOfSpace, Transient
-from flowbed.ledger.database import WRITING, Seen
+from flowbed.ledger.database import WRITING
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
@@ -57,14 +56,16 @@ _MEANINGS: Mapping[int, tuple[type[Error], str]] = {
 
 
 class Sqlite:
-    """`Dialect` of a SQLite file, or of `:memory:`; it has one writer, so that what can be read first, is."""
+    """`Dialect` of a SQLite file, or of `:memory:`."""
 
     pauses: Sequence[float] = ()
 
     def __init__(self, location: str) -> None:
         """Take the path of a file."""
         self.location = location
-        self._statements: WeakKeyDictionary[Change, _Statements] = WeakKeyDictionary()
+        self._statements: WeakKeyDictionary[Change, tuple[list[str], sa.Select[Any], sa.Update]] = (
+            WeakKeyDictionary()
+        )
         # One writer, since SQLite has one: callers queue for it in order, rather than poll for its lock in none.
         self.writers = 1
         # More readers would only queue for the interpreter. What lives in memory lives in one connection, which two
@@ -111,51 +112,23 @@ class Sqlite:
     def change(
         self, connection: sa.Connection, kind: type[Row], change: Change, given: Mapping[str, Any]
     ) -> list[Row]:
-        """Read what will be, then write it: between the two nobody else writes."""
-        seen = self.look(connection, kind, change, given)
-        if seen.rows:
-            self._write(connection, change, given, seen)
-        return seen.rows
-
-    def look(
-        self, connection: sa.Connection, kind: type[Row], change: Change, given: Mapping[str, Any]
-    ) -> Seen[Row]:
-        """Read what a change would make of its rows.
+        """Read what will be, then write it: between the two nobody else writes.
 
         Each column comes as one JSON text. From a statement that returns rows the driver fetches them one by one, and
         lets go of the interpreter for each: beside a busy thread that takes several times as long as SQLite does.
         """
-        statements = self._written(change)
-        count, stamps, numbers, *columns = connection.execute(statements.look, given).one()
-        if not count:
-            return Seen(rows=[], numbers="[]", stamps=0)
-        told: dict[str, Iterable[Any]] = dict(zip(statements.names, map(orjson.loads, columns), strict=True))
+        if change not in self._statements:
+            self._statements[change] = _statements(change)
+        names, read, write = self._statements[change]
+        rowids, *columns = connection.execute(read, given).one()
+        told: dict[str, Iterable[Any]] = dict(zip(names, map(orjson.loads, columns), strict=True))
         for name, column in told.items():
             if isinstance(change.table.c[name].type, sa.Boolean):
                 told[name] = map(bool, column)
+        if connection.execute(write, {**given, "of_rows": rowids}).rowcount == 0:
+            return []
         told |= {name: repeat(given[f"to_{name}"]) for name in change.constants}
-        rows = list(map(kind._make, zip(*(told[name] for name in kind._fields), strict=False)))
-        return Seen(rows=rows, numbers=numbers, stamps=stamps)
-
-    def settle(
-        self, connection: sa.Connection, change: Change, given: Mapping[str, Any], seen: Seen[Row]
-    ) -> bool:
-        """Write what was seen, unless a row of it is not as it was."""
-        found = connection.execute(self._written(change).again, {**given, "of_numbers": seen.numbers}).one()
-        if tuple(found) != (len(seen.rows), seen.stamps):
-            return False
-        self._write(connection, change, given, seen)
-        return True
-
-    def _write(
-        self, connection: sa.Connection, change: Change, given: Mapping[str, Any], seen: Seen[Any]
-    ) -> None:
-        connection.execute(self._written(change).write, {**given, "of_numbers": seen.numbers})
-
-    def _written(self, change: Change) -> _Statements:
-        if change not in self._statements:
-            self._statements[change] = _statements(change)
-        return self._statements[change]
+        return list(map(kind._make, zip(*(told[name] for name in kind._fields), strict=False)))
 
     def lock(self, connection: sa.Connection, what: Lock, *, shared: bool = False) -> None:
         """Do nothing: writers come one by one as it is."""
@@ -184,37 +157,21 @@ class Sqlite:
         return kind(f"{text.format(location=self.location)} ({cause})")
 
 
-@dataclass(frozen=True, kw_only=True)
-class _Statements:
-    """What carries out a change; `look` reads how many rows there are, their stamps added up, numbers, and `names`."""
-
-    names: list[str]
-    look: sa.Select[Any]
-    again: sa.Select[int, Any]
-    write: sa.Update
-
-
-def _statements(change: Change) -> _Statements:
+def _statements(change: Change) -> tuple[list[str], sa.Select[Any], sa.Update]:
+    """Write what reads the rows of a change as they will be, but for its constants, and what changes them."""
+    columns = change.table.c
     asked = {
         each.name: change.expressions.get(each.name, each)
-        for each in change.table.c
+        for each in columns
         if each.name not in change.constants
     }
-    number: sa.ColumnElement[int] = sa.literal_column("rowid")
-    columns = (each.label(name) for name, each in asked.items())
-    inner = change.chosen.with_only_columns(number, change.stamp.label("stamp"), *columns).subquery()
-    told = (inner.c.rowid, *(inner.c[name] for name in asked))
-    one_of_them = sa.text("rowid IN (SELECT value FROM json_each(:of_numbers))")
-    chosen = change.chosen.where(one_of_them).order_by(None).limit(None)
-    again = chosen.with_only_columns(change.stamp.label("stamp")).subquery()
-    return _Statements(
-        names=list(asked),
-        look=sa.select(
-            sa.func.count(), sa.func.sum(inner.c.stamp), *map(sa.func.json_group_array, told)
-        ).select_from(inner),
-        again=sa.select(sa.func.count(), sa.func.sum(again.c.stamp)).select_from(again),
-        write=sa.update(change.table).where(one_of_them).values(dict(change.values)),
-    )
+    rowid: sa.ColumnElement[int] = sa.literal_column("rowid")
+    inner = change.chosen.with_only_columns(
+        rowid, *(each.label(name) for name, each in asked.items())
+    ).subquery()
+    one_of_them = sa.text("rowid IN (SELECT value FROM json_each(:of_rows))")
+    write = sa.update(change.table).where(one_of_them).values(dict(change.values))
+    return list(asked), sa.select(*map(sa.func.json_group_array, inner.c)), write
 
 
 def _connect(location: str) -> sqlite3.Connection:

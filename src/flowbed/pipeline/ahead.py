@@ -47,7 +47,7 @@ class Ahead:
             beyond = [self._groups.get_nowait() for _ in range(self._groups.qsize())]
             for group in beyond:
                 self._groups.put_nowait(group)
-            rows = [*rest, *(row for group in beyond for row in group), *await self._claims.held()]
+            rows = [*rest, *(row for group in beyond for row in group), *self._claims.held]
             await parts.ledger.chunks.bind(rows, worker=parts.worker, submission=submission)
             self._claims.submission = submission
 
@@ -57,7 +57,6 @@ class Ahead:
         self._room.release()
         # Not cancelled: a claim under way would be won after everything was given back.
         await asyncio.gather(self._claiming, return_exceptions=True)
-        await asyncio.gather(self._claims.held(), return_exceptions=True)
 
     async def _claim(self) -> None:
         groups = self._claims.groups(None)

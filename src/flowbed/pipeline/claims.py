@@ -5,8 +5,7 @@ from __future__ import annotations
 import asyncio
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
-from itertools import zip_longest
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING
 
 from flowbed.errors import Error
 from flowbed.records import Status
@@ -93,21 +92,13 @@ class Fresh:
         return batch
 
 
-class _Asked(NamedTuple):
-    """Batches whose chunks of some statuses are to be claimed."""
-
-    batches: list[str]
-    statuses: Collection[Status]
-
-
 @dataclass(kw_only=True)
 class Claims:
     """What one worker claims, group by group: chunks of these sources with these statuses, up to `limit`.
 
     `only`, where given, names the only batches, each with the sources of which ("" is deletions). `submission` is what
     is to carry the texts of those claimed next; without `deletions` none is claimed. A group has about `enough` chunks,
-    and so many batches are claimed `together`. Where several `overlap`, the next are claimed while these are, so that
-    the ledger reads some while it writes others; for what has no `limit` and is not `only` of some batches.
+    and so many batches at once are claimed `together`.
     """
 
     parts: Parts
@@ -119,63 +110,68 @@ class Claims:
     deletions: bool = True
     enough: int = RUN_CHUNKS
     together: int = 1
-    overlap: bool = False
     claimed: int = 0
     _group: list[ChunkRow] = field(default_factory=list)
     _rest: list[ChunkRow] = field(default_factory=list)
-    _begun: asyncio.Task[tuple[list[ChunkRow], int]] | None = None
 
-    async def held(self) -> list[ChunkRow]:
-        """Wait until nothing more is being claimed, and tell what is claimed and in no group yet."""
-        begun, _ = ([], 0) if self._begun is None else await self._begun
-        return [*self._group, *self._rest, *begun]
+    @property
+    def held(self) -> list[ChunkRow]:
+        """What is claimed, and in no group yet."""
+        return [*self._group, *self._rest]
 
     async def groups(self, fresh: Fresh | None) -> AsyncIterator[list[ChunkRow]]:
         """Claim the fresh batches as they come, then what else waits, the oldest first."""
-        async for asked, following in self._batches(fresh):
-            async for _ in self._claim(asked, following):
+        async for batches, statuses in self._batches(fresh):
+            async for _ in self._claim(batches, statuses):
                 enough = WORTHWHILE if fresh is not None and fresh.idle else self.enough
                 if len(self._group) >= enough:
                     yield self._taken()
         if self._group:
             yield self._taken()
 
-    async def _batches(self, fresh: Fresh | None) -> AsyncIterator[tuple[_Asked, _Asked | None]]:
-        """Say what is to be claimed, and where that is known, what after that."""
+    async def _batches(self, fresh: Fresh | None) -> AsyncIterator[tuple[list[str], Collection[Status]]]:
         begun: set[str] = set()
         if fresh is not None:
             while (batch := await fresh.next()) is not None:
                 begun.add(batch)
-                yield _Asked([batch], self.statuses), None
+                yield [batch], self.statuses
             await self._announce()
         # What has failed in this run is for the next one.
         again = frozenset(self.statuses) - {Status.FAILED}
         chunks, now = self.parts.ledger.chunks, self.parts.clock()
         async for batches in chunks.batches(self.statuses, now=now, sources=self.sources):
             named = [batch for batch in batches if batch]
-            groups = [named[start : start + self.together] for start in range(0, len(named), self.together)]
-            asked = [_Asked(some, again if begun.intersection(some) else self.statuses) for some in groups]
+            for start in range(0, len(named), self.together):
+                some = named[start : start + self.together]
+                yield some, again if begun.intersection(some) else self.statuses
             if self.deletions and "" in batches:
-                asked.append(_Asked([""], self.statuses))
-            for each, following in zip_longest(asked, asked[1:]):
-                yield each, following
+                yield [""], self.statuses
 
-    async def _claim(self, asked: _Asked, following: _Asked | None) -> AsyncIterator[None]:
+    async def _claim(self, batches: list[str], statuses: Collection[Status]) -> AsyncIterator[None]:
         """Claim the chunks of batches into the group, with a stop at each RUN_CHUNKS or fewer.
 
         They are claimed whole before the first stop: what had failed of their beginning would be claimed with their
         end. Deletions, of which there may be more than fit into memory, do not fail.
         """
-        if not self._whose(asked) and self.only is not None:
+        whose = self.sources if self.only is None else self.only.get(batches[0], ())
+        if not whose and self.only is not None:
             return
         whole: list[ChunkRow] = []
-        begun = self._begun
-        self._begun = asyncio.create_task(self._won(following)) if self.overlap and following else None
         while self.limit is None or self.claimed < self.limit:
-            rows, most = await (begun or self._won(asked))
-            begun = None
+            now = self.parts.clock()
+            most = RUN_CHUNKS if self.limit is None else min(RUN_CHUNKS, self.limit - self.claimed)
+            rows = await self.parts.ledger.chunks.claim(
+                batches,
+                statuses,
+                worker=self.parts.worker,
+                now=now,
+                until=now + CLAIM,
+                sources=whose,
+                limit=most,
+                submission=self.submission,
+            )
             self.claimed += len(rows)
-            if asked.batches != [""]:
+            if batches != [""]:
                 whole += rows
             else:
                 self._group += rows
@@ -186,25 +182,6 @@ class Claims:
             self._group += whole[start : start + RUN_CHUNKS]
             self._rest = whole[start + RUN_CHUNKS :]
             yield
-
-    async def _won(self, asked: _Asked) -> tuple[list[ChunkRow], int]:
-        """Claim chunks; the second is how many it could have been."""
-        now = self.parts.clock()
-        most = RUN_CHUNKS if self.limit is None else min(RUN_CHUNKS, self.limit - self.claimed)
-        rows = await self.parts.ledger.chunks.claim(
-            asked.batches,
-            asked.statuses,
-            worker=self.parts.worker,
-            now=now,
-            until=now + CLAIM,
-            sources=self._whose(asked),
-            limit=most,
-            submission=self.submission,
-        )
-        return rows, most
-
-    def _whose(self, asked: _Asked) -> Collection[str]:
-        return self.sources if self.only is None else self.only.get(asked.batches[0], ())
 
     def _taken(self) -> list[ChunkRow]:
         # One that was changed while it was claimed, and claimed again, is there twice: the later one is the newer.

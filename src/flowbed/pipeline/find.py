@@ -95,7 +95,6 @@ async def find(
         deletions=False,
         enough=FEW if reuse is None else RUN_CHUNKS,
         together=1 if batches is not None else TOGETHER,
-        overlap=batches is None and limit is None,
     )
     await take_back(parts)
     async with renewed(parts), aclosing(Ahead(claims)) as ahead:
