@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import asyncio
 import hashlib
+from dataclasses import replace
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
 import orjson
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from flowbed.embedding.jobs import Answered, Job, JobTerms
@@ -16,14 +19,13 @@ from flowbed.errors import NotFound, Rejected
 from flowbed.lanes.batch.answers import Answers, copy_answers, read_answers
 from flowbed.lanes.batch.carried import CarriedTexts
 from flowbed.lanes.batch.cut import Size
-from flowbed.lanes.batch.input import Input, input_key, output_key, read_texts
+from flowbed.lanes.batch.input import Input, input_key, output_key, read_texts, texts_key
 from flowbed.ledger import SubmissionRow, open_ledger
 from flowbed.records import Space, text_hash
 from flowbed.storage import open_store
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Sequence
-    from pathlib import Path
 
 SPACE = Space(model="m", dimensions=2)
 TERMS = JobTerms(texts=3, bytes=1_000, tokens=100, seconds=60, price=1.0, account="a")
@@ -158,12 +160,52 @@ async def test_live_submissions_of_the_space_carry_their_texts_until_they_end(tm
     assert not carried.find([])
     held = await ledger.submissions.hold("s0", worker="w", now=1, until=2)
     assert held is not None
-    from dataclasses import replace
-
     await ledger.submissions.save(replace(held, ended=5, worker=""), worker="w")
     await carried.refresh()
     assert set(carried.find(asked).values()) == {"s1"}
     await ledger.close()
+
+
+@settings(max_examples=25, deadline=None)
+@given(
+    steps=st.lists(
+        st.tuples(st.sampled_from(["make", "make", "make", "end", "look"]), st.integers(0, 9)), max_size=25
+    )
+)
+def test_what_is_carried_is_known_however_submissions_come_and_go(steps: list[tuple[str, int]]) -> None:
+    """Made one by one or several between two looks, and ended in any order: what is told is what live ones carry."""
+
+    async def main() -> None:
+        store = open_store("memory://", folder=Path())
+        ledger = await open_ledger(":memory:", folder=Path(), new_id="l")
+        carried = CarriedTexts(store, ledger, SPACE)
+        live: dict[str, list[str]] = {}
+        every = []
+        for number, (step, value) in enumerate([*steps, ("look", 0)]):
+            name = f"s{number}"
+            if step == "make":
+                live[name] = [text_hash(f"{number} {place}") for place in range(value)]
+                every += live[name]
+                await store.put(texts_key(name), bytes.fromhex("".join(live[name])))
+                await ledger.submissions.create(
+                    SubmissionRow(
+                        id=name, space=SPACE.to_json(), account="a", key=input_key(name), bytes=1, texts=value,
+                        chunks=value, tokens=1, created=number,
+                    )
+                )  # fmt: skip
+            elif step == "end" and live:
+                gone = sorted(live)[value % len(live)]
+                held = await ledger.submissions.hold(gone, worker="w", now=1, until=2)
+                assert held is not None
+                await ledger.submissions.save(replace(held, ended=5, worker=""), worker="w")
+                del live[gone]
+            elif step == "look":
+                await carried.refresh()
+                assert carried.find(every) == {each: name for name, texts in live.items() for each in texts}
+                assert set(carried.names) == set(live)
+        await ledger.close()
+
+    asyncio.run(main())
 
 
 async def test_answers_in_any_order_are_read_once_each(tmp_path: Path) -> None:

@@ -50,12 +50,11 @@ class CarriedTexts:
         new = [each for each in live if each not in self._texts]
         if not new and len(live) == len(self._texts):
             return
+        texts = {each: await self._read(each) for each in live}
         # One more is the usual case, and to sort a million takes longer than to find what waits of them.
         if len(new) > 1 or len(live) != len(self._texts) + len(new):
-            new = live
+            new, self._names = live, []
             self._all, self._owners, self._prefixes, self._places = _nothing()
-            self._names = []
-        texts = {each: await self._read(each) for each in live}
         self._add([(each, texts[each]) for each in new])
         self._texts = texts
 
