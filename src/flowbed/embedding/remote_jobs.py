@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import cached_property
 from typing import TYPE_CHECKING, Any, Protocol
 from urllib.parse import quote, urlencode
 
@@ -28,6 +29,8 @@ MARK = "flowbed_submission"
 # The most of each that a page of a list may hold, or fewer.
 JOBS_PAGE, FILES_PAGE = 100, 1_000
 NOT_FOUND = (404, 410)
+# In the places of a name and a text, where a pattern of all lines is made: nothing else of a request has them.
+NAME, TEXT = "<flowbed: the name>", "<flowbed: the text>"
 # Statuses that may be about a file that is not there any more; and about a job that ends already.
 OF_THE_FILE, OF_THE_STATE = (400, 404), (400, 409, 422)
 
@@ -68,12 +71,26 @@ class Jobs:
             Rejected: the text is not valid Unicode.
 
         """
-        line = self._form.line(name, self._remote.asking(text))
+        before, between, after = self._pattern
         try:
-            return orjson.dumps(line, option=orjson.OPT_APPEND_NEWLINE)
+            said = orjson.dumps(text)
         except orjson.JSONEncodeError:
             require_unicode([text])
             raise
+        return b"%b%b%b%b%b" % (before, name.encode(), between, said[1:-1], after)
+
+    @cached_property
+    def _pattern(self) -> tuple[bytes, bytes, bytes]:
+        """What every line has before its name, between that and its text, and after that.
+
+        To write it anew for each takes three times as long as to write the text.
+        """
+        line = orjson.dumps(
+            self._form.line(NAME, self._remote.asking(TEXT)), option=orjson.OPT_APPEND_NEWLINE
+        )
+        before, rest = line.split(NAME.encode())
+        between, after = rest.split(TEXT.encode())
+        return before, between, after
 
     def asked(self, line: bytes) -> tuple[str, str]:
         """Read back the name and the text that a line of input was written for, without what is put in front of it.

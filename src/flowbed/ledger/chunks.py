@@ -155,6 +155,8 @@ class SqlChunks:
             if not page:
                 return
             yield [found.batch for found in page]
+            if len(page) < PAGE:
+                return
             last = page[-1]
 
     async def claim(

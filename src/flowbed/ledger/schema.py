@@ -94,7 +94,7 @@ reverted = _state == REVERTED
 submitted = sa.and_(_state == PENDING, chunks.c.run == NOWHERE, chunks.c.submission != NOWHERE)
 held = sa.and_(claimed, chunks.c.worker > NOWHERE)
 for _name, _columns, _condition in (
-    ("chunks_unfinished", (chunks.c.batch, chunks.c.status), unfinished),
+    ("chunks_unfinished", (chunks.c.batch,), unfinished),
     ("chunks_held", (chunks.c.worker, chunks.c.until), held),
     ("chunks_in_a_run", (chunks.c.run,), in_a_run),
     ("chunks_reverted", (chunks.c.run,), reverted),

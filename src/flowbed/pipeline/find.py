@@ -261,12 +261,13 @@ class _Finding:
     def _fill(self, passages: Sequence[Passage]) -> int:
         """Take texts into the open submission until it is full, or the budget is spent; return how many passages."""
         budget, price = self._parts.budget, self._api.terms.price
+        into, bill, write = self._input, self._embedder.bill, self._api.line
         for place, (row, _, sent, _) in enumerate(passages):
             name = row.text_hash
-            if name not in self._input:
-                tokens = self._embedder.bill(sent, row.tokens)
-                line = self._api.line(name, sent)
-                if not self._input.fits(line, tokens=tokens):
+            if name not in into:
+                tokens = bill(sent, row.tokens)
+                line = write(name, sent)
+                if not into.fits(line, tokens=tokens):
                     return place
                 if budget is not None and not budget.spend(tokens * price / 1e6):
                     self.found.stopped = (
@@ -274,7 +275,7 @@ class _Finding:
                         f" ({dollars(budget.spent_usd)} spent); what waits is taken up by a run that may spend more"
                     )
                     return place
-                self._input.add(name, line, tokens=tokens)
+                into.add(name, line, tokens=tokens)
             self._chunks += 1
         return len(passages)
 
