@@ -161,7 +161,7 @@ def _alone(texts: Sequence[str], embedder: Embedder) -> Alone:
             for place, encoding in enumerate(encoded[start : start + embedder.items])
             for window in windows_of(place, encoding.ids, WINDOW - 2)
         ]
-        batches += batches_of(windows, prefix=[CLS], suffix=[SEP], padding=PAD)
+        batches += batches_of(windows, prefix=[CLS], suffix=[SEP], padding=PAD, cores=usable_cores())
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = usable_cores()
     options.inter_op_num_threads = 1

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from flowbed.embedding.batches import BATCH, TEXTS, TOKENS, Window, batches_of, cuts
+from flowbed.embedding.batches import BATCH, SHARE, TEXTS, TOKENS, Window, batches_of, cuts, share
 
 WIDTHS = st.integers(2, 40) | st.integers(100, 2 * TOKENS)
 
@@ -44,6 +44,20 @@ def test_no_other_batches_take_less(widths: list[int]) -> None:
     assert taken(widths, cuts(widths)) == least
 
 
+@given(st.lists(st.integers(2, 40), min_size=1, max_size=300), st.integers(1, 8))
+def test_every_core_has_its_share_of_a_call(lengths: list[int], cores: int) -> None:
+    """What is worth it goes to all cores, none has much more than another, and what is too small stays together."""
+    windows = [Window(text=place, ids=[1] * length) for place, length in enumerate(lengths)]
+    sizes = [batch.ids.size for batch in batches_of(windows, prefix=[], suffix=[], padding=0, cores=cores)]
+    total = sum(lengths)
+    if total >= 2 * SHARE * cores:
+        assert len(sizes) >= cores
+    busy = [0] * cores
+    for size in sizes:  # the next one goes to whoever is idle first, as threads take them
+        busy[busy.index(min(busy))] += size
+    assert max(busy) <= sum(sizes) / cores + share(total, cores)
+
+
 def test_texts_of_all_lengths_are_hardly_padded() -> None:
     """Of a hundred texts between two tokens and forty, the padding is less than a tenth."""
     widths = sorted((2 + place * 7 % 39 for place in range(100)), reverse=True)
@@ -55,7 +69,7 @@ def test_texts_of_all_lengths_are_hardly_padded() -> None:
 def test_batches_hold_the_tokens_and_their_place(lengths: list[int]) -> None:
     """Each row is a window between the special tokens, padded and masked, and says which one it is."""
     windows = [Window(text=place, ids=[place + 10] * length) for place, length in enumerate(lengths)]
-    batches = list(batches_of(windows, prefix=[1], suffix=[2], padding=0))
+    batches = list(batches_of(windows, prefix=[1], suffix=[2], padding=0, cores=1))
     sizes = [batch.ids.size for batch in batches]
     assert sizes == sorted(sizes, reverse=True)
     rows = {

@@ -19,6 +19,9 @@ if TYPE_CHECKING:
 # activations no longer fit the processor's caches. And of few batches one core runs the last while others have none.
 TOKENS = 384
 TEXTS = 128
+# Padded tokens from which on a call is worth the work of one more core: then what the batch takes beside them is a
+# quarter, and who waits for the call waits for half as long.
+SHARE = 64
 
 # What running a batch takes beside its tokens, in tokens: the weights are read once more.
 BATCH = 16
@@ -49,14 +52,20 @@ def windows_of(text: int, ids: Sequence[int], size: int) -> list[Window]:
 
 
 def batches_of(
-    windows: Sequence[Window], *, prefix: Sequence[int], suffix: Sequence[int], padding: int
+    windows: Sequence[Window], *, prefix: Sequence[int], suffix: Sequence[int], padding: int, cores: int
 ) -> Iterator[Batch]:
-    """Pad windows into batches, largest first; `prefix` and `suffix` are the special tokens around a window."""
+    """Pad windows into batches, largest first; `prefix` and `suffix` are the special tokens around a window.
+
+    Where there are `cores` to run them on, they are of a size that leaves none without work before the others.
+    """
     order = sorted(range(len(windows)), key=lambda window: -len(windows[window].ids))
     special = len(prefix) + len(suffix)
     widths = [len(windows[window].ids) + special for window in order]
     # Largest first: memory is claimed once, at the start, and no core begins a long batch when others have ended.
-    for cut in sorted(cuts(widths), key=lambda cut: -(cut.stop - cut.start) * widths[cut.start]):
+    for cut in sorted(
+        cuts(widths, most=share(sum(widths), cores)),
+        key=lambda cut: -(cut.stop - cut.start) * widths[cut.start],
+    ):
         members, width = order[cut], widths[cut.start]
         ids = np.full((len(members), width), padding, dtype=np.int64)
         mask = np.zeros((len(members), width), dtype=np.int64)
@@ -67,10 +76,17 @@ def batches_of(
         yield Batch(windows=members, ids=ids, mask=mask)
 
 
-def cuts(widths: Sequence[int]) -> list[slice]:
+def share(tokens: int, cores: int) -> int:
+    """Say how large a batch may be for each core to have as much of a call of so many tokens as any other."""
+    rounds = -(-tokens // (TOKENS * cores))
+    return min(TOKENS, max(SHARE, -(-tokens // (max(1, rounds) * cores))))
+
+
+def cuts(widths: Sequence[int], *, most: int = TOKENS) -> list[slice]:
     """Cut windows, widest first, into the batches that take the least time, padding and all.
 
-    A batch of n windows takes n times the widest one's tokens, and `BATCH` more.
+    A batch of n windows takes n times the widest one's tokens, and `BATCH` more; none but a single window has more
+    than `most` tokens.
     """
     ends = [place for place in range(1, len(widths)) if widths[place] < widths[place - 1]]
     ends.append(len(widths))  # a cut between windows of one width saves nothing, unless the batch is full
@@ -83,7 +99,7 @@ def cuts(widths: Sequence[int]) -> list[slice]:
             following += 1
         if math.isinf(least[start]):
             continue
-        full = min(start + max(1, min(TEXTS, TOKENS // width)), len(widths))
+        full = min(start + max(1, min(TEXTS, most // width)), len(widths))
         for end in (*takewhile(full.__gt__, islice(ends, following, None)), full):
             taken = least[start] + BATCH + (end - start) * width
             if taken < least[end]:

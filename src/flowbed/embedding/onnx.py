@@ -186,13 +186,13 @@ class Onnx:
         """
         require_unicode(texts)
         if UNHURRIED.get():
-            return await self._embed(texts, purpose=purpose, cores=self._spare)
+            return await self._embed(texts, purpose=purpose, pool=self._spare)
         if purpose == "query":
-            return await self._embed(texts, purpose=purpose, cores=self._cores)
+            return await self._embed(texts, purpose=purpose, pool=self._cores)
         async with self._turns:
-            return await self._embed(texts, purpose=purpose, cores=self._cores)
+            return await self._embed(texts, purpose=purpose, pool=self._cores)
 
-    async def _embed(self, texts: Sequence[str], *, purpose: Purpose, cores: Executor) -> Embedded:
+    async def _embed(self, texts: Sequence[str], *, purpose: Purpose, pool: Executor) -> Embedded:
         if not texts:
             return Embedded(vectors=np.empty((0, self.space.dimensions), dtype=np.float32))
         prompt = self._prompts.get(purpose, "")
@@ -201,17 +201,18 @@ class Onnx:
         vectors = np.empty((len(windows), self.space.dimensions), dtype=np.float32)
         padding = int(self._checkpoint.config.get("pad_token_id") or 0)
         prefix, suffix = self._around
-        batches = batches_of(windows, prefix=prefix, suffix=suffix, padding=padding)
+        cores = self._choices.threads
+        batches = batches_of(windows, prefix=prefix, suffix=suffix, padding=padding, cores=cores)
         loop = asyncio.get_running_loop()
 
         async def work() -> None:
             # Handed over batch by batch: a query need not wait for the whole of a long call, and a cancelled call ends.
             for batch in batches:
-                vectors[batch.windows] = await loop.run_in_executor(cores, self._run, batch)
+                vectors[batch.windows] = await loop.run_in_executor(pool, self._run, batch)
 
         try:
             async with asyncio.TaskGroup() as group:
-                for _ in range(self._choices.threads):
+                for _ in range(cores):
                     group.create_task(work())
         except ExceptionGroup as several:
             raise several.exceptions[0] from several
