@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 
 from flowbed import telemetry
 from flowbed.embedding.cache import Cached
+from flowbed.embedding.hurry import unhurried
 from flowbed.embedding.memory import VectorMemory
 from flowbed.errors import Error, Misconfigured, OutOfSpace, Rejected, Transient
 from flowbed.ledger.vectors import VectorFile
@@ -100,6 +101,29 @@ def provider() -> Provider:
 
 def expected(texts: Sequence[str]) -> NDArray[np.float32]:
     return np.array([vector_of(text) for text in texts])
+
+
+@pytest.mark.parametrize(("price", "answered"), [(0.0, True), (0.5, False)])
+async def test_nobody_waits_for_work_that_nobody_waits_for(
+    provider: Provider, price: float, answered: bool
+) -> None:
+    """Such work may take long: a request for the same text goes by itself, unless that would be paid for twice."""
+    provider.price = price
+    cached = Cached(provider, [Tier()])
+    provider.gate.clear()
+    with unhurried():
+        aside = asyncio.create_task(cached.embed(["a", "b"], purpose="document"))
+    await asyncio.sleep(0.01)
+    waited_for = asyncio.create_task(cached.embed(["a"], purpose="document"))
+    await asyncio.sleep(0.01)
+    assert provider.sent == [["a", "b"], ["a"]][: 1 + answered]
+    with unhurried():  # which may wait for whatever is under way
+        again = asyncio.create_task(cached.embed(["a", "b"], purpose="document"))
+    await asyncio.sleep(0.01)
+    provider.gate.set()
+    for call, texts in ((aside, ["a", "b"]), (waited_for, ["a"]), (again, ["a", "b"])):
+        np.testing.assert_array_equal((await call).vectors, expected(texts))
+    assert len(provider.sent) == 1 + answered
 
 
 async def test_a_lone_text_is_not_read_for_its_tokens(provider: Provider) -> None:

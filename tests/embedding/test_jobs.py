@@ -14,7 +14,9 @@ from flowbed.embedding import open_embedder
 from flowbed.embedding.dimensions import Resized
 from flowbed.embedding.jobs import open_jobs
 from flowbed.embedding.onnx import open_onnx
-from flowbed.errors import Misconfigured, NotFound, Rejected, TooMany, Transient
+from flowbed.embedding.remote_jobs import NAME as REMOTE_NAME
+from flowbed.embedding.remote_jobs import TEXT as REMOTE_TEXT
+from flowbed.errors import Misconfigured, NotFound, QueueFull, Rejected, TooMany, Transient
 from flowbed.testing.simulators import OpenAI, Simulator, running
 
 if TYPE_CHECKING:
@@ -132,6 +134,22 @@ def test_a_document_prompt_is_put_in_front(tmp_path: Path) -> None:
     assert jobs is not None
     body = orjson.loads(jobs.line(NAME, "a"))["body"]
     assert body == {"input": ["passage: a"], "model": "e5", "input_type": "document"}
+
+
+@pytest.mark.parametrize(
+    "text", ["", 'a "quoted" \\ one', "line\nbreak \u2028", "\0", "🌍 埋め込み", REMOTE_TEXT, REMOTE_NAME]
+)
+@pytest.mark.parametrize("prompt", ['say "it" ', f"{REMOTE_TEXT} and {REMOTE_NAME}: "])
+def test_a_line_holds_any_text_behind_any_prompt(prompt: str, text: str, tmp_path: Path) -> None:
+    """Whatever stands in either, the line is JSON that says both, and the name."""
+    options = {"batch": "true", "dimensions": "8", "encoding": "none", "document_prompt": prompt}
+    jobs = opened("compatible:e5", tmp_path, **options)
+    assert jobs is not None
+    line = jobs.line('a "name"', text)
+    assert line.endswith(b"}\n")
+    assert line.count(b"\n") == 1
+    said = orjson.loads(line)
+    assert (said["custom_id"], said["body"]["input"]) == ('a "name"', [prompt + text])
 
 
 async def test_an_openai_job_says_where_it_goes_and_whose_it_is(tmp_path: Path) -> None:
@@ -304,12 +322,17 @@ async def test_a_failed_job_says_what_it_failed_for(
     assert job.reason == f"{error['message']} (and 1 more)"
 
 
-async def test_a_queue_that_is_full_at_once_is_waited_for(tmp_path: Path) -> None:
-    """Where already the request for a job is refused for it, the submission is put off, not given up."""
-    full = (400, {"error": {"message": "too much waits", "code": "token_limit_exceeded"}})
+@pytest.mark.parametrize("status", [400, 429])
+async def test_a_queue_that_is_full_at_once_is_told_from_other_refusals(status: int, tmp_path: Path) -> None:
+    """Where already the request for a job is refused for it; anything else that is refused so may be tried again."""
+    full = (status, {"error": {"message": "too much waits", "code": "token_limit_exceeded"}})
     async with acting(Acting(post_batches=[full]), tmp_path) as jobs:
-        with pytest.raises(TooMany):
+        with pytest.raises(QueueFull):
             await jobs.submit("s-1", texts, size=3)
+    async with acting(Acting(get_batches=[full]), tmp_path) as jobs:
+        with pytest.raises(TooMany) as caught:
+            await jobs.find("s-1")
+        assert not isinstance(caught.value, QueueFull)
 
 
 async def test_an_input_that_is_refused_is_rejected(tmp_path: Path) -> None:

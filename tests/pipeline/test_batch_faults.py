@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from flowbed.bed import Flowbed
-    from flowbed.ledger import Spent
+    from flowbed.ledger import Spent, SubmissionRow
     from flowbed.records import Report
     from flowbed.storage import Store
 
@@ -258,6 +258,33 @@ async def test_what_nobody_has_begun_to_hand_in_goes_to_the_account_that_is_set(
     assert simulator.account.totals().billed_again == 0
 
 
+async def test_what_another_worker_is_at_waits_and_who_only_looks_is_not_at_it(
+    tmp_path: Path, slow: tuple[Simulator, str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whoever hands in tells of it, and whoever polls lets it be, so that it is free for who hands it in."""
+    _, url = slow
+    folder = made(tmp_path, url)
+    async with await flowbed.aopen(folder) as bed, await flowbed.aopen(folder) as other:
+        await bed.run(lane="realtime", limit=1)
+        (submission,) = (await bed.find_unembedded()).submissions
+        submissions, worker = bed._ledger.submissions, other._parts().worker
+        row = await submissions.hold(submission, worker=worker, now=0, until=2**62)
+        assert row is not None
+        done = await bed.submit()
+        assert (done.submitted, done.waiting, done.failures) == ([], [submission], [])
+        await submissions.save(replace(row, worker="", until=0), worker=worker)
+        hold, held = submissions.hold, []
+
+        async def holding(name: str, *, worker: str, now: int, until: int) -> SubmissionRow | None:
+            held.append(name)
+            return await hold(name, worker=worker, now=now, until=until)
+
+        monkeypatch.setattr(submissions, "hold", holding)
+        assert [each.id for each in (await bed.poll()).pending] == [submission]
+        assert held == []
+        assert (await bed.submit()).submitted == [submission]
+
+
 async def test_what_was_begun_with_another_key_is_not_handed_in_twice(
     tmp_path: Path, slow: tuple[Simulator, str]
 ) -> None:
@@ -426,6 +453,18 @@ async def test_a_queue_that_is_full_when_a_job_is_asked_for_has_no_room_for_ever
         monkeypatch.setattr(BatchesApi, "_too_much", full)
         done = await bed.submit()
         assert (done.submitted, done.waiting) == ([], second.submissions)
+        # Of what somebody has begun to hand in there may be a job that takes the room, though nobody heard of it.
+        submissions = bed._ledger.submissions
+        row = await submissions.get(first[0])
+        assert row is not None
+        await submissions.hold(row.id, worker="test", now=0, until=1)
+        await submissions.save(
+            replace(row, state="submitting", later=2**62, worker="", until=0), worker="test"
+        )
+        done = await bed.submit(*second.submissions)
+        assert (done.submitted, done.waiting) == ([], second.submissions)
+        await submissions.hold(row.id, worker="test", now=0, until=1)
+        await submissions.save(row, worker="test")
         monkeypatch.undo()
         await bed.poll(*first)
         monkeypatch.setattr(BatchesApi, "_too_much", full)

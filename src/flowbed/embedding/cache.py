@@ -11,6 +11,7 @@ import numpy as np
 
 from flowbed import telemetry
 from flowbed.embedding.dimensions import is_padded
+from flowbed.embedding.hurry import UNHURRIED
 from flowbed.embedding.requests import cut
 from flowbed.embedding.stored import FLOAT, Layout
 from flowbed.embedding.tiers import Tiers
@@ -70,6 +71,8 @@ class Cached(Wrapper):
         self.tiers = Tiers(tiers, self._layout, clock=clock)
         # A key is here while some call looks it up or embeds it.
         self._flights: dict[bytes, asyncio.Future[_Landed]] = {}
+        # Of what nobody waits for, where that may take long: nobody else is to wait for it.
+        self._unhurried: dict[bytes, asyncio.Future[_Landed]] = {}
 
     async def embed(self, texts: Sequence[str], *, purpose: Purpose) -> Embedded:
         """Embed every text or none; `tokens` counts only what this call had sent, `counts` every text.
@@ -151,10 +154,16 @@ class Cached(Wrapper):
         require_unicode(texts)
         return vector_keys(self.space, purpose, texts)
 
+    @property
+    def _stands_back(self) -> bool:
+        """Whether the call under way takes what others leave; what costs money is never embedded twice for that."""
+        return UNHURRIED.get() and not self.price
+
     async def _complete(self, call: _Call, purpose: Purpose) -> None:
         """Find or make what is not known yet of what a call wants."""
         while left := [key for key in call.wanted if key not in call.known]:
-            elsewhere = {key: self._flights[key] for key in left if key in self._flights}
+            under_way = {**self._unhurried, **self._flights} if self._stands_back else self._flights
+            elsewhere = {key: under_way[key] for key in left if key in under_way}
             mine = {key: call.wanted[key] for key in left if key not in elsewhere}
             if mine:
                 await self._resolve(mine, call, purpose)
@@ -167,7 +176,8 @@ class Cached(Wrapper):
         """Look `mine` up, embed what is not kept, add both to what is known, and tell whoever waits."""
         loop = asyncio.get_running_loop()
         flights = {key: loop.create_future() for key in mine}
-        self._flights.update(flights)
+        own = self._unhurried if self._stands_back else self._flights
+        own.update(flights)
         failure: _Landed = None
         guilty: set[bytes] = set()
         try:
@@ -186,7 +196,7 @@ class Cached(Wrapper):
         finally:
             # Also after an error or a cancellation, so that nobody waits for ever.
             for key, flight in flights.items():
-                del self._flights[key]
+                del own[key]
                 flight.set_result(call.known.get(key, failure if key in guilty else None))
 
     async def _send(self, sent: Mapping[bytes, str], call: _Call, purpose: Purpose) -> None:

@@ -186,13 +186,16 @@ class Onnx:
         """
         require_unicode(texts)
         if UNHURRIED.get():
-            return await self._embed(texts, purpose=purpose, pool=self._spare)
+            # Not shared out: a small call leaves the other cores to others, also where threads cannot stand back. Who
+            # loads the graph does not stand back: everybody waits for that.
+            pool = self._spare if "_session" in vars(self) else self._cores
+            return await self._embed(texts, purpose=purpose, pool=pool, cores=1)
         if purpose == "query":
-            return await self._embed(texts, purpose=purpose, pool=self._cores)
+            return await self._embed(texts, purpose=purpose, pool=self._cores, cores=self._choices.threads)
         async with self._turns:
-            return await self._embed(texts, purpose=purpose, pool=self._cores)
+            return await self._embed(texts, purpose=purpose, pool=self._cores, cores=self._choices.threads)
 
-    async def _embed(self, texts: Sequence[str], *, purpose: Purpose, pool: Executor) -> Embedded:
+    async def _embed(self, texts: Sequence[str], *, purpose: Purpose, pool: Executor, cores: int) -> Embedded:
         if not texts:
             return Embedded(vectors=np.empty((0, self.space.dimensions), dtype=np.float32))
         prompt = self._prompts.get(purpose, "")
@@ -201,7 +204,6 @@ class Onnx:
         vectors = np.empty((len(windows), self.space.dimensions), dtype=np.float32)
         padding = int(self._checkpoint.config.get("pad_token_id") or 0)
         prefix, suffix = self._around
-        cores = self._choices.threads
         batches = batches_of(windows, prefix=prefix, suffix=suffix, padding=padding, cores=cores)
         loop = asyncio.get_running_loop()
 
@@ -212,7 +214,7 @@ class Onnx:
 
         try:
             async with asyncio.TaskGroup() as group:
-                for _ in range(cores):
+                for _ in range(self._choices.threads):
                     group.create_task(work())
         except ExceptionGroup as several:
             raise several.exceptions[0] from several

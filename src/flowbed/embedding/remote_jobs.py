@@ -77,7 +77,7 @@ class Jobs:
         except orjson.JSONEncodeError:
             require_unicode([text])
             raise
-        return b"%b%b%b%b%b" % (before, name.encode(), between, said[1:-1], after)
+        return b"%b%b%b%b%b" % (before, orjson.dumps(name)[1:-1], between, said[1:-1], after)
 
     @cached_property
     def _pattern(self) -> tuple[bytes, bytes, bytes]:
@@ -88,8 +88,8 @@ class Jobs:
         line = orjson.dumps(
             self._form.line(NAME, self._remote.asking(TEXT)), option=orjson.OPT_APPEND_NEWLINE
         )
-        before, rest = line.split(NAME.encode())
-        between, after = rest.split(TEXT.encode())
+        before, rest = line.split(NAME.encode(), 1)
+        between, after = rest.rsplit(TEXT.encode(), 1)  # behind a prompt, whatever that says
         return before, between, after
 
     def asked(self, line: bytes) -> tuple[str, str]:
@@ -119,9 +119,9 @@ class Jobs:
             answer = await self._make(submission, file)
             # What lies there is of no use where it went away meanwhile, or cannot be read.
             if answer.status not in OF_THE_FILE or self._is_full(answer):
-                return self._told(answer).job
+                return self._made(answer)
         file = await self._upload(submission, read, size)
-        return self._told(await self._make(submission, file)).job
+        return self._made(await self._make(submission, file))
 
     async def find(self, submission: str) -> Job | None:
         """Look through the account's jobs, the newest first, for one that carries the mark of `submission`.
@@ -248,6 +248,15 @@ class Jobs:
                 return
             after = last
 
+    def _made(self, answer: Answer) -> Job:
+        """Read the answer of a request for a job; only there does a full queue mean that there is none."""
+        try:
+            return self._told(answer).job
+        except TooMany as error:
+            if not self._is_full(answer):
+                raise
+            raise QueueFull(str(error), retry_after=error.retry_after) from error
+
     def _told(self, answer: Answer) -> Told:
         return self._read(self._payload(answer))
 
@@ -272,8 +281,8 @@ class Jobs:
 
     def _failure(self, answer: Answer) -> Error:
         failure = self._remote.failure(answer)
-        if self._is_full(answer) and isinstance(failure, Rejected | TooMany):
-            return QueueFull(str(failure), retry_after=answer.retry_after)
+        if self._is_full(answer) and isinstance(failure, Rejected):
+            return TooMany(str(failure), retry_after=answer.retry_after)
         return failure
 
     def _is_full(self, answer: Answer) -> bool:

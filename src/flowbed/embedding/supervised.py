@@ -9,6 +9,7 @@ import signal
 import socket
 import struct
 from concurrent.futures import ThreadPoolExecutor
+from contextvars import copy_context
 from dataclasses import dataclass
 from queue import SimpleQueue
 from typing import TYPE_CHECKING, Any
@@ -16,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 import psutil
 
 from flowbed import telemetry
+from flowbed.embedding.hurry import UNHURRIED
 from flowbed.embedding.wrapper import Wrapper
 from flowbed.errors import Error, Transient
 
@@ -37,6 +39,10 @@ MEMORY = 4 * 2**30
 
 # Seconds for a process to end by itself when it is told to.
 FAREWELL = 5.0
+
+
+# What travels to a process: texts, their purpose, and whether nobody waits for them.
+_Call = tuple[list[str], "Purpose", bool]
 
 
 class Supervised(Wrapper):
@@ -91,25 +97,25 @@ class Supervised(Wrapper):
 
         """
         loop = asyncio.get_running_loop()
-        return await loop.run_in_executor(self._threads, self._run, list(texts), purpose)
+        return await loop.run_in_executor(self._threads, self._run, (list(texts), purpose, UNHURRIED.get()))
 
     async def aclose(self) -> None:
         """Let calls that are under way end, and then the processes."""
         await asyncio.to_thread(self._close)
         await super().aclose()
 
-    def _run(self, texts: Sequence[str], purpose: Purpose) -> Embedded:
+    def _run(self, call: _Call) -> Embedded:
         """Embed in one of the processes; runs in one of the threads."""
         place = self._idle.get_nowait()
         try:
             if not self._workers[place].process.is_alive():
                 self._replace(place, "it died")
-            answer = self._asked(place, texts, purpose) or self._asked(place, texts, purpose)
+            answer = self._asked(place, call) or self._asked(place, call)
         finally:
             self._idle.put(place)
         if answer is None:
             raise Transient(
-                f"two processes of {self.space.model} died or hung over {len(texts)} texts; try again, with fewer"
+                f"two processes of {self.space.model} died or hung over {len(call[0])} texts; try again, with fewer"
             )
         if answer.memory > self._memory:
             self._replace(place, f"it held {answer.memory / 2**20:.0f} MiB")
@@ -117,10 +123,10 @@ class Supervised(Wrapper):
             raise answer.outcome
         return answer.outcome
 
-    def _asked(self, place: int, texts: Sequence[str], purpose: Purpose) -> _Answer | None:
+    def _asked(self, place: int, call: _Call) -> _Answer | None:
         """Ask one process; None where it did not live to answer, and was replaced."""
         try:
-            answer = self._workers[place].ask(texts, purpose)
+            answer = self._workers[place].ask(call)
         except (EOFError, OSError):
             self._replace(place, "it died")
             return None
@@ -163,7 +169,7 @@ class _Worker:
         _limit(self._connection, timeout)
         self._started = False
 
-    def ask(self, texts: Sequence[str], purpose: Purpose) -> _Answer | None:
+    def ask(self, call: _Call) -> _Answer | None:
         """Have texts embedded; None where that takes too long."""
         if not self._started:
             if not self._connection.poll(STARTING):
@@ -171,7 +177,7 @@ class _Worker:
             self._connection.recv()
             self._started = True
         try:
-            self._connection.send((texts, purpose))
+            self._connection.send(call)
             if not self._connection.poll(self._timeout):
                 return None
             answer: _Answer = self._connection.recv()
@@ -215,12 +221,14 @@ def _work(connection: Connection[Any, Any], opener: Callable[[], Embedder]) -> N
     with asyncio.Runner() as runner:
         while True:
             try:
-                texts, purpose = connection.recv()
+                texts, purpose, aside = connection.recv()
             except EOFError:
                 return
             try:
                 embedder = embedder or opener()
-                outcome: Embedded | Exception = runner.run(embedder.embed(texts, purpose=purpose))
+                UNHURRIED.set(aside)
+                answering = embedder.embed(texts, purpose=purpose)
+                outcome: Embedded | Exception = runner.run(answering, context=copy_context())
             except Error as error:
                 outcome = error
             except Exception as error:  # noqa: BLE001 - whatever it is may not be able to travel

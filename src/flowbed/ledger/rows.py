@@ -176,10 +176,10 @@ class SubmissionRow:
 
     @property
     def is_queued(self) -> bool:
-        """Tell whether it takes room in its provider's queue, or may.
+        """Tell whether room in its provider's queue is kept for it.
 
-        Neither what was put off before there was a job of it does, nor what has ended with answers that cannot be taken
-        in: either would keep the room of others for as long as that is so.
+        It is not for what was put off on the way there, of which there is hardly ever a job, nor for what has ended
+        with answers that cannot be taken in: either would keep others waiting for as long as that is so.
         """
         if self.state == "submitted":
             return not self.ended and (not self.error or self.done + self.failed < self.texts)

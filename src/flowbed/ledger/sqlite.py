@@ -27,7 +27,7 @@ MEMORY = ":memory:"
 _BUSY_SECONDS = 30.0  # longer than any transaction of ours, shorter than anyone's patience
 _WAL_PAUSE, _WAL_TRIES = 0.02, 1_500  # 30 s in all
 _CACHE_KIB = 16 * 1024  # holds the upper levels of every index of ten million chunks, for each connection
-# Pages (32 MiB) after which the log is brought into the file. A claim of thousands of chunks writes 5 MiB: by SQLite's
+# Pages (31 MiB) after which the log is brought into the file. A claim of thousands of chunks writes 5 MiB: by SQLite's
 # usual 1,000 pages the same ones of each index would be brought there time and again, and each time be waited for.
 _WAL_PAGES = 8_000
 _WAL_KEPT = 64 * 1024 * 1024  # a huge transaction's log gives its disk back

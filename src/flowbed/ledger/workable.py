@@ -79,8 +79,8 @@ def workable(
     """Tell whether a chunk may be claimed."""
     asked = set(statuses)
     # A claim in force is never taken, whatever is asked for. `until` is 0 once the chunk is in a run, or left to its
-    # submission. All of a million chunks may wait for a commit or for an answer: they are passed over by their status
-    # alone, unless any claim has run out or any submission has ended and left chunks behind, which is asked first.
+    # submission. All of a million chunks may wait for a commit or for an answer: of each no more than its status is
+    # looked at, unless any claim has run out or any submission has ended and left chunks behind, which is asked first.
     ran_out = sa.and_(
         table.c.status == Status.PENDING,
         sa.or_(

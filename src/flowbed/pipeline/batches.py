@@ -116,5 +116,7 @@ async def _chunks(
         return {(each["collection"], each["id"]): each for each in said["chunks"]}
     except NotFound:
         return Rejected(f"its batch file {row.key} is missing")
+    except Rejected as error:
+        return error
     except (ValueError, KeyError, TypeError) as error:
         return Rejected(f"its batch file {row.key} is damaged: {error}")

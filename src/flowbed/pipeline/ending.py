@@ -132,9 +132,15 @@ async def let_go(row: SubmissionRow, state: str, reason: str, parts: Parts) -> S
 async def turned_away(row: SubmissionRow, reason: str, parts: Parts) -> tuple[SubmissionRow, str]:
     """Put off a held submission that its provider's queue has no room for; end it where nothing of ours is in its way.
 
-    Then the second says why, and what to do.
+    Then the second says why, and what to do. What somebody has begun to hand in may be in its way.
     """
-    if await parts.ledger.submissions.queued(row.account, besides=row.id):
+    others = [
+        each
+        async for page in parts.ledger.submissions.pages(live=True)
+        for each in page
+        if each.account == row.account and each.id != row.id
+    ]
+    if any(each.is_queued or each.state == "submitting" for each in others):
         later = parts.clock() + AGAIN
         put_off = replace(
             row, state="ready", job="", submitted=0, later=later, error=reason, worker="", until=0
@@ -144,8 +150,8 @@ async def turned_away(row: SubmissionRow, reason: str, parts: Parts) -> tuple[Su
     vendor = row.account.partition(":")[0]
     hopeless = (
         f"its {row.tokens:,} tokens do not fit into the provider's queue ({reason}), and nothing else handed in from"
-        f" here is there: set batch_tokens in [providers.{vendor}] to what the account may have waiting; its texts wait"
-        " for the next run"
+        f" here is there: unless others use the account, set batch_tokens in [providers.{vendor}] to what it may have"
+        " waiting; its texts wait for the next run"
     )
     return await let_go(row, "failed", hopeless, parts), hopeless
 

@@ -197,7 +197,7 @@ class _Submitting:
 
     async def _turned_away(self, submission: str, error: QueueFull) -> None:
         row = await self._parts.ledger.submissions.get(submission)
-        if row is None:
+        if row is None or row.worker != self._parts.worker:  # it took so long that it is another's now
             return
         _, hopeless = await turned_away(row, str(error), self._parts)
         if hopeless:
@@ -211,7 +211,7 @@ class _Submitting:
             await self._put_off(submission, error)
             return
         row = await self._parts.ledger.submissions.get(submission)
-        if row is not None:
+        if row is not None and row.worker == self._parts.worker:
             await refuse(row, str(error), self._parts)
         self._tell(submission, f"{error}; its chunks have failed, `flowbed dead-letters list` names them")
 

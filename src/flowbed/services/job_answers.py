@@ -35,7 +35,8 @@ if TYPE_CHECKING:
     from flowbed.services.models import Models
 
 # Of a model that runs here, one call takes about so many tokens: some tenths of a second on two cores. While requests
-# come, it takes fewer than one core runs at once (`embedding.batches`), so that there is another for them.
+# come, it takes fewer than a batch of the local model has (`embedding.batches`), which one core runs, so that there is
+# another for them.
 LOCAL_INPUTS, LOCAL_TOKENS, BESIDE_TOKENS = 64, 4_096, 256
 REMOTE_TOKENS = 64_000
 # Numbers of the vectors of one call: as JSON, 20 bytes each, they are in memory at once.
