@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from flowbed.ledger import Spent, SubmissionRow
     from flowbed.records import Report
     from flowbed.storage import Store
+    from flowbed.testing.simulators.faults import Kind
 
 PAGES = 20
 CREATE, LIST, JOB, CONTENT = "/v1/batches", "/v1/batches", "/v1/batches/*", "/v1/files/*/content"
@@ -371,12 +372,13 @@ async def test_what_was_put_off_keeps_no_room_from_others(
         assert {*first.blocked, *first.submitted, *second.submitted} == {*found.submissions}
 
 
-async def test_texts_that_are_missing_again_are_for_a_person(
-    tmp_path: Path, provider: tuple[Simulator, str]
+@pytest.mark.parametrize("kind", ["missing_lines", "conflicting_lines"])
+async def test_texts_without_an_answer_for_the_second_time_are_for_a_person(
+    kind: Kind, tmp_path: Path, provider: tuple[Simulator, str]
 ) -> None:
-    """A text that no line answers is paid for twice at most, and the ledger has what that cost."""
+    """What no line answers, or two that differ, is paid for twice at most, and the ledger has what that cost."""
     simulator, url = provider
-    simulator.order(Fault(kind="missing_lines", text="word3 "))
+    simulator.order(Fault(kind=kind, text="word3 "))
     async with await flowbed.aopen(made(tmp_path, url)) as bed:
         for _ in range(4):
             await bed.run(lane="batch", wait=True)
@@ -566,20 +568,6 @@ async def test_a_text_that_is_answered_with_two_vectors_has_none(
     async with await flowbed.aopen(other) as bed:
         await bed.run(lane="realtime")
     assert not differences(contents_of(folder), contents_of(other))
-
-
-async def test_a_text_that_goes_on_being_answered_so_is_for_somebody_to_look_at(
-    tmp_path: Path, provider: tuple[Simulator, str]
-) -> None:
-    """The second time it is a dead letter, and nothing more is paid."""
-    simulator, url = provider
-    simulator.order(Fault(kind="conflicting_lines", text="word7 "))
-    async with await flowbed.aopen(made(tmp_path, url)) as bed:
-        for _ in range(4):
-            await bed.run(lane="batch", wait=True)
-        assert simulator.account.totals().billed_again == 1
-        (letter,) = await bed.dead_letters()
-        assert "pays for them again" in letter.reason
 
 
 async def test_answers_to_what_nobody_says_any_more_are_kept(
