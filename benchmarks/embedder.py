@@ -16,9 +16,9 @@ from benchmarks.process import PEERS, Side
 from benchmarks.results import Figure, table
 from benchmarks.vectors import MODEL, MODELS
 from flowbed.embedding import open_embedder
-from flowbed.embedding.batches import batches_of, windows_of
-from flowbed.embedding.cores import usable_cores
-from flowbed.embedding.weights import find_checkpoint
+from flowbed.embedding.local.batching import batches_of, windows_of
+from flowbed.embedding.local.cores import usable_cores
+from flowbed.embedding.local.weights import find_checkpoint
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
     from benchmarks.results import Options
     from flowbed.embedding import Embedder
-    from flowbed.embedding.batches import Batch
+    from flowbed.embedding.local.batching import Batch
 
 ROUNDS = 5
 BATCHES = (16, 32, 64, 128, 256)  # texts that sentence-transformers is given at once

@@ -14,7 +14,7 @@ from typing import Self
 
 import psutil
 
-from flowbed.embedding.cores import usable_cores
+from flowbed.embedding.local.cores import usable_cores
 
 PACKAGES = ("flowbed", "pylance", "onnxruntime", "tokenizers", "numpy", "pyarrow")
 PEERS = ("chromadb", "sentence-transformers", "torch")

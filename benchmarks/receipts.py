@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 from benchmarks.process import PEERS, Side
 from benchmarks.results import Figure, table
 from benchmarks.vectors import MODELS
-from flowbed.embedding.weights import find_checkpoint
+from flowbed.embedding.local.weights import find_checkpoint
 
 if TYPE_CHECKING:
     from pathlib import Path

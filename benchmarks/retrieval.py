@@ -13,8 +13,8 @@ import numpy as np
 
 import flowbed
 from flowbed.embedding import open_embedder
+from flowbed.index.active_space import live_collection
 from flowbed.index.datasets import Datasets
-from flowbed.index.live import live_collection
 from flowbed.index.search import search
 from flowbed.settings import read_settings
 from flowbed.storage import open_store
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-    from flowbed.index.live import Live
+    from flowbed.index.active_space import Live
 
 DEPTH = 10
 COLLECTION = "corpus"

@@ -13,7 +13,7 @@ from benchmarks import build
 from benchmarks.process import PEERS, ROOT, Side
 from benchmarks.results import Figure, table
 from benchmarks.vectors import BUCKETS, EXPLAINED, MODEL, MODELS, QUERIES, TOPICS, recall
-from flowbed.embedding.weights import find_checkpoint
+from flowbed.embedding.local.weights import find_checkpoint
 
 if TYPE_CHECKING:
     from pathlib import Path

@@ -18,7 +18,7 @@ from benchmarks.process import BENCH, Side
 from benchmarks.results import Figure, table
 from benchmarks.sides.upstream import DIMENSIONS
 from benchmarks.vectors import MODEL, MODELS
-from flowbed.embedding.weights import find_checkpoint
+from flowbed.embedding.local.weights import find_checkpoint
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Sequence

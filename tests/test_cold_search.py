@@ -24,7 +24,7 @@ NEEDLESS = {
     "alembic",
     "fastapi",
     "flowbed.chunking",
-    "flowbed.feeds",
+    "flowbed.wiring.sources",
     "flowbed.index.commit",
     "flowbed.index.compaction",
     "flowbed.index.deltas",

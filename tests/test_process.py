@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 COUNT = """
 import ctypes, os, sys, threading
 if sys.argv[1] == "shared":
-    from flowbed.process import share_heaps
+    from flowbed.wiring.process import share_heaps
     share_heaps()
 libc = ctypes.CDLL(None)
 libc.malloc.restype = libc.fopen.restype = ctypes.c_void_p
@@ -68,7 +68,7 @@ def test_the_command_sets_its_process_up_and_the_library_does_not() -> None:
         return done.stdout.splitlines()[-1]
 
     plain = said("pass")
-    assert said("import flowbed.bed, flowbed.pipeline.find") == plain
+    assert said("import flowbed.bed, flowbed.lanes.batch.find") == plain
     assert (
         said("import sys; sys.argv = ['flowbed', '--version']; from flowbed.cli import main; main()") != plain
     )

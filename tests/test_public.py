@@ -95,8 +95,8 @@ def test_importing_the_package_loads_no_vendor() -> None:
             id="storage",
         ),
         pytest.param("import flowbed.pipeline.sync", id="sync"),
-        pytest.param("import flowbed.pipeline.find", id="find"),
-        pytest.param("import flowbed.pipeline.submit", id="submit"),
+        pytest.param("import flowbed.lanes.batch.find", id="find"),
+        pytest.param("import flowbed.lanes.batch.submit", id="submit"),
         pytest.param("import flowbed.cli.submissions", id="submissions"),
     ],
 )
@@ -109,8 +109,10 @@ def test_finding_and_listing_work_loads_no_heavy_package(code: str) -> None:
 HANDED_IN = """
 import asyncio, secrets, time
 from pathlib import Path
-from flowbed import pipeline, settings
-from flowbed.embedders import Embedders
+from flowbed import settings
+from flowbed.lanes import batch
+from flowbed.lanes.contexts import Parts
+from flowbed.wiring.models import Embedders
 from flowbed.ledger import open_ledger
 from flowbed.storage import open_store
 
@@ -118,14 +120,14 @@ async def main(folder):
     config = settings.read_settings(folder)
     ledger = await open_ledger(config.ledger, folder=folder, new_id="")
     embedders = Embedders(folder / ".flowbed", config)
-    parts = pipeline.Parts(
+    parts = Parts(
         store=open_store(config.store, folder=folder), ledger=ledger, datasets=None, embedder=embedders.cached,
         jobs=embedders.jobs, new_id=lambda: secrets.token_hex(12), clock=lambda: time.time_ns() // 1000,
         monotonic=time.monotonic, dead=lambda _: False, worker="one", concurrency=1, sources=frozenset({{"notes"}}),
     )
-    found = await pipeline.find.find(parts, sources=["notes"])
+    found = await batch.find.find(parts, sources=["notes"])
     assert found.texts == 3, found
-    assert (await pipeline.submit.submit(parts)).submitted == found.submissions
+    assert (await batch.submit.submit(parts)).submitted == found.submissions
     listed = [row.id async for page in ledger.submissions.pages(live=True) for row in page]
     assert listed == found.submissions
     await embedders.close()

@@ -34,7 +34,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from flowbed import Flowbed
-    from flowbed.pipeline import Parts
+    from flowbed.lanes.contexts import Parts
 
 SPACE = Space(model=world.MODEL, dimensions=world.DIMENSIONS)
 SHOWN = 10  # wrong answers that are told

@@ -9,7 +9,7 @@ from typing import Any
 
 import flowbed
 from benchmarks.sides.serve import serve
-from flowbed.process import set_up
+from flowbed.wiring.process import set_up
 
 # Finding asks the provider for nothing: nobody answers there.
 SETTINGS = """\

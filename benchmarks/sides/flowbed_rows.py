@@ -18,8 +18,8 @@ from benchmarks.sides.serve import serve
 from flowbed.index.commit import commit
 from flowbed.index.deltas import Upsert, write_delta
 from flowbed.ledger import ChunkRow, DocumentRow, RunRow, Swap
-from flowbed.process import set_up
 from flowbed.records import Status, text_hash
+from flowbed.wiring.process import set_up
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from benchmarks.sides.rows import Batch
     from flowbed.bed import Flowbed
     from flowbed.index.deltas import Delta
-    from flowbed.pipeline import Parts
+    from flowbed.lanes.contexts import Parts
 
 COLLECTION = "rows"
 RUN_ROWS = 8_192  # as many as a run of the pipeline holds

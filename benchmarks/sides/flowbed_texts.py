@@ -14,8 +14,8 @@ from typing import TYPE_CHECKING, Any
 import flowbed
 from benchmarks.sides.serve import serve
 from flowbed.index import compaction
-from flowbed.process import set_up
 from flowbed.telemetry import PROGRESS, RUN_COMMITTED, STAGE, listen
+from flowbed.wiring.process import set_up
 
 if TYPE_CHECKING:
     from collections.abc import Callable

@@ -14,9 +14,9 @@ from typing import TYPE_CHECKING, Any
 
 from benchmarks.sides.serve import serve
 from flowbed.embedding import Closes, Rates, open_embedder
-from flowbed.embedding.limits import BURST, Limited, MemoryBuckets
+from flowbed.embedding.cache.redis import RedisBuckets, open_redis
+from flowbed.embedding.wrappers.limits import BURST, Limited, MemoryBuckets
 from flowbed.errors import TooMany, Transient
-from flowbed.ledger.redis import RedisBuckets, open_redis
 
 if TYPE_CHECKING:
     from collections.abc import Mapping

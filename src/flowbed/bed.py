@@ -10,37 +10,39 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, Self, TypeVar
 
-from flowbed import index, pipeline, settings
-from flowbed.embedders import Embedders
+from flowbed import index, maintenance, pipeline, settings
+from flowbed.embedding.cache.disk import drop_damaged, fault_of
 from flowbed.errors import Misconfigured, NotFound, Rejected
+from flowbed.index.active_space import Live, Recent, live_collection, live_collections, require_same
 from flowbed.index.datasets import Datasets
-from flowbed.index.held import Held
-from flowbed.index.live import Live, Recent, live_collection, live_collections, require_same
+from flowbed.index.row_cache import Held
 from flowbed.index.search import Unit, search
+from flowbed.lanes import batch
+from flowbed.lanes.contexts import Parts
 from flowbed.ledger import open_ledger
-from flowbed.ledger.standing import stand
-from flowbed.ledger.vectors import drop_damaged, fault_of
+from flowbed.ledger.sql.lazy_ledger import stand
 from flowbed.storage import open_store
+from flowbed.wiring.models import Embedders
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
     from flowbed.embedding import Embedder
-    from flowbed.embedding.cache import Cached
-    from flowbed.embedding.tiers import VectorTier
+    from flowbed.embedding.cache.cached import Cached
+    from flowbed.embedding.cache.tiers import VectorTier
     from flowbed.index.compaction import Compaction, VectorIndex
     from flowbed.index.versions import Version
+    from flowbed.lanes.batch.find import Found as Unembedded
+    from flowbed.lanes.batch.poll import Polled
+    from flowbed.lanes.batch.submit import Submitted
     from flowbed.lanes.budget import Budget
+    from flowbed.lanes.choice import Asked
     from flowbed.ledger import DeadLetter, Ledger, Rollback, Spent, SubmissionRow
-    from flowbed.pipeline.doctor import Diagnosis
-    from flowbed.pipeline.find import Found as Unembedded
-    from flowbed.pipeline.gc import Collected
-    from flowbed.pipeline.inspect import BedStatus, Reason
-    from flowbed.pipeline.lane import Asked
-    from flowbed.pipeline.poll import Polled
+    from flowbed.maintenance.doctor import Diagnosis
+    from flowbed.maintenance.gc import Collected
+    from flowbed.maintenance.inspect import BedStatus, Reason
+    from flowbed.maintenance.verify import Verified
     from flowbed.pipeline.rollback import Released
-    from flowbed.pipeline.submit import Submitted
-    from flowbed.pipeline.verify import Verified
     from flowbed.records import Found, Hit, Plan, Report, Status
     from flowbed.services import Serving
     from flowbed.services.keys import Keys
@@ -92,10 +94,10 @@ class Flowbed:
             Misconfigured: the name, the kind, the location or an option cannot be used.
 
         """
-        from flowbed import feeds  # noqa: PLC0415 - what reads and chunks documents, which a search does not
+        from flowbed.wiring import sources as opening  # noqa: PLC0415 - what reads and chunks documents, which a search does not
 
         await asyncio.to_thread(
-            feeds.add,
+            opening.add,
             self.folder,
             name,
             kind=kind,
@@ -149,7 +151,7 @@ class Flowbed:
 
         """
         from flowbed.lanes.budget import Budget  # noqa: PLC0415 - a search has no use for these
-        from flowbed.pipeline.claims import WAITING  # noqa: PLC0415
+        from flowbed.lanes.claims import WAITING  # noqa: PLC0415
 
         if budget is not None and not (budget >= 0 and math.isfinite(budget)):
             message = f"the budget is {budget}; it has to be an amount of US dollars"
@@ -160,14 +162,14 @@ class Flowbed:
             if names or allow_deletes or status is not None:
                 message = f"plan {plan} says what is done: leave names, statuses and the leave to delete away"
                 raise Rejected(message)
-            from flowbed import feeds  # noqa: PLC0415 - as above
+            from flowbed.wiring import sources as opening  # noqa: PLC0415 - as above
 
             staged = await pipeline.staging.read_plan(self._store, plan, now=now())
             there = [name for name in staged.sources if name in self.settings.sources]
             opened = await self._feeds(there) if there else {}
             # Of what is no source any more nothing but deletions can have been planned as such.
             opened |= {
-                name: feeds.removed_feed(name)
+                name: opening.removed_feed(name)
                 for name, source in staged.sources.items()
                 if name not in opened and not any(part.batch for part in source.parts)
             }
@@ -197,7 +199,7 @@ class Flowbed:
 
         """
         feeds = await self._feeds(names)
-        return await pipeline.find.find(
+        return await batch.find.find(
             self._parts(),
             sources=tuple(feeds),
             limit=limit,
@@ -212,7 +214,7 @@ class Flowbed:
             NotFound: a submission of that id is not live.
 
         """
-        return await pipeline.submit.submit(self._parts(), submissions)
+        return await batch.submit.submit(self._parts(), submissions)
 
     async def poll(self, *submissions: str) -> Polled:
         """Ask how what was handed in is, all or the submissions named, and commit what has been answered; repeatable.
@@ -222,7 +224,7 @@ class Flowbed:
             NotFound: a submission of that id is not live.
 
         """
-        return await pipeline.poll.poll(self._parts(), submissions)
+        return await batch.poll.poll(self._parts(), submissions)
 
     async def submissions(self, *, live: bool = True) -> list[SubmissionRow]:
         """List the submissions that are live, or those that have ended, oldest first."""
@@ -317,11 +319,11 @@ class Flowbed:
 
     async def status(self) -> BedStatus:
         """Describe every collection, the chunks by status, and what waits for someone to look."""
-        return await pipeline.inspect.status(self._parts())
+        return await maintenance.inspect.status(self._parts())
 
     async def why(self, subject: str) -> list[Reason]:
         """Say what is known of a chunk or of every chunk of a document."""
-        return await pipeline.inspect.why(self._parts(), subject)
+        return await maintenance.inspect.why(self._parts(), subject)
 
     async def versions(self, collection: str) -> list[Version]:
         """List the versions of a collection that are kept, newest first."""
@@ -358,7 +360,7 @@ class Flowbed:
             NotFound: there is no collection of that name.
 
         """
-        return await pipeline.verify.verify(
+        return await maintenance.verify.verify(
             self._parts(), collections, repair=repair, allow_deletes=allow_deletes
         )
 
@@ -369,10 +371,10 @@ class Flowbed:
             NotFound: there is no collection of that name.
 
         """
-        done = await pipeline.gc.collect(self._parts(), collections, dry_run=dry_run)
+        done = await maintenance.gc.collect(self._parts(), collections, dry_run=dry_run)
         if not collections:
             for size in await asyncio.to_thread(drop_damaged, self._embedders.vector_file, dry_run=dry_run):
-                done.add(pipeline.gc.Garbage(kind="vector cache", key="", bytes=size, why="damaged"))
+                done.add(maintenance.gc.Garbage(kind="vector cache", key="", bytes=size, why="damaged"))
         return done
 
     async def tag(self, collection: str, version: int, name: str) -> None:
@@ -411,14 +413,14 @@ class Flowbed:
         try:
             await self.tie()
         except Misconfigured as error:
-            return pipeline.doctor.untied(error)
+            return maintenance.doctor.untied(error)
         path = self._store.url.removeprefix("file://") if self._store.url.startswith("file://") else ""
-        place = pipeline.doctor.Place(
+        place = maintenance.doctor.Place(
             store=path or self._store.url,
             free=lambda: psutil.disk_usage(path or str(self.folder)).free,
             cache=lambda: fault_of(self._embedders.vector_file),
         )
-        return await pipeline.doctor.examine(self._parts(), place)
+        return await maintenance.doctor.examine(self._parts(), place)
 
     async def dead_letters(self) -> list[DeadLetter]:
         """List what failed for good until someone looks, oldest first."""
@@ -501,17 +503,17 @@ class Flowbed:
 
         """
         if anew:
-            self.retied = await pipeline.tie.tie_anew(self._store, self._ledger)
+            self.retied = await maintenance.store_binding.tie_anew(self._store, self._ledger)
         else:
-            await pipeline.tie.tie(
+            await maintenance.store_binding.tie(
                 self._store,
                 self._ledger,
                 store_name=self.settings.store,
                 ledger_name=self._ledger.location,  # which shows no password
             )
 
-    def _parts(self, budget: Budget | None = None) -> pipeline.Parts:
-        return pipeline.Parts(
+    def _parts(self, budget: Budget | None = None) -> Parts:
+        return Parts(
             store=self._store,
             ledger=self._ledger,
             datasets=self._datasets,
@@ -537,10 +539,10 @@ class Flowbed:
         return lane or self.settings.lane, deadline
 
     async def _feeds(self, names: Sequence[str], *, removed: bool = False) -> dict[str, pipeline.Feed]:
-        from flowbed import feeds  # noqa: PLC0415 - as above
+        from flowbed.wiring import sources as opening  # noqa: PLC0415 - as above
 
         known = self.settings.sources
-        return await feeds.open_feeds(
+        return await opening.open_feeds(
             names, known, folder=self.folder, ledger=self._ledger, clock=now, removed=removed
         )
 
@@ -615,14 +617,14 @@ def _broken_ledger(folder: Path, error: Misconfigured) -> Diagnosis | None:
     if "://" in name or not file.is_file():
         return None
     mend = f"mv -f '{file}' '{file}.damaged'; rm -f '{file}-wal' '{file}-shm'; flowbed verify --repair; flowbed run"
-    finding = pipeline.doctor.Finding(
+    finding = maintenance.doctor.Finding(
         check="ledger",
         severity="error",
         subject=name,
         what=f"{error}; without it, a new ledger takes the store over, and no vector is paid for again",
         mend=mend,
     )
-    return pipeline.doctor.Diagnosis(findings=(finding,), checks=1)
+    return maintenance.doctor.Diagnosis(findings=(finding,), checks=1)
 
 
 async def _joined(folder: Path) -> Flowbed:

@@ -15,15 +15,15 @@ if TYPE_CHECKING:
 
     from flowbed.index.compaction import Compaction, VectorIndex
     from flowbed.index.versions import Version
+    from flowbed.lanes.batch.find import Found as Unembedded
+    from flowbed.lanes.batch.poll import Polled
+    from flowbed.lanes.batch.submit import Submitted
     from flowbed.ledger import DeadLetter, Rollback, Spent, SubmissionRow
-    from flowbed.pipeline.doctor import Diagnosis
-    from flowbed.pipeline.find import Found as Unembedded
-    from flowbed.pipeline.gc import Collected
-    from flowbed.pipeline.inspect import BedStatus, Reason
-    from flowbed.pipeline.poll import Polled
+    from flowbed.maintenance.doctor import Diagnosis
+    from flowbed.maintenance.gc import Collected
+    from flowbed.maintenance.inspect import BedStatus, Reason
+    from flowbed.maintenance.verify import Verified
     from flowbed.pipeline.rollback import Released
-    from flowbed.pipeline.submit import Submitted
-    from flowbed.pipeline.verify import Verified
     from flowbed.records import Found, Hit, Plan, Report
 
 Answer = TypeVar("Answer")

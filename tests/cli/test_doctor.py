@@ -24,9 +24,9 @@ from flowbed import bed as beds
 from flowbed.index import compaction, lease, repair
 from flowbed.index.deltas import Delete, Upsert, table, write_delta
 from flowbed.index.schema import schema
+from flowbed.lanes.batch_files import read_passages
 from flowbed.ledger import DeadLetter, Failure, RunRow
-from flowbed.pipeline import doctor
-from flowbed.pipeline.batches import read_passages
+from flowbed.maintenance import doctor
 from flowbed.records import Space, Status, canonical
 from flowbed.storage import files
 from flowbed.testing.index import assert_same, contents_of

@@ -276,7 +276,8 @@ def test_the_steps_load_neither_index_nor_model() -> None:
     import subprocess
 
     code = (
-        "import sys, flowbed.pipeline.find, flowbed.pipeline.submit, flowbed.pipeline.standing, flowbed.pipeline.lane\n"
+        "import sys, flowbed.lanes.batch.find, flowbed.lanes.batch.submit, flowbed.lanes.choice\n"
+        "import flowbed.lanes.batch.submission_status\n"
         "print([name for name in ('lance', 'pyarrow', 'onnxruntime') if name in sys.modules])"
     )
     found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)

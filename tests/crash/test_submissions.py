@@ -18,7 +18,7 @@ import pytest
 import flowbed
 import flowbed.bed
 from flowbed import telemetry
-from flowbed.pipeline.claims import CLAIM
+from flowbed.lanes.claims import CLAIM
 from flowbed.testing.index import assert_same, contents_of
 from flowbed.testing.killing import PATIENCE, Project
 from flowbed.testing.simulators.faults import Fault

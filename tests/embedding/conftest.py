@@ -10,13 +10,13 @@ import pytest
 from safetensors.numpy import save_file
 from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors
 
-from flowbed.embedding.onnx import open_onnx
+from flowbed.embedding.local.onnx import open_onnx
 
 if TYPE_CHECKING:
     from collections.abc import Callable
     from pathlib import Path
 
-    from flowbed.embedding.onnx import Onnx
+    from flowbed.embedding.local.onnx import Onnx
 
 WORDS = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", *"abcdefghijklmnopqrstuvwxyz", *(f"##{c}" for c in "abcdefgh")]
 HIDDEN, LAYERS, HEADS, INNER, POSITIONS = 16, 2, 4, 32, 24

@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from flowbed.embedding.answers import indexed, matrix, message_of, normalised, usage
+from flowbed.embedding.providers.parsing import indexed, matrix, message_of, normalised, usage
 from flowbed.errors import Misconfigured, Rejected, Transient
 
 NUMBERS = st.floats(-1e6, 1e6, width=32)

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from flowbed.embedding.batches import BATCH, SHARE, TEXTS, TOKENS, Window, batches_of, cuts, share
+from flowbed.embedding.local.batching import BATCH, SHARE, TEXTS, TOKENS, Window, batches_of, cuts, share
 
 WIDTHS = st.integers(2, 40) | st.integers(100, 2 * TOKENS)
 

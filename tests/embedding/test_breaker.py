@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
 from flowbed import telemetry
-from flowbed.embedding.breaker import Breaker, Guarded, State
+from flowbed.embedding.wrappers.breaker import Breaker, Guarded, State
 from flowbed.errors import Error, Misconfigured, Rejected, TooMany, Transient, Unavailable
 from flowbed.testing.embedder import Seeded
 from flowbed.testing.embedding import EmbedderContract

@@ -13,11 +13,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from flowbed import telemetry
-from flowbed.embedding.cache import Cached
-from flowbed.embedding.hurry import unhurried
-from flowbed.embedding.memory import VectorMemory
+from flowbed.embedding.cache.cached import Cached
+from flowbed.embedding.cache.disk import VectorFile
+from flowbed.embedding.cache.memory import VectorMemory
+from flowbed.embedding.local.priority import unhurried
 from flowbed.errors import Error, Misconfigured, OutOfSpace, Rejected, Transient
-from flowbed.ledger.vectors import VectorFile
 from flowbed.records import Embedded, Space, vector_key
 
 if TYPE_CHECKING:

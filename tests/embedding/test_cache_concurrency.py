@@ -12,9 +12,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from flowbed.embedding.cache import Cached
-from flowbed.embedding.memory import OVERHEAD, VectorMemory
-from flowbed.embedding.stored import Layout
+from flowbed.embedding.cache.cached import Cached
+from flowbed.embedding.cache.encoding import Layout
+from flowbed.embedding.cache.memory import OVERHEAD, VectorMemory
 from flowbed.embedding.usage import shares
 from flowbed.errors import Error, Misconfigured, Rejected, Transient
 from flowbed.records import Embedded, Space

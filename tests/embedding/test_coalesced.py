@@ -12,10 +12,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from flowbed import telemetry
-from flowbed.embedding.cache import Cached
-from flowbed.embedding.coalesced import INTERACTIVE, Coalesced
-from flowbed.embedding.hurry import UNHURRIED, unhurried
-from flowbed.embedding.memory import VectorMemory
+from flowbed.embedding.cache.cached import Cached
+from flowbed.embedding.cache.memory import VectorMemory
+from flowbed.embedding.local.priority import UNHURRIED, unhurried
+from flowbed.embedding.wrappers.coalesced import INTERACTIVE, Coalesced
 from flowbed.errors import Misconfigured, Rejected, Transient, Unavailable
 from flowbed.records import Embedded, Space
 from flowbed.testing.embedder import Seeded, seeded

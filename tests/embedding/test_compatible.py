@@ -12,7 +12,7 @@ import pytest
 from aiohttp import web
 
 from flowbed.embedding import open_embedder
-from flowbed.embedding.onnx import open_onnx
+from flowbed.embedding.local.onnx import open_onnx
 from flowbed.errors import Misconfigured, Rejected
 from flowbed.testing.simulators import OpenAI, Simulator, running, vector_of
 
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Mapping
     from pathlib import Path
 
-    from flowbed.embedding.onnx import Onnx
+    from flowbed.embedding.local.onnx import Onnx
 
 
 class Serving:

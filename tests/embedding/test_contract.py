@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING
 import pytest
 
 from flowbed.embedding import open_embedder
-from flowbed.embedding.cache import Cached
-from flowbed.embedding.memory import VectorMemory
+from flowbed.embedding.cache.cached import Cached
+from flowbed.embedding.cache.memory import VectorMemory
 from flowbed.testing.embedding import EmbedderContract
 
 if TYPE_CHECKING:

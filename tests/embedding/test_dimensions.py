@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from flowbed.embedding.cache import Cached
+from flowbed.embedding.cache.cached import Cached
 from flowbed.embedding.dimensions import POLICIES, Policy, Resized, fit, fitted, is_padded
 from flowbed.errors import Misconfigured, Rejected
 from flowbed.records import Space

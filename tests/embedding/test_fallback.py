@@ -10,10 +10,10 @@ import numpy as np
 import pytest
 
 from flowbed import telemetry
-from flowbed.embedding.cache import Cached
-from flowbed.embedding.fallback import Fallback
-from flowbed.embedding.memory import VectorMemory
-from flowbed.embedding.paying import paid_by
+from flowbed.embedding.cache.cached import Cached
+from flowbed.embedding.cache.memory import VectorMemory
+from flowbed.embedding.wrappers.billing import paid_by
+from flowbed.embedding.wrappers.fallback import Fallback
 from flowbed.errors import Error, Misconfigured, Rejected, Transient, Unavailable
 from flowbed.testing.embedder import Seeded, seeded
 from flowbed.testing.embedding import EmbedderContract

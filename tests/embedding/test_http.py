@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING, Any
 import pytest
 from aiohttp import web
 
-from flowbed.embedding.http import Provider, duration, retry_after, told_wait
 from flowbed.errors import Misconfigured, Transient
+from flowbed.http.client import Provider, duration, retry_after, told_wait
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Awaitable, Callable
@@ -236,6 +236,9 @@ async def test_what_is_repeated_holds_neither_secrets_nor_texts() -> None:
 
 def test_nothing_of_it_is_loaded_before_it_is_needed() -> None:
     """Importing the package, the table of vendors and the command line loads no HTTP client."""
-    code = "import sys, flowbed.embedding, flowbed.cli, flowbed.embedding.openai; print('aiohttp' in sys.modules)"
+    code = (
+        "import sys, flowbed.embedding, flowbed.cli, flowbed.embedding.providers.openai;"
+        " print('aiohttp' in sys.modules)"
+    )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "False"

@@ -11,11 +11,11 @@ import pytest
 from aiohttp import web
 
 from flowbed.embedding import open_embedder
+from flowbed.embedding.batch_api import open_jobs
+from flowbed.embedding.batch_api.job_client import NAME as REMOTE_NAME
+from flowbed.embedding.batch_api.job_client import TEXT as REMOTE_TEXT
 from flowbed.embedding.dimensions import Resized
-from flowbed.embedding.jobs import open_jobs
-from flowbed.embedding.onnx import open_onnx
-from flowbed.embedding.remote_jobs import NAME as REMOTE_NAME
-from flowbed.embedding.remote_jobs import TEXT as REMOTE_TEXT
+from flowbed.embedding.local.onnx import open_onnx
 from flowbed.errors import Misconfigured, NotFound, QueueFull, Rejected, TooMany, Transient
 from flowbed.testing.simulators import OpenAI, Simulator, running
 
@@ -23,8 +23,8 @@ if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable
     from pathlib import Path
 
-    from flowbed.embedding.jobs import BatchApi
-    from flowbed.embedding.onnx import Onnx
+    from flowbed.embedding.batch_api import BatchApi
+    from flowbed.embedding.local.onnx import Onnx
 
 NAME = "ab" * 32
 BATCH = {"id": "batch_1", "object": "batch", "status": "validating"}

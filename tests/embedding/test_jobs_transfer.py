@@ -10,14 +10,14 @@ from typing import TYPE_CHECKING
 import pytest
 from aiohttp import web
 
-from flowbed.embedding.http import Provider
-from flowbed.embedding.transfer import PIECE, download, upload
+from flowbed.embedding.batch_api.transfer import PIECE, download, upload
 from flowbed.errors import Misconfigured, NotFound, Rejected, Transient
+from flowbed.http.client import Provider
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Awaitable, Callable
 
-    from flowbed.embedding.http import Answer
+    from flowbed.http.client import Answer
 
     Answering = Callable[[web.Request], Awaitable[web.StreamResponse]]
     Speaking = Callable[[asyncio.StreamReader, asyncio.StreamWriter], Awaitable[None]]

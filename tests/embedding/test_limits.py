@@ -14,7 +14,7 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 
 from flowbed import telemetry
 from flowbed.embedding import Rates
-from flowbed.embedding.limits import BURST, Limited, MemoryBuckets, SharedBuckets, bucket_name
+from flowbed.embedding.wrappers.limits import BURST, Limited, MemoryBuckets, SharedBuckets, bucket_name
 from flowbed.errors import Rejected, TooMany, Transient
 from flowbed.testing.embedder import Seeded, seeded
 from flowbed.testing.embedding import EmbedderContract

@@ -19,9 +19,9 @@ from safetensors.numpy import load_file
 from tokenizers import Tokenizer
 
 from flowbed.embedding import open_embedder
-from flowbed.embedding.hurry import LAST, unhurried
-from flowbed.embedding.onnx import open_onnx
-from flowbed.embedding.weights import find_checkpoint
+from flowbed.embedding.local.onnx import open_onnx
+from flowbed.embedding.local.priority import LAST, unhurried
+from flowbed.embedding.local.weights import find_checkpoint
 from flowbed.errors import Misconfigured, Rejected
 
 if TYPE_CHECKING:
@@ -30,8 +30,8 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-    from flowbed.embedding.batches import Batch
-    from flowbed.embedding.onnx import Onnx
+    from flowbed.embedding.local.batching import Batch
+    from flowbed.embedding.local.onnx import Onnx
 
 TEXTS = [
     "",

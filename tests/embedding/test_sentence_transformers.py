@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from flowbed.embedding import open_embedder
-from flowbed.embedding.weights import find_checkpoint
+from flowbed.embedding.local.weights import find_checkpoint
 from flowbed.errors import Misconfigured, Rejected
 from flowbed.testing.embedding import EmbedderContract
 

@@ -12,12 +12,12 @@ import numpy as np
 import pytest
 
 from flowbed.embedding import Closes, Rates, open_embedder
-from flowbed.embedding.breaker import Breaker, Guarded, State
-from flowbed.embedding.cache import Cached
-from flowbed.embedding.coalesced import Coalesced
-from flowbed.embedding.fallback import Fallback
-from flowbed.embedding.limits import Limited, MemoryBuckets
-from flowbed.embedding.memory import VectorMemory
+from flowbed.embedding.cache.cached import Cached
+from flowbed.embedding.cache.memory import VectorMemory
+from flowbed.embedding.wrappers.breaker import Breaker, Guarded, State
+from flowbed.embedding.wrappers.coalesced import Coalesced
+from flowbed.embedding.wrappers.fallback import Fallback
+from flowbed.embedding.wrappers.limits import Limited, MemoryBuckets
 from flowbed.errors import TooMany, Transient
 from flowbed.testing.simulators import Fault, Limits, OpenAI, Simulator, running, vector_of
 

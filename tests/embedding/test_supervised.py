@@ -16,8 +16,8 @@ import pytest
 
 from flowbed import telemetry
 from flowbed.embedding import open_embedder
-from flowbed.embedding.coalesced import Coalesced
 from flowbed.embedding.supervised import Supervised
+from flowbed.embedding.wrappers.coalesced import Coalesced
 from flowbed.errors import Misconfigured, Rejected, Transient
 from flowbed.records import Embedded
 from flowbed.testing.dying import open_dying

@@ -13,9 +13,9 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from flowbed.embedding.memory import OVERHEAD, VectorMemory
+from flowbed.embedding.cache.disk import VectorFile
+from flowbed.embedding.cache.memory import OVERHEAD, VectorMemory
 from flowbed.errors import Misconfigured
-from flowbed.ledger.vectors import VectorFile
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
@@ -170,7 +170,7 @@ async def test_unusable_place_is_a_setting_to_change(tmp_path: Path, clock: Cloc
 WRITER = """
 import asyncio, os, sys, time
 from pathlib import Path
-from flowbed.ledger.vectors import VectorFile
+from flowbed.embedding.cache.disk import VectorFile
 
 async def main():
     opened = VectorFile(Path(sys.argv[1]), limit=10**9, clock=time.time)

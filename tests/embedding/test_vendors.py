@@ -11,13 +11,13 @@ import orjson
 import pytest
 
 from flowbed.embedding import open_embedder
-from flowbed.embedding.cohere import CohereApi, open_cohere
-from flowbed.embedding.http import Answer
-from flowbed.embedding.huggingface import HuggingFaceApi
-from flowbed.embedding.openai import OpenAIApi, open_openai
-from flowbed.embedding.prices import PRICES
-from flowbed.embedding.voyage import VoyageApi, open_voyage
+from flowbed.embedding.providers.cohere import CohereApi, open_cohere
+from flowbed.embedding.providers.huggingface import HuggingFaceApi
+from flowbed.embedding.providers.openai import OpenAIApi, open_openai
+from flowbed.embedding.providers.prices import PRICES
+from flowbed.embedding.providers.voyage import VoyageApi, open_voyage
 from flowbed.errors import Misconfigured, Rejected, Transient
+from flowbed.http.client import Answer
 from flowbed.testing.simulators import (
     Azure,
     Cohere,
@@ -35,7 +35,7 @@ if TYPE_CHECKING:
     from collections.abc import AsyncIterator
     from pathlib import Path
 
-    from flowbed.embedding.remote import Remote
+    from flowbed.embedding.providers.client import Remote
     from flowbed.testing.simulators.wire import Api
 
 KEYS = {"api_key": "sk-1"}
@@ -397,7 +397,7 @@ def test_an_option_that_cannot_be_used_is_named(options: dict[str, str], named: 
 
 def test_every_model_that_is_known_has_a_price(tmp_path: Path) -> None:
     """Each model of the paid vendors opens without further options, at the price of the table."""
-    from flowbed.embedding import cohere, openai, voyage
+    from flowbed.embedding.providers import cohere, openai, voyage
 
     for vendor, module in (("openai", openai), ("voyage", voyage), ("cohere", cohere)):
         for name in module.MODELS:

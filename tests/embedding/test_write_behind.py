@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING
 from hypothesis import given
 from hypothesis import strategies as st
 
-from flowbed.embedding.memory import VectorMemory
-from flowbed.embedding.write_behind import WriteBehind
+from flowbed.embedding.cache.memory import VectorMemory
+from flowbed.embedding.cache.write_behind import WriteBehind
 from flowbed.errors import Transient
 
 if TYPE_CHECKING:

@@ -12,9 +12,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from flowbed.errors import Conflict, Misconfigured, Rejected
+from flowbed.index.active_space import live_collection
 from flowbed.index.commit import RETENTION
 from flowbed.index.deltas import Delete, Upsert, decode, encode, newest, row_set, table, write_delta
-from flowbed.index.live import live_collection
 from flowbed.records import Space, Status, run_id
 from flowbed.testing.ledger import put
 

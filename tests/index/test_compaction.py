@@ -47,8 +47,8 @@ if TYPE_CHECKING:
 
     from tests.index.conftest import Bench
 
+    from flowbed.index.active_space import Live
     from flowbed.index.deltas import Upsert
-    from flowbed.index.live import Live
 
 DAY = 86_400_000_000  # µs
 SMALL = State(rows=100, tombstones=0, unindexed_rows=100, fragments=1, version=3)

@@ -9,12 +9,12 @@ from typing import TYPE_CHECKING
 import numpy as np
 import pytest
 
-from flowbed.index import held as held_rows
+from flowbed.index import row_cache as held_rows
+from flowbed.index.active_space import FRESH, Recent
 from flowbed.index.compaction import compact
 from flowbed.index.datasets import Datasets
-from flowbed.index.held import Held
 from flowbed.index.history import restore
-from flowbed.index.live import FRESH, Recent
+from flowbed.index.row_cache import Held
 from flowbed.index.search import search
 
 if TYPE_CHECKING:

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from typing import Any
 
+from flowbed.index.active_space import live_collection
 from flowbed.index.compaction import compact
 from flowbed.index.history import Restored, restore, restored_since
-from flowbed.index.live import live_collection
 
 
 async def test_a_restore_is_found_among_compactions_of_an_indexed_collection(bench: Any) -> None:

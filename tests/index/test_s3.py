@@ -11,9 +11,9 @@ import pytest
 
 from flowbed.errors import Transient
 from flowbed.index import lease
+from flowbed.index.active_space import begin_space
 from flowbed.index.compaction import compact
 from flowbed.index.datasets import Datasets
-from flowbed.index.live import begin_space
 from flowbed.index.versions import state
 from flowbed.storage import open_store
 from flowbed.testing.s3 import REGION, variables

@@ -15,8 +15,8 @@ from flowbed.errors import Conflict, Misconfigured, NotFound, Rejected
 from flowbed.index import lease
 from flowbed.index.compaction import compact
 from flowbed.index.datasets import Datasets
-from flowbed.index.reuse import Reuse
 from flowbed.index.search import search
+from flowbed.index.vector_lookup import Reuse
 from flowbed.index.versions import state, versions
 from flowbed.records import text_hash
 

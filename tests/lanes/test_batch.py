@@ -14,10 +14,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from flowbed.embedding.jobs import Answered, Job, JobTerms
+from flowbed.embedding.batch_api import Answered, Job, JobTerms
 from flowbed.errors import NotFound, Rejected
-from flowbed.lanes.batch.answers import Answers, copy_answers, read_answers
-from flowbed.lanes.batch.carried import CarriedTexts
+from flowbed.lanes.batch.answer_files import Answers, copy_answers, read_answers
+from flowbed.lanes.batch.carried_texts import CarriedTexts
 from flowbed.lanes.batch.cut import Size
 from flowbed.lanes.batch.input import Input, input_key, output_key, read_texts, texts_key
 from flowbed.ledger import SubmissionRow, open_ledger

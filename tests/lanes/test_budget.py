@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from flowbed.embedding.cache import Cached
+from flowbed.embedding.cache.cached import Cached
 from flowbed.errors import Misconfigured
 from flowbed.lanes.budget import Budget, dollars
 from flowbed.lanes.realtime import embed

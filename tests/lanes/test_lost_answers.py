@@ -10,10 +10,10 @@ import stamina
 
 import flowbed
 from flowbed.embedding import Closes, Rates, open_embedder
-from flowbed.embedding.breaker import Breaker, Guarded
-from flowbed.embedding.cache import Cached
-from flowbed.embedding.fallback import Fallback
-from flowbed.embedding.limits import Limited, MemoryBuckets
+from flowbed.embedding.cache.cached import Cached
+from flowbed.embedding.wrappers.breaker import Breaker, Guarded
+from flowbed.embedding.wrappers.fallback import Fallback
+from flowbed.embedding.wrappers.limits import Limited, MemoryBuckets
 from flowbed.errors import Misconfigured
 from flowbed.lanes.budget import Budget
 from flowbed.lanes.outcome import UNANSWERED, Outcome

@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 import stamina
 
-from flowbed.embedding.cache import Cached
-from flowbed.embedding.memory import VectorMemory
+from flowbed.embedding.cache.cached import Cached
+from flowbed.embedding.cache.memory import VectorMemory
 from flowbed.errors import Misconfigured, Rejected, TooMany, Transient
 from flowbed.lanes.realtime import ATTEMPTS, TOLD_MOST, embed, wait
 from flowbed.records import Embedded, Space, text_hash

@@ -9,6 +9,8 @@ import pytest
 
 from flowbed.errors import Conflict
 from flowbed.ledger import Cursor, Swap
+from flowbed.ledger.memory import LimitedLedger, limited_table
+from flowbed.ledger.memory.table import ABSENT, Check, ConditionFailed, LimitExceeded, Put, all_of
 from flowbed.records import Status
 from flowbed.testing.ledger import (
     chunk,
@@ -26,8 +28,6 @@ from flowbed.testing.ledger import (
     waiting,
 )
 from flowbed.testing.ledger.rows import take
-from flowbed.testing.limited import LimitedLedger, limited_table
-from flowbed.testing.limited.table import ABSENT, Check, ConditionFailed, LimitExceeded, Put, all_of
 
 ITEM = {"record": "thing"}
 

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from flowbed.ledger.memory import LimitedLedger, limited_table
 from flowbed.testing.ledger import (
     BatchesContract,
     CarryingContract,
@@ -23,7 +24,6 @@ from flowbed.testing.ledger import (
     SubmissionsContract,
     TakingContract,
 )
-from flowbed.testing.limited import LimitedLedger, limited_table
 
 if TYPE_CHECKING:
     from flowbed.ledger import Ledger

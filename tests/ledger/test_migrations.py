@@ -11,11 +11,12 @@ import sqlalchemy as sa
 from alembic import command
 from alembic.config import Config
 
-from flowbed.ledger import ChunkRow, migrations, open_ledger
-from flowbed.ledger.database import WRITING
-from flowbed.ledger.postgres import Postgres
-from flowbed.ledger.schema import HEAD
-from flowbed.ledger.sqlite import Sqlite
+from flowbed.ledger import ChunkRow, open_ledger
+from flowbed.ledger.sql import migrations
+from flowbed.ledger.sql.database import WRITING
+from flowbed.ledger.sql.postgres import Postgres
+from flowbed.ledger.sql.schema import HEAD
+from flowbed.ledger.sql.sqlite import Sqlite
 from flowbed.records import Status
 from flowbed.testing.ledger import chunk, claim, document, flat, only, put, run, spend, submission, waiting
 from flowbed.testing.ledger.rows import take

@@ -13,10 +13,10 @@ from hypothesis import strategies as st
 
 from flowbed.errors import Conflict
 from flowbed.ledger import ChunkRow, Cursor, DocumentRow, Swap, open_ledger
+from flowbed.ledger.memory import LimitedLedger, limited_table
 from flowbed.records import Status
 from flowbed.testing.ledger import chunk, document, flat, run, submission
 from flowbed.testing.ledger.rows import settle
-from flowbed.testing.limited import LimitedLedger, limited_table
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable

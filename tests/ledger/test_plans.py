@@ -9,7 +9,7 @@ import pytest
 import sqlalchemy as sa
 
 from flowbed.ledger import open_ledger
-from flowbed.ledger.database import WRITING
+from flowbed.ledger.sql.database import WRITING
 from flowbed.records import Status
 from flowbed.testing.ledger import chunk, claim, flat, put, submission, waiting
 from flowbed.testing.ledger.rows import take

@@ -11,11 +11,11 @@ import numpy as np
 import pytest
 
 from flowbed.embedding import Rates
-from flowbed.embedding.cache import Cached
-from flowbed.embedding.limits import Limited, MemoryBuckets, SharedBuckets
-from flowbed.embedding.memory import VectorMemory
+from flowbed.embedding.cache.cached import Cached
+from flowbed.embedding.cache.memory import VectorMemory
+from flowbed.embedding.cache.redis import KEYS, RedisBuckets, VectorRedis, open_redis
+from flowbed.embedding.wrappers.limits import Limited, MemoryBuckets, SharedBuckets
 from flowbed.errors import Misconfigured, Transient
-from flowbed.ledger.redis import KEYS, RedisBuckets, VectorRedis, open_redis
 from flowbed.testing.embedder import Seeded, seeded
 from flowbed.testing.redis import RedisServer
 

@@ -16,10 +16,11 @@ from alembic.migration import MigrationContext
 from alembic.script import ScriptDirectory
 
 from flowbed.errors import Misconfigured, OutOfSpace, Transient
-from flowbed.ledger import Cursor, Swap, migrations, open_ledger
-from flowbed.ledger.database import Database
-from flowbed.ledger.schema import HEAD, VERSION_TABLE, metadata
-from flowbed.ledger.sqlite import MEMORY, Sqlite
+from flowbed.ledger import Cursor, Swap, open_ledger
+from flowbed.ledger.sql import migrations
+from flowbed.ledger.sql.database import Database
+from flowbed.ledger.sql.schema import HEAD, VERSION_TABLE, metadata
+from flowbed.ledger.sql.sqlite import MEMORY, Sqlite
 from flowbed.records import Status
 from flowbed.testing.ledger import chunk, claim, document, put
 

@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING
 import pytest
 
 from flowbed.ledger import BatchRow, Ledger, open_ledger
-from flowbed.ledger.schema import HEAD
-from flowbed.ledger.standing import Standing, stand
+from flowbed.ledger.sql.lazy_ledger import Standing, stand
+from flowbed.ledger.sql.schema import HEAD
 
 if TYPE_CHECKING:
     from pathlib import Path

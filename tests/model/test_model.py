@@ -21,23 +21,24 @@ from hypothesis import HealthCheck, Phase, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule, run_state_machine_as_test
 
-from flowbed import pipeline, telemetry
-from flowbed.embedding.cache import Cached
+from flowbed import telemetry
+from flowbed.embedding.cache.cached import Cached
 from flowbed.errors import Conflict, Error, NotFound, Transient
 from flowbed.index import compaction, datasets, deltas, schema
+from flowbed.index.active_space import live_collection
 from flowbed.index.compaction import compact
 from flowbed.index.datasets import Datasets
-from flowbed.index.live import live_collection
 from flowbed.index.search import search
+from flowbed.lanes.claims import CLAIM
+from flowbed.lanes.contexts import Parts
+from flowbed.lanes.embed import embed
+from flowbed.lanes.failures import Tally
+from flowbed.lanes.write_deltas import commit_pending
 from flowbed.ledger import Cursor, open_ledger
-from flowbed.ledger.documents import SqlDocuments
-from flowbed.ledger.runs import SqlRuns
-from flowbed.ledger.schema import cursors
-from flowbed.pipeline import changes, rollback
-from flowbed.pipeline.claims import CLAIM
-from flowbed.pipeline.embed import embed
-from flowbed.pipeline.failing import Tally
-from flowbed.pipeline.landing import commit_pending
+from flowbed.ledger.sql.schema import cursors
+from flowbed.ledger.sql.tables.documents import SqlDocuments
+from flowbed.ledger.sql.tables.runs import SqlRuns
+from flowbed.pipeline import Feed, changes, rollback
 from flowbed.pipeline.rollback import release, roll_back
 from flowbed.pipeline.run import run
 from flowbed.pipeline.sync import sync
@@ -55,7 +56,7 @@ from flowbed.testing.world import COLLECTION, LISTED, LOGGED, Content, Listed, L
 if TYPE_CHECKING:
     from collections.abc import Callable, Coroutine, Iterable, Mapping
 
-    from flowbed.index.live import Live
+    from flowbed.index.active_space import Live
     from flowbed.ledger import RunRow
     from flowbed.records import Problem
     from flowbed.storage import Store, Stored
@@ -183,9 +184,9 @@ class Bed:
         """Do something at once, undisturbed."""
         return self.loop.run(work)
 
-    def parts(self, worker: str) -> pipeline.Parts:
+    def parts(self, worker: str) -> Parts:
         """Give the parts as a process of its own would have them."""
-        return pipeline.Parts(
+        return Parts(
             store=self.store,
             ledger=self.ledger,
             datasets=OpenedEarly(self.store),
@@ -200,34 +201,34 @@ class Bed:
             sources=frozenset({LISTED, LOGGED}),
         )
 
-    def feeds(self) -> dict[str, pipeline.Feed]:
+    def feeds(self) -> dict[str, Feed]:
         """Give both sources."""
         return {
-            LISTED: pipeline.Feed(source=Listed(self.world), rules=rules(LISTED)),
-            LOGGED: pipeline.Feed(source=Logged(self.world), rules=rules(LOGGED)),
+            LISTED: Feed(source=Listed(self.world), rules=rules(LISTED)),
+            LOGGED: Feed(source=Logged(self.world), rules=rules(LOGGED)),
         }
 
-    async def work(self, parts: pipeline.Parts) -> None:
+    async def work(self, parts: Parts) -> None:
         """Do everything that a run does."""
         report = await run(parts, feeds=self.feeds(), allow_deletes=True)
         unforeseen(report.failures)
 
-    async def fetch(self, parts: pipeline.Parts) -> None:
+    async def fetch(self, parts: Parts) -> None:
         """Fetch both sources."""
         for feed in self.feeds().values():
             unforeseen((await sync(feed, parts, allow_deletes=True)).problems)
 
-    async def embed(self, parts: pipeline.Parts) -> None:
+    async def embed(self, parts: Parts) -> None:
         """Embed what waits, and commit it."""
         unforeseen((await embed(parts, sources=())).failures)
 
-    async def commit(self, parts: pipeline.Parts) -> None:
+    async def commit(self, parts: Parts) -> None:
         """Commit what is pending."""
         tally = Tally()
         await commit_pending(COLLECTION, parts, tally)
         unforeseen(tally.failures)
 
-    async def compact(self, parts: pipeline.Parts) -> None:
+    async def compact(self, parts: Parts) -> None:
         """Compact without the lease, which only saves work."""
         live = await live_collection(parts.store, COLLECTION)
         if live is not None:
@@ -239,12 +240,12 @@ class Bed:
                 now=parts.clock(),
             )
 
-    async def roll_back(self, parts: pipeline.Parts) -> None:
+    async def roll_back(self, parts: Parts) -> None:
         """Roll back, whoever else is at it: the lease only saves work."""
         await parts.store.delete([f"{COLLECTION}/lease.json"])
         await roll_back(parts, COLLECTION, self.target)
 
-    async def release(self, parts: pipeline.Parts) -> None:
+    async def release(self, parts: Parts) -> None:
         """Release what was rolled back."""
         await release(parts, COLLECTION)
 
@@ -552,7 +553,7 @@ class Model(RuleBasedStateMachine):
             self.bed.close()
 
 
-async def oldest_pending(parts: pipeline.Parts) -> int | None:
+async def oldest_pending(parts: Parts) -> int | None:
     """Tell since when the oldest delta waits for a commit."""
     pending = await parts.ledger.runs.pending(COLLECTION, limit=1)
     return pending[0].created if pending else None
@@ -757,7 +758,7 @@ def without_undoing_whole_documents(monkeypatch: pytest.MonkeyPatch) -> None:
 def without_telling_fetches(monkeypatch: pytest.MonkeyPatch) -> None:
     """A fetch that was compared with what a rollback has reverted since goes on as if nothing had happened."""
 
-    async def silent(parts: pipeline.Parts, collection: str) -> None:
+    async def silent(parts: Parts, collection: str) -> None:
         """Tell nobody."""
 
     monkeypatch.setattr(rollback, "_tell_fetches", silent)

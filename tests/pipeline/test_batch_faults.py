@@ -11,7 +11,7 @@ from tests.pipeline.test_batch_lane import run_to_the_end, statuses, write, writ
 
 import flowbed
 from flowbed.lanes.batch.input import Input
-from flowbed.pipeline.ending import AGAIN
+from flowbed.lanes.batch.lifecycle import AGAIN
 from flowbed.testing.index import contents_of, differences
 from flowbed.testing.simulators import Fault, OpenAI, Simulator, running
 from flowbed.testing.simulators.openai_jobs import BatchesApi
@@ -50,7 +50,7 @@ async def slow() -> AsyncIterator[tuple[Simulator, str]]:
 @pytest.fixture
 def at_once(monkeypatch: pytest.MonkeyPatch) -> None:
     """Let the second look at what is missing be the next one."""
-    monkeypatch.setattr("flowbed.pipeline.poll.AGAIN", 0)
+    monkeypatch.setattr("flowbed.lanes.batch.poll.AGAIN", 0)
 
 
 def made(tmp_path: Path, url: str, **options: str) -> Path:

@@ -19,8 +19,8 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from flowbed.bed import Flowbed
+    from flowbed.lanes.choice import Asked
     from flowbed.ledger import SubmissionRow
-    from flowbed.pipeline.lane import Asked
     from flowbed.records import Report
 
 MODEL = "text-embedding-3-small"
@@ -208,7 +208,7 @@ async def test_what_the_provider_lost_is_paid_for_again_only_when_somebody_says_
 ) -> None:
     """The chunks have failed with the reason, and stay so until they are retried."""
     monkeypatch.setattr(
-        "flowbed.pipeline.poll.AGAIN", 0
+        "flowbed.lanes.batch.poll.AGAIN", 0
     )  # the second look at what is missing is the next one
     simulator, _ = provider
     simulator.order(Fault(kind=kind, calls=(1,)))  # type: ignore[arg-type]

@@ -8,15 +8,16 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from flowbed import bed as bed_module
-from flowbed import embedders
 from flowbed.errors import Conflict
-from flowbed.pipeline import claims, landing, run
+from flowbed.lanes import claims, write_deltas
+from flowbed.lanes.claims import Fresh
+from flowbed.lanes.embed import embed
+from flowbed.pipeline import run
 from flowbed.pipeline import sync as sync_module
-from flowbed.pipeline.claims import Fresh
-from flowbed.pipeline.embed import embed
 from flowbed.pipeline.sync import sync
 from flowbed.records import Status
 from flowbed.testing.clock import FixedClock
+from flowbed.wiring import models
 
 if TYPE_CHECKING:
     from tests.pipeline.conftest import Project
@@ -84,7 +85,7 @@ async def test_what_was_sent_in_vain_is_not_taken_from_what_was_reused(
     async with await project.open() as bed:
         await bed.add("notes", kind="jsonl", location="notes.jsonl")
         with monkeypatch.context() as patch:
-            patch.setattr(landing, "write_delta", taken)
+            patch.setattr(write_deltas, "write_delta", taken)
             report = await bed.run()
         assert (report.chunks, report.embedded, report.reused) == (0, 1, 0)
         report = await bed.run()
@@ -96,7 +97,7 @@ async def test_a_text_that_comes_again_in_a_later_group_is_not_sent_again(
 ) -> None:
     """Where no cache holds a vector any more, it is found in the group that is landing, or in the index by then."""
     monkeypatch.setattr(claims, "RUN_CHUNKS", 50)
-    monkeypatch.setattr(embedders, "MEMORY_BYTES", 1)
+    monkeypatch.setattr(models, "MEMORY_BYTES", 1)
     settings = project.folder / "flowbed.toml"
     settings.write_text(f"vector_cache_mb = 0\n{settings.read_text()}")
     project.write_lines("notes.jsonl", [{"id": f"d{n}", "text": f"text {n % 60}"} for n in range(300)])

@@ -12,7 +12,7 @@ import pytest
 from flowbed import bed as beds
 from flowbed import telemetry
 from flowbed.errors import NotFound
-from flowbed.pipeline import gc
+from flowbed.maintenance import gc
 from flowbed.testing.index import assert_same
 
 if TYPE_CHECKING:

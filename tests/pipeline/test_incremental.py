@@ -12,7 +12,7 @@ import pytest
 from flowbed.chunking import Rules
 from flowbed.errors import Misconfigured
 from flowbed.ledger import Swap
-from flowbed.ledger.sql import open_sqlite
+from flowbed.ledger.sql.ledger import open_sqlite
 from flowbed.pipeline import Feed
 from flowbed.pipeline.changes import Scan, changes
 from flowbed.records import Document, Entry, Page

@@ -8,8 +8,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from flowbed.embedding.jobs import JobTerms
-from flowbed.pipeline.lane import FEW, GRACE, WORTH, choose, needs, spelt
+from flowbed.embedding.batch_api import JobTerms
+from flowbed.lanes.choice import FEW, GRACE, WORTH, choose, needs, spelt
 
 DAY = 86_400
 TERMS = JobTerms(

@@ -8,11 +8,11 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 import flowbed
-from flowbed.embedding.cache import Cached
-from flowbed.embedding.jobs import JobTerms
+from flowbed.embedding.batch_api import JobTerms
+from flowbed.embedding.cache.cached import Cached
+from flowbed.lanes.batch.submission_status import overdue, stands
 from flowbed.ledger import SubmissionRow
-from flowbed.pipeline.outlook import counts_as_billed, outlook
-from flowbed.pipeline.standing import overdue, stands
+from flowbed.pipeline.estimate import counts_as_billed, outlook
 from flowbed.records import Space
 from flowbed.testing.embedder import open_seeded
 

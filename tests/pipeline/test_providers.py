@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 import flowbed
-from flowbed.embedding.limits import Limited
+from flowbed.embedding.wrappers.limits import Limited
 from flowbed.errors import Misconfigured
 from flowbed.testing.simulators import Fault, Limits, OpenAI, Simulator, running
 

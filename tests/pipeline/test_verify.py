@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 
 from flowbed.bed import aopen
 from flowbed.errors import NotFound
-from flowbed.index.agreement import MAY, MUST, MUST_NOT, Expected, kind_of
+from flowbed.index.audit import MAY, MUST, MUST_NOT, Expected, kind_of
 from flowbed.ledger import ChunkMark
 from flowbed.records import Status
 from flowbed.testing.index import assert_same

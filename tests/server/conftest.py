@@ -16,7 +16,7 @@ import uvicorn
 from flowbed import telemetry
 from flowbed.bed import aopen
 from flowbed.server.app import create_app
-from flowbed.server.connection import Connection
+from flowbed.server.http.connection import Connection
 from flowbed.server.running import listen
 from flowbed.services import open_service
 

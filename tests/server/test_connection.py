@@ -13,7 +13,7 @@ import pytest
 import uvicorn
 from tests.server.conftest import MODEL
 
-from flowbed.server.connection import HEAD_BYTES, Connection
+from flowbed.server.http.connection import HEAD_BYTES, Connection
 from flowbed.server.running import listen
 
 if TYPE_CHECKING:

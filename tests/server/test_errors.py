@@ -8,9 +8,9 @@ import orjson
 import pytest
 
 from flowbed import errors
-from flowbed.server import errors as ours
-from flowbed.server.allowance import allowance_headers, duration
-from flowbed.server.exchange import Exchange
+from flowbed.server.http import errors as ours
+from flowbed.server.http.rate_limit_headers import allowance_headers, duration
+from flowbed.server.http.request_context import Exchange
 from flowbed.services import Allowance, Caller
 
 ALLOWED = Allowance(

@@ -10,8 +10,8 @@ import orjson
 import pytest
 from tests.server.conftest import Running, call, write_project
 
-from flowbed.server import gate
 from flowbed.server.app import create_app
+from flowbed.server.http import gate
 from flowbed.services import files
 
 if TYPE_CHECKING:

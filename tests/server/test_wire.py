@@ -14,8 +14,8 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
 
 from flowbed.errors import Error, Rejected
-from flowbed.server.errors import Unsupported
-from flowbed.server.wire import BLOCK, parse, write
+from flowbed.server.http.errors import Unsupported
+from flowbed.server.http.wire import BLOCK, parse, write
 from flowbed.services import Answered, Asked
 
 ASKED = {"model": "m", "input": "text"}

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Sequence
     from contextlib import AbstractAsyncContextManager
 
-    from flowbed.embedding.tiers import VectorTier
+    from flowbed.embedding.cache.tiers import VectorTier
     from flowbed.ledger import Ledger
     from flowbed.records import Embedded, Purpose
     from flowbed.services import Service

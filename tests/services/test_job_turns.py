@@ -12,11 +12,12 @@ from tests.services.test_jobs import ANYONE, begin, finished, line, outcomes, un
 
 from flowbed.errors import Unavailable
 from flowbed.ledger import JobRow
-from flowbed.server.lines import Lines
-from flowbed.services import Asked, Caller, job_answers, job_work, working
-from flowbed.services.job_answers import PAUSE
-from flowbed.services.job_turns import following, giving_way
-from flowbed.services.working import Working
+from flowbed.server.api.batch_lines import Lines
+from flowbed.services import Asked, Caller
+from flowbed.services.batches import answering, work, worker
+from flowbed.services.batches.answering import PAUSE
+from flowbed.services.batches.fair_scheduling import following, giving_way
+from flowbed.services.batches.worker import Working
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -59,8 +60,8 @@ class Slow(Provider):
 @pytest.fixture
 def slow(project: Project, monkeypatch: pytest.MonkeyPatch) -> Slow:
     """Serve a model that takes one line a call, in parts of a few calls."""
-    monkeypatch.setattr(job_answers, "LOCAL_INPUTS", 1)
-    monkeypatch.setattr(job_work, "PART_SECONDS", 0.02)
+    monkeypatch.setattr(answering, "LOCAL_INPUTS", 1)
+    monkeypatch.setattr(work, "PART_SECONDS", 0.02)
     model = Slow(64, model="small")
     project.providers["first:small"] = model
     return model
@@ -111,10 +112,10 @@ async def test_the_job_of_one_key_does_not_wait_for_those_of_another(
     """With every place taken by long jobs of one key, the short job of another is done first, and nothing twice."""
     async with opened() as service:
         many, few = await key(service, "A"), await key(service, "B")
-        texts = [[f"A{job} {n}" for n in range(60)] for job in range(working.AT_ONCE + 1)]
+        texts = [[f"A{job} {n}" for n in range(60)] for job in range(worker.AT_ONCE + 1)]
         long = [await begin(service, [line(text, text) for text in each], many) for each in texts]
         async with Working(service, Lines()):
-            await until(service, long[working.AT_ONCE - 1], lambda job: job.completed)
+            await until(service, long[worker.AT_ONCE - 1], lambda job: job.completed)
             short = await until(service, await begin(service, [line("b", "B")], few), lambda job: job.ended)
             states = [(await service.jobs.get(job.owner, job.id)).state for job in long]
             ended = [await until(service, job, lambda job: job.ended) for job in long]
@@ -129,7 +130,7 @@ async def test_a_job_that_waits_for_a_provider_gives_way(
     opened: Open, project: Project, slow: Slow, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Jobs that cannot go on for now keep no others from it."""
-    monkeypatch.setattr(working, "AT_ONCE", 2)
+    monkeypatch.setattr(worker, "AT_ONCE", 2)
     slow.down = True
     async with opened() as service, Working(service, Lines()):
         many, few = await key(service, "A"), await key(service, "B")
@@ -157,7 +158,7 @@ async def test_requests_are_spared_while_a_job_runs(
             calls += "j" if texts[0].startswith("job") else "r"
             return await super().embed(texts, purpose=purpose)
 
-    monkeypatch.setattr(job_answers, "LOCAL_INPUTS", 1)
+    monkeypatch.setattr(answering, "LOCAL_INPUTS", 1)
     project.providers["first:small"] = Timed(64, model="small")
 
     async def ask(service: Service, job: JobRow) -> None:

@@ -11,11 +11,12 @@ import orjson
 import pytest
 
 from flowbed.errors import Conflict, Misconfigured, NotFound, Rejected, Unavailable
-from flowbed.server.lines import Lines
-from flowbed.services import Caller, Tier, job_lines
+from flowbed.server.api.batch_lines import Lines
+from flowbed.services import Caller, Tier
+from flowbed.services.batches import input_lines
+from flowbed.services.batches.output import Outcome, Parts
+from flowbed.services.batches.worker import Working
 from flowbed.services.files import Described
-from flowbed.services.job_output import Outcome, Parts
-from flowbed.services.working import Working
 from flowbed.testing.embedder import seeded
 
 if TYPE_CHECKING:
@@ -150,7 +151,7 @@ async def test_what_fails_for_now_is_tried_again(
     opened: Open, project: Project, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A provider that is down for a while, and a text that fails at first, cost nobody a line."""
-    monkeypatch.setattr("flowbed.services.job_answers.WAIT", 0.01)
+    monkeypatch.setattr("flowbed.services.batches.answering.WAIT", 0.01)
     provider = next(iter(project.providers.values()))
     provider.failure = Unavailable("down", retry_after=0.01)
     async with opened() as service, Working(service, Lines()):
@@ -230,7 +231,7 @@ async def test_a_file_with_too_much_in_it_fails(
     opened: Open, monkeypatch: pytest.MonkeyPatch, limit: str, code: str
 ) -> None:
     """More lines, or more inputs together, than a batch may have are refused."""
-    monkeypatch.setattr(job_lines, limit, 3)
+    monkeypatch.setattr(input_lines, limit, 3)
     async with opened() as service:
         exact = await finished(service, await begin(service, [line("a"), line("b", ["x", "y"])]))
         more = await finished(service, await begin(service, [line(f"c{n}", ["x"]) for n in range(4)]))
@@ -413,8 +414,8 @@ async def test_a_key_that_is_revoked_ends_the_jobs_that_run(
                 await service.keys.revoke(caller.key or "")
             return answered
 
-        monkeypatch.setattr("flowbed.services.job_answers.LOCAL_INPUTS", 1)
-        monkeypatch.setattr("flowbed.services.job_work.PART_BYTES", 1)
+        monkeypatch.setattr("flowbed.services.batches.answering.LOCAL_INPUTS", 1)
+        monkeypatch.setattr("flowbed.services.batches.work.PART_BYTES", 1)
         monkeypatch.setattr(service.embeddings, "answer", revoke_at)
         job = await finished(service, job)
         found = await outcomes(service, job)
@@ -549,11 +550,11 @@ async def test_a_job_that_cannot_go_on_stands_in_nobodys_way(
     opened: Open, project: Project, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Where the work on one job breaks down, others are done, and it is tried again later."""
-    from flowbed.services import job_work, working
+    from flowbed.services.batches import work, worker
 
-    monkeypatch.setattr(working, "AGAIN", 0.01)
-    monkeypatch.setattr(working, "EVERY", 0.01)
-    done = job_work.Work.run
+    monkeypatch.setattr(worker, "AGAIN", 0.01)
+    monkeypatch.setattr(worker, "EVERY", 0.01)
+    done = work.Work.run
     broken = 3
 
     async def run(self: Any) -> None:
@@ -563,7 +564,7 @@ async def test_a_job_that_cannot_go_on_stands_in_nobodys_way(
             raise ZeroDivisionError
         await done(self)
 
-    monkeypatch.setattr(job_work.Work, "run", run)
+    monkeypatch.setattr(work.Work, "run", run)
     async with opened() as service:
         job, other = await begin(service, [line("a")]), await begin(service, [line("b")])
         async with Working(service, Lines()):

@@ -8,11 +8,11 @@ from typing import TYPE_CHECKING, Any
 import pytest
 from tests.services.conftest import Provider
 
-from flowbed.embedding.breaker import FAILURES
+from flowbed.embedding.wrappers.breaker import FAILURES
 from flowbed.errors import Exhausted, Misconfigured, NotFound, Rejected, Transient, Unavailable
 from flowbed.services import Asked, Caller, Tier
 from flowbed.services.models import LOCAL_HOLDS, Models
-from flowbed.services.uses import LONGEST, TOGETHER, Uses
+from flowbed.services.popular_texts import LONGEST, TOGETHER, Uses
 
 if TYPE_CHECKING:
     from collections.abc import Callable

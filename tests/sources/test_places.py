@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import tracemalloc
 
-from flowbed.sources.places import Places
+from flowbed.sources.id_table import Places
 
 COUNT = 100_000
 

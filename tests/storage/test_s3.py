@@ -10,8 +10,8 @@ import boto3
 import pytest
 
 from flowbed.errors import Conflict, Error, Misconfigured, NotFound, Transient
+from flowbed.index.active_space import begin_space
 from flowbed.index.datasets import Datasets
-from flowbed.index.live import begin_space
 from flowbed.records import Space
 from flowbed.storage import Store, open_store
 from flowbed.testing.s3 import REGION, S3Server, variables

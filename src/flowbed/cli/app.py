@@ -122,7 +122,7 @@ def add(
     verbose: Verbose = False,
 ) -> None:
     """Add a source to flowbed.toml, or replace the one of that name."""
-    from flowbed import feeds  # noqa: PLC0415
+    from flowbed.wiring import sources  # noqa: PLC0415
 
     log_to_stderr(verbose=verbose)
     options: dict[str, Any] = {}
@@ -133,7 +133,7 @@ def add(
             raise Misconfigured(message)
         options[key] = value
     folder = folder_of(config)
-    feeds.add(folder, name, kind=kind, location=location, collection=collection, options=options)
+    sources.add(folder, name, kind=kind, location=location, collection=collection, options=options)
     if as_json:
         say_json({"added": name, "kind": kind, "location": location})
     else:

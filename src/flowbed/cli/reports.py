@@ -4,20 +4,20 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from flowbed.cli.formatting import at, count, problems, span
 from flowbed.cli.output import say
-from flowbed.cli.wording import at, count, problems, span
+from flowbed.lanes.batch.submission_status import stands
 from flowbed.lanes.budget import dollars
+from flowbed.lanes.choice import spelt
 from flowbed.lanes.outcome import UNANSWERED
-from flowbed.pipeline.lane import spelt
-from flowbed.pipeline.standing import stands
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    from flowbed.lanes.batch.find import Found
+    from flowbed.lanes.batch.poll import Polled
+    from flowbed.lanes.batch.submit import Submitted
     from flowbed.ledger import Spent, SubmissionRow
-    from flowbed.pipeline.find import Found
-    from flowbed.pipeline.poll import Polled
-    from flowbed.pipeline.submit import Submitted
     from flowbed.records import Lane, Plan, Report
 
 WIDEST = 60  # characters of a name in a table

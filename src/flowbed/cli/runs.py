@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from flowbed.bed import Flowbed
-    from flowbed.pipeline.lane import Asked
+    from flowbed.lanes.choice import Asked
     from flowbed.records import Plan, Report
 
 LANES = ("auto", "realtime", "batch")
@@ -45,7 +45,7 @@ def plan(
 ) -> None:
     """Tell what a run would do and what it would cost, and keep it for `run --plan`."""
     from flowbed.cli import reports  # noqa: PLC0415 - loaded by the commands that need it, so that --help is quick
-    from flowbed.cli.wording import read_span  # noqa: PLC0415
+    from flowbed.cli.formatting import read_span  # noqa: PLC0415
 
     log_to_stderr(verbose=verbose)
     seconds = read_span(deadline)
@@ -81,7 +81,7 @@ def run_(
 ) -> int:
     """Bring the index in step with the sources; on a terminal, ask before what costs money."""
     from flowbed.cli import reports  # noqa: PLC0415
-    from flowbed.cli.wording import read_span  # noqa: PLC0415
+    from flowbed.cli.formatting import read_span  # noqa: PLC0415
     from flowbed.records import Status  # noqa: PLC0415
 
     log_to_stderr(verbose=verbose)

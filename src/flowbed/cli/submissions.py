@@ -12,9 +12,9 @@ from flowbed.cli.project import DONE, FAILURES, Config, Json, Names, Verbose, lo
 
 if TYPE_CHECKING:
     from flowbed.bed import Flowbed
+    from flowbed.lanes.batch.poll import Polled
+    from flowbed.lanes.batch.submit import Submitted
     from flowbed.ledger import SubmissionRow
-    from flowbed.pipeline.poll import Polled
-    from flowbed.pipeline.submit import Submitted
 
 submissions = typer.Typer(
     no_args_is_help=True, help="What is at the provider's Batch API, or on its way there."
@@ -63,7 +63,7 @@ def find(
 ) -> int:
     """Gather what was fetched and is not embedded into submissions."""
     from flowbed.cli import reports  # noqa: PLC0415
-    from flowbed.cli.wording import read_span  # noqa: PLC0415
+    from flowbed.cli.formatting import read_span  # noqa: PLC0415
 
     log_to_stderr(verbose=verbose)
     seconds = read_span(deadline)
@@ -98,7 +98,7 @@ def poll(
     log_to_stderr(verbose=verbose)
 
     async def look(bed: Flowbed) -> Polled:
-        from flowbed.pipeline.collecting import until_ended  # noqa: PLC0415
+        from flowbed.lanes.batch.wait import until_ended  # noqa: PLC0415
 
         if not wait:
             return await bed.poll(*ids or ())

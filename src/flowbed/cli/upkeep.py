@@ -24,8 +24,8 @@ from flowbed.errors import Misconfigured, Rejected
 if TYPE_CHECKING:
     from flowbed.bed import Flowbed
     from flowbed.ledger import Spent
-    from flowbed.pipeline.inspect import BedStatus
-    from flowbed.pipeline.verify import Verified
+    from flowbed.maintenance.inspect import BedStatus
+    from flowbed.maintenance.verify import Verified
 
 Name = Literal["lane", "source", "document", "run"]
 NAMES = get_args(Name)

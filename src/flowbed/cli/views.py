@@ -5,9 +5,9 @@ from __future__ import annotations
 import json
 from typing import TYPE_CHECKING, Any
 
+from flowbed.cli.formatting import at, count, problems, span
 from flowbed.cli.output import plain, say
 from flowbed.cli.reports import show_live
-from flowbed.cli.wording import at, count, problems, span
 from flowbed.errors import Rejected
 
 if TYPE_CHECKING:
@@ -16,12 +16,12 @@ if TYPE_CHECKING:
     from flowbed.index.compaction import Compaction
     from flowbed.index.versions import Version
     from flowbed.ledger import DeadLetter, Rollback
-    from flowbed.pipeline.doctor import Diagnosis
-    from flowbed.pipeline.gc import Collected
-    from flowbed.pipeline.inspect import BedStatus, Reason
-    from flowbed.pipeline.repair import Mended
+    from flowbed.maintenance.doctor import Diagnosis
+    from flowbed.maintenance.gc import Collected
+    from flowbed.maintenance.inspect import BedStatus, Reason
+    from flowbed.maintenance.repair import Mended
+    from flowbed.maintenance.verify import Verified
     from flowbed.pipeline.rollback import Released
-    from flowbed.pipeline.verify import Verified
     from flowbed.records import Found
 
 FEW = 5  # examples of a fault

@@ -82,13 +82,13 @@ class Rated(Embedder, Protocol):
 
 # Loaded by name, so that finding and submitting work never imports a vendor's package.
 VENDORS = {
-    "cohere": "flowbed.embedding.cohere:open_cohere",
-    "compatible": "flowbed.embedding.compatible:open_compatible",
-    "huggingface": "flowbed.embedding.huggingface:open_huggingface",
-    "onnx": "flowbed.embedding.onnx:open_onnx",
-    "openai": "flowbed.embedding.openai:open_openai",
-    "sentence_transformers": "flowbed.embedding.sentence_transformers:open_sentence_transformers",
-    "voyage": "flowbed.embedding.voyage:open_voyage",
+    "cohere": "flowbed.embedding.providers.cohere:open_cohere",
+    "compatible": "flowbed.embedding.providers.compatible:open_compatible",
+    "huggingface": "flowbed.embedding.providers.huggingface:open_huggingface",
+    "onnx": "flowbed.embedding.local.onnx:open_onnx",
+    "openai": "flowbed.embedding.providers.openai:open_openai",
+    "sentence_transformers": "flowbed.embedding.local.sentence_transformers:open_sentence_transformers",
+    "voyage": "flowbed.embedding.providers.voyage:open_voyage",
 }
 
 

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 
-from flowbed.embedding.wrapper import Wrapper
+from flowbed.embedding.wrappers import Wrapper
 from flowbed.errors import Rejected
 
 if TYPE_CHECKING:

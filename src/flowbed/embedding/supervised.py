@@ -17,8 +17,8 @@ from typing import TYPE_CHECKING, Any
 import psutil
 
 from flowbed import telemetry
-from flowbed.embedding.hurry import UNHURRIED
-from flowbed.embedding.wrapper import Wrapper
+from flowbed.embedding.local.priority import UNHURRIED
+from flowbed.embedding.wrappers import Wrapper
 from flowbed.errors import Error, Transient
 
 if TYPE_CHECKING:

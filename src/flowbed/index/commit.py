@@ -7,9 +7,9 @@ from datetime import timedelta
 from typing import TYPE_CHECKING
 
 from flowbed.errors import Rejected, Transient
+from flowbed.index.active_space import Live, live_collection
 from flowbed.index.datasets import blocking
 from flowbed.index.deltas import newest, read_delta
-from flowbed.index.live import Live, live_collection
 from flowbed.ledger import DeadLetter
 from flowbed.records import Problem, Space
 from flowbed.telemetry import DEAD_LETTER, INDEX_MERGED, RUN_COMMITTED, reached

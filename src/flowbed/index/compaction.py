@@ -30,8 +30,8 @@ if TYPE_CHECKING:
 
     import lance
 
+    from flowbed.index.active_space import Live
     from flowbed.index.datasets import Datasets
-    from flowbed.index.live import Live
 
 VectorIndex = Literal["auto", "always", "never"]
 

@@ -8,7 +8,7 @@ from functools import cached_property, partial
 from typing import TYPE_CHECKING, TypeVar
 
 from flowbed.errors import Error, Misconfigured, NotFound, OutOfSpace, Rejected, Transient
-from flowbed.index.live import Live, begin_space
+from flowbed.index.active_space import Live, begin_space
 from flowbed.index.native import new_session, open_dataset
 from flowbed.index.schema import PRIMARY_KEY, schema
 from flowbed.telemetry import INDEX_CREATED, reached

@@ -13,8 +13,8 @@ from flowbed.errors import NotFound
 from flowbed.index.datasets import blocking
 
 if TYPE_CHECKING:
+    from flowbed.index.active_space import Live
     from flowbed.index.datasets import Datasets
-    from flowbed.index.live import Live
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -10,15 +10,15 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from flowbed.errors import Misconfigured
-from flowbed.index.agreement import DOUBLED, ID, ILL_FORMED, dimensions_of
+from flowbed.index.audit import DOUBLED, ID, ILL_FORMED, dimensions_of
 from flowbed.index.datasets import blocking
 from flowbed.index.schema import schema
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
+    from flowbed.index.active_space import Live
     from flowbed.index.datasets import Datasets
-    from flowbed.index.live import Live
 
 # Ids in one condition: some tens of kilobytes of SQL, and each condition is one pass over the id column.
 IDS = 5_000

@@ -12,8 +12,8 @@ import pyarrow as pa
 
 from flowbed.errors import NotFound, Rejected
 from flowbed.index.filters import to_sql
-from flowbed.index.held import SHOWN, Held, View, look, shown_of, vectors_in, vectors_of
 from flowbed.index.partitions import compared, probes
+from flowbed.index.row_cache import SHOWN, Held, View, look, shown_of, vectors_in, vectors_of
 from flowbed.records import Found, Hit
 
 if TYPE_CHECKING:
@@ -21,8 +21,8 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
+    from flowbed.index.active_space import Live
     from flowbed.index.datasets import Datasets
-    from flowbed.index.live import Live
     from flowbed.index.native import Dataset
 
 Unit = Literal["chunk", "document"]

@@ -12,8 +12,8 @@ if TYPE_CHECKING:
 
     import lance
 
+    from flowbed.index.active_space import Live
     from flowbed.index.datasets import Datasets
-    from flowbed.index.live import Live
 
 LISTINGS: Final = 10  # rollbacks name and un-name versions; ten in a row do not all fall into one listing
 

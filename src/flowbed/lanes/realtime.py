@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING, Final, Protocol
 import numpy as np
 import stamina
 
-from flowbed.embedding.paying import paid_by
 from flowbed.embedding.usage import shares
+from flowbed.embedding.wrappers.billing import paid_by
 from flowbed.errors import Error, Rejected, TooMany, Transient
 from flowbed.lanes.budget import Budget, Payment
 from flowbed.lanes.outcome import Outcome, Paid
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from flowbed.embedding import Embedder
-    from flowbed.embedding.cache import Cached
+    from flowbed.embedding.cache.cached import Cached
     from flowbed.records import Embedded
 
 ATTEMPTS = 6  # with the waits below about half a minute: longer outages are for the next run

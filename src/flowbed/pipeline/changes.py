@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING
 from flowbed.chunking import chunk
 from flowbed.errors import Rejected
 from flowbed.ledger import DocumentRow
-from flowbed.ledger.text import require_fit
-from flowbed.pipeline.listed import Listed
+from flowbed.ledger.sql.text import require_fit
+from flowbed.pipeline.seen_ids import Listed
 from flowbed.records import Problem, Status
 
 if TYPE_CHECKING:

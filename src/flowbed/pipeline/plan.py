@@ -10,13 +10,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from flowbed.errors import Error
-from flowbed.index.live import live_collections
-from flowbed.index.reuse import Reuse
-from flowbed.lanes.batch.carried import CarriedTexts
-from flowbed.pipeline.batches import read_passages
+from flowbed.index.active_space import live_collections
+from flowbed.index.vector_lookup import Reuse
+from flowbed.lanes.batch.carried_texts import CarriedTexts
+from flowbed.lanes.batch_files import read_passages
+from flowbed.lanes.claims import WAITING, take_back
 from flowbed.pipeline.changes import Scan, changes
-from flowbed.pipeline.claims import WAITING, take_back
-from flowbed.pipeline.outlook import counts_as_billed, outlook, past
+from flowbed.pipeline.estimate import counts_as_billed, outlook, past
 from flowbed.pipeline.staging import Draft, StagedPlan, StagedSource
 from flowbed.pipeline.sync import check_space, prepare
 from flowbed.records import Lane, Plan, Planned, Problem, Space, Status, canonical
@@ -25,11 +25,12 @@ from flowbed.telemetry import PROGRESS, STAGE, reached
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
 
+    from flowbed.lanes.batch_files import Passage
+    from flowbed.lanes.choice import Asked
+    from flowbed.lanes.contexts import Parts
     from flowbed.ledger import ChunkRow
-    from flowbed.pipeline import Feed, Parts
-    from flowbed.pipeline.batches import Passage
+    from flowbed.pipeline import Feed
     from flowbed.pipeline.changes import Change
-    from flowbed.pipeline.lane import Asked
     from flowbed.pipeline.staging import Part
 
 

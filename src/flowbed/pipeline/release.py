@@ -6,12 +6,12 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from flowbed.errors import Conflict, Misconfigured, Rejected, Transient
+from flowbed.lanes.batch.wait import collect, merge
 from flowbed.lanes.budget import Budget
+from flowbed.lanes.failures import Tally
 from flowbed.ledger import Swap
 from flowbed.pipeline.changes import RELEASING
-from flowbed.pipeline.collecting import collect, merge
-from flowbed.pipeline.failing import Tally
-from flowbed.pipeline.outlook import outlook
+from flowbed.pipeline.estimate import outlook
 from flowbed.pipeline.run import finish, recover
 from flowbed.pipeline.staging import mark_released, read_documents, read_part, released
 from flowbed.pipeline.sync import Synced, apply, check_space, replace_letters, write_batch
@@ -22,9 +22,10 @@ from flowbed.telemetry import PLAN_RELEASED, PROGRESS, STAGE, reached
 if TYPE_CHECKING:
     from collections.abc import Collection, Mapping
 
+    from flowbed.lanes.choice import Asked
+    from flowbed.lanes.contexts import Parts
     from flowbed.ledger import Cursor
-    from flowbed.pipeline import Feed, Parts
-    from flowbed.pipeline.lane import Asked
+    from flowbed.pipeline import Feed
     from flowbed.pipeline.staging import StagedPlan
     from flowbed.records import Report
 

@@ -18,22 +18,22 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from flowbed.errors import Conflict, NotFound
+from flowbed.index.active_space import live_collection, live_collections
 from flowbed.index.history import restore, restored_since, runs_in, tag, untag
 from flowbed.index.lease import held
-from flowbed.index.live import live_collection, live_collections
+from flowbed.lanes.failures import Tally
+from flowbed.lanes.write_deltas import commit_pending
 from flowbed.ledger import Rollback, Swap
 from flowbed.pipeline.changes import RELEASING
-from flowbed.pipeline.failing import Tally
-from flowbed.pipeline.landing import commit_pending
 from flowbed.records import Status
 from flowbed.telemetry import ROLLBACK_RECORDED, ROLLBACK_RESTORED, ROLLBACK_TAGGED, reached
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from flowbed.index.live import Live
+    from flowbed.index.active_space import Live
+    from flowbed.lanes.contexts import Parts
     from flowbed.ledger import ChunkRow, Cursor, DocumentRow
-    from flowbed.pipeline import Parts
     from flowbed.records import Problem
 
 MANY = 1_000  # pending runs, or documents, looked at in one piece

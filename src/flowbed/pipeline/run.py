@@ -7,16 +7,16 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from flowbed.errors import Conflict, Error, NotFound, Transient
+from flowbed.index.active_space import live_collection
 from flowbed.index.compaction import Compaction, Retention, VectorIndex, compact
 from flowbed.index.lease import held
-from flowbed.index.live import live_collection
 from flowbed.index.versions import state
+from flowbed.lanes.batch.wait import collect, merge, submissions
 from flowbed.lanes.budget import Budget
-from flowbed.pipeline.claims import WAITING, Fresh, take_back
-from flowbed.pipeline.collecting import collect, merge, submissions
-from flowbed.pipeline.embed import embed
-from flowbed.pipeline.failing import Tally
-from flowbed.pipeline.landing import commit_pending
+from flowbed.lanes.claims import WAITING, Fresh, take_back
+from flowbed.lanes.embed import embed
+from flowbed.lanes.failures import Tally
+from flowbed.lanes.write_deltas import commit_pending
 from flowbed.pipeline.rollback import catch_up, catch_up_all
 from flowbed.pipeline.sync import Synced, check_space, sync
 from flowbed.pipeline.work import Done, How, Work, beforehand, carry_out, chosen, wait_where_asked
@@ -25,8 +25,9 @@ from flowbed.records import Planned, Problem, Report, Status
 if TYPE_CHECKING:
     from collections.abc import Collection, Mapping
 
-    from flowbed.pipeline import Feed, Parts
-    from flowbed.pipeline.lane import Asked
+    from flowbed.lanes.choice import Asked
+    from flowbed.lanes.contexts import Parts
+    from flowbed.pipeline import Feed
 
 
 async def run(

@@ -8,9 +8,9 @@ from functools import partial
 from typing import TYPE_CHECKING
 
 from flowbed.errors import Conflict
-from flowbed.index.live import live_collection, require_same
+from flowbed.index.active_space import live_collection, require_same
+from flowbed.lanes.batch_files import batch_key, encode_batch
 from flowbed.ledger import BatchRow, ChunkRow, DeadLetter, Swap
-from flowbed.pipeline.batches import batch_key, encode_batch
 from flowbed.pipeline.changes import Scan, changes
 from flowbed.records import Problem, Status, batch_id
 from flowbed.telemetry import BATCH_REGISTERED, BATCH_WRITTEN, FETCH_SWAPPED, PROGRESS, STAGE, reached
@@ -18,8 +18,9 @@ from flowbed.telemetry import BATCH_REGISTERED, BATCH_WRITTEN, FETCH_SWAPPED, PR
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
+    from flowbed.lanes.contexts import Parts
     from flowbed.ledger import Cursor, DocumentRow
-    from flowbed.pipeline import Feed, Parts
+    from flowbed.pipeline import Feed
     from flowbed.pipeline.changes import Change
 
 # Two runs that fetch the same source spoil each other's swaps; after this many tries the other one is left to it.
@@ -179,7 +180,7 @@ def prepare(source: str, change: Change, *, now: int, later: int = 0) -> Prepare
         removed=change.removed,
         chunks=tuple(chunks),
         batch=batch,
-        body=partial(encode_batch, writes=change.writes, versions=versions),
+        body=partial(encode_batch, texts=[write.chunk for write in change.writes], versions=versions),
     )
 
 

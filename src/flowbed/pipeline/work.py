@@ -6,23 +6,23 @@ import asyncio
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-from flowbed.lanes.batch.carried import CarriedTexts
-from flowbed.pipeline.claims import WAITING
-from flowbed.pipeline.collecting import OfParts, look, merge, submissions, until_ended
-from flowbed.pipeline.embed import AtHand, embed
-from flowbed.pipeline.failing import Tally
-from flowbed.pipeline.find import find
-from flowbed.pipeline.lane import UNBOUND, Choice
-from flowbed.pipeline.outlook import outlook
-from flowbed.pipeline.submit import submit
+from flowbed.lanes.batch.carried_texts import CarriedTexts
+from flowbed.lanes.batch.find import find
+from flowbed.lanes.batch.submit import submit
+from flowbed.lanes.batch.wait import OfParts, look, merge, submissions, until_ended
+from flowbed.lanes.choice import UNBOUND, Choice
+from flowbed.lanes.claims import WAITING
+from flowbed.lanes.embed import AtHand, embed
+from flowbed.lanes.failures import Tally
+from flowbed.pipeline.estimate import outlook
 from flowbed.telemetry import STAGE, reached
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Mapping
 
+    from flowbed.lanes.choice import Asked
+    from flowbed.lanes.contexts import Parts
     from flowbed.ledger import ChunkRow
-    from flowbed.pipeline import Parts
-    from flowbed.pipeline.lane import Asked
     from flowbed.records import Problem, Status
 
 

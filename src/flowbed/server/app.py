@@ -12,14 +12,14 @@ from starlette.exceptions import HTTPException
 from starlette.responses import PlainTextResponse
 
 from flowbed.errors import Error, NotFound
-from flowbed.server import admin, batches, embeddings, files, health, models, search
-from flowbed.server.answers import Answer
-from flowbed.server.errors import WrongMethod, refusal
-from flowbed.server.exchange import exchange_of
-from flowbed.server.gate import BODY_SECONDS, Gate, Load
-from flowbed.server.lines import Lines
+from flowbed.server.api import admin, batches, embeddings, files, health, models, search
+from flowbed.server.api.batch_lines import Lines
+from flowbed.server.http.errors import WrongMethod, refusal
+from flowbed.server.http.gate import BODY_SECONDS, Gate, Load
+from flowbed.server.http.request_context import exchange_of
+from flowbed.server.http.responses import Answer
 from flowbed.server.metrics import Metrics
-from flowbed.services.working import Working
+from flowbed.services.batches.worker import Working
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -27,8 +27,8 @@ if TYPE_CHECKING:
     from fastapi.telemetry import TelemetryConfig
     from starlette.routing import BaseRoute
 
-    from flowbed.server.exchange import Exchange
-    from flowbed.server.gate import Watcher
+    from flowbed.server.http.gate import Watcher
+    from flowbed.server.http.request_context import Exchange
     from flowbed.server.tracing import Tracing
     from flowbed.services import Service
 

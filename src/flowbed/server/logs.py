@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from typing import BinaryIO, TextIO
 
-    from flowbed.server.exchange import Exchange
+    from flowbed.server.http.request_context import Exchange
 
 # Letters of the name of a model that is not known: whoever asks may have put anything there.
 NAME = 64

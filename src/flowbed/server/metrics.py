@@ -18,7 +18,7 @@ from prometheus_client.multiprocess import MultiProcessCollector
 
 from flowbed import telemetry
 from flowbed.errors import Error
-from flowbed.server.answers import Answer
+from flowbed.server.http.responses import Answer
 from flowbed.settings import shared_counts
 
 if TYPE_CHECKING:
@@ -26,8 +26,8 @@ if TYPE_CHECKING:
 
     from prometheus_client.core import Metric
 
-    from flowbed.server.exchange import Exchange
-    from flowbed.server.gate import Load
+    from flowbed.server.http.gate import Load
+    from flowbed.server.http.request_context import Exchange
     from flowbed.services import Service
     from flowbed.services.models import Models
 

@@ -20,12 +20,12 @@ from uvicorn.supervisors import Multiprocess
 from flowbed import telemetry
 from flowbed.bed import aopen
 from flowbed.errors import Error, Misconfigured
-from flowbed.process import set_up
 from flowbed.server import logs
 from flowbed.server.app import create_app, working
-from flowbed.server.connection import Connection
+from flowbed.server.http.connection import Connection
 from flowbed.services import open_service
 from flowbed.settings import share_counts, traces_wanted
+from flowbed.wiring.process import set_up
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
     from opentelemetry.sdk.trace import SpanProcessor
 
-    from flowbed.server.exchange import Exchange
+    from flowbed.server.http.request_context import Exchange
 
 # What happens to a request on its way to a provider, as events of its span.
 EVENTS = frozenset(

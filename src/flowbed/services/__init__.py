@@ -16,12 +16,12 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from flowbed.embedding import Embedder
-    from flowbed.embedding.tiers import VectorTier
+    from flowbed.embedding.cache.tiers import VectorTier
     from flowbed.ledger import Ledger
     from flowbed.records import Found, Purpose
+    from flowbed.services.batches.jobs import Jobs
     from flowbed.services.embeddings import Embeddings
     from flowbed.services.files import Files
-    from flowbed.services.jobs import Jobs
     from flowbed.services.keys import Keys
     from flowbed.services.models import Models
     from flowbed.services.quotas import Quotas
@@ -273,9 +273,9 @@ async def open_service(bed: Project) -> AsyncIterator[Service]:
         Transient: the ledger cannot be reached.
 
     """
+    from flowbed.services.batches.jobs import Jobs  # noqa: PLC0415
     from flowbed.services.embeddings import Embeddings  # noqa: PLC0415 - settings load this module, and no numpy
     from flowbed.services.files import Files  # noqa: PLC0415
-    from flowbed.services.jobs import Jobs  # noqa: PLC0415
     from flowbed.services.models import Models  # noqa: PLC0415
     from flowbed.services.quotas import Quotas  # noqa: PLC0415
     from flowbed.services.search import Search  # noqa: PLC0415

@@ -20,7 +20,7 @@ from flowbed.services.inputs import (
     surely_within,
     texts_of,
 )
-from flowbed.services.served import allow, vendor_of
+from flowbed.services.served_model import allow, vendor_of
 from flowbed.services.token_arrays import TokenArrays
 
 if TYPE_CHECKING:
@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from flowbed.services import Asked, Caller, Dimensions, Input, Serving
     from flowbed.services.models import Models
     from flowbed.services.quotas import Quotas
-    from flowbed.services.served import Model
+    from flowbed.services.served_model import Model
 
 # Tokens, or numbers of vectors, from which on work is done in a thread: below, it takes less than a few milliseconds,
 # and handing it over would take longer than most of it.

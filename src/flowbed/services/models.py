@@ -7,23 +7,23 @@ import time
 from dataclasses import replace
 from typing import TYPE_CHECKING, Self
 
-from flowbed.embedding.coalesced import Coalesced
-from flowbed.embedding.limits import MemoryBuckets
-from flowbed.embedding.memory import VectorMemory
-from flowbed.embedding.write_behind import WriteBehind
+from flowbed.embedding.cache.memory import VectorMemory
+from flowbed.embedding.cache.write_behind import WriteBehind
+from flowbed.embedding.wrappers.coalesced import Coalesced
+from flowbed.embedding.wrappers.limits import MemoryBuckets
 from flowbed.errors import Error, Misconfigured, NotFound
 from flowbed.services import CacheTier, Health, Served
 from flowbed.services.opening import Opening
-from flowbed.services.served import is_allowed
+from flowbed.services.popular_texts import Uses
+from flowbed.services.served_model import is_allowed
 from flowbed.services.shared import open_shared
-from flowbed.services.uses import Uses
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
-    from flowbed.embedding.breaker import Breaker
+    from flowbed.embedding.wrappers.breaker import Breaker
     from flowbed.services import Caller, Project, Serving
-    from flowbed.services.served import Model
+    from flowbed.services.served_model import Model
     from flowbed.services.shared import Shared
 
 # Seconds after which a model that says nothing is called unhealthy; a cold one loads its weights within them.

@@ -5,20 +5,20 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from flowbed.embedding import Rated
-from flowbed.embedding.breaker import Breaker, Guarded
-from flowbed.embedding.cache import Cached
-from flowbed.embedding.coalesced import Coalesced
-from flowbed.embedding.fallback import Fallback
-from flowbed.embedding.limits import Limited
+from flowbed.embedding.cache.cached import Cached
+from flowbed.embedding.wrappers.breaker import Breaker, Guarded
+from flowbed.embedding.wrappers.coalesced import Coalesced
+from flowbed.embedding.wrappers.fallback import Fallback
+from flowbed.embedding.wrappers.limits import Limited
 from flowbed.errors import Misconfigured
-from flowbed.services.served import Model
+from flowbed.services.served_model import Model
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
     from flowbed.embedding import Embedder
-    from flowbed.embedding.limits import Buckets
-    from flowbed.embedding.tiers import VectorTier
+    from flowbed.embedding.cache.tiers import VectorTier
+    from flowbed.embedding.wrappers.limits import Buckets
     from flowbed.services import Project, Serving
 
 # Seconds that a request waits for room under a provider's rate limit, before its client is told to come again: clients

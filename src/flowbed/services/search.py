@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from flowbed.errors import NotFound
 from flowbed.services.inputs import most_tokens, require_within, surely_within
-from flowbed.services.served import allow
+from flowbed.services.served_model import allow
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from flowbed.services import Caller, Project, Serving
     from flowbed.services.models import Models
     from flowbed.services.quotas import Quotas
-    from flowbed.services.served import Model
+    from flowbed.services.served_model import Model
 
 
 class Search:

@@ -6,15 +6,15 @@ import time
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from flowbed.embedding.limits import BURST, MemoryBuckets, SharedBuckets
+from flowbed.embedding.cache.redis import RedisBuckets, VectorRedis, open_redis
+from flowbed.embedding.wrappers.limits import BURST, MemoryBuckets, SharedBuckets
 from flowbed.errors import Error
-from flowbed.ledger.redis import RedisBuckets, VectorRedis, open_redis
 from flowbed.services import Health
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
 
-    from flowbed.embedding.limits import Buckets
+    from flowbed.embedding.wrappers.limits import Buckets
 
 # Seconds for which Redis keeps a vector that nobody asks for. Vectors do not age; what has to go earlier, the server's
 # own limit on its memory decides.

@@ -12,9 +12,9 @@ from typing import TYPE_CHECKING, Any
 from flowbed.errors import Misconfigured, Rejected
 from flowbed.records import Document, Entry, Page, Problem, canonical
 from flowbed.sources.decoding import UNUSABLE, decoded
+from flowbed.sources.id_table import Places
 from flowbed.sources.paging import in_threads, paged
 from flowbed.sources.parsing import parsed, parsed_text
-from flowbed.sources.places import Places
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Iterator, Mapping

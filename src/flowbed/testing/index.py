@@ -15,8 +15,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from flowbed.index.active_space import live_collections
 from flowbed.index.datasets import Datasets, blocking
-from flowbed.index.live import live_collections
 from flowbed.settings import read_settings, store_options
 from flowbed.storage import open_store
 

@@ -11,7 +11,7 @@ import pytest
 import pytest_asyncio
 
 from flowbed.embedding import open_embedder
-from flowbed.embedding.jobs import open_jobs
+from flowbed.embedding.batch_api import open_jobs
 from flowbed.errors import Error, Misconfigured, NotFound, Rejected, Transient
 from flowbed.testing.embedding import AGREE
 from flowbed.testing.provider import KEY, PRIVATE
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from flowbed.embedding import Embedder
-    from flowbed.embedding.jobs import Answered, BatchApi, Job
+    from flowbed.embedding.batch_api import Answered, BatchApi, Job
     from flowbed.testing.simulators.wire import Api
 
 # Of several lengths and scripts, one with what divides lines, and one that holds what ends a form.

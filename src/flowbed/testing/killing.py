@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
     from pathlib import Path
 
-    from flowbed.pipeline.inspect import BedStatus
+    from flowbed.maintenance.inspect import BedStatus
     from flowbed.testing.counting import CountingProcess
 
 # Few texts a request and few requests at once, so that what is in flight is little of what there is.

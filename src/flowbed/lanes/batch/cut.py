@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from flowbed.embedding.jobs import JobTerms
+    from flowbed.embedding.batch_api import JobTerms
 
 
 @dataclass

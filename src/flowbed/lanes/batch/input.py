@@ -15,7 +15,7 @@ from flowbed.lanes.batch.cut import Size
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
 
-    from flowbed.embedding.jobs import BatchApi
+    from flowbed.embedding.batch_api import BatchApi
     from flowbed.storage import Store
 
 FOLDER = "submissions"

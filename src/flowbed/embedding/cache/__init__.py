@@ -1,0 +1,1 @@
+"""The vector cache: vectors that were paid for, in memory, on disk or in Redis."""

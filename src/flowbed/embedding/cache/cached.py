@@ -1,0 +1,336 @@
+"""Vectors that were paid for once, given back wherever the same text is embedded again."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from flowbed import telemetry
+from flowbed.embedding.cache.encoding import FLOAT, Layout
+from flowbed.embedding.cache.tiers import Tiers
+from flowbed.embedding.dimensions import is_padded
+from flowbed.embedding.local.priority import UNHURRIED
+from flowbed.embedding.requests import cut
+from flowbed.embedding.unicode import require_unicode
+from flowbed.embedding.usage import guessed, shares
+from flowbed.embedding.wrappers import Wrapper, anew
+from flowbed.errors import Error, Misconfigured, Rejected, Transient
+from flowbed.records import Embedded, vector_keys
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping, Sequence
+
+    from numpy.typing import NDArray
+
+    from flowbed.embedding import Embedder
+    from flowbed.embedding.cache.tiers import VectorTier
+    from flowbed.records import Purpose
+
+
+# Bytes, and so tokens, that one character has at most.
+MOST_BYTES = 4
+
+# Requests of one call that wait for a provider at once: with more, its rate limit would turn away whoever comes next.
+AT_ONCE = 4
+
+
+class Cached(Wrapper):
+    """An embedder that asks `tiers`, nearest first, before it asks `embedder`.
+
+    Of one that is paid for it asks for no more at once than goes in one request, and keeps every answer: nothing is
+    paid for again because another part of the same call failed.
+
+    Within one process a text is sent once, however many calls want it at the same time. A tier that fails is passed
+    over with a warning: the cache saves work, and never decides whether a call succeeds. Used from one event loop.
+    """
+
+    def __init__(
+        self,
+        embedder: Embedder,
+        tiers: Sequence[VectorTier],
+        *,
+        counts: bool = False,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        """Wrap an embedder; `counts` has every answer tell the tokens of each text, `clock` gives seconds.
+
+        Raises:
+            Misconfigured: the vectors are filled up with zeros, which nobody may store.
+
+        """
+        super().__init__(embedder)
+        if is_padded(self.space):
+            message = f"vectors of {self.space.model} that were filled up with zeros are never stored; ask for others"
+            raise Misconfigured(message)
+        self._counts = counts
+        self._layout = Layout(self.space.dimensions)
+        self.tiers = Tiers(tiers, self._layout, clock=clock)
+        # A key is here while some call looks it up or embeds it.
+        self._flights: dict[bytes, asyncio.Future[_Landed]] = {}
+        # Of what nobody waits for, where that may take long: nobody else is to wait for it.
+        self._unhurried: dict[bytes, asyncio.Future[_Landed]] = {}
+
+    async def embed(self, texts: Sequence[str], *, purpose: Purpose) -> Embedded:
+        """Embed every text or none; `tokens` counts only what this call had sent, `counts` every text.
+
+        `truncated` also holds texts whose cut-off vector came from the cache. `Rejected.inputs` are positions in
+        `texts`, whatever part of them was sent.
+
+        Raises:
+            Transient, Rejected, Misconfigured: as the embedder does.
+
+        """
+        keys = self._keys(texts, purpose)
+        wanted = dict(zip(keys, texts, strict=True))
+        known = self.tiers.find(list(wanted))
+        call = _Call(wanted=wanted, known=known)
+        if len(known) < len(wanted):
+            try:
+                await self._complete(call, purpose)
+            except _RejectedKeysError as error:
+                places = [place for place, key in enumerate(keys) if key in error.keys]
+                cause = error.cause
+                refused = Rejected(str(cause), inputs=places, param=cause.param, code=cause.code)
+                refused.perhaps_billed = cause.perhaps_billed or call.tokens > 0
+                raise refused from cause
+            except Error as error:
+                # Other parts of the call may have been answered and kept, and who pays is told of them in no other way.
+                error.perhaps_billed |= call.tokens > 0
+                raise
+        values = [known[key] for key in keys]
+        return Embedded(
+            vectors=self._layout.vectors(values),
+            tokens=call.tokens,
+            truncated=tuple(place for place, value in enumerate(values) if self._layout.is_cut_off(value)),
+            counts=await self._counted(keys, call, purpose) if self._counts else (),
+            cached=sum(key not in call.sent for key in keys) if call.sent else len(keys),
+            provider=call.provider,
+        )
+
+    async def lookup(self, texts: Sequence[str], *, purpose: Purpose) -> dict[str, NDArray[np.float32]]:
+        """Find the vectors that are kept already, without embedding any; texts not kept are missing.
+
+        Raises:
+            Rejected: a text is not valid Unicode.
+
+        """
+        wanted = dict(zip(self._keys(texts, purpose), texts, strict=True))
+        found = await self.tiers.look(list(wanted))
+        if not found:
+            return {}
+        vectors = self._layout.vectors(found.values())
+        return {wanted[key]: vector.copy() for key, vector in zip(found, vectors, strict=True)}
+
+    async def keep(self, texts: Sequence[str], embedded: Embedded, *, purpose: Purpose) -> None:
+        """Keep vectors that came another way, as from a provider's Batch API.
+
+        Raises:
+            Rejected: a text is not valid Unicode.
+            Misconfigured: the vectors are of another space.
+
+        """
+        await self.tiers.put(self._stored(self._keys(texts, purpose), embedded, embedded.counts))
+
+    async def parts(self, texts: Sequence[str], *, purpose: Purpose) -> list[slice]:
+        """Cut texts, in order, into parts that the embedder takes in one request each, and answers or fails whole."""
+        if len(texts) <= self.items and sum(map(len, texts)) * MOST_BYTES <= self.tokens:
+            return [slice(0, len(texts))] if texts else []
+        if self.price:
+            sizes = await asyncio.to_thread(lambda: [self._size(text, purpose) for text in texts])
+        else:
+            # Counting takes a tenth of a local model's time.
+            sizes = [guessed(text) for text in texts]
+        return cut(sizes, items=self.items, tokens=self.tokens)
+
+    async def clear(self) -> None:
+        """Empty the tiers that can be emptied; what is kept on disk was paid for, and stays."""
+        await self.tiers.clear()
+
+    def _keys(self, texts: Sequence[str], purpose: Purpose) -> list[bytes]:
+        require_unicode(texts)
+        return vector_keys(self.space, purpose, texts)
+
+    @property
+    def _stands_back(self) -> bool:
+        """Whether the call under way takes what others leave; what costs money is never embedded twice for that."""
+        return UNHURRIED.get() and not self.price
+
+    async def _complete(self, call: _Call, purpose: Purpose) -> None:
+        """Find or make what is not known yet of what a call wants."""
+        while left := [key for key in call.wanted if key not in call.known]:
+            under_way = {**self._unhurried, **self._flights} if self._stands_back else self._flights
+            elsewhere = {key: under_way[key] for key in left if key in under_way}
+            mine = {key: call.wanted[key] for key in left if key not in elsewhere}
+            if mine:
+                await self._resolve(mine, call, purpose)
+            # Only after its own keys are settled does a call wait, so no two calls wait for each other.
+            if elsewhere:
+                await asyncio.wait(elsewhere.values())
+                call.land({key: flight.result() for key, flight in elsewhere.items()})
+
+    async def _resolve(self, mine: Mapping[bytes, str], call: _Call, purpose: Purpose) -> None:
+        """Look `mine` up, embed what is not kept, add both to what is known, and tell whoever waits."""
+        loop = asyncio.get_running_loop()
+        flights = {key: loop.create_future() for key in mine}
+        own = self._unhurried if self._stands_back else self._flights
+        own.update(flights)
+        failure: _Landed = None
+        guilty: set[bytes] = set()
+        try:
+            call.known.update(await self.tiers.look(list(mine)))
+            sent = {key: text for key, text in mine.items() if key not in call.known}
+            if sent:
+                await self._send(sent, call, purpose)
+        except _RejectedKeysError as error:
+            guilty = error.keys
+            failure = error.cause
+            raise
+        except (Transient, Misconfigured) as error:
+            guilty = set(mine)
+            failure = error
+            raise
+        finally:
+            # Also after an error or a cancellation, so that nobody waits for ever.
+            for key, flight in flights.items():
+                del own[key]
+                flight.set_result(call.known.get(key, failure if key in guilty else None))
+
+    async def _send(self, sent: Mapping[bytes, str], call: _Call, purpose: Purpose) -> None:
+        """Embed `sent`, in as many requests as it takes, and keep it; the first failure ends those not yet begun."""
+        order, texts = list(sent), list(sent.values())
+        # What costs nothing may be lost, and a model that runs here cuts calls to its own measure.
+        parts = await self.parts(texts, purpose=purpose) if self.price else []
+        if len(parts) <= 1:
+            return await self._request(order, texts, call, purpose)
+        waiting = iter(parts)
+        failures: list[Exception] = []
+
+        async def work() -> None:
+            for part in waiting:
+                try:
+                    await self._request(order[part], texts[part], call, purpose)
+                except Exception as error:  # noqa: BLE001 - whatever it is, requests under way are paid for, and end
+                    failures.append(error)
+                if failures:
+                    return
+
+        async with asyncio.TaskGroup() as group:
+            for _ in range(min(AT_ONCE, len(parts))):
+                group.create_task(work())
+        if failures:
+            raise failures[0]
+        return None
+
+    async def _request(
+        self, order: Sequence[bytes], texts: Sequence[str], call: _Call, purpose: Purpose
+    ) -> None:
+        """Embed the texts of the keys in `order`, in one request, and keep what it brings."""
+        telemetry.reached(telemetry.REQUEST_SENT, texts=len(texts))
+        try:
+            embedded = await self._embedder.embed(texts, purpose=purpose)
+        except Rejected as error:
+            # The only text of a request is the one that was refused, whether the provider says so or not.
+            places = error.inputs or ((0,) if len(order) == 1 else ())
+            raise _RejectedKeysError(error, {order[place] for place in places}) from error
+        telemetry.reached(
+            telemetry.REQUEST_ANSWERED,
+            texts=len(texts),
+            model=self.space.model,
+            tokens=embedded.tokens,
+            price=self.price,
+        )
+        call.tokens += embedded.tokens
+        call.sent.update(order)
+        call.provider = embedded.provider or call.provider
+        counts = embedded.counts
+        if self._counts and not counts:
+            # One text has all of the tokens that are billed, and need not be read to know them.
+            alone = len(texts) == 1 and embedded.tokens > 0
+            sizes = [1] if alone else [self._size(text, purpose) for text in texts]
+            counts = shares(embedded.tokens, sizes)
+        stored = self._stored(order, embedded, counts)
+        call.known.update(stored)
+        await self.tiers.put(stored)
+
+    async def _counted(self, keys: Sequence[bytes], call: _Call, purpose: Purpose) -> tuple[int, ...]:
+        """Read the tokens of each text; those of a vector that was kept without are counted, and kept from now on."""
+        counts: dict[bytes, int] = {}
+        missing: dict[bytes, bytes] = {}
+        for key, value in call.known.items():
+            count = self._layout.count(value)
+            if count is None:
+                count = self._size(call.wanted[key], purpose)
+                missing[key] = self._layout.counted(value, count)
+            counts[key] = count
+        if missing:
+            await self.tiers.put(missing, tiers=1)
+        return tuple([counts[key] for key in keys])
+
+    def _size(self, text: str, purpose: Purpose) -> int:
+        """Tell the tokens of a text, as nearly as can be told without embedding it."""
+        tokens = self.count(text)
+        return self.bill(text, tokens) if purpose == "document" else tokens
+
+    def _stored(self, keys: Sequence[bytes], embedded: Embedded, counts: Sequence[int]) -> dict[bytes, bytes]:
+        """Write vectors as tiers keep them."""
+        shape = (len(keys), self.space.dimensions)
+        if embedded.vectors.shape != shape:
+            message = (
+                f"model {self.space.model} answered vectors of shape {embedded.vectors.shape}, not {shape}; set its "
+                "dimensions to what it answers"
+            )
+            raise Misconfigured(message)
+        rows = np.ascontiguousarray(embedded.vectors, dtype=FLOAT)
+        cut_off = set(embedded.truncated)
+        return {
+            key: self._layout.pack(
+                rows[place], count=counts[place] if counts else None, cut_off=place in cut_off
+            )
+            for place, key in enumerate(keys)
+        }
+
+
+# What became of a key that another call was after: its vector, why there is none, or None where that call cannot tell.
+_Landed = bytes | Transient | Rejected | Misconfigured | None
+
+
+@dataclass
+class _Call:
+    """What one call wants, by key, and what it has."""
+
+    wanted: Mapping[bytes, str]
+    known: dict[bytes, bytes]
+    tokens: int = 0
+    provider: str = ""
+    sent: set[bytes] = field(default_factory=set)
+    failed: bool = False
+
+    def land(self, landed: Mapping[bytes, _Landed]) -> None:
+        """Take what other calls have found.
+
+        A failure of another call is not this one's: once, what is still unknown is tried again by this call itself. Of
+        a crowd that waits for a provider which is down, each would otherwise wait for all before it to try in turn.
+        """
+        refused = {key: error for key, error in landed.items() if isinstance(error, Rejected)}
+        if refused:
+            raise _RejectedKeysError(next(iter(refused.values())), set(refused))
+        self.known.update({key: value for key, value in landed.items() if isinstance(value, bytes)})
+        failures = [error for error in landed.values() if isinstance(error, (Transient, Misconfigured))]
+        if not failures:
+            return
+        if self.failed:
+            raise anew(failures[0]) from failures[0]
+        self.failed = True
+
+
+class _RejectedKeysError(Exception):
+    """The embedder refused texts, named here by key, since only some texts of the call were sent to it."""
+
+    def __init__(self, cause: Rejected, keys: set[bytes]) -> None:
+        super().__init__(str(cause))
+        self.cause = cause
+        self.keys = keys

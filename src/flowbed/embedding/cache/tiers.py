@@ -1,0 +1,134 @@
+"""Where vectors are kept: tiers that are asked one after another, and passed over when they fail."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Protocol, runtime_checkable
+
+from flowbed import telemetry
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping, Sequence
+
+    from flowbed.embedding.cache.encoding import Layout
+
+# Seconds for which a tier that failed is left alone: a full disk or a lost server then costs one warning and one
+# timeout a minute, not one in each call.
+PAUSE = 60.0
+
+
+class VectorTier(Protocol):
+    """One place that keeps vectors: 32-byte key to little-endian float32 bytes, and what `stored` puts behind them."""
+
+    async def get_many(self, keys: Sequence[bytes]) -> dict[bytes, bytes]:
+        """Look keys up; those that are not kept are missing from the answer."""
+        ...
+
+    async def put_many(self, vectors: Mapping[bytes, bytes]) -> None:
+        """Keep vectors; the tier may drop any of them whenever it likes."""
+        ...
+
+
+@runtime_checkable
+class Instant(Protocol):
+    """A tier that answers without waiting, as memory does."""
+
+    def find(self, keys: Sequence[bytes]) -> dict[bytes, bytes]:
+        """Look keys up; those that are not kept are missing from the answer."""
+        ...
+
+
+@runtime_checkable
+class Clears(Protocol):
+    """A tier that can be emptied."""
+
+    async def clear(self) -> None:
+        """Drop everything."""
+        ...
+
+
+@dataclass(kw_only=True)
+class Looked:
+    """How often vectors were looked for in one tier, and found or not."""
+
+    tier: str
+    hits: int = 0
+    misses: int = 0
+
+
+class Tiers:
+    """Tiers of one space, nearest first. What fails in them is told in a warning, and not felt otherwise."""
+
+    def __init__(self, tiers: Sequence[VectorTier], layout: Layout, *, clock: Callable[[], float]) -> None:
+        """Keep values of `layout`; `clock` gives seconds."""
+        # A tier in front of another goes by the name of that.
+        self.looked = [Looked(tier=getattr(tier, "name", type(tier).__name__)) for tier in tiers]
+        self._tiers = tuple(tiers)
+        self._instant = tiers[0] if tiers and isinstance(tiers[0], Instant) else None
+        self._layout = layout
+        self._clock = clock
+        self._paused_until = [float("-inf")] * len(self._tiers)
+
+    def find(self, keys: Sequence[bytes]) -> dict[bytes, bytes]:
+        """Look keys up in the nearest tier, where it answers without waiting."""
+        return {} if self._instant is None else self._valid(0, self._instant.find(keys))
+
+    async def look(self, keys: Sequence[bytes]) -> dict[bytes, bytes]:
+        """Ask the tiers one after another, and bring what a far one holds to the nearer ones."""
+        found: dict[bytes, bytes] = {}
+        for place, tier in enumerate(self._tiers):
+            left = [key for key in keys if key not in found]
+            if not left:
+                break
+            if self._paused(place):
+                continue
+            try:
+                answer = await tier.get_many(left)
+            except Exception as error:  # noqa: BLE001 - whatever a tier raises, embedding goes on without it
+                self._pause(place, error)
+                continue
+            valid = self._valid(place, answer)
+            self.looked[place].misses += len(left) - len(valid)
+            found.update(valid)
+            if valid:
+                await self.put(valid, tiers=place)
+        return found
+
+    def _valid(self, place: int, answer: Mapping[bytes, bytes]) -> dict[bytes, bytes]:
+        """Take what a tier holds that can be a vector of this space."""
+        valid = {key: value for key, value in answer.items() if self._layout.is_valid(value)}
+        self.looked[place].hits += len(valid)
+        return valid
+
+    async def put(self, vectors: Mapping[bytes, bytes], *, tiers: int | None = None) -> None:
+        """Keep vectors in the first `tiers` tiers, or in all."""
+        # A vector with a hole in it would otherwise be given back for ever.
+        whole = {key: value for key, value in vectors.items() if self._layout.is_finite(value)}
+        for place, tier in enumerate(self._tiers[:tiers]):
+            if self._paused(place) or not whole:
+                continue
+            try:
+                await tier.put_many(whole)
+            except Exception as error:  # noqa: BLE001 - whatever a tier raises, embedding goes on without it
+                self._pause(place, error)
+        if tiers is None and whole:
+            telemetry.reached(telemetry.VECTORS_KEPT, vectors=len(whole))
+
+    def _paused(self, place: int) -> bool:
+        return self._clock() < self._paused_until[place]
+
+    def _pause(self, place: int, error: Exception) -> None:
+        self._paused_until[place] = self._clock() + PAUSE
+        telemetry.log.warning(
+            "vector cache %s is left alone for %d s: %s", self.looked[place].tier, PAUSE, error
+        )
+
+    async def clear(self) -> None:
+        """Empty the tiers that can be emptied; what is kept on disk was paid for, and stays."""
+        for place, tier in enumerate(self._tiers):
+            if not isinstance(tier, Clears) or self._paused(place):
+                continue
+            try:
+                await tier.clear()
+            except Exception as error:  # noqa: BLE001 - whatever a tier raises, embedding goes on without it
+                self._pause(place, error)

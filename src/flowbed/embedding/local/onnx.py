@@ -1,0 +1,367 @@
+"""A local model through ONNX Runtime: no key, no server, and nothing downloaded unasked."""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import threading
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from functools import cached_property
+from typing import TYPE_CHECKING, Any, Literal
+
+import numpy as np
+
+from flowbed.embedding.files import write_whole
+from flowbed.embedding.local.batching import Window, batches_of, joined, pooled, windows_of
+from flowbed.embedding.local.cores import usable_cores
+from flowbed.embedding.local.graph import REVISION, Architecture, graph_bytes
+from flowbed.embedding.local.priority import UNHURRIED, stand_back
+from flowbed.embedding.local.weights import Checkpoint, digest, find_checkpoint
+from flowbed.embedding.tokens import text_of
+from flowbed.embedding.unicode import require_unicode
+from flowbed.errors import Misconfigured, Rejected, Transient
+from flowbed.records import Embedded, Space
+from flowbed.telemetry import log
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+    from concurrent.futures import Executor
+    from pathlib import Path
+
+    from numpy.typing import NDArray
+
+    from flowbed.embedding.local.batching import Batch
+    from flowbed.records import Purpose
+
+Overflow = Literal["split", "truncate", "reject"]
+OVERFLOWS: tuple[Overflow, ...] = ("split", "truncate", "reject")
+OPTIONS = ("document_prompt", "download", "overflow", "query_prompt", "threads")
+
+# Texts and tokens in one call. Padding takes a fifth more work where 256 short texts are sorted by length, and a
+# twentieth where 2,048 are; so many tokens take one to two seconds on two cores, after which progress is shown and
+# what is done is kept.
+ITEMS = 2_048
+TOKENS = 16_384
+
+# Only errors are worth a line: warnings tell of graphs that were saved by another version.
+ERRORS_ONLY = 3
+
+# ONNX Runtime's names of the types that ids are fed in.
+INPUT_TYPES = {"tensor(int32)": np.int32, "tensor(int64)": np.int64}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Choices:
+    """The options of the model, read: what becomes of too long a text, prompts, threads, and whether to download."""
+
+    overflow: Overflow
+    download: bool
+    threads: int
+    prompts: Mapping[str, str]
+
+    @classmethod
+    def of(cls, options: Mapping[str, str]) -> Choices:
+        """Read options as they stand in a configuration.
+
+        Raises:
+            Misconfigured: an option is unknown or has a value it cannot have.
+
+        """
+        unknown = sorted(set(options) - set(OPTIONS))
+        if unknown:
+            message = (
+                f"option {', '.join(unknown)} is not known to onnx models; known are: {', '.join(OPTIONS)}"
+            )
+            raise Misconfigured(message)
+        overflow = next((known for known in OVERFLOWS if known == options.get("overflow", "split")), None)
+        if overflow is None:
+            message = (
+                f"option overflow={options['overflow']} is not known; use one of: {', '.join(OVERFLOWS)}"
+            )
+            raise Misconfigured(message)
+        download = options.get("download", "false")
+        if download not in ("true", "false"):
+            message = f"option download={download} is neither true nor false; use one of them"
+            raise Misconfigured(message)
+        threads = options.get("threads", "")
+        if threads and not (threads.isdecimal() and int(threads)):
+            message = (
+                f"option threads={threads} is not a positive number; leave it out to use every usable core"
+            )
+            raise Misconfigured(message)
+        return cls(
+            overflow=overflow,
+            download=download == "true",
+            threads=int(threads) if threads else usable_cores(),
+            prompts={
+                purpose: options[f"{purpose}_prompt"]
+                for purpose in ("document", "query")
+                if f"{purpose}_prompt" in options
+            },
+        )
+
+
+def open_onnx(name: str, *, cache: Path, options: Mapping[str, str]) -> Onnx:
+    """Open a local model: a folder, a hub id, or the default model where `name` is empty.
+
+    `cache` keeps the graph that is made of the model's weights. The graph itself is loaded by the first call that
+    embeds. Options: `overflow` (split, truncate or reject texts longer than the window), `download` (true lets the
+    hub be asked), `threads`, `query_prompt` and `document_prompt`.
+
+    Raises:
+        Misconfigured: an option is wrong, or the model is not here; the message says how to get it.
+
+    """
+    choices = Choices.of(options)
+    checkpoint = find_checkpoint(name, cache=cache, download=choices.download)
+    if not checkpoint.is_graph:
+        # Refused here and not by the first call, which may come much later.
+        Architecture.of(checkpoint.config, pooling=checkpoint.pooling, subject=checkpoint.folder)
+    return Onnx(checkpoint, cache=cache, choices=choices)
+
+
+class Onnx:
+    """An embedder that runs in this process; calls at once share one session, batch by batch."""
+
+    items = ITEMS
+    tokens = TOKENS
+    price = 0.0
+
+    def __init__(self, checkpoint: Checkpoint, *, cache: Path, choices: Choices) -> None:
+        """Load nothing yet: the tokenizer waits for the first text that is counted, the graph for one to embed."""
+        self._checkpoint = checkpoint
+        self._cache = cache
+        self._choices = choices
+        self._prompts = {**checkpoint.prompts, **choices.prompts}
+        # A batch on each core rather than each batch on all: the cores then wait for one another at no operator, and
+        # share with whatever else runs here. Measured on two cores: a sixth less processor time.
+        # Calls for documents come two at a time: one is tokenised while the other runs. More would all end at once,
+        # and until then nothing of any of them could be kept.
+        self._turns = asyncio.Semaphore(2)
+        self._cores = ThreadPoolExecutor(max_workers=choices.threads, thread_name_prefix="flowbed-onnx")
+        # What nobody waits for has threads of its own, which stand back: a batch that is being run cannot be put off.
+        self._spare = ThreadPoolExecutor(
+            max_workers=choices.threads, thread_name_prefix="flowbed-onnx-spare", initializer=stand_back
+        )
+        self._loading = threading.Lock()
+        self.space = Space(
+            model=checkpoint.model,
+            dimensions=checkpoint.dimensions,
+            revision=checkpoint.sha256[:12],
+            # Averaged windows are other vectors than cut ones; where nothing is too long all three agree.
+            pooling=checkpoint.pooling + ("+split" if choices.overflow == "split" else ""),
+            prompts=tuple(sorted((purpose, prompt) for purpose, prompt in self._prompts.items() if prompt)),
+        )
+
+    @cached_property
+    def _tokenizer(self) -> Any:  # noqa: ANN401 - tokenizers has no types
+        # A search by a vector needs none, and it takes a tenth of a second to load.
+        from tokenizers import Tokenizer  # noqa: PLC0415
+
+        tokenizer = Tokenizer.from_file(str(self._checkpoint.folder / "tokenizer.json"))
+        # As published, it cuts texts at 128 tokens and pads every one to 128.
+        tokenizer.no_truncation()
+        tokenizer.no_padding()
+        return tokenizer
+
+    @cached_property
+    def _around(self) -> tuple[list[int], list[int]]:
+        """The special tokens before a text and after it."""
+        return _special_tokens(self._tokenizer)
+
+    @property
+    def window(self) -> int:
+        """How many tokens a text may have, special ones not counted, before `overflow` says what becomes of it."""
+        return self._checkpoint.window - sum(map(len, self._around))
+
+    async def embed(self, texts: Sequence[str], *, purpose: Purpose) -> Embedded:
+        """Embed texts of any length; tokens are counted without special ones.
+
+        Raises:
+            Rejected: a text is not valid Unicode, or is longer than the window and `overflow` is `reject`.
+            Transient: the memory did not suffice.
+            Misconfigured: the graph cannot be made or loaded.
+
+        """
+        require_unicode(texts)
+        if UNHURRIED.get():
+            # Not shared out: a small call leaves the other cores to others, also where threads cannot stand back. Who
+            # loads the graph does not stand back: everybody waits for that.
+            pool = self._spare if "_session" in vars(self) else self._cores
+            return await self._embed(texts, purpose=purpose, pool=pool, cores=1)
+        if purpose == "query":
+            return await self._embed(texts, purpose=purpose, pool=self._cores, cores=self._choices.threads)
+        async with self._turns:
+            return await self._embed(texts, purpose=purpose, pool=self._cores, cores=self._choices.threads)
+
+    async def _embed(self, texts: Sequence[str], *, purpose: Purpose, pool: Executor, cores: int) -> Embedded:
+        if not texts:
+            return Embedded(vectors=np.empty((0, self.space.dimensions), dtype=np.float32))
+        prompt = self._prompts.get(purpose, "")
+        # Tokenised beside the batch of another call that is being run.
+        windows, truncated = await asyncio.to_thread(self._windows, [prompt + text for text in texts])
+        vectors = np.empty((len(windows), self.space.dimensions), dtype=np.float32)
+        padding = int(self._checkpoint.config.get("pad_token_id") or 0)
+        prefix, suffix = self._around
+        batches = batches_of(windows, prefix=prefix, suffix=suffix, padding=padding, cores=cores)
+        loop = asyncio.get_running_loop()
+
+        async def work() -> None:
+            # Handed over batch by batch: a query need not wait for the whole of a long call, and a cancelled call ends.
+            for batch in batches:
+                vectors[batch.windows] = await loop.run_in_executor(pool, self._run, batch)
+
+        try:
+            async with asyncio.TaskGroup() as group:
+                for _ in range(self._choices.threads):
+                    group.create_task(work())
+        except ExceptionGroup as several:
+            raise several.exceptions[0] from several
+        counts = [0] * len(texts)
+        for window in windows:
+            counts[window.text] += len(window.ids)
+        return Embedded(
+            vectors=joined(vectors, windows, len(texts)),
+            tokens=sum(counts),
+            truncated=truncated,
+            counts=tuple(counts),
+        )
+
+    def count(self, text: str) -> int:
+        """Count the tokens of `text` without special tokens.
+
+        Raises:
+            Rejected: the text is not valid Unicode.
+
+        """
+        require_unicode([text])
+        # The batch form leaves out the offsets, which take longer than the tokens.
+        return len(self._tokenizer.encode_batch_fast([text], add_special_tokens=False)[0])
+
+    def decode(self, tokens: Sequence[int]) -> str:
+        """Read the text that tokens, without special ones, stand for.
+
+        Raises:
+            Rejected: a token is not known, or the text would be read as other tokens.
+
+        """
+        return text_of(self._tokenizer, tokens)
+
+    def bill(self, text: str, tokens: int) -> int:
+        """Tell the tokens that embedding a document takes: its prompt's too, but none that is cut off or refused."""
+        if prompt := self._prompts.get("document", ""):
+            tokens = self.count(prompt + text)
+        if tokens > self.window and self._choices.overflow != "split":
+            return self.window if self._choices.overflow == "truncate" else 0
+        return tokens
+
+    def _windows(self, texts: Sequence[str]) -> tuple[list[Window], tuple[int, ...]]:
+        """Tokenise texts into windows; the second value holds the positions of those that were cut off."""
+        encodings = self._tokenizer.encode_batch_fast(texts, add_special_tokens=False)
+        over = tuple(position for position, encoding in enumerate(encodings) if len(encoding) > self.window)
+        if over and self._choices.overflow == "reject":
+            longest = max(len(encodings[position]) for position in over)
+            message = (
+                f"{len(over)} texts are longer than the {self.window} tokens that {self.space.model} takes (the "
+                f"longest has {longest}); chunk them smaller, or choose overflow=split or overflow=truncate"
+            )
+            raise Rejected(message, inputs=over)
+        if self._choices.overflow == "truncate":
+            cut = [
+                Window(text=position, ids=encoding.ids[: self.window])
+                for position, encoding in enumerate(encodings)
+            ]
+            return cut, over
+        windows = [
+            window
+            for position, encoding in enumerate(encodings)
+            for window in windows_of(position, encoding.ids, self.window)
+        ]
+        return windows, ()
+
+    def _run(self, batch: Batch) -> NDArray[np.float32]:
+        """Run one batch, in one of this embedder's own threads."""
+        with self._loading:
+            session = self._session
+        given = {
+            "input_ids": batch.ids,
+            "attention_mask": batch.mask,
+            "token_type_ids": np.zeros_like(batch.ids),
+        }
+        feed = {
+            wanted.name: given[wanted.name].astype(INPUT_TYPES[wanted.type], copy=False)
+            for wanted in session.get_inputs()
+        }
+        try:
+            output = session.run([self._output], feed)[0]
+        except Exception as error:  # ONNX Runtime's errors have no common class
+            message = f"model {self.space.model} failed on {batch.ids.shape} tokens ({error}); try again"
+            raise Transient(message) from error
+        return pooled(output, batch.mask, self._checkpoint.pooling)
+
+    @cached_property
+    def _output(self) -> str:
+        """Name the output that holds vectors: the pooled one, where the graph has one."""
+        names: list[str] = [output.name for output in self._session.get_outputs()]
+        return "sentence_embedding" if "sentence_embedding" in names else names[0]
+
+    @cached_property
+    def _session(self) -> Any:  # noqa: ANN401 - onnxruntime has no types
+        """Load the graph; one that does not load is made anew once."""
+        if self._checkpoint.is_graph:
+            return _load(self._checkpoint.file)
+        path = _graph(self._checkpoint, self._cache)
+        try:
+            return _load(path)
+        except Misconfigured as error:
+            log.warning("cached graph %s is made anew: %s", path, error)
+            path.unlink(missing_ok=True)
+            return _load(_graph(self._checkpoint, self._cache))
+
+
+def _special_tokens(tokenizer: Any) -> tuple[list[int], list[int]]:  # noqa: ANN401 - tokenizers has no types
+    """Find the tokens that the tokenizer puts in front of a text and after it."""
+    bare: list[int] = tokenizer.encode("a", add_special_tokens=False).ids
+    full: list[int] = tokenizer.encode("a").ids
+    start = next(place for place in range(len(full)) if full[place : place + len(bare)] == bare)
+    return full[:start], full[start + len(bare) :]
+
+
+def _graph(checkpoint: Checkpoint, cache: Path) -> Path:
+    """Make the graph of these weights, unless it lies in `cache` as it was written."""
+    stem = f"{checkpoint.sha256[:16]}-{checkpoint.pooling}-{REVISION}"
+    path = cache / f"{stem}.onnx"
+    written = cache / f"{stem}.sha256"
+    if path.is_file() and written.is_file() and digest(path, cache=cache) == written.read_text().strip():
+        return path
+    architecture = Architecture.of(checkpoint.config, pooling=checkpoint.pooling, subject=checkpoint.folder)
+    content = graph_bytes(checkpoint.file, architecture)
+    write_whole(path, content)
+    write_whole(written, hashlib.sha256(content).hexdigest().encode())
+    log.info("wrote the graph of %s to %s", checkpoint.model, path)
+    return path
+
+
+def _load(path: Path) -> Any:  # noqa: ANN401 - onnxruntime has no types
+    """Open a session whose every run keeps to the thread that calls it."""
+    import onnxruntime  # noqa: PLC0415 - finding and submitting work never loads it
+
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = 1
+    options.inter_op_num_threads = 1
+    options.execution_mode = onnxruntime.ExecutionMode.ORT_SEQUENTIAL
+    options.log_severity_level = ERRORS_ONLY
+    try:
+        session = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+    except Exception as error:  # ONNX Runtime's errors have no common class
+        message = f"graph {path} cannot be loaded ({error}); fetch the model again"
+        raise Misconfigured(message) from error
+    known = ("input_ids", "attention_mask", "token_type_ids")
+    strange = [wanted.name for wanted in session.get_inputs() if wanted.name not in known]
+    if strange:
+        message = (
+            f"graph {path} wants inputs that are not known here ({', '.join(strange)}); choose another model"
+        )
+        raise Misconfigured(message)
+    return session

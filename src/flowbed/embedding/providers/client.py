@@ -1,0 +1,336 @@
+"""An embedder that asks a provider over HTTP; what is particular to one vendor is its `Api`."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING, Any, Literal, Protocol
+
+import numpy as np
+
+from flowbed.embedding.providers.parsing import matrix, message_of, normalised
+from flowbed.embedding.requests import cut, halved, in_parts
+from flowbed.embedding.tokens import Decodes
+from flowbed.embedding.unicode import require_unicode
+from flowbed.errors import Error, Misconfigured, Rejected, TooMany, Transient
+from flowbed.http.client import Provider, told_wait
+from flowbed.records import Embedded
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+    from flowbed.embedding import Rates
+    from flowbed.embedding.options import Options
+    from flowbed.embedding.tokens import Counter
+    from flowbed.http.client import Answer
+    from flowbed.records import Purpose, Space
+
+Verdict = Literal["transient", "rejected", "too_large", "misconfigured"]
+
+# What a status means, where the vendor says nothing more exact. 402 is a bill that is not paid; 408, 409 and 425 pass.
+STATUSES: Mapping[int, Verdict] = {
+    413: "too_large",
+    **dict.fromkeys((401, 402, 403, 404, 405), "misconfigured"),
+    **dict.fromkeys((408, 409, 425, 429, 499), "transient"),
+}
+TOO_MANY, SERVERS_FAULT = 429, 500
+# Something in front of the provider lost its answer, or gave up waiting for it; 520 and 524 are Cloudflare's.
+GATEWAYS = frozenset({502, 504, 520, 524})
+
+
+@dataclass(frozen=True, kw_only=True)
+class Read:
+    """An answer, read: one embedding a text, in their order, and the tokens it was billed with where it says so."""
+
+    embeddings: Sequence[Any]
+    tokens: int | None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Refused:
+    """What a refusal means, as far as the vendor says more than its status does.
+
+    `too_large` is a request that may pass in parts. `inputs` are positions in the request. `advice` is what to do.
+    """
+
+    verdict: Verdict | None = None
+    inputs: tuple[int, ...] = ()
+    retry_after: float | None = None
+    advice: str = ""
+
+
+class Api(Protocol):
+    """How one vendor's API is spoken."""
+
+    path: str
+
+    def body(self, texts: Sequence[str], purpose: Purpose) -> Mapping[str, Any]:
+        """Write a request."""
+        ...
+
+    def read(self, payload: Any, count: int) -> Read:  # noqa: ANN401 - as JSON has it
+        """Read the answer for `count` texts.
+
+        Raises:
+            Transient: it is not what was asked for.
+
+        """
+        ...
+
+    def refused(self, answer: Answer) -> Refused:
+        """Read a refusal."""
+        ...
+
+
+@dataclass(frozen=True, kw_only=True)
+class Model:
+    """What a vendor says of a model.
+
+    `dimensions` of its vectors, and the `sizes` that can be asked for in their place; `window` tokens in a text (0 is
+    not known) and `request` tokens in a request; `rates` of a minute are per key.
+    """
+
+    dimensions: int
+    window: int
+    request: int
+    sizes: range | frozenset[int] = frozenset()
+    tokens_per_minute: int | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Terms:
+    """On what terms a provider embeds: texts and tokens in a request, tokens in a text, dollars per million tokens.
+
+    `prompts` are put in front of texts, by purpose; `key` is the setting that holds the key. `exact` says that just the
+    tokens of a text are billed, and no others.
+    """
+
+    items: int
+    tokens: int
+    window: int
+    price: float
+    rates: Rates
+    matryoshka: bool = False
+    prompts: Mapping[str, str] = field(default_factory=dict)
+    key: str = "api_key"
+    exact: bool = False
+
+
+class Remote:
+    """An embedder of a provider. A call is cut to what one request may hold, and answered whole or not at all."""
+
+    def __init__(self, api: Api, provider: Provider, *, space: Space, terms: Terms, counter: Counter) -> None:
+        """Join the vendor's way of speaking, the connection to it, and what it offers."""
+        self.space = space
+        self.items = terms.items
+        self.tokens = terms.tokens
+        self.price = terms.price
+        self.rates = terms.rates
+        self.matryoshka = terms.matryoshka
+        self.exact = terms.exact and counter.exact
+        self.api = api
+        self._provider = provider
+        self._terms = terms
+        self._counter = counter
+
+    async def embed(self, texts: Sequence[str], *, purpose: Purpose) -> Embedded:
+        """Embed every text or none; nothing is cut off.
+
+        Raises:
+            Transient: the provider is busy, failing or not to be reached, or its answer cannot be trusted.
+            Rejected: it refuses a text; `inputs` says which, where it does.
+            Misconfigured: the key, the model, the address, the dimensions or the account will not do.
+
+        """
+        require_unicode(texts)
+        if not texts:
+            return Embedded(vectors=np.empty((0, self.space.dimensions), dtype=np.float32))
+        if "" in texts:
+            # Refused by almost all of them, and with one error for all the texts of a request.
+            empty = [place for place, text in enumerate(texts) if not text]
+            raise Rejected(f"{len(empty)} texts are empty, which no provider embeds", inputs=empty)
+        prompt = self._terms.prompts.get(purpose, "")
+        sent = [prompt + text for text in texts] if prompt else texts
+        sizes = self._sizes(sent)
+        return await self._in_parts(sent, cut(sizes, items=self.items, tokens=self.tokens), purpose)
+
+    def count(self, text: str) -> int:
+        """Count tokens: exactly where the model's tokenizer is known, else as an estimate.
+
+        Raises:
+            Rejected: the text is not valid Unicode.
+
+        """
+        require_unicode([text])
+        return self._counter.count(text)
+
+    def decode(self, tokens: Sequence[int]) -> str:
+        """Read the text that the model's own tokens stand for.
+
+        Raises:
+            Rejected: they stand for none, or the model's tokenizer is not known.
+
+        """
+        if not isinstance(self._counter, Decodes):
+            raise Rejected(f"the tokenizer of {self.space.model} is not here; send the text itself")
+        return self._counter.decode(tokens)
+
+    def bill(self, text: str, tokens: int) -> int:
+        """Tell the tokens that embedding a document is billed with: its prompt's too."""
+        prompt = self._terms.prompts.get("document", "")
+        return self.count(prompt + text) if prompt else tokens
+
+    @property
+    def provider(self) -> Provider:
+        """The way to the provider, for what else it is asked than vectors."""
+        return self._provider
+
+    def asking(self, text: str) -> Mapping[str, Any]:
+        """Write the request that asks for the vector of one document, alone."""
+        return self.api.body([self._terms.prompts.get("document", "") + text], "document")
+
+    def failure(self, answer: Answer) -> Error:
+        """Tell what a refusal of anything means that is not about texts."""
+        return self._error(answer, self._judged(answer), ())
+
+    async def aclose(self) -> None:
+        """Close the connections to the provider."""
+        await self._provider.aclose()
+
+    def _sizes(self, texts: Sequence[str]) -> list[int]:
+        """Measure texts for cutting them into requests; refuse those that the provider is known to refuse."""
+        window = self._terms.window
+        # OpenAI's tokenizers never make more tokens of a text than it has bytes, and others hardly ever do (then the
+        # provider decides), so that short ones need not be counted.
+        bytes_of = [len(text) if text.isascii() else len(text.encode()) for text in texts]
+        if sum(bytes_of) <= self.tokens and (not window or max(bytes_of) <= window):
+            return bytes_of
+        sizes = [self._counter.count(text) for text in texts]
+        if window and self._counter.exact and max(sizes) > window:
+            long = [place for place, size in enumerate(sizes) if size > window]
+            raise Rejected(
+                f"{len(long)} texts are longer than the {window} tokens that {self.space.model} takes (the longest "
+                f"has {max(sizes)}); chunk them smaller",
+                inputs=long,
+            )
+        return sizes
+
+    async def _in_parts(self, texts: Sequence[str], parts: Sequence[slice], purpose: Purpose) -> Embedded:
+        if len(parts) == 1:
+            return await self._ask(texts, purpose)
+        return await in_parts(parts, lambda part: self._ask(texts[part], purpose))
+
+    async def _ask(self, texts: Sequence[str], purpose: Purpose) -> Embedded:
+        """Send one request; one that turns out to be too large is sent in halves."""
+        answer = await self._provider.post(self.api.path, self.api.body(texts, purpose))
+        if not 200 <= answer.status < 300:  # noqa: PLR2004 - as HTTP counts
+            refused = self._judged(answer)
+            if refused.verdict == "too_large" and len(texts) > 1:
+                return await self._in_parts(texts, halved(len(texts)), purpose)
+            error = self._error(answer, refused, texts)
+            error.perhaps_billed = answer.status in GATEWAYS
+            raise error
+        try:
+            read = self._read(answer, len(texts))
+            vectors = normalised(matrix(read.embeddings, self.space.dimensions))
+        except Error as error:
+            error.args = (f"{self._provider.shown}: {error}",)
+            error.perhaps_billed = True
+            raise
+        tokens = read.tokens
+        if tokens is None:
+            tokens = sum(map(self._counter.count, texts))
+        return Embedded(vectors=vectors, tokens=tokens)
+
+    def _read(self, answer: Answer, count: int) -> Read:
+        if answer.json is None:
+            raise Transient("the answer is no JSON, or only part of one")
+        return self.api.read(answer.json, count)
+
+    def _judged(self, answer: Answer) -> Refused:
+        refused = self.api.refused(answer)
+        if refused.verdict is not None:
+            return refused
+        fallback: Verdict = "transient" if answer.status >= SERVERS_FAULT else "rejected"
+        return replace(refused, verdict=STATUSES.get(answer.status, fallback))
+
+    def _error(self, answer: Answer, refused: Refused, texts: Sequence[str]) -> Error:
+        said = self._provider.redacted(message_of(answer.json), texts)
+        message = f"{self._provider.shown} answered {answer.status}" + (f": {said}" if said else "")
+        if refused.verdict == "misconfigured":
+            return Misconfigured(f"{message}; {refused.advice or self._advice(answer.status)}")
+        if refused.verdict == "transient":
+            waits = (refused.retry_after, answer.retry_after, told_wait(message))
+            # Who is too busy for us is there: callers of the same key hold back, and no breaker opens.
+            kind = TooMany if answer.status == TOO_MANY else Transient
+            return kind(message, retry_after=next((wait for wait in waits if wait is not None), None))
+        inputs = tuple(place for place in refused.inputs if 0 <= place < len(texts))
+        # Of one text alone there is no doubt which is meant.
+        return Rejected(message, inputs=inputs or ((0,) if len(texts) == 1 else ()))
+
+    def _advice(self, status: int) -> str:
+        if status in (401, 403):
+            return f"set {self._terms.key} to a key that may use {self.space.model}"
+        if status == 402:  # noqa: PLR2004 - payment required
+            return "look at the account's plan and credit, or set another model"
+        return (
+            f"check the model's name ({self.space.model}) and base_url in [providers.{self._provider.vendor}]"
+        )
+
+
+def open_provider(
+    options: Options, base_url: str, *, key: str, headers: Mapping[str, str] | None = None
+) -> Provider:
+    """Make the way to a provider, as its options say; unless `headers` do, a bearer's token carries the key.
+
+    Raises:
+        Misconfigured: the address, a header or the timeout cannot be used.
+
+    """
+    if headers is None:
+        headers = {"Authorization": f"Bearer {key}"} if key else {}
+    return Provider(
+        base_url,
+        vendor=options.vendor,
+        headers=headers,
+        secrets=(key,),
+        timeout=options.amount("timeout"),
+        proxy=options.text("proxy"),
+        no_proxy=options.text("no_proxy"),
+    )
+
+
+def chosen_dimensions(options: Options, name: str, model: Model | None) -> int:
+    """Tell of how many dimensions vectors are to be: as the options say, or as the model's come.
+
+    Raises:
+        Misconfigured: the model is not known here and the options do not say, or it has no such size.
+
+    """
+    asked = options.number("dimensions")
+    if model is None:
+        if asked is None:
+            raise Misconfigured(
+                f"model {options.vendor}:{name} is not known here: set the option dimensions to what its vectors have"
+            )
+        return asked
+    if asked is not None and asked != model.dimensions and asked not in model.sizes:
+        raise Misconfigured(
+            f"model {options.vendor}:{name} has no vectors of {asked} dimensions; leave the option dimensions out for "
+            f"{model.dimensions}"
+        )
+    return asked or model.dimensions
+
+
+def required_key(options: Options, variable: str) -> str:
+    """Read the key of a provider that answers nobody without one.
+
+    Raises:
+        Misconfigured: there is none; the message says where it may be given.
+
+    """
+    key = options.text("api_key").strip()
+    if not key:
+        raise Misconfigured(
+            f"there is no key for {options.vendor}: set {variable}, or api_key in [providers.{options.vendor}]"
+        )
+    return key

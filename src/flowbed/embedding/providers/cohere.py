@@ -1,0 +1,136 @@
+"""Cohere's embeddings, version 2 of its API.
+
+Source: https://docs.cohere.com/reference/embed and the package cohere 7.3.1.
+"""
+
+from __future__ import annotations
+
+import re
+from typing import TYPE_CHECKING, Any
+
+from flowbed.embedding.options import COMMON, Options
+from flowbed.embedding.providers.client import (
+    Model,
+    Read,
+    Refused,
+    Remote,
+    Terms,
+    chosen_dimensions,
+    open_provider,
+    required_key,
+)
+from flowbed.embedding.providers.parsing import message_of, positional, usage
+from flowbed.embedding.providers.prices import price_of
+from flowbed.embedding.tokens import open_counter
+from flowbed.records import Space
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+    from pathlib import Path
+
+    from flowbed.http.client import Answer
+    from flowbed.records import Purpose
+
+BASE_URL = "https://api.cohere.com"
+KEY = "CO_API_KEY"
+
+ITEMS = 96
+# Texts, in however many requests.
+INPUTS_PER_MINUTE = 2_000
+# No sum is documented for a request, so it is as many as its 96 texts may have.
+LONG, SHORT = 128_000, 512
+INPUT_TYPES: Mapping[Purpose, str] = {"document": "search_document", "query": "search_query"}
+# Cohere's tokenizers take at most so many tokens where OpenAI's take one, in prose.
+FACTOR = 1.2
+
+MODELS = {
+    "embed-v4.0": Model(
+        dimensions=1_536, window=LONG, request=ITEMS * LONG, sizes=frozenset({256, 512, 1_024, 1_536})
+    ),
+    "embed-english-v3.0": Model(dimensions=1_024, window=SHORT, request=ITEMS * SHORT),
+    "embed-multilingual-v3.0": Model(dimensions=1_024, window=SHORT, request=ITEMS * SHORT),
+    "embed-english-light-v3.0": Model(dimensions=384, window=SHORT, request=ITEMS * SHORT),
+    "embed-multilingual-light-v3.0": Model(dimensions=384, window=SHORT, request=ITEMS * SHORT),
+}
+
+TOO_MANY_TEXTS = re.compile(r"number of texts must be at most", re.IGNORECASE)
+# A trial key's calls of a month are used up: waiting a minute, as for other 429, does not help.
+MONTHLY = re.compile(r"/\s*month|per month|monthly", re.IGNORECASE)
+NO_SUCH_MODEL = re.compile(
+    r"model .{0,80}(not found|not supported|does not exist)|unknown model", re.IGNORECASE
+)
+BAD_REQUEST, TOO_MANY, BLOCKED = 400, 429, 498
+
+
+def open_cohere(name: str, *, cache: Path, options: Mapping[str, str]) -> Remote:  # noqa: ARG001 - keeps no files
+    """Open a model of Cohere.
+
+    docs/providers.md tells what `options` there are.
+
+    Raises:
+        Misconfigured: an option is wrong, or there is no key.
+
+    """
+    read = Options("cohere", options, COMMON)
+    model = MODELS.get(name)
+    dimensions = chosen_dimensions(read, name, model)
+    key = required_key(read, KEY)
+    return Remote(
+        CohereApi(name, dimensions=dimensions if model is None or model.sizes else None),
+        open_provider(read, read.text("base_url", BASE_URL), key=key),
+        space=Space(
+            model=name,
+            dimensions=dimensions,
+            prompts=tuple((purpose, f"input_type:{word}") for purpose, word in INPUT_TYPES.items()),
+        ),
+        terms=Terms(
+            items=min(read.number("items") or ITEMS, ITEMS),
+            tokens=read.number("tokens") or (model.request if model else ITEMS * SHORT),
+            window=model.window if model else 0,
+            price=price_of(read, name),
+            rates=read.rates(inputs=INPUTS_PER_MINUTE),
+            matryoshka=model is not None and bool(model.sizes),
+            key=KEY,
+        ),
+        counter=open_counter(read.text("tokenizer"), factor=FACTOR),
+    )
+
+
+class CohereApi:
+    """Cohere's API."""
+
+    path = "/v2/embed"
+
+    def __init__(self, model: str, *, dimensions: int | None) -> None:
+        """Take what stands in every request."""
+        # Left to itself, it cuts long texts off.
+        self._always: dict[str, Any] = {"model": model, "embedding_types": ["float"], "truncate": "NONE"}
+        if dimensions is not None:
+            self._always["output_dimension"] = dimensions
+
+    def body(self, texts: Sequence[str], purpose: Purpose) -> Mapping[str, Any]:
+        """Write a request; its type is required."""
+        return {"texts": texts, "input_type": INPUT_TYPES[purpose], **self._always}
+
+    def read(self, payload: Any, count: int) -> Read:  # noqa: ANN401 - as JSON has it
+        """Read {embeddings: {float: [...]}, meta: {billed_units: {input_tokens}}}; vectors have no index."""
+        embeddings = payload.get("embeddings") if isinstance(payload, dict) else None
+        rows = embeddings.get("float") if isinstance(embeddings, dict) else None
+        return Read(
+            embeddings=positional(rows, count),
+            tokens=usage(payload, "meta", "billed_units", "input_tokens"),
+        )
+
+    def refused(self, answer: Answer) -> Refused:
+        """Read {message}, which alone tells one bad request from another."""
+        said = message_of(answer.json)
+        if answer.status == TOO_MANY and MONTHLY.search(said):
+            return Refused(verdict="misconfigured", advice="use a production key")
+        if answer.status == BLOCKED:
+            # Cohere's word for a text that its filter does not let through, and for a key that it does not know.
+            return Refused(verdict="rejected" if "blocked" in said.lower() else "misconfigured")
+        if answer.status == BAD_REQUEST and TOO_MANY_TEXTS.search(said):
+            return Refused(verdict="too_large")
+        if answer.status == BAD_REQUEST and NO_SUCH_MODEL.search(said):
+            return Refused(verdict="misconfigured")
+        return Refused()

@@ -1,0 +1,252 @@
+"""Any server that speaks OpenAI's embeddings API: TEI, Infinity, vLLM, Ollama, another Flowbed."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from flowbed.embedding import open_embedder
+from flowbed.embedding.options import COMMON, Options
+from flowbed.embedding.providers.client import (
+    Remote,
+    Terms,
+    chosen_dimensions,
+    open_provider,
+)
+from flowbed.embedding.providers.openai import MODELS, OpenAIApi
+from flowbed.embedding.providers.prices import PRICES
+from flowbed.embedding.tokens import Bpe, open_counter
+from flowbed.embedding.wrappers import Wrapper
+from flowbed.errors import Misconfigured, Rejected
+from flowbed.records import Space
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+    from pathlib import Path
+
+    from flowbed.embedding import Embedder
+    from flowbed.embedding.tokens import Counter
+    from flowbed.records import Embedded, Purpose
+
+OPTIONS = (
+    *COMMON,
+    "batch",
+    "batch_price",
+    "batch_tokens",
+    "document_prompt",
+    "encoding",
+    "matryoshka",
+    "pooling",
+    "query_prompt",
+    "revision",
+    "same_as",
+    "send_dimensions",
+    "send_input_type",
+    "window",
+)
+
+# What the strictest of these servers, text-embeddings-inference, takes unless it is told otherwise.
+ITEMS, TOKENS = 32, 65_536
+# How alike the vectors of one text have to be for two servers to count as the same model: other precisions and kernels
+# stay above it, another model, pooling or prompt far below.
+ALIKE = 0.999
+PROBE, OTHER = "Old keys, 17.50 EUR. Grüße! ", "The cat sat by a warm sea and slept. "
+PURPOSES: tuple[Purpose, ...] = ("document", "query")
+
+
+def open_compatible(name: str, *, cache: Path, options: Mapping[str, str]) -> Remote | Same:
+    """Open the model that a server knows as `name`.
+
+    docs/providers.md tells what `options` there are.
+
+    Raises:
+        Misconfigured: an option is wrong or missing.
+
+    """
+    read = Options("compatible", options, OPTIONS)
+    if "base_url" not in read:
+        raise Misconfigured(
+            f"model compatible:{name} needs the address of its server: set base_url in [providers.compatible]"
+        )
+    reference: Embedder | None = None
+    if "same_as" in read:
+        reference = open_embedder(read.text("same_as"), cache=cache, options={})
+    remote = _remote(name, read, reference)
+    if reference is None:
+        return remote
+    return Same(remote, reference=read.text("same_as"), cache=cache)
+
+
+def _remote(name: str, read: Options, reference: Embedder | None) -> Remote:
+    model = MODELS.get(name)
+    key = read.text("api_key").strip()
+    prompts = read.prompts()
+    space = reference.space if reference else _space(name, read, prompts)
+    # A size that a model has besides its own is to be had by asking for it, and in no other way.
+    other_size = model is not None and space.dimensions != model.dimensions
+    encoding = read.choice("encoding", ("base64", "float", "none"))
+    return Remote(
+        OpenAIApi(
+            name,
+            dimensions=space.dimensions if read.flag("send_dimensions") or other_size else None,
+            encoding="" if encoding == "none" else encoding,
+            input_types=read.flag("send_input_type"),
+        ),
+        open_provider(read, read.text("base_url"), key=key),
+        space=space,
+        terms=Terms(
+            items=read.number("items") or ITEMS,
+            tokens=read.number("tokens") or TOKENS,
+            window=read.number("window") or (model.window if model else 0),
+            price=_price(name, read),
+            rates=read.rates(),
+            matryoshka=read.flag("matryoshka") or (model is not None and bool(model.sizes)),
+            prompts=prompts,
+            key="api_key in [providers.compatible]",
+        ),
+        counter=_counter(name, read, reference),
+    )
+
+
+def _space(name: str, read: Options, prompts: Mapping[str, str]) -> Space:
+    typed = (
+        [(purpose, f"input_type:{purpose}") for purpose in PURPOSES] if read.flag("send_input_type") else []
+    )
+    return Space(
+        model=name,
+        dimensions=chosen_dimensions(read, name, MODELS.get(name)),
+        revision=read.text("revision"),
+        pooling=read.text("pooling"),
+        prompts=tuple(sorted([*prompts.items(), *typed])),
+    )
+
+
+def _price(name: str, read: Options) -> float:
+    said = read.amount("price")
+    if said is not None:
+        return said
+    # A model of a vendor is paid for wherever it is reached; one of another name runs on a server of one's own.
+    return PRICES[name].dollars if name in PRICES else 0.0
+
+
+def _counter(name: str, read: Options, reference: Embedder | None) -> Counter:
+    if "tokenizer" in read:
+        return open_counter(read.text("tokenizer"), factor=1)
+    if reference is not None:
+        return _AsReference(reference)
+    return Bpe("cl100k_base") if name in MODELS else open_counter("", factor=1)
+
+
+class _AsReference:
+    """The tokenizer of the model whose vectors these are."""
+
+    exact = True
+
+    def __init__(self, reference: Embedder) -> None:
+        self.count = reference.count
+
+
+class Same(Wrapper):
+    """A server whose vectors are said to be another model's: believed once texts have the same vectors from both."""
+
+    def __init__(self, remote: Remote, *, reference: str, cache: Path) -> None:
+        """Stand in front of `remote`; `reference` names the other model, which is opened for the trial alone."""
+        super().__init__(remote)
+        self.rates = remote.rates
+        self._reference = reference
+        self._cache = cache
+        self._trial = asyncio.Lock()
+        self._tried = False
+        self._window = 0
+        self._long = ""
+
+    async def embed(self, texts: Sequence[str], *, purpose: Purpose) -> Embedded:
+        """Embed every text or none; the first call also tries whether the vectors are the other model's.
+
+        Raises:
+            Transient: as the server says.
+            Rejected: as the server says; or a text is longer than the model's window, and the server does with such
+                texts something else than the other model.
+            Misconfigured: the vectors are not the other model's, or as the server says.
+
+        """
+        if texts:
+            await self.believe()
+        if self._window:
+            self._refuse_long(texts)
+        return await self._embedder.embed(texts, purpose=purpose)
+
+    async def believe(self) -> None:
+        """Try whether the vectors are the other model's, unless that has been done.
+
+        Raises:
+            Transient, Rejected: as the server says.
+            Misconfigured: they are not, or as the server says.
+
+        """
+        if self._tried:
+            return
+        async with self._trial:
+            if not self._tried:
+                await self._try()
+                self._tried = True
+
+    async def believe_jobs(self) -> None:
+        """Try it for texts of which nobody here looks at the length before the server does.
+
+        Raises:
+            Transient, Rejected: as the server says.
+            Misconfigured: as `believe`; or the server takes texts that are longer than the model's window, and makes
+                something else of them.
+
+        """
+        await self.believe()
+        if not self._window:
+            return
+        try:
+            await self._embedder.embed([self._long], purpose="document")
+        except Rejected:
+            return  # as it will in a job
+        raise Misconfigured(
+            f"the server of {self.space.model} does something else than {self._reference} with texts of more than "
+            f"{self._window} tokens, which nobody would see in a job: leave the option batch out"
+        )
+
+    def _refuse_long(self, texts: Sequence[str]) -> None:
+        long = [place for place, text in enumerate(texts) if self.count(text) > self._window]
+        if long:
+            raise Rejected(
+                f"{len(long)} texts are longer than the {self._window} tokens of {self._reference}, and the server "
+                "that is to stand in for it does something else with such texts; chunk them smaller",
+                inputs=long,
+            )
+
+    async def _try(self) -> None:
+        # Opened anew and let go of afterwards: its weights are needed for these texts only.
+        reference = await asyncio.to_thread(open_embedder, self._reference, cache=self._cache, options={})
+        for purpose in PURPOSES:
+            alike = await self._likeness(reference, PROBE, purpose)
+            if alike < ALIKE:
+                raise Misconfigured(
+                    f"model compatible:{self.space.model} is not the same as {self._reference}: one {purpose} has "
+                    f"vectors of cosine {alike:.3f} from the two (at least {ALIKE} is the same model); change same_as, "
+                    "the model or its prompts"
+                )
+        window: int = getattr(reference, "window", 0)
+        if window:
+            # A window of the one and a window of the other: cut off, little of it would be the same.
+            times = window // reference.count(PROBE) + 1
+            self._long = PROBE * times + OTHER * times
+            try:
+                alike = await self._likeness(reference, self._long, "document")
+            except Rejected:
+                alike = 0.0
+            self._window = window if alike < ALIKE else 0
+
+    async def _likeness(self, reference: Embedder, text: str, purpose: Purpose) -> float:
+        """Tell the cosine between the two vectors of a text."""
+        expected = (await reference.embed([text], purpose=purpose)).vectors[0]
+        found = (await self._embedder.embed([text], purpose=purpose)).vectors[0]
+        return float(np.dot(expected, found) / (np.linalg.norm(expected) * np.linalg.norm(found)))

@@ -1,0 +1,180 @@
+"""Hugging Face's inference: feature extraction of a model on its hub, or of an endpoint of one's own.
+
+Source: https://huggingface.co/docs/inference-providers/tasks/feature-extraction, and the sources of
+text-embeddings-inference (limits, types of errors).
+"""
+
+from __future__ import annotations
+
+import re
+from typing import TYPE_CHECKING, Any, Literal
+from urllib.parse import quote
+
+import numpy as np
+
+from flowbed.embedding.options import COMMON, Options
+from flowbed.embedding.providers.client import (
+    Model,
+    Read,
+    Refused,
+    Remote,
+    Terms,
+    chosen_dimensions,
+    open_provider,
+    required_key,
+)
+from flowbed.embedding.providers.parsing import message_of, positional
+from flowbed.embedding.tokens import open_counter
+from flowbed.errors import Transient
+from flowbed.records import Space
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+    from pathlib import Path
+
+    from flowbed.http.client import Answer
+    from flowbed.records import Purpose
+
+Pooling = Literal["mean", "cls"]
+
+BASE_URL = "https://router.huggingface.co/hf-inference"
+KEY = "HF_TOKEN"
+OPTIONS = (
+    *COMMON,
+    "document_prompt",
+    "document_prompt_name",
+    "endpoint",
+    "pooling",
+    "query_prompt",
+    "query_prompt_name",
+    "revision",
+)
+
+# As text-embeddings-inference has it, unless it is told otherwise.
+ITEMS, TOKENS = 32, 16_384
+
+# Some models that many use, so that their dimensions need not be set; windows without the two special tokens.
+MODELS = {
+    name: Model(dimensions=dimensions, window=window, request=TOKENS)
+    for name, dimensions, window in (
+        ("BAAI/bge-base-en-v1.5", 768, 510),
+        ("BAAI/bge-large-en-v1.5", 1_024, 510),
+        ("BAAI/bge-m3", 1_024, 8_190),
+        ("BAAI/bge-small-en-v1.5", 384, 510),
+        ("intfloat/e5-large-v2", 1_024, 510),
+        ("intfloat/multilingual-e5-large", 1_024, 510),
+        ("sentence-transformers/all-MiniLM-L6-v2", 384, 254),
+        ("sentence-transformers/all-mpnet-base-v2", 768, 382),
+        ("thenlper/gte-large", 1_024, 510),
+    )
+}
+
+TOO_LARGE = re.compile(r"batch size \d+ > maximum allowed batch size|length limit exceeded", re.IGNORECASE)
+NOT_SERVED = re.compile(r"model .{0,120}(not supported|not found|does not exist)", re.IGNORECASE)
+UNAVAILABLE = 503
+DEPTH_OF_TOKENS = 2
+
+
+def open_huggingface(name: str, *, cache: Path, options: Mapping[str, str]) -> Remote:  # noqa: ARG001 - keeps no files
+    """Open a model of the hub, as Hugging Face serves it; with `endpoint`, as that address does.
+
+    docs/providers.md tells what `options` there are.
+
+    Raises:
+        Misconfigured: an option is wrong, or there is no key.
+
+    """
+    read = Options("huggingface", options, OPTIONS)
+    model = MODELS.get(name)
+    dimensions = chosen_dimensions(read, name, model)
+    key = required_key(read, KEY)
+    pooling: Pooling = "cls" if read.choice("pooling", ("mean", "cls")) == "cls" else "mean"
+    prompts = read.prompts()
+    names = {
+        purpose: read.text(f"{purpose}_prompt_name")
+        for purpose in ("document", "query")
+        if f"{purpose}_prompt_name" in read
+    }
+    return Remote(
+        HuggingFaceApi(
+            "" if "endpoint" in read else f"/models/{quote(name)}/pipeline/feature-extraction",
+            pooling=pooling,
+            prompt_names=names,
+        ),
+        open_provider(read, read.text("endpoint") or read.text("base_url", BASE_URL), key=key),
+        space=Space(
+            model=name,
+            dimensions=dimensions,
+            revision=read.text("revision"),
+            pooling=pooling,
+            prompts=tuple(
+                sorted(
+                    [*prompts.items(), *((purpose, f"prompt_name:{word}") for purpose, word in names.items())]
+                )
+            ),
+        ),
+        terms=Terms(
+            items=read.number("items") or ITEMS,
+            tokens=read.number("tokens") or TOKENS,
+            window=model.window if model else 0,
+            # Paid by the second, or by a plan: not by the token.
+            price=read.amount("price") or 0.0,
+            rates=read.rates(),
+            prompts=prompts,
+            key=KEY,
+        ),
+        counter=open_counter(read.text("tokenizer"), factor=1),
+    )
+
+
+class HuggingFaceApi:
+    """Hugging Face's API."""
+
+    def __init__(self, path: str, *, pooling: Pooling, prompt_names: Mapping[str, str]) -> None:
+        """Take the model's path, how to pool tokens, and the prompts that the server is to use."""
+        self.path = path
+        self._pooling = pooling
+        self._prompt_names = prompt_names
+
+    def body(self, texts: Sequence[str], purpose: Purpose) -> Mapping[str, Any]:
+        """Write a request."""
+        named = self._prompt_names.get(purpose)
+        return {
+            "inputs": texts,
+            "normalize": True,
+            "truncate": False,
+            **({"prompt_name": named} if named else {}),
+        }
+
+    def read(self, payload: Any, count: int) -> Read:  # noqa: ANN401 - as JSON has it
+        """Read a vector for each text, or for each of its tokens; nothing is said of usage."""
+        return Read(embeddings=[self._pooled(each) for each in positional(payload, count)], tokens=None)
+
+    def refused(self, answer: Answer) -> Refused:
+        """Read {error, estimated_time} and {error, error_type}."""
+        said = message_of(answer.json)
+        if answer.status == UNAVAILABLE and isinstance(answer.json, dict):
+            # A model that is being loaded says how long that takes.
+            wait = answer.json.get("estimated_time")
+            return Refused(verdict="transient", retry_after=wait if isinstance(wait, int | float) else None)
+        if TOO_LARGE.search(said):
+            return Refused(verdict="too_large")
+        if NOT_SERVED.search(said):
+            return Refused(verdict="misconfigured")
+        return Refused()
+
+    def _pooled(self, embedding: Any) -> Any:  # noqa: ANN401 - as JSON has it
+        if not (isinstance(embedding, list) and embedding and isinstance(embedding[0], list)):
+            return embedding
+        try:
+            tokens = np.array(embedding, dtype=np.float32)
+        except (ValueError, TypeError) as error:
+            raise Transient("the answer has a text whose tokens have vectors of several lengths") from error
+        if tokens.ndim > DEPTH_OF_TOKENS and tokens.shape[0] == 1:
+            tokens = tokens[0]  # a batch of one, as pipelines give it
+        if tokens.ndim != DEPTH_OF_TOKENS:
+            raise Transient(
+                f"the answer has a text with an array of {tokens.ndim} dimensions, not one vector"
+            )
+        pooled = tokens[0] if self._pooling == "cls" else tokens.mean(axis=0, dtype=np.float64)
+        return pooled.tolist()

@@ -1,0 +1,341 @@
+"""Calls that come while the embedder is busy are joined into one, so that a model works on many texts at once."""
+
+from __future__ import annotations
+
+import asyncio
+from collections import deque
+from contextvars import copy_context
+from dataclasses import dataclass, field
+from itertools import count
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from flowbed import telemetry
+from flowbed.embedding.local.priority import UNHURRIED
+from flowbed.embedding.unicode import require_unicode
+from flowbed.embedding.usage import guessed, shares
+from flowbed.embedding.wrappers import Wrapper, anew
+from flowbed.errors import Misconfigured, Rejected, TooMany, Transient, Unavailable
+from flowbed.records import Embedded
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from flowbed.embedding import Embedder
+    from flowbed.records import Purpose
+
+# A call of so many texts is somebody who waits for an answer; one of more is work that can wait.
+INTERACTIVE = 8
+# Kinds of calls, in the order in which they are sent; the last is of work that nobody waits for at all.
+SMALL, LARGE, LAST = KINDS = (0, 1, 2)
+
+# Joined calls in a row that may pass by work that can wait; then it goes first once, so that it ends some day.
+PASSED_OVER = 4
+
+# Callers in a row that fail for now when each is sent alone: then it is the embedder, and the others need not try.
+FAILURES = 2
+
+
+class Coalesced(Wrapper):
+    """An embedder that is asked for the texts of several calls at once.
+
+    Nobody waits for others to come: a call that finds the embedder free is sent at once, and those that come while it
+    works go together when it is done. Small calls go first, large ones in parts, and last what nobody waits for. Each
+    call is answered whole or not at all, and none fails by the texts of another. Used from one event loop.
+    """
+
+    def __init__(
+        self,
+        embedder: Embedder,
+        *,
+        items: int = 0,
+        tokens: int = 0,
+        at_once: int = 1,
+        apart: bool = False,
+    ) -> None:
+        """Join at most `items` texts and about `tokens` tokens, and have `at_once` such calls under way.
+
+        What is 0 is as the embedder says. Kept `apart`, small calls, large ones and what nobody waits for are joined
+        with none but their like, and of each as many are under way: for an embedder that uses all cores for every call,
+        so that one small call beside another makes both slower, and takes away from the texts that could have gone
+        together.
+        """
+        super().__init__(embedder)
+        self._most_items = items or embedder.items
+        self._most_tokens = tokens or embedder.tokens
+        self._at_once = at_once
+        self._kept_apart = apart
+        self._numbers = count()
+        self._queues: dict[tuple[int, Purpose], deque[_Call]] = {}
+        self._running: dict[asyncio.Task[None], Sequence[_Part]] = {}
+        self._passed_over = 0
+
+    @property
+    def waiting(self) -> int:
+        """The texts that wait for the embedder."""
+        return sum(call.left for queue in self._queues.values() for call in queue if not call.answer.done())
+
+    async def embed(self, texts: Sequence[str], *, purpose: Purpose) -> Embedded:
+        """Embed every text or none, together with those of others.
+
+        Raises:
+            Transient, Rejected, Misconfigured: as the embedder does; `inputs` are positions in this call.
+
+        """
+        require_unicode(texts)
+        if not texts:
+            return Embedded(vectors=np.empty((0, self.space.dimensions), dtype=np.float32))
+        kind = LAST if UNHURRIED.get() else LARGE if len(texts) > INTERACTIVE else SMALL
+        answer = asyncio.get_running_loop().create_future()
+        call = _Call(number=next(self._numbers), kind=kind, texts=texts, answer=answer)
+        self._queues.setdefault((kind, purpose), deque()).append(call)
+        self._send()
+        try:
+            return await call.answer
+        except BaseException as error:
+            # What failed together has ended; more of this call's texts may be under way only where it was cut.
+            if call.parts > 1 or isinstance(error, asyncio.CancelledError):
+                self._stop_unwanted()
+            raise
+
+    def _stop_unwanted(self) -> None:
+        """Stop the calls of the embedder for which nobody waits any more."""
+        for task, parts in self._running.items():
+            if all(part.call.answer.done() for part in parts):
+                task.cancel()
+
+    def _send(self) -> None:
+        """Send what waits, while the embedder is free."""
+        while kinds := self._free():
+            parts, purpose = self._gathered(kinds)
+            if not parts:
+                return
+            context = copy_context()
+            # Whoever's call this is: what began it may be the end of another.
+            context.run(UNHURRIED.set, all(part.call.kind == LAST for part in parts))
+            task = asyncio.create_task(self._run(parts, purpose), context=context)
+            self._running[task] = parts
+            task.add_done_callback(self._done)
+
+    def _free(self) -> list[int]:
+        """Tell for which kinds of calls the embedder is free."""
+        if not self._kept_apart:
+            return list(KINDS) if len(self._running) < self._at_once else []
+        running = [parts[0].call.kind for parts in self._running.values()]
+        return [kind for kind in KINDS if running.count(kind) < self._at_once]
+
+    def _done(self, task: asyncio.Task[None]) -> None:
+        parts = self._running.pop(task)
+        error = None if task.cancelled() else task.exception()
+        for part in parts:
+            # Nothing but the end of the loop, or a mistake of ours, leaves a part without an answer.
+            if part.start not in part.call.found:
+                part.call.fail(error or Transient("the call was cut off; try again"))
+        self._send()
+
+    def _gathered(self, kinds: list[int]) -> tuple[list[_Part], Purpose]:
+        """Take the next texts out of the queues: all of one purpose, small calls before large ones."""
+        waiting = {
+            key: head
+            for key, queue in self._queues.items()
+            if key[0] in kinds and (head := _head(queue)) is not None
+        }
+        oldest = min(
+            (call for (kind, _), call in waiting.items() if kind != SMALL), key=_number, default=None
+        )
+        if oldest is not None and self._passed_over >= PASSED_OVER:
+            kinds = sorted(kinds, key=lambda kind: kind != oldest.kind)
+        order = sorted(waiting, key=lambda key: (kinds.index(key[0]), waiting[key].number))
+        purpose: Purpose = order[0][1] if order else "document"
+        if self._kept_apart:
+            kinds = [kind for kind, _ in order[:1]]
+        parts: list[_Part] = []
+        room = _Room(self._most_items, self._most_tokens)
+        for kind in kinds:
+            queue = self._queues.get((kind, purpose), deque())
+            while (call := _head(queue)) is not None and (part := call.next(room)) is not None:
+                parts.append(part)
+        passed_over = oldest is not None and all(part.call is not oldest for part in parts)
+        self._passed_over = self._passed_over + 1 if passed_over else 0
+        return parts, purpose
+
+    async def _run(self, parts: Sequence[_Part], purpose: Purpose) -> None:
+        """Embed parts of calls together; where that fails, find out whose fault it is."""
+        telemetry.reached(telemetry.COALESCED, texts=sum(len(part.texts) for part in parts), calls=len(parts))
+        while parts:
+            try:
+                await self._embed(parts, purpose)
+            except Rejected as error:
+                innocent = _innocent(parts, error)
+                if len(innocent) == len(parts):
+                    return await self._apart(parts, purpose)
+                parts = [part for part in innocent if not part.call.answer.done()]
+                continue
+            except (Misconfigured, TooMany, Unavailable) as error:
+                return _fail(parts, error)
+            except Exception as error:  # noqa: BLE001 - whatever it is, one text may be the cause
+                if len(parts) > 1:
+                    return await self._apart(parts, purpose)
+                return _fail(parts, error)
+            return None
+        return None
+
+    async def _apart(self, parts: Sequence[_Part], purpose: Purpose) -> None:
+        """Embed parts one by one, so that each has its own outcome."""
+        failures = 0
+        for place, part in enumerate(parts):
+            if part.call.answer.done():
+                continue
+            try:
+                await self._embed([part], purpose)
+            except Rejected as error:
+                _innocent([part], error)
+            except Exception as error:  # noqa: BLE001 - whatever it is, it is this call's
+                part.call.fail(error)
+                failures += 1
+                if failures == FAILURES and isinstance(error, Transient):
+                    return _fail(parts[place + 1 :], error)
+                continue
+            failures = 0
+        return None
+
+    async def _embed(self, parts: Sequence[_Part], purpose: Purpose) -> None:
+        """Embed parts together, and hand each call its own."""
+        texts = [text for part in parts for text in part.texts]
+        answer = await self._embedder.embed(texts, purpose=purpose)
+        counts = answer.counts
+        if not counts and len(parts) > 1:
+            counts = shares(answer.tokens, [self.count(text) for text in texts])
+        start = 0
+        for part in parts:
+            here = slice(start, start + len(part.texts))
+            part.call.take(
+                part,
+                Embedded(
+                    vectors=answer.vectors[here],
+                    tokens=sum(counts[here]) if counts else answer.tokens,
+                    truncated=tuple(at - start for at in answer.truncated if here.start <= at < here.stop),
+                    counts=tuple(counts[here]),
+                    cached=answer.cached if len(parts) == 1 else 0,
+                    provider=answer.provider,
+                ),
+            )
+            start = here.stop
+
+
+class _Room:
+    """What still fits into a joined call."""
+
+    def __init__(self, items: int, tokens: int) -> None:
+        self.items = items
+        self.tokens = tokens
+        self.fresh = True
+
+    def take(self, size: int) -> bool:
+        """Take room for a text of about `size` tokens, if there is some; the first one always fits."""
+        if not self.items or (size > self.tokens and not self.fresh):
+            return False
+        self.items -= 1
+        self.tokens -= size
+        self.fresh = False
+        return True
+
+
+@dataclass(eq=False)
+class _Call:
+    """One caller's texts, and what has been found of them."""
+
+    number: int
+    kind: int
+    texts: Sequence[str]
+    answer: asyncio.Future[Embedded]
+    sent: int = 0
+    parts: int = 0
+    found: dict[int, Embedded] = field(default_factory=dict)
+
+    @property
+    def left(self) -> int:
+        """The texts that were not sent yet."""
+        return len(self.texts) - self.sent
+
+    def next(self, room: _Room) -> _Part | None:
+        """Take as many of the texts that are left as there is room for."""
+        start, end = self.sent, self.sent
+        while end < len(self.texts) and room.take(guessed(self.texts[end])):
+            end += 1
+        if end == start:
+            return None
+        self.sent = end
+        self.parts += 1
+        return _Part(call=self, start=start, texts=self.texts[start:end])
+
+    def take(self, part: _Part, found: Embedded) -> None:
+        """Keep what was found of a part; with the last, answer the call."""
+        self.found[part.start] = found
+        if self.answer.done() or sum(len(each.vectors) for each in self.found.values()) < len(self.texts):
+            return
+        self.answer.set_result(_joined([(start, self.found[start]) for start in sorted(self.found)]))
+
+    def fail(self, error: BaseException) -> None:
+        """Answer the call with an error, unless it is answered."""
+        if not self.answer.done():
+            self.answer.set_exception(error)
+
+
+@dataclass(frozen=True, eq=False)
+class _Part:
+    """Some texts of a call, from `start` on."""
+
+    call: _Call
+    start: int
+    texts: Sequence[str]
+
+
+def _head(queue: deque[_Call]) -> _Call | None:
+    """Find the first call that still has texts to send, and forget those before it."""
+    while queue:
+        if queue[0].left and not queue[0].answer.done():
+            return queue[0]
+        queue.popleft()
+    return None
+
+
+def _number(call: _Call) -> int:
+    return call.number
+
+
+def _innocent(parts: Sequence[_Part], error: Rejected) -> list[_Part]:
+    """Refuse the calls whose texts were refused, and return the parts of the others: all, where nobody can tell."""
+    innocent = []
+    start = 0
+    for part in parts:
+        end = start + len(part.texts)
+        inputs = [part.start + at - start for at in error.inputs if start <= at < end]
+        if inputs or len(parts) == 1:
+            part.call.fail(Rejected(str(error), inputs=inputs, param=error.param, code=error.code))
+        else:
+            innocent.append(part)
+        start = end
+    return innocent
+
+
+def _fail(parts: Sequence[_Part], error: Exception) -> None:
+    for part in parts:
+        part.call.fail(anew(error))
+
+
+def _joined(found: Sequence[tuple[int, Embedded]]) -> Embedded:
+    """Join what was found of a call's parts, in order, each with the position that it begins at."""
+    if len(found) == 1:
+        return found[0][1]
+    answers = [answer for _, answer in found]
+    told = all(answer.counts for answer in answers)
+    return Embedded(
+        vectors=np.concatenate([answer.vectors for answer in answers]),
+        tokens=sum(answer.tokens for answer in answers),
+        truncated=tuple(start + at for start, answer in found for at in answer.truncated),
+        counts=tuple(tokens for answer in answers for tokens in answer.counts) if told else (),
+        cached=sum(answer.cached for answer in answers),
+        provider=answers[-1].provider,
+    )

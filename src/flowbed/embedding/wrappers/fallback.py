@@ -1,0 +1,124 @@
+"""Providers in order: where one fails, the next is asked, and only one of the same space unless a request says so."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+from flowbed import telemetry
+from flowbed.embedding import Closes
+from flowbed.embedding.wrappers import Wrapper
+from flowbed.embedding.wrappers.billing import may_pay_again
+from flowbed.errors import Misconfigured, Transient, Unavailable
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from flowbed.embedding import Embedder
+    from flowbed.records import Embedded, Purpose
+
+
+class Fallback(Wrapper):
+    """An embedder that asks `embedders` in turn until one answers.
+
+    It counts as the first one does. A call carries what all of them take, and costs what the dearest asks, so that a
+    budget holds whoever answers.
+    """
+
+    def __init__(
+        self, embedders: Sequence[Embedder], *, names: Sequence[str] = (), crossing: bool = False
+    ) -> None:
+        """Order the embedders; `names` tell their providers apart. `crossing` lets others than the first's space in.
+
+        Raises:
+            Misconfigured: there are none, or one is of another space and `crossing` is not set.
+
+        """
+        if not embedders:
+            raise Misconfigured("a fallback chain needs at least one model; name one")
+        first = embedders[0]
+        super().__init__(first)
+        strange = [each for each in embedders if each.space.fingerprint != first.space.fingerprint]
+        if strange and not crossing:
+            message = (
+                f"{strange[0].space.model} ({strange[0].space.space8}) is of another vector space than "
+                f"{first.space.model} ({first.space.space8}), so it cannot stand in for it; use another provider of "
+                "the same model, or allow crossing for requests that ask for it"
+            )
+            raise Misconfigured(message)
+        self._order = list(zip(embedders, names or [each.space.model for each in embedders], strict=True))
+        self._crossing = crossing
+        same = [each for each in embedders if each.space.fingerprint == first.space.fingerprint]
+        self.items = min(each.items for each in same)
+        self.tokens = min(each.tokens for each in same)
+        self.price = max(each.price for each in same)
+
+    @property
+    def members(self) -> Sequence[tuple[Embedder, str]]:
+        """The embedders in order, each with its name."""
+        return self._order
+
+    async def embed(self, texts: Sequence[str], *, purpose: Purpose) -> Embedded:
+        """Embed every text or none, by embedders of the one space; `provider` of the answer names who did.
+
+        Raises:
+            Transient: none answered, and one may later; `retry_after` is the soonest that was told.
+            Rejected: a text will never be accepted; nobody else is asked.
+            Misconfigured: no provider can answer until a setting changes.
+
+        """
+        answer, _ = await self.embed_from(texts, purpose=purpose)
+        return answer
+
+    async def embed_from(
+        self, texts: Sequence[str], *, purpose: Purpose, crossing: bool = False
+    ) -> tuple[Embedded, Embedder]:
+        """Embed every text or none, and tell who answered; `crossing` is the request's own leave to change spaces.
+
+        Vectors of a changed space are for the one who asked, and are never stored.
+
+        Raises:
+            Transient, Rejected, Misconfigured: as `embed` does.
+
+        """
+        errors: list[Transient | Misconfigured] = []
+        failed = ""
+        for embedder, name in self._order:
+            same = embedder.space.fingerprint == self.space.fingerprint
+            if not same and not (crossing and self._crossing):
+                continue
+            if errors:
+                if errors[-1].perhaps_billed and not may_pay_again():
+                    break
+                telemetry.reached(telemetry.FALLBACK, provider=failed, reason=str(errors[-1]))
+            try:
+                answer = await embedder.embed(texts, purpose=purpose)
+            except (Transient, Misconfigured) as error:
+                errors.append(error)
+                failed = name
+                continue
+            return replace(answer, provider=name), embedder
+        raise _together(errors)
+
+    async def aclose(self) -> None:
+        """Let go of what the embedders hold."""
+        for embedder, _ in self._order:
+            if isinstance(embedder, Closes):
+                await embedder.aclose()
+
+
+def _together(errors: Sequence[Transient | Misconfigured]) -> Transient | Misconfigured:
+    """Make one error of those of all providers; what they may bill but for the last is accounted for."""
+    if len(errors) == 1:
+        return errors[0]
+    message = f"none of {len(errors)} providers answered: {'; '.join(map(str, errors))}"
+    passing = [error for error in errors if isinstance(error, Transient)]
+    if not passing:
+        refused = Misconfigured(message)
+        refused.perhaps_billed = errors[-1].perhaps_billed
+        return refused
+    waits = [error.retry_after for error in passing if error.retry_after is not None]
+    kind = Unavailable if all(isinstance(error, Unavailable) for error in passing) else Transient
+    error = kind(message, retry_after=min(waits, default=None))
+    error.perhaps_billed = errors[-1].perhaps_billed
+    return error

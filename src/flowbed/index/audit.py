@@ -1,0 +1,265 @@
+"""Agreement: the rows of an index held against what the ledger says of their chunks, in bounded memory."""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+import orjson
+import pyarrow.compute as pc
+
+from flowbed.errors import Misconfigured
+from flowbed.index.datasets import blocking
+from flowbed.records import Status, canonical
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
+
+    import lance
+    import pyarrow as pa
+    from numpy.typing import NDArray
+
+    from flowbed.index.active_space import Live
+    from flowbed.index.datasets import Datasets
+    from flowbed.ledger import ChunkMark
+
+    Mask = NDArray[np.bool_]
+
+# What may be wrong with a row, or with the lack of one.
+MISSING = "missing"
+STALE = "stale"
+AHEAD = "ahead"
+ALTERED = "altered"
+VECTOR = "vector"
+GONE = "gone"
+DOUBLED = "doubled"
+UNKNOWN = "unknown"
+ILL_FORMED = "ill-formed"
+
+# What each of them means, after "N rows" or "N chunks".
+MEANINGS = {
+    MISSING: "indexed by the ledger, and not in the index",
+    STALE: "in the index as before an edit",
+    AHEAD: "of a later version than the ledger ever gave out",
+    ALTERED: "with another text or other metadata than what was indexed",
+    VECTOR: "with a vector that no search can use",
+    GONE: "of chunks that were deleted",
+    DOUBLED: "with the id of another row",
+    UNKNOWN: "of no chunk that the ledger knows",
+    ILL_FORMED: "with an id that no source gives out",
+}
+
+# Ids of receipts, and of everything else: source, document, ordinal. A document's own name may be anything.
+ID = (
+    r"(?s)^(?:IMAGE#.+#RECEIPT#\d{5,}#LINE#\d{5,}(?:#WORD#\d{5,})?"
+    r"|[a-z0-9][a-z0-9_-]{0,62}#.+#\d{5,})$"
+)
+
+# Providers round what they normalise, some of them to half precision.
+LENGTH_TOLERANCE = 1e-3
+# Rows compared at a time: 13 MB of vectors at 384 dimensions.
+ROWS = 8_192
+# Bytes that Lance may read ahead: left alone it takes two gigabytes, which is as much as a million rows.
+READ_AHEAD = 64 * 2**20
+
+MUST, MAY, MUST_NOT = 0, 1, 2
+
+
+class Expected:
+    """What the ledger says of a collection's chunks, 34 bytes each.
+
+    A chunk that is SUCCESS must be in the index as it is, or must not be where it is deleted; of any other chunk an
+    older row may be, since no hole is ever left. Ids are known by their hash: that two of a million have the same one
+    happens once in thirty million times, and would be told as a fault.
+    """
+
+    def __init__(self) -> None:
+        """Begin with no chunks."""
+        self._pages: list[
+            tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.uint64], NDArray[np.uint8]]
+        ] = []
+        self.keys = np.empty(0, np.int64)
+        self.versions = np.empty(0, np.int64)
+        self.hashes = np.empty(0, np.uint64)
+        self.kinds = np.empty(0, np.uint8)
+        self.rows = np.empty(0, np.uint32)
+        self.present = np.empty(0, np.bool_)
+
+    def add(self, marks: Sequence[ChunkMark]) -> None:
+        """Take in a page."""
+        count = len(marks)
+        self._pages.append(
+            (
+                np.fromiter((hash(mark.id) for mark in marks), np.int64, count),
+                np.fromiter((mark.version for mark in marks), np.int64, count),
+                np.fromiter((_first8(mark.row_hash) for mark in marks), np.uint64, count),
+                np.fromiter((kind_of(mark) for mark in marks), np.uint8, count),
+            )
+        )
+
+    def sort(self) -> None:
+        """Make what was taken in ready for `find`."""
+        if self._pages:
+            self.keys, self.versions, self.hashes, self.kinds = (
+                np.concatenate(column) for column in zip(*self._pages, strict=True)
+            )
+            self._pages.clear()
+        order = np.argsort(self.keys, kind="stable")
+        self.keys, self.versions = self.keys[order], self.versions[order]
+        self.hashes, self.kinds = self.hashes[order], self.kinds[order]
+        self.rows = np.zeros(len(self.keys), np.uint32)
+        self.present = np.zeros(len(self.keys), np.bool_)
+
+    def find(self, ids: Sequence[str]) -> NDArray[np.int64]:
+        """Give the place of each id, -1 where it is not known."""
+        asked = np.fromiter(map(hash, ids), np.int64, len(ids))
+        at = np.searchsorted(self.keys, asked)
+        inside = at < len(self.keys)
+        places = np.full(len(ids), -1, np.int64)
+        places[inside] = np.where(self.keys[at[inside]] == asked[inside], at[inside], -1)
+        return places
+
+    def missing(self, marks: Sequence[ChunkMark]) -> list[str]:
+        """Name those of a page that must be in the index, and were seen in no row."""
+        asked = [mark.id for mark in marks if kind_of(mark) == MUST]
+        places = self.find(asked)
+        lacking = (places < 0) | ~self.present[places]
+        return [asked[at] for at in np.flatnonzero(lacking)]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Compared:
+    """Some rows that were compared: how many, how many of them are live, and the ids of those at fault."""
+
+    rows: int
+    live: int
+    faults: Mapping[str, list[str]]
+
+
+def kind_of(mark: ChunkMark) -> int:
+    """Tell what is expected of a chunk's row."""
+    if mark.status is not Status.SUCCESS:
+        return MAY
+    return MUST_NOT if mark.deleted else MUST
+
+
+async def opened(live: Live | None, *, datasets: Datasets) -> lance.LanceDataset | None:
+    """Open the newest version of an index; None where there is none yet.
+
+    Raises:
+        Misconfigured: it cannot be committed to.
+
+    """
+    dataset = None if live is None else await datasets.open(live)
+    if live is not None and dataset is not None:
+        dimensions = dimensions_of(dataset)
+        if dimensions != live.space.dimensions:
+            message = f"{live.key} holds vectors of {dimensions} dimensions, and its space has {live.space.dimensions}"
+            raise Misconfigured(message)
+    return dataset
+
+
+def dimensions_of(dataset: lance.LanceDataset) -> int:
+    """Tell how many numbers each vector of a dataset has; 0 where it has none of a fixed length."""
+    place = dataset.schema.get_field_index("vector")
+    return getattr(dataset.schema.field(place).type, "list_size", 0) if place >= 0 else 0
+
+
+async def compare(dataset: lance.LanceDataset, live: Live, expected: Expected) -> AsyncIterator[Compared]:
+    """Compare every row of a dataset with what is expected, some at a time; `expected` notes which it has seen.
+
+    Raises:
+        Transient: the dataset cannot be read.
+
+    """
+    batches: Iterator[pa.RecordBatch] = iter(
+        await blocking(
+            lambda: dataset.to_batches(
+                columns=["id", "version", "deleted", "vector", "document", "metadata", "text_hash"],
+                batch_size=ROWS,
+                batch_readahead=2,
+                fragment_readahead=1,
+                io_buffer_size=READ_AHEAD,
+            ),
+            f"the index of {live.collection}",
+        )
+    )
+    step: Callable[[], Compared | None] = lambda: _next(batches, live, expected)  # noqa: E731
+    while (some := await blocking(step, f"the index of {live.collection}")) is not None:
+        yield some
+
+
+def _next(batches: Iterator[pa.RecordBatch], live: Live, expected: Expected) -> Compared | None:
+    batch = next(batches, None)
+    return None if batch is None else _compare(batch, live, expected)
+
+
+def _compare(batch: pa.RecordBatch, live: Live, expected: Expected) -> Compared:
+    ids = batch["id"].to_pylist()
+    alive = ~batch["deleted"].to_numpy(zero_copy_only=False).astype(np.bool_)
+    versions = batch["version"].to_numpy()
+    places = expected.find(ids)
+    known = places >= 0
+    np.add.at(expected.rows, places[known], 1)
+    expected.present[places[known & alive]] = True
+    kinds, latest = np.full(len(ids), MAY, np.uint8), np.zeros(len(ids), np.int64)
+    kinds[known], latest[known] = expected.kinds[places[known]], expected.versions[places[known]]
+    doubled = np.zeros(len(ids), np.bool_)
+    doubled[known] = expected.rows[places[known]] > 1
+    must = alive & known & (kinds == MUST)
+    masks = {
+        UNKNOWN: alive & ~known,
+        GONE: alive & known & (kinds == MUST_NOT),
+        STALE: must & (versions < latest),
+        AHEAD: alive & known & (kinds != MUST_NOT) & (versions > latest),
+        DOUBLED: doubled,
+        VECTOR: _useless(batch["vector"], live, alive),
+        ILL_FORMED: alive & ~pc.match_substring_regex(batch["id"], ID).to_numpy(zero_copy_only=False),
+        ALTERED: _altered(batch, must & (versions == latest), places, expected),
+    }
+    faults = {name: [ids[at] for at in np.flatnonzero(mask)] for name, mask in masks.items() if mask.any()}
+    return Compared(rows=len(ids), live=int(alive.sum()), faults=faults)
+
+
+def _useless(vectors: pa.FixedSizeListArray, live: Live, alive: Mask) -> Mask:
+    """Tell which live rows have no vector, one that is not finite, or one that is not of length 1 and has to be."""
+    there = vectors.is_valid().to_numpy(zero_copy_only=False)
+    values = vectors.flatten().to_numpy(zero_copy_only=False).reshape(-1, live.space.dimensions)
+    with np.errstate(over="ignore", invalid="ignore"):
+        lengths = np.einsum("ij,ij->i", values, values, dtype=np.float32) ** 0.5
+    good = np.isfinite(lengths) & (lengths > 0)
+    if live.space.normalized and live.space.precision == "float32":
+        good &= np.abs(lengths - 1) <= LENGTH_TOLERANCE
+    usable = np.zeros(len(vectors), np.bool_)
+    usable[there] = good
+    return alive & ~usable
+
+
+def _altered(batch: pa.RecordBatch, asked: Mask, places: NDArray[np.int64], expected: Expected) -> Mask:
+    """Tell which of the rows asked for have another row_hash than their chunk."""
+    altered = np.zeros(len(asked), np.bool_)
+    chosen = np.flatnonzero(asked)
+    whole = len(chosen) == len(asked)
+    rows = batch if whole else batch.take(chosen)
+    columns = (rows["text_hash"], rows["document"], rows["metadata"].storage)
+    for at, place, text_hash, document, metadata in zip(
+        chosen, places[chosen], *(column.to_pylist() for column in columns), strict=True
+    ):
+        if _row_hash(text_hash, document, metadata) != expected.hashes[place]:
+            altered[at] = True
+    return altered
+
+
+def _row_hash(text_hash: str | None, document: str | None, metadata: str | None) -> int:
+    """Make the first 8 bytes of a row's `Chunk.row_hash` from what the index holds of it."""
+    if text_hash is None or document is None or metadata is None:
+        return -1
+    # Lance gives metadata back in the canonical form in which it was written; taking it apart would take twice as long.
+    said = canonical([text_hash, document, orjson.Fragment(metadata)])
+    return int.from_bytes(hashlib.sha256(said).digest()[:8])
+
+
+def _first8(row_hash: str) -> int:
+    return int(row_hash[:16] or "0", 16)

@@ -1,0 +1,108 @@
+"""The index as the last tier of the vector cache: a text that it holds is never paid for again."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+import pyarrow as pa
+
+from flowbed.index.datasets import blocking
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    import lance
+    from numpy.typing import NDArray
+
+    from flowbed.index.active_space import Live
+    from flowbed.index.datasets import Datasets
+
+
+# Sorted pieces that a question looks through before they are joined into one.
+PIECES = 16
+
+
+@dataclass(frozen=True)
+class _Piece:
+    """The first 8 bytes of some text hashes, sorted, and the Lance row id of each one's row."""
+
+    prefixes: NDArray[np.uint64]
+    rows: NDArray[np.uint64]
+
+    @classmethod
+    def of(cls, prefixes: Sequence[NDArray[np.uint64]], rows: Sequence[NDArray[np.uint64]]) -> _Piece:
+        joined = np.concatenate([np.empty(0, np.uint64), *prefixes])
+        order = np.argsort(joined, kind="stable")
+        return cls(joined[order], np.concatenate([np.empty(0, np.uint64), *rows])[order])
+
+    def find(self, asked: NDArray[np.uint64]) -> NDArray[np.uint64]:
+        """Give the row id of every prefix asked for that is here."""
+        if not len(self.prefixes):
+            return self.rows
+        at = np.searchsorted(self.prefixes, asked).clip(max=len(self.prefixes) - 1)
+        found: NDArray[np.uint64] = self.rows[at[self.prefixes[at] == asked]]
+        return found
+
+
+class Reuse:
+    """Vectors of one collection's newest version by text_hash.
+
+    It holds 16 bytes a row, and reads of each later version only the fragments that it adds.
+    """
+
+    def __init__(self, live: Live, datasets: Datasets) -> None:
+        """Read nothing yet."""
+        self._live, self._datasets = live, datasets
+        self._seen: frozenset[int] = frozenset()
+        self._pieces: list[_Piece] = []
+
+    async def get_many(self, hashes: Sequence[str]) -> dict[str, NDArray[np.float32]]:
+        """Read the vectors (float32) of those text hashes that the index holds."""
+        dataset = await self._datasets.open(self._live)
+        if dataset is None or not hashes:
+            return {}
+        return await blocking(lambda: self._answer(dataset, hashes), f"the index of {self._live.collection}")
+
+    def _answer(self, dataset: lance.LanceDataset, hashes: Sequence[str]) -> dict[str, NDArray[np.float32]]:
+        self._catch_up(dataset)
+        asked = np.fromiter((int(text[:16], 16) for text in hashes), np.uint64, len(hashes))
+        rows = np.concatenate([np.empty(0, np.uint64), *(piece.find(asked) for piece in self._pieces)])
+        if not len(rows):
+            return {}
+        # A row id outlives commits, which a row's place does not; Lance has no other way to read by it.
+        found = dataset._take_rows(np.unique(rows).tolist(), columns=["text_hash", "vector"])  # noqa: SLF001
+        vectors = np.asarray(
+            pa.chunked_array(found["vector"]).combine_chunks().flatten().to_numpy(zero_copy_only=False),
+            np.float32,
+        ).reshape(found.num_rows, -1)
+        wanted = set(hashes)  # a prefix of 8 bytes may belong to another text
+        return {
+            text: vectors[place]
+            for place, text in enumerate(found["text_hash"].to_pylist())
+            if text in wanted
+        }
+
+    def _catch_up(self, dataset: lance.LanceDataset) -> None:
+        """Read the text hashes of fragments that are new; of all, where a compaction has moved rows."""
+        fragments = {each.fragment_id: each for each in dataset.get_fragments()}
+        if not self._seen <= fragments.keys():
+            self._seen, self._pieces = frozenset(), []
+        fresh = [each for number, each in fragments.items() if number not in self._seen]
+        if not fresh:
+            return
+        prefixes, rows = [], []
+        scanner = dataset.scanner(columns=["text_hash"], with_row_id=True, fragments=fresh)
+        for batch in scanner.to_batches():
+            texts = batch["text_hash"].to_pylist()
+            kept = np.fromiter((bool(text) for text in texts), bool, len(texts))
+            prefixes.append(
+                np.fromiter((int(text[:16], 16) for text in texts if text), np.uint64, kept.sum())
+            )
+            rows.append(batch["_rowid"].to_numpy()[kept])
+        self._pieces.append(_Piece.of(prefixes, rows))
+        if len(self._pieces) > PIECES:
+            every = self._pieces
+            self._pieces = [_Piece.of([each.prefixes for each in every], [each.rows for each in every])]
+        self._seen = frozenset(fragments)

@@ -1,0 +1,233 @@
+"""What a job answered: copied into the store, then read into vectors that lie on this machine's disk, not in memory."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import tempfile
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Self
+
+import numpy as np
+
+from flowbed.errors import NotFound, Rejected
+from flowbed.lanes.batch.input import errors_key, input_key, output_key
+from flowbed.records import text_hash
+from flowbed.telemetry import log
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterable, AsyncIterator, Collection, Iterable
+
+    from numpy.typing import NDArray
+
+    from flowbed.embedding.batch_api import Answered, BatchApi, Job
+    from flowbed.storage import Store
+
+# Lines that are read in a thread at a time: a few milliseconds of the interpreter's time.
+LINES = 512
+# The cosine of two vectors for one text that are the same but for the order in which a processor has added up.
+SAME = 0.9999
+
+
+async def copy_answers(job: Job, submission: str, api: BatchApi, store: Store) -> list[str]:
+    """Copy the files of a job that has ended into the store, and name those that the provider does not have.
+
+    Those that are in the store already are left.
+
+    Raises:
+        Transient: one cannot be had now.
+        Misconfigured: none can until a setting changes.
+
+    """
+    gone = []
+    for key, file in ((output_key(submission), job.output), (errors_key(submission), job.errors)):
+        if file and not await _is_there(store, key):
+            try:
+                await store.put(key, api.content(file))
+            except NotFound:
+                gone.append(file)
+    return gone
+
+
+async def _is_there(store: Store, key: str) -> bool:
+    try:
+        async for _ in store.stream(key):
+            return True
+    except NotFound:
+        return False
+    return True  # an object of no bytes
+
+
+@dataclass
+class Answers:
+    """The answers of one job by text_hash: what failed and why, what was billed, and where each vector lies.
+
+    `conflicting` texts were answered with vectors that differ: nobody can tell which is theirs, so that none is.
+    """
+
+    failures: dict[str, tuple[str, str]] = field(default_factory=dict)
+    expired: set[str] = field(default_factory=set)
+    conflicting: set[str] = field(default_factory=set)
+    billed: dict[str, int] = field(default_factory=dict)
+    doubled: int = 0
+    unreadable: int = 0
+
+    def __post_init__(self) -> None:
+        """Make the file that vectors are written to, of which nothing is left behind."""
+        self._file = tempfile.TemporaryFile(prefix="flowbed-vectors-")  # noqa: SIM115 - closed by `close`
+        self._places: dict[str, int] = {}
+        self._written = 0
+        self._told: set[str] = set()
+        self._dimensions = 0
+
+    def __enter__(self) -> Self:
+        """Use the answers as a context."""
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        """Let go of the file."""
+        self._file.close()
+
+    def __contains__(self, text_hash: str) -> bool:
+        """Tell whether there is a vector for a text."""
+        return text_hash in self._places
+
+    def __len__(self) -> int:
+        """Count the vectors."""
+        return len(self._places)
+
+    def knows(self, text_hash: str) -> bool:
+        """Tell whether there is any line for a text."""
+        return any(text_hash in each for each in (self._places, self.failures, self.expired, self.billed))
+
+    def besides(self, hashes: Collection[str]) -> set[str]:
+        """Name the texts that there are vectors for, other than these."""
+        return self._places.keys() - hashes
+
+    def add(self, answered: Answered) -> None:
+        """Take in one line; of several for one text those that have a vector must agree."""
+        name = answered.name
+        if name in self._places or name in self.conflicting:
+            self.doubled += 1
+            self._compare(answered)
+            return
+        if answered.tokens is not None:
+            self.billed[name] = answered.tokens
+        if answered.vector is None:
+            if answered.failure == "expired":
+                self.expired.add(name)
+            else:
+                self.failures[name] = (answered.failure, answered.reason)
+            return
+        self.failures.pop(name, None)
+        self.expired.discard(name)
+        self._dimensions = len(answered.vector)
+        self._places[name] = self._written
+        self._written += 1
+        self._file.write(answered.vector.astype("<f4").tobytes())
+
+    def _compare(self, answered: Answered) -> None:
+        """Believe neither of two vectors for one text that differ: lines come in any order."""
+        if answered.vector is None or answered.name in self.conflicting:
+            return
+        first = self.vectors([answered.name])[answered.name]
+        self._file.seek(0, os.SEEK_END)
+        if first.shape != answered.vector.shape or float(first @ answered.vector) < SAME:
+            del self._places[answered.name]
+            self.conflicting.add(answered.name)
+
+    def tell(self, text_hash: str) -> bool:
+        """Tell whether this is the first time that what a text has cost is told."""
+        if text_hash in self._told:
+            return False
+        self._told.add(text_hash)
+        return True
+
+    def vectors(self, hashes: Iterable[str]) -> dict[str, NDArray[np.float32]]:
+        """Read the vectors of texts; those that have none are absent."""
+        self._file.flush()
+        size = 4 * self._dimensions
+        found: dict[str, NDArray[np.float32]] = {}
+        # In the order in which they lie on disk.
+        for name in sorted((each for each in hashes if each in self._places), key=self._places.__getitem__):
+            self._file.seek(self._places[name] * size)
+            found[name] = np.frombuffer(self._file.read(size), "<f4")
+        return found
+
+
+async def read_answers(submission: str, api: BatchApi, store: Store) -> Answers:
+    """Read what was copied of a submission's answers; a line that cannot be read is as one that is missing."""
+    answers = Answers()
+    try:
+        for key in (output_key(submission), errors_key(submission)):
+            # A job has either file only where there is something to say in it.
+            with contextlib.suppress(NotFound):
+                async for lines in _by(LINES, _lines(store.stream(key))):
+                    await asyncio.to_thread(_take, lines, answers, api)
+    except BaseException:
+        answers.__exit__()
+        raise
+    if answers.unreadable:
+        log.warning("submission %s: %d lines of the answers cannot be read", submission, answers.unreadable)
+    if answers.doubled:
+        log.warning(
+            "submission %s: %d lines answer what another has answered, %d texts with other vectors",
+            submission,
+            answers.doubled,
+            len(answers.conflicting),
+        )
+    return answers
+
+
+async def read_sent(
+    submission: str, wanted: Collection[str], api: BatchApi, store: Store
+) -> AsyncIterator[dict[str, str]]:
+    """Read texts back from what was handed in, by text_hash, some at a time; those that cannot be are left out."""
+    try:
+        async for lines in _by(LINES, _lines(store.stream(input_key(submission)))):
+            if found := await asyncio.to_thread(_sent, lines, wanted, api):
+                yield found
+    except NotFound:
+        log.warning("submission %s: what was handed in is not in the store any more", submission)
+
+
+def _sent(lines: list[bytes], wanted: Collection[str], api: BatchApi) -> dict[str, str]:
+    found: dict[str, str] = {}
+    for line in lines:
+        with contextlib.suppress(Rejected):
+            name, text = api.asked(line)
+            # Options that are no part of a space may have changed since, and with them how lines are written.
+            if name in wanted and text_hash(text) == name:
+                found[name] = text
+    return found
+
+
+def _take(lines: list[bytes], answers: Answers, api: BatchApi) -> None:
+    for line in lines:
+        try:
+            answers.add(api.read(line))
+        except Rejected:
+            answers.unreadable += 1
+
+
+async def _lines(pieces: AsyncIterable[bytes]) -> AsyncIterator[bytes]:
+    rest = b""
+    async for piece in pieces:
+        *whole, rest = (rest + piece).split(b"\n")
+        for line in whole:
+            if line.strip():
+                yield line
+    if rest.strip():
+        yield rest
+
+
+async def _by(many: int, lines: AsyncIterable[bytes]) -> AsyncIterator[list[bytes]]:
+    some: list[bytes] = []
+    async for line in lines:
+        some.append(line)
+        if len(some) == many:
+            yield some
+            some = []
+    if some:
+        yield some

@@ -1,0 +1,179 @@
+"""Collecting: what was handed to a provider goes one step on, and is waited for where that is wanted."""
+
+from __future__ import annotations
+
+import asyncio
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Protocol
+
+from flowbed.errors import Error
+from flowbed.lanes.batch.poll import Polled, poll
+from flowbed.lanes.batch.submit import Submitted, all_live, submit
+from flowbed.lanes.embed import embed
+from flowbed.records import Problem, Status
+from flowbed.telemetry import PROGRESS, STAGE, reached
+
+if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable, Collection, Sequence
+
+    from flowbed.lanes.contexts import Parts
+    from flowbed.lanes.failures import Tally
+    from flowbed.ledger import SubmissionRow
+
+# Seconds between two looks: a small job is done within some, and a large one is asked about no more than it has to be.
+LOOK_FIRST, LOOK_LAST = 1.0, 60.0
+
+
+async def submissions(parts: Parts) -> list[SubmissionRow]:
+    """Read the live submissions of the model's space, oldest first."""
+    space = (await asyncio.to_thread(parts.embedder)).space.to_json()
+    return [row for row in await all_live(parts) if row.space == space]
+
+
+async def collect(parts: Parts) -> Polled:
+    """Hand in what somebody left, lay down what was answered, and embed now what is late; where none is live, nothing.
+
+    What a provider says no to is told of as a failure: what else there is to do goes on.
+    """
+    polled = Polled()
+    live = await submissions(parts)
+    if not live:
+        # What another model was set for may be to end all the same, or it is said why it does not.
+        return await poll(parts) if any(row.cancel for row in await all_live(parts)) else polled
+    try:
+        problems: list[Problem] = []
+        if any(row.state != "submitted" for row in live):
+            problems = (await submit(parts)).failures
+        polled = await look(parts)
+        polled.tally.failures[:0] = problems
+    except Error as error:
+        polled.pending = await submissions(parts)
+        named = f"{len(live)} submissions" if len(live) > 1 else f"submission {live[0].id}"
+        polled.tally.failures.append(
+            Problem(subject=named, reason=f"{error}; what is in there waits until it can be asked for")
+        )
+    return polled
+
+
+async def look(parts: Parts) -> Polled:
+    """Lay down what was answered; what a submission past its deadline gives back without an answer is embedded now.
+
+    Raises:
+        Misconfigured: the provider cannot be asked until a setting changes.
+
+    """
+    now = parts.clock()
+    late = {row.id for row in await submissions(parts) if 0 < row.deadline <= now}
+    batches: dict[str, set[str]] = {}
+    for submission in late:
+        async for page in parts.ledger.chunks.submitted(submission):
+            for row in page:
+                batches.setdefault(row.batch, set()).add(row.source)
+    polled = await poll(parts)
+    if late & {row.id for row in polled.ended} and batches:
+        sources = sorted(set().union(*batches.values()))
+        merge(polled.tally, await embed(parts, sources=sources, statuses={Status.NONE}, batches=batches))
+    return polled
+
+
+class Steps(Protocol):
+    """What is done again and again until submissions have ended."""
+
+    async def look(self) -> Polled:
+        """Look at every submission that is live."""
+        ...
+
+    async def submit(self) -> Submitted:
+        """Hand in what there was no room for before."""
+        ...
+
+
+@dataclass(frozen=True)
+class OfParts:
+    """The steps as a run takes them."""
+
+    parts: Parts
+
+    async def look(self) -> Polled:
+        """Look at every submission, and embed now what is late."""
+        return await look(self.parts)
+
+    async def submit(self) -> Submitted:
+        """Hand in what there was no room for before."""
+        return await submit(self.parts)
+
+
+@dataclass
+class _Waiting:
+    """What came of it so far; of what goes wrong with a submission only the last word counts."""
+
+    polled: Polled = field(default_factory=Polled)
+    problems: dict[str, Problem] = field(default_factory=dict)
+
+    def take(self, polled: Polled) -> None:
+        ended = {f"submission {row.id}" for row in polled.ended}
+        pending = {f"submission {row.id}" for row in polled.pending}
+        tally = polled.tally
+        # One that was refused has ended before it was looked at: that stays said.
+        self.problems = {key: each for key, each in self.problems.items() if key not in ended}
+        self.problems |= {each.subject: each for each in tally.failures if each.subject in pending - ended}
+        tally.failures = [each for each in tally.failures if each.subject not in pending]
+        merge(self.polled.tally, tally)
+        self.polled.ended += polled.ended
+        self.polled.pending, self.polled.blocked = polled.pending, polled.blocked
+
+    def told(self) -> Polled:
+        self.polled.tally.failures += self.problems.values()
+        return self.polled
+
+
+async def until_ended(
+    steps: Steps,
+    wanted: Collection[str],
+    *,
+    problems: Sequence[Problem] = (),
+    sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
+) -> Polled:
+    """Look again and again, more and more rarely, until none of the submissions wanted is live any more.
+
+    What goes on only once a setting has changed is not waited for. `problems` are those that handing them in met with;
+    what has gone well since is told of no more.
+
+    Raises:
+        Misconfigured: the provider cannot be asked until a setting changes.
+
+    """
+    waiting, seconds = _Waiting(problems={each.subject: each for each in problems}), LOOK_FIRST
+    told, total = 0, 0
+    blocked: set[str] = set()
+    while True:
+        waiting.take(await steps.look())
+        blocked |= {*waiting.polled.blocked}
+        mine = [row for row in waiting.polled.pending if row.id in wanted and row.id not in blocked]
+        if not mine:
+            return waiting.told()
+        done = sum(row.done + row.failed for row in mine) + sum(
+            row.texts for row in waiting.polled.ended if row.id in wanted
+        )
+        if not total:
+            total = sum(row.texts for row in (*mine, *waiting.polled.ended) if row.id in wanted)
+            reached(STAGE, stage="wait", total=total)
+        reached(PROGRESS, stage="wait", done=max(0, done - told))
+        told = max(told, done)
+        await sleep(seconds)
+        seconds = min(LOOK_LAST, 2 * seconds)
+        if any(row.state != "submitted" for row in mine):
+            submitted = await steps.submit()
+            blocked |= {*submitted.blocked}
+            waiting.problems |= {each.subject: each for each in submitted.failures}
+
+
+def merge(tally: Tally, other: Tally) -> None:
+    """Add another tally to one."""
+    for name in ("chunks", "sent", "deleted", "tokens", "cost_usd", "seconds", "truncated", "failed"):
+        setattr(tally, name, getattr(tally, name) + getattr(other, name))
+    # A submission is looked at more than once in a run, and what is wrong with it said once.
+    said = set(tally.failures)
+    tally.failures += [each for each in other.failures if each not in said]
+    tally.versions |= other.versions
+    tally.stopped = other.stopped or tally.stopped

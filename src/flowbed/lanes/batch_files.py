@@ -1,0 +1,121 @@
+"""The batch file: a stored set of chunks that wait to be embedded, and the only place that holds their texts."""
+
+from __future__ import annotations
+
+import asyncio
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import orjson
+
+from flowbed.errors import NotFound, Rejected
+from flowbed.records import canonical, text_hash
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+    from flowbed.ledger import BatchRow, ChunkRow, Ledger
+    from flowbed.records import Chunk
+    from flowbed.storage import Store
+
+
+class Passage(NamedTuple):
+    """A chunk that waits, with its texts as its batch file holds them."""
+
+    row: ChunkRow
+    text: str
+    sent: str
+    metadata: Mapping[str, Any]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Lost:
+    """A chunk that waits, and why its text cannot be had."""
+
+    row: ChunkRow
+    reason: str
+
+
+def batch_key(source: str, batch: str, *, at: int) -> str:
+    """Name the key of a batch file registered at `at` (µs)."""
+    day = datetime.fromtimestamp(at / 1e6, UTC)
+    return f"{source}/chunked/year={day:%Y}/month={day:%m}/day={day:%d}/batch_{batch}.json"
+
+
+def encode_batch(row: BatchRow, texts: Sequence[Chunk], versions: Sequence[int]) -> bytes:
+    """Write a batch file. A chunk has `sent` only where what is embedded is not its text alone."""
+    chunks = []
+    for each, version in zip(texts, versions, strict=True):
+        item: dict[str, Any] = {
+            "id": each.id,
+            "collection": each.collection,
+            "text": each.text,
+            "metadata": dict(each.metadata),
+            "version": version,
+        }
+        if each.sent != each.text:
+            item["sent"] = each.sent
+        chunks.append(item)
+    return canonical(
+        {
+            "batch_id": row.id,
+            "timestamp": datetime.fromtimestamp(row.timestamp / 1e6, UTC).isoformat(),
+            "source": row.source,
+            "chunk_count": len(chunks),
+            "chunks": chunks,
+        }
+    )
+
+
+_NO_CHUNK: Mapping[str, Any] = {"text": ""}
+# Batch files that are read at once: from object storage each takes tens of milliseconds, most of them of waiting. They
+# hold a megabyte or two each.
+AT_ONCE = 4
+
+
+async def read_passages(
+    rows: Sequence[ChunkRow], *, store: Store, ledger: Ledger
+) -> tuple[list[Passage], list[Lost]]:
+    """Read the texts of chunk rows; those whose batch file does not hold their text any more are lost, with reasons."""
+    passages: list[Passage] = []
+    lost: list[Lost] = []
+    known = await ledger.batches.get({row.batch for row in rows})
+    by_batch: dict[str, list[ChunkRow]] = {}
+    for row in rows:
+        by_batch.setdefault(row.batch, []).append(row)
+    order = sorted(by_batch)
+    for start in range(0, len(order), AT_ONCE):
+        batches = order[start : start + AT_ONCE]
+        read = await asyncio.gather(*(_chunks(each, known.get(each), store) for each in batches))
+        for batch, chunks in zip(batches, read, strict=True):
+            if isinstance(chunks, Rejected):
+                lost += [Lost(row=row, reason=str(chunks)) for row in by_batch[batch]]
+                continue
+            for row in by_batch[batch]:
+                each = chunks.get((row.collection, row.id), _NO_CHUNK)
+                text = each["text"]
+                sent = each.get("sent", text)
+                if text_hash(sent) == row.text_hash:
+                    passages.append(Passage(row, text, sent, each["metadata"]))
+                else:
+                    reason = f"its batch file {known[batch].key} does not hold its text"
+                    lost.append(Lost(row=row, reason=reason))
+    return passages, lost
+
+
+async def _chunks(
+    batch: str, row: BatchRow | None, store: Store
+) -> dict[tuple[str, str], dict[str, Any]] | Rejected:
+    """Read the chunks of a batch file by collection and id, or why they cannot be read."""
+    if row is None:
+        return Rejected(f"its batch file {batch[:12]} is not known to this ledger")
+    try:
+        said = orjson.loads((await store.get(row.key)).body)
+        return {(each["collection"], each["id"]): each for each in said["chunks"]}
+    except NotFound:
+        return Rejected(f"its batch file {row.key} is missing")
+    except Rejected as error:
+        return error
+    except (ValueError, KeyError, TypeError) as error:
+        return Rejected(f"its batch file {row.key} is damaged: {error}")

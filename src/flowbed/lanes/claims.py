@@ -1,0 +1,197 @@
+"""Claims: chunks that wait are taken by this worker, in groups, and kept from anyone else until they are done."""
+
+from __future__ import annotations
+
+import asyncio
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+from flowbed.errors import Error
+from flowbed.records import Status
+from flowbed.telemetry import CHUNKS_CLAIMED, STAGE, log, reached
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Collection, Mapping
+
+    from flowbed.lanes.contexts import Parts
+    from flowbed.ledger import ChunkRow
+
+# Chunks of one run: their vectors are held until its deltas are written (25 MB at 384 dimensions).
+RUN_CHUNKS = 16_384
+# Worth a run where nothing more is at hand just now: each run ends in a commit, and in a fragment of the index.
+WORTHWHILE = RUN_CHUNKS // 4
+# A claim lasts this long unless renewed; the claims of a process known to be dead are taken back at once.
+CLAIM = 60_000_000  # µs
+WAITING = frozenset({Status.NONE, Status.FAILED})
+
+
+async def take_back(parts: Parts) -> None:
+    """Give back what dead workers have claimed; chunks that a live submission carries are left to it."""
+    for worker in await parts.ledger.chunks.workers():
+        if worker != parts.worker and parts.dead(worker):
+            await parts.ledger.chunks.release(worker)
+    for worker in await parts.ledger.submissions.workers():
+        if worker != parts.worker and parts.dead(worker):
+            await parts.ledger.submissions.release(worker)
+
+
+@asynccontextmanager
+async def renewed(parts: Parts) -> AsyncIterator[None]:
+    """Keep this worker's claims and holds from running out, and give back what is left of them at the end."""
+
+    async def beat() -> None:
+        while True:
+            await asyncio.sleep(CLAIM / 1e6 / 3)
+            try:
+                until = parts.clock() + CLAIM
+                await parts.ledger.chunks.renew(parts.worker, until=until)
+                await parts.ledger.submissions.renew(parts.worker, until=until)
+            except Error as error:  # there is time for two more tries before the claims run out
+                log.warning("claims could not be renewed: %s", error)
+
+    task = asyncio.create_task(beat())
+    try:
+        yield
+    finally:
+        task.cancel()
+        await asyncio.gather(task, return_exceptions=True)
+        await parts.ledger.chunks.release(parts.worker)
+        await parts.ledger.submissions.release(parts.worker)
+
+
+class Fresh:
+    """The batches of a fetch that goes on, as it writes them."""
+
+    def __init__(self) -> None:
+        """Begin with none."""
+        self._batches: asyncio.Queue[str | None] = asyncio.Queue()
+        self._ended = False
+        self._error: BaseException | None = None
+
+    def add(self, batch: str) -> None:
+        """Take in one that can be claimed from now on."""
+        self._batches.put_nowait(batch)
+
+    def end(self, error: BaseException | None = None) -> None:
+        """Say that there will be no more, or why the fetch failed."""
+        self._error = error
+        self._batches.put_nowait(None)
+
+    @property
+    def idle(self) -> bool:
+        """Whether the next one is still to be written."""
+        return self._batches.empty() and not self._ended
+
+    async def next(self) -> str | None:
+        """Wait for the next one; None once there are no more. Raises what made the fetch fail."""
+        batch = None if self._ended else await self._batches.get()
+        self._ended = batch is None
+        if self._ended and self._error is not None:
+            raise self._error
+        return batch
+
+
+@dataclass(kw_only=True)
+class Claims:
+    """What one worker claims, group by group: chunks of these sources with these statuses, up to `limit`.
+
+    `only`, where given, names the only batches, each with the sources of which ("" is deletions). `submission` is what
+    is to carry the texts of those claimed next; without `deletions` none is claimed. A group has about `enough` chunks,
+    and so many batches at once are claimed `together`.
+    """
+
+    parts: Parts
+    sources: Collection[str]
+    statuses: Collection[Status]
+    limit: int | None
+    only: Mapping[str, Collection[str]] | None
+    submission: str = ""
+    deletions: bool = True
+    enough: int = RUN_CHUNKS
+    together: int = 1
+    claimed: int = 0
+    _group: list[ChunkRow] = field(default_factory=list)
+    _rest: list[ChunkRow] = field(default_factory=list)
+
+    @property
+    def held(self) -> list[ChunkRow]:
+        """What is claimed, and in no group yet."""
+        return [*self._group, *self._rest]
+
+    async def groups(self, fresh: Fresh | None) -> AsyncIterator[list[ChunkRow]]:
+        """Claim the fresh batches as they come, then what else waits, the oldest first."""
+        async for batches, statuses in self._batches(fresh):
+            async for _ in self._claim(batches, statuses):
+                enough = WORTHWHILE if fresh is not None and fresh.idle else self.enough
+                if len(self._group) >= enough:
+                    yield self._taken()
+        if self._group:
+            yield self._taken()
+
+    async def _batches(self, fresh: Fresh | None) -> AsyncIterator[tuple[list[str], Collection[Status]]]:
+        begun: set[str] = set()
+        if fresh is not None:
+            while (batch := await fresh.next()) is not None:
+                begun.add(batch)
+                yield [batch], self.statuses
+            await self._announce()
+        # What has failed in this run is for the next one.
+        again = frozenset(self.statuses) - {Status.FAILED}
+        chunks, now = self.parts.ledger.chunks, self.parts.clock()
+        async for batches in chunks.batches(self.statuses, now=now, sources=self.sources):
+            named = [batch for batch in batches if batch]
+            for start in range(0, len(named), self.together):
+                some = named[start : start + self.together]
+                yield some, again if begun.intersection(some) else self.statuses
+            if self.deletions and "" in batches:
+                yield [""], self.statuses
+
+    async def _claim(self, batches: list[str], statuses: Collection[Status]) -> AsyncIterator[None]:
+        """Claim the chunks of batches into the group, with a stop at each RUN_CHUNKS or fewer.
+
+        They are claimed whole before the first stop: what had failed of their beginning would be claimed with their
+        end. Deletions, of which there may be more than fit into memory, do not fail.
+        """
+        whose = self.sources if self.only is None else self.only.get(batches[0], ())
+        if not whose and self.only is not None:
+            return
+        whole: list[ChunkRow] = []
+        while self.limit is None or self.claimed < self.limit:
+            now = self.parts.clock()
+            most = RUN_CHUNKS if self.limit is None else min(RUN_CHUNKS, self.limit - self.claimed)
+            rows = await self.parts.ledger.chunks.claim(
+                batches,
+                statuses,
+                worker=self.parts.worker,
+                now=now,
+                until=now + CLAIM,
+                sources=whose,
+                limit=most,
+                submission=self.submission,
+            )
+            self.claimed += len(rows)
+            if batches != [""]:
+                whole += rows
+            else:
+                self._group += rows
+                yield
+            if len(rows) < most:
+                break
+        for start in range(0, len(whole), RUN_CHUNKS):
+            self._group += whole[start : start + RUN_CHUNKS]
+            self._rest = whole[start + RUN_CHUNKS :]
+            yield
+
+    def _taken(self) -> list[ChunkRow]:
+        # One that was changed while it was claimed, and claimed again, is there twice: the later one is the newer.
+        group = list({(row.collection, row.id): row for row in self._group}.values())
+        self._group = []
+        reached(CHUNKS_CLAIMED, chunks=len(group))
+        return group
+
+    async def _announce(self) -> None:
+        """Tell how much there is to embed, now that the fetch has ended."""
+        counts = await self.parts.ledger.chunks.counts()
+        waiting = sum(number for (_, status), number in counts.items() if status in self.statuses)
+        reached(STAGE, stage="embed", total=self.claimed + waiting)

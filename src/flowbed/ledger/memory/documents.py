@@ -1,0 +1,229 @@
+"""The documents, and swaps that hold as a whole: a redo log of any size, and a small transaction that makes it good."""
+
+from __future__ import annotations
+
+import json
+from itertools import count
+from typing import TYPE_CHECKING, Any
+
+from flowbed.errors import Conflict
+from flowbed.ledger import ChunkRow, Cursor, DocumentRow
+from flowbed.ledger.memory.rows import CURSORS, chunk_key, item_of, member_key, row_of
+from flowbed.ledger.memory.table import (
+    ABSENT,
+    BATCH_ITEMS,
+    TRANSACTION_ITEMS,
+    Check,
+    ConditionFailed,
+    Delete,
+    Put,
+    Unanswered,
+    all_of,
+    groups,
+    pages,
+    until_answered,
+)
+from flowbed.ledger.sql.text import require_fit
+from flowbed.records import Status
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Collection, Mapping
+
+    from flowbed.ledger import Swap
+    from flowbed.ledger.memory.table import Item, Key, Operation, Table
+
+_STAGED_BYTES = 200 * 2**10  # of an item of the redo log: half of what an item may hold
+# A row is one or two items, and the check that its swap is still to be applied one more.
+_APPLIED_AT_ONCE = (TRANSACTION_ITEMS - 1) // 2
+
+
+class LimitedDocuments:
+    """`Documents` in a table.
+
+    A swap first writes its rows aside, under a name of its own: a redo log of as many items as it takes. Then one
+    transaction of two items moves the cursor, conditionally, and names that log in it: from then on its rows count.
+    They are put in their places some dozen at a time, each time only while the cursor still names the log, by whoever
+    comes first: the one who swapped, or anyone who is about to read what the swap has changed.
+    """
+
+    def __init__(self, table: Table, *, name: str) -> None:
+        """Take the table, and a name that no other ledger object on it bears."""
+        self._table = table
+        self._names = (f"{name}/{number}" for number in count())
+
+    async def cursor(self, source: str) -> Cursor:
+        """Read where a source stands."""
+        found = await self._table.get((CURSORS, source))
+        return (
+            Cursor(source=source, value=found["value"], token=found["token"])
+            if found
+            else Cursor(source=source)
+        )
+
+    async def get(self, source: str, documents: Collection[str]) -> Mapping[str, DocumentRow]:
+        """Read the rows of the documents named."""
+        await self.apply()
+        found: dict[str, DocumentRow] = {}
+        for some in groups(sorted(set(documents)), BATCH_ITEMS):
+            keys = [(f"documents#{source}", document) for document in some]
+            found |= {item["id"]: row_of(DocumentRow, item) for item in await self._table.get_many(keys)}
+        return found
+
+    async def etags(self, source: str, documents: Collection[str]) -> Mapping[str, str]:
+        """Read the etags of the documents named."""
+        return {name: row.etag for name, row in (await self.get(source, documents)).items()}
+
+    async def count(self, source: str) -> int:
+        """Count the documents of a source."""
+        return sum([len(page) async for page in self.pages(source)])
+
+    async def pages(self, source: str) -> AsyncIterator[list[DocumentRow]]:
+        """Read every document of a source, in order of id."""
+        await self.apply()
+        async for page in pages(self._table.query, f"documents#{source}"):
+            if page:
+                yield [row_of(DocumentRow, item) for item in page]
+
+    async def swap(self, swap: Swap) -> Cursor:
+        """Apply one page of a fetch."""
+        require_fit(row.id for row in swap.documents)
+        require_fit(row.id for row in swap.chunks if not row.deleted)
+        log = next(self._names)
+        await self._stage(log, swap)
+        try:
+            moved = await self._advance(swap, log)
+        except Conflict:
+            await self._forget(log)
+            raise
+        await self.apply()
+        return moved
+
+    async def apply(self) -> None:
+        """Put the rows of swaps that count in their places, where that is not done yet."""
+        for cursor in await all_of(self._table.query, CURSORS):
+            if cursor["log"]:
+                await self._apply(cursor)
+
+    async def _stage(self, log: str, swap: Swap) -> None:
+        rows: list[Any] = [["removed", document] for document in swap.removed]
+        rows += [["document", vars(row)] for row in swap.documents]
+        rows += [["chunk", row._asdict()] for row in swap.chunks]
+        piece: list[str] = []
+        size = 0
+        number = count()
+        for row in rows:
+            text = json.dumps(row)
+            if piece and size + len(text) > _STAGED_BYTES:
+                await self._put_piece(log, next(number), piece)
+                piece, size = [], 0
+            piece.append(text)
+            size += len(text)
+        if piece:
+            await self._put_piece(log, next(number), piece)
+
+    async def _put_piece(self, log: str, number: int, piece: list[str]) -> None:
+        item = {"record": "log", "rows": f"[{','.join(piece)}]"}
+        await until_answered(self._table, Put((f"log#{log}", f"{number:08}"), item, expected=None))
+
+    async def _advance(self, swap: Swap, log: str) -> Cursor:
+        """Move the cursor on, and name the log in it."""
+        source, token = swap.cursor.source, swap.cursor.token + 1
+        record = (f"swaps#{source}", f"{token:020}")
+        while True:
+            cursor = await self._table.get((CURSORS, source))
+            if (cursor["token"] if cursor else 0) != swap.cursor.token:
+                # Where an answer was lost it may have been this very swap that moved it.
+                landed = await self._table.get(record)
+                if landed and landed["log"] == log:
+                    return Cursor(source=source, value=swap.value, token=token)
+                raise Conflict(
+                    f"source {source!r} has moved since its cursor was read: fetch again from where it stands"
+                )
+            if cursor and cursor["log"]:
+                await self._apply(cursor)
+                continue
+            item = {"record": "cursor", "source": source, "value": swap.value, "token": token, "log": log}
+            try:
+                await self._table.transact(
+                    [
+                        Put((CURSORS, source), item, expected=cursor["stamp"] if cursor else ABSENT),
+                        Put(record, {"record": "swap", "log": log}, expected=ABSENT),
+                    ]
+                )
+            except (ConditionFailed, Unanswered):
+                continue
+            return Cursor(source=source, value=swap.value, token=token)
+
+    async def _apply(self, cursor: Item) -> None:
+        """Put the rows of a log in their places, while the cursor names it; somebody else may do the same."""
+        source, log = cursor["source"], cursor["log"]
+        fence = Check((CURSORS, source), expected=cursor["stamp"])
+        rows: list[Any] = []
+        for piece in await all_of(self._table.query, f"log#{log}"):
+            rows += json.loads(piece["rows"])
+        # Of rows of one key the last counts, and a document that is removed and put is put.
+        wanted: dict[Key, Any] = {}
+        for kind, row in rows:
+            if kind == "chunk":
+                wanted[chunk_key(row["collection"], row["id"])] = ChunkRow(
+                    **{**row, "status": Status(row["status"])}
+                )
+            elif kind == "document":
+                wanted[f"documents#{source}", row["id"]] = DocumentRow(**row)
+            else:
+                wanted[f"documents#{source}", row] = None
+        for some in groups(wanted.items(), _APPLIED_AT_ONCE):
+            if not await self._apply_some(dict(some), log, fence):
+                return  # somebody else is done with it
+        done = {**cursor, "log": ""}
+        try:
+            await self._table.write(Put((CURSORS, source), done, expected=cursor["stamp"]))
+        except (ConditionFailed, Unanswered):
+            return
+        await self._forget(log)
+
+    async def _apply_some(self, wanted: Mapping[Key, Any], log: str, fence: Check) -> bool:
+        while True:
+            there = {item["place"]: item for item in await self._table.get_many(list(wanted))}
+            operations: list[Operation] = [fence]
+            for key, row in wanted.items():
+                operations += _put(key, row, there.get(key), log)
+            try:
+                await self._table.transact(operations)
+            except ConditionFailed:
+                cursor = await self._table.get(fence.key)
+                if cursor is None or cursor["stamp"] != fence.expected:
+                    return False
+            except Unanswered:
+                continue  # doing it again finds it done
+            else:
+                return True
+
+    async def _forget(self, log: str) -> None:
+        for piece in await all_of(self._table.query, f"log#{log}"):
+            await until_answered(self._table, Delete(piece["place"]))
+
+
+def _put(key: Key, row: ChunkRow | DocumentRow | None, there: Item | None, log: str) -> list[Operation]:
+    """Say what puts one row of a log in its place, which it may be in already."""
+    if row is None:
+        return [Delete(key)]
+    if isinstance(row, DocumentRow):
+        return [Put(key, item_of(row), expected=None)]
+    if there is None:
+        grown = row
+    elif there["swap"] == log:
+        return []
+    else:
+        grown = row._replace(version=_grown(row, there))
+    done: list[Operation] = [Put(key, item_of(grown, swap=log), expected=there["stamp"] if there else ABSENT)]
+    if there is None or (there["source"], there["document"]) != (row.source, row.document):
+        member = {"record": "member", "collection": row.collection, "id": row.id}
+        place = member_key(f"of#{row.document}", row.source, row.collection, row.id)
+        done.append(Put(place, member, expected=None))
+    return done
+
+
+def _grown(row: ChunkRow, there: Item) -> int:
+    same = (there["version"], there["row_hash"], there["deleted"]) == (row.version, row.row_hash, row.deleted)
+    return row.version if same or row.version > there["version"] else there["version"] + 1

@@ -1,0 +1,112 @@
+"""The files of the server: an item each, and its name beside those of its owner's other files."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+from flowbed.ledger import FileRow
+from flowbed.ledger.memory.rows import item_of, row_of
+from flowbed.ledger.memory.table import (
+    BATCH_ITEMS,
+    ConditionFailed,
+    Delete,
+    Put,
+    Unanswered,
+    all_of,
+    create,
+    groups,
+)
+from flowbed.ledger.sql.text import shown, unfit
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from flowbed.ledger.memory.table import Key, Table
+
+
+class LimitedFiles:
+    """`Files` in a table."""
+
+    def __init__(self, table: Table) -> None:
+        """Take the table."""
+        self._table = table
+
+    async def create(self, file: FileRow) -> None:
+        """Record a file."""
+        row = replace(file, filename=shown(file.filename))
+        name = Put(_name(row), {"record": "member", "id": row.id}, expected=None)
+        await create(self._table, _key(row.id), item_of(row), name)
+
+    async def get(self, file: str) -> FileRow | None:
+        """Read one file's row."""
+        item = None if unfit(file) else await self._table.get(_key(file))
+        return row_of(FileRow, item) if item else None
+
+    async def list(
+        self,
+        owner: str,
+        *,
+        purpose: str | None,
+        after: str | None,
+        limit: int,
+        descending: bool,
+        now: int = 0,
+    ) -> Sequence[FileRow]:
+        """Read the files of an owner in order of time and id."""
+        ids = await self._of(owner)
+        if descending:
+            ids = ids[::-1]
+        if after is not None:
+            ids = ids[ids.index(after) + 1 :] if after in ids else []
+        rows = await self._read(ids)
+        return [row for row in rows if purpose in {None, row.purpose} and _is_kept(row, now)][:limit]
+
+    async def stored(self, owner: str, *, now: int) -> int:
+        """Add up the bytes of an owner's files."""
+        rows = await self._read(await self._of(owner))
+        return sum(row.bytes for row in rows if _is_kept(row, now))
+
+    async def remove(self, file: str) -> bool:
+        """Forget a file."""
+        asked = False
+        while not unfit(file) and (item := await self._table.get(_key(file))):
+            name = _name(row_of(FileRow, item))
+            try:
+                await self._table.transact([Delete(_key(file), expected=item["stamp"]), Delete(name)])
+            except ConditionFailed:
+                continue
+            except Unanswered:
+                asked = True
+                continue
+            return True
+        return asked
+
+    async def expired(self, *, now: int, limit: int) -> Sequence[FileRow]:
+        """Read files whose time is over."""
+        listed = await all_of(self._table.look_up, "files_by_expiry", "-")
+        over = [item["id"] for item in listed if item["expires"] <= now]
+        return (await self._read(over))[:limit]
+
+    async def _of(self, owner: str) -> Sequence[str]:
+        return [name["id"] for name in await all_of(self._table.query, f"files#{owner}")]
+
+    async def _read(self, ids: Sequence[str]) -> Sequence[FileRow]:
+        found = {
+            item["id"]: row_of(FileRow, item)
+            for some in groups(map(_key, ids), BATCH_ITEMS)
+            for item in await self._table.get_many(some)
+        }
+        return [found[each] for each in ids if each in found]
+
+
+def _is_kept(row: FileRow, now: int) -> bool:
+    return row.expires == 0 or row.expires > now
+
+
+def _key(file: str) -> Key:
+    return f"file#{file}", "-"
+
+
+def _name(row: FileRow) -> Key:
+    return f"files#{row.owner}", f"{row.created:020}#{row.id}"

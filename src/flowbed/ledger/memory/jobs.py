@@ -1,0 +1,98 @@
+"""The jobs of the server: an item each, and its name beside those of its owner's other jobs."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from flowbed.ledger import JobRow
+from flowbed.ledger.memory.rows import item_of, row_of
+from flowbed.ledger.memory.table import BATCH_ITEMS, Put, all_of, create, groups, pages, update
+from flowbed.ledger.sql.text import unfit
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Mapping, Sequence
+
+    from flowbed.ledger.memory.table import Item, Key, Table
+
+# What is settled when a job is made, and `cancel`, which others ask for.
+_FIXED = frozenset(
+    {"id", "owner", "tier", "input", "endpoint", "window", "created", "metadata", "keep", "cancel"}
+)
+
+
+class LimitedJobs:
+    """`Jobs` in a table."""
+
+    def __init__(self, table: Table) -> None:
+        """Take the table."""
+        self._table = table
+
+    async def create(self, job: JobRow) -> None:
+        """Record a job."""
+        place = (f"jobs#{job.owner}", f"{job.created:020}#{job.id}")
+        name = Put(place, {"record": "member", "id": job.id}, expected=None)
+        await create(self._table, _key(job.id), item_of(job), name)
+
+    async def get(self, job: str) -> JobRow | None:
+        """Read one job."""
+        item = None if unfit(job) else await self._table.get(_key(job))
+        return row_of(JobRow, item) if item else None
+
+    async def list(self, owner: str, *, after: str | None, limit: int) -> Sequence[JobRow]:
+        """Read the jobs of an owner, newest first."""
+        ids = await self._of(owner)
+        if after is not None:
+            ids = ids[ids.index(after) + 1 :] if after in ids else []
+        return await self._read(ids[:limit])
+
+    async def pages(self) -> AsyncIterator[Sequence[JobRow]]:
+        """Read every job that has not ended, oldest first."""
+        async for page in pages(self._table.look_up, "jobs_by_age", "-"):
+            # What is listed may have ended: who went by the list would begin it anew.
+            rows = [row for row in await self._read([item["id"] for item in page]) if not row.ended]
+            if rows:
+                yield rows
+
+    async def hold(self, job: str, *, worker: str, now: int, until: int) -> JobRow | None:
+        """Hold a job that has not ended until `until`, and read it."""
+
+        def free(item: Item) -> Mapping[str, Any] | None:
+            another = item["worker"] not in {"", worker} and item["until"] >= now
+            return None if item["ended"] or another else {"worker": worker, "until": until}
+
+        item = await update(self._table, _key(job), free)
+        return row_of(JobRow, item) if item else None
+
+    async def save(self, job: JobRow, *, worker: str) -> bool:
+        """Write a job that `worker` still holds."""
+        changed = {name: value for name, value in vars(job).items() if name not in _FIXED}
+
+        def change(item: Item) -> Mapping[str, Any] | None:
+            return changed if worker and item["worker"] == worker and not item["ended"] else None
+
+        return await update(self._table, _key(job.id), change) is not None
+
+    async def cancel(self, job: str) -> JobRow | None:
+        """Ask for the end of a job, and return it as it then is."""
+        if not unfit(job):
+            await update(self._table, _key(job), lambda item: None if item["ended"] else {"cancel": True})
+        return await self.get(job)
+
+    async def queued(self, owner: str) -> int:
+        """Add up the tokens that the unfinished jobs of an owner may yet use."""
+        return sum(row.queued for row in await self._read(await self._of(owner)) if not row.ended)
+
+    async def _of(self, owner: str) -> Sequence[str]:
+        return [name["id"] for name in reversed(await all_of(self._table.query, f"jobs#{owner}"))]
+
+    async def _read(self, ids: Sequence[str]) -> Sequence[JobRow]:
+        found = {
+            item["id"]: row_of(JobRow, item)
+            for some in groups(map(_key, ids), BATCH_ITEMS)
+            for item in await self._table.get_many(some)
+        }
+        return [found[each] for each in ids if each in found]
+
+
+def _key(job: str) -> Key:
+    return f"job#{job}", "-"

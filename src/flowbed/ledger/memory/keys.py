@@ -1,0 +1,139 @@
+"""API keys and quotas: an item each, and one more for each hash, which makes it unique."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from flowbed.errors import Conflict
+from flowbed.ledger import KeyRow
+from flowbed.ledger.memory.rows import item_of, row_of
+from flowbed.ledger.memory.table import (
+    ABSENT,
+    BATCH_ITEMS,
+    ConditionFailed,
+    Delete,
+    Put,
+    Unanswered,
+    all_of,
+    groups,
+    until_answered,
+    update,
+)
+from flowbed.ledger.sql.text import shown
+
+if TYPE_CHECKING:
+    from collections.abc import Collection, Mapping
+
+    from flowbed.ledger.memory.table import Item, Table
+
+KEYS = "keys"
+DAYS = "days"
+
+
+class LimitedKeys:
+    """`Keys` in a table: all of them side by side, since they are few."""
+
+    def __init__(self, table: Table) -> None:
+        """Take the table."""
+        self._table = table
+
+    async def create(self, key: KeyRow) -> None:
+        """Record a key."""
+        item = item_of(key) | {"name": shown(key.name), "models": list(key.models)}
+        while True:
+            try:
+                await self._table.transact(
+                    [
+                        Put((KEYS, key.id), item, expected=ABSENT),
+                        Put((f"hash#{key.hash}", "-"), {"record": "Hash", "id": key.id}, expected=ABSENT),
+                    ]
+                )
+            except Unanswered:
+                continue
+            except ConditionFailed as error:
+                there = await self._table.get((KEYS, key.id))
+                if there is None or _row(there) != _row(item):
+                    raise Conflict(f"there is another key of id {key.id}, or of the same secret") from error
+            return
+
+    async def find(self, hash: str) -> KeyRow | None:  # noqa: A002 - the record's own field
+        """Read the key whose secret has this hash."""
+        named = await self._table.get((f"hash#{hash}", "-"))
+        there = await self._table.get((KEYS, named["id"])) if named else None
+        return _row(there) if there else None
+
+    async def all(self) -> list[KeyRow]:
+        """Read every key, oldest first."""
+        rows = [_row(item) for item in await all_of(self._table.query, KEYS)]
+        return sorted(rows, key=lambda row: (row.created, row.id))
+
+    async def exist(self) -> bool:
+        """Tell whether there ever was a key."""
+        return bool((await self._table.query(KEYS)).items)
+
+    async def revoke(self, id: str, *, at: int) -> KeyRow | None:  # noqa: A002 - the record's own field
+        """Revoke a key and return it."""
+        await update(self._table, (KEYS, id), lambda item: None if item["revoked"] else {"revoked": at})
+        there = await self._table.get((KEYS, id))
+        return _row(there) if there else None
+
+    async def use(self, times: Mapping[str, int]) -> None:
+        """Note when keys were last used."""
+        for id_, at in times.items():
+            await update(
+                self._table,
+                (KEYS, id_),
+                lambda item, at=at: {"used": at} if item["used"] < at else None,  # type: ignore[misc]
+            )
+
+
+class LimitedQuotas:
+    """`Quotas` in a table: a partition for each day."""
+
+    def __init__(self, table: Table) -> None:
+        """Take the table."""
+        self._table = table
+
+    async def add(self, day: str, tokens: Mapping[str, int]) -> Mapping[str, int]:
+        """Add tokens to what keys have used."""
+        if not tokens:
+            return {}
+        # Before the counts themselves, so that no day is ever missed when the old ones are dropped.
+        await until_answered(self._table, Put((DAYS, day), {"record": "Day", "day": day}, expected=None))
+        return {key: await self._add(day, key, more) for key, more in tokens.items()}
+
+    async def used(self, day: str, keys: Collection[str]) -> Mapping[str, int]:
+        """Read what the keys named have used."""
+        found: dict[str, int] = {}
+        for some in groups(sorted(set(keys)), BATCH_ITEMS):
+            items = await self._table.get_many([(f"quota#{day}", key) for key in some])
+            found |= {item["key"]: item["tokens"] for item in items}
+        return found
+
+    async def forget(self, *, before: str) -> int:
+        """Drop what was used before a day."""
+        gone = 0
+        for day in [item["day"] for item in await all_of(self._table.query, DAYS)]:
+            if day >= before:
+                continue
+            for item in await all_of(self._table.query, f"quota#{day}"):
+                await until_answered(self._table, Delete(item["place"]))
+                gone += 1
+            await until_answered(self._table, Delete((DAYS, day)))
+        return gone
+
+    async def _add(self, day: str, key: str, more: int) -> int:
+        place = (f"quota#{day}", key)
+        while True:
+            changed = await update(self._table, place, lambda item: {"tokens": item["tokens"] + more})
+            if changed is not None:
+                return int(changed["tokens"])
+            beginning = {"record": "Quota", "mark": "", "key": key, "tokens": 0}
+            try:
+                await self._table.write(Put(place, beginning, expected=ABSENT))
+            except (ConditionFailed, Unanswered):
+                continue
+
+
+def _row(item: Item) -> KeyRow:
+    return row_of(KeyRow, {**item, "models": tuple(item["models"])})

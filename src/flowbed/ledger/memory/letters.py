@@ -1,0 +1,114 @@
+"""Batch files and dead letters: an item each."""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+from flowbed.ledger import BatchRow, DeadLetter
+from flowbed.ledger.memory.rows import LETTERS, item_of, row_of
+from flowbed.ledger.memory.table import (
+    ABSENT,
+    BATCH_ITEMS,
+    ConditionFailed,
+    Delete,
+    Put,
+    Unanswered,
+    all_of,
+    groups,
+    until_answered,
+)
+from flowbed.ledger.sql.text import shown
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Collection, Mapping, Sequence
+
+    from flowbed.ledger.memory.table import Key, Table
+
+PAGE = 1_000
+
+
+class LimitedBatches:
+    """`Batches` in a table."""
+
+    def __init__(self, table: Table) -> None:
+        """Take the table."""
+        self._table = table
+
+    async def register(self, batch: BatchRow) -> BatchRow:
+        """Record a batch file that is about to be written."""
+        place = (f"batch#{batch.id}", "-")
+        while (there := await self._table.get(place)) is None:
+            try:
+                await self._table.write(Put(place, item_of(batch), expected=ABSENT))
+            except (ConditionFailed, Unanswered):
+                continue
+        return row_of(BatchRow, there)
+
+    async def get(self, batches: Collection[str]) -> Mapping[str, BatchRow]:
+        """Read the rows of the batch ids named."""
+        found: dict[str, BatchRow] = {}
+        for some in groups(sorted(set(batches)), BATCH_ITEMS):
+            items = await self._table.get_many([(f"batch#{batch}", "-") for batch in some])
+            found |= {item["id"]: row_of(BatchRow, item) for item in items}
+        return found
+
+
+class LimitedDeadLetters:
+    """`DeadLetters` in a table: all of them side by side, since people read them."""
+
+    def __init__(self, table: Table) -> None:
+        """Take the table."""
+        self._table = table
+
+    async def add(self, letters: Sequence[DeadLetter]) -> None:
+        """Add letters, or count on those that are there."""
+        for letter in letters:
+            await self._add(replace(letter, subject=shown(letter.subject), reason=shown(letter.reason)))
+
+    async def pages(self) -> AsyncIterator[list[DeadLetter]]:
+        """Read every letter, oldest first."""
+        letters = [row_of(DeadLetter, item) for item in await all_of(self._table.query, LETTERS)]
+        letters.sort(key=lambda each: (each.at, each.kind, each.owner, each.subject))
+        for page in groups(letters, PAGE):
+            yield page
+
+    async def count(self) -> int:
+        """Count the letters."""
+        return len(await all_of(self._table.query, LETTERS))
+
+    async def remove(self, kind: str, *, owner: str = "", subjects: Collection[str] = ()) -> int:
+        """Remove letters of a kind."""
+        named = set(map(shown, subjects))
+        gone = 0
+        for item in await all_of(self._table.query, LETTERS):
+            letter = row_of(DeadLetter, item)
+            if (
+                letter.kind != kind
+                or (owner and letter.owner != owner)
+                or (named and letter.subject not in named)
+            ):
+                continue
+            await until_answered(self._table, Delete(item["place"]))
+            gone += 1
+        return gone
+
+    async def _add(self, letter: DeadLetter) -> None:
+        mark = self._table.mark()
+        while True:
+            there = await self._table.get(_place(letter))
+            if there and there["mark"] == mark:
+                return None
+            attempts = letter.attempts + (there["attempts"] if there else 0)
+            item = item_of(replace(letter, attempts=attempts)) | {"mark": mark}
+            put = Put(_place(letter), item, expected=there["stamp"] if there else ABSENT)
+            try:
+                return await self._table.write(put)
+            except (ConditionFailed, Unanswered):
+                continue
+
+
+def _place(letter: DeadLetter) -> Key:
+    named = f"{letter.kind}\n{letter.owner}\n{letter.subject}"
+    return LETTERS, hashlib.sha256(named.encode()).hexdigest()

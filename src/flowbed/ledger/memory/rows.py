@@ -1,0 +1,142 @@
+"""How the records of a ledger lie in a table, and what is asked of them."""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import fields
+from typing import TYPE_CHECKING, Any, TypeVar
+
+from flowbed.ledger import ChunkRow
+from flowbed.ledger.memory.table import Put
+from flowbed.records import Status
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Collection
+
+    from flowbed.ledger.memory.table import Item, Key
+
+Row = TypeVar("Row")
+
+CURSORS = "cursors"
+LETTERS = "letters"
+SUBMISSIONS = "submissions"
+NO_BATCH = "-"  # stands for the batch "", since no key may be empty
+TRANSIENT = "transient"
+
+
+def chunk_key(collection: str, chunk: str) -> Key:
+    """Say where a chunk lies: all of one id side by side."""
+    return f"chunk#{chunk}", collection
+
+
+def member_key(partition: str, source: str, collection: str, chunk: str) -> Key:
+    """Say where a document or a run keeps the name of one of its chunks."""
+    digest = hashlib.sha256(f"{collection}#{chunk}".encode()).hexdigest()
+    return partition, f"{source}#{digest}"
+
+
+def carrying(item: Item) -> list[Put]:
+    """Write down that a submission has taken a chunk in: under its own name, and under that of the text."""
+    member = {"record": "member", "collection": item["collection"], "id": item["id"]}
+    partitions = (
+        [f"submission#{item['submission']}", f"text#{item['text_hash']}"] if item["submission"] else []
+    )
+    return [
+        Put(member_key(each, "-", item["collection"], item["id"]), member, expected=None)
+        for each in partitions
+    ]
+
+
+def in_no_run(item: Item) -> bool:
+    """Tell whether a chunk is PENDING and in no run: claimed, or left to its submission."""
+    return item["status"] == Status.PENDING and not item["run"]
+
+
+def item_of(row: object, **more: Any) -> Item:  # noqa: ANN401 - any scalar
+    """Make an item of a record."""
+    said = row._asdict() if isinstance(row, ChunkRow) else vars(row)
+    return {"record": type(row).__name__, "mark": "", **said, **more}
+
+
+def row_of(kind: Callable[..., Row], item: Item) -> Row:
+    """Make the record of an item again."""
+    names = ChunkRow._fields if kind is ChunkRow else [each.name for each in fields(kind)]  # type: ignore[arg-type]
+    return kind(**{name: item[name] for name in names})
+
+
+INDEXES: dict[str, Callable[[Item], tuple[str, str] | None]] = {}
+
+
+def _index(place: Callable[[Item], tuple[str, str] | None]) -> Callable[[Item], tuple[str, str] | None]:
+    INDEXES[place.__name__] = place
+    return place
+
+
+@_index
+def chunks_by_status(item: Item) -> tuple[str, str] | None:
+    """Chunks by what they wait for."""
+    return (str(item["status"]), "") if item["record"] == "ChunkRow" else None
+
+
+@_index
+def chunks_by_batch(item: Item) -> tuple[str, str] | None:
+    """Chunks by the batch file that holds their text."""
+    return (item["batch"] or NO_BATCH, "") if item["record"] == "ChunkRow" else None
+
+
+@_index
+def chunks_by_worker(item: Item) -> tuple[str, str] | None:
+    """Chunks by who holds them."""
+    held = item["record"] == "ChunkRow" and item["worker"] and not item["run"]
+    return (item["worker"], "") if held else None
+
+
+@_index
+def chunks_by_id(item: Item) -> tuple[str, str] | None:
+    """Chunks of a collection, in order of id."""
+    return (item["collection"], item["id"]) if item["record"] == "ChunkRow" else None
+
+
+@_index
+def jobs_by_age(item: Item) -> tuple[str, str] | None:
+    """Jobs that have not ended, oldest first."""
+    unfinished = item["record"] == "JobRow" and not item["ended"]
+    return ("-", f"{item['created']:020}#{item['id']}") if unfinished else None
+
+
+@_index
+def files_by_expiry(item: Item) -> tuple[str, str] | None:
+    """Files by when their time is over."""
+    ends = item["record"] == "FileRow" and item["expires"]
+    return ("-", f"{item['expires']:020}#{item['id']}") if ends else None
+
+
+@_index
+def runs_by_state(item: Item) -> tuple[str, str] | None:
+    """Runs by their state, oldest first."""
+    return (item["state"], f"{item['created']:020}#{item['id']}") if item["record"] == "RunRow" else None
+
+
+def workable(
+    row: ChunkRow,
+    statuses: Collection[Status],
+    *,
+    now: int,
+    sources: Collection[str],
+    live: Collection[str],
+) -> bool:
+    """Tell whether a chunk may be claimed; `live` are ids of submissions."""
+    if sources and row.source not in sources:
+        return False
+    if row.status is Status.PENDING:
+        # What was left to a submission that had ended by then has no end to its claim.
+        over = row.until < now if row.until else bool(row.submission)
+        return not row.run and over and row.submission not in live
+    if row.status is Status.FAILED and set(statuses) > {Status.FAILED}:
+        return row.failure == TRANSIENT and Status.FAILED in statuses
+    return row.status in statuses
+
+
+def later(version: int, now: int) -> int:
+    """Give the next version of a chunk: the clock's, unless that has gone back."""
+    return max(version + 1, now)

@@ -1,0 +1,290 @@
+"""The runs, and what rollbacks do to them. A run's own row is what a commit, and every chunk put into it, goes by."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
+
+from flowbed.ledger import Rollback, RunRow
+from flowbed.ledger.memory.rows import chunk_key, item_of, member_key, row_of
+from flowbed.ledger.memory.table import (
+    ABSENT,
+    BATCH_ITEMS,
+    TRANSACTION_ITEMS,
+    Check,
+    ConditionFailed,
+    Put,
+    Unanswered,
+    all_of,
+    groups,
+    until_answered,
+    update,
+)
+from flowbed.ledger.sql.text import shown
+from flowbed.records import Status
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Collection, Mapping, Sequence
+
+    from flowbed.ledger.memory.table import Item, Key, Operation, Table
+
+# A chunk that goes into a run is two items, its row and its name in the run; the run's own row is one more.
+_TAKEN_AT_ONCE = (TRANSACTION_ITEMS - 1) // 2
+_STATES = ("pending", "committed", "refused", "reverted")
+
+
+class LimitedRuns:
+    """`Runs` in a table.
+
+    `takes` of a run counts the transactions that put chunks into it: a commit or a refusal marks the run only where
+    none came in between, and so leaves no chunk behind in a run that is done with.
+    """
+
+    def __init__(self, table: Table) -> None:
+        """Take the table."""
+        self._table = table
+
+    async def record(self, run: RunRow, chunks: Sequence[tuple[str, int]], *, worker: str) -> None:
+        """Record a delta and put the claimed chunks into its run."""
+        place = _run_key(run.id)
+        while await self._table.get(place) is None:
+            try:
+                await self._table.write(Put(place, item_of(run, takes=0), expected=ABSENT))
+            except (ConditionFailed, Unanswered):
+                continue
+        index = {"record": "run", "id": run.id}
+        await until_answered(self._table, Put((f"runs#{run.collection}", run.id), index, expected=None))
+        for some in groups(chunks, _TAKEN_AT_ONCE):
+            while not await self._take(run, dict(some), worker):
+                pass
+
+    async def pending(self, collection: str, *, limit: int) -> list[RunRow]:
+        """Read the oldest pending runs of a collection."""
+        listed = await all_of(self._table.look_up, "runs_by_state", "pending")
+        found: list[RunRow] = []
+        for item in listed:
+            if item["collection"] == collection and len(found) < limit:
+                # What is listed as pending may be done with: a committer that went by the list would never end.
+                run = await self.get(item["id"])
+                found += [run] if run and run.state == "pending" else []
+        return found
+
+    async def collections(self) -> list[str]:
+        """Name the collections that have a pending run."""
+        listed = await all_of(self._table.look_up, "runs_by_state", "pending")
+        return sorted({item["collection"] for item in listed})
+
+    async def commit(self, runs: Collection[str], *, version: int) -> None:
+        """Mark runs committed, and their chunks SUCCESS."""
+        for run in sorted(set(runs)):
+            while not await self._commit(run, version):
+                pass
+
+    async def reverted(self, collection: str) -> list[str]:
+        """Name the reverted runs of a collection."""
+        return [item["id"] for item in await self.all_of(collection) if item["state"] == "reverted"]
+
+    async def release(self, collection: str) -> int:
+        """Make the reverted runs of a collection pending again, and their chunks PENDING."""
+        back = await self.reverted(collection)
+        for run in back:
+            await self.change_chunks(run, {Status.REVERTED}, {"status": Status.PENDING, "until": 0})
+            await update(
+                self._table,
+                _run_key(run),
+                lambda item: {"state": "pending"} if item["state"] == "reverted" else None,
+            )
+        return len(back)
+
+    async def refuse(self, run: str, *, reason: str) -> None:
+        """Mark a run refused, and its chunks FAILED."""
+        while item := await self._table.get(_run_key(run)):
+            for row in await self._chunks(run):
+                if row["status"] == Status.PENDING:
+                    await update(self._table, row["place"], _refused(run, shown(reason)))
+            if item["state"] != "pending":
+                return
+            refused = {**item, "state": "refused", "error": shown(reason)}
+            try:
+                await self._table.write(Put(_run_key(run), refused, expected=item["stamp"]))
+            except (ConditionFailed, Unanswered):
+                continue
+            return
+
+    async def get(self, run: str) -> RunRow | None:
+        """Read one run."""
+        item = await self._table.get(_run_key(run))
+        return row_of(RunRow, item) if item else None
+
+    async def recent(self, *, limit: int) -> list[RunRow]:
+        """Read the newest runs, newest first."""
+        listed = [
+            item for state in _STATES for item in await all_of(self._table.look_up, "runs_by_state", state)
+        ]
+        listed.sort(key=lambda item: (item["created"], item["id"]), reverse=True)
+        return [row_of(RunRow, item) for item in listed[:limit]]
+
+    async def change_chunks(self, run: str, statuses: Collection[Status], changes: Mapping[str, Any]) -> int:
+        """Change the chunks of a run that have one of the statuses; return how many."""
+
+        def change(item: Item) -> Mapping[str, Any] | None:
+            return changes if item["run"] == run and item["status"] in statuses else None
+
+        done = [await update(self._table, row["place"], change) for row in await self._chunks(run)]
+        return sum(item is not None for item in done)
+
+    async def _take(self, run: RunRow, wanted: Mapping[str, int], worker: str) -> bool:
+        keys = [chunk_key(run.collection, chunk) for chunk in wanted]
+        there = await self._table.get_many(keys)
+        claimed = [
+            item
+            for item in there
+            if (item["version"], item["worker"]) == (wanted[item["id"]], worker)
+            and item["status"] == Status.PENDING
+            and not item["run"]
+        ]
+        row = await self._table.get(_run_key(run.id))
+        if not claimed or row is None:
+            return True
+        taking = {**row, "takes": row["takes"] + 1}
+        if row["state"] != "pending":
+            taking |= {"state": "pending", "error": "", "key": run.key, "sha256": run.sha256}
+        operations: list[Operation] = [Put(_run_key(run.id), taking, expected=row["stamp"])]
+        for item in claimed:
+            member = {"record": "member", "collection": run.collection, "id": item["id"]}
+            place = member_key(f"run#{run.id}", "-", run.collection, item["id"])
+            operations += [
+                Put(item["place"], {**item, "run": run.id, "until": 0}, expected=item["stamp"]),
+                Put(place, member, expected=None),
+            ]
+        try:
+            await self._table.transact(operations)
+        except (ConditionFailed, Unanswered):
+            return False
+        return True
+
+    async def _commit(self, run: str, version: int) -> bool:
+        item = await self._table.get(_run_key(run))
+        if item is None:
+            return True
+        history = (f"history#{item['collection']}", "-")
+        known = await self._table.get(history)
+        rollbacks = await all_of(self._table.query, f"rollbacks#{item['collection']}")
+        if any(each["target"] < version < each["version"] for each in rollbacks):
+            return True
+        done = {"status": Status.SUCCESS, "worker": ""}
+        await self.change_chunks(run, {Status.PENDING, Status.REVERTED}, done)
+        committed = {**item, "state": "committed", "version": version, "error": ""}
+        if item["state"] == "committed":
+            committed = item
+        try:
+            await self._table.transact(
+                [
+                    Put(_run_key(run), committed, expected=item["stamp"]),
+                    Check(history, expected=known["stamp"] if known else ABSENT),
+                ]
+            )
+        except (ConditionFailed, Unanswered):
+            return False
+        return True
+
+    async def _chunks(self, run: str) -> list[Item]:
+        members = await all_of(self._table.query, f"run#{run}")
+        keys = [chunk_key(each["collection"], each["id"]) for each in members]
+        rows = [item for some in groups(keys, BATCH_ITEMS) for item in await self._table.get_many(some)]
+        return [item for item in rows if item["run"] == run]
+
+    async def all_of(self, collection: str) -> list[Item]:
+        """Read every run of a collection."""
+        names = [item["id"] for item in await all_of(self._table.query, f"runs#{collection}")]
+        keys = [_run_key(name) for name in names]
+        return [item for some in groups(keys, BATCH_ITEMS) for item in await self._table.get_many(some)]
+
+
+class LimitedRollbacks:
+    """`Rollbacks` in a table."""
+
+    def __init__(self, table: Table, runs: LimitedRuns) -> None:
+        """Take the table, and the runs that a rollback reverts."""
+        self._table = table
+        self._runs = runs
+
+    async def record(self, rollback: Rollback, *, kept: Collection[str]) -> Rollback:
+        """Write down what a version has put back, and revert what that undid."""
+        place = (f"rollbacks#{rollback.collection}", f"{rollback.version:020}")
+        # Written down before it is carried out: a commit that marks its runs from now on sees what is undone, and one
+        # that is under way finds another history than it began with.
+        while (there := await self._table.get(place)) is None:
+            history = {"record": "history", "version": rollback.version}
+            try:
+                await self._table.transact(
+                    [
+                        Put(place, item_of(rollback, done=False), expected=ABSENT),
+                        Put((f"history#{rollback.collection}", "-"), history, expected=None),
+                    ]
+                )
+            except (ConditionFailed, Unanswered):
+                continue
+        if there["done"]:
+            return row_of(Rollback, there)
+        runs, chunks = await self._carry_out(rollback, set(kept))
+        done = replace(rollback, runs=runs, chunks=chunks)
+        await until_answered(self._table, Put(place, item_of(done, done=True), expected=None))
+        return done
+
+    async def _carry_out(self, rollback: Rollback, kept: set[str]) -> tuple[int, int]:
+        runs = chunks = 0
+        for item in await self._runs.all_of(rollback.collection):
+            within = rollback.target < item["version"] < rollback.version
+            if item["state"] == "committed" and within and item["id"] not in kept:
+                runs += 1
+                undone = {"status": Status.REVERTED}
+                chunks += await self._runs.change_chunks(item["id"], {Status.SUCCESS}, undone)
+                await update(self._table, item["place"], lambda _: {"state": "reverted"})
+        back = kept.intersection(await self._runs.reverted(rollback.collection))
+        await self._runs.commit(back, version=rollback.version)
+        return runs, chunks
+
+    async def of(self, collection: str) -> list[Rollback]:
+        """Read the rollbacks of a collection, newest first."""
+        found = await all_of(self._table.query, f"rollbacks#{collection}")
+        return [row_of(Rollback, item) for item in reversed(found)]
+
+    async def seen(self, collection: str) -> int:
+        """Read up to which version the history was looked through."""
+        item = await self._table.get((f"seen#{collection}", "-"))
+        return int(item["version"]) if item else 0
+
+    async def see(self, collection: str, version: int) -> None:
+        """Remember up to which version the history was looked through."""
+        place = (f"seen#{collection}", "-")
+        while True:
+            item = await self._table.get(place)
+            if item and item["version"] >= version:
+                return None
+            put = Put(
+                place, {"record": "seen", "version": version}, expected=item["stamp"] if item else ABSENT
+            )
+            try:
+                return await self._table.write(put)
+            except (ConditionFailed, Unanswered):
+                continue
+
+
+def _run_key(run: str) -> Key:
+    return f"run-row#{run}", "-"
+
+
+def _refused(run: str, reason: str) -> Callable[[Item], Mapping[str, Any] | None]:
+    def change(item: Item) -> Mapping[str, Any] | None:
+        if item["run"] != run or item["status"] != Status.PENDING:
+            return None
+        return {
+            "status": Status.FAILED,
+            "failure": "rejected",
+            "error": reason,
+            "attempts": item["attempts"] + 1,
+            "worker": "",
+        }
+
+    return change

@@ -1,0 +1,110 @@
+"""The submissions, side by side since they are few: what is read of them never lags."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
+
+from flowbed.ledger import SubmissionRow
+from flowbed.ledger.memory.rows import SUBMISSIONS, item_of, row_of
+from flowbed.ledger.memory.table import BATCH_ITEMS, all_of, create, groups, update
+from flowbed.ledger.sql.text import shown
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Collection, Mapping
+
+    from flowbed.ledger.memory.table import Item, Table
+
+PAGE = 1_000
+# What is settled when a submission is made, and `cancel`, which others ask for.
+_FIXED = frozenset({"id", "space", "key", "bytes", "texts", "chunks", "created", "cancel"})
+
+
+class LimitedSubmissions:
+    """`Submissions` in a table."""
+
+    def __init__(self, table: Table) -> None:
+        """Take the table."""
+        self._table = table
+
+    async def create(self, submission: SubmissionRow) -> None:
+        """Record a submission."""
+        await create(self._table, (SUBMISSIONS, submission.id), item_of(submission))
+
+    async def get(self, submission: str) -> SubmissionRow | None:
+        """Read one submission."""
+        item = await self._table.get((SUBMISSIONS, submission))
+        return row_of(SubmissionRow, item) if item else None
+
+    async def pages(self, *, live: bool) -> AsyncIterator[list[SubmissionRow]]:
+        """Read the live submissions, or those that have ended, oldest first."""
+        rows = [row_of(SubmissionRow, item) for item in await all_of(self._table.query, SUBMISSIONS)]
+        found = [row for row in rows if live == (row.ended == 0)]
+        for page in groups(sorted(found, key=lambda row: (row.created, row.id)), PAGE):
+            yield page
+
+    async def hold(self, submission: str, *, worker: str, now: int, until: int) -> SubmissionRow | None:
+        """Hold a live submission until `until`, and read it."""
+
+        def free(item: Item) -> Mapping[str, Any] | None:
+            another = item["worker"] not in {"", worker} and item["until"] >= now
+            return None if item["ended"] or another else {"worker": worker, "until": until}
+
+        item = await update(self._table, (SUBMISSIONS, submission), free)
+        return row_of(SubmissionRow, item) if item else None
+
+    async def save(self, submission: SubmissionRow, *, worker: str) -> bool:
+        """Write a submission that `worker` still holds."""
+        row = replace(submission, error=shown(submission.error))
+        changed = {name: value for name, value in vars(row).items() if name not in _FIXED}
+        return await self._change(submission.id, changed, held_by=worker)
+
+    async def cancel(self, submission: str) -> bool:
+        """Ask for the end of a live submission."""
+        return await self._change(submission, {"cancel": True})
+
+    async def renew(self, worker: str, *, until: int) -> None:
+        """Put off the end of every hold of `worker`."""
+        await self._held(worker, {"until": until})
+
+    async def workers(self) -> set[str]:
+        """Name every worker that holds a live submission."""
+        return {row.worker async for page in self.pages(live=True) for row in page} - {""}
+
+    async def release(self, worker: str) -> int:
+        """End every hold of `worker`."""
+        return await self._held(worker, {"worker": "", "until": 0})
+
+    async def queued(self, account: str, *, besides: str = "") -> int:
+        """Add up the tokens that take room in the provider's queue."""
+        live = [row async for page in self.pages(live=True) for row in page]
+        return sum(
+            row.tokens for row in live if row.account == account and row.id != besides and row.is_queued
+        )
+
+    async def live(self, submissions: Collection[str]) -> set[str]:
+        """Tell which of the submissions named are live."""
+        return {row.id for row in await self.read(submissions) if not row.ended}
+
+    async def read(self, submissions: Collection[str]) -> list[SubmissionRow]:
+        """Read the submissions named that are recorded."""
+        keys = [(SUBMISSIONS, each) for each in sorted(set(submissions) - {""})]
+        return [
+            row_of(SubmissionRow, item)
+            for some in groups(keys, BATCH_ITEMS)
+            for item in await self._table.get_many(some)
+        ]
+
+    async def _held(self, worker: str, changes: Mapping[str, Any]) -> int:
+        live = [row async for page in self.pages(live=True) for row in page]
+        done = [await self._change(row.id, changes, held_by=worker) for row in live if row.worker == worker]
+        return sum(done)
+
+    async def _change(
+        self, submission: str, changes: Mapping[str, Any], *, held_by: str | None = None
+    ) -> bool:
+        def change(item: Item) -> Mapping[str, Any] | None:
+            held = held_by is None or (held_by and item["worker"] == held_by)
+            return changes if held and not item["ended"] else None
+
+        return await update(self._table, (SUBMISSIONS, submission), change) is not None

@@ -1,0 +1,118 @@
+"""A ledger in SQL: all aggregates on one database."""
+
+from __future__ import annotations
+
+import asyncio
+import errno
+from typing import TYPE_CHECKING
+
+from flowbed.errors import Misconfigured, OutOfSpace
+from flowbed.ledger.sql import migrations
+from flowbed.ledger.sql.database import Database, Lock
+from flowbed.ledger.sql.tables.batches import SqlBatches
+from flowbed.ledger.sql.tables.chunks import SqlChunks
+from flowbed.ledger.sql.tables.dead_letters import SqlDeadLetters
+from flowbed.ledger.sql.tables.documents import SqlDocuments
+from flowbed.ledger.sql.tables.files import SqlFiles
+from flowbed.ledger.sql.tables.jobs import SqlJobs
+from flowbed.ledger.sql.tables.keys import SqlKeys
+from flowbed.ledger.sql.tables.quotas import SqlQuotas
+from flowbed.ledger.sql.tables.rollbacks import SqlRollbacks
+from flowbed.ledger.sql.tables.runs import SqlRuns
+from flowbed.ledger.sql.tables.spending import SqlSpending
+from flowbed.ledger.sql.tables.submissions import SqlSubmissions
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    import sqlalchemy as sa
+
+    from flowbed.ledger import (
+        Batches,
+        Chunks,
+        DeadLetters,
+        Documents,
+        Files,
+        Jobs,
+        Keys,
+        Quotas,
+        Rollbacks,
+        Runs,
+        Spending,
+        Submissions,
+    )
+
+
+class SqlLedger:
+    """`Ledger` in SQL."""
+
+    def __init__(self, database: Database, *, id: str) -> None:  # noqa: A002 - the protocol's word
+        """Join the aggregates on a database whose schema is up to date."""
+        self.id = id
+        self.location = database.location
+        self.documents: Documents = SqlDocuments(database)
+        self.chunks: Chunks = SqlChunks(database)
+        self.batches: Batches = SqlBatches(database)
+        self.runs: Runs = SqlRuns(database)
+        self.rollbacks: Rollbacks = SqlRollbacks(database)
+        self.dead_letters: DeadLetters = SqlDeadLetters(database)
+        self.submissions: Submissions = SqlSubmissions(database)
+        self.spending: Spending = SqlSpending(database)
+        self.keys: Keys = SqlKeys(database)
+        self.quotas: Quotas = SqlQuotas(database)
+        self.files: Files = SqlFiles(database)
+        self.jobs: Jobs = SqlJobs(database)
+        self._database = database
+
+    async def close(self) -> None:
+        """Let go of the database."""
+        await self._database.close()
+
+
+async def open_sqlite(path: str, *, folder: Path, new_id: str) -> SqlLedger:
+    """Open the ledger in the SQLite file at `path`, below `folder` where it is relative, or in `:memory:`."""
+    from flowbed.ledger.sql.sqlite import MEMORY, Sqlite  # noqa: PLC0415 - each driver only where it is used
+
+    location = path if path == MEMORY else await asyncio.to_thread(_place, folder / path)
+    return await _open(Database(Sqlite(location)), new_id=new_id)
+
+
+async def open_postgres(url: str, *, new_id: str) -> SqlLedger:
+    """Open the ledger in the Postgres database at `url`."""
+    try:
+        from flowbed.ledger.sql.postgres import Postgres  # noqa: PLC0415 - each driver only where it is used
+    except ImportError as error:
+        raise Misconfigured(
+            f"a ledger on Postgres needs the package psycopg ({error}): pip install 'flowbed[postgres]'"
+        ) from error
+    return await _open(Database(Postgres(url)), new_id=new_id)
+
+
+async def _open(database: Database, *, new_id: str) -> SqlLedger:
+    def upgrade(connection: sa.Connection) -> str:
+        database.lock(connection, Lock.SCHEMA)
+        return migrations.upgrade(connection, database.location, new_id)
+
+    try:
+        id_ = await database.read(migrations.current)
+        if id_ is None:
+            id_ = await database.write(upgrade)
+    except BaseException:
+        await database.close()
+        raise
+    return SqlLedger(database, id=id_)
+
+
+def _place(file: Path) -> str:
+    try:
+        file.parent.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        if error.errno in {errno.ENOSPC, errno.EDQUOT}:
+            raise OutOfSpace(
+                f"no room to make the folder {file.parent} for the ledger: free disk space"
+            ) from error
+        raise Misconfigured(
+            f"cannot make the folder {file.parent} for the ledger ({error.strerror}): "
+            "make it writable, or set `ledger` to another path"
+        ) from error
+    return str(file)

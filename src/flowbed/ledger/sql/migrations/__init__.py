@@ -1,0 +1,61 @@
+"""The ledger's schema through time: one revision for each file in `versions`, applied when a ledger is opened."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import sqlalchemy as sa
+
+from flowbed.errors import Misconfigured
+from flowbed.ledger.sql.schema import HEAD, VERSION_TABLE, facts
+
+_ID = "id"
+
+
+def current(connection: sa.Connection) -> str | None:
+    """Read the id of a ledger whose schema is the newest; None where `upgrade` has something to do."""
+    return _id(connection) if _revision(connection) == HEAD else None
+
+
+def upgrade(connection: sa.Connection, location: str, new_id: str) -> str:
+    """Bring the schema to the newest revision, in the transaction under way, and return the ledger's id.
+
+    Raises:
+        Misconfigured: the database belongs to another program or to a newer Flowbed.
+
+    """
+    revision = _revision(connection)  # anew, now that nobody else can write
+    if revision == HEAD:
+        return _id(connection)
+    if revision is None and sa.inspect(connection).get_table_names():
+        raise Misconfigured(f"{location} is a database of another program: set `ledger` to another path")
+
+    from alembic import command  # noqa: PLC0415 - half a second, paid only when there is something to migrate
+    from alembic.config import Config  # noqa: PLC0415
+    from alembic.script import ScriptDirectory  # noqa: PLC0415
+
+    config = Config()
+    config.set_main_option("script_location", str(Path(__file__).parent).replace("%", "%%"))
+    config.set_main_option("path_separator", "os")
+    known = {script.revision for script in ScriptDirectory.from_config(config).walk_revisions()}
+    if revision is not None and revision not in known:
+        raise Misconfigured(
+            f"the ledger {location} has schema {revision}, made by a newer Flowbed; this one knows up to {HEAD}: "
+            "upgrade Flowbed, or set `ledger` to another path"
+        )
+    config.attributes["connection"] = connection
+    command.upgrade(config, HEAD)
+    if revision is None:
+        connection.execute(sa.insert(facts).values(name=_ID, value=new_id))
+    return _id(connection)
+
+
+def _revision(connection: sa.Connection) -> str | None:
+    if not sa.inspect(connection).has_table(VERSION_TABLE):
+        return None
+    table = sa.table(VERSION_TABLE, sa.column("version_num", sa.String))
+    return connection.execute(sa.select(table.c.version_num)).scalar_one_or_none()
+
+
+def _id(connection: sa.Connection) -> str:
+    return str(connection.execute(sa.select(facts.c.value).where(facts.c.name == _ID)).scalar_one())

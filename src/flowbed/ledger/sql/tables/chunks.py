@@ -1,0 +1,385 @@
+"""The chunks, and who is working on which."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import lru_cache
+from operator import attrgetter
+from typing import TYPE_CHECKING
+
+import sqlalchemy as sa
+
+from flowbed.ledger import ChunkMark, ChunkRow
+from flowbed.ledger.sql.database import PAGE, Change, Database, listed
+from flowbed.ledger.sql.schema import (
+    SUCCESS,
+    chunks,
+    claimed,
+    held,
+    submitted,
+    unfinished,
+)
+from flowbed.ledger.sql.tables.claimable import in_the_making, later, live, workable, workable_batches
+from flowbed.ledger.sql.text import shown, unfit
+from flowbed.records import Status
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Collection, Mapping, Sequence
+
+    from flowbed.ledger import Failure
+
+_HELD = (
+    chunks.c.id == sa.bindparam("of_id"),
+    chunks.c.collection == sa.bindparam("of_collection"),
+    chunks.c.version == sa.bindparam("of_version"),
+    chunks.c.worker == sa.bindparam("of_worker"),
+    claimed,
+)
+_FAIL = (
+    sa.update(chunks)
+    .where(*_HELD)
+    .values(
+        status=Status.FAILED,
+        attempts=chunks.c.attempts + 1,
+        failure=sa.bindparam("kind"),
+        error=sa.bindparam("reason"),
+        worker="",
+        until=0,
+        submission="",
+    )
+)
+_BIND = sa.update(chunks).where(*_HELD).values(submission=sa.bindparam("into"))
+_BACK = {"status": Status.NONE, "worker": "", "until": 0, "submission": ""}
+_GIVE_BACK = sa.update(chunks).where(*_HELD).values(_BACK)
+
+
+@dataclass(frozen=True)
+class _Aged:
+    age: int
+    batch: str
+
+
+_NOW: sa.ColumnElement[int] = sa.bindparam("of_now", type_=sa.BigInteger)
+_LIMIT: sa.ColumnElement[int] = sa.bindparam("of_limit", type_=sa.Integer)
+_ORDER = ("batch", "collection", "document", "ordinal", "id")
+_SUBMISSION: sa.ColumnElement[str] = sa.bindparam("of_submission", type_=sa.Text)
+_TAKING = Change(
+    chunks,
+    sa.select(chunks)
+    .where(
+        chunks.c.submission == _SUBMISSION,
+        submitted,
+        sa.or_(chunks.c.worker == "", chunks.c.until < _NOW),
+        live(_SUBMISSION),
+    )
+    .order_by(*(chunks.c[name] for name in _ORDER))
+    .limit(_LIMIT),
+    constants=("worker", "until"),
+)
+
+
+@lru_cache(64)
+def _claiming(statuses: frozenset[Status], sources: frozenset[str]) -> Change:
+    return Change(
+        chunks,
+        sa.select(chunks)
+        .where(
+            chunks.c.batch.in_(sa.bindparam("of_batches", type_=sa.Text, expanding=True)),
+            workable(chunks, statuses, now=_NOW, sources=sources),
+        )
+        .limit(_LIMIT),
+        constants=("status", "worker", "until", "run", "submission", "failure", "error"),
+        # A run of what failed must be another run than the one that failed, and runs are named by versions.
+        expressions={
+            "version": sa.case((chunks.c.status == Status.FAILED, later(_NOW)), else_=chunks.c.version)
+        },
+    )
+
+
+_MARKS = 5_000  # in a page: they are a third of a row, and a proof reads all of them
+
+
+class SqlChunks:
+    """`Chunks` in SQL."""
+
+    def __init__(self, database: Database) -> None:
+        """Keep the database that holds the tables."""
+        self._database = database
+
+    async def of(self, source: str, documents: Collection[str]) -> list[ChunkRow]:
+        """Read every chunk row of the documents named."""
+        query = sa.select(chunks).where(chunks.c.document.in_(listed(documents)), chunks.c.source == source)
+        return await self._database.fetch(ChunkRow, query)
+
+    async def find(self, subject: str) -> list[ChunkRow]:
+        """Read the rows whose id or document is `subject`."""
+        if unfit(subject):
+            return []
+        query = (
+            sa.select(chunks)
+            .where(sa.or_(chunks.c.id == subject, chunks.c.document == subject))
+            .order_by(chunks.c.collection, chunks.c.id)
+        )
+        return await self._database.fetch(ChunkRow, query)
+
+    async def owners(self, collection: str, chunk_ids: Collection[str]) -> Mapping[str, str]:
+        """Tell which source holds each of the chunks named."""
+        query = sa.select(chunks.c.id, chunks.c.source).where(
+            chunks.c.collection == collection, chunks.c.id.in_(listed(chunk_ids)), sa.not_(chunks.c.deleted)
+        )
+        rows = await self._database.read(lambda connection: connection.execute(query).all())
+        return {row.id: row.source for row in rows}
+
+    async def ready(
+        self, batch: str, statuses: Collection[Status], *, now: int, sources: Collection[str]
+    ) -> list[ChunkRow]:
+        """Read the chunks of a batch that `claim` would give."""
+        query = sa.select(chunks).where(
+            chunks.c.batch == batch, workable(chunks, statuses, now=now, sources=sources)
+        )
+        return await self._database.fetch(ChunkRow, query)
+
+    async def batches(
+        self, statuses: Collection[Status], *, now: int, sources: Collection[str]
+    ) -> AsyncIterator[list[str]]:
+        """List the batch ids with a chunk to work on, oldest first; "" comes after all others."""
+        query, age, batch = workable_batches(statuses, now=now, sources=sources)
+        last: _Aged | None = None
+        while True:
+            following = (
+                query
+                if last is None
+                else query.where(sa.tuple_(age, batch) > sa.tuple_(last.age, last.batch))
+            )
+            page = await self._database.fetch(_Aged, following)
+            if not page:
+                return
+            yield [found.batch for found in page]
+            if len(page) < PAGE:
+                return
+            last = page[-1]
+
+    async def claim(
+        self,
+        batches: Collection[str],
+        statuses: Collection[Status],
+        *,
+        worker: str,
+        now: int,
+        until: int,
+        sources: Collection[str],
+        limit: int,
+        submission: str = "",
+    ) -> list[ChunkRow]:
+        """Make up to `limit` chunks of some batches PENDING for `worker`, all at once."""
+        won = await self._database.change(
+            ChunkRow,
+            _claiming(frozenset(statuses), frozenset(sources)),
+            {
+                "of_batches": sorted(batches),
+                "of_now": now,
+                "of_limit": limit,
+                "to_status": Status.PENDING,
+                "to_worker": worker,
+                "to_until": until,
+                "to_run": "",
+                "to_submission": submission,
+                "to_failure": "",
+                "to_error": "",
+            },
+        )
+        return sorted(won, key=attrgetter("collection", "document", "ordinal", "id"))
+
+    async def bind(self, chunks_: Sequence[ChunkRow], *, worker: str, submission: str) -> None:
+        """Put chunks that `worker` still holds into another submission."""
+        await self._each(_BIND, chunks_, worker, into=submission)
+
+    async def hand_over(self, submission: str, *, worker: str) -> int:
+        """Leave the chunks that `worker` holds to their submission."""
+        statement = sa.update(chunks).where(
+            chunks.c.worker == worker,
+            chunks.c.submission == submission,
+            held,
+            live(submission),
+        )
+        return await self._change(statement.values(worker="", until=0))
+
+    async def give_back(self, chunks_: Sequence[ChunkRow], *, worker: str) -> None:
+        """Make chunks that `worker` still holds wait again."""
+        await self._each(_GIVE_BACK, chunks_, worker)
+
+    async def gathered(self, hashes: Collection[str], *, besides: Collection[str]) -> set[str]:
+        """Tell which of the texts a submission in the making has taken in."""
+        making = in_the_making()
+
+        def work(connection: sa.Connection) -> set[str]:
+            others = set(connection.execute(making).scalars().all()) - set(besides)
+            if not others:
+                return set()
+            query = sa.select(chunks.c.text_hash).where(
+                chunks.c.submission.in_(listed(others)), submitted, chunks.c.text_hash.in_(listed(hashes))
+            )
+            return set(connection.execute(query).scalars().all())
+
+        return await self._database.read(work)
+
+    async def take(self, submission: str, *, worker: str, now: int, until: int, limit: int) -> list[ChunkRow]:
+        """Hold up to `limit` chunks of a live submission that nobody holds."""
+        taken = await self._database.change(
+            ChunkRow,
+            _TAKING,
+            {
+                "of_submission": submission,
+                "of_now": now,
+                "of_limit": limit,
+                "to_worker": worker,
+                "to_until": until,
+            },
+        )
+        return sorted(taken, key=attrgetter(*_ORDER))
+
+    async def submitted(self, submission: str) -> AsyncIterator[list[ChunkRow]]:
+        """Read the chunks of a submission that are PENDING and in no run."""
+        place = sa.tuple_(chunks.c.batch, chunks.c.id, chunks.c.collection)
+        query = (
+            sa.select(chunks)
+            .where(chunks.c.submission == submission, submitted)
+            .order_by(chunks.c.batch, chunks.c.id, chunks.c.collection)
+            .limit(PAGE)
+        )
+        following = query
+        while page := await self._database.fetch(ChunkRow, following):
+            yield page
+            last = page[-1]
+            following = query.where(place > sa.tuple_(last.batch, last.id, last.collection))
+
+    async def let_go(self, submission: str) -> int:
+        """Make every PENDING chunk of a submission that is in no run wait again."""
+        return await self._change(
+            sa.update(chunks).where(chunks.c.submission == submission, submitted).values(_BACK)
+        )
+
+    async def renew(self, worker: str, *, until: int) -> None:
+        """Put off the end of every claim that `worker` holds."""
+        await self._change(sa.update(chunks).where(chunks.c.worker == worker, held).values(until=until))
+
+    async def workers(self) -> set[str]:
+        """Name every worker that holds a claim on a chunk in no run."""
+        query = sa.select(chunks.c.worker).where(held).distinct()
+        return set(await self._database.read(lambda connection: connection.execute(query).scalars().all()))
+
+    async def release(self, worker: str) -> int:
+        """Give back every claim of `worker` on chunks in no run."""
+        its = sa.and_(chunks.c.worker == worker, held)
+        left = sa.update(chunks).where(its, live(chunks.c.submission)).values(worker="", until=0)
+
+        def work(connection: sa.Connection) -> int:
+            # First what is left to submissions: the rest is what nothing else keeps.
+            kept = connection.execute(left).rowcount
+            return kept + connection.execute(sa.update(chunks).where(its).values(_BACK)).rowcount
+
+        return await self._database.write(work)
+
+    async def fail(self, failures: Sequence[Failure], *, worker: str) -> None:
+        """Make claimed chunks FAILED with their reason."""
+        rows = [
+            {
+                "of_id": failure.id,
+                "of_collection": failure.collection,
+                "of_version": failure.version,
+                "of_worker": worker,
+                "kind": failure.kind,
+                "reason": shown(failure.reason),
+            }
+            for failure in failures
+        ]
+        if rows:
+            await self._database.write(
+                lambda connection: self._database.execute_many(connection, _FAIL, rows)
+            )
+
+    async def retry(self, subjects: Collection[str], *, now: int) -> int:
+        """Make FAILED chunks NONE again, each at a later version."""
+        statement = (
+            sa.update(chunks)
+            .where(chunks.c.status == Status.FAILED, unfinished)
+            .values(
+                status=Status.NONE,
+                version=later(now),
+                run="",
+                submission="",
+                failure="",
+                error="",
+            )
+        )
+
+        if subjects:
+            statement = statement.where(
+                sa.or_(chunks.c.id.in_(listed(subjects)), chunks.c.run.in_(listed(subjects)))
+            )
+        return await self._change(statement)
+
+    async def requeue(self, collection: str, chunk_ids: Collection[str], *, now: int) -> int:
+        """Make SUCCESS chunks NONE again, each at a later version."""
+        statement = (
+            sa.update(chunks)
+            .where(
+                chunks.c.collection == collection,
+                chunks.c.id.in_(listed(chunk_ids)),
+                chunks.c.status == Status.SUCCESS,
+            )
+            .values(status=Status.NONE, version=later(now), run="", submission="", failure="", error="")
+        )
+        return await self._change(statement)
+
+    async def marks(self, collection: str) -> AsyncIterator[list[ChunkMark]]:
+        """Read the mark of every chunk of a collection, in order of id."""
+        columns = [chunks.c[name] for name in ChunkMark._fields]
+        query = (
+            sa.select(*columns).where(chunks.c.collection == collection).order_by(chunks.c.id).limit(_MARKS)
+        )
+
+        def work(connection: sa.Connection) -> list[ChunkMark]:
+            return list(map(ChunkMark._make, connection.execute(following)))
+
+        following = query
+        while page := await self._database.read(work):
+            yield page
+            following = query.where(chunks.c.id > page[-1].id)
+
+    async def used(self, batches_: Collection[str]) -> set[str]:
+        """Tell which of the batch ids named a chunk row still names."""
+        query = sa.select(chunks.c.batch).where(chunks.c.batch.in_(listed(batches_))).distinct()
+        return set(await self._database.read(lambda connection: connection.execute(query).scalars().all()))
+
+    async def counts(self) -> Mapping[tuple[str, Status], int]:
+        """Count live chunks by collection and status."""
+        gone = sa.and_(chunks.c.deleted, chunks.c.status == SUCCESS)
+        query = (
+            sa.select(chunks.c.collection, chunks.c.status, sa.func.count())
+            .where(sa.not_(gone))
+            .group_by(chunks.c.collection, chunks.c.status)
+        )
+        rows = await self._database.read(lambda connection: connection.execute(query).all())
+        return {(collection, status): number for collection, status, number in rows}
+
+    async def _each(
+        self, statement: sa.Update, chunks_: Sequence[ChunkRow], worker: str, **values: str
+    ) -> None:
+        rows = [
+            {
+                "of_id": row.id,
+                "of_collection": row.collection,
+                "of_version": row.version,
+                "of_worker": worker,
+                **values,
+            }
+            for row in chunks_
+        ]
+        if rows:
+            await self._database.write(
+                lambda connection: self._database.execute_many(connection, statement, rows)
+            )
+
+    async def _change(self, statement: sa.Update) -> int:
+        return await self._database.write(lambda connection: connection.execute(statement).rowcount)

@@ -1,0 +1,51 @@
+"""The tokens that each key has used on each day."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import sqlalchemy as sa
+
+from flowbed.ledger.sql.database import Database, listed, proposed
+from flowbed.ledger.sql.schema import quotas
+
+if TYPE_CHECKING:
+    from collections.abc import Collection, Mapping
+
+
+class SqlQuotas:
+    """`Quotas` in SQL."""
+
+    def __init__(self, database: Database) -> None:
+        """Keep the database that holds the tables."""
+        self._database = database
+        self._put = database.upsert(quotas, tokens=quotas.c.tokens + proposed(quotas.c.tokens))
+
+    async def add(self, day: str, tokens: Mapping[str, int]) -> Mapping[str, int]:
+        """Add tokens to what keys have used."""
+        # In the order of keys, so that two processes that add to the same ones do not wait for each other in a ring.
+        rows = [{"day": day, "key": key, "tokens": tokens[key]} for key in sorted(tokens)]
+        if not rows:
+            return {}
+
+        def work(connection: sa.Connection) -> Mapping[str, int]:
+            self._database.execute_many(connection, self._put, rows)
+            return _used(connection, day, tokens)
+
+        return await self._database.write(work)
+
+    async def used(self, day: str, keys: Collection[str]) -> Mapping[str, int]:
+        """Read what the keys named have used."""
+        return await self._database.read(lambda connection: _used(connection, day, keys))
+
+    async def forget(self, *, before: str) -> int:
+        """Drop what was used before a day."""
+        statement = sa.delete(quotas).where(quotas.c.day < before)
+        return await self._database.write(lambda connection: connection.execute(statement).rowcount)
+
+
+def _used(connection: sa.Connection, day: str, keys: Collection[str]) -> Mapping[str, int]:
+    query = sa.select(quotas.c.key, quotas.c.tokens).where(
+        quotas.c.day == day, quotas.c.key.in_(listed(keys))
+    )
+    return {key: tokens for key, tokens in connection.execute(query)}  # noqa: C416 - rows are no pairs to `dict`

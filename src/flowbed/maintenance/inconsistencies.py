@@ -1,0 +1,93 @@
+"""What index, ledger and store may disagree on: the kinds, their words, and what was found of each."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+from flowbed.index import audit
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+# What may be wrong with a whole collection, with a delta, or with what waits; agreement.py has what may be with rows.
+SPACE = "space"
+UNFIT = "unfit"
+UNREADABLE = "unreadable"
+DELTA_MISSING = "delta-missing"
+DELTA_DAMAGED = "delta-damaged"
+DELTA_SPACE = "delta-space"
+TEXT_LOST = "text-lost"
+
+MEANINGS = {
+    **audit.MEANINGS,
+    SPACE: "without a word on which space is live",
+    UNFIT: "that cannot be committed to",
+    UNREADABLE: "that cannot be read",
+    DELTA_MISSING: "needed by a run, and not in the store",
+    DELTA_DAMAGED: "with other bytes than its run recorded",
+    DELTA_SPACE: "of another space than the collection",
+    TEXT_LOST: "waiting to be embedded, whose text its batch file no longer holds",
+}
+THINGS = {
+    audit.MISSING: "chunk",
+    SPACE: "collection",
+    UNFIT: "index",
+    UNREADABLE: "index",
+    DELTA_MISSING: "delta",
+    DELTA_DAMAGED: "delta",
+    DELTA_SPACE: "delta",
+    TEXT_LOST: "chunk",
+}
+
+EXAMPLES = 20  # subjects of a fault that are named; the rest is counted
+
+
+@dataclass(frozen=True, kw_only=True)
+class Fault:
+    """One kind of disagreement: how many rows, chunks or deltas have it, and some of them by name."""
+
+    kind: str
+    count: int
+    what: str
+    examples: tuple[str, ...]
+
+
+@dataclass
+class Found:
+    """Everything that was found wrong with a collection, by kind: as large as what is wrong, not as what there is."""
+
+    rows: int = 0
+    live: int = 0
+    chunks: int = 0
+    deltas: int = 0
+    faults: dict[str, list[str]] = field(default_factory=dict)
+
+    def add(self, faults: Mapping[str, Sequence[str]]) -> None:
+        """Add subjects, by the kind of what is wrong with them."""
+        for kind, subjects in faults.items():
+            if subjects:
+                self.faults.setdefault(kind, []).extend(subjects)
+
+    @property
+    def told(self) -> tuple[Fault, ...]:
+        """Say it in words, with examples."""
+        return tuple(
+            Fault(kind=kind, count=len(each), what=describe(kind, len(each)), examples=tuple(each[:EXAMPLES]))
+            for kind, each in sorted(self.faults.items())
+        )
+
+    def keep(self, other: Found) -> None:
+        """Keep what the other pass has found as well."""
+        for kind in list(self.faults):
+            again = set(other.faults.get(kind, ()))
+            self.faults[kind] = [each for each in self.faults[kind] if each in again]
+            if not self.faults[kind]:
+                del self.faults[kind]
+
+
+def describe(kind: str, count: int) -> str:
+    """Say in words what a number of faults of a kind means."""
+    thing = THINGS.get(kind, "row")
+    plural = {"index": "indexes"}.get(thing, f"{thing}s")
+    return f"{count:,} {thing if count == 1 else plural} {MEANINGS[kind]}"

@@ -1,0 +1,197 @@
+"""Repair: mend what index, ledger and store do not agree on, and leave alone what is doubtful."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
+
+from flowbed.errors import Misconfigured, Rejected, Transient
+from flowbed.index import audit
+from flowbed.index.active_space import ACTIVE, begin_space, live_collection
+from flowbed.index.repair import keep_newest, rebuild, remove_rows
+from flowbed.lanes.batch_files import read_passages
+from flowbed.lanes.claims import CLAIM, WAITING
+from flowbed.lanes.failures import read_again
+from flowbed.ledger import Failure
+from flowbed.maintenance.compare import RUNS, compared, find
+from flowbed.maintenance.inconsistencies import (
+    DELTA_DAMAGED,
+    DELTA_MISSING,
+    DELTA_SPACE,
+    SPACE,
+    UNFIT,
+    UNREADABLE,
+)
+from flowbed.pipeline.changes import GUARDED_COUNT, GUARDED_SHARE
+from flowbed.records import Space
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from flowbed.lanes.contexts import Parts
+    from flowbed.maintenance.inconsistencies import Found
+
+# Faults that end when the chunk is committed once more, at a later version.
+AGAIN = (
+    audit.MISSING,
+    audit.STALE,
+    audit.AHEAD,
+    audit.ALTERED,
+    audit.VECTOR,
+    audit.GONE,
+    audit.DOUBLED,
+)
+# Rows that would win over what is committed, or that the next run would take a vector from.
+REMOVED = (audit.AHEAD, audit.VECTOR)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Mended:
+    """What a repair did: `waiting` chunks are embedded by the next run; `withheld` says what it left, and why."""
+
+    waiting: int = 0
+    removed: int = 0
+    deltas: int = 0
+    notes: tuple[str, ...] = ()
+    withheld: str = ""
+
+
+async def repair(parts: Parts, collection: str, found: Found, *, allow_deletes: bool) -> Mended:
+    """Mend what was found wrong with a collection; rows that are of no known chunk go only where they are few."""
+    notes: list[str] = []
+    if {SPACE, UNFIT, UNREADABLE} & set(found.faults):
+        withheld = await _readable(parts, collection, notes, allow_deletes=allow_deletes)
+        if withheld:
+            return Mended(withheld=withheld)
+        # Only now can its rows be looked at.
+        once_more = await find(parts, collection)
+        more = await repair(parts, collection, once_more, allow_deletes=allow_deletes)
+        return replace(more, notes=(*notes, *more.notes))
+    live = await live_collection(parts.store, collection)
+    waiting, deltas = await _mend_deltas(parts, collection, found)
+    faults = {kind: list(dict.fromkeys(ids)) for kind, ids in found.faults.items()}
+    again = list(dict.fromkeys(each for kind in AGAIN for each in faults.get(kind, ())))
+    # The ledger first: a row that is gone while its chunk counts as indexed would be looked for by nobody.
+    waiting += await parts.ledger.chunks.requeue(collection, again, now=parts.clock())
+    if live is not None and faults.get(audit.DOUBLED):
+        await keep_newest(live, faults[audit.DOUBLED], datasets=parts.datasets)
+    gone = list(dict.fromkeys(each for kind in REMOVED for each in faults.get(kind, ())))
+    withheld = ""
+    unknown = faults.get(audit.UNKNOWN, [])
+    if unknown and (not found.chunks or doubtful(len(unknown), found.live)) and not allow_deletes:
+        withheld = (
+            f"{len(unknown):,} of {found.live:,} rows of {collection} are of no chunk that the ledger knows, and are"
+            " kept: `flowbed run` takes over those whose documents the sources still have; if the others are to go,"
+            " verify again with --repair --allow-deletes"
+        )
+    else:
+        gone += unknown
+    if live is not None and gone:
+        await remove_rows(live, gone, datasets=parts.datasets)
+    await _restore_texts(parts)
+    return Mended(waiting=waiting, removed=len(gone), deltas=deltas, notes=tuple(notes), withheld=withheld)
+
+
+def doubtful(unknown: int, live: int) -> bool:
+    """Tell whether so many rows would go that this is more often a mistake than a wish."""
+    return unknown >= GUARDED_COUNT and unknown > GUARDED_SHARE * live
+
+
+async def _readable(parts: Parts, collection: str, notes: list[str], *, allow_deletes: bool) -> str:
+    """Make a collection's space known and its index one that can be read and committed to; say why not, if not."""
+    try:
+        live = await live_collection(parts.store, collection)
+    except Misconfigured:
+        live = None
+    if live is None:
+        space = await _space_of(parts, collection)
+        if space is None:
+            return (
+                f"no run of this ledger tells which space {collection} lives in: put its active.json back, or remove"
+                f" {collection}/index from the store and verify again"
+            )
+        await parts.store.delete([f"{collection}/{ACTIVE}"])
+        live = await begin_space(parts.store, collection, space, now=parts.clock())
+        notes.append(f"{collection}/active.json was written anew, for space {space.space8}")
+    try:
+        if await rebuild(live, datasets=parts.datasets):
+            notes.append(f"the index of {collection} was written anew")
+        await compared(parts, collection, live)
+    except (Rejected, Transient) as error:
+        if not allow_deletes:
+            return (
+                f"the index of {collection} cannot be read ({error}); if that does not pass, verify with --repair"
+                " --allow-deletes, which drops it for the next run to make anew"
+            )
+        await parts.store.delete([listed.key async for listed in parts.store.list(live.key)])
+        notes.append(f"the index of {collection} was dropped")
+    return ""
+
+
+async def _space_of(parts: Parts, collection: str) -> Space | None:
+    """Find the space of a collection: that of its newest run whose index is there, or of its newest run at all."""
+    there = set(await parts.store.folders(f"{collection}/index"))
+    spaces = [
+        Space.from_json(run.space)
+        for run in await parts.ledger.runs.recent(limit=RUNS)
+        if run.collection == collection
+    ]
+    held = [space for space in spaces if f"{space.space8}.lance" in there]
+    return next(iter(held), None if there else next(iter(spaces), None))
+
+
+async def _mend_deltas(parts: Parts, collection: str, found: Found) -> tuple[int, int]:
+    """Send the chunks of runs round again whose delta cannot be merged; count these, and the deltas."""
+    waiting, pending = 0, {run.id for run in await parts.ledger.runs.pending(collection, limit=RUNS)}
+    mended = 0
+    for kind in (DELTA_MISSING, DELTA_DAMAGED, DELTA_SPACE):
+        for name in found.faults.get(kind, ()):
+            run = await parts.ledger.runs.get(name)
+            if run is None or run.state == "reverted":
+                continue  # its release finds out the same, and makes it a dead letter
+            if name in pending:
+                await parts.ledger.runs.refuse(name, reason=f"repaired: its delta was {kind}")
+                waiting += await parts.ledger.chunks.retry([name], now=parts.clock())
+            if kind == DELTA_DAMAGED:
+                await parts.store.delete([run.key])
+            mended += 1
+    return waiting, mended
+
+
+async def _restore_texts(parts: Parts) -> None:
+    """Let the documents of chunks that wait, and whose texts are lost, be read again by the next run."""
+    now = parts.clock()
+    async for batches in parts.ledger.chunks.batches(WAITING, now=now, sources=()):
+        for batch in filter(None, batches):
+            rows = await parts.ledger.chunks.ready(batch, WAITING, now=now, sources=())
+            _, lost = await read_passages(
+                [row for row in rows if not row.deleted], store=parts.store, ledger=parts.ledger
+            )
+            if lost:
+                await _fail(parts, batch, {(each.row.collection, each.row.id): each.reason for each in lost})
+
+
+async def _fail(parts: Parts, batch: str, reasons: Mapping[tuple[str, str], str]) -> None:
+    """Make chunks FAILED, as a run does that finds their texts lost: a fetch then writes them anew."""
+    now = parts.clock()
+    try:
+        rows = await parts.ledger.chunks.claim(
+            [batch], WAITING, worker=parts.worker, now=now, until=now + CLAIM, sources=(), limit=RUNS
+        )
+        lost = [row for row in rows if (row.collection, row.id) in reasons]
+        await read_again(lost, parts)
+        await parts.ledger.chunks.fail(
+            [
+                Failure(
+                    collection=row.collection,
+                    id=row.id,
+                    version=row.version,
+                    kind="transient",
+                    reason=f"{reasons[row.collection, row.id]}; the next run reads its document again",
+                )
+                for row in lost
+            ],
+            worker=parts.worker,
+        )
+    finally:
+        await parts.ledger.chunks.release(parts.worker)

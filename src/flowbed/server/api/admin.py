@@ -1,0 +1,96 @@
+"""/v1/admin/...: the cache, the breakers and the providers, for keys with the admin scope."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from typing import TYPE_CHECKING, Any
+
+from fastapi import APIRouter, Depends, Request, Response
+
+from flowbed.errors import Forbidden
+from flowbed.server.api.openapi import FAILURES, body_of
+from flowbed.server.api.schemas import BreakerName, Breakers, Caches, Cleared, Providers, Warmed, WarmRequest
+from flowbed.server.api.search import read
+from flowbed.server.http.request_context import exchange_of
+from flowbed.server.http.responses import json
+
+if TYPE_CHECKING:
+    from flowbed.embedding.wrappers.breaker import Breaker
+    from flowbed.services import Service
+
+
+async def require_admin(request: Request) -> None:
+    """Let keys with the admin scope through.
+
+    Raises:
+        Forbidden: the key has it not.
+
+    """
+    if not exchange_of(request.scope).caller.admin:
+        message = "This key has no admin scope; `flowbed keys create NAME --admin` makes one that has."
+        raise Forbidden(message)
+
+
+def routes(service: Service) -> APIRouter:
+    """Make the routes over `service`."""
+    router = APIRouter(prefix="/v1/admin", tags=["admin"], dependencies=[Depends(require_admin)])
+    models = service.models
+
+    @router.get("/cache", responses={200: {"model": Caches}, **FAILURES})
+    async def show_cache() -> Response:
+        """Tell how often each tier of the cache was asked, and had what it was asked for."""
+        return json({"tiers": [asdict(tier) for tier in models.caches()]})
+
+    @router.delete("/cache", responses={200: {"model": Cleared}, **FAILURES})
+    async def clear_cache() -> Response:
+        """Empty the cache in memory and in Redis; what is on disk was paid for, and stays."""
+        await models.clear()
+        return json({"cleared": True})
+
+    @router.post(
+        "/cache/warm", openapi_extra=body_of(WarmRequest), responses={200: {"model": Warmed}, **FAILURES}
+    )
+    async def warm_cache(request: Request) -> Response:
+        """Embed the texts that were asked for most since the server began, so that the cache holds them."""
+        asked = await read(request, WarmRequest)
+        return json({"warmed": await models.warm(asked.model, most=asked.most)})
+
+    @router.get("/breakers", responses={200: {"model": Breakers}, **FAILURES})
+    async def show_breakers() -> Response:
+        """Tell which providers are asked, and which are known to be down."""
+        return json({"breakers": [_shown(breaker) for breaker in models.breakers()]})
+
+    @router.post(
+        "/breakers/reset",
+        openapi_extra=body_of(BreakerName),
+        responses={200: {"model": Breakers}, **FAILURES},
+    )
+    async def reset_breaker(request: Request) -> Response:
+        """Let a provider be asked again at once."""
+        asked = await read(request, BreakerName)
+        return json({"breakers": [_shown(models.reset(asked.name))]})
+
+    @router.get("/providers", responses={200: {"model": Providers}, **FAILURES})
+    async def show_providers() -> Response:
+        """List who answers for each model, in the order in which they are asked."""
+        listed = [(served, models.named(served.id)) for served in models.listed()]
+        providers = [
+            {
+                "name": breaker.name,
+                "model": served.id,
+                "space": served.space,
+                "dimensions": served.dimensions,
+                "state": breaker.state.value,
+                "remote": model.remote,
+                "usd_per_million_tokens": model.source.price,
+            }
+            for served, model in listed
+            for breaker in model.breakers
+        ]
+        return json({"providers": providers})
+
+    return router
+
+
+def _shown(breaker: Breaker) -> dict[str, Any]:
+    return {"name": breaker.name, "state": breaker.state.value, "opened": breaker.opened}

@@ -1,0 +1,27 @@
+"""Answers whose bytes and headers are ready: nothing is encoded twice."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import orjson
+from starlette.responses import Response
+
+if TYPE_CHECKING:
+    from flowbed.server.http.rate_limit_headers import Headers
+
+JSON: tuple[bytes, bytes] = (b"content-type", b"application/json")
+
+
+class Answer(Response):
+    """Bytes with their headers, sent as they are."""
+
+    def __init__(self, body: bytes, headers: Headers, status: int = 200) -> None:
+        """Take a body and all of its headers but its length."""
+        self.status_code, self.body, self.background = status, body, None
+        self.raw_headers = [*headers, (b"content-length", b"%d" % len(body))]
+
+
+def json(value: Any, *, status: int = 200, headers: Headers | None = None) -> Answer:  # noqa: ANN401
+    """Answer with a value as JSON."""
+    return Answer(orjson.dumps(value), [JSON, *(headers or [])], status)

@@ -1,0 +1,191 @@
+"""Embeddings on the wire: bytes to `Asked`, `Answered` to bytes."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import orjson
+from pybase64 import b64encode
+
+from flowbed.errors import Rejected
+from flowbed.server.http.errors import Unsupported
+from flowbed.services import Asked
+from flowbed.services.inputs import require_few
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from flowbed.services import Answered, Input
+
+FIELDS = frozenset({"input", "model", "encoding_format", "dimensions", "user", "input_type"})
+# OpenAI's own words for whatever is wrong with the input; what follows them here says what it is.
+INPUT = (
+    "'$.input' is invalid. Please check the API reference: https://platform.openai.com/docs/api-reference."
+)
+# Token ids of every tokenizer there is fit in four bytes.
+LAST_TOKEN = 2**32 - 1
+# Bytes of vectors that are written without letting other requests have their turn: a millisecond as base64.
+BLOCK = 1 << 20
+FLOAT = np.dtype("<f4")
+
+
+def parse(body: bytes, *, content_type: bytes = b"", crossing: bool = False) -> Asked:
+    """Read the body of a request; null counts as absent.
+
+    Raises:
+        Unsupported: the body is declared to be something else than JSON.
+        Rejected: it is no JSON object, or a field is missing, unknown or of a wrong type.
+
+    """
+    fields = read_object(body, content_type)
+    for name in fields:
+        if name not in FIELDS:
+            message = f"Unrecognized request argument supplied: {name}"
+            raise Rejected(message, param=name)
+    if not isinstance(model := fields.get("model"), str) or not model:
+        message = "you must provide a model parameter"
+        raise Rejected(message, param="model")
+    _text(fields, "user")
+    return Asked(
+        model=model,
+        input=_input(fields.get("input")),
+        dimensions=_dimensions(fields.get("dimensions")),
+        encoding=_one_of(fields, "encoding_format", ("float", "base64")),
+        input_type=_one_of(fields, "input_type", ("document", "query")),
+        crossing=crossing,
+    )
+
+
+def read_object(body: bytes, content_type: bytes) -> dict[str, Any]:
+    """Read a JSON object, without the fields that are null.
+
+    Raises:
+        Unsupported: the body is declared to be something else than JSON.
+        Rejected: it is no JSON object.
+
+    """
+    # Without a declaration it is taken for what the API takes: that is what the bytes then say themselves.
+    declared = content_type.partition(b";")[0].strip().lower()
+    if declared and declared != b"application/json":
+        message = (
+            f"Unsupported content type: '{declared.decode('latin-1')}'. This API method only accepts"
+            " 'application/json' requests, but you specified the header 'Content-Type:"
+            f" {declared.decode('latin-1')}'. Please try again with a supported content type."
+        )
+        raise Unsupported(message)
+    try:
+        read = orjson.loads(body)
+    except orjson.JSONDecodeError as error:
+        message = (
+            "We could not parse the JSON body of your request. (HINT: This likely means you aren't using your HTTP"
+            " library correctly. The OpenAI API expects a JSON payload, but what was sent was not valid JSON:"
+            f" {error.msg}, line {error.lineno} column {error.colno}.)"
+        )
+        raise Rejected(message) from error
+    if not isinstance(read, dict):
+        message = "The body of the request has to be a JSON object."
+        raise Rejected(message)
+    return {name: value for name, value in read.items() if value is not None}
+
+
+def _input(value: Any) -> Input:  # noqa: ANN401 - whatever JSON holds
+    """Let an input through that is a text, texts, token ids or arrays of them, and not too many to look at each."""
+    if value is None:
+        message = "'input' is a required property"
+        raise Rejected(message, param="input")
+    if isinstance(value, str):
+        return value
+    if not isinstance(value, list):
+        raise _invalid(
+            "It has to be a string, an array of strings, an array of tokens or an array of such arrays."
+        )
+    require_few(value)
+    if _is_array(value):
+        return value
+    first = value[0] if value else ""
+    fits, kind = next(((fits, kind) for fits, kind in KINDS if fits(first)), KINDS[0])
+    for place, each in enumerate(value):
+        if not fits(each):
+            raise _invalid(f"input[{place}] is not {kind}.")
+    return value
+
+
+def _is_text(value: Any) -> bool:  # noqa: ANN401
+    return type(value) is str
+
+
+def _is_token(value: Any) -> bool:  # noqa: ANN401
+    return type(value) is int and 0 <= value <= LAST_TOKEN
+
+
+def _is_array(value: Any) -> bool:  # noqa: ANN401
+    # The same as asking of each whether it is a token, in a tenth of the time.
+    return type(value) is list and (
+        not value or (set(map(type, value)) == {int} and min(value) >= 0 and max(value) <= LAST_TOKEN)
+    )
+
+
+# What an array may hold, each of its items the same.
+KINDS = ((_is_text, "a string"), (_is_token, "a token"), (_is_array, "an array of tokens"))
+
+
+def _dimensions(value: Any) -> int | None:  # noqa: ANN401
+    if value is None:
+        return None
+    if type(value) is not int:
+        message = "Invalid type for 'dimensions': expected an integer."
+        raise Rejected(message, param="dimensions", code="invalid_type")
+    if value < 1:
+        message = f"{value} is less than the minimum of 1 - 'dimensions'"
+        raise Rejected(message, param="dimensions", code="integer_below_min_value")
+    return value
+
+
+def _text(fields: Mapping[str, Any], name: str) -> None:
+    if not isinstance(fields.get(name, ""), str):
+        message = f"Invalid type for '{name}': expected a string."
+        raise Rejected(message, param=name, code="invalid_type")
+
+
+def _one_of(fields: Mapping[str, Any], name: str, values: tuple[str, ...]) -> Any:  # noqa: ANN401 - one of `values`
+    value = fields.get(name, values[0])
+    if not isinstance(value, str) or value not in values:
+        known = " and ".join(f"'{each}'" for each in values)
+        message = f"Invalid value for '{name}'. Supported values are: {known}."
+        raise Rejected(message, param=name, code="invalid_value")
+    return value
+
+
+def _invalid(why: str) -> Rejected:
+    return Rejected(f"{INPUT} {why}")
+
+
+async def write(answered: Answered, encoding: str) -> bytes:
+    """Write an answer as OpenAI does: inputs in order, numbered from 0, floats or base64 of little-endian float32."""
+    rows = np.ascontiguousarray(answered.vectors, FLOAT)
+    written = _base64 if encoding == "base64" else _floats
+    parts = [b'{"object":"list","data":[']
+    step = max(BLOCK // max(rows[:1].nbytes, 1), 1)
+    for first in range(0, len(rows), step):
+        if first:
+            await asyncio.sleep(0)
+        parts += [
+            b'{"object":"embedding","index":%d,"embedding":%b},' % (place, written(rows[place]))
+            for place in range(first, min(first + step, len(rows)))
+        ]
+    parts[-1] = parts[-1][:-1]  # no comma behind the last
+    parts.append(
+        b'],"model":%b,"usage":{"prompt_tokens":%d,"total_tokens":%d}}'
+        % (orjson.dumps(answered.model), answered.tokens, answered.tokens)
+    )
+    return b"".join(parts)
+
+
+def _base64(row: Any) -> bytes:  # noqa: ANN401 - a row of numbers
+    return b'"%b"' % b64encode(row)
+
+
+def _floats(row: Any) -> bytes:  # noqa: ANN401
+    return orjson.dumps(row, option=orjson.OPT_SERIALIZE_NUMPY)

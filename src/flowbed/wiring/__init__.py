@@ -1,0 +1,1 @@
+"""Opens what the settings name, and joins it: sources, models, contexts, the process."""
