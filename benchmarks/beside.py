@@ -76,7 +76,6 @@ class Job:
 
         Raises:
             RuntimeError: all are, so that there is nothing beside which to measure.
-
         """
         batch = self._client.batches.retrieve(self._batch)
         if batch.status not in {"validating", "in_progress"}:

@@ -179,7 +179,7 @@ async def _whole(embedder: Embedder, texts: Sequence[str]) -> None:
         await embedder.embed(texts[start : start + embedder.items], purpose="document")
 
 
-def _feed(session: Any, batch: Batch) -> dict[str, Any]:  # noqa: ANN401 - onnxruntime has no types
+def _feed(session: Any, batch: Batch) -> dict[str, Any]:  # onnxruntime has no types
     given = {"input_ids": batch.ids, "attention_mask": batch.mask, "token_type_ids": batch.ids * 0}
     kinds = {"tensor(int32)": "int32", "tensor(int64)": "int64"}
     return {wanted.name: given[wanted.name].astype(kinds[wanted.type]) for wanted in session.get_inputs()}

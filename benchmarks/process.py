@@ -50,12 +50,11 @@ class Side:
         """End the process."""
         self.close()
 
-    def ask(self, what: str, **details: Any) -> Any:  # noqa: ANN401 - whatever JSON can hold
+    def ask(self, what: str, **details: Any) -> Any:  # whatever JSON can hold
         """Ask one question and wait for its answer.
 
         Raises:
             RuntimeError: with the other process's traceback.
-
         """
         assert self._process.stdin is not None  # noqa: S101 - started with pipes
         assert self._process.stdout is not None  # noqa: S101

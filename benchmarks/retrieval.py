@@ -124,8 +124,7 @@ async def stored(project: Path) -> tuple[NDArray[np.float32], list[str]]:
     datasets, live = await _opened(project)
     dataset = await datasets.open(live)
     if dataset is None:
-        message = f"collection {COLLECTION} was never committed"
-        raise LookupError(message)
+        raise LookupError(f"collection {COLLECTION} was never committed")
     rows = dataset.to_table(columns=["vector", "metadata"], filter="deleted = false")
     vectors = rows["vector"].combine_chunks().flatten().to_numpy(zero_copy_only=False)
     documents = [json.loads(text)["document"] for text in rows["metadata"].to_pylist()]
@@ -152,6 +151,5 @@ async def _opened(project: Path) -> tuple[Datasets, Live]:
     store = open_store(read_settings(project).store, folder=project)
     live = await live_collection(store, COLLECTION)
     if live is None:
-        message = f"collection {COLLECTION} was never committed"
-        raise LookupError(message)
+        raise LookupError(f"collection {COLLECTION} was never committed")
     return Datasets(store), live

@@ -94,7 +94,7 @@ async def load(folder: Path, *, seconds: float, processes: int, ledger: str) -> 
     return not wrong
 
 
-def blocking(work: Any, *arguments: Any) -> int:  # noqa: ANN401 - any of the coroutines below
+def blocking(work: Any, *arguments: Any) -> int:  # any of the coroutines below
     """Carry out one part of the load, and print its answer."""
     return say(asyncio.run(work(*arguments)))
 
@@ -163,7 +163,7 @@ class Groups:
         self._bed, self._tables, self._number, self._size = bed, tables, number, size
         self.rows: list[tuple[int, int, str]] = []  # group, revision and run
 
-    async def write(self, groups: Any) -> None:  # noqa: ANN401 - any numbers of groups
+    async def write(self, groups: Any) -> None:  # any numbers of groups
         """Lay down a delta of these groups at a new revision, and commit it."""
         parts = self._bed._parts()
         # No two processes write one revision: the last digits are the process's own.

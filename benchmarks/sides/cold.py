@@ -12,12 +12,12 @@ def main() -> None:
     side, store, queries, place = sys.argv[1:]
     query = np.load(queries)[int(place)]
     if side == "flowbed":
-        import flowbed  # noqa: PLC0415 - the other side has none
+        import flowbed  # the other side has none
 
         with flowbed.open(store) as bed:
             print(bed.search(query, collection="rows", limit=10)[0].id)
     else:
-        import chromadb  # noqa: PLC0415
+        import chromadb
 
         collection = chromadb.PersistentClient(store).get_collection("rows", embedding_function=None)
         wanted = ["documents", "metadatas", "distances"]

@@ -237,7 +237,7 @@ class Opened:
             COLLECTION, store=parts.store, ledger=parts.ledger, datasets=parts.datasets, clock=parts.clock
         )
 
-    async def _seen(self, vector: Any, document: str) -> None:  # noqa: ANN401 - float32 of (dimensions,)
+    async def _seen(self, vector: Any, document: str) -> None:  # float32 of (dimensions,)
         async with await flowbed.aopen(self._folder) as reader:
             hits = await reader.search(vector, collection=COLLECTION, limit=1)
         if hits[0].document != document:

@@ -126,7 +126,7 @@ def _time_compactions(taken: list[tuple[float, float]]) -> None:
     """Note when compactions run, wherever the package calls them from."""
     compact: Callable[..., Any] = compaction.compact
 
-    async def timed(*positional: Any, **named: Any) -> Any:  # noqa: ANN401
+    async def timed(*positional: Any, **named: Any) -> Any:
         began = time.perf_counter()
         try:
             return await compact(*positional, **named)

@@ -58,7 +58,7 @@ class Load:
     seed: int
 
 
-def drive(**asked: Any) -> dict[str, int]:  # noqa: ANN401 - whatever JSON can hold
+def drive(**asked: Any) -> dict[str, int]:  # whatever JSON can hold
     """Have many callers embed for some seconds, and tell what became of their calls and texts."""
     return asyncio.run(_drive(Load(**asked)))
 

@@ -29,7 +29,7 @@ class Connection(asyncio.Protocol):
         self._answer = bytearray()
         self._length = 0  # of the answer with its head, once that is known
 
-    def connection_made(self, transport: Any) -> None:  # noqa: ANN401 - the loop's
+    def connection_made(self, transport: Any) -> None:  # the loop's
         """Send the first request."""
         self._transport = transport
         self._next()

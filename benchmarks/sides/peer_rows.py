@@ -158,7 +158,7 @@ class Opened:
             found.append([row_of(key) for key in answer["ids"][0]])
         return {"ms": taken, "found": found}
 
-    def _query(self, vector: Any, where: dict[str, Any] | None) -> Any:  # noqa: ANN401
+    def _query(self, vector: Any, where: dict[str, Any] | None) -> Any:
         return self._collection.query(
             query_embeddings=vector[None],
             n_results=10,
@@ -166,7 +166,7 @@ class Opened:
             include=["documents", "metadatas", "distances"],
         )
 
-    def _seen(self, store: str, vector: Any, document: str) -> None:  # noqa: ANN401 - float32 of (dimensions,)
+    def _seen(self, store: str, vector: Any, document: str) -> None:  # float32 of (dimensions,)
         reader = chromadb.PersistentClient(store)
         found = reader.get_collection(COLLECTION, embedding_function=None).query(
             query_embeddings=vector[None], n_results=1, include=["documents", "metadatas", "distances"]

@@ -30,7 +30,7 @@ class Model:
 
     def __init__(self, folder: str) -> None:
         """Load the weights in `folder`."""
-        from sentence_transformers import SentenceTransformer  # noqa: PLC0415 - loading it is not timed
+        from sentence_transformers import SentenceTransformer  # loading it is not timed
 
         self._model = SentenceTransformer(folder, device="cpu")
         self.encode(["the model is loaded now"], batch_size=32)
@@ -50,7 +50,7 @@ def model(folder: str) -> Model:
 
 def load(folder: str) -> float:
     """Load the model, and tell how long it took."""
-    import chromadb  # noqa: F401, PLC0415 - importing it is not timed
+    import chromadb  # noqa: F401 - importing it is not timed
 
     return seconds(lambda: model(folder))
 
@@ -65,7 +65,7 @@ def receipts(
     folder: str, file: str, store: str, *, batch_size: int, add_size: int, dedup: bool
 ) -> dict[str, Any]:
     """Take receipts from the file to answers: read, embed, add, and query a client that opens them anew."""
-    import chromadb  # noqa: PLC0415 - imported by load
+    import chromadb  # imported by load
 
     began = time.perf_counter()
     rows = list(_rows(Path(file)))
@@ -118,7 +118,7 @@ def receipts(
     }
 
 
-def _rows(file: Path) -> Any:  # noqa: ANN401 - rows of (collection, id, text, metadata)
+def _rows(file: Path) -> Any:  # rows of (collection, id, text, metadata)
     """Make the rows that Flowbed makes of receipts: the same ids, texts and metadata."""
     with file.open(encoding="utf-8") as lines:
         for receipt in map(json.loads, lines):

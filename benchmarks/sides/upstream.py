@@ -41,7 +41,7 @@ class Told:
 class Upstream(asyncio.Protocol):
     """One connection."""
 
-    def connection_made(self, transport: Any) -> None:  # noqa: ANN401 - the loop's
+    def connection_made(self, transport: Any) -> None:  # the loop's
         """Begin to read."""
         self._transport = transport
         self._parser = httptools.HttpRequestParser(self)

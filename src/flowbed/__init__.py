@@ -41,7 +41,7 @@ _HOMES = {
 
 def __getattr__(name: str) -> object:
     if name == "__version__":
-        from importlib.metadata import version  # noqa: PLC0415 - reading metadata is slow, and rarely asked for
+        from importlib.metadata import version  # reading metadata is slow, and rarely asked for
 
         return version("flowbed")
     if name == "errors":

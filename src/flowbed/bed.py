@@ -92,9 +92,10 @@ class Flowbed:
 
         Raises:
             Misconfigured: the name, the kind, the location or an option cannot be used.
-
         """
-        from flowbed.wiring import sources as opening  # noqa: PLC0415 - what reads and chunks documents, which a search does not
+        from flowbed.wiring import (
+            sources as opening,  # what reads and chunks documents, which a search does not
+        )
 
         await asyncio.to_thread(
             opening.add,
@@ -148,21 +149,20 @@ class Flowbed:
             NotFound: there is no such plan.
             Rejected: the plan is too old, or something else is asked for beside it; or the budget is no amount.
             Misconfigured: the model cannot be used, or the plan or a collection is of another space.
-
         """
-        from flowbed.lanes.budget import Budget  # noqa: PLC0415 - a search has no use for these
-        from flowbed.lanes.claims import WAITING  # noqa: PLC0415
+        from flowbed.lanes.budget import Budget  # a search has no use for these
+        from flowbed.lanes.claims import WAITING
 
         if budget is not None and not (budget >= 0 and math.isfinite(budget)):
-            message = f"the budget is {budget}; it has to be an amount of US dollars"
-            raise Rejected(message)
+            raise Rejected(f"the budget is {budget}; it has to be an amount of US dollars")
         lane, deadline = self._how(lane, deadline)
         parts = self._parts(Budget(budget) if budget is not None else None)
         if plan is not None:
             if names or allow_deletes or status is not None:
-                message = f"plan {plan} says what is done: leave names, statuses and the leave to delete away"
-                raise Rejected(message)
-            from flowbed.wiring import sources as opening  # noqa: PLC0415 - as above
+                raise Rejected(
+                    f"plan {plan} says what is done: leave names, statuses and the leave to delete away"
+                )
+            from flowbed.wiring import sources as opening
 
             staged = await pipeline.staging.read_plan(self._store, plan, now=now())
             there = [name for name in staged.sources if name in self.settings.sources]
@@ -196,7 +196,6 @@ class Flowbed:
 
         Raises:
             Misconfigured: the model has no Batch API, or a name is that of no source.
-
         """
         feeds = await self._feeds(names)
         return await batch.find.find(
@@ -212,7 +211,6 @@ class Flowbed:
         Raises:
             Misconfigured: the model has no Batch API.
             NotFound: a submission of that id is not live.
-
         """
         return await batch.submit.submit(self._parts(), submissions)
 
@@ -222,7 +220,6 @@ class Flowbed:
         Raises:
             Misconfigured: the provider cannot be asked until a setting changes.
             NotFound: a submission of that id is not live.
-
         """
         return await batch.poll.poll(self._parts(), submissions)
 
@@ -235,11 +232,11 @@ class Flowbed:
 
         Raises:
             NotFound: no live submission is called so.
-
         """
         if not await self._ledger.submissions.cancel(submission):
-            message = f"no live submission is called {submission!r}; `flowbed submissions list` names them"
-            raise NotFound(message)
+            raise NotFound(
+                f"no live submission is called {submission!r}; `flowbed submissions list` names them"
+            )
 
     async def spending(
         self,
@@ -285,27 +282,23 @@ class Flowbed:
             NotFound: there is no such collection or version.
             Rejected: the filter, the limit or the vector cannot be used.
             Misconfigured: the collection lives in another space than the model set.
-
         """
-        import numpy as np  # noqa: PLC0415 - only searching needs it here
+        import numpy as np  # only searching needs it here
 
         if at is not None and collection is None:
-            message = "a version is one collection's: name the collection too"
-            raise Rejected(message)
+            raise Rejected("a version is one collection's: name the collection too")
         embedder = await self._embedders.live()
         asked = await self._asked(collection, embedder)
         if isinstance(query, str):
             if not query.strip():
-                message = "the query is empty; ask for something"
-                raise Rejected(message)
+                raise Rejected("the query is empty; ask for something")
             vector = (await embedder.embed([query], purpose="query")).vectors[0]
         else:
             vector = np.asarray(query, np.float32)
             if vector.shape != (embedder.space.dimensions,) or not np.isfinite(vector).all():
-                message = (
+                raise Rejected(
                     f"the query vector has to be {embedder.space.dimensions} numbers, as the model's are"
                 )
-                raise Rejected(message)
         return await search(
             vector,
             asked,
@@ -358,7 +351,6 @@ class Flowbed:
 
         Raises:
             NotFound: there is no collection of that name.
-
         """
         return await maintenance.verify.verify(
             self._parts(), collections, repair=repair, allow_deletes=allow_deletes
@@ -369,7 +361,6 @@ class Flowbed:
 
         Raises:
             NotFound: there is no collection of that name.
-
         """
         done = await maintenance.gc.collect(self._parts(), collections, dry_run=dry_run)
         if not collections:
@@ -383,7 +374,6 @@ class Flowbed:
         Raises:
             NotFound: there is no such collection or version.
             Misconfigured: the name cannot be used.
-
         """
         await index.history.tag(await self._live(collection), name, version, datasets=self._datasets)
 
@@ -396,7 +386,6 @@ class Flowbed:
 
         Raises:
             NotFound: there is no such collection or version.
-
         """
         return await pipeline.rollback.roll_back(
             self._parts(), (await self._live(collection)).collection, version
@@ -408,7 +397,7 @@ class Flowbed:
 
     async def doctor(self) -> Diagnosis:
         """Find what is wrong, or about to be, and with which command it is mended."""
-        import psutil  # noqa: PLC0415 - a search has no use for it
+        import psutil  # a search has no use for it
 
         try:
             await self.tie()
@@ -464,7 +453,7 @@ class Flowbed:
 
     def keys(self) -> Keys:
         """Give what API keys are made, listed and revoked with."""
-        from flowbed.services.keys import Keys  # noqa: PLC0415 - only serving needs it
+        from flowbed.services.keys import Keys  # only serving needs it
 
         return Keys(self._ledger.keys, tiers=self.serving.tiers, clock=now)
 
@@ -483,7 +472,6 @@ class Flowbed:
 
         Raises:
             Misconfigured: it cannot be opened.
-
         """
         return await self._embedders.open(model, processes=processes)
 
@@ -500,7 +488,6 @@ class Flowbed:
 
         Raises:
             Misconfigured: the store belongs to another ledger.
-
         """
         if anew:
             self.retied = await maintenance.store_binding.tie_anew(self._store, self._ledger)
@@ -539,7 +526,7 @@ class Flowbed:
         return lane or self.settings.lane, deadline
 
     async def _feeds(self, names: Sequence[str], *, removed: bool = False) -> dict[str, pipeline.Feed]:
-        from flowbed.wiring import sources as opening  # noqa: PLC0415 - as above
+        from flowbed.wiring import sources as opening
 
         known = self.settings.sources
         return await opening.open_feeds(
@@ -571,8 +558,7 @@ class Flowbed:
                 if there
                 else "nothing was indexed yet; `flowbed run` does it"
             )
-            message = f"no collection is called {collection!r}; {known}"
-            raise NotFound(message)
+            raise NotFound(f"no collection is called {collection!r}; {known}")
         return live
 
 
@@ -581,7 +567,6 @@ async def aopen(folder: str | Path = ".", *, repair: bool = False) -> Flowbed:
 
     Raises:
         Misconfigured: its settings cannot be used, or its store belongs to another ledger.
-
     """
     bed = await _joined(Path(folder))
     try:
@@ -597,7 +582,6 @@ async def examine(folder: str | Path = ".") -> Diagnosis:
 
     Raises:
         Misconfigured: its settings cannot be used.
-
     """
     place = Path(folder)
     try:
@@ -645,8 +629,7 @@ def _project(folder: Path) -> Path:
     try:
         (place / HIDDEN).mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        message = f"the project folder {place} cannot be used: {error.strerror}"
-        raise Misconfigured(message) from error
+        raise Misconfigured(f"the project folder {place} cannot be used: {error.strerror}") from error
     return place
 
 
@@ -657,7 +640,7 @@ def now() -> int:
 
 def worker() -> str:
     """Name one piece of this process's work so that others here can tell whether it lives: host, pid, start, nonce."""
-    import psutil  # noqa: PLC0415 - as above
+    import psutil
 
     process = psutil.Process()
     return f"{socket.gethostname()}/{process.pid}/{process.create_time():.2f}/{secrets.token_hex(4)}"
@@ -668,7 +651,7 @@ def dead(name: str) -> bool:
 
     What is no name that `worker` gives is nobody's.
     """
-    import psutil  # noqa: PLC0415 - as above
+    import psutil
 
     try:
         host, pid, started, _ = name.rsplit("/", 3)

@@ -58,19 +58,19 @@ class Blocking:
             self._wait(self._bed.close())
             self._stop()
 
-    def add(self, name: str, **source: Any) -> None:  # noqa: ANN401 - as Flowbed.add
+    def add(self, name: str, **source: Any) -> None:  # as Flowbed.add
         """Write a source into `flowbed.toml`; takes what `Flowbed.add` takes."""
         self._wait(self._bed.add(name, **source))
 
-    def plan(self, *names: str, **how: Any) -> Plan:  # noqa: ANN401 - as Flowbed.plan
+    def plan(self, *names: str, **how: Any) -> Plan:  # as Flowbed.plan
         """Work out what a run would do; takes what `Flowbed.plan` takes."""
         return self._wait(self._bed.plan(*names, **how))
 
-    def run(self, *names: str, **how: Any) -> Report:  # noqa: ANN401 - as Flowbed.run
+    def run(self, *names: str, **how: Any) -> Report:  # as Flowbed.run
         """Bring the index in step with the sources; takes what `Flowbed.run` takes."""
         return self._wait(self._bed.run(*names, **how))
 
-    def find_unembedded(self, *names: str, **how: Any) -> Unembedded:  # noqa: ANN401 - as Flowbed.find_unembedded
+    def find_unembedded(self, *names: str, **how: Any) -> Unembedded:  # as Flowbed.find_unembedded
         """Gather what waits to be embedded into submissions; takes what `Flowbed.find_unembedded` takes."""
         return self._wait(self._bed.find_unembedded(*names, **how))
 
@@ -94,11 +94,11 @@ class Blocking:
         """Tell what was spent, planned against billed, under the names that cost most."""
         return self._wait(self._bed.spending(by, limit=limit, days=days))
 
-    def search(self, query: str | Sequence[float], **how: Any) -> tuple[Hit, ...]:  # noqa: ANN401 - as Flowbed.search
+    def search(self, query: str | Sequence[float], **how: Any) -> tuple[Hit, ...]:  # as Flowbed.search
         """Find what is nearest to a text or a vector; takes what `Flowbed.search` takes."""
         return self._wait(self._bed.search(query, **how))
 
-    def find(self, query: str | Sequence[float], **how: Any) -> Found:  # noqa: ANN401 - as Flowbed.find
+    def find(self, query: str | Sequence[float], **how: Any) -> Found:  # as Flowbed.find
         """Find what is nearest, with the versions that were asked; takes what `Flowbed.find` takes."""
         return self._wait(self._bed.find(query, **how))
 
@@ -187,6 +187,5 @@ def open(folder: str | Path = ".") -> Blocking:  # noqa: A001 - read as `flowbed
 
     Raises:
         Misconfigured: its settings cannot be used, or its store belongs to another ledger.
-
     """
     return Blocking(Path(folder))

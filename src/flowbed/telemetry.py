@@ -97,7 +97,7 @@ Listener = Callable[[str, dict[str, Any]], None]
 _listeners: list[Listener] = []
 
 
-def reached(point: str, **facts: Any) -> None:  # noqa: ANN401 - facts are whatever the logger can print
+def reached(point: str, **facts: Any) -> None:  # facts are whatever the logger can print
     """Report that the point named has been reached, with the facts that explain it."""
     if log.isEnabledFor(logging.DEBUG):
         log.debug("%s %s", point, facts)

@@ -60,8 +60,7 @@ class Provider:
             raise self.errors.pop(0)
         bad = [place for place, text in enumerate(texts) if text.startswith("bad")]
         if bad:
-            message = "texts are bad"
-            raise Rejected(message, inputs=bad)
+            raise Rejected("texts are bad", inputs=bad)
         return Embedded(
             vectors=np.array([vector_of(text, purpose) for text in texts]),
             tokens=sum(self.count(text) for text in texts),

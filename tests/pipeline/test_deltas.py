@@ -169,8 +169,7 @@ def interrupted_before_commit() -> Iterator[None]:
 
     def strike(point: str, facts: dict[str, Any]) -> None:
         if point == telemetry.RUN_RECORDED:
-            message = "stopped here"
-            raise Transient(message)
+            raise Transient("stopped here")
 
     stop = telemetry.listen(strike)
     try:

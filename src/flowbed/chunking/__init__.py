@@ -51,14 +51,11 @@ class Rules:
     def __post_init__(self) -> None:
         """Refuse rules under which nothing sensible can be chunked."""
         if self.capacity < LEAST_CAPACITY:
-            message = f"capacity is {self.capacity} tokens; it has to be {LEAST_CAPACITY} or more"
-            raise Misconfigured(message)
+            raise Misconfigured(f"capacity is {self.capacity} tokens; it has to be {LEAST_CAPACITY} or more")
         if self.neighbours < 0:
-            message = f"neighbours is {self.neighbours}; it has to be 0 or more"
-            raise Misconfigured(message)
+            raise Misconfigured(f"neighbours is {self.neighbours}; it has to be 0 or more")
         if not self.collections:
-            message = f"source {self.source!r} names no collection"
-            raise Misconfigured(message)
+            raise Misconfigured(f"source {self.source!r} names no collection")
 
     @cached_property
     def fingerprint(self) -> str:
@@ -74,14 +71,14 @@ def chunk(document: Document, rules: Rules, count: Callable[[str], int]) -> list
     Raises:
         Rejected: the document is malformed, or its metadata holds what no filter could ask for.
         Misconfigured: its kind is unknown, or the rules name too few collections for it.
-
     """
     for name, value in document.metadata.items():
         _check(name, value)
     target = KINDS.get(document.kind)
     if target is None:
-        message = f"document {document.id!r} is of kind {document.kind!r}; the kinds are: {', '.join(KINDS)}"
-        raise Misconfigured(message)
+        raise Misconfigured(
+            f"document {document.id!r} is of kind {document.kind!r}; the kinds are: {', '.join(KINDS)}"
+        )
     module, _, attribute = target.partition(":")
     chunker: Callable[[Document, Rules, Callable[[str], int]], list[Chunk]] = getattr(
         import_module(module), attribute

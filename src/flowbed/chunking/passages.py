@@ -206,6 +206,6 @@ def _shortened(title: str, capacity: int, count: Callable[[str], int]) -> str:
     """Cut a title at a word, or inside its only word, so that it has at most `capacity` tokens."""
     if count(title) <= capacity:
         return title
-    from semantic_text_splitter import TextSplitter  # noqa: PLC0415 - heavy; most titles are short
+    from semantic_text_splitter import TextSplitter  # heavy; most titles are short
 
     return TextSplitter.from_callback(count, capacity).chunks(title)[0]

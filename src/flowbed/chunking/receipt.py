@@ -36,11 +36,11 @@ def chunk_receipt(document: Document, rules: Rules, count: Callable[[str], int])
     Raises:
         Rejected: the receipt is malformed; the message names what and where.
         Misconfigured: the rules do not name two collections.
-
     """
     if len(rules.collections) != 2:  # noqa: PLR2004 - lines and words
-        message = f"source {rules.source!r} needs two collections for receipts: one for lines, one for words"
-        raise Misconfigured(message)
+        raise Misconfigured(
+            f"source {rules.source!r} needs two collections for receipts: one for lines, one for words"
+        )
     receipt = _parsed(document)
     image = _image(receipt, document)
     number = identifier(receipt, "receipt_id", document.id)
@@ -88,19 +88,16 @@ def _parsed(document: Document) -> dict[str, Any]:
     try:
         receipt = json.loads(document.text)
     except (ValueError, RecursionError) as error:
-        message = f"{document.id}: not JSON: {error}"
-        raise Rejected(message) from error
+        raise Rejected(f"{document.id}: not JSON: {error}") from error
     if not isinstance(receipt, dict):
-        message = f"{document.id}: a receipt is a JSON object, this is a {type(receipt).__name__}"
-        raise Rejected(message)
+        raise Rejected(f"{document.id}: a receipt is a JSON object, this is a {type(receipt).__name__}")
     return receipt
 
 
 def _image(receipt: Mapping[str, Any], document: Document) -> str:
     image = receipt.get("image_id")
     if not isinstance(image, str) or not image or "#" in image:
-        message = f"{document.id}: image_id has to be a text without '#', not {image!r}"
-        raise Rejected(message)
+        raise Rejected(f"{document.id}: image_id has to be a text without '#', not {image!r}")
     return image
 
 
@@ -109,13 +106,11 @@ def identifier(item: Mapping[str, Any], name: str, where: str) -> int:
 
     Raises:
         Rejected: it is missing, negative or no integer.
-
     """
     value = item.get(name)
     # A bool is an int to Python, but not to whoever wrote the receipt.
     if not isinstance(value, int) or isinstance(value, bool) or value < 0:
-        message = f"{where}: {name} has to be an integer of 0 or more, not {value!r}"
-        raise Rejected(message)
+        raise Rejected(f"{where}: {name} has to be an integer of 0 or more, not {value!r}")
     return value
 
 
@@ -128,8 +123,7 @@ def _fields(receipt: Mapping[str, Any], document: Document) -> dict[str, Scalar]
         if not isinstance(value, str | int | float) or (
             isinstance(value, float) and not math.isfinite(value)
         ):
-            message = f"{document.id}: {name} has to be a text or a number, not {value!r}"
-            raise Rejected(message)
+            raise Rejected(f"{document.id}: {name} has to be a text or a number, not {value!r}")
         fields[name] = value
     return fields
 
@@ -138,17 +132,14 @@ def _numbered(parent: Mapping[str, Any], name: str, key: str, where: str) -> lis
     """Read the lines of a receipt or the words of a line, which must not share a number."""
     items = parent.get(name)
     if not isinstance(items, list):
-        message = f"{where}: {name} has to be a list, not {items!r}"
-        raise Rejected(message)
+        raise Rejected(f"{where}: {name} has to be a list, not {items!r}")
     seen: set[int] = set()
     for item in items:
         if not isinstance(item, dict):
-            message = f"{where}: each of {name} has to be a JSON object, not {item!r}"
-            raise Rejected(message)
+            raise Rejected(f"{where}: each of {name} has to be a JSON object, not {item!r}")
         number = identifier(item, key, where)
         if number in seen:
-            message = f"{where}: {key} {number} occurs twice"
-            raise Rejected(message)
+            raise Rejected(f"{where}: {key} {number} occurs twice")
         seen.add(number)
     return items
 
@@ -156,8 +147,7 @@ def _numbered(parent: Mapping[str, Any], name: str, key: str, where: str) -> lis
 def _text(item: Mapping[str, Any], where: str) -> str:
     text = item.get("text")
     if not isinstance(text, str):
-        message = f"{where}: text has to be a text, not {text!r}"
-        raise Rejected(message)
+        raise Rejected(f"{where}: text has to be a text, not {text!r}")
     return text.strip()
 
 
@@ -167,14 +157,12 @@ def _box(item: Mapping[str, Any], where: str) -> dict[str, Scalar]:
     if box is None:
         return {}
     if not isinstance(box, dict):
-        message = f"{where}: bounding_box has to be a JSON object, not {box!r}"
-        raise Rejected(message)
+        raise Rejected(f"{where}: bounding_box has to be a JSON object, not {box!r}")
     sides: dict[str, Scalar] = {}
     for name in BOX:
         side = box.get(name)
         if not isinstance(side, int | float) or isinstance(side, bool) or not math.isfinite(side):
-            message = f"{where}: {name} of bounding_box has to be a number, not {side!r}"
-            raise Rejected(message)
+            raise Rejected(f"{where}: {name} of bounding_box has to be a number, not {side!r}")
         sides[name] = side
     return sides
 

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 def chunk_text(document: Document, rules: Rules, count: Callable[[str], int]) -> list[Chunk]:
     """Cut a document of plain text into chunks."""
-    from semantic_text_splitter import TextSplitter  # noqa: PLC0415 - heavy; not needed to list or submit work
+    from semantic_text_splitter import TextSplitter  # heavy; not needed to list or submit work
 
     def divide(capacity: int, count: Callable[[str], int]) -> list[tuple[Passage, str]]:
         def split(text: str, capacity: int) -> list[tuple[int, str]]:

@@ -7,8 +7,8 @@ import sys
 
 def main() -> None:
     """Run the command that the arguments name, and end the process with its exit status."""
-    from flowbed.cli.app import run  # noqa: PLC0415 - importing this package stays free of typer
-    from flowbed.wiring.process import set_up  # noqa: PLC0415
+    from flowbed.cli.app import run  # importing this package stays free of typer
+    from flowbed.wiring.process import set_up
 
     set_up()
     sys.exit(run(sys.argv[1:]))

@@ -66,7 +66,7 @@ def run(arguments: Sequence[str]) -> int:
 
 def _version(wanted: bool) -> None:
     if wanted:
-        import flowbed  # noqa: PLC0415 - reading the version costs a look at the package's metadata
+        import flowbed  # reading the version costs a look at the package's metadata
 
         say(f"flowbed {flowbed.__version__}")
         raise typer.Exit
@@ -89,7 +89,7 @@ def init(
     verbose: Verbose = False,
 ) -> None:
     """Make a folder a project: write its flowbed.toml."""
-    from flowbed import settings  # noqa: PLC0415 - loaded by the commands that need it, so that --help is quick
+    from flowbed import settings  # loaded by the commands that need it, so that --help is quick
 
     log_to_stderr(verbose=verbose)
     path = (folder if config is None else folder_of(config)) / settings.FILE
@@ -122,15 +122,14 @@ def add(
     verbose: Verbose = False,
 ) -> None:
     """Add a source to flowbed.toml, or replace the one of that name."""
-    from flowbed.wiring import sources  # noqa: PLC0415
+    from flowbed.wiring import sources
 
     log_to_stderr(verbose=verbose)
     options: dict[str, Any] = {}
     for each in option or []:
         key, equals, value = each.partition("=")
         if not equals:
-            message = f"--option takes key=value, not {each!r}"
-            raise Misconfigured(message)
+            raise Misconfigured(f"--option takes key=value, not {each!r}")
         options[key] = value
     folder = folder_of(config)
     sources.add(folder, name, kind=kind, location=location, collection=collection, options=options)
@@ -161,7 +160,7 @@ def search(
     verbose: Verbose = False,
 ) -> None:
     """Find what is nearest in meaning to a text."""
-    from flowbed.cli import views  # noqa: PLC0415
+    from flowbed.cli import views
 
     log_to_stderr(verbose=verbose)
     condition = views.read_where(where)

@@ -22,7 +22,6 @@ def read_span(text: str | None) -> float | None:
 
     Raises:
         Rejected: it is none.
-
     """
     if text is None:
         return None
@@ -31,8 +30,7 @@ def read_span(text: str | None) -> float | None:
     except (ValueError, KeyError, IndexError):
         seconds = 0.0
     if not 0 < seconds < float("inf"):
-        message = f"--deadline takes a time from now such as 90m, 6h or 2d, not {text!r}"
-        raise Rejected(message)
+        raise Rejected(f"--deadline takes a time from now such as 90m, 6h or 2d, not {text!r}")
     return seconds
 
 

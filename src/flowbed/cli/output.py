@@ -39,13 +39,13 @@ def note(text: str) -> None:
     sys.stderr.flush()
 
 
-def say_json(value: Any) -> None:  # noqa: ANN401 - whatever plain() can make plain
+def say_json(value: Any) -> None:  # whatever plain() can make plain
     """Print a result as one line of JSON."""
     say(json.dumps(plain(value), ensure_ascii=False))
     sys.stdout.flush()
 
 
-def plain(value: Any) -> Any:  # noqa: ANN401
+def plain(value: Any) -> Any:
     """Turn records into what JSON can hold."""
     if is_dataclass(value) and not isinstance(value, type):
         return plain(asdict(value))
@@ -148,15 +148,15 @@ def _json_lines() -> telemetry.Listener:
 
 @contextmanager
 def _bar() -> Iterator[None]:
-    from rich.console import Console  # noqa: PLC0415 - only a terminal needs rich here
-    from rich.progress import (  # noqa: PLC0415
+    from rich.console import Console  # only a terminal needs rich here
+    from rich.progress import (
         BarColumn,
         MofNCompleteColumn,
         SpinnerColumn,
         TextColumn,
         TimeRemainingColumn,
     )
-    from rich.progress import Progress as Bar  # noqa: PLC0415
+    from rich.progress import Progress as Bar
 
     columns = (
         SpinnerColumn(),

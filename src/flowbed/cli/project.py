@@ -36,9 +36,9 @@ def with_bed(
     config: Path | None, work: Callable[[Flowbed], Awaitable[Answer]], *, repair: bool = False
 ) -> Answer:
     """Open the project that is meant, and carry out `work` with it; `repair` opens it whatever its store belongs to."""
-    import stamina.instrumentation  # noqa: PLC0415
+    import stamina.instrumentation
 
-    from flowbed import bed  # noqa: PLC0415
+    from flowbed import bed
 
     # Where structlog is installed, stamina would print its retries to standard output, amid the results.
     stamina.instrumentation.set_on_retry_hooks(())
@@ -56,14 +56,14 @@ def project_folder(config: Path | None) -> Path:
 
     Raises:
         Misconfigured: it is none.
-
     """
-    from flowbed import settings  # noqa: PLC0415
+    from flowbed import settings
 
     folder = folder_of(config)
     if not (folder / settings.FILE).exists():
-        message = f"{folder} is no Flowbed project: it has no {settings.FILE}; `flowbed init` makes one"
-        raise Misconfigured(message)
+        raise Misconfigured(
+            f"{folder} is no Flowbed project: it has no {settings.FILE}; `flowbed init` makes one"
+        )
     return folder
 
 
@@ -74,8 +74,7 @@ def folder_of(config: Path | None) -> Path:
     if config.is_dir():
         return config.absolute()
     if config.name != "flowbed.toml":
-        message = f"--config takes the path of a flowbed.toml or of its folder, not {config}"
-        raise Misconfigured(message)
+        raise Misconfigured(f"--config takes the path of a flowbed.toml or of its folder, not {config}")
     return config.absolute().parent
 
 

@@ -44,8 +44,8 @@ def plan(
     verbose: Verbose = False,
 ) -> None:
     """Tell what a run would do and what it would cost, and keep it for `run --plan`."""
-    from flowbed.cli import reports  # noqa: PLC0415 - loaded by the commands that need it, so that --help is quick
-    from flowbed.cli.formatting import read_span  # noqa: PLC0415
+    from flowbed.cli import reports  # loaded by the commands that need it, so that --help is quick
+    from flowbed.cli.formatting import read_span
 
     log_to_stderr(verbose=verbose)
     seconds = read_span(deadline)
@@ -80,17 +80,15 @@ def run_(
     verbose: Verbose = False,
 ) -> int:
     """Bring the index in step with the sources; on a terminal, ask before what costs money."""
-    from flowbed.cli import reports  # noqa: PLC0415
-    from flowbed.cli.formatting import read_span  # noqa: PLC0415
-    from flowbed.records import Status  # noqa: PLC0415
+    from flowbed.cli import reports
+    from flowbed.cli.formatting import read_span
+    from flowbed.records import Status
 
     log_to_stderr(verbose=verbose)
     if lane is not None and lane not in LANES:
-        message = f"no lane is called {lane!r}; there are {', '.join(LANES[:-1])} and {LANES[-1]}"
-        raise Misconfigured(message)
+        raise Misconfigured(f"no lane is called {lane!r}; there are {', '.join(LANES[:-1])} and {LANES[-1]}")
     if status is not None and status not in {Status.NONE, Status.FAILED}:
-        message = f"chunks of status {status!r} cannot be embedded; choose NONE or FAILED"
-        raise Misconfigured(message)
+        raise Misconfigured(f"chunks of status {status!r} cannot be embedded; choose NONE or FAILED")
     seconds = read_span(deadline)
     how: dict[str, Any] = {
         "allow_deletes": allow_deletes,
@@ -140,8 +138,8 @@ def _agreed(
     allow_deletes: bool,
 ) -> tuple[bool, str | None]:
     """Show what a run would cost, where it costs anything, and ask; also return the id of the plan that was shown."""
-    from flowbed.cli import reports  # noqa: PLC0415
-    from flowbed.lanes.budget import dollars  # noqa: PLC0415
+    from flowbed.cli import reports
+    from flowbed.lanes.budget import dollars
 
     async def priced(bed: Flowbed) -> tuple[Plan | None, str]:
         asked = lane or bed.settings.lane

@@ -25,7 +25,7 @@ def serve(
     verbose: Verbose = False,
 ) -> None:
     """Serve embeddings as OpenAI's API does, and search, until told to stop."""
-    from flowbed.server import running  # noqa: PLC0415 - loaded by the command that needs it
+    from flowbed.server import running  # loaded by the command that needs it
 
     folder = project_folder(config)
     listening = running.listen(host, port)

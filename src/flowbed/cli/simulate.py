@@ -55,19 +55,19 @@ def simulate(
     verbose: Verbose = False,
 ) -> None:
     """Serve simulators of embedding providers on 127.0.0.1, and print what flowbed.toml needs to use them."""
-    from flowbed.testing.simulators import Limits, Simulator  # noqa: PLC0415 - loaded by the command that needs it
-    from flowbed.testing.simulators.faults import read_fault  # noqa: PLC0415
-    from flowbed.testing.simulators.process import run  # noqa: PLC0415
-    from flowbed.testing.simulators.vendors import VENDORS  # noqa: PLC0415
+    from flowbed.testing.simulators import Limits, Simulator  # loaded by the command that needs it
+    from flowbed.testing.simulators.faults import read_fault
+    from flowbed.testing.simulators.process import run
+    from flowbed.testing.simulators.vendors import VENDORS
 
     log_to_stderr(verbose=verbose)
     names = list(dict.fromkeys(provider or USUAL))
     if unknown := [name for name in names if name not in VENDORS]:
-        message = f"there is no simulator of {unknown[0]!r}; there are {', '.join(VENDORS)}"
-        raise Misconfigured(message)
+        raise Misconfigured(f"there is no simulator of {unknown[0]!r}; there are {', '.join(VENDORS)}")
     if {"openai", "azure"} <= set(names):
-        message = "openai and azure are one provider in flowbed.toml; simulate one of them at a time"
-        raise Misconfigured(message)
+        raise Misconfigured(
+            "openai and azure are one provider in flowbed.toml; simulate one of them at a time"
+        )
     limits = Limits(requests=requests, inputs=inputs, tokens=tokens)
     faults = [read_fault(each) for each in fault or ()]
     jobs = {
@@ -89,7 +89,7 @@ def simulate(
 
 async def _serve(simulators: Mapping[str, Simulator], port: int, *, as_json: bool) -> None:
     """Serve until told to stop."""
-    from flowbed.testing.simulators import running  # noqa: PLC0415
+    from flowbed.testing.simulators import running
 
     stopped = asyncio.Event()
     for number in (signal.SIGINT, signal.SIGTERM):
@@ -100,17 +100,16 @@ async def _serve(simulators: Mapping[str, Simulator], port: int, *, as_json: boo
             try:
                 urls[name] = await stack.enter_async_context(running(simulator, port=port and port + place))
             except OSError as error:
-                message = (
+                raise Misconfigured(
                     f"port {port + place} is not to be had ({error.strerror}); choose another with --port"
-                )
-                raise Misconfigured(message) from error
+                ) from error
         _tell(urls, as_json=as_json)
         await stopped.wait()
 
 
 def _tell(urls: Mapping[str, str], *, as_json: bool) -> None:
     """Print the addresses, and the lines of flowbed.toml that lead to them."""
-    from flowbed.testing.simulators.vendors import VENDORS  # noqa: PLC0415
+    from flowbed.testing.simulators.vendors import VENDORS
 
     if as_json:
         told = {

@@ -33,7 +33,7 @@ def list_(
     verbose: Verbose = False,
 ) -> None:
     """List the live submissions, and how each is."""
-    from flowbed.cli import reports  # noqa: PLC0415 - loaded by the commands that need it
+    from flowbed.cli import reports  # loaded by the commands that need it
 
     log_to_stderr(verbose=verbose)
 
@@ -62,8 +62,8 @@ def find(
     verbose: Verbose = False,
 ) -> int:
     """Gather what was fetched and is not embedded into submissions."""
-    from flowbed.cli import reports  # noqa: PLC0415
-    from flowbed.cli.formatting import read_span  # noqa: PLC0415
+    from flowbed.cli import reports
+    from flowbed.cli.formatting import read_span
 
     log_to_stderr(verbose=verbose)
     seconds = read_span(deadline)
@@ -76,7 +76,7 @@ def find(
 @submissions.command()
 def submit(ids: Ids = None, as_json: Json = False, config: Config = None, verbose: Verbose = False) -> int:
     """Hand in what was gathered; a submission that somebody began to hand in is looked for first."""
-    from flowbed.cli import reports  # noqa: PLC0415
+    from flowbed.cli import reports
 
     log_to_stderr(verbose=verbose)
     done = with_bed(config, lambda bed: bed.submit(*ids or ()))
@@ -93,12 +93,12 @@ def poll(
     verbose: Verbose = False,
 ) -> int:
     """Ask the provider how it is getting on, and commit what it has answered."""
-    from flowbed.cli import reports  # noqa: PLC0415
+    from flowbed.cli import reports
 
     log_to_stderr(verbose=verbose)
 
     async def look(bed: Flowbed) -> Polled:
-        from flowbed.lanes.batch.wait import until_ended  # noqa: PLC0415
+        from flowbed.lanes.batch.wait import until_ended
 
         if not wait:
             return await bed.poll(*ids or ())

@@ -50,12 +50,11 @@ def status(
     verbose: Verbose = False,
 ) -> None:
     """Tell where every collection stands, and what was spent."""
-    from flowbed.cli import reports, views  # noqa: PLC0415
+    from flowbed.cli import reports, views
 
     log_to_stderr(verbose=verbose)
     if by not in NAMES:
-        message = f"--by is {by!r}; choose {', '.join(NAMES[:-1])} or {NAMES[-1]}"
-        raise Misconfigured(message)
+        raise Misconfigured(f"--by is {by!r}; choose {', '.join(NAMES[:-1])} or {NAMES[-1]}")
 
     async def look(bed: Flowbed) -> tuple[BedStatus, list[Spent]]:
         spent = await bed.spending(cast("Name", by), limit=limit, days=days) if cost else []
@@ -82,12 +81,11 @@ def compact(
     verbose: Verbose = False,
 ) -> None:
     """Merge small files, keep the vector index in step, drop what is outlived."""
-    from flowbed.cli import views  # noqa: PLC0415
+    from flowbed.cli import views
 
     log_to_stderr(verbose=verbose)
     if index not in {"auto", "always", "never"}:
-        message = f"--index is {index!r}; choose auto, always or never"
-        raise Misconfigured(message)
+        raise Misconfigured(f"--index is {index!r}; choose auto, always or never")
     done = with_bed(config, lambda bed: bed.compact(collection, vector_index=index, now=now))  # type: ignore[arg-type]
     say_json({"collections": done}) if as_json else views.show_compactions(done)
 
@@ -107,21 +105,19 @@ def versions(
     verbose: Verbose = False,
 ) -> None:
     """List the versions of a collection that are kept, and give them names that keep them."""
-    from flowbed.cli import views  # noqa: PLC0415
+    from flowbed.cli import views
 
     log_to_stderr(verbose=verbose)
     named = [_named(each) for each in tag or ()]
     if (named or untag) and collection is None:
-        message = "a version is one collection's: name the collection too"
-        raise Misconfigured(message)
+        raise Misconfigured("a version is one collection's: name the collection too")
 
     async def look(bed: Flowbed) -> dict[str, Any]:
         for name, version in named:
             await bed.tag(str(collection), version, name)
         for name in untag or ():
             if not await bed.untag(str(collection), name):
-                message = f"no version of {collection} is called {name!r}"
-                raise Rejected(message)
+                raise Rejected(f"no version of {collection} is called {name!r}")
         names = [collection] if collection else list((await bed.status()).collections)
         return {name: await bed.versions(name) for name in names}
 
@@ -145,7 +141,7 @@ def verify(
     verbose: Verbose = False,
 ) -> int:
     """Prove that index, ledger and store agree."""
-    from flowbed.cli import views  # noqa: PLC0415
+    from flowbed.cli import views
 
     log_to_stderr(verbose=verbose)
 
@@ -171,7 +167,7 @@ def gc(
     verbose: Verbose = False,
 ) -> None:
     """Delete from the store what nothing needs any more."""
-    from flowbed.cli import views  # noqa: PLC0415
+    from flowbed.cli import views
 
     log_to_stderr(verbose=verbose)
     names = [collection] if collection else []
@@ -182,8 +178,8 @@ def gc(
 @upkeep.command()
 def doctor(as_json: Json = False, config: Config = None, verbose: Verbose = False) -> int:
     """Find what is wrong, and name the command that mends it."""
-    from flowbed import bed  # noqa: PLC0415
-    from flowbed.cli import views  # noqa: PLC0415
+    from flowbed import bed
+    from flowbed.cli import views
 
     log_to_stderr(verbose=verbose)
     folder = project_folder(config)
@@ -206,12 +202,11 @@ def rollback(
     verbose: Verbose = False,
 ) -> int:
     """Put a collection back to an older version, or take that back with --release."""
-    from flowbed.cli import views  # noqa: PLC0415
+    from flowbed.cli import views
 
     log_to_stderr(verbose=verbose)
     if (version is None) != release:
-        message = "name either the version to put back, or --release"
-        raise Misconfigured(message)
+        raise Misconfigured("name either the version to put back, or --release")
     if version is None:
         released = with_bed(config, lambda bed: bed.release(collection))
         say_json(released) if as_json else views.show_release(released)
@@ -229,7 +224,7 @@ def why(
     verbose: Verbose = False,
 ) -> None:
     """Tell why a chunk or a document is found, or is not."""
-    from flowbed.cli import views  # noqa: PLC0415
+    from flowbed.cli import views
 
     log_to_stderr(verbose=verbose)
     found = with_bed(config, lambda bed: bed.why(subject))
@@ -239,7 +234,7 @@ def why(
 @letters.command("list")
 def letters_list(as_json: Json = False, config: Config = None, verbose: Verbose = False) -> None:
     """List what failed for good, and why."""
-    from flowbed.cli import views  # noqa: PLC0415
+    from flowbed.cli import views
 
     log_to_stderr(verbose=verbose)
     found = with_bed(config, lambda bed: bed.dead_letters())
@@ -267,6 +262,5 @@ def letters_retry(
 def _named(text: str) -> tuple[str, int]:
     name, equals, version = text.partition("=")
     if not name or not equals or not version.isdigit():
-        message = f"--tag takes NAME=VERSION, such as stable=12, not {text!r}"
-        raise Misconfigured(message)
+        raise Misconfigured(f"--tag takes NAME=VERSION, such as stable=12, not {text!r}")
     return name, int(version)

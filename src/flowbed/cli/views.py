@@ -33,15 +33,13 @@ def read_where(text: str | None) -> dict[str, Any] | None:
 
     Raises:
         Rejected: it is no JSON.
-
     """
     if text is None:
         return None
     try:
         where: dict[str, Any] = json.loads(text)
     except ValueError as error:
-        message = f'--where takes JSON such as \'{{"source": "handbook"}}\': {error}'
-        raise Rejected(message) from error
+        raise Rejected(f'--where takes JSON such as \'{{"source": "handbook"}}\': {error}') from error
     return where
 
 

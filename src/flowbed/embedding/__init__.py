@@ -34,7 +34,6 @@ class Embedder(Protocol):
             Transient: the same call may succeed later.
             Rejected: a text will never be accepted; `inputs` says which, where the vendor does.
             Misconfigured: no call can succeed until a setting changes.
-
         """
         ...
 
@@ -99,19 +98,19 @@ def open_embedder(model: str, *, cache: Path, options: Mapping[str, str]) -> Emb
 
     Raises:
         Misconfigured: the vendor is unknown, or its model cannot be opened.
-
     """
     vendor, _, name = model.partition(":")
     target, plugins = VENDORS.get(vendor), {}
     if target is None:  # only then, as it reads a file of every package that is installed
-        from importlib.metadata import entry_points  # noqa: PLC0415 - slow, and rarely asked for
+        from importlib.metadata import entry_points  # slow, and rarely asked for
 
         plugins = {point.name: point.value for point in entry_points(group="flowbed.embedders")}
         target = plugins.get(vendor)
     if target is None:
         known = ", ".join(sorted({*plugins, *VENDORS}))
-        message = f"model {model!r} names no known vendor; write it as vendor:model, with one of: {known}"
-        raise Misconfigured(message)
+        raise Misconfigured(
+            f"model {model!r} names no known vendor; write it as vendor:model, with one of: {known}"
+        )
     module, _, attribute = target.partition(":")
     opener: Callable[..., Embedder] = getattr(import_module(module), attribute)
     return opener(name, cache=cache, options=options)

@@ -39,7 +39,6 @@ def fitted(space: Space, dimensions: int, policy: Policy, *, matryoshka: bool) -
 
     Raises:
         Rejected: the policy does not lead from the one to the other; `param` is `dimensions`.
-
     """
     if dimensions == space.dimensions or policy == "ignore":
         return space
@@ -47,8 +46,10 @@ def fitted(space: Space, dimensions: int, policy: Policy, *, matryoshka: bool) -
         return replace(space, dimensions=dimensions, pooling=space.pooling + REDUCED)
     if dimensions > space.dimensions and policy == "pad":
         return replace(space, dimensions=dimensions, pooling=space.pooling + PADDED)
-    message = f"{space.model} has {space.dimensions} dimensions, not {dimensions}; {_advice(space, dimensions, policy)}"
-    raise Rejected(message, param="dimensions")
+    raise Rejected(
+        f"{space.model} has {space.dimensions} dimensions, not {dimensions}; {_advice(space, dimensions, policy)}",
+        param="dimensions",
+    )
 
 
 def fit(vectors: NDArray[np.float32], dimensions: int, *, normalized: bool) -> NDArray[np.float32]:
@@ -76,7 +77,6 @@ class Resized(Wrapper):
 
         Raises:
             Rejected: the policy does not lead there.
-
         """
         super().__init__(embedder)
         self.space = fitted(embedder.space, dimensions, policy, matryoshka=matryoshka)
@@ -86,7 +86,6 @@ class Resized(Wrapper):
 
         Raises:
             Transient, Rejected, Misconfigured: as the embedder does.
-
         """
         answer = await self._embedder.embed(texts, purpose=purpose)
         vectors = fit(answer.vectors, self.space.dimensions, normalized=self.space.normalized)

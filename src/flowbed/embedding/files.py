@@ -17,9 +17,8 @@ def write_whole(path: Path, content: bytes) -> None:
     Raises:
         OutOfSpace: the disk is full.
         Misconfigured: the folder cannot be written to.
-
     """
-    import tempfile  # noqa: PLC0415 - who only reads has no use for it
+    import tempfile  # who only reads has no use for it
 
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -36,12 +35,10 @@ def write_whole(path: Path, content: bytes) -> None:
         _flush_folder(path.parent)
     except OSError as error:
         if error.errno in FULL:
-            message = f"no space left to write {path}; free some and run again"
-            raise OutOfSpace(message) from error
-        message = (
+            raise OutOfSpace(f"no space left to write {path}; free some and run again") from error
+        raise Misconfigured(
             f"{path} cannot be written ({error.strerror}); make its folder writable or choose another cache"
-        )
-        raise Misconfigured(message) from error
+        ) from error
 
 
 def _flush_folder(folder: Path) -> None:

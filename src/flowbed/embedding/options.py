@@ -34,7 +34,6 @@ class Options:
 
     Raises:
         Misconfigured: an option is not one of `known`.
-
     """
 
     def __init__(self, vendor: str, options: Mapping[str, str], known: Sequence[str]) -> None:

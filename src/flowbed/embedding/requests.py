@@ -48,7 +48,6 @@ async def in_parts(parts: Sequence[slice], ask: Callable[[slice], Awaitable[Embe
     Raises:
         Rejected: `inputs` are positions in the whole call.
         Transient, Misconfigured: as `ask` does.
-
     """
     answers: dict[int, Embedded] = {}
     waiting = iter(parts)

@@ -66,7 +66,6 @@ class Supervised(Wrapper):
 
         Raises:
             Misconfigured: the embedder cannot be opened.
-
         """
         embedder = opener()
         super().__init__(embedder)
@@ -94,7 +93,6 @@ class Supervised(Wrapper):
         Raises:
             Transient: two processes died or hung over it.
             Rejected, Misconfigured: as the embedder does.
-
         """
         loop = asyncio.get_running_loop()
         return await loop.run_in_executor(self._threads, self._run, (list(texts), purpose, UNHURRIED.get()))

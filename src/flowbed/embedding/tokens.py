@@ -36,7 +36,6 @@ class Decodes(Protocol):
 
         Raises:
             Rejected: a token is not known, or they do not stand for one text alone.
-
         """
         ...
 
@@ -48,7 +47,7 @@ class Bpe:
 
     def __init__(self, encoding: Encoding) -> None:
         """Load the tables, which takes some 30 ms."""
-        from rs_bpe import bpe  # noqa: PLC0415 - finding and submitting work never loads it
+        from rs_bpe import bpe  # finding and submitting work never loads it
 
         self.encoding: Encoding = encoding
         self._bpe = getattr(bpe.openai, encoding)()
@@ -67,7 +66,6 @@ class Bpe:
 
         Raises:
             Rejected: a token is not known or stands for no text, or all of them together are not valid Unicode.
-
         """
         known = TEXT_TOKENS[self.encoding]
         # The package panics over a token that it does not know, and reads marks as nothing at all.
@@ -92,9 +90,8 @@ class FileTokenizer:
 
         Raises:
             Misconfigured: it is no such file.
-
         """
-        from tokenizers import Tokenizer  # noqa: PLC0415 - finding and submitting work never loads it
+        from tokenizers import Tokenizer  # finding and submitting work never loads it
 
         try:
             self._tokenizer = Tokenizer.from_file(str(path))
@@ -115,7 +112,6 @@ class FileTokenizer:
 
         Raises:
             Rejected: a token is not known, or the text would be read as other tokens.
-
         """
         return text_of(self._tokenizer, tokens)
 
@@ -135,12 +131,11 @@ class Estimate:
         return math.ceil(self._bpe.count(text) * self._factor)
 
 
-def text_of(tokenizer: Any, tokens: Sequence[int]) -> str:  # noqa: ANN401 - tokenizers has no types
+def text_of(tokenizer: Any, tokens: Sequence[int]) -> str:  # tokenizers has no types
     """Read the one text that a model's tokens, without special ones, stand for.
 
     Raises:
         Rejected: a token is not known, or the text would be read as other tokens.
-
     """
     size = tokenizer.get_vocab_size()
     strange = next((token for token in tokens if not 0 <= token < size), None)
@@ -160,7 +155,6 @@ def open_counter(path: str, *, factor: float) -> Counter:
 
     Raises:
         Misconfigured: the file is not there, or is no tokenizer.
-
     """
     if not path:
         return Estimate(factor)

@@ -15,14 +15,13 @@ def require_unicode(texts: Sequence[str]) -> None:
 
     Raises:
         Rejected: `inputs` are the positions of such texts.
-
     """
     broken = [position for position, text in enumerate(texts) if not _encodable(text)]
     if broken:
-        message = (
-            f"{len(broken)} texts hold lone surrogates, which are not Unicode; decode their source again"
+        raise Rejected(
+            f"{len(broken)} texts hold lone surrogates, which are not Unicode; decode their source again",
+            inputs=broken,
         )
-        raise Rejected(message, inputs=broken)
 
 
 def _encodable(text: str) -> bool:

@@ -49,7 +49,7 @@ class Answer:
     body: bytes
 
     @cached_property
-    def json(self) -> Any:  # noqa: ANN401 - whatever JSON can hold
+    def json(self) -> Any:  # whatever JSON can hold
         """The body as JSON; None where it is none."""
         try:
             return orjson.loads(self.body)
@@ -83,7 +83,6 @@ class Provider:
 
         Raises:
             Misconfigured: `base_url` is no address, or a header cannot be sent.
-
         """
         try:
             parts = urlsplit(base_url)
@@ -121,7 +120,6 @@ class Provider:
         Raises:
             Transient: there was no connection, no answer in time, or only part of one.
             Misconfigured: the server's certificate is not trusted, or the address answers with another address.
-
         """
         data = None if body is None else _sendable(orjson.dumps(body))
         return await self._answer("POST", path, data)
@@ -131,7 +129,6 @@ class Provider:
 
         Raises:
             Transient, Misconfigured: as `post`.
-
         """
         return await self._answer("GET", path, None)
 
@@ -141,7 +138,7 @@ class Provider:
         method: str,
         path: str,
         *,
-        data: Any = None,  # noqa: ANN401 - whatever aiohttp can send
+        data: Any = None,  # whatever aiohttp can send
         headers: Mapping[str, str] | None = None,
         lasting: float | None = None,
     ) -> AsyncIterator[aiohttp.ClientResponse]:
@@ -151,7 +148,6 @@ class Provider:
 
         Raises:
             Transient, Misconfigured: as `post`.
-
         """
         with self._failing:
             async with self._asked(method, path, data, headers=headers, lasting=lasting) as response:
@@ -169,12 +165,12 @@ class Provider:
         self,
         method: str,
         path: str,
-        data: Any,  # noqa: ANN401 - whatever aiohttp can send
+        data: Any,  # whatever aiohttp can send
         *,
         headers: Mapping[str, str] | None = None,
         lasting: float | None = None,
     ) -> AbstractAsyncContextManager[aiohttp.ClientResponse]:
-        import aiohttp  # noqa: PLC0415 - loaded where a provider is asked, which takes 100 ms
+        import aiohttp  # loaded where a provider is asked, which takes 100 ms
 
         timeout = aiohttp.ClientTimeout(
             total=None if lasting else WHOLE, sock_connect=CONNECT, sock_read=lasting or self.silence
@@ -221,7 +217,7 @@ class Provider:
 
     def failure(self, error: BaseException) -> Error | None:
         """Tell what a failure of the way means; None where it is none."""
-        import aiohttp  # noqa: PLC0415 - as above
+        import aiohttp
 
         if isinstance(error, aiohttp.ClientConnectorCertificateError):
             return Misconfigured(
@@ -238,7 +234,7 @@ class Provider:
         return ours
 
     def _connected(self) -> aiohttp.ClientSession:
-        import aiohttp  # noqa: PLC0415 - as above
+        import aiohttp
 
         if self._closed:
             raise Transient(f"{self.shown} is closed; open the model again")
@@ -271,7 +267,7 @@ class _Failing:
 @cache
 def _before_sending() -> tuple[type[Exception], ...]:
     """Name the failures of the way that nothing was sent on."""
-    import aiohttp  # noqa: PLC0415 - as above
+    import aiohttp
 
     return (
         aiohttp.ClientConnectorError,

@@ -39,7 +39,6 @@ async def live_collection(store: Store, collection: str) -> Live | None:
 
     Raises:
         Misconfigured: `active.json` is damaged.
-
     """
     try:
         stored = await store.get(f"{collection}/{ACTIVE}")
@@ -48,8 +47,9 @@ async def live_collection(store: Store, collection: str) -> Live | None:
     try:
         space = _space(stored.body)
     except (ValueError, KeyError, TypeError) as error:
-        message = f"{collection}/{ACTIVE} cannot be read ({error}); restore it before going on"
-        raise Misconfigured(message) from error
+        raise Misconfigured(
+            f"{collection}/{ACTIVE} cannot be read ({error}); restore it before going on"
+        ) from error
     return Live(collection=collection, space=space)
 
 
@@ -77,7 +77,6 @@ class Recent:
 
         Raises:
             Misconfigured: `active.json` is damaged.
-
         """
         read, live = self._read.get(collection, (0.0, None))
         if live is not None and self._monotonic() - read < FRESH:
@@ -94,7 +93,6 @@ async def begin_space(store: Store, collection: str, space: Space, *, now: int) 
 
     Raises:
         Misconfigured: another space is live.
-
     """
     body = canonical({"collection": collection, "space": json.loads(space.to_json()), "since": now})
     live = await live_collection(store, collection)
@@ -114,12 +112,10 @@ def require_same(live: Live, space: Space) -> None:
 
     Raises:
         Misconfigured: `space` is not the live one.
-
     """
     if live.space.fingerprint != space.fingerprint:
-        message = (
+        raise Misconfigured(
             f"collection {live.collection} lives in space {live.space.space8} ({live.space.model}), and the model set"
             f" now is of space {space.space8} ({space.model}); vectors of two spaces never meet: set the model back,"
             " or use another collection"
         )
-        raise Misconfigured(message)

@@ -150,14 +150,14 @@ async def opened(live: Live | None, *, datasets: Datasets) -> lance.LanceDataset
 
     Raises:
         Misconfigured: it cannot be committed to.
-
     """
     dataset = None if live is None else await datasets.open(live)
     if live is not None and dataset is not None:
         dimensions = dimensions_of(dataset)
         if dimensions != live.space.dimensions:
-            message = f"{live.key} holds vectors of {dimensions} dimensions, and its space has {live.space.dimensions}"
-            raise Misconfigured(message)
+            raise Misconfigured(
+                f"{live.key} holds vectors of {dimensions} dimensions, and its space has {live.space.dimensions}"
+            )
     return dataset
 
 
@@ -172,7 +172,6 @@ async def compare(dataset: lance.LanceDataset, live: Live, expected: Expected) -
 
     Raises:
         Transient: the dataset cannot be read.
-
     """
     batches: Iterator[pa.RecordBatch] = iter(
         await blocking(

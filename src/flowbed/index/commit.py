@@ -131,8 +131,9 @@ async def _merge(live: Live, dataset: lance.LanceDataset, rows: pa.Table) -> int
             merge()
         except OSError as error:
             if any(each in str(error) for each in CROSSED):
-                message = f"others kept writing the index of {live.collection} at the same time; run again"
-                raise Crossed(message) from error
+                raise Crossed(
+                    f"others kept writing the index of {live.collection} at the same time; run again"
+                ) from error
             raise
         return int(dataset.version)
 
@@ -142,10 +143,9 @@ async def _merge(live: Live, dataset: lance.LanceDataset, rows: pa.Table) -> int
 async def _verified(run: RunRow, live: Live, *, store: Store) -> pa.Table:
     space = Space.from_json(run.space)
     if space.fingerprint != live.space.fingerprint:
-        message = (
+        raise Rejected(
             f"it is of space {space.space8}, and collection {live.collection} lives in {live.space.space8}"
         )
-        raise Rejected(message)
     return await read_delta(store, run)
 
 

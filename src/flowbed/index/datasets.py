@@ -46,7 +46,6 @@ class Datasets:
 
         Raises:
             Misconfigured: another space is live.
-
         """
         live = await begin_space(self.store, collection, space, now=now)
         await self.writable(live)
@@ -66,12 +65,11 @@ class Datasets:
 
         Raises:
             NotFound: there is no such version (any more).
-
         """
         return await blocking(lambda: self._open(live, version), f"the index of {live.collection}")
 
     def _open(self, live: Live, version: int | None = None) -> lance.LanceDataset | None:
-        import lance  # noqa: PLC0415 - a search does without: see `native`
+        import lance  # a search does without: see `native`
 
         return self._found(live, version, partial(lance.dataset, session=self._session))
 
@@ -89,10 +87,9 @@ class Datasets:
             raise NotFound(self._missing(live, version)) from error
         mark = dataset.schema.field("id").metadata or {}
         if mark.get(next(iter(PRIMARY_KEY)).encode()) != b"true":
-            message = (
+            raise Misconfigured(
                 f"{live.key} has no primary key, so merging into it would leave duplicates; build it anew"
             )
-            raise Misconfigured(message)
         return dataset
 
     async def reading(
@@ -102,7 +99,6 @@ class Datasets:
 
         Raises:
             NotFound: there is no such version (any more).
-
         """
 
         def work() -> tuple[Answer, int] | None:
@@ -152,7 +148,7 @@ class Datasets:
         )
 
     def _create(self, live: Live) -> lance.LanceDataset:
-        import lance  # noqa: PLC0415 - as above
+        import lance
 
         place = self.store.location(live.key)
         try:
@@ -173,8 +169,7 @@ class Datasets:
         reached(INDEX_CREATED, collection=live.collection)
         dataset = self._open(live)
         if dataset is None:
-            message = f"{live.key} was made and is gone again; does something else clean the store up?"
-            raise Transient(message)
+            raise Transient(f"{live.key} was made and is gone again; does something else clean the store up?")
         return dataset
 
 

@@ -69,7 +69,6 @@ async def write_delta(
 
     Raises:
         Conflict: the key holds something else than these rows.
-
     """
     rows = [(row.id, row.version, False, row.text_hash) for row in upserts]
     rows += [(row.id, row.version, True, "") for row in deletes]
@@ -83,11 +82,13 @@ async def write_delta(
         try:
             there = decode(body, run=run, space=space, rows=len(rows))
         except Rejected as error:
-            message = f"{key} exists and is not the delta of this run ({error}); remove it and run again"
-            raise Conflict(message) from error
+            raise Conflict(
+                f"{key} exists and is not the delta of this run ({error}); remove it and run again"
+            ) from error
         if run_id(collection, space, row_set(there)) != run:
-            message = f"{key} exists and holds other rows than this run; remove it and run again"
-            raise Conflict(message) from None
+            raise Conflict(
+                f"{key} exists and holds other rows than this run; remove it and run again"
+            ) from None
     return Delta(run=run, key=key, sha256=hashlib.sha256(body).hexdigest(), rows=len(rows))
 
 
@@ -96,17 +97,14 @@ async def read_delta(store: Store, run: RunRow) -> pa.Table:
 
     Raises:
         Rejected: it is missing, not the bytes recorded, truncated, malformed or of another space.
-
     """
     try:
         body = (await store.get(run.key)).body
     except NotFound as error:
-        message = f"the delta {run.key} is missing"
-        raise Rejected(message) from error
+        raise Rejected(f"the delta {run.key} is missing") from error
     digest = hashlib.sha256(body).hexdigest()
     if digest != run.sha256:
-        message = f"the delta {run.key} has sha256 {digest[:12]}..., recorded was {run.sha256[:12]}..."
-        raise Rejected(message)
+        raise Rejected(f"the delta {run.key} has sha256 {digest[:12]}..., recorded was {run.sha256[:12]}...")
     return decode(body, run=run.id, space=Space.from_json(run.space), rows=run.rows)
 
 
@@ -157,32 +155,29 @@ def decode(body: bytes, *, run: str, space: Space, rows: int) -> pa.Table:
 
     Raises:
         Rejected: with the first thing found wrong.
-
     """
     try:
         with pa.ipc.open_file(pa.BufferReader(body)) as reader:
             found = reader.read_all()
         found.validate(full=True)
     except (pa.ArrowInvalid, OSError) as error:
-        message = f"it is truncated, or no Arrow file: {error}"
-        raise Rejected(message) from error
+        raise Rejected(f"it is truncated, or no Arrow file: {error}") from error
     stamp = {key.decode(): value.decode() for key, value in (found.schema.metadata or {}).items()}
     if stamp.get("fingerprint") != space.fingerprint:
-        message = f"it is of space {stamp.get('fingerprint', 'unknown')[:8]}, its run is of {space.space8}"
-        raise Rejected(message)
+        raise Rejected(
+            f"it is of space {stamp.get('fingerprint', 'unknown')[:8]}, its run is of {space.space8}"
+        )
     if stamp.get("run_id") != run:
-        message = f"it is of run {stamp.get('run_id', 'unknown')[:12]}, not of {run[:12]}"
-        raise Rejected(message)
+        raise Rejected(f"it is of run {stamp.get('run_id', 'unknown')[:12]}, not of {run[:12]}")
     expected = schema(space.dimensions)
     if not found.schema.remove_metadata().equals(expected.remove_metadata()):
-        message = f"its columns are {found.schema.names}, of other types than a delta of {space.space8} has"
-        raise Rejected(message)
+        raise Rejected(
+            f"its columns are {found.schema.names}, of other types than a delta of {space.space8} has"
+        )
     if found.num_rows != rows:
-        message = f"it holds {found.num_rows} rows, its run {rows}"
-        raise Rejected(message)
+        raise Rejected(f"it holds {found.num_rows} rows, its run {rows}")
     if pc.count_distinct(found["id"]).as_py() != rows:
-        message = "it holds one id twice"
-        raise Rejected(message)
+        raise Rejected("it holds one id twice")
     _check_vectors(found)
     return found.replace_schema_metadata(None).cast(expected)
 
@@ -192,27 +187,23 @@ def peek(body: bytes) -> list[tuple[str, int]]:
 
     Raises:
         Rejected: it is no delta.
-
     """
     try:
         with pa.ipc.open_file(pa.BufferReader(body)) as reader:
             found = reader.read_all()
         return list(zip(found["id"].to_pylist(), found["version"].to_pylist(), strict=True))
     except (pa.ArrowInvalid, KeyError, OSError) as error:
-        message = f"it is truncated, or no delta: {error}"
-        raise Rejected(message) from error
+        raise Rejected(f"it is truncated, or no delta: {error}") from error
 
 
 def _check_vectors(found: pa.Table) -> None:
     deleted = found["deleted"]
     if not pc.all(pc.equal(pc.is_null(found["vector"]), deleted)).as_py():
-        message = "a row has a vector and is deleted, or has none and is not"
-        raise Rejected(message)
+        raise Rejected("a row has a vector and is deleted, or has none and is not")
     alive = found.filter(pc.invert(deleted)) if pc.any(deleted).as_py() else found
     values = alive["vector"].combine_chunks().flatten().to_numpy(zero_copy_only=False)
     if not np.isfinite(values).all():
-        message = "a vector holds a value that is no number"
-        raise Rejected(message)
+        raise Rejected("a vector holds a value that is no number")
 
 
 def row_set(rows: pa.Table) -> list[tuple[str, int, bool, str]]:

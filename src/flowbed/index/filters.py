@@ -30,60 +30,52 @@ def to_sql(where: Mapping[str, Any] | None) -> str:
 
     Raises:
         Rejected: the filter is not of the grammar; the message says where.
-
     """
     return _all_of({} if where is None else where, depth=0)
 
 
-def _all_of(where: Any, *, depth: int) -> str:  # noqa: ANN401 - what a user wrote
+def _all_of(where: Any, *, depth: int) -> str:  # what a user wrote
     if not isinstance(where, dict):
-        message = f'a filter is an object such as {{"source": "slack"}}, not {shortened(where)}'
-        raise Rejected(message)
+        raise Rejected(f'a filter is an object such as {{"source": "slack"}}, not {shortened(where)}')
     if depth > DEEPEST:
-        message = f"the filter is nested more than {DEEPEST} deep"
-        raise Rejected(message)
+        raise Rejected(f"the filter is nested more than {DEEPEST} deep")
     if not where:
         return "true"
     return _join("AND", [_term(key, value, depth=depth) for key, value in where.items()])
 
 
-def _term(key: Any, value: Any, *, depth: int) -> str:  # noqa: ANN401
+def _term(key: Any, value: Any, *, depth: int) -> str:
     if not isinstance(key, str):
-        message = f"a filter's keys are names, not {key!r}"
-        raise Rejected(message)
+        raise Rejected(f"a filter's keys are names, not {key!r}")
     if key.startswith("$"):
         return _operator(key, value, depth=depth)
     if not isinstance(value, dict):
         return _any_of(key, [value])
     if not value:
-        message = f"the condition on {key!r} is empty; give a value or one of {', '.join(OPERATORS)}"
-        raise Rejected(message)
+        raise Rejected(f"the condition on {key!r} is empty; give a value or one of {', '.join(OPERATORS)}")
     bounds = [(ORDER[operator], operand) for operator, operand in value.items() if operator in ORDER]
     parts = [_condition(key, *each) for each in value.items() if each[0] not in ORDER]
     return _join("AND", [*parts, *_between(key, bounds)])
 
 
-def _operator(name: str, value: Any, *, depth: int) -> str:  # noqa: ANN401
+def _operator(name: str, value: Any, *, depth: int) -> str:
     match name:
         case "$and" | "$or":
             if not isinstance(value, list | tuple) or not value:
-                message = f"{name} takes a list of at least one filter, not {shortened(value)}"
-                raise Rejected(message)
+                raise Rejected(f"{name} takes a list of at least one filter, not {shortened(value)}")
             return _join(name[1:].upper(), [_all_of(part, depth=depth + 1) for part in value])
         case "$not":
             return f"NOT ({_all_of(value, depth=depth + 1)})"
         case "$contains":
             if not isinstance(value, str):
-                message = f"$contains takes the text to find, not {shortened(value)}"
-                raise Rejected(message)
+                raise Rejected(f"$contains takes the text to find, not {shortened(value)}")
             return f"coalesce(contains(document, {_text(value)}), false)"
         case _:
             there = f"$and, $or, $not, $contains, and on a key {', '.join(OPERATORS)}"
-            message = f"{name} is no operator here; there are {there}"
-            raise Rejected(message)
+            raise Rejected(f"{name} is no operator here; there are {there}")
 
 
-def _condition(key: str, operator: str, operand: Any) -> str:  # noqa: ANN401
+def _condition(key: str, operator: str, operand: Any) -> str:
     match operator:
         case "$eq":
             return _any_of(key, [operand])
@@ -91,13 +83,11 @@ def _condition(key: str, operator: str, operand: Any) -> str:  # noqa: ANN401
             return f"NOT ({_any_of(key, [operand])})"
         case "$in" | "$nin":
             if not isinstance(operand, list | tuple):
-                message = f"{operator} on {key!r} takes a list, not {shortened(operand)}"
-                raise Rejected(message)
+                raise Rejected(f"{operator} on {key!r} takes a list, not {shortened(operand)}")
             matches = _any_of(key, operand)
             return matches if operator == "$in" else f"NOT ({matches})"
         case _:
-            message = f"{operator!r} on {key!r} is no operator; there are {', '.join(OPERATORS)}"
-            raise Rejected(message)
+            raise Rejected(f"{operator!r} on {key!r} is no operator; there are {', '.join(OPERATORS)}")
 
 
 def _any_of(key: str, values: Sequence[Any]) -> str:
@@ -136,10 +126,9 @@ def _between(key: str, bounds: Sequence[tuple[str, Any]]) -> list[str]:
     for sign, value in bounds:
         match value:
             case bool():
-                message = (
+                raise Rejected(
                     f"true and false have no order; {key!r} can only be compared with $eq, $ne, $in or $nin"
                 )
-                raise Rejected(message)
             case str():
                 texts.append(f"{said} {sign} {_text(value)}")
             case _:
@@ -173,16 +162,15 @@ def _may_be_json(text: str) -> bool:
     return True
 
 
-def _checked(key: str, value: Any) -> float:  # noqa: ANN401
+def _checked(key: str, value: Any) -> float:
     if isinstance(value, bool) or not isinstance(value, int | float):
-        message = f"{key!r} can be compared with text, a number, true or false, not with {shortened(value)}"
-        raise Rejected(message)
+        raise Rejected(
+            f"{key!r} can be compared with text, a number, true or false, not with {shortened(value)}"
+        )
     if abs(value) > LARGEST and not (isinstance(value, float) and math.isinf(value)):
-        message = f"{value} is beyond the numbers that a filter compares exactly (64 bits)"
-        raise Rejected(message)
+        raise Rejected(f"{value} is beyond the numbers that a filter compares exactly (64 bits)")
     if not math.isfinite(value):
-        message = f"{value} cannot be compared with"
-        raise Rejected(message)
+        raise Rejected(f"{value} cannot be compared with")
     return value
 
 
@@ -211,8 +199,7 @@ def _text(value: str) -> str:
     try:
         value.encode()
     except UnicodeEncodeError as error:
-        message = f"{value!r} is no Unicode text: {error.reason}"
-        raise Rejected(message) from error
+        raise Rejected(f"{value!r} is no Unicode text: {error.reason}") from error
     return "'" + value.replace("'", "''") + "'"
 
 

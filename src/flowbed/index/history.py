@@ -32,12 +32,10 @@ async def restore(live: Live, target: int, *, datasets: Datasets) -> int:
 
     Raises:
         NotFound: there is no such version (any more).
-
     """
     dataset = await datasets.open(live, version=target)
     if dataset is None:
-        message = f"collection {live.collection} holds nothing yet; `flowbed run` fills it"
-        raise NotFound(message)
+        raise NotFound(f"collection {live.collection} holds nothing yet; `flowbed run` fills it")
 
     def work() -> int:
         dataset.restore()  # type: ignore[no-untyped-call]
@@ -76,7 +74,6 @@ async def runs_in(live: Live, version: int, *, datasets: Datasets) -> set[str]:
 
     Raises:
         NotFound: there is no such version (any more).
-
     """
     dataset = await datasets.open(live, version=version)
     if dataset is None:
@@ -96,12 +93,10 @@ async def tag(live: Live, name: str, version: int, *, datasets: Datasets) -> Non
 
     Raises:
         NotFound: there is no such version (any more).
-
     """
     dataset = await datasets.open(live, version=version)
     if dataset is None:
-        message = f"collection {live.collection} holds nothing yet; `flowbed run` fills it"
-        raise NotFound(message)
+        raise NotFound(f"collection {live.collection} holds nothing yet; `flowbed run` fills it")
 
     def work() -> None:
         try:

@@ -46,7 +46,6 @@ async def held(
 
     Raises:
         Conflict: someone else holds it, and has not been silent for long enough (`wait` waits until that is so).
-
     """
     key = f"{collection}/lease.json"
     lease, etag = await _acquire(store, key, owner=owner, dead=dead, monotonic=monotonic, wait=wait)
@@ -91,8 +90,7 @@ async def _acquire(
             except Conflict:
                 continue
         if not wait:
-            message = f"{body['owner']} is compacting; wait for it, or delete {key} if it is dead"
-            raise Conflict(message)
+            raise Conflict(f"{body['owner']} is compacting; wait for it, or delete {key} if it is dead")
         await asyncio.sleep(TTL / 60)
 
 

@@ -87,7 +87,7 @@ class Dataset(Protocol):
         """Describe the indexes."""
         ...
 
-    def scanner(self, **how: Any) -> Scanner:  # noqa: ANN401 - two dozen options, of which a search uses a few
+    def scanner(self, **how: Any) -> Scanner:  # two dozen options, of which a search uses a few
         """Begin a scan."""
         ...
 
@@ -109,7 +109,6 @@ def open_dataset(
 
     Raises:
         ValueError: there is no dataset, or no such version.
-
     """
     dataset: Dataset = _native()._Dataset(  # noqa: SLF001 - see above
         uri, version, storage_options=dict(storage_options), session=session
@@ -118,7 +117,7 @@ def open_dataset(
 
 
 @cache
-def _native() -> Any:  # noqa: ANN401 - a module
+def _native() -> Any:  # a module
     """Load the native part; with all of Lance, where it cannot be found by itself."""
     package = find_spec("lance")  # which loads nothing, as it names no module within a package
     spec = PathFinder.find_spec(NAME, package.submodule_search_locations) if package is not None else None

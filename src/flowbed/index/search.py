@@ -75,11 +75,9 @@ async def search(
     Raises:
         Rejected: the vector, the filter or the limit cannot be used.
         NotFound: there is no such version.
-
     """
     if not 1 <= limit <= MOST:
-        message = f"limit is {limit}; ask for 1 to {MOST} hits"
-        raise Rejected(message)
+        raise Rejected(f"limit is {limit}; ask for 1 to {MOST} hits")
     query = _Query(vector=_direction(vector), condition=to_sql(where), limit=limit, exact=exact)
     find = partial(_found, query=query, held=held if at is None else None, unit=unit)
     hits: list[Hit] = []
@@ -90,8 +88,7 @@ async def search(
         if answer is None:
             if len(collections) > 1:
                 continue  # it is just being begun, and the others have answers
-            message = f"collection {live.collection} holds nothing yet; `flowbed run` fills it"
-            raise NotFound(message)
+            raise NotFound(f"collection {live.collection} holds nothing yet; `flowbed run` fills it")
         found, versions[live.collection] = answer
         hits += found
     hits.sort(key=lambda hit: (-hit.score, hit.id))
@@ -105,8 +102,7 @@ def _direction(vector: NDArray[np.float32]) -> NDArray[np.float32]:
     precise = vector.astype(np.float64)
     length = np.linalg.norm(precise)
     if not length:
-        message = "the query vector is all zeros, so that it points nowhere; ask with another"
-        raise Rejected(message)
+        raise Rejected("the query vector is all zeros, so that it points nowhere; ask with another")
     unit: NDArray[np.float32] = (precise / length).astype(np.float32)
     return unit
 

@@ -49,7 +49,6 @@ async def embed(
 
     Raises:
         Misconfigured: the model or the collection cannot be used; what was claimed waits again.
-
     """
     tally = Tally()
     tiers: dict[str, Reuse] = {}

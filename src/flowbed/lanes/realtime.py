@@ -64,7 +64,6 @@ async def embed(
 
     Raises:
         Misconfigured: no request can succeed until a setting changes; what was embedded is kept.
-
     """
     outcome = Outcome()
     by_text = {text: key for key, text in texts.items()}
@@ -226,8 +225,7 @@ async def _call(texts: Sequence[str], embedder: Embedder, payment: Payment) -> E
     ):
         with attempt:
             return await _ask(texts, embedder, payment)
-    message = "unreachable: the last attempt raises"
-    raise AssertionError(message)
+    raise AssertionError("unreachable: the last attempt raises")
 
 
 async def _ask(texts: Sequence[str], embedder: Embedder, payment: Payment) -> Embedded:

@@ -103,7 +103,6 @@ async def open_ledger(url: str, *, folder: Path, new_id: str) -> Ledger:
     Raises:
         Misconfigured: the address is of no database that Flowbed keeps a ledger in, or it was made by a newer Flowbed.
         Transient: its server cannot be reached.
-
     """
     scheme = url.partition("://")[0] if "://" in url else "sqlite"
     if scheme not in SCHEMES:
@@ -111,7 +110,7 @@ async def open_ledger(url: str, *, folder: Path, new_id: str) -> Ledger:
             f"ledger of kind {scheme!r}: a ledger is kept in SQLite or Postgres; set it to a path such as"
             " .flowbed/ledger.db, or to postgresql://user@host/database"
         )
-    from flowbed.ledger.sql import ledger as sql  # noqa: PLC0415 - SQLAlchemy loads only when a ledger is opened
+    from flowbed.ledger.sql import ledger as sql  # SQLAlchemy loads only when a ledger is opened
 
     if scheme != "sqlite":
         return await sql.open_postgres(url, new_id=new_id)

@@ -60,7 +60,6 @@ class Documents(Protocol):
 
         Raises:
             Conflict: the cursor has moved; nothing was applied.
-
         """
         ...
 
@@ -462,7 +461,6 @@ class Keys(Protocol):
 
         Raises:
             Conflict: there is another key of that id or hash.
-
         """
         ...
 

@@ -53,7 +53,6 @@ async def require_known(parts: Parts, collections: Collection[str]) -> None:
 
     Raises:
         NotFound: there is no collection of that name.
-
     """
     known = await known_collections(parts)
     for name in collections:
@@ -63,8 +62,7 @@ async def require_known(parts: Parts, collections: Collection[str]) -> None:
                 if known
                 else "nothing was indexed yet; `flowbed run` does it"
             )
-            message = f"no collection is called {name!r}; {there}"
-            raise NotFound(message)
+            raise NotFound(f"no collection is called {name!r}; {there}")
 
 
 async def find(parts: Parts, collection: str, *, rows: bool = True) -> Found:

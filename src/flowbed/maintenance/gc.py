@@ -76,7 +76,6 @@ async def collect(
 
     Raises:
         NotFound: there is no collection of that name.
-
     """
     await require_known(parts, collections)
     done = Collected(dry_run=dry_run)

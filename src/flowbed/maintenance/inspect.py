@@ -78,7 +78,6 @@ async def why(parts: Parts, subject: str) -> list[Reason]:
 
     Raises:
         NotFound: the ledger knows neither a chunk nor a document of that name.
-
     """
     rows = await parts.ledger.chunks.find(subject)
     if not rows:

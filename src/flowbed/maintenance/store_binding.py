@@ -21,7 +21,6 @@ async def tie(store: Store, ledger: Ledger, *, store_name: str, ledger_name: str
 
     Raises:
         Misconfigured: the store is tied to another ledger, or its tie is damaged, or the store was filled and is empty.
-
     """
     repair = "`flowbed verify --repair` ties it to this ledger all the same"
     stored: Stored | None
@@ -34,28 +33,26 @@ async def tie(store: Store, ledger: Ledger, *, store_name: str, ledger_name: str
         try:
             said = dict(json.loads(stored.body))
         except (ValueError, TypeError) as error:
-            message = f"{TIE} of store {store_name} is damaged ({error}); restore it, or {repair}"
-            raise Misconfigured(message) from error
+            raise Misconfigured(
+                f"{TIE} of store {store_name} is damaged ({error}); restore it, or {repair}"
+            ) from error
         if said.get("format") != FORMAT:
-            message = (
+            raise Misconfigured(
                 f"store {store_name} has format {said.get('format')}; this Flowbed reads format {FORMAT}"
-            )
-            raise Misconfigured(message) from None
+            ) from None
         if said.get("ledger") != ledger.id:
-            message = (
+            raise Misconfigured(
                 f"store {store_name} belongs to another ledger ({str(said.get('ledger'))[:8]}) than {ledger_name}"
                 f" ({ledger.id[:8]}): put the ledger back that it was filled with, or set another store; {repair}"
-            )
-            raise Misconfigured(message) from None
+            ) from None
     elif await ledger.chunks.counts():
         # What the ledger takes for indexed is not here: a run would find nothing to do, and a search nothing.
         await store.delete([TIE])
-        message = (
+        raise Misconfigured(
             f"store {store_name} is empty, and ledger {ledger_name} knows of chunks in another one: put that"
             " store back, or set a new ledger to index everything again (vectors that are cached cost nothing);"
             f" {repair}"
         )
-        raise Misconfigured(message)
 
 
 async def _made(store: Store, ledger: Ledger) -> Stored | None:
@@ -72,7 +69,6 @@ async def tie_anew(store: Store, ledger: Ledger) -> str:
 
     Raises:
         Misconfigured: the store has a format that this Flowbed does not know.
-
     """
     try:
         stored = await store.get(TIE)
@@ -84,8 +80,7 @@ async def tie_anew(store: Store, ledger: Ledger) -> str:
     except (ValueError, TypeError):
         said = {"format": FORMAT}
     if said.get("format") != FORMAT:
-        message = f"the store has format {said.get('format')}; this Flowbed reads format {FORMAT}"
-        raise Misconfigured(message)
+        raise Misconfigured(f"the store has format {said.get('format')}; this Flowbed reads format {FORMAT}")
     if said.get("ledger") == ledger.id:
         return ""
     await store.replace(TIE, _body(ledger), etag=stored.etag)

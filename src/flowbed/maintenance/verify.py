@@ -43,7 +43,6 @@ async def verify(
 
     Raises:
         NotFound: there is no collection of that name.
-
     """
     await require_known(parts, collections)
     done = {}

@@ -77,7 +77,6 @@ async def outlook(parts: Parts) -> Outlook:
 
     Raises:
         Misconfigured: the model, or its Batch API, cannot be opened.
-
     """
     price, api = parts.embedder().price, parts.jobs()
     if api is None:

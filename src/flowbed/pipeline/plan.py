@@ -49,7 +49,6 @@ async def plan(
     Raises:
         Misconfigured: the model cannot be opened, the only source cannot be read, or its collection lives in another
             space.
-
     """
     await asyncio.to_thread(parts.embedder)  # what every source needs is not the problem of each
     await take_back(parts)  # as any run would first, since what the dead hold is not seen to wait

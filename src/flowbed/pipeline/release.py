@@ -62,7 +62,6 @@ async def run_plan(
 
     Raises:
         Misconfigured: the plan was made for another space, or the model cannot be used.
-
     """
     began = parts.monotonic()
     check_plan(plan, parts)
@@ -110,15 +109,13 @@ def check_plan(plan: StagedPlan, parts: Parts) -> None:
 
     Raises:
         Misconfigured: it was made for another space.
-
     """
     space = parts.embedder().space
     if space.fingerprint != plan.space:
-        message = (
+        raise Misconfigured(
             f"plan {plan.plan_id} was made for model {plan.model} (space {plan.space[:8]}), and the model set is"
             f" {space.model} (space {space.space8}): set that model again, or make another plan"
         )
-        raise Misconfigured(message)
 
 
 async def release(plan: StagedPlan, feed: Feed, parts: Parts) -> Released:
@@ -127,7 +124,6 @@ async def release(plan: StagedPlan, feed: Feed, parts: Parts) -> Released:
     Raises:
         Misconfigured: a collection of the source lives in another space.
         Rejected: a part of the plan is missing or damaged.
-
     """
     name = feed.rules.source
     source = plan.sources[name]

@@ -62,7 +62,6 @@ async def roll_back(parts: Parts, collection: str, target: int) -> Rollback:
 
     Raises:
         NotFound: there is no such collection, or no such version (any more).
-
     """
     live = await _live(parts, collection)
     await parts.datasets.open(live, version=target)  # refuses one that is not there
@@ -99,7 +98,6 @@ async def release(parts: Parts, collection: str) -> Released:
 
     Raises:
         NotFound: there is no such collection.
-
     """
     live = await _live(parts, collection)
     await catch_up(parts, live)
@@ -217,6 +215,5 @@ async def _mark_merged(parts: Parts, live: Live, newest: int) -> None:
 async def _live(parts: Parts, collection: str) -> Live:
     live = await live_collection(parts.store, collection)
     if live is None:
-        message = f"no collection is called {collection!r}; `flowbed status` names those there are"
-        raise NotFound(message)
+        raise NotFound(f"no collection is called {collection!r}; `flowbed status` names those there are")
     return live

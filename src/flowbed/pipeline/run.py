@@ -48,7 +48,6 @@ async def run(
     Raises:
         Misconfigured: the model cannot be used, or a collection lives in another space; or the batch lane was asked
             for, and the model has no Batch API.
-
     """
     began = parts.monotonic()
     if parts.budget is None:
@@ -182,7 +181,6 @@ async def compact_one(
     Raises:
         Conflict: someone else is compacting it; with `only_if_due` at once, otherwise after having waited.
         Rejected: nothing was ever committed to it.
-
     """
     live = await live_collection(parts.store, collection)
     if live is None:
@@ -230,15 +228,13 @@ async def retry(parts: Parts, subjects: Collection[str]) -> int:
 
     Raises:
         NotFound: a subject is that of no dead letter.
-
     """
     letters = [letter async for page in parts.ledger.dead_letters.pages() for letter in page]
     unknown = set(subjects) - {letter.subject for letter in letters}
     if unknown:
-        message = (
+        raise NotFound(
             f"no dead letter is about {', '.join(sorted(unknown))}; `flowbed dead-letters list` shows them"
         )
-        raise NotFound(message)
     chosen = [
         letter
         for letter in letters

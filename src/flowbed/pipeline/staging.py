@@ -134,7 +134,6 @@ async def read_plan(store: Store, plan_id: str, *, now: int) -> StagedPlan:
     Raises:
         NotFound: there is none of that id.
         Rejected: it is too old to be carried out, or damaged.
-
     """
     unknown = f"no plan is called {plan_id!r}; `flowbed plan` makes one, and says its id"
     if not _ID.fullmatch(plan_id):
@@ -146,10 +145,9 @@ async def read_plan(store: Store, plan_id: str, *, now: int) -> StagedPlan:
     plan = _read(plan_id, body, _plan)
     if now - plan.created > KEPT:
         day = datetime.fromtimestamp(plan.created / 1e6, UTC).strftime("%Y-%m-%d")
-        message = (
+        raise Rejected(
             f"plan {plan_id} is of {day}, more than {KEPT_DAYS} days ago; make another with `flowbed plan`"
         )
-        raise Rejected(message)
     return plan
 
 
@@ -158,7 +156,6 @@ async def read_part(store: Store, plan_id: str, source: str, part: Part) -> Prep
 
     Raises:
         Rejected: it is missing or damaged.
-
     """
     said = await _read_rows(store, plan_id, source, part)
     body = b""
@@ -174,7 +171,6 @@ async def read_documents(
 
     Raises:
         Rejected: it is missing or damaged.
-
     """
     said = await _read_rows(store, plan_id, source, part)
     return _read(
@@ -244,10 +240,9 @@ def _released_key(plan_id: str, source: str) -> str:
 async def _read_rows(store: Store, plan_id: str, source: str, part: Part) -> bytes:
     body = await _get(store, plan_id, _rows_key(plan_id, source, part))
     if hashlib.sha256(body).hexdigest() != part.rows:
-        message = (
+        raise Rejected(
             f"plan {plan_id} is damaged: {part.rows} is not what was staged; make another with `flowbed plan`"
         )
-        raise Rejected(message)
     return body
 
 
@@ -255,8 +250,9 @@ async def _get(store: Store, plan_id: str, key: str) -> bytes:
     try:
         return (await store.get(key)).body
     except NotFound as error:
-        message = f"part of plan {plan_id} is missing ({key}); make another with `flowbed plan`"
-        raise Rejected(message) from error
+        raise Rejected(
+            f"part of plan {plan_id} is missing ({key}); make another with `flowbed plan`"
+        ) from error
 
 
 async def _whole(store: Store, plan_id: str, *, now: int) -> bool:
@@ -275,14 +271,14 @@ def _read(plan_id: str, body: bytes, make: Callable[[dict[str, Any]], Answer]) -
     try:
         return make(orjson.loads(body))
     except (ValueError, KeyError, TypeError) as error:
-        message = f"plan {plan_id} cannot be read ({error}); make another with `flowbed plan`"
-        raise Rejected(message) from error
+        raise Rejected(
+            f"plan {plan_id} cannot be read ({error}); make another with `flowbed plan`"
+        ) from error
 
 
 def _plan(said: dict[str, Any]) -> StagedPlan:
     if said.pop("format") != FORMAT:
-        message = "it was made by another version"
-        raise ValueError(message)
+        raise ValueError("it was made by another version")
     sources = {name: _source(each) for name, each in said.pop("sources").items()}
     planned, waiting = Planned(**said.pop("planned")), tuple(said.pop("waiting"))
     return StagedPlan(**said, planned=planned, sources=sources, waiting=waiting)

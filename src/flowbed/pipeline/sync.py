@@ -52,7 +52,6 @@ async def sync(
     Raises:
         Misconfigured: the source cannot be read.
         Transient: the same sync may succeed later.
-
     """
     done = Synced()
     source = feed.rules.source
@@ -100,7 +99,6 @@ async def check_space(feed: Feed, parts: Parts) -> None:
 
     Raises:
         Misconfigured: one lives in another space.
-
     """
     for collection in feed.rules.collections:
         live = await live_collection(parts.store, collection)
@@ -209,7 +207,6 @@ async def apply(cursor: Cursor, prepared: Prepared, parts: Parts) -> Cursor:
 
     Raises:
         Conflict: the cursor has moved since it was read; no row was written.
-
     """
     moved = await parts.ledger.documents.swap(
         Swap(

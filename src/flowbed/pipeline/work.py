@@ -97,7 +97,6 @@ async def carry_out(parts: Parts, work: Work, choice: Choice, how: How) -> Done:
 
     Raises:
         Misconfigured: the model cannot be used, or has no Batch API.
-
     """
     if choice.lane == "batch":
         done = await _by_batch(parts, work, choice, how)

@@ -176,7 +176,7 @@ def batch_id(source: str, rows: Iterable[tuple[str, str, int]]) -> str:
     return hashlib.sha256(canonical([source, sorted(rows)])).hexdigest()
 
 
-def canonical(value: Any) -> bytes:  # noqa: ANN401 - whatever JSON can hold
+def canonical(value: Any) -> bytes:  # whatever JSON can hold
     """Write JSON that is the same bytes for the same value: sorted keys, no spaces, UTF-8."""
     try:
         return orjson.dumps(value, option=orjson.OPT_SORT_KEYS)

@@ -48,7 +48,7 @@ def configure(stream: TextIO, *, verbose: bool) -> None:
     logging.getLogger("uvicorn").setLevel(logging.INFO if verbose else logging.WARNING)
 
 
-def _line(value: Any, **_: Any) -> str:  # noqa: ANN401 - what structlog hands over
+def _line(value: Any, **_: Any) -> str:  # what structlog hands over
     return orjson.dumps(value, default=str).decode()
 
 

@@ -63,7 +63,6 @@ def listen(host: str, port: int) -> socket.socket:
 
     Raises:
         Misconfigured: it is not this machine's, or taken.
-
     """
     try:
         family, _, _, _, address = socket.getaddrinfo(
@@ -79,10 +78,9 @@ def listen(host: str, port: int) -> socket.socket:
             listening.close()
             raise
     except OSError as error:
-        message = (
+        raise Misconfigured(
             f"{host}:{port} cannot be listened on: {error.strerror}; choose another with --host or --port"
-        )
-        raise Misconfigured(message) from error
+        ) from error
     listening.set_inheritable(True)
     return listening
 
@@ -103,7 +101,6 @@ def serve(
         Misconfigured: the project, or a model of it, cannot be served (any more, where a worker has to be replaced); or
             others could reach it without a key.
         KeyboardInterrupt: it was stopped by Ctrl-C, as against SIGTERM.
-
     """
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     most = FILES if hard == resource.RLIM_INFINITY else min(FILES, hard)
@@ -137,8 +134,7 @@ def serve(
     if running.stopped_by == signal.SIGINT:
         raise KeyboardInterrupt
     if running.stopped_by is None:
-        message = "a worker could not start again, so all are stopped; the log says why"
-        raise Misconfigured(message)
+        raise Misconfigured("a worker could not start again, so all are stopped; the log says why")
 
 
 class Workers(Multiprocess):
@@ -199,7 +195,6 @@ async def opened(place: Place) -> AsyncIterator[tuple[FastAPI, Service]]:
 
     Raises:
         Misconfigured: it cannot be served, or others could reach it without a key.
-
     """
     logs.configure(sys.stderr, verbose=place.verbose)
     set_up()  # workers are processes of their own, which the command did not begin
@@ -209,11 +204,10 @@ async def opened(place: Place) -> AsyncIterator[tuple[FastAPI, Service]]:
             stack.callback(tracing.close)
         async with await aopen(place.folder) as bed, open_service(bed) as service:
             if not place.loopback and not await service.keys.required():
-                message = (
+                raise Misconfigured(
                     "without an API key only this machine may ask: make one with `flowbed keys create NAME`, or leave"
                     " --host away"
                 )
-                raise Misconfigured(message)
             log = logs.Log(sys.stderr.buffer, now=bed.clock, every=place.log_requests)
             stack.callback(log.flush)
             app = create_app(
@@ -234,10 +228,11 @@ def _tracing() -> Tracing | None:
     if not traces_wanted():
         return None
     try:
-        from flowbed.server.tracing import Tracing  # noqa: PLC0415 - an extra
+        from flowbed.server.tracing import Tracing  # an extra
     except ImportError as error:
-        message = "the OTEL_ variables ask for traces: pip install 'flowbed[otel]', or unset them"
-        raise Misconfigured(message) from error
+        raise Misconfigured(
+            "the OTEL_ variables ask for traces: pip install 'flowbed[otel]', or unset them"
+        ) from error
     return Tracing()
 
 
@@ -249,7 +244,7 @@ class Serving:
         self._place = place
         self._app: FastAPI | None = None
 
-    async def __call__(self, scope: Any, receive: Any, send: Any) -> None:  # noqa: ANN401 - ASGI's
+    async def __call__(self, scope: Any, receive: Any, send: Any) -> None:  # ASGI's
         """Answer a request, or live as long as the worker."""
         if self._app is not None:
             await self._app(scope, receive, send)

@@ -271,14 +271,13 @@ async def open_service(bed: Project) -> AsyncIterator[Service]:
     Raises:
         Misconfigured: a model, an alias or a fallback cannot be used; the message names it.
         Transient: the ledger cannot be reached.
-
     """
-    from flowbed.services.batches.jobs import Jobs  # noqa: PLC0415
-    from flowbed.services.embeddings import Embeddings  # noqa: PLC0415 - settings load this module, and no numpy
-    from flowbed.services.files import Files  # noqa: PLC0415
-    from flowbed.services.models import Models  # noqa: PLC0415
-    from flowbed.services.quotas import Quotas  # noqa: PLC0415
-    from flowbed.services.search import Search  # noqa: PLC0415
+    from flowbed.services.batches.jobs import Jobs
+    from flowbed.services.embeddings import Embeddings  # settings load this module, and no numpy
+    from flowbed.services.files import Files
+    from flowbed.services.models import Models
+    from flowbed.services.quotas import Quotas
+    from flowbed.services.search import Search
 
     serving = bed.serving
     models = await Models.open(bed, serving)

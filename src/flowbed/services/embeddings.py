@@ -61,7 +61,6 @@ class Embeddings:
             Exhausted: the caller's quota of today does not suffice.
             Transient: no provider could answer now; `Unavailable` where all are known to be down.
             Misconfigured: none can until a setting changes.
-
         """
         await self._quotas.admit(caller)
         model = self._models.named(asked.model)
@@ -142,7 +141,6 @@ class Embeddings:
 
         Raises:
             Rejected: it has no vectors of the dimensions that are asked for.
-
         """
         if asked.dimensions is None or asked.dimensions == model.space.dimensions:
             return model.space
@@ -160,7 +158,6 @@ def _require_numbers(model: Model, embedded: Embedded) -> None:
 
     Raises:
         Transient: one has numbers that are not finite, which the cache never keeps.
-
     """
     if embedded.cached < len(embedded.vectors) and not np.isfinite(embedded.vectors).all():
         raise Transient(f"model {model.id} answered vectors with numbers that are not finite; try again")

@@ -67,7 +67,6 @@ class Files:
 
         Raises:
             Rejected: it is larger than a file of its purpose may be, or does not fit beside the owner's others.
-
         """
         id = new_id("file-", self._secret())  # noqa: A001 - the record's own field
         room = None if most is None else _Room(most, await self._stored(owner))
@@ -133,7 +132,6 @@ class Files:
 
         Raises:
             NotFound: there is none of that id, or it is somebody else's, or its time is over.
-
         """
         row = await self._rows.get(id) if IDS.fullmatch(id) else None
         if row is None or row.owner != owner or self._is_over(row):
@@ -157,7 +155,6 @@ class Files:
 
         Raises:
             NotFound: there is no file `after`.
-
         """
         if after is not None:
             await self.get(owner, after)
@@ -171,7 +168,6 @@ class Files:
 
         Raises:
             NotFound: as `get`.
-
         """
         await self._remove(await self.get(owner, id))
 

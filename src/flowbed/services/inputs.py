@@ -29,7 +29,6 @@ def require_few(given: Sequence[Any]) -> None:
 
     Raises:
         Rejected: it holds too many texts, token arrays or tokens.
-
     """
     if given and type(given[0]) is int:
         require_sizes([len(given)])
@@ -48,7 +47,6 @@ def arrays_of(given: Input) -> list[list[int]] | None:
 
     Raises:
         Rejected: an array is empty, or there are none or too many of them.
-
     """
     if isinstance(given, str) or (given and isinstance(given[0], str)):
         return None
@@ -65,7 +63,6 @@ def texts_of(given: Input) -> list[str]:
 
     Raises:
         Rejected: a text is empty, or there are none or too many of them.
-
     """
     texts = [given] if isinstance(given, str) else given
     require_few(texts)
@@ -90,7 +87,6 @@ def require_within(texts: Sequence[str], count: Callable[[str], int]) -> None:
 
     Raises:
         Rejected: one is too long, or all of them together are.
-
     """
     total = 0
     for place, text in enumerate(texts):
@@ -113,7 +109,6 @@ def require_sizes(sizes: Sequence[int]) -> int:
 
     Raises:
         Rejected: one is too long, or all of them together are.
-
     """
     for place, size in enumerate(sizes):
         if size > TOKENS_EACH:

@@ -72,7 +72,6 @@ class Keys:
 
         Raises:
             Misconfigured: the name is empty or too long, or the tier is not in the settings.
-
         """
         if not name.strip() or len(name) > NAME_MOST:
             raise Misconfigured(f"a key needs a name of 1 to {NAME_MOST} characters that says what it is for")
@@ -107,7 +106,6 @@ class Keys:
 
         Raises:
             NotFound: there is no key of that id.
-
         """
         row = await self._rows.revoke(id, at=self._clock())
         if row is None:
@@ -128,7 +126,6 @@ class Keys:
         Raises:
             Unauthorized: a key has to be sent and was not, or is not known, or was revoked.
             Transient: the ledger cannot be reached.
-
         """
         digest = hashlib.sha256(secret.encode()).digest() if secret else b""
         known, until, latest = self._known.get(digest, NOBODY)

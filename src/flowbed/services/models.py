@@ -52,7 +52,6 @@ class Models:
 
         Raises:
             Misconfigured: two of them go by one name.
-
         """
         self._models = tuple(models)
         self._serving = serving
@@ -80,7 +79,6 @@ class Models:
 
         Raises:
             Misconfigured: a model, an alias or a fallback cannot be used.
-
         """
         memory = VectorMemory(limit=serving.cache_bytes, ttl=serving.cache_seconds)
         shared = open_shared(serving.redis) if serving.redis else None
@@ -105,7 +103,6 @@ class Models:
 
         Raises:
             NotFound: no model goes by that name.
-
         """
         model = self._by_name.get(name)
         if model is None:
@@ -156,7 +153,6 @@ class Models:
 
         Raises:
             NotFound: there is no breaker of that name.
-
         """
         for breaker in self.breakers():
             if breaker.name == name:
@@ -194,7 +190,6 @@ class Models:
         Raises:
             NotFound: no model goes by that name.
             Transient, Rejected, Misconfigured: as the model does.
-
         """
         model = self.named(name)
         found = self.uses.top(model.id, most=most)

@@ -94,7 +94,6 @@ class Quotas:
             TooMany: it has had its requests of this minute.
             Misconfigured: its tier is not in the settings any more.
             Transient: what it has used today cannot be read.
-
         """
         if caller.key is None:
             return
@@ -121,7 +120,6 @@ class Quotas:
 
         Raises:
             Exhausted: so many are not left of today's.
-
         """
         left = self.left(caller)
         if caller.key is None or left is None:

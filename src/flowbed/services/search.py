@@ -33,7 +33,9 @@ class Search:
         self._embedder: Embedder | None = None
         self._served = _served(bed.model, models)
 
-    async def find(self, caller: Caller, query: str | Sequence[float], **how: Any) -> Found:  # noqa: ANN401 - as `Flowbed.find`
+    async def find(
+        self, caller: Caller, query: str | Sequence[float], **how: Any
+    ) -> Found:  # as `Flowbed.find`
         """Find what is nearest to a text or a vector; takes what `Flowbed.find` takes.
 
         Raises:
@@ -42,7 +44,6 @@ class Search:
             Exhausted: its quota of today does not suffice.
             Rejected: the query is longer than an input of `Embeddings` may be.
             NotFound, Rejected, Misconfigured, Transient: as `Flowbed.find` does.
-
         """
         await self._quotas.admit(caller)
         embedder = self._embedder = self._embedder or await self._bed.open_model(self._bed.model)

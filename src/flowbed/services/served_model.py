@@ -76,7 +76,6 @@ class Model:
 
         Raises:
             Transient, Rejected, Misconfigured: as the embedder does.
-
         """
         return await self.embedder.embed(texts, purpose=purpose)
 
@@ -91,7 +90,6 @@ def allow(model: str, names: Collection[str], caller: Caller, serving: Serving) 
 
     Raises:
         Forbidden: it may not.
-
     """
     if not is_allowed(names, caller, serving):
         raise Forbidden(

@@ -47,7 +47,6 @@ def open_shared(url: str) -> Shared:
 
     Raises:
         Misconfigured: the address is none, or the extra `redis` is not installed.
-
     """
     client = open_redis(url)
     return Shared(

@@ -38,7 +38,6 @@ class TokenArrays:
         Raises:
             Rejected: an array has an id that stands for no text, is not valid Unicode, or is not how the tokenizer
                 writes the text that it stands for; `inputs` says which array.
-
         """
         decode = self._decode(embedder)
         texts = []

@@ -46,19 +46,18 @@ def checked(said: Mapping[str, Any], path: Path) -> dict[str, Any]:
 
     Raises:
         Misconfigured: something is said that Flowbed does not know; the message says where.
-
     """
     try:
         return _file()(**said).model_dump()
     except SettingsError as error:
-        message = f"a FLOWBED_ variable cannot be used: {error}; tables are written as JSON"
-        raise Misconfigured(message) from error
+        raise Misconfigured(
+            f"a FLOWBED_ variable cannot be used: {error}; tables are written as JSON"
+        ) from error
     except ValidationError as error:
         faults = "; ".join(
             f"{'.'.join(str(part) for part in each['loc'])}: {_plain(each)}" for each in error.errors()
         )
-        message = f"{path} (or a FLOWBED_ variable) cannot be used: {faults}"
-        raise Misconfigured(message) from error
+        raise Misconfigured(f"{path} (or a FLOWBED_ variable) cannot be used: {faults}") from error
 
 
 def _file() -> type[_File]:
@@ -79,7 +78,7 @@ def _fields(record: type, names: Mapping[str, Any]) -> dict[str, Any]:
     return {each.name: (hints[each.name], _default(each, names)) for each in fields(record)}
 
 
-def _default(said: Field[Any], names: Mapping[str, Any]) -> Any:  # noqa: ANN401 - whatever the field is
+def _default(said: Field[Any], names: Mapping[str, Any]) -> Any:  # whatever the field is
     if said.default is not MISSING:
         return said.default
     if said.default_factory is MISSING:
@@ -88,7 +87,7 @@ def _default(said: Field[Any], names: Mapping[str, Any]) -> Any:  # noqa: ANN401
     return pydantic.Field(default_factory=names["ServeSettings"] if made is ServeSettings else made)
 
 
-def _plain(fault: Any) -> str:  # noqa: ANN401 - pydantic's own record
+def _plain(fault: Any) -> str:  # pydantic's own record
     if fault["type"] == "extra_forbidden":
         return "no such setting"
     return str(fault["msg"])

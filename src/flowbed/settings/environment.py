@@ -82,7 +82,7 @@ def provider_options(config: Settings, model: str) -> tuple[str, dict[str, str]]
 
 
 def _has_default_profile() -> bool:
-    import configparser  # noqa: PLC0415 - only the files of profiles need it
+    import configparser  # only the files of profiles need it
 
     profiles = configparser.RawConfigParser()
     try:

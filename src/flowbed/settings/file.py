@@ -31,13 +31,12 @@ def add_source(
 
     Raises:
         Misconfigured: the name, or the file as it stands, cannot be used.
-
     """
     # Only writing keeps comments and order, and takes a while to load.
-    import tomlkit  # noqa: PLC0415
-    from tomlkit.exceptions import TOMLKitError  # noqa: PLC0415
+    import tomlkit
+    from tomlkit.exceptions import TOMLKitError
 
-    from flowbed.settings.checking import checked  # noqa: PLC0415 - slow to load, too
+    from flowbed.settings.checking import checked  # slow to load, too
 
     checked_name(name, "source")
     if collection is not None:
@@ -53,8 +52,7 @@ def add_source(
     try:
         file = tomlkit.parse(path.read_text("utf-8")) if path.exists() else tomlkit.document()
     except TOMLKitError as error:
-        message = f"{path} is not valid TOML: {error}"
-        raise Misconfigured(message) from error
+        raise Misconfigured(f"{path} is not valid TOML: {error}") from error
     table = tomlkit.table()
     table.update(said)
     sources = file.setdefault("sources", tomlkit.table(is_super_table=True))
@@ -67,7 +65,6 @@ def write_whole(path: Path, text: str) -> None:
 
     Raises:
         Misconfigured: the folder cannot be written to.
-
     """
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -78,5 +75,4 @@ def write_whole(path: Path, text: str) -> None:
             os.fsync(file.fileno())
         draft.replace(path)
     except OSError as error:
-        message = f"{path} cannot be written: {error.strerror}"
-        raise Misconfigured(message) from error
+        raise Misconfigured(f"{path} cannot be written: {error.strerror}") from error

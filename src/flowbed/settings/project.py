@@ -115,7 +115,6 @@ def read_settings(folder: Path) -> Settings:
 
     Raises:
         Misconfigured: the file is no TOML, or says something that Flowbed does not know; the message says where.
-
     """
     path = folder / FILE
     try:
@@ -124,17 +123,15 @@ def read_settings(folder: Path) -> Settings:
     except FileNotFoundError:
         body, said = b"", {}
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        message = f"{path} is not valid TOML: {error}"
-        raise Misconfigured(message) from error
+        raise Misconfigured(f"{path} is not valid TOML: {error}") from error
     except OSError as error:
-        message = f"{path} cannot be read: {error.strerror}"
-        raise Misconfigured(message) from error
+        raise Misconfigured(f"{path} cannot be read: {error.strerror}") from error
     alone = not any(name.upper().startswith(PREFIX) for name in os.environ)
     passed = folder / PASSED
     if alone and _has_passed(body, passed):
         return _settings(said)
     # pydantic and its own settings take a fifth of a second to load and to learn these records.
-    from flowbed.settings.checking import checked  # noqa: PLC0415
+    from flowbed.settings.checking import checked
 
     found = _settings(checked(said, path))
     # Where checking has changed nothing (such as a number that was said as text), there is nothing to check next time.
@@ -170,7 +167,7 @@ def _settings(said: Mapping[str, Any]) -> Settings:
     return Settings(**{**said, **tables})
 
 
-def _same(said: Any, found: Any) -> bool:  # noqa: ANN401 - what tables hold
+def _same(said: Any, found: Any) -> bool:  # what tables hold
     """Tell whether checking left all as it was said; where a number may have a point, one without is as good."""
     if isinstance(found, dict) and isinstance(said, dict):
         return said.keys() == found.keys() and all(_same(said[name], found[name]) for name in found)
@@ -200,12 +197,10 @@ def checked_name(name: str, what: str) -> str:
 
     Raises:
         Misconfigured: it cannot.
-
     """
     if not NAME.fullmatch(name) or name in RESERVED:
-        message = (
+        raise Misconfigured(
             f"{what} name {name!r} cannot be used: take small letters, digits, - and _, starting with a letter or"
             f" digit, and not {' or '.join(sorted(RESERVED))}"
         )
-        raise Misconfigured(message)
     return name

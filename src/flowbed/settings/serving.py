@@ -25,9 +25,8 @@ def serving(config: Settings) -> Serving:
 
     Raises:
         Misconfigured: one of these variables cannot be used.
-
     """
-    from flowbed.services import Dimensions, Serving, Tier  # noqa: PLC0415 - a search has no use for them
+    from flowbed.services import Dimensions, Serving, Tier  # a search has no use for them
 
     said = config.serve
     models = tuple(said.models) or (config.model,)
@@ -66,7 +65,6 @@ def fallback(config: Settings) -> dict[str, tuple[str, ...]]:
 
     Raises:
         Misconfigured: a variable cannot be used.
-
     """
     name = next((each for each in ("FLOWBED_FALLBACK", OLDER_FALLBACK) if os.environ.get(each)), None)
     chains = {} if name is None else _chains(name, os.environ[name])
@@ -81,7 +79,7 @@ def fallback(config: Settings) -> dict[str, tuple[str, ...]]:
 
 
 def _chains(name: str, text: str) -> dict[str, tuple[str, ...]]:
-    from pydantic import Field, TypeAdapter, ValidationError  # noqa: PLC0415 - slow, and rarely asked for
+    from pydantic import Field, TypeAdapter, ValidationError  # slow, and rarely asked for
 
     model = Annotated[str, Field(pattern="^[^{}]+$")]
     chains: TypeAdapter[dict[str, tuple[str, ...]]] = TypeAdapter(dict[model, tuple[model, ...]])
@@ -93,10 +91,9 @@ def _chains(name: str, text: str) -> dict[str, tuple[str, ...]]:
     try:
         return chains.validate_python(found)
     except ValidationError as error:
-        message = (
+        raise Misconfigured(
             f"{name}={text} cannot be used; write vendor:model,vendor:model or a JSON object of lists of them"
-        )
-        raise Misconfigured(message) from error
+        ) from error
 
 
 def _older_model(said: str, model: str) -> str:
@@ -113,10 +110,9 @@ def _older_allowlist() -> Allowlist:
     return "enforce" if enforced is None or enforced in SWITCHED_ON else "off"
 
 
-def _older(name: str, values: Sequence[str]) -> Any:  # noqa: ANN401 - one of `values`, or None
+def _older(name: str, values: Sequence[str]) -> Any:  # one of `values`, or None
     """Read a variable that older servers have, where it is set."""
     value = os.environ.get(name, "").strip().lower()
     if value and value not in values:
-        message = f"{name}={value} cannot be used; write one of: {', '.join(values)}"
-        raise Misconfigured(message)
+        raise Misconfigured(f"{name}={value} cannot be used; write one of: {', '.join(values)}")
     return value or None

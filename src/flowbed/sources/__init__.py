@@ -29,7 +29,6 @@ class Source(Protocol):
         Raises:
             Misconfigured: the location does not exist or cannot be read.
             Transient: the same fetch may succeed later.
-
         """
         ...
 
@@ -53,12 +52,10 @@ def open_source(
 
     Raises:
         Misconfigured: the kind is unknown, or an option is.
-
     """
     known = kinds()
     if kind not in known:
-        message = f"no source is called {kind!r}; the kinds are: {', '.join(sorted(known))}"
-        raise Misconfigured(message)
+        raise Misconfigured(f"no source is called {kind!r}; the kinds are: {', '.join(sorted(known))}")
     module, _, attribute = known[kind].partition(":")
     opener: Callable[..., Source] = getattr(import_module(module), attribute)
     return opener(location, folder=folder, options=options, clock=clock)

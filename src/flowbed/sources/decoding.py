@@ -18,7 +18,6 @@ def decoded(raw: bytes) -> str:
 
     Raises:
         Rejected: `raw` is not UTF-8; the message says why, and where.
-
     """
     if b"\0" not in raw and not raw.startswith(UTF16):
         try:

@@ -50,7 +50,6 @@ def open_files(
 
     Raises:
         Misconfigured: an option is unknown or wrong.
-
     """
     given = Options("files", options, KNOWN)
     return Files(
@@ -102,8 +101,9 @@ class Files:
         except (FileNotFoundError, NotADirectoryError):
             lines = []
         except (OSError, UnicodeDecodeError) as error:
-            message = f"the file of patterns {self.ignore} in {self.location} cannot be read: {error}"
-            raise Misconfigured(message) from error
+            raise Misconfigured(
+                f"the file of patterns {self.ignore} in {self.location} cannot be read: {error}"
+            ) from error
         ignore = _patterns(self.ignore, lines)
 
         def wanted(name: str) -> bool:
@@ -142,11 +142,9 @@ class Files:
         try:
             raw = file.path.read_bytes()
         except FileNotFoundError as error:
-            message = "it was there when the folder was listed, and is gone"
-            raise Rejected(message) from error
+            raise Rejected("it was there when the folder was listed, and is gone") from error
         except OSError as error:
-            message = f"cannot be read: {error.strerror}"
-            raise Rejected(message) from error
+            raise Rejected(f"cannot be read: {error.strerror}") from error
         path = PurePosixPath(file.name)
         return Document(
             id=file.name,
@@ -187,14 +185,11 @@ class _Walk:
                 yield _file(self.root.name, self.root, top)
                 return
             else:
-                message = f"{location} is neither a file nor a folder"
-                raise Misconfigured(message)
+                raise Misconfigured(f"{location} is neither a file nor a folder")
         except FileNotFoundError as error:
-            message = f"{location} does not exist; give the path of a file or folder"
-            raise Misconfigured(message) from error
+            raise Misconfigured(f"{location} does not exist; give the path of a file or folder") from error
         except OSError as error:
-            message = f"{location} cannot be read: {error.strerror}"
-            raise Misconfigured(message) from error
+            raise Misconfigured(f"{location} cannot be read: {error.strerror}") from error
         yield from self._below(entries, "")
 
     def _below(self, entries: list[os.DirEntry[str]], above: str) -> Iterator[_File | Problem]:
@@ -267,5 +262,4 @@ def _patterns(where: str, lines: tuple[str, ...] | list[str]) -> GitIgnoreSpec:
     try:
         return GitIgnoreSpec.from_lines(lines)
     except ValueError as error:
-        message = f"{where} holds a pattern that is none: {error}"
-        raise Misconfigured(message) from error
+        raise Misconfigured(f"{where} holds a pattern that is none: {error}") from error

@@ -36,7 +36,6 @@ def open_jsonl(
 
     Raises:
         Misconfigured: an option is unknown or wrong.
-
     """
     given = Options("jsonl", options, KNOWN)
     named = given.text("id", "")
@@ -72,7 +71,6 @@ class Fields:
 
         Raises:
             Rejected: it has no usable id or text, or a title or number that is none.
-
         """
         name = self._id(record)
         return name, partial(
@@ -97,12 +95,11 @@ class Fields:
             return str(value)
         if not isinstance(value, str) or not value.strip():
             problem = "is missing" if value is None else f"has to be a text or an integer, not {value!r}"
-            message = f"{' or '.join(self.id)} {problem}"
-            raise Rejected(message)
+            raise Rejected(f"{' or '.join(self.id)} {problem}")
         return value
 
 
-def _value(record: Mapping[str, Any], name: str) -> Any:  # noqa: ANN401 - whatever JSON can hold
+def _value(record: Mapping[str, Any], name: str) -> Any:  # whatever JSON can hold
     """Look a field up, by its whole name first and then along its dots; None where there is none."""
     if name in record:
         return record[name]
@@ -121,8 +118,9 @@ def _string(record: Mapping[str, Any], name: str, default: object) -> str:
     if value is None:
         value = default
     if not isinstance(value, str):
-        message = f"{name} is missing" if value is _ABSENT else f"{name} has to be a text, not {value!r:.60}"
-        raise Rejected(message)
+        raise Rejected(
+            f"{name} is missing" if value is _ABSENT else f"{name} has to be a text, not {value!r:.60}"
+        )
     return value
 
 
@@ -132,7 +130,6 @@ def _scalar(record: Mapping[str, Any], name: str) -> Scalar | None:
     if isinstance(value, dict | list):
         return json.dumps(value, ensure_ascii=False, separators=(",", ":"))
     if isinstance(value, float) and not math.isfinite(value):
-        message = f"{name} is too large a number"
-        raise Rejected(message)
+        raise Rejected(f"{name} is too large a number")
     scalar: Scalar | None = value
     return scalar

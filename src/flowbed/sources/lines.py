@@ -90,8 +90,7 @@ class Lines:
                     yield Entry(document=document, etag=etag, read=read), len(raw)
             except OSError as error:
                 if path == self.path:
-                    message = f"{self.location} cannot be read: {error.strerror}"
-                    raise Misconfigured(message) from error
+                    raise Misconfigured(f"{self.location} cannot be read: {error.strerror}") from error
                 yield scan.problem(name, 0, f"cannot be read: {error.strerror}"), 0
 
     def _parsed(self, raw: bytes, fault: str) -> tuple[str, Callable[[], Document]]:
@@ -99,20 +98,19 @@ class Lines:
             raise Rejected(fault)
         text, record = parsed(raw)
         if not isinstance(record, dict):
-            message = f"a record is a JSON object, this is {_KINDS.get(type(record), 'a number')}"
-            raise Rejected(message)
+            raise Rejected(f"a record is a JSON object, this is {_KINDS.get(type(record), 'a number')}")
         document, read = self.document(record, text)
         if UNUSABLE.search(document):
-            message = f"id {document!r} holds control characters"
-            raise Rejected(message)
+            raise Rejected(f"id {document!r} holds control characters")
         return document, read
 
     def _below(self) -> Iterator[Path]:
         """Go through a folder; one in it that cannot be listed stops the fetch, since it may hold any record."""
 
         def refuse(error: OSError) -> None:
-            message = f"folder {error.filename} of {self.location} cannot be listed: {error.strerror}"
-            raise Misconfigured(message) from error
+            raise Misconfigured(
+                f"folder {error.filename} of {self.location} cannot be listed: {error.strerror}"
+            ) from error
 
         for folder, folders, names in os.walk(self.path, onerror=refuse):
             folders[:] = [name for name in folders if not name.startswith(".")]
@@ -128,14 +126,12 @@ class Lines:
                 return {self.path.name: self.path}
             matches = [Path(match) for match in sorted(glob.glob(str(self.path), recursive=True))]  # noqa: PTH207
         except OSError as error:
-            message = f"{self.location} cannot be read: {error.strerror}"
-            raise Misconfigured(message) from error
+            raise Misconfigured(f"{self.location} cannot be read: {error.strerror}") from error
         files = [match for match in matches if match.is_file()]
         if not files:
-            message = (
+            raise Misconfigured(
                 f"{self.location} does not exist; name a file, a folder or a pattern such as data/*.jsonl"
             )
-            raise Misconfigured(message)
         if len(files) == 1:
             return {files[0].name: files[0]}
         common = os.path.commonpath([file.parent for file in files])

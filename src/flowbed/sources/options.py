@@ -15,7 +15,6 @@ class Options:
 
     Raises:
         Misconfigured: an option is not one of `known`.
-
     """
 
     def __init__(self, kind: str, options: Mapping[str, object], known: Sequence[str]) -> None:
@@ -24,11 +23,10 @@ class Options:
         self._options = options
         unknown = sorted(set(options) - set(known))
         if unknown:
-            message = (
+            raise Misconfigured(
                 f"a source of kind {kind!r} has no option {', '.join(map(repr, unknown))}; "
                 f"its options are: {', '.join(known) or 'none'}"
             )
-            raise Misconfigured(message)
 
     def text(self, name: str, default: str) -> str:
         """Read an option that is one text."""

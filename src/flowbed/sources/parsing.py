@@ -27,7 +27,6 @@ def parsed(raw: bytes) -> tuple[str, Any]:
 
     Raises:
         Rejected: `raw` is not UTF-8 or not JSON, or an object in it holds half a character; the message says where.
-
     """
     try:
         value = orjson.loads(raw)
@@ -48,26 +47,22 @@ def _parsed_slowly(raw: bytes) -> tuple[str, Any]:
     return text, value
 
 
-def parsed_text(text: str) -> Any:  # noqa: ANN401 - whatever JSON can hold
+def parsed_text(text: str) -> Any:  # whatever JSON can hold
     """Parse one JSON value, which may hold halves of characters.
 
     Raises:
         Rejected: it is none.
-
     """
     try:
         return _DECODER.decode(text)
     except RecursionError as error:
-        message = "not JSON: nested too deeply"
-        raise Rejected(message) from error
+        raise Rejected("not JSON: nested too deeply") from error
     except ValueError as error:
-        message = f"not JSON: {error}"
-        raise Rejected(message) from error
+        raise Rejected(f"not JSON: {error}") from error
 
 
 def _no_constant(name: str) -> float:
-    message = f"{name} is no number of JSON"
-    raise ValueError(message)
+    raise ValueError(f"{name} is no number of JSON")
 
 
 # Made once: `json.loads` with an option makes a decoder for each call.
@@ -79,5 +74,6 @@ def _refuse_lone_surrogates(value: dict[str, Any]) -> None:
     try:
         canonical(value)
     except UnicodeEncodeError as error:
-        message = f"holds half a character (\\u{ord(error.object[error.start]):04x} without its other half)"
-        raise Rejected(message) from error
+        raise Rejected(
+            f"holds half a character (\\u{ord(error.object[error.start]):04x} without its other half)"
+        ) from error

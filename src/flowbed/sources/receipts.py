@@ -22,7 +22,6 @@ def open_receipts(
 
     Raises:
         Misconfigured: an option was given.
-
     """
     Options("receipts", options, ())
     return Lines(
@@ -40,16 +39,13 @@ def receipt_document(record: Mapping[str, Any], text: str) -> tuple[str, Callabl
 
     Raises:
         Rejected: the receipt cannot be named.
-
     """
     image = record.get("image_id")
     if not isinstance(image, str) or not image or "#" in image:
-        message = f"image_id has to be a text without '#', not {image!r:.60}"
-        raise Rejected(message)
+        raise Rejected(f"image_id has to be a text without '#', not {image!r:.60}")
     number = record.get("receipt_id")
     # A bool is an int to Python, but numbers nothing.
     if not isinstance(number, int) or isinstance(number, bool) or number < 0:
-        message = f"receipt_id has to be an integer of 0 or more, not {number!r:.60}"
-        raise Rejected(message)
+        raise Rejected(f"receipt_id has to be an integer of 0 or more, not {number!r:.60}")
     name = f"IMAGE#{image}#RECEIPT#{number:05d}"
     return name, partial(Document, id=name, kind="receipt", text=text)

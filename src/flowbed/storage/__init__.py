@@ -104,7 +104,6 @@ def open_store(url: str, *, folder: Path, options: Mapping[str, str] | None = No
 
     Raises:
         Misconfigured: the scheme is not one that Flowbed stores on, the folder cannot be made, or an option is unknown.
-
     """
     scheme = url.partition("://")[0] if "://" in url else ""
     target = KINDS.get(scheme)

@@ -77,7 +77,6 @@ class Conditions:
             Conflict: another was.
             Undecided: nothing was, yet.
             Transient: another was, and this one may have been before it.
-
         """
         what, why = f"{key!r} in {self.url}", first_line(reason)
         try:
@@ -105,7 +104,6 @@ class Conditions:
 
         Raises:
             Misconfigured: it wrote what it was asked not to.
-
         """
         async with self._trying:
             if self._kept:

@@ -44,7 +44,6 @@ def open_files(path: str, *, folder: Path) -> Files:
 
     Raises:
         Misconfigured: there can be no such folder.
-
     """
     plain = unquote(path.removeprefix("file://")) if path.startswith("file://") else path
     root = Path(os.path.abspath(folder / plain))  # noqa: PTH100 - resolve() would follow links that may yet be moved

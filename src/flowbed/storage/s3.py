@@ -51,7 +51,6 @@ def open_s3(url: str, *, options: Mapping[str, str]) -> S3:
 
     Raises:
         Misconfigured: the address or an option cannot be used, or the profile has no keys.
-
     """
     parts = urlsplit(url)
     prefix = parts.path.strip("/")
@@ -146,7 +145,6 @@ class S3(Objects):
 
         Raises:
             Transient: among others, the answer was lost, and the object has changed again before it could be read.
-
         """
         checked(key)
         await self._conditions.require_kept()
@@ -208,11 +206,11 @@ class S3(Objects):
             raise
 
 
-def _profile(name: str) -> Any:  # noqa: ANN401 - obstore takes anything that gives keys when called
+def _profile(name: str) -> Any:  # obstore takes anything that gives keys when called
     try:
-        from boto3 import Session  # noqa: PLC0415 - slow to load, and needed for profiles alone
-        from botocore.exceptions import BotoCoreError  # noqa: PLC0415
-        from obstore.auth.boto3 import Boto3CredentialProvider  # noqa: PLC0415
+        from boto3 import Session  # slow to load, and needed for profiles alone
+        from botocore.exceptions import BotoCoreError
+        from obstore.auth.boto3 import Boto3CredentialProvider
     except ImportError as error:
         raise Misconfigured(
             f"AWS profile {name!r} is read by boto3, which is not installed: pip install 'flowbed[aws]', or set"

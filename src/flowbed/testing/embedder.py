@@ -61,7 +61,6 @@ class Seeded:
         Raises:
             Transient: a text says FLAKY and comes for the first time, or the counting process does not answer.
             Rejected: a text says POISON.
-
         """
         require_unicode(texts)
         if len(texts) > self.items:
@@ -100,7 +99,6 @@ def open_seeded(name: str, *, cache: Path, options: Mapping[str, str]) -> Seeded
 
     Raises:
         Misconfigured: the name is not a number, or an option is unknown or not what it should be.
-
     """
     if unknown := set(options) - OPTIONS:
         raise Misconfigured(f"model seeded:{name} has no option {sorted(unknown)}; it has {sorted(OPTIONS)}")

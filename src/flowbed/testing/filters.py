@@ -22,19 +22,18 @@ def fits(where: Mapping[str, Any] | None) -> Fits:
 
     Raises:
         Rejected: the filter is not of the grammar, or compares with what no index compares with.
-
     """
     return _all(where if where is not None else {}, DEEPEST)
 
 
-def _all(where: Any, deeper: int) -> Fits:  # noqa: ANN401 - what a user wrote
+def _all(where: Any, deeper: int) -> Fits:  # what a user wrote
     if not isinstance(where, dict) or deeper < 0:
         raise Rejected(f"no filter, or one nested too deep: {where!r}")
     terms = [_term(key, value, deeper) for key, value in where.items()]
     return lambda metadata, document: all(term(metadata, document) for term in terms)
 
 
-def _term(key: Any, value: Any, deeper: int) -> Fits:  # noqa: ANN401
+def _term(key: Any, value: Any, deeper: int) -> Fits:
     match key, value:
         case "$and" | "$or", [_, *_]:
             parts = [_all(part, deeper - 1) for part in value]
@@ -53,7 +52,7 @@ def _term(key: Any, value: Any, deeper: int) -> Fits:  # noqa: ANN401
     raise Rejected(f"not of the grammar: {key!r}: {value!r}")
 
 
-def _condition(name: Any, operand: Any) -> Callable[[Any], bool]:  # noqa: ANN401
+def _condition(name: Any, operand: Any) -> Callable[[Any], bool]:
     match name, operand:
         case "$eq" | "$ne", _:
             same = _kind(operand)

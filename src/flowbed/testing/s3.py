@@ -77,7 +77,7 @@ def mended(serve: Application) -> Application:
     locks = [threading.Lock() for _ in range(LOCKS)]
 
     def serve_in_turn(environ: dict[str, Any], start_response: Callable[..., Any]) -> Iterable[bytes]:
-        def start(status: str, headers: list[tuple[str, str]], *rest: Any) -> Any:  # noqa: ANN401 - WSGI's own
+        def start(status: str, headers: list[tuple[str, str]], *rest: Any) -> Any:  # WSGI's own
             # Clients that are strict refuse the second `Server`.
             return start_response(status, [each for each in headers if each[0].lower() != "server"], *rest)
 
@@ -92,8 +92,8 @@ def mended(serve: Application) -> Application:
 def main() -> None:
     """Serve until standard input ends."""
     # Loaded by the server alone, not by those who start it.
-    from moto.moto_server.werkzeug_app import MotoRequestHandler, create_backend_app  # noqa: PLC0415
-    from werkzeug.serving import make_server  # noqa: PLC0415
+    from moto.moto_server.werkzeug_app import MotoRequestHandler, create_backend_app
+    from werkzeug.serving import make_server
 
     logging.getLogger("werkzeug").setLevel(logging.ERROR)
     server = make_server(

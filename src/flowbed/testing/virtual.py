@@ -17,7 +17,6 @@ def run_virtual(main: Coroutine[Any, Any, T]) -> T:
 
     Raises:
         AssertionError: everybody waits for somebody else.
-
     """
     with asyncio.Runner(loop_factory=_Loop) as runner:
         return runner.run(main)
@@ -28,7 +27,7 @@ class _Selector(selectors.DefaultSelector):
 
     now = 0.0
 
-    def select(self, timeout: float | None = None) -> Any:  # noqa: ANN401 - as the selector of the platform
+    def select(self, timeout: float | None = None) -> Any:  # as the selector of the platform
         events = super().select(0)
         if not events:
             # Nothing but the loop's own threads and sockets could end this, and there is nothing on a clock.

@@ -68,7 +68,6 @@ class Embedders:
 
         Raises:
             Misconfigured: it cannot be opened.
-
         """
         with self._opening:
             if self._cached is None:
@@ -81,11 +80,10 @@ class Embedders:
 
         Raises:
             Misconfigured: it cannot be opened.
-
         """
         with self._opening:
             if self._jobs is None:
-                from flowbed.embedding.batch_api import open_jobs  # noqa: PLC0415
+                from flowbed.embedding.batch_api import open_jobs
 
                 model = self._config.model
                 target, options = settings.provider_options(self._config, model)
@@ -100,7 +98,6 @@ class Embedders:
 
         Raises:
             Misconfigured: it cannot be opened.
-
         """
 
         def opened() -> Embedder:
@@ -111,7 +108,7 @@ class Embedders:
 
     def account(self, model: str) -> str:
         """Name the account that a model's provider counts requests for, without giving its key away."""
-        from flowbed.embedding.wrappers.limits import bucket_name  # noqa: PLC0415
+        from flowbed.embedding.wrappers.limits import bucket_name
 
         _, options = settings.provider_options(self._config, model)
         return bucket_name(model.partition(":")[0], options.get("api_key", ""))
@@ -131,9 +128,9 @@ class Embedders:
         if not any(isinstance(each, Rated) for each in opened.values()):
             return opened[model]
         # What stands before providers is loaded for providers alone: a search with a local model is to begin at once.
-        from flowbed.embedding.wrappers.breaker import Breaker, Guarded  # noqa: PLC0415
-        from flowbed.embedding.wrappers.fallback import Fallback  # noqa: PLC0415
-        from flowbed.embedding.wrappers.limits import Limited  # noqa: PLC0415
+        from flowbed.embedding.wrappers.breaker import Breaker, Guarded
+        from flowbed.embedding.wrappers.fallback import Fallback
+        from flowbed.embedding.wrappers.limits import Limited
 
         buckets = self._buckets(self._config.serve.redis)
         limited = {
@@ -151,7 +148,6 @@ class Embedders:
 
         Raises:
             Misconfigured: one cannot be opened, and crossing is not set.
-
         """
         opened: dict[str, Embedder] = {}
         for name in settings.fallback(self._config).get(model, ()):
@@ -159,21 +155,20 @@ class Embedders:
                 opened[name] = self._open(name)
             except Misconfigured as error:
                 if not crossing:
-                    message = (
+                    raise Misconfigured(
                         f"{name}, the fallback of {model}, cannot be opened: {error}; or take it out of"
                         " FLOWBED_FALLBACK, or of fallback in [serve]"
-                    )
-                    raise Misconfigured(message) from error
+                    ) from error
                 telemetry.log.warning("%s stands in for %s nowhere: %s", name, model, error)
         return opened
 
     def _buckets(self, redis: str) -> Buckets:
         """Keep the room under rate limits where all processes see it, if there is such a place."""
-        from flowbed.embedding.wrappers.limits import BURST, MemoryBuckets, SharedBuckets  # noqa: PLC0415
+        from flowbed.embedding.wrappers.limits import BURST, MemoryBuckets, SharedBuckets
 
         if not redis:
             return MemoryBuckets()
-        from flowbed.embedding.cache.redis import RedisBuckets, open_redis  # noqa: PLC0415
+        from flowbed.embedding.cache.redis import RedisBuckets, open_redis
 
         client = open_redis(redis)
         self._leave_redis = client.aclose
@@ -190,7 +185,7 @@ class Embedders:
             opener = partial(open_embedder, target, cache=self._folder / "models", options=options)
             embedder = opener()
             if processes and not isinstance(embedder, Rated):
-                from flowbed.embedding.supervised import Supervised  # noqa: PLC0415
+                from flowbed.embedding.supervised import Supervised
 
                 embedder = Supervised(opener, processes=processes)
             self._models[model, processes] = embedder

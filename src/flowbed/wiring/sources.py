@@ -36,7 +36,6 @@ async def open_feeds(
 
     Raises:
         Misconfigured: a source is not known, or cannot be opened.
-
     """
     opened = {}
     for name in names or known:
@@ -47,8 +46,9 @@ async def open_feeds(
         else:
             raise Misconfigured(await _unknown(name, known, ledger))
     if not opened:
-        message = "this project has no sources yet; add one, such as: flowbed add handbook files docs/"
-        raise Misconfigured(message)
+        raise Misconfigured(
+            "this project has no sources yet; add one, such as: flowbed add handbook files docs/"
+        )
     return opened
 
 
@@ -84,7 +84,6 @@ def add(
 
     Raises:
         Misconfigured: the name, the kind, the location or an option cannot be used.
-
     """
     source = settings.SourceSettings(
         kind=kind, location=location, collection=collection, options=dict(options)
@@ -95,10 +94,9 @@ def add(
         and not (folder / location).exists()
         and not any(mark in location for mark in "*?[")
     ):
-        message = (
+        raise Misconfigured(
             f"location {location!r} of source {name!r} does not exist below {folder}; give a path that does"
         )
-        raise Misconfigured(message)
     settings.add_source(
         folder, name, kind=kind, location=location, collection=collection, options=dict(options)
     )
@@ -109,12 +107,12 @@ def open_feed(name: str, source: settings.SourceSettings, *, folder: Path, clock
 
     Raises:
         Misconfigured: the kind is unknown, or an option is.
-
     """
     settings.checked_name(name, "source")
     if source.kind not in kinds():
-        message = f"no source is of kind {source.kind!r}; the kinds are: {', '.join(sorted(kinds()))}"
-        raise Misconfigured(message)
+        raise Misconfigured(
+            f"no source is of kind {source.kind!r}; the kinds are: {', '.join(sorted(kinds()))}"
+        )
     own = {key: value for key, value in source.options.items() if key not in CHUNKING}
     collections: tuple[str, ...] = (source.collection or name,)
     if source.kind == "receipts":
@@ -134,5 +132,4 @@ def _whole(value: object, key: str) -> int:
     try:
         return int(str(value))
     except ValueError:
-        message = f"option {key} is {value!r}; it has to be a whole number"
-        raise Misconfigured(message) from None
+        raise Misconfigured(f"option {key} is {value!r}; it has to be a whole number") from None

@@ -92,7 +92,6 @@ class BatchApi(Protocol):
 
         Raises:
             Rejected: it is none.
-
         """
         ...
 
@@ -105,7 +104,6 @@ class BatchApi(Protocol):
             Transient: it may have been taken all the same: `find` tells.
             Rejected: the input as a whole is refused.
             Misconfigured: no job can be made until a setting changes.
-
         """
         ...
 
@@ -116,7 +114,6 @@ class BatchApi(Protocol):
 
         Raises:
             Transient, Misconfigured: as `submit`.
-
         """
         ...
 
@@ -126,7 +123,6 @@ class BatchApi(Protocol):
         Raises:
             NotFound: the provider does not know it (any more).
             Transient, Misconfigured: as `submit`.
-
         """
         ...
 
@@ -140,7 +136,6 @@ class BatchApi(Protocol):
         Raises:
             NotFound: the provider has lost it.
             Transient: it broke off, or cannot be had now.
-
         """
         ...
 
@@ -149,7 +144,6 @@ class BatchApi(Protocol):
 
         Raises:
             Rejected: it is none.
-
         """
         ...
 
@@ -173,7 +167,6 @@ def open_jobs(model: str, embedder: Embedder, *, options: Mapping[str, str]) -> 
 
     Raises:
         Misconfigured: an option is wrong.
-
     """
     vendor, _, name = model.partition(":")
     target = VENDORS.get(vendor)

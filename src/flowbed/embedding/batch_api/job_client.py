@@ -69,7 +69,6 @@ class Jobs:
 
         Raises:
             Rejected: the text is not valid Unicode.
-
         """
         before, between, after = self._pattern
         try:
@@ -97,7 +96,6 @@ class Jobs:
 
         Raises:
             Rejected: it is none.
-
         """
         name, sent = read_asked(line)
         (prompt,) = self._remote.asking("")["input"]
@@ -110,7 +108,6 @@ class Jobs:
             Transient: it may have been taken all the same: `find` tells.
             Rejected: the input as a whole is refused.
             Misconfigured: no job can be made until a setting changes.
-
         """
         if self._believe is not None:
             await self._believe()
@@ -145,7 +142,6 @@ class Jobs:
         Raises:
             NotFound: the provider does not know it (any more).
             Transient, Misconfigured: as `submit`.
-
         """
         return (await self._look(job)).job
 
@@ -155,7 +151,6 @@ class Jobs:
         Raises:
             NotFound: the provider does not know it (any more).
             Transient, Misconfigured: as `submit`.
-
         """
         answer = await self._provider.post(f"/batches/{quote(job, safe='')}/cancel")
         if answer.status in NOT_FOUND:
@@ -173,7 +168,6 @@ class Jobs:
             NotFound: the provider has lost it.
             Transient: it broke off, or cannot be had now.
             Misconfigured: as `submit`.
-
         """
 
         def refused(answer: Answer) -> Error:
@@ -187,7 +181,6 @@ class Jobs:
         Raises:
             Rejected: it is none.
             Misconfigured: its vector has other dimensions than were asked for.
-
         """
         return read_line(line, self._remote)
 
@@ -260,7 +253,7 @@ class Jobs:
     def _told(self, answer: Answer) -> Told:
         return self._read(self._payload(answer))
 
-    def _read(self, payload: Any) -> Told:  # noqa: ANN401 - as JSON has it
+    def _read(self, payload: Any) -> Told:  # as JSON has it
         try:
             return read_job(payload, mark=MARK, redacted=self._provider.redacted)
         except Transient as error:
@@ -271,7 +264,6 @@ class Jobs:
 
         Raises:
             Transient, Rejected, Misconfigured: it is a refusal, or no JSON.
-
         """
         if not 200 <= answer.status < 300:  # noqa: PLR2004 - as HTTP counts
             raise self._failure(answer)

@@ -44,12 +44,11 @@ class Told:
     status: str
 
 
-def read_job(payload: Any, *, mark: str, redacted: Callable[[str], str]) -> Told:  # noqa: ANN401 - as JSON has it
+def read_job(payload: Any, *, mark: str, redacted: Callable[[str], str]) -> Told:  # as JSON has it
     """Read {id, status, request_counts, usage, output_file_id, error_file_id, errors, metadata: {`mark`: ...}}.
 
     Raises:
         Transient: it is no job.
-
     """
     said = payload if isinstance(payload, dict) else {}
     name, status = said.get("id"), said.get("status")
@@ -91,7 +90,6 @@ def read_asked(line: bytes) -> tuple[str, str]:
 
     Raises:
         Rejected: it is no such line.
-
     """
     try:
         said = _fields(orjson.loads(line))
@@ -111,7 +109,6 @@ def read_line(line: bytes, remote: Remote) -> Answered:
     Raises:
         Rejected: it is no such line.
         Misconfigured: its vector has other dimensions than were asked for.
-
     """
     try:
         said = orjson.loads(line)
@@ -126,7 +123,7 @@ def read_line(line: bytes, remote: Remote) -> Answered:
     return _failed(name, response, _fields(said.get("error")), remote)
 
 
-def _embedded(name: str, body: Any, remote: Remote) -> Answered:  # noqa: ANN401 - as JSON has it
+def _embedded(name: str, body: Any, remote: Remote) -> Answered:  # as JSON has it
     tokens = None
     try:
         read = remote.api.read(body, 1)
@@ -164,13 +161,13 @@ def _said(problem: Mapping[str, Any], redacted: Callable[[str], str]) -> str:
     return redacted(message_of(problem) or _name(problem.get("code"))) or "the provider gives no reason"
 
 
-def _fields(value: Any) -> dict[str, Any]:  # noqa: ANN401 - as JSON has it
+def _fields(value: Any) -> dict[str, Any]:  # as JSON has it
     return value if isinstance(value, dict) else {}
 
 
-def _name(value: Any) -> str:  # noqa: ANN401 - as JSON has it
+def _name(value: Any) -> str:  # as JSON has it
     return value if isinstance(value, str) else ""
 
 
-def _count(value: Any) -> int:  # noqa: ANN401 - as JSON has it
+def _count(value: Any) -> int:  # as JSON has it
     return value if isinstance(value, int) and not isinstance(value, bool) and value > 0 else 0

@@ -36,7 +36,6 @@ def open_openai_jobs(name: str, embedder: Embedder, *, options: Mapping[str, str
 
     Raises:
         Misconfigured: an option is wrong.
-
     """
     read = Options("openai", options, OPENAI_OPTIONS)
     remote = remote_behind(embedder)
@@ -65,7 +64,6 @@ def open_compatible_jobs(name: str, embedder: Embedder, *, options: Mapping[str,
 
     Raises:
         Misconfigured: an option is wrong.
-
     """
     read = Options("compatible", options, COMPATIBLE_OPTIONS)
     remote = remote_behind(embedder)

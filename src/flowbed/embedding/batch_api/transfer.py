@@ -41,7 +41,6 @@ async def upload(
         Transient: there was no connection, nothing of the file was taken for too long, or no answer came.
         Rejected: what `read` reads is not of that size.
         Misconfigured: as `Provider.post`.
-
     """
     head, tail = _form(fields, name)
     headers = {
@@ -92,7 +91,6 @@ async def download(
     Raises:
         Transient: there was no connection, nothing came for too long, or it broke off.
         Misconfigured: as `Provider.post`.
-
     """
     async with provider.exchange("GET", path, lasting=provider.silence) as response:
         if response.status != 200:  # noqa: PLR2004 - as HTTP counts

@@ -32,7 +32,6 @@ def open_voyage_jobs(name: str, embedder: Embedder, *, options: Mapping[str, str
 
     Raises:
         Misconfigured: an option is wrong.
-
     """
     read = Options("voyage", options, OPTIONS)
     remote = remote_behind(embedder)

@@ -60,12 +60,12 @@ class Cached(Wrapper):
 
         Raises:
             Misconfigured: the vectors are filled up with zeros, which nobody may store.
-
         """
         super().__init__(embedder)
         if is_padded(self.space):
-            message = f"vectors of {self.space.model} that were filled up with zeros are never stored; ask for others"
-            raise Misconfigured(message)
+            raise Misconfigured(
+                f"vectors of {self.space.model} that were filled up with zeros are never stored; ask for others"
+            )
         self._counts = counts
         self._layout = Layout(self.space.dimensions)
         self.tiers = Tiers(tiers, self._layout, clock=clock)
@@ -82,7 +82,6 @@ class Cached(Wrapper):
 
         Raises:
             Transient, Rejected, Misconfigured: as the embedder does.
-
         """
         keys = self._keys(texts, purpose)
         wanted = dict(zip(keys, texts, strict=True))
@@ -116,7 +115,6 @@ class Cached(Wrapper):
 
         Raises:
             Rejected: a text is not valid Unicode.
-
         """
         wanted = dict(zip(self._keys(texts, purpose), texts, strict=True))
         found = await self.tiers.look(list(wanted))
@@ -131,7 +129,6 @@ class Cached(Wrapper):
         Raises:
             Rejected: a text is not valid Unicode.
             Misconfigured: the vectors are of another space.
-
         """
         await self.tiers.put(self._stored(self._keys(texts, purpose), embedded, embedded.counts))
 
@@ -279,11 +276,10 @@ class Cached(Wrapper):
         """Write vectors as tiers keep them."""
         shape = (len(keys), self.space.dimensions)
         if embedded.vectors.shape != shape:
-            message = (
+            raise Misconfigured(
                 f"model {self.space.model} answered vectors of shape {embedded.vectors.shape}, not {shape}; set its "
                 "dimensions to what it answers"
             )
-            raise Misconfigured(message)
         rows = np.ascontiguousarray(embedded.vectors, dtype=FLOAT)
         cut_off = set(embedded.truncated)
         return {

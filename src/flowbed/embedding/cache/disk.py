@@ -70,7 +70,6 @@ class VectorFile:
             Transient: another process held the file for too long.
             OutOfSpace: the disk is full.
             Misconfigured: the file cannot be opened.
-
         """
         return await self._call(lambda connection: self._get(connection, keys))
 
@@ -81,7 +80,6 @@ class VectorFile:
             Transient: another process held the file for too long.
             OutOfSpace: the disk is full.
             Misconfigured: the file cannot be opened.
-
         """
         await self._call(lambda connection: self._put(connection, vectors))
 

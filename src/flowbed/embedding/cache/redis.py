@@ -74,12 +74,11 @@ def open_redis(url: str) -> Redis:
 
     Raises:
         Misconfigured: the address is none, or the extra `redis` is not installed.
-
     """
     try:
-        from redis.asyncio import BlockingConnectionPool, Redis  # noqa: PLC0415 - an extra
-        from redis.asyncio.retry import Retry  # noqa: PLC0415
-        from redis.backoff import NoBackoff  # noqa: PLC0415
+        from redis.asyncio import BlockingConnectionPool, Redis  # an extra
+        from redis.asyncio.retry import Retry
+        from redis.backoff import NoBackoff
     except ImportError as error:
         raise Misconfigured(
             "sharing through Redis needs the package redis: pip install 'flowbed[redis]'"
@@ -115,7 +114,6 @@ class RedisBuckets:
         Raises:
             Transient: the server does not answer.
             Misconfigured: it does not let this client in.
-
         """
         with _translated():
             wait = await self._take(keys=[self._prefix + name], args=[self._burst, *_flat(costs)])
@@ -127,7 +125,6 @@ class RedisBuckets:
         Raises:
             Transient: the server does not answer.
             Misconfigured: it does not let this client in.
-
         """
         with _translated():
             await self._settle(keys=[self._prefix + name], args=[pause, *_flat(costs)])
@@ -151,7 +148,6 @@ class VectorRedis:
         Raises:
             Transient: the server does not answer.
             Misconfigured: it does not let this client in.
-
         """
         found: dict[bytes, bytes] = {}
         for start in range(0, len(keys), KEYS):
@@ -169,7 +165,6 @@ class VectorRedis:
         Raises:
             Transient: the server does not answer, or has no room.
             Misconfigured: it does not let this client in.
-
         """
         items = list(vectors.items())
         for start in range(0, len(items), KEYS):
@@ -185,7 +180,6 @@ class VectorRedis:
         Raises:
             Transient: the server does not answer.
             Misconfigured: it does not let this client in.
-
         """
         with _translated():
             keys: list[Any] = []
@@ -205,7 +199,7 @@ def _flat(costs: Mapping[str, float]) -> list[Any]:
 @contextmanager
 def _translated() -> Iterator[None]:
     """Say in our own errors what went wrong."""
-    from redis import exceptions  # noqa: PLC0415 - whoever has a client has it
+    from redis import exceptions  # whoever has a client has it
 
     try:
         yield

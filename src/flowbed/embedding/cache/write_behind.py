@@ -48,7 +48,6 @@ class WriteBehind:
 
         Raises:
             Transient, OutOfSpace, Misconfigured: as the tier behind does.
-
         """
         found: dict[bytes, bytes] = {}
         left: list[bytes] = []
@@ -77,7 +76,6 @@ class WriteBehind:
 
         Raises:
             Transient, OutOfSpace, Misconfigured: as the tier behind does.
-
         """
         await self.aclose()
         if isinstance(self._tier, Clears):

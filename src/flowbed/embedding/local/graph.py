@@ -47,18 +47,16 @@ class Architecture:
 
         Raises:
             Misconfigured: the model is not of the BERT family, or is an unusual one.
-
         """
         family = str(config.get("model_type", ""))
         activation = config.get("hidden_act")
         position = config.get("position_embedding_type", "absolute")
         if family not in FIRST_POSITION or activation != "gelu" or position != "absolute":
-            message = (
+            raise Misconfigured(
                 f"model {subject} (type {family!r}, activation {activation!r}, {position} positions) cannot be turned "
                 f"into a graph; choose one of type {', '.join(sorted(FIRST_POSITION))} with exact gelu and absolute "
                 "positions, or a folder that holds onnx/model.onnx"
             )
-            raise Misconfigured(message)
         return cls(
             family=family,
             layers=int(config["num_hidden_layers"]),
@@ -73,22 +71,20 @@ def graph_bytes(weights: Path, architecture: Architecture) -> bytes:
 
     Raises:
         Misconfigured: the file does not hold the tensors of its architecture.
-
     """
     # Building is rare and onnx is slow to import, so only building pays for it.
-    import onnx  # noqa: PLC0415
-    from safetensors import SafetensorError  # noqa: PLC0415
-    from safetensors.numpy import load_file  # noqa: PLC0415
+    import onnx
+    from safetensors import SafetensorError
+    from safetensors.numpy import load_file
 
     try:
         tensors = load_file(weights)
         writer = _Writer(tensors, architecture)
         writer.write()
     except (KeyError, SafetensorError) as error:
-        message = (
+        raise Misconfigured(
             f"weights {weights} cannot be read as a {architecture.family} model ({error}); fetch them again"
-        )
-        raise Misconfigured(message) from error
+        ) from error
 
     model = onnx.helper.make_model(
         onnx.helper.make_graph(
@@ -112,8 +108,9 @@ def graph_bytes(weights: Path, architecture: Architecture) -> bytes:
         producer_name="flowbed",
     )
     if model.ByteSize() > LARGEST_GRAPH:
-        message = f"weights {weights} are too large for one graph; choose a folder that holds onnx/model.onnx"
-        raise Misconfigured(message)
+        raise Misconfigured(
+            f"weights {weights} are too large for one graph; choose a folder that holds onnx/model.onnx"
+        )
     written: bytes = model.SerializeToString()
     return written
 
@@ -136,7 +133,7 @@ class _Writer:
         return self.tensors[self.prefix + name].astype(np.float32, copy=False)
 
     def constant(self, name: str, value: NDArray[Any]) -> str:
-        from onnx import numpy_helper  # noqa: PLC0415 - loaded already by `graph_bytes`
+        from onnx import numpy_helper  # loaded already by `graph_bytes`
 
         self.initializers.append(numpy_helper.from_array(np.ascontiguousarray(value), name))
         return name
@@ -148,9 +145,9 @@ class _Writer:
         output: str,
         *,
         domain: str = "",
-        **attributes: Any,  # noqa: ANN401 - as ONNX has them
+        **attributes: Any,  # as ONNX has them
     ) -> str:
-        from onnx import helper  # noqa: PLC0415 - loaded already by `graph_bytes`
+        from onnx import helper  # loaded already by `graph_bytes`
 
         self.nodes.append(
             helper.make_node(operator, inputs, [output], name=output, domain=domain, **attributes)

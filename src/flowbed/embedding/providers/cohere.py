@@ -69,7 +69,6 @@ def open_cohere(name: str, *, cache: Path, options: Mapping[str, str]) -> Remote
 
     Raises:
         Misconfigured: an option is wrong, or there is no key.
-
     """
     read = Options("cohere", options, COMMON)
     model = MODELS.get(name)
@@ -112,7 +111,7 @@ class CohereApi:
         """Write a request; its type is required."""
         return {"texts": texts, "input_type": INPUT_TYPES[purpose], **self._always}
 
-    def read(self, payload: Any, count: int) -> Read:  # noqa: ANN401 - as JSON has it
+    def read(self, payload: Any, count: int) -> Read:  # as JSON has it
         """Read {embeddings: {float: [...]}, meta: {billed_units: {input_tokens}}}; vectors have no index."""
         embeddings = payload.get("embeddings") if isinstance(payload, dict) else None
         rows = embeddings.get("float") if isinstance(embeddings, dict) else None

@@ -63,7 +63,6 @@ def open_compatible(name: str, *, cache: Path, options: Mapping[str, str]) -> Re
 
     Raises:
         Misconfigured: an option is wrong or missing.
-
     """
     read = Options("compatible", options, OPTIONS)
     if "base_url" not in read:
@@ -170,7 +169,6 @@ class Same(Wrapper):
             Rejected: as the server says; or a text is longer than the model's window, and the server does with such
                 texts something else than the other model.
             Misconfigured: the vectors are not the other model's, or as the server says.
-
         """
         if texts:
             await self.believe()
@@ -184,7 +182,6 @@ class Same(Wrapper):
         Raises:
             Transient, Rejected: as the server says.
             Misconfigured: they are not, or as the server says.
-
         """
         if self._tried:
             return
@@ -200,7 +197,6 @@ class Same(Wrapper):
             Transient, Rejected: as the server says.
             Misconfigured: as `believe`; or the server takes texts that are longer than the model's window, and makes
                 something else of them.
-
         """
         await self.believe()
         if not self._window:

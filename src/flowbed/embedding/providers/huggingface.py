@@ -82,7 +82,6 @@ def open_huggingface(name: str, *, cache: Path, options: Mapping[str, str]) -> R
 
     Raises:
         Misconfigured: an option is wrong, or there is no key.
-
     """
     read = Options("huggingface", options, OPTIONS)
     model = MODELS.get(name)
@@ -146,7 +145,7 @@ class HuggingFaceApi:
             **({"prompt_name": named} if named else {}),
         }
 
-    def read(self, payload: Any, count: int) -> Read:  # noqa: ANN401 - as JSON has it
+    def read(self, payload: Any, count: int) -> Read:  # as JSON has it
         """Read a vector for each text, or for each of its tokens; nothing is said of usage."""
         return Read(embeddings=[self._pooled(each) for each in positional(payload, count)], tokens=None)
 
@@ -163,7 +162,7 @@ class HuggingFaceApi:
             return Refused(verdict="misconfigured")
         return Refused()
 
-    def _pooled(self, embedding: Any) -> Any:  # noqa: ANN401 - as JSON has it
+    def _pooled(self, embedding: Any) -> Any:  # as JSON has it
         if not (isinstance(embedding, list) and embedding and isinstance(embedding[0], list)):
             return embedding
         try:

@@ -74,7 +74,6 @@ def open_openai(name: str, *, cache: Path, options: Mapping[str, str]) -> Remote
 
     Raises:
         Misconfigured: an option is wrong, or there is no key.
-
     """
     read = Options("openai", options, OPTIONS)
     model = MODELS.get(name)
@@ -144,7 +143,7 @@ class OpenAIApi:
         extra = {"input_type": purpose} if self._input_types else {}
         return {"input": texts, **self._always, **extra}
 
-    def read(self, payload: Any, count: int) -> Read:  # noqa: ANN401 - as JSON has it
+    def read(self, payload: Any, count: int) -> Read:  # as JSON has it
         """Read {data: [{index, embedding}], usage: {prompt_tokens, total_tokens}}."""
         data = payload.get("data") if isinstance(payload, dict) else None
         tokens = usage(payload, "usage", "prompt_tokens")

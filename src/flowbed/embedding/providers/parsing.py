@@ -19,12 +19,11 @@ FLOAT = np.dtype("<f4")
 TINY, HUGE = 1e-30, 1e30
 
 
-def indexed(data: Any, count: int) -> list[Any]:  # noqa: ANN401 - as JSON has it
+def indexed(data: Any, count: int) -> list[Any]:  # as JSON has it
     """Put the embeddings of `data`, a list of {index, embedding}, in the order of their texts.
 
     Raises:
         Transient: it is no such list, or an index is missing, doubled or out of range: no vector could be trusted.
-
     """
     if not isinstance(data, list) or not all(isinstance(each, dict) for each in data):
         raise Transient("the answer holds no list of embeddings")
@@ -41,12 +40,11 @@ def indexed(data: Any, count: int) -> list[Any]:  # noqa: ANN401 - as JSON has i
     return [found[index] for index in range(count)]
 
 
-def positional(rows: Any, count: int) -> list[Any]:  # noqa: ANN401 - as JSON has it
+def positional(rows: Any, count: int) -> list[Any]:  # as JSON has it
     """Take embeddings that come in the order of their texts, and say nothing more of it.
 
     Raises:
         Transient: it is no list, or not of one for each text.
-
     """
     if not isinstance(rows, list):
         raise Transient("the answer holds no list of embeddings")
@@ -61,7 +59,6 @@ def matrix(embeddings: Sequence[Any], dimensions: int) -> NDArray[np.float32]:
     Raises:
         Transient: one cannot be read, or is of another length than its neighbours.
         Misconfigured: all of them have another number of dimensions than was set.
-
     """
     rows = [_row(embedding) for embedding in embeddings]
     lengths = {len(row) for row in rows}
@@ -82,7 +79,6 @@ def normalised(vectors: NDArray[np.float32]) -> NDArray[np.float32]:
     Raises:
         Transient: one has a number that is not finite.
         Rejected: one is all zeros, so that it points nowhere; `inputs` says which.
-
     """
     with np.errstate(over="ignore", invalid="ignore", under="ignore"):
         squares = np.einsum("ij,ij->i", vectors, vectors)
@@ -101,7 +97,7 @@ def normalised(vectors: NDArray[np.float32]) -> NDArray[np.float32]:
     return divided
 
 
-def usage(payload: Any, *path: str) -> int | None:  # noqa: ANN401 - as JSON has it
+def usage(payload: Any, *path: str) -> int | None:  # as JSON has it
     """Read a count of tokens that lies at `path` in an answer; None where there is none."""
     for name in path:
         payload = payload.get(name) if isinstance(payload, dict) else None
@@ -109,7 +105,7 @@ def usage(payload: Any, *path: str) -> int | None:  # noqa: ANN401 - as JSON has
     return int(payload) if good else None
 
 
-def message_of(payload: Any) -> str:  # noqa: ANN401 - as JSON has it
+def message_of(payload: Any) -> str:  # as JSON has it
     """Find what an error says of itself, in the several forms that servers have for it."""
     if isinstance(payload, str):
         return payload
@@ -123,7 +119,7 @@ def message_of(payload: Any) -> str:  # noqa: ANN401 - as JSON has it
     return ""
 
 
-def _row(embedding: Any) -> NDArray[np.float32]:  # noqa: ANN401 - as JSON has it
+def _row(embedding: Any) -> NDArray[np.float32]:  # as JSON has it
     try:
         if isinstance(embedding, str):
             return np.frombuffer(b64decode(embedding, validate=True), FLOAT)

@@ -47,7 +47,6 @@ def price_of(options: Options, name: str) -> float:
 
     Raises:
         Misconfigured: neither does. Taken for free, its bill would come as a surprise.
-
     """
     said = options.amount("price")
     if said is not None:

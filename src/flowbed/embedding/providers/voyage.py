@@ -94,7 +94,6 @@ def open_voyage(name: str, *, cache: Path, options: Mapping[str, str]) -> Remote
 
     Raises:
         Misconfigured: an option is wrong, or there is no key.
-
     """
     read = Options("voyage", options, OPTIONS)
     model = MODELS.get(name)
@@ -139,7 +138,7 @@ class VoyageApi:
         """Write a request."""
         return {"input": texts, "input_type": purpose, **self._always}
 
-    def read(self, payload: Any, count: int) -> Read:  # noqa: ANN401 - as JSON has it
+    def read(self, payload: Any, count: int) -> Read:  # as JSON has it
         """Read {data: [{index, embedding}], usage: {total_tokens}}."""
         data = payload.get("data") if isinstance(payload, dict) else None
         return Read(embeddings=indexed(data, count), tokens=usage(payload, "usage", "total_tokens"))

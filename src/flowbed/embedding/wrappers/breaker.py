@@ -73,16 +73,15 @@ class Breaker:
 
         Raises:
             Unavailable: the provider is down.
-
         """
         if self._until is None:
             return self._era
         left = PROBING if self._probing else self._until - self._clock()
         if left > 0:
-            message = (
-                f"{self.name} is down, and is asked again in {left:.1f} s; try then, or use another provider"
+            raise Unavailable(
+                f"{self.name} is down, and is asked again in {left:.1f} s; try then, or use another provider",
+                retry_after=left,
             )
-            raise Unavailable(message, retry_after=left)
         self._probing = True
         self._era += 1
         self._tell(State.HALF_OPEN)
@@ -141,7 +140,6 @@ class Guarded(Wrapper):
         Raises:
             Unavailable: at once, while the breaker is open.
             Transient, Rejected, Misconfigured: as the embedder does.
-
         """
         call = self.breaker.admit()
         try:

@@ -81,7 +81,6 @@ class Coalesced(Wrapper):
 
         Raises:
             Transient, Rejected, Misconfigured: as the embedder does; `inputs` are positions in this call.
-
         """
         require_unicode(texts)
         if not texts:

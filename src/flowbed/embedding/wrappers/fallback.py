@@ -32,7 +32,6 @@ class Fallback(Wrapper):
 
         Raises:
             Misconfigured: there are none, or one is of another space and `crossing` is not set.
-
         """
         if not embedders:
             raise Misconfigured("a fallback chain needs at least one model; name one")
@@ -40,12 +39,11 @@ class Fallback(Wrapper):
         super().__init__(first)
         strange = [each for each in embedders if each.space.fingerprint != first.space.fingerprint]
         if strange and not crossing:
-            message = (
+            raise Misconfigured(
                 f"{strange[0].space.model} ({strange[0].space.space8}) is of another vector space than "
                 f"{first.space.model} ({first.space.space8}), so it cannot stand in for it; use another provider of "
                 "the same model, or allow crossing for requests that ask for it"
             )
-            raise Misconfigured(message)
         self._order = list(zip(embedders, names or [each.space.model for each in embedders], strict=True))
         self._crossing = crossing
         same = [each for each in embedders if each.space.fingerprint == first.space.fingerprint]
@@ -65,7 +63,6 @@ class Fallback(Wrapper):
             Transient: none answered, and one may later; `retry_after` is the soonest that was told.
             Rejected: a text will never be accepted; nobody else is asked.
             Misconfigured: no provider can answer until a setting changes.
-
         """
         answer, _ = await self.embed_from(texts, purpose=purpose)
         return answer
@@ -79,7 +76,6 @@ class Fallback(Wrapper):
 
         Raises:
             Transient, Rejected, Misconfigured: as `embed` does.
-
         """
         errors: list[Transient | Misconfigured] = []
         failed = ""

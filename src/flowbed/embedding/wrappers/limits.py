@@ -168,7 +168,6 @@ class Limited(Wrapper):
         Raises:
             TooMany: it would take longer than the patience allows; `retry_after` says for how long.
             Transient, Rejected, Misconfigured: as the embedder does.
-
         """
         require_unicode(texts)
         if not texts:
@@ -216,11 +215,11 @@ class Limited(Wrapper):
 
     def _refuse(self, wait: float) -> None:
         if self._patience is not None and wait > self._patience:
-            message = (
+            raise TooMany(
                 f"the rate limit of {self._shown} leaves no room for {wait:.0f} s, and a call waits for at most "
-                f"{self._patience:g} s; ask less often, or have the provider raise the limit"
+                f"{self._patience:g} s; ask less often, or have the provider raise the limit",
+                retry_after=wait,
             )
-            raise TooMany(message, retry_after=wait)
 
     async def _ask(self, texts: Sequence[str], purpose: Purpose, costs: Mapping[str, float]) -> Embedded:
         try:

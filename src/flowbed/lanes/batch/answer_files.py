@@ -38,7 +38,6 @@ async def copy_answers(job: Job, submission: str, api: BatchApi, store: Store) -
     Raises:
         Transient: one cannot be had now.
         Misconfigured: none can until a setting changes.
-
     """
     gone = []
     for key, file in ((output_key(submission), job.output), (errors_key(submission), job.errors)):

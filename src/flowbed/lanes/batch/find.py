@@ -80,7 +80,6 @@ async def find(
 
     Raises:
         Misconfigured: the model has no Batch API.
-
     """
     api = batch_api(parts)
     embedder = await asyncio.to_thread(parts.embedder)
@@ -115,13 +114,13 @@ def batch_api(parts: Parts) -> BatchApi:
 
     Raises:
         Misconfigured: it has none.
-
     """
     api = parts.jobs()
     if api is None:
         model = parts.embedder().space.model
-        message = f"model {model} has no Batch API: leave --lane batch away, or set a model of a provider that has one"
-        raise Misconfigured(message)
+        raise Misconfigured(
+            f"model {model} has no Batch API: leave --lane batch away, or set a model of a provider that has one"
+        )
     return api
 
 

@@ -48,7 +48,6 @@ async def read_texts(submission: str, store: Store) -> list[str]:
 
     Raises:
         NotFound: they are not there.
-
     """
     body = (await store.get(texts_key(submission))).body
     return [body[start : start + 32].hex() for start in range(0, len(body), 32)]

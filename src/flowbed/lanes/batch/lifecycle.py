@@ -41,7 +41,6 @@ async def tried(work: Callable[[], Awaitable[Made]]) -> Made:
 
     Raises:
         Transient: it goes on failing; any other error of `work` at once, as `QueueFull`, which takes longer to pass.
-
     """
     tries = count(1)
 
@@ -56,8 +55,7 @@ async def tried(work: Callable[[], Awaitable[Made]]) -> Made:
     ):
         with attempt:
             return await work()
-    message = "unreachable: the last attempt raises"
-    raise AssertionError(message)
+    raise AssertionError("unreachable: the last attempt raises")
 
 
 async def begun_job(row: SubmissionRow, api: BatchApi) -> Job | None:
@@ -66,15 +64,13 @@ async def begun_job(row: SubmissionRow, api: BatchApi) -> Job | None:
     Raises:
         Transient, Misconfigured: the provider's jobs cannot be listed.
         Misconfigured: it is not there, and it was begun with another account, which may have it.
-
     """
     job = await api.find(row.id)
     if job is None and row.account != api.terms.account:
-        message = (
+        raise Misconfigured(
             "somebody began to hand it in with another key, project or address, where there may be a job for it: set"
             " those again, or give it up (`flowbed submissions cancel`)"
         )
-        raise Misconfigured(message)
     return job
 
 
@@ -86,7 +82,6 @@ async def withdraw(row: SubmissionRow, parts: Parts, api: BatchApi) -> tuple[Sub
 
     Raises:
         Transient, Misconfigured: the provider's jobs cannot be listed.
-
     """
     unsure = ""
     try:

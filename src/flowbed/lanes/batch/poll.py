@@ -64,7 +64,6 @@ async def poll(parts: Parts, submissions: Collection[str] = ()) -> Polled:
         Misconfigured: the model has no Batch API, it cannot be asked until a setting changes, or a collection lives in
             another space by now.
         NotFound: a submission of that id is not live.
-
     """
     polled = Polled()
     await take_back(parts)

@@ -59,7 +59,6 @@ async def submit(parts: Parts, submissions: Collection[str] = ()) -> Submitted:
     Raises:
         Misconfigured: the model has no Batch API.
         NotFound: a submission of that id is not live.
-
     """
     api = batch_api(parts)
     await take_back(parts)
@@ -79,15 +78,13 @@ async def chosen(parts: Parts, submissions: Collection[str]) -> list[SubmissionR
 
     Raises:
         NotFound: one of that id is not live.
-
     """
     space = (await asyncio.to_thread(parts.embedder)).space.to_json()
     live = await all_live(parts)
     unknown = set(submissions) - {row.id for row in live}
     if unknown:
         named = ", ".join(sorted(unknown))
-        message = f"no live submission is called {named}; `flowbed submissions list --all` names them"
-        raise NotFound(message)
+        raise NotFound(f"no live submission is called {named}; `flowbed submissions list --all` names them")
     # Of another space: the model was another then, and with it the provider or the key.
     return [row for row in live if row.space == space and (not submissions or row.id in submissions)]
 

@@ -60,7 +60,6 @@ async def look(parts: Parts) -> Polled:
 
     Raises:
         Misconfigured: the provider cannot be asked until a setting changes.
-
     """
     now = parts.clock()
     late = {row.id for row in await submissions(parts) if 0 < row.deadline <= now}
@@ -141,7 +140,6 @@ async def until_ended(
 
     Raises:
         Misconfigured: the provider cannot be asked until a setting changes.
-
     """
     waiting, seconds = _Waiting(problems={each.subject: each for each in problems}), LOOK_FIRST
     told, total = 0, 0

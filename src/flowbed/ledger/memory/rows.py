@@ -52,7 +52,7 @@ def in_no_run(item: Item) -> bool:
     return item["status"] == Status.PENDING and not item["run"]
 
 
-def item_of(row: object, **more: Any) -> Item:  # noqa: ANN401 - any scalar
+def item_of(row: object, **more: Any) -> Item:  # any scalar
     """Make an item of a record."""
     said = row._asdict() if isinstance(row, ChunkRow) else vars(row)
     return {"record": type(row).__name__, "mark": "", **said, **more}

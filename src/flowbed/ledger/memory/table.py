@@ -145,7 +145,6 @@ class Table:
         Raises:
             ConditionFailed: it is not as expected.
             Unanswered: it may have been written.
-
         """
         await self.transact([operation])
 
@@ -155,7 +154,6 @@ class Table:
         Raises:
             ConditionFailed: one is not as expected.
             Unanswered: they may have been written.
-
         """
         await asyncio.sleep(0)
         self._require_limits(operations)

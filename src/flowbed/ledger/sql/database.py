@@ -120,7 +120,6 @@ class Dialect(Protocol):
 
         Raises:
             Transient: it cannot be found out.
-
         """
         ...
 
@@ -252,12 +251,12 @@ class _Texts(FunctionElement[str]):
 
 
 @compiles(_Texts, "sqlite")
-def _each(texts: _Texts, compiler: SQLCompiler, **how: Any) -> str:  # noqa: ANN401 - as SQLAlchemy calls it
+def _each(texts: _Texts, compiler: SQLCompiler, **how: Any) -> str:  # as SQLAlchemy calls it
     return f"json_each({compiler.process(texts.clauses, **how)})"
 
 
 @compiles(_Texts, "postgresql")
-def _elements(texts: _Texts, compiler: SQLCompiler, **how: Any) -> str:  # noqa: ANN401 - as SQLAlchemy calls it
+def _elements(texts: _Texts, compiler: SQLCompiler, **how: Any) -> str:  # as SQLAlchemy calls it
     return f"json_array_elements_text(CAST({compiler.process(texts.clauses, **how)} AS JSON))"
 
 

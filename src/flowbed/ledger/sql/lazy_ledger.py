@@ -56,9 +56,9 @@ class Standing:
         """Open the database for the first part that is asked for."""
         if part not in Standing.__annotations__ or self._opened is not None:
             raise AttributeError(part)
-        from flowbed.ledger.sql.database import Database  # noqa: PLC0415 - see above
-        from flowbed.ledger.sql.ledger import SqlLedger  # noqa: PLC0415
-        from flowbed.ledger.sql.sqlite import Sqlite  # noqa: PLC0415
+        from flowbed.ledger.sql.database import Database  # see above
+        from flowbed.ledger.sql.ledger import SqlLedger
+        from flowbed.ledger.sql.sqlite import Sqlite
 
         self._opened = SqlLedger(Database(Sqlite(self.location)), id=self.id)
         vars(self).update({name: getattr(self._opened, name) for name in Standing.__annotations__})

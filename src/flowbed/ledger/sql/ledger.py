@@ -71,7 +71,7 @@ class SqlLedger:
 
 async def open_sqlite(path: str, *, folder: Path, new_id: str) -> SqlLedger:
     """Open the ledger in the SQLite file at `path`, below `folder` where it is relative, or in `:memory:`."""
-    from flowbed.ledger.sql.sqlite import MEMORY, Sqlite  # noqa: PLC0415 - each driver only where it is used
+    from flowbed.ledger.sql.sqlite import MEMORY, Sqlite  # each driver only where it is used
 
     location = path if path == MEMORY else await asyncio.to_thread(_place, folder / path)
     return await _open(Database(Sqlite(location)), new_id=new_id)
@@ -80,7 +80,7 @@ async def open_sqlite(path: str, *, folder: Path, new_id: str) -> SqlLedger:
 async def open_postgres(url: str, *, new_id: str) -> SqlLedger:
     """Open the ledger in the Postgres database at `url`."""
     try:
-        from flowbed.ledger.sql.postgres import Postgres  # noqa: PLC0415 - each driver only where it is used
+        from flowbed.ledger.sql.postgres import Postgres  # each driver only where it is used
     except ImportError as error:
         raise Misconfigured(
             f"a ledger on Postgres needs the package psycopg ({error}): pip install 'flowbed[postgres]'"

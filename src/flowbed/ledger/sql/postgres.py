@@ -128,7 +128,6 @@ class Postgres:
 
         Raises:
             Misconfigured: it is no such address.
-
         """
         try:
             self._connection: dict[str, Any] = {**_CONNECTION, **conninfo_to_dict(url)}
@@ -212,7 +211,6 @@ class Postgres:
 
         Raises:
             Transient: the server could not be asked in time, or has forgotten.
-
         """
         deadline = time.monotonic() + _ASKED_FOR
         answer = "no answer"
@@ -266,7 +264,7 @@ def _set_based(
     rows = sa.func.json_to_recordset(sa.cast(sa.bindparam(_GIVEN), sa.JSON))
     given = rows.table_valued(*columns).render_derived(with_types=True)
 
-    def replaced(element: ClauseElement, **_: Any) -> ClauseElement | None:  # noqa: ANN401 - as the traversal calls it
+    def replaced(element: ClauseElement, **_: Any) -> ClauseElement | None:  # as the traversal calls it
         return (
             given.c[element.key] if isinstance(element, sa.BindParameter) and element.key in names else None
         )

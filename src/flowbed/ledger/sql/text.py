@@ -25,7 +25,6 @@ def require_fit(ids: Iterable[str]) -> None:
 
     Raises:
         Rejected: one cannot be; the message names it.
-
     """
     for each in ids:
         if unfit(each):

@@ -24,11 +24,9 @@ async def require_admin(request: Request) -> None:
 
     Raises:
         Forbidden: the key has it not.
-
     """
     if not exchange_of(request.scope).caller.admin:
-        message = "This key has no admin scope; `flowbed keys create NAME --admin` makes one that has."
-        raise Forbidden(message)
+        raise Forbidden("This key has no admin scope; `flowbed keys create NAME --admin` makes one that has.")
 
 
 def routes(service: Service) -> APIRouter:

@@ -33,12 +33,12 @@ class Direct(APIRoute):
         self,
         path: str,
         endpoint: Callable[[Request], Awaitable[Response]],
-        **described: Any,  # noqa: ANN401 - FastAPI's
+        **described: Any,  # FastAPI's
     ) -> None:
         """Lead `path` to `endpoint`."""
         super().__init__(path, endpoint, **described)
 
-        async def app(scope: Any, receive: Any, send: Any) -> None:  # noqa: ANN401 - ASGI's
+        async def app(scope: Any, receive: Any, send: Any) -> None:  # ASGI's
             response = await endpoint(Request(scope, receive))
             await response(scope, receive, send)
 

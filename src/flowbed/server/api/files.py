@@ -94,7 +94,6 @@ def described(upload: Upload) -> Described:
 
     Raises:
         Rejected: something is missing, unknown or wrong.
-
     """
     if not upload.has_file:
         raise Rejected("'file' is a required property", param="file")

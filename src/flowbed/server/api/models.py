@@ -35,8 +35,11 @@ def routes(service: Service) -> APIRouter:
         )
         found = next((_described(served, model) for served, known in names if model in known), None)
         if found is None:
-            message = f"The model `{model}` does not exist or you do not have access to it."
-            raise NotFound(message, param="model", code="model_not_found")
+            raise NotFound(
+                f"The model `{model}` does not exist or you do not have access to it.",
+                param="model",
+                code="model_not_found",
+            )
         return json(found)
 
     return router

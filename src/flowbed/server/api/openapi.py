@@ -42,7 +42,7 @@ def _schema(shape: type[BaseModel]) -> dict[str, Any]:
     schema = shape.model_json_schema()
     shapes = schema.pop("$defs", {})
 
-    def whole(part: Any) -> Any:  # noqa: ANN401 - any part of a schema
+    def whole(part: Any) -> Any:  # any part of a schema
         if isinstance(part, dict):
             if "$ref" in part:
                 return whole(shapes[part["$ref"].rpartition("/")[2]])

@@ -241,7 +241,6 @@ def model_of(shape: type[Shape], fields: Mapping[str, Any]) -> Shape:
 
     Raises:
         Rejected: they are of another; the message says where.
-
     """
     try:
         return shape.model_validate(fields)

@@ -59,7 +59,6 @@ async def read(request: Request, shape: type[Shape]) -> Shape:
 
     Raises:
         Rejected: it is of another; the message says where.
-
     """
     exchange = exchange_of(request.scope)
     fields = read_object(await exchange.read(), exchange.headers.get(b"content-type", b""))

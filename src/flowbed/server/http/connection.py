@@ -17,7 +17,7 @@ CONTINUE = b"HTTP/1.1 100 "
 class Connection(HttpToolsProtocol):
     """uvicorn's connection, with heads of about `HEAD_BYTES` at most, which take no longer than it may rest."""
 
-    def __init__(self, *args: Any, **kwargs: Any) -> None:  # noqa: ANN401 - uvicorn's
+    def __init__(self, *args: Any, **kwargs: Any) -> None:  # uvicorn's
         """Begin before the head of the first request."""
         super().__init__(*args, **kwargs)
         self._stage = 0  # even in a head, odd in a body

@@ -100,7 +100,7 @@ class Gate:
         self._most = service.serving.concurrency
         self._direct, self._routes = direct, routes
 
-    async def __call__(self, scope: Any, receive: Receive, send: Send) -> None:  # noqa: ANN401 - an ASGI scope
+    async def __call__(self, scope: Any, receive: Receive, send: Send) -> None:  # an ASGI scope
         """Answer one request, whatever happens."""
         if scope["type"] != "http":
             await self._app(scope, receive, send)
@@ -158,7 +158,7 @@ class Gate:
             for watcher in self._watchers:
                 watcher(exchange)
 
-    def _asked_for(self, scope: Any) -> BaseRoute | None:  # noqa: ANN401 - an ASGI scope
+    def _asked_for(self, scope: Any) -> BaseRoute | None:  # an ASGI scope
         """Find the route of a request that did not come as far as that."""
         return next((each for each in self._routes if each.matches(scope)[0] is not Match.NONE), None)
 
@@ -168,20 +168,19 @@ class Gate:
         Raises:
             Overloaded: as many requests as may be are being worked on.
             Unauthorized: a key is needed, and none that is valid was sent.
-
         """
         if exchange.path in OPEN:
             return
         if self._load.limited > self._most:
-            message = f"The server is working on {self._most} requests already; try again in a moment."
-            raise Overloaded(message)
+            raise Overloaded(
+                f"The server is working on {self._most} requests already; try again in a moment."
+            )
         exchange.caller = caller = await self._keys.caller(_secret_of(exchange.headers))
         if caller.key is None and not (self._loopback and _is_here(exchange.headers)):
-            message = (
+            raise Unauthorized(
                 "This server has no API keys, so it answers this machine alone, by the names localhost and 127.0.0.1,"
                 " and no web page of another name. Its operator makes a key with `flowbed keys create`."
             )
-            raise Unauthorized(message)
 
 
 class _Answer:
@@ -251,7 +250,6 @@ class _Body:
         Raises:
             TooLarge, TooSlow: it is, and is given up.
             ClientDisconnect: the client has left before it was here.
-
         """
         parts = []
         while not self._whole:
@@ -272,8 +270,9 @@ class _Body:
             return await self._receive()
         except asyncio.CancelledError:
             if self._late and task.uncancel() == 0:
-                message = f"The body of the request did not arrive within {patience:g} seconds."
-                raise TooSlow(message) from None
+                raise TooSlow(
+                    f"The body of the request did not arrive within {patience:g} seconds."
+                ) from None
             raise
         finally:
             timer.cancel()

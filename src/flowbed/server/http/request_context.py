@@ -40,7 +40,7 @@ class Exchange:
     fault: Exception | None = None  # what nobody expected
 
 
-def exchange_of(scope: Any) -> Exchange:  # noqa: ANN401 - an ASGI scope
+def exchange_of(scope: Any) -> Exchange:  # an ASGI scope
     """Give the exchange of the request that `scope` describes."""
     exchange: Exchange = scope[KEY]
     return exchange

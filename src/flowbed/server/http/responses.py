@@ -22,6 +22,6 @@ class Answer(Response):
         self.raw_headers = [*headers, (b"content-length", b"%d" % len(body))]
 
 
-def json(value: Any, *, status: int = 200, headers: Headers | None = None) -> Answer:  # noqa: ANN401
+def json(value: Any, *, status: int = 200, headers: Headers | None = None) -> Answer:
     """Answer with a value as JSON."""
     return Answer(orjson.dumps(value), [JSON, *(headers or [])], status)

@@ -26,7 +26,6 @@ class Upload:
 
         Raises:
             Unsupported: the body is declared to be something else.
-
         """
         kind, options = parse_options_header(content_type)
         boundary = options.get(b"boundary")
@@ -63,7 +62,6 @@ class Upload:
 
         Raises:
             Rejected: it is no form.
-
         """
         while not self.has_file and await self._read_on():
             pass
@@ -73,7 +71,6 @@ class Upload:
 
         Raises:
             Rejected: it is no form, or it breaks off.
-
         """
         while True:
             while self._ready:

@@ -37,16 +37,13 @@ def parse(body: bytes, *, content_type: bytes = b"", crossing: bool = False) -> 
     Raises:
         Unsupported: the body is declared to be something else than JSON.
         Rejected: it is no JSON object, or a field is missing, unknown or of a wrong type.
-
     """
     fields = read_object(body, content_type)
     for name in fields:
         if name not in FIELDS:
-            message = f"Unrecognized request argument supplied: {name}"
-            raise Rejected(message, param=name)
+            raise Rejected(f"Unrecognized request argument supplied: {name}", param=name)
     if not isinstance(model := fields.get("model"), str) or not model:
-        message = "you must provide a model parameter"
-        raise Rejected(message, param="model")
+        raise Rejected("you must provide a model parameter", param="model")
     _text(fields, "user")
     return Asked(
         model=model,
@@ -64,37 +61,32 @@ def read_object(body: bytes, content_type: bytes) -> dict[str, Any]:
     Raises:
         Unsupported: the body is declared to be something else than JSON.
         Rejected: it is no JSON object.
-
     """
     # Without a declaration it is taken for what the API takes: that is what the bytes then say themselves.
     declared = content_type.partition(b";")[0].strip().lower()
     if declared and declared != b"application/json":
-        message = (
+        raise Unsupported(
             f"Unsupported content type: '{declared.decode('latin-1')}'. This API method only accepts"
             " 'application/json' requests, but you specified the header 'Content-Type:"
             f" {declared.decode('latin-1')}'. Please try again with a supported content type."
         )
-        raise Unsupported(message)
     try:
         read = orjson.loads(body)
     except orjson.JSONDecodeError as error:
-        message = (
+        raise Rejected(
             "We could not parse the JSON body of your request. (HINT: This likely means you aren't using your HTTP"
             " library correctly. The OpenAI API expects a JSON payload, but what was sent was not valid JSON:"
             f" {error.msg}, line {error.lineno} column {error.colno}.)"
-        )
-        raise Rejected(message) from error
+        ) from error
     if not isinstance(read, dict):
-        message = "The body of the request has to be a JSON object."
-        raise Rejected(message)
+        raise Rejected("The body of the request has to be a JSON object.")
     return {name: value for name, value in read.items() if value is not None}
 
 
-def _input(value: Any) -> Input:  # noqa: ANN401 - whatever JSON holds
+def _input(value: Any) -> Input:  # whatever JSON holds
     """Let an input through that is a text, texts, token ids or arrays of them, and not too many to look at each."""
     if value is None:
-        message = "'input' is a required property"
-        raise Rejected(message, param="input")
+        raise Rejected("'input' is a required property", param="input")
     if isinstance(value, str):
         return value
     if not isinstance(value, list):
@@ -112,15 +104,15 @@ def _input(value: Any) -> Input:  # noqa: ANN401 - whatever JSON holds
     return value
 
 
-def _is_text(value: Any) -> bool:  # noqa: ANN401
+def _is_text(value: Any) -> bool:
     return type(value) is str
 
 
-def _is_token(value: Any) -> bool:  # noqa: ANN401
+def _is_token(value: Any) -> bool:
     return type(value) is int and 0 <= value <= LAST_TOKEN
 
 
-def _is_array(value: Any) -> bool:  # noqa: ANN401
+def _is_array(value: Any) -> bool:
     # The same as asking of each whether it is a token, in a tenth of the time.
     return type(value) is list and (
         not value or (set(map(type, value)) == {int} and min(value) >= 0 and max(value) <= LAST_TOKEN)
@@ -131,30 +123,34 @@ def _is_array(value: Any) -> bool:  # noqa: ANN401
 KINDS = ((_is_text, "a string"), (_is_token, "a token"), (_is_array, "an array of tokens"))
 
 
-def _dimensions(value: Any) -> int | None:  # noqa: ANN401
+def _dimensions(value: Any) -> int | None:
     if value is None:
         return None
     if type(value) is not int:
-        message = "Invalid type for 'dimensions': expected an integer."
-        raise Rejected(message, param="dimensions", code="invalid_type")
+        raise Rejected(
+            "Invalid type for 'dimensions': expected an integer.", param="dimensions", code="invalid_type"
+        )
     if value < 1:
-        message = f"{value} is less than the minimum of 1 - 'dimensions'"
-        raise Rejected(message, param="dimensions", code="integer_below_min_value")
+        raise Rejected(
+            f"{value} is less than the minimum of 1 - 'dimensions'",
+            param="dimensions",
+            code="integer_below_min_value",
+        )
     return value
 
 
 def _text(fields: Mapping[str, Any], name: str) -> None:
     if not isinstance(fields.get(name, ""), str):
-        message = f"Invalid type for '{name}': expected a string."
-        raise Rejected(message, param=name, code="invalid_type")
+        raise Rejected(f"Invalid type for '{name}': expected a string.", param=name, code="invalid_type")
 
 
-def _one_of(fields: Mapping[str, Any], name: str, values: tuple[str, ...]) -> Any:  # noqa: ANN401 - one of `values`
+def _one_of(fields: Mapping[str, Any], name: str, values: tuple[str, ...]) -> Any:  # one of `values`
     value = fields.get(name, values[0])
     if not isinstance(value, str) or value not in values:
         known = " and ".join(f"'{each}'" for each in values)
-        message = f"Invalid value for '{name}'. Supported values are: {known}."
-        raise Rejected(message, param=name, code="invalid_value")
+        raise Rejected(
+            f"Invalid value for '{name}'. Supported values are: {known}.", param=name, code="invalid_value"
+        )
     return value
 
 
@@ -183,9 +179,9 @@ async def write(answered: Answered, encoding: str) -> bytes:
     return b"".join(parts)
 
 
-def _base64(row: Any) -> bytes:  # noqa: ANN401 - a row of numbers
+def _base64(row: Any) -> bytes:  # a row of numbers
     return b'"%b"' % b64encode(row)
 
 
-def _floats(row: Any) -> bytes:  # noqa: ANN401
+def _floats(row: Any) -> bytes:
     return orjson.dumps(row, option=orjson.OPT_SERIALIZE_NUMPY)

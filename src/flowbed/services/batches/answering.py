@@ -106,7 +106,6 @@ class Answers:
 
         Raises:
             Stopped: the job is over before they are.
-
         """
         inputs, tokens = self._size(model)
         lines = await asyncio.to_thread(

@@ -141,7 +141,6 @@ def asked_of(fields: dict[str, Any], read: Callable[[bytes], Asked]) -> Asked:
 
     Raises:
         Rejected: it cannot be read.
-
     """
     if not isinstance(body := fields.get("body"), dict):
         raise Rejected("'body' has to be a JSON object: a request to the endpoint.", param="body")
@@ -153,7 +152,6 @@ def fields_of(raw: bytes) -> dict[str, Any]:
 
     Raises:
         Rejected: it is no JSON object.
-
     """
     try:
         fields = orjson.loads(raw)

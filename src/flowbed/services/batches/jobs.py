@@ -45,7 +45,6 @@ class Jobs:
         Raises:
             NotFound: there is no such file.
             Rejected: it was sent for another purpose.
-
         """
         owner = caller.key or ""
         try:
@@ -80,7 +79,6 @@ class Jobs:
 
         Raises:
             NotFound: there is none of that id, or it is somebody else's.
-
         """
         row = await self._rows.get(id) if IDS.fullmatch(id) else None
         if row is None or row.owner != owner:
@@ -92,7 +90,6 @@ class Jobs:
 
         Raises:
             NotFound: there is no job `after`.
-
         """
         if after is not None:
             await self.get(owner, after)
@@ -105,7 +102,6 @@ class Jobs:
         Raises:
             NotFound: as `get`.
             Conflict: it has ended already.
-
         """
         await self.get(owner, id)
         row = await self._rows.cancel(id)

@@ -23,7 +23,6 @@ class Owner:
 
         Raises:
             Transient: the ledger cannot be reached.
-
         """
         if not self._id:
             return Caller(name="anyone", admin=True, unhurried=True)

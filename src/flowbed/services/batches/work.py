@@ -94,7 +94,6 @@ class Work:
             Lost: another process does it.
             GaveWay: it was asked to, and what was answered is counted.
             Transient: store or ledger cannot be reached.
-
         """
         row = self._row
         if row.state != VALIDATING and row.line == row.total:
@@ -287,7 +286,7 @@ class Work:
             raise Lost
         self._row = held
 
-    async def _save(self, **changes: Any) -> None:  # noqa: ANN401 - fields of a row
+    async def _save(self, **changes: Any) -> None:  # fields of a row
         """Write the row as it changes, with the time at which a new state begins."""
         now = self._clock()
         row = replace(self._row, worker=self._worker, until=now + round(HELD * 1e6), **changes)

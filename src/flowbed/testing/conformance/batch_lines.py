@@ -138,7 +138,7 @@ def _vectors(client: Client, row: dict[str, Any], count: int) -> NDArray[np.floa
     return np.array([numbers_of(each.get("embedding")) for each in data], np.float32)
 
 
-def _require_usage(client: Client, usage: Any, tokens: int) -> None:  # noqa: ANN401 - whatever JSON can hold
+def _require_usage(client: Client, usage: Any, tokens: int) -> None:  # whatever JSON can hold
     """Require usage that is whole, as the SDKs need it, or none."""
     if usage is None:
         return

@@ -85,37 +85,33 @@ class Client:
 
         Raises:
             Failed: it does not.
-
         """
         self.tally.requirements += 1
         if not holds:
             raise Failed(reason)
 
-    async def embed(self, given: Any, **more: Any) -> Answer:  # noqa: ANN401 - what the SDK takes
+    async def embed(self, given: Any, **more: Any) -> Answer:  # what the SDK takes
         """Have texts or tokens embedded, and look at what is true of every answer.
 
         Raises:
             Failed: it was refused, or the answer is not one of the API's.
-
         """
         told = await self.ask("embeddings.create", model=self.target.model, **{"input": given, **more})
         return self._answer(told.parsed, told.exchange)
 
-    async def ask(self, what: str, *given: Any, **named: Any) -> Told:  # noqa: ANN401 - what the SDK takes
+    async def ask(self, what: str, *given: Any, **named: Any) -> Told:  # what the SDK takes
         """Call what the SDK offers, such as `files.create`.
 
         Raises:
             Failed: it was refused, or the SDK cannot use the answer.
-
         """
         return await self._told(attrgetter(what)(self._sdk), *given, **named)
 
-    async def pages(self, what: str, **named: Any) -> AsyncIterator[Told]:  # noqa: ANN401 - what the SDK takes
+    async def pages(self, what: str, **named: Any) -> AsyncIterator[Told]:  # what the SDK takes
         """List page after page, as the SDK follows them.
 
         Raises:
             Failed: as `ask`.
-
         """
         told = await self.ask(what, **named)
         yield told
@@ -125,13 +121,13 @@ class Client:
             told = await self._told(told.parsed.get_next_page)
             yield told
 
-    async def embed_raw(self, body: Any, **headers: str) -> Exchange:  # noqa: ANN401 - any JSON, or bytes
+    async def embed_raw(self, body: Any, **headers: str) -> Exchange:  # any JSON, or bytes
         """Post a body to `/embeddings` as it is, and require that it is answered with success."""
         exchange = await self.send("POST", "/embeddings", body, **headers)
         self.require(exchange.status == 200, f"refused: {exchange.shown}")
         return exchange
 
-    async def refused(self, status: int, given: Any = "text", **more: Any) -> Refusal:  # noqa: ANN401
+    async def refused(self, status: int, given: Any = "text", **more: Any) -> Refusal:
         """Require that an embeddings request gets an error of this status, in OpenAI's shape."""
         asked = {"model": self.target.model, "input": given, **more}
         return await self.refused_by({status}, "embeddings.create", **asked)
@@ -140,8 +136,8 @@ class Client:
         self,
         statuses: Collection[int],
         what: str,
-        *given: Any,  # noqa: ANN401 - what the SDK takes
-        **named: Any,  # noqa: ANN401
+        *given: Any,  # what the SDK takes
+        **named: Any,
     ) -> Refusal:
         """Require that the SDK, called as by `ask`, raises an error of one of these statuses, in OpenAI's shape."""
         wanted = " or ".join(map(str, sorted(statuses)))
@@ -159,7 +155,7 @@ class Client:
     async def refused_raw(
         self,
         status: int,
-        body: Any,  # noqa: ANN401
+        body: Any,
         *,
         method: str = "POST",
         path: str = "/embeddings",
@@ -171,7 +167,7 @@ class Client:
         said: dict[str, Any] = exchange.said["error"]
         return said
 
-    async def send(self, method: str, path: str, body: Any = None, **headers: str) -> Exchange:  # noqa: ANN401
+    async def send(self, method: str, path: str, body: Any = None, **headers: str) -> Exchange:
         """Send what the SDK itself would not, over its connection: bytes as they are, all else as JSON."""
         content = body if isinstance(body, bytes | None) else json.dumps(body).encode()
         named = {name.replace("_", "-"): value for name, value in headers.items()}
@@ -189,7 +185,7 @@ class Client:
                     raise Failed(f"there is no answer: {error}") from error
         return seen[-1]
 
-    async def _told(self, method: Callable[..., Any], *given: Any, **named: Any) -> Told:  # noqa: ANN401
+    async def _told(self, method: Callable[..., Any], *given: Any, **named: Any) -> Told:
         with self._watching() as seen:
             try:
                 parsed = await self._call(method, *given, **named)
@@ -199,12 +195,12 @@ class Client:
                 raise Failed(f"the SDK cannot use the answer: {type(error).__name__}: {error}") from error
         return Told(parsed=parsed, exchange=seen[-1])
 
-    async def _call(self, method: Callable[..., Any], *given: Any, **named: Any) -> Any:  # noqa: ANN401
+    async def _call(self, method: Callable[..., Any], *given: Any, **named: Any) -> Any:
         if self.kind == "sync":
             return await asyncio.to_thread(method, *given, **named)
         return await method(*given, **named)
 
-    def _answer(self, parsed: Any, exchange: Exchange) -> Answer:  # noqa: ANN401
+    def _answer(self, parsed: Any, exchange: Exchange) -> Answer:
         try:
             numbers = [numbers_of(each.embedding) for each in parsed.data]
         except (TypeError, ValueError) as error:
@@ -241,15 +237,15 @@ class Client:
             _SEEN.reset(token)
             self.tally.exchanges += len(seen)
 
-    def _see(self, response: Any) -> None:  # noqa: ANN401 - of whichever HTTP client the SDK comes with
+    def _see(self, response: Any) -> None:  # of whichever HTTP client the SDK comes with
         response.read()
         self._note(response)
 
-    async def _see_later(self, response: Any) -> None:  # noqa: ANN401
+    async def _see_later(self, response: Any) -> None:
         await response.aread()
         self._note(response)
 
-    def _note(self, response: Any) -> None:  # noqa: ANN401
+    def _note(self, response: Any) -> None:
         seen = _SEEN.get()
         if seen is not None:
             seen.append(
@@ -263,14 +259,14 @@ class Client:
             )
 
 
-def _sent(request: Any) -> Any:  # noqa: ANN401 - of whichever HTTP client the SDK comes with
+def _sent(request: Any) -> Any:  # of whichever HTTP client the SDK comes with
     try:
         return _json(request.content)
     except RuntimeError:  # a form, which was sent piece by piece
         return None
 
 
-def _json(content: bytes) -> Any:  # noqa: ANN401
+def _json(content: bytes) -> Any:
     try:
         return json.loads(content)
     except ValueError:

@@ -58,7 +58,6 @@ async def examine(
 
     Raises:
         Misconfigured: there is no server, or it lists no model and none was named.
-
     """
     target = await _aimed(target)
     absent = await _absent(target, {check.group for check in checks})

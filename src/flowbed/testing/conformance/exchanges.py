@@ -35,7 +35,6 @@ class Exchange:
 
         Raises:
             Failed: it has no list of them.
-
         """
         rows = self.said.get("data") if isinstance(self.said, dict) else None
         if not isinstance(rows, list) or not all(isinstance(row, dict) for row in rows):
@@ -53,7 +52,6 @@ class Exchange:
 
         Raises:
             Failed: it is none.
-
         """
         if not isinstance(self.said, dict):
             raise Failed(f"the answer is no object: {self.shown}")
@@ -115,12 +113,11 @@ class Tally:
     files: list[str] = field(default_factory=list)  # that are there because of it, to be removed after it
 
 
-def numbers_of(embedding: Any) -> list[float]:  # noqa: ANN401 - whatever JSON can hold
+def numbers_of(embedding: Any) -> list[float]:  # whatever JSON can hold
     """Read an embedding of either encoding: a list of numbers, or base64 of little-endian float32.
 
     Raises:
         ValueError: it is neither.
-
     """
     if isinstance(embedding, str):
         numbers: list[float] = np.frombuffer(base64.b64decode(embedding, validate=True), "<f4").tolist()

@@ -170,7 +170,7 @@ def _require_numbered(client: Client, answer: Answer, count: int) -> None:
 
 
 @cache
-def _cl100k() -> Any:  # noqa: ANN401 - rs_bpe has no types
+def _cl100k() -> Any:  # rs_bpe has no types
     return bpe.cl100k_base()
 
 

@@ -36,7 +36,7 @@ LOOK, LOOK_MOST, LONGER = 0.02, 10.0, 1.5
 SECOND = 1.05  # s after which something is made in another second, which is all that times tell
 
 
-def line(client: Client, name: str, given: Any, **more: Any) -> dict[str, Any]:  # noqa: ANN401 - any JSON
+def line(client: Client, name: str, given: Any, **more: Any) -> dict[str, Any]:  # any JSON
     """Make the line of a batch that asks for embeddings; `more` are fields of the request."""
     body = {"model": client.target.model, "input": given, **more}
     return {"custom_id": name, "method": "POST", "url": ENDPOINT, "body": body}
@@ -59,7 +59,7 @@ async def upload(
     *,
     purpose: str = "batch",
     name: str = "in.jsonl",
-    **how: Any,  # noqa: ANN401 - what the SDK takes
+    **how: Any,  # what the SDK takes
 ) -> Told:
     """Send a file, which is removed after the check."""
     told = await client.ask("files.create", file=(name, content), purpose=purpose, **how)
@@ -67,13 +67,13 @@ async def upload(
     return told
 
 
-async def begin(client: Client, lines: Iterable[dict[str, Any] | bytes], **how: Any) -> Told:  # noqa: ANN401
+async def begin(client: Client, lines: Iterable[dict[str, Any] | bytes], **how: Any) -> Told:
     """Send a file, and make a batch of it."""
     file = (await upload(client, written(lines))).parsed.id
     return await client.ask("batches.create", **asked(file, **how))
 
 
-def asked(file: str, **how: Any) -> dict[str, Any]:  # noqa: ANN401 - what the SDK takes
+def asked(file: str, **how: Any) -> dict[str, Any]:  # what the SDK takes
     """Say what a batch of a file is asked for with."""
     return {"input_file_id": file, "endpoint": ENDPOINT, "completion_window": "24h", **how}
 
@@ -83,7 +83,6 @@ async def ended(client: Client, told: Told, *, state: str = "") -> Told:
 
     Raises:
         Failed: it takes too long, goes back, or ends otherwise.
-
     """
     batch = told.parsed.id
     until = time.monotonic() + client.target.batch_timeout
@@ -130,12 +129,11 @@ def by_name(client: Client, found: Sequence[dict[str, Any]], names: Iterable[str
     return {each["custom_id"]: each for each in found}
 
 
-async def found_in(client: Client, what: str, wanted: Sequence[str], **how: Any) -> list[str]:  # noqa: ANN401
+async def found_in(client: Client, what: str, wanted: Sequence[str], **how: Any) -> list[str]:
     """List page after page until all that is wanted was found, and tell in which order that was.
 
     Raises:
         Failed: something is listed twice, or not at all, or a page is too long.
-
     """
     seen: list[str] = []
     async for told in client.pages(what, **how):
@@ -152,7 +150,7 @@ async def found_in(client: Client, what: str, wanted: Sequence[str], **how: Any)
     return [each for each in seen if each in wanted]
 
 
-def note(client: Client, file: Any) -> None:  # noqa: ANN401 - whatever a server says
+def note(client: Client, file: Any) -> None:  # whatever a server says
     """Remember a file that is to be removed."""
     if isinstance(file, str) and file:
         client.tally.files.append(file)

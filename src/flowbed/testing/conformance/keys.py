@@ -81,12 +81,11 @@ def _wait(refusal: Refusal) -> float | None:
     return float(told) if told.replace(".", "", 1).isdigit() else None
 
 
-async def _require_closed(stranger: Client, **headers: Any) -> None:  # noqa: ANN401 - the SDK's
+async def _require_closed(stranger: Client, **headers: Any) -> None:  # the SDK's
     """Go on only where a key is asked for.
 
     Raises:
         Skipped: everybody is let in, and nobody said that a key is needed.
-
     """
     exchange = await stranger.send("GET", "/models", **headers)
     if exchange.status < 400 and not stranger.target.key:

@@ -35,13 +35,13 @@ LATE = 10**18  # an end of a claim that no test reaches
 SPACE = '{"model":"m"}'
 
 
-def document(id: str = "d", **changes: Any) -> DocumentRow:  # noqa: A002, ANN401 - the record's own fields
+def document(id: str = "d", **changes: Any) -> DocumentRow:  # noqa: A002 - the record's own fields
     """Make a document of source `s`."""
     row = DocumentRow(source="s", id=id, etag="e1", hash="h1", chunks=1, generation=1)
     return replace(row, **changes)
 
 
-def chunk(id: str = "s#d#00000", **changes: Any) -> ChunkRow:  # noqa: A002, ANN401 - the record's own fields
+def chunk(id: str = "s#d#00000", **changes: Any) -> ChunkRow:  # noqa: A002 - the record's own fields
     """Make a chunk of document `d` of source `s`, in batch `b`."""
     row = ChunkRow(
         collection="c", id=id, source="s", document="d", ordinal=0, tokens=7, text_hash="t", row_hash="r",
@@ -50,12 +50,12 @@ def chunk(id: str = "s#d#00000", **changes: Any) -> ChunkRow:  # noqa: A002, ANN
     return row._replace(**changes)
 
 
-def batch(id: str, **changes: Any) -> BatchRow:  # noqa: A002, ANN401 - the record's own fields
+def batch(id: str, **changes: Any) -> BatchRow:  # noqa: A002 - the record's own fields
     """Make a batch file of source `s`."""
     return replace(BatchRow(id=id, source="s", key=f"k/{id}", timestamp=1, chunks=1), **changes)
 
 
-def run(id: str = "r1", **changes: Any) -> RunRow:  # noqa: A002, ANN401 - the record's own fields
+def run(id: str = "r1", **changes: Any) -> RunRow:  # noqa: A002 - the record's own fields
     """Make a run of collection `c`."""
     row = RunRow(
         id=id, collection="c", space="{}", key=f"c/delta/{id}/delta.arrow", sha256="0a", rows=1, lane="realtime",
@@ -64,29 +64,29 @@ def run(id: str = "r1", **changes: Any) -> RunRow:  # noqa: A002, ANN401 - the r
     return replace(row, **changes)
 
 
-def letter(subject: str = "s#d#00000", **changes: Any) -> DeadLetter:  # noqa: ANN401 - the record's own fields
+def letter(subject: str = "s#d#00000", **changes: Any) -> DeadLetter:  # the record's own fields
     """Make a letter about a chunk of collection `c`."""
     return replace(DeadLetter(kind="chunk", owner="c", subject=subject, reason="too long", at=1), **changes)
 
 
-def key(id: str = "k1", **changes: Any) -> KeyRow:  # noqa: A002, ANN401 - the record's own fields
+def key(id: str = "k1", **changes: Any) -> KeyRow:  # noqa: A002 - the record's own fields
     """Make a key whose secret has a hash of its own."""
     row = KeyRow(id=id, name="app", prefix="fb-abcde", hash=f"hash of {id}", tier="default", created=1)
     return replace(row, **changes)
 
 
-def rollback(**changes: Any) -> Rollback:  # noqa: ANN401 - the record's own fields
+def rollback(**changes: Any) -> Rollback:  # the record's own fields
     """Make a rollback of collection `c`."""
     return replace(Rollback(collection="c", target=1, version=2, at=1), **changes)
 
 
-def failure(**changes: Any) -> Failure:  # noqa: ANN401 - the record's own fields
+def failure(**changes: Any) -> Failure:  # the record's own fields
     """Make a failure of the chunk that `chunk` makes."""
     reason = Failure(collection="c", id="s#d#00000", version=100, kind="transient", reason="no answer")
     return replace(reason, **changes)
 
 
-def submission(id: str = "x", **changes: Any) -> SubmissionRow:  # noqa: A002, ANN401 - the record's own fields
+def submission(id: str = "x", **changes: Any) -> SubmissionRow:  # noqa: A002 - the record's own fields
     """Make a submission that is ready to be submitted."""
     row = SubmissionRow(
         id=id, space=SPACE, account="a", key=f"submissions/{id}/input.jsonl", bytes=5_000_000_000, texts=2, chunks=3,
@@ -95,7 +95,7 @@ def submission(id: str = "x", **changes: Any) -> SubmissionRow:  # noqa: A002, A
     return replace(row, **changes)
 
 
-def spend(document: str = "d", **changes: Any) -> SpendRow:  # noqa: ANN401 - the record's own fields
+def spend(document: str = "d", **changes: Any) -> SpendRow:  # the record's own fields
     """Make a row of what run `r1` spent on a document of source `s`."""
     row = SpendRow(
         run="r1", lane="batch", source="s", document=document, texts=2, planned=10, billed=12, cost_usd=0.25, at=100
@@ -103,7 +103,7 @@ def spend(document: str = "d", **changes: Any) -> SpendRow:  # noqa: ANN401 - th
     return replace(row, **changes)
 
 
-def file(id: str = "file-1", **changes: Any) -> FileRow:  # noqa: A002, ANN401 - the record's own fields
+def file(id: str = "file-1", **changes: Any) -> FileRow:  # noqa: A002 - the record's own fields
     """Make a file of owner `o`."""
     row = FileRow(
         id=id, owner="o", purpose="batch", filename="in.jsonl", bytes=5_000_000_000, key=f"files/{id}/content",
@@ -112,7 +112,7 @@ def file(id: str = "file-1", **changes: Any) -> FileRow:  # noqa: A002, ANN401 -
     return replace(row, **changes)
 
 
-def job(id: str = "batch_1", **changes: Any) -> JobRow:  # noqa: A002, ANN401 - the record's own fields
+def job(id: str = "batch_1", **changes: Any) -> JobRow:  # noqa: A002 - the record's own fields
     """Make a job of owner `o`."""
     row = JobRow(
         id=id, owner="o", tier="default", input="file-1", endpoint="/v1/embeddings", window="24h",
@@ -146,7 +146,9 @@ async def settle(ledger: Ledger) -> None:
         await ledger.settle()
 
 
-async def claim(ledger: Ledger, batch: str = "b", worker: str = "w", **changes: Any) -> list[ChunkRow]:  # noqa: ANN401 - the call's own arguments
+async def claim(
+    ledger: Ledger, batch: str = "b", worker: str = "w", **changes: Any
+) -> list[ChunkRow]:  # the call's own arguments
     """Claim what waits in a batch."""
     await settle(ledger)
     asked = {"statuses": WAITING, "now": 10, "until": LATE, "sources": (), "limit": 100, **changes}
@@ -159,7 +161,7 @@ async def waiting(ledger: Ledger, *statuses: Status, now: int = 10, sources: Seq
     return await flat(ledger.chunks.batches(statuses or WAITING, now=now, sources=sources))
 
 
-async def end(ledger: Ledger, submission: str, **changes: Any) -> None:  # noqa: ANN401 - the record's own fields
+async def end(ledger: Ledger, submission: str, **changes: Any) -> None:  # the record's own fields
     """Let a submission end."""
     row = await ledger.submissions.hold(submission, worker="ender", now=LATE, until=LATE + 1)
     assert row is not None

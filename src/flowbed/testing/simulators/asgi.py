@@ -66,7 +66,6 @@ def transport_of(scope: Scope) -> asyncio.Transport:
 
     Raises:
         RuntimeError: the server is another than that of `running`.
-
     """
     transport: asyncio.Transport | None = scope.get("extensions", {}).get(TRANSPORT)
     if transport is None:

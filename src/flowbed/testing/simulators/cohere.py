@@ -149,7 +149,7 @@ class Cohere:
         )
 
 
-def _texts(said: Any) -> list[str]:  # noqa: ANN401 - whatever JSON can hold
+def _texts(said: Any) -> list[str]:  # whatever JSON can hold
     if not isinstance(said, list) or not said or not all(isinstance(text, str) for text in said):
         raise _error(400, "invalid request: texts must be a list of strings")
     if len(said) > ITEMS:

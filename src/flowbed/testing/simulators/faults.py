@@ -81,7 +81,6 @@ class Fault:
 
         Raises:
             ValueError: a number is out of its range.
-
         """
         ranges = {
             "calls count from 1": all(call >= 1 for call in self.calls or ()),
@@ -99,12 +98,11 @@ FIELDS = {field.name for field in fields(Fault)}
 _FAULTS = TypeAdapter(tuple[Fault, ...])
 
 
-def read_faults(value: Any) -> tuple[Fault, ...]:  # noqa: ANN401 - whatever JSON can hold
+def read_faults(value: Any) -> tuple[Fault, ...]:  # whatever JSON can hold
     """Read faults from what JSON says.
 
     Raises:
         Misconfigured: it is no list of faults; the message says what is wrong.
-
     """
     try:
         unknown = {name for fault in value for name in fault} - FIELDS
@@ -120,7 +118,6 @@ def read_fault(text: str) -> Fault:
 
     Raises:
         Misconfigured: it is no fault; the message says what is wrong.
-
     """
     kind, *rest = (each.strip() for each in text.split(","))
     if kind not in KINDS:

@@ -35,7 +35,6 @@ def read_form(body: Scratch | None, content_type: str) -> Mapping[str, Field]:
 
     Raises:
         ValueError: the body is no such form.
-
     """
     said = Message()
     said["Content-Type"] = content_type

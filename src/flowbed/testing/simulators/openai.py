@@ -119,7 +119,6 @@ class OpenAI:
 
         Raises:
             VendorError: something is wrong with it.
-
         """
         return self.call(self._fields(content), deployed)
 
@@ -237,7 +236,7 @@ class OpenAI:
         if unknown and self._strict:
             raise self.error(400, f"Unrecognized request argument supplied: {', '.join(unknown)}")
 
-    def _dimensions(self, said: Any, model: Model) -> int | None:  # noqa: ANN401 - whatever JSON can hold
+    def _dimensions(self, said: Any, model: Model) -> int | None:  # whatever JSON can hold
         if said is None:
             return None
         if not model.reducible:
@@ -249,7 +248,7 @@ class OpenAI:
             raise self.error(400, message, param="dimensions")
         return said
 
-    def _inputs(self, said: Any) -> tuple[list[str], list[int]]:  # noqa: ANN401 - whatever JSON can hold
+    def _inputs(self, said: Any) -> tuple[list[str], list[int]]:  # whatever JSON can hold
         """Read `input`: the text of each, and how many tokens it has."""
         if isinstance(said, str) or (isinstance(said, list) and said and type(said[0]) is int):
             said = [said]

@@ -80,12 +80,11 @@ class FilesApi:
         }
         return self.keep(said, "expires_after")
 
-    def keep(self, said: Any, name: str) -> float:  # noqa: ANN401 - whatever JSON can hold
+    def keep(self, said: Any, name: str) -> float:  # whatever JSON can hold
         """Read for how many seconds a file is to be kept; `name` is that of the field.
 
         Raises:
             VendorError: it says no time, or none that is allowed.
-
         """
         if not isinstance(said, dict) or said.get("anchor") != "created_at":
             message = f"Invalid value for '{name}.anchor'. Supported values are: 'created_at'."
@@ -108,7 +107,6 @@ class FilesApi:
 
         Raises:
             VendorError: it asks for more than there may be, or for what follows something unknown.
-
         """
         limit = request.parameter("limit") or str(usual)
         if not limit.isdecimal() or not 1 <= int(limit) <= most:

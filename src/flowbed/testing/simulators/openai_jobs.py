@@ -93,7 +93,7 @@ class BatchesApi:
         self._metadata(said.get("metadata", {}))
         return said
 
-    def _metadata(self, said: Any) -> None:  # noqa: ANN401 - whatever JSON can hold
+    def _metadata(self, said: Any) -> None:  # whatever JSON can hold
         if not isinstance(said, dict):
             message = "Invalid type for 'metadata': expected an object."
             raise self._api.error(400, message, param="metadata", code="invalid_type")

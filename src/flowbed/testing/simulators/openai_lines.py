@@ -54,7 +54,7 @@ class Lines:
             yield Problem(code="invalid_url", message=message, line=number, param="url")
         yield from self._body(number, said["body"])
 
-    def _identity(self, number: int, custom_id: Any) -> Iterator[Problem]:  # noqa: ANN401 - whatever JSON can hold
+    def _identity(self, number: int, custom_id: Any) -> Iterator[Problem]:  # whatever JSON can hold
         if not isinstance(custom_id, str):
             message = "Invalid type for 'custom_id': expected a string."
             yield Problem(code="invalid_type", message=message, line=number, param="custom_id")
@@ -67,7 +67,7 @@ class Lines:
         else:
             self._seen.add(custom_id)
 
-    def _body(self, number: int, body: Any) -> Iterator[Problem]:  # noqa: ANN401 - whatever JSON can hold
+    def _body(self, number: int, body: Any) -> Iterator[Problem]:  # whatever JSON can hold
         if not isinstance(body, dict):
             message = "Invalid type for 'body': expected an object."
             yield Problem(code="invalid_type", message=message, line=number, param="body")

@@ -103,7 +103,7 @@ class SimulatorProcess:
         """Begin the account anew."""
         self._ask("DELETE", "requests")
 
-    def _ask(self, method: str, what: str, said: object = None) -> Any:  # noqa: ANN401 - what it tells
+    def _ask(self, method: str, what: str, said: object = None) -> Any:  # what it tells
         request = urllib.request.Request(  # noqa: S310 - our own http address
             f"{self.url}{CONTROL}{what}", data=orjson.dumps(said), method=method
         )

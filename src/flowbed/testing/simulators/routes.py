@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 class Do(Protocol):
     """What is done for a request; the parts of its path that stand for a name come before the scene."""
 
-    def __call__(self, request: Request, /, *names: Any) -> Answer | Stream:  # noqa: ANN401 - names, then the scene
+    def __call__(self, request: Request, /, *names: Any) -> Answer | Stream:  # names, then the scene
         """Do it."""
         ...
 

@@ -33,7 +33,7 @@ class Cutting(HttpToolsProtocol):
         super().connection_made(transport)
         app = self.app
 
-        async def offering(scope: Any, receive: Any, send: Any) -> None:  # noqa: ANN401 - ASGI's own
+        async def offering(scope: Any, receive: Any, send: Any) -> None:  # ASGI's own
             scope["extensions"] = {TRANSPORT: transport}
             await app(scope, receive, send)
 
@@ -47,7 +47,7 @@ class Cutting(HttpToolsProtocol):
 
 
 @asynccontextmanager
-async def running(app: Any, *, port: int = 0) -> AsyncIterator[str]:  # noqa: ANN401 - any ASGI application
+async def running(app: Any, *, port: int = 0) -> AsyncIterator[str]:  # any ASGI application
     """Serve `app` in this event loop, and give its address; port 0 is a free one.
 
     On leaving, requests that are being answered are cut off.
@@ -85,7 +85,7 @@ async def running(app: Any, *, port: int = 0) -> AsyncIterator[str]:  # noqa: AN
 
 
 @contextmanager
-def running_thread(app: Any, *, port: int = 0) -> Iterator[str]:  # noqa: ANN401 - any ASGI application
+def running_thread(app: Any, *, port: int = 0) -> Iterator[str]:  # any ASGI application
     """Serve `app` in an event loop and thread of its own, and give its address."""
     urls: list[str] = []
     started, ended = threading.Event(), threading.Event()

@@ -105,7 +105,6 @@ class Simulator:
 
         Raises:
             Misconfigured: a fault is of indices or of jobs, and the vendor has none.
-
         """
         if self.api.positional and any(fault.kind in OF_INDICES for fault in faults):
             raise Misconfigured(

@@ -57,7 +57,7 @@ class Tiktoken:
 @cache
 def tokenizer() -> Tokenizer:
     """Load cl100k_base, the tokenizer of all of OpenAI's embedding models."""
-    from rs_bpe.bpe import openai  # noqa: PLC0415 - loaded by those who count tokens
+    from rs_bpe.bpe import openai  # loaded by those who count tokens
 
     loaded: Tokenizer = openai.cl100k_base()
     return Tiktoken(ranks(loaded.decode)) if find_spec("tiktoken") else loaded

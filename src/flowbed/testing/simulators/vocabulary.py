@@ -43,7 +43,6 @@ def ranks(decode: Callable[[list[int]], str | None]) -> dict[bytes, int]:
 
     Raises:
         Misconfigured: what is found is not OpenAI's vocabulary.
-
     """
     found = [bytes([byte]) for byte in BYTES]
     for token in range(len(found), SIZE):

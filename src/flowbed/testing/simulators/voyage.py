@@ -160,7 +160,6 @@ class Voyage:
 
         Raises:
             VendorError: something is wrong with them.
-
         """
         unknown = sorted(said.keys() - KNOWN)
         if unknown:
@@ -203,7 +202,7 @@ def quantized(rows: NDArray[np.float32], dtype: str) -> NDArray[Any]:
     return rows.astype("<f4", copy=False)
 
 
-def _texts(said: Any) -> list[str]:  # noqa: ANN401 - whatever JSON can hold
+def _texts(said: Any) -> list[str]:  # whatever JSON can hold
     texts = [said] if isinstance(said, str) else said
     if not isinstance(texts, list) or not all(isinstance(text, str) for text in texts):
         raise error(400, "Argument 'input' must be a string or a list of strings.")
@@ -235,7 +234,7 @@ def _tokens(texts: Sequence[str], name: str, model: Model, *, truncation: bool) 
     return total
 
 
-def _one_of(said: dict[str, Any], name: str, values: Sequence[Any]) -> Any:  # noqa: ANN401 - one of the values
+def _one_of(said: dict[str, Any], name: str, values: Sequence[Any]) -> Any:  # one of the values
     value = said.get(name)
     if value is not None and (isinstance(value, bool) or value not in values):
         accepted = ", ".join(repr(each) for each in (*values, None))

@@ -168,7 +168,6 @@ class Api(Protocol):
 
         Raises:
             VendorError: the request is not as the vendor wants it.
-
         """
         ...
 

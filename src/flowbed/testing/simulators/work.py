@@ -44,7 +44,6 @@ class Sheet(Protocol):
 
         Raises:
             VendorError: this line is answered with an error.
-
         """
         ...
 

@@ -22,7 +22,6 @@ def upgrade(connection: sa.Connection, location: str, new_id: str) -> str:
 
     Raises:
         Misconfigured: the database belongs to another program or to a newer Flowbed.
-
     """
     revision = _revision(connection)  # anew, now that nobody else can write
     if revision == HEAD:
@@ -30,9 +29,9 @@ def upgrade(connection: sa.Connection, location: str, new_id: str) -> str:
     if revision is None and sa.inspect(connection).get_table_names():
         raise Misconfigured(f"{location} is a database of another program: set `ledger` to another path")
 
-    from alembic import command  # noqa: PLC0415 - half a second, paid only when there is something to migrate
-    from alembic.config import Config  # noqa: PLC0415
-    from alembic.script import ScriptDirectory  # noqa: PLC0415
+    from alembic import command  # half a second, paid only when there is something to migrate
+    from alembic.config import Config
+    from alembic.script import ScriptDirectory
 
     config = Config()
     config.set_main_option("script_location", str(Path(__file__).parent).replace("%", "%%"))
