@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from flowbed import Flowbed
-    from flowbed.records import Found, Hit
+    from flowbed.records import Hit, SearchResults
     from torture.tables import Tables
     from torture.world import World
 
@@ -93,7 +93,7 @@ class Searcher:
 
     async def _find(
         self, query: str | NDArray[np.float32], *, collection: str | None = None, **how: object
-    ) -> Found:
+    ) -> SearchResults:
         """Ask, and see that no collection goes back to an older version."""
         before = self._tables.version.now()
         found = await self._bed.find(
@@ -110,7 +110,7 @@ class Searcher:
 
     def _look(
         self,
-        found: Found,
+        found: SearchResults,
         query: NDArray[np.float32],
         oldest: NDArray[np.int64],
         group_oldest: NDArray[np.int64] | None = None,

@@ -32,7 +32,7 @@ if TYPE_CHECKING:
     from flowbed.embedding.cache.tiers import VectorTier
     from flowbed.index.compaction import Compaction, VectorIndex
     from flowbed.index.versions import Version
-    from flowbed.lanes.batch.find import Found as Unembedded
+    from flowbed.lanes.batch.find import Unembedded
     from flowbed.lanes.batch.poll import Polled
     from flowbed.lanes.batch.submit import Submitted
     from flowbed.lanes.budget import Budget
@@ -43,7 +43,7 @@ if TYPE_CHECKING:
     from flowbed.maintenance.inspect import BedStatus, Reason
     from flowbed.maintenance.verify import Verified
     from flowbed.pipeline.rollback import Released
-    from flowbed.records import Found, Hit, Plan, Report, Status
+    from flowbed.records import Hit, Plan, Report, SearchResults, Status
     from flowbed.services import Serving
     from flowbed.services.keys import Keys
     from flowbed.storage import Store
@@ -273,7 +273,7 @@ class Flowbed:
         limit: int = 10,
         at: int | None = None,
         unit: Unit = "chunk",
-    ) -> Found:
+    ) -> SearchResults:
         """Find what is nearest to a text or a vector, in one collection or in all of the model's space.
 
         With unit `document` each document counts once, by its best chunk. `at` asks an older version of a collection.
@@ -525,7 +525,9 @@ class Flowbed:
             deadline = self.settings.deadline_hours * 3_600
         return lane or self.settings.lane, deadline
 
-    async def _feeds(self, names: Sequence[str], *, removed: bool = False) -> dict[str, pipeline.Feed]:
+    async def _feeds(
+        self, names: Sequence[str], *, removed: bool = False
+    ) -> dict[str, pipeline.ConfiguredSource]:
         from flowbed.wiring import sources as opening
 
         known = self.settings.sources

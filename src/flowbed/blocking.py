@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
     from flowbed.index.compaction import Compaction, VectorIndex
     from flowbed.index.versions import Version
-    from flowbed.lanes.batch.find import Found as Unembedded
+    from flowbed.lanes.batch.find import Unembedded
     from flowbed.lanes.batch.poll import Polled
     from flowbed.lanes.batch.submit import Submitted
     from flowbed.ledger import DeadLetter, Rollback, Spent, SubmissionRow
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from flowbed.maintenance.inspect import BedStatus, Reason
     from flowbed.maintenance.verify import Verified
     from flowbed.pipeline.rollback import Released
-    from flowbed.records import Found, Hit, Plan, Report
+    from flowbed.records import Hit, Plan, Report, SearchResults
 
 Answer = TypeVar("Answer")
 Name = Literal["lane", "source", "document", "run"]
@@ -98,7 +98,7 @@ class Blocking:
         """Find what is nearest to a text or a vector; takes what `Flowbed.search` takes."""
         return self._wait(self._bed.search(query, **how))
 
-    def find(self, query: str | Sequence[float], **how: Any) -> Found:  # as Flowbed.find
+    def find(self, query: str | Sequence[float], **how: Any) -> SearchResults:  # as Flowbed.find
         """Find what is nearest, with the versions that were asked; takes what `Flowbed.find` takes."""
         return self._wait(self._bed.find(query, **how))
 

@@ -13,7 +13,7 @@ from flowbed.index.versions import versions
 if TYPE_CHECKING:
     from tests.index.conftest import Bench
 
-    from flowbed.records import Found
+    from flowbed.records import SearchResults
 
 COMMITTERS = READERS = 8
 ROWS = 5  # of each committer: they always hold the same number, in every commit another
@@ -64,7 +64,7 @@ async def test_readers_never_see_half_a_commit(bench: Bench) -> None:
         check(await search(query, [live], datasets=bench.datasets, limit=100, at=version))
 
 
-def check(found: Found) -> None:
+def check(found: SearchResults) -> None:
     """Fail unless all rows are there, and those of one committer say the same."""
     said: dict[object, list[object]] = {}
     for hit in found.hits:

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
     from tests.index.conftest import Bench
 
-    from flowbed.records import Found
+    from flowbed.records import SearchResults
 
 STEP = 16  # rows that a search of these tests brings in
 
@@ -32,7 +32,7 @@ def _small_steps(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(held_rows, "STEP", STEP)
 
 
-async def ask(bench: Bench, text: str, held: Held | None, **how: object) -> Found:
+async def ask(bench: Bench, text: str, held: Held | None, **how: object) -> SearchResults:
     """Search the collection for a text."""
     live = await bench.datasets.begin("docs", bench.space, now=1)
     vector = bench.upsert("q", 1, text).vector

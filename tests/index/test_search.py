@@ -25,12 +25,12 @@ if TYPE_CHECKING:
 
     from tests.index.conftest import Bench
 
-    from flowbed.records import Found
+    from flowbed.records import SearchResults
 
 DAY = 86_400_000_000  # µs
 
 
-async def ask(bench: Bench, text: str, **how: object) -> Found:
+async def ask(bench: Bench, text: str, **how: object) -> SearchResults:
     """Search the collection for a text."""
     live = await bench.datasets.begin("docs", bench.space, now=1)
     vector = bench.upsert("q", 1, text).vector

@@ -32,13 +32,13 @@ from flowbed.index.search import search
 from flowbed.lanes.claims import CLAIM
 from flowbed.lanes.contexts import Parts
 from flowbed.lanes.embed import embed
-from flowbed.lanes.failures import Tally
+from flowbed.lanes.failures import RunStats
 from flowbed.lanes.write_deltas import commit_pending
 from flowbed.ledger import Cursor, open_ledger
 from flowbed.ledger.sql.schema import cursors
 from flowbed.ledger.sql.tables.documents import SqlDocuments
 from flowbed.ledger.sql.tables.runs import SqlRuns
-from flowbed.pipeline import Feed, changes, rollback
+from flowbed.pipeline import ConfiguredSource, changes, rollback
 from flowbed.pipeline.rollback import release, roll_back
 from flowbed.pipeline.run import run
 from flowbed.pipeline.sync import sync
@@ -201,11 +201,11 @@ class Bed:
             sources=frozenset({LISTED, LOGGED}),
         )
 
-    def feeds(self) -> dict[str, Feed]:
+    def feeds(self) -> dict[str, ConfiguredSource]:
         """Give both sources."""
         return {
-            LISTED: Feed(source=Listed(self.world), rules=rules(LISTED)),
-            LOGGED: Feed(source=Logged(self.world), rules=rules(LOGGED)),
+            LISTED: ConfiguredSource(source=Listed(self.world), rules=rules(LISTED)),
+            LOGGED: ConfiguredSource(source=Logged(self.world), rules=rules(LOGGED)),
         }
 
     async def work(self, parts: Parts) -> None:
@@ -224,7 +224,7 @@ class Bed:
 
     async def commit(self, parts: Parts) -> None:
         """Commit what is pending."""
-        tally = Tally()
+        tally = RunStats()
         await commit_pending(COLLECTION, parts, tally)
         unforeseen(tally.failures)
 

@@ -10,7 +10,7 @@ import pytest
 from flowbed import bed as bed_module
 from flowbed.errors import Conflict
 from flowbed.lanes import claims, write_deltas
-from flowbed.lanes.claims import Fresh
+from flowbed.lanes.claims import BatchQueue
 from flowbed.lanes.embed import embed
 from flowbed.pipeline import run
 from flowbed.pipeline import sync as sync_module
@@ -28,7 +28,7 @@ async def test_a_chunk_that_changes_while_it_is_claimed_is_embedded_as_it_is_now
     project.write_lines("notes.jsonl", [{"id": "a", "text": "one"}, {"id": "b", "text": "another"}])
     async with await project.open() as bed:
         await bed.add("notes", kind="jsonl", location="notes.jsonl")
-        parts, feed, fresh = bed._parts(), (await bed._feeds([]))["notes"], Fresh()
+        parts, feed, fresh = bed._parts(), (await bed._feeds([]))["notes"], BatchQueue()
         embedding = asyncio.create_task(embed(parts, sources=("notes",), fresh=fresh))
         await sync(feed, parts, allow_deletes=False, wrote=fresh.add)
         while not await parts.ledger.chunks.workers():  # noqa: ASYNC110 - the ledger tells nobody

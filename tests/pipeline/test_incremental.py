@@ -13,7 +13,7 @@ from flowbed.chunking import Rules
 from flowbed.errors import Misconfigured
 from flowbed.ledger import Swap
 from flowbed.ledger.sql.ledger import open_sqlite
-from flowbed.pipeline import Feed
+from flowbed.pipeline import ConfiguredSource
 from flowbed.pipeline.changes import Scan, changes
 from flowbed.records import Document, Entry, Page
 from flowbed.testing.embedder import seeded
@@ -210,7 +210,7 @@ async def test_what_a_fetch_lists_no_more_is_removed(
     rules = Rules(source="notes", collections=("notes",))
     try:
         for documents in (("a", "b", "c"), listed):
-            feed = Feed(source=Listing(documents), rules=rules)
+            feed = ConfiguredSource(source=Listing(documents), rules=rules)
             removed: set[str] = set()
             cursor = await ledger.documents.cursor("notes")
             async for change in changes(

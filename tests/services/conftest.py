@@ -10,7 +10,7 @@ import pytest
 
 from flowbed.errors import Misconfigured
 from flowbed.ledger import open_ledger
-from flowbed.records import Found
+from flowbed.records import SearchResults
 from flowbed.services import Serving, open_service
 from flowbed.services.keys import Keys
 from flowbed.storage import open_store
@@ -93,9 +93,9 @@ class Project:
     def vector_tiers(self) -> list[VectorTier]:
         return []
 
-    async def find(self, query: Any, **how: Any) -> Found:
+    async def find(self, query: Any, **how: Any) -> SearchResults:
         self.queries.append((query, how))
-        return Found(hits=(), versions={})
+        return SearchResults(hits=(), versions={})
 
 
 @pytest.fixture

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
     from tests.services.conftest import Project
 
-    from flowbed.records import Found
+    from flowbed.records import SearchResults
     from flowbed.services import Service
 
     Open = Callable[..., AbstractAsyncContextManager[Service]]
@@ -257,7 +257,7 @@ async def test_a_query_that_was_embedded_counts(
 ) -> None:
     """A query is counted as soon as it was embedded, also where the search is then refused, and not where it failed."""
 
-    async def refused(query: Any, **how: Any) -> Found:
+    async def refused(query: Any, **how: Any) -> SearchResults:
         raise NotFound(f"no collection {how}")
 
     caller = Caller(key="k", tier="small")

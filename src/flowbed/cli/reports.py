@@ -14,7 +14,7 @@ from flowbed.lanes.outcome import UNANSWERED
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from flowbed.lanes.batch.find import Found
+    from flowbed.lanes.batch.find import Unembedded
     from flowbed.lanes.batch.poll import Polled
     from flowbed.lanes.batch.submit import Submitted
     from flowbed.ledger import Spent, SubmissionRow
@@ -159,7 +159,7 @@ def show_live(rows: Sequence[SubmissionRow]) -> None:
         say(f"    {', '.join(said)}")
 
 
-def show_gathered(found: Found) -> None:
+def show_gathered(found: Unembedded) -> None:
     """Show what was gathered into submissions."""
     if not (found.chunks or found.waiting or found.reused or found.failures or found.stopped):
         say("nothing waits to be embedded")

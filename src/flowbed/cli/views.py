@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from flowbed.maintenance.repair import Mended
     from flowbed.maintenance.verify import Verified
     from flowbed.pipeline.rollback import Released
-    from flowbed.records import Found
+    from flowbed.records import SearchResults
 
 FEW = 5  # examples of a fault
 WIDTH = 300  # characters of a hit's text that are shown
@@ -43,7 +43,7 @@ def read_where(text: str | None) -> dict[str, Any] | None:
     return where
 
 
-def show_hits(found: Found) -> None:
+def show_hits(found: SearchResults) -> None:
     """Show what was found."""
     if not found.hits:
         say("nothing found")

@@ -14,7 +14,7 @@ from flowbed.errors import NotFound, Rejected
 from flowbed.index.filters import to_sql
 from flowbed.index.partitions import compared, probes
 from flowbed.index.row_cache import SHOWN, Held, View, look, shown_of, vectors_in, vectors_of
-from flowbed.records import Found, Hit
+from flowbed.records import Hit, SearchResults
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -65,7 +65,7 @@ async def search(
     unit: Unit = "chunk",
     exact: bool | None = None,
     held: Held | None = None,
-) -> Found:
+) -> SearchResults:
     """Find the `limit` rows nearest to `vector` (float32, of the collections' dimensions), best first.
 
     `at` asks an older version of one collection. With unit `document` each document counts once, by its best chunk.
@@ -94,7 +94,7 @@ async def search(
     hits.sort(key=lambda hit: (-hit.score, hit.id))
     if unit == "document":
         hits = _one_each(hits)  # a document may have chunks in several collections
-    return Found(hits=tuple(hits[:limit]), versions=versions)
+    return SearchResults(hits=tuple(hits[:limit]), versions=versions)
 
 
 def _direction(vector: NDArray[np.float32]) -> NDArray[np.float32]:

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from flowbed.storage import Store
 
 
-class Passage(NamedTuple):
+class ChunkText(NamedTuple):
     """A chunk that waits, with its texts as its batch file holds them."""
 
     row: ChunkRow
@@ -76,9 +76,9 @@ AT_ONCE = 4
 
 async def read_passages(
     rows: Sequence[ChunkRow], *, store: Store, ledger: Ledger
-) -> tuple[list[Passage], list[Lost]]:
+) -> tuple[list[ChunkText], list[Lost]]:
     """Read the texts of chunk rows; those whose batch file does not hold their text any more are lost, with reasons."""
-    passages: list[Passage] = []
+    passages: list[ChunkText] = []
     lost: list[Lost] = []
     known = await ledger.batches.get({row.batch for row in rows})
     by_batch: dict[str, list[ChunkRow]] = {}
@@ -97,7 +97,7 @@ async def read_passages(
                 text = each["text"]
                 sent = each.get("sent", text)
                 if text_hash(sent) == row.text_hash:
-                    passages.append(Passage(row, text, sent, each["metadata"]))
+                    passages.append(ChunkText(row, text, sent, each["metadata"]))
                 else:
                     reason = f"its batch file {known[batch].key} does not hold its text"
                     lost.append(Lost(row=row, reason=reason))

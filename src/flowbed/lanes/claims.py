@@ -60,7 +60,7 @@ async def renewed(parts: Parts) -> AsyncIterator[None]:
         await parts.ledger.submissions.release(parts.worker)
 
 
-class Fresh:
+class BatchQueue:
     """The batches of a fetch that goes on, as it writes them."""
 
     def __init__(self) -> None:
@@ -119,7 +119,7 @@ class Claims:
         """What is claimed, and in no group yet."""
         return [*self._group, *self._rest]
 
-    async def groups(self, fresh: Fresh | None) -> AsyncIterator[list[ChunkRow]]:
+    async def groups(self, fresh: BatchQueue | None) -> AsyncIterator[list[ChunkRow]]:
         """Claim the fresh batches as they come, then what else waits, the oldest first."""
         async for batches, statuses in self._batches(fresh):
             async for _ in self._claim(batches, statuses):
@@ -129,7 +129,7 @@ class Claims:
         if self._group:
             yield self._taken()
 
-    async def _batches(self, fresh: Fresh | None) -> AsyncIterator[tuple[list[str], Collection[Status]]]:
+    async def _batches(self, fresh: BatchQueue | None) -> AsyncIterator[tuple[list[str], Collection[Status]]]:
         begun: set[str] = set()
         if fresh is not None:
             while (batch := await fresh.next()) is not None:

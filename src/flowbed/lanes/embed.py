@@ -12,7 +12,7 @@ from flowbed.lanes.batch.in_flight import Carrying
 from flowbed.lanes.batch_files import read_passages
 from flowbed.lanes.budget import dollars
 from flowbed.lanes.claims import WAITING, Claims, renewed
-from flowbed.lanes.failures import Tally
+from flowbed.lanes.failures import RunStats
 from flowbed.lanes.outcome import UNANSWERED, Outcome
 from flowbed.lanes.realtime import embed as embed_now
 from flowbed.lanes.write_deltas import Landing, Made, Spent, land
@@ -24,9 +24,9 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
-    from flowbed.lanes.batch_files import Passage
+    from flowbed.lanes.batch_files import ChunkText
     from flowbed.lanes.budget import Budget
-    from flowbed.lanes.claims import Fresh
+    from flowbed.lanes.claims import BatchQueue
     from flowbed.lanes.contexts import Parts
     from flowbed.ledger import ChunkRow
     from flowbed.records import Space, Status
@@ -39,8 +39,8 @@ async def embed(
     statuses: Collection[Status] = WAITING,
     limit: int | None = None,
     batches: Mapping[str, Collection[str]] | None = None,
-    fresh: Fresh | None = None,
-) -> Tally:
+    fresh: BatchQueue | None = None,
+) -> RunStats:
     """Embed what waits, run by run: while the vectors of one are made, the one before it is laid down and committed.
 
     `batches`, where given, names the only batches that are worked on, each with the sources of which ("" is deletions).
@@ -50,7 +50,7 @@ async def embed(
     Raises:
         Misconfigured: the model or the collection cannot be used; what was claimed waits again.
     """
-    tally = Tally()
+    tally = RunStats()
     tiers: dict[str, Reuse] = {}
     landing_now: Mapping[str, NDArray[np.float32]] = {}
     claims = Claims(parts=parts, sources=sources, statuses=statuses, limit=limit, only=batches)
@@ -71,7 +71,7 @@ async def embed(
 async def _make(
     rows: Sequence[ChunkRow],
     parts: Parts,
-    tally: Tally,
+    tally: RunStats,
     tiers: dict[str, Reuse],
     landing_now: Mapping[str, NDArray[np.float32]],
 ) -> Made:
@@ -110,7 +110,7 @@ def _perhaps(budget: Budget) -> str:
 
 
 async def _embed(
-    passages: Sequence[Passage],
+    passages: Sequence[ChunkText],
     parts: Parts,
     tiers: dict[str, Reuse],
     landing_now: Mapping[str, NDArray[np.float32]],
@@ -170,12 +170,12 @@ async def _open_tiers(tiers: dict[str, Reuse], space: Space, parts: Parts) -> No
 class AtHand:
     """What needs no provider: chunks whose vectors the cache or an index holds are laid down at once."""
 
-    def __init__(self, parts: Parts, tally: Tally) -> None:
+    def __init__(self, parts: Parts, tally: RunStats) -> None:
         """Tally into `tally` what is laid down."""
         self._parts, self._tally = parts, tally
         self._tiers: dict[str, Reuse] = {}
 
-    async def land(self, passages: Sequence[Passage]) -> set[str]:
+    async def land(self, passages: Sequence[ChunkText]) -> set[str]:
         """Lay the passages down that there are vectors for, commit them, and return their text_hashes."""
         parts = self._parts
         embedder = await asyncio.to_thread(parts.embedder)

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 
 @dataclass
-class Tally:
+class RunStats:
     """What embedding did: chunks embedded or reused and deleted, texts sent, and what failed.
 
     `seconds` went by while vectors were found or made.
@@ -55,7 +55,7 @@ async def read_again(rows: Sequence[ChunkRow], parts: Parts) -> None:
             await parts.ledger.documents.swap(Swap(cursor=cursor, value="", documents=forgotten))
 
 
-async def fail(failures: Sequence[Failure], parts: Parts, tally: Tally) -> None:
+async def fail(failures: Sequence[Failure], parts: Parts, tally: RunStats) -> None:
     """Make claimed chunks FAILED, and tally them; what only a person can mend becomes a dead letter."""
     if not failures:
         return

@@ -11,7 +11,7 @@ from flowbed.index.active_space import live_collection
 from flowbed.index.commit import commit
 from flowbed.index.deltas import Delete, Upsert, write_delta
 from flowbed.lanes.claims import CLAIM
-from flowbed.lanes.failures import Tally, fail, failure, read_again
+from flowbed.lanes.failures import RunStats, fail, failure, read_again
 from flowbed.ledger import RunRow, SpendRow
 from flowbed.records import Problem
 from flowbed.telemetry import DELTA_WRITTEN, PROGRESS, RUN_RECORDED, reached
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
-    from flowbed.lanes.batch_files import Lost, Passage
+    from flowbed.lanes.batch_files import ChunkText, Lost
     from flowbed.lanes.contexts import Parts
     from flowbed.lanes.outcome import Outcome, Paid
     from flowbed.ledger import ChunkRow
@@ -45,7 +45,7 @@ class Made:
     """A group of claimed chunks, the passages that could be read of them, and what became of those."""
 
     rows: Sequence[ChunkRow]
-    passages: Sequence[Passage]
+    passages: Sequence[ChunkText]
     lost: Sequence[Lost]
     outcome: Outcome
     spent: Spent
@@ -89,7 +89,7 @@ class Landing:
         await asyncio.gather(self._task, return_exceptions=True)
 
 
-async def land(made: Made, parts: Parts, tally: Tally) -> None:
+async def land(made: Made, parts: Parts, tally: RunStats) -> None:
     """Commit a delta for each collection of a group, and note what failed of it."""
     rows, passages, outcome, spent = made.rows, made.passages, made.outcome, made.spent
     for collection in sorted({row.collection for row in rows}):
@@ -207,7 +207,7 @@ def shared_out(run: str, made: Made, spent: Spent, *, at: int) -> list[SpendRow]
     ]
 
 
-def _upsert(passage: Passage, vector: NDArray[np.float32]) -> Upsert:
+def _upsert(passage: ChunkText, vector: NDArray[np.float32]) -> Upsert:
     return Upsert(
         id=passage.row.id,
         version=passage.row.version,
@@ -218,7 +218,7 @@ def _upsert(passage: Passage, vector: NDArray[np.float32]) -> Upsert:
     )
 
 
-async def commit_pending(collection: str, parts: Parts, tally: Tally) -> None:
+async def commit_pending(collection: str, parts: Parts, tally: RunStats) -> None:
     """Commit what is pending of a collection, and tally it."""
     committed = await commit(
         collection, store=parts.store, ledger=parts.ledger, datasets=parts.datasets, clock=parts.clock

@@ -22,7 +22,7 @@ from flowbed.maintenance.inconsistencies import (
     TEXT_LOST,
     UNFIT,
     UNREADABLE,
-    Found,
+    Inconsistencies,
 )
 from flowbed.pipeline.rollback import catch_up
 from flowbed.records import Space
@@ -65,9 +65,9 @@ async def require_known(parts: Parts, collections: Collection[str]) -> None:
             raise NotFound(f"no collection is called {name!r}; {there}")
 
 
-async def find(parts: Parts, collection: str, *, rows: bool = True) -> Found:
+async def find(parts: Parts, collection: str, *, rows: bool = True) -> Inconsistencies:
     """Look for everything that is wrong with a collection, or for all that needs no look at more of rows than ids."""
-    found = Found()
+    found = Inconsistencies()
     try:
         live = await live_collection(parts.store, collection)
     except Misconfigured:
@@ -94,7 +94,7 @@ async def find(parts: Parts, collection: str, *, rows: bool = True) -> Found:
     return found
 
 
-async def _compare(parts: Parts, collection: str, live: Live | None) -> Found:
+async def _compare(parts: Parts, collection: str, live: Live | None) -> Inconsistencies:
     """Compare the index with the ledger, as often as it takes to tell what is wrong from what is being committed."""
     found, quiet = await compared(parts, collection, live)
     for _ in range(PASSES - 1):
@@ -105,9 +105,9 @@ async def _compare(parts: Parts, collection: str, live: Live | None) -> Found:
     return found
 
 
-async def compared(parts: Parts, collection: str, live: Live | None) -> tuple[Found, bool]:
+async def compared(parts: Parts, collection: str, live: Live | None) -> tuple[Inconsistencies, bool]:
     """Compare one version of the index with the ledger; tell also whether that is still the newest afterwards."""
-    found = Found()
+    found = Inconsistencies()
     # The index first: what is committed after this is told from what is wrong by looking once more.
     dataset = await opened(live, datasets=parts.datasets)
     expected = Expected()
@@ -132,7 +132,7 @@ async def compared(parts: Parts, collection: str, live: Live | None) -> tuple[Fo
 
 
 async def _deltas(
-    parts: Parts, collection: str, live: Live | None, found: Found, *, read: bool = True
+    parts: Parts, collection: str, live: Live | None, found: Inconsistencies, *, read: bool = True
 ) -> None:
     """Hold every delta that lies in the store against its run, and every run that waits against its delta."""
     there = set()

@@ -54,7 +54,7 @@ class Fault:
 
 
 @dataclass
-class Found:
+class Inconsistencies:
     """Everything that was found wrong with a collection, by kind: as large as what is wrong, not as what there is."""
 
     rows: int = 0
@@ -77,7 +77,7 @@ class Found:
             for kind, each in sorted(self.faults.items())
         )
 
-    def keep(self, other: Found) -> None:
+    def keep(self, other: Inconsistencies) -> None:
         """Keep what the other pass has found as well."""
         for kind in list(self.faults):
             again = set(other.faults.get(kind, ()))

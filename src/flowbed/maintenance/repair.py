@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from flowbed.lanes.contexts import Parts
-    from flowbed.maintenance.inconsistencies import Found
+    from flowbed.maintenance.inconsistencies import Inconsistencies
 
 # Faults that end when the chunk is committed once more, at a later version.
 AGAIN = (
@@ -56,7 +56,7 @@ class Mended:
     withheld: str = ""
 
 
-async def repair(parts: Parts, collection: str, found: Found, *, allow_deletes: bool) -> Mended:
+async def repair(parts: Parts, collection: str, found: Inconsistencies, *, allow_deletes: bool) -> Mended:
     """Mend what was found wrong with a collection; rows that are of no known chunk go only where they are few."""
     notes: list[str] = []
     if {SPACE, UNFIT, UNREADABLE} & set(found.faults):
@@ -140,7 +140,7 @@ async def _space_of(parts: Parts, collection: str) -> Space | None:
     return next(iter(held), None if there else next(iter(spaces), None))
 
 
-async def _mend_deltas(parts: Parts, collection: str, found: Found) -> tuple[int, int]:
+async def _mend_deltas(parts: Parts, collection: str, found: Inconsistencies) -> tuple[int, int]:
     """Send the chunks of runs round again whose delta cannot be merged; count these, and the deltas."""
     waiting, pending = 0, {run.id for run in await parts.ledger.runs.pending(collection, limit=RUNS)}
     mended = 0

@@ -24,7 +24,7 @@ def __getattr__(name: str) -> ModuleType:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Feed:
+class ConfiguredSource:
     """One source as a run needs it: where documents come from, and how they are chunked."""
 
     source: Source

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 
     from flowbed.ledger import ChunkRow, Cursor, Ledger
-    from flowbed.pipeline import Feed
+    from flowbed.pipeline import ConfiguredSource
     from flowbed.records import Chunk, Entry
 
 # A batch file holds about this many chunks: some megabytes, a few seconds of a provider's work.
@@ -103,7 +103,7 @@ class _Read:
 
 
 async def changes(
-    feed: Feed,
+    feed: ConfiguredSource,
     cursor: Cursor,
     *,
     ledger: Ledger,
@@ -149,7 +149,7 @@ async def changes(
 
 
 async def _stretches(
-    feed: Feed,
+    feed: ConfiguredSource,
     entries: Sequence[Entry],
     *,
     ledger: Ledger,
@@ -178,7 +178,10 @@ async def _stretches(
 
 
 def _read(
-    feed: Feed, entries: Sequence[Entry], known: Mapping[str, DocumentRow], count: Callable[[str], int]
+    feed: ConfiguredSource,
+    entries: Sequence[Entry],
+    known: Mapping[str, DocumentRow],
+    count: Callable[[str], int],
 ) -> tuple[list[_Read], list[Problem]]:
     """Read the entries, and chunk those whose content is not what it was."""
     read: list[_Read] = []
@@ -198,7 +201,7 @@ def _read(
 
 
 async def _compare(
-    feed: Feed,
+    feed: ConfiguredSource,
     read: Sequence[_Read],
     known: Mapping[str, DocumentRow],
     stretch: _Stretch,

@@ -25,11 +25,11 @@ from flowbed.telemetry import PROGRESS, STAGE, reached
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
 
-    from flowbed.lanes.batch_files import Passage
+    from flowbed.lanes.batch_files import ChunkText
     from flowbed.lanes.choice import Asked
     from flowbed.lanes.contexts import Parts
     from flowbed.ledger import ChunkRow
-    from flowbed.pipeline import Feed
+    from flowbed.pipeline import ConfiguredSource
     from flowbed.pipeline.changes import Change
     from flowbed.pipeline.staging import Part
 
@@ -37,7 +37,7 @@ if TYPE_CHECKING:
 async def plan(
     parts: Parts,
     *,
-    feeds: Mapping[str, Feed],
+    feeds: Mapping[str, ConfiguredSource],
     allow_deletes: bool = False,
     lane: Asked = "auto",
     deadline: float | None = None,
@@ -112,7 +112,7 @@ class _Planning:
         self.problems: list[Problem] = []
         self.withheld: dict[str, str] = {}
 
-    async def scan(self, feed: Feed, *, allow_deletes: bool) -> None:
+    async def scan(self, feed: ConfiguredSource, *, allow_deletes: bool) -> None:
         """Fetch one source, compare it with the ledger, and keep what would change."""
         parts, name = self._parts, feed.rules.source
         reached(STAGE, stage="fetch", source=name)
@@ -167,7 +167,7 @@ class _Planning:
             [_Text(write.chunk.text_hash, write.chunk.sent, write.chunk.tokens) for write in change.writes]
         )
 
-    async def take_in_waiting(self, feeds: Mapping[str, Feed]) -> None:
+    async def take_in_waiting(self, feeds: Mapping[str, ConfiguredSource]) -> None:
         """Take in what earlier runs left to do in the sources that were planned, batch by batch."""
         names = tuple(name for name in feeds if name in self._sources)
         if not names:
@@ -308,7 +308,7 @@ def _content(change: Change) -> bytes:
     )
 
 
-def _text(passage: Passage) -> _Text:
+def _text(passage: ChunkText) -> _Text:
     return _Text(passage.row.text_hash, passage.sent, passage.row.tokens)
 
 

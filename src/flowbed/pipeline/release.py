@@ -8,14 +8,14 @@ from typing import TYPE_CHECKING
 from flowbed.errors import Conflict, Misconfigured, Rejected, Transient
 from flowbed.lanes.batch.wait import collect, merge
 from flowbed.lanes.budget import Budget
-from flowbed.lanes.failures import Tally
+from flowbed.lanes.failures import RunStats
 from flowbed.ledger import Swap
 from flowbed.pipeline.changes import RELEASING
 from flowbed.pipeline.estimate import outlook
 from flowbed.pipeline.run import finish, recover
 from flowbed.pipeline.staging import mark_released, read_documents, read_part, released
 from flowbed.pipeline.sync import Synced, apply, check_space, replace_letters, write_batch
-from flowbed.pipeline.work import Done, How, Work, carry_out
+from flowbed.pipeline.work import Result, RunOptions, Selection, carry_out
 from flowbed.records import Problem
 from flowbed.telemetry import PLAN_RELEASED, PROGRESS, STAGE, reached
 
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from flowbed.lanes.choice import Asked
     from flowbed.lanes.contexts import Parts
     from flowbed.ledger import Cursor
-    from flowbed.pipeline import Feed
+    from flowbed.pipeline import ConfiguredSource
     from flowbed.pipeline.staging import StagedPlan
     from flowbed.records import Report
 
@@ -50,7 +50,7 @@ async def run_plan(
     parts: Parts,
     plan: StagedPlan,
     *,
-    feeds: Mapping[str, Feed],
+    feeds: Mapping[str, ConfiguredSource],
     limit: int | None = None,
     lane: Asked = "auto",
     wait: bool = False,
@@ -65,14 +65,14 @@ async def run_plan(
     """
     began = parts.monotonic()
     check_plan(plan, parts)
-    how = How(began=parts.clock(), lane=lane, wait=wait, deadline=deadline)
+    how = RunOptions(began=parts.clock(), lane=lane, wait=wait, deadline=deadline)
     ahead = await outlook(parts)
     choice = ahead.choose(lane, tokens=plan.planned.tokens, texts=plan.planned.chunks, deadline=deadline)
     expected = ahead.batch(plan.planned.tokens) if choice.lane == "batch" else None
     cost, seconds = plan.planned.cost_usd, plan.planned.seconds
     if expected is not None:
         cost, seconds = expected.cost_usd, expected.seconds
-    tally = Tally()
+    tally = RunStats()
     await recover(parts, tally)
     # Before the plan's budget holds: what earlier runs handed in is no part of it.
     merge(tally, (await collect(parts)).tally)
@@ -95,9 +95,9 @@ async def run_plan(
     # Deletions are in no batch of their own: those that wait are the plan's where its source stands as it was left.
     batches[""] = tuple(name for name, each in released_.items() if each.ours)
     reached(STAGE, stage="embed", total=plan.planned.chunks + plan.planned.deleted)
-    done = Done(choice, Tally())
+    done = Result(choice, RunStats())
     if usable:
-        done = await carry_out(parts, Work(sources=usable, limit=limit, batches=batches), choice, how)
+        done = await carry_out(parts, Selection(sources=usable, limit=limit, batches=batches), choice, how)
     nothing = not done.tally.chunks + done.tally.deleted + done.submitted
     already = nothing and all(each.already for each in released_.values())
     planned = replace(plan.planned, cost_usd=cost, seconds=seconds, already=already)
@@ -118,7 +118,7 @@ def check_plan(plan: StagedPlan, parts: Parts) -> None:
         )
 
 
-async def release(plan: StagedPlan, feed: Feed, parts: Parts) -> Released:
+async def release(plan: StagedPlan, feed: ConfiguredSource, parts: Parts) -> Released:
     """Move one source to where its plan says, stretch by stretch, each in one conditional step; repeatable.
 
     Raises:

@@ -21,7 +21,7 @@ from flowbed.errors import Conflict, NotFound
 from flowbed.index.active_space import live_collection, live_collections
 from flowbed.index.history import restore, restored_since, runs_in, tag, untag
 from flowbed.index.lease import held
-from flowbed.lanes.failures import Tally
+from flowbed.lanes.failures import RunStats
 from flowbed.lanes.write_deltas import commit_pending
 from flowbed.ledger import Rollback, Swap
 from flowbed.pipeline.changes import RELEASING
@@ -103,7 +103,7 @@ async def release(parts: Parts, collection: str) -> Released:
     await catch_up(parts, live)
     names = await parts.ledger.runs.reverted(collection)
     await parts.ledger.runs.release(collection)
-    tally = Tally()
+    tally = RunStats()
     await commit_pending(collection, parts, tally)
     back = [run for name in names if (run := await parts.ledger.runs.get(name)) is not None]
     committed = sum(1 for run in back if run.state != "refused")

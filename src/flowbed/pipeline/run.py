@@ -13,13 +13,21 @@ from flowbed.index.lease import held
 from flowbed.index.versions import state
 from flowbed.lanes.batch.wait import collect, merge, submissions
 from flowbed.lanes.budget import Budget
-from flowbed.lanes.claims import WAITING, Fresh, take_back
+from flowbed.lanes.claims import WAITING, BatchQueue, take_back
 from flowbed.lanes.embed import embed
-from flowbed.lanes.failures import Tally
+from flowbed.lanes.failures import RunStats
 from flowbed.lanes.write_deltas import commit_pending
 from flowbed.pipeline.rollback import catch_up, catch_up_all
 from flowbed.pipeline.sync import Synced, check_space, sync
-from flowbed.pipeline.work import Done, How, Work, beforehand, carry_out, chosen, wait_where_asked
+from flowbed.pipeline.work import (
+    Result,
+    RunOptions,
+    Selection,
+    beforehand,
+    carry_out,
+    chosen,
+    wait_where_asked,
+)
 from flowbed.records import Planned, Problem, Report, Status
 
 if TYPE_CHECKING:
@@ -27,13 +35,13 @@ if TYPE_CHECKING:
 
     from flowbed.lanes.choice import Asked
     from flowbed.lanes.contexts import Parts
-    from flowbed.pipeline import Feed
+    from flowbed.pipeline import ConfiguredSource
 
 
 async def run(
     parts: Parts,
     *,
-    feeds: Mapping[str, Feed],
+    feeds: Mapping[str, ConfiguredSource],
     allow_deletes: bool = False,
     statuses: Collection[Status] = WAITING,
     limit: int | None = None,
@@ -52,19 +60,19 @@ async def run(
     began = parts.monotonic()
     if parts.budget is None:
         parts = replace(parts, budget=Budget())
-    how = How(began=parts.clock(), lane=lane, wait=wait, deadline=deadline)
-    tally = Tally()
+    how = RunOptions(began=parts.clock(), lane=lane, wait=wait, deadline=deadline)
+    tally = RunStats()
     await recover(parts, tally)
     await asyncio.to_thread(parts.embedder)  # what every source needs is not the problem of each
-    work = Work(sources=tuple(feeds), statuses=statuses, limit=limit)
+    work = Selection(sources=tuple(feeds), statuses=statuses, limit=limit)
     choice = await beforehand(parts, how)
     before = await collect(parts)
-    fresh = Fresh()
+    fresh = BatchQueue()
     fetching = asyncio.create_task(_fetch(parts, feeds, fresh, allow_deletes=allow_deletes))
     try:
         if choice is not None and choice.lane == "realtime":
             # While the rest is fetched, what was fetched first is embedded.
-            done = Done(
+            done = Result(
                 choice,
                 await embed(parts, sources=work.sources, statuses=statuses, limit=limit, fresh=fresh),
             )
@@ -83,7 +91,7 @@ async def run(
 
 
 async def _fetch(
-    parts: Parts, feeds: Mapping[str, Feed], fresh: Fresh, *, allow_deletes: bool
+    parts: Parts, feeds: Mapping[str, ConfiguredSource], fresh: BatchQueue, *, allow_deletes: bool
 ) -> dict[str, Synced]:
     """Fetch source by source, while what is fetched is embedded; where there is but one, its failure is the run's."""
     synced: dict[str, Synced] = {}
@@ -104,16 +112,16 @@ async def _fetch(
 
 async def finish(
     parts: Parts,
-    feeds: Mapping[str, Feed],
+    feeds: Mapping[str, ConfiguredSource],
     synced: Mapping[str, Synced],
-    before: Tally,
-    done: Done,
+    before: RunStats,
+    done: Result,
     *,
     began: float,
     planned: Planned | None = None,
 ) -> Report:
     """Tidy what was written to, and report: `before` is what was taken up at first, `done` what was embedded."""
-    tally = Tally()
+    tally = RunStats()
     merge(tally, before)
     merge(tally, done.tally)
     await tidy(parts, tally.versions)
@@ -148,7 +156,7 @@ async def finish(
     )
 
 
-async def recover(parts: Parts, tally: Tally) -> None:
+async def recover(parts: Parts, tally: RunStats) -> None:
     """Take up what whoever was killed left behind: claims, a rollback not recorded, deltas that no commit holds."""
     await take_back(parts)
     await catch_up_all(parts)
@@ -206,14 +214,14 @@ async def compact_one(
         )
 
 
-async def _left(parts: Parts, feeds: Mapping[str, Feed]) -> int:
+async def _left(parts: Parts, feeds: Mapping[str, ConfiguredSource]) -> int:
     """Count the chunks of the collections of these sources that wait to be embedded."""
     names = {collection for feed in feeds.values() for collection in feed.rules.collections}
     counts = await parts.ledger.chunks.counts()
     return sum(number for (name, each), number in counts.items() if name in names and each is Status.NONE)
 
 
-async def _versions(parts: Parts, feeds: Mapping[str, Feed]) -> dict[str, int]:
+async def _versions(parts: Parts, feeds: Mapping[str, ConfiguredSource]) -> dict[str, int]:
     names = sorted({collection for feed in feeds.values() for collection in feed.rules.collections})
     found = {}
     for name in names:

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
     from flowbed.lanes.contexts import Parts
     from flowbed.ledger import Cursor, DocumentRow
-    from flowbed.pipeline import Feed
+    from flowbed.pipeline import ConfiguredSource
     from flowbed.pipeline.changes import Change
 
 # Two runs that fetch the same source spoil each other's swaps; after this many tries the other one is left to it.
@@ -43,7 +43,7 @@ class Synced:
 
 
 async def sync(
-    feed: Feed, parts: Parts, *, allow_deletes: bool, wrote: Callable[[str], None] | None = None
+    feed: ConfiguredSource, parts: Parts, *, allow_deletes: bool, wrote: Callable[[str], None] | None = None
 ) -> Synced:
     """Fetch one source, lay its new and changed chunks down as batch files, and move its cursor with them.
 
@@ -94,7 +94,7 @@ async def sync(
     return done
 
 
-async def check_space(feed: Feed, parts: Parts) -> None:
+async def check_space(feed: ConfiguredSource, parts: Parts) -> None:
     """Find out before anything is paid whether a feed's collections can take this model's vectors.
 
     Raises:

@@ -13,7 +13,7 @@ from flowbed.lanes.batch.wait import OfParts, look, merge, submissions, until_en
 from flowbed.lanes.choice import UNBOUND, Choice
 from flowbed.lanes.claims import WAITING
 from flowbed.lanes.embed import AtHand, embed
-from flowbed.lanes.failures import Tally
+from flowbed.lanes.failures import RunStats
 from flowbed.pipeline.estimate import outlook
 from flowbed.telemetry import STAGE, reached
 
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True, kw_only=True)
-class How:
+class RunOptions:
     """How a run was asked to go: by which lane, until when, and whether it waits for that.
 
     `deadline` is in seconds from when it `began` (µs since 1970).
@@ -49,7 +49,7 @@ class How:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Work:
+class Selection:
     """What a run is to embed: chunks of these sources with these statuses, up to `limit`.
 
     `batches`, where given, names the only batches, each with the sources of which ("" is deletions).
@@ -62,20 +62,20 @@ class Work:
 
 
 @dataclass
-class Done:
+class Result:
     """What became of it: `submitted` texts were gathered for the provider, and answers come later.
 
     What is `unsure` went wrong in handing in, and may go right while somebody waits, but for what is `blocked`.
     """
 
     choice: Choice
-    tally: Tally
+    tally: RunStats
     submitted: int = 0
     unsure: list[Problem] = field(default_factory=list)
     blocked: list[str] = field(default_factory=list)
 
 
-async def beforehand(parts: Parts, how: How) -> Choice | None:
+async def beforehand(parts: Parts, how: RunOptions) -> Choice | None:
     """Choose the lane where that does not depend on how much there is to embed; None where it does."""
     if how.lane == "auto" and how.deadline is None:
         return UNBOUND
@@ -85,14 +85,14 @@ async def beforehand(parts: Parts, how: How) -> Choice | None:
     return ahead.choose(how.lane, tokens=1, texts=1, deadline=how.deadline)
 
 
-async def chosen(parts: Parts, how: How, work: Work) -> Choice:
+async def chosen(parts: Parts, how: RunOptions, work: Selection) -> Choice:
     """Choose the lane for what waits; what turns out to be at hand is sent by neither."""
     tokens, texts = await _waiting(parts, work)
     ahead = await outlook(parts)
     return ahead.choose(how.lane, tokens=tokens, texts=texts, deadline=how.left(parts.clock()))
 
 
-async def carry_out(parts: Parts, work: Work, choice: Choice, how: How) -> Done:
+async def carry_out(parts: Parts, work: Selection, choice: Choice, how: RunOptions) -> Result:
     """Embed what waits by the lane chosen.
 
     Raises:
@@ -104,12 +104,12 @@ async def carry_out(parts: Parts, work: Work, choice: Choice, how: How) -> Done:
         tally = await embed(
             parts, sources=work.sources, statuses=work.statuses, limit=work.limit, batches=work.batches
         )
-        done = Done(choice, tally)
+        done = Result(choice, tally)
     await wait_where_asked(parts, done, how)
     return done
 
 
-async def wait_where_asked(parts: Parts, done: Done, how: How) -> None:
+async def wait_where_asked(parts: Parts, done: Result, how: RunOptions) -> None:
     """Wait for every submission that is live now to end, where that was asked for."""
     live = await submissions(parts) if how.wait else []
     if live:
@@ -120,8 +120,8 @@ async def wait_where_asked(parts: Parts, done: Done, how: How) -> None:
         done.tally.failures += done.unsure
 
 
-async def _by_batch(parts: Parts, work: Work, choice: Choice, how: How) -> Done:
-    tally = Tally()
+async def _by_batch(parts: Parts, work: Selection, choice: Choice, how: RunOptions) -> Result:
+    tally = RunStats()
     counts = await parts.ledger.chunks.counts()
     reached(STAGE, stage="find", total=sum(n for (_, each), n in counts.items() if each in work.statuses))
     found = await find(
@@ -142,7 +142,7 @@ async def _by_batch(parts: Parts, work: Work, choice: Choice, how: How) -> Done:
     unsure = [*handed.failures, *(each for each in looked.tally.failures if each.subject in live)]
     looked.tally.failures = [each for each in looked.tally.failures if each.subject not in live]
     merge(tally, looked.tally)
-    return Done(
+    return Result(
         choice,
         tally,
         submitted=found.texts,
@@ -151,11 +151,11 @@ async def _by_batch(parts: Parts, work: Work, choice: Choice, how: How) -> Done:
     )
 
 
-async def _delete(parts: Parts, work: Work, *, taken: int) -> Tally:
+async def _delete(parts: Parts, work: Selection, *, taken: int) -> RunStats:
     """Carry out the deletions that wait; `taken` chunks count towards the limit already."""
     whose = work.sources if work.batches is None else work.batches.get("", ())
     if not whose:
-        return Tally()
+        return RunStats()
     return await embed(
         parts,
         sources=work.sources,
@@ -165,7 +165,7 @@ async def _delete(parts: Parts, work: Work, *, taken: int) -> Tally:
     )
 
 
-async def _waiting(parts: Parts, work: Work) -> tuple[int, int]:
+async def _waiting(parts: Parts, work: Selection) -> tuple[int, int]:
     """Count the tokens and texts that wait, apart from those that a live submission carries."""
     chunks, now = parts.ledger.chunks, parts.clock()
     carried = CarriedTexts(parts.store, parts.ledger, (await asyncio.to_thread(parts.embedder)).space)

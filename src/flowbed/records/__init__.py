@@ -26,7 +26,6 @@ __all__ = [
     "Document",
     "Embedded",
     "Entry",
-    "Found",
     "Hit",
     "Lane",
     "Page",
@@ -36,6 +35,7 @@ __all__ = [
     "Purpose",
     "Report",
     "Scalar",
+    "SearchResults",
     "Space",
     "Status",
     "batch_id",
@@ -138,7 +138,7 @@ class Hit:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Found:
+class SearchResults:
     """What a search found, best first, and the version of each collection that was asked."""
 
     hits: tuple[Hit, ...]

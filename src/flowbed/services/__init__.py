@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from flowbed.embedding import Embedder
     from flowbed.embedding.cache.tiers import VectorTier
     from flowbed.ledger import Ledger
-    from flowbed.records import Found, Purpose
+    from flowbed.records import Purpose, SearchResults
     from flowbed.services.batches.jobs import Jobs
     from flowbed.services.embeddings import Embeddings
     from flowbed.services.files import Files
@@ -240,7 +240,7 @@ class Project(Protocol):
         ...
 
     @property
-    def find(self) -> Callable[..., Awaitable[Found]]:
+    def find(self) -> Callable[..., Awaitable[SearchResults]]:
         """Find what is nearest to a text or a vector; takes what `Flowbed.find` takes."""
         ...
 

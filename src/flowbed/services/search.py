@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from flowbed.embedding import Embedder
-    from flowbed.records import Found
+    from flowbed.records import SearchResults
     from flowbed.services import Caller, Project, Serving
     from flowbed.services.models import Models
     from flowbed.services.quotas import Quotas
@@ -35,7 +35,7 @@ class Search:
 
     async def find(
         self, caller: Caller, query: str | Sequence[float], **how: Any
-    ) -> Found:  # as `Flowbed.find`
+    ) -> SearchResults:  # as `Flowbed.find`
         """Find what is nearest to a text or a vector; takes what `Flowbed.find` takes.
 
         Raises:

@@ -10,7 +10,7 @@ if TYPE_CHECKING:
     from collections.abc import AsyncIterable
 
 
-class Given(Exception):  # noqa: N818 - never seen outside: it ends a reader that nobody waits for
+class StreamAborted(Exception):  # noqa: N818 - never seen outside: it ends a reader that nobody waits for
     """The stream was given up."""
 
 
@@ -33,7 +33,7 @@ class Stream:
         try:
             await asyncio.wait({piece, giving_up}, return_when=asyncio.FIRST_COMPLETED)
             if self._given_up.is_set():
-                raise Given
+                raise StreamAborted
             return await piece
         finally:
             for waiting in (piece, giving_up):

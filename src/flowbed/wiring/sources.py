@@ -8,7 +8,7 @@ from flowbed import settings
 from flowbed.chunking import Rules
 from flowbed.errors import Misconfigured
 from flowbed.lanes.claims import WAITING
-from flowbed.pipeline import Feed
+from flowbed.pipeline import ConfiguredSource
 from flowbed.sources import kinds, open_source
 from flowbed.sources.tombstones import Removed
 
@@ -31,7 +31,7 @@ async def open_feeds(
     ledger: Ledger,
     clock: Callable[[], int],
     removed: bool,
-) -> dict[str, Feed]:
+) -> dict[str, ConfiguredSource]:
     """Open the sources named, or all that are known; with `removed` also what is left of those that are no more.
 
     Raises:
@@ -52,9 +52,9 @@ async def open_feeds(
     return opened
 
 
-def removed_feed(name: str) -> Feed:
+def removed_feed(name: str) -> ConfiguredSource:
     """Open what is left of a source that the settings do not name any more."""
-    return Feed(source=Removed(), rules=Rules(source=name, collections=(name,)))
+    return ConfiguredSource(source=Removed(), rules=Rules(source=name, collections=(name,)))
 
 
 async def _left(name: str, ledger: Ledger) -> bool:
@@ -102,7 +102,9 @@ def add(
     )
 
 
-def open_feed(name: str, source: settings.SourceSettings, *, folder: Path, clock: Callable[[], int]) -> Feed:
+def open_feed(
+    name: str, source: settings.SourceSettings, *, folder: Path, clock: Callable[[], int]
+) -> ConfiguredSource:
     """Open a source and decide how it is chunked, and into which collections.
 
     Raises:
@@ -118,7 +120,7 @@ def open_feed(name: str, source: settings.SourceSettings, *, folder: Path, clock
     if source.kind == "receipts":
         prefix = f"{source.collection}-" if source.collection else ""
         collections = (f"{prefix}lines", f"{prefix}words")
-    return Feed(
+    return ConfiguredSource(
         source=open_source(source.kind, source.location, folder=folder, options=own, clock=clock),
         rules=Rules(
             source=name,

@@ -17,7 +17,7 @@ from flowbed.lanes.batch.prefetch import Ahead
 from flowbed.lanes.batch_files import read_passages
 from flowbed.lanes.budget import dollars
 from flowbed.lanes.claims import RUN_CHUNKS, WAITING, Claims, renewed, take_back
-from flowbed.lanes.failures import Tally, fail, failure, read_again
+from flowbed.lanes.failures import RunStats, fail, failure, read_again
 from flowbed.ledger import SubmissionRow
 from flowbed.telemetry import PROGRESS, SUBMISSION_RECORDED, SUBMISSION_WRITTEN, reached
 
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
     from flowbed.embedding.batch_api import BatchApi
     from flowbed.embedding.cache.cached import Cached
-    from flowbed.lanes.batch_files import Lost, Passage
+    from flowbed.lanes.batch_files import ChunkText, Lost
     from flowbed.lanes.contexts import Parts
     from flowbed.ledger import ChunkRow
     from flowbed.records import Problem, Status
@@ -40,13 +40,13 @@ TOGETHER = 4
 class Reusing(Protocol):
     """What lays chunks down whose vectors are at hand."""
 
-    async def land(self, passages: Sequence[Passage]) -> set[str]:
+    async def land(self, passages: Sequence[ChunkText]) -> set[str]:
         """Lay down what there are vectors for, and return the text_hashes of that."""
         ...
 
 
 @dataclass
-class Found:
+class Unembedded:
     """What was found: ids of the submissions made, their `chunks`, distinct `texts` and `tokens`.
 
     `waiting` chunks wait for a submission that carries their texts already, for `reused` ones there were vectors.
@@ -72,7 +72,7 @@ async def find(
     batches: Mapping[str, Collection[str]] | None = None,
     deadline: int = 0,
     reuse: Reusing | None = None,
-) -> Found:
+) -> Unembedded:
     """Gather the chunks that wait into submissions; what has no answer by `deadline` (µs, 0 is none) is embedded now.
 
     Chunks whose vectors are at hand are given to `reuse`; without it they are left to wait for the next run. Any number
@@ -130,7 +130,7 @@ class _Finding:
     def __init__(
         self, parts: Parts, api: BatchApi, embedder: Cached, *, deadline: int, reuse: Reusing | None
     ) -> None:
-        self.found = Found()
+        self.found = Unembedded()
         self._parts, self._api, self._embedder = parts, api, embedder
         self._deadline, self._reuse = deadline, reuse
         self._carrying = Carrying(parts)
@@ -205,13 +205,13 @@ class _Finding:
             self._full = None
 
     async def _fail(self, lost: Sequence[Lost]) -> None:
-        tally = Tally()
+        tally = RunStats()
         await read_again([each.row for each in lost], self._parts)
         reasons = [(each.row, f"{each.reason}; the next run reads its document again") for each in lost]
         await fail([failure(row, "transient", why) for row, why in reasons], self._parts, tally)
         self.found.failures += tally.failures
 
-    async def _not_at_hand(self, passages: Sequence[Passage]) -> Sequence[Passage]:
+    async def _not_at_hand(self, passages: Sequence[ChunkText]) -> Sequence[ChunkText]:
         if not passages:
             return passages
         if self._reuse is not None:
@@ -244,7 +244,7 @@ class _Finding:
         self.found.waiting += len(rows) - len(rest)
         return rest
 
-    async def _gather(self, passages: Sequence[Passage], ahead: Ahead) -> None:
+    async def _gather(self, passages: Sequence[ChunkText], ahead: Ahead) -> None:
         """Take texts in, over as many submissions as it takes, until the budget says no."""
         left = passages
         while left:
@@ -257,7 +257,7 @@ class _Finding:
             if left:
                 left = await self._cut(left, ahead)
 
-    def _fill(self, passages: Sequence[Passage]) -> int:
+    def _fill(self, passages: Sequence[ChunkText]) -> int:
         """Take texts into the open submission until it is full, or the budget is spent; return how many passages."""
         budget, price = self._parts.budget, self._api.terms.price
         into, bill, write = self._input, self._embedder.bill, self._api.line
@@ -278,7 +278,7 @@ class _Finding:
             self._chunks += 1
         return len(passages)
 
-    async def _cut(self, rest: Sequence[Passage], ahead: Ahead) -> Sequence[Passage]:
+    async def _cut(self, rest: Sequence[ChunkText], ahead: Ahead) -> Sequence[ChunkText]:
         """Record the submission that is full, and begin the next; return what of a group is left for that."""
         await self._recorded()
         full, following = self._input, Input(self._parts.new_id(), self._api)

@@ -13,7 +13,7 @@ import stamina
 
 from flowbed.errors import Misconfigured, QueueFull, Transient
 from flowbed.lanes.claims import CLAIM, RUN_CHUNKS
-from flowbed.lanes.failures import Tally, fail, failure
+from flowbed.lanes.failures import RunStats, fail, failure
 from flowbed.lanes.realtime import ATTEMPTS, WAIT_FIRST, WAIT_MOST, wait
 from flowbed.telemetry import JOB_MADE, RETRIED, SUBMISSION_ENDED, SUBMISSION_SUBMITTED, reached
 
@@ -151,9 +151,9 @@ async def turned_away(row: SubmissionRow, reason: str, parts: Parts) -> tuple[Su
     return await let_go(row, "failed", hopeless, parts), hopeless
 
 
-async def refuse(row: SubmissionRow, reason: str, parts: Parts) -> Tally:
+async def refuse(row: SubmissionRow, reason: str, parts: Parts) -> RunStats:
     """End a held submission that there will be no answers to: its chunks have failed, for somebody to look at."""
-    tally = Tally()
+    tally = RunStats()
     while rows := await parts.ledger.chunks.take(
         row.id,
         worker=parts.worker,

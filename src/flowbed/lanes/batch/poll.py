@@ -24,7 +24,7 @@ from flowbed.lanes.batch.lifecycle import (
 from flowbed.lanes.batch.results import AGAIN_IS_PAID, Answered, LayingDown
 from flowbed.lanes.batch.submit import all_live, chosen
 from flowbed.lanes.claims import CLAIM, RUN_CHUNKS, renewed, take_back
-from flowbed.lanes.failures import Tally, fail, failure
+from flowbed.lanes.failures import RunStats, fail, failure
 from flowbed.lanes.outcome import Paid
 from flowbed.lanes.write_deltas import commit_pending
 from flowbed.records import Problem, Space
@@ -48,7 +48,7 @@ class Polled:
     What is `blocked` is live until a setting changes, and ends with no amount of waiting.
     """
 
-    tally: Tally = field(default_factory=Tally)
+    tally: RunStats = field(default_factory=RunStats)
     pending: list[SubmissionRow] = field(default_factory=list)
     blocked: list[str] = field(default_factory=list)
     ended: list[SubmissionRow] = field(default_factory=list)

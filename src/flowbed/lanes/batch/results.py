@@ -23,9 +23,9 @@ if TYPE_CHECKING:
     from flowbed.embedding.batch_api import BatchApi, Job
     from flowbed.embedding.cache.cached import Cached
     from flowbed.lanes.batch.answer_files import Answers
-    from flowbed.lanes.batch_files import Passage
+    from flowbed.lanes.batch_files import ChunkText
     from flowbed.lanes.contexts import Parts
-    from flowbed.lanes.failures import Tally
+    from flowbed.lanes.failures import RunStats
     from flowbed.ledger import ChunkRow, SubmissionRow
 
 # What is missing is sent once more, which costs a fraction of a cent. Where it is more lines than these and more than
@@ -90,7 +90,7 @@ class Answered:
 class LayingDown:
     """Answers of the jobs of one Batch API, laid down."""
 
-    def __init__(self, parts: Parts, api: BatchApi, embedder: Cached, tally: Tally) -> None:
+    def __init__(self, parts: Parts, api: BatchApi, embedder: Cached, tally: RunStats) -> None:
         """Tally into `tally` what is laid down."""
         self._parts, self._api, self._embedder, self._tally = parts, api, embedder, tally
 
@@ -150,7 +150,7 @@ class LayingDown:
             Made(rows=rows, passages=passages, lost=lost, outcome=outcome, spent=spent), parts, self._tally
         )
 
-    def _outcome(self, passages: Sequence[Passage], answered: Answered) -> Outcome:
+    def _outcome(self, passages: Sequence[ChunkText], answered: Answered) -> Outcome:
         answers = answered.answers
         texts = {each.row.text_hash: each for each in passages}
         again = {each.row.text_hash for each in passages if each.row.attempts}
@@ -167,7 +167,7 @@ class LayingDown:
                 outcome.failures[key] = answered.failure(key, again=key in again)
         return outcome
 
-    async def _cache(self, passages: Sequence[Passage], outcome: Outcome) -> None:
+    async def _cache(self, passages: Sequence[ChunkText], outcome: Outcome) -> None:
         texts = {each.sent: each.row.text_hash for each in passages if each.row.text_hash in outcome.vectors}
         if not texts:
             return

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Collection, Sequence
 
     from flowbed.lanes.contexts import Parts
-    from flowbed.lanes.failures import Tally
+    from flowbed.lanes.failures import RunStats
     from flowbed.ledger import SubmissionRow
 
 # Seconds between two looks: a small job is done within some, and a large one is asked about no more than it has to be.
@@ -166,7 +166,7 @@ async def until_ended(
             waiting.problems |= {each.subject: each for each in submitted.failures}
 
 
-def merge(tally: Tally, other: Tally) -> None:
+def merge(tally: RunStats, other: RunStats) -> None:
     """Add another tally to one."""
     for name in ("chunks", "sent", "deleted", "tokens", "cost_usd", "seconds", "truncated", "failed"):
         setattr(tally, name, getattr(tally, name) + getattr(other, name))

@@ -124,7 +124,7 @@ class Hit(BaseModel):
     collection: str
 
 
-class Found(BaseModel):
+class SearchResponse(BaseModel):
     """What a search found, best first, and the version of each collection that was asked."""
 
     hits: list[Hit]

@@ -8,7 +8,7 @@ from fastapi import APIRouter, Request, Response
 
 from flowbed.errors import NotFound
 from flowbed.server.api.openapi import FAILURES, body_of
-from flowbed.server.api.schemas import Found, SearchRequest, model_of
+from flowbed.server.api.schemas import SearchRequest, SearchResponse, model_of
 from flowbed.server.http.request_context import exchange_of
 from flowbed.server.http.responses import json
 from flowbed.server.http.wire import read_object
@@ -32,7 +32,9 @@ def routes(service: Service) -> APIRouter:
     router = APIRouter(tags=["search"])
 
     @router.post(
-        "/v1/search", openapi_extra=body_of(SearchRequest), responses={200: {"model": Found}, **FAILURES}
+        "/v1/search",
+        openapi_extra=body_of(SearchRequest),
+        responses={200: {"model": SearchResponse}, **FAILURES},
     )
     async def search(request: Request) -> Response:
         """Find what is nearest, best first."""
