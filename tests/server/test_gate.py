@@ -15,7 +15,7 @@ from tests.server.conftest import MODEL, call, with_embeddings
 from flowbed.server.app import create_app
 
 if TYPE_CHECKING:
-    from flowbed.services import Answered, Asked, Caller, Health, Service
+    from flowbed.services import Caller, EmbeddingsRequest, EmbeddingsResult, Health, Service
 
 ASKED = orjson.dumps({"model": MODEL, "input": "text"})
 JSON = {"content-type": "application/json"}
@@ -29,7 +29,7 @@ class Blocked:
         self.asked = asyncio.Event()
         self.go = asyncio.Event()
 
-    async def answer(self, asked: Asked, caller: Caller) -> Answered:
+    async def answer(self, asked: EmbeddingsRequest, caller: Caller) -> EmbeddingsResult:
         self.asked.set()
         await self.go.wait()
         return await self._embeddings.answer(asked, caller)
@@ -38,7 +38,7 @@ class Blocked:
 class Broken:
     """Embeddings that fail as nobody expected."""
 
-    async def answer(self, asked: Asked, caller: Caller) -> Answered:
+    async def answer(self, asked: EmbeddingsRequest, caller: Caller) -> EmbeddingsResult:
         raise ZeroDivisionError(asked.input)
 
 

@@ -18,7 +18,7 @@ from flowbed.server.app import create_app
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from flowbed.services import Answered, Asked, Caller, Service
+    from flowbed.services import Caller, EmbeddingsRequest, EmbeddingsResult, Service
 
 TEXT = "a text that nobody but its author may read"
 
@@ -29,7 +29,7 @@ class Raising:
     def __init__(self, error: Exception) -> None:
         self._error = error
 
-    async def answer(self, asked: Asked, caller: Caller) -> Answered:
+    async def answer(self, asked: EmbeddingsRequest, caller: Caller) -> EmbeddingsResult:
         raise self._error
 
 

@@ -16,7 +16,7 @@ from hypothesis.extra import numpy as arrays
 from flowbed.errors import Error, Rejected
 from flowbed.server.http.errors import Unsupported
 from flowbed.server.http.wire import BLOCK, parse, write
-from flowbed.services import Answered, Asked
+from flowbed.services import EmbeddingsRequest, EmbeddingsResult
 
 ASKED = {"model": "m", "input": "text"}
 TOKENS = st.lists(st.integers(0, 100_000), min_size=1)
@@ -28,10 +28,10 @@ JSON = st.recursive(
 )
 
 
-def answered(vectors: Any, **facts: Any) -> Answered:
+def answered(vectors: Any, **facts: Any) -> EmbeddingsResult:
     """Make an answer with these vectors."""
     said = {"model": "m", "space": "s", "provider": "p", "tokens": 3, **facts}
-    return Answered(vectors=np.asarray(vectors, np.float32), **said)
+    return EmbeddingsResult(vectors=np.asarray(vectors, np.float32), **said)
 
 
 @given(INPUTS, st.none() | st.integers(1, 4096), st.sampled_from(["float", "base64"]))
@@ -45,14 +45,16 @@ def test_what_a_client_asks_is_what_is_read(given_input: Any, dimensions: int | 
         "user": None,
         "input_type": None,
     }
-    wanted = Asked(model="m", input=given_input, dimensions=dimensions, encoding=encoding)
+    wanted = EmbeddingsRequest(model="m", input=given_input, dimensions=dimensions, encoding=encoding)
     assert parse(orjson.dumps(body), content_type=b"application/json; charset=utf-8") == wanted
 
 
 def test_every_option_is_read() -> None:
     """`input_type` and the leave to cross spaces, which OpenAI does not have, are read too."""
     body = orjson.dumps({**ASKED, "input_type": "query", "user": "someone"})
-    assert parse(body, crossing=True) == Asked(model="m", input="text", input_type="query", crossing=True)
+    assert parse(body, crossing=True) == EmbeddingsRequest(
+        model="m", input="text", input_type="query", crossing=True
+    )
 
 
 @given(JSON)

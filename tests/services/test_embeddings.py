@@ -21,7 +21,7 @@ from flowbed.errors import (
     Transient,
     Unavailable,
 )
-from flowbed.services import Answered, Asked, Caller, Tier
+from flowbed.services import Caller, EmbeddingsRequest, EmbeddingsResult, TierLimits
 from flowbed.testing.embedder import seeded
 
 if TYPE_CHECKING:
@@ -38,9 +38,11 @@ if TYPE_CHECKING:
 ANYONE = Caller()
 
 
-async def ask(service: Service, given: Any, caller: Caller = ANYONE, **fields: Any) -> Answered:
+async def ask(service: Service, given: Any, caller: Caller = ANYONE, **fields: Any) -> EmbeddingsResult:
     """Ask for the embeddings of an input."""
-    return await service.embeddings.answer(Asked(**{"model": "small", "input": given, **fields}), caller)
+    return await service.embeddings.answer(
+        EmbeddingsRequest(**{"model": "small", "input": given, **fields}), caller
+    )
 
 
 async def test_every_vector_belongs_to_its_text(opened: Open) -> None:
@@ -111,7 +113,7 @@ async def test_a_key_uses_the_models_that_it_names(opened: Open, project: Projec
 
 async def test_what_is_refused_is_not_paid_for(opened: Open, project: Project) -> None:
     """Inputs, dimensions and models that cannot be are refused before anything is sent or counted."""
-    tiers = {"counted": Tier(tokens=100)}
+    tiers = {"counted": TierLimits(tokens=100)}
     caller = Caller(key="k", tier="counted")
     async with opened(tiers=tiers) as service:
         for given, fields in (("", {}), (["a", ""], {}), ("a", {"dimensions": 32}), ([[100_300]], {})):
@@ -129,7 +131,7 @@ async def test_a_request_is_charged_what_it_used(opened: Open, project: Project)
     """A request that fails costs nothing, one that is answered its tokens, from the cache or not."""
     provider = project.providers["first:small"]
     caller = Caller(key="k", tier="counted")
-    async with opened(tiers={"counted": Tier(tokens=10)}) as service:
+    async with opened(tiers={"counted": TierLimits(tokens=10)}) as service:
         provider.failure = Transient("busy")
         with pytest.raises(Transient, match="busy"):
             await ask(service, "one two three", caller)
@@ -147,10 +149,10 @@ async def test_a_request_is_charged_what_it_used(opened: Open, project: Project)
 async def test_requests_at_once_do_not_pass_the_quota(opened: Open) -> None:
     """Of many requests at once, as many are answered as the quota holds, and no more."""
     caller = Caller(key="k", tier="counted")
-    async with opened(tiers={"counted": Tier(tokens=1_000)}) as service:
+    async with opened(tiers={"counted": TierLimits(tokens=1_000)}) as service:
         texts = [f"text {number} of three words"[:60] for number in range(300)]
         done = await asyncio.gather(*(ask(service, text, caller) for text in texts), return_exceptions=True)
-        answered = [each for each in done if isinstance(each, Answered)]
+        answered = [each for each in done if isinstance(each, EmbeddingsResult)]
         refused = [each for each in done if isinstance(each, Exhausted)]
         assert len(answered) + len(refused) == 300
         assert answered
@@ -160,7 +162,7 @@ async def test_requests_at_once_do_not_pass_the_quota(opened: Open) -> None:
 async def test_a_rate_limit_is_kept(opened: Open) -> None:
     """Requests over the tier's rate are refused, whatever they ask for."""
     caller = Caller(key="k", tier="slow")
-    async with opened(tiers={"slow": Tier(requests=2)}) as service:
+    async with opened(tiers={"slow": TierLimits(requests=2)}) as service:
         await ask(service, "one", caller)
         with pytest.raises(NotFound):
             await ask(service, "one", caller, model="other")
@@ -380,7 +382,7 @@ async def test_what_is_no_number_is_not_answered(
         return replace(answer, vectors=vectors)
 
     caller = Caller(key="k", tier="small")
-    async with opened(tiers={"small": Tier(tokens=100)}) as service:
+    async with opened(tiers={"small": TierLimits(tokens=100)}) as service:
         monkeypatch.setattr(provider, "embed", broken)
         with pytest.raises(Transient, match="not finite"):
             await ask(service, ["one", "two words"], caller)

@@ -13,7 +13,7 @@ from tests.services.test_jobs import ANYONE, begin, finished, line, outcomes, un
 from flowbed.errors import Unavailable
 from flowbed.ledger import JobRow
 from flowbed.server.api.batch_lines import Lines
-from flowbed.services import Asked, Caller
+from flowbed.services import Caller, EmbeddingsRequest
 from flowbed.services.batches import answering, work, worker
 from flowbed.services.batches.answering import PAUSE
 from flowbed.services.batches.fair_scheduling import following, giving_way
@@ -165,7 +165,9 @@ async def test_requests_are_spared_while_a_job_runs(
         number = 0
         while not (await service.jobs.get("", job.id)).ended:
             number += 1
-            await service.embeddings.answer(Asked(model="small", input=f"request {number}"), ANYONE)
+            await service.embeddings.answer(
+                EmbeddingsRequest(model="small", input=f"request {number}"), ANYONE
+            )
 
     async with opened(coalescing="off") as service:
         job = await begin(service, [line(f"c{n}", f"job {n}") for n in range(8)])

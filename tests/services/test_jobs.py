@@ -12,7 +12,7 @@ import pytest
 
 from flowbed.errors import Conflict, Misconfigured, NotFound, Rejected, Unavailable
 from flowbed.server.api.batch_lines import Lines
-from flowbed.services import Caller, Tier
+from flowbed.services import Caller, TierLimits
 from flowbed.services.batches import input_lines
 from flowbed.services.batches.output import Outcome, Parts
 from flowbed.services.batches.worker import Working
@@ -174,7 +174,7 @@ async def test_a_setting_that_is_wrong_fails_the_lines(opened: Open, project: Pr
 
 async def test_lines_over_the_quota_fail_with_429(opened: Open, project: Project) -> None:
     """Tokens of the day are counted; requests of the minute are not, since nobody waits for these."""
-    async with opened(tiers={"small": Tier(tokens=10, requests=1)}) as service:
+    async with opened(tiers={"small": TierLimits(tokens=10, requests=1)}) as service:
         caller = await key_of(service, "small")
         lines = [line(f"c{n}", "three short words") for n in range(5)]
         job = await finished(service, await begin(service, lines, caller))
@@ -320,7 +320,7 @@ async def test_jobs_of_a_key_are_its_own(opened: Open) -> None:
 
 async def test_no_more_tokens_wait_than_a_tier_lets(opened: Open) -> None:
     """A job whose tokens do not fit into the queue beside those that wait fails with the code that says so."""
-    async with opened(tiers={"small": Tier(queued=100)}) as service:
+    async with opened(tiers={"small": TierLimits(queued=100)}) as service:
         caller = await key_of(service, "small")
         waiting = [line(f"c{n}", "x" * 80) for n in range(4)]
         first = await begin(service, waiting, caller)
@@ -338,7 +338,7 @@ async def test_no_more_tokens_wait_than_a_tier_lets(opened: Open) -> None:
 
 async def test_too_large_a_job_never_fits(opened: Open) -> None:
     """A job of more tokens than may wait at all fails, and leaves the queue empty."""
-    async with opened(tiers={"small": Tier(queued=5)}) as service:
+    async with opened(tiers={"small": TierLimits(queued=5)}) as service:
         caller = await key_of(service, "small")
         job = await finished(service, await begin(service, [line("a", "x" * 80)], caller))
         assert faults(job) == [("token_limit_exceeded", None)]

@@ -10,7 +10,7 @@ from tests.services.conftest import Provider
 
 from flowbed.embedding.wrappers.breaker import FAILURES
 from flowbed.errors import Exhausted, Misconfigured, NotFound, Rejected, Transient, Unavailable
-from flowbed.services import Asked, Caller, Tier
+from flowbed.services import Caller, EmbeddingsRequest, TierLimits
 from flowbed.services.models import LOCAL_HOLDS, Models
 from flowbed.services.popular_texts import LONGEST, TOGETHER, Uses
 
@@ -149,7 +149,9 @@ async def test_a_fallback_that_answers_is_degraded(opened: Open, project: Projec
     project.providers["first:small"].failure = Transient("down")
     async with opened(fallback={"small": ("second:small",)}) as service:
         for number in range(20):
-            await service.embeddings.answer(Asked(model="small", input=f"text {number}"), Caller())
+            await service.embeddings.answer(
+                EmbeddingsRequest(model="small", input=f"text {number}"), Caller()
+            )
         (health,) = await service.models.ready()
         assert (health.state, health.reason) == ("degraded", "first:small is down, and second:small answers")
         assert health.facts == {"first:small": "open", "second:small": "closed"}
@@ -164,14 +166,14 @@ async def test_the_cache_is_counted_cleared_and_warmed(opened: Open, project: Pr
     async with opened() as service:
         for text, times in (("rare", 1), ("often", 3), ("now and then", 2)):
             for _ in range(times):
-                await service.embeddings.answer(Asked(model="small", input=text), Caller())
+                await service.embeddings.answer(EmbeddingsRequest(model="small", input=text), Caller())
         (tier,) = service.models.caches()
         assert (tier.model, tier.hits, tier.misses, tier.vectors) == ("small", 3, 3, 3)
         await service.models.clear()
         provider.sent.clear()
         assert await service.models.warm("small", most=2) == 2
         assert provider.sent == ["often", "now and then"]
-        answered = await service.embeddings.answer(Asked(model="small", input="often"), Caller())
+        answered = await service.embeddings.answer(EmbeddingsRequest(model="small", input="often"), Caller())
         assert answered.cached == 1
         with pytest.raises(NotFound):
             await service.models.warm("nonsense")
@@ -208,7 +210,7 @@ async def test_a_query_is_embedded_as_other_texts_are(opened: Open, project: Pro
     """Queries share cache and breaker with requests for embeddings: while a provider is down none waits for it."""
     provider = project.providers["first:small"]
     async with opened() as service:
-        asked = Asked(model="small", input="a query", input_type="query")
+        asked = EmbeddingsRequest(model="small", input="a query", input_type="query")
         answered = await service.embeddings.answer(asked, Caller())
         await service.search.find(Caller(), "a query")
         assert project.queries == [(answered.vectors[0].tolist(), {})]
@@ -235,7 +237,7 @@ async def test_a_query_by_a_model_that_is_not_served(opened: Open, project: Proj
 async def test_a_query_within_what_is_left_is_answered(opened: Open, project: Project) -> None:
     """A query is counted before it is refused for a quota, and refused where it is longer than any input may be."""
     caller = Caller(key="k", name="app", tier="small")
-    async with opened(tiers={"small": Tier(tokens=3)}) as service:
+    async with opened(tiers={"small": TierLimits(tokens=3)}) as service:
         await service.search.find(caller, "two words")
         with pytest.raises(Exhausted):
             await service.search.find(caller, "two words")
@@ -261,7 +263,7 @@ async def test_a_query_that_was_embedded_counts(
         raise NotFound(f"no collection {how}")
 
     caller = Caller(key="k", tier="small")
-    async with opened(tiers={"small": Tier(tokens=10)}) as service:
+    async with opened(tiers={"small": TierLimits(tokens=10)}) as service:
         monkeypatch.setattr(project, "find", refused)
         with pytest.raises(NotFound):
             await service.search.find(caller, "two words", collection="none")

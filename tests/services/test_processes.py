@@ -11,7 +11,7 @@ import psutil
 
 from flowbed.bed import aopen
 from flowbed.embedding.supervised import Supervised
-from flowbed.services import Asked, Caller, open_service
+from flowbed.services import Caller, EmbeddingsRequest, open_service
 from flowbed.testing.embedder import seeded
 
 if TYPE_CHECKING:
@@ -37,7 +37,7 @@ async def test_a_killed_process_costs_no_answer(tmp_path: Path) -> None:
         assert isinstance(model.first, Supervised)
         for number in range(2):
             answered = await service.embeddings.answer(
-                Asked(model="seeded:8", input=f"text {number}"), Caller()
+                EmbeddingsRequest(model="seeded:8", input=f"text {number}"), Caller()
             )
             assert np.array_equal(answered.vectors, seeded([f"text {number}"], 8))
             await asyncio.to_thread(kill, model.first)

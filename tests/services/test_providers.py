@@ -11,7 +11,7 @@ import pytest
 
 from flowbed.bed import aopen
 from flowbed.errors import Misconfigured, Rejected, Transient
-from flowbed.services import Answered, Asked, Caller, open_service
+from flowbed.services import Caller, EmbeddingsRequest, EmbeddingsResult, open_service
 from flowbed.testing.redis import RedisServer
 from flowbed.testing.simulators import Fault, OpenAI, Simulator, running, vector_of
 
@@ -90,9 +90,11 @@ class Served:
             yield service
 
 
-async def ask(service: Service, given: str | list[str] | list[int], **fields: object) -> Answered:
+async def ask(service: Service, given: str | list[str] | list[int], **fields: object) -> EmbeddingsResult:
     """Ask for the embeddings of an input."""
-    return await service.embeddings.answer(Asked(**{"model": MODEL, "input": given, **fields}), Caller())  # type: ignore[arg-type]
+    return await service.embeddings.answer(
+        EmbeddingsRequest(**{"model": MODEL, "input": given, **fields}), Caller()
+    )  # type: ignore[arg-type]
 
 
 def expected(*texts: str) -> np.ndarray[tuple[int, int], np.dtype[np.float32]]:
@@ -204,7 +206,7 @@ async def test_every_vector_belongs_to_its_text_whatever_fails(served: Served) -
         answers = await asyncio.gather(*(ask(service, texts) for texts in asked), return_exceptions=True)
     right = 0
     for texts, answered in zip(asked, answers, strict=True):
-        if isinstance(answered, Answered):
+        if isinstance(answered, EmbeddingsResult):
             assert np.allclose(answered.vectors, expected(*texts), atol=1e-6)
             right += 1
         else:

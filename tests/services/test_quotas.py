@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from flowbed.errors import Exhausted, Misconfigured, TooMany, Transient
-from flowbed.services import Allowance, Caller, Tier
+from flowbed.services import Allowance, Caller, TierLimits
 from flowbed.services.quotas import KEPT_DAYS, SEEN_EVERY, Quotas
 from flowbed.testing.ledger import key
 
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 TODAY, TOMORROW = "2026-01-01", "2026-01-02"
 DAY = 86_400.0
-TIERS = {"small": Tier(requests=60, tokens=100), "counted": Tier()}
+TIERS = {"small": TierLimits(requests=60, tokens=100), "counted": TierLimits()}
 SMALL = Caller(key="k1", tier="small")
 
 

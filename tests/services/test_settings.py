@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from flowbed.errors import Misconfigured
-from flowbed.services import Serving, Tier
+from flowbed.services import Serving, TierLimits
 from flowbed.settings import read_settings, serving
 
 if TYPE_CHECKING:
@@ -58,7 +58,7 @@ def test_a_table_says_everything(tmp_path: Path) -> None:
         dimensions="reduce",
         allowlist="strict",
         token_arrays="model",  # noqa: S106 - tokens of text
-        tiers={"free": Tier(requests=60, tokens=1000), "paid": Tier()},
+        tiers={"free": TierLimits(requests=60, tokens=1000), "paid": TierLimits()},
         cache_bytes=2**20,
         cache_seconds=2.5,
         redis="redis://localhost",

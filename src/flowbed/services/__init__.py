@@ -1,6 +1,6 @@
 """What a server offers beyond the pipeline: models by name, API keys, quotas, files and jobs, the story of a request.
 
-Nothing here knows of HTTP: `server` turns requests into `Asked`, answers into bytes, and errors into status codes.
+Nothing here knows of HTTP: `server` turns requests into `EmbeddingsRequest`, answers into bytes, and errors into status codes.
 """
 
 from __future__ import annotations
@@ -29,15 +29,15 @@ if TYPE_CHECKING:
     from flowbed.storage import Store
 
 Input = str | list[str] | list[int] | list[list[int]]
-State = Literal["ok", "degraded", "unhealthy"]
-Dimensions = Literal["reduce", "pad", "ignore", "error"]
+HealthState = Literal["ok", "degraded", "unhealthy"]
+DimensionPolicy = Literal["reduce", "pad", "ignore", "error"]
 Allowlist = Literal["off", "enforce", "strict"]
 TokenArrays = Literal["cl100k", "model"]
 Coalescing = Literal["off", "local", "all"]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Asked:
+class EmbeddingsRequest:
     """One request for embeddings, parsed and not yet judged.
 
     `input` is a text, texts, one array of token ids or several. `crossing` is the request's own leave to be answered by
@@ -53,7 +53,7 @@ class Asked:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Answered:
+class EmbeddingsResult:
     """One answer, in the order of the input.
 
     `vectors` is float32 of shape (inputs, dimensions). `model`, `space` (the fingerprint) and `provider` are those that
@@ -102,7 +102,7 @@ class Allowance:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Served:
+class ModelInfo:
     """One model that requests may name by `id`, `spec` or one of `aliases`; `created` is Unix seconds."""
 
     id: str
@@ -120,14 +120,14 @@ class Health:
     """How one thing that answers depend on is; `seconds` is how long finding out took."""
 
     name: str
-    state: State
+    state: HealthState
     reason: str = ""
     seconds: float = 0.0
     facts: Mapping[str, object] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, kw_only=True)
-class CacheTier:
+class CacheStats:
     """How often one tier of the cache was asked for vectors of a model, and had them or not.
 
     `vectors` and `bytes` are what it holds of all models, where that is known without looking.
@@ -142,7 +142,7 @@ class CacheTier:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Tier:
+class TierLimits:
     """What each key of a tier may use: requests per minute and tokens per day (UTC); None is without limit.
 
     `queued` is how many tokens its jobs may have waiting, `stored` how many bytes its files may have together.
@@ -168,11 +168,11 @@ class Serving:
     aliases: Mapping[str, str] = field(default_factory=dict)
     fallback: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     crossing: bool = False
-    dimensions: Dimensions = "error"
+    dimensions: DimensionPolicy = "error"
     allowlist: Allowlist = "enforce"
     token_arrays: TokenArrays = "cl100k"  # noqa: S105 - tokens of text
     coalescing: Coalescing = "local"
-    tiers: Mapping[str, Tier] = field(default_factory=dict)
+    tiers: Mapping[str, TierLimits] = field(default_factory=dict)
     cache_bytes: int = 256 * 2**20
     cache_seconds: float = 3600.0
     redis: str = ""

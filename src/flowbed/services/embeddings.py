@@ -11,7 +11,7 @@ import numpy as np
 from flowbed import telemetry
 from flowbed.embedding.dimensions import fit, fitted, is_padded
 from flowbed.errors import Misconfigured, Rejected, Transient
-from flowbed.services import Answered
+from flowbed.services import EmbeddingsResult
 from flowbed.services.inputs import (
     arrays_of,
     most_tokens,
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from flowbed.records import Embedded, Space
-    from flowbed.services import Asked, Caller, Dimensions, Input, Serving
+    from flowbed.services import Caller, DimensionPolicy, EmbeddingsRequest, Input, Serving
     from flowbed.services.models import Models
     from flowbed.services.quotas import Quotas
     from flowbed.services.served_model import Model
@@ -50,7 +50,7 @@ class Embeddings:
         self._serving = serving
         self._arrays = TokenArrays(serving.token_arrays)
 
-    async def answer(self, asked: Asked, caller: Caller) -> Answered:
+    async def answer(self, asked: EmbeddingsRequest, caller: Caller) -> EmbeddingsResult:
         """Answer one request, whole or not at all.
 
         Raises:
@@ -99,7 +99,7 @@ class Embeddings:
         return texts, sum(most)
 
     async def _embed(
-        self, model: Model, texts: Sequence[str], asked: Asked, caller: Caller
+        self, model: Model, texts: Sequence[str], asked: EmbeddingsRequest, caller: Caller
     ) -> tuple[Model, Embedded]:
         """Embed in the model's own space, or else, where settings and request allow it, in that of another model."""
         try:
@@ -117,7 +117,9 @@ class Embeddings:
                 return other, embedded
             raise
 
-    async def _answered(self, model: Model, embedded: Embedded, asked: Asked, tokens: int) -> Answered:
+    async def _answered(
+        self, model: Model, embedded: Embedded, asked: EmbeddingsRequest, tokens: int
+    ) -> EmbeddingsResult:
         space = self._space(model, asked)
         vectors = embedded.vectors
         if space.dimensions != vectors.shape[1]:
@@ -125,7 +127,7 @@ class Embeddings:
                 vectors = fit(vectors, space.dimensions, normalized=space.normalized)
             else:
                 vectors = await asyncio.to_thread(fit, vectors, space.dimensions, normalized=space.normalized)
-        return Answered(
+        return EmbeddingsResult(
             vectors=vectors,
             model=model.id,
             space=space.fingerprint,
@@ -136,7 +138,7 @@ class Embeddings:
             counts=embedded.counts,
         )
 
-    def _space(self, model: Model, asked: Asked) -> Space:
+    def _space(self, model: Model, asked: EmbeddingsRequest) -> Space:
         """Tell the space of what a model answers to a request.
 
         Raises:
@@ -165,7 +167,7 @@ def _require_numbers(model: Model, embedded: Embedded) -> None:
 
 # The fingerprint of a space is kept with it, and takes longer to make than everything else here.
 @lru_cache(maxsize=1_024)
-def _fitted(space: Space, dimensions: int, policy: Dimensions, matryoshka: bool) -> Space:
+def _fitted(space: Space, dimensions: int, policy: DimensionPolicy, matryoshka: bool) -> Space:
     return fitted(space, dimensions, policy, matryoshka=matryoshka)
 
 

@@ -12,7 +12,7 @@ from flowbed.embedding.cache.write_behind import WriteBehind
 from flowbed.embedding.wrappers.coalesced import Coalesced
 from flowbed.embedding.wrappers.limits import MemoryBuckets
 from flowbed.errors import Error, Misconfigured, NotFound
-from flowbed.services import CacheTier, Health, Served
+from flowbed.services import CacheStats, Health, ModelInfo
 from flowbed.services.opening import Opening
 from flowbed.services.popular_texts import Uses
 from flowbed.services.served_model import is_allowed
@@ -114,7 +114,7 @@ class Models:
             )
         return model
 
-    def listed(self, caller: Caller | None = None) -> list[Served]:
+    def listed(self, caller: Caller | None = None) -> list[ModelInfo]:
         """Describe every model, or those that a caller may use, in the order of the settings."""
         return [
             model.served()
@@ -161,11 +161,11 @@ class Models:
         known = ", ".join(breaker.name for breaker in self.breakers())
         raise NotFound(f"there is no breaker {name!r}; there are: {known or 'none'}")
 
-    def caches(self) -> list[CacheTier]:
+    def caches(self) -> list[CacheStats]:
         """Tell how often each tier of the cache was asked for vectors of each model since the server began."""
         vectors, size = self._memory.size
         return [
-            CacheTier(
+            CacheStats(
                 model=model.id,
                 tier=looked.tier,
                 hits=looked.hits,

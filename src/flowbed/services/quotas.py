@@ -10,7 +10,7 @@ from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Self
 
 from flowbed.errors import Exhausted, Misconfigured, TooMany
-from flowbed.services import Allowance, Tier
+from flowbed.services import Allowance, TierLimits
 from flowbed.telemetry import log
 
 if TYPE_CHECKING:
@@ -29,7 +29,7 @@ KEPT_DAYS = 90
 MINUTE = 60.0
 DAY_US = 86_400_000_000
 EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
-UNLIMITED = Tier()
+UNLIMITED = TierLimits()
 
 
 @dataclass(slots=True)
@@ -54,7 +54,7 @@ class Quotas:
         self,
         ledger: Ledger,
         *,
-        tiers: Mapping[str, Tier],
+        tiers: Mapping[str, TierLimits],
         clock: Callable[[], int],
         monotonic: Callable[[], float] = time.monotonic,
     ) -> None:
@@ -229,7 +229,7 @@ class Quotas:
             )
         self._free_at[key] = free_at
 
-    def _tier(self, caller: Caller) -> Tier:
+    def _tier(self, caller: Caller) -> TierLimits:
         tier = self._tiers.get(caller.tier)
         if tier is None:
             if caller.tier == "default":

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from flowbed.errors import Forbidden
-from flowbed.services import Served
+from flowbed.services import ModelInfo
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Sequence
@@ -58,9 +58,9 @@ class Model:
         """The space of its vectors."""
         return self.embedder.space
 
-    def served(self) -> Served:
+    def served(self) -> ModelInfo:
         """Describe the model."""
-        return Served(
+        return ModelInfo(
             id=self.id,
             provider=self.provider,
             dimensions=self.space.dimensions,

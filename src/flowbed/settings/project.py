@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     # What `checking` reads the records by, which a file that it has passed does without.
     from pydantic import Field
 
-    from flowbed.services import Allowlist, Coalescing, Dimensions, TokenArrays
+    from flowbed.services import Allowlist, Coalescing, DimensionPolicy, TokenArrays
 
     Options = dict[str, str]
 
@@ -71,7 +71,7 @@ class ServeSettings:
     aliases: dict[str, str] = field(default_factory=dict)
     fallback: dict[str, list[str]] = field(default_factory=dict)
     crossing: bool = False
-    dimensions: Dimensions | None = None
+    dimensions: DimensionPolicy | None = None
     allowlist: Allowlist | None = None
     token_arrays: TokenArrays = "cl100k"  # noqa: S105 - tokens of text
     coalescing: Coalescing = "local"

@@ -26,7 +26,7 @@ def serving(config: Settings) -> Serving:
     Raises:
         Misconfigured: one of these variables cannot be used.
     """
-    from flowbed.services import Dimensions, Serving, Tier  # a search has no use for them
+    from flowbed.services import DimensionPolicy, Serving, TierLimits  # a search has no use for them
 
     said = config.serve
     models = tuple(said.models) or (config.model,)
@@ -35,12 +35,14 @@ def serving(config: Settings) -> Serving:
         aliases=said.aliases,
         fallback=fallback(config),
         crossing=said.crossing,
-        dimensions=said.dimensions or _older("EMBEDDINGS_DIMENSION_POLICY", get_args(Dimensions)) or "error",
+        dimensions=said.dimensions
+        or _older("EMBEDDINGS_DIMENSION_POLICY", get_args(DimensionPolicy))
+        or "error",
         allowlist=said.allowlist or _older_allowlist(),
         token_arrays=said.token_arrays,
         coalescing=said.coalescing,
         tiers={
-            name: Tier(
+            name: TierLimits(
                 requests=tier.requests_per_minute,
                 tokens=tier.tokens_per_day,
                 queued=tier.queued_tokens,

@@ -10,17 +10,17 @@ from flowbed.server.http.request_context import Exchange
 from flowbed.services import Allowance
 
 if TYPE_CHECKING:
-    from flowbed.services import Answered, Asked, Caller
+    from flowbed.services import Caller, EmbeddingsRequest, EmbeddingsResult
 
 
 class Lines:
     """What `services` needs to know of the wire."""
 
-    def read(self, body: bytes) -> Asked:
+    def read(self, body: bytes) -> EmbeddingsRequest:
         """Read the body of a request; raises `Rejected`."""
         return wire.parse(body)
 
-    async def write(self, answered: Answered, encoding: str) -> bytes:
+    async def write(self, answered: EmbeddingsResult, encoding: str) -> bytes:
         """Write the body of an answer."""
         return await wire.write(answered, encoding)
 

@@ -8,7 +8,7 @@ from fastapi import Request, Response
 from fastapi.routing import APIRoute
 
 from flowbed.server.api.openapi import FAILURES, body_of
-from flowbed.server.api.schemas import Embeddings, EmbeddingsRequest
+from flowbed.server.api.schemas import Embeddings, EmbeddingsBody
 from flowbed.server.http.rate_limit_headers import allowance_headers
 from flowbed.server.http.request_context import exchange_of
 from flowbed.server.http.responses import JSON, Answer
@@ -76,6 +76,6 @@ def route(service: Service) -> Direct:
         create_embeddings,
         methods=["POST"],
         tags=["embeddings"],
-        openapi_extra=body_of(EmbeddingsRequest),
+        openapi_extra=body_of(EmbeddingsBody),
         responses={200: {"model": Embeddings}, **FAILURES},
     )

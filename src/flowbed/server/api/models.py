@@ -13,7 +13,7 @@ from flowbed.server.http.request_context import exchange_of
 from flowbed.server.http.responses import json
 
 if TYPE_CHECKING:
-    from flowbed.services import Caller, Served, Service
+    from flowbed.services import Caller, ModelInfo, Service
 
 
 def routes(service: Service) -> APIRouter:
@@ -54,7 +54,7 @@ def _shown(service: Service, caller: Caller) -> dict[str, dict[str, Any]]:
     }
 
 
-def _described(served: Served, name: str) -> dict[str, Any]:
+def _described(served: ModelInfo, name: str) -> dict[str, Any]:
     return {
         "id": name,
         "object": "model",

@@ -26,7 +26,7 @@ class Closed(BaseModel):
     model_config = ConfigDict(extra="forbid", strict=True)
 
 
-class EmbeddingsRequest(Closed):
+class EmbeddingsBody(Closed):
     """What to embed."""
 
     input: Annotated[

@@ -10,7 +10,7 @@ from flowbed.services import Caller
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
 
-    from flowbed.services import Answered
+    from flowbed.services import EmbeddingsResult
 
 # Who asks, as long as that is not known.
 NOBODY = Caller(name="nobody")
@@ -34,7 +34,7 @@ class Exchange:
     seconds: float = 0.0
     model: str = ""
     inputs: int = 0
-    answered: Answered | None = field(default=None, repr=False)
+    answered: EmbeddingsResult | None = field(default=None, repr=False)
     code: str | None = None  # of an error, as the answer has it
     reason: str = ""  # of an error that is the server's, for its operator
     fault: Exception | None = None  # what nobody expected

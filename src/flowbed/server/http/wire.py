@@ -1,4 +1,4 @@
-"""Embeddings on the wire: bytes to `Asked`, `Answered` to bytes."""
+"""Embeddings on the wire: bytes to `EmbeddingsRequest`, `EmbeddingsResult` to bytes."""
 
 from __future__ import annotations
 
@@ -11,13 +11,13 @@ from pybase64 import b64encode
 
 from flowbed.errors import Rejected
 from flowbed.server.http.errors import Unsupported
-from flowbed.services import Asked
+from flowbed.services import EmbeddingsRequest
 from flowbed.services.inputs import require_few
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from flowbed.services import Answered, Input
+    from flowbed.services import EmbeddingsResult, Input
 
 FIELDS = frozenset({"input", "model", "encoding_format", "dimensions", "user", "input_type"})
 # OpenAI's own words for whatever is wrong with the input; what follows them here says what it is.
@@ -31,7 +31,7 @@ BLOCK = 1 << 20
 FLOAT = np.dtype("<f4")
 
 
-def parse(body: bytes, *, content_type: bytes = b"", crossing: bool = False) -> Asked:
+def parse(body: bytes, *, content_type: bytes = b"", crossing: bool = False) -> EmbeddingsRequest:
     """Read the body of a request; null counts as absent.
 
     Raises:
@@ -45,7 +45,7 @@ def parse(body: bytes, *, content_type: bytes = b"", crossing: bool = False) -> 
     if not isinstance(model := fields.get("model"), str) or not model:
         raise Rejected("you must provide a model parameter", param="model")
     _text(fields, "user")
-    return Asked(
+    return EmbeddingsRequest(
         model=model,
         input=_input(fields.get("input")),
         dimensions=_dimensions(fields.get("dimensions")),
@@ -158,7 +158,7 @@ def _invalid(why: str) -> Rejected:
     return Rejected(f"{INPUT} {why}")
 
 
-async def write(answered: Answered, encoding: str) -> bytes:
+async def write(answered: EmbeddingsResult, encoding: str) -> bytes:
     """Write an answer as OpenAI does: inputs in order, numbered from 0, floats or base64 of little-endian float32."""
     rows = np.ascontiguousarray(answered.vectors, FLOAT)
     written = _base64 if encoding == "base64" else _floats

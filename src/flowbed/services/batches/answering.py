@@ -29,7 +29,7 @@ from flowbed.telemetry import log
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Sequence
 
-    from flowbed.services import Answered, Asked, Caller
+    from flowbed.services import Caller, EmbeddingsRequest, EmbeddingsResult
     from flowbed.services.batches.input_lines import Copy, Line
     from flowbed.services.embeddings import Embeddings
     from flowbed.services.models import Models
@@ -60,11 +60,11 @@ class Stopped(Exception):  # noqa: N818 - it ends a wait, and is not seen outsid
 class Wire(Protocol):
     """How requests, answers and errors are worded, so that lines are worded as the route words them."""
 
-    def read(self, body: bytes) -> Asked:
+    def read(self, body: bytes) -> EmbeddingsRequest:
         """Read the body of a request; raises `Rejected`."""
         ...
 
-    async def write(self, answered: Answered, encoding: str) -> bytes:
+    async def write(self, answered: EmbeddingsResult, encoding: str) -> bytes:
         """Write the body of an answer."""
         ...
 
@@ -119,7 +119,7 @@ class Answers:
             found |= await _Group(self, caller, job=job, over=over).answered(group)
         return [found[line.place] for line in lines]
 
-    async def ask(self, asked: Asked, caller: Caller) -> Answered:
+    async def ask(self, asked: EmbeddingsRequest, caller: Caller) -> EmbeddingsResult:
         """Ask in turn, when requests let it."""
         async with self._turn(asked.model):
             until = self._monotonic() + min(self._took * PAUSE, PAUSE_MOST)
@@ -192,7 +192,7 @@ class _Group:
                 await asyncio.sleep(0)
         return found
 
-    async def _patiently(self, asked: Asked) -> Answered:
+    async def _patiently(self, asked: EmbeddingsRequest) -> EmbeddingsResult:
         """Ask again where it fails for now: as long as it takes where the provider takes nothing, else a few times."""
         tries = 0
         while True:
@@ -214,7 +214,7 @@ class _Group:
             if await self._over():
                 raise Stopped
 
-    async def _told(self, line: Line, answered: Answered) -> Outcome:
+    async def _told(self, line: Line, answered: EmbeddingsResult) -> Outcome:
         body = await self._answers.wire.write(answered, line.asked.encoding)
         text = written(self._job, line.place, line.name, status=200, body=body)
         return Outcome(text=text, failed=False, tokens=answered.tokens)
@@ -266,7 +266,7 @@ def _digest(job: str, place: int) -> str:
     return hashlib.sha256(f"{job}/{place}".encode()).hexdigest()[:24]
 
 
-def _kind(asked: Asked) -> tuple[Any, ...]:
+def _kind(asked: EmbeddingsRequest) -> tuple[Any, ...]:
     """Tell what requests have to have in common to be joined."""
     first = inputs_of(asked.input)[:1]
     return asked.model, asked.dimensions, asked.input_type, type(first[0]) if first else None

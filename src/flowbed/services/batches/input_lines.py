@@ -19,7 +19,7 @@ from flowbed.services.inputs import most_tokens
 if TYPE_CHECKING:
     from collections.abc import AsyncIterable, AsyncIterator, Callable, Sequence
 
-    from flowbed.services import Asked, Input
+    from flowbed.services import EmbeddingsRequest, Input
 
 ENDPOINT = "/v1/embeddings"
 # https://platform.openai.com/docs/guides/batch: lines of a file, and inputs of all of them together.
@@ -44,13 +44,13 @@ class Line:
 
     place: int
     name: str
-    asked: Asked
+    asked: EmbeddingsRequest
 
 
 class Check:
     """Judges the lines of a file as they are read; blocking, for a thread."""
 
-    def __init__(self, read: Callable[[bytes], Asked], model: Callable[[str], str]) -> None:
+    def __init__(self, read: Callable[[bytes], EmbeddingsRequest], model: Callable[[str], str]) -> None:
         """Take what reads the body of a request, and what tells the id of a model that may be used."""
         self._read, self._model_of = read, model
         self._seen: set[bytes] = set()
@@ -136,7 +136,7 @@ class Check:
             )
 
 
-def asked_of(fields: dict[str, Any], read: Callable[[bytes], Asked]) -> Asked:
+def asked_of(fields: dict[str, Any], read: Callable[[bytes], EmbeddingsRequest]) -> EmbeddingsRequest:
     """Read what a line asks for.
 
     Raises:
@@ -222,7 +222,7 @@ class Copy:
         return [fields_of(self.read(place))["custom_id"] for place in range(first, last)]
 
     def block(
-        self, place: int, read: Callable[[bytes], Asked], *, inputs: int, tokens: int, most: int
+        self, place: int, read: Callable[[bytes], EmbeddingsRequest], *, inputs: int, tokens: int, most: int
     ) -> list[Line]:
         """Read lines from `place` on, one and more: up to so many inputs, guessed tokens, and tokens at most."""
         lines: list[Line] = []
