@@ -44,7 +44,7 @@ if TYPE_CHECKING:
     from flowbed.maintenance.verify import Verified
     from flowbed.pipeline.rollback import Released
     from flowbed.records import Hit, Plan, Report, SearchResults, Status
-    from flowbed.services import Serving
+    from flowbed.records.serving import Serving
     from flowbed.services.keys import Keys
     from flowbed.storage import Store
 

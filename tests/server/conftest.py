@@ -18,7 +18,7 @@ from flowbed.bed import aopen
 from flowbed.server.app import create_app
 from flowbed.server.http.connection import Connection
 from flowbed.server.running import listen
-from flowbed.services import open_service
+from flowbed.services.service import open_service
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Coroutine, Iterator
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
     from fastapi import FastAPI
 
-    from flowbed.services import Service
+    from flowbed.services.service import Service
 
 Answer = TypeVar("Answer")
 MODEL = "seeded:64"

@@ -8,10 +8,10 @@ import orjson
 import pytest
 
 from flowbed import errors
+from flowbed.records.serving import Allowance, Caller
 from flowbed.server.http import errors as ours
 from flowbed.server.http.rate_limit_headers import allowance_headers, duration
 from flowbed.server.http.request_context import Exchange
-from flowbed.services import Allowance, Caller
 
 ALLOWED = Allowance(
     requests=100, requests_left=0, requests_reset=0.6, tokens=5, tokens_left=1, tokens_reset=3600

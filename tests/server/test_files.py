@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
     from tests.server.conftest import Reply
 
-    from flowbed.services import Service
+    from flowbed.services.service import Service
 
 BOUNDARY = "b0undary"
 FORM = {"content-type": f"multipart/form-data; boundary={BOUNDARY}"}

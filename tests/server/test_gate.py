@@ -15,7 +15,8 @@ from tests.server.conftest import MODEL, call, with_embeddings
 from flowbed.server.app import create_app
 
 if TYPE_CHECKING:
-    from flowbed.services import Caller, EmbeddingsRequest, EmbeddingsResult, Health, Service
+    from flowbed.records.serving import Caller, EmbeddingsRequest, EmbeddingsResult, Health
+    from flowbed.services.service import Service
 
 ASKED = orjson.dumps({"model": MODEL, "input": "text"})
 JSON = {"content-type": "application/json"}

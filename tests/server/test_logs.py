@@ -18,7 +18,8 @@ from flowbed.server.app import create_app
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from flowbed.services import Caller, EmbeddingsRequest, EmbeddingsResult, Service
+    from flowbed.records.serving import Caller, EmbeddingsRequest, EmbeddingsResult
+    from flowbed.services.service import Service
 
 TEXT = "a text that nobody but its author may read"
 

@@ -17,7 +17,7 @@ from flowbed.settings import traces_wanted
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from flowbed.services import Service
+    from flowbed.services.service import Service
 
 TEXT = "a text that nobody but its author may read"
 TRACE = "4bf92f3577b34da6a3ce929d0e0e4736"

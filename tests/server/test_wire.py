@@ -14,9 +14,9 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
 
 from flowbed.errors import Error, Rejected
+from flowbed.records.serving import EmbeddingsRequest, EmbeddingsResult
 from flowbed.server.http.errors import Unsupported
 from flowbed.server.http.wire import BLOCK, parse, write
-from flowbed.services import EmbeddingsRequest, EmbeddingsResult
 
 ASKED = {"model": "m", "input": "text"}
 TOKENS = st.lists(st.integers(0, 100_000), min_size=1)

@@ -11,8 +11,9 @@ import pytest
 from flowbed.errors import Misconfigured
 from flowbed.ledger import open_ledger
 from flowbed.records import SearchResults
-from flowbed.services import Serving, open_service
+from flowbed.records.serving import Serving
 from flowbed.services.keys import Keys
+from flowbed.services.service import open_service
 from flowbed.storage import open_store
 from flowbed.testing.clock import FixedClock
 from flowbed.testing.embedder import Seeded
@@ -24,7 +25,7 @@ if TYPE_CHECKING:
     from flowbed.embedding.cache.tiers import VectorTier
     from flowbed.ledger import Ledger
     from flowbed.records import Embedded, Purpose
-    from flowbed.services import Service
+    from flowbed.services.service import Service
     from flowbed.storage import Store
 
 

@@ -21,7 +21,7 @@ from flowbed.errors import (
     Transient,
     Unavailable,
 )
-from flowbed.services import Caller, EmbeddingsRequest, EmbeddingsResult, TierLimits
+from flowbed.records.serving import Caller, EmbeddingsRequest, EmbeddingsResult, TierLimits
 from flowbed.testing.embedder import seeded
 
 if TYPE_CHECKING:
@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from tests.services.conftest import Project
 
     from flowbed.records import Embedded, Purpose
-    from flowbed.services import Service
+    from flowbed.services.service import Service
 
     Open = Callable[..., AbstractAsyncContextManager[Service]]
 

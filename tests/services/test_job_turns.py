@@ -12,8 +12,8 @@ from tests.services.test_jobs import ANYONE, begin, finished, line, outcomes, un
 
 from flowbed.errors import Unavailable
 from flowbed.ledger import JobRow
+from flowbed.records.serving import Caller, EmbeddingsRequest
 from flowbed.server.api.batch_lines import Lines
-from flowbed.services import Caller, EmbeddingsRequest
 from flowbed.services.batches import answering, work, worker
 from flowbed.services.batches.answering import PAUSE
 from flowbed.services.batches.fair_scheduling import following, giving_way
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from tests.services.conftest import Project
 
     from flowbed.records import Embedded, Purpose
-    from flowbed.services import Service
+    from flowbed.services.service import Service
 
     Open = Callable[..., AbstractAsyncContextManager[Service]]
 

@@ -11,8 +11,8 @@ import orjson
 import pytest
 
 from flowbed.errors import Conflict, Misconfigured, NotFound, Rejected, Unavailable
+from flowbed.records.serving import Caller, TierLimits
 from flowbed.server.api.batch_lines import Lines
-from flowbed.services import Caller, TierLimits
 from flowbed.services.batches import input_lines
 from flowbed.services.batches.output import Outcome, Parts
 from flowbed.services.batches.worker import Working
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from tests.services.conftest import Project
 
     from flowbed.ledger import JobRow
-    from flowbed.services import Service
+    from flowbed.services.service import Service
 
     Open = Callable[..., AbstractAsyncContextManager[Service]]
 

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from flowbed.errors import Misconfigured, NotFound, Transient, Unauthorized
-from flowbed.services import Caller
+from flowbed.records.serving import Caller
 from flowbed.services.keys import GRACE, LASTING, OPEN
 
 if TYPE_CHECKING:

@@ -10,7 +10,7 @@ from tests.services.conftest import Provider
 
 from flowbed.embedding.wrappers.breaker import FAILURES
 from flowbed.errors import Exhausted, Misconfigured, NotFound, Rejected, Transient, Unavailable
-from flowbed.services import Caller, EmbeddingsRequest, TierLimits
+from flowbed.records.serving import Caller, EmbeddingsRequest, TierLimits
 from flowbed.services.models import LOCAL_HOLDS, Models
 from flowbed.services.popular_texts import LONGEST, TOGETHER, Uses
 
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from tests.services.conftest import Project
 
     from flowbed.records import SearchResults
-    from flowbed.services import Service
+    from flowbed.services.service import Service
 
     Open = Callable[..., AbstractAsyncContextManager[Service]]
 

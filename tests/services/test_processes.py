@@ -11,7 +11,8 @@ import psutil
 
 from flowbed.bed import aopen
 from flowbed.embedding.supervised import Supervised
-from flowbed.services import Caller, EmbeddingsRequest, open_service
+from flowbed.records.serving import Caller, EmbeddingsRequest
+from flowbed.services.service import open_service
 from flowbed.testing.embedder import seeded
 
 if TYPE_CHECKING:

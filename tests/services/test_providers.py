@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import asyncio
 from contextlib import asynccontextmanager
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pytest
 
 from flowbed.bed import aopen
 from flowbed.errors import Misconfigured, Rejected, Transient
-from flowbed.services import Caller, EmbeddingsRequest, EmbeddingsResult, open_service
+from flowbed.records.serving import Caller, EmbeddingsRequest, EmbeddingsResult
+from flowbed.services.service import open_service
 from flowbed.testing.redis import RedisServer
 from flowbed.testing.simulators import Fault, OpenAI, Simulator, running, vector_of
 
@@ -20,7 +21,7 @@ if TYPE_CHECKING:
     from pathlib import Path
     from typing import NoReturn
 
-    from flowbed.services import Service
+    from flowbed.services.service import Service
 
 MODEL = "text-embedding-3-small"
 DIMENSIONS = 1_536
@@ -90,11 +91,9 @@ class Served:
             yield service
 
 
-async def ask(service: Service, given: str | list[str] | list[int], **fields: object) -> EmbeddingsResult:
-    """Ask for the embeddings of an input."""
-    return await service.embeddings.answer(
-        EmbeddingsRequest(**{"model": MODEL, "input": given, **fields}), Caller()
-    )  # type: ignore[arg-type]
+async def ask(service: Service, given: str | list[str] | list[int], **fields: Any) -> EmbeddingsResult:
+    request = EmbeddingsRequest(**{"model": MODEL, "input": given, **fields})
+    return await service.embeddings.answer(request, Caller())
 
 
 def expected(*texts: str) -> np.ndarray[tuple[int, int], np.dtype[np.float32]]:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from flowbed.errors import Exhausted, Misconfigured, TooMany, Transient
-from flowbed.services import Allowance, Caller, TierLimits
+from flowbed.records.serving import Allowance, Caller, TierLimits
 from flowbed.services.quotas import KEPT_DAYS, SEEN_EVERY, Quotas
 from flowbed.testing.ledger import key
 

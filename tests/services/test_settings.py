@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from flowbed.errors import Misconfigured
-from flowbed.services import Serving, TierLimits
+from flowbed.records.serving import Serving, TierLimits
 from flowbed.settings import read_settings, serving
 
 if TYPE_CHECKING:

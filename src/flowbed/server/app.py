@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from flowbed.server.http.gate import Watcher
     from flowbed.server.http.request_context import Exchange
     from flowbed.server.tracing import Tracing
-    from flowbed.services import Service
+    from flowbed.services.service import Service
 
 NOT_ALLOWED = 405
 NOT_FOUND = 404

@@ -28,8 +28,8 @@ if TYPE_CHECKING:
 
     from flowbed.server.http.gate import Load
     from flowbed.server.http.request_context import Exchange
-    from flowbed.services import Service
     from flowbed.services.models import Models
+    from flowbed.services.service import Service
 
 # Seconds: from a cached text, which takes less than a millisecond, to a provider that is slow.
 BUCKETS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60)

@@ -23,7 +23,7 @@ from flowbed.errors import Error, Misconfigured
 from flowbed.server import logs
 from flowbed.server.app import create_app, working
 from flowbed.server.http.connection import Connection
-from flowbed.services import open_service
+from flowbed.services.service import open_service
 from flowbed.settings import share_counts, traces_wanted
 from flowbed.wiring.process import set_up
 
@@ -34,7 +34,7 @@ if TYPE_CHECKING:
     from fastapi import FastAPI
 
     from flowbed.server.tracing import Tracing
-    from flowbed.services import Service
+    from flowbed.services.service import Service
 
 # Seconds that a connection may rest: longer than proxies and clients let theirs (60), so that it is they who end it,
 # and no request meets a connection that is being closed.

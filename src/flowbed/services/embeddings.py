@@ -11,7 +11,7 @@ import numpy as np
 from flowbed import telemetry
 from flowbed.embedding.dimensions import fit, fitted, is_padded
 from flowbed.errors import Misconfigured, Rejected, Transient
-from flowbed.services import EmbeddingsResult
+from flowbed.records.serving import EmbeddingsResult
 from flowbed.services.inputs import (
     arrays_of,
     most_tokens,
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from flowbed.records import Embedded, Space
-    from flowbed.services import Caller, DimensionPolicy, EmbeddingsRequest, Input, Serving
+    from flowbed.records.serving import Caller, DimensionPolicy, EmbeddingsRequest, Input, Serving
     from flowbed.services.models import Models
     from flowbed.services.quotas import Quotas
     from flowbed.services.served_model import Model

@@ -9,7 +9,7 @@ from flowbed.errors import Rejected
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
-    from flowbed.services import Input
+    from flowbed.records.serving import Input
 
 # What OpenAI's API takes: https://platform.openai.com/docs/api-reference/embeddings/create
 ITEMS_MOST = 2_048

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 from flowbed.errors import Error, Misconfigured, NotFound, Transient, Unauthorized
 from flowbed.ledger import KeyRow
-from flowbed.services import Caller, Health
+from flowbed.records.serving import Caller, Health
 from flowbed.telemetry import log
 
 if TYPE_CHECKING:

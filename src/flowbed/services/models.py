@@ -12,7 +12,7 @@ from flowbed.embedding.cache.write_behind import WriteBehind
 from flowbed.embedding.wrappers.coalesced import Coalesced
 from flowbed.embedding.wrappers.limits import MemoryBuckets
 from flowbed.errors import Error, Misconfigured, NotFound
-from flowbed.services import CacheStats, Health, ModelInfo
+from flowbed.records.serving import CacheStats, Health, ModelInfo
 from flowbed.services.opening import Opening
 from flowbed.services.popular_texts import Uses
 from flowbed.services.served_model import is_allowed
@@ -22,7 +22,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
     from flowbed.embedding.wrappers.breaker import Breaker
-    from flowbed.services import Caller, Project, Serving
+    from flowbed.records.serving import Caller, Serving
+    from flowbed.services.project import Project
     from flowbed.services.served_model import Model
     from flowbed.services.shared import Shared
 

@@ -19,7 +19,8 @@ if TYPE_CHECKING:
     from flowbed.embedding import Embedder
     from flowbed.embedding.cache.tiers import VectorTier
     from flowbed.embedding.wrappers.limits import Buckets
-    from flowbed.services import Project, Serving
+    from flowbed.records.serving import Serving
+    from flowbed.services.project import Project
 
 # Seconds that a request waits for room under a provider's rate limit, before its client is told to come again: clients
 # give up after 60 s and more, and what waits here takes a place that others could have.

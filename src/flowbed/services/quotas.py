@@ -10,14 +10,14 @@ from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Self
 
 from flowbed.errors import Exhausted, Misconfigured, TooMany
-from flowbed.services import Allowance, TierLimits
+from flowbed.records.serving import Allowance, TierLimits
 from flowbed.telemetry import log
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
     from flowbed.ledger import Ledger
-    from flowbed.services import Caller
+    from flowbed.records.serving import Caller
 
 # Seconds between two writes of what was counted: what a killed server forgets, and what several servers learn late of
 # each other.

@@ -14,8 +14,9 @@ if TYPE_CHECKING:
 
     from flowbed.embedding import Embedder
     from flowbed.records import SearchResults
-    from flowbed.services import Caller, Project, Serving
+    from flowbed.records.serving import Caller, Serving
     from flowbed.services.models import Models
+    from flowbed.services.project import Project
     from flowbed.services.quotas import Quotas
     from flowbed.services.served_model import Model
 

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from flowbed.errors import Forbidden
-from flowbed.services import ModelInfo
+from flowbed.records.serving import ModelInfo
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Sequence
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from flowbed.embedding.wrappers.breaker import Breaker
     from flowbed.embedding.wrappers.fallback import Fallback
     from flowbed.records import Embedded, Purpose, Space
-    from flowbed.services import Caller, Serving
+    from flowbed.records.serving import Caller, Serving
 
 
 @dataclass(frozen=True, kw_only=True)

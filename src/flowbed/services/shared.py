@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from flowbed.embedding.cache.redis import RedisBuckets, VectorRedis, open_redis
 from flowbed.embedding.wrappers.limits import BURST, MemoryBuckets, SharedBuckets
 from flowbed.errors import Error
-from flowbed.services import Health
+from flowbed.records.serving import Health
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable

@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
     from flowbed.embedding import Embedder
-    from flowbed.services import TokenArrays as Whose
+    from flowbed.records.serving import TokenArrays as Whose
 
 
 # Tokens at either end of a long array that may be others than the tokenizer writes for its text: LangChain cuts arrays

@@ -9,8 +9,8 @@ import pydantic
 from pydantic import BaseModel, BeforeValidator, ConfigDict, ValidationError, create_model
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict, SettingsError
 
-from flowbed import services
 from flowbed.errors import Misconfigured
+from flowbed.records import serving
 from flowbed.settings import project
 from flowbed.settings.project import PREFIX, ServeSettings, Settings, SourceSettings, TierSettings, texts
 
@@ -63,7 +63,7 @@ def checked(said: Mapping[str, Any], path: Path) -> dict[str, Any]:
 def _file() -> type[_File]:
     """Make the model of the file; the names of records in annotations mean the models of these."""
     names: dict[str, Any] = {
-        **vars(services),
+        **vars(serving),
         **vars(project),
         "Field": pydantic.Field,
         "Options": Annotated[dict[str, str], BeforeValidator(texts)],

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     # What `checking` reads the records by, which a file that it has passed does without.
     from pydantic import Field
 
-    from flowbed.services import Allowlist, Coalescing, DimensionPolicy, TokenArrays
+    from flowbed.records.serving import Allowlist, Coalescing, DimensionPolicy, TokenArrays
 
     Options = dict[str, str]
 

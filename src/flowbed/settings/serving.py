@@ -12,7 +12,7 @@ from flowbed.errors import Misconfigured
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from flowbed.services import Allowlist, Serving
+    from flowbed.records.serving import Allowlist, Serving
     from flowbed.settings.project import Settings
 
 OLDER_FALLBACK = "EMBEDDINGS_FALLBACK_CHAIN"
@@ -26,7 +26,7 @@ def serving(config: Settings) -> Serving:
     Raises:
         Misconfigured: one of these variables cannot be used.
     """
-    from flowbed.services import DimensionPolicy, Serving, TierLimits  # a search has no use for them
+    from flowbed.records.serving import DimensionPolicy, Serving, TierLimits  # a search has no use for them
 
     said = config.serve
     models = tuple(said.models) or (config.model,)

@@ -16,7 +16,7 @@ from flowbed.server.http.responses import json
 
 if TYPE_CHECKING:
     from flowbed.embedding.wrappers.breaker import Breaker
-    from flowbed.services import Service
+    from flowbed.services.service import Service
 
 
 async def require_admin(request: Request) -> None:

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from flowbed.records.serving import Allowance
 from flowbed.server.http import wire
 from flowbed.server.http.errors import refusal
 from flowbed.server.http.request_context import Exchange
-from flowbed.services import Allowance
 
 if TYPE_CHECKING:
-    from flowbed.services import Caller, EmbeddingsRequest, EmbeddingsResult
+    from flowbed.records.serving import Caller, EmbeddingsRequest, EmbeddingsResult
 
 
 class Lines:

@@ -17,7 +17,7 @@ from flowbed.server.http.responses import json
 
 if TYPE_CHECKING:
     from flowbed.ledger import JobRow
-    from flowbed.services import Service
+    from flowbed.services.service import Service
 
 # The states that are stamped with the time at which they began.
 STAMPED = ("in_progress", "finalizing", "completed", "failed", "expired", "cancelling", "cancelled")

@@ -17,7 +17,7 @@ from flowbed.server.http.wire import parse, write
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
 
-    from flowbed.services import Service
+    from flowbed.services.service import Service
 
 # Vectors filled up with zeros are of no model's space: nobody may store them.
 PADDED = (b"x-flowbed-padded", b"1")

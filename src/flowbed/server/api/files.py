@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from collections.abc import AsyncIterator
 
     from flowbed.ledger import FileRow
-    from flowbed.services import Service
+    from flowbed.services.service import Service
 
 
 def routes(service: Service) -> APIRouter:

@@ -11,7 +11,8 @@ from flowbed.server.api.schemas import Readiness
 from flowbed.server.http.responses import json
 
 if TYPE_CHECKING:
-    from flowbed.services import Health, Service
+    from flowbed.records.serving import Health
+    from flowbed.services.service import Service
 
 # From the best to the worst: the whole is as its worst part is.
 STATES = ("ok", "degraded", "unhealthy")

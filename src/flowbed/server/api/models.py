@@ -13,7 +13,8 @@ from flowbed.server.http.request_context import exchange_of
 from flowbed.server.http.responses import json
 
 if TYPE_CHECKING:
-    from flowbed.services import Caller, ModelInfo, Service
+    from flowbed.records.serving import Caller, ModelInfo
+    from flowbed.services.service import Service
 
 
 def routes(service: Service) -> APIRouter:

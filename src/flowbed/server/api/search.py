@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
     from pydantic import BaseModel
 
-    from flowbed.services import Service
+    from flowbed.services.service import Service
 
     Shape = TypeVar("Shape", bound=BaseModel)
 

@@ -26,9 +26,9 @@ from flowbed.server.http.rate_limit_headers import allowance_headers
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
+    from flowbed.records.serving import Allowance, Caller
     from flowbed.server.http.rate_limit_headers import Headers
     from flowbed.server.http.request_context import Exchange
-    from flowbed.services import Allowance, Caller
 
 INVALID = "invalid_request_error"
 SERVER = "server_error"

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
     from starlette.routing import BaseRoute, Route
 
-    from flowbed.services import Service
+    from flowbed.services.service import Service
 
     Message = MutableMapping[str, Any]
     Receive = Callable[[], Awaitable[Message]]

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from flowbed.services import Allowance
+    from flowbed.records.serving import Allowance
 
 Headers = list[tuple[bytes, bytes]]
 MINUTE, HOUR = 60, 3600

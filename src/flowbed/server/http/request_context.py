@@ -5,12 +5,12 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from flowbed.services import Caller
+from flowbed.records.serving import Caller
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
 
-    from flowbed.services import EmbeddingsResult
+    from flowbed.records.serving import EmbeddingsResult
 
 # Who asks, as long as that is not known.
 NOBODY = Caller(name="nobody")

@@ -10,14 +10,14 @@ import orjson
 from pybase64 import b64encode
 
 from flowbed.errors import Rejected
+from flowbed.records.serving import EmbeddingsRequest
 from flowbed.server.http.errors import Unsupported
-from flowbed.services import EmbeddingsRequest
 from flowbed.services.inputs import require_few
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from flowbed.services import EmbeddingsResult, Input
+    from flowbed.records.serving import EmbeddingsResult, Input
 
 FIELDS = frozenset({"input", "model", "encoding_format", "dimensions", "user", "input_type"})
 # OpenAI's own words for whatever is wrong with the input; what follows them here says what it is.

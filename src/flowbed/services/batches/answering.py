@@ -29,7 +29,7 @@ from flowbed.telemetry import log
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Sequence
 
-    from flowbed.services import Caller, EmbeddingsRequest, EmbeddingsResult
+    from flowbed.records.serving import Caller, EmbeddingsRequest, EmbeddingsResult
     from flowbed.services.batches.input_lines import Copy, Line
     from flowbed.services.embeddings import Embeddings
     from flowbed.services.models import Models

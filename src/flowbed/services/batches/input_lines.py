@@ -19,7 +19,7 @@ from flowbed.services.inputs import most_tokens
 if TYPE_CHECKING:
     from collections.abc import AsyncIterable, AsyncIterator, Callable, Sequence
 
-    from flowbed.services import EmbeddingsRequest, Input
+    from flowbed.records.serving import EmbeddingsRequest, Input
 
 ENDPOINT = "/v1/embeddings"
 # https://platform.openai.com/docs/guides/batch: lines of a file, and inputs of all of them together.

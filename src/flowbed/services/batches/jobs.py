@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
     from flowbed.ledger import Jobs as JobRows
-    from flowbed.services import Caller
+    from flowbed.records.serving import Caller
     from flowbed.services.files import Files
 
 WINDOW = "24h"

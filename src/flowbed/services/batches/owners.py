@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from flowbed.services import Caller
+from flowbed.records.serving import Caller
 
 if TYPE_CHECKING:
     from flowbed.ledger import KeyRow, Keys

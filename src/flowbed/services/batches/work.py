@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import orjson
 
 from flowbed.errors import NotFound
-from flowbed.services import Caller
+from flowbed.records.serving import Caller
 from flowbed.services.batches.answering import Stopped, undone
 from flowbed.services.batches.input_lines import Check, Fault, copied
 from flowbed.services.batches.output import Parts
@@ -21,10 +21,10 @@ if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Sequence
 
     from flowbed.ledger import JobRow, Ledger
-    from flowbed.services import Service
     from flowbed.services.batches.answering import Answers
     from flowbed.services.batches.input_lines import Copy
     from flowbed.services.batches.output import Outcome, Part
+    from flowbed.services.service import Service
 
 # Seconds that a job is held for, counted anew with every part: so long do others leave it alone after its holder's
 # machine is gone.

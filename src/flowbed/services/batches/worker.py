@@ -19,8 +19,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from flowbed.ledger import JobRow
-    from flowbed.services import Service
     from flowbed.services.batches.answering import Wire
+    from flowbed.services.service import Service
 
 # Seconds between two looks for jobs that other processes have taken on, or died of.
 EVERY = 1.0
