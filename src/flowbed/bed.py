@@ -465,15 +465,13 @@ class Flowbed:
         """Make 32 random bytes, as 43 characters that can stand in a header."""
         return secrets.token_urlsafe(32)
 
-    async def open_model(self, model: str, *, processes: int = 0) -> Embedder:
+    async def open_model(self, model: str) -> Embedder:
         """Open the embedder that `model` names as vendor:model, without a cache, or give the one that is open.
-
-        With `processes`, a model that runs here does so in as many of its own.
 
         Raises:
             Misconfigured: it cannot be opened.
         """
-        return await self._embedders.open(model, processes=processes)
+        return await self._embedders.open(model)
 
     def account(self, model: str) -> str:
         """Name the account that a model's provider counts requests for, without giving its key away."""

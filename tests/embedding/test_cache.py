@@ -16,6 +16,7 @@ from flowbed import telemetry
 from flowbed.embedding.cache.cached import Cached
 from flowbed.embedding.cache.disk import VectorFile
 from flowbed.embedding.cache.memory import VectorMemory
+from flowbed.embedding.dimensions import fitted
 from flowbed.embedding.local.priority import unhurried
 from flowbed.errors import Error, Misconfigured, OutOfSpace, Rejected, Transient
 from flowbed.records import Embedded, Space, vector_key
@@ -392,6 +393,14 @@ async def test_vectors_that_came_another_way_are_kept(provider: Provider) -> Non
     assert not provider.sent
     with pytest.raises(Misconfigured, match="shape"):
         await cached.keep(["a"], Embedded(vectors=np.zeros((1, 3), dtype=np.float32)), purpose="document")
+
+
+def test_cache_padded_vectors_are_refused() -> None:
+    """Vectors that were filled up with zeros are never stored."""
+    padded = Provider()
+    padded.space = fitted(padded.space, 9, "pad", matryoshka=False)
+    with pytest.raises(Misconfigured, match="zeros"):
+        Cached(padded, [])
 
 
 async def test_vector_with_a_hole_is_not_kept(provider: Provider) -> None:

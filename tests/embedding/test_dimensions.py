@@ -2,42 +2,17 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from flowbed.embedding.cache.cached import Cached
-from flowbed.embedding.dimensions import POLICIES, Policy, Resized, fit, fitted, is_padded
-from flowbed.errors import Misconfigured, Rejected
+from flowbed.embedding.dimensions import POLICIES, Policy, fit, fitted, is_padded
+from flowbed.errors import Rejected
 from flowbed.records import Space
-from flowbed.testing.embedder import Seeded, seeded
-from flowbed.testing.embedding import EmbedderContract
-
-if TYPE_CHECKING:
-    from pathlib import Path
-
-    from flowbed.embedding import Embedder
+from flowbed.testing.embedder import seeded
 
 SPACE = Space(model="m", dimensions=8, pooling="mean")
-
-
-class TestReduced(EmbedderContract):
-    """An embedder whose vectors are cut is an embedder."""
-
-    def open_embedder(self, folder: Path) -> Embedder:
-        """Cut the seeded one's."""
-        return Resized(Seeded(64), 24, "reduce", matryoshka=True)
-
-
-class TestPadded(EmbedderContract):
-    """An embedder whose vectors are filled up is an embedder."""
-
-    def open_embedder(self, folder: Path) -> Embedder:
-        """Fill up the seeded one's."""
-        return Resized(Seeded(64), 100, "pad", matryoshka=False)
 
 
 @given(
@@ -107,19 +82,3 @@ def test_a_refusal_says_what_to_ask_for(
     """Whoever asks for what cannot be had is told what can."""
     with pytest.raises(Rejected, match=advice):
         fitted(SPACE, dimensions, policy, matryoshka=matryoshka)
-
-
-async def test_cut_vectors_have_a_cache_of_their_own_and_padded_ones_none() -> None:
-    """The space of cut vectors keys them apart from whole ones; padded ones are never kept."""
-    reduced = Resized(Seeded(8), 4, "reduce", matryoshka=True)
-    assert Cached(reduced, []).space == fitted(Seeded(8).space, 4, "reduce", matryoshka=True)
-    with pytest.raises(Misconfigured, match="zeros"):
-        Cached(Resized(Seeded(8), 9, "pad", matryoshka=False), [])
-
-
-async def test_everything_but_the_vectors_is_as_it_was() -> None:
-    """Tokens and refusals are the embedder's own."""
-    resized = Resized(Seeded(8), 4, "reduce", matryoshka=True)
-    assert (await resized.embed(["one two"], purpose="query")).tokens == 2
-    with pytest.raises(Rejected):
-        await resized.embed(["POISON"], purpose="document")

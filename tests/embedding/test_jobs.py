@@ -14,8 +14,9 @@ from flowbed.embedding import open_embedder
 from flowbed.embedding.batch_api import open_jobs
 from flowbed.embedding.batch_api.job_client import NAME as REMOTE_NAME
 from flowbed.embedding.batch_api.job_client import TEXT as REMOTE_TEXT
-from flowbed.embedding.dimensions import Resized
+from flowbed.embedding.dimensions import fitted
 from flowbed.embedding.local.onnx import open_onnx
+from flowbed.embedding.wrappers.breaker import Breaker, Guarded
 from flowbed.errors import Misconfigured, NotFound, QueueFull, Rejected, TooMany, Transient
 from flowbed.testing.simulators import OpenAI, Simulator, running
 
@@ -208,12 +209,13 @@ def test_where_there_is_no_batch_api_there_is_none(
     assert opened(model, tmp_path, **options) is None
 
 
-def test_vectors_that_are_changed_afterwards_are_not_those_of_jobs(tmp_path: Path) -> None:
-    """An embedder that cuts the vectors of another is of another space than what a job brings."""
+def test_open_jobs_embedder_of_another_space_returns_none(tmp_path: Path) -> None:
+    """Vectors that a wrapper changes are not those that a job returns."""
     options = {"api_key": "sk-1"}
     embedder = open_embedder("openai:text-embedding-3-small", cache=tmp_path, options=options)
-    cut = Resized(embedder, 8, "reduce", matryoshka=True)
-    assert open_jobs("openai:text-embedding-3-small", cut, options=options) is None
+    changed = Guarded(embedder, Breaker("openai"))
+    changed.space = fitted(embedder.space, 8, "reduce", matryoshka=True)
+    assert open_jobs("openai:text-embedding-3-small", changed, options=options) is None
 
 
 @pytest.mark.parametrize(

@@ -83,7 +83,7 @@ class Project:
     def dead(self, name: str) -> bool:
         return name in self.ended
 
-    async def open_model(self, model: str, *, processes: int = 0) -> Provider:
+    async def open_model(self, model: str) -> Provider:
         if model not in self.providers:
             raise Misconfigured(f"no provider {model}")
         return self.providers[model]

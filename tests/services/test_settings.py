@@ -25,7 +25,6 @@ token_arrays = "model"
 cache_mb = 1
 cache_seconds = 2.5
 redis = "redis://localhost"
-model_processes = 2
 body_mb = 3
 concurrency = 4
 [serve.aliases]
@@ -62,7 +61,6 @@ def test_a_table_says_everything(tmp_path: Path) -> None:
         cache_bytes=2**20,
         cache_seconds=2.5,
         redis="redis://localhost",
-        model_processes=2,
         body_bytes=3 * 2**20,
         concurrency=4,
     )

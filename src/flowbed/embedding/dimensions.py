@@ -7,16 +7,12 @@ from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 
-from flowbed.embedding.wrappers import Wrapper
 from flowbed.errors import Rejected
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
-
     from numpy.typing import NDArray
 
-    from flowbed.embedding import Embedder
-    from flowbed.records import Embedded, Purpose, Space
+    from flowbed.records import Space
 
 Policy = Literal["reduce", "pad", "ignore", "error"]
 POLICIES: tuple[Policy, ...] = ("reduce", "pad", "ignore", "error")
@@ -67,29 +63,6 @@ def fit(vectors: NDArray[np.float32], dimensions: int, *, normalized: bool) -> N
         # A vector that has nothing in these dimensions has no direction, and is not given one.
         np.divide(cut, lengths, out=cut, where=lengths > 0)
     return cut.astype(np.float32)
-
-
-class Resized(Wrapper):
-    """An embedder whose vectors are of `dimensions`, in the space that follows from that."""
-
-    def __init__(self, embedder: Embedder, dimensions: int, policy: Policy, *, matryoshka: bool) -> None:
-        """Change the vectors of `embedder` as `policy` says.
-
-        Raises:
-            Rejected: the policy does not lead there.
-        """
-        super().__init__(embedder)
-        self.space = fitted(embedder.space, dimensions, policy, matryoshka=matryoshka)
-
-    async def embed(self, texts: Sequence[str], *, purpose: Purpose) -> Embedded:
-        """Embed every text or none.
-
-        Raises:
-            Transient, Rejected, Misconfigured: as the embedder does.
-        """
-        answer = await self._embedder.embed(texts, purpose=purpose)
-        vectors = fit(answer.vectors, self.space.dimensions, normalized=self.space.normalized)
-        return replace(answer, vectors=vectors)
 
 
 def _advice(space: Space, dimensions: int, policy: Policy) -> str:

@@ -25,9 +25,8 @@ if TYPE_CHECKING:
 # Seconds that a request waits for room under a provider's rate limit, before its client is told to come again: clients
 # give up after 60 s and more, and what waits here takes a place that others could have.
 PATIENCE = 20.0
-# Joined calls under way at once: of a model in processes of its own, one waits for each that is run at least; of a
-# provider, so many that the time an answer takes to arrive is no limit.
-PROCESSES_AT_ONCE, REMOTE_AT_ONCE = 2, 16
+# Joined calls to a provider that are under way at once: enough that the time an answer takes is no limit.
+REMOTE_AT_ONCE = 16
 
 
 class Opening:
@@ -97,7 +96,7 @@ class Opening:
         )
 
     async def _open(self, spec: str) -> Embedder:
-        return await self._bed.open_model(spec, processes=self._serving.model_processes)
+        return await self._bed.open_model(spec)
 
     def _provider(self, breaker: Breaker, embedder: Embedder) -> Embedder:
         """Put rate limit, breaker and coalescing in front of a provider.
@@ -111,7 +110,4 @@ class Opening:
         guarded = Guarded(embedder, breaker)
         if self._serving.coalescing == "off" or (remote and self._serving.coalescing == "local"):
             return guarded
-        processes = self._serving.model_processes
-        if remote or processes:
-            return Coalesced(guarded, at_once=REMOTE_AT_ONCE if remote else max(PROCESSES_AT_ONCE, processes))
-        return Coalesced(guarded, apart=True)
+        return Coalesced(guarded, at_once=REMOTE_AT_ONCE) if remote else Coalesced(guarded, apart=True)

@@ -59,11 +59,8 @@ class Project(Protocol):
         """What the operator has settled."""
         ...
 
-    async def open_model(self, model: str, *, processes: int = 0) -> Embedder:
-        """Open the embedder that `model` names as vendor:model, or give the one that is open.
-
-        With `processes`, a model that runs here does so in as many of its own.
-        """
+    async def open_model(self, model: str) -> Embedder:
+        """Open the embedder that `model` names as vendor:model, or give the one that is open."""
         ...
 
     def account(self, model: str) -> str:

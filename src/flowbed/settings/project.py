@@ -79,7 +79,6 @@ class ServeSettings:
     cache_mb: Annotated[int, Field(ge=0)] = 256
     cache_seconds: Annotated[float, Field(gt=0)] = 3600
     redis: str = ""
-    model_processes: Annotated[int, Field(ge=0, le=64)] = 0
     body_mb: Annotated[int, Field(ge=1)] = 32
     concurrency: Annotated[int, Field(ge=1)] = 1024
 

@@ -53,7 +53,6 @@ def serving(config: Settings) -> Serving:
         cache_bytes=said.cache_mb * 2**20,
         cache_seconds=said.cache_seconds,
         redis=said.redis,
-        model_processes=said.model_processes,
         body_bytes=said.body_mb * 2**20,
         concurrency=said.concurrency,
     )

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import threading
 import time
-from functools import partial
 from typing import TYPE_CHECKING
 
 from flowbed import settings, telemetry
@@ -13,7 +12,6 @@ from flowbed.embedding import Closes, Rated, open_embedder
 from flowbed.embedding.cache.cached import Cached
 from flowbed.embedding.cache.disk import VectorFile
 from flowbed.embedding.cache.memory import VectorMemory
-from flowbed.embedding.local.cores import usable_cores
 from flowbed.errors import Misconfigured
 
 if TYPE_CHECKING:
@@ -36,7 +34,7 @@ class Embedders:
         """Open nothing yet; `folder` is where models and vectors are kept."""
         self._folder, self._config = folder, config
         self._cached: Cached | None = None
-        self._models: dict[tuple[str, int], Embedder] = {}
+        self._models: dict[str, Embedder] = {}
         self._jobs: tuple[BatchApi | None] | None = None
         self._vectors: VectorFile | None = None
         self._leave_redis: Callable[[], Awaitable[None]] | None = None
@@ -91,10 +89,8 @@ class Embedders:
                 self._jobs = (open_jobs(target, self._open(model), options=options),)
             return self._jobs[0]
 
-    async def open(self, model: str, *, processes: int = 0) -> Embedder:
+    async def open(self, model: str) -> Embedder:
         """Open the embedder that `model` names as vendor:model, without a cache, or give the one that is open.
-
-        With `processes`, a model that runs here does so in as many of its own.
 
         Raises:
             Misconfigured: it cannot be opened.
@@ -102,7 +98,7 @@ class Embedders:
 
         def opened() -> Embedder:
             with self._opening:
-                return self._open(model, processes=processes)
+                return self._open(model)
 
         return await asyncio.to_thread(opened)
 
@@ -174,22 +170,13 @@ class Embedders:
         self._leave_redis = client.aclose
         return SharedBuckets(RedisBuckets(client, burst=BURST), MemoryBuckets())
 
-    def _open(self, model: str, *, processes: int = 0) -> Embedder:
-        if (model, processes) not in self._models:
+    def _open(self, model: str) -> Embedder:
+        if model not in self._models:
             target, options = settings.provider_options(self._config, model)
             if model == self._config.model:
                 options |= self._config.model_options
-            if processes and target.startswith("onnx:"):
-                # Together they then have as many threads as there are cores.
-                options.setdefault("threads", str(max(1, usable_cores() // processes)))
-            opener = partial(open_embedder, target, cache=self._folder / "models", options=options)
-            embedder = opener()
-            if processes and not isinstance(embedder, Rated):
-                from flowbed.embedding.supervised import Supervised
-
-                embedder = Supervised(opener, processes=processes)
-            self._models[model, processes] = embedder
-        return self._models[model, processes]
+            self._models[model] = open_embedder(target, cache=self._folder / "models", options=options)
+        return self._models[model]
 
     def _far_tiers(self) -> list[VectorTier]:
         if self._vectors is None and self._config.vector_cache_mb:
