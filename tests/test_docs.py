@@ -1,0 +1,58 @@
+"""Paths and names in the documentation exist in this tree."""
+
+from __future__ import annotations
+
+import pydoc
+import re
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parent.parent
+PACKAGE = ROOT / "src" / "flowbed"
+PAGES = sorted([*ROOT.glob("*.md"), *ROOT.glob("docs/**/*.md"), *ROOT.glob("demo/*.md")])
+ROOMS = {path.name for path in PACKAGE.iterdir() if path.is_dir()}
+FOLDERS = {"src", "tests", "docs", "benchmarks", "torture", "demo"}
+# Files of the example in docs/providers.md.
+EXAMPLES = {"acme_flowbed.py", "test_acme.py"}
+# Names of files and of an entry point group.
+NO_MODULES = {"flowbed.toml", "flowbed.json", "flowbed.embedders"}
+
+
+def without_blocks(page: Path) -> str:
+    """Return the text of a page without its fenced blocks."""
+    return re.sub(r"^```.*?^```$", "", page.read_text("utf-8"), flags=re.MULTILINE | re.DOTALL)
+
+
+def code_spans(page: Path) -> list[str]:
+    return re.findall(r"`([^`\n]+)`", without_blocks(page))
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.relative_to(ROOT).as_posix())
+def test_docs_path_in_a_page_exists(page: Path) -> None:
+    """Relative links, `src/...`, `tests/...`, and module paths such as `pipeline/sync.py` or `sync.py` exist."""
+    missing = [
+        target
+        for target in re.findall(r"\]\(([^)#\s]+)", without_blocks(page))
+        if "://" not in target and not (page.parent / target).exists()
+    ]
+    for span in code_spans(page):
+        first, slash, _ = span.partition("/")
+        if slash and first in FOLDERS and re.fullmatch(r"[\w./-]+", span):
+            found = (ROOT / span).exists()
+        elif slash and first in ROOMS and re.fullmatch(r"[\w./-]+(\.py|/)", span):
+            found = (PACKAGE / span).exists()
+        elif re.fullmatch(r"\w+\.py", span) and span not in EXAMPLES:
+            found = any(any((ROOT / folder).rglob(span)) for folder in FOLDERS)
+        else:
+            continue
+        if not found:
+            missing.append(span)
+    assert missing == []
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.relative_to(ROOT).as_posix())
+def test_docs_python_name_in_a_page_can_be_imported(page: Path) -> None:
+    """Each `flowbed.module.name` in a page is a module or something that a module defines."""
+    names = {span for span in code_spans(page) if re.fullmatch(r"flowbed(\.\w+)+", span)} - NO_MODULES
+    assert [name for name in sorted(names) if pydoc.locate(name) is None] == []
