@@ -1,8 +1,9 @@
-"""The synchronous face and the async object are one thing."""
+"""The synchronous API does what the async one does, with the same signatures."""
 
 from __future__ import annotations
 
 import asyncio
+import inspect
 import json
 import os
 import subprocess
@@ -12,6 +13,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 import flowbed
+from flowbed.blocking import Blocking
 from flowbed.testing.counting import CountingProcess
 
 if TYPE_CHECKING:
@@ -33,8 +35,8 @@ def docs(tmp_path: Path) -> Path:
     return tmp_path / "docs"
 
 
-def test_a_project_is_used_without_async(docs: Path, tmp_path: Path) -> None:
-    """Opened, filled, searched, inspected and closed, all from plain code."""
+def test_open_add_run_and_search_work_without_async(docs: Path, tmp_path: Path) -> None:
+    """A project is opened, filled, searched, inspected and closed from synchronous code."""
     with flowbed.open(tmp_path / "project") as bed:
         bed.add("handbook", kind="files", location=docs)
         assert bed.plan().new == 2
@@ -53,8 +55,8 @@ def test_a_project_is_used_without_async(docs: Path, tmp_path: Path) -> None:
     bed.close()
 
 
-async def test_a_project_is_used_with_async(docs: Path, tmp_path: Path) -> None:
-    """The async object does the same, and many searches at once."""
+async def test_aopen_concurrent_searches_return_the_same_hit(docs: Path, tmp_path: Path) -> None:
+    """Searches of the async object may run at once."""
     async with await flowbed.aopen(tmp_path / "project") as bed:
         await bed.add("handbook", kind="files", location=docs)
         await bed.run()
@@ -62,8 +64,7 @@ async def test_a_project_is_used_with_async(docs: Path, tmp_path: Path) -> None:
         assert {hits[0].id for hits in answers} == {"handbook#b.txt#00000"}
 
 
-async def test_a_vector_is_searched_for_as_a_text_is(docs: Path, tmp_path: Path) -> None:
-    """A query may be a vector of the model's own dimensions, and nothing else."""
+async def test_search_query_vector_must_have_the_models_dimensions(docs: Path, tmp_path: Path) -> None:
     async with await flowbed.aopen(tmp_path / "project") as bed:
         await bed.add("handbook", kind="files", location=docs)
         await bed.run()
@@ -76,8 +77,8 @@ async def test_a_vector_is_searched_for_as_a_text_is(docs: Path, tmp_path: Path)
                 await bed.search(wrong)  # type: ignore[arg-type]
 
 
-def test_errors_come_through_as_they_are(tmp_path: Path) -> None:
-    """What the async object raises is raised by the synchronous face, and the project can still be used."""
+def test_blocking_calls_raise_the_errors_of_the_async_ones(tmp_path: Path) -> None:
+    """The project can still be used after an error."""
     with flowbed.open(tmp_path) as bed:
         with pytest.raises(flowbed.errors.Misconfigured, match="flowbed add"):
             bed.run()
@@ -86,8 +87,31 @@ def test_errors_come_through_as_they_are(tmp_path: Path) -> None:
         assert bed.status().collections == {}
 
 
-def test_a_folder_that_cannot_be_made_is_misconfigured(tmp_path: Path) -> None:
-    """A project below a file is refused with the reason."""
+# What the server and the command line use of the async object. Synchronous code has no need of these.
+SERVING = {
+    "account", "clock", "dead", "folder", "keys", "ledger", "model", "open_model", "price", "secret", "serving",
+    "settings", "store", "tie", "vector_tiers", "worker",
+}  # fmt: skip
+
+
+def calls(face: type) -> set[str]:
+    return {name for name in vars(face) if not name.startswith("_")}
+
+
+@pytest.mark.parametrize("name", sorted(calls(Blocking)))
+def test_blocking_call_has_the_signature_and_docstring_of_the_async_one(name: str) -> None:
+    """`flowbed.blocking` repeats them so that editors show them: change both together."""
+    blocking, coroutine = getattr(Blocking, name), getattr(flowbed.Flowbed, name)
+    assert inspect.signature(blocking) == inspect.signature(coroutine)
+    if name != "close":
+        assert inspect.getdoc(blocking) == inspect.getdoc(coroutine)
+
+
+def test_blocking_has_every_call_of_the_async_api() -> None:
+    assert calls(flowbed.Flowbed) - calls(Blocking) <= SERVING
+
+
+def test_open_folder_that_cannot_be_created_raises_misconfigured(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("x")
     with pytest.raises(flowbed.errors.Misconfigured, match="cannot be used"):
         flowbed.open(tmp_path / "file" / "project")
@@ -114,8 +138,9 @@ with flowbed.open(sys.argv[1]) as bed:
 """
 
 
-def test_an_interrupt_waits_until_claims_are_given_back(docs: Path, tmp_path: Path) -> None:
-    """Ctrl-C reaches the caller once nothing is claimed any more, and the same object can run again at once."""
+@pytest.mark.usefixtures("interruptible")
+def test_run_interrupted_by_ctrl_c_releases_its_claims_first(docs: Path, tmp_path: Path) -> None:
+    """Ctrl-C reaches the caller once every claim is released, and the same object can run again at once."""
     with CountingProcess(delay=0.3) as provider:
         named = json.dumps({"server": provider.address})
         done = subprocess.run(

@@ -88,10 +88,13 @@ class Flowbed:
         collection: str | None = None,
         options: Mapping[str, Any] | None = None,
     ) -> None:
-        """Write a source into `flowbed.toml`, in the place of any of that name.
+        """Write a source into `flowbed.toml`; a source of the same name is replaced.
+
+        `kind` is the kind of source (`files`, `jsonl`, `receipts`, ...), `location` its path or address, `options` the
+        settings of that kind. `collection` defaults to the source's name.
 
         Raises:
-            Misconfigured: the name, the kind, the location or an option cannot be used.
+            Misconfigured: the name, the kind, the location or an option is invalid.
         """
         from flowbed.wiring import (
             sources as opening,  # what reads and chunks documents, which a search does not
@@ -115,9 +118,9 @@ class Flowbed:
         lane: Asked | None = None,
         deadline: float | None = None,
     ) -> Plan:
-        """Work out what a run of the sources named (or all) would do and what it would cost, and stage it for `run`.
+        """Work out what a run of the named sources (default: all) would do and cost, and stage it for `run`.
 
-        `lane` and `deadline` are as `run` takes them.
+        `allow_deletes`, `lane` and `deadline` mean what they mean for `run`.
         """
         feeds = await self._feeds(names, removed=allow_deletes)
         lane, deadline = self._how(lane, deadline)
@@ -137,17 +140,25 @@ class Flowbed:
         wait: bool = False,
         deadline: float | None = None,
     ) -> Report:
-        """Bring the index in step with the sources named (or all); only chunks of `status`, and at most `limit`.
+        """Bring the index in step with the named sources (default: all): fetch, chunk, embed and commit.
 
-        `plan` is the id of a plan to carry out as it was staged, in place of all that; `budget` is what requests to the
-        model may cost, in US dollars: without one a plan's run may cost what the plan said and a tenth. On the `batch`
-        lane texts are handed in, and answered later, which the run can `wait` for; those without an answer within
-        `deadline` seconds are then embedded by the next run. `auto` takes the lane that the deadline allows. Where one
-        of these is not given, the settings say it.
+        Args:
+            names: sources to read; with none named, all of them.
+            plan: id of a plan to carry out exactly as it was staged. It excludes `names`, `status` and `allow_deletes`.
+            budget: most that requests to the model may cost, in US dollars. Without one, the run of a plan may cost
+                what the plan said and 10 % more.
+            allow_deletes: also delete a large share of a source's documents at once.
+            status: embed only chunks of this status; default: new ones, and failed ones that are due for a retry.
+            limit: embed at most this many chunks.
+            lane: `realtime` calls the model now, `batch` submits to the provider's Batch API, `auto` uses the Batch
+                API where that saves money and meets the deadline. Default: the settings.
+            wait: on the `batch` lane, wait for the provider's results.
+            deadline: seconds; the next run embeds texts of the `batch` lane that have no result by then. Default: the
+                settings.
 
         Raises:
             NotFound: there is no such plan.
-            Rejected: the plan is too old, or something else is asked for beside it; or the budget is no amount.
+            Rejected: the plan is too old, it was combined with other arguments, or the budget is not an amount.
             Misconfigured: the model cannot be used, or the plan or a collection is of another space.
         """
         from flowbed.lanes.budget import Budget  # a search has no use for these
@@ -190,12 +201,12 @@ class Flowbed:
     async def find_unembedded(
         self, *names: str, limit: int | None = None, deadline: float | None = None
     ) -> Unembedded:
-        """Gather what waits to be embedded, of the sources named or of all, into submissions for `submit`.
+        """Gather the chunks that wait to be embedded, of the named sources or of all, into submissions for `submit`.
 
-        What has no answer within `deadline` seconds is embedded now, by whichever run sees it then.
+        A chunk without a result within `deadline` seconds is embedded by the first run after that.
 
         Raises:
-            Misconfigured: the model has no Batch API, or a name is that of no source.
+            Misconfigured: the model has no Batch API, or a name is not a source's.
         """
         feeds = await self._feeds(names)
         return await batch.find.find(
@@ -206,32 +217,32 @@ class Flowbed:
         )
 
     async def submit(self, *submissions: str) -> Submitted:
-        """Hand in what is ready, or the submissions named, to the provider's Batch API; repeatable.
+        """Send the submissions that are ready, or those named, to the provider's Batch API. Safe to repeat.
 
         Raises:
             Misconfigured: the model has no Batch API.
-            NotFound: a submission of that id is not live.
+            NotFound: no live submission has that id.
         """
         return await batch.submit.submit(self._parts(), submissions)
 
     async def poll(self, *submissions: str) -> Polled:
-        """Ask how what was handed in is, all or the submissions named, and commit what has been answered; repeatable.
+        """Ask the provider about all live submissions, or those named, and commit their results. Safe to repeat.
 
         Raises:
             Misconfigured: the provider cannot be asked until a setting changes.
-            NotFound: a submission of that id is not live.
+            NotFound: no live submission has that id.
         """
         return await batch.poll.poll(self._parts(), submissions)
 
     async def submissions(self, *, live: bool = True) -> list[SubmissionRow]:
-        """List the submissions that are live, or those that have ended, oldest first."""
+        """List the live submissions, or with `live=False` those that have ended, oldest first."""
         return [row async for page in self._ledger.submissions.pages(live=live) for row in page]
 
     async def cancel_submission(self, submission: str) -> None:
-        """Ask for the end of a submission: what its provider has answered until then is laid down by the next poll.
+        """Ask for a submission to be cancelled; the next poll writes the results that its provider has by then.
 
         Raises:
-            NotFound: no live submission is called so.
+            NotFound: no live submission has that id.
         """
         if not await self._ledger.submissions.cancel(submission):
             raise NotFound(
@@ -245,7 +256,7 @@ class Flowbed:
         limit: int = 20,
         days: float | None = None,
     ) -> list[Spent]:
-        """Tell what was spent, planned against billed, under the names that cost most; of the last `days`, or ever."""
+        """Return what was planned and billed, grouped `by`, the most expensive first; of the last `days`, or ever."""
         since = 0 if days is None else now() - round(days * 86_400e6)
         return await self._ledger.spending.totals(by, limit=limit, since=since)
 
@@ -259,7 +270,10 @@ class Flowbed:
         at: int | None = None,
         unit: Unit = "chunk",
     ) -> tuple[Hit, ...]:
-        """Find what is nearest to a text or a vector, best first; see `find` for the versions that were asked."""
+        """Return the hits nearest to a text or a vector, best first; `find` also returns the versions searched.
+
+        Its arguments and errors are those of `find`.
+        """
         return (
             await self.find(query, collection=collection, where=where, limit=limit, at=at, unit=unit)
         ).hits
@@ -274,14 +288,20 @@ class Flowbed:
         at: int | None = None,
         unit: Unit = "chunk",
     ) -> SearchResults:
-        """Find what is nearest to a text or a vector, in one collection or in all of the model's space.
+        """Find the rows nearest to a text or a vector, in one collection or in all of the model's space.
 
-        With unit `document` each document counts once, by its best chunk. `at` asks an older version of a collection.
+        Args:
+            query: a text, or a vector of the model's dimensions.
+            collection: the collection to search; default: all that the model can search.
+            where: a filter on metadata, such as `{"source": "slack", "ts": {"$gte": 1447}}`.
+            limit: return at most this many hits.
+            at: search this older version of `collection`.
+            unit: what a hit is: a `chunk`, or a `document`, scored by its best chunk.
 
         Raises:
             NotFound: there is no such collection or version.
-            Rejected: the filter, the limit or the vector cannot be used.
-            Misconfigured: the collection lives in another space than the model set.
+            Rejected: the filter, the limit or the vector is invalid.
+            Misconfigured: the collection is of another space than the configured model.
         """
         import numpy as np  # only searching needs it here
 
@@ -311,11 +331,15 @@ class Flowbed:
         )
 
     async def status(self) -> BedStatus:
-        """Describe every collection, the chunks by status, and what waits for someone to look."""
+        """Describe every collection, and count chunks by status, dead letters and live submissions."""
         return await maintenance.inspect.status(self._parts())
 
     async def why(self, subject: str) -> list[Reason]:
-        """Say what is known of a chunk or of every chunk of a document."""
+        """Explain the state of a chunk (by id), or of every chunk of a document.
+
+        Raises:
+            NotFound: the ledger knows no such chunk or document.
+        """
         return await maintenance.inspect.why(self._parts(), subject)
 
     async def versions(self, collection: str) -> list[Version]:
@@ -325,9 +349,9 @@ class Flowbed:
     async def compact(
         self, collection: str | None = None, *, vector_index: VectorIndex = "auto", now: bool = False
     ) -> dict[str, Compaction]:
-        """Compact one collection or all: merge small files, keep the vector index in step, drop what is outlived.
+        """Compact one collection or all: merge small files, extend the vector index, drop expired versions.
 
-        With `now`, every version but the newest and the tagged ones is dropped, and what was deleted is off the disk.
+        With `now`, drop every version but the newest and the tagged ones, and erase deleted rows from the disk.
         """
         names = [live.collection for live in await live_collections(self._store)]
         if collection is not None:
@@ -347,7 +371,7 @@ class Flowbed:
     async def verify(
         self, *collections: str, repair: bool = False, allow_deletes: bool = False
     ) -> dict[str, Verified]:
-        """Prove that index, ledger and store agree, in the collections named or in all; `repair` mends what does not.
+        """Check that index, ledger and store agree, in the named collections or in all; `repair` fixes what differs.
 
         Raises:
             NotFound: there is no collection of that name.
@@ -357,7 +381,7 @@ class Flowbed:
         )
 
     async def gc(self, *collections: str, dry_run: bool = False) -> Collected:
-        """Delete what nothing needs any more: of the collections named, or everywhere.
+        """Delete stored objects that are no longer needed, of the named collections or of the whole project.
 
         Raises:
             NotFound: there is no collection of that name.
@@ -369,20 +393,20 @@ class Flowbed:
         return done
 
     async def tag(self, collection: str, version: int, name: str) -> None:
-        """Keep a version from being dropped, under a name; a version that has the name already loses it.
+        """Keep a version for good, under a name; if another version has the name, the name moves.
 
         Raises:
             NotFound: there is no such collection or version.
-            Misconfigured: the name cannot be used.
+            Misconfigured: the name is invalid.
         """
         await index.history.tag(await self._live(collection), name, version, datasets=self._datasets)
 
     async def untag(self, collection: str, name: str) -> bool:
-        """Take a name away, so that its version is dropped when its time comes; return whether there was one."""
+        """Remove a tag, so that its version expires as others do; return whether the tag existed."""
         return await index.history.untag(await self._live(collection), name, datasets=self._datasets)
 
     async def rollback(self, collection: str, version: int) -> Rollback:
-        """Put a collection back to an older version, as a new one; the runs committed since are reverted.
+        """Restore an older version of a collection as a new version, and mark the runs committed since as reverted.
 
         Raises:
             NotFound: there is no such collection or version.
@@ -396,7 +420,7 @@ class Flowbed:
         return await pipeline.rollback.release(self._parts(), (await self._live(collection)).collection)
 
     async def doctor(self) -> Diagnosis:
-        """Find what is wrong, or about to be, and with which command it is mended."""
+        """Find what is wrong or about to go wrong, each with the command that fixes it."""
         import psutil  # a search has no use for it
 
         try:
@@ -412,11 +436,11 @@ class Flowbed:
         return await maintenance.doctor.examine(self._parts(), place)
 
     async def dead_letters(self) -> list[DeadLetter]:
-        """List what failed for good until someone looks, oldest first."""
+        """List failures that need attention, oldest first."""
         return [letter async for page in self._ledger.dead_letters.pages() for letter in page]
 
     async def retry_dead_letters(self, *subjects: str) -> int:
-        """Let the chunks of the dead letters named (or of all) wait for the next run again; return how many do."""
+        """Queue the chunks of the named dead letters (default: all) for the next run; return how many chunks."""
         return await pipeline.run.retry(self._parts(), subjects)
 
     async def price(self) -> float:

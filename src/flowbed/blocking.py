@@ -1,4 +1,4 @@
-"""The synchronous face: the calls of `flowbed.bed.Flowbed`, carried out on one event loop in a thread of its own."""
+"""The synchronous API: the calls of `flowbed.bed.Flowbed`, run on one event loop in a background thread."""
 
 from __future__ import annotations
 
@@ -11,30 +11,34 @@ from typing import TYPE_CHECKING, Any, Literal, Self, TypeVar
 from flowbed.bed import aopen
 
 if TYPE_CHECKING:
-    from collections.abc import Coroutine, Sequence
+    from collections.abc import Coroutine, Mapping, Sequence
 
     from flowbed.index.compaction import Compaction, VectorIndex
+    from flowbed.index.search import Unit
     from flowbed.index.versions import Version
     from flowbed.lanes.batch.find import Unembedded
     from flowbed.lanes.batch.poll import Polled
     from flowbed.lanes.batch.submit import Submitted
+    from flowbed.lanes.choice import Asked
     from flowbed.ledger import DeadLetter, Rollback, Spent, SubmissionRow
     from flowbed.maintenance.doctor import Diagnosis
     from flowbed.maintenance.gc import Collected
     from flowbed.maintenance.inspect import BedStatus, Reason
     from flowbed.maintenance.verify import Verified
     from flowbed.pipeline.rollback import Released
-    from flowbed.records import Hit, Plan, Report, SearchResults
+    from flowbed.records import Hit, Plan, Report, SearchResults, Status
 
 Answer = TypeVar("Answer")
-Name = Literal["lane", "source", "document", "run"]
+
+# Time for interrupted work to release its claims, in seconds; after it the interrupt is raised all the same.
+RELEASE_WITHIN = 10
 
 
 class Blocking:
-    """The synchronous face of a `Flowbed`: the same calls, carried out on one event loop in a thread of its own."""
+    """A project for synchronous code: every call of `Flowbed`, run to its end on an event loop in a thread."""
 
     def __init__(self, folder: Path) -> None:
-        """Open the project."""
+        """Open the project; use `flowbed.open`."""
         self._loop = asyncio.new_event_loop()
         self._thread = threading.Thread(target=self._loop.run_forever, name="flowbed", daemon=True)
         self._thread.start()
@@ -45,7 +49,7 @@ class Blocking:
             raise
 
     def __enter__(self) -> Self:
-        """Use the project as a context."""
+        """Return the project; leaving the block closes it."""
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -53,61 +57,199 @@ class Blocking:
         self.close()
 
     def close(self) -> None:
-        """Let go of files, databases and the thread; closing twice is no error."""
+        """Close files, databases and the thread. Closing twice is allowed."""
         if not self._loop.is_closed():
             self._wait(self._bed.close())
             self._stop()
 
-    def add(self, name: str, **source: Any) -> None:  # as Flowbed.add
-        """Write a source into `flowbed.toml`; takes what `Flowbed.add` takes."""
-        self._wait(self._bed.add(name, **source))
+    def add(
+        self,
+        name: str,
+        *,
+        kind: str,
+        location: str | Path,
+        collection: str | None = None,
+        options: Mapping[str, Any] | None = None,
+    ) -> None:
+        """Write a source into `flowbed.toml`; a source of the same name is replaced.
 
-    def plan(self, *names: str, **how: Any) -> Plan:  # as Flowbed.plan
-        """Work out what a run would do; takes what `Flowbed.plan` takes."""
-        return self._wait(self._bed.plan(*names, **how))
+        `kind` is the kind of source (`files`, `jsonl`, `receipts`, ...), `location` its path or address, `options` the
+        settings of that kind. `collection` defaults to the source's name.
 
-    def run(self, *names: str, **how: Any) -> Report:  # as Flowbed.run
-        """Bring the index in step with the sources; takes what `Flowbed.run` takes."""
-        return self._wait(self._bed.run(*names, **how))
+        Raises:
+            Misconfigured: the name, the kind, the location or an option is invalid.
+        """
+        self._wait(self._bed.add(name, kind=kind, location=location, collection=collection, options=options))
 
-    def find_unembedded(self, *names: str, **how: Any) -> Unembedded:  # as Flowbed.find_unembedded
-        """Gather what waits to be embedded into submissions; takes what `Flowbed.find_unembedded` takes."""
-        return self._wait(self._bed.find_unembedded(*names, **how))
+    def plan(
+        self,
+        *names: str,
+        allow_deletes: bool = False,
+        lane: Asked | None = None,
+        deadline: float | None = None,
+    ) -> Plan:
+        """Work out what a run of the named sources (default: all) would do and cost, and stage it for `run`.
+
+        `allow_deletes`, `lane` and `deadline` mean what they mean for `run`.
+        """
+        return self._wait(self._bed.plan(*names, allow_deletes=allow_deletes, lane=lane, deadline=deadline))
+
+    def run(
+        self,
+        *names: str,
+        plan: str | None = None,
+        budget: float | None = None,
+        allow_deletes: bool = False,
+        status: Status | None = None,
+        limit: int | None = None,
+        lane: Asked | None = None,
+        wait: bool = False,
+        deadline: float | None = None,
+    ) -> Report:
+        """Bring the index in step with the named sources (default: all): fetch, chunk, embed and commit.
+
+        Args:
+            names: sources to read; with none named, all of them.
+            plan: id of a plan to carry out exactly as it was staged. It excludes `names`, `status` and `allow_deletes`.
+            budget: most that requests to the model may cost, in US dollars. Without one, the run of a plan may cost
+                what the plan said and 10 % more.
+            allow_deletes: also delete a large share of a source's documents at once.
+            status: embed only chunks of this status; default: new ones, and failed ones that are due for a retry.
+            limit: embed at most this many chunks.
+            lane: `realtime` calls the model now, `batch` submits to the provider's Batch API, `auto` uses the Batch
+                API where that saves money and meets the deadline. Default: the settings.
+            wait: on the `batch` lane, wait for the provider's results.
+            deadline: seconds; the next run embeds texts of the `batch` lane that have no result by then. Default: the
+                settings.
+
+        Raises:
+            NotFound: there is no such plan.
+            Rejected: the plan is too old, it was combined with other arguments, or the budget is not an amount.
+            Misconfigured: the model cannot be used, or the plan or a collection is of another space.
+        """
+        return self._wait(
+            self._bed.run(
+                *names,
+                plan=plan,
+                budget=budget,
+                allow_deletes=allow_deletes,
+                status=status,
+                limit=limit,
+                lane=lane,
+                wait=wait,
+                deadline=deadline,
+            )
+        )
+
+    def find_unembedded(
+        self, *names: str, limit: int | None = None, deadline: float | None = None
+    ) -> Unembedded:
+        """Gather the chunks that wait to be embedded, of the named sources or of all, into submissions for `submit`.
+
+        A chunk without a result within `deadline` seconds is embedded by the first run after that.
+
+        Raises:
+            Misconfigured: the model has no Batch API, or a name is not a source's.
+        """
+        return self._wait(self._bed.find_unembedded(*names, limit=limit, deadline=deadline))
 
     def submit(self, *submissions: str) -> Submitted:
-        """Hand in what is ready, or the submissions named, to the provider's Batch API."""
+        """Send the submissions that are ready, or those named, to the provider's Batch API. Safe to repeat.
+
+        Raises:
+            Misconfigured: the model has no Batch API.
+            NotFound: no live submission has that id.
+        """
         return self._wait(self._bed.submit(*submissions))
 
     def poll(self, *submissions: str) -> Polled:
-        """Ask how what was handed in is, and commit what has been answered."""
+        """Ask the provider about all live submissions, or those named, and commit their results. Safe to repeat.
+
+        Raises:
+            Misconfigured: the provider cannot be asked until a setting changes.
+            NotFound: no live submission has that id.
+        """
         return self._wait(self._bed.poll(*submissions))
 
     def submissions(self, *, live: bool = True) -> list[SubmissionRow]:
-        """List the submissions that are live, or those that have ended, oldest first."""
+        """List the live submissions, or with `live=False` those that have ended, oldest first."""
         return self._wait(self._bed.submissions(live=live))
 
     def cancel_submission(self, submission: str) -> None:
-        """Ask for the end of a submission."""
+        """Ask for a submission to be cancelled; the next poll writes the results that its provider has by then.
+
+        Raises:
+            NotFound: no live submission has that id.
+        """
         self._wait(self._bed.cancel_submission(submission))
 
-    def spending(self, by: Name = "lane", *, limit: int = 20, days: float | None = None) -> list[Spent]:
-        """Tell what was spent, planned against billed, under the names that cost most."""
+    def spending(
+        self,
+        by: Literal["lane", "source", "document", "run"] = "lane",
+        *,
+        limit: int = 20,
+        days: float | None = None,
+    ) -> list[Spent]:
+        """Return what was planned and billed, grouped `by`, the most expensive first; of the last `days`, or ever."""
         return self._wait(self._bed.spending(by, limit=limit, days=days))
 
-    def search(self, query: str | Sequence[float], **how: Any) -> tuple[Hit, ...]:  # as Flowbed.search
-        """Find what is nearest to a text or a vector; takes what `Flowbed.search` takes."""
-        return self._wait(self._bed.search(query, **how))
+    def search(
+        self,
+        query: str | Sequence[float],
+        *,
+        collection: str | None = None,
+        where: Mapping[str, Any] | None = None,
+        limit: int = 10,
+        at: int | None = None,
+        unit: Unit = "chunk",
+    ) -> tuple[Hit, ...]:
+        """Return the hits nearest to a text or a vector, best first; `find` also returns the versions searched.
 
-    def find(self, query: str | Sequence[float], **how: Any) -> SearchResults:  # as Flowbed.find
-        """Find what is nearest, with the versions that were asked; takes what `Flowbed.find` takes."""
-        return self._wait(self._bed.find(query, **how))
+        Its arguments and errors are those of `find`.
+        """
+        return self._wait(
+            self._bed.search(query, collection=collection, where=where, limit=limit, at=at, unit=unit)
+        )
+
+    def find(
+        self,
+        query: str | Sequence[float],
+        *,
+        collection: str | None = None,
+        where: Mapping[str, Any] | None = None,
+        limit: int = 10,
+        at: int | None = None,
+        unit: Unit = "chunk",
+    ) -> SearchResults:
+        """Find the rows nearest to a text or a vector, in one collection or in all of the model's space.
+
+        Args:
+            query: a text, or a vector of the model's dimensions.
+            collection: the collection to search; default: all that the model can search.
+            where: a filter on metadata, such as `{"source": "slack", "ts": {"$gte": 1447}}`.
+            limit: return at most this many hits.
+            at: search this older version of `collection`.
+            unit: what a hit is: a `chunk`, or a `document`, scored by its best chunk.
+
+        Raises:
+            NotFound: there is no such collection or version.
+            Rejected: the filter, the limit or the vector is invalid.
+            Misconfigured: the collection is of another space than the configured model.
+        """
+        return self._wait(
+            self._bed.find(query, collection=collection, where=where, limit=limit, at=at, unit=unit)
+        )
 
     def status(self) -> BedStatus:
-        """Describe every collection, the chunks by status, and what waits for someone to look."""
+        """Describe every collection, and count chunks by status, dead letters and live submissions."""
         return self._wait(self._bed.status())
 
     def why(self, subject: str) -> list[Reason]:
-        """Say what is known of a chunk or of every chunk of a document."""
+        """Explain the state of a chunk (by id), or of every chunk of a document.
+
+        Raises:
+            NotFound: the ledger knows no such chunk or document.
+        """
         return self._wait(self._bed.why(subject))
 
     def versions(self, collection: str) -> list[Version]:
@@ -117,45 +259,65 @@ class Blocking:
     def compact(
         self, collection: str | None = None, *, vector_index: VectorIndex = "auto", now: bool = False
     ) -> dict[str, Compaction]:
-        """Compact one collection or all."""
+        """Compact one collection or all: merge small files, extend the vector index, drop expired versions.
+
+        With `now`, drop every version but the newest and the tagged ones, and erase deleted rows from the disk.
+        """
         return self._wait(self._bed.compact(collection, vector_index=vector_index, now=now))
-
-    def tag(self, collection: str, version: int, name: str) -> None:
-        """Keep a version from being dropped, under a name."""
-        self._wait(self._bed.tag(collection, version, name))
-
-    def untag(self, collection: str, name: str) -> bool:
-        """Take a name away; return whether there was one."""
-        return self._wait(self._bed.untag(collection, name))
-
-    def rollback(self, collection: str, version: int) -> Rollback:
-        """Put a collection back to an older version, as a new one."""
-        return self._wait(self._bed.rollback(collection, version))
-
-    def release(self, collection: str) -> Released:
-        """Commit the runs that rollbacks of a collection reverted."""
-        return self._wait(self._bed.release(collection))
 
     def verify(
         self, *collections: str, repair: bool = False, allow_deletes: bool = False
     ) -> dict[str, Verified]:
-        """Prove that index, ledger and store agree; `repair` mends what does not."""
+        """Check that index, ledger and store agree, in the named collections or in all; `repair` fixes what differs.
+
+        Raises:
+            NotFound: there is no collection of that name.
+        """
         return self._wait(self._bed.verify(*collections, repair=repair, allow_deletes=allow_deletes))
 
     def gc(self, *collections: str, dry_run: bool = False) -> Collected:
-        """Delete what nothing needs any more."""
+        """Delete stored objects that are no longer needed, of the named collections or of the whole project.
+
+        Raises:
+            NotFound: there is no collection of that name.
+        """
         return self._wait(self._bed.gc(*collections, dry_run=dry_run))
 
+    def tag(self, collection: str, version: int, name: str) -> None:
+        """Keep a version for good, under a name; if another version has the name, the name moves.
+
+        Raises:
+            NotFound: there is no such collection or version.
+            Misconfigured: the name is invalid.
+        """
+        self._wait(self._bed.tag(collection, version, name))
+
+    def untag(self, collection: str, name: str) -> bool:
+        """Remove a tag, so that its version expires as others do; return whether the tag existed."""
+        return self._wait(self._bed.untag(collection, name))
+
+    def rollback(self, collection: str, version: int) -> Rollback:
+        """Restore an older version of a collection as a new version, and mark the runs committed since as reverted.
+
+        Raises:
+            NotFound: there is no such collection or version.
+        """
+        return self._wait(self._bed.rollback(collection, version))
+
+    def release(self, collection: str) -> Released:
+        """Commit the runs that rollbacks of a collection reverted, without embedding anything."""
+        return self._wait(self._bed.release(collection))
+
     def doctor(self) -> Diagnosis:
-        """Find what is wrong, or about to be, and with which command it is mended."""
+        """Find what is wrong or about to go wrong, each with the command that fixes it."""
         return self._wait(self._bed.doctor())
 
     def dead_letters(self) -> list[DeadLetter]:
-        """List what failed for good until someone looks, oldest first."""
+        """List failures that need attention, oldest first."""
         return self._wait(self._bed.dead_letters())
 
     def retry_dead_letters(self, *subjects: str) -> int:
-        """Let the chunks of the dead letters named (or of all) wait for the next run again; return how many do."""
+        """Queue the chunks of the named dead letters (default: all) for the next run; return how many chunks."""
         return self._wait(self._bed.retry_dead_letters(*subjects))
 
     def _wait(self, work: Coroutine[Any, Any, Answer]) -> Answer:
@@ -169,11 +331,11 @@ class Blocking:
         try:
             return future.result()
         except KeyboardInterrupt:
-            # Let the work give its claims back before the program ends; whatever it ends with, the caller interrupted.
+            # Let the work release its claims first. The caller gets the interrupt, however the work ends.
             for task in tasks:
                 self._loop.call_soon_threadsafe(task.cancel)
             with contextlib.suppress(BaseException):
-                future.result(timeout=10)
+                future.result(timeout=RELEASE_WITHIN)
             raise
 
     def _stop(self) -> None:
@@ -183,9 +345,9 @@ class Blocking:
 
 
 def open(folder: str | Path = ".") -> Blocking:  # noqa: A001 - read as `flowbed.open`
-    """Open the project in `folder`, made where absent, for synchronous use.
+    """Open the project in `folder` for synchronous use; the folder is created if it does not exist.
 
     Raises:
-        Misconfigured: its settings cannot be used, or its store belongs to another ledger.
+        Misconfigured: its settings are invalid, or its store belongs to another ledger.
     """
     return Blocking(Path(folder))

@@ -10,6 +10,8 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import pytest
+
 from flowbed.storage import open_store
 from flowbed.testing.counting import CountingProcess
 from flowbed.testing.index import assert_same, contents
@@ -85,6 +87,7 @@ async def test_a_run_finds_nothing_to_do_while_another_does_it(project: Project,
     assert_same(project.contents(), project.anew(tmp_path / "anew"))
 
 
+@pytest.mark.usefixtures("interruptible")
 async def test_an_interrupted_run_says_so_and_loses_nothing(project: Project, tmp_path: Path) -> None:
     """Ctrl-C ends a run with status 130 and a plain message; its claims are given back, and the next run goes on."""
     fill(project, files=60)
