@@ -260,7 +260,7 @@ def test_a_project_without_sources_says_so(project: Path, flowbed: Call) -> None
     ],
 )
 def test_a_bad_configuration_says_where(project: Path, flowbed: Call, toml: str, says: str) -> None:
-    """A flowbed.toml that cannot be used ends a run with status 2 and the place of the fault."""
+    """An invalid flowbed.toml ends a run with status 2 and the place of the fault."""
     (project / "flowbed.toml").write_text(toml)
     called = flowbed("run")
     assert called.status == 2

@@ -1,20 +1,18 @@
-"""How `flowbed.toml` is read: checked once, and read without a check while it says the same."""
+"""Reading `flowbed.toml`: validated once, then without validation while nothing changes."""
 
 from __future__ import annotations
 
 import os
 import subprocess
 import sys
-from typing import TYPE_CHECKING
+from pathlib import Path
 
 import pytest
 
 from flowbed.errors import Misconfigured
-from flowbed.settings import FILE, Settings, add_source, read_settings
-from flowbed.settings.project import PASSED
-
-if TYPE_CHECKING:
-    from pathlib import Path
+from flowbed.settings import FILE, Settings, add_source, checking, read_settings
+from flowbed.settings import project as rules
+from flowbed.settings.project import PACKAGE, PASSED, RULES, fingerprint
 
 WHOLE = """
 model = "onnx:model"
@@ -49,13 +47,13 @@ def _alone(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture
 def project(tmp_path: Path) -> Path:
-    """A folder as opening a project leaves it."""
+    """Return a folder of an opened project."""
     (tmp_path / ".flowbed").mkdir()
     return tmp_path
 
 
 def written(folder: Path, text: str) -> Path:
-    """Write the settings."""
+    """Write the settings file."""
     (folder / FILE).write_text(text, "utf-8")
     return folder
 
@@ -73,8 +71,7 @@ def written(folder: Path, text: str) -> Path:
         pytest.param("[serve]\ncrossing = 1", id="number for a switch"),
     ],
 )
-def test_every_reading_says_the_same(project: Path, text: str) -> None:
-    """Whether a file is checked or has passed before, it means the same."""
+def test_read_settings_validated_or_remembered_gives_the_same(project: Path, text: str) -> None:
     first = read_settings(written(project, text))
     again = read_settings(project)
     assert again == first
@@ -84,13 +81,12 @@ def test_every_reading_says_the_same(project: Path, text: str) -> None:
     assert read_settings(project) == first
 
 
-def test_numbers_and_switches_of_options_are_text(project: Path) -> None:
-    """Options are text to whoever takes them, however the file writes them, at every reading."""
+def test_options_numbers_and_switches_become_text(project: Path) -> None:
     for _ in range(2):
-        said = read_settings(written(project, WHOLE))
-        assert said.model_options == {"threads": "2", "trusted": "true"}
-        assert said.providers == {"mine": {"vendor": "openai", "items": "10"}}
-    assert "items" not in repr(said)  # a provider's options may be keys
+        settings = read_settings(written(project, WHOLE))
+        assert settings.model_options == {"threads": "2", "trusted": "true"}
+        assert settings.providers == {"mine": {"vendor": "openai", "items": "10"}}
+    assert "items" not in repr(settings)  # a provider's options may be keys
 
 
 LOADED = """
@@ -102,7 +98,7 @@ print(read_settings(Path(sys.argv[1])).model, "pydantic" in sys.modules)
 
 
 def loaded(folder: Path, **variables: str) -> list[str]:
-    """Read the settings in a new process; tell the model, and whether pydantic was needed."""
+    """Read the settings in a new process; return the model and whether pydantic was loaded."""
     ran = subprocess.run(
         [sys.executable, "-c", LOADED, str(folder)],
         env={**os.environ, **variables},
@@ -113,8 +109,8 @@ def loaded(folder: Path, **variables: str) -> list[str]:
     return ran.stdout.split()
 
 
-def test_a_file_that_passed_is_read_without_pydantic(project: Path) -> None:
-    """A project whose settings have not changed since they were checked waits for no checker; any change brings it."""
+def test_read_settings_unchanged_file_loads_no_pydantic(project: Path) -> None:
+    """Only a change of the file or a FLOWBED_ variable loads pydantic."""
     written(project, WHOLE)
     assert loaded(project) == ["onnx:model", "True"]
     assert loaded(project) == ["onnx:model", "False"]
@@ -125,8 +121,7 @@ def test_a_file_that_passed_is_read_without_pydantic(project: Path) -> None:
     assert loaded(project) == ["seeded:9", "False"]
 
 
-def test_a_project_without_a_file_passes_too(project: Path) -> None:
-    """Defaults need no check twice."""
+def test_read_settings_no_file_is_validated_once(project: Path) -> None:
     assert [loaded(project)[1] for _ in range(2)] == ["True", "False"]
 
 
@@ -147,25 +142,29 @@ def test_a_project_without_a_file_passes_too(project: Path) -> None:
         ("serve = 3", "serve: Input should be a valid dictionary"),
     ],
 )
-def test_what_passed_lets_nothing_else_through(project: Path, text: str, fault: str) -> None:
-    """A file that says something wrong is refused where another stood that passed, each time it is read."""
+def test_read_settings_invalid_file_after_a_valid_one_is_refused(
+    project: Path, text: str, fault: str
+) -> None:
+    """An invalid file is refused at every reading, even if the file before it was valid."""
     read_settings(written(project, WHOLE))
     for _ in range(2):
         with pytest.raises(Misconfigured, match=fault):
             read_settings(written(project, text))
 
 
-@pytest.mark.parametrize("mark", ["", "0" * 64, "\N{SNOWMAN}"])
-def test_half_a_mark_is_none(project: Path, mark: str) -> None:
-    """What a process that was killed left of the mark, or anything else that lies there, passes nothing."""
+@pytest.mark.parametrize("content", ["", "0" * 64, "\N{SNOWMAN}"])
+def test_read_settings_broken_fingerprint_file_validates_again(project: Path, content: str) -> None:
+    """A partly written or foreign fingerprint makes no file valid."""
     written(project, "concurrency = 0")
-    (project / PASSED).write_text(mark, "utf-8")
+    (project / PASSED).write_text(content, "utf-8")
     with pytest.raises(Misconfigured, match="concurrency"):
         read_settings(project)
 
 
-def test_what_the_environment_says_marks_nothing(project: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A file is not taken for sound because a variable covered its fault."""
+def test_read_settings_valid_only_with_environment_is_not_remembered(
+    project: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A file is not remembered as valid because a variable hid its fault."""
     written(project, "concurrency = 0")
     monkeypatch.setenv("FLOWBED_CONCURRENCY", "5")
     assert read_settings(project).concurrency == 5
@@ -174,14 +173,31 @@ def test_what_the_environment_says_marks_nothing(project: Path, monkeypatch: pyt
         read_settings(project)
 
 
-def test_reading_makes_nothing_where_no_project_was_opened(tmp_path: Path) -> None:
-    """A folder that is only looked at stays as it is."""
+def test_fingerprint_allowed_value_changes_validates_again(tmp_path: Path) -> None:
+    """After an upgrade that changes what is valid, a remembered file is validated again."""
+    for name in RULES:
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_bytes((PACKAGE / name).read_bytes())
+    assert fingerprint(b"", tmp_path) == fingerprint(b"")
+    for name in RULES:
+        before = fingerprint(b"", tmp_path)
+        (tmp_path / name).write_text((PACKAGE / name).read_text("utf-8").replace('"', '"other-', 1), "utf-8")
+        assert fingerprint(b"", tmp_path) != before
+
+
+def test_fingerprint_covers_every_module_that_defines_allowed_values() -> None:
+    """Annotations of settings resolve only to names of modules that are part of the fingerprint."""
+    modules = {checking, rules, *checking.NAMESPACES}
+    assert {PACKAGE / name for name in RULES} == {Path(str(module.__file__)) for module in modules}
+
+
+def test_read_settings_folder_without_project_creates_no_file(tmp_path: Path) -> None:
     assert read_settings(written(tmp_path, WHOLE)).model == "onnx:model"
     assert [each.name for each in tmp_path.iterdir()] == [FILE]
 
 
-def test_a_source_that_cannot_be_read_again_is_not_written(project: Path) -> None:
-    """An option that the file cannot hold is refused by its place, and the file stays as it was."""
+def test_add_source_unreadable_option_leaves_the_file_unchanged(project: Path) -> None:
+    """An option that the file cannot hold is refused by its path."""
     written(project, WHOLE)
     with pytest.raises(Misconfigured, match=r"sources\.more\.options\.deep"):
         add_source(
@@ -192,6 +208,5 @@ def test_a_source_that_cannot_be_read_again_is_not_written(project: Path) -> Non
     assert read_settings(project).sources["more"].options == {"include": ["*.txt"]}
 
 
-def test_settings_are_made_by_hand_too() -> None:
-    """The records have the file's defaults."""
+def test_settings_created_in_code_have_the_defaults_of_the_file() -> None:
     assert Settings(store="s3://bucket") == Settings(store="s3://bucket", keep_days=7)

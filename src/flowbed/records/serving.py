@@ -23,10 +23,10 @@ Coalescing = Literal["off", "local", "all"]
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class EmbeddingsRequest:
-    """One request for embeddings, parsed and not yet judged.
+    """A parsed request for embeddings.
 
-    `input` is a text, texts, one array of token ids or several. `crossing` is the request's own leave to be answered by
-    a model of another space.
+    `input` is a text, several texts, one array of token ids or several. `crossing` permits an answer by a fallback
+    model of another space.
     """
 
     model: str
@@ -39,11 +39,12 @@ class EmbeddingsRequest:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class EmbeddingsResult:
-    """One answer, in the order of the input.
+    """Embeddings in the order of the input.
 
-    `vectors` is float32 of shape (inputs, dimensions). `model`, `space` (the fingerprint) and `provider` are those that
-    really answered. `tokens` counts every input, those from the cache too, and `counts` each of them; `cached` says how
-    many inputs came from there. `padded` marks vectors that were filled up with zeros, which nobody may store.
+    `vectors` is float32 of shape (inputs, dimensions). `model`, `space` (the fingerprint) and `provider` name who
+    actually answered. `tokens` is the total of the inputs, cached ones included, and `counts` is the tokens of each;
+    `cached` is the number of inputs that came from the cache. `padded` marks vectors filled up with zeros, which must
+    not be stored.
     """
 
     vectors: NDArray[np.float32]
@@ -58,9 +59,9 @@ class EmbeddingsResult:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Caller:
-    """Whoever asks: the id of the key, or None where no key is needed; no `models` means all of them.
+    """Who sends a request: `key` is the id of the API key, or None where none is needed; empty `models` allows all.
 
-    Who is `unhurried` waits for no answer, so that its requests have no place among those of a minute.
+    `background` requests wait for no answer, so that they do not count against the requests per minute.
     """
 
     key: str | None = None
@@ -68,14 +69,14 @@ class Caller:
     tier: str = "default"
     admin: bool = False
     models: frozenset[str] = frozenset()
-    unhurried: bool = False
+    background: bool = False
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Allowance:
-    """What a caller may still ask for; None where there is no limit.
+    """What a caller has left of its quota; None where there is no limit.
 
-    Requests are per minute, tokens per day; resets are seconds until all of it is there again.
+    Requests are per minute and tokens per day; `..._reset` is the seconds until the full quota is available again.
     """
 
     requests: int | None = None
@@ -88,7 +89,7 @@ class Allowance:
 
 @dataclass(frozen=True, kw_only=True)
 class ModelInfo:
-    """One model that requests may name by `id`, `spec` or one of `aliases`; `created` is Unix seconds."""
+    """A model that requests name by `id`, `spec` or one of `aliases`; `created` is in Unix seconds."""
 
     id: str
     provider: str
@@ -102,7 +103,7 @@ class ModelInfo:
 
 @dataclass(frozen=True, kw_only=True)
 class Health:
-    """How one thing that answers depend on is; `seconds` is how long finding out took."""
+    """State of one dependency of the server; `seconds` is how long the check took."""
 
     name: str
     state: HealthState
@@ -113,9 +114,9 @@ class Health:
 
 @dataclass(frozen=True, kw_only=True)
 class CacheStats:
-    """How often one tier of the cache was asked for vectors of a model, and had them or not.
+    """Hits and misses of one cache tier for one model.
 
-    `vectors` and `bytes` are what it holds of all models, where that is known without looking.
+    `vectors` and `bytes` are the tier's contents over all models, where that is known without a scan.
     """
 
     model: str
@@ -128,9 +129,9 @@ class CacheStats:
 
 @dataclass(frozen=True, kw_only=True)
 class TierLimits:
-    """What each key of a tier may use: requests per minute and tokens per day (UTC); None is without limit.
+    """Limits of each key of a tier: requests per minute, tokens per day (UTC); None is unlimited.
 
-    `queued` is how many tokens its jobs may have waiting, `stored` how many bytes its files may have together.
+    `queued` limits the tokens of its waiting jobs, `stored` the bytes of its files.
     """
 
     requests: int | None = None
@@ -141,12 +142,12 @@ class TierLimits:
 
 @dataclass(frozen=True, kw_only=True)
 class Serving:
-    """What the operator has settled about serving, as plain values.
+    """The operator's choices for serving, as plain values.
 
-    `models` and the entries of `fallback` are written as vendor:model; `aliases` leads from another name to one of
-    `models`. `dimensions` says what becomes of a request for other dimensions than a model has. Where the `allowlist`
-    is enforced, a key that names models may use no others, unless it has the admin scope; where it is strict, not even
-    then. `token_arrays` says whose token ids requests send, `coalescing` for which models requests at once are joined.
+    `models` and the entries of `fallback` are vendor:model; `aliases` maps another name to one of `models`.
+    `dimensions` decides what happens to a request for other dimensions than the model's. With `allowlist` "enforce", a
+    key that names models is limited to them unless it has the admin scope; with "strict", even then. `token_arrays`
+    says whose token ids requests contain, `coalescing` for which models concurrent requests are joined.
     """
 
     models: tuple[str, ...]

@@ -1,4 +1,4 @@
-"""What serving needs of the project that it serves."""
+"""The part of an opened project that the services use."""
 
 from __future__ import annotations
 
@@ -17,18 +17,18 @@ if TYPE_CHECKING:
 
 
 class Project(Protocol):
-    """What serving needs of the project that is served; `flowbed.bed.Flowbed` is one."""
+    """An opened project, as the services see it; `flowbed.bed.Flowbed` is one."""
 
     def keys(self) -> Keys:
-        """Give what tells whom a secret belongs to."""
+        """Return the lookup of API keys."""
         ...
 
     def clock(self) -> int:
-        """Tell the time in microseconds since 1970."""
+        """Return the time in microseconds since 1970."""
         ...
 
     def secret(self) -> str:
-        """Make 32 random bytes, as 43 characters of URL-safe base64."""
+        """Return 32 random bytes as 43 characters of URL-safe base64."""
         ...
 
     @property
@@ -38,16 +38,16 @@ class Project(Protocol):
 
     @property
     def ledger(self) -> Ledger:
-        """Where keys, quotas, files and jobs are kept."""
+        """The ledger of keys, quotas, files and jobs."""
         ...
 
     @property
     def store(self) -> Store:
-        """Where the bytes of files are kept."""
+        """The store of the bytes of files."""
         ...
 
     def worker(self) -> str:
-        """Name a piece of this process's work, so that others can tell whether it lives."""
+        """Return a unique name for work of this process, by which others can tell whether the process lives."""
         ...
 
     def dead(self, name: str) -> bool:
@@ -56,22 +56,22 @@ class Project(Protocol):
 
     @property
     def serving(self) -> Serving:
-        """What the operator has settled."""
+        """The settings of the server."""
         ...
 
     async def open_model(self, model: str) -> Embedder:
-        """Open the embedder that `model` names as vendor:model, or give the one that is open."""
+        """Open the embedder named vendor:model, or return the open one."""
         ...
 
     def account(self, model: str) -> str:
-        """Name the account that a model's provider counts requests for, without giving its key away."""
+        """Identify the account for which a model's provider counts requests, without revealing its key."""
         ...
 
     def vector_tiers(self) -> Sequence[VectorTier]:
-        """Give the tiers of the vector cache that this process shares with others."""
+        """Return the tiers of the vector cache that this process shares with others."""
         ...
 
     @property
     def find(self) -> Callable[..., Awaitable[SearchResults]]:
-        """Find what is nearest to a text or a vector; takes what `Flowbed.find` takes."""
+        """Find the nearest neighbours of a text or a vector; takes the arguments of `Flowbed.find`."""
         ...

@@ -98,7 +98,7 @@ class Quotas:
         if caller.key is None:
             return
         tier = self._tier(caller)
-        if tier.requests is not None and not caller.unhurried:
+        if tier.requests is not None and not caller.background:
             self._take(caller.key, tier.requests)
         self._seen[caller.key] = self._clock()
         if tier.tokens is not None and self._use(caller.key) is None:

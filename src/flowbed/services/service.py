@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, kw_only=True)
 class Service:
-    """Everything that a server needs, opened and joined."""
+    """Everything that a server needs, opened and connected."""
 
     bed: Project
     serving: Serving
@@ -36,16 +36,16 @@ class Service:
     search: Search
 
     async def ready(self) -> list[Health]:
-        """Ask everything that answers depend on how it is: each model embeds a real token, the ledger is read."""
+        """Check every dependency: each model embeds a real token, and the ledger is read."""
         return [*await self.models.ready(), await self.keys.health()]
 
 
 @asynccontextmanager
 async def open_service(bed: Project) -> AsyncIterator[Service]:
-    """Open what the project's settings name, and close it in the end: what was counted is then in the ledger.
+    """Open the services of a project; on exit, write the counted usage to the ledger and close them.
 
     Raises:
-        Misconfigured: a model, an alias or a fallback cannot be used; the message names it.
+        Misconfigured: a model, an alias or a fallback is invalid; the message names it.
         Transient: the ledger cannot be reached.
     """
     serving = bed.serving

@@ -1,4 +1,4 @@
-"""What a project says, checked by pydantic: the records of `project` are its models, field by field."""
+"""Validation of the settings by pydantic: the records of `project` become its models, field by field."""
 
 from __future__ import annotations
 
@@ -18,12 +18,15 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
     from pathlib import Path
 
+# The modules whose names the annotations of settings use. Each is one of `project.RULES`.
+NAMESPACES = (serving, project)
+
 
 class _Table(BaseModel):
     model_config = ConfigDict(extra="forbid")
 
 
-class _File(BaseSettings):
+class _FileModel(BaseSettings):
     model_config = SettingsConfigDict(
         extra="forbid", env_prefix=PREFIX, env_nested_delimiter="__", env_ignore_empty=True
     )
@@ -37,40 +40,37 @@ class _File(BaseSettings):
         dotenv_settings: PydanticBaseSettingsSource,  # noqa: ARG003
         file_secret_settings: PydanticBaseSettingsSource,  # noqa: ARG003
     ) -> tuple[PydanticBaseSettingsSource, ...]:
-        """Let the environment win over the file."""
+        """Give the environment precedence over the file."""
         return env_settings, init_settings
 
 
-def checked(said: Mapping[str, Any], path: Path) -> dict[str, Any]:
-    """Check what the file at `path` says, in tables, and what the environment does; give both together.
+def validated(tables: Mapping[str, Any], path: Path) -> dict[str, Any]:
+    """Validate the tables of the file at `path` merged with the environment, and return both together.
 
     Raises:
-        Misconfigured: something is said that Flowbed does not know; the message says where.
+        Misconfigured: a setting is unknown or invalid; the message names it.
     """
     try:
-        return _file()(**said).model_dump()
+        return _model()(**tables).model_dump()
     except SettingsError as error:
-        raise Misconfigured(
-            f"a FLOWBED_ variable cannot be used: {error}; tables are written as JSON"
-        ) from error
+        raise Misconfigured(f"invalid FLOWBED_ variable: {error}; write tables as JSON") from error
     except ValidationError as error:
         faults = "; ".join(
-            f"{'.'.join(str(part) for part in each['loc'])}: {_plain(each)}" for each in error.errors()
+            f"{'.'.join(str(part) for part in each['loc'])}: {_message(each)}" for each in error.errors()
         )
-        raise Misconfigured(f"{path} (or a FLOWBED_ variable) cannot be used: {faults}") from error
+        raise Misconfigured(f"invalid setting in {path} or a FLOWBED_ variable: {faults}") from error
 
 
-def _file() -> type[_File]:
-    """Make the model of the file; the names of records in annotations mean the models of these."""
+def _model() -> type[_FileModel]:
+    """Create the model of the file; record names in annotations resolve to their models."""
     names: dict[str, Any] = {
-        **vars(serving),
-        **vars(project),
+        **{name: value for module in NAMESPACES for name, value in vars(module).items()},
         "Field": pydantic.Field,
         "Options": Annotated[dict[str, str], BeforeValidator(texts)],
     }
     for record in (SourceSettings, TierSettings, ServeSettings):
         names[record.__name__] = create_model(record.__name__, __base__=_Table, **_fields(record, names))
-    return create_model("Settings", __base__=_File, **_fields(Settings, names))
+    return create_model("Settings", __base__=_FileModel, **_fields(Settings, names))
 
 
 def _fields(record: type, names: Mapping[str, Any]) -> dict[str, Any]:
@@ -78,16 +78,16 @@ def _fields(record: type, names: Mapping[str, Any]) -> dict[str, Any]:
     return {each.name: (hints[each.name], _default(each, names)) for each in fields(record)}
 
 
-def _default(said: Field[Any], names: Mapping[str, Any]) -> Any:  # whatever the field is
-    if said.default is not MISSING:
-        return said.default
-    if said.default_factory is MISSING:
+def _default(setting: Field[Any], names: Mapping[str, Any]) -> Any:
+    if setting.default is not MISSING:
+        return setting.default
+    if setting.default_factory is MISSING:
         return ...
-    made = said.default_factory
-    return pydantic.Field(default_factory=names["ServeSettings"] if made is ServeSettings else made)
+    factory = setting.default_factory
+    return pydantic.Field(default_factory=names["ServeSettings"] if factory is ServeSettings else factory)
 
 
-def _plain(fault: Any) -> str:  # pydantic's own record
-    if fault["type"] == "extra_forbidden":
+def _message(error: Any) -> str:
+    if error["type"] == "extra_forbidden":
         return "no such setting"
-    return str(fault["msg"])
+    return str(error["msg"])

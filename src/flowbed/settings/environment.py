@@ -1,4 +1,4 @@
-"""The variables of other packages: how stores and providers are reached, and what is measured."""
+"""Environment variables of other packages: access to stores and providers, metrics and traces."""
 
 from __future__ import annotations
 
@@ -9,20 +9,20 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from flowbed.settings.project import Settings
 
-# What the AWS command line and libraries read too: of each option of an s3:// store, in order.
+# Variables that the AWS command line and SDKs read too, for each option of an s3:// store, in order of precedence.
 STANDARD = {
     "endpoint": ("AWS_ENDPOINT_URL_S3", "AWS_ENDPOINT_URL"),
     "region": ("AWS_REGION", "AWS_DEFAULT_REGION"),
     "profile": ("AWS_PROFILE", "AWS_DEFAULT_PROFILE"),
 }
-# With any of these, S3 gets its keys from the environment or from a role, and files of profiles are not looked at.
+# If any of these is set, S3 takes its keys from the environment or from a role and ignores profile files.
 KEYS = (
     "AWS_ACCESS_KEY_ID",
     "AWS_WEB_IDENTITY_TOKEN_FILE",
     "AWS_CONTAINER_CREDENTIALS_RELATIVE_URI",
     "AWS_CONTAINER_CREDENTIALS_FULL_URI",
 )
-# What the vendors' own packages read too: of each option of a provider, in order.
+# Variables that the vendors' own packages read too, for each option of a provider, in order of precedence.
 PROVIDERS: dict[str, dict[str, tuple[str, ...]]] = {
     "cohere": {"api_key": ("CO_API_KEY", "COHERE_API_KEY"), "base_url": ("CO_API_URL",)},
     "huggingface": {"api_key": ("HF_TOKEN", "HUGGING_FACE_HUB_TOKEN")},
@@ -39,14 +39,14 @@ PROXY = {
     "proxy": ("HTTPS_PROXY", "https_proxy", "ALL_PROXY", "all_proxy"),
     "no_proxy": ("NO_PROXY", "no_proxy"),
 }
-# Either says where OpenTelemetry's traces go.
+# Either one sets where OpenTelemetry sends traces.
 TRACES = ("OTEL_EXPORTER_OTLP_ENDPOINT", "OTEL_EXPORTER_OTLP_TRACES_ENDPOINT")
-# Read by prometheus_client when it is loaded: nothing but the environment reaches a process early enough.
+# prometheus_client reads it on import, so only the environment reaches a new process early enough.
 COUNTS = "PROMETHEUS_MULTIPROC_DIR"
 
 
 def store_options(config: Settings) -> dict[str, str]:
-    """Say how the store is reached: as `store_options` has it, and else, for s3://, as the `AWS_*` variables do."""
+    """Return the options of the store: `store_options`, completed for s3:// by the `AWS_*` variables."""
     if not config.store.startswith("s3://"):
         return config.store_options
     found = {
@@ -61,20 +61,20 @@ def store_options(config: Settings) -> dict[str, str]:
 
 
 def provider_options(config: Settings, model: str) -> tuple[str, dict[str, str]]:
-    """Say how a model's provider is reached: the model as vendor:name, and the options of its `[providers.NAME]`.
+    """Return a model as vendor:name and the options of its provider from `[providers.NAME]`.
 
-    A provider of another name than its vendor's says `vendor`. Only the vendor's own table takes what is missing from
-    the variables of the vendor's packages: a key is not sent to an address that it was not made for.
+    A provider that is not named after its vendor sets `vendor`. Only the vendor's own table is completed from the
+    variables of the vendor's packages, so that a key is never sent to an address it was not made for.
     """
     provider, _, name = model.partition(":")
-    said = config.providers.get(provider, {})
-    vendor = said.get("vendor", provider)
+    own = config.providers.get(provider, {})
+    vendor = own.get("vendor", provider)
     variables = {**PROVIDERS.get(provider, {}), **(PROXY if vendor in OVER_HTTP else {})}
     found = {
         option: next((os.environ[each] for each in names if os.environ.get(each)), "")
         for option, names in variables.items()
     }
-    options = {**{option: value for option, value in found.items() if value}, **said}
+    options = {**{option: value for option, value in found.items() if value}, **own}
     options.pop("vendor", None)
     if name in config.prices:
         options.setdefault("price", str(config.prices[name]))
@@ -82,7 +82,7 @@ def provider_options(config: Settings, model: str) -> tuple[str, dict[str, str]]
 
 
 def _has_default_profile() -> bool:
-    import configparser  # only the files of profiles need it
+    import configparser
 
     profiles = configparser.RawConfigParser()
     try:
@@ -95,17 +95,17 @@ def _has_default_profile() -> bool:
 
 
 def shared_counts() -> str:
-    """Name the folder in which the processes of one server count together, as prometheus_client has it; or nothing."""
+    """Return the folder in which the processes of one server count together (`PROMETHEUS_MULTIPROC_DIR`), or ""."""
     return os.environ.get(COUNTS, "")
 
 
 def share_counts(folder: str) -> None:
-    """Have the processes that this one starts count together in a folder, unless they are told another."""
+    """Make the processes started from here count together in `folder`, unless the variable is already set."""
     os.environ.setdefault(COUNTS, folder)
 
 
 def traces_wanted() -> bool:
-    """Tell whether OpenTelemetry's variables ask for traces; where they go, its own package reads from them."""
+    """Tell whether OpenTelemetry's variables ask for traces; its own package reads where they go."""
     if os.environ.get("OTEL_SDK_DISABLED", "").lower() == "true":
         return False
     exporter = os.environ.get("OTEL_TRACES_EXPORTER", "")

@@ -1,4 +1,4 @@
-"""`flowbed.toml` as a file: begun, added to, and never half written."""
+"""The file `flowbed.toml`: created, extended, and written atomically."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from flowbed.settings.project import FILE, checked_name, read_settings
 if TYPE_CHECKING:
     from pathlib import Path
 
-# What `flowbed init` writes.
+# Written by `flowbed init`.
 BEGINNING = """\
 # A Flowbed project. Each setting can also be given as an environment variable: FLOWBED_MODEL, FLOWBED_STORE, ...
 # model = "onnx:sentence-transformers/all-MiniLM-L6-v2"
@@ -27,44 +27,44 @@ BEGINNING = """\
 def add_source(
     folder: Path, name: str, *, kind: str, location: str, collection: str | None, options: dict[str, Any]
 ) -> None:
-    """Write one more `[sources.NAME]` table into `flowbed.toml`, in the place of any of that name; all else is kept.
+    """Add a `[sources.NAME]` table to `flowbed.toml`, replacing one of the same name; comments and order are kept.
 
     Raises:
-        Misconfigured: the name, or the file as it stands, cannot be used.
+        Misconfigured: the name is invalid, or the file cannot be read or written.
     """
-    # Only writing keeps comments and order, and takes a while to load.
+    # tomlkit keeps comments and order but is slow to load, as is pydantic.
     import tomlkit
     from tomlkit.exceptions import TOMLKitError
 
-    from flowbed.settings.checking import checked  # slow to load, too
+    from flowbed.settings.checking import validated
 
     checked_name(name, "source")
     if collection is not None:
         checked_name(collection, "collection")
-    read_settings(folder)  # a file that cannot be read is not written over
+    read_settings(folder)  # never overwrite a file that cannot be read
     path = folder / FILE
-    said: dict[str, Any] = {"kind": kind, "location": location}
+    values: dict[str, Any] = {"kind": kind, "location": location}
     if collection is not None:
-        said["collection"] = collection
+        values["collection"] = collection
     if options:
-        said["options"] = options
-    checked({"sources": {name: said}}, path)  # nor is anything written that cannot be read
+        values["options"] = options
+    validated({"sources": {name: values}}, path)  # never write what cannot be read again
     try:
         file = tomlkit.parse(path.read_text("utf-8")) if path.exists() else tomlkit.document()
     except TOMLKitError as error:
         raise Misconfigured(f"{path} is not valid TOML: {error}") from error
     table = tomlkit.table()
-    table.update(said)
+    table.update(values)
     sources = file.setdefault("sources", tomlkit.table(is_super_table=True))
     sources[name] = table
     write_whole(path, tomlkit.dumps(file))
 
 
 def write_whole(path: Path, text: str) -> None:
-    """Write a file so that it is the old or the new one, never half of it.
+    """Write a file atomically: readers see the old content or the new, never a part.
 
     Raises:
-        Misconfigured: the folder cannot be written to.
+        Misconfigured: the folder is not writable.
     """
     try:
         path.parent.mkdir(parents=True, exist_ok=True)

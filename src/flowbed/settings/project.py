@@ -1,4 +1,4 @@
-"""What a project may say: the tables of `flowbed.toml`, each also a variable `FLOWBED_...`, read and checked."""
+"""Settings of a project: the tables of `flowbed.toml`, each also a variable `FLOWBED_...`, read and validated."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from flowbed.errors import Misconfigured
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    # What `checking` reads the records by, which a file that it has passed does without.
+    # Only `checking` resolves these annotations; a file that has passed before needs no pydantic.
     from pydantic import Field
 
     from flowbed.records.serving import Allowlist, Coalescing, DimensionPolicy, TokenArrays
@@ -25,17 +25,14 @@ if TYPE_CHECKING:
 
 FILE = "flowbed.toml"
 NAME = re.compile(r"[a-z0-9][a-z0-9_-]{0,62}")
-RESERVED = {
-    "files",
-    "jobs",
-    "plans",
-    "submissions",
-}  # keys of the store that are no source's and no collection's
-
-
-# Below the project's folder: the fingerprint of the file that was found to say nothing wrong.
+# Top-level keys of the store that no source or collection may take.
+RESERVED = {"files", "jobs", "plans", "submissions"}
+# Holds the fingerprint of the last file that passed validation.
 PASSED = ".flowbed/settings.passed"
 PREFIX = "FLOWBED_"
+PACKAGE = Path(__file__).parent.parent
+# What decides which settings are valid, below the package: a change of any of them validates every file again.
+RULES = ("records/serving.py", "settings/checking.py", "settings/project.py")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -48,14 +45,14 @@ class SourceSettings:
     options: dict[str, str | int | float | bool | list[str]] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        """Let no collection through that can be no part of a key."""
+        """Refuse a collection name that cannot be part of a key."""
         if self.collection is not None:
             checked_name(self.collection, "collection")
 
 
 @dataclass(frozen=True, kw_only=True)
 class TierSettings:
-    """One `[serve.tiers.NAME]` table: what each key of the tier may use."""
+    """One `[serve.tiers.NAME]` table: the limits of each key of the tier."""
 
     requests_per_minute: Annotated[int, Field(ge=1)] | None = None
     tokens_per_day: Annotated[int, Field(ge=0)] | None = None
@@ -85,14 +82,14 @@ class ServeSettings:
 
 @dataclass(frozen=True, kw_only=True)
 class Settings:
-    """What `flowbed.toml` may say outside its sources, each also an environment variable `FLOWBED_...`."""
+    """The whole of `flowbed.toml`; every setting is also an environment variable `FLOWBED_...`."""
 
     store: str = ".flowbed/store"
     store_options: dict[str, str] = field(default_factory=dict)
     ledger: str = ".flowbed/ledger.db"
     model: str = "onnx:sentence-transformers/all-MiniLM-L6-v2"
     model_options: Options = field(default_factory=dict)
-    providers: dict[str, Options] = field(default_factory=dict, repr=False)  # keys are among them
+    providers: dict[str, Options] = field(default_factory=dict, repr=False)  # may contain keys
     prices: dict[str, Annotated[float, Field(ge=0, allow_inf_nan=False)]] = field(default_factory=dict)
     concurrency: Annotated[int, Field(ge=1, le=1000)] = 10
     vector_cache_mb: Annotated[int, Field(ge=0)] = 2048
@@ -104,102 +101,100 @@ class Settings:
     serve: ServeSettings = field(default_factory=ServeSettings)
 
     def __post_init__(self) -> None:
-        """Let no source through whose name can be no part of a key."""
+        """Refuse a source name that cannot be part of a key."""
         for name in self.sources:
             checked_name(name, "source")
 
 
 def read_settings(folder: Path) -> Settings:
-    """Read the settings of the project in `folder`; one without a file has the defaults.
+    """Read the settings of the project in `folder`; without a file, return the defaults.
 
     Raises:
-        Misconfigured: the file is no TOML, or says something that Flowbed does not know; the message says where.
+        Misconfigured: the file is not TOML, or a setting is unknown or invalid; the message names it.
     """
     path = folder / FILE
     try:
         body = path.read_bytes()
-        said = tomllib.loads(body.decode())
+        tables = tomllib.loads(body.decode())
     except FileNotFoundError:
-        body, said = b"", {}
+        body, tables = b"", {}
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise Misconfigured(f"{path} is not valid TOML: {error}") from error
     except OSError as error:
         raise Misconfigured(f"{path} cannot be read: {error.strerror}") from error
-    alone = not any(name.upper().startswith(PREFIX) for name in os.environ)
+    from_file_only = not any(name.upper().startswith(PREFIX) for name in os.environ)
     passed = folder / PASSED
-    if alone and _has_passed(body, passed):
-        return _settings(said)
-    # pydantic and its own settings take a fifth of a second to load and to learn these records.
-    from flowbed.settings.checking import checked
+    if from_file_only and _has_passed(body, passed):
+        return _settings(tables)
+    # Importing pydantic and building its models takes a fifth of a second.
+    from flowbed.settings.checking import validated
 
-    found = _settings(checked(said, path))
-    # Where checking has changed nothing (such as a number that was said as text), there is nothing to check next time.
-    if alone and _same(asdict(_settings(said)), asdict(found)):
+    settings = _settings(validated(tables, path))
+    # Remember the file only if validation changed nothing, such as a number written as text.
+    if from_file_only and _same(asdict(_settings(tables)), asdict(settings)):
         _pass(body, passed)
-    return found
+    return settings
 
 
 def texts(value: object) -> object:
-    """Take numbers and switches as options have them: as text."""
+    """Turn numbers and switches into text: options are text."""
     if not isinstance(value, dict):
         return value
     return {
-        name: str(said).lower() if isinstance(said, bool | int | float) else said
-        for name, said in value.items()
+        name: str(option).lower() if isinstance(option, bool | int | float) else option
+        for name, option in value.items()
     }
 
 
-def _settings(said: Mapping[str, Any]) -> Settings:
-    """Make the records of what was said, in tables, and has been checked."""
-    serve = said.get("serve", {})
-    tables = {
-        "model_options": texts(said.get("model_options", {})),
-        "providers": {name: texts(each) for name, each in said.get("providers", {}).items()},
-        "sources": {name: SourceSettings(**each) for name, each in said.get("sources", {}).items()},
-        "serve": ServeSettings(
-            **{
-                **serve,
-                "tiers": {name: TierSettings(**each) for name, each in serve.get("tiers", {}).items()},
-            }
-        ),
+def _settings(tables: Mapping[str, Any]) -> Settings:
+    """Create the records from validated tables."""
+    serve = tables.get("serve", {})
+    tiers = {name: TierSettings(**tier) for name, tier in serve.get("tiers", {}).items()}
+    records = {
+        "model_options": texts(tables.get("model_options", {})),
+        "providers": {name: texts(options) for name, options in tables.get("providers", {}).items()},
+        "sources": {name: SourceSettings(**source) for name, source in tables.get("sources", {}).items()},
+        "serve": ServeSettings(**{**serve, "tiers": tiers}),
     }
-    return Settings(**{**said, **tables})
+    return Settings(**{**tables, **records})
 
 
-def _same(said: Any, found: Any) -> bool:  # what tables hold
-    """Tell whether checking left all as it was said; where a number may have a point, one without is as good."""
-    if isinstance(found, dict) and isinstance(said, dict):
-        return said.keys() == found.keys() and all(_same(said[name], found[name]) for name in found)
-    return bool(said == found) and (type(said) is type(found) or (type(said), type(found)) == (int, float))
+def _same(written: Any, valid: Any) -> bool:
+    """Tell whether validation left the values unchanged; an int in place of a float counts as unchanged."""
+    if isinstance(valid, dict) and isinstance(written, dict):
+        return written.keys() == valid.keys() and all(_same(written[name], valid[name]) for name in valid)
+    return bool(written == valid) and (
+        type(written) is type(valid) or (type(written), type(valid)) == (int, float)
+    )
 
 
 def _has_passed(body: bytes, passed: Path) -> bool:
     try:
-        return passed.read_text("ascii") == _fingerprint(body)
+        return passed.read_text("ascii") == fingerprint(body)
     except (OSError, UnicodeDecodeError):
         return False
 
 
 def _pass(body: bytes, passed: Path) -> None:
-    # Half of it is no fingerprint, and where it cannot be written, the file is checked again next time.
+    # A partial write matches no fingerprint; without a write, the file is validated again next time.
     with contextlib.suppress(OSError):
-        passed.write_text(_fingerprint(body), "ascii")
+        passed.write_text(fingerprint(body), "ascii")
 
 
-def _fingerprint(body: bytes) -> str:
-    """64 hex digits over the file and over what it was checked against, which is this module."""
-    return hashlib.sha256(body + b"\0" + Path(__file__).read_bytes()).hexdigest()
+def fingerprint(body: bytes, package: Path = PACKAGE) -> str:
+    """64 hex digits over the file and the source of every module that decides what is valid."""
+    return hashlib.sha256(b"\0".join([body, *((package / name).read_bytes() for name in RULES)])).hexdigest()
 
 
 def checked_name(name: str, what: str) -> str:
-    """Let a name through that can be part of a key.
+    """Return a name that can be part of a key.
 
     Raises:
-        Misconfigured: it cannot.
+        Misconfigured: the name cannot.
     """
     if not NAME.fullmatch(name) or name in RESERVED:
         raise Misconfigured(
-            f"{what} name {name!r} cannot be used: take small letters, digits, - and _, starting with a letter or"
-            f" digit, and not {' or '.join(sorted(RESERVED))}"
+            f"{what} name {name!r} cannot be used: use lower-case letters, digits, - and _, starting with a letter or"
+            f" digit; {', '.join(sorted(RESERVED))} are reserved"
         )
     return name

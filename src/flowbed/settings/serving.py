@@ -1,4 +1,4 @@
-"""What is served, and how: `[serve]`, and the variables of the same meaning that older servers read."""
+"""Settings of the server: `[serve]`, and the variables of the same meaning that older servers read."""
 
 from __future__ import annotations
 
@@ -21,26 +21,26 @@ SWITCHES = (*SWITCHED_ON, "false", "0", "no", "off")
 
 
 def serving(config: Settings) -> Serving:
-    """Say what is served and how, by `[serve]` and the variables of the same meaning that older servers read.
+    """Return what is served and how, from `[serve]` and the equivalent variables of older servers.
 
     Raises:
-        Misconfigured: one of these variables cannot be used.
+        Misconfigured: one of these variables is invalid.
     """
-    from flowbed.records.serving import DimensionPolicy, Serving, TierLimits  # a search has no use for them
+    from flowbed.records.serving import DimensionPolicy, Serving, TierLimits  # a search needs none of them
 
-    said = config.serve
-    models = tuple(said.models) or (config.model,)
+    serve = config.serve
+    models = tuple(serve.models) or (config.model,)
     return Serving(
         models=models,
-        aliases=said.aliases,
+        aliases=serve.aliases,
         fallback=fallback(config),
-        crossing=said.crossing,
-        dimensions=said.dimensions
+        crossing=serve.crossing,
+        dimensions=serve.dimensions
         or _older("EMBEDDINGS_DIMENSION_POLICY", get_args(DimensionPolicy))
         or "error",
-        allowlist=said.allowlist or _older_allowlist(),
-        token_arrays=said.token_arrays,
-        coalescing=said.coalescing,
+        allowlist=serve.allowlist or _older_allowlist(),
+        token_arrays=serve.token_arrays,
+        coalescing=serve.coalescing,
         tiers={
             name: TierLimits(
                 requests=tier.requests_per_minute,
@@ -48,24 +48,24 @@ def serving(config: Settings) -> Serving:
                 queued=tier.queued_tokens,
                 stored=None if tier.stored_mb is None else tier.stored_mb * 2**20,
             )
-            for name, tier in said.tiers.items()
+            for name, tier in serve.tiers.items()
         },
-        cache_bytes=said.cache_mb * 2**20,
-        cache_seconds=said.cache_seconds,
-        redis=said.redis,
-        body_bytes=said.body_mb * 2**20,
-        concurrency=said.concurrency,
+        cache_bytes=serve.cache_mb * 2**20,
+        cache_seconds=serve.cache_seconds,
+        redis=serve.redis,
+        body_bytes=serve.body_mb * 2**20,
+        concurrency=serve.concurrency,
     )
 
 
 def fallback(config: Settings) -> dict[str, tuple[str, ...]]:
-    """Say which models stand in for which, in order: by `FLOWBED_FALLBACK`, as older servers have it, or `[serve]`.
+    """Return the fallback models of each model, in order: from `FLOWBED_FALLBACK`, its older name, or `[serve]`.
 
-    Either variable is a list, whose first is what the others stand in for, or a JSON object of such lists. Older
-    servers lead from one vendor to others.
+    Either variable is a list of a model followed by its fallbacks, or a JSON object of such lists. The older variable
+    may name vendors only.
 
     Raises:
-        Misconfigured: a variable cannot be used.
+        Misconfigured: a variable is invalid.
     """
     name = next((each for each in ("FLOWBED_FALLBACK", OLDER_FALLBACK) if os.environ.get(each)), None)
     chains = {} if name is None else _chains(name, os.environ[name])
@@ -80,7 +80,7 @@ def fallback(config: Settings) -> dict[str, tuple[str, ...]]:
 
 
 def _chains(name: str, text: str) -> dict[str, tuple[str, ...]]:
-    from pydantic import Field, TypeAdapter, ValidationError  # slow, and rarely asked for
+    from pydantic import Field, TypeAdapter, ValidationError  # slow to load
 
     model = Annotated[str, Field(pattern="^[^{}]+$")]
     chains: TypeAdapter[dict[str, tuple[str, ...]]] = TypeAdapter(dict[model, tuple[model, ...]])
@@ -93,15 +93,15 @@ def _chains(name: str, text: str) -> dict[str, tuple[str, ...]]:
         return chains.validate_python(found)
     except ValidationError as error:
         raise Misconfigured(
-            f"{name}={text} cannot be used; write vendor:model,vendor:model or a JSON object of lists of them"
+            f"invalid {name}={text}: write vendor:model,vendor:model,... or a JSON object of such lists"
         ) from error
 
 
-def _older_model(said: str, model: str) -> str:
-    """Write what an older chain says as vendor:model: a vendor alone offers the model of the same name."""
-    if ":" in said:
-        return said
-    return f"{'compatible' if said == 'local_api' else said}:{model.partition(':')[2]}"
+def _older_model(entry: str, model: str) -> str:
+    """Write an entry of an older chain as vendor:model; a vendor alone means its model of the same name."""
+    if ":" in entry:
+        return entry
+    return f"{'compatible' if entry == 'local_api' else entry}:{model.partition(':')[2]}"
 
 
 def _older_allowlist() -> Allowlist:
@@ -111,9 +111,9 @@ def _older_allowlist() -> Allowlist:
     return "enforce" if enforced is None or enforced in SWITCHED_ON else "off"
 
 
-def _older(name: str, values: Sequence[str]) -> Any:  # one of `values`, or None
-    """Read a variable that older servers have, where it is set."""
+def _older(name: str, values: Sequence[str]) -> Any:
+    """Return the value of an older server's variable, in lower case, or None where it is not set."""
     value = os.environ.get(name, "").strip().lower()
     if value and value not in values:
-        raise Misconfigured(f"{name}={value} cannot be used; write one of: {', '.join(values)}")
+        raise Misconfigured(f"invalid {name}={value}: write one of {', '.join(values)}")
     return value or None

@@ -25,7 +25,7 @@ class Owner:
             Transient: the ledger cannot be reached.
         """
         if not self._id:
-            return Caller(name="anyone", admin=True, unhurried=True)
+            return Caller(name="anyone", admin=True, background=True)
         key = await self._key()
         if key is None or key.revoked:
             return None
@@ -36,7 +36,7 @@ class Owner:
             tier=key.tier,
             admin=key.admin,
             models=frozenset(key.models),
-            unhurried=True,
+            background=True,
         )
 
     async def _key(self) -> KeyRow | None:

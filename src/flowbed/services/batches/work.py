@@ -128,7 +128,7 @@ class Work:
         self._revoked = True
         await self._ledger.jobs.cancel(self._row.id)
         await self._hold()
-        return Caller(key=self._row.owner, unhurried=True)
+        return Caller(key=self._row.owner, background=True)
 
     def _check(self, caller: Caller) -> Check:
         models, serving = self._service.models, self._service.serving
