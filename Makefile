@@ -41,8 +41,9 @@ $(STAMP):
 demo: setup  ## index text that is on this machine, then search it: no key, no server, no network
 	@$(BIN)/python demo/run.py
 
-test: setup clients  ## run the tests
-	@$(BIN)/python -m pytest -q -n 2 --dist loadfile
+# Bytecode is kept even where the environment says otherwise: without it every process compiles what it imports again.
+test: setup clients  ## run the tests (all, or ONLY="embedding server", folders or files of tests)
+	@PYTHONDONTWRITEBYTECODE= $(BIN)/python -m pytest -q -n 2 --dist worksteal $(addprefix tests/,$(ONLY))
 
 lint: setup  ## lint, format, types and import contracts
 	@$(BIN)/ruff check
