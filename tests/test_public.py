@@ -111,7 +111,7 @@ import asyncio, secrets, time
 from pathlib import Path
 from flowbed import settings
 from flowbed.lanes import batch
-from flowbed.lanes.contexts import Parts
+from flowbed.lanes.contexts import ModelContext
 from flowbed.wiring.models import Embedders
 from flowbed.ledger import open_ledger
 from flowbed.storage import open_store
@@ -120,14 +120,14 @@ async def main(folder):
     config = settings.read_settings(folder)
     ledger = await open_ledger(config.ledger, folder=folder, new_id="")
     embedders = Embedders(folder / ".flowbed", config)
-    parts = Parts(
-        store=open_store(config.store, folder=folder), ledger=ledger, datasets=None, embedder=embedders.cached,
-        jobs=embedders.jobs, new_id=lambda: secrets.token_hex(12), clock=lambda: time.time_ns() // 1000,
-        monotonic=time.monotonic, dead=lambda _: False, worker="one", concurrency=1, sources=frozenset({{"notes"}}),
+    context = ModelContext(
+        store=open_store(config.store, folder=folder), ledger=ledger, embedder=embedders.cached,
+        batch_api=embedders.jobs, new_id=lambda: secrets.token_hex(12), clock=lambda: time.time_ns() // 1000,
+        monotonic=time.monotonic, dead=lambda _: False, worker="one", sources=frozenset({{"notes"}}),
     )
-    found = await batch.find.find(parts, sources=["notes"])
+    found = await batch.find.find(context, sources=["notes"])
     assert found.texts == 3, found
-    assert (await batch.submit.submit(parts)).submitted == found.submissions
+    assert (await batch.submit.submit(context)).submitted == found.submissions
     listed = [row.id async for page in ledger.submissions.pages(live=True) for row in page]
     assert listed == found.submissions
     await embedders.close()

@@ -34,7 +34,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from flowbed import Flowbed
-    from flowbed.lanes.contexts import Parts
+    from flowbed.lanes.contexts import RunContext
 
 SPACE = Space(model=world.MODEL, dimensions=world.DIMENSIONS)
 SHOWN = 10  # wrong answers that are told
@@ -121,7 +121,7 @@ async def fetch(folder: Path, size: World, number: int, until: float) -> dict[st
     revisions = dict.fromkeys(size.keys_of(source), 1)
     edits = fetches = transient = 0
     async with await aopen(folder / "project") as bed:
-        parts = bed._parts()
+        context = bed._context()
         feed = (await bed._feeds([world.source_name(source)]))[world.source_name(source)]
         while time.time() < until:
             if number % 2 == 0:
@@ -131,9 +131,9 @@ async def fetch(folder: Path, size: World, number: int, until: float) -> dict[st
                     edits += 1
                 world.write_source(folder / "project", source, revisions)
             try:
-                synced = await sync(feed, parts, allow_deletes=True)
+                synced = await sync(feed, context, allow_deletes=True)
                 if number % 2 == 0 and not synced.problems:
-                    await _acknowledge(parts, source, revisions, tables, number)
+                    await _acknowledge(context, source, revisions, tables, number)
             except Transient:
                 transient += 1
             fetches += 1
@@ -142,11 +142,11 @@ async def fetch(folder: Path, size: World, number: int, until: float) -> dict[st
 
 
 async def _acknowledge(
-    parts: Parts, source: int, revisions: Mapping[int, int], tables: Tables, column: int
+    context: RunContext, source: int, revisions: Mapping[int, int], tables: Tables, column: int
 ) -> None:
     """Note which records the ledger says are in the index as they are in the source."""
     name = world.source_name(source)
-    for row in await parts.ledger.chunks.of(name, [f"k{key}" for key in revisions]):
+    for row in await context.ledger.chunks.of(name, [f"k{key}" for key in revisions]):
         key = int(row.document.removeprefix("k"))
         revision = revisions[key]
         gone = world.deleted(key, revision)
@@ -165,7 +165,7 @@ class Groups:
 
     async def write(self, groups: Any) -> None:  # any numbers of groups
         """Lay down a delta of these groups at a new revision, and commit it."""
-        parts = self._bed._parts()
+        context = self._bed._context()
         # No two processes write one revision: the last digits are the process's own.
         revision = time.time_ns() // 1000 // 32 * 32 + self._number
         upserts, deletes = [], []
@@ -188,7 +188,7 @@ class Groups:
                 )
                 for name, each, vector in zip(names, texts, seeded(texts, world.DIMENSIONS), strict=True)
             ]
-        delta = await write_delta(parts.store, world.TOGETHER, SPACE, upserts, deletes, now=parts.clock())
+        delta = await write_delta(context.store, world.TOGETHER, SPACE, upserts, deletes, now=context.clock())
         row = RunRow(
             id=delta.run,
             collection=world.TOGETHER,
@@ -197,17 +197,17 @@ class Groups:
             sha256=delta.sha256,
             rows=delta.rows,
             lane="realtime",
-            worker=parts.worker,
-            created=parts.clock(),
+            worker=context.worker,
+            created=context.clock(),
         )
-        await parts.ledger.runs.record(row, [], worker=parts.worker)
+        await context.ledger.runs.record(row, [], worker=context.worker)
         self.rows += [(group, revision, delta.run) for group in groups]
         await commit(
             world.TOGETHER,
-            store=parts.store,
-            ledger=parts.ledger,
-            datasets=parts.datasets,
-            clock=parts.clock,
+            store=context.store,
+            ledger=context.ledger,
+            datasets=context.datasets,
+            clock=context.clock,
         )
         for group in groups:
             self._tables.group_acknowledged.raise_to(group, self._number, revision)
@@ -222,7 +222,7 @@ async def commit_groups(folder: Path, size: World, number: int, until: float) ->
         while time.time() < until:
             try:
                 await groups.write(sorted(chance.sample(range(world.GROUPS), 2)))
-                await run(bed._parts(), feeds={})
+                await run(bed._context(), feeds={})
                 commits += 2
                 if number == 0 and chance.random() < 0.1:
                     await bed.compact(
@@ -252,7 +252,7 @@ async def search(folder: Path, size: World, number: int, until: float) -> dict[s
 async def finish(folder: Path, size: World, written: list[tuple[int, int, str]]) -> dict[str, Any]:
     """Run to the end, and hold the index against a new project's, and the groups against what was written."""
     async with await aopen(folder / "project") as bed:
-        await run(bed._parts(), feeds=await bed._feeds([]), allow_deletes=True)
+        await run(bed._context(), feeds=await bed._feeds([]), allow_deletes=True)
         report = await bed.run(allow_deletes=True)
         verified = await bed.verify(*world.COLLECTIONS[: min(2, size.sources)])
         status = await bed.status()

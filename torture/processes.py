@@ -22,13 +22,10 @@ warnings.filterwarnings("ignore", "lance is not fork-safe")
 
 import alembic.command  # noqa: E402, F401 - loaded before any process is forked off, as the next ones are
 
-import flowbed.bed  # noqa: E402
-import flowbed.cli.views  # noqa: E402
-import flowbed.index.search  # noqa: E402
-import flowbed.testing.embedder  # noqa: E402
 from flowbed.cli.app import run  # noqa: E402
 from flowbed.testing.failpoints import kill_at  # noqa: E402
 from flowbed.testing.killing import PATIENCE, Ran  # noqa: E402
+from flowbed.wiring import process  # noqa: E402
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
@@ -107,8 +104,8 @@ def command(folder: Path, arguments: Sequence[str], point: str, ahead: int) -> i
     if point:
         name, _, nth = point.partition(":")
         kill_at(name, int(nth))
-    clock = flowbed.bed.now
-    flowbed.bed.now = lambda: clock() + ahead
+    clock = process.now
+    process.now = lambda: clock() + ahead
     return run(arguments)
 
 

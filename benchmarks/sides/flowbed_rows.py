@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from benchmarks.sides.rows import Batch
     from flowbed.bed import Flowbed
     from flowbed.index.deltas import Delta
-    from flowbed.lanes.contexts import Parts
+    from flowbed.lanes.contexts import RunContext
 
 COLLECTION = "rows"
 RUN_ROWS = 8_192  # as many as a run of the pipeline holds
@@ -97,9 +97,9 @@ class Opened:
         return self._bed
 
     @property
-    def parts(self) -> Parts:
-        """The project's parts: vectors in hand are an embedder's answer, which no public call takes."""
-        return self.bed._parts()  # noqa: SLF001
+    def context(self) -> RunContext:
+        """The project's context: vectors in hand are an embedder's answer, which no public call takes."""
+        return self.bed._context()  # noqa: SLF001
 
     async def _build(self, count: int) -> dict[str, float]:
         batches = [
@@ -108,7 +108,7 @@ class Opened:
         ]
         began = time.perf_counter()
         for batch in batches:
-            await self._record(batch, await self._delta(batch, self.parts.clock()))
+            await self._record(batch, await self._delta(batch, self.context.clock()))
         laid = time.perf_counter()
         await self._merge()
         merged = time.perf_counter()
@@ -149,11 +149,11 @@ class Opened:
 
     async def _commit(self, rows: Sequence[int]) -> None:
         batch = self.files.batch(rows)
-        await self._record(batch, await self._delta(batch, self.parts.clock()))
+        await self._record(batch, await self._delta(batch, self.context.clock()))
         await self._merge()
 
     async def _delta(self, batch: Batch, version: int) -> tuple[Delta, int]:
-        parts = self.parts
+        context = self.context
         upserts = [
             Upsert(
                 id=key,
@@ -167,33 +167,33 @@ class Opened:
                 batch.ids, batch.documents, batch.metadata, batch.vectors, strict=True
             )
         ]
-        space = parts.embedder().space
-        delta = await write_delta(parts.store, COLLECTION, space, upserts, [], now=version)
+        space = context.embedder().space
+        delta = await write_delta(context.store, COLLECTION, space, upserts, [], now=version)
         return delta, version
 
     async def _record(self, batch: Batch, laid: tuple[Delta, int]) -> None:
-        parts, (delta, version) = self.parts, laid
+        context, (delta, version) = self.context, laid
         run = RunRow(
             id=delta.run,
             collection=COLLECTION,
-            space=parts.embedder().space.to_json(),
+            space=context.embedder().space.to_json(),
             key=delta.key,
             sha256=delta.sha256,
             rows=delta.rows,
             lane="realtime",
-            worker=parts.worker,
-            created=parts.clock(),
+            worker=context.worker,
+            created=context.clock(),
         )
-        await parts.ledger.runs.record(run, [(key, version) for key in batch.ids], worker=parts.worker)
+        await context.ledger.runs.record(run, [(key, version) for key in batch.ids], worker=context.worker)
 
     async def _claim(self, batch: Batch, edition: int) -> int:
         """Let the ledger know of the chunks that are about to be published, as a fetch does; return their version."""
-        parts, now = self.parts, self.parts.clock()
+        context, now = self.context, self.context.clock()
         name = f"batch {edition}"
         documents = {row_of(key) // 10 for key in batch.ids}
-        await parts.ledger.documents.swap(
+        await context.ledger.documents.swap(
             Swap(
-                cursor=await parts.ledger.documents.cursor(COLLECTION),
+                cursor=await context.ledger.documents.cursor(COLLECTION),
                 value=name,
                 documents=[
                     DocumentRow(
@@ -218,10 +218,10 @@ class Opened:
                 ],
             )
         )
-        claimed = await parts.ledger.chunks.claim(
+        claimed = await context.ledger.chunks.claim(
             [name],
             {Status.NONE},
-            worker=parts.worker,
+            worker=context.worker,
             now=now,
             until=now + 60_000_000,
             sources=[COLLECTION],
@@ -232,9 +232,13 @@ class Opened:
         return now
 
     async def _merge(self) -> None:
-        parts = self.parts
+        context = self.context
         await commit(
-            COLLECTION, store=parts.store, ledger=parts.ledger, datasets=parts.datasets, clock=parts.clock
+            COLLECTION,
+            store=context.store,
+            ledger=context.ledger,
+            datasets=context.datasets,
+            clock=context.clock,
         )
 
     async def _seen(self, vector: Any, document: str) -> None:  # float32 of (dimensions,)

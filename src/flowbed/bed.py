@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import math
 import secrets
-import socket
 import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, Self, TypeVar
@@ -18,10 +17,11 @@ from flowbed.index.datasets import Datasets
 from flowbed.index.row_cache import Held
 from flowbed.index.search import Unit, search
 from flowbed.lanes import batch
-from flowbed.lanes.contexts import Parts
 from flowbed.ledger import open_ledger
 from flowbed.ledger.sql.lazy_ledger import stand
 from flowbed.storage import open_store
+from flowbed.wiring import process
+from flowbed.wiring.contexts import run_context
 from flowbed.wiring.models import Embedders
 
 if TYPE_CHECKING:
@@ -37,6 +37,7 @@ if TYPE_CHECKING:
     from flowbed.lanes.batch.submit import Submitted
     from flowbed.lanes.budget import Budget
     from flowbed.lanes.choice import Asked
+    from flowbed.lanes.contexts import RunContext
     from flowbed.ledger import DeadLetter, Ledger, Rollback, Spent, SubmissionRow
     from flowbed.maintenance.doctor import Diagnosis
     from flowbed.maintenance.gc import Collected
@@ -125,7 +126,7 @@ class Flowbed:
         feeds = await self._feeds(names, removed=allow_deletes)
         lane, deadline = self._how(lane, deadline)
         return await pipeline.plan.plan(
-            self._parts(), feeds=feeds, allow_deletes=allow_deletes, lane=lane, deadline=deadline
+            self._context(), feeds=feeds, allow_deletes=allow_deletes, lane=lane, deadline=deadline
         )
 
     async def run(
@@ -167,7 +168,7 @@ class Flowbed:
         if budget is not None and not (budget >= 0 and math.isfinite(budget)):
             raise Rejected(f"the budget is {budget}; it has to be an amount of US dollars")
         lane, deadline = self._how(lane, deadline)
-        parts = self._parts(Budget(budget) if budget is not None else None)
+        context = self._context(Budget(budget) if budget is not None else None)
         if plan is not None:
             if names or allow_deletes or status is not None:
                 raise Rejected(
@@ -175,7 +176,7 @@ class Flowbed:
                 )
             from flowbed.wiring import sources as opening
 
-            staged = await pipeline.staging.read_plan(self._store, plan, now=now())
+            staged = await pipeline.staging.read_plan(self._store, plan, now=process.now())
             there = [name for name in staged.sources if name in self.settings.sources]
             opened = await self._feeds(there) if there else {}
             # Of what is no source any more nothing but deletions can have been planned as such.
@@ -185,10 +186,10 @@ class Flowbed:
                 if name not in opened and not any(part.batch for part in source.parts)
             }
             return await pipeline.release.run_plan(
-                parts, staged, feeds=opened, limit=limit, lane=lane, wait=wait, deadline=deadline
+                context, staged, feeds=opened, limit=limit, lane=lane, wait=wait, deadline=deadline
             )
         return await pipeline.run.run(
-            parts,
+            context,
             feeds=await self._feeds(names, removed=allow_deletes),
             allow_deletes=allow_deletes,
             statuses=WAITING if status is None else {status},
@@ -210,10 +211,10 @@ class Flowbed:
         """
         feeds = await self._feeds(names)
         return await batch.find.find(
-            self._parts(),
+            self._context(),
             sources=tuple(feeds),
             limit=limit,
-            deadline=0 if deadline is None else now() + round(deadline * 1e6),
+            deadline=0 if deadline is None else process.now() + round(deadline * 1e6),
         )
 
     async def submit(self, *submissions: str) -> Submitted:
@@ -223,7 +224,7 @@ class Flowbed:
             Misconfigured: the model has no Batch API.
             NotFound: no live submission has that id.
         """
-        return await batch.submit.submit(self._parts(), submissions)
+        return await batch.submit.submit(self._context(), submissions)
 
     async def poll(self, *submissions: str) -> Polled:
         """Ask the provider about all live submissions, or those named, and commit their results. Safe to repeat.
@@ -232,7 +233,7 @@ class Flowbed:
             Misconfigured: the provider cannot be asked until a setting changes.
             NotFound: no live submission has that id.
         """
-        return await batch.poll.poll(self._parts(), submissions)
+        return await batch.poll.poll(self._context(), submissions)
 
     async def submissions(self, *, live: bool = True) -> list[SubmissionRow]:
         """List the live submissions, or with `live=False` those that have ended, oldest first."""
@@ -257,7 +258,7 @@ class Flowbed:
         days: float | None = None,
     ) -> list[Spent]:
         """Return what was planned and billed, grouped `by`, the most expensive first; of the last `days`, or ever."""
-        since = 0 if days is None else now() - round(days * 86_400e6)
+        since = 0 if days is None else process.now() - round(days * 86_400e6)
         return await self._ledger.spending.totals(by, limit=limit, since=since)
 
     async def search(
@@ -332,7 +333,7 @@ class Flowbed:
 
     async def status(self) -> BedStatus:
         """Describe every collection, and count chunks by status, dead letters and live submissions."""
-        return await maintenance.inspect.status(self._parts())
+        return await maintenance.inspect.status(self._context())
 
     async def why(self, subject: str) -> list[Reason]:
         """Explain the state of a chunk (by id), or of every chunk of a document.
@@ -340,7 +341,7 @@ class Flowbed:
         Raises:
             NotFound: the ledger knows no such chunk or document.
         """
-        return await maintenance.inspect.why(self._parts(), subject)
+        return await maintenance.inspect.why(self._context(), subject)
 
     async def versions(self, collection: str) -> list[Version]:
         """List the versions of a collection that are kept, newest first."""
@@ -359,7 +360,7 @@ class Flowbed:
         done = {}
         for name in names:
             compacted = await pipeline.run.compact_one(
-                self._parts(),
+                self._context(),
                 name,
                 vector_index=vector_index,
                 retention=index.compaction.NOTHING if now else None,
@@ -377,7 +378,7 @@ class Flowbed:
             NotFound: there is no collection of that name.
         """
         return await maintenance.verify.verify(
-            self._parts(), collections, repair=repair, allow_deletes=allow_deletes
+            self._context(), collections, repair=repair, allow_deletes=allow_deletes
         )
 
     async def gc(self, *collections: str, dry_run: bool = False) -> Collected:
@@ -386,7 +387,7 @@ class Flowbed:
         Raises:
             NotFound: there is no collection of that name.
         """
-        done = await maintenance.gc.collect(self._parts(), collections, dry_run=dry_run)
+        done = await maintenance.gc.collect(self._context(), collections, dry_run=dry_run)
         if not collections:
             for size in await asyncio.to_thread(drop_damaged, self._embedders.vector_file, dry_run=dry_run):
                 done.add(maintenance.gc.Garbage(kind="vector cache", key="", bytes=size, why="damaged"))
@@ -412,12 +413,12 @@ class Flowbed:
             NotFound: there is no such collection or version.
         """
         return await pipeline.rollback.roll_back(
-            self._parts(), (await self._live(collection)).collection, version
+            self._context(), (await self._live(collection)).collection, version
         )
 
     async def release(self, collection: str) -> Released:
         """Commit the runs that rollbacks of a collection reverted, without embedding anything."""
-        return await pipeline.rollback.release(self._parts(), (await self._live(collection)).collection)
+        return await pipeline.rollback.release(self._context(), (await self._live(collection)).collection)
 
     async def doctor(self) -> Diagnosis:
         """Find what is wrong or about to go wrong, each with the command that fixes it."""
@@ -433,7 +434,7 @@ class Flowbed:
             free=lambda: psutil.disk_usage(path or str(self.folder)).free,
             cache=lambda: fault_of(self._embedders.vector_file),
         )
-        return await maintenance.doctor.examine(self._parts(), place)
+        return await maintenance.doctor.examine(self._context(), place)
 
     async def dead_letters(self) -> list[DeadLetter]:
         """List failures that need attention, oldest first."""
@@ -441,7 +442,7 @@ class Flowbed:
 
     async def retry_dead_letters(self, *subjects: str) -> int:
         """Queue the chunks of the named dead letters (default: all) for the next run; return how many chunks."""
-        return await pipeline.run.retry(self._parts(), subjects)
+        return await pipeline.run.retry(self._context(), subjects)
 
     async def price(self) -> float:
         """Tell what the model costs, in US dollars per million tokens; one that runs here costs nothing."""
@@ -464,11 +465,11 @@ class Flowbed:
 
     def worker(self) -> str:
         """Name a piece of this process's work so that others can tell whether it lives."""
-        return worker()
+        return process.worker()
 
     def dead(self, name: str) -> bool:
         """Tell whether the process that `worker` named is known to have ended."""
-        return dead(name)
+        return process.dead(name)
 
     @property
     def serving(self) -> Serving:
@@ -479,11 +480,11 @@ class Flowbed:
         """Give what API keys are made, listed and revoked with."""
         from flowbed.services.keys import Keys  # only serving needs it
 
-        return Keys(self._ledger.keys, tiers=self.serving.tiers, clock=now)
+        return Keys(self._ledger.keys, tiers=self.serving.tiers, clock=process.now)
 
     def clock(self) -> int:
         """Tell the time: microseconds since 1970."""
-        return now()
+        return process.now()
 
     def secret(self) -> str:
         """Make 32 random bytes, as 43 characters that can stand in a header."""
@@ -521,23 +522,13 @@ class Flowbed:
                 ledger_name=self._ledger.location,  # which shows no password
             )
 
-    def _parts(self, budget: Budget | None = None) -> Parts:
-        return Parts(
+    def _context(self, budget: Budget | None = None) -> RunContext:
+        return run_context(
+            self.settings,
             store=self._store,
             ledger=self._ledger,
             datasets=self._datasets,
-            embedder=self._embedders.cached,
-            jobs=self._embedders.jobs,
-            new_id=lambda: secrets.token_hex(12),
-            clock=now,
-            monotonic=time.monotonic,
-            dead=dead,
-            worker=worker(),
-            concurrency=self.settings.concurrency,
-            sources=frozenset(self.settings.sources),
-            retention=index.compaction.Retention(
-                versions=self.settings.keep_versions, days=self.settings.keep_days
-            ),
+            embedders=self._embedders,
             budget=budget,
         )
 
@@ -554,7 +545,7 @@ class Flowbed:
 
         known = self.settings.sources
         return await opening.open_feeds(
-            names, known, folder=self.folder, ledger=self._ledger, clock=now, removed=removed
+            names, known, folder=self.folder, ledger=self._ledger, clock=process.now, removed=removed
         )
 
     async def _asked(self, collection: str | None, embedder: Cached) -> list[Live]:
@@ -655,36 +646,3 @@ def _project(folder: Path) -> Path:
     except OSError as error:
         raise Misconfigured(f"the project folder {place} cannot be used: {error.strerror}") from error
     return place
-
-
-def now() -> int:
-    """Tell the time: microseconds since 1970."""
-    return time.time_ns() // 1000
-
-
-def worker() -> str:
-    """Name one piece of this process's work so that others here can tell whether it lives: host, pid, start, nonce."""
-    import psutil
-
-    process = psutil.Process()
-    return f"{socket.gethostname()}/{process.pid}/{process.create_time():.2f}/{secrets.token_hex(4)}"
-
-
-def dead(name: str) -> bool:
-    """Tell whether the process that `worker` named is known to have ended; of another host nothing is known.
-
-    What is no name that `worker` gives is nobody's.
-    """
-    import psutil
-
-    try:
-        host, pid, started, _ = name.rsplit("/", 3)
-        number = int(pid)
-    except ValueError:
-        return True
-    if host != socket.gethostname():
-        return False
-    try:
-        return f"{psutil.Process(number).create_time():.2f}" != started
-    except psutil.NoSuchProcess:
-        return True

@@ -30,6 +30,7 @@ from flowbed.maintenance import doctor
 from flowbed.records import Space, Status, canonical
 from flowbed.storage import files
 from flowbed.testing.index import assert_same, contents_of
+from flowbed.wiring import process as clocks
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
@@ -50,11 +51,11 @@ class Patient:
         self.folder = folder
         self.patch = monkeypatch
         self.store = folder / ".flowbed" / "store"
-        self._real = beds.now
+        self._real = clocks.now
 
     def later(self, seconds: float) -> None:
         """Let that much time have gone by since all that was done until now."""
-        self.patch.setattr(beds, "now", lambda: self._real() + int(seconds * 1e6))
+        self.patch.setattr(clocks, "now", lambda: self._real() + int(seconds * 1e6))
 
     def act(self, work: Callable[[beds.Flowbed], Awaitable[Any]]) -> Any:
         """Do something to the parts of the project."""
@@ -235,7 +236,7 @@ def claim_and_die(patient: Patient) -> None:
     process = subprocess.Popen(["/bin/true"])
     started = time.time()
     process.wait()
-    worker = f"{beds.worker().split('/')[0]}/{process.pid}/{started:.2f}/0000"
+    worker = f"{clocks.worker().split('/')[0]}/{process.pid}/{started:.2f}/0000"
 
     async def claim(bed: beds.Flowbed) -> None:
         chunks = bed._ledger.chunks
@@ -278,11 +279,11 @@ async def _record(bed: beds.Flowbed, space: Space) -> None:
         text_hash=row.text_hash,
         vector=vector,
     )
-    delta = await write_delta(bed._store, COLLECTION, space, [upsert], [], now=beds.now())
+    delta = await write_delta(bed._store, COLLECTION, space, [upsert], [], now=clocks.now())
     await bed._ledger.runs.record(
         RunRow(
             id=delta.run, collection=COLLECTION, space=space.to_json(), key=delta.key, sha256=delta.sha256,
-            rows=1, lane="realtime", worker="w", created=beds.now(),
+            rows=1, lane="realtime", worker="w", created=clocks.now(),
         ),
         [(row.id, claimed[0].version)],
         worker="w",
@@ -365,7 +366,7 @@ def die_while_compacting(patient: Patient) -> None:
     """Whoever held the lease has ended without giving it back."""
     process = subprocess.Popen(["/bin/true"])
     process.wait()
-    owner = f"{beds.worker().split('/')[0]}/{process.pid}/1.00/0000"
+    owner = f"{clocks.worker().split('/')[0]}/{process.pid}/1.00/0000"
     body = canonical({"owner": owner, "epoch": 3, "seq": 1, "ttl_s": 60, "released": False})
     _put(patient, "notes/lease.json", body.decode())
 
@@ -574,11 +575,11 @@ def test_what_a_run_that_goes_on_has_not_come_to_yet_is_no_finding(patient: Pati
     patient.act(lambda bed: bed.run(limit=0))
 
     async def claim_one(bed: beds.Flowbed) -> None:
-        chunks, now = bed._ledger.chunks, beds.now()
+        chunks, now = bed._ledger.chunks, clocks.now()
         (row,) = await chunks.find("late.txt")
         waiting = {Status.NONE}
         await chunks.claim(
-            [row.batch], waiting, worker=beds.worker(), now=now, until=now + 10**12, sources=(), limit=1
+            [row.batch], waiting, worker=clocks.worker(), now=now, until=now + 10**12, sources=(), limit=1
         )
 
     patient.later(7_200)

@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from flowbed import bed as beds
 from flowbed.testing.simulators import Fault, SimulatorProcess
+from flowbed.wiring import process as clocks
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -56,8 +56,8 @@ def pages(project: Path, provider: SimulatorProcess, monkeypatch: pytest.MonkeyP
 
 def later(monkeypatch: pytest.MonkeyPatch, seconds: float) -> None:
     """Let that much time have gone by on this side."""
-    real = beds.now
-    monkeypatch.setattr(beds, "now", lambda: real() + int(seconds * 1e6))
+    real = clocks.now
+    monkeypatch.setattr(clocks, "now", lambda: real() + int(seconds * 1e6))
 
 
 def statuses(flowbed: Call) -> dict[str, int]:

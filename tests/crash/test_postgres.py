@@ -10,11 +10,11 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from flowbed import bed
 from flowbed.ledger import open_ledger
 from flowbed.records import Status
 from flowbed.testing.counting import CountingProcess
 from flowbed.testing.index import assert_same
+from flowbed.wiring import process
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -78,18 +78,20 @@ async def test_what_killed_processes_held_is_taken_up(shared: Project, tmp_path:
 async def test_a_worker_on_another_host_is_judged_by_the_clock(shared: Project, ledger_url: str) -> None:
     """A claim of a worker elsewhere is left alone as long as it lasts, and taken when it has run out."""
     elsewhere = "another-host/1/0.00/abcd"
-    assert not bed.dead(elsewhere)
+    assert not process.dead(elsewhere)
     with CountingProcess() as provider:
         first = await (await shared.begun(provider, "--limit", "1")).ended()
         assert first.returncode == 0, first
         ledger = await open_ledger(ledger_url, folder=shared.folder, new_id="i")
-        ((batch,),) = [page async for page in ledger.chunks.batches([Status.NONE], now=bed.now(), sources=())]
+        ((batch,),) = [
+            page async for page in ledger.chunks.batches([Status.NONE], now=process.now(), sources=())
+        ]
         held = await ledger.chunks.claim(
             [batch],
             [Status.NONE],
             worker=elsewhere,
-            now=bed.now(),
-            until=bed.now() + 10**9,
+            now=process.now(),
+            until=process.now() + 10**9,
             sources=(),
             limit=50,
         )
@@ -98,7 +100,7 @@ async def test_a_worker_on_another_host_is_judged_by_the_clock(shared: Project, 
         assert {
             row.worker for row in await ledger.chunks.ready(batch, [Status.NONE], now=0, sources=())
         } == set()
-        await ledger.chunks.renew(elsewhere, until=bed.now())
+        await ledger.chunks.renew(elsewhere, until=process.now())
         await ledger.close()
         taken = await (await shared.begun(provider)).ended()
         assert (taken.returncode, taken.report["embedded"]) == (0, len(held))

@@ -23,6 +23,7 @@ from flowbed.testing.index import assert_same, contents_of
 from flowbed.testing.killing import PATIENCE, Project
 from flowbed.testing.simulators.faults import Fault
 from flowbed.testing.simulators.process import SimulatorProcess
+from flowbed.wiring import process
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -216,9 +217,9 @@ async def test_a_step_killed_at_a_point_is_taken_up_by_the_next(
         if killed:
             break
     if again == "steps":
-        clock = flowbed.bed.now
+        clock = process.now
         monkeypatch.setattr(flowbed.bed, "dead", lambda _: False)
-        monkeypatch.setattr(flowbed.bed, "now", lambda: clock() + CLAIM + 5_000_000)
+        monkeypatch.setattr(process, "now", lambda: clock() + CLAIM + 5_000_000)
     await lane.finish(again)
     await lane.assert_as_if_nothing_had_happened(realtime)
 
@@ -257,9 +258,9 @@ async def test_a_submission_does_not_end_before_a_dead_poll_lets_go_of_its_chunk
         assert first.until + 2_000_000 < held.until
         # As on another machine, from where nobody can tell that the process is dead.
         monkeypatch.setattr(flowbed.bed, "dead", lambda _: False)
-        monkeypatch.setattr(flowbed.bed, "now", lambda: first.until + 1_000_000)
+        monkeypatch.setattr(process, "now", lambda: first.until + 1_000_000)
         assert first.id in {row.id for row in (await bed.poll()).pending}
-        monkeypatch.setattr(flowbed.bed, "now", lambda: held.until + CLAIM)
+        monkeypatch.setattr(process, "now", lambda: held.until + CLAIM)
     await lane.finish("steps")
     await lane.assert_as_if_nothing_had_happened(realtime)
 

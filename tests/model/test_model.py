@@ -30,7 +30,7 @@ from flowbed.index.compaction import compact
 from flowbed.index.datasets import Datasets
 from flowbed.index.search import search
 from flowbed.lanes.claims import CLAIM
-from flowbed.lanes.contexts import Parts
+from flowbed.lanes.contexts import RunContext
 from flowbed.lanes.embed import embed
 from flowbed.lanes.failures import RunStats
 from flowbed.lanes.write_deltas import commit_pending
@@ -147,14 +147,14 @@ class Once:
 
 
 class Bed:
-    """The real parts, and the actors that work on them."""
+    """The real context, and the actors that work with it."""
 
     def __init__(self, place: Callable[[Path], Store], disturb: Callable[[bool], None]) -> None:
         """Open everything, the store where `place` says; `disturb` says whether its own faults may strike."""
         self.world = World()
         self.clock = FixedClock()
         self.loop = asyncio.Runner()
-        # In memory where there is such a place: the parts wait for each write to be on disk.
+        # In memory where there is such a place: each write waits until it is on disk.
         shared = Path("/dev/shm")  # noqa: S108 - a folder of a random name in it
         self.folder = Path(tempfile.mkdtemp(dir=shared if shared.is_dir() else None))
         self.faults = {fault: Once() for fault in FAULTS}
@@ -184,14 +184,14 @@ class Bed:
         """Do something at once, undisturbed."""
         return self.loop.run(work)
 
-    def parts(self, worker: str) -> Parts:
-        """Give the parts as a process of its own would have them."""
-        return Parts(
+    def context(self, worker: str) -> RunContext:
+        """Build the context as a separate process would."""
+        return RunContext(
             store=self.store,
             ledger=self.ledger,
             datasets=OpenedEarly(self.store),
             embedder=lambda: Cached(Seeded(DIMENSIONS), []),
-            jobs=lambda: None,
+            batch_api=lambda: None,
             new_id=lambda: secrets.token_hex(12),
             clock=self.clock,
             monotonic=lambda: self.clock() / 1e6,
@@ -208,54 +208,54 @@ class Bed:
             LOGGED: ConfiguredSource(source=Logged(self.world), rules=rules(LOGGED)),
         }
 
-    async def work(self, parts: Parts) -> None:
+    async def work(self, context: RunContext) -> None:
         """Do everything that a run does."""
-        report = await run(parts, feeds=self.feeds(), allow_deletes=True)
+        report = await run(context, feeds=self.feeds(), allow_deletes=True)
         unforeseen(report.failures)
 
-    async def fetch(self, parts: Parts) -> None:
+    async def fetch(self, context: RunContext) -> None:
         """Fetch both sources."""
         for feed in self.feeds().values():
-            unforeseen((await sync(feed, parts, allow_deletes=True)).problems)
+            unforeseen((await sync(feed, context, allow_deletes=True)).problems)
 
-    async def embed(self, parts: Parts) -> None:
+    async def embed(self, context: RunContext) -> None:
         """Embed what waits, and commit it."""
-        unforeseen((await embed(parts, sources=())).failures)
+        unforeseen((await embed(context, sources=())).failures)
 
-    async def commit(self, parts: Parts) -> None:
+    async def commit(self, context: RunContext) -> None:
         """Commit what is pending."""
         tally = RunStats()
-        await commit_pending(COLLECTION, parts, tally)
+        await commit_pending(COLLECTION, context, tally)
         unforeseen(tally.failures)
 
-    async def compact(self, parts: Parts) -> None:
+    async def compact(self, context: RunContext) -> None:
         """Compact without the lease, which only saves work."""
-        live = await live_collection(parts.store, COLLECTION)
+        live = await live_collection(context.store, COLLECTION)
         if live is not None:
             await compact(
                 live,
-                datasets=parts.datasets,
+                datasets=context.datasets,
                 vector_index="never",
-                oldest_pending=await oldest_pending(parts),
-                now=parts.clock(),
+                oldest_pending=await oldest_pending(context),
+                now=context.clock(),
             )
 
-    async def roll_back(self, parts: Parts) -> None:
+    async def roll_back(self, context: RunContext) -> None:
         """Roll back, whoever else is at it: the lease only saves work."""
-        await parts.store.delete([f"{COLLECTION}/lease.json"])
-        await roll_back(parts, COLLECTION, self.target)
+        await context.store.delete([f"{COLLECTION}/lease.json"])
+        await roll_back(context, COLLECTION, self.target)
 
-    async def release(self, parts: Parts) -> None:
+    async def release(self, context: RunContext) -> None:
         """Release what was rolled back."""
-        await release(parts, COLLECTION)
+        await release(context, COLLECTION)
 
     def start(self, job: str, stop: str = "", times: int = 1) -> None:
         """Begin a job, up to a point or to its end."""
         self.started += 1
         name = f"{job} {self.started}"
-        parts = self.parts(name)
+        context = self.context(name)
         work = getattr(self, job.replace(" ", "_"))
-        actor = Actor(name, lambda: work(parts))
+        actor = Actor(name, lambda: work(context))
         self.paused.append(actor)
         self.resume(actor, stop, times)
 
@@ -553,9 +553,9 @@ class Model(RuleBasedStateMachine):
             self.bed.close()
 
 
-async def oldest_pending(parts: Parts) -> int | None:
+async def oldest_pending(context: RunContext) -> int | None:
     """Tell since when the oldest delta waits for a commit."""
-    pending = await parts.ledger.runs.pending(COLLECTION, limit=1)
+    pending = await context.ledger.runs.pending(COLLECTION, limit=1)
     return pending[0].created if pending else None
 
 
@@ -758,7 +758,7 @@ def without_undoing_whole_documents(monkeypatch: pytest.MonkeyPatch) -> None:
 def without_telling_fetches(monkeypatch: pytest.MonkeyPatch) -> None:
     """A fetch that was compared with what a rollback has reverted since goes on as if nothing had happened."""
 
-    async def silent(parts: Parts, collection: str) -> None:
+    async def silent(context: RunContext, collection: str) -> None:
         """Tell nobody."""
 
     monkeypatch.setattr(rollback, "_tell_fetches", silent)

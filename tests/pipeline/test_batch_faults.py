@@ -268,7 +268,7 @@ async def test_what_another_worker_is_at_waits_and_who_only_looks_is_not_at_it(
     async with await flowbed.aopen(folder) as bed, await flowbed.aopen(folder) as other:
         await bed.run(lane="realtime", limit=1)
         (submission,) = (await bed.find_unembedded()).submissions
-        submissions, worker = bed._ledger.submissions, other._parts().worker
+        submissions, worker = bed._ledger.submissions, other._context().worker
         row = await submissions.hold(submission, worker=worker, now=0, until=2**62)
         assert row is not None
         done = await bed.submit()
@@ -326,9 +326,9 @@ async def test_a_job_that_was_made_is_adopted_before_it_is_ended(
         await bed._ledger.submissions.save(
             replace(row, state="submitting", worker="", until=0), worker="dead"
         )
-        api = bed._parts().jobs()
+        api = bed._context().batch_api()
         assert api is not None
-        await api.submit(submission, lambda: bed._parts().store.stream(row.key), size=row.bytes)
+        await api.submit(submission, lambda: bed._context().store.stream(row.key), size=row.bytes)
         await bed.cancel_submission(submission)
         await bed.poll()
         assert [each.state for each in await bed.submissions()] == ["submitted"]

@@ -7,7 +7,6 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from flowbed import bed as bed_module
 from flowbed.errors import Conflict
 from flowbed.lanes import claims, write_deltas
 from flowbed.lanes.claims import BatchQueue
@@ -17,7 +16,7 @@ from flowbed.pipeline import sync as sync_module
 from flowbed.pipeline.sync import sync
 from flowbed.records import Status
 from flowbed.testing.clock import FixedClock
-from flowbed.wiring import models
+from flowbed.wiring import models, process
 
 if TYPE_CHECKING:
     from tests.pipeline.conftest import Project
@@ -28,13 +27,13 @@ async def test_a_chunk_that_changes_while_it_is_claimed_is_embedded_as_it_is_now
     project.write_lines("notes.jsonl", [{"id": "a", "text": "one"}, {"id": "b", "text": "another"}])
     async with await project.open() as bed:
         await bed.add("notes", kind="jsonl", location="notes.jsonl")
-        parts, feed, fresh = bed._parts(), (await bed._feeds([]))["notes"], BatchQueue()
-        embedding = asyncio.create_task(embed(parts, sources=("notes",), fresh=fresh))
-        await sync(feed, parts, allow_deletes=False, wrote=fresh.add)
-        while not await parts.ledger.chunks.workers():  # noqa: ASYNC110 - the ledger tells nobody
+        context, feed, fresh = bed._context(), (await bed._feeds([]))["notes"], BatchQueue()
+        embedding = asyncio.create_task(embed(context, sources=("notes",), fresh=fresh))
+        await sync(feed, context, allow_deletes=False, wrote=fresh.add)
+        while not await context.ledger.chunks.workers():  # noqa: ASYNC110 - the ledger tells nobody
             await asyncio.sleep(0.01)
         project.write_lines("notes.jsonl", [{"id": "a", "text": "two"}, {"id": "b", "text": "another"}])
-        await sync(feed, parts, allow_deletes=False, wrote=fresh.add)
+        await sync(feed, context, allow_deletes=False, wrote=fresh.add)
         fresh.end()
         assert (await embedding).failures == []
         assert set((await bed.status()).chunks) == {"SUCCESS"}
@@ -112,7 +111,7 @@ async def test_a_batch_file_left_by_a_fetch_that_failed_is_not_taken_for_another
 ) -> None:
     """Chunks of equal text and version, but other metadata, go into a batch file of their own."""
     clock = FixedClock()
-    monkeypatch.setattr(bed_module, "now", clock)
+    monkeypatch.setattr(process, "now", clock)
 
     async def overtaken(*_: Any, **__: Any) -> None:
         raise Conflict("another run has moved the cursor")

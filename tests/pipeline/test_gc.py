@@ -9,11 +9,11 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from flowbed import bed as beds
 from flowbed import telemetry
 from flowbed.errors import NotFound
 from flowbed.maintenance import gc
 from flowbed.testing.index import assert_same
+from flowbed.wiring import process as clocks
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -34,11 +34,11 @@ class Aged:
 
     def __init__(self, patch: pytest.MonkeyPatch) -> None:
         """Begin with the time that it is."""
-        self._patch, self._real = patch, beds.now
+        self._patch, self._real = patch, clocks.now
 
     def by(self, days: float) -> None:
         """Move on."""
-        self._patch.setattr(beds, "now", lambda: self._real() + int(days * DAY * 1e6))
+        self._patch.setattr(clocks, "now", lambda: self._real() + int(days * DAY * 1e6))
 
 
 def stored(project: Project, pattern: str) -> set[Path]:
@@ -188,7 +188,7 @@ async def test_nothing_is_lost_when_gc_runs_in_the_middle_of_a_run(
     async def other() -> None:
         # Another process's view: a ledger of its own, and files that all look a day old.
         async with await notes.open() as bed:
-            await gc.collect(bed._parts(), grace=timedelta(seconds=-60))
+            await gc.collect(bed._context(), grace=timedelta(seconds=-60))
 
     loop = asyncio.new_event_loop()
     with Running(loop):

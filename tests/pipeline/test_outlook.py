@@ -54,7 +54,7 @@ def folder(tmp_path: Path) -> Path:
 
 async def ended(bed: Flowbed, number: int, seconds: float, **other: Any) -> None:
     """Record a submission that took so many seconds."""
-    account = bed._parts().jobs()
+    account = bed._context().batch_api()
     assert account is not None
     row = replace(
         ROW,
@@ -70,7 +70,7 @@ async def ended(bed: Flowbed, number: int, seconds: float, **other: Any) -> None
 async def test_nine_of_ten_of_the_last_submissions_say_how_long_the_next_takes(folder: Path) -> None:
     """The newest twenty of the account that completed count; one that took very long is passed over."""
     async with await flowbed.aopen(folder) as bed:
-        found = await outlook(bed._parts())
+        found = await outlook(bed._context())
         assert (found.typical, found.timed) == (None, 0)
         assert found.batch(3_000_001).seconds == pytest.approx(2 * 86_400 / 4)  # type: ignore[union-attr]
         for number in range(5):
@@ -80,7 +80,7 @@ async def test_nine_of_ten_of_the_last_submissions_say_how_long_the_next_takes(f
         await ended(bed, 24, 86_000)
         await ended(bed, 25, 5, state="expired")
         await ended(bed, 26, 5, account="another")
-        found = await outlook(bed._parts())
+        found = await outlook(bed._context())
         assert (found.typical, found.timed) == (622, 20)
         assert found.batch(1_000).seconds == 622  # type: ignore[union-attr]
         assert found.batch(0).seconds == 0  # type: ignore[union-attr]
@@ -91,7 +91,7 @@ async def test_what_stands_in_the_queue_goes_first(folder: Path) -> None:
     async with await flowbed.aopen(folder) as bed:
         await ended(bed, 1, 600)
         await ended(bed, 2, 0, tokens=2_999_000, state="submitted", ended=0)
-        found = await outlook(bed._parts())
+        found = await outlook(bed._context())
         assert found.queued == 2_999_000
         assert [found.batch(tokens).seconds for tokens in (1_000, 1_001)] == [600, 1_200]  # type: ignore[union-attr]
 

@@ -285,19 +285,19 @@ async def test_an_old_plan_is_refused_and_can_be_dropped(
     edited: Project, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """After a week a plan is carried out no more, and is named to whoever cleans up; so is one that was never whole."""
-    from flowbed import bed as home
+    from flowbed.wiring import process
 
     async with await edited.open() as bed:
         plan_id = plan_of(await bed.plan())
         half = edited.folder / ".flowbed" / "store" / "plans" / "00000000000000ff" / "notes" / "rows_1.json"
         half.parent.mkdir(parents=True)
         half.write_text("{}")
-        now = home.now()
+        now = process.now()
         assert await expired_plans(bed._store, now=now) == []
         later = now + KEPT + 60_000_000
         assert await expired_plans(bed._store, now=later) == ["00000000000000ff", plan_id]
         with monkeypatch.context() as patch:
-            patch.setattr(home, "now", lambda: later)
+            patch.setattr(process, "now", lambda: later)
             with pytest.raises(Rejected, match="more than 7 days ago"):
                 await bed.run(plan=plan_id)
         await drop_plans(bed._store, ["00000000000000ff", plan_id])
@@ -311,14 +311,14 @@ async def test_a_plan_that_cannot_be_carried_out_is_made_anew(
     edited: Project, monkeypatch: pytest.MonkeyPatch, damage: str
 ) -> None:
     """Planning again, as the refusal of an old or damaged plan says, gives one that can be carried out."""
-    from flowbed import bed as home
+    from flowbed.wiring import process
 
     async with await edited.open() as bed:
         plan_id = plan_of(await bed.plan())
         folder = edited.folder / ".flowbed" / "store" / "plans" / plan_id
         if damage == "age":
-            later = home.now() + KEPT + 60_000_000
-            monkeypatch.setattr(home, "now", lambda: later)
+            later = process.now() + KEPT + 60_000_000
+            monkeypatch.setattr(process, "now", lambda: later)
         elif damage == "plan.json":
             (folder / damage).write_text("{}")
         else:

@@ -7,9 +7,9 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from flowbed import bed as beds
 from flowbed import telemetry
 from flowbed.errors import NotFound
+from flowbed.wiring import process as clocks
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -158,8 +158,8 @@ async def test_what_gc_took_the_delta_of_is_released_all_the_same(
     """A run whose delta was too old to be kept is embedded anew once released, and is no fault before."""
     async with await notes.open() as bed:
         before = await changed(notes, bed)
-        real = beds.now
-        monkeypatch.setattr(beds, "now", lambda: real() + MONTH)
+        real = clocks.now
+        monkeypatch.setattr(clocks, "now", lambda: real() + MONTH)
         assert (await bed.gc()).objects["delta"] == 2
         await bed.rollback("notes", before)
         assert (await bed.verify())["notes"].faults == ()

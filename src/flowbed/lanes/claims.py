@@ -14,7 +14,7 @@ from flowbed.telemetry import CHUNKS_CLAIMED, STAGE, log, reached
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Collection, Mapping
 
-    from flowbed.lanes.contexts import Parts
+    from flowbed.lanes.contexts import Context
     from flowbed.ledger import ChunkRow
 
 # Chunks of one run: their vectors are held until its deltas are written (25 MB at 384 dimensions).
@@ -26,27 +26,27 @@ CLAIM = 60_000_000  # µs
 WAITING = frozenset({Status.NONE, Status.FAILED})
 
 
-async def take_back(parts: Parts) -> None:
+async def take_back(context: Context) -> None:
     """Give back what dead workers have claimed; chunks that a live submission carries are left to it."""
-    for worker in await parts.ledger.chunks.workers():
-        if worker != parts.worker and parts.dead(worker):
-            await parts.ledger.chunks.release(worker)
-    for worker in await parts.ledger.submissions.workers():
-        if worker != parts.worker and parts.dead(worker):
-            await parts.ledger.submissions.release(worker)
+    for worker in await context.ledger.chunks.workers():
+        if worker != context.worker and context.dead(worker):
+            await context.ledger.chunks.release(worker)
+    for worker in await context.ledger.submissions.workers():
+        if worker != context.worker and context.dead(worker):
+            await context.ledger.submissions.release(worker)
 
 
 @asynccontextmanager
-async def renewed(parts: Parts) -> AsyncIterator[None]:
+async def renewed(context: Context) -> AsyncIterator[None]:
     """Keep this worker's claims and holds from running out, and give back what is left of them at the end."""
 
     async def beat() -> None:
         while True:
             await asyncio.sleep(CLAIM / 1e6 / 3)
             try:
-                until = parts.clock() + CLAIM
-                await parts.ledger.chunks.renew(parts.worker, until=until)
-                await parts.ledger.submissions.renew(parts.worker, until=until)
+                until = context.clock() + CLAIM
+                await context.ledger.chunks.renew(context.worker, until=until)
+                await context.ledger.submissions.renew(context.worker, until=until)
             except Error as error:  # there is time for two more tries before the claims run out
                 log.warning("claims could not be renewed: %s", error)
 
@@ -56,8 +56,8 @@ async def renewed(parts: Parts) -> AsyncIterator[None]:
     finally:
         task.cancel()
         await asyncio.gather(task, return_exceptions=True)
-        await parts.ledger.chunks.release(parts.worker)
-        await parts.ledger.submissions.release(parts.worker)
+        await context.ledger.chunks.release(context.worker)
+        await context.ledger.submissions.release(context.worker)
 
 
 class BatchQueue:
@@ -101,7 +101,7 @@ class Claims:
     and so many batches at once are claimed `together`.
     """
 
-    parts: Parts
+    context: Context
     sources: Collection[str]
     statuses: Collection[Status]
     limit: int | None
@@ -138,7 +138,7 @@ class Claims:
             await self._announce()
         # What has failed in this run is for the next one.
         again = frozenset(self.statuses) - {Status.FAILED}
-        chunks, now = self.parts.ledger.chunks, self.parts.clock()
+        chunks, now = self.context.ledger.chunks, self.context.clock()
         async for batches in chunks.batches(self.statuses, now=now, sources=self.sources):
             named = [batch for batch in batches if batch]
             for start in range(0, len(named), self.together):
@@ -158,12 +158,12 @@ class Claims:
             return
         whole: list[ChunkRow] = []
         while self.limit is None or self.claimed < self.limit:
-            now = self.parts.clock()
+            now = self.context.clock()
             most = RUN_CHUNKS if self.limit is None else min(RUN_CHUNKS, self.limit - self.claimed)
-            rows = await self.parts.ledger.chunks.claim(
+            rows = await self.context.ledger.chunks.claim(
                 batches,
                 statuses,
-                worker=self.parts.worker,
+                worker=self.context.worker,
                 now=now,
                 until=now + CLAIM,
                 sources=whose,
@@ -192,6 +192,6 @@ class Claims:
 
     async def _announce(self) -> None:
         """Tell how much there is to embed, now that the fetch has ended."""
-        counts = await self.parts.ledger.chunks.counts()
+        counts = await self.context.ledger.chunks.counts()
         waiting = sum(number for (_, status), number in counts.items() if status in self.statuses)
         reached(STAGE, stage="embed", total=self.claimed + waiting)

@@ -1,4 +1,10 @@
-"""What the steps of a lane work with."""
+"""What a step works with: four records, each of which says what its holder can touch.
+
+Context       the store, the ledger and the clock
+ModelContext  and the model: enough to plan, find and submit, and it loads no index
+IndexContext  and the index: enough to commit, compact, roll back and repair
+RunContext    everything
+"""
 
 from __future__ import annotations
 
@@ -18,27 +24,46 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Parts:
-    """The opened parts of a bed that the pipeline works with.
+class Context:
+    """The store, the ledger, and who is at work.
 
-    `embedder` opens the model when it is first called, and `jobs` its provider's Batch API, None where there is none;
-    `dead` tells whether a worker is known to have ended. `new_id` makes 24 hex digits that nothing else has.
-    `sources` names all that the project has.
-    `clock` is microseconds since 1970, `monotonic` seconds. `budget` is what requests may cost, where that is limited;
-    `retention` which old versions compaction keeps, where that was set.
+    `worker` names this piece of work in claims and leases, and `dead` tells whether a worker is known to have ended.
+    `clock` returns microseconds since 1970, `monotonic` seconds. `sources` are the names of all sources of the project.
     """
 
     store: Store
     ledger: Ledger
-    datasets: Datasets
-    embedder: Callable[[], Cached]
-    jobs: Callable[[], BatchApi | None]
-    new_id: Callable[[], str]
     clock: Callable[[], int]
     monotonic: Callable[[], float]
     dead: Callable[[str], bool]
     worker: str
-    concurrency: int
     sources: frozenset[str]
+
+
+@dataclass(frozen=True, kw_only=True)
+class ModelContext(Context):
+    """A context with the model.
+
+    `embedder` opens the model when first called, `batch_api` the Batch API of its provider, None where it has none.
+    `new_id` returns 24 unique hex digits. `budget` limits what requests may cost, None where nothing does.
+    """
+
+    embedder: Callable[[], Cached]
+    batch_api: Callable[[], BatchApi | None]
+    new_id: Callable[[], str]
     budget: Budget | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class IndexContext(Context):
+    """A context with the index; `retention` says which old versions compaction keeps, None for the default."""
+
+    datasets: Datasets
     retention: Retention | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunContext(ModelContext, IndexContext):
+    """Everything that a run needs; at most `concurrency` requests are in flight at once."""
+
+    concurrency: int

@@ -27,13 +27,13 @@ if TYPE_CHECKING:
     from flowbed.lanes.batch_files import ChunkText
     from flowbed.lanes.budget import Budget
     from flowbed.lanes.claims import BatchQueue
-    from flowbed.lanes.contexts import Parts
+    from flowbed.lanes.contexts import IndexContext, ModelContext, RunContext
     from flowbed.ledger import ChunkRow
     from flowbed.records import Space, Status
 
 
 async def embed(
-    parts: Parts,
+    context: RunContext,
     *,
     sources: Collection[str],
     statuses: Collection[Status] = WAITING,
@@ -53,15 +53,15 @@ async def embed(
     tally = RunStats()
     tiers: dict[str, Reuse] = {}
     landing_now: Mapping[str, NDArray[np.float32]] = {}
-    claims = Claims(parts=parts, sources=sources, statuses=statuses, limit=limit, only=batches)
-    carrying = Carrying(parts)
-    async with renewed(parts), Landing() as landing:
+    claims = Claims(context=context, sources=sources, statuses=statuses, limit=limit, only=batches)
+    carrying = Carrying(context)
+    async with renewed(context), Landing() as landing:
         async for claimed in claims.groups(fresh):
             group = await carrying.rest(claimed)
             if not group:
                 continue
-            made = await _make(group, parts, tally, tiers, landing_now)
-            await landing.follow(land(made, parts, tally))
+            made = await _make(group, context, tally, tiers, landing_now)
+            await landing.follow(land(made, context, tally))
             landing_now = made.outcome.vectors
             if tally.stopped:
                 break
@@ -70,16 +70,16 @@ async def embed(
 
 async def _make(
     rows: Sequence[ChunkRow],
-    parts: Parts,
+    context: RunContext,
     tally: RunStats,
     tiers: dict[str, Reuse],
     landing_now: Mapping[str, NDArray[np.float32]],
 ) -> Made:
     """Read the texts of a group of claimed chunks, and find or make their vectors."""
     waiting = [row for row in rows if not row.deleted]
-    passages, lost = await read_passages(waiting, store=parts.store, ledger=parts.ledger)
-    outcome, spent = await _embed(passages, parts, tiers, landing_now)
-    await _record_perhaps(outcome, parts)
+    passages, lost = await read_passages(waiting, store=context.store, ledger=context.ledger)
+    outcome, spent = await _embed(passages, context, tiers, landing_now)
+    await _record_perhaps(outcome, context)
     tally.sent += spent.texts
     tally.tokens += spent.tokens
     tally.cost_usd += spent.cost_usd
@@ -93,10 +93,10 @@ async def _make(
         tally.stopped = (
             f"the provider is not to be asked now ({outcome.put_off}); what waits is taken up by a later run"
         )
-    if outcome.held and parts.budget is not None and parts.budget.exhausted:
+    if outcome.held and context.budget is not None and context.budget.exhausted:
         tally.stopped = (
-            f"the next request would pass the budget of {dollars(parts.budget.limit_usd)}"
-            f" ({dollars(parts.budget.spent_usd)} spent{_perhaps(parts.budget)}); what waits is taken up by a"
+            f"the next request would pass the budget of {dollars(context.budget.limit_usd)}"
+            f" ({dollars(context.budget.spent_usd)} spent{_perhaps(context.budget)}); what waits is taken up by a"
             " run that may spend more"
         )
     return Made(rows=rows, passages=passages, lost=lost, outcome=outcome, spent=spent)
@@ -111,43 +111,43 @@ def _perhaps(budget: Budget) -> str:
 
 async def _embed(
     passages: Sequence[ChunkText],
-    parts: Parts,
+    context: RunContext,
     tiers: dict[str, Reuse],
     landing_now: Mapping[str, NDArray[np.float32]],
 ) -> tuple[Outcome, Spent]:
     """Find or make the vectors of passages, and tell what that took."""
     if not passages:
         return Outcome(), Spent()
-    began = parts.monotonic()
-    embedder = await asyncio.to_thread(parts.embedder)
+    began = context.monotonic()
+    embedder = await asyncio.to_thread(context.embedder)
     for collection in sorted({each.row.collection for each in passages}):
-        await parts.datasets.begin(collection, embedder.space, now=parts.clock())
-    await _open_tiers(tiers, embedder.space, parts)
+        await context.datasets.begin(collection, embedder.space, now=context.clock())
+    await _open_tiers(tiers, embedder.space, context)
     outcome = await embed_now(
         {each.row.text_hash: each.sent for each in passages},
         planned={each.row.text_hash: embedder.bill(each.sent, each.row.tokens) for each in passages},
         embedder=embedder,
         index=_Every(landing_now, list(tiers.values())),
-        concurrency=parts.concurrency,
-        budget=parts.budget,
+        concurrency=context.concurrency,
+        budget=context.budget,
     )
     return outcome, Spent(
         texts=outcome.sent,
         planned=outcome.planned,
         tokens=outcome.tokens,
         cost_usd=outcome.tokens * embedder.price / 1e6,
-        seconds=parts.monotonic() - began,
+        seconds=context.monotonic() - began,
     )
 
 
-async def _record_perhaps(outcome: Outcome, parts: Parts) -> None:
+async def _record_perhaps(outcome: Outcome, context: ModelContext) -> None:
     """Record what a provider was sent and may bill, though it brought nothing: of no document, and in no run."""
-    price = parts.embedder().price if outcome.perhaps_billed else 0.0
+    price = context.embedder().price if outcome.perhaps_billed else 0.0
     if not price:
         return
-    tokens, at = sum(outcome.perhaps_billed), parts.clock()
+    tokens, at = sum(outcome.perhaps_billed), context.clock()
     row = SpendRow(
-        run=f"{parts.worker} {at}",
+        run=f"{context.worker} {at}",
         lane=UNANSWERED,
         source="",
         document="",
@@ -157,31 +157,31 @@ async def _record_perhaps(outcome: Outcome, parts: Parts) -> None:
         cost_usd=tokens * price / 1e6,
         at=at,
     )
-    await parts.ledger.spending.record([row])
+    await context.ledger.spending.record([row])
 
 
-async def _open_tiers(tiers: dict[str, Reuse], space: Space, parts: Parts) -> None:
+async def _open_tiers(tiers: dict[str, Reuse], space: Space, context: IndexContext) -> None:
     """Let the indexes of one space be asked: whatever collection a text was embedded for, its vector is the same."""
-    for live in await live_collections(parts.store):
+    for live in await live_collections(context.store):
         if live.space.fingerprint == space.fingerprint:
-            tiers.setdefault(live.collection, Reuse(live, parts.datasets))
+            tiers.setdefault(live.collection, Reuse(live, context.datasets))
 
 
 class AtHand:
     """What needs no provider: chunks whose vectors the cache or an index holds are laid down at once."""
 
-    def __init__(self, parts: Parts, tally: RunStats) -> None:
+    def __init__(self, context: RunContext, tally: RunStats) -> None:
         """Tally into `tally` what is laid down."""
-        self._parts, self._tally = parts, tally
+        self._context, self._tally = context, tally
         self._tiers: dict[str, Reuse] = {}
 
     async def land(self, passages: Sequence[ChunkText]) -> set[str]:
         """Lay the passages down that there are vectors for, commit them, and return their text_hashes."""
-        parts = self._parts
-        embedder = await asyncio.to_thread(parts.embedder)
+        context = self._context
+        embedder = await asyncio.to_thread(context.embedder)
         for collection in sorted({each.row.collection for each in passages}):
-            await parts.datasets.begin(collection, embedder.space, now=parts.clock())
-        await _open_tiers(self._tiers, embedder.space, parts)
+            await context.datasets.begin(collection, embedder.space, now=context.clock())
+        await _open_tiers(self._tiers, embedder.space, context)
         texts = {each.sent: each.row.text_hash for each in passages}
         found = {
             texts[text]: vector
@@ -194,7 +194,7 @@ class AtHand:
             rows = [each.row for each in known]
             outcome = Outcome(vectors=vectors)
             made = Made(rows=rows, passages=known, lost=(), outcome=outcome, spent=Spent(lane="batch"))
-            await land(made, parts, self._tally)
+            await land(made, context, self._tally)
         return set(vectors)
 
 

@@ -14,8 +14,8 @@ from flowbed.telemetry import DEAD_LETTER, reached
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from flowbed.lanes.contexts import Parts
-    from flowbed.ledger import ChunkRow
+    from flowbed.lanes.contexts import Context
+    from flowbed.ledger import ChunkRow, Ledger
 
 
 @dataclass
@@ -43,31 +43,33 @@ def failure(row: ChunkRow, kind: str, reason: str) -> Failure:
     return Failure(collection=row.collection, id=row.id, version=row.version, kind=kind, reason=reason)
 
 
-async def read_again(rows: Sequence[ChunkRow], parts: Parts) -> None:
+async def read_again(rows: Sequence[ChunkRow], ledger: Ledger) -> None:
     """Make the next fetch take the documents of chunks whose texts are lost for changed."""
     for source in sorted({row.source for row in rows}):
         names = {row.document for row in rows if row.source == source}
-        known = await parts.ledger.documents.get(source, names)
+        known = await ledger.documents.get(source, names)
         forgotten = [replace(row, etag="", hash="") for row in known.values()]
         # Where another run is fetching just now, the next one will find the texts missing again, and do this then.
         with contextlib.suppress(Conflict):
-            cursor = await parts.ledger.documents.cursor(source)
-            await parts.ledger.documents.swap(Swap(cursor=cursor, value="", documents=forgotten))
+            cursor = await ledger.documents.cursor(source)
+            await ledger.documents.swap(Swap(cursor=cursor, value="", documents=forgotten))
 
 
-async def fail(failures: Sequence[Failure], parts: Parts, tally: RunStats) -> None:
+async def fail(failures: Sequence[Failure], context: Context, tally: RunStats) -> None:
     """Make claimed chunks FAILED, and tally them; what only a person can mend becomes a dead letter."""
     if not failures:
         return
     letters = [
-        DeadLetter(kind="chunk", owner=each.collection, subject=each.id, reason=each.reason, at=parts.clock())
+        DeadLetter(
+            kind="chunk", owner=each.collection, subject=each.id, reason=each.reason, at=context.clock()
+        )
         for each in failures
         if each.kind == "rejected"
     ]
     # The letter first: a chunk that has failed without one would be looked at by nobody.
     if letters:
-        await parts.ledger.dead_letters.add(letters)
-    await parts.ledger.chunks.fail(failures, worker=parts.worker)
+        await context.ledger.dead_letters.add(letters)
+    await context.ledger.chunks.fail(failures, worker=context.worker)
     for each in failures:
         reached(DEAD_LETTER, kind=each.kind, subject=each.id, reason=each.reason)
     tally.failed += len(failures)

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from flowbed.lanes.batch_files import ChunkText, Lost
-    from flowbed.lanes.contexts import Parts
+    from flowbed.lanes.contexts import IndexContext, RunContext
     from flowbed.lanes.outcome import Outcome, Paid
     from flowbed.ledger import ChunkRow
 
@@ -89,7 +89,7 @@ class Landing:
         await asyncio.gather(self._task, return_exceptions=True)
 
 
-async def land(made: Made, parts: Parts, tally: RunStats) -> None:
+async def land(made: Made, context: RunContext, tally: RunStats) -> None:
     """Commit a delta for each collection of a group, and note what failed of it."""
     rows, passages, outcome, spent = made.rows, made.passages, made.outcome, made.spent
     for collection in sorted({row.collection for row in rows}):
@@ -106,14 +106,14 @@ async def land(made: Made, parts: Parts, tally: RunStats) -> None:
         if not upserts and not deletes:
             continue
         try:
-            await _lay_down(collection, upserts, deletes, spent, made, parts)
+            await _lay_down(collection, upserts, deletes, spent, made, context)
         except (
             Conflict
         ) as error:  # someone else's bytes lie where this delta belongs: the other collections go on
             tally.failed += 1
             tally.failures.append(Problem(subject=f"collection {collection}", reason=str(error)))
             continue
-        await commit_pending(collection, parts, tally)
+        await commit_pending(collection, context, tally)
         tally.chunks += len(upserts)
         tally.deleted += len(deletes)
         spent = Spent(lane=spent.lane)  # told once, by the first of the collections that it was sent for
@@ -123,12 +123,12 @@ async def land(made: Made, parts: Parts, tally: RunStats) -> None:
         for each in passages
         if each.row.text_hash in outcome.failures
     ]
-    await read_again([each.row for each in made.lost], parts)
+    await read_again([each.row for each in made.lost], context.ledger)
     failed += [
         failure(each.row, "transient", f"{each.reason}; the next run reads its document again")
         for each in made.lost
     ]
-    await fail(failed, parts, tally)
+    await fail(failed, context, tally)
     # The lane has told of each distinct text; the chunks that shared one, or had none, are done as well.
     reached(PROGRESS, stage="embed", done=len(rows) - len({each.row.text_hash for each in passages}))
 
@@ -139,21 +139,21 @@ async def _lay_down(
     deletes: Sequence[Delete],
     spent: Spent,
     made: Made,
-    parts: Parts,
+    context: RunContext,
 ) -> None:
     """Write the delta of one collection, and record its run."""
-    live = await live_collection(parts.store, collection)
+    live = await live_collection(context.store, collection)
     if live is None:
         # Nothing of this collection was ever committed, so that there is nothing to delete from it.
-        live = await parts.datasets.begin(collection, parts.embedder().space, now=parts.clock())
-    delta = await write_delta(parts.store, collection, live.space, upserts, deletes, now=parts.clock())
+        live = await context.datasets.begin(collection, context.embedder().space, now=context.clock())
+    delta = await write_delta(context.store, collection, live.space, upserts, deletes, now=context.clock())
     reached(DELTA_WRITTEN, run=delta.run)
     # A model that costs nothing has no spending: a row for each document would be a tenth of the ledger.
     # What a submission has cost is told when its answers are there.
     if spent.cost_usd and spent.lane == "realtime":
         # Before the run: of one that is recorded nothing is laid down again, and what it has cost would be missing.
-        await parts.ledger.spending.record(shared_out(delta.run, made, spent, at=parts.clock()))
-    await parts.ledger.runs.record(
+        await context.ledger.spending.record(shared_out(delta.run, made, spent, at=context.clock()))
+    await context.ledger.runs.record(
         RunRow(
             id=delta.run,
             collection=collection,
@@ -162,7 +162,7 @@ async def _lay_down(
             sha256=delta.sha256,
             rows=delta.rows,
             lane=spent.lane,
-            worker=parts.worker,
+            worker=context.worker,
             # Not now: a process may have slept over its delta for longer than tombstones are kept.
             created=made.since,
             texts=spent.texts,
@@ -172,13 +172,13 @@ async def _lay_down(
             seconds=spent.seconds,
         ),
         [*((row.id, row.version) for row in upserts), *((row.id, row.version) for row in deletes)],
-        worker=parts.worker,
+        worker=context.worker,
     )
     reached(RUN_RECORDED, run=delta.run)
-    if await parts.ledger.dead_letters.count():
+    if await context.ledger.dead_letters.count():
         # What failed once and is in a run now waits for nobody to look any more.
         subjects = [*(row.id for row in upserts), *(row.id for row in deletes)]
-        await parts.ledger.dead_letters.remove("chunk", owner=collection, subjects=subjects)
+        await context.ledger.dead_letters.remove("chunk", owner=collection, subjects=subjects)
 
 
 def shared_out(run: str, made: Made, spent: Spent, *, at: int) -> list[SpendRow]:
@@ -218,10 +218,10 @@ def _upsert(passage: ChunkText, vector: NDArray[np.float32]) -> Upsert:
     )
 
 
-async def commit_pending(collection: str, parts: Parts, tally: RunStats) -> None:
+async def commit_pending(collection: str, context: IndexContext, tally: RunStats) -> None:
     """Commit what is pending of a collection, and tally it."""
     committed = await commit(
-        collection, store=parts.store, ledger=parts.ledger, datasets=parts.datasets, clock=parts.clock
+        collection, store=context.store, ledger=context.ledger, datasets=context.datasets, clock=context.clock
     )
     if committed.version is not None:
         tally.versions[collection] = committed.version

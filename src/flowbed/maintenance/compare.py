@@ -32,29 +32,30 @@ if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Collection
 
     from flowbed.index.active_space import Live
-    from flowbed.lanes.contexts import Parts
-    from flowbed.ledger import RunRow
+    from flowbed.lanes.contexts import Context, IndexContext
+    from flowbed.ledger import Ledger, RunRow
+    from flowbed.storage import Store
 
 PASSES = 3  # over a collection that others are committing to: what all of them find is no work in progress
 RUNS = 100_000  # read at once: all there are, but for a bed that was never committed
 
 
-async def known_collections(parts: Parts) -> list[str]:
+async def known_collections(context: Context) -> list[str]:
     """Name every collection that the store or the ledger knows of."""
-    names = {collection for collection, _ in await parts.ledger.chunks.counts()}
-    for folder in await parts.store.folders(""):
-        if {"index", "delta"} & set(await parts.store.folders(folder)):
+    names = {collection for collection, _ in await context.ledger.chunks.counts()}
+    for folder in await context.store.folders(""):
+        if {"index", "delta"} & set(await context.store.folders(folder)):
             names.add(folder)
     return sorted(names)
 
 
-async def require_known(parts: Parts, collections: Collection[str]) -> None:
+async def require_known(context: Context, collections: Collection[str]) -> None:
     """Refuse a name that is no collection's.
 
     Raises:
         NotFound: there is no collection of that name.
     """
-    known = await known_collections(parts)
+    known = await known_collections(context)
     for name in collections:
         if name not in known:
             there = (
@@ -65,53 +66,53 @@ async def require_known(parts: Parts, collections: Collection[str]) -> None:
             raise NotFound(f"no collection is called {name!r}; {there}")
 
 
-async def find(parts: Parts, collection: str, *, rows: bool = True) -> Inconsistencies:
+async def find(context: IndexContext, collection: str, *, rows: bool = True) -> Inconsistencies:
     """Look for everything that is wrong with a collection, or for all that needs no look at more of rows than ids."""
     found = Inconsistencies()
     try:
-        live = await live_collection(parts.store, collection)
+        live = await live_collection(context.store, collection)
     except Misconfigured:
         found.add({SPACE: [collection]})
         return found
     with contextlib.suppress(Misconfigured, Rejected, Transient):  # what cannot be opened is told below
         if live is not None:
-            await catch_up(parts, live)  # rows that a rollback has put back are no fault
-    if live is None and await parts.store.folders(f"{collection}/index"):
+            await catch_up(context, live)  # rows that a rollback has put back are no fault
+    if live is None and await context.store.folders(f"{collection}/index"):
         found.add({SPACE: [collection]})
         return found
     try:
         if rows:
-            found = await _compare(parts, collection, live)
+            found = await _compare(context, collection, live)
         elif live is not None:
-            found.add(await odd_ids(live, datasets=parts.datasets))
-        await opened(live, datasets=parts.datasets)
+            found.add(await odd_ids(live, datasets=context.datasets))
+        await opened(live, datasets=context.datasets)
     except Misconfigured as error:
         found.add({UNFIT: [str(error)]})
     except (Rejected, Transient) as error:
         found.add({UNREADABLE: [str(error)]})
-    await _deltas(parts, collection, live, found, read=rows)
-    found.add({TEXT_LOST: [name async for name in _lost(parts, collection)]})
+    await _deltas(context, collection, live, found, read=rows)
+    found.add({TEXT_LOST: [name async for name in _lost(context, collection)]})
     return found
 
 
-async def _compare(parts: Parts, collection: str, live: Live | None) -> Inconsistencies:
+async def _compare(context: IndexContext, collection: str, live: Live | None) -> Inconsistencies:
     """Compare the index with the ledger, as often as it takes to tell what is wrong from what is being committed."""
-    found, quiet = await compared(parts, collection, live)
+    found, quiet = await compared(context, collection, live)
     for _ in range(PASSES - 1):
         if quiet or not found.faults:
             break
-        again, quiet = await compared(parts, collection, live)
+        again, quiet = await compared(context, collection, live)
         found.keep(again)
     return found
 
 
-async def compared(parts: Parts, collection: str, live: Live | None) -> tuple[Inconsistencies, bool]:
+async def compared(context: IndexContext, collection: str, live: Live | None) -> tuple[Inconsistencies, bool]:
     """Compare one version of the index with the ledger; tell also whether that is still the newest afterwards."""
     found = Inconsistencies()
     # The index first: what is committed after this is told from what is wrong by looking once more.
-    dataset = await opened(live, datasets=parts.datasets)
+    dataset = await opened(live, datasets=context.datasets)
     expected = Expected()
-    async for marks in parts.ledger.chunks.marks(collection):
+    async for marks in context.ledger.chunks.marks(collection):
         expected.add(marks)
         found.chunks += len(marks)
     expected.sort()
@@ -123,42 +124,42 @@ async def compared(parts: Parts, collection: str, live: Live | None) -> tuple[In
             found.add(some.faults)
             reached(PROGRESS, stage="verify", done=some.rows)
     if ((expected.kinds == audit.MUST) & ~expected.present).any():
-        async for marks in parts.ledger.chunks.marks(collection):
+        async for marks in context.ledger.chunks.marks(collection):
             found.add({audit.MISSING: expected.missing(marks)})
-    now = await opened(live, datasets=parts.datasets)
+    now = await opened(live, datasets=context.datasets)
     if dataset is None or now is None:
         return found, dataset is now
     return found, bool(dataset.version == now.version)
 
 
 async def _deltas(
-    parts: Parts, collection: str, live: Live | None, found: Inconsistencies, *, read: bool = True
+    context: Context, collection: str, live: Live | None, found: Inconsistencies, *, read: bool = True
 ) -> None:
     """Hold every delta that lies in the store against its run, and every run that waits against its delta."""
     there = set()
-    async for listed in parts.store.list(f"{collection}/delta"):
+    async for listed in context.store.list(f"{collection}/delta"):
         there.add(listed.key)
-        run = await parts.ledger.runs.get(run_of(listed.key))
+        run = await context.ledger.runs.get(run_of(listed.key))
         if run is None or run.key != listed.key:
             continue  # laid down by a run that was killed before it was recorded: `flowbed gc` looks after it
         found.deltas += 1
-        if read and await _digest(parts, listed.key) != run.sha256:
+        if read and await _digest(context.store, listed.key) != run.sha256:
             found.add({DELTA_DAMAGED: [run.id]})
-    for run in await waiting_runs(parts, collection):
-        if is_stale(run, now=parts.clock()):
+    for run in await waiting_runs(context.ledger, collection):
+        if is_stale(run, now=context.clock()):
             continue
         # It may have been laid down since the store was listed.
-        if run.key not in there and not await _digest(parts, run.key):
+        if run.key not in there and not await _digest(context.store, run.key):
             found.add({DELTA_MISSING: [run.id]})
         elif live is not None and Space.from_json(run.space).fingerprint != live.space.fingerprint:
             found.add({DELTA_SPACE: [run.id]})
 
 
-async def waiting_runs(parts: Parts, collection: str) -> list[RunRow]:
+async def waiting_runs(ledger: Ledger, collection: str) -> list[RunRow]:
     """Read the runs of a collection whose deltas will be needed: pending and reverted ones."""
-    runs = await parts.ledger.runs.pending(collection, limit=RUNS)
-    for name in await parts.ledger.runs.reverted(collection):
-        run = await parts.ledger.runs.get(name)
+    runs = await ledger.runs.pending(collection, limit=RUNS)
+    for name in await ledger.runs.reverted(collection):
+        run = await ledger.runs.get(name)
         if run is not None:
             runs.append(run)
     return runs
@@ -169,24 +170,24 @@ def run_of(key: str) -> str:
     return key.split("/")[2]
 
 
-async def _digest(parts: Parts, key: str) -> str:
+async def _digest(store: Store, key: str) -> str:
     digest = hashlib.sha256()
     try:
-        async for piece in parts.store.stream(key):
+        async for piece in store.stream(key):
             digest.update(piece)
     except NotFound:
         return ""
     return digest.hexdigest()
 
 
-async def _lost(parts: Parts, collection: str) -> AsyncIterator[str]:
+async def _lost(context: Context, collection: str) -> AsyncIterator[str]:
     """Name the chunks of a collection that wait, and whose texts are lost."""
-    now = parts.clock()
-    async for batches in parts.ledger.chunks.batches(WAITING, now=now, sources=()):
+    now = context.clock()
+    async for batches in context.ledger.chunks.batches(WAITING, now=now, sources=()):
         for batch in batches:
             if batch:
-                rows = await parts.ledger.chunks.ready(batch, WAITING, now=now, sources=())
+                rows = await context.ledger.chunks.ready(batch, WAITING, now=now, sources=())
                 mine = [row for row in rows if row.collection == collection and not row.deleted]
-                _, lost = await read_passages(mine, store=parts.store, ledger=parts.ledger)
+                _, lost = await read_passages(mine, store=context.store, ledger=context.ledger)
                 for each in lost:
                     yield each.row.id

@@ -24,8 +24,8 @@ from flowbed.records import Status
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Sequence
 
-    from flowbed.lanes.contexts import Parts
-    from flowbed.ledger import DeadLetter
+    from flowbed.lanes.contexts import Context, IndexContext, ModelContext, RunContext
+    from flowbed.ledger import DeadLetter, Ledger
 
 Severity = Literal["error", "warning", "note"]
 
@@ -78,12 +78,12 @@ class Place:
     cache: Callable[[], str]
 
 
-async def examine(parts: Parts, place: Place) -> Diagnosis:
+async def examine(context: RunContext, place: Place) -> Diagnosis:
     """Carry out every check; one that fails is a finding of its own, and does not stop the others."""
     findings: list[Finding] = []
     for name, check in CHECKS.items():
         try:
-            findings += [found async for found in check(parts, place)]
+            findings += [found async for found in check(context, place)]
         except Error as error:
             what = f"it could not be checked: {error}"
             findings.append(
@@ -104,10 +104,10 @@ def untied(error: Misconfigured) -> Diagnosis:
     return Diagnosis(findings=(found,), checks=1)
 
 
-async def _store(parts: Parts, place: Place) -> AsyncIterator[Finding]:
+async def _store(context: Context, place: Place) -> AsyncIterator[Finding]:
     try:
-        await parts.store.put(PROBE, b"")
-        await parts.store.delete([PROBE])
+        await context.store.put(PROBE, b"")
+        await context.store.delete([PROBE])
     except Misconfigured as error:
         yield Finding(
             check="store",
@@ -118,7 +118,7 @@ async def _store(parts: Parts, place: Place) -> AsyncIterator[Finding]:
         )
 
 
-async def _disk(parts: Parts, place: Place) -> AsyncIterator[Finding]:  # noqa: ARG001 - every check is called alike
+async def _disk(context: Context, place: Place) -> AsyncIterator[Finding]:  # noqa: ARG001 - every check is called alike
     if (free := place.free()) < FREE_BYTES:
         yield Finding(
             check="disk",
@@ -129,7 +129,7 @@ async def _disk(parts: Parts, place: Place) -> AsyncIterator[Finding]:  # noqa: 
         )
 
 
-async def _cache(parts: Parts, place: Place) -> AsyncIterator[Finding]:  # noqa: ARG001
+async def _cache(context: Context, place: Place) -> AsyncIterator[Finding]:  # noqa: ARG001
     if fault := place.cache():
         yield Finding(
             check="cache",
@@ -140,11 +140,11 @@ async def _cache(parts: Parts, place: Place) -> AsyncIterator[Finding]:  # noqa:
         )
 
 
-async def _index(parts: Parts, place: Place) -> AsyncIterator[Finding]:  # noqa: ARG001
-    counts = await parts.ledger.chunks.counts()
-    for name in await known_collections(parts):
+async def _index(context: IndexContext, place: Place) -> AsyncIterator[Finding]:  # noqa: ARG001
+    counts = await context.ledger.chunks.counts()
+    for name in await known_collections(context):
         chunks = sum(number for (collection, _), number in counts.items() if collection == name)
-        for fault in await look_through(parts, name, rows=chunks <= PROVED):
+        for fault in await look_through(context, name, rows=chunks <= PROVED):
             # An index that cannot be read is dropped, which is only done when that is said.
             how = "--repair --allow-deletes" if fault.kind == UNREADABLE else "--repair"
             yield Finding(
@@ -156,14 +156,14 @@ async def _index(parts: Parts, place: Place) -> AsyncIterator[Finding]:  # noqa:
             )
 
 
-async def _counts(parts: Parts, place: Place) -> AsyncIterator[Finding]:  # noqa: ARG001
+async def _counts(context: IndexContext, place: Place) -> AsyncIterator[Finding]:  # noqa: ARG001
     """Count what is too much to be proved here: an index holds every chunk that is done, and at most all of them."""
-    counts = await parts.ledger.chunks.counts()
-    for live in await live_collections(parts.store):
+    counts = await context.ledger.chunks.counts()
+    for live in await live_collections(context.store):
         mine = {status: n for (collection, status), n in counts.items() if collection == live.collection}
         if sum(mine.values()) <= PROVED:
             continue
-        rows = (await state(live, datasets=parts.datasets)).rows
+        rows = (await state(live, datasets=context.datasets)).rows
         done = mine.get(Status.SUCCESS, 0)
         if not done <= rows <= sum(mine.values()):
             yield Finding(
@@ -175,9 +175,9 @@ async def _counts(parts: Parts, place: Place) -> AsyncIterator[Finding]:  # noqa
             )
 
 
-async def _vector_index(parts: Parts, place: Place) -> AsyncIterator[Finding]:  # noqa: ARG001
-    for live in await live_collections(parts.store):
-        now = await state(live, datasets=parts.datasets)
+async def _vector_index(context: IndexContext, place: Place) -> AsyncIterator[Finding]:  # noqa: ARG001
+    for live in await live_collections(context.store):
+        now = await state(live, datasets=context.datasets)
         if now.rows >= INDEX_ROWS and now.unindexed_rows > 2 * UNINDEXED:
             yield Finding(
                 check="vector-index",
@@ -186,7 +186,7 @@ async def _vector_index(parts: Parts, place: Place) -> AsyncIterator[Finding]:  
                 what=f"{now.unindexed_rows:,} of {now.rows:,} rows are in no vector index: every search scans them",
                 mend=f"flowbed compact {live.collection}",
             )
-        if (there := await outgrown(live, datasets=parts.datasets)) is not None:
+        if (there := await outgrown(live, datasets=context.datasets)) is not None:
             yield Finding(
                 check="vector-index",
                 severity="warning",
@@ -197,10 +197,10 @@ async def _vector_index(parts: Parts, place: Place) -> AsyncIterator[Finding]:  
             )
 
 
-async def _runs(parts: Parts, place: Place) -> AsyncIterator[Finding]:  # noqa: ARG001
-    late = parts.clock() - COMMIT_WITHIN // MICROSECOND
-    for name in await parts.ledger.runs.collections():
-        pending = [run for run in await parts.ledger.runs.pending(name, limit=PROVED) if run.created < late]
+async def _runs(context: Context, place: Place) -> AsyncIterator[Finding]:  # noqa: ARG001
+    late = context.clock() - COMMIT_WITHIN // MICROSECOND
+    for name in await context.ledger.runs.collections():
+        pending = [run for run in await context.ledger.runs.pending(name, limit=PROVED) if run.created < late]
         if pending:
             yield Finding(
                 check="runs",
@@ -210,8 +210,8 @@ async def _runs(parts: Parts, place: Place) -> AsyncIterator[Finding]:  # noqa: 
                 " in no version yet",
                 mend="flowbed run",
             )
-    for name in await known_collections(parts):
-        if reverted := await parts.ledger.runs.reverted(name):
+    for name in await known_collections(context):
+        if reverted := await context.ledger.runs.reverted(name):
             yield Finding(
                 check="runs",
                 severity="note",
@@ -221,20 +221,20 @@ async def _runs(parts: Parts, place: Place) -> AsyncIterator[Finding]:  # noqa: 
             )
 
 
-async def _waiting(parts: Parts, place: Place) -> AsyncIterator[Finding]:  # noqa: ARG001
-    if not all(map(parts.dead, await parts.ledger.chunks.workers())):
+async def _waiting(context: Context, place: Place) -> AsyncIterator[Finding]:  # noqa: ARG001
+    if not all(map(context.dead, await context.ledger.chunks.workers())):
         return  # a run is at it, and may be for hours
-    now = parts.clock()
+    now = context.clock()
     late = now - EMBED_WITHIN // MICROSECOND
     number = 0
     left: dict[str, int] = {}
-    async for batches in parts.ledger.chunks.batches(WAITING, now=now, sources=()):
+    async for batches in context.ledger.chunks.batches(WAITING, now=now, sources=()):
         for batch in batches:
-            rows = await parts.ledger.chunks.ready(batch, WAITING, now=now, sources=())
+            rows = await context.ledger.chunks.ready(batch, WAITING, now=now, sources=())
             # A version is the time at which the chunk was last sent on its way.
-            number += sum(1 for row in rows if row.version < late and row.source in parts.sources)
+            number += sum(1 for row in rows if row.version < late and row.source in context.sources)
             for row in rows:
-                if row.deleted and row.source not in parts.sources:
+                if row.deleted and row.source not in context.sources:
                     left[row.source] = left.get(row.source, 0) + 1
     for name, gone in sorted(left.items()):
         yield Finding(
@@ -254,11 +254,11 @@ async def _waiting(parts: Parts, place: Place) -> AsyncIterator[Finding]:  # noq
         )
 
 
-async def _claims(parts: Parts, place: Place) -> AsyncIterator[Finding]:  # noqa: ARG001
-    ended = sorted(worker for worker in await parts.ledger.chunks.workers() if parts.dead(worker))
+async def _claims(context: Context, place: Place) -> AsyncIterator[Finding]:  # noqa: ARG001
+    ended = sorted(worker for worker in await context.ledger.chunks.workers() if context.dead(worker))
     expired = [
         batch
-        async for page in parts.ledger.chunks.batches({Status.PENDING}, now=parts.clock(), sources=())
+        async for page in context.ledger.chunks.batches({Status.PENDING}, now=context.clock(), sources=())
         for batch in page
     ]
     if ended or expired:
@@ -272,13 +272,13 @@ async def _claims(parts: Parts, place: Place) -> AsyncIterator[Finding]:  # noqa
         )
 
 
-async def _failed(parts: Parts, place: Place) -> AsyncIterator[Finding]:  # noqa: ARG001
-    letters = await _letters(parts)
+async def _failed(context: Context, place: Place) -> AsyncIterator[Finding]:  # noqa: ARG001
+    letters = await _letters(context.ledger)
     known = {(letter.owner, letter.subject) for letter in letters}
     forgotten = []
-    async for page in parts.ledger.chunks.batches({Status.FAILED}, now=parts.clock(), sources=()):
+    async for page in context.ledger.chunks.batches({Status.FAILED}, now=context.clock(), sources=()):
         for batch in page:
-            rows = await parts.ledger.chunks.ready(batch, {Status.FAILED}, now=parts.clock(), sources=())
+            rows = await context.ledger.chunks.ready(batch, {Status.FAILED}, now=context.clock(), sources=())
             forgotten += [
                 row.id
                 for row in rows
@@ -295,8 +295,8 @@ async def _failed(parts: Parts, place: Place) -> AsyncIterator[Finding]:  # noqa
         )
 
 
-async def _dead_letters(parts: Parts, place: Place) -> AsyncIterator[Finding]:  # noqa: ARG001
-    letters = await _letters(parts)
+async def _dead_letters(context: Context, place: Place) -> AsyncIterator[Finding]:  # noqa: ARG001
+    letters = await _letters(context.ledger)
     for kind, advice, mend in (
         ("chunk", "", "flowbed dead-letters retry; flowbed run"),
         ("run", "", "flowbed dead-letters retry; flowbed run"),
@@ -312,9 +312,9 @@ async def _dead_letters(parts: Parts, place: Place) -> AsyncIterator[Finding]:  
             )
 
 
-async def _leases(parts: Parts, place: Place) -> AsyncIterator[Finding]:  # noqa: ARG001
-    for name in await known_collections(parts):
-        if stuck := await _stuck(parts, name, f"{name}/lease.json"):
+async def _leases(context: Context, place: Place) -> AsyncIterator[Finding]:  # noqa: ARG001
+    for name in await known_collections(context):
+        if stuck := await _stuck(context, name, f"{name}/lease.json"):
             yield Finding(
                 check="lease",
                 severity="warning",
@@ -324,10 +324,10 @@ async def _leases(parts: Parts, place: Place) -> AsyncIterator[Finding]:  # noqa
             )
 
 
-async def _stuck(parts: Parts, collection: str, key: str) -> str:
+async def _stuck(context: Context, collection: str, key: str) -> str:
     """Say why a lease will not be given back any more; nothing, where it may be, or was."""
     try:
-        said = json.loads((await parts.store.get(key)).body)
+        said = json.loads((await context.store.get(key)).body)
         owner, released = str(said["owner"]), bool(said["released"])
     except NotFound:
         return ""
@@ -335,21 +335,21 @@ async def _stuck(parts: Parts, collection: str, key: str) -> str:
         return "it cannot be read"
     if released:
         return ""
-    if parts.dead(owner):
+    if context.dead(owner):
         return f"{owner} has ended"
     # Of another host nothing is known but when it was last heard of. A store lists folders, not single objects.
-    renewed = [listed.modified async for listed in parts.store.list(collection) if listed.key == key]
-    silent = (parts.clock() - max(renewed, default=parts.clock())) * MICROSECOND
+    renewed = [listed.modified async for listed in context.store.list(collection) if listed.key == key]
+    silent = (context.clock() - max(renewed, default=context.clock())) * MICROSECOND
     if silent < SILENT:
         return ""
     return f"{owner} has not been heard of for {_count(silent // timedelta(minutes=1), 'minute')}"
 
 
-async def _sources(parts: Parts, place: Place) -> AsyncIterator[Finding]:  # noqa: ARG001
-    for name in await parts.store.folders(""):
-        if name in parts.sources or "chunked" not in await parts.store.folders(name):
+async def _sources(context: Context, place: Place) -> AsyncIterator[Finding]:  # noqa: ARG001
+    for name in await context.store.folders(""):
+        if name in context.sources or "chunked" not in await context.store.folders(name):
             continue
-        if number := await parts.ledger.documents.count(name):
+        if number := await context.ledger.documents.count(name):
             yield Finding(
                 check="sources",
                 severity="warning",
@@ -359,17 +359,17 @@ async def _sources(parts: Parts, place: Place) -> AsyncIterator[Finding]:  # noq
             )
 
 
-async def _submissions(parts: Parts, place: Place) -> AsyncIterator[Finding]:  # noqa: ARG001
-    rows = [row async for page in parts.ledger.submissions.pages(live=True) for row in page]
+async def _submissions(context: ModelContext, place: Place) -> AsyncIterator[Finding]:  # noqa: ARG001
+    rows = [row async for page in context.ledger.submissions.pages(live=True) for row in page]
     if not rows:
         return
-    embedder, api = await asyncio.to_thread(parts.embedder), await asyncio.to_thread(parts.jobs)
+    embedder, api = await asyncio.to_thread(context.embedder), await asyncio.to_thread(context.batch_api)
     for each in overdue(
         rows,
         space=embedder.space.to_json(),
         terms=None if api is None else api.terms,
-        now=parts.clock(),
-        dead=parts.dead,
+        now=context.clock(),
+        dead=context.dead,
     ):
         yield Finding(
             check="submissions",
@@ -380,12 +380,12 @@ async def _submissions(parts: Parts, place: Place) -> AsyncIterator[Finding]:  #
         )
 
 
-async def _batch_api(parts: Parts, place: Place) -> AsyncIterator[Finding]:  # noqa: ARG001
-    rows = [row async for page in parts.ledger.submissions.pages(live=True) for row in page]
+async def _batch_api(context: ModelContext, place: Place) -> AsyncIterator[Finding]:  # noqa: ARG001
+    rows = [row async for page in context.ledger.submissions.pages(live=True) for row in page]
     if not rows:
         return  # nobody is asked for anything that nothing waits for
     try:
-        api = await asyncio.to_thread(parts.jobs)
+        api = await asyncio.to_thread(context.batch_api)
         if api is not None:
             mine = [row for row in rows if row.account == api.terms.account]
             known = next((row.job for row in mine if row.job), "")
@@ -405,8 +405,8 @@ async def _batch_api(parts: Parts, place: Place) -> AsyncIterator[Finding]:  # n
         )
 
 
-async def _orphans(parts: Parts, place: Place) -> AsyncIterator[Finding]:  # noqa: ARG001
-    found = [each async for each in garbage(parts) if each.orphan]
+async def _orphans(context: IndexContext, place: Place) -> AsyncIterator[Finding]:  # noqa: ARG001
+    found = [each async for each in garbage(context) if each.orphan]
     if found:
         size = sum(each.bytes for each in found)
         yield Finding(
@@ -418,7 +418,7 @@ async def _orphans(parts: Parts, place: Place) -> AsyncIterator[Finding]:  # noq
         )
 
 
-CHECKS: dict[str, Callable[[Parts, Place], AsyncIterator[Finding]]] = {
+CHECKS: dict[str, Callable[[RunContext, Place], AsyncIterator[Finding]]] = {
     "store": _store,
     "disk": _disk,
     "cache": _cache,
@@ -438,8 +438,8 @@ CHECKS: dict[str, Callable[[Parts, Place], AsyncIterator[Finding]]] = {
 }
 
 
-async def _letters(parts: Parts) -> list[DeadLetter]:
-    return [letter async for page in parts.ledger.dead_letters.pages() for letter in page]
+async def _letters(ledger: Ledger) -> list[DeadLetter]:
+    return [letter async for page in ledger.dead_letters.pages() for letter in page]
 
 
 def _some(subjects: Sequence[str]) -> str:

@@ -14,7 +14,7 @@ from flowbed.records import Status
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from flowbed.lanes.contexts import Parts
+    from flowbed.lanes.contexts import Context, IndexContext
     from flowbed.ledger import BatchRow, ChunkRow, RunRow, SubmissionRow
 
 
@@ -53,40 +53,42 @@ class Reason:
     submission: SubmissionRow | None = None
 
 
-async def status(parts: Parts) -> BedStatus:
+async def status(context: IndexContext) -> BedStatus:
     """Describe every collection, the chunks by status, and what waits for someone to look."""
     collections = {}
-    for live in await live_collections(parts.store):
-        now = await state(live, datasets=parts.datasets)
+    for live in await live_collections(context.store):
+        now = await state(live, datasets=context.datasets)
         collections[live.collection] = CollectionStatus(
             rows=now.rows, unindexed_rows=now.unindexed_rows, version=now.version, space=live.space.space8
         )
     chunks: dict[str, int] = {}
-    for (_, each), number in (await parts.ledger.chunks.counts()).items():
+    for (_, each), number in (await context.ledger.chunks.counts()).items():
         chunks[each.value] = chunks.get(each.value, 0) + number
     return BedStatus(
         collections=collections,
         chunks=chunks,
-        dead_letters=await parts.ledger.dead_letters.count(),
-        pending=tuple(await parts.ledger.runs.collections()),
-        submissions=tuple([row async for page in parts.ledger.submissions.pages(live=True) for row in page]),
+        dead_letters=await context.ledger.dead_letters.count(),
+        pending=tuple(await context.ledger.runs.collections()),
+        submissions=tuple(
+            [row async for page in context.ledger.submissions.pages(live=True) for row in page]
+        ),
     )
 
 
-async def why(parts: Parts, subject: str) -> list[Reason]:
+async def why(context: Context, subject: str) -> list[Reason]:
     """Say what is known of a chunk (by id) or of every chunk of a document.
 
     Raises:
         NotFound: the ledger knows neither a chunk nor a document of that name.
     """
-    rows = await parts.ledger.chunks.find(subject)
+    rows = await context.ledger.chunks.find(subject)
     if not rows:
-        raise NotFound(await _unknown(parts, subject))
-    batches = await parts.ledger.batches.get({row.batch for row in rows if row.batch})
+        raise NotFound(await _unknown(context, subject))
+    batches = await context.ledger.batches.get({row.batch for row in rows if row.batch})
     reasons = []
     for row in rows:
-        found = await parts.ledger.runs.get(row.run) if row.run else None
-        carries = await parts.ledger.submissions.get(row.submission) if row.submission else None
+        found = await context.ledger.runs.get(row.run) if row.run else None
+        carries = await context.ledger.submissions.get(row.submission) if row.submission else None
         reasons.append(
             Reason(
                 chunk=row,
@@ -99,16 +101,16 @@ async def why(parts: Parts, subject: str) -> list[Reason]:
     return reasons
 
 
-async def _unknown(parts: Parts, subject: str) -> str:
+async def _unknown(context: Context, subject: str) -> str:
     """Say what is known of a subject that has no chunks."""
-    async for letters in parts.ledger.dead_letters.pages():
+    async for letters in context.ledger.dead_letters.pages():
         for letter in letters:
             if subject in {letter.subject, letter.subject.rpartition(":")[0]}:
                 return (
                     f"{subject!r} has no chunks: {letter.subject} of {letter.owner} failed, {letter.reason}"
                 )
-    for source in sorted(parts.sources):
-        if await parts.ledger.documents.get(source, [subject]):
+    for source in sorted(context.sources):
+        if await context.ledger.documents.get(source, [subject]):
             return f"{subject!r} of source {source} has no chunks: there is no text in it"
     return (
         f"nothing is known of {subject!r}: no chunk has that id, and no source listed a document of that name"

@@ -28,7 +28,7 @@ from flowbed.records import Space
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from flowbed.lanes.contexts import Parts
+    from flowbed.lanes.contexts import Context, IndexContext
     from flowbed.maintenance.inconsistencies import Inconsistencies
 
 # Faults that end when the chunk is committed once more, at a later version.
@@ -56,25 +56,27 @@ class Mended:
     withheld: str = ""
 
 
-async def repair(parts: Parts, collection: str, found: Inconsistencies, *, allow_deletes: bool) -> Mended:
+async def repair(
+    context: IndexContext, collection: str, found: Inconsistencies, *, allow_deletes: bool
+) -> Mended:
     """Mend what was found wrong with a collection; rows that are of no known chunk go only where they are few."""
     notes: list[str] = []
     if {SPACE, UNFIT, UNREADABLE} & set(found.faults):
-        withheld = await _readable(parts, collection, notes, allow_deletes=allow_deletes)
+        withheld = await _readable(context, collection, notes, allow_deletes=allow_deletes)
         if withheld:
             return Mended(withheld=withheld)
         # Only now can its rows be looked at.
-        once_more = await find(parts, collection)
-        more = await repair(parts, collection, once_more, allow_deletes=allow_deletes)
+        once_more = await find(context, collection)
+        more = await repair(context, collection, once_more, allow_deletes=allow_deletes)
         return replace(more, notes=(*notes, *more.notes))
-    live = await live_collection(parts.store, collection)
-    waiting, deltas = await _mend_deltas(parts, collection, found)
+    live = await live_collection(context.store, collection)
+    waiting, deltas = await _mend_deltas(context, collection, found)
     faults = {kind: list(dict.fromkeys(ids)) for kind, ids in found.faults.items()}
     again = list(dict.fromkeys(each for kind in AGAIN for each in faults.get(kind, ())))
     # The ledger first: a row that is gone while its chunk counts as indexed would be looked for by nobody.
-    waiting += await parts.ledger.chunks.requeue(collection, again, now=parts.clock())
+    waiting += await context.ledger.chunks.requeue(collection, again, now=context.clock())
     if live is not None and faults.get(audit.DOUBLED):
-        await keep_newest(live, faults[audit.DOUBLED], datasets=parts.datasets)
+        await keep_newest(live, faults[audit.DOUBLED], datasets=context.datasets)
     gone = list(dict.fromkeys(each for kind in REMOVED for each in faults.get(kind, ())))
     withheld = ""
     unknown = faults.get(audit.UNKNOWN, [])
@@ -87,8 +89,8 @@ async def repair(parts: Parts, collection: str, found: Inconsistencies, *, allow
     else:
         gone += unknown
     if live is not None and gone:
-        await remove_rows(live, gone, datasets=parts.datasets)
-    await _restore_texts(parts)
+        await remove_rows(live, gone, datasets=context.datasets)
+    await _restore_texts(context)
     return Mended(waiting=waiting, removed=len(gone), deltas=deltas, notes=tuple(notes), withheld=withheld)
 
 
@@ -97,90 +99,92 @@ def doubtful(unknown: int, live: int) -> bool:
     return unknown >= GUARDED_COUNT and unknown > GUARDED_SHARE * live
 
 
-async def _readable(parts: Parts, collection: str, notes: list[str], *, allow_deletes: bool) -> str:
+async def _readable(context: IndexContext, collection: str, notes: list[str], *, allow_deletes: bool) -> str:
     """Make a collection's space known and its index one that can be read and committed to; say why not, if not."""
     try:
-        live = await live_collection(parts.store, collection)
+        live = await live_collection(context.store, collection)
     except Misconfigured:
         live = None
     if live is None:
-        space = await _space_of(parts, collection)
+        space = await _space_of(context, collection)
         if space is None:
             return (
                 f"no run of this ledger tells which space {collection} lives in: put its active.json back, or remove"
                 f" {collection}/index from the store and verify again"
             )
-        await parts.store.delete([f"{collection}/{ACTIVE}"])
-        live = await begin_space(parts.store, collection, space, now=parts.clock())
+        await context.store.delete([f"{collection}/{ACTIVE}"])
+        live = await begin_space(context.store, collection, space, now=context.clock())
         notes.append(f"{collection}/active.json was written anew, for space {space.space8}")
     try:
-        if await rebuild(live, datasets=parts.datasets):
+        if await rebuild(live, datasets=context.datasets):
             notes.append(f"the index of {collection} was written anew")
-        await compared(parts, collection, live)
+        await compared(context, collection, live)
     except (Rejected, Transient) as error:
         if not allow_deletes:
             return (
                 f"the index of {collection} cannot be read ({error}); if that does not pass, verify with --repair"
                 " --allow-deletes, which drops it for the next run to make anew"
             )
-        await parts.store.delete([listed.key async for listed in parts.store.list(live.key)])
+        await context.store.delete([listed.key async for listed in context.store.list(live.key)])
         notes.append(f"the index of {collection} was dropped")
     return ""
 
 
-async def _space_of(parts: Parts, collection: str) -> Space | None:
+async def _space_of(context: Context, collection: str) -> Space | None:
     """Find the space of a collection: that of its newest run whose index is there, or of its newest run at all."""
-    there = set(await parts.store.folders(f"{collection}/index"))
+    there = set(await context.store.folders(f"{collection}/index"))
     spaces = [
         Space.from_json(run.space)
-        for run in await parts.ledger.runs.recent(limit=RUNS)
+        for run in await context.ledger.runs.recent(limit=RUNS)
         if run.collection == collection
     ]
     held = [space for space in spaces if f"{space.space8}.lance" in there]
     return next(iter(held), None if there else next(iter(spaces), None))
 
 
-async def _mend_deltas(parts: Parts, collection: str, found: Inconsistencies) -> tuple[int, int]:
+async def _mend_deltas(context: Context, collection: str, found: Inconsistencies) -> tuple[int, int]:
     """Send the chunks of runs round again whose delta cannot be merged; count these, and the deltas."""
-    waiting, pending = 0, {run.id for run in await parts.ledger.runs.pending(collection, limit=RUNS)}
+    waiting, pending = 0, {run.id for run in await context.ledger.runs.pending(collection, limit=RUNS)}
     mended = 0
     for kind in (DELTA_MISSING, DELTA_DAMAGED, DELTA_SPACE):
         for name in found.faults.get(kind, ()):
-            run = await parts.ledger.runs.get(name)
+            run = await context.ledger.runs.get(name)
             if run is None or run.state == "reverted":
                 continue  # its release finds out the same, and makes it a dead letter
             if name in pending:
-                await parts.ledger.runs.refuse(name, reason=f"repaired: its delta was {kind}")
-                waiting += await parts.ledger.chunks.retry([name], now=parts.clock())
+                await context.ledger.runs.refuse(name, reason=f"repaired: its delta was {kind}")
+                waiting += await context.ledger.chunks.retry([name], now=context.clock())
             if kind == DELTA_DAMAGED:
-                await parts.store.delete([run.key])
+                await context.store.delete([run.key])
             mended += 1
     return waiting, mended
 
 
-async def _restore_texts(parts: Parts) -> None:
+async def _restore_texts(context: Context) -> None:
     """Let the documents of chunks that wait, and whose texts are lost, be read again by the next run."""
-    now = parts.clock()
-    async for batches in parts.ledger.chunks.batches(WAITING, now=now, sources=()):
+    now = context.clock()
+    async for batches in context.ledger.chunks.batches(WAITING, now=now, sources=()):
         for batch in filter(None, batches):
-            rows = await parts.ledger.chunks.ready(batch, WAITING, now=now, sources=())
+            rows = await context.ledger.chunks.ready(batch, WAITING, now=now, sources=())
             _, lost = await read_passages(
-                [row for row in rows if not row.deleted], store=parts.store, ledger=parts.ledger
+                [row for row in rows if not row.deleted], store=context.store, ledger=context.ledger
             )
             if lost:
-                await _fail(parts, batch, {(each.row.collection, each.row.id): each.reason for each in lost})
+                await _fail(
+                    context, batch, {(each.row.collection, each.row.id): each.reason for each in lost}
+                )
 
 
-async def _fail(parts: Parts, batch: str, reasons: Mapping[tuple[str, str], str]) -> None:
+async def _fail(context: Context, batch: str, reasons: Mapping[tuple[str, str], str]) -> None:
     """Make chunks FAILED, as a run does that finds their texts lost: a fetch then writes them anew."""
-    now = parts.clock()
+    now = context.clock()
     try:
-        rows = await parts.ledger.chunks.claim(
-            [batch], WAITING, worker=parts.worker, now=now, until=now + CLAIM, sources=(), limit=RUNS
+        rows = await context.ledger.chunks.claim(
+            [batch], WAITING, worker=context.worker, now=now, until=now + CLAIM, sources=(), limit=RUNS
         )
         lost = [row for row in rows if (row.collection, row.id) in reasons]
-        await read_again(lost, parts)
-        await parts.ledger.chunks.fail(
+        await read_again(lost, context.ledger)
+        await context.ledger.chunks.fail(
             [
                 Failure(
                     collection=row.collection,
@@ -191,7 +195,7 @@ async def _fail(parts: Parts, batch: str, reasons: Mapping[tuple[str, str], str]
                 )
                 for row in lost
             ],
-            worker=parts.worker,
+            worker=context.worker,
         )
     finally:
-        await parts.ledger.chunks.release(parts.worker)
+        await context.ledger.chunks.release(context.worker)

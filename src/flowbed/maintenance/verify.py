@@ -11,7 +11,7 @@ from flowbed.maintenance.repair import repair as mend
 if TYPE_CHECKING:
     from collections.abc import Collection
 
-    from flowbed.lanes.contexts import Parts
+    from flowbed.lanes.contexts import IndexContext
     from flowbed.maintenance.inconsistencies import Fault
     from flowbed.maintenance.repair import Mended
 
@@ -34,7 +34,11 @@ class Verified:
 
 
 async def verify(
-    parts: Parts, collections: Collection[str] = (), *, repair: bool = False, allow_deletes: bool = False
+    context: IndexContext,
+    collections: Collection[str] = (),
+    *,
+    repair: bool = False,
+    allow_deletes: bool = False,
 ) -> dict[str, Verified]:
     """Hold index, ledger and store against each other, in the collections named or in all.
 
@@ -44,25 +48,25 @@ async def verify(
     Raises:
         NotFound: there is no collection of that name.
     """
-    await require_known(parts, collections)
+    await require_known(context, collections)
     done = {}
-    for name in collections or await known_collections(parts):
-        began = parts.monotonic()
-        found = await find(parts, name)
+    for name in collections or await known_collections(context):
+        began = context.monotonic()
+        found = await find(context, name)
         mended = None
         if repair and found.faults:
-            mended = await mend(parts, name, found, allow_deletes=allow_deletes)
+            mended = await mend(context, name, found, allow_deletes=allow_deletes)
         done[name] = Verified(
             rows=found.rows,
             chunks=found.chunks,
             deltas=found.deltas,
-            seconds=parts.monotonic() - began,
+            seconds=context.monotonic() - began,
             faults=found.told,
             mended=mended,
         )
     return done
 
 
-async def look_through(parts: Parts, collection: str, *, rows: bool) -> tuple[Fault, ...]:
+async def look_through(context: IndexContext, collection: str, *, rows: bool) -> tuple[Fault, ...]:
     """Look for what is wrong with a collection; without `rows`, only for what can be seen from their ids."""
-    return (await find(parts, collection, rows=rows)).told
+    return (await find(context, collection, rows=rows)).told

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from flowbed.embedding import Embedder
     from flowbed.embedding.batch_api import JobTerms
     from flowbed.lanes.choice import Asked
-    from flowbed.lanes.contexts import Parts
+    from flowbed.lanes.contexts import ModelContext
     from flowbed.ledger import RunRow, SubmissionRow
 
 # Where no run of this ledger has been timed yet: what the local model does on two ordinary cores.
@@ -72,23 +72,23 @@ class Outlook:
         return Lane(cost_usd=tokens * self.terms.price / 1e6, seconds=round(seconds, 1))
 
 
-async def outlook(parts: Parts) -> Outlook:
+async def outlook(context: ModelContext) -> Outlook:
     """Ask the ledger for what the choice of a lane depends on.
 
     Raises:
         Misconfigured: the model, or its Batch API, cannot be opened.
     """
-    price, api = parts.embedder().price, parts.jobs()
+    price, api = context.embedder().price, context.batch_api()
     if api is None:
         return Outlook(terms=None, price=price)
     account = api.terms.account
     newest: deque[float] = deque(maxlen=RECENT_SUBMISSIONS)
-    async for page in parts.ledger.submissions.pages(live=False):
+    async for page in context.ledger.submissions.pages(live=False):
         newest.extend(_took(row) for row in page if row.account == account and _is_whole(row))
     return Outlook(
         terms=api.terms,
         price=price,
-        queued=await parts.ledger.submissions.queued(account),
+        queued=await context.ledger.submissions.queued(account),
         typical=sorted(newest)[int(MOST * (len(newest) - 1))] if newest else None,
         timed=len(newest),
     )
@@ -116,14 +116,14 @@ class Past:
     error: float | None
 
 
-async def past(parts: Parts, *, tokens: int, texts: int) -> Past:
+async def past(context: ModelContext, *, tokens: int, texts: int) -> Past:
     """Look through the newest runs of this model for what so many tokens in so many texts would take."""
     if not tokens:
         return Past(rate=TOKENS_PER_SECOND, timed=0, error=None)
-    space = parts.embedder().space.to_json()
+    space = context.embedder().space.to_json()
     runs = [
         row
-        for row in await parts.ledger.runs.recent(limit=RECENT_RUNS)
+        for row in await context.ledger.runs.recent(limit=RECENT_RUNS)
         if row.space == space and row.tokens and row.texts
     ]
     timed = [row for row in runs if row.lane == "realtime" and row.seconds > 0]

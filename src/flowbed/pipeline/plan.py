@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
     from flowbed.lanes.batch_files import ChunkText
     from flowbed.lanes.choice import Asked
-    from flowbed.lanes.contexts import Parts
+    from flowbed.lanes.contexts import RunContext
     from flowbed.ledger import ChunkRow
     from flowbed.pipeline import ConfiguredSource
     from flowbed.pipeline.changes import Change
@@ -35,7 +35,7 @@ if TYPE_CHECKING:
 
 
 async def plan(
-    parts: Parts,
+    context: RunContext,
     *,
     feeds: Mapping[str, ConfiguredSource],
     allow_deletes: bool = False,
@@ -50,13 +50,13 @@ async def plan(
         Misconfigured: the model cannot be opened, the only source cannot be read, or its collection lives in another
             space.
     """
-    await asyncio.to_thread(parts.embedder)  # what every source needs is not the problem of each
-    await take_back(parts)  # as any run would first, since what the dead hold is not seen to wait
+    await asyncio.to_thread(context.embedder)  # what every source needs is not the problem of each
+    await take_back(context)  # as any run would first, since what the dead hold is not seen to wait
     with tempfile.TemporaryDirectory(prefix="flowbed-plan-") as folder:
-        planning = _Planning(parts, Draft(Path(folder)))
+        planning = _Planning(context, Draft(Path(folder)))
         for name, feed in feeds.items():
             try:
-                await check_space(feed, parts)
+                await check_space(feed, context)
                 await planning.scan(feed, allow_deletes=allow_deletes)
             except Error as error:
                 if len(feeds) == 1:
@@ -98,8 +98,8 @@ class _Text:
 class _Planning:
     """One plan in the making."""
 
-    def __init__(self, parts: Parts, draft: Draft) -> None:
-        self._parts, self._draft = parts, draft
+    def __init__(self, context: RunContext, draft: Draft) -> None:
+        self._context, self._draft = context, draft
         self._figures = _Figures()
         self._digest = hashlib.sha256()
         self._sources: dict[str, StagedSource] = {}
@@ -114,25 +114,25 @@ class _Planning:
 
     async def scan(self, feed: ConfiguredSource, *, allow_deletes: bool) -> None:
         """Fetch one source, compare it with the ledger, and keep what would change."""
-        parts, name = self._parts, feed.rules.source
+        context, name = self._context, feed.rules.source
         reached(STAGE, stage="fetch", source=name)
-        cursor = await parts.ledger.documents.cursor(name)
-        scan = Scan(others=parts.sources - {name})
+        cursor = await context.ledger.documents.cursor(name)
+        scan = Scan(others=context.sources - {name})
         after = cursor.value
         kept: list[Part] = []
         digest = hashlib.sha256(canonical([name, feed.rules.fingerprint, cursor.value, cursor.token]))
         async for change in changes(
             feed,
             cursor,
-            ledger=parts.ledger,
-            count=lambda text: parts.embedder().count(text),
-            clock=parts.clock,
+            ledger=context.ledger,
+            count=lambda text: context.embedder().count(text),
+            clock=context.clock,
             scan=scan,
             allow_deletes=allow_deletes,
         ):
             after = change.value
             if change.documents or change.removed or change.deletes:
-                prepared = await asyncio.to_thread(prepare, name, change, now=parts.clock())
+                prepared = await asyncio.to_thread(prepare, name, change, now=context.clock())
                 kept.append(await self._draft.add(prepared, fetched=change.fetched))
                 digest.update(_content(change))
                 await self._count(change)
@@ -183,13 +183,15 @@ class _Planning:
             self._figures.deleted += sum(1 for row in waits if row.deleted)
             # A text that is lost is not embedded, and its document is read again by the run after this one.
             passages, _ = await read_passages(
-                [row for row in waits if not row.deleted], store=self._parts.store, ledger=self._parts.ledger
+                [row for row in waits if not row.deleted],
+                store=self._context.store,
+                ledger=self._context.ledger,
             )
             self._figures.waiting += len(passages)
             await self._price([_text(each) for each in passages])
 
     async def _left(self, sources: Sequence[str]) -> AsyncIterator[tuple[str, list[ChunkRow]]]:
-        chunks, now = self._parts.ledger.chunks, self._parts.clock()
+        chunks, now = self._context.ledger.chunks, self._context.clock()
         async for batches in chunks.batches(WAITING, now=now, sources=sources):
             for batch in batches:
                 yield batch, await chunks.ready(batch, WAITING, now=now, sources=sources)
@@ -205,7 +207,7 @@ class _Planning:
         figures.reuse["repeated"] += len(texts) - len(first)
         if not first:
             return
-        embedder = await asyncio.to_thread(self._parts.embedder)
+        embedder = await asyncio.to_thread(self._context.embedder)
         submitted = await self._submitted(list(first), embedder.space)
         figures.reuse["submitted"] += len(submitted)
         first = {key: each for key, each in first.items() if key not in submitted}
@@ -222,15 +224,15 @@ class _Planning:
     async def _submitted(self, hashes: Sequence[str], space: Space) -> set[str]:
         """Tell which texts a live submission carries: they are paid for already, and waited for."""
         if self._carried is None:
-            self._carried = CarriedTexts(self._parts.store, self._parts.ledger, space)
+            self._carried = CarriedTexts(self._context.store, self._context.ledger, space)
             await self._carried.refresh()
         return set(self._carried.find(hashes))
 
     async def _indexed(self, hashes: Sequence[str], space: Space) -> set[str]:
         if self._tiers is None:
-            found = await live_collections(self._parts.store)
+            found = await live_collections(self._context.store)
             self._tiers = [
-                Reuse(live, self._parts.datasets)
+                Reuse(live, self._context.datasets)
                 for live in found
                 if live.space.fingerprint == space.fingerprint
             ]
@@ -241,20 +243,20 @@ class _Planning:
 
     async def told(self, lane: Asked, deadline: float | None) -> Plan:
         """Stage the plan if there is anything to do, and tell what it holds."""
-        figures, parts = self._figures, self._parts
-        ahead = await outlook(parts)
-        before = await past(parts, tokens=figures.tokens, texts=figures.texts)
+        figures, context = self._figures, self._context
+        ahead = await outlook(context)
+        before = await past(context, tokens=figures.tokens, texts=figures.texts)
         seconds = round(figures.tokens / before.rate, 1)
         cost = figures.tokens * ahead.price / 1e6
         choice = ahead.choose(lane, tokens=figures.tokens, texts=figures.texts, deadline=deadline)
         plan_id = None
         if figures.written or figures.deleted or figures.documents:
-            space = parts.embedder().space
+            space = context.embedder().space
             self._digest.update(canonical([space.fingerprint, figures.tokens, cost, figures.reuse]))
             plan_id = self._digest.hexdigest()[:16]
             staged = StagedPlan(
                 plan_id=plan_id,
-                created=parts.clock(),
+                created=context.clock(),
                 space=space.fingerprint,
                 model=space.model,
                 planned=Planned(
@@ -268,7 +270,7 @@ class _Planning:
                 sources=self._sources,
                 waiting=tuple(self._waiting),
             )
-            await self._draft.stage(parts.store, staged)
+            await self._draft.stage(context.store, staged)
         return Plan(
             plan_id=plan_id,
             new=figures.new,
@@ -287,7 +289,7 @@ class _Planning:
             timed_submissions=ahead.timed,
             lane=choice.lane,
             lane_why=choice.why,
-            tokens_exact=counts_as_billed(parts.embedder()),
+            tokens_exact=counts_as_billed(context.embedder()),
             error_seen=before.error,
             problems=tuple(self.problems),
             withheld=self.withheld,

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from collections.abc import Collection, Mapping
 
     from flowbed.lanes.choice import Asked
-    from flowbed.lanes.contexts import Parts
+    from flowbed.lanes.contexts import Context, ModelContext, RunContext
     from flowbed.ledger import Cursor
     from flowbed.pipeline import ConfiguredSource
     from flowbed.pipeline.staging import StagedPlan
@@ -47,7 +47,7 @@ class Released(Synced):
 
 
 async def run_plan(
-    parts: Parts,
+    context: RunContext,
     plan: StagedPlan,
     *,
     feeds: Mapping[str, ConfiguredSource],
@@ -63,29 +63,29 @@ async def run_plan(
     Raises:
         Misconfigured: the plan was made for another space, or the model cannot be used.
     """
-    began = parts.monotonic()
-    check_plan(plan, parts)
-    how = RunOptions(began=parts.clock(), lane=lane, wait=wait, deadline=deadline)
-    ahead = await outlook(parts)
+    began = context.monotonic()
+    check_plan(plan, context)
+    how = RunOptions(began=context.clock(), lane=lane, wait=wait, deadline=deadline)
+    ahead = await outlook(context)
     choice = ahead.choose(lane, tokens=plan.planned.tokens, texts=plan.planned.chunks, deadline=deadline)
     expected = ahead.batch(plan.planned.tokens) if choice.lane == "batch" else None
     cost, seconds = plan.planned.cost_usd, plan.planned.seconds
     if expected is not None:
         cost, seconds = expected.cost_usd, expected.seconds
     tally = RunStats()
-    await recover(parts, tally)
+    await recover(context, tally)
     # Before the plan's budget holds: what earlier runs handed in is no part of it.
-    merge(tally, (await collect(parts)).tally)
-    if parts.budget is None:
+    merge(tally, (await collect(context)).tally)
+    if context.budget is None:
         # A run that pays more than this does not keep to its plan.
-        parts = replace(parts, budget=Budget(cost * (1 + SLACK)))
+        context = replace(context, budget=Budget(cost * (1 + SLACK)))
     released_: dict[str, Released] = {}
     for name in plan.sources:
         if name not in feeds:
             released_[name] = Released(usable=False, drift="it is no source of the project any more")
             continue
         try:
-            released_[name] = await release(plan, feeds[name], parts)
+            released_[name] = await release(plan, feeds[name], context)
         except (Misconfigured, Rejected, Transient) as error:
             problem = Problem(subject=f"source {name}", reason=str(error))
             released_[name] = Released(usable=False, problems=[problem])
@@ -97,20 +97,20 @@ async def run_plan(
     reached(STAGE, stage="embed", total=plan.planned.chunks + plan.planned.deleted)
     done = Result(choice, RunStats())
     if usable:
-        done = await carry_out(parts, Selection(sources=usable, limit=limit, batches=batches), choice, how)
+        done = await carry_out(context, Selection(sources=usable, limit=limit, batches=batches), choice, how)
     nothing = not done.tally.chunks + done.tally.deleted + done.submitted
     already = nothing and all(each.already for each in released_.values())
     planned = replace(plan.planned, cost_usd=cost, seconds=seconds, already=already)
-    return await finish(parts, feeds, released_, tally, done, began=began, planned=planned)
+    return await finish(context, feeds, released_, tally, done, began=began, planned=planned)
 
 
-def check_plan(plan: StagedPlan, parts: Parts) -> None:
+def check_plan(plan: StagedPlan, context: ModelContext) -> None:
     """Find out before anything is done whether a plan can be carried out with this model.
 
     Raises:
         Misconfigured: it was made for another space.
     """
-    space = parts.embedder().space
+    space = context.embedder().space
     if space.fingerprint != plan.space:
         raise Misconfigured(
             f"plan {plan.plan_id} was made for model {plan.model} (space {plan.space[:8]}), and the model set is"
@@ -118,7 +118,7 @@ def check_plan(plan: StagedPlan, parts: Parts) -> None:
         )
 
 
-async def release(plan: StagedPlan, feed: ConfiguredSource, parts: Parts) -> Released:
+async def release(plan: StagedPlan, feed: ConfiguredSource, context: ModelContext) -> Released:
     """Move one source to where its plan says, stretch by stretch, each in one conditional step; repeatable.
 
     Raises:
@@ -130,28 +130,28 @@ async def release(plan: StagedPlan, feed: ConfiguredSource, parts: Parts) -> Rel
     reached(STAGE, stage="release", source=name)
     if feed.rules.fingerprint != source.rules:
         return Released(usable=False, drift="its settings have changed since the plan; plan again")
-    await check_space(feed, parts)
+    await check_space(feed, context)
     done = Released(problems=list(source.problems), withheld=source.withheld)
     mark = _mark(plan)
-    while (end := await released(parts.store, plan.plan_id, name)) is None:
-        cursor = await parts.ledger.documents.cursor(name)
+    while (end := await released(context.store, plan.plan_id, name)) is None:
+        cursor = await context.ledger.documents.cursor(name)
         if not cursor.value.startswith(mark) and cursor.token != source.token:
-            return await _drifted(plan, name, parts)
+            return await _drifted(plan, name, context)
         try:
-            cursor = await _apply_all(plan, name, cursor, done, parts)
+            cursor = await _apply_all(plan, name, cursor, done, context)
         except Conflict:
             continue  # with another process that releases the same plan, or one that fetches: the cursor says which
         if source.complete:
-            await replace_letters(name, source.problems, parts)
+            await replace_letters(name, source.problems, context)
         end = cursor.token + (1 if source.parts or source.after != source.value else 0)
         # Marked before the last step: behind that, nothing in the cursor tells that this plan has been here.
-        await mark_released(parts.store, plan.plan_id, name, token=end)
+        await mark_released(context.store, plan.plan_id, name, token=end)
         reached(PLAN_RELEASED, plan=plan.plan_id, source=name)
     done.already = not done.fetched + done.chunks + done.deleted
-    cursor = await parts.ledger.documents.cursor(name)
+    cursor = await context.ledger.documents.cursor(name)
     if cursor.token == end - 1:
         try:
-            cursor = await parts.ledger.documents.swap(Swap(cursor=cursor, value=source.after))
+            cursor = await context.ledger.documents.swap(Swap(cursor=cursor, value=source.after))
         except Conflict:  # another run goes on from where this plan came to
             return done
     done.ours = (cursor.token, cursor.value) == (end, source.after)
@@ -164,17 +164,17 @@ def _mark(plan: StagedPlan) -> str:
     return f"{RELEASING}{plan.plan_id}:"
 
 
-async def _apply_all(plan: StagedPlan, name: str, cursor: Cursor, done: Released, parts: Parts) -> Cursor:
+async def _apply_all(plan: StagedPlan, name: str, cursor: Cursor, done: Released, context: Context) -> Cursor:
     """Apply the stretches that are not applied yet; raises `Conflict` where somebody else has moved the cursor."""
     source, mark = plan.sources[name], _mark(plan)
     at = int(cursor.value.removeprefix(mark)) if cursor.value.startswith(mark) else 0
     for number, part in enumerate(source.parts[at:], at + 1):
-        prepared = await read_part(parts.store, plan.plan_id, name, part)
-        if not await write_batch(prepared, parts):
+        prepared = await read_part(context.store, plan.plan_id, name, part)
+        if not await write_batch(prepared, context):
             raise Rejected(
                 "a fetch that came to nothing has left a batch file in the plan's place; plan again"
             )
-        cursor = await apply(cursor, replace(prepared, value=f"{mark}{number}"), parts)
+        cursor = await apply(cursor, replace(prepared, value=f"{mark}{number}"), context.ledger)
         gone = sum(1 for row in prepared.chunks if row.deleted)
         done.fetched += part.fetched
         done.chunks += len(prepared.chunks) - gone
@@ -183,12 +183,12 @@ async def _apply_all(plan: StagedPlan, name: str, cursor: Cursor, done: Released
     return cursor
 
 
-async def _drifted(plan: StagedPlan, name: str, parts: Parts) -> Released:
+async def _drifted(plan: StagedPlan, name: str, context: Context) -> Released:
     """Say how many of the documents that were planned are not what the plan would have made of them."""
     total = other = 0
     for part in plan.sources[name].parts:
-        hashes, removed = await read_documents(parts.store, plan.plan_id, name, part)
-        known = await parts.ledger.documents.get(name, [*hashes, *removed])
+        hashes, removed = await read_documents(context.store, plan.plan_id, name, part)
+        known = await context.ledger.documents.get(name, [*hashes, *removed])
         total += len(hashes) + len(removed)
         other += sum(1 for key, digest in hashes.items() if key not in known or known[key].hash != digest)
         other += sum(1 for key in removed if key in known)

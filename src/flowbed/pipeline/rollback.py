@@ -32,9 +32,10 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from flowbed.index.active_space import Live
-    from flowbed.lanes.contexts import Parts
-    from flowbed.ledger import ChunkRow, Cursor, DocumentRow
+    from flowbed.lanes.contexts import Context, IndexContext
+    from flowbed.ledger import ChunkRow, Cursor, DocumentRow, Ledger
     from flowbed.records import Problem
+    from flowbed.storage import Store
 
 MANY = 1_000  # pending runs, or documents, looked at in one piece
 
@@ -54,7 +55,7 @@ class Released:
     refused: tuple[Problem, ...] = ()
 
 
-async def roll_back(parts: Parts, collection: str, target: int) -> Rollback:
+async def roll_back(context: IndexContext, collection: str, target: int) -> Rollback:
     """Put a collection back to the contents of version `target`, as a new version; repeatable.
 
     Runs committed since are reverted, and their chunks REVERTED: no run merges or embeds them until they are released,
@@ -63,49 +64,49 @@ async def roll_back(parts: Parts, collection: str, target: int) -> Rollback:
     Raises:
         NotFound: there is no such collection, or no such version (any more).
     """
-    live = await _live(parts, collection)
-    await parts.datasets.open(live, version=target)  # refuses one that is not there
+    live = await _live(context.store, collection)
+    await context.datasets.open(live, version=target)  # refuses one that is not there
     async with held(
-        parts.store,
+        context.store,
         collection,
-        owner=parts.worker,
-        dead=parts.dead,
-        monotonic=parts.monotonic,
+        owner=context.worker,
+        dead=context.dead,
+        monotonic=context.monotonic,
         wait=True,
     ):
-        await catch_up(parts, live)
-        newest = (await parts.datasets.kept(live))[-1]
-        for done in await parts.ledger.rollbacks.of(collection):
+        await catch_up(context, live)
+        newest = (await context.datasets.kept(live))[-1]
+        for done in await context.ledger.rollbacks.of(collection):
             if (done.target, done.version) == (target, newest):
                 return done  # said twice, or interrupted at the very end
         if target == newest:
-            return Rollback(collection=collection, target=target, version=newest, at=parts.clock())
-        await tag(live, _tag(target), target, datasets=parts.datasets)
+            return Rollback(collection=collection, target=target, version=newest, at=context.clock())
+        await tag(live, _tag(target), target, datasets=context.datasets)
         reached(ROLLBACK_TAGGED, collection=collection, target=target)
-        await _mark_merged(parts, live, newest)
-        version = await restore(live, target, datasets=parts.datasets)
+        await _mark_merged(context, live, newest)
+        version = await restore(live, target, datasets=context.datasets)
         reached(ROLLBACK_RESTORED, collection=collection, target=target, version=version)
-        done = await _record(parts, live, target=target, version=version)
-        await untag(live, _tag(target), datasets=parts.datasets)
+        done = await _record(context, live, target=target, version=version)
+        await untag(live, _tag(target), datasets=context.datasets)
         await catch_up(
-            parts, live
+            context, live
         )  # once more, and never again: a plan that is made now is not to be disturbed
         return done
 
 
-async def release(parts: Parts, collection: str) -> Released:
+async def release(context: IndexContext, collection: str) -> Released:
     """Let the runs that rollbacks reverted wait for a commit again, and commit them; nothing is embedded.
 
     Raises:
         NotFound: there is no such collection.
     """
-    live = await _live(parts, collection)
-    await catch_up(parts, live)
-    names = await parts.ledger.runs.reverted(collection)
-    await parts.ledger.runs.release(collection)
+    live = await _live(context.store, collection)
+    await catch_up(context, live)
+    names = await context.ledger.runs.reverted(collection)
+    await context.ledger.runs.release(collection)
     tally = RunStats()
-    await commit_pending(collection, parts, tally)
-    back = [run for name in names if (run := await parts.ledger.runs.get(name)) is not None]
+    await commit_pending(collection, context, tally)
+    back = [run for name in names if (run := await context.ledger.runs.get(name)) is not None]
     committed = sum(1 for run in back if run.state != "refused")
     told = {each.subject for each in tally.failures}
     return Released(
@@ -117,74 +118,74 @@ async def release(parts: Parts, collection: str) -> Released:
     )
 
 
-async def catch_up_all(parts: Parts) -> None:
+async def catch_up_all(context: IndexContext) -> None:
     """Make the ledger follow the history of every collection."""
-    for live in await live_collections(parts.store):
-        await catch_up(parts, live)
+    for live in await live_collections(context.store):
+        await catch_up(context, live)
 
 
-async def catch_up(parts: Parts, live: Live) -> None:
+async def catch_up(context: IndexContext, live: Live) -> None:
     """Make the ledger follow a collection's history, where a rollback was interrupted before it could."""
-    seen = await parts.ledger.rollbacks.seen(live.collection)
-    newest, restored = await restored_since(live, seen, datasets=parts.datasets)
+    seen = await context.ledger.rollbacks.seen(live.collection)
+    newest, restored = await restored_since(live, seen, datasets=context.datasets)
     for each in restored:
-        await _record(parts, live, target=each.target, version=each.version)
-        await untag(live, _tag(each.target), datasets=parts.datasets)
+        await _record(context, live, target=each.target, version=each.version)
+        await untag(live, _tag(each.target), datasets=context.datasets)
     if newest <= seen:
         return
     # A commit may have merged a run while it was being reverted, and died before it could say so.
-    if reverted := await parts.ledger.runs.reverted(live.collection):
+    if reverted := await context.ledger.runs.reverted(live.collection):
         with contextlib.suppress(NotFound):  # dropped meanwhile: there is a newer one to look at next time
-            there = await runs_in(live, newest, datasets=parts.datasets)
-            await parts.ledger.runs.commit(sorted(there.intersection(reverted)), version=newest)
-    await parts.ledger.rollbacks.see(live.collection, newest)
+            there = await runs_in(live, newest, datasets=context.datasets)
+            await context.ledger.runs.commit(sorted(there.intersection(reverted)), version=newest)
+    await context.ledger.rollbacks.see(live.collection, newest)
 
 
-async def _record(parts: Parts, live: Live, *, target: int, version: int) -> Rollback:
+async def _record(context: IndexContext, live: Live, *, target: int, version: int) -> Rollback:
     kept: set[str] = set()
     for each in (version, target):  # the same contents; either may be dropped by now
         with contextlib.suppress(NotFound):
-            kept = await runs_in(live, each, datasets=parts.datasets)
+            kept = await runs_in(live, each, datasets=context.datasets)
             break
-    done = await parts.ledger.rollbacks.record(
-        Rollback(collection=live.collection, target=target, version=version, at=parts.clock()), kept=kept
+    done = await context.ledger.rollbacks.record(
+        Rollback(collection=live.collection, target=target, version=version, at=context.clock()), kept=kept
     )
     reached(ROLLBACK_RECORDED, collection=live.collection, version=version, runs=done.runs)
-    await _tell_fetches(parts, live.collection)
+    await _tell_fetches(context, live.collection)
     return done
 
 
-async def _tell_fetches(parts: Parts, collection: str) -> None:
+async def _tell_fetches(context: Context, collection: str) -> None:
     """Let every fetch under way begin again, and the next one read the documents of which an edition is on its way.
 
     Such a fetch was compared with rows that are reverted by now: what it left as it was is not in the index any more.
     """
     reverted: dict[str, set[str]] = {}
-    now, wanted = parts.clock(), {Status.REVERTED}
-    async for batches in parts.ledger.chunks.batches(wanted, now=now, sources=()):
+    now, wanted = context.clock(), {Status.REVERTED}
+    async for batches in context.ledger.chunks.batches(wanted, now=now, sources=()):
         for batch in batches:
-            for row in await parts.ledger.chunks.ready(batch, wanted, now=now, sources=()):
+            for row in await context.ledger.chunks.ready(batch, wanted, now=now, sources=()):
                 if row.status is Status.REVERTED and row.collection == collection:
                     reverted.setdefault(row.source, set()).add(row.document)
     for source, documents in sorted(reverted.items()):
         moved = False
         while not moved:
-            cursor = await parts.ledger.documents.cursor(source)
-            again = await _on_their_way(parts, collection, source, sorted(documents))
+            cursor = await context.ledger.documents.cursor(source)
+            again = await _on_their_way(context.ledger, collection, source, sorted(documents))
             with contextlib.suppress(Conflict):  # with a fetch that came to its end meanwhile
-                await parts.ledger.documents.swap(_from_the_beginning(again, cursor))
+                await context.ledger.documents.swap(_from_the_beginning(again, cursor))
                 moved = True
 
 
 async def _on_their_way(
-    parts: Parts, collection: str, source: str, documents: Sequence[str]
+    ledger: Ledger, collection: str, source: str, documents: Sequence[str]
 ) -> list[DocumentRow]:
     """Read those of the documents that have a chunk in the collection which waits to be embedded or committed."""
     found: list[DocumentRow] = []
     for start in range(0, len(documents), MANY):
-        rows = await parts.ledger.chunks.of(source, documents[start : start + MANY])
+        rows = await ledger.chunks.of(source, documents[start : start + MANY])
         waiting = {row.document for row in rows if row.collection == collection and _waits(row)}
-        found += (await parts.ledger.documents.get(source, waiting)).values()
+        found += (await ledger.documents.get(source, waiting)).values()
     return found
 
 
@@ -204,16 +205,16 @@ def _tag(target: int) -> str:
     return f"rollback-{target}"
 
 
-async def _mark_merged(parts: Parts, live: Live, newest: int) -> None:
+async def _mark_merged(context: IndexContext, live: Live, newest: int) -> None:
     """Mark pending runs that the newest version holds: whoever merged them died before it could."""
-    pending = {run.id for run in await parts.ledger.runs.pending(live.collection, limit=MANY)}
+    pending = {run.id for run in await context.ledger.runs.pending(live.collection, limit=MANY)}
     if pending:
-        there = await runs_in(live, newest, datasets=parts.datasets)
-        await parts.ledger.runs.commit(sorted(pending & there), version=newest)
+        there = await runs_in(live, newest, datasets=context.datasets)
+        await context.ledger.runs.commit(sorted(pending & there), version=newest)
 
 
-async def _live(parts: Parts, collection: str) -> Live:
-    live = await live_collection(parts.store, collection)
+async def _live(store: Store, collection: str) -> Live:
+    live = await live_collection(store, collection)
     if live is None:
         raise NotFound(f"no collection is called {collection!r}; `flowbed status` names those there are")
     return live

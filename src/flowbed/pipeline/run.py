@@ -34,12 +34,13 @@ if TYPE_CHECKING:
     from collections.abc import Collection, Mapping
 
     from flowbed.lanes.choice import Asked
-    from flowbed.lanes.contexts import Parts
+    from flowbed.lanes.contexts import Context, IndexContext, ModelContext, RunContext
+    from flowbed.ledger import Ledger
     from flowbed.pipeline import ConfiguredSource
 
 
 async def run(
-    parts: Parts,
+    context: RunContext,
     *,
     feeds: Mapping[str, ConfiguredSource],
     allow_deletes: bool = False,
@@ -57,49 +58,49 @@ async def run(
         Misconfigured: the model cannot be used, or a collection lives in another space; or the batch lane was asked
             for, and the model has no Batch API.
     """
-    began = parts.monotonic()
-    if parts.budget is None:
-        parts = replace(parts, budget=Budget())
-    how = RunOptions(began=parts.clock(), lane=lane, wait=wait, deadline=deadline)
+    began = context.monotonic()
+    if context.budget is None:
+        context = replace(context, budget=Budget())
+    how = RunOptions(began=context.clock(), lane=lane, wait=wait, deadline=deadline)
     tally = RunStats()
-    await recover(parts, tally)
-    await asyncio.to_thread(parts.embedder)  # what every source needs is not the problem of each
+    await recover(context, tally)
+    await asyncio.to_thread(context.embedder)  # what every source needs is not the problem of each
     work = Selection(sources=tuple(feeds), statuses=statuses, limit=limit)
-    choice = await beforehand(parts, how)
-    before = await collect(parts)
+    choice = await beforehand(context, how)
+    before = await collect(context)
     fresh = BatchQueue()
-    fetching = asyncio.create_task(_fetch(parts, feeds, fresh, allow_deletes=allow_deletes))
+    fetching = asyncio.create_task(_fetch(context, feeds, fresh, allow_deletes=allow_deletes))
     try:
         if choice is not None and choice.lane == "realtime":
             # While the rest is fetched, what was fetched first is embedded.
             done = Result(
                 choice,
-                await embed(parts, sources=work.sources, statuses=statuses, limit=limit, fresh=fresh),
+                await embed(context, sources=work.sources, statuses=statuses, limit=limit, fresh=fresh),
             )
             synced = await fetching
-            await wait_where_asked(parts, done, how)
+            await wait_where_asked(context, done, how)
         else:
             while await fresh.next() is not None:
                 pass
             synced = await fetching
-            done = await carry_out(parts, work, choice or await chosen(parts, how, work), how)
+            done = await carry_out(context, work, choice or await chosen(context, how, work), how)
     finally:
         fetching.cancel()
         await asyncio.gather(fetching, return_exceptions=True)
     merge(tally, before.tally)
-    return await finish(parts, feeds, synced, tally, done, began=began)
+    return await finish(context, feeds, synced, tally, done, began=began)
 
 
 async def _fetch(
-    parts: Parts, feeds: Mapping[str, ConfiguredSource], fresh: BatchQueue, *, allow_deletes: bool
+    context: ModelContext, feeds: Mapping[str, ConfiguredSource], fresh: BatchQueue, *, allow_deletes: bool
 ) -> dict[str, Synced]:
     """Fetch source by source, while what is fetched is embedded; where there is but one, its failure is the run's."""
     synced: dict[str, Synced] = {}
     failure: Error | None = None
     for name, feed in feeds.items():
         try:
-            await check_space(feed, parts)
-            synced[name] = await sync(feed, parts, allow_deletes=allow_deletes, wrote=fresh.add)
+            await check_space(feed, context)
+            synced[name] = await sync(feed, context, allow_deletes=allow_deletes, wrote=fresh.add)
         except Error as error:
             failure = error
             synced[name] = Synced(problems=[Problem(subject=f"source {name}", reason=str(error))])
@@ -111,7 +112,7 @@ async def _fetch(
 
 
 async def finish(
-    parts: Parts,
+    context: RunContext,
     feeds: Mapping[str, ConfiguredSource],
     synced: Mapping[str, Synced],
     before: RunStats,
@@ -124,7 +125,7 @@ async def finish(
     tally = RunStats()
     merge(tally, before)
     merge(tally, done.tally)
-    await tidy(parts, tally.versions)
+    await tidy(context, tally.versions)
     skipped = [problem for each in synced.values() for problem in each.problems if problem.skipped]
     failures = [problem for each in synced.values() for problem in each.problems if not problem.skipped]
     failures += tally.failures
@@ -138,16 +139,16 @@ async def finish(
         failed=len(failures),
         tokens=tally.tokens,
         cost_usd=tally.cost_usd,
-        perhaps_billed_usd=0.0 if parts.budget is None else parts.budget.perhaps_usd,
-        seconds=parts.monotonic() - began,
-        versions=await _versions(parts, feeds),
+        perhaps_billed_usd=0.0 if context.budget is None else context.budget.perhaps_usd,
+        seconds=context.monotonic() - began,
+        versions=await _versions(context, feeds),
         truncated=tally.truncated,
         embedding_seconds=tally.seconds,
-        waiting=await _left(parts, feeds),
+        waiting=await _left(context.ledger, feeds),
         lane=done.choice.lane,
         lane_why=done.choice.why,
         submitted=done.submitted,
-        submissions=tuple(row.id for row in await submissions(parts)),
+        submissions=tuple(row.id for row in await submissions(context)),
         planned=planned,
         drift={name: each.drift for name, each in synced.items() if each.drift},
         failures=tuple(failures),
@@ -156,28 +157,28 @@ async def finish(
     )
 
 
-async def recover(parts: Parts, tally: RunStats) -> None:
+async def recover(context: IndexContext, tally: RunStats) -> None:
     """Take up what whoever was killed left behind: claims, a rollback not recorded, deltas that no commit holds."""
-    await take_back(parts)
-    await catch_up_all(parts)
-    for collection in await parts.ledger.runs.collections():
-        await commit_pending(collection, parts, tally)
+    await take_back(context)
+    await catch_up_all(context)
+    for collection in await context.ledger.runs.collections():
+        await commit_pending(collection, context, tally)
 
 
-async def tidy(parts: Parts, collections: Collection[str]) -> None:
+async def tidy(context: IndexContext, collections: Collection[str]) -> None:
     """Compact what was written to, where that is due and nobody else is at it."""
     for collection in collections:
-        live = await live_collection(parts.store, collection)
+        live = await live_collection(context.store, collection)
         if live is None:
             continue
         try:
-            await compact_one(parts, collection, vector_index="auto", only_if_due=True)
+            await compact_one(context, collection, vector_index="auto", only_if_due=True)
         except (Conflict, Transient):
             continue  # someone else is compacting it already, or wrote meanwhile: the next run will see
 
 
 async def compact_one(
-    parts: Parts,
+    context: IndexContext,
     collection: str,
     *,
     vector_index: VectorIndex,
@@ -190,54 +191,54 @@ async def compact_one(
         Conflict: someone else is compacting it; with `only_if_due` at once, otherwise after having waited.
         Rejected: nothing was ever committed to it.
     """
-    live = await live_collection(parts.store, collection)
+    live = await live_collection(context.store, collection)
     if live is None:
         return None
-    pending = await parts.ledger.runs.pending(collection, limit=1)
+    pending = await context.ledger.runs.pending(collection, limit=1)
     async with held(
-        parts.store,
+        context.store,
         collection,
-        owner=parts.worker,
-        dead=parts.dead,
-        monotonic=parts.monotonic,
+        owner=context.worker,
+        dead=context.dead,
+        monotonic=context.monotonic,
         wait=not only_if_due,
     ):
-        await catch_up(parts, live)  # before the versions that tell of a rollback are dropped
+        await catch_up(context, live)  # before the versions that tell of a rollback are dropped
         return await compact(
             live,
-            datasets=parts.datasets,
+            datasets=context.datasets,
             vector_index=vector_index,
             oldest_pending=pending[0].created if pending else None,
-            now=parts.clock(),
-            retention=retention or parts.retention,
+            now=context.clock(),
+            retention=retention or context.retention,
             only_if_due=only_if_due,
         )
 
 
-async def _left(parts: Parts, feeds: Mapping[str, ConfiguredSource]) -> int:
+async def _left(ledger: Ledger, feeds: Mapping[str, ConfiguredSource]) -> int:
     """Count the chunks of the collections of these sources that wait to be embedded."""
     names = {collection for feed in feeds.values() for collection in feed.rules.collections}
-    counts = await parts.ledger.chunks.counts()
+    counts = await ledger.chunks.counts()
     return sum(number for (name, each), number in counts.items() if name in names and each is Status.NONE)
 
 
-async def _versions(parts: Parts, feeds: Mapping[str, ConfiguredSource]) -> dict[str, int]:
+async def _versions(context: IndexContext, feeds: Mapping[str, ConfiguredSource]) -> dict[str, int]:
     names = sorted({collection for feed in feeds.values() for collection in feed.rules.collections})
     found = {}
     for name in names:
-        live = await live_collection(parts.store, name)
+        live = await live_collection(context.store, name)
         if live is not None:
-            found[name] = (await state(live, datasets=parts.datasets)).version
+            found[name] = (await state(live, datasets=context.datasets)).version
     return found
 
 
-async def retry(parts: Parts, subjects: Collection[str]) -> int:
+async def retry(context: Context, subjects: Collection[str]) -> int:
     """Let failed chunks wait for the next run again: those of the dead letters named, or of all; return how many.
 
     Raises:
         NotFound: a subject is that of no dead letter.
     """
-    letters = [letter async for page in parts.ledger.dead_letters.pages() for letter in page]
+    letters = [letter async for page in context.ledger.dead_letters.pages() for letter in page]
     unknown = set(subjects) - {letter.subject for letter in letters}
     if unknown:
         raise NotFound(
@@ -250,9 +251,9 @@ async def retry(parts: Parts, subjects: Collection[str]) -> int:
     ]
     if not chosen:
         return 0
-    waiting = await parts.ledger.chunks.retry({letter.subject for letter in chosen}, now=parts.clock())
+    waiting = await context.ledger.chunks.retry({letter.subject for letter in chosen}, now=context.clock())
     for kind in ("chunk", "run"):
         done = [letter.subject for letter in chosen if letter.kind == kind]
         if done:
-            await parts.ledger.dead_letters.remove(kind, subjects=done)
+            await context.ledger.dead_letters.remove(kind, subjects=done)
     return waiting

@@ -18,8 +18,8 @@ from flowbed.telemetry import BATCH_REGISTERED, BATCH_WRITTEN, FETCH_SWAPPED, PR
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
-    from flowbed.lanes.contexts import Parts
-    from flowbed.ledger import Cursor, DocumentRow
+    from flowbed.lanes.contexts import Context, ModelContext
+    from flowbed.ledger import Cursor, DocumentRow, Ledger
     from flowbed.pipeline import ConfiguredSource
     from flowbed.pipeline.changes import Change
 
@@ -43,7 +43,11 @@ class Synced:
 
 
 async def sync(
-    feed: ConfiguredSource, parts: Parts, *, allow_deletes: bool, wrote: Callable[[str], None] | None = None
+    feed: ConfiguredSource,
+    context: ModelContext,
+    *,
+    allow_deletes: bool,
+    wrote: Callable[[str], None] | None = None,
 ) -> Synced:
     """Fetch one source, lay its new and changed chunks down as batch files, and move its cursor with them.
 
@@ -57,22 +61,24 @@ async def sync(
     source = feed.rules.source
     reached(STAGE, stage="fetch", source=source)
     for attempt in range(TRIES):
-        cursor = await parts.ledger.documents.cursor(source)
-        scan = Scan(others=parts.sources - {source})
+        cursor = await context.ledger.documents.cursor(source)
+        scan = Scan(others=context.sources - {source})
         try:
             async for change in changes(
                 feed,
                 cursor,
-                ledger=parts.ledger,
-                count=lambda text: parts.embedder().count(text),
-                clock=parts.clock,
+                ledger=context.ledger,
+                count=lambda text: context.embedder().count(text),
+                clock=context.clock,
                 scan=scan,
                 allow_deletes=allow_deletes,
             ):
-                now, later = parts.clock(), 0
-                while not await write_batch(prepared := prepare(source, change, now=now, later=later), parts):
+                now, later = context.clock(), 0
+                while not await write_batch(
+                    prepared := prepare(source, change, now=now, later=later), context
+                ):
                     later += 1
-                cursor = await apply(cursor, prepared, parts)
+                cursor = await apply(cursor, prepared, context.ledger)
                 if wrote is not None and prepared.batch is not None:
                     wrote(prepared.batch.id)
                 done.fetched += change.fetched
@@ -87,23 +93,23 @@ async def sync(
             continue
         done.problems, done.withheld = scan.problems, scan.withheld
         if scan.complete:
-            await replace_letters(source, scan.problems, parts)
+            await replace_letters(source, scan.problems, context)
         return done
     reason = "another run is fetching it at the same time, and what this one read is thrown away; run again"
     done.problems.append(Problem(subject=f"source {source}", reason=reason))
     return done
 
 
-async def check_space(feed: ConfiguredSource, parts: Parts) -> None:
+async def check_space(feed: ConfiguredSource, context: ModelContext) -> None:
     """Find out before anything is paid whether a feed's collections can take this model's vectors.
 
     Raises:
         Misconfigured: one lives in another space.
     """
     for collection in feed.rules.collections:
-        live = await live_collection(parts.store, collection)
+        live = await live_collection(context.store, collection)
         if live is not None:
-            require_same(live, parts.embedder().space)
+            require_same(live, context.embedder().space)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -182,7 +188,7 @@ def prepare(source: str, change: Change, *, now: int, later: int = 0) -> Prepare
     )
 
 
-async def write_batch(prepared: Prepared, parts: Parts) -> bool:
+async def write_batch(prepared: Prepared, context: Context) -> bool:
     """Write the batch file of a change, if it has one; repeatable. False where its name holds other chunks.
 
     The name tells ids, texts and versions, but not metadata: a fetch that came to nothing within the same microsecond,
@@ -190,25 +196,25 @@ async def write_batch(prepared: Prepared, parts: Parts) -> bool:
     """
     if prepared.batch is None:
         return True
-    row = await parts.ledger.batches.register(prepared.batch)
+    row = await context.ledger.batches.register(prepared.batch)
     reached(BATCH_REGISTERED, batch=row.id)
     body = prepared.body(row)
     try:
-        await parts.store.create(row.key, body)
+        await context.store.create(row.key, body)
     except Conflict:
-        if (await parts.store.get(row.key)).body != body:
+        if (await context.store.get(row.key)).body != body:
             return False
     reached(BATCH_WRITTEN, batch=row.id)
     return True
 
 
-async def apply(cursor: Cursor, prepared: Prepared, parts: Parts) -> Cursor:
+async def apply(cursor: Cursor, prepared: Prepared, ledger: Ledger) -> Cursor:
     """Move the cursor together with all rows of a change whose batch file is written.
 
     Raises:
         Conflict: the cursor has moved since it was read; no row was written.
     """
-    moved = await parts.ledger.documents.swap(
+    moved = await ledger.documents.swap(
         Swap(
             cursor=cursor,
             value=prepared.value,
@@ -221,15 +227,15 @@ async def apply(cursor: Cursor, prepared: Prepared, parts: Parts) -> Cursor:
     return moved
 
 
-async def replace_letters(source: str, problems: Sequence[Problem], parts: Parts) -> None:
+async def replace_letters(source: str, problems: Sequence[Problem], context: Context) -> None:
     """Make the source's dead letters those of a complete scan."""
     letters = [
         DeadLetter(
-            kind="source", owner=source, subject=problem.subject, reason=problem.reason, at=parts.clock()
+            kind="source", owner=source, subject=problem.subject, reason=problem.reason, at=context.clock()
         )
         for problem in problems
         if not problem.skipped
     ]
-    await parts.ledger.dead_letters.remove("source", owner=source)
+    await context.ledger.dead_letters.remove("source", owner=source)
     if letters:
-        await parts.ledger.dead_letters.add(letters)
+        await context.ledger.dead_letters.add(letters)

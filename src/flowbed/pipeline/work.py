@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from flowbed.lanes.batch.carried_texts import CarriedTexts
 from flowbed.lanes.batch.find import find
 from flowbed.lanes.batch.submit import submit
-from flowbed.lanes.batch.wait import OfParts, look, merge, submissions, until_ended
+from flowbed.lanes.batch.wait import RunSteps, look, merge, submissions, until_ended
 from flowbed.lanes.choice import UNBOUND, Choice
 from flowbed.lanes.claims import WAITING
 from flowbed.lanes.embed import AtHand, embed
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from collections.abc import Collection, Mapping
 
     from flowbed.lanes.choice import Asked
-    from flowbed.lanes.contexts import Parts
+    from flowbed.lanes.contexts import ModelContext, RunContext
     from flowbed.ledger import ChunkRow
     from flowbed.records import Problem, Status
 
@@ -75,69 +75,69 @@ class Result:
     blocked: list[str] = field(default_factory=list)
 
 
-async def beforehand(parts: Parts, how: RunOptions) -> Choice | None:
+async def beforehand(context: ModelContext, how: RunOptions) -> Choice | None:
     """Choose the lane where that does not depend on how much there is to embed; None where it does."""
     if how.lane == "auto" and how.deadline is None:
         return UNBOUND
-    ahead = await outlook(parts)
+    ahead = await outlook(context)
     if how.lane == "auto" and ahead.terms is not None:
         return None
     return ahead.choose(how.lane, tokens=1, texts=1, deadline=how.deadline)
 
 
-async def chosen(parts: Parts, how: RunOptions, work: Selection) -> Choice:
+async def chosen(context: ModelContext, how: RunOptions, work: Selection) -> Choice:
     """Choose the lane for what waits; what turns out to be at hand is sent by neither."""
-    tokens, texts = await _waiting(parts, work)
-    ahead = await outlook(parts)
-    return ahead.choose(how.lane, tokens=tokens, texts=texts, deadline=how.left(parts.clock()))
+    tokens, texts = await _waiting(context, work)
+    ahead = await outlook(context)
+    return ahead.choose(how.lane, tokens=tokens, texts=texts, deadline=how.left(context.clock()))
 
 
-async def carry_out(parts: Parts, work: Selection, choice: Choice, how: RunOptions) -> Result:
+async def carry_out(context: RunContext, work: Selection, choice: Choice, how: RunOptions) -> Result:
     """Embed what waits by the lane chosen.
 
     Raises:
         Misconfigured: the model cannot be used, or has no Batch API.
     """
     if choice.lane == "batch":
-        done = await _by_batch(parts, work, choice, how)
+        done = await _by_batch(context, work, choice, how)
     else:
         tally = await embed(
-            parts, sources=work.sources, statuses=work.statuses, limit=work.limit, batches=work.batches
+            context, sources=work.sources, statuses=work.statuses, limit=work.limit, batches=work.batches
         )
         done = Result(choice, tally)
-    await wait_where_asked(parts, done, how)
+    await wait_where_asked(context, done, how)
     return done
 
 
-async def wait_where_asked(parts: Parts, done: Result, how: RunOptions) -> None:
+async def wait_where_asked(context: RunContext, done: Result, how: RunOptions) -> None:
     """Wait for every submission that is live now to end, where that was asked for."""
-    live = await submissions(parts) if how.wait else []
+    live = await submissions(context) if how.wait else []
     if live:
         wanted = {row.id for row in live} - set(done.blocked)
-        waited = await until_ended(OfParts(parts), wanted, problems=done.unsure)
+        waited = await until_ended(RunSteps(context), wanted, problems=done.unsure)
         merge(done.tally, waited.tally)
     else:
         done.tally.failures += done.unsure
 
 
-async def _by_batch(parts: Parts, work: Selection, choice: Choice, how: RunOptions) -> Result:
+async def _by_batch(context: RunContext, work: Selection, choice: Choice, how: RunOptions) -> Result:
     tally = RunStats()
-    counts = await parts.ledger.chunks.counts()
+    counts = await context.ledger.chunks.counts()
     reached(STAGE, stage="find", total=sum(n for (_, each), n in counts.items() if each in work.statuses))
     found = await find(
-        parts,
+        context,
         sources=work.sources,
         statuses=work.statuses,
         limit=work.limit,
         batches=work.batches,
         deadline=how.until,
-        reuse=AtHand(parts, tally),
+        reuse=AtHand(context, tally),
     )
     tally.failures += found.failures
     tally.stopped = found.stopped
-    handed = await submit(parts)
-    merge(tally, await _delete(parts, work, taken=found.chunks + found.waiting + found.reused))
-    looked = await look(parts)
+    handed = await submit(context)
+    merge(tally, await _delete(context, work, taken=found.chunks + found.waiting + found.reused))
+    looked = await look(context)
     live = {f"submission {row.id}" for row in looked.pending}
     unsure = [*handed.failures, *(each for each in looked.tally.failures if each.subject in live)]
     looked.tally.failures = [each for each in looked.tally.failures if each.subject not in live]
@@ -151,13 +151,13 @@ async def _by_batch(parts: Parts, work: Selection, choice: Choice, how: RunOptio
     )
 
 
-async def _delete(parts: Parts, work: Selection, *, taken: int) -> RunStats:
+async def _delete(context: RunContext, work: Selection, *, taken: int) -> RunStats:
     """Carry out the deletions that wait; `taken` chunks count towards the limit already."""
     whose = work.sources if work.batches is None else work.batches.get("", ())
     if not whose:
         return RunStats()
     return await embed(
-        parts,
+        context,
         sources=work.sources,
         statuses=work.statuses,
         limit=None if work.limit is None else max(0, work.limit - taken),
@@ -165,10 +165,10 @@ async def _delete(parts: Parts, work: Selection, *, taken: int) -> RunStats:
     )
 
 
-async def _waiting(parts: Parts, work: Selection) -> tuple[int, int]:
+async def _waiting(context: ModelContext, work: Selection) -> tuple[int, int]:
     """Count the tokens and texts that wait, apart from those that a live submission carries."""
-    chunks, now = parts.ledger.chunks, parts.clock()
-    carried = CarriedTexts(parts.store, parts.ledger, (await asyncio.to_thread(parts.embedder)).space)
+    chunks, now = context.ledger.chunks, context.clock()
+    carried = CarriedTexts(context.store, context.ledger, (await asyncio.to_thread(context.embedder)).space)
     await carried.refresh()
     seen: set[bytes] = set()  # 16 bytes for each distinct text
     tokens = 0

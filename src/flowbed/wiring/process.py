@@ -6,7 +6,10 @@ import contextlib
 import ctypes
 import gc
 import os
+import secrets
+import socket
 import sys
+import time
 
 # glibc's name for how many there may be (malloc.h).
 M_ARENA_MAX = -8
@@ -40,3 +43,36 @@ def share_heaps() -> None:
     ):  # a system or C library without these names
         if (os.confstr("CS_GNU_LIBC_VERSION") or "").startswith("glibc"):
             ctypes.CDLL(None).mallopt(M_ARENA_MAX, max(2, os.cpu_count() or 1))
+
+
+def now() -> int:
+    """Tell the time: microseconds since 1970."""
+    return time.time_ns() // 1000
+
+
+def worker() -> str:
+    """Name one piece of this process's work so that others here can tell whether it lives: host, pid, start, nonce."""
+    import psutil
+
+    process = psutil.Process()
+    return f"{socket.gethostname()}/{process.pid}/{process.create_time():.2f}/{secrets.token_hex(4)}"
+
+
+def dead(name: str) -> bool:
+    """Tell whether the process that `worker` named is known to have ended; of another host nothing is known.
+
+    What is no name that `worker` gives is nobody's.
+    """
+    import psutil
+
+    try:
+        host, pid, started, _ = name.rsplit("/", 3)
+        number = int(pid)
+    except ValueError:
+        return True
+    if host != socket.gethostname():
+        return False
+    try:
+        return f"{psutil.Process(number).create_time():.2f}" != started
+    except psutil.NoSuchProcess:
+        return True

@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from flowbed.embedding.batch_api import BatchApi
     from flowbed.embedding.cache.cached import Cached
     from flowbed.lanes.batch_files import ChunkText, Lost
-    from flowbed.lanes.contexts import Parts
+    from flowbed.lanes.contexts import ModelContext
     from flowbed.ledger import ChunkRow
     from flowbed.records import Problem, Status
 
@@ -64,7 +64,7 @@ class Unembedded:
 
 
 async def find(
-    parts: Parts,
+    context: ModelContext,
     *,
     sources: Collection[str],
     statuses: Collection[Status] = WAITING,
@@ -81,11 +81,11 @@ async def find(
     Raises:
         Misconfigured: the model has no Batch API.
     """
-    api = batch_api(parts)
-    embedder = await asyncio.to_thread(parts.embedder)
-    finding = _Finding(parts, api, embedder, deadline=deadline, reuse=reuse)
+    api = require_batch_api(context)
+    embedder = await asyncio.to_thread(context.embedder)
+    finding = _Finding(context, api, embedder, deadline=deadline, reuse=reuse)
     claims = Claims(
-        parts=parts,
+        context=context,
         sources=sources,
         statuses=statuses,
         limit=limit,
@@ -95,8 +95,8 @@ async def find(
         enough=FEW if reuse is None else RUN_CHUNKS,
         together=1 if batches is not None else TOGETHER,
     )
-    await take_back(parts)
-    async with renewed(parts), aclosing(Ahead(claims)) as ahead:
+    await take_back(context)
+    async with renewed(context), aclosing(Ahead(claims)) as ahead:
         try:
             async for rows in ahead:
                 await finding.take(rows, ahead)
@@ -109,15 +109,15 @@ async def find(
     return finding.found
 
 
-def batch_api(parts: Parts) -> BatchApi:
+def require_batch_api(context: ModelContext) -> BatchApi:
     """Give the Batch API of the model's provider.
 
     Raises:
         Misconfigured: it has none.
     """
-    api = parts.jobs()
+    api = context.batch_api()
     if api is None:
-        model = parts.embedder().space.model
+        model = context.embedder().space.model
         raise Misconfigured(
             f"model {model} has no Batch API: leave --lane batch away, or set a model of a provider that has one"
         )
@@ -128,13 +128,13 @@ class _Finding:
     """Submissions in the making, one after the other."""
 
     def __init__(
-        self, parts: Parts, api: BatchApi, embedder: Cached, *, deadline: int, reuse: Reusing | None
+        self, context: ModelContext, api: BatchApi, embedder: Cached, *, deadline: int, reuse: Reusing | None
     ) -> None:
         self.found = Unembedded()
-        self._parts, self._api, self._embedder = parts, api, embedder
+        self._context, self._api, self._embedder = context, api, embedder
         self._deadline, self._reuse = deadline, reuse
-        self._carrying = Carrying(parts)
-        self._input = Input(parts.new_id(), api)
+        self._carrying = Carrying(context)
+        self._input = Input(context.new_id(), api)
         self._chunks = 0
         self._full: Input | None = None
         self._recording: asyncio.Task[None] | None = None
@@ -156,7 +156,7 @@ class _Finding:
     async def take(self, rows: Sequence[ChunkRow], ahead: Ahead) -> None:
         """Take in claimed chunks, each of which goes into a submission, or back to where it was, or has failed."""
         new = await self._not_elsewhere(rows)
-        passages, lost = await read_passages(new, store=self._parts.store, ledger=self._parts.ledger)
+        passages, lost = await read_passages(new, store=self._context.store, ledger=self._context.ledger)
         if lost:
             await self._fail(lost)
         await self._gather(await self._not_at_hand(passages), ahead)
@@ -168,13 +168,13 @@ class _Finding:
             await self._record(self._input, self._chunks)
 
     async def _record(self, full: Input, chunks: int) -> None:
-        parts, size, submission = self._parts, full.size, full.submission
+        context, size, submission = self._context, full.size, full.submission
         try:
-            await full.lay_down(parts.store)
+            await full.lay_down(context.store)
         finally:
             full.close()
         reached(SUBMISSION_WRITTEN, submission=submission)
-        await parts.ledger.submissions.create(
+        await context.ledger.submissions.create(
             SubmissionRow(
                 id=submission,
                 space=self._embedder.space.to_json(),
@@ -184,13 +184,13 @@ class _Finding:
                 texts=size.texts,
                 chunks=chunks,
                 tokens=size.tokens,
-                created=parts.clock(),
+                created=context.clock(),
                 deadline=self._deadline,
             )
         )
         reached(SUBMISSION_RECORDED, submission=submission, texts=size.texts)
         # It is safe now. That nobody holds its chunks any more can be written while the next is gathered.
-        left = parts.ledger.chunks.hand_over(submission, worker=parts.worker)
+        left = context.ledger.chunks.hand_over(submission, worker=context.worker)
         self._leaving.append(asyncio.create_task(left))
         self.found.submissions.append(submission)
         self.found.chunks += chunks
@@ -206,9 +206,9 @@ class _Finding:
 
     async def _fail(self, lost: Sequence[Lost]) -> None:
         tally = RunStats()
-        await read_again([each.row for each in lost], self._parts)
+        await read_again([each.row for each in lost], self._context.ledger)
         reasons = [(each.row, f"{each.reason}; the next run reads its document again") for each in lost]
-        await fail([failure(row, "transient", why) for row, why in reasons], self._parts, tally)
+        await fail([failure(row, "transient", why) for row, why in reasons], self._context, tally)
         self.found.failures += tally.failures
 
     async def _not_at_hand(self, passages: Sequence[ChunkText]) -> Sequence[ChunkText]:
@@ -224,12 +224,12 @@ class _Finding:
         there = [each.row for each in passages if each.row.text_hash in known]
         self.found.reused += len(there)
         if self._reuse is None:
-            await self._parts.ledger.chunks.give_back(there, worker=self._parts.worker)
+            await self._context.ledger.chunks.give_back(there, worker=self._context.worker)
         return [each for each in passages if each.row.text_hash not in known]
 
     async def _not_elsewhere(self, rows: Sequence[ChunkRow]) -> Sequence[ChunkRow]:
         """Leave what others have taken in: to their submissions, or, if one is not recorded yet, for later."""
-        chunks, worker = self._parts.ledger.chunks, self._parts.worker
+        chunks, worker = self._context.ledger.chunks, self._context.worker
         hashes = {row.text_hash for row in rows}
         mine = {self.submission}
         if self._full is not None:
@@ -250,8 +250,8 @@ class _Finding:
         while left:
             left = left[self._fill(left) :]
             if self.found.stopped:
-                await self._parts.ledger.chunks.give_back(
-                    [each.row for each in left], worker=self._parts.worker
+                await self._context.ledger.chunks.give_back(
+                    [each.row for each in left], worker=self._context.worker
                 )
                 return
             if left:
@@ -259,7 +259,7 @@ class _Finding:
 
     def _fill(self, passages: Sequence[ChunkText]) -> int:
         """Take texts into the open submission until it is full, or the budget is spent; return how many passages."""
-        budget, price = self._parts.budget, self._api.terms.price
+        budget, price = self._context.budget, self._api.terms.price
         into, bill, write = self._input, self._embedder.bill, self._api.line
         for place, (row, _, sent, _) in enumerate(passages):
             name = row.text_hash
@@ -281,7 +281,7 @@ class _Finding:
     async def _cut(self, rest: Sequence[ChunkText], ahead: Ahead) -> Sequence[ChunkText]:
         """Record the submission that is full, and begin the next; return what of a group is left for that."""
         await self._recorded()
-        full, following = self._input, Input(self._parts.new_id(), self._api)
+        full, following = self._input, Input(self._context.new_id(), self._api)
         left = [each for each in rest if each.row.text_hash not in full]
         chunks = self._chunks + len(rest) - len(left)
         self._full, self._input, self._chunks = full, following, 0

@@ -11,16 +11,16 @@ from flowbed.records import Status
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
-    from flowbed.lanes.contexts import Parts
+    from flowbed.lanes.contexts import Context, ModelContext
     from flowbed.ledger import ChunkRow
 
 
 class Carrying:
     """What live submissions carry, looked up for one run."""
 
-    def __init__(self, parts: Parts) -> None:
+    def __init__(self, context: ModelContext) -> None:
         """Know of nothing yet."""
-        self._parts = parts
+        self._context = context
         self._texts: CarriedTexts | None = None
 
     async def rest(self, rows: Sequence[ChunkRow]) -> list[ChunkRow]:
@@ -28,16 +28,16 @@ class Carrying:
 
         What a finder has taken in is left for later: its submission is not recorded yet, and may never be.
         """
-        parts = self._parts
+        context = self._context
         # In this order: a submission that is recorded between the two is met by both, and else by neither.
         rows = await self._not_gathered(rows)
         if self._texts is None:
-            space = (await asyncio.to_thread(parts.embedder)).space
-            self._texts = CarriedTexts(parts.store, parts.ledger, space)
+            space = (await asyncio.to_thread(context.embedder)).space
+            self._texts = CarriedTexts(context.store, context.ledger, space)
         await self._texts.refresh()
         found = self._texts.find({row.text_hash for row in rows if not row.deleted})
         if found:
-            await leave(rows, found, parts)
+            await leave(rows, found, context)
         held = await self._held_back([row for row in rows if row.deleted])
         return [
             row
@@ -51,7 +51,7 @@ class Carrying:
         The run that gives them back has claimed their batch to its end, and meets them no more, or where the batch was
         a fresh one, once more.
         """
-        chunks, worker = self._parts.ledger.chunks, self._parts.worker
+        chunks, worker = self._context.ledger.chunks, self._context.worker
         hashes = {row.text_hash for row in rows if not row.deleted and not row.submission}
         gathered = await chunks.gathered(hashes, besides={""}) if hashes else set()
         left = [row for row in rows if not row.deleted and row.text_hash in gathered]
@@ -72,19 +72,19 @@ class Carrying:
             documents.setdefault(row.source, set()).add(row.document)
         held: set[tuple[str, str]] = set()
         for source, names in documents.items():
-            for row in await self._parts.ledger.chunks.of(source, names):
+            for row in await self._context.ledger.chunks.of(source, names):
                 if row.submission in self._texts.names and row.status is Status.PENDING and not row.run:
                     held.add((source, row.document))
         return held
 
 
-async def leave(rows: Sequence[ChunkRow], carried: Mapping[str, str], parts: Parts) -> None:
+async def leave(rows: Sequence[ChunkRow], carried: Mapping[str, str], context: Context) -> None:
     """Leave claimed chunks to the live submissions that carry their texts: `carried` is by text_hash."""
     waiting: dict[str, list[ChunkRow]] = {}
     for row in rows:
         if not row.deleted and row.text_hash in carried:
             waiting.setdefault(carried[row.text_hash], []).append(row)
     for submission, some in sorted(waiting.items()):
-        await parts.ledger.chunks.bind(some, worker=parts.worker, submission=submission)
+        await context.ledger.chunks.bind(some, worker=context.worker, submission=submission)
         # One that has ended meanwhile takes nothing: then they wait again when this worker lets go of them.
-        await parts.ledger.chunks.hand_over(submission, worker=parts.worker)
+        await context.ledger.chunks.hand_over(submission, worker=context.worker)

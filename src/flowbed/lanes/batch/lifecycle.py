@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
 
     from flowbed.embedding.batch_api import BatchApi, Job
-    from flowbed.lanes.contexts import Parts
+    from flowbed.lanes.contexts import Context
     from flowbed.ledger import SubmissionRow
 
 Made = TypeVar("Made")
@@ -74,7 +74,7 @@ async def begun_job(row: SubmissionRow, api: BatchApi) -> Job | None:
     return job
 
 
-async def withdraw(row: SubmissionRow, parts: Parts, api: BatchApi) -> tuple[SubmissionRow, str]:
+async def withdraw(row: SubmissionRow, context: Context, api: BatchApi) -> tuple[SubmissionRow, str]:
     """End a held submission that somebody has begun to hand in, unless there is a job: then that is adopted.
 
     Returns it as it is then, and why what it costs is not known, which is empty where that is known. Where the provider
@@ -95,52 +95,52 @@ async def withdraw(row: SubmissionRow, parts: Parts, api: BatchApi) -> tuple[Sub
             " paid for beside what embeds these texts now"
         )
     if job is not None:
-        return await adopted(row, job, parts), ""
+        return await adopted(row, job, context), ""
     reason = unsure or NOT_HANDED_IN
-    return await let_go(row, "cancelled", reason, parts), unsure
+    return await let_go(row, "cancelled", reason, context), unsure
 
 
-async def adopted(row: SubmissionRow, job: Job, parts: Parts) -> SubmissionRow:
+async def adopted(row: SubmissionRow, job: Job, context: Context) -> SubmissionRow:
     """Record the job of a held submission, and let go of the hold."""
     reached(JOB_MADE, submission=row.id, job=job.id)
     row = replace(
         row,
         state="submitted",
         job=job.id,
-        submitted=parts.clock(),
+        submitted=context.clock(),
         later=0,
         worker="",
         until=0,
         error="",
     )
-    await parts.ledger.submissions.save(row, worker=parts.worker)
+    await context.ledger.submissions.save(row, worker=context.worker)
     reached(SUBMISSION_SUBMITTED, submission=row.id)
     return row
 
 
-async def let_go(row: SubmissionRow, state: str, reason: str, parts: Parts) -> SubmissionRow:
+async def let_go(row: SubmissionRow, state: str, reason: str, context: Context) -> SubmissionRow:
     """End a held submission whose chunks wait again."""
-    await parts.ledger.chunks.let_go(row.id)
-    return await end(replace(row, state=state, error=reason), parts)
+    await context.ledger.chunks.let_go(row.id)
+    return await end(replace(row, state=state, error=reason), context)
 
 
-async def turned_away(row: SubmissionRow, reason: str, parts: Parts) -> tuple[SubmissionRow, str]:
+async def turned_away(row: SubmissionRow, reason: str, context: Context) -> tuple[SubmissionRow, str]:
     """Put off a held submission that its provider's queue has no room for; end it where nothing of ours is in its way.
 
     Then the second says why, and what to do. What somebody has begun to hand in may be in its way.
     """
     others = [
         each
-        async for page in parts.ledger.submissions.pages(live=True)
+        async for page in context.ledger.submissions.pages(live=True)
         for each in page
         if each.account == row.account and each.id != row.id
     ]
     if any(each.is_queued or each.state == "submitting" for each in others):
-        later = parts.clock() + AGAIN
+        later = context.clock() + AGAIN
         put_off = replace(
             row, state="ready", job="", submitted=0, later=later, error=reason, worker="", until=0
         )
-        await parts.ledger.submissions.save(put_off, worker=parts.worker)
+        await context.ledger.submissions.save(put_off, worker=context.worker)
         return put_off, ""
     vendor = row.account.partition(":")[0]
     hopeless = (
@@ -148,36 +148,36 @@ async def turned_away(row: SubmissionRow, reason: str, parts: Parts) -> tuple[Su
         f" here is there: unless others use the account, set batch_tokens in [providers.{vendor}] to what it may have"
         " waiting; its texts wait for the next run"
     )
-    return await let_go(row, "failed", hopeless, parts), hopeless
+    return await let_go(row, "failed", hopeless, context), hopeless
 
 
-async def refuse(row: SubmissionRow, reason: str, parts: Parts) -> RunStats:
+async def refuse(row: SubmissionRow, reason: str, context: Context) -> RunStats:
     """End a held submission that there will be no answers to: its chunks have failed, for somebody to look at."""
     tally = RunStats()
-    while rows := await parts.ledger.chunks.take(
+    while rows := await context.ledger.chunks.take(
         row.id,
-        worker=parts.worker,
-        now=parts.clock(),
-        until=parts.clock() + CLAIM,
+        worker=context.worker,
+        now=context.clock(),
+        until=context.clock() + CLAIM,
         limit=RUN_CHUNKS,
     ):
-        await fail([failure(each, "rejected", reason) for each in rows], parts, tally)
-    await end(replace(row, state="failed", error=reason), parts)
+        await fail([failure(each, "rejected", reason) for each in rows], context, tally)
+    await end(replace(row, state="failed", error=reason), context)
     return tally
 
 
-async def end(row: SubmissionRow, parts: Parts) -> SubmissionRow:
+async def end(row: SubmissionRow, context: Context) -> SubmissionRow:
     """Record how a held submission ended: after everything that has become of it is committed."""
-    ended = replace(row, ended=parts.clock(), worker="", until=0)
-    await parts.ledger.submissions.save(ended, worker=parts.worker)
+    ended = replace(row, ended=context.clock(), worker="", until=0)
+    await context.ledger.submissions.save(ended, worker=context.worker)
     reached(SUBMISSION_ENDED, submission=row.id, state=row.state)
     return ended
 
 
-async def held_elsewhere(submission: str, parts: Parts) -> bool:
+async def held_elsewhere(submission: str, context: Context) -> bool:
     """Tell whether another worker, which may be dead, holds chunks of a submission.
 
     It must not end before they are let go: what they were sent for would be forgotten, and their texts paid for again.
     """
-    holders = {row.worker async for page in parts.ledger.chunks.submitted(submission) for row in page}
-    return bool(holders - {"", parts.worker})
+    holders = {row.worker async for page in context.ledger.chunks.submitted(submission) for row in page}
+    return bool(holders - {"", context.worker})

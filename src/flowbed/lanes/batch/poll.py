@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from flowbed.errors import Misconfigured, NotFound, Transient
 from flowbed.lanes.batch.answer_files import copy_answers, read_answers
-from flowbed.lanes.batch.find import batch_api
+from flowbed.lanes.batch.find import require_batch_api
 from flowbed.lanes.batch.input import read_texts
 from flowbed.lanes.batch.lifecycle import (
     AGAIN,
@@ -35,7 +35,7 @@ if TYPE_CHECKING:
 
     from flowbed.embedding.batch_api import BatchApi, Job
     from flowbed.embedding.cache.cached import Cached
-    from flowbed.lanes.contexts import Parts
+    from flowbed.lanes.contexts import Context, RunContext
     from flowbed.ledger import ChunkRow, SubmissionRow
 
 LOOKS = 10  # jobs that are asked about at once
@@ -54,7 +54,7 @@ class Polled:
     ended: list[SubmissionRow] = field(default_factory=list)
 
 
-async def poll(parts: Parts, submissions: Collection[str] = ()) -> Polled:
+async def poll(context: RunContext, submissions: Collection[str] = ()) -> Polled:
     """Ask how every submission is that was handed in (or those named), and lay down what has been answered; repeatable.
 
     What is past its deadline, or is to be cancelled, is ended at the provider: what it has answered until then counts,
@@ -66,28 +66,28 @@ async def poll(parts: Parts, submissions: Collection[str] = ()) -> Polled:
         NotFound: a submission of that id is not live.
     """
     polled = Polled()
-    await take_back(parts)
-    rows = await chosen(parts, submissions)
+    await take_back(context)
+    rows = await chosen(context, submissions)
     # What a poll that was ended has laid down, and committed no more.
-    for collection in await parts.ledger.runs.collections():
-        await commit_pending(collection, parts, polled.tally)
-    others = [row for row in await all_live(parts) if row.id not in {each.id for each in rows}]
+    for collection in await context.ledger.runs.collections():
+        await commit_pending(collection, context, polled.tally)
+    others = [row for row in await all_live(context.ledger) if row.id not in {each.id for each in rows}]
     for row in others:
         if row.id in submissions or (row.cancel and not submissions):
-            await _of_another(row, parts, polled)
+            await _of_another(row, context, polled)
     if not rows:
         return polled
-    api = batch_api(parts)
-    embedder = await asyncio.to_thread(parts.embedder)
-    async with renewed(parts):
+    api = require_batch_api(context)
+    embedder = await asyncio.to_thread(context.embedder)
+    async with renewed(context):
         for start in range(0, len(rows), LOOKS):
             some = rows[start : start + LOOKS]
-            looked = await asyncio.gather(*(_look(row, parts, api) for row in some), return_exceptions=True)
+            looked = await asyncio.gather(*(_look(row, context, api) for row in some), return_exceptions=True)
             for row, job in zip(some, looked, strict=True):
                 # Laid down one after the other: each holds the vectors of a run.
                 if isinstance(job, BaseException) and not isinstance(job, Transient):
                     raise job
-                await _Polling(parts, api, embedder, polled).settle(row, job)
+                await _Polling(context, api, embedder, polled).settle(row, job)
     return polled
 
 
@@ -96,7 +96,7 @@ class _Missing:
     """A job that the provider neither knows nor lists."""
 
 
-async def _look(row: SubmissionRow, parts: Parts, api: BatchApi) -> Job | _Missing | None:
+async def _look(row: SubmissionRow, context: Context, api: BatchApi) -> Job | _Missing | None:
     """Ask how a job is, and for its end where that is wanted; None where there is none yet.
 
     A job that is said to be unknown is looked for in the list. Where it is the address that is wrong, that says so.
@@ -105,7 +105,7 @@ async def _look(row: SubmissionRow, parts: Parts, api: BatchApi) -> Job | _Missi
         return None
     try:
         job = await api.look(row.job)
-        if job.state == "running" and is_to_end(row, parts.clock()) and api.terms.cancels:
+        if job.state == "running" and is_to_end(row, context.clock()) and api.terms.cancels:
             await api.cancel(row.job)
             job = await api.look(row.job)
     except NotFound:
@@ -116,15 +116,15 @@ async def _look(row: SubmissionRow, parts: Parts, api: BatchApi) -> Job | _Missi
     return job
 
 
-async def _of_another(row: SubmissionRow, parts: Parts, polled: Polled) -> None:
+async def _of_another(row: SubmissionRow, context: Context, polled: Polled) -> None:
     """End a submission of another model that was not handed in yet; of any other it is said why nothing happens."""
-    now = parts.clock()
-    held = await parts.ledger.submissions.hold(row.id, worker=parts.worker, now=now, until=now + CLAIM)
+    now = context.clock()
+    held = await context.ledger.submissions.hold(row.id, worker=context.worker, now=now, until=now + CLAIM)
     if held is not None and held.cancel and held.state == "ready":
-        polled.ended.append(await let_go(held, "cancelled", NOT_HANDED_IN, parts))
+        polled.ended.append(await let_go(held, "cancelled", NOT_HANDED_IN, context))
         return
     if held is not None:
-        await parts.ledger.submissions.save(replace(held, worker="", until=0), worker=parts.worker)
+        await context.ledger.submissions.save(replace(held, worker="", until=0), worker=context.worker)
     what = "is to end, and was handed in" if row.cancel else "was handed in"
     model = Space.from_json(row.space).model
     reason = (
@@ -138,13 +138,13 @@ async def _of_another(row: SubmissionRow, parts: Parts, polled: Polled) -> None:
 class _Polling:
     """What one job came to, put where it belongs."""
 
-    def __init__(self, parts: Parts, api: BatchApi, embedder: Cached, polled: Polled) -> None:
-        self._parts, self._api, self._polled = parts, api, polled
-        self._laying = LayingDown(parts, api, embedder, polled.tally)
+    def __init__(self, context: RunContext, api: BatchApi, embedder: Cached, polled: Polled) -> None:
+        self._context, self._api, self._polled = context, api, polled
+        self._laying = LayingDown(context, api, embedder, polled.tally)
 
     async def settle(self, seen: SubmissionRow, job: Job | _Missing | Transient | None) -> None:
         """Go on from what the provider said of a submission as it was seen, unless another worker is at it."""
-        if seen.state != "submitted" and not is_to_end(seen, self._parts.clock()):
+        if seen.state != "submitted" and not is_to_end(seen, self._context.clock()):
             # Nothing was asked about it, and it is not held: who hands it in at this moment shall find it free.
             self._polled.pending.append(seen)
             return
@@ -173,15 +173,15 @@ class _Polling:
 
     async def _held(self, submission: str) -> SubmissionRow | None:
         """Hold a submission; None where another worker does, or did until it ended."""
-        submissions, now = self._parts.ledger.submissions, self._parts.clock()
-        row = await submissions.hold(submission, worker=self._parts.worker, now=now, until=now + CLAIM)
+        submissions, now = self._context.ledger.submissions, self._context.clock()
+        row = await submissions.hold(submission, worker=self._context.worker, now=now, until=now + CLAIM)
         if row is None and (there := await submissions.get(submission)) is not None and not there.ended:
             self._polled.pending.append(there)
         return row
 
     async def _not_there_yet(self, row: SubmissionRow) -> None:
         """End what was not handed in, where it is to end; what somebody has begun to hand in may have a job."""
-        now = self._parts.clock()
+        now = self._context.clock()
         if not is_to_end(row, now):
             await self._keep(row)
         elif row.state == "ready":
@@ -193,10 +193,10 @@ class _Polling:
 
     async def _withdraw(self, row: SubmissionRow) -> None:
         try:
-            row, unsure = await withdraw(row, self._parts, self._api)
+            row, unsure = await withdraw(row, self._context, self._api)
         except (Transient, Misconfigured) as error:
             self._tell(row, f"{error}; whether there is a job for it is asked again by the next run")
-            await self._keep(replace(row, error=str(error), later=self._parts.clock() + AGAIN))
+            await self._keep(replace(row, error=str(error), later=self._context.clock() + AGAIN))
             return
         if unsure:
             self._tell(row, unsure)
@@ -221,7 +221,7 @@ class _Polling:
 
     async def _is_sure(self, row: SubmissionRow, reason: str) -> bool:
         """Tell whether something was missing for long enough to be lost; until then the row tells when that will be."""
-        now = self._parts.clock()
+        now = self._context.clock()
         known = row.later and row.error == reason
         if known and now >= row.later:
             return True
@@ -231,10 +231,10 @@ class _Polling:
 
     async def _collect(self, row: SubmissionRow, job: Job) -> None:
         """Take in the answers of a job that has ended, whole or in part."""
-        parts = self._parts
+        context = self._context
         row = replace(row, done=job.done, failed=job.failed)
         try:
-            lost = await copy_answers(job, row.id, self._api, parts.store)
+            lost = await copy_answers(job, row.id, self._api, context.store)
             reached(ANSWERS_COPIED, submission=row.id)
         except Transient as error:
             self._tell(row, f"{error}; its answers are fetched again by the next run")
@@ -247,7 +247,7 @@ class _Polling:
         if lost and not await self._is_sure(row, reason):
             return
         try:
-            answers = await read_answers(row.id, self._api, parts.store)
+            answers = await read_answers(row.id, self._api, context.store)
         except Misconfigured as error:
             await self._unusable(row, job, error)
             return
@@ -276,7 +276,7 @@ class _Polling:
         if job.queue_full:
             await self._turned_away(row, job)
             return
-        texts = await read_texts(row.id, self._parts.store) if job.lines else []
+        texts = await read_texts(row.id, self._context.store) if job.lines else []
         guilty = {texts[line - 1]: why for line, why in job.lines.items() if 0 < line <= len(texts)}
         if not guilty:
             await self._lost(
@@ -288,48 +288,48 @@ class _Polling:
 
     async def _turned_away(self, row: SubmissionRow, job: Job) -> None:
         """Go on from a queue that had no room."""
-        row, hopeless = await turned_away(row, job.reason, self._parts)
+        row, hopeless = await turned_away(row, job.reason, self._context)
         if hopeless:
             self._tell(row, hopeless)
         (self._polled.ended if row.ended else self._polled.pending).append(row)
 
     async def _blame(self, row: SubmissionRow, guilty: dict[str, str]) -> None:
         """Let the chunks fail that a whole job was refused for; the others need not."""
-        parts = self._parts
+        context = self._context
         while rows := await self._taken(row):
             failed = [
                 failure(each, "rejected", guilty[each.text_hash]) for each in rows if each.text_hash in guilty
             ]
-            await fail(failed, parts, self._polled.tally)
+            await fail(failed, context, self._polled.tally)
             innocent = [each for each in rows if each.text_hash not in guilty]
-            await parts.ledger.chunks.give_back(innocent, worker=parts.worker)
+            await context.ledger.chunks.give_back(innocent, worker=context.worker)
 
     async def _taken(self, row: SubmissionRow) -> list[ChunkRow]:
-        now = self._parts.clock()
-        return await self._parts.ledger.chunks.take(
-            row.id, worker=self._parts.worker, now=now, until=now + CLAIM, limit=RUN_CHUNKS
+        now = self._context.clock()
+        return await self._context.ledger.chunks.take(
+            row.id, worker=self._context.worker, now=now, until=now + CLAIM, limit=RUN_CHUNKS
         )
 
     async def _lost(self, row: SubmissionRow, reason: str) -> None:
         """Let all chunks fail: to embed them again is to pay again, which is for somebody to decide."""
-        if await held_elsewhere(row.id, self._parts):
+        if await held_elsewhere(row.id, self._context):
             await self._keep(row)
             return
         why = f"{reason}; {AGAIN_IS_PAID}"
-        tally = await refuse(row, why, self._parts)
+        tally = await refuse(row, why, self._context)
         self._polled.tally.failures += tally.failures
         self._polled.tally.failed += tally.failed
         self._polled.ended.append(replace(row, state="failed", error=why))
 
     async def _let_go(self, row: SubmissionRow, state: str, reason: str) -> None:
-        self._polled.ended.append(await let_go(row, state, reason, self._parts))
+        self._polled.ended.append(await let_go(row, state, reason, self._context))
 
     async def _end(self, row: SubmissionRow) -> None:
-        self._polled.ended.append(await end(row, self._parts))
+        self._polled.ended.append(await end(row, self._context))
 
     async def _keep(self, row: SubmissionRow) -> None:
         kept = replace(row, worker="", until=0)
-        await self._parts.ledger.submissions.save(kept, worker=self._parts.worker)
+        await self._context.ledger.submissions.save(kept, worker=self._context.worker)
         self._polled.pending.append(kept)
 
     async def _block(self, row: SubmissionRow, reason: str) -> None:

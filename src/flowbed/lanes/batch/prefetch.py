@@ -42,13 +42,13 @@ class Ahead:
 
     async def bind(self, rest: Sequence[ChunkRow], submission: str) -> None:
         """Put the rest of a group and what is claimed beyond it into a submission, and claim for that from now on."""
-        parts = self._claims.parts
+        context = self._claims.context
         async with self._turn:
             beyond = [self._groups.get_nowait() for _ in range(self._groups.qsize())]
             for group in beyond:
                 self._groups.put_nowait(group)
             rows = [*rest, *(row for group in beyond for row in group), *self._claims.held]
-            await parts.ledger.chunks.bind(rows, worker=parts.worker, submission=submission)
+            await context.ledger.chunks.bind(rows, worker=context.worker, submission=submission)
             self._claims.submission = submission
 
     async def aclose(self) -> None:

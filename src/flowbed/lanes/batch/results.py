@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from flowbed.embedding.cache.cached import Cached
     from flowbed.lanes.batch.answer_files import Answers
     from flowbed.lanes.batch_files import ChunkText
-    from flowbed.lanes.contexts import Parts
+    from flowbed.lanes.contexts import RunContext
     from flowbed.lanes.failures import RunStats
     from flowbed.ledger import ChunkRow, SubmissionRow
 
@@ -90,9 +90,9 @@ class Answered:
 class LayingDown:
     """Answers of the jobs of one Batch API, laid down."""
 
-    def __init__(self, parts: Parts, api: BatchApi, embedder: Cached, tally: RunStats) -> None:
+    def __init__(self, context: RunContext, api: BatchApi, embedder: Cached, tally: RunStats) -> None:
         """Tally into `tally` what is laid down."""
-        self._parts, self._api, self._embedder, self._tally = parts, api, embedder, tally
+        self._context, self._api, self._embedder, self._tally = context, api, embedder, tally
 
     async def lay_down(self, row: SubmissionRow, answered: Answered) -> SubmissionRow | None:
         """Take in what a held submission was answered, and tell how it ends; None where others hold chunks of it."""
@@ -102,7 +102,7 @@ class LayingDown:
         while rows := await self._taken(row):
             await self._land(rows, answered, space)
             reached(PROGRESS, stage="embed", done=len(rows))
-        if await held_elsewhere(row.id, self._parts):
+        if await held_elsewhere(row.id, self._context):
             return None
         job, answers = answered.job, answered.answers
         return replace(
@@ -116,24 +116,24 @@ class LayingDown:
         )
 
     async def _taken(self, row: SubmissionRow) -> list[ChunkRow]:
-        now = self._parts.clock()
-        return await self._parts.ledger.chunks.take(
-            row.id, worker=self._parts.worker, now=now, until=now + CLAIM, limit=RUN_CHUNKS
+        now = self._context.clock()
+        return await self._context.ledger.chunks.take(
+            row.id, worker=self._context.worker, now=now, until=now + CLAIM, limit=RUN_CHUNKS
         )
 
     async def _land(self, rows: Sequence[ChunkRow], answered: Answered, space: Space) -> None:
         """Commit what there are vectors for; the rest has failed, or, where it was not worked on, waits again."""
-        parts = self._parts
+        context = self._context
         waiting = [row for row in rows if answered.waits(row.text_hash)]
         if waiting:
-            await parts.ledger.chunks.give_back(waiting, worker=parts.worker)
+            await context.ledger.chunks.give_back(waiting, worker=context.worker)
         left = {(row.collection, row.id) for row in waiting}
         rows = [row for row in rows if (row.collection, row.id) not in left]
         if not rows:
             return
-        passages, lost = await read_passages(rows, store=parts.store, ledger=parts.ledger)
+        passages, lost = await read_passages(rows, store=context.store, ledger=context.ledger)
         for collection in sorted({row.collection for row in rows}):
-            await parts.datasets.begin(collection, space, now=parts.clock())
+            await context.datasets.begin(collection, space, now=context.clock())
         outcome = self._outcome(passages, answered)
         await self._cache(passages, outcome)
         spent = Spent(
@@ -147,7 +147,7 @@ class LayingDown:
         self._tally.tokens += spent.tokens
         self._tally.cost_usd += spent.cost_usd
         await land(
-            Made(rows=rows, passages=passages, lost=lost, outcome=outcome, spent=spent), parts, self._tally
+            Made(rows=rows, passages=passages, lost=lost, outcome=outcome, spent=spent), context, self._tally
         )
 
     def _outcome(self, passages: Sequence[ChunkText], answered: Answered) -> Outcome:
@@ -187,7 +187,7 @@ class LayingDown:
         of: dict[tuple[str, str], list[Paid]] = {}
         there: set[str] = set()
         silent: dict[str, int] = {}
-        async for page in self._parts.ledger.chunks.submitted(row.id):
+        async for page in self._context.ledger.chunks.submitted(row.id):
             for each in page:
                 there.add(each.text_hash)
                 if (billed := left.pop(each.text_hash, None)) is not None:
@@ -205,8 +205,8 @@ class LayingDown:
 
     async def spend(self, row: SubmissionRow, of: Mapping[tuple[str, str], Sequence[Paid]]) -> None:
         """Record what was paid for texts, by source and document; what is recorded of a submission stays."""
-        price, at = self._api.terms.price, self._parts.clock()
-        await self._parts.ledger.spending.record(
+        price, at = self._api.terms.price, self._context.clock()
+        await self._context.ledger.spending.record(
             [
                 SpendRow(
                     run=row.id,
@@ -233,7 +233,7 @@ class LayingDown:
         planned: dict[str, int] = {}
         if not moved:
             return planned
-        async for texts in read_sent(row.id, moved, self._api, self._parts.store):
+        async for texts in read_sent(row.id, moved, self._api, self._context.store):
             vectors = answers.vectors(texts)
             for key, text in texts.items():
                 planned[key] = self._embedder.bill(text, self._embedder.count(text))

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
 from flowbed.errors import Misconfigured, NotFound, QueueFull, Rejected, Transient
-from flowbed.lanes.batch.find import batch_api
+from flowbed.lanes.batch.find import require_batch_api
 from flowbed.lanes.batch.lifecycle import (
     AGAIN,
     adopted,
@@ -30,8 +30,8 @@ if TYPE_CHECKING:
 
     from flowbed.embedding.batch_api import BatchApi, Job
     from flowbed.errors import Error
-    from flowbed.lanes.contexts import Parts
-    from flowbed.ledger import SubmissionRow
+    from flowbed.lanes.contexts import Context, ModelContext
+    from flowbed.ledger import Ledger, SubmissionRow
 
 AT_ONCE = 10
 _TO_HAND_IN = frozenset({"ready", "submitting"})
@@ -51,7 +51,7 @@ class Submitted:
     failures: list[Problem] = field(default_factory=list)
 
 
-async def submit(parts: Parts, submissions: Collection[str] = ()) -> Submitted:
+async def submit(context: ModelContext, submissions: Collection[str] = ()) -> Submitted:
     """Hand in what is ready, or the submissions named; what somebody has begun to hand in is looked for first.
 
     What is to end is not handed in: `poll` ends it.
@@ -60,12 +60,12 @@ async def submit(parts: Parts, submissions: Collection[str] = ()) -> Submitted:
         Misconfigured: the model has no Batch API.
         NotFound: a submission of that id is not live.
     """
-    api = batch_api(parts)
-    await take_back(parts)
-    rows = [row for row in await chosen(parts, submissions) if row.state in _TO_HAND_IN]
+    api = require_batch_api(context)
+    await take_back(context)
+    rows = [row for row in await chosen(context, submissions) if row.state in _TO_HAND_IN]
     done = Submitted()
-    submitting = _Submitting(parts, api, done, asked=bool(submissions))
-    async with renewed(parts):
+    submitting = _Submitting(context, api, done, asked=bool(submissions))
+    async with renewed(context):
         results = await asyncio.gather(*(submitting.hand_in(row.id) for row in rows), return_exceptions=True)
     for result in results:
         if isinstance(result, BaseException):
@@ -73,14 +73,14 @@ async def submit(parts: Parts, submissions: Collection[str] = ()) -> Submitted:
     return done
 
 
-async def chosen(parts: Parts, submissions: Collection[str]) -> list[SubmissionRow]:
+async def chosen(context: ModelContext, submissions: Collection[str]) -> list[SubmissionRow]:
     """Read the live submissions, or those of them that are named, oldest first.
 
     Raises:
         NotFound: one of that id is not live.
     """
-    space = (await asyncio.to_thread(parts.embedder)).space.to_json()
-    live = await all_live(parts)
+    space = (await asyncio.to_thread(context.embedder)).space.to_json()
+    live = await all_live(context.ledger)
     unknown = set(submissions) - {row.id for row in live}
     if unknown:
         named = ", ".join(sorted(unknown))
@@ -89,9 +89,9 @@ async def chosen(parts: Parts, submissions: Collection[str]) -> list[SubmissionR
     return [row for row in live if row.space == space and (not submissions or row.id in submissions)]
 
 
-async def all_live(parts: Parts) -> list[SubmissionRow]:
+async def all_live(ledger: Ledger) -> list[SubmissionRow]:
     """Read the live submissions of every model, oldest first."""
-    return [row async for page in parts.ledger.submissions.pages(live=True) for row in page]
+    return [row async for page in ledger.submissions.pages(live=True) for row in page]
 
 
 class _NotMade(Misconfigured):
@@ -101,8 +101,8 @@ class _NotMade(Misconfigured):
 class _Submitting:
     """Handing in, so many at once."""
 
-    def __init__(self, parts: Parts, api: BatchApi, done: Submitted, *, asked: bool) -> None:
-        self._parts, self._api, self._done = parts, api, done
+    def __init__(self, context: Context, api: BatchApi, done: Submitted, *, asked: bool) -> None:
+        self._context, self._api, self._done = context, api, done
         self._asked = asked  # for by name, so that nothing is put off
         self._slots = asyncio.Semaphore(AT_ONCE)
         # Room in the queue is given away one by one: what is on its way counts.
@@ -117,7 +117,7 @@ class _Submitting:
                 begun = await self._admitted(row)
                 if begun is not None:
                     job = await self._made(begun, look_first=row.state == "submitting")
-                    await adopted(begun, job, self._parts)
+                    await adopted(begun, job, self._context)
                     self._done.submitted.append(row.id)
             except Rejected as error:
                 await self._refused(row.id, error)
@@ -131,7 +131,11 @@ class _Submitting:
 
     async def _held(self, submission: str) -> SubmissionRow | None:
         """Hold a submission; None where another worker is at it, or has handed it in."""
-        submissions, worker, now = self._parts.ledger.submissions, self._parts.worker, self._parts.clock()
+        submissions, worker, now = (
+            self._context.ledger.submissions,
+            self._context.worker,
+            self._context.clock(),
+        )
         row = await submissions.hold(submission, worker=worker, now=now, until=now + CLAIM)
         if row is None:
             there = await submissions.get(submission)
@@ -145,21 +149,21 @@ class _Submitting:
 
     async def _admitted(self, row: SubmissionRow) -> SubmissionRow | None:
         """Take room in the provider's queue; None where there is none, or where it is to end."""
-        parts, terms = self._parts, self._api.terms
+        context, terms = self._context, self._api.terms
         # What nobody has begun to hand in goes to the account that is set now, whoever found its texts.
         account = terms.account if row.state == "ready" else row.account
         async with self._admitting:
-            now = parts.clock()
+            now = context.clock()
             later = is_to_end(row, now) or (not self._asked and row.later > now)
             if not later and row.state == "ready" and terms.tokens is not None:
-                queued = await parts.ledger.submissions.queued(account, besides=row.id)
+                queued = await context.ledger.submissions.queued(account, besides=row.id)
                 later = bool(queued) and queued + row.tokens > terms.tokens
             if later:
-                await parts.ledger.submissions.save(replace(row, worker="", until=0), worker=parts.worker)
+                await context.ledger.submissions.save(replace(row, worker="", until=0), worker=context.worker)
                 self._done.waiting.append(row.id)
                 return None
             begun = replace(row, account=account, state="submitting", later=0)
-            if not await parts.ledger.submissions.save(begun, worker=parts.worker):
+            if not await context.ledger.submissions.save(begun, worker=context.worker):
                 return None  # it is another's now
         reached(SUBMISSION_BEGUN, submission=row.id)
         return begun
@@ -174,7 +178,7 @@ class _Submitting:
             look_first = True
             try:
                 return await self._api.submit(
-                    row.id, lambda: self._parts.store.stream(row.key), size=row.bytes
+                    row.id, lambda: self._context.store.stream(row.key), size=row.bytes
                 )
             except Misconfigured as error:
                 raise _NotMade(str(error)) from error
@@ -183,20 +187,20 @@ class _Submitting:
 
     async def _put_off(self, submission: str, error: Error, *, made: bool = True) -> None:
         """Let it be tried again later; unless there may be a job `made` for it, as if nobody had begun."""
-        parts = self._parts
-        row = await parts.ledger.submissions.get(submission)
+        context = self._context
+        row = await context.ledger.submissions.get(submission)
         if row is not None:
             state = row.state if made else "ready"
-            later = parts.clock() + AGAIN
+            later = context.clock() + AGAIN
             put_off = replace(row, state=state, later=later, error=str(error), worker="", until=0)
-            await parts.ledger.submissions.save(put_off, worker=parts.worker)
+            await context.ledger.submissions.save(put_off, worker=context.worker)
         self._tell(submission, f"{error}; it is handed in again by the next run")
 
     async def _turned_away(self, submission: str, error: QueueFull) -> None:
-        row = await self._parts.ledger.submissions.get(submission)
-        if row is None or row.worker != self._parts.worker:  # it took so long that it is another's now
+        row = await self._context.ledger.submissions.get(submission)
+        if row is None or row.worker != self._context.worker:  # it took so long that it is another's now
             return
-        _, hopeless = await turned_away(row, str(error), self._parts)
+        _, hopeless = await turned_away(row, str(error), self._context)
         if hopeless:
             self._tell(submission, hopeless)
         else:
@@ -204,12 +208,12 @@ class _Submitting:
 
     async def _refused(self, submission: str, error: Rejected) -> None:
         """Give up what the provider will never take."""
-        if await held_elsewhere(submission, self._parts):
+        if await held_elsewhere(submission, self._context):
             await self._put_off(submission, error)
             return
-        row = await self._parts.ledger.submissions.get(submission)
-        if row is not None and row.worker == self._parts.worker:
-            await refuse(row, str(error), self._parts)
+        row = await self._context.ledger.submissions.get(submission)
+        if row is not None and row.worker == self._context.worker:
+            await refuse(row, str(error), self._context)
         self._tell(submission, f"{error}; its chunks have failed, `flowbed dead-letters list` names them")
 
     def _tell(self, submission: str, reason: str) -> None:

@@ -16,7 +16,7 @@ from flowbed.telemetry import PROGRESS, STAGE, reached
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Collection, Sequence
 
-    from flowbed.lanes.contexts import Parts
+    from flowbed.lanes.contexts import ModelContext, RunContext
     from flowbed.lanes.failures import RunStats
     from flowbed.ledger import SubmissionRow
 
@@ -24,30 +24,30 @@ if TYPE_CHECKING:
 LOOK_FIRST, LOOK_LAST = 1.0, 60.0
 
 
-async def submissions(parts: Parts) -> list[SubmissionRow]:
+async def submissions(context: ModelContext) -> list[SubmissionRow]:
     """Read the live submissions of the model's space, oldest first."""
-    space = (await asyncio.to_thread(parts.embedder)).space.to_json()
-    return [row for row in await all_live(parts) if row.space == space]
+    space = (await asyncio.to_thread(context.embedder)).space.to_json()
+    return [row for row in await all_live(context.ledger) if row.space == space]
 
 
-async def collect(parts: Parts) -> Polled:
+async def collect(context: RunContext) -> Polled:
     """Hand in what somebody left, lay down what was answered, and embed now what is late; where none is live, nothing.
 
     What a provider says no to is told of as a failure: what else there is to do goes on.
     """
     polled = Polled()
-    live = await submissions(parts)
+    live = await submissions(context)
     if not live:
         # What another model was set for may be to end all the same, or it is said why it does not.
-        return await poll(parts) if any(row.cancel for row in await all_live(parts)) else polled
+        return await poll(context) if any(row.cancel for row in await all_live(context.ledger)) else polled
     try:
         problems: list[Problem] = []
         if any(row.state != "submitted" for row in live):
-            problems = (await submit(parts)).failures
-        polled = await look(parts)
+            problems = (await submit(context)).failures
+        polled = await look(context)
         polled.tally.failures[:0] = problems
     except Error as error:
-        polled.pending = await submissions(parts)
+        polled.pending = await submissions(context)
         named = f"{len(live)} submissions" if len(live) > 1 else f"submission {live[0].id}"
         polled.tally.failures.append(
             Problem(subject=named, reason=f"{error}; what is in there waits until it can be asked for")
@@ -55,23 +55,23 @@ async def collect(parts: Parts) -> Polled:
     return polled
 
 
-async def look(parts: Parts) -> Polled:
+async def look(context: RunContext) -> Polled:
     """Lay down what was answered; what a submission past its deadline gives back without an answer is embedded now.
 
     Raises:
         Misconfigured: the provider cannot be asked until a setting changes.
     """
-    now = parts.clock()
-    late = {row.id for row in await submissions(parts) if 0 < row.deadline <= now}
+    now = context.clock()
+    late = {row.id for row in await submissions(context) if 0 < row.deadline <= now}
     batches: dict[str, set[str]] = {}
     for submission in late:
-        async for page in parts.ledger.chunks.submitted(submission):
+        async for page in context.ledger.chunks.submitted(submission):
             for row in page:
                 batches.setdefault(row.batch, set()).add(row.source)
-    polled = await poll(parts)
+    polled = await poll(context)
     if late & {row.id for row in polled.ended} and batches:
         sources = sorted(set().union(*batches.values()))
-        merge(polled.tally, await embed(parts, sources=sources, statuses={Status.NONE}, batches=batches))
+        merge(polled.tally, await embed(context, sources=sources, statuses={Status.NONE}, batches=batches))
     return polled
 
 
@@ -88,18 +88,18 @@ class Steps(Protocol):
 
 
 @dataclass(frozen=True)
-class OfParts:
+class RunSteps:
     """The steps as a run takes them."""
 
-    parts: Parts
+    context: RunContext
 
     async def look(self) -> Polled:
         """Look at every submission, and embed now what is late."""
-        return await look(self.parts)
+        return await look(self.context)
 
     async def submit(self) -> Submitted:
         """Hand in what there was no room for before."""
-        return await submit(self.parts)
+        return await submit(self.context)
 
 
 @dataclass

@@ -1,0 +1,48 @@
+"""The contexts that the steps of a project work with."""
+
+from __future__ import annotations
+
+import secrets
+import time
+from typing import TYPE_CHECKING
+
+from flowbed.lanes.contexts import RunContext
+from flowbed.wiring import process
+
+if TYPE_CHECKING:
+    from flowbed.index.datasets import Datasets
+    from flowbed.lanes.budget import Budget
+    from flowbed.ledger import Ledger
+    from flowbed.settings import Settings
+    from flowbed.storage import Store
+    from flowbed.wiring.models import Embedders
+
+
+def run_context(
+    config: Settings,
+    *,
+    store: Store,
+    ledger: Ledger,
+    datasets: Datasets,
+    embedders: Embedders,
+    budget: Budget | None = None,
+) -> RunContext:
+    """Join opened parts into the context of one piece of work, under a new worker's name; opens no model or index."""
+    from flowbed.index.compaction import Retention
+
+    return RunContext(
+        store=store,
+        ledger=ledger,
+        datasets=datasets,
+        embedder=embedders.cached,
+        batch_api=embedders.jobs,
+        new_id=lambda: secrets.token_hex(12),
+        clock=process.now,
+        monotonic=time.monotonic,
+        dead=process.dead,
+        worker=process.worker(),
+        concurrency=config.concurrency,
+        sources=frozenset(config.sources),
+        retention=Retention(versions=config.keep_versions, days=config.keep_days),
+        budget=budget,
+    )
