@@ -18,7 +18,7 @@ from flowbed.index.row_cache import Held
 from flowbed.index.search import Unit, search
 from flowbed.lanes import batch
 from flowbed.ledger import open_ledger
-from flowbed.ledger.sql.lazy_ledger import stand
+from flowbed.ledger.sql.lazy_ledger import find_ledger
 from flowbed.storage import open_store
 from flowbed.wiring import process
 from flowbed.wiring.contexts import run_context
@@ -633,7 +633,7 @@ async def _joined(folder: Path) -> Flowbed:
     store = await asyncio.to_thread(
         open_store, config.store, folder=place, options=settings.store_options(config)
     )
-    ledger = await asyncio.to_thread(stand, config.ledger, folder=place) or await open_ledger(
+    ledger = await asyncio.to_thread(find_ledger, config.ledger, folder=place) or await open_ledger(
         config.ledger, folder=place, new_id=secrets.token_hex(16)
     )
     return Flowbed(place, config, store, ledger)

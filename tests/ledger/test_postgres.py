@@ -14,10 +14,11 @@ from alembic.migration import MigrationContext
 
 from flowbed.errors import Conflict, Misconfigured, OutOfSpace, Rejected, Transient
 from flowbed.ledger import Cursor, Swap, open_ledger
+from flowbed.ledger.sql import VERSION_TABLE
 from flowbed.ledger.sql import postgres as dialect
 from flowbed.ledger.sql.database import Database
 from flowbed.ledger.sql.postgres import Postgres
-from flowbed.ledger.sql.schema import VERSION_TABLE, metadata
+from flowbed.ledger.sql.schema import metadata
 from flowbed.records import Status
 from flowbed.testing.cutting import cutting
 from flowbed.testing.ledger import chunk, claim, document, letter, only, put, run

@@ -1,6 +1,6 @@
-"""A ledger that stands as this Flowbed leaves one: known by its id, and opened when something is asked of it.
+"""A ledger known by its id alone, whose database is opened on first use.
 
-SQLAlchemy and the schema take a quarter of a second to load, and a search asks nothing of the ledger.
+Importing SQLAlchemy and the schema takes a quarter of a second, and a search never reads the ledger.
 """
 
 from __future__ import annotations
@@ -8,10 +8,13 @@ from __future__ import annotations
 import contextlib
 import os
 import sqlite3
-from pathlib import Path
 from typing import TYPE_CHECKING
 
+from flowbed.ledger.sql import HEAD, VERSION_TABLE
+
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from flowbed.ledger import (
         Batches,
         Chunks,
@@ -28,11 +31,9 @@ if TYPE_CHECKING:
         Submissions,
     )
 
-REVISIONS = Path(__file__).parent / "migrations" / "versions"  # a file for each
 
-
-class Standing:
-    """`Ledger` in a SQLite file whose schema is the newest; its parts are there once one of them is asked for."""
+class LazyLedger:
+    """`Ledger` in a SQLite file whose schema is the newest; its database is opened on first use of an aggregate."""
 
     documents: Documents
     chunks: Chunks
@@ -48,40 +49,39 @@ class Standing:
     jobs: Jobs
 
     def __init__(self, location: str, *, id: str) -> None:  # noqa: A002 - the protocol's word
-        """Take what `stand` has found; nothing is opened yet."""
+        """Take what `find_ledger` has read; nothing is opened yet."""
         self.location, self.id = location, id
-        self._opened: Ledger | None = None
+        self._ledger: Ledger | None = None
 
-    def __getattr__(self, part: str) -> object:
-        """Open the database for the first part that is asked for."""
-        if part not in Standing.__annotations__ or self._opened is not None:
-            raise AttributeError(part)
-        from flowbed.ledger.sql.database import Database  # see above
+    def __getattr__(self, name: str) -> object:
+        """Open the database when the first aggregate is used."""
+        if name not in LazyLedger.__annotations__ or self._ledger is not None:
+            raise AttributeError(name)
+        from flowbed.ledger.sql.database import Database  # loads SQLAlchemy
         from flowbed.ledger.sql.ledger import SqlLedger
         from flowbed.ledger.sql.sqlite import Sqlite
 
-        self._opened = SqlLedger(Database(Sqlite(self.location)), id=self.id)
-        vars(self).update({name: getattr(self._opened, name) for name in Standing.__annotations__})
-        return vars(self)[part]
+        self._ledger = SqlLedger(Database(Sqlite(self.location)), id=self.id)
+        vars(self).update({each: getattr(self._ledger, each) for each in LazyLedger.__annotations__})
+        return vars(self)[name]
 
     async def close(self) -> None:
-        """Let go of the database, where it was opened."""
-        if self._opened is not None:
-            await self._opened.close()
+        """Close the database if it was opened."""
+        if self._ledger is not None:
+            await self._ledger.close()
 
 
-def stand(url: str, *, folder: Path) -> Standing | None:
-    """Find a ledger in SQLite whose schema is the newest; None where there is anything to do, or to say, about it."""
+def find_ledger(url: str, *, folder: Path) -> LazyLedger | None:
+    """Return the ledger at `url` if it is in SQLite and its schema is the newest, else None: call `open_ledger`."""
     path = url.removeprefix("sqlite:///")
     file = folder / path
     if "://" in path or not all(os.access(each, os.R_OK | os.W_OK) for each in (file, file.parent)):
         return None
-    place = f"{file.absolute().as_uri()}?mode=rw"
+    uri = f"{file.absolute().as_uri()}?mode=rw"
     try:
-        with contextlib.closing(sqlite3.connect(place, uri=True, isolation_level=None)) as connection:
-            (revision,) = connection.execute("SELECT version_num FROM ledger_version").fetchone()
+        with contextlib.closing(sqlite3.connect(uri, uri=True, isolation_level=None)) as connection:
+            (revision,) = connection.execute(f"SELECT version_num FROM {VERSION_TABLE}").fetchone()  # noqa: S608
             (id_,) = connection.execute("SELECT value FROM facts WHERE name = 'id'").fetchone()
-    except (sqlite3.Error, TypeError):  # no ledger, or half of one: opening it says what it is
+    except (sqlite3.Error, TypeError):  # not a ledger, or an incomplete one: `open_ledger` says which
         return None
-    newest = max(path.stem for path in REVISIONS.glob("r*.py")).removeprefix("r")
-    return Standing(str(file), id=str(id_)) if revision == newest else None
+    return LazyLedger(str(file), id=str(id_)) if revision == HEAD else None

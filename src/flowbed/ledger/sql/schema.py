@@ -1,6 +1,6 @@
 """The tables of a ledger that lives in SQL. Columns carry the names of the fields of their records.
 
-A change here needs a migration: a new file in `migrations/versions` and a new `HEAD`.
+A change here needs a migration: a new file in `migrations/versions`, and a new `HEAD` in `flowbed.ledger.sql`.
 """
 
 from __future__ import annotations
@@ -9,11 +9,6 @@ import sqlalchemy as sa
 from sqlalchemy import BigInteger, Boolean, Column, Float, Index, Integer, PrimaryKeyConstraint, String, Table
 
 from flowbed.records import Status
-
-HEAD = "0005"  # the revision of the newest migration, known here because loading alembic takes half a second
-VERSION_TABLE = (
-    "ledger_version"  # a name of our own: a database of another program that uses alembic is not ours
-)
 
 metadata = sa.MetaData()
 

@@ -1,4 +1,4 @@
-"""The ledger's schema through time: one revision for each file in `versions`, applied when a ledger is opened."""
+"""Migrations of the ledger's schema: one file in `versions` per revision, applied when a ledger is opened."""
 
 from __future__ import annotations
 
@@ -7,34 +7,36 @@ from pathlib import Path
 import sqlalchemy as sa
 
 from flowbed.errors import Misconfigured
-from flowbed.ledger.sql.schema import HEAD, VERSION_TABLE, facts
+from flowbed.ledger.sql import HEAD, VERSION_TABLE
+from flowbed.ledger.sql.schema import facts
 
 _ID = "id"
+SCRIPTS = Path(__file__).parent
 
 
 def current(connection: sa.Connection) -> str | None:
-    """Read the id of a ledger whose schema is the newest; None where `upgrade` has something to do."""
+    """Return the ledger's id if its schema is the newest, else None: call `upgrade`."""
     return _id(connection) if _revision(connection) == HEAD else None
 
 
 def upgrade(connection: sa.Connection, location: str, new_id: str) -> str:
-    """Bring the schema to the newest revision, in the transaction under way, and return the ledger's id.
+    """Upgrade the schema to the newest revision within the current transaction, and return the ledger's id.
 
     Raises:
         Misconfigured: the database belongs to another program or to a newer Flowbed.
     """
-    revision = _revision(connection)  # anew, now that nobody else can write
+    revision = _revision(connection)  # read again: the schema lock is ours only now
     if revision == HEAD:
         return _id(connection)
     if revision is None and sa.inspect(connection).get_table_names():
         raise Misconfigured(f"{location} is a database of another program: set `ledger` to another path")
 
-    from alembic import command  # half a second, paid only when there is something to migrate
+    from alembic import command  # takes half a second to import: only when there is something to migrate
     from alembic.config import Config
     from alembic.script import ScriptDirectory
 
     config = Config()
-    config.set_main_option("script_location", str(Path(__file__).parent).replace("%", "%%"))
+    config.set_main_option("script_location", str(SCRIPTS).replace("%", "%%"))
     config.set_main_option("path_separator", "os")
     known = {script.revision for script in ScriptDirectory.from_config(config).walk_revisions()}
     if revision is not None and revision not in known:

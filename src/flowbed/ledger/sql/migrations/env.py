@@ -1,10 +1,11 @@
-"""What alembic runs: the migrations, on the connection and in the transaction that `upgrade` hands over."""
+"""Entry point of Alembic: run the migrations on the connection and in the transaction of `upgrade`."""
 
 from __future__ import annotations
 
 from alembic import context
 
-from flowbed.ledger.sql.schema import VERSION_TABLE, metadata
+from flowbed.ledger.sql import VERSION_TABLE
+from flowbed.ledger.sql.schema import metadata
 
 context.configure(
     connection=context.config.attributes["connection"],
