@@ -89,12 +89,11 @@ def catalog(url: str) -> tuple[str, list[str]]:
     )
     engine = engine_of(url)
     with engine.connect() as connection:
-        revision = connection.execute(
-            sa.select(sa.column("version_num")).select_from(sa.table(VERSION_TABLE))
-        ).scalar_one()
+        version = sa.table(VERSION_TABLE, sa.column("version_num", sa.String))
+        revision = connection.execute(sa.select(version)).scalar_one()
         lines = sorted(str(line) for line in connection.execute(sa.text(query)).scalars())
     engine.dispose()
-    return str(revision), lines
+    return revision, lines
 
 
 async def test_upgrade_to_a_newer_revision_keeps_contents(

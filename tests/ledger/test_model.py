@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from flowbed.errors import Conflict
 from flowbed.ledger import ChunkRow, Cursor, DocumentRow, Swap, open_ledger
-from flowbed.ledger.memory import LimitedLedger, limited_table
+from flowbed.ledger.memory import MemoryLedger, memory_table
 from flowbed.records import Status
 from flowbed.testing.ledger import chunk, document, flat, run, submission
 from flowbed.testing.ledger.rows import settle
@@ -246,9 +246,9 @@ def test_a_ledger_in_sqlite_is_a_dict_that_lasts(steps: Steps) -> None:
 
 
 @given(SEQUENCES)
-def test_a_ledger_in_a_limited_table_is_a_dict_that_lasts(steps: Steps) -> None:
+def test_a_ledger_in_a_memory_table_is_a_dict_that_lasts(steps: Steps) -> None:
     """The same holds where a table grants no more than DynamoDB does."""
-    asyncio.run(check(LimitedLedger(limited_table(lag=5), id="i"), steps))
+    asyncio.run(check(MemoryLedger(memory_table(lag=5), id="i"), steps))
 
 
 @settings(max_examples=20)  # each has a database of its own

@@ -1,6 +1,7 @@
-"""A ledger in memory that is held to what DynamoDB grants: small transactions, short pages, and listings that lag.
+"""A ledger in memory: the reference implementation, held to DynamoDB's limits and consistency.
 
-It shows that nothing asks more of a ledger than a table of items can give, and how a ledger in such a table works.
+Its table refuses transactions of more than 100 items, reads in pages of 1 MiB, and its indexes lag behind writes. It
+proves that no caller needs more than such a table gives, and shows how to build a ledger on one.
 """
 
 from __future__ import annotations
@@ -8,16 +9,17 @@ from __future__ import annotations
 from itertools import count
 from typing import TYPE_CHECKING
 
-from flowbed.ledger.memory.chunks import LimitedChunks
-from flowbed.ledger.memory.documents import LimitedDocuments
-from flowbed.ledger.memory.files import LimitedFiles
-from flowbed.ledger.memory.jobs import LimitedJobs
-from flowbed.ledger.memory.keys import LimitedKeys, LimitedQuotas
-from flowbed.ledger.memory.letters import LimitedBatches, LimitedDeadLetters
+from flowbed.ledger.memory.batches import MemoryBatches
+from flowbed.ledger.memory.chunks import MemoryChunks
+from flowbed.ledger.memory.dead_letters import MemoryDeadLetters
+from flowbed.ledger.memory.documents import MemoryDocuments
+from flowbed.ledger.memory.files import MemoryFiles
+from flowbed.ledger.memory.jobs import MemoryJobs
+from flowbed.ledger.memory.keys import MemoryKeys, MemoryQuotas
 from flowbed.ledger.memory.rows import INDEXES
-from flowbed.ledger.memory.runs import LimitedRollbacks, LimitedRuns
-from flowbed.ledger.memory.spending import LimitedSpending
-from flowbed.ledger.memory.submissions import LimitedSubmissions
+from flowbed.ledger.memory.runs import MemoryRollbacks, MemoryRuns
+from flowbed.ledger.memory.spending import MemorySpending
+from flowbed.ledger.memory.submissions import MemorySubmissions
 from flowbed.ledger.memory.table import Table
 
 if TYPE_CHECKING:
@@ -39,38 +41,38 @@ if TYPE_CHECKING:
 _NAMES = count(1)
 
 
-def limited_table(*, lag: int = 0) -> Table:
-    """Make an empty table for a ledger, whose indexes lag by so many writes."""
+def memory_table(*, lag: int = 0) -> Table:
+    """Create an empty table for a ledger; its indexes lag behind by `lag` writes."""
     return Table(INDEXES, lag=lag)
 
 
-class LimitedLedger:
-    """`Ledger` in a table; several on one table are as several processes on one ledger."""
+class MemoryLedger:
+    """`Ledger` in a `Table`; several ledgers on one table act like several processes on one ledger."""
 
     def __init__(self, table: Table, *, id: str) -> None:  # noqa: A002 - the protocol's word
-        """Take the table, and the id of the ledger in it."""
+        """Use a table, and the id of the ledger in it."""
         self.id = id
         self.location = "a table in memory"
         self.table = table
-        documents = LimitedDocuments(table, name=f"{next(_NAMES)}")
-        runs = LimitedRuns(table)
-        submissions = LimitedSubmissions(table)
+        documents = MemoryDocuments(table, name=f"{next(_NAMES)}")
+        runs = MemoryRuns(table)
+        submissions = MemorySubmissions(table)
         self.documents: Documents = documents
-        self.chunks: Chunks = LimitedChunks(table, documents, submissions)
-        self.batches: Batches = LimitedBatches(table)
+        self.chunks: Chunks = MemoryChunks(table, documents, submissions)
+        self.batches: Batches = MemoryBatches(table)
         self.runs: Runs = runs
-        self.rollbacks: Rollbacks = LimitedRollbacks(table, runs)
-        self.dead_letters: DeadLetters = LimitedDeadLetters(table)
+        self.rollbacks: Rollbacks = MemoryRollbacks(table, runs)
+        self.dead_letters: DeadLetters = MemoryDeadLetters(table)
         self.submissions: Submissions = submissions
-        self.spending: Spending = LimitedSpending(table)
-        self.keys: Keys = LimitedKeys(table)
-        self.quotas: Quotas = LimitedQuotas(table)
-        self.files: Files = LimitedFiles(table)
-        self.jobs: Jobs = LimitedJobs(table)
+        self.spending: Spending = MemorySpending(table)
+        self.keys: Keys = MemoryKeys(table)
+        self.quotas: Quotas = MemoryQuotas(table)
+        self.files: Files = MemoryFiles(table)
+        self.jobs: Jobs = MemoryJobs(table)
 
     async def settle(self) -> None:
-        """Wait until listings tell what was written."""
+        """Bring the indexes up to date with all writes."""
         self.table.settle()
 
     async def close(self) -> None:
-        """Let go of nothing: what is in memory stays there."""
+        """Do nothing: the table lives on in memory."""

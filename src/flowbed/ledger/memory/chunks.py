@@ -22,8 +22,8 @@ if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Collection, Mapping, Sequence
 
     from flowbed.ledger import Failure
-    from flowbed.ledger.memory.documents import LimitedDocuments
-    from flowbed.ledger.memory.submissions import LimitedSubmissions
+    from flowbed.ledger.memory.documents import MemoryDocuments
+    from flowbed.ledger.memory.submissions import MemorySubmissions
     from flowbed.ledger.memory.table import Item, Key, Table
 
 PAGE = 1_000
@@ -32,14 +32,14 @@ _LEFT = {"worker": "", "until": 0}
 _GIVEN_BACK = {**_LEFT, "status": Status.NONE, "submission": ""}
 
 
-class LimitedChunks:
+class MemoryChunks:
     """`Chunks` in a table.
 
     A chunk that goes into a submission leaves its name with it, and with its text, in the same transaction: what a
     submission carries is never looked up in an index, since of two that lag neither would see that both carry a text.
     """
 
-    def __init__(self, table: Table, documents: LimitedDocuments, submissions: LimitedSubmissions) -> None:
+    def __init__(self, table: Table, documents: MemoryDocuments, submissions: MemorySubmissions) -> None:
         """Take the table, the documents whose swaps may have to be put in their places first, and the submissions."""
         self._table = table
         self._documents = documents

@@ -37,7 +37,7 @@ _STAGED_BYTES = 200 * 2**10  # of an item of the redo log: half of what an item 
 _APPLIED_AT_ONCE = (TRANSACTION_ITEMS - 1) // 2
 
 
-class LimitedDocuments:
+class MemoryDocuments:
     """`Documents` in a table.
 
     A swap first writes its rows aside, under a name of its own: a redo log of as many items as it takes. Then one

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from flowbed.ledger.memory.table import Key, Table
 
 
-class LimitedFiles:
+class MemoryFiles:
     """`Files` in a table."""
 
     def __init__(self, table: Table) -> None:

@@ -20,7 +20,7 @@ _FIXED = frozenset(
 )
 
 
-class LimitedJobs:
+class MemoryJobs:
     """`Jobs` in a table."""
 
     def __init__(self, table: Table) -> None:

@@ -30,7 +30,7 @@ KEYS = "keys"
 DAYS = "days"
 
 
-class LimitedKeys:
+class MemoryKeys:
     """`Keys` in a table: all of them side by side, since they are few."""
 
     def __init__(self, table: Table) -> None:
@@ -87,7 +87,7 @@ class LimitedKeys:
             )
 
 
-class LimitedQuotas:
+class MemoryQuotas:
     """`Quotas` in a table: a partition for each day."""
 
     def __init__(self, table: Table) -> None:

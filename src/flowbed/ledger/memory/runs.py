@@ -33,7 +33,7 @@ _TAKEN_AT_ONCE = (TRANSACTION_ITEMS - 1) // 2
 _STATES = ("pending", "committed", "refused", "reverted")
 
 
-class LimitedRuns:
+class MemoryRuns:
     """`Runs` in a table.
 
     `takes` of a run counts the transactions that put chunks into it: a commit or a refusal marks the run only where
@@ -201,10 +201,10 @@ class LimitedRuns:
         return [item for some in groups(keys, BATCH_ITEMS) for item in await self._table.get_many(some)]
 
 
-class LimitedRollbacks:
+class MemoryRollbacks:
     """`Rollbacks` in a table."""
 
-    def __init__(self, table: Table, runs: LimitedRuns) -> None:
+    def __init__(self, table: Table, runs: MemoryRuns) -> None:
         """Take the table, and the runs that a rollback reverts."""
         self._table = table
         self._runs = runs

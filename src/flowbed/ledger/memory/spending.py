@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 RUNS = "spending"
 
 
-class LimitedSpending:
+class MemorySpending:
     """`Spending` in a table."""
 
     def __init__(self, table: Table) -> None:

@@ -20,7 +20,7 @@ PAGE = 1_000
 _FIXED = frozenset({"id", "space", "key", "bytes", "texts", "chunks", "created", "cancel"})
 
 
-class LimitedSubmissions:
+class MemorySubmissions:
     """`Submissions` in a table."""
 
     def __init__(self, table: Table) -> None:

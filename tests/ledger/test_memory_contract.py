@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from flowbed.ledger.memory import LimitedLedger, limited_table
+from flowbed.ledger.memory import MemoryLedger, memory_table
 from flowbed.testing.ledger import (
     BatchesContract,
     CarryingContract,
@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 
 @pytest.fixture(params=[0, 10, 10**6], ids=["at once", "late", "when settled"])
 def ledger(request: pytest.FixtureRequest) -> Ledger:
-    return LimitedLedger(limited_table(lag=request.param), id="0" * 32)
+    return MemoryLedger(memory_table(lag=request.param), id="0" * 32)
 
 
 class TestDocuments(DocumentsContract): ...

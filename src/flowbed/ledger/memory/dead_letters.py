@@ -1,4 +1,4 @@
-"""Batch files and dead letters: an item each."""
+"""Dead letters: one item each."""
 
 from __future__ import annotations
 
@@ -6,11 +6,10 @@ import hashlib
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from flowbed.ledger import BatchRow, DeadLetter
+from flowbed.ledger import DeadLetter
 from flowbed.ledger.memory.rows import LETTERS, item_of, row_of
 from flowbed.ledger.memory.table import (
     ABSENT,
-    BATCH_ITEMS,
     ConditionFailed,
     Delete,
     Put,
@@ -22,40 +21,14 @@ from flowbed.ledger.memory.table import (
 from flowbed.ledger.sql.text import shown
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Collection, Mapping, Sequence
+    from collections.abc import AsyncIterator, Collection, Sequence
 
     from flowbed.ledger.memory.table import Key, Table
 
 PAGE = 1_000
 
 
-class LimitedBatches:
-    """`Batches` in a table."""
-
-    def __init__(self, table: Table) -> None:
-        """Take the table."""
-        self._table = table
-
-    async def register(self, batch: BatchRow) -> BatchRow:
-        """Record a batch file that is about to be written."""
-        place = (f"batch#{batch.id}", "-")
-        while (there := await self._table.get(place)) is None:
-            try:
-                await self._table.write(Put(place, item_of(batch), expected=ABSENT))
-            except (ConditionFailed, Unanswered):
-                continue
-        return row_of(BatchRow, there)
-
-    async def get(self, batches: Collection[str]) -> Mapping[str, BatchRow]:
-        """Read the rows of the batch ids named."""
-        found: dict[str, BatchRow] = {}
-        for some in groups(sorted(set(batches)), BATCH_ITEMS):
-            items = await self._table.get_many([(f"batch#{batch}", "-") for batch in some])
-            found |= {item["id"]: row_of(BatchRow, item) for item in items}
-        return found
-
-
-class LimitedDeadLetters:
+class MemoryDeadLetters:
     """`DeadLetters` in a table: all of them side by side, since people read them."""
 
     def __init__(self, table: Table) -> None:

@@ -9,7 +9,7 @@ import pytest
 
 from flowbed.errors import Conflict
 from flowbed.ledger import Cursor, Swap
-from flowbed.ledger.memory import LimitedLedger, limited_table
+from flowbed.ledger.memory import MemoryLedger, memory_table
 from flowbed.ledger.memory.table import ABSENT, Check, ConditionFailed, LimitExceeded, Put, all_of
 from flowbed.records import Status
 from flowbed.testing.ledger import (
@@ -48,7 +48,7 @@ ITEM = {"record": "thing"}
 )
 async def test_a_table_refuses_more_than_it_grants(operations: list[Put]) -> None:
     """A transaction over DynamoDB's limits is refused as a mistake, and writes nothing."""
-    table = limited_table()
+    table = memory_table()
     with pytest.raises(LimitExceeded):
         await table.transact(operations)
     assert await all_of(table.query, "p") == []
@@ -58,7 +58,7 @@ async def test_a_table_refuses_more_than_it_grants(operations: list[Put]) -> Non
 
 async def test_a_table_reads_in_pages_of_a_megabyte() -> None:
     """A query stops at a megabyte, and goes on from there."""
-    table = limited_table()
+    table = memory_table()
     for number in range(10):
         await table.write(Put(("p", f"{number}"), {**ITEM, "text": "x" * 300_000}, expected=None))
     page = await table.query("p")
@@ -68,7 +68,7 @@ async def test_a_table_reads_in_pages_of_a_megabyte() -> None:
 
 async def test_a_transaction_is_all_or_nothing() -> None:
     """Where one item is not as expected, none is written."""
-    table = limited_table()
+    table = memory_table()
     await table.write(Put(("p", "there"), ITEM, expected=ABSENT))
     with pytest.raises(ConditionFailed):
         await table.transact(
@@ -79,8 +79,8 @@ async def test_a_transaction_is_all_or_nothing() -> None:
 
 async def test_a_stale_listing_misleads_nobody() -> None:
     """A chunk that is still listed as free is claimed once, and a run that is still listed as pending is not given."""
-    table = limited_table(lag=10**6)
-    one, two = LimitedLedger(table, id="i"), LimitedLedger(table, id="i")
+    table = memory_table(lag=10**6)
+    one, two = MemoryLedger(table, id="i"), MemoryLedger(table, id="i")
     await put(one, [chunk()])
     assert await waiting(one) == ["b"]
     asked = {"statuses": [Status.NONE], "now": 1, "until": 9, "sources": (), "limit": 5}
@@ -96,8 +96,8 @@ async def test_a_stale_listing_misleads_nobody() -> None:
 
 async def test_an_answer_that_is_lost_changes_nothing() -> None:
     """Whatever is done while answers get lost ends as if all had come, each step counted once."""
-    table = limited_table()
-    ledger = LimitedLedger(table, id="i")
+    table = memory_table()
+    ledger = MemoryLedger(table, id="i")
     table.unanswered = 3
     moved = await ledger.documents.swap(
         Swap(
@@ -129,8 +129,8 @@ async def test_an_answer_that_is_lost_changes_nothing() -> None:
 
 async def test_two_that_take_in_one_text_both_see_it() -> None:
     """However far listings lag, of two who have each taken the same text in, each is told of the other."""
-    table = limited_table(lag=10**6)
-    one, two = LimitedLedger(table, id="i"), LimitedLedger(table, id="i")
+    table = memory_table(lag=10**6)
+    one, two = MemoryLedger(table, id="i"), MemoryLedger(table, id="i")
     await put(one, [chunk("a", batch="b1"), chunk("b", batch="b2")])
     await one.settle()
     asked = {"statuses": [Status.NONE], "now": 1, "until": 9, "sources": (), "limit": 5}
@@ -149,8 +149,8 @@ async def test_two_that_take_in_one_text_both_see_it() -> None:
 
 async def test_answers_that_are_lost_change_nothing_of_a_submission() -> None:
     """A submission whose every answer gets lost ends as one whose answers came, each step counted once."""
-    table = limited_table()
-    ledger = LimitedLedger(table, id="i")
+    table = memory_table()
+    ledger = MemoryLedger(table, id="i")
     await put(ledger, [chunk("a"), chunk("b", ordinal=1), chunk("c", ordinal=2)])
     table.unanswered = 4
     won = await claim(ledger, submission="x")
@@ -178,8 +178,8 @@ async def test_answers_that_are_lost_change_nothing_of_a_submission() -> None:
 
 async def test_answers_that_are_lost_change_nothing_of_files_and_jobs() -> None:
     """Files and jobs of which answers get lost are there once, and removed once."""
-    table = limited_table()
-    ledger = LimitedLedger(table, id="i")
+    table = memory_table()
+    ledger = MemoryLedger(table, id="i")
     for _ in range(2):
         table.unanswered = 2
         await ledger.files.create(file())
@@ -205,8 +205,8 @@ async def test_a_swap_that_is_cut_off_holds_whole_or_not_at_all() -> None:
 
 async def cut_off(after: int) -> bool:
     """Cut a swap off after some steps, and tell whether it holds."""
-    table = limited_table()
-    ledger = LimitedLedger(table, id="i")
+    table = memory_table()
+    ledger = MemoryLedger(table, id="i")
     before = [chunk(f"{number:03d}") for number in range(120)]
     moved = await ledger.documents.swap(Swap(cursor=Cursor(source="s"), value="1", chunks=before))
     changed = [row._replace(row_hash="r2", version=200) for row in before]
@@ -217,7 +217,7 @@ async def cut_off(after: int) -> bool:
         await asyncio.sleep(0)
     swapping.cancel()
     await asyncio.gather(swapping, return_exceptions=True)
-    other = LimitedLedger(table, id="i")
+    other = MemoryLedger(table, id="i")
     landed = (await other.documents.cursor("s")).value == "2"
     assert await other.documents.count("s") == landed
     assert {row.row_hash for row in await other.chunks.of("s", ["d"])} == {"r2" if landed else "r"}
@@ -226,10 +226,10 @@ async def cut_off(after: int) -> bool:
 
 async def test_work_and_fetches_at_once_leave_every_chunk_in_order() -> None:
     """Fetchers and workers that meet at every step leave chunks that are done, or waiting at their newest version."""
-    table = limited_table(lag=20)
+    table = memory_table(lag=20)
 
     async def fetch() -> None:
-        ledger = LimitedLedger(table, id="i")
+        ledger = MemoryLedger(table, id="i")
         for number in range(8):
             while True:
                 cursor = await ledger.documents.cursor("s")
@@ -249,7 +249,7 @@ async def test_work_and_fetches_at_once_leave_every_chunk_in_order() -> None:
                     continue
 
     async def work(name: str) -> None:
-        ledger = LimitedLedger(table, id="i")
+        ledger = MemoryLedger(table, id="i")
         for turn in range(25):
             won = await claim(ledger, worker=name, limit=3)
             await ledger.runs.record(
@@ -258,7 +258,7 @@ async def test_work_and_fetches_at_once_leave_every_chunk_in_order() -> None:
             await ledger.runs.commit([f"{name}{turn}"], version=turn)
 
     await asyncio.gather(fetch(), fetch(), work("w"), work("v"))
-    ledger = LimitedLedger(table, id="i")
+    ledger = MemoryLedger(table, id="i")
     await work("last")
     rows = await ledger.chunks.of("s", ["d"])
     assert len(rows) == 5

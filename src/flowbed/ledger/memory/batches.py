@@ -1,0 +1,40 @@
+"""Batch files: one item each."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from flowbed.ledger import BatchRow
+from flowbed.ledger.memory.rows import item_of, row_of
+from flowbed.ledger.memory.table import ABSENT, BATCH_ITEMS, ConditionFailed, Put, Unanswered, groups
+
+if TYPE_CHECKING:
+    from collections.abc import Collection, Mapping
+
+    from flowbed.ledger.memory.table import Table
+
+
+class MemoryBatches:
+    """`Batches` in a table."""
+
+    def __init__(self, table: Table) -> None:
+        """Take the table."""
+        self._table = table
+
+    async def register(self, batch: BatchRow) -> BatchRow:
+        """Record a batch file that is about to be written."""
+        place = (f"batch#{batch.id}", "-")
+        while (there := await self._table.get(place)) is None:
+            try:
+                await self._table.write(Put(place, item_of(batch), expected=ABSENT))
+            except (ConditionFailed, Unanswered):
+                continue
+        return row_of(BatchRow, there)
+
+    async def get(self, batches: Collection[str]) -> Mapping[str, BatchRow]:
+        """Read the rows of the batch ids named."""
+        found: dict[str, BatchRow] = {}
+        for some in groups(sorted(set(batches)), BATCH_ITEMS):
+            items = await self._table.get_many([(f"batch#{batch}", "-") for batch in some])
+            found |= {item["id"]: row_of(BatchRow, item) for item in items}
+        return found
