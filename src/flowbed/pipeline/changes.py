@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 from flowbed.chunking import chunk
 from flowbed.errors import Rejected
 from flowbed.ledger import DocumentRow
-from flowbed.ledger.sql.text import require_fit
+from flowbed.ledger.text import require_storable
 from flowbed.pipeline.seen_ids import Listed
 from flowbed.records import Problem, Status
 
@@ -193,7 +193,7 @@ def _read(
             row = known.get(entry.document)
             same = row is not None and row.hash == digest
             chunks = None if same else chunk(document, feed.rules, count)
-            require_fit([entry.document, *(each.id for each in chunks or ())])
+            require_storable([entry.document, *(each.id for each in chunks or ())])
             read.append(_Read(entry, digest, chunks))
         except Rejected as error:
             problems.append(Problem(subject=entry.document, reason=str(error), document=entry.document))

@@ -15,7 +15,7 @@ from flowbed.ledger.memory.rows import (
     workable,
 )
 from flowbed.ledger.memory.table import BATCH_ITEMS, all_of, groups, pages, update
-from flowbed.ledger.sql.text import shown, unfit
+from flowbed.ledger.text import escaped, is_unstorable
 from flowbed.records import Status
 
 if TYPE_CHECKING:
@@ -58,7 +58,7 @@ class MemoryChunks:
 
     async def find(self, subject: str) -> list[ChunkRow]:
         """Read the rows whose id or document is `subject`."""
-        if unfit(subject):
+        if is_unstorable(subject):
             return []
         await self._documents.apply()
         members = await all_of(self._table.query, f"of#{subject}")
@@ -357,7 +357,7 @@ def _failed(failure: Failure, worker: str) -> Callable[[Item], Mapping[str, Any]
             "status": Status.FAILED,
             "attempts": item["attempts"] + 1,
             "failure": failure.kind,
-            "error": shown(failure.reason),
+            "error": escaped(failure.reason),
             "worker": "",
             "until": 0,
             "submission": "",

@@ -18,7 +18,7 @@ from flowbed.ledger.memory.table import (
     groups,
     until_answered,
 )
-from flowbed.ledger.sql.text import shown
+from flowbed.ledger.text import escaped
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Collection, Sequence
@@ -38,7 +38,7 @@ class MemoryDeadLetters:
     async def add(self, letters: Sequence[DeadLetter]) -> None:
         """Add letters, or count on those that are there."""
         for letter in letters:
-            await self._add(replace(letter, subject=shown(letter.subject), reason=shown(letter.reason)))
+            await self._add(replace(letter, subject=escaped(letter.subject), reason=escaped(letter.reason)))
 
     async def pages(self) -> AsyncIterator[list[DeadLetter]]:
         """Read every letter, oldest first."""
@@ -53,7 +53,7 @@ class MemoryDeadLetters:
 
     async def remove(self, kind: str, *, owner: str = "", subjects: Collection[str] = ()) -> int:
         """Remove letters of a kind."""
-        named = set(map(shown, subjects))
+        named = set(map(escaped, subjects))
         gone = 0
         for item in await all_of(self._table.query, LETTERS):
             letter = row_of(DeadLetter, item)

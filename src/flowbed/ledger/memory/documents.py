@@ -23,7 +23,7 @@ from flowbed.ledger.memory.table import (
     pages,
     until_answered,
 )
-from flowbed.ledger.sql.text import require_fit
+from flowbed.ledger.text import require_storable
 from flowbed.records import Status
 
 if TYPE_CHECKING:
@@ -86,8 +86,8 @@ class MemoryDocuments:
 
     async def swap(self, swap: Swap) -> Cursor:
         """Apply one page of a fetch."""
-        require_fit(row.id for row in swap.documents)
-        require_fit(row.id for row in swap.chunks if not row.deleted)
+        require_storable(row.id for row in swap.documents)
+        require_storable(row.id for row in swap.chunks if not row.deleted)
         log = next(self._names)
         await self._stage(log, swap)
         try:

@@ -17,7 +17,7 @@ from flowbed.ledger.memory.table import (
     create,
     groups,
 )
-from flowbed.ledger.sql.text import shown, unfit
+from flowbed.ledger.text import escaped, is_unstorable
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -34,13 +34,13 @@ class MemoryFiles:
 
     async def create(self, file: FileRow) -> None:
         """Record a file."""
-        row = replace(file, filename=shown(file.filename))
+        row = replace(file, filename=escaped(file.filename))
         name = Put(_name(row), {"record": "member", "id": row.id}, expected=None)
         await create(self._table, _key(row.id), item_of(row), name)
 
     async def get(self, file: str) -> FileRow | None:
         """Read one file's row."""
-        item = None if unfit(file) else await self._table.get(_key(file))
+        item = None if is_unstorable(file) else await self._table.get(_key(file))
         return row_of(FileRow, item) if item else None
 
     async def list(
@@ -70,7 +70,7 @@ class MemoryFiles:
     async def remove(self, file: str) -> bool:
         """Forget a file."""
         asked = False
-        while not unfit(file) and (item := await self._table.get(_key(file))):
+        while not is_unstorable(file) and (item := await self._table.get(_key(file))):
             name = _name(row_of(FileRow, item))
             try:
                 await self._table.transact([Delete(_key(file), expected=item["stamp"]), Delete(name)])

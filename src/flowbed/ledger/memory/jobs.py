@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 from flowbed.ledger import JobRow
 from flowbed.ledger.memory.rows import item_of, row_of
 from flowbed.ledger.memory.table import BATCH_ITEMS, Put, all_of, create, groups, pages, update
-from flowbed.ledger.sql.text import unfit
+from flowbed.ledger.text import is_unstorable
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Mapping, Sequence
@@ -35,7 +35,7 @@ class MemoryJobs:
 
     async def get(self, job: str) -> JobRow | None:
         """Read one job."""
-        item = None if unfit(job) else await self._table.get(_key(job))
+        item = None if is_unstorable(job) else await self._table.get(_key(job))
         return row_of(JobRow, item) if item else None
 
     async def list(self, owner: str, *, after: str | None, limit: int) -> Sequence[JobRow]:
@@ -74,7 +74,7 @@ class MemoryJobs:
 
     async def cancel(self, job: str) -> JobRow | None:
         """Ask for the end of a job, and return it as it then is."""
-        if not unfit(job):
+        if not is_unstorable(job):
             await update(self._table, _key(job), lambda item: None if item["ended"] else {"cancel": True})
         return await self.get(job)
 

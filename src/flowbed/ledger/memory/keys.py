@@ -19,7 +19,7 @@ from flowbed.ledger.memory.table import (
     until_answered,
     update,
 )
-from flowbed.ledger.sql.text import shown
+from flowbed.ledger.text import escaped
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Mapping
@@ -39,7 +39,7 @@ class MemoryKeys:
 
     async def create(self, key: KeyRow) -> None:
         """Record a key."""
-        item = item_of(key) | {"name": shown(key.name), "models": list(key.models)}
+        item = item_of(key) | {"name": escaped(key.name), "models": list(key.models)}
         while True:
             try:
                 await self._table.transact(

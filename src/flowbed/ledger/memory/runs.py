@@ -20,7 +20,7 @@ from flowbed.ledger.memory.table import (
     until_answered,
     update,
 )
-from flowbed.ledger.sql.text import shown
+from flowbed.ledger.text import escaped
 from flowbed.records import Status
 
 if TYPE_CHECKING:
@@ -101,10 +101,10 @@ class MemoryRuns:
         while item := await self._table.get(_run_key(run)):
             for row in await self._chunks(run):
                 if row["status"] == Status.PENDING:
-                    await update(self._table, row["place"], _refused(run, shown(reason)))
+                    await update(self._table, row["place"], _refused(run, escaped(reason)))
             if item["state"] != "pending":
                 return
-            refused = {**item, "state": "refused", "error": shown(reason)}
+            refused = {**item, "state": "refused", "error": escaped(reason)}
             try:
                 await self._table.write(Put(_run_key(run), refused, expected=item["stamp"]))
             except (ConditionFailed, Unanswered):

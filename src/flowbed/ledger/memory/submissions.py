@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 from flowbed.ledger import SubmissionRow
 from flowbed.ledger.memory.rows import SUBMISSIONS, item_of, row_of
 from flowbed.ledger.memory.table import BATCH_ITEMS, all_of, create, groups, update
-from flowbed.ledger.sql.text import shown
+from flowbed.ledger.text import escaped
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Collection, Mapping
@@ -55,7 +55,7 @@ class MemorySubmissions:
 
     async def save(self, submission: SubmissionRow, *, worker: str) -> bool:
         """Write a submission that `worker` still holds."""
-        row = replace(submission, error=shown(submission.error))
+        row = replace(submission, error=escaped(submission.error))
         changed = {name: value for name, value in vars(row).items() if name not in _FIXED}
         return await self._change(submission.id, changed, held_by=worker)
 

@@ -15,7 +15,7 @@ import sqlalchemy as sa
 from sqlalchemy.ext.compiler import compiles
 from sqlalchemy.sql.functions import FunctionElement
 
-from flowbed.ledger.sql.text import unfit
+from flowbed.ledger.text import is_unstorable
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Mapping, Sequence
@@ -265,7 +265,7 @@ def listed(values: Collection[str]) -> sa.Select[tuple[str]]:
 
     As one JSON array they are read two or three times as fast as in a parameter each, and know no limit.
     """
-    fit = orjson.dumps([value for value in values if not unfit(value)]).decode()
+    fit = orjson.dumps([value for value in values if not is_unstorable(value)]).decode()
     texts = _Texts(sa.bindparam("texts", fit, sa.Text, unique=True)).table_valued(sa.column("value", sa.Text))
     return sa.select(texts.c.value)
 

@@ -20,7 +20,7 @@ from flowbed.ledger.sql.schema import (
     unfinished,
 )
 from flowbed.ledger.sql.tables.claimable import in_the_making, later, live, workable, workable_batches
-from flowbed.ledger.sql.text import shown, unfit
+from flowbed.ledger.text import escaped, is_unstorable
 from flowbed.records import Status
 
 if TYPE_CHECKING:
@@ -113,7 +113,7 @@ class SqlChunks:
 
     async def find(self, subject: str) -> list[ChunkRow]:
         """Read the rows whose id or document is `subject`."""
-        if unfit(subject):
+        if is_unstorable(subject):
             return []
         query = (
             sa.select(chunks)
@@ -289,7 +289,7 @@ class SqlChunks:
                 "of_version": failure.version,
                 "of_worker": worker,
                 "kind": failure.kind,
-                "reason": shown(failure.reason),
+                "reason": escaped(failure.reason),
             }
             for failure in failures
         ]

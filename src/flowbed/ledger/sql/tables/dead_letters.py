@@ -10,7 +10,7 @@ import sqlalchemy as sa
 from flowbed.ledger import DeadLetter
 from flowbed.ledger.sql.database import PAGE, Database, listed, proposed
 from flowbed.ledger.sql.schema import dead_letters
-from flowbed.ledger.sql.text import shown
+from flowbed.ledger.text import escaped
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Collection, Sequence
@@ -31,11 +31,11 @@ class SqlDeadLetters:
         """Add letters, or count on those that are there."""
         merged: dict[tuple[str, str, str], DeadLetter] = {}
         for letter in letters:
-            subject = shown(letter.subject)
+            subject = escaped(letter.subject)
             key = (letter.kind, letter.owner, subject)
             before = merged[key].attempts if key in merged else 0
             merged[key] = replace(
-                letter, subject=subject, reason=shown(letter.reason), attempts=before + letter.attempts
+                letter, subject=subject, reason=escaped(letter.reason), attempts=before + letter.attempts
             )
         rows = [vars(letter) for letter in merged.values()]
         if rows:
@@ -67,5 +67,5 @@ class SqlDeadLetters:
             statement = statement.where(dead_letters.c.owner == owner)
 
         if subjects:
-            statement = statement.where(dead_letters.c.subject.in_(listed(list(map(shown, subjects)))))
+            statement = statement.where(dead_letters.c.subject.in_(listed(list(map(escaped, subjects)))))
         return await self._database.write(lambda connection: connection.execute(statement).rowcount)

@@ -10,7 +10,7 @@ from flowbed.errors import Conflict
 from flowbed.ledger import Cursor, DocumentRow
 from flowbed.ledger.sql.database import PAGE, Database, listed, proposed
 from flowbed.ledger.sql.schema import chunks, cursors, documents
-from flowbed.ledger.sql.text import require_fit
+from flowbed.ledger.text import require_storable
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Collection, Mapping
@@ -95,8 +95,8 @@ class SqlDocuments:
         put = [kept[key] for key in sorted(kept)]
         documents_ = list({(row.source, row.id): vars(row) for row in swap.documents}.values())
         gone = [{"source": source, "document": document} for document in dict.fromkeys(swap.removed)]
-        require_fit(row.id for row in swap.documents)
-        require_fit(row.id for row in swap.chunks if not row.deleted)
+        require_storable(row.id for row in swap.documents)
+        require_storable(row.id for row in swap.chunks if not row.deleted)
 
         def work(connection: sa.Connection) -> Cursor:
             moved = self._advance(connection, swap.cursor, swap.value)

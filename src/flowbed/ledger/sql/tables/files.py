@@ -9,7 +9,7 @@ import sqlalchemy as sa
 
 from flowbed.ledger import FileRow
 from flowbed.ledger.sql.schema import files
-from flowbed.ledger.sql.text import shown, unfit
+from flowbed.ledger.text import escaped, is_unstorable
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -26,13 +26,13 @@ class SqlFiles:
 
     async def create(self, file: FileRow) -> None:
         """Record a file."""
-        row = replace(file, filename=shown(file.filename))
+        row = replace(file, filename=escaped(file.filename))
         statement = self._database.insert_new(files).values(vars(row))
         await self._database.write(lambda connection: connection.execute(statement))
 
     async def get(self, file: str) -> FileRow | None:
         """Read one file's row."""
-        if unfit(file):
+        if is_unstorable(file):
             return None
         found = await self._database.fetch(FileRow, sa.select(files).where(files.c.id == file))
         return found[0] if found else None
@@ -48,7 +48,7 @@ class SqlFiles:
         now: int = 0,
     ) -> Sequence[FileRow]:
         """Read the files of an owner in order of time and id."""
-        if purpose is not None and unfit(purpose):
+        if purpose is not None and is_unstorable(purpose):
             return []
         order = [each.desc() if descending else each.asc() for each in (files.c.created, files.c.id)]
         query = sa.select(files).where(files.c.owner == owner, _kept(now)).order_by(*order).limit(limit)
@@ -71,7 +71,7 @@ class SqlFiles:
 
     async def remove(self, file: str) -> bool:
         """Forget a file."""
-        if unfit(file):
+        if is_unstorable(file):
             return False
         statement = sa.delete(files).where(files.c.id == file)
         return await self._database.write(lambda connection: connection.execute(statement).rowcount > 0)

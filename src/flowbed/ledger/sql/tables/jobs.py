@@ -9,7 +9,7 @@ import sqlalchemy as sa
 from flowbed.ledger import JobRow
 from flowbed.ledger.sql.database import PAGE, Database, records
 from flowbed.ledger.sql.schema import jobs
-from flowbed.ledger.sql.text import unfit
+from flowbed.ledger.text import is_unstorable
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Sequence
@@ -32,7 +32,7 @@ class SqlJobs:
 
     async def get(self, job: str) -> JobRow | None:
         """Read one job."""
-        if unfit(job):
+        if is_unstorable(job):
             return None
         found = await self._database.fetch(JobRow, sa.select(jobs).where(jobs.c.id == job))
         return found[0] if found else None
@@ -94,7 +94,7 @@ class SqlJobs:
             found = records(JobRow, connection.execute(sa.select(jobs).where(jobs.c.id == job)))
             return found[0] if found else None
 
-        return None if unfit(job) else await self._database.write(work)
+        return None if is_unstorable(job) else await self._database.write(work)
 
     async def queued(self, owner: str) -> int:
         """Add up the tokens that the unfinished jobs of an owner may yet use."""

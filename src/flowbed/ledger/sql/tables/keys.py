@@ -12,7 +12,7 @@ from flowbed.errors import Conflict
 from flowbed.ledger import KeyRow
 from flowbed.ledger.sql.database import Database, records
 from flowbed.ledger.sql.schema import keys
-from flowbed.ledger.sql.text import shown
+from flowbed.ledger.text import escaped
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -33,7 +33,7 @@ class SqlKeys:
 
     async def create(self, key: KeyRow) -> None:
         """Record a key."""
-        row = replace(key, name=shown(key.name))
+        row = replace(key, name=escaped(key.name))
         values = {**vars(row), "models": orjson.dumps(row.models).decode()}
 
         def work(connection: sa.Connection) -> None:

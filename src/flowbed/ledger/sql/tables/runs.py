@@ -9,7 +9,7 @@ import sqlalchemy as sa
 from flowbed.ledger import RunRow
 from flowbed.ledger.sql.database import Database, Lock, listed
 from flowbed.ledger.sql.schema import chunks, claimed, in_a_run, open_runs, reverted, rollbacks, runs
-from flowbed.ledger.sql.text import shown
+from flowbed.ledger.text import escaped
 from flowbed.records import Status
 
 if TYPE_CHECKING:
@@ -117,7 +117,7 @@ class SqlRuns:
                 .values(
                     status=Status.FAILED,
                     failure="rejected",
-                    error=shown(reason),
+                    error=escaped(reason),
                     attempts=chunks.c.attempts + 1,
                     worker="",
                 )
@@ -126,7 +126,7 @@ class SqlRuns:
             connection.execute(
                 sa.update(runs)
                 .where(runs.c.id == run, open_runs)
-                .values(state="refused", error=shown(reason))
+                .values(state="refused", error=escaped(reason))
             )
 
         await self._database.write(work)

@@ -10,7 +10,7 @@ import sqlalchemy as sa
 from flowbed.ledger import SubmissionRow
 from flowbed.ledger.sql.database import PAGE, Database, records
 from flowbed.ledger.sql.schema import submissions
-from flowbed.ledger.sql.text import shown, unfit
+from flowbed.ledger.text import escaped, is_unstorable
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
@@ -33,7 +33,7 @@ class SqlSubmissions:
 
     async def get(self, submission: str) -> SubmissionRow | None:
         """Read one submission."""
-        if unfit(submission):
+        if is_unstorable(submission):
             return None
         found = await self._database.fetch(
             SubmissionRow, sa.select(submissions).where(submissions.c.id == submission)
@@ -75,7 +75,7 @@ class SqlSubmissions:
 
     async def save(self, submission: SubmissionRow, *, worker: str) -> bool:
         """Write a submission that `worker` still holds."""
-        row = replace(submission, error=shown(submission.error))
+        row = replace(submission, error=escaped(submission.error))
         changed = {name: value for name, value in vars(row).items() if name not in _FIXED}
         return await self._change(
             sa.update(submissions)
@@ -90,7 +90,7 @@ class SqlSubmissions:
 
     async def cancel(self, submission: str) -> bool:
         """Ask for the end of a live submission."""
-        if unfit(submission):
+        if is_unstorable(submission):
             return False
         return await self._change(
             sa.update(submissions)
