@@ -1,10 +1,10 @@
-"""What a connection takes before anyone knows who has opened it."""
+"""Connections before anyone is authenticated: limits on heads, and how responses are written."""
 
 from __future__ import annotations
 
 import asyncio
 import socket
-from contextlib import closing
+from contextlib import asynccontextmanager, closing
 from http.client import HTTPConnection
 from typing import TYPE_CHECKING, Any
 
@@ -17,6 +17,8 @@ from flowbed.server.http.connection import HEAD_BYTES, Connection
 from flowbed.server.running import listen
 
 if TYPE_CHECKING:
+    from collections.abc import AsyncIterator
+
     from tests.server.conftest import Running
 
 REST = 1  # seconds that a connection may rest
@@ -30,18 +32,16 @@ def opened(server: Running) -> socket.socket:
 
 
 @pytest.mark.parametrize("endless", [LINE, b"x" * 1_000], ids=["many headers", "one header"])
-def test_a_head_without_end_is_given_up(server: Running, endless: bytes) -> None:
-    """Who sends headers without end is cut off before they fill the memory."""
+def test_connection_endless_head_is_closed(server: Running, endless: bytes) -> None:
     with opened(server) as connection:
         connection.sendall(b"GET /health/live HTTP/1.1\r\nHost: localhost\r\nb: ")
-        with pytest.raises(ConnectionError):  # noqa: PT012 - it ends when it ends
+        with pytest.raises(ConnectionError):  # noqa: PT012 - the server decides when
             for _ in range(100_000):
                 connection.sendall(endless)
     assert server.call("GET", "/health/live").status == 200
 
 
-def test_a_large_head_is_taken_and_one_too_large_told(server: Running) -> None:
-    """A head may be large, however it is cut on its way; of one that is too large the client is told."""
+def test_connection_head_up_to_the_limit_is_read_and_beyond_it_gets_400(server: Running) -> None:
     lines = HEAD_BYTES // len(LINE) - 1
     with opened(server) as connection:
         connection.sendall(b"GET /health/live HTTP/1.1\r\nHost: localhost\r\n" + LINE * lines)
@@ -53,8 +53,7 @@ def test_a_large_head_is_taken_and_one_too_large_told(server: Running) -> None:
         assert connection.makefile("rb").readline() == b"HTTP/1.1 400 Bad Request\r\n"
 
 
-def test_bodies_are_no_heads(server: Running) -> None:
-    """On one connection large bodies come one after another, and small requests between them."""
+def test_connection_large_bodies_do_not_count_as_heads(server: Running) -> None:
     host, port = server.url.removeprefix("http://").split(":")
     large = orjson.dumps({"model": MODEL, "input": ["x" * 8_000] * 36, "user": "x" * 4_000_000})
     with closing(HTTPConnection(host, int(port), timeout=60)) as client:
@@ -65,8 +64,7 @@ def test_bodies_are_no_heads(server: Running) -> None:
             assert answer.status == (200 if body is large else 400)
 
 
-def test_requests_may_come_in_one_piece(server: Running) -> None:
-    """Requests that are sent before the first is answered are each answered, bodies and all."""
+def test_connection_pipelined_requests_are_each_answered(server: Running) -> None:
     body = orjson.dumps({"model": MODEL, "input": "x" * 8_000})
     request = b"POST /v1/embeddings HTTP/1.1\r\nHost: localhost\r\nContent-Length: %d\r\n%b\r\n%b"
     with opened(server) as connection:
@@ -76,8 +74,8 @@ def test_requests_may_come_in_one_piece(server: Running) -> None:
     assert answered.count(b"HTTP/1.1 200 OK\r\n") == 20
 
 
-class Noting:
-    """A transport that notes what is written to it at once."""
+class RecordingTransport:
+    """A transport that records each write."""
 
     def __init__(self, transport: Any, written: list[bytes]) -> None:
         self._transport, self._written = transport, written
@@ -91,6 +89,23 @@ class Noting:
 
 
 OK = {"type": "http.response.start", "status": 200}
+
+
+@asynccontextmanager
+async def served(
+    app: Any, http: type[Connection] = Connection, **config: Any
+) -> AsyncIterator[tuple[str, int]]:
+    """Serve an application, and yield its address."""
+    listening = listen("127.0.0.1", 0)
+    settings = uvicorn.Config(app, http=http, lifespan="off", log_config=None, access_log=False, **config)
+    server = uvicorn.Server(settings)
+    running = asyncio.create_task(server.serve(sockets=[listening]))
+    async with asyncio.timeout(60):
+        while not server.started:  # noqa: ASYNC110 - the server has no event for it
+            await asyncio.sleep(0.01)
+        yield listening.getsockname()
+        server.should_exit = True
+        await running
 
 
 @pytest.mark.parametrize(
@@ -113,31 +128,26 @@ OK = {"type": "http.response.start", "status": 200}
     ],
     ids=["body", "no body", "stream", "broken off"],
 )
-async def test_the_head_goes_with_the_body(sent: list[Any], pieces: list[bytes]) -> None:
-    """An answer is written in one piece, or its head with the first, and a head alone where nothing follows."""
+async def test_connection_response_head_is_written_with_the_first_part_of_the_body(
+    sent: list[Any], pieces: list[bytes]
+) -> None:
     written: list[bytes] = []
 
-    class Noted(Connection):
+    class Recording(Connection):
         def connection_made(self, transport: Any) -> None:
-            super().connection_made(Noting(transport, written))  # type: ignore[arg-type]
+            super().connection_made(RecordingTransport(transport, written))  # type: ignore[arg-type]
 
     async def app(scope: Any, receive: Any, send: Any) -> None:
         await receive()
         for message in sent:
             await send(dict(message))
 
-    listening = listen("127.0.0.1", 0)
-    config = uvicorn.Config(app, http=Noted, lifespan="off", log_config=None, access_log=False)
-    server = uvicorn.Server(config)
-    running = asyncio.create_task(server.serve(sockets=[listening]))
-    async with asyncio.timeout(60):
-        while not server.started:  # noqa: ASYNC110 - the server tells it by this alone
-            await asyncio.sleep(0.01)
-        reader, writer = await asyncio.open_connection(*listening.getsockname())
+    async with served(app, Recording) as address:
+        reader, writer = await asyncio.open_connection(*address)
         writer.write(
             b"POST / HTTP/1.1\r\nHost: a\r\nConnection: close\r\nExpect: 100-continue\r\nContent-Length: 1\r\n\r\n"
         )
-        # Told at once, for the body comes only then.
+        # Not held back: the client sends the body only after it.
         assert await reader.readuntil(b"\r\n\r\n") == b"HTTP/1.1 100 Continue\r\n\r\n"
         writer.write(b"x")
         answered = await reader.read()
@@ -147,27 +157,35 @@ async def test_the_head_goes_with_the_body(sent: list[Any], pieces: list[bytes])
     head, _, body = first.partition(b"\r\n\r\n")
     assert head.startswith(b"HTTP/1.1 200 OK\r\n")
     assert [body, *others] == pieces
-    server.should_exit = True
-    await running
 
 
-async def test_who_does_not_ask_is_not_waited_for() -> None:
-    """A connection on which no head comes, or only part of one, is closed like one that rests; others go on."""
+async def test_connection_body_that_comes_later_does_not_hold_the_head_back() -> None:
+    received = asyncio.Event()
+
+    async def app(scope: Any, receive: Any, send: Any) -> None:
+        await send(OK | {"headers": [(b"content-length", b"2")]})
+        await received.wait()
+        await send({"type": "http.response.body", "body": b"ok"})
+
+    async with served(app) as address:
+        reader, writer = await asyncio.open_connection(*address)
+        writer.write(b"GET / HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n")
+        assert (await reader.readuntil(b"\r\n\r\n")).startswith(b"HTTP/1.1 200 OK\r\n")
+        received.set()
+        assert await reader.read() == b"ok"
+        writer.close()
+
+
+async def test_connection_without_a_complete_head_is_closed_like_an_idle_one() -> None:
+    """Connections with a complete head are answered first."""
 
     async def app(scope: Any, receive: Any, send: Any) -> None:
         await asyncio.sleep(2 * REST)
         await send({"type": "http.response.start", "status": 200, "headers": [(b"content-length", b"0")]})
         await send({"type": "http.response.body"})
 
-    listening = listen("127.0.0.1", 0)
-    config = uvicorn.Config(
-        app, http=Connection, lifespan="off", log_config=None, access_log=False, timeout_keep_alive=REST
-    )
-    server = uvicorn.Server(config)
-    running = asyncio.create_task(server.serve(sockets=[listening]))
-
-    async def said(*pieces: bytes) -> bytes:
-        reader, writer = await asyncio.open_connection(*listening.getsockname())
+    async def call(*pieces: bytes) -> bytes:
+        reader, writer = await asyncio.open_connection(*address)
         answered = b""
         for piece in pieces:
             writer.write(piece)
@@ -178,12 +196,8 @@ async def test_who_does_not_ask_is_not_waited_for() -> None:
         return answered
 
     whole, part = b"GET / HTTP/1.1\r\nHost: localhost\r\n\r\n", b"GET / HTTP/1.1\r\nHo"
-    async with asyncio.timeout(60):
-        while not server.started:  # noqa: ASYNC110 - the server tells it by this alone
-            await asyncio.sleep(0.01)
+    async with served(app, timeout_keep_alive=REST) as address:
         answers = await asyncio.gather(
-            said(), said(part), said(whole), said(whole, part), said(part, whole[18:])
+            call(), call(part), call(whole), call(whole, part), call(part, whole[18:])
         )
     assert [answer.count(b"HTTP/1.1 200 OK") for answer in answers] == [0, 0, 1, 1, 1]
-    server.should_exit = True
-    await running
