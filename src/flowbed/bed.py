@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from flowbed.embedding import Embedder
     from flowbed.embedding.cache.cached import Cached
     from flowbed.embedding.cache.tiers import VectorTier
+    from flowbed.embedding.stack import Stack
     from flowbed.index.compaction import Compaction, VectorIndex
     from flowbed.index.versions import Version
     from flowbed.lanes.batch.find import Unembedded
@@ -498,13 +499,13 @@ class Flowbed:
         """
         return await self._embedders.open(model)
 
-    def account(self, model: str) -> str:
-        """Name the account that a model's provider counts requests for, without giving its key away."""
-        return self._embedders.account(model)
+    def embedder_stack(self) -> Stack:
+        """Return what builds the wrappers in front of this process's models."""
+        return self._embedders.stack()
 
     def vector_tiers(self) -> list[VectorTier]:
-        """Give the tiers of the vector cache that processes share."""
-        return self._embedders.tiers()
+        """Return the tiers of the vector cache that processes share."""
+        return self._embedders.shared_tiers()
 
     async def tie(self, *, anew: bool = False) -> None:
         """Tie the store to the ledger, or find out that they belong together; `anew` ties them in any case.

@@ -80,7 +80,7 @@ async def test_a_run_is_never_answered_by_another_space(tmp_path: Path) -> None:
                 await bed.run()
         tmp_path.joinpath("flowbed.toml").write_text("serve.crossing = true\n" + text, encoding="utf-8")
         async with await flowbed.aopen(tmp_path) as bed:
-            assert isinstance(bed._embedders._chain(bed.settings.model), Limited)
+            assert isinstance(bed._embedders.cached().wrapped, Limited)
     assert not other.account.totals().requests
 
 
@@ -118,7 +118,7 @@ async def test_a_stand_in_for_requests_alone_does_not_stop_the_project(
         await bed.add("docs", kind="files", location="docs")
         await bed.run()
         assert [hit.document for hit in await bed.search("a word")] == ["a word"]
-    assert f"openai:{MODEL} stands in for seeded:32 nowhere: there is no key" in caplog.text
+    assert f"fallback openai:{MODEL} of seeded:32 is skipped: there is no key" in caplog.text
     settings.write_text(settings.read_text().replace("crossing = true", "crossing = false"))
     async with await flowbed.aopen(tmp_path) as bed:
         with pytest.raises(

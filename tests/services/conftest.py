@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from flowbed.embedding.stack import Stack
 from flowbed.errors import Misconfigured
 from flowbed.ledger import open_ledger
 from flowbed.records import SearchResults
@@ -88,8 +89,8 @@ class Project:
             raise Misconfigured(f"no provider {model}")
         return self.providers[model]
 
-    def account(self, model: str) -> str:
-        return model
+    def embedder_stack(self) -> Stack:
+        return Stack(account=lambda model: model)
 
     def vector_tiers(self) -> list[VectorTier]:
         return []

@@ -269,7 +269,7 @@ class TestFallback:
     async def test_another_space_is_refused_in_the_settings(self, opened: Open, project: Project) -> None:
         """A provider of another space cannot stand in unless the operator allows crossing."""
         project.providers["other:large"] = Provider(128, model="large")
-        with pytest.raises(Misconfigured, match=r"other:large cannot stand in for first:small.*crossing"):
+        with pytest.raises(Misconfigured, match=r"other:large cannot be a fallback of first:small.*crossing"):
             async with opened(fallback={"small": ("other:large",)}):
                 pass
 

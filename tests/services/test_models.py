@@ -51,8 +51,8 @@ async def test_models_are_described(opened: Open, project: Project) -> None:
     ("settings", "said"),
     [
         ({"models": ("nobody:small",)}, "no provider nobody:small"),
-        ({"aliases": {"mine": "large"}}, "alias 'mine' leads to 'large'"),
-        ({"aliases": {"small": "first:small"}}, "a name of its own"),
+        ({"aliases": {"mine": "large"}}, "alias 'mine' of 'large' cannot be used"),
+        ({"aliases": {"small": "first:small"}}, "a new name"),
         ({"fallback": {"large": ("first:small",)}}, "fallback for large, which is not served"),
         ({"fallback": {"small": ("nobody:small",)}}, "no provider nobody:small"),
         ({"models": ("first:small", "second:small")}, "both served as 'small'"),
@@ -153,7 +153,7 @@ async def test_a_fallback_that_answers_is_degraded(opened: Open, project: Projec
                 EmbeddingsRequest(model="small", input=f"text {number}"), Caller()
             )
         (health,) = await service.models.ready()
-        assert (health.state, health.reason) == ("degraded", "first:small is down, and second:small answers")
+        assert (health.state, health.reason) == ("degraded", "first:small is down; second:small answers")
         assert health.facts == {"first:small": "open", "second:small": "closed"}
         assert [breaker.name for breaker in service.models.breakers()] == ["first:small", "second:small"]
         with pytest.raises(NotFound, match=r"no breaker 'nonsense'.*first:small"):

@@ -136,7 +136,7 @@ async def test_a_provider_of_the_same_space_stands_in(served: Served) -> None:
 async def test_models_of_one_key_share_its_limits(served: Served) -> None:
     """What counts against one account goes by one name, which gives no key away; another key is another account."""
     async with served.open() as service:
-        account = service.bed.account
+        account = service.bed.embedder_stack().account
         assert account(f"openai:{MODEL}") == account("openai:text-embedding-3-large")
         assert account(f"openai:{MODEL}") != account(f"spare:{MODEL}")
         assert "sk-" not in account(f"openai:{MODEL}")

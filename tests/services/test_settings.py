@@ -60,7 +60,6 @@ def test_a_table_says_everything(tmp_path: Path) -> None:
         tiers={"free": TierLimits(requests=60, tokens=1000), "paid": TierLimits()},
         cache_bytes=2**20,
         cache_seconds=2.5,
-        redis="redis://localhost",
         body_bytes=3 * 2**20,
         concurrency=4,
     )

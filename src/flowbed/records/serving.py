@@ -161,6 +161,5 @@ class Serving:
     tiers: Mapping[str, TierLimits] = field(default_factory=dict)
     cache_bytes: int = 256 * 2**20
     cache_seconds: float = 3600.0
-    redis: str = ""
     body_bytes: int = 32 * 2**20
     concurrency: int = 1024

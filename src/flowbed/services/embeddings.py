@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from flowbed.records.serving import Caller, DimensionPolicy, EmbeddingsRequest, Input, Serving
     from flowbed.services.models import Models
     from flowbed.services.quotas import Quotas
-    from flowbed.services.served_model import Model
+    from flowbed.services.served_model import ServedModel
 
 # Tokens, or numbers of vectors, from which on work is done in a thread: below, it takes less than a few milliseconds,
 # and handing it over would take longer than most of it.
@@ -82,7 +82,7 @@ class Embeddings:
         self._models.uses.note(model.id, asked.input_type, texts)
         return await self._answered(answering, embedded, asked, tokens)
 
-    async def _texts(self, model: Model, given: Input) -> tuple[list[str], int]:
+    async def _texts(self, model: ServedModel, given: Input) -> tuple[list[str], int]:
         """Tell the texts of an input, and how many tokens they cannot exceed together."""
         arrays = arrays_of(given)
         if arrays is not None:
@@ -99,8 +99,8 @@ class Embeddings:
         return texts, sum(most)
 
     async def _embed(
-        self, model: Model, texts: Sequence[str], asked: EmbeddingsRequest, caller: Caller
-    ) -> tuple[Model, Embedded]:
+        self, model: ServedModel, texts: Sequence[str], asked: EmbeddingsRequest, caller: Caller
+    ) -> tuple[ServedModel, Embedded]:
         """Embed in the model's own space, or else, where settings and request allow it, in that of another model."""
         try:
             return model, await model.embed(texts, purpose=asked.input_type)
@@ -118,7 +118,7 @@ class Embeddings:
             raise
 
     async def _answered(
-        self, model: Model, embedded: Embedded, asked: EmbeddingsRequest, tokens: int
+        self, model: ServedModel, embedded: Embedded, asked: EmbeddingsRequest, tokens: int
     ) -> EmbeddingsResult:
         space = self._space(model, asked)
         vectors = embedded.vectors
@@ -138,7 +138,7 @@ class Embeddings:
             counts=embedded.counts,
         )
 
-    def _space(self, model: Model, asked: EmbeddingsRequest) -> Space:
+    def _space(self, model: ServedModel, asked: EmbeddingsRequest) -> Space:
         """Tell the space of what a model answers to a request.
 
         Raises:
@@ -155,7 +155,7 @@ class Embeddings:
         return _fitted(model.space, asked.dimensions, self._serving.dimensions, model.source.matryoshka)
 
 
-def _require_numbers(model: Model, embedded: Embedded) -> None:
+def _require_numbers(model: ServedModel, embedded: Embedded) -> None:
     """Let vectors through that JSON can write, and that are somewhere.
 
     Raises:
@@ -171,7 +171,7 @@ def _fitted(space: Space, dimensions: int, policy: DimensionPolicy, matryoshka: 
     return fitted(space, dimensions, policy, matryoshka=matryoshka)
 
 
-async def _counted(model: Model, texts: Sequence[str], most: int) -> int:
+async def _counted(model: ServedModel, texts: Sequence[str], most: int) -> int:
     """Count the tokens of texts, which are no more than `most`."""
     if most < LONG_TOKENS:
         return sum(map(model.embedder.count, texts))

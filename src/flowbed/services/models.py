@@ -1,4 +1,4 @@
-"""The models that are served: found by name, probed, looked after."""
+"""The served models: found by name, probed, listed with their caches and breakers."""
 
 from __future__ import annotations
 
@@ -10,63 +10,62 @@ from typing import TYPE_CHECKING, Self
 from flowbed.embedding.cache.memory import VectorMemory
 from flowbed.embedding.cache.write_behind import WriteBehind
 from flowbed.embedding.wrappers.coalesced import Coalesced
-from flowbed.embedding.wrappers.limits import MemoryBuckets
 from flowbed.errors import Error, Misconfigured, NotFound
 from flowbed.records.serving import CacheStats, Health, ModelInfo
-from flowbed.services.opening import Opening
+from flowbed.services.opening import open_models
 from flowbed.services.popular_texts import Uses
 from flowbed.services.served_model import is_allowed
-from flowbed.services.shared import open_shared
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
+    from flowbed.embedding.cache.redis import VectorRedis
     from flowbed.embedding.wrappers.breaker import Breaker
     from flowbed.records.serving import Caller, Serving
     from flowbed.services.project import Project
-    from flowbed.services.served_model import Model
-    from flowbed.services.shared import Shared
+    from flowbed.services.served_model import ServedModel
 
-# Seconds after which a model that says nothing is called unhealthy; a cold one loads its weights within them.
+# Seconds after which a model without an answer is unhealthy; a cold local model loads its weights in less.
 PROBE_SECONDS = 20.0
-# Seconds for which a probe's answer holds, so that many who ask cost no more than one: of what runs here, and of
-# providers, who bill every probe that they answer.
+# Seconds that the result of a probe is reused, so that many health checks cost one probe: of local models, and of
+# providers, which bill every probe.
 LOCAL_HOLDS, REMOTE_HOLDS = 2.0, 30.0
 PROBE = "ready"
+UNUSED_KEY = bytes(32)  # no vector has this key
 NEAREST = VectorMemory.__name__
 
 
 class Models:
-    """The models that are served, by every name they go by."""
+    """The served models, by every name of each."""
 
     def __init__(
         self,
-        models: Sequence[Model],
+        models: Sequence[ServedModel],
         serving: Serving,
         *,
         memory: VectorMemory,
         far: Sequence[WriteBehind] = (),
-        shared: Shared | None = None,
+        redis: VectorRedis | None = None,
         monotonic: Callable[[], float] = time.monotonic,
     ) -> None:
-        """Take models that are open, in the order of the settings, and the nearest tier of their cache.
+        """Take open models in the order of the settings, and the tiers of their cache: `memory` and `far`.
 
         Raises:
-            Misconfigured: two of them go by one name.
+            Misconfigured: two of them share a name.
         """
         self._models = tuple(models)
         self._serving = serving
         self._memory = memory
         self._far = tuple(far)
-        self._shared = shared
+        self._redis = redis
         self._monotonic = monotonic
-        self._by_name: dict[str, Model] = {}
+        self._by_name: dict[str, ServedModel] = {}
         for model in models:
             for name in model.names:
                 if self._by_name.setdefault(name, model) is not model:
                     raise Misconfigured(
-                        f"{self._by_name[name].spec} and {model.spec} are both served as {name!r}: serve one of"
-                        " them, or let the other be a fallback"
+                        f"{self._by_name[name].spec} and {model.spec} are both served as {name!r}: serve only one"
+                        " of them, or make the other its fallback"
                     )
         self._probes: dict[str, tuple[Health, float]] = {}
         self._probing = asyncio.Lock()
@@ -82,28 +81,17 @@ class Models:
             Misconfigured: a model, an alias or a fallback cannot be used.
         """
         memory = VectorMemory(limit=serving.cache_bytes, ttl=serving.cache_seconds)
-        shared = open_shared(serving.redis) if serving.redis else None
-        # Reading and writing a vector on disk takes most of a millisecond, which is more than all else in a request.
-        far = [WriteBehind(tier) for tier in ([shared.vectors] if shared else bed.vector_tiers())]
-        opening = Opening(
-            bed,
-            serving,
-            tiers=[memory, *far],
-            buckets=shared.buckets if shared else MemoryBuckets(),
-        )
-        try:
-            models = await opening.models()
-            return cls(models, serving, memory=memory, far=far, shared=shared, monotonic=monotonic)
-        except BaseException:
-            if shared is not None:
-                await shared.aclose()
-            raise
+        # Writing a vector to disk or Redis takes longer than the rest of a request, so requests do not wait for it.
+        far = [WriteBehind(tier) for tier in bed.vector_tiers()]
+        models = await open_models(bed, serving, [memory, *far])
+        redis = bed.embedder_stack().redis_tier()
+        return cls(models, serving, memory=memory, far=far, redis=redis, monotonic=monotonic)
 
-    def named(self, name: str) -> Model:
-        """Find a model by any of its names.
+    def named(self, name: str) -> ServedModel:
+        """Return the model of that name.
 
         Raises:
-            NotFound: no model goes by that name.
+            NotFound: no served model has that name.
         """
         model = self._by_name.get(name)
         if model is None:
@@ -116,7 +104,7 @@ class Models:
         return model
 
     def listed(self, caller: Caller | None = None) -> list[ModelInfo]:
-        """Describe every model, or those that a caller may use, in the order of the settings."""
+        """Describe all models, or those that `caller` may use, in the order of the settings."""
         return [
             model.served()
             for model in self._models
@@ -124,24 +112,24 @@ class Models:
         ]
 
     async def ready(self) -> list[Health]:
-        """Let each model embed a real token, past every cache, unless it did a moment ago, and Redis answer."""
-        async with self._probing:  # who comes while others are asked gets what these were told
+        """Probe Redis and each model: it embeds a token past the cache, unless it did so a moment ago."""
+        async with self._probing:  # concurrent callers share the result
             found = await asyncio.gather(*(self._probe(model) for model in self._models))
-            shared = [] if self._shared is None else [await self._shared.health()]
+            redis = [] if self._redis is None else [await _redis_health(self._redis)]
         if all(each.state == "unhealthy" for each in found):
-            return [*found, *shared]
-        # While one model answers, the server has something to offer, and is not to be taken out of service.
+            return [*found, *redis]
+        # While one model answers, a load balancer should keep the server in service.
         return [
             *(replace(each, state="degraded") if each.state == "unhealthy" else each for each in found),
-            *shared,
+            *redis,
         ]
 
     def breakers(self) -> list[Breaker]:
-        """Give the breaker of every provider and model."""
+        """Return the breaker of every provider and model."""
         return [breaker for model in self._models for breaker in model.breakers]
 
     def waiting(self) -> dict[str, int]:
-        """Tell how many texts wait for each provider and model whose calls are joined."""
+        """Return how many texts wait for each provider and model whose calls are coalesced."""
         return {
             name: embedder.waiting
             for model in self._models
@@ -150,10 +138,10 @@ class Models:
         }
 
     def reset(self, name: str) -> Breaker:
-        """Close a breaker, so that its provider is asked again at once.
+        """Close a breaker, so that its provider is called again at once, and return it.
 
         Raises:
-            NotFound: there is no breaker of that name.
+            NotFound: no breaker has that name.
         """
         for breaker in self.breakers():
             if breaker.name == name:
@@ -163,7 +151,7 @@ class Models:
         raise NotFound(f"there is no breaker {name!r}; there are: {known or 'none'}")
 
     def caches(self) -> list[CacheStats]:
-        """Tell how often each tier of the cache was asked for vectors of each model since the server began."""
+        """Return the hits and misses of each cache tier for each model since the server started."""
         vectors, size = self._memory.size
         return [
             CacheStats(
@@ -179,17 +167,17 @@ class Models:
         ]
 
     async def clear(self) -> None:
-        """Empty the tiers of the cache that can be emptied; what is kept on disk was paid for, and stays."""
+        """Empty the cache tiers that can be cleared; vectors on disk were paid for, and stay."""
         for model in self._models:
             await model.embedder.clear()
 
     async def warm(self, name: str, *, most: int = 1_000) -> int:
-        """Embed the texts that were asked for most since the server began, so that the cache holds them again.
+        """Embed the `most` texts requested most often since the server started, so that they are cached again.
 
-        Returns how many these were.
+        Return how many these were.
 
         Raises:
-            NotFound: no model goes by that name.
+            NotFound: no served model has that name.
             Transient, Rejected, Misconfigured: as the model does.
         """
         model = self.named(name)
@@ -199,16 +187,14 @@ class Models:
         return sum(map(len, found.values()))
 
     async def close(self) -> None:
-        """Write what waits to be kept, and let go of Redis; what belongs to the project, the project closes."""
+        """Write pending vectors; the project closes models, tiers and connections."""
         for tier in self._far:
             await tier.aclose()
-        if self._shared is not None:
-            await self._shared.aclose()
 
-    async def _probe(self, model: Model) -> Health:
+    async def _probe(self, model: ServedModel) -> Health:
         facts = {breaker.name: breaker.state.value for breaker in model.breakers}
         known = self._probes.get(model.spec)
-        # A breaker that has opened since knows better than the probe, which would hold for as long as that is open.
+        # A breaker that changed state since is newer information than the last probe.
         if known is not None and self._monotonic() < known[1] and known[0].facts == facts:
             return known[0]
         before = self._monotonic()
@@ -226,10 +212,20 @@ class Models:
             health = Health(
                 name=model.id,
                 state="degraded" if down else "ok",
-                reason=f"{', '.join(down)} is down, and {answer.provider} answers" if down else "",
+                reason=f"{', '.join(down)} is down; {answer.provider} answers" if down else "",
                 facts=facts,
             )
         health = replace(health, seconds=self._monotonic() - before)
         holds = REMOTE_HOLDS if model.remote and health.state != "unhealthy" else LOCAL_HOLDS
         self._probes[model.spec] = health, self._monotonic() + holds
         return health
+
+
+async def _redis_health(redis: VectorRedis) -> Health:
+    """Look a key up in Redis; without Redis, answers are slower and each server keeps rate limits by itself."""
+    before = time.monotonic()
+    try:
+        await redis.get_many([UNUSED_KEY])
+    except Error as error:
+        return Health(name="redis", state="degraded", reason=str(error), seconds=time.monotonic() - before)
+    return Health(name="redis", state="ok", seconds=time.monotonic() - before)

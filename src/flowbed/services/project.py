@@ -9,6 +9,7 @@ if TYPE_CHECKING:
 
     from flowbed.embedding import Embedder
     from flowbed.embedding.cache.tiers import VectorTier
+    from flowbed.embedding.stack import Stack
     from flowbed.ledger import Ledger
     from flowbed.records import SearchResults
     from flowbed.records.serving import Serving
@@ -63,8 +64,8 @@ class Project(Protocol):
         """Open the embedder named vendor:model, or return the open one."""
         ...
 
-    def account(self, model: str) -> str:
-        """Identify the account for which a model's provider counts requests, without revealing its key."""
+    def embedder_stack(self) -> Stack:
+        """Return what builds the wrappers in front of this process's models."""
         ...
 
     def vector_tiers(self) -> Sequence[VectorTier]:

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from flowbed.services.models import Models
     from flowbed.services.project import Project
     from flowbed.services.quotas import Quotas
-    from flowbed.services.served_model import Model
+    from flowbed.services.served_model import ServedModel
 
 
 class Search:
@@ -80,7 +80,7 @@ class Search:
         return vector
 
 
-def _served(spec: str, models: Models) -> Model | None:
+def _served(spec: str, models: Models) -> ServedModel | None:
     """Find a model among those served, if it is; another that has its name as an alias is of another space."""
     try:
         found = models.named(spec)

@@ -1,4 +1,4 @@
-"""One model that is served, and who may use it."""
+"""One served model, and who may use it."""
 
 from __future__ import annotations
 
@@ -20,11 +20,12 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Model:
-    """One model that is served.
+class ServedModel:
+    """One served model.
 
-    `embedder` answers from the cache and then from `source`, whatever provider of its space that is; `first` is the
-    first of them, bare. `across` are the models of other spaces that may stand in for it where a request says so.
+    `embedder` answers from the cache, then from `source`: the preferred provider or a fallback of the same space.
+    `first` is the preferred provider without wrappers. `across` are fallbacks of other spaces, for requests that allow
+    crossing.
     """
 
     spec: str
@@ -36,21 +37,21 @@ class Model:
     created: int
     aliases: tuple[str, ...] = ()
     fallback: tuple[str, ...] = ()
-    across: tuple[Model, ...] = ()
+    across: tuple[ServedModel, ...] = ()
     names: frozenset[str] = field(init=False)
 
     def __post_init__(self) -> None:
-        """Gather the names that requests and allowlists may use."""
+        """Collect the names that requests and allowlists may use."""
         object.__setattr__(self, "names", frozenset((self.id, self.spec, *self.aliases)))
 
     @property
     def id(self) -> str:
-        """The model's own name, as answers have it."""
+        """The model's name in responses."""
         return self.embedder.space.model
 
     @property
     def provider(self) -> str:
-        """The vendor that is asked first."""
+        """The vendor of the preferred provider."""
         return vendor_of(self.spec)
 
     @property
@@ -72,7 +73,7 @@ class Model:
         )
 
     async def embed(self, texts: Sequence[str], *, purpose: Purpose) -> Embedded:
-        """Embed every text or none, in the model's own space; `provider` of the answer names whose model did.
+        """Embed every text or none, in the model's own space; the result names the `provider` that answered.
 
         Raises:
             Transient, Rejected, Misconfigured: as the embedder does.
@@ -81,12 +82,12 @@ class Model:
 
 
 def vendor_of(spec: str) -> str:
-    """Tell the vendor of vendor:model."""
+    """Return the vendor of vendor:model."""
     return spec.partition(":")[0]
 
 
 def allow(model: str, names: Collection[str], caller: Caller, serving: Serving) -> None:
-    """Let a caller use the model that goes by these names: one that its key names, or any where the key names none.
+    """Require that a caller may use the model of these names: its key lists one of them, or lists no models.
 
     Raises:
         Forbidden: it may not.
@@ -101,7 +102,7 @@ def allow(model: str, names: Collection[str], caller: Caller, serving: Serving) 
 
 
 def is_allowed(names: Collection[str], caller: Caller, serving: Serving) -> bool:
-    """Tell whether a caller may use the model that goes by these names."""
+    """Return whether a caller may use the model of these names."""
     if not caller.models or serving.allowlist == "off" or not caller.models.isdisjoint(names):
         return True
     return caller.admin and serving.allowlist != "strict"

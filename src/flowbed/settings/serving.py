@@ -52,7 +52,6 @@ def serving(config: Settings) -> Serving:
         },
         cache_bytes=serve.cache_mb * 2**20,
         cache_seconds=serve.cache_seconds,
-        redis=serve.redis,
         body_bytes=serve.body_mb * 2**20,
         concurrency=serve.concurrency,
     )
