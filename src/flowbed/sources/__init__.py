@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from importlib import import_module
-from importlib.metadata import entry_points
 from typing import TYPE_CHECKING, Protocol
 
 from flowbed.errors import Misconfigured
@@ -42,6 +41,8 @@ VENDORS = {
 
 def kinds() -> dict[str, str]:
     """Every kind of source that can be opened, and where it is found; packages add theirs as `flowbed.sources`."""
+    from importlib.metadata import entry_points  # slow to load, and to search; rarely needed
+
     return {**{point.name: point.value for point in entry_points(group="flowbed.sources")}, **VENDORS}
 
 
@@ -53,9 +54,9 @@ def open_source(
     Raises:
         Misconfigured: the kind is unknown, or an option is.
     """
-    known = kinds()
+    known = VENDORS if kind in VENDORS else kinds()
     if kind not in known:
-        raise Misconfigured(f"no source is called {kind!r}; the kinds are: {', '.join(sorted(known))}")
+        raise Misconfigured(f"no source is of kind {kind!r}; the kinds are: {', '.join(sorted(known))}")
     module, _, attribute = known[kind].partition(":")
     opener: Callable[..., Source] = getattr(import_module(module), attribute)
     return opener(location, folder=folder, options=options, clock=clock)

@@ -9,7 +9,7 @@ from flowbed.chunking import Rules
 from flowbed.errors import Misconfigured
 from flowbed.lanes.claims import WAITING
 from flowbed.pipeline import ConfiguredSource
-from flowbed.sources import kinds, open_source
+from flowbed.sources import open_source
 from flowbed.sources.tombstones import Removed
 
 if TYPE_CHECKING:
@@ -111,10 +111,6 @@ def open_feed(
         Misconfigured: the kind is unknown, or an option is.
     """
     settings.checked_name(name, "source")
-    if source.kind not in kinds():
-        raise Misconfigured(
-            f"no source is of kind {source.kind!r}; the kinds are: {', '.join(sorted(kinds()))}"
-        )
     own = {key: value for key, value in source.options.items() if key not in CHUNKING}
     collections: tuple[str, ...] = (source.collection or name,)
     if source.kind == "receipts":
