@@ -10,9 +10,10 @@ import pytest
 
 import flowbed
 from flowbed.embedding import open_embedder
+from flowbed.embedding.vendors import VENDORS, vendor_of
 from flowbed.errors import Misconfigured
 from flowbed.settings import provider_options, read_settings
-from flowbed.settings.environment import PROVIDERS, PROXY
+from flowbed.settings.environment import PROXY
 from flowbed.testing.simulators import OpenAI, Simulator, running
 
 if TYPE_CHECKING:
@@ -26,7 +27,8 @@ MODEL = "openai:text-embedding-3-small"
 @pytest.fixture
 def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[str], Settings]:
     """Read the settings of a project, with an environment that says nothing."""
-    for names in [*(names for known in PROVIDERS.values() for names in known.values()), *PROXY.values()]:
+    known = [vendor_of(vendor).variables for vendor in VENDORS]
+    for names in [names for variables in (*known, PROXY) for names in variables.values()]:
         for name in names:
             monkeypatch.delenv(name, raising=False)
 

@@ -12,7 +12,7 @@ import pytest
 from aiohttp import web
 
 from flowbed.errors import Misconfigured, Transient
-from flowbed.http.client import Provider, duration, retry_after, told_wait
+from flowbed.http.client import HttpClient, parse_duration, retry_after, wait_in_message
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Awaitable, Callable
@@ -38,9 +38,9 @@ async def answering(answer: Answering) -> AsyncIterator[str]:
 
 
 @asynccontextmanager
-async def provider(url: str, **options: Any) -> AsyncIterator[Provider]:
+async def provider(url: str, **options: Any) -> AsyncIterator[HttpClient]:
     """Open the way to a server."""
-    opened = Provider(
+    opened = HttpClient(
         url, vendor="acme", headers={"Authorization": f"Bearer {SECRET}"}, secrets=(SECRET,), **options
     )
     try:
@@ -91,7 +91,7 @@ def test_advice_is_read_in_every_form(headers: dict[str, str], seconds: float | 
 )
 def test_durations_are_read(text: str, seconds: float | None) -> None:
     """As OpenAI's headers write them."""
-    assert duration(text) == (pytest.approx(seconds) if seconds is not None else None)
+    assert parse_duration(text) == (pytest.approx(seconds) if seconds is not None else None)
 
 
 @pytest.mark.parametrize(
@@ -109,7 +109,7 @@ def test_durations_are_read(text: str, seconds: float | None) -> None:
 )
 def test_a_wait_is_read_out_of_a_message(message: str, seconds: float | None) -> None:
     """Where no header tells it."""
-    assert told_wait(message) == seconds
+    assert wait_in_message(message) == seconds
 
 
 @pytest.mark.parametrize(
@@ -118,21 +118,21 @@ def test_a_wait_is_read_out_of_a_message(message: str, seconds: float | None) ->
 def test_what_is_no_address_is_refused(url: str) -> None:
     """At once, and with the setting's name."""
     with pytest.raises(Misconfigured, match="base_url"):
-        Provider(url, vendor="acme", headers={})
+        HttpClient(url, vendor="acme", headers={})
 
 
 @pytest.mark.parametrize("url", ["https://me:pass-word@acme.com", "https://acme.com/v1?key=pass-word"])
 def test_an_address_holds_no_secret(url: str) -> None:
     """It would show up in logs; the message does not repeat it either."""
     with pytest.raises(Misconfigured) as refused:
-        Provider(url, vendor="acme", headers={})
+        HttpClient(url, vendor="acme", headers={})
     assert "pass-word" not in str(refused.value)
 
 
 def test_a_key_that_no_header_can_carry_is_refused() -> None:
     """With the setting's name and without the key, in place of an error in the middle of a run."""
     with pytest.raises(Misconfigured, match="api_key") as refused:
-        Provider("https://acme.com", vendor="acme", headers={"Authorization": "Bearer sk-1\nHost: evil"})
+        HttpClient("https://acme.com", vendor="acme", headers={"Authorization": "Bearer sk-1\nHost: evil"})
     assert "sk-1" not in str(refused.value)
 
 

@@ -11,11 +11,11 @@ import pytest
 from aiohttp import web
 
 from flowbed.embedding import open_embedder
-from flowbed.embedding.batch_api import open_jobs
 from flowbed.embedding.batch_api.job_client import NAME as REMOTE_NAME
 from flowbed.embedding.batch_api.job_client import TEXT as REMOTE_TEXT
 from flowbed.embedding.dimensions import fitted
 from flowbed.embedding.local.onnx import open_onnx
+from flowbed.embedding.vendors import open_jobs
 from flowbed.embedding.wrappers.breaker import Breaker, Guarded
 from flowbed.errors import Misconfigured, NotFound, QueueFull, Rejected, TooMany, Transient
 from flowbed.testing.simulators import OpenAI, Simulator, running

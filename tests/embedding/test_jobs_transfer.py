@@ -12,12 +12,12 @@ from aiohttp import web
 
 from flowbed.embedding.batch_api.transfer import PIECE, download, upload
 from flowbed.errors import Misconfigured, NotFound, Rejected, Transient
-from flowbed.http.client import Provider
+from flowbed.http.client import HttpClient
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Awaitable, Callable
 
-    from flowbed.http.client import Answer
+    from flowbed.http.client import HttpResponse
 
     Answering = Callable[[web.Request], Awaitable[web.StreamResponse]]
     Speaking = Callable[[asyncio.StreamReader, asyncio.StreamWriter], Awaitable[None]]
@@ -26,7 +26,7 @@ MEGABYTE = 2**20
 
 
 @asynccontextmanager
-async def answering(answer: Answering, *, silence: float = 5.0) -> AsyncIterator[Provider]:
+async def answering(answer: Answering, *, silence: float = 5.0) -> AsyncIterator[HttpClient]:
     """Open the way to a server of one function."""
     app = web.Application(client_max_size=2**30)
     app.router.add_route("*", "/{path:.*}", answer)
@@ -34,7 +34,7 @@ async def answering(answer: Answering, *, silence: float = 5.0) -> AsyncIterator
     await runner.setup()
     site = web.TCPSite(runner, "127.0.0.1", 0)
     await site.start()
-    provider = Provider(site.name, vendor="acme", headers={}, timeout=silence)
+    provider = HttpClient(site.name, vendor="acme", headers={}, timeout=silence)
     try:
         yield provider
     finally:
@@ -43,7 +43,7 @@ async def answering(answer: Answering, *, silence: float = 5.0) -> AsyncIterator
 
 
 @asynccontextmanager
-async def speaking(speak: Speaking, *, silence: float) -> AsyncIterator[Provider]:
+async def speaking(speak: Speaking, *, silence: float) -> AsyncIterator[HttpClient]:
     """Open the way to a server that is not held to HTTP."""
     speaking: set[asyncio.Task[None]] = set()
 
@@ -59,7 +59,7 @@ async def speaking(speak: Speaking, *, silence: float) -> AsyncIterator[Provider
 
     server = await asyncio.start_server(served, "127.0.0.1", 0)
     host, port = server.sockets[0].getsockname()
-    provider = Provider(f"http://{host}:{port}", vendor="acme", headers={}, timeout=silence)
+    provider = HttpClient(f"http://{host}:{port}", vendor="acme", headers={}, timeout=silence)
     try:
         yield provider
     finally:
@@ -91,7 +91,7 @@ class Input:
             self.closed += 1
 
 
-async def send(provider: Provider, file: Input, size: int | None = None) -> Answer:
+async def send(provider: HttpClient, file: Input, size: int | None = None) -> HttpResponse:
     """Upload a file."""
     return await upload(
         provider,
@@ -103,7 +103,7 @@ async def send(provider: Provider, file: Input, size: int | None = None) -> Answ
     )
 
 
-def gone(answer: Answer) -> Exception:
+def gone(answer: HttpResponse) -> Exception:
     """Tell a refusal."""
     return NotFound(f"{answer.status}: {answer.body.decode()}")
 

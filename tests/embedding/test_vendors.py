@@ -14,10 +14,9 @@ from flowbed.embedding import open_embedder
 from flowbed.embedding.providers.cohere import CohereApi, open_cohere
 from flowbed.embedding.providers.huggingface import HuggingFaceApi
 from flowbed.embedding.providers.openai import OpenAIApi, open_openai
-from flowbed.embedding.providers.prices import PRICES
 from flowbed.embedding.providers.voyage import VoyageApi, open_voyage
 from flowbed.errors import Misconfigured, Rejected, Transient
-from flowbed.http.client import Answer
+from flowbed.http.client import HttpResponse
 from flowbed.testing.simulators import (
     Azure,
     Cohere,
@@ -35,21 +34,21 @@ if TYPE_CHECKING:
     from collections.abc import AsyncIterator
     from pathlib import Path
 
-    from flowbed.embedding.providers.client import Remote
+    from flowbed.embedding.providers.client import RemoteEmbedder
     from flowbed.testing.simulators.wire import Api
 
 KEYS = {"api_key": "sk-1"}
 
 
-def refusal(status: int, body: Any, **headers: str) -> Answer:
+def refusal(status: int, body: Any, **headers: str) -> HttpResponse:
     """Make an answer of a provider."""
-    return Answer(status=status, headers=headers, body=orjson.dumps(body))
+    return HttpResponse(status=status, headers=headers, body=orjson.dumps(body))
 
 
 @asynccontextmanager
 async def asking(
     api: Api, model: str, folder: Path, path: str = "", **options: Any
-) -> AsyncIterator[tuple[Remote, Simulator]]:
+) -> AsyncIterator[tuple[RemoteEmbedder, Simulator]]:
     """Open a model of a simulated provider."""
     simulator = Simulator(api, limits=options.pop("limits", None))
     async with running(simulator) as url:
@@ -400,6 +399,6 @@ def test_every_model_that_is_known_has_a_price(tmp_path: Path) -> None:
     from flowbed.embedding.providers import cohere, openai, voyage
 
     for vendor, module in (("openai", openai), ("voyage", voyage), ("cohere", cohere)):
-        for name in module.MODELS:
+        for name, model in module.MODELS.items():
             opened = open_embedder(f"{vendor}:{name}", cache=tmp_path, options=KEYS)
-            assert opened.price == PRICES[name].dollars > 0
+            assert opened.price == model.price > 0

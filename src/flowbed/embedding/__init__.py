@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from importlib import import_module
 from typing import TYPE_CHECKING, Protocol, runtime_checkable
 
-from flowbed.errors import Misconfigured
+from flowbed.embedding.vendors import open_embedder
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping, Sequence
-    from pathlib import Path
+    from collections.abc import Sequence
 
     from flowbed.records import Embedded, Purpose, Space
+
+
+__all__ = ["Bills", "Closes", "Embedder", "Rated", "Rates", "open_embedder"]
 
 
 class Embedder(Protocol):
@@ -77,40 +78,3 @@ class Rated(Embedder, Protocol):
     """An embedder of a provider elsewhere, which says how much it does in a minute; what runs here does not."""
 
     rates: Rates
-
-
-# Loaded by name, so that finding and submitting work never imports a vendor's package.
-VENDORS = {
-    "cohere": "flowbed.embedding.providers.cohere:open_cohere",
-    "compatible": "flowbed.embedding.providers.compatible:open_compatible",
-    "huggingface": "flowbed.embedding.providers.huggingface:open_huggingface",
-    "onnx": "flowbed.embedding.local.onnx:open_onnx",
-    "openai": "flowbed.embedding.providers.openai:open_openai",
-    "sentence_transformers": "flowbed.embedding.local.sentence_transformers:open_sentence_transformers",
-    "voyage": "flowbed.embedding.providers.voyage:open_voyage",
-}
-
-
-def open_embedder(model: str, *, cache: Path, options: Mapping[str, str]) -> Embedder:
-    """Open the embedder that `model` names as `vendor:model`; `cache` is a folder it may keep files in.
-
-    Packages add vendors through the entry point group `flowbed.embedders`.
-
-    Raises:
-        Misconfigured: the vendor is unknown, or its model cannot be opened.
-    """
-    vendor, _, name = model.partition(":")
-    target, plugins = VENDORS.get(vendor), {}
-    if target is None:  # only then, as it reads a file of every package that is installed
-        from importlib.metadata import entry_points  # slow, and rarely asked for
-
-        plugins = {point.name: point.value for point in entry_points(group="flowbed.embedders")}
-        target = plugins.get(vendor)
-    if target is None:
-        known = ", ".join(sorted({*plugins, *VENDORS}))
-        raise Misconfigured(
-            f"model {model!r} names no known vendor; write it as vendor:model, with one of: {known}"
-        )
-    module, _, attribute = target.partition(":")
-    opener: Callable[..., Embedder] = getattr(import_module(module), attribute)
-    return opener(name, cache=cache, options=options)

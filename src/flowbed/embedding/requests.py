@@ -6,8 +6,6 @@ import asyncio
 from itertools import chain
 from typing import TYPE_CHECKING
 
-import numpy as np
-
 from flowbed.errors import Error, Rejected
 from flowbed.records import Embedded
 
@@ -49,6 +47,8 @@ async def in_parts(parts: Sequence[slice], ask: Callable[[slice], Awaitable[Embe
         Rejected: `inputs` are positions in the whole call.
         Transient, Misconfigured: as `ask` does.
     """
+    import numpy as np
+
     answers: dict[int, Embedded] = {}
     waiting = iter(parts)
 

@@ -41,7 +41,7 @@ KNOWN_AGAIN = 24
 
 
 @dataclass(frozen=True, kw_only=True)
-class Answer:
+class HttpResponse:
     """What a provider answered; names of `headers` are asked for in lower case."""
 
     status: int
@@ -62,7 +62,7 @@ class Answer:
         return retry_after(self.headers)
 
 
-class Provider:
+class HttpClient:
     """A provider's API at one address, with one key. Used from one event loop, on which it is closed."""
 
     def __init__(
@@ -114,7 +114,7 @@ class Provider:
         self._closed = False
         self._failing = _Failing(self)
 
-    async def post(self, path: str, body: Mapping[str, Any] | None = None) -> Answer:
+    async def post(self, path: str, body: Mapping[str, Any] | None = None) -> HttpResponse:
         """Send `body` as JSON, or nothing, to `path` below the address, and read the whole answer, whatever its status.
 
         Raises:
@@ -124,7 +124,7 @@ class Provider:
         data = None if body is None else _sendable(orjson.dumps(body))
         return await self._answer("POST", path, data)
 
-    async def get(self, path: str) -> Answer:
+    async def get(self, path: str) -> HttpResponse:
         """Ask for what is at `path` below the address, and read the whole answer, whatever its status.
 
         Raises:
@@ -154,12 +154,14 @@ class Provider:
                 self._stay(response)
                 yield response
 
-    async def _answer(self, method: str, path: str, data: bytes | BytesIO | None) -> Answer:
+    async def _answer(self, method: str, path: str, data: bytes | BytesIO | None) -> HttpResponse:
         """Do what `exchange` does for those who want all of the answer, without a generator between."""
         with self._failing:
             async with self._asked(method, path, data) as response:
                 self._stay(response)
-                return Answer(status=response.status, headers=response.headers, body=await response.read())
+                return HttpResponse(
+                    status=response.status, headers=response.headers, body=await response.read()
+                )
 
     def _asked(
         self,
@@ -253,7 +255,7 @@ class _Failing:
 
     __slots__ = ("_provider",)
 
-    def __init__(self, provider: Provider) -> None:
+    def __init__(self, provider: HttpClient) -> None:
         self._provider = provider
 
     def __enter__(self) -> None:
@@ -296,7 +298,7 @@ def retry_after(headers: Mapping[str, str]) -> float | None:
 def _reset(headers: Mapping[str, str]) -> float | None:
     """Read when a rate limit that is used up begins anew, as OpenAI and the RateLimit header say it."""
     waits = [
-        duration(headers.get(f"x-ratelimit-reset-{what}", ""))
+        parse_duration(headers.get(f"x-ratelimit-reset-{what}", ""))
         for what in ("requests", "tokens")
         if headers.get(f"x-ratelimit-remaining-{what}") == "0"
     ]
@@ -307,7 +309,7 @@ def _reset(headers: Mapping[str, str]) -> float | None:
     return max(known) if known else None
 
 
-def told_wait(message: str) -> float | None:
+def wait_in_message(message: str) -> float | None:
     """Read seconds out of a message such as "try again in 1.5s" or "retry after 20 seconds"; None where it has none."""
     found = re.search(
         r"(?:try again in|retry after) ((?:\d+(?:\.\d+)?(?:ms|h|m|s)?)+)(?: (hour|minute|millisecond))?",
@@ -317,12 +319,12 @@ def told_wait(message: str) -> float | None:
     if found is None:
         return None
     if found[1][-1].isalpha():
-        return duration(found[1])
+        return parse_duration(found[1])
     units = {"hour": 3600.0, "minute": 60.0, "millisecond": 0.001}
     return float(found[1]) * units.get((found[2] or "").lower(), 1.0)
 
 
-def duration(text: str) -> float | None:
+def parse_duration(text: str) -> float | None:
     """Read seconds out of a duration such as 12ms, 1.5s or 6m0s; None where it is none."""
     if not re.fullmatch(r"(\d+(\.\d+)?(ms|h|m|s))+", text):
         return None

@@ -6,6 +6,8 @@ import os
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from flowbed.embedding.vendors import vendor_of
+
 if TYPE_CHECKING:
     from flowbed.settings.project import Settings
 
@@ -22,19 +24,6 @@ KEYS = (
     "AWS_CONTAINER_CREDENTIALS_RELATIVE_URI",
     "AWS_CONTAINER_CREDENTIALS_FULL_URI",
 )
-# Variables that the vendors' own packages read too, for each option of a provider, in order of precedence.
-PROVIDERS: dict[str, dict[str, tuple[str, ...]]] = {
-    "cohere": {"api_key": ("CO_API_KEY", "COHERE_API_KEY"), "base_url": ("CO_API_URL",)},
-    "huggingface": {"api_key": ("HF_TOKEN", "HUGGING_FACE_HUB_TOKEN")},
-    "openai": {
-        "api_key": ("OPENAI_API_KEY",),
-        "base_url": ("OPENAI_BASE_URL",),
-        "organization": ("OPENAI_ORG_ID",),
-        "project": ("OPENAI_PROJECT_ID",),
-    },
-    "voyage": {"api_key": ("VOYAGE_API_KEY",)},
-}
-OVER_HTTP = {*PROVIDERS, "compatible"}
 PROXY = {
     "proxy": ("HTTPS_PROXY", "https_proxy", "ALL_PROXY", "all_proxy"),
     "no_proxy": ("NO_PROXY", "no_proxy"),
@@ -69,7 +58,8 @@ def provider_options(config: Settings, model: str) -> tuple[str, dict[str, str]]
     provider, _, name = model.partition(":")
     own = config.providers.get(provider, {})
     vendor = own.get("vendor", provider)
-    variables = {**PROVIDERS.get(provider, {}), **(PROXY if vendor in OVER_HTTP else {})}
+    known = vendor_of(f"{vendor}:{name}")
+    variables = {**(known.variables if vendor == provider else {}), **(PROXY if known.over_http else {})}
     found = {
         option: next((os.environ[each] for each in names if os.environ.get(each)), "")
         for option, names in variables.items()

@@ -11,7 +11,7 @@ import pytest
 import pytest_asyncio
 
 from flowbed.embedding import open_embedder
-from flowbed.embedding.batch_api import open_jobs
+from flowbed.embedding.vendors import open_jobs
 from flowbed.errors import Error, Misconfigured, NotFound, Rejected, Transient
 from flowbed.testing.embedding import AGREE
 from flowbed.testing.provider import KEY, PRIVATE

@@ -82,7 +82,7 @@ class Embedders:
         """
         with self._opening:
             if self._jobs is None:
-                from flowbed.embedding.batch_api import open_jobs
+                from flowbed.embedding.vendors import open_jobs
 
                 model = self._config.model
                 target, options = settings.provider_options(self._config, model)

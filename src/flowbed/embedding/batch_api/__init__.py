@@ -7,7 +7,6 @@ pipeline calls a submission.
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from importlib import import_module
 from typing import TYPE_CHECKING, Literal, Protocol
 
 if TYPE_CHECKING:
@@ -16,7 +15,6 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
-    from flowbed.embedding import Embedder
 
 State = Literal["running", "completed", "failed", "expired", "cancelled"]
 
@@ -150,28 +148,3 @@ class BatchApi(Protocol):
     async def aclose(self) -> None:
         """Close the connections to the provider."""
         ...
-
-
-# By vendor; those that are not here have no Batch API, or none for embeddings.
-VENDORS = {
-    "compatible": "flowbed.embedding.batch_api.openai_jobs:open_compatible_jobs",
-    "openai": "flowbed.embedding.batch_api.openai_jobs:open_openai_jobs",
-    "voyage": "flowbed.embedding.batch_api.voyage_jobs:open_voyage_jobs",
-}
-
-
-def open_jobs(model: str, embedder: Embedder, *, options: Mapping[str, str]) -> BatchApi | None:
-    """Open the Batch API for the model that `embedder` is, named as `vendor:model`; None where there is none.
-
-    `options` are those that the embedder was opened with.
-
-    Raises:
-        Misconfigured: an option is wrong.
-    """
-    vendor, _, name = model.partition(":")
-    target = VENDORS.get(vendor)
-    if target is None:
-        return None
-    module, _, attribute = target.partition(":")
-    opener: Callable[..., BatchApi | None] = getattr(import_module(module), attribute)
-    return opener(name, embedder, options=options)

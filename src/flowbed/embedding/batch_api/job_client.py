@@ -10,7 +10,7 @@ import orjson
 
 from flowbed.embedding.batch_api.job_files import CAN_BE_CANCELLED, is_full, read_asked, read_job, read_line
 from flowbed.embedding.batch_api.transfer import download, upload
-from flowbed.embedding.providers.client import Remote
+from flowbed.embedding.providers.client import RemoteEmbedder
 from flowbed.embedding.unicode import require_unicode
 from flowbed.embedding.wrappers import Wrapper
 from flowbed.errors import NotFound, QueueFull, Rejected, TooMany, Transient
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from flowbed.embedding.batch_api import Answered, Job, JobTerms
     from flowbed.embedding.batch_api.job_files import Told
     from flowbed.errors import Error
-    from flowbed.http.client import Answer
+    from flowbed.http.client import HttpResponse
 
 # What a job carries, so that whoever did not hear that it was made can find it.
 MARK = "flowbed_submission"
@@ -52,7 +52,7 @@ class Jobs:
 
     def __init__(
         self,
-        remote: Remote,
+        remote: RemoteEmbedder,
         form: Form,
         *,
         terms: JobTerms,
@@ -170,7 +170,7 @@ class Jobs:
             Misconfigured: as `submit`.
         """
 
-        def refused(answer: Answer) -> Error:
+        def refused(answer: HttpResponse) -> Error:
             return self._gone("file", file) if answer.status in NOT_FOUND else self._failure(answer)
 
         return download(self._provider, f"/files/{quote(file, safe='')}/content", refused)
@@ -211,7 +211,7 @@ class Jobs:
             raise Transient(f"{self._provider.shown} took a file without saying what it is called")
         return file
 
-    async def _make(self, submission: str, file: str) -> Answer:
+    async def _make(self, submission: str, file: str) -> HttpResponse:
         body = {
             "input_file_id": file,
             "metadata": {MARK: submission},
@@ -241,7 +241,7 @@ class Jobs:
                 return
             after = last
 
-    def _made(self, answer: Answer) -> Job:
+    def _made(self, answer: HttpResponse) -> Job:
         """Read the answer of a request for a job; only there does a full queue mean that there is none."""
         try:
             return self._told(answer).job
@@ -250,7 +250,7 @@ class Jobs:
                 raise
             raise QueueFull(str(error), retry_after=error.retry_after) from error
 
-    def _told(self, answer: Answer) -> Told:
+    def _told(self, answer: HttpResponse) -> Told:
         return self._read(self._payload(answer))
 
     def _read(self, payload: Any) -> Told:  # as JSON has it
@@ -259,7 +259,7 @@ class Jobs:
         except Transient as error:
             raise Transient(f"{self._provider.shown}: {error}") from error
 
-    def _payload(self, answer: Answer) -> dict[str, Any]:
+    def _payload(self, answer: HttpResponse) -> dict[str, Any]:
         """Read what an answer holds.
 
         Raises:
@@ -271,13 +271,13 @@ class Jobs:
             raise Transient(f"{self._provider.shown}: the answer is no JSON, or only part of one")
         return answer.json
 
-    def _failure(self, answer: Answer) -> Error:
+    def _failure(self, answer: HttpResponse) -> Error:
         failure = self._remote.failure(answer)
         if self._is_full(answer) and isinstance(failure, Rejected):
             return TooMany(str(failure), retry_after=answer.retry_after)
         return failure
 
-    def _is_full(self, answer: Answer) -> bool:
+    def _is_full(self, answer: HttpResponse) -> bool:
         error = answer.json.get("error") if isinstance(answer.json, dict) else None
         return isinstance(error, dict) and is_full(error)
 
@@ -285,12 +285,12 @@ class Jobs:
         return NotFound(f"{self._provider.shown} knows no {what} {name}")
 
 
-def remote_behind(embedder: Embedder) -> Remote | None:
+def remote_behind(embedder: Embedder) -> RemoteEmbedder | None:
     """Give the embedder that asks a provider; None where there is none, or where its vectors are changed on the way."""
     behind = embedder
     while isinstance(behind, Wrapper):
         behind = behind.wrapped
-    return behind if isinstance(behind, Remote) and behind.space == embedder.space else None
+    return behind if isinstance(behind, RemoteEmbedder) and behind.space == embedder.space else None
 
 
 def _file_name(submission: str) -> str:

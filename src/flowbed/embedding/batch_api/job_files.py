@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
     from flowbed.embedding.batch_api import State
-    from flowbed.embedding.providers.client import Remote
+    from flowbed.embedding.providers.client import RemoteEmbedder
 
 OK = 200
 ENDED: Mapping[str, State] = {
@@ -103,7 +103,7 @@ def read_asked(line: bytes) -> tuple[str, str]:
     return name, texts[0]
 
 
-def read_line(line: bytes, remote: Remote) -> Answered:
+def read_line(line: bytes, remote: RemoteEmbedder) -> Answered:
     """Read {custom_id, response: {status_code, body}, error: {code, message}}; its vector is made of length 1.
 
     Raises:
@@ -123,7 +123,7 @@ def read_line(line: bytes, remote: Remote) -> Answered:
     return _failed(name, response, _fields(said.get("error")), remote)
 
 
-def _embedded(name: str, body: Any, remote: Remote) -> Answered:  # as JSON has it
+def _embedded(name: str, body: Any, remote: RemoteEmbedder) -> Answered:  # as JSON has it
     tokens = None
     try:
         read = remote.api.read(body, 1)
@@ -138,7 +138,9 @@ def _embedded(name: str, body: Any, remote: Remote) -> Answered:  # as JSON has 
     return Answered(name=name, vector=vectors[0], tokens=tokens)
 
 
-def _failed(name: str, response: Mapping[str, Any], error: Mapping[str, Any], remote: Remote) -> Answered:
+def _failed(
+    name: str, response: Mapping[str, Any], error: Mapping[str, Any], remote: RemoteEmbedder
+) -> Answered:
     status = _count(response.get("status_code"))
     said = message_of(error) or message_of(response.get("body")) or message_of(response)
     reason = remote.provider.redacted(said) or f"it was answered with status {status}"

@@ -9,12 +9,12 @@ from contextlib import aclosing
 from typing import TYPE_CHECKING
 
 from flowbed.errors import Rejected, Transient
-from flowbed.http.client import Answer
+from flowbed.http.client import HttpResponse
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Mapping
 
-    from flowbed.http.client import Provider
+    from flowbed.http.client import HttpClient
 
 # Bytes that go out, or come in, at a time: so few that two kilobytes a second still are seen to get on before silence
 # has lasted for too long.
@@ -27,14 +27,14 @@ BOUNDARY = "flowbed-7d1f4c0b9a3e4f6c8e2a"
 
 
 async def upload(
-    provider: Provider,
+    provider: HttpClient,
     path: str,
     *,
     fields: Mapping[str, str],
     name: str,
     read: Callable[[], AsyncIterator[bytes]],
     size: int,
-) -> Answer:
+) -> HttpResponse:
     """Send a file of JSON lines, of `size` bytes, in a form, and read the whole answer, whatever its status.
 
     Raises:
@@ -72,7 +72,7 @@ async def upload(
         ):
             # Of the content alone: the response as a whole waits until all is sent, even where it says no.
             content = await response.content.read()
-            return Answer(status=response.status, headers=response.headers, body=content)
+            return HttpResponse(status=response.status, headers=response.headers, body=content)
     except TimeoutError as error:
         raise Transient(
             f"{provider.shown} took nothing of {name} for {provider.silence:g} seconds"
@@ -84,7 +84,7 @@ async def upload(
 
 
 async def download(
-    provider: Provider, path: str, refused: Callable[[Answer], Exception]
+    provider: HttpClient, path: str, refused: Callable[[HttpResponse], Exception]
 ) -> AsyncGenerator[bytes, None]:
     """Read what is at `path`, piece by piece; an answer of another status than 200 is raised as `refused` tells it.
 
@@ -95,7 +95,7 @@ async def download(
     async with provider.exchange("GET", path, lasting=provider.silence) as response:
         if response.status != 200:  # noqa: PLR2004 - as HTTP counts
             body = await response.read()
-            raise refused(Answer(status=response.status, headers=response.headers, body=body))
+            raise refused(HttpResponse(status=response.status, headers=response.headers, body=body))
         async for piece in response.content.iter_chunked(PIECE):
             yield piece
 

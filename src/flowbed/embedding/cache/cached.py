@@ -7,8 +7,6 @@ import time
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-import numpy as np
-
 from flowbed import telemetry
 from flowbed.embedding.cache.encoding import FLOAT, Layout
 from flowbed.embedding.cache.tiers import Tiers
@@ -24,6 +22,7 @@ from flowbed.records import Embedded, vector_keys
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
 
+    import numpy as np
     from numpy.typing import NDArray
 
     from flowbed.embedding import Embedder
@@ -280,6 +279,8 @@ class Cached(Wrapper):
                 f"model {self.space.model} answered vectors of shape {embedded.vectors.shape}, not {shape}; set its "
                 "dimensions to what it answers"
             )
+        import numpy as np
+
         rows = np.ascontiguousarray(embedded.vectors, dtype=FLOAT)
         cut_off = set(embedded.truncated)
         return {

@@ -7,14 +7,13 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-import numpy as np
-
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
+    import numpy as np
     from numpy.typing import NDArray
 
-FLOAT = np.dtype("<f4")
+FLOAT, FLOAT_BYTES = "<f4", 4
 COUNT_BYTES = 4
 
 # Behind a text whose end was cut off, so that giving the vector back says so again.
@@ -27,7 +26,7 @@ class Layout:
     def __init__(self, dimensions: int) -> None:
         """Hold `dimensions` numbers in each."""
         self._dimensions = dimensions
-        self._bytes = dimensions * FLOAT.itemsize
+        self._bytes = dimensions * FLOAT_BYTES
 
     def pack(self, vector: NDArray[np.float32], *, count: int | None, cut_off: bool) -> bytes:
         """Write one vector of shape (dimensions,), little-endian float32."""
@@ -50,7 +49,9 @@ class Layout:
         return more in (0, COUNT_BYTES) or (more in (1, COUNT_BYTES + 1) and value.endswith(CUT_OFF))
 
     def is_finite(self, value: bytes) -> bool:
-        """Whether a valid value has no hole."""
+        """Whether all numbers of a valid value are finite."""
+        import numpy as np  # finding and submitting work never loads it
+
         return bool(np.isfinite(np.frombuffer(value, dtype=FLOAT, count=self._dimensions)).all())
 
     def is_cut_off(self, value: bytes) -> bool:
@@ -64,5 +65,7 @@ class Layout:
 
     def vectors(self, values: Iterable[bytes]) -> NDArray[np.float32]:
         """Read valid values into a new array of shape (values, dimensions), which belongs to the caller alone."""
+        import numpy as np
+
         joined = b"".join([value[: self._bytes] for value in values])
         return np.frombuffer(joined, dtype=FLOAT).reshape(-1, self._dimensions).astype(np.float32)

@@ -1,18 +1,16 @@
-"""An embedder that asks a provider over HTTP; what is particular to one vendor is its `Api`."""
+"""An embedder that asks a provider over HTTP; what is particular to one vendor is its `VendorApi`."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, Literal, Protocol
 
-import numpy as np
-
 from flowbed.embedding.providers.parsing import matrix, message_of, normalised
 from flowbed.embedding.requests import cut, halved, in_parts
 from flowbed.embedding.tokens import Decodes
 from flowbed.embedding.unicode import require_unicode
 from flowbed.errors import Error, Misconfigured, Rejected, TooMany, Transient
-from flowbed.http.client import Provider, told_wait
+from flowbed.http.client import HttpClient, wait_in_message
 from flowbed.records import Embedded
 
 if TYPE_CHECKING:
@@ -21,7 +19,7 @@ if TYPE_CHECKING:
     from flowbed.embedding import Rates
     from flowbed.embedding.options import Options
     from flowbed.embedding.tokens import Counter
-    from flowbed.http.client import Answer
+    from flowbed.http.client import HttpResponse
     from flowbed.records import Purpose, Space
 
 Verdict = Literal["transient", "rejected", "too_large", "misconfigured"]
@@ -38,7 +36,7 @@ GATEWAYS = frozenset({502, 504, 520, 524})
 
 
 @dataclass(frozen=True, kw_only=True)
-class Read:
+class ParsedResponse:
     """An answer, read: one embedding a text, in their order, and the tokens it was billed with where it says so."""
 
     embeddings: Sequence[Any]
@@ -46,7 +44,7 @@ class Read:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Refused:
+class Refusal:
     """What a refusal means, as far as the vendor says more than its status does.
 
     `too_large` is a request that may pass in parts. `inputs` are positions in the request. `advice` is what to do.
@@ -58,7 +56,7 @@ class Refused:
     advice: str = ""
 
 
-class Api(Protocol):
+class VendorApi(Protocol):
     """How one vendor's API is spoken."""
 
     path: str
@@ -67,7 +65,7 @@ class Api(Protocol):
         """Write a request."""
         ...
 
-    def read(self, payload: Any, count: int) -> Read:  # as JSON has it
+    def read(self, payload: Any, count: int) -> ParsedResponse:  # as JSON has it
         """Read the answer for `count` texts.
 
         Raises:
@@ -75,17 +73,18 @@ class Api(Protocol):
         """
         ...
 
-    def refused(self, answer: Answer) -> Refused:
+    def refused(self, answer: HttpResponse) -> Refusal:
         """Read a refusal."""
         ...
 
 
 @dataclass(frozen=True, kw_only=True)
-class Model:
-    """What a vendor says of a model.
+class ProviderModel:
+    """What a vendor publishes of a model.
 
-    `dimensions` of its vectors, and the `sizes` that can be asked for in their place; `window` tokens in a text (0 is
-    not known) and `request` tokens in a request; `rates` of a minute are per key.
+    `dimensions` of its vectors, and the other `sizes` that can be requested; tokens in a text (`window`, 0 if unknown)
+    and in a request; `tokens_per_minute` of one key. `price` is US dollars per million tokens (as of 2026), None if
+    unknown or not per token; `batch_share` is the part of it that the Batch API charges, None without one.
     """
 
     dimensions: int
@@ -93,10 +92,12 @@ class Model:
     request: int
     sizes: range | frozenset[int] = frozenset()
     tokens_per_minute: int | None = None
+    price: float | None = None
+    batch_share: float | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
-class Terms:
+class ProviderTerms:
     """On what terms a provider embeds: texts and tokens in a request, tokens in a text, dollars per million tokens.
 
     `prompts` are put in front of texts, by purpose; `key` is the setting that holds the key. `exact` says that just the
@@ -114,10 +115,12 @@ class Terms:
     exact: bool = False
 
 
-class Remote:
+class RemoteEmbedder:
     """An embedder of a provider. A call is cut to what one request may hold, and answered whole or not at all."""
 
-    def __init__(self, api: Api, provider: Provider, *, space: Space, terms: Terms, counter: Counter) -> None:
+    def __init__(
+        self, api: VendorApi, provider: HttpClient, *, space: Space, terms: ProviderTerms, counter: Counter
+    ) -> None:
         """Join the vendor's way of speaking, the connection to it, and what it offers."""
         self.space = space
         self.items = terms.items
@@ -141,6 +144,8 @@ class Remote:
         """
         require_unicode(texts)
         if not texts:
+            import numpy as np
+
             return Embedded(vectors=np.empty((0, self.space.dimensions), dtype=np.float32))
         if "" in texts:
             # Refused by almost all of them, and with one error for all the texts of a request.
@@ -176,7 +181,7 @@ class Remote:
         return self.count(prompt + text) if prompt else tokens
 
     @property
-    def provider(self) -> Provider:
+    def provider(self) -> HttpClient:
         """The way to the provider, for what else it is asked than vectors."""
         return self._provider
 
@@ -184,7 +189,7 @@ class Remote:
         """Write the request that asks for the vector of one document, alone."""
         return self.api.body([self._terms.prompts.get("document", "") + text], "document")
 
-    def failure(self, answer: Answer) -> Error:
+    def failure(self, answer: HttpResponse) -> Error:
         """Tell what a refusal of anything means that is not about texts."""
         return self._error(answer, self._judged(answer), ())
 
@@ -237,25 +242,25 @@ class Remote:
             tokens = sum(map(self._counter.count, texts))
         return Embedded(vectors=vectors, tokens=tokens)
 
-    def _read(self, answer: Answer, count: int) -> Read:
+    def _read(self, answer: HttpResponse, count: int) -> ParsedResponse:
         if answer.json is None:
             raise Transient("the answer is no JSON, or only part of one")
         return self.api.read(answer.json, count)
 
-    def _judged(self, answer: Answer) -> Refused:
+    def _judged(self, answer: HttpResponse) -> Refusal:
         refused = self.api.refused(answer)
         if refused.verdict is not None:
             return refused
         fallback: Verdict = "transient" if answer.status >= SERVERS_FAULT else "rejected"
         return replace(refused, verdict=STATUSES.get(answer.status, fallback))
 
-    def _error(self, answer: Answer, refused: Refused, texts: Sequence[str]) -> Error:
+    def _error(self, answer: HttpResponse, refused: Refusal, texts: Sequence[str]) -> Error:
         said = self._provider.redacted(message_of(answer.json), texts)
         message = f"{self._provider.shown} answered {answer.status}" + (f": {said}" if said else "")
         if refused.verdict == "misconfigured":
             return Misconfigured(f"{message}; {refused.advice or self._advice(answer.status)}")
         if refused.verdict == "transient":
-            waits = (refused.retry_after, answer.retry_after, told_wait(message))
+            waits = (refused.retry_after, answer.retry_after, wait_in_message(message))
             # Who is too busy for us is there: callers of the same key hold back, and no breaker opens.
             kind = TooMany if answer.status == TOO_MANY else Transient
             return kind(message, retry_after=next((wait for wait in waits if wait is not None), None))
@@ -273,9 +278,9 @@ class Remote:
         )
 
 
-def open_provider(
+def open_client(
     options: Options, base_url: str, *, key: str, headers: Mapping[str, str] | None = None
-) -> Provider:
+) -> HttpClient:
     """Make the way to a provider, as its options say; unless `headers` do, a bearer's token carries the key.
 
     Raises:
@@ -283,7 +288,7 @@ def open_provider(
     """
     if headers is None:
         headers = {"Authorization": f"Bearer {key}"} if key else {}
-    return Provider(
+    return HttpClient(
         base_url,
         vendor=options.vendor,
         headers=headers,
@@ -294,7 +299,7 @@ def open_provider(
     )
 
 
-def chosen_dimensions(options: Options, name: str, model: Model | None) -> int:
+def chosen_dimensions(options: Options, name: str, model: ProviderModel | None) -> int:
     """Tell of how many dimensions vectors are to be: as the options say, or as the model's come.
 
     Raises:
@@ -327,3 +332,20 @@ def required_key(options: Options, variable: str) -> str:
             f"there is no key for {options.vendor}: set {variable}, or api_key in [providers.{options.vendor}]"
         )
     return key
+
+
+def price_of(options: Options, name: str, model: ProviderModel | None) -> float:
+    """Return US dollars per million tokens: as the options say, otherwise as the vendor publishes it.
+
+    Raises:
+        Misconfigured: the price is unknown. A model taken for free would come with a surprising bill.
+    """
+    price = options.amount("price")
+    if price is None and model is not None:
+        price = model.price
+    if price is None:
+        raise Misconfigured(
+            f'the price of model {options.vendor}:{name} is not known: set "{name}" = ..., in US dollars per million '
+            "tokens, in [prices]"
+        )
+    return price

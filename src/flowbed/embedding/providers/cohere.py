@@ -10,25 +10,26 @@ from typing import TYPE_CHECKING, Any
 
 from flowbed.embedding.options import COMMON, Options
 from flowbed.embedding.providers.client import (
-    Model,
-    Read,
-    Refused,
-    Remote,
-    Terms,
+    ParsedResponse,
+    ProviderModel,
+    ProviderTerms,
+    Refusal,
+    RemoteEmbedder,
     chosen_dimensions,
-    open_provider,
+    open_client,
+    price_of,
     required_key,
 )
 from flowbed.embedding.providers.parsing import message_of, positional, usage
-from flowbed.embedding.providers.prices import price_of
 from flowbed.embedding.tokens import open_counter
+from flowbed.embedding.vendors import Vendor
 from flowbed.records import Space
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
     from pathlib import Path
 
-    from flowbed.http.client import Answer
+    from flowbed.http.client import HttpResponse
     from flowbed.records import Purpose
 
 BASE_URL = "https://api.cohere.com"
@@ -44,13 +45,23 @@ INPUT_TYPES: Mapping[Purpose, str] = {"document": "search_document", "query": "s
 FACTOR = 1.2
 
 MODELS = {
-    "embed-v4.0": Model(
-        dimensions=1_536, window=LONG, request=ITEMS * LONG, sizes=frozenset({256, 512, 1_024, 1_536})
+    "embed-v4.0": ProviderModel(
+        dimensions=1_536,
+        window=LONG,
+        request=ITEMS * LONG,
+        sizes=frozenset({256, 512, 1_024, 1_536}),
+        price=0.12,
     ),
-    "embed-english-v3.0": Model(dimensions=1_024, window=SHORT, request=ITEMS * SHORT),
-    "embed-multilingual-v3.0": Model(dimensions=1_024, window=SHORT, request=ITEMS * SHORT),
-    "embed-english-light-v3.0": Model(dimensions=384, window=SHORT, request=ITEMS * SHORT),
-    "embed-multilingual-light-v3.0": Model(dimensions=384, window=SHORT, request=ITEMS * SHORT),
+    "embed-english-v3.0": ProviderModel(dimensions=1_024, window=SHORT, request=ITEMS * SHORT, price=0.10),
+    "embed-multilingual-v3.0": ProviderModel(
+        dimensions=1_024, window=SHORT, request=ITEMS * SHORT, price=0.10
+    ),
+    "embed-english-light-v3.0": ProviderModel(
+        dimensions=384, window=SHORT, request=ITEMS * SHORT, price=0.10
+    ),
+    "embed-multilingual-light-v3.0": ProviderModel(
+        dimensions=384, window=SHORT, request=ITEMS * SHORT, price=0.10
+    ),
 }
 
 TOO_MANY_TEXTS = re.compile(r"number of texts must be at most", re.IGNORECASE)
@@ -62,7 +73,7 @@ NO_SUCH_MODEL = re.compile(
 BAD_REQUEST, TOO_MANY, BLOCKED = 400, 429, 498
 
 
-def open_cohere(name: str, *, cache: Path, options: Mapping[str, str]) -> Remote:  # noqa: ARG001 - keeps no files
+def open_cohere(name: str, *, cache: Path, options: Mapping[str, str]) -> RemoteEmbedder:  # noqa: ARG001 - keeps no files
     """Open a model of Cohere.
 
     docs/providers.md tells what `options` there are.
@@ -74,19 +85,19 @@ def open_cohere(name: str, *, cache: Path, options: Mapping[str, str]) -> Remote
     model = MODELS.get(name)
     dimensions = chosen_dimensions(read, name, model)
     key = required_key(read, KEY)
-    return Remote(
+    return RemoteEmbedder(
         CohereApi(name, dimensions=dimensions if model is None or model.sizes else None),
-        open_provider(read, read.text("base_url", BASE_URL), key=key),
+        open_client(read, read.text("base_url", BASE_URL), key=key),
         space=Space(
             model=name,
             dimensions=dimensions,
             prompts=tuple((purpose, f"input_type:{word}") for purpose, word in INPUT_TYPES.items()),
         ),
-        terms=Terms(
+        terms=ProviderTerms(
             items=min(read.number("items") or ITEMS, ITEMS),
             tokens=read.number("tokens") or (model.request if model else ITEMS * SHORT),
             window=model.window if model else 0,
-            price=price_of(read, name),
+            price=price_of(read, name, model),
             rates=read.rates(inputs=INPUTS_PER_MINUTE),
             matryoshka=model is not None and bool(model.sizes),
             key=KEY,
@@ -111,25 +122,32 @@ class CohereApi:
         """Write a request; its type is required."""
         return {"texts": texts, "input_type": INPUT_TYPES[purpose], **self._always}
 
-    def read(self, payload: Any, count: int) -> Read:  # as JSON has it
+    def read(self, payload: Any, count: int) -> ParsedResponse:  # as JSON has it
         """Read {embeddings: {float: [...]}, meta: {billed_units: {input_tokens}}}; vectors have no index."""
         embeddings = payload.get("embeddings") if isinstance(payload, dict) else None
         rows = embeddings.get("float") if isinstance(embeddings, dict) else None
-        return Read(
+        return ParsedResponse(
             embeddings=positional(rows, count),
             tokens=usage(payload, "meta", "billed_units", "input_tokens"),
         )
 
-    def refused(self, answer: Answer) -> Refused:
+    def refused(self, answer: HttpResponse) -> Refusal:
         """Read {message}, which alone tells one bad request from another."""
         said = message_of(answer.json)
         if answer.status == TOO_MANY and MONTHLY.search(said):
-            return Refused(verdict="misconfigured", advice="use a production key")
+            return Refusal(verdict="misconfigured", advice="use a production key")
         if answer.status == BLOCKED:
             # Cohere's word for a text that its filter does not let through, and for a key that it does not know.
-            return Refused(verdict="rejected" if "blocked" in said.lower() else "misconfigured")
+            return Refusal(verdict="rejected" if "blocked" in said.lower() else "misconfigured")
         if answer.status == BAD_REQUEST and TOO_MANY_TEXTS.search(said):
-            return Refused(verdict="too_large")
+            return Refusal(verdict="too_large")
         if answer.status == BAD_REQUEST and NO_SUCH_MODEL.search(said):
-            return Refused(verdict="misconfigured")
-        return Refused()
+            return Refusal(verdict="misconfigured")
+        return Refusal()
+
+
+VENDOR = Vendor(
+    open=open_cohere,
+    models=MODELS,
+    variables={"api_key": (KEY, "COHERE_API_KEY"), "base_url": ("CO_API_URL",)},
+)

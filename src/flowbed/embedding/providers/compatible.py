@@ -5,19 +5,25 @@ from __future__ import annotations
 import asyncio
 from typing import TYPE_CHECKING
 
-import numpy as np
-
-from flowbed.embedding import open_embedder
+from flowbed.embedding.batch_api import JobTerms
 from flowbed.embedding.options import COMMON, Options
 from flowbed.embedding.providers.client import (
-    Remote,
-    Terms,
+    ProviderTerms,
+    RemoteEmbedder,
     chosen_dimensions,
-    open_provider,
+    open_client,
 )
-from flowbed.embedding.providers.openai import MODELS, OpenAIApi
-from flowbed.embedding.providers.prices import PRICES
+from flowbed.embedding.providers.openai import (
+    JOB_BYTES,
+    JOB_SECONDS,
+    JOB_TEXTS,
+    MODELS,
+    OpenAIApi,
+    OpenAIJobs,
+    jobs_account,
+)
 from flowbed.embedding.tokens import Bpe, open_counter
+from flowbed.embedding.vendors import Vendor, known_model, open_embedder
 from flowbed.embedding.wrappers import Wrapper
 from flowbed.errors import Misconfigured, Rejected
 from flowbed.records import Space
@@ -27,6 +33,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from flowbed.embedding import Embedder
+    from flowbed.embedding.batch_api.job_client import Jobs
     from flowbed.embedding.tokens import Counter
     from flowbed.records import Embedded, Purpose
 
@@ -56,7 +63,7 @@ PROBE, OTHER = "Old keys, 17.50 EUR. Grüße! ", "The cat sat by a warm sea and 
 PURPOSES: tuple[Purpose, ...] = ("document", "query")
 
 
-def open_compatible(name: str, *, cache: Path, options: Mapping[str, str]) -> Remote | Same:
+def open_compatible(name: str, *, cache: Path, options: Mapping[str, str]) -> RemoteEmbedder | Same:
     """Open the model that a server knows as `name`.
 
     docs/providers.md tells what `options` there are.
@@ -78,7 +85,7 @@ def open_compatible(name: str, *, cache: Path, options: Mapping[str, str]) -> Re
     return Same(remote, reference=read.text("same_as"), cache=cache)
 
 
-def _remote(name: str, read: Options, reference: Embedder | None) -> Remote:
+def _remote(name: str, read: Options, reference: Embedder | None) -> RemoteEmbedder:
     model = MODELS.get(name)
     key = read.text("api_key").strip()
     prompts = read.prompts()
@@ -86,16 +93,16 @@ def _remote(name: str, read: Options, reference: Embedder | None) -> Remote:
     # A size that a model has besides its own is to be had by asking for it, and in no other way.
     other_size = model is not None and space.dimensions != model.dimensions
     encoding = read.choice("encoding", ("base64", "float", "none"))
-    return Remote(
+    return RemoteEmbedder(
         OpenAIApi(
             name,
             dimensions=space.dimensions if read.flag("send_dimensions") or other_size else None,
             encoding="" if encoding == "none" else encoding,
             input_types=read.flag("send_input_type"),
         ),
-        open_provider(read, read.text("base_url"), key=key),
+        open_client(read, read.text("base_url"), key=key),
         space=space,
-        terms=Terms(
+        terms=ProviderTerms(
             items=read.number("items") or ITEMS,
             tokens=read.number("tokens") or TOKENS,
             window=read.number("window") or (model.window if model else 0),
@@ -126,8 +133,9 @@ def _price(name: str, read: Options) -> float:
     said = read.amount("price")
     if said is not None:
         return said
-    # A model of a vendor is paid for wherever it is reached; one of another name runs on a server of one's own.
-    return PRICES[name].dollars if name in PRICES else 0.0
+    # A vendor's model costs its price wherever it is reached; a model of another name runs on the user's own server.
+    model = known_model(name)
+    return (model.price if model is not None else None) or 0.0
 
 
 def _counter(name: str, read: Options, reference: Embedder | None) -> Counter:
@@ -150,7 +158,7 @@ class _AsReference:
 class Same(Wrapper):
     """A server whose vectors are said to be another model's: believed once texts have the same vectors from both."""
 
-    def __init__(self, remote: Remote, *, reference: str, cache: Path) -> None:
+    def __init__(self, remote: RemoteEmbedder, *, reference: str, cache: Path) -> None:
         """Stand in front of `remote`; `reference` names the other model, which is opened for the trial alone."""
         super().__init__(remote)
         self.rates = remote.rates
@@ -243,6 +251,41 @@ class Same(Wrapper):
 
     async def _likeness(self, reference: Embedder, text: str, purpose: Purpose) -> float:
         """Tell the cosine between the two vectors of a text."""
+        import numpy as np
+
         expected = (await reference.embed([text], purpose=purpose)).vectors[0]
         found = (await self._embedder.embed([text], purpose=purpose)).vectors[0]
         return float(np.dot(expected, found) / (np.linalg.norm(expected) * np.linalg.norm(found)))
+
+
+def open_compatible_jobs(name: str, embedder: Embedder, *, options: Mapping[str, str]) -> Jobs | None:  # noqa: ARG001
+    """Open the Batch API of a server that speaks OpenAI's, where the option `batch` says that it has one.
+
+    Raises:
+        Misconfigured: an option is wrong.
+    """
+    from flowbed.embedding.batch_api.job_client import Jobs, remote_behind
+
+    read = Options("compatible", options, OPTIONS)
+    remote = remote_behind(embedder)
+    if remote is None or not read.flag("batch"):
+        return None
+    share = read.amount("batch_price")
+    terms = JobTerms(
+        # The limits of such a server are unknown: OpenAI's are assumed, except for the queue.
+        texts=JOB_TEXTS,
+        bytes=JOB_BYTES,
+        tokens=read.number("batch_tokens"),
+        seconds=JOB_SECONDS,
+        price=remote.price * (1.0 if share is None else share),
+        account=jobs_account(read),
+    )
+    return Jobs(
+        remote,
+        OpenAIJobs(),
+        terms=terms,
+        believe=embedder.believe_jobs if isinstance(embedder, Same) else None,
+    )
+
+
+VENDOR = Vendor(open=open_compatible, open_jobs=open_compatible_jobs)

@@ -10,21 +10,20 @@ import re
 from typing import TYPE_CHECKING, Any, Literal
 from urllib.parse import quote
 
-import numpy as np
-
 from flowbed.embedding.options import COMMON, Options
 from flowbed.embedding.providers.client import (
-    Model,
-    Read,
-    Refused,
-    Remote,
-    Terms,
+    ParsedResponse,
+    ProviderModel,
+    ProviderTerms,
+    Refusal,
+    RemoteEmbedder,
     chosen_dimensions,
-    open_provider,
+    open_client,
     required_key,
 )
 from flowbed.embedding.providers.parsing import message_of, positional
 from flowbed.embedding.tokens import open_counter
+from flowbed.embedding.vendors import Vendor
 from flowbed.errors import Transient
 from flowbed.records import Space
 
@@ -32,7 +31,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
     from pathlib import Path
 
-    from flowbed.http.client import Answer
+    from flowbed.http.client import HttpResponse
     from flowbed.records import Purpose
 
 Pooling = Literal["mean", "cls"]
@@ -55,7 +54,7 @@ ITEMS, TOKENS = 32, 16_384
 
 # Some models that many use, so that their dimensions need not be set; windows without the two special tokens.
 MODELS = {
-    name: Model(dimensions=dimensions, window=window, request=TOKENS)
+    name: ProviderModel(dimensions=dimensions, window=window, request=TOKENS)
     for name, dimensions, window in (
         ("BAAI/bge-base-en-v1.5", 768, 510),
         ("BAAI/bge-large-en-v1.5", 1_024, 510),
@@ -75,7 +74,7 @@ UNAVAILABLE = 503
 DEPTH_OF_TOKENS = 2
 
 
-def open_huggingface(name: str, *, cache: Path, options: Mapping[str, str]) -> Remote:  # noqa: ARG001 - keeps no files
+def open_huggingface(name: str, *, cache: Path, options: Mapping[str, str]) -> RemoteEmbedder:  # noqa: ARG001 - keeps no files
     """Open a model of the hub, as Hugging Face serves it; with `endpoint`, as that address does.
 
     docs/providers.md tells what `options` there are.
@@ -94,13 +93,13 @@ def open_huggingface(name: str, *, cache: Path, options: Mapping[str, str]) -> R
         for purpose in ("document", "query")
         if f"{purpose}_prompt_name" in read
     }
-    return Remote(
+    return RemoteEmbedder(
         HuggingFaceApi(
             "" if "endpoint" in read else f"/models/{quote(name)}/pipeline/feature-extraction",
             pooling=pooling,
             prompt_names=names,
         ),
-        open_provider(read, read.text("endpoint") or read.text("base_url", BASE_URL), key=key),
+        open_client(read, read.text("endpoint") or read.text("base_url", BASE_URL), key=key),
         space=Space(
             model=name,
             dimensions=dimensions,
@@ -112,7 +111,7 @@ def open_huggingface(name: str, *, cache: Path, options: Mapping[str, str]) -> R
                 )
             ),
         ),
-        terms=Terms(
+        terms=ProviderTerms(
             items=read.number("items") or ITEMS,
             tokens=read.number("tokens") or TOKENS,
             window=model.window if model else 0,
@@ -145,24 +144,28 @@ class HuggingFaceApi:
             **({"prompt_name": named} if named else {}),
         }
 
-    def read(self, payload: Any, count: int) -> Read:  # as JSON has it
+    def read(self, payload: Any, count: int) -> ParsedResponse:  # as JSON has it
         """Read a vector for each text, or for each of its tokens; nothing is said of usage."""
-        return Read(embeddings=[self._pooled(each) for each in positional(payload, count)], tokens=None)
+        return ParsedResponse(
+            embeddings=[self._pooled(each) for each in positional(payload, count)], tokens=None
+        )
 
-    def refused(self, answer: Answer) -> Refused:
+    def refused(self, answer: HttpResponse) -> Refusal:
         """Read {error, estimated_time} and {error, error_type}."""
         said = message_of(answer.json)
         if answer.status == UNAVAILABLE and isinstance(answer.json, dict):
             # A model that is being loaded says how long that takes.
             wait = answer.json.get("estimated_time")
-            return Refused(verdict="transient", retry_after=wait if isinstance(wait, int | float) else None)
+            return Refusal(verdict="transient", retry_after=wait if isinstance(wait, int | float) else None)
         if TOO_LARGE.search(said):
-            return Refused(verdict="too_large")
+            return Refusal(verdict="too_large")
         if NOT_SERVED.search(said):
-            return Refused(verdict="misconfigured")
-        return Refused()
+            return Refusal(verdict="misconfigured")
+        return Refusal()
 
     def _pooled(self, embedding: Any) -> Any:  # as JSON has it
+        import numpy as np
+
         if not (isinstance(embedding, list) and embedding and isinstance(embedding[0], list)):
             return embedding
         try:
@@ -177,3 +180,6 @@ class HuggingFaceApi:
             )
         pooled = tokens[0] if self._pooling == "cls" else tokens.mean(axis=0, dtype=np.float64)
         return pooled.tolist()
+
+
+VENDOR = Vendor(open=open_huggingface, models=MODELS, variables={"api_key": (KEY, "HUGGING_FACE_HUB_TOKEN")})

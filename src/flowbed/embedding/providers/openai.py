@@ -1,6 +1,7 @@
-"""OpenAI's embeddings, and Azure's of the same models.
+"""OpenAI's embeddings and Batch API, and Azure's embeddings of the same models.
 
-Source: https://platform.openai.com/docs/api-reference/embeddings (limits, dimensions, errors).
+Sources: https://platform.openai.com/docs/api-reference/embeddings and https://platform.openai.com/docs/guides/batch
+(limits, dimensions, states, errors), with the references of batches and files.
 """
 
 from __future__ import annotations
@@ -9,27 +10,31 @@ import re
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlencode
 
+from flowbed.embedding.batch_api import JobTerms
 from flowbed.embedding.options import COMMON, Options
 from flowbed.embedding.providers.client import (
-    Model,
-    Read,
-    Refused,
-    Remote,
-    Terms,
+    ParsedResponse,
+    ProviderModel,
+    ProviderTerms,
+    Refusal,
+    RemoteEmbedder,
     chosen_dimensions,
-    open_provider,
+    open_client,
+    price_of,
     required_key,
 )
 from flowbed.embedding.providers.parsing import indexed, message_of, usage
-from flowbed.embedding.providers.prices import price_of
 from flowbed.embedding.tokens import Bpe, open_counter
+from flowbed.embedding.vendors import Vendor
 from flowbed.records import Space
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
     from pathlib import Path
 
-    from flowbed.http.client import Answer
+    from flowbed.embedding import Embedder
+    from flowbed.embedding.batch_api.job_client import Jobs
+    from flowbed.http.client import HttpResponse
     from flowbed.records import Purpose
 
 BASE_URL = "https://api.openai.com/v1"
@@ -40,10 +45,25 @@ ITEMS = 2_048
 # Of all texts of a request together; and of one text.
 TOKENS, WINDOW = 300_000, 8_192
 
+# A batch job: texts, bytes of input, seconds until it is done or expires.
+JOB_TEXTS, JOB_BYTES, JOB_SECONDS = 50_000, 200_000_000, 86_400
+# Tokens of an embedding model that may be queued in the smallest paid tier (unverified, 2026-11-21: account holders see
+# their own limits); larger tiers have more.
+JOB_QUEUE = 3_000_000
+# The Batch API's part of the price of a model that is not in the table: half, as for all of OpenAI's models.
+BATCH_SHARE = 0.5
+JOB_ENDPOINT = "/v1/embeddings"
+
 MODELS = {
-    "text-embedding-3-small": Model(dimensions=1_536, window=WINDOW, request=TOKENS, sizes=range(1, 1_537)),
-    "text-embedding-3-large": Model(dimensions=3_072, window=WINDOW, request=TOKENS, sizes=range(1, 3_073)),
-    "text-embedding-ada-002": Model(dimensions=1_536, window=WINDOW, request=TOKENS),
+    "text-embedding-3-small": ProviderModel(
+        dimensions=1_536, window=WINDOW, request=TOKENS, sizes=range(1, 1_537), price=0.02, batch_share=0.5
+    ),
+    "text-embedding-3-large": ProviderModel(
+        dimensions=3_072, window=WINDOW, request=TOKENS, sizes=range(1, 3_073), price=0.13, batch_share=0.5
+    ),
+    "text-embedding-ada-002": ProviderModel(
+        dimensions=1_536, window=WINDOW, request=TOKENS, price=0.10, batch_share=0.5
+    ),
 }
 
 # Codes of errors that no other text and no later time would change.
@@ -67,7 +87,7 @@ MALFORMED = (400, 422)
 LARGE = (*MALFORMED, 413, 429)
 
 
-def open_openai(name: str, *, cache: Path, options: Mapping[str, str]) -> Remote:  # noqa: ARG001 - keeps no files
+def open_openai(name: str, *, cache: Path, options: Mapping[str, str]) -> RemoteEmbedder:  # noqa: ARG001 - keeps no files
     """Open a model of OpenAI; with `api_version`, or at an address of Azure, of a deployment there.
 
     docs/providers.md tells what `options` there are.
@@ -86,19 +106,19 @@ def open_openai(name: str, *, cache: Path, options: Mapping[str, str]) -> Remote
     for header, option in (("OpenAI-Organization", "organization"), ("OpenAI-Project", "project")):
         if option in read:
             headers[header] = read.text(option)
-    return Remote(
+    return RemoteEmbedder(
         OpenAIApi(
             read.text("deployment", name),
             path="/embeddings" + (f"?{urlencode({'api-version': version})}" if version else ""),
             dimensions=dimensions if model is None or dimensions != model.dimensions else None,
         ),
-        open_provider(read, base_url, key=key, headers=headers),
+        open_client(read, base_url, key=key, headers=headers),
         space=Space(model=name, dimensions=dimensions),
-        terms=Terms(
+        terms=ProviderTerms(
             items=min(read.number("items") or ITEMS, ITEMS),
             tokens=read.number("tokens") or TOKENS,
             window=model.window if model else WINDOW,
-            price=price_of(read, name),
+            price=price_of(read, name, model),
             rates=read.rates(),
             matryoshka=model is not None and bool(model.sizes),
             key=KEY,
@@ -143,15 +163,15 @@ class OpenAIApi:
         extra = {"input_type": purpose} if self._input_types else {}
         return {"input": texts, **self._always, **extra}
 
-    def read(self, payload: Any, count: int) -> Read:  # as JSON has it
+    def read(self, payload: Any, count: int) -> ParsedResponse:  # as JSON has it
         """Read {data: [{index, embedding}], usage: {prompt_tokens, total_tokens}}."""
         data = payload.get("data") if isinstance(payload, dict) else None
         tokens = usage(payload, "usage", "prompt_tokens")
         if tokens is None:
             tokens = usage(payload, "usage", "total_tokens")
-        return Read(embeddings=indexed(data, count), tokens=tokens)
+        return ParsedResponse(embeddings=indexed(data, count), tokens=tokens)
 
-    def refused(self, answer: Answer) -> Refused:
+    def refused(self, answer: HttpResponse) -> Refusal:
         """Read {error: {message, type, param, code}}, and the forms that other servers have for it."""
         error = answer.json.get("error") if isinstance(answer.json, dict) else None
         fields = error if isinstance(error, dict) else {}
@@ -159,11 +179,72 @@ class OpenAIApi:
         said = message_of(answer.json)
         large = answer.status in LARGE and TOO_LARGE.search(said)
         if codes & OF_THE_ACCOUNT:
-            return Refused(verdict="misconfigured", advice="look at the account's plan and credit")
+            return Refusal(verdict="misconfigured", advice="look at the account's plan and credit")
         if codes & OF_THE_SETTINGS:
-            return Refused(verdict="misconfigured")
+            return Refusal(verdict="misconfigured")
         if large or OF_THE_SIZE & codes:
-            return Refused(verdict="too_large")
+            return Refusal(verdict="too_large")
         if answer.status in MALFORMED and SETTING.search(said):
-            return Refused(verdict="misconfigured", advice="change the option that it names, or leave it out")
-        return Refused()
+            return Refusal(verdict="misconfigured", advice="change the option that it names, or leave it out")
+        return Refusal()
+
+
+def open_openai_jobs(name: str, embedder: Embedder, *, options: Mapping[str, str]) -> Jobs | None:
+    """Open OpenAI's Batch API; None at Azure, whose deployments and files have other shapes.
+
+    Raises:
+        Misconfigured: an option is wrong.
+    """
+    from flowbed.embedding.batch_api.job_client import Jobs, remote_behind
+
+    read = Options("openai", options, OPTIONS)
+    remote = remote_behind(embedder)
+    if remote is None or is_azure(read):
+        return None
+    model = MODELS.get(name)
+    share = BATCH_SHARE if model is None else model.batch_share
+    if share is None:
+        return None
+    terms = JobTerms(
+        texts=JOB_TEXTS,
+        bytes=JOB_BYTES,
+        tokens=read.number("batch_tokens") or JOB_QUEUE,
+        seconds=JOB_SECONDS,
+        price=remote.price * share,
+        account=jobs_account(read),
+    )
+    return Jobs(remote, OpenAIJobs(), terms=terms)
+
+
+def jobs_account(read: Options) -> str:
+    """Name the account whose jobs are listed: an address, a project, and a key, which some servers do without."""
+    from flowbed.embedding.wrappers.limits import bucket_name
+
+    parts = [read.text(name).strip() for name in ("organization", "project", "api_key")]
+    address = read.text("base_url", BASE_URL).strip().rstrip("/")
+    return bucket_name(read.vendor, "\n".join([address, *parts]))
+
+
+class OpenAIJobs:
+    """OpenAI's input lines and jobs: each line is a whole request."""
+
+    def line(self, name: str, request: Mapping[str, Any]) -> Mapping[str, Any]:
+        """Return {custom_id, method, url, body}."""
+        return {"custom_id": name, "method": "POST", "url": JOB_ENDPOINT, "body": request}
+
+    def job(self, request: Mapping[str, Any]) -> Mapping[str, Any]:  # noqa: ARG002 - the lines say it
+        """Return {endpoint, completion_window}."""
+        return {"endpoint": JOB_ENDPOINT, "completion_window": "24h"}
+
+
+VENDOR = Vendor(
+    open=open_openai,
+    open_jobs=open_openai_jobs,
+    models=MODELS,
+    variables={
+        "api_key": (KEY,),
+        "base_url": ("OPENAI_BASE_URL",),
+        "organization": ("OPENAI_ORG_ID",),
+        "project": ("OPENAI_PROJECT_ID",),
+    },
+)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
 from pybase64 import b64decode  # the standard library's takes ten times as long
 
 from flowbed.errors import Misconfigured, Rejected, Transient
@@ -12,9 +11,10 @@ from flowbed.errors import Misconfigured, Rejected, Transient
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    import numpy as np
     from numpy.typing import NDArray
 
-FLOAT = np.dtype("<f4")
+FLOAT = "<f4"
 # Squares of lengths that single precision has no doubt about.
 TINY, HUGE = 1e-30, 1e30
 
@@ -60,6 +60,8 @@ def matrix(embeddings: Sequence[Any], dimensions: int) -> NDArray[np.float32]:
         Transient: one cannot be read, or is of another length than its neighbours.
         Misconfigured: all of them have another number of dimensions than was set.
     """
+    import numpy as np
+
     rows = [_row(embedding) for embedding in embeddings]
     lengths = {len(row) for row in rows}
     if lengths != {dimensions}:
@@ -80,6 +82,8 @@ def normalised(vectors: NDArray[np.float32]) -> NDArray[np.float32]:
         Transient: one has a number that is not finite.
         Rejected: one is all zeros, so that it points nowhere; `inputs` says which.
     """
+    import numpy as np
+
     with np.errstate(over="ignore", invalid="ignore", under="ignore"):
         squares = np.einsum("ij,ij->i", vectors, vectors)
     # Looked at one by one: of a few, as most calls are, numpy would take longer for that than for the product.
@@ -120,6 +124,8 @@ def message_of(payload: Any) -> str:  # as JSON has it
 
 
 def _row(embedding: Any) -> NDArray[np.float32]:  # as JSON has it
+    import numpy as np
+
     try:
         if isinstance(embedding, str):
             return np.frombuffer(b64decode(embedding, validate=True), FLOAT)

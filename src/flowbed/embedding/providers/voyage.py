@@ -1,6 +1,7 @@
-"""Voyage's embeddings, at Voyage's own address or MongoDB's.
+"""Voyage's embeddings and Batch API, at Voyage's own address or MongoDB's.
 
-Source: https://docs.voyageai.com/reference/embeddings-api and the package voyageai 0.5.0.
+Sources: https://docs.voyageai.com/reference/embeddings-api, https://docs.voyageai.com/docs/batch-inference with the
+references of batches and files, and the package voyageai 0.5.0.
 """
 
 from __future__ import annotations
@@ -8,27 +9,31 @@ from __future__ import annotations
 import re
 from typing import TYPE_CHECKING, Any
 
+from flowbed.embedding.batch_api import JobTerms
 from flowbed.embedding.options import COMMON, Options
 from flowbed.embedding.providers.client import (
-    Model,
-    Read,
-    Refused,
-    Remote,
-    Terms,
+    ParsedResponse,
+    ProviderModel,
+    ProviderTerms,
+    Refusal,
+    RemoteEmbedder,
     chosen_dimensions,
-    open_provider,
+    open_client,
+    price_of,
     required_key,
 )
 from flowbed.embedding.providers.parsing import indexed, message_of, usage
-from flowbed.embedding.providers.prices import price_of
 from flowbed.embedding.tokens import open_counter
+from flowbed.embedding.vendors import Vendor
 from flowbed.records import Space
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
     from pathlib import Path
 
-    from flowbed.http.client import Answer
+    from flowbed.embedding import Embedder
+    from flowbed.embedding.batch_api.job_client import Jobs
+    from flowbed.http.client import HttpResponse
     from flowbed.records import Purpose
 
 BASE_URL = "https://api.voyageai.com/v1"
@@ -45,31 +50,44 @@ REQUESTS_PER_MINUTE = 2_000
 # be far more: a request that turns out to be too large is sent in halves.
 FACTOR = 1.2
 
+# A batch job: texts, and seconds until it is done or expires.
+JOB_TEXTS, JOB_SECONDS = 100_000, 43_200
+# Bytes of a job's input. The guide names no limit (2026-11-21; 1 GB is said elsewhere, unverified): OpenAI's is assumed
+# to be safe.
+JOB_BYTES = 200_000_000
+# Tokens of all jobs of an organization together. It may have 100 jobs at once: the next one is answered with 429.
+JOB_QUEUE = 1_000_000_000
+JOB_ENDPOINT = "/v1/embeddings"
+
+# Name, tokens in a text, in a request and in a minute, price. Models of one size have no Batch API.
 MODELS = {
-    "voyage-4-large": Model(
-        dimensions=1_024, window=32_000, request=120_000, sizes=SIZES, tokens_per_minute=3_000_000
-    ),
-    "voyage-4": Model(
-        dimensions=1_024, window=32_000, request=320_000, sizes=SIZES, tokens_per_minute=8_000_000
-    ),
-    "voyage-4-lite": Model(
-        dimensions=1_024, window=32_000, request=1_000_000, sizes=SIZES, tokens_per_minute=16_000_000
-    ),
-    "voyage-3-large": Model(
-        dimensions=1_024, window=32_000, request=120_000, sizes=SIZES, tokens_per_minute=3_000_000
-    ),
-    "voyage-3.5": Model(
-        dimensions=1_024, window=32_000, request=320_000, sizes=SIZES, tokens_per_minute=8_000_000
-    ),
-    "voyage-3.5-lite": Model(
-        dimensions=1_024, window=32_000, request=1_000_000, sizes=SIZES, tokens_per_minute=16_000_000
-    ),
-    "voyage-code-3": Model(
-        dimensions=1_024, window=32_000, request=120_000, sizes=SIZES, tokens_per_minute=3_000_000
-    ),
-    "voyage-finance-2": Model(dimensions=1_024, window=32_000, request=120_000, tokens_per_minute=3_000_000),
-    "voyage-law-2": Model(dimensions=1_024, window=16_000, request=120_000, tokens_per_minute=3_000_000),
-    "voyage-2": Model(dimensions=1_024, window=4_000, request=320_000, tokens_per_minute=8_000_000),
+    name: ProviderModel(
+        dimensions=1_024,
+        window=window,
+        request=request,
+        sizes=SIZES,
+        tokens_per_minute=per_minute,
+        price=price,
+        batch_share=0.67,
+    )
+    for name, window, request, per_minute, price in (
+        ("voyage-4-large", 32_000, 120_000, 3_000_000, 0.12),
+        ("voyage-4", 32_000, 320_000, 8_000_000, 0.06),
+        ("voyage-4-lite", 32_000, 1_000_000, 16_000_000, 0.02),
+        ("voyage-3-large", 32_000, 120_000, 3_000_000, 0.18),
+        ("voyage-3.5", 32_000, 320_000, 8_000_000, 0.06),
+        ("voyage-3.5-lite", 32_000, 1_000_000, 16_000_000, 0.02),
+        ("voyage-code-3", 32_000, 120_000, 3_000_000, 0.18),
+    )
+} | {
+    name: ProviderModel(
+        dimensions=1_024, window=window, request=request, tokens_per_minute=per_minute, price=price
+    )
+    for name, window, request, per_minute, price in (
+        ("voyage-finance-2", 32_000, 120_000, 3_000_000, 0.12),
+        ("voyage-law-2", 16_000, 120_000, 3_000_000, 0.12),
+        ("voyage-2", 4_000, 320_000, 8_000_000, 0.10),
+    )
 }
 # A model that is not in the table is held to the smallest of these.
 SMALLEST = 120_000
@@ -87,7 +105,7 @@ USED_UP = re.compile(
 BAD_REQUEST, TOO_MANY = 400, 429
 
 
-def open_voyage(name: str, *, cache: Path, options: Mapping[str, str]) -> Remote:  # noqa: ARG001 - keeps no files
+def open_voyage(name: str, *, cache: Path, options: Mapping[str, str]) -> RemoteEmbedder:  # noqa: ARG001 - keeps no files
     """Open a model of Voyage.
 
     docs/providers.md tells what `options` there are.
@@ -100,20 +118,20 @@ def open_voyage(name: str, *, cache: Path, options: Mapping[str, str]) -> Remote
     dimensions = chosen_dimensions(read, name, model)
     key = required_key(read, KEY)
     base_url = read.text("base_url", MONGODB_URL if key.startswith(MONGODB_KEY) else BASE_URL)
-    return Remote(
+    return RemoteEmbedder(
         VoyageApi(name, dimensions=dimensions if model is None or model.sizes else None),
-        open_provider(read, base_url, key=key),
+        open_client(read, base_url, key=key),
         space=Space(
             model=name,
             dimensions=dimensions,
             # Voyage puts words of its own in front of a text, another for each type.
             prompts=(("document", "input_type:document"), ("query", "input_type:query")),
         ),
-        terms=Terms(
+        terms=ProviderTerms(
             items=min(read.number("items") or ITEMS, ITEMS),
             tokens=read.number("tokens") or (model.request if model else SMALLEST),
             window=model.window if model else 0,
-            price=price_of(read, name),
+            price=price_of(read, name, model),
             rates=read.rates(requests=REQUESTS_PER_MINUTE, tokens=model.tokens_per_minute if model else None),
             matryoshka=model is not None and bool(model.sizes),
             key=KEY,
@@ -138,22 +156,64 @@ class VoyageApi:
         """Write a request."""
         return {"input": texts, "input_type": purpose, **self._always}
 
-    def read(self, payload: Any, count: int) -> Read:  # as JSON has it
+    def read(self, payload: Any, count: int) -> ParsedResponse:  # as JSON has it
         """Read {data: [{index, embedding}], usage: {total_tokens}}."""
         data = payload.get("data") if isinstance(payload, dict) else None
-        return Read(embeddings=indexed(data, count), tokens=usage(payload, "usage", "total_tokens"))
+        return ParsedResponse(embeddings=indexed(data, count), tokens=usage(payload, "usage", "total_tokens"))
 
-    def refused(self, answer: Answer) -> Refused:
+    def refused(self, answer: HttpResponse) -> Refusal:
         """Read {detail}, which alone tells one bad request from another."""
         said = message_of(answer.json)
         if answer.status == TOO_MANY and USED_UP.search(said):
-            return Refused(verdict="misconfigured", advice="look at the account's plan and credit")
+            return Refusal(verdict="misconfigured", advice="look at the account's plan and credit")
         if answer.status != BAD_REQUEST:
-            return Refused()
+            return Refusal()
         if found := TOO_LONG.search(said):
-            return Refused(verdict="rejected", inputs=tuple(map(int, re.findall(r"\d+", found[1]))))
+            return Refusal(verdict="rejected", inputs=tuple(map(int, re.findall(r"\d+", found[1]))))
         if TOO_LARGE.search(said):
-            return Refused(verdict="too_large")
+            return Refusal(verdict="too_large")
         if NO_SUCH_MODEL.search(said):
-            return Refused(verdict="misconfigured")
-        return Refused()
+            return Refusal(verdict="misconfigured")
+        return Refusal()
+
+
+def open_voyage_jobs(name: str, embedder: Embedder, *, options: Mapping[str, str]) -> Jobs | None:
+    """Open Voyage's Batch API; None for models that it does not run.
+
+    Raises:
+        Misconfigured: an option is wrong.
+    """
+    from flowbed.embedding.batch_api.job_client import Jobs, remote_behind
+    from flowbed.embedding.wrappers.limits import bucket_name
+
+    read = Options("voyage", options, OPTIONS)
+    remote = remote_behind(embedder)
+    model = MODELS.get(name)
+    if remote is None or model is None or model.batch_share is None:
+        return None
+    address, key = read.text("base_url").strip().rstrip("/"), read.text("api_key").strip()
+    terms = JobTerms(
+        texts=JOB_TEXTS,
+        bytes=JOB_BYTES,
+        tokens=read.number("batch_tokens") or JOB_QUEUE,
+        seconds=JOB_SECONDS,
+        price=remote.price * model.batch_share,
+        account=bucket_name("voyage", f"{address} {key}"),
+    )
+    return Jobs(remote, VoyageJobs(), terms=terms)
+
+
+class VoyageJobs:
+    """Voyage's input lines and jobs: as OpenAI's, but lines hold only texts, and the job holds the other parameters."""
+
+    def line(self, name: str, request: Mapping[str, Any]) -> Mapping[str, Any]:
+        """Return {custom_id, body: {input}}."""
+        return {"custom_id": name, "body": {"input": request["input"]}}
+
+    def job(self, request: Mapping[str, Any]) -> Mapping[str, Any]:
+        """Return {endpoint, completion_window, request_params}."""
+        params = {field: value for field, value in request.items() if field != "input"}
+        return {"endpoint": JOB_ENDPOINT, "completion_window": "12h", "request_params": params}
+
+
+VENDOR = Vendor(open=open_voyage, open_jobs=open_voyage_jobs, models=MODELS, variables={"api_key": (KEY,)})
