@@ -12,9 +12,10 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from tests.support.postgres import PostgresServer
+
 from flowbed.ledger import ChunkRow, Cursor, DocumentRow, RunRow, Swap, open_ledger
 from flowbed.records import Status
-from flowbed.testing.postgres import PostgresServer
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

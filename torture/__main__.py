@@ -17,7 +17,8 @@ import tempfile
 import time
 from pathlib import Path
 
-from flowbed.testing.s3 import S3Server
+from tests.support.s3 import S3Server
+
 from torture.kills import BUCKET, Outcome, Trial
 from torture.load import load
 from torture.submissions import SubmissionsTrial

@@ -16,12 +16,13 @@ import time
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
+from tests.support.counting import CountingProcess
+from tests.support.killing import Project, Ran
+from tests.support.s3 import variables
+
 import flowbed
 from flowbed import telemetry
-from flowbed.testing.counting import CountingProcess
 from flowbed.testing.index import contents_of, differences
-from flowbed.testing.killing import Project, Ran
-from flowbed.testing.s3 import variables
 from flowbed.testing.s3proxy import (
     CONFLICT,
     CUT,

@@ -11,6 +11,9 @@ import shutil
 import time
 from typing import TYPE_CHECKING, Any
 
+from tests.support.killing import PATIENCE
+from tests.support.postgres import PostgresServer
+
 from flowbed import aopen
 from flowbed.errors import Conflict, Transient
 from flowbed.index.commit import commit
@@ -21,8 +24,6 @@ from flowbed.pipeline.sync import sync
 from flowbed.records import Space, Status, text_hash
 from flowbed.testing.embedder import seeded
 from flowbed.testing.index import Contents, Row, contents_of, differences
-from flowbed.testing.killing import PATIENCE
-from flowbed.testing.postgres import PostgresServer
 from torture import world
 from torture.processes import answered, say
 from torture.searching import Searcher

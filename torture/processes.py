@@ -21,10 +21,10 @@ from typing import TYPE_CHECKING, Any
 warnings.filterwarnings("ignore", "lance is not fork-safe")
 
 import alembic.command  # noqa: E402, F401 - loaded before any process is forked off, as the next ones are
+from tests.support.failpoints import kill_at  # noqa: E402
+from tests.support.killing import PATIENCE, Ran  # noqa: E402
 
 from flowbed.cli.app import run  # noqa: E402
-from flowbed.testing.failpoints import kill_at  # noqa: E402
-from flowbed.testing.killing import PATIENCE, Ran  # noqa: E402
 from flowbed.wiring import process  # noqa: E402
 
 if TYPE_CHECKING:

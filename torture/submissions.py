@@ -15,9 +15,10 @@ import time
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
+from tests.support.killing import Project, Ran
+from tests.support.s3 import variables
+
 from flowbed import telemetry
-from flowbed.testing.killing import Project, Ran
-from flowbed.testing.s3 import variables
 from flowbed.testing.simulators import Fault
 from flowbed.testing.simulators.process import SimulatorProcess
 from torture.documents import edit

@@ -10,17 +10,16 @@ import sys
 from typing import TYPE_CHECKING
 
 import pytest
+from tests.support.postgres import PASSWORD
 
 from flowbed.ledger import open_ledger
-from flowbed.testing.postgres import PASSWORD
 
 if TYPE_CHECKING:
     from collections.abc import Callable
     from pathlib import Path
 
     from tests.cli.conftest import Called
-
-    from flowbed.testing.postgres import PostgresServer
+    from tests.support.postgres import PostgresServer
 
 
 @pytest.fixture

@@ -10,16 +10,16 @@ from typing import TYPE_CHECKING, Any
 
 import boto3
 import pytest
+from tests.support.s3 import variables
 
 from flowbed.testing.index import assert_same, contents_of
-from flowbed.testing.s3 import variables
 from flowbed.testing.s3proxy import CONFLICT, CUT, INTERNAL_ERROR, SLOW_DOWN, S3Fault, S3Proxy
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
     from pathlib import Path
 
-    from flowbed.testing.s3 import S3Server
+    from tests.support.s3 import S3Server
 
 MANIFESTS = "*/_versions/*.manifest"
 FAULTS = [

@@ -7,9 +7,9 @@ import random
 from typing import TYPE_CHECKING, Any
 
 import pytest
+from tests.support.killing import Project
 
 from flowbed.pipeline.changes import BATCH_CHUNKS
-from flowbed.testing.killing import Project
 
 if TYPE_CHECKING:
     from pathlib import Path

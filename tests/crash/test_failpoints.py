@@ -6,16 +6,17 @@ import signal
 from typing import TYPE_CHECKING
 
 import pytest
+from tests.support.counting import CountingProcess
 
 from flowbed import telemetry
-from flowbed.testing.counting import CountingProcess
 from flowbed.testing.index import assert_same
 
 if TYPE_CHECKING:
     from pathlib import Path
 
+    from tests.support.killing import Project
+
     from flowbed.testing.index import Contents
-    from flowbed.testing.killing import Project
 
 # One claim takes all that waits, up to thousands of chunks; all other points are passed several times.
 ONCE = {telemetry.CHUNKS_CLAIMED}

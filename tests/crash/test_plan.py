@@ -9,16 +9,17 @@ import sys
 from typing import TYPE_CHECKING
 
 import pytest
+from tests.support.counting import CountingProcess
 
 from flowbed import telemetry
-from flowbed.testing.counting import CountingProcess
 from flowbed.testing.index import assert_same
 
 if TYPE_CHECKING:
     from pathlib import Path
 
+    from tests.support.killing import Project
+
     from flowbed.testing.index import Contents
-    from flowbed.testing.killing import Project
 
 CARRIED_OUT = [
     (telemetry.BATCH_WRITTEN, 2),
@@ -31,7 +32,7 @@ CARRIED_OUT = [
 
 def plan(project: Project, provider: CountingProcess, *, at: str = "") -> subprocess.CompletedProcess[str]:
     """Plan in a process of its own, which is killed at the point named."""
-    start = ["-m", "flowbed.testing.failpoints", at, "--"] if at else ["-m", "flowbed"]
+    start = ["-m", "tests.support.failpoints", at, "--"] if at else ["-m", "flowbed"]
     return subprocess.run(
         [sys.executable, *start, "plan", "--json"],
         cwd=project.folder,

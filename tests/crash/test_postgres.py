@@ -9,18 +9,19 @@ import signal
 from typing import TYPE_CHECKING
 
 import pytest
+from tests.support.counting import CountingProcess
 
 from flowbed.ledger import open_ledger
 from flowbed.records import Status
-from flowbed.testing.counting import CountingProcess
 from flowbed.testing.index import assert_same
 from flowbed.wiring import process
 
 if TYPE_CHECKING:
     from pathlib import Path
 
+    from tests.support.killing import Project
+
     from flowbed.testing.index import Contents
-    from flowbed.testing.killing import Project
 
 FILES = 120
 WORDS = ("birch", "elm", "fir", "larch", "oak", "pine")

@@ -11,13 +11,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
+from tests.support.counting import CountingProcess
 
 from flowbed.storage import open_store
-from flowbed.testing.counting import CountingProcess
 from flowbed.testing.index import assert_same, contents
 
 if TYPE_CHECKING:
-    from flowbed.testing.killing import Project
+    from tests.support.killing import Project
 
 COMMITTING = Path(__file__).with_name("committing.py")
 WORDS = ("birch", "elm", "fir", "larch", "oak", "pine")

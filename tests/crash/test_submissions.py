@@ -14,13 +14,13 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
 import pytest
+from tests.support.killing import PATIENCE, Project
 
 import flowbed
 import flowbed.bed
 from flowbed import telemetry
 from flowbed.lanes.claims import CLAIM
 from flowbed.testing.index import assert_same, contents_of
-from flowbed.testing.killing import PATIENCE, Project
 from flowbed.testing.simulators.faults import Fault
 from flowbed.testing.simulators.process import SimulatorProcess
 from flowbed.wiring import process
@@ -71,7 +71,7 @@ class Lane:
 
     def begin(self, *arguments: str, at: str = "") -> subprocess.Popen[bytes]:
         """Give a command, which the point named kills."""
-        start = ["-m", "flowbed.testing.failpoints", at, "--"] if at else ["-m", "flowbed"]
+        start = ["-m", "tests.support.failpoints", at, "--"] if at else ["-m", "flowbed"]
         variables = {name: value for name, value in os.environ.items() if not name.startswith("FLOWBED_")}
         return subprocess.Popen(
             [sys.executable, *start, *arguments, "--json", "-v"],

@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from tests.support.virtual import run_virtual
 
 from flowbed.embedding.cache.cached import Cached
 from flowbed.embedding.cache.encoding import Layout
@@ -19,7 +20,6 @@ from flowbed.embedding.usage import shares
 from flowbed.errors import Error, Misconfigured, Rejected, Transient
 from flowbed.records import Embedded, Space
 from flowbed.testing.embedder import seeded
-from flowbed.testing.virtual import run_virtual
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from tests.support.virtual import run_virtual
 
 from flowbed import telemetry
 from flowbed.embedding.cache.cached import Cached
@@ -20,7 +21,6 @@ from flowbed.errors import Misconfigured, Rejected, Transient, Unavailable
 from flowbed.records import Embedded, Space
 from flowbed.testing.embedder import Seeded, seeded
 from flowbed.testing.embedding import EmbedderContract
-from flowbed.testing.virtual import run_virtual
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

@@ -11,6 +11,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
+from tests.support.virtual import run_virtual
 
 from flowbed import telemetry
 from flowbed.embedding import Rates
@@ -19,7 +20,6 @@ from flowbed.errors import Rejected, TooMany, Transient
 from flowbed.testing.embedder import Seeded, seeded
 from flowbed.testing.embedding import EmbedderContract
 from flowbed.testing.simulators.limits import Buckets, Limits, in_the_way
-from flowbed.testing.virtual import run_virtual
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence

@@ -8,6 +8,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import pytest
+from tests.support.s3 import REGION, variables
 
 from flowbed.errors import Transient
 from flowbed.index import lease
@@ -16,7 +17,6 @@ from flowbed.index.compaction import compact
 from flowbed.index.datasets import Datasets
 from flowbed.index.versions import state
 from flowbed.storage import open_store
-from flowbed.testing.s3 import REGION, variables
 from flowbed.testing.s3proxy import (
     CONFLICT,
     CUT,
@@ -32,8 +32,9 @@ if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Iterator
     from pathlib import Path
 
+    from tests.support.s3 import S3Server
+
     from flowbed.storage import Store
-    from flowbed.testing.s3 import S3Server
 
 
 @pytest.fixture

@@ -21,8 +21,9 @@ from flowbed.testing.ledger.rows import settle
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
 
+    from tests.support.postgres import PostgresServer
+
     from flowbed.ledger import Ledger
-    from flowbed.testing.postgres import PostgresServer
 
 
 WITH_NOBODY = {"status": Status.PENDING, "worker": "", "run": ""}

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 import pytest
+from tests.support.redis import RedisServer
 
 from flowbed.embedding import Rates
 from flowbed.embedding.cache.cached import Cached
@@ -17,7 +18,6 @@ from flowbed.embedding.cache.redis import KEYS, RedisBuckets, VectorRedis, open_
 from flowbed.embedding.wrappers.limits import Limited, MemoryBuckets, SharedBuckets
 from flowbed.errors import Misconfigured, Transient
 from flowbed.testing.embedder import Seeded, seeded
-from flowbed.testing.redis import RedisServer
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Iterator

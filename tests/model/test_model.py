@@ -20,6 +20,10 @@ import sqlalchemy as sa
 from hypothesis import HealthCheck, Phase, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule, run_state_machine_as_test
+from tests.support import interleaving
+from tests.support.interleaving import Actor
+from tests.support.s3 import REGION, variables
+from tests.support.world import COLLECTION, LISTED, LOGGED, Content, Listed, Logged, World, rules
 
 from flowbed import telemetry
 from flowbed.embedding.cache.cached import Cached
@@ -44,23 +48,20 @@ from flowbed.pipeline.run import run
 from flowbed.pipeline.sync import sync
 from flowbed.records import Status, run_id
 from flowbed.storage import open_store
-from flowbed.testing import interleaving
 from flowbed.testing.clock import FixedClock
 from flowbed.testing.embedder import Seeded, seeded
 from flowbed.testing.faults import Fault, FaultyStore, unavailable
-from flowbed.testing.interleaving import Actor
-from flowbed.testing.s3 import REGION, variables
 from flowbed.testing.s3proxy import CUT, INTERNAL_ERROR, SLOW_DOWN, S3Fault, S3Proxy
-from flowbed.testing.world import COLLECTION, LISTED, LOGGED, Content, Listed, Logged, World, rules
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Coroutine, Iterable, Mapping
+
+    from tests.support.s3 import S3Server
 
     from flowbed.index.active_space import Live
     from flowbed.ledger import RunRow
     from flowbed.records import Problem
     from flowbed.storage import Store, Stored
-    from flowbed.testing.s3 import S3Server
 
 DIMENSIONS = 8
 DOCUMENTS = [(LISTED, "a"), (LOGGED, "b")]

@@ -7,9 +7,9 @@ from collections import Counter
 from typing import TYPE_CHECKING, Any
 
 import pytest
+from tests.support.counting import CountingProcess
 
 from flowbed.bed import Flowbed, aopen
-from flowbed.testing.counting import CountingProcess
 from flowbed.testing.index import Contents, contents_of
 
 if TYPE_CHECKING:

@@ -17,15 +17,15 @@ import pytest
 from tests.server.conftest import write_project
 from tests.server.test_batches import begin, ended, lines, require_answers, written
 from tests.server.test_serve import Process
+from tests.support.s3 import variables
 
 from flowbed.ledger import open_ledger
-from flowbed.testing.s3 import variables
 from flowbed.testing.s3proxy import CONFLICT, CUT, INTERNAL_ERROR, SLOW_DOWN, S3Fault, S3Proxy
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
-    from flowbed.testing.s3 import S3Server
+    from tests.support.s3 import S3Server
 
 SECONDS = 60
 MANY = 20_000  # lines: some seconds of work

@@ -8,12 +8,12 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pytest
+from tests.support.redis import RedisServer
 
 from flowbed.bed import aopen
 from flowbed.errors import Misconfigured, Rejected, Transient
 from flowbed.records.serving import Caller, EmbeddingsRequest, EmbeddingsResult
 from flowbed.services.service import open_service
-from flowbed.testing.redis import RedisServer
 from flowbed.testing.simulators import Fault, OpenAI, Simulator, running, vector_of
 
 if TYPE_CHECKING:

@@ -8,13 +8,13 @@ from typing import TYPE_CHECKING
 
 import boto3
 import pytest
+from tests.support.s3 import REGION, S3Server, variables
 
 from flowbed.errors import Conflict, Error, Misconfigured, NotFound, Transient
 from flowbed.index.active_space import begin_space
 from flowbed.index.datasets import Datasets
 from flowbed.records import Space
 from flowbed.storage import Store, open_store
-from flowbed.testing.s3 import REGION, S3Server, variables
 from flowbed.testing.s3proxy import (
     ACCESS_DENIED,
     CONFLICT,

@@ -11,10 +11,10 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 import pytest
+from tests.support.counting import CountingProcess
 
 from flowbed.embedding import open_embedder
 from flowbed.errors import Misconfigured, Rejected, Transient
-from flowbed.testing.counting import CountingProcess
 from flowbed.testing.embedder import Seeded, seeded
 
 if TYPE_CHECKING:

@@ -5,6 +5,8 @@ Texts with POISON in them are rejected; texts with FLAKY in them fail the first 
 
 from __future__ import annotations
 
+import asyncio
+import json
 from hashlib import shake_256
 from typing import TYPE_CHECKING
 
@@ -13,7 +15,6 @@ import numpy as np
 from flowbed.embedding.unicode import require_unicode
 from flowbed.errors import Misconfigured, Rejected, Transient
 from flowbed.records import Embedded, Space
-from flowbed.testing.counting import count_texts
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -33,6 +34,9 @@ BYTES_PER_NUMBER = 4
 
 OPTIONS = {"server", "names_inputs", "items", "price"}
 
+# The texts of one request are one line.
+LINE_LIMIT = 1 << 28
+
 
 class Seeded:
     """Equal texts have equal vectors, whatever the purpose: a query for the exact text finds it with a score of 1."""
@@ -46,7 +50,7 @@ class Seeded:
         server: str = "",
         names_inputs: bool = False,
     ) -> None:
-        """Send every text to the counting process at `server` first, if one is named."""
+        """Report every request to the process at `server` (host:port), if one is named, before answering it."""
         self.space = Space(model=f"seeded:{dimensions}", dimensions=dimensions)
         self.items = items
         self.tokens = TOKENS
@@ -59,7 +63,7 @@ class Seeded:
         """Embed every text or none.
 
         Raises:
-            Transient: a text says FLAKY and comes for the first time, or the counting process does not answer.
+            Transient: a text says FLAKY and comes for the first time, or the process at `server` does not answer.
             Rejected: a text says POISON.
         """
         require_unicode(texts)
@@ -81,9 +85,9 @@ class Seeded:
     async def _send(self, texts: Sequence[str]) -> Sequence[int]:
         if self._server:
             try:
-                return await count_texts(self._server, texts)
+                return await _report(self._server, texts)
             except OSError as error:
-                raise Transient(f"the counting process at {self._server} did not answer: {error}") from error
+                raise Transient(f"the server at {self._server} did not answer: {error}") from error
         flaky = [
             position for position, text in enumerate(texts) if "FLAKY" in text and text not in self._failed
         ]
@@ -94,8 +98,8 @@ class Seeded:
 def open_seeded(name: str, *, cache: Path, options: Mapping[str, str]) -> Seeded:  # noqa: ARG001 - keeps no files
     """Open the seeded embedder of as many dimensions as `name` says.
 
-    Options: `server` (host:port of a counting process), `names_inputs` (true: a rejection says which texts), `items`
-    (texts in one call), `price` (US dollars per million tokens).
+    Options: `server` (host:port of a process that every request is reported to), `names_inputs` (true: a rejection
+    says which texts), `items` (texts in one call), `price` (US dollars per million tokens).
 
     Raises:
         Misconfigured: the name is not a number, or an option is unknown or not what it should be.
@@ -126,6 +130,28 @@ def seeded(texts: Sequence[str], dimensions: int) -> NDArray[np.float32]:
     lengths = np.sqrt((centred * centred).sum(axis=1, keepdims=True).astype(np.float64))
     vectors: NDArray[np.float32] = (centred / lengths).astype(np.float32)
     return vectors
+
+
+async def _report(server: str, texts: Sequence[str]) -> Sequence[int]:
+    """Send the texts of a request to `server`, and return the positions of those that it says fail this time.
+
+    The request is the JSON line `{"op": "embed", "texts": [...]}`, the response `{"flaky": [positions]}`.
+
+    Raises:
+        OSError: the server cannot be reached, or closed the connection.
+    """
+    host, _, port = server.partition(":")
+    reader, writer = await asyncio.open_connection(host, int(port), limit=LINE_LIMIT)
+    try:
+        writer.write(json.dumps({"op": "embed", "texts": list(texts)}).encode() + b"\n")
+        await writer.drain()
+        line = await reader.readline()
+    finally:
+        writer.close()
+    if not line:
+        raise ConnectionResetError("it closed the connection")
+    flaky: list[int] = json.loads(line)["flaky"]
+    return flaky
 
 
 def _positive(text: str) -> int:

@@ -6,16 +6,16 @@ import subprocess
 import sys
 
 import pytest
+from tests.support.failpoints import kill_at
 
 from flowbed import telemetry
-from flowbed.testing.failpoints import kill_at
 
 
 @pytest.mark.parametrize(("nth", "survived"), [(1, 0), (3, 2)])
 def test_the_process_is_killed_at_the_nth_time(nth: int, survived: int) -> None:
     """Reaching the point the nth time kills the process; earlier times and other points do not."""
     code = (
-        "from flowbed import telemetry\nfrom flowbed.testing.failpoints import kill_at\n"
+        "from flowbed import telemetry\nfrom tests.support.failpoints import kill_at\n"
         f"kill_at(telemetry.DELTA_WRITTEN, {nth})\nfor step in range(5):\n    telemetry.reached('another')\n"
         "    telemetry.reached(telemetry.DELTA_WRITTEN, run='r')\n    print(step, flush=True)"
     )
@@ -36,7 +36,7 @@ def test_a_disarmed_point_is_harmless() -> None:
 def test_a_point_that_does_not_exist_is_refused(arguments: list[str]) -> None:
     """A misspelt point would never be reached and prove nothing, so it is a usage error that lists the points."""
     ran = subprocess.run(
-        [sys.executable, "-m", "flowbed.testing.failpoints", *arguments],
+        [sys.executable, "-m", "tests.support.failpoints", *arguments],
         capture_output=True,
         text=True,
         check=False,
@@ -48,7 +48,7 @@ def test_a_point_that_does_not_exist_is_refused(arguments: list[str]) -> None:
 def test_the_command_runs_under_an_armed_point() -> None:
     """What follows `--` is run as the `flowbed` command."""
     ran = subprocess.run(
-        [sys.executable, "-m", "flowbed.testing.failpoints", "run.committed:2", "--", "--help"],
+        [sys.executable, "-m", "tests.support.failpoints", "run.committed:2", "--", "--help"],
         capture_output=True,
         text=True,
         check=False,

@@ -95,4 +95,4 @@ def reach(point: str) -> None:
     """Stop here if an actor comes by whose order is to stop at `point`."""
     actor = _acting.get()
     if actor is not None:
-        actor._reach(point)  # noqa: SLF001 - its own
+        actor._reach(point)

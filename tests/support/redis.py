@@ -73,7 +73,7 @@ class RedisServer:
         if self._password:
             settings["requirepass"] = self._password
         options = [part for name, value in settings.items() for part in (f"--{name}", value)]
-        self._process = subprocess.Popen(  # noqa: S603 - the server that was found
+        self._process = subprocess.Popen(
             ["/bin/sh", "-c", _WATCHED, self._program, *options],
             stdin=subprocess.PIPE,
             stdout=subprocess.DEVNULL,

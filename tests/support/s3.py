@@ -8,7 +8,7 @@ Two things that S3 does moto does not. It looks whether a condition holds and wr
 writers at once both may win: that is mended here, the writes of one key wait for each other. And it does not look at
 signatures: any keys will do, such as those of `variables`. It answers some 200 requests a second.
 
-`python -m flowbed.testing.s3` serves until its standard input ends, and prints its address.
+`python -m tests.support.s3` serves until its standard input ends, and prints its address.
 """
 
 from __future__ import annotations
@@ -51,14 +51,14 @@ class S3Server:
     def __enter__(self) -> Self:
         """Start the server, and wait until it answers."""
         self._process = subprocess.Popen(
-            [sys.executable, "-m", "flowbed.testing.s3"],
+            [sys.executable, "-m", "tests.support.s3"],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             text=True,
         )
         assert self._process.stdout is not None
         self.url = self._process.stdout.readline().strip()
-        assert self.url, "the S3 server did not start; is flowbed[testing] installed?"
+        assert self.url, "the S3 server did not start; is moto[s3] of the dev extra installed?"
         return self
 
     def __exit__(self, *_: object) -> None:

@@ -27,8 +27,9 @@ if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
     from pathlib import Path
 
+    from tests.support.counting import CountingProcess
+
     from flowbed.maintenance.inspect import BedStatus
-    from flowbed.testing.counting import CountingProcess
 
 # Few texts a request and few requests at once, so that what is in flight is little of what there is.
 ITEMS, CONCURRENCY = 20, 2
@@ -92,8 +93,8 @@ class Project:
 
     def run(self, provider: CountingProcess, *arguments: str, at: str = "") -> Ran:
         """Run to the end, or until the point named (POINT:N) kills the process."""
-        start = ["-m", "flowbed.testing.failpoints", at, "--"] if at else ["-m", "flowbed"]
-        ended = subprocess.run(  # noqa: S603 - our own command
+        start = ["-m", "tests.support.failpoints", at, "--"] if at else ["-m", "flowbed"]
+        ended = subprocess.run(
             [sys.executable, *start, "run", "--json", "-v", *arguments],
             cwd=self.folder,
             env=self.environment(provider),

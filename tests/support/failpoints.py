@@ -1,6 +1,6 @@
 """End a process, as `kill -9` would, where it reaches a named point.
 
-    python -m flowbed.testing.failpoints delta.written:2 -- run --yes
+    python -m tests.support.failpoints delta.written:2 -- run --yes
 
 runs `flowbed run --yes` and kills it at its second delta.
 """
@@ -17,14 +17,14 @@ from flowbed.testing.faults import die
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
-USAGE = "usage: python -m flowbed.testing.failpoints POINT[:N] -- flowbed's arguments"
+USAGE = "usage: python -m tests.support.failpoints POINT[:N] -- flowbed's arguments"
 
 
 def kill_at(point: str, nth: int = 1) -> Callable[[], None]:
     """Kill this process when it reaches `point` of `flowbed.telemetry` for the nth time; the call returned disarms."""
     reached = 0
 
-    def count(name: str, facts: dict[str, Any]) -> None:  # noqa: ARG001 - every listener is handed the facts
+    def count(name: str, facts: dict[str, Any]) -> None:
         nonlocal reached
         if name == point:
             reached += 1

@@ -1,6 +1,6 @@
 """A process that counts the texts it is sent, as a provider's bill would, and outlives whoever sends them.
 
-    python -m flowbed.testing.counting --port 0
+    python -m tests.support.counting --port 0
 
 prints its port and answers JSON lines on 127.0.0.1. `{"op": "embed", "texts": [...]}` is answered by `{"id", "flaky"}`,
 where `flaky` holds the positions of texts with FLAKY in them that come for the first time; `{"op": "report"}` by a
@@ -66,13 +66,13 @@ class CountingProcess:
         command = [
             sys.executable,
             "-m",
-            "flowbed.testing.counting",
+            "tests.support.counting",
             "--port",
             "0",
             "--delay",
             str(self._delay),
         ]
-        self._process = subprocess.Popen(  # noqa: S603 - our own module
+        self._process = subprocess.Popen(
             [*command, "--until-stdin-closes"], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
         )
         assert self._process.stdout is not None
@@ -96,22 +96,6 @@ class CountingProcess:
             fields = json.loads(lines.readline())
         fields["requests"] = [Request(**request) for request in fields["requests"]]
         return Counted(**fields)
-
-
-async def count_texts(address: str, texts: Sequence[str]) -> Sequence[int]:
-    """Send texts to the process at `address`, and return the positions that it finds flaky; raises `OSError`."""
-    host, _, port = address.partition(":")
-    reader, writer = await asyncio.open_connection(host, int(port), limit=LINE_LIMIT)
-    try:
-        writer.write(json.dumps({"op": "embed", "texts": list(texts)}).encode() + b"\n")
-        await writer.drain()
-        line = await reader.readline()
-    finally:
-        writer.close()
-    if not line:
-        raise ConnectionResetError(f"the counting process at {address} went away")
-    flaky: list[int] = json.loads(line)["flaky"]
-    return flaky
 
 
 class _Server:
@@ -177,7 +161,7 @@ async def _run(port: int, delay: float, *, until_stdin_closes: bool) -> None:
 
 def main() -> None:
     """Serve until killed."""
-    parser = argparse.ArgumentParser(prog="python -m flowbed.testing.counting", description=__doc__)
+    parser = argparse.ArgumentParser(prog="python -m tests.support.counting", description=__doc__)
     parser.add_argument("--port", type=int, default=0, help="0 takes a free one, and prints it")
     parser.add_argument("--delay", type=float, default=0.0, help="seconds before each answer")
     parser.add_argument(

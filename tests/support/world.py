@@ -57,7 +57,7 @@ class Listed:
     world: World
     location: str = "a world of its own"
 
-    async def fetch(self, cursor: str) -> AsyncIterator[Page]:  # noqa: ARG002 - always from the beginning
+    async def fetch(self, cursor: str) -> AsyncIterator[Page]:
         """List everything, in one page."""
         now = [(name, document) for (source, name), document in self.world.now.items() if source == LISTED]
         yield Page(entries=[entry(name, document) for name, document in sorted(now)], complete=True)

@@ -68,7 +68,7 @@ class PostgresServer:
         settings = self._settings | {"port": str(self.port), "listen_addresses": HOST}
         options = [part for name, value in settings.items() for part in ("-c", f"{name}={value}")]
         with (self._folder / "log").open("ab") as log:
-            self._process = subprocess.Popen(  # noqa: S603 - the server of the package
+            self._process = subprocess.Popen(
                 ["/bin/sh", "-c", _WATCHED, self._bin / "postgres", "-D", self._folder / "data", *options],
                 stdin=subprocess.PIPE,
                 stdout=log,
@@ -122,10 +122,10 @@ class PostgresServer:
 
     def _answers(self) -> bool:
         ready = [str(self._bin / "pg_isready"), "-h", HOST, "-p", str(self.port), "-t", "1"]
-        return subprocess.run(ready, capture_output=True, check=False).returncode == 0  # noqa: S603
+        return subprocess.run(ready, capture_output=True, check=False).returncode == 0
 
     def _call(self, program: str, *arguments: str) -> str:
-        ran: subprocess.CompletedProcess[str] = subprocess.run(  # noqa: S603 - a program of the package
+        ran: subprocess.CompletedProcess[str] = subprocess.run(
             [self._bin / program, *arguments],
             capture_output=True,
             text=True,
