@@ -111,7 +111,7 @@ def test_jobs_take_the_time_they_are_given() -> None:
         (["--provider", "nobody"], "no simulator of 'nobody'"),
         (["--provider", "openai", "--provider", "azure"], "one provider in flowbed.toml"),
         (["--fault", "late"], "no fault is called 'late'"),
-        (["--fault", "wrong_index"], "answers by place"),
+        (["--fault", "wrong_index"], "answers without an index"),
         (["--provider", "azure", "--fault", "expired"], "no jobs"),
     ],
 )

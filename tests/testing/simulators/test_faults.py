@@ -326,7 +326,7 @@ def test_faults_are_read_back() -> None:
 
 def test_indices_cannot_go_wrong_where_there_are_none() -> None:
     """A vendor that answers by place alone refuses faults that no client could tell from right answers."""
-    with pytest.raises(Misconfigured, match="answers by place"):
+    with pytest.raises(Misconfigured, match="answers without an index"):
         Simulator(Cohere(), faults=[Fault(kind="wrong_order")])
 
 

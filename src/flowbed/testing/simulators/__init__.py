@@ -1,11 +1,11 @@
-"""Simulators of embedding providers, for tests and for trying things out: real HTTP, true to the vendors' contracts.
+"""Simulators of embedding providers, for tests and experiments: real HTTP that follows the vendors' contracts.
 
     simulator = Simulator(OpenAI())
     async with running(simulator) as url:
         simulator.order(Fault(kind="rate_limited", calls=(1,), retry_after=2))
         ...  # an OpenAI client with base_url=f"{url}/v1" and any key
 
-Their vectors follow from model, text and input type alone: `vector_of` makes them again.
+Vectors depend only on model, text and input type: `vector_of` computes them too.
 """
 
 from flowbed.testing.simulators.azure import Azure

@@ -1,4 +1,4 @@
-"""Serve one simulator, as `SimulatorProcess` orders it."""
+"""Serve one simulator; `SimulatorProcess` starts this."""
 
 from __future__ import annotations
 

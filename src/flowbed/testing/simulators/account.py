@@ -1,4 +1,4 @@
-"""What a simulator was asked and what it answered."""
+"""What a simulator received and how it answered."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ if TYPE_CHECKING:
 
     from flowbed.testing.simulators.wire import Call
 
-# Requests are told one by one until they held so many texts in all; totals go on.
+# Texts of the recent requests that are kept; totals go on.
 KEPT = 200_000
 
 
@@ -19,8 +19,8 @@ KEPT = 200_000
 class Exchange:
     """One request and its answer.
 
-    `status` is 0 where there was none, as the connection was cut or the client had gone; `billed` are tokens; `faults`
-    are the kinds that struck; `key` is what came as the key.
+    `status` is 0 if there was none because the connection was cut or the client had gone; `billed` are tokens; `faults`
+    are the kinds that applied; `key` is the API key of the request.
     """
 
     method: str
@@ -36,10 +36,11 @@ class Exchange:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Totals:
-    """Sums over all requests; `twice_at_once` counts texts that were asked for while they were being answered.
+    """Sums over all requests.
 
-    `billed` are tokens, those of jobs too; `billed_texts` is how many texts they were for, and `billed_again` how often
-    one was billed beyond its first time.
+    `twice_at_once` counts texts that were requested while they were already being answered. `billed` are tokens,
+    including those of jobs; `billed_texts` counts the texts they were for, and `billed_again` how often a text was
+    billed beyond its first time.
     """
 
     requests: int
@@ -54,27 +55,27 @@ class Totals:
 
 
 class Account:
-    """The requests so far; `billed_again` counts, for texts that were billed before, how often they were again."""
+    """All requests so far; `billed_again` counts, for each text billed more than once, the times beyond the first."""
 
     def __init__(self) -> None:
-        """Begin with none."""
+        """Start empty."""
         self.forget()
 
     def forget(self) -> None:
-        """Begin anew."""
+        """Reset everything."""
         self.exchanges: deque[Exchange] = deque()
         self._held = 0
         self._texts = self._billed = self._twice = self._most = 0
         self._statuses: Counter[int] = Counter()
         self._faults: Counter[str] = Counter()
         self._working: Counter[tuple[str, str, str]] = Counter()
-        # By hash: a load test bills more texts than there is room for.
+        # By hash: a load test bills more texts than fit into memory.
         self._paid: Counter[int] = Counter()
         self.billed_again: Counter[str] = Counter()
         self._at_once = 0
 
     def begin(self, call: Call | None) -> None:
-        """Note that a call is being worked on."""
+        """Record that a call has started."""
         self._at_once += 1
         self._most = max(self._most, self._at_once)
         if call is not None:
@@ -84,7 +85,7 @@ class Account:
                 self._working[name] += 1
 
     def end(self, exchange: Exchange, call: Call | None) -> None:
-        """Note how a call ended that has begun."""
+        """Record how a started call ended."""
         self._at_once = max(0, self._at_once - 1)
         if call is not None:
             for text in set(call.texts):
@@ -104,7 +105,7 @@ class Account:
             self._held -= 1 + len(self.exchanges.popleft().texts)
 
     def bill(self, call: Call) -> None:
-        """Note that a call was carried out for money, now or in a job."""
+        """Record that a call was billed, now or in a job."""
         for text in call.texts:
             name = hash((call.model, call.input_type, text))
             self._paid[name] += 1
@@ -112,17 +113,17 @@ class Account:
                 self.billed_again[text] += 1
 
     def bill_job(self, call: Call) -> None:
-        """Note what one line of a job cost."""
+        """Record what one line of a job cost."""
         self._texts += len(call.texts)
         self._billed += call.tokens
         self.bill(call)
 
     def times_billed(self, model: str, text: str, input_type: str = "") -> int:
-        """Tell how often a text was billed."""
+        """Return how often a text was billed."""
         return self._paid[hash((model, input_type, text))]
 
     def totals(self) -> Totals:
-        """Add everything up."""
+        """Sum up everything."""
         return Totals(
             requests=self._statuses.total(),
             texts=self._texts,

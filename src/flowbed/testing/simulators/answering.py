@@ -1,4 +1,4 @@
-"""How calls are answered: vectors made for many at a time, spoiled by faults, written as the vendor writes them."""
+"""Answers to calls: vectors made for many calls at a time, corrupted by faults, serialised as the vendor does."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from flowbed.testing.simulators.vectors import MakeVectors
     from flowbed.testing.simulators.wire import Answer, Api, Call
 
-# As many vectors as are made at a time for a job: more save nothing.
+# Vectors made at a time for a job; more would save nothing.
 AT_ONCE = 256
 
 
@@ -39,7 +39,7 @@ def answers(
 
 
 def spoiled(fault: Fault, vectors: Vectors) -> Vectors:
-    """Give what a faulty provider would answer in the place of these vectors."""
+    """Return what a faulty provider would answer instead of these vectors."""
     rows, labels = vectors.rows, vectors.labels
     match fault.kind:
         case "wrong_order":

@@ -1,4 +1,4 @@
-"""Requests and answers over ASGI, and connections that end too soon, for which ASGI has no word."""
+"""Requests and answers over ASGI, and connections that end too soon, which ASGI cannot express."""
 
 from __future__ import annotations
 
@@ -19,12 +19,12 @@ Receive = Callable[[], Awaitable[MutableMapping[str, Any]]]
 Send = Callable[[MutableMapping[str, Any]], Awaitable[None]]
 
 MARK: Headers = ((b"x-flowbed-simulator", b"1"),)
-# Where `running` puts a connection in the scope of its requests.
+# Key under which `running` puts the connection into the scope of a request.
 TRANSPORT = "flowbed.transport"
 
 
 async def read_request(scope: Scope, receive: Receive) -> Request | None:
-    """Read a request to its end; None if the client did not send it to its end."""
+    """Read a whole request; None if the client did not finish sending it."""
     headers = {name.decode("latin-1"): value.decode("latin-1") for name, value in scope["headers"]}
     form = Scratch() if headers.get("content-type", "").startswith(FORM) else None
     blocks: list[bytes] = []
@@ -62,10 +62,10 @@ async def send_answer(send: Send, answer: Answer | Stream, *, half: bool = False
 
 
 def transport_of(scope: Scope) -> asyncio.Transport:
-    """Give the connection that a request came on.
+    """Return the connection of a request.
 
     Raises:
-        RuntimeError: the server is another than that of `running`.
+        RuntimeError: the application is not served by `running`.
     """
     transport: asyncio.Transport | None = scope.get("extensions", {}).get(TRANSPORT)
     if transport is None:

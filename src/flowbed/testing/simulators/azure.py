@@ -1,6 +1,6 @@
 """Azure's copy of OpenAI's embeddings API, simulated, at its older address and at its newer one.
 
-`/openai/deployments/NAME/embeddings?api-version=...` names the deployment in the path, `/openai/v1/embeddings` in the
+`/openai/deployments/NAME/embeddings?api-version=...` names the deployment in the path, `/openai/v1/embeddings` in
 place of the model.
 """
 
@@ -23,25 +23,25 @@ EMBEDDINGS = re.compile(r"/openai/deployments/(?P<name>[^/]+)/embeddings")
 
 
 class Azure:
-    """How Azure reads requests and words answers; the body of a request is judged by OpenAI."""
+    """How Azure parses requests and words answers; the body of a request is validated as OpenAI does."""
 
     name = "azure"
     positional = False
     jobs: None = None  # its Batch API is not simulated
 
     def __init__(self, *, deployments: Mapping[str, str], keys: Collection[str] | None = None) -> None:
-        """Deploy models under names; take these `keys`, or any at all."""
-        # Azure itself passes over what it does not know.
+        """Deploy models under names; accept these `keys`, or any."""
+        # Azure ignores unknown fields.
         self._openai = OpenAI(strict=False)
         self._deployments = deployments
         self._keys = keys
 
     def key(self, request: Request) -> str:
-        """Give the key, or the token of Entra ID."""
+        """Return the key, or the token of Entra ID."""
         return request.headers.get("api-key", "") or request.bearer
 
     def read(self, request: Request) -> Call | Answer:
-        """Judge a request as Azure does."""
+        """Validate a request as Azure does."""
         key = self.key(request)
         if not key or (self._keys is not None and key not in self._keys):
             raise _error(
@@ -63,7 +63,7 @@ class Azure:
         return self._openai.judge(request.body, model)
 
     def width(self, call: Call) -> int:
-        """Tell how many dimensions the vectors of a call have."""
+        """Return the dimensions of a call's vectors."""
         return self._openai.width(call)
 
     def write(self, call: Call, vectors: Vectors) -> Answer:
@@ -85,14 +85,14 @@ class Azure:
         ).answer
 
     def standing(self, rooms: Sequence[Room]) -> Headers:
-        """Tell what is left: Azure does not say of how much."""
+        """Return the rate limit headers; Azure reports what is left, not the limit."""
         return tuple(
             (f"x-ratelimit-remaining-{room.unit}".encode(), str(room.remaining).encode()) for room in rooms
         )
 
 
 def _deployment(request: Request) -> str:
-    """Tell which deployment is asked; an empty name is none."""
+    """Return the requested deployment; an empty name counts as missing."""
     if request.path == "/openai/v1/embeddings":
         return str((fields(request.body) or {}).get("model", ""))
     asked = EMBEDDINGS.fullmatch(request.path)

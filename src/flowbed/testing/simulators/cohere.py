@@ -1,6 +1,6 @@
-"""Cohere's embeddings API (v2), simulated: `/v2/embed`, whose vectors come by place alone, under their data type.
+"""Cohere's embeddings API (v2), simulated: `/v2/embed`, whose vectors have no index and are grouped by data type.
 
-Cohere's tokenizers are not to be had without a download: texts are counted with OpenAI's, which finds other numbers.
+Cohere's tokenizers are not available without a download, so tokens are counted with OpenAI's; the numbers differ.
 """
 
 from __future__ import annotations
@@ -54,24 +54,24 @@ MODELS = {
 
 
 class Cohere:
-    """How Cohere reads requests and words answers."""
+    """How Cohere parses requests and words answers."""
 
     name = "cohere"
     positional = True
     jobs: None = None  # its Batch API is not simulated
 
     def __init__(self, *, models: Mapping[str, Model] = MODELS, keys: Collection[str] | None = None) -> None:
-        """Take these `keys`, or any at all."""
+        """Accept these `keys`, or any."""
         self._models = models
         self._keys = keys
         self._numbers = itertools.count(1)
 
     def key(self, request: Request) -> str:
-        """Give the bearer token."""
+        """Return the bearer token."""
         return request.bearer
 
     def read(self, request: Request) -> Call | Answer:
-        """Judge a request as Cohere does."""
+        """Validate a request as Cohere does."""
         if request.path != "/v2/embed":
             raise _error(404, "404 page not found")
         if request.method != "POST":
@@ -80,22 +80,22 @@ class Cohere:
             raise _error(401, "no api key supplied")
         if self._keys is not None and request.bearer not in self._keys:
             raise _error(401, "invalid api token")
-        said = fields(request.body)
-        if said is None:
+        payload = fields(request.body)
+        if payload is None:
             raise _error(400, "invalid json syntax")
-        return self._judge(said)
+        return self._judge(payload)
 
     def width(self, call: Call) -> int:
-        """Tell how many dimensions the vectors of a call have."""
+        """Return the dimensions of a call's vectors."""
         return call.dimensions or self._models[call.model].widths[0]
 
     def write(self, call: Call, vectors: Vectors) -> Answer:
-        """Answer a call: a list of vectors for each data type that was asked for, and the texts."""
-        told = {form: list(quantized(vectors.rows, form)) for form in call.form.split(",")}
+        """Answer a call: a list of vectors for each requested data type, and the texts."""
+        embeddings = {form: list(quantized(vectors.rows, form)) for form in call.form.split(",")}
         meta = {"api_version": {"version": "2"}, "billed_units": {"input_tokens": call.tokens}}
         body = {
             "id": f"00000000-0000-4000-8000-{next(self._numbers):012x}",
-            "embeddings": told,
+            "embeddings": embeddings,
             "texts": list(call.texts),
             "meta": meta,
             "response_type": "embeddings_by_type",
@@ -113,16 +113,16 @@ class Cohere:
         return _error(refusal.status, "a fault to order").answer
 
     def standing(self, rooms: Sequence[Room]) -> Headers:  # noqa: ARG002 - the seam hands it over
-        """Tell nothing: Cohere has no headers for it."""
+        """Return no headers: Cohere has none for rate limits."""
         return ()
 
-    def _judge(self, said: dict[str, Any]) -> Call:
-        unknown = sorted(said.keys() - KNOWN)
+    def _judge(self, payload: dict[str, Any]) -> Call:
+        unknown = sorted(payload.keys() - KNOWN)
         if unknown:
             raise _error(
                 400, f"invalid request: unknown field: parameter '{unknown[0]}' is not a valid field"
             )
-        name = said.get("model")
+        name = payload.get("model")
         if not isinstance(name, str) or not name:
             raise _error(400, "invalid request: model is required")
         if name not in self._models:
@@ -132,37 +132,37 @@ class Cohere:
                 "model.",
             )
         model = self._models[name]
-        input_type = said.get("input_type")
+        input_type = payload.get("input_type")
         if input_type not in INPUT_TYPES:
             raise _error(400, "invalid request: valid input_type must be provided with the provided model")
-        forms = said.get("embedding_types", ["float"])
+        forms = payload.get("embedding_types", ["float"])
         if not isinstance(forms, list) or not forms or not all(form in FORMS for form in forms):
             raise _error(400, f"invalid request: embedding_types must be a list of: {', '.join(FORMS)}")
-        texts = _texts(said.get("texts"))
+        texts = _texts(payload.get("texts"))
         return Call(
             model=name,
             texts=texts,
-            tokens=_tokens(texts, said, model),
+            tokens=_tokens(texts, payload, model),
             form=",".join(dict.fromkeys(forms)),
             input_type=input_type,
-            dimensions=_width(said, name, model),
+            dimensions=_width(payload, name, model),
         )
 
 
-def _texts(said: Any) -> list[str]:  # whatever JSON can hold
-    if not isinstance(said, list) or not said or not all(isinstance(text, str) for text in said):
+def _texts(payload: Any) -> list[str]:  # any JSON value
+    if not isinstance(payload, list) or not payload or not all(isinstance(text, str) for text in payload):
         raise _error(400, "invalid request: texts must be a list of strings")
-    if len(said) > ITEMS:
+    if len(payload) > ITEMS:
         raise _error(
-            400, f"invalid request: total number of texts must be at most {ITEMS} - received {len(said)}"
+            400, f"invalid request: total number of texts must be at most {ITEMS} - received {len(payload)}"
         )
-    if not all(said):
+    if not all(payload):
         raise _error(400, "invalid request: all elements in texts must be non-empty strings")
-    return said
+    return payload
 
 
-def _width(said: dict[str, Any], name: str, model: Model) -> int | None:
-    width = said.get("output_dimension")
+def _width(payload: dict[str, Any], name: str, model: Model) -> int | None:
+    width = payload.get("output_dimension")
     if width is None:
         return None
     if len(model.widths) == 1:
@@ -172,12 +172,12 @@ def _width(said: dict[str, Any], name: str, model: Model) -> int | None:
     return int(width)
 
 
-def _tokens(texts: Sequence[str], said: dict[str, Any], model: Model) -> int:
-    """Count what is embedded of the texts: a part of those that are too long."""
-    truncate = said.get("truncate", "END")
+def _tokens(texts: Sequence[str], payload: dict[str, Any], model: Model) -> int:
+    """Count the embedded tokens of the texts: texts that are too long count in part."""
+    truncate = payload.get("truncate", "END")
     if truncate not in TRUNCATE:
         raise _error(400, f"invalid request: truncate must be one of {', '.join(TRUNCATE)}")
-    most = said.get("max_tokens", model.tokens)
+    most = payload.get("max_tokens", model.tokens)
     if type(most) is not int or most < 1:
         raise _error(400, "invalid request: max_tokens must be a positive number")
     most = min(most, model.tokens)

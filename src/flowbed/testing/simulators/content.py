@@ -1,4 +1,4 @@
-"""Bytes that are too many to hold: in files without a name, which are gone with the last reference to them."""
+"""Content too large for memory: in unnamed temporary files, which disappear with the last reference to them."""
 
 from __future__ import annotations
 
@@ -11,21 +11,21 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
 
-BLOCK = 1 << 18  # what is read and sent at a time
+BLOCK = 1 << 18  # bytes read and sent at a time
 
 
 class Scratch:
-    """A file that is written at its end and read anywhere."""
+    """A file that is appended to and read anywhere."""
 
     def __init__(self) -> None:
-        """Begin with nothing in it."""
+        """Start empty."""
         self.descriptor, name = tempfile.mkstemp(prefix="flowbed-simulator-")
         os.unlink(name)  # noqa: PTH108 - the name is not needed, and must not stay behind
         self.size = 0
         weakref.finalize(self, os.close, self.descriptor)
 
     def append(self, data: bytes) -> Piece:
-        """Write at the end, and give what was written."""
+        """Append data, and return the piece that it became."""
         rest = memoryview(data)
         while rest:
             rest = rest[os.write(self.descriptor, rest) :]
@@ -43,11 +43,11 @@ class Piece:
     size: int
 
     def part(self, size: int) -> Piece:
-        """Give its first `size` bytes."""
+        """Return its first `size` bytes."""
         return Piece(file=self.file, start=self.start, size=min(size, self.size))
 
     def blocks(self) -> Iterator[bytes]:
-        """Read it, block by block."""
+        """Read it block by block."""
         place, end = self.start, self.start + self.size
         while place < end:
             block = os.pread(self.file.descriptor, min(BLOCK, end - place), place)
@@ -64,7 +64,7 @@ class Content:
         self.size = sum(piece.size for piece in self._pieces)
 
     def part(self, size: int) -> Content:
-        """Give its first `size` bytes."""
+        """Return its first `size` bytes."""
         pieces = []
         for piece in self._pieces:
             if size <= 0:
@@ -74,11 +74,11 @@ class Content:
         return Content(pieces)
 
     def after(self, beginning: bytes) -> Content:
-        """Give it with something in front."""
+        """Return it with `beginning` in front."""
         return Content([Scratch().append(beginning), *self._pieces])
 
     def blocks(self) -> Iterator[bytes]:
-        """Read it, in blocks of which none is small but the last."""
+        """Read it in blocks; only the last may be small."""
         gathered = bytearray()
         for piece in self._pieces:
             for block in piece.blocks():
@@ -90,7 +90,7 @@ class Content:
             yield bytes(gathered)
 
     def lines(self) -> Iterator[bytes]:
-        """Read it line by line; what follows the last line break is a line unless it is empty."""
+        """Read it line by line; a last line without a line break counts if it is not empty."""
         begun = b""
         for block in self.blocks():
             *whole, begun = (begun + block).split(b"\n")

@@ -1,4 +1,4 @@
-"""What a simulator answers to those who test with it, beside the vendor's own paths."""
+"""The control endpoints of a simulator, beside the vendor's own paths."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ CONTROL = "/_simulator/"
 
 
 def control(simulator: Simulator, request: Request) -> Answer:
-    """Order faults, let time pass, tell and forget what was asked."""
+    """Order faults, advance the clock, report or reset the account."""
     does = DOES.get((request.method, request.path.removeprefix(CONTROL)))
     if does is None:
         return as_json(404, {"error": f"a simulator has no {request.method} {request.path}"})
@@ -34,8 +34,8 @@ def _faults(simulator: Simulator, _: Request) -> Answer:
 
 def _requests(simulator: Simulator, _: Request) -> Answer:
     account = simulator.account
-    told = [asdict(exchange) for exchange in account.exchanges]
-    return as_json(200, {"totals": asdict(account.totals()), "requests": told})
+    requests = [asdict(exchange) for exchange in account.exchanges]
+    return as_json(200, {"totals": asdict(account.totals()), "requests": requests})
 
 
 def _forget(simulator: Simulator, _: Request) -> Answer:
@@ -49,8 +49,8 @@ def _billed_again(simulator: Simulator, _: Request) -> Answer:
 
 def _order(simulator: Simulator, request: Request) -> Answer:
     try:
-        said: Any = orjson.loads(request.body)
-        simulator.order(*read_faults(said["faults"]), seed=int(said.get("seed", 0)))
+        payload: Any = orjson.loads(request.body)
+        simulator.order(*read_faults(payload["faults"]), seed=int(payload.get("seed", 0)))
     except (Misconfigured, KeyError, TypeError, ValueError) as error:
         return as_json(400, {"error": f'wanted {{"faults": [...], "seed": 0}}: {error}'})
     return as_json(200, {"faults": len(simulator.script.faults)})

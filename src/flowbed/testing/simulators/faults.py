@@ -1,4 +1,4 @@
-"""What goes wrong at a simulated provider, and in which requests."""
+"""Faults of a simulated provider, and the requests that they affect."""
 
 from __future__ import annotations
 
@@ -15,39 +15,39 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
 
 Kind = Literal[
-    "slow",  # nothing but late
-    "rate_limited",  # 429, as when a rate limit is passed
-    "quota",  # what is paid for is used up: 429 with OpenAI, 402 elsewhere
+    "slow",  # only late
+    "rate_limited",  # 429, as when a rate limit is exceeded
+    "quota",  # the account is exhausted: 429 with OpenAI, 402 elsewhere
     "error",  # the vendor's error of `status`
-    "gateway",  # a page of HTML with `status`, from something in front of the vendor
-    "cut",  # the work is done and billed, the connection ends without an answer
+    "gateway",  # an HTML page with `status`, from something in front of the vendor
+    "cut",  # the work is done and billed; the connection ends without an answer
     "truncated",  # the answer ends halfway
-    "garbled",  # 200, and no JSON
+    "garbled",  # 200 with invalid JSON
     "wrong_order",  # the last vector comes first, each with its right index
-    "wrong_index",  # every vector is said to be that of the first text
+    "wrong_index",  # every vector has the index of the first text
     "wrong_dimension",  # vectors that are one number short
     "missing",  # the last text has no vector
-    "not_finite",  # the last vector holds no numbers
-    "validation",  # of a job: lines are found wrong, and the job fails
+    "not_finite",  # the last vector contains no numbers
+    "validation",  # of a job: lines are found invalid, and the job fails
     "failed_lines",  # lines are answered with an error of `status`
-    "missing_lines",  # lines are done and billed, and are in no file of answers
+    "missing_lines",  # lines are done and billed, and are in neither file
     "doubled_lines",  # lines are answered twice
     "conflicting_lines",  # lines are answered twice, the second time with another vector
-    "broken_lines",  # lines of the output are no JSON
+    "broken_lines",  # lines of the output are invalid JSON
     "shuffled",  # the output is in another order
-    "torn",  # the output ends in the middle of a line, as if it ended there
+    "torn",  # the output ends in the middle of a line, as if the file ended there
     "expired",  # the job expires, with lines left over
     "stuck",  # it does not end unless it is cancelled
     "lost",  # it completes, and its output is gone
-    "forgotten",  # it is made, and then unknown
+    "forgotten",  # it is created, and then unknown
 ]
 RetryHeader = Literal["seconds", "milliseconds", "date", "none"]
 KINDS: tuple[Kind, ...] = get_args(Kind)
-# What no client could tell of a vendor that answers by place alone.
+# Faults that no client could notice if the vendor's answers have no index.
 OF_INDICES: frozenset[Kind] = frozenset({"wrong_order", "wrong_index"})
-# What is wrong with vectors, be they a request's or those of a job.
+# Faults of vectors, in requests and in jobs.
 OF_VECTORS: frozenset[Kind] = frozenset({*OF_INDICES, "wrong_dimension", "missing", "not_finite"})
-# What strikes jobs, and so only the requests that make one.
+# Faults of jobs: they affect only requests that create one.
 OF_JOBS: frozenset[Kind] = frozenset(KINDS[KINDS.index("validation") :])
 
 
@@ -55,13 +55,13 @@ OF_JOBS: frozenset[Kind] = frozenset(KINDS[KINDS.index("validation") :])
 class Fault:
     """One thing that goes wrong, and when.
 
-    By order: `calls` numbers the requests that match, from 1, and None means all of them. By share: chance picks
-    `probability` of these. By match: `path` and `model` are shell patterns, and `text` is part of one of the texts.
-    A fault is late by `delay` seconds. `retry_after` seconds are told in the header that `retry_header` says, and in
-    the body where the vendor tells them there too; None leaves them away.
+    By order: `calls` numbers the matching requests, from 1; None means all. By share: a random `probability` of these.
+    By match: `path` and `model` are shell patterns, and `text` is part of one of the texts. A fault comes `delay`
+    seconds late. `retry_after` seconds are sent in the header chosen by `retry_header`, and in the body if the vendor
+    does that; None omits them.
 
-    A fault of jobs strikes the request that makes one. Where it is of lines, chance picks a `share` of those that hold
-    `text`. By `delay` the job ends later, and not the request; one that is stuck is cancelled later.
+    A fault of jobs affects the request that creates one. A fault of lines affects a random `share` of those that
+    contain `text`. `delay` then delays the end of the job, not the request, and for `stuck` the cancelling.
     """
 
     kind: Kind
@@ -77,7 +77,7 @@ class Fault:
     share: float = 1.0
 
     def __post_init__(self) -> None:
-        """Refuse what can never strike, or could not be answered.
+        """Refuse faults that can never apply or could not be answered.
 
         Raises:
             ValueError: a number is out of its range.
@@ -87,7 +87,7 @@ class Fault:
             "probability lies between 0 and 1": 0 <= self.probability <= 1,
             "share lies between 0 and 1": 0 <= self.share <= 1,
             "delay is not negative": self.delay >= 0,
-            "status is an error's, 400 to 599": 400 <= self.status <= 599,
+            "status is an error status, 400 to 599": 400 <= self.status <= 599,
             "retry_after is not negative": self.retry_after is None or self.retry_after >= 0,
         }
         if broken := [rule for rule, holds in ranges.items() if not holds]:
@@ -98,11 +98,11 @@ FIELDS = {field.name for field in fields(Fault)}
 _FAULTS = TypeAdapter(tuple[Fault, ...])
 
 
-def read_faults(value: Any) -> tuple[Fault, ...]:  # whatever JSON can hold
-    """Read faults from what JSON says.
+def read_faults(value: Any) -> tuple[Fault, ...]:  # any JSON value
+    """Parse faults from JSON.
 
     Raises:
-        Misconfigured: it is no list of faults; the message says what is wrong.
+        Misconfigured: it is not a list of faults; the message says what is wrong.
     """
     try:
         unknown = {name for fault in value for name in fault} - FIELDS
@@ -114,29 +114,29 @@ def read_faults(value: Any) -> tuple[Fault, ...]:  # whatever JSON can hold
 
 
 def read_fault(text: str) -> Fault:
-    """Read a fault from one line: `rate_limited,calls=1+2,retry_after=0.5`.
+    """Parse a fault from one line: `rate_limited,calls=1+2,retry_after=0.5`.
 
     Raises:
-        Misconfigured: it is no fault; the message says what is wrong.
+        Misconfigured: it is not a fault; the message says what is wrong.
     """
     kind, *rest = (each.strip() for each in text.split(","))
     if kind not in KINDS:
         raise Misconfigured(f"no fault is called {kind!r}; there are {', '.join(KINDS)}")
-    said: dict[str, Any] = {"kind": kind}
+    payload: dict[str, Any] = {"kind": kind}
     for each in rest:
         name, equals, value = each.partition("=")
         if not equals:
-            raise Misconfigured(f"a fault is written kind,name=value,...; {each!r} is no name=value")
-        said[name] = value.split("+") if name == "calls" else value
-    (fault,) = read_faults([said])
+            raise Misconfigured(f"a fault is written kind,name=value,...; {each!r} is not name=value")
+        payload[name] = value.split("+") if name == "calls" else value
+    (fault,) = read_faults([payload])
     return fault
 
 
 class Script:
-    """The faults of a simulator and what they have struck; the same requests in the same order have the same faults."""
+    """The faults of a simulator and how often they applied; the same requests in the same order get the same faults."""
 
     def __init__(self, faults: Sequence[Fault] = (), *, seed: int = 0) -> None:
-        """Have these faults, with chance from `seed`."""
+        """Start with these faults; `seed` seeds the random choices."""
         self.order(*faults, seed=seed)
 
     @property
@@ -145,18 +145,18 @@ class Script:
         return self._faults
 
     def order(self, *faults: Fault, seed: int = 0) -> None:
-        """Have these faults from now on in the place of those before, and count from 1 again."""
+        """Replace the faults, and count from 1 again."""
         self._faults = faults
         self._matched = [0] * len(faults)
         self._random = random.Random(seed)  # noqa: S311 - chance that can be repeated is the point
 
     @property
     def chance(self) -> random.Random:
-        """What decides where chance does."""
+        """The random generator for everything left to chance."""
         return self._random
 
     def due(self, path: str, model: str, texts: Iterable[str], *, makes_job: bool = False) -> Sequence[Fault]:
-        """Tell what goes wrong with one request."""
+        """Return the faults of one request."""
         return [
             fault
             for place, fault in enumerate(self._faults)

@@ -1,4 +1,4 @@
-"""The files that a simulated provider keeps, each for the key that it came with."""
+"""The files of a simulated provider, each owned by the key that uploaded it."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ MONTH = 30 * 86_400.0  # seconds: how long OpenAI and Voyage keep the files of j
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class StoredFile:
-    """One file; times are in seconds since 1970, and `expires` is None where it is kept for good."""
+    """One file; times are in seconds since 1970, and `expires` is None if it never does."""
 
     id: str
     key: str
@@ -26,16 +26,16 @@ class StoredFile:
 
 
 class Files:
-    """All files; one that has expired, or is another key's, is none."""
+    """All files; an expired file, or one of another key, is not found."""
 
     def __init__(self) -> None:
-        """Begin with none."""
+        """Start empty."""
         self._files: dict[str, StoredFile] = {}
 
     def add(
         self, key: str, purpose: str, filename: str, content: Content, *, now: float, keep: float | None
     ) -> StoredFile:
-        """Keep a file for `keep` seconds, or for good."""
+        """Store a file for `keep` seconds, or forever."""
         stored = StoredFile(
             id=f"file-{secrets.token_hex(11)}",
             key=key,
@@ -49,7 +49,7 @@ class Files:
         return stored
 
     def peek(self, key: str, file: object) -> Content | None:
-        """Look into a file, without asking whether it has expired."""
+        """Return a file even if it has expired."""
         stored = self._files.get(file) if isinstance(file, str) else None
         return stored.content if stored and stored.key == key else None
 
@@ -58,7 +58,7 @@ class Files:
         return next((each for each in self.all(key, now) if each.id == file), None)
 
     def all(self, key: str, now: float) -> list[StoredFile]:
-        """Give all files of a key, the oldest first."""
+        """Return all files of a key, the oldest first."""
         self._files = {
             name: each for name, each in self._files.items() if each.expires is None or each.expires > now
         }

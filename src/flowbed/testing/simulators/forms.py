@@ -1,4 +1,4 @@
-"""Bodies of multipart/form-data (RFC 7578), read where they lie: a file of 200 MB is not held in memory."""
+"""Bodies of multipart/form-data (RFC 7578), parsed in place: a file of 200 MB is never in memory."""
 
 from __future__ import annotations
 
@@ -19,28 +19,28 @@ FORM = "multipart/form-data"
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Field:
-    """One field; `filename` is None where it is no file."""
+    """One field; `filename` is None if it is not a file."""
 
     filename: str | None
     content: Content
 
     @property
     def text(self) -> str:
-        """What the field says."""
+        """The field's text."""
         return b"".join(self.content.blocks()).decode(errors="replace").strip()
 
 
 def read_form(body: Scratch | None, content_type: str) -> Mapping[str, Field]:
-    """Read the fields of a body by name; of two of one name the last counts.
+    """Parse the fields of a body by name; of two with one name the last counts.
 
     Raises:
-        ValueError: the body is no such form.
+        ValueError: the body is not a valid form.
     """
-    said = Message()
-    said["Content-Type"] = content_type
-    boundary = said.get_param("boundary")
+    payload = Message()
+    payload["Content-Type"] = content_type
+    boundary = payload.get_param("boundary")
     if body is None or not body.size or not isinstance(boundary, str):
-        raise ValueError(f"the body is no {FORM} with a boundary")
+        raise ValueError(f"the body is not {FORM} with a boundary")
     with mmap.mmap(body.descriptor, 0, access=mmap.ACCESS_READ) as mapped:
         return dict(_fields(body, mapped, b"--" + boundary.encode("latin-1")))
 

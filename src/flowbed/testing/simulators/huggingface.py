@@ -1,7 +1,7 @@
 """Hugging Face's feature extraction, simulated: `/hf-inference/models/ID/pipeline/feature-extraction`.
 
-Answers are bare lists: a vector for each text, or, with `per_token`, one for each token of it, as models without a
-pooling of their own give. There is no usage. Texts are counted with OpenAI's tokenizer, not with the model's.
+Answers are bare lists: a vector per text, or, with `per_token`, one per token, as models without pooling return.
+There is no usage. Tokens are counted with OpenAI's tokenizer, not with the model's.
 """
 
 from __future__ import annotations
@@ -28,14 +28,14 @@ ITEMS = 32
 WINDOW = 300  # seconds: Hugging Face counts requests in windows of five minutes
 ROUTE = re.compile(r"/hf-inference/models/(?P<name>[^/]+(?:/[^/]+)?)/pipeline/feature-extraction")
 KNOWN = {"inputs", "normalize", "prompt_name", "truncate", "truncation_direction"}
-LENGTH = 1.75  # of vectors that a request wants as the model makes them, not normalised
-LEFT_OUT = 0.5  # how far the vectors of tokens lie from their mean
+LENGTH = 1.75  # length of vectors if a request asks for them without normalisation
+LEFT_OUT = 0.5  # distance of token vectors from their mean
 UNAUTHORIZED, UNAVAILABLE = 401, 503
 
 
 @dataclass(frozen=True, kw_only=True)
 class Model:
-    """One model: `prompts` are the names that it knows, `per_token` gives the vectors of tokens."""
+    """One model: `prompts` are the names that it knows; with `per_token` it returns the vectors of tokens."""
 
     dimensions: int
     tokens: int = 512
@@ -53,23 +53,23 @@ MODELS = {
 
 
 class HuggingFace:
-    """How Hugging Face reads requests and words answers."""
+    """How Hugging Face parses requests and words answers."""
 
     name = "huggingface"
     positional = True
     jobs: None = None  # its Batch API is not simulated
 
     def __init__(self, *, models: Mapping[str, Model] = MODELS, keys: Collection[str] | None = None) -> None:
-        """Take these `keys`, or any at all."""
+        """Accept these `keys`, or any."""
         self._models = models
         self._keys = keys
 
     def key(self, request: Request) -> str:
-        """Give the bearer token."""
+        """Return the bearer token."""
         return request.bearer
 
     def read(self, request: Request) -> Call | Answer:
-        """Judge a request as Hugging Face does."""
+        """Validate a request as Hugging Face does."""
         if not request.bearer or (self._keys is not None and request.bearer not in self._keys):
             raise _error(401, "Invalid username or password.")
         asked = ROUTE.fullmatch(request.path)
@@ -78,27 +78,27 @@ class HuggingFace:
             raise _error(404, "Not Found" if asked is None else f"Model {name} does not exist")
         if request.method != "POST":
             raise _error(405, "Method Not Allowed")
-        said = fields(request.body)
-        if said is None:
+        payload = fields(request.body)
+        if payload is None:
             raise _error(422, "Failed to parse the request body as JSON")
-        return self._judge(said, name)
+        return self._judge(payload, name)
 
     def width(self, call: Call) -> int:
-        """Tell how many dimensions the vectors of a call have."""
+        """Return the dimensions of a call's vectors."""
         return self._models[call.model].dimensions
 
     def write(self, call: Call, vectors: Vectors) -> Answer:
-        """Answer a call with bare lists: two deep, or three with the vectors of tokens, or one less for one text."""
+        """Answer a call with bare lists: two deep, or three with the vectors of tokens; one less for a single text."""
         form, _, shape = call.form.partition("/")
         rows = vectors.rows if form == "normal" else vectors.rows * np.float32(LENGTH)
-        told: Sequence[Any] = list(rows)
+        answer: Sequence[Any] = list(rows)
         if self._models[call.model].per_token:
             counts = [tokenizer().count(call.texts[label]) for label in vectors.labels]
-            told = [list(of_tokens(row, count)) for row, count in zip(rows, counts, strict=True)]
-        return as_json(200, told[0] if shape == "one" and told else told)
+            answer = [list(of_tokens(row, count)) for row, count in zip(rows, counts, strict=True)]
+        return as_json(200, answer[0] if shape == "one" and answer else answer)
 
     def refuse(self, refusal: Refusal, request: Request) -> Answer:  # noqa: ARG002 - the seam hands it over
-        """Word a refusal as Hugging Face does; a 503 that says when to come again is a model that is being loaded."""
+        """Word a refusal as Hugging Face does; a 503 with a retry time is a model that is loading."""
         if refusal.reason == "quota":
             return _error(
                 402,
@@ -111,32 +111,32 @@ class HuggingFace:
             return _error(401, "Invalid username or password.").answer
         if refusal.status == UNAVAILABLE and refusal.retry_after is not None:
             name = refusal.call.model if refusal.call else "?"
-            said = {"error": f"Model {name} is currently loading", "estimated_time": refusal.retry_after}
-            return as_json(503, said)
+            payload = {"error": f"Model {name} is currently loading", "estimated_time": refusal.retry_after}
+            return as_json(503, payload)
         return _error(refusal.status, "A fault to order.").answer
 
     def standing(self, rooms: Sequence[Room]) -> Headers:
-        """Tell what is left of the requests of a window."""
-        told: list[tuple[bytes, bytes]] = []
+        """Return what is left of the requests of a window."""
+        headers: list[tuple[bytes, bytes]] = []
         for room in rooms:
             if room.unit == "requests":
                 seconds = -(-(room.wait or room.reset) // 1)
-                told += [
+                headers += [
                     (b"ratelimit", f'"api";r={room.remaining};t={seconds:.0f}'.encode()),
                     (b"ratelimit-policy", f'"fixed window";"api";q={room.limit * 5};w={WINDOW}'.encode()),
                 ]
-        return tuple(told)
+        return tuple(headers)
 
-    def _judge(self, said: dict[str, Any], name: str) -> Call:
+    def _judge(self, payload: dict[str, Any], name: str) -> Call:
         model = self._models[name]
-        unknown = sorted(said.keys() - KNOWN)
+        unknown = sorted(payload.keys() - KNOWN)
         if unknown:
             raise _error(422, f"unknown field `{unknown[0]}`")
-        prompt = said.get("prompt_name", "")
+        prompt = payload.get("prompt_name", "")
         if prompt and prompt not in model.prompts:
             known = ", ".join(model.prompts) or "none"
             raise _error(422, f"`prompt_name` {prompt!r} is not among the prompts of the model: {known}")
-        inputs = said.get("inputs")
+        inputs = payload.get("inputs")
         texts = [inputs] if isinstance(inputs, str) else inputs
         if (
             not isinstance(texts, list)
@@ -149,7 +149,7 @@ class HuggingFace:
                 413, f"batch size {len(texts)} > maximum allowed batch size {ITEMS}", kind="Validation"
             )
         counts = [tokenizer().count(text) for text in texts]
-        if max(counts) > model.tokens and not said.get("truncate", False):
+        if max(counts) > model.tokens and not payload.get("truncate", False):
             raise _error(
                 413,
                 f"Input validation error: `inputs` must have less than {model.tokens} tokens. Given: {max(counts)}",
@@ -159,14 +159,14 @@ class HuggingFace:
             model=name,
             texts=texts,
             tokens=sum(min(count, model.tokens) for count in counts),
-            form=("normal" if said.get("normalize", True) else "raw")
+            form=("normal" if payload.get("normalize", True) else "raw")
             + ("/one" if isinstance(inputs, str) else "/many"),
             input_type=prompt,
         )
 
 
 def of_tokens(vector: NDArray[np.float32], count: int) -> NDArray[np.float32]:
-    """Make vectors of `count` tokens whose mean is `vector`; no one of two or more is the mean itself."""
+    """Make vectors of `count` tokens whose mean is `vector`; with two or more, none is the mean itself."""
     away = np.roll(vector, 1) * np.float32(LEFT_OUT)
     signs = np.ones(count, np.float32)
     signs[1::2] = -1
@@ -179,5 +179,5 @@ def of_tokens(vector: NDArray[np.float32], count: int) -> NDArray[np.float32]:
 
 
 def _error(status: int, message: str, kind: str | None = None) -> VendorError:
-    said = {"error": message} if kind is None else {"error": message, "error_type": kind}
-    return VendorError(as_json(status, said))
+    payload = {"error": message} if kind is None else {"error": message, "error_type": kind}
+    return VendorError(as_json(status, payload))

@@ -1,7 +1,7 @@
-"""The jobs of a simulated Batch API: what each does, decided when it is made, and how far it is, by the clock.
+"""The jobs of a simulated Batch API: what each does is computed at once; how far it is depends on the clock.
 
-All lines are worked on as a job is made; the clock then says how many of them are done, and when the job ends. So no
-time need pass, nothing works in the background, and what is paid for is paid for whether or not anyone looks again.
+All lines are processed when a job is created. The clock then determines how many are done and when the job ends. So
+no real time passes, nothing runs in the background, and work is billed whether or not a client polls.
 """
 
 from __future__ import annotations
@@ -22,14 +22,14 @@ if TYPE_CHECKING:
 Status = Literal[
     "validating", "failed", "in_progress", "finalizing", "completed", "expired", "cancelling", "cancelled"
 ]
-# A job is validated in the first part of its time and finalized in the last, so that every state can be seen.
+# A job is validated in the first part of its time and finalized in the last, so that every state can be observed.
 VALIDATING, FINALIZING = 0.05, 0.95
 NEVER = float("inf")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Problem:
-    """Why the input of a job is refused; `line` counts from 1, and is None where it is not one line's fault."""
+    """Why the input of a job is refused; `line` counts from 1, and is None if no single line is at fault."""
 
     code: str
     message: str
@@ -39,10 +39,10 @@ class Problem:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Line:
-    """One line of input and its answer, if there is one in the file that it should be in.
+    """One line of input and its answers.
 
-    `good` lines are billed. `answers` are those in the output, or in the errors where it is not good: none where the
-    answer was lost, and more where it was doubled.
+    `good` lines are billed. `answers` are the lines in the output, or in the error file if it is not good: none if the
+    answer was lost, several if it was doubled.
     """
 
     custom_id: str
@@ -53,10 +53,10 @@ class Line:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Work:
-    """What a job does: its lines in the order in which it does them.
+    """What a job does: its lines in processing order.
 
-    `unfinished` are the places of those that are left when it expires, as it then does in the place of completing.
-    `arrange` puts the pieces of the output in order.
+    `unfinished` are the positions of the lines left when it expires; it then expires instead of completing. `arrange`
+    orders the pieces of the output.
     """
 
     model: str = ""
@@ -67,15 +67,15 @@ class Work:
 
     @property
     def tokens(self) -> int:
-        """How many tokens all lines have."""
+        """The tokens of all lines."""
         return sum(line.call.tokens for line in self.lines if line.call)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Course:
+class Timeline:
     """When things happen to a job, in seconds since 1970.
 
-    A job that is `stuck` has no end of its own; `cancelling` is how long it takes to be cancelled.
+    A `stuck` job never ends by itself; `cancelling` is how long cancelling takes.
     """
 
     created: float
@@ -104,15 +104,15 @@ class Course:
 class Job:
     """One job.
 
-    `said` is what it was asked for with; `unfinished_line` writes a line that was not worked on, or nothing. `output`
-    and `errors` name files. Once it is `settled`, `left` are the places of the lines that it did not do.
+    `payload` is the request that created it; `unfinished_line` writes a line that was not processed, or nothing.
+    `output` and `errors` name files. Once it is `settled`, `left` are the positions of the unprocessed lines.
     """
 
     id: str
     key: str
-    said: Mapping[str, Any]
+    payload: Mapping[str, Any]
     work: Work
-    course: Course
+    timeline: Timeline
     unfinished_line: Callable[[str, str, str], bytes]
     forgotten: bool = False
     lost: bool = False
@@ -126,43 +126,45 @@ class Job:
 
     @property
     def ended(self) -> float:
-        """When it ends, as far as is known."""
+        """When it ends, as far as known."""
         if self.work.problems:
-            return self.course.began
+            return self.timeline.began
         if self.cancelled is not None:
-            return self.cancelled + self.course.cancelling
-        return self.course.ends if self.course.stuck else min(self.course.ends, self.course.expires)
+            return self.cancelled + self.timeline.cancelling
+        return self.timeline.ends if self.timeline.stuck else min(self.timeline.ends, self.timeline.expires)
 
     def status(self, now: float) -> Status:
-        """Tell its state."""
+        """Return its state."""
         if now < self.ended:
             if self.cancelled is not None:
                 return "cancelling"
-            if now < self.course.began:
+            if now < self.timeline.began:
                 return "validating"
-            return "in_progress" if now < self.course.finalizing else "finalizing"
+            return "in_progress" if now < self.timeline.finalizing else "finalizing"
         if self.work.problems:
             return "failed"
         if self.cancelled is not None:
             return "cancelled"
-        return "expired" if self.work.unfinished or self.course.ends > self.course.expires else "completed"
+        return (
+            "expired" if self.work.unfinished or self.timeline.ends > self.timeline.expires else "completed"
+        )
 
     def remaining(self, now: float) -> Collection[int]:
-        """Tell the places of the lines that are not done."""
+        """Return the positions of the lines that are not done."""
         if self.settled:
             return self.left
         now = now if self.cancelled is None else min(now, self.cancelled)
-        spent = self.course.finalizing - self.course.began
-        share = 1.0 if now >= self.course.finalizing else max(0.0, now - self.course.began) / spent
+        spent = self.timeline.finalizing - self.timeline.began
+        share = 1.0 if now >= self.timeline.finalizing else max(0.0, now - self.timeline.began) / spent
         done = int(share * len(self.work.lines))
         return {*range(done, len(self.work.lines)), *self.work.unfinished}
 
     def stamps(self, now: float) -> dict[str, float]:
-        """Tell when it reached the states that it has reached."""
+        """Return when it reached the states it has reached."""
         last = self.ended if self.cancelled is None else min(self.ended, self.cancelled)
         reached: dict[str, float] = {}
         if not self.work.problems:
-            on_the_way = {"in_progress": self.course.began, "finalizing": self.course.finalizing}
+            on_the_way = {"in_progress": self.timeline.began, "finalizing": self.timeline.finalizing}
             reached = {status: at for status, at in on_the_way.items() if at <= min(now, last)}
         if self.cancelled is not None:
             reached["cancelling"] = self.cancelled
@@ -171,8 +173,8 @@ class Job:
         return reached
 
     def counts(self, now: float) -> dict[str, int]:
-        """Count its lines; those that are left when it ends have neither completed nor failed."""
-        if self.work.problems or now < self.course.began:
+        """Count its lines; lines left when it ends have neither completed nor failed."""
+        if self.work.problems or now < self.timeline.began:
             return {"total": 0, "completed": 0, "failed": 0}
         left = self.remaining(now)
         done = [line.good for place, line in enumerate(self.work.lines) if place not in left]
@@ -182,13 +184,13 @@ class Job:
 class Jobs:
     """All jobs, and the files that they read and write.
 
-    A job takes `seconds`; `queue_tokens` is how many the unfinished jobs of a key may have in all for one model.
+    A job takes `seconds`; `queue_tokens` limits the unfinished jobs of a key, together, for one model.
     """
 
     def __init__(
         self, *, window: float, seconds: float, cancelling: float, queue_tokens: int | None, output: str
     ) -> None:
-        """Begin with none; `window` is how long a job may take, `output` the purpose of the files that they write."""
+        """Start empty; `window` is how long a job may take, `output` the purpose of the files that jobs write."""
         self.files = Files()
         self.queue_tokens = queue_tokens
         self._window, self._seconds, self._cancelling = window, seconds, cancelling
@@ -196,9 +198,9 @@ class Jobs:
         self._jobs: dict[str, Job] = {}
         self._unsettled: list[Job] = []
 
-    def course(self, now: float, *, late: float = 0.0, stuck: bool = False) -> Course:
-        """Plan a job that begins now; `late` is by how much it takes longer, or its cancelling where it is stuck."""
-        return Course(
+    def timeline(self, now: float, *, late: float = 0.0, stuck: bool = False) -> Timeline:
+        """Schedule a job that begins now; `late` delays its end, or its cancelling if it is stuck."""
+        return Timeline(
             created=now,
             seconds=self._seconds + (0.0 if stuck else late),
             expires=now + self._window,
@@ -207,7 +209,7 @@ class Jobs:
         )
 
     def waiting(self, key: str, model: str | None, now: float) -> int:
-        """Count the tokens of the unfinished jobs of a key, of one model or of all."""
+        """Count the tokens of a key's unfinished jobs, of one model or of all."""
         return sum(
             job.work.tokens
             for job in self._unsettled
@@ -222,7 +224,7 @@ class Jobs:
         return sum(job.key == key and now < job.ended for job in self._unsettled)
 
     def add(self, job: Job) -> None:
-        """Begin a job."""
+        """Add a job."""
         self._jobs[job.id] = job
         self._unsettled.append(job)
 
@@ -232,17 +234,17 @@ class Jobs:
         return found if found and found.key == key and not found.forgotten else None
 
     def all(self, key: str) -> Sequence[Job]:
-        """Give all jobs of a key, the newest first."""
+        """Return all jobs of a key, the newest first."""
         return [job for job in reversed(self._jobs.values()) if job.key == key and not job.forgotten]
 
     def settle(self, now: float) -> Sequence[Call]:
-        """End the jobs whose time has come, and give what they are billed for."""
+        """End the jobs whose time has come, and return the calls to bill."""
         ended = [job for job in self._unsettled if job.ended <= now]
         self._unsettled = [job for job in self._unsettled if job.ended > now]
         return [call for job in ended for call in self._end(job)]
 
     def _end(self, job: Job) -> Sequence[Call]:
-        """Write the files of a job, and give what it is billed for."""
+        """Write the files of a job, and return the calls to bill."""
         job.left = job.remaining(job.ended)
         job.settled = True
         if job.work.problems:
@@ -251,7 +253,7 @@ class Jobs:
         done = enumerate(job.work.lines)
         calls = [line.call for place, line in done if line.good and line.call and place not in job.left]
         job.tokens_billed = sum(call.tokens for call in calls)
-        # The texts are needed no more.
+        # The texts are no longer needed.
         job.work = replace(job.work, lines=[replace(line, call=None) for line in job.work.lines])
         return calls
 
@@ -262,8 +264,8 @@ class Jobs:
         why = "batch_cancelled" if job.cancelled is not None else "batch_expired"
         for place, line in enumerate(job.work.lines):
             if place in job.left:
-                if told := job.unfinished_line(job.id, line.custom_id, why):
-                    bad.append(scratch.append(told))
+                if written := job.unfinished_line(job.id, line.custom_id, why):
+                    bad.append(scratch.append(written))
             else:
                 (good if line.good else bad).extend(line.answers)
         if good:
@@ -279,5 +281,5 @@ class Jobs:
 
 
 def new_id(prefix: str) -> str:
-    """Make an id that no other simulator makes, so that what one has forgotten no other knows."""
+    """Make an id that no other simulator makes, so that one simulator never knows another's."""
     return f"{prefix}{secrets.token_hex(16)}"

@@ -1,4 +1,4 @@
-"""Rate limits per minute and key, as providers enforce them: buckets that fill with time, on a clock."""
+"""Rate limits per minute and key, as providers enforce them: buckets that refill with time, on a clock."""
 
 from __future__ import annotations
 
@@ -11,16 +11,16 @@ if TYPE_CHECKING:
 Unit = Literal["requests", "inputs", "tokens"]
 UNITS: tuple[Unit, ...] = ("requests", "inputs", "tokens")
 MINUTE = 60.0
-# As much of a part of one as adding up floats may lose: what is owed is never less.
+# Tolerance for rounding errors of float sums; real debts are larger.
 LOST = 1e-6
 
 
 @dataclass(frozen=True, kw_only=True)
 class Limits:
-    """What one key may send in a minute; None is without limit.
+    """What one key may send in a minute; None means no limit.
 
-    A key that was quiet may send what `burst` seconds allow at once: 60 lets it send a minute's worth, 1 holds it to a
-    second's worth, as OpenAI does now and then.
+    An idle key may send what `burst` seconds allow at once: 60 allows a minute's worth, 1 a second's worth, as OpenAI
+    sometimes enforces.
     """
 
     requests: int | None = None
@@ -31,9 +31,9 @@ class Limits:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Room:
-    """How one limit stands after a request: what is left, in how many seconds all is back.
+    """One limit after a request: what is left, and in how many seconds it is full again.
 
-    `wait` is in how many seconds the request would have fitted: 0 where it did, None where it never will.
+    `wait` is how many seconds until the request would fit: 0 if it did, None if it never will.
     """
 
     unit: Unit
@@ -48,14 +48,14 @@ class Buckets:
     """One bucket for each key and limit."""
 
     def __init__(self, limits: Limits, clock: Callable[[], float]) -> None:
-        """Begin with full buckets; `clock` tells seconds, from any beginning."""
+        """Start with full buckets; `clock` returns seconds since any point."""
         self._clock = clock
         self._limits = [(unit, limit) for unit in UNITS if (limit := getattr(limits, unit)) is not None]
         self._burst = limits.burst
         self._levels: dict[tuple[str, Unit], tuple[float, float]] = {}
 
     def take(self, key: str, asked: dict[Unit, int]) -> Sequence[Room]:
-        """Take what a request needs, or nothing of it save the request itself, and tell how every limit stands."""
+        """Take what a request needs, or only the request itself if it does not fit; return the state of every limit."""
         if not self._limits:
             return ()
         now = self._clock()
@@ -64,7 +64,7 @@ class Buckets:
         fits = all(wait == 0.0 for wait in waits.values())
         rooms = []
         for unit, limit in self._limits:
-            # Even a request that is refused counts as a request, with OpenAI; it is not said what others do.
+            # A refused request also counts as a request, with OpenAI; other vendors do not say.
             taken = asked[unit] if fits or (unit == "requests" and waits[unit] == 0.0) else 0
             level = max(0.0, levels[unit] - taken)
             self._levels[key, unit] = level, now
@@ -97,6 +97,6 @@ class Buckets:
 
 
 def in_the_way(rooms: Sequence[Room]) -> Room | None:
-    """Tell which limit refuses a request, and for the longest time; None where it fits."""
+    """Return the limit that refuses a request for longest; None if it fits."""
     refusing = [room for room in rooms if room.wait != 0.0]
     return max(refusing, key=lambda room: float("inf") if room.wait is None else room.wait, default=None)

@@ -1,7 +1,7 @@
 """OpenAI's embeddings API, simulated: `/v1/embeddings`, `/v1/models`, and for jobs `/v1/files` and `/v1/batches`.
 
-Limits, errors and headers are those that are documented or were seen; where neither is known, an error is of the right
-status and shape, and its words are our own.
+Limits, errors and headers are as documented or observed. If neither is known, an error has the right status and
+shape, and wording of our own.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from collections.abc import Collection, Mapping, Sequence
 
     from flowbed.testing.simulators.limits import Room
-    from flowbed.testing.simulators.wire import Deed, Headers, Refusal, Request, Vectors
+    from flowbed.testing.simulators.wire import Headers, Operation, Refusal, Request, Vectors
 
 ITEMS = 2048
 TOKENS = 8192
@@ -32,13 +32,13 @@ FORMS = ("float", "base64")
 INVALID_INPUT = (
     "'$.input' is invalid. Please check the API reference: https://platform.openai.com/docs/api-reference."
 )
-CREATED = 1_705_948_997  # when OpenAI says that text-embedding-3-small was made
+CREATED = 1_705_948_997  # creation time of text-embedding-3-small according to OpenAI
 UNAUTHORIZED, SERVER_ERROR = 401, 500
 
 
 @dataclass(frozen=True, kw_only=True)
 class Model:
-    """One embedding model; `reducible` takes fewer `dimensions`, `tokens` is the longest text."""
+    """One embedding model; a `reducible` one accepts fewer `dimensions`; `tokens` is the longest text."""
 
     dimensions: int
     reducible: bool = True
@@ -53,7 +53,7 @@ MODELS = {
 
 
 class OpenAI:
-    """How OpenAI reads requests and words answers."""
+    """How OpenAI parses requests and words answers."""
 
     name = "openai"
     positional = False
@@ -68,10 +68,10 @@ class OpenAI:
         cancel_seconds: float = 0.0,
         queue_tokens: int | None = None,
     ) -> None:
-        """Take these `keys`, or any at all; with `strict` off, fields that OpenAI does not know are passed over.
+        """Accept these `keys`, or any; with `strict` off, ignore unknown fields.
 
-        A job takes `batch_seconds`, and its cancelling `cancel_seconds`; the unfinished jobs of a key may have
-        `queue_tokens` in all for one model.
+        A job takes `batch_seconds`, and cancelling it `cancel_seconds`; the unfinished jobs of a key may have
+        `queue_tokens` together, for one model.
         """
         self.models = models
         self._keys = keys
@@ -87,14 +87,14 @@ class OpenAI:
         self._batches = BatchesApi(self, self.jobs)
 
     def key(self, request: Request) -> str:
-        """Give the bearer token."""
+        """Return the bearer token."""
         return request.bearer
 
-    def read(self, request: Request) -> Call | Answer | Deed:
-        """Judge a request as OpenAI does."""
+    def read(self, request: Request) -> Call | Answer | Operation:
+        """Validate a request as OpenAI does."""
         self._admit(request)
-        if deed := self._batches.read(request):
-            return deed
+        if operation := self._batches.read(request):
+            return operation
         match request.method, request.path:
             case "POST", "/v1/embeddings":
                 return self.judge(request.body)
@@ -115,37 +115,37 @@ class OpenAI:
         raise self.error(404, f"Invalid URL ({request.method} {request.path})")
 
     def judge(self, content: bytes, deployed: str | None = None) -> Call:
-        """Judge the body of an embeddings request; its model is the one that is `deployed`, where that is said.
+        """Validate the body of an embeddings request; its model is the `deployed` one, if given.
 
         Raises:
             VendorError: something is wrong with it.
         """
         return self.call(self._fields(content), deployed)
 
-    def call(self, said: dict[str, Any], deployed: str | None = None) -> Call:
-        """Judge the fields of an embeddings request, as `judge` does its body."""
-        self._know(said)
-        name = deployed or said.get("model")
+    def call(self, payload: dict[str, Any], deployed: str | None = None) -> Call:
+        """Validate the fields of an embeddings request, as `judge` does its body."""
+        self._know(payload)
+        name = deployed or payload.get("model")
         if not isinstance(name, str) or not name:
             raise self.error(400, "you must provide a model parameter")
         if name not in self.models:
             message = f"The model `{name}` does not exist or you do not have access to it."
             raise self.error(404, message, code="model_not_found")
-        form = said.get("encoding_format", "float")
+        form = payload.get("encoding_format", "float")
         if form not in FORMS:
             raise self.error(
                 400, f"{form!r} is not one of {FORMS} - 'encoding_format'", param="encoding_format"
             )
-        if not isinstance(said.get("user", ""), str):
-            raise self.error(400, f"{said['user']!r} is not of type 'string' - 'user'", param="user")
+        if not isinstance(payload.get("user", ""), str):
+            raise self.error(400, f"{payload['user']!r} is not of type 'string' - 'user'", param="user")
         model = self.models[name]
-        dimensions = self._dimensions(said.get("dimensions"), model)
-        texts, tokens = self._inputs(said.get("input"))
+        dimensions = self._dimensions(payload.get("dimensions"), model)
+        texts, tokens = self._inputs(payload.get("input"))
         self._fit(tokens, model)
         return Call(model=name, texts=texts, tokens=sum(tokens), form=form, dimensions=dimensions)
 
     def width(self, call: Call) -> int:
-        """Tell how many dimensions the vectors of a call have."""
+        """Return the dimensions of a call's vectors."""
         return call.dimensions or self.models[call.model].dimensions
 
     def write(self, call: Call, vectors: Vectors) -> Answer:
@@ -186,7 +186,7 @@ class OpenAI:
         ).answer
 
     def standing(self, rooms: Sequence[Room]) -> Headers:
-        """Tell what is left of every limit, and after how long to come again, to the millisecond."""
+        """Return what is left of every limit and when to retry, to the millisecond."""
         return standing(rooms)
 
     def error(
@@ -199,8 +199,8 @@ class OpenAI:
         code: str | None = None,
     ) -> VendorError:
         """Make an error of OpenAI's shape."""
-        said = {"message": message, "type": kind, "param": param, "code": code}
-        return VendorError(as_json(status, {"error": said}, self.signed()))
+        payload = {"message": message, "type": kind, "param": param, "code": code}
+        return VendorError(as_json(status, {"error": payload}, self.signed()))
 
     def _admit(self, request: Request) -> None:
         key = self.key(request)
@@ -222,49 +222,49 @@ class OpenAI:
         )
 
     def _fields(self, content: bytes) -> dict[str, Any]:
-        """Read the fields of a body; null is as good as absent."""
-        said = fields(content)
-        if said is None:
+        """Parse the fields of a body; null means absent."""
+        payload = fields(content)
+        if payload is None:
             raise self.error(
                 400,
                 "We could not parse the JSON body of your request. The OpenAI API expects a JSON payload.",
             )
-        return said
+        return payload
 
-    def _know(self, said: dict[str, Any]) -> None:
-        unknown = sorted(said.keys() - FIELDS)
+    def _know(self, payload: dict[str, Any]) -> None:
+        unknown = sorted(payload.keys() - FIELDS)
         if unknown and self._strict:
             raise self.error(400, f"Unrecognized request argument supplied: {', '.join(unknown)}")
 
-    def _dimensions(self, said: Any, model: Model) -> int | None:  # whatever JSON can hold
-        if said is None:
+    def _dimensions(self, payload: Any, model: Model) -> int | None:  # any JSON value
+        if payload is None:
             return None
         if not model.reducible:
             raise self.error(400, "This model does not support specifying dimensions.")
-        if type(said) is not int:
-            raise self.error(400, f"{said!r} is not of type 'integer' - 'dimensions'", param="dimensions")
-        if not 1 <= said <= model.dimensions:
-            message = f"Invalid value for 'dimensions' = {said}. Must be between 1 and {model.dimensions}."
+        if type(payload) is not int:
+            raise self.error(400, f"{payload!r} is not of type 'integer' - 'dimensions'", param="dimensions")
+        if not 1 <= payload <= model.dimensions:
+            message = f"Invalid value for 'dimensions' = {payload}. Must be between 1 and {model.dimensions}."
             raise self.error(400, message, param="dimensions")
-        return said
+        return payload
 
-    def _inputs(self, said: Any) -> tuple[list[str], list[int]]:  # whatever JSON can hold
-        """Read `input`: the text of each, and how many tokens it has."""
-        if isinstance(said, str) or (isinstance(said, list) and said and type(said[0]) is int):
-            said = [said]
-        if not isinstance(said, list) or not said:
+    def _inputs(self, payload: Any) -> tuple[list[str], list[int]]:  # any JSON value
+        """Parse `input`: the text of each, and its number of tokens."""
+        if isinstance(payload, str) or (isinstance(payload, list) and payload and type(payload[0]) is int):
+            payload = [payload]
+        if not isinstance(payload, list) or not payload:
             raise self.error(400, INVALID_INPUT)
-        if len(said) > ITEMS:
+        if len(payload) > ITEMS:
             message = (
                 f"Invalid 'input': array too long. Expected an array with maximum length {ITEMS}, but got an array "
-                f"with length {len(said)} instead."
+                f"with length {len(payload)} instead."
             )
             raise self.error(400, message, param="input", code="array_above_max_length")
-        if all(isinstance(each, str) and each for each in said):
+        if all(isinstance(each, str) and each for each in payload):
             count = tokenizer().count
-            return said, [count(each) for each in said]
-        if all(isinstance(each, list) and each and all(map(is_token, each)) for each in said):
-            return [_text(each) for each in said], [len(each) for each in said]
+            return payload, [count(each) for each in payload]
+        if all(isinstance(each, list) and each and all(map(is_token, each)) for each in payload):
+            return [_text(each) for each in payload], [len(each) for each in payload]
         raise self.error(400, INVALID_INPUT)
 
     def _fit(self, tokens: Sequence[int], model: Model) -> None:
@@ -286,7 +286,7 @@ class OpenAI:
         return {"id": name, "object": "model", "created": CREATED, "owned_by": "system"}
 
     def signed(self) -> Headers:
-        """Give the headers of every answer."""
+        """Return the headers of every answer."""
         return (
             (b"openai-organization", b"simulated"),
             (b"openai-processing-ms", b"1"),
@@ -296,6 +296,6 @@ class OpenAI:
 
 
 def _text(tokens: list[int]) -> str:
-    """Give the text of tokens, so that they have its vector; half a character has one of its own."""
+    """Return the text of tokens, so that they get its vector; half a character has its own."""
     text = tokenizer().decode(tokens)
     return f"tokens {tokens}" if text is None else text

@@ -15,19 +15,19 @@ if TYPE_CHECKING:
     from flowbed.testing.simulators.files import Files, StoredFile
     from flowbed.testing.simulators.forms import Field
     from flowbed.testing.simulators.openai import OpenAI
-    from flowbed.testing.simulators.wire import Answer, Request, Scene
+    from flowbed.testing.simulators.wire import Answer, OperationContext, Request
 
 BYTES = 512 * 1024 * 1024
 PURPOSES = ("assistants", "batch", "fine-tune", "vision", "user_data", "evals")
-LEAST, MOST = 3600, 2_592_000  # seconds: for how long `expires_after` may keep a file
+LEAST, MOST = 3600, 2_592_000  # seconds: range of `expires_after`
 LISTED = 10_000
 
 
 class FilesApi:
-    """The files of OpenAI: how requests are read and answered."""
+    """OpenAI's files: how requests are parsed and answered."""
 
     def __init__(self, api: OpenAI, files: Files) -> None:
-        """Keep `files`; word errors as `api` does."""
+        """Serve `files`; word errors as `api` does."""
         self._api = api
         self._files = files
         self.routes = Routes(
@@ -38,7 +38,7 @@ class FilesApi:
             ("GET", "/v1/files/*/content", self._content),
         )
 
-    def _upload(self, request: Request, scene: Scene) -> Answer:
+    def _upload(self, request: Request, context: OperationContext) -> Answer:
         form = self._form(request)
         purpose, file = form["purpose"].text, form["file"]
         if purpose not in PURPOSES:
@@ -50,17 +50,17 @@ class FilesApi:
             if not (file.filename or "").endswith(".jsonl") or fields(first) is None:
                 raise self._api.error(400, "Invalid file format for Batch API. Must be .jsonl")
         stored = self._files.add(
-            scene.key,
+            context.key,
             purpose,
             file.filename or "",
             file.content,
-            now=scene.now,
+            now=context.now,
             keep=self._expiry(form) or (MONTH if purpose == "batch" else None),
         )
-        return as_json(200, told(stored), self._api.signed())
+        return as_json(200, describe(stored), self._api.signed())
 
     def _form(self, request: Request) -> Mapping[str, Field]:
-        """Read the form of an upload."""
+        """Parse the form of an upload."""
         try:
             form = read_form(request.form, request.headers.get("content-type", ""))
         except ValueError as error:
@@ -73,40 +73,40 @@ class FilesApi:
     def _expiry(self, form: Mapping[str, Field]) -> float | None:
         if not any(name.startswith("expires_after") for name in form):
             return None
-        said = {
+        payload = {
             name: form[f"expires_after[{name}]"].text
             for name in ("anchor", "seconds")
             if f"expires_after[{name}]" in form
         }
-        return self.keep(said, "expires_after")
+        return self.keep(payload, "expires_after")
 
-    def keep(self, said: Any, name: str) -> float:  # whatever JSON can hold
-        """Read for how many seconds a file is to be kept; `name` is that of the field.
+    def keep(self, payload: Any, name: str) -> float:  # any JSON value
+        """Return for how many seconds to keep a file; `name` is the name of the field.
 
         Raises:
-            VendorError: it says no time, or none that is allowed.
+            VendorError: it is not a time, or not an allowed one.
         """
-        if not isinstance(said, dict) or said.get("anchor") != "created_at":
+        if not isinstance(payload, dict) or payload.get("anchor") != "created_at":
             message = f"Invalid value for '{name}.anchor'. Supported values are: 'created_at'."
             raise self._api.error(400, message, param=f"{name}.anchor", code="invalid_value")
-        seconds = str(said.get("seconds", ""))
+        seconds = str(payload.get("seconds", ""))
         if not seconds.isdecimal() or not LEAST <= int(seconds) <= MOST:
             message = f"Invalid value for '{name}.seconds'. Must be between {LEAST} and {MOST}."
             raise self._api.error(400, message, param=f"{name}.seconds", code="invalid_value")
         return float(seconds)
 
-    def _list(self, request: Request, scene: Scene) -> Answer:
+    def _list(self, request: Request, context: OperationContext) -> Answer:
         purpose = request.parameter("purpose")
-        stored = [each for each in self._files.all(scene.key, scene.now) if purpose in {"", each.purpose}]
+        stored = [each for each in self._files.all(context.key, context.now) if purpose in {"", each.purpose}]
         if request.parameter("order") != "asc":
             stored.reverse()
-        return self.page(request, [told(each) for each in stored], most=LISTED, usual=LISTED)
+        return self.page(request, [describe(each) for each in stored], most=LISTED, usual=LISTED)
 
     def page(self, request: Request, listed: Sequence[dict[str, Any]], *, most: int, usual: int) -> Answer:
-        """Tell the part of a list that is asked for.
+        """Return the requested page of a list.
 
         Raises:
-            VendorError: it asks for more than there may be, or for what follows something unknown.
+            VendorError: the limit is too high, or `after` is unknown.
         """
         limit = request.parameter("limit") or str(usual)
         if not limit.isdecimal() or not 1 <= int(limit) <= most:
@@ -118,30 +118,30 @@ class FilesApi:
             raise self._api.error(404, f"No object found with id '{after}'.", param="after")
         return as_json(200, found, self._api.signed())
 
-    def _get(self, _: Request, file: str, scene: Scene) -> Answer:
-        return as_json(200, told(self._find(file, scene)), self._api.signed())
+    def _get(self, _: Request, file: str, context: OperationContext) -> Answer:
+        return as_json(200, describe(self._find(file, context)), self._api.signed())
 
-    def _delete(self, _: Request, file: str, scene: Scene) -> Answer:
-        self._files.remove(self._find(file, scene).id)
+    def _delete(self, _: Request, file: str, context: OperationContext) -> Answer:
+        self._files.remove(self._find(file, context).id)
         return as_json(200, {"object": "file", "id": file, "deleted": True}, self._api.signed())
 
-    def _content(self, _: Request, file: str, scene: Scene) -> Stream:
-        stored = self._find(file, scene)
+    def _content(self, _: Request, file: str, context: OperationContext) -> Stream:
+        stored = self._find(file, context)
         return Stream(
             status=200,
             content=stored.content,
             headers=((b"content-type", b"application/octet-stream"), *self._api.signed()),
         )
 
-    def _find(self, file: str, scene: Scene) -> StoredFile:
-        stored = self._files.get(scene.key, file, scene.now)
+    def _find(self, file: str, context: OperationContext) -> StoredFile:
+        stored = self._files.get(context.key, file, context.now)
         if stored is None:
             raise self._api.error(404, f"No such File object: {file}", param="id")
         return stored
 
 
-def told(stored: StoredFile) -> dict[str, Any]:
-    """Tell of a file."""
+def describe(stored: StoredFile) -> dict[str, Any]:
+    """Describe a file."""
     return {
         "object": "file",
         "id": stored.id,

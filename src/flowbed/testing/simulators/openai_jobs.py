@@ -13,7 +13,7 @@ from flowbed.testing.simulators.jobs import Problem, new_id
 from flowbed.testing.simulators.openai_files import FilesApi
 from flowbed.testing.simulators.openai_lines import ENDPOINT, Lines
 from flowbed.testing.simulators.routes import Routes
-from flowbed.testing.simulators.wire import Asked, as_json, fields
+from flowbed.testing.simulators.wire import JobTexts, as_json, fields
 from flowbed.testing.simulators.work import Input, Texts, body_of, make_job, read_input
 
 if TYPE_CHECKING:
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from flowbed.testing.simulators.content import Content
     from flowbed.testing.simulators.jobs import Job, Jobs
     from flowbed.testing.simulators.openai import OpenAI
-    from flowbed.testing.simulators.wire import Answer, Deed, Request, Scene
+    from flowbed.testing.simulators.wire import Answer, Operation, OperationContext, Request
 
 WINDOW = 86_400.0  # seconds
 LINES = INPUTS = 50_000
@@ -43,10 +43,10 @@ STAMPS = (
 
 
 class BatchesApi:
-    """The jobs of OpenAI: how requests are read and answered."""
+    """OpenAI's jobs: how requests are parsed and answered."""
 
     def __init__(self, api: OpenAI, jobs: Jobs) -> None:
-        """Keep files and jobs in `jobs`; word errors as `api` does."""
+        """Serve the files and jobs of `jobs`; word errors as `api` does."""
         self._api = api
         self._jobs = jobs
         self._files = FilesApi(api, jobs.files)
@@ -57,53 +57,57 @@ class BatchesApi:
             ("POST", "/v1/batches/*/cancel", self._cancel),
         )
 
-    def read(self, request: Request) -> Deed | None:
-        """Judge a request; None where it is not about files or jobs."""
+    def read(self, request: Request) -> Operation | None:
+        """Validate a request; None if it is not about files or jobs."""
         return self._files.routes.find(request) or self._routes.find(request, self._asked)
 
-    def _asked(self, request: Request) -> Asked:
-        """Tell what a job is asked to embed, as far as that can be read."""
+    def _asked(self, request: Request) -> JobTexts:
+        """Return what a job would embed, as far as that can be read."""
         content = self._jobs.files.peek(
             self._api.key(request), (fields(request.body) or {}).get("input_file_id")
         )
-        return Asked(model=_model(content), texts=Texts(content)) if content else Asked(model="", texts=())
+        return (
+            JobTexts(model=_model(content), texts=Texts(content)) if content else JobTexts(model="", texts=())
+        )
 
-    def _create(self, request: Request, scene: Scene) -> Answer:
-        said = self._said(request)
-        after = said.get("output_expires_after")
+    def _create(self, request: Request, context: OperationContext) -> Answer:
+        payload = self._payload(request)
+        after = payload.get("output_expires_after")
         keep = MONTH if after is None else self._files.keep(after, "output_expires_after")
         lines = Lines(self._api)
-        found = self._input(said["input_file_id"], lines, scene)
-        job = make_job(new_id("batch_"), said, found, scene, sheet=lines, jobs=self._jobs, keep=keep)
-        return as_json(200, {**told(job, scene.now), "status": "validating"}, self._api.signed())
+        found = self._input(payload["input_file_id"], lines, context)
+        job = make_job(
+            new_id("batch_"), payload, found, context, line_format=lines, jobs=self._jobs, keep=keep
+        )
+        return as_json(200, {**describe(job, context.now), "status": "validating"}, self._api.signed())
 
-    def _said(self, request: Request) -> dict[str, Any]:
-        """Read what a job is asked for with."""
-        said = fields(request.body)
-        if said is None:
+    def _payload(self, request: Request) -> dict[str, Any]:
+        """Parse the request for a job."""
+        payload = fields(request.body)
+        if payload is None:
             raise self._api.error(400, "We could not parse the JSON body of your request.")
         for name in REQUIRED:
-            if not isinstance(said.get(name), str):
+            if not isinstance(payload.get(name), str):
                 message = f"Missing required parameter: '{name}'."
                 raise self._api.error(400, message, param=name, code="missing_required_parameter")
         for name, value in SUPPORTED.items():
-            if said[name] != value:
-                message = f"Invalid value: '{said[name]}'. Supported values are: '{value}'."
+            if payload[name] != value:
+                message = f"Invalid value: '{payload[name]}'. Supported values are: '{value}'."
                 raise self._api.error(400, message, param=name, code="invalid_value")
-        self._metadata(said.get("metadata", {}))
-        return said
+        self._metadata(payload.get("metadata", {}))
+        return payload
 
-    def _metadata(self, said: Any) -> None:  # whatever JSON can hold
-        if not isinstance(said, dict):
+    def _metadata(self, payload: Any) -> None:  # any JSON value
+        if not isinstance(payload, dict):
             message = "Invalid type for 'metadata': expected an object."
             raise self._api.error(400, message, param="metadata", code="invalid_type")
-        if len(said) > PAIRS:
+        if len(payload) > PAIRS:
             message = (
                 f"Invalid 'metadata': too many properties. Expected an object with at most {PAIRS} properties, but "
-                f"got an object with {len(said)} properties instead."
+                f"got an object with {len(payload)} properties instead."
             )
             raise self._api.error(400, message, param="metadata", code="object_above_max_properties")
-        for name, value in said.items():
+        for name, value in payload.items():
             param = f"metadata.{name}"
             if not isinstance(value, str):
                 message = f"Invalid type for '{param}': expected a string."
@@ -116,9 +120,9 @@ class BatchesApi:
                     )
                     raise self._api.error(400, message, param=param, code="string_above_max_length")
 
-    def _input(self, file: str, lines: Lines, scene: Scene) -> Input:
+    def _input(self, file: str, lines: Lines, context: OperationContext) -> Input:
         """Read and validate the input of a job."""
-        stored = self._jobs.files.get(scene.key, file, scene.now)
+        stored = self._jobs.files.get(context.key, file, context.now)
         if stored is None or stored.purpose != "batch":
             message = (
                 f"Cannot find file {file}, or organization org-simulated does not have access to it."
@@ -134,47 +138,50 @@ class BatchesApi:
             )
             return Input(problems=[Problem(code="file_too_large", message=message)])
         found = read_input(stored.content, lines, model=model)
-        return found if found.problems else replace(found, problems=list(self._too_much(found, scene)))
+        return found if found.problems else replace(found, problems=list(self._too_much(found, context)))
 
-    def _too_much(self, found: Input, scene: Scene) -> Iterator[Problem]:
+    def _too_much(self, found: Input, context: OperationContext) -> Iterator[Problem]:
         if len(found.tasks) > LINES or found.inputs > INPUTS:
             counted = f"{len(found.tasks)} requests with {found.inputs} inputs"
             message = f"The batch has {counted}; the most is {LINES} of either."
             yield Problem(code="too_many_tasks", message=message)
         limit = self._jobs.queue_tokens
-        if limit is not None and self._jobs.waiting(scene.key, found.model, scene.now) + found.tokens > limit:
+        if (
+            limit is not None
+            and self._jobs.waiting(context.key, found.model, context.now) + found.tokens > limit
+        ):
             message = (
                 f"Enqueued token limit reached for {found.model} in organization org-simulated. Limit: {limit:,} "
                 "enqueued tokens. Please try again once some in_progress batches have been completed."
             )
             yield Problem(code="token_limit_exceeded", message=message)
 
-    def _list(self, request: Request, scene: Scene) -> Answer:
-        listed = [told(job, scene.now) for job in self._jobs.all(scene.key)]
+    def _list(self, request: Request, context: OperationContext) -> Answer:
+        listed = [describe(job, context.now) for job in self._jobs.all(context.key)]
         return self._files.page(request, listed, most=LISTED, usual=USUAL)
 
-    def _get(self, _: Request, job: str, scene: Scene) -> Answer:
-        return as_json(200, told(self._find(job, scene), scene.now), self._api.signed())
+    def _get(self, _: Request, job: str, context: OperationContext) -> Answer:
+        return as_json(200, describe(self._find(job, context), context.now), self._api.signed())
 
-    def _cancel(self, _: Request, name: str, scene: Scene) -> Answer:
-        job = self._find(name, scene)
-        status = job.status(scene.now)
+    def _cancel(self, _: Request, name: str, context: OperationContext) -> Answer:
+        job = self._find(name, context)
+        status = job.status(context.now)
         if status in {"completed", "failed", "expired"}:
             raise self._api.error(409, f"Cannot cancel a batch with status '{status}'.")
         if job.cancelled is not None:
-            return as_json(200, told(job, scene.now), self._api.signed())
-        job.cancelled = scene.now
-        return as_json(200, {**told(job, scene.now), "status": "cancelling"}, self._api.signed())
+            return as_json(200, describe(job, context.now), self._api.signed())
+        job.cancelled = context.now
+        return as_json(200, {**describe(job, context.now), "status": "cancelling"}, self._api.signed())
 
-    def _find(self, name: str, scene: Scene) -> Job:
-        job = self._jobs.get(scene.key, name)
+    def _find(self, name: str, context: OperationContext) -> Job:
+        job = self._jobs.get(context.key, name)
         if job is None:
             raise self._api.error(404, f"No batch found with id '{name}'.")
         return job
 
 
-def told(job: Job, now: float) -> dict[str, Any]:
-    """Tell of a job."""
+def describe(job: Job, now: float) -> dict[str, Any]:
+    """Describe a job."""
     stamps = {f"{name}_at": int(at) for name, at in job.stamps(now).items()}
     tokens = job.tokens_billed
     return {
@@ -183,15 +190,15 @@ def told(job: Job, now: float) -> dict[str, Any]:
         "endpoint": ENDPOINT,
         "model": job.work.model or None,
         "errors": _errors(job) if job.status(now) == "failed" else None,
-        "input_file_id": job.said["input_file_id"],
-        "completion_window": job.said["completion_window"],
+        "input_file_id": job.payload["input_file_id"],
+        "completion_window": job.payload["completion_window"],
         "status": job.status(now),
         "output_file_id": job.output,
         "error_file_id": job.errors,
-        "created_at": int(job.course.created),
+        "created_at": int(job.timeline.created),
         **dict.fromkeys(STAMPS),
         **stamps,
-        "expires_at": int(job.course.expires),
+        "expires_at": int(job.timeline.expires),
         "request_counts": job.counts(now),
         "usage": {
             "input_tokens": tokens,
@@ -200,7 +207,7 @@ def told(job: Job, now: float) -> dict[str, Any]:
             "output_tokens_details": {"reasoning_tokens": 0},
             "total_tokens": tokens,
         },
-        "metadata": job.said.get("metadata"),
+        "metadata": job.payload.get("metadata"),
     }
 
 

@@ -1,4 +1,4 @@
-"""How OpenAI tells of its rate limits, in headers and in words."""
+"""OpenAI's rate limits, in headers and in words."""
 
 from __future__ import annotations
 
@@ -14,17 +14,17 @@ UNITS = {"requests": "requests per min (RPM)", "inputs": "inputs per min", "toke
 
 
 def standing(rooms: Sequence[Room]) -> Headers:
-    """Tell what is left of every limit, and after how long to come again, to the millisecond."""
-    told: list[tuple[str, str]] = []
+    """Return what is left of every limit and when to retry, to the millisecond."""
+    headers: list[tuple[str, str]] = []
     for room in rooms:
-        told += [
+        headers += [
             (f"x-ratelimit-limit-{room.unit}", str(room.limit)),
             (f"x-ratelimit-remaining-{room.unit}", str(room.remaining)),
             (f"x-ratelimit-reset-{room.unit}", duration(room.reset)),
         ]
     if wait := max((room.wait or 0.0 for room in rooms), default=0.0):
-        told.append(("retry-after-ms", f"{-(-wait * 1000 // 1):.0f}"))
-    return tuple((name.encode(), value.encode()) for name, value in told)
+        headers.append(("retry-after-ms", f"{-(-wait * 1000 // 1):.0f}"))
+    return tuple((name.encode(), value.encode()) for name, value in headers)
 
 
 def duration(seconds: float) -> str:
@@ -36,7 +36,7 @@ def duration(seconds: float) -> str:
 
 
 def limited(refusal: Refusal) -> str:
-    """Word the refusal of a request that passes a limit."""
+    """Word the refusal of a request that exceeds a limit."""
     model = refusal.call.model if refusal.call else "the model"
     reached = f"Rate limit reached for {model} in organization org-simulated"
     room = refusal.room

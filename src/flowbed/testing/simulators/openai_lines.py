@@ -1,7 +1,7 @@
-"""The lines of a job at OpenAI: what validation says of them, and how they are answered.
+"""The lines of a job at OpenAI: their validation and their answers.
 
-Codes and words are those that were seen of OpenAI; those of an input that is too large, or is for two models, are
-documented for Azure's copy, and worded by us. https://platform.openai.com/docs/api-reference/batch/request-input
+Codes and wording were observed at OpenAI. Those for an input that is too large or for two models are documented for
+Azure's copy, and worded by us. https://platform.openai.com/docs/api-reference/batch/request-input
 https://learn.microsoft.com/azure/ai-foundry/openai/how-to/batch
 """
 
@@ -32,29 +32,29 @@ class Lines:
     """The lines of one job."""
 
     def __init__(self, api: OpenAI) -> None:
-        """Judge what they ask for as `api` does."""
+        """Validate the calls as `api` does."""
         self._api = api
         self._model = ""
         self._seen: set[str] = set()
 
-    def check(self, number: int, said: dict[str, Any]) -> Iterator[Problem]:
-        """Tell what is wrong with a line of input, so that the job as a whole is refused."""
-        missing = [name for name in REQUIRED if name not in said]
+    def check(self, number: int, payload: dict[str, Any]) -> Iterator[Problem]:
+        """Return what is wrong with a line of input, so that the whole job is refused."""
+        missing = [name for name in REQUIRED if name not in payload]
         for name in missing:
             message = f"Missing required parameter: '{name}'."
             yield Problem(code="missing_required_parameter", message=message, line=number, param=name)
         if missing:
             return
-        yield from self._identity(number, said["custom_id"])
-        if said["method"] != "POST":
-            message = f"Invalid value: '{said['method']}'. Supported values are: 'POST'."
+        yield from self._identity(number, payload["custom_id"])
+        if payload["method"] != "POST":
+            message = f"Invalid value: '{payload['method']}'. Supported values are: 'POST'."
             yield Problem(code="invalid_value", message=message, line=number, param="method")
-        if said["url"] != ENDPOINT:
+        if payload["url"] != ENDPOINT:
             message = "The URL provided for this request does not match the batch endpoint."
             yield Problem(code="invalid_url", message=message, line=number, param="url")
-        yield from self._body(number, said["body"])
+        yield from self._body(number, payload["body"])
 
-    def _identity(self, number: int, custom_id: Any) -> Iterator[Problem]:  # whatever JSON can hold
+    def _identity(self, number: int, custom_id: Any) -> Iterator[Problem]:  # any JSON value
         if not isinstance(custom_id, str):
             message = "Invalid type for 'custom_id': expected a string."
             yield Problem(code="invalid_type", message=message, line=number, param="custom_id")
@@ -67,7 +67,7 @@ class Lines:
         else:
             self._seen.add(custom_id)
 
-    def _body(self, number: int, body: Any) -> Iterator[Problem]:  # whatever JSON can hold
+    def _body(self, number: int, body: Any) -> Iterator[Problem]:  # any JSON value
         if not isinstance(body, dict):
             message = "Invalid type for 'body': expected an object."
             yield Problem(code="invalid_type", message=message, line=number, param="body")
@@ -88,27 +88,27 @@ class Lines:
             message = "Input parameter is required."
             yield Problem(code="invalid_request", message=message, line=number, param="body.input")
 
-    def call(self, said: dict[str, Any]) -> Call:
-        """Judge what a line asks for; null is as good as absent."""
-        return self._api.call({name: value for name, value in said["body"].items() if value is not None})
+    def call(self, payload: dict[str, Any]) -> Call:
+        """Validate the call of a line; null means absent."""
+        return self._api.call({name: value for name, value in payload["body"].items() if value is not None})
 
     def line(self, job: str, custom_id: str, answer: Answer) -> bytes:  # noqa: ARG002 - OpenAI's lines name no job
-        """Write a line of answer."""
+        """Write a line of the output."""
         response = {"status_code": answer.status, "request_id": secrets.token_hex(16)}
-        told = {
+        fields = {
             "id": f"batch_req_{secrets.token_hex(16)}",
             "custom_id": custom_id,
             "response": {**response, "body": orjson.Fragment(answer.body)},
             "error": None,
         }
-        return orjson.dumps(told, option=orjson.OPT_APPEND_NEWLINE)
+        return orjson.dumps(fields, option=orjson.OPT_APPEND_NEWLINE)
 
     def unfinished(self, job: str, custom_id: str, why: str) -> bytes:  # noqa: ARG002 - OpenAI's lines name no job
-        """Write the line of one that was not worked on."""
-        told = {
+        """Write the line of one that was not processed."""
+        fields = {
             "id": f"batch_req_{secrets.token_hex(16)}",
             "custom_id": custom_id,
             "response": None,
             "error": {"code": why, "message": UNFINISHED[why]},
         }
-        return orjson.dumps(told, option=orjson.OPT_APPEND_NEWLINE)
+        return orjson.dumps(fields, option=orjson.OPT_APPEND_NEWLINE)

@@ -1,4 +1,4 @@
-"""A simulator in a process of its own, for load that must not share a core with what it is aimed at.
+"""A simulator in its own process, for load tests where it must not share a core with its client.
 
     with SimulatorProcess("openai", faults=[Fault(kind="slow", delay=0.01)]) as simulator:
         ...  # simulator.url
@@ -36,7 +36,7 @@ TIMEOUT = 30  # seconds: a simulator under load answers late
 
 
 class SimulatorProcess:
-    """A simulator, from entering it as a context until leaving it; `url` is its address."""
+    """A simulator that runs while its context is open; `url` is its address."""
 
     def __init__(
         self,
@@ -47,7 +47,7 @@ class SimulatorProcess:
         limits: Limits | None = None,
         options: Mapping[str, float] | None = None,
     ) -> None:
-        """Start nothing yet; `options` are the vendor's own, such as `batch_seconds`."""
+        """Store the options; `options` are the vendor's own, such as `batch_seconds`."""
         self.url = ""
         self._order = {
             "vendor": vendor,
@@ -69,12 +69,12 @@ class SimulatorProcess:
         self.url = self._process.stdout.readline().strip()
         if not self.url:
             self._process.communicate()
-            raise Misconfigured("the simulator did not start; its standard error says why")
+            raise Misconfigured("the simulator did not start; see its standard error")
         return self
 
     def __exit__(self, *_: object) -> None:
-        """End the simulator, and with it its account."""
-        self._process.communicate()  # the end of its input is the end of it
+        """End the simulator; its account is lost."""
+        self._process.communicate()  # it ends when its input ends
 
     @property
     def pid(self) -> int:
@@ -82,43 +82,43 @@ class SimulatorProcess:
         return self._process.pid
 
     def order(self, *faults: Fault, seed: int = 0) -> None:
-        """Have these faults from now on in the place of those before, and count from 1 again."""
+        """Replace the faults, and count from 1 again."""
         self._ask("POST", "faults", {"faults": [asdict(fault) for fault in faults], "seed": seed})
 
     def totals(self) -> Totals:
-        """Tell what the simulator was asked, in sums."""
-        told = self._ask("GET", "requests")["totals"]
-        return Totals(**{**told, "statuses": {int(status): n for status, n in told["statuses"].items()}})
+        """Return the simulator's totals."""
+        body = self._ask("GET", "requests")["totals"]
+        return Totals(**{**body, "statuses": {int(status): n for status, n in body["statuses"].items()}})
 
     def billed_again(self) -> dict[str, int]:
-        """Tell the texts that were billed more than once, and how often they were beyond their first time."""
-        told: dict[str, int] = self._ask("GET", "billed-again")
-        return told
+        """Return the texts that were billed more than once, and how often beyond the first time."""
+        body: dict[str, int] = self._ask("GET", "billed-again")
+        return body
 
     def advance(self, seconds: float) -> None:
-        """Let time pass at the simulator."""
+        """Advance the simulator's clock."""
         self._ask("POST", "time", {"seconds": seconds})
 
     def forget(self) -> None:
-        """Begin the account anew."""
+        """Reset the account."""
         self._ask("DELETE", "requests")
 
-    def _ask(self, method: str, what: str, said: object = None) -> Any:  # what it tells
+    def _ask(self, method: str, what: str, payload: object = None) -> Any:  # parsed JSON
         request = urllib.request.Request(  # noqa: S310 - our own http address
-            f"{self.url}{CONTROL}{what}", data=orjson.dumps(said), method=method
+            f"{self.url}{CONTROL}{what}", data=orjson.dumps(payload), method=method
         )
         with urllib.request.urlopen(request, timeout=TIMEOUT) as answer:  # noqa: S310
             return orjson.loads(answer.read())
 
 
 def run(serve: Coroutine[Any, Any, None]) -> None:
-    """Run to the end what serves, on the fastest event loop that is installed."""
+    """Run `serve` on the fastest event loop that is installed."""
     with asyncio.Runner(loop_factory=uvicorn.Config("").get_loop_factory()) as runner:
         runner.run(serve)
 
 
 async def serve(order: dict[str, Any]) -> None:
-    """Serve the simulator that was ordered until standard input ends, and print its address first."""
+    """Serve the simulator in `order` until standard input ends; print its address first."""
     simulator = Simulator(
         VENDORS[order["vendor"]].open(**order["options"]),
         limits=Limits(**order["limits"]),

@@ -1,7 +1,7 @@
-"""Serve an ASGI application on a port of 127.0.0.1, in this event loop or in a thread of its own.
+"""Serve an ASGI application on a port of 127.0.0.1, in this event loop or in its own thread.
 
 async with running(openai()) as url: ...        # the tests and the application share the event loop
-with running_thread(openai()) as url: ...       # for clients that block
+with running_thread(openai()) as url: ...       # for blocking clients
 """
 
 from __future__ import annotations
@@ -21,19 +21,19 @@ from flowbed.testing.simulators.asgi import TRANSPORT
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Iterator
 
-# Connections that wait to be accepted: load tests open thousands at once.
+# Connections waiting to be accepted: load tests open thousands at once.
 BACKLOG = 4096
 
 
 class Cutting(HttpToolsProtocol):
-    """Uvicorn's HTTP, where an application can end its connection."""
+    """Uvicorn's HTTP protocol, with connections that the application can close."""
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
-        """Show the application its connection."""
+        """Remember the connection for the application."""
         super().connection_made(transport)
         app = self.app
 
-        async def offering(scope: Any, receive: Any, send: Any) -> None:  # ASGI's own
+        async def offering(scope: Any, receive: Any, send: Any) -> None:  # ASGI's types
             scope["extensions"] = {TRANSPORT: transport}
             await app(scope, receive, send)
 
@@ -41,19 +41,19 @@ class Cutting(HttpToolsProtocol):
 
     @property
     def is_answering(self) -> bool:
-        """Tell whether a request has come whose answer is not complete."""
-        # None until the first request, which uvicorn's types leave out.
+        """Return whether a request was received whose answer is not complete."""
+        # None until the first request, which uvicorn's types omit.
         return self.cycle is not None and not self.cycle.response_complete  # type: ignore[redundant-expr]
 
 
 @asynccontextmanager
 async def running(app: Any, *, port: int = 0) -> AsyncIterator[str]:  # any ASGI application
-    """Serve `app` in this event loop, and give its address; port 0 is a free one.
+    """Serve `app` in this event loop, and yield its address; port 0 picks a free one.
 
-    On leaving, requests that are being answered are cut off.
+    On exit, requests that are being answered are cut off.
     """
     listening = socket.create_server(("127.0.0.1", port), backlog=BACKLOG)
-    # asyncio does it only for sockets that say that they are TCP's; else each answer waits 40 ms for a confirmation.
+    # asyncio sets this only for sockets that are known to be TCP; without it each answer waits 40 ms for an ACK.
     listening.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
     config = uvicorn.Config(
         app,
@@ -73,7 +73,7 @@ async def running(app: Any, *, port: int = 0) -> AsyncIterator[str]:  # any ASGI
     config.load()
     server.lifespan = config.lifespan_class(config)
     await server.startup(sockets=[listening])
-    ticking = asyncio.ensure_future(server.main_loop())  # keeps the Date header right
+    ticking = asyncio.ensure_future(server.main_loop())  # keeps the Date header current
     try:
         yield f"http://127.0.0.1:{listening.getsockname()[1]}"
     finally:
@@ -86,7 +86,7 @@ async def running(app: Any, *, port: int = 0) -> AsyncIterator[str]:  # any ASGI
 
 @contextmanager
 def running_thread(app: Any, *, port: int = 0) -> Iterator[str]:  # any ASGI application
-    """Serve `app` in an event loop and thread of its own, and give its address."""
+    """Serve `app` in its own event loop and thread, and yield its address."""
     urls: list[str] = []
     started, ended = threading.Event(), threading.Event()
 
@@ -107,7 +107,7 @@ def running_thread(app: Any, *, port: int = 0) -> Iterator[str]:  # any ASGI app
     started.wait()
     try:
         if not urls:
-            raise RuntimeError("the server did not start; its thread says why")
+            raise RuntimeError("the server did not start; see the exception in its thread")
         yield urls[0]
     finally:
         ended.set()

@@ -1,9 +1,9 @@
-"""A simulated provider: a plain ASGI application with limits, faults to order and an account of what it was asked.
+"""A simulated provider: a plain ASGI application with rate limits, faults on demand and an account of its requests.
 
-Beside the vendor's own paths it answers `/_simulator/faults` (GET tells the faults in force, POST
-`{"faults": [...], "seed": 0}` puts others in their place), `/_simulator/requests` (GET tells what it was asked,
-DELETE forgets it), `/_simulator/billed-again` (GET tells the texts that were paid for more than once) and
-`/_simulator/time` (POST `{"seconds": 3600}` lets time pass). Every answer carries `X-Flowbed-Simulator: 1`.
+Beside the vendor's own paths it has `/_simulator/faults` (GET returns the faults in force, POST
+`{"faults": [...], "seed": 0}` replaces them), `/_simulator/requests` (GET returns the requests received, DELETE
+resets them), `/_simulator/billed-again` (GET returns the texts that were billed more than once) and
+`/_simulator/time` (POST `{"seconds": 3600}` advances the clock). Every answer carries `X-Flowbed-Simulator: 1`.
 """
 
 from __future__ import annotations
@@ -25,7 +25,15 @@ from flowbed.testing.simulators.control import CONTROL, control
 from flowbed.testing.simulators.faults import OF_INDICES, OF_JOBS, Fault, Script
 from flowbed.testing.simulators.limits import Buckets, Limits, in_the_way
 from flowbed.testing.simulators.vectors import vectors_of
-from flowbed.testing.simulators.wire import Answer, Call, Deed, Refusal, Scene, Stream, VendorError
+from flowbed.testing.simulators.wire import (
+    Answer,
+    Call,
+    Operation,
+    OperationContext,
+    Refusal,
+    Stream,
+    VendorError,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Sequence
@@ -36,7 +44,7 @@ if TYPE_CHECKING:
     from flowbed.testing.simulators.wire import Api, Headers, Reason, Request
 
 
-# Faults that are answered in the place of vectors, with the vendor's error or something else's.
+# Faults answered instead of vectors, with an error of the vendor or of something in front of it.
 REASONS: dict[Kind, Reason] = {
     "rate_limited": "rate_limited",
     "quota": "quota",
@@ -51,7 +59,7 @@ GATEWAY_PAGE = (
 
 
 class Simulator:
-    """One simulated provider; `script` holds its faults."""
+    """One simulated provider; `script` contains its faults."""
 
     def __init__(
         self,
@@ -65,7 +73,7 @@ class Simulator:
         now: Callable[[], float] = time.time,  # noqa: TID251 - a provider has a clock of its own
         sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
     ) -> None:
-        """Answer as `api` does; `clock` fills the limits, `now` dates a Retry-After, `sleep` passes delays."""
+        """Answer as `api` does; `clock` drives the rate limits, `now` dates a Retry-After, `sleep` waits."""
         self.api = api
         self.script = Script()
         self._account = Account()
@@ -79,13 +87,13 @@ class Simulator:
 
     @property
     def account(self) -> Account:
-        """What it was asked, and what that has cost until now."""
+        """What it received, and what that has cost so far."""
         with self._doing:
             self._settle(self._now())
         return self._account
 
     def advance(self, seconds: float) -> None:
-        """Let time pass: jobs go on, limits fill, files expire."""
+        """Advance the clock: jobs proceed, rate limits refill, files expire."""
         self._ahead += seconds
 
     def _clock(self) -> float:
@@ -101,27 +109,29 @@ class Simulator:
                 self._account.bill_job(call)
 
     def order(self, *faults: Fault, seed: int = 0) -> None:
-        """Have these faults from now on in the place of those before, and count from 1 again.
+        """Replace the faults, and count from 1 again.
 
         Raises:
             Misconfigured: a fault is of indices or of jobs, and the vendor has none.
         """
         if self.api.positional and any(fault.kind in OF_INDICES for fault in faults):
             raise Misconfigured(
-                f"{self.api.name} answers by place, with no index: {', '.join(sorted(OF_INDICES))} cannot be told from "
-                "right answers; order another fault"
+                f"{self.api.name} answers without an index: no client could notice {' or '.join(sorted(OF_INDICES))}; "
+                "order another fault"
             )
         if self.api.jobs is None and any(fault.kind in OF_JOBS for fault in faults):
             raise Misconfigured(
-                f"there are no jobs with the simulator of {self.api.name}: {', '.join(sorted(OF_JOBS))} cannot strike; "
+                f"the simulator of {self.api.name} has no jobs, so {', '.join(sorted(OF_JOBS))} cannot apply; "
                 "order another fault"
             )
         self.script.order(*faults, seed=seed)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Answer one request, as ASGI has it."""
+        """Answer one ASGI request."""
         if scope["type"] != "http":
-            raise NotImplementedError(f"a simulator knows no {scope['type']}")  # which is how ASGI says so
+            raise NotImplementedError(
+                f"a simulator knows no {scope['type']}"
+            )  # as the ASGI specification requires
         request = await read_request(scope, receive)
         if request is None:
             return
@@ -133,7 +143,7 @@ class Simulator:
         except VendorError as error:
             read = error.answer
         call = read if isinstance(read, Call) else None
-        job = read.job if isinstance(read, Deed) else None
+        job = read.job if isinstance(read, Operation) else None
         asked = call or job
         due = self.script.due(
             request.path,
@@ -148,7 +158,7 @@ class Simulator:
             if await self._pass(due, receive):
                 answer, billed = await self._answer(request, key, read, due)
         finally:
-            # In the account before it is at the client: who has an answer finds it there.
+            # Recorded before the answer is sent: a client that has its answer finds it in the account.
             exchange = Exchange(
                 method=request.method,
                 path=request.path,
@@ -165,12 +175,12 @@ class Simulator:
             await _deliver(answer, due, scope, receive, send)
 
     async def _pass(self, due: Sequence[Fault], receive: Receive) -> bool:
-        """Let delays pass; False if the client did not wait so long."""
+        """Wait for delays; False if the client disconnected."""
         delay = sum(fault.delay for fault in due if fault.kind not in OF_JOBS)
         if not delay:
             return True
         waiting = asyncio.ensure_future(self._sleep(delay))
-        # Of a request that was read to its end nothing else is to come.
+        # After a whole request, the only other message is that the client disconnected.
         gone = asyncio.ensure_future(receive())
         try:
             await asyncio.wait({waiting, gone}, return_when=asyncio.FIRST_COMPLETED)
@@ -180,14 +190,16 @@ class Simulator:
             gone.cancel()
 
     async def _answer(
-        self, request: Request, key: str, read: Call | Answer | Deed, due: Sequence[Fault]
+        self, request: Request, key: str, read: Call | Answer | Operation, due: Sequence[Fault]
     ) -> tuple[Answer | Stream, int]:
-        """Carry out a request, unless a fault or a limit is in the way; also tell the tokens that are billed."""
+        """Carry out a request, unless a fault or a rate limit prevents it; also return the billed tokens."""
         call = read if isinstance(read, Call) else None
         for fault in due:
             if fault.kind in REASONS:
                 return self._refuse(request, call, fault), 0
-        if isinstance(read, Deed):  # which has limits of its own, and takes long where it makes a large job
+        if isinstance(
+            read, Operation
+        ):  # these have their own limits, and take long if they create a large job
             done = await asyncio.to_thread(self._do, read, request, key, due)
             return _garbled_file(done, due) if isinstance(done, Stream) else _garbled(done, due), 0
         rooms = self._buckets.take(
@@ -210,12 +222,12 @@ class Simulator:
         (made,) = answers(self.api, self._vectors, [read], due)
         return _with(_garbled(made, due), self.api.standing(rooms)), read.tokens
 
-    def _do(self, deed: Deed, request: Request, key: str, due: Sequence[Fault]) -> Answer | Stream:
-        """Do what is no call, one at a time."""
+    def _do(self, operation: Operation, request: Request, key: str, due: Sequence[Fault]) -> Answer | Stream:
+        """Carry out a request about files or jobs, one at a time."""
         with self._doing:
-            now = self._now()  # asked once: what ends at a later time than is told has no files yet
+            now = self._now()  # read once: a job that ends later than the answer says has no files yet
             self._settle(now)
-            scene = Scene(
+            context = OperationContext(
                 key=key,
                 now=now,
                 due=due,
@@ -224,22 +236,22 @@ class Simulator:
                 refuse=partial(self.api.refuse, request=request),
             )
             try:
-                return deed.do(scene)
+                return operation.do(context)
             except VendorError as error:
                 return error.answer
 
     def _refuse(self, request: Request, call: Call | None, fault: Fault) -> Answer:
-        told = self._retry(fault.retry_after, fault.retry_header)
+        retry = self._retry(fault.retry_after, fault.retry_header)
         if fault.kind == "gateway":
             page = GATEWAY_PAGE % (fault.status, fault.status)
-            return Answer(status=fault.status, body=page, headers=((b"content-type", b"text/html"), *told))
+            return Answer(status=fault.status, body=page, headers=((b"content-type", b"text/html"), *retry))
         refusal = Refusal(
             reason=REASONS[fault.kind],
             status=fault.status if fault.kind == "error" else TOO_MANY,
             retry_after=fault.retry_after,
             call=call,
         )
-        return _with(self.api.refuse(refusal, request), told)
+        return _with(self.api.refuse(refusal, request), retry)
 
     def _retry(self, seconds: float | None, header: str = "seconds") -> Headers:
         if seconds is None or header == "none":
@@ -248,17 +260,17 @@ class Simulator:
             return ((b"retry-after-ms", b"%d" % math.ceil(seconds * 1000)),)
         if header == "date":
             return ((b"retry-after", formatdate(self._now() + seconds, usegmt=True).encode()),)
-        # HTTP knows whole seconds only.
+        # HTTP allows whole seconds only.
         return ((b"retry-after", b"%d" % math.ceil(seconds)),)
 
 
 async def _deliver(
     answer: Answer | Stream, due: Sequence[Fault], scope: Scope, receive: Receive, send: Send
 ) -> None:
-    """Send an answer, or as much of it as the faults let through."""
+    """Send an answer, or as much of it as the faults allow."""
     if _has(due, "cut"):
         transport_of(scope).abort()
-        await receive()  # until the server has seen that the connection is gone
+        await receive()  # until the server has noticed the closed connection
     elif _has(due, "truncated"):
         await send_answer(send, answer, half=True)
         transport_of(scope).close()
@@ -272,7 +284,7 @@ def _has(due: Sequence[Fault], kind: Kind) -> bool:
 
 
 def _garbled(answer: Answer, due: Sequence[Fault]) -> Answer:
-    """Give what is no JSON in the place of an answer, if that is ordered."""
+    """Replace an answer by invalid JSON, if a fault says so."""
     if not _has(due, "garbled"):
         return answer
     return Answer(status=answer.status, body=GARBAGE + answer.body[: len(answer.body) // 2])

@@ -1,6 +1,6 @@
-"""Tokens as OpenAI counts them. The simulators count for themselves: what they check must not count for them.
+"""Tokens as OpenAI counts them. The simulators count independently of the code that they test.
 
-Where tiktoken is installed it counts, which is OpenAI's own; else rs-bpe does, as it does for Flowbed.
+If tiktoken is installed it is used, which is OpenAI's own; otherwise rs-bpe, as in Flowbed.
 """
 
 from __future__ import annotations
@@ -20,14 +20,14 @@ SPLIT = (
 
 
 class Tokenizer(Protocol):
-    """What is used of rs-bpe, which ships no types."""
+    """The part of rs-bpe that is used; it ships no types."""
 
     def count(self, text: str) -> int:
         """Count the tokens of a text."""
         ...
 
     def decode(self, tokens: list[int]) -> str | None:
-        """Give the text of tokens; None where they are not whole characters."""
+        """Return the text of tokens; None if they are not whole characters."""
         ...
 
 
@@ -35,8 +35,8 @@ class Tiktoken:
     """OpenAI's own tokenizer, with a vocabulary that needs no download."""
 
     def __init__(self, vocabulary: dict[bytes, int]) -> None:
-        """Take the tokens by their bytes."""
-        # Found by name: the package does not depend on it, and no type checker need have it.
+        """Take the bytes of each token."""
+        # Imported by name: the package does not depend on it, and type checkers need not have it.
         self._encoding: Any = import_module("tiktoken").Encoding(
             "cl100k_base", pat_str=SPLIT, mergeable_ranks=vocabulary, special_tokens={}
         )
@@ -46,7 +46,7 @@ class Tiktoken:
         return len(self._encoding.encode_ordinary(text))
 
     def decode(self, tokens: list[int]) -> str | None:
-        """Give the text of tokens; None where they are not whole characters."""
+        """Return the text of tokens; None if they are not whole characters."""
         try:
             text: str = self._encoding.decode_bytes(tokens).decode()
         except UnicodeDecodeError:
@@ -57,12 +57,12 @@ class Tiktoken:
 @cache
 def tokenizer() -> Tokenizer:
     """Load cl100k_base, the tokenizer of all of OpenAI's embedding models."""
-    from rs_bpe.bpe import openai  # loaded by those who count tokens
+    from rs_bpe.bpe import openai  # loaded only by users that count tokens
 
     loaded: Tokenizer = openai.cl100k_base()
     return Tiktoken(ranks(loaded.decode)) if find_spec("tiktoken") else loaded
 
 
 def is_token(value: object) -> bool:
-    """Tell whether a value is a token that stands for text."""
+    """Return whether a value is a token that stands for text."""
     return type(value) is int and 0 <= value < SIZE

@@ -1,4 +1,4 @@
-"""The providers that can be simulated, by name, and how Flowbed is told to use the simulator."""
+"""The providers that can be simulated, by name, and the settings to use the simulator."""
 
 from __future__ import annotations
 
@@ -17,14 +17,14 @@ if TYPE_CHECKING:
 
     from flowbed.testing.simulators.wire import Api
 
-KEY = "simulated"  # which is as right as any
+KEY = "simulated"  # any key is accepted
 
 
 @dataclass(frozen=True, kw_only=True)
 class Vendor:
-    """One provider: `model` is one that Flowbed can be pointed at, at `path` of the simulator's address.
+    """One provider: Flowbed can use `model`, at `path` of the simulator's address.
 
-    One that `has_jobs` is opened with `batch_seconds`, `cancel_seconds` and `queue_tokens` too.
+    One that `has_jobs` also takes `batch_seconds`, `cancel_seconds` and `queue_tokens`.
     """
 
     open: Callable[..., Api]
@@ -39,7 +39,7 @@ class Vendor:
         return self.model.partition(":")[0]
 
     def options(self, url: str) -> dict[str, str]:
-        """Give the options with which Flowbed uses the simulator at `url`."""
+        """Return the options with which Flowbed uses the simulator at `url`."""
         return {"base_url": url + self.path, "api_key": KEY, **self.more}
 
 

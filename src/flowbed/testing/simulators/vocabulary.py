@@ -1,8 +1,8 @@
-"""OpenAI's vocabulary cl100k_base, had without a download from a package that holds it, and checked to be the one.
+"""OpenAI's vocabulary cl100k_base, taken from an installed package instead of a download, and verified.
 
-rs-bpe decodes tokens to text only, so that the bytes of a token that is no whole characters are found by putting bytes
-around it until they are some. What is found is written as OpenAI publishes it, whose sha256 tiktoken gives: whatever
-rs-bpe may do wrong, a vocabulary that passes is OpenAI's.
+rs-bpe decodes tokens to text only. The bytes of a token that is not whole characters are found by surrounding it with
+bytes until the result is text. The vocabulary is then written in OpenAI's format and compared with the sha256 in
+tiktoken: whatever rs-bpe may get wrong, a vocabulary that passes is OpenAI's.
 """
 
 from __future__ import annotations
@@ -17,14 +17,14 @@ from flowbed.errors import Misconfigured
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
-# The tokens of cl100k_base that stand for text; those above are special, and no text encodes to them.
+# The tokens of cl100k_base that stand for text; higher ones are special, and no text encodes to them.
 SIZE = 100_256
 # https://github.com/openai/tiktoken/blob/main/tiktoken_ext/openai_public.py
 SHA256 = "223921b76ee99bde995b7ff738513eef100fb51d18c93597a113bcffe865b2a7"
-# GPT-2's order of bytes, which its successors kept: first those that print, then the others.
+# GPT-2's order of bytes, which its successors kept: printable bytes first.
 PRINTABLE = (*range(33, 127), *range(161, 173), *range(174, 256))
 BYTES = bytes([*PRINTABLE, *(byte for byte in range(256) if byte not in PRINTABLE)])
-# Beginnings and ends of characters in UTF-8, one for every rule of what may follow what.
+# First and last continuation bytes of UTF-8, one for every rule of what may follow.
 CONTINUED = (0x80, 0x8F, 0x90, 0x9F, 0xA0, 0xBF)
 BEGINNINGS = (
     b"",
@@ -39,10 +39,10 @@ ENDS = (
 
 
 def ranks(decode: Callable[[list[int]], str | None]) -> dict[bytes, int]:
-    """Find the tokens by their bytes; `decode` is rs-bpe's.
+    """Return the tokens by their bytes; `decode` is rs-bpe's.
 
     Raises:
-        Misconfigured: what is found is not OpenAI's vocabulary.
+        Misconfigured: the result is not OpenAI's vocabulary.
     """
     found = [bytes([byte]) for byte in BYTES]
     for token in range(len(found), SIZE):
@@ -55,7 +55,7 @@ def ranks(decode: Callable[[list[int]], str | None]) -> dict[bytes, int]:
 
 
 def _around(token: int, decode: Callable[[list[int]], str | None]) -> bytes:
-    """Find the bytes of a token that is no whole characters; nothing where that fails."""
+    """Return the bytes of a token that is not whole characters; empty if that fails."""
     for beginning, end in product(BEGINNINGS, ENDS):
         if (text := decode([*_tokens(beginning), token, *_tokens(end)])) is not None:
             whole = text.encode()

@@ -1,8 +1,8 @@
-"""Voyage's embeddings API, simulated, whose requests and errors are not OpenAI's.
+"""Voyage's embeddings API, simulated; its requests and errors differ from OpenAI's.
 
 `/v1/embeddings`, and for jobs `/v1/files` and `/v1/batches`.
 
-Voyage's tokenizers are not to be had without a download: texts are counted with OpenAI's, which finds other numbers.
+Voyage's tokenizers are not available without a download, so tokens are counted with OpenAI's; the numbers differ.
 """
 
 from __future__ import annotations
@@ -24,10 +24,10 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from flowbed.testing.simulators.limits import Room
-    from flowbed.testing.simulators.wire import Deed, Headers, Refusal, Request, Vectors
+    from flowbed.testing.simulators.wire import Headers, Operation, Refusal, Request, Vectors
 
 ITEMS = 1000
-# The largest sums of tokens in one request, by tier of model.
+# The most tokens in one request, by tier of model.
 LITE, MIDDLE, LARGE = 1_000_000, 320_000, 120_000
 KNOWN = {
     "input",
@@ -46,7 +46,7 @@ UNAUTHORIZED = 401
 
 @dataclass(frozen=True, kw_only=True)
 class Model:
-    """One model: how many tokens one request may hold, and one text, and its dimensions, the default first."""
+    """One model: the most tokens in a request and in a text, and its dimensions, the default first."""
 
     request_tokens: int
     tokens: int = 32_000
@@ -68,7 +68,7 @@ MODELS = {
 
 
 class Voyage:
-    """How Voyage reads requests and words answers."""
+    """How Voyage parses requests and words answers."""
 
     name = "voyage"
     positional = False
@@ -82,10 +82,10 @@ class Voyage:
         cancel_seconds: float = 0.0,
         queue_tokens: int | None = None,
     ) -> None:
-        """Take these `keys`, or any at all.
+        """Accept these `keys`, or any.
 
-        A job takes `batch_seconds`, and its cancelling `cancel_seconds`; the unfinished jobs of a key may have
-        `queue_tokens` in all, by default what Voyage allows.
+        A job takes `batch_seconds`, and cancelling it `cancel_seconds`; the unfinished jobs of a key may have
+        `queue_tokens` together, by default what Voyage allows.
         """
         self._models = models
         self._keys = keys
@@ -99,26 +99,26 @@ class Voyage:
         self._batches = BatchesApi(self, self.jobs)
 
     def key(self, request: Request) -> str:
-        """Give the bearer token."""
+        """Return the bearer token."""
         return request.bearer
 
-    def read(self, request: Request) -> Call | Answer | Deed:
-        """Judge a request as Voyage does."""
-        if deed := self._batches.read(request):
+    def read(self, request: Request) -> Call | Answer | Operation:
+        """Validate a request as Voyage does."""
+        if operation := self._batches.read(request):
             self._admit(request)
-            return deed
+            return operation
         if request.path != "/v1/embeddings":
             raise error(404, "Not Found")
         if request.method != "POST":
             raise error(405, "Method Not Allowed")
         self._admit(request)
-        said = fields(request.body)
-        if said is None:
+        payload = fields(request.body)
+        if payload is None:
             raise error(422, "The request body is not valid JSON.")
-        return self.call(said)
+        return self.call(payload)
 
     def width(self, call: Call) -> int:
-        """Tell how many dimensions the vectors of a call have."""
+        """Return the dimensions of a call's vectors."""
         return call.dimensions or self._models[call.model].widths[0]
 
     def write(self, call: Call, vectors: Vectors) -> Answer:
@@ -148,35 +148,35 @@ class Voyage:
         return error(refusal.status, "A fault to order.").answer
 
     def standing(self, rooms: Sequence[Room]) -> Headers:  # noqa: ARG002 - the seam hands it over
-        """Tell nothing: Voyage has no headers for it."""
+        """Return no headers: Voyage has none for rate limits."""
         return ()
 
     def _admit(self, request: Request) -> None:
         if not request.bearer or (self._keys is not None and request.bearer not in self._keys):
             raise error(401, "Provided API key is invalid.")
 
-    def call(self, said: dict[str, Any]) -> Call:
-        """Judge the fields of an embeddings request.
+    def call(self, payload: dict[str, Any]) -> Call:
+        """Validate the fields of an embeddings request.
 
         Raises:
             VendorError: something is wrong with them.
         """
-        unknown = sorted(said.keys() - KNOWN)
+        unknown = sorted(payload.keys() - KNOWN)
         if unknown:
             raise error(400, f"Argument '{unknown[0]}' is not supported by our API.")
-        name = said.get("model")
+        name = payload.get("model")
         if not isinstance(name, str) or name not in self._models:
             raise error(400, f"Model {name} is not supported. Supported models are {sorted(self._models)}.")
         model = self._models[name]
-        input_type = _one_of(said, "input_type", INPUT_TYPES) or ""
-        # "float" is what other APIs call it; Voyage refuses the word.
-        form = _one_of(said, "encoding_format", ("base64",)) or "float"
-        dtype = _one_of(said, "output_dtype", DTYPES) or "float"
-        width = _one_of(said, "output_dimension", model.widths)
-        truncation = said.get("truncation", True)
+        input_type = _one_of(payload, "input_type", INPUT_TYPES) or ""
+        # Other APIs call it "float"; Voyage refuses that word.
+        form = _one_of(payload, "encoding_format", ("base64",)) or "float"
+        dtype = _one_of(payload, "output_dtype", DTYPES) or "float"
+        width = _one_of(payload, "output_dimension", model.widths)
+        truncation = payload.get("truncation", True)
         if not isinstance(truncation, bool):
             raise error(400, f"Value '{truncation}' supplied for argument 'truncation' is not valid.")
-        texts = _texts(said.get("input"))
+        texts = _texts(payload.get("input"))
         tokens = _tokens(texts, name, model, truncation=truncation)
         return Call(
             model=name,
@@ -189,21 +189,21 @@ class Voyage:
 
 
 def quantized(rows: NDArray[np.float32], dtype: str) -> NDArray[Any]:
-    """Give vectors in one of Voyage's data types."""
+    """Convert vectors to one of Voyage's data types."""
     match dtype:
         case "int8":
             return np.round(rows * INT8).astype(np.int8)
         case "uint8":
             return (np.round(rows * INT8) + UINT8_ZERO).astype(np.uint8)
-        case "binary":  # eight signs in a byte, which is then one of int8
+        case "binary":  # eight signs in a byte, as int8
             return (np.packbits(rows > 0, axis=1).astype(np.int16) - UINT8_ZERO).astype(np.int8)
         case "ubinary":
             return np.packbits(rows > 0, axis=1)
     return rows.astype("<f4", copy=False)
 
 
-def _texts(said: Any) -> list[str]:  # whatever JSON can hold
-    texts = [said] if isinstance(said, str) else said
+def _texts(payload: Any) -> list[str]:  # any JSON value
+    texts = [payload] if isinstance(payload, str) else payload
     if not isinstance(texts, list) or not all(isinstance(text, str) for text in texts):
         raise error(400, "Argument 'input' must be a string or a list of strings.")
     if not texts or not all(texts):
@@ -214,7 +214,7 @@ def _texts(said: Any) -> list[str]:  # whatever JSON can hold
 
 
 def _tokens(texts: Sequence[str], name: str, model: Model, *, truncation: bool) -> int:
-    """Count what is embedded of the texts: the beginning of those that are too long."""
+    """Count the embedded tokens of the texts: texts that are too long are truncated."""
     counts = [tokenizer().count(text) for text in texts]
     too_long = [place for place, count in enumerate(counts) if count > model.tokens]
     if too_long and not truncation:
@@ -234,8 +234,8 @@ def _tokens(texts: Sequence[str], name: str, model: Model, *, truncation: bool) 
     return total
 
 
-def _one_of(said: dict[str, Any], name: str, values: Sequence[Any]) -> Any:  # one of the values
-    value = said.get(name)
+def _one_of(payload: dict[str, Any], name: str, values: Sequence[Any]) -> Any:  # one of the values
+    value = payload.get(name)
     if value is not None and (isinstance(value, bool) or value not in values):
         accepted = ", ".join(repr(each) for each in (*values, None))
         message = f"Value '{value}' supplied for argument '{name}' is not valid -- accepted values are [{accepted}]."

@@ -1,9 +1,9 @@
 """Voyage's Files API and Batch API, simulated: `/v1/files` and `/v1/batches`, for `/v1/embeddings`.
 
 Paths, fields and states are those of https://docs.voyageai.com/docs/batch-inference (a preview, 2025-11). Not found
-there, and unverified: the words of errors, what a failed job tells of its input, the default length of a list, that a
-job that has ended cannot be cancelled (said as OpenAI does), and the state of one whose window has passed, which is
-`completed` here, as there is no other among those that are documented.
+there, and unverified: the wording of errors, what a failed job reports about its input, the default length of a list,
+that a job that has ended cannot be cancelled (worded as OpenAI does), and the state of a job whose window has passed
+(`completed` here, because the documented states include no other).
 """
 
 from __future__ import annotations
@@ -16,14 +16,14 @@ from flowbed.testing.simulators.forms import read_form
 from flowbed.testing.simulators.jobs import Problem, new_id
 from flowbed.testing.simulators.routes import Routes, page
 from flowbed.testing.simulators.voyage_lines import Lines
-from flowbed.testing.simulators.wire import Asked, Stream, VendorError, as_json, fields
+from flowbed.testing.simulators.wire import JobTexts, Stream, VendorError, as_json, fields
 from flowbed.testing.simulators.work import Input, Texts, make_job, read_input
 
 if TYPE_CHECKING:
     from flowbed.testing.simulators.files import StoredFile
     from flowbed.testing.simulators.jobs import Job, Jobs
     from flowbed.testing.simulators.voyage import Voyage
-    from flowbed.testing.simulators.wire import Answer, Deed, Request, Scene
+    from flowbed.testing.simulators.wire import Answer, Operation, OperationContext, Request
 
 WINDOW = 43_200.0  # seconds
 ENDPOINT = "/v1/embeddings"
@@ -45,10 +45,10 @@ STAMPED = ("in_progress", "finalizing", "completed", "failed", "cancelling", "ca
 
 
 class BatchesApi:
-    """The files and jobs of Voyage: how requests are read and answered."""
+    """Voyage's files and jobs: how requests are parsed and answered."""
 
     def __init__(self, api: Voyage, jobs: Jobs) -> None:
-        """Keep files and jobs in `jobs`; word errors as `api` does."""
+        """Serve the files and jobs of `jobs`; word errors as `api` does."""
         self._api = api
         self._jobs = jobs
         self._routes = Routes(
@@ -63,19 +63,19 @@ class BatchesApi:
         )
         self._making = Routes(("POST", "/v1/batches", self._create))
 
-    def read(self, request: Request) -> Deed | None:
-        """Judge a request; None where it is not about files or jobs."""
+    def read(self, request: Request) -> Operation | None:
+        """Validate a request; None if it is not about files or jobs."""
         return self._routes.find(request) or self._making.find(request, self._asked)
 
-    def _asked(self, request: Request) -> Asked:
-        """Tell what a job is asked to embed, as far as that can be read."""
-        said = fields(request.body) or {}
-        content = self._jobs.files.peek(self._api.key(request), said.get("input_file_id"))
-        parameters = said.get("request_params")
+    def _asked(self, request: Request) -> JobTexts:
+        """Return what a job would embed, as far as that can be read."""
+        payload = fields(request.body) or {}
+        content = self._jobs.files.peek(self._api.key(request), payload.get("input_file_id"))
+        parameters = payload.get("request_params")
         model = parameters.get("model", "") if isinstance(parameters, dict) else ""
-        return Asked(model=str(model), texts=Texts(content) if content else ())
+        return JobTexts(model=str(model), texts=Texts(content) if content else ())
 
-    def _upload(self, request: Request, scene: Scene) -> Answer:
+    def _upload(self, request: Request, context: OperationContext) -> Answer:
         try:
             form = read_form(request.form, request.headers.get("content-type", ""))
         except ValueError as wrong:
@@ -86,84 +86,86 @@ class BatchesApi:
             raise error(400, f"Value '{purpose}' supplied for argument 'purpose' is not valid.")
         file = form["file"]
         stored = self._jobs.files.add(
-            scene.key, purpose, file.filename or "", file.content, now=scene.now, keep=MONTH
+            context.key, purpose, file.filename or "", file.content, now=context.now, keep=MONTH
         )
-        return as_json(200, told_file(stored))
+        return as_json(200, describe_file(stored))
 
-    def _list_files(self, request: Request, scene: Scene) -> Answer:
-        stored = reversed(self._jobs.files.all(scene.key, scene.now))
-        return self._page(request, [told_file(each) for each in stored])
+    def _list_files(self, request: Request, context: OperationContext) -> Answer:
+        stored = reversed(self._jobs.files.all(context.key, context.now))
+        return self._page(request, [describe_file(each) for each in stored])
 
-    def _get_file(self, _: Request, file: str, scene: Scene) -> Answer:
-        return as_json(200, told_file(self._file(file, scene)))
+    def _get_file(self, _: Request, file: str, context: OperationContext) -> Answer:
+        return as_json(200, describe_file(self._file(file, context)))
 
-    def _delete_file(self, _: Request, file: str, scene: Scene) -> Answer:
-        self._jobs.files.remove(self._file(file, scene).id)
+    def _delete_file(self, _: Request, file: str, context: OperationContext) -> Answer:
+        self._jobs.files.remove(self._file(file, context).id)
         return as_json(200, {"id": file, "object": "file", "deleted": True})
 
-    def _content(self, _: Request, file: str, scene: Scene) -> Stream:
-        return Stream(status=200, content=self._file(file, scene).content)
+    def _content(self, _: Request, file: str, context: OperationContext) -> Stream:
+        return Stream(status=200, content=self._file(file, context).content)
 
-    def _file(self, file: str, scene: Scene) -> StoredFile:
-        stored = self._jobs.files.get(scene.key, file, scene.now)
+    def _file(self, file: str, context: OperationContext) -> StoredFile:
+        stored = self._jobs.files.get(context.key, file, context.now)
         if stored is None:
             raise error(404, f"File {file} not found.")
         return stored
 
-    def _create(self, request: Request, scene: Scene) -> Answer:
-        said = self._said(request)
-        lines = Lines(self._api, said["request_params"])
-        stored = self._file(said["input_file_id"], scene)
-        found = read_input(stored.content, lines, model=said["request_params"]["model"])
+    def _create(self, request: Request, context: OperationContext) -> Answer:
+        payload = self._payload(request)
+        lines = Lines(self._api, payload["request_params"])
+        stored = self._file(payload["input_file_id"], context)
+        found = read_input(stored.content, lines, model=payload["request_params"]["model"])
         limit = self._jobs.queue_tokens if self._jobs.queue_tokens is not None else QUEUE_TOKENS
-        waiting = self._jobs.waiting(scene.key, None, scene.now)
-        if self._jobs.unfinished(scene.key, scene.now) >= UNFINISHED or waiting + found.tokens > limit:
+        waiting = self._jobs.waiting(context.key, None, context.now)
+        if self._jobs.unfinished(context.key, context.now) >= UNFINISHED or waiting + found.tokens > limit:
             message = f"The limit of {UNFINISHED} batches and {limit} tokens in flight is reached."
             raise error(429, message)
         if found.inputs > INPUTS:
             message = f"The batch has {found.inputs} inputs; the most is {INPUTS}."
             found = Input(problems=[Problem(code="too_many_inputs", message=message)])
-        job = make_job(new_id("batch-"), said, found, scene, sheet=lines, jobs=self._jobs, keep=MONTH)
-        return as_json(200, {**told(job, scene.now), "status": "validating"})
+        job = make_job(
+            new_id("batch-"), payload, found, context, line_format=lines, jobs=self._jobs, keep=MONTH
+        )
+        return as_json(200, {**describe(job, context.now), "status": "validating"})
 
-    def _said(self, request: Request) -> dict[str, Any]:
-        """Read what a job is asked for with."""
-        said = fields(request.body) or {}
+    def _payload(self, request: Request) -> dict[str, Any]:
+        """Parse the request for a job."""
+        payload = fields(request.body) or {}
         wanted = {"endpoint": ENDPOINT, "completion_window": "12h"}
         for name, value in wanted.items():
-            if said.get(name) != value:
-                message = f"Value '{said.get(name)}' supplied for argument '{name}' is not valid."
+            if payload.get(name) != value:
+                message = f"Value '{payload.get(name)}' supplied for argument '{name}' is not valid."
                 raise error(400, message)
-        parameters = said.get("request_params")
+        parameters = payload.get("request_params")
         if not isinstance(parameters, dict) or parameters.get("model") not in MODELS:
             raise error(400, f"'request_params' needs a 'model' that is one of {list(MODELS)}.")
-        if not isinstance(said.get("input_file_id"), str):
+        if not isinstance(payload.get("input_file_id"), str):
             raise error(400, "Argument 'input_file_id' is required.")
-        metadata = said.get("metadata", {})
+        metadata = payload.get("metadata", {})
         if not isinstance(metadata, dict) or len(metadata) > PAIRS:
             raise error(400, f"Argument 'metadata' takes at most {PAIRS} pairs.")
-        said["request_params"] = {name: value for name, value in parameters.items() if value is not None}
-        # What is wrong with the parameters is said at once, and not of every line.
-        self._api.call({**said["request_params"], "input": ["a"]})
-        return said
+        payload["request_params"] = {name: value for name, value in parameters.items() if value is not None}
+        # Invalid parameters are refused at once, not for every line.
+        self._api.call({**payload["request_params"], "input": ["a"]})
+        return payload
 
-    def _list_jobs(self, request: Request, scene: Scene) -> Answer:
-        return self._page(request, [told(job, scene.now) for job in self._jobs.all(scene.key)])
+    def _list_jobs(self, request: Request, context: OperationContext) -> Answer:
+        return self._page(request, [describe(job, context.now) for job in self._jobs.all(context.key)])
 
-    def _get_job(self, _: Request, job: str, scene: Scene) -> Answer:
-        return as_json(200, told(self._job(job, scene), scene.now))
+    def _get_job(self, _: Request, job: str, context: OperationContext) -> Answer:
+        return as_json(200, describe(self._job(job, context), context.now))
 
-    def _cancel(self, _: Request, name: str, scene: Scene) -> Answer:
-        job = self._job(name, scene)
+    def _cancel(self, _: Request, name: str, context: OperationContext) -> Answer:
+        job = self._job(name, context)
         if job.cancelled is None:
-            if (status := job.status(scene.now)) in {"completed", "failed", "expired"}:
+            if (status := job.status(context.now)) in {"completed", "failed", "expired"}:
                 raise error(400, f"Cannot cancel a batch with status '{status}'.")
-            job.cancelled = scene.now
-            return as_json(200, {**told(job, scene.now), "status": "cancelling"})
-        return as_json(200, told(job, scene.now))
+            job.cancelled = context.now
+            return as_json(200, {**describe(job, context.now), "status": "cancelling"})
+        return as_json(200, describe(job, context.now))
 
-    def _job(self, name: str, scene: Scene) -> Job:
-        job = self._jobs.get(scene.key, name)
+    def _job(self, name: str, context: OperationContext) -> Job:
+        job = self._jobs.get(context.key, name)
         if job is None:
             raise error(404, f"Batch {name} not found.")
         return job
@@ -178,8 +180,8 @@ class BatchesApi:
         return as_json(200, found)
 
 
-def told_file(stored: StoredFile) -> dict[str, Any]:
-    """Tell of a file."""
+def describe_file(stored: StoredFile) -> dict[str, Any]:
+    """Describe a file."""
     return {
         "object": "file",
         "id": stored.id,
@@ -191,8 +193,8 @@ def told_file(stored: StoredFile) -> dict[str, Any]:
     }
 
 
-def told(job: Job, now: float) -> dict[str, Any]:
-    """Tell of a job."""
+def describe(job: Job, now: float) -> dict[str, Any]:
+    """Describe a job."""
     status = job.status(now)
     stamps = {name: _date(at) for name, at in job.stamps(now).items()}
     if status == "expired":
@@ -207,16 +209,16 @@ def told(job: Job, now: float) -> dict[str, Any]:
         "object": "batch",
         "endpoint": ENDPOINT,
         "errors": {"object": "list", "data": problems} if status == "failed" else None,
-        "input_file_id": job.said["input_file_id"],
-        "completion_window": job.said["completion_window"],
-        "model": job.said["request_params"]["model"],
+        "input_file_id": job.payload["input_file_id"],
+        "completion_window": job.payload["completion_window"],
+        "model": job.payload["request_params"]["model"],
         "status": status,
         "output_file_id": job.output,
         "error_file_id": job.errors,
         "request_counts": job.counts(now),
-        "metadata": job.said.get("metadata"),
-        "created_at": _date(job.course.created),
-        "expected_completion_at": _date(job.course.expires),
+        "metadata": job.payload.get("metadata"),
+        "created_at": _date(job.timeline.created),
+        "expected_completion_at": _date(job.timeline.expires),
         **{f"{name}_at": stamps.get(name) for name in STAMPED},
     }
 

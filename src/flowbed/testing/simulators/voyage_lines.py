@@ -1,7 +1,7 @@
 """The lines of a job at Voyage.
 
-Their shape is documented (https://docs.voyageai.com/docs/batch-inference); what validation says of them is not, and is
-said in the shape of OpenAI, whose specification Voyage follows otherwise (unverified, 2025-11).
+Their shape is documented (https://docs.voyageai.com/docs/batch-inference). Their validation is not; it has the shape
+of OpenAI's, whose specification Voyage follows otherwise (unverified, 2025-11).
 """
 
 from __future__ import annotations
@@ -22,17 +22,17 @@ EXPIRED = "This request could not be executed before the completion window expir
 
 
 class Lines:
-    """The lines of one job, which are all asked for with the same `parameters`."""
+    """The lines of one job, which all have the same `parameters`."""
 
     def __init__(self, api: Voyage, parameters: dict[str, Any]) -> None:
-        """Judge what they ask for as `api` does."""
+        """Validate the calls as `api` does."""
         self._api = api
         self._parameters = parameters
         self._seen: set[str] = set()
 
-    def check(self, number: int, said: dict[str, Any]) -> Iterator[Problem]:
-        """Tell what is wrong with a line of input, so that the job as a whole is refused."""
-        custom_id, body = said.get("custom_id"), said.get("body")
+    def check(self, number: int, payload: dict[str, Any]) -> Iterator[Problem]:
+        """Return what is wrong with a line of input, so that the whole job is refused."""
+        custom_id, body = payload.get("custom_id"), payload.get("body")
         if not isinstance(custom_id, str):
             message = "Missing required parameter: 'custom_id'."
             yield Problem(code="missing_required_parameter", message=message, line=number, param="custom_id")
@@ -48,12 +48,12 @@ class Lines:
             message = f"'{others[0]}' belongs into the request_params of the batch."
             yield Problem(code="invalid_request", message=message, line=number, param=f"body.{others[0]}")
 
-    def call(self, said: dict[str, Any]) -> Call:
-        """Judge what a line asks for."""
-        return self._api.call({**self._parameters, "input": said["body"]["input"]})
+    def call(self, payload: dict[str, Any]) -> Call:
+        """Validate the call of a line."""
+        return self._api.call({**self._parameters, "input": payload["body"]["input"]})
 
     def line(self, job: str, custom_id: str, answer: Answer) -> bytes:
-        """Write a line of answer."""
+        """Write a line of the output."""
         response: dict[str, Any] = {"status_code": answer.status}
         if answer.status < 400:
             response["body"] = orjson.Fragment(answer.body)
@@ -62,12 +62,12 @@ class Lines:
         return _line(job, custom_id, response, None)
 
     def unfinished(self, job: str, custom_id: str, why: str) -> bytes:
-        """Write the line of one that was not worked on; of those of a cancelled job nothing is told."""
+        """Write the line of one that was not processed; lines of a cancelled job are not reported."""
         if why != "batch_expired":
             return b""
         return _line(job, custom_id, None, {"code": why, "message": EXPIRED})
 
 
 def _line(job: str, custom_id: str, response: object, error: object) -> bytes:
-    told = {"batch_id": job, "custom_id": custom_id, "response": response, "error": error}
-    return orjson.dumps(told, option=orjson.OPT_APPEND_NEWLINE)
+    fields = {"batch_id": job, "custom_id": custom_id, "response": response, "error": error}
+    return orjson.dumps(fields, option=orjson.OPT_APPEND_NEWLINE)

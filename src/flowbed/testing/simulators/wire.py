@@ -1,4 +1,4 @@
-"""What simulators exchange: a request, the call it makes, the answer to it. No I/O."""
+"""What simulators exchange: a request, its call, the answer. No I/O."""
 
 from __future__ import annotations
 
@@ -28,9 +28,9 @@ JSON: Headers = ((b"content-type", b"application/json"),)
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Request:
-    """One HTTP request, read to its end; names of headers are lower case.
+    """One whole HTTP request; header names are lower case.
 
-    A form, which may hold a large file, is in `form` in the place of `body`.
+    A form, which may contain a large file, is in `form` instead of `body`.
     """
 
     method: str
@@ -42,18 +42,18 @@ class Request:
 
     @property
     def bearer(self) -> str:
-        """The key that `Authorization: Bearer` carries, or nothing."""
+        """The key of `Authorization: Bearer`, or an empty string."""
         scheme, _, key = self.headers.get("authorization", "").partition(" ")
         return key.strip() if scheme.lower() == "bearer" else ""
 
     def parameter(self, name: str) -> str:
-        """Give one parameter of the query, or nothing."""
+        """Return one parameter of the query, or an empty string."""
         return dict(parse_qsl(self.query)).get(name, "")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Answer:
-    """What is told."""
+    """An HTTP answer."""
 
     status: int
     body: bytes
@@ -62,7 +62,7 @@ class Answer:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Stream:
-    """What is told from a file."""
+    """An HTTP answer that is streamed from a file."""
 
     status: int
     content: Content
@@ -71,9 +71,9 @@ class Stream:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Call:
-    """What a good request asks for: one vector of `model` for each of `texts`.
+    """What a valid request asks for: one vector of `model` for each of `texts`.
 
-    `dimensions` is None where the request leaves them to the model; `form` is how the vendor is to write vectors.
+    `dimensions` is None if the request leaves them to the model; `form` is the vendor's name of the vector format.
     """
 
     model: str
@@ -86,7 +86,7 @@ class Call:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Refusal:
-    """Why a request is not carried out, and when to come again; `room` is the limit that was in the way."""
+    """Why a request is refused, and when to retry; `room` is the limit that was exceeded."""
 
     reason: Reason
     status: int
@@ -97,17 +97,17 @@ class Refusal:
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class Vectors:
-    """What a call is answered with: row i of `rows` is told to be the vector of text `labels[i]`."""
+    """The answer to a call: row i of `rows` is reported as the vector of text `labels[i]`."""
 
     rows: NDArray[np.float32]
     labels: Sequence[int] = field(default_factory=list)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Scene:
-    """What a deed is done with: whose it is, when, the faults that strike it, and how calls are answered.
+class OperationContext:
+    """The context of an operation: its key, the time, the faults that affect it, and how calls are answered.
 
-    `chance` picks what a fault strikes; `answers` makes and writes the vectors of calls, in their order, spoiled by
+    `chance` picks what a fault affects; `answers` makes and serialises the vectors of calls, in order, corrupted by
     faults; `refuse` words an error.
     """
 
@@ -120,20 +120,20 @@ class Scene:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Deed:
-    """What a good request asks for that is no vectors, but changes something, or tells of it.
+class Operation:
+    """A valid request that asks for something other than vectors: to change something, or to report it.
 
-    It is done when nothing is in the way, and raises VendorError where it cannot be. Where it makes a job, `job` says
+    It is carried out if nothing prevents it, and raises VendorError if it cannot be. If it creates a job, `job` says
     for which model and texts.
     """
 
-    do: Callable[[Scene], Answer | Stream]
-    job: Asked | None = None
+    do: Callable[[OperationContext], Answer | Stream]
+    job: JobTexts | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Asked:
-    """What a job is asked to embed; `texts` are read anew each time."""
+class JobTexts:
+    """What a job would embed; `texts` are read again each time."""
 
     model: str
     texts: Iterable[str]
@@ -149,30 +149,30 @@ class VendorError(Exception):
 
 
 class Api(Protocol):
-    """One vendor's embeddings API: how it reads requests, and how it words answers and errors."""
+    """One vendor's embeddings API: how it parses requests, and how it words answers and errors."""
 
     name: str
-    positional: bool  # answers name no index, so that only their order says whose vector is whose
+    positional: bool  # answers have no index, so only their order says which vector belongs to which text
 
     @property
     def jobs(self) -> Jobs | None:
-        """The jobs of its Batch API; None where none is simulated."""
+        """The jobs of its Batch API; None if none is simulated."""
         ...
 
     def key(self, request: Request) -> str:
-        """Give the key that the request carries, or nothing."""
+        """Return the key of the request, or an empty string."""
         ...
 
-    def read(self, request: Request) -> Call | Answer | Deed:
-        """Judge a request: the vectors that it asks for, or what else there is to do, or the answer.
+    def read(self, request: Request) -> Call | Answer | Operation:
+        """Parse and validate a request: the vectors it asks for, another operation, or the answer.
 
         Raises:
-            VendorError: the request is not as the vendor wants it.
+            VendorError: the vendor would refuse the request.
         """
         ...
 
     def width(self, call: Call) -> int:
-        """Tell how many dimensions the vectors of a call have."""
+        """Return the dimensions of a call's vectors."""
         ...
 
     def write(self, call: Call, vectors: Vectors) -> Answer:
@@ -180,16 +180,16 @@ class Api(Protocol):
         ...
 
     def refuse(self, refusal: Refusal, request: Request) -> Answer:
-        """Word an error that does not lie in what the request asks for."""
+        """Word an error that is not caused by the content of the request."""
         ...
 
     def standing(self, rooms: Sequence[Room]) -> Headers:
-        """Tell in headers what is left of the limits."""
+        """Return the headers that report what is left of the rate limits."""
         ...
 
 
 def fields(content: bytes) -> dict[str, Any] | None:
-    """Read a JSON object; None where it is none. Fields that are null are as good as absent."""
+    """Parse a JSON object; None if it is not one. Fields that are null count as absent."""
     try:
         body = orjson.loads(content)
     except ValueError:
@@ -200,6 +200,6 @@ def fields(content: bytes) -> dict[str, Any] | None:
 
 
 def as_json(status: int, value: object, headers: Headers = ()) -> Answer:
-    """Answer with JSON; arrays of numpy are written as lists."""
+    """Answer with JSON; numpy arrays are written as lists."""
     body = orjson.dumps(value, option=orjson.OPT_SERIALIZE_NUMPY | orjson.OPT_NON_STR_KEYS)
     return Answer(status=status, body=body, headers=(*JSON, *headers))

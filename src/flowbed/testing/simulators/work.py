@@ -1,4 +1,4 @@
-"""What a job does: its input read and checked, its lines answered, and what faults make of them."""
+"""What a job does: its input parsed and checked, its lines answered, and the faults applied."""
 
 from __future__ import annotations
 
@@ -18,29 +18,29 @@ if TYPE_CHECKING:
     from flowbed.testing.simulators.content import Content, Piece
     from flowbed.testing.simulators.faults import Fault, Kind
     from flowbed.testing.simulators.jobs import Jobs
-    from flowbed.testing.simulators.wire import Call, Scene
+    from flowbed.testing.simulators.wire import Call, OperationContext
 
 TOO_MANY = 429
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Task:
-    """One good line of input; `call` is what it asks for, or else `error` what it is answered with."""
+    """One valid line of input; `call` is its request, or `error` its answer."""
 
     custom_id: str
     call: Call | None = None
     error: Answer | None = None
 
 
-class Sheet(Protocol):
+class LineFormat(Protocol):
     """How one vendor reads and writes the lines of a job."""
 
-    def check(self, number: int, said: dict[str, Any]) -> Iterator[Problem]:
-        """Tell what is wrong with a line of input, so that the job as a whole is refused."""
+    def check(self, number: int, payload: dict[str, Any]) -> Iterator[Problem]:
+        """Return what is wrong with a line of input, so that the whole job is refused."""
         ...
 
-    def call(self, said: dict[str, Any]) -> Call:
-        """Judge what a line asks for.
+    def call(self, payload: dict[str, Any]) -> Call:
+        """Validate the call of a line.
 
         Raises:
             VendorError: this line is answered with an error.
@@ -48,17 +48,17 @@ class Sheet(Protocol):
         ...
 
     def line(self, job: str, custom_id: str, answer: Answer) -> bytes:
-        """Write a line of answer, ended."""
+        """Write a line of the output, with its line break."""
         ...
 
     def unfinished(self, job: str, custom_id: str, why: str) -> bytes:
-        """Write the line of one that was not worked on; nothing where there is none."""
+        """Write the line of one that was not processed; empty if there is none."""
         ...
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Input:
-    """What a job is asked to do, and what is wrong with it as a whole."""
+    """The input of a job, and what is wrong with it as a whole."""
 
     model: str = ""
     tasks: Sequence[Task] = ()
@@ -66,17 +66,17 @@ class Input:
 
     @property
     def inputs(self) -> int:
-        """How many texts it has."""
+        """The number of texts."""
         return sum(len(task.call.texts) for task in self.tasks if task.call)
 
     @property
     def tokens(self) -> int:
-        """How many tokens it has."""
+        """The number of tokens."""
         return sum(task.call.tokens for task in self.tasks if task.call)
 
 
 class Texts:
-    """The texts of an input, read anew each time."""
+    """The texts of an input, read again each time."""
 
     def __init__(self, content: Content) -> None:
         """Read `content`."""
@@ -90,91 +90,93 @@ class Texts:
 
 
 def body_of(raw: bytes) -> dict[str, Any]:
-    """Read what a line asks for; nothing where it cannot be read."""
+    """Parse the body of a line; empty if that fails."""
     body = (fields(raw) or {}).get("body")
     return body if isinstance(body, dict) else {}
 
 
-def read_input(content: Content, sheet: Sheet, *, model: str) -> Input:
+def read_input(content: Content, line_format: LineFormat, *, model: str) -> Input:
     """Read the input of a job for a model."""
     tasks: list[Task] = []
     problems: list[Problem] = []
     for number, raw in enumerate(content.lines(), 1):
-        said = fields(raw)
-        if said is None:
+        payload = fields(raw)
+        if payload is None:
             message = "This line is not parseable as valid JSON."
             problems.append(Problem(code="invalid_json_line", message=message, line=number))
-        elif found := list(sheet.check(number, said)):
+        elif found := list(line_format.check(number, payload)):
             problems += found
         else:
-            tasks.append(_task(said, sheet))
+            tasks.append(_task(payload, line_format))
     return Input(model=model, tasks=tasks, problems=problems)
 
 
 def make_job(
     name: str,
-    said: Mapping[str, Any],
+    payload: Mapping[str, Any],
     found: Input,
-    scene: Scene,
+    context: OperationContext,
     *,
-    sheet: Sheet,
+    line_format: LineFormat,
     jobs: Jobs,
     keep: float,
 ) -> Job:
-    """Begin the job for an input; `said` is what it was asked for with, `keep` how long its files are kept."""
-    problems = found.problems or _ordered(found.tasks, scene)
+    """Create the job for an input; `payload` is the request for it, `keep` how long its files are kept."""
+    problems = found.problems or _ordered(found.tasks, context)
     job = Job(
         id=name,
-        key=scene.key,
-        said=said,
-        work=Work(model=found.model, problems=problems) if problems else _done(name, found, scene, sheet),
-        course=jobs.course(
-            scene.now,
-            late=sum(fault.delay for fault in scene.due if fault.kind in OF_JOBS),
-            stuck=_due(scene, "stuck"),
+        key=context.key,
+        payload=payload,
+        work=Work(model=found.model, problems=problems)
+        if problems
+        else _done(name, found, context, line_format),
+        timeline=jobs.timeline(
+            context.now,
+            late=sum(fault.delay for fault in context.due if fault.kind in OF_JOBS),
+            stuck=_due(context, "stuck"),
         ),
-        unfinished_line=sheet.unfinished,
-        forgotten=_due(scene, "forgotten"),
-        lost=_due(scene, "lost"),
+        unfinished_line=line_format.unfinished,
+        forgotten=_due(context, "forgotten"),
+        lost=_due(context, "lost"),
         keep=keep,
     )
     jobs.add(job)
     return job
 
 
-def _ordered(tasks: Sequence[Task], scene: Scene) -> Sequence[Problem]:
-    """Give what a fault finds wrong with lines that are right."""
+def _ordered(tasks: Sequence[Task], context: OperationContext) -> Sequence[Problem]:
+    """Return the problems that a fault reports for valid lines."""
     message = "A fault to order."
     return [
         Problem(code="invalid_request", message=message, line=place + 1, param="body.input")
-        for place in _struck(scene, tasks, "validation")
+        for place in _struck(context, tasks, "validation")
     ]
 
 
-def _done(job: str, found: Input, scene: Scene, sheet: Sheet) -> Work:
-    """Answer all lines of a job, right or as the faults have it."""
+def _done(job: str, found: Input, context: OperationContext, line_format: LineFormat) -> Work:
+    """Answer all lines of a job, correctly or as the faults say."""
     tasks = found.tasks
     scratch = Scratch()
-    failed = _failed(scene, tasks)
+    failed = _failed(context, tasks)
     good = [task.call for place, task in enumerate(tasks) if task.call and place not in failed]
-    answers = scene.answers(good, [fault for fault in scene.due if fault.kind in OF_VECTORS])
-    spoil = {kind: _struck(scene, tasks, kind) for kind in SPOILED}
+    answers = context.answers(good, [fault for fault in context.due if fault.kind in OF_VECTORS])
+    spoil = {kind: _struck(context, tasks, kind) for kind in SPOILED}
     lines = []
     for place, task in enumerate(tasks):
         answer = failed.get(place) or task.error
-        right = sheet.line(job, task.custom_id, answer or next(answers))
-        told = [right]
+        right = line_format.line(job, task.custom_id, answer or next(answers))
+        written = [right]
         for kind, struck in spoil.items():
             if place in struck and task.call and not answer:
-                told = _spoiled(kind, told, scene, sheet, job, task)
-        pieces = [scratch.append(each) for each in told]
+                written = _spoiled(kind, written, context, line_format, job, task)
+        pieces = [scratch.append(each) for each in written]
         lines.append(Line(custom_id=task.custom_id, good=answer is None, answers=pieces, call=task.call))
     return Work(
         model=found.model,
         lines=lines,
-        unfinished=_struck(scene, tasks, "expired"),
+        unfinished=_struck(context, tasks, "expired"),
         arrange=_Arranged(
-            seed=scene.chance.random() if _due(scene, "shuffled") else None, torn=_due(scene, "torn")
+            seed=context.chance.random() if _due(context, "shuffled") else None, torn=_due(context, "torn")
         ),
     )
 
@@ -185,7 +187,7 @@ SPOILED: tuple[Kind, ...] = ("conflicting_lines", "doubled_lines", "broken_lines
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Arranged:
-    """The order of an output: shuffled where there is a `seed`, and ending in the middle of a line if `torn`."""
+    """The order of an output: shuffled if there is a `seed`, and ending in the middle of a line if `torn`."""
 
     seed: float | None
     torn: bool
@@ -198,56 +200,58 @@ class _Arranged:
         return pieces
 
 
-def _task(said: dict[str, Any], sheet: Sheet) -> Task:
-    custom_id = said["custom_id"]
+def _task(payload: dict[str, Any], line_format: LineFormat) -> Task:
+    custom_id = payload["custom_id"]
     try:
-        return Task(custom_id=custom_id, call=sheet.call(said))
+        return Task(custom_id=custom_id, call=line_format.call(payload))
     except VendorError as error:
         return Task(custom_id=custom_id, error=error.answer)
 
 
-def _due(scene: Scene, kind: Kind) -> bool:
-    return any(fault.kind == kind for fault in scene.due)
+def _due(context: OperationContext, kind: Kind) -> bool:
+    return any(fault.kind == kind for fault in context.due)
 
 
-def _struck(scene: Scene, tasks: Sequence[Task], kind: Kind) -> Collection[int]:
-    """Pick the lines that the faults of a kind strike."""
-    return {place for fault in scene.due if fault.kind == kind for place in _places(scene, tasks, fault)}
+def _struck(context: OperationContext, tasks: Sequence[Task], kind: Kind) -> Collection[int]:
+    """Pick the lines that the faults of a kind affect."""
+    return {place for fault in context.due if fault.kind == kind for place in _places(context, tasks, fault)}
 
 
-def _places(scene: Scene, tasks: Sequence[Task], fault: Fault) -> Sequence[int]:
+def _places(context: OperationContext, tasks: Sequence[Task], fault: Fault) -> Sequence[int]:
     matching = [
         place
         for place, task in enumerate(tasks)
         if task.call and (not fault.text or any(fault.text in text for text in task.call.texts))
     ]
-    # Rounded first, so that a share of 0.07 is 7 of 100, which floats would make a little more than 7.
-    return scene.chance.sample(matching, math.ceil(round(fault.share * len(matching), 6)))
+    # Rounded first: a share of 0.07 of 100 is 7, which floats would make slightly more than 7.
+    return context.chance.sample(matching, math.ceil(round(fault.share * len(matching), 6)))
 
 
-def _failed(scene: Scene, tasks: Sequence[Task]) -> dict[int, Answer]:
-    """Word the errors of the lines that fail to order."""
+def _failed(context: OperationContext, tasks: Sequence[Task]) -> dict[int, Answer]:
+    """Word the errors of the lines that a fault lets fail."""
     found: dict[int, Answer] = {}
-    for fault in scene.due:
+    for fault in context.due:
         if fault.kind == "failed_lines":
             refusal = Refusal(
                 reason="rate_limited" if fault.status == TOO_MANY else "error",
                 status=fault.status,
                 retry_after=fault.retry_after,
             )
-            found |= dict.fromkeys(_places(scene, tasks, fault), scene.refuse(refusal))
+            found |= dict.fromkeys(_places(context, tasks, fault), context.refuse(refusal))
     return found
 
 
-def _spoiled(kind: Kind, told: list[bytes], scene: Scene, sheet: Sheet, job: str, task: Task) -> list[bytes]:
+def _spoiled(
+    kind: Kind, written: list[bytes], context: OperationContext, line_format: LineFormat, job: str, task: Task
+) -> list[bytes]:
     match kind:
         case "doubled_lines":
-            return [*told, told[0]]
+            return [*written, written[0]]
         case "conflicting_lines":
             assert task.call is not None
             other = replace(task.call, texts=[f"{text} and more" for text in task.call.texts])
-            (answer,) = scene.answers([other], ())
-            return [*told, sheet.line(job, task.custom_id, answer)]
+            (answer,) = context.answers([other], ())
+            return [*written, line_format.line(job, task.custom_id, answer)]
         case "broken_lines":
-            return [b"upstream said: " + each[: len(each) // 2] + b"\n" for each in told]
+            return [b"upstream said: " + each[: len(each) // 2] + b"\n" for each in written]
     return []
