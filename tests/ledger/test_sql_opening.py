@@ -80,18 +80,22 @@ def test_head_is_the_newest_revision() -> None:
     assert scripts.get_heads() == [HEAD]
 
 
-async def test_migrations_end_in_the_schema(tmp_path: Path) -> None:
-    """What the migrations make is what the tables say, indexes and their conditions among them."""
-    await (await open_ledger("ledger.db", folder=tmp_path, new_id="i")).close()
-    migrated = sa.create_engine(f"sqlite:///{tmp_path / 'ledger.db'}")
-    written = sa.create_engine("sqlite://")
-    metadata.create_all(written)
-    with migrated.connect() as left, written.connect() as right:
+def test_migrate_from_nothing_ends_in_the_schema_of_a_new_ledger() -> None:
+    """The migrations make the tables and indexes, with their conditions, that a new ledger is created with."""
+    migrated, created = sa.create_engine("sqlite://"), sa.create_engine("sqlite://")
+    with migrated.begin() as left, created.begin() as right:
+        migrations.migrate(left, "the ledger", None)
+        migrations.upgrade(right, "the ledger", "id")
         options = {"include_name": lambda name, *_: name != VERSION_TABLE}
         assert compare_metadata(MigrationContext.configure(left, opts=options), metadata) == []
         assert indexes(left) == indexes(right)
+        assert versions(left) == versions(right) == [HEAD]
     migrated.dispose()
-    written.dispose()
+    created.dispose()
+
+
+def versions(connection: sa.Connection) -> list[str]:
+    return list(connection.execute(sa.text(f"SELECT version_num FROM {VERSION_TABLE}")).scalars())
 
 
 def indexes(connection: sa.Connection) -> dict[str, str]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import MISSING, Field, fields
+from functools import cache
 from typing import TYPE_CHECKING, Annotated, Any, get_type_hints
 
 import pydantic
@@ -61,6 +62,7 @@ def validated(tables: Mapping[str, Any], path: Path) -> dict[str, Any]:
         raise Misconfigured(f"invalid setting in {path} or a FLOWBED_ variable: {faults}") from error
 
 
+@cache
 def _model() -> type[_FileModel]:
     """Create the model of the file; record names in annotations resolve to their models."""
     names: dict[str, Any] = {

@@ -8,7 +8,7 @@ import sqlalchemy as sa
 
 from flowbed.errors import Misconfigured
 from flowbed.ledger.sql import HEAD, VERSION_TABLE
-from flowbed.ledger.sql.schema import facts
+from flowbed.ledger.sql.schema import facts, metadata
 
 _ID = "id"
 SCRIPTS = Path(__file__).parent
@@ -30,8 +30,38 @@ def upgrade(connection: sa.Connection, location: str, new_id: str) -> str:
         return _id(connection)
     if revision is None and sa.inspect(connection).get_table_names():
         raise Misconfigured(f"{location} is a database of another program: set `ledger` to another path")
+    if revision is None and connection.dialect.name == "sqlite":
+        _create(connection)
+    else:
+        migrate(connection, location, revision)
+    if revision is None:
+        connection.execute(sa.insert(facts).values(name=_ID, value=new_id))
+    return _id(connection)
 
-    from alembic import command  # takes half a second to import: only when there is something to migrate
+
+def _create(connection: sa.Connection) -> None:
+    """Create the newest schema at once: Alembic takes half a second to load. A test compares it to the migrations.
+
+    Not on Postgres: there the conditions of the indexes stand in the migrations alone.
+    """
+    metadata.create_all(connection, checkfirst=False)
+    versions = sa.Table(
+        VERSION_TABLE,
+        sa.MetaData(),
+        sa.Column("version_num", sa.String(32), nullable=False),
+        sa.PrimaryKeyConstraint("version_num", name=f"{VERSION_TABLE}_pkc"),  # as Alembic names it
+    )
+    versions.create(connection, checkfirst=False)
+    connection.execute(sa.insert(versions).values(version_num=HEAD))
+
+
+def migrate(connection: sa.Connection, location: str, revision: str | None) -> None:
+    """Apply every migration after `revision` (None: all of them) within the current transaction.
+
+    Raises:
+        Misconfigured: the revision is one of a newer Flowbed.
+    """
+    from alembic import command
     from alembic.config import Config
     from alembic.script import ScriptDirectory
 
@@ -46,9 +76,6 @@ def upgrade(connection: sa.Connection, location: str, new_id: str) -> str:
         )
     config.attributes["connection"] = connection
     command.upgrade(config, HEAD)
-    if revision is None:
-        connection.execute(sa.insert(facts).values(name=_ID, value=new_id))
-    return _id(connection)
 
 
 def _revision(connection: sa.Connection) -> str | None:
