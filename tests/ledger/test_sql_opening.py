@@ -95,7 +95,8 @@ def test_migrate_from_nothing_ends_in_the_schema_of_a_new_ledger() -> None:
 
 
 def versions(connection: sa.Connection) -> list[str]:
-    return list(connection.execute(sa.text(f"SELECT version_num FROM {VERSION_TABLE}")).scalars())
+    table = sa.table(VERSION_TABLE, sa.column("version_num"))
+    return list(connection.execute(sa.select(table)).scalars())
 
 
 def indexes(connection: sa.Connection) -> dict[str, str]:
