@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import sqlalchemy as sa
+from sqlalchemy.dialects.sqlite.base import SQLiteDialect
 
 from flowbed.errors import Misconfigured
 from flowbed.ledger.sql import HEAD, VERSION_TABLE
@@ -58,7 +59,7 @@ def _schema() -> Sequence[str]:
     """Return the statements that create the newest schema in SQLite; to compile them takes 20 ms."""
     statements: list[str] = []
     engine = sa.create_mock_engine(
-        "sqlite://", lambda ddl, *_: statements.append(str(ddl.compile(dialect=engine.dialect)))
+        "sqlite://", lambda ddl, *_: statements.append(str(ddl.compile(dialect=SQLiteDialect())))
     )
     metadata.create_all(engine, checkfirst=False)
     versions = sa.Table(
