@@ -12,7 +12,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import typer
 
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text("utf-8")
@@ -23,9 +22,9 @@ def blocks(language: str) -> list[str]:
 
 
 def commands() -> dict[str, Any]:
-    from flowbed.cli.app import app
+    from flowbed.cli.app import command_line
 
-    return dict(typer.main.get_command(app).commands)  # type: ignore[attr-defined]
+    return dict(command_line().commands)  # type: ignore[attr-defined]
 
 
 @pytest.fixture

@@ -1,8 +1,9 @@
-"""The command line, called as a shell would, within this process."""
+"""The command line, called within this process as a shell would call it."""
 
 from __future__ import annotations
 
 import json
+import shutil
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -13,6 +14,9 @@ from flowbed.cli.app import run
 if TYPE_CHECKING:
     from collections.abc import Callable
     from pathlib import Path
+
+
+MODEL = "seeded:32"
 
 
 @dataclass(frozen=True)
@@ -35,7 +39,7 @@ def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     folder = tmp_path / "project"
     folder.mkdir()
     monkeypatch.chdir(folder)
-    monkeypatch.setenv("FLOWBED_MODEL", "seeded:32")
+    monkeypatch.setenv("FLOWBED_MODEL", MODEL)
     return folder
 
 
@@ -52,15 +56,23 @@ def flowbed(project: Path, capsys: pytest.CaptureFixture[str]) -> Callable[..., 
     return call
 
 
-@pytest.fixture
-def notes(project: Path, flowbed: Callable[..., Called]) -> Path:
-    """A folder of three texts that is a source, and was run."""
-    folder = project / "notes"
-    folder.mkdir()
-    (folder / "keys.md").write_text("# Keys\n\nWe rotate the keys each month.\n")
-    (folder / "tea.txt").write_text("Tea is served at four.\n")
-    (folder / "cats.txt").write_text("Cats sleep most of the day.\n")
-    assert flowbed("init").status == 0
-    assert flowbed("add", "notes", "files", "notes").status == 0
-    assert flowbed("run", "--json").status == 0
+@pytest.fixture(scope="session")
+def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Run a project whose source is a folder of three texts, for tests to copy."""
+    folder = tmp_path_factory.mktemp("finished")
+    (folder / "notes").mkdir()
+    (folder / "notes" / "keys.md").write_text("# Keys\n\nWe rotate the keys each month.\n")
+    (folder / "notes" / "tea.txt").write_text("Tea is served at four.\n")
+    (folder / "notes" / "cats.txt").write_text("Cats sleep most of the day.\n")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("FLOWBED_MODEL", MODEL)
+        for command in (["init"], ["add", "notes", "files", "notes"], ["run", "--json"]):
+            assert run([*command, "--config", str(folder)]) == 0
     return folder
+
+
+@pytest.fixture
+def notes(project: Path, finished: Path) -> Path:
+    """Copy the project that was run; give the folder of its three texts."""
+    shutil.copytree(finished, project, dirs_exist_ok=True)
+    return project / "notes"

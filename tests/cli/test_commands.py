@@ -163,7 +163,7 @@ def test_what_cannot_be_embedded_is_a_dead_letter(notes: Path, flowbed: Call) ->
         (["search", "x", "-c", "notes", "--at", "-1"], 2, "no version -1"),
         (["run", "nope"], 2, "there are: notes"),
         (["run", "--lane", "batch"], 2, "has no Batch API"),
-        (["run", "--lane", "fast"], 2, "auto, realtime and batch"),
+        (["run", "--lane", "fast"], 2, "auto, realtime or batch"),
         (["run", "--status", "SUCCESS"], 2, "NONE or FAILED"),
         (["run", "--limit", "0"], 2, "limit"),
         (["why", "nope"], 2, "nothing is known of"),

@@ -35,7 +35,7 @@ def test_people_read_keys_too(project: Path, flowbed: Callable[..., Called]) -> 
     made = flowbed("keys", "create", "app", "--tier", "free")
     assert made.out.startswith("fb-")
     assert len(made.out.split()) == 1
-    assert "this once" in made.err
+    assert "not shown again" in made.err
     listed = flowbed("keys", "list").out
     assert "tier free" in listed
     assert "never used" in listed

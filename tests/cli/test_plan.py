@@ -77,13 +77,14 @@ def test_the_report_of_a_plan_holds_both_sides(costly: Path, flowbed: Call) -> N
 
 def test_drift_ends_with_status_1(costly: Path, flowbed: Call) -> None:
     """A plan that another run has overtaken is told by source and number, in words and in JSON."""
+    # The copied notes are other files than those that were indexed, so that they are read once more.
     plan_id = flowbed("plan", "--json").json["plan_id"]
     (costly / "new0.txt").write_text("something else\n")
     assert flowbed("run").status == 0
     ran = flowbed("run", "--plan", plan_id)
     assert ran.status == 1
     assert (
-        "notes: another run has fetched it since the plan, or it was rolled back, and 1 of the 3 documents"
+        "notes: another run has fetched it since the plan, or it was rolled back, and 1 of the 6 documents"
         in ran.out
     )
     assert set(flowbed("run", "--plan", plan_id, "--json").json["drift"]) == {"notes"}

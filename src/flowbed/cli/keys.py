@@ -7,89 +7,86 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from flowbed.cli.output import note, say, say_json
-from flowbed.cli.project import Config, Json, Verbose, log_to_stderr, with_bed
+from flowbed.cli.options import Common
+from flowbed.cli.output import note, say
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
     from flowbed.bed import Flowbed
     from flowbed.ledger import KeyRow
 
-keys = typer.Typer(no_args_is_help=True, help="API keys of `flowbed serve`.")
 
-
-@keys.command()
 def create(
-    name: Annotated[str, typer.Argument(metavar="NAME", help="What it is for.")],
-    tier: Annotated[str, typer.Option(help="How much it may use: a [serve.tiers.NAME].")] = "default",
+    common: Common,
+    name: Annotated[str, typer.Argument(metavar="NAME", help="What the key is for.")],
+    tier: Annotated[
+        str, typer.Option(help="Its limits: a table serve.tiers.NAME of flowbed.toml.")
+    ] = "default",
     model: Annotated[
         list[str] | None,
-        typer.Option(metavar="MODEL", help="A model that it may use; repeatable; by default all."),
+        typer.Option(metavar="MODEL", help="A model that it may use; repeatable; default: all."),
     ] = None,
-    admin: Annotated[bool, typer.Option("--admin", help="Let it ask for /v1/admin/... too.")] = False,
-    as_json: Json = False,
-    config: Config = None,
-    verbose: Verbose = False,
+    admin: Annotated[bool, typer.Option("--admin", help="Grant the admin scope (/v1/admin/...).")] = False,
 ) -> None:
-    """Make a key; its secret is shown this once."""
-    log_to_stderr(verbose=verbose)
+    """Create a key; its secret is shown only this once."""
 
     async def make(bed: Flowbed) -> tuple[KeyRow, str]:
         return await bed.keys().create(name, secret=bed.secret, tier=tier, models=model or (), admin=admin)
 
-    row, secret = with_bed(config, make)
-    if as_json:
-        say_json({**_shown(row), "secret": secret})
-        return
-    say(secret)
-    note(f"key {row.id} of {row.name}: keep the secret now, it is shown this once and stored nowhere")
+    row, secret = common.with_bed(make)
+
+    def show(_: object) -> None:
+        say(secret)
+        note(f"key {row.id} of {row.name}: keep the secret now; it is stored nowhere and not shown again")
+
+    common.show({**_public(row), "secret": secret}, show)
 
 
-@keys.command("list")
-def list_(as_json: Json = False, config: Config = None, verbose: Verbose = False) -> None:
-    """List every key, and what it has used today."""
-    log_to_stderr(verbose=verbose)
+def list_(common: Common) -> None:
+    """List every key, and the tokens it has used today."""
 
     async def look(bed: Flowbed) -> tuple[list[KeyRow], dict[str, int]]:
         rows = await bed.keys().all()
         today = _time(bed.clock()).date().isoformat()
         return rows, dict(await bed.ledger.quotas.used(today, [row.id for row in rows]))
 
-    rows, used = with_bed(config, look)
-    if as_json:
-        say_json({"keys": [{**_shown(row), "tokens_today": used.get(row.id, 0)} for row in rows]})
-        return
+    rows, used = common.with_bed(look)
+    common.show(
+        {"keys": [{**_public(row), "tokens_today": used.get(row.id, 0)} for row in rows]},
+        lambda _: _show_keys(rows, used),
+    )
+
+
+def revoke(
+    common: Common, key: Annotated[str, typer.Argument(metavar="ID", help="An id of `flowbed keys list`.")]
+) -> None:
+    """Revoke a key for good; running servers refuse it within seconds."""
+    row = common.with_bed(lambda bed: bed.keys().revoke(key))
+    common.show(_public(row), lambda _: say(f"key {row.id} of {row.name} is revoked"))
+
+
+def _show_keys(rows: Sequence[KeyRow], used: Mapping[str, int]) -> None:
     if not rows:
         say(
-            "there are no keys: `flowbed serve` answers this machine alone; `flowbed keys create NAME` makes one"
+            "there are no keys: `flowbed serve` answers only this machine; `flowbed keys create NAME` creates one"
         )
     for row in rows:
         say(f"{row.id}  {row.prefix}...  {row.name}")
-        said = [f"tier {row.tier}", f"{used.get(row.id, 0):,} tokens today", f"created {_day(row.created)}"]
-        said += [f"last used {_day(row.used)}"] if row.used else ["never used"]
-        said += ["admin"] if row.admin else []
-        said += [f"models {', '.join(row.models)}"] if row.models else []
-        said += [f"REVOKED {_day(row.revoked)}"] if row.revoked else []
-        say(f"    {', '.join(said)}")
+        facts = [
+            f"tier {row.tier}",
+            f"{used.get(row.id, 0):,} tokens today",
+            f"created {_minute(row.created)}",
+        ]
+        facts += [f"last used {_minute(row.used)}"] if row.used else ["never used"]
+        facts += ["admin"] if row.admin else []
+        facts += [f"models {', '.join(row.models)}"] if row.models else []
+        facts += [f"REVOKED {_minute(row.revoked)}"] if row.revoked else []
+        say(f"    {', '.join(facts)}")
 
 
-@keys.command()
-def revoke(
-    key: Annotated[str, typer.Argument(metavar="ID", help="As `flowbed keys list` has it.")],
-    as_json: Json = False,
-    config: Config = None,
-    verbose: Verbose = False,
-) -> None:
-    """Take a key out of use for good; servers that run notice within seconds."""
-    log_to_stderr(verbose=verbose)
-    row = with_bed(config, lambda bed: bed.keys().revoke(key))
-    if as_json:
-        say_json(_shown(row))
-    else:
-        say(f"key {row.id} of {row.name} is revoked")
-
-
-def _shown(row: KeyRow) -> dict[str, Any]:
-    """Tell of a key what may be seen: not the hash, though nobody could make the secret of it."""
+def _public(row: KeyRow) -> dict[str, Any]:
+    """Return what may be shown of a key: everything but the hash of its secret."""
     return {
         "id": row.id,
         "name": row.name,
@@ -107,5 +104,5 @@ def _time(at: int) -> datetime:
     return datetime.fromtimestamp(at / 1e6, UTC)
 
 
-def _day(at: int) -> str:
+def _minute(at: int) -> str:
     return _time(at).strftime("%Y-%m-%d %H:%M")

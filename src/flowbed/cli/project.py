@@ -1,16 +1,11 @@
-"""The project that a command is about: where it is, how it is opened, and the options that name it."""
+"""The project that a command works on: where it is, and how it is opened."""
 
 from __future__ import annotations
 
 import asyncio
-import logging
-import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, TypeVar
+from typing import TYPE_CHECKING, TypeVar
 
-import typer
-
-from flowbed import telemetry
 from flowbed.errors import Misconfigured
 
 if TYPE_CHECKING:
@@ -20,22 +15,14 @@ if TYPE_CHECKING:
 
 Answer = TypeVar("Answer")
 
+# Exit statuses.
 DONE, FAILURES, USAGE, INTERRUPTED = 0, 1, 2, 130
-
-Json = Annotated[bool, typer.Option("--json", help="Print the result as JSON.")]
-Config = Annotated[
-    Path | None,
-    typer.Option("--config", metavar="FILE", help="The project's flowbed.toml; by default the one here."),
-]
-Verbose = Annotated[bool, typer.Option("--verbose", "-v", help="Log what is done to standard error.")]
-Names = Annotated[list[str] | None, typer.Argument(metavar="[NAME]...", help="Sources; by default all.")]
-One = Annotated[str | None, typer.Argument(metavar="[COLLECTION]", help="By default all.")]
 
 
 def with_bed(
     config: Path | None, work: Callable[[Flowbed], Awaitable[Answer]], *, repair: bool = False
 ) -> Answer:
-    """Open the project that is meant, and carry out `work` with it; `repair` opens it whatever its store belongs to."""
+    """Open the project, run `work` on it and close it; `repair` also opens a store of another ledger."""
     import stamina.instrumentation
 
     from flowbed import bed
@@ -52,23 +39,23 @@ def with_bed(
 
 
 def project_folder(config: Path | None) -> Path:
-    """Name the folder of the project that is meant.
+    """Return the folder of the project that `--config` names, or the current one.
 
     Raises:
-        Misconfigured: it is none.
+        Misconfigured: it is not a project.
     """
     from flowbed import settings
 
     folder = folder_of(config)
     if not (folder / settings.FILE).exists():
         raise Misconfigured(
-            f"{folder} is no Flowbed project: it has no {settings.FILE}; `flowbed init` makes one"
+            f"{folder} is not a Flowbed project: it has no {settings.FILE}; `flowbed init` creates one"
         )
     return folder
 
 
 def folder_of(config: Path | None) -> Path:
-    """Name the folder of the project whose settings file, or whose folder, `--config` names."""
+    """Return the folder that `--config` names, by a settings file or directly; the current one by default."""
     if config is None:
         return Path.cwd()
     if config.is_dir():
@@ -76,14 +63,3 @@ def folder_of(config: Path | None) -> Path:
     if config.name != "flowbed.toml":
         raise Misconfigured(f"--config takes the path of a flowbed.toml or of its folder, not {config}")
     return config.absolute().parent
-
-
-def log_to_stderr(*, verbose: bool) -> None:
-    """Send what is logged to standard error: all of it where `verbose`, otherwise what needs someone to look."""
-    # Of other packages only errors are of interest here: retries, for one, are told with the progress already.
-    logging.basicConfig(
-        level=logging.ERROR,
-        format="%(asctime)s %(name)s %(message)s" if verbose else "%(message)s",
-        stream=sys.stderr,
-    )
-    telemetry.log.setLevel(logging.DEBUG if verbose else logging.WARNING)

@@ -1,163 +1,163 @@
-"""The commands that plan a run, and carry one out."""
+"""The commands that plan a run and carry it out."""
 
 from __future__ import annotations
 
 import sys
-from typing import TYPE_CHECKING, Annotated, Any, cast
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Annotated, cast
 
 import typer
 
-from flowbed.cli.output import note, progress, say_json
-from flowbed.cli.project import DONE, FAILURES, Config, Json, Names, Verbose, log_to_stderr, with_bed
+from flowbed.cli.options import Common, Deadline, Limit, Names
+from flowbed.cli.output import note, progress
+from flowbed.cli.project import DONE, FAILURES
 from flowbed.errors import Misconfigured
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
-    from pathlib import Path
 
     from flowbed.bed import Flowbed
     from flowbed.lanes.choice import Asked
-    from flowbed.records import Plan, Report
+    from flowbed.records import Plan, Report, Status
 
 LANES = ("auto", "realtime", "batch")
 
-Lane = Annotated[
-    str | None, typer.Option(metavar="LANE", help="auto, realtime or batch; by default the project's.")
-]
-Deadline = Annotated[
-    str | None,
-    typer.Option(
-        metavar="TIME",
-        help="When all has to be embedded, as 90m, 6h or 2d from now: what can wait costs less.",
-    ),
-]
-
 
 def plan(
+    common: Common,
     names: Names = None,
     allow_deletes: Annotated[
-        bool, typer.Option("--allow-deletes", help="Plan with large deletions.")
+        bool, typer.Option("--allow-deletes", help="Include large deletions in the plan.")
     ] = False,
     deadline: Deadline = None,
-    as_json: Json = False,
-    config: Config = None,
-    verbose: Verbose = False,
 ) -> None:
-    """Tell what a run would do and what it would cost, and keep it for `run --plan`."""
+    """Show what a run would do and cost, and keep the plan for `run --plan`."""
     from flowbed.cli import reports  # loaded by the commands that need it, so that --help is quick
     from flowbed.cli.formatting import read_span
 
-    log_to_stderr(verbose=verbose)
     seconds = read_span(deadline)
-    with progress(as_json=False):  # so that the plan is all there is on standard output
-        found = with_bed(
-            config, lambda bed: bed.plan(*names or (), allow_deletes=allow_deletes, deadline=seconds)
+    with progress(as_json=False):  # so that standard output holds the plan alone
+        found = common.with_bed(
+            lambda bed: bed.plan(*names or (), allow_deletes=allow_deletes, deadline=seconds)
         )
-    say_json(found) if as_json else reports.show_plan(found)
+    common.show(found, reports.show_plan)
 
 
-def run_(
+@dataclass(frozen=True, kw_only=True)
+class Request:
+    """What a run was asked to do."""
+
+    names: Sequence[str]
+    lane: Asked | None
+    deadline: float | None
+    allow_deletes: bool
+
+    async def plan(self, bed: Flowbed) -> Plan:
+        """Plan it."""
+        return await bed.plan(
+            *self.names, allow_deletes=self.allow_deletes, lane=self.lane, deadline=self.deadline
+        )
+
+
+def run(
+    common: Common,
     names: Names = None,
     plan_id: Annotated[
-        str | None, typer.Option("--plan", metavar="ID", help="Do just what this plan says.")
+        str | None, typer.Option("--plan", metavar="ID", help="Carry out this plan as it was shown.")
     ] = None,
     budget: Annotated[
-        float | None, typer.Option(metavar="USD", min=0, help="Stop before a request that would pass it.")
+        float | None, typer.Option(metavar="USD", min=0, help="Stop before a request that would exceed it.")
     ] = None,
-    yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask before what costs money.")] = False,
-    lane: Lane = None,
+    yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask before spending money.")] = False,
+    lane: Annotated[
+        str | None, typer.Option(metavar="LANE", help="auto, realtime or batch; default: the project's.")
+    ] = None,
     deadline: Deadline = None,
-    wait: Annotated[
-        bool, typer.Option("--wait", help="Wait until the provider has answered what was handed in.")
-    ] = False,
-    limit: Annotated[int | None, typer.Option(min=1, help="Embed at most so many chunks.")] = None,
+    wait: Annotated[bool, typer.Option("--wait", help="Wait for the results of the Batch API.")] = False,
+    limit: Limit = None,
     status: Annotated[str | None, typer.Option(help="Only chunks of this status: NONE or FAILED.")] = None,
     allow_deletes: Annotated[
-        bool, typer.Option("--allow-deletes", help="Let more than 30 % of a source's documents go at once.")
+        bool,
+        typer.Option("--allow-deletes", help="Delete more than 30 % of a source's documents at once."),
     ] = False,
-    as_json: Json = False,
-    config: Config = None,
-    verbose: Verbose = False,
 ) -> int:
-    """Bring the index in step with the sources; on a terminal, ask before what costs money."""
+    """Bring the index in step with the sources; on a terminal, ask before spending money."""
     from flowbed.cli import reports
     from flowbed.cli.formatting import read_span
-    from flowbed.records import Status
 
-    log_to_stderr(verbose=verbose)
-    if lane is not None and lane not in LANES:
-        raise Misconfigured(f"no lane is called {lane!r}; there are {', '.join(LANES[:-1])} and {LANES[-1]}")
-    if status is not None and status not in {Status.NONE, Status.FAILED}:
-        raise Misconfigured(f"chunks of status {status!r} cannot be embedded; choose NONE or FAILED")
-    seconds = read_span(deadline)
-    how: dict[str, Any] = {
-        "allow_deletes": allow_deletes,
-        "status": None if status is None else Status(status),
-    }
-    which = names or []
-    if plan_id is None and budget is None and not (yes or as_json) and _someone_is_there():
-        agreed, shown = _agreed(config, which, lane=lane, deadline=seconds, allow_deletes=allow_deletes)
+    request = Request(
+        names=names or (), lane=_lane(lane), deadline=read_span(deadline), allow_deletes=allow_deletes
+    )
+    only = _status(status)
+    if plan_id is None and budget is None and not (yes or common.as_json) and _on_a_terminal():
+        agreed, shown = _confirm(common, request)
         if not agreed:
             note(
-                "nothing was embedded" + (f"; `flowbed run --plan {shown}` does it as shown" if shown else "")
+                "nothing was embedded"
+                + (f"; `flowbed run --plan {shown}` carries out this plan" if shown else "")
             )
             return FAILURES
-        if shown and status is None:
-            plan_id, which, how = shown, [], {}
+        if shown and only is None:
+            plan_id, request = shown, replace(request, names=(), allow_deletes=False)
 
     async def carry_out(bed: Flowbed) -> Report:
         return await bed.run(
-            *which,
+            *request.names,
             plan=plan_id,
             budget=budget,
+            allow_deletes=request.allow_deletes,
+            status=only,
             limit=limit,
-            lane=cast("Asked | None", lane),
+            lane=request.lane,
             wait=wait,
-            deadline=seconds,
-            **how,
+            deadline=request.deadline,
         )
 
-    with progress(as_json=as_json):
-        report = with_bed(config, carry_out)
-    if verbose:
+    with progress(as_json=common.as_json):
+        report = common.with_bed(carry_out)
+    if common.verbose:
         note(f"{report.lane} lane: {report.lane_why}")
-    say_json(report) if as_json else reports.show_report(report)
+    common.show(report, reports.show_report)
     return FAILURES if report.failures or report.withheld or report.drift else DONE
 
 
-def _someone_is_there() -> bool:
+def _lane(name: str | None) -> Asked | None:
+    if name is not None and name not in LANES:
+        raise Misconfigured(f"no lane is called {name!r}; choose {', '.join(LANES[:-1])} or {LANES[-1]}")
+    return cast("Asked | None", name)
+
+
+def _status(name: str | None) -> Status | None:
+    from flowbed.records import Status
+
+    if name is not None and name not in {Status.NONE, Status.FAILED}:
+        raise Misconfigured(f"chunks of status {name!r} cannot be embedded; choose NONE or FAILED")
+    return None if name is None else Status(name)
+
+
+def _on_a_terminal() -> bool:
     return sys.stdin.isatty() and sys.stderr.isatty()
 
 
-def _agreed(
-    config: Path | None,
-    names: Sequence[str],
-    *,
-    lane: str | None,
-    deadline: float | None,
-    allow_deletes: bool,
-) -> tuple[bool, str | None]:
-    """Show what a run would cost, where it costs anything, and ask; also return the id of the plan that was shown."""
+def _confirm(common: Common, request: Request) -> tuple[bool, str | None]:
+    """Ask before a run that costs money; return whether it may go on, and the id of the plan that was shown."""
     from flowbed.cli import reports
     from flowbed.lanes.budget import dollars
 
-    async def priced(bed: Flowbed) -> tuple[Plan | None, str]:
-        asked = lane or bed.settings.lane
-        if not await bed.price():
-            return None, asked
-        wanted = cast("Asked | None", lane)
-        return await bed.plan(*names, allow_deletes=allow_deletes, lane=wanted, deadline=deadline), asked
+    async def priced(bed: Flowbed) -> tuple[Plan | None, Asked]:
+        lane = request.lane or bed.settings.lane
+        return (await request.plan(bed) if await bed.price() else None), lane
 
     with progress(as_json=False):
-        found, asked = with_bed(config, priced)
-    if found is None:
+        plan, lane = common.with_bed(priced)
+    if plan is None:
         return True, None
-    taken = found.lanes[found.lane if asked == "auto" else asked]
-    if taken is None or not taken.cost_usd:
-        return True, found.plan_id
-    reports.show_plan(found)
+    chosen = plan.lanes[plan.lane if lane == "auto" else lane]
+    if chosen is None or not chosen.cost_usd:
+        return True, plan.plan_id
+    reports.show_plan(plan)
     try:
-        agreed = typer.confirm(f"embed {found.tokens:,} tokens for {dollars(taken.cost_usd)}?", err=True)
+        agreed = typer.confirm(f"embed {plan.tokens:,} tokens for {dollars(chosen.cost_usd)}?", err=True)
     except typer.Abort:
         agreed = False
-    return agreed, found.plan_id
+    return agreed, plan.plan_id

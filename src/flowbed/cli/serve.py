@@ -6,25 +6,28 @@ from typing import Annotated
 
 import typer
 
+from flowbed.cli.options import Config, Json, Verbose
 from flowbed.cli.output import note, say_json
-from flowbed.cli.project import Config, Json, Verbose, project_folder
+from flowbed.cli.project import project_folder
 
 
 def serve(
     host: Annotated[
-        str, typer.Option(help="The address to listen on; others than this machine's own need a key.")
+        str, typer.Option(help="The address to listen on; any but the loopback needs an API key.")
     ] = "127.0.0.1",
     port: Annotated[int, typer.Option(min=0, max=65535, help="The port; 0 takes a free one.")] = 8080,
-    workers: Annotated[int, typer.Option(min=1, max=256, help="Processes that answer.")] = 1,
+    workers: Annotated[int, typer.Option(min=1, max=256, help="Number of server processes.")] = 1,
     log_requests: Annotated[
         bool,
-        typer.Option("--log-requests/--no-log-requests", help="A line for each request on standard error."),
+        typer.Option(
+            "--log-requests/--no-log-requests", help="Log a line for each request to standard error."
+        ),
     ] = True,
     as_json: Json = False,
     config: Config = None,
     verbose: Verbose = False,
 ) -> None:
-    """Serve embeddings as OpenAI's API does, and search, until told to stop."""
+    """Serve an OpenAI-compatible embeddings API and search, until stopped."""
     from flowbed.server import running  # loaded by the command that needs it
 
     folder = project_folder(config)

@@ -1,4 +1,4 @@
-"""The command that serves simulators of embedding providers, for trying things out without a key."""
+"""The command that serves simulators of embedding providers, to try things without a key."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from flowbed.cli.options import Json, Verbose, log_to_stderr
 from flowbed.cli.output import note, say, say_json
-from flowbed.cli.project import Json, Verbose, log_to_stderr
 from flowbed.errors import Misconfigured
 
 if TYPE_CHECKING:
@@ -20,11 +20,9 @@ if TYPE_CHECKING:
 
     from flowbed.testing.simulators import Simulator
 
-# Azure stands where OpenAI does in flowbed.toml, so that it is simulated only when it is named.
-USUAL = ("openai", "voyage", "cohere", "huggingface")
-Rate = Annotated[
-    int | None, typer.Option(min=1, help="A limit per minute and key; by default there is none.")
-]
+# Azure and OpenAI share one section of flowbed.toml, so Azure is simulated only when it is named.
+DEFAULT = ("openai", "voyage", "cohere", "huggingface")
+Rate = Annotated[int | None, typer.Option(min=1, help="A limit per minute and key; default: none.")]
 
 
 def simulate(
@@ -34,22 +32,24 @@ def simulate(
     ] = None,
     port: Annotated[
         int,
-        typer.Option(min=0, max=65535, help="The port of the first, the others follow; 0 takes free ones."),
+        typer.Option(
+            min=0, max=65535, help="The port of the first simulator, the others follow; 0 takes free ports."
+        ),
     ] = 0,
     fault: Annotated[
         list[str] | None,
-        typer.Option(metavar="KIND,K=V,...", help="What goes wrong, such as slow,delay=0.5; repeatable."),
+        typer.Option(metavar="KIND,K=V,...", help="A fault to inject, such as slow,delay=0.5; repeatable."),
     ] = None,
-    seed: Annotated[int, typer.Option(help="Chance begins here, for faults with a probability.")] = 0,
+    seed: Annotated[int, typer.Option(help="The random seed of faults with a probability.")] = 0,
     requests: Rate = None,
     inputs: Rate = None,
     tokens: Rate = None,
     batch_seconds: Annotated[
-        float, typer.Option(min=0, help="How long a job of the Batch API takes; 0 is done at once.")
+        float, typer.Option(min=0, help="How long a job of the Batch API takes; 0 finishes at once.")
     ] = 0.0,
     cancel_seconds: Annotated[float, typer.Option(min=0, help="How long it takes to cancel a job.")] = 0.0,
     queue_tokens: Annotated[
-        int | None, typer.Option(min=1, help="How many tokens a key's unfinished jobs may have in all.")
+        int | None, typer.Option(min=1, help="The limit on the tokens of a key's unfinished jobs.")
     ] = None,
     as_json: Json = False,
     verbose: Verbose = False,
@@ -61,9 +61,9 @@ def simulate(
     from flowbed.testing.simulators.vendors import VENDORS
 
     log_to_stderr(verbose=verbose)
-    names = list(dict.fromkeys(provider or USUAL))
+    names = list(dict.fromkeys(provider or DEFAULT))
     if unknown := [name for name in names if name not in VENDORS]:
-        raise Misconfigured(f"there is no simulator of {unknown[0]!r}; there are {', '.join(VENDORS)}")
+        raise Misconfigured(f"there is no simulator of {unknown[0]!r}; choose from {', '.join(VENDORS)}")
     if {"openai", "azure"} <= set(names):
         raise Misconfigured(
             "openai and azure are one provider in flowbed.toml; simulate one of them at a time"
@@ -88,7 +88,7 @@ def simulate(
 
 
 async def _serve(simulators: Mapping[str, Simulator], port: int, *, as_json: bool) -> None:
-    """Serve until told to stop."""
+    """Serve until SIGINT or SIGTERM."""
     from flowbed.testing.simulators import running
 
     stopped = asyncio.Event()
@@ -96,36 +96,36 @@ async def _serve(simulators: Mapping[str, Simulator], port: int, *, as_json: boo
         asyncio.get_running_loop().add_signal_handler(number, stopped.set)
     async with contextlib.AsyncExitStack() as stack:
         urls: dict[str, str] = {}
-        for place, (name, simulator) in enumerate(simulators.items()):
+        for index, (name, simulator) in enumerate(simulators.items()):
             try:
-                urls[name] = await stack.enter_async_context(running(simulator, port=port and port + place))
+                urls[name] = await stack.enter_async_context(running(simulator, port=port and port + index))
             except OSError as error:
                 raise Misconfigured(
-                    f"port {port + place} is not to be had ({error.strerror}); choose another with --port"
+                    f"port {port + index} is not available ({error.strerror}); choose another with --port"
                 ) from error
-        _tell(urls, as_json=as_json)
+        _show(urls, as_json=as_json)
         await stopped.wait()
 
 
-def _tell(urls: Mapping[str, str], *, as_json: bool) -> None:
-    """Print the addresses, and the lines of flowbed.toml that lead to them."""
+def _show(urls: Mapping[str, str], *, as_json: bool) -> None:
+    """Print the addresses, as the lines of flowbed.toml that use them."""
     from flowbed.testing.simulators.vendors import VENDORS
 
     if as_json:
-        told = {
+        found = {
             name: {"url": url, "model": VENDORS[name].model, "options": VENDORS[name].options(url)}
             for name, url in urls.items()
         }
-        say_json({"simulators": told})
+        say_json({"simulators": found})
         return
     for name, url in urls.items():
         vendor = VENDORS[name]
-        # What JSON makes of a text TOML reads as the same text.
+        # A JSON string is a TOML string, too.
         say(f"# A simulator of {name}, with no model behind it; use it with")
         say(f"# model = {json.dumps(vendor.model)}")
         say(f"[providers.{vendor.provider}]")
         for option, value in vendor.options(url).items():
             say(f"{option} = {json.dumps(value)}")
         say()
-    sys.stdout.flush()  # whoever reads them must not wait for the end
+    sys.stdout.flush()  # a reader of the pipe waits for these lines
     note("put these lines into flowbed.toml; Ctrl-C stops the simulators")

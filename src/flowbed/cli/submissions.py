@@ -1,4 +1,4 @@
-"""The commands about submissions: the steps of the batch lane, each of which can be done again and again."""
+"""The commands about submissions: the steps of the batch lane, each of which is safe to repeat."""
 
 from __future__ import annotations
 
@@ -7,8 +7,9 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from flowbed.cli.output import progress, say, say_json
-from flowbed.cli.project import DONE, FAILURES, Config, Json, Names, Verbose, log_to_stderr, with_bed
+from flowbed.cli.options import Common, Deadline, Limit, Names
+from flowbed.cli.output import progress, say
+from flowbed.cli.project import DONE, FAILURES
 
 if TYPE_CHECKING:
     from flowbed.bed import Flowbed
@@ -16,86 +17,55 @@ if TYPE_CHECKING:
     from flowbed.lanes.batch.submit import Submitted
     from flowbed.ledger import SubmissionRow
 
-submissions = typer.Typer(
-    no_args_is_help=True, help="What is at the provider's Batch API, or on its way there."
-)
-
 Ids = Annotated[
-    list[str] | None, typer.Argument(metavar="[ID]...", help="Submissions; by default all that are live.")
+    list[str] | None, typer.Argument(metavar="[ID]...", help="Submissions; default: all live ones.")
 ]
 
 
-@submissions.command("list")
 def list_(
-    every: Annotated[bool, typer.Option("--all", help="Those that have ended, too.")] = False,
-    as_json: Json = False,
-    config: Config = None,
-    verbose: Verbose = False,
+    common: Common,
+    every: Annotated[bool, typer.Option("--all", help="Also list those that have ended.")] = False,
 ) -> None:
-    """List the live submissions, and how each is."""
+    """List the live submissions and the state of each."""
     from flowbed.cli import reports  # loaded by the commands that need it
-
-    log_to_stderr(verbose=verbose)
 
     async def read(bed: Flowbed) -> list[SubmissionRow]:
         ended = await bed.submissions(live=False) if every else []
         return [*ended, *await bed.submissions(live=True)]
 
-    rows = with_bed(config, read)
-    if as_json:
-        say_json({"submissions": rows})
-    elif rows:
-        reports.show_live(rows)
-    else:
-        say("no submission is live" if not every else "there are no submissions")
+    rows = common.with_bed(read)
+    none = "there are no submissions" if every else "no submission is live"
+    common.show({"submissions": rows}, lambda _: reports.show_live(rows) if rows else say(none))
 
 
-@submissions.command()
-def find(
-    names: Names = None,
-    limit: Annotated[int | None, typer.Option(min=1, help="Take at most so many chunks.")] = None,
-    deadline: Annotated[
-        str | None, typer.Option(metavar="TIME", help="When what has no answer is embedded now: 90m, 6h, 2d.")
-    ] = None,
-    as_json: Json = False,
-    config: Config = None,
-    verbose: Verbose = False,
-) -> int:
-    """Gather what was fetched and is not embedded into submissions."""
+def find(common: Common, names: Names = None, limit: Limit = None, deadline: Deadline = None) -> int:
+    """Gather fetched chunks that are not embedded into submissions."""
     from flowbed.cli import reports
     from flowbed.cli.formatting import read_span
 
-    log_to_stderr(verbose=verbose)
     seconds = read_span(deadline)
-    with progress(as_json=as_json):
-        found = with_bed(config, lambda bed: bed.find_unembedded(*names or (), limit=limit, deadline=seconds))
-    say_json(found) if as_json else reports.show_gathered(found)
+    with progress(as_json=common.as_json):
+        found = common.with_bed(lambda bed: bed.find_unembedded(*names or (), limit=limit, deadline=seconds))
+    common.show(found, reports.show_gathered)
     return FAILURES if found.failures or found.stopped else DONE
 
 
-@submissions.command()
-def submit(ids: Ids = None, as_json: Json = False, config: Config = None, verbose: Verbose = False) -> int:
-    """Hand in what was gathered; a submission that somebody began to hand in is looked for first."""
+def submit(common: Common, ids: Ids = None) -> int:
+    """Submit what was gathered; a submission that may be at the provider already is looked up there first."""
     from flowbed.cli import reports
 
-    log_to_stderr(verbose=verbose)
-    done = with_bed(config, lambda bed: bed.submit(*ids or ()))
-    say_json(done) if as_json else reports.show_submitted(done)
+    done = common.with_bed(lambda bed: bed.submit(*ids or ()))
+    common.show(done, reports.show_submitted)
     return FAILURES if done.failures else DONE
 
 
-@submissions.command()
 def poll(
+    common: Common,
     ids: Ids = None,
-    wait: Annotated[bool, typer.Option("--wait", help="Go on until all of them have ended.")] = False,
-    as_json: Json = False,
-    config: Config = None,
-    verbose: Verbose = False,
+    wait: Annotated[bool, typer.Option("--wait", help="Wait until all of them have ended.")] = False,
 ) -> int:
-    """Ask the provider how it is getting on, and commit what it has answered."""
+    """Ask the provider for results, and commit them."""
     from flowbed.cli import reports
-
-    log_to_stderr(verbose=verbose)
 
     async def look(bed: Flowbed) -> Polled:
         from flowbed.lanes.batch.wait import until_ended
@@ -103,43 +73,39 @@ def poll(
         if not wait:
             return await bed.poll(*ids or ())
         live = {row.id for row in await bed.submissions(live=True)}
-        return await until_ended(_OfBed(bed), live & set(ids) if ids else live)
+        return await until_ended(_Steps(bed), live & set(ids) if ids else live)
 
-    with progress(as_json=as_json):
-        polled = with_bed(config, look)
-    say_json(polled) if as_json else reports.show_polled(polled)
+    with progress(as_json=common.as_json):
+        polled = common.with_bed(look)
+    common.show(polled, reports.show_polled)
     return FAILURES if polled.tally.failures else DONE
 
 
-@submissions.command()
 def cancel(
-    ids: Annotated[
-        list[str], typer.Argument(metavar="ID...", help="As `flowbed submissions list` has them.")
-    ],
-    as_json: Json = False,
-    config: Config = None,
-    verbose: Verbose = False,
+    common: Common,
+    ids: Annotated[list[str], typer.Argument(metavar="ID...", help="Ids of `flowbed submissions list`.")],
 ) -> None:
-    """Ask for the end of submissions; what is answered until then is kept, and the rest waits for another run."""
-    log_to_stderr(verbose=verbose)
+    """Cancel submissions; results that exist by then are kept, and the other texts wait for another run."""
 
     async def ask(bed: Flowbed) -> None:
         for each in ids:
             await bed.cancel_submission(each)
 
-    with_bed(config, ask)
-    if as_json:
-        say_json({"cancelled": ids})
-    else:
+    common.with_bed(ask)
+
+    def show(_: object) -> None:
         for each in ids:
             say(
-                f"submission {each} is to end: `flowbed submissions poll` tells the provider, and takes in what it has"
+                f"submission {each} will be cancelled: `flowbed submissions poll` tells the provider and collects"
+                " the results that exist"
             )
+
+    common.show({"cancelled": ids}, show)
 
 
 @dataclass(frozen=True)
-class _OfBed:
-    """The steps of waiting, as a command takes them."""
+class _Steps:
+    """The steps that waiting repeats, as calls of the project."""
 
     bed: Flowbed
 
