@@ -301,7 +301,7 @@ def test_a_fault_is_written_on_one_line() -> None:
     ("line", "why"),
     [
         ("late", "no fault is called 'late'"),
-        ("slow,delay", "no name=value"),
+        ("slow,delay", "not name=value"),
         ("slow,delay=soon", "delay"),
         ("slow,delay=-1", "delay is not negative"),
         ("error,status=200", "400 to 599"),
