@@ -14,8 +14,9 @@ from typing import TYPE_CHECKING, Any
 
 from benchmarks.sides.serve import serve
 from flowbed.embedding import Closes, Rates, open_embedder
-from flowbed.embedding.cache.redis import RedisBuckets, open_redis
-from flowbed.embedding.wrappers.limits import BURST, Limited, MemoryBuckets
+from flowbed.embedding.cache.redis import open_redis
+from flowbed.embedding.wrappers.buckets import BURST, MemoryBuckets, RedisBuckets
+from flowbed.embedding.wrappers.limits import RateLimited
 from flowbed.errors import TooMany, Transient
 
 if TYPE_CHECKING:
@@ -68,7 +69,7 @@ async def _drive(load: Load) -> dict[str, int]:
         bare = open_embedder(load.model, cache=Path(folder), options=load.options)
     client = open_redis(load.redis) if load.redis else None
     buckets = RedisBuckets(client, burst=BURST) if client else MemoryBuckets()
-    embedder: Embedder = Limited(bare, Rates(**load.rates), buckets, name="key") if load.limited else bare
+    embedder: Embedder = RateLimited(bare, Rates(**load.rates), buckets, name="key") if load.limited else bare
     outcomes: Counter[str] = Counter()
     with contextlib.suppress(TimeoutError):
         async with asyncio.timeout(load.seconds), asyncio.TaskGroup() as group:

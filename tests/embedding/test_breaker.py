@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
 from flowbed import telemetry
-from flowbed.embedding.wrappers.breaker import Breaker, Guarded, State
+from flowbed.embedding.wrappers.breaker import Breaker, CircuitBreaking, State
 from flowbed.errors import Error, Misconfigured, Rejected, TooMany, Transient, Unavailable
 from flowbed.testing.embedder import Seeded
 from flowbed.testing.embedding import EmbedderContract
@@ -59,7 +59,7 @@ class World:
         self.clock = Clock()
         self.provider = Provider()
         self.breaker = Breaker("a model", failures=FAILURES, rest=REST, clock=self.clock)
-        self.guarded = Guarded(self.provider, self.breaker)
+        self.guarded = CircuitBreaking(self.provider, self.breaker)
 
     async def call(self, error: BaseException | None = None) -> BaseException | None:
         """Call once, with this error to come; return what was raised."""
@@ -87,7 +87,7 @@ class TestContract(EmbedderContract):
 
     def open_embedder(self, folder: Path) -> Embedder:
         """Guard the seeded one."""
-        return Guarded(Seeded(64), Breaker("seeded"))
+        return CircuitBreaking(Seeded(64), Breaker("seeded"))
 
 
 async def test_failures_in_a_row_open_it(world: World) -> None:

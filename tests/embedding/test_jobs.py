@@ -16,7 +16,7 @@ from flowbed.embedding.batch_api.job_client import TEXT as REMOTE_TEXT
 from flowbed.embedding.dimensions import fitted
 from flowbed.embedding.local.onnx import open_onnx
 from flowbed.embedding.vendors import open_jobs
-from flowbed.embedding.wrappers.breaker import Breaker, Guarded
+from flowbed.embedding.wrappers.breaker import Breaker, CircuitBreaking
 from flowbed.errors import Misconfigured, NotFound, QueueFull, Rejected, TooMany, Transient
 from flowbed.testing.simulators import OpenAI, Simulator, running
 
@@ -213,7 +213,7 @@ def test_open_jobs_embedder_of_another_space_returns_none(tmp_path: Path) -> Non
     """Vectors that a wrapper changes are not those that a job returns."""
     options = {"api_key": "sk-1"}
     embedder = open_embedder("openai:text-embedding-3-small", cache=tmp_path, options=options)
-    changed = Guarded(embedder, Breaker("openai"))
+    changed = CircuitBreaking(embedder, Breaker("openai"))
     changed.space = fitted(embedder.space, 8, "reduce", matryoshka=True)
     assert open_jobs("openai:text-embedding-3-small", changed, options=options) is None
 

@@ -15,7 +15,8 @@ from tests.support.virtual import run_virtual
 
 from flowbed import telemetry
 from flowbed.embedding import Rates
-from flowbed.embedding.wrappers.limits import BURST, Limited, MemoryBuckets, SharedBuckets, bucket_name
+from flowbed.embedding.wrappers.buckets import BURST, MemoryBuckets, SharedBuckets, bucket_name
+from flowbed.embedding.wrappers.limits import RateLimited
 from flowbed.errors import Rejected, TooMany, Transient
 from flowbed.testing.embedder import Seeded, seeded
 from flowbed.testing.embedding import EmbedderContract
@@ -58,8 +59,8 @@ class Provider(Seeded):
         return await super().embed(texts, purpose=purpose)
 
 
-def limited(provider: Embedder, rates: Rates, **more: Any) -> Limited:
-    return Limited(provider, rates, MemoryBuckets(clock=now), name="seeded:key", **more)
+def limited(provider: Embedder, rates: Rates, **more: Any) -> RateLimited:
+    return RateLimited(provider, rates, MemoryBuckets(clock=now), name="seeded:key", **more)
 
 
 class TestContract(EmbedderContract):
@@ -67,7 +68,7 @@ class TestContract(EmbedderContract):
 
     def open_embedder(self, folder: Path) -> Embedder:
         """Limit the seeded one, to more than the tests need."""
-        return Limited(Seeded(64), Rates(requests=10**6, tokens=10**8), MemoryBuckets(), name="seeded")
+        return RateLimited(Seeded(64), Rates(requests=10**6, tokens=10**8), MemoryBuckets(), name="seeded")
 
 
 class AnyBucket(RuleBasedStateMachine):
@@ -207,8 +208,8 @@ def test_everybody_waits_when_one_is_told_to() -> None:
         buckets = MemoryBuckets(clock=now)
         provider = Provider(Limits())
         rates = Rates(requests=6_000)
-        mine = [Limited(provider, rates, buckets, name="mine") for _ in range(2)]
-        other = Limited(provider, rates, buckets, name="other")
+        mine = [RateLimited(provider, rates, buckets, name="mine") for _ in range(2)]
+        other = RateLimited(provider, rates, buckets, name="other")
         provider.errors = [Transient("429", retry_after=7.0)]
         with pytest.raises(Transient):
             await mine[0].embed(["a"], purpose="document")
@@ -367,7 +368,7 @@ def test_limits_are_kept_when_shared_ones_fail(caplog: pytest.LogCaptureFixture)
         shared = Failing(clock=now)
         shared.error = Transient("no connection")
         buckets = SharedBuckets(shared, MemoryBuckets(clock=now), clock=now)
-        embedder = Limited(Provider(Limits()), Rates(requests=60), buckets, name="key")
+        embedder = RateLimited(Provider(Limits()), Rates(requests=60), buckets, name="key")
         for _ in range(5):
             await embedder.embed(["a"], purpose="document")
         assert now() == pytest.approx(4.0 - BURST)

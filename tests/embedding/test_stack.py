@@ -14,10 +14,11 @@ import pytest
 from flowbed.embedding import Closes, Rates, open_embedder
 from flowbed.embedding.cache.cached import Cached
 from flowbed.embedding.cache.memory import VectorMemory
-from flowbed.embedding.wrappers.breaker import Breaker, Guarded, State
+from flowbed.embedding.wrappers.breaker import Breaker, CircuitBreaking, State
+from flowbed.embedding.wrappers.buckets import MemoryBuckets
 from flowbed.embedding.wrappers.coalesced import Coalesced
 from flowbed.embedding.wrappers.fallback import Fallback
-from flowbed.embedding.wrappers.limits import Limited, MemoryBuckets
+from flowbed.embedding.wrappers.limits import RateLimited
 from flowbed.errors import TooMany, Transient
 from flowbed.testing.simulators import Fault, Limits, OpenAI, Simulator, running, vector_of
 
@@ -45,8 +46,8 @@ async def provider(simulator: Simulator, folder: Path) -> AsyncIterator[Embedder
 
 
 def wrapped(embedder: Embedder, breaker: Breaker) -> Coalesced:
-    limited = Limited(embedder, Rates(requests=120_000, tokens=10**7), MemoryBuckets(), name=breaker.name)
-    return Coalesced(Guarded(limited, breaker), items=16, at_once=4)
+    limited = RateLimited(embedder, Rates(requests=120_000, tokens=10**7), MemoryBuckets(), name=breaker.name)
+    return Coalesced(CircuitBreaking(limited, breaker), items=16, at_once=4)
 
 
 async def persistent(cached: Cached, texts: list[str]) -> Embedded:
@@ -105,7 +106,7 @@ async def test_a_rate_limit_holds_all_calls_of_the_key_and_opens_no_breaker(tmp_
     simulator.order(Fault(kind="rate_limited", calls=(1,), retry_after=0.3, retry_header="milliseconds"))
     async with provider(simulator, tmp_path) as embedder:
         breaker = Breaker("one", failures=1)
-        guarded = Guarded(Limited(embedder, Rates(), MemoryBuckets(), name="key"), breaker)
+        guarded = CircuitBreaking(RateLimited(embedder, Rates(), MemoryBuckets(), name="key"), breaker)
         with pytest.raises(TooMany) as refused:
             await guarded.embed(["a"], purpose="document")
         assert refused.value.retry_after == pytest.approx(0.3)
@@ -120,7 +121,7 @@ async def test_limits_that_are_known_are_not_passed(tmp_path: Path) -> None:
     """With more to embed than a provider allows, it has to refuse nothing."""
     simulator = Simulator(OpenAI(), limits=Limits(tokens=300_000, requests=3_000, burst=1.0))
     async with provider(simulator, tmp_path) as embedder:
-        limited = Limited(embedder, Rates(tokens=300_000, requests=3_000), MemoryBuckets(), name="key")
+        limited = RateLimited(embedder, Rates(tokens=300_000, requests=3_000), MemoryBuckets(), name="key")
         texts = [f"{number} " + "word " * (number % 50) for number in range(200)]
         calls = [limited.embed(texts[start : start + 4], purpose="document") for start in range(0, 200, 4)]
         answers = await asyncio.gather(*calls)

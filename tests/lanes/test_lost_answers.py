@@ -11,9 +11,10 @@ import stamina
 import flowbed
 from flowbed.embedding import Closes, Rates, open_embedder
 from flowbed.embedding.cache.cached import Cached
-from flowbed.embedding.wrappers.breaker import Breaker, Guarded
+from flowbed.embedding.wrappers.breaker import Breaker, CircuitBreaking
+from flowbed.embedding.wrappers.buckets import MemoryBuckets
 from flowbed.embedding.wrappers.fallback import Fallback
-from flowbed.embedding.wrappers.limits import Limited, MemoryBuckets
+from flowbed.embedding.wrappers.limits import RateLimited
 from flowbed.errors import Misconfigured
 from flowbed.lanes.budget import Budget
 from flowbed.lanes.outcome import UNANSWERED, Outcome
@@ -48,8 +49,8 @@ async def provider(simulator: Simulator, folder: Path, *, silence: float = 30.0)
         options = {"base_url": f"{url}/v1", "api_key": "any", "dimensions": "16", "timeout": str(silence)}
         embedder = open_embedder(f"openai:{MODEL}", cache=folder, options=options)
         embedder.items = 8
-        limited = Limited(embedder, Rates(requests=10**6, tokens=10**9), MemoryBuckets(), name="any")
-        yield Guarded(limited, Breaker("any", failures=10**6))
+        limited = RateLimited(embedder, Rates(requests=10**6, tokens=10**9), MemoryBuckets(), name="any")
+        yield CircuitBreaking(limited, Breaker("any", failures=10**6))
         assert isinstance(embedder, Closes)
         await embedder.aclose()
 

@@ -14,8 +14,9 @@ from tests.support.redis import RedisServer
 from flowbed.embedding import Rates
 from flowbed.embedding.cache.cached import Cached
 from flowbed.embedding.cache.memory import VectorMemory
-from flowbed.embedding.cache.redis import KEYS, RedisBuckets, VectorRedis, open_redis
-from flowbed.embedding.wrappers.limits import Limited, MemoryBuckets, SharedBuckets
+from flowbed.embedding.cache.redis import KEYS, VectorRedis, open_redis
+from flowbed.embedding.wrappers.buckets import MemoryBuckets, RedisBuckets, SharedBuckets
+from flowbed.embedding.wrappers.limits import RateLimited
 from flowbed.errors import Misconfigured, Transient
 from flowbed.testing.embedder import Seeded, seeded
 
@@ -124,7 +125,7 @@ async def test_calls_of_two_processes_share_one_limit(server: RedisServer, clien
     """Two limited embedders with clients of their own are together as fast as one alone may be."""
     clients = [open_redis(server.url) for _ in range(2)]
     embedders = [
-        Limited(Seeded(8), Rates(requests=3_000), RedisBuckets(each, burst=BURST), name="key")
+        RateLimited(Seeded(8), Rates(requests=3_000), RedisBuckets(each, burst=BURST), name="key")
         for each in clients
     ]
     began = time.monotonic()
@@ -228,7 +229,7 @@ async def test_nothing_is_felt_when_the_server_goes(lacking: Callable[[str], NoR
     with RedisServer() as server:
         client = open_redis(server.url)
         buckets = SharedBuckets(RedisBuckets(client, burst=BURST), MemoryBuckets())
-        limited = Limited(Seeded(8), Rates(requests=60_000), buckets, name="key")
+        limited = RateLimited(Seeded(8), Rates(requests=60_000), buckets, name="key")
         cached = Cached(
             limited, [VectorMemory(limit=2_000, ttl=60), VectorRedis(client, ttl=60)], counts=True
         )

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 import flowbed
-from flowbed.embedding.wrappers.limits import Limited
+from flowbed.embedding.wrappers.limits import RateLimited
 from flowbed.errors import Misconfigured
 from flowbed.testing.simulators import Fault, Limits, OpenAI, Simulator, running
 
@@ -80,7 +80,7 @@ async def test_a_run_is_never_answered_by_another_space(tmp_path: Path) -> None:
                 await bed.run()
         tmp_path.joinpath("flowbed.toml").write_text("serve.crossing = true\n" + text, encoding="utf-8")
         async with await flowbed.aopen(tmp_path) as bed:
-            assert isinstance(bed._embedders.cached().wrapped, Limited)
+            assert isinstance(bed._embedders.cached().wrapped, RateLimited)
     assert not other.account.totals().requests
 
 

@@ -1,7 +1,7 @@
 """The wrappers in front of embedders, joined in one place.
 
-Outermost first: `Cached`, `Fallback`, `Coalesced`, `Guarded`, `Limited`, the embedder itself. Wrappers that only
-providers need are imported when a provider is opened: a search with a local model loads none of them.
+Outermost first: `Cached`, `Fallback`, `Coalesced`, `CircuitBreaking`, `RateLimited`, the embedder itself. Wrappers that
+only providers need are imported when a provider is opened: a search with a local model loads none of them.
 """
 
 from __future__ import annotations
@@ -22,8 +22,8 @@ if TYPE_CHECKING:
     from flowbed.embedding.cache.redis import VectorRedis
     from flowbed.embedding.cache.tiers import VectorTier
     from flowbed.embedding.wrappers.breaker import Breaker
+    from flowbed.embedding.wrappers.buckets import Buckets
     from flowbed.embedding.wrappers.fallback import Fallback
-    from flowbed.embedding.wrappers.limits import Buckets
     from flowbed.records.serving import Coalescing
 
 # Seconds that a request waits for room under a provider's rate limit before its client is told to retry: clients give
@@ -101,48 +101,48 @@ class Stack:
     def _source(self, models: Mapping[str, Embedder]) -> Embedder:
         if not any(isinstance(model, Rated) for model in models.values()):
             return next(iter(models.values()))
-        from flowbed.embedding.wrappers.breaker import Breaker, Guarded
+        from flowbed.embedding.wrappers.breaker import Breaker, CircuitBreaking
         from flowbed.embedding.wrappers.fallback import Fallback
 
         limited = {name: self._limited(name, model) for name, model in models.items()}
         if len(limited) == 1:
             return next(iter(limited.values()))
         return Fallback(
-            [Guarded(model, Breaker(name)) for name, model in limited.items()], names=list(limited)
+            [CircuitBreaking(model, Breaker(name)) for name, model in limited.items()], names=list(limited)
         )
 
     def _limited(self, name: str, embedder: Embedder, *, patience: float | None = None) -> Embedder:
         """Put the rate limit of its account in front of a provider; a local model has none."""
         if not isinstance(embedder, Rated):
             return embedder
-        from flowbed.embedding.wrappers.limits import Limited
+        from flowbed.embedding.wrappers.limits import RateLimited
 
         account, buckets = self.account(name), self._shared_buckets()
-        return Limited(embedder, embedder.rates, buckets, name=account, patience=patience)
+        return RateLimited(embedder, embedder.rates, buckets, name=account, patience=patience)
 
     def _coalesced(self, embedder: Embedder, breaker: Breaker, *, coalescing: Coalescing) -> Embedder:
         """Put rate limit, breaker and coalescing in front of one embedder.
 
         Coalescing is outermost, so that a joined call counts once with the breaker, however many requests it answers.
         """
-        from flowbed.embedding.wrappers.breaker import Guarded
+        from flowbed.embedding.wrappers.breaker import CircuitBreaking
         from flowbed.embedding.wrappers.coalesced import Coalesced
 
         remote = isinstance(embedder, Rated)
-        guarded = Guarded(self._limited(breaker.name, embedder, patience=PATIENCE), breaker)
+        guarded = CircuitBreaking(self._limited(breaker.name, embedder, patience=PATIENCE), breaker)
         if coalescing == "off" or (remote and coalescing == "local"):
             return guarded
         return Coalesced(guarded, at_once=REMOTE_AT_ONCE) if remote else Coalesced(guarded, apart=True)
 
     def _shared_buckets(self) -> Buckets:
-        from flowbed.embedding.wrappers.limits import BURST, MemoryBuckets, SharedBuckets
+        from flowbed.embedding.wrappers.buckets import BURST, MemoryBuckets, SharedBuckets
 
         client = self._redis()
         with self._opening:
             if self._buckets is None:
                 self._buckets = MemoryBuckets()
                 if client is not None:
-                    from flowbed.embedding.cache.redis import RedisBuckets
+                    from flowbed.embedding.wrappers.buckets import RedisBuckets
 
                     self._buckets = SharedBuckets(RedisBuckets(client, burst=BURST), self._buckets)
             return self._buckets

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Self
 
+from flowbed.embedding.wrappers.buckets import Gcra
 from flowbed.errors import Exhausted, Misconfigured, TooMany
 from flowbed.records.serving import Allowance, TierLimits
 from flowbed.telemetry import log
@@ -67,7 +68,7 @@ class Quotas:
         self._uses: dict[str, _Use] = {}
         # Of days that have ended, and are not written yet.
         self._earlier: list[tuple[str, dict[str, int]]] = []
-        self._free_at: dict[str, float] = {}  # when a key's requests will all be there again
+        self._requests = Gcra(monotonic)
         self._seen: dict[str, int] = {}
         self._seen_at = 0.0
         self._writing, self._loading = asyncio.Lock(), asyncio.Lock()
@@ -149,7 +150,7 @@ class Quotas:
             return Allowance()
         left, reset, tokens_left = None, 0.0, None
         if tier.requests is not None:
-            reset = max(0.0, self._free_at.get(caller.key, 0.0) - self._monotonic())
+            reset = self._requests.backlog(caller.key)
             left = max(0, int(tier.requests - reset * tier.requests / MINUTE + 1e-6))
         if tier.tokens is not None:
             use = self._use(caller.key)
@@ -218,16 +219,15 @@ class Quotas:
             self._begin(key).total = used.get(key, 0)
 
     def _take(self, key: str, requests: int) -> None:
-        """Take one request: each makes the moment later at which all are there again, by a share of a minute."""
-        now = self._monotonic()
-        free_at = max(now, self._free_at.get(key, 0.0)) + MINUTE / requests
-        over = free_at - now - MINUTE
+        """Take one request, of the up to `requests` that a minute holds."""
+        cost = MINUTE / requests
+        over = self._requests.backlog(key) + cost - MINUTE
         if over > 1e-9:  # noqa: PLR2004 - what adding floats loses
             raise TooMany(
                 f"Rate limit reached: {requests:,} requests a minute. Please try again in {over:.3g} s.",
                 retry_after=over,
             )
-        self._free_at[key] = free_at
+        self._requests.take(key, cost)
 
     def _tier(self, caller: Caller) -> TierLimits:
         tier = self._tiers.get(caller.tier)

@@ -140,7 +140,7 @@ class Embedders:
 
     def _account(self, model: str) -> str:
         """Name the account that a model's provider counts requests for, without revealing its key."""
-        from flowbed.embedding.wrappers.limits import bucket_name
+        from flowbed.embedding.wrappers.buckets import bucket_name
 
         _, options = settings.provider_options(self._config, model)
         return bucket_name(model.partition(":")[0], options.get("api_key", ""))

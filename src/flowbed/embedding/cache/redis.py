@@ -28,46 +28,6 @@ KEYS = 512
 # Bytes of the key in front of each value: an answer that belongs to another question is never taken for a vector.
 MARK = 8
 
-# One number for each unit of a key: when everything that was taken will have been made up for. The server's own clock
-# decides, since those of the processes differ. Seconds are written with six decimals, as Redis tells the time.
-TAKE = """
-local time = redis.call('TIME')
-local now = time[1] + time[2] / 1e6
-local burst = tonumber(ARGV[1])
-local wait = tonumber(redis.call('HGET', KEYS[1], 'paused') or now) - now
-local last = now
-local full = {}
-for at = 2, #ARGV, 2 do
-  full[at] = tonumber(redis.call('HGET', KEYS[1], ARGV[at]) or now)
-  wait = math.max(wait, full[at] - now - burst)
-end
-if wait > 0 then return string.format('%.6f', wait) end
-for at = 2, #ARGV, 2 do
-  full[at] = math.max(now, full[at]) + ARGV[at + 1]
-  last = math.max(last, full[at])
-  redis.call('HSET', KEYS[1], ARGV[at], string.format('%.6f', full[at]))
-end
-redis.call('PEXPIRE', KEYS[1], math.ceil((last - now) * 1000) + 1000)
-return '0'
-"""
-
-SETTLE = """
-local time = redis.call('TIME')
-local now = time[1] + time[2] / 1e6
-local last = tonumber(redis.call('HGET', KEYS[1], 'paused') or now)
-if tonumber(ARGV[1]) > 0 then
-  last = math.max(last, now + ARGV[1])
-  redis.call('HSET', KEYS[1], 'paused', string.format('%.6f', last))
-end
-for at = 2, #ARGV, 2 do
-  local full = math.max(now, tonumber(redis.call('HGET', KEYS[1], ARGV[at]) or now)) + ARGV[at + 1]
-  last = math.max(last, full)
-  redis.call('HSET', KEYS[1], ARGV[at], string.format('%.6f', full))
-end
-local left = redis.call('PTTL', KEYS[1])
-redis.call('PEXPIRE', KEYS[1], math.max(left, math.ceil((last - now) * 1000) + 1000))
-"""
-
 
 def open_redis(url: str) -> Redis:
     """Make a client of the server at `url`, which connects when it is first used; `aclose` it in the end.
@@ -98,38 +58,6 @@ def open_redis(url: str) -> Redis:
     return Redis.from_pool(pool)
 
 
-class RedisBuckets:
-    """Room under rate limits that all processes share which use this server and `prefix`."""
-
-    def __init__(self, client: Redis, *, burst: float, prefix: str = "flowbed:limits:") -> None:
-        """Let a key that was quiet use `burst` seconds of room at once."""
-        self._burst = burst
-        self._prefix = prefix
-        self._take = client.register_script(TAKE)
-        self._settle = client.register_script(SETTLE)
-
-    async def take(self, name: str, costs: Mapping[str, float]) -> float:
-        """Take `costs` (seconds of room, by unit) and return 0, or take nothing and return the seconds to wait.
-
-        Raises:
-            Transient: the server does not answer.
-            Misconfigured: it does not let this client in.
-        """
-        with _translated():
-            wait = await self._take(keys=[self._prefix + name], args=[self._burst, *_flat(costs)])
-        return float(wait)
-
-    async def settle(self, name: str, costs: Mapping[str, float], *, pause: float = 0.0) -> None:
-        """Take more, or less than nothing, and let nobody take any for `pause` seconds.
-
-        Raises:
-            Transient: the server does not answer.
-            Misconfigured: it does not let this client in.
-        """
-        with _translated():
-            await self._settle(keys=[self._prefix + name], args=[pause, *_flat(costs)])
-
-
 class VectorRedis:
     """Vectors by key, for `ttl` seconds each; how much room they have is the server's own setting.
 
@@ -152,7 +80,7 @@ class VectorRedis:
         found: dict[bytes, bytes] = {}
         for start in range(0, len(keys), KEYS):
             part = keys[start : start + KEYS]
-            with _translated():
+            with redis_errors():
                 values: list[Any] = await self._client.mget([self._prefix + key for key in part])
             for key, value in zip(part, values, strict=True):
                 if value is not None and value[:MARK] == key[:MARK]:
@@ -171,7 +99,7 @@ class VectorRedis:
             async with self._client.pipeline(transaction=False) as pipeline:
                 for key, value in items[start : start + KEYS]:
                     pipeline.set(self._prefix + key, key[:MARK] + value, px=self._milliseconds)
-                with _translated():
+                with redis_errors():
                     await pipeline.execute()
 
     async def clear(self) -> None:
@@ -181,7 +109,7 @@ class VectorRedis:
             Transient: the server does not answer.
             Misconfigured: it does not let this client in.
         """
-        with _translated():
+        with redis_errors():
             keys: list[Any] = []
             async for key in self._client.scan_iter(match=self._prefix + b"*", count=KEYS):
                 keys.append(key)
@@ -192,12 +120,8 @@ class VectorRedis:
                 await self._client.unlink(*keys)
 
 
-def _flat(costs: Mapping[str, float]) -> list[Any]:
-    return [part for unit, cost in costs.items() for part in (unit, f"{cost:.6f}")]
-
-
 @contextmanager
-def _translated() -> Iterator[None]:
+def redis_errors() -> Iterator[None]:
     """Say in our own errors what went wrong."""
     from redis import exceptions  # whoever has a client has it
 

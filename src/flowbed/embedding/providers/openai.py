@@ -218,7 +218,7 @@ def open_openai_jobs(name: str, embedder: Embedder, *, options: Mapping[str, str
 
 def jobs_account(read: Options) -> str:
     """Name the account whose jobs are listed: an address, a project, and a key, which some servers do without."""
-    from flowbed.embedding.wrappers.limits import bucket_name
+    from flowbed.embedding.wrappers.buckets import bucket_name
 
     parts = [read.text(name).strip() for name in ("organization", "project", "api_key")]
     address = read.text("base_url", BASE_URL).strip().rstrip("/")

@@ -184,7 +184,7 @@ def open_voyage_jobs(name: str, embedder: Embedder, *, options: Mapping[str, str
         Misconfigured: an option is wrong.
     """
     from flowbed.embedding.batch_api.job_client import Jobs, remote_behind
-    from flowbed.embedding.wrappers.limits import bucket_name
+    from flowbed.embedding.wrappers.buckets import bucket_name
 
     read = Options("voyage", options, OPTIONS)
     remote = remote_behind(embedder)

@@ -126,7 +126,7 @@ class Breaker:
         telemetry.reached(telemetry.BREAKER, name=self.name, state=state.value)
 
 
-class Guarded(Wrapper):
+class CircuitBreaking(Wrapper):
     """An embedder that is not asked while its breaker is open."""
 
     def __init__(self, embedder: Embedder, breaker: Breaker) -> None:
