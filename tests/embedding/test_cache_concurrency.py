@@ -16,7 +16,7 @@ from tests.support.virtual import run_virtual
 from flowbed.embedding.cache.cached import Cached
 from flowbed.embedding.cache.encoding import Layout
 from flowbed.embedding.cache.memory import OVERHEAD, VectorMemory
-from flowbed.embedding.usage import shares
+from flowbed.embedding.token_counts import shares
 from flowbed.errors import Error, Misconfigured, Rejected, Transient
 from flowbed.records import Embedded, Space
 from flowbed.testing.embedder import seeded

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from flowbed.embedding.requests import AT_ONCE, cut, halved, in_parts
+from flowbed.embedding.splitting import AT_ONCE, cut, halved, in_parts
 from flowbed.errors import Rejected, Transient
 from flowbed.records import Embedded
 

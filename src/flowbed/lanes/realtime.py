@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Final, Protocol
 import numpy as np
 import stamina
 
-from flowbed.embedding.usage import shares
+from flowbed.embedding.token_counts import shares
 from flowbed.embedding.wrappers.billing import paid_by
 from flowbed.errors import Error, Rejected, TooMany, Transient
 from flowbed.lanes.budget import Budget, Payment

@@ -12,9 +12,9 @@ from flowbed.embedding.cache.encoding import FLOAT, Layout
 from flowbed.embedding.cache.tiers import Tiers
 from flowbed.embedding.dimensions import is_padded
 from flowbed.embedding.local.priority import UNHURRIED
-from flowbed.embedding.requests import cut
+from flowbed.embedding.splitting import cut
+from flowbed.embedding.token_counts import guessed, shares
 from flowbed.embedding.unicode import require_unicode
-from flowbed.embedding.usage import guessed, shares
 from flowbed.embedding.wrappers import Wrapper, anew
 from flowbed.errors import Error, Misconfigured, Rejected, Transient
 from flowbed.records import Embedded, vector_keys

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, Literal, Protocol
 
 from flowbed.embedding.providers.parsing import matrix, message_of, normalised
-from flowbed.embedding.requests import cut, halved, in_parts
+from flowbed.embedding.splitting import cut, halved, in_parts
 from flowbed.embedding.tokens import Decodes
 from flowbed.embedding.unicode import require_unicode
 from flowbed.errors import Error, Misconfigured, Rejected, TooMany, Transient

@@ -13,8 +13,8 @@ import numpy as np
 
 from flowbed import telemetry
 from flowbed.embedding.local.priority import UNHURRIED
+from flowbed.embedding.token_counts import guessed, shares
 from flowbed.embedding.unicode import require_unicode
-from flowbed.embedding.usage import guessed, shares
 from flowbed.embedding.wrappers import Wrapper, anew
 from flowbed.errors import Misconfigured, Rejected, TooMany, Transient, Unavailable
 from flowbed.records import Embedded

@@ -6,9 +6,9 @@ import asyncio
 from typing import TYPE_CHECKING
 
 from flowbed import telemetry
-from flowbed.embedding.requests import cut, in_parts
+from flowbed.embedding.splitting import cut, in_parts
+from flowbed.embedding.token_counts import guessed
 from flowbed.embedding.unicode import require_unicode
-from flowbed.embedding.usage import guessed
 from flowbed.embedding.wrappers import Wrapper
 from flowbed.errors import TooMany, Transient
 

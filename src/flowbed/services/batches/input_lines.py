@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, BinaryIO
 
 import orjson
 
-from flowbed.embedding.usage import guessed
+from flowbed.embedding.token_counts import guessed
 from flowbed.errors import Error, Rejected
 from flowbed.services.inputs import most_tokens
 
