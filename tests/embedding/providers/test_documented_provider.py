@@ -7,7 +7,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-PAGE = (Path(__file__).parents[2] / "docs" / "providers.md").read_text("utf-8")
+PAGE = (Path(__file__).parents[3] / "docs" / "providers.md").read_text("utf-8")
 
 
 def block(language: str, name: str) -> str:
