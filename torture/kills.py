@@ -233,7 +233,7 @@ class Trial:
         found = (await self._ended("doctor", ("doctor",), None)).report["findings"]
         if any(each["severity"] == "error" for each in found):
             raise Wrong(f"the doctor finds errors: {found}")
-        for mend in dict.fromkeys(each["mend"] for each in found):
+        for mend in dict.fromkeys(each["fix"] for each in found):
             for one in mend.split("; "):
                 _, *arguments = shlex.split(one)
                 await self._give("mend", *arguments)

@@ -428,14 +428,15 @@ class Flowbed:
         try:
             await self.tie()
         except Misconfigured as error:
-            return maintenance.doctor.untied(error)
+            return maintenance.doctor.wrong_ledger(error)
         path = self._store.url.removeprefix("file://") if self._store.url.startswith("file://") else ""
-        place = maintenance.doctor.Place(
-            store=path or self._store.url,
-            free=lambda: psutil.disk_usage(path or str(self.folder)).free,
-            cache=lambda: fault_of(self._embedders.vector_file),
+        context = maintenance.doctor.DoctorContext(
+            **vars(self._context()),
+            store_path=path or self._store.url,
+            free_bytes=lambda: psutil.disk_usage(path or str(self.folder)).free,
+            cache_fault=lambda: fault_of(self._embedders.vector_file),
         )
-        return await maintenance.doctor.examine(self._context(), place)
+        return await maintenance.doctor.examine(context)
 
     async def dead_letters(self) -> list[DeadLetter]:
         """List failures that need attention, oldest first."""
@@ -616,15 +617,7 @@ def _broken_ledger(folder: Path, error: Misconfigured) -> Diagnosis | None:
     file = (folder / name).absolute()
     if "://" in name or not file.is_file():
         return None
-    mend = f"mv -f '{file}' '{file}.damaged'; rm -f '{file}-wal' '{file}-shm'; flowbed verify --repair; flowbed run"
-    finding = maintenance.doctor.Finding(
-        check="ledger",
-        severity="error",
-        subject=name,
-        what=f"{error}; without it, a new ledger takes the store over, and no vector is paid for again",
-        mend=mend,
-    )
-    return maintenance.doctor.Diagnosis(findings=(finding,), checks=1)
+    return maintenance.doctor.broken_ledger(name, file, error)
 
 
 async def _joined(folder: Path) -> Flowbed:

@@ -26,7 +26,7 @@ from flowbed.index.deltas import Delete, Upsert, table, write_delta
 from flowbed.index.schema import schema
 from flowbed.lanes.batch_files import read_passages
 from flowbed.ledger import DeadLetter, Failure, RunRow
-from flowbed.maintenance import doctor
+from flowbed.maintenance.doctor import index, store
 from flowbed.records import Space, Status, canonical
 from flowbed.storage import files
 from flowbed.testing.index import assert_same, contents_of
@@ -469,32 +469,32 @@ class Case:
 
 
 CASES = {
-    "index missing": Case(lose_the_index, "index", "3 chunks indexed by the ledger"),
-    "row missing": Case(lose_a_row, "index", "1 chunk indexed by the ledger"),
-    "row stale": Case(age_a_row, "index", "as before an edit", changes=True),
-    "row ahead": Case(set_column("version", lambda value: 2**60), "index", "of a later version"),
-    "document altered": Case(set_column("document", str.upper), "index", "another text or other metadata"),
-    "metadata altered": Case(set_column("metadata", lambda _: '{"a":1}'), "index", "other metadata"),
-    "text hash altered": Case(set_column("text_hash", lambda _: "0" * 64), "index", "another text"),
-    "vector of no length": Case(set_column("vector", lambda value: [0.0] * len(value)), "index", "no search"),
+    "index missing": Case(lose_the_index, "index", "3 chunks missing from the index"),
+    "row missing": Case(lose_a_row, "index", "1 chunk missing from the index"),
+    "row stale": Case(age_a_row, "index", "with an outdated text", changes=True),
+    "row ahead": Case(set_column("version", lambda value: 2**60), "index", "with a later version"),
+    "document altered": Case(set_column("document", str.upper), "index", "other text or metadata"),
+    "metadata altered": Case(set_column("metadata", lambda _: '{"a":1}'), "index", "other text or metadata"),
+    "text hash altered": Case(set_column("text_hash", lambda _: "0" * 64), "index", "other text or metadata"),
+    "vector of no length": Case(set_column("vector", lambda value: [0.0] * len(value)), "index", "unusable vector"),
     "vector not normalised": Case(
-        set_column("vector", lambda value: [1.0] * len(value)), "index", "no search"
+        set_column("vector", lambda value: [1.0] * len(value)), "index", "unusable vector"
     ),
     "vector not finite": Case(
-        set_column("vector", lambda value: [float("nan")] * len(value)), "index", "no search can use"
+        set_column("vector", lambda value: [float("nan")] * len(value)), "index", "unusable vector"
     ),
-    "vector missing": Case(set_column("vector", lambda _: None), "index", "no search can use"),
-    "deleted row back": Case(bring_a_row_back, "index", "of chunks that were deleted", changes=True),
-    "row doubled": Case(double_a_row, "index", "the id of another row"),
-    "row unknown": Case(add_a_row("notes#who.txt#00000"), "index", "no chunk that the ledger knows"),
-    "id ill-formed": Case(add_a_row("who?"), "index", "an id that no source gives out"),
+    "vector missing": Case(set_column("vector", lambda _: None), "index", "unusable vector"),
+    "deleted row back": Case(bring_a_row_back, "index", "of deleted chunks", changes=True),
+    "row doubled": Case(double_a_row, "index", "a duplicate id"),
+    "row unknown": Case(add_a_row("notes#who.txt#00000"), "index", "unknown to the ledger"),
+    "id ill-formed": Case(add_a_row("who?"), "index", "an invalid id"),
     "primary key missing": Case(drop_the_primary_key, "index", "cannot be committed to"),
     "dimensions mixed": Case(shorten_vectors, "index", "cannot be committed to"),
     "index truncated": Case(spoil_files("data"), "index", "1 index that cannot be read"),
     "index without files": Case(spoil_files("data", gone=True), "index", "1 index that cannot be read"),
     "index without history": Case(spoil_files("_versions"), "index", "1 index that cannot be read"),
-    "active.json damaged": Case(damage("notes/active.json"), "index", "which space is live"),
-    "active.json missing": Case(remove("notes/active.json"), "index", "which space is live"),
+    "active.json damaged": Case(damage("notes/active.json"), "index", "whose live space is unknown"),
+    "active.json missing": Case(remove("notes/active.json"), "index", "whose live space is unknown"),
     "flowbed.json damaged": Case(damage("flowbed.json"), "tie", "flowbed.json of store"),
     "flowbed.json of another version's ledger": Case(
         damage("flowbed.json", '{"format": 1, "ledger": "another"}'), "tie", "belongs to another ledger"
@@ -504,15 +504,15 @@ CASES = {
     "ledger damaged": Case(damage_the_ledger, "ledger", "no vector is paid for again"),
     "chunks unembedded": Case(die_before_embedding, "waiting", "1 chunk fetched", "warning", changes=True),
     "claims of the dead": Case(claim_and_die, "claims", "which has ended", "warning", changes=True),
-    "run uncommitted": Case(die_before_the_commit, "runs", "in no version yet", "warning", changes=True),
+    "run uncommitted": Case(die_before_the_commit, "runs", "but not committed", "warning", changes=True),
     "spaces mixed": Case(record_another_space, "index", "of another space", changes=True),
     "delta missing": Case(lose_a_delta, "index", "not in the store", changes=True),
-    "delta damaged": Case(damage_a_delta, "index", "other bytes than its run recorded", changes=True),
+    "delta damaged": Case(damage_a_delta, "index", "other bytes than the run recorded", changes=True),
     "run refused": Case(refuse_a_delta, "dead-letters", "1 dead letter of kind run", "warning", changes=True),
     "chunk refused": Case(fail_a_chunk, "dead-letters", "down for maintenance", "warning", changes=True),
-    "failed without letter": Case(forget_the_letter, "failed", "no dead letter tells", changes=True),
+    "failed without letter": Case(forget_the_letter, "failed", "without a dead letter", changes=True),
     "document refused": Case(spoil_a_document, "dead-letters", "of kind source", "warning"),
-    "text lost": Case(lose_a_text, "index", "no longer holds", changes=True),
+    "text lost": Case(lose_a_text, "index", "no longer in the batch file", changes=True),
     "lease of the dead": Case(die_while_compacting, "lease", "has ended", "warning"),
     "lease of nobody": Case(
         hold_the_lease("elsewhere:4242", silent=0), "lease", "elsewhere:4242 has ended", "warning"
@@ -521,12 +521,12 @@ CASES = {
         hold_the_lease("elsewhere/4242/1.00/0000", silent=2 * DAY), "lease", "for 2,880 minutes", "warning"
     ),
     "vector index outgrown": Case(
-        leave_the_index_behind, "vector-index", "made for 1 of the 3 rows", "warning", changes=True
+        leave_the_index_behind, "vector-index", "built for 1 of the 3 rows", "warning", changes=True
     ),
     "lease damaged": Case(damage("notes/lease.json"), "lease", "cannot be read", "warning"),
-    "source removed": Case(remove_a_source, "sources", "3 documents of it found", "warning", changes=True),
+    "source removed": Case(remove_a_source, "sources", "still find 3 documents of it", "warning", changes=True),
     "source half removed": Case(
-        stop_removing_a_source, "waiting", "3 chunks of it not deleted yet", "warning", changes=True
+        stop_removing_a_source, "waiting", "3 chunks of it are not deleted yet", "warning", changes=True
     ),
     "vector cache damaged": Case(damage_the_cache, "cache", "paid for again", "warning"),
     "delta orphaned": Case(lay_down_and_die, "orphans", "belong to nothing", "warning"),
@@ -551,8 +551,8 @@ def test_what_is_wrong_is_named_with_the_command_that_mends_it(
     found = [each for each in called.json["findings"] if each["check"] == case.check]
     (finding,) = [each for each in found if case.says in each["what"]]
     assert finding["severity"] == case.severity
-    assert finding["mend"] in flowbed("doctor").out
-    carry_out(finding["mend"], flowbed)
+    assert finding["fix"] in flowbed("doctor").out
+    carry_out(finding["fix"], flowbed)
     silent = flowbed("doctor", "--json")
     assert silent.json["findings"] == []
     assert silent.status == 0
@@ -602,7 +602,7 @@ def test_a_full_disk_is_seen_before_it_stops_a_run(
     def used() -> int:
         return sum(each.stat().st_size for each in patient.store.rglob("*.json") if each.is_file())
 
-    size = used() + doctor.FREE_BYTES - 1
+    size = used() + store.FREE_BYTES - 1
 
     class Usage:
         free = property(lambda _: size - used())
@@ -610,7 +610,7 @@ def test_a_full_disk_is_seen_before_it_stops_a_run(
     monkeypatch.setattr(psutil, "disk_usage", lambda _: Usage())
     (finding,) = flowbed("doctor", "--json").json["findings"]
     assert (finding["check"], finding["severity"]) == ("disk", "warning")
-    carry_out(finding["mend"], flowbed)
+    carry_out(finding["fix"], flowbed)
     assert flowbed("doctor", "--json").json["findings"] == []
 
 
@@ -631,7 +631,7 @@ def test_a_store_that_cannot_be_written_is_named(
     found = flowbed("doctor", "--json").json["findings"]
     (finding,) = [each for each in found if each["check"] == "store"]
     assert "grant it" in finding["what"]
-    carry_out(finding["mend"], flowbed)
+    carry_out(finding["fix"], flowbed)
     assert flowbed("doctor", "--json").json["findings"] == []
 
 
@@ -639,11 +639,11 @@ def test_rows_in_no_vector_index_are_seen(
     patient: Patient, flowbed: Call, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """An index that has grown past its vector index is named with the command that extends it."""
-    monkeypatch.setattr(doctor, "INDEX_ROWS", 3)
-    monkeypatch.setattr(doctor, "UNINDEXED", 1)
+    monkeypatch.setattr(index, "INDEX_ROWS", 3)
+    monkeypatch.setattr(index, "UNINDEXED", 1)
     (finding,) = flowbed("doctor", "--json").json["findings"]
-    assert (finding["check"], finding["mend"]) == ("vector-index", "flowbed compact notes")
-    assert flowbed(*finding["mend"].split()[1:], "--index", "always").status == 0
+    assert (finding["check"], finding["fix"]) == ("vector-index", "flowbed compact notes")
+    assert flowbed(*finding["fix"].split()[1:], "--index", "always").status == 0
     assert flowbed("doctor", "--json").json["findings"] == []
 
 
@@ -651,20 +651,20 @@ def test_large_collections_are_counted(
     patient: Patient, flowbed: Call, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Where a proof would take long, the doctor counts rows against chunks, and verify mends what it names."""
-    monkeypatch.setattr(doctor, "PROVED", 2)
+    monkeypatch.setattr(index, "COMPARED", 2)
     assert flowbed("doctor", "--json").json["findings"] == []
     lose_a_row(patient)
     (finding,) = flowbed("doctor", "--json").json["findings"]
     assert finding["check"] == "counts"
-    carry_out(finding["mend"], flowbed)
+    carry_out(finding["fix"], flowbed)
     assert flowbed("doctor", "--json").json["findings"] == []
 
 
 @pytest.mark.parametrize(
     ("harm", "says"),
     [
-        (double_a_row, "1 row with the id of another row: notes#"),
-        (add_a_row("who?"), "1 row with an id that no source gives out: who?"),
+        (double_a_row, "1 row with a duplicate id: notes#"),
+        (add_a_row("who?"), "1 row with an invalid id: who?"),
     ],
 )
 def test_ids_of_large_collections_are_read(
@@ -676,12 +676,12 @@ def test_ids_of_large_collections_are_read(
 ) -> None:
     """Where a proof would take long, the doctor still finds ids that are doubled, and those that nobody gave out."""
     healthy = contents_of(patient.folder)
-    monkeypatch.setattr(doctor, "PROVED", 2)
+    monkeypatch.setattr(index, "COMPARED", 2)
     monkeypatch.setattr(repair, "PAGE", 2)
     harm(patient)
     findings = flowbed("doctor", "--json").json["findings"]
     (finding,) = [each for each in findings if each["check"] == "index"]
     assert finding["what"].startswith(says)
-    carry_out(finding["mend"], flowbed)
+    carry_out(finding["fix"], flowbed)
     assert flowbed("doctor", "--json").json["findings"] == []
     assert_same(contents_of(patient.folder), healthy)

@@ -300,7 +300,7 @@ class TestDoctor:
         later(monkeypatch, 6.5 * 3_600)
         found = self.findings(flowbed)["submissions"]
         assert f"its deadline was 30 min ago, and {PAGES} of {PAGES} texts have no answer" in found["what"]
-        assert flowbed(*found["mend"].split()[1:]).status == 0
+        assert flowbed(*found["fix"].split()[1:]).status == 0
         assert self.findings(flowbed) == {}
 
     def test_a_submission_that_was_never_handed_in(
@@ -312,7 +312,7 @@ class TestDoctor:
         later(monkeypatch, 2 * 3_600)
         found = self.findings(flowbed)["submissions"]
         assert "gathered 2 h ago, and not handed in" in found["what"]
-        assert flowbed(*found["mend"].split()[1:]).status == 0
+        assert flowbed(*found["fix"].split()[1:]).status == 0
         assert self.findings(flowbed) == {}
 
     def test_a_batch_api_that_refuses(self, pages: Path, flowbed: Call, provider: SimulatorProcess) -> None:

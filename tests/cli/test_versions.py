@@ -43,7 +43,7 @@ def test_a_rollback_and_its_release(notes: Path, flowbed: Call) -> None:
     assert texts(flowbed) == {"#", "Cats", "Tea"}
     assert flowbed("rollback", "notes", "--release", "--json").json["runs"] == 1
     assert texts(flowbed) == {"#", "Cats", "Coffee"}
-    assert "nothing is reverted" in flowbed("rollback", "notes", "--release").out
+    assert "nothing to release" in flowbed("rollback", "notes", "--release").out
 
 
 @pytest.mark.parametrize(
@@ -54,7 +54,7 @@ def test_a_rollback_and_its_release(notes: Path, flowbed: Call) -> None:
         (("rollback", "notes", "99"), "no version 99; it keeps 1-"),
         (("rollback", "other", "1"), "there are: notes"),
         (("versions", "notes", "--tag", "stable"), "NAME=VERSION"),
-        (("versions", "--tag", "stable=1"), "name the collection"),
+        (("versions", "--tag", "stable=1"), "need a collection"),
         (("versions", "notes", "--untag", "stable"), "no version of notes is called 'stable'"),
         (("search", "tea", "-c", "notes", "--at", "99"), "no version 99; it keeps 1-"),
     ],

@@ -69,9 +69,9 @@ async def test_an_index_that_was_lost_is_made_again_for_nothing(notes: Project) 
     async with await notes.open() as bed:
         (fault,) = (await bed.verify())["notes"].faults
         assert (fault.kind, fault.count) == ("missing", 4)
-        mended = (await bed.verify(repair=True))["notes"].mended
-        assert mended is not None
-        assert (mended.waiting, mended.removed) == (4, 0)
+        repaired = (await bed.verify(repair=True))["notes"].repaired
+        assert repaired is not None
+        assert (repaired.waiting, repaired.removed) == (4, 0)
         assert (await bed.run()).embedded == 0
         assert (await bed.verify())["notes"].faults == ()
     assert not notes.sent()
@@ -82,7 +82,7 @@ async def test_a_repair_that_has_nothing_to_do_does_nothing(notes: Project) -> N
     """Verifying with repair what is well makes no version, and sends nothing round again."""
     async with await notes.open() as bed:
         before = await bed.versions("notes")
-        assert (await bed.verify(repair=True))["notes"].mended is None
+        assert (await bed.verify(repair=True))["notes"].repaired is None
         assert await bed.versions("notes") == before
         assert (await bed.run()).chunks == 0
 
@@ -94,13 +94,13 @@ async def test_many_rows_without_chunks_are_not_dropped_unasked(notes: Project) 
         each.unlink()
     async with await aopen(notes.folder, repair=True) as bed:
         assert "is tied to this ledger now" in bed.retied
-        mended = (await bed.verify(repair=True))["notes"].mended
-        assert mended is not None
-        assert "are kept" in mended.withheld
+        repaired = (await bed.verify(repair=True))["notes"].repaired
+        assert repaired is not None
+        assert "are kept" in repaired.withheld
         assert len(notes.documents("notes")) == 4
         assert (await bed.run()).embedded == 0
         assert [fault.kind for fault in (await bed.verify())["notes"].faults] == ["unknown"]
-        again = (await bed.verify(repair=True))["notes"].mended
+        again = (await bed.verify(repair=True))["notes"].repaired
         assert again is not None
         assert (again.removed, again.withheld) == (1, "")
     assert not notes.sent()

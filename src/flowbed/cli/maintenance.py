@@ -126,7 +126,7 @@ def verify(
     say_json(views.verified_json(found)) if common.as_json else views.show_verified(found)
     if retied:
         note(retied)
-    wrong = any(each.faults and (each.mended is None or each.mended.withheld) for each in found.values())
+    wrong = any(each.faults and (each.repaired is None or each.repaired.withheld) for each in found.values())
     return FAILURES if wrong else DONE
 
 
@@ -148,7 +148,7 @@ def doctor(common: Common) -> int:
     from flowbed.cli import views
 
     found = asyncio.run(bed.examine(project_folder(common.config)))
-    common.show(found, views.show_diagnosis)
+    say_json(views.diagnosis_json(found)) if common.as_json else views.show_diagnosis(found)
     return FAILURES if any(each.severity != "note" for each in found.findings) else DONE
 
 

@@ -1,4 +1,4 @@
-"""Results as people read them."""
+"""Results in words: collections, searches, versions, repairs and dead letters."""
 
 from __future__ import annotations
 
@@ -19,12 +19,12 @@ if TYPE_CHECKING:
     from flowbed.maintenance.doctor import Diagnosis
     from flowbed.maintenance.gc import Collected
     from flowbed.maintenance.inspect import BedStatus, Reason
-    from flowbed.maintenance.repair import Mended
+    from flowbed.maintenance.repair import Repaired
     from flowbed.maintenance.verify import Verified
     from flowbed.pipeline.rollback import Released
     from flowbed.records import SearchResults
 
-FEW = 5  # examples of a fault
+EXAMPLES = 5  # of a fault
 WIDTH = 300  # characters of a hit's text that are shown
 
 
@@ -32,7 +32,7 @@ def read_where(text: str | None) -> dict[str, Any] | None:
     """Read a filter from the command line.
 
     Raises:
-        Rejected: it is no JSON.
+        Rejected: it is not JSON.
     """
     if text is None:
         return None
@@ -44,7 +44,7 @@ def read_where(text: str | None) -> dict[str, Any] | None:
 
 
 def show_hits(found: SearchResults) -> None:
-    """Show what was found."""
+    """Show the hits of a search."""
     if not found.hits:
         say("nothing found")
     for hit in found.hits:
@@ -54,11 +54,11 @@ def show_hits(found: SearchResults) -> None:
 
 
 def show_status(status: BedStatus) -> None:
-    """Show where everything stands."""
+    """Show the state of a project."""
     if not status.collections:
-        say("nothing is indexed yet; `flowbed run` does it")
+        say("nothing is indexed yet; start with `flowbed run`")
     for name, each in status.collections.items():
-        # Where there is no vector index at all, none is needed yet.
+        # A collection without any vector index is too small to need one.
         behind = 0 < each.unindexed_rows < each.rows
         unindexed = f", {each.unindexed_rows:,} not in the vector index yet" if behind else ""
         say(f"{name}: {each.rows:,} rows at version {each.version}, space {each.space}{unindexed}")
@@ -71,7 +71,7 @@ def show_status(status: BedStatus) -> None:
 
 
 def show_versions(found: Mapping[str, Sequence[Version]]) -> None:
-    """Show the versions kept."""
+    """Show the versions that are kept."""
     for name, versions in found.items():
         say(name)
         for each in versions:
@@ -97,10 +97,14 @@ def show_compactions(done: Mapping[str, Compaction]) -> None:
 
 
 def verified_json(found: Mapping[str, Verified]) -> dict[str, Any]:
-    """Lay out what was proved: every fault that is left after it counts."""
+    """Return the JSON of a verification; `mended` is the former name of `repaired`."""
     return {
         "collections": {
-            name: {**plain(each), "rows_per_second": round(each.rows_per_second)}
+            name: {
+                **plain(each),
+                "mended": plain(each.repaired),
+                "rows_per_second": round(each.rows_per_second),
+            }
             for name, each in found.items()
         },
         "faults": sum(fault.count for each in found.values() for fault in each.faults),
@@ -108,83 +112,90 @@ def verified_json(found: Mapping[str, Verified]) -> dict[str, Any]:
 
 
 def show_verified(found: Mapping[str, Verified]) -> None:
-    """Show what was proved, and what was not."""
+    """Show what a verification compared, and the faults that it found."""
     if not found:
-        say("nothing is indexed yet; `flowbed run` does it")
+        say("nothing is indexed yet; start with `flowbed run`")
     for name, each in found.items():
-        state = "all is as it should be" if not each.faults else "not all is as it should be"
+        state = "no faults" if not each.faults else "faults found"
         say(
             f"{name}: {count(each.rows, 'row')} against {count(each.chunks, 'chunk')} and"
             f" {count(each.deltas, 'delta')}, {state} ({span(each.seconds)}, {each.rows_per_second:,.0f} rows/s)"
         )
         for fault in each.faults:
             say(f"  {fault.what}")
-            for example in fault.examples[:FEW]:
+            for example in fault.examples[:EXAMPLES]:
                 say(f"    {example}")
-            if fault.count > FEW:
-                say(f"    and {fault.count - FEW:,} more")
-        if each.mended is not None:
-            _show_mended(each.mended)
+            if fault.count > EXAMPLES:
+                say(f"    and {fault.count - EXAMPLES:,} more")
+        if each.repaired is not None:
+            _show_repaired(each.repaired)
         elif each.faults:
-            say(f"  `flowbed verify {name} --repair` mends what can be mended")
+            say(f"  `flowbed verify {name} --repair` fixes what can be fixed")
 
 
-def _show_mended(mended: Mended) -> None:
-    for note in mended.notes:
+def _show_repaired(repaired: Repaired) -> None:
+    for note in repaired.notes:
         say(f"  {note}")
-    if mended.removed:
-        say(f"  {count(mended.removed, 'row')} taken out")
-    if mended.waiting:
-        say(f"  {count(mended.waiting, 'chunk')} wait for the next `flowbed run`")
-    if mended.withheld:
-        say(f"  {mended.withheld}")
+    if repaired.removed:
+        say(f"  {count(repaired.removed, 'row')} removed")
+    if repaired.waiting:
+        say(f"  {count(repaired.waiting, 'chunk')} wait for the next `flowbed run`")
+    if repaired.withheld:
+        say(f"  {repaired.withheld}")
 
 
 def show_collected(done: Collected) -> None:
-    """Show what was deleted, or would be."""
+    """Show what gc deleted, or would delete."""
     if not done.objects:
-        say("there is nothing that is not needed")
+        say("nothing to delete")
     verb = "would be deleted" if done.dry_run else "deleted"
     for kind, number in sorted(done.objects.items()):
         say(f"{count(number, 'object')} of kind {kind} {verb}, {done.bytes[kind] / 1e6:,.1f} MB")
 
 
+def diagnosis_json(found: Diagnosis) -> dict[str, Any]:
+    """Return the JSON of a diagnosis; `mend` is the former name of `fix`."""
+    return {**plain(found), "findings": [{**plain(each), "mend": each.fix} for each in found.findings]}
+
+
 def show_diagnosis(found: Diagnosis) -> None:
-    """Show what was found, and how it is mended."""
+    """Show every finding with the command that fixes it."""
     if not found.findings:
-        say(f"nothing found in {found.checks} checks")
+        say(f"{found.checks} checks found nothing wrong")
     for each in found.findings:
         say(f"{each.severity}: {each.subject}: {each.what}")
-        say(f"    {each.mend}")
+        say(f"    {each.fix}")
 
 
 def show_rollback(done: Rollback) -> None:
     """Show what a rollback did."""
     if done.target == done.version:
-        say(f"{done.collection} is at version {done.target} already; nothing was changed")
+        say(f"{done.collection} is already at version {done.target}; nothing was changed")
         return
     say(
-        f"{done.collection}: version {done.version} holds what version {done.target} did;"
+        f"{done.collection}: version {done.version} has the contents of version {done.target};"
         f" {count(done.runs, 'run')} with {count(done.chunks, 'chunk')} reverted"
     )
     if done.runs:
-        say(f"  `flowbed rollback {done.collection} --release` brings them back, and embeds nothing")
+        say(
+            f"  `flowbed rollback {done.collection} --release` commits them again, without embedding anything"
+        )
 
 
 def show_release(released: Released) -> None:
-    """Show what a release brought back."""
+    """Show what a release committed."""
     if released.runs:
-        held = "" if released.version is None else f", version {released.version}"
-        say(f"{released.collection}: {count(released.runs, 'run')} committed again{held}")
+        version = "" if released.version is None else f", version {released.version}"
+        say(f"{released.collection}: {count(released.runs, 'run')} committed again{version}")
     elif not (released.again or released.refused):
-        say(f"{released.collection}: nothing is reverted")
+        say(f"{released.collection}: there is nothing to release")
     if released.again:
-        say(f"{count(released.again, 'run')} too old to be committed again; `flowbed run` makes it anew")
+        say(f"{count(released.again, 'run')} too old to be committed again; `flowbed run` embeds them again")
     problems("failed", released.refused)
 
 
 def show_reasons(reasons: Sequence[Reason]) -> None:
-    """Show why chunks are found, or are not."""
+    """Show the state of chunks, and what it means."""
     for each in reasons:
         row = each.chunk
         say(f"{row.id} [{row.collection}] {row.status.value}: {each.verdict}")

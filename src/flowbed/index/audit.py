@@ -40,15 +40,15 @@ ILL_FORMED = "ill-formed"
 
 # What each of them means, after "N rows" or "N chunks".
 MEANINGS = {
-    MISSING: "indexed by the ledger, and not in the index",
-    STALE: "in the index as before an edit",
-    AHEAD: "of a later version than the ledger ever gave out",
-    ALTERED: "with another text or other metadata than what was indexed",
-    VECTOR: "with a vector that no search can use",
-    GONE: "of chunks that were deleted",
-    DOUBLED: "with the id of another row",
-    UNKNOWN: "of no chunk that the ledger knows",
-    ILL_FORMED: "with an id that no source gives out",
+    MISSING: "missing from the index",
+    STALE: "with an outdated text",
+    AHEAD: "with a later version than the ledger assigned",
+    ALTERED: "with other text or metadata than was indexed",
+    VECTOR: "with an unusable vector",
+    GONE: "of deleted chunks",
+    DOUBLED: "with a duplicate id",
+    UNKNOWN: "unknown to the ledger",
+    ILL_FORMED: "with an invalid id",
 }
 
 # Ids of receipts, and of everything else: source, document, ordinal. A document's own name may be anything.

@@ -21,13 +21,13 @@ TEXT_LOST = "text-lost"
 
 MEANINGS = {
     **audit.MEANINGS,
-    SPACE: "without a word on which space is live",
+    SPACE: "whose live space is unknown",
     UNFIT: "that cannot be committed to",
     UNREADABLE: "that cannot be read",
-    DELTA_MISSING: "needed by a run, and not in the store",
-    DELTA_DAMAGED: "with other bytes than its run recorded",
+    DELTA_MISSING: "needed by a run, but not in the store",
+    DELTA_DAMAGED: "with other bytes than the run recorded",
     DELTA_SPACE: "of another space than the collection",
-    TEXT_LOST: "waiting to be embedded, whose text its batch file no longer holds",
+    TEXT_LOST: "waiting to be embedded, but no longer in the batch file",
 }
 THINGS = {
     audit.MISSING: "chunk",
@@ -70,7 +70,7 @@ class Inconsistencies:
                 self.faults.setdefault(kind, []).extend(subjects)
 
     @property
-    def told(self) -> tuple[Fault, ...]:
+    def summary(self) -> tuple[Fault, ...]:
         """Say it in words, with examples."""
         return tuple(
             Fault(kind=kind, count=len(each), what=describe(kind, len(each)), examples=tuple(each[:EXAMPLES]))

@@ -46,7 +46,7 @@ REMOVED = (audit.AHEAD, audit.VECTOR)
 
 
 @dataclass(frozen=True, kw_only=True)
-class Mended:
+class Repaired:
     """What a repair did: `waiting` chunks are embedded by the next run; `withheld` says what it left, and why."""
 
     waiting: int = 0
@@ -58,19 +58,19 @@ class Mended:
 
 async def repair(
     context: IndexContext, collection: str, found: Inconsistencies, *, allow_deletes: bool
-) -> Mended:
+) -> Repaired:
     """Mend what was found wrong with a collection; rows that are of no known chunk go only where they are few."""
     notes: list[str] = []
     if {SPACE, UNFIT, UNREADABLE} & set(found.faults):
         withheld = await _readable(context, collection, notes, allow_deletes=allow_deletes)
         if withheld:
-            return Mended(withheld=withheld)
+            return Repaired(withheld=withheld)
         # Only now can its rows be looked at.
         once_more = await find(context, collection)
         more = await repair(context, collection, once_more, allow_deletes=allow_deletes)
         return replace(more, notes=(*notes, *more.notes))
     live = await live_collection(context.store, collection)
-    waiting, deltas = await _mend_deltas(context, collection, found)
+    waiting, deltas = await _repair_deltas(context, collection, found)
     faults = {kind: list(dict.fromkeys(ids)) for kind, ids in found.faults.items()}
     again = list(dict.fromkeys(each for kind in AGAIN for each in faults.get(kind, ())))
     # The ledger first: a row that is gone while its chunk counts as indexed would be looked for by nobody.
@@ -91,7 +91,7 @@ async def repair(
     if live is not None and gone:
         await remove_rows(live, gone, datasets=context.datasets)
     await _restore_texts(context)
-    return Mended(waiting=waiting, removed=len(gone), deltas=deltas, notes=tuple(notes), withheld=withheld)
+    return Repaired(waiting=waiting, removed=len(gone), deltas=deltas, notes=tuple(notes), withheld=withheld)
 
 
 def doubtful(unknown: int, live: int) -> bool:
@@ -142,10 +142,10 @@ async def _space_of(context: Context, collection: str) -> Space | None:
     return next(iter(held), None if there else next(iter(spaces), None))
 
 
-async def _mend_deltas(context: Context, collection: str, found: Inconsistencies) -> tuple[int, int]:
+async def _repair_deltas(context: Context, collection: str, found: Inconsistencies) -> tuple[int, int]:
     """Send the chunks of runs round again whose delta cannot be merged; count these, and the deltas."""
     waiting, pending = 0, {run.id for run in await context.ledger.runs.pending(collection, limit=RUNS)}
-    mended = 0
+    repaired = 0
     for kind in (DELTA_MISSING, DELTA_DAMAGED, DELTA_SPACE):
         for name in found.faults.get(kind, ()):
             run = await context.ledger.runs.get(name)
@@ -156,8 +156,8 @@ async def _mend_deltas(context: Context, collection: str, found: Inconsistencies
                 waiting += await context.ledger.chunks.retry([name], now=context.clock())
             if kind == DELTA_DAMAGED:
                 await context.store.delete([run.key])
-            mended += 1
-    return waiting, mended
+            repaired += 1
+    return waiting, repaired
 
 
 async def _restore_texts(context: Context) -> None:

@@ -6,14 +6,14 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from flowbed.maintenance.compare import find, known_collections, require_known
-from flowbed.maintenance.repair import repair as mend
+from flowbed.maintenance.repair import repair as repair_collection
 
 if TYPE_CHECKING:
     from collections.abc import Collection
 
     from flowbed.lanes.contexts import IndexContext
     from flowbed.maintenance.inconsistencies import Fault
-    from flowbed.maintenance.repair import Mended
+    from flowbed.maintenance.repair import Repaired
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -25,7 +25,7 @@ class Verified:
     deltas: int
     seconds: float
     faults: tuple[Fault, ...]
-    mended: Mended | None = None
+    repaired: Repaired | None = None
 
     @property
     def rows_per_second(self) -> float:
@@ -53,20 +53,20 @@ async def verify(
     for name in collections or await known_collections(context):
         began = context.monotonic()
         found = await find(context, name)
-        mended = None
+        repaired = None
         if repair and found.faults:
-            mended = await mend(context, name, found, allow_deletes=allow_deletes)
+            repaired = await repair_collection(context, name, found, allow_deletes=allow_deletes)
         done[name] = Verified(
             rows=found.rows,
             chunks=found.chunks,
             deltas=found.deltas,
             seconds=context.monotonic() - began,
-            faults=found.told,
-            mended=mended,
+            faults=found.summary,
+            repaired=repaired,
         )
     return done
 
 
-async def look_through(context: IndexContext, collection: str, *, rows: bool) -> tuple[Fault, ...]:
+async def find_faults(context: IndexContext, collection: str, *, rows: bool) -> tuple[Fault, ...]:
     """Look for what is wrong with a collection; without `rows`, only for what can be seen from their ids."""
-    return (await find(context, collection, rows=rows)).told
+    return (await find(context, collection, rows=rows)).summary

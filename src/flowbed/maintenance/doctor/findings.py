@@ -1,0 +1,92 @@
+"""What the doctor reports, and the table of its checks."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Callable
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Literal
+
+from flowbed.errors import Error
+from flowbed.lanes.contexts import RunContext
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+Severity = Literal["error", "warning", "note"]
+
+NAMED = 3  # subjects that a sentence names; the others are counted
+
+
+@dataclass(frozen=True, kw_only=True)
+class Finding:
+    """One problem: what it is about, what it means, and the command that fixes it.
+
+    An `error` spoils searches or stops runs now, a `warning` will, and a `note` reminds of something done on purpose.
+    """
+
+    check: str = ""
+    severity: Severity
+    subject: str
+    what: str
+    fix: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class Diagnosis:
+    """The findings of a number of checks."""
+
+    findings: tuple[Finding, ...]
+    checks: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class DoctorContext(RunContext):
+    """A context with what a project depends on outside its store and ledger.
+
+    `store_path` is the path of a store in a folder, otherwise its URL. `free_bytes` returns the free space of the disk,
+    `cache_fault` why the vector cache cannot be read, or an empty text.
+    """
+
+    store_path: str
+    free_bytes: Callable[[], int]
+    cache_fault: Callable[[], str]
+
+
+# A check takes the narrowest context that it needs, and yields what it finds.
+Check = Callable[[DoctorContext], AsyncIterator[Finding]]
+CHECKS: dict[str, Check] = {}
+
+
+def check(name: str) -> Callable[[Check], Check]:
+    """Register a check under a name."""
+
+    def register(function: Check) -> Check:
+        CHECKS[name] = function
+        return function
+
+    return register
+
+
+async def examine(context: DoctorContext) -> Diagnosis:
+    """Run every check; one that fails is a finding itself and does not stop the others."""
+    findings: list[Finding] = []
+    for name, function in CHECKS.items():
+        try:
+            findings += [replace(found, check=name) async for found in function(context)]
+        except Error as error:
+            what = f"it could not be checked: {error}"
+            findings.append(
+                Finding(check=name, severity="warning", subject=name, what=what, fix="flowbed doctor")
+            )
+    return Diagnosis(findings=tuple(findings), checks=len(CHECKS))
+
+
+def named(subjects: Sequence[str]) -> str:
+    """Name the first subjects, and count the others."""
+    rest = len(subjects) - NAMED
+    return ", ".join(subjects[:NAMED]) + (f" and {rest:,} more" if rest > 0 else "")
+
+
+def count(number: int, noun: str) -> str:
+    """Write a number of things."""
+    return f"{number:,} {noun}" if number == 1 else f"{number:,} {noun}s"

@@ -1,0 +1,80 @@
+"""Checks of the index: does it agree with the ledger, and is its vector index up to date?"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from flowbed.index.active_space import live_collections
+from flowbed.index.compaction import INDEX_ROWS, UNINDEXED, outgrown
+from flowbed.index.versions import state
+from flowbed.maintenance.compare import known_collections
+from flowbed.maintenance.doctor.findings import Finding, check
+from flowbed.maintenance.inconsistencies import UNREADABLE
+from flowbed.maintenance.verify import find_faults
+from flowbed.records import Status
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator
+
+    from flowbed.lanes.contexts import IndexContext
+
+# Collections of up to this many chunks are compared row by row, in about a second; of larger ones only ids are read
+# and rows are counted.
+COMPARED = 50_000
+
+
+@check("index")
+async def _index(context: IndexContext) -> AsyncIterator[Finding]:
+    counts = await context.ledger.chunks.counts()
+    for name in await known_collections(context):
+        chunks = sum(number for (collection, _), number in counts.items() if collection == name)
+        for fault in await find_faults(context, name, rows=chunks <= COMPARED):
+            # A repair drops an unreadable index, which only --allow-deletes permits.
+            options = "--repair --allow-deletes" if fault.kind == UNREADABLE else "--repair"
+            yield Finding(
+                severity="error",
+                subject=name,
+                what=f"{fault.what}: {fault.examples[0]}",
+                fix=f"flowbed verify {name} {options}; flowbed run",
+            )
+
+
+@check("counts")
+async def _counts(context: IndexContext) -> AsyncIterator[Finding]:
+    """Count the rows of large collections: an index has a row for every indexed chunk, and at most one for each."""
+    counts = await context.ledger.chunks.counts()
+    for live in await live_collections(context.store):
+        chunks = {status: n for (collection, status), n in counts.items() if collection == live.collection}
+        if sum(chunks.values()) <= COMPARED:
+            continue
+        rows = (await state(live, datasets=context.datasets)).rows
+        indexed = chunks.get(Status.SUCCESS, 0)
+        if not indexed <= rows <= sum(chunks.values()):
+            yield Finding(
+                severity="error",
+                subject=live.collection,
+                what=f"the index has {rows:,} live rows, but the ledger has {indexed:,} indexed chunks",
+                fix=f"flowbed verify {live.collection} --repair; flowbed run",
+            )
+
+
+@check("vector-index")
+async def _vector_index(context: IndexContext) -> AsyncIterator[Finding]:
+    for live in await live_collections(context.store):
+        now = await state(live, datasets=context.datasets)
+        if now.rows >= INDEX_ROWS and now.unindexed_rows > 2 * UNINDEXED:
+            yield Finding(
+                severity="warning",
+                subject=live.collection,
+                what=f"{now.unindexed_rows:,} of {now.rows:,} rows are not in the vector index: every search scans"
+                " them",
+                fix=f"flowbed compact {live.collection}",
+            )
+        if (index := await outgrown(live, datasets=context.datasets)) is not None:
+            yield Finding(
+                severity="warning",
+                subject=live.collection,
+                what=f"the vector index was built for {index.settled:,} of the {index.rows:,} rows, and one of its"
+                f" {index.partitions:,} partitions holds {index.largest:.0%} of them: searches may miss some",
+                fix=f"flowbed compact {live.collection}",
+            )

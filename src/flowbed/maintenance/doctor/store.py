@@ -1,0 +1,125 @@
+"""Checks of the store and of the machine: permissions, space, the vector cache, leases, sources and orphans."""
+
+from __future__ import annotations
+
+import json
+from datetime import timedelta
+from typing import TYPE_CHECKING
+
+from flowbed.errors import Misconfigured, NotFound
+from flowbed.index.lease import TTL
+from flowbed.maintenance.compare import known_collections
+from flowbed.maintenance.doctor.findings import Finding, check, count, named
+from flowbed.maintenance.gc import garbage
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator
+
+    from flowbed.lanes.contexts import Context, IndexContext
+    from flowbed.maintenance.doctor.findings import DoctorContext
+
+# A lease is renewed three times in its time to live; clocks do not differ by ten times that.
+SILENT = 10 * timedelta(seconds=TTL)
+# A compaction of a million rows writes about this much.
+FREE_BYTES = 2**30
+PROBE = "doctor-probe"
+
+
+@check("store")
+async def _writable(context: DoctorContext) -> AsyncIterator[Finding]:
+    try:
+        await context.store.put(PROBE, b"")
+        await context.store.delete([PROBE])
+    except Misconfigured as error:
+        path = context.store_path
+        yield Finding(
+            severity="error",
+            subject=path,
+            what=f"nothing can be written: {error}",
+            fix="flowbed doctor" if "://" in path else f"chmod -R u+rwX '{path}'",
+        )
+
+
+@check("disk")
+async def _disk(context: DoctorContext) -> AsyncIterator[Finding]:
+    if (free := context.free_bytes()) < FREE_BYTES:
+        yield Finding(
+            severity="warning",
+            subject=context.store_path,
+            what=f"{free / 1e9:,.2f} GB are free; a run that finds the disk full stops, and loses nothing",
+            fix="flowbed gc",
+        )
+
+
+@check("cache")
+async def _cache(context: DoctorContext) -> AsyncIterator[Finding]:
+    if fault := context.cache_fault():
+        yield Finding(
+            severity="warning",
+            subject="vector cache",
+            what=f"it cannot be read ({fault}): vectors that were paid for may be paid for again",
+            fix="flowbed gc",
+        )
+
+
+@check("lease")
+async def _leases(context: Context) -> AsyncIterator[Finding]:
+    for name in await known_collections(context):
+        key = f"{name}/lease.json"
+        if reason := await _abandoned(context, name, key):
+            yield Finding(
+                severity="warning",
+                subject=key,
+                what=f"the lease of {name} was never released: {reason}",
+                fix=f"flowbed compact {name}",
+            )
+
+
+async def _abandoned(context: Context, collection: str, key: str) -> str:
+    """Say why a lease will not be released any more; an empty text if it was, or may be."""
+    try:
+        lease = json.loads((await context.store.get(key)).body)
+        owner, released = str(lease["owner"]), bool(lease["released"])
+    except NotFound:
+        return ""
+    except (ValueError, KeyError, TypeError):
+        return "it cannot be read"
+    if released:
+        return ""
+    if context.dead(owner):
+        return f"{owner} has ended"
+    # A process on another host can only be judged by its last renewal. A store lists folders, not single objects.
+    renewed = [listed.modified async for listed in context.store.list(collection) if listed.key == key]
+    now = context.clock()
+    silent = timedelta(microseconds=now - max(renewed, default=now))
+    if silent < SILENT:
+        return ""
+    return f"{owner} has not renewed it for {count(silent // timedelta(minutes=1), 'minute')}"
+
+
+@check("sources")
+async def _removed_sources(context: Context) -> AsyncIterator[Finding]:
+    for name in await context.store.folders(""):
+        if name in context.sources or "chunked" not in await context.store.folders(name):
+            continue
+        if number := await context.ledger.documents.count(name):
+            yield Finding(
+                severity="warning",
+                subject=name,
+                what=f"no source of this project has this name any more, but searches still find"
+                f" {count(number, 'document')} of it",
+                fix=f"flowbed run {name} --allow-deletes",
+            )
+
+
+@check("orphans")
+async def _orphans(context: IndexContext) -> AsyncIterator[Finding]:
+    found = [each async for each in garbage(context) if each.orphan]
+    if found:
+        size = sum(each.bytes for each in found)
+        yield Finding(
+            severity="warning",
+            subject=named([each.key for each in found]),
+            what=f"{size / 1e6:,.1f} MB in the store belong to nothing: {found[0].why}",
+            fix="flowbed gc",
+        )
