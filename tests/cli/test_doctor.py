@@ -476,7 +476,9 @@ CASES = {
     "document altered": Case(set_column("document", str.upper), "index", "other text or metadata"),
     "metadata altered": Case(set_column("metadata", lambda _: '{"a":1}'), "index", "other text or metadata"),
     "text hash altered": Case(set_column("text_hash", lambda _: "0" * 64), "index", "other text or metadata"),
-    "vector of no length": Case(set_column("vector", lambda value: [0.0] * len(value)), "index", "unusable vector"),
+    "vector of no length": Case(
+        set_column("vector", lambda value: [0.0] * len(value)), "index", "unusable vector"
+    ),
     "vector not normalised": Case(
         set_column("vector", lambda value: [1.0] * len(value)), "index", "unusable vector"
     ),
@@ -524,7 +526,9 @@ CASES = {
         leave_the_index_behind, "vector-index", "built for 1 of the 3 rows", "warning", changes=True
     ),
     "lease damaged": Case(damage("notes/lease.json"), "lease", "cannot be read", "warning"),
-    "source removed": Case(remove_a_source, "sources", "still find 3 documents of it", "warning", changes=True),
+    "source removed": Case(
+        remove_a_source, "sources", "still find 3 documents of it", "warning", changes=True
+    ),
     "source half removed": Case(
         stop_removing_a_source, "waiting", "3 chunks of it are not deleted yet", "warning", changes=True
     ),
