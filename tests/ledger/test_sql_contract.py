@@ -6,7 +6,6 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from flowbed.ledger import open_ledger
 from flowbed.testing.ledger import (
     BatchesContract,
     CarryingContract,
@@ -26,23 +25,13 @@ from flowbed.testing.ledger import (
 )
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator
-    from pathlib import Path
-
     from flowbed.ledger import Ledger
+    from tests.ledger.conftest import EmptyLedger
 
 
 @pytest.fixture(params=["file", "memory", "postgres"])
-def url(request: pytest.FixtureRequest) -> str:
-    urls = {"file": "ledger.db", "memory": ":memory:"}
-    return urls.get(request.param) or str(request.getfixturevalue("ledger_url"))
-
-
-@pytest.fixture
-async def ledger(url: str, tmp_path: Path) -> AsyncIterator[Ledger]:
-    opened = await open_ledger(url, folder=tmp_path, new_id="0" * 32)
-    yield opened
-    await opened.close()
+async def ledger(request: pytest.FixtureRequest, empty_ledger: EmptyLedger) -> Ledger:
+    return await empty_ledger(request.param)
 
 
 class TestDocuments(DocumentsContract): ...

@@ -1,0 +1,64 @@
+"""Ledgers in SQL that tests share, since emptying one is far cheaper than creating one."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from typing import TYPE_CHECKING
+
+import pytest
+
+from flowbed.ledger.sql import migrations
+from flowbed.ledger.sql.database import Database
+from flowbed.ledger.sql.ledger import SqlLedger
+from flowbed.ledger.sql.postgres import Postgres
+from flowbed.ledger.sql.schema import metadata
+from flowbed.ledger.sql.sqlite import MEMORY, Sqlite
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    import sqlalchemy as sa
+
+    from flowbed.testing.postgres import PostgresServer
+
+EmptyLedger = Callable[[str], Awaitable[SqlLedger]]
+
+
+@pytest.fixture(scope="session")
+def empty_ledger(
+    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[EmptyLedger]:
+    """Return a function that gives the shared ledger of a kind (`file`, `memory` or `postgres`), emptied.
+
+    Its users leave it open.
+    """
+    databases: dict[str, Database] = {}
+
+    async def create(kind: str) -> Database:
+        if kind == "postgres":
+            server: PostgresServer = request.getfixturevalue("postgres")
+            database = Database(Postgres(server.database()))
+        else:
+            file = str(tmp_path_factory.mktemp("ledger") / "ledger.db")
+            database = Database(Sqlite(file if kind == "file" else MEMORY))
+        await database.write(
+            lambda connection: migrations.upgrade(connection, database.location, new_id="0" * 32)
+        )
+        return database
+
+    async def empty(kind: str) -> SqlLedger:
+        if kind not in databases:
+            databases[kind] = await create(kind)
+        await databases[kind].write(delete_all)
+        return SqlLedger(databases[kind], id="0" * 32)
+
+    yield empty
+    for database in databases.values():
+        asyncio.run(database.close())
+
+
+def delete_all(connection: sa.Connection) -> None:
+    for table in metadata.sorted_tables:
+        if table.name != "facts":  # it holds the ledger's id
+            connection.execute(table.delete())
