@@ -14,7 +14,7 @@ from flowbed.ledger import ChunkRow, DocumentRow, Ledger, RunRow, Swap, open_led
 from flowbed.records import Status
 
 DOCUMENTS, EACH = 2_000, 10
-BATCHES, IN_BATCH = 12, 100
+BATCHES, IN_BATCH = 6, 100
 LATE = 10**18
 
 

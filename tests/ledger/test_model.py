@@ -5,14 +5,14 @@ from __future__ import annotations
 import asyncio
 from dataclasses import replace
 from functools import partial
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from flowbed.errors import Conflict
-from flowbed.ledger import ChunkRow, Cursor, DocumentRow, Swap, open_ledger
+from flowbed.ledger import ChunkRow, Cursor, DocumentRow, Swap
 from flowbed.ledger.memory import MemoryLedger, memory_table
 from flowbed.records import Status
 from flowbed.testing.ledger import chunk, document, flat, run, submission
@@ -21,7 +21,7 @@ from flowbed.testing.ledger.rows import settle
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
 
-    from tests.support.postgres import PostgresServer
+    from tests.ledger.conftest import EmptyLedger
 
     from flowbed.ledger import Ledger
 
@@ -225,43 +225,29 @@ Steps = list["Callable[[Both], Awaitable[None]]"]
 
 async def check(ledger: Ledger, steps: Steps) -> None:
     """Take steps on an empty ledger, and compare it with the model."""
-    try:
-        both = Both(ledger)
-        for each in steps:
-            await settle(ledger)
-            await each(both)
+    both = Both(ledger)
+    for each in steps:
         await settle(ledger)
-        await both.compare()
-    finally:
-        await ledger.close()
+        await each(both)
+    await settle(ledger)
+    await both.compare()
 
 
+# A quarter of the profile's examples: `--hypothesis-profile=long` searches far more.
+@settings(max_examples=settings().max_examples // 4)
 @given(SEQUENCES)
-def test_a_ledger_in_sqlite_is_a_dict_that_lasts(steps: Steps) -> None:
-    """After any sequence of steps, cursor, documents, chunks and runs are those of a model in memory."""
-
-    async def take() -> None:
-        await check(await open_ledger(":memory:", folder=Path(), new_id="i"), steps)
-
-    asyncio.run(take())
-
-
-@given(SEQUENCES)
-def test_a_ledger_in_a_memory_table_is_a_dict_that_lasts(steps: Steps) -> None:
-    """The same holds where a table grants no more than DynamoDB does."""
+def test_memory_ledger_any_steps_matches_model(steps: Steps) -> None:
+    """After any sequence of steps, cursor, documents, chunks, runs and submissions are those of the model."""
     asyncio.run(check(MemoryLedger(memory_table(lag=5), id="i"), steps))
 
 
-@settings(max_examples=20)  # each has a database of its own
+@pytest.mark.parametrize("kind", ["memory", "postgres"])
+@settings(max_examples=settings().max_examples // 4)
 @given(SEQUENCES)
-def test_a_ledger_on_postgres_is_a_dict_that_lasts(
-    postgres: PostgresServer, template: str, steps: Steps
-) -> None:
-    """The same holds on Postgres."""
-    url = postgres.database(like=template)
+def test_sql_ledger_any_steps_matches_model(empty_ledger: EmptyLedger, kind: str, steps: Steps) -> None:
+    """The same holds in SQLite and on Postgres."""
 
-    async def take() -> None:
-        await check(await open_ledger(url, folder=Path(), new_id="i"), steps)
+    async def run_steps() -> None:
+        await check(await empty_ledger(kind), steps)
 
-    asyncio.run(take())
-    postgres.drop(url)
+    asyncio.run(run_steps())

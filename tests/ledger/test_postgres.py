@@ -272,7 +272,7 @@ async def test_transactions_in_each_others_way_both_go_through(ledger_url: str) 
 async def test_a_run_that_is_recorded_while_it_is_committed_keeps_its_chunks(ledger_url: str) -> None:
     """However recording a run again and committing it meet, each of its chunks is in the index or in a pending run."""
     one, two = [await open_ledger(ledger_url, folder=NOWHERE, new_id="i") for _ in range(2)]
-    for turn in range(30):
+    for turn in range(10):
         name = f"i{turn}"
         await put(one, [chunk(f"{name}/a", batch=name), chunk(f"{name}/b", batch=name)])
         await claim(one, name, limit=1)

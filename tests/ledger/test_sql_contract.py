@@ -25,8 +25,9 @@ from flowbed.testing.ledger import (
 )
 
 if TYPE_CHECKING:
-    from flowbed.ledger import Ledger
     from tests.ledger.conftest import EmptyLedger
+
+    from flowbed.ledger import Ledger
 
 
 @pytest.fixture(params=["file", "memory", "postgres"])

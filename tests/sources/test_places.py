@@ -6,7 +6,7 @@ import tracemalloc
 
 from flowbed.sources.id_table import Places
 
-COUNT = 100_000
+COUNT = 30_000
 
 
 def test_the_first_place_stays() -> None:

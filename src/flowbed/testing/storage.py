@@ -166,13 +166,13 @@ class StoreContract(ABC):
         await store.create("counter", b"0 by nobody")
 
         async def count(name: int) -> None:
-            for step in range(10):
+            for step in range(5):
                 await count_up(store, "counter", f"{name}.{step}")
 
         async with asyncio.TaskGroup() as group:
             for name in range(8):
                 group.create_task(count(name))
-        assert (await store.get("counter")).body.split()[0] == b"80"
+        assert (await store.get("counter")).body.split()[0] == b"40"
 
     async def test_a_large_object_is_streamed(self, store: Store) -> None:
         """50 MB go in and come out in pieces, and are not held whole on the way."""

@@ -49,7 +49,7 @@ class ChunksContract:
     async def test_chunks_of_documents_include_deleted_ones(self, ledger: Ledger) -> None:
         """The chunks of documents are read by the thousand, of the one source named, deleted ones among them."""
         rows = [
-            chunk(f"s#d{number}#0", document=f"d{number}", deleted=number % 2 == 0) for number in range(3_000)
+            chunk(f"s#d{number}#0", document=f"d{number}", deleted=number % 2 == 0) for number in range(1_200)
         ]
         await put(ledger, [*rows, chunk("t#d1#0", document="d1", source="t")])
         found = await ledger.chunks.of("s", [row.document for row in rows])
@@ -85,7 +85,7 @@ class ChunksContract:
 
     async def test_marks_are_read_in_order_without_a_ceiling(self, ledger: Ledger) -> None:
         """Every chunk of a collection is marked once, in order of id, whatever its status; others are not."""
-        rows = [chunk(f"s#d#{number:05d}", row_hash=str(number)) for number in range(12_345)]
+        rows = [chunk(f"s#d#{number:05d}", row_hash=str(number)) for number in range(5_500)]
         gone = chunk("s#e#00000", deleted=True, status=Status.SUCCESS, batch="")
         await put(ledger, [*reversed(rows), gone, chunk("s#d#00000", collection="other")])
         await settle(ledger)

@@ -88,16 +88,16 @@ class DocumentsContract:
 
     async def test_listings_have_no_ceiling(self, ledger: Ledger) -> None:
         """Thousands of documents are listed once each, in order of id, and read by name in one call."""
-        rows = [document(f"d{number:05d}") for number in range(5_000)]
+        rows = [document(f"d{number:05d}") for number in range(2_100)]
         await ledger.documents.swap(Swap(cursor=Cursor(source="s"), value="", documents=rows[::-1]))
         assert await flat(ledger.documents.pages("s")) == rows
-        assert len(await ledger.documents.get("s", {row.id for row in rows})) == 5_000
-        assert len(await ledger.documents.etags("s", {row.id for row in rows})) == 5_000
-        assert await ledger.documents.count("s") == 5_000
+        assert len(await ledger.documents.get("s", {row.id for row in rows})) == 2_100
+        assert len(await ledger.documents.etags("s", {row.id for row in rows})) == 2_100
+        assert await ledger.documents.count("s") == 2_100
 
     async def test_a_listing_may_be_left_early(self, ledger: Ledger) -> None:
         """A swap goes through while a listing stands between two pages, and after one that was left."""
-        rows = [document(f"d{number:05d}") for number in range(3_000)]
+        rows = [document(f"d{number:05d}") for number in range(2_100)]
         moved = await ledger.documents.swap(Swap(cursor=Cursor(source="s"), value="", documents=rows))
         async for _ in ledger.documents.pages("s"):
             moved = await ledger.documents.swap(Swap(cursor=moved, value="v"))

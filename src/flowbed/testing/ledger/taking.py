@@ -113,9 +113,9 @@ class TakingContract:
 
     async def test_the_chunks_of_a_submission_are_read(self, ledger: Ledger) -> None:
         """More chunks than fit into a page are read once each, held or not, except those that are in a run."""
-        rows = [chunk(f"i{n:05d}", ordinal=n) for n in range(2_500)]
+        rows = [chunk(f"i{n:05d}", ordinal=n) for n in range(1_100)]
         await put(ledger, rows)
-        await claim(ledger, submission="x", limit=2_500)
+        await claim(ledger, submission="x", limit=1_100)
         await ledger.submissions.create(submission())
         await ledger.chunks.hand_over("x", worker="w")
         held = await take(ledger, "x", limit=3)
