@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
     import sqlalchemy as sa
 
-    from flowbed.testing.postgres import PostgresServer
+    from tests.support.postgres import PostgresServer
 
 EmptyLedger = Callable[[str], Awaitable[SqlLedger]]
 
