@@ -29,6 +29,15 @@ def ledger(ledger_url: str, monkeypatch: pytest.MonkeyPatch) -> str:
     return ledger_url
 
 
+@pytest.fixture
+def notes(ledger: str, project: Path, finished: Path, flowbed: Callable[..., Called]) -> Path:
+    """Index the texts of the finished project with a ledger on Postgres."""
+    shutil.copytree(finished / "notes", project / "notes")
+    shutil.copy(finished / "flowbed.toml", project)
+    assert flowbed("run").status == 0
+    return project / "notes"
+
+
 def test_a_project_goes_all_the_way(ledger: str, notes: Path, flowbed: Callable[..., Called]) -> None:
     """What was indexed is found and counted, a second run does nothing, and no ledger lies in the folder."""
     found = flowbed("search", "cats", "--json").json

@@ -17,7 +17,9 @@ import openai
 import pytest
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
+
+    from tests.cli.conftest import Called
 
 
 @contextmanager
@@ -115,22 +117,20 @@ def test_jobs_take_the_time_they_are_given() -> None:
         (["--provider", "azure", "--fault", "expired"], "no jobs"),
     ],
 )
-def test_what_cannot_be_simulated_is_refused(arguments: list[str], why: str) -> None:
-    """A provider or a fault that does not exist is an error of usage, which says what there is."""
-    with simulating(*arguments) as process:
-        _, told = process.communicate()
-        assert process.returncode == 2
-    assert why in told
+def test_simulate_invalid_options_are_usage_errors(
+    flowbed: Callable[..., Called], arguments: list[str], why: str
+) -> None:
+    called = flowbed("simulate", *arguments)
+    assert called.status == 2
+    assert why in called.err
 
 
-def test_a_port_that_is_taken_is_named() -> None:
-    """Where a port is not to be had the command says so, and which option chooses another."""
+def test_simulate_port_in_use_names_the_port_and_the_option(flowbed: Callable[..., Called]) -> None:
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))
         taken.listen()
         port = taken.getsockname()[1]
-        with simulating("--provider", "openai", "--port", str(port)) as process:
-            _, told = process.communicate()
-            assert process.returncode == 2
-    assert f"port {port}" in told
-    assert "--port" in told
+        called = flowbed("simulate", "--provider", "openai", "--port", str(port))
+    assert called.status == 2
+    assert f"port {port}" in called.err
+    assert "--port" in called.err
