@@ -1,1 +1,1 @@
-"""What Flowbed is measured by; `python -m benchmarks` measures it all and writes docs/benchmarks.md."""
+"""Flowbed's benchmarks; `python -m benchmarks` runs them all and writes docs/benchmarks.md."""

@@ -1,4 +1,4 @@
-"""Measure, keep what was found, and write docs/benchmarks.md. Real data is read from FLOWBED_TEST_DATA."""
+"""Run benchmarks, store their results, and write docs/benchmarks.md. Real data is read from FLOWBED_TEST_DATA."""
 
 from __future__ import annotations
 
@@ -20,13 +20,13 @@ FULL = 1.0
 
 
 def main() -> int:
-    """Measure the benchmarks named, or all; `page` alone writes the page from what is there."""
+    """Run the named benchmarks, or all; `page` only writes the page from stored results."""
     asked = _arguments()
     data = Path(os.environ.get("FLOWBED_TEST_DATA") or ROOT.parent / "shared" / "data")
     if not data.is_dir():
         print("no data: set FLOWBED_TEST_DATA to the folder of test data", file=sys.stderr)
         return 2
-    # What was tried at another size is no figure to publish.
+    # Results of another size are not published.
     whole = asked.scale == FULL and not (asked.rounds or asked.rows or asked.rows_384)
     results, docs = (BENCH / "results", ROOT / "docs") if whole else (BENCH / "trial", BENCH / "trial")
     failed = []
@@ -51,7 +51,7 @@ def _measured(name: str, asked: argparse.Namespace, data: Path) -> Result:
     BENCH.mkdir(exist_ok=True)
     work = Path(
         tempfile.mkdtemp(prefix=f"{name}-", dir=BENCH)
-    )  # on a disk, which a temporary folder may not be
+    )  # on a disk; the default temporary folder may be in memory
     options = Options(
         data=data,
         work=work,

@@ -1,4 +1,4 @@
-"""Requests beside a batch: how long people wait for answers of `flowbed serve` with and without one at work."""
+"""Requests beside a batch: how long clients of `flowbed serve` wait with and without a batch in progress."""
 
 from __future__ import annotations
 
@@ -25,15 +25,15 @@ if TYPE_CHECKING:
 
 NAME = "text-embedding-3-small"
 WARM = 64  # requests before any is timed
-LINES = 50_000  # the most that a batch may have: it is not to end while anything is measured
-JOINED = 16  # lines of receipts in the text of each
-LEFT_ALONE = 30.0  # seconds for which a batch is measured while nobody asks
-SETTLED = 3.0  # seconds that a batch has to be at work before anything is measured beside it
+LINES = 50_000  # the maximum of a batch: it must not end during a measurement
+JOINED = 16  # lines of receipts per text
+LEFT_ALONE = 30.0  # seconds for which a batch alone is measured
+SETTLED = 3.0  # seconds that a batch runs before anything is measured beside it
 
 
 @dataclass(frozen=True, kw_only=True)
 class Pattern:
-    """How requests come: so many, over connections without a pause, or over one with pauses of so many seconds."""
+    """How requests arrive: `count` over several connections without a pause, or over one connection with pauses."""
 
     what: str
     requests: int
@@ -44,16 +44,16 @@ class Pattern:
 PATTERNS = {
     "one": Pattern(what="one after another", requests=1_000),
     "four": Pattern(what="four at a time", requests=2_000, connections=4),
-    "often": Pattern(what="one each half second", requests=150, pause=0.5),
-    "seldom": Pattern(what="one each two seconds", requests=100, pause=2.0),
+    "often": Pattern(what="one every half second", requests=150, pause=0.5),
+    "seldom": Pattern(what="one every two seconds", requests=100, pause=2.0),
 }
 
 
 class Job:
-    """A batch that is at work at a server, until it is cancelled."""
+    """A batch in progress at a server, until it is cancelled."""
 
     def __init__(self, url: str, texts: Sequence[str]) -> None:
-        """Ask for as many lines as may be, and wait until it is at work."""
+        """Create the largest possible batch, and wait until it is in progress."""
         self._client = openai.OpenAI(base_url=f"{url}/v1", api_key="none")
         file = self._client.files.create(file=("in.jsonl", _input(texts)), purpose="batch")
         asked = {"input_file_id": file.id, "endpoint": "/v1/embeddings", "completion_window": "24h"}
@@ -63,7 +63,7 @@ class Job:
         time.sleep(SETTLED)
 
     def __enter__(self) -> Self:
-        """Use it as a context."""
+        """Return itself."""
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -75,7 +75,7 @@ class Job:
         """Count the lines that are answered.
 
         Raises:
-            RuntimeError: all are, so that there is nothing beside which to measure.
+            RuntimeError: all are, so there is no batch left to measure beside.
         """
         batch = self._client.batches.retrieve(self._batch)
         if batch.status not in {"validating", "in_progress"}:
@@ -85,7 +85,7 @@ class Job:
 
 @dataclass(frozen=True, kw_only=True)
 class Asking:
-    """What asks, and for what: no text comes twice."""
+    """The clients and their texts: no text is used twice."""
 
     load: Side
     paced: Side
@@ -93,7 +93,7 @@ class Asking:
     options: Options
 
     def ask(self, server: Listening, pattern: Pattern, count: int) -> list[float]:
-        """Ask as the pattern says, and tell how many seconds each request took."""
+        """Send requests as the pattern says, and return how many seconds each took."""
         path = self.options.work / "bodies.jsonl"
         texts = itertools.islice(self.texts, count)
         bodies = ({"model": NAME, "input": text, "encoding_format": "base64"} for text in texts)
@@ -108,7 +108,7 @@ class Asking:
 
 
 def measure(options: Options) -> dict[str, Any]:
-    """Ask in each way of a server at which nothing else goes on, and of the same with batches."""
+    """Measure each pattern at an idle server, and at the same server with batches."""
     lines = lines_of(options.data)
     texts = (f"{text} {number}" for number in itertools.count() for text in lines)
     settings = f'model = "{MODEL}"\n[serve.aliases]\n"{NAME}" = "{MODEL}"\n'
@@ -137,13 +137,13 @@ def measure(options: Options) -> dict[str, Any]:
 
 
 def figures(found: dict[str, Any]) -> list[Figure]:  # noqa: ARG001 - as every benchmark's
-    """Hold nothing against a target: none was set."""
+    """Return no targets: none was set."""
     return []
 
 
 def section(found: dict[str, Any]) -> str:
     """Write what was measured."""
-    heads = ["requests", "", "p50 ms", "p99 ms", "slowest ms", "p99 beside / alone", "lines of batches/s"]
+    heads = ["requests", "", "p50 ms", "p99 ms", "slowest ms", "p99 beside / p99 alone", "batch lines/s"]
     rows: list[list[object]] = []
     for name, told in found["patterns"].items():
         ratio = told["beside"]["p99"] / told["alone"]["p99"]
@@ -152,17 +152,17 @@ def section(found: dict[str, Any]) -> str:
             rows.append([PATTERNS[name].what if side == "alone" else "", side, *times, *more])
     return f"""## Requests beside a batch
 
-`flowbed serve` with the local model (all-MiniLM-L6-v2, fp32) is asked for one line of a receipt a request, none of
-them twice: first alone, and then beside a batch whose lines have {JOINED} lines of receipts each. A batch yields to
-requests: while they come, and for a second after, it goes on in small calls with pauses between. Left alone it answers
-{found["rate"]:,.0f} lines a second.
+`flowbed serve` with the local model (all-MiniLM-L6-v2, fp32) gets requests with one line of a receipt, all different:
+first alone, and then beside a batch whose lines have {JOINED} lines of receipts each. A batch yields to requests: while
+they arrive, and for a second after, it continues in small calls with pauses between. Alone it answers
+{found["rate"]:,.0f} lines per second.
 
 {table(heads, rows)}
 """
 
 
 def _input(texts: Sequence[str]) -> bytes:
-    """Write the input of a batch, no two lines of which ask for the same."""
+    """Write the input of a batch, in which all lines differ."""
     lines = []
     for number in range(LINES):
         at = number * JOINED % (len(texts) - JOINED)

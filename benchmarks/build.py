@@ -1,4 +1,4 @@
-"""An index from nothing, vectors in hand: Flowbed against chromadb's fastest load."""
+"""An index built from existing vectors: Flowbed against chromadb's fastest load."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from benchmarks.results import Options
 
 ROWS = 100_000
-SPARE = 10_000  # rows that are added later, by other benchmarks
+SPARE = 10_000  # rows that other benchmarks add later
 SWEPT = 10_000
 ADDS = (500, 1_000, 5_000)
 ROUNDS = 2
@@ -23,7 +23,7 @@ PINS = (BENCH.parent / "benchmarks" / "peers.txt").read_text("utf-8")
 
 
 def measure(options: Options) -> dict[str, Any]:
-    """Build both, in turn; what chromadb made is kept for the benchmarks that read it."""
+    """Build both in turn; chromadb's folder is kept for the benchmarks that read it."""
     count, data = options.scaled(ROWS, fewest=2_000), rows(options)
     found: dict[str, list[dict[str, Any]]] = {"Flowbed": [], "chromadb": []}
     with Side("peer_rows", python=PEERS) as peer:
@@ -69,12 +69,12 @@ def section(found: dict[str, Any]) -> str:
         taken = _median(runs)
         lines.append([side, f"{taken:.1f}", f"{found['rows'] / taken:,.0f}", told, f"{memory:,.0f}"])
     sweep = ", ".join(f"{size}: {rate:,.0f} rows/s" for size, rate in found["sweep"].items())
-    return f"""## An index from nothing
+    return f"""## Building an index
 
-{found["rows"]:,} rows of 384 dimensions with documents and metadata, from memory until a reader that opens the store
-anew finds the last of them. Flowbed lays down deltas, records their runs in its ledger, merges them in one commit and
-makes a vector index, all synced to disk. chromadb is loaded the fastest way known: a new collection, `add`, float32
-arrays, one process, as many rows a call as were fastest over {SWEPT:,} ({sweep}).
+{found["rows"]:,} rows of 384 dimensions with documents and metadata, timed from memory until a new reader of the store
+finds the last of them. Flowbed writes deltas, records their runs in its ledger, merges them in one commit and builds a
+vector index, all synced to disk. chromadb is loaded the fastest way known: a new collection, `add`, float32 arrays, one
+process, and the fastest number of rows per call over {SWEPT:,} ({sweep}).
 
 {table(["", "seconds", "rows/s", "of which", "memory, MiB"], lines)}
 
@@ -83,19 +83,19 @@ arrays, one process, as many rows a call as were fastest over {SWEPT:,} ({sweep}
 
 
 def rows(options: Options, *, count: int = ROWS) -> Rows:
-    """Find the rows of this scale, with some to spare."""
+    """Return the rows of this scale, with some to spare."""
     wanted = options.scaled(count, fewest=2_000) + options.scaled(SPARE, fewest=200)
     return rows_of(options.data, wanted, texts=options.scaled(20_000, fewest=600))
 
 
 def chroma_folder(data: Rows, count: int) -> Path:
-    """Name the folder in which chromadb keeps so many of these rows."""
+    """Return the folder in which chromadb keeps this number of rows."""
     pin = next(line for line in PINS.splitlines() if line.startswith("chromadb=="))
     return BENCH / "stores" / f"{pin}-{data.folder.name}-{count}"
 
 
 def chroma(data: Rows, count: int) -> Path:
-    """Find what chromadb made of these rows, or let it be made now."""
+    """Return chromadb's folder for these rows, and build it if necessary."""
     store = chroma_folder(data, count)
     if not (store / "complete").exists():
         with Side("peer_rows", python=PEERS) as side:

@@ -33,11 +33,11 @@ def measure(options: Options) -> dict[str, Any]:
 
 
 def figures(found: dict[str, Any]) -> list[Figure]:
-    """Compare the search with what is exact."""
+    """Compare the search with exact search."""
     searched, _, exact = found["ndcg"].values()
     return [
         Figure(
-            what="nDCG@10 on Cranfield below that of exact cosine",
+            what="nDCG@10 on Cranfield: loss against exact cosine",
             value=exact - searched,
             target=0.005,
             at_most=True,
@@ -51,7 +51,7 @@ def section(found: dict[str, Any]) -> str:
     return f"""## Retrieval on Cranfield
 
 Titles and texts of 1,400 abstracts became {found["chunks"]:,} chunks in {found["seconds"]:.0f} s. A document's score is
-its best chunk's. {found["queries"]} queries, graded judgements, the grade as gain.
+that of its best chunk. {found["queries"]} queries with graded judgements; the grade is the gain.
 
 {table(["ranking", "nDCG@10"], [[what, f"{score:.4f}"] for what, score in found["ndcg"].items()])}
 """

@@ -1,4 +1,4 @@
-"""The local embedder against ONNX Runtime alone, given the same batches as arrays, and sentence-transformers."""
+"""The local embedder against ONNX Runtime alone, fed the same batches as arrays, and sentence-transformers."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from flowbed.embedding.local.batching import Batch
 
 ROUNDS = 5
-BATCHES = (16, 32, 64, 128, 256)  # texts that sentence-transformers is given at once
+BATCHES = (16, 32, 64, 128, 256)  # batch sizes of sentence-transformers
 SWEPT = 2_048, 64  # texts of each kind in the sweep
 LINES, ABSTRACTS = 4_096, 256
 CLS, SEP, PAD = 101, 102, 0  # the special tokens of the model's vocabulary
@@ -38,7 +38,7 @@ WINDOW = 256
 
 @dataclass(frozen=True, kw_only=True)
 class Alone:
-    """ONNX Runtime without Flowbed: the batches that a run would make of texts, ready to be fed."""
+    """ONNX Runtime without Flowbed: the batches that a run would make of texts, ready to feed."""
 
     session: Any
     feeds: list[dict[str, Any]]
@@ -51,7 +51,7 @@ class Alone:
 
 
 def measure(options: Options) -> dict[str, Any]:
-    """Embed lines of receipts and abstracts in turn with all three."""
+    """Embed lines of receipts and abstracts with all three in turn."""
     embedder = open_embedder(MODEL, cache=MODELS, options={})
     asyncio.run(embedder.embed(["the graph is made and loaded now"], purpose="document"))
     kinds = {
@@ -122,7 +122,7 @@ def section(found: dict[str, Any]) -> str:
     return f"""## The local embedder
 
 Texts per second of the embedder as a run calls it (tokenising, sorting, padding, pooling, threads), of ONNX Runtime
-alone, which is handed the same batches as finished arrays, and of sentence-transformers at its fastest batch size
+alone, fed the same batches as finished arrays, and of sentence-transformers at its fastest batch size
 ({sweeps}). Sorted texts, {found["rounds"]} rounds in turn, medians.
 
 {table(heads, lines)}
@@ -136,7 +136,7 @@ def _taken(
     peer: Callable[[], float],
     options: Options,
 ) -> dict[str, list[float]]:
-    """Time all three in turn, so that whatever else the machine does falls on all."""
+    """Time all three in turn, so that other load on the machine affects all."""
     alone.run()
     taken: dict[str, list[float]] = {"Flowbed": [], "alone": [], "sentence-transformers": []}
     for _ in range(options.rounds or ROUNDS):
@@ -153,7 +153,7 @@ def _alone(texts: Sequence[str], embedder: Embedder) -> Alone:
     tokenizer.no_truncation()
     tokenizer.no_padding()
     encoded = tokenizer.encode_batch(list(texts), add_special_tokens=False)
-    # Cut into calls as a run does, so that both see the same batches.
+    # Cut into calls as a run does, so both get the same batches.
     batches: list[Batch] = []
     for start in range(0, len(texts), embedder.items):
         windows = [

@@ -1,4 +1,4 @@
-"""A million chunks that wait: found, claimed, counted, and cut into submissions for a provider's Batch API."""
+"""A million waiting chunks: found, claimed, counted, and cut into submissions for a provider's Batch API."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ CHUNKS = 1_000_000
 
 
 def measure(options: Options) -> dict[str, Any]:
-    """Fetch records, and then find them in a process of its own."""
+    """Fetch records, and then find them in another process."""
     wanted = options.scaled(options.rows or CHUNKS, fewest=2_000)
     folder = options.work / "project"
     folder.mkdir()
@@ -33,17 +33,17 @@ def measure(options: Options) -> dict[str, Any]:
 
 
 def figures(found: dict[str, Any]) -> list[Figure]:
-    """Hold rate and memory against what was set."""
+    """Compare rate and memory with the targets."""
     run = found["found"]
     return [
         Figure(
-            what=f"Finding {run['chunks']:,} chunks that wait, and cutting them into submissions",
+            what=f"Finding {run['chunks']:,} waiting chunks and cutting them into submissions",
             value=run["chunks"] / run["seconds"],
             target=30_000,
             form="{:,.0f} chunks/s",
         ),
         Figure(
-            what="Memory of that",
+            what="Memory of it",
             value=found["memory"] / 1e6,
             target=500,
             at_most=True,
@@ -57,23 +57,23 @@ def section(found: dict[str, Any]) -> str:
     run = found["found"]
     chunks = run["chunks"]
     parts = {
-        "by the clock": run["seconds"],
-        "of cores": run["worked"],
-        "of those, the event loop's": run["own"],
+        "elapsed": run["seconds"],
+        "CPU": run["worked"],
+        "of which the event loop": run["own"],
     }
     lines: list[list[object]] = [
         [what, f"{seconds:,.1f}", f"{seconds / chunks * 1e6:,.1f}", f"{chunks / seconds:,.0f}"]
         for what, seconds in parts.items()
     ]
-    return f"""## Finding what waits
+    return f"""## Finding waiting chunks
 
-{chunks:,} records of JSON Lines, a sentence each, no two alike, were fetched and wait to be embedded. A process that
-has only just begun claims them, reads their texts, makes sure that no vector is at hand and no submission carries them,
-counts tokens, and writes {run["submissions"]} submissions for the Batch API of `openai:text-embedding-3-small`:
-{run["texts"]:,} lines, {run["tokens"]:,} tokens, {found["size"] / 1e6:,.0f} MB. The ledger is SQLite's. Where the
-machine is busy, the seconds of cores tell more than the clock's.
+{chunks:,} records of JSON Lines, a distinct sentence each, were fetched and wait to be embedded. A new process claims
+them, reads their texts, checks that no vector exists and no submission carries them, counts tokens, and writes
+{run["submissions"]} submissions for the Batch API of `openai:text-embedding-3-small`: {run["texts"]:,} lines,
+{run["tokens"]:,} tokens, {found["size"] / 1e6:,.0f} MB. The ledger is SQLite. On a busy machine, CPU seconds say more
+than elapsed time.
 
-{table(["", "seconds", "µs a chunk", "chunks/s"], lines)}
+{table(["", "seconds", "µs per chunk", "chunks/s"], lines)}
 
-The process held {found["memory"] / 1e6:,.0f} MB at most.
+Peak memory of the process: {found["memory"] / 1e6:,.0f} MB.
 """

@@ -1,4 +1,4 @@
-"""How many rows a second a ledger takes, in SQLite and on Postgres: `python -m benchmarks.ledger [ROWS]`."""
+"""Rows per second of a ledger, in SQLite and on Postgres: `python -m benchmarks.ledger [ROWS]`."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from flowbed.ledger import Ledger
 
 ROWS, ROUNDS = 200_000, 3
-PAGE = 2_000  # chunks of one swap, as a fetch has them
+PAGE = 2_000  # chunks of one swap, as in a fetch
 RUN = 8_192  # chunks of one claim and one run
 
 
@@ -35,7 +35,7 @@ class Seconds:
 
     @contextmanager
     def step(self, name: str) -> Iterator[None]:
-        """Add what is done within to a step."""
+        """Add the time of the block to a step."""
         began = time.perf_counter()
         yield
         self.of[name] = self.of.get(name, 0.0) + time.perf_counter() - began
@@ -59,7 +59,7 @@ def page(start: int) -> tuple[list[DocumentRow], list[ChunkRow]]:
 
 
 async def measure(ledger: Ledger, rows: int) -> dict[str, float]:
-    """Take chunks all the way, and then change each; return the seconds of each step."""
+    """Take chunks through all steps, and then change each; return the seconds of each step."""
     seconds = Seconds()
     cursor = Cursor(source="s")
     for start in range(0, rows, PAGE):
@@ -100,7 +100,7 @@ async def measure(ledger: Ledger, rows: int) -> dict[str, float]:
 
 
 def require(done: bool) -> None:
-    """Stop where what was measured was not done."""
+    """Stop if a measured step did not do its work."""
     if not done:
         raise SystemExit("the ledger did not do what it was asked to")
 

@@ -1,4 +1,4 @@
-"""How much of a provider's rate limit is used, and how often it is passed, with more to embed than it allows."""
+"""How much of a provider's rate limit is used, and how often it is exceeded, with more work than it allows."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ CALLERS = 32  # in all processes together
 
 @dataclass(frozen=True, kw_only=True)
 class Case:
-    """One way to meet a limit; `rates` are per minute, `burst` is what the provider allows at once, in seconds."""
+    """One situation; `rates` are per minute, `burst` is what the provider allows at once, in seconds."""
 
     what: str
     rates: Mapping[str, int]
@@ -52,7 +52,7 @@ UNLIMITED = "unlimited"
 
 
 def measure(options: Options) -> dict[str, Any]:
-    """Meet each limit in turn."""
+    """Measure each case in turn."""
     seconds = SECONDS * options.scale
     return {
         "seconds": seconds,
@@ -62,17 +62,17 @@ def measure(options: Options) -> dict[str, Any]:
 
 
 def figures(found: dict[str, Any]) -> list[Figure]:
-    """Tell the worst of all cases that keep to limits."""
+    """Return the worst of all cases that obey limits."""
     kept = [case for name, case in found["cases"].items() if name != UNLIMITED]
     return [
         Figure(
-            what="Of a provider's rate limit, used (the worst of six cases)",
+            what="Share of a provider's rate limit used (the worst of six cases)",
             value=100 * min(case["used"] for case in kept),
             target=95,
             form="{:.1f} %",
         ),
         Figure(
-            what="Of a provider's answers, 429 (the worst of six cases)",
+            what="Share of answers with 429 (the worst of six cases)",
             value=100 * max(case["refused"] for case in kept),
             target=1,
             at_most=True,
@@ -96,12 +96,12 @@ def section(found: dict[str, Any]) -> str:
     ]
     return f"""## Rate limits
 
-A simulator in a process of its own enforces a limit per minute on the clock; {found["callers"]} callers with more to
-embed than it allows ask for {found["seconds"]:.0f} s. *Used* is what the simulator answered, of what the limit allows
-in that time; a key that was quiet has half a second more. Without keeping to limits, callers wait as long as each
-refusal says; the simulator lets a key that was quiet send a minute's worth at once, which is what is used above 100 %.
+A simulator in another process enforces a limit per minute; {found["callers"]} callers with more to embed than it allows
+send requests for {found["seconds"]:.0f} s. *Used* is what the simulator answered, as a share of what the limit allows
+in that time; an idle key has half a second more. Without rate limiting, callers wait as long as each refusal says; the
+simulator lets an idle key send a minute's worth at once, which is the use above 100 %.
 
-{table(["limit", "a minute", "answers", "used", "429"], lines)}
+{table(["limit", "per minute", "answers", "used", "429"], lines)}
 """
 
 
@@ -112,7 +112,7 @@ def _case(case: Case, seconds: float) -> dict[str, Any]:
         redis = stack.enter_context(RedisServer()).url if case.processes > 1 else ""
         sides = [stack.enter_context(Side("limited")) for _ in range(case.processes)]
         for side in sides:
-            side.ask("ready")  # so that all begin at once
+            side.ask("ready")  # so that all start at once
         vendor = VENDORS[case.vendor]
         asked = {
             "model": vendor.model,

@@ -1,4 +1,4 @@
-"""A server under comparison, in a process of its own on a free port of this machine, its memory watched."""
+"""A server under comparison, in its own process on a free port of this machine, with its memory sampled."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ STARTING = 300.0  # seconds: models are loaded, and packages imported for the fi
 
 
 class Listening:
-    """One server; `command` has {port} where the port belongs. Closing it ends the process."""
+    """One server; `command` contains {port} for the port. Closing it ends the process."""
 
     def __init__(
         self,
@@ -29,7 +29,7 @@ class Listening:
         ready: str = "/",
         environment: Mapping[str, str] | None = None,
     ) -> None:
-        """Start it, and wait until it answers at `ready`; what it prints is kept in .bench/logs."""
+        """Start it, and wait until it answers at `ready`; its output is kept in .bench/logs."""
         logs = BENCH / "logs"
         logs.mkdir(parents=True, exist_ok=True)
         port = _free_port()
@@ -47,7 +47,7 @@ class Listening:
         self._wait(self.url + ready)
 
     def __enter__(self) -> Self:
-        """Use the server as a context."""
+        """Return itself."""
         return self
 
     def __exit__(self, *_: object) -> None:

@@ -1,4 +1,4 @@
-"""What the measurements were made on, and what else it was doing meanwhile."""
+"""The machine of the measurements, and other load on it."""
 
 from __future__ import annotations
 
@@ -19,13 +19,13 @@ from flowbed.embedding.local.cores import usable_cores
 PACKAGES = ("flowbed", "pylance", "onnxruntime", "tokenizers", "numpy", "pyarrow")
 PEERS = ("chromadb", "sentence-transformers", "torch")
 PINS = Path(__file__).parent / "peers.txt"
-# Other processes that keep this much of a core busy are seen in the figures.
+# Other processes that use more of a core than this affect the figures.
 BUSY = 0.25
 
 
 @dataclass(frozen=True, kw_only=True)
 class Load:
-    """The load average during a measurement, and the cores that others kept busy: other processes, other machines."""
+    """The load average during a measurement, and the cores that others used (processes, virtual machines)."""
 
     mean: float
     most: float
@@ -33,37 +33,37 @@ class Load:
 
     @property
     def busy(self) -> bool:
-        """Whether others took part in the figures."""
+        """Whether other load affected the figures."""
         return self.others > BUSY
 
     def __str__(self) -> str:
-        """Say it in a line."""
+        """Describe it in a line."""
         told = f"load average {self.mean:.1f}, at most {self.most:.1f}; others used {max(0, self.others):.2f} cores"
         return f"{told}: **the machine was busy**" if self.busy else told
 
 
 class Watch:
-    """Watches the machine until it is asked for the load."""
+    """Samples the machine's load until it is asked for it."""
 
     def __init__(self) -> None:
-        """Note where the counters stand."""
+        """Read the counters."""
         self._began, self._all, self._own = time.monotonic(), _all_seconds(), _own_seconds()
         self._seen = [load()]
         self._ended = threading.Event()
         self._thread = threading.Thread(target=self._look, daemon=True)
 
     def __enter__(self) -> Self:
-        """Begin to look at the load average."""
+        """Start sampling the load average."""
         self._thread.start()
         return self
 
     def __exit__(self, *_: object) -> None:
-        """Look no more."""
+        """Stop sampling."""
         self._ended.set()
         self._thread.join()
 
     def load(self) -> Load:
-        """Tell what was seen; all processes that were started here have to have ended."""
+        """Return the load; all processes started by the benchmark must have ended."""
         wall = time.monotonic() - self._began
         others = (_all_seconds() - self._all) - (_own_seconds() - self._own)
         return Load(mean=statistics.mean(self._seen), most=max(self._seen), others=others / wall)
@@ -74,7 +74,7 @@ class Watch:
 
 
 def described() -> list[str]:
-    """Describe processor, memory, system and versions."""
+    """Describe CPU, memory, system and versions."""
     memory = f"{psutil.virtual_memory().total / 2**30:.0f} GiB of memory"
     system = f"{platform.system()} {platform.machine()}, Python {platform.python_version()}"
     pins = dict(line.split("==") for line in PINS.read_text("utf-8").split())
@@ -87,7 +87,7 @@ def described() -> list[str]:
 
 
 def processor() -> str:
-    """Name the processor, with the extensions that decide how fast a model runs."""
+    """Name the CPU, with the extensions that decide how fast a model runs."""
     try:
         told = Path("/proc/cpuinfo").read_text(encoding="utf-8")
     except OSError:
@@ -101,16 +101,16 @@ def processor() -> str:
 
 
 def load() -> float:
-    """Tell how many processes wanted a core in the last minute, ours among them."""
+    """Return how many processes wanted a core in the last minute, including ours."""
     return os.getloadavg()[0]
 
 
 def _all_seconds() -> float:
-    """Count the seconds that cores were busy, for whomever; `steal` is time that went to other machines."""
+    """Return the seconds that cores were busy for any process; `steal` is time used by other virtual machines."""
     spent = psutil.cpu_times()
     return sum(getattr(spent, name, 0.0) for name in ("user", "system", "irq", "softirq", "steal"))
 
 
 def _own_seconds() -> float:
-    """Count the seconds that this process and those it started, and that have ended, kept a core busy."""
+    """Return the CPU seconds of this process and of its children that have ended."""
     return sum(os.times()[:4])

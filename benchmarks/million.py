@@ -1,4 +1,4 @@
-"""A million records: memory, a rate that holds, and a second run that finds nothing to do."""
+"""A million records: memory, a constant rate, and a second run that finds nothing to do."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ ROWS_384 = 250_000
 
 
 def measure(options: Options) -> dict[str, Any]:
-    """Index records with vectors of 64 and of 384 dimensions; run again, untouched, and with the file written anew."""
+    """Index records with vectors of 64 and of 384 dimensions; run again, unchanged, and with the file rewritten."""
     found = {}
     for dimensions, count in ((64, options.rows or ROWS), (384, options.rows_384 or ROWS_384)):
         wanted = options.scaled(count, fewest=2_000)
@@ -31,10 +31,10 @@ def measure(options: Options) -> dict[str, Any]:
         folder = options.work / f"bed-{dimensions}"
         runs = {"first": _run(folder, file, dimensions)}
         if dimensions == 64:
-            runs["untouched"] = _run(folder, file, dimensions)
+            runs["unchanged"] = _run(folder, file, dimensions)
             shutil.copyfile(file, file.with_suffix(".new"))
             file.with_suffix(".new").replace(file)
-            runs["written anew"] = _run(folder, file, dimensions)
+            runs["rewritten"] = _run(folder, file, dimensions)
         size = sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
         found[str(dimensions)] = {"rows": wanted, "runs": runs, "size": size, "file": file.stat().st_size}
         shutil.rmtree(folder)
@@ -42,9 +42,9 @@ def measure(options: Options) -> dict[str, Any]:
 
 
 def figures(found: dict[str, Any]) -> list[Figure]:
-    """Hold the million of 64 dimensions against its limits."""
+    """Compare the million of 64 dimensions with its targets."""
     small = found["found"]["64"]
-    first, again = small["runs"]["first"], small["runs"]["written anew"]
+    first, again = small["runs"]["first"], small["runs"]["rewritten"]
     rows = small["rows"]
     return [
         Figure(
@@ -55,19 +55,19 @@ def figures(found: dict[str, Any]) -> list[Figure]:
             form="{:.2f} GB",
         ),
         Figure(
-            what="Rate of the last tenth against the first, compaction apart",
+            what="Rate of the last tenth against the first, without compaction",
             value=_held(first),
             target=0.8,
             form="{:.2f}",
         ),
         Figure(
-            what="Running again, every record read and none changed",
+            what="Running again, with every record read and none changed",
             value=rows / again["seconds"],
             target=30_000,
             form="{:,.0f} rows/s",
         ),
         Figure(
-            what="Texts embedded by that",
+            what="Texts embedded by it",
             value=again["report"]["embedded"],
             target=0,
             at_most=True,
@@ -101,23 +101,23 @@ def section(found: dict[str, Any]) -> str:
     heads = ["", "seconds", "of which compaction", "rows/s", "memory, MB", "embedded"]
     return f"""## A million records
 
-Records of JSON Lines, a sentence each, no two alike; their vectors are made from the text (`seeded:64`), so that it is
-Flowbed that is measured and no model. Fetching, chunking, ledger, embedding, commits, vector index and compaction run
-in one process tree, whose resident memory is counted together. "Untouched" runs again over the same file;
-"written anew" over a copy in its place, so that every record is read and compared.
+Records of JSON Lines, a distinct sentence each. Their vectors are computed from the text (`seeded:64`), so this
+measures Flowbed and not a model. Fetching, chunking, ledger, embedding, commits, vector index and compaction run in one process
+tree, whose resident memory is counted together. "Unchanged" runs again over the same file; "rewritten" over a copy in
+its place, so that every record is read and compared.
 
 {table(heads, lines)}
 
-Rows a second in each tenth of a run, compaction apart; the figure above is the lower ratio of the stages:
+Rows per second in each tenth of a run, without compaction; the figure above is the lowest ratio of the stages:
 
 {table(["stage", *(str(tenth) for tenth in range(1, 11))], rates)}
 
-On disk, deltas and cache included: {sizes}.
+On disk, including deltas and cache: {sizes}.
 """
 
 
 def _held(run: dict[str, Any]) -> float:
-    """Take the lower ratio of last to first tenth among the stages."""
+    """Return the lowest ratio of last to first tenth among the stages."""
     return min(tenths[-1] / tenths[0] for tenths in run["tenths"].values() if tenths)
 
 
@@ -130,7 +130,7 @@ def _run(folder: Path, file: Path, dimensions: int) -> dict[str, Any]:
 
 
 def write_records(file: Path, count: int, options: Options) -> None:
-    """Write records: sentences of the test data, each with its number behind it."""
+    """Write records: sentences of the test data, each followed by its number."""
     data = rows_of(options.data, 2_000, texts=600)
     texts = json.loads((data.folder / "texts.json").read_text("utf-8"))
     chosen = np.random.default_rng(5).integers(0, len(texts), count)

@@ -1,4 +1,4 @@
-"""docs/benchmarks.md, written from the newest findings of each benchmark."""
+"""docs/benchmarks.md, written from the newest results of each benchmark."""
 
 from __future__ import annotations
 
@@ -43,9 +43,9 @@ BENCHMARKS: dict[str, ModuleType] = {
 
 
 HEAD = """\
-Written by `make bench` from the newest findings of each benchmark; `make bench ONLY=search` measures one anew. Figures
-are medians unless they say otherwise. What is compared was run in turn, each side in processes of its own, the peers at
-the best settings that were found in the same run.
+Written by `make bench` from the newest results of each benchmark; `make bench ONLY=search` measures one again. Figures
+are medians unless stated otherwise. Both sides of a comparison ran in turn, in separate processes, the peers with the
+best settings found in the same run.
 """
 
 
@@ -60,7 +60,7 @@ def write_page(results: Path, docs: Path) -> str:
     parts = [
         "# Benchmarks\n",
         HEAD,
-        "\n".join(["| figure | measured | to reach | |", "| --- | ---: | ---: | --- |", *figures, ""]),
+        "\n".join(["| figure | measured | target | |", "| --- | ---: | ---: | --- |", *figures, ""]),
     ]
     if missing:
         parts.append(f"Not measured yet: {', '.join(missing)}.\n")

@@ -1,4 +1,4 @@
-"""A side of a comparison in a process of its own, asked over pipes, its memory watched."""
+"""One side of a comparison in its own process, controlled over pipes, with its memory sampled."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 ROOT = Path(__file__).resolve().parent.parent
 BENCH = ROOT / ".bench"
 PEERS = BENCH / "peers" / "chroma" / "bin" / "python"
-SAMPLED = 0.05  # seconds between two looks at the memory
+SAMPLED = 0.05  # seconds between memory samples
 
 
 class Side:
@@ -26,7 +26,7 @@ class Side:
     def __init__(
         self, module: str, *, python: Path | str = sys.executable, options: Sequence[str] = ()
     ) -> None:
-        """Start it; what it prints for people is kept in .bench/logs."""
+        """Start it; its human-readable output is kept in .bench/logs."""
         if not Path(python).exists():
             raise FileNotFoundError(f"{python} is missing: `make peers` installs what is compared")
         logs = BENCH / "logs"
@@ -43,15 +43,15 @@ class Side:
         self.memory = Memory(self._process.pid)
 
     def __enter__(self) -> Self:
-        """Use the process as a context."""
+        """Return itself."""
         return self
 
     def __exit__(self, *_: object) -> None:
         """End the process."""
         self.close()
 
-    def ask(self, what: str, **details: Any) -> Any:  # whatever JSON can hold
-        """Ask one question and wait for its answer.
+    def ask(self, what: str, **details: Any) -> Any:  # any JSON value
+        """Send one question and wait for its answer.
 
         Raises:
             RuntimeError: with the other process's traceback.
@@ -84,10 +84,10 @@ class Side:
 
 
 class Memory:
-    """The most memory that a process and all its descendants have held at once, in bytes resident."""
+    """The peak resident memory of a process and all its descendants together, in bytes."""
 
     def __init__(self, process: int) -> None:
-        """Look at it until stopped, 20 times a second."""
+        """Sample it until stopped, 20 times a second."""
         self.peak = 0
         self._process = psutil.Process(process)
         self._ended = threading.Event()
@@ -95,11 +95,11 @@ class Memory:
         self._thread.start()
 
     def reset(self) -> None:
-        """Forget what was held before now."""
+        """Reset the peak."""
         self.peak = 0
 
     def stop(self) -> None:
-        """Look no more."""
+        """Stop sampling."""
         self._ended.set()
         self._thread.join()
 
@@ -110,5 +110,5 @@ class Memory:
                 for each in (self._process, *self._process.children(recursive=True)):
                     held += each.memory_info().rss
             except psutil.NoSuchProcess:
-                continue  # a child has ended meanwhile; the next look counts the others
+                continue  # a child has just ended; the next sample counts the others
             self.peak = max(self.peak, held)

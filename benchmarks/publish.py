@@ -1,4 +1,4 @@
-"""Changed rows published into an index that is there: Flowbed's commit against copying a Chroma directory."""
+"""Changed rows published into an existing index: Flowbed's commit against copying a Chroma directory."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ ROUNDS = 7
 
 
 def measure(options: Options) -> dict[str, Any]:
-    """Publish at every size, the two in turn where both are measured."""
+    """Publish at every size, in turn where both are measured."""
     changed = options.scaled(CHANGED, fewest=50)
     data = build.rows(options, count=ROWS[-1])
     best, sweep = _sweep(options, changed, build.rows(options))
@@ -38,7 +38,7 @@ def measure(options: Options) -> dict[str, Any]:
 
 
 def _size(options: Options, data: Rows, size: int, best: int, changed: int) -> dict[str, Any]:
-    """Publish in turn; a process of its own opens what was built, so that its memory is that of publishing."""
+    """Publish in turn; another process opens what was built, so that its memory is that of publishing."""
     count = options.scaled(size, fewest=500)
     ours: list[dict[str, Any]] = []
     theirs: list[dict[str, Any]] = []
@@ -53,7 +53,7 @@ def _size(options: Options, data: Rows, size: int, best: int, changed: int) -> d
             run = side.ask("publish", count=count, changed=changed, edition=turn + 1)
             run["reader"] = reader.ask("look", row=run.pop("row"), edition=turn + 1)
             run["seconds"] += run["reader"]
-            ours += [run] if turn else []  # the first opens files
+            ours += [run] if turn else []  # the first one opens files
             if store is not None and turn < 4:
                 with Side("peer_rows", python=PEERS) as peer:
                     asked = {"store": store, "rows": small.folder, "work": options.work, "count": count}
@@ -81,7 +81,7 @@ def figures(found: dict[str, Any]) -> list[Figure]:
             target=20,
         ),
         Figure(
-            what="Bytes written by that",
+            what="Bytes written by it",
             value=max(ours["files"], ours["written"]) / 1e6,
             target=5,
             at_most=True,
@@ -127,18 +127,17 @@ def section(found: dict[str, Any]) -> str:
             names = ("copy", "upsert", "copy back", "reader")
             copied = ", ".join(f"{name} {theirs[name] * 1e3:,.0f}" for name in names)
         details.append([f"{each['rows']:,}", parts, copied])
-    heads = ["rows", "Flowbed, ms", "MB written", "MiB held", "copying Chroma, ms", "MB written", "MiB held"]
+    heads = ["rows", "Flowbed, ms", "MB written", "MiB", "copying Chroma, ms", "MB written", "MiB"]
     sweep = ", ".join(f"{size}: {seconds:.2f} s" for size, seconds in found["sweep"].items())
     return f"""## Publishing what changed
 
-{found["changed"]:,} rows, chosen at random, have a new vector and document, and are in hand. Flowbed lays down a delta,
-records its run, merges it and marks its chunks; chromadb's directory is copied, the rows are upserted ({sweep} for so
-many rows a call) and it is copied back. Both end when a reader that opens the store anew finds one of the rows;
-Flowbed's is another process. Flowbed syncs what it writes to disk, the copies are not synced. Bytes are those of new
-and changed files, or all that went through write calls where that is more; memory is that of a process that does
-nothing but publish.
+{found["changed"]:,} random rows have a new vector and document, which already exist. Flowbed writes a delta, records
+its run, merges it and marks its chunks. chromadb's directory is copied, the rows are upserted ({sweep} by rows per call),
+and it is copied back. Both end when a new reader of the store finds one of the rows; Flowbed's reader is another
+process. Flowbed syncs what it writes to disk; the copies are not synced. Bytes are those of new and changed files, or
+of all write calls if that is more. Memory is that of a process that only publishes.
 
-![Time of publishing against the rows that are there](cost.svg)
+![Time of publishing against the number of rows](cost.svg)
 
 {table(heads, lines)}
 
@@ -154,7 +153,7 @@ def curve(found: dict[str, Any], side: str) -> list[tuple[float, float]]:
 
 
 def _sweep(options: Options, changed: int, data: Rows) -> tuple[int, dict[int, float]]:
-    """Find chromadb's best number of rows in an upsert."""
+    """Return chromadb's best number of rows per upsert."""
     count = options.scaled(COPIED[0], fewest=500)
     store = build.chroma(data, count)
     sweep = {}

@@ -1,4 +1,4 @@
-"""Receipts from the file to answers, with and without duplicates, against sentence-transformers and chromadb."""
+"""Receipts from file to answers, with and without duplicates, against sentence-transformers and chromadb."""
 
 from __future__ import annotations
 
@@ -20,14 +20,14 @@ if TYPE_CHECKING:
 
     from benchmarks.results import Options
 
-BATCHES = (16, 32, 64, 128, 256)  # texts that sentence-transformers is given at once
-ADDS = (1_000, 5_000)  # rows in one `add`; chromadb takes at most 5,461
+BATCHES = (16, 32, 64, 128, 256)  # batch sizes of sentence-transformers
+ADDS = (1_000, 5_000)  # rows per `add`; chromadb takes at most 5,461
 SAMPLE = 3_000
 ROUNDS = 2
 
 
 def measure(options: Options) -> dict[str, Any]:
-    """Measure both over the receipts as they are, and over the same receipts with all texts made distinct."""
+    """Measure both on the receipts as they are, and on the same receipts with all texts made distinct."""
     whole = options.data / "receipts.jsonl"
     count = options.scaled(len(whole.read_text("utf-8").splitlines()), fewest=4)
     given, distinct = options.work / "given.jsonl", options.work / "distinct.jsonl"
@@ -51,7 +51,7 @@ def measure(options: Options) -> dict[str, Any]:
             asked = {"folder": model, "file": file, "store": store, "dedup": dedup, **best}
             _keep(found, what, side, side.ask("receipts", **asked))
 
-    # In turn, so that whatever else the machine does falls on both.
+    # In turn, so that other load on the machine affects both.
     for turn in range(options.rounds or ROUNDS):
         flowbed("flowbed", given)
         if turn < 1:  # the peer takes minutes
@@ -111,25 +111,25 @@ def section(found: dict[str, Any]) -> str:
     )
     return f"""## Receipts, from the file to answers
 
-{found["receipts"]:,} receipts become {run["rows"]:,} lines and words with ids, texts and metadata in two collections,
-from a JSON Lines file until a reader that opens the store anew finds the last of them. Each run is a process of its own
-with the model loaded; there is no cache and no store before. Flowbed keeps its ledger and syncs every file it writes to
-disk; the peers do neither. Many texts occur twice: Flowbed embeds {run["embedded"]:,} of them. Where all texts are
-distinct, a text that occurred before has a number behind it ("TOTAL", "TOTAL 2"), in the file that both read.
+{found["receipts"]:,} receipts become {run["rows"]:,} lines and words with ids, texts and metadata in two collections.
+Timed from reading a JSON Lines file until a new reader of the store finds the last of them. Each run is a new process
+with the model loaded, without a cache or a store. Flowbed keeps its ledger and syncs every file it writes to disk; the
+peers do neither. Many texts are duplicates: Flowbed embeds {run["embedded"]:,} of them. Where all texts are distinct,
+repeated texts have a number appended ("TOTAL", "TOTAL 2"), in the file that both read.
 
 {table(["", "texts embedded", "seconds, median", "all runs", "of which", "memory, MiB"], rows)}
 
-The peers' settings are the fastest of: {sweep}. Taken were batches of {found["best"]["batch_size"]} texts and
+The peers' settings are the fastest of: {sweep}. Used were batches of {found["best"]["batch_size"]} texts and
 {found["best"]["add_size"]:,} rows.
 
-From the command line, in a new project, `flowbed run` takes {command["cold"]:.1f} s, process and model started; again,
-with nothing changed, {command["again"]:.2f} s for {command["embedded_again"]} texts embedded. `flowbed --help` takes
-{command["help"]:.2f} s.
+On the command line, in a new project, `flowbed run` takes {command["cold"]:.1f} s, including the start of process and
+model; again, with no changes, {command["again"]:.2f} s for {command["embedded_again"]} texts embedded. `flowbed --help`
+takes {command["help"]:.2f} s.
 """
 
 
 def make_distinct(lines: list[str]) -> list[str]:
-    """Put a number behind every text of receipts that occurred before."""
+    """Append a number to every text of receipts that occurred before."""
     seen: dict[str, int] = {}
     taken: set[str] = set()
 
@@ -152,7 +152,7 @@ def make_distinct(lines: list[str]) -> list[str]:
 
 
 def command(project: Path, *arguments: str) -> tuple[float, dict[str, Any]]:
-    """Run one command of Flowbed in a process of its own; return its seconds and the last line it printed."""
+    """Run one Flowbed command in its own process; return its seconds and the last line it printed."""
     began = time.perf_counter()
     done = subprocess.run(
         [sys.executable, "-m", "flowbed", *arguments, "--json"],
@@ -192,7 +192,7 @@ def _head(file: Path, count: int) -> list[str]:
 def _sweep(
     peer: Side, model: str, file: Path, options: Options
 ) -> tuple[dict[str, int], dict[str, dict[int, float]]]:
-    """Find the peers' best batch sizes: over a sample of the texts, and over some of the receipts."""
+    """Find the peers' best batch sizes: on a sample of the texts, and on some of the receipts."""
     texts = []
     for receipt in map(json.loads, file.read_text("utf-8").splitlines()):
         for line in receipt["lines"]:
@@ -221,6 +221,6 @@ def _keep(found: dict[str, list[dict[str, Any]]], what: str, side: Side, run: di
 
 
 def _median(runs: list[dict[str, Any]]) -> dict[str, Any]:
-    """Take the run of the median time; the time itself is the median of all."""
+    """Return the run with the median time; the time itself is the median of all."""
     middle = sorted(runs, key=lambda run: run["seconds"])[len(runs) // 2]
     return {**middle, "seconds": statistics.median(run["seconds"] for run in runs)}

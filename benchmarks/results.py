@@ -1,4 +1,4 @@
-"""What a benchmark found, kept as JSON, so that the page can be written from the newest of each."""
+"""Results of a benchmark, stored as JSON, so that the page can be written from the newest of each."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, kw_only=True)
 class Options:
-    """What a benchmark is asked to do: `scale` 1 is the published size, `work` an empty folder on a real disk."""
+    """What a benchmark should do: `scale` 1 is the published size, `work` an empty folder on a real disk."""
 
     data: Path
     work: Path
@@ -30,7 +30,7 @@ class Options:
 
 @dataclass(frozen=True, kw_only=True)
 class Figure:
-    """One figure that is to be reached: `form` shows a number, such as `{:.1f}x`."""
+    """One figure with a target: `form` formats a number, such as `{:.1f}x`."""
 
     what: str
     value: float
@@ -40,20 +40,20 @@ class Figure:
 
     @property
     def reached(self) -> bool:
-        """Whether it is reached."""
+        """Whether the target is met."""
         return self.value <= self.target if self.at_most else self.value >= self.target
 
     @property
     def line(self) -> str:
-        """Write it as a line of a table."""
+        """Format it as a line of a table."""
         aim = f"{'at most' if self.at_most else 'at least'} {self.form.format(self.target)}"
-        told = "reached" if self.reached else "**not reached**"
-        return f"| {self.what} | {self.form.format(self.value)} | {aim} | {told} |"
+        met = "met" if self.reached else "**missed**"
+        return f"| {self.what} | {self.form.format(self.value)} | {aim} | {met} |"
 
 
 @dataclass(frozen=True, kw_only=True)
 class Result:
-    """One benchmark's findings, and what they were made with."""
+    """One benchmark's results, and what they were measured with."""
 
     name: str
     command: str
@@ -64,14 +64,14 @@ class Result:
     found: dict[str, Any]
 
     def write(self, folder: Path) -> None:
-        """Keep it, in the place of the one before."""
+        """Store it, replacing the previous one."""
         folder.mkdir(parents=True, exist_ok=True)
         text = json.dumps(asdict(self), indent=1)
         (folder / f"{self.name}.json").write_text(text, encoding="utf-8")
 
 
 def read_result(folder: Path, name: str) -> Result | None:
-    """Read the newest findings of a benchmark; None where it was never run."""
+    """Return the newest results of a benchmark; None if it was never run."""
     path = folder / f"{name}.json"
     if not path.exists():
         return None

@@ -1,4 +1,4 @@
-"""Search quality on Cranfield: what search finds, against exact cosine over the very vectors that the index holds."""
+"""Search quality on Cranfield: search results against exact cosine similarity over the vectors in the index."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ COLLECTION = "corpus"
 
 @dataclass(frozen=True, kw_only=True)
 class Judged:
-    """Queries by id, and for each the grade of every document that was judged for it."""
+    """Queries by id, and for each the grade of every judged document."""
 
     queries: Mapping[str, str]
     grades: Mapping[str, Mapping[str, int]]
@@ -54,7 +54,7 @@ class Rankings:
 
 
 def read_judged(folder: Path) -> Judged:
-    """Read `queries.jsonl` and `qrels.tsv`; queries for which no document is of use cannot be scored."""
+    """Read `queries.jsonl` and `qrels.tsv`; queries without a relevant document cannot be scored."""
     grades: dict[str, dict[str, int]] = defaultdict(dict)
     with (folder / "qrels.tsv").open(encoding="utf-8", newline="") as file:
         for row in csv.DictReader(file, delimiter="\t"):
@@ -68,7 +68,7 @@ def read_judged(folder: Path) -> Judged:
 
 
 def ndcg(ranking: Sequence[str], grades: Mapping[str, int]) -> float:
-    """Score one ranking; a document that nobody judged counts as of no use."""
+    """Score one ranking; an unjudged document counts as irrelevant."""
     discounts = [1 / math.log2(place + 2) for place in range(DEPTH)]
     gained = sum(
         grades.get(name, 0) * discount for name, discount in zip(ranking[:DEPTH], discounts, strict=False)
@@ -78,7 +78,7 @@ def ndcg(ranking: Sequence[str], grades: Mapping[str, int]) -> float:
 
 
 async def build(project: Path, corpus: Path) -> int:
-    """Index a corpus, titles and texts, as a user would; return how many chunks it became."""
+    """Index a corpus, titles and texts, as a user would; return its number of chunks."""
     async with await flowbed.aopen(project) as bed:
         await bed.add(COLLECTION, kind="jsonl", location=corpus)
         return (await bed.run()).chunks
@@ -110,7 +110,7 @@ async def query_vectors(project: Path, texts: Sequence[str]) -> NDArray[np.float
 
 
 async def through_index(project: Path, queries: Mapping[str, NDArray[np.float32]]) -> dict[str, list[str]]:
-    """Rank through the vector index, however few the rows."""
+    """Rank through the vector index, even with few rows."""
     datasets, live = await _opened(project)
     found = {}
     for name, vector in queries.items():
@@ -120,7 +120,7 @@ async def through_index(project: Path, queries: Mapping[str, NDArray[np.float32]
 
 
 async def stored(project: Path) -> tuple[NDArray[np.float32], list[str]]:
-    """Read every vector that the index holds, and the document that each is of."""
+    """Return every vector in the index, and the document of each."""
     datasets, live = await _opened(project)
     dataset = await datasets.open(live)
     if dataset is None:

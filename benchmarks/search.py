@@ -24,12 +24,12 @@ if TYPE_CHECKING:
     from benchmarks.results import Options
     from benchmarks.vectors import Rows
 
-BLOCK = 20  # queries that one side answers before it is the other's turn
-WARM = 100  # queries that open files and fill caches, and are not counted
+BLOCK = 20  # queries of one side before the other takes its turn
+WARM = 100  # uncounted queries that open files and fill caches
 SWEPT = 200  # queries for each setting of chromadb
-LOOKS = (20, 50, 100, 200, 400)  # chromadb's ef_search; 100 is what it comes with
+LOOKS = (20, 50, 100, 200, 400)  # chromadb's ef_search; 100 is its default
 WANTED = 0.98  # recall@10
-COMMITS = 10  # in which the unindexed rows arrive
+COMMITS = 10  # commits in which the unindexed rows arrive
 COLD = 9
 WHERES: dict[str, dict[str, Any]] = {
     "1 % of the rows": {"bucket": 7},
@@ -39,7 +39,7 @@ WHERES: dict[str, dict[str, Any]] = {
 
 
 def measure(options: Options) -> dict[str, Any]:
-    """Build both, then ask both the same queries, block by block in turn."""
+    """Build both, then send both the same queries, alternating by block."""
     data, count = build.rows(options), options.scaled(build.ROWS, fewest=2_000)
     bed, chroma = options.work / "bed", options.work / "chroma"
     with Side("flowbed_rows") as side:
@@ -80,7 +80,7 @@ def measure(options: Options) -> dict[str, Any]:
 
 
 def figures(found: dict[str, Any]) -> list[Figure]:
-    """Compare medians, and say what was found of what there is."""
+    """Compare medians and recall."""
     plain, cold = found["found"]["no filter"], found["cold"]
     told = [
         Figure(
@@ -90,7 +90,7 @@ def figures(found: dict[str, Any]) -> list[Figure]:
             at_most=True,
             form="{:.2f}x",
         ),
-        _recall("Recall@10 of that", plain),
+        _recall("Recall@10 of it", plain),
     ]
     told += [_recall(f"Recall@10, a filter for {what}", found["found"][what]) for what in WHERES]
     told.append(
@@ -127,17 +127,17 @@ def section(found: dict[str, Any]) -> str:
     memory = ", ".join(f"{side} {held / 2**20:,.0f} MiB" for side, held in found["memory"].items())
     return f"""## Search
 
-{found["rows"]:,} rows of 384 dimensions. A vector goes in, and the ten nearest rows come out with id, document and
-metadata, warm, {found["queries"]:,} queries in blocks of {BLOCK}, in turn with chromadb in another process. Recall@10
-is judged by distance: a row as near as the tenth nearest counts. chromadb's `ef_search` is the fastest that finds
-{WANTED:.0%} ({sweep}): {found["ef"]}. By text, the query is embedded on the way, by Flowbed's local model and by
-sentence-transformers. The {found["spare"]:,} unindexed rows came in {COMMITS} commits after the vector index was made.
+{found["rows"]:,} rows of 384 dimensions. Searches by vector return the ten nearest rows with id, document and metadata;
+warm, {found["queries"]:,} queries in blocks of {BLOCK}, alternating with chromadb in another process. Recall@10 is by
+distance: a row as near as the tenth nearest counts. chromadb's `ef_search` is the fastest that reaches {WANTED:.0%}
+({sweep}): {found["ef"]}. By text, the query is embedded during the search, by Flowbed's local model and by
+sentence-transformers. The {found["spare"]:,} unindexed rows came in {COMMITS} commits after the vector index was built.
 
 {table(["", "p50, ms", "p95, ms", "recall@10"], lines)}
 
 {EXPLAINED}
 
-Memory of the process that searched by vector, at most: {memory}.
+Peak memory of the process that searched by vector: {memory}.
 
 A new Python process, from its start to its first answer (files in the page cache):
 
@@ -150,7 +150,7 @@ def _recall(what: str, sides: dict[str, Any]) -> Figure:
 
 
 def _sweep(peer: Side, data: Rows, queries: int, mask: NDArray[np.bool_]) -> tuple[int, dict[int, Any]]:
-    """Find chromadb's fastest setting that finds enough; the one that finds most where none does."""
+    """Return chromadb's fastest setting that reaches the recall; the one with the highest recall if none does."""
     sweep = {}
     for looks in LOOKS:
         peer.ask("ef", ef_search=looks)
@@ -172,11 +172,11 @@ def _paired(
     where: dict[str, Any] | None = None,
     model: str = "",
 ) -> dict[str, Any]:
-    """Ask both the same queries, block by block in turn."""
+    """Send both the same queries, alternating by block."""
     seen: dict[str, dict[str, list[Any]]] = {
         side: {"ms": [], "found": []} for side in ("Flowbed", "chromadb")
     }
-    # Texts are not asked twice, as an embedding may be kept: the model is warmed by others.
+    # Texts are not repeated, because an embedding may be cached: the model is warmed with others.
     warm = [QUERIES - BLOCK] if model else list(range(0, min(WARM, queries), BLOCK))
     for turn, start in enumerate((*warm, *range(0, queries, BLOCK))):
         stop = start + BLOCK if turn < len(warm) else min(start + BLOCK, queries)
@@ -208,7 +208,7 @@ def _mask(data: Rows, where: dict[str, Any]) -> NDArray[np.bool_]:
 
 
 def _cut(data: Rows, count: int) -> NDArray[np.bool_]:
-    """Let the first `count` rows through."""
+    """Return a mask of the first `count` rows."""
     mask = data.buckets >= 0
     mask[count:] = False
     return mask

@@ -1,4 +1,4 @@
-"""`flowbed serve`: in front of an upstream that costs nothing beside LiteLLM's proxy, with a model beside Infinity."""
+"""`flowbed serve`: against LiteLLM's proxy with an upstream that costs nothing, and against Infinity with a model."""
 
 from __future__ import annotations
 
@@ -28,14 +28,14 @@ if TYPE_CHECKING:
 ROUNDS = 3
 CONNECTIONS = 16
 NAME = "text-embedding-3-small"
-# Requests of a round: so many that each takes seconds, and no more of the slow ones.
+# Requests per round: enough that each round takes seconds, and fewer of the slow ones.
 PROXIED = {"Flowbed": 8_000, "Flowbed, coalescing": 8_000, "LiteLLM": 400, "LiteLLM with its cache": 400}
 EMPTY = 20_000
 SINGLE, BATCH, BATCHES = 1_500, 64, 40
-WARM = 0.1  # share of the requests that are sent before any are timed
+WARM = 0.1  # share of the requests that are sent before the timed ones
 BINS = {peer: BENCH / "peers" / peer / "bin" for peer in ("litellm", "infinity")}
 EMPTY_ROUTE = "an empty FastAPI route"
-SWEPT = 16, 32, 64, 128  # texts that Infinity puts into one batch
+SWEPT = 16, 32, 64, 128  # batch sizes of Infinity
 PINS = {peer: Path(__file__).parent / f"peers-{peer}.txt" for peer in BINS}
 
 
@@ -45,11 +45,11 @@ class Measured:
 
     rates: list[float] = field(default_factory=list)  # inputs per second
     each: list[float] = field(default_factory=list)  # seconds, of every request
-    calls: list[float] = field(default_factory=list)  # upstream, for each request
+    calls: list[float] = field(default_factory=list)  # upstream calls per request
     memory: int = 0
 
     def told(self) -> dict[str, Any]:
-        """Sum it up."""
+        """Summarise it."""
         quantiles = statistics.quantiles(self.each, n=100)
         return {
             "rate": statistics.median(self.rates),
@@ -63,7 +63,7 @@ class Measured:
 
 @dataclass(frozen=True, kw_only=True)
 class Asking:
-    """What asks, and where it finds what to ask."""
+    """The clients and their request bodies."""
 
     client: Side
     work: Path
@@ -77,7 +77,7 @@ class Asking:
         *,
         inputs: int = 1,
     ) -> None:
-        """Ask for all of these, and note how it went unless it is only to warm the server."""
+        """Send all of these, and record the result unless this is only a warm-up."""
         path = self.work / "bodies.jsonl"
         lines = [json.dumps(body) for body in bodies]
         path.write_text("\n".join(lines), encoding="utf-8")
@@ -92,7 +92,7 @@ class Asking:
 
 
 def measure(options: Options) -> dict[str, Any]:
-    """Ask all servers in turn."""
+    """Measure all servers in turn."""
     texts = _lines(options.data)
     with Side("load") as client:
         asking = Asking(client=client, work=options.work, options=options)
@@ -139,36 +139,36 @@ def figures(found: dict[str, Any]) -> list[Figure]:
 
 def section(found: dict[str, Any]) -> str:
     """Write what was measured."""
-    heads = ["", "a second", "slowest round", "p50 ms", "p99 ms", "MiB"]
+    heads = ["", "per second", "slowest round", "p50 ms", "p99 ms", "MiB"]
     misses = [
         [*_row(side, told), f"{told['calls']:.2f}"] for side, told in found["proxies"]["misses"].items()
     ]
     hits = [_row(side, told) for side, told in found["proxies"]["hits"].items()]
     models = "\n\n".join(
-        f"{kind.capitalize()}, texts a second:\n\n"
+        f"{kind.capitalize()}, texts per second:\n\n"
         + table(heads, [_row(side, told) for side, told in sides.items()])
         for kind, sides in found["models"].items()
     )
     sweep = ", ".join(f"{size}: {rate:,.0f}/s" for size, rate in found["sweep"].items())
     return f"""## The server
 
-`flowbed serve` as it comes, without a line of log for each request, in front of an upstream that answers at once with a
-vector of {DIMENSIONS:,} numbers; LiteLLM's proxy in front of the same, without and with its cache in memory. One text a
-request, base64 as OpenAI's SDK asks for it, {CONNECTIONS} connections that stay open, {found["rounds"]} rounds in turn.
-Client, server and upstream are processes of their own on one machine, and share its cores.
+`flowbed serve` with default settings and no request log, with an upstream that answers at once with a vector of
+{DIMENSIONS:,} numbers; LiteLLM's proxy with the same upstream, without and with its memory cache. One text per request,
+base64 as OpenAI's SDK asks for it, {CONNECTIONS} persistent connections, {found["rounds"]} rounds in turn. Client,
+server and upstream are separate processes on one machine and share its cores.
 
-Every text is new, requests a second. Flowbed calls upstream once for each request; with coalescing, once for those that
+Every text is new, requests per second. Flowbed calls upstream once per request; with coalescing, once for requests that
 wait together:
 
-{table([*heads, "calls upstream a request"], misses)}
+{table([*heads, "upstream calls per request"], misses)}
 
-One text again and again, requests a second:
+The same text every time, requests per second:
 
 {table(heads, hits)}
 
-The local model (all-MiniLM-L6-v2, fp32) behind `flowbed serve` and behind Infinity (torch), {CONNECTIONS} connections;
-lines of receipts, all different, and for each round a project of its own: every text is embedded, and none comes out of
-Flowbed's cache. Infinity makes batches of {found["best"]} texts, with which it was fastest ({sweep}). {models}
+The local model (all-MiniLM-L6-v2, fp32) behind `flowbed serve` and behind Infinity (torch), {CONNECTIONS} connections.
+Lines of receipts, all different, with a new project for each round: every text is embedded, and none comes from
+Flowbed's cache. Infinity uses batches of {found["best"]} texts, its fastest size ({sweep}). {models}
 
 LiteLLM {found["peers"]["litellm"]}, Infinity {found["peers"]["infinity_emb"]}.
 """
@@ -206,15 +206,18 @@ def _proxies(asking: Asking) -> dict[str, Any]:
                 asking.load(server, [_body("the same again")] * count, None if warm else hits[side])
             count = asking.options.scaled(EMPTY, fewest=CONNECTIONS)
             asking.load(empty, [_body("the same again")] * count, None if warm else hits[EMPTY_ROUTE])
-    del hits["LiteLLM"], hits["Flowbed, coalescing"]  # has no cache; is no other than Flowbed
+    del (
+        hits["LiteLLM"],
+        hits["Flowbed, coalescing"],
+    )  # the first has no cache; the second is another setting of Flowbed
     return {"misses": _told(misses), "hits": _told(hits)}
 
 
 def _models(asking: Asking, texts: Sequence[str]) -> dict[str, Any]:
     """Serve the same model with both, one after the other in each round, so that they do not share the cores."""
     kinds = {
-        "one text a request": (asking.options.scaled(SINGLE, fewest=CONNECTIONS), 1),
-        f"{BATCH} texts a request": (asking.options.scaled(BATCHES, fewest=CONNECTIONS), BATCH),
+        "one text per request": (asking.options.scaled(SINGLE, fewest=CONNECTIONS), 1),
+        f"{BATCH} texts per request": (asking.options.scaled(BATCHES, fewest=CONNECTIONS), BATCH),
     }
     found = {kind: _by_name(["Flowbed", "Infinity"]) for kind in kinds}
     folder = find_checkpoint("", cache=MODELS, download=False).folder
@@ -227,7 +230,7 @@ def _models(asking: Asking, texts: Sequence[str]) -> dict[str, Any]:
     }
     for number in range(asking.options.rounds or ROUNDS):
         for (kind, (count, size)), side in itertools.product(kinds.items(), sides):
-            # A project of its own each time, so that all texts are new to it.
+            # A new project each time, so that no text is cached.
             with sides[side](f"model-{number}-{size}") as server:
                 fresh = iter(texts)
                 asking.load(server, _bodies(fresh, CONNECTIONS, 4), None)
@@ -237,7 +240,7 @@ def _models(asking: Asking, texts: Sequence[str]) -> dict[str, Any]:
 
 
 def _swept(asking: Asking, folder: Path, size: int, texts: Iterator[str]) -> float:
-    """Tell how many texts a second Infinity embeds with batches of this size."""
+    """Return how many texts per second Infinity embeds with this batch size."""
     measured = Measured()
     with _infinity(folder, size) as server:
         asking.load(server, _bodies(texts, CONNECTIONS, 4), None)
@@ -246,7 +249,7 @@ def _swept(asking: Asking, folder: Path, size: int, texts: Iterator[str]) -> flo
 
 
 def _flowbed(folder: Path, settings: str) -> Listening:
-    """Serve a project; what it has embedded before is none of this round's."""
+    """Serve a new project, without cached vectors of earlier rounds."""
     folder.mkdir(exist_ok=True)
     (folder / "flowbed.toml").write_text(settings, encoding="utf-8")
     command = [
@@ -269,7 +272,7 @@ def _upstream(upstream: Listening, coalescing: str) -> str:
 
 
 def _litellm(work: Path, upstream: Listening, *, cache: bool) -> Listening:
-    """Start LiteLLM's proxy with one worker, as Flowbed has one, and without what it need not do."""
+    """Start LiteLLM's proxy with one worker, like Flowbed, and without optional work."""
     name = "litellm-cached" if cache else "litellm"
     parameters = {"model": f"openai/{NAME}", "api_base": f"{upstream.url}/v1", "api_key": "none"}
     settings: dict[str, Any] = {"telemetry": False, "num_retries": 0}
@@ -302,7 +305,7 @@ def _litellm(work: Path, upstream: Listening, *, cache: bool) -> Listening:
         "1",
     ]
     environment = {
-        "LITELLM_DANGEROUSLY_PERMIT_WEAK_OR_UNSET_MASTER_KEY": "true",  # no key is asked for, as Flowbed asks for none
+        "LITELLM_DANGEROUSLY_PERMIT_WEAK_OR_UNSET_MASTER_KEY": "true",  # no key is required, as with Flowbed
         "LITELLM_LOG": "ERROR",
         "LITELLM_MODE": "PRODUCTION",
         "LITELLM_LOCAL_MODEL_COST_MAP": "True",
@@ -312,11 +315,11 @@ def _litellm(work: Path, upstream: Listening, *, cache: bool) -> Listening:
 
 
 def _infinity(folder: Path, batch: int) -> Listening:
-    """Start Infinity with torch on the processor, in as many threads as there are cores."""
+    """Start Infinity with torch on the CPU, with a thread per core."""
     command = [BINS["infinity"] / "infinity_emb", "v2", "--model-id", folder, "--served-model-name", NAME]
     command += ["--engine", "torch", "--device", "cpu", "--dtype", "float32", "--batch-size", str(batch)]
     command += ["--host", "127.0.0.1", "--port", "{port}", "--url-prefix", "/v1", "--log-level", "error"]
-    command += ["--no-model-warmup"]  # it is warmed with requests, as the others are
+    command += ["--no-model-warmup"]  # it is warmed up with requests, like the others
     environment = {"HF_HUB_OFFLINE": "1", "DO_NOT_TRACK": "1", "INFINITY_ANONYMOUS_USAGE_STATS": "0"}
     return Listening("infinity", command, ready="/health", environment=environment)
 
@@ -327,7 +330,7 @@ def _empty() -> Listening:
 
 
 def _bodies(texts: Iterator[str], count: int, size: int = 1) -> list[dict[str, Any]]:
-    """Make bodies of as many texts each; one alone is no list."""
+    """Make request bodies with `size` texts each; a single text is not a list."""
     parts = (list(itertools.islice(texts, size)) for _ in range(count))
     return [_body(part[0] if size == 1 else part) for part in parts]
 
@@ -356,7 +359,7 @@ def _version(peer: str, name: str) -> str:
 
 
 def _lines(data: Path) -> list[str]:
-    """Read the distinct lines of receipts, in no order."""
+    """Return the distinct lines of receipts, in random order."""
     with (data / "receipts.jsonl").open(encoding="utf-8") as file:
         found = sorted({line["text"] for record in file for line in json.loads(record)["lines"]})
     random.Random(0).shuffle(found)

@@ -1,4 +1,4 @@
-"""Rows to search: vectors of real texts, and points between neighbours among them where more are wanted."""
+"""Rows to search: vectors of real texts, and points between neighbours among them if more are needed."""
 
 from __future__ import annotations
 
@@ -25,22 +25,22 @@ MODELS = BENCH / "models"
 TEXTS, QUERIES = 20_000, 1_000
 NEIGHBOURS = 10
 NOISE = 0.1  # the length of the noise beside a vector of length 1
-BUCKETS = 100  # a filter for one bucket lets 1 % of the rows through
-TOPICS = 10  # and one for a topic 10 %: rows whose texts are about as near to one text as each other
+BUCKETS = 100  # a filter for one bucket matches 1 % of the rows
+TOPICS = 10  # a filter for a topic matches 10 %: rows whose texts are about equally near to one text
 SENTENCE = re.compile(r"(?<=[.!?])\s+|\n+")
 EXPLAINED = """\
-Real texts (lines of receipts, sentences of abstracts and of issues, chat messages) were embedded; each further row is a
+Real texts (lines of receipts, sentences of abstracts and of issues, chat messages) were embedded. Each further row is a
 point between the vector of one of them and that of one of its ten nearest neighbours, with noise of a tenth of its
-length, so that rows are crowded as texts are. Queries are texts of the same kind that are among no rows. Both sides get
-the same vectors, documents and metadata (source, document, bucket, topic, time). A bucket is drawn by chance; a topic
-is a tenth of the rows by how near their texts are to one of them, as all that a source or a tenant holds may be."""
+length, so rows are as dense as real texts are. Queries are texts of the same kind that are not among the rows. Both
+sides get the same vectors, documents and metadata (source, document, bucket, topic, time). Buckets are random. A topic
+is the tenth of the rows whose texts are nearest to one of them, as the rows of a source or a tenant might be."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Rows:
-    """Files that both sides read: `vectors.npy`, `texts.json`, and of each row `base.npy`, `buckets.npy`, `topics.npy`.
+    """Files that both sides read: `vectors.npy`, `texts.json`, and per row `base.npy`, `buckets.npy`, `topics.npy`.
 
-    Queries lie beside them.
+    Queries are stored beside them.
     """
 
     folder: Path
@@ -68,7 +68,7 @@ class Rows:
 
 
 def rows_of(data: Path, count: int, *, texts: int = TEXTS) -> Rows:
-    """Make `count` rows, or find them where they were made before."""
+    """Make `count` rows, or return those made before."""
     passages = _texts(data)
     chosen = _chosen(passages, texts + QUERIES)
     key = hashlib.sha256("\0".join([*chosen, str(count), str(NOISE), str(TOPICS)]).encode()).hexdigest()[:12]
@@ -80,7 +80,7 @@ def rows_of(data: Path, count: int, *, texts: int = TEXTS) -> Rows:
 
 
 def recall(rows: Rows, found: Sequence[Sequence[int]], *, mask: NDArray[np.bool_] | None = None) -> float:
-    """Say which share of the ten nearest was found; rows as near as the tenth are as good as it."""
+    """Return the share of the ten nearest that was found; rows as near as the tenth count too."""
     vectors = np.asarray(rows.vectors)
     places = np.arange(len(vectors)) if mask is None else np.flatnonzero(mask)
     searched = vectors[places]
@@ -101,7 +101,7 @@ def _chosen(passages: Sequence[str], count: int) -> list[str]:
 
 
 def _texts(data: Path) -> list[str]:
-    """Read every distinct short text there is, in a fixed order."""
+    """Return every distinct short text, in a fixed order."""
     found = {text for text in _passages(data) if 2 <= len(text.split()) <= 60}
     return sorted(found)
 
@@ -121,7 +121,7 @@ def _passages(data: Path) -> Iterator[str]:
 
 
 def _embedded(texts: Sequence[str]) -> NDArray[np.float32]:
-    """Embed texts, or read what was embedded before."""
+    """Embed texts, or read vectors that were embedded before."""
     kept = BENCH / "data" / f"texts-{hashlib.sha256(chr(0).join(texts).encode()).hexdigest()[:12]}.npy"
     if kept.exists():
         return np.load(kept)
@@ -172,7 +172,7 @@ def _write(folder: Path, texts: Sequence[str], embedded: NDArray[np.float32], co
 
 
 def _neighbours(base: NDArray[np.float32]) -> NDArray[np.int64]:
-    """Find the nearest neighbours of every vector, itself left out."""
+    """Return the nearest neighbours of every vector, without itself."""
     found = []
     count = min(NEIGHBOURS, len(base) - 1)
     for start in range(0, len(base), 2_000):

@@ -1,6 +1,6 @@
-"""Flowbed on text that is on every machine: indexed, searched, and indexed again at no cost. Needs no network.
+"""Index and search text that is on every machine, then run again at no cost. Needs no network.
 
-Run it with `make demo`, or as `.venv/bin/python demo/run.py [FOLDER]`; FOLDER is `.demo` beside this folder.
+Run it with `make demo`, or as `.venv/bin/python demo/run.py [FOLDER]`; FOLDER defaults to `.demo` in the repository.
 """  # noqa: INP001 - a script, in no package
 
 from __future__ import annotations
@@ -18,10 +18,10 @@ from pydoc_data.topics import topics
 
 HERE = Path(__file__).resolve().parent
 RECEIPTS = HERE / "receipts.jsonl"
-# Written last, so that only a folder which this script filled is ever emptied by it.
+# The demo empties only a folder that contains this file.
 MARK = "made-by-the-demo"
 
-# Together with the receipts these make at most 1,200 chunks, which two cores embed in well under a minute.
+# With the receipts this makes at most 1,200 chunks, which two cores embed in well under a minute.
 TOPIC_CHARACTERS = 320_000
 README_CHARACTERS = 8_000
 
@@ -32,7 +32,7 @@ def main() -> int:
     parser.add_argument("folder", nargs="?", type=Path, default=HERE.parent / ".demo")
     folder = parser.parse_args().folder.absolute()
     if folder.exists() and any(folder.iterdir()) and not (folder / MARK).exists():
-        say(f"{folder} holds something else than an earlier demo; name an empty folder")
+        say(f"{folder} contains something other than an earlier demo; name an empty folder")
         return 2
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir(parents=True)
@@ -105,7 +105,7 @@ STORY: list[tuple[str, list[list[str]]]] = [
 
 
 def write_topics(path: Path) -> None:
-    """Write Python's own help topics, the shortest first until they are enough, one record each."""
+    """Write Python's own help topics as records, the shortest first, up to the limit."""
     chosen: dict[str, str] = {}
     characters = 0
     for name, text in sorted(topics.items(), key=lambda item: (len(item[1]), item[0])):
@@ -119,28 +119,28 @@ def write_topics(path: Path) -> None:
 
 
 def write_readmes(folder: Path) -> None:
-    """Write the README in the metadata of each package that Flowbed directly depends on, long ones cut at a line."""
+    """Write the README of each package that Flowbed directly depends on, long ones cut at a line."""
     folder.mkdir()
     written = cut = 0
     for requirement in requires("flowbed") or ():
         name = re.match(r"[\w.-]+", requirement)
         if name is None or "extra ==" in requirement:
             continue
-        told = metadata(name[0])
-        readme = told.get("Description") or str(told.get_payload())
+        package = metadata(name[0])
+        readme = package.get("Description") or str(package.get_payload())
         text = readme[:README_CHARACTERS]
         if text != readme:
             text = text[: text.rfind("\n") + 1]
             cut += 1
-        # Where nothing is said of its type, it is reStructuredText by the rules of packaging.
-        suffix = ".md" if "markdown" in (told.get("Description-Content-Type") or "") else ".rst"
+        # Without a declared type it is reStructuredText, according to the packaging rules.
+        suffix = ".md" if "markdown" in (package.get("Description-Content-Type") or "") else ".rst"
         (folder / f"{name[0]}{suffix}").write_text(text, encoding="utf-8")
         written += 1
     say(f"readmes/: the READMEs of {written} packages, {cut} of them cut at {README_CHARACTERS:,} characters")
 
 
 def shown(path: Path) -> str:
-    """Name a path as one would type it here."""
+    """Return a path as one would type it here."""
     return str(path.relative_to(Path.cwd())) if path.is_relative_to(Path.cwd()) else str(path)
 
 

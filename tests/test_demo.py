@@ -52,7 +52,7 @@ def test_the_demo_empties_no_folder_but_its_own(tmp_path: Path) -> None:
     (tmp_path / "thesis.txt").write_text("three years of work", encoding="utf-8")
     done = run(tmp_path)
     assert done.returncode == 2
-    assert "something else" in done.stdout
+    assert "something other" in done.stdout
     assert [path.name for path in tmp_path.iterdir()] == ["thesis.txt"]
 
 

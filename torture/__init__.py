@@ -1,1 +1,1 @@
-"""Processes killed at random moments, and many at work on one project at once: `python -m torture --help`."""
+"""Kills processes at random moments, and runs many on one project at once: `python -m torture --help`."""

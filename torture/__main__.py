@@ -1,7 +1,7 @@
-"""Kill processes at random moments, and let many work on one project at once; nothing may be lost or doubled.
+"""Kill processes at random moments, and run many on one project at once; nothing may be lost or doubled.
 
-`kills`, `submissions` (the same, on the batch lane) or `load` alone; all, one after the other, where none is named.
-Each trial of kills has a seed, which is told; `--seed` does that trial again.
+Runs `kills`, `submissions` (the same, on the batch lane) or `load`; without arguments all of them. Each trial of
+kills prints its seed; `--seed` repeats that trial.
 """
 
 from __future__ import annotations
@@ -25,16 +25,16 @@ from torture.submissions import SubmissionsTrial
 
 KILLS = 200
 A_TRIAL = 10  # kills
-MINUTES = 15.0  # after which no new trial is begun
+MINUTES = 15.0  # after which no new trial starts
 AT_ONCE = 2  # trials: each waits half of its time
 TRIALS: dict[str, type[Trial | SubmissionsTrial]] = {"kills": Trial, "submissions": SubmissionsTrial}
 STORES = {"file": ("file",), "s3": ("s3",), "both": ("file", "s3")}
 
 
 def main() -> int:
-    """Carry out what is asked for, and tell what came of it."""
+    """Run what the arguments name, and print the results."""
     asked = _arguments()
-    # The proxy's server tells of every connection that a killed process has left behind.
+    # The proxy's server logs every connection that a killed process leaves behind.
     logging.getLogger("aiohttp.server").setLevel(logging.CRITICAL)
     work = Path(tempfile.mkdtemp(prefix="torture-"))
     failed = False
@@ -53,13 +53,13 @@ def main() -> int:
 
 
 async def _kills(kind: str, asked: argparse.Namespace, work: Path) -> bool:
-    """Carry out trials until there were enough kills, or the time is over; return whether anything was wrong."""
+    """Run trials until there were enough kills or time is up; return whether anything was wrong."""
     stores = STORES[asked.store]
     first = secrets.randbelow(1_000_000) if asked.seed is None else asked.seed
     wanted = asked.kills or (KILLS if asked.seed is None else A_TRIAL * len(stores))
     began = time.monotonic()
     done: list[Outcome] = []
-    given = turn = 0  # kills that trials are to make, and trials begun
+    given = turn = 0  # kills that trials are to make, and trials started
 
     async def take_turns() -> None:
         nonlocal given, turn

@@ -1,4 +1,4 @@
-"""Documents that change between runs: by chance, and by the same chance again where the seed is the same."""
+"""Documents that change between runs: at random, and reproducibly by the seed."""
 
 from __future__ import annotations
 
@@ -24,11 +24,11 @@ WORDS = (
     "weir",
 )
 FIXED, FILES, RECORDS = 8, 6, 40
-NUMBERS = 400  # records come and go among so many
+NUMBERS = 400  # records come and go among this many
 
 
 def edit(project: Project, chance: random.Random, turn: int, *, repeats: bool) -> None:
-    """Add files, write some anew and remove some, and records too; some of these share a text, where it `repeats`."""
+    """Add, change and remove files and records; with `repeats`, some of them share a text."""
     docs = project.folder / "docs"
     there = sorted(docs.glob("*")) if docs.exists() else []
     for path in chance.sample(there, min(2, len(there))):
@@ -45,5 +45,5 @@ def edit(project: Project, chance: random.Random, turn: int, *, repeats: bool) -
 
 
 def sentence(chance: random.Random, words: int) -> str:
-    """Make up a sentence that ends in a number of its own."""
+    """Make up a sentence that ends in a unique number."""
     return f"{' '.join(chance.choices(WORDS, k=words))} {chance.getrandbits(40)}"

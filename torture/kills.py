@@ -1,6 +1,6 @@
-"""One trial: a project whose documents change, and whose commands are killed at random moments and given again.
+"""One trial: a project whose documents change, and whose commands are killed at random moments and repeated.
 
-In the end its index has to be that of a project that was never disturbed, with nothing left to do or to mend.
+In the end its index must equal that of an undisturbed project, with nothing left to do or to fix.
 """
 
 from __future__ import annotations
@@ -38,16 +38,16 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 BUCKET = "torture"
-ITEMS = 8  # texts a request: several requests in each run
+ITEMS = 8  # texts per request: several requests in each run
 DELAY = 0.05  # seconds that a provider takes
-# Of the commands of a trial so many are killed, and given again; and so many runs have another one beside them.
+# The share of a trial's commands that are killed and repeated, and the share of runs that have another one beside them.
 KILLED, CROWDED = 0.65, 0.2
-TRIES = 40  # of one command, over S3 with its faults: more is an endless loop
-SECONDS = {"init": 0.05, "add": 0.1}  # that a command takes, until it is measured
+TRIES = 40  # of one command, over S3 with its faults: more would be an endless loop
+SECONDS = {"init": 0.05, "add": 0.1}  # seconds that a command takes, until measured
 USUAL_SECONDS, USUAL_REQUESTS = 0.6, 80
 DAY = 86_400_000_000  # µs
 
-# What happens to requests on their way to S3, each to a few of a hundred.
+# Faults of requests to S3, each affecting a few in a hundred.
 FAULTS = (
     S3Fault(probability=0.005, before=INTERNAL_ERROR),
     S3Fault(probability=0.005, before=SLOW_DOWN),
@@ -60,7 +60,7 @@ FAULTS = (
     S3Fault(probability=0.01, reorder=True),
 )
 
-# Named points that each command passes, and where it may be killed; of those passed for each request there are more.
+# Named points of each command at which it may be killed; those reached for each request are listed several times.
 POINTS = {
     "run": telemetry.FAILPOINTS,
     "plan": (telemetry.PLAN_STAGED, telemetry.PLAN_WRITTEN),
@@ -75,19 +75,19 @@ TURNS = {"run": 8, "plan": 3, "compact": 2, "rollback": 3, "gc": 1}
 
 
 class Wrong(Exception):  # noqa: N818 - an answer that is wrong, not an error of the trial
-    """Something is not as it would be had nothing been killed."""
+    """Something differs from a project in which nothing was killed."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Moment:
-    """When a command is killed: at a point it passes, after some seconds, or with the nth request to S3."""
+    """When a command is killed: at a named point, after some seconds, or with the nth request to S3."""
 
     point: str = ""
     seconds: float = 0.0
     requests: int = 0
 
     def __str__(self) -> str:
-        """Say when."""
+        """Describe the moment."""
         if self.point:
             return f"at {self.point}"
         return f"at request {self.requests}" if self.requests else f"after {self.seconds:.3f} s"
@@ -95,7 +95,7 @@ class Moment:
 
 @dataclass
 class Outcome:
-    """What a trial came to: how many commands were killed, and how many ended by themselves; `wrong` says what is."""
+    """How many commands of a trial were killed and how many ended by themselves; `wrong` describes a failure."""
 
     kills: int = 0
     commands: int = 0
@@ -110,24 +110,24 @@ class Outcome:
 
 
 class Trial:
-    """A trial that is decided by its seed, as far as the moments go at which a process is killed."""
+    """A trial determined by its seed, apart from the exact moments at which processes are killed."""
 
     def __init__(self, seed: int, folder: Path, *, kills: int, s3: str = "") -> None:
-        """Kill so many commands at least, in `folder`; with an address in `s3`, the store is there."""
+        """Kill at least `kills` commands, in `folder`; with an address in `s3`, the store is there."""
         self.outcome = Outcome()
         self._chance = random.Random(seed)
         self._seed, self._wanted, self._s3 = seed, kills, s3
         self._folder, self._logs = folder, folder / "logs"
         self._seconds, self._requests = dict(SECONDS), dict[str, int]()
-        self._ahead = 0  # µs that the commands are ahead of the clock; it never goes back
+        self._ahead = 0  # µs that the commands' clock is ahead of the real one; it never goes back
         self._rolled_back: set[str] = set()
         self._proxy: S3Proxy | None = None
         self._turn = 0
-        # Two runs at once may both send a text that is in both, before either has its vector.
+        # Two concurrent runs may both send a text that is in both, before either has its vector.
         self._crowded = seed % 3 == 0
 
     async def carry_out(self) -> Outcome:
-        """Do all of it; what goes wrong is told, not raised."""
+        """Run the whole trial; failures are returned, not raised."""
         began = time.monotonic()
         self._logs.mkdir(parents=True)
         (self._folder / "project").mkdir()
@@ -176,7 +176,7 @@ class Trial:
         elif turn == "rollback":
             await self._roll_back()
         else:
-            self._ahead += 2 * DAY  # what is younger may be in flight, and is left
+            self._ahead += 2 * DAY  # anything younger may be in flight, and is left alone
             await self._give("gc", "gc")
 
     async def _run(self) -> None:
@@ -188,7 +188,7 @@ class Trial:
         self._require_fair(beside, run)
 
     async def _roll_back(self) -> None:
-        """Go back to a version, or take that back."""
+        """Roll back to a version, or release a rollback."""
         versions = (await self._ended("versions", ("versions",), None)).report.get("versions", {})
         name = self._chance.choice(("docs", "notes"))
         if name in self._rolled_back:
@@ -202,12 +202,12 @@ class Trial:
         self._rolled_back.discard(name)
 
     async def _end(self) -> None:
-        """Take rollbacks back, run to the end, and look whether everything is as it should be."""
+        """Release rollbacks, run to the end, and check that everything is as it should be."""
         for name in sorted(self._rolled_back):
             await self._release(name)
         await self._give("run", "run", "--allow-deletes")
         await self._compare()
-        # From here on nothing is killed, and S3 is as good as its word.
+        # From here on nothing is killed, and S3 has no faults.
         if self._proxy is not None:
             self._proxy.order()
         idle = (await self._give("idle", "run")).report
@@ -228,7 +228,7 @@ class Trial:
             )
 
     async def _examine(self) -> None:
-        """Have the doctor look, do what it says, and have it look again."""
+        """Run the doctor, run the commands it names, and run it again."""
         self._ahead += 2 * DAY
         found = (await self._ended("doctor", ("doctor",), None)).report["findings"]
         if any(each["severity"] == "error" for each in found):
@@ -241,7 +241,7 @@ class Trial:
             raise Wrong(f"the doctor still finds, after {[each['mend'] for each in found]}: {left}")
 
     async def _compare(self) -> None:
-        """Hold the index against that of a new project, where nothing happens."""
+        """Compare the index with that of a new, undisturbed project."""
         anew = self._folder / "anew"
         shutil.rmtree(anew, ignore_errors=True)
         shutil.copytree(self._project.folder, anew, ignore=shutil.ignore_patterns(".flowbed"))
@@ -259,7 +259,7 @@ class Trial:
             raise Wrong(f"the index is not what it would be: {found['differences']}")
 
     async def _give(self, kind: str, *arguments: str) -> Ran:
-        """Give a command until it ends by itself, and has done what it should; it may be killed again and again."""
+        """Run a command until it ends by itself and has done its work; it may be killed repeatedly."""
         for _ in range(TRIES):
             wanted = kind in {"init", "add", *POINTS} and self.outcome.kills < self._wanted
             moment = self._moment(kind) if wanted and self._chance.random() < KILLED else None
@@ -273,14 +273,14 @@ class Trial:
         raise Wrong(f"{' '.join(arguments)} did not end well in {TRIES} tries")
 
     def _require_fair(self, ran: Ran, arguments: tuple[str, ...]) -> None:
-        """Let a command fail where S3 does not answer, and nowhere else."""
+        """Allow a command to fail only if S3 does not answer."""
         if ran.returncode and not (self._s3 and ran.returncode == 1):
             raise Wrong(
                 f"{' '.join(arguments)} ended with {ran.returncode}: {ran.stdout}{ran.stderr[-2000:]}"
             )
 
     async def _ended(self, kind: str, arguments: tuple[str, ...], moment: Moment | None) -> Ran:
-        """Give a command once, and wait for its end, or for that of a process that is killed."""
+        """Run a command once, and wait for its end or its kill."""
         self.outcome.commands += 1
         process = forked(
             self._logs / f"{self.outcome.commands:03d}-{kind}",
@@ -307,7 +307,7 @@ class Trial:
         return ran
 
     async def _kill(self, process: Forked, moment: Moment | None, before: int) -> None:
-        """Kill a process when its moment comes; at a point, it kills itself."""
+        """Kill a process when its moment comes; at a named point, it kills itself."""
         if moment is None or moment.point:
             return
         if not moment.requests:
@@ -329,7 +329,7 @@ class Trial:
         return Moment(seconds=self._chance.uniform(0, self._seconds.get(kind, USUAL_SECONDS)))
 
     def _variables(self, s3: str) -> dict[str, str]:
-        """Give the environment of a process that reaches S3 at `s3`, if it is there that the store is."""
+        """Return the environment of a process that reaches S3 at `s3`, if the store is there."""
         ours = self._project.environment(self._provider, items=ITEMS) | {"FLOWBED_MODEL": "seeded:32"}
         if self._s3:
             ours |= variables(s3) | {"FLOWBED_STORE": f"s3://{BUCKET}/seed-{self._seed}"}
@@ -337,7 +337,7 @@ class Trial:
 
 
 def compared(folder: Path, anew: Path) -> int:
-    """Index the sources in `anew`, and say in what the index of the project in `folder` is another."""
+    """Index the sources in the folder `anew`, and return how the index of the project in `folder` differs."""
     found = contents_of(folder)
     for name in ("FLOWBED_STORE", "FLOWBED_MODEL_OPTIONS__SERVER"):
         os.environ.pop(name, None)

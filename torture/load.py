@@ -1,4 +1,4 @@
-"""Many processes on one project at once: some fetch, some commit, some search and look at every answer."""
+"""Many processes on one project at once: some fetch, some commit, some search and check every answer."""
 
 from __future__ import annotations
 
@@ -38,13 +38,13 @@ if TYPE_CHECKING:
     from flowbed.lanes.contexts import RunContext
 
 SPACE = Space(model=world.MODEL, dimensions=world.DIMENSIONS)
-SHOWN = 10  # wrong answers that are told
-PAUSE = 0.05  # seconds at most between two fetches, so that there is something to do for each of them
-ANEW = 20  # searches of one opening of the project, before the next one
+SHOWN = 10  # wrong answers that are printed
+PAUSE = 0.05  # at most, in seconds, between two fetches, so that there is something to do for each of them
+ANEW = 20  # searches before the project is opened again
 
 
 async def load(folder: Path, *, seconds: float, processes: int, ledger: str) -> bool:
-    """Let so many processes of each kind work for so long, and tell whether all that was seen is right."""
+    """Let `processes` of each kind work for `seconds`, and return whether everything observed is right."""
     size = World(processes)
     project = folder / "project"
     project.mkdir(parents=True)
@@ -75,7 +75,7 @@ async def load(folder: Path, *, seconds: float, processes: int, ledger: str) -> 
         wrong = [str(each) for each in answers if isinstance(each, BaseException)]
         wrong += [line for each in found for line in each.get("wrong", ())]
         end: dict[str, Any] = {"rows": 0, "wrong": []}
-        if len(found) == len(answers):  # whoever has ended early has not said what it wrote
+        if len(found) == len(answers):  # a process that ended early has not reported what it wrote
             written = [row for each in found for row in each.get("rows", ())]
             end = await answered(folder / "end", variables, blocking, finish, folder, size, written)
     wrong += end["wrong"]
@@ -96,7 +96,7 @@ async def load(folder: Path, *, seconds: float, processes: int, ledger: str) -> 
 
 
 def blocking(work: Any, *arguments: Any) -> int:  # any of the coroutines below
-    """Carry out one part of the load, and print its answer."""
+    """Run one part of the load, and print its answer."""
     return say(asyncio.run(work(*arguments)))
 
 
@@ -116,7 +116,7 @@ async def begin(folder: Path, size: World) -> dict[str, Any]:
 
 
 async def fetch(folder: Path, size: World, number: int, until: float) -> dict[str, Any]:
-    """Fetch a source again and again; the first of two that share it also edits it, and sees what is committed."""
+    """Fetch a source repeatedly; the first of two that share it also edits it, and observes what is committed."""
     tables, chance = _tables(folder, size), random.Random(number)
     source = number // 2
     revisions = dict.fromkeys(size.keys_of(source), 1)
@@ -145,7 +145,7 @@ async def fetch(folder: Path, size: World, number: int, until: float) -> dict[st
 async def _acknowledge(
     context: RunContext, source: int, revisions: Mapping[int, int], tables: Tables, column: int
 ) -> None:
-    """Note which records the ledger says are in the index as they are in the source."""
+    """Record which records are in the index as they are in the source, according to the ledger."""
     name = world.source_name(source)
     for row in await context.ledger.chunks.of(name, [f"k{key}" for key in revisions]):
         key = int(row.document.removeprefix("k"))
@@ -157,17 +157,17 @@ async def _acknowledge(
 
 
 class Groups:
-    """One that lays down deltas of whole groups, which others write too, and commits what is pending."""
+    """A writer of deltas of whole groups, which others write too; it commits what is pending."""
 
     def __init__(self, bed: Flowbed, tables: Tables, number: int, size: World) -> None:
-        """Write as this one of the processes that do."""
+        """Write as the writer with this number."""
         self._bed, self._tables, self._number, self._size = bed, tables, number, size
         self.rows: list[tuple[int, int, str]] = []  # group, revision and run
 
     async def write(self, groups: Any) -> None:  # any numbers of groups
-        """Lay down a delta of these groups at a new revision, and commit it."""
+        """Write a delta of these groups at a new revision, and commit it."""
         context = self._bed._context()
-        # No two processes write one revision: the last digits are the process's own.
+        # No two processes write one revision: the last digits are the process's number.
         revision = time.time_ns() // 1000 // 32 * 32 + self._number
         upserts, deletes = [], []
         for group in groups:
@@ -215,7 +215,7 @@ class Groups:
 
 
 async def commit_groups(folder: Path, size: World, number: int, until: float) -> dict[str, Any]:
-    """Commit groups of its own, and embed and commit whatever waits; the first one compacts from time to time."""
+    """Commit groups, and embed and commit everything that waits; the first writer also compacts from time to time."""
     tables, chance = _tables(folder, size), random.Random(number)
     commits = transient = 0
     async with await aopen(folder / "project") as bed:
@@ -229,14 +229,14 @@ async def commit_groups(folder: Path, size: World, number: int, until: float) ->
                     await bed.compact(
                         vector_index=chance.choice(("auto", "always")), now=chance.random() < 0.2
                     )
-            except (Conflict, Transient):  # someone else is compacting, or was quicker time and again
+            except (Conflict, Transient):  # another process is compacting, or was faster several times
                 transient += 1
-        # What was laid down, and met a conflict before it was committed, is committed by whoever comes next.
+        # A delta that met a conflict before its commit is committed by the next process.
     return {"rows": groups.rows, "commits": commits, "transient": transient}
 
 
 async def search(folder: Path, size: World, number: int, until: float) -> dict[str, Any]:
-    """Search, as one that stays open for a while, and then anew."""
+    """Search with one opened project for a while, and then with a new one."""
     tables = _tables(folder, size)
     wrong: list[str] = []
     searches = transient = 0
@@ -251,7 +251,7 @@ async def search(folder: Path, size: World, number: int, until: float) -> dict[s
 
 
 async def finish(folder: Path, size: World, written: list[tuple[int, int, str]]) -> dict[str, Any]:
-    """Run to the end, and hold the index against a new project's, and the groups against what was written."""
+    """Run to the end, and compare the index with a new project's, and the groups with what was written."""
     async with await aopen(folder / "project") as bed:
         await run(bed._context(), feeds=await bed._feeds([]), allow_deletes=True)
         report = await bed.run(allow_deletes=True)
@@ -276,7 +276,7 @@ async def finish(folder: Path, size: World, written: list[tuple[int, int, str]])
 
 
 def _newest(written: list[tuple[int, int, str]]) -> dict[str, Row]:
-    """Tell what the groups hold once everything is committed: of each the newest revision."""
+    """Return the final contents of the groups: of each the newest revision."""
     newest: dict[int, int] = {}
     for group, revision, _ in written:
         newest[group] = max(newest.get(group, 0), revision)

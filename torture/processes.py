@@ -1,6 +1,6 @@
-"""Processes of their own, forked off one that has loaded everything: a second of start-up saved each time.
+"""Processes forked from one that has loaded everything, which saves a second of start-up each time.
 
-Nothing has been done with what is loaded when they are forked off, so that no thread but the forking one is lost.
+Nothing loaded has been used before the fork, so only the forking thread exists.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-# Lance warns of every fork: its threads would be missing, and it has none before it is first used.
+# Lance warns of every fork because its threads would be missing; before its first use it has none.
 warnings.filterwarnings("ignore", "lance is not fork-safe")
 
 import alembic.command  # noqa: E402, F401 - loaded before any process is forked off, as the next ones are
@@ -34,21 +34,21 @@ if TYPE_CHECKING:
 
 FORKS = multiprocessing.get_context("forkserver")
 FORKS.set_forkserver_preload(["torture.processes"])
-OUTPUTS = (".out", ".err")  # files of what a process prints, and of its log
-STATUS = ".status"  # the file of what it ends with
-# What multiprocessing says where two threads looked for the end of a process at the same time: one of them finds it.
+OUTPUTS = (".out", ".err")  # files for output and log
+STATUS = ".status"  # file for the exit status
+# What multiprocessing reports if two threads wait for the end of a process at the same time: only one gets the status.
 LOST = 255
 
 
 @dataclass(frozen=True)
 class Forked:
-    """A process that is forked off, the leader of a group of its own, with its output in two files."""
+    """A forked process, the leader of its own process group, with its output in two files."""
 
     process: BaseProcess
     log: Path
 
     async def ended(self, patience: float = PATIENCE) -> Ran:
-        """Wait for its end, for so many seconds."""
+        """Wait for its end, for at most `patience` seconds."""
         await asyncio.to_thread(self.process.join, patience)
         hangs = self.process.exitcode is None
         if hangs:
@@ -66,18 +66,18 @@ class Forked:
         return Ran(returncode=returncode, stdout=stdout, stderr=stderr)
 
     def kill(self) -> None:
-        """End it and whatever it has started, as `kill -9` does."""
+        """End it and everything it has started, as `kill -9` does."""
         pid = self.process.pid
         assert pid is not None
-        for kill in (os.kill, os.killpg):  # the group is not there before the process is under way
+        for kill in (os.kill, os.killpg):  # the group does not exist before the process runs
             with suppress(ProcessLookupError):
                 kill(pid, signal.SIGKILL)
 
 
 def forked(log: Path, variables: Mapping[str, str], work: Callable[..., int], *arguments: object) -> Forked:
-    """Fork off a process that does `work`, whose answer is its exit status; `log` names its output's files."""
+    """Fork a process that does `work`, whose result is its exit status; `log` names its output files."""
     for suffix in (*OUTPUTS, STATUS):
-        log.with_suffix(suffix).touch()  # it may be killed before it has begun
+        log.with_suffix(suffix).touch()  # it may be killed before it starts
     process = FORKS.Process(target=_carry_out, args=(log, dict(variables), work, arguments), daemon=True)
     process.start()
     return Forked(process, log)
@@ -90,7 +90,7 @@ async def answered(
     *arguments: object,
     patience: float = PATIENCE,
 ) -> dict[str, Any]:
-    """Do `work` in such a process, and read the JSON that it prints last."""
+    """Do `work` in such a process, and parse the JSON that it prints last."""
     ran = await forked(log, variables, work, *arguments).ended(patience)
     if ran.returncode:
         raise RuntimeError(f"{work.__name__} failed: {ran.stderr}")
@@ -99,7 +99,7 @@ async def answered(
 
 
 def command(folder: Path, arguments: Sequence[str], point: str, ahead: int) -> int:
-    """Carry out one `flowbed` command in `folder`, up to POINT:N if one is named, `ahead` µs later than it is."""
+    """Run one `flowbed` command in `folder`, up to POINT:N if one is named, with the clock `ahead` µs fast."""
     os.chdir(folder)
     if point:
         name, _, nth = point.partition(":")

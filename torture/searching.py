@@ -1,4 +1,4 @@
-"""One that searches while others write, and holds every answer against what was known before and after it."""
+"""A process that searches while others write, and checks every answer against what was known before and after it."""
 
 from __future__ import annotations
 
@@ -20,21 +20,21 @@ if TYPE_CHECKING:
     from torture.tables import Tables
     from torture.world import World
 
-AGREED = 1e-4  # as far as a score may be from the cosine of the texts' own vectors
+AGREED = 1e-4  # tolerance between a score and the cosine of the texts' own vectors
 
 
 class Searcher:
-    """Asks, and keeps what was wrong with the answers."""
+    """Searches, and records wrong answers."""
 
     def __init__(self, bed: Flowbed, tables: Tables, column: int, size: World, chance: random.Random) -> None:
-        """Ask this project, and write into this column of the tables."""
+        """Search this project, and write into this column of the tables."""
         self._bed, self._tables, self._column, self._size = bed, tables, column, size
         self._chance = chance
         self.wrong: list[str] = []
         self.searches = self.transient = 0
 
     async def ask(self) -> None:
-        """Ask one question of any kind, and look at the answer."""
+        """Make one search of a random kind, and check the answer."""
         ask = self._chance.choice((self._key, self._text, self._group, self._key))
         try:
             await ask()
@@ -58,7 +58,7 @@ class Searcher:
         self._look(found, query, oldest)
 
     async def _text(self) -> None:
-        """The exact text of a record that is there is found first, with a score of 1."""
+        """The exact text of an existing record is found first, with a score of 1."""
         key = self._chance.randrange(self._size.keys)
         oldest, group_oldest = self._oldest(), self._group_oldest()
         revision = int(oldest[key])
@@ -72,7 +72,7 @@ class Searcher:
             )
 
     async def _group(self) -> None:
-        """All rows of a group are of one revision, or none is there: in one of them, or in all of them at once."""
+        """All rows of a group are of one revision, or none exists: in one collection, or in all of them at once."""
         groups = [self._chance.randrange(world.GROUPS)]
         where: dict[str, object] = {"group": groups[0]}
         if self._chance.random() < 0.5:
@@ -94,7 +94,7 @@ class Searcher:
     async def _find(
         self, query: str | NDArray[np.float32], *, collection: str | None = None, **how: object
     ) -> SearchResults:
-        """Ask, and see that no collection goes back to an older version."""
+        """Search, and check that no collection goes back to an older version."""
         before = self._tables.version.now()
         found = await self._bed.find(
             query if isinstance(query, str) else query.tolist(),
@@ -115,7 +115,7 @@ class Searcher:
         oldest: NDArray[np.int64],
         group_oldest: NDArray[np.int64] | None = None,
     ) -> None:
-        """Look at every hit: its text is what it says, its score that of its text, and it is not too old or too new."""
+        """Check that each hit's text belongs to its id, its score to its text, and its revision is allowed."""
         ids = [(hit.collection, hit.id) for hit in found.hits]
         if len(set(ids)) != len(ids):
             self._say(f"an id is there twice: {ids}")
@@ -154,7 +154,7 @@ class Searcher:
         self._tables.group_seen.raise_to(group, self._column, revision)
 
     def _oldest(self) -> NDArray[np.int64]:
-        """Take the revision of each record that an answer asked for from now on may not be older than."""
+        """Return the lowest revision of each record that an answer from now on may have."""
         return np.maximum(self._tables.acknowledged.now(), self._tables.seen.now())
 
     def _group_oldest(self) -> NDArray[np.int64]:

@@ -1,7 +1,7 @@
 """One trial of the batch lane: finders, submitters and pollers, several at once, killed at random moments.
 
-The provider has faults of its own meanwhile. In the end everything is in the index that a project comes to which was
-never disturbed, no submission is live, and no text was paid for twice, nor anything that the ledger does not tell.
+Meanwhile the provider has faults. In the end the index equals that of an undisturbed project, no submission is live,
+no text was paid for twice, and the ledger accounts for everything that was paid.
 """
 
 from __future__ import annotations
@@ -29,14 +29,14 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
     from pathlib import Path
 
-QUEUE_TOKENS = 700  # of what is found in a turn, about a third
+QUEUE_TOKENS = 700  # about a third of what is found in a turn
 JOB_SECONDS = 0.3
-TURNS_LEFT = 20  # runs until nothing is left to do: more is an endless loop
-USUAL_SECONDS = 1.0  # that a command takes, until it is measured
-# The clock of the next turn: by then the claims of the dead have run out, and what was put off is due.
+TURNS_LEFT = 20  # runs until nothing is left to do: more would be an endless loop
+USUAL_SECONDS = 1.0  # seconds that a command takes, until measured
+# How far the clock moves each turn: by then claims of dead workers have expired, and postponed work is due.
 TURN = 66_000_000  # µs
 
-# What happens at the provider. Nothing here makes anybody pay for a text whose vector never comes.
+# Faults of the provider. None of them causes payment for a text whose vector never arrives.
 FAULTS = (
     Fault(kind="shuffled"),
     Fault(kind="doubled_lines", share=0.2),
@@ -68,7 +68,7 @@ STEPS = {
     "submit": ("submissions", "submit"),
     "poll": ("submissions", "poll"),
     "run": ("run", "--lane", "batch", "--allow-deletes"),
-    # The first text would pass the budget, so that nothing is handed in.
+    # The first text would exceed the budget, so nothing is submitted.
     "fetch": ("run", "--lane", "batch", "--allow-deletes", "--budget", "0"),
     "now": ("run", "--lane", "realtime", "--allow-deletes"),
 }
@@ -80,7 +80,7 @@ POINTS = {
     "fetch": (*telemetry.FAILPOINTS[:4], *POLLING),
     "now": (*POLLING, *telemetry.FAILPOINTS),
 }
-# What is given in a turn, all at once; `now` is alone, as it may send what a finder has just taken for itself.
+# The steps of a turn, run at once; `now` runs alone, since it may send what a finder has just taken.
 TURNS: tuple[tuple[tuple[str, ...], int], ...] = (
     (("run",), 4),
     (("find", "find"), 2),
@@ -95,22 +95,22 @@ TURNS: tuple[tuple[tuple[str, ...], int], ...] = (
 
 
 class SubmissionsTrial:
-    """A trial that is decided by its seed, as far as the moments go at which a process is killed."""
+    """A trial determined by its seed, apart from the exact moments at which processes are killed."""
 
     def __init__(self, seed: int, folder: Path, *, kills: int, s3: str = "") -> None:
-        """Kill so many commands at least, in `folder`; with an address in `s3`, the store is there."""
+        """Kill at least `kills` commands, in `folder`; with an address in `s3`, the store is there."""
         self.outcome = Outcome()
         self._chance = random.Random(seed)
         self._seed, self._wanted, self._s3 = seed, kills, s3
         self._folder, self._logs = folder, folder / "logs"
         self._seconds = dict(SECONDS)
-        self._ahead = 0  # µs that the commands are ahead of the clock; it never goes back
+        self._ahead = 0  # µs that the commands' clock is ahead of the real one; it never goes back
         self._turn = 0
-        # Of what goes by the other lane some is in flight when that is killed, and is paid for again.
+        # On the realtime lane, requests in flight at a kill are paid for again.
         self._both_lanes = seed % 2 == 0
 
     async def carry_out(self) -> Outcome:
-        """Do all of it; what goes wrong is told, not raised."""
+        """Run the whole trial; failures are returned, not raised."""
         began = time.monotonic()
         self._logs.mkdir(parents=True)
         (self._folder / "project").mkdir()
@@ -145,7 +145,7 @@ class SubmissionsTrial:
         edit(self._project, self._chance, self._turn, repeats=True)
 
     async def _take_turn(self) -> None:
-        """Change what there is, and give some commands at once, at a provider that has other faults than before."""
+        """Change the documents, and run some steps at once, at a provider with other faults than before."""
         self._ahead += TURN
         if edited := self._chance.random() < 0.5:
             self._edit()
@@ -159,7 +159,7 @@ class SubmissionsTrial:
         await asyncio.gather(*[self._give(each) for each in given])
 
     async def _give(self, step: str) -> None:
-        """Give a step once; it is killed, or ends by itself with nothing worse than what the provider answered."""
+        """Run a step once; it is killed, or ends by itself with nothing worse than the provider's answer."""
         arguments = STEPS.get(step) or await self._cancelling()
         wanted = step in POINTS and self.outcome.kills < self._wanted
         ran = await self._ended(
@@ -177,7 +177,7 @@ class SubmissionsTrial:
         return ("submissions", "cancel", self._chance.choice(live)["id"]) if live else ("submissions", "list")
 
     async def _end(self) -> None:
-        """Give the provider time to be as good as its word, run until nothing is left, and look at what there is."""
+        """Remove the provider's faults, run until nothing is left, and check the result."""
         self._provider.order()
         self._provider.advance(10.0)
         for _ in range(TURNS_LEFT):
@@ -197,7 +197,7 @@ class SubmissionsTrial:
         await self._settle()
 
     async def _settle(self) -> None:
-        """Hold what was paid for against what the ledger tells."""
+        """Compare what was paid with what the ledger says."""
         totals = self._provider.totals()
         self.outcome.twice = totals.billed_again
         if totals.billed_again > self.outcome.in_flight:
@@ -208,7 +208,7 @@ class SubmissionsTrial:
             raise Wrong(f"{totals.billed} tokens were billed, and the ledger tells of {told}")
 
     async def _compare(self) -> None:
-        """Hold the index against that of a new project, whose texts go by the realtime lane elsewhere."""
+        """Compare the index with that of a new project on the realtime lane of another provider."""
         anew = self._folder / "anew"
         shutil.copytree(self._project.folder, anew, ignore=shutil.ignore_patterns(".flowbed"))
         settings = (anew / "flowbed.toml").read_text("utf-8").replace(self._provider.url, self._elsewhere.url)
@@ -231,7 +231,7 @@ class SubmissionsTrial:
         return ran.report
 
     async def _ended(self, step: str, arguments: Sequence[str], moment: Moment | None) -> Ran:
-        """Give a command once, and wait for its end, or for that of a process that is killed."""
+        """Run a command once, and wait for its end or its kill."""
         self.outcome.commands += 1
         number = self.outcome.commands
         process = forked(
@@ -251,7 +251,7 @@ class SubmissionsTrial:
         if ran.returncode != -signal.SIGKILL:
             self._seconds[step] = time.monotonic() - began
         if step == "now":
-            # What was kept before came by the batch lane.
+            # Vectors cached before that came by the batch lane.
             _, sent, log = ran.stderr.partition(f" {telemetry.REQUEST_SENT} ")
             self.outcome.in_flight += replace(ran, stderr=sent[1:] + log).in_flight
         self.outcome.story.append(
@@ -271,7 +271,7 @@ class SubmissionsTrial:
 
 
 async def _kill(process: Forked, moment: Moment | None) -> None:
-    """Kill a process when its moment comes; at a point, it kills itself."""
+    """Kill a process when its moment comes; at a named point, it kills itself."""
     if moment is not None and not moment.point:
         await asyncio.sleep(moment.seconds)
         process.kill()

@@ -1,6 +1,6 @@
-"""What many processes tell each other while they work: tables of whole numbers in shared files, one writer a column.
+"""What processes report to each other while they work: tables of whole numbers in shared files, one writer per column.
 
-Each number only grows. A reader takes the largest of a row: whatever it sees was true when it began to look.
+Numbers only grow. A reader takes the largest of a row: it was true when the reader began to look.
 """
 
 from __future__ import annotations
@@ -24,17 +24,17 @@ class Table:
 
     @classmethod
     def open(cls, file: Path, rows: int, columns: int) -> Self:
-        """Open the table in a file, all 0 where it is new."""
+        """Open the table in a file; a new one is all 0."""
         if not file.exists():
             np.zeros((rows, columns), np.int64).tofile(file)
         return cls(np.memmap(file, np.int64, "r+", shape=(rows, columns)))
 
     def raise_to(self, row: int, column: int, number: int) -> None:
-        """Write a number, unless a larger one is there."""
+        """Write a number, unless a larger one is stored."""
         self.numbers[row, column] = max(int(self.numbers[row, column]), number)
 
     def now(self) -> NDArray[np.int64]:
-        """Take the largest number of each row."""
+        """Return the largest number of each row."""
         return np.asarray(self.numbers.max(axis=1))
 
 
@@ -42,8 +42,8 @@ class Table:
 class Tables:
     """What is known of keys (records that change) and of groups (rows that change together).
 
-    Of each: the revision that is `written` at most, that was `acknowledged` as committed, and that was `seen`. Of
-    groups also `gone`, the latest revision that deletes, and of collections the `version` that was seen.
+    For each: the highest revision `written`, the highest `acknowledged` as committed, and the highest `seen`. For
+    groups also `gone`, the latest revision that deletes, and for collections the highest `version` seen.
     """
 
     written: Table

@@ -1,6 +1,6 @@
-"""The data of the load: records that are edited, deleted and brought back, and groups of rows that change as one.
+"""The data of the load: records that are edited, deleted and restored, and groups of rows that change together.
 
-Everything about a revision follows from its number, so that whoever meets one can tell whether it is true.
+Everything about a revision follows from its number, so any process can tell whether it is right.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ _MEMBER = re.compile(r"group (\d+) member (\d+) revision (\d+)")
 
 @dataclass(frozen=True)
 class World:
-    """So many processes of each kind; two of those that fetch share a source, which one of them edits."""
+    """The number of processes of each kind; two fetching processes share a source, which one of them edits."""
 
     processes: int
 
@@ -54,7 +54,7 @@ def source_name(number: int) -> str:
 
 
 def collection_of(key: int) -> str:
-    """Name the collection that holds a record."""
+    """Return the collection of a record."""
     return COLLECTIONS[key // KEYS % 2]
 
 
@@ -64,7 +64,7 @@ def text(key: int, revision: int) -> str:
 
 
 def revision_of(document: str) -> tuple[int, int] | None:
-    """Read key and revision from a text; None where it is not the text of any."""
+    """Return key and revision of a text; None if it is not a record's."""
     found = _TEXT.match(document)
     if found is None or text(int(found[1]), int(found[2])) != document:
         return None
@@ -72,12 +72,12 @@ def revision_of(document: str) -> tuple[int, int] | None:
 
 
 def deleted(key: int, revision: int) -> bool:
-    """Tell whether this revision of a record is that it is gone: some come and go, the others stay for good."""
+    """Return whether this revision deletes a record: some come and go, the others stay forever."""
     return key % 3 == 0 and revision % 4 == 0
 
 
 def write_source(folder: Path, source: int, revisions: Mapping[int, int]) -> None:
-    """Write the records of a source as they are at these revisions, so that a reader meets the old file or the new."""
+    """Write a source's records at these revisions, atomically."""
     records = [
         {"id": f"k{key}", "text": text(key, revision), "key": key, "revision": revision}
         for key, revision in revisions.items()
@@ -104,11 +104,11 @@ def member(group: int, number: int, revision: int) -> str:
 
 
 def member_of(document: str) -> tuple[int, int, int] | None:
-    """Read group, number and revision from a text; None where it is not one of a group."""
+    """Return group, number and revision of a text; None if it is not a group's."""
     found = _MEMBER.fullmatch(document)
     return (int(found[1]), int(found[2]), int(found[3])) if found else None
 
 
 def removes(revision: int) -> bool:
-    """Tell whether this revision of a group is that all of it is gone."""
+    """Return whether this revision deletes the whole group."""
     return revision // 32 % 5 == 0

@@ -1,1 +1,1 @@
-"""What runs in processes of its own: each side of a comparison, Flowbed's and its peers'."""
+"""The sides of comparisons, Flowbed's and its peers', each run in its own process."""

@@ -1,4 +1,4 @@
-"""A new process that opens a store and answers one query; takes SIDE STORE QUERIES PLACE."""
+"""A new process that opens a store and answers one query; its arguments are SIDE STORE QUERIES PLACE."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ def main() -> None:
     side, store, queries, place = sys.argv[1:]
     query = np.load(queries)[int(place)]
     if side == "flowbed":
-        import flowbed  # the other side has none
+        import flowbed  # not installed on the other side
 
         with flowbed.open(store) as bed:
             print(bed.search(query, collection="rows", limit=10)[0].id)

@@ -1,4 +1,4 @@
-"""A FastAPI application with one route that does nothing: the most that any route of a FastAPI server could reach."""
+"""A FastAPI application with one route that does nothing: the upper limit for any FastAPI server."""
 
 from __future__ import annotations
 
@@ -10,5 +10,5 @@ app = FastAPI()
 @app.get("/")
 @app.post("/v1/embeddings")
 async def nothing() -> dict[str, str]:
-    """Answer with nothing."""
+    """Return an empty answer."""
     return {}

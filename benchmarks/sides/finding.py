@@ -1,4 +1,4 @@
-"""Flowbed's side of finding: records that are fetched, and then gathered into submissions by another process."""
+"""Flowbed's side of finding: one process fetches records, another gathers them into submissions."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import flowbed
 from benchmarks.sides.serve import serve
 from flowbed.wiring.process import set_up
 
-# Finding asks the provider for nothing: nobody answers there.
+# Finding never calls the provider: nothing listens at this address.
 SETTINGS = """\
 model = "openai:text-embedding-3-small"
 [providers.openai]
@@ -38,8 +38,8 @@ async def _fetch(folder: str) -> dict[str, Any]:
 
 
 def find(folder: str) -> dict[str, Any]:
-    """Find, claim and count all that waits, cut it into submissions, and write them."""
-    set_up()  # as the command does
+    """Find, claim and count all waiting chunks, cut them into submissions, and write these."""
+    set_up()  # as the command does it
     return asyncio.run(_find(folder))
 
 

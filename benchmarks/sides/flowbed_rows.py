@@ -1,4 +1,4 @@
-"""Flowbed's side where vectors are in hand: an index is built, changed rows are published, vectors are searched."""
+"""Flowbed's side with existing vectors: builds an index, publishes changed rows, searches vectors."""
 
 from __future__ import annotations
 
@@ -30,11 +30,11 @@ if TYPE_CHECKING:
     from flowbed.lanes.contexts import RunContext
 
 COLLECTION = "rows"
-RUN_ROWS = 8_192  # as many as a run of the pipeline holds
+RUN_ROWS = 8_192  # the rows of a run of the pipeline
 
 
 class Opened:
-    """One project and the rows that it is about."""
+    """One project and its rows."""
 
     def __init__(self) -> None:
         """Open nothing yet."""
@@ -44,14 +44,14 @@ class Opened:
         self._folder = Path()
 
     def begin(self, folder: str, rows: str, model: str) -> None:
-        """Make an empty project."""
+        """Create an empty project."""
         shutil.rmtree(folder, ignore_errors=True)
         Path(folder).mkdir(parents=True)
         Path(folder, "flowbed.toml").write_text(f'model = "{model}"\n', encoding="utf-8")
         self.open(folder, rows)
 
     def open(self, folder: str, rows: str) -> None:
-        """Open a project that is there."""
+        """Open an existing project."""
         self._folder, self._rows = Path(folder), RowFiles(rows)
         self._bed = self._loop.run(flowbed.aopen(self._folder))
 
@@ -60,28 +60,28 @@ class Opened:
         return self._loop.run(self._build(count))
 
     def add(self, start: int, stop: int, commits: int) -> None:
-        """Commit further rows, in so many commits, and leave the vector index as it is."""
+        """Commit more rows in `commits` commits, and leave the vector index as it is."""
         edges = np.linspace(start, stop, commits + 1, dtype=int)
         for first, last in itertools.pairwise(edges):
             self._loop.run(self._commit(range(first, last)))
 
     def publish(self, count: int, changed: int, edition: int) -> dict[str, Any]:
-        """Change rows at random, and publish them from vectors in hand; tell one of them, for a reader to look for."""
+        """Change random rows and publish them with existing vectors; return one of them, for a reader to find."""
         return self._loop.run(self._publish(count, changed, edition))
 
     def look(self, row: int, edition: int) -> float:
-        """Open the project anew, and find a row as it was changed; tell the seconds that took."""
+        """Open the project again and find a changed row; return the seconds that took."""
         batch = self.files.batch([row], edition=edition)
         began = time.perf_counter()
         self._loop.run(self._seen(batch.vectors[0], batch.documents[0]))
         return time.perf_counter() - began
 
     def search(self, start: int, stop: int, where: dict[str, Any] | None = None) -> dict[str, Any]:
-        """Search for queries one after the other: milliseconds, and the rows found."""
+        """Search for queries one after the other; return milliseconds, and the rows found."""
         return self._loop.run(self._search(self.files.queries[start:stop], where))
 
     def texts(self, start: int, stop: int) -> dict[str, Any]:
-        """Search for the texts of queries, each embedded on the way."""
+        """Search for the texts of queries, each embedded during the search."""
         return self._loop.run(self._search(self.files.asked[start:stop], None))
 
     @property
@@ -98,7 +98,7 @@ class Opened:
 
     @property
     def context(self) -> RunContext:
-        """The project's context: vectors in hand are an embedder's answer, which no public call takes."""
+        """The project's context: existing vectors take an embedder's place, which no public call accepts."""
         return self.bed._context()  # noqa: SLF001
 
     async def _build(self, count: int) -> dict[str, float]:
@@ -187,7 +187,7 @@ class Opened:
         await context.ledger.runs.record(run, [(key, version) for key in batch.ids], worker=context.worker)
 
     async def _claim(self, batch: Batch, edition: int) -> int:
-        """Let the ledger know of the chunks that are about to be published, as a fetch does; return their version."""
+        """Register the chunks to publish in the ledger, as a fetch does; return their version."""
         context, now = self.context, self.context.clock()
         name = f"batch {edition}"
         documents = {row_of(key) // 10 for key in batch.ids}
@@ -258,7 +258,7 @@ class Opened:
 
 
 def sizes(folder: Path) -> dict[str, tuple[int, int]]:
-    """Tell the size and the time of writing of every file below a folder."""
+    """Return the size and modification time of every file below a folder."""
     found = {}
     for path in folder.rglob("*"):
         if path.is_file():
@@ -268,7 +268,7 @@ def sizes(folder: Path) -> dict[str, tuple[int, int]]:
 
 
 if __name__ == "__main__":
-    set_up()  # as the command does
+    set_up()  # as the command does it
     opened = Opened()
     serve(
         {

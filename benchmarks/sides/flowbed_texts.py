@@ -1,4 +1,4 @@
-"""Flowbed's side where texts come from files: receipts from file to answers, and a million records."""
+"""Flowbed's side with texts from files: receipts from file to answers, and a million records."""
 
 from __future__ import annotations
 
@@ -57,7 +57,7 @@ async def _receipts(folder: Path, file: Path, last: str) -> dict[str, Any]:
 
 
 def records(folder: str, file: str, model: str) -> dict[str, Any]:
-    """Run over a file of records, and tell when how many were done; a project that is there is run again."""
+    """Run over a file of records, and return when how many were done; an existing project is run again."""
     Path(folder).mkdir(parents=True, exist_ok=True)
     Path(folder, "flowbed.toml").write_text(f'model = "{model}"\n', encoding="utf-8")
     return asyncio.run(_records(Path(folder), Path(file)))
@@ -102,7 +102,7 @@ async def _records(folder: Path, file: Path) -> dict[str, Any]:
 
 
 def tenths(seen: list[tuple[float, int]], compactions: list[tuple[float, float]]) -> list[float]:
-    """Tell the rate of each tenth of what was done, in rows a second, with the seconds of compactions left out."""
+    """Return the rate of each tenth of the work, in rows a second, without the seconds of compactions."""
     total = seen[-1][1]
     if not total:
         return []
@@ -115,7 +115,7 @@ def tenths(seen: list[tuple[float, int]], compactions: list[tuple[float, float]]
 
 
 def _when(seen: list[tuple[float, int]], count: float) -> float:
-    """Tell when `count` rows were done, as if they were done evenly between two reports."""
+    """Return when `count` rows were done, interpolated between two reports."""
     for (at, before), (when, done) in itertools.pairwise(seen):
         if before <= count <= done and done > before:
             return at + (when - at) * (count - before) / (done - before)
@@ -123,7 +123,7 @@ def _when(seen: list[tuple[float, int]], count: float) -> float:
 
 
 def _time_compactions(taken: list[tuple[float, float]]) -> None:
-    """Note when compactions run, wherever the package calls them from."""
+    """Record when compactions run, wherever the package calls them."""
     compact: Callable[..., Any] = compaction.compact
 
     async def timed(*positional: Any, **named: Any) -> Any:
@@ -139,5 +139,5 @@ def _time_compactions(taken: list[tuple[float, float]]) -> None:
 
 
 if __name__ == "__main__":
-    set_up()  # as the command does
+    set_up()  # as the command does it
     serve({"receipts": receipts, "records": records})

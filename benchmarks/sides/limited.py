@@ -1,4 +1,4 @@
-"""A process that embeds as much as it can at a provider, keeping to its rate limits or not."""
+"""A process that embeds as much as it can at a provider, with or without obeying its rate limits."""
 
 from __future__ import annotations
 
@@ -40,12 +40,12 @@ WORDS = (
     "for",
     "a",
 )
-FIRST_RETRY = 0.1  # s, where a refusal does not say when to come back
+FIRST_RETRY = 0.1  # s, if a refusal has no retry time
 
 
 @dataclass(frozen=True, kw_only=True)
 class Load:
-    """What is to be embedded, where and for how long; with `limited`, `rates` per minute are kept to."""
+    """What to embed, where and for how long; with `limited`, `rates` per minute are obeyed."""
 
     model: str
     options: Mapping[str, str]
@@ -59,8 +59,8 @@ class Load:
     seed: int
 
 
-def drive(**asked: Any) -> dict[str, int]:  # whatever JSON can hold
-    """Have many callers embed for some seconds, and tell what became of their calls and texts."""
+def drive(**asked: Any) -> dict[str, int]:  # any JSON value
+    """Let many callers embed for some seconds, and return the outcomes of their calls and texts."""
     return asyncio.run(_drive(Load(**asked)))
 
 
@@ -83,7 +83,7 @@ async def _drive(load: Load) -> dict[str, int]:
 
 
 async def _call(embedder: Embedder, load: Load, chance: random.Random, outcomes: Counter[str]) -> None:
-    """Embed one call after the other, each until it is answered."""
+    """Make one call after the other, each until it is answered."""
     while True:
         texts = [_text(chance, load.words) for _ in range(chance.randint(1, load.texts))]
         for attempt in itertools.count():

@@ -1,4 +1,4 @@
-"""Ask an HTTP server as fast as it answers, over connections that stay open, at as little cost as Python has."""
+"""Send requests to an HTTP server as fast as it answers, over persistent connections, at the lowest cost in Python."""
 
 from __future__ import annotations
 
@@ -21,13 +21,13 @@ SHOWN = 300  # bytes of an answer that an error quotes
 
 
 class Connection(asyncio.Protocol):
-    """One connection: the next request is sent when the answer to the last has come."""
+    """One connection: the next request is sent when the previous one is answered."""
 
     def __init__(self, waiting: deque[bytes], seconds: list[float], ended: asyncio.Future[None]) -> None:
-        """Take requests from `waiting` until there are none, and note how long each answer took."""
+        """Take requests from `waiting` until it is empty, and record how long each answer took."""
         self._waiting, self._seconds, self._ended = waiting, seconds, ended
         self._answer = bytearray()
-        self._length = 0  # of the answer with its head, once that is known
+        self._length = 0  # of the answer with its head, once known
 
     def connection_made(self, transport: Any) -> None:  # the loop's
         """Send the first request."""
@@ -35,7 +35,7 @@ class Connection(asyncio.Protocol):
         self._next()
 
     def data_received(self, data: bytes) -> None:
-        """Note when an answer is whole."""
+        """Check whether an answer is complete."""
         self._answer += data
         if not self._length:
             end = self._answer.find(END)
@@ -47,7 +47,7 @@ class Connection(asyncio.Protocol):
             self._next()
 
     def connection_lost(self, exc: Exception | None) -> None:
-        """Tell that the server has left too soon."""
+        """Report that the server closed the connection too soon."""
         if not self._ended.done():
             self._ended.set_exception(exc or ConnectionError("the server closed the connection"))
 
@@ -75,7 +75,7 @@ class Connection(asyncio.Protocol):
 
 
 def load(url: str, bodies: str, connections: int) -> dict[str, Any]:
-    """Send each line of a file as a body; tell how long it took, and each answer, in seconds."""
+    """Send each line of a file as a body; return the total time and that of each answer, in seconds."""
     target = urlsplit(url)
     lines = Path(bodies).read_bytes().splitlines()
     head = f"POST {target.path} HTTP/1.1\r\nHost: {target.netloc}\r\nAuthorization: Bearer none\r\n"

@@ -1,4 +1,4 @@
-"""Ask an HTTP server now and then, one request after another over one connection, and tell how long each took."""
+"""Send requests to an HTTP server with pauses over one connection, and return how long each took."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ HEADERS = {"Content-Type": "application/json", "Authorization": "Bearer none"}
 
 
 def ask(url: str, bodies: str, pause: float) -> list[float]:
-    """Send each line of a file as a body, `pause` seconds after the last answer, half more or half less by chance."""
+    """Send each line of a file as a body, `pause` seconds after the last answer, randomly varied by half."""
     target = urlsplit(url)
     connection = http.client.HTTPConnection(str(target.hostname), target.port)
     chance = random.Random(0)

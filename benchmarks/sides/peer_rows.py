@@ -1,4 +1,4 @@
-"""chromadb's side where vectors are in hand: loaded the fastest way known, copied to publish, queried."""
+"""chromadb's side with existing vectors: loaded the fastest way known, copied to publish, queried."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ COLLECTION = "rows"
 
 
 class Opened:
-    """One client, its collection and the rows that it is about."""
+    """One client, its collection and its rows."""
 
     def __init__(self) -> None:
         """Open nothing yet."""
@@ -63,18 +63,18 @@ class Opened:
         return {"seconds": done - began, "add": added - began, "reader": done - added}
 
     def open(self, store: str, rows: str) -> None:
-        """Open a folder that is there."""
+        """Open an existing folder."""
         self._files, self._store = RowFiles(rows), store
         self._connect()
 
     def ef(self, ef_search: int) -> None:
-        """Set how far a query looks; it takes effect when the folder is opened the next time."""
+        """Set ef_search; it takes effect when the folder is next opened."""
         self._collection.modify(configuration={"hnsw": {"ef_search": ef_search}})
         self._client.close()
         self._connect()
 
     def add(self, start: int, stop: int, commits: int) -> None:
-        """Add further rows, in so many calls."""
+        """Add more rows in `commits` calls."""
         edges = np.linspace(start, stop, commits + 1, dtype=int)
         for first, last in itertools.pairwise(edges):
             batch = self.files.batch(range(first, last))
@@ -88,7 +88,7 @@ class Opened:
     def publish(
         self, store: str, rows: str, work: str, *, count: int, changed: int, edition: int, add_size: int
     ) -> dict[str, Any]:
-        """Change rows at random: copy the folder, upsert, copy it back, and find one through a new client."""
+        """Change random rows: copy the folder, upsert, copy it back, and find one through a new client."""
         files = RowFiles(rows)
         chosen = np.random.default_rng(edition).choice(count, changed, replace=False)
         batch = files.batch(np.sort(chosen), edition=edition)
@@ -125,11 +125,11 @@ class Opened:
         }
 
     def search(self, start: int, stop: int, where: dict[str, Any] | None = None) -> dict[str, Any]:
-        """Query for vectors one after the other: milliseconds, and the rows found."""
+        """Query for vectors one after the other; return milliseconds, and the rows found."""
         return self._search(self.files.queries[start:stop], where)
 
     def texts(self, folder: str, start: int, stop: int) -> dict[str, Any]:
-        """Query for texts, each embedded on the way."""
+        """Query for texts, each embedded during the query."""
         encoder = model(folder)
         taken, found = [], []
         for text in self.files.asked[start:stop]:

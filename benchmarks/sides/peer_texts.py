@@ -1,4 +1,4 @@
-"""sentence-transformers and chromadb, as their users put them together: texts in, a collection to query out."""
+"""sentence-transformers and chromadb, as their users combine them: texts in, a collection to query out."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ FIELDS = ("merchant_name", "date", "total", "address")
 
 
 class Model:
-    """The model, and the batch size that suits it."""
+    """The model, with its best batch size."""
 
     def __init__(self, folder: str) -> None:
         """Load the weights in `folder`."""
@@ -49,7 +49,7 @@ def model(folder: str) -> Model:
 
 
 def load(folder: str) -> float:
-    """Load the model, and tell how long it took."""
+    """Load the model, and return how long it took."""
     import chromadb  # noqa: F401 - importing it is not timed
 
     return seconds(lambda: model(folder))
@@ -64,7 +64,7 @@ def encode(folder: str, texts: str, batch_size: int) -> float:
 def receipts(
     folder: str, file: str, store: str, *, batch_size: int, add_size: int, dedup: bool
 ) -> dict[str, Any]:
-    """Take receipts from the file to answers: read, embed, add, and query a client that opens them anew."""
+    """Take receipts from the file to answers: read, embed, add, and query through a new client."""
     import chromadb  # imported by load
 
     began = time.perf_counter()
@@ -100,7 +100,7 @@ def receipts(
         last = next(at for at in range(len(rows) - 1, -1, -1) if rows[at][0] == name)
         there = reader.get_collection(name, embedding_function=None)
         answer = there.query(query_embeddings=vectors[last : last + 1], n_results=1, include=["documents"])
-        # Among so many equal texts its graph does not always lead to the nearest: an answer, and the row, will do.
+        # With many equal texts its graph does not always lead to the nearest, so any answer and the stored row will do.
         if not answer["ids"][0] or there.get(ids=[rows[last][1]])["documents"] != [rows[last][2]]:
             raise LookupError(f"{rows[last][2]!r} is not found: {answer}")
     reader.close()
@@ -119,7 +119,7 @@ def receipts(
 
 
 def _rows(file: Path) -> Any:  # rows of (collection, id, text, metadata)
-    """Make the rows that Flowbed makes of receipts: the same ids, texts and metadata."""
+    """Make the same rows as Flowbed does of receipts: the same ids, texts and metadata."""
     with file.open(encoding="utf-8") as lines:
         for receipt in map(json.loads, lines):
             shared = {name: receipt[name] for name in FIELDS if receipt.get(name)}

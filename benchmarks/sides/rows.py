@@ -1,4 +1,4 @@
-"""The rows that both sides index: read from the files that were made for a benchmark."""
+"""The rows that both sides index, read from files that were made for a benchmark."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ SOURCES = ("receipts", "abstracts", "issues", "chat")
 
 @dataclass(frozen=True, kw_only=True)
 class Batch:
-    """Rows as a caller has them in hand."""
+    """Rows with their vectors."""
 
     ids: Sequence[str]
     vectors: NDArray[np.float32]
@@ -29,12 +29,12 @@ class Batch:
 
 
 class RowFiles:
-    """The rows in a folder, and the queries that go with them."""
+    """The rows in a folder, and their queries."""
 
     def __init__(self, folder: str) -> None:
-        """Read everything but the vectors, which are read as they are needed.
+        """Read everything except the vectors, which are read when needed.
 
-        They are not mapped: the pages around each row would count as memory of the process.
+        They are not memory-mapped: the pages around each row would count as memory of the process.
         """
         place = Path(folder)
         mapped = np.load(place / "vectors.npy", mmap_mode="r")
@@ -48,7 +48,7 @@ class RowFiles:
         self._topics = np.load(place / "topics.npy")
 
     def batch(self, rows: Sequence[int] | NDArray[np.int64], *, edition: int = 0) -> Batch:
-        """Take rows; another edition of a row has another document and a vector that differs a little."""
+        """Return rows; another edition of a row has another document and a slightly different vector."""
         vectors = self._read(rows)
         if edition:
             noise = np.random.default_rng(edition).standard_normal(vectors.shape, np.float32)
@@ -79,11 +79,11 @@ class RowFiles:
 
 
 def row_id(row: int) -> str:
-    """Name a row."""
+    """Return the id of a row."""
     return f"rows#{row // 10:07d}#{row % 10:05d}"
 
 
 def row_of(key: str) -> int:
-    """Tell which row an id names."""
+    """Return the row of an id."""
     _, document, ordinal = key.split("#")
     return int(document) * 10 + int(ordinal)

@@ -1,4 +1,4 @@
-"""Answer a benchmark's questions in this process: a JSON object a line in, one out. Standard library only."""
+"""Answer a benchmark's questions in this process: one JSON object per line in, one out. Standard library only."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 
 def serve(answers: Mapping[str, Callable[..., Any]]) -> None:
-    """Answer questions by name until there are no more; what libraries print goes to standard error."""
+    """Answer questions by name until input ends; output of libraries goes to standard error."""
     out = os.fdopen(os.dup(1), "w", encoding="utf-8")
     os.dup2(2, 1)
     for line in sys.stdin:

@@ -1,6 +1,6 @@
-"""An embeddings provider that costs next to nothing: it answers at once, and always with the same vector.
+"""An embeddings provider that costs almost nothing: it answers at once, always with the same vector.
 
-`python -m benchmarks.sides.upstream PORT`; GET tells how many requests and inputs there were so far.
+`python -m benchmarks.sides.upstream PORT`; GET returns how many requests and inputs it has received.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ FORMS = _forms()
 
 
 class Told:
-    """What was asked so far."""
+    """What it has received so far."""
 
     requests = 0
     inputs = 0
@@ -42,13 +42,13 @@ class Upstream(asyncio.Protocol):
     """One connection."""
 
     def connection_made(self, transport: Any) -> None:  # the loop's
-        """Begin to read."""
+        """Start reading."""
         self._transport = transport
         self._parser = httptools.HttpRequestParser(self)
         self._body = bytearray()
 
     def data_received(self, data: bytes) -> None:
-        """Read on."""
+        """Parse more bytes."""
         self._parser.feed_data(data)
 
     def on_body(self, body: bytes) -> None:
