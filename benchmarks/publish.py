@@ -132,8 +132,8 @@ def section(found: dict[str, Any]) -> str:
     return f"""## Publishing what changed
 
 {found["changed"]:,} random rows have a new vector and document, which already exist. Flowbed writes a delta, records
-its run, merges it and marks its chunks. chromadb's directory is copied, the rows are upserted ({sweep} by rows per call),
-and it is copied back. Both end when a new reader of the store finds one of the rows; Flowbed's reader is another
+its run, merges it and marks its chunks. chromadb's directory is copied, the rows are upserted ({sweep} by rows per
+call), and it is copied back. Both end when a new reader of the store finds one of the rows; Flowbed's reader is another
 process. Flowbed syncs what it writes to disk; the copies are not synced. Bytes are those of new and changed files, or
 of all write calls if that is more. Memory is that of a process that only publishes.
 
