@@ -103,8 +103,8 @@ def section(found: dict[str, Any]) -> str:
 
 Records of JSON Lines, a distinct sentence each. Their vectors are computed from the text (`seeded:64`), so this
 measures Flowbed and not a model. Fetching, chunking, ledger, embedding, commits, vector index and compaction run in one
-process tree, whose resident memory is counted together. "Unchanged" runs again over the same file; "rewritten" over a copy in
-its place, so that every record is read and compared.
+process tree, whose resident memory is counted together. "Unchanged" runs again over the same file;
+"rewritten" over a copy in its place, so that every record is read and compared.
 
 {table(heads, lines)}
 
