@@ -14,7 +14,7 @@ from flowbed.errors import Unavailable
 from flowbed.ledger import JobRow
 from flowbed.records.serving import Caller, EmbeddingsRequest
 from flowbed.server.api.batch_lines import Lines
-from flowbed.services.batches import answering, work, worker
+from flowbed.services.batches import answering, worker
 from flowbed.services.batches.answering import PAUSE
 from flowbed.services.batches.fair_scheduling import following, giving_way
 from flowbed.services.batches.worker import Working

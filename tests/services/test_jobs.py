@@ -415,7 +415,7 @@ async def test_a_key_that_is_revoked_ends_the_jobs_that_run(
             return answered
 
         monkeypatch.setattr("flowbed.services.batches.answering.LOCAL_INPUTS", 1)
-        monkeypatch.setattr("flowbed.services.batches.work.PART_BYTES", 1)
+        monkeypatch.setattr("flowbed.services.batches.execution.PART_BYTES", 1)
         monkeypatch.setattr(service.embeddings, "answer", revoke_at)
         job = await finished(service, job)
         found = await outcomes(service, job)
@@ -550,11 +550,11 @@ async def test_a_job_that_cannot_go_on_stands_in_nobodys_way(
     opened: Open, project: Project, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Where the work on one job breaks down, others are done, and it is tried again later."""
-    from flowbed.services.batches import work, worker
+    from flowbed.services.batches import execution, worker
 
     monkeypatch.setattr(worker, "AGAIN", 0.01)
     monkeypatch.setattr(worker, "EVERY", 0.01)
-    done = work.Work.run
+    done = execution.Work.run
     broken = 3
 
     async def run(self: Any) -> None:
@@ -564,7 +564,7 @@ async def test_a_job_that_cannot_go_on_stands_in_nobodys_way(
             raise ZeroDivisionError
         await done(self)
 
-    monkeypatch.setattr(work.Work, "run", run)
+    monkeypatch.setattr(execution.Work, "run", run)
     async with opened() as service:
         job, other = await begin(service, [line("a")]), await begin(service, [line("b")])
         async with Working(service, Lines()):

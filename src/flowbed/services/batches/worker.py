@@ -10,9 +10,9 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Self
 
 from flowbed.services.batches.answering import Answers
+from flowbed.services.batches.execution import HELD, GaveWay, Lost, Work
 from flowbed.services.batches.fair_scheduling import following, giving_way
 from flowbed.services.batches.output import FOLDER, drop_folder
-from flowbed.services.batches.work import HELD, GaveWay, Lost, Work
 from flowbed.telemetry import log
 
 if TYPE_CHECKING:

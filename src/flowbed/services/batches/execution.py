@@ -13,8 +13,8 @@ from flowbed.errors import NotFound
 from flowbed.records.serving import Caller
 from flowbed.services.batches.answering import Stopped, undone
 from flowbed.services.batches.input_lines import Check, Fault, copied
+from flowbed.services.batches.job_owner import Owner
 from flowbed.services.batches.output import Parts
-from flowbed.services.batches.owners import Owner
 from flowbed.services.served_model import allow
 
 if TYPE_CHECKING:
