@@ -47,7 +47,7 @@ if TYPE_CHECKING:
     from flowbed.pipeline.rollback import Released
     from flowbed.records import Hit, Plan, Report, SearchResults, Status
     from flowbed.records.serving import Serving
-    from flowbed.services.keys import Keys
+    from flowbed.services.keys import KeyService
     from flowbed.storage import Store
 
 Answer = TypeVar("Answer")
@@ -478,11 +478,11 @@ class Flowbed:
         """What the settings say about serving."""
         return settings.serving(self.settings)
 
-    def keys(self) -> Keys:
+    def keys(self) -> KeyService:
         """Give what API keys are made, listed and revoked with."""
-        from flowbed.services.keys import Keys  # only serving needs it
+        from flowbed.services.keys import KeyService  # only serving needs it
 
-        return Keys(self._ledger.keys, tiers=self.serving.tiers, clock=process.now)
+        return KeyService(self._ledger.keys, tiers=self.serving.tiers, clock=process.now)
 
     def clock(self) -> int:
         """Tell the time: microseconds since 1970."""

@@ -78,7 +78,7 @@ def test_embeddings_are_described_in_full(description: dict[str, Any]) -> None:
     assert asked["additionalProperties"] is False
     assert set(asked["required"]) == {"input", "model"}
     assert len(asked["properties"]["input"]["anyOf"]) == 4
-    answered = description["components"]["schemas"]["Embeddings"]
+    answered = description["components"]["schemas"]["EmbeddingList"]
     assert set(answered["properties"]) == {"object", "data", "model", "usage"}
 
 

@@ -11,7 +11,7 @@ from flowbed import errors
 from flowbed.records.serving import Allowance, Caller
 from flowbed.server.http import errors as ours
 from flowbed.server.http.rate_limit_headers import allowance_headers, duration
-from flowbed.server.http.request_context import Exchange
+from flowbed.server.http.request_context import RequestContext
 
 ALLOWED = Allowance(
     requests=100, requests_left=0, requests_reset=0.6, tokens=5, tokens_left=1, tokens_reset=3600
@@ -25,9 +25,11 @@ async def no_body() -> bytes:
 
 def refused(error: Exception, caller: Caller | None = None) -> tuple[int, dict[str, Any], dict[str, str]]:
     """Word an error, and read it as a client does."""
-    exchange = Exchange(id="req_1", method="POST", path="/v1/embeddings", started=0, headers={}, read=no_body)
-    exchange.caller = caller or exchange.caller
-    said = ours.refusal(error, exchange, allowance=lambda _: ALLOWED)
+    context = RequestContext(
+        id="req_1", method="POST", path="/v1/embeddings", started=0, headers={}, read=no_body
+    )
+    context.caller = caller or context.caller
+    said = ours.http_error(error, context, allowance=lambda _: ALLOWED)
     headers = {name.decode(): value.decode() for name, value in said.headers}
     body = orjson.loads(said.body)
     assert set(body) == {"error"}

@@ -13,7 +13,7 @@ from flowbed.errors import Misconfigured
 from flowbed.ledger import open_ledger
 from flowbed.records import SearchResults
 from flowbed.records.serving import Serving
-from flowbed.services.keys import Keys
+from flowbed.services.keys import KeyService
 from flowbed.services.service import open_service
 from flowbed.storage import open_store
 from flowbed.testing.clock import FixedClock
@@ -64,8 +64,8 @@ class Project:
     def model(self) -> str:
         return next(iter(self.providers))
 
-    def keys(self) -> Keys:
-        return Keys(self.ledger.keys, tiers=self.serving.tiers, clock=self.now, monotonic=self.seconds)
+    def keys(self) -> KeyService:
+        return KeyService(self.ledger.keys, tiers=self.serving.tiers, clock=self.now, monotonic=self.seconds)
 
     def clock(self) -> int:
         return self.now()

@@ -9,7 +9,7 @@ import pytest
 
 from flowbed.errors import NotFound, Rejected
 from flowbed.services import files as module
-from flowbed.services.files import Described, Files
+from flowbed.services.files import FileDescription, FileService
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Sequence
@@ -22,8 +22,8 @@ DAY = 86_400
 
 
 @pytest.fixture
-def files(project: Project) -> Files:
-    return Files(
+def files(project: Project) -> FileService:
+    return FileService(
         project.store, project.ledger.files, clock=project.clock, secret=lambda: f"{project.secret()}x"
     )
 
@@ -36,14 +36,14 @@ async def pieces(*parts: bytes, failure: Exception | None = None) -> AsyncIterat
 
 
 async def send(
-    files: Files,
+    files: FileService,
     *parts: bytes,
     owner: str = "",
     purpose: str = "batch",
     seconds: int | None = None,
     most: int | None = None,
 ) -> FileRow:
-    said = Described(purpose=purpose, filename="in.jsonl", seconds=seconds)
+    said = FileDescription(purpose=purpose, filename="in.jsonl", seconds=seconds)
     return await files.create(owner, pieces(*parts), described=lambda: said, most=most)
 
 
@@ -51,16 +51,16 @@ async def stored(project: Project) -> list[str]:
     return [listed.key async for listed in project.store.list("")]
 
 
-async def read(files: Files, row: FileRow) -> bytes:
+async def read(files: FileService, row: FileRow) -> bytes:
     return b"".join([piece async for piece in files.content(row)])
 
 
-async def ids(files: Files, owner: str = "", **how: object) -> tuple[Sequence[str], bool]:
+async def ids(files: FileService, owner: str = "", **how: object) -> tuple[Sequence[str], bool]:
     rows, more = await files.list(owner, **{"limit": 10, "descending": True, **how})  # type: ignore[arg-type]
     return [row.id for row in rows], more
 
 
-async def test_a_file_is_what_was_sent(files: Files, project: Project) -> None:
+async def test_a_file_is_what_was_sent(files: FileService, project: Project) -> None:
     """A file's bytes, size, name and purpose are those sent, until it is deleted: then nothing of it is left."""
     row = await send(files, b"one", b"", b"two")
     assert await files.get("", row.id) == row
@@ -72,7 +72,7 @@ async def test_a_file_is_what_was_sent(files: Files, project: Project) -> None:
         await files.get("", row.id)
 
 
-async def test_nobody_learns_of_anothers_file(files: Files) -> None:
+async def test_nobody_learns_of_anothers_file(files: FileService) -> None:
     """To everyone but its owner, a file does not exist: not by its id, not in lists, and not to be deleted."""
     row = await send(files, b"mine", owner="me")
     for other in ("", "you"):
@@ -87,25 +87,25 @@ async def test_nobody_learns_of_anothers_file(files: Files) -> None:
 
 
 @pytest.mark.parametrize("id", ["", "file-\0", "file-\ud800", "../x", "x" * 1000])
-async def test_an_id_that_none_can_have_is_not_found(files: Files, id: str) -> None:
+async def test_an_id_that_none_can_have_is_not_found(files: FileService, id: str) -> None:
     """What can be no id is not there, whatever the ledger would make of it."""
     with pytest.raises(NotFound):
         await files.get("", id)
 
 
-async def test_what_breaks_off_leaves_nothing(files: Files, project: Project) -> None:
+async def test_what_breaks_off_leaves_nothing(files: FileService, project: Project) -> None:
     """Where the sender breaks off, its own error is told, and neither store nor ledger knows of the file."""
-    said = Described(purpose="batch", filename="")
+    said = FileDescription(purpose="batch", filename="")
     with pytest.raises(ZeroDivisionError):
         await files.create("", pieces(b"x" * 2**20, failure=ZeroDivisionError()), described=lambda: said)
     assert await stored(project) == []
     assert await ids(files) == ([], False)
 
 
-async def test_what_is_refused_at_the_end_leaves_nothing(files: Files, project: Project) -> None:
+async def test_what_is_refused_at_the_end_leaves_nothing(files: FileService, project: Project) -> None:
     """A file that turns out to be of no use when all of it is here is removed again."""
 
-    def refuse() -> Described:
+    def refuse() -> FileDescription:
         raise Rejected("no")
 
     with pytest.raises(Rejected, match="no"):
@@ -114,7 +114,7 @@ async def test_what_is_refused_at_the_end_leaves_nothing(files: Files, project: 
 
 
 async def test_a_file_for_batches_has_a_limit_of_its_own(
-    files: Files, project: Project, monkeypatch: pytest.MonkeyPatch
+    files: FileService, project: Project, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """What is too large for a batch is refused as such, and taken for another purpose."""
     monkeypatch.setattr(module, "BATCH_BYTES", 3)
@@ -129,7 +129,7 @@ async def test_a_file_for_batches_has_a_limit_of_its_own(
     [("batch", None, 30 * DAY), ("batch", 3600, 3600), ("user_data", 7200, 7200)],
 )
 async def test_a_file_goes_when_its_time_is_over(
-    files: Files, project: Project, purpose: str, said: int | None, kept: int
+    files: FileService, project: Project, purpose: str, said: int | None, kept: int
 ) -> None:
     """A file is there for as long as was said, or 30 days for a batch; then it is not found, and swept."""
     row = await send(files, b"text", purpose=purpose, seconds=said)
@@ -144,7 +144,7 @@ async def test_a_file_goes_when_its_time_is_over(
     assert await stored(project) == []
 
 
-async def test_a_file_of_another_purpose_stays(files: Files, project: Project) -> None:
+async def test_a_file_of_another_purpose_stays(files: FileService, project: Project) -> None:
     """Where nothing is said of it, a file that is for no batch is kept for ever."""
     row = await send(files, b"text", purpose="user_data")
     project.now.advance(seconds=10_000 * DAY)
@@ -152,7 +152,7 @@ async def test_a_file_of_another_purpose_stays(files: Files, project: Project) -
     assert await read(files, await files.get("", row.id)) == b"text"
 
 
-async def test_bytes_that_belong_to_no_file_are_swept(files: Files, project: Project) -> None:
+async def test_bytes_that_belong_to_no_file_are_swept(files: FileService, project: Project) -> None:
     """What a killed process left in the store goes after a day, and nothing else does."""
     kept = await send(files, b"text", purpose="user_data")
     await project.store.put("files/file-left/content", b"left")
@@ -165,7 +165,7 @@ async def test_bytes_that_belong_to_no_file_are_swept(files: Files, project: Pro
     assert sorted(await stored(project)) == ["elsewhere/left", kept.key]
 
 
-async def test_lists_are_paged_either_way(files: Files, project: Project) -> None:
+async def test_lists_are_paged_either_way(files: FileService, project: Project) -> None:
     """Pages follow one another without gap or overlap, newest or oldest first, of one purpose or of all."""
     sent = []
     for number in range(5):
@@ -178,7 +178,7 @@ async def test_lists_are_paged_either_way(files: Files, project: Project) -> Non
     assert await ids(files, purpose="batch") == ([sent[3], sent[1]], False)
 
 
-async def test_files_whose_time_is_over_take_no_place_in_a_list(files: Files, project: Project) -> None:
+async def test_files_whose_time_is_over_take_no_place_in_a_list(files: FileService, project: Project) -> None:
     """Pages hold as many files as are asked for, whatever lies between them that is over and not swept yet."""
     kept = []
     for seconds in (None, 3600, 3600, 3600, None, 3600):
@@ -191,7 +191,7 @@ async def test_files_whose_time_is_over_take_no_place_in_a_list(files: Files, pr
         assert await ids(files, limit=1, after=order[0], descending=descending) == (order[1:], False)
 
 
-async def test_an_owner_keeps_so_many_bytes(files: Files, project: Project) -> None:
+async def test_an_owner_keeps_so_many_bytes(files: FileService, project: Project) -> None:
     """What does not fit beside an owner's other files is refused and not kept, until one of those is gone or over."""
     first = await send(files, b"four", owner="me", seconds=3600, most=8)
     await send(files, b"many more", owner="you", most=9)
@@ -209,7 +209,7 @@ async def test_an_owner_keeps_so_many_bytes(files: Files, project: Project) -> N
     await send(files, b"1234567", owner="me", most=8)
 
 
-async def test_more_is_not_taken_than_an_owner_may_keep(files: Files, project: Project) -> None:
+async def test_more_is_not_taken_than_an_owner_may_keep(files: FileService, project: Project) -> None:
     """A file that does not fit is broken off where that is known, and not first taken whole."""
     read = 0
 
@@ -219,14 +219,16 @@ async def test_more_is_not_taken_than_an_owner_may_keep(files: Files, project: P
             read += 1
             yield b"x" * 1_000
 
-    said = Described(purpose="user_data", filename="")
+    said = FileDescription(purpose="user_data", filename="")
     with pytest.raises(Rejected):
         await files.create("me", long(), described=lambda: said, most=5_000)
     assert read == 6
     assert await stored(project) == []
 
 
-async def test_of_files_that_come_at_once_those_are_kept_that_fit(files: Files, project: Project) -> None:
+async def test_of_files_that_come_at_once_those_are_kept_that_fit(
+    files: FileService, project: Project
+) -> None:
     """However many are sent at the same time, no more bytes are kept in the end than may be."""
     found = await asyncio.gather(
         *(send(files, b"four", owner="me", most=9) for _ in range(5)), return_exceptions=True
@@ -235,14 +237,14 @@ async def test_of_files_that_come_at_once_those_are_kept_that_fit(files: Files, 
     assert len(await stored(project)) == 2
 
 
-async def test_what_a_job_makes_is_kept_in_any_case(files: Files) -> None:
+async def test_what_a_job_makes_is_kept_in_any_case(files: FileService) -> None:
     """Answers are not lost where they do not fit; but then nothing more is taken."""
     await files.write("me", id="file-1", filename="out", pieces=pieces(b"many bytes"), expires=0)
     with pytest.raises(Rejected):
         await send(files, b"x", owner="me", most=5)
 
 
-async def test_what_a_job_writes_is_written_once(files: Files, project: Project) -> None:
+async def test_what_a_job_writes_is_written_once(files: FileService, project: Project) -> None:
     """A file of a settled id stays as it was first written, so that writing it can be repeated."""
     first = await files.write("me", id="file-1", filename="out", pieces=pieces(b"text"), expires=0)
     again = await files.write("me", id="file-1", filename="out", pieces=pieces(b"other"), expires=0)

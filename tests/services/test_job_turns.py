@@ -13,11 +13,11 @@ from tests.services.test_jobs import ANYONE, begin, finished, line, outcomes, un
 from flowbed.errors import Unavailable
 from flowbed.ledger import JobRow
 from flowbed.records.serving import Caller, EmbeddingsRequest
-from flowbed.server.api.batch_lines import Lines
-from flowbed.services.batches import answering, worker
+from flowbed.server.api.batch_lines import BatchLineFormat
+from flowbed.services.batches import answering, execution, worker
 from flowbed.services.batches.answering import PAUSE
 from flowbed.services.batches.fair_scheduling import following, giving_way
-from flowbed.services.batches.worker import Working
+from flowbed.services.batches.worker import JobWorker
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -61,7 +61,7 @@ class Slow(Provider):
 def slow(project: Project, monkeypatch: pytest.MonkeyPatch) -> Slow:
     """Serve a model that takes one line a call, in parts of a few calls."""
     monkeypatch.setattr(answering, "LOCAL_INPUTS", 1)
-    monkeypatch.setattr(work, "PART_SECONDS", 0.02)
+    monkeypatch.setattr(execution, "PART_SECONDS", 0.02)
     model = Slow(64, model="small")
     project.providers["first:small"] = model
     return model
@@ -114,7 +114,7 @@ async def test_the_job_of_one_key_does_not_wait_for_those_of_another(
         many, few = await key(service, "A"), await key(service, "B")
         texts = [[f"A{job} {n}" for n in range(60)] for job in range(worker.AT_ONCE + 1)]
         long = [await begin(service, [line(text, text) for text in each], many) for each in texts]
-        async with Working(service, Lines()):
+        async with JobWorker(service, BatchLineFormat()):
             await until(service, long[worker.AT_ONCE - 1], lambda job: job.completed)
             short = await until(service, await begin(service, [line("b", "B")], few), lambda job: job.ended)
             states = [(await service.jobs.get(job.owner, job.id)).state for job in long]
@@ -132,7 +132,7 @@ async def test_a_job_that_waits_for_a_provider_gives_way(
     """Jobs that cannot go on for now keep no others from it."""
     monkeypatch.setattr(worker, "AT_ONCE", 2)
     slow.down = True
-    async with opened() as service, Working(service, Lines()):
+    async with opened() as service, JobWorker(service, BatchLineFormat()):
         many, few = await key(service, "A"), await key(service, "B")
         long = [await begin(service, [line("a", f"A{n}")], many) for n in range(3)]
         for job in long[:2]:

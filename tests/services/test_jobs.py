@@ -12,11 +12,11 @@ import pytest
 
 from flowbed.errors import Conflict, Misconfigured, NotFound, Rejected, Unavailable
 from flowbed.records.serving import Caller, TierLimits
-from flowbed.server.api.batch_lines import Lines
+from flowbed.server.api.batch_lines import BatchLineFormat
 from flowbed.services.batches import input_lines
-from flowbed.services.batches.output import Outcome, Parts
-from flowbed.services.batches.worker import Working
-from flowbed.services.files import Described
+from flowbed.services.batches.output import LineOutcome, OutputParts
+from flowbed.services.batches.worker import JobWorker
+from flowbed.services.files import FileDescription
 from flowbed.testing.embedder import seeded
 
 if TYPE_CHECKING:
@@ -48,7 +48,7 @@ async def begin(service: Service, lines: list[Any], caller: Caller = ANYONE, **h
     async def pieces() -> AsyncIterator[bytes]:
         yield b"\n".join(raw)
 
-    said = Described(purpose="batch", filename="in.jsonl")
+    said = FileDescription(purpose="batch", filename="in.jsonl")
     file = await service.files.create(caller.key or "", pieces(), described=lambda: said)
     return await service.jobs.create(caller, **{"file": file.id, "metadata": None, "keep": None, **how})
 
@@ -63,7 +63,7 @@ async def until(service: Service, job: JobRow, reached: Callable[[JobRow], objec
 
 async def finished(service: Service, job: JobRow, **how: Any) -> JobRow:
     """Work until a job has ended, and nothing is left of the work."""
-    async with Working(service, Lines(), **how), asyncio.timeout(SECONDS):
+    async with JobWorker(service, BatchLineFormat(), **how), asyncio.timeout(SECONDS):
         row = await until(service, job, lambda row: row.ended)
         while job.id in await service.bed.store.folders("jobs"):  # noqa: ASYNC110 - nothing tells
             await asyncio.sleep(0.005)
@@ -154,7 +154,7 @@ async def test_what_fails_for_now_is_tried_again(
     monkeypatch.setattr("flowbed.services.batches.answering.WAIT", 0.01)
     provider = next(iter(project.providers.values()))
     provider.failure = Unavailable("down", retry_after=0.01)
-    async with opened() as service, Working(service, Lines()):
+    async with opened() as service, JobWorker(service, BatchLineFormat()):
         job = await begin(service, [line("a"), line("b", "FLAKY")])
         await until(service, job, lambda row: len(provider.sent) > 10)
         assert (await service.jobs.get("", job.id)).line == 0
@@ -276,7 +276,7 @@ async def test_a_limit_that_is_set_later_skips_no_line(opened: Open, project: Pr
     next(iter(project.providers.values())).failure = Unavailable("down", retry_after=0.01)
     async with opened() as service:
         job = await begin(service, lines)
-        async with Working(service, Lines()):
+        async with JobWorker(service, BatchLineFormat()):
             await until(service, job, lambda row: row.state == "in_progress")
     next(iter(project.providers.values())).failure = None
     async with opened(body_bytes=500) as service:
@@ -325,7 +325,7 @@ async def test_no_more_tokens_wait_than_a_tier_lets(opened: Open) -> None:
         waiting = [line(f"c{n}", "x" * 80) for n in range(4)]
         first = await begin(service, waiting, caller)
         second = await begin(service, waiting, caller)
-        async with Working(service, Lines()):
+        async with JobWorker(service, BatchLineFormat()):
             ended = await until(service, second, lambda row: row.ended)
             first = await until(service, first, lambda row: row.ended)
         again = await finished(service, await begin(service, waiting, caller))
@@ -350,8 +350,8 @@ async def test_a_cancelled_job_keeps_what_was_answered(opened: Open, project: Pr
     """Lines answered until then are in the output, and each of the others is told that it was cancelled."""
     async with opened() as service:
         job = await begin(service, [line(f"c{n}") for n in range(5)])
-        answered = [Outcome(text=_line(f"c{n}"), failed=False, tokens=1) for n in range(2)]
-        await Parts(project.store, job.id).lay(0, answered)
+        answered = [LineOutcome(text=_line(f"c{n}"), failed=False, tokens=1) for n in range(2)]
+        await OutputParts(project.store, job.id).write(0, answered)
         await service.jobs.cancel("", job.id)
         job = await finished(service, job)
         found = await outcomes(service, job)
@@ -378,7 +378,7 @@ async def test_what_has_ended_cannot_be_cancelled(opened: Open) -> None:
 async def test_a_job_ends_with_its_day(opened: Open, project: Project) -> None:
     """What was not got to within the window is told so, also where the provider was down all the time."""
     next(iter(project.providers.values())).failure = Unavailable("down", retry_after=0.01)
-    async with opened() as service, Working(service, Lines()):
+    async with opened() as service, JobWorker(service, BatchLineFormat()):
         job = await begin(service, [line("a"), line("b")])
         await until(service, job, lambda row: row.state == "in_progress")
         project.now.advance(seconds=DAY)
@@ -433,7 +433,7 @@ async def test_a_key_that_is_revoked_while_its_job_waits_ends_it(opened: Open, p
     """A job that waits for a provider that is down ends as well."""
     provider = project.providers["first:small"]
     provider.failure = Unavailable("down", retry_after=0.01)
-    async with opened() as service, Working(service, Lines()):
+    async with opened() as service, JobWorker(service, BatchLineFormat()):
         caller = await key_of(service)
         job = await begin(service, [line("a")], caller)
         await until(service, job, lambda row: row.state == "in_progress")
@@ -457,7 +457,7 @@ async def test_a_file_of_another_purpose_makes_no_job(opened: Open) -> None:
     async def pieces() -> AsyncIterator[bytes]:
         yield b""
 
-    said = Described(purpose="user_data", filename="x")
+    said = FileDescription(purpose="user_data", filename="x")
     async with opened() as service:
         sent = await service.files.create("", pieces(), described=lambda: said)
         with pytest.raises(Rejected, match="user_data") as refused:
@@ -474,9 +474,11 @@ async def test_what_a_killed_server_laid_down_is_not_done_again(opened: Open, pr
     """Parts that are in the store count, whether or not the ledger heard of them: their lines are not sent again."""
     async with opened() as service:
         job = await begin(service, [line(f"c{n}", f"text {n}") for n in range(6)])
-        parts = Parts(project.store, job.id)
-        await parts.lay(0, [Outcome(text=_line("c0"), failed=False), Outcome(text=_line("c1"), failed=True)])
-        await parts.lay(2, [Outcome(text=_line("c2"), failed=False)])
+        parts = OutputParts(project.store, job.id)
+        await parts.write(
+            0, [LineOutcome(text=_line("c0"), failed=False), LineOutcome(text=_line("c1"), failed=True)]
+        )
+        await parts.write(2, [LineOutcome(text=_line("c2"), failed=False)])
         job = await finished(service, job)
         output = await file(service, job, job.output)
     assert [each["custom_id"] for each in output] == ["c0", "c2", "c3", "c4", "c5"]
@@ -492,7 +494,11 @@ async def test_a_job_is_done_by_one_process_at_a_time(opened: Open, project: Pro
             await begin(service, [line(f"c{n}", text) for n, text in enumerate(texts[at::3])])
             for at in range(3)
         ]
-        async with Working(service, Lines()), Working(service, Lines()), Working(service, Lines()):
+        async with (
+            JobWorker(service, BatchLineFormat()),
+            JobWorker(service, BatchLineFormat()),
+            JobWorker(service, BatchLineFormat()),
+        ):
             ended = [await until(service, job, lambda row: row.ended) for job in jobs]
         for job in ended:
             assert (job.state, job.completed) == ("completed", 100)
@@ -507,7 +513,7 @@ async def test_the_job_of_a_dead_process_is_taken_over_at_once(opened: Open, pro
         now = project.clock()
         for each in (job, other):
             await project.ledger.jobs.hold(each.id, worker="before", now=now, until=now + 30_000_000)
-        async with Working(service, Lines()) as working:
+        async with JobWorker(service, BatchLineFormat()) as working:
             await working.look()
             assert (await service.jobs.get("", job.id)).worker == "before"
             project.ended.add("before")
@@ -527,7 +533,7 @@ async def test_jobs_go_on_where_a_server_was_stopped(opened: Open, project: Proj
     async with opened() as service:
         job = await begin(service, [line(f"c{n}", text) for n, text in enumerate(texts)])
         for _ in range(8):
-            async with Working(service, Lines()):
+            async with JobWorker(service, BatchLineFormat()):
                 await asyncio.sleep(0.02)
             row = await service.jobs.get("", job.id)
             assert row.ended or row.worker == ""
@@ -554,7 +560,7 @@ async def test_a_job_that_cannot_go_on_stands_in_nobodys_way(
 
     monkeypatch.setattr(worker, "AGAIN", 0.01)
     monkeypatch.setattr(worker, "EVERY", 0.01)
-    done = execution.Work.run
+    done = execution.JobExecution.run
     broken = 3
 
     async def run(self: Any) -> None:
@@ -564,10 +570,10 @@ async def test_a_job_that_cannot_go_on_stands_in_nobodys_way(
             raise ZeroDivisionError
         await done(self)
 
-    monkeypatch.setattr(execution.Work, "run", run)
+    monkeypatch.setattr(execution.JobExecution, "run", run)
     async with opened() as service:
         job, other = await begin(service, [line("a")]), await begin(service, [line("b")])
-        async with Working(service, Lines()):
+        async with JobWorker(service, BatchLineFormat()):
             assert (await until(service, other, lambda row: row.ended)).state == "completed"
             assert (await until(service, job, lambda row: row.ended)).state == "completed"
     assert broken == 0
@@ -578,11 +584,11 @@ async def test_parts_of_ended_jobs_are_swept(opened: Open, project: Project) -> 
     async with opened() as service:
         ended, waiting = await begin(service, [line("a")]), await begin(service, [line("b")])
         await service.jobs.cancel("", ended.id)
-        async with Working(service, Lines()) as working:
+        async with JobWorker(service, BatchLineFormat()) as working:
             await until(service, waiting, lambda row: row.ended)
             await until(service, ended, lambda row: row.ended)
         late = await begin(service, [line("c")])
         for job in (ended, late):
-            await Parts(project.store, job.id).lay(0, [Outcome(text=_line("c"), failed=False)])
+            await OutputParts(project.store, job.id).write(0, [LineOutcome(text=_line("c"), failed=False)])
         await working.sweep()
         assert await project.store.folders("jobs") == [late.id]

@@ -12,7 +12,7 @@ from flowbed.embedding.wrappers.breaker import FAILURES
 from flowbed.errors import Exhausted, Misconfigured, NotFound, Rejected, Transient, Unavailable
 from flowbed.records.serving import Caller, EmbeddingsRequest, TierLimits
 from flowbed.services.models import LOCAL_HOLDS, Models
-from flowbed.services.popular_texts import LONGEST, TOGETHER, Uses
+from flowbed.services.popular_texts import LONGEST, TOGETHER, PopularTexts
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -181,7 +181,7 @@ async def test_the_cache_is_counted_cleared_and_warmed(opened: Open, project: Pr
 
 def test_the_most_used_texts_are_kept_in_little_memory() -> None:
     """However many texts come, few are kept, the frequent ones among them; long ones and big requests are not."""
-    uses = Uses(texts=100)
+    uses = PopularTexts(texts=100)
     for number in range(10_000):
         uses.note("m", "document", ["often", f"text {number}"])
         if number % 3 == 0:

@@ -9,7 +9,7 @@ import pytest
 
 from flowbed.errors import Exhausted, Misconfigured, TooMany, Transient
 from flowbed.records.serving import Allowance, Caller, TierLimits
-from flowbed.services.quotas import KEPT_DAYS, SEEN_EVERY, Quotas
+from flowbed.services.quotas import KEPT_DAYS, SEEN_EVERY, QuotaService
 from flowbed.testing.ledger import key
 
 if TYPE_CHECKING:
@@ -23,9 +23,9 @@ TIERS = {"small": TierLimits(requests=60, tokens=100), "counted": TierLimits()}
 SMALL = Caller(key="k1", tier="small")
 
 
-def quotas(project: Project) -> Quotas:
+def quotas(project: Project) -> QuotaService:
     """Make what one server counts with."""
-    return Quotas(project.ledger, tiers=TIERS, clock=project.now, monotonic=project.seconds)
+    return QuotaService(project.ledger, tiers=TIERS, clock=project.now, monotonic=project.seconds)
 
 
 async def used(project: Project, day: str = TODAY) -> Mapping[str, int]:
@@ -33,7 +33,7 @@ async def used(project: Project, day: str = TODAY) -> Mapping[str, int]:
     return await project.ledger.quotas.used(day, ["k1", "k2"])
 
 
-async def spend(quotas: Quotas, tokens: int, caller: Caller = SMALL) -> None:
+async def spend(quotas: QuotaService, tokens: int, caller: Caller = SMALL) -> None:
     """Ask for so many tokens, and get them."""
     await quotas.admit(caller)
     quotas.hold(caller, tokens)

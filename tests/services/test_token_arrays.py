@@ -10,11 +10,11 @@ from hypothesis import strategies as st
 
 from flowbed.embedding.tokens import Bpe
 from flowbed.errors import Rejected
-from flowbed.services.token_arrays import LONG, TokenArrays
+from flowbed.services.token_arrays import LONG, TokenArrayReader
 from flowbed.testing.embedder import Seeded
 
 CL100K = Bpe("cl100k_base")
-ARRAYS = TokenArrays("cl100k")
+ARRAYS = TokenArrayReader("cl100k")
 MODEL = Seeded(8)
 
 
@@ -58,4 +58,4 @@ class Decoding(Seeded):
 
 def test_a_model_reads_its_own_ids_where_the_operator_says_so() -> None:
     """Where ids are said to be the model's, its own tokenizer reads them."""
-    assert TokenArrays("model").texts([[1, 2]], Decoding(8)) == ["word1 word2"]
+    assert TokenArrayReader("model").texts([[1, 2]], Decoding(8)) == ["word1 word2"]

@@ -32,7 +32,7 @@ def serve(
 
     folder = project_folder(config)
     listening = running.listen(host, port)
-    place = running.Place(
+    place = running.ServeConfig(
         folder=folder, loopback=running.is_loopback(listening), log_requests=log_requests, verbose=verbose
     )
     shown, taken = listening.getsockname()[:2]

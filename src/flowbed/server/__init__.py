@@ -1,1 +1,1 @@
-"""The HTTP API: OpenAI's embeddings, field by field, and Flowbed's own search, health and administration."""
+"""The HTTP server: OpenAI's embeddings, files and batches API, and Flowbed's search, health and administration."""

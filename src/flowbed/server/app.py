@@ -1,4 +1,4 @@
-"""The application: every route, and the gate before them."""
+"""The ASGI application: every route, behind the gate."""
 
 from __future__ import annotations
 
@@ -7,37 +7,48 @@ import time
 from importlib.metadata import version
 from typing import TYPE_CHECKING
 
-from fastapi import FastAPI, Request, Response
+from fastapi import APIRouter, FastAPI, Request, Response
 from starlette.exceptions import HTTPException
 from starlette.responses import PlainTextResponse
 
 from flowbed.errors import Error, NotFound
 from flowbed.server.api import admin, batches, embeddings, files, health, models, search
-from flowbed.server.api.batch_lines import Lines
-from flowbed.server.http.errors import WrongMethod, refusal
-from flowbed.server.http.gate import BODY_SECONDS, Gate, Load
-from flowbed.server.http.request_context import exchange_of
-from flowbed.server.http.responses import Answer
+from flowbed.server.api.batch_lines import BatchLineFormat
+from flowbed.server.api.embeddings import direct_routes
+from flowbed.server.http.body import BODY_SECONDS
+from flowbed.server.http.errors import WrongMethod, http_error
+from flowbed.server.http.gate import Gate, Load
+from flowbed.server.http.request_context import context_of
+from flowbed.server.http.responses import RawResponse
 from flowbed.server.metrics import Metrics
-from flowbed.services.batches.worker import Working
+from flowbed.services.batches.worker import JobWorker
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
     from fastapi.telemetry import TelemetryConfig
-    from starlette.routing import BaseRoute
 
     from flowbed.server.http.gate import Watcher
-    from flowbed.server.http.request_context import Exchange
+    from flowbed.server.http.request_context import RequestContext
     from flowbed.server.tracing import Tracing
     from flowbed.services.service import Service
 
+# The route modules of `server.api`, in the order of the OpenAPI document.
+ROUTES: tuple[Callable[[Service], APIRouter], ...] = (
+    embeddings.routes,
+    models.routes,
+    files.routes,
+    batches.routes,
+    search.routes,
+    admin.routes,
+    health.routes,
+)
 NOT_ALLOWED = 405
 NOT_FOUND = 404
 
 
 def new_id() -> str:
-    """Make an id of a request, as OpenAI's look."""
+    """Return a request id in OpenAI's format."""
     return f"req_{secrets.token_hex(16)}"
 
 
@@ -51,10 +62,10 @@ def create_app(
     tracing: Tracing | None = None,
     body_seconds: float = BODY_SECONDS,
 ) -> FastAPI:
-    """Make the application over what `open_service` has opened.
+    """Create the application over an opened service.
 
-    `loopback` says that only this machine can reach it, `clock` gives seconds, `watchers` are told of each request that
-    has ended, and a body that is not here within `body_seconds` is given up.
+    `loopback` says that only this machine can reach it, `clock` returns seconds, `watchers` are called with each
+    finished request, and a body that takes longer than `body_seconds` is refused.
     """
     telemetry: TelemetryConfig = {
         "tracing": tracing is not None,
@@ -75,23 +86,20 @@ def create_app(
     load = Load()
     metrics = Metrics(service, load)
     app.state.metrics, app.state.load = metrics, load
-    embed = embeddings.route(service)
-    app.router.routes.append(embed)
-    known: list[BaseRoute] = [embed]
-    for routes in (models.routes, files.routes, batches.routes, search.routes, admin.routes, health.routes):
-        router = routes(service)
+    routers = [routes(service) for routes in ROUTES]
+    for router in routers:
         app.include_router(router)
-        known += router.routes
+    known = [route for router in routers for route in router.routes]
     app.add_api_route(
         "/metrics", metrics.endpoint, response_model=None, response_class=PlainTextResponse, tags=["health"]
     )
 
     async def refuse(request: Request, error: Exception) -> Response:
-        exchange = exchange_of(request.scope)
+        context = context_of(request.scope)
         if isinstance(error, HTTPException):
-            error = _unmatched(error, exchange)
-        refused = refusal(error, exchange, allowance=service.quotas.allowance)
-        return Answer(refused.body, refused.headers, refused.status)
+            error = _unmatched(error, context)
+        refused = http_error(error, context, allowance=service.quotas.allowance)
+        return RawResponse(refused.body, refused.headers, refused.status)
 
     app.add_exception_handler(Error, refuse)
     app.add_exception_handler(HTTPException, refuse)
@@ -105,27 +113,27 @@ def create_app(
         watchers=(metrics, *watchers),
         begun=None if tracing is None else tracing.describe,
         body_seconds=body_seconds,
-        # FastAPI names the span of a request by the route that it finds.
-        direct={} if tracing is not None else {("POST", embed.path): embed},
+        # FastAPI names a request's span after the route that it matches itself.
+        direct={} if tracing is not None else direct_routes(known),
         routes=known,
     )
     return app
 
 
-def working(app: FastAPI, service: Service, *, clock: Callable[[], float] = time.perf_counter) -> Working:
-    """Make the context in which the batches of an application go on, beside its requests; `clock` as the app's."""
+def working(app: FastAPI, service: Service, *, clock: Callable[[], float] = time.perf_counter) -> JobWorker:
+    """Create the worker that executes the application's batches; `clock` is the application's."""
     load: Load = app.state.load
     metrics: Metrics = app.state.metrics
-    return Working(service, Lines(), busy=lambda: load.is_busy(clock()), done=metrics.lines)
+    return JobWorker(service, BatchLineFormat(), busy=lambda: load.is_busy(clock()), done=metrics.lines)
 
 
-def _unmatched(error: HTTPException, exchange: Exchange) -> Exception:
-    """Tell of a path or method that no route is for."""
+def _unmatched(error: HTTPException, context: RequestContext) -> Exception:
+    """Word the error for an unknown path or method."""
     if error.status_code == NOT_FOUND:
-        return NotFound(f"Invalid URL ({exchange.method} {exchange.path})", code="unknown_url")
+        return NotFound(f"Invalid URL ({context.method} {context.path})", code="unknown_url")
     if error.status_code == NOT_ALLOWED:
         message = (
-            f"Not allowed to {exchange.method} on {exchange.path} (HINT: Perhaps you meant to use a different HTTP"
+            f"Not allowed to {context.method} on {context.path} (HINT: Perhaps you meant to use a different HTTP"
             " method?)"
         )
         return WrongMethod(message, allow=(error.headers or {}).get("Allow", ""))

@@ -1,4 +1,4 @@
-"""Structured logs, a JSON object a line: one for each request. Keys and texts are never among what is logged."""
+"""Structured logs: one JSON object per line and request, without keys and texts."""
 
 from __future__ import annotations
 
@@ -16,19 +16,19 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from typing import BinaryIO, TextIO
 
-    from flowbed.server.http.request_context import Exchange
+    from flowbed.server.http.request_context import RequestContext
 
-# Letters of the name of a model that is not known: whoever asks may have put anything there.
+# Characters of an unknown model's name: the caller may have sent anything.
 NAME = 64
-# Seconds that lines are gathered for: as much is lost of the log where a process is killed.
+# Seconds for which lines are buffered: this much of the log is lost if the process is killed.
 GATHERED = 0.1
-# Statuses from here on are the server's own fault, and someone should look.
+# Statuses from here on are faults of the server.
 FAULT = 500
 
 
 def configure(stream: TextIO, *, verbose: bool) -> None:
-    """Send what Python's own logging is told to `stream`: of Flowbed and of uvicorn, of others only what is wrong."""
-    # With structlog installed, retries would be printed to standard output.
+    """Send Python's logging to `stream`: everything of Flowbed and uvicorn, only errors of other packages."""
+    # With structlog installed, stamina would print retries to standard output.
     stamina.instrumentation.set_on_retry_hooks(())
     handler = logging.StreamHandler(stream)
     handler.setFormatter(
@@ -48,77 +48,77 @@ def configure(stream: TextIO, *, verbose: bool) -> None:
     logging.getLogger("uvicorn").setLevel(logging.INFO if verbose else logging.WARNING)
 
 
-def _line(value: Any, **_: Any) -> str:  # what structlog hands over
+def _line(value: Any, **_: Any) -> str:
     return orjson.dumps(value, default=str).decode()
 
 
 class Log:
-    """A watcher of the gate that writes a line for each request: all of them, or only those the server failed at.
+    """A watcher of the gate that logs every request, or only those that failed because of the server.
 
-    Lines are gathered for a moment and written together: a write for each takes longer than many an answer.
+    Lines are buffered and written together: one write per line takes longer than many a response.
     """
 
     def __init__(self, stream: BinaryIO, *, now: Callable[[], int], every: bool = True) -> None:
-        """Write to `stream`; `now` gives microseconds since 1970."""
+        """Write to `stream`; `now` returns microseconds since 1970."""
         self._stream, self._now, self._every = stream, now, every
         self._lines: list[bytes] = []
 
-    def __call__(self, exchange: Exchange) -> None:
-        """Write the line of one request."""
-        failed = exchange.status >= FAULT or exchange.fault is not None
+    def __call__(self, context: RequestContext) -> None:
+        """Log one request."""
+        failed = context.status >= FAULT or context.exception is not None
         if not (failed or self._every):
             return
         line = {
             "timestamp": datetime.fromtimestamp(self._now() / 1e6, UTC).isoformat(timespec="milliseconds"),
             "level": "error" if failed else "info",
             "event": "request",
-            **_facts(exchange),
-            **(_failure(exchange) if failed else {}),
+            **_facts(context),
+            **(_failure(context) if failed else {}),
         }
         if not self._lines:
             asyncio.get_running_loop().call_later(GATHERED, self.flush)
         self._lines.append(orjson.dumps(line, option=orjson.OPT_APPEND_NEWLINE))
 
     def flush(self) -> None:
-        """Write what was gathered."""
+        """Write the buffered lines."""
         lines, self._lines = self._lines, []
         self._stream.write(b"".join(lines))
         self._stream.flush()
 
 
-def _facts(exchange: Exchange) -> dict[str, Any]:
+def _facts(context: RequestContext) -> dict[str, Any]:
     facts = {
-        "request_id": exchange.id,
-        "method": exchange.method,
-        "route": exchange.route,
-        "status": exchange.status,
-        "seconds": round(exchange.seconds, 6),
+        "request_id": context.id,
+        "method": context.method,
+        "route": context.route,
+        "status": context.status,
+        "seconds": round(context.seconds, 6),
     }
-    if exchange.caller.key is not None:
-        facts["key"] = exchange.caller.key  # the id, which opens nothing
-    if exchange.code is not None:
-        facts["code"] = exchange.code
-    answered = exchange.answered
-    if answered is not None:
+    if context.caller.key is not None:
+        facts["key"] = context.caller.key  # the id, not the secret
+    if context.code is not None:
+        facts["code"] = context.code
+    result = context.result
+    if result is not None:
         facts |= {
-            "model": answered.model,
-            "provider": answered.provider,
-            "space": answered.space[:8],
-            "inputs": len(answered.vectors),
-            "cached": answered.cached,
-            "tokens": answered.tokens,
+            "model": result.model,
+            "provider": result.provider,
+            "space": result.space[:8],
+            "inputs": len(result.vectors),
+            "cached": result.cached,
+            "tokens": result.tokens,
         }
-    elif exchange.model:
-        facts["model"] = exchange.model[:NAME]
+    elif context.model:
+        facts["model"] = context.model[:NAME]
     return facts
 
 
-def _failure(exchange: Exchange) -> dict[str, Any]:
-    """Say what went wrong. Of an error nobody expected only the kind and the place: its words may quote a text."""
-    if exchange.fault is None:
-        return {"reason": exchange.reason}
-    frames = traceback.extract_tb(exchange.fault.__traceback__)
+def _failure(context: RequestContext) -> dict[str, Any]:
+    """Describe a failure. Of an unexpected exception only type and traceback: its message may quote a text."""
+    if context.exception is None:
+        return {"reason": context.reason}
+    frames = traceback.extract_tb(context.exception.__traceback__)
     return {
-        "fault": type(exchange.fault).__qualname__,
+        "fault": type(context.exception).__qualname__,
         "at": [f"{frame.filename}:{frame.lineno} {frame.name}" for frame in frames],
     }

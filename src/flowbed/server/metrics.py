@@ -1,4 +1,4 @@
-"""GET /metrics: what the server has done and how its parts are, as Prometheus reads it."""
+"""GET /metrics: counters and states of the server in the format of Prometheus."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from prometheus_client.multiprocess import MultiProcessCollector
 
 from flowbed import telemetry
 from flowbed.errors import Error
-from flowbed.server.http.responses import Answer
+from flowbed.server.http.responses import RawResponse
 from flowbed.settings import shared_counts
 
 if TYPE_CHECKING:
@@ -27,29 +27,29 @@ if TYPE_CHECKING:
     from prometheus_client.core import Metric
 
     from flowbed.server.http.gate import Load
-    from flowbed.server.http.request_context import Exchange
+    from flowbed.server.http.request_context import RequestContext
     from flowbed.services.models import Models
     from flowbed.services.service import Service
 
-# Seconds: from a cached text, which takes less than a millisecond, to a provider that is slow.
+# Seconds: from a cached text, under a millisecond, to a slow provider.
 BUCKETS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60)
 CONTENT_TYPE = (b"content-type", b"text/plain; version=0.0.4; charset=utf-8")
-# Requests to paths that do not exist count as one: labels that callers can choose would grow without end.
+# Unknown paths share one label: labels that callers can choose would grow without bound.
 UNMATCHED = "unmatched"
 METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"})
 STATES = {"closed": 0, "half_open": 1, "open": 2}
 
-# When a counter began is of no use where all began with the process.
+# Creation times add nothing: every counter starts with the process.
 disable_created_metrics()  # type: ignore[no-untyped-call]
 
 
 class Metrics:
-    """What one server counts. A watcher of the gate: it is called with every exchange that has ended."""
+    """Counters of one server. A watcher of the gate: called with the context of each finished request."""
 
     def __init__(self, service: Service, load: Load) -> None:
-        """Begin at zero."""
+        """Start at zero."""
         self._own = CollectorRegistry()
-        self._own.register(_Parts(service.models, load))
+        self._own.register(_ScrapeCollector(service.models, load))
         self._counted = registry = CollectorRegistry()
         self._requests = Counter(
             "flowbed_http_requests", "Requests answered.", ("route", "method", "status"), registry=registry
@@ -63,17 +63,17 @@ class Metrics:
         )
         self._inputs = Counter(
             "flowbed_embedding_inputs",
-            "Inputs whose vectors were given, from the cache or from a provider.",
+            "Inputs answered, from the cache or by a provider.",
             ("model", "provider", "source"),
             registry=registry,
         )
         self._tokens = Counter(
             "flowbed_embedding_tokens",
-            "Tokens of the inputs whose vectors were given.",
+            "Tokens of the inputs answered.",
             ("model", "provider"),
             registry=registry,
         )
-        # Finding a child by its labels costs more than counting with it.
+        # Looking up a child by its labels costs more than counting with it.
         self._by_answer: dict[tuple[str, str, int], tuple[Counter, Histogram]] = {}
         self._by_model: dict[tuple[str, str], tuple[Counter, Counter, Counter]] = {}
         self._points = _points(registry)
@@ -86,26 +86,26 @@ class Metrics:
         self._completed, self._failed = lines.labels("completed"), lines.labels("failed")
         self._service = service
 
-    def __call__(self, exchange: Exchange) -> None:
-        """Count a request that was answered."""
-        answer = (exchange.route, exchange.method if exchange.method in METHODS else "other", exchange.status)
+    def __call__(self, context: RequestContext) -> None:
+        """Count a finished request."""
+        answer = (context.route, context.method if context.method in METHODS else "other", context.status)
         if answer not in self._by_answer:
             self._by_answer[answer] = self._answers(*answer)
         requests, seconds = self._by_answer[answer]
         requests.inc()
-        seconds.observe(exchange.seconds)
-        answered = exchange.answered
-        if answered is not None:
-            model = (answered.model, answered.provider)
+        seconds.observe(context.seconds)
+        result = context.result
+        if result is not None:
+            model = (result.model, result.provider)
             if model not in self._by_model:
                 self._by_model[model] = self._models(*model)
             cached, sent, tokens = self._by_model[model]
-            cached.inc(answered.cached)
-            sent.inc(len(answered.vectors) - answered.cached)
-            tokens.inc(answered.tokens)
+            cached.inc(result.cached)
+            sent.inc(len(result.vectors) - result.cached)
+            tokens.inc(result.tokens)
 
     def count(self, point: str, facts: dict[str, Any]) -> None:
-        """Count what wrappers of embedders report; a listener of `telemetry`."""
+        """Count an event of the embedding wrappers; a listener of `telemetry`."""
         if (counted := self._points.get(point)) is not None:
             counted(facts)
 
@@ -114,24 +114,24 @@ class Metrics:
         self._completed.inc(completed)
         self._failed.inc(failed)
 
-    async def endpoint(self) -> Answer:
-        """Show what is counted: requests by all workers together, caches and breakers of the one that answers."""
+    async def endpoint(self) -> RawResponse:
+        """Write all metrics: requests of all workers, caches and breakers of the worker that answers."""
         counted = self._counted
         if folder := shared_counts():
             counted = CollectorRegistry()
             MultiProcessCollector(counted, folder)  # type: ignore[no-untyped-call]
         parts = [generate_latest(each) for each in (self._own, counted, await self._jobs())]
-        return Answer(b"".join(parts), [CONTENT_TYPE])
+        return RawResponse(b"".join(parts), [CONTENT_TYPE])
 
     async def _jobs(self) -> CollectorRegistry:
-        """Show the batches of all servers of the project, unless the ledger does not answer."""
+        """Return the batches of all servers of the project; empty if the ledger does not answer."""
         registry = CollectorRegistry()
         gauge = Gauge("flowbed_batches", "Batches that have not ended.", ("state",), registry=registry)
         try:
             for state, count in (await self._service.jobs.counts()).items():
                 gauge.labels(state).set(count)
         except Error as error:
-            telemetry.log.warning("batches are not counted: %s", error)
+            telemetry.log.warning("cannot count batches: %s", error)
         return registry
 
     def _answers(self, route: str, method: str, status: int) -> tuple[Counter, Histogram]:
@@ -147,33 +147,33 @@ class Metrics:
 
 
 def _points(registry: CollectorRegistry) -> dict[str, Callable[[dict[str, Any]], None]]:
-    """Say what is counted of each point that wrappers report."""
+    """Return the counter of each telemetry event."""
     failed = Counter(
-        "flowbed_fallback", "Calls that another provider was asked for.", ("provider",), registry=registry
+        "flowbed_fallback", "Calls answered by a fallback provider.", ("provider",), registry=registry
     )
     waited = Histogram(
         "flowbed_limit_wait_seconds",
-        "Seconds that calls waited for room under a provider's rate limit.",
+        "Seconds that calls waited for a provider's rate limit.",
         ("limit",),
         buckets=BUCKETS,
         registry=registry,
     )
-    joined = Counter("flowbed_coalesced_calls", "Calls that waited for a model.", registry=registry)
-    joint = Counter("flowbed_coalesced_batches", "Calls of it that they were joined into.", registry=registry)
+    joined = Counter("flowbed_coalesced_calls", "Calls that were joined with others.", registry=registry)
+    joint = Counter("flowbed_coalesced_batches", "Model calls that they were joined into.", registry=registry)
     restarted = Counter(
         "flowbed_model_restarts", "Model processes that had died.", ("model",), registry=registry
     )
     sent = Counter("flowbed_provider_requests", "Calls of a model.", ("model",), registry=registry)
     tokens = Counter("flowbed_provider_tokens", "Tokens billed.", ("model",), registry=registry)
     cost = Counter(
-        "flowbed_cost_usd", "What tokens were billed with, in US dollars.", ("model",), registry=registry
+        "flowbed_cost_usd", "Cost of the billed tokens in US dollars.", ("model",), registry=registry
     )
 
     def coalesced(facts: dict[str, Any]) -> None:
         joined.inc(facts["calls"])
         joint.inc()
 
-    @cache  # as many as there are models; finding a child by its labels costs more than counting with it
+    @cache  # one entry per model; looking up a child by its labels costs more than counting with it
     def of(model: str) -> tuple[Counter, Counter, Counter]:
         return sent.labels(model), tokens.labels(model), cost.labels(model)
 
@@ -192,24 +192,24 @@ def _points(registry: CollectorRegistry) -> dict[str, Callable[[dict[str, Any]],
     }
 
 
-class _Parts:
-    """What is known at each scrape without being counted here."""
+class _ScrapeCollector:
+    """Metrics that are read at each scrape instead of being counted."""
 
     def __init__(self, models: Models, load: Load) -> None:
         self._models, self._load = models, load
 
     def collect(self) -> Iterator[Metric]:
-        """Tell how breakers and caches are."""
+        """Report breakers and caches."""
         yield GaugeMetricFamily(
             "flowbed_http_requests_in_progress", "Requests being answered.", value=self._load.busy
         )
         state = GaugeMetricFamily(
             "flowbed_breaker_state",
-            "0 closed, 1 half open, 2 open: the provider is not asked.",
+            "0 closed, 1 half open, 2 open (the provider is not used).",
             labels=["name"],
         )
         opened = CounterMetricFamily(
-            "flowbed_breaker_opened", "Times that a provider was found to be down.", labels=["name"]
+            "flowbed_breaker_opened", "Times that a provider was found down.", labels=["name"]
         )
         for breaker in self._models.breakers():
             state.add_metric([breaker.name], STATES[breaker.state.value])
@@ -217,7 +217,7 @@ class _Parts:
         yield state
         yield opened
         waiting = GaugeMetricFamily(
-            "flowbed_coalesced_waiting", "Texts that wait for a model to be free.", labels=["name"]
+            "flowbed_coalesced_waiting", "Texts that wait for a model.", labels=["name"]
         )
         for name, texts in self._models.waiting().items():
             waiting.add_metric([name], texts)
@@ -228,8 +228,8 @@ class _Parts:
         lookups = CounterMetricFamily(
             "flowbed_cache_lookups", "Vectors looked for in the cache.", labels=["model", "tier", "result"]
         )
-        vectors = GaugeMetricFamily("flowbed_cache_vectors", "Vectors that a tier holds.", labels=["tier"])
-        size = GaugeMetricFamily("flowbed_cache_bytes", "Bytes that a tier holds.", labels=["tier"])
+        vectors = GaugeMetricFamily("flowbed_cache_vectors", "Vectors in a tier.", labels=["tier"])
+        size = GaugeMetricFamily("flowbed_cache_bytes", "Bytes in a tier.", labels=["tier"])
         held = {}
         for tier in self._models.caches():
             lookups.add_metric([tier.model, tier.tier, "hit"], tier.hits)

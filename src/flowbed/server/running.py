@@ -1,4 +1,4 @@
-"""A process that serves a project: opened before the first request, closed after the last."""
+"""The serving process: opens the project before the first request and closes it after the last."""
 
 from __future__ import annotations
 
@@ -36,21 +36,21 @@ if TYPE_CHECKING:
     from flowbed.server.tracing import Tracing
     from flowbed.services.service import Service
 
-# Seconds that a connection may rest: longer than proxies and clients let theirs (60), so that it is they who end it,
-# and no request meets a connection that is being closed.
+# Seconds that a connection may be idle: longer than proxies and clients allow (60), so that they close it first and no
+# request meets a connection that is being closed.
 KEEP_ALIVE = 75
-# Seconds that requests have to end once the server is to stop: as long as a client waits for an answer.
+# Seconds that requests have to finish on shutdown: as long as a client waits for a response.
 GRACE = 60
-# Connections that wait to be accepted: of a burst of thousands none is refused.
+# Connections that wait to be accepted: enough that a burst of thousands loses none.
 BACKLOG = 4096
-# Files that a process may have open, each connection one: where the system allows it, many shells start with 1,024.
+# Open files of a process, where the system allows it; each connection is one, and many shells start with 1,024.
 FILES = 65_536
 STOPPING = (signal.SIGINT, signal.SIGTERM)
 
 
 @dataclass(frozen=True, kw_only=True)
-class Place:
-    """Which project is served, and how: `loopback` says that only this machine can reach it."""
+class ServeConfig:
+    """What to serve, and how; `loopback` says that only this machine can reach it."""
 
     folder: Path
     loopback: bool
@@ -59,10 +59,10 @@ class Place:
 
 
 def listen(host: str, port: int) -> socket.socket:
-    """Take an address; port 0 takes a free one.
+    """Bind an address; port 0 picks a free one.
 
     Raises:
-        Misconfigured: it is not this machine's, or taken.
+        Misconfigured: the address is not this machine's, or is in use.
     """
     try:
         family, _, _, _, address = socket.getaddrinfo(
@@ -71,7 +71,7 @@ def listen(host: str, port: int) -> socket.socket:
         listening = socket.socket(family, socket.SOCK_STREAM)
         try:
             listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-            # asyncio's own event loop leaves it away here, and each answer would wait 40 ms for a confirmation.
+            # asyncio's event loop does not set it here, and each response would wait 40 ms for an acknowledgement.
             listening.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
             listening.bind(address)
         except OSError:
@@ -79,7 +79,7 @@ def listen(host: str, port: int) -> socket.socket:
             raise
     except OSError as error:
         raise Misconfigured(
-            f"{host}:{port} cannot be listened on: {error.strerror}; choose another with --host or --port"
+            f"cannot listen on {host}:{port}: {error.strerror}; choose another address with --host or --port"
         ) from error
     listening.set_inheritable(True)
     return listening
@@ -91,22 +91,23 @@ def is_loopback(listening: socket.socket) -> bool:
 
 
 def serve(
-    place: Place, listening: socket.socket, *, workers: int, started: Callable[[list[str]], None]
+    place: ServeConfig, listening: socket.socket, *, workers: int, started: Callable[[list[str]], None]
 ) -> None:
-    """Serve until the process is told to stop, and answer what was accepted until then.
+    """Serve until the process is told to stop, then finish the accepted requests.
 
-    `started` is told the models, once that everything is open and connections are taken.
+    `started` is called with the models once everything is open and connections are accepted.
 
     Raises:
-        Misconfigured: the project, or a model of it, cannot be served (any more, where a worker has to be replaced); or
-            others could reach it without a key.
-        KeyboardInterrupt: it was stopped by Ctrl-C, as against SIGTERM.
+        Misconfigured: the project or a model cannot be opened (or not any more, when a worker restarts), or others
+        could
+            reach the server without a key.
+        KeyboardInterrupt: stopped by Ctrl-C, not by SIGTERM.
     """
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     most = FILES if hard == resource.RLIM_INFINITY else min(FILES, hard)
     resource.setrlimit(resource.RLIMIT_NOFILE, (max(soft, most), hard))
     config = uvicorn.Config(
-        Serving(place),
+        LazyApp(place),
         http=Connection,
         lifespan="on",
         ws="none",
@@ -123,7 +124,7 @@ def serve(
         if workers == 1:
             runner.run(_serve_here(place, config, listening, started))
             return
-        # What cannot be served is found out here, once, and not by each worker.
+        # Find configuration errors here, once, and not in each worker.
         names = runner.run(_try(place))
     listening.listen(BACKLOG)  # connections wait until the workers are there
     with TemporaryDirectory(prefix="flowbed-") as counts:
@@ -134,11 +135,11 @@ def serve(
     if running.stopped_by == signal.SIGINT:
         raise KeyboardInterrupt
     if running.stopped_by is None:
-        raise Misconfigured("a worker could not start again, so all are stopped; the log says why")
+        raise Misconfigured("a worker could not restart, so the server stopped; the log says why")
 
 
 class Workers(Multiprocess):
-    """uvicorn's supervisor of workers, which remembers what has stopped it: None where a worker could not start."""
+    """uvicorn's supervisor of workers; remembers what stopped it: None if a worker could not start."""
 
     stopped_by: signal.Signals | None = None
 
@@ -153,7 +154,7 @@ class Workers(Multiprocess):
         super().handle_term()
 
 
-async def _try(place: Place) -> list[str]:
+async def _try(place: ServeConfig) -> list[str]:
     async with opened(place) as (_, service):
         return _names(service)
 
@@ -163,7 +164,7 @@ def _names(service: Service) -> list[str]:
 
 
 async def _serve_here(
-    place: Place, config: uvicorn.Config, listening: socket.socket, started: Callable[[list[str]], None]
+    place: ServeConfig, config: uvicorn.Config, listening: socket.socket, started: Callable[[list[str]], None]
 ) -> None:
     signals: list[int] = []
     server = uvicorn.Server(config)
@@ -176,8 +177,8 @@ async def _serve_here(
     try:
         async with opened(place) as (app, service):
             config.app, config.lifespan = app, "off"
-            # The server catches signals itself, and hands them on when it has stopped: to this, so that the project is
-            # closed before the process ends.
+            # uvicorn catches signals itself and raises them again when it has stopped: handle them here, so that the
+            # project is closed before the process ends.
             kept = {number: signal.signal(number, stop) for number in STOPPING}
             listening.listen(BACKLOG)
             started(_names(service))
@@ -190,14 +191,14 @@ async def _serve_here(
 
 
 @asynccontextmanager
-async def opened(place: Place) -> AsyncIterator[tuple[FastAPI, Service]]:
-    """Open a project, what it serves, and the application over it.
+async def opened(place: ServeConfig) -> AsyncIterator[tuple[FastAPI, Service]]:
+    """Open a project, its services, and the application over them.
 
     Raises:
-        Misconfigured: it cannot be served, or others could reach it without a key.
+        Misconfigured: the project cannot be served, or others could reach it without a key.
     """
     logs.configure(sys.stderr, verbose=place.verbose)
-    set_up()  # workers are processes of their own, which the command did not begin
+    set_up()  # workers are new processes, not forks of the command
     async with AsyncExitStack() as stack:
         tracing = _tracing()
         if tracing is not None:
@@ -205,8 +206,8 @@ async def opened(place: Place) -> AsyncIterator[tuple[FastAPI, Service]]:
         async with await aopen(place.folder) as bed, open_service(bed) as service:
             if not place.loopback and not await service.keys.required():
                 raise Misconfigured(
-                    "without an API key only this machine may ask: make one with `flowbed keys create NAME`, or leave"
-                    " --host away"
+                    "without API keys, only this machine may connect: create one with `flowbed keys create NAME`, or"
+                    " omit --host"
                 )
             log = logs.Log(sys.stderr.buffer, now=bed.clock, every=place.log_requests)
             stack.callback(log.flush)
@@ -217,7 +218,7 @@ async def opened(place: Place) -> AsyncIterator[tuple[FastAPI, Service]]:
                 tracing=tracing,
             )
             stack.callback(telemetry.listen(app.state.metrics.count))
-            # What is loaded now stays: the collector need not look at it again and again while requests wait.
+            # What is loaded now stays: exclude it from garbage collections.
             gc.collect()
             gc.freeze()
             async with working(app, service):
@@ -228,24 +229,24 @@ def _tracing() -> Tracing | None:
     if not traces_wanted():
         return None
     try:
-        from flowbed.server.tracing import Tracing  # an extra
+        from flowbed.server.tracing import Tracing
     except ImportError as error:
         raise Misconfigured(
-            "the OTEL_ variables ask for traces: pip install 'flowbed[otel]', or unset them"
+            "the OTEL_ variables ask for traces: run pip install 'flowbed[otel]', or unset them"
         ) from error
     return Tracing()
 
 
-class Serving:
-    """The application of a worker, which opens its project when the worker starts, and closes it when it ends."""
+class LazyApp:
+    """The application of a worker, which opens its project on startup and closes it on shutdown."""
 
-    def __init__(self, place: Place) -> None:
-        """Know what to open."""
+    def __init__(self, place: ServeConfig) -> None:
+        """Remember what to open."""
         self._place = place
         self._app: FastAPI | None = None
 
-    async def __call__(self, scope: Any, receive: Any, send: Any) -> None:  # ASGI's
-        """Answer a request, or live as long as the worker."""
+    async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
+        """Answer a request, or run the worker's lifespan."""
         if self._app is not None:
             await self._app(scope, receive, send)
             return

@@ -1,4 +1,4 @@
-"""Traces, where the OTEL_* variables ask for them: FastAPI makes a span of each request, and this tells its facts."""
+"""Traces, if the OTEL_* variables ask for them: FastAPI creates a span per request, which gets attributes here."""
 
 from __future__ import annotations
 
@@ -17,9 +17,9 @@ if TYPE_CHECKING:
 
     from opentelemetry.sdk.trace import SpanProcessor
 
-    from flowbed.server.http.request_context import Exchange
+    from flowbed.server.http.request_context import RequestContext
 
-# What happens to a request on its way to a provider, as events of its span.
+# Telemetry on the way to a provider, recorded as events of the span.
 EVENTS = frozenset(
     {
         telemetry.REQUEST_SENT,
@@ -29,16 +29,16 @@ EVENTS = frozenset(
         telemetry.BREAKER,
     }
 )
-# Of these the words of an error are left out, for they are not our own.
+# Left out of events: the message of an error may be a provider's.
 UNTOLD = "reason"
 UNNAMED = "unknown_service"
 
 
 class Tracing:
-    """Spans of one server; everything about where they go, and how many of them, is read from OTEL_* by the SDK."""
+    """Spans of one server; the SDK reads destination and sampling from OTEL_*."""
 
     def __init__(self, processor: SpanProcessor | None = None) -> None:
-        """Send spans to `processor`, by default to the OTLP endpoint that the variables name."""
+        """Send spans to `processor`, by default to the OTLP endpoint of the variables."""
         resource = Resource.create()
         if str(resource.attributes.get(SERVICE_NAME, "")).startswith(UNNAMED):
             resource = resource.merge(Resource({SERVICE_NAME: "flowbed"}))
@@ -46,29 +46,29 @@ class Tracing:
         self.provider.add_span_processor(processor or BatchSpanProcessor(OTLPSpanExporter()))
         self._unlisten = telemetry.listen(self._tell)
 
-    def describe(self, exchange: Exchange) -> None:
-        """Tell the span of the request that is being answered what is known of it; never a key or a text."""
+    def describe(self, context: RequestContext) -> None:
+        """Set attributes of the current request's span; never a key or a text."""
         span = get_current_span()
-        facts: dict[str, str | int] = {"flowbed.request_id": exchange.id}
-        if exchange.caller.key is not None:
-            facts["flowbed.key"] = exchange.caller.key
-        if exchange.code is not None:
-            facts["flowbed.error"] = exchange.code
-        answered = exchange.answered
-        if answered is not None:
+        facts: dict[str, str | int] = {"flowbed.request_id": context.id}
+        if context.caller.key is not None:
+            facts["flowbed.key"] = context.caller.key
+        if context.code is not None:
+            facts["flowbed.error"] = context.code
+        result = context.result
+        if result is not None:
             facts |= {
                 "gen_ai.operation.name": "embeddings",
-                "gen_ai.response.model": answered.model,
-                "gen_ai.usage.input_tokens": answered.tokens,
-                "flowbed.provider": answered.provider,
-                "flowbed.space": answered.space,
-                "flowbed.inputs": len(answered.vectors),
-                "flowbed.cached": answered.cached,
+                "gen_ai.response.model": result.model,
+                "gen_ai.usage.input_tokens": result.tokens,
+                "flowbed.provider": result.provider,
+                "flowbed.space": result.space,
+                "flowbed.inputs": len(result.vectors),
+                "flowbed.cached": result.cached,
             }
         span.set_attributes(facts)
 
     def close(self) -> None:
-        """Send what is left."""
+        """Send the remaining spans."""
         self._unlisten()
         self.provider.shutdown()
 

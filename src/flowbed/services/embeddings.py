@@ -1,4 +1,4 @@
-"""The story of one request for embeddings."""
+"""The path of one request for embeddings: admission, quota, model, fallback, result."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from flowbed.services.inputs import (
     texts_of,
 )
 from flowbed.services.served_model import allow, vendor_of
-from flowbed.services.token_arrays import TokenArrays
+from flowbed.services.token_arrays import TokenArrayReader
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -29,61 +29,61 @@ if TYPE_CHECKING:
     from flowbed.records import Embedded, Space
     from flowbed.records.serving import Caller, DimensionPolicy, EmbeddingsRequest, Input, Serving
     from flowbed.services.models import Models
-    from flowbed.services.quotas import Quotas
+    from flowbed.services.quotas import QuotaService
     from flowbed.services.served_model import ServedModel
 
-# Tokens, or numbers of vectors, from which on work is done in a thread: below, it takes less than a few milliseconds,
-# and handing it over would take longer than most of it.
+# From this many tokens, or numbers in vectors, work moves to a thread: less takes a few milliseconds, most of which the
+# hand-over would cost.
 LONG_TOKENS, LONG_NUMBERS = 10_000, 1_000_000
 
-# No model has more; without a ceiling, padding would fill the memory with zeros.
+# No model has more; without a limit, padding could fill the memory with zeros.
 DIMENSIONS_MOST = 16_384
 
 
-class Embeddings:
+class EmbeddingService:
     """Answers requests for embeddings."""
 
-    def __init__(self, models: Models, quotas: Quotas, serving: Serving) -> None:
-        """Take the models to answer with, what callers may use, and what the operator has settled."""
+    def __init__(self, models: Models, quotas: QuotaService, serving: Serving) -> None:
+        """Answer with `models`, within `quotas` and the operator's choices in `serving`."""
         self._models = models
         self._quotas = quotas
         self._serving = serving
-        self._arrays = TokenArrays(serving.token_arrays)
+        self._arrays = TokenArrayReader(serving.token_arrays)
 
-    async def answer(self, asked: EmbeddingsRequest, caller: Caller) -> EmbeddingsResult:
-        """Answer one request, whole or not at all.
+    async def answer(self, request: EmbeddingsRequest, caller: Caller) -> EmbeddingsResult:
+        """Answer one request, completely or not at all.
 
         Raises:
-            TooMany: the caller has had its requests of this minute, or a provider has.
-            NotFound: no model goes by that name.
-            Forbidden: the caller's key may not use it.
-            Rejected: the input, or the dimensions, cannot be used; `param` and `code` are as OpenAI's.
-            Exhausted: the caller's quota of today does not suffice.
-            Transient: no provider could answer now; `Unavailable` where all are known to be down.
-            Misconfigured: none can until a setting changes.
+            TooMany: the caller's requests per minute, or a provider's, are used up.
+            NotFound: no model has that name.
+            Forbidden: the caller's key may not use the model.
+            Rejected: the input or the dimensions are invalid; `param` and `code` are OpenAI's.
+            Exhausted: the caller's quota of the day is too small.
+            Transient: no provider can answer now; `Unavailable` if all are known to be down.
+            Misconfigured: no provider can answer until a setting changes.
         """
         await self._quotas.admit(caller)
-        model = self._models.named(asked.model)
+        model = self._models.named(request.model)
         allow(model.id, model.names, caller, self._serving)
-        self._space(model, asked)  # refused before anything is paid for
-        texts, most = await self._texts(model, asked.input)
+        self._space(model, request)  # reject before anything is paid for
+        texts, most = await self._texts(model, request.input)
         left = self._quotas.left(caller)
         if left is not None and most > left:
             most = await _counted(model, texts, most)
         self._quotas.hold(caller, most)
         tokens = 0
         try:
-            answering, embedded = await self._embed(model, texts, asked, caller)
+            answering, embedded = await self._embed(model, texts, request, caller)
             _require_numbers(answering, embedded)
-            # A text that comes twice is embedded once, and counts twice, as it does with OpenAI.
+            # A repeated text is embedded once but counted every time, as OpenAI does.
             tokens = sum(embedded.counts) if embedded.counts else await _counted(answering, texts, most)
         finally:
             self._quotas.settle(caller, held=most, tokens=tokens)
-        self._models.uses.note(model.id, asked.input_type, texts)
-        return await self._answered(answering, embedded, asked, tokens)
+        self._models.uses.note(model.id, request.input_type, texts)
+        return await self._answered(answering, embedded, request, tokens)
 
     async def _texts(self, model: ServedModel, given: Input) -> tuple[list[str], int]:
-        """Tell the texts of an input, and how many tokens they cannot exceed together."""
+        """Return the texts of an input, and an upper bound of their tokens."""
         arrays = arrays_of(given)
         if arrays is not None:
             tokens = require_sizes([len(array) for array in arrays])
@@ -99,28 +99,28 @@ class Embeddings:
         return texts, sum(most)
 
     async def _embed(
-        self, model: ServedModel, texts: Sequence[str], asked: EmbeddingsRequest, caller: Caller
+        self, model: ServedModel, texts: Sequence[str], request: EmbeddingsRequest, caller: Caller
     ) -> tuple[ServedModel, Embedded]:
-        """Embed in the model's own space, or else, where settings and request allow it, in that of another model."""
+        """Embed with the model, or, if settings and request allow it, with a fallback of another space."""
         try:
-            return model, await model.embed(texts, purpose=asked.input_type)
+            return model, await model.embed(texts, purpose=request.input_type)
         except (Transient, Misconfigured) as failed:
-            for other in model.across if asked.crossing else ():
+            for other in model.across if request.crossing else ():
                 try:
-                    self._space(other, asked)
+                    self._space(other, request)
                     allow(other.id, other.names, caller, self._serving)
-                    embedded = await other.embed(texts, purpose=asked.input_type)
+                    embedded = await other.embed(texts, purpose=request.input_type)
                 except (Transient, Misconfigured, Rejected) as error:
-                    telemetry.log.debug("%s did not stand in for %s: %s", other.spec, model.spec, error)
+                    telemetry.log.debug("fallback %s for %s failed: %s", other.spec, model.spec, error)
                     continue
                 telemetry.reached(telemetry.FALLBACK, provider=model.spec, reason=str(failed))
                 return other, embedded
             raise
 
     async def _answered(
-        self, model: ServedModel, embedded: Embedded, asked: EmbeddingsRequest, tokens: int
+        self, model: ServedModel, embedded: Embedded, request: EmbeddingsRequest, tokens: int
     ) -> EmbeddingsResult:
-        space = self._space(model, asked)
+        space = self._space(model, request)
         vectors = embedded.vectors
         if space.dimensions != vectors.shape[1]:
             if len(vectors) * max(space.dimensions, vectors.shape[1]) < LONG_NUMBERS:
@@ -138,41 +138,41 @@ class Embeddings:
             counts=embedded.counts,
         )
 
-    def _space(self, model: ServedModel, asked: EmbeddingsRequest) -> Space:
-        """Tell the space of what a model answers to a request.
+    def _space(self, model: ServedModel, request: EmbeddingsRequest) -> Space:
+        """Return the space of a model's answer to a request.
 
         Raises:
-            Rejected: it has no vectors of the dimensions that are asked for.
+            Rejected: the model cannot give vectors of the requested dimensions.
         """
-        if asked.dimensions is None or asked.dimensions == model.space.dimensions:
+        if request.dimensions is None or request.dimensions == model.space.dimensions:
             return model.space
-        if asked.dimensions > DIMENSIONS_MOST:
+        if request.dimensions > DIMENSIONS_MOST:
             raise Rejected(
-                f"{asked.dimensions} is greater than the maximum of {DIMENSIONS_MOST} - 'dimensions'",
+                f"{request.dimensions} is greater than the maximum of {DIMENSIONS_MOST} - 'dimensions'",
                 param="dimensions",
                 code="integer_above_max_value",
             )
-        return _fitted(model.space, asked.dimensions, self._serving.dimensions, model.source.matryoshka)
+        return _fitted(model.space, request.dimensions, self._serving.dimensions, model.source.matryoshka)
 
 
 def _require_numbers(model: ServedModel, embedded: Embedded) -> None:
-    """Let vectors through that JSON can write, and that are somewhere.
+    """Refuse vectors with NaN or infinite numbers, which JSON cannot represent.
 
     Raises:
-        Transient: one has numbers that are not finite, which the cache never keeps.
+        Transient: a vector has such numbers; the cache never keeps it.
     """
     if embedded.cached < len(embedded.vectors) and not np.isfinite(embedded.vectors).all():
-        raise Transient(f"model {model.id} answered vectors with numbers that are not finite; try again")
+        raise Transient(f"model {model.id} returned vectors with NaN or infinite numbers; try again")
 
 
-# The fingerprint of a space is kept with it, and takes longer to make than everything else here.
+# Cached because hashing a space takes longer than everything else here.
 @lru_cache(maxsize=1_024)
 def _fitted(space: Space, dimensions: int, policy: DimensionPolicy, matryoshka: bool) -> Space:
     return fitted(space, dimensions, policy, matryoshka=matryoshka)
 
 
 async def _counted(model: ServedModel, texts: Sequence[str], most: int) -> int:
-    """Count the tokens of texts, which are no more than `most`."""
+    """Count the tokens of texts, of which there are at most `most`."""
     if most < LONG_TOKENS:
         return sum(map(model.embedder.count, texts))
     return await asyncio.to_thread(lambda: sum(map(model.embedder.count, texts)))

@@ -1,4 +1,4 @@
-"""The files of the Files API: bytes in the store, the rest in the ledger, each file its owner's alone."""
+"""Files of the Files API: bytes in the store, metadata in the ledger; each file is visible to its owner only."""
 
 from __future__ import annotations
 
@@ -18,39 +18,39 @@ if TYPE_CHECKING:
 
 FOLDER = "files"
 BATCH, BATCH_OUTPUT = "batch", "batch_output"
-# What a file can be sent for, as OpenAI's API has it; only `batch` is of any use to this server.
+# Purposes of OpenAI's API; this server only uses `batch`.
 PURPOSES = ("assistants", BATCH, "evals", "fine-tune", "user_data", "vision")
 # https://platform.openai.com/docs/api-reference/files/create
 FILE_BYTES, BATCH_BYTES = 512 * 2**20, 200 * 2**20
 KEPT_LEAST, KEPT_MOST = 3_600, 2_592_000  # seconds: an hour, and 30 days
 NAME_MOST = 255
-# Of the 43 characters of a secret, as many as nobody can guess: 144 bits.
+# 144 bits of a secret: enough that ids cannot be guessed.
 ID = 24
 IDS = re.compile(r"[A-Za-z0-9_-]{1,80}")
-# Bytes that nobody has recorded for so long are left by a process that was killed before it did.
+# Bytes without a ledger row for this long belong to a process that was killed before it recorded them.
 ORPHANED_US = 86_400_000_000
 PAGE = 100
 
 
 @dataclass(frozen=True, kw_only=True)
-class Described:
-    """What is said of a file that is sent; it is kept for `seconds`, None where nothing is said of that."""
+class FileDescription:
+    """Description of an uploaded file; `seconds` is how long to keep it, or None for the default."""
 
     purpose: str
     filename: str
     seconds: int | None = None
 
 
-class Files:
-    """Files of many owners; an owner is the id of an API key, or empty."""
+class FileService:
+    """Files of many owners; an owner is the id of an API key, or ""."""
 
     def __init__(
         self, store: Store, rows: FileRows, *, clock: Callable[[], int], secret: Callable[[], str]
     ) -> None:
-        """Take where bytes and rows are kept; `clock` tells µs since 1970, `secret` makes 32 random bytes as text."""
+        """Keep bytes in `store` and rows in the ledger; `clock` returns µs since 1970, `secret` 32 bytes as text."""
         self._store, self._rows = store, rows
         self._clock, self._secret = clock, secret
-        # Held while it is found out whether a file fits beside its owner's others.
+        # Held while checking whether a file fits into its owner's storage.
         self._recording = asyncio.Lock()
 
     async def create(
@@ -58,36 +58,38 @@ class Files:
         owner: str,
         pieces: AsyncIterable[bytes],
         *,
-        described: Callable[[], Described],
+        described: Callable[[], FileDescription],
         most: int | None = None,
     ) -> FileRow:
-        """Keep a file, never whole in memory; `described` is asked once it is here: what is said may follow the bytes.
+        """Store a file piece by piece; `described` is called after the upload, since form fields may follow the bytes.
 
-        Its owner may keep `most` bytes in all. Of what is refused or breaks off nothing stays.
+        The owner may keep `most` bytes in all. A rejected or interrupted upload leaves nothing behind.
 
         Raises:
-            Rejected: it is larger than a file of its purpose may be, or does not fit beside the owner's others.
+            Rejected: the file exceeds the limit of its purpose or the owner's storage.
         """
         id = new_id("file-", self._secret())  # noqa: A001 - the record's own field
-        room = None if most is None else _Room(most, await self._stored(owner))
+        room = None if most is None else _StorageLimit(most, await self._stored(owner))
         measured = _Measured(pieces, room)
         try:
             await self._store.put(_key(id), measured)
-            said = described()
-            _require_fit(said, measured.bytes)
+            description = described()
+            _require_fit(description, measured.bytes)
         except BaseException as error:
             await self._store.delete([_key(id)])
-            # A store tells of what it reads in words of its own.
+            # Stores wrap errors of what they read; report the original one.
             if measured.failure is not None and error is not measured.failure:
                 raise measured.failure from error
             raise
         now = self._clock()
-        seconds = KEPT_MOST if said.seconds is None and said.purpose == BATCH else said.seconds
+        seconds = (
+            KEPT_MOST if description.seconds is None and description.purpose == BATCH else description.seconds
+        )
         row = FileRow(
             id=id,
             owner=owner,
-            purpose=said.purpose,
-            filename=said.filename,
+            purpose=description.purpose,
+            filename=description.filename,
             bytes=measured.bytes,
             key=_key(id),
             created=now,
@@ -108,7 +110,7 @@ class Files:
         pieces: AsyncIterable[bytes],
         expires: int,
     ) -> FileRow:
-        """Keep what a job has made under an id that is settled; the same again is left as it is."""
+        """Store a result of a job under a fixed id; an existing file is left unchanged."""
         known = await self._rows.get(id)
         if known is not None:
             return known
@@ -128,10 +130,10 @@ class Files:
         return row
 
     async def get(self, owner: str, id: str) -> FileRow:  # noqa: A002
-        """Describe a file.
+        """Return a file.
 
         Raises:
-            NotFound: there is none of that id, or it is somebody else's, or its time is over.
+            NotFound: the owner has no file of that id, or it has expired.
         """
         row = await self._rows.get(id) if IDS.fullmatch(id) else None
         if row is None or row.owner != owner or self._is_over(row):
@@ -139,7 +141,7 @@ class Files:
         return row
 
     def content(self, row: FileRow) -> AsyncIterator[bytes]:
-        """Read a file in pieces; raises `NotFound` at the first where its bytes are gone."""
+        """Read a file in pieces; the first raises `NotFound` if the bytes are gone."""
         return self._store.stream(row.key)
 
     async def list(
@@ -151,10 +153,10 @@ class Files:
         limit: int,
         descending: bool,
     ) -> tuple[list[FileRow], bool]:
-        """List files of an owner in order of time, and tell whether more follow.
+        """List files of an owner by creation time, and tell whether more follow.
 
         Raises:
-            NotFound: there is no file `after`.
+            NotFound: the file `after` does not exist.
         """
         if after is not None:
             await self.get(owner, after)
@@ -164,15 +166,15 @@ class Files:
         return list(rows[:limit]), len(rows) > limit
 
     async def delete(self, owner: str, id: str) -> None:  # noqa: A002
-        """Forget a file, and remove its bytes.
+        """Delete a file and its bytes.
 
         Raises:
-            NotFound: as `get`.
+            NotFound: the owner has no file of that id.
         """
         await self._remove(await self.get(owner, id))
 
     async def sweep(self) -> int:
-        """Remove the files whose time is over, and bytes that belong to none; return how many."""
+        """Delete expired files, and bytes that belong to no file; return how many."""
         removed = 0
         while rows := await self._rows.expired(now=self._clock(), limit=PAGE):
             for row in rows:
@@ -189,18 +191,18 @@ class Files:
         return await self._rows.stored(owner, now=self._clock())
 
     async def _record(self, row: FileRow, most: int) -> None:
-        """Record a file whose bytes are here, if it fits beside those that have come since it began."""
-        # One after the other, so that of two that fit alone one is kept; two servers may keep a little too much.
+        """Record a stored file if it still fits into the owner's storage."""
+        # Serialized, so that of two files that fit only alone one is kept; two servers may keep slightly too much.
         async with self._recording:
             try:
-                _Room(most, await self._stored(row.owner)).require(row.bytes)
+                _StorageLimit(most, await self._stored(row.owner)).require(row.bytes)
             except BaseException:
                 await self._store.delete([row.key])
                 raise
             await self._rows.create(row)
 
     async def _remove(self, row: FileRow) -> None:
-        # In this order, what a killed process leaves is bytes that nobody is told of, and that are swept.
+        # In this order a killed process leaves unreachable bytes, which are swept.
         await self._rows.remove(row.id)
         await self._store.delete([row.key])
 
@@ -209,15 +211,15 @@ class Files:
 
 
 def new_id(prefix: str, secret: str) -> str:
-    """Make an id of a secret."""
+    """Make an id from a secret."""
     return f"{prefix}{secret[-ID:]}"
 
 
-def _require_fit(said: Described, size: int) -> None:
-    if said.purpose == BATCH and size > BATCH_BYTES:
+def _require_fit(description: FileDescription, size: int) -> None:
+    if description.purpose == BATCH and size > BATCH_BYTES:
         raise Rejected(
-            f"The file has {size:,} bytes; one for the Batch API may have {BATCH_BYTES:,}: send it in parts, each a"
-            " batch of its own.",
+            f"The file has {size:,} bytes; one for the Batch API may have {BATCH_BYTES:,}: split it into several"
+            " batches.",
             param="file",
             code="file_too_large",
         )
@@ -228,27 +230,27 @@ def _key(id: str) -> str:  # noqa: A002
 
 
 @dataclass(frozen=True)
-class _Room:
-    """The bytes that one owner may keep, and how many are taken."""
+class _StorageLimit:
+    """The bytes that one owner may keep, and how many are used."""
 
     most: int
     taken: int
 
     def require(self, size: int) -> None:
-        """Let so many bytes through as there is room for."""
+        """Refuse a file that does not fit."""
         if self.taken + size > self.most:
             raise Rejected(
-                f"The file does not fit: the files of a key may have {self.most:,} bytes together, those that batches"
-                f" made among them, and {self.taken:,} are there. Delete some that are not needed any more.",
+                f"The file does not fit: the files of a key, results of batches included, may have {self.most:,} bytes"
+                f" in total, and {self.taken:,} are in use. Delete files that are no longer needed.",
                 param="file",
                 code="storage_limit_exceeded",
             )
 
 
 class _Measured:
-    """Pieces that are counted, no more than there is room for, and whose failure is remembered."""
+    """Pieces that are counted against a limit; remembers why reading them failed."""
 
-    def __init__(self, pieces: AsyncIterable[bytes], room: _Room | None = None) -> None:
+    def __init__(self, pieces: AsyncIterable[bytes], room: _StorageLimit | None = None) -> None:
         self._pieces, self._room = pieces, room
         self.bytes = 0
         self.failure: Exception | None = None

@@ -1,4 +1,4 @@
-"""What a request's input comes to: texts within the limits of OpenAI's API. Pure."""
+"""Validation of inputs against the limits of OpenAI's API. Pure."""
 
 from __future__ import annotations
 
@@ -11,31 +11,31 @@ if TYPE_CHECKING:
 
     from flowbed.records.serving import Input
 
-# What OpenAI's API takes: https://platform.openai.com/docs/api-reference/embeddings/create
+# Limits of OpenAI's API: https://platform.openai.com/docs/api-reference/embeddings/create
 ITEMS_MOST = 2_048
 TOKENS_EACH = 8_192
 TOKENS_MOST = 300_000
 
-# Characters that no token of OpenAI's tokenizers has more of. What cannot be short enough is not tokenised to find out,
-# which nothing else in the process could happen beside.
+# No token of OpenAI's tokenizers has more characters. A text that is certainly too long is refused without tokenising
+# it, which would block everything else in the process.
 CHARACTERS_EACH = 128
 
-# Bytes that a character of UTF-8 has at most, and no tokenizer makes more than one token of a byte.
+# Bytes of a UTF-8 character at most; no tokenizer makes more than one token of a byte.
 BYTES_EACH = 4
 
 
 def require_few(given: Sequence[Any]) -> None:
-    """Let a list through that is short enough to be looked at item by item, whatever its items are.
+    """Refuse a list that is too long to be checked item by item.
 
     Raises:
-        Rejected: it holds too many texts, token arrays or tokens.
+        Rejected: it has too many texts, token arrays or tokens.
     """
     if given and type(given[0]) is int:
         require_sizes([len(given)])
         return
     if len(given) > ITEMS_MOST:
         raise Rejected(
-            f"'input' holds {len(given):,} items, and at most {ITEMS_MOST:,} are taken; send several requests",
+            f"'input' has {len(given):,} items, at most {ITEMS_MOST:,} are allowed; send several requests",
             param="input",
             code="array_above_max_length",
         )
@@ -43,50 +43,50 @@ def require_few(given: Sequence[Any]) -> None:
 
 
 def arrays_of(given: Input) -> list[list[int]] | None:
-    """Tell the token arrays of an input; None where it holds texts.
+    """Return the token arrays of an input, or None if it consists of texts.
 
     Raises:
-        Rejected: an array is empty, or there are none or too many of them.
+        Rejected: there are no arrays, too many, or an empty one.
     """
     if isinstance(given, str) or (given and isinstance(given[0], str)):
         return None
     require_few(given)
     arrays = [given] if given and isinstance(given[0], int) else given
     if not _are_arrays(arrays):
-        raise Rejected("'input' has to be a string, a list of strings, or token arrays", param="input")
+        raise Rejected("'input' must be a string, a list of strings, or token arrays", param="input")
     _require_some(arrays, "token array")
     return arrays
 
 
 def texts_of(given: Input) -> list[str]:
-    """Tell the texts of an input that holds no token arrays.
+    """Return the texts of an input without token arrays.
 
     Raises:
-        Rejected: a text is empty, or there are none or too many of them.
+        Rejected: there are no texts, too many, or an empty one.
     """
     texts = [given] if isinstance(given, str) else given
     require_few(texts)
     if not _are_texts(texts):
-        raise Rejected("'input' has to be a string, a list of strings, or token arrays", param="input")
+        raise Rejected("'input' must be a string, a list of strings, or token arrays", param="input")
     _require_some(texts, "string")
     return texts
 
 
 def most_tokens(text: str) -> int:
-    """Say how many tokens a text cannot exceed, without tokenising it."""
+    """Return an upper bound of a text's tokens without tokenising it."""
     return len(text) if text.isascii() else len(text) * BYTES_EACH
 
 
 def surely_within(most: Sequence[int]) -> bool:
-    """Tell whether texts are short enough, each and together, by what each cannot exceed."""
+    """Tell whether texts with these upper bounds are certainly within the limits, each and together."""
     return max(most) <= TOKENS_EACH and sum(most) <= TOKENS_MOST
 
 
 def require_within(texts: Sequence[str], count: Callable[[str], int]) -> None:
-    """Let texts through that are short enough, each and together, by their tokens.
+    """Refuse texts that exceed the token limits, each or together.
 
     Raises:
-        Rejected: one is too long, or all of them together are.
+        Rejected: one is too long, or all together are.
     """
     total = 0
     for place, text in enumerate(texts):
@@ -105,10 +105,10 @@ def require_within(texts: Sequence[str], count: Callable[[str], int]) -> None:
 
 
 def require_sizes(sizes: Sequence[int]) -> int:
-    """Let token arrays through that are short enough, each and together, and return how many tokens they have.
+    """Refuse token arrays that exceed the limits, each or together; return their total.
 
     Raises:
-        Rejected: one is too long, or all of them together are.
+        Rejected: one is too long, or all together are.
     """
     for place, size in enumerate(sizes):
         if size > TOKENS_EACH:
@@ -119,7 +119,7 @@ def require_sizes(sizes: Sequence[int]) -> int:
 
 
 def too_long(place: int, tokens: int) -> Rejected:
-    """Say that one input is too long, as OpenAI does."""
+    """Word the error for an input that is too long as OpenAI does."""
     return Rejected(
         f"This model's maximum context length is {TOKENS_EACH} tokens, however you requested {tokens} tokens"
         f" ({tokens} in your prompt; 0 for the completion; input[{place}]). Please reduce your prompt; or completion"
@@ -129,7 +129,7 @@ def too_long(place: int, tokens: int) -> Rejected:
 
 
 def too_many(tokens: int) -> Rejected:
-    """Say that all inputs together are too long, as OpenAI does."""
+    """Word the error for inputs that are too long together as OpenAI does."""
     return Rejected(
         f"Requested {tokens} tokens, max {TOKENS_MOST} tokens per request", code="max_tokens_per_request"
     )
@@ -151,7 +151,7 @@ def _require_some(inputs: Sequence[str] | Sequence[list[int]], what: str) -> Non
     empty = [place for place, each in enumerate(inputs) if not each]
     if empty:
         raise Rejected(
-            f"'$.input' is invalid: input[{empty[0]}] is an empty {what}; leave it away",
+            f"'$.input' is invalid: input[{empty[0]}] is an empty {what}; leave it out",
             inputs=empty,
             param="input",
         )

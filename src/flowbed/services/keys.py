@@ -1,4 +1,4 @@
-"""API keys: made once, known by the hash of their secret, looked up without asking the ledger each time."""
+"""API keys: created once, found by the hash of their secret, and cached between requests."""
 
 from __future__ import annotations
 
@@ -21,23 +21,23 @@ if TYPE_CHECKING:
 
 BEGINNING = "fb-"
 SECRET = re.compile(r"fb-[A-Za-z0-9_-]{43}")  # 32 random bytes as URL-safe base64
-SHOWN = 8  # characters of a secret that stay readable, so that people can tell keys apart; 30 of its 256 bits
+SHOWN = 8  # readable characters of a secret, so that people can tell keys apart: 30 of its 256 bits
 ID_DIGITS = 12
 NAME_MOST = 100
 
-# Seconds for which a key is not looked up again: so long, at most, does a revoked one still open a running server.
+# Seconds for which a key is cached: a revoked key works on running servers for at most this long.
 LASTING = 5.0
-# Where the ledger does not answer within so many seconds, a key that was known goes on being known for so many: callers
-# need not notice that a database is restarted.
+# If the ledger does not answer within PATIENCE seconds, a cached key stays valid for GRACE seconds, so that callers do
+# not notice the restart of a database.
 PATIENCE, GRACE = 1.0, 300.0
 
-DEFAULT = "default"  # the tier that is there without being in the settings, and then has no limits
+DEFAULT = "default"  # exists without settings, and then has no limits
 NOBODY = (None, 0.0, 0.0)
 OPEN = Caller(name="anyone", admin=True)
 
 
-class Keys:
-    """Who a secret belongs to. While there never was a key, anyone may ask: see `required`."""
+class KeyService:
+    """Maps secrets to callers. Until the first key is created, anyone may call: see `required`."""
 
     def __init__(
         self,
@@ -47,12 +47,12 @@ class Keys:
         clock: Callable[[], int],
         monotonic: Callable[[], float] = time.monotonic,
     ) -> None:
-        """Take the ledger's keys and the tiers of the settings; `clock` tells µs since 1970, `monotonic` seconds."""
+        """Use the ledger's keys and the tiers of the settings; `clock` returns µs since 1970, `monotonic` seconds."""
         self._rows = rows
         self._tiers = {DEFAULT, *tiers}
         self._clock = clock
         self._monotonic = monotonic
-        # Who it is, until when that is not asked again, and until when it holds where there is no answer.
+        # The caller, until when it is cached, and until when it is valid if the ledger does not answer.
         self._known: dict[bytes, tuple[Caller, float, float]] = {}
         self._lookups: dict[bytes, asyncio.Task[KeyRow | None]] = {}
         self._open_until = float("-inf")
@@ -68,26 +68,26 @@ class Keys:
         models: Collection[str] = (),
         admin: bool = False,
     ) -> tuple[KeyRow, str]:
-        """Make a key and return it with its secret, which is kept nowhere; `secret` makes 32 random bytes as text.
+        """Create a key and return it with its secret, which is not stored; `secret` returns 32 random bytes as text.
 
         Raises:
             Misconfigured: the name is empty or too long, or the tier is not in the settings.
         """
         if not name.strip() or len(name) > NAME_MOST:
-            raise Misconfigured(f"a key needs a name of 1 to {NAME_MOST} characters that says what it is for")
+            raise Misconfigured(f"a key needs a name of 1 to {NAME_MOST} characters, such as what it is for")
         if tier not in self._tiers:
             raise Misconfigured(
-                f"there is no tier {tier!r}: add [serve.tiers.{tier}] to the settings, or take one of"
+                f"there is no tier {tier!r}: add [serve.tiers.{tier}] to the settings, or use one of"
                 f" {', '.join(sorted(self._tiers))}"
             )
-        said = f"{BEGINNING}{secret()}"
-        if SECRET.fullmatch(said) is None:
-            raise Misconfigured("a secret has to be 32 random bytes, written as 43 characters of base64")
-        digest = hashlib.sha256(said.encode()).hexdigest()
+        token = f"{BEGINNING}{secret()}"
+        if SECRET.fullmatch(token) is None:
+            raise Misconfigured("a secret must be 32 random bytes, written as 43 characters of base64")
+        digest = hashlib.sha256(token.encode()).hexdigest()
         row = KeyRow(
             id=digest[:ID_DIGITS],
             name=name.strip(),
-            prefix=said[:SHOWN],
+            prefix=token[:SHOWN],
             hash=digest,
             tier=tier,
             models=tuple(models),
@@ -95,36 +95,36 @@ class Keys:
             created=self._clock(),
         )
         await self._rows.create(row)
-        return row, said
+        return row, token
 
     async def all(self) -> list[KeyRow]:
-        """List every key, oldest first, revoked ones too."""
+        """List every key, oldest first, including revoked ones."""
         return await self._rows.all()
 
     async def revoke(self, id: str) -> KeyRow:  # noqa: A002 - the record's own field
         """Revoke a key; running servers notice within seconds.
 
         Raises:
-            NotFound: there is no key of that id.
+            NotFound: no key has that id.
         """
         row = await self._rows.revoke(id, at=self._clock())
         if row is None:
-            raise NotFound(f"there is no key {id!r}; `flowbed keys list` names them")
+            raise NotFound(f"there is no key {id!r}; `flowbed keys list` lists them")
         self._known.pop(bytes.fromhex(row.hash), None)
         return row
 
     async def required(self) -> bool:
-        """Tell whether a key has to be sent: it has, as soon as one was ever created, also where all are revoked."""
+        """Tell whether a key must be sent: true once any key was created, even if all are revoked."""
         if self._required or self._monotonic() < self._open_until:
             return self._required
-        async with self._checking:  # many who come at once ask the ledger once
+        async with self._checking:  # concurrent callers read the ledger once
             return await self._check()
 
     async def caller(self, secret: str | None) -> Caller:
-        """Find out who asks.
+        """Return the caller that a secret belongs to.
 
         Raises:
-            Unauthorized: a key has to be sent and was not, or is not known, or was revoked.
+            Unauthorized: a key is required, and none was sent, or it is unknown or revoked.
             Transient: the ledger cannot be reached.
         """
         digest = hashlib.sha256(secret.encode()).digest() if secret else b""
@@ -136,7 +136,7 @@ class Keys:
         if not secret:
             raise Unauthorized(
                 "You didn't provide an API key. Send it in the header Authorization, as Bearer fb-...;"
-                " `flowbed keys create` makes one.",
+                " create one with `flowbed keys create`.",
                 code="invalid_api_key",
             )
         if known is None or self._monotonic() > latest:
@@ -145,12 +145,12 @@ class Keys:
             async with asyncio.timeout(PATIENCE):
                 return await self._looked_up(secret, digest)
         except (Transient, TimeoutError) as error:
-            log.warning("key %s goes on being known, since the ledger does not answer: %s", known.key, error)
+            log.warning("key %s stays valid because the ledger does not answer: %s", known.key, error)
             self._known[digest] = known, self._monotonic() + LASTING, latest
             return known
 
     async def health(self) -> Health:
-        """Read a key, to see that the ledger answers."""
+        """Read the keys, to check that the ledger answers."""
         before = self._monotonic()
         try:
             await self._rows.exist()
@@ -167,14 +167,14 @@ class Keys:
         return self._required
 
     async def _looked_up(self, secret: str, digest: bytes) -> Caller:
-        # Nothing else can be a key, so that the ledger is not asked about it.
+        # Nothing else can be a key, so the ledger is not read for it.
         row = await self._row(digest) if SECRET.fullmatch(secret) is not None else None
-        # Found by its hash already; compared once more, in a time that tells nothing of where they differ.
+        # Found by its hash; compared again in constant time.
         if row is None or row.revoked or not hmac.compare_digest(bytes.fromhex(row.hash), digest):
             self._known.pop(digest, None)
             raise Unauthorized(
-                "Incorrect API key provided: it is not known here, or was revoked;"
-                " `flowbed keys list` names those that are.",
+                "Incorrect API key provided: it is unknown or was revoked;"
+                " `flowbed keys list` lists the valid ones.",
                 code="invalid_api_key",
             )
         caller = Caller(
@@ -185,7 +185,7 @@ class Keys:
         return caller
 
     async def _row(self, digest: bytes) -> KeyRow | None:
-        """Ask the ledger for a key, once for many who ask at the same time."""
+        """Read a key from the ledger, once for concurrent callers."""
         lookup = self._lookups.get(digest)
         if lookup is None:
             lookup = self._lookups[digest] = asyncio.create_task(self._rows.find(digest.hex()))
@@ -195,4 +195,4 @@ class Keys:
     def _ended(self, digest: bytes, lookup: asyncio.Task[KeyRow | None]) -> None:
         self._lookups.pop(digest, None)
         if not lookup.cancelled():
-            lookup.exception()  # seen, also where nobody has waited for so long
+            lookup.exception()  # retrieved, even if nobody waited long enough

@@ -13,7 +13,7 @@ from flowbed.embedding.wrappers.coalesced import Coalesced
 from flowbed.errors import Error, Misconfigured, NotFound
 from flowbed.records.serving import CacheStats, Health, ModelInfo
 from flowbed.services.opening import open_models
-from flowbed.services.popular_texts import Uses
+from flowbed.services.popular_texts import PopularTexts
 from flowbed.services.served_model import is_allowed
 
 if TYPE_CHECKING:
@@ -69,7 +69,7 @@ class Models:
                     )
         self._probes: dict[str, tuple[Health, float]] = {}
         self._probing = asyncio.Lock()
-        self.uses = Uses()
+        self.uses = PopularTexts()
 
     @classmethod
     async def open(

@@ -1,4 +1,4 @@
-"""Which texts are asked for most. They are kept in this process's memory alone: never logged, never stored."""
+"""The most requested texts, kept only in this process's memory: never logged, never stored."""
 
 from __future__ import annotations
 
@@ -10,18 +10,18 @@ if TYPE_CHECKING:
 
     from flowbed.records import Purpose
 
-# At most so many texts of so many characters are counted: some 16 MB at worst.
+# At most this many texts of this many characters are counted: 16 MB in the worst case.
 TEXTS = 4_096
 LONGEST = 1_000
-# Requests with more texts come from programs that fill an index, and hardly come again.
+# Requests with more texts come from indexing programs and rarely repeat.
 TOGETHER = 16
 
 
-class Uses:
-    """Counts of texts by model and purpose. Where they get too many, all are halved, and those that were rare go."""
+class PopularTexts:
+    """Counts of texts by model and purpose. When there are too many, all counts are halved and rare texts dropped."""
 
     def __init__(self, *, texts: int = TEXTS) -> None:
-        """Count at most so many texts."""
+        """Count at most `texts` texts."""
         self._texts = texts
         self._counts: dict[tuple[str, Purpose, str], int] = {}
 
@@ -38,7 +38,7 @@ class Uses:
             self._forget()
 
     def top(self, model: str, *, most: int) -> dict[Purpose, list[str]]:
-        """Tell the texts of a model that were asked for most, by purpose."""
+        """Return the most requested texts of a model by purpose."""
         mine = (
             (count, purpose, text) for (name, purpose, text), count in self._counts.items() if name == model
         )
@@ -52,6 +52,6 @@ class Uses:
         self._counts.clear()
 
     def _forget(self) -> None:
-        """Halve every count, and keep at most half as many texts as may be counted."""
+        """Halve every count, and keep at most half of the texts."""
         kept = nlargest(self._texts // 2, self._counts.items(), key=lambda each: each[1])
         self._counts = {key: count // 2 for key, count in kept if count > 1}

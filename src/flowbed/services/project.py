@@ -13,14 +13,14 @@ if TYPE_CHECKING:
     from flowbed.ledger import Ledger
     from flowbed.records import SearchResults
     from flowbed.records.serving import Serving
-    from flowbed.services.keys import Keys
+    from flowbed.services.keys import KeyService
     from flowbed.storage import Store
 
 
 class Project(Protocol):
     """An opened project, as the services see it; `flowbed.bed.Flowbed` is one."""
 
-    def keys(self) -> Keys:
+    def keys(self) -> KeyService:
         """Return the lookup of API keys."""
         ...
 

@@ -1,4 +1,4 @@
-"""How much each key may ask: requests a minute and tokens a day, counted in memory and written down every second."""
+"""Quotas of each key: requests per minute and tokens per day, counted in memory, written every second."""
 
 from __future__ import annotations
 
@@ -20,10 +20,9 @@ if TYPE_CHECKING:
     from flowbed.ledger import Ledger
     from flowbed.records.serving import Caller
 
-# Seconds between two writes of what was counted: what a killed server forgets, and what several servers learn late of
-# each other.
+# Seconds between two writes of the counts: a killed server loses this much, and servers see each other this late.
 EVERY = 1.0
-# ... and between two notes of when each key was last used, which people read by the day.
+# Seconds between two writes of when each key was last used, which people read by the day.
 SEEN_EVERY = 60.0
 KEPT_DAYS = 90
 
@@ -35,9 +34,9 @@ UNLIMITED = TierLimits()
 
 @dataclass(slots=True)
 class _Use:
-    """What one key has used on one day: `total` of all servers as far as known, `unwritten` of this one.
+    """Use of one key on one day: `total` over all servers as far as known, `unwritten` by this one.
 
-    `held` is set aside for requests that are under way, at most what they can cost.
+    `held` is reserved for running requests: the most that they can cost.
     """
 
     total: int = 0
@@ -45,8 +44,8 @@ class _Use:
     held: int = 0
 
 
-class Quotas:
-    """What callers have used, and what they may still use; used from one event loop.
+class QuotaService:
+    """What callers have used and have left; for one event loop.
 
     A caller without a key is neither limited nor counted.
     """
@@ -59,14 +58,14 @@ class Quotas:
         clock: Callable[[], int],
         monotonic: Callable[[], float] = time.monotonic,
     ) -> None:
-        """Take the ledger that counts are kept in; `clock` tells microseconds since 1970, `monotonic` seconds."""
+        """Keep counts in `ledger`; `clock` returns microseconds since 1970, `monotonic` seconds."""
         self._ledger = ledger
         self._tiers = tiers
         self._clock = clock
         self._monotonic = monotonic
         self._day = self._tidied = -1
         self._uses: dict[str, _Use] = {}
-        # Of days that have ended, and are not written yet.
+        # Counts of past days that are not written yet.
         self._earlier: list[tuple[str, dict[str, int]]] = []
         self._requests = Gcra(monotonic)
         self._seen: dict[str, int] = {}
@@ -76,25 +75,25 @@ class Quotas:
         self._task: asyncio.Task[None] | None = None
 
     async def __aenter__(self) -> Self:
-        """Begin to write what is counted down, every second."""
+        """Start writing counts every second."""
         self._task = asyncio.create_task(self._write_on(), name="quotas")
         return self
 
     async def __aexit__(self, *_: object) -> None:
-        """Write down what is left."""
-        # Not cancelled: a write that is under way would be done all the same, and then once more.
+        """Write the remaining counts."""
+        # Not cancelled: a write in progress would complete anyway, and then be repeated.
         self._ended.set()
         if self._task is not None:
             await self._task
         await self.write(seen=True)
 
     async def admit(self, caller: Caller) -> None:
-        """Let one request of a caller in.
+        """Admit one request of a caller.
 
         Raises:
-            TooMany: it has had its requests of this minute.
-            Misconfigured: its tier is not in the settings any more.
-            Transient: what it has used today cannot be read.
+            TooMany: its requests of this minute are used up.
+            Misconfigured: its tier is no longer in the settings.
+            Transient: its use of today cannot be read.
         """
         if caller.key is None:
             return
@@ -103,11 +102,11 @@ class Quotas:
             self._take(caller.key, tier.requests)
         self._seen[caller.key] = self._clock()
         if tier.tokens is not None and self._use(caller.key) is None:
-            async with self._loading:  # many who come at once ask the ledger once
+            async with self._loading:  # concurrent callers read the ledger once
                 await self._load(caller.key)
 
     def left(self, caller: Caller) -> int | None:
-        """Tell how many of today's tokens are left and not set aside; None where there is no limit."""
+        """Return how many of today's tokens are left and not reserved, or None without a limit."""
         quota = None if caller.key is None else self._tier(caller).tokens
         if caller.key is None or quota is None:
             return None
@@ -115,36 +114,37 @@ class Quotas:
         return quota if use is None else max(0, quota - use.total - use.held)
 
     def hold(self, caller: Caller, tokens: int) -> None:
-        """Set aside what a request can cost at most, until `settle` says what it did.
+        """Reserve the most that a request can cost, until `settle` reports what it did cost.
 
-        So a request may be refused while others are under way that turn out to cost less; it is never let in too much.
+        A request may thus be refused because of running requests that turn out cheaper, but the quota is never
+        exceeded.
 
         Raises:
-            Exhausted: so many are not left of today's.
+            Exhausted: fewer tokens are left today.
         """
         left = self.left(caller)
         if caller.key is None or left is None:
             return
         if tokens > left:
             raise Exhausted(
-                f"You exceeded your current quota: of {self._tier(caller).tokens:,} tokens a day {left:,} are left, and"
-                f" this request needs {tokens:,}. New ones come at midnight UTC, in"
+                f"You exceeded your current quota: {left:,} of {self._tier(caller).tokens:,} tokens a day are left, and"
+                f" this request needs {tokens:,}. The quota resets at midnight UTC, in"
                 f" {self._until_midnight() / 3600:.1f} hours.",
                 code="insufficient_quota",
             )
         (self._use(caller.key) or self._begin(caller.key)).held += tokens
 
     def settle(self, caller: Caller, *, held: int, tokens: int) -> None:
-        """Count what a request has really used, in place of what was set aside for it."""
+        """Replace the reservation of a request by what it used."""
         if caller.key is None:
             return
         use = self._use(caller.key) or self._begin(caller.key)
-        use.held = max(0, use.held - held)  # where there is no limit, nothing was held
+        use.held = max(0, use.held - held)  # nothing was held without a limit
         use.total += tokens
         use.unwritten += tokens
 
     def allowance(self, caller: Caller) -> Allowance:
-        """Tell what a caller may still ask for, as far as this server knows."""
+        """Return what a caller has left, as far as this server knows."""
         tier = self._tiers.get(caller.tier)
         if caller.key is None or tier is None:
             return Allowance()
@@ -165,7 +165,7 @@ class Quotas:
         )
 
     async def write(self, *, seen: bool = False) -> None:
-        """Write down what was counted since the last time; what the ledger does not take now, it gets next time."""
+        """Write the counts since the last write; if the ledger fails, they are written next time."""
         async with self._writing:
             self._turn()
             try:
@@ -180,7 +180,7 @@ class Quotas:
                     await self._ledger.keys.use(times)
                     self._seen = {key: at for key, at in self._seen.items() if times.get(key) != at}
             except Exception as error:  # noqa: BLE001 - whatever it is, counting goes on, and is written the next time
-                log.warning("what keys have used is not written down, and will be tried again: %s", error)
+                log.warning("cannot write the use of keys, will try again: %s", error)
 
     async def _write_tokens(self) -> None:
         while self._earlier:
@@ -196,9 +196,9 @@ class Quotas:
             use = self._uses.get(key)
             if use is not None and day == self._name(self._day):
                 use.unwritten -= written
-                # Other servers count too: what the ledger holds now, and what came here in the meantime.
+                # Other servers count too: the ledger's total, plus what was counted here meanwhile.
                 use.total = totals[key] + use.unwritten
-            else:  # midnight has passed in the meantime, and what was left of the day counts this again
+            else:  # midnight passed meanwhile, and the day's remainder includes these tokens again
                 self._earlier = [
                     (other, {**rest, key: rest[key] - written} if other == day else rest)
                     for other, rest in self._earlier
@@ -235,8 +235,8 @@ class Quotas:
             if caller.tier == "default":
                 return UNLIMITED
             raise Misconfigured(
-                f"key {caller.key} is of tier {caller.tier!r}, which is not in the settings: add"
-                f" [serve.tiers.{caller.tier}], or make a key of another tier"
+                f"key {caller.key} has tier {caller.tier!r}, which is not in the settings: add"
+                f" [serve.tiers.{caller.tier}], or create a key of another tier"
             )
         return tier
 
@@ -249,14 +249,14 @@ class Quotas:
         return self._uses.setdefault(key, _Use())
 
     def _turn(self) -> None:
-        """Begin a new day where midnight has passed."""
+        """Start a new day after midnight."""
         today = self._clock() // DAY_US
         if today == self._day:
             return
         left = {key: use.unwritten for key, use in self._uses.items() if use.unwritten}
         if left:
             self._earlier.append((self._name(self._day), left))
-        # Requests that are under way count for the day on which they end, and so does what is set aside for them.
+        # Running requests, and their reservations, count for the day on which they end.
         self._uses = {key: _Use(held=use.held) for key, use in self._uses.items() if use.held}
         self._day = today
 

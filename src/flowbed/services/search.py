@@ -1,4 +1,4 @@
-"""Searching on behalf of a caller."""
+"""Search on behalf of a caller."""
 
 from __future__ import annotations
 
@@ -17,33 +17,31 @@ if TYPE_CHECKING:
     from flowbed.records.serving import Caller, Serving
     from flowbed.services.models import Models
     from flowbed.services.project import Project
-    from flowbed.services.quotas import Quotas
+    from flowbed.services.quotas import QuotaService
     from flowbed.services.served_model import ServedModel
 
 
-class Search:
-    """Finds what is nearest, for callers who may use the project's model; a query's tokens count as any others do.
+class SearchService:
+    """Searches for callers who may use the project's model; the tokens of a query count like any others.
 
-    Where that model is served, it embeds queries as it does what requests for embeddings send: from the same cache,
-    within the same limits, and not while its provider is known to be down.
+    If that model is served, queries are embedded like requests for embeddings: from the same cache, within the same
+    limits, and not while its provider is known to be down.
     """
 
-    def __init__(self, bed: Project, models: Models, quotas: Quotas, serving: Serving) -> None:
-        """Take the project to search, the models served, what callers may use, and what the operator has settled."""
+    def __init__(self, bed: Project, models: Models, quotas: QuotaService, serving: Serving) -> None:
+        """Search `bed` with the served `models`, within `quotas` and the operator's choices in `serving`."""
         self._bed, self._quotas, self._serving = bed, quotas, serving
         self._embedder: Embedder | None = None
         self._served = _served(bed.model, models)
 
-    async def find(
-        self, caller: Caller, query: str | Sequence[float], **how: Any
-    ) -> SearchResults:  # as `Flowbed.find`
-        """Find what is nearest to a text or a vector; takes what `Flowbed.find` takes.
+    async def find(self, caller: Caller, query: str | Sequence[float], **options: Any) -> SearchResults:
+        """Find the nearest neighbours of a text or a vector; takes the arguments of `Flowbed.find`.
 
         Raises:
-            TooMany: the caller has had its requests of this minute.
+            TooMany: the caller's requests of this minute are used up.
             Forbidden: its key may not use the project's model.
-            Exhausted: its quota of today does not suffice.
-            Rejected: the query is longer than an input of `Embeddings` may be.
+            Exhausted: its quota of today is too small.
+            Rejected: the query is longer than an input for embeddings may be.
             NotFound, Rejected, Misconfigured, Transient: as `Flowbed.find` does.
         """
         await self._quotas.admit(caller)
@@ -53,7 +51,7 @@ class Search:
         names |= {alias for alias, name in self._serving.aliases.items() if name in names}
         allow(model, names, caller, self._serving)
         if not isinstance(query, str):
-            return await self._bed.find(query, **how)
+            return await self._bed.find(query, **options)
         most = most_tokens(query)
         if not surely_within([most]):
             await asyncio.to_thread(require_within, [query], embedder.count)
@@ -63,17 +61,17 @@ class Search:
         self._quotas.hold(caller, most)
         tokens = 0
         try:
-            asked = await self._embedded(query)
-            if asked is not query:  # paid for, whatever becomes of the search
+            embedded = await self._embedded(query)
+            if embedded is not query:  # paid for, even if the search fails
                 tokens = embedder.count(query)
-            found = await self._bed.find(asked, **how)
+            found = await self._bed.find(embedded, **options)
             tokens = embedder.count(query)
         finally:
             self._quotas.settle(caller, held=most, tokens=tokens)
         return found
 
     async def _embedded(self, query: str) -> str | list[float]:
-        """Give the vector of a query, where its model is served; of nothing there is none."""
+        """Return the vector of a query if its model is served; an empty query has none."""
         if self._served is None or not query.strip():
             return query
         vector: list[float] = (await self._served.embed([query], purpose="query")).vectors[0].tolist()
@@ -81,7 +79,7 @@ class Search:
 
 
 def _served(spec: str, models: Models) -> ServedModel | None:
-    """Find a model among those served, if it is; another that has its name as an alias is of another space."""
+    """Return the served model of this spec; a model that only has the name as an alias is of another space."""
     try:
         found = models.named(spec)
     except NotFound:

@@ -6,18 +6,18 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from flowbed.services.batches.jobs import Jobs
-from flowbed.services.embeddings import Embeddings
-from flowbed.services.files import Files
+from flowbed.services.batches.jobs import JobService
+from flowbed.services.embeddings import EmbeddingService
+from flowbed.services.files import FileService
 from flowbed.services.models import Models
-from flowbed.services.quotas import Quotas
-from flowbed.services.search import Search
+from flowbed.services.quotas import QuotaService
+from flowbed.services.search import SearchService
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
 
     from flowbed.records.serving import Health, Serving
-    from flowbed.services.keys import Keys
+    from flowbed.services.keys import KeyService
     from flowbed.services.project import Project
 
 
@@ -27,13 +27,13 @@ class Service:
 
     bed: Project
     serving: Serving
-    embeddings: Embeddings
-    files: Files
-    jobs: Jobs
-    keys: Keys
+    embeddings: EmbeddingService
+    files: FileService
+    jobs: JobService
+    keys: KeyService
     models: Models
-    quotas: Quotas
-    search: Search
+    quotas: QuotaService
+    search: SearchService
 
     async def ready(self) -> list[Health]:
         """Check every dependency: each model embeds a real token, and the ledger is read."""
@@ -50,19 +50,19 @@ async def open_service(bed: Project) -> AsyncIterator[Service]:
     """
     serving = bed.serving
     models = await Models.open(bed, serving)
-    files = Files(bed.store, bed.ledger.files, clock=bed.clock, secret=bed.secret)
-    async with Quotas(bed.ledger, tiers=serving.tiers, clock=bed.clock) as quotas:
+    files = FileService(bed.store, bed.ledger.files, clock=bed.clock, secret=bed.secret)
+    async with QuotaService(bed.ledger, tiers=serving.tiers, clock=bed.clock) as quotas:
         try:
             yield Service(
                 bed=bed,
                 serving=serving,
-                embeddings=Embeddings(models, quotas, serving),
+                embeddings=EmbeddingService(models, quotas, serving),
                 files=files,
-                jobs=Jobs(bed.ledger.jobs, files, clock=bed.clock, secret=bed.secret),
+                jobs=JobService(bed.ledger.jobs, files, clock=bed.clock, secret=bed.secret),
                 keys=bed.keys(),
                 models=models,
                 quotas=quotas,
-                search=Search(bed, models, quotas, serving),
+                search=SearchService(bed, models, quotas, serving),
             )
         finally:
             await models.close()

@@ -1,4 +1,4 @@
-"""Token arrays, as LangChain sends them: the texts that they stand for, or a refusal where that is in doubt."""
+"""Token arrays, as LangChain sends them: decoded to texts, or refused where the text is in doubt."""
 
 from __future__ import annotations
 
@@ -12,32 +12,33 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
     from flowbed.embedding import Embedder
-    from flowbed.records.serving import TokenArrays as Whose
+    from flowbed.records.serving import TokenArrays
 
 
-# Tokens at either end of a long array that may be others than the tokenizer writes for its text: LangChain cuts arrays
-# of more than 8,191, and what it cuts in two is now and then (once in 5,000 cuts) written otherwise alone. Further
-# inside only ids that are another tokenizer's differ; an array that is not long was hardly cut, and has to agree.
+# Tokens at either end of a long array that may differ from how the tokenizer writes the text: LangChain splits arrays
+# of more than 8,191, and a split part is sometimes (once in 5,000 splits) written differently alone. A difference
+# further inside means another tokenizer's ids; a short array was hardly split, so it must match exactly.
 EDGE, LONG = 4, 64
 
 
-class TokenArrays:
-    """Reads token arrays: as ids of cl100k, which OpenAI's API takes for each of its models, or as the model's own.
+class TokenArrayReader:
+    """Decodes token arrays as ids of cl100k, which OpenAI's API accepts for each of its models, or as the model's own.
 
-    Ids do not say whose they are, so the operator does, for all requests; an array is refused where it cannot have been
-    made from a text by that tokenizer.
+    Ids do not identify their tokenizer, so the operator chooses one for all requests; an array is refused if that
+    tokenizer cannot have made it from a text.
     """
 
-    def __init__(self, whose: Whose) -> None:
-        """Say whose ids requests send."""
+    def __init__(self, whose: TokenArrays) -> None:
+        """Decode ids of the tokenizer `whose`."""
         self._whose = whose
 
     def texts(self, arrays: Sequence[Sequence[int]], embedder: Embedder) -> list[str]:
-        """Read the text that each array stands for.
+        """Decode each array to its text.
 
         Raises:
-            Rejected: an array has an id that stands for no text, is not valid Unicode, or is not how the tokenizer
-                writes the text that it stands for; `inputs` says which array.
+            Rejected: an array has an unknown id, is not valid Unicode, or is not how the tokenizer writes its text;
+            `inputs`
+                says which array.
         """
         decode = self._decode(embedder)
         texts = []
@@ -55,7 +56,7 @@ class TokenArrays:
             return self._of_cl100k
         if not isinstance(embedder, Decodes):
             raise Rejected(
-                f"token arrays are not taken for {embedder.space.model}, whose tokenizer is not here; send the text",
+                f"token arrays are not supported for {embedder.space.model}, which has no local tokenizer; send the text",
                 param="input",
             )
         return embedder.decode
@@ -64,19 +65,19 @@ class TokenArrays:
         text = self._cl100k.decode(array)
         if not _agree(list(array), self._cl100k.encode(text)):
             raise Rejected(
-                f"these {len(array)} tokens are not how cl100k writes the text that they stand for, so they may be"
-                " another tokenizer's; send the text itself"
+                f"these {len(array)} tokens are not how cl100k encodes their text, so they may be another tokenizer's;"
+                " send the text itself"
             )
         return text
 
     @cached_property
     def _cl100k(self) -> Bpe:
-        """Load OpenAI's tokenizer when the first array comes, which takes some 30 ms."""
+        """Load OpenAI's tokenizer on first use, which takes some 30 ms."""
         return Bpe("cl100k_base")
 
 
 def _agree(array: list[int], written: list[int]) -> bool:
-    """Tell whether an array is what was written, or a part of more where it is long."""
+    """Tell whether an array equals the tokenizer's output, or, if long, is a part of it."""
     if array == written or len(array) < LONG:
         return array == written
     inside = array[EDGE:-EDGE]

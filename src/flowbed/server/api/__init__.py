@@ -1,1 +1,1 @@
-"""The routes of the HTTP API and the shapes they take and give."""
+"""The routes of the HTTP API, a module each, and the schemas of their requests and responses."""

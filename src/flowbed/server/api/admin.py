@@ -1,4 +1,4 @@
-"""/v1/admin/...: the cache, the breakers and the providers, for keys with the admin scope."""
+"""/v1/admin/...: cache, breakers and providers, for keys with the admin scope."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from flowbed.errors import Forbidden
 from flowbed.server.api.openapi import FAILURES, body_of
 from flowbed.server.api.schemas import BreakerName, Breakers, Caches, Cleared, Providers, Warmed, WarmRequest
 from flowbed.server.api.search import read
-from flowbed.server.http.request_context import exchange_of
+from flowbed.server.http.request_context import context_of
 from flowbed.server.http.responses import json
 
 if TYPE_CHECKING:
@@ -20,28 +20,28 @@ if TYPE_CHECKING:
 
 
 async def require_admin(request: Request) -> None:
-    """Let keys with the admin scope through.
+    """Refuse callers without the admin scope.
 
     Raises:
-        Forbidden: the key has it not.
+        Forbidden: the key lacks the admin scope.
     """
-    if not exchange_of(request.scope).caller.admin:
-        raise Forbidden("This key has no admin scope; `flowbed keys create NAME --admin` makes one that has.")
+    if not context_of(request.scope).caller.admin:
+        raise Forbidden("This key lacks the admin scope; create one with `flowbed keys create NAME --admin`.")
 
 
 def routes(service: Service) -> APIRouter:
-    """Make the routes over `service`."""
+    """Create the routes over `service`."""
     router = APIRouter(prefix="/v1/admin", tags=["admin"], dependencies=[Depends(require_admin)])
     models = service.models
 
     @router.get("/cache", responses={200: {"model": Caches}, **FAILURES})
     async def show_cache() -> Response:
-        """Tell how often each tier of the cache was asked, and had what it was asked for."""
+        """Report hits and misses of each cache tier."""
         return json({"tiers": [asdict(tier) for tier in models.caches()]})
 
     @router.delete("/cache", responses={200: {"model": Cleared}, **FAILURES})
     async def clear_cache() -> Response:
-        """Empty the cache in memory and in Redis; what is on disk was paid for, and stays."""
+        """Empty the cache in memory and in Redis; vectors on disk were paid for and stay."""
         await models.clear()
         return json({"cleared": True})
 
@@ -49,13 +49,13 @@ def routes(service: Service) -> APIRouter:
         "/cache/warm", openapi_extra=body_of(WarmRequest), responses={200: {"model": Warmed}, **FAILURES}
     )
     async def warm_cache(request: Request) -> Response:
-        """Embed the texts that were asked for most since the server began, so that the cache holds them."""
-        asked = await read(request, WarmRequest)
-        return json({"warmed": await models.warm(asked.model, most=asked.most)})
+        """Embed the texts requested most since the server started, so that the cache holds them."""
+        body = await read(request, WarmRequest)
+        return json({"warmed": await models.warm(body.model, most=body.most)})
 
     @router.get("/breakers", responses={200: {"model": Breakers}, **FAILURES})
     async def show_breakers() -> Response:
-        """Tell which providers are asked, and which are known to be down."""
+        """Report which providers are in use and which are known to be down."""
         return json({"breakers": [_shown(breaker) for breaker in models.breakers()]})
 
     @router.post(
@@ -64,13 +64,13 @@ def routes(service: Service) -> APIRouter:
         responses={200: {"model": Breakers}, **FAILURES},
     )
     async def reset_breaker(request: Request) -> Response:
-        """Let a provider be asked again at once."""
-        asked = await read(request, BreakerName)
-        return json({"breakers": [_shown(models.reset(asked.name))]})
+        """Use a provider again at once."""
+        body = await read(request, BreakerName)
+        return json({"breakers": [_shown(models.reset(body.name))]})
 
     @router.get("/providers", responses={200: {"model": Providers}, **FAILURES})
     async def show_providers() -> Response:
-        """List who answers for each model, in the order in which they are asked."""
+        """List the providers of each model in the order in which they are tried."""
         listed = [(served, models.named(served.id)) for served in models.listed()]
         providers = [
             {

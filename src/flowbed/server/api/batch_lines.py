@@ -1,4 +1,4 @@
-"""The lines of jobs, worded as /v1/embeddings words its requests, answers and errors."""
+"""The lines of batches, written like the requests, responses and errors of /v1/embeddings."""
 
 from __future__ import annotations
 
@@ -6,30 +6,30 @@ from typing import TYPE_CHECKING
 
 from flowbed.records.serving import Allowance
 from flowbed.server.http import wire
-from flowbed.server.http.errors import refusal
-from flowbed.server.http.request_context import Exchange
+from flowbed.server.http.errors import http_error
+from flowbed.server.http.request_context import RequestContext
 
 if TYPE_CHECKING:
     from flowbed.records.serving import Caller, EmbeddingsRequest, EmbeddingsResult
 
 
-class Lines:
-    """What `services` needs to know of the wire."""
+class BatchLineFormat:
+    """Implements `LineFormat` of the services."""
 
     def read(self, body: bytes) -> EmbeddingsRequest:
-        """Read the body of a request; raises `Rejected`."""
+        """Parse the body of a request; raises `Rejected`."""
         return wire.parse(body)
 
-    async def write(self, answered: EmbeddingsResult, encoding: str) -> bytes:
-        """Write the body of an answer."""
-        return await wire.write(answered, encoding)
+    async def write(self, result: EmbeddingsResult, encoding: str) -> bytes:
+        """Write the body of a response."""
+        return await wire.write(result, encoding)
 
     def refuse(self, error: Exception, request: str, caller: Caller) -> tuple[int, bytes]:
-        """Give status and body of the answer that is an error."""
-        exchange = Exchange(
+        """Return the status and body of the response to an error."""
+        context = RequestContext(
             id=request, method="POST", path="", started=0.0, headers={}, read=_nothing, caller=caller
         )
-        refused = refusal(error, exchange, allowance=lambda _: Allowance())
+        refused = http_error(error, context, allowance=lambda _: Allowance())
         return refused.status, refused.body
 
 

@@ -1,4 +1,4 @@
-"""The shapes of /v1/files and /v1/batches."""
+"""Schemas of /v1/files and /v1/batches."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ Seconds = Annotated[int, Field(ge=KEPT_LEAST, le=KEPT_MOST)]
 
 
 class FileForm(BaseModel):
-    """A file, and what is said of it."""
+    """A file and its description."""
 
     model_config = ConfigDict(extra="forbid")
 
@@ -23,7 +23,7 @@ class FileForm(BaseModel):
     seconds: Annotated[Seconds | None, Field(alias="expires_after[seconds]")] = None
 
 
-class File(BaseModel):
+class FileObject(BaseModel):
     """A file."""
 
     id: str
@@ -52,14 +52,14 @@ class FileList(BaseModel):
     """A page of files."""
 
     object: Literal["list"]
-    data: list[File]
+    data: list[FileObject]
     first_id: str | None
     last_id: str | None
     has_more: bool
 
 
-class Deleted(BaseModel):
-    """A file was deleted."""
+class FileDeleted(BaseModel):
+    """A deleted file."""
 
     id: str
     object: Literal["file"]
@@ -74,7 +74,7 @@ class ExpiresAfter(Closed):
 
 
 class BatchRequest(Closed):
-    """What to do, in the background."""
+    """A new batch."""
 
     input_file_id: Annotated[Text, Field(description="A file of purpose batch, a request on each line.")]
     endpoint: Literal["/v1/embeddings"]
@@ -90,8 +90,8 @@ class BatchRequest(Closed):
     output_expires_after: ExpiresAfter | None = None
 
 
-class BatchFault(BaseModel):
-    """What is wrong with the input of a batch, or one of its lines."""
+class BatchError(BaseModel):
+    """A fault in the input of a batch, or in one of its lines."""
 
     code: str
     message: str
@@ -99,29 +99,29 @@ class BatchFault(BaseModel):
     param: str | None
 
 
-class BatchFaults(BaseModel):
-    """All that is wrong."""
+class BatchErrors(BaseModel):
+    """All faults of a batch's input."""
 
     object: Literal["list"]
-    data: list[BatchFault]
+    data: list[BatchError]
 
 
 class RequestCounts(BaseModel):
-    """How many lines there are, and what has become of them."""
+    """Lines of a batch: in total, answered, and failed."""
 
     total: int
     completed: int
     failed: int
 
 
-class Batch(BaseModel):
-    """A batch; each `..._at` is when that state began."""
+class BatchObject(BaseModel):
+    """A batch; each `..._at` is the start of that state."""
 
     id: str
     object: Literal["batch"]
     endpoint: str
     model: str | None
-    errors: BatchFaults | None
+    errors: BatchErrors | None
     input_file_id: str
     completion_window: str
     status: Literal[
@@ -163,7 +163,7 @@ class BatchList(BaseModel):
     """A page of batches."""
 
     object: Literal["list"]
-    data: list[Batch]
+    data: list[BatchObject]
     first_id: str | None
     last_id: str | None
     has_more: bool

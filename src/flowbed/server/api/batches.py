@@ -1,4 +1,4 @@
-"""/v1/batches: jobs at this server, as OpenAI's Batch API has them."""
+"""/v1/batches: jobs of this server, compatible with OpenAI's Batch API."""
 
 from __future__ import annotations
 
@@ -7,56 +7,56 @@ from typing import TYPE_CHECKING, Any
 import orjson
 from fastapi import APIRouter, Request, Response
 
-from flowbed.server.api.batch_schemas import Batch, BatchesQuery, BatchList, BatchRequest
+from flowbed.server.api.batch_schemas import BatchesQuery, BatchList, BatchObject, BatchRequest
 from flowbed.server.api.files import page
 from flowbed.server.api.openapi import FAILURES, body_of, query_of
 from flowbed.server.api.schemas import model_of
 from flowbed.server.api.search import read
-from flowbed.server.http.request_context import exchange_of
+from flowbed.server.http.request_context import context_of
 from flowbed.server.http.responses import json
 
 if TYPE_CHECKING:
     from flowbed.ledger import JobRow
     from flowbed.services.service import Service
 
-# The states that are stamped with the time at which they began.
+# States whose start is stamped.
 STAMPED = ("in_progress", "finalizing", "completed", "failed", "expired", "cancelling", "cancelled")
-# Until then a job that is to be cancelled goes on with what it is at.
+# States in which a cancelled batch finishes its current part first.
 CANCELLABLE = frozenset({"validating", "in_progress"})
 
 
 def routes(service: Service) -> APIRouter:
-    """Make the routes over `service`."""
+    """Create the routes over `service`."""
     router = APIRouter(prefix="/v1/batches", tags=["batches"])
     jobs = service.jobs
 
-    @router.post("", openapi_extra=body_of(BatchRequest), responses={200: {"model": Batch}, **FAILURES})
+    @router.post("", openapi_extra=body_of(BatchRequest), responses={200: {"model": BatchObject}, **FAILURES})
     async def create_batch(request: Request) -> Response:
-        """Have the requests of a file answered in the background, within a day."""
-        asked = await read(request, BatchRequest)
+        """Answer the requests of a file in the background, within a day."""
+        body = await read(request, BatchRequest)
         row = await jobs.create(
-            exchange_of(request.scope).caller,
-            file=asked.input_file_id,
-            metadata=asked.metadata,
-            keep=None if asked.output_expires_after is None else asked.output_expires_after.seconds,
+            context_of(request.scope).caller,
+            file=body.input_file_id,
+            metadata=body.metadata,
+            keep=None if body.output_expires_after is None else body.output_expires_after.seconds,
         )
         return json(shown(row))
 
     @router.get("", openapi_extra=query_of(BatchesQuery), responses={200: {"model": BatchList}, **FAILURES})
     async def list_batches(request: Request) -> Response:
         """List the batches of the key, newest first."""
-        asked = model_of(BatchesQuery, dict(request.query_params))
-        found, more = await jobs.list(_owner(request), after=asked.after, limit=asked.limit)
+        query = model_of(BatchesQuery, dict(request.query_params))
+        found, more = await jobs.list(_owner(request), after=query.after, limit=query.limit)
         return json(page([shown(row) for row in found], more=more))
 
-    @router.get("/{batch}", responses={200: {"model": Batch}, **FAILURES})
+    @router.get("/{batch}", responses={200: {"model": BatchObject}, **FAILURES})
     async def retrieve_batch(request: Request, batch: str) -> Response:
-        """Tell how a batch is."""
+        """Return a batch."""
         return json(shown(await jobs.get(_owner(request), batch)))
 
-    @router.post("/{batch}/cancel", responses={200: {"model": Batch}, **FAILURES})
+    @router.post("/{batch}/cancel", responses={200: {"model": BatchObject}, **FAILURES})
     async def cancel_batch(request: Request, batch: str) -> Response:
-        """End a batch; what was answered until then is kept."""
+        """Cancel a batch; results up to that point are kept."""
         return json(shown(await jobs.cancel(_owner(request), batch)))
 
     return router
@@ -87,7 +87,7 @@ def shown(row: JobRow) -> dict[str, Any]:
 
 
 def _usage(tokens: int) -> dict[str, Any]:
-    """Say what was used; the SDKs take it whole or not at all."""
+    """Describe the usage; SDKs require every field."""
     return {
         "input_tokens": tokens,
         "input_tokens_details": {"cached_tokens": 0},
@@ -98,4 +98,4 @@ def _usage(tokens: int) -> dict[str, Any]:
 
 
 def _owner(request: Request) -> str:
-    return exchange_of(request.scope).caller.key or ""
+    return context_of(request.scope).caller.key or ""

@@ -1,4 +1,4 @@
-"""/v1/files: files for the Batch API, and those that it makes, as OpenAI's API has them."""
+"""/v1/files: input and result files of the Batch API, compatible with OpenAI's API."""
 
 from __future__ import annotations
 
@@ -8,13 +8,13 @@ from fastapi import APIRouter, Request, Response
 from starlette.responses import StreamingResponse
 
 from flowbed.errors import Rejected
-from flowbed.server.api.batch_schemas import Deleted, File, FileForm, FileList, FilesQuery
+from flowbed.server.api.batch_schemas import FileDeleted, FileForm, FileList, FileObject, FilesQuery
 from flowbed.server.api.openapi import FAILURES, form_of, query_of
 from flowbed.server.api.schemas import model_of
-from flowbed.server.http.request_context import exchange_of
+from flowbed.server.http.request_context import context_of
 from flowbed.server.http.responses import json
 from flowbed.server.http.uploads import Upload
-from flowbed.services.files import NAME_MOST, Described
+from flowbed.services.files import NAME_MOST, FileDescription
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
@@ -24,19 +24,19 @@ if TYPE_CHECKING:
 
 
 def routes(service: Service) -> APIRouter:
-    """Make the routes over `service`."""
+    """Create the routes over `service`."""
     router = APIRouter(prefix="/v1/files", tags=["files"])
     files = service.files
 
-    @router.post("", openapi_extra=form_of(FileForm), responses={200: {"model": File}, **FAILURES})
+    @router.post("", openapi_extra=form_of(FileForm), responses={200: {"model": FileObject}, **FAILURES})
     async def create_file(request: Request) -> Response:
-        """Keep a file; those for the Batch API are kept for 30 days where nothing else is said."""
-        exchange = exchange_of(request.scope)
-        upload = Upload(exchange.headers.get(b"content-type", b""), _pieces(request))
+        """Store a file; one for the Batch API is kept for 30 days by default."""
+        context = context_of(request.scope)
+        upload = Upload(context.headers.get(b"content-type", b""), _pieces(request))
         await upload.begin()
         if upload.has_file and "purpose" in upload.fields:
-            described(upload)  # what cannot be used is refused before it is here
-        caller = exchange.caller
+            described(upload)  # reject before the upload
+        caller = context.caller
         tier = service.serving.tiers.get(caller.tier) if caller.key else None
         row = await files.create(
             caller.key or "",
@@ -49,24 +49,24 @@ def routes(service: Service) -> APIRouter:
     @router.get("", openapi_extra=query_of(FilesQuery), responses={200: {"model": FileList}, **FAILURES})
     async def list_files(request: Request) -> Response:
         """List the files of the key."""
-        asked = model_of(FilesQuery, dict(request.query_params))
+        query = model_of(FilesQuery, dict(request.query_params))
         found, more = await files.list(
             _owner(request),
-            purpose=asked.purpose,
-            after=asked.after,
-            limit=asked.limit,
-            descending=asked.order == "desc",
+            purpose=query.purpose,
+            after=query.after,
+            limit=query.limit,
+            descending=query.order == "desc",
         )
         return json(page([shown(row) for row in found], more=more))
 
-    @router.get("/{file}", responses={200: {"model": File}, **FAILURES})
+    @router.get("/{file}", responses={200: {"model": FileObject}, **FAILURES})
     async def retrieve_file(request: Request, file: str) -> Response:
-        """Describe a file."""
+        """Return a file's description."""
         return json(shown(await files.get(_owner(request), file)))
 
-    @router.delete("/{file}", responses={200: {"model": Deleted}, **FAILURES})
+    @router.delete("/{file}", responses={200: {"model": FileDeleted}, **FAILURES})
     async def delete_file(request: Request, file: str) -> Response:
-        """Forget a file, and remove its bytes."""
+        """Delete a file and its bytes."""
         await files.delete(_owner(request), file)
         return json({"id": file, "object": "file", "deleted": True})
 
@@ -76,10 +76,10 @@ def routes(service: Service) -> APIRouter:
         response_class=StreamingResponse,
     )
     async def retrieve_content(request: Request, file: str) -> Response:
-        """Give the bytes of a file."""
+        """Return the bytes of a file."""
         row = await files.get(_owner(request), file)
         pieces = files.content(row)
-        first = await anext(pieces, b"")  # what is not there is told before the answer begins
+        first = await anext(pieces, b"")  # a missing file is reported before the response starts
         return StreamingResponse(
             _all(first, pieces),
             media_type="application/octet-stream",
@@ -89,25 +89,23 @@ def routes(service: Service) -> APIRouter:
     return router
 
 
-def described(upload: Upload) -> Described:
-    """Read what is said of a file.
+def described(upload: Upload) -> FileDescription:
+    """Read the description of a file.
 
     Raises:
-        Rejected: something is missing, unknown or wrong.
+        Rejected: a field is missing, unknown or invalid.
     """
     if not upload.has_file:
         raise Rejected("'file' is a required property", param="file")
-    said = model_of(FileForm, {**upload.fields, "file": ""})
-    if (said.anchor is None) != (said.seconds is None):
-        raise Rejected(
-            "'expires_after' needs both: anchor, which is created_at, and seconds", param="expires_after"
-        )
+    form = model_of(FileForm, {**upload.fields, "file": ""})
+    if (form.anchor is None) != (form.seconds is None):
+        raise Rejected("'expires_after' needs both anchor (created_at) and seconds", param="expires_after")
     name = upload.filename.strip()[-NAME_MOST:]
-    return Described(purpose=said.purpose, filename=name or "file", seconds=said.seconds)
+    return FileDescription(purpose=form.purpose, filename=name or "file", seconds=form.seconds)
 
 
 def page(shown: list[dict[str, Any]], *, more: bool) -> dict[str, Any]:
-    """Write a page of a list."""
+    """Write one page of a list."""
     return {
         "object": "list",
         "data": shown,
@@ -118,7 +116,7 @@ def page(shown: list[dict[str, Any]], *, more: bool) -> dict[str, Any]:
 
 
 def shown(row: FileRow) -> dict[str, Any]:
-    """Describe a file as OpenAI does; one that is here can be used at once."""
+    """Describe a file as OpenAI does; a stored file is ready to use."""
     return {
         "id": row.id,
         "object": "file",
@@ -133,7 +131,7 @@ def shown(row: FileRow) -> dict[str, Any]:
 
 
 def _owner(request: Request) -> str:
-    return exchange_of(request.scope).caller.key or ""
+    return context_of(request.scope).caller.key or ""
 
 
 async def _pieces(request: Request) -> AsyncIterator[bytes]:

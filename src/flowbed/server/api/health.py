@@ -1,4 +1,4 @@
-"""GET /health/...: whether the process lives, and whether all that its answers depend on does."""
+"""GET /health/...: whether the process is alive, and whether everything it depends on is."""
 
 from __future__ import annotations
 
@@ -14,24 +14,24 @@ if TYPE_CHECKING:
     from flowbed.records.serving import Health
     from flowbed.services.service import Service
 
-# From the best to the worst: the whole is as its worst part is.
+# From best to worst: the server is as its worst part is.
 STATES = ("ok", "degraded", "unhealthy")
 
 
 def routes(service: Service) -> APIRouter:
-    """Make the routes over `service`."""
+    """Create the routes over `service`."""
     router = APIRouter(tags=["health"])
     looking: asyncio.Task[list[Health]] | None = None
 
     @router.get("/health/live", responses={200: {"content": {"application/json": {}}}})
     async def live() -> Response:
-        """Answer, which is all there is to show."""
+        """Answer, which shows that the process is alive."""
         return json({"status": "ok"})
 
     @router.get("/health/ready", responses={200: {"model": Readiness}, 503: {"model": Readiness}})
     async def ready() -> Response:
-        """Try what answers depend on: each model embeds a real token. 503 where something cannot be done without."""
-        # Anyone may ask: many who come while something does not answer are told what the first of them is.
+        """Check every dependency: each model embeds a real token. 503 if an indispensable one fails."""
+        # Anyone may call this: concurrent callers share one check.
         nonlocal looking
         if looking is None or looking.done():
             looking = asyncio.create_task(service.ready())

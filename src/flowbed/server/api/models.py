@@ -1,4 +1,4 @@
-"""GET /v1/models: what requests may name."""
+"""GET /v1/models: the models that requests may name."""
 
 from __future__ import annotations
 
@@ -8,8 +8,8 @@ from fastapi import APIRouter, Request, Response
 
 from flowbed.errors import NotFound
 from flowbed.server.api.openapi import FAILURES
-from flowbed.server.api.schemas import Model, ModelList
-from flowbed.server.http.request_context import exchange_of
+from flowbed.server.api.schemas import ModelList, ModelObject
+from flowbed.server.http.request_context import context_of
 from flowbed.server.http.responses import json
 
 if TYPE_CHECKING:
@@ -18,19 +18,19 @@ if TYPE_CHECKING:
 
 
 def routes(service: Service) -> APIRouter:
-    """Make the routes over `service`."""
+    """Create the routes over `service`."""
     router = APIRouter(tags=["models"])
 
     @router.get("/v1/models", responses={200: {"model": ModelList}, **FAILURES})
     async def list_models(request: Request) -> Response:
-        """List the models that the key may use, under their ids and their aliases."""
-        caller = exchange_of(request.scope).caller
+        """List the models that the key may use, by ids and aliases."""
+        caller = context_of(request.scope).caller
         return json({"object": "list", "data": list(_shown(service, caller).values())})
 
-    @router.get("/v1/models/{model:path}", responses={200: {"model": Model}, **FAILURES})
+    @router.get("/v1/models/{model:path}", responses={200: {"model": ModelObject}, **FAILURES})
     async def retrieve_model(request: Request, model: str) -> Response:
         """Describe one model."""
-        caller = exchange_of(request.scope).caller
+        caller = context_of(request.scope).caller
         names = (
             (served, (served.id, served.spec, *served.aliases)) for served in service.models.listed(caller)
         )

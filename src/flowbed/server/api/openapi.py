@@ -1,33 +1,36 @@
-"""How routes are described in the server's OpenAPI document."""
+"""Descriptions of routes for the server's OpenAPI document."""
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from flowbed.server.api.schemas import Failure
+from flowbed.server.api.schemas import ErrorResponse
 
 if TYPE_CHECKING:
     from pydantic import BaseModel
 
-# Every route behind the gate can be answered so.
+# Possible responses of every route behind the gate.
 FAILURES: dict[int | str, dict[str, Any]] = {
-    "4XX": {"model": Failure, "description": "Refused; the message says what to change."},
-    "5XX": {"model": Failure, "description": "Failed; where asking again may help, Retry-After says when."},
+    "4XX": {"model": ErrorResponse, "description": "Refused; the message says what to change."},
+    "5XX": {
+        "model": ErrorResponse,
+        "description": "Failed; where asking again may help, Retry-After says when.",
+    },
 }
 
 
 def body_of(shape: type[BaseModel]) -> dict[str, Any]:
-    """Describe a JSON body that the route reads by itself."""
+    """Describe a JSON body that the route reads itself."""
     return {"requestBody": {"required": True, "content": {"application/json": {"schema": _schema(shape)}}}}
 
 
 def form_of(shape: type[BaseModel]) -> dict[str, Any]:
-    """Describe a form that the route reads by itself."""
+    """Describe a form that the route reads itself."""
     return {"requestBody": {"required": True, "content": {"multipart/form-data": {"schema": _schema(shape)}}}}
 
 
 def query_of(shape: type[BaseModel]) -> dict[str, Any]:
-    """Describe the parameters of an address that the route reads by itself."""
+    """Describe query parameters that the route reads itself."""
     properties = _schema(shape)["properties"]
     return {
         "parameters": [
@@ -38,11 +41,11 @@ def query_of(shape: type[BaseModel]) -> dict[str, Any]:
 
 
 def _schema(shape: type[BaseModel]) -> dict[str, Any]:
-    """Describe a shape with those inside it in their place: references would lead elsewhere in the whole document."""
+    """Return a schema with nested schemas inlined: their references would not resolve in the whole document."""
     schema = shape.model_json_schema()
     shapes = schema.pop("$defs", {})
 
-    def whole(part: Any) -> Any:  # any part of a schema
+    def whole(part: Any) -> Any:
         if isinstance(part, dict):
             if "$ref" in part:
                 return whole(shapes[part["$ref"].rpartition("/")[2]])

@@ -1,4 +1,4 @@
-"""The shapes of requests and answers, for the description of the API and for reading what is not read by hand."""
+"""Schemas of requests and responses, for the OpenAPI document and for validation."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ Tokens = Annotated[list[Annotated[int, Field(ge=0, le=LAST_TOKEN)]], Field(min_l
 
 
 class Closed(BaseModel):
-    """A request: what it does not know, it refuses."""
+    """A request that refuses unknown fields."""
 
     model_config = ConfigDict(extra="forbid", strict=True)
 
@@ -60,14 +60,14 @@ class Embedding(BaseModel):
 
 
 class Usage(BaseModel):
-    """Tokens of the inputs, those whose vectors came from the cache too."""
+    """Tokens of the inputs, including those answered from the cache."""
 
     prompt_tokens: Annotated[int, Field(ge=0)]
     total_tokens: Annotated[int, Field(ge=0)]
 
 
-class Embeddings(BaseModel):
-    """Vectors, in the order of the input."""
+class EmbeddingList(BaseModel):
+    """Vectors in the order of the input."""
 
     object: Literal["list"]
     data: list[Embedding]
@@ -75,8 +75,8 @@ class Embeddings(BaseModel):
     usage: Usage
 
 
-class Model(BaseModel):
-    """A model that requests may name; `root` is its own id, where `id` is an alias."""
+class ModelObject(BaseModel):
+    """A model that requests may name; `root` is its own id if `id` is an alias."""
 
     id: str
     object: Literal["model"]
@@ -91,11 +91,11 @@ class ModelList(BaseModel):
     """Every model that the key may use."""
 
     object: Literal["list"]
-    data: list[Model]
+    data: list[ModelObject]
 
 
 class SearchRequest(Closed):
-    """What to look for, and where."""
+    """A query, and where to search."""
 
     query: Annotated[
         Text | Annotated[list[float], Field(min_length=1)],
@@ -114,8 +114,8 @@ class SearchRequest(Closed):
     ] = "chunk"
 
 
-class Hit(BaseModel):
-    """One answer of a search; `score` is the cosine similarity."""
+class SearchHit(BaseModel):
+    """A result of a search; `score` is the cosine similarity."""
 
     id: str
     score: float
@@ -125,14 +125,14 @@ class Hit(BaseModel):
 
 
 class SearchResponse(BaseModel):
-    """What a search found, best first, and the version of each collection that was asked."""
+    """Results of a search, best first, and the version of each collection searched."""
 
-    hits: list[Hit]
+    hits: list[SearchHit]
     versions: dict[str, int]
 
 
-class Check(BaseModel):
-    """How one thing that answers depend on is."""
+class HealthCheck(BaseModel):
+    """State of one dependency."""
 
     name: str
     state: Literal["ok", "degraded", "unhealthy"]
@@ -141,14 +141,14 @@ class Check(BaseModel):
 
 
 class Readiness(BaseModel):
-    """How the server is, and everything that it depends on."""
+    """State of the server and of everything it depends on."""
 
     status: Literal["ok", "degraded", "unhealthy"]
-    checks: list[Check]
+    checks: list[HealthCheck]
 
 
-class Fault(BaseModel):
-    """What is wrong, as OpenAI words it."""
+class ErrorDetail(BaseModel):
+    """An error as OpenAI describes it."""
 
     message: str
     type: str
@@ -156,14 +156,14 @@ class Fault(BaseModel):
     code: str | None
 
 
-class Failure(BaseModel):
-    """Every answer that is an error."""
+class ErrorResponse(BaseModel):
+    """The body of every error response."""
 
-    error: Fault
+    error: ErrorDetail
 
 
-class CacheTier(BaseModel):
-    """How often one tier was asked for vectors of a model; what it holds, where that is known without looking."""
+class CacheTierStats(BaseModel):
+    """Hits and misses of one tier for one model; its contents, where known without a scan."""
 
     model: str
     tier: str
@@ -176,7 +176,7 @@ class CacheTier(BaseModel):
 class Caches(BaseModel):
     """Every tier of the cache, nearest first."""
 
-    tiers: list[CacheTier]
+    tiers: list[CacheTierStats]
 
 
 class Cleared(BaseModel):
@@ -186,7 +186,7 @@ class Cleared(BaseModel):
 
 
 class WarmRequest(Closed):
-    """Which model's texts to embed again, and how many at most."""
+    """Which model's popular texts to embed, and how many at most."""
 
     model: Text
     most: Annotated[int, Field(ge=1, le=4_096)] = 1_000
@@ -198,8 +198,8 @@ class Warmed(BaseModel):
     warmed: int
 
 
-class Breaker(BaseModel):
-    """Whether a provider is asked, and how often it was found to be down."""
+class BreakerStatus(BaseModel):
+    """State of one provider's breaker, and how often it opened."""
 
     name: str
     state: Literal["closed", "open", "half_open"]
@@ -207,19 +207,19 @@ class Breaker(BaseModel):
 
 
 class Breakers(BaseModel):
-    """The breakers, in the order in which their providers are asked."""
+    """The breakers in the order in which their providers are tried."""
 
-    breakers: list[Breaker]
+    breakers: list[BreakerStatus]
 
 
 class BreakerName(Closed):
-    """Which provider to ask again."""
+    """The provider whose breaker to reset."""
 
     name: Text
 
 
-class Provider(BaseModel):
-    """Who answers for a model."""
+class ProviderStatus(BaseModel):
+    """A provider of a model."""
 
     name: str
     model: str
@@ -231,16 +231,16 @@ class Provider(BaseModel):
 
 
 class Providers(BaseModel):
-    """Who answers for each model, in the order in which they are asked."""
+    """The providers of each model in the order in which they are tried."""
 
-    providers: list[Provider]
+    providers: list[ProviderStatus]
 
 
 def model_of(shape: type[Shape], fields: Mapping[str, Any]) -> Shape:
-    """Read fields of the given shape.
+    """Validate fields against a schema.
 
     Raises:
-        Rejected: they are of another; the message says where.
+        Rejected: they do not match; the message names the field.
     """
     try:
         return shape.model_validate(fields)
@@ -249,7 +249,7 @@ def model_of(shape: type[Shape], fields: Mapping[str, Any]) -> Shape:
 
 
 def rejected(error: ValidationError) -> Rejected:
-    """Word the first fault, without the value: it may be a text."""
+    """Word the first error without its value, which may be a text."""
     first = error.errors(include_url=False, include_context=False, include_input=False)[0]
     where = str(first["loc"][0]) if first["loc"] else None
     if first["type"] == "extra_forbidden":

@@ -1,4 +1,4 @@
-"""POST /v1/search: what is nearest to a text or a vector, in the collections of the project."""
+"""POST /v1/search: the nearest neighbours of a text or a vector in the project's collections."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from fastapi import APIRouter, Request, Response
 from flowbed.errors import NotFound
 from flowbed.server.api.openapi import FAILURES, body_of
 from flowbed.server.api.schemas import SearchRequest, SearchResponse, model_of
-from flowbed.server.http.request_context import exchange_of
+from flowbed.server.http.request_context import context_of
 from flowbed.server.http.responses import json
 from flowbed.server.http.wire import read_object
 from flowbed.settings.project import NAME
@@ -23,12 +23,12 @@ if TYPE_CHECKING:
 
     Shape = TypeVar("Shape", bound=BaseModel)
 
-# Characters of what was asked for that are worth repeating: no name is longer.
+# Characters of an unknown name that are repeated: no name is longer.
 REPEATED = 64
 
 
 def routes(service: Service) -> APIRouter:
-    """Make the routes over `service`."""
+    """Create the routes over `service`."""
     router = APIRouter(tags=["search"])
 
     @router.post(
@@ -37,19 +37,19 @@ def routes(service: Service) -> APIRouter:
         responses={200: {"model": SearchResponse}, **FAILURES},
     )
     async def search(request: Request) -> Response:
-        """Find what is nearest, best first."""
-        asked = await read(request, SearchRequest)
-        if asked.collection is not None and not NAME.fullmatch(asked.collection):
-            # The store would refuse to look for it, which is nothing to tell a client of.
-            raise NotFound(f"no collection is called {asked.collection[:REPEATED]!r}")
+        """Find the nearest neighbours, best first."""
+        body = await read(request, SearchRequest)
+        if body.collection is not None and not NAME.fullmatch(body.collection):
+            # The store would refuse the name with an error of its own.
+            raise NotFound(f"there is no collection {body.collection[:REPEATED]!r}")
         found = await service.search.find(
-            exchange_of(request.scope).caller,
-            asked.query,
-            collection=asked.collection,
-            where=asked.where,
-            limit=asked.limit,
-            at=asked.at,
-            unit=asked.unit,
+            context_of(request.scope).caller,
+            body.query,
+            collection=body.collection,
+            where=body.where,
+            limit=body.limit,
+            at=body.at,
+            unit=body.unit,
         )
         return json({"hits": found.hits, "versions": dict(found.versions)})
 
@@ -57,11 +57,11 @@ def routes(service: Service) -> APIRouter:
 
 
 async def read(request: Request, shape: type[Shape]) -> Shape:
-    """Read a body of the given shape.
+    """Read a body and validate it against a schema.
 
     Raises:
-        Rejected: it is of another; the message says where.
+        Rejected: it does not match; the message names the field.
     """
-    exchange = exchange_of(request.scope)
-    fields = read_object(await exchange.read(), exchange.headers.get(b"content-type", b""))
+    context = context_of(request.scope)
+    fields = read_object(await context.read(), context.headers.get(b"content-type", b""))
     return model_of(shape, fields)

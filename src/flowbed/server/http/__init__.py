@@ -1,1 +1,1 @@
-"""HTTP below the routes: connections, the gate before every route, errors, bodies and headers."""
+"""HTTP below the routes: connections, the gate before every route, request bodies, errors and headers."""

@@ -1,4 +1,4 @@
-"""The tree of errors as HTTP tells it: OpenAI's body and status codes, and headers that say when to ask again."""
+"""Errors as HTTP responses: OpenAI's bodies and status codes, and headers that say when to retry."""
 
 from __future__ import annotations
 
@@ -28,22 +28,22 @@ if TYPE_CHECKING:
 
     from flowbed.records.serving import Allowance, Caller
     from flowbed.server.http.rate_limit_headers import Headers
-    from flowbed.server.http.request_context import Exchange
+    from flowbed.server.http.request_context import RequestContext
 
 INVALID = "invalid_request_error"
 SERVER = "server_error"
-# Seconds, where nobody knows better: long enough for a burst to pass, short enough for a person who waits.
+# Default seconds before a retry: long enough for a burst to pass, short enough for a person who waits.
 RETRY_AFTER = 1.0
 UNAUTHORIZED, TOO_MANY, FAULT = 401, 429, 500
 RETRIED = frozenset({408, TOO_MANY, 503})
 
 
 class TooLarge(Rejected):
-    """A body is larger than the server reads."""
+    """A body exceeds the limit of the server."""
 
 
 class Unsupported(Rejected):
-    """A body is of another type than JSON."""
+    """A body is not JSON."""
 
 
 class TooSlow(Transient):
@@ -51,21 +51,21 @@ class TooSlow(Transient):
 
 
 class Overloaded(Transient):
-    """The server works on as many requests as it takes at once."""
+    """The server is at its limit of concurrent requests."""
 
 
 class WrongMethod(Rejected):
-    """A path is known, and not for this method; `allow` lists those it is known for."""
+    """A known path does not support the method; `allow` lists the methods it supports."""
 
     def __init__(self, message: str, *, allow: str) -> None:
-        """Keep the methods beside the message."""
+        """Keep the supported methods with the message."""
         super().__init__(message, code="method_not_supported")
         self.allow = allow
 
 
 @dataclass(frozen=True, slots=True)
-class Kind:
-    """What HTTP makes of a class of errors: `retried` is told to the SDKs, which else decide by the status."""
+class ErrorKind:
+    """Status, type and code of a class of errors; `retried` overrides what SDKs conclude from the status."""
 
     status: int
     type: str
@@ -73,56 +73,58 @@ class Kind:
     retried: bool | None = None
 
 
-# By class; a class that is missing is told as the nearest one above it.
-KINDS: Mapping[type[Error], Kind] = {
-    Error: Kind(500, SERVER, retried=False),
-    Rejected: Kind(400, INVALID),
-    Unauthorized: Kind(401, INVALID, "invalid_api_key"),
-    Forbidden: Kind(403, INVALID, "permission_denied"),
-    NotFound: Kind(404, INVALID),
-    WrongMethod: Kind(405, INVALID),
-    TooSlow: Kind(408, INVALID, "request_timeout"),
-    # The SDKs ask again at 409 by themselves; but what conflicts once conflicts again until someone decides anew.
-    Conflict: Kind(409, INVALID, "conflict", retried=False),
-    TooLarge: Kind(413, INVALID, "request_too_large"),
-    Unsupported: Kind(415, INVALID, "unsupported_content_type"),
-    TooMany: Kind(429, "requests", "rate_limit_exceeded"),
-    # 429 as well, and yet not to be asked again before another day.
-    Exhausted: Kind(429, "insufficient_quota", "insufficient_quota", retried=False),
-    Misconfigured: Kind(500, SERVER, "misconfigured", retried=False),
-    Transient: Kind(503, SERVER, "service_unavailable"),
-    Unavailable: Kind(503, SERVER, "provider_unavailable"),
-    Overloaded: Kind(503, SERVER, "overloaded"),
+# By class; a class that is not listed uses its nearest base class.
+KINDS: Mapping[type[Error], ErrorKind] = {
+    Error: ErrorKind(500, SERVER, retried=False),
+    Rejected: ErrorKind(400, INVALID),
+    Unauthorized: ErrorKind(401, INVALID, "invalid_api_key"),
+    Forbidden: ErrorKind(403, INVALID, "permission_denied"),
+    NotFound: ErrorKind(404, INVALID),
+    WrongMethod: ErrorKind(405, INVALID),
+    TooSlow: ErrorKind(408, INVALID, "request_timeout"),
+    # SDKs retry 409 by themselves, but a conflict persists until someone resolves it.
+    Conflict: ErrorKind(409, INVALID, "conflict", retried=False),
+    TooLarge: ErrorKind(413, INVALID, "request_too_large"),
+    Unsupported: ErrorKind(415, INVALID, "unsupported_content_type"),
+    TooMany: ErrorKind(429, "requests", "rate_limit_exceeded"),
+    # Also 429, but not worth a retry before the next day.
+    Exhausted: ErrorKind(429, "insufficient_quota", "insufficient_quota", retried=False),
+    Misconfigured: ErrorKind(500, SERVER, "misconfigured", retried=False),
+    Transient: ErrorKind(503, SERVER, "service_unavailable"),
+    Unavailable: ErrorKind(503, SERVER, "provider_unavailable"),
+    Overloaded: ErrorKind(503, SERVER, "overloaded"),
 }
-# Errors that OpenAI tells with a type of their own, by code.
+# Error types of OpenAI's own, by code.
 TYPES = {"max_tokens_per_request": "max_tokens_per_request"}
 
 
 @dataclass(frozen=True, slots=True)
-class Refusal:
-    """An answer that is an error."""
+class HttpError:
+    """The status, body and headers of an error response."""
 
     status: int
     body: bytes
     headers: Headers
 
 
-def refusal(error: Exception, exchange: Exchange, *, allowance: Callable[[Caller], Allowance]) -> Refusal:
-    """Word an error, and note it in the exchange; `allowance` tells what the caller may still ask for.
+def http_error(
+    error: Exception, context: RequestContext, *, allowance: Callable[[Caller], Allowance]
+) -> HttpError:
+    """Convert an error to a response and note it in the context; `allowance` returns what the caller has left.
 
-    What is wrong with the server, its settings above all, is told to its operators alone.
+    Faults of the server, such as its settings, are shown to callers with the admin scope only.
     """
     kind = next((KINDS[each] for each in type(error).__mro__ if each in KINDS), KINDS[Error])
-    caller = exchange.caller
+    caller = context.caller
     message = str(error)
     code = getattr(error, "code", None) or kind.code
     if not isinstance(error, Error):
-        exchange.fault = error
-    exchange.code, exchange.reason = code, message
+        context.exception = error
+    context.code, context.reason = code, message
     if kind.status == FAULT and not (isinstance(error, Error) and caller.admin):
         message = (
             "The server had an error while processing your request. Its operator finds it in the log under"
-            f" {exchange.id}."
+            f" {context.id}."
         )
     body = {
         "error": {
@@ -135,16 +137,16 @@ def refusal(error: Exception, exchange: Exchange, *, allowance: Callable[[Caller
     headers = _headers(error, kind)
     if kind.status == TOO_MANY:
         headers += allowance_headers(allowance(caller))
-    return Refusal(kind.status, orjson.dumps(body), headers)
+    return HttpError(kind.status, orjson.dumps(body), headers)
 
 
-def _headers(error: Exception, kind: Kind) -> Headers:
+def _headers(error: Exception, kind: ErrorKind) -> Headers:
     headers = [(b"content-type", b"application/json")]
     seconds: float | None = getattr(error, "retry_after", None)
     if seconds is None and kind.status in RETRIED and kind.retried is None:
         seconds = RETRY_AFTER
     if seconds is not None:
-        # Whole seconds for everyone, rounded up; the SDKs read the exact milliseconds first.
+        # Whole seconds, rounded up, for everyone; SDKs read the exact milliseconds first.
         headers.append((b"retry-after", b"%d" % max(math.ceil(seconds), 1)))
         headers.append((b"retry-after-ms", b"%d" % max(math.ceil(seconds * 1000), 1)))
     if kind.retried is not None:

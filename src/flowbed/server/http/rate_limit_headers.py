@@ -1,4 +1,4 @@
-"""What a caller may still ask for, as OpenAI's headers say it."""
+"""OpenAI's rate limit headers."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ MINUTE, HOUR = 60, 3600
 
 
 def allowance_headers(allowance: Allowance) -> Headers:
-    """Write the headers; what has no limit has none."""
+    """Write the headers of an allowance; without a limit there are none."""
     headers: Headers = []
     if allowance.requests is not None:
         headers += _headers(
@@ -32,7 +32,7 @@ def _headers(what: bytes, limit: int, left: int, reset: float) -> Headers:
 
 
 def duration(seconds: float) -> str:
-    """Write seconds as Go does, and so OpenAI: 12ms, 1.5s, 6m0s, 23h59m59s."""
+    """Format seconds as Go and OpenAI do: 12ms, 1.5s, 6m0s, 23h59m59s."""
     milliseconds = round(seconds * 1000)
     if milliseconds < 1000:  # noqa: PLR2004 - less than a second
         return f"{milliseconds}ms"

@@ -1,4 +1,4 @@
-"""What is known of one request while it is answered: the route fills it, metrics, logs and traces read it."""
+"""What is known of one request: filled by the route, read by metrics, logs and traces."""
 
 from __future__ import annotations
 
@@ -12,21 +12,21 @@ if TYPE_CHECKING:
 
     from flowbed.records.serving import EmbeddingsResult
 
-# Who asks, as long as that is not known.
+# The caller before authentication.
 NOBODY = Caller(name="nobody")
-# Where a request's exchange is found in its ASGI scope.
-KEY = "flowbed.exchange"
+# The key of the context in an ASGI scope.
+KEY = "flowbed.context"
 
 
 @dataclass(slots=True)
-class Exchange:
-    """One request and its answer. `started` is in seconds of a clock that only goes forward; texts are never here."""
+class RequestContext:
+    """One request and its response; no texts. `started` is in seconds of a monotonic clock."""
 
     id: str
     method: str
     path: str
     started: float
-    headers: dict[bytes, bytes] = field(repr=False)  # the API key is among them
+    headers: dict[bytes, bytes] = field(repr=False)  # includes the API key
     read: Callable[[], Awaitable[bytes]] = field(repr=False)  # the whole body
     caller: Caller = NOBODY
     route: str = ""
@@ -34,13 +34,13 @@ class Exchange:
     seconds: float = 0.0
     model: str = ""
     inputs: int = 0
-    answered: EmbeddingsResult | None = field(default=None, repr=False)
-    code: str | None = None  # of an error, as the answer has it
-    reason: str = ""  # of an error that is the server's, for its operator
-    fault: Exception | None = None  # what nobody expected
+    result: EmbeddingsResult | None = field(default=None, repr=False)
+    code: str | None = None  # of an error response
+    reason: str = ""  # of a server error, for the operator
+    exception: Exception | None = None  # an unexpected one
 
 
-def exchange_of(scope: Any) -> Exchange:  # an ASGI scope
-    """Give the exchange of the request that `scope` describes."""
-    exchange: Exchange = scope[KEY]
-    return exchange
+def context_of(scope: Any) -> RequestContext:
+    """Return the context of the request in `scope`."""
+    context: RequestContext = scope[KEY]
+    return context

@@ -1,4 +1,4 @@
-"""Answers whose bytes and headers are ready: nothing is encoded twice."""
+"""Responses whose bytes and headers are ready: nothing is encoded twice."""
 
 from __future__ import annotations
 
@@ -13,15 +13,15 @@ if TYPE_CHECKING:
 JSON: tuple[bytes, bytes] = (b"content-type", b"application/json")
 
 
-class Answer(Response):
-    """Bytes with their headers, sent as they are."""
+class RawResponse(Response):
+    """Bytes and headers, sent unchanged."""
 
     def __init__(self, body: bytes, headers: Headers, status: int = 200) -> None:
-        """Take a body and all of its headers but its length."""
+        """Take a body and all its headers except the length."""
         self.status_code, self.body, self.background = status, body, None
         self.raw_headers = [*headers, (b"content-length", b"%d" % len(body))]
 
 
-def json(value: Any, *, status: int = 200, headers: Headers | None = None) -> Answer:
-    """Answer with a value as JSON."""
-    return Answer(orjson.dumps(value), [JSON, *(headers or [])], status)
+def json(value: Any, *, status: int = 200, headers: Headers | None = None) -> RawResponse:
+    """Create a JSON response."""
+    return RawResponse(orjson.dumps(value), [JSON, *(headers or [])], status)

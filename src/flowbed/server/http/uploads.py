@@ -1,4 +1,4 @@
-"""A form with a file in it, read piece by piece as it comes: the file is never whole in memory."""
+"""Multipart forms with a file, parsed as they arrive: the file is never whole in memory."""
 
 from __future__ import annotations
 
@@ -14,31 +14,31 @@ from flowbed.server.http.errors import Unsupported
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
 
-# Bytes of a field that is no file, and fields in all: every one that a form may have is a word or a number.
+# Bytes of an ordinary field, and number of fields: valid fields are words or numbers.
 FIELD_BYTES, FIELDS = 1_024, 16
 
 
 class Upload:
-    """A form whose field `file` is a file; `fields` are all others that have come so far."""
+    """A form whose field `file` is a file; `fields` are the others received so far."""
 
     def __init__(self, content_type: bytes, pieces: AsyncIterator[bytes]) -> None:
-        """Read a form out of the pieces of a body.
+        """Parse a form from the pieces of a body.
 
         Raises:
-            Unsupported: the body is declared to be something else.
+            Unsupported: the body is not declared as a form.
         """
         kind, options = parse_options_header(content_type)
         boundary = options.get(b"boundary")
         if kind != b"multipart/form-data" or not boundary:
             declared = content_type.decode("latin-1")
             raise Unsupported(
-                f"Unsupported content type: '{declared}'. Files are sent as multipart/form-data, with its boundary."
+                f"Unsupported content type: '{declared}'. Send files as multipart/form-data, with a boundary."
             )
         self.fields: dict[str, str] = {}
         self.filename = ""
         self.has_file = False
         self._pieces = pieces
-        self._ready: deque[bytes] = deque()  # bytes of the file that were read and not taken yet
+        self._ready: deque[bytes] = deque()  # bytes of the file that are parsed but not yet read
         self._name, self._value = "", bytearray()
         self._header, self._said = bytearray(), bytearray()
         self._disposition = b""
@@ -58,10 +58,10 @@ class Upload:
         )
 
     async def begin(self) -> None:
-        """Read until the file begins, or the form ends.
+        """Read until the file starts or the form ends.
 
         Raises:
-            Rejected: it is no form.
+            Rejected: the body is not a form.
         """
         while not self.has_file and await self._read_on():
             pass
@@ -70,7 +70,7 @@ class Upload:
         """Read the file, and what follows it to the end of the form.
 
         Raises:
-            Rejected: it is no form, or it breaks off.
+            Rejected: the body is not a form, or it is incomplete.
         """
         while True:
             while self._ready:
@@ -78,7 +78,7 @@ class Upload:
             if not await self._read_on():
                 break
         if not self._ended:
-            raise Rejected("The form is not complete: its last boundary is missing. Send it again.")
+            raise Rejected("The form is incomplete: its last boundary is missing. Send it again.")
 
     async def _read_on(self) -> bool:
         piece = await anext(self._pieces, b"")
@@ -87,7 +87,7 @@ class Upload:
         try:
             self._parser.write(piece)
         except FormParserError as error:
-            raise Rejected(f"The body is no multipart form: {error}.") from error
+            raise Rejected(f"The body is not a multipart form: {error}.") from error
         return True
 
     def _on_part_begin(self) -> None:

@@ -1,4 +1,4 @@
-"""Embeddings on the wire: bytes to `EmbeddingsRequest`, `EmbeddingsResult` to bytes."""
+"""The wire format of embeddings: bytes to `EmbeddingsRequest`, `EmbeddingsResult` to bytes."""
 
 from __future__ import annotations
 
@@ -20,23 +20,23 @@ if TYPE_CHECKING:
     from flowbed.records.serving import EmbeddingsResult, Input
 
 FIELDS = frozenset({"input", "model", "encoding_format", "dimensions", "user", "input_type"})
-# OpenAI's own words for whatever is wrong with the input; what follows them here says what it is.
+# OpenAI's words for an invalid input; the reason is appended.
 INPUT = (
     "'$.input' is invalid. Please check the API reference: https://platform.openai.com/docs/api-reference."
 )
-# Token ids of every tokenizer there is fit in four bytes.
+# Token ids of every tokenizer fit into four bytes.
 LAST_TOKEN = 2**32 - 1
-# Bytes of vectors that are written without letting other requests have their turn: a millisecond as base64.
+# Bytes of vectors written before other requests get a turn: a millisecond as base64.
 BLOCK = 1 << 20
 FLOAT = np.dtype("<f4")
 
 
 def parse(body: bytes, *, content_type: bytes = b"", crossing: bool = False) -> EmbeddingsRequest:
-    """Read the body of a request; null counts as absent.
+    """Parse the body of a request; null counts as absent.
 
     Raises:
-        Unsupported: the body is declared to be something else than JSON.
-        Rejected: it is no JSON object, or a field is missing, unknown or of a wrong type.
+        Unsupported: the body is not declared as JSON.
+        Rejected: it is not a JSON object, or a field is missing, unknown or of a wrong type.
     """
     fields = read_object(body, content_type)
     for name in fields:
@@ -56,13 +56,13 @@ def parse(body: bytes, *, content_type: bytes = b"", crossing: bool = False) -> 
 
 
 def read_object(body: bytes, content_type: bytes) -> dict[str, Any]:
-    """Read a JSON object, without the fields that are null.
+    """Parse a JSON object, leaving out null fields.
 
     Raises:
-        Unsupported: the body is declared to be something else than JSON.
-        Rejected: it is no JSON object.
+        Unsupported: the body is not declared as JSON.
+        Rejected: it is not a JSON object.
     """
-    # Without a declaration it is taken for what the API takes: that is what the bytes then say themselves.
+    # Without a content type, the body is taken for JSON.
     declared = content_type.partition(b";")[0].strip().lower()
     if declared and declared != b"application/json":
         raise Unsupported(
@@ -79,19 +79,19 @@ def read_object(body: bytes, content_type: bytes) -> dict[str, Any]:
             f" {error.msg}, line {error.lineno} column {error.colno}.)"
         ) from error
     if not isinstance(read, dict):
-        raise Rejected("The body of the request has to be a JSON object.")
+        raise Rejected("The body of the request must be a JSON object.")
     return {name: value for name, value in read.items() if value is not None}
 
 
-def _input(value: Any) -> Input:  # whatever JSON holds
-    """Let an input through that is a text, texts, token ids or arrays of them, and not too many to look at each."""
+def _input(value: Any) -> Input:
+    """Return an input that is a text, texts, token ids or arrays of them, with few enough items to check each."""
     if value is None:
         raise Rejected("'input' is a required property", param="input")
     if isinstance(value, str):
         return value
     if not isinstance(value, list):
         raise _invalid(
-            "It has to be a string, an array of strings, an array of tokens or an array of such arrays."
+            "It must be a string, an array of strings, an array of tokens or an array of such arrays."
         )
     require_few(value)
     if _is_array(value):
@@ -113,13 +113,13 @@ def _is_token(value: Any) -> bool:
 
 
 def _is_array(value: Any) -> bool:
-    # The same as asking of each whether it is a token, in a tenth of the time.
+    # Same as `_is_token` for each item, in a tenth of the time.
     return type(value) is list and (
         not value or (set(map(type, value)) == {int} and min(value) >= 0 and max(value) <= LAST_TOKEN)
     )
 
 
-# What an array may hold, each of its items the same.
+# Kinds of items; all items of an array are of one kind.
 KINDS = ((_is_text, "a string"), (_is_token, "a token"), (_is_array, "an array of tokens"))
 
 
@@ -144,7 +144,7 @@ def _text(fields: Mapping[str, Any], name: str) -> None:
         raise Rejected(f"Invalid type for '{name}': expected a string.", param=name, code="invalid_type")
 
 
-def _one_of(fields: Mapping[str, Any], name: str, values: tuple[str, ...]) -> Any:  # one of `values`
+def _one_of(fields: Mapping[str, Any], name: str, values: tuple[str, ...]) -> Any:
     value = fields.get(name, values[0])
     if not isinstance(value, str) or value not in values:
         known = " and ".join(f"'{each}'" for each in values)
@@ -158,9 +158,9 @@ def _invalid(why: str) -> Rejected:
     return Rejected(f"{INPUT} {why}")
 
 
-async def write(answered: EmbeddingsResult, encoding: str) -> bytes:
-    """Write an answer as OpenAI does: inputs in order, numbered from 0, floats or base64 of little-endian float32."""
-    rows = np.ascontiguousarray(answered.vectors, FLOAT)
+async def write(result: EmbeddingsResult, encoding: str) -> bytes:
+    """Write a response as OpenAI does: inputs in order, as floats or base64 of little-endian float32."""
+    rows = np.ascontiguousarray(result.vectors, FLOAT)
     written = _base64 if encoding == "base64" else _floats
     parts = [b'{"object":"list","data":[']
     step = max(BLOCK // max(rows[:1].nbytes, 1), 1)
@@ -171,15 +171,15 @@ async def write(answered: EmbeddingsResult, encoding: str) -> bytes:
             b'{"object":"embedding","index":%d,"embedding":%b},' % (place, written(rows[place]))
             for place in range(first, min(first + step, len(rows)))
         ]
-    parts[-1] = parts[-1][:-1]  # no comma behind the last
+    parts[-1] = parts[-1][:-1]  # no comma after the last
     parts.append(
         b'],"model":%b,"usage":{"prompt_tokens":%d,"total_tokens":%d}}'
-        % (orjson.dumps(answered.model), answered.tokens, answered.tokens)
+        % (orjson.dumps(result.model), result.tokens, result.tokens)
     )
     return b"".join(parts)
 
 
-def _base64(row: Any) -> bytes:  # a row of numbers
+def _base64(row: Any) -> bytes:
     return b'"%b"' % b64encode(row)
 
 

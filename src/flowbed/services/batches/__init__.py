@@ -1,1 +1,1 @@
-"""The Batch API as a service: jobs over stored files, and the work on them."""
+"""The Batch API: jobs over stored files, and the worker that answers their lines."""

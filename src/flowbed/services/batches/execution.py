@@ -1,9 +1,7 @@
-"""One job, carried on from wherever it stands until it has ended: its lines judged, answered in parts, and joined."""
+"""The execution of one job, from any state to its end: check the input, answer it in parts, join the parts."""
 
 from __future__ import annotations
 
-import asyncio
-import hashlib
 from dataclasses import asdict, replace
 from typing import TYPE_CHECKING, Any
 
@@ -11,89 +9,88 @@ import orjson
 
 from flowbed.errors import NotFound
 from flowbed.records.serving import Caller
-from flowbed.services.batches.answering import Stopped, undone
-from flowbed.services.batches.input_lines import Check, Fault, copied
-from flowbed.services.batches.job_owner import Owner
-from flowbed.services.batches.output import Parts
+from flowbed.services.batches.answering import JobStopped
+from flowbed.services.batches.input_lines import InputCheck, InputFault, copied
+from flowbed.services.batches.job_owner import JobOwner
+from flowbed.services.batches.output import OutputParts
+from flowbed.services.batches.result_files import ResultFiles
 from flowbed.services.served_model import allow
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Sequence
 
     from flowbed.ledger import JobRow, Ledger
-    from flowbed.services.batches.answering import Answers
-    from flowbed.services.batches.input_lines import Copy
-    from flowbed.services.batches.output import Outcome, Part
+    from flowbed.services.batches.answering import LineEmbedder
+    from flowbed.services.batches.input_lines import LocalCopy
+    from flowbed.services.batches.output import LineOutcome, OutputPart
     from flowbed.services.service import Service
 
-# Seconds that a job is held for, counted anew with every part: so long do others leave it alone after its holder's
-# machine is gone.
-HELD = 30.0
-# A part is laid down when it has taken so many seconds, or has so many bytes: that much is done again after a kill.
+# Seconds of a job's lease, renewed with every part: after its holder's machine fails, others wait this long.
+LEASE_SECONDS = 30.0
+# A part is written after this many seconds or bytes; a kill repeats at most this much work.
 PART_SECONDS, PART_BYTES = 1.0, 8 * 2**20
 
 VALIDATING, IN_PROGRESS, FINALIZING, CANCELLING = "validating", "in_progress", "finalizing", "cancelling"
 COMPLETED, FAILED, EXPIRED, CANCELLED = "completed", "failed", "expired", "cancelled"
 
-PAGE = 1_000  # lines that are read and written together
-
-# What the lines are told that a job was not got to, by the state that it ends in.
-UNDONE = {
+# Code and message for lines that were not answered, by the state in which their job ends.
+UNANSWERED = {
     EXPIRED: ("batch_expired", "This request could not be executed before the completion window expired."),
     CANCELLED: ("batch_cancelled", "This request was not executed: the batch was cancelled."),
 }
 REVOKED = (
     "batch_cancelled",
-    "This request was not executed: the API key that the batch was made with was revoked.",
+    "This request was not executed: the API key that created the batch was revoked.",
 )
 
 
-class Lost(Exception):  # noqa: N818 - it ends this process's work on a job, which goes on elsewhere
-    """Another process holds the job."""
+class LeaseLost(Exception):  # noqa: N818 - it ends this process's work on a job, which goes on elsewhere
+    """Another process holds the lease of the job."""
 
 
-class GaveWay(Exception):  # noqa: N818 - it ends this process's work on a job for now
-    """The job stands back for those of others."""
+class Yielded(Exception):  # noqa: N818 - it ends this process's work on a job for now
+    """The job yields its place to the jobs of other owners."""
 
 
 class InputGone(Exception):  # noqa: N818 - it ends a job, and is not seen outside
-    """The file that a job reads is not there any more."""
+    """The input file of a job no longer exists."""
 
 
-class Work:
-    """The work on one job, by one worker that holds it."""
+class JobExecution:
+    """The execution of one job by the worker that holds its lease."""
 
     def __init__(
         self,
         row: JobRow,
         service: Service,
         *,
-        answers: Answers,
+        answers: LineEmbedder,
         worker: str,
         monotonic: Callable[[], float],
         done: Callable[[int, int], None],
     ) -> None:
-        """Carry on `row`; `done` is told how many lines of each part were answered, and failed."""
+        """Continue `row`; `done` receives how many lines of each part were answered, and how many failed."""
         self._row, self._service, self._answers = row, service, answers
         self._ledger: Ledger = service.bed.ledger
-        self._parts = Parts(service.bed.store, row.id)
+        self._parts = OutputParts(service.bed.store, row.id)
+        self._results = ResultFiles(service.files, self._parts)
         self._worker, self._monotonic, self._clock = worker, monotonic, service.bed.clock
         self._done = done
-        self._for = Owner(self._ledger.keys, row.owner)
+        self._for = JobOwner(self._ledger.keys, row.owner)
         self._revoked = False
         self.gives_way = False
 
     def give_way(self) -> None:
-        """Ask that the work ends with the part that is under way, for another process, or this one, to go on later."""
+        """Stop after the current part, so that this or another process continues later."""
         self.gives_way = True
 
     async def run(self) -> None:
-        """Do all that is left to do; repeatable, whatever ends it.
+        """Do all work that is left; safe to repeat after any interruption.
 
         Raises:
-            Lost: another process does it.
-            GaveWay: it was asked to, and what was answered is counted.
-            Transient: store or ledger cannot be reached.
+            LeaseLost: another process executes the job.
+            Yielded: `give_way` was called; everything answered so far is counted.
+            Transient: the store or the ledger cannot be reached.
         """
         row = self._row
         if row.state != VALIDATING and row.line == row.total:
@@ -111,17 +108,15 @@ class Work:
                 if not self._row.ended:
                     await self._finish(copy)
         except InputGone:
-            message = (
-                f"The input file {row.input} was deleted, or its time was over, before all of it was read."
-            )
-            await self._fail([Fault(code="input_file_not_found", message=message)])
+            message = f"The input file {row.input} was deleted, or expired, before it was read completely."
+            await self._fail([InputFault(code="input_file_not_found", message=message)])
 
     async def let_go(self) -> None:
-        """Hold the job no more, so that any process may go on with it."""
+        """Release the lease, so that any process may continue."""
         await self._ledger.jobs.save(replace(self._row, worker="", until=0), worker=self._worker)
 
     async def _caller(self) -> Caller:
-        """Find out for whom this is done; where the key was revoked, for nobody: the job is then cancelled."""
+        """Return the owner; if its key was revoked, cancel the job and return a caller without rights."""
         caller = await self._for.caller()
         if caller is not None:
             return caller
@@ -130,7 +125,7 @@ class Work:
         await self._hold()
         return Caller(key=self._row.owner, background=True)
 
-    def _check(self, caller: Caller) -> Check:
+    def _check(self, caller: Caller) -> InputCheck:
         models, serving = self._service.models, self._service.serving
 
         def named(name: str) -> str:
@@ -138,7 +133,7 @@ class Work:
             allow(model.id, model.names, caller, serving)
             return model.id
 
-        return Check(self._answers.wire.read, named)
+        return InputCheck(self._answers.wire.read, named)
 
     async def _input(self) -> AsyncIterator[bytes]:
         try:
@@ -148,45 +143,45 @@ class Work:
         except NotFound as error:
             raise InputGone from error
 
-    async def _begin(self, check: Check, lines: int) -> None:
-        """Settle whether the job is done at all."""
+    async def _begin(self, check: InputCheck, lines: int) -> None:
+        """Start answering, or fail the job if its input is invalid or its tokens exceed the owner's queue."""
         if faults := check.end():
             await self._fail(faults)
             return
-        # One after the other, so that of two that fit alone one is taken; two servers may take a little too much.
+        # Serialized, so that of two jobs that fit only alone one is accepted; two servers may accept slightly too much.
         async with self._service.jobs.queueing:
             if await self._fits(check.tokens):
                 await self._save(state=IN_PROGRESS, model=check.model, total=lines, queued=check.tokens)
                 return
         message = (
-            f"Enqueued token limit reached for {check.model}: this batch has about {check.tokens:,} tokens, and"
-            " fewer may wait beside those that do. Please try again once some in_progress batches have been completed."
+            f"Enqueued token limit reached for {check.model}: this batch has about {check.tokens:,} tokens,"
+            " more than fit beside your other batches. Please try again once some in_progress batches have been completed."
         )
-        await self._fail([Fault(code="token_limit_exceeded", message=message)])
+        await self._fail([InputFault(code="token_limit_exceeded", message=message)])
 
     async def _fits(self, tokens: int) -> bool:
-        """Tell whether so many tokens may wait beside those that do."""
+        """Tell whether this many tokens fit into the owner's queue."""
         tier = self._service.serving.tiers.get(self._row.tier)
         if tier is None or tier.queued is None:
             return True
         return await self._ledger.jobs.queued(self._row.owner) + tokens <= tier.queued
 
-    async def _go_on(self, copy: Copy, caller: Caller) -> None:
-        """Answer the lines that are left, until there are none, or the time is over, or nobody wants them any more."""
+    async def _go_on(self, copy: LocalCopy, caller: Caller) -> None:
+        """Answer the remaining lines until none is left, the job expires, or it is cancelled."""
         while self._row.line < self._row.total and (part := await self._parts.find(self._row.line)):
             await self._count(part)
         while self._row.line < self._row.total and not await self._is_over():
             if self.gives_way:
-                raise GaveWay
+                raise Yielded
             outcomes = await self._answered(copy, caller)
             if outcomes:
-                await self._count(await self._parts.lay(self._row.line, outcomes))
+                await self._count(await self._parts.write(self._row.line, outcomes))
         whole = self._row.line == self._row.total
         await self._save(state=CANCELLING if self._row.cancel and not whole else FINALIZING)
 
-    async def _answered(self, copy: Copy, caller: Caller) -> list[Outcome]:
-        """Answer as many lines as make a part; fewer, or none, where the job is over meanwhile."""
-        outcomes: list[Outcome] = []
+    async def _answered(self, copy: LocalCopy, caller: Caller) -> list[LineOutcome]:
+        """Answer the lines of one part; fewer, or none, if the job ends meanwhile."""
+        outcomes: list[LineOutcome] = []
         begun = self._monotonic()
         size = 0
         place = self._row.line
@@ -195,23 +190,22 @@ class Work:
                 found = await self._answers.next(
                     copy, place, caller, job=self._row.id, model=self._row.model, over=self._has_to_stop
                 )
-            except Stopped:
+            except JobStopped:
                 break
             outcomes += found
             place += len(found)
             size += sum(len(outcome.text) for outcome in found)
         return outcomes
 
-    async def _finish(self, copy: Copy | None, faults: Sequence[Fault] = ()) -> None:
-        """Join the parts to files, and say how the job has ended; without a copy, nothing is said of lines left."""
+    async def _finish(self, copy: LocalCopy | None, faults: Sequence[InputFault] = ()) -> None:
+        """Join the parts to files and record the final state; without a copy, unanswered lines are not listed."""
         row = self._row
         whole = COMPLETED if row.line == row.total else CANCELLED if row.state == CANCELLING else EXPIRED
         end = FAILED if faults else whole
-        output = errors = ""
-        if row.completed:
-            output = await self._file("output", self._parts.output(row.line))
-        if row.failed or (copy is not None and row.line < row.total):
-            errors = await self._file("error", self._errors(copy, end))
+        # Writing the files again must give the same files: they expire relative to the end of the work.
+        since = self._stamps().get(row.state, row.created)
+        reason = REVOKED if self._revoked and end == CANCELLED else UNANSWERED.get(end)
+        output, errors = await self._results.write(row, copy, reason=reason, since=since)
         await self._save(
             state=end,
             output=output,
@@ -222,40 +216,10 @@ class Work:
         )
         await self._parts.drop()
 
-    async def _fail(self, faults: Sequence[Fault]) -> None:
+    async def _fail(self, faults: Sequence[InputFault]) -> None:
         await self._finish(None, faults)
 
-    async def _file(self, kind: str, pieces: AsyncIterator[bytes]) -> str:
-        """Write one of the files that a job makes, under an id that follows from the job's."""
-        row = self._row
-        id = f"file-{hashlib.sha256(f'{row.id}/{kind}'.encode()).hexdigest()[:24]}"  # noqa: A001 - the record's field
-        # The same whenever it is written again: how long it is kept counts from when the work was over.
-        since = self._stamps().get(row.state, row.created)
-        await self._service.files.write(
-            row.owner,
-            id=id,
-            filename=f"{row.id}_{kind}.jsonl",
-            pieces=pieces,
-            expires=since + row.keep * 1_000_000 if row.keep else 0,
-        )
-        return id
-
-    async def _errors(self, copy: Copy | None, end: str) -> AsyncIterator[bytes]:
-        """Write the lines that failed, and those that were not got to."""
-        async for piece in self._parts.errors(self._row.line):
-            yield piece
-        if copy is None or self._row.line == self._row.total:
-            return
-        code, message = REVOKED if self._revoked and end == CANCELLED else UNDONE[end]
-        for first in range(self._row.line, self._row.total, PAGE):
-            last = min(first + PAGE, self._row.total)
-            names = await asyncio.to_thread(copy.names, first, last)
-            yield b"".join(
-                undone(self._row.id, first + number, name, code=code, message=message)
-                for number, name in enumerate(names)
-            )
-
-    async def _count(self, part: Part) -> None:
+    async def _count(self, part: OutputPart) -> None:
         """Count a part that is in the store."""
         row = self._row
         left = row.total - row.line
@@ -272,28 +236,28 @@ class Work:
         return await self._is_over() or self.gives_way
 
     async def _is_over(self) -> bool:
-        """Hold the job for longer, and tell whether its time is over or nobody wants any more of it."""
+        """Renew the lease, and tell whether the job has expired or been cancelled."""
         await self._hold()
         if not self._row.cancel:
-            await self._caller()  # which cancels the job of a key that was revoked since
+            await self._caller()  # cancels the job if its key was revoked
         return self._row.cancel or self._clock() >= self._row.expires
 
     async def _hold(self) -> None:
         now = self._clock()
-        until = now + round(HELD * 1e6)
+        until = now + round(LEASE_SECONDS * 1e6)
         held = await self._ledger.jobs.hold(self._row.id, worker=self._worker, now=now, until=until)
         if held is None:
-            raise Lost
+            raise LeaseLost
         self._row = held
 
-    async def _save(self, **changes: Any) -> None:  # fields of a row
-        """Write the row as it changes, with the time at which a new state begins."""
+    async def _save(self, **changes: Any) -> None:
+        """Write changed fields of the row, and stamp the start of a new state."""
         now = self._clock()
-        row = replace(self._row, worker=self._worker, until=now + round(HELD * 1e6), **changes)
+        row = replace(self._row, worker=self._worker, until=now + round(LEASE_SECONDS * 1e6), **changes)
         if row.state != self._row.state:
             row = replace(row, stamps=orjson.dumps({**self._stamps(), row.state: now}).decode())
         if not await self._ledger.jobs.save(row, worker=self._worker):
-            raise Lost
+            raise LeaseLost
         self._row = row
 
     def _stamps(self) -> dict[str, int]:

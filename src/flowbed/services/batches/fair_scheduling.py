@@ -1,4 +1,4 @@
-"""Whose job is next: places go round the owners of jobs, so that nobody's job waits for all of another's."""
+"""Fair scheduling of jobs between owners, so that nobody's job waits for all jobs of someone else."""
 
 from __future__ import annotations
 
@@ -12,15 +12,15 @@ if TYPE_CHECKING:
 
 
 def following(waiting: Sequence[JobRow], running: Mapping[str, int]) -> JobRow:
-    """Choose from jobs that wait, oldest first: one of the owner of whom the fewest are running."""
+    """Choose the next job from `waiting`, oldest first: one of the owner with the fewest running jobs."""
     return min(waiting, key=lambda row: running.get(row.owner, 0))
 
 
 def giving_way(waiting: Sequence[JobRow], staying: Mapping[str, str], *, places: int) -> list[str]:
-    """Name the jobs that are to give their places to jobs that wait, so that no owner has two more than another.
+    """Name the running jobs that yield to waiting ones, so that no owner has two places more than another.
 
-    `staying` are the owners of the jobs that run, in the order in which they were begun, without those that give way
-    already; of an owner's jobs the last begun goes first, since it has come least far.
+    `staying` maps running jobs to their owners, oldest first, without those that already yield; of an owner's jobs, the
+    newest yields first because it has made the least progress.
     """
     left = list(waiting)
     running = Counter(staying.values())

@@ -1,4 +1,4 @@
-"""The input of a job, line by line: copied to this machine's disk once, judged on the way, and read in blocks."""
+"""The input of a job, line by line: copied to local disk once, checked on the way, and read in blocks."""
 
 from __future__ import annotations
 
@@ -22,15 +22,15 @@ if TYPE_CHECKING:
     from flowbed.records.serving import EmbeddingsRequest, Input
 
 ENDPOINT = "/v1/embeddings"
-# https://platform.openai.com/docs/guides/batch: lines of a file, and inputs of all of them together.
+# Lines of a file, and inputs of all its lines: https://platform.openai.com/docs/guides/batch
 LINES_MOST = INPUTS_MOST = 50_000
-FAULTS_MOST = 100  # more are not listed: by then it is the program that wrote the file
+FAULTS_MOST = 100  # more are not listed: the program that wrote the file is wrong
 NAME_MOST = 512  # characters of a custom_id
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Fault:
-    """What is wrong with a file, or with one `line` of it (from 1)."""
+class InputFault:
+    """A fault of an input file, or of one `line` of it (from 1)."""
 
     code: str
     message: str
@@ -39,33 +39,33 @@ class Fault:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Line:
-    """One line: its place in the file (from 0, empty ones not counted), and what it asks for."""
+class InputLine:
+    """One line: its place in the file (from 0, not counting empty lines), its custom_id and its request."""
 
     place: int
     name: str
-    asked: EmbeddingsRequest
+    request: EmbeddingsRequest
 
 
-class Check:
-    """Judges the lines of a file as they are read; blocking, for a thread."""
+class InputCheck:
+    """Checks the lines of a file as they are read; blocking, for a thread."""
 
     def __init__(self, read: Callable[[bytes], EmbeddingsRequest], model: Callable[[str], str]) -> None:
-        """Take what reads the body of a request, and what tells the id of a model that may be used."""
+        """`read` parses the body of a request; `model` returns the id of a model that the owner may use."""
         self._read, self._model_of = read, model
         self._seen: set[bytes] = set()
         self._id = ""
-        self.faults: list[Fault] = []
+        self.faults: list[InputFault] = []
         self.model = ""  # as the first line names it
         self.lines = self.inputs = self.tokens = 0
 
     @property
     def full(self) -> bool:
-        """Tell whether there is no use in reading on."""
+        """Tell whether reading on is pointless."""
         return len(self.faults) >= FAULTS_MOST or self.lines > LINES_MOST or self.inputs > INPUTS_MOST
 
     def __call__(self, number: int, raw: bytes) -> None:
-        """Judge one line, which is not empty."""
+        """Check one line, which is not empty."""
         if self.full:
             return
         self.lines += 1
@@ -74,84 +74,84 @@ class Check:
         except Error as error:
             code, param = getattr(error, "code", None), getattr(error, "param", None)
             self.faults.append(
-                Fault(code=code or "invalid_request", message=str(error), line=number, param=param)
+                InputFault(code=code or "invalid_request", message=str(error), line=number, param=param)
             )
 
-    def end(self) -> list[Fault]:
-        """Judge the file as a whole, and tell all that is wrong."""
+    def end(self) -> list[InputFault]:
+        """Check the file as a whole, and return every fault."""
         if not self.lines and not self.faults:
             return [
-                Fault(code="empty_file", message="The input file holds no request; send one line for each.")
+                InputFault(
+                    code="empty_file", message="The input file is empty; it needs one line per request."
+                )
             ]
         if self.lines > LINES_MOST:
             message = f"The input file has more than {LINES_MOST:,} lines; send them in several batches."
-            return [Fault(code="too_many_tasks", message=message)]
+            return [InputFault(code="too_many_tasks", message=message)]
         if self.inputs > INPUTS_MOST:
             message = (
-                f"The lines of the input file hold more than {INPUTS_MOST:,} inputs together; send them in several"
+                f"The lines of the input file have more than {INPUTS_MOST:,} inputs in total; send them in several"
                 " batches."
             )
-            return [Fault(code="too_many_inputs", message=message)]
+            return [InputFault(code="too_many_inputs", message=message)]
         return self.faults
 
     def _judge(self, raw: bytes) -> None:
         fields = fields_of(raw)
         self._name(fields)
-        asked = asked_of(fields, self._read)
-        model = self._model_of(asked.model)
-        self._id, self.model = self._id or model, self.model or asked.model
+        request = request_of(fields, self._read)
+        model = self._model_of(request.model)
+        self._id, self.model = self._id or model, self.model or request.model
         if model != self._id:
             raise Rejected(
-                f"This line asks for model {asked.model}, and an earlier one for {self.model}: all lines of a batch"
-                " have to ask for one model.",
+                f"This line requests model {request.model}, an earlier one {self.model}: all lines of a batch"
+                " must request the same model.",
                 param="body.model",
                 code="model_mismatch",
             )
-        inputs, tokens = size_of(asked.input)
+        inputs, tokens = size_of(request.input)
         self.inputs += inputs
         self.tokens += tokens
 
     def _name(self, fields: dict[str, Any]) -> None:
-        """Judge what is around the body of a request."""
+        """Check the fields around the body of a request."""
         name = fields.get("custom_id")
         if not isinstance(name, str) or not 0 < len(name) <= NAME_MOST:
             raise Rejected(
-                f"'custom_id' has to be a string of 1 to {NAME_MOST} characters.",
+                f"'custom_id' must be a string of 1 to {NAME_MOST} characters.",
                 param="custom_id",
                 code="missing_required_parameter" if name is None else "invalid_value",
             )
         digest = hashlib.sha256(name.encode()).digest()[:16]
         if digest in self._seen:
             raise Rejected(
-                "The custom_id of this line is that of an earlier one: each has to be unique in its batch.",
+                "The custom_id of this line repeats an earlier one: each must be unique in its batch.",
                 param="custom_id",
                 code="duplicate_custom_id",
             )
         self._seen.add(digest)
         if fields.get("method") != "POST":
-            raise Rejected("'method' has to be POST.", param="method", code="invalid_method")
+            raise Rejected("'method' must be POST.", param="method", code="invalid_method")
         if fields.get("url") != ENDPOINT:
-            raise Rejected(
-                f"'url' has to be that of the batch, which is {ENDPOINT}.", param="url", code="url_mismatch"
-            )
+            raise Rejected(f"'url' must be that of the batch, {ENDPOINT}.", param="url", code="url_mismatch")
 
 
-def asked_of(fields: dict[str, Any], read: Callable[[bytes], EmbeddingsRequest]) -> EmbeddingsRequest:
-    """Read what a line asks for.
+def request_of(fields: dict[str, Any], read: Callable[[bytes], EmbeddingsRequest]) -> EmbeddingsRequest:
+    """Parse the request of a line.
 
     Raises:
-        Rejected: it cannot be read.
+        Rejected: it cannot be parsed.
     """
     if not isinstance(body := fields.get("body"), dict):
-        raise Rejected("'body' has to be a JSON object: a request to the endpoint.", param="body")
+        raise Rejected("'body' must be a JSON object: a request to the endpoint.", param="body")
     return read(orjson.dumps(body))
 
 
 def fields_of(raw: bytes) -> dict[str, Any]:
-    """Read the fields of a line.
+    """Parse the fields of a line.
 
     Raises:
-        Rejected: it is no JSON object.
+        Rejected: the line is not a JSON object.
     """
     try:
         fields = orjson.loads(raw)
@@ -163,40 +163,40 @@ def fields_of(raw: bytes) -> dict[str, Any]:
 
 
 def inputs_of(given: Input) -> Sequence[str | list[int]]:
-    """Tell the inputs of a request one by one: texts, or arrays of token ids."""
+    """Return the inputs of a request as a list of texts or of token arrays."""
     if isinstance(given, str) or (given and isinstance(given[0], int)):
         return [given]
     return given  # type: ignore[return-value]
 
 
 def size_of(given: Input) -> tuple[int, int]:
-    """Tell how many inputs there are, and guess their tokens."""
+    """Return the number of inputs and an estimate of their tokens."""
     inputs = inputs_of(given)
     return len(inputs), sum(guessed(each) if isinstance(each, str) else len(each) for each in inputs)
 
 
 def most_of(given: Input) -> int:
-    """Say how many tokens an input cannot exceed."""
+    """Return an upper bound of the tokens of an input."""
     return sum(most_tokens(each) if isinstance(each, str) else len(each) for each in inputs_of(given))
 
 
-class Copy:
-    """The lines of a file on this machine's disk; every method is blocking."""
+class LocalCopy:
+    """The lines of a file on local disk; every method blocks."""
 
-    def __init__(self, file: BinaryIO, *, longest: int, seen: Check | None) -> None:
-        """Write to `file`; where lines are judged (`seen`), they have at most `longest` bytes."""
+    def __init__(self, file: BinaryIO, *, longest: int, seen: InputCheck | None) -> None:
+        """Write to `file`; with a check (`seen`), a line may have at most `longest` bytes."""
         self._file, self._longest, self._seen = file, longest, seen
-        # Where each line begins and ends; those that are empty are left out.
+        # Start and end of each line that is not empty.
         self._starts, self._ends = array("q"), array("q")
         self._written = self._number = 0
         self._rest = b""
 
     def __len__(self) -> int:
-        """Count the lines."""
+        """Return the number of lines."""
         return len(self._starts)
 
     def take(self, piece: bytes) -> bool:
-        """Take the next piece; return whether there is use in another."""
+        """Append the next piece; return whether more is wanted."""
         self._file.write(piece)
         *lines, self._rest = (self._rest + piece).split(b"\n")
         for line in lines:
@@ -208,7 +208,7 @@ class Copy:
         return self._seen is None or not self._seen.full
 
     def end(self) -> None:
-        """Take the last line, which need not be ended."""
+        """Take the last line, which may lack its newline."""
         self._line(self._rest, ended=False)
         self._rest = b""
 
@@ -218,22 +218,22 @@ class Copy:
         return self._file.read(self._ends[place] - self._starts[place])
 
     def names(self, first: int, last: int) -> list[str]:
-        """Read the custom_ids of lines from `first` on, before `last`, which were found to be good."""
+        """Return the custom_ids of the lines from `first` to before `last`, which have been checked."""
         return [fields_of(self.read(place))["custom_id"] for place in range(first, last)]
 
     def block(
         self, place: int, read: Callable[[bytes], EmbeddingsRequest], *, inputs: int, tokens: int, most: int
-    ) -> list[Line]:
-        """Read lines from `place` on, one and more: up to so many inputs, guessed tokens, and tokens at most."""
-        lines: list[Line] = []
+    ) -> list[InputLine]:
+        """Read one or more lines from `place` on, within limits of inputs, estimated tokens and maximum tokens."""
+        lines: list[InputLine] = []
         while place < len(self):
             fields = fields_of(self.read(place))
-            asked = asked_of(fields, read)
-            count, guess = size_of(asked.input)
-            inputs, tokens, most = inputs - count, tokens - guess, most - most_of(asked.input)
+            request = request_of(fields, read)
+            count, guess = size_of(request.input)
+            inputs, tokens, most = inputs - count, tokens - guess, most - most_of(request.input)
             if lines and min(inputs, tokens, most) < 0:
                 break
-            lines.append(Line(place=place, name=fields["custom_id"], asked=asked))
+            lines.append(InputLine(place=place, name=fields["custom_id"], request=request))
             place += 1
         return lines
 
@@ -250,12 +250,12 @@ class Copy:
         if self._seen is not None:
             self._seen(self._number, line)
 
-    def _too_long(self, seen: Check, number: int) -> None:
+    def _too_long(self, seen: InputCheck, number: int) -> None:
         if not seen.full:
             seen.faults.append(
-                Fault(
+                InputFault(
                     code="request_too_large",
-                    message=f"A line may have {self._longest:,} bytes, as the body of a request.",
+                    message=f"A line may have at most {self._longest:,} bytes.",
                     line=number,
                 )
             )
@@ -263,11 +263,11 @@ class Copy:
 
 @asynccontextmanager
 async def copied(
-    pieces: AsyncIterable[bytes], *, longest: int, seen: Check | None = None
-) -> AsyncIterator[Copy]:
-    """Copy a file to this machine's disk, where `seen` judges its lines meanwhile."""
+    pieces: AsyncIterable[bytes], *, longest: int, seen: InputCheck | None = None
+) -> AsyncIterator[LocalCopy]:
+    """Copy a file to local disk while `seen` checks its lines."""
     with TemporaryFile() as file:
-        copy = Copy(file, longest=longest, seen=seen)
+        copy = LocalCopy(file, longest=longest, seen=seen)
         async for piece in pieces:
             if not await asyncio.to_thread(copy.take, piece):
                 break

@@ -1,4 +1,4 @@
-"""For whom jobs are done: the owner of each, asked after for as long as the work lasts."""
+"""The owner of a job, looked up again for as long as the job runs."""
 
 from __future__ import annotations
 
@@ -10,16 +10,16 @@ if TYPE_CHECKING:
     from flowbed.ledger import KeyRow, Keys
 
 
-class Owner:
-    """The owner of one job: a key, or whoever asks where none is needed."""
+class JobOwner:
+    """The owner of one job: an API key, or anyone where no key is needed."""
 
     def __init__(self, keys: Keys, id: str) -> None:  # noqa: A002 - the record's own field
-        """Take the ledger's rows, and the id of the key, or empty."""
+        """Use the ledger's keys and the id of the owner's key, or ""."""
         self._keys, self._id = keys, id
-        self._hash = ""  # by which one row is read, and not all of them
+        self._hash = ""  # lets later lookups read one row instead of all
 
     async def caller(self) -> Caller | None:
-        """Tell who asks for the lines; None where the key is revoked, or not known any more.
+        """Return the caller for the job's lines, or None if the key is revoked or unknown.
 
         Raises:
             Transient: the ledger cannot be reached.

@@ -1,4 +1,4 @@
-"""The jobs of the Batch API, as their owners see them; `working` does what they ask for."""
+"""The jobs of the Batch API as their owners see them; `worker` executes them."""
 
 from __future__ import annotations
 
@@ -17,34 +17,34 @@ if TYPE_CHECKING:
 
     from flowbed.ledger import Jobs as JobRows
     from flowbed.records.serving import Caller
-    from flowbed.services.files import Files
+    from flowbed.services.files import FileService
 
 WINDOW = "24h"
 WINDOW_US = 86_400_000_000
 
 
-class Jobs:
-    """Jobs of many owners; an owner is the id of an API key, or empty."""
+class JobService:
+    """Jobs of many owners; an owner is the id of an API key, or ""."""
 
     def __init__(
-        self, rows: JobRows, files: Files, *, clock: Callable[[], int], secret: Callable[[], str]
+        self, rows: JobRows, files: FileService, *, clock: Callable[[], int], secret: Callable[[], str]
     ) -> None:
-        """Take the ledger's rows and the files; `clock` tells µs since 1970, `secret` makes 32 random bytes as text."""
+        """Use the ledger's jobs and the files; `clock` returns µs since 1970, `secret` 32 random bytes as text."""
         self._rows, self._files = rows, files
         self._clock, self._secret = clock, secret
-        self.changed = asyncio.Event()  # set where there is something new to do
-        self.queueing = asyncio.Lock()  # held while it is found out whether a job fits into its owner's queue
+        self.changed = asyncio.Event()  # set when there is new work
+        self.queueing = asyncio.Lock()  # held while checking whether a job fits into its owner's queue
 
     async def create(
         self, caller: Caller, *, file: str, metadata: Mapping[str, str] | None, keep: int | None
     ) -> JobRow:
-        """Take a job on; what is wrong with its input is found out later.
+        """Create a job; its input is checked later, by the worker.
 
-        The files that it makes are kept for `keep` seconds, or 30 days.
+        Its result files are kept for `keep` seconds, by default 30 days.
 
         Raises:
-            NotFound: there is no such file.
-            Rejected: it was sent for another purpose.
+            NotFound: the input file does not exist.
+            Rejected: the file has another purpose.
         """
         owner = caller.key or ""
         try:
@@ -53,7 +53,7 @@ class Jobs:
             raise NotFound(str(error), param="input_file_id") from error
         if input.purpose != BATCH:
             raise Rejected(
-                f"File {file} was sent with purpose {input.purpose}; a batch needs one of purpose {BATCH}.",
+                f"File {file} has purpose {input.purpose}; a batch needs a file of purpose {BATCH}.",
                 param="input_file_id",
                 code="invalid_value",
             )
@@ -75,10 +75,10 @@ class Jobs:
         return row
 
     async def get(self, owner: str, id: str) -> JobRow:  # noqa: A002 - the record's own field
-        """Describe a job.
+        """Return a job.
 
         Raises:
-            NotFound: there is none of that id, or it is somebody else's.
+            NotFound: the owner has no job of that id.
         """
         row = await self._rows.get(id) if IDS.fullmatch(id) else None
         if row is None or row.owner != owner:
@@ -89,7 +89,7 @@ class Jobs:
         """List jobs of an owner, newest first, and tell whether more follow.
 
         Raises:
-            NotFound: there is no job `after`.
+            NotFound: the job `after` does not exist.
         """
         if after is not None:
             await self.get(owner, after)
@@ -97,11 +97,11 @@ class Jobs:
         return list(rows[:limit]), len(rows) > limit
 
     async def cancel(self, owner: str, id: str) -> JobRow:  # noqa: A002
-        """Ask for the end of a job: what is answered until then is kept.
+        """Request the end of a job; results up to that point are kept.
 
         Raises:
-            NotFound: as `get`.
-            Conflict: it has ended already.
+            NotFound: the owner has no job of that id.
+            Conflict: the job has already ended.
         """
         await self.get(owner, id)
         row = await self._rows.cancel(id)
@@ -112,7 +112,7 @@ class Jobs:
         return row
 
     async def counts(self) -> dict[str, int]:
-        """Count the jobs of every owner that have not ended, by state."""
+        """Count unfinished jobs of all owners by state."""
         found: dict[str, int] = {}
         async for page in self._rows.pages():
             for row in page:

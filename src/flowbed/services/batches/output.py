@@ -1,7 +1,8 @@
-"""What a job has answered so far: parts of lines in the store, each laid down once, and the files made of them."""
+"""The output of a running job: its answered lines, stored in parts that are written once each."""
 
 from __future__ import annotations
 
+import hashlib
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -18,8 +19,8 @@ FOLDER = "jobs"
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Outcome:
-    """What became of one line: the line that its owner is told, ended; where it `failed`, among the errors."""
+class LineOutcome:
+    """The result line of one input line, newline included; a `failed` one goes to the error file."""
 
     text: bytes
     failed: bool
@@ -27,10 +28,10 @@ class Outcome:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Part:
-    """What is said at the head of a part: how many lines it answers, how many of them failed, and what they used.
+class OutputPart:
+    """The header of a part: how many lines it answers, how many failed, and the tokens used.
 
-    `output` and `errors` are the bytes that follow for each of the two files.
+    `output` and `errors` are the numbers of bytes that follow for each of the two files.
     """
 
     lines: int
@@ -40,15 +41,15 @@ class Part:
     errors: int
 
 
-class Parts:
+class OutputParts:
     """The parts of one job, each named by its first line."""
 
     def __init__(self, store: Store, job: str) -> None:
-        """Keep them in `store`."""
+        """Keep the parts of `job` in `store`."""
         self._store, self._folder = store, f"{FOLDER}/{job}"
 
-    async def find(self, first: int) -> Part | None:
-        """Find the part that begins with a line; None where there is none."""
+    async def find(self, first: int) -> OutputPart | None:
+        """Return the header of the part that starts with a line, or None."""
         stream = self._store.stream(self._key(first))
         try:
             return _head(await _beginning(stream))[0]
@@ -57,11 +58,11 @@ class Parts:
         finally:
             await stream.aclose()  # type: ignore[attr-defined]
 
-    async def lay(self, first: int, outcomes: Sequence[Outcome]) -> Part:
-        """Lay a part down, and describe it; where another is there already, that one counts."""
+    async def write(self, first: int, outcomes: Sequence[LineOutcome]) -> OutputPart:
+        """Write a part and return its header; if the part already exists, return that one's header."""
         output = b"".join(outcome.text for outcome in outcomes if not outcome.failed)
         errors = b"".join(outcome.text for outcome in outcomes if outcome.failed)
-        part = Part(
+        part = OutputPart(
             lines=len(outcomes),
             failed=sum(outcome.failed for outcome in outcomes),
             tokens=sum(outcome.tokens for outcome in outcomes),
@@ -74,12 +75,12 @@ class Parts:
         except Conflict:
             found = await self.find(first)
             if found is None:
-                raise Transient(f"{self._key(first)} was there, and is gone; try again") from None
+                raise Transient(f"{self._key(first)} was deleted meanwhile; try again") from None
             return found
         return part
 
     async def output(self, lines: int) -> AsyncIterator[bytes]:
-        """Read the answers to the first `lines` lines."""
+        """Read the results of the first `lines` lines."""
         async for piece in self._read(lines, errors=False):
             yield piece
 
@@ -89,7 +90,7 @@ class Parts:
             yield piece
 
     async def drop(self) -> None:
-        """Remove every part."""
+        """Delete every part."""
         await drop_folder(self._store, self._folder)
 
     async def _read(self, lines: int, *, errors: bool) -> AsyncIterator[bytes]:
@@ -116,21 +117,60 @@ class Parts:
 
 
 async def drop_folder(store: Store, folder: str) -> None:
-    """Remove everything below a folder."""
+    """Delete everything in a folder."""
     keys = [listed.key async for listed in store.list(folder)]
     if keys:
         await store.delete(keys)
 
 
 async def _beginning(stream: AsyncIterator[bytes]) -> bytes:
-    """Read until the first line is there."""
+    """Read until the first line is complete."""
     beginning = b""
     while b"\n" not in beginning:
         beginning += await anext(stream)
     return beginning
 
 
-def _head(beginning: bytes) -> tuple[Part, bytes]:
-    """Tell the head of a part, and what of the rest was read with it."""
+def _head(beginning: bytes) -> tuple[OutputPart, bytes]:
+    """Return the header of a part, and the bytes that were read beyond it."""
     head, _, rest = beginning.partition(b"\n")
-    return Part(**orjson.loads(head)), rest
+    return OutputPart(**orjson.loads(head)), rest
+
+
+def line_id(job: str, place: int) -> str:
+    """Return the id of a result line: the same however often the line is answered."""
+    return f"batch_req_{_digest(job, place)}"
+
+
+def request_id(job: str, place: int) -> str:
+    """Return the request id of a line."""
+    return f"req_{_digest(job, place)}"
+
+
+def answered_line(job: str, place: int, name: str, *, status: int, body: bytes) -> bytes:
+    """Write the result line of an answered line: the route's response, error or not."""
+    return (
+        b'{"id":"%b","custom_id":%b,"response":{"status_code":%d,"request_id":"%b","body":%b},"error":null}\n'
+        % (
+            line_id(job, place).encode(),
+            orjson.dumps(name),
+            status,
+            request_id(job, place).encode(),
+            body,
+        )
+    )
+
+
+def unanswered_line(job: str, place: int, name: str, *, code: str, message: str) -> bytes:
+    """Write the result line of a line that was not answered."""
+    line = {
+        "id": line_id(job, place),
+        "custom_id": name,
+        "response": None,
+        "error": {"code": code, "message": message},
+    }
+    return orjson.dumps(line, option=orjson.OPT_APPEND_NEWLINE)
+
+
+def _digest(job: str, place: int) -> str:
+    return hashlib.sha256(f"{job}/{place}".encode()).hexdigest()[:24]

@@ -1,4 +1,4 @@
-"""The background of a server: jobs are found, held by one process at a time, and done; old files are swept."""
+"""The background of a server: finds jobs, executes each in one process at a time, and deletes old files."""
 
 from __future__ import annotations
 
@@ -9,8 +9,8 @@ from collections import Counter
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Self
 
-from flowbed.services.batches.answering import Answers
-from flowbed.services.batches.execution import HELD, GaveWay, Lost, Work
+from flowbed.services.batches.answering import LineEmbedder
+from flowbed.services.batches.execution import LEASE_SECONDS, JobExecution, LeaseLost, Yielded
 from flowbed.services.batches.fair_scheduling import following, giving_way
 from flowbed.services.batches.output import FOLDER, drop_folder
 from flowbed.telemetry import log
@@ -19,98 +19,98 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from flowbed.ledger import JobRow
-    from flowbed.services.batches.answering import Wire
+    from flowbed.services.batches.answering import LineFormat
     from flowbed.services.service import Service
 
-# Seconds between two looks for jobs that other processes have taken on, or died of.
-EVERY = 1.0
-# Jobs that one process works on at once, in turns; each has its input on this machine's disk.
+# Seconds between two searches for jobs that other processes created or died of.
+LOOK_SECONDS = 1.0
+# Jobs that one process executes concurrently; each has its input on local disk.
 AT_ONCE = 8
-# Seconds after which a job that could not go on is tried again, doubled each time.
-AGAIN, AGAIN_MOST = 1.0, 60.0
-SWEPT_EVERY = 3_600.0
+# Seconds before a failed job is tried again, doubled each time.
+RETRY, RETRY_MOST = 1.0, 60.0
+SWEEP_SECONDS = 3_600.0
 
 
 def _nothing(completed: int, failed: int) -> None:
-    """Count nothing."""
+    """Ignore the counts."""
 
 
 @dataclass(frozen=True, slots=True)
-class _Begun:
-    """A job that is worked on here."""
+class _RunningJob:
+    """A job that this process executes."""
 
     owner: str
-    work: Work
+    execution: JobExecution
     task: asyncio.Task[None]
 
 
-class Working:
-    """A context in which the jobs of a project go on, beside those of other processes."""
+class JobWorker:
+    """A context in which the jobs of a project are executed, sharing them with other processes."""
 
     def __init__(
         self,
         service: Service,
-        wire: Wire,
+        wire: LineFormat,
         *,
         busy: Callable[[], bool] = lambda: False,
         done: Callable[[int, int], None] = _nothing,
         monotonic: Callable[[], float] = time.monotonic,
     ) -> None:
-        """Take what is served and how lines are worded.
+        """Use a service, and a format for lines.
 
-        `busy` tells whether people wait for answers; `done` is told how many lines were answered, and failed.
+        `busy` tells whether interactive requests are waiting; `done` receives how many lines were answered and failed.
         """
         self._service, self._rows = service, service.bed.ledger.jobs
         self._clock, self._monotonic = service.bed.clock, monotonic
-        self._answers = Answers(service.embeddings, service.models, wire, busy=busy, monotonic=monotonic)
+        self._answers = LineEmbedder(service.embeddings, service.models, wire, busy=busy, monotonic=monotonic)
         self._worker = service.bed.worker()
         self._done = done
-        self._running: dict[str, _Begun] = {}  # in the order in which they were begun
+        self._running: dict[str, _RunningJob] = {}  # oldest first
         self._failures: dict[
             str, tuple[int, float]
-        ] = {}  # how often a job could not go on, and when it may again
+        ] = {}  # number of failures of a job, and when it may run again
         self._ending = False
         self._looking: asyncio.Task[None] | None = None
         self._sweeping: asyncio.Task[None] | None = None
 
     async def __aenter__(self) -> Self:
-        """Begin."""
-        self._looking = asyncio.create_task(self._look_on(), name="jobs")
-        self._sweeping = asyncio.create_task(self._sweep_on(), name="files")
+        """Start."""
+        self._looking = asyncio.create_task(self._keep_looking(), name="jobs")
+        self._sweeping = asyncio.create_task(self._keep_sweeping(), name="files")
         return self
 
     async def __aexit__(self, *_: object) -> None:
-        """Let go of every job where it is; another process, or the next one here, goes on with it."""
-        # Not cancelled: a job that is just being held would be held by nobody who knows.
+        """Stop every job at its current part; another process, or the next start, continues it."""
+        # Not cancelled: a lease that is being taken would then be held by nobody who knows of it.
         self._ending = True
         self._service.jobs.changed.set()
         if self._looking is not None and self._sweeping is not None:
             self._sweeping.cancel()
             await asyncio.wait([self._looking, self._sweeping])
-        tasks = [begun.task for begun in self._running.values()]
+        tasks = [job.task for job in self._running.values()]
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
 
     async def look(self) -> None:
-        """Begin with the jobs that nobody works on, as many as may be, round their owners.
+        """Start unclaimed jobs in free places, alternating between owners.
 
-        Where all places are taken, jobs of those who have most of them are asked to give way.
+        With all places taken, ask jobs of the owners with most places to yield.
         """
         waiting = [] if self._ending else await self._waiting()
         while waiting and not self._ending and len(self._running) < AT_ONCE:
-            owners = Counter(begun.owner for begun in self._running.values())
+            owners = Counter(job.owner for job in self._running.values())
             row = following(waiting, owners)
             waiting.remove(row)
-            held = await self._held(row)
+            held = await self._claim(row)
             if held is not None and held.id not in self._running:
                 self._begin(held)
-        staying = {job: begun.owner for job, begun in self._running.items() if not begun.work.gives_way}
-        for job in giving_way(waiting, staying, places=AT_ONCE):
-            self._running[job].work.give_way()
+        staying = {id: job.owner for id, job in self._running.items() if not job.execution.gives_way}
+        for id in giving_way(waiting, staying, places=AT_ONCE):  # noqa: A001
+            self._running[id].execution.give_way()
 
     async def sweep(self) -> None:
-        """Remove files whose time is over, and parts of jobs that have ended."""
+        """Delete expired files, and parts of jobs that have ended."""
         await self._service.files.sweep()
         store = self._service.bed.store
         for job in await store.folders(FOLDER):
@@ -118,46 +118,46 @@ class Working:
             if row is None or row.ended:
                 await drop_folder(store, f"{FOLDER}/{job}")
 
-    async def _look_on(self) -> None:
+    async def _keep_looking(self) -> None:
         held_at = self._monotonic()
         changed = self._service.jobs.changed
         while not self._ending:
             changed.clear()
             try:
                 await self.look()
-                if self._monotonic() - held_at > HELD / 3:
+                if self._monotonic() - held_at > LEASE_SECONDS / 3:
                     held_at = self._monotonic()
-                    await self._hold_on()
-            except Exception as error:  # noqa: BLE001 - whatever it is, the next look may find more
-                log.warning("jobs cannot be looked for, which is tried again: %s", error)
+                    await self._renew_leases()
+            except Exception as error:  # noqa: BLE001 - the next search may succeed
+                log.warning("cannot search for jobs, will try again: %s", error)
             with contextlib.suppress(TimeoutError):
-                async with asyncio.timeout(EVERY):
+                async with asyncio.timeout(LOOK_SECONDS):
                     await changed.wait()
 
-    async def _sweep_on(self) -> None:
+    async def _keep_sweeping(self) -> None:
         while True:
             try:
                 await self.sweep()
-            except Exception as error:  # noqa: BLE001 - whatever it is, the next time may do it
-                log.warning("old files are not swept, which is tried again: %s", error)
-            await asyncio.sleep(SWEPT_EVERY)
+            except Exception as error:  # noqa: BLE001 - the next time may succeed
+                log.warning("cannot delete old files, will try again: %s", error)
+            await asyncio.sleep(SWEEP_SECONDS)
 
     async def _waiting(self) -> list[JobRow]:
-        """Find jobs that nobody works on, oldest first, and of each owner no more than there are places."""
+        """Find unclaimed jobs, oldest first, of each owner at most as many as there are places."""
         now, at = self._monotonic(), self._clock()
         found: list[JobRow] = []
         owners: Counter[str] = Counter()
         async for page in self._rows.pages():
             for row in page:
-                put_off = self._failures.get(row.id, (0, now))[1] > now
+                delayed = self._failures.get(row.id, (0, now))[1] > now
                 held = row.worker and row.until >= at and not self._service.bed.dead(row.worker)
-                if row.id not in self._running and not put_off and not held and owners[row.owner] < AT_ONCE:
+                if row.id not in self._running and not delayed and not held and owners[row.owner] < AT_ONCE:
                     owners[row.owner] += 1
                     found.append(row)
         return found
 
     def _begin(self, row: JobRow) -> None:
-        work = Work(
+        execution = JobExecution(
             row,
             self._service,
             answers=self._answers,
@@ -165,13 +165,13 @@ class Working:
             monotonic=self._monotonic,
             done=self._done,
         )
-        task = asyncio.create_task(self._work(row, work), name=row.id)
-        self._running[row.id] = _Begun(row.owner, work, task)
+        task = asyncio.create_task(self._execute(row, execution), name=row.id)
+        self._running[row.id] = _RunningJob(row.owner, execution, task)
 
-    async def _held(self, row: JobRow) -> JobRow | None:
-        """Hold a job that nobody holds; that of a process which has ended here is taken over."""
+    async def _claim(self, row: JobRow) -> JobRow | None:
+        """Take the lease of an unclaimed job, or of one whose holder has ended."""
         now = self._clock()
-        until = now + round(HELD * 1e6)
+        until = now + round(LEASE_SECONDS * 1e6)
         if row.worker and row.until >= now:
             if not self._service.bed.dead(row.worker):
                 return None
@@ -180,33 +180,33 @@ class Working:
                 return None
         return await self._rows.hold(row.id, worker=self._worker, now=now, until=until)
 
-    async def _hold_on(self) -> None:
-        """Put off the end of every hold; work on a job that was lost is ended."""
-        for job, begun in list(self._running.items()):
+    async def _renew_leases(self) -> None:
+        """Renew every lease; execution of a job whose lease was lost is cancelled."""
+        for id, job in list(self._running.items()):  # noqa: A001
             now = self._clock()
-            until = now + round(HELD * 1e6)
-            if await self._rows.hold(job, worker=self._worker, now=now, until=until) is None:
-                begun.task.cancel()
+            until = now + round(LEASE_SECONDS * 1e6)
+            if await self._rows.hold(id, worker=self._worker, now=now, until=until) is None:
+                job.task.cancel()
 
-    async def _work(self, row: JobRow, work: Work) -> None:
-        """Work on a job until it has ended, or cannot go on."""
+    async def _execute(self, row: JobRow, execution: JobExecution) -> None:
+        """Execute a job until it ends or fails."""
         try:
-            await work.run()
-        except GaveWay:
-            with contextlib.suppress(Exception):  # its hold then runs out
-                await work.let_go()
-        except Lost:
-            log.info("job %s is worked on elsewhere", row.id)
+            await execution.run()
+        except Yielded:
+            with contextlib.suppress(Exception):  # the lease then expires
+                await execution.let_go()
+        except LeaseLost:
+            log.info("job %s is executed by another process", row.id)
         except asyncio.CancelledError:
-            await work.let_go()
+            await execution.let_go()
             raise
-        except Exception as error:  # noqa: BLE001 - whatever it is, other jobs go on, and this one is tried again
+        except Exception as error:  # noqa: BLE001 - other jobs continue, and this one is tried again
             failures = self._failures.get(row.id, (0, 0.0))[0] + 1
-            wait = min(AGAIN * 2 ** min(failures, 10), AGAIN_MOST)
+            wait = min(RETRY * 2 ** min(failures, 10), RETRY_MOST)
             self._failures[row.id] = failures, self._monotonic() + wait
-            log.warning("job %s cannot go on, and is tried again in %g s: %s", row.id, wait, error)
+            log.warning("job %s failed, will try again in %g s: %s", row.id, wait, error)
             with contextlib.suppress(Exception):
-                await work.let_go()
+                await execution.let_go()
         else:
             self._failures.pop(row.id, None)
         finally:
