@@ -162,7 +162,7 @@ def test_an_address_that_is_taken_is_named(tmp_path: Path, serve: Callable[..., 
         port = str(taken.getsockname()[1])
         running = serve(write_project(tmp_path / "project"), "--port", port)
         assert running.process.wait(SECONDS) == 2
-    assert f"127.0.0.1:{port} cannot be listened on" in running.errors.read_text()
+    assert f"cannot listen on 127.0.0.1:{port}" in running.errors.read_text()
 
 
 @pytest.mark.parametrize("workers", ["1", "2"])

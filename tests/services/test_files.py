@@ -198,7 +198,7 @@ async def test_an_owner_keeps_so_many_bytes(files: FileService, project: Project
     second = await send(files, b"four", owner="me", most=8)
     before = await stored(project)
     for parts in ((b"x",), (b"five5", b"more"), (b"x" * 9,)):
-        with pytest.raises(Rejected, match="may have 8 bytes together") as refused:
+        with pytest.raises(Rejected, match="may have 8 bytes in total") as refused:
             await send(files, *parts, owner="me", most=8)
         assert (refused.value.param, refused.value.code) == ("file", "storage_limit_exceeded")
     assert await stored(project) == before

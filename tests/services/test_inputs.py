@@ -41,8 +41,8 @@ def test_token_arrays_are_told_from_texts() -> None:
         (["a", ""], r"input\[1\] is an empty string"),
         ([], "empty list"),
         (["a"] * 2049, "2,049 items"),
-        (["a", 1], "has to be a string"),
-        (["a", ["b"]], "has to be a string"),
+        (["a", 1], "must be a string"),
+        (["a", ["b"]], "must be a string"),
     ],
 )
 def test_what_is_no_text_is_refused(given: Any, said: str) -> None:
@@ -57,9 +57,9 @@ def test_what_is_no_text_is_refused(given: Any, said: str) -> None:
     [
         ([[]], r"input\[0\] is an empty token array"),
         ([[1], []], r"input\[1\] is an empty token array"),
-        ([1, "a"], "has to be a string"),
-        ([[1], ["a"]], "has to be a string"),
-        ([True, 1], "has to be a string"),
+        ([1, "a"], "must be a string"),
+        ([[1], ["a"]], "must be a string"),
+        ([True, 1], "must be a string"),
         ([[1]] * 2049, "2,049 items"),
     ],
 )

@@ -558,8 +558,8 @@ async def test_a_job_that_cannot_go_on_stands_in_nobodys_way(
     """Where the work on one job breaks down, others are done, and it is tried again later."""
     from flowbed.services.batches import execution, worker
 
-    monkeypatch.setattr(worker, "AGAIN", 0.01)
-    monkeypatch.setattr(worker, "EVERY", 0.01)
+    monkeypatch.setattr(worker, "RETRY", 0.01)
+    monkeypatch.setattr(worker, "LOOK_SECONDS", 0.01)
     done = execution.JobExecution.run
     broken = 3
 

@@ -74,7 +74,7 @@ async def test_tokens_of_a_day_are_limited(project: Project) -> None:
     quota = quotas(project)
     await spend(quota, 99)
     assert quota.left(SMALL) == 1
-    with pytest.raises(Exhausted, match=r"of 100 tokens a day 1 are left.*needs 2.*24.0 hours") as caught:
+    with pytest.raises(Exhausted, match=r"1 of 100 tokens a day are left.*needs 2.*24.0 hours") as caught:
         quota.hold(SMALL, 2)
     assert caught.value.code == "insufficient_quota"
     await spend(quota, 1)
@@ -89,7 +89,7 @@ async def test_what_is_set_aside_cannot_be_used_twice(project: Project) -> None:
     quota = quotas(project)
     await quota.admit(SMALL)
     quota.hold(SMALL, 60)
-    with pytest.raises(Exhausted, match="40 are left"):
+    with pytest.raises(Exhausted, match="40 of 100 tokens a day are left"):
         quota.hold(SMALL, 60)
     quota.settle(SMALL, held=60, tokens=0)
     quota.hold(SMALL, 100)

@@ -56,7 +56,7 @@ class TokenArrayReader:
             return self._of_cl100k
         if not isinstance(embedder, Decodes):
             raise Rejected(
-                f"token arrays are not supported for {embedder.space.model}, which has no local tokenizer; send the text",
+                f"token arrays are not supported for {embedder.space.model}, which has no local tokenizer; send text",
                 param="input",
             )
         return embedder.decode

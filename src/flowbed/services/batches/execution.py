@@ -155,7 +155,7 @@ class JobExecution:
                 return
         message = (
             f"Enqueued token limit reached for {check.model}: this batch has about {check.tokens:,} tokens,"
-            " more than fit beside your other batches. Please try again once some in_progress batches have been completed."
+            " more than fit beside your other batches. Please try again once some in_progress batches have completed."
         )
         await self._fail([InputFault(code="token_limit_exceeded", message=message)])
 

@@ -105,9 +105,9 @@ class JobWorker:
             held = await self._claim(row)
             if held is not None and held.id not in self._running:
                 self._begin(held)
-        staying = {id: job.owner for id, job in self._running.items() if not job.execution.gives_way}
-        for id in giving_way(waiting, staying, places=AT_ONCE):  # noqa: A001
-            self._running[id].execution.give_way()
+        staying = {name: job.owner for name, job in self._running.items() if not job.execution.gives_way}
+        for name in giving_way(waiting, staying, places=AT_ONCE):
+            self._running[name].execution.give_way()
 
     async def sweep(self) -> None:
         """Delete expired files, and parts of jobs that have ended."""
@@ -182,10 +182,10 @@ class JobWorker:
 
     async def _renew_leases(self) -> None:
         """Renew every lease; execution of a job whose lease was lost is cancelled."""
-        for id, job in list(self._running.items()):  # noqa: A001
+        for name, job in list(self._running.items()):
             now = self._clock()
             until = now + round(LEASE_SECONDS * 1e6)
-            if await self._rows.hold(id, worker=self._worker, now=now, until=until) is None:
+            if await self._rows.hold(name, worker=self._worker, now=now, until=until) is None:
                 job.task.cancel()
 
     async def _execute(self, row: JobRow, execution: JobExecution) -> None:
