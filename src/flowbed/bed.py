@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, Self, TypeVar
 
 from flowbed import index, maintenance, pipeline, settings
-from flowbed.embedding.cache.disk import drop_damaged, fault_of
+from flowbed.embedding.cache.disk import damage_of, drop_damaged
 from flowbed.errors import Misconfigured, NotFound, Rejected
 from flowbed.index.active_space import Live, Recent, live_collection, live_collections, require_same
 from flowbed.index.datasets import Datasets
@@ -434,7 +434,7 @@ class Flowbed:
             **vars(self._context()),
             store_path=path or self._store.url,
             free_bytes=lambda: psutil.disk_usage(path or str(self.folder)).free,
-            cache_fault=lambda: fault_of(self._embedders.vector_file),
+            cache_fault=lambda: damage_of(self._embedders.vector_file),
         )
         return await maintenance.doctor.examine(context)
 

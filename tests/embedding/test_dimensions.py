@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from flowbed.embedding.dimensions import POLICIES, Policy, fit, fitted, is_padded
+from flowbed.embedding.dimensions import POLICIES, Policy, is_padded, resize, resized_space
 from flowbed.errors import Rejected
 from flowbed.records import Space
 from flowbed.testing.embedder import seeded
@@ -29,12 +29,12 @@ def test_a_policy_leads_to_what_was_asked_or_refuses(
 ) -> None:
     """Vectors are of the space's dimensions, of length 1, and of another space if and only if they were changed."""
     try:
-        space = fitted(SPACE, asked, policy, matryoshka=matryoshka)
+        space = resized_space(SPACE, asked, policy, matryoshka=matryoshka)
     except Rejected as error:
         refused = error
     else:
         native = seeded([f"{row}" for row in range(rows)], 8)
-        vectors = fit(native, space.dimensions, normalized=True)
+        vectors = resize(native, space.dimensions, normalized=True)
         assert vectors.shape == (rows, space.dimensions)
         assert vectors.dtype == np.float32
         np.testing.assert_allclose(np.linalg.norm(vectors, axis=1), 1.0, atol=1e-6)
@@ -52,16 +52,16 @@ def test_a_policy_leads_to_what_was_asked_or_refuses(
 def test_reduced_vectors_point_where_their_beginning_points() -> None:
     """Cutting keeps the first numbers in proportion."""
     native = seeded(["a"], 8)
-    cut = fit(native, 3, normalized=True)
+    cut = resize(native, 3, normalized=True)
     np.testing.assert_allclose(cut[0] * np.linalg.norm(native[0, :3]), native[0, :3], atol=1e-7)
-    np.testing.assert_array_equal(fit(native, 3, normalized=False), native[:, :3])
+    np.testing.assert_array_equal(resize(native, 3, normalized=False), native[:, :3])
 
 
 def test_a_vector_of_nothing_stays_nothing() -> None:
     """What has no direction in the dimensions that are left is not given one."""
     native = np.zeros((1, 8), dtype=np.float32)
     native[0, 7] = 1
-    np.testing.assert_array_equal(fit(native, 3, normalized=True), np.zeros((1, 3), dtype=np.float32))
+    np.testing.assert_array_equal(resize(native, 3, normalized=True), np.zeros((1, 3), dtype=np.float32))
 
 
 @pytest.mark.parametrize(
@@ -81,4 +81,4 @@ def test_a_refusal_says_what_to_ask_for(
 ) -> None:
     """Whoever asks for what cannot be had is told what can."""
     with pytest.raises(Rejected, match=advice):
-        fitted(SPACE, dimensions, policy, matryoshka=matryoshka)
+        resized_space(SPACE, dimensions, policy, matryoshka=matryoshka)

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from flowbed.embedding.splitting import AT_ONCE, cut, halved, in_parts
+from flowbed.embedding.splitting import AT_ONCE, call_in_parts, halves, split
 from flowbed.errors import Rejected, Transient
 from flowbed.records import Embedded
 
@@ -27,14 +27,14 @@ def answer(part: slice) -> Embedded:
 @given(sizes=SIZES, items=st.integers(1, 9), tokens=st.integers(1, 80))
 def test_every_text_is_in_one_run_and_in_order(sizes: list[int], items: int, tokens: int) -> None:
     """The parts together are all the texts, each once, in their order."""
-    parts = cut(sizes, items=items, tokens=tokens)
+    parts = split(sizes, items=items, tokens=tokens)
     assert [place for part in parts for place in range(part.start, part.stop)] == list(range(len(sizes)))
 
 
 @given(sizes=SIZES, items=st.integers(1, 9), tokens=st.integers(1, 80))
 def test_no_run_is_more_than_a_request_holds(sizes: list[int], items: int, tokens: int) -> None:
     """Neither by texts nor by tokens, save for a text that is too large alone."""
-    for part in cut(sizes, items=items, tokens=tokens):
+    for part in split(sizes, items=items, tokens=tokens):
         held = sizes[part]
         assert 1 <= len(held) <= items
         assert sum(held) <= tokens or len(held) == 1
@@ -43,7 +43,7 @@ def test_no_run_is_more_than_a_request_holds(sizes: list[int], items: int, token
 @given(sizes=SIZES, items=st.integers(1, 9), tokens=st.integers(1, 80))
 def test_no_run_could_have_held_the_next_text(sizes: list[int], items: int, tokens: int) -> None:
     """As few requests are sent as the order allows."""
-    parts = cut(sizes, items=items, tokens=tokens)
+    parts = split(sizes, items=items, tokens=tokens)
     for part, following in pairwise(parts):
         grown = sizes[part.start : following.start + 1]
         assert len(grown) > items or sum(grown) > tokens
@@ -52,7 +52,7 @@ def test_no_run_could_have_held_the_next_text(sizes: list[int], items: int, toke
 @given(count=st.integers(2, 1_000))
 def test_halves_are_all_of_it(count: int) -> None:
     """Both hold something, and nothing is lost between them."""
-    first, second = halved(count)
+    first, second = halves(count)
     assert (first.start, first.stop, second.stop) == (0, second.start, count)
     assert first.stop > 0
     assert second.stop > second.start
@@ -60,13 +60,13 @@ def test_halves_are_all_of_it(count: int) -> None:
 
 async def test_answers_are_joined_in_the_order_of_the_texts() -> None:
     """Whichever part is answered first."""
-    parts = cut([1] * 10, items=3, tokens=100)
+    parts = split([1] * 10, items=3, tokens=100)
 
     async def ask(part: slice) -> Embedded:
         await asyncio.sleep(0.01 * (10 - part.start))
         return answer(part)
 
-    found = await in_parts(parts, ask)
+    found = await call_in_parts(parts, ask)
     assert found.vectors[:, 0].tolist() == list(range(10))
     assert found.tokens == 10
 
@@ -80,7 +80,7 @@ async def test_positions_of_refused_texts_are_those_of_the_call() -> None:
         return answer(part)
 
     with pytest.raises(Rejected) as refused:
-        await in_parts(cut([1] * 10, items=3, tokens=100), ask)
+        await call_in_parts(split([1] * 10, items=3, tokens=100), ask)
     assert refused.value.inputs == (3, 5)
 
 
@@ -99,7 +99,7 @@ async def test_the_first_failure_ends_the_others() -> None:
         return answer(part)
 
     with pytest.raises(Transient) as busy:
-        await in_parts(cut([1] * 100, items=1, tokens=1), ask)
+        await call_in_parts(split([1] * 100, items=1, tokens=1), ask)
     assert busy.value.retry_after == 7
     assert len(begun) == AT_ONCE
     assert not ended
@@ -117,5 +117,5 @@ async def test_only_a_few_runs_are_under_way_at_once() -> None:
         now -= 1
         return answer(part)
 
-    await in_parts(cut([1] * 50, items=1, tokens=1), ask)
+    await call_in_parts(split([1] * 50, items=1, tokens=1), ask)
     assert most == AT_ONCE

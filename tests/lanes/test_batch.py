@@ -14,7 +14,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from flowbed.embedding.batch_api import Answered, Job, JobTerms
+from flowbed.embedding.batch_api import Job, JobTerms, ResultLine
 from flowbed.errors import NotFound, Rejected
 from flowbed.lanes.batch.answer_files import Answers, copy_answers, read_answers
 from flowbed.lanes.batch.carried_texts import CarriedTexts
@@ -44,7 +44,7 @@ class Written:
     async def find(self, submission: str) -> Job | None:
         return None
 
-    async def look(self, job: str) -> Job:
+    async def retrieve(self, job: str) -> Job:
         raise NotFound("it has none")
 
     async def cancel(self, job: str) -> None:
@@ -56,23 +56,23 @@ class Written:
     def line(self, name: str, text: str) -> bytes:
         return orjson.dumps([name, text]) + b"\n"
 
-    def asked(self, line: bytes) -> tuple[str, str]:
+    def parse_input(self, line: bytes) -> tuple[str, str]:
         name, text = orjson.loads(line)
         return name, text
 
-    async def content(self, file: str) -> AsyncIterator[bytes]:
+    async def download(self, file: str) -> AsyncIterator[bytes]:
         if file not in self.files:
             raise NotFound(f"no file {file}")
         body = self.files[file]
         for start in range(0, len(body), 7):
             yield body[start : start + 7]
 
-    def read(self, line: bytes) -> Answered:
+    def parse_result(self, line: bytes) -> ResultLine:
         try:
             name, vector, tokens, failure, reason = orjson.loads(line)
         except ValueError as error:
             raise Rejected("no line of answers") from error
-        return Answered(
+        return ResultLine(
             name=name,
             vector=None if vector is None else np.array(vector, np.float32),
             tokens=tokens,
@@ -258,7 +258,7 @@ def test_vectors_lie_on_disk() -> None:
     """However many vectors there are, reading some of them gives just those."""
     with Answers() as answers:
         for place in range(1_000):
-            answers.add(Answered(name=f"{place}", vector=np.full(3, place, np.float32), tokens=1))
+            answers.add(ResultLine(name=f"{place}", vector=np.full(3, place, np.float32), tokens=1))
         assert len(answers) == 1_000
         found = answers.vectors(f"{place}" for place in (999, 0, 5, 2_000))
         assert {name: vector[0] for name, vector in found.items()} == {"0": 0, "5": 5, "999": 999}

@@ -27,7 +27,7 @@ def is_padded(space: Space) -> bool:
     return space.pooling.endswith(PADDED)
 
 
-def fitted(space: Space, dimensions: int, policy: Policy, *, matryoshka: bool) -> Space:
+def resized_space(space: Space, dimensions: int, policy: Policy, *, matryoshka: bool) -> Space:
     """Tell the space of vectors that `policy` makes of those of `space` when `dimensions` are asked for.
 
     `reduce` cuts vectors of models that were trained for it (`matryoshka`) and makes them unit length again; `pad`
@@ -48,7 +48,7 @@ def fitted(space: Space, dimensions: int, policy: Policy, *, matryoshka: bool) -
     )
 
 
-def fit(vectors: NDArray[np.float32], dimensions: int, *, normalized: bool) -> NDArray[np.float32]:
+def resize(vectors: NDArray[np.float32], dimensions: int, *, normalized: bool) -> NDArray[np.float32]:
     """Cut vectors of shape (n, d) to `dimensions`, `normalized` ones to length 1 again, or fill them up with zeros."""
     rows, width = vectors.shape
     if dimensions == width:

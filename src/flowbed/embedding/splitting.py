@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 AT_ONCE = 8
 
 
-def cut(sizes: Sequence[int], *, items: int, tokens: int) -> list[slice]:
+def split(sizes: Sequence[int], *, items: int, tokens: int) -> list[slice]:
     """Cut texts of these sizes, in order, into parts of at most `items` texts and `tokens` tokens.
 
     A text that alone is larger than `tokens` gets a part of its own: the provider decides about it.
@@ -33,12 +33,12 @@ def cut(sizes: Sequence[int], *, items: int, tokens: int) -> list[slice]:
     return parts
 
 
-def halved(count: int) -> list[slice]:
+def halves(count: int) -> list[slice]:
     """Cut two or more texts into two parts."""
     return [slice(0, count // 2), slice(count // 2, count)]
 
 
-async def in_parts(parts: Sequence[slice], ask: Callable[[slice], Awaitable[Embedded]]) -> Embedded:
+async def call_in_parts(parts: Sequence[slice], ask: Callable[[slice], Awaitable[Embedded]]) -> Embedded:
     """Ask for each part, a few at a time, and join the answers in the order of the texts.
 
     The first failure ends the others. Positions in what `ask` answers and raises are those in its own part.

@@ -132,7 +132,9 @@ class Stack:
         guarded = CircuitBreaking(self._limited(breaker.name, embedder, patience=PATIENCE), breaker)
         if coalescing == "off" or (remote and coalescing == "local"):
             return guarded
-        return Coalesced(guarded, at_once=REMOTE_AT_ONCE) if remote else Coalesced(guarded, apart=True)
+        return (
+            Coalesced(guarded, at_once=REMOTE_AT_ONCE) if remote else Coalesced(guarded, separate_kinds=True)
+        )
 
     def _shared_buckets(self) -> Buckets:
         from flowbed.embedding.wrappers.buckets import BURST, MemoryBuckets, SharedBuckets

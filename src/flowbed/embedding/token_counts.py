@@ -12,12 +12,12 @@ if TYPE_CHECKING:
 CHARACTERS = 4
 
 
-def guessed(text: str) -> int:
+def estimate_tokens(text: str) -> int:
     """Guess the tokens of a text, which takes no time."""
     return len(text) // CHARACTERS + 1
 
 
-def shares(total: int, sizes: Sequence[int]) -> tuple[int, ...]:
+def share_tokens(total: int, sizes: Sequence[int]) -> tuple[int, ...]:
     """Divide `total` in proportion to `sizes`, into whole numbers that add up to it.
 
     A total of 0 was not told: then the sizes are the best that is known.

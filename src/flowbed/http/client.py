@@ -27,17 +27,17 @@ if TYPE_CHECKING:
 # Connections at once: more than a run has requests in flight, fewer than a process may have open files.
 CONNECTIONS = 256
 # Seconds: to connect, and of silence while an answer is awaited, which option `timeout` can change.
-CONNECT, SILENCE = 10.0, 60.0
+CONNECT, IDLE = 10.0, 60.0
 # Seconds that one request may take in all, against an answer that comes byte by byte.
-WHOLE = 600.0
+TOTAL = 600.0
 # Bytes of a body that are handed to the connection at once.
-AT_A_TIME = 2**19
+CHUNK = 2**19
 # Hosts that no proxy leads to.
 LOOPBACK = frozenset({"localhost", "127.0.0.1", "::1"})
 # Characters of another side's words that are worth repeating.
-REPEATED = 300
+MESSAGE_LIMIT = 300
 # Shortest piece of a text by which it is known again in what a provider says of it.
-KNOWN_AGAIN = 24
+SNIPPET = 24
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -104,15 +104,15 @@ class HttpClient:
                     f"[providers.{vendor}]"
                 )
         self.vendor = vendor
-        self.shown = f"{vendor} at {parts.hostname}" + (f":{port}" if port else "")
+        self.label = f"{vendor} at {parts.hostname}" + (f":{port}" if port else "")
         self._base_url = base_url.rstrip("/")
         self._headers = {"Content-Type": "application/json", "User-Agent": "flowbed", **headers}
-        self._proxy = None if _is_near(parts.hostname, no_proxy) else proxy or None
+        self._proxy = None if _bypasses_proxy(parts.hostname, no_proxy) else proxy or None
         self._secrets = [secret for secret in (*secrets, urlsplit(proxy).password) if secret]
-        self.silence = timeout or SILENCE
+        self.idle_timeout = timeout or IDLE
         self._session: aiohttp.ClientSession | None = None
         self._closed = False
-        self._failing = _Failing(self)
+        self._errors = _TranslateErrors(self)
 
     async def post(self, path: str, body: Mapping[str, Any] | None = None) -> HttpResponse:
         """Send `body` as JSON, or nothing, to `path` below the address, and read the whole answer, whatever its status.
@@ -121,8 +121,8 @@ class HttpClient:
             Transient: there was no connection, no answer in time, or only part of one.
             Misconfigured: the server's certificate is not trusted, or the address answers with another address.
         """
-        data = None if body is None else _sendable(orjson.dumps(body))
-        return await self._answer("POST", path, data)
+        data = None if body is None else _in_chunks(orjson.dumps(body))
+        return await self._request("POST", path, data)
 
     async def get(self, path: str) -> HttpResponse:
         """Ask for what is at `path` below the address, and read the whole answer, whatever its status.
@@ -130,17 +130,17 @@ class HttpClient:
         Raises:
             Transient, Misconfigured: as `post`.
         """
-        return await self._answer("GET", path, None)
+        return await self._request("GET", path, None)
 
     @asynccontextmanager
-    async def exchange(
+    async def stream(
         self,
         method: str,
         path: str,
         *,
         data: Any = None,  # whatever aiohttp can send
         headers: Mapping[str, str] | None = None,
-        lasting: float | None = None,
+        idle_timeout: float | None = None,
     ) -> AsyncIterator[aiohttp.ClientResponse]:
         """Send a request, and give its answer as it begins to come; inside too, what goes wrong is told as an error.
 
@@ -149,35 +149,37 @@ class HttpClient:
         Raises:
             Transient, Misconfigured: as `post`.
         """
-        with self._failing:
-            async with self._asked(method, path, data, headers=headers, lasting=lasting) as response:
-                self._stay(response)
+        with self._errors:
+            async with self._send(method, path, data, headers=headers, idle_timeout=idle_timeout) as response:
+                self._refuse_redirect(response)
                 yield response
 
-    async def _answer(self, method: str, path: str, data: bytes | BytesIO | None) -> HttpResponse:
+    async def _request(self, method: str, path: str, data: bytes | BytesIO | None) -> HttpResponse:
         """Do what `exchange` does for those who want all of the answer, without a generator between."""
-        with self._failing:
-            async with self._asked(method, path, data) as response:
-                self._stay(response)
+        with self._errors:
+            async with self._send(method, path, data) as response:
+                self._refuse_redirect(response)
                 return HttpResponse(
                     status=response.status, headers=response.headers, body=await response.read()
                 )
 
-    def _asked(
+    def _send(
         self,
         method: str,
         path: str,
         data: Any,  # whatever aiohttp can send
         *,
         headers: Mapping[str, str] | None = None,
-        lasting: float | None = None,
+        idle_timeout: float | None = None,
     ) -> AbstractAsyncContextManager[aiohttp.ClientResponse]:
         import aiohttp  # loaded where a provider is asked, which takes 100 ms
 
         timeout = aiohttp.ClientTimeout(
-            total=None if lasting else WHOLE, sock_connect=CONNECT, sock_read=lasting or self.silence
+            total=None if idle_timeout else TOTAL,
+            sock_connect=CONNECT,
+            sock_read=idle_timeout or self.idle_timeout,
         )
-        return self._connected().request(
+        return self._open_session().request(
             method,
             self._base_url + path,
             data=data,
@@ -186,11 +188,11 @@ class HttpClient:
             allow_redirects=False,  # the key would go there too
         )
 
-    def _stay(self, response: aiohttp.ClientResponse) -> None:
+    def _refuse_redirect(self, response: aiohttp.ClientResponse) -> None:
         """Refuse to be sent to another address."""
         if 300 <= response.status < 400:  # noqa: PLR2004 - as HTTP counts
             raise Misconfigured(
-                f"{self.shown} answered with another address ({response.status}); change base_url to that one"
+                f"{self.label} answered with another address ({response.status}); change base_url to that one"
             )
 
     async def aclose(self) -> None:
@@ -199,47 +201,47 @@ class HttpClient:
         if self._session is not None:
             await self._session.close()
 
-    def redacted(self, said: str, texts: Sequence[str] = ()) -> str:
-        """Take secrets and texts out of what a provider said, and all that is too long to repeat."""
+    def redacted(self, message: str, texts: Sequence[str] = ()) -> str:
+        """Take secrets and texts out of what a provider message, and all that is too long to repeat."""
         for secret in self._secrets:
-            said = said.replace(secret, "***")
+            message = message.replace(secret, "***")
         for text in texts:
-            start = said.find(text[:KNOWN_AGAIN]) if len(text.strip()) >= KNOWN_AGAIN // 2 else -1
+            start = message.find(text[:SNIPPET]) if len(text.strip()) >= SNIPPET // 2 else -1
             if start >= 0:
-                said = said[:start] + "..."
-        if len(said) > REPEATED:
-            said = said[:REPEATED] + "..."
+                message = message[:start] + "..."
+        if len(message) > MESSAGE_LIMIT:
+            message = message[:MESSAGE_LIMIT] + "..."
         # From the middle of a text too: whatever is twice as long as a piece holds a whole one.
-        for start in range(0, len(said) - KNOWN_AGAIN + 1, KNOWN_AGAIN):
-            piece = said[start : start + KNOWN_AGAIN]
+        for start in range(0, len(message) - SNIPPET + 1, SNIPPET):
+            piece = message[start : start + SNIPPET]
             if any(piece in text for text in texts):
-                said = said[:start] + "..."
+                message = message[:start] + "..."
                 break
-        return " ".join(said.split())
+        return " ".join(message.split())
 
-    def failure(self, error: BaseException) -> Error | None:
+    def translate(self, error: BaseException) -> Error | None:
         """Tell what a failure of the way means; None where it is none."""
         import aiohttp
 
         if isinstance(error, aiohttp.ClientConnectorCertificateError):
             return Misconfigured(
-                f"{self.shown}: its certificate is not trusted; name yours in SSL_CERT_FILE, or change base_url"
+                f"{self.label}: its certificate is not trusted; name yours in SSL_CERT_FILE, or change base_url"
             )
         if isinstance(error, TimeoutError):
-            ours = Transient(f"{self.shown} did not answer in time")
+            translated = Transient(f"{self.label} did not answer in time")
         elif isinstance(error, (aiohttp.ClientError, OSError)):
-            ours = Transient(f"{self.shown} could not be asked: {self.redacted(_said(error))}")
+            translated = Transient(f"{self.label} could not be asked: {self.redacted(_message_of(error))}")
         else:
             return None
         # Whatever ends a connection that there was may have ended it after the work was done.
-        ours.perhaps_billed = not isinstance(error, _before_sending())
-        return ours
+        translated.perhaps_billed = not isinstance(error, _errors_before_sending())
+        return translated
 
-    def _connected(self) -> aiohttp.ClientSession:
+    def _open_session(self) -> aiohttp.ClientSession:
         import aiohttp
 
         if self._closed:
-            raise Transient(f"{self.shown} is closed; open the model again")
+            raise Transient(f"{self.label} is closed; open the model again")
         if self._session is None:
             self._session = aiohttp.ClientSession(
                 connector=aiohttp.TCPConnector(limit=CONNECTIONS),
@@ -250,8 +252,8 @@ class HttpClient:
         return self._session
 
 
-class _Failing:
-    """A context in which failures of the way to a provider become errors of ours."""
+class _TranslateErrors:
+    """A context in which failures of the way to a provider become errors of translated."""
 
     __slots__ = ("_provider",)
 
@@ -262,12 +264,12 @@ class _Failing:
         pass
 
     def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
-        if error is not None and (ours := self._provider.failure(error)) is not None:
-            raise ours from error
+        if error is not None and (translated := self._provider.translate(error)) is not None:
+            raise translated from error
 
 
 @cache
-def _before_sending() -> tuple[type[Exception], ...]:
+def _errors_before_sending() -> tuple[type[Exception], ...]:
     """Name the failures of the way that nothing was sent on."""
     import aiohttp
 
@@ -281,10 +283,10 @@ def _before_sending() -> tuple[type[Exception], ...]:
 
 def retry_after(headers: Mapping[str, str]) -> float | None:
     """Read after how many seconds to ask again: milliseconds, seconds or a date; None where nothing says so."""
-    if (milliseconds := _amount(headers.get("retry-after-ms", ""))) is not None:
+    if (milliseconds := _non_negative(headers.get("retry-after-ms", ""))) is not None:
         return milliseconds / 1000
     advice = headers.get("retry-after", "")
-    if (seconds := _amount(advice)) is not None:
+    if (seconds := _non_negative(advice)) is not None:
         return seconds
     try:
         # Measured on the server's own clock, which may be hours from this one's.
@@ -332,18 +334,18 @@ def parse_duration(text: str) -> float | None:
     return sum(float(number) * units[unit] for number, unit in re.findall(r"(\d+(?:\.\d+)?)(ms|h|m|s)", text))
 
 
-def _sendable(content: bytes) -> bytes | BytesIO:
+def _in_chunks(content: bytes) -> bytes | BytesIO:
     """Let a large body be sent piece by piece, so that nothing else waits until all of it is."""
-    return content if len(content) <= AT_A_TIME else BytesIO(content)
+    return content if len(content) <= CHUNK else BytesIO(content)
 
 
-def _is_near(host: str, no_proxy: str) -> bool:
+def _bypasses_proxy(host: str, no_proxy: str) -> bool:
     """Tell whether no proxy leads to a host: one on this machine, listed, or below a domain that is."""
     listed = [entry.strip().lower().lstrip(".") for entry in no_proxy.split(",") if entry.strip()]
     return host in LOOPBACK or any(entry == "*" or f".{host}".endswith(f".{entry}") for entry in listed)
 
 
-def _amount(text: str) -> float | None:
+def _non_negative(text: str) -> float | None:
     try:
         value = float(text)
     except ValueError:
@@ -351,5 +353,5 @@ def _amount(text: str) -> float | None:
     return value if math.isfinite(value) and value >= 0 else None
 
 
-def _said(error: Exception) -> str:
+def _message_of(error: Exception) -> str:
     return str(error) or type(error).__name__

@@ -107,7 +107,7 @@ class Payment:
                 self._budget.settle(sum(self._costs[:fitting]), 0.0)
         return self._reserved
 
-    def again(self) -> bool:
+    def allow_resend(self) -> bool:
         """Count what was sent as billed, and pay for sending it once more, at once; False where there is no money."""
         self.lose()
         self._sent = self.reserve()

@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING, Final, Protocol
 import numpy as np
 import stamina
 
-from flowbed.embedding.token_counts import shares
-from flowbed.embedding.wrappers.billing import paid_by
+from flowbed.embedding.token_counts import share_tokens
+from flowbed.embedding.wrappers.billing import billed_to
 from flowbed.errors import Error, Rejected, TooMany, Transient
 from flowbed.lanes.budget import Budget, Payment
 from flowbed.lanes.outcome import Outcome, Paid
@@ -188,7 +188,7 @@ def _billed(answer: Embedded, sizes: Sequence[int]) -> Sequence[int]:
     """Divide what a request was billed with among its texts: providers tell it for all of them together."""
     if sum(answer.counts) == answer.tokens and answer.counts:
         return answer.counts
-    return shares(answer.tokens, sizes) if answer.tokens else [0] * len(sizes)
+    return share_tokens(answer.tokens, sizes) if answer.tokens else [0] * len(sizes)
 
 
 def _put_off(error: Transient) -> str:
@@ -232,7 +232,7 @@ async def _ask(texts: Sequence[str], embedder: Embedder, payment: Payment) -> Em
     """Ask once, and pay for what may be billed though it brings nothing."""
     payment.send()
     try:
-        with paid_by(payment):
+        with billed_to(payment):
             return await embedder.embed(texts, purpose="document")
     except Error as error:
         if error.perhaps_billed:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from flowbed import telemetry
-from flowbed.embedding.dimensions import fit, fitted, is_padded
+from flowbed.embedding.dimensions import is_padded, resize, resized_space
 from flowbed.errors import Misconfigured, Rejected, Transient
 from flowbed.records.serving import EmbeddingsResult
 from flowbed.services.inputs import (
@@ -124,9 +124,11 @@ class EmbeddingService:
         vectors = embedded.vectors
         if space.dimensions != vectors.shape[1]:
             if len(vectors) * max(space.dimensions, vectors.shape[1]) < LONG_NUMBERS:
-                vectors = fit(vectors, space.dimensions, normalized=space.normalized)
+                vectors = resize(vectors, space.dimensions, normalized=space.normalized)
             else:
-                vectors = await asyncio.to_thread(fit, vectors, space.dimensions, normalized=space.normalized)
+                vectors = await asyncio.to_thread(
+                    resize, vectors, space.dimensions, normalized=space.normalized
+                )
         return EmbeddingsResult(
             vectors=vectors,
             model=model.id,
@@ -168,7 +170,7 @@ def _require_numbers(model: ServedModel, embedded: Embedded) -> None:
 # Cached because hashing a space takes longer than everything else here.
 @lru_cache(maxsize=1_024)
 def _fitted(space: Space, dimensions: int, policy: DimensionPolicy, matryoshka: bool) -> Space:
-    return fitted(space, dimensions, policy, matryoshka=matryoshka)
+    return resized_space(space, dimensions, policy, matryoshka=matryoshka)
 
 
 async def _counted(model: ServedModel, texts: Sequence[str], most: int) -> int:

@@ -156,14 +156,14 @@ class Models:
         return [
             CacheStats(
                 model=model.id,
-                tier=looked.tier,
-                hits=looked.hits,
-                misses=looked.misses,
-                vectors=vectors if looked.tier == NEAREST else None,
-                bytes=size if looked.tier == NEAREST else None,
+                tier=stats.tier,
+                hits=stats.hits,
+                misses=stats.misses,
+                vectors=vectors if stats.tier == NEAREST else None,
+                bytes=size if stats.tier == NEAREST else None,
             )
             for model in self._models
-            for looked in model.embedder.tiers.looked
+            for stats in model.embedder.tiers.stats
         ]
 
     async def clear(self) -> None:

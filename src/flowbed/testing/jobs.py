@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from flowbed.embedding import Embedder
-    from flowbed.embedding.batch_api import Answered, BatchApi, Job
+    from flowbed.embedding.batch_api import BatchApi, Job, ResultLine
     from flowbed.testing.simulators.wire import Api
 
 # Of several lengths and scripts, one with what divides lines, and one that holds what ends a form.
@@ -107,23 +107,23 @@ class BatchApiContract(ABC):
     async def ended(self, jobs: BatchApi, job: Job) -> Job:
         """Let time pass until a job has ended."""
         self.simulator.advance(ENOUGH)
-        looked = await jobs.look(job.id)
+        looked = await jobs.retrieve(job.id)
         assert looked.state != "running"
         return looked
 
-    async def answers(self, jobs: BatchApi, job: Job) -> dict[str, list[Answered]]:
+    async def answers(self, jobs: BatchApi, job: Job) -> dict[str, list[ResultLine]]:
         """Read all that a job answered, by the name of the text."""
-        found: dict[str, list[Answered]] = {}
+        found: dict[str, list[ResultLine]] = {}
         for file in filter(None, (job.output, job.errors)):
-            body = b"".join([piece async for piece in jobs.content(file)])
+            body = b"".join([piece async for piece in jobs.download(file)])
             for line in body.splitlines():
-                answered = jobs.read(line)
+                answered = jobs.parse_result(line)
                 found.setdefault(answered.name, []).append(answered)
         return found
 
     async def done(
         self, jobs: BatchApi, *faults: Fault, texts: Sequence[str] = TEXTS
-    ) -> tuple[Job, dict[str, list[Answered]]]:
+    ) -> tuple[Job, dict[str, list[ResultLine]]]:
         """Have a job done, with faults in force as it is made."""
         job = await self.ended(jobs, await self.hand_in(jobs, texts, faults=faults))
         return job, await self.answers(jobs, job)
@@ -176,7 +176,7 @@ class BatchApiContract(ABC):
     @pytest.mark.parametrize("text", TEXTS)
     def test_a_line_can_be_read_back(self, jobs: BatchApi, text: str) -> None:
         """It still tells its text when nothing else does any more."""
-        assert jobs.asked(jobs.line(name_of(text), text)) == (name_of(text), text)
+        assert jobs.parse_input(jobs.line(name_of(text), text)) == (name_of(text), text)
 
     @pytest.mark.parametrize(
         "line", [b"", b"null", b"[]", b'{"custom_id": "a"}', b'{"body": {"input": ["a"]}}']
@@ -184,7 +184,7 @@ class BatchApiContract(ABC):
     def test_what_is_no_line_of_input_is_rejected(self, jobs: BatchApi, line: bytes) -> None:
         """A line that does not say which text it is for is not guessed at."""
         with pytest.raises(Rejected):
-            jobs.asked(line)
+            jobs.parse_input(line)
 
     def test_what_is_no_text_is_rejected(self, jobs: BatchApi) -> None:
         """Half a character, which no UTF-8 can hold, is refused rather than sent as something else."""
@@ -241,7 +241,7 @@ class BatchApiContract(ABC):
     def test_a_line_of_nobody_is_rejected(self, jobs: BatchApi, line: bytes) -> None:
         """A line that does not say whose it is cannot be used."""
         with pytest.raises(Rejected):
-            jobs.read(line)
+            jobs.parse_result(line)
 
     async def test_lines_may_come_twice(self, jobs: BatchApi) -> None:
         """Which of two answers for one text counts is for the caller to say: both are read."""
@@ -304,12 +304,12 @@ class BatchApiContract(ABC):
         """One that would never end does then, and says of each text whether it was worked on."""
         job = await self.hand_in(jobs, faults=[Fault(kind="stuck", delay=300)])
         self.simulator.advance(3600)
-        assert (await jobs.look(job.id)).state == "running"
+        assert (await jobs.retrieve(job.id)).state == "running"
         await jobs.cancel(job.id)
-        assert (await jobs.look(job.id)).state == "running"
+        assert (await jobs.retrieve(job.id)).state == "running"
         await jobs.cancel(job.id)  # again, while it ends
         self.simulator.advance(3600)
-        ended = await jobs.look(job.id)
+        ended = await jobs.retrieve(job.id)
         assert ended.state == "cancelled"
         for each in (await self.answers(jobs, ended)).values():
             assert all(answered.vector is not None or answered.failure == "expired" for answered in each)
@@ -318,7 +318,7 @@ class BatchApiContract(ABC):
         """To cancel it is no failure, and its answers stay."""
         job, _ = await self.done(jobs)
         await jobs.cancel(job.id)
-        assert await jobs.look(job.id) == job
+        assert await jobs.retrieve(job.id) == job
 
     async def test_texts_whose_time_ran_out_are_told(self, jobs: BatchApi) -> None:
         """Of a job that expires some texts have vectors, and the others were never worked on."""
@@ -335,7 +335,7 @@ class BatchApiContract(ABC):
             await self.answers(jobs, job)
         job = await self.hand_in(jobs, submission="s-2", faults=[Fault(kind="forgotten")])
         with pytest.raises(NotFound):
-            await jobs.look(job.id)
+            await jobs.retrieve(job.id)
         with pytest.raises(NotFound):
             await jobs.cancel(job.id)
         assert await jobs.find("s-2") is None
@@ -397,4 +397,4 @@ class BatchApiContract(ABC):
         """Once closed, it says so in place of connecting again."""
         await jobs.aclose()
         with pytest.raises(Transient, match="closed"):
-            await jobs.look("batch_1")
+            await jobs.retrieve("batch_1")

@@ -146,7 +146,7 @@ async def test_a_slow_line_is_waited_for_as_long_as_it_takes() -> None:
     async with speaking(speak, silence=1.0) as provider:
         began = asyncio.get_running_loop().time()
         assert (await send(provider, Input(16 * MEGABYTE))).status == 200
-        assert asyncio.get_running_loop().time() - began > 2 * provider.silence
+        assert asyncio.get_running_loop().time() - began > 2 * provider.idle_timeout
 
 
 async def test_an_upload_that_no_longer_gets_on_is_given_up() -> None:

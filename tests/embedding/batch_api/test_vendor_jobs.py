@@ -13,7 +13,7 @@ from aiohttp import web
 from flowbed.embedding import open_embedder
 from flowbed.embedding.batch_api.job_client import NAME as REMOTE_NAME
 from flowbed.embedding.batch_api.job_client import TEXT as REMOTE_TEXT
-from flowbed.embedding.dimensions import fitted
+from flowbed.embedding.dimensions import resized_space
 from flowbed.embedding.local.onnx import open_onnx
 from flowbed.embedding.vendors import open_jobs
 from flowbed.embedding.wrappers.breaker import Breaker, CircuitBreaking
@@ -214,7 +214,7 @@ def test_open_jobs_embedder_of_another_space_returns_none(tmp_path: Path) -> Non
     options = {"api_key": "sk-1"}
     embedder = open_embedder("openai:text-embedding-3-small", cache=tmp_path, options=options)
     changed = CircuitBreaking(embedder, Breaker("openai"))
-    changed.space = fitted(embedder.space, 8, "reduce", matryoshka=True)
+    changed.space = resized_space(embedder.space, 8, "reduce", matryoshka=True)
     assert open_jobs("openai:text-embedding-3-small", changed, options=options) is None
 
 
@@ -287,7 +287,7 @@ async def test_a_full_queue_is_told_from_a_wrong_input(tmp_path: Path) -> None:
             yield line
 
         job = await jobs.submit("s-1", read, size=len(line))
-        job = await jobs.look(job.id)
+        job = await jobs.retrieve(job.id)
         found = await jobs.find("s-1")
         await jobs.aclose()
     assert found is None  # so that whoever has to know whether to hand it in does
@@ -315,7 +315,7 @@ async def test_a_failed_job_says_what_it_failed_for(
     """A queue that is full is known by its code, or by its words where it is full of requests."""
     failed = {**BATCH, "status": "failed", "errors": {"object": "list", "data": [error, {"line": 7}]}}
     async with acting(Acting(get_batches=[(200, failed)]), tmp_path) as jobs:
-        job = await jobs.look("batch_1")
+        job = await jobs.retrieve("batch_1")
     assert (job.state, job.queue_full) == ("failed", full)
     assert job.lines == {
         **({4: "no JSON"} if "line" in error else {}),
@@ -398,7 +398,7 @@ async def test_what_is_no_job_and_no_list_is_transient(tmp_path: Path, said: Any
     server = Acting(get_batches=[(200, said)], post_batches=[(200, said)])
     async with acting(server, tmp_path) as jobs:
         with pytest.raises(Transient):
-            await jobs.look("batch_1")
+            await jobs.retrieve("batch_1")
         with pytest.raises(Transient):
             await jobs.find("s-1")
         with pytest.raises(Transient):
@@ -408,7 +408,7 @@ async def test_what_is_no_job_and_no_list_is_transient(tmp_path: Path, said: Any
 async def test_a_state_that_nobody_knows_is_looked_at_again(tmp_path: Path) -> None:
     """A word that the vendor has added since does not end a job."""
     async with acting(Acting(get_batches=[(200, {**BATCH, "status": "warming_up"})]), tmp_path) as jobs:
-        assert (await jobs.look("batch_1")).state == "running"
+        assert (await jobs.retrieve("batch_1")).state == "running"
 
 
 @pytest.mark.parametrize("status", [400, 409, 422])
@@ -439,9 +439,9 @@ async def test_ids_stay_within_their_address(tmp_path: Path) -> None:
     server = Acting(get_batches=[(404, {})], get_files=[(404, {})])
     async with acting(server, tmp_path) as jobs:
         with pytest.raises(NotFound):
-            await jobs.look("../files?x=1#")
+            await jobs.retrieve("../files?x=1#")
         with pytest.raises(NotFound):
-            _ = [piece async for piece in jobs.content("a/b")]
+            _ = [piece async for piece in jobs.download("a/b")]
     assert [path for _, path in server.asked] == ["/batches/..%2Ffiles%3Fx=1%23", "/files/a%2Fb/content"]
 
 
@@ -475,7 +475,7 @@ def test_a_line_without_a_vector_has_a_reason(
     """Whose fault it was decides whether the text is tried again; a text that nobody worked on is neither."""
     jobs = opened("openai:text-embedding-3-small", tmp_path)
     assert jobs is not None
-    answered = jobs.read(orjson.dumps({"custom_id": NAME, **line}))
+    answered = jobs.parse_result(orjson.dumps({"custom_id": NAME, **line}))
     assert (answered.name, answered.vector, answered.failure) == (NAME, None, failure)
     assert answered.reason.startswith(reason)
 
@@ -486,14 +486,14 @@ def test_a_vector_of_zeros_is_rejected_and_billed(tmp_path: Path) -> None:
     assert jobs is not None
     body = {"data": [{"index": 0, "embedding": [0, 0]}], "usage": {"prompt_tokens": 3}}
     line = {"custom_id": NAME, "response": {"status_code": 200, "body": body}}
-    answered = jobs.read(orjson.dumps(line))
+    answered = jobs.parse_result(orjson.dumps(line))
     assert (answered.failure, answered.tokens) == ("rejected", 3)
     body["data"] = [{"index": 0, "embedding": [3, 4]}]
-    answered = jobs.read(orjson.dumps(line))
+    answered = jobs.parse_result(orjson.dumps(line))
     assert answered.vector is not None
     np.testing.assert_allclose(answered.vector, [0.6, 0.8], atol=1e-6)
     assert (
-        jobs.read(
+        jobs.parse_result(
             orjson.dumps({**line, "response": {"status_code": 200, "body": {"data": body["data"]}}})
         ).tokens
         is None

@@ -16,8 +16,8 @@ from flowbed import telemetry
 from flowbed.embedding.cache.cached import Cached
 from flowbed.embedding.cache.disk import VectorFile
 from flowbed.embedding.cache.memory import VectorMemory
-from flowbed.embedding.dimensions import fitted
-from flowbed.embedding.local.priority import unhurried
+from flowbed.embedding.dimensions import resized_space
+from flowbed.embedding.local.priority import background
 from flowbed.errors import Error, Misconfigured, OutOfSpace, Rejected, Transient
 from flowbed.records import Embedded, Space, vector_key
 
@@ -111,13 +111,13 @@ async def test_nobody_waits_for_work_that_nobody_waits_for(
     provider.price = price
     cached = Cached(provider, [Tier()])
     provider.gate.clear()
-    with unhurried():
+    with background():
         aside = asyncio.create_task(cached.embed(["a", "b"], purpose="document"))
     await asyncio.sleep(0.01)
     waited_for = asyncio.create_task(cached.embed(["a"], purpose="document"))
     await asyncio.sleep(0.01)
     assert provider.sent == [["a", "b"], ["a"]][: 1 + answered]
-    with unhurried():  # which may wait for whatever is under way
+    with background():  # which may wait for whatever is under way
         again = asyncio.create_task(cached.embed(["a", "b"], purpose="document"))
     await asyncio.sleep(0.01)
     provider.gate.set()
@@ -398,7 +398,7 @@ async def test_vectors_that_came_another_way_are_kept(provider: Provider) -> Non
 def test_cache_padded_vectors_are_refused() -> None:
     """Vectors that were filled up with zeros are never stored."""
     padded = Provider()
-    padded.space = fitted(padded.space, 9, "pad", matryoshka=False)
+    padded.space = resized_space(padded.space, 9, "pad", matryoshka=False)
     with pytest.raises(Misconfigured, match="zeros"):
         Cached(padded, [])
 

@@ -16,7 +16,7 @@ from tests.support.virtual import run_virtual
 from flowbed.embedding.cache.cached import Cached
 from flowbed.embedding.cache.encoding import Layout
 from flowbed.embedding.cache.memory import OVERHEAD, VectorMemory
-from flowbed.embedding.token_counts import shares
+from flowbed.embedding.token_counts import share_tokens
 from flowbed.errors import Error, Misconfigured, Rejected, Transient
 from flowbed.records import Embedded, Space
 from flowbed.testing.embedder import seeded
@@ -242,7 +242,7 @@ async def test_tokens_are_told_text_by_text_on_hits_too() -> None:
         (3, (2, 3, 2, 1), 3),
         (0, (2, 1), 2),
     ]
-    assert [(each.hits, each.misses) for each in cached.tiers.looked] == [(4, 3)]
+    assert [(each.hits, each.misses) for each in cached.tiers.stats] == [(4, 3)]
 
 
 async def test_a_hit_is_not_counted_again() -> None:
@@ -302,14 +302,14 @@ async def test_clearing_empties_memory() -> None:
 @given(total=st.integers(0, 10**6), sizes=st.lists(st.integers(0, 10**4), max_size=30))
 def test_shares_add_up(total: int, sizes: list[int]) -> None:
     """Shares are whole, never negative, and add up to the total; equal totals leave sizes as they are."""
-    divided = shares(total, sizes)
+    divided = share_tokens(total, sizes)
     assert len(divided) == len(sizes)
     assert all(share >= 0 for share in divided)
     if sizes:
         assert sum(divided) == (total or sum(sizes))
         exact = [total * size / sum(sizes) for size in sizes] if total and sum(sizes) else None
         assert exact is None or all(abs(a - b) < 1 for a, b in zip(divided, exact, strict=True))
-    assert shares(sum(sizes), sizes) == tuple(sizes)
+    assert share_tokens(sum(sizes), sizes) == tuple(sizes)
 
 
 @given(count=st.none() | st.integers(0, 2**32 - 1), cut_off=st.booleans(), dimensions=st.integers(1, 9))

@@ -50,7 +50,7 @@ class Slow:
 async def test_nobody_waits_for_a_write() -> None:
     """What was put is found at once, long before it is written, and is written together with what came meanwhile."""
     slow = Slow(free=False)
-    tier = WriteBehind(slow, gathering=0)
+    tier = WriteBehind(slow, delay=0)
     for number in range(5):
         await tier.put_many({bytes([number]): b"v%d" % number})
         await asyncio.sleep(0)
@@ -67,7 +67,7 @@ async def test_reads_at_once_go_together() -> None:
     """Reads that come while one is under way are one read after it, of each key once, and each gets its own answer."""
     slow = Slow(free=False)
     slow.kept = {b"a": b"1", b"b": b"2"}
-    tier = WriteBehind(slow, gathering=0)
+    tier = WriteBehind(slow, delay=0)
     reads = [asyncio.create_task(tier.get_many([b"a", b"c"]))]
     await asyncio.sleep(0.01)
     reads += [asyncio.create_task(tier.get_many([key])) for key in (b"a", b"b", b"b", b"d")]
@@ -83,7 +83,7 @@ async def test_a_read_that_fails_is_told_to_all_who_wait() -> None:
     """Whoever waits for a read that fails gets the error; the next read is tried anew."""
     slow = Slow()
     slow.failure = Transient("no answer")
-    tier = WriteBehind(slow, gathering=0)
+    tier = WriteBehind(slow, delay=0)
     done = await asyncio.gather(*(tier.get_many([b"a"]) for _ in range(3)), return_exceptions=True)
     assert all(isinstance(each, Transient) for each in done)
     slow.failure = None
@@ -94,7 +94,7 @@ async def test_a_write_that_fails_is_told_in_a_warning(caplog: pytest.LogCapture
     """A failed write raises nothing, is logged without what it held, and stops no later one."""
     slow = Slow()
     slow.failure = Transient("disk full")
-    tier = WriteBehind(slow, gathering=0)
+    tier = WriteBehind(slow, delay=0)
     await tier.put_many({b"a": b"1"})
     await tier.aclose()
     assert "1 vectors are not kept: disk full" in caplog.text
@@ -107,12 +107,12 @@ async def test_a_write_that_fails_is_told_in_a_warning(caplog: pytest.LogCapture
 async def test_clearing_clears_what_can_be_cleared() -> None:
     """What waits is written and then dropped with the rest, where the tier behind can drop anything."""
     memory = VectorMemory(limit=10_000, ttl=60)
-    tier = WriteBehind(memory, gathering=0)
+    tier = WriteBehind(memory, delay=0)
     await tier.put_many({b"a": b"1"})
     await tier.clear()
     assert await tier.get_many([b"a"]) == {}
     slow = Slow()
-    kept = WriteBehind(slow, gathering=0)
+    kept = WriteBehind(slow, delay=0)
     await kept.put_many({b"a": b"1"})
     await kept.clear()
     assert await kept.get_many([b"a"]) == {b"a": b"1"}
@@ -121,7 +121,7 @@ async def test_clearing_clears_what_can_be_cleared() -> None:
 async def test_little_waits_to_be_written() -> None:
     """Who brings more than may wait in memory waits until it is written."""
     slow = Slow(free=False)
-    tier = WriteBehind(slow, most=10, gathering=0)
+    tier = WriteBehind(slow, limit=10, delay=0)
     await tier.put_many({b"a": b"12345678"})
     late = asyncio.create_task(tier.put_many({b"b": b"12345678"}))
     await asyncio.sleep(0.01)
@@ -137,7 +137,7 @@ def test_it_holds_what_a_plain_tier_holds(steps: list[tuple[str, int]]) -> None:
 
     async def run() -> None:
         slow = Slow()
-        tier = WriteBehind(slow, gathering=0)
+        tier = WriteBehind(slow, delay=0)
         expected: dict[bytes, bytes] = {}
         for number, (step, key) in enumerate(steps):
             if step == "put":

@@ -8,7 +8,16 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from flowbed.embedding.local.batching import BATCH, SHARE, TEXTS, TOKENS, Window, batches_of, cuts, share
+from flowbed.embedding.local.batching import (
+    BATCH,
+    SHARE,
+    TEXTS,
+    TOKENS,
+    Window,
+    batch_tokens,
+    batches_of,
+    split_batches,
+)
 
 WIDTHS = st.integers(2, 40) | st.integers(100, 2 * TOKENS)
 
@@ -26,7 +35,7 @@ def is_allowed(widths: list[int], cut: slice) -> bool:
 @given(st.lists(WIDTHS, max_size=300).map(lambda widths: sorted(widths, reverse=True)))
 def test_every_window_is_in_one_batch_that_is_not_too_large(widths: list[int]) -> None:
     """Batches follow one another without a gap, and none but a single window is larger than may be."""
-    found = cuts(widths)
+    found = split_batches(widths)
     assert [place for cut in found for place in range(cut.start, cut.stop)] == list(range(len(widths)))
     assert all(is_allowed(widths, cut) for cut in found)
 
@@ -41,7 +50,7 @@ def test_no_other_batches_take_less(widths: list[int]) -> None:
         for inner in combinations(places, count)
     )
     least = min(taken(widths, way) for way in ways if all(is_allowed(widths, cut) for cut in way))
-    assert taken(widths, cuts(widths)) == least
+    assert taken(widths, split_batches(widths)) == least
 
 
 @given(st.lists(st.integers(2, 40), min_size=1, max_size=300), st.integers(1, 8))
@@ -55,13 +64,13 @@ def test_every_core_has_its_share_of_a_call(lengths: list[int], cores: int) -> N
     busy = [0] * cores
     for size in sizes:  # the next one goes to whoever is idle first, as threads take them
         busy[busy.index(min(busy))] += size
-    assert max(busy) <= sum(sizes) / cores + share(total, cores)
+    assert max(busy) <= sum(sizes) / cores + batch_tokens(total, cores)
 
 
 def test_texts_of_all_lengths_are_hardly_padded() -> None:
     """Of a hundred texts between two tokens and forty, the padding is less than a tenth."""
     widths = sorted((2 + place * 7 % 39 for place in range(100)), reverse=True)
-    padded = sum((cut.stop - cut.start) * widths[cut.start] for cut in cuts(widths))
+    padded = sum((cut.stop - cut.start) * widths[cut.start] for cut in split_batches(widths))
     assert padded < 1.1 * sum(widths)
 
 

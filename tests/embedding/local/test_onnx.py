@@ -20,7 +20,7 @@ from tokenizers import Tokenizer
 
 from flowbed.embedding import open_embedder
 from flowbed.embedding.local.onnx import open_onnx
-from flowbed.embedding.local.priority import LAST, unhurried
+from flowbed.embedding.local.priority import LOWEST_PRIORITY, background
 from flowbed.embedding.local.weights import find_checkpoint
 from flowbed.errors import Misconfigured, Rejected
 
@@ -286,9 +286,9 @@ async def test_work_that_nobody_waits_for_stands_back(
     awaited = await vectors(default_model, TEXTS)
     assert set(ranks) == {usual}
     ranks.clear()
-    with unhurried():
+    with background():
         aside = await vectors(default_model, TEXTS)
-    assert set(ranks) == {LAST}
+    assert set(ranks) == {LOWEST_PRIORITY}
     assert np.abs(aside - awaited).max() < 1e-5
     assert os.getpriority(os.PRIO_PROCESS, threading.get_native_id()) == usual
 

@@ -242,7 +242,7 @@ async def test_voyages_requests_are_halved_until_they_fit(tmp_path: Path) -> Non
 def test_voyages_keys_say_where_they_are_known(tmp_path: Path, key: str, host: str) -> None:
     """MongoDB's begin with al-."""
     embedder = open_voyage("voyage-4", cache=tmp_path, options={"api_key": key})
-    assert host in embedder._provider.shown
+    assert host in embedder._provider.label
 
 
 def test_voyages_limits_are_those_of_its_first_tier(tmp_path: Path) -> None:

@@ -15,7 +15,7 @@ from tests.support.virtual import run_virtual
 from flowbed import telemetry
 from flowbed.embedding.cache.cached import Cached
 from flowbed.embedding.cache.memory import VectorMemory
-from flowbed.embedding.local.priority import UNHURRIED, unhurried
+from flowbed.embedding.local.priority import BACKGROUND, background
 from flowbed.embedding.wrappers.coalesced import INTERACTIVE, Coalesced
 from flowbed.errors import Misconfigured, Rejected, Transient, Unavailable
 from flowbed.records import Embedded, Space
@@ -57,7 +57,7 @@ class Model:
     async def embed(self, texts: Sequence[str], *, purpose: Purpose) -> Embedded:
         assert len(texts) <= self.items
         self.sent.append(list(texts))
-        self.waited_for.append(not UNHURRIED.get())
+        self.waited_for.append(not BACKGROUND.get())
         self.under_way += 1
         self.most_under_way = max(self.most_under_way, self.under_way)
         try:
@@ -131,10 +131,10 @@ WORDS = st.sampled_from(["a", "b b", "c c c", "long d", "a" * 200, "bad", "deadl
     ),
     names_inputs=st.booleans(),
     at_once=st.integers(1, 3),
-    apart=st.booleans(),
+    separate_kinds=st.booleans(),
 )
 def test_every_call_has_its_own_outcome(
-    calls: list[Calling], names_inputs: bool, at_once: int, apart: bool
+    calls: list[Calling], names_inputs: bool, at_once: int, separate_kinds: bool
 ) -> None:
     """However calls overlap and are given up, each is answered with its own vectors or refused for its own texts."""
     model = Model(names_inputs=names_inputs)
@@ -142,7 +142,7 @@ def test_every_call_has_its_own_outcome(
 
     async def caller(coalesced: Coalesced, calling: Calling) -> None:
         await asyncio.sleep(calling.at)
-        UNHURRIED.set(not calling.waited_for)  # in the context of this task alone
+        BACKGROUND.set(not calling.waited_for)  # in the context of this task alone
         try:
             async with asyncio.timeout(calling.gives_up):
                 answer = await coalesced.embed(calling.texts, purpose=calling.purpose)
@@ -154,7 +154,7 @@ def test_every_call_has_its_own_outcome(
             outcomes.append((calling, answer))
 
     async def main() -> None:
-        coalesced = Coalesced(model, at_once=at_once, apart=apart)
+        coalesced = Coalesced(model, at_once=at_once, separate_kinds=separate_kinds)
         async with asyncio.TaskGroup() as group:
             for calling in calls:
                 group.create_task(caller(coalesced, calling))
@@ -163,7 +163,7 @@ def test_every_call_has_its_own_outcome(
         assert not coalesced._running
 
     run_virtual(main())
-    assert model.most_under_way <= at_once * (3 if apart else 1)
+    assert model.most_under_way <= at_once * (3 if separate_kinds else 1)
     deadly = sum(any(text.startswith(("deadly", "odd")) for text in calling.texts) for calling in calls)
     for calling, outcome in outcomes:
         check(calling, outcome, deadly=deadly)
@@ -229,7 +229,7 @@ def test_small_calls_kept_apart_wait_for_their_like_alone() -> None:
 
     async def main() -> None:
         model = Model()
-        coalesced = Coalesced(model, apart=True)
+        coalesced = Coalesced(model, separate_kinds=True)
         large = [asyncio.create_task(coalesced.embed(["word"] * LARGE, purpose="document")) for _ in range(2)]
         await asyncio.sleep(0.5)
         small = [asyncio.create_task(coalesced.embed([word], purpose="document")) for word in "abc"]
@@ -247,23 +247,23 @@ def test_small_calls_kept_apart_wait_for_their_like_alone() -> None:
 def test_what_nobody_waits_for_goes_last_and_says_so() -> None:
     """It goes behind calls that came later, the embedder knows which is which, and where it can it goes beside them."""
 
-    async def main(*, apart: bool) -> Model:
+    async def main(*, separate_kinds: bool) -> Model:
         model = Model()
-        coalesced = Coalesced(model, apart=apart)
+        coalesced = Coalesced(model, separate_kinds=separate_kinds)
         waited_for = [["word"], ["first"] * LARGE, ["x"]]
         calls = []
         for place, texts in enumerate(waited_for):
             if place == 1:
-                with unhurried():
+                with background():
                     calls.append(asyncio.create_task(coalesced.embed(["last"], purpose="document")))
             calls.append(asyncio.create_task(coalesced.embed(texts, purpose="document")))
         await asyncio.gather(*calls)
         return model
 
-    model = run_virtual(main(apart=False))
+    model = run_virtual(main(separate_kinds=False))
     assert model.sent == [["word"], ["x", *["first"] * LARGE, "last"]]
     assert model.waited_for == [True, True]  # by some
-    model = run_virtual(main(apart=True))
+    model = run_virtual(main(separate_kinds=True))
     assert model.sent == [["word"], ["last"], ["first"] * LARGE, ["x"]]
     assert model.waited_for == [True, False, True, True]
 

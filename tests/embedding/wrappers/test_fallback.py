@@ -12,7 +12,7 @@ import pytest
 from flowbed import telemetry
 from flowbed.embedding.cache.cached import Cached
 from flowbed.embedding.cache.memory import VectorMemory
-from flowbed.embedding.wrappers.billing import paid_by
+from flowbed.embedding.wrappers.billing import billed_to
 from flowbed.embedding.wrappers.fallback import Fallback
 from flowbed.errors import Error, Misconfigured, Rejected, Transient, Unavailable
 from flowbed.testing.embedder import Seeded, seeded
@@ -123,7 +123,7 @@ class Payer:
     def __init__(self, money: int) -> None:
         self.money = money
 
-    def again(self) -> bool:
+    def allow_resend(self) -> bool:
         self.money -= 1
         return self.money >= 0
 
@@ -133,12 +133,12 @@ async def test_who_pays_is_asked_before_a_text_may_be_billed_twice(money: int, a
     """After an answer that got lost the next is asked only where that is paid for, and the error says what is owed."""
     members = [Provider(error=billed(Transient("lost"))) for _ in range(3)]
     payer = Payer(money)
-    with paid_by(payer), pytest.raises(Transient) as raised:
+    with billed_to(payer), pytest.raises(Transient) as raised:
         await Fallback(members).embed(["a"], purpose="document")
     assert sum(member.calls for member in members) == asked
     assert raised.value.perhaps_billed
     members[-1].error = Transient("down")
-    with paid_by(Payer(9)), pytest.raises(Transient) as raised:
+    with billed_to(Payer(9)), pytest.raises(Transient) as raised:
         await Fallback(members).embed(["a"], purpose="document")
     assert not raised.value.perhaps_billed  # of those before it the payer knows
     with pytest.raises(Transient):

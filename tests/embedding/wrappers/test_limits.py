@@ -279,7 +279,7 @@ def test_a_cancelled_call_takes_no_room_and_holds_nobody_up() -> None:
         assert now() == pytest.approx(1.0 - BURST, abs=0.01)
         assert len(provider.granted) == 2
         await embedder.embed(["a"], purpose="document")
-        assert embedder._ahead == 0
+        assert embedder._queued == 0
 
     run_virtual(main())
 

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 
-State = Literal["running", "completed", "failed", "expired", "cancelled"]
+JobState = Literal["running", "completed", "failed", "expired", "cancelled"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -49,7 +49,7 @@ class Job:
     """
 
     id: str
-    state: State
+    state: JobState
     total: int = 0
     done: int = 0
     failed: int = 0
@@ -62,7 +62,7 @@ class Job:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Answered:
+class ResultLine:
     """One line of what a job answered: the vector of the text of this `name`, of length 1, or why there is none.
 
     `tokens` is what it was billed with, None where the line does not say. `failure` is `transient`, `rejected` or
@@ -85,7 +85,7 @@ class BatchApi(Protocol):
         """Write the line of input that asks for the vector of `text`, ended; `name` is 64 hex digits."""
         ...
 
-    def asked(self, line: bytes) -> tuple[str, str]:
+    def parse_input(self, line: bytes) -> tuple[str, str]:
         """Read back the name and the text that a line of input was written for.
 
         Raises:
@@ -115,7 +115,7 @@ class BatchApi(Protocol):
         """
         ...
 
-    async def look(self, job: str) -> Job:
+    async def retrieve(self, job: str) -> Job:
         """Ask how a job is.
 
         Raises:
@@ -128,7 +128,7 @@ class BatchApi(Protocol):
         """Ask for the end of a job; that it has ended, `look` tells. One that has ended already is left as it is."""
         ...
 
-    def content(self, file: str) -> AsyncIterator[bytes]:
+    def download(self, file: str) -> AsyncIterator[bytes]:
         """Read a file of answers, piece by piece.
 
         Raises:
@@ -137,7 +137,7 @@ class BatchApi(Protocol):
         """
         ...
 
-    def read(self, line: bytes) -> Answered:
+    def parse_result(self, line: bytes) -> ResultLine:
         """Read one line of a file of answers.
 
         Raises:

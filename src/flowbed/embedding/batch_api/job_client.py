@@ -1,4 +1,4 @@
-"""A Batch API over HTTP, of OpenAI's kind; what is particular to one vendor is its `Form`."""
+"""A Batch API over HTTP, of OpenAI's kind; what is particular to one vendor is its `JobForm`."""
 
 from __future__ import annotations
 
@@ -8,7 +8,13 @@ from urllib.parse import quote, urlencode
 
 import orjson
 
-from flowbed.embedding.batch_api.job_files import CAN_BE_CANCELLED, is_full, read_asked, read_job, read_line
+from flowbed.embedding.batch_api.job_files import (
+    CANCELLABLE,
+    is_queue_full,
+    read_input_line,
+    read_job,
+    read_result_line,
+)
 from flowbed.embedding.batch_api.transfer import download, upload
 from flowbed.embedding.providers.client import RemoteEmbedder
 from flowbed.embedding.unicode import require_unicode
@@ -19,8 +25,8 @@ if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 
     from flowbed.embedding import Embedder
-    from flowbed.embedding.batch_api import Answered, Job, JobTerms
-    from flowbed.embedding.batch_api.job_files import Told
+    from flowbed.embedding.batch_api import Job, JobTerms, ResultLine
+    from flowbed.embedding.batch_api.job_files import JobReport
     from flowbed.errors import Error
     from flowbed.http.client import HttpResponse
 
@@ -35,7 +41,7 @@ NAME, TEXT = "<flowbed: the name>", "<flowbed: the text>"
 OF_THE_FILE, OF_THE_STATE = (400, 404), (400, 409, 422)
 
 
-class Form(Protocol):
+class JobForm(Protocol):
     """How one vendor writes lines and jobs."""
 
     def line(self, name: str, request: Mapping[str, Any]) -> Mapping[str, Any]:
@@ -47,22 +53,22 @@ class Form(Protocol):
         ...
 
 
-class Jobs:
+class HttpBatchApi:
     """A Batch API of OpenAI's kind, spoken with the key and over the connections of an embedder."""
 
     def __init__(
         self,
         remote: RemoteEmbedder,
-        form: Form,
+        form: JobForm,
         *,
         terms: JobTerms,
-        believe: Callable[[], Awaitable[None]] | None = None,
+        verify: Callable[[], Awaitable[None]] | None = None,
     ) -> None:
         """Speak to the provider of `remote`; `believe` is called before anything is handed in, and may refuse it."""
         self.terms = terms
         self._remote, self._provider = remote, remote.provider
         self._form = form
-        self._believe = believe
+        self._verify = verify
 
     def line(self, name: str, text: str) -> bytes:
         """Write the line of input that asks for the vector of `text`, as the embedder asks for it.
@@ -85,20 +91,20 @@ class Jobs:
         To write it anew for each takes two fifths longer.
         """
         line = orjson.dumps(
-            self._form.line(NAME, self._remote.asking(TEXT)), option=orjson.OPT_APPEND_NEWLINE
+            self._form.line(NAME, self._remote.document_request(TEXT)), option=orjson.OPT_APPEND_NEWLINE
         )
         before, rest = line.split(NAME.encode(), 1)
         between, after = rest.rsplit(TEXT.encode(), 1)  # behind a prompt, whatever that says
         return before, between, after
 
-    def asked(self, line: bytes) -> tuple[str, str]:
+    def parse_input(self, line: bytes) -> tuple[str, str]:
         """Read back the name and the text that a line of input was written for, without what is put in front of it.
 
         Raises:
             Rejected: it is none.
         """
-        name, sent = read_asked(line)
-        (prompt,) = self._remote.asking("")["input"]
+        name, sent = read_input_line(line)
+        (prompt,) = self._remote.document_request("")["input"]
         return name, sent.removeprefix(prompt)
 
     async def submit(self, submission: str, read: Callable[[], AsyncIterator[bytes]], *, size: int) -> Job:
@@ -109,16 +115,16 @@ class Jobs:
             Rejected: the input as a whole is refused.
             Misconfigured: no job can be made until a setting changes.
         """
-        if self._believe is not None:
-            await self._believe()
-        file = await self._uploaded(submission, size)
+        if self._verify is not None:
+            await self._verify()
+        file = await self._find_upload(submission, size)
         if file:
-            answer = await self._make(submission, file)
+            response = await self._create(submission, file)
             # What lies there is of no use where it went away meanwhile, or cannot be read.
-            if answer.status not in OF_THE_FILE or self._is_full(answer):
-                return self._made(answer)
+            if response.status not in OF_THE_FILE or self._is_queue_full(response):
+                return self._created(response)
         file = await self._upload(submission, read, size)
-        return self._made(await self._make(submission, file))
+        return self._created(await self._create(submission, file))
 
     async def find(self, submission: str) -> Job | None:
         """Look through the account's jobs, the newest first, for one that carries the mark of `submission`.
@@ -127,7 +133,7 @@ class Jobs:
         full queue turned away is none: the same input is handed in anew.
         """
         failed: Job | None = None
-        async for each in self._listed("/batches", limit=str(JOBS_PAGE)):
+        async for each in self._pages("/batches", limit=str(JOBS_PAGE)):
             told = self._read(each)
             if told.submission != submission or told.job.queue_full:
                 continue
@@ -136,14 +142,14 @@ class Jobs:
             failed = failed or told.job
         return failed
 
-    async def look(self, job: str) -> Job:
+    async def retrieve(self, job: str) -> Job:
         """Ask how a job is.
 
         Raises:
             NotFound: the provider does not know it (any more).
             Transient, Misconfigured: as `submit`.
         """
-        return (await self._look(job)).job
+        return (await self._retrieve(job)).job
 
     async def cancel(self, job: str) -> None:
         """Ask for the end of a job; one that ends already is left as it is.
@@ -152,16 +158,16 @@ class Jobs:
             NotFound: the provider does not know it (any more).
             Transient, Misconfigured: as `submit`.
         """
-        answer = await self._provider.post(f"/batches/{quote(job, safe='')}/cancel")
-        if answer.status in NOT_FOUND:
-            raise self._gone("job", job)
-        if answer.status in OF_THE_STATE:
-            if (await self._look(job)).status in CAN_BE_CANCELLED:
-                raise Transient(f"{self._failure(answer)}; it goes on, and may end all the same")
+        response = await self._provider.post(f"/batches/{quote(job, safe='')}/cancel")
+        if response.status in NOT_FOUND:
+            raise self._not_found("job", job)
+        if response.status in OF_THE_STATE:
+            if (await self._retrieve(job)).status in CANCELLABLE:
+                raise Transient(f"{self._failure(response)}; it goes on, and may end all the same")
             return
-        self._told(answer)
+        self._report(response)
 
-    def content(self, file: str) -> AsyncIterator[bytes]:
+    def download(self, file: str) -> AsyncIterator[bytes]:
         """Read a file of answers, piece by piece.
 
         Raises:
@@ -170,27 +176,27 @@ class Jobs:
             Misconfigured: as `submit`.
         """
 
-        def refused(answer: HttpResponse) -> Error:
-            return self._gone("file", file) if answer.status in NOT_FOUND else self._failure(answer)
+        def refused(response: HttpResponse) -> Error:
+            return self._not_found("file", file) if response.status in NOT_FOUND else self._failure(response)
 
         return download(self._provider, f"/files/{quote(file, safe='')}/content", refused)
 
-    def read(self, line: bytes) -> Answered:
+    def parse_result(self, line: bytes) -> ResultLine:
         """Read one line of a file of answers.
 
         Raises:
             Rejected: it is none.
-            Misconfigured: its vector has other dimensions than were asked for.
+            Misconfigured: its vector has other dimensions than were query_page for.
         """
-        return read_line(line, self._remote)
+        return read_result_line(line, self._remote)
 
     async def aclose(self) -> None:
         """Close the connections to the provider, which are the embedder's too."""
         await self._remote.aclose()
 
-    async def _uploaded(self, submission: str, size: int) -> str:
+    async def _find_upload(self, submission: str, size: int) -> str:
         """Find the file of an earlier try; empty where there is none that is whole."""
-        pages = self._listed("/files", purpose="batch", order="desc", limit=str(FILES_PAGE))
+        pages = self._pages("/files", purpose="batch", order="desc", limit=str(FILES_PAGE))
         async for each in pages:
             whole = each.get("bytes") == size and each.get("status") not in ("error", "deleted")
             if each.get("filename") == _file_name(submission) and whole:
@@ -198,7 +204,7 @@ class Jobs:
         return ""
 
     async def _upload(self, submission: str, read: Callable[[], AsyncIterator[bytes]], size: int) -> str:
-        answer = await upload(
+        response = await upload(
             self._provider,
             "/files",
             fields={"purpose": "batch"},
@@ -206,34 +212,34 @@ class Jobs:
             read=read,
             size=size,
         )
-        file = self._payload(answer).get("id")
+        file = self._payload(response).get("id")
         if not isinstance(file, str) or not file:
-            raise Transient(f"{self._provider.shown} took a file without saying what it is called")
+            raise Transient(f"{self._provider.label} took a file without saying what it is called")
         return file
 
-    async def _make(self, submission: str, file: str) -> HttpResponse:
+    async def _create(self, submission: str, file: str) -> HttpResponse:
         body = {
             "input_file_id": file,
             "metadata": {MARK: submission},
-            **self._form.job(self._remote.asking("")),
+            **self._form.job(self._remote.document_request("")),
         }
         return await self._provider.post("/batches", body)
 
-    async def _look(self, job: str) -> Told:
-        answer = await self._provider.get(f"/batches/{quote(job, safe='')}")
-        if answer.status in NOT_FOUND:
-            raise self._gone("job", job)
-        return self._told(answer)
+    async def _retrieve(self, job: str) -> JobReport:
+        response = await self._provider.get(f"/batches/{quote(job, safe='')}")
+        if response.status in NOT_FOUND:
+            raise self._not_found("job", job)
+        return self._report(response)
 
-    async def _listed(self, path: str, **query: str) -> AsyncIterator[dict[str, Any]]:
+    async def _pages(self, path: str, **query: str) -> AsyncIterator[dict[str, Any]]:
         """Go through a list, page by page."""
         after = ""
         while True:
-            asked = {**query, "after": after} if after else query
-            page = self._payload(await self._provider.get(f"{path}?{urlencode(asked)}"))
+            query_page = {**query, "after": after} if after else query
+            page = self._payload(await self._provider.get(f"{path}?{urlencode(query_page)}"))
             data = page.get("data")
             if not isinstance(data, list) or not all(isinstance(each, dict) for each in data):
-                raise Transient(f"{self._provider.shown} answered with no list of {path.strip('/')}")
+                raise Transient(f"{self._provider.label} answered with no list of {path.strip('/')}")
             for each in data:
                 yield each
             last = str(data[-1].get("id") or "") if data else ""
@@ -241,48 +247,48 @@ class Jobs:
                 return
             after = last
 
-    def _made(self, answer: HttpResponse) -> Job:
-        """Read the answer of a request for a job; only there does a full queue mean that there is none."""
+    def _created(self, response: HttpResponse) -> Job:
+        """Read the response of a request for a job; only there does a full queue mean that there is none."""
         try:
-            return self._told(answer).job
+            return self._report(response).job
         except TooMany as error:
-            if not self._is_full(answer):
+            if not self._is_queue_full(response):
                 raise
             raise QueueFull(str(error), retry_after=error.retry_after) from error
 
-    def _told(self, answer: HttpResponse) -> Told:
-        return self._read(self._payload(answer))
+    def _report(self, response: HttpResponse) -> JobReport:
+        return self._read(self._payload(response))
 
-    def _read(self, payload: Any) -> Told:  # as JSON has it
+    def _read(self, payload: Any) -> JobReport:  # as JSON has it
         try:
             return read_job(payload, mark=MARK, redacted=self._provider.redacted)
         except Transient as error:
-            raise Transient(f"{self._provider.shown}: {error}") from error
+            raise Transient(f"{self._provider.label}: {error}") from error
 
-    def _payload(self, answer: HttpResponse) -> dict[str, Any]:
-        """Read what an answer holds.
+    def _payload(self, response: HttpResponse) -> dict[str, Any]:
+        """Read what an response holds.
 
         Raises:
             Transient, Rejected, Misconfigured: it is a refusal, or no JSON.
         """
-        if not 200 <= answer.status < 300:  # noqa: PLR2004 - as HTTP counts
-            raise self._failure(answer)
-        if not isinstance(answer.json, dict):
-            raise Transient(f"{self._provider.shown}: the answer is no JSON, or only part of one")
-        return answer.json
+        if not 200 <= response.status < 300:  # noqa: PLR2004 - as HTTP counts
+            raise self._failure(response)
+        if not isinstance(response.json, dict):
+            raise Transient(f"{self._provider.label}: the response is no JSON, or only part of one")
+        return response.json
 
-    def _failure(self, answer: HttpResponse) -> Error:
-        failure = self._remote.failure(answer)
-        if self._is_full(answer) and isinstance(failure, Rejected):
-            return TooMany(str(failure), retry_after=answer.retry_after)
+    def _failure(self, response: HttpResponse) -> Error:
+        failure = self._remote.error_of(response)
+        if self._is_queue_full(response) and isinstance(failure, Rejected):
+            return TooMany(str(failure), retry_after=response.retry_after)
         return failure
 
-    def _is_full(self, answer: HttpResponse) -> bool:
-        error = answer.json.get("error") if isinstance(answer.json, dict) else None
-        return isinstance(error, dict) and is_full(error)
+    def _is_queue_full(self, response: HttpResponse) -> bool:
+        error = response.json.get("error") if isinstance(response.json, dict) else None
+        return isinstance(error, dict) and is_queue_full(error)
 
-    def _gone(self, what: str, name: str) -> NotFound:
-        return NotFound(f"{self._provider.shown} knows no {what} {name}")
+    def _not_found(self, what: str, name: str) -> NotFound:
+        return NotFound(f"{self._provider.label} knows no {what} {name}")
 
 
 def remote_behind(embedder: Embedder) -> RemoteEmbedder | None:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import orjson
 
-from flowbed.embedding.batch_api import Answered, Job
+from flowbed.embedding.batch_api import Job, ResultLine
 from flowbed.embedding.providers.client import SERVERS_FAULT, STATUSES
 from flowbed.embedding.providers.parsing import matrix, message_of, normalised
 from flowbed.errors import Misconfigured, Rejected, Transient
@@ -16,27 +16,27 @@ from flowbed.errors import Misconfigured, Rejected, Transient
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
-    from flowbed.embedding.batch_api import State
+    from flowbed.embedding.batch_api import JobState
     from flowbed.embedding.providers.client import RemoteEmbedder
 
 OK = 200
-ENDED: Mapping[str, State] = {
+ENDED: Mapping[str, JobState] = {
     "completed": "completed",
     "failed": "failed",
     "expired": "expired",
     "cancelled": "cancelled",
 }
 # What a job may be in while its end can still be asked for; in any other state it ends by itself.
-CAN_BE_CANCELLED = frozenset({"validating", "in_progress"})
+CANCELLABLE = frozenset({"validating", "in_progress"})
 # Of lines that nobody has worked on.
-NOT_WORKED_ON = frozenset({"batch_expired", "batch_cancelled"})
+NOT_PROCESSED = frozenset({"batch_expired", "batch_cancelled"})
 # What says that too much of the account waits: a code, or the message where the limit is one of requests.
 QUEUE_FULL = "token_limit_exceeded"
-QUEUE_FULL_SAID = re.compile(r"enqueued \w+ limit", re.IGNORECASE)
+QUEUE_FULL_MESSAGE = re.compile(r"enqueued \w+ limit", re.IGNORECASE)
 
 
 @dataclass(frozen=True, kw_only=True)
-class Told:
+class JobReport:
     """What an API tells of a job: the `job` itself, whose `submission` it is, and the word for how it is."""
 
     job: Job
@@ -44,23 +44,23 @@ class Told:
     status: str
 
 
-def read_job(payload: Any, *, mark: str, redacted: Callable[[str], str]) -> Told:  # as JSON has it
+def read_job(payload: Any, *, mark: str, redacted: Callable[[str], str]) -> JobReport:  # as JSON has it
     """Read {id, status, request_counts, usage, output_file_id, error_file_id, errors, metadata: {`mark`: ...}}.
 
     Raises:
         Transient: it is no job.
     """
-    said = payload if isinstance(payload, dict) else {}
-    name, status = said.get("id"), said.get("status")
+    fields = payload if isinstance(payload, dict) else {}
+    name, status = fields.get("id"), fields.get("status")
     if not (isinstance(name, str) and name and isinstance(status, str)):
         raise Transient("the answer holds no job")
-    counts, metadata = _fields(said.get("request_counts")), _fields(said.get("metadata"))
-    errors = _fields(said.get("errors")).get("data")
+    counts, metadata = _fields(fields.get("request_counts")), _fields(fields.get("metadata"))
+    errors = _fields(fields.get("errors")).get("data")
     problems = [each for each in errors if isinstance(each, dict)] if isinstance(errors, list) else []
     lines: dict[int, str] = {}
     for each in problems:
         if _count(each.get("line")):
-            lines.setdefault(each["line"], _said(each, redacted))
+            lines.setdefault(each["line"], _problem_text(each, redacted))
     # What a state is that this does not know, a later look tells.
     state = ENDED.get(status, "running")
     job = Job(
@@ -70,32 +70,32 @@ def read_job(payload: Any, *, mark: str, redacted: Callable[[str], str]) -> Told
         done=_count(counts.get("completed")),
         failed=_count(counts.get("failed")),
         # Jobs that are billed in another way say 0, or nothing.
-        tokens=_count(_fields(said.get("usage")).get("total_tokens")) or None,
-        output=_name(said.get("output_file_id")),
-        errors=_name(said.get("error_file_id")),
+        tokens=_count(_fields(fields.get("usage")).get("total_tokens")) or None,
+        output=_text(fields.get("output_file_id")),
+        errors=_text(fields.get("error_file_id")),
         reason=_reason(problems, redacted),
         lines=lines,
-        queue_full=state == "failed" and any(map(is_full, problems)),
+        queue_full=state == "failed" and any(map(is_queue_full, problems)),
     )
-    return Told(job=job, submission=_name(metadata.get(mark)), status=status)
+    return JobReport(job=job, submission=_text(metadata.get(mark)), status=status)
 
 
-def is_full(error: Mapping[str, Any]) -> bool:
+def is_queue_full(error: Mapping[str, Any]) -> bool:
     """Tell whether an error says that too much of the account waits already."""
-    return error.get("code") == QUEUE_FULL or bool(QUEUE_FULL_SAID.search(message_of(error)))
+    return error.get("code") == QUEUE_FULL or bool(QUEUE_FULL_MESSAGE.search(message_of(error)))
 
 
-def read_asked(line: bytes) -> tuple[str, str]:
+def read_input_line(line: bytes) -> tuple[str, str]:
     """Read the custom_id and the one text of {custom_id, body: {input: [text]}}.
 
     Raises:
         Rejected: it is no such line.
     """
     try:
-        said = _fields(orjson.loads(line))
+        fields = _fields(orjson.loads(line))
     except orjson.JSONDecodeError as error:
         raise Rejected("a line of the input is no JSON, or only part of one") from error
-    name, texts = said.get("custom_id"), _fields(said.get("body")).get("input")
+    name, texts = fields.get("custom_id"), _fields(fields.get("body")).get("input")
     if not (
         isinstance(name, str) and isinstance(texts, list) and len(texts) == 1 and isinstance(texts[0], str)
     ):
@@ -103,7 +103,7 @@ def read_asked(line: bytes) -> tuple[str, str]:
     return name, texts[0]
 
 
-def read_line(line: bytes, remote: RemoteEmbedder) -> Answered:
+def read_result_line(line: bytes, remote: RemoteEmbedder) -> ResultLine:
     """Read {custom_id, response: {status_code, body}, error: {code, message}}; its vector is made of length 1.
 
     Raises:
@@ -111,63 +111,63 @@ def read_line(line: bytes, remote: RemoteEmbedder) -> Answered:
         Misconfigured: its vector has other dimensions than were asked for.
     """
     try:
-        said = orjson.loads(line)
+        fields = orjson.loads(line)
     except orjson.JSONDecodeError as error:
         raise Rejected("a line of the answers is no JSON, or only part of one") from error
-    name = said.get("custom_id") if isinstance(said, dict) else None
+    name = fields.get("custom_id") if isinstance(fields, dict) else None
     if not isinstance(name, str) or not name:
         raise Rejected("a line of the answers has no custom_id: whose it is is not known")
-    response = _fields(said.get("response"))
+    response = _fields(fields.get("response"))
     if response.get("status_code") == OK:
-        return _embedded(name, response.get("body"), remote)
-    return _failed(name, response, _fields(said.get("error")), remote)
+        return _vector_line(name, response.get("body"), remote)
+    return _failure_line(name, response, _fields(fields.get("error")), remote)
 
 
-def _embedded(name: str, body: Any, remote: RemoteEmbedder) -> Answered:  # as JSON has it
+def _vector_line(name: str, body: Any, remote: RemoteEmbedder) -> ResultLine:  # as JSON has it
     tokens = None
     try:
         read = remote.api.read(body, 1)
         tokens = read.tokens
         vectors = normalised(matrix(read.embeddings, remote.space.dimensions))
     except Transient as error:
-        return Answered(name=name, tokens=tokens, failure="transient", reason=str(error))
+        return ResultLine(name=name, tokens=tokens, failure="transient", reason=str(error))
     except Rejected as error:
-        return Answered(name=name, tokens=tokens, failure="rejected", reason=str(error))
+        return ResultLine(name=name, tokens=tokens, failure="rejected", reason=str(error))
     except Misconfigured as error:
-        raise Misconfigured(f"{remote.provider.shown}: {error}") from error
-    return Answered(name=name, vector=vectors[0], tokens=tokens)
+        raise Misconfigured(f"{remote.provider.label}: {error}") from error
+    return ResultLine(name=name, vector=vectors[0], tokens=tokens)
 
 
-def _failed(
+def _failure_line(
     name: str, response: Mapping[str, Any], error: Mapping[str, Any], remote: RemoteEmbedder
-) -> Answered:
+) -> ResultLine:
     status = _count(response.get("status_code"))
-    said = message_of(error) or message_of(response.get("body")) or message_of(response)
-    reason = remote.provider.redacted(said) or f"it was answered with status {status}"
-    if error.get("code") in NOT_WORKED_ON:
-        return Answered(name=name, failure="expired", reason=reason)
+    fields = message_of(error) or message_of(response.get("body")) or message_of(response)
+    reason = remote.provider.redacted(fields) or f"it was answered with status {status}"
+    if error.get("code") in NOT_PROCESSED:
+        return ResultLine(name=name, failure="expired", reason=reason)
     # A line on its own has no setting that could be changed for it: what is no fault of the server is one of the text.
     rejected = OK < status < SERVERS_FAULT and STATUSES.get(status) != "transient"
-    return Answered(name=name, failure="rejected" if rejected else "transient", reason=reason)
+    return ResultLine(name=name, failure="rejected" if rejected else "transient", reason=reason)
 
 
 def _reason(problems: list[dict[str, Any]], redacted: Callable[[str], str]) -> str:
     """Say in short why a job failed: the first reason, and how many there are."""
     if not problems:
         return ""
-    first = _said(problems[0], redacted)
+    first = _problem_text(problems[0], redacted)
     return first if len(problems) == 1 else f"{first} (and {len(problems) - 1} more)"
 
 
-def _said(problem: Mapping[str, Any], redacted: Callable[[str], str]) -> str:
-    return redacted(message_of(problem) or _name(problem.get("code"))) or "the provider gives no reason"
+def _problem_text(problem: Mapping[str, Any], redacted: Callable[[str], str]) -> str:
+    return redacted(message_of(problem) or _text(problem.get("code"))) or "the provider gives no reason"
 
 
 def _fields(value: Any) -> dict[str, Any]:  # as JSON has it
     return value if isinstance(value, dict) else {}
 
 
-def _name(value: Any) -> str:  # as JSON has it
+def _text(value: Any) -> str:  # as JSON has it
     return value if isinstance(value, str) else ""
 
 

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 PIECE = 2**16
 # How many times as long the answer to a file is waited for: megabytes of it may still lie in buffers here,
 # and the provider has to put all of it somewhere before it answers.
-TIMES = 5
+RESPONSE_FACTOR = 5
 # Between the parts of a form. No file of JSON lines can hold it: it stands behind a carriage return, which they escape.
 BOUNDARY = "flowbed-7d1f4c0b9a3e4f6c8e2a"
 
@@ -47,7 +47,7 @@ async def upload(
         "Content-Type": f"multipart/form-data; boundary={BOUNDARY}",
         "Content-Length": str(len(head) + size + len(tail)),
     }
-    last = provider.silence * TIMES
+    response_timeout = provider.idle_timeout * RESPONSE_FACTOR
     failures: list[Exception] = []
 
     async def form(patience: asyncio.Timeout) -> AsyncGenerator[bytes, None]:
@@ -56,7 +56,7 @@ async def upload(
             async with aclosing(_pieces(read(), size)) as pieces:
                 async for piece in pieces:
                     # Each is asked for once the one before is on the line: that is how it is seen to get on.
-                    patience.reschedule(asyncio.get_running_loop().time() + provider.silence)
+                    patience.reschedule(asyncio.get_running_loop().time() + provider.idle_timeout)
                     yield piece
         except Exception as error:
             failures.append(error)
@@ -66,16 +66,18 @@ async def upload(
 
     try:
         async with (
-            asyncio.timeout(provider.silence) as patience,
-            _given_up(form(patience)) as body,
-            provider.exchange("POST", path, data=body, headers=headers, lasting=last) as response,
+            asyncio.timeout(provider.idle_timeout) as patience,
+            _closing(form(patience)) as body,
+            provider.stream(
+                "POST", path, data=body, headers=headers, idle_timeout=response_timeout
+            ) as response,
         ):
             # Of the content alone: the response as a whole waits until all is sent, even where it says no.
             content = await response.content.read()
             return HttpResponse(status=response.status, headers=response.headers, body=content)
     except TimeoutError as error:
         raise Transient(
-            f"{provider.shown} took nothing of {name} for {provider.silence:g} seconds"
+            f"{provider.label} took nothing of {name} for {provider.idle_timeout:g} seconds"
         ) from error
     except Transient:
         if failures:
@@ -84,7 +86,7 @@ async def upload(
 
 
 async def download(
-    provider: HttpClient, path: str, refused: Callable[[HttpResponse], Exception]
+    provider: HttpClient, path: str, error_of: Callable[[HttpResponse], Exception]
 ) -> AsyncGenerator[bytes, None]:
     """Read what is at `path`, piece by piece; an answer of another status than 200 is raised as `refused` tells it.
 
@@ -92,16 +94,16 @@ async def download(
         Transient: there was no connection, nothing came for too long, or it broke off.
         Misconfigured: as `Provider.post`.
     """
-    async with provider.exchange("GET", path, lasting=provider.silence) as response:
+    async with provider.stream("GET", path, idle_timeout=provider.idle_timeout) as response:
         if response.status != 200:  # noqa: PLR2004 - as HTTP counts
             body = await response.read()
-            raise refused(HttpResponse(status=response.status, headers=response.headers, body=body))
+            raise error_of(HttpResponse(status=response.status, headers=response.headers, body=body))
         async for piece in response.content.iter_chunked(PIECE):
             yield piece
 
 
 @contextlib.asynccontextmanager
-async def _given_up(pieces: AsyncGenerator[bytes, None]) -> AsyncIterator[AsyncGenerator[bytes, None]]:
+async def _closing(pieces: AsyncGenerator[bytes, None]) -> AsyncIterator[AsyncGenerator[bytes, None]]:
     """Close what is sent, however far that got."""
     try:
         yield pieces
@@ -111,13 +113,13 @@ async def _given_up(pieces: AsyncGenerator[bytes, None]) -> AsyncIterator[AsyncG
             await pieces.aclose()
 
 
-async def _pieces(some: AsyncIterator[bytes], size: int) -> AsyncGenerator[bytes, None]:
+async def _pieces(content: AsyncIterator[bytes], size: int) -> AsyncGenerator[bytes, None]:
     """Cut a file into small pieces, and refuse one of another size."""
     seen = 0
     async with contextlib.AsyncExitStack() as stack:
-        if isinstance(some, AsyncGenerator):
-            await stack.enter_async_context(aclosing(some))
-        async for part in some:
+        if isinstance(content, AsyncGenerator):
+            await stack.enter_async_context(aclosing(content))
+        async for part in content:
             seen += len(part)
             if seen > size:
                 break

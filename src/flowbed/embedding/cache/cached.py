@@ -11,11 +11,11 @@ from flowbed import telemetry
 from flowbed.embedding.cache.encoding import FLOAT, Layout
 from flowbed.embedding.cache.tiers import Tiers
 from flowbed.embedding.dimensions import is_padded
-from flowbed.embedding.local.priority import UNHURRIED
-from flowbed.embedding.splitting import cut
-from flowbed.embedding.token_counts import guessed, shares
+from flowbed.embedding.local.priority import BACKGROUND
+from flowbed.embedding.splitting import split
+from flowbed.embedding.token_counts import estimate_tokens, share_tokens
 from flowbed.embedding.unicode import require_unicode
-from flowbed.embedding.wrappers import Wrapper, anew
+from flowbed.embedding.wrappers import Wrapper, copy_error
 from flowbed.errors import Error, Misconfigured, Rejected, Transient
 from flowbed.records import Embedded, vector_keys
 
@@ -69,9 +69,9 @@ class Cached(Wrapper):
         self._layout = Layout(self.space.dimensions)
         self.tiers = Tiers(tiers, self._layout, clock=clock)
         # A key is here while some call looks it up or embeds it.
-        self._flights: dict[bytes, asyncio.Future[_Landed]] = {}
+        self._flights: dict[bytes, asyncio.Future[_FlightResult]] = {}
         # Of what nobody waits for, where that may take long: nobody else is to wait for it.
-        self._unhurried: dict[bytes, asyncio.Future[_Landed]] = {}
+        self._background_flights: dict[bytes, asyncio.Future[_FlightResult]] = {}
 
     async def embed(self, texts: Sequence[str], *, purpose: Purpose) -> Embedded:
         """Embed every text or none; `tokens` counts only what this call had sent, `counts` every text.
@@ -85,7 +85,7 @@ class Cached(Wrapper):
         keys = self._keys(texts, purpose)
         wanted = dict(zip(keys, texts, strict=True))
         known = self.tiers.find(list(wanted))
-        call = _Call(wanted=wanted, known=known)
+        call = _Lookup(wanted=wanted, known=known)
         if len(known) < len(wanted):
             try:
                 await self._complete(call, purpose)
@@ -116,7 +116,7 @@ class Cached(Wrapper):
             Rejected: a text is not valid Unicode.
         """
         wanted = dict(zip(self._keys(texts, purpose), texts, strict=True))
-        found = await self.tiers.look(list(wanted))
+        found = await self.tiers.lookup(list(wanted))
         if not found:
             return {}
         vectors = self._layout.vectors(found.values())
@@ -129,7 +129,7 @@ class Cached(Wrapper):
             Rejected: a text is not valid Unicode.
             Misconfigured: the vectors are of another space.
         """
-        await self.tiers.put(self._stored(self._keys(texts, purpose), embedded, embedded.counts))
+        await self.tiers.put(self._encode(self._keys(texts, purpose), embedded, embedded.counts))
 
     async def parts(self, texts: Sequence[str], *, purpose: Purpose) -> list[slice]:
         """Cut texts, in order, into parts that the embedder takes in one request each, and answers or fails whole."""
@@ -139,8 +139,8 @@ class Cached(Wrapper):
             sizes = await asyncio.to_thread(lambda: [self._size(text, purpose) for text in texts])
         else:
             # Counting takes a tenth of a local model's time.
-            sizes = [guessed(text) for text in texts]
-        return cut(sizes, items=self.items, tokens=self.tokens)
+            sizes = [estimate_tokens(text) for text in texts]
+        return split(sizes, items=self.items, tokens=self.tokens)
 
     async def clear(self) -> None:
         """Empty the tiers that can be emptied; what is kept on disk was paid for, and stays."""
@@ -151,51 +151,53 @@ class Cached(Wrapper):
         return vector_keys(self.space, purpose, texts)
 
     @property
-    def _stands_back(self) -> bool:
+    def _in_background(self) -> bool:
         """Whether the call under way takes what others leave; what costs money is never embedded twice for that."""
-        return UNHURRIED.get() and not self.price
+        return BACKGROUND.get() and not self.price
 
-    async def _complete(self, call: _Call, purpose: Purpose) -> None:
+    async def _complete(self, call: _Lookup, purpose: Purpose) -> None:
         """Find or make what is not known yet of what a call wants."""
         while left := [key for key in call.wanted if key not in call.known]:
-            under_way = {**self._unhurried, **self._flights} if self._stands_back else self._flights
-            elsewhere = {key: under_way[key] for key in left if key in under_way}
-            mine = {key: call.wanted[key] for key in left if key not in elsewhere}
+            under_way = (
+                {**self._background_flights, **self._flights} if self._in_background else self._flights
+            )
+            in_flight = {key: under_way[key] for key in left if key in under_way}
+            mine = {key: call.wanted[key] for key in left if key not in in_flight}
             if mine:
                 await self._resolve(mine, call, purpose)
             # Only after its own keys are settled does a call wait, so no two calls wait for each other.
-            if elsewhere:
-                await asyncio.wait(elsewhere.values())
-                call.land({key: flight.result() for key, flight in elsewhere.items()})
+            if in_flight:
+                await asyncio.wait(in_flight.values())
+                call.join({key: flight.result() for key, flight in in_flight.items()})
 
-    async def _resolve(self, mine: Mapping[bytes, str], call: _Call, purpose: Purpose) -> None:
+    async def _resolve(self, mine: Mapping[bytes, str], call: _Lookup, purpose: Purpose) -> None:
         """Look `mine` up, embed what is not kept, add both to what is known, and tell whoever waits."""
         loop = asyncio.get_running_loop()
         flights = {key: loop.create_future() for key in mine}
-        own = self._unhurried if self._stands_back else self._flights
-        own.update(flights)
-        failure: _Landed = None
-        guilty: set[bytes] = set()
+        registry = self._background_flights if self._in_background else self._flights
+        registry.update(flights)
+        failure: _FlightResult = None
+        refused_keys: set[bytes] = set()
         try:
-            call.known.update(await self.tiers.look(list(mine)))
+            call.known.update(await self.tiers.lookup(list(mine)))
             sent = {key: text for key, text in mine.items() if key not in call.known}
             if sent:
                 await self._send(sent, call, purpose)
         except _RejectedKeysError as error:
-            guilty = error.keys
+            refused_keys = error.keys
             failure = error.cause
             raise
         except (Transient, Misconfigured) as error:
-            guilty = set(mine)
+            refused_keys = set(mine)
             failure = error
             raise
         finally:
             # Also after an error or a cancellation, so that nobody waits for ever.
             for key, flight in flights.items():
-                del own[key]
-                flight.set_result(call.known.get(key, failure if key in guilty else None))
+                del registry[key]
+                flight.set_result(call.known.get(key, failure if key in refused_keys else None))
 
-    async def _send(self, sent: Mapping[bytes, str], call: _Call, purpose: Purpose) -> None:
+    async def _send(self, sent: Mapping[bytes, str], call: _Lookup, purpose: Purpose) -> None:
         """Embed `sent`, in as many requests as it takes, and keep it; the first failure ends those not yet begun."""
         order, texts = list(sent), list(sent.values())
         # What costs nothing may be lost, and a model that runs here cuts calls to its own measure.
@@ -222,7 +224,7 @@ class Cached(Wrapper):
         return None
 
     async def _request(
-        self, order: Sequence[bytes], texts: Sequence[str], call: _Call, purpose: Purpose
+        self, order: Sequence[bytes], texts: Sequence[str], call: _Lookup, purpose: Purpose
     ) -> None:
         """Embed the texts of the keys in `order`, in one request, and keep what it brings."""
         telemetry.reached(telemetry.REQUEST_SENT, texts=len(texts))
@@ -247,12 +249,12 @@ class Cached(Wrapper):
             # One text has all of the tokens that are billed, and need not be read to know them.
             alone = len(texts) == 1 and embedded.tokens > 0
             sizes = [1] if alone else [self._size(text, purpose) for text in texts]
-            counts = shares(embedded.tokens, sizes)
-        stored = self._stored(order, embedded, counts)
+            counts = share_tokens(embedded.tokens, sizes)
+        stored = self._encode(order, embedded, counts)
         call.known.update(stored)
         await self.tiers.put(stored)
 
-    async def _counted(self, keys: Sequence[bytes], call: _Call, purpose: Purpose) -> tuple[int, ...]:
+    async def _counted(self, keys: Sequence[bytes], call: _Lookup, purpose: Purpose) -> tuple[int, ...]:
         """Read the tokens of each text; those of a vector that was kept without are counted, and kept from now on."""
         counts: dict[bytes, int] = {}
         missing: dict[bytes, bytes] = {}
@@ -271,7 +273,7 @@ class Cached(Wrapper):
         tokens = self.count(text)
         return self.bill(text, tokens) if purpose == "document" else tokens
 
-    def _stored(self, keys: Sequence[bytes], embedded: Embedded, counts: Sequence[int]) -> dict[bytes, bytes]:
+    def _encode(self, keys: Sequence[bytes], embedded: Embedded, counts: Sequence[int]) -> dict[bytes, bytes]:
         """Write vectors as tiers keep them."""
         shape = (len(keys), self.space.dimensions)
         if embedded.vectors.shape != shape:
@@ -292,11 +294,11 @@ class Cached(Wrapper):
 
 
 # What became of a key that another call was after: its vector, why there is none, or None where that call cannot tell.
-_Landed = bytes | Transient | Rejected | Misconfigured | None
+_FlightResult = bytes | Transient | Rejected | Misconfigured | None
 
 
 @dataclass
-class _Call:
+class _Lookup:
     """What one call wants, by key, and what it has."""
 
     wanted: Mapping[bytes, str]
@@ -306,21 +308,21 @@ class _Call:
     sent: set[bytes] = field(default_factory=set)
     failed: bool = False
 
-    def land(self, landed: Mapping[bytes, _Landed]) -> None:
+    def join(self, results: Mapping[bytes, _FlightResult]) -> None:
         """Take what other calls have found.
 
         A failure of another call is not this one's: once, what is still unknown is tried again by this call itself. Of
         a crowd that waits for a provider which is down, each would otherwise wait for all before it to try in turn.
         """
-        refused = {key: error for key, error in landed.items() if isinstance(error, Rejected)}
+        refused = {key: error for key, error in results.items() if isinstance(error, Rejected)}
         if refused:
             raise _RejectedKeysError(next(iter(refused.values())), set(refused))
-        self.known.update({key: value for key, value in landed.items() if isinstance(value, bytes)})
-        failures = [error for error in landed.values() if isinstance(error, (Transient, Misconfigured))]
+        self.known.update({key: value for key, value in results.items() if isinstance(value, bytes)})
+        failures = [error for error in results.values() if isinstance(error, (Transient, Misconfigured))]
         if not failures:
             return
         if self.failed:
-            raise anew(failures[0]) from failures[0]
+            raise copy_error(failures[0]) from failures[0]
         self.failed = True
 
 

@@ -88,22 +88,22 @@ class VectorFile:
         await asyncio.get_running_loop().run_in_executor(self._thread, self._close)
 
     async def _call(self, work: Callable[[sqlite3.Connection], T]) -> T:
-        return await asyncio.get_running_loop().run_in_executor(self._thread, self._guarded, work)
+        return await asyncio.get_running_loop().run_in_executor(self._thread, self._run, work)
 
-    def _guarded(self, work: Callable[[sqlite3.Connection], T]) -> T:
+    def _run(self, work: Callable[[sqlite3.Connection], T]) -> T:
         """Run `work` in the file's thread; a damaged file is opened again first, and then begun anew."""
         try:
             try:
                 return work(self._open())
             except sqlite3.Error as error:
-                if not _is(error, DAMAGED):
+                if not _has_code(error, DAMAGED):
                     raise
             # Another process may have begun the file anew while this one still had the old one open.
             self._close()
             try:
                 return work(self._open())
             except sqlite3.Error as error:
-                if not _is(error, DAMAGED):
+                if not _has_code(error, DAMAGED):
                     raise
                 log.warning(
                     "vector cache %s is damaged (%s); it is set aside and begun anew", self._path, error
@@ -113,7 +113,7 @@ class VectorFile:
         except (sqlite3.Error, OSError) as error:
             # A connection whose transaction failed half way is not used again.
             self._close()
-            raise self._translated(error) from error
+            raise self._translate(error) from error
 
     def _open(self) -> sqlite3.Connection:
         if self._connection is None:
@@ -121,7 +121,7 @@ class VectorFile:
             connection = sqlite3.connect(self._path, timeout=PATIENCE, isolation_level=None)
             try:
                 connection.execute(f"PRAGMA page_size = {PAGE_BYTES}")
-                _use_log(connection)
+                _enable_wal(connection)
                 # A lost last transaction only means embedding again; a damaged file is ruled out either way.
                 connection.execute("PRAGMA synchronous = NORMAL")
                 connection.executescript(SCHEMA)
@@ -150,7 +150,7 @@ class VectorFile:
         old: list[int] = []
         for part in _parts(keys):
             rows = connection.execute(
-                f"SELECT id, key, vector, used FROM vectors WHERE key IN ({_marks(part)})",  # noqa: S608 - only marks
+                f"SELECT id, key, vector, used FROM vectors WHERE key IN ({_placeholders(part)})",  # noqa: S608 - only marks
                 part,
             )
             for identifier, key, vector, used in rows:
@@ -160,11 +160,11 @@ class VectorFile:
         try:
             for stale in _parts(old):
                 connection.execute(
-                    f"UPDATE vectors SET used = ? WHERE id IN ({_marks(stale)})",  # noqa: S608 - only marks
+                    f"UPDATE vectors SET used = ? WHERE id IN ({_placeholders(stale)})",  # noqa: S608 - only marks
                     [hour, *stale],
                 )
         except sqlite3.Error as error:
-            if _is(error, DAMAGED):
+            if _has_code(error, DAMAGED):
                 raise
             # Knowing less about use is no reason to withhold what was found.
             log.debug("vector cache %s could not note what was used: %s", self._path, error)
@@ -191,17 +191,17 @@ class VectorFile:
 
     def _drop(self, connection: sqlite3.Connection, *, room: int) -> None:
         """Drop the least recently used rows until `room` more bytes fit the limit."""
-        while (excess := self._held(connection) + room - self._limit) > 0:
+        while (excess := self._used_bytes(connection) + room - self._limit) > 0:
             (rows,) = connection.execute("SELECT count(*) FROM vectors").fetchone()
             if not rows:
                 return
-            share = excess / self._held(connection) + DROPPED_SHARE
+            share = excess / self._used_bytes(connection) + DROPPED_SHARE
             connection.execute(
                 "DELETE FROM vectors WHERE id IN (SELECT id FROM vectors ORDER BY used, id LIMIT ?)",
                 [max(1, int(rows * share))],
             )
 
-    def _held(self, connection: sqlite3.Connection) -> int:
+    def _used_bytes(self, connection: sqlite3.Connection) -> int:
         """Count the bytes of the pages in use; pages that were freed are filled again before the file grows."""
         pages, free, size = (
             connection.execute(f"PRAGMA {name}").fetchone()[0]
@@ -209,17 +209,17 @@ class VectorFile:
         )
         return int((pages - free) * size)
 
-    def _translated(self, error: sqlite3.Error | OSError) -> Error:
-        if _is(error, (sqlite3.SQLITE_FULL,)):
+    def _translate(self, error: sqlite3.Error | OSError) -> Error:
+        if _has_code(error, (sqlite3.SQLITE_FULL,)):
             return OutOfSpace(f"no space left for the vector cache {self._path}; free some and run again")
-        if _is(error, (*BUSY, sqlite3.SQLITE_IOERR)):
+        if _has_code(error, (*BUSY, sqlite3.SQLITE_IOERR)):
             return Transient(f"vector cache {self._path} could not be used ({error}); try again")
         return Misconfigured(
             f"vector cache {self._path} cannot be used ({error}); make its folder writable or choose another"
         )
 
 
-def fault_of(path: Path) -> str:
+def damage_of(path: Path) -> str:
     """Say why the vectors in a file cannot be read; nothing, where they can, or where there is no file."""
     if not path.exists():
         return ""
@@ -230,14 +230,14 @@ def fault_of(path: Path) -> str:
             # The end of each tree: a look at every page would take minutes.
             file.execute("SELECT max(id), max(used), max(key) FROM vectors").fetchone()
     except sqlite3.Error as error:
-        return str(error) if _is(error, DAMAGED) else ""
+        return str(error) if _has_code(error, DAMAGED) else ""
     return ""
 
 
 def drop_damaged(path: Path, *, dry_run: bool) -> list[int]:
     """Remove a file that is damaged, and one that was set aside for that; tell their sizes in bytes."""
     aside = path.with_name(path.name + DAMAGED_SUFFIX)
-    found = [each for each in (aside, path) if each.exists() and (each == aside or fault_of(each))]
+    found = [each for each in (aside, path) if each.exists() and (each == aside or damage_of(each))]
     sizes = [each.stat().st_size for each in found]
     for each in () if dry_run else found:
         # The log first: beside a new file, an old log would be replayed into it.
@@ -246,7 +246,7 @@ def drop_damaged(path: Path, *, dry_run: bool) -> list[int]:
     return sizes
 
 
-def _use_log(connection: sqlite3.Connection) -> None:
+def _enable_wal(connection: sqlite3.Connection) -> None:
     """Turn on the write-ahead log, so that readers and a writer do not wait for each other."""
     deadline = time.monotonic() + PATIENCE
     while True:
@@ -254,7 +254,7 @@ def _use_log(connection: sqlite3.Connection) -> None:
             connection.execute("PRAGMA journal_mode = WAL")
         except sqlite3.OperationalError as error:
             # SQLite does not wait here by itself when two processes open a new file at once.
-            if not _is(error, BUSY) or time.monotonic() > deadline:
+            if not _has_code(error, BUSY) or time.monotonic() > deadline:
                 raise
             time.sleep(0.01)
         else:
@@ -263,7 +263,7 @@ def _use_log(connection: sqlite3.Connection) -> None:
             return
 
 
-def _is(error: Exception, codes: Sequence[int]) -> bool:
+def _has_code(error: Exception, codes: Sequence[int]) -> bool:
     """Whether SQLite gave one of these primary codes; the rest of a code only adds detail."""
     return (getattr(error, "sqlite_errorcode", None) or 0) & 0xFF in codes
 
@@ -273,5 +273,5 @@ def _parts(items: Sequence[T]) -> Iterator[Sequence[T]]:
         yield items[start : start + ROWS]
 
 
-def _marks(values: Sequence[object]) -> str:
+def _placeholders(values: Sequence[object]) -> str:
     return ",".join("?" * len(values))

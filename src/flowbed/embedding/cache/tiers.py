@@ -39,7 +39,7 @@ class Instant(Protocol):
 
 
 @runtime_checkable
-class Clears(Protocol):
+class Clearable(Protocol):
     """A tier that can be emptied."""
 
     async def clear(self) -> None:
@@ -48,7 +48,7 @@ class Clears(Protocol):
 
 
 @dataclass(kw_only=True)
-class Looked:
+class TierStats:
     """How often vectors were looked for in one tier, and found or not."""
 
     tier: str
@@ -62,7 +62,7 @@ class Tiers:
     def __init__(self, tiers: Sequence[VectorTier], layout: Layout, *, clock: Callable[[], float]) -> None:
         """Keep values of `layout`; `clock` gives seconds."""
         # A tier in front of another goes by the name of that.
-        self.looked = [Looked(tier=getattr(tier, "name", type(tier).__name__)) for tier in tiers]
+        self.stats = [TierStats(tier=getattr(tier, "name", type(tier).__name__)) for tier in tiers]
         self._tiers = tuple(tiers)
         self._instant = tiers[0] if tiers and isinstance(tiers[0], Instant) else None
         self._layout = layout
@@ -73,7 +73,7 @@ class Tiers:
         """Look keys up in the nearest tier, where it answers without waiting."""
         return {} if self._instant is None else self._valid(0, self._instant.find(keys))
 
-    async def look(self, keys: Sequence[bytes]) -> dict[bytes, bytes]:
+    async def lookup(self, keys: Sequence[bytes]) -> dict[bytes, bytes]:
         """Ask the tiers one after another, and bring what a far one holds to the nearer ones."""
         found: dict[bytes, bytes] = {}
         for place, tier in enumerate(self._tiers):
@@ -88,7 +88,7 @@ class Tiers:
                 self._pause(place, error)
                 continue
             valid = self._valid(place, answer)
-            self.looked[place].misses += len(left) - len(valid)
+            self.stats[place].misses += len(left) - len(valid)
             found.update(valid)
             if valid:
                 await self.put(valid, tiers=place)
@@ -97,7 +97,7 @@ class Tiers:
     def _valid(self, place: int, answer: Mapping[bytes, bytes]) -> dict[bytes, bytes]:
         """Take what a tier holds that can be a vector of this space."""
         valid = {key: value for key, value in answer.items() if self._layout.is_valid(value)}
-        self.looked[place].hits += len(valid)
+        self.stats[place].hits += len(valid)
         return valid
 
     async def put(self, vectors: Mapping[bytes, bytes], *, tiers: int | None = None) -> None:
@@ -120,13 +120,13 @@ class Tiers:
     def _pause(self, place: int, error: Exception) -> None:
         self._paused_until[place] = self._clock() + PAUSE
         telemetry.log.warning(
-            "vector cache %s is left alone for %d s: %s", self.looked[place].tier, PAUSE, error
+            "vector cache %s is left alone for %d s: %s", self.stats[place].tier, PAUSE, error
         )
 
     async def clear(self) -> None:
         """Empty the tiers that can be emptied; what is kept on disk was paid for, and stays."""
         for place, tier in enumerate(self._tiers):
-            if not isinstance(tier, Clears) or self._paused(place):
+            if not isinstance(tier, Clearable) or self._paused(place):
                 continue
             try:
                 await tier.clear()

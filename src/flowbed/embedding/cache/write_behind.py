@@ -6,8 +6,8 @@ import asyncio
 from itertools import chain
 from typing import TYPE_CHECKING
 
-from flowbed.embedding.cache.tiers import Clears
-from flowbed.embedding.wrappers import anew
+from flowbed.embedding.cache.tiers import Clearable
+from flowbed.embedding.wrappers import copy_error
 from flowbed.telemetry import log
 
 if TYPE_CHECKING:
@@ -16,9 +16,9 @@ if TYPE_CHECKING:
     from flowbed.embedding.cache.tiers import VectorTier
 
 # Bytes that may wait to be written; whoever brings more waits with them, so that memory is bounded.
-MOST = 64 * 2**20
+MAX_PENDING = 64 * 2**20
 # Seconds in which vectors gather before they are written: a transaction on disk costs as much as some hundred rows.
-GATHERING = 0.05
+DELAY = 0.05
 
 
 class WriteBehind:
@@ -29,18 +29,18 @@ class WriteBehind:
     loop; `aclose` writes what is left.
     """
 
-    def __init__(self, tier: VectorTier, *, most: int = MOST, gathering: float = GATHERING) -> None:
-        """Stand in front of `tier`, with at most `most` bytes that wait, each for `gathering` seconds."""
+    def __init__(self, tier: VectorTier, *, limit: int = MAX_PENDING, delay: float = DELAY) -> None:
+        """Stand in front of `tier`, with at limit `most` bytes that wait, each for `gathering` seconds."""
         self.name = type(tier).__name__
         self._tier = tier
-        self._most = most
-        self._gathering = gathering
-        self._waiting: dict[bytes, bytes] = {}
+        self._limit = limit
+        self._delay = delay
+        self._pending: dict[bytes, bytes] = {}
         self._writing: Mapping[bytes, bytes] = {}
         self._bytes = 0
         self._writer: asyncio.Task[None] | None = None
         # Who waits for the next reading, each with its own keys, so that one who leaves takes nobody's answer along.
-        self._asking: dict[asyncio.Future[Mapping[bytes, bytes]], Sequence[bytes]] = {}
+        self._readers: dict[asyncio.Future[Mapping[bytes, bytes]], Sequence[bytes]] = {}
         self._reader: asyncio.Task[None] | None = None
 
     async def get_many(self, keys: Sequence[bytes]) -> dict[bytes, bytes]:
@@ -52,7 +52,7 @@ class WriteBehind:
         found: dict[bytes, bytes] = {}
         left: list[bytes] = []
         for key in keys:
-            value = self._waiting.get(key) or self._writing.get(key)
+            value = self._pending.get(key) or self._writing.get(key)
             if value is None:
                 left.append(key)
             else:
@@ -65,10 +65,10 @@ class WriteBehind:
         """Have vectors written soon; a write that fails is told in a warning, and they are not kept."""
         # What is put once more counts twice until it is written, which errs on the safe side.
         self._bytes += sum(map(len, vectors.values()))
-        self._waiting.update(vectors)
+        self._pending.update(vectors)
         if self._writer is None:
             self._writer = asyncio.create_task(self._write_on())
-        if self._bytes > self._most:
+        if self._bytes > self._limit:
             await asyncio.wait([self._writer])
 
     async def clear(self) -> None:
@@ -78,7 +78,7 @@ class WriteBehind:
             Transient, OutOfSpace, Misconfigured: as the tier behind does.
         """
         await self.aclose()
-        if isinstance(self._tier, Clears):
+        if isinstance(self._tier, Clearable):
             await self._tier.clear()
 
     async def aclose(self) -> None:
@@ -88,40 +88,40 @@ class WriteBehind:
 
     async def _read(self, keys: Sequence[bytes]) -> Mapping[bytes, bytes]:
         answer: asyncio.Future[Mapping[bytes, bytes]] = asyncio.get_running_loop().create_future()
-        self._asking[answer] = keys
+        self._readers[answer] = keys
         if self._reader is None:
             self._reader = asyncio.create_task(self._read_on())
         return await answer
 
     async def _read_on(self) -> None:
         try:
-            while self._asking:
-                asking, self._asking = self._asking, {}
-                await self._answer(asking)
+            while self._readers:
+                readers, self._readers = self._readers, {}
+                await self._answer(readers)
         finally:
             self._reader = None
 
-    async def _answer(self, asking: Mapping[asyncio.Future[Mapping[bytes, bytes]], Sequence[bytes]]) -> None:
+    async def _answer(self, readers: Mapping[asyncio.Future[Mapping[bytes, bytes]], Sequence[bytes]]) -> None:
         """Read what several ask for at once, and hand each its own."""
         failure: Exception | None = None
-        held: Mapping[bytes, bytes] = {}
+        found: Mapping[bytes, bytes] = {}
         try:
-            held = await self._tier.get_many(list(dict.fromkeys(chain.from_iterable(asking.values()))))
+            found = await self._tier.get_many(list(dict.fromkeys(chain.from_iterable(readers.values()))))
         except Exception as error:  # noqa: BLE001 - it is for those who asked
             failure = error
-        for answer, keys in asking.items():
+        for answer, keys in readers.items():
             if answer.done():  # whoever asked has left
                 continue
             if failure is None:
-                answer.set_result({key: held[key] for key in keys if key in held})
+                answer.set_result({key: found[key] for key in keys if key in found})
             else:
-                answer.set_exception(anew(failure))
+                answer.set_exception(copy_error(failure))
 
     async def _write_on(self) -> None:
         try:
-            while self._waiting:
-                await asyncio.sleep(self._gathering)
-                self._writing, self._waiting = self._waiting, {}
+            while self._pending:
+                await asyncio.sleep(self._delay)
+                self._writing, self._pending = self._pending, {}
                 try:
                     await self._tier.put_many(self._writing)
                 except Exception as error:  # noqa: BLE001 - whatever a tier raises, answers are given without it
@@ -129,5 +129,5 @@ class WriteBehind:
                 self._bytes -= sum(map(len, self._writing.values()))
         finally:
             self._writing = {}
-            self._bytes = sum(map(len, self._waiting.values()))
+            self._bytes = sum(map(len, self._pending.values()))
             self._writer = None

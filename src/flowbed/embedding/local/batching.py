@@ -63,7 +63,7 @@ def batches_of(
     widths = [len(windows[window].ids) + special for window in order]
     # Largest first: memory is claimed once, at the start, and no core begins a long batch when others have ended.
     for cut in sorted(
-        cuts(widths, most=share(sum(widths), cores)),
+        split_batches(widths, most=batch_tokens(sum(widths), cores)),
         key=lambda cut: -(cut.stop - cut.start) * widths[cut.start],
     ):
         members, width = order[cut], widths[cut.start]
@@ -76,13 +76,13 @@ def batches_of(
         yield Batch(windows=members, ids=ids, mask=mask)
 
 
-def share(tokens: int, cores: int) -> int:
+def batch_tokens(tokens: int, cores: int) -> int:
     """Say how large a batch may be for each core to have as much of a call of so many tokens as any other."""
     rounds = -(-tokens // (TOKENS * cores))
     return min(TOKENS, max(SHARE, -(-tokens // (max(1, rounds) * cores))))
 
 
-def cuts(widths: Sequence[int], *, most: int = TOKENS) -> list[slice]:
+def split_batches(widths: Sequence[int], *, most: int = TOKENS) -> list[slice]:
     """Cut windows, widest first, into the batches that take the least time, padding and all.
 
     A batch of n windows takes n times the widest one's tokens, and `BATCH` more; none but a single window has more
@@ -112,25 +112,25 @@ def cuts(widths: Sequence[int], *, most: int = TOKENS) -> list[slice]:
     return found[::-1]
 
 
-def pooled(output: NDArray[np.float32], mask: NDArray[np.int64], pooling: str) -> NDArray[np.float32]:
+def pool(output: NDArray[np.float32], mask: NDArray[np.int64], pooling: str) -> NDArray[np.float32]:
     """Make unit vectors of a graph's output: token vectors (texts, tokens, dimensions), or vectors already pooled."""
     if output.ndim == 3:  # noqa: PLR2004 - the shape above
         weights = mask.astype(np.float32)[:, :, None]
         output = output[:, 0] if pooling == "cls" else (output * weights).sum(axis=1)
-    return unit(output)
+    return unit_vectors(output)
 
 
-def joined(vectors: NDArray[np.float32], windows: Sequence[Window], texts: int) -> NDArray[np.float32]:
+def join_windows(vectors: NDArray[np.float32], windows: Sequence[Window], texts: int) -> NDArray[np.float32]:
     """Average the windows of each text, weighed by their tokens; windows stand in the order of their texts."""
     if len(windows) == texts:
         return vectors
     weights = np.array([max(1, len(window.ids)) for window in windows], dtype=np.float32)
     owners = np.array([window.text for window in windows])
     starts = np.searchsorted(owners, np.arange(texts))
-    return unit(np.add.reduceat(vectors * weights[:, None], starts, axis=0))
+    return unit_vectors(np.add.reduceat(vectors * weights[:, None], starts, axis=0))
 
 
-def unit(vectors: NDArray[np.float32]) -> NDArray[np.float32]:
+def unit_vectors(vectors: NDArray[np.float32]) -> NDArray[np.float32]:
     """Scale rows to length 1; a row of zeros stays one."""
     lengths = np.linalg.norm(vectors, axis=1, keepdims=True)
     scaled: NDArray[np.float32] = vectors / np.maximum(lengths, np.float32(1e-12))

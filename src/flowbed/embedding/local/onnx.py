@@ -13,10 +13,10 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 
 from flowbed.embedding.files import write_whole
-from flowbed.embedding.local.batching import Window, batches_of, joined, pooled, windows_of
+from flowbed.embedding.local.batching import Window, batches_of, join_windows, pool, windows_of
 from flowbed.embedding.local.cores import usable_cores
 from flowbed.embedding.local.graph import REVISION, Architecture, graph_bytes
-from flowbed.embedding.local.priority import UNHURRIED, stand_back
+from flowbed.embedding.local.priority import BACKGROUND, lower_thread_priority
 from flowbed.embedding.local.weights import Checkpoint, digest, find_checkpoint
 from flowbed.embedding.tokens import text_of
 from flowbed.embedding.unicode import require_unicode
@@ -52,7 +52,7 @@ INPUT_TYPES = {"tensor(int32)": np.int32, "tensor(int64)": np.int64}
 
 
 @dataclass(frozen=True, kw_only=True)
-class Choices:
+class OnnxOptions:
     """The options of the model, read: what becomes of too long a text, prompts, threads, and whether to download."""
 
     overflow: Overflow
@@ -61,7 +61,7 @@ class Choices:
     prompts: Mapping[str, str]
 
     @classmethod
-    def of(cls, options: Mapping[str, str]) -> Choices:
+    def of(cls, options: Mapping[str, str]) -> OnnxOptions:
         """Read options as they stand in a configuration.
 
         Raises:
@@ -107,7 +107,7 @@ def open_onnx(name: str, *, cache: Path, options: Mapping[str, str]) -> Onnx:
     Raises:
         Misconfigured: an option is wrong, or the model is not here; the message says how to get it.
     """
-    choices = Choices.of(options)
+    choices = OnnxOptions.of(options)
     checkpoint = find_checkpoint(name, cache=cache, download=choices.download)
     if not checkpoint.is_graph:
         # Refused here and not by the first call, which may come much later.
@@ -122,7 +122,7 @@ class Onnx:
     tokens = TOKENS
     price = 0.0
 
-    def __init__(self, checkpoint: Checkpoint, *, cache: Path, choices: Choices) -> None:
+    def __init__(self, checkpoint: Checkpoint, *, cache: Path, choices: OnnxOptions) -> None:
         """Load nothing yet: the tokenizer waits for the first text that is counted, the graph for one to embed."""
         self._checkpoint = checkpoint
         self._cache = cache
@@ -133,10 +133,12 @@ class Onnx:
         # Calls for documents come two at a time: one is tokenised while the other runs. More would all end at once,
         # and until then nothing of any of them could be kept.
         self._turns = asyncio.Semaphore(2)
-        self._cores = ThreadPoolExecutor(max_workers=choices.threads, thread_name_prefix="flowbed-onnx")
+        self._threads = ThreadPoolExecutor(max_workers=choices.threads, thread_name_prefix="flowbed-onnx")
         # What nobody waits for has threads of its own, which stand back: a batch that is being run cannot be put off.
-        self._spare = ThreadPoolExecutor(
-            max_workers=choices.threads, thread_name_prefix="flowbed-onnx-spare", initializer=stand_back
+        self._background_threads = ThreadPoolExecutor(
+            max_workers=choices.threads,
+            thread_name_prefix="flowbed-onnx-spare",
+            initializer=lower_thread_priority,
         )
         self._loading = threading.Lock()
         self.space = Space(
@@ -160,14 +162,14 @@ class Onnx:
         return tokenizer
 
     @cached_property
-    def _around(self) -> tuple[list[int], list[int]]:
+    def _special(self) -> tuple[list[int], list[int]]:
         """The special tokens before a text and after it."""
         return _special_tokens(self._tokenizer)
 
     @property
     def window(self) -> int:
         """How many tokens a text may have, special ones not counted, before `overflow` says what becomes of it."""
-        return self._checkpoint.window - sum(map(len, self._around))
+        return self._checkpoint.window - sum(map(len, self._special))
 
     async def embed(self, texts: Sequence[str], *, purpose: Purpose) -> Embedded:
         """Embed texts of any length; tokens are counted without special ones.
@@ -178,15 +180,15 @@ class Onnx:
             Misconfigured: the graph cannot be made or loaded.
         """
         require_unicode(texts)
-        if UNHURRIED.get():
+        if BACKGROUND.get():
             # Not shared out: a small call leaves the other cores to others, also where threads cannot stand back. Who
             # loads the graph does not stand back: everybody waits for that.
-            pool = self._spare if "_session" in vars(self) else self._cores
+            pool = self._background_threads if "_session" in vars(self) else self._threads
             return await self._embed(texts, purpose=purpose, pool=pool, cores=1)
         if purpose == "query":
-            return await self._embed(texts, purpose=purpose, pool=self._cores, cores=self._choices.threads)
+            return await self._embed(texts, purpose=purpose, pool=self._threads, cores=self._choices.threads)
         async with self._turns:
-            return await self._embed(texts, purpose=purpose, pool=self._cores, cores=self._choices.threads)
+            return await self._embed(texts, purpose=purpose, pool=self._threads, cores=self._choices.threads)
 
     async def _embed(self, texts: Sequence[str], *, purpose: Purpose, pool: Executor, cores: int) -> Embedded:
         if not texts:
@@ -196,7 +198,7 @@ class Onnx:
         windows, truncated = await asyncio.to_thread(self._windows, [prompt + text for text in texts])
         vectors = np.empty((len(windows), self.space.dimensions), dtype=np.float32)
         padding = int(self._checkpoint.config.get("pad_token_id") or 0)
-        prefix, suffix = self._around
+        prefix, suffix = self._special
         batches = batches_of(windows, prefix=prefix, suffix=suffix, padding=padding, cores=cores)
         loop = asyncio.get_running_loop()
 
@@ -215,7 +217,7 @@ class Onnx:
         for window in windows:
             counts[window.text] += len(window.ids)
         return Embedded(
-            vectors=joined(vectors, windows, len(texts)),
+            vectors=join_windows(vectors, windows, len(texts)),
             tokens=sum(counts),
             truncated=truncated,
             counts=tuple(counts),
@@ -275,14 +277,14 @@ class Onnx:
         """Run one batch, in one of this embedder's own threads."""
         with self._loading:
             session = self._session
-        given = {
+        inputs = {
             "input_ids": batch.ids,
             "attention_mask": batch.mask,
             "token_type_ids": np.zeros_like(batch.ids),
         }
         feed = {
-            wanted.name: given[wanted.name].astype(INPUT_TYPES[wanted.type], copy=False)
-            for wanted in session.get_inputs()
+            node.name: inputs[node.name].astype(INPUT_TYPES[node.type], copy=False)
+            for node in session.get_inputs()
         }
         try:
             output = session.run([self._output], feed)[0]
@@ -290,7 +292,7 @@ class Onnx:
             raise Transient(
                 f"model {self.space.model} failed on {batch.ids.shape} tokens ({error}); try again"
             ) from error
-        return pooled(output, batch.mask, self._checkpoint.pooling)
+        return pool(output, batch.mask, self._checkpoint.pooling)
 
     @cached_property
     def _output(self) -> str:
@@ -349,9 +351,9 @@ def _load(path: Path) -> Any:  # onnxruntime has no types
     except Exception as error:  # ONNX Runtime's errors have no common class
         raise Misconfigured(f"graph {path} cannot be loaded ({error}); fetch the model again") from error
     known = ("input_ids", "attention_mask", "token_type_ids")
-    strange = [wanted.name for wanted in session.get_inputs() if wanted.name not in known]
-    if strange:
+    unknown = [node.name for node in session.get_inputs() if node.name not in known]
+    if unknown:
         raise Misconfigured(
-            f"graph {path} wants inputs that are not known here ({', '.join(strange)}); choose another model"
+            f"graph {path} wants inputs that are not known here ({', '.join(unknown)}); choose another model"
         )
     return session

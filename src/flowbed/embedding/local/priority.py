@@ -13,24 +13,24 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
 # The lowest rank that Linux knows (sched(7)): beside a thread of the usual one it gets a seventieth of a core.
-LAST = 19
+LOWEST_PRIORITY = 19
 
 # Whether the call under way is work that nobody waits for. In a context, since every wrapper would have to hand it on.
-UNHURRIED: ContextVar[bool] = ContextVar("unhurried", default=False)
+BACKGROUND: ContextVar[bool] = ContextVar("background", default=False)
 
 
 @contextmanager
-def unhurried() -> Iterator[None]:
+def background() -> Iterator[None]:
     """Let what is embedded meanwhile be work that nobody waits for."""
-    token = UNHURRIED.set(True)
+    token = BACKGROUND.set(True)
     try:
         yield
     finally:
-        UNHURRIED.reset(token)
+        BACKGROUND.reset(token)
 
 
-def stand_back() -> None:
+def lower_thread_priority() -> None:
     """Give the calling thread the lowest rank where threads have one, which is on Linux; elsewhere do nothing."""
     if sys.platform == "linux":
         with suppress(OSError):  # forbidden in some containers: it is slower for others then, and no more
-            os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), LAST)
+            os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), LOWEST_PRIORITY)

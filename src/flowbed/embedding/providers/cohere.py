@@ -114,13 +114,13 @@ class CohereApi:
     def __init__(self, model: str, *, dimensions: int | None) -> None:
         """Take what stands in every request."""
         # Left to itself, it cuts long texts off.
-        self._always: dict[str, Any] = {"model": model, "embedding_types": ["float"], "truncate": "NONE"}
+        self._fixed: dict[str, Any] = {"model": model, "embedding_types": ["float"], "truncate": "NONE"}
         if dimensions is not None:
-            self._always["output_dimension"] = dimensions
+            self._fixed["output_dimension"] = dimensions
 
     def body(self, texts: Sequence[str], purpose: Purpose) -> Mapping[str, Any]:
         """Write a request; its type is required."""
-        return {"texts": texts, "input_type": INPUT_TYPES[purpose], **self._always}
+        return {"texts": texts, "input_type": INPUT_TYPES[purpose], **self._fixed}
 
     def read(self, payload: Any, count: int) -> ParsedResponse:  # as JSON has it
         """Read {embeddings: {float: [...]}, meta: {billed_units: {input_tokens}}}; vectors have no index."""
@@ -131,17 +131,17 @@ class CohereApi:
             tokens=usage(payload, "meta", "billed_units", "input_tokens"),
         )
 
-    def refused(self, answer: HttpResponse) -> Refusal:
+    def refused(self, response: HttpResponse) -> Refusal:
         """Read {message}, which alone tells one bad request from another."""
-        said = message_of(answer.json)
-        if answer.status == TOO_MANY and MONTHLY.search(said):
+        message = message_of(response.json)
+        if response.status == TOO_MANY and MONTHLY.search(message):
             return Refusal(verdict="misconfigured", advice="use a production key")
-        if answer.status == BLOCKED:
+        if response.status == BLOCKED:
             # Cohere's word for a text that its filter does not let through, and for a key that it does not know.
-            return Refusal(verdict="rejected" if "blocked" in said.lower() else "misconfigured")
-        if answer.status == BAD_REQUEST and TOO_MANY_TEXTS.search(said):
+            return Refusal(verdict="rejected" if "blocked" in message.lower() else "misconfigured")
+        if response.status == BAD_REQUEST and TOO_MANY_TEXTS.search(message):
             return Refusal(verdict="too_large")
-        if answer.status == BAD_REQUEST and NO_SUCH_MODEL.search(said):
+        if response.status == BAD_REQUEST and NO_SUCH_MODEL.search(message):
             return Refusal(verdict="misconfigured")
         return Refusal()
 

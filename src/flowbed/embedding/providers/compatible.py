@@ -33,7 +33,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from flowbed.embedding import Embedder
-    from flowbed.embedding.batch_api.job_client import Jobs
+    from flowbed.embedding.batch_api.job_client import HttpBatchApi
     from flowbed.embedding.tokens import Counter
     from flowbed.records import Embedded, Purpose
 
@@ -59,11 +59,11 @@ ITEMS, TOKENS = 32, 65_536
 # How alike the vectors of one text have to be for two servers to count as the same model: other precisions and kernels
 # stay above it, another model, pooling or prompt far below.
 ALIKE = 0.999
-PROBE, OTHER = "Old keys, 17.50 EUR. Grüße! ", "The cat sat by a warm sea and slept. "
+PROBE, FILLER = "Old keys, 17.50 EUR. Grüße! ", "The cat sat by a warm sea and slept. "
 PURPOSES: tuple[Purpose, ...] = ("document", "query")
 
 
-def open_compatible(name: str, *, cache: Path, options: Mapping[str, str]) -> RemoteEmbedder | Same:
+def open_compatible(name: str, *, cache: Path, options: Mapping[str, str]) -> RemoteEmbedder | SameAs:
     """Open the model that a server knows as `name`.
 
     docs/providers.md tells what `options` there are.
@@ -82,7 +82,7 @@ def open_compatible(name: str, *, cache: Path, options: Mapping[str, str]) -> Re
     remote = _remote(name, read, reference)
     if reference is None:
         return remote
-    return Same(remote, reference=read.text("same_as"), cache=cache)
+    return SameAs(remote, reference=read.text("same_as"), cache=cache)
 
 
 def _remote(name: str, read: Options, reference: Embedder | None) -> RemoteEmbedder:
@@ -130,9 +130,9 @@ def _space(name: str, read: Options, prompts: Mapping[str, str]) -> Space:
 
 
 def _price(name: str, read: Options) -> float:
-    said = read.amount("price")
-    if said is not None:
-        return said
+    price = read.amount("price")
+    if price is not None:
+        return price
     # A vendor's model costs its price wherever it is reached; a model of another name runs on the user's own server.
     model = known_model(name)
     return (model.price if model is not None else None) or 0.0
@@ -155,8 +155,8 @@ class _AsReference:
         self.count = reference.count
 
 
-class Same(Wrapper):
-    """A server whose vectors are said to be another model's: believed once texts have the same vectors from both."""
+class SameAs(Wrapper):
+    """A server whose vectors are price to be another model's: believed once texts have the same vectors from both."""
 
     def __init__(self, remote: RemoteEmbedder, *, reference: str, cache: Path) -> None:
         """Stand in front of `remote`; `reference` names the other model, which is opened for the trial alone."""
@@ -164,10 +164,10 @@ class Same(Wrapper):
         self.rates = remote.rates
         self._reference = reference
         self._cache = cache
-        self._trial = asyncio.Lock()
-        self._tried = False
+        self._verifying = asyncio.Lock()
+        self._verified = False
         self._window = 0
-        self._long = ""
+        self._long_text = ""
 
     async def embed(self, texts: Sequence[str], *, purpose: Purpose) -> Embedded:
         """Embed every text or none; the first call also tries whether the vectors are the other model's.
@@ -179,26 +179,26 @@ class Same(Wrapper):
             Misconfigured: the vectors are not the other model's, or as the server says.
         """
         if texts:
-            await self.believe()
+            await self.verify()
         if self._window:
             self._refuse_long(texts)
         return await self._embedder.embed(texts, purpose=purpose)
 
-    async def believe(self) -> None:
+    async def verify(self) -> None:
         """Try whether the vectors are the other model's, unless that has been done.
 
         Raises:
             Transient, Rejected: as the server says.
             Misconfigured: they are not, or as the server says.
         """
-        if self._tried:
+        if self._verified:
             return
-        async with self._trial:
-            if not self._tried:
-                await self._try()
-                self._tried = True
+        async with self._verifying:
+            if not self._verified:
+                await self._compare()
+                self._verified = True
 
-    async def believe_jobs(self) -> None:
+    async def verify_jobs(self) -> None:
         """Try it for texts of which nobody here looks at the length before the server does.
 
         Raises:
@@ -206,11 +206,11 @@ class Same(Wrapper):
             Misconfigured: as `believe`; or the server takes texts that are longer than the model's window, and makes
                 something else of them.
         """
-        await self.believe()
+        await self.verify()
         if not self._window:
             return
         try:
-            await self._embedder.embed([self._long], purpose="document")
+            await self._embedder.embed([self._long_text], purpose="document")
         except Rejected:
             return  # as it will in a job
         raise Misconfigured(
@@ -227,11 +227,11 @@ class Same(Wrapper):
                 inputs=long,
             )
 
-    async def _try(self) -> None:
+    async def _compare(self) -> None:
         # Opened anew and let go of afterwards: its weights are needed for these texts only.
         reference = await asyncio.to_thread(open_embedder, self._reference, cache=self._cache, options={})
         for purpose in PURPOSES:
-            alike = await self._likeness(reference, PROBE, purpose)
+            alike = await self._similarity(reference, PROBE, purpose)
             if alike < ALIKE:
                 raise Misconfigured(
                     f"model compatible:{self.space.model} is not the same as {self._reference}: one {purpose} has "
@@ -242,14 +242,14 @@ class Same(Wrapper):
         if window:
             # A window of the one and a window of the other: cut off, little of it would be the same.
             times = window // reference.count(PROBE) + 1
-            self._long = PROBE * times + OTHER * times
+            self._long_text = PROBE * times + FILLER * times
             try:
-                alike = await self._likeness(reference, self._long, "document")
+                alike = await self._similarity(reference, self._long_text, "document")
             except Rejected:
                 alike = 0.0
             self._window = window if alike < ALIKE else 0
 
-    async def _likeness(self, reference: Embedder, text: str, purpose: Purpose) -> float:
+    async def _similarity(self, reference: Embedder, text: str, purpose: Purpose) -> float:
         """Tell the cosine between the two vectors of a text."""
         import numpy as np
 
@@ -258,13 +258,13 @@ class Same(Wrapper):
         return float(np.dot(expected, found) / (np.linalg.norm(expected) * np.linalg.norm(found)))
 
 
-def open_compatible_jobs(name: str, embedder: Embedder, *, options: Mapping[str, str]) -> Jobs | None:  # noqa: ARG001
+def open_compatible_jobs(name: str, embedder: Embedder, *, options: Mapping[str, str]) -> HttpBatchApi | None:  # noqa: ARG001
     """Open the Batch API of a server that speaks OpenAI's, where the option `batch` says that it has one.
 
     Raises:
         Misconfigured: an option is wrong.
     """
-    from flowbed.embedding.batch_api.job_client import Jobs, remote_behind
+    from flowbed.embedding.batch_api.job_client import HttpBatchApi, remote_behind
 
     read = Options("compatible", options, OPTIONS)
     remote = remote_behind(embedder)
@@ -280,11 +280,11 @@ def open_compatible_jobs(name: str, embedder: Embedder, *, options: Mapping[str,
         price=remote.price * (1.0 if share is None else share),
         account=jobs_account(read),
     )
-    return Jobs(
+    return HttpBatchApi(
         remote,
         OpenAIJobs(),
         terms=terms,
-        believe=embedder.believe_jobs if isinstance(embedder, Same) else None,
+        verify=embedder.verify_jobs if isinstance(embedder, SameAs) else None,
     )
 
 

@@ -145,21 +145,21 @@ class HuggingFaceApi:
         }
 
     def read(self, payload: Any, count: int) -> ParsedResponse:  # as JSON has it
-        """Read a vector for each text, or for each of its tokens; nothing is said of usage."""
+        """Read a vector for each text, or for each of its tokens; nothing is message of usage."""
         return ParsedResponse(
             embeddings=[self._pooled(each) for each in positional(payload, count)], tokens=None
         )
 
-    def refused(self, answer: HttpResponse) -> Refusal:
+    def refused(self, response: HttpResponse) -> Refusal:
         """Read {error, estimated_time} and {error, error_type}."""
-        said = message_of(answer.json)
-        if answer.status == UNAVAILABLE and isinstance(answer.json, dict):
+        message = message_of(response.json)
+        if response.status == UNAVAILABLE and isinstance(response.json, dict):
             # A model that is being loaded says how long that takes.
-            wait = answer.json.get("estimated_time")
+            wait = response.json.get("estimated_time")
             return Refusal(verdict="transient", retry_after=wait if isinstance(wait, int | float) else None)
-        if TOO_LARGE.search(said):
+        if TOO_LARGE.search(message):
             return Refusal(verdict="too_large")
-        if NOT_SERVED.search(said):
+        if NOT_SERVED.search(message):
             return Refusal(verdict="misconfigured")
         return Refusal()
 
@@ -171,12 +171,12 @@ class HuggingFaceApi:
         try:
             tokens = np.array(embedding, dtype=np.float32)
         except (ValueError, TypeError) as error:
-            raise Transient("the answer has a text whose tokens have vectors of several lengths") from error
+            raise Transient("the response has a text whose tokens have vectors of several lengths") from error
         if tokens.ndim > DEPTH_OF_TOKENS and tokens.shape[0] == 1:
             tokens = tokens[0]  # a batch of one, as pipelines give it
         if tokens.ndim != DEPTH_OF_TOKENS:
             raise Transient(
-                f"the answer has a text with an array of {tokens.ndim} dimensions, not one vector"
+                f"the response has a text with an array of {tokens.ndim} dimensions, not one vector"
             )
         pooled = tokens[0] if self._pooling == "cls" else tokens.mean(axis=0, dtype=np.float64)
         return pooled.tolist()

@@ -33,7 +33,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from flowbed.embedding import Embedder
-    from flowbed.embedding.batch_api.job_client import Jobs
+    from flowbed.embedding.batch_api.job_client import HttpBatchApi
     from flowbed.http.client import HttpResponse
     from flowbed.records import Purpose
 
@@ -152,16 +152,16 @@ class OpenAIApi:
         """Take what stands in every request; an empty `encoding` leaves it to the server."""
         self.path = path
         self._input_types = input_types
-        self._always: dict[str, Any] = {"model": model}
+        self._fixed: dict[str, Any] = {"model": model}
         if encoding:
-            self._always["encoding_format"] = encoding
+            self._fixed["encoding_format"] = encoding
         if dimensions is not None:
-            self._always["dimensions"] = dimensions
+            self._fixed["dimensions"] = dimensions
 
     def body(self, texts: Sequence[str], purpose: Purpose) -> Mapping[str, Any]:
         """Write a request."""
         extra = {"input_type": purpose} if self._input_types else {}
-        return {"input": texts, **self._always, **extra}
+        return {"input": texts, **self._fixed, **extra}
 
     def read(self, payload: Any, count: int) -> ParsedResponse:  # as JSON has it
         """Read {data: [{index, embedding}], usage: {prompt_tokens, total_tokens}}."""
@@ -171,31 +171,31 @@ class OpenAIApi:
             tokens = usage(payload, "usage", "total_tokens")
         return ParsedResponse(embeddings=indexed(data, count), tokens=tokens)
 
-    def refused(self, answer: HttpResponse) -> Refusal:
+    def refused(self, response: HttpResponse) -> Refusal:
         """Read {error: {message, type, param, code}}, and the forms that other servers have for it."""
-        error = answer.json.get("error") if isinstance(answer.json, dict) else None
+        error = response.json.get("error") if isinstance(response.json, dict) else None
         fields = error if isinstance(error, dict) else {}
         codes = {str(fields.get("code")), str(fields.get("type"))}
-        said = message_of(answer.json)
-        large = answer.status in LARGE and TOO_LARGE.search(said)
+        message = message_of(response.json)
+        large = response.status in LARGE and TOO_LARGE.search(message)
         if codes & OF_THE_ACCOUNT:
             return Refusal(verdict="misconfigured", advice="look at the account's plan and credit")
         if codes & OF_THE_SETTINGS:
             return Refusal(verdict="misconfigured")
         if large or OF_THE_SIZE & codes:
             return Refusal(verdict="too_large")
-        if answer.status in MALFORMED and SETTING.search(said):
+        if response.status in MALFORMED and SETTING.search(message):
             return Refusal(verdict="misconfigured", advice="change the option that it names, or leave it out")
         return Refusal()
 
 
-def open_openai_jobs(name: str, embedder: Embedder, *, options: Mapping[str, str]) -> Jobs | None:
+def open_openai_jobs(name: str, embedder: Embedder, *, options: Mapping[str, str]) -> HttpBatchApi | None:
     """Open OpenAI's Batch API; None at Azure, whose deployments and files have other shapes.
 
     Raises:
         Misconfigured: an option is wrong.
     """
-    from flowbed.embedding.batch_api.job_client import Jobs, remote_behind
+    from flowbed.embedding.batch_api.job_client import HttpBatchApi, remote_behind
 
     read = Options("openai", options, OPTIONS)
     remote = remote_behind(embedder)
@@ -213,7 +213,7 @@ def open_openai_jobs(name: str, embedder: Embedder, *, options: Mapping[str, str
         price=remote.price * share,
         account=jobs_account(read),
     )
-    return Jobs(remote, OpenAIJobs(), terms=terms)
+    return HttpBatchApi(remote, OpenAIJobs(), terms=terms)
 
 
 def jobs_account(read: Options) -> str:

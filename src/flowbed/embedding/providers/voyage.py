@@ -32,7 +32,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from flowbed.embedding import Embedder
-    from flowbed.embedding.batch_api.job_client import Jobs
+    from flowbed.embedding.batch_api.job_client import HttpBatchApi
     from flowbed.http.client import HttpResponse
     from flowbed.records import Purpose
 
@@ -148,42 +148,42 @@ class VoyageApi:
     def __init__(self, model: str, *, dimensions: int | None) -> None:
         """Take what stands in every request."""
         # Left to itself, it cuts long texts off. "float" is no encoding it knows.
-        self._always: dict[str, Any] = {"model": model, "truncation": False, "encoding_format": "base64"}
+        self._fixed: dict[str, Any] = {"model": model, "truncation": False, "encoding_format": "base64"}
         if dimensions is not None:
-            self._always["output_dimension"] = dimensions
+            self._fixed["output_dimension"] = dimensions
 
     def body(self, texts: Sequence[str], purpose: Purpose) -> Mapping[str, Any]:
         """Write a request."""
-        return {"input": texts, "input_type": purpose, **self._always}
+        return {"input": texts, "input_type": purpose, **self._fixed}
 
     def read(self, payload: Any, count: int) -> ParsedResponse:  # as JSON has it
         """Read {data: [{index, embedding}], usage: {total_tokens}}."""
         data = payload.get("data") if isinstance(payload, dict) else None
         return ParsedResponse(embeddings=indexed(data, count), tokens=usage(payload, "usage", "total_tokens"))
 
-    def refused(self, answer: HttpResponse) -> Refusal:
+    def refused(self, response: HttpResponse) -> Refusal:
         """Read {detail}, which alone tells one bad request from another."""
-        said = message_of(answer.json)
-        if answer.status == TOO_MANY and USED_UP.search(said):
+        message = message_of(response.json)
+        if response.status == TOO_MANY and USED_UP.search(message):
             return Refusal(verdict="misconfigured", advice="look at the account's plan and credit")
-        if answer.status != BAD_REQUEST:
+        if response.status != BAD_REQUEST:
             return Refusal()
-        if found := TOO_LONG.search(said):
+        if found := TOO_LONG.search(message):
             return Refusal(verdict="rejected", inputs=tuple(map(int, re.findall(r"\d+", found[1]))))
-        if TOO_LARGE.search(said):
+        if TOO_LARGE.search(message):
             return Refusal(verdict="too_large")
-        if NO_SUCH_MODEL.search(said):
+        if NO_SUCH_MODEL.search(message):
             return Refusal(verdict="misconfigured")
         return Refusal()
 
 
-def open_voyage_jobs(name: str, embedder: Embedder, *, options: Mapping[str, str]) -> Jobs | None:
+def open_voyage_jobs(name: str, embedder: Embedder, *, options: Mapping[str, str]) -> HttpBatchApi | None:
     """Open Voyage's Batch API; None for models that it does not run.
 
     Raises:
         Misconfigured: an option is wrong.
     """
-    from flowbed.embedding.batch_api.job_client import Jobs, remote_behind
+    from flowbed.embedding.batch_api.job_client import HttpBatchApi, remote_behind
     from flowbed.embedding.wrappers.buckets import bucket_name
 
     read = Options("voyage", options, OPTIONS)
@@ -200,7 +200,7 @@ def open_voyage_jobs(name: str, embedder: Embedder, *, options: Mapping[str, str
         price=remote.price * model.batch_share,
         account=bucket_name("voyage", f"{address} {key}"),
     )
-    return Jobs(remote, VoyageJobs(), terms=terms)
+    return HttpBatchApi(remote, VoyageJobs(), terms=terms)
 
 
 class VoyageJobs:

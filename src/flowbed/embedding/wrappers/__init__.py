@@ -48,7 +48,7 @@ class Wrapper:
             await self._embedder.aclose()
 
 
-def anew(error: Failure) -> Failure:
+def copy_error(error: Failure) -> Failure:
     """Make another error like one that several callers get: a shared one would gather the traces of all."""
     if not isinstance(error, (Transient, Misconfigured)):
         return error

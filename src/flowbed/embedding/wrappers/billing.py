@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 class Payer(Protocol):
     """Who pays for the texts of a call."""
 
-    def again(self) -> bool:
+    def allow_resend(self) -> bool:
         """Count the texts as billed, and allow for sending them once more; False where there is no money for that."""
         ...
 
@@ -23,7 +23,7 @@ _PAYER: ContextVar[Payer | None] = ContextVar("payer", default=None)
 
 
 @contextmanager
-def paid_by(payer: Payer) -> Iterator[None]:
+def billed_to(payer: Payer) -> Iterator[None]:
     """Let `payer` be asked about the calls of embedders within."""
     token = _PAYER.set(payer)
     try:
@@ -32,7 +32,7 @@ def paid_by(payer: Payer) -> Iterator[None]:
         _PAYER.reset(token)
 
 
-def may_pay_again() -> bool:
+def may_resend() -> bool:
     """Tell whether the texts of the call under way may be sent once more; without a payer they always may."""
     payer = _PAYER.get()
-    return payer is None or payer.again()
+    return payer is None or payer.allow_resend()

@@ -24,7 +24,7 @@ FAILURES = 8
 REST = 15.0
 
 # The longest rest, whatever the provider says: one that comes back early should not be left alone for an hour.
-REST_MOST = 300.0
+MAX_REST = 300.0
 
 # Seconds to tell callers that come while the one call is under way; most are answered within it.
 PROBING = 1.0
@@ -59,7 +59,7 @@ class Breaker:
         self._until: float | None = None  # None while closed
         self._probing = False
         # Grows with every change, so that a call from before it decides nothing any more.
-        self._era = 0
+        self._epoch = 0
 
     @property
     def state(self) -> State:
@@ -75,7 +75,7 @@ class Breaker:
             Unavailable: the provider is down.
         """
         if self._until is None:
-            return self._era
+            return self._epoch
         left = PROBING if self._probing else self._until - self._clock()
         if left > 0:
             raise Unavailable(
@@ -83,13 +83,13 @@ class Breaker:
                 retry_after=left,
             )
         self._probing = True
-        self._era += 1
-        self._tell(State.HALF_OPEN)
-        return self._era
+        self._epoch += 1
+        self._report(State.HALF_OPEN)
+        return self._epoch
 
     def answered(self, call: int) -> None:
         """Note that a call was answered, be it with a refusal: the provider is there."""
-        if call != self._era:
+        if call != self._epoch:
             return
         self._failed = 0
         if self._until is not None:
@@ -97,21 +97,21 @@ class Breaker:
 
     def failed(self, call: int, *, retry_after: float | None = None) -> None:
         """Note that a call failed; `retry_after` is the provider's own word on when it may be asked again."""
-        if call != self._era:
+        if call != self._epoch:
             return
         self._failed += 1
         if not self._probing and self._failed < self._failures:
             return
-        rest = self._rest if retry_after is None else min(retry_after, REST_MOST)
+        rest = self._rest if retry_after is None else min(retry_after, MAX_REST)
         self._until = self._clock() + rest
         self._probing = False
-        self._era += 1
+        self._epoch += 1
         self.opened += 1
-        self._tell(State.OPEN)
+        self._report(State.OPEN)
 
     def abandoned(self, call: int) -> None:
         """Note that a call ended without a word of the provider: where it was to decide, the next one is."""
-        if call == self._era:
+        if call == self._epoch:
             self._probing = False
 
     def reset(self) -> None:
@@ -119,10 +119,10 @@ class Breaker:
         self._failed = 0
         self._until = None
         self._probing = False
-        self._era += 1
-        self._tell(State.CLOSED)
+        self._epoch += 1
+        self._report(State.CLOSED)
 
-    def _tell(self, state: State) -> None:
+    def _report(self, state: State) -> None:
         telemetry.reached(telemetry.BREAKER, name=self.name, state=state.value)
 
 

@@ -12,10 +12,10 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from flowbed import telemetry
-from flowbed.embedding.local.priority import UNHURRIED
-from flowbed.embedding.token_counts import guessed, shares
+from flowbed.embedding.local.priority import BACKGROUND
+from flowbed.embedding.token_counts import estimate_tokens, share_tokens
 from flowbed.embedding.unicode import require_unicode
-from flowbed.embedding.wrappers import Wrapper, anew
+from flowbed.embedding.wrappers import Wrapper, copy_error
 from flowbed.errors import Misconfigured, Rejected, TooMany, Transient, Unavailable
 from flowbed.records import Embedded
 
@@ -28,10 +28,10 @@ if TYPE_CHECKING:
 # A call of so many texts is somebody who waits for an answer; one of more is work that can wait.
 INTERACTIVE = 8
 # Kinds of calls, in the order in which they are sent; the last is of work that nobody waits for at all.
-SMALL, LARGE, LAST = KINDS = (0, 1, 2)
+SMALL, LARGE, BACKGROUND_KIND = KINDS = (0, 1, 2)
 
 # Joined calls in a row that may pass by work that can wait; then it goes first once, so that it ends some day.
-PASSED_OVER = 4
+MAX_PASSED_OVER = 4
 
 # Callers in a row that fail for now when each is sent alone: then it is the embedder, and the others need not try.
 FAILURES = 2
@@ -52,7 +52,7 @@ class Coalesced(Wrapper):
         items: int = 0,
         tokens: int = 0,
         at_once: int = 1,
-        apart: bool = False,
+        separate_kinds: bool = False,
     ) -> None:
         """Join at most `items` texts and about `tokens` tokens, and have `at_once` such calls under way.
 
@@ -65,11 +65,11 @@ class Coalesced(Wrapper):
         self._most_items = items or embedder.items
         self._most_tokens = tokens or embedder.tokens
         self._at_once = at_once
-        self._kept_apart = apart
+        self._separate_kinds = separate_kinds
         self._numbers = count()
-        self._queues: dict[tuple[int, Purpose], deque[_Call]] = {}
+        self._queues: dict[tuple[int, Purpose], deque[_QueuedCall]] = {}
         self._running: dict[asyncio.Task[None], Sequence[_Part]] = {}
-        self._passed_over = 0
+        self._times_passed_over = 0
 
     @property
     def waiting(self) -> int:
@@ -85,9 +85,9 @@ class Coalesced(Wrapper):
         require_unicode(texts)
         if not texts:
             return Embedded(vectors=np.empty((0, self.space.dimensions), dtype=np.float32))
-        kind = LAST if UNHURRIED.get() else LARGE if len(texts) > INTERACTIVE else SMALL
+        kind = BACKGROUND_KIND if BACKGROUND.get() else LARGE if len(texts) > INTERACTIVE else SMALL
         answer = asyncio.get_running_loop().create_future()
-        call = _Call(number=next(self._numbers), kind=kind, texts=texts, answer=answer)
+        call = _QueuedCall(number=next(self._numbers), kind=kind, texts=texts, answer=answer)
         self._queues.setdefault((kind, purpose), deque()).append(call)
         self._send()
         try:
@@ -95,10 +95,10 @@ class Coalesced(Wrapper):
         except BaseException as error:
             # What failed together has ended; more of this call's texts may be under way only where it was cut.
             if call.parts > 1 or isinstance(error, asyncio.CancelledError):
-                self._stop_unwanted()
+                self._cancel_abandoned()
             raise
 
-    def _stop_unwanted(self) -> None:
+    def _cancel_abandoned(self) -> None:
         """Stop the calls of the embedder for which nobody waits any more."""
         for task, parts in self._running.items():
             if all(part.call.answer.done() for part in parts):
@@ -106,20 +106,20 @@ class Coalesced(Wrapper):
 
     def _send(self) -> None:
         """Send what waits, while the embedder is free."""
-        while kinds := self._free():
-            parts, purpose = self._gathered(kinds)
+        while kinds := self._free_kinds():
+            parts, purpose = self._next_batch(kinds)
             if not parts:
                 return
             context = copy_context()
             # Whoever's call this is: what began it may be the end of another.
-            context.run(UNHURRIED.set, all(part.call.kind == LAST for part in parts))
+            context.run(BACKGROUND.set, all(part.call.kind == BACKGROUND_KIND for part in parts))
             task = asyncio.create_task(self._run(parts, purpose), context=context)
             self._running[task] = parts
             task.add_done_callback(self._done)
 
-    def _free(self) -> list[int]:
+    def _free_kinds(self) -> list[int]:
         """Tell for which kinds of calls the embedder is free."""
-        if not self._kept_apart:
+        if not self._separate_kinds:
             return list(KINDS) if len(self._running) < self._at_once else []
         running = [parts[0].call.kind for parts in self._running.values()]
         return [kind for kind in KINDS if running.count(kind) < self._at_once]
@@ -133,7 +133,7 @@ class Coalesced(Wrapper):
                 part.call.fail(error or Transient("the call was cut off; try again"))
         self._send()
 
-    def _gathered(self, kinds: list[int]) -> tuple[list[_Part], Purpose]:
+    def _next_batch(self, kinds: list[int]) -> tuple[list[_Part], Purpose]:
         """Take the next texts out of the queues: all of one purpose, small calls before large ones."""
         waiting = {
             key: head
@@ -143,11 +143,11 @@ class Coalesced(Wrapper):
         oldest = min(
             (call for (kind, _), call in waiting.items() if kind != SMALL), key=_number, default=None
         )
-        if oldest is not None and self._passed_over >= PASSED_OVER:
+        if oldest is not None and self._times_passed_over >= MAX_PASSED_OVER:
             kinds = sorted(kinds, key=lambda kind: kind != oldest.kind)
         order = sorted(waiting, key=lambda key: (kinds.index(key[0]), waiting[key].number))
         purpose: Purpose = order[0][1] if order else "document"
-        if self._kept_apart:
+        if self._separate_kinds:
             kinds = [kind for kind, _ in order[:1]]
         parts: list[_Part] = []
         room = _Room(self._most_items, self._most_tokens)
@@ -156,7 +156,7 @@ class Coalesced(Wrapper):
             while (call := _head(queue)) is not None and (part := call.next(room)) is not None:
                 parts.append(part)
         passed_over = oldest is not None and all(part.call is not oldest for part in parts)
-        self._passed_over = self._passed_over + 1 if passed_over else 0
+        self._times_passed_over = self._times_passed_over + 1 if passed_over else 0
         return parts, purpose
 
     async def _run(self, parts: Sequence[_Part], purpose: Purpose) -> None:
@@ -166,21 +166,21 @@ class Coalesced(Wrapper):
             try:
                 await self._embed(parts, purpose)
             except Rejected as error:
-                innocent = _innocent(parts, error)
+                innocent = _not_refused(parts, error)
                 if len(innocent) == len(parts):
-                    return await self._apart(parts, purpose)
+                    return await self._embed_separately(parts, purpose)
                 parts = [part for part in innocent if not part.call.answer.done()]
                 continue
             except (Misconfigured, TooMany, Unavailable) as error:
                 return _fail(parts, error)
             except Exception as error:  # noqa: BLE001 - whatever it is, one text may be the cause
                 if len(parts) > 1:
-                    return await self._apart(parts, purpose)
+                    return await self._embed_separately(parts, purpose)
                 return _fail(parts, error)
             return None
         return None
 
-    async def _apart(self, parts: Sequence[_Part], purpose: Purpose) -> None:
+    async def _embed_separately(self, parts: Sequence[_Part], purpose: Purpose) -> None:
         """Embed parts one by one, so that each has its own outcome."""
         failures = 0
         for place, part in enumerate(parts):
@@ -189,7 +189,7 @@ class Coalesced(Wrapper):
             try:
                 await self._embed([part], purpose)
             except Rejected as error:
-                _innocent([part], error)
+                _not_refused([part], error)
             except Exception as error:  # noqa: BLE001 - whatever it is, it is this call's
                 part.call.fail(error)
                 failures += 1
@@ -205,7 +205,7 @@ class Coalesced(Wrapper):
         answer = await self._embedder.embed(texts, purpose=purpose)
         counts = answer.counts
         if not counts and len(parts) > 1:
-            counts = shares(answer.tokens, [self.count(text) for text in texts])
+            counts = share_tokens(answer.tokens, [self.count(text) for text in texts])
         start = 0
         for part in parts:
             here = slice(start, start + len(part.texts))
@@ -242,7 +242,7 @@ class _Room:
 
 
 @dataclass(eq=False)
-class _Call:
+class _QueuedCall:
     """One caller's texts, and what has been found of them."""
 
     number: int
@@ -261,7 +261,7 @@ class _Call:
     def next(self, room: _Room) -> _Part | None:
         """Take as many of the texts that are left as there is room for."""
         start, end = self.sent, self.sent
-        while end < len(self.texts) and room.take(guessed(self.texts[end])):
+        while end < len(self.texts) and room.take(estimate_tokens(self.texts[end])):
             end += 1
         if end == start:
             return None
@@ -286,12 +286,12 @@ class _Call:
 class _Part:
     """Some texts of a call, from `start` on."""
 
-    call: _Call
+    call: _QueuedCall
     start: int
     texts: Sequence[str]
 
 
-def _head(queue: deque[_Call]) -> _Call | None:
+def _head(queue: deque[_QueuedCall]) -> _QueuedCall | None:
     """Find the first call that still has texts to send, and forget those before it."""
     while queue:
         if queue[0].left and not queue[0].answer.done():
@@ -300,11 +300,11 @@ def _head(queue: deque[_Call]) -> _Call | None:
     return None
 
 
-def _number(call: _Call) -> int:
+def _number(call: _QueuedCall) -> int:
     return call.number
 
 
-def _innocent(parts: Sequence[_Part], error: Rejected) -> list[_Part]:
+def _not_refused(parts: Sequence[_Part], error: Rejected) -> list[_Part]:
     """Refuse the calls whose texts were refused, and return the parts of the others: all, where nobody can tell."""
     innocent = []
     start = 0
@@ -321,7 +321,7 @@ def _innocent(parts: Sequence[_Part], error: Rejected) -> list[_Part]:
 
 def _fail(parts: Sequence[_Part], error: Exception) -> None:
     for part in parts:
-        part.call.fail(anew(error))
+        part.call.fail(copy_error(error))
 
 
 def _joined(found: Sequence[tuple[int, Embedded]]) -> Embedded:
@@ -329,12 +329,12 @@ def _joined(found: Sequence[tuple[int, Embedded]]) -> Embedded:
     if len(found) == 1:
         return found[0][1]
     answers = [answer for _, answer in found]
-    told = all(answer.counts for answer in answers)
+    counted = all(answer.counts for answer in answers)
     return Embedded(
         vectors=np.concatenate([answer.vectors for answer in answers]),
         tokens=sum(answer.tokens for answer in answers),
         truncated=tuple(start + at for start, answer in found for at in answer.truncated),
-        counts=tuple(tokens for answer in answers for tokens in answer.counts) if told else (),
+        counts=tuple(tokens for answer in answers for tokens in answer.counts) if counted else (),
         cached=sum(answer.cached for answer in answers),
         provider=answers[-1].provider,
     )

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from flowbed import telemetry
 from flowbed.embedding import Closes
 from flowbed.embedding.wrappers import Wrapper
-from flowbed.embedding.wrappers.billing import may_pay_again
+from flowbed.embedding.wrappers.billing import may_resend
 from flowbed.errors import Misconfigured, Transient, Unavailable
 
 if TYPE_CHECKING:
@@ -37,10 +37,10 @@ class Fallback(Wrapper):
             raise Misconfigured("a fallback chain needs at least one model; name one")
         first = embedders[0]
         super().__init__(first)
-        strange = [each for each in embedders if each.space.fingerprint != first.space.fingerprint]
-        if strange and not crossing:
+        foreign = [each for each in embedders if each.space.fingerprint != first.space.fingerprint]
+        if foreign and not crossing:
             raise Misconfigured(
-                f"{strange[0].space.model} ({strange[0].space.space8}) is of another vector space than "
+                f"{foreign[0].space.model} ({foreign[0].space.space8}) is of another vector space than "
                 f"{first.space.model} ({first.space.space8}), so it cannot stand in for it; use another provider of "
                 "the same model, or allow crossing for requests that ask for it"
             )
@@ -84,7 +84,7 @@ class Fallback(Wrapper):
             if not same and not (crossing and self._crossing):
                 continue
             if errors:
-                if errors[-1].perhaps_billed and not may_pay_again():
+                if errors[-1].perhaps_billed and not may_resend():
                     break
                 telemetry.reached(telemetry.FALLBACK, provider=failed, reason=str(errors[-1]))
             try:
@@ -94,7 +94,7 @@ class Fallback(Wrapper):
                 failed = name
                 continue
             return replace(answer, provider=name), embedder
-        raise _together(errors)
+        raise _combined(errors)
 
     async def aclose(self) -> None:
         """Let go of what the embedders hold."""
@@ -103,7 +103,7 @@ class Fallback(Wrapper):
                 await embedder.aclose()
 
 
-def _together(errors: Sequence[Transient | Misconfigured]) -> Transient | Misconfigured:
+def _combined(errors: Sequence[Transient | Misconfigured]) -> Transient | Misconfigured:
     """Make one error of those of all providers; what they may bill but for the last is accounted for."""
     if len(errors) == 1:
         return errors[0]

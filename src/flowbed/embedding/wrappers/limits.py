@@ -6,8 +6,8 @@ import asyncio
 from typing import TYPE_CHECKING
 
 from flowbed import telemetry
-from flowbed.embedding.splitting import cut, in_parts
-from flowbed.embedding.token_counts import guessed
+from flowbed.embedding.splitting import call_in_parts, split
+from flowbed.embedding.token_counts import estimate_tokens
 from flowbed.embedding.unicode import require_unicode
 from flowbed.embedding.wrappers import Wrapper
 from flowbed.errors import TooMany, Transient
@@ -22,13 +22,13 @@ if TYPE_CHECKING:
 MINUTE = 60.0
 
 # The part of a minute's tokens and inputs that one request may carry: larger ones would make the others wait for long.
-PART = 4
+SHARE = 4
 
 # Seconds to wait where a provider says "too many requests" and not for how long.
 PAUSE = 1.0
 
 # The longest that others wait because a provider told one call to: what it says beyond that is for that call alone.
-PAUSE_MOST = 120.0
+MAX_PAUSE = 120.0
 
 
 class RateLimited(Wrapper):
@@ -56,15 +56,24 @@ class RateLimited(Wrapper):
         super().__init__(embedder)
         limits = {"requests": rates.requests, "inputs": rates.inputs, "tokens": rates.tokens}
         self._limits = {unit: limit for unit, limit in limits.items() if limit is not None}
-        self.items = min(self.items, max(1, self._limits.get("inputs", PART * self.items) // PART))
-        self.tokens = min(self.tokens, max(1, self._limits.get("tokens", PART * self.tokens) // PART))
+        self.items = min(
+            self.items,
+            max(1, self._limits.get("inputs", SHARE * self.items) // SHARE),
+        )
+        self.tokens = min(
+            self.tokens,
+            max(
+                1,
+                self._limits.get("tokens", SHARE * self.tokens) // SHARE,
+            ),
+        )
         self._buckets = buckets
         self._name = name
-        self._shown = name.partition(":")[0]  # what stands behind it is made of a key, and for nobody to see
+        self._label = name.partition(":")[0]  # what stands behind it is made of a key, and for nobody to see
         self._patience = patience
         self._sleep = sleep
         self._turn = asyncio.Lock()
-        self._ahead = 0.0  # seconds of room that waiting calls will take
+        self._queued = 0.0  # seconds of room that waiting calls will take
 
     async def embed(self, texts: Sequence[str], *, purpose: Purpose) -> Embedded:
         """Embed every text or none, when there is room.
@@ -76,24 +85,24 @@ class RateLimited(Wrapper):
         require_unicode(texts)
         if not texts:
             return await self._embedder.embed(texts, purpose=purpose)
-        self._refuse(self._ahead)
+        self._refuse(self._queued)
         if not self._limits:
             # Sent whole, once that others were not told to wait.
             await self._wait({})
-            return await self._ask(texts, purpose, {})
+            return await self._request(texts, purpose, {})
         sizes = [self._size(text) for text in texts]
-        runs = cut(sizes, items=self.items, tokens=self.tokens)
+        runs = split(sizes, items=self.items, tokens=self.tokens)
 
         async def ask(run: slice) -> Embedded:
             costs = self._costs(inputs=run.stop - run.start, tokens=sum(sizes[run]))
             await self._wait(costs)
-            return await self._ask(texts[run], purpose, costs)
+            return await self._request(texts[run], purpose, costs)
 
-        return await (ask(runs[0]) if len(runs) == 1 else in_parts(runs, ask))
+        return await (ask(runs[0]) if len(runs) == 1 else call_in_parts(runs, ask))
 
     def _size(self, text: str) -> int:
         """Tell the tokens of a text, exactly where they count."""
-        return self.bill(text, self.count(text)) if "tokens" in self._limits else guessed(text)
+        return self.bill(text, self.count(text)) if "tokens" in self._limits else estimate_tokens(text)
 
     def _costs(self, **amounts: int) -> dict[str, float]:
         """Tell what one request takes, in seconds of room."""
@@ -103,7 +112,7 @@ class RateLimited(Wrapper):
     async def _wait(self, costs: Mapping[str, float]) -> None:
         """Wait for this call's turn, and then for room."""
         longest = max(costs.values(), default=0.0)
-        self._ahead += longest
+        self._queued += longest
         waited = 0.0
         try:
             # Only the first in the line asks for room, so that no call is overtaken by smaller ones for ever.
@@ -113,25 +122,25 @@ class RateLimited(Wrapper):
                     waited += wait
                     await self._sleep(wait)
         finally:
-            self._ahead -= longest
+            self._queued -= longest
         if waited:
-            telemetry.reached(telemetry.LIMITED, name=self._shown, seconds=waited)
+            telemetry.reached(telemetry.LIMITED, name=self._label, seconds=waited)
 
     def _refuse(self, wait: float) -> None:
         if self._patience is not None and wait > self._patience:
             raise TooMany(
-                f"the rate limit of {self._shown} leaves no room for {wait:.0f} s, and a call waits for at most "
+                f"the rate limit of {self._label} leaves no room for {wait:.0f} s, and a call waits for at most "
                 f"{self._patience:g} s; ask less often, or have the provider raise the limit",
                 retry_after=wait,
             )
 
-    async def _ask(self, texts: Sequence[str], purpose: Purpose, costs: Mapping[str, float]) -> Embedded:
+    async def _request(self, texts: Sequence[str], purpose: Purpose, costs: Mapping[str, float]) -> Embedded:
         try:
             answer = await self._embedder.embed(texts, purpose=purpose)
         except Transient as error:
             pause = PAUSE if isinstance(error, TooMany) else 0.0
             if error.retry_after is not None:
-                pause = min(error.retry_after, PAUSE_MOST)
+                pause = min(error.retry_after, MAX_PAUSE)
             if pause:
                 await self._buckets.settle(self._name, {}, pause=pause)
             raise

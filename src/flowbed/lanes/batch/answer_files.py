@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-    from flowbed.embedding.batch_api import Answered, BatchApi, Job
+    from flowbed.embedding.batch_api import BatchApi, Job, ResultLine
     from flowbed.storage import Store
 
 # Lines that are read in a thread at a time: a few milliseconds of the interpreter's time.
@@ -43,7 +43,7 @@ async def copy_answers(job: Job, submission: str, api: BatchApi, store: Store) -
     for key, file in ((output_key(submission), job.output), (errors_key(submission), job.errors)):
         if file and not await _is_there(store, key):
             try:
-                await store.put(key, api.content(file))
+                await store.put(key, api.download(file))
             except NotFound:
                 gone.append(file)
     return gone
@@ -104,7 +104,7 @@ class Answers:
         """Name the texts that there are vectors for, other than these."""
         return self._places.keys() - hashes
 
-    def add(self, answered: Answered) -> None:
+    def add(self, answered: ResultLine) -> None:
         """Take in one line; of several for one text those that have a vector must agree."""
         name = answered.name
         if name in self._places or name in self.conflicting:
@@ -126,7 +126,7 @@ class Answers:
         self._written += 1
         self._file.write(answered.vector.astype("<f4").tobytes())
 
-    def _compare(self, answered: Answered) -> None:
+    def _compare(self, answered: ResultLine) -> None:
         """Believe neither of two vectors for one text that differ: lines come in any order."""
         if answered.vector is None or answered.name in self.conflicting:
             return
@@ -195,7 +195,7 @@ def _sent(lines: list[bytes], wanted: Collection[str], api: BatchApi) -> dict[st
     found: dict[str, str] = {}
     for line in lines:
         with contextlib.suppress(Rejected):
-            name, text = api.asked(line)
+            name, text = api.parse_input(line)
             # Options that are no part of a space may have changed since, and with them how lines are written.
             if name in wanted and text_hash(text) == name:
                 found[name] = text
@@ -205,7 +205,7 @@ def _sent(lines: list[bytes], wanted: Collection[str], api: BatchApi) -> dict[st
 def _take(lines: list[bytes], answers: Answers, api: BatchApi) -> None:
     for line in lines:
         try:
-            answers.add(api.read(line))
+            answers.add(api.parse_result(line))
         except Rejected:
             answers.unreadable += 1
 

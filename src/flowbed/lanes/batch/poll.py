@@ -104,10 +104,10 @@ async def _look(row: SubmissionRow, context: Context, api: BatchApi) -> Job | _M
     if row.state != "submitted":
         return None
     try:
-        job = await api.look(row.job)
+        job = await api.retrieve(row.job)
         if job.state == "running" and is_to_end(row, context.clock()) and api.terms.cancels:
             await api.cancel(row.job)
-            job = await api.look(row.job)
+            job = await api.retrieve(row.job)
     except NotFound:
         listed = await api.find(row.id)
         # Another one, which has failed, tells nothing of this one.

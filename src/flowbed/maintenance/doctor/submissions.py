@@ -45,7 +45,7 @@ async def _batch_api(context: ModelContext) -> AsyncIterator[Finding]:
             own = [row for row in rows if row.account == api.terms.account]
             job = next((row.job for row in own if row.job), "")
             if job:
-                await api.look(job)
+                await api.retrieve(job)
             elif own:
                 await api.find(own[0].id)
     except NotFound:

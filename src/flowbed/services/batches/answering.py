@@ -7,7 +7,7 @@ from dataclasses import replace
 from itertools import accumulate, pairwise
 from typing import TYPE_CHECKING, Any, Protocol
 
-from flowbed.embedding.local.priority import unhurried
+from flowbed.embedding.local.priority import background
 from flowbed.errors import (
     Error,
     Forbidden,
@@ -125,7 +125,7 @@ class LineEmbedder:
                 await asyncio.sleep(LOOK)
             begun = self._monotonic()
             try:
-                with unhurried():
+                with background():
                     return await self._embeddings.answer(request, caller)
             finally:
                 self._took = self._monotonic() - begun

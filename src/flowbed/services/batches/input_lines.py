@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, BinaryIO
 
 import orjson
 
-from flowbed.embedding.token_counts import guessed
+from flowbed.embedding.token_counts import estimate_tokens
 from flowbed.errors import Error, Rejected
 from flowbed.services.inputs import most_tokens
 
@@ -172,7 +172,7 @@ def inputs_of(given: Input) -> Sequence[str | list[int]]:
 def size_of(given: Input) -> tuple[int, int]:
     """Return the number of inputs and an estimate of their tokens."""
     inputs = inputs_of(given)
-    return len(inputs), sum(guessed(each) if isinstance(each, str) else len(each) for each in inputs)
+    return len(inputs), sum(estimate_tokens(each) if isinstance(each, str) else len(each) for each in inputs)
 
 
 def most_of(given: Input) -> int:
