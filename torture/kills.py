@@ -17,7 +17,8 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from tests.support.counting import CountingProcess
-from tests.support.killing import Project, Ran
+from tests.support.killing import Project
+from tests.support.processes import Forked, Ran, call, respond, start
 from tests.support.s3 import variables
 
 import flowbed
@@ -32,7 +33,6 @@ from flowbed.testing.s3proxy import (
     S3Proxy,
 )
 from torture.documents import edit
-from torture.processes import Forked, answered, command, forked, say
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -245,12 +245,11 @@ class Trial:
         anew = self._folder / "anew"
         shutil.rmtree(anew, ignore_errors=True)
         shutil.copytree(self._project.folder, anew, ignore=shutil.ignore_patterns(".flowbed"))
-        found = await answered(
-            self._logs / f"{self._turn:02d}-compare",
-            self._variables(self._s3),
+        found = await call(
             compared,
-            self._project.folder,
-            anew,
+            *(self._project.folder, anew),
+            variables=self._variables(self._s3),
+            log=self._logs / f"{self._turn:02d}-compare",
         )
         self.outcome.rows, self.outcome.lost, self.outcome.doubled = (
             found[name] for name in ("rows", "lost", "doubled")
@@ -282,14 +281,13 @@ class Trial:
     async def _ended(self, kind: str, arguments: tuple[str, ...], moment: Moment | None) -> Ran:
         """Run a command once, and wait for its end or its kill."""
         self.outcome.commands += 1
-        process = forked(
-            self._logs / f"{self.outcome.commands:03d}-{kind}",
-            self._variables(self._proxy.url if self._proxy is not None else ""),
-            command,
-            self._project.folder,
-            [*arguments, "--json", "-v"],
-            moment.point if moment else "",
-            self._ahead,
+        process = start(
+            *(*arguments, "--json", "-v"),
+            folder=self._project.folder,
+            variables=self._variables(self._proxy.url if self._proxy is not None else ""),
+            point=moment.point if moment else "",
+            ahead=self._ahead,
+            log=self._logs / f"{self.outcome.commands:03d}-{kind}",
         )
         began, before = time.monotonic(), self._sent
         killing = asyncio.create_task(self._kill(process, moment, before))
@@ -350,7 +348,7 @@ def compared(folder: Path, anew: Path) -> int:
         {(collection, key) for collection, rows in each.rows.items() for key in rows}
         for each in (found, wanted)
     )
-    return say(
+    return respond(
         {
             "rows": len(due),
             "lost": len(due - there),

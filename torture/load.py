@@ -11,8 +11,8 @@ import shutil
 import time
 from typing import TYPE_CHECKING, Any
 
-from tests.support.killing import PATIENCE
 from tests.support.postgres import PostgresServer
+from tests.support.processes import PATIENCE, call, respond
 
 from flowbed import aopen
 from flowbed.errors import Conflict, Transient
@@ -25,7 +25,6 @@ from flowbed.records import Space, Status, text_hash
 from flowbed.testing.embedder import seeded
 from flowbed.testing.index import Contents, Row, contents_of, differences
 from torture import world
-from torture.processes import answered, say
 from torture.searching import Searcher
 from torture.tables import Tables
 from torture.world import World
@@ -54,16 +53,16 @@ async def load(folder: Path, *, seconds: float, processes: int, ledger: str) -> 
         if ledger == "postgres":
             server = opened.enter_context(PostgresServer())
             variables["FLOWBED_LEDGER"] = server.database()
-        await answered(folder / "begin", variables, blocking, begin, folder, size)
+        await call(blocking, *(begin, folder, size), variables=variables, log=folder / "begin")
         until = time.time() + seconds
         kinds = {"fetch": fetch, "commit": commit_groups, "search": search}
         answers = await asyncio.gather(
             *(
-                answered(
-                    folder / f"{name}-{number}",
-                    variables,
+                call(
                     blocking,
                     *(work, folder, size, number, until),
+                    variables=variables,
+                    log=folder / f"{name}-{number}",
                     patience=seconds + PATIENCE,
                 )
                 for name, work in kinds.items()
@@ -77,7 +76,9 @@ async def load(folder: Path, *, seconds: float, processes: int, ledger: str) -> 
         end: dict[str, Any] = {"rows": 0, "wrong": []}
         if len(found) == len(answers):  # a process that ended early has not reported what it wrote
             written = [row for each in found for row in each.get("rows", ())]
-            end = await answered(folder / "end", variables, blocking, finish, folder, size, written)
+            end = await call(
+                blocking, *(finish, folder, size, written), variables=variables, log=folder / "end"
+            )
     wrong += end["wrong"]
     for line in wrong[:SHOWN]:
         print(f"WRONG: {line}")
@@ -97,7 +98,7 @@ async def load(folder: Path, *, seconds: float, processes: int, ledger: str) -> 
 
 def blocking(work: Any, *arguments: Any) -> int:  # any of the coroutines below
     """Run one part of the load, and print its answer."""
-    return say(asyncio.run(work(*arguments)))
+    return respond(asyncio.run(work(*arguments)))
 
 
 async def begin(folder: Path, size: World) -> dict[str, Any]:

@@ -15,7 +15,8 @@ import time
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
-from tests.support.killing import Project, Ran
+from tests.support.killing import Project
+from tests.support.processes import Forked, Ran, call, start
 from tests.support.s3 import variables
 
 from flowbed import telemetry
@@ -23,7 +24,6 @@ from flowbed.testing.simulators import Fault
 from flowbed.testing.simulators.process import SimulatorProcess
 from torture.documents import edit
 from torture.kills import BUCKET, KILLED, Moment, Outcome, Wrong, compared
-from torture.processes import Forked, answered, command, forked
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -213,8 +213,11 @@ class SubmissionsTrial:
         shutil.copytree(self._project.folder, anew, ignore=shutil.ignore_patterns(".flowbed"))
         settings = (anew / "flowbed.toml").read_text("utf-8").replace(self._provider.url, self._elsewhere.url)
         (anew / "flowbed.toml").write_text(settings, "utf-8")
-        found = await answered(
-            self._logs / "compare", self._variables(), compared, self._project.folder, anew
+        found = await call(
+            compared,
+            *(self._project.folder, anew),
+            variables=self._variables(),
+            log=self._logs / "compare",
         )
         self.outcome.rows, self.outcome.lost, self.outcome.doubled = (
             found[name] for name in ("rows", "lost", "doubled")
@@ -234,14 +237,13 @@ class SubmissionsTrial:
         """Run a command once, and wait for its end or its kill."""
         self.outcome.commands += 1
         number = self.outcome.commands
-        process = forked(
-            self._logs / f"{number:03d}-{step}",
-            self._variables(),
-            command,
-            self._project.folder,
-            [*arguments, "--json", "-v"],
-            moment.point if moment else "",
-            self._ahead,
+        process = start(
+            *(*arguments, "--json", "-v"),
+            folder=self._project.folder,
+            variables=self._variables(),
+            point=moment.point if moment else "",
+            ahead=self._ahead,
+            log=self._logs / f"{number:03d}-{step}",
         )
         began = time.monotonic()
         killing = asyncio.create_task(_kill(process, moment))

@@ -20,7 +20,12 @@ if TYPE_CHECKING:
 
 # One claim takes all that waits, up to thousands of chunks; all other points are passed several times.
 ONCE = {telemetry.CHUNKS_CLAIMED}
-MOMENTS = [(point, nth) for point in telemetry.FAILPOINTS for nth in (1, 2) if nth == 1 or point not in ONCE]
+MOMENTS = [
+    pytest.param(point, nth, marks=[pytest.mark.long] if nth == 1 and point not in ONCE else [])
+    for point in telemetry.FAILPOINTS
+    for nth in (1, 2)
+    if nth == 1 or point not in ONCE
+]
 
 
 @pytest.mark.parametrize(("point", "nth"), MOMENTS)

@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import json
 import signal
-import subprocess
-import sys
 from typing import TYPE_CHECKING
 
 import pytest
@@ -18,6 +15,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from tests.support.killing import Project
+    from tests.support.processes import Ran
 
     from flowbed.testing.index import Contents
 
@@ -30,18 +28,9 @@ CARRIED_OUT = [
 ]
 
 
-def plan(project: Project, provider: CountingProcess, *, at: str = "") -> subprocess.CompletedProcess[str]:
-    """Plan in a process of its own, which is killed at the point named."""
-    start = ["-m", "tests.support.failpoints", at, "--"] if at else ["-m", "flowbed"]
-    return subprocess.run(
-        [sys.executable, *start, "plan", "--json"],
-        cwd=project.folder,
-        env=project.environment(provider),
-        capture_output=True,
-        text=True,
-        timeout=120,
-        check=False,
-    )
+def plan(project: Project, provider: CountingProcess, *, at: str = "") -> Ran:
+    """Plan in another process, which is killed at the point named."""
+    return project.start(provider, "plan", at=at).wait()
 
 
 @pytest.mark.parametrize(("point", "nth"), CARRIED_OUT)
@@ -51,7 +40,7 @@ def test_a_plan_killed_while_it_is_carried_out_is_carried_out_by_the_next_run_of
     """Carrying it out again ends in the index of a plain run left alone, and sends again only what was in flight."""
     project = edited.copy(tmp_path / "project")
     with CountingProcess() as provider:
-        planned = json.loads(plan(project, provider).stdout)
+        planned = plan(project, provider).report
         arguments = ("--plan", planned["plan_id"])
         killed = project.run(provider, *arguments, at=f"{point}:{nth}")
         assert killed.returncode == -signal.SIGKILL, killed.stderr
@@ -71,7 +60,7 @@ def test_a_plain_run_takes_over_from_a_plan_that_was_killed(
     """After a kill a run without the plan ends in the same index, and the plan then finds its work done."""
     project = edited.copy(tmp_path / "project")
     with CountingProcess() as provider:
-        planned = json.loads(plan(project, provider).stdout)
+        planned = plan(project, provider).report
         killed = project.run(provider, "--plan", planned["plan_id"], at=f"{point}:2")
         assert killed.returncode == -signal.SIGKILL, killed.stderr
         plain = project.run(provider)
@@ -94,7 +83,7 @@ def test_planning_that_was_killed_is_done_again(
     with CountingProcess() as provider:
         killed = plan(project, provider, at=f"{point}:{nth}")
         assert killed.returncode == -signal.SIGKILL, killed.stderr
-        ended = project.run(provider, "--plan", json.loads(plan(project, provider).stdout)["plan_id"])
+        ended = project.run(provider, "--plan", plan(project, provider).report["plan_id"])
         assert ended.returncode == 0, ended.stdout + ended.stderr
     assert_same(project.contents(), uninterrupted)
     project.assert_finished()

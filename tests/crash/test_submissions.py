@@ -3,21 +3,18 @@
 from __future__ import annotations
 
 import asyncio
-import os
 import random
 import shutil
 import signal
-import subprocess
-import sys
 import time
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
 import pytest
-from tests.support.killing import PATIENCE, Project
+from tests.support.killing import Project
+from tests.support.processes import start
 
 import flowbed
-import flowbed.bed
 from flowbed import telemetry
 from flowbed.lanes.claims import CLAIM
 from flowbed.testing.index import assert_same, contents_of
@@ -28,6 +25,8 @@ from flowbed.wiring import process
 if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
+
+    from tests.support.processes import Forked
 
     from flowbed.bed import Flowbed
     from flowbed.testing.index import Contents
@@ -53,9 +52,15 @@ STEPS = {
 STEP_OF = {point: step for step, points in STEPS.items() for point in points}
 # One claim takes all that waits, up to thousands of chunks; all other points are passed several times.
 ONCE = {telemetry.CHUNKS_CLAIMED}
+# Each point once, the first and the second time in turn; the other time in the long form.
 MOMENTS = [
-    (point, nth, "steps" if nth == 1 else "run")
-    for point in telemetry.SUBMISSION_FAILPOINTS
+    pytest.param(
+        point,
+        nth,
+        "steps" if nth == 1 else "run",
+        marks=[pytest.mark.long] if (number + nth) % 2 and point not in ONCE else [],
+    )
+    for number, point in enumerate(telemetry.SUBMISSION_FAILPOINTS)
     for nth in (1, 2)
     if nth == 1 or point not in ONCE
 ]
@@ -69,23 +74,9 @@ class Lane:
     folder: Path
     provider: SimulatorProcess
 
-    def begin(self, *arguments: str, at: str = "") -> subprocess.Popen[bytes]:
-        """Give a command, which the point named kills."""
-        start = ["-m", "tests.support.failpoints", at, "--"] if at else ["-m", "flowbed"]
-        variables = {name: value for name, value in os.environ.items() if not name.startswith("FLOWBED_")}
-        return subprocess.Popen(
-            [sys.executable, *start, *arguments, "--json", "-v"],
-            cwd=self.folder,
-            env=variables,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-        )
-
-    def give(self, *arguments: str, at: str = "") -> tuple[int | None, bytes]:
-        """Give a command, and tell how it ended and what it said."""
-        process = self.begin(*arguments, at=at)
-        said, _ = process.communicate(timeout=PATIENCE)
-        return process.returncode, said
+    def start(self, *arguments: str, at: str = "") -> Forked:
+        """Start a command, which the point named kills."""
+        return start(*arguments, "--json", "-v", folder=self.folder, variables={}, point=at)
 
     async def finish(self, again: Literal["steps", "run"]) -> None:
         """Give the steps again until nothing is left to do."""
@@ -172,8 +163,8 @@ def seconds(fetched: Path, provider: SimulatorProcess, tmp_path_factory: pytest.
     folder = tmp_path_factory.mktemp("usual") / "project"
     shutil.copytree(fetched, folder)
     began = time.monotonic()
-    returncode, said = Lane(folder, provider).give("run", "--lane", "batch", "--wait")
-    assert returncode == 0, said.decode()
+    ran = Lane(folder, provider).start("run", "--lane", "batch", "--wait").wait()
+    assert ran.returncode == 0, ran.stderr
     return time.monotonic() - began
 
 
@@ -210,33 +201,30 @@ async def test_a_step_killed_at_a_point_is_taken_up_by_the_next(
     for each in STEPS:
         arguments = ("submissions", each, *(["--wait"] if each == "poll" else []))
         killed = each == step
-        returncode, said = await asyncio.to_thread(
-            lane.give, *arguments, at=f"{point}:{nth}" if killed else ""
-        )
-        assert returncode == (-signal.SIGKILL if killed else 0), said.decode()
+        ran = await lane.start(*arguments, at=f"{point}:{nth}" if killed else "").ended()
+        assert ran.returncode == (-signal.SIGKILL if killed else 0), ran.stderr
         if killed:
             break
     if again == "steps":
         clock = process.now
-        monkeypatch.setattr(flowbed.bed, "dead", lambda _: False)
+        monkeypatch.setattr(process, "dead", lambda _: False)
         monkeypatch.setattr(process, "now", lambda: clock() + CLAIM + 5_000_000)
     await lane.finish(again)
     await lane.assert_as_if_nothing_had_happened(realtime)
 
 
-@pytest.mark.parametrize("seed", range(TRIALS))
+@pytest.mark.parametrize(
+    "seed", [0, *(pytest.param(seed, marks=pytest.mark.long) for seed in range(1, TRIALS))]
+)
 async def test_whatever_is_killed_whenever_it_is_ends_as_if_it_never_was(
     seed: int, lane: Lane, realtime: Contents, seconds: float
 ) -> None:
     """Runs killed at random moments, one after the other, lose nothing, and pay for no text twice."""
     chance = random.Random(seed)
     for _ in range(KILLS):
-        process = lane.begin("run", "--lane", "batch", "--wait")
-        try:
-            await asyncio.to_thread(process.wait, chance.uniform(0, seconds))
-        except subprocess.TimeoutExpired:
-            process.kill()
-        process.communicate()
+        running = lane.start("run", "--lane", "batch", "--wait")
+        await asyncio.to_thread(running.kill_after, chance.uniform(0, seconds))
+        await running.ended()
     await lane.finish("run")
     await lane.assert_as_if_nothing_had_happened(realtime)
 
@@ -250,14 +238,14 @@ async def test_a_submission_does_not_end_before_a_dead_poll_lets_go_of_its_chunk
     # What is slow comes between the hold on the submission and those on its chunks.
     lane.provider.order(Fault(kind="slow", path="/v1/files/*/content", calls=(1,), delay=4.0))
     for step, at in (("find", ""), ("submit", ""), ("poll", f"{telemetry.DELTA_WRITTEN}:1")):
-        await asyncio.to_thread(lane.give, "submissions", step, at=at)
+        await lane.start("submissions", step, at=at).ended()
     async with await flowbed.aopen(lane.folder) as bed:
         first, *_ = await bed.submissions()
         (held, *_), *_ = [page async for page in bed.ledger.chunks.submitted(first.id)]
         assert first.worker == held.worker
         assert first.until + 2_000_000 < held.until
         # As on another machine, from where nobody can tell that the process is dead.
-        monkeypatch.setattr(flowbed.bed, "dead", lambda _: False)
+        monkeypatch.setattr(process, "dead", lambda _: False)
         monkeypatch.setattr(process, "now", lambda: first.until + 1_000_000)
         assert first.id in {row.id for row in (await bed.poll()).pending}
         monkeypatch.setattr(process, "now", lambda: held.until + CLAIM)

@@ -1,6 +1,6 @@
-"""Projects that processes of their own work on, and are killed at; what a process came to is told from its own log.
+"""Projects that other processes work on and are killed at.
 
-A run that is killed, and done again, sends no text twice but those that were in flight:
+A run that is killed and repeated sends no text twice except those that were in flight:
 
     killed = project.run(provider, at="delta.written:2")
     again = project.run(provider)
@@ -11,13 +11,13 @@ from __future__ import annotations
 
 import asyncio
 import json
-import re
 import shutil
-import subprocess
 import sys
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
+
+from tests.support.processes import PATIENCE, Ran, start
 
 import flowbed
 from flowbed.testing.index import Contents, contents_of
@@ -28,36 +28,12 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from tests.support.counting import CountingProcess
+    from tests.support.processes import Forked
 
     from flowbed.maintenance.inspect import BedStatus
 
-# Few texts a request and few requests at once, so that what is in flight is little of what there is.
+# Few texts a request and few requests at once, so that few texts are in flight.
 ITEMS, CONCURRENCY = 20, 2
-PATIENCE = 120.0  # seconds: a process that takes longer hangs
-
-
-@dataclass(frozen=True, kw_only=True)
-class Ran:
-    """What one process came to; `stderr` is its log, written with `-v`."""
-
-    returncode: int
-    stdout: str
-    stderr: str
-
-    @property
-    def report(self) -> dict[str, Any]:
-        """What a finished command prints last with `--json`."""
-        report: dict[str, Any] = json.loads(self.stdout.splitlines()[-1])
-        return report
-
-    @property
-    def in_flight(self) -> int:
-        """Texts whose request this process had begun, and whose vectors it had not kept yet, by its own log."""
-
-        def texts(point: str) -> int:
-            return sum(map(int, re.findall(rf"{re.escape(point)} {{'\w+': (\d+)}}", self.stderr)))
-
-        return texts("request.sent") - texts("vectors.kept")
 
 
 @dataclass(frozen=True)
@@ -93,17 +69,12 @@ class Project:
 
     def run(self, provider: CountingProcess, *arguments: str, at: str = "") -> Ran:
         """Run to the end, or until the point named (POINT:N) kills the process."""
-        start = ["-m", "tests.support.failpoints", at, "--"] if at else ["-m", "flowbed"]
-        ended = subprocess.run(
-            [sys.executable, *start, "run", "--json", "-v", *arguments],
-            cwd=self.folder,
-            env=self.environment(provider),
-            capture_output=True,
-            text=True,
-            timeout=PATIENCE,
-            check=False,
-        )
-        return Ran(returncode=ended.returncode, stdout=ended.stdout, stderr=ended.stderr)
+        return self.start(provider, "run", *arguments, at=at).wait()
+
+    def start(self, provider: CountingProcess, *arguments: str, at: str = "") -> Forked:
+        """Start a command in a forked process, which the point named (POINT:N) kills."""
+        variables = self.environment(provider)
+        return start(*arguments, "--json", "-v", folder=self.folder, variables=variables, point=at)
 
     async def begun(self, provider: CountingProcess, *arguments: str, after: str = "") -> Running:
         """Start a run, and wait until its log says `after`, where that is given."""

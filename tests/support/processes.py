@@ -1,0 +1,215 @@
+"""Processes forked off a server that has loaded Flowbed: each starts in milliseconds instead of a second.
+
+    killed = start("run", "--yes", folder=project, variables={}, point="delta.written:2").wait()
+    assert killed.returncode == -signal.SIGKILL
+
+The server has loaded the modules and used none of them, so a fork loses no thread.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import multiprocessing
+import os
+import re
+import shutil
+import signal
+import sys
+import tempfile
+import traceback
+import warnings
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+# Lance warns of every fork because its threads would be missing; it has none before it is first used.
+warnings.filterwarnings("ignore", "lance is not fork-safe")
+
+# Loaded once, by the server.
+import alembic.command  # noqa: E402, F401
+from tests.support.failpoints import kill_at  # noqa: E402
+
+import flowbed.bed  # noqa: E402
+import flowbed.cli.views  # noqa: E402
+import flowbed.index.search  # noqa: E402
+import flowbed.testing.embedder  # noqa: E402, F401
+from flowbed.cli.app import run  # noqa: E402
+from flowbed.wiring import process  # noqa: E402
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping, Sequence
+    from multiprocessing.process import BaseProcess
+
+PATIENCE = 120.0  # seconds: a process that takes longer hangs
+FORKS = multiprocessing.get_context("forkserver")
+FORKS.set_forkserver_preload(["tests.support.processes"])
+OUTPUTS = (".out", ".err")  # files with standard output and the log
+STATUS = ".status"  # file with the exit status
+# What multiprocessing reports where two threads waited for the same process: only one of them gets its status.
+LOST = 255
+
+
+@dataclass(frozen=True, kw_only=True)
+class Ran:
+    """The result of one process; `stderr` is its log, written with `-v`."""
+
+    returncode: int
+    stdout: str
+    stderr: str
+
+    @property
+    def report(self) -> dict[str, Any]:
+        """The JSON that a finished command prints last with `--json`."""
+        report: dict[str, Any] = json.loads(self.stdout.splitlines()[-1])
+        return report
+
+    @property
+    def in_flight(self) -> int:
+        """Count the texts that this process had sent and whose vectors it had not kept yet, by its own log."""
+
+        def texts(point: str) -> int:
+            return sum(map(int, re.findall(rf"{re.escape(point)} {{'\w+': (\d+)}}", self.stderr)))
+
+        return texts("request.sent") - texts("vectors.kept")
+
+
+@dataclass(frozen=True)
+class Forked:
+    """A forked process, the leader of its own process group, with its output in files."""
+
+    process: BaseProcess
+    log: Path
+    keep_log: bool
+
+    def wait(self, patience: float = PATIENCE) -> Ran:
+        """Wait for the process to end.
+
+        Raises:
+            TimeoutError: it took longer than `patience` seconds, and was killed.
+        """
+        self.process.join(patience)
+        hangs = self.process.exitcode is None
+        if hangs:
+            self.kill()
+            self.process.join()
+        returncode = self.process.exitcode
+        self.process.close()
+        if returncode == LOST:
+            status = self.log.with_suffix(STATUS).read_text("utf-8")
+            returncode = int(status) if status else -signal.SIGKILL
+        stdout, stderr = (self.log.with_suffix(suffix).read_text("utf-8", "replace") for suffix in OUTPUTS)
+        if not self.keep_log:
+            shutil.rmtree(self.log.parent)
+        if hangs:
+            raise TimeoutError(f"a process took more than {patience:.0f} s; its log: {stderr[-2000:]}")
+        assert returncode is not None
+        return Ran(returncode=returncode, stdout=stdout, stderr=stderr)
+
+    async def ended(self, patience: float = PATIENCE) -> Ran:
+        """Wait for the process to end, as `wait` does, while other tasks go on."""
+        return await asyncio.to_thread(self.wait, patience)
+
+    def kill_after(self, seconds: float) -> None:
+        """Kill the process unless it ends within so many seconds."""
+        self.process.join(seconds)
+        if self.process.exitcode is None:
+            self.kill()
+
+    def kill(self) -> None:
+        """End it and everything it has started, as `kill -9` does."""
+        pid = self.process.pid
+        assert pid is not None
+        for kill in (os.kill, os.killpg):  # the group exists only once the process runs
+            with suppress(ProcessLookupError):
+                kill(pid, signal.SIGKILL)
+
+
+def start(
+    *arguments: str,
+    folder: Path,
+    variables: Mapping[str, str],
+    point: str = "",
+    ahead: int = 0,
+    log: Path | None = None,
+) -> Forked:
+    """Start a `flowbed` command in `folder`.
+
+    It has the environment `variables`, and none of this process's that configure Flowbed or AWS. `point` (POINT:N)
+    kills it; its clock is `ahead` µs ahead.
+    """
+    return fork(_command, folder, arguments, point, ahead, variables=variables, log=log)
+
+
+def fork(
+    work: Callable[..., int], *arguments: object, variables: Mapping[str, str], log: Path | None = None
+) -> Forked:
+    """Call `work` in a forked process, which exits with what it returns.
+
+    `log` names the files of its output, which stay; without it they are deleted with the wait.
+    """
+    files = log or Path(tempfile.mkdtemp(prefix="flowbed-process-")) / "process"
+    for suffix in (*OUTPUTS, STATUS):
+        files.with_suffix(suffix).touch()  # it may be killed before it begins
+    forked = FORKS.Process(target=_carry_out, args=(files, dict(variables), work, arguments), daemon=True)
+    forked.start()
+    return Forked(forked, files, log is not None)
+
+
+async def call(
+    work: Callable[..., int],
+    *arguments: object,
+    variables: Mapping[str, str],
+    log: Path,
+    patience: float = PATIENCE,
+) -> dict[str, Any]:
+    """Call `work` in a forked process, and return the JSON that it prints last.
+
+    Raises:
+        RuntimeError: it failed.
+    """
+    ran = await fork(work, *arguments, variables=variables, log=log).ended(patience)
+    if ran.returncode:
+        raise RuntimeError(f"{work.__name__} failed: {ran.stderr}")
+    return ran.report
+
+
+def respond(answer: Mapping[str, Any]) -> int:
+    """Print the answer of a `call`."""
+    print(json.dumps(answer), flush=True)  # noqa: T201
+    return 0
+
+
+def _command(folder: Path, arguments: Sequence[str], point: str, ahead: int) -> int:
+    os.chdir(folder)
+    if point:
+        name, _, nth = point.partition(":")
+        kill_at(name, int(nth or 1))
+    clock = process.now
+    process.now = lambda: clock() + ahead
+    return run(arguments)
+
+
+def _carry_out(
+    log: Path, variables: Mapping[str, str], work: Callable[..., int], arguments: Sequence[Any]
+) -> None:
+    os.setsid()
+    for stream, suffix in enumerate(OUTPUTS, 1):
+        file = os.open(log.with_suffix(suffix), os.O_WRONLY)
+        os.dup2(file, stream)
+        os.close(file)
+    for name in [name for name in os.environ if name.startswith(("FLOWBED_", "AWS_"))]:
+        del os.environ[name]
+    os.environ.update(variables)
+    try:
+        status = work(*arguments)
+    except SystemExit as ended:
+        status = ended.code if isinstance(ended.code, int) else 1
+    except BaseException:  # noqa: BLE001 - the parent reads it
+        traceback.print_exc()
+        status = 70
+    sys.stdout.flush()
+    sys.stderr.flush()
+    log.with_suffix(STATUS).write_text(str(status), "utf-8")
+    os._exit(status)
