@@ -1,74 +1,36 @@
-"""Whatever happens in whatever order, the index ends as what the sources hold, and is never wrong on the way."""
+"""The state machine of everything that can happen to an index, and what must hold after each step."""
 
 from __future__ import annotations
 
-import asyncio
 import json
-import secrets
-import shutil
-import tempfile
 from collections import Counter
-from dataclasses import dataclass, replace
-from itertools import count
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
-import pyarrow as pa
-import pytest
-import sqlalchemy as sa
-from hypothesis import HealthCheck, Phase, settings
 from hypothesis import strategies as st
-from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule, run_state_machine_as_test
-from tests.support import interleaving
-from tests.support.interleaving import Actor
-from tests.support.s3 import REGION, variables
-from tests.support.world import COLLECTION, LISTED, LOGGED, Content, Listed, Logged, World, rules
+from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
+from tests.model.bed import DIMENSIONS, DOCUMENTS, FAULTS, OPENED, READ, Bed, WrongError
+from tests.support.world import COLLECTION, LISTED, LOGGED, Content
 
 from flowbed import telemetry
-from flowbed.embedding.cache.cached import Cached
-from flowbed.errors import Conflict, Error, NotFound, Transient
-from flowbed.index import compaction, datasets, deltas, schema
+from flowbed.errors import Error, NotFound
 from flowbed.index.active_space import live_collection
-from flowbed.index.compaction import compact
-from flowbed.index.datasets import Datasets
 from flowbed.index.search import search
 from flowbed.lanes.claims import CLAIM
-from flowbed.lanes.contexts import RunContext
-from flowbed.lanes.embed import embed
-from flowbed.lanes.failures import RunStats
-from flowbed.lanes.write_deltas import commit_pending
-from flowbed.ledger import Cursor, open_ledger
-from flowbed.ledger.sql.schema import cursors
-from flowbed.ledger.sql.tables.documents import SqlDocuments
-from flowbed.ledger.sql.tables.runs import SqlRuns
-from flowbed.pipeline import ConfiguredSource, changes, rollback
-from flowbed.pipeline.rollback import release, roll_back
-from flowbed.pipeline.run import run
-from flowbed.pipeline.sync import sync
-from flowbed.records import Status, run_id
+from flowbed.records import Status
 from flowbed.storage import open_store
-from flowbed.testing.clock import FixedClock
-from flowbed.testing.embedder import Seeded, seeded
-from flowbed.testing.faults import Fault, FaultyStore, unavailable
-from flowbed.testing.s3proxy import CUT, INTERNAL_ERROR, SLOW_DOWN, S3Fault, S3Proxy
+from flowbed.testing.embedder import seeded
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Coroutine, Iterable, Mapping
+    from collections.abc import Callable, Coroutine, Mapping
+    from pathlib import Path
 
-    from tests.support.s3 import S3Server
+    from flowbed.storage import Store
 
-    from flowbed.index.active_space import Live
-    from flowbed.ledger import RunRow
-    from flowbed.records import Problem
-    from flowbed.storage import Store, Stored
 
-DIMENSIONS = 8
-DOCUMENTS = [(LISTED, "a"), (LOGGED, "b")]
 LONG = "\n\n".join(f"{word} " * 10 for word in ("four", "five"))  # two chunks
 TEXTS = ["one", "two", LONG]
-# Where an actor may be overtaken: where what is kept has just changed, and between reading and writing.
-OPENED, READ = "index.opened", "delta.read"
+# Where an actor may be overtaken: right after a write, and between reading and writing.
 COMMITTING = [READ, telemetry.INDEX_MERGED, telemetry.RUN_COMMITTED]
 STOPS = {
     "fetch": [telemetry.BATCH_REGISTERED, telemetry.BATCH_WRITTEN, telemetry.FETCH_SWAPPED],
@@ -85,17 +47,9 @@ STOPS = {
 }
 DAY = 86_400.0
 STEPS_EACH = 30
-MOST_HISTORIES = 500  # in which a missing safety is missed; most are within the first ten
 MOST_PAUSED = 4  # actors at once
 NAMES, SOME = st.sampled_from(DOCUMENTS), st.integers(0, 9)
 TEXT = st.one_of(st.none(), st.sampled_from(TEXTS))
-S3_FAULTS = [
-    S3Fault(probability=0.02, after=INTERNAL_ERROR),  # done, and said to have failed
-    S3Fault(probability=0.02, after=CUT),
-    S3Fault(probability=0.02, before=SLOW_DOWN),
-    S3Fault(probability=0.02, before=CUT),
-]
-FAULTS = [("get", "before"), ("create", "before"), ("create", "after")]
 # What happens, as often as it is named here.
 STEPS = st.one_of(
     *[st.tuples(st.just("overtake"), SOME, NAMES, TEXT, TEXT)] * 3,
@@ -109,190 +63,6 @@ STEPS = st.one_of(
 )
 T = TypeVar("T")
 SCORED = 1e-5  # how far a score may be from what it is
-
-
-class WrongError(AssertionError):
-    """The index is, or became, what it must never be."""
-
-
-class Overtaken(FaultyStore):
-    """A store where an actor can be overtaken between listing the deltas to commit and merging them."""
-
-    async def get(self, key: str) -> Stored:
-        """Read, and stop there if that is the order."""
-        if key.endswith("/delta.arrow"):
-            interleaving.reach(READ)
-        return await super().get(key)
-
-
-class OpenedEarly(Datasets):
-    """Datasets where an actor can be overtaken between opening and writing."""
-
-    async def open(self, live: Live, *, version: int | None = None) -> Any:
-        """Open, and stop there if that is the order."""
-        dataset = await super().open(live, version=version)
-        interleaving.reach(OPENED)
-        return dataset
-
-
-@dataclass
-class Once:
-    """The calls in which an armed fault strikes: the next one, or none."""
-
-    armed: bool = False
-
-    def __contains__(self, number: object) -> bool:
-        """Strike, and be done."""
-        struck, self.armed = self.armed, False
-        return struck
-
-
-class Bed:
-    """The real context, and the actors that work with it."""
-
-    def __init__(self, place: Callable[[Path], Store], disturb: Callable[[bool], None]) -> None:
-        """Open everything, the store where `place` says; `disturb` says whether its own faults may strike."""
-        self.world = World()
-        self.clock = FixedClock()
-        self.loop = asyncio.Runner()
-        # In memory where there is such a place: each write waits until it is on disk.
-        shared = Path("/dev/shm")  # noqa: S108 - a folder of a random name in it
-        self.folder = Path(tempfile.mkdtemp(dir=shared if shared.is_dir() else None))
-        self.faults = {fault: Once() for fault in FAULTS}
-        self.store = Overtaken(
-            place(self.folder),
-            [
-                Fault(operation=operation, calls=once, **{when: unavailable})  # type: ignore[arg-type]
-                for (operation, when), once in self.faults.items()
-            ],
-        )
-        self.ledger = self.run(open_ledger(":memory:", folder=self.folder, new_id="ledger"))
-        self.datasets = Datasets(self.store)
-        self.disturb = disturb
-        self.paused: list[Actor] = []
-        self.killed: list[Actor] = []
-        self.started = 0
-        self.target = 0  # of the rollback that is started next
-        self.restored: list[tuple[int, int]] = []  # targets and versions of what nobody has looked at yet
-        self.deaf = [telemetry.listen(self.hear), interleaving.listen()]  # heard before anyone stops at it
-
-    def hear(self, point: str, facts: dict[str, Any]) -> None:
-        """Take note of rollbacks: they alone may bring back what was."""
-        if point == telemetry.ROLLBACK_RESTORED:
-            self.restored.append((facts["target"], facts["version"]))
-
-    def run(self, work: Coroutine[Any, Any, Any]) -> Any:
-        """Do something at once, undisturbed."""
-        return self.loop.run(work)
-
-    def context(self, worker: str) -> RunContext:
-        """Build the context as a separate process would."""
-        return RunContext(
-            store=self.store,
-            ledger=self.ledger,
-            datasets=OpenedEarly(self.store),
-            embedder=lambda: Cached(Seeded(DIMENSIONS), []),
-            batch_api=lambda: None,
-            new_id=lambda: secrets.token_hex(12),
-            clock=self.clock,
-            monotonic=lambda: self.clock() / 1e6,
-            dead=lambda name: any(actor.name == name for actor in self.killed),
-            worker=worker,
-            concurrency=1,
-            sources=frozenset({LISTED, LOGGED}),
-        )
-
-    def feeds(self) -> dict[str, ConfiguredSource]:
-        """Give both sources."""
-        return {
-            LISTED: ConfiguredSource(source=Listed(self.world), rules=rules(LISTED)),
-            LOGGED: ConfiguredSource(source=Logged(self.world), rules=rules(LOGGED)),
-        }
-
-    async def work(self, context: RunContext) -> None:
-        """Do everything that a run does."""
-        report = await run(context, feeds=self.feeds(), allow_deletes=True)
-        unforeseen(report.failures)
-
-    async def fetch(self, context: RunContext) -> None:
-        """Fetch both sources."""
-        for feed in self.feeds().values():
-            unforeseen((await sync(feed, context, allow_deletes=True)).problems)
-
-    async def embed(self, context: RunContext) -> None:
-        """Embed what waits, and commit it."""
-        unforeseen((await embed(context, sources=())).failures)
-
-    async def commit(self, context: RunContext) -> None:
-        """Commit what is pending."""
-        tally = RunStats()
-        await commit_pending(COLLECTION, context, tally)
-        unforeseen(tally.failures)
-
-    async def compact(self, context: RunContext) -> None:
-        """Compact without the lease, which only saves work."""
-        live = await live_collection(context.store, COLLECTION)
-        if live is not None:
-            await compact(
-                live,
-                datasets=context.datasets,
-                vector_index="never",
-                oldest_pending=await oldest_pending(context),
-                now=context.clock(),
-            )
-
-    async def roll_back(self, context: RunContext) -> None:
-        """Roll back, whoever else is at it: the lease only saves work."""
-        await context.store.delete([f"{COLLECTION}/lease.json"])
-        await roll_back(context, COLLECTION, self.target)
-
-    async def release(self, context: RunContext) -> None:
-        """Release what was rolled back."""
-        await release(context, COLLECTION)
-
-    def start(self, job: str, stop: str = "", times: int = 1) -> None:
-        """Begin a job, up to a point or to its end."""
-        self.started += 1
-        name = f"{job} {self.started}"
-        context = self.context(name)
-        work = getattr(self, job.replace(" ", "_"))
-        actor = Actor(name, lambda: work(context))
-        self.paused.append(actor)
-        self.resume(actor, stop, times)
-
-    def resume(self, actor: Actor, stop: str = "", times: int = 1) -> None:
-        """Let an actor go on, up to a point or to its end."""
-        self.disturb(True)
-        actor.proceed(stop, times)
-        self.disturb(False)
-        if actor.done:
-            self.paused.remove(actor)
-            if actor.error is not None and not isinstance(actor.error, Conflict | Transient | NotFound):
-                raise actor.error
-
-    def kill(self, actor: Actor) -> None:
-        """Leave an actor where it stands, for good."""
-        self.paused.remove(actor)
-        self.killed.append(actor)
-
-    async def table(self, version: int | None = None) -> tuple[int, list[dict[str, Any]]]:
-        """Read a version of the index, tombstones too."""
-        live = await live_collection(self.store, COLLECTION)
-        dataset = None if live is None else await self.datasets.open(live, version=version)
-        if dataset is None:
-            return 0, []
-        return int(dataset.version), dataset.to_table().to_pylist()
-
-    def close(self) -> None:
-        """End what is left of the actors, and let go of everything."""
-        self.disturb(False)
-        for actor in (*self.paused, *self.killed):
-            actor.unwind()
-        for deafen in self.deaf:
-            deafen()
-        self.run(self.ledger.close())
-        self.loop.close()
-        shutil.rmtree(self.folder)
 
 
 class Model(RuleBasedStateMachine):
@@ -554,18 +324,6 @@ class Model(RuleBasedStateMachine):
             self.bed.close()
 
 
-async def oldest_pending(context: RunContext) -> int | None:
-    """Tell since when the oldest delta waits for a commit."""
-    pending = await context.ledger.runs.pending(COLLECTION, limit=1)
-    return pending[0].created if pending else None
-
-
-def unforeseen(problems: Iterable[Problem]) -> None:
-    """Fail for problems that the store's faults do not explain."""
-    if wrong := [each for each in problems if "(a fault to order)" not in each.reason]:
-        raise WrongError(f"a job met {wrong}")
-
-
 def contents(rows: list[dict[str, Any]]) -> dict[str, Content]:
     """Give the live rows without what does not count."""
     return {
@@ -578,246 +336,3 @@ def contents(rows: list[dict[str, Any]]) -> dict[str, Content]:
 def of_document(name: tuple[str, str], chunks: Mapping[str, T]) -> dict[str, T]:
     """Pick the chunks of one document."""
     return {key: each for key, each in chunks.items() if key.startswith("#".join((*name, "")))}
-
-
-def histories(model: type[Model], **options: Any) -> None:
-    """Live through many histories."""
-    run_state_machine_as_test(
-        model,
-        settings=settings(
-            stateful_step_count=STEPS_EACH, deadline=None, suppress_health_check=list(HealthCheck), **options
-        ),
-    )
-
-
-def test_the_index_is_what_the_sources_hold() -> None:
-    """However fetches, commits, compactions, rollbacks, kills and faults come upon each other, nothing is wrong."""
-    histories(Model, max_examples=settings().max_examples // 2)
-
-
-A = (LISTED, "a")
-
-
-@pytest.mark.parametrize(
-    "steps",
-    [
-        pytest.param(
-            [("fail", "create", "after"), ("begun", "fetch"), ("edit", A, "one"), ("begun", "work")],
-            id="a batch file of a fetch that failed, and a document of the same text",
-        ),
-        pytest.param(
-            [
-                ("begun", "work"),
-                ("edit", A, "two"),
-                ("begun", "fetch"),
-                ("begun", "embed", telemetry.RUN_RECORDED),
-                ("begun", "commit", READ),
-                ("go_on", 0, False),
-                ("roll_back", 1),
-                ("go_on", 0, False),
-            ],
-            id="a commit overtaken by another and then by a rollback",
-        ),
-        pytest.param(
-            [
-                ("begun", "fetch"),
-                ("begun", "embed", telemetry.DELTA_WRITTEN),
-                ("wait", 1),
-                ("edit", A, None),
-                ("begun", "work"),
-                ("wait", 31 * DAY),
-                ("begun", "compact"),
-                ("go_on", 0, False),
-            ],
-            id="a process that sleeps for a month over a delta",
-        ),
-        pytest.param(
-            [
-                ("edit", A, LONG),
-                ("begun", "work"),
-                ("edit", A, "one"),
-                ("begun", "work"),
-                ("roll_back", 1),
-                ("edit", A, "two"),
-                ("begun", "work"),
-            ],
-            id="an edit after a rollback that has put part of the document back",
-        ),
-        pytest.param(
-            [
-                ("edit", A, LONG),
-                ("begun", "work"),
-                ("edit", A, "one"),
-                ("begun", "work"),
-                ("edit", A, "two"),
-                ("begun", "fetch", telemetry.BATCH_WRITTEN),
-                ("roll_back", 1),
-                ("go_on", 0, False),
-            ],
-            id="a fetch overtaken by a rollback that puts part of its document back",
-        ),
-    ],
-)
-def test_a_history_that_went_wrong_once_goes_well(steps: list[tuple[Any, ...]]) -> None:
-    """Histories that were found here stay right."""
-    model = Model()
-    try:
-        model.begin(points=[0] * len(STOPS), text="one")
-        for step in steps:
-            model.happen(step)
-            model.look()
-            model.look_into_the_ledger()
-    finally:
-        model.teardown()
-
-
-def test_the_index_in_s3_is_what_the_sources_hold(
-    s3_server: S3Server, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """So it is in S3, where requests of the store and of Lance fail, are answered wrongly, or are cut off."""
-    places = count()
-    with S3Proxy(s3_server.url) as proxy:
-        for name, value in variables(proxy.url).items():
-            monkeypatch.setenv(name, value)
-        options = {"endpoint": proxy.url, "region": REGION}
-
-        class InS3(Model):
-            place = staticmethod(
-                lambda folder: open_store(f"s3://bucket/model-{next(places)}", folder=folder, options=options)
-            )
-            disturb = staticmethod(lambda on: proxy.order(*(S3_FAULTS if on else ())))
-
-        histories(InS3, max_examples=settings().max_examples // 20)
-
-
-def without_primary_key(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Lance is told of no primary key."""
-    another = {"lance-schema:another": "true"}
-    monkeypatch.setattr(datasets, "PRIMARY_KEY", another)
-    monkeypatch.setattr(
-        datasets,
-        "schema",
-        lambda dimensions: schema.schema(dimensions).set(
-            0, pa.field("id", pa.string(), nullable=False, metadata=another)
-        ),
-    )
-
-
-def without_conditional_versions(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A fetch moves the cursor wherever it stands by now."""
-    step = SqlDocuments._advance
-
-    def advance(self: SqlDocuments, connection: sa.Connection, seen: Cursor, value: str) -> Cursor:
-        stands = sa.select(cursors.c.token).where(cursors.c.source == seen.source)
-        token = connection.execute(stands).scalar() or 0
-        return step(self, connection, Cursor(source=seen.source, token=token), value)
-
-    monkeypatch.setattr(SqlDocuments, "_advance", advance)
-
-
-def without_tombstone_retention(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Compaction drops every tombstone."""
-    plan = compaction.plan_compaction
-    monkeypatch.setattr(
-        compaction,
-        "plan_compaction",
-        lambda *args, **kwargs: replace(plan(*args, **kwargs), drop_before=2**62),
-    )
-
-
-def without_runs_named_by_content(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A run is named by the ids in it, whatever their versions and texts."""
-    monkeypatch.setattr(
-        deltas,
-        "run_id",
-        lambda collection, space, rows: run_id(collection, space, [(row[0], 0, False, "") for row in rows]),
-    )
-
-
-def without_ignoring_reverted_runs(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A commit takes runs that were reverted, too."""
-    pending = SqlRuns.pending
-    taken: set[tuple[int, str]] = set()  # one that is stale would be taken for ever
-
-    async def also_reverted(self: SqlRuns, collection: str, *, limit: int) -> list[RunRow]:
-        found = await pending(self, collection, limit=limit)
-        for each in await self.reverted(collection):
-            run = await self.get(each)
-            if run is not None and (id(self), each) not in taken:
-                taken.add((id(self), each))
-                found.append(run)
-        return found
-
-    monkeypatch.setattr(SqlRuns, "pending", also_reverted)
-
-
-def without_undoing_whole_documents(monkeypatch: pytest.MonkeyPatch) -> None:
-    """What a rollback took back of a document, or put back, stays so when the document is edited."""
-    monkeypatch.setattr(changes, "UNSETTLED", frozenset({Status.FAILED}))
-
-
-def without_telling_fetches(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A fetch that was compared with what a rollback has reverted since goes on as if nothing had happened."""
-
-    async def silent(context: RunContext, collection: str) -> None:
-        """Tell nobody."""
-
-    monkeypatch.setattr(rollback, "_tell_fetches", silent)
-
-
-@pytest.mark.parametrize(
-    ("switch_off", "overtaken", "besides"),
-    [
-        pytest.param(without_primary_key, ("commit", READ), "work", id="primary key"),
-        pytest.param(
-            without_conditional_versions,
-            ("fetch", telemetry.BATCH_WRITTEN),
-            "work",
-            id="conditional version assignment",
-        ),
-        pytest.param(
-            without_tombstone_retention,
-            ("embed", telemetry.DELTA_WRITTEN),
-            "work compact",
-            id="tombstone retention",
-        ),
-        pytest.param(
-            without_runs_named_by_content, ("embed", telemetry.DELTA_WRITTEN), "work", id="run id by content"
-        ),
-        pytest.param(
-            without_ignoring_reverted_runs,
-            ("roll back", telemetry.ROLLBACK_RECORDED),
-            "work commit",
-            id="reverted runs ignored",
-        ),
-        pytest.param(
-            without_undoing_whole_documents,
-            ("roll back", telemetry.ROLLBACK_RECORDED),
-            "work",
-            id="documents undone whole",
-        ),
-        pytest.param(
-            without_telling_fetches,
-            ("roll back", telemetry.ROLLBACK_TAGGED),
-            "work fetch",
-            id="fetches told of rollbacks",
-        ),
-    ],
-)
-def test_a_safety_that_is_missing_is_missed(
-    switch_off: Callable[[pytest.MonkeyPatch], None],
-    overtaken: tuple[str, str],
-    besides: str,
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    """With any of its safeties switched off, an index goes wrong in some history, and this is seen."""
-
-    class Focused(Model):
-        focus = (overtaken,)
-        jobs = tuple(besides.split())
-
-    switch_off(monkeypatch)
-    with pytest.raises(WrongError):
-        histories(
-            Focused, max_examples=MOST_HISTORIES, phases=[Phase.generate], database=None, derandomize=True
-        )

@@ -1,0 +1,98 @@
+"""Each safety of an index, switched off."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+import pyarrow as pa
+import sqlalchemy as sa
+
+from flowbed.index import compaction, datasets, deltas, schema
+from flowbed.ledger import Cursor
+from flowbed.ledger.sql.schema import cursors
+from flowbed.ledger.sql.tables.documents import SqlDocuments
+from flowbed.ledger.sql.tables.runs import SqlRuns
+from flowbed.pipeline import changes, rollback
+from flowbed.records import Status, run_id
+
+if TYPE_CHECKING:
+    import pytest
+
+    from flowbed.lanes.contexts import RunContext
+    from flowbed.ledger import RunRow
+
+
+def without_primary_key(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Lance is told of no primary key."""
+    another = {"lance-schema:another": "true"}
+    monkeypatch.setattr(datasets, "PRIMARY_KEY", another)
+    monkeypatch.setattr(
+        datasets,
+        "schema",
+        lambda dimensions: schema.schema(dimensions).set(
+            0, pa.field("id", pa.string(), nullable=False, metadata=another)
+        ),
+    )
+
+
+def without_conditional_versions(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A fetch moves the cursor wherever it stands by now."""
+    step = SqlDocuments._advance
+
+    def advance(self: SqlDocuments, connection: sa.Connection, seen: Cursor, value: str) -> Cursor:
+        stands = sa.select(cursors.c.token).where(cursors.c.source == seen.source)
+        token = connection.execute(stands).scalar() or 0
+        return step(self, connection, Cursor(source=seen.source, token=token), value)
+
+    monkeypatch.setattr(SqlDocuments, "_advance", advance)
+
+
+def without_tombstone_retention(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Compaction drops every tombstone."""
+    plan = compaction.plan_compaction
+    monkeypatch.setattr(
+        compaction,
+        "plan_compaction",
+        lambda *args, **kwargs: replace(plan(*args, **kwargs), drop_before=2**62),
+    )
+
+
+def without_runs_named_by_content(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A run is named by the ids in it, whatever their versions and texts."""
+    monkeypatch.setattr(
+        deltas,
+        "run_id",
+        lambda collection, space, rows: run_id(collection, space, [(row[0], 0, False, "") for row in rows]),
+    )
+
+
+def without_ignoring_reverted_runs(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A commit takes runs that were reverted, too."""
+    pending = SqlRuns.pending
+    taken: set[tuple[int, str]] = set()  # one that is stale would be taken for ever
+
+    async def also_reverted(self: SqlRuns, collection: str, *, limit: int) -> list[RunRow]:
+        found = await pending(self, collection, limit=limit)
+        for each in await self.reverted(collection):
+            run = await self.get(each)
+            if run is not None and (id(self), each) not in taken:
+                taken.add((id(self), each))
+                found.append(run)
+        return found
+
+    monkeypatch.setattr(SqlRuns, "pending", also_reverted)
+
+
+def without_undoing_whole_documents(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What a rollback took back of a document, or put back, stays so when the document is edited."""
+    monkeypatch.setattr(changes, "UNSETTLED", frozenset({Status.FAILED}))
+
+
+def without_telling_fetches(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A fetch that was compared with what a rollback has reverted since goes on as if nothing had happened."""
+
+    async def silent(context: RunContext, collection: str) -> None:
+        """Tell nobody."""
+
+    monkeypatch.setattr(rollback, "_tell_fetches", silent)
