@@ -16,13 +16,14 @@ from flowbed.errors import Misconfigured
 def init(common: Common, folder: Annotated[Path, typer.Argument(metavar="[DIR]")] = Path()) -> None:
     """Create a project: write the flowbed.toml of a folder."""
     from flowbed import settings
+    from flowbed.storage.atomic import write_whole
 
     path = (folder if common.config is None else folder_of(common.config)) / settings.FILE
     exists = path.exists()
     if exists:
         settings.read_settings(path.parent)
     else:
-        settings.write_whole(path, settings.BEGINNING)
+        write_whole(path, settings.BEGINNING.encode())
 
     def show(_: object) -> None:
         if exists:

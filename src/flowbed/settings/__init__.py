@@ -7,7 +7,7 @@ from flowbed.settings.environment import (
     store_options,
     traces_wanted,
 )
-from flowbed.settings.file import BEGINNING, add_source, write_whole
+from flowbed.settings.file import BEGINNING, add_source
 from flowbed.settings.project import FILE, Settings, SourceSettings, checked_name, read_settings
 from flowbed.settings.serving import fallback, serving
 
@@ -26,5 +26,4 @@ __all__ = [
     "shared_counts",
     "store_options",
     "traces_wanted",
-    "write_whole",
 ]

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import os
 from typing import TYPE_CHECKING, Any
 
 from flowbed.errors import Misconfigured
 from flowbed.settings.project import FILE, checked_name, read_settings
+from flowbed.storage.atomic import write_whole
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -57,22 +57,4 @@ def add_source(
     table.update(values)
     sources = file.setdefault("sources", tomlkit.table(is_super_table=True))
     sources[name] = table
-    write_whole(path, tomlkit.dumps(file))
-
-
-def write_whole(path: Path, text: str) -> None:
-    """Write a file atomically: readers see the old content or the new, never a part.
-
-    Raises:
-        Misconfigured: the folder is not writable.
-    """
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        draft = path.with_name(f".{path.name}.{os.getpid()}")
-        with draft.open("w", encoding="utf-8") as file:
-            file.write(text)
-            file.flush()
-            os.fsync(file.fileno())
-        draft.replace(path)
-    except OSError as error:
-        raise Misconfigured(f"{path} cannot be written: {error.strerror}") from error
+    write_whole(path, tomlkit.dumps(file).encode())

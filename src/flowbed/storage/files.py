@@ -17,8 +17,9 @@ from urllib.parse import unquote
 
 from flowbed.errors import Conflict, Error, Misconfigured, NotFound, OutOfSpace, Rejected, Transient
 from flowbed.storage import Listed, Location, Stored
+from flowbed.storage.atomic import sync_folder
 from flowbed.storage.keys import RESERVED, checked, checked_prefix
-from flowbed.storage.writing import Writing, locked, prune, sweep, sync_folder
+from flowbed.storage.writing import Writing, locked, prune, sweep
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterable, AsyncIterator, Callable, Coroutine, Iterator, Sequence

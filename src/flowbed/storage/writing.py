@@ -14,6 +14,8 @@ import os
 import secrets
 from typing import TYPE_CHECKING
 
+from flowbed.storage.atomic import sync_folder
+
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
     from pathlib import Path
@@ -98,15 +100,6 @@ def prune(folder: Path, *, root: Path) -> None:
         except OSError:  # it holds something, or is gone already: either way there is no more to do
             return
         folder = folder.parent
-
-
-def sync_folder(folder: Path) -> None:
-    """Put the names in `folder` on disk."""
-    handle = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
 
 
 def _unfinished(folder: Path) -> tuple[Path, int]:

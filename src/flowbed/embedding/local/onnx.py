@@ -12,7 +12,6 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
-from flowbed.embedding.files import write_whole
 from flowbed.embedding.local.batching import Window, batches_of, join_windows, pool, windows_of
 from flowbed.embedding.local.cores import usable_cores
 from flowbed.embedding.local.graph import REVISION, Architecture, graph_bytes
@@ -20,6 +19,7 @@ from flowbed.embedding.local.priority import BACKGROUND, lower_thread_priority
 from flowbed.embedding.local.weights import Checkpoint, digest, find_checkpoint
 from flowbed.embedding.tokens import text_of
 from flowbed.embedding.unicode import require_unicode
+from flowbed.storage.atomic import write_whole
 from flowbed.errors import Misconfigured, Rejected, Transient
 from flowbed.records import Embedded, Space
 from flowbed.telemetry import log

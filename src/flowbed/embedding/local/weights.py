@@ -9,8 +9,8 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from flowbed.embedding.files import write_whole
 from flowbed.errors import Misconfigured
+from flowbed.storage.atomic import write_whole
 
 if TYPE_CHECKING:
     from collections.abc import Mapping

@@ -1,0 +1,54 @@
+"""Atomic writes of single files, for whatever needs no store: settings, downloaded models, caches."""
+
+from __future__ import annotations
+
+import errno
+import os
+import secrets
+from typing import TYPE_CHECKING
+
+from flowbed.errors import Misconfigured, OutOfSpace
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+FULL = (errno.ENOSPC, errno.EDQUOT)
+
+
+def write_whole(path: Path, content: bytes) -> None:
+    """Write a file so that readers, and a crash at any moment, find the old content or the new, never a part.
+
+    Raises:
+        OutOfSpace: the disk is full.
+        Misconfigured: the folder cannot be written to.
+    """
+    draft = path.with_name(f".{path.name}.{secrets.token_hex(8)}")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            with draft.open("xb") as file:
+                file.write(content)
+                file.flush()
+                os.fsync(file.fileno())
+            draft.replace(path)
+        except BaseException:
+            draft.unlink(missing_ok=True)
+            raise
+        sync_folder(path.parent)
+    except OSError as error:
+        if error.errno in FULL:
+            raise OutOfSpace(f"no space left to write {path}: free some and run again") from error
+        raise Misconfigured(
+            f"{path} cannot be written ({error.strerror}): make its folder writable, or choose another"
+        ) from error
+
+
+def sync_folder(folder: Path) -> None:
+    """Flush the names in a folder to disk, so that a rename survives a power cut."""
+    if os.name != "posix":
+        return  # a folder cannot be opened there
+    handle = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
