@@ -10,6 +10,12 @@ from flowbed.records import Status
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+# What saving a row leaves as it is: fields that never change, and `cancel`, which other workers may set meanwhile.
+SUBMISSION_FIXED = frozenset({"id", "space", "key", "bytes", "texts", "chunks", "created", "cancel"})
+JOB_FIXED = frozenset(
+    {"id", "owner", "tier", "input", "endpoint", "window", "created", "metadata", "keep", "cancel"}
+)
+
 
 @dataclass(frozen=True, kw_only=True)
 class Cursor:

@@ -5,11 +5,11 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import sqlite3
-import time
 from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, TypeVar
 
 from flowbed.errors import Error, Misconfigured, OutOfSpace, Transient
+from flowbed.ledger.sql.write_ahead_log import use_write_ahead_log
 from flowbed.telemetry import log
 
 if TYPE_CHECKING:
@@ -121,7 +121,7 @@ class VectorFile:
             connection = sqlite3.connect(self._path, timeout=PATIENCE, isolation_level=None)
             try:
                 connection.execute(f"PRAGMA page_size = {PAGE_BYTES}")
-                _enable_wal(connection)
+                use_write_ahead_log(connection, patience=PATIENCE, log_bytes=LOG_BYTES)
                 # A lost last transaction only means embedding again; a damaged file is ruled out either way.
                 connection.execute("PRAGMA synchronous = NORMAL")
                 connection.executescript(SCHEMA)
@@ -244,23 +244,6 @@ def drop_damaged(path: Path, *, dry_run: bool) -> list[int]:
         for suffix in ("-wal", "-shm", ""):
             each.with_name(each.name + suffix).unlink(missing_ok=True)
     return sizes
-
-
-def _enable_wal(connection: sqlite3.Connection) -> None:
-    """Turn on the write-ahead log, so that readers and a writer do not wait for each other."""
-    deadline = time.monotonic() + PATIENCE
-    while True:
-        try:
-            connection.execute("PRAGMA journal_mode = WAL")
-        except sqlite3.OperationalError as error:
-            # SQLite does not wait here by itself when two processes open a new file at once.
-            if not _has_code(error, BUSY) or time.monotonic() > deadline:
-                raise
-            time.sleep(0.01)
-        else:
-            # What a burst of writing leaves of the log is cut to this when it has been worked in.
-            connection.execute(f"PRAGMA journal_size_limit = {LOG_BYTES}")
-            return
 
 
 def _has_code(error: Exception, codes: Sequence[int]) -> bool:

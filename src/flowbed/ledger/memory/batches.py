@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 from flowbed.ledger import BatchRow
 from flowbed.ledger.memory.rows import item_of, row_of
-from flowbed.ledger.memory.table import ABSENT, BATCH_ITEMS, ConditionFailed, Put, Unanswered, groups
+from flowbed.ledger.memory.table import ABSENT, ConditionFailed, Put, Unanswered, read_all
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Mapping
@@ -33,8 +33,5 @@ class MemoryBatches:
 
     async def get(self, batches: Collection[str]) -> Mapping[str, BatchRow]:
         """Read the rows of the batch ids named."""
-        found: dict[str, BatchRow] = {}
-        for some in groups(sorted(set(batches)), BATCH_ITEMS):
-            items = await self._table.get_many([(f"batch#{batch}", "-") for batch in some])
-            found |= {item["id"]: row_of(BatchRow, item) for item in items}
-        return found
+        items = await read_all(self._table, [(f"batch#{batch}", "-") for batch in sorted(set(batches))])
+        return {item["id"]: row_of(BatchRow, item) for item in items}

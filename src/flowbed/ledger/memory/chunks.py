@@ -14,7 +14,7 @@ from flowbed.ledger.memory.rows import (
     row_of,
     workable,
 )
-from flowbed.ledger.memory.table import BATCH_ITEMS, all_of, groups, pages, update
+from flowbed.ledger.memory.table import all_of, groups, pages, read_all, update
 from flowbed.ledger.text import escaped, is_unstorable
 from flowbed.records import Status
 
@@ -104,10 +104,8 @@ class MemoryChunks:
                 found.update(
                     row.batch for row in rows if workable(row, statuses, now=now, sources=sources, live=live)
                 )
-        ages: dict[str, int] = {}
-        for some in groups(sorted(found - {""}), BATCH_ITEMS):
-            known = await self._table.get_many([(f"batch#{batch}", "-") for batch in some])
-            ages |= {row.id: row.timestamp for row in (row_of(BatchRow, item) for item in known)}
+        known = await read_all(self._table, [(f"batch#{batch}", "-") for batch in found if batch])
+        ages = {row.id: row.timestamp for row in (row_of(BatchRow, item) for item in known)}
         ordered = sorted(found, key=lambda batch: (batch == "", ages.get(batch, 0), batch))
         for page_ in groups(ordered, PAGE):
             yield page_
@@ -178,7 +176,9 @@ class MemoryChunks:
         carrying_: list[Item] = []
         for text_hash in sorted(set(hashes)):
             members = await all_of(self._table.query, f"text#{text_hash}")
-            items = await self._items([chunk_key(each["collection"], each["id"]) for each in members])
+            items = await read_all(
+                self._table, [chunk_key(each["collection"], each["id"]) for each in members]
+            )
             carrying_ += [
                 item
                 for item in items
@@ -200,7 +200,7 @@ class MemoryChunks:
         if not await self._submissions.live([submission]):
             return []
         held: list[ChunkRow] = []
-        items = await self._items(await self._carried_by(submission))
+        items = await read_all(self._table, await self._carried_by(submission))
         rows = [row_of(ChunkRow, item) for item in items if free(item)]
         for row in sorted(rows, key=_in_order):
             if len(held) == limit:
@@ -211,7 +211,7 @@ class MemoryChunks:
 
     async def submitted(self, submission: str) -> AsyncIterator[list[ChunkRow]]:
         """Read the chunks of a submission that are PENDING and in no run."""
-        items = await self._items(await self._carried_by(submission))
+        items = await read_all(self._table, await self._carried_by(submission))
         rows = [
             row_of(ChunkRow, item) for item in items if item["submission"] == submission and in_no_run(item)
         ]
@@ -238,7 +238,7 @@ class MemoryChunks:
     async def release(self, worker: str) -> int:
         """Give back every claim of `worker` on chunks in no run."""
         listed = await all_of(self._table.look_up, "chunks_by_worker", worker)
-        items = await self._items([item["place"] for item in listed])
+        items = await read_all(self._table, [item["place"] for item in listed])
         live = await self._live([row_of(ChunkRow, item) for item in items])
         judged = {item["place"]: item["submission"] for item in items}
 
@@ -263,7 +263,7 @@ class MemoryChunks:
                 found += await all_of(self._table.query, f"chunk#{subject}")
                 members = await all_of(self._table.query, f"run#{subject}")
                 keys = [chunk_key(each["collection"], each["id"]) for each in members]
-                found += [item for item in await self._items(keys) if item["run"] == subject]
+                found += [item for item in await read_all(self._table, keys) if item["run"] == subject]
         else:
             found = await all_of(self._table.look_up, "chunks_by_status", Status.FAILED.value)
 
@@ -342,11 +342,8 @@ class MemoryChunks:
         done = [await update(self._table, key, change) for key in sorted(keys)]
         return sum(item is not None for item in done)
 
-    async def _items(self, keys: Sequence[tuple[str, str]]) -> list[Item]:
-        return [item for some in groups(keys, BATCH_ITEMS) for item in await self._table.get_many(some)]
-
     async def _read(self, keys: Sequence[tuple[str, str]]) -> list[ChunkRow]:
-        return [row_of(ChunkRow, item) for item in await self._items(keys)]
+        return [row_of(ChunkRow, item) for item in await read_all(self._table, keys)]
 
 
 def _failed(failure: Failure, worker: str) -> Callable[[Item], Mapping[str, Any] | None]:

@@ -11,7 +11,6 @@ from flowbed.ledger import ChunkRow, Cursor, DocumentRow
 from flowbed.ledger.memory.rows import CURSORS, chunk_key, item_of, member_key, row_of
 from flowbed.ledger.memory.table import (
     ABSENT,
-    BATCH_ITEMS,
     TRANSACTION_ITEMS,
     Check,
     ConditionFailed,
@@ -21,6 +20,7 @@ from flowbed.ledger.memory.table import (
     all_of,
     groups,
     pages,
+    read_all,
     until_answered,
 )
 from flowbed.ledger.text import require_storable
@@ -63,11 +63,8 @@ class MemoryDocuments:
     async def get(self, source: str, documents: Collection[str]) -> Mapping[str, DocumentRow]:
         """Read the rows of the documents named."""
         await self.apply()
-        found: dict[str, DocumentRow] = {}
-        for some in groups(sorted(set(documents)), BATCH_ITEMS):
-            keys = [(f"documents#{source}", document) for document in some]
-            found |= {item["id"]: row_of(DocumentRow, item) for item in await self._table.get_many(keys)}
-        return found
+        keys = [(f"documents#{source}", document) for document in sorted(set(documents))]
+        return {item["id"]: row_of(DocumentRow, item) for item in await read_all(self._table, keys)}
 
     async def etags(self, source: str, documents: Collection[str]) -> Mapping[str, str]:
         """Read the etags of the documents named."""

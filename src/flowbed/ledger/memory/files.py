@@ -8,14 +8,13 @@ from typing import TYPE_CHECKING
 from flowbed.ledger import FileRow
 from flowbed.ledger.memory.rows import item_of, row_of
 from flowbed.ledger.memory.table import (
-    BATCH_ITEMS,
     ConditionFailed,
     Delete,
     Put,
     Unanswered,
     all_of,
     create,
-    groups,
+    read_all,
 )
 from flowbed.ledger.text import escaped, is_unstorable
 
@@ -92,12 +91,7 @@ class MemoryFiles:
         return [name["id"] for name in await all_of(self._table.query, f"files#{owner}")]
 
     async def _read(self, ids: Sequence[str]) -> Sequence[FileRow]:
-        found = {
-            item["id"]: row_of(FileRow, item)
-            for some in groups(map(_key, ids), BATCH_ITEMS)
-            for item in await self._table.get_many(some)
-        }
-        return [found[each] for each in ids if each in found]
+        return [row_of(FileRow, item) for item in await read_all(self._table, map(_key, ids))]
 
 
 def _is_kept(row: FileRow, now: int) -> bool:

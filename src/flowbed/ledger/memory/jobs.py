@@ -2,22 +2,19 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from flowbed.ledger import JobRow
+from flowbed.ledger.memory import holds
 from flowbed.ledger.memory.rows import item_of, row_of
-from flowbed.ledger.memory.table import BATCH_ITEMS, Put, all_of, create, groups, pages, update
+from flowbed.ledger.memory.table import Put, all_of, create, pages, read_all
+from flowbed.ledger.rows import JOB_FIXED
 from flowbed.ledger.text import is_unstorable
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Mapping, Sequence
+    from collections.abc import AsyncIterator, Sequence
 
-    from flowbed.ledger.memory.table import Item, Key, Table
-
-# What is settled when a job is made, and `cancel`, which others ask for.
-_FIXED = frozenset(
-    {"id", "owner", "tier", "input", "endpoint", "window", "created", "metadata", "keep", "cancel"}
-)
+    from flowbed.ledger.memory.table import Key, Table
 
 
 class MemoryJobs:
@@ -55,27 +52,18 @@ class MemoryJobs:
 
     async def hold(self, job: str, *, worker: str, now: int, until: int) -> JobRow | None:
         """Hold a job that has not ended until `until`, and read it."""
-
-        def free(item: Item) -> Mapping[str, Any] | None:
-            another = item["worker"] not in {"", worker} and item["until"] >= now
-            return None if item["ended"] or another else {"worker": worker, "until": until}
-
-        item = await update(self._table, _key(job), free)
+        item = await holds.hold(self._table, _key(job), worker=worker, now=now, until=until)
         return row_of(JobRow, item) if item else None
 
     async def save(self, job: JobRow, *, worker: str) -> bool:
         """Write a job that `worker` still holds."""
-        changed = {name: value for name, value in vars(job).items() if name not in _FIXED}
-
-        def change(item: Item) -> Mapping[str, Any] | None:
-            return changed if worker and item["worker"] == worker and not item["ended"] else None
-
-        return await update(self._table, _key(job.id), change) is not None
+        values = {name: value for name, value in vars(job).items() if name not in JOB_FIXED}
+        return await holds.save(self._table, _key(job.id), values, worker=worker)
 
     async def cancel(self, job: str) -> JobRow | None:
         """Ask for the end of a job, and return it as it then is."""
         if not is_unstorable(job):
-            await update(self._table, _key(job), lambda item: None if item["ended"] else {"cancel": True})
+            await holds.save(self._table, _key(job), {"cancel": True})
         return await self.get(job)
 
     async def queued(self, owner: str) -> int:
@@ -86,12 +74,7 @@ class MemoryJobs:
         return [name["id"] for name in reversed(await all_of(self._table.query, f"jobs#{owner}"))]
 
     async def _read(self, ids: Sequence[str]) -> Sequence[JobRow]:
-        found = {
-            item["id"]: row_of(JobRow, item)
-            for some in groups(map(_key, ids), BATCH_ITEMS)
-            for item in await self._table.get_many(some)
-        }
-        return [found[each] for each in ids if each in found]
+        return [row_of(JobRow, item) for item in await read_all(self._table, map(_key, ids))]
 
 
 def _key(job: str) -> Key:

@@ -9,13 +9,12 @@ from flowbed.ledger import KeyRow
 from flowbed.ledger.memory.rows import item_of, row_of
 from flowbed.ledger.memory.table import (
     ABSENT,
-    BATCH_ITEMS,
     ConditionFailed,
     Delete,
     Put,
     Unanswered,
     all_of,
-    groups,
+    read_all,
     until_answered,
     update,
 )
@@ -104,11 +103,8 @@ class MemoryQuotas:
 
     async def used(self, day: str, keys: Collection[str]) -> Mapping[str, int]:
         """Read what the keys named have used."""
-        found: dict[str, int] = {}
-        for some in groups(sorted(set(keys)), BATCH_ITEMS):
-            items = await self._table.get_many([(f"quota#{day}", key) for key in some])
-            found |= {item["key"]: item["tokens"] for item in items}
-        return found
+        items = await read_all(self._table, [(f"quota#{day}", key) for key in sorted(set(keys))])
+        return {item["key"]: item["tokens"] for item in items}
 
     async def forget(self, *, before: str) -> int:
         """Drop what was used before a day."""

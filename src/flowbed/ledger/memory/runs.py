@@ -9,7 +9,6 @@ from flowbed.ledger import Rollback, RunRow
 from flowbed.ledger.memory.rows import chunk_key, item_of, member_key, row_of
 from flowbed.ledger.memory.table import (
     ABSENT,
-    BATCH_ITEMS,
     TRANSACTION_ITEMS,
     Check,
     ConditionFailed,
@@ -17,6 +16,7 @@ from flowbed.ledger.memory.table import (
     Unanswered,
     all_of,
     groups,
+    read_all,
     until_answered,
     update,
 )
@@ -191,14 +191,12 @@ class MemoryRuns:
     async def _chunks(self, run: str) -> list[Item]:
         members = await all_of(self._table.query, f"run#{run}")
         keys = [chunk_key(each["collection"], each["id"]) for each in members]
-        rows = [item for some in groups(keys, BATCH_ITEMS) for item in await self._table.get_many(some)]
-        return [item for item in rows if item["run"] == run]
+        return [item for item in await read_all(self._table, keys) if item["run"] == run]
 
     async def all_of(self, collection: str) -> list[Item]:
         """Read every run of a collection."""
         names = [item["id"] for item in await all_of(self._table.query, f"runs#{collection}")]
-        keys = [_run_key(name) for name in names]
-        return [item for some in groups(keys, BATCH_ITEMS) for item in await self._table.get_many(some)]
+        return await read_all(self._table, map(_run_key, names))
 
 
 class MemoryRollbacks:

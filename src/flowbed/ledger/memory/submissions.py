@@ -6,18 +6,18 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from flowbed.ledger import SubmissionRow
+from flowbed.ledger.memory import holds
 from flowbed.ledger.memory.rows import SUBMISSIONS, item_of, row_of
-from flowbed.ledger.memory.table import BATCH_ITEMS, all_of, create, groups, update
+from flowbed.ledger.memory.table import all_of, create, groups, read_all
+from flowbed.ledger.rows import SUBMISSION_FIXED
 from flowbed.ledger.text import escaped
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Collection, Mapping
 
-    from flowbed.ledger.memory.table import Item, Table
+    from flowbed.ledger.memory.table import Table
 
 PAGE = 1_000
-# What is settled when a submission is made, and `cancel`, which others ask for.
-_FIXED = frozenset({"id", "space", "key", "bytes", "texts", "chunks", "created", "cancel"})
 
 
 class MemorySubmissions:
@@ -45,23 +45,18 @@ class MemorySubmissions:
 
     async def hold(self, submission: str, *, worker: str, now: int, until: int) -> SubmissionRow | None:
         """Hold a live submission until `until`, and read it."""
-
-        def free(item: Item) -> Mapping[str, Any] | None:
-            another = item["worker"] not in {"", worker} and item["until"] >= now
-            return None if item["ended"] or another else {"worker": worker, "until": until}
-
-        item = await update(self._table, (SUBMISSIONS, submission), free)
+        item = await holds.hold(self._table, (SUBMISSIONS, submission), worker=worker, now=now, until=until)
         return row_of(SubmissionRow, item) if item else None
 
     async def save(self, submission: SubmissionRow, *, worker: str) -> bool:
         """Write a submission that `worker` still holds."""
         row = replace(submission, error=escaped(submission.error))
-        changed = {name: value for name, value in vars(row).items() if name not in _FIXED}
-        return await self._change(submission.id, changed, held_by=worker)
+        values = {name: value for name, value in vars(row).items() if name not in SUBMISSION_FIXED}
+        return await holds.save(self._table, (SUBMISSIONS, row.id), values, worker=worker)
 
     async def cancel(self, submission: str) -> bool:
         """Ask for the end of a live submission."""
-        return await self._change(submission, {"cancel": True})
+        return await holds.save(self._table, (SUBMISSIONS, submission), {"cancel": True})
 
     async def renew(self, worker: str, *, until: int) -> None:
         """Put off the end of every hold of `worker`."""
@@ -89,22 +84,14 @@ class MemorySubmissions:
     async def read(self, submissions: Collection[str]) -> list[SubmissionRow]:
         """Read the submissions named that are recorded."""
         keys = [(SUBMISSIONS, each) for each in sorted(set(submissions) - {""})]
-        return [
-            row_of(SubmissionRow, item)
-            for some in groups(keys, BATCH_ITEMS)
-            for item in await self._table.get_many(some)
-        ]
+        return [row_of(SubmissionRow, item) for item in await read_all(self._table, keys)]
 
     async def _held(self, worker: str, changes: Mapping[str, Any]) -> int:
         live = [row async for page in self.pages(live=True) for row in page]
-        done = [await self._change(row.id, changes, held_by=worker) for row in live if row.worker == worker]
-        return sum(done)
-
-    async def _change(
-        self, submission: str, changes: Mapping[str, Any], *, held_by: str | None = None
-    ) -> bool:
-        def change(item: Item) -> Mapping[str, Any] | None:
-            held = held_by is None or (held_by and item["worker"] == held_by)
-            return changes if held and not item["ended"] else None
-
-        return await update(self._table, (SUBMISSIONS, submission), change) is not None
+        return sum(
+            [
+                await holds.save(self._table, (SUBMISSIONS, row.id), changes, worker=worker)
+                for row in live
+                if row.worker == worker
+            ]
+        )

@@ -252,6 +252,11 @@ async def all_of(read: Callable[..., Awaitable[Page]], *where: str, **how: str) 
     return [item async for page in pages(read, *where, **how) for item in page]
 
 
+async def read_all(table: Table, keys: Iterable[Key]) -> list[Item]:
+    """Read any number of items, in the order of their keys; missing ones are left out."""
+    return [item for some in groups(keys, BATCH_ITEMS) for item in await table.get_many(some)]
+
+
 def groups(items: Iterable[Any], size: int) -> Iterator[list[Any]]:
     """Cut items into groups of at most `size`."""
     rest = iter(items)

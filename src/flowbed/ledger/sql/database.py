@@ -18,7 +18,7 @@ from sqlalchemy.sql.functions import FunctionElement
 from flowbed.ledger.text import is_unstorable
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Collection, Mapping, Sequence
+    from collections.abc import AsyncIterator, Callable, Collection, Mapping, Sequence
 
     from sqlalchemy.dialects import postgresql, sqlite
     from sqlalchemy.sql.compiler import SQLCompiler
@@ -157,6 +157,31 @@ class Database:
         """Read a record for each row of `query`."""
         return await self.read(lambda connection: records(kind, connection.execute(query)))
 
+    async def fetch_one(self, kind: type[Value], query: sa.Select[Any]) -> Value | None:
+        """Read the record of the first row of `query`, or None if there is none."""
+        return next(iter(await self.fetch(kind, query)), None)
+
+    async def fetch_values(self, query: sa.Select[Any]) -> list[Any]:
+        """Read the first column of `query`."""
+        return await self.read(lambda connection: list(connection.execute(query).scalars()))
+
+    async def pages(
+        self, kind: type[Value], query: sa.Select[Any], *by: sa.ColumnElement[Any], size: int = PAGE
+    ) -> AsyncIterator[list[Value]]:
+        """Read `query` in pages of `size` records, in order of the columns `by`, which together are unique.
+
+        Each page is a transaction of its own: changes made between two of them may be missed.
+        """
+        ordered = query.order_by(*by).limit(size)
+        names = [str(column.key) for column in by]
+        following = ordered
+        while page := await self.fetch(kind, following):
+            yield page
+            if len(page) < size:
+                return
+            last = sa.tuple_(*(getattr(page[-1], name) for name in names))
+            following = ordered.where(sa.tuple_(*by) > last)
+
     async def write(self, work: Callable[[sa.Connection], Value]) -> Value:
         """Do `work` in one transaction that holds as a whole; an exception out of it undoes everything.
 
@@ -167,6 +192,17 @@ class Database:
         return await asyncio.get_running_loop().run_in_executor(
             self._writers, self._transact, self._writing_engine, work
         )
+
+    async def execute(self, statement: sa.Insert | sa.Update | sa.Delete) -> int:
+        """Execute a statement in a transaction of its own, and return how many rows it changed."""
+        return await self.write(lambda connection: connection.execute(statement).rowcount)
+
+    async def execute_each(
+        self, statement: sa.Insert | sa.Update | sa.Delete, rows: Sequence[Mapping[str, Any]]
+    ) -> None:
+        """Execute a statement in one transaction for each row of parameters, no two about the same row."""
+        if rows:
+            await self.write(lambda connection: self.execute_many(connection, statement, rows))
 
     def insert_new(self, table: sa.Table) -> Insert:
         """Write an insert that leaves the row of the same primary key as it is."""
@@ -274,6 +310,8 @@ def records(kind: type[Value], result: sa.CursorResult[Any]) -> list[Value]:
     """Make a record of each row of a result whose columns carry the names of all its fields."""
     names = tuple(result.keys())
     if issubclass(kind, tuple):
+        if names == getattr(kind, "_fields", None):
+            return list(map(kind._make, result))  # type: ignore[attr-defined]  # a named tuple
         return [kind(**dict(zip(names, row, strict=True))) for row in result.all()]
     found = []
     for row in result.all():

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import sqlite3
-import time
 from itertools import repeat
 from operator import itemgetter
 from typing import TYPE_CHECKING, Any
@@ -16,6 +15,7 @@ from sqlalchemy.pool import QueuePool, StaticPool
 
 from flowbed.errors import Error, Misconfigured, OutOfSpace, Transient
 from flowbed.ledger.sql.database import WRITING
+from flowbed.ledger.sql.write_ahead_log import use_write_ahead_log
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
@@ -25,7 +25,6 @@ if TYPE_CHECKING:
 MEMORY = ":memory:"
 
 _BUSY_SECONDS = 30.0  # longer than any transaction of ours, shorter than anyone's patience
-_WAL_PAUSE, _WAL_TRIES = 0.02, 1_500  # 30 s in all
 _CACHE_KIB = 16 * 1024  # holds the upper levels of every index of ten million chunks, for each connection
 # Pages (31 MiB) after which the log is brought into the file. A claim of thousands of chunks writes 5 MiB: by SQLite's
 # usual 1,000 pages the same ones of each index would be brought there time and again, and each time be waited for.
@@ -185,31 +184,17 @@ def _connect(location: str) -> sqlite3.Connection:
         location, timeout=_BUSY_SECONDS, isolation_level=None, check_same_thread=False
     )
     try:
-        _write_ahead(connection)
+        use_write_ahead_log(connection, patience=_BUSY_SECONDS, log_bytes=_WAL_KEPT)
         for setting in (
             "synchronous=NORMAL",  # with WAL: a crash of the process loses nothing, of the machine the last commits
             f"cache_size=-{_CACHE_KIB}",
             f"wal_autocheckpoint={_WAL_PAGES}",
-            f"journal_size_limit={_WAL_KEPT}",
         ):
             connection.execute(f"PRAGMA {setting}").close()
     except BaseException:
         connection.close()
         raise
     return connection
-
-
-def _write_ahead(connection: sqlite3.Connection) -> None:
-    # Two connections that turn a new file to WAL at once can deadlock, where SQLite gives up without waiting.
-    for attempt in range(_WAL_TRIES):
-        try:
-            connection.execute("PRAGMA journal_mode=WAL").close()
-        except sqlite3.OperationalError as error:
-            if error.sqlite_errorcode & 0xFF != sqlite3.SQLITE_BUSY or attempt == _WAL_TRIES - 1:
-                raise
-            time.sleep(_WAL_PAUSE)
-        else:
-            return
 
 
 def _begin(connection: sa.Connection) -> None:

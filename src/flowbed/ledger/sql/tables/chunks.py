@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 import sqlalchemy as sa
 
 from flowbed.ledger import ChunkMark, ChunkRow
-from flowbed.ledger.sql.database import PAGE, Change, Database, listed
+from flowbed.ledger.sql.database import Change, Database, listed
 from flowbed.ledger.sql.schema import (
     SUCCESS,
     chunks,
@@ -144,20 +144,8 @@ class SqlChunks:
     ) -> AsyncIterator[list[str]]:
         """List the batch ids with a chunk to work on, oldest first; "" comes after all others."""
         query, age, batch = workable_batches(statuses, now=now, sources=sources)
-        last: _Aged | None = None
-        while True:
-            following = (
-                query
-                if last is None
-                else query.where(sa.tuple_(age, batch) > sa.tuple_(last.age, last.batch))
-            )
-            page = await self._database.fetch(_Aged, following)
-            if not page:
-                return
+        async for page in self._database.pages(_Aged, query, age, batch):
             yield [found.batch for found in page]
-            if len(page) < PAGE:
-                return
-            last = page[-1]
 
     async def claim(
         self,
@@ -202,7 +190,7 @@ class SqlChunks:
             held,
             live(submission),
         )
-        return await self._change(statement.values(worker="", until=0))
+        return await self._database.execute(statement.values(worker="", until=0))
 
     async def give_back(self, chunks_: Sequence[ChunkRow], *, worker: str) -> None:
         """Make chunks that `worker` still holds wait again."""
@@ -240,33 +228,27 @@ class SqlChunks:
 
     async def submitted(self, submission: str) -> AsyncIterator[list[ChunkRow]]:
         """Read the chunks of a submission that are PENDING and in no run."""
-        place = sa.tuple_(chunks.c.batch, chunks.c.id, chunks.c.collection)
-        query = (
-            sa.select(chunks)
-            .where(chunks.c.submission == submission, submitted)
-            .order_by(chunks.c.batch, chunks.c.id, chunks.c.collection)
-            .limit(PAGE)
-        )
-        following = query
-        while page := await self._database.fetch(ChunkRow, following):
+        query = sa.select(chunks).where(chunks.c.submission == submission, submitted)
+        by = (chunks.c.batch, chunks.c.id, chunks.c.collection)
+        async for page in self._database.pages(ChunkRow, query, *by):
             yield page
-            last = page[-1]
-            following = query.where(place > sa.tuple_(last.batch, last.id, last.collection))
 
     async def let_go(self, submission: str) -> int:
         """Make every PENDING chunk of a submission that is in no run wait again."""
-        return await self._change(
+        return await self._database.execute(
             sa.update(chunks).where(chunks.c.submission == submission, submitted).values(_BACK)
         )
 
     async def renew(self, worker: str, *, until: int) -> None:
         """Put off the end of every claim that `worker` holds."""
-        await self._change(sa.update(chunks).where(chunks.c.worker == worker, held).values(until=until))
+        await self._database.execute(
+            sa.update(chunks).where(chunks.c.worker == worker, held).values(until=until)
+        )
 
     async def workers(self) -> set[str]:
         """Name every worker that holds a claim on a chunk in no run."""
         query = sa.select(chunks.c.worker).where(held).distinct()
-        return set(await self._database.read(lambda connection: connection.execute(query).scalars().all()))
+        return set(await self._database.fetch_values(query))
 
     async def release(self, worker: str) -> int:
         """Give back every claim of `worker` on chunks in no run."""
@@ -293,10 +275,7 @@ class SqlChunks:
             }
             for failure in failures
         ]
-        if rows:
-            await self._database.write(
-                lambda connection: self._database.execute_many(connection, _FAIL, rows)
-            )
+        await self._database.execute_each(_FAIL, rows)
 
     async def retry(self, subjects: Collection[str], *, now: int) -> int:
         """Make FAILED chunks NONE again, each at a later version."""
@@ -317,7 +296,7 @@ class SqlChunks:
             statement = statement.where(
                 sa.or_(chunks.c.id.in_(listed(subjects)), chunks.c.run.in_(listed(subjects)))
             )
-        return await self._change(statement)
+        return await self._database.execute(statement)
 
     async def requeue(self, collection: str, chunk_ids: Collection[str], *, now: int) -> int:
         """Make SUCCESS chunks NONE again, each at a later version."""
@@ -330,27 +309,20 @@ class SqlChunks:
             )
             .values(status=Status.NONE, version=later(now), run="", submission="", failure="", error="")
         )
-        return await self._change(statement)
+        return await self._database.execute(statement)
 
     async def marks(self, collection: str) -> AsyncIterator[list[ChunkMark]]:
         """Read the mark of every chunk of a collection, in order of id."""
-        columns = [chunks.c[name] for name in ChunkMark._fields]
-        query = (
-            sa.select(*columns).where(chunks.c.collection == collection).order_by(chunks.c.id).limit(_MARKS)
+        query = sa.select(*(chunks.c[name] for name in ChunkMark._fields)).where(
+            chunks.c.collection == collection
         )
-
-        def work(connection: sa.Connection) -> list[ChunkMark]:
-            return list(map(ChunkMark._make, connection.execute(following)))
-
-        following = query
-        while page := await self._database.read(work):
+        async for page in self._database.pages(ChunkMark, query, chunks.c.id, size=_MARKS):
             yield page
-            following = query.where(chunks.c.id > page[-1].id)
 
     async def used(self, batches_: Collection[str]) -> set[str]:
         """Tell which of the batch ids named a chunk row still names."""
         query = sa.select(chunks.c.batch).where(chunks.c.batch.in_(listed(batches_))).distinct()
-        return set(await self._database.read(lambda connection: connection.execute(query).scalars().all()))
+        return set(await self._database.fetch_values(query))
 
     async def counts(self) -> Mapping[tuple[str, Status], int]:
         """Count live chunks by collection and status."""
@@ -376,10 +348,4 @@ class SqlChunks:
             }
             for row in chunks_
         ]
-        if rows:
-            await self._database.write(
-                lambda connection: self._database.execute_many(connection, statement, rows)
-            )
-
-    async def _change(self, statement: sa.Update) -> int:
-        return await self._database.write(lambda connection: connection.execute(statement).rowcount)
+        await self._database.execute_each(statement, rows)

@@ -7,7 +7,6 @@ from typing import TYPE_CHECKING, Any
 
 import sqlalchemy as sa
 
-from flowbed.ledger.sql.database import PAGE
 from flowbed.ledger.sql.schema import NOWHERE, PENDING, SUCCESS, batches, chunks, submissions
 from flowbed.records import Status
 
@@ -120,8 +119,6 @@ def workable_batches(
         sa.select(age, batch)
         .select_from(present.outerjoin(batches, batches.c.id == batch))
         .where(batch.is_not(None), ready)
-        .order_by(age, batch)
-        .limit(PAGE)
     )
     if sources:
         # Spares looking into every chunk of another source's batch.

@@ -8,14 +8,12 @@ from typing import TYPE_CHECKING
 import sqlalchemy as sa
 
 from flowbed.ledger import DeadLetter
-from flowbed.ledger.sql.database import PAGE, Database, listed, proposed
+from flowbed.ledger.sql.database import Database, listed, proposed
 from flowbed.ledger.sql.schema import dead_letters
 from flowbed.ledger.text import escaped
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Collection, Sequence
-
-_AGE = sa.tuple_(dead_letters.c.at, dead_letters.c.kind, dead_letters.c.owner, dead_letters.c.subject)
 
 
 class SqlDeadLetters:
@@ -38,22 +36,14 @@ class SqlDeadLetters:
                 letter, subject=subject, reason=escaped(letter.reason), attempts=before + letter.attempts
             )
         rows = [vars(letter) for letter in merged.values()]
-        if rows:
-            await self._database.write(
-                lambda connection: self._database.execute_many(connection, self._put, rows)
-            )
+        await self._database.execute_each(self._put, rows)
 
     async def pages(self) -> AsyncIterator[list[DeadLetter]]:
         """Read every letter, oldest first."""
-        query = sa.select(dead_letters).order_by(*_AGE.clauses).limit(PAGE)
-        following = query
-        while True:
-            page = await self._database.fetch(DeadLetter, following)
-            if not page:
-                return
+        table = dead_letters.c
+        by_age = (table.at, table.kind, table.owner, table.subject)
+        async for page in self._database.pages(DeadLetter, sa.select(dead_letters), *by_age):
             yield page
-            last = page[-1]
-            following = query.where(sa.tuple_(last.at, last.kind, last.owner, last.subject) < _AGE)
 
     async def count(self) -> int:
         """Count the letters."""
@@ -68,4 +58,4 @@ class SqlDeadLetters:
 
         if subjects:
             statement = statement.where(dead_letters.c.subject.in_(listed(list(map(escaped, subjects)))))
-        return await self._database.write(lambda connection: connection.execute(statement).rowcount)
+        return await self._database.execute(statement)

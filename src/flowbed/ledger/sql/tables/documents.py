@@ -8,7 +8,7 @@ import sqlalchemy as sa
 
 from flowbed.errors import Conflict
 from flowbed.ledger import Cursor, DocumentRow
-from flowbed.ledger.sql.database import PAGE, Database, listed, proposed
+from flowbed.ledger.sql.database import Database, listed, proposed
 from flowbed.ledger.sql.schema import chunks, cursors, documents
 from flowbed.ledger.text import require_storable
 
@@ -47,8 +47,7 @@ class SqlDocuments:
     async def cursor(self, source: str) -> Cursor:
         """Read where a source stands."""
         query = sa.select(cursors).where(cursors.c.source == source)
-        found = await self._database.fetch(Cursor, query)
-        return found[0] if found else Cursor(source=source)
+        return await self._database.fetch_one(Cursor, query) or Cursor(source=source)
 
     async def get(self, source: str, documents_: Collection[str]) -> Mapping[str, DocumentRow]:
         """Read the rows of the documents named."""
@@ -73,19 +72,9 @@ class SqlDocuments:
 
     async def pages(self, source: str) -> AsyncIterator[list[DocumentRow]]:
         """Read every document of a source, in order of id."""
-        last = ""  # no document is named ""
-        while True:
-            query = (
-                sa.select(documents)
-                .where(documents.c.source == source, documents.c.id > last)
-                .order_by(documents.c.id)
-                .limit(PAGE)
-            )
-            page = await self._database.fetch(DocumentRow, query)
-            if not page:
-                return
+        query = sa.select(documents).where(documents.c.source == source)
+        async for page in self._database.pages(DocumentRow, query, documents.c.id):
             yield page
-            last = page[-1].id
 
     async def swap(self, swap: Swap) -> Cursor:
         """Apply one page of a fetch."""

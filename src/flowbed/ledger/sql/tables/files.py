@@ -28,14 +28,13 @@ class SqlFiles:
         """Record a file."""
         row = replace(file, filename=escaped(file.filename))
         statement = self._database.insert_new(files).values(vars(row))
-        await self._database.write(lambda connection: connection.execute(statement))
+        await self._database.execute(statement)
 
     async def get(self, file: str) -> FileRow | None:
         """Read one file's row."""
         if is_unstorable(file):
             return None
-        found = await self._database.fetch(FileRow, sa.select(files).where(files.c.id == file))
-        return found[0] if found else None
+        return await self._database.fetch_one(FileRow, sa.select(files).where(files.c.id == file))
 
     async def list(
         self,
@@ -73,8 +72,7 @@ class SqlFiles:
         """Forget a file."""
         if is_unstorable(file):
             return False
-        statement = sa.delete(files).where(files.c.id == file)
-        return await self._database.write(lambda connection: connection.execute(statement).rowcount > 0)
+        return await self._database.execute(sa.delete(files).where(files.c.id == file)) > 0
 
     async def expired(self, *, now: int, limit: int) -> Sequence[FileRow]:
         """Read files whose time is over."""

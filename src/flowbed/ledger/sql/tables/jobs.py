@@ -7,15 +7,14 @@ from typing import TYPE_CHECKING
 import sqlalchemy as sa
 
 from flowbed.ledger import JobRow
-from flowbed.ledger.sql.database import PAGE, Database, records
+from flowbed.ledger.rows import JOB_FIXED
+from flowbed.ledger.sql.database import Database, records
 from flowbed.ledger.sql.schema import jobs
+from flowbed.ledger.sql.tables import holds
 from flowbed.ledger.text import is_unstorable
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Sequence
-
-# What is settled when a job is made, and never changes; and `cancel`, which is asked for by others.
-_FIXED = ("id", "owner", "tier", "input", "endpoint", "window", "created", "metadata", "keep", "cancel")
 
 
 class SqlJobs:
@@ -27,15 +26,11 @@ class SqlJobs:
 
     async def create(self, job: JobRow) -> None:
         """Record a job."""
-        statement = self._database.insert_new(jobs).values(vars(job))
-        await self._database.write(lambda connection: connection.execute(statement))
+        await self._database.execute(self._database.insert_new(jobs).values(vars(job)))
 
     async def get(self, job: str) -> JobRow | None:
         """Read one job."""
-        if is_unstorable(job):
-            return None
-        found = await self._database.fetch(JobRow, sa.select(jobs).where(jobs.c.id == job))
-        return found[0] if found else None
+        return await holds.read(self._database, JobRow, jobs, job)
 
     async def list(self, owner: str, *, after: str | None, limit: int) -> Sequence[JobRow]:
         """Read the jobs of an owner, newest first."""
@@ -54,37 +49,18 @@ class SqlJobs:
 
     async def pages(self) -> AsyncIterator[Sequence[JobRow]]:
         """Read every job that has not ended, oldest first."""
-        query = sa.select(jobs).where(jobs.c.ended == 0).order_by(jobs.c.created, jobs.c.id).limit(PAGE)
-        following = query
-        while page := await self._database.fetch(JobRow, following):
+        query = sa.select(jobs).where(jobs.c.ended == 0)
+        async for page in self._database.pages(JobRow, query, jobs.c.created, jobs.c.id):
             yield page
-            last = page[-1]
-            following = query.where(sa.tuple_(jobs.c.created, jobs.c.id) > sa.tuple_(last.created, last.id))
 
     async def hold(self, job: str, *, worker: str, now: int, until: int) -> JobRow | None:
         """Hold a job that has not ended until `until`, and read it."""
-        statement = (
-            sa.update(jobs)
-            .where(
-                jobs.c.id == job,
-                jobs.c.ended == 0,
-                sa.or_(jobs.c.worker == "", jobs.c.worker == worker, jobs.c.until < now),
-            )
-            .values(worker=worker, until=until)
-            .returning(*jobs.c)
-        )
-        found = await self._database.write(lambda connection: records(JobRow, connection.execute(statement)))
-        return found[0] if found else None
+        return await holds.hold(self._database, JobRow, jobs, job, worker=worker, now=now, until=until)
 
     async def save(self, job: JobRow, *, worker: str) -> bool:
         """Write a job that `worker` still holds."""
-        changed = {name: value for name, value in vars(job).items() if name not in _FIXED}
-        statement = (
-            sa.update(jobs)
-            .where(jobs.c.id == job.id, jobs.c.worker == worker, jobs.c.worker != "", jobs.c.ended == 0)
-            .values(changed)
-        )
-        return await self._database.write(lambda connection: connection.execute(statement).rowcount > 0)
+        values = {name: value for name, value in vars(job).items() if name not in JOB_FIXED}
+        return await holds.save(self._database, jobs, job.id, values, worker=worker)
 
     async def cancel(self, job: str) -> JobRow | None:
         """Ask for the end of a job, and return it as it then is."""

@@ -71,8 +71,7 @@ class SqlKeys:
     async def use(self, times: Mapping[str, int]) -> None:
         """Note when keys were last used."""
         rows = [{"of_id": id_, "at": at} for id_, at in times.items()]
-        if rows:
-            await self._database.write(lambda connection: self._database.execute_many(connection, _USE, rows))
+        await self._database.execute_each(_USE, rows)
 
     async def _fetch(self, query: sa.Select[Any]) -> list[KeyRow]:
         return await self._database.read(lambda connection: _rows(connection.execute(query)))

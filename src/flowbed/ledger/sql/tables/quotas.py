@@ -40,8 +40,7 @@ class SqlQuotas:
 
     async def forget(self, *, before: str) -> int:
         """Drop what was used before a day."""
-        statement = sa.delete(quotas).where(quotas.c.day < before)
-        return await self._database.write(lambda connection: connection.execute(statement).rowcount)
+        return await self._database.execute(sa.delete(quotas).where(quotas.c.day < before))
 
 
 def _used(connection: sa.Connection, day: str, keys: Collection[str]) -> Mapping[str, int]:

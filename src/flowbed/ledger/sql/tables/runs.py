@@ -77,7 +77,7 @@ class SqlRuns:
     async def collections(self) -> list[str]:
         """Name the collections that have a pending run."""
         query = sa.select(runs.c.collection).where(open_runs).distinct().order_by(runs.c.collection)
-        return await self._database.read(lambda connection: list(connection.execute(query).scalars()))
+        return await self._database.fetch_values(query)
 
     async def commit(self, runs_: Collection[str], *, version: int) -> None:
         """Mark runs committed, and their chunks SUCCESS."""
@@ -90,8 +90,7 @@ class SqlRuns:
 
     async def reverted(self, collection: str) -> list[str]:
         """Name the reverted runs of a collection."""
-        query = reverted_runs(collection)
-        return await self._database.read(lambda connection: list(connection.execute(query).scalars()))
+        return await self._database.fetch_values(reverted_runs(collection))
 
     async def release(self, collection: str) -> int:
         """Make the reverted runs of a collection pending again, and their chunks PENDING."""
@@ -134,8 +133,7 @@ class SqlRuns:
     async def get(self, run: str) -> RunRow | None:
         """Read one run."""
         query = sa.select(runs).where(runs.c.id == run)
-        found = await self._database.fetch(RunRow, query)
-        return found[0] if found else None
+        return await self._database.fetch_one(RunRow, query)
 
     async def recent(self, *, limit: int) -> list[RunRow]:
         """Read the newest runs, newest first."""

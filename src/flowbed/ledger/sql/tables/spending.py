@@ -33,10 +33,7 @@ class SqlSpending:
             for row in reversed(rows)
         }
         put = [kept[key] for key in sorted(kept)]
-        if put:
-            await self._database.write(
-                lambda connection: self._database.execute_many(connection, self._put, put)
-            )
+        await self._database.execute_each(self._put, put)
 
     async def totals(
         self, by: Literal["lane", "source", "document", "run"], *, limit: int, since: int = 0
