@@ -14,7 +14,7 @@ import obstore
 from obstore.exceptions import AlreadyExistsError, BaseError, PreconditionError
 
 from flowbed.errors import Conflict, Misconfigured, NotFound, Transient
-from flowbed.storage.answers import attempts, first_line, require_sense
+from flowbed.storage.failures import attempts, first_line, require_sense
 from flowbed.storage.keys import RESERVED
 
 if TYPE_CHECKING:

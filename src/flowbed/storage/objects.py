@@ -22,7 +22,7 @@ from obstore.store import MemoryStore
 
 from flowbed.errors import Conflict, Misconfigured, NotFound, Rejected, Transient
 from flowbed.storage import Listed, Location, Stored
-from flowbed.storage.answers import first_line
+from flowbed.storage.failures import first_line
 from flowbed.storage.keys import checked, checked_prefix
 
 if TYPE_CHECKING:
