@@ -13,8 +13,8 @@ from obstore.store import S3Store
 
 from flowbed.errors import Error, Misconfigured, NotFound, Transient
 from flowbed.storage import Listed, Location
-from flowbed.storage.failures import SETTLED, repeated, require_sense
 from flowbed.storage.conditions import Conditions
+from flowbed.storage.failures import SETTLED, repeated, require_sense
 from flowbed.storage.keys import RESERVED, checked, checked_prefix
 from flowbed.storage.objects import Objects
 from flowbed.storage.streams import Stream

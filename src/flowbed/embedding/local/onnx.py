@@ -19,9 +19,9 @@ from flowbed.embedding.local.priority import BACKGROUND, lower_thread_priority
 from flowbed.embedding.local.weights import Checkpoint, digest, find_checkpoint
 from flowbed.embedding.tokens import text_of
 from flowbed.embedding.unicode import require_unicode
-from flowbed.storage.atomic import write_whole
 from flowbed.errors import Misconfigured, Rejected, Transient
 from flowbed.records import Embedded, Space
+from flowbed.storage.atomic import write_whole
 from flowbed.telemetry import log
 
 if TYPE_CHECKING:
