@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
+import shutil
 from collections import Counter
 from typing import TYPE_CHECKING, Any
 
@@ -21,12 +23,13 @@ class Project:
     """A project folder whose model counts, in a process of its own, the texts that it is sent."""
 
     def __init__(self, folder: Path, provider: CountingProcess) -> None:
-        """Make the folder a project without sources."""
+        """Make the folder a project without sources, unless it is a project already."""
         self.folder = folder
         self.provider = provider
         self._seen: Counter[str] = Counter(provider.report().texts)
-        folder.mkdir()
-        self.set_model("seeded:32")
+        if not folder.exists():
+            folder.mkdir()
+            self.set_model("seeded:32")
 
     def set_model(self, model: str, **options: str) -> None:
         """Name the model in the settings, keeping the sources."""
@@ -79,17 +82,27 @@ def project(tmp_path: Path, provider: CountingProcess) -> Project:
     return Project(tmp_path / "project", provider)
 
 
-@pytest.fixture
-async def notes(project: Project) -> Project:
-    """Give a project of four notes in files that was indexed."""
+@pytest.fixture(scope="session")
+def indexed_notes(tmp_path_factory: pytest.TempPathFactory, provider: CountingProcess) -> Path:
+    """Return the folder of a project of four notes that was indexed; to be copied, not changed."""
+    project = Project(tmp_path_factory.mktemp("notes") / "project", provider)
     for name in ("one", "two", "three", "four"):
-        project.write(f"notes/{name}.txt", f"{project.folder} note {name}")
-    async with await project.open() as bed:
-        await bed.add("notes", kind="files", location="notes")
-        report = await bed.run()
-    assert (report.embedded, report.failed) == (4, 0)
-    project.sent()
-    return project
+        project.write(f"notes/{name}.txt", f"note {name}")
+
+    async def index() -> None:
+        async with await project.open() as bed:
+            await bed.add("notes", kind="files", location="notes")
+            report = await bed.run()
+        assert (report.embedded, report.failed) == (4, 0)
+
+    asyncio.run(index())
+    return project.folder
+
+
+@pytest.fixture
+def notes(indexed_notes: Path, tmp_path: Path, provider: CountingProcess) -> Project:
+    """Return a project of four notes in files that was indexed."""
+    return Project(shutil.copytree(indexed_notes, tmp_path / "project"), provider)
 
 
 def receipt(number: int, lines: Sequence[str], **fields: Any) -> dict[str, Any]:

@@ -111,14 +111,14 @@ async def test_a_bad_delta_is_refused_and_retried_without_paying(
 
 async def test_a_bad_delta_stops_no_other_of_its_collection(notes: Project) -> None:
     """Of two deltas that wait for one commit, the good one goes in though the other is refused."""
-    notes.write("notes/five.txt", f"a fifth note {notes.folder}")
+    notes.write("notes/five.txt", "a fifth note")
     async with await notes.open() as bed:
         with interrupted_before_commit(), pytest.raises(Transient):
             await bed.run()
         assert (await bed.status()).pending == ("notes",)
         (pending,) = unmerged(notes, "notes")
         missing(pending, notes.folder)
-        notes.write("notes/six.txt", f"a sixth note {notes.folder}")
+        notes.write("notes/six.txt", "a sixth note")
         report = await bed.run()
         assert (report.chunks, report.failed) == (1, 1)
         assert "is missing" in report.failures[0].reason
@@ -132,7 +132,7 @@ async def test_a_bad_delta_stops_no_other_of_its_collection(notes: Project) -> N
 
 async def test_a_delta_left_by_a_stopped_run_is_committed_by_the_next(notes: Project) -> None:
     """A run that stopped before its commit left a delta behind, which the next run commits without embedding."""
-    notes.write("notes/five.txt", f"a fifth note {notes.folder}")
+    notes.write("notes/five.txt", "a fifth note")
     (notes.folder / "notes" / "one.txt").unlink()
     async with await notes.open() as bed:
         with interrupted_before_commit(), pytest.raises(Transient):

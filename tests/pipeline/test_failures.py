@@ -89,7 +89,7 @@ async def test_one_failing_source_does_not_stop_the_other(notes: Project) -> Non
     async with await notes.open() as bed:
         await bed.add("gone", kind="jsonl", location="gone.jsonl")
         (notes.folder / "gone.jsonl").unlink()
-        notes.write("notes/five.txt", f"a fifth note {notes.folder}")
+        notes.write("notes/five.txt", "a fifth note")
         report = await bed.run()
         assert (report.embedded, report.failed) == (1, 1)
         (problem,) = report.failures

@@ -24,49 +24,62 @@ if TYPE_CHECKING:
     from tests.pipeline.conftest import Project
 
 
-@pytest.mark.parametrize("again", [False, True], ids=["new", "edited"])
+READS = frozenset({"get", "stream", "list", "folders"})
+
+
+@pytest.mark.parametrize("edited", [False, True], ids=["new", "edited"])
 @pytest.mark.parametrize("moment", ["before", "after"])
-async def test_a_store_that_fails_once_anywhere_costs_a_run_and_no_data(
-    moment: str, again: bool, receipts: Project, tmp_path: Path
+async def test_run_store_fails_once_anywhere_next_run_ends_in_the_same_index(
+    moment: str, edited: bool, receipts: Project, tmp_path: Path, thorough: bool
 ) -> None:
     """Whichever call of a run the store fails, before or after its effect, the next run ends in the same index."""
-    if again:
+    if edited:
         async with await receipts.open() as bed:
             await bed.run()
         edit(receipts)
-    calls, whole = await faulty_run(receipts, tmp_path / "whole", [])
-    assert whole == ""
+    calls, reason = await faulty_run(receipts, tmp_path / "whole", [])
+    assert reason == ""
     expected = contents_of(tmp_path / "whole")
-    assert expected.total == (7 if again else 10)
+    assert expected.total == (7 if edited else 10)
     assert len(calls) > 15
+    tried = range(len(calls))
+    if not thorough:
+        # A read has no effect, so that it need not fail after it; of repeated reads the first stands for all.
+        tried = [
+            number
+            for number, call in enumerate(calls)
+            if call[0] not in READS or (moment == "before" and call not in calls[:number])
+        ]
     failed = 0
-    for number in range(1, len(calls) + 1):
+    for number in tried:
         folder = tmp_path / f"fault-{number}"
         fault = (
-            Fault(calls=[number], before=unavailable)
+            Fault(calls=[number + 1], before=unavailable)
             if moment == "before"
-            else Fault(calls=[number], after=unavailable)
+            else Fault(calls=[number + 1], after=unavailable)
         )
-        _, said = await faulty_run(receipts, folder, [fault])
-        failed += bool(said)
-        _, said = await faulty_run(receipts, folder, [])
-        assert said == "", f"call {number}, {calls[number - 1]}: {said}"
+        _, reason = await faulty_run(receipts, folder, [fault])
+        failed += bool(reason)
+        _, reason = await faulty_run(receipts, folder, [])
+        assert reason == "", f"call {number}, {calls[number]}: {reason}"
         assert_same(contents_of(folder), expected)
         shutil.rmtree(folder)
-    assert failed > len(calls) / 2
+    assert failed >= 3  # a failed lease, and a lost answer to a write, do not stop a run
 
 
-async def test_a_store_that_fails_often_is_worn_down(receipts: Project, tmp_path: Path) -> None:
+async def test_run_store_fails_often_ends_in_the_same_index(
+    receipts: Project, tmp_path: Path, thorough: bool
+) -> None:
     """Runs on a store that fails one call in twelve by chance end, after enough of them, in the same index."""
     await faulty_run(receipts, tmp_path / "whole", [])
-    for seed in range(4):
+    for seed in range(20 if thorough else 1):
         folder = tmp_path / f"seed-{seed}"
         for turn in range(60):
             faults = [Fault(probability=0.08, before=unavailable), Fault(probability=0.04, after=unavailable)]
-            _, said = await faulty_run(receipts, folder, faults, seed=1_000 * seed + turn)
-            if not said:
+            _, reason = await faulty_run(receipts, folder, faults, seed=1_000 * seed + turn)
+            if not reason:
                 break
-        assert said == "", f"seed {seed}"
+        assert reason == "", f"seed {seed}"
         assert_same(contents_of(folder), contents_of(tmp_path / "whole"))
 
 
@@ -80,16 +93,16 @@ async def faulty_run(
     config = replace(config, model_options={})
     store = FaultyStore(open_store(config.store, folder=folder), faults, seed=seed)
     ledger = await open_ledger(config.ledger, folder=folder, new_id="ledger")
-    said = ""
+    reason = ""
     async with Flowbed(folder, config, store, ledger) as bed:
         try:
             report = await bed.run()
-            said = "; ".join(problem.reason for problem in report.failures)
+            reason = "; ".join(problem.reason for problem in report.failures)
         except Error as error:
-            said = str(error) or type(error).__name__
+            reason = str(error) or type(error).__name__
         with suppress(Error):
             assert "PENDING" not in (await bed.status()).chunks or (await bed.status()).pending
-    return store.calls, said
+    return store.calls, reason
 
 
 def begin(project: Project, folder: Path) -> None:
@@ -155,7 +168,7 @@ async def test_what_fails_has_its_letter_first(notes: Project, monkeypatch: pyte
     async def ends(*_: object, **__: object) -> None:
         raise Transient("the ledger went away")
 
-    notes.write("notes/bad.txt", f"{notes.folder} POISON")
+    notes.write("notes/bad.txt", "POISON")
     async with await notes.open() as bed:
         with monkeypatch.context() as patched:
             patched.setattr(bed._ledger.chunks, "fail", ends)

@@ -61,11 +61,11 @@ async def test_texts_that_were_replaced_are_deleted_with_their_batch(notes: Proj
     (first,) = stored(notes, "notes/chunked/**/*.json")
     async with await notes.open() as bed:
         for name in ("one", "two", "three"):
-            notes.write(f"notes/{name}.txt", f"{notes.folder} another {name}")
+            notes.write(f"notes/{name}.txt", f"another {name}")
         await bed.run()
         aged.by(2)
         assert "batch file" not in (await bed.gc()).objects  # note four still has its text there
-        notes.write("notes/four.txt", f"{notes.folder} another four")
+        notes.write("notes/four.txt", "another four")
         await bed.run()
         planned = await bed.gc(dry_run=True)
         assert (planned.objects["batch file"], first.exists()) == (1, True)
@@ -79,7 +79,7 @@ async def test_texts_that_were_replaced_are_deleted_with_their_batch(notes: Proj
 async def test_deltas_go_when_no_rollback_can_reach_behind_them(notes: Project, aged: Aged) -> None:
     """A delta stays while a version before its commit is kept, and goes with the last of these, or after a month."""
     async with await notes.open() as bed:
-        notes.write("notes/one.txt", f"{notes.folder} another one")
+        notes.write("notes/one.txt", "another one")
         await bed.run()
         assert len(stored(notes, "notes/delta/*/delta.arrow")) == 2
         aged.by(2)
@@ -93,7 +93,7 @@ async def test_deltas_of_a_rollback_are_kept_for_its_release(notes: Project, age
     """What a rollback reverted can be released a month later, whatever gc did meanwhile."""
     async with await notes.open() as bed:
         before = (await bed.versions("notes"))[0].version
-        notes.write("notes/one.txt", f"{notes.folder} another one")
+        notes.write("notes/one.txt", "another one")
         await bed.run()
         edited = notes.contents()
         await bed.rollback("notes", before)
@@ -108,10 +108,10 @@ async def test_deltas_of_a_rollback_are_kept_for_its_release(notes: Project, age
 async def test_a_collection_is_cleaned_alone(notes: Project, aged: Aged) -> None:
     """With a collection named, only its deltas and indexes are looked at; one that is not there is an error."""
     async with await notes.open() as bed:
-        notes.write("notes/one.txt", f"{notes.folder} another one")
+        notes.write("notes/one.txt", "another one")
         await bed.run()
         for name in ("two", "three", "four"):
-            notes.write(f"notes/{name}.txt", f"{notes.folder} another {name}")
+            notes.write(f"notes/{name}.txt", f"another {name}")
         await bed.run()
         aged.by(40)
         assert set((await bed.gc("notes", dry_run=True)).objects) == {"delta"}
@@ -133,7 +133,7 @@ async def test_batch_files_of_other_programs_are_left_alone(notes: Project, aged
 
 async def test_plans_that_are_too_old_are_deleted(notes: Project, aged: Aged) -> None:
     """A staged plan goes when it can no longer be run."""
-    notes.write("notes/one.txt", f"{notes.folder} another one")
+    notes.write("notes/one.txt", "another one")
     async with await notes.open() as bed:
         await bed.plan()
         assert stored(notes, "plans/*/plan.json")
@@ -151,7 +151,7 @@ async def test_what_is_needed_again_meanwhile_is_not_deleted(
     (first,) = stored(notes, "notes/chunked/**/*.json")
     async with await notes.open() as bed:
         for name in ("one", "two", "three", "four"):
-            notes.write(f"notes/{name}.txt", f"{notes.folder} another {name}")
+            notes.write(f"notes/{name}.txt", f"another {name}")
         await bed.run()
         aged.by(2)
         used = bed._ledger.chunks.used
@@ -174,9 +174,9 @@ async def test_nothing_is_lost_when_gc_runs_in_the_middle_of_a_run(
 ) -> None:
     """At every point of a run, gc with no patience at all takes nothing that the run, or the one after it, needs."""
     for name in ("one", "two"):
-        notes.write(f"notes/{name}.txt", f"{notes.folder} another {name}")
+        notes.write(f"notes/{name}.txt", f"another {name}")
     (notes.folder / "notes" / "three.txt").unlink()
-    notes.write("notes/five.txt", f"{notes.folder} a fifth")
+    notes.write("notes/five.txt", "a fifth")
     ran: list[str] = []
 
     def collect(reached: str, facts: object) -> None:
@@ -203,10 +203,10 @@ async def test_nothing_is_lost_when_gc_runs_in_the_middle_of_a_run(
     assert notes.documents("notes") == {
         f"notes#{name}.txt#00000": text
         for name, text in {
-            "one": f"{notes.folder} another one",
-            "two": f"{notes.folder} another two",
-            "four": f"{notes.folder} note four",
-            "five": f"{notes.folder} a fifth",
+            "one": "another one",
+            "two": "another two",
+            "four": "note four",
+            "five": "a fifth",
         }.items()
     }
 

@@ -94,7 +94,7 @@ async def test_what_changes_after_a_rollback_is_committed(notes: Project) -> Non
     async with await notes.open() as bed:
         before = await changed(notes, bed)
         await bed.rollback("notes", before)
-        notes.write("notes/one.txt", f"{notes.folder} note later")
+        notes.write("notes/one.txt", "note later")
         report = await bed.run()
         assert report.embedded == 1
         assert await texts(bed) == (BEFORE - {"one"}) | {"later"}
@@ -202,7 +202,7 @@ async def test_a_rollback_leaves_the_documents_alone_that_nobody_edits(notes: Pr
     """A document of which nothing waits stays rolled back, whatever is fetched of others."""
     async with await notes.open() as bed:
         before = await changed(notes, bed)
-        notes.write("notes/three.txt", f"{notes.folder} note waits")
+        notes.write("notes/three.txt", "note waits")
         await bed.run(limit=0)
         await bed.rollback("notes", before)
         report = await bed.run()
@@ -286,7 +286,7 @@ async def test_a_commit_that_was_not_marked_is_reverted_too(notes: Project) -> N
     """Rows that someone merged and died before saying so are known to be of a run that the rollback undoes."""
     async with await notes.open() as bed:
         before = (await bed.versions("notes"))[0].version
-        notes.write("notes/five.txt", f"{notes.folder} note five")
+        notes.write("notes/five.txt", "note five")
         with pytest.raises(Killed):
             await at(telemetry.INDEX_MERGED, bed.run)
         assert await texts(bed) == BEFORE | {"five"}
@@ -303,7 +303,7 @@ async def test_rollbacks_beside_runs_leave_index_and_ledger_in_agreement(notes: 
 
         async def run_often() -> None:
             for number in range(6):
-                notes.write(f"notes/more{number}.txt", f"{notes.folder} note more{number}")
+                notes.write(f"notes/more{number}.txt", f"note more{number}")
                 await other.run()
 
         async def roll_back_often() -> None:
