@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import json
+import os
 import shutil
+import time
 from collections import Counter
 from typing import TYPE_CHECKING, Any
 
@@ -86,8 +88,11 @@ def project(tmp_path: Path, provider: CountingProcess) -> Project:
 def indexed_notes(tmp_path_factory: pytest.TempPathFactory, provider: CountingProcess) -> Path:
     """Return the folder of a project of four notes that was indexed; to be copied, not changed."""
     project = Project(tmp_path_factory.mktemp("notes") / "project", provider)
+    tomorrow = time.time() + 86_400
     for name in ("one", "two", "three", "four"):
         project.write(f"notes/{name}.txt", f"note {name}")
+        # A file just written is known by its content, not by its time and inode: a copy of it counts as unchanged.
+        os.utime(project.folder / "notes" / f"{name}.txt", times=(tomorrow, tomorrow))
 
     async def index() -> None:
         async with await project.open() as bed:

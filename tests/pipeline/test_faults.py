@@ -42,7 +42,7 @@ async def test_run_store_fails_once_anywhere_next_run_ends_in_the_same_index(
     expected = contents_of(tmp_path / "whole")
     assert expected.total == (7 if edited else 10)
     assert len(calls) > 15
-    tried = range(len(calls))
+    tried = list(range(len(calls)))
     if not thorough:
         # A read has no effect, so that it need not fail after it; of repeated reads the first stands for all.
         tried = [

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import json
-import re
 import shutil
 from typing import TYPE_CHECKING, Any
 
@@ -162,7 +161,7 @@ async def test_a_source_that_another_run_has_moved_is_left_as_it_is(edited: Proj
         edited.sent()
         report = await bed.run(plan=plan_id)
     assert set(report.drift) == {"notes"}
-    assert re.search(r"and 2 of the \d documents that were planned", report.drift["notes"])
+    assert "2 of the 5 documents" in report.drift["notes"]
     assert (report.chunks, report.deleted, report.embedded) == (0, 0, 0)
     assert edited.sent() == {}
     assert_same(edited.contents(), index)
