@@ -77,7 +77,7 @@ def test_what_a_server_does_not_offer_is_told_apart(paths: str, absent: set[str]
     assert report["failed"] == report["skipped"] == 0
     assert told.returncode == lines.returncode == (0 if report["passed"] else 1)
     assert lines.stdout.endswith(f"not offered: {', '.join(report['absent'])}\n")
-    assert f"absent   batches: GET /{paths} is answered with 404" in lines.stdout.splitlines()
+    assert f"absent   batches: GET /{paths} answers 404" in lines.stdout.splitlines()
     assert alone.returncode == 1  # where nothing could be examined nothing is known
 
 

@@ -1,6 +1,6 @@
-"""Examine the server at an address: a line for each check, and at the end 0 where none failed.
+"""Check the server at an address: prints a line for each check.
 
-Exit status: 0 all passed or were skipped, 1 a check failed, 2 there is no such server or no such model to ask for.
+Exit status: 0 all checks passed or were skipped, 1 a check failed, 2 no such server or no such model.
 """
 
 from __future__ import annotations
@@ -23,16 +23,16 @@ except ImportError as error:  # the SDK is an extra
 
 
 def main() -> int:
-    """Examine what the command line names."""
+    """Check the server that the command line names."""
     parser = argparse.ArgumentParser(
         prog="python -m flowbed.testing.conformance",
-        description="Examine an OpenAI-compatible server: embeddings, files and batches, with the official SDK.",
+        description="Test an OpenAI-compatible server with the official SDK: embeddings, files and batches.",
     )
     parser.add_argument("url", metavar="URL", help="its base address, such as http://127.0.0.1:8080/v1")
-    parser.add_argument("--key", default="", help="a key that it knows")
-    parser.add_argument("--model", default="", help="the model to ask for; by default the first it lists")
+    parser.add_argument("--key", default="", help="a key that the server knows")
+    parser.add_argument("--model", default="", help="the model to request; by default the first listed one")
     parser.add_argument(
-        "--limited-key", default="", help="a key that may ask at most a hundred times a minute"
+        "--limited-key", default="", help="a key limited to a hundred requests a minute or fewer"
     )
     parser.add_argument("--timeout", type=float, default=60.0, help="seconds to wait for an answer")
     parser.add_argument(
@@ -43,9 +43,9 @@ def main() -> int:
         choices=GROUPS,
         action="append",
         metavar="GROUP",
-        help=f"examine this alone: {', '.join(GROUPS)}; may be said several times",
+        help=f"test only this group: {', '.join(GROUPS)}; can be repeated",
     )
-    parser.add_argument("--json", action="store_true", help="one JSON object in place of lines")
+    parser.add_argument("--json", action="store_true", help="print one JSON object instead of lines")
     asked = parser.parse_args()
     target = Target(
         url=_base(asked.url),
@@ -66,7 +66,7 @@ def main() -> int:
 
 
 def _base(url: str) -> str:
-    """Take an address without a path for that of the server itself, whose API begins at /v1."""
+    """Append /v1 to an address without a path."""
     return url if urlsplit(url).path.strip("/") else f"{url.rstrip('/')}/v1"
 
 

@@ -1,4 +1,4 @@
-"""What an answer says beside its vectors: its shape, what is charged, and which request it was."""
+"""An answer apart from its vectors: its shape, its usage, and its request id."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from flowbed.testing.conformance.client import Client
     from flowbed.testing.conformance.exchanges import Exchange
 
-# Of these it is known in public how they count: https://github.com/openai/tiktoken
+# Models whose token counting is public: https://github.com/openai/tiktoken
 OF_CL100K = ("text-embedding-3-small", "text-embedding-3-large", "text-embedding-ada-002")
 
 
@@ -32,55 +32,53 @@ async def shape(client: Client) -> None:
 
 
 async def usage(client: Client) -> None:
-    """Usage tells prompt and total tokens, which are the same and not 0."""
+    """Usage has equal, positive prompt and total tokens."""
     exchange = (await client.embed(list(TEXTS))).exchange
     _usage(client, exchange)
 
 
 async def usage_again(client: Client) -> None:
-    """A text that is asked for again is charged as it was before."""
+    """A repeated text has the same usage as before."""
     texts = phrases(3, about=f"usage of {client.kind}: ")
     first, again = await client.embed(texts), await client.embed(texts)
     one, other = _usage(client, first.exchange), _usage(client, again.exchange)
-    client.require(one == other, f"first {one} tokens were charged, then {other}")
+    client.require(one == other, f"usage was {one} tokens first, then {other}")
 
 
 async def usage_adds_up(client: Client) -> None:
-    """A list is charged as the sum of its texts, also of one that comes twice."""
+    """The usage of a list is the sum of its texts, including repeated ones."""
     texts = [*TEXTS, TEXTS[0]]
     together = _usage(client, (await client.embed(texts)).exchange)
     each = sum([_usage(client, (await client.embed(text)).exchange) for text in texts])
-    client.require(together == each, f"together {together} tokens are charged, and one by one {each}")
+    client.require(together == each, f"usage of the list is {together} tokens, of its texts {each}")
 
 
 async def usage_grows(client: Client) -> None:
-    """A longer text is charged more."""
+    """A longer text has a higher usage."""
     short = _usage(client, (await client.embed(long_array(8))).exchange)
     long = _usage(client, (await client.embed(long_array(64))).exchange)
-    client.require(short < long, f"8 words are charged as {short} tokens, and 64 as {long}")
+    client.require(short < long, f"usage of 8 words is {short} tokens, of 64 words {long}")
 
 
 async def usage_of_openai(client: Client) -> None:
-    """OpenAI's models are charged by the tokens of cl100k."""
+    """OpenAI's models count the tokens of cl100k."""
     if client.target.model not in OF_CL100K:
-        raise Skipped("how this model counts is its own")
+        raise Skipped("this model's token counting is not public")
     wanted = sum(len(tokens_of(text)) for text in TEXTS)
     told = _usage(client, (await client.embed(list(TEXTS))).exchange)
-    client.require(told == wanted, f"{wanted} tokens are charged as {told}")
+    client.require(told == wanted, f"usage of {wanted} tokens is {told}")
 
 
 async def request_id(client: Client) -> None:
-    """Every answer has an x-request-id of its own, also one that is an error."""
+    """Every answer has a unique x-request-id, including errors."""
     first, again = await client.embed(TEXTS[0]), await client.embed(TEXTS[0])
     refusal = await client.refused(400, "")
     told = [
         each.headers.get("x-request-id", "") for each in (first.exchange, again.exchange, refusal.exchange)
     ]
-    client.require(all(told), f"an answer has none: {told}")
-    client.require(len(set(told)) == len(told), f"two answers have the same: {told}")
-    client.require(
-        refusal.error.request_id == told[2], "the SDK finds another id in the error than the header has"
-    )
+    client.require(all(told), f"an answer has no id: {told}")
+    client.require(len(set(told)) == len(told), f"two answers have the same id: {told}")
+    client.require(refusal.error.request_id == told[2], "the id in the SDK's error differs from the header")
 
 
 def _usage(client: Client, exchange: Exchange) -> int:

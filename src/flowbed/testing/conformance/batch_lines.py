@@ -1,4 +1,4 @@
-"""What becomes of the lines of batches (https://platform.openai.com/docs/guides/batch)."""
+"""The lines of batches and their answers (https://platform.openai.com/docs/guides/batch)."""
 
 from __future__ import annotations
 
@@ -18,13 +18,13 @@ if TYPE_CHECKING:
 
     from flowbed.testing.conformance.client import Client
 
-# A batch passes through them in this order.
+# A batch reaches these states in this order.
 STAMPS = ("created_at", "in_progress_at", "finalizing_at", "completed_at")
 OTHER_STAMPS = ("failed_at", "expired_at", "cancelling_at", "cancelled_at")
 
 
 async def answered(client: Client) -> None:
-    """Each line of a batch is answered once, with the vector that a request for its text has."""
+    """Each line of a batch is answered once, with the vector that a request for its text gets."""
     told = await ended(client, await begin(client, few(client)), state="completed")
     found = by_name(client, await rows(client, told.parsed.output_file_id), LINES)
     ids = [each.get("id") for each in found.values()]
@@ -36,7 +36,7 @@ async def answered(client: Client) -> None:
 
 
 async def as_requested(client: Client) -> None:
-    """A line is answered as its request would be: lists and tokens, float and base64, and its usage."""
+    """A line is answered like its request: lists and tokens, float and base64, and usage."""
     bodies: dict[str, tuple[Any, str]] = {
         "list": (list(TEXTS[:3]), "float"),
         "packed": (list(TEXTS[2:]), "base64"),
@@ -51,20 +51,24 @@ async def as_requested(client: Client) -> None:
         for field in ("object", "model", "usage"):
             client.require(
                 one.get(field) == other.get(field),
-                f"`{field}` is {one.get(field)} in a batch, and {other.get(field)} in an answer",
+                f"`{field}` is {one.get(field)} in a batch and {other.get(field)} in a request",
             )
         kinds = {type(row.get("embedding")) for row in one["data"]}
-        client.require(kinds == {str if form == "base64" else list}, f"{form} was asked for")
+        client.require(
+            kinds == {str if form == "base64" else list}, f"embeddings of a {form} request are {kinds}"
+        )
         wanted = np.array([numbers_of(each) for each in exchange.embeddings], np.float32)
-        require_same(client, _vectors(client, found[name], len(wanted)), wanted, "in a batch and asked for")
+        require_same(
+            client, _vectors(client, found[name], len(wanted)), wanted, "in a batch and in a request"
+        )
 
 
 async def counted(client: Client) -> None:
-    """A completed batch counts its lines, and says what it used and when its states began."""
+    """A completed batch counts its lines, and reports its usage and the times of its states."""
     told = await ended(client, await begin(client, few(client)), state="completed")
     said = told.exchange.fields
     wanted = {"total": len(LINES), "completed": len(LINES), "failed": 0}
-    client.require(said.get("request_counts") == wanted, f"lines are counted as {said.get('request_counts')}")
+    client.require(said.get("request_counts") == wanted, f"`request_counts` is {said.get('request_counts')}")
     found = await rows(client, told.parsed.output_file_id)
     tokens = sum(_body(client, each, 200)["usage"]["total_tokens"] for each in found)
     _require_usage(client, said.get("usage"), tokens)
@@ -74,22 +78,20 @@ async def counted(client: Client) -> None:
         f"its states began at {dict(zip(STAMPS, stamps, strict=True))}",
     )
     others = {name: said.get(name) for name in (*OTHER_STAMPS, "errors", "error_file_id")}
-    client.require(not any(others.values()), f"nothing was wrong, and it says {others}")
+    client.require(not any(others.values()), f"no line failed, but the batch has {others}")
 
 
 async def output_described(client: Client) -> None:
-    """What a batch makes is a file of purpose batch_output, which can be retrieved and read."""
+    """The output of a batch is a file of purpose batch_output, which can be retrieved and read."""
     told = await ended(client, await begin(client, few(client)), state="completed")
     file = (await client.ask("files.retrieve", told.parsed.output_file_id)).exchange.fields
     content = (await client.ask("files.content", told.parsed.output_file_id)).exchange.body
     client.require(file.get("purpose") == "batch_output", f"its purpose is {file.get('purpose')!r}")
-    client.require(
-        file.get("bytes") == len(content), f"{file.get('bytes')} bytes are told, not {len(content)}"
-    )
+    client.require(file.get("bytes") == len(content), f"`bytes` is {file.get('bytes')}, not {len(content)}")
 
 
 async def output_kept(client: Client) -> None:
-    """What a batch makes is kept for as long as `output_expires_after` says."""
+    """The output of a batch is kept for as long as `output_expires_after` says."""
     after = {"anchor": "created_at", "seconds": LEAST_KEPT}
     begun = await begin(client, few(client), output_expires_after=after)
     told = await ended(client, begun, state="completed")
@@ -101,7 +103,7 @@ async def output_kept(client: Client) -> None:
 
 
 async def lines_that_fail(client: Client) -> None:
-    """Lines that are refused are in the error file with status and error, and the batch completes."""
+    """Refused lines are in the error file with status and error, and the batch completes."""
     lines = [*few(client), line(client, "empty", ""), line(client, "wide", "text", dimensions=1_000_000)]
     told = await ended(client, await begin(client, lines), state="completed")
     by_name(client, await rows(client, told.parsed.output_file_id), LINES)
@@ -113,11 +115,11 @@ async def lines_that_fail(client: Client) -> None:
         )
     counts = told.exchange.fields.get("request_counts")
     wanted = {"total": len(lines), "completed": len(LINES), "failed": 2}
-    client.require(counts == wanted, f"lines are counted as {counts}")
+    client.require(counts == wanted, f"`request_counts` is {counts}")
 
 
 def _body(client: Client, row: dict[str, Any], status: int) -> dict[str, Any]:
-    """Give the body of the answer to a line."""
+    """Return the body of a line's answer."""
     response = row.get("response")
     client.require(isinstance(response, dict), f"a line has no response: {str(row)[:200]}")
     told: dict[str, Any] = response or {}
@@ -131,21 +133,21 @@ def _body(client: Client, row: dict[str, Any], status: int) -> dict[str, Any]:
 
 
 def _vectors(client: Client, row: dict[str, Any], count: int) -> NDArray[np.float32]:
-    """Read the vectors of a line, and require their numbers in order."""
+    """Read the vectors of a line, and require their indexes to be in order."""
     data = _body(client, row, 200).get("data") or []
     numbers = [each.get("index") for each in data]
-    client.require(numbers == [*range(count)], f"{count} inputs of a line have vectors numbered {numbers}")
+    client.require(numbers == [*range(count)], f"{count} inputs of a line have the indexes {numbers}")
     return np.array([numbers_of(each.get("embedding")) for each in data], np.float32)
 
 
-def _require_usage(client: Client, usage: Any, tokens: int) -> None:  # whatever JSON can hold
-    """Require usage that is whole, as the SDKs need it, or none."""
+def _require_usage(client: Client, usage: Any, tokens: int) -> None:  # any JSON value
+    """Require complete usage, as the SDKs need it, or none."""
     if usage is None:
         return
     client.require(isinstance(usage, dict), f"`usage` is {usage}")
     client.require(
         (usage.get("input_tokens"), usage.get("total_tokens")) == (tokens, tokens),
-        f"lines are charged {tokens} tokens together, and the batch says {usage}",
+        f"usage of the lines is {tokens} tokens together, of the batch {usage}",
     )
     client.require(usage.get("output_tokens") == 0, f"`output_tokens` is {usage.get('output_tokens')!r}")
     details = usage.get("input_tokens_details"), usage.get("output_tokens_details")

@@ -1,4 +1,4 @@
-"""Batches: made, worked on, told of and cancelled (https://platform.openai.com/docs/api-reference/batch)."""
+"""Batches: created, processed, described and cancelled (https://platform.openai.com/docs/api-reference/batch)."""
 
 from __future__ import annotations
 
@@ -27,27 +27,31 @@ from flowbed.testing.conformance.records import Failed, Skipped
 if TYPE_CHECKING:
     from flowbed.testing.conformance.client import Client
 
-DAY = 86_400  # seconds: what "24h" is
-PAIRS, NAME, VALUE = 16, 64, 512  # the limits of metadata: how many, and characters of each
+DAY = 86_400  # seconds in "24h"
+PAIRS, NAME, VALUE = (
+    16,
+    64,
+    512,
+)  # the limits of metadata: number of pairs, and characters of names and values
 PAGE_MOST = 100
 METADATA = {"project": "Grüße", "empty": ""}
-# So many that no server has answered them all before the next request comes.
+# Enough that no server has answered all of them before the next request arrives.
 MANY = 10_000
 
 
 async def described(client: Client) -> None:
-    """A batch is described as it begins: its input, endpoint, window, state and times."""
+    """A new batch is described: its input, endpoint, window, state and times."""
     file = (await upload(client, written(few(client)))).parsed.id
     told = await client.ask("batches.create", **asked(file))
     said = told.exchange.fields
     wanted = {"object": "batch", **asked(file)}
-    client.require(wanted.items() <= said.items(), f"it is told as {said}, and is {wanted}")
+    client.require(wanted.items() <= said.items(), f"the batch is {said}, not {wanted}")
     client.require(isinstance(said.get("id"), str) and said["id"], f"`id` is {said.get('id')!r}")
     created, expires = said.get("created_at"), said.get("expires_at")
     client.require(type(created) is int, f"`created_at` is {created!r}")
     client.require(
         type(expires) is int and abs(expires - (created or 0) - DAY) <= SLACK,
-        f"it is to end from {created} until {expires}, which is not in {DAY} s",
+        f"it expires at {expires}, not {DAY} s after {created}",
     )
     again = (await ended(client, told)).exchange.fields
     fixed = {*wanted, "id", "created_at", "expires_at"}
@@ -56,15 +60,15 @@ async def described(client: Client) -> None:
 
 
 async def metadata(client: Client) -> None:
-    """Metadata are told with the batch as they were given, in the beginning and in the end."""
+    """A batch returns its metadata unchanged, at its creation and at its end."""
     begun = await begin(client, few(client), metadata=METADATA)
     for told in (begun, await ended(client, begun)):
         found = told.exchange.fields.get("metadata")
-        client.require(found == METADATA, f"metadata are {found}, not {METADATA}")
+        client.require(found == METADATA, f"`metadata` is {found}, not {METADATA}")
 
 
 async def too_much_metadata(client: Client) -> None:
-    """More than 16 pairs of metadata, or one that is too long or no text, are refused with status 400."""
+    """More than 16 pairs of metadata, or one that is too long or not a text, are refused with status 400."""
     file = (await upload(client, written(few(client)))).parsed.id
     wrong: tuple[dict[str, Any], ...] = (
         {f"name {place}": "" for place in range(PAIRS + 1)},
@@ -84,14 +88,14 @@ async def wrong_window(client: Client) -> None:
 
 
 async def wrong_endpoint(client: Client) -> None:
-    """An endpoint that there is not is refused with status 400."""
+    """An unknown endpoint is refused with status 400."""
     file = (await upload(client, written(few(client)))).parsed.id
     for endpoint in ("/v1/an-endpoint-that-there-is-not", "embeddings", ""):
         await client.refused_by({400}, "batches.create", **asked(file, endpoint=endpoint))
 
 
 async def incomplete(client: Client) -> None:
-    """A batch without input, endpoint or window, or asked for with no JSON, is refused with status 400."""
+    """A batch without input, endpoint or window, or with an invalid JSON body, is refused with status 400."""
     file = (await upload(client, written(few(client)))).parsed.id
     for name in asked(file):
         left = {each: value for each, value in asked(file).items() if each != name}
@@ -101,7 +105,7 @@ async def incomplete(client: Client) -> None:
 
 
 async def cancelled(client: Client) -> None:
-    """A batch that is cancelled tells of each line what became of it, once."""
+    """A cancelled batch reports the outcome of each line exactly once."""
     texts = phrases(MANY)
     names = [f"c{place}" for place in range(MANY)]
     begun = await begin(client, [line(client, *each) for each in zip(names, texts, strict=True)])
@@ -111,7 +115,7 @@ async def cancelled(client: Client) -> None:
         if (await client.ask("batches.retrieve", begun.parsed.id)).parsed.status in ENDED:
             raise Skipped(f"{MANY} lines were answered before the batch could be cancelled") from None
         raise
-    client.require(told.parsed.status != "in_progress", "a batch that was cancelled is in progress")
+    client.require(told.parsed.status != "in_progress", "a cancelled batch is in progress")
     told = await ended(client, told)
     done = await rows(client, told.parsed.output_file_id)
     left = await rows(client, told.parsed.error_file_id)
@@ -119,24 +123,24 @@ async def cancelled(client: Client) -> None:
     if told.parsed.status == "completed" and not left:
         raise Skipped(f"{MANY} lines were answered before the batch was cancelled")
     said = told.exchange.fields
-    client.require(said["status"] == "cancelled", f"the batch has {said['status']}, not cancelled")
+    client.require(said["status"] == "cancelled", f"`status` is {said['status']!r}, not 'cancelled'")
     stamps = said.get("cancelling_at"), said.get("cancelled_at")
-    client.require(all(type(each) is int for each in stamps), f"it was cancelled at {stamps}")
-    client.require(left, "all lines were answered, and the batch is cancelled")
+    client.require(all(type(each) is int for each in stamps), f"its times of cancelling are {stamps}")
+    client.require(left, "the batch is cancelled although all lines were answered")
     for each in left:
         code = (each.get("error") or {}).get("code")
         client.require(
             each.get("response", ...) is None and code == "batch_cancelled",
-            f"a line that was not answered is told as {str(each)[:200]}",
+            f"an unanswered line is {str(each)[:200]}",
         )
 
 
 async def cancelled_too_late(client: Client) -> None:
-    """A batch that has ended cannot be cancelled, which is told with status 409, or 400."""
+    """Cancelling a batch that has ended is refused with status 409 or 400."""
     told = await ended(client, await begin(client, few(client)))
     await client.refused_by({400, 409}, "batches.cancel", told.parsed.id)
     again = await client.ask("batches.retrieve", told.parsed.id)
-    client.require(again.parsed.status == told.parsed.status, f"then it is {again.parsed.status}")
+    client.require(again.parsed.status == told.parsed.status, f"the next answer says {again.parsed.status}")
 
 
 async def listed(client: Client) -> None:
@@ -152,29 +156,31 @@ async def listed(client: Client) -> None:
 
 
 async def paged(client: Client) -> None:
-    """A list of batches is cut into pages that follow one another, and its rows are the batches."""
+    """The pages of a list of batches follow each other, and contain the batches."""
     made = [await ended(client, await begin(client, few(client))) for _ in range(3)]
     ids = [each.parsed.id for each in made]
     told = await client.ask("batches.list", limit=2)
     said = told.exchange.fields
     client.require(said.get("object") == "list", f"`object` is {said.get('object')!r}")
-    client.require(len(told.exchange.rows) == 2, f"not two, but {len(told.exchange.rows)} are listed")
-    client.require(said.get("has_more") is True, f"`has_more` is {said.get('has_more')!r} where more follow")
+    client.require(len(told.exchange.rows) == 2, f"{len(told.exchange.rows)} batches are listed, not 2")
+    client.require(
+        said.get("has_more") is True, f"`has_more` is {said.get('has_more')!r} although more follow"
+    )
     await found_in(client, "batches.list", ids, limit=1)
     known = {each.parsed.id: each.exchange.fields for each in made}
     for row in (await client.ask("batches.list", limit=PAGE_MOST)).exchange.rows:
         wanted = known.get(row.get("id"), row)
-        client.require(row == wanted, f"in the list it is {str(row)[:200]}, alone {str(wanted)[:200]}")
+        client.require(row == wanted, f"in the list it is {str(row)[:200]}, retrieved {str(wanted)[:200]}")
 
 
 async def wrong_pages(client: Client) -> None:
-    """Pages of no batches, or of more than 100, are refused with status 400."""
+    """Page sizes of 0 or more than 100 batches are refused with status 400."""
     for limit in (0, -1, PAGE_MOST + 1):
         await client.refused_by({400}, "batches.list", limit=limit)
 
 
 async def unknown(client: Client) -> None:
-    """A batch that there is not has status 404, whatever is asked of it."""
+    """Every request about an unknown batch has status 404."""
     for what in ("batches.retrieve", "batches.cancel"):
         await client.refused_by({404}, what, UNKNOWN_BATCH)
 

@@ -1,4 +1,4 @@
-"""The official OpenAI SDK, synchronous and asynchronous behind one face, and every exchange that it has."""
+"""The official OpenAI SDK, synchronous and asynchronous with one interface, and a record of every exchange."""
 
 from __future__ import annotations
 
@@ -24,19 +24,19 @@ if TYPE_CHECKING:
     from flowbed.testing.conformance.records import Kind, Target
 
 ERROR_KEYS = {"message", "type", "param", "code"}
-NOBODYS_KEY = "none"  # the SDK wants a key, also for a server that does not
-PAGES = 50  # of a list that are looked at: on a server that others use too, it may be long
-# What the SDK, or whoever reads what it gives, stumbles over.
+NOBODYS_KEY = "none"  # the SDK requires a key, even for a server that does not
+PAGES = 50  # pages of a list to follow; on a shared server lists may be long
+# Errors of the SDK, or of code that reads its results.
 UNUSABLE = (openai.APIError, ValueError, TypeError, AttributeError)
-# A context for each check, which threads and tasks that it starts inherit: of many at once each sees its own.
+# A context for each check, which its threads and tasks inherit: concurrent checks see only their own exchanges.
 _SEEN: ContextVar[list[Exchange] | None] = ContextVar("exchanges", default=None)
 
 
 class Client:
-    """One client of the SDK that looks at every exchange; it asks once, unless `retries` says otherwise."""
+    """A client of the SDK that records every exchange; it does not retry unless `retries` says otherwise."""
 
     def __init__(self, kind: Kind, target: Target) -> None:
-        """Reach `target` with its own key."""
+        """Connect to `target` with its key."""
         self.kind = kind
         self.target = target
         self.tally = Tally()
@@ -59,7 +59,7 @@ class Client:
             )
 
     async def __aenter__(self) -> Self:
-        """Use the client as a context."""
+        """Return itself."""
         return self
 
     async def __aexit__(self, *_: object) -> None:
@@ -67,13 +67,13 @@ class Client:
         await self._call(self._sdk.close)
 
     def anew(self) -> Client:
-        """Give this client, over the same connections, for another check."""
+        """Return this client for another check, with the same connections."""
         client = copy(self)
         client.tally = Tally()
         return client
 
     def another(self, *, key: str = "", retries: int = 0) -> Client:
-        """Give a client for the same check with another key, or one that asks again."""
+        """Return a client for the same check with another key or with retries."""
         client = copy(self)
         client._sdk = self._sdk.with_options(  # noqa: SLF001 - of its own kind
             api_key=key or self._sdk.api_key, max_retries=retries
@@ -81,7 +81,7 @@ class Client:
         return client
 
     def require(self, holds: object, reason: str) -> None:
-        """Go on only if something holds.
+        """Continue only if a requirement holds.
 
         Raises:
             Failed: it does not.
@@ -90,25 +90,25 @@ class Client:
         if not holds:
             raise Failed(reason)
 
-    async def embed(self, given: Any, **more: Any) -> Answer:  # what the SDK takes
-        """Have texts or tokens embedded, and look at what is true of every answer.
+    async def embed(self, given: Any, **more: Any) -> Answer:  # any input of the SDK
+        """Embed texts or tokens, and check everything that holds for all answers.
 
         Raises:
-            Failed: it was refused, or the answer is not one of the API's.
+            Failed: the request was refused, or the answer is not valid.
         """
         told = await self.ask("embeddings.create", model=self.target.model, **{"input": given, **more})
         return self._answer(told.parsed, told.exchange)
 
-    async def ask(self, what: str, *given: Any, **named: Any) -> Told:  # what the SDK takes
-        """Call what the SDK offers, such as `files.create`.
+    async def ask(self, what: str, *given: Any, **named: Any) -> Told:  # arguments of the SDK
+        """Call a method of the SDK, such as `files.create`.
 
         Raises:
-            Failed: it was refused, or the SDK cannot use the answer.
+            Failed: the request was refused, or the SDK cannot use the answer.
         """
         return await self._told(attrgetter(what)(self._sdk), *given, **named)
 
-    async def pages(self, what: str, **named: Any) -> AsyncIterator[Told]:  # what the SDK takes
-        """List page after page, as the SDK follows them.
+    async def pages(self, what: str, **named: Any) -> AsyncIterator[Told]:  # arguments of the SDK
+        """List page by page, as the SDK does.
 
         Raises:
             Failed: as `ask`.
@@ -121,14 +121,14 @@ class Client:
             told = await self._told(told.parsed.get_next_page)
             yield told
 
-    async def embed_raw(self, body: Any, **headers: str) -> Exchange:  # any JSON, or bytes
-        """Post a body to `/embeddings` as it is, and require that it is answered with success."""
+    async def embed_raw(self, body: Any, **headers: str) -> Exchange:  # any JSON value, or bytes
+        """Post a body to `/embeddings` unchanged, and require success."""
         exchange = await self.send("POST", "/embeddings", body, **headers)
         self.require(exchange.status == 200, f"refused: {exchange.shown}")
         return exchange
 
     async def refused(self, status: int, given: Any = "text", **more: Any) -> Refusal:
-        """Require that an embeddings request gets an error of this status, in OpenAI's shape."""
+        """Require that an embeddings request fails with this status, in OpenAI's shape."""
         asked = {"model": self.target.model, "input": given, **more}
         return await self.refused_by({status}, "embeddings.create", **asked)
 
@@ -136,10 +136,10 @@ class Client:
         self,
         statuses: Collection[int],
         what: str,
-        *given: Any,  # what the SDK takes
+        *given: Any,  # arguments of the SDK
         **named: Any,
     ) -> Refusal:
-        """Require that the SDK, called as by `ask`, raises an error of one of these statuses, in OpenAI's shape."""
+        """Require that a call of the SDK, as in `ask`, fails with one of these statuses, in OpenAI's shape."""
         wanted = " or ".join(map(str, sorted(statuses)))
         with self._watching() as seen:
             try:
@@ -149,8 +149,10 @@ class Client:
                 self._require_shape(refusal.exchange, statuses)
                 return refusal
             except UNUSABLE as error:
-                raise Failed(f"no answer with status {wanted}: {type(error).__name__}: {error}") from error
-        raise Failed(f"wanted status {wanted}, and it was answered: {seen[-1].shown}")
+                raise Failed(
+                    f"expected status {wanted}, got no answer: {type(error).__name__}: {error}"
+                ) from error
+        raise Failed(f"expected status {wanted}, got {seen[-1].shown}")
 
     async def refused_raw(
         self,
@@ -161,14 +163,14 @@ class Client:
         path: str = "/embeddings",
         **headers: str,
     ) -> dict[str, Any]:
-        """Require that a request as it is gets an error of this status in OpenAI's shape, and give the error."""
+        """Require that a raw request fails with this status in OpenAI's shape, and return the error."""
         exchange = await self.send(method, path, body, **headers)
         self._require_shape(exchange, {status})
         said: dict[str, Any] = exchange.said["error"]
         return said
 
     async def send(self, method: str, path: str, body: Any = None, **headers: str) -> Exchange:
-        """Send what the SDK itself would not, over its connection: bytes as they are, all else as JSON."""
+        """Send a request that the SDK would not send, over its connection: bytes unchanged, everything else as JSON."""
         content = body if isinstance(body, bytes | None) else json.dumps(body).encode()
         named = {name.replace("_", "-"): value for name, value in headers.items()}
         options = {"headers": {"content-type": "application/json", **named}}
@@ -182,7 +184,7 @@ class Client:
                     )
             except (openai.APIError, ValueError) as error:
                 if not seen:
-                    raise Failed(f"there is no answer: {error}") from error
+                    raise Failed(f"no answer: {error}") from error
         return seen[-1]
 
     async def _told(self, method: Callable[..., Any], *given: Any, **named: Any) -> Told:
@@ -206,17 +208,17 @@ class Client:
         except (TypeError, ValueError) as error:
             raise Failed(f"an embedding cannot be read as numbers: {error}") from error
         self.require(
-            len({len(each) for each in numbers}) == 1, "vectors of one answer are of several lengths"
+            len({len(each) for each in numbers}) == 1, "vectors of one answer have different lengths"
         )
         vectors = np.array(numbers, np.float32)
-        self.require(vectors.size, "the vectors hold no numbers")
-        self.require(np.isfinite(vectors).all(), "a vector holds what is no finite number")
+        self.require(vectors.size, "the vectors are empty")
+        self.require(np.isfinite(vectors).all(), "a vector contains a number that is not finite")
         return Answer(parsed=parsed, exchange=exchange, vectors=vectors)
 
     def _require_shape(self, exchange: Exchange, statuses: Collection[int]) -> None:
-        """Require an error as the SDK reads it: all four keys, of the right types."""
+        """Require an error as the SDK reads it: all four keys, with the right types."""
         wanted = " or ".join(map(str, sorted(statuses)))
-        self.require(exchange.status in statuses, f"wanted status {wanted}: {exchange.shown}")
+        self.require(exchange.status in statuses, f"expected status {wanted}, got {exchange.shown}")
         found = exchange.said.get("error") if isinstance(exchange.said, dict) else None
         self.require(isinstance(found, dict), f"the error is not in OpenAI's shape: {exchange.shown}")
         error: dict[str, Any] = found or {}
@@ -237,7 +239,7 @@ class Client:
             _SEEN.reset(token)
             self.tally.exchanges += len(seen)
 
-    def _see(self, response: Any) -> None:  # of whichever HTTP client the SDK comes with
+    def _see(self, response: Any) -> None:  # of the SDK's HTTP client
         response.read()
         self._note(response)
 
@@ -259,10 +261,10 @@ class Client:
             )
 
 
-def _sent(request: Any) -> Any:  # of whichever HTTP client the SDK comes with
+def _sent(request: Any) -> Any:  # of the SDK's HTTP client
     try:
         return _json(request.content)
-    except RuntimeError:  # a form, which was sent piece by piece
+    except RuntimeError:  # a form, which is sent in pieces
         return None
 
 
@@ -275,5 +277,5 @@ def _json(content: bytes) -> Any:
 
 @cache
 def _trusted() -> ssl.SSLContext:
-    """Load the certificates that this machine trusts, once: it takes longer than a hundred requests."""
+    """Load the machine's trusted certificates once: this takes longer than a hundred requests."""
     return ssl.create_default_context()

@@ -1,4 +1,4 @@
-"""Whose vector is this? Told without knowing the model: by what the server answers to each text alone."""
+"""Tell which text a vector belongs to without knowing the model: from the server's answer to each text alone."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ if TYPE_CHECKING:
 
     from flowbed.testing.conformance.client import Client
 
-# Cosines: to one text a model answers alike but for rounding, in any batch; to two of ours differently.
+# Cosines: a model answers the same text alike except for rounding, in any batch, and two of our texts differently.
 SAME, OTHER = 0.9999, 0.99
-UNIT = 1e-3  # how far from 1 the length of a vector may be: what half precision loses
-# Texts that no model takes for one another.
+UNIT = 1e-3  # tolerance of a vector's length: the precision of half floats
+# Texts that every model tells apart.
 TEXTS = (
     "The keys are rotated on the first Monday of each month.",
     "Grüße aus Köln, wo es regnet.",
@@ -36,7 +36,7 @@ VERBS = "adores builds catches draws escapes finds greets hides"
 
 
 def phrases(count: int, *, about: str = "") -> list[str]:
-    """Make phrases, no two the same, and of the first 2,048 no two alike in meaning."""
+    """Return distinct phrases; the first 2,048 also differ in meaning."""
     adjectives, nouns, verbs = ADJECTIVES.split(), NOUNS.split(), VERBS.split()
     return [
         f"{about}the {adjectives[n % 16]} {nouns[n // 16 % 16]} {verbs[n // 256 % 8]} number {n}"
@@ -53,17 +53,17 @@ def cosines(left: NDArray[np.float32], right: NDArray[np.float32]) -> NDArray[np
 
 
 def require_same(client: Client, left: NDArray[np.float32], right: NDArray[np.float32], what: str) -> None:
-    """Require that vectors are those of the same texts, place by place."""
+    """Require that vectors belong to the same texts, row by row."""
     client.require(left.shape == right.shape, f"{what}: {left.shape} numbers against {right.shape}")
     found = cosines(left, right)
     worst = int(found.argmin())
     client.require(
-        found[worst] >= SAME, f"{what}: the vectors at place {worst} have a cosine of {found[worst]:.4f}"
+        found[worst] >= SAME, f"{what}: the vectors at position {worst} have a cosine of {found[worst]:.4f}"
     )
 
 
 def require_distinct(client: Client, vectors: NDArray[np.float32]) -> None:
-    """Require that vectors of different texts differ, or else nothing could be told from them."""
+    """Require that vectors of different texts differ; otherwise nothing could be concluded from them."""
     one = vectors.astype(np.float64)
     one /= np.maximum(np.linalg.norm(one, axis=1, keepdims=True), np.finfo(np.float64).tiny)
     between = one @ one.T - 2 * np.eye(len(one))
@@ -76,12 +76,12 @@ def require_unit(client: Client, vectors: NDArray[np.float32]) -> None:
     """Require vectors of length 1."""
     lengths = np.linalg.norm(vectors.astype(np.float64), axis=1)
     worst = lengths[np.abs(lengths - 1).argmax()]
-    client.require(abs(worst - 1) <= UNIT, f"a vector is of length {worst:.4f}, not 1")
+    client.require(abs(worst - 1) <= UNIT, f"a vector has length {worst:.4f}, not 1")
 
 
 async def alone(client: Client, texts: Sequence[str]) -> NDArray[np.float32]:
-    """Ask for texts one by one, and require that they can be told apart."""
+    """Embed texts one by one, and require that their vectors differ."""
     vectors = np.concatenate([(await client.embed(text)).vectors for text in texts])
-    client.require(len(vectors) == len(texts), "a text alone has not one vector")
+    client.require(len(vectors) == len(texts), "a single text does not have exactly one vector")
     require_distinct(client, vectors)
     return vectors

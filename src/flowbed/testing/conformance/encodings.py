@@ -1,4 +1,4 @@
-"""How vectors are written, and of how many dimensions they are."""
+"""Encodings and dimensions of vectors."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ if TYPE_CHECKING:
     from flowbed.testing.conformance.exchanges import Answer
 
 FLOAT_BYTES = 4
-CLOSE = 1e-3  # between the numbers of two answers to one text: rounding in another batch, no more
-PADDED = "x-flowbed-padded"  # with it Flowbed says that it was told to fill vectors up
+CLOSE = 1e-3  # tolerance between two answers to one text: rounding in another batch
+PADDED = "x-flowbed-padded"  # set by Flowbed if its settings say to pad vectors
 
 
 async def default_of_the_sdk(client: Client) -> None:
-    """Where the caller names no encoding the SDK asks for base64, and gets it."""
+    """Without a given encoding, the SDK asks for base64 and gets it."""
     answer = await client.embed(list(TEXTS[:2]))
     client.require(
         answer.exchange.sent.get("encoding_format") == "base64", "this SDK does not ask for base64"
@@ -29,11 +29,11 @@ async def default_of_the_sdk(client: Client) -> None:
 
 
 async def floats(client: Client) -> None:
-    """With encoding_format float vectors are lists of numbers."""
+    """With encoding_format float, vectors are lists of numbers."""
     answer = await client.embed(list(TEXTS[:2]), encoding_format="float")
     client.require(
         all(isinstance(each, list) for each in answer.exchange.embeddings),
-        f"an embedding is no list: {answer.exchange.shown}",
+        f"an embedding is not a list: {answer.exchange.shown}",
     )
 
 
@@ -48,15 +48,15 @@ async def base64(client: Client) -> None:
 async def default_on_the_wire(client: Client) -> None:
     """Without encoding_format vectors are lists of numbers."""
     exchange = await client.embed_raw({"model": client.target.model, "input": list(TEXTS[:2])})
-    client.require(len(exchange.embeddings) == 2, f"two texts have not two vectors: {exchange.shown}")
+    client.require(len(exchange.embeddings) == 2, f"two texts do not have two vectors: {exchange.shown}")
     client.require(
         all(isinstance(each, list) for each in exchange.embeddings),
-        f"an embedding is no list: {exchange.shown}",
+        f"an embedding is not a list: {exchange.shown}",
     )
 
 
 async def same_in_each_encoding(client: Client) -> None:
-    """Float and base64 hold the same numbers."""
+    """Float and base64 contain the same numbers."""
     given = list(TEXTS[:2])
     read = await client.embed(given, encoding_format="float")
     packed = await client.embed(given, encoding_format="base64")
@@ -64,12 +64,12 @@ async def same_in_each_encoding(client: Client) -> None:
 
 
 async def unknown_encoding(client: Client) -> None:
-    """An encoding that there is not is refused with status 400."""
+    """An unknown encoding is refused with status 400."""
     await client.refused(400, encoding_format="hex")
 
 
 async def fewer_dimensions(client: Client) -> None:
-    """Fewer dimensions give vectors of so many numbers, of length 1, or are refused; they are never passed over."""
+    """Fewer dimensions give vectors of that many numbers with length 1, or are refused; they are never ignored."""
     whole = await client.embed(list(TEXTS[:2]), encoding_format="float")
     wanted = max(1, whole.vectors.shape[1] // 2)
     read = await _reduced(client, wanted, "float")
@@ -77,17 +77,17 @@ async def fewer_dimensions(client: Client) -> None:
     for answer in (read, packed):
         client.require(
             answer.vectors.shape == (2, wanted),
-            f"two vectors of {wanted} numbers were asked for, and there are {answer.vectors.shape}",
+            f"two vectors of {wanted} numbers were requested, got {answer.vectors.shape}",
         )
         require_unit(client, answer.vectors)
     _require_close(client, read, packed)
 
 
 async def all_dimensions(client: Client) -> None:
-    """The model's own number of dimensions may be named."""
+    """The model's own number of dimensions may be given."""
     whole = await client.embed(list(TEXTS[:2]), encoding_format="float")
     named = await _reduced(client, whole.vectors.shape[1], "float")
-    require_same(client, named.vectors, whole.vectors, "with dimensions named and without")
+    require_same(client, named.vectors, whole.vectors, "with dimensions and without")
 
 
 async def more_dimensions(client: Client) -> None:
@@ -96,40 +96,40 @@ async def more_dimensions(client: Client) -> None:
     body = {"model": client.target.model, "input": TEXTS[0], "dimensions": whole.vectors.shape[1] + 1}
     exchange = await client.send("POST", "/embeddings", body)
     if exchange.status == 200 and PADDED in exchange.headers:
-        raise Skipped("the server says that it fills vectors up")
+        raise Skipped("the server pads vectors, as it says in its answer")
     await client.refused(400, dimensions=body["dimensions"])
 
 
 async def impossible_dimensions(client: Client) -> None:
-    """Dimensions of 0, below 0, of a fraction or of a text are refused with status 400."""
+    """Dimensions that are 0, negative, fractional or a text are refused with status 400."""
     for dimensions in (0, -1, 2.5, "many", True):
         body = {"model": client.target.model, "input": TEXTS[0], "dimensions": dimensions}
         await client.refused_raw(400, body)
 
 
 async def _reduced(client: Client, dimensions: int, encoding: str) -> Answer:
-    """Ask for vectors of so many dimensions."""
+    """Request vectors of these dimensions."""
     given = list(TEXTS[:2])
     body: dict[str, Any] = {"model": client.target.model, "input": given, "dimensions": dimensions}
     tried = await client.send("POST", "/embeddings", body)
     if tried.status == 400:
         refusal = await client.refused(400, given, dimensions=dimensions)
-        raise Skipped(f"the server refuses them, as it may: {refusal.fields['message']}")
+        raise Skipped(f"the server refuses other dimensions, which is allowed: {refusal.fields['message']}")
     return await client.embed(given, dimensions=dimensions, encoding_format=encoding)
 
 
 def _require_base64(client: Client, answer: Answer) -> None:
-    """Require base64 of four bytes for each number."""
+    """Require base64 with four bytes per number."""
     found = answer.exchange.embeddings
     client.require(
         all(isinstance(each, str) for each in found),
-        f"base64 was asked for, and an embedding is no base64: {answer.exchange.shown}",
+        f"base64 was requested, but an embedding is not base64: {answer.exchange.shown}",
     )
     try:
         read = np.array([numbers_of(each) for each in found], np.float32)
     except ValueError as error:
-        raise Failed(f"an embedding is no base64 of float32: {error}") from error
-    client.require(read.shape == answer.vectors.shape, "the SDK reads other vectors than were sent")
+        raise Failed(f"an embedding is not base64 of float32: {error}") from error
+    client.require(read.shape == answer.vectors.shape, "the SDK's vectors differ from those in the answer")
 
 
 def _require_close(client: Client, one: Answer, other: Answer) -> None:
@@ -138,7 +138,7 @@ def _require_close(client: Client, one: Answer, other: Answer) -> None:
         f"float has {one.vectors.shape} numbers, base64 {other.vectors.shape}",
     )
     apart = float(np.abs(one.vectors - other.vectors).max())
-    client.require(apart <= CLOSE, f"numbers of float and base64 are up to {apart:.4f} apart")
+    client.require(apart <= CLOSE, f"numbers of float and base64 differ by up to {apart:.4f}")
 
 
 CHECKS = (

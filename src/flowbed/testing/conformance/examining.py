@@ -37,7 +37,7 @@ MODULES: Mapping[Group, tuple[ModuleType, ...]] = {
 CHECKS: tuple[Check, ...] = tuple(
     Check(run, group) for group, modules in MODULES.items() for module in modules for run in module.CHECKS
 )
-# What a server has to offer, so that it can be examined for a group.
+# The paths that a server must offer for a group to be checked.
 NEEDED: Mapping[Group, tuple[str, ...]] = {
     "embeddings": (),
     "files": ("/files",),
@@ -54,7 +54,7 @@ async def examine(
 ) -> Report:
     """Run all checks with each kind of client, one after another; `told` is called after each.
 
-    A group of checks is left out where the server does not offer what it is about.
+    A group of checks is skipped if the server does not offer it.
 
     Raises:
         Misconfigured: there is no server, or it lists no model and none was named.
@@ -77,9 +77,9 @@ async def _examined(check: Check, client: Client) -> Outcome:
     reason = ""
     try:
         await check.run(client)
-        # What has asked nothing, or looked at no answer, has found nothing out.
+        # A check that sent no request or examined no answer has proved nothing.
         if not client.tally.requirements or not client.tally.exchanges:
-            verdict, reason = "failed", "nothing was examined"
+            verdict, reason = "failed", "the check examined nothing"
     except Failed as failed:
         verdict, reason = "failed", str(failed)
     except Skipped as skipped:
@@ -99,16 +99,16 @@ async def _examined(check: Check, client: Client) -> Outcome:
 
 
 async def _absent(target: Target, groups: set[Group]) -> dict[Group, str]:
-    """Find out which groups the server does not offer, by whether it lists what they are about."""
+    """Return the groups that the server does not offer, judged by its answer to their lists."""
     found: dict[str, str] = {}
     async with Client("async", target) as client:
         for path in sorted({path for group in groups for path in NEEDED[group]}):
             try:
                 exchange = await client.send("GET", f"{path}?limit=1")
-            except Failed:  # which the checks will tell of
+            except Failed:  # the checks will report this
                 continue
             if exchange.status in keys.NOT_OFFERED:
-                found[path] = f"GET {path} is answered with {exchange.status}"
+                found[path] = f"GET {path} answers {exchange.status}"
     return {
         group: found[path]
         for group in NEEDED
@@ -119,7 +119,7 @@ async def _absent(target: Target, groups: set[Group]) -> dict[Group, str]:
 
 
 async def _aimed(target: Target) -> Target:
-    """Find out that there is a server, and which model to ask for."""
+    """Check that there is a server, and choose the model."""
     async with Client("async", target) as client:
         try:
             exchange = await client.send("GET", "/models")

@@ -21,7 +21,7 @@ SHOWN = 200  # characters of an answer that a reason quotes
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Exchange:
-    """One request on the wire and its answer; `said` is the answer's JSON, None where it is none."""
+    """One request on the wire and its answer; `said` is the answer's JSON, or None if it is invalid."""
 
     sent: Any
     status: int
@@ -31,7 +31,7 @@ class Exchange:
 
     @property
     def rows(self) -> list[Any]:
-        """The entries of an embeddings answer, as they came.
+        """The entries of an embeddings answer, in the order received.
 
         Raises:
             Failed: it has no list of them.
@@ -43,7 +43,7 @@ class Exchange:
 
     @property
     def embeddings(self) -> list[Any]:
-        """The embeddings of an answer, as they came."""
+        """The embeddings of an answer, in the order received."""
         return [row.get("embedding") for row in self.rows]
 
     @property
@@ -51,10 +51,10 @@ class Exchange:
         """The fields of an answer that is an object.
 
         Raises:
-            Failed: it is none.
+            Failed: it is not an object.
         """
         if not isinstance(self.said, dict):
-            raise Failed(f"the answer is no object: {self.shown}")
+            raise Failed(f"the answer is not an object: {self.shown}")
         return self.said
 
     @property
@@ -65,7 +65,7 @@ class Exchange:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Answer:
-    """An embeddings answer: as the SDK hands it over, and the exchange behind it."""
+    """An embeddings answer: as the SDK returns it, and its exchange."""
 
     parsed: Any
     exchange: Exchange
@@ -73,13 +73,13 @@ class Answer:
 
     @property
     def tokens(self) -> int:
-        """The tokens that are charged."""
+        """The tokens in the usage."""
         return int(self.parsed.usage.prompt_tokens)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Told:
-    """Any answer: as the SDK hands it over, and the exchange behind it."""
+    """Any answer: as the SDK returns it, and its exchange."""
 
     parsed: Any
     exchange: Exchange
@@ -87,7 +87,7 @@ class Told:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Refusal:
-    """An error that the SDK raised, and the exchanges it had until then."""
+    """An error that the SDK raised, and the exchanges before it."""
 
     error: openai.APIStatusError
     exchanges: Sequence[Exchange]
@@ -99,7 +99,7 @@ class Refusal:
 
     @property
     def fields(self) -> dict[str, Any]:
-        """What the error says of itself."""
+        """The fields of the error."""
         said: dict[str, Any] = self.exchange.said["error"]
         return said
 
@@ -110,10 +110,10 @@ class Tally:
 
     requirements: int = 0
     exchanges: int = 0
-    files: list[str] = field(default_factory=list)  # that are there because of it, to be removed after it
+    files: list[str] = field(default_factory=list)  # created by the check, to be removed after it
 
 
-def numbers_of(embedding: Any) -> list[float]:  # whatever JSON can hold
+def numbers_of(embedding: Any) -> list[float]:  # any JSON value
     """Read an embedding of either encoding: a list of numbers, or base64 of little-endian float32.
 
     Raises:

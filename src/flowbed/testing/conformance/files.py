@@ -1,4 +1,4 @@
-"""Files: what is sent, told, listed, read and deleted (https://platform.openai.com/docs/api-reference/files)."""
+"""Files: uploaded, described, listed, read and deleted (https://platform.openai.com/docs/api-reference/files)."""
 
 from __future__ import annotations
 
@@ -16,16 +16,16 @@ if TYPE_CHECKING:
 
 STATUSES = {"uploaded", "processed", "error"}
 NAME = "Grüße.jsonl"
-MOST = 10_000  # files on a page
+MOST = 10_000  # files per page
 LEAST_KEPT, KEPT = (
     3_600,
     2_592_000,
-)  # seconds: an hour, and 30 days, which is also how long those for batches are kept
-SLACK = 5  # s by which two times of one file may differ that are told in whole seconds
+)  # seconds: an hour, and 30 days, which is also the default for batches
+SLACK = 5  # s by which two times of one file may differ, since they are whole seconds
 
 
 async def described(client: Client) -> None:
-    """A file that is sent is described: its id, name, size, purpose, status and time."""
+    """An uploaded file is described: its id, name, size, purpose, status and time."""
     content = _content(client)
     told = await upload(client, content, name=NAME)
     said = told.exchange.fields
@@ -39,33 +39,35 @@ async def described(client: Client) -> None:
 
 
 async def processed(client: Client) -> None:
-    """The SDK, waiting until a file has been processed, sees that it has."""
+    """The SDK's wait for the processing of a file ends."""
     sent = (await upload(client, _content(client))).parsed
-    client.require(sent.status in STATUSES, f"`status` is {sent.status!r}")  # or it would wait for nothing
+    client.require(
+        sent.status in STATUSES, f"`status` is {sent.status!r}"
+    )  # otherwise it would wait for nothing
     waiting = {"poll_interval": 0.05, "max_wait_seconds": client.target.timeout}
     status = (await client.ask("files.wait_for_processing", sent.id, **waiting)).parsed.status
-    client.require(status == "processed", f"`status` is {status!r} in the end")
+    client.require(status == "processed", f"the final `status` is {status!r}")
 
 
 async def retrieved(client: Client) -> None:
-    """A file that was sent can be retrieved, and is the same."""
+    """An uploaded file can be retrieved, and is the same."""
     sent = await upload(client, _content(client))
     again = await client.ask("files.retrieve", sent.parsed.id)
     one, other = (_without_status(each.exchange) for each in (sent, again))
-    client.require(one == other, f"sent it is {one}, and retrieved {other}")
+    client.require(one == other, f"uploaded it is {one}, retrieved {other}")
 
 
 async def content(client: Client) -> None:
-    """The content of a file is what was sent, byte for byte."""
-    # With both kinds of line ends, characters of several bytes, and no end of the last line.
+    """The content of a file is what was uploaded, byte for byte."""
+    # With both kinds of line ends, multi-byte characters, and no final line end.
     sent = b"\r\n".join(_content(client).split(b"\n")) + '{"größe": 1}'.encode()
     file = (await upload(client, sent)).parsed.id
     exchange = (await client.ask("files.content", file)).exchange
-    client.require(exchange.body == sent, f"{len(sent)} bytes were sent, and come as {exchange.shown}")
+    client.require(exchange.body == sent, f"{len(sent)} bytes were uploaded, the content is {exchange.shown}")
 
 
 async def listed(client: Client) -> None:
-    """Files are listed newest first, or the oldest where that is asked for."""
+    """Files are listed newest first, or oldest first on request."""
     made = [(await upload(client, _content(client))).parsed.id]
     await asyncio.sleep(SECOND)
     made.append((await upload(client, _content(client))).parsed.id)
@@ -73,18 +75,20 @@ async def listed(client: Client) -> None:
     newest = await found_in(client, "files.list", made, order="desc")
     oldest = await found_in(client, "files.list", made[1:], order="asc", after=made[0])
     client.require(usual == newest == made[::-1], "files are not listed newest first")
-    client.require(oldest == made[1:], "files are not listed oldest first where that is asked for")
+    client.require(oldest == made[1:], "files are not listed oldest first on request")
 
 
 async def paged(client: Client) -> None:
-    """A list of files is cut into pages that follow one another, and the last says that no more do."""
+    """The pages of a list of files follow each other, and the last one says that it is the last."""
     made = [(await upload(client, _content(client))).parsed.id for _ in range(3)]
     told = await client.ask("files.list", limit=2)
     said = told.exchange.fields
     ids = [row.get("id") for row in told.exchange.rows]
     client.require(said.get("object") == "list", f"`object` is {said.get('object')!r}")
-    client.require(len(ids) == 2, f"two files were asked for, and {len(ids)} are listed")
-    client.require(said.get("has_more") is True, f"`has_more` is {said.get('has_more')!r} where more follow")
+    client.require(len(ids) == 2, f"{len(ids)} files are listed, not 2")
+    client.require(
+        said.get("has_more") is True, f"`has_more` is {said.get('has_more')!r} although more follow"
+    )
     ends = said.get("first_id"), said.get("last_id")
     client.require(ends == (ids[0], ids[-1]), f"`first_id` and `last_id` are {ends}")
     await found_in(client, "files.list", made, limit=1)
@@ -93,32 +97,32 @@ async def paged(client: Client) -> None:
 
 
 async def by_purpose(client: Client) -> None:
-    """A list of files of one purpose holds all of those and no others."""
+    """A list of files of one purpose contains all of those and no others."""
     made = (await upload(client, _content(client))).parsed.id
     other = (await upload(client, b"some text", purpose="user_data", name="in.txt")).parsed.id
     for purpose, wanted in (("batch", made), ("user_data", other)):
         await found_in(client, "files.list", [wanted], purpose=purpose)
         found = (await client.ask("files.list", purpose=purpose)).exchange.rows
         wrong = [row for row in found if row.get("purpose") != purpose]
-        client.require(not wrong, f"among files of purpose {purpose} is {wrong[:1]}")
+        client.require(not wrong, f"the list of purpose {purpose} contains {wrong[:1]}")
 
 
 async def wrong_pages(client: Client) -> None:
-    """Pages of no files, or of more than 10,000, are refused with status 400."""
+    """Page sizes of 0 or more than 10,000 files are refused with status 400."""
     for limit in (0, -1, MOST + 1):
         await client.refused_by({400}, "files.list", limit=limit)
 
 
 async def deleted(client: Client) -> None:
-    """A file that is deleted is gone, from its address, from its content and from the list."""
+    """A deleted file is gone: its description, its content and its place in the list."""
     file = (await upload(client, _content(client))).parsed.id
     said = (await client.ask("files.delete", file)).exchange.fields
     wanted = {"id": file, "object": "file", "deleted": True}
-    client.require(wanted.items() <= said.items(), f"it is told as {said}, not {wanted}")
+    client.require(wanted.items() <= said.items(), f"the answer is {said}, not {wanted}")
     for what in ("files.retrieve", "files.content"):
         await client.refused_by({404}, what, file)
     left = [row.get("id") for row in (await client.ask("files.list")).exchange.rows]
-    client.require(file not in left, "it is listed all the same")
+    client.require(file not in left, "it is still listed")
 
 
 async def kept(client: Client) -> None:
@@ -131,12 +135,12 @@ async def kept(client: Client) -> None:
 
 
 async def kept_by_default(client: Client) -> None:
-    """A file for batches is kept for 30 days where nothing is said of that."""
+    """A file for batches is kept for 30 days by default."""
     _require_kept(client, (await upload(client, _content(client))).exchange, KEPT)
 
 
 async def kept_too_long(client: Client) -> None:
-    """A file that is to be kept for less than an hour, or more than 30 days, is refused with status 400."""
+    """An expiry of less than an hour or more than 30 days is refused with status 400."""
     for after in (_after(LEAST_KEPT - 1), _after(KEPT + 1), {"anchor": "yesterday", "seconds": KEPT}):
         await client.refused_by(
             {400}, "files.create", file=("in.jsonl", _content(client)), purpose="batch", expires_after=after
@@ -144,26 +148,26 @@ async def kept_too_long(client: Client) -> None:
 
 
 async def wrong_purpose(client: Client) -> None:
-    """A file for a purpose that there is not is refused with status 400."""
+    """A file with an unknown purpose is refused with status 400."""
     for purpose in ("a-purpose-that-there-is-not", ""):
         await client.refused_by({400}, "files.create", file=("in.jsonl", _content(client)), purpose=purpose)
 
 
 async def incomplete(client: Client) -> None:
-    """A form without a file, or without a purpose, is refused with status 400."""
+    """A form without a file or without a purpose is refused with status 400."""
     file = ("in.jsonl", _content(client))
     await client.refused_by({400}, "files.create", file=file, purpose=openai.omit)
     await client.refused_by({400}, "files.create", file=openai.omit, purpose="batch")
 
 
 async def unknown(client: Client) -> None:
-    """A file that there is not has status 404, whatever is asked of it."""
+    """Every request about an unknown file has status 404."""
     for what in ("files.retrieve", "files.content", "files.delete"):
         await client.refused_by({404}, what, UNKNOWN_FILE)
 
 
 def _content(client: Client) -> bytes:
-    """Write a file that a batch could be made of."""
+    """Write a file that could be the input of a batch."""
     return written(line(client, f"c{place}", text) for place, text in enumerate(TEXTS[:3]))
 
 
@@ -176,12 +180,12 @@ def _require_kept(client: Client, exchange: Exchange, seconds: int) -> None:
     client.require(type(expires) is int, f"`expires_at` is {expires!r}")
     client.require(
         type(created) is int and abs(expires - created - seconds) <= SLACK,  # type: ignore[operator]
-        f"it is kept from {created} to {expires}, which is not for {seconds} s",
+        f"it expires at {expires}, not {seconds} s after {created}",
     )
 
 
 def _without_status(exchange: Exchange) -> dict[str, Any]:
-    """Leave out what may change once a file is here."""
+    """Leave out fields that may change after the upload."""
     return {name: value for name, value in exchange.fields.items() if not name.startswith("status")}
 
 

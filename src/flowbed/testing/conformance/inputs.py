@@ -1,4 +1,4 @@
-"""What may be embedded, and whose vector comes back."""
+"""Inputs that may be embedded, and which vector comes back for each."""
 
 from __future__ import annotations
 
@@ -21,60 +21,60 @@ if TYPE_CHECKING:
     from flowbed.testing.conformance.client import Client
     from flowbed.testing.conformance.exchanges import Answer
 
-ITEMS, TOKENS = 2048, 8192  # what a request, and a text, may have at most
+ITEMS, TOKENS = 2048, 8192  # the most items in a request, and tokens in a text
 AT_ONCE = 16
 SAMPLED = (0, 1, 1000, 2046, 2047)
 
 
 async def a_string(client: Client) -> None:
-    """A string has one vector, numbered 0."""
+    """A string gets one vector, with index 0."""
     answer = await client.embed(TEXTS[0])
     _require_numbered(client, answer, 1)
 
 
 async def a_list_of_one(client: Client) -> None:
-    """A list of one string has the vector of that string."""
+    """A list of one string gets the vector of that string."""
     answer = await client.embed([TEXTS[0]])
     _require_numbered(client, answer, 1)
     require_same(client, answer.vectors, await alone(client, TEXTS[:1]), "in a list and alone")
 
 
 async def length_one(client: Client) -> None:
-    """Vectors are of length 1."""
+    """Vectors have length 1."""
     require_unit(client, (await client.embed(list(TEXTS))).vectors)
 
 
 async def asked_again(client: Client) -> None:
-    """A text that is asked for again has the same vector."""
+    """A repeated text gets the same vector."""
     first, again = await client.embed(TEXTS[1]), await client.embed(TEXTS[1])
     require_same(client, first.vectors, again.vectors, "first and again")
 
 
 async def different_texts(client: Client) -> None:
-    """Different texts have different vectors."""
+    """Different texts get different vectors."""
     require_distinct(client, (await client.embed(list(TEXTS))).vectors)
 
 
 async def a_list(client: Client) -> None:
-    """A list of strings has a vector for each, numbered from 0, in its order."""
+    """A list of strings gets a vector for each, indexed from 0, in its order."""
     answer = await client.embed(list(TEXTS))
     _require_numbered(client, answer, len(TEXTS))
     require_same(client, answer.vectors, await alone(client, TEXTS), "in a list and alone")
 
 
 async def a_list_partly_known(client: Client) -> None:
-    """A list of texts of which some were asked for before is answered in its order all the same."""
+    """A list of new and known texts is answered in its order."""
     texts = phrases(12, about=f"{client.kind}: ")
     known = texts[1::3]
     before = await client.embed(known)
     answer = await client.embed(texts)
     _require_numbered(client, answer, len(texts))
-    require_same(client, answer.vectors[1::3], before.vectors, "before and among others")
+    require_same(client, answer.vectors[1::3], before.vectors, "first and among others")
     require_same(client, answer.vectors, await alone(client, texts), "in a list and alone")
 
 
 async def a_text_twice(client: Client) -> None:
-    """A text that comes twice in a list has its vector at both places."""
+    """A text that is twice in a list gets its vector in both places."""
     texts = [TEXTS[0], TEXTS[1], TEXTS[0], TEXTS[2], TEXTS[1], TEXTS[0]]
     answer = await client.embed(texts)
     _require_numbered(client, answer, len(texts))
@@ -83,7 +83,7 @@ async def a_text_twice(client: Client) -> None:
 
 
 async def items_2048(client: Client) -> None:
-    """A list of 2,048 strings is answered, every vector at the place of its text."""
+    """A list of 2,048 strings is answered, every vector in the place of its text."""
     texts = phrases(ITEMS)
     answer = await client.embed(texts)
     _require_numbered(client, answer, ITEMS)
@@ -94,14 +94,14 @@ async def items_2048(client: Client) -> None:
 
 
 async def a_token_array(client: Client) -> None:
-    """An array of cl100k tokens has the vector of the text that they stand for."""
+    """An array of cl100k tokens gets the vector of their text."""
     answer = await client.embed(tokens_of(TEXTS[1]))
     _require_numbered(client, answer, 1)
     require_same(client, answer.vectors, await alone(client, TEXTS[1:2]), "as tokens and as text")
 
 
 async def token_arrays(client: Client) -> None:
-    """A list of token arrays has a vector for each, numbered from 0, in its order."""
+    """A list of token arrays gets a vector for each, indexed from 0, in its order."""
     answer = await client.embed([tokens_of(text) for text in TEXTS])
     _require_numbered(client, answer, len(TEXTS))
     require_same(client, answer.vectors, await alone(client, TEXTS), "as tokens and as text")
@@ -114,7 +114,7 @@ async def tokens_8192(client: Client) -> None:
 
 
 async def many_at_once(client: Client) -> None:
-    """Requests that are under way at the same time are each answered with the vectors of their own texts."""
+    """Concurrent requests each get the vectors of their own texts."""
     texts = phrases(AT_ONCE)
     wanted = await client.embed(texts)
     require_distinct(client, wanted.vectors)
@@ -123,13 +123,13 @@ async def many_at_once(client: Client) -> None:
         places = [(first + step) % AT_ONCE for step in range(first % 5 + 1)]
         answer = await client.embed([texts[place] for place in places])
         _require_numbered(client, answer, len(places))
-        require_same(client, answer.vectors, wanted.vectors[places], "under way with others and before")
+        require_same(client, answer.vectors, wanted.vectors[places], "among concurrent requests and first")
 
     await asyncio.gather(*map(ask, range(AT_ONCE)))
 
 
 async def a_user(client: Client) -> None:
-    """`user` is taken, and changes nothing."""
+    """`user` is accepted, and changes nothing."""
     named = await client.embed(TEXTS[0], user="somebody")
     require_same(client, named.vectors, await alone(client, TEXTS[:1]), "with a user and without")
 
@@ -142,30 +142,30 @@ async def nulls(client: Client) -> None:
     with_nulls = await client.embed(list(TEXTS[:2]), **fields)
     client.require(
         all(isinstance(each, list) for each in exchange.embeddings),
-        "encoding_format: null is not answered as its default, a list of numbers",
+        "encoding_format null does not give the default, a list of numbers",
     )
     wanted = await client.embed(list(TEXTS[:2]))
     require_same(client, with_nulls.vectors, wanted.vectors, "with nulls and without")
 
 
 def tokens_of(text: str) -> list[int]:
-    """Write a text in cl100k."""
+    """Return the cl100k tokens of a text."""
     return list(_cl100k().encode(text))
 
 
 def long_array(tokens: int) -> list[int]:
-    """Make a text of that many tokens, as an array of them."""
+    """Return a text of that many tokens, as an array of them."""
     return tokens_of(" word") * tokens
 
 
 def _require_numbered(client: Client, answer: Answer, count: int) -> None:
-    """Require one vector for each input, and their numbers in order: no client sorts them."""
+    """Require one vector per input, with indexes in order: clients do not sort them."""
     numbers = [row.get("index") for row in answer.exchange.rows]
     client.require(len(numbers) == count, f"{count} inputs have {len(numbers)} vectors")
     wrong = next((place for place, number in enumerate(numbers) if number != place), None)
     client.require(
         wrong is None,
-        f"the vector at place {wrong} is numbered {numbers[wrong] if wrong is not None else ''}",
+        f"the vector at position {wrong} has index {numbers[wrong] if wrong is not None else ''}",
     )
 
 

@@ -1,4 +1,4 @@
-"""Files and batches through the SDK: sent, waited for and read, and removed in the end."""
+"""Files and batches through the SDK: uploaded, awaited, read, and removed at the end."""
 
 from __future__ import annotations
 
@@ -20,9 +20,9 @@ if TYPE_CHECKING:
 
 ENDPOINT = "/v1/embeddings"
 UNKNOWN_FILE, UNKNOWN_BATCH = "file-that-there-is-not", "batch_that_there_is_not"
-# The names of the lines of a batch that asks for a few texts.
+# The ids of the lines of a batch with a few texts.
 LINES = tuple(f"c{place}" for place in range(len(TEXTS)))
-# The states of a batch in the order in which they come; those of a row exclude each other.
+# The states of a batch in their order; those in one row exclude each other.
 STATES = (
     ("validating",),
     ("in_progress",),
@@ -31,24 +31,24 @@ STATES = (
 )
 RANKS = {state: rank for rank, states in enumerate(STATES) for state in states}
 ENDED = frozenset(STATES[-1])
-# Seconds between two looks at a batch: few for a server that is quick, and more and more for one that takes hours.
+# Seconds between two polls of a batch: short for a quick server, longer and longer for one that takes hours.
 LOOK, LOOK_MOST, LONGER = 0.02, 10.0, 1.5
-SECOND = 1.05  # s after which something is made in another second, which is all that times tell
+SECOND = 1.05  # s to wait so that the next object gets a later timestamp, since times are whole seconds
 
 
-def line(client: Client, name: str, given: Any, **more: Any) -> dict[str, Any]:  # any JSON
-    """Make the line of a batch that asks for embeddings; `more` are fields of the request."""
+def line(client: Client, name: str, given: Any, **more: Any) -> dict[str, Any]:  # any JSON value
+    """Make a line of a batch that requests embeddings; `more` are further fields of the request."""
     body = {"model": client.target.model, "input": given, **more}
     return {"custom_id": name, "method": "POST", "url": ENDPOINT, "body": body}
 
 
 def few(client: Client) -> list[dict[str, Any]]:
-    """Make the lines that ask for a few texts."""
+    """Make lines that request a few texts."""
     return [line(client, name, text) for name, text in zip(LINES, TEXTS, strict=True)]
 
 
 def written(lines: Iterable[dict[str, Any] | bytes]) -> bytes:
-    """Write the input of a batch; a line that is bytes is written as it is."""
+    """Serialise the input of a batch; a line that is bytes is written unchanged."""
     raw = (each if isinstance(each, bytes) else json.dumps(each).encode() for each in lines)
     return b"".join(each + b"\n" for each in raw)
 
@@ -59,30 +59,30 @@ async def upload(
     *,
     purpose: str = "batch",
     name: str = "in.jsonl",
-    **how: Any,  # what the SDK takes
+    **how: Any,  # arguments of the SDK
 ) -> Told:
-    """Send a file, which is removed after the check."""
+    """Upload a file, which is removed after the check."""
     told = await client.ask("files.create", file=(name, content), purpose=purpose, **how)
     note(client, told.parsed.id)
     return told
 
 
 async def begin(client: Client, lines: Iterable[dict[str, Any] | bytes], **how: Any) -> Told:
-    """Send a file, and make a batch of it."""
+    """Upload a file, and create a batch of it."""
     file = (await upload(client, written(lines))).parsed.id
     return await client.ask("batches.create", **asked(file, **how))
 
 
-def asked(file: str, **how: Any) -> dict[str, Any]:  # what the SDK takes
-    """Say what a batch of a file is asked for with."""
+def asked(file: str, **how: Any) -> dict[str, Any]:  # arguments of the SDK
+    """Return the arguments that create a batch of a file."""
     return {"input_file_id": file, "endpoint": ENDPOINT, "completion_window": "24h", **how}
 
 
 async def ended(client: Client, told: Told, *, state: str = "") -> Told:
-    """Wait until a batch has ended, in this state where one is named.
+    """Wait until a batch has ended, in this state if one is named.
 
     Raises:
-        Failed: it takes too long, goes back, or ends otherwise.
+        Failed: it takes too long, goes back, or ends in another state.
     """
     batch = told.parsed.id
     until = time.monotonic() + client.target.batch_timeout
@@ -90,8 +90,8 @@ async def ended(client: Client, told: Told, *, state: str = "") -> Told:
     rank = 0
     while True:
         found = told.parsed.status
-        client.require(found in RANKS, f"{found!r} is no state of a batch")
-        client.require(RANKS[found] >= rank, f"the batch went back to {found}")
+        client.require(found in RANKS, f"{found!r} is not a state of a batch")
+        client.require(RANKS[found] >= rank, f"the batch went back to the state {found}")
         rank = RANKS[found]
         if found in ENDED:
             break
@@ -102,44 +102,46 @@ async def ended(client: Client, told: Told, *, state: str = "") -> Told:
         told = await client.ask("batches.retrieve", batch)
     for file in (told.parsed.output_file_id, told.parsed.error_file_id):
         note(client, file)
-    client.require(state in {"", found}, f"the batch has {found}, not {state}: {told.exchange.shown}")
+    client.require(state in {"", found}, f"the batch is {found}, not {state}: {told.exchange.shown}")
     return told
 
 
 async def rows(client: Client, file: str | None) -> list[dict[str, Any]]:
-    """Read the lines of a file that a batch has made; none where it made none."""
+    """Read the lines of an output file of a batch; none if there is no file."""
     if file is None:
         return []
     exchange = (await client.ask("files.content", file)).exchange
     try:
         found = [json.loads(each) for each in exchange.body.splitlines()]
     except ValueError as error:
-        raise Failed(f"a line of the file that a batch has made is no JSON: {exchange.shown}") from error
+        raise Failed(f"a line of an output file is not JSON: {exchange.shown}") from error
     client.require(
-        all(isinstance(each, dict) for each in found), f"a line of a file is no object: {exchange.shown}"
+        all(isinstance(each, dict) for each in found),
+        f"a line of an output file is not an object: {exchange.shown}",
     )
     return found
 
 
 def by_name(client: Client, found: Sequence[dict[str, Any]], names: Iterable[str]) -> dict[str, Any]:
-    """Require that lines are of these names, each once, and give them by name."""
+    """Require that each of these ids has exactly one line, and return the lines by id."""
     told = sorted(str(each.get("custom_id")) for each in found)
     wanted = sorted(names)
-    client.require(told == wanted, f"lines {wanted[:9]} are answered by lines {told[:9]}")
+    client.require(told == wanted, f"lines {wanted[:9]} have the answers {told[:9]}")
     return {each["custom_id"]: each for each in found}
 
 
 async def found_in(client: Client, what: str, wanted: Sequence[str], **how: Any) -> list[str]:
-    """List page after page until all that is wanted was found, and tell in which order that was.
+    """List page by page until everything wanted was found, and return the order.
 
     Raises:
-        Failed: something is listed twice, or not at all, or a page is too long.
+        Failed: something is listed twice or not at all, or a page is too long.
     """
     seen: list[str] = []
     async for told in client.pages(what, **how):
         ids = [str(row.get("id")) for row in told.exchange.rows]
         client.require(
-            len(ids) <= how.get("limit", len(ids)), f"{len(ids)} are listed, not {how.get('limit')}"
+            len(ids) <= how.get("limit", len(ids)),
+            f"a page has {len(ids)} entries, more than {how.get('limit')}",
         )
         seen += ids
         client.require(len(set(seen)) == len(seen), f"something is listed twice: {told.exchange.shown}")
@@ -150,14 +152,14 @@ async def found_in(client: Client, what: str, wanted: Sequence[str], **how: Any)
     return [each for each in seen if each in wanted]
 
 
-def note(client: Client, file: Any) -> None:  # whatever a server says
-    """Remember a file that is to be removed."""
+def note(client: Client, file: Any) -> None:  # any answer
+    """Remember a file to remove."""
     if isinstance(file, str) and file:
         client.tally.files.append(file)
 
 
 async def tidy(client: Client) -> None:
-    """Remove the files that are there because of a check, as far as the server lets us."""
+    """Remove the files that exist because of a check, as far as the server allows."""
     for file in client.tally.files:
         try:
             await client.ask("files.delete", file)

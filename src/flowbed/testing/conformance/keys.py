@@ -1,4 +1,4 @@
-"""Who may ask, and how often."""
+"""API keys and rate limits."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ if TYPE_CHECKING:
     from flowbed.testing.conformance.exchanges import Refusal
 
 WRONG_KEY = "sk-a-key-that-there-is-not-0123456789"
-# Requests until one has to be refused, and seconds after which the SDK would not wait for its turn.
+# Requests until one must be refused, and the seconds beyond which the SDK does not wait.
 ENOUGH, PATIENCE = 150, 120
 RETRIES = 5
-NOT_OFFERED = {404, 405, 501}  # how a server says of a path that there is nothing
+NOT_OFFERED = {404, 405, 501}  # statuses that mean that a path does not exist
 
 
 async def wrong_key(client: Client) -> None:
-    """A key that there is not is refused with status 401 and the code invalid_api_key."""
+    """An unknown key is refused with status 401 and the code invalid_api_key."""
     stranger = client.another(key=WRONG_KEY)
     await _require_closed(stranger)
     refusal = await stranger.refused(401)
@@ -36,7 +36,7 @@ async def no_key(client: Client) -> None:
 
 
 async def wrong_key_elsewhere(client: Client) -> None:
-    """The lists of models, files and batches are refused to a key that there is not, with status 401."""
+    """The lists of models, files and batches are refused with status 401 for an unknown key."""
     stranger = client.another(key=WRONG_KEY)
     await _require_closed(stranger)
     for path in ("/models", "/files", "/batches"):
@@ -45,24 +45,24 @@ async def wrong_key_elsewhere(client: Client) -> None:
 
 
 async def limited(client: Client) -> None:
-    """Who asks too often gets status 429, the code rate_limit_exceeded, and in Retry-After when to come again."""
+    """Beyond the rate limit, requests get status 429, the code rate_limit_exceeded, and Retry-After."""
     refusal = await _until_refused(_limited(client))
     code = refusal.fields["code"]
     client.require(code == "rate_limit_exceeded", f"the code is {code!r}")
-    client.require(_wait(refusal) is not None, "there is no Retry-After in seconds")
+    client.require(_wait(refusal) is not None, "the answer has no Retry-After in seconds")
 
 
 async def waited_for(client: Client) -> None:
-    """The SDK, told in Retry-After when to come again, is answered then."""
+    """The SDK waits as Retry-After says, and is then answered."""
     wait = _wait(await _until_refused(_limited(client)))
-    client.require(wait is not None, "there is no Retry-After in seconds")
-    client.require((wait or 0) <= PATIENCE, f"nobody waits for {wait} seconds")
+    client.require(wait is not None, "the answer has no Retry-After in seconds")
+    client.require((wait or 0) <= PATIENCE, f"Retry-After is {wait} seconds, longer than the SDK waits")
     await _limited(client, retries=RETRIES).embed("text")
 
 
 def _limited(client: Client, *, retries: int = 0) -> Client:
     if not client.target.limited_key:
-        raise Skipped("no key with a limit was given (--limited-key)")
+        raise Skipped("no rate-limited key was given (--limited-key)")
     return client.another(key=client.target.limited_key, retries=retries)
 
 
@@ -71,7 +71,7 @@ async def _until_refused(hasty: Client) -> Refusal:
     for _ in range(ENOUGH):
         exchange = await hasty.send("POST", "/embeddings", body)
         if exchange.status != 200:
-            # Asked for once more, as the SDK tells it.
+            # Repeated in the way that the SDK would.
             return await hasty.refused(429)
     raise Failed(f"none of {ENOUGH} requests was refused")
 
@@ -81,15 +81,15 @@ def _wait(refusal: Refusal) -> float | None:
     return float(told) if told.replace(".", "", 1).isdigit() else None
 
 
-async def _require_closed(stranger: Client, **headers: Any) -> None:  # the SDK's
-    """Go on only where a key is asked for.
+async def _require_closed(stranger: Client, **headers: Any) -> None:  # headers for the SDK
+    """Continue only if the server requires a key.
 
     Raises:
-        Skipped: everybody is let in, and nobody said that a key is needed.
+        Skipped: the server accepts everyone, and the target has no key.
     """
     exchange = await stranger.send("GET", "/models", **headers)
     if exchange.status < 400 and not stranger.target.key:
-        raise Skipped("the server asks for no key; give one that it knows (--key)")
+        raise Skipped("the server requires no key; give one that it knows (--key)")
 
 
 CHECKS = (wrong_key, no_key, wrong_key_elsewhere, limited, waited_for)

@@ -1,4 +1,4 @@
-"""What an examination is made of and what it finds."""
+"""The records of a conformance run."""
 
 from __future__ import annotations
 
@@ -18,20 +18,20 @@ GROUPS: tuple[Group, ...] = get_args(Group)
 
 
 class Failed(Exception):  # noqa: N818 - it is a verdict, not an error of the examination
-    """The server does something else than the contract says; the message tells what."""
+    """The server violates the contract; the message says how."""
 
 
 class Skipped(Exception):  # noqa: N818
-    """The server has nothing that could be examined; the message tells why."""
+    """The server lacks what the check needs; the message says what."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Target:
-    """The server to examine: `url` is what a client of the SDK takes as its base address.
+    """The server to check: `url` is the SDK's base address.
 
-    An empty `model` is the first that the server lists, one for embeddings if their names tell. `limited_key` is a key
-    that may ask no more than about a hundred times a minute. `timeout` is in seconds, for each request, and
-    `batch_timeout` for each batch from its beginning to its end.
+    An empty `model` means the first that the server lists, preferably one whose name says it is for embeddings.
+    `limited_key` is a key with a limit of about a hundred requests a minute or less. `timeout` is in seconds, per
+    request, and `batch_timeout` per batch from its creation to its end.
     """
 
     url: str
@@ -44,20 +44,20 @@ class Target:
 
 @dataclass(frozen=True, slots=True)
 class Check:
-    """One sentence of the contract, and how to find out whether a server keeps it."""
+    """One sentence of the contract, and the check whether a server keeps it."""
 
     run: Callable[[Client], Awaitable[None]]
     group: Group = "embeddings"
 
     @property
     def sentence(self) -> str:
-        """What is checked."""
+        """The sentence that is checked."""
         return (self.run.__doc__ or "").strip().partition("\n")[0].removesuffix(".")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Outcome:
-    """What one check found with one client; `reason` tells why it did not pass."""
+    """The result of one check with one client; `reason` says why it did not pass."""
 
     check: str
     group: Group
@@ -69,7 +69,7 @@ class Outcome:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Report:
-    """What all checks found; `absent` says of the groups that the server does not offer how it said so."""
+    """The results of all checks; `absent` says for each group that is not offered how the server refused it."""
 
     url: str
     model: str

@@ -1,4 +1,4 @@
-"""What is refused, and how: OpenAI's statuses, shapes and words, which clients look for."""
+"""Refusals: OpenAI's statuses, shapes and messages, which clients look for."""
 
 from __future__ import annotations
 
@@ -12,17 +12,17 @@ if TYPE_CHECKING:
     from flowbed.testing.conformance.client import Client
 
 UNKNOWN = "a-model-that-there-is-not"
-RETRIES = 2  # how often the SDK asks again by default
-OF_300_000 = 40, 8000  # arrays of tokens, each within its limit, together 320,000 tokens
-LONG_WORDS = 20_000  # of any tokenizer more than 8,192 tokens
+RETRIES = 2  # how often the SDK retries by default
+OF_300_000 = 40, 8000  # arrays of tokens, each within its limit, 320,000 tokens together
+LONG_WORDS = 20_000  # more than 8,192 tokens with any tokenizer
 
 
 async def unknown_model(client: Client) -> None:
-    """A model that there is not is refused with status 404 and the code model_not_found."""
+    """An unknown model is refused with status 404 and the code model_not_found."""
     refusal = await client.refused(404, model=UNKNOWN)
     code = refusal.fields["code"]
     client.require(code == "model_not_found", f"the code is {code!r}")
-    client.require(refusal.error.code == code, f"the SDK finds the code {refusal.error.code!r}")
+    client.require(refusal.error.code == code, f"the SDK's error has the code {refusal.error.code!r}")
 
 
 async def no_model(client: Client) -> None:
@@ -32,7 +32,7 @@ async def no_model(client: Client) -> None:
 
 
 async def no_input(client: Client) -> None:
-    """A request without input, or with null in its place, is refused with status 400."""
+    """A request without input, or with null, is refused with status 400."""
     await client.refused_raw(400, {"model": client.target.model})
     await client.refused_raw(400, {"model": client.target.model, "input": None})
 
@@ -48,7 +48,7 @@ async def empty_list(client: Client) -> None:
 
 
 async def empty_string_in_a_list(client: Client) -> None:
-    """A list with an empty string in it is refused whole, with status 400."""
+    """A list with an empty string is refused as a whole, with status 400."""
     for given in ([""], ["", "text"], ["text", ""], ["text", "", "another"]):
         await client.refused(400, given)
 
@@ -61,7 +61,7 @@ async def empty_token_array(client: Client) -> None:
 
 
 async def other_inputs(client: Client) -> None:
-    """Input that is neither text nor tokens, or a mixture, is refused with status 400."""
+    """Input that is neither text nor tokens, or both mixed, is refused with status 400."""
     array = long_array(2)
     given: Iterable[Any] = (
         5,
@@ -84,7 +84,7 @@ async def other_inputs(client: Client) -> None:
 
 
 async def no_tokens(client: Client) -> None:
-    """Numbers that are no tokens of cl100k are refused with status 400."""
+    """Numbers that are not cl100k tokens are refused with status 400."""
     for given in ([-1], [2**31], [2**70], [[5, -1]], [long_array(1), [2**31]]):
         await client.refused_raw(400, {"model": client.target.model, "input": given})
 
@@ -96,7 +96,7 @@ async def items_2049(client: Client) -> None:
 
 
 async def tokens_8193(client: Client) -> None:
-    """A text of more than 8,192 tokens is refused with status 400 and OpenAI's words, not cut."""
+    """A text of more than 8,192 tokens is refused with status 400 and OpenAI's message, not truncated."""
     words = f"maximum context length is {TOKENS} tokens"
     for given in (long_array(TOKENS + 1), [long_array(1), long_array(TOKENS + 1)], "long " * LONG_WORDS):
         refusal = await client.refused(400, given)
@@ -118,18 +118,18 @@ async def tokens_300000(client: Client) -> None:
 
 
 async def not_json(client: Client) -> None:
-    """A body that is no JSON object is refused with status 400."""
+    """A body that is not a JSON object is refused with status 400."""
     for body in (b"", b"{", b"[]", b'"text"', b"null", b"\xff\xfe", b'{"input": "text", "model": '):
         await client.refused_raw(400, body)
 
 
 async def unknown_field(client: Client) -> None:
-    """A field that the API does not know is refused with status 400."""
+    """An unknown field is refused with status 400."""
     await client.refused(400, extra_body={"a_field_that_there_is_not": 1})
 
 
 async def wrong_user(client: Client) -> None:
-    """A `user` that is no text is refused with status 400."""
+    """A `user` that is not a text is refused with status 400."""
     for user in (5, ["somebody"], {"name": "somebody"}):
         await client.refused_raw(400, {"model": client.target.model, "input": "text", "user": user})
 
@@ -140,24 +140,24 @@ async def wrong_method(client: Client) -> None:
 
 
 async def unknown_path(client: Client) -> None:
-    """A path that there is not is refused with status 404."""
+    """An unknown path is refused with status 404."""
     await client.refused_raw(404, {}, path="/a-path-that-there-is-not")
 
 
 async def asked_once(client: Client) -> None:
-    """The SDK, which asks twice more where it may, does not do so for what was refused."""
+    """The SDK, which retries twice if it may, does not retry refused requests."""
     patient = client.another(retries=RETRIES)
     for status, given, more in ((400, "", {}), (404, "text", {"model": UNKNOWN})):
         refusal = await patient.refused(status, given, **more)
         asked = len(refusal.exchanges)
-        client.require(asked == 1, f"status {status} was asked for {asked} times")
+        client.require(asked == 1, f"a request with status {status} was sent {asked} times")
 
 
 async def next_is_answered(client: Client) -> None:
-    """After a refusal the same connection answers the next request."""
+    """After a refusal the connection answers the next request."""
     await client.refused(400, ["text", ""])
     answer = await client.embed("text")
-    client.require(len(answer.vectors) == 1, "one text has not one vector")
+    client.require(len(answer.vectors) == 1, "a single text does not have exactly one vector")
 
 
 CHECKS = (

@@ -1,4 +1,4 @@
-"""Inputs of batches that cannot be used: the batch fails, and says what is wrong on which line."""
+"""Invalid inputs of batches: the batch fails, and names the invalid lines with their problems."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ INPUTS = 50_000  # in all lines together
 
 
 async def same_name(client: Client) -> None:
-    """A custom_id that comes twice fails the batch, with the code duplicate_custom_id and its line."""
+    """A duplicate custom_id fails the batch, with the code duplicate_custom_id and its line."""
     lines = [line(client, name, "text") for name in ("a", "b", "a")]
     found = await _failed(client, lines)
     _require_named(client, found, {3})
@@ -28,28 +28,28 @@ async def same_name(client: Client) -> None:
 
 
 async def other_url(client: Client) -> None:
-    """A line for another address than the batch's endpoint fails the batch, and is named."""
+    """A line for another URL than the batch's endpoint fails the batch, and is named."""
     lines = _three(client)
     lines[1]["url"] = "/v1/completions"
     _require_named(client, await _failed(client, lines), {2})
 
 
 async def other_method(client: Client) -> None:
-    """A line of another method than POST fails the batch, and is named."""
+    """A line with another method than POST fails the batch, and is named."""
     lines = _three(client)
     lines[2]["method"] = "GET"
     _require_named(client, await _failed(client, lines), {3})
 
 
 async def other_model(client: Client) -> None:
-    """A line that asks for another model, which there is not, fails the batch, and is named."""
+    """A line for another, unknown model fails the batch, and is named."""
     lines = _three(client)
     lines[1]["body"]["model"] = UNKNOWN
     _require_named(client, await _failed(client, lines), {2})
 
 
 async def not_json(client: Client) -> None:
-    """A line that is no JSON object fails the batch, with the code invalid_json_line, and is named."""
+    """A line that is not a JSON object fails the batch, with the code invalid_json_line, and is named."""
     first, second, third = _three(client)
     for wrong in (b'{"custom_id": "b", ', b"[]", b"text"):
         found = await _failed(client, [first, wrong, second, third])
@@ -66,7 +66,7 @@ async def lacking(client: Client) -> None:
 
 
 async def several(client: Client) -> None:
-    """Of several lines that are wrong all are named."""
+    """If several lines are invalid, all are named."""
     lines: list[dict[str, Any] | bytes] = [*_three(client), line(client, "a", "text"), b"text"]
     wrong = lines[1]
     assert isinstance(wrong, dict)  # one of the three
@@ -75,7 +75,7 @@ async def several(client: Client) -> None:
 
 
 async def empty(client: Client) -> None:
-    """An input without a line fails the batch, or is refused as it is sent."""
+    """An input without lines fails the batch, or is refused at upload."""
     for content in (b"", b"\n\n"):
         try:
             file = (await upload(client, content)).parsed.id
@@ -93,7 +93,7 @@ async def too_many(client: Client) -> None:
 
 
 async def unknown_file(client: Client) -> None:
-    """A batch of a file that there is not, or is no more, fails or is refused with status 400 or 404."""
+    """A batch of an unknown or deleted file fails, or is refused with status 400 or 404."""
     gone = (await upload(client, written(_three(client)))).parsed.id
     await client.ask("files.delete", gone)
     for file in (UNKNOWN_FILE, gone):
@@ -101,7 +101,7 @@ async def unknown_file(client: Client) -> None:
 
 
 async def other_purpose(client: Client) -> None:
-    """A batch of a file that was sent for another purpose fails, or is refused with status 400."""
+    """A batch of a file with another purpose fails, or is refused with status 400."""
     file = (await upload(client, written(_three(client)), purpose="user_data")).parsed.id
     await _failed_or_refused(client, file, {400})
 
@@ -111,7 +111,7 @@ def _three(client: Client) -> list[dict[str, Any]]:
 
 
 async def _failed(client: Client, lines: Iterable[dict[str, Any] | bytes]) -> list[dict[str, Any]]:
-    """Require that a batch of these lines fails, having answered none, and give its errors."""
+    """Require that a batch of these lines fails without answering any, and return its errors."""
     file = (await upload(client, written(lines))).parsed.id
     return await _errors(client, await client.ask("batches.create", **asked(file)))
 
@@ -121,7 +121,7 @@ async def _errors(client: Client, begun: Told) -> list[dict[str, Any]]:
     said = told.exchange.fields
     client.require(type(said.get("failed_at")) is int, f"`failed_at` is {said.get('failed_at')!r}")
     made = said.get("output_file_id"), said.get("error_file_id")
-    client.require(made == (None, None), f"a batch that failed has made {made}")
+    client.require(made == (None, None), f"a failed batch has output files: {made}")
     errors = said.get("errors") or {}
     found: list[dict[str, Any]] = errors.get("data") or []
     client.require(errors.get("object") == "list" and found, f"`errors` is {said.get('errors')}")
@@ -136,17 +136,17 @@ async def _failed_or_refused(client: Client, file: str, statuses: set[int]) -> N
     """Require that a batch of this file fails, or is refused at once with one of these statuses."""
     try:
         begun = await client.ask("batches.create", **asked(file))
-    except Failed:  # asked for once more, to look at how
+    except Failed:  # sent once more, to see how it is refused
         await client.refused_by(statuses, "batches.create", **asked(file))
     else:
         await _errors(client, begun)
 
 
 def _require_named(client: Client, found: list[dict[str, Any]], wanted: set[int]) -> None:
-    """Require that these lines, counted from 1, are named, and no others."""
+    """Require that exactly these lines, counted from 1, are named."""
     named = {each["line"] for each in found}
     client.require(
-        named == wanted, f"lines {sorted(wanted)} are wrong, and the errors are {str(found)[:200]}"
+        named == wanted, f"lines {sorted(wanted)} are invalid, but the errors are {str(found)[:200]}"
     )
 
 
