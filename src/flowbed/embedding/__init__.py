@@ -1,4 +1,4 @@
-"""Texts to vectors: one protocol, one module for each vendor, wrappers that add behaviour."""
+"""Turns texts into vectors: one protocol, one module per vendor, and wrappers that add behaviour."""
 
 from __future__ import annotations
 
@@ -17,10 +17,10 @@ __all__ = ["Bills", "Closes", "Embedder", "Rated", "Rates", "open_embedder"]
 
 
 class Embedder(Protocol):
-    """Texts to vectors of one space.
+    """Turns texts into vectors of one space.
 
-    `items` is the largest number of texts one call may carry, `tokens` about how many tokens it should; `price` is US
-    dollars per million tokens.
+    A call may have at most `items` texts and should have about `tokens` tokens; `price` is US dollars per million
+    tokens.
     """
 
     space: Space
@@ -33,7 +33,7 @@ class Embedder(Protocol):
 
         Raises:
             Transient: the same call may succeed later.
-            Rejected: a text will never be accepted; `inputs` says which, where the vendor does.
+            Rejected: a text will never be accepted; `inputs` are the positions of such texts, if the vendor names them.
             Misconfigured: no call can succeed until a setting changes.
         """
         ...
@@ -45,27 +45,27 @@ class Embedder(Protocol):
 
 @runtime_checkable
 class Bills(Protocol):
-    """An embedder that bills a text with other than its own tokens: with a prompt, or without what it cuts off."""
+    """An embedder that bills more or fewer tokens than a text has: with a prompt, or without what is cut off."""
 
     def bill(self, text: str, tokens: int) -> int:
-        """Tell the tokens that embedding `text` as a document is billed with; `tokens` is what `count` says of it."""
+        """Return the tokens billed for embedding `text` as a document; `tokens` is its `count`."""
         ...
 
 
 @runtime_checkable
 class Closes(Protocol):
-    """An embedder that holds connections or processes, and lets go of them when it is asked to."""
+    """An embedder that has connections or processes to close."""
 
     async def aclose(self) -> None:
-        """Let go of them; nothing is embedded after that."""
+        """Close them; nothing can be embedded afterwards."""
         ...
 
 
 @dataclass(frozen=True, kw_only=True)
 class Rates:
-    """What a provider lets one key do in a minute; None is not known, so not kept to.
+    """What a provider allows one key per minute; None is unknown, and not enforced.
 
-    An embedder of a provider says so in `rates`, and in `matryoshka` whether its vectors may be cut shorter.
+    An embedder of a provider has it as `rates`, and says in `matryoshka` whether its vectors may be shortened.
     """
 
     requests: int | None = None
@@ -75,6 +75,6 @@ class Rates:
 
 @runtime_checkable
 class Rated(Embedder, Protocol):
-    """An embedder of a provider elsewhere, which says how much it does in a minute; what runs here does not."""
+    """An embedder of a remote provider, which has rate limits; a local model has none."""
 
     rates: Rates

@@ -1,4 +1,4 @@
-"""Vectors of other dimensions than a model gives, where that has a meaning; the result is another space."""
+"""Shortens or pads vectors where that is meaningful; the result is another space."""
 
 from __future__ import annotations
 
@@ -17,24 +17,24 @@ if TYPE_CHECKING:
 Policy = Literal["reduce", "pad", "ignore", "error"]
 POLICIES: tuple[Policy, ...] = ("reduce", "pad", "ignore", "error")
 
-# What a space's pooling says of vectors that were changed.
+# Marks of changed vectors in a space's pooling.
 REDUCED = "|reduce"
 PADDED = "|pad"
 
 
 def is_padded(space: Space) -> bool:
-    """Whether vectors of this space were filled up with zeros, so that nobody may store them."""
+    """Return whether vectors of this space were padded with zeros; they must not be stored."""
     return space.pooling.endswith(PADDED)
 
 
 def resized_space(space: Space, dimensions: int, policy: Policy, *, matryoshka: bool) -> Space:
-    """Tell the space of vectors that `policy` makes of those of `space` when `dimensions` are asked for.
+    """Return the space of the vectors that `policy` makes of those of `space` for a request of `dimensions`.
 
-    `reduce` cuts vectors of models that were trained for it (`matryoshka`) and makes them unit length again; `pad`
-    fills up with zeros; `ignore` leaves them as they are; `error` refuses.
+    `reduce` cuts vectors of models trained for it (`matryoshka`) and scales them to length 1; `pad` appends zeros;
+    `ignore` leaves them unchanged; `error` refuses.
 
     Raises:
-        Rejected: the policy does not lead from the one to the other; `param` is `dimensions`.
+        Rejected: the policy does not allow it; `param` is `dimensions`.
     """
     if dimensions == space.dimensions or policy == "ignore":
         return space
@@ -49,7 +49,7 @@ def resized_space(space: Space, dimensions: int, policy: Policy, *, matryoshka: 
 
 
 def resize(vectors: NDArray[np.float32], dimensions: int, *, normalized: bool) -> NDArray[np.float32]:
-    """Cut vectors of shape (n, d) to `dimensions`, `normalized` ones to length 1 again, or fill them up with zeros."""
+    """Cut vectors of shape (n, d) to `dimensions`, scaling `normalized` ones to length 1, or pad them with zeros."""
     rows, width = vectors.shape
     if dimensions == width:
         return vectors
@@ -60,7 +60,7 @@ def resize(vectors: NDArray[np.float32], dimensions: int, *, normalized: bool) -
     cut = vectors[:, :dimensions].astype(np.float64)
     if normalized:
         lengths = np.linalg.norm(cut, axis=1, keepdims=True)
-        # A vector that has nothing in these dimensions has no direction, and is not given one.
+        # A vector that is zero in these dimensions has no direction, and stays zero.
         np.divide(cut, lengths, out=cut, where=lengths > 0)
     return cut.astype(np.float32)
 

@@ -1,4 +1,4 @@
-"""The options of an embedder, as a person wrote them in `flowbed.toml` or in the environment."""
+"""The options of an embedder, as written in `flowbed.toml` or in the environment."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from flowbed.errors import Misconfigured
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
-# What every provider that is reached over HTTP can be told.
+# Options of every provider that is called over HTTP.
 COMMON = (
     "api_key",
     "base_url",
@@ -30,14 +30,14 @@ COMMON = (
 
 
 class Options:
-    """Options of one vendor, each read once and checked; an empty one counts as not given.
+    """The options of one vendor, checked as they are read; an empty option counts as absent.
 
     Raises:
-        Misconfigured: an option is not one of `known`.
+        Misconfigured: an option is not among `known`.
     """
 
     def __init__(self, vendor: str, options: Mapping[str, str], known: Sequence[str]) -> None:
-        """Refuse options that the vendor does not know, which may be misspelt ones that it does."""
+        """Refuse unknown options, which may be misspelt ones."""
         self.vendor = vendor
         self._options = {name: value for name, value in options.items() if value != ""}
         unknown = sorted(set(options) - set(known))
@@ -47,26 +47,26 @@ class Options:
             )
 
     def __contains__(self, name: str) -> bool:
-        """Tell whether an option was given."""
+        """Return whether an option is set."""
         return name in self._options
 
     def text(self, name: str, default: str = "") -> str:
-        """Read an option that is a text."""
+        """Read a text."""
         return self._options.get(name, default)
 
     def choice(self, name: str, choices: Sequence[str]) -> str:
-        """Read an option that is one of a few words, the first unless said otherwise."""
+        """Read one of several words; the default is the first."""
         value = self.text(name, choices[0])
         if value not in choices:
             raise self._wrong(name, f"one of: {', '.join(choices)}")
         return value
 
     def flag(self, name: str) -> bool:
-        """Read an option that is true or false, and false unless said otherwise."""
+        """Read true or false; the default is false."""
         return self.choice(name, ("false", "true")) == "true"
 
     def number(self, name: str) -> int | None:
-        """Read an option that is an integer above 0; None where it was not given."""
+        """Read an integer above 0; None if the option is not set."""
         if name not in self:
             return None
         value = self._options[name]
@@ -75,7 +75,7 @@ class Options:
         return int(value)
 
     def amount(self, name: str) -> float | None:
-        """Read an option that is a number, 0 or more; None where it was not given."""
+        """Read a number, 0 or more; None if the option is not set."""
         if name not in self:
             return None
         try:
@@ -89,7 +89,7 @@ class Options:
     def rates(
         self, *, requests: int | None = None, inputs: int | None = None, tokens: int | None = None
     ) -> Rates:
-        """Read what a minute may hold: as the options say, and else as the vendor lets everybody."""
+        """Read the limits per minute; the defaults are the vendor's own."""
         return Rates(
             requests=self.number("requests_per_minute") or requests,
             inputs=self.number("inputs_per_minute") or inputs,
@@ -97,7 +97,7 @@ class Options:
         )
 
     def prompts(self) -> dict[str, str]:
-        """Read what is put in front of a text, by purpose."""
+        """Read the prompts that are put in front of texts, by purpose."""
         read = {purpose: self.text(f"{purpose}_prompt") for purpose in ("document", "query")}
         return {purpose: prompt for purpose, prompt in read.items() if prompt}
 

@@ -1,4 +1,4 @@
-"""One call cut into the requests a provider takes, and their answers joined again: all of them, or none. No I/O."""
+"""Splits one call into requests that a provider accepts, and joins their answers: all of them or none. No I/O."""
 
 from __future__ import annotations
 
@@ -12,14 +12,14 @@ from flowbed.records import Embedded
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Sequence
 
-# Requests of one call that are under way at once: where one fails, what the others cost is lost.
+# Requests of one call in flight at once: if one fails, the cost of the others is lost.
 AT_ONCE = 8
 
 
 def split(sizes: Sequence[int], *, items: int, tokens: int) -> list[slice]:
-    """Cut texts of these sizes, in order, into parts of at most `items` texts and `tokens` tokens.
+    """Split texts of these sizes, in order, into parts of at most `items` texts and `tokens` tokens.
 
-    A text that alone is larger than `tokens` gets a part of its own: the provider decides about it.
+    A text larger than `tokens` is a part by itself: the provider decides about it.
     """
     parts: list[slice] = []
     start = held = 0
@@ -34,14 +34,14 @@ def split(sizes: Sequence[int], *, items: int, tokens: int) -> list[slice]:
 
 
 def halves(count: int) -> list[slice]:
-    """Cut two or more texts into two parts."""
+    """Split two or more texts into two parts."""
     return [slice(0, count // 2), slice(count // 2, count)]
 
 
 async def call_in_parts(parts: Sequence[slice], ask: Callable[[slice], Awaitable[Embedded]]) -> Embedded:
-    """Ask for each part, a few at a time, and join the answers in the order of the texts.
+    """Call `ask` for each part, a few at a time, and join the answers in the order of the texts.
 
-    The first failure ends the others. Positions in what `ask` answers and raises are those in its own part.
+    The first failure cancels the others. Positions that `ask` returns or raises are within its part.
 
     Raises:
         Rejected: `inputs` are positions in the whole call.
@@ -53,7 +53,7 @@ async def call_in_parts(parts: Sequence[slice], ask: Callable[[slice], Awaitable
     waiting = iter(parts)
 
     async def work() -> None:
-        # One that fails takes no further part, so that nothing is sent in vain.
+        # A worker that fails takes no further part, so that nothing is sent in vain.
         for part in waiting:
             try:
                 answers[part.start] = await ask(part)
@@ -66,10 +66,10 @@ async def call_in_parts(parts: Sequence[slice], ask: Callable[[slice], Awaitable
             for _ in range(min(AT_ONCE, len(parts))):
                 group.create_task(work())
     except ExceptionGroup as several:
-        # Of requests that failed together one says what to do; the others were cancelled or say the same.
+        # One of several failures is enough; the others were cancelled or say the same.
         first = several.exceptions[0]
         if isinstance(first, Error):
-            first.perhaps_billed = True  # be it for other parts, which were answered or under way
+            first.perhaps_billed = True  # for other parts, which were answered or in flight
         raise first from several
     ordered = [answers[part.start] for part in parts]
     return Embedded(

@@ -1,4 +1,4 @@
-"""The tokens of a call, told text by text."""
+"""Estimates the tokens of texts, and divides the tokens of a call among its texts."""
 
 from __future__ import annotations
 
@@ -8,26 +8,26 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-# Characters in a token of English prose: near enough where a size only decides how calls are cut and joined.
+# Characters per token of English prose: precise enough for deciding how calls are split and joined.
 CHARACTERS = 4
 
 
 def estimate_tokens(text: str) -> int:
-    """Guess the tokens of a text, which takes no time."""
+    """Estimate the tokens of a text from its length, which takes no time."""
     return len(text) // CHARACTERS + 1
 
 
 def share_tokens(total: int, sizes: Sequence[int]) -> tuple[int, ...]:
     """Divide `total` in proportion to `sizes`, into whole numbers that add up to it.
 
-    A total of 0 was not told: then the sizes are the best that is known.
+    A total of 0 means that it is unknown: then the sizes are the best estimate.
     """
     whole = sum(sizes)
     if total in (0, whole):
         return tuple(sizes)
     if not whole:
         sizes, whole = [1] * len(sizes), len(sizes)
-    # Where the running sum stands, rounded, is where the shares so far have to end.
+    # Each share ends where the rounded running sum is.
     ends = [0]
     seen = 0
     for size in sizes:

@@ -1,4 +1,4 @@
-"""Tokens of a text: counted exactly where the model's tokenizer is here, and estimated where it is not."""
+"""Counts the tokens of texts: exactly where the model's tokenizer is available, otherwise as an estimate."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ if TYPE_CHECKING:
 
 Encoding = Literal["cl100k_base", "o200k_base"]
 
-# How many tokens have text of their own; what comes behind them are marks, which stand for no text.
+# Number of tokens that stand for text; ids above are special tokens.
 TEXT_TOKENS: dict[Encoding, int] = {"cl100k_base": 100_256, "o200k_base": 199_998}
 
 
 class Counter(Protocol):
-    """Counts tokens; `exact` says whether as the model itself does."""
+    """Counts tokens; `exact` says whether it counts as the model does."""
 
     exact: bool
 
@@ -29,46 +29,46 @@ class Counter(Protocol):
 
 @runtime_checkable
 class Decodes(Protocol):
-    """Knows the text that token ids stand for."""
+    """Decodes token ids into text."""
 
     def decode(self, tokens: Sequence[int]) -> str:
-        """Read the text that tokens stand for.
+        """Return the text of these tokens.
 
         Raises:
-            Rejected: a token is not known, or they do not stand for one text alone.
+            Rejected: a token is unknown, or they do not stand for exactly one text.
         """
         ...
 
 
 class Bpe:
-    """OpenAI's tokenizers, which take no file: their tables are part of a package."""
+    """OpenAI's tokenizers, whose tables come with a package."""
 
     exact = True
 
     def __init__(self, encoding: Encoding) -> None:
-        """Load the tables, which takes some 30 ms."""
-        from rs_bpe import bpe  # finding and submitting work never loads it
+        """Load the tables, which takes about 30 ms."""
+        from rs_bpe import bpe  # slow; finding and submitting work never need it
 
         self.encoding: Encoding = encoding
         self._bpe = getattr(bpe.openai, encoding)()
 
     def count(self, text: str) -> int:
-        """Count the tokens of `text`; marks such as <|endoftext|> are read as plain text."""
+        """Count the tokens of `text`; special tokens such as <|endoftext|> are read as plain text."""
         return int(self._bpe.count(text))
 
     def encode(self, text: str) -> list[int]:
-        """Write `text` as tokens; marks such as <|endoftext|> are read as plain text."""
+        """Encode `text` as tokens; special tokens such as <|endoftext|> are read as plain text."""
         tokens: list[int] = self._bpe.encode(text)
         return tokens
 
     def decode(self, tokens: Sequence[int]) -> str:
-        """Read the text that tokens stand for.
+        """Return the text of these tokens.
 
         Raises:
-            Rejected: a token is not known or stands for no text, or all of them together are not valid Unicode.
+            Rejected: a token is unknown or stands for no text, or together they are not valid Unicode.
         """
         known = TEXT_TOKENS[self.encoding]
-        # The package panics over a token that it does not know, and reads marks as nothing at all.
+        # The package panics at an unknown token, and decodes special tokens to nothing.
         strange = next((token for token in tokens if not 0 <= token < known), None)
         if strange is not None:
             raise Rejected(f"token {strange} stands for no text in {self.encoding}; send the text itself")
@@ -81,7 +81,7 @@ class Bpe:
 
 
 class FileTokenizer:
-    """A `tokenizer.json` as models are published with."""
+    """A `tokenizer.json` as it is published with a model."""
 
     exact = True
 
@@ -89,17 +89,17 @@ class FileTokenizer:
         """Load the file.
 
         Raises:
-            Misconfigured: it is no such file.
+            Misconfigured: it is not a tokenizer.
         """
-        from tokenizers import Tokenizer  # finding and submitting work never loads it
+        from tokenizers import Tokenizer  # slow; finding and submitting work never need it
 
         try:
             self._tokenizer = Tokenizer.from_file(str(path))
-        except Exception as error:  # the package raises nothing more exact
+        except Exception as error:  # the package raises nothing more specific
             raise Misconfigured(
                 f"tokenizer {path} cannot be read ({error}); name a model's tokenizer.json"
             ) from error
-        # As published, many cut texts off and pad them.
+        # Published tokenizers often truncate and pad texts.
         self._tokenizer.no_truncation()
         self._tokenizer.no_padding()
 
@@ -108,16 +108,16 @@ class FileTokenizer:
         return len(self._tokenizer.encode_batch_fast([text], add_special_tokens=False)[0])
 
     def decode(self, tokens: Sequence[int]) -> str:
-        """Read the text that tokens stand for; one that differs from how the model would write it is refused.
+        """Return the text of these tokens; refuse it if the model would encode it differently.
 
         Raises:
-            Rejected: a token is not known, or the text would be read as other tokens.
+            Rejected: a token is unknown, or the text encodes to other tokens.
         """
         return text_of(self._tokenizer, tokens)
 
 
 class Estimate:
-    """Counts as OpenAI's tokenizer does, times what the model is known to take of tokens beside it."""
+    """Counts with OpenAI's tokenizer, times the ratio at which the model is known to use more tokens."""
 
     exact = False
 
@@ -131,11 +131,11 @@ class Estimate:
         return math.ceil(self._bpe.count(text) * self._factor)
 
 
-def text_of(tokenizer: Any, tokens: Sequence[int]) -> str:  # tokenizers has no types
-    """Read the one text that a model's tokens, without special ones, stand for.
+def text_of(tokenizer: Any, tokens: Sequence[int]) -> str:  # tokenizers has no type hints
+    """Return the one text of a model's tokens, without special ones.
 
     Raises:
-        Rejected: a token is not known, or the text would be read as other tokens.
+        Rejected: a token is unknown, or the text encodes to other tokens.
     """
     size = tokenizer.get_vocab_size()
     strange = next((token for token in tokens if not 0 <= token < size), None)
@@ -151,10 +151,10 @@ def text_of(tokenizer: Any, tokens: Sequence[int]) -> str:  # tokenizers has no 
 
 
 def open_counter(path: str, *, factor: float) -> Counter:
-    """Open the tokenizer in a file or a model's folder; without one, estimate.
+    """Open the tokenizer in a file or a model's folder; without a path, estimate.
 
     Raises:
-        Misconfigured: the file is not there, or is no tokenizer.
+        Misconfigured: the file does not exist or is not a tokenizer.
     """
     if not path:
         return Estimate(factor)

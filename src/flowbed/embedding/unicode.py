@@ -1,4 +1,4 @@
-"""Texts that can be stored, hashed and sent at all."""
+"""Refuses texts that cannot be stored, hashed or sent."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ if TYPE_CHECKING:
 
 
 def require_unicode(texts: Sequence[str]) -> None:
-    """Refuse texts with lone surrogates, which no encoding can write.
+    """Refuse texts with lone surrogates, which no encoding can represent.
 
     Raises:
         Rejected: `inputs` are the positions of such texts.

@@ -1,4 +1,4 @@
-"""The way to a provider: one pool of connections, and every failure of the way told as one of Flowbed's errors."""
+"""An HTTP client for one API: a pool of connections, and every network failure translated into Flowbed's errors."""
 
 from __future__ import annotations
 
@@ -24,33 +24,33 @@ if TYPE_CHECKING:
 
     from flowbed.errors import Error
 
-# Connections at once: more than a run has requests in flight, fewer than a process may have open files.
+# Connections in the pool: more than a run has requests in flight, fewer than the files a process may open.
 CONNECTIONS = 256
-# Seconds: to connect, and of silence while an answer is awaited, which option `timeout` can change.
+# Seconds to connect, and seconds without a byte of the response; the option `timeout` changes the latter.
 CONNECT, IDLE = 10.0, 60.0
-# Seconds that one request may take in all, against an answer that comes byte by byte.
+# Seconds that one request may take in total, against a response that trickles in byte by byte.
 TOTAL = 600.0
-# Bytes of a body that are handed to the connection at once.
+# Bytes of a body that are passed to the connection at once.
 CHUNK = 2**19
-# Hosts that no proxy leads to.
+# Hosts that are never reached through a proxy.
 LOOPBACK = frozenset({"localhost", "127.0.0.1", "::1"})
-# Characters of another side's words that are worth repeating.
+# Longest message of a server that is repeated, in characters.
 MESSAGE_LIMIT = 300
-# Shortest piece of a text by which it is known again in what a provider says of it.
+# Shortest piece of a text that is recognised, and removed, in a server's message.
 SNIPPET = 24
 
 
 @dataclass(frozen=True, kw_only=True)
 class HttpResponse:
-    """What a provider answered; names of `headers` are asked for in lower case."""
+    """A complete response; look `headers` up in lower case."""
 
     status: int
     headers: Mapping[str, str]
     body: bytes
 
     @cached_property
-    def json(self) -> Any:  # whatever JSON can hold
-        """The body as JSON; None where it is none."""
+    def json(self) -> Any:  # any JSON value
+        """The body as JSON; None if it is not JSON."""
         try:
             return orjson.loads(self.body)
         except orjson.JSONDecodeError:
@@ -58,12 +58,12 @@ class HttpResponse:
 
     @cached_property
     def retry_after(self) -> float | None:
-        """Seconds after which the provider wants to be asked again, where its headers say."""
+        """Seconds to wait before the next request, if the headers say so."""
         return retry_after(self.headers)
 
 
 class HttpClient:
-    """A provider's API at one address, with one key. Used from one event loop, on which it is closed."""
+    """An API at one base URL, with one key. Use it, and close it, on one event loop."""
 
     def __init__(
         self,
@@ -76,13 +76,13 @@ class HttpClient:
         proxy: str = "",
         no_proxy: str = "",
     ) -> None:
-        """Take the address; the first request connects. `secrets` are never part of a message.
+        """Check the address; the first request connects. `secrets` never appear in a message.
 
-        `timeout` is seconds of silence; `proxy` the address of one, and `no_proxy` the hosts that it is not for, with
-        commas between them.
+        `timeout` is in seconds without a byte; `proxy` is a URL, `no_proxy` a comma-separated list of hosts to reach
+        directly.
 
         Raises:
-            Misconfigured: `base_url` is no address, or a header cannot be sent.
+            Misconfigured: `base_url` is invalid, or a header cannot be sent.
         """
         try:
             parts = urlsplit(base_url)
@@ -115,17 +115,17 @@ class HttpClient:
         self._errors = _TranslateErrors(self)
 
     async def post(self, path: str, body: Mapping[str, Any] | None = None) -> HttpResponse:
-        """Send `body` as JSON, or nothing, to `path` below the address, and read the whole answer, whatever its status.
+        """Send `body` as JSON, or no body, to `path` below the base URL; return the response, whatever its status.
 
         Raises:
-            Transient: there was no connection, no answer in time, or only part of one.
-            Misconfigured: the server's certificate is not trusted, or the address answers with another address.
+            Transient: there was no connection, no response in time, or only part of one.
+            Misconfigured: the server's certificate is not trusted, or the server redirects.
         """
         data = None if body is None else _in_chunks(orjson.dumps(body))
         return await self._request("POST", path, data)
 
     async def get(self, path: str) -> HttpResponse:
-        """Ask for what is at `path` below the address, and read the whole answer, whatever its status.
+        """Request `path` below the base URL; return the response, whatever its status.
 
         Raises:
             Transient, Misconfigured: as `post`.
@@ -138,13 +138,13 @@ class HttpClient:
         method: str,
         path: str,
         *,
-        data: Any = None,  # whatever aiohttp can send
+        data: Any = None,  # anything that aiohttp can send
         headers: Mapping[str, str] | None = None,
         idle_timeout: float | None = None,
     ) -> AsyncIterator[aiohttp.ClientResponse]:
-        """Send a request, and give its answer as it begins to come; inside too, what goes wrong is told as an error.
+        """Send a request and yield its response while the body still arrives; errors in the block are translated too.
 
-        One that is `lasting` takes as long as it gets on: only so many seconds of silence end it.
+        With `idle_timeout` only that many seconds of silence end the request, not its total duration.
 
         Raises:
             Transient, Misconfigured: as `post`.
@@ -155,7 +155,7 @@ class HttpClient:
                 yield response
 
     async def _request(self, method: str, path: str, data: bytes | BytesIO | None) -> HttpResponse:
-        """Do what `exchange` does for those who want all of the answer, without a generator between."""
+        """Do what `stream` does for callers that want the whole response, without the cost of a generator."""
         with self._errors:
             async with self._send(method, path, data) as response:
                 self._refuse_redirect(response)
@@ -167,12 +167,12 @@ class HttpClient:
         self,
         method: str,
         path: str,
-        data: Any,  # whatever aiohttp can send
+        data: Any,  # anything that aiohttp can send
         *,
         headers: Mapping[str, str] | None = None,
         idle_timeout: float | None = None,
     ) -> AbstractAsyncContextManager[aiohttp.ClientResponse]:
-        import aiohttp  # loaded where a provider is asked, which takes 100 ms
+        import aiohttp  # takes 100 ms to import
 
         timeout = aiohttp.ClientTimeout(
             total=None if idle_timeout else TOTAL,
@@ -185,24 +185,24 @@ class HttpClient:
             data=data,
             headers=headers,
             timeout=timeout,
-            allow_redirects=False,  # the key would go there too
+            allow_redirects=False,  # the key would be sent there too
         )
 
     def _refuse_redirect(self, response: aiohttp.ClientResponse) -> None:
-        """Refuse to be sent to another address."""
+        """Refuse a redirect."""
         if 300 <= response.status < 400:  # noqa: PLR2004 - as HTTP counts
             raise Misconfigured(
                 f"{self.label} answered with another address ({response.status}); change base_url to that one"
             )
 
     async def aclose(self) -> None:
-        """Close the connections; nothing is sent after that."""
+        """Close the connections; later requests fail."""
         self._closed = True
         if self._session is not None:
             await self._session.close()
 
     def redacted(self, message: str, texts: Sequence[str] = ()) -> str:
-        """Take secrets and texts out of what a provider message, and all that is too long to repeat."""
+        """Remove secrets and texts from a server's message, and cut it to a readable length."""
         for secret in self._secrets:
             message = message.replace(secret, "***")
         for text in texts:
@@ -211,7 +211,7 @@ class HttpClient:
                 message = message[:start] + "..."
         if len(message) > MESSAGE_LIMIT:
             message = message[:MESSAGE_LIMIT] + "..."
-        # From the middle of a text too: whatever is twice as long as a piece holds a whole one.
+        # Also finds the middle of a text: anything twice as long as a snippet contains a whole one.
         for start in range(0, len(message) - SNIPPET + 1, SNIPPET):
             piece = message[start : start + SNIPPET]
             if any(piece in text for text in texts):
@@ -220,7 +220,7 @@ class HttpClient:
         return " ".join(message.split())
 
     def translate(self, error: BaseException) -> Error | None:
-        """Tell what a failure of the way means; None where it is none."""
+        """Translate a network failure; None for any other exception."""
         import aiohttp
 
         if isinstance(error, aiohttp.ClientConnectorCertificateError):
@@ -233,7 +233,7 @@ class HttpClient:
             translated = Transient(f"{self.label} could not be asked: {self.redacted(_message_of(error))}")
         else:
             return None
-        # Whatever ends a connection that there was may have ended it after the work was done.
+        # A connection that existed may have broken after the work was done.
         translated.perhaps_billed = not isinstance(error, _errors_before_sending())
         return translated
 
@@ -253,7 +253,7 @@ class HttpClient:
 
 
 class _TranslateErrors:
-    """A context in which failures of the way to a provider become errors of translated."""
+    """A context that translates network failures into Flowbed's errors."""
 
     __slots__ = ("_provider",)
 
@@ -270,7 +270,7 @@ class _TranslateErrors:
 
 @cache
 def _errors_before_sending() -> tuple[type[Exception], ...]:
-    """Name the failures of the way that nothing was sent on."""
+    """List the failures that happen before anything is sent."""
     import aiohttp
 
     return (
@@ -282,14 +282,14 @@ def _errors_before_sending() -> tuple[type[Exception], ...]:
 
 
 def retry_after(headers: Mapping[str, str]) -> float | None:
-    """Read after how many seconds to ask again: milliseconds, seconds or a date; None where nothing says so."""
+    """Read how many seconds to wait, given in milliseconds, in seconds or as a date; None if the headers do not say."""
     if (milliseconds := _non_negative(headers.get("retry-after-ms", ""))) is not None:
         return milliseconds / 1000
     advice = headers.get("retry-after", "")
     if (seconds := _non_negative(advice)) is not None:
         return seconds
     try:
-        # Measured on the server's own clock, which may be hours from this one's.
+        # Measured on the server's clock, which may be hours off from ours.
         wait = parsedate_to_datetime(advice) - parsedate_to_datetime(headers.get("date", ""))
         return max(0.0, wait.total_seconds())
     except (TypeError, ValueError, IndexError):
@@ -298,7 +298,7 @@ def retry_after(headers: Mapping[str, str]) -> float | None:
 
 
 def _reset(headers: Mapping[str, str]) -> float | None:
-    """Read when a rate limit that is used up begins anew, as OpenAI and the RateLimit header say it."""
+    """Read when an exhausted rate limit resets, from OpenAI's headers or the RateLimit header."""
     waits = [
         parse_duration(headers.get(f"x-ratelimit-reset-{what}", ""))
         for what in ("requests", "tokens")
@@ -312,7 +312,7 @@ def _reset(headers: Mapping[str, str]) -> float | None:
 
 
 def wait_in_message(message: str) -> float | None:
-    """Read seconds out of a message such as "try again in 1.5s" or "retry after 20 seconds"; None where it has none."""
+    """Read the seconds in a message such as "try again in 1.5s" or "retry after 20 seconds"; None if there are none."""
     found = re.search(
         r"(?:try again in|retry after) ((?:\d+(?:\.\d+)?(?:ms|h|m|s)?)+)(?: (hour|minute|millisecond))?",
         message,
@@ -327,7 +327,7 @@ def wait_in_message(message: str) -> float | None:
 
 
 def parse_duration(text: str) -> float | None:
-    """Read seconds out of a duration such as 12ms, 1.5s or 6m0s; None where it is none."""
+    """Parse a duration such as 12ms, 1.5s or 6m0s into seconds; None if it is not one."""
     if not re.fullmatch(r"(\d+(\.\d+)?(ms|h|m|s))+", text):
         return None
     units = {"h": 3600.0, "m": 60.0, "s": 1.0, "ms": 0.001}
@@ -335,12 +335,12 @@ def parse_duration(text: str) -> float | None:
 
 
 def _in_chunks(content: bytes) -> bytes | BytesIO:
-    """Let a large body be sent piece by piece, so that nothing else waits until all of it is."""
+    """Make a large body be sent in chunks, so that other requests do not wait for all of it."""
     return content if len(content) <= CHUNK else BytesIO(content)
 
 
 def _bypasses_proxy(host: str, no_proxy: str) -> bool:
-    """Tell whether no proxy leads to a host: one on this machine, listed, or below a domain that is."""
+    """Return whether a host is reached directly: it is this machine, listed, or below a listed domain."""
     listed = [entry.strip().lower().lstrip(".") for entry in no_proxy.split(",") if entry.strip()]
     return host in LOOPBACK or any(entry == "*" or f".{host}".endswith(f".{entry}") for entry in listed)
 

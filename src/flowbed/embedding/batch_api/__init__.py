@@ -1,7 +1,6 @@
-"""What a provider's Batch API offers: work handed in as a file, done within hours, at a part of the price.
+"""The protocol of providers' Batch APIs: requests submitted as a file, answered within hours, at a reduced price.
 
-One protocol, spoken by a module for each vendor that has such an API. A job is the provider's word for what the
-pipeline calls a submission.
+A job is the provider's word for what the pipeline calls a submission.
 """
 
 from __future__ import annotations
@@ -21,12 +20,11 @@ JobState = Literal["running", "completed", "failed", "expired", "cancelled"]
 
 @dataclass(frozen=True, kw_only=True)
 class JobTerms:
-    """On what terms jobs are taken.
+    """The terms of a Batch API.
 
-    One job holds at most so many `texts` and `bytes` of input, and is answered within `seconds`; a job takes `tokens`
-    of a queue that one account's jobs share, None where no limit is known. `price` is US dollars per million tokens.
-    `account` names that account, at one address, without giving its key away. `cancels` says whether a job can be ended
-    early.
+    A job may have `texts` texts and `bytes` bytes of input, is answered within `seconds`, and takes `tokens` of a queue
+    that all jobs of an account share (None if no limit is known). `price` is US dollars per million tokens. `account`
+    identifies the account and its address without revealing the key. `cancels` says whether a job can be cancelled.
     """
 
     texts: int
@@ -40,12 +38,12 @@ class JobTerms:
 
 @dataclass(frozen=True, kw_only=True)
 class Job:
-    """One job as its provider tells of it.
+    """One job as its provider reports it.
 
-    `total`, `done` and `failed` count lines, and `tokens` are what it was billed with in all, None where it does not
-    say. `output` and `errors` name what `content` reads, empty where there is no such file. `reason` says why it failed
-    as a whole, `lines` which lines of its input did (from 1) and why. `queue_full` says that it was turned away since
-    too much of the account waits already: the same input may be taken later.
+    `total`, `done` and `failed` count lines; `tokens` are those billed in all, None if not reported. `output` and
+    `errors` are files for `download`, empty if there is none. `reason` says why the job failed as a whole, `lines`
+    which input lines failed (from 1) and why. `queue_full` says that it was turned away because too much of the account
+    is queued: the same input may be accepted later.
     """
 
     id: str
@@ -63,10 +61,10 @@ class Job:
 
 @dataclass(frozen=True, kw_only=True)
 class ResultLine:
-    """One line of what a job answered: the vector of the text of this `name`, of length 1, or why there is none.
+    """One line of a job's result: the vector, of length 1, for the text called `name`, or why there is none.
 
-    `tokens` is what it was billed with, None where the line does not say. `failure` is `transient`, `rejected` or
-    `expired` (never worked on, and not billed); empty where there is a vector.
+    `tokens` are those billed, None if the line does not say. `failure` is `transient`, `rejected` or `expired` (never
+    processed, and not billed); empty if there is a vector.
     """
 
     name: str
@@ -77,38 +75,38 @@ class ResultLine:
 
 
 class BatchApi(Protocol):
-    """One account's Batch API, for one model, in one space, for documents."""
+    """The Batch API of one account, for one model in one space, for documents."""
 
     terms: JobTerms
 
     def line(self, name: str, text: str) -> bytes:
-        """Write the line of input that asks for the vector of `text`, ended; `name` is 64 hex digits."""
+        """Return the input line, with its newline, that requests the vector of `text`; `name` is 64 hex digits."""
         ...
 
     def parse_input(self, line: bytes) -> tuple[str, str]:
-        """Read back the name and the text that a line of input was written for.
+        """Return the name and the text that an input line was written for.
 
         Raises:
-            Rejected: it is none.
+            Rejected: it is not an input line.
         """
         ...
 
     async def submit(self, submission: str, read: Callable[[], AsyncIterator[bytes]], *, size: int) -> Job:
-        """Hand in the input that `read` reads (anew each time), of `size` bytes, marked as that of `submission`.
+        """Submit the input that each call of `read` reads, of `size` bytes, marked with `submission`.
 
-        A file that an earlier try has uploaded is used again.
+        A file that an earlier attempt has uploaded is used again.
 
         Raises:
-            Transient: it may have been taken all the same: `find` tells.
+            Transient: the job may exist nevertheless: `find` tells.
             Rejected: the input as a whole is refused.
-            Misconfigured: no job can be made until a setting changes.
+            Misconfigured: no job can be created until a setting changes.
         """
         ...
 
     async def find(self, submission: str) -> Job | None:
-        """Find the job that was made for `submission`, whether or not whoever made it has heard of it.
+        """Find the job of `submission`, even if its creation was never confirmed; None without one.
 
-        One that a full queue turned away is none.
+        A job that a full queue turned away does not count.
 
         Raises:
             Transient, Misconfigured: as `submit`.
@@ -116,7 +114,7 @@ class BatchApi(Protocol):
         ...
 
     async def retrieve(self, job: str) -> Job:
-        """Ask how a job is.
+        """Return the current state of a job.
 
         Raises:
             NotFound: the provider does not know it (any more).
@@ -125,23 +123,23 @@ class BatchApi(Protocol):
         ...
 
     async def cancel(self, job: str) -> None:
-        """Ask for the end of a job; that it has ended, `look` tells. One that has ended already is left as it is."""
+        """Request the cancellation of a job, which changes nothing once it has ended; `retrieve` shows the end."""
         ...
 
     def download(self, file: str) -> AsyncIterator[bytes]:
-        """Read a file of answers, piece by piece.
+        """Read a result file, piece by piece.
 
         Raises:
             NotFound: the provider has lost it.
-            Transient: it broke off, or cannot be had now.
+            Transient: the download broke off, or is unavailable now.
         """
         ...
 
     def parse_result(self, line: bytes) -> ResultLine:
-        """Read one line of a file of answers.
+        """Parse one line of a result file.
 
         Raises:
-            Rejected: it is none.
+            Rejected: it is not a result line.
         """
         ...
 

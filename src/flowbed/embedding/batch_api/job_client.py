@@ -1,4 +1,4 @@
-"""A Batch API over HTTP, of OpenAI's kind; what is particular to one vendor is its `JobForm`."""
+"""A Batch API over HTTP, as OpenAI defined it; what differs between vendors is their `JobForm`."""
 
 from __future__ import annotations
 
@@ -30,31 +30,31 @@ if TYPE_CHECKING:
     from flowbed.errors import Error
     from flowbed.http.client import HttpResponse
 
-# What a job carries, so that whoever did not hear that it was made can find it.
+# Metadata of a job by which `find` recognises it, even if the response to its creation was lost.
 MARK = "flowbed_submission"
-# The most of each that a page of a list may hold, or fewer.
+# Largest pages of the lists.
 JOBS_PAGE, FILES_PAGE = 100, 1_000
 NOT_FOUND = (404, 410)
-# In the places of a name and a text, where a pattern of all lines is made: nothing else of a request has them.
+# Placeholders in the template of all lines; nothing else in a request contains them.
 NAME, TEXT = "<flowbed: the name>", "<flowbed: the text>"
-# Statuses that may be about a file that is not there any more; and about a job that ends already.
+# Statuses that may mean that the input file is gone; and that the job has ended already.
 OF_THE_FILE, OF_THE_STATE = (400, 404), (400, 409, 422)
 
 
 class JobForm(Protocol):
-    """How one vendor writes lines and jobs."""
+    """One vendor's form of input lines and jobs."""
 
     def line(self, name: str, request: Mapping[str, Any]) -> Mapping[str, Any]:
-        """Write the line of input that makes a request under a name."""
+        """Return the input line of a request called `name`."""
         ...
 
     def job(self, request: Mapping[str, Any]) -> Mapping[str, Any]:
-        """Write what stands in the request for a job beside its file and its mark; `request` is one of its lines."""
+        """Return the fields of a new job besides its file and its mark; `request` is that of one of its lines."""
         ...
 
 
 class HttpBatchApi:
-    """A Batch API of OpenAI's kind, spoken with the key and over the connections of an embedder."""
+    """A Batch API of OpenAI's kind, with the key and the connections of an embedder."""
 
     def __init__(
         self,
@@ -64,14 +64,14 @@ class HttpBatchApi:
         terms: JobTerms,
         verify: Callable[[], Awaitable[None]] | None = None,
     ) -> None:
-        """Speak to the provider of `remote`; `believe` is called before anything is handed in, and may refuse it."""
+        """Use the provider of `remote`; `verify` is awaited before each submission, and may refuse it."""
         self.terms = terms
         self._remote, self._provider = remote, remote.provider
         self._form = form
         self._verify = verify
 
     def line(self, name: str, text: str) -> bytes:
-        """Write the line of input that asks for the vector of `text`, as the embedder asks for it.
+        """Return the input line that requests the vector of `text` as the embedder would.
 
         Raises:
             Rejected: the text is not valid Unicode.
@@ -86,51 +86,51 @@ class HttpBatchApi:
 
     @cached_property
     def _pattern(self) -> tuple[bytes, bytes, bytes]:
-        """What every line has before its name, between that and its text, and after that.
+        """The bytes of every line before its name, between name and text, and after the text.
 
-        To write it anew for each takes two fifths longer.
+        Serialising each line afresh takes two fifths longer.
         """
         line = orjson.dumps(
             self._form.line(NAME, self._remote.document_request(TEXT)), option=orjson.OPT_APPEND_NEWLINE
         )
         before, rest = line.split(NAME.encode(), 1)
-        between, after = rest.rsplit(TEXT.encode(), 1)  # behind a prompt, whatever that says
+        between, after = rest.rsplit(TEXT.encode(), 1)  # the last one: a prompt before it may say anything
         return before, between, after
 
     def parse_input(self, line: bytes) -> tuple[str, str]:
-        """Read back the name and the text that a line of input was written for, without what is put in front of it.
+        """Return the name and the text that an input line was written for, without the prompt.
 
         Raises:
-            Rejected: it is none.
+            Rejected: it is not an input line.
         """
         name, sent = read_input_line(line)
         (prompt,) = self._remote.document_request("")["input"]
         return name, sent.removeprefix(prompt)
 
     async def submit(self, submission: str, read: Callable[[], AsyncIterator[bytes]], *, size: int) -> Job:
-        """Upload the input, unless it is there, and make the job.
+        """Upload the input unless it is there already, and create the job.
 
         Raises:
-            Transient: it may have been taken all the same: `find` tells.
+            Transient: the job may exist nevertheless: `find` tells.
             Rejected: the input as a whole is refused.
-            Misconfigured: no job can be made until a setting changes.
+            Misconfigured: no job can be created until a setting changes.
         """
         if self._verify is not None:
             await self._verify()
         file = await self._find_upload(submission, size)
         if file:
             response = await self._create(submission, file)
-            # What lies there is of no use where it went away meanwhile, or cannot be read.
+            # Otherwise the earlier file is gone or unreadable: upload it again.
             if response.status not in OF_THE_FILE or self._is_queue_full(response):
                 return self._created(response)
         file = await self._upload(submission, read, size)
         return self._created(await self._create(submission, file))
 
     async def find(self, submission: str) -> Job | None:
-        """Look through the account's jobs, the newest first, for one that carries the mark of `submission`.
+        """Search the account's jobs, newest first, for the mark of `submission`.
 
-        One that failed is given only where there is no other: a later try may have made one that did not. One that a
-        full queue turned away is none: the same input is handed in anew.
+        A failed job is returned only if there is no other, since a later attempt may have created one that did not
+        fail. A job that a full queue turned away does not count: the same input is submitted again.
         """
         failed: Job | None = None
         async for each in self._pages("/batches", limit=str(JOBS_PAGE)):
@@ -143,7 +143,7 @@ class HttpBatchApi:
         return failed
 
     async def retrieve(self, job: str) -> Job:
-        """Ask how a job is.
+        """Return the current state of a job.
 
         Raises:
             NotFound: the provider does not know it (any more).
@@ -152,7 +152,7 @@ class HttpBatchApi:
         return (await self._retrieve(job)).job
 
     async def cancel(self, job: str) -> None:
-        """Ask for the end of a job; one that ends already is left as it is.
+        """Request the cancellation of a job; one that is ending already stays unchanged.
 
         Raises:
             NotFound: the provider does not know it (any more).
@@ -168,11 +168,11 @@ class HttpBatchApi:
         self._report(response)
 
     def download(self, file: str) -> AsyncIterator[bytes]:
-        """Read a file of answers, piece by piece.
+        """Read a result file, piece by piece.
 
         Raises:
             NotFound: the provider has lost it.
-            Transient: it broke off, or cannot be had now.
+            Transient: the download broke off, or is unavailable now.
             Misconfigured: as `submit`.
         """
 
@@ -182,20 +182,20 @@ class HttpBatchApi:
         return download(self._provider, f"/files/{quote(file, safe='')}/content", refused)
 
     def parse_result(self, line: bytes) -> ResultLine:
-        """Read one line of a file of answers.
+        """Parse one line of a result file.
 
         Raises:
-            Rejected: it is none.
-            Misconfigured: its vector has other dimensions than were query_page for.
+            Rejected: it is not a result line.
+            Misconfigured: its vector has other dimensions than requested.
         """
         return read_result_line(line, self._remote)
 
     async def aclose(self) -> None:
-        """Close the connections to the provider, which are the embedder's too."""
+        """Close the connections, which the embedder shares."""
         await self._remote.aclose()
 
     async def _find_upload(self, submission: str, size: int) -> str:
-        """Find the file of an earlier try; empty where there is none that is whole."""
+        """Find the complete file of an earlier attempt; empty without one."""
         pages = self._pages("/files", purpose="batch", order="desc", limit=str(FILES_PAGE))
         async for each in pages:
             whole = each.get("bytes") == size and each.get("status") not in ("error", "deleted")
@@ -232,7 +232,7 @@ class HttpBatchApi:
         return self._report(response)
 
     async def _pages(self, path: str, **query: str) -> AsyncIterator[dict[str, Any]]:
-        """Go through a list, page by page."""
+        """Yield the items of a list, page by page."""
         after = ""
         while True:
             query_page = {**query, "after": after} if after else query
@@ -248,7 +248,7 @@ class HttpBatchApi:
             after = last
 
     def _created(self, response: HttpResponse) -> Job:
-        """Read the response of a request for a job; only there does a full queue mean that there is none."""
+        """Read the response to the creation of a job; only here does a full queue mean that no job exists."""
         try:
             return self._report(response).job
         except TooMany as error:
@@ -259,17 +259,17 @@ class HttpBatchApi:
     def _report(self, response: HttpResponse) -> JobReport:
         return self._read(self._payload(response))
 
-    def _read(self, payload: Any) -> JobReport:  # as JSON has it
+    def _read(self, payload: Any) -> JobReport:  # parsed JSON
         try:
             return read_job(payload, mark=MARK, redacted=self._provider.redacted)
         except Transient as error:
             raise Transient(f"{self._provider.label}: {error}") from error
 
     def _payload(self, response: HttpResponse) -> dict[str, Any]:
-        """Read what an response holds.
+        """Return the JSON object of a response.
 
         Raises:
-            Transient, Rejected, Misconfigured: it is a refusal, or no JSON.
+            Transient, Rejected, Misconfigured: it is a refusal, or not JSON.
         """
         if not 200 <= response.status < 300:  # noqa: PLR2004 - as HTTP counts
             raise self._failure(response)
@@ -292,7 +292,7 @@ class HttpBatchApi:
 
 
 def remote_behind(embedder: Embedder) -> RemoteEmbedder | None:
-    """Give the embedder that asks a provider; None where there is none, or where its vectors are changed on the way."""
+    """Return the provider's embedder inside the wrappers; None without one, or if a wrapper changes its vectors."""
     behind = embedder
     while isinstance(behind, Wrapper):
         behind = behind.wrapped

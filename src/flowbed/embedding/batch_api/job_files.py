@@ -1,4 +1,4 @@
-"""What OpenAI's Batch API, and the APIs like it, say of a job, and the lines of its files. No I/O."""
+"""Parses jobs and the lines of their files, as OpenAI's Batch API and those like it write them. No I/O."""
 
 from __future__ import annotations
 
@@ -26,29 +26,29 @@ ENDED: Mapping[str, JobState] = {
     "expired": "expired",
     "cancelled": "cancelled",
 }
-# What a job may be in while its end can still be asked for; in any other state it ends by itself.
+# States in which a job can be cancelled; in any other it ends by itself.
 CANCELLABLE = frozenset({"validating", "in_progress"})
-# Of lines that nobody has worked on.
+# Codes of lines that were never processed.
 NOT_PROCESSED = frozenset({"batch_expired", "batch_cancelled"})
-# What says that too much of the account waits: a code, or the message where the limit is one of requests.
+# Too much of the account is queued: a code, or the message if the limit is one of requests.
 QUEUE_FULL = "token_limit_exceeded"
 QUEUE_FULL_MESSAGE = re.compile(r"enqueued \w+ limit", re.IGNORECASE)
 
 
 @dataclass(frozen=True, kw_only=True)
 class JobReport:
-    """What an API tells of a job: the `job` itself, whose `submission` it is, and the word for how it is."""
+    """A job with the `submission` that it is marked with and the provider's word for its `status`."""
 
     job: Job
     submission: str
     status: str
 
 
-def read_job(payload: Any, *, mark: str, redacted: Callable[[str], str]) -> JobReport:  # as JSON has it
-    """Read {id, status, request_counts, usage, output_file_id, error_file_id, errors, metadata: {`mark`: ...}}.
+def read_job(payload: Any, *, mark: str, redacted: Callable[[str], str]) -> JobReport:  # parsed JSON
+    """Parse {id, status, request_counts, usage, output_file_id, error_file_id, errors, metadata: {`mark`: ...}}.
 
     Raises:
-        Transient: it is no job.
+        Transient: it is not a job.
     """
     fields = payload if isinstance(payload, dict) else {}
     name, status = fields.get("id"), fields.get("status")
@@ -61,7 +61,7 @@ def read_job(payload: Any, *, mark: str, redacted: Callable[[str], str]) -> JobR
     for each in problems:
         if _count(each.get("line")):
             lines.setdefault(each["line"], _problem_text(each, redacted))
-    # What a state is that this does not know, a later look tells.
+    # An unknown status counts as running; a later request will tell.
     state = ENDED.get(status, "running")
     job = Job(
         id=name,
@@ -69,7 +69,7 @@ def read_job(payload: Any, *, mark: str, redacted: Callable[[str], str]) -> JobR
         total=_count(counts.get("total")),
         done=_count(counts.get("completed")),
         failed=_count(counts.get("failed")),
-        # Jobs that are billed in another way say 0, or nothing.
+        # Jobs that are billed in another way report 0, or nothing.
         tokens=_count(_fields(fields.get("usage")).get("total_tokens")) or None,
         output=_text(fields.get("output_file_id")),
         errors=_text(fields.get("error_file_id")),
@@ -81,15 +81,15 @@ def read_job(payload: Any, *, mark: str, redacted: Callable[[str], str]) -> JobR
 
 
 def is_queue_full(error: Mapping[str, Any]) -> bool:
-    """Tell whether an error says that too much of the account waits already."""
+    """Return whether an error says that too much of the account is queued."""
     return error.get("code") == QUEUE_FULL or bool(QUEUE_FULL_MESSAGE.search(message_of(error)))
 
 
 def read_input_line(line: bytes) -> tuple[str, str]:
-    """Read the custom_id and the one text of {custom_id, body: {input: [text]}}.
+    """Parse the custom_id and the one text of {custom_id, body: {input: [text]}}.
 
     Raises:
-        Rejected: it is no such line.
+        Rejected: it is not such a line.
     """
     try:
         fields = _fields(orjson.loads(line))
@@ -104,11 +104,11 @@ def read_input_line(line: bytes) -> tuple[str, str]:
 
 
 def read_result_line(line: bytes, remote: RemoteEmbedder) -> ResultLine:
-    """Read {custom_id, response: {status_code, body}, error: {code, message}}; its vector is made of length 1.
+    """Parse {custom_id, response: {status_code, body}, error: {code, message}}; the vector is scaled to length 1.
 
     Raises:
-        Rejected: it is no such line.
-        Misconfigured: its vector has other dimensions than were asked for.
+        Rejected: it is not such a line.
+        Misconfigured: its vector has other dimensions than requested.
     """
     try:
         fields = orjson.loads(line)
@@ -123,7 +123,7 @@ def read_result_line(line: bytes, remote: RemoteEmbedder) -> ResultLine:
     return _failure_line(name, response, _fields(fields.get("error")), remote)
 
 
-def _vector_line(name: str, body: Any, remote: RemoteEmbedder) -> ResultLine:  # as JSON has it
+def _vector_line(name: str, body: Any, remote: RemoteEmbedder) -> ResultLine:  # parsed JSON
     tokens = None
     try:
         read = remote.api.read(body, 1)
@@ -146,13 +146,13 @@ def _failure_line(
     reason = remote.provider.redacted(fields) or f"it was answered with status {status}"
     if error.get("code") in NOT_PROCESSED:
         return ResultLine(name=name, failure="expired", reason=reason)
-    # A line on its own has no setting that could be changed for it: what is no fault of the server is one of the text.
+    # No setting can be wrong for a single line: an error is either the server's fault or the text's.
     rejected = OK < status < SERVERS_FAULT and STATUSES.get(status) != "transient"
     return ResultLine(name=name, failure="rejected" if rejected else "transient", reason=reason)
 
 
 def _reason(problems: list[dict[str, Any]], redacted: Callable[[str], str]) -> str:
-    """Say in short why a job failed: the first reason, and how many there are."""
+    """Summarise why a job failed: the first reason, and how many more there are."""
     if not problems:
         return ""
     first = _problem_text(problems[0], redacted)
@@ -163,13 +163,13 @@ def _problem_text(problem: Mapping[str, Any], redacted: Callable[[str], str]) ->
     return redacted(message_of(problem) or _text(problem.get("code"))) or "the provider gives no reason"
 
 
-def _fields(value: Any) -> dict[str, Any]:  # as JSON has it
+def _fields(value: Any) -> dict[str, Any]:  # parsed JSON
     return value if isinstance(value, dict) else {}
 
 
-def _text(value: Any) -> str:  # as JSON has it
+def _text(value: Any) -> str:  # parsed JSON
     return value if isinstance(value, str) else ""
 
 
-def _count(value: Any) -> int:  # as JSON has it
+def _count(value: Any) -> int:  # parsed JSON
     return value if isinstance(value, int) and not isinstance(value, bool) and value > 0 else 0

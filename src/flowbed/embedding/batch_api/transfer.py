@@ -1,4 +1,4 @@
-"""Files on their way to a provider and from one: piece by piece, for as long as they get on."""
+"""Uploads and downloads files piece by piece, for as long as data keeps flowing."""
 
 from __future__ import annotations
 
@@ -16,13 +16,12 @@ if TYPE_CHECKING:
 
     from flowbed.http.client import HttpClient
 
-# Bytes that go out, or come in, at a time: so few that two kilobytes a second still are seen to get on before silence
-# has lasted for too long.
+# Bytes per piece: small enough that even 2 kB/s shows progress within the idle timeout.
 PIECE = 2**16
-# How many times as long the answer to a file is waited for: megabytes of it may still lie in buffers here,
-# and the provider has to put all of it somewhere before it answers.
+# The response to an upload may take this many times the idle timeout: megabytes may still be in local buffers, and the
+# provider has to store everything before it answers.
 RESPONSE_FACTOR = 5
-# Between the parts of a form. No file of JSON lines can hold it: it stands behind a carriage return, which they escape.
+# Separates the parts of a form. It cannot occur in JSON lines: a carriage return precedes it, which JSON escapes.
 BOUNDARY = "flowbed-7d1f4c0b9a3e4f6c8e2a"
 
 
@@ -35,12 +34,12 @@ async def upload(
     read: Callable[[], AsyncIterator[bytes]],
     size: int,
 ) -> HttpResponse:
-    """Send a file of JSON lines, of `size` bytes, in a form, and read the whole answer, whatever its status.
+    """Upload a file of JSON lines, of `size` bytes, in a form; return the response, whatever its status.
 
     Raises:
-        Transient: there was no connection, nothing of the file was taken for too long, or no answer came.
-        Rejected: what `read` reads is not of that size.
-        Misconfigured: as `Provider.post`.
+        Transient: there was no connection, no progress for too long, or no response.
+        Rejected: `read` does not read `size` bytes.
+        Misconfigured: as `HttpClient.post`.
     """
     head, tail = _form(fields, name)
     headers = {
@@ -55,7 +54,7 @@ async def upload(
         try:
             async with aclosing(_pieces(read(), size)) as pieces:
                 async for piece in pieces:
-                    # Each is asked for once the one before is on the line: that is how it is seen to get on.
+                    # A piece is requested once the one before is sent: that is progress.
                     patience.reschedule(asyncio.get_running_loop().time() + provider.idle_timeout)
                     yield piece
         except Exception as error:
@@ -72,7 +71,7 @@ async def upload(
                 "POST", path, data=body, headers=headers, idle_timeout=response_timeout
             ) as response,
         ):
-            # Of the content alone: the response as a whole waits until all is sent, even where it says no.
+            # Only the content: the response as a whole waits until everything is sent, even after an early refusal.
             content = await response.content.read()
             return HttpResponse(status=response.status, headers=response.headers, body=content)
     except TimeoutError as error:
@@ -88,11 +87,11 @@ async def upload(
 async def download(
     provider: HttpClient, path: str, error_of: Callable[[HttpResponse], Exception]
 ) -> AsyncGenerator[bytes, None]:
-    """Read what is at `path`, piece by piece; an answer of another status than 200 is raised as `refused` tells it.
+    """Read `path` piece by piece; a status other than 200 raises what `error_of` returns.
 
     Raises:
-        Transient: there was no connection, nothing came for too long, or it broke off.
-        Misconfigured: as `Provider.post`.
+        Transient: there was no connection, no data for too long, or it broke off.
+        Misconfigured: as `HttpClient.post`.
     """
     async with provider.stream("GET", path, idle_timeout=provider.idle_timeout) as response:
         if response.status != 200:  # noqa: PLR2004 - as HTTP counts
@@ -104,17 +103,17 @@ async def download(
 
 @contextlib.asynccontextmanager
 async def _closing(pieces: AsyncGenerator[bytes, None]) -> AsyncIterator[AsyncGenerator[bytes, None]]:
-    """Close what is sent, however far that got."""
+    """Close the pieces, however many were sent."""
     try:
         yield pieces
     finally:
-        # Whoever sends may still be at it; then it has been told to end, and closes what it reads on its way out.
+        # The sender may still be reading; it has been cancelled, and then closes them itself.
         with contextlib.suppress(RuntimeError):
             await pieces.aclose()
 
 
 async def _pieces(content: AsyncIterator[bytes], size: int) -> AsyncGenerator[bytes, None]:
-    """Cut a file into small pieces, and refuse one of another size."""
+    """Split a file into small pieces, and refuse one of another size."""
     seen = 0
     async with contextlib.AsyncExitStack() as stack:
         if isinstance(content, AsyncGenerator):
@@ -130,7 +129,7 @@ async def _pieces(content: AsyncIterator[bytes], size: int) -> AsyncGenerator[by
 
 
 def _form(fields: Mapping[str, str], name: str) -> tuple[bytes, bytes]:
-    """Write what stands before a file in a form, and what stands after it."""
+    """Return the bytes of a form before its file and after it."""
     texts = "".join(
         f'--{BOUNDARY}\r\nContent-Disposition: form-data; name="{field}"\r\n\r\n{value}\r\n'
         for field, value in fields.items()

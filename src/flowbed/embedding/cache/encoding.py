@@ -50,7 +50,7 @@ class Layout:
 
     def is_finite(self, value: bytes) -> bool:
         """Whether all numbers of a valid value are finite."""
-        import numpy as np  # finding and submitting work never loads it
+        import numpy as np  # slow; finding and submitting work never need it
 
         return bool(np.isfinite(np.frombuffer(value, dtype=FLOAT, count=self._dimensions)).all())
 

@@ -339,7 +339,7 @@ def _graph(checkpoint: Checkpoint, cache: Path) -> Path:
 
 def _load(path: Path) -> Any:  # onnxruntime has no types
     """Open a session whose every run keeps to the thread that calls it."""
-    import onnxruntime  # finding and submitting work never loads it
+    import onnxruntime  # slow; finding and submitting work never need it
 
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = 1

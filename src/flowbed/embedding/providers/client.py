@@ -1,4 +1,4 @@
-"""An embedder that asks a provider over HTTP; what is particular to one vendor is its `VendorApi`."""
+"""An embedder that calls a provider over HTTP; what differs between vendors is their `VendorApi`."""
 
 from __future__ import annotations
 
@@ -24,20 +24,20 @@ if TYPE_CHECKING:
 
 Verdict = Literal["transient", "rejected", "too_large", "misconfigured"]
 
-# What a status means, where the vendor says nothing more exact. 402 is a bill that is not paid; 408, 409 and 425 pass.
+# What a status means unless the vendor is more specific. 402 is an unpaid bill; 408, 409 and 425 are temporary.
 STATUSES: Mapping[int, Verdict] = {
     413: "too_large",
     **dict.fromkeys((401, 402, 403, 404, 405), "misconfigured"),
     **dict.fromkeys((408, 409, 425, 429, 499), "transient"),
 }
 TOO_MANY, SERVERS_FAULT = 429, 500
-# Something in front of the provider lost its response, or gave up waiting for it; 520 and 524 are Cloudflare's.
+# A gateway lost the provider's response or stopped waiting for it; 520 and 524 are Cloudflare's.
 GATEWAYS = frozenset({502, 504, 520, 524})
 
 
 @dataclass(frozen=True, kw_only=True)
 class ParsedResponse:
-    """An response, read: one embedding a text, in their order, and the tokens it was billed with where it says so."""
+    """A parsed response: one embedding per text, in their order, and the billed tokens if it says so."""
 
     embeddings: Sequence[Any]
     tokens: int | None
@@ -45,9 +45,9 @@ class ParsedResponse:
 
 @dataclass(frozen=True, kw_only=True)
 class Refusal:
-    """What a refusal means, as far as the vendor says more than its status does.
+    """What a refusal means, beyond its status.
 
-    `too_large` is a request that may pass in parts. `inputs` are positions in the request. `advice` is what to do.
+    `too_large` is a request that may succeed in parts. `inputs` are positions in the request. `advice` is what to do.
     """
 
     verdict: Verdict | None = None
@@ -57,24 +57,24 @@ class Refusal:
 
 
 class VendorApi(Protocol):
-    """How one vendor's API is spoken."""
+    """The request and response format of one vendor."""
 
     path: str
 
     def body(self, texts: Sequence[str], purpose: Purpose) -> Mapping[str, Any]:
-        """Write a request."""
+        """Return the body of a request."""
         ...
 
-    def read(self, payload: Any, count: int) -> ParsedResponse:  # as JSON has it
-        """Read the response for `count` texts.
+    def read(self, payload: Any, count: int) -> ParsedResponse:  # parsed JSON
+        """Parse the response for `count` texts.
 
         Raises:
-            Transient: it is not what was asked for.
+            Transient: it is not what was requested.
         """
         ...
 
     def refused(self, response: HttpResponse) -> Refusal:
-        """Read a refusal."""
+        """Interpret a refusal."""
         ...
 
 
@@ -98,10 +98,10 @@ class ProviderModel:
 
 @dataclass(frozen=True, kw_only=True)
 class ProviderTerms:
-    """On what terms a provider embeds: texts and tokens in a request, tokens in a text, dollars per million tokens.
+    """The terms of a provider: texts and tokens per request, tokens per text, dollars per million tokens.
 
-    `prompts` are put in front of texts, by purpose; `key` is the setting that holds the key. `exact` says that just the
-    tokens of a text are billed, and no others.
+    `prompts` are put in front of texts, by purpose; `key` names the setting of the key. `exact` says that exactly a
+    text's own tokens are billed.
     """
 
     items: int
@@ -116,12 +116,12 @@ class ProviderTerms:
 
 
 class RemoteEmbedder:
-    """An embedder of a provider. A call is cut to what one request may hold, and answered whole or not at all."""
+    """An embedder of a provider. A call is split into requests, and answered whole or not at all."""
 
     def __init__(
         self, api: VendorApi, provider: HttpClient, *, space: Space, terms: ProviderTerms, counter: Counter
     ) -> None:
-        """Join the vendor's way of speaking, the connection to it, and what it offers."""
+        """Combine a vendor's format, a client and the terms."""
         self.space = space
         self.items = terms.items
         self.tokens = terms.tokens
@@ -138,9 +138,9 @@ class RemoteEmbedder:
         """Embed every text or none; nothing is cut off.
 
         Raises:
-            Transient: the provider is busy, failing or not to be reached, or its response cannot be trusted.
-            Rejected: it refuses a text; `inputs` says which, where it does.
-            Misconfigured: the key, the model, the address, the dimensions or the account will not do.
+            Transient: the provider is busy, failing or unreachable, or its response cannot be trusted.
+            Rejected: it refuses a text; `inputs` says which, if it does.
+            Misconfigured: the key, model, address, dimensions or account cannot be used.
         """
         require_unicode(texts)
         if not texts:
@@ -148,7 +148,7 @@ class RemoteEmbedder:
 
             return Embedded(vectors=np.empty((0, self.space.dimensions), dtype=np.float32))
         if "" in texts:
-            # Refused by almost all of them, and with one error for all the texts of a request.
+            # Almost all of them refuse it, with one error for all texts of a request.
             empty = [place for place, text in enumerate(texts) if not text]
             raise Rejected(f"{len(empty)} texts are empty, which no provider embeds", inputs=empty)
         prompt = self._terms.prompts.get(purpose, "")
@@ -157,7 +157,7 @@ class RemoteEmbedder:
         return await self._in_parts(sent, split(sizes, items=self.items, tokens=self.tokens), purpose)
 
     def count(self, text: str) -> int:
-        """Count tokens: exactly where the model's tokenizer is known, else as an estimate.
+        """Count tokens: exactly if the model's tokenizer is known, otherwise as an estimate.
 
         Raises:
             Rejected: the text is not valid Unicode.
@@ -166,31 +166,31 @@ class RemoteEmbedder:
         return self._counter.count(text)
 
     def decode(self, tokens: Sequence[int]) -> str:
-        """Read the text that the model's own tokens stand for.
+        """Return the text of the model's own tokens.
 
         Raises:
-            Rejected: they stand for none, or the model's tokenizer is not known.
+            Rejected: they are not a text, or the model's tokenizer is unknown.
         """
         if not isinstance(self._counter, Decodes):
             raise Rejected(f"the tokenizer of {self.space.model} is not here; send the text itself")
         return self._counter.decode(tokens)
 
     def bill(self, text: str, tokens: int) -> int:
-        """Tell the tokens that embedding a document is billed with: its prompt's too."""
+        """Return the tokens billed for a document, its prompt included."""
         prompt = self._terms.prompts.get("document", "")
         return self.count(prompt + text) if prompt else tokens
 
     @property
     def provider(self) -> HttpClient:
-        """The way to the provider, for what else it is asked than vectors."""
+        """The client, for requests other than embedding."""
         return self._provider
 
     def document_request(self, text: str) -> Mapping[str, Any]:
-        """Write the request that asks for the vector of one document, alone."""
+        """Return the body that requests the vector of one document."""
         return self.api.body([self._terms.prompts.get("document", "") + text], "document")
 
     def error_of(self, response: HttpResponse) -> Error:
-        """Tell what a refusal of anything means that is not about texts."""
+        """Return the error of a refused request that is not about texts."""
         return self._error_of(response, self._refusal(response), ())
 
     async def aclose(self) -> None:
@@ -198,10 +198,9 @@ class RemoteEmbedder:
         await self._provider.aclose()
 
     def _sizes(self, texts: Sequence[str]) -> list[int]:
-        """Measure texts for cutting them into requests; refuse those that the provider is known to refuse."""
+        """Measure texts for splitting; refuse those that the provider is known to refuse."""
         window = self._terms.window
-        # OpenAI's tokenizers never make more tokens of a text than it has bytes, and others hardly ever do (then the
-        # provider decides), so that short ones need not be counted.
+        # A text hardly ever has more tokens than bytes (OpenAI's tokenizers never make more): short ones need no counting.
         bytes_of = [len(text) if text.isascii() else len(text.encode()) for text in texts]
         if sum(bytes_of) <= self.tokens and (not window or max(bytes_of) <= window):
             return bytes_of
@@ -221,7 +220,7 @@ class RemoteEmbedder:
         return await call_in_parts(parts, lambda part: self._request(texts[part], purpose))
 
     async def _request(self, texts: Sequence[str], purpose: Purpose) -> Embedded:
-        """Send one request; one that turns out to be too large is sent in halves."""
+        """Send one request; send one that is too large again in halves."""
         response = await self._provider.post(self.api.path, self.api.body(texts, purpose))
         if not 200 <= response.status < 300:  # noqa: PLR2004 - as HTTP counts
             refused = self._refusal(response)
@@ -263,11 +262,11 @@ class RemoteEmbedder:
             return Misconfigured(f"{message}; {refused.advice or self._advice(response.status)}")
         if refused.verdict == "transient":
             waits = (refused.retry_after, response.retry_after, wait_in_message(message))
-            # Who is too busy for us is there: callers of the same key hold back, and no breaker opens.
+            # A busy provider is up: callers of the key back off, and no breaker opens.
             kind = TooMany if response.status == TOO_MANY else Transient
             return kind(message, retry_after=next((wait for wait in waits if wait is not None), None))
         inputs = tuple(place for place in refused.inputs if 0 <= place < len(texts))
-        # Of one text alone there is no doubt which is meant.
+        # A request of one text can only mean that text.
         return Rejected(message, inputs=inputs or ((0,) if len(texts) == 1 else ()))
 
     def _advice(self, status: int) -> str:
@@ -283,7 +282,7 @@ class RemoteEmbedder:
 def open_client(
     options: Options, base_url: str, *, key: str, headers: Mapping[str, str] | None = None
 ) -> HttpClient:
-    """Make the way to a provider, as its options say; unless `headers` do, a bearer's token carries the key.
+    """Open the client of a provider; without `headers` the key is sent as a bearer token.
 
     Raises:
         Misconfigured: the address, a header or the timeout cannot be used.
@@ -302,10 +301,10 @@ def open_client(
 
 
 def chosen_dimensions(options: Options, name: str, model: ProviderModel | None) -> int:
-    """Tell of how many dimensions vectors are to be: as the options say, or as the model's come.
+    """Return the dimensions of vectors: as the options say, otherwise the model's own.
 
     Raises:
-        Misconfigured: the model is not known here and the options do not say, or it has no such size.
+        Misconfigured: the model is unknown and the options do not say, or it does not have that size.
     """
     asked = options.number("dimensions")
     if model is None:
@@ -323,10 +322,10 @@ def chosen_dimensions(options: Options, name: str, model: ProviderModel | None) 
 
 
 def required_key(options: Options, variable: str) -> str:
-    """Read the key of a provider that answers nobody without one.
+    """Return the key of a provider that requires one.
 
     Raises:
-        Misconfigured: there is none; the message says where it may be given.
+        Misconfigured: there is none; the message says where to set it.
     """
     key = options.text("api_key").strip()
     if not key:

@@ -36,12 +36,12 @@ BASE_URL = "https://api.cohere.com"
 KEY = "CO_API_KEY"
 
 ITEMS = 96
-# Texts, in however many requests.
+# Texts, in any number of requests.
 INPUTS_PER_MINUTE = 2_000
-# No sum is documented for a request, so it is as many as its 96 texts may have.
+# No limit per request is documented, so it is what 96 texts may have.
 LONG, SHORT = 128_000, 512
 INPUT_TYPES: Mapping[Purpose, str] = {"document": "search_document", "query": "search_query"}
-# Cohere's tokenizers take at most so many tokens where OpenAI's take one, in prose.
+# Cohere's tokenizers make at most this many tokens of prose for one of OpenAI's.
 FACTOR = 1.2
 
 MODELS = {
@@ -65,7 +65,7 @@ MODELS = {
 }
 
 TOO_MANY_TEXTS = re.compile(r"number of texts must be at most", re.IGNORECASE)
-# A trial key's calls of a month are used up: waiting a minute, as for other 429, does not help.
+# A trial key's monthly calls are used up: waiting a minute, as for other 429, does not help.
 MONTHLY = re.compile(r"/\s*month|per month|monthly", re.IGNORECASE)
 NO_SUCH_MODEL = re.compile(
     r"model .{0,80}(not found|not supported|does not exist)|unknown model", re.IGNORECASE
@@ -74,9 +74,7 @@ BAD_REQUEST, TOO_MANY, BLOCKED = 400, 429, 498
 
 
 def open_cohere(name: str, *, cache: Path, options: Mapping[str, str]) -> RemoteEmbedder:  # noqa: ARG001 - keeps no files
-    """Open a model of Cohere.
-
-    docs/providers.md tells what `options` there are.
+    """Open a model of Cohere; docs/providers.md lists the `options`.
 
     Raises:
         Misconfigured: an option is wrong, or there is no key.
@@ -112,18 +110,18 @@ class CohereApi:
     path = "/v2/embed"
 
     def __init__(self, model: str, *, dimensions: int | None) -> None:
-        """Take what stands in every request."""
-        # Left to itself, it cuts long texts off.
+        """Set the fields of every request."""
+        # By default it truncates long texts.
         self._fixed: dict[str, Any] = {"model": model, "embedding_types": ["float"], "truncate": "NONE"}
         if dimensions is not None:
             self._fixed["output_dimension"] = dimensions
 
     def body(self, texts: Sequence[str], purpose: Purpose) -> Mapping[str, Any]:
-        """Write a request; its type is required."""
+        """Return the body of a request; its type is required."""
         return {"texts": texts, "input_type": INPUT_TYPES[purpose], **self._fixed}
 
-    def read(self, payload: Any, count: int) -> ParsedResponse:  # as JSON has it
-        """Read {embeddings: {float: [...]}, meta: {billed_units: {input_tokens}}}; vectors have no index."""
+    def read(self, payload: Any, count: int) -> ParsedResponse:  # parsed JSON
+        """Parse {embeddings: {float: [...]}, meta: {billed_units: {input_tokens}}}; vectors have no index."""
         embeddings = payload.get("embeddings") if isinstance(payload, dict) else None
         rows = embeddings.get("float") if isinstance(embeddings, dict) else None
         return ParsedResponse(
@@ -132,12 +130,12 @@ class CohereApi:
         )
 
     def refused(self, response: HttpResponse) -> Refusal:
-        """Read {message}, which alone tells one bad request from another."""
+        """Interpret {message}, which alone distinguishes bad requests."""
         message = message_of(response.json)
         if response.status == TOO_MANY and MONTHLY.search(message):
             return Refusal(verdict="misconfigured", advice="use a production key")
         if response.status == BLOCKED:
-            # Cohere's word for a text that its filter does not let through, and for a key that it does not know.
+            # Cohere's status for a text that its filter blocks, and for an unknown key.
             return Refusal(verdict="rejected" if "blocked" in message.lower() else "misconfigured")
         if response.status == BAD_REQUEST and TOO_MANY_TEXTS.search(message):
             return Refusal(verdict="too_large")

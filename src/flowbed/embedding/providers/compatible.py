@@ -1,4 +1,4 @@
-"""Any server that speaks OpenAI's embeddings API: TEI, Infinity, vLLM, Ollama, another Flowbed."""
+"""Servers that speak OpenAI's embeddings API: TEI, Infinity, vLLM, Ollama, another Flowbed."""
 
 from __future__ import annotations
 
@@ -54,19 +54,17 @@ OPTIONS = (
     "window",
 )
 
-# What the strictest of these servers, text-embeddings-inference, takes unless it is told otherwise.
+# The defaults of the strictest of these servers, text-embeddings-inference.
 ITEMS, TOKENS = 32, 65_536
-# How alike the vectors of one text have to be for two servers to count as the same model: other precisions and kernels
-# stay above it, another model, pooling or prompt far below.
+# Least cosine of one text's vectors from two servers of the same model: other precisions and kernels stay above it, another
+# model, pooling or prompt far below.
 ALIKE = 0.999
 PROBE, FILLER = "Old keys, 17.50 EUR. Grüße! ", "The cat sat by a warm sea and slept. "
 PURPOSES: tuple[Purpose, ...] = ("document", "query")
 
 
 def open_compatible(name: str, *, cache: Path, options: Mapping[str, str]) -> RemoteEmbedder | SameAs:
-    """Open the model that a server knows as `name`.
-
-    docs/providers.md tells what `options` there are.
+    """Open the model that a server knows as `name`; docs/providers.md lists the `options`.
 
     Raises:
         Misconfigured: an option is wrong or missing.
@@ -90,7 +88,7 @@ def _remote(name: str, read: Options, reference: Embedder | None) -> RemoteEmbed
     key = read.text("api_key").strip()
     prompts = read.prompts()
     space = reference.space if reference else _space(name, read, prompts)
-    # A size that a model has besides its own is to be had by asking for it, and in no other way.
+    # Another size of the model has to be requested explicitly.
     other_size = model is not None and space.dimensions != model.dimensions
     encoding = read.choice("encoding", ("base64", "float", "none"))
     return RemoteEmbedder(
@@ -147,7 +145,7 @@ def _counter(name: str, read: Options, reference: Embedder | None) -> Counter:
 
 
 class _AsReference:
-    """The tokenizer of the model whose vectors these are."""
+    """The tokenizer of the reference model."""
 
     exact = True
 
@@ -156,10 +154,10 @@ class _AsReference:
 
 
 class SameAs(Wrapper):
-    """A server whose vectors are price to be another model's: believed once texts have the same vectors from both."""
+    """A server that claims to serve another model: trusted once both give texts the same vectors."""
 
     def __init__(self, remote: RemoteEmbedder, *, reference: str, cache: Path) -> None:
-        """Stand in front of `remote`; `reference` names the other model, which is opened for the trial alone."""
+        """Wrap `remote`; `reference` names the other model, which is opened only for the comparison."""
         super().__init__(remote)
         self.rates = remote.rates
         self._reference = reference
@@ -170,13 +168,13 @@ class SameAs(Wrapper):
         self._long_text = ""
 
     async def embed(self, texts: Sequence[str], *, purpose: Purpose) -> Embedded:
-        """Embed every text or none; the first call also tries whether the vectors are the other model's.
+        """Embed every text or none; the first call also compares the vectors with the reference model's.
 
         Raises:
             Transient: as the server says.
-            Rejected: as the server says; or a text is longer than the model's window, and the server does with such
-                texts something else than the other model.
-            Misconfigured: the vectors are not the other model's, or as the server says.
+            Rejected: as the server says; or a text is longer than the model's window, and the server treats such texts
+                differently from the reference model.
+            Misconfigured: the vectors are not the reference model's, or as the server says.
         """
         if texts:
             await self.verify()
@@ -185,11 +183,11 @@ class SameAs(Wrapper):
         return await self._embedder.embed(texts, purpose=purpose)
 
     async def verify(self) -> None:
-        """Try whether the vectors are the other model's, unless that has been done.
+        """Compare the vectors with the reference model's, unless that has been done.
 
         Raises:
             Transient, Rejected: as the server says.
-            Misconfigured: they are not, or as the server says.
+            Misconfigured: they differ, or as the server says.
         """
         if self._verified:
             return
@@ -199,12 +197,12 @@ class SameAs(Wrapper):
                 self._verified = True
 
     async def verify_jobs(self) -> None:
-        """Try it for texts of which nobody here looks at the length before the server does.
+        """Verify the model for a job, in which the lengths of texts are not checked before the server sees them.
 
         Raises:
             Transient, Rejected: as the server says.
-            Misconfigured: as `believe`; or the server takes texts that are longer than the model's window, and makes
-                something else of them.
+            Misconfigured: as `verify`; or the server accepts texts that are longer than the model's window, and treats
+                them differently.
         """
         await self.verify()
         if not self._window:
@@ -228,7 +226,7 @@ class SameAs(Wrapper):
             )
 
     async def _compare(self) -> None:
-        # Opened anew and let go of afterwards: its weights are needed for these texts only.
+        # Opened again and closed afterwards: its weights are needed only for these texts.
         reference = await asyncio.to_thread(open_embedder, self._reference, cache=self._cache, options={})
         for purpose in PURPOSES:
             alike = await self._similarity(reference, PROBE, purpose)
@@ -240,7 +238,7 @@ class SameAs(Wrapper):
                 )
         window: int = getattr(reference, "window", 0)
         if window:
-            # A window of the one and a window of the other: cut off, little of it would be the same.
+            # One window of each text: if the end is cut off, the two vectors differ.
             times = window // reference.count(PROBE) + 1
             self._long_text = PROBE * times + FILLER * times
             try:
@@ -250,7 +248,7 @@ class SameAs(Wrapper):
             self._window = window if alike < ALIKE else 0
 
     async def _similarity(self, reference: Embedder, text: str, purpose: Purpose) -> float:
-        """Tell the cosine between the two vectors of a text."""
+        """Return the cosine between the two vectors of a text."""
         import numpy as np
 
         expected = (await reference.embed([text], purpose=purpose)).vectors[0]
@@ -259,7 +257,7 @@ class SameAs(Wrapper):
 
 
 def open_compatible_jobs(name: str, embedder: Embedder, *, options: Mapping[str, str]) -> HttpBatchApi | None:  # noqa: ARG001
-    """Open the Batch API of a server that speaks OpenAI's, where the option `batch` says that it has one.
+    """Open the Batch API of a server that speaks OpenAI's; None unless the option `batch` is set.
 
     Raises:
         Misconfigured: an option is wrong.

@@ -1,4 +1,4 @@
-"""Hugging Face's inference: feature extraction of a model on its hub, or of an endpoint of one's own.
+"""Hugging Face's inference: feature extraction of a model on the hub, or of the user's own endpoint.
 
 Source: https://huggingface.co/docs/inference-providers/tasks/feature-extraction, and the sources of
 text-embeddings-inference (limits, types of errors).
@@ -49,10 +49,10 @@ OPTIONS = (
     "revision",
 )
 
-# As text-embeddings-inference has it, unless it is told otherwise.
+# The defaults of text-embeddings-inference.
 ITEMS, TOKENS = 32, 16_384
 
-# Some models that many use, so that their dimensions need not be set; windows without the two special tokens.
+# Popular models, so that their dimensions need not be set; windows without the two special tokens.
 MODELS = {
     name: ProviderModel(dimensions=dimensions, window=window, request=TOKENS)
     for name, dimensions, window in (
@@ -75,9 +75,7 @@ DEPTH_OF_TOKENS = 2
 
 
 def open_huggingface(name: str, *, cache: Path, options: Mapping[str, str]) -> RemoteEmbedder:  # noqa: ARG001 - keeps no files
-    """Open a model of the hub, as Hugging Face serves it; with `endpoint`, as that address does.
-
-    docs/providers.md tells what `options` there are.
+    """Open a model of the hub; with the option `endpoint`, at that address. docs/providers.md lists the `options`.
 
     Raises:
         Misconfigured: an option is wrong, or there is no key.
@@ -115,7 +113,7 @@ def open_huggingface(name: str, *, cache: Path, options: Mapping[str, str]) -> R
             items=read.number("items") or ITEMS,
             tokens=read.number("tokens") or TOKENS,
             window=model.window if model else 0,
-            # Paid by the second, or by a plan: not by the token.
+            # Billed per second or by subscription, not per token.
             price=read.amount("price") or 0.0,
             rates=read.rates(),
             prompts=prompts,
@@ -129,13 +127,13 @@ class HuggingFaceApi:
     """Hugging Face's API."""
 
     def __init__(self, path: str, *, pooling: Pooling, prompt_names: Mapping[str, str]) -> None:
-        """Take the model's path, how to pool tokens, and the prompts that the server is to use."""
+        """Take the model's path, the pooling of token vectors, and the names of prompts that the server adds."""
         self.path = path
         self._pooling = pooling
         self._prompt_names = prompt_names
 
     def body(self, texts: Sequence[str], purpose: Purpose) -> Mapping[str, Any]:
-        """Write a request."""
+        """Return the body of a request."""
         named = self._prompt_names.get(purpose)
         return {
             "inputs": texts,
@@ -144,17 +142,17 @@ class HuggingFaceApi:
             **({"prompt_name": named} if named else {}),
         }
 
-    def read(self, payload: Any, count: int) -> ParsedResponse:  # as JSON has it
-        """Read a vector for each text, or for each of its tokens; nothing is message of usage."""
+    def read(self, payload: Any, count: int) -> ParsedResponse:  # parsed JSON
+        """Parse a vector per text, or per token of each; usage is not reported."""
         return ParsedResponse(
             embeddings=[self._pooled(each) for each in positional(payload, count)], tokens=None
         )
 
     def refused(self, response: HttpResponse) -> Refusal:
-        """Read {error, estimated_time} and {error, error_type}."""
+        """Interpret {error, estimated_time} and {error, error_type}."""
         message = message_of(response.json)
         if response.status == UNAVAILABLE and isinstance(response.json, dict):
-            # A model that is being loaded says how long that takes.
+            # A model that is loading says how long that takes.
             wait = response.json.get("estimated_time")
             return Refusal(verdict="transient", retry_after=wait if isinstance(wait, int | float) else None)
         if TOO_LARGE.search(message):
@@ -163,7 +161,7 @@ class HuggingFaceApi:
             return Refusal(verdict="misconfigured")
         return Refusal()
 
-    def _pooled(self, embedding: Any) -> Any:  # as JSON has it
+    def _pooled(self, embedding: Any) -> Any:  # parsed JSON
         import numpy as np
 
         if not (isinstance(embedding, list) and embedding and isinstance(embedding[0], list)):
@@ -173,7 +171,7 @@ class HuggingFaceApi:
         except (ValueError, TypeError) as error:
             raise Transient("the response has a text whose tokens have vectors of several lengths") from error
         if tokens.ndim > DEPTH_OF_TOKENS and tokens.shape[0] == 1:
-            tokens = tokens[0]  # a batch of one, as pipelines give it
+            tokens = tokens[0]  # a batch of one, as pipelines return it
         if tokens.ndim != DEPTH_OF_TOKENS:
             raise Transient(
                 f"the response has a text with an array of {tokens.ndim} dimensions, not one vector"

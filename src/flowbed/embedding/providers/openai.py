@@ -42,7 +42,7 @@ KEY = "OPENAI_API_KEY"
 OPTIONS = (*COMMON, "api_version", "batch_tokens", "deployment", "organization", "project")
 
 ITEMS = 2_048
-# Of all texts of a request together; and of one text.
+# Of all texts of a request together, and of one text.
 TOKENS, WINDOW = 300_000, 8_192
 
 # A batch job: texts, bytes of input, seconds until it is done or expires.
@@ -66,12 +66,12 @@ MODELS = {
     ),
 }
 
-# Codes of errors that no other text and no later time would change.
+# Error codes that no other text and no later attempt would change.
 OF_THE_ACCOUNT = frozenset({"insufficient_quota", "billing_hard_limit_reached", "billing_not_active"})
 OF_THE_SETTINGS = frozenset({"invalid_api_key", "model_not_found", "unsupported_country_region_territory"})
 OF_THE_SIZE = frozenset({"max_tokens_per_request", "array_above_max_length"})
-# What an error that has no code says, by OpenAI and the servers that speak its API: that a field is at fault which is
-# no text, or that the request may pass in parts.
+# Messages without a code, of OpenAI and of servers that speak its API: a field other than the texts is wrong, or the
+# request may succeed in parts.
 SETTING = re.compile(
     r"dimension|matryoshka|encoding_format|input_type|unrecognized request argument|unknown (field|parameter)"
     r"|extra_forbidden|extra inputs",
@@ -82,15 +82,15 @@ TOO_LARGE = re.compile(
     r"|at most \d+ (items|inputs|texts)|tokens? (in batch|per request|per submitted batch)",
     re.IGNORECASE,
 )
-# The statuses in which either is told.
+# Statuses of these messages.
 MALFORMED = (400, 422)
 LARGE = (*MALFORMED, 413, 429)
 
 
 def open_openai(name: str, *, cache: Path, options: Mapping[str, str]) -> RemoteEmbedder:  # noqa: ARG001 - keeps no files
-    """Open a model of OpenAI; with `api_version`, or at an address of Azure, of a deployment there.
+    """Open a model of OpenAI, or a deployment at Azure (`api_version`, or an address of Azure).
 
-    docs/providers.md tells what `options` there are.
+    docs/providers.md lists the `options`.
 
     Raises:
         Misconfigured: an option is wrong, or there is no key.
@@ -101,7 +101,7 @@ def open_openai(name: str, *, cache: Path, options: Mapping[str, str]) -> Remote
     key = required_key(read, KEY)
     base_url = read.text("base_url", BASE_URL)
     version = read.text("api_version")
-    # Azure has no bearer keys.
+    # Azure's keys are not bearer tokens.
     headers = {"api-key": key} if is_azure(read) else {"Authorization": f"Bearer {key}"}
     for header, option in (("OpenAI-Organization", "organization"), ("OpenAI-Project", "project")):
         if option in read:
@@ -124,20 +124,20 @@ def open_openai(name: str, *, cache: Path, options: Mapping[str, str]) -> Remote
             key=KEY,
             exact=True,
         ),
-        # All of OpenAI's embedding models read text with the same tokenizer.
+        # All of OpenAI's embedding models share one tokenizer.
         counter=open_counter(read.text("tokenizer"), factor=1) if "tokenizer" in read else Bpe("cl100k_base"),
     )
 
 
 def is_azure(read: Options) -> bool:
-    """Tell whether options lead to Azure, one of whose newer addresses needs no version."""
+    """Return whether the options lead to Azure, whose newer addresses need no version."""
     return "api_version" in read or ".azure.com" in read.text("base_url")
 
 
 class OpenAIApi:
-    """OpenAI's API, and that of the servers that speak it.
+    """OpenAI's format, also of the servers that speak it.
 
-    `dimensions` are asked for only where they are not the model's own: some servers refuse the word.
+    `dimensions` are sent only if they differ from the model's own: some servers refuse the field.
     """
 
     def __init__(
@@ -149,7 +149,7 @@ class OpenAIApi:
         encoding: str = "base64",
         input_types: bool = False,
     ) -> None:
-        """Take what stands in every request; an empty `encoding` leaves it to the server."""
+        """Set the fields of every request; an empty `encoding` leaves it to the server."""
         self.path = path
         self._input_types = input_types
         self._fixed: dict[str, Any] = {"model": model}
@@ -159,12 +159,12 @@ class OpenAIApi:
             self._fixed["dimensions"] = dimensions
 
     def body(self, texts: Sequence[str], purpose: Purpose) -> Mapping[str, Any]:
-        """Write a request."""
+        """Return the body of a request."""
         extra = {"input_type": purpose} if self._input_types else {}
         return {"input": texts, **self._fixed, **extra}
 
-    def read(self, payload: Any, count: int) -> ParsedResponse:  # as JSON has it
-        """Read {data: [{index, embedding}], usage: {prompt_tokens, total_tokens}}."""
+    def read(self, payload: Any, count: int) -> ParsedResponse:  # parsed JSON
+        """Parse {data: [{index, embedding}], usage: {prompt_tokens, total_tokens}}."""
         data = payload.get("data") if isinstance(payload, dict) else None
         tokens = usage(payload, "usage", "prompt_tokens")
         if tokens is None:
@@ -172,7 +172,7 @@ class OpenAIApi:
         return ParsedResponse(embeddings=indexed(data, count), tokens=tokens)
 
     def refused(self, response: HttpResponse) -> Refusal:
-        """Read {error: {message, type, param, code}}, and the forms that other servers have for it."""
+        """Interpret {error: {message, type, param, code}}, and other servers' forms of it."""
         error = response.json.get("error") if isinstance(response.json, dict) else None
         fields = error if isinstance(error, dict) else {}
         codes = {str(fields.get("code")), str(fields.get("type"))}

@@ -1,10 +1,10 @@
-"""Vectors out of the answers of providers: each belongs to the text that it was asked for, or there is none. No I/O."""
+"""Extracts vectors from providers' responses: each provably belongs to its text, or the response is refused. No I/O."""
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from pybase64 import b64decode  # the standard library's takes ten times as long
+from pybase64 import b64decode  # ten times as fast as the standard library's
 
 from flowbed.errors import Misconfigured, Rejected, Transient
 
@@ -15,15 +15,15 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 FLOAT = "<f4"
-# Squares of lengths that single precision has no doubt about.
+# Squared lengths within single precision.
 TINY, HUGE = 1e-30, 1e30
 
 
-def indexed(data: Any, count: int) -> list[Any]:  # as JSON has it
-    """Put the embeddings of `data`, a list of {index, embedding}, in the order of their texts.
+def indexed(data: Any, count: int) -> list[Any]:  # parsed JSON
+    """Return the embeddings of `data`, a list of {index, embedding}, in the order of their texts.
 
     Raises:
-        Transient: it is no such list, or an index is missing, doubled or out of range: no vector could be trusted.
+        Transient: it is not such a list, or an index is missing, doubled or out of range: no vector can be trusted.
     """
     if not isinstance(data, list) or not all(isinstance(each, dict) for each in data):
         raise Transient("the answer holds no list of embeddings")
@@ -40,11 +40,11 @@ def indexed(data: Any, count: int) -> list[Any]:  # as JSON has it
     return [found[index] for index in range(count)]
 
 
-def positional(rows: Any, count: int) -> list[Any]:  # as JSON has it
-    """Take embeddings that come in the order of their texts, and say nothing more of it.
+def positional(rows: Any, count: int) -> list[Any]:  # parsed JSON
+    """Return embeddings that are in the order of their texts and have no index.
 
     Raises:
-        Transient: it is no list, or not of one for each text.
+        Transient: it is not a list, or does not have one embedding per text.
     """
     if not isinstance(rows, list):
         raise Transient("the answer holds no list of embeddings")
@@ -54,11 +54,11 @@ def positional(rows: Any, count: int) -> list[Any]:  # as JSON has it
 
 
 def matrix(embeddings: Sequence[Any], dimensions: int) -> NDArray[np.float32]:
-    """Read embeddings, each base64 of little-endian float32 or a list of numbers, into one array.
+    """Decode embeddings, each base64 of little-endian float32 or a list of numbers, into one array.
 
     Raises:
-        Transient: one cannot be read, or is of another length than its neighbours.
-        Misconfigured: all of them have another number of dimensions than was set.
+        Transient: one cannot be decoded, or their lengths differ.
+        Misconfigured: all have another number of dimensions than expected.
     """
     import numpy as np
 
@@ -76,21 +76,21 @@ def matrix(embeddings: Sequence[Any], dimensions: int) -> NDArray[np.float32]:
 
 
 def normalised(vectors: NDArray[np.float32]) -> NDArray[np.float32]:
-    """Make every vector as long as 1.
+    """Scale every vector to length 1.
 
     Raises:
         Transient: one has a number that is not finite.
-        Rejected: one is all zeros, so that it points nowhere; `inputs` says which.
+        Rejected: one is all zeros, so has no direction; `inputs` says which.
     """
     import numpy as np
 
     with np.errstate(over="ignore", invalid="ignore", under="ignore"):
         squares = np.einsum("ij,ij->i", vectors, vectors)
-    # Looked at one by one: of a few, as most calls are, numpy would take longer for that than for the product.
+    # In Python: for the few vectors of most calls numpy's comparison takes longer than the product.
     if all(TINY < square < HUGE for square in squares.tolist()):
         unit: NDArray[np.float32] = vectors / np.sqrt(squares)[:, None]
         return unit
-    # Not finite, zero, or so large or small that its square has no place here: double precision tells.
+    # Not finite, zero, or its square overflows or underflows: double precision tells.
     precise = np.linalg.norm(vectors.astype(np.float64), axis=1)
     if not np.isfinite(precise).all():
         raise Transient("it answered a vector with numbers that are not finite")
@@ -101,20 +101,20 @@ def normalised(vectors: NDArray[np.float32]) -> NDArray[np.float32]:
     return divided
 
 
-def usage(payload: Any, *path: str) -> int | None:  # as JSON has it
-    """Read a count of tokens that lies at `path` in an answer; None where there is none."""
+def usage(payload: Any, *path: str) -> int | None:  # parsed JSON
+    """Return the token count at `path` in a response; None if there is none."""
     for name in path:
         payload = payload.get(name) if isinstance(payload, dict) else None
     good = isinstance(payload, int | float) and not isinstance(payload, bool) and payload >= 0
     return int(payload) if good else None
 
 
-def message_of(payload: Any) -> str:  # as JSON has it
-    """Find what an error says of itself, in the several forms that servers have for it."""
+def message_of(payload: Any) -> str:  # parsed JSON
+    """Find the message of an error, in the forms that servers use."""
     if isinstance(payload, str):
         return payload
     if isinstance(payload, list):
-        # Validation errors of FastAPI's servers, which repeat the whole input beside their message.
+        # Validation errors of FastAPI servers, which repeat the whole input beside their message.
         return "; ".join(filter(None, map(message_of, payload)))
     if isinstance(payload, dict):
         for name in ("error", "message", "detail", "msg"):
@@ -123,14 +123,14 @@ def message_of(payload: Any) -> str:  # as JSON has it
     return ""
 
 
-def _row(embedding: Any) -> NDArray[np.float32]:  # as JSON has it
+def _row(embedding: Any) -> NDArray[np.float32]:  # parsed JSON
     import numpy as np
 
     try:
         if isinstance(embedding, str):
             return np.frombuffer(b64decode(embedding, validate=True), FLOAT)
         if isinstance(embedding, list):
-            with np.errstate(over="ignore"):  # too large for 32 bits is not finite, and told as such
+            with np.errstate(over="ignore"):  # too large for float32 becomes infinite, which is refused later
                 row = np.array(embedding, dtype=np.float32)
             if row.ndim == 1:
                 return row

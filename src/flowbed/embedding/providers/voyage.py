@@ -37,17 +37,17 @@ if TYPE_CHECKING:
     from flowbed.records import Purpose
 
 BASE_URL = "https://api.voyageai.com/v1"
-# Keys that MongoDB gives out begin so, and are known at its address only.
+# MongoDB's keys start with this, and are valid only at its own address.
 MONGODB_KEY, MONGODB_URL = "al-", "https://ai.mongodb.com/v1"
 KEY = "VOYAGE_API_KEY"
 OPTIONS = (*COMMON, "batch_tokens")
 
 ITEMS = 1_000
 SIZES = frozenset({256, 512, 1_024, 2_048})
-# As the first tier has it; the second has twice as much of everything, the third three times.
+# The first tier's; the second has twice as much of everything, the third three times.
 REQUESTS_PER_MINUTE = 2_000
-# Voyage's tokenizers take up to 1.2 times as many tokens of prose as OpenAI's do. Of code and of mixed scripts it can
-# be far more: a request that turns out to be too large is sent in halves.
+# Voyage's tokenizers make up to 1.2 times as many tokens of prose as OpenAI's. For code and mixed scripts it can be far
+# more: a request that is too large is sent again in halves.
 FACTOR = 1.2
 
 # A batch job: texts, and seconds until it is done or expires.
@@ -89,16 +89,16 @@ MODELS = {
         ("voyage-2", 4_000, 320_000, 8_000_000, 0.10),
     )
 }
-# A model that is not in the table is held to the smallest of these.
+# The limit assumed for a model that is not in the table: the smallest of these.
 SMALLEST = 120_000
 
-# What an error says where a request as a whole is too large, and where some of its texts are.
+# Messages that the request as a whole is too large, and that some of its texts are.
 TOO_LARGE = re.compile(r"max(imum)? allowed tokens per submitted batch|batch size limit", re.IGNORECASE)
 TOO_LONG = re.compile(
     r"examples?(?:\(s\))? at ind(?:ex(?:es)?|ices) (\d+(?:(?:,| and|, and) \d+)*)", re.IGNORECASE
 )
 NO_SUCH_MODEL = re.compile(r"model .{1,80} is not (supported|available)", re.IGNORECASE)
-# An account with nothing left, told apart from one that asks too fast.
+# The account is exhausted, as opposed to too many requests.
 USED_UP = re.compile(
     r"used up|exceeded .{0,30}quota|insufficient (credit|balance|funds|quota)", re.IGNORECASE
 )
@@ -106,9 +106,7 @@ BAD_REQUEST, TOO_MANY = 400, 429
 
 
 def open_voyage(name: str, *, cache: Path, options: Mapping[str, str]) -> RemoteEmbedder:  # noqa: ARG001 - keeps no files
-    """Open a model of Voyage.
-
-    docs/providers.md tells what `options` there are.
+    """Open a model of Voyage; docs/providers.md lists the `options`.
 
     Raises:
         Misconfigured: an option is wrong, or there is no key.
@@ -124,7 +122,7 @@ def open_voyage(name: str, *, cache: Path, options: Mapping[str, str]) -> Remote
         space=Space(
             model=name,
             dimensions=dimensions,
-            # Voyage puts words of its own in front of a text, another for each type.
+            # Voyage prepends its own prompt to a text, a different one for each type.
             prompts=(("document", "input_type:document"), ("query", "input_type:query")),
         ),
         terms=ProviderTerms(
@@ -146,23 +144,23 @@ class VoyageApi:
     path = "/embeddings"
 
     def __init__(self, model: str, *, dimensions: int | None) -> None:
-        """Take what stands in every request."""
-        # Left to itself, it cuts long texts off. "float" is no encoding it knows.
+        """Set the fields of every request."""
+        # By default it truncates long texts. It does not know the encoding "float".
         self._fixed: dict[str, Any] = {"model": model, "truncation": False, "encoding_format": "base64"}
         if dimensions is not None:
             self._fixed["output_dimension"] = dimensions
 
     def body(self, texts: Sequence[str], purpose: Purpose) -> Mapping[str, Any]:
-        """Write a request."""
+        """Return the body of a request."""
         return {"input": texts, "input_type": purpose, **self._fixed}
 
-    def read(self, payload: Any, count: int) -> ParsedResponse:  # as JSON has it
-        """Read {data: [{index, embedding}], usage: {total_tokens}}."""
+    def read(self, payload: Any, count: int) -> ParsedResponse:  # parsed JSON
+        """Parse {data: [{index, embedding}], usage: {total_tokens}}."""
         data = payload.get("data") if isinstance(payload, dict) else None
         return ParsedResponse(embeddings=indexed(data, count), tokens=usage(payload, "usage", "total_tokens"))
 
     def refused(self, response: HttpResponse) -> Refusal:
-        """Read {detail}, which alone tells one bad request from another."""
+        """Interpret {detail}, which alone distinguishes bad requests."""
         message = message_of(response.json)
         if response.status == TOO_MANY and USED_UP.search(message):
             return Refusal(verdict="misconfigured", advice="look at the account's plan and credit")
