@@ -1,4 +1,4 @@
-"""Vectors that were paid for once, given back wherever the same text is embedded again."""
+"""An embedder with a cache in front: vectors that were paid for are reused wherever the same text occurs again."""
 
 from __future__ import annotations
 
@@ -30,21 +30,21 @@ if TYPE_CHECKING:
     from flowbed.records import Purpose
 
 
-# Bytes, and so tokens, that one character has at most.
+# Most bytes, and so tokens, of one character.
 MOST_BYTES = 4
 
-# Requests of one call that wait for a provider at once: with more, its rate limit would turn away whoever comes next.
+# Requests of one call in flight at once; more would use up the provider's rate limit for other calls.
 AT_ONCE = 4
 
 
 class Cached(Wrapper):
-    """An embedder that asks `tiers`, nearest first, before it asks `embedder`.
+    """An embedder that looks in `tiers`, nearest first, before it calls `embedder`.
 
-    Of one that is paid for it asks for no more at once than goes in one request, and keeps every answer: nothing is
-    paid for again because another part of the same call failed.
+    A paid embedder is called with one request's texts at a time, and every answer is kept: nothing is paid for again
+    because another part of the same call failed.
 
-    Within one process a text is sent once, however many calls want it at the same time. A tier that fails is passed
-    over with a warning: the cache saves work, and never decides whether a call succeeds. Used from one event loop.
+    Within one process a text is sent once, however many calls want it at the same time. A tier that fails is skipped
+    with a warning: the cache saves work, and never decides whether a call succeeds. Used from one event loop.
     """
 
     def __init__(
@@ -55,10 +55,10 @@ class Cached(Wrapper):
         counts: bool = False,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        """Wrap an embedder; `counts` has every answer tell the tokens of each text, `clock` gives seconds.
+        """Wrap an embedder; with `counts` every answer has the tokens of each text. `clock` returns seconds.
 
         Raises:
-            Misconfigured: the vectors are filled up with zeros, which nobody may store.
+            Misconfigured: the vectors are padded with zeros, which must not be stored.
         """
         super().__init__(embedder)
         if is_padded(self.space):
@@ -68,16 +68,16 @@ class Cached(Wrapper):
         self._counts = counts
         self._layout = Layout(self.space.dimensions)
         self.tiers = Tiers(tiers, self._layout, clock=clock)
-        # A key is here while some call looks it up or embeds it.
+        # The keys that some call is looking up or embedding now.
         self._flights: dict[bytes, asyncio.Future[_FlightResult]] = {}
-        # Of what nobody waits for, where that may take long: nobody else is to wait for it.
+        # Those of background work on a free model, which may take long: interactive calls do not wait for them.
         self._background_flights: dict[bytes, asyncio.Future[_FlightResult]] = {}
 
     async def embed(self, texts: Sequence[str], *, purpose: Purpose) -> Embedded:
-        """Embed every text or none; `tokens` counts only what this call had sent, `counts` every text.
+        """Embed every text or none; `tokens` counts only what this call sent, `counts` every text.
 
-        `truncated` also holds texts whose cut-off vector came from the cache. `Rejected.inputs` are positions in
-        `texts`, whatever part of them was sent.
+        `truncated` includes texts whose truncated vector came from the cache. `Rejected.inputs` are positions in
+        `texts`.
 
         Raises:
             Transient, Rejected, Misconfigured: as the embedder does.
@@ -96,7 +96,7 @@ class Cached(Wrapper):
                 refused.perhaps_billed = cause.perhaps_billed or call.tokens > 0
                 raise refused from cause
             except Error as error:
-                # Other parts of the call may have been answered and kept, and who pays is told of them in no other way.
+                # Other parts of the call may have been answered and kept; this tells the payer of their cost.
                 error.perhaps_billed |= call.tokens > 0
                 raise
         values = [known[key] for key in keys]
@@ -110,7 +110,7 @@ class Cached(Wrapper):
         )
 
     async def lookup(self, texts: Sequence[str], *, purpose: Purpose) -> dict[str, NDArray[np.float32]]:
-        """Find the vectors that are kept already, without embedding any; texts not kept are missing.
+        """Return the cached vectors, without embedding; texts that are not cached are missing.
 
         Raises:
             Rejected: a text is not valid Unicode.
@@ -123,7 +123,7 @@ class Cached(Wrapper):
         return {wanted[key]: vector.copy() for key, vector in zip(found, vectors, strict=True)}
 
     async def keep(self, texts: Sequence[str], embedded: Embedded, *, purpose: Purpose) -> None:
-        """Keep vectors that came another way, as from a provider's Batch API.
+        """Store vectors from elsewhere, such as a provider's Batch API.
 
         Raises:
             Rejected: a text is not valid Unicode.
@@ -132,7 +132,7 @@ class Cached(Wrapper):
         await self.tiers.put(self._encode(self._keys(texts, purpose), embedded, embedded.counts))
 
     async def parts(self, texts: Sequence[str], *, purpose: Purpose) -> list[slice]:
-        """Cut texts, in order, into parts that the embedder takes in one request each, and answers or fails whole."""
+        """Split texts, in order, into parts of one request each, which the embedder answers or fails as a whole."""
         if len(texts) <= self.items and sum(map(len, texts)) * MOST_BYTES <= self.tokens:
             return [slice(0, len(texts))] if texts else []
         if self.price:
@@ -143,7 +143,7 @@ class Cached(Wrapper):
         return split(sizes, items=self.items, tokens=self.tokens)
 
     async def clear(self) -> None:
-        """Empty the tiers that can be emptied; what is kept on disk was paid for, and stays."""
+        """Empty the tiers that can be cleared; vectors on disk were paid for, and stay."""
         await self.tiers.clear()
 
     def _keys(self, texts: Sequence[str], purpose: Purpose) -> list[bytes]:
@@ -152,11 +152,11 @@ class Cached(Wrapper):
 
     @property
     def _in_background(self) -> bool:
-        """Whether the call under way takes what others leave; what costs money is never embedded twice for that."""
+        """Whether this is background work on a free model; a paid text is never embedded twice for speed."""
         return BACKGROUND.get() and not self.price
 
     async def _complete(self, call: _Lookup, purpose: Purpose) -> None:
-        """Find or make what is not known yet of what a call wants."""
+        """Find or embed what a call does not have yet."""
         while left := [key for key in call.wanted if key not in call.known]:
             under_way = (
                 {**self._background_flights, **self._flights} if self._in_background else self._flights
@@ -165,13 +165,13 @@ class Cached(Wrapper):
             mine = {key: call.wanted[key] for key in left if key not in in_flight}
             if mine:
                 await self._resolve(mine, call, purpose)
-            # Only after its own keys are settled does a call wait, so no two calls wait for each other.
+            # A call waits only after its own keys are settled, so no two calls wait for each other.
             if in_flight:
                 await asyncio.wait(in_flight.values())
                 call.join({key: flight.result() for key, flight in in_flight.items()})
 
     async def _resolve(self, mine: Mapping[bytes, str], call: _Lookup, purpose: Purpose) -> None:
-        """Look `mine` up, embed what is not kept, add both to what is known, and tell whoever waits."""
+        """Look `mine` up, embed what is not cached, and tell the calls that wait for these keys."""
         loop = asyncio.get_running_loop()
         flights = {key: loop.create_future() for key in mine}
         registry = self._background_flights if self._in_background else self._flights
@@ -192,15 +192,15 @@ class Cached(Wrapper):
             failure = error
             raise
         finally:
-            # Also after an error or a cancellation, so that nobody waits for ever.
+            # Also after an error or a cancellation, so that no call waits for ever.
             for key, flight in flights.items():
                 del registry[key]
                 flight.set_result(call.known.get(key, failure if key in refused_keys else None))
 
     async def _send(self, sent: Mapping[bytes, str], call: _Lookup, purpose: Purpose) -> None:
-        """Embed `sent`, in as many requests as it takes, and keep it; the first failure ends those not yet begun."""
+        """Embed `sent` in as many requests as needed, and keep the vectors; a failure starts no further request."""
         order, texts = list(sent), list(sent.values())
-        # What costs nothing may be lost, and a model that runs here cuts calls to its own measure.
+        # A free model may lose work, and splits calls by itself.
         parts = await self.parts(texts, purpose=purpose) if self.price else []
         if len(parts) <= 1:
             return await self._request(order, texts, call, purpose)
@@ -226,12 +226,12 @@ class Cached(Wrapper):
     async def _request(
         self, order: Sequence[bytes], texts: Sequence[str], call: _Lookup, purpose: Purpose
     ) -> None:
-        """Embed the texts of the keys in `order`, in one request, and keep what it brings."""
+        """Embed the texts of the keys in `order` in one request, and keep the vectors."""
         telemetry.reached(telemetry.REQUEST_SENT, texts=len(texts))
         try:
             embedded = await self._embedder.embed(texts, purpose=purpose)
         except Rejected as error:
-            # The only text of a request is the one that was refused, whether the provider says so or not.
+            # A refused request of one text can only mean that text.
             places = error.inputs or ((0,) if len(order) == 1 else ())
             raise _RejectedKeysError(error, {order[place] for place in places}) from error
         telemetry.reached(
@@ -246,7 +246,7 @@ class Cached(Wrapper):
         call.provider = embedded.provider or call.provider
         counts = embedded.counts
         if self._counts and not counts:
-            # One text has all of the tokens that are billed, and need not be read to know them.
+            # A single text has all billed tokens, and need not be counted.
             alone = len(texts) == 1 and embedded.tokens > 0
             sizes = [1] if alone else [self._size(text, purpose) for text in texts]
             counts = share_tokens(embedded.tokens, sizes)
@@ -255,7 +255,7 @@ class Cached(Wrapper):
         await self.tiers.put(stored)
 
     async def _counted(self, keys: Sequence[bytes], call: _Lookup, purpose: Purpose) -> tuple[int, ...]:
-        """Read the tokens of each text; those of a vector that was kept without are counted, and kept from now on."""
+        """Return the tokens of each text; count those whose cached vector came without, and store the count."""
         counts: dict[bytes, int] = {}
         missing: dict[bytes, bytes] = {}
         for key, value in call.known.items():
@@ -269,12 +269,12 @@ class Cached(Wrapper):
         return tuple([counts[key] for key in keys])
 
     def _size(self, text: str, purpose: Purpose) -> int:
-        """Tell the tokens of a text, as nearly as can be told without embedding it."""
+        """Return the tokens of a text, as exactly as possible without embedding it."""
         tokens = self.count(text)
         return self.bill(text, tokens) if purpose == "document" else tokens
 
     def _encode(self, keys: Sequence[bytes], embedded: Embedded, counts: Sequence[int]) -> dict[bytes, bytes]:
-        """Write vectors as tiers keep them."""
+        """Encode vectors as the tiers store them."""
         shape = (len(keys), self.space.dimensions)
         if embedded.vectors.shape != shape:
             raise Misconfigured(
@@ -293,13 +293,13 @@ class Cached(Wrapper):
         }
 
 
-# What became of a key that another call was after: its vector, why there is none, or None where that call cannot tell.
+# What another call found for a key: a vector, a failure, or None if it cannot tell.
 _FlightResult = bytes | Transient | Rejected | Misconfigured | None
 
 
 @dataclass
 class _Lookup:
-    """What one call wants, by key, and what it has."""
+    """The texts that one call wants, by key, and the vectors it has."""
 
     wanted: Mapping[bytes, str]
     known: dict[bytes, bytes]
@@ -309,10 +309,10 @@ class _Lookup:
     failed: bool = False
 
     def join(self, results: Mapping[bytes, _FlightResult]) -> None:
-        """Take what other calls have found.
+        """Take over the results of other calls.
 
-        A failure of another call is not this one's: once, what is still unknown is tried again by this call itself. Of
-        a crowd that waits for a provider which is down, each would otherwise wait for all before it to try in turn.
+        If the shared request failed, this call tries once itself instead of queueing behind every other waiter; a
+        second shared failure is raised.
         """
         refused = {key: error for key, error in results.items() if isinstance(error, Rejected)}
         if refused:
@@ -327,7 +327,7 @@ class _Lookup:
 
 
 class _RejectedKeysError(Exception):
-    """The embedder refused texts, named here by key, since only some texts of the call were sent to it."""
+    """The embedder refused texts, identified by key, since only some texts of the call were sent to it."""
 
     def __init__(self, cause: Rejected, keys: set[bytes]) -> None:
         super().__init__(str(cause))

@@ -18,22 +18,22 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 
-# Values of 384 dimensions are 1,536 bytes; a page of 4,096 bytes wastes a quarter of itself on them.
+# A vector of 384 dimensions has 1,536 bytes; a page of 4,096 bytes would waste a quarter of itself.
 PAGE_BYTES = 16_384
 
-# Rows of one statement or transaction: few enough that another process which writes waits for milliseconds.
+# Rows of one statement or transaction: few enough that another process waits for only milliseconds to write.
 ROWS = 1000
 
 # Seconds to wait for another process; its longest transaction takes well under one, unless the disk is very slow.
 PATIENCE = 30.0
 
-# Uses are known to the hour, so that reading a row writes to it once an hour at most.
+# Time of use is kept to the hour, so that reads update a row at most once an hour.
 USE_SECONDS = 3600
 
-# Bytes of the log that stay on disk between bursts of writing.
+# Bytes of the write-ahead log that stay on disk after a burst of writes.
 LOG_BYTES = 16 * 2**20
 
-# Of all rows, the share that is dropped at once: dropping row by row would make every insertion pay for one.
+# Fraction of rows dropped at once: dropping one at a time would slow down every insertion.
 DROPPED_SHARE = 0.05
 
 SCHEMA = """
@@ -49,35 +49,35 @@ BUSY = (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED)
 
 
 class VectorFile:
-    """Vectors by key on disk, least recently used out first.
+    """Vectors by key in a file, least recently used out first.
 
-    A file that is damaged is set aside and begun anew: what it held can be embedded again.
+    A damaged file is set aside and replaced by an empty one: what it held can be embedded again.
     """
 
     def __init__(self, path: Path, *, limit: int, clock: Callable[[], float]) -> None:
-        """Name the file, which the first call opens; `limit` is its size in bytes, `clock` gives Unix seconds."""
+        """Name the file, which the first call opens; `limit` is its size in bytes, `clock` returns Unix seconds."""
         self._path = path
         self._limit = limit
         self._clock = clock
         self._connection: sqlite3.Connection | None = None
-        # SQLite blocks, and its connection belongs to one thread.
+        # SQLite blocks, and a connection belongs to one thread.
         self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="flowbed-vectors")
 
     async def get_many(self, keys: Sequence[bytes]) -> dict[bytes, bytes]:
-        """Look keys up; those that are not kept are missing from the answer.
+        """Look keys up; unknown keys are missing from the result.
 
         Raises:
-            Transient: another process held the file for too long.
+            Transient: another process kept the file locked for too long.
             OutOfSpace: the disk is full.
             Misconfigured: the file cannot be opened.
         """
         return await self._call(lambda connection: self._get(connection, keys))
 
     async def put_many(self, vectors: Mapping[bytes, bytes]) -> None:
-        """Keep vectors, and drop those used least recently where the file has grown past its limit.
+        """Store vectors, and drop the least recently used ones if the file exceeds its limit.
 
         Raises:
-            Transient: another process held the file for too long.
+            Transient: another process kept the file locked for too long.
             OutOfSpace: the disk is full.
             Misconfigured: the file cannot be opened.
         """
@@ -91,14 +91,14 @@ class VectorFile:
         return await asyncio.get_running_loop().run_in_executor(self._thread, self._run, work)
 
     def _run(self, work: Callable[[sqlite3.Connection], T]) -> T:
-        """Run `work` in the file's thread; a damaged file is opened again first, and then begun anew."""
+        """Run `work` in the file's thread; reopen a damaged file first, then replace it."""
         try:
             try:
                 return work(self._open())
             except sqlite3.Error as error:
                 if not _has_code(error, DAMAGED):
                     raise
-            # Another process may have begun the file anew while this one still had the old one open.
+            # Another process may have replaced the file while this one had the old one open.
             self._close()
             try:
                 return work(self._open())
@@ -111,7 +111,7 @@ class VectorFile:
             self._set_aside()
             return work(self._open())
         except (sqlite3.Error, OSError) as error:
-            # A connection whose transaction failed half way is not used again.
+            # Do not reuse a connection whose transaction failed halfway.
             self._close()
             raise self._translate(error) from error
 
@@ -122,7 +122,7 @@ class VectorFile:
             try:
                 connection.execute(f"PRAGMA page_size = {PAGE_BYTES}")
                 use_write_ahead_log(connection, patience=PATIENCE, log_bytes=LOG_BYTES)
-                # A lost last transaction only means embedding again; a damaged file is ruled out either way.
+                # Losing the last transaction only means embedding again; the file cannot be damaged by it.
                 connection.execute("PRAGMA synchronous = NORMAL")
                 connection.executescript(SCHEMA)
             except BaseException:
@@ -138,10 +138,10 @@ class VectorFile:
 
     def _set_aside(self) -> None:
         self._close()
-        # The log first: beside a new file, an old log would be replayed into it.
+        # The log first: an old log would be replayed into a new file.
         for suffix in ("-wal", "-shm"):
             self._path.with_name(self._path.name + suffix).unlink(missing_ok=True)
-        # One is enough to look at, and more could fill the disk.
+        # One damaged file is enough for diagnosis; more could fill the disk.
         self._path.replace(self._path.with_name(self._path.name + DAMAGED_SUFFIX))
 
     def _get(self, connection: sqlite3.Connection, keys: Sequence[bytes]) -> dict[bytes, bytes]:
@@ -166,7 +166,7 @@ class VectorFile:
         except sqlite3.Error as error:
             if _has_code(error, DAMAGED):
                 raise
-            # Knowing less about use is no reason to withhold what was found.
+            # Failing to record the use is no reason to withhold the vectors.
             log.debug("vector cache %s could not note what was used: %s", self._path, error)
         return found
 
@@ -175,7 +175,7 @@ class VectorFile:
         for part in _parts(list(vectors.items())):
             connection.execute("BEGIN IMMEDIATE")
             try:
-                # First, so that the rows which follow fill the pages that are freed.
+                # Before inserting, so that the new rows fill the freed pages.
                 self._drop(connection, room=sum(len(vector) for _, vector in part))
                 connection.executemany(
                     "INSERT INTO vectors (key, vector, used) VALUES (?, ?, ?) "
@@ -202,7 +202,7 @@ class VectorFile:
             )
 
     def _used_bytes(self, connection: sqlite3.Connection) -> int:
-        """Count the bytes of the pages in use; pages that were freed are filled again before the file grows."""
+        """Return the bytes of the pages in use; freed pages are reused before the file grows."""
         pages, free, size = (
             connection.execute(f"PRAGMA {name}").fetchone()[0]
             for name in ("page_count", "freelist_count", "page_size")
@@ -220,14 +220,14 @@ class VectorFile:
 
 
 def damage_of(path: Path) -> str:
-    """Say why the vectors in a file cannot be read; nothing, where they can, or where there is no file."""
+    """Return why the vectors in a file cannot be read; empty if they can, or if there is no file."""
     if not path.exists():
         return ""
     try:
         with contextlib.closing(
             sqlite3.connect(f"{path.as_uri()}?mode=ro", uri=True, timeout=PATIENCE)
         ) as file:
-            # The end of each tree: a look at every page would take minutes.
+            # Reads the end of each tree; checking every page would take minutes.
             file.execute("SELECT max(id), max(used), max(key) FROM vectors").fetchone()
     except sqlite3.Error as error:
         return str(error) if _has_code(error, DAMAGED) else ""
@@ -235,19 +235,19 @@ def damage_of(path: Path) -> str:
 
 
 def drop_damaged(path: Path, *, dry_run: bool) -> list[int]:
-    """Remove a file that is damaged, and one that was set aside for that; tell their sizes in bytes."""
+    """Remove a damaged file, and one that was set aside; return their sizes in bytes."""
     aside = path.with_name(path.name + DAMAGED_SUFFIX)
     found = [each for each in (aside, path) if each.exists() and (each == aside or damage_of(each))]
     sizes = [each.stat().st_size for each in found]
     for each in () if dry_run else found:
-        # The log first: beside a new file, an old log would be replayed into it.
+        # The log first: an old log would be replayed into a new file.
         for suffix in ("-wal", "-shm", ""):
             each.with_name(each.name + suffix).unlink(missing_ok=True)
     return sizes
 
 
 def _has_code(error: Exception, codes: Sequence[int]) -> bool:
-    """Whether SQLite gave one of these primary codes; the rest of a code only adds detail."""
+    """Return whether SQLite reported one of these primary codes; extended codes only add detail."""
     return (getattr(error, "sqlite_errorcode", None) or 0) & 0xFF in codes
 
 

@@ -10,15 +10,15 @@ from cachetools import TTLCache
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
 
-# What Python keeps beside the floats: the key, the headers of both objects, and the links of the two orders.
+# Bytes of an entry besides its floats: the key, two object headers, and the links of two orders.
 OVERHEAD = 400
 
 
 class VectorMemory:
-    """Vectors of this process, least recently used out first; used from one event loop."""
+    """Vectors in this process's memory, least recently used out first; used from one event loop."""
 
     def __init__(self, *, limit: int, ttl: float, clock: Callable[[], float] = time.monotonic) -> None:
-        """Keep at most `limit` bytes, each vector for at most `ttl` seconds; `clock` gives seconds."""
+        """Store at most `limit` bytes, each vector for at most `ttl` seconds; `clock` returns seconds."""
         self._kept: TTLCache[bytes, bytes] = TTLCache(
             maxsize=limit, ttl=ttl, timer=clock, getsizeof=lambda vector: len(vector) + OVERHEAD
         )
@@ -26,22 +26,22 @@ class VectorMemory:
 
     @property
     def size(self) -> tuple[int, int]:
-        """The vectors that are kept, and their bytes."""
+        """The number of vectors, and their bytes."""
         return len(self._kept), int(self._kept.currsize)
 
     def find(self, keys: Sequence[bytes]) -> dict[bytes, bytes]:
-        """Look keys up without waiting; those that are not kept are missing from the answer."""
+        """Look keys up without waiting; unknown keys are missing from the result."""
         if not self._kept:
-            return {}  # as in a run that has only begun, which asks for millions
+            return {}  # a new run looks up millions of keys in an empty cache
         looked = ((key, self._kept.get(key)) for key in keys)
         return {key: vector for key, vector in looked if vector is not None}
 
     async def get_many(self, keys: Sequence[bytes]) -> dict[bytes, bytes]:
-        """Look keys up; those that are not kept are missing from the answer."""
+        """Look keys up; unknown keys are missing from the result."""
         return self.find(keys)
 
     async def put_many(self, vectors: Mapping[bytes, bytes]) -> None:
-        """Keep vectors, except any that is larger than the whole memory."""
+        """Store vectors, except any that is larger than the whole limit."""
         for key, vector in vectors.items():
             if len(vector) + OVERHEAD <= self._limit:
                 self._kept[key] = vector

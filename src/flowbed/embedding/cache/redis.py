@@ -1,6 +1,6 @@
-"""What processes share through Redis: the room under providers' rate limits, and a tier of the vector cache.
+"""A tier of the vector cache in Redis, and the client that rate limits share.
 
-Nothing here has to last: a server that forgets it all costs a few calls that are refused, and vectors to embed again.
+Nothing here has to last: if Redis loses everything, some calls are refused and some vectors are embedded again.
 """
 
 from __future__ import annotations
@@ -15,25 +15,24 @@ if TYPE_CHECKING:
 
     from redis.asyncio import Redis
 
-# Seconds to wait for the server: a call that works without it should not wait for long.
+# Seconds to wait for Redis: calls work without it, so they should not wait for long.
 PATIENCE = 2.0
 
-# Connections of one process; who finds all in use waits for one.
+# Connections of one process; further calls wait for a free one.
 CONNECTIONS = 32
 
-# Keys of one command: so many vectors of 1,536 dimensions are 3 MB, which takes milliseconds in which the server
-# answers nobody else.
+# Keys per command: as many vectors of 1,536 dimensions are 3 MB, for which Redis is busy for milliseconds.
 KEYS = 512
 
-# Bytes of the key in front of each value: an answer that belongs to another question is never taken for a vector.
+# Bytes of its key stored in front of each value, so that a misplaced answer is never taken for a vector.
 MARK = 8
 
 
 def open_redis(url: str) -> Redis:
-    """Make a client of the server at `url`, which connects when it is first used; `aclose` it in the end.
+    """Create a client, which connects when it is first used; `aclose` it.
 
     Raises:
-        Misconfigured: the address is none, or the extra `redis` is not installed.
+        Misconfigured: the URL is invalid, or the extra `redis` is not installed.
     """
     try:
         from redis.asyncio import BlockingConnectionPool, Redis  # an extra
@@ -50,7 +49,7 @@ def open_redis(url: str) -> Redis:
             timeout=PATIENCE,
             socket_timeout=PATIENCE,
             socket_connect_timeout=PATIENCE,
-            # Once, for connections that were cut while nobody used them.
+            # One retry, for connections that were cut while idle.
             retry=Retry(NoBackoff(), 1),
         )
     except ValueError as error:
@@ -59,23 +58,23 @@ def open_redis(url: str) -> Redis:
 
 
 class VectorRedis:
-    """Vectors by key, for `ttl` seconds each; how much room they have is the server's own setting.
+    """Vectors by key, for `ttl` seconds each; Redis itself limits their memory.
 
-    Let that be `maxmemory` with `maxmemory-policy allkeys-lru`.
+    Set `maxmemory` with `maxmemory-policy allkeys-lru`.
     """
 
     def __init__(self, client: Redis, *, ttl: float, prefix: str = "flowbed:vector:") -> None:
-        """Keep vectors under `prefix`."""
+        """Store vectors under `prefix`."""
         self._client = client
         self._milliseconds = max(1, round(ttl * 1000))
         self._prefix = prefix.encode()
 
     async def get_many(self, keys: Sequence[bytes]) -> dict[bytes, bytes]:
-        """Look keys up; those that are not kept are missing from the answer.
+        """Look keys up; unknown keys are missing from the result.
 
         Raises:
-            Transient: the server does not answer.
-            Misconfigured: it does not let this client in.
+            Transient: Redis does not answer.
+            Misconfigured: Redis refuses the login.
         """
         found: dict[bytes, bytes] = {}
         for start in range(0, len(keys), KEYS):
@@ -88,11 +87,11 @@ class VectorRedis:
         return found
 
     async def put_many(self, vectors: Mapping[bytes, bytes]) -> None:
-        """Keep vectors.
+        """Store vectors.
 
         Raises:
-            Transient: the server does not answer, or has no room.
-            Misconfigured: it does not let this client in.
+            Transient: Redis does not answer, or is full.
+            Misconfigured: Redis refuses the login.
         """
         items = list(vectors.items())
         for start in range(0, len(items), KEYS):
@@ -106,8 +105,8 @@ class VectorRedis:
         """Drop every vector.
 
         Raises:
-            Transient: the server does not answer.
-            Misconfigured: it does not let this client in.
+            Transient: Redis does not answer.
+            Misconfigured: Redis refuses the login.
         """
         with redis_errors():
             keys: list[Any] = []
@@ -122,7 +121,7 @@ class VectorRedis:
 
 @contextmanager
 def redis_errors() -> Iterator[None]:
-    """Say in our own errors what went wrong."""
+    """Translate errors of the redis package into Flowbed's."""
     from redis import exceptions  # whoever has a client has it
 
     try:

@@ -1,4 +1,4 @@
-"""Where vectors are kept: tiers that are asked one after another, and passed over when they fail."""
+"""Tiers of the vector cache: searched in order, and skipped while they fail."""
 
 from __future__ import annotations
 
@@ -12,20 +12,20 @@ if TYPE_CHECKING:
 
     from flowbed.embedding.cache.encoding import Layout
 
-# Seconds for which a tier that failed is left alone: a full disk or a lost server then costs one warning and one
-# timeout a minute, not one in each call.
+# Seconds that a failed tier is skipped: a full disk or a lost server then costs one warning and one timeout a minute,
+# not one in each call.
 PAUSE = 60.0
 
 
 class VectorTier(Protocol):
-    """One place that keeps vectors: 32-byte key to little-endian float32 bytes, and what `stored` puts behind them."""
+    """Stores values by 32-byte key: little-endian float32 numbers and the extra bytes of `encoding`."""
 
     async def get_many(self, keys: Sequence[bytes]) -> dict[bytes, bytes]:
-        """Look keys up; those that are not kept are missing from the answer."""
+        """Look keys up; unknown keys are missing from the result."""
         ...
 
     async def put_many(self, vectors: Mapping[bytes, bytes]) -> None:
-        """Keep vectors; the tier may drop any of them whenever it likes."""
+        """Store values; the tier may drop any of them at any time."""
         ...
 
 
@@ -34,7 +34,7 @@ class Instant(Protocol):
     """A tier that answers without waiting, as memory does."""
 
     def find(self, keys: Sequence[bytes]) -> dict[bytes, bytes]:
-        """Look keys up; those that are not kept are missing from the answer."""
+        """Look keys up; unknown keys are missing from the result."""
         ...
 
 
@@ -49,7 +49,7 @@ class Clearable(Protocol):
 
 @dataclass(kw_only=True)
 class TierStats:
-    """How often vectors were looked for in one tier, and found or not."""
+    """Hits and misses of one tier."""
 
     tier: str
     hits: int = 0
@@ -57,11 +57,11 @@ class TierStats:
 
 
 class Tiers:
-    """Tiers of one space, nearest first. What fails in them is told in a warning, and not felt otherwise."""
+    """The tiers of one space, nearest first. A failure in them becomes a warning, nothing else."""
 
     def __init__(self, tiers: Sequence[VectorTier], layout: Layout, *, clock: Callable[[], float]) -> None:
-        """Keep values of `layout`; `clock` gives seconds."""
-        # A tier in front of another goes by the name of that.
+        """Store values of `layout`; `clock` returns seconds."""
+        # A tier that wraps another has the other's name.
         self.stats = [TierStats(tier=getattr(tier, "name", type(tier).__name__)) for tier in tiers]
         self._tiers = tuple(tiers)
         self._instant = tiers[0] if tiers and isinstance(tiers[0], Instant) else None
@@ -70,11 +70,11 @@ class Tiers:
         self._paused_until = [float("-inf")] * len(self._tiers)
 
     def find(self, keys: Sequence[bytes]) -> dict[bytes, bytes]:
-        """Look keys up in the nearest tier, where it answers without waiting."""
+        """Look keys up in the nearest tier, if it answers without waiting."""
         return {} if self._instant is None else self._valid(0, self._instant.find(keys))
 
     async def lookup(self, keys: Sequence[bytes]) -> dict[bytes, bytes]:
-        """Ask the tiers one after another, and bring what a far one holds to the nearer ones."""
+        """Search the tiers in order, and copy what a far one has to the nearer ones."""
         found: dict[bytes, bytes] = {}
         for place, tier in enumerate(self._tiers):
             left = [key for key in keys if key not in found]
@@ -95,14 +95,14 @@ class Tiers:
         return found
 
     def _valid(self, place: int, answer: Mapping[bytes, bytes]) -> dict[bytes, bytes]:
-        """Take what a tier holds that can be a vector of this space."""
+        """Return the values that can be vectors of this space."""
         valid = {key: value for key, value in answer.items() if self._layout.is_valid(value)}
         self.stats[place].hits += len(valid)
         return valid
 
     async def put(self, vectors: Mapping[bytes, bytes], *, tiers: int | None = None) -> None:
-        """Keep vectors in the first `tiers` tiers, or in all."""
-        # A vector with a hole in it would otherwise be given back for ever.
+        """Store values in the first `tiers` tiers, or in all."""
+        # A vector that is not finite would otherwise be returned for ever.
         whole = {key: value for key, value in vectors.items() if self._layout.is_finite(value)}
         for place, tier in enumerate(self._tiers[:tiers]):
             if self._paused(place) or not whole:
@@ -124,7 +124,7 @@ class Tiers:
         )
 
     async def clear(self) -> None:
-        """Empty the tiers that can be emptied; what is kept on disk was paid for, and stays."""
+        """Empty the tiers that can be cleared; vectors on disk were paid for, and stay."""
         for place, tier in enumerate(self._tiers):
             if not isinstance(tier, Clearable) or self._paused(place):
                 continue

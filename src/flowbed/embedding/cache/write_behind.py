@@ -1,4 +1,4 @@
-"""A tier that is slow for each call, made fit for many small ones: they are joined, and nobody waits for a write."""
+"""Makes a slow tier fit for many small calls: reads and writes are batched, and callers do not wait for a write."""
 
 from __future__ import annotations
 
@@ -15,22 +15,22 @@ if TYPE_CHECKING:
 
     from flowbed.embedding.cache.tiers import VectorTier
 
-# Bytes that may wait to be written; whoever brings more waits with them, so that memory is bounded.
+# Bytes that may wait to be written; callers beyond that wait, so that memory is bounded.
 MAX_PENDING = 64 * 2**20
-# Seconds in which vectors gather before they are written: a transaction on disk costs as much as some hundred rows.
+# Seconds in which vectors are collected before a write: a transaction on disk costs as much as some hundred rows.
 DELAY = 0.05
 
 
 class WriteBehind:
-    """A tier in front of another: reads that come while one is under way go together into the next, as writes do.
+    """A tier around another: reads that arrive during one go together into the next, and so do writes.
 
-    What waits to be written is found like what was. A process that is killed loses it: for whoever fills an index and
-    must not pay twice this is the wrong tier, for a server that answers requests the right one. Used from one event
-    loop; `aclose` writes what is left.
+    Pending writes are found like stored ones. A process that is killed loses them: fine for a server that answers
+    requests, wrong for a run that fills an index and must not pay twice. Used from one event loop; `aclose` writes what
+    is left.
     """
 
     def __init__(self, tier: VectorTier, *, limit: int = MAX_PENDING, delay: float = DELAY) -> None:
-        """Stand in front of `tier`, with at limit `most` bytes that wait, each for `gathering` seconds."""
+        """Wrap `tier`; at most `limit` bytes are pending, each for about `delay` seconds."""
         self.name = type(tier).__name__
         self._tier = tier
         self._limit = limit
@@ -39,15 +39,15 @@ class WriteBehind:
         self._writing: Mapping[bytes, bytes] = {}
         self._bytes = 0
         self._writer: asyncio.Task[None] | None = None
-        # Who waits for the next reading, each with its own keys, so that one who leaves takes nobody's answer along.
+        # The callers that wait for the next read, each with its keys, so that one who leaves cancels no other.
         self._readers: dict[asyncio.Future[Mapping[bytes, bytes]], Sequence[bytes]] = {}
         self._reader: asyncio.Task[None] | None = None
 
     async def get_many(self, keys: Sequence[bytes]) -> dict[bytes, bytes]:
-        """Look keys up; those that are not kept are missing from the answer.
+        """Look keys up; unknown keys are missing from the result.
 
         Raises:
-            Transient, OutOfSpace, Misconfigured: as the tier behind does.
+            Transient, OutOfSpace, Misconfigured: as the inner tier does.
         """
         found: dict[bytes, bytes] = {}
         left: list[bytes] = []
@@ -62,8 +62,8 @@ class WriteBehind:
         return found
 
     async def put_many(self, vectors: Mapping[bytes, bytes]) -> None:
-        """Have vectors written soon; a write that fails is told in a warning, and they are not kept."""
-        # What is put once more counts twice until it is written, which errs on the safe side.
+        """Write vectors soon; a failed write becomes a warning, and they are lost."""
+        # A key that is put twice counts twice until it is written, which errs on the safe side.
         self._bytes += sum(map(len, vectors.values()))
         self._pending.update(vectors)
         if self._writer is None:
@@ -72,10 +72,10 @@ class WriteBehind:
             await asyncio.wait([self._writer])
 
     async def clear(self) -> None:
-        """Drop everything that the tier behind can drop.
+        """Drop everything that the inner tier can drop.
 
         Raises:
-            Transient, OutOfSpace, Misconfigured: as the tier behind does.
+            Transient, OutOfSpace, Misconfigured: as the inner tier does.
         """
         await self.aclose()
         if isinstance(self._tier, Clearable):
@@ -102,7 +102,7 @@ class WriteBehind:
             self._reader = None
 
     async def _answer(self, readers: Mapping[asyncio.Future[Mapping[bytes, bytes]], Sequence[bytes]]) -> None:
-        """Read what several ask for at once, and hand each its own."""
+        """Read the keys of several callers at once, and give each its own."""
         failure: Exception | None = None
         found: Mapping[bytes, bytes] = {}
         try:
@@ -110,7 +110,7 @@ class WriteBehind:
         except Exception as error:  # noqa: BLE001 - it is for those who asked
             failure = error
         for answer, keys in readers.items():
-            if answer.done():  # whoever asked has left
+            if answer.done():  # the caller has left
                 continue
             if failure is None:
                 answer.set_result({key: found[key] for key in keys if key in found})

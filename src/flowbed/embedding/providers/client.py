@@ -200,7 +200,8 @@ class RemoteEmbedder:
     def _sizes(self, texts: Sequence[str]) -> list[int]:
         """Measure texts for splitting; refuse those that the provider is known to refuse."""
         window = self._terms.window
-        # A text hardly ever has more tokens than bytes (OpenAI's tokenizers never make more): short ones need no counting.
+        # A text hardly ever has more tokens than bytes (OpenAI's tokenizers never make more): short ones need no
+        # counting.
         bytes_of = [len(text) if text.isascii() else len(text.encode()) for text in texts]
         if sum(bytes_of) <= self.tokens and (not window or max(bytes_of) <= window):
             return bytes_of

@@ -56,8 +56,8 @@ OPTIONS = (
 
 # The defaults of the strictest of these servers, text-embeddings-inference.
 ITEMS, TOKENS = 32, 65_536
-# Least cosine of one text's vectors from two servers of the same model: other precisions and kernels stay above it, another
-# model, pooling or prompt far below.
+# Least cosine of one text's vectors from two servers of the same model: other precisions and kernels stay above it,
+# another model, pooling or prompt far below.
 ALIKE = 0.999
 PROBE, FILLER = "Old keys, 17.50 EUR. Grüße! ", "The cat sat by a warm sea and slept. "
 PURPOSES: tuple[Purpose, ...] = ("document", "query")

@@ -1,4 +1,4 @@
-"""What every embedder that stands in front of another has in common."""
+"""The base of embedders that wrap another one."""
 
 from __future__ import annotations
 
@@ -15,18 +15,18 @@ Failure = TypeVar("Failure", bound=Exception)
 
 
 class Wrapper:
-    """An embedder in front of another, which it is like in everything that it does not say itself."""
+    """An embedder around another, with its attributes and methods unless overridden."""
 
     def __init__(self, embedder: Embedder) -> None:
-        """Take over what is known of `embedder`."""
+        """Copy the attributes of `embedder`."""
         self.space = embedder.space
         self.items = embedder.items
         self.tokens = embedder.tokens
         self.price = embedder.price
-        # Said by embedders of providers; others have vectors that were never made to be cut.
+        # Set by embedders of providers; vectors of others were not trained to be shortened.
         self.matryoshka: bool = getattr(embedder, "matryoshka", False)
         self._embedder = embedder
-        # Found out once: such a question takes longer than most answers to it.
+        # Checked once: a check against a protocol takes longer than most calls of `bill`.
         self._bills = embedder if isinstance(embedder, Bills) else None
 
     def count(self, text: str) -> int:
@@ -34,22 +34,22 @@ class Wrapper:
         return self._embedder.count(text)
 
     def bill(self, text: str, tokens: int) -> int:
-        """Tell what embedding `text` as a document is billed with; `tokens` is its own count."""
+        """Return the tokens billed for `text` as a document; `tokens` is its count."""
         return tokens if self._bills is None else self._bills.bill(text, tokens)
 
     @property
     def wrapped(self) -> Embedder:
-        """The embedder that this one stands in front of."""
+        """The embedder inside."""
         return self._embedder
 
     async def aclose(self) -> None:
-        """Let go of what the embedder holds."""
+        """Close the embedder inside."""
         if isinstance(self._embedder, Closes):
             await self._embedder.aclose()
 
 
 def copy_error(error: Failure) -> Failure:
-    """Make another error like one that several callers get: a shared one would gather the traces of all."""
+    """Copy an error for one of several callers: a shared exception would collect the tracebacks of all."""
     if not isinstance(error, (Transient, Misconfigured)):
         return error
     same = type(error)(str(error))

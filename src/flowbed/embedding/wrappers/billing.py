@@ -1,4 +1,4 @@
-"""Who pays for a call: asked before what may have been billed already is sent once more."""
+"""Asks the payer of a call before texts that may have been billed are sent again."""
 
 from __future__ import annotations
 
@@ -11,20 +11,20 @@ if TYPE_CHECKING:
 
 
 class Payer(Protocol):
-    """Who pays for the texts of a call."""
+    """Pays for the texts of a call."""
 
     def allow_resend(self) -> bool:
-        """Count the texts as billed, and allow for sending them once more; False where there is no money for that."""
+        """Count the texts as billed, and return whether the budget allows sending them again."""
         ...
 
 
-# Beside the call, as a deadline is: what stands between who pays and who is asked has no use for it.
+# In a context variable, like a deadline: the wrappers between payer and provider do not need it.
 _PAYER: ContextVar[Payer | None] = ContextVar("payer", default=None)
 
 
 @contextmanager
 def billed_to(payer: Payer) -> Iterator[None]:
-    """Let `payer` be asked about the calls of embedders within."""
+    """Make `payer` pay for the embedder calls inside the block."""
     token = _PAYER.set(payer)
     try:
         yield
@@ -33,6 +33,6 @@ def billed_to(payer: Payer) -> Iterator[None]:
 
 
 def may_resend() -> bool:
-    """Tell whether the texts of the call under way may be sent once more; without a payer they always may."""
+    """Return whether the texts of the current call may be sent again; without a payer they may."""
     payer = _PAYER.get()
     return payer is None or payer.allow_resend()

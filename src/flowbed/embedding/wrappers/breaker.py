@@ -1,4 +1,4 @@
-"""A provider that is down is not asked: calls are answered at once, and one is let through after a rest."""
+"""A circuit breaker: a provider that is down is not called, until one trial call after a rest succeeds."""
 
 from __future__ import annotations
 
@@ -16,30 +16,30 @@ if TYPE_CHECKING:
     from flowbed.embedding import Embedder
     from flowbed.records import Embedded, Purpose
 
-# Failures in a row that open a breaker. Where one call in ten fails by chance, as many happen in a row once in a
-# hundred million calls; where every call fails, one group of calls at once is enough.
+# Failures in a row that open a breaker. If one call in ten fails by chance, as many happen in a row once in a hundred
+# million calls; if every call fails, one group of concurrent calls is enough.
 FAILURES = 8
 
-# Seconds before a provider that is down is asked again; one call in so many seconds is no burden to it.
+# Seconds before the trial call; one call in this time is no burden to a provider.
 REST = 15.0
 
-# The longest rest, whatever the provider says: one that comes back early should not be left alone for an hour.
+# Longest rest, whatever the provider asks for: one that recovers early should be used within minutes, not an hour.
 MAX_REST = 300.0
 
-# Seconds to tell callers that come while the one call is under way; most are answered within it.
+# The `retry_after` of callers during a trial call; most are answered in less.
 PROBING = 1.0
 
 
 class State(StrEnum):
-    """Whether calls go through."""
+    """Which calls pass."""
 
-    CLOSED = "closed"  # all do
-    OPEN = "open"  # none does
-    HALF_OPEN = "half_open"  # one does, and decides
+    CLOSED = "closed"  # all
+    OPEN = "open"  # none
+    HALF_OPEN = "half_open"  # one, whose outcome decides
 
 
 class Breaker:
-    """What is known of the health of one provider and model; used from one event loop."""
+    """The health of one provider and model; used from one event loop."""
 
     def __init__(
         self,
@@ -49,7 +49,7 @@ class Breaker:
         rest: float = REST,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        """Open after `failures` in a row, for `rest` seconds or what the provider says; `clock` gives seconds."""
+        """Open after `failures` in a row, for `rest` seconds or what the provider asks for; `clock` returns seconds."""
         self.name = name
         self.opened = 0  # times
         self._failures = failures
@@ -58,18 +58,18 @@ class Breaker:
         self._failed = 0  # calls in a row
         self._until: float | None = None  # None while closed
         self._probing = False
-        # Grows with every change, so that a call from before it decides nothing any more.
+        # Incremented by every change of state, so that the outcome of an older call is ignored.
         self._epoch = 0
 
     @property
     def state(self) -> State:
-        """Whether calls go through now."""
+        """The current state."""
         if self._until is None:
             return State.CLOSED
         return State.HALF_OPEN if self._probing or self._clock() >= self._until else State.OPEN
 
     def admit(self) -> int:
-        """Let a call through; the number returned says later whose outcome it is.
+        """Let a call pass, and return the number to report its outcome with.
 
         Raises:
             Unavailable: the provider is down.
@@ -88,7 +88,7 @@ class Breaker:
         return self._epoch
 
     def answered(self, call: int) -> None:
-        """Note that a call was answered, be it with a refusal: the provider is there."""
+        """Report that a call was answered, even by a refusal: the provider is up."""
         if call != self._epoch:
             return
         self._failed = 0
@@ -96,7 +96,7 @@ class Breaker:
             self.reset()
 
     def failed(self, call: int, *, retry_after: float | None = None) -> None:
-        """Note that a call failed; `retry_after` is the provider's own word on when it may be asked again."""
+        """Report that a call failed; `retry_after` is the provider's."""
         if call != self._epoch:
             return
         self._failed += 1
@@ -110,12 +110,12 @@ class Breaker:
         self._report(State.OPEN)
 
     def abandoned(self, call: int) -> None:
-        """Note that a call ended without a word of the provider: where it was to decide, the next one is."""
+        """Report that a call ended without an answer; if it was the trial call, the next one is."""
         if call == self._epoch:
             self._probing = False
 
     def reset(self) -> None:
-        """Let every call through again."""
+        """Let every call pass again."""
         self._failed = 0
         self._until = None
         self._probing = False
@@ -127,7 +127,7 @@ class Breaker:
 
 
 class CircuitBreaking(Wrapper):
-    """An embedder that is not asked while its breaker is open."""
+    """An embedder that is not called while its breaker is open."""
 
     def __init__(self, embedder: Embedder, breaker: Breaker) -> None:
         """Put `breaker` in front of `embedder`."""
@@ -145,7 +145,7 @@ class CircuitBreaking(Wrapper):
         try:
             answer = await self._embedder.embed(texts, purpose=purpose)
         except (TooMany, Unavailable):
-            # Said on this side, or by one that is up and busy: neither shows that it is down.
+            # Refused on this side, or by a provider that is up but busy: neither shows that it is down.
             self.breaker.abandoned(call)
             raise
         except Transient as error:
@@ -154,7 +154,7 @@ class CircuitBreaking(Wrapper):
         except Error:
             self.breaker.answered(call)
             raise
-        except BaseException:  # cancelled most of all: nobody knows what the answer would have been
+        except BaseException:  # mostly cancellation: the answer is unknown
             self.breaker.abandoned(call)
             raise
         self.breaker.answered(call)

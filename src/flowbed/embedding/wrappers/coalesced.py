@@ -1,4 +1,4 @@
-"""Calls that come while the embedder is busy are joined into one, so that a model works on many texts at once."""
+"""Joins calls that arrive while the embedder is busy into one, so that a model works on many texts at once."""
 
 from __future__ import annotations
 
@@ -25,24 +25,25 @@ if TYPE_CHECKING:
     from flowbed.embedding import Embedder
     from flowbed.records import Purpose
 
-# A call of so many texts is somebody who waits for an answer; one of more is work that can wait.
+# Most texts of a call that counts as interactive; larger calls can wait.
 INTERACTIVE = 8
-# Kinds of calls, in the order in which they are sent; the last is of work that nobody waits for at all.
+# Kinds of calls, in the order in which they are sent; the last is background work.
 SMALL, LARGE, BACKGROUND_KIND = KINDS = (0, 1, 2)
 
-# Joined calls in a row that may pass by work that can wait; then it goes first once, so that it ends some day.
+# Joined calls in a row that may overtake a waiting large or background call; then it goes first once, so that it ends.
 MAX_PASSED_OVER = 4
 
-# Callers in a row that fail for now when each is sent alone: then it is the embedder, and the others need not try.
+# Callers in a row that fail with a transient error when sent separately: then the embedder is at fault, and the rest
+# need not try.
 FAILURES = 2
 
 
 class Coalesced(Wrapper):
-    """An embedder that is asked for the texts of several calls at once.
+    """An embedder that is called with the texts of several calls at once.
 
-    Nobody waits for others to come: a call that finds the embedder free is sent at once, and those that come while it
-    works go together when it is done. Small calls go first, large ones in parts, and last what nobody waits for. Each
-    call is answered whole or not at all, and none fails by the texts of another. Used from one event loop.
+    A call that finds the embedder free is sent at once; those that arrive while it works go together afterwards. Small
+    calls go first, then large ones in parts, then background work. Each call is answered whole or not at all, and none
+    fails because of another's texts. Used from one event loop.
     """
 
     def __init__(
@@ -54,12 +55,11 @@ class Coalesced(Wrapper):
         at_once: int = 1,
         separate_kinds: bool = False,
     ) -> None:
-        """Join at most `items` texts and about `tokens` tokens, and have `at_once` such calls under way.
+        """Join at most `items` texts and about `tokens` tokens, and have `at_once` joined calls in flight.
 
-        What is 0 is as the embedder says. Kept `apart`, small calls, large ones and what nobody waits for are joined
-        with none but their like, and of each as many are under way: for an embedder that uses all cores for every call,
-        so that one small call beside another makes both slower, and takes away from the texts that could have gone
-        together.
+        0 means the embedder's own limit. With `separate_kinds`, small, large and background calls are each joined only
+        with their kind, and `at_once` of each are in flight: for an embedder that uses all cores for every call, where
+        a small call beside another slows down both and leaves fewer texts to join.
         """
         super().__init__(embedder)
         self._most_items = items or embedder.items
@@ -73,11 +73,11 @@ class Coalesced(Wrapper):
 
     @property
     def waiting(self) -> int:
-        """The texts that wait for the embedder."""
+        """The number of texts that wait for the embedder."""
         return sum(call.left for queue in self._queues.values() for call in queue if not call.answer.done())
 
     async def embed(self, texts: Sequence[str], *, purpose: Purpose) -> Embedded:
-        """Embed every text or none, together with those of others.
+        """Embed every text or none, together with those of other calls.
 
         Raises:
             Transient, Rejected, Misconfigured: as the embedder does; `inputs` are positions in this call.
@@ -93,32 +93,32 @@ class Coalesced(Wrapper):
         try:
             return await call.answer
         except BaseException as error:
-            # What failed together has ended; more of this call's texts may be under way only where it was cut.
+            # Other parts of this call can only be in flight if it was split.
             if call.parts > 1 or isinstance(error, asyncio.CancelledError):
                 self._cancel_abandoned()
             raise
 
     def _cancel_abandoned(self) -> None:
-        """Stop the calls of the embedder for which nobody waits any more."""
+        """Cancel the embedder's calls that have no caller left."""
         for task, parts in self._running.items():
             if all(part.call.answer.done() for part in parts):
                 task.cancel()
 
     def _send(self) -> None:
-        """Send what waits, while the embedder is free."""
+        """Send waiting texts while the embedder is free."""
         while kinds := self._free_kinds():
             parts, purpose = self._next_batch(kinds)
             if not parts:
                 return
             context = copy_context()
-            # Whoever's call this is: what began it may be the end of another.
+            # The current context may be that of another call, whose end led here.
             context.run(BACKGROUND.set, all(part.call.kind == BACKGROUND_KIND for part in parts))
             task = asyncio.create_task(self._run(parts, purpose), context=context)
             self._running[task] = parts
             task.add_done_callback(self._done)
 
     def _free_kinds(self) -> list[int]:
-        """Tell for which kinds of calls the embedder is free."""
+        """Return the kinds of calls for which the embedder is free."""
         if not self._separate_kinds:
             return list(KINDS) if len(self._running) < self._at_once else []
         running = [parts[0].call.kind for parts in self._running.values()]
@@ -128,13 +128,13 @@ class Coalesced(Wrapper):
         parts = self._running.pop(task)
         error = None if task.cancelled() else task.exception()
         for part in parts:
-            # Nothing but the end of the loop, or a mistake of ours, leaves a part without an answer.
+            # Only the end of the loop, or a bug, leaves a part without an answer.
             if part.start not in part.call.found:
                 part.call.fail(error or Transient("the call was cut off; try again"))
         self._send()
 
     def _next_batch(self, kinds: list[int]) -> tuple[list[_Part], Purpose]:
-        """Take the next texts out of the queues: all of one purpose, small calls before large ones."""
+        """Take the next texts from the queues: all of one purpose, small calls before large ones."""
         waiting = {
             key: head
             for key, queue in self._queues.items()
@@ -160,7 +160,7 @@ class Coalesced(Wrapper):
         return parts, purpose
 
     async def _run(self, parts: Sequence[_Part], purpose: Purpose) -> None:
-        """Embed parts of calls together; where that fails, find out whose fault it is."""
+        """Embed parts of calls together; if that fails, find out whose texts are at fault."""
         telemetry.reached(telemetry.COALESCED, texts=sum(len(part.texts) for part in parts), calls=len(parts))
         while parts:
             try:
@@ -200,7 +200,7 @@ class Coalesced(Wrapper):
         return None
 
     async def _embed(self, parts: Sequence[_Part], purpose: Purpose) -> None:
-        """Embed parts together, and hand each call its own."""
+        """Embed parts together, and give each call its share of the answer."""
         texts = [text for part in parts for text in part.texts]
         answer = await self._embedder.embed(texts, purpose=purpose)
         counts = answer.counts
@@ -224,7 +224,7 @@ class Coalesced(Wrapper):
 
 
 class _Room:
-    """What still fits into a joined call."""
+    """The room left in a joined call."""
 
     def __init__(self, items: int, tokens: int) -> None:
         self.items = items
@@ -232,7 +232,7 @@ class _Room:
         self.fresh = True
 
     def take(self, size: int) -> bool:
-        """Take room for a text of about `size` tokens, if there is some; the first one always fits."""
+        """Take room for a text of about `size` tokens, return whether there was some; the first text always fits."""
         if not self.items or (size > self.tokens and not self.fresh):
             return False
         self.items -= 1
@@ -243,7 +243,7 @@ class _Room:
 
 @dataclass(eq=False)
 class _QueuedCall:
-    """One caller's texts, and what has been found of them."""
+    """One caller's texts, and the answers so far."""
 
     number: int
     kind: int
@@ -255,11 +255,11 @@ class _QueuedCall:
 
     @property
     def left(self) -> int:
-        """The texts that were not sent yet."""
+        """The number of texts not sent yet."""
         return len(self.texts) - self.sent
 
     def next(self, room: _Room) -> _Part | None:
-        """Take as many of the texts that are left as there is room for."""
+        """Take the next texts that fit into `room`; None if none does."""
         start, end = self.sent, self.sent
         while end < len(self.texts) and room.take(estimate_tokens(self.texts[end])):
             end += 1
@@ -270,21 +270,21 @@ class _QueuedCall:
         return _Part(call=self, start=start, texts=self.texts[start:end])
 
     def take(self, part: _Part, found: Embedded) -> None:
-        """Keep what was found of a part; with the last, answer the call."""
+        """Store the answer for a part; the last one completes the call."""
         self.found[part.start] = found
         if self.answer.done() or sum(len(each.vectors) for each in self.found.values()) < len(self.texts):
             return
         self.answer.set_result(_joined([(start, self.found[start]) for start in sorted(self.found)]))
 
     def fail(self, error: BaseException) -> None:
-        """Answer the call with an error, unless it is answered."""
+        """Fail the call, unless it is answered."""
         if not self.answer.done():
             self.answer.set_exception(error)
 
 
 @dataclass(frozen=True, eq=False)
 class _Part:
-    """Some texts of a call, from `start` on."""
+    """Some texts of a call, beginning at `start`."""
 
     call: _QueuedCall
     start: int
@@ -292,7 +292,7 @@ class _Part:
 
 
 def _head(queue: deque[_QueuedCall]) -> _QueuedCall | None:
-    """Find the first call that still has texts to send, and forget those before it."""
+    """Return the first call with texts to send; drop those before it."""
     while queue:
         if queue[0].left and not queue[0].answer.done():
             return queue[0]
@@ -305,7 +305,7 @@ def _number(call: _QueuedCall) -> int:
 
 
 def _not_refused(parts: Sequence[_Part], error: Rejected) -> list[_Part]:
-    """Refuse the calls whose texts were refused, and return the parts of the others: all, where nobody can tell."""
+    """Fail the calls whose texts were refused, return the parts of the others: all if the error names no text."""
     innocent = []
     start = 0
     for part in parts:
@@ -325,7 +325,7 @@ def _fail(parts: Sequence[_Part], error: Exception) -> None:
 
 
 def _joined(found: Sequence[tuple[int, Embedded]]) -> Embedded:
-    """Join what was found of a call's parts, in order, each with the position that it begins at."""
+    """Join the answers for a call's parts, in order, each with its start."""
     if len(found) == 1:
         return found[0][1]
     answers = [answer for _, answer in found]

@@ -1,4 +1,4 @@
-"""Providers in order: where one fails, the next is asked, and only one of the same space unless a request says so."""
+"""Calls the next provider if one fails; only one of the same space, unless a request allows others."""
 
 from __future__ import annotations
 
@@ -19,16 +19,16 @@ if TYPE_CHECKING:
 
 
 class Fallback(Wrapper):
-    """An embedder that asks `embedders` in turn until one answers.
+    """An embedder that calls `embedders` in turn until one answers.
 
-    It counts as the first one does. A call carries what all of them take, and costs what the dearest asks, so that a
-    budget holds whoever answers.
+    It counts tokens as the first does. A call may have as many texts as all of them take, and costs as much as the most
+    expensive one, so that a budget holds whichever answers.
     """
 
     def __init__(
         self, embedders: Sequence[Embedder], *, names: Sequence[str] = (), crossing: bool = False
     ) -> None:
-        """Order the embedders; `names` tell their providers apart. `crossing` lets others than the first's space in.
+        """Take the embedders in order of preference, and their providers' `names`; `crossing` permits other spaces.
 
         Raises:
             Misconfigured: there are none, or one is of another space and `crossing` is not set.
@@ -57,11 +57,11 @@ class Fallback(Wrapper):
         return self._order
 
     async def embed(self, texts: Sequence[str], *, purpose: Purpose) -> Embedded:
-        """Embed every text or none, by embedders of the one space; `provider` of the answer names who did.
+        """Embed every text or none in the one space; the `provider` of the result names who answered.
 
         Raises:
-            Transient: none answered, and one may later; `retry_after` is the soonest that was told.
-            Rejected: a text will never be accepted; nobody else is asked.
+            Transient: none answered, and one may later; `retry_after` is the soonest they named.
+            Rejected: a text will never be accepted; no other provider is called.
             Misconfigured: no provider can answer until a setting changes.
         """
         answer, _ = await self.embed_from(texts, purpose=purpose)
@@ -70,9 +70,9 @@ class Fallback(Wrapper):
     async def embed_from(
         self, texts: Sequence[str], *, purpose: Purpose, crossing: bool = False
     ) -> tuple[Embedded, Embedder]:
-        """Embed every text or none, and tell who answered; `crossing` is the request's own leave to change spaces.
+        """Embed every text or none, and return who answered; `crossing` is the request's permission to change spaces.
 
-        Vectors of a changed space are for the one who asked, and are never stored.
+        Vectors of another space go to this request only, and are never stored.
 
         Raises:
             Transient, Rejected, Misconfigured: as `embed` does.
@@ -97,14 +97,14 @@ class Fallback(Wrapper):
         raise _combined(errors)
 
     async def aclose(self) -> None:
-        """Let go of what the embedders hold."""
+        """Close the embedders."""
         for embedder, _ in self._order:
             if isinstance(embedder, Closes):
                 await embedder.aclose()
 
 
 def _combined(errors: Sequence[Transient | Misconfigured]) -> Transient | Misconfigured:
-    """Make one error of those of all providers; what they may bill but for the last is accounted for."""
+    """Combine the errors of all providers; what all but the last may bill is accounted for already."""
     if len(errors) == 1:
         return errors[0]
     message = f"none of {len(errors)} providers answered: {'; '.join(map(str, errors))}"

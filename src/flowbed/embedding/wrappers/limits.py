@@ -21,21 +21,22 @@ if TYPE_CHECKING:
 
 MINUTE = 60.0
 
-# The part of a minute's tokens and inputs that one request may carry: larger ones would make the others wait for long.
+# One request carries at most this fraction (a quarter) of a minute's tokens and inputs; larger ones would delay the
+# others for long.
 SHARE = 4
 
-# Seconds to wait where a provider says "too many requests" and not for how long.
+# Seconds to wait after "too many requests" without a time.
 PAUSE = 1.0
 
-# The longest that others wait because a provider told one call to: what it says beyond that is for that call alone.
+# Longest pause of the other calls after one was told to wait; a longer wait is for that call alone.
 MAX_PAUSE = 120.0
 
 
 class RateLimited(Wrapper):
     """An embedder whose calls wait for room under the provider's limits, first come, first served.
 
-    Larger calls are cut into requests that fit the limits. What a provider says in `retry_after` holds for all that use
-    the name. Used from one event loop.
+    Larger calls are split into requests that fit the limits. A provider's `retry_after` pauses all calls of the same
+    account. Used from one event loop.
     """
 
     def __init__(
@@ -48,10 +49,9 @@ class RateLimited(Wrapper):
         patience: float | None = None,
         sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
     ) -> None:
-        """Keep to `rates` together with all others that give the same `name`, which `bucket_name` makes.
+        """Keep to `rates`, together with all others of the same `name` (see `bucket_name`).
 
-        A call that would wait for more than `patience` seconds is refused at once; without, it waits for as long as it
-        takes.
+        A call that would wait for more than `patience` seconds is refused at once; without, it waits as long as needed.
         """
         super().__init__(embedder)
         limits = {"requests": rates.requests, "inputs": rates.inputs, "tokens": rates.tokens}
@@ -69,17 +69,17 @@ class RateLimited(Wrapper):
         )
         self._buckets = buckets
         self._name = name
-        self._label = name.partition(":")[0]  # what stands behind it is made of a key, and for nobody to see
+        self._label = name.partition(":")[0]  # the rest is derived from a key
         self._patience = patience
         self._sleep = sleep
         self._turn = asyncio.Lock()
         self._queued = 0.0  # seconds of room that waiting calls will take
 
     async def embed(self, texts: Sequence[str], *, purpose: Purpose) -> Embedded:
-        """Embed every text or none, when there is room.
+        """Embed every text or none, once there is room.
 
         Raises:
-            TooMany: it would take longer than the patience allows; `retry_after` says for how long.
+            TooMany: it would take longer than the patience; `retry_after` says how long.
             Transient, Rejected, Misconfigured: as the embedder does.
         """
         require_unicode(texts)
@@ -87,7 +87,7 @@ class RateLimited(Wrapper):
             return await self._embedder.embed(texts, purpose=purpose)
         self._refuse(self._queued)
         if not self._limits:
-            # Sent whole, once that others were not told to wait.
+            # Without limits only a pause is waited for.
             await self._wait({})
             return await self._request(texts, purpose, {})
         sizes = [self._size(text) for text in texts]
@@ -101,21 +101,21 @@ class RateLimited(Wrapper):
         return await (ask(runs[0]) if len(runs) == 1 else call_in_parts(runs, ask))
 
     def _size(self, text: str) -> int:
-        """Tell the tokens of a text, exactly where they count."""
+        """Return the tokens of a text; an estimate if tokens are not limited."""
         return self.bill(text, self.count(text)) if "tokens" in self._limits else estimate_tokens(text)
 
     def _costs(self, **amounts: int) -> dict[str, float]:
-        """Tell what one request takes, in seconds of room."""
+        """Return the cost of one request in seconds of room."""
         amounts = {"requests": 1, **amounts}
         return {unit: amounts[unit] * MINUTE / limit for unit, limit in self._limits.items()}
 
     async def _wait(self, costs: Mapping[str, float]) -> None:
-        """Wait for this call's turn, and then for room."""
+        """Wait for this call's turn, then for room."""
         longest = max(costs.values(), default=0.0)
         self._queued += longest
         waited = 0.0
         try:
-            # Only the first in the line asks for room, so that no call is overtaken by smaller ones for ever.
+            # Only the first in line asks for room, so that small calls never starve a large one.
             async with self._turn:
                 while (wait := await self._buckets.take(self._name, costs)) > 0:
                     self._refuse(waited + wait)
@@ -144,7 +144,7 @@ class RateLimited(Wrapper):
             if pause:
                 await self._buckets.settle(self._name, {}, pause=pause)
             raise
-        # The provider's own count decides how much room is left; ours may have been a guess.
+        # The provider's own count decides how much room is left; ours may have been an estimate.
         if "tokens" in costs and answer.tokens:
             more = answer.tokens * MINUTE / self._limits["tokens"] - costs["tokens"]
             if more:
