@@ -1,6 +1,6 @@
-"""An embedder whose vectors follow from the text alone: `seeded:64` gives unit vectors of 64 dimensions.
+"""An embedder whose vectors depend only on the text: `seeded:64` returns unit vectors of 64 dimensions.
 
-Texts with POISON in them are rejected; texts with FLAKY in them fail the first time that they are sent.
+Texts that contain POISON are rejected; texts that contain FLAKY fail the first time they are sent.
 """
 
 from __future__ import annotations
@@ -24,22 +24,22 @@ if TYPE_CHECKING:
 
     from flowbed.records import Purpose
 
-# As many texts and tokens as OpenAI takes in one call.
+# OpenAI's limits of one call.
 ITEMS = 2048
 TOKENS = 300_000
 
-# Four uniform bytes add up to something near enough a bell curve, in whole numbers: the vectors point everywhere alike,
-# and are the same bytes on every machine, which no logarithm or cosine of a maths library promises.
+# The sum of four uniform bytes is close to a bell curve, in whole numbers: vectors point in all directions alike, and
+# are the same bytes on every machine, which logarithms and cosines of maths libraries do not guarantee.
 BYTES_PER_NUMBER = 4
 
 OPTIONS = {"server", "names_inputs", "items", "price"}
 
-# The texts of one request are one line.
+# All texts of a request are one line.
 LINE_LIMIT = 1 << 28
 
 
 class Seeded:
-    """Equal texts have equal vectors, whatever the purpose: a query for the exact text finds it with a score of 1."""
+    """Equal texts have equal vectors for either purpose: a query for the exact text finds it with a score of 1."""
 
     def __init__(
         self,
@@ -50,7 +50,7 @@ class Seeded:
         server: str = "",
         names_inputs: bool = False,
     ) -> None:
-        """Report every request to the process at `server` (host:port), if one is named, before answering it."""
+        """Report every request to the process at `server` (host:port), if set, before answering it."""
         self.space = Space(model=f"seeded:{dimensions}", dimensions=dimensions)
         self.items = items
         self.tokens = TOKENS
@@ -63,8 +63,8 @@ class Seeded:
         """Embed every text or none.
 
         Raises:
-            Transient: a text says FLAKY and comes for the first time, or the process at `server` does not answer.
-            Rejected: a text says POISON.
+            Transient: a text contains FLAKY and is sent for the first time, or the process at `server` does not answer.
+            Rejected: a text contains POISON.
         """
         require_unicode(texts)
         if len(texts) > self.items:
@@ -96,13 +96,13 @@ class Seeded:
 
 
 def open_seeded(name: str, *, cache: Path, options: Mapping[str, str]) -> Seeded:  # noqa: ARG001 - keeps no files
-    """Open the seeded embedder of as many dimensions as `name` says.
+    """Open the seeded embedder; `name` is its number of dimensions.
 
     Options: `server` (host:port of a process that every request is reported to), `names_inputs` (true: a rejection
     says which texts), `items` (texts in one call), `price` (US dollars per million tokens).
 
     Raises:
-        Misconfigured: the name is not a number, or an option is unknown or not what it should be.
+        Misconfigured: the name is not a number, or an option is unknown or invalid.
     """
     if unknown := set(options) - OPTIONS:
         raise Misconfigured(f"model seeded:{name} has no option {sorted(unknown)}; it has {sorted(OPTIONS)}")
@@ -121,11 +121,11 @@ def open_seeded(name: str, *, cache: Path, options: Mapping[str, str]) -> Seeded
 
 
 def seeded(texts: Sequence[str], dimensions: int) -> NDArray[np.float32]:
-    """Make one unit vector for each text."""
+    """Return one unit vector per text, of shape (texts, dimensions)."""
     width = dimensions * BYTES_PER_NUMBER
     drawn = b"".join(shake_256(text.encode()).digest(width) for text in texts)
     numbers = np.frombuffer(drawn, np.uint8).reshape(len(texts), dimensions, BYTES_PER_NUMBER)
-    # Doubled and shifted by an odd number, so that the middle is 0 and no number is: no vector is without a direction.
+    # Doubled and shifted by an odd number: centred on 0, but no number is 0, so every vector has a direction.
     centred = 2 * numbers.sum(axis=2, dtype=np.int64) - 255 * BYTES_PER_NUMBER + 1
     lengths = np.sqrt((centred * centred).sum(axis=1, keepdims=True).astype(np.float64))
     vectors: NDArray[np.float32] = (centred / lengths).astype(np.float32)
@@ -133,7 +133,7 @@ def seeded(texts: Sequence[str], dimensions: int) -> NDArray[np.float32]:
 
 
 async def _report(server: str, texts: Sequence[str]) -> Sequence[int]:
-    """Send the texts of a request to `server`, and return the positions of those that it says fail this time.
+    """Send the texts of a request to `server`, and return the positions of those that it wants to fail.
 
     The request is the JSON line `{"op": "embed", "texts": [...]}`, the response `{"flaky": [positions]}`.
 

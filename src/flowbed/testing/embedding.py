@@ -1,4 +1,4 @@
-"""What every embedder must do; subclass it, say how to open one, and pytest runs every test below against it."""
+"""The tests that every embedder must pass: subclass the contract and say how to open the embedder."""
 
 from __future__ import annotations
 
@@ -29,21 +29,21 @@ TEXTS = (
     "",
     "line\nbreak\tand tab",
 )
-AGREE = 1e-5  # the largest difference between two vectors of one text
+AGREE = 1e-5  # largest difference between two vectors of one text
 
 
 class EmbedderContract(ABC):
-    """Tests of an embedder; one that refuses an empty text says so with `takes_empty`."""
+    """Tests of an embedder; set `takes_empty` to false for one that refuses empty texts."""
 
     takes_empty = True
 
     @abstractmethod
     def open_embedder(self, folder: Path) -> Embedder:
-        """Open the embedder under test; `folder` is empty, and the test's own."""
+        """Open the embedder under test; `folder` is empty and belongs to the test."""
 
     @pytest_asyncio.fixture
     async def embedder(self, tmp_path: Path) -> AsyncIterator[Embedder]:
-        """Give each test an embedder of its own."""
+        """Open an embedder for each test."""
         opened = self.open_embedder(tmp_path)
         yield opened
         if isinstance(opened, Closes):
@@ -51,7 +51,7 @@ class EmbedderContract(ABC):
 
     @property
     def texts(self) -> Sequence[str]:
-        """What is embedded by most tests."""
+        """The texts that most tests embed."""
         return TEXTS if self.takes_empty else [text for text in TEXTS if text]
 
     async def test_there_is_one_vector_for_each_text(self, embedder: Embedder) -> None:

@@ -1,4 +1,4 @@
-"""What every Batch API must do; subclass it, name the model and a simulator of its provider, and run pytest."""
+"""The tests that every Batch API must pass: subclass the contract, name the model and a simulator of its provider."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from flowbed.embedding.batch_api import BatchApi, Job, ResultLine
     from flowbed.testing.simulators.wire import Api
 
-# Of several lengths and scripts, one with what divides lines, and one that holds what ends a form.
+# Of several lengths and scripts, one with line separators, and one that contains the end of a form.
 TEXTS = (
     "a",
     "The keys are rotated each month.",
@@ -36,7 +36,7 @@ TEXTS = (
     "word " * 60,
     PRIVATE,
 )
-# Seconds in which a simulated job ends, whatever it does, and before its files expire.
+# Seconds within which a simulated job ends in any case, and before its files expire.
 ENOUGH = 2 * 86_400.0
 
 
@@ -46,29 +46,29 @@ def name_of(text: str) -> str:
 
 
 class BatchApiContract(ABC):
-    """Tests of a Batch API, against a simulator that fails in every way that providers do."""
+    """Tests of a Batch API, against a simulator that fails in every way providers do."""
 
     model: str  # as vendor:name
-    says_expired = True  # of a job whose time ran out; one that does not calls it completed
+    says_expired = True  # false for a provider that reports an expired job as completed
 
     @abstractmethod
     def api(self) -> Api:
-        """Make the simulated API; it takes KEY, and ends jobs at once."""
+        """Create the simulated API; it accepts KEY, and ends jobs at once."""
 
     @abstractmethod
     def options(self, url: str) -> Mapping[str, str]:
-        """Give the options that lead to `url`; the contract adds its key."""
+        """Return the options that lead to `url`; the contract adds its key."""
 
     @pytest_asyncio.fixture(autouse=True)
     async def served(self) -> AsyncIterator[None]:
-        """Serve the simulator while a test runs."""
+        """Serve the simulator during a test."""
         self.simulator = Simulator(self.api())
         async with running(self.simulator) as url:
             self.url = url
             yield
 
     def open_embedder(self, folder: Path, **changes: str) -> Embedder:
-        """Open the model for requests, as it answers them one by one."""
+        """Open the model for requests."""
         options = {"api_key": KEY, **self.options(self.url), **changes}
         return open_embedder(self.model, cache=folder, options=options)
 
@@ -81,7 +81,7 @@ class BatchApiContract(ABC):
 
     @pytest_asyncio.fixture
     async def jobs(self, tmp_path: Path) -> AsyncIterator[BatchApi]:
-        """Give each test a Batch API of its own."""
+        """Open a Batch API for each test."""
         opened = self.open_jobs(tmp_path)
         yield opened
         await opened.aclose()
@@ -94,7 +94,7 @@ class BatchApiContract(ABC):
         submission: str = "s-1",
         faults: Sequence[Fault] = (),
     ) -> Job:
-        """Hand in texts, with faults in force."""
+        """Submit texts, with faults in force."""
         body = b"".join(jobs.line(name_of(text), text) for text in texts)
 
         async def read() -> AsyncIterator[bytes]:
@@ -112,7 +112,7 @@ class BatchApiContract(ABC):
         return looked
 
     async def answers(self, jobs: BatchApi, job: Job) -> dict[str, list[ResultLine]]:
-        """Read all that a job answered, by the name of the text."""
+        """Read all results of a job, by the name of the text."""
         found: dict[str, list[ResultLine]] = {}
         for file in filter(None, (job.output, job.errors)):
             body = b"".join([piece async for piece in jobs.download(file)])
@@ -124,17 +124,17 @@ class BatchApiContract(ABC):
     async def done(
         self, jobs: BatchApi, *faults: Fault, texts: Sequence[str] = TEXTS
     ) -> tuple[Job, dict[str, list[ResultLine]]]:
-        """Have a job done, with faults in force as it is made."""
+        """Run a job to its end, with faults in force at its creation."""
         job = await self.ended(jobs, await self.hand_in(jobs, texts, faults=faults))
         return job, await self.answers(jobs, job)
 
     def calls(self, method: str, path: str) -> int:
-        """Count the requests that came."""
+        """Count the requests received."""
         asked = [each for each in self.simulator.account.exchanges if each.method == method]
         return sum(each.path.endswith(path) for each in asked)
 
     def untold(self, error: Error) -> None:
-        """Refuse an error that repeats a key or a text."""
+        """Assert that an error repeats no key and no text."""
         told = f"{error} {error!r}"
         assert KEY not in told
         assert PRIVATE[:20] not in told

@@ -1,4 +1,4 @@
-"""What every embedder of a provider must do; subclass it, name the model and a simulator of its API, and run pytest.
+"""The tests that every provider's embedder must pass: subclass the contract, name the model and a simulator of its API.
 
 docs/providers.md shows how.
 """
@@ -28,29 +28,29 @@ if TYPE_CHECKING:
     from flowbed.testing.simulators.wire import Api
 
 KEY = "sk-of-the-contract-7f3a9c"
-# Long enough to be known again where somebody repeats it.
+# Long enough to be recognised in a message.
 PRIVATE = "a text of which no word may be repeated to anybody, for it is private"
 
 
 class ProviderContract(EmbedderContract):
-    """Tests of an embedder that asks a provider, against a simulator that fails in every way that providers do."""
+    """Tests of an embedder that calls a provider, against a simulator that fails in every way providers do."""
 
     model: str  # as vendor:name
     window: int  # tokens that a text may have
     takes_empty = False
-    names_long_texts = True  # whether it tells which text of a call was too long
+    names_long_texts = True  # whether it says which text of a call was too long
 
     @abstractmethod
     def api(self) -> Api:
-        """Make the simulated API; it takes KEY."""
+        """Create the simulated API; it accepts KEY."""
 
     @abstractmethod
     def options(self, url: str) -> Mapping[str, str]:
-        """Give the options that send the embedder to `url`; the contract adds its key."""
+        """Return the options that make the embedder call `url`; the contract adds its key."""
 
     @pytest_asyncio.fixture(autouse=True)
     async def served(self) -> AsyncIterator[None]:
-        """Serve the simulator while a test runs."""
+        """Serve the simulator during a test."""
         self.simulator = Simulator(self.api())
         async with running(self.simulator) as url:
             self.url = url
@@ -66,7 +66,7 @@ class ProviderContract(EmbedderContract):
         return open_embedder(self.model, cache=folder, options=options)
 
     async def failure(self, embedder: Embedder, fault: Fault, *texts: str) -> Error:
-        """Order a fault, and give the error that it becomes; it tells no secret."""
+        """Order a fault, and return the resulting error, which must reveal no secret."""
         self.simulator.order(fault)
         with pytest.raises(Error) as raised:
             await embedder.embed(texts or ["one", PRIVATE, "three"], purpose="document")

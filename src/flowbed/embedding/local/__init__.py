@@ -1,1 +1,1 @@
-"""Models that run in this process: weights, graphs, batching, and how much of the CPU they may use."""
+"""Models that run in this process: weights, graphs, batching, and the priority of background work."""

@@ -1,4 +1,4 @@
-"""How many processor cores this process may really use."""
+"""Counts the processor cores that this process may use."""
 
 from __future__ import annotations
 
@@ -9,16 +9,16 @@ CGROUP = Path("/sys/fs/cgroup")
 
 
 def usable_cores(cgroup: Path = CGROUP) -> int:
-    """Count the cores that affinity and the container's quota leave to this process, at least 1."""
-    # Not on every system can a process be bound to cores.
+    """Return the cores that affinity and the container's quota allow this process, at least 1."""
+    # Not every system can bind a process to cores.
     bound = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     quota = _quota(cgroup)
-    # Rounded down: a thread more than the quota spins away time that the others are then denied.
+    # Rounded down: a thread beyond the quota spends time that the others are then denied.
     return bound if quota is None else max(1, min(bound, int(quota)))
 
 
 def _quota(cgroup: Path) -> float | None:
-    """Read the container's share, in cores, as either version of cgroups writes it."""
+    """Read the container's quota in cores, from cgroups version 2 or 1."""
     try:
         limit, period = (cgroup / "cpu.max").read_text().split()
     except (OSError, ValueError):

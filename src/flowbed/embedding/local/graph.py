@@ -1,4 +1,4 @@
-"""A BERT checkpoint as one ONNX graph of fused operators: token ids in, unit vectors out."""
+"""Turns a BERT checkpoint into one ONNX graph of fused operators: token ids in, unit vectors out."""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-# Part of a cached graph's name: raise it with every change here that changes a graph.
+# Part of a cached graph's name: increment it with every change here that changes a graph.
 REVISION = 1
 
-# Of each family: where its token positions start (RoBERTa keeps the first two rows of its table for padding).
+# First token position of each family (RoBERTa reserves the first two rows of its table for padding).
 FIRST_POSITION = {"bert": 0, "roberta": 2, "xlm-roberta": 2, "camembert": 2}
 
 OPSET = 17
-IR_VERSION = 8  # the one that belongs to opset 17, so that an older onnxruntime reads the graph too
+IR_VERSION = 8  # belongs to opset 17, so that an older onnxruntime can read the graph
 FUSED = "com.microsoft"
 LARGEST_GRAPH = 2**31 - 2**20  # protobuf holds less than 2 GiB in one message
 
@@ -33,7 +33,7 @@ SENTENCE_EMBEDDING = "sentence_embedding"
 
 @dataclass(frozen=True, kw_only=True)
 class Architecture:
-    """What of a BERT-family model its weights do not say."""
+    """What the weights of a BERT-family model do not say."""
 
     family: str
     layers: int
@@ -43,7 +43,7 @@ class Architecture:
 
     @classmethod
     def of(cls, config: Mapping[str, Any], *, pooling: str, subject: object) -> Architecture:
-        """Read the model's own `config.json`; `subject` is what the message names when this fails.
+        """Read the model's own `config.json`; an error message names `subject`.
 
         Raises:
             Misconfigured: the model is not of the BERT family, or is an unusual one.
@@ -67,12 +67,12 @@ class Architecture:
 
 
 def graph_bytes(weights: Path, architecture: Architecture) -> bytes:
-    """Write the graph of the checkpoint `weights` (safetensors) as a serialised ONNX model.
+    """Return the graph of the checkpoint `weights` (safetensors) as a serialised ONNX model.
 
     Raises:
         Misconfigured: the file does not hold the tensors of its architecture.
     """
-    # Building is rare and onnx is slow to import, so only building pays for it.
+    # Slow to import, and needed only to build a graph, which is rare.
     import onnx
     from safetensors import SafetensorError
     from safetensors.numpy import load_file
@@ -116,7 +116,7 @@ def graph_bytes(weights: Path, architecture: Architecture) -> bytes:
 
 
 class _Writer:
-    """The nodes and constants of a graph while it is written."""
+    """Collects the nodes and constants of a graph."""
 
     def __init__(self, tensors: Mapping[str, NDArray[Any]], architecture: Architecture) -> None:
         # Checkpoints of the bare model name tensors `embeddings...`, those with a head `bert.embeddings...`.
@@ -145,7 +145,7 @@ class _Writer:
         output: str,
         *,
         domain: str = "",
-        **attributes: Any,  # as ONNX has them
+        **attributes: Any,  # as in ONNX
     ) -> str:
         from onnx import helper  # loaded already by `graph_bytes`
 
@@ -161,7 +161,7 @@ class _Writer:
         ]
 
     def product(self, value: str, name: str) -> str:
-        """Multiply by a dense layer's weights; its bias is left to the fused operator that follows."""
+        """Multiply by a dense layer's weights; the fused operator that follows adds its bias."""
         weight = self.constant(f"{name}.weight", self.tensor(f"{name}.weight").T)
         return self.node("MatMul", [value, weight], f"{name}.product")
 
@@ -179,7 +179,7 @@ class _Writer:
         positions = self.tensor("embeddings.position_embeddings.weight")[
             FIRST_POSITION[self.architecture.family] :
         ]
-        # Every token of a lone text is of type 0, so that row can be added once, here.
+        # Every token of a single text has type 0, so its row is added once, here.
         positions = positions + self.tensor("embeddings.token_type_embeddings.weight")[0]
         output = "embeddings.output"
         self.node(
@@ -196,7 +196,7 @@ class _Writer:
             domain=FUSED,
             epsilon=self.architecture.epsilon,
         )
-        # The operator declares a second output, the lengths, which is only made when it is given a mask.
+        # The operator declares a second output, the lengths, which is only computed from a mask.
         self.nodes[-1].output.append("embeddings.lengths")
         return output
 
@@ -244,7 +244,7 @@ class _Writer:
             first = self.constant("pool.first", np.array(0, dtype=np.int64))
             pooled = self.node("Gather", [hidden, first], "pool.cls", axis=1)
         else:
-            # The sum over unmasked tokens points where their mean points, and only the direction is kept.
+            # The sum over unmasked tokens has the direction of their mean, and only the direction is kept.
             mask = self.node("Cast", [ATTENTION_MASK], "pool.mask", to=1)  # 1 is float32
             row = self.node("Unsqueeze", [mask, self.constant("pool.axis", np.array([1]))], "pool.row")
             summed = self.node("MatMul", [row, hidden], "pool.sums")

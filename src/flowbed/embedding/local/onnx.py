@@ -1,4 +1,4 @@
-"""A local model through ONNX Runtime: no key, no server, and nothing downloaded unasked."""
+"""A local model through ONNX Runtime: no key, no server, and no download unless permitted."""
 
 from __future__ import annotations
 
@@ -38,22 +38,21 @@ Overflow = Literal["split", "truncate", "reject"]
 OVERFLOWS: tuple[Overflow, ...] = ("split", "truncate", "reject")
 OPTIONS = ("document_prompt", "download", "overflow", "query_prompt", "threads")
 
-# Texts and tokens in one call. Padding takes a fifth more work where 256 short texts are sorted by length, and a
-# twentieth where 2,048 are; so many tokens take one to two seconds on two cores, after which progress is shown and
-# what is done is kept.
+# Texts and tokens in one call. Padding costs a fifth more work for 256 short texts sorted by length, and a twentieth
+# for 2,048; 16,384 tokens take one to two seconds on two cores, after which progress is shown and vectors are kept.
 ITEMS = 2_048
 TOKENS = 16_384
 
-# Only errors are worth a line: warnings tell of graphs that were saved by another version.
+# Warnings are only about graphs saved by another version.
 ERRORS_ONLY = 3
 
-# ONNX Runtime's names of the types that ids are fed in.
+# ONNX Runtime's names for the types of ids.
 INPUT_TYPES = {"tensor(int32)": np.int32, "tensor(int64)": np.int64}
 
 
 @dataclass(frozen=True, kw_only=True)
 class OnnxOptions:
-    """The options of the model, read: what becomes of too long a text, prompts, threads, and whether to download."""
+    """The model's options: what to do with texts that are too long, prompts, threads, and whether to download."""
 
     overflow: Overflow
     download: bool
@@ -62,10 +61,10 @@ class OnnxOptions:
 
     @classmethod
     def of(cls, options: Mapping[str, str]) -> OnnxOptions:
-        """Read options as they stand in a configuration.
+        """Parse the options of the settings.
 
         Raises:
-            Misconfigured: an option is unknown or has a value it cannot have.
+            Misconfigured: an option is unknown or has an invalid value.
         """
         unknown = sorted(set(options) - set(OPTIONS))
         if unknown:
@@ -98,43 +97,43 @@ class OnnxOptions:
 
 
 def open_onnx(name: str, *, cache: Path, options: Mapping[str, str]) -> Onnx:
-    """Open a local model: a folder, a hub id, or the default model where `name` is empty.
+    """Open a local model: a folder, a hub id, or the default model if `name` is empty.
 
-    `cache` keeps the graph that is made of the model's weights. The graph itself is loaded by the first call that
-    embeds. Options: `overflow` (split, truncate or reject texts longer than the window), `download` (true lets the
-    hub be asked), `threads`, `query_prompt` and `document_prompt`.
+    `cache` keeps the graph built from the model's weights; the first call that embeds loads it. Options: `overflow`
+    (split, truncate or reject texts longer than the window), `download` (true permits a download from the hub),
+    `threads`, `query_prompt` and `document_prompt`.
 
     Raises:
-        Misconfigured: an option is wrong, or the model is not here; the message says how to get it.
+        Misconfigured: an option is wrong, or the model is missing; the message says how to get it.
     """
     choices = OnnxOptions.of(options)
     checkpoint = find_checkpoint(name, cache=cache, download=choices.download)
     if not checkpoint.is_graph:
-        # Refused here and not by the first call, which may come much later.
+        # Refuse an unsupported model now, not at the first call, which may come much later.
         Architecture.of(checkpoint.config, pooling=checkpoint.pooling, subject=checkpoint.folder)
     return Onnx(checkpoint, cache=cache, choices=choices)
 
 
 class Onnx:
-    """An embedder that runs in this process; calls at once share one session, batch by batch."""
+    """An embedder in this process; concurrent calls share one session, batch by batch."""
 
     items = ITEMS
     tokens = TOKENS
     price = 0.0
 
     def __init__(self, checkpoint: Checkpoint, *, cache: Path, choices: OnnxOptions) -> None:
-        """Load nothing yet: the tokenizer waits for the first text that is counted, the graph for one to embed."""
+        """Load nothing yet: the first counted text loads the tokenizer, the first embedded one the graph."""
         self._checkpoint = checkpoint
         self._cache = cache
         self._choices = choices
         self._prompts = {**checkpoint.prompts, **choices.prompts}
-        # A batch on each core rather than each batch on all: the cores then wait for one another at no operator, and
-        # share with whatever else runs here. Measured on two cores: a sixth less processor time.
-        # Calls for documents come two at a time: one is tokenised while the other runs. More would all end at once,
-        # and until then nothing of any of them could be kept.
+        # One batch per core, rather than each batch on all cores: cores then wait for each other at no operator, and
+        # share with other programs. Measured on two cores: a sixth less processor time. Two document calls at a time:
+        # one is tokenised while the other runs. With more, all would end at once, and until then none of their vectors
+        # could be kept.
         self._turns = asyncio.Semaphore(2)
         self._threads = ThreadPoolExecutor(max_workers=choices.threads, thread_name_prefix="flowbed-onnx")
-        # What nobody waits for has threads of its own, which stand back: a batch that is being run cannot be put off.
+        # Background work has threads of its own, of low priority: a running batch cannot be interrupted.
         self._background_threads = ThreadPoolExecutor(
             max_workers=choices.threads,
             thread_name_prefix="flowbed-onnx-spare",
@@ -145,30 +144,30 @@ class Onnx:
             model=checkpoint.model,
             dimensions=checkpoint.dimensions,
             revision=checkpoint.sha256[:12],
-            # Averaged windows are other vectors than cut ones; where nothing is too long all three agree.
+            # Averaged windows are other vectors than truncated ones; if no text is too long, all three agree.
             pooling=checkpoint.pooling + ("+split" if choices.overflow == "split" else ""),
             prompts=tuple(sorted((purpose, prompt) for purpose, prompt in self._prompts.items() if prompt)),
         )
 
     @cached_property
-    def _tokenizer(self) -> Any:  # tokenizers has no types
-        # A search by a vector needs none, and it takes a tenth of a second to load.
+    def _tokenizer(self) -> Any:  # tokenizers has no type hints
+        # Takes a tenth of a second to load, and a search by a vector does not need it.
         from tokenizers import Tokenizer
 
         tokenizer = Tokenizer.from_file(str(self._checkpoint.folder / "tokenizer.json"))
-        # As published, it cuts texts at 128 tokens and pads every one to 128.
+        # As published, it truncates and pads every text to 128 tokens.
         tokenizer.no_truncation()
         tokenizer.no_padding()
         return tokenizer
 
     @cached_property
     def _special(self) -> tuple[list[int], list[int]]:
-        """The special tokens before a text and after it."""
+        """The special tokens before and after a text."""
         return _special_tokens(self._tokenizer)
 
     @property
     def window(self) -> int:
-        """How many tokens a text may have, special ones not counted, before `overflow` says what becomes of it."""
+        """Tokens that a text may have, without special ones, before `overflow` applies."""
         return self._checkpoint.window - sum(map(len, self._special))
 
     async def embed(self, texts: Sequence[str], *, purpose: Purpose) -> Embedded:
@@ -176,13 +175,13 @@ class Onnx:
 
         Raises:
             Rejected: a text is not valid Unicode, or is longer than the window and `overflow` is `reject`.
-            Transient: the memory did not suffice.
-            Misconfigured: the graph cannot be made or loaded.
+            Transient: memory was exhausted.
+            Misconfigured: the graph cannot be built or loaded.
         """
         require_unicode(texts)
         if BACKGROUND.get():
-            # Not shared out: a small call leaves the other cores to others, also where threads cannot stand back. Who
-            # loads the graph does not stand back: everybody waits for that.
+            # On one core: background work leaves the others free, even where threads have no priority. Loading the
+            # graph is not background work, since everybody waits for it.
             pool = self._background_threads if "_session" in vars(self) else self._threads
             return await self._embed(texts, purpose=purpose, pool=pool, cores=1)
         if purpose == "query":
@@ -194,7 +193,7 @@ class Onnx:
         if not texts:
             return Embedded(vectors=np.empty((0, self.space.dimensions), dtype=np.float32))
         prompt = self._prompts.get(purpose, "")
-        # Tokenised beside the batch of another call that is being run.
+        # Tokenised while a batch of another call runs.
         windows, truncated = await asyncio.to_thread(self._windows, [prompt + text for text in texts])
         vectors = np.empty((len(windows), self.space.dimensions), dtype=np.float32)
         padding = int(self._checkpoint.config.get("pad_token_id") or 0)
@@ -203,7 +202,7 @@ class Onnx:
         loop = asyncio.get_running_loop()
 
         async def work() -> None:
-            # Handed over batch by batch: a query need not wait for the whole of a long call, and a cancelled call ends.
+            # One batch at a time: a query need not wait for all of a long call, and a cancelled call ends.
             for batch in batches:
                 vectors[batch.windows] = await loop.run_in_executor(pool, self._run, batch)
 
@@ -230,19 +229,19 @@ class Onnx:
             Rejected: the text is not valid Unicode.
         """
         require_unicode([text])
-        # The batch form leaves out the offsets, which take longer than the tokens.
+        # The batch form skips the offsets, which take longer than the tokens.
         return len(self._tokenizer.encode_batch_fast([text], add_special_tokens=False)[0])
 
     def decode(self, tokens: Sequence[int]) -> str:
-        """Read the text that tokens, without special ones, stand for.
+        """Return the text of tokens without special ones.
 
         Raises:
-            Rejected: a token is not known, or the text would be read as other tokens.
+            Rejected: a token is unknown, or the text encodes to other tokens.
         """
         return text_of(self._tokenizer, tokens)
 
     def bill(self, text: str, tokens: int) -> int:
-        """Tell the tokens that embedding a document takes: its prompt's too, but none that is cut off or refused."""
+        """Return the tokens of embedding a document: with its prompt, without what is truncated or rejected."""
         if prompt := self._prompts.get("document", ""):
             tokens = self.count(prompt + text)
         if tokens > self.window and self._choices.overflow != "split":
@@ -250,7 +249,7 @@ class Onnx:
         return tokens
 
     def _windows(self, texts: Sequence[str]) -> tuple[list[Window], tuple[int, ...]]:
-        """Tokenise texts into windows; the second value holds the positions of those that were cut off."""
+        """Tokenise texts into windows; also return the positions of truncated texts."""
         encodings = self._tokenizer.encode_batch_fast(texts, add_special_tokens=False)
         over = tuple(position for position, encoding in enumerate(encodings) if len(encoding) > self.window)
         if over and self._choices.overflow == "reject":
@@ -274,7 +273,7 @@ class Onnx:
         return windows, ()
 
     def _run(self, batch: Batch) -> NDArray[np.float32]:
-        """Run one batch, in one of this embedder's own threads."""
+        """Run one batch, in one of this embedder's threads."""
         with self._loading:
             session = self._session
         inputs = {
@@ -296,13 +295,13 @@ class Onnx:
 
     @cached_property
     def _output(self) -> str:
-        """Name the output that holds vectors: the pooled one, where the graph has one."""
+        """The name of the output with vectors: the pooled one, if the graph has one."""
         names: list[str] = [output.name for output in self._session.get_outputs()]
         return "sentence_embedding" if "sentence_embedding" in names else names[0]
 
     @cached_property
-    def _session(self) -> Any:  # onnxruntime has no types
-        """Load the graph; one that does not load is made anew once."""
+    def _session(self) -> Any:  # onnxruntime has no type hints
+        """Load the graph; if it does not load, build it once more."""
         if self._checkpoint.is_graph:
             return _load(self._checkpoint.file)
         path = _graph(self._checkpoint, self._cache)
@@ -314,8 +313,8 @@ class Onnx:
             return _load(_graph(self._checkpoint, self._cache))
 
 
-def _special_tokens(tokenizer: Any) -> tuple[list[int], list[int]]:  # tokenizers has no types
-    """Find the tokens that the tokenizer puts in front of a text and after it."""
+def _special_tokens(tokenizer: Any) -> tuple[list[int], list[int]]:  # tokenizers has no type hints
+    """Return the tokens that the tokenizer puts before a text and after it."""
     bare: list[int] = tokenizer.encode("a", add_special_tokens=False).ids
     full: list[int] = tokenizer.encode("a").ids
     start = next(place for place in range(len(full)) if full[place : place + len(bare)] == bare)
@@ -323,7 +322,7 @@ def _special_tokens(tokenizer: Any) -> tuple[list[int], list[int]]:  # tokenizer
 
 
 def _graph(checkpoint: Checkpoint, cache: Path) -> Path:
-    """Make the graph of these weights, unless it lies in `cache` as it was written."""
+    """Build the graph of these weights, unless `cache` has it undamaged."""
     stem = f"{checkpoint.sha256[:16]}-{checkpoint.pooling}-{REVISION}"
     path = cache / f"{stem}.onnx"
     written = cache / f"{stem}.sha256"
@@ -337,8 +336,8 @@ def _graph(checkpoint: Checkpoint, cache: Path) -> Path:
     return path
 
 
-def _load(path: Path) -> Any:  # onnxruntime has no types
-    """Open a session whose every run keeps to the thread that calls it."""
+def _load(path: Path) -> Any:  # onnxruntime has no type hints
+    """Open a session in which every run stays on the calling thread."""
     import onnxruntime  # slow; finding and submitting work never need it
 
     options = onnxruntime.SessionOptions()

@@ -1,4 +1,4 @@
-"""Hurry: what nobody waits for leaves the processors to what somebody does."""
+"""Background work: it yields the CPU to interactive requests."""
 
 from __future__ import annotations
 
@@ -12,16 +12,16 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-# The lowest rank that Linux knows (sched(7)): beside a thread of the usual one it gets a seventieth of a core.
+# The lowest priority on Linux (sched(7)): beside a normal thread it gets a seventieth of a core.
 LOWEST_PRIORITY = 19
 
-# Whether the call under way is work that nobody waits for. In a context, since every wrapper would have to hand it on.
+# Whether the current call is background work. In a context variable, so that wrappers need not pass it on.
 BACKGROUND: ContextVar[bool] = ContextVar("background", default=False)
 
 
 @contextmanager
 def background() -> Iterator[None]:
-    """Let what is embedded meanwhile be work that nobody waits for."""
+    """Mark the embedder calls inside the block as background work."""
     token = BACKGROUND.set(True)
     try:
         yield
@@ -30,7 +30,7 @@ def background() -> Iterator[None]:
 
 
 def lower_thread_priority() -> None:
-    """Give the calling thread the lowest rank where threads have one, which is on Linux; elsewhere do nothing."""
+    """Give the calling thread the lowest priority; on systems other than Linux do nothing."""
     if sys.platform == "linux":
-        with suppress(OSError):  # forbidden in some containers: it is slower for others then, and no more
+        with suppress(OSError):  # forbidden in some containers: then it only competes with others
             os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), LOWEST_PRIORITY)

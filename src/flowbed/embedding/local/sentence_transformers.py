@@ -1,4 +1,4 @@
-"""Any model that the package sentence-transformers runs, on this machine, through torch."""
+"""Models of the package sentence-transformers, run in this process by torch."""
 
 from __future__ import annotations
 
@@ -24,17 +24,17 @@ if TYPE_CHECKING:
 
 OPTIONS = ("batch", "device", "document_prompt", "download", "overflow", "query_prompt", "revision")
 
-# Texts and tokens in one call, as with the local models that need no torch.
+# Texts and tokens in one call, as for local models without torch.
 ITEMS, TOKENS = 2_048, 16_384
-# Texts that run at once; the package's own default.
+# Texts per batch; the package's own default.
 BATCH = 32
 
 
 def open_sentence_transformers(name: str, *, cache: Path, options: Mapping[str, str]) -> SentenceTransformers:
-    """Open a model of the hub, or one in a folder; loading it takes seconds.
+    """Open a model of the hub or in a folder; loading it takes seconds.
 
-    Options: `overflow` (reject or truncate texts longer than the window), `download` (true lets the hub be asked),
-    `device` (cpu, cuda, ...), `batch` texts at once, `revision`, `document_prompt`, `query_prompt`.
+    Options: `overflow` (reject or truncate texts longer than the window), `download` (true permits a download from the
+    hub), `device` (cpu, cuda, ...), `batch` (texts), `revision`, `document_prompt`, `query_prompt`.
 
     Raises:
         Misconfigured: the package is not installed, an option is wrong, or the model cannot be loaded.
@@ -43,7 +43,7 @@ def open_sentence_transformers(name: str, *, cache: Path, options: Mapping[str, 
     truncates = read.choice("overflow", ("reject", "truncate")) == "truncate"
     download = read.flag("download")
     try:
-        from sentence_transformers import SentenceTransformer  # an extra, which takes seconds
+        from sentence_transformers import SentenceTransformer  # an extra, slow to import
     except ImportError as error:
         raise Misconfigured(
             f"model sentence_transformers:{name} needs a package: pip install 'flowbed[sentence-transformers]'"
@@ -55,7 +55,7 @@ def open_sentence_transformers(name: str, *, cache: Path, options: Mapping[str, 
             revision=read.text("revision") or None,
             local_files_only=not download,
         )
-    except Exception as error:  # whatever of several packages stands in the way
+    except Exception as error:  # several packages raise errors of their own
         hint = "" if download else "; let Flowbed download it with the model option download = true"
         raise Misconfigured(f"model sentence_transformers:{name} cannot be loaded ({error}){hint}") from error
     return SentenceTransformers(
@@ -69,7 +69,7 @@ def open_sentence_transformers(name: str, *, cache: Path, options: Mapping[str, 
 
 
 class SentenceTransformers:
-    """An embedder that runs in one thread of this process, which torch spreads over the cores or a device."""
+    """An embedder in one thread of this process, which torch spreads over the cores or a device."""
 
     items = ITEMS
     tokens = TOKENS
@@ -77,7 +77,7 @@ class SentenceTransformers:
 
     def __init__(
         self,
-        model: Any,  # an extra, whose types are not always here
+        model: Any,  # an extra, whose types may be missing
         *,
         name: str,
         revision: str,
@@ -87,21 +87,21 @@ class SentenceTransformers:
     ) -> None:
         """Take a loaded model."""
         self._model = model
-        # The model tells its own tokenizer anew, before each batch, where to cut texts off and how far to pad them:
-        # counting beside it would tell it otherwise.
+        # The model reconfigures truncation and padding of its tokenizer before each batch: counting at the same time
+        # would interfere.
         self._counter = copy.deepcopy(model.tokenizer)
         self._batch = batch
         self._truncates = truncates
         self._prompts = prompts
         self._special = model.tokenizer.num_special_tokens_to_add()
-        # Tokens that a text may have, special ones not counted.
+        # Tokens that a text may have, without special ones.
         self.window = (model.max_seq_length or model.tokenizer.model_max_length) - self._special
         self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="flowbed-torch")
         self.space = Space(
             model=name,
             dimensions=int(model.get_embedding_dimension()),
             revision=revision,
-            # The package pools as the model's own description says, which the revision stands for.
+            # The package pools as the model's description says, which the revision identifies.
             pooling="sentence-transformers",
             prompts=tuple(sorted((purpose, prompt) for purpose, prompt in prompts.items() if prompt)),
         )
@@ -111,7 +111,7 @@ class SentenceTransformers:
 
         Raises:
             Rejected: a text is not valid Unicode, or longer than the window and `overflow` is `reject`.
-            Transient: the memory did not suffice, or the device failed.
+            Transient: memory was exhausted, or the device failed.
         """
         require_unicode(texts)
         if not texts:
@@ -128,7 +128,7 @@ class SentenceTransformers:
         return self._counts([text])[0]
 
     def bill(self, text: str, tokens: int) -> int:
-        """Tell the tokens that embedding a document takes: its prompt's too, but none that is cut off or refused."""
+        """Return the tokens of embedding a document: with its prompt, without what is truncated or rejected."""
         if prompt := self._prompts.get("document", ""):
             tokens = self.count(prompt + text)
         if tokens > self.window:
@@ -161,7 +161,7 @@ class SentenceTransformers:
         except (
             RuntimeError,
             MemoryError,
-        ) as error:  # what torch raises where a device or the memory gives out
+        ) as error:  # raised by torch when a device fails or memory is exhausted
             raise Transient(
                 f"model {self.space.model} failed on {len(texts)} texts ({error}); try again"
             ) from error
@@ -178,15 +178,15 @@ class SentenceTransformers:
         return [len(each) for each in ids]
 
 
-def _prompts(model: Any) -> dict[str, str]:  # an extra, whose types are not always here
-    """Read what the model wants in front of a text, as the package itself does."""
+def _prompts(model: Any) -> dict[str, str]:  # an extra, whose types may be missing
+    """Return the model's prompts, by purpose, as the package itself chooses them."""
     known: Mapping[str, str | None] = model.prompts
     document = next((known[name] for name in DOCUMENT_PROMPTS if name in known), None)
     return {"document": document or "", "query": known.get("query") or ""}
 
 
-def _revision(model: Any, name: str, *, cache: Path) -> str:  # an extra, whose types are not always here
-    """Name the weights: by the commit of the hub that they came from, or by the sha256 of a folder's."""
+def _revision(model: Any, name: str, *, cache: Path) -> str:  # an extra, whose types may be missing
+    """Identify the weights: by the sha256 of a folder's, or by the hub's commit."""
     weights = Path(name) / SAFETENSORS
     if weights.is_file():
         return digest(weights, cache=cache)[:12]

