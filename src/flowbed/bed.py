@@ -12,9 +12,9 @@ from typing import TYPE_CHECKING, Any, Literal, Self, TypeVar
 from flowbed import index, maintenance, pipeline, settings
 from flowbed.embedding.cache.disk import damage_of, drop_damaged
 from flowbed.errors import Misconfigured, NotFound, Rejected
-from flowbed.index.active_space import Live, Recent, live_collection, live_collections, require_same
+from flowbed.index.active_space import Live, RecentSpaces, live_collection, live_collections, require_same
 from flowbed.index.datasets import Datasets
-from flowbed.index.row_cache import Held
+from flowbed.index.row_cache import RowCache
 from flowbed.index.search import Unit, search
 from flowbed.lanes import batch
 from flowbed.ledger import open_ledger
@@ -64,7 +64,7 @@ class Flowbed:
         self.settings = config
         self._store, self._ledger = store, ledger
         self._datasets = Datasets(store)
-        self._held, self._recent = Held(), Recent(store, monotonic=time.monotonic)
+        self._row_cache, self._recent = RowCache(), RecentSpaces(store, monotonic=time.monotonic)
         self._embedders = Embedders(folder / HIDDEN, config)
         self.retied = ""  # what tying the store anew has changed
 
@@ -329,7 +329,7 @@ class Flowbed:
             limit=limit,
             at=at,
             unit=unit,
-            held=self._held,
+            cache=self._row_cache,
         )
 
     async def status(self) -> BedStatus:

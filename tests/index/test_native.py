@@ -1,20 +1,31 @@
-"""Lance's native part by itself: the same as within Lance, loaded before it, after it or without it."""
+"""Lance's native part, loaded by itself, before or after the rest, and the public classes in its place."""
 
 from __future__ import annotations
 
 import subprocess
 import sys
+from typing import TYPE_CHECKING
 
 import pytest
 from lance.lance import _Dataset, _Fragment, _Scanner
 
 from flowbed.index import native
+from flowbed.index.compaction import compact
+from flowbed.index.datasets import Datasets
+from flowbed.index.row_cache import RowCache
+from flowbed.index.search import search
+
+if TYPE_CHECKING:
+    import lance
+    from tests.index.conftest import Bench
+
+    from flowbed.records import SearchResults
 
 OPENED = """
 from flowbed.index import native
 session = native.new_session()
 """
-# As a program is packed whose modules lie in no folder: Lance itself is found, and its native part by its own finder.
+# A program packed without folders: a finder of its own finds Lance and its native part.
 PACKED = """
 import sys
 from importlib.machinery import PathFinder
@@ -48,14 +59,12 @@ def ran(code: str) -> str:
         pytest.param(PACKED + OPENED + "import lance", id="packed"),
     ],
 )
-def test_it_is_the_one_that_lance_uses(code: str) -> None:
-    """Whichever is loaded first, there is one native part: a session that one has made is taken by the other."""
+def test_native_session_is_lances_own_whatever_is_loaded_first(code: str) -> None:
     same = "print(type(session) is lance.Session, native._native().__name__)"
     assert ran(f"{code}\n{same}") == "True lance.lance"
 
 
-def test_two_threads_load_it_once() -> None:
-    """Two searches that are the first in their process, and a thread that imports Lance, come to the same classes."""
+def test_native_concurrent_first_loads_share_one_module() -> None:
     code = """
 import threading
 from flowbed.index import native
@@ -75,8 +84,8 @@ print(len(made), len(set(made)))
     assert ran(code) == "3 1"
 
 
-def test_it_is_loaded_without_the_rest_of_lance() -> None:
-    """A session needs neither Lance's Python part nor pyarrow's datasets and compute functions."""
+def test_native_session_loads_no_python_part_of_lance() -> None:
+    """This also fails when Python's private import lock, or a private class of Lance, has another name."""
     loaded = "import sys\nprint(*sorted({'lance', 'pyarrow.compute', 'pyarrow.dataset'} & set(sys.modules)))"
     assert ran(OPENED + loaded) == ""
 
@@ -89,8 +98,45 @@ def test_it_is_loaded_without_the_rest_of_lance() -> None:
         (native.Scanner, _Scanner),
     ],
 )
-def test_the_native_classes_have_what_searches_call(ours: type, theirs: type) -> None:
-    """A release of Lance that names something otherwise is seen here, by its name."""
+def test_native_classes_have_every_name_that_searches_use(ours: type, theirs: type) -> None:
     wanted = {name for name in {*vars(ours), *ours.__annotations__} if not name.startswith("_")}
     assert wanted
     assert wanted <= set(dir(theirs))
+
+
+@pytest.mark.parametrize("indexed", [False, True])
+async def test_native_names_gone_searches_use_the_public_classes(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch, indexed: bool
+) -> None:
+    """Every hit is the same through either, found by a scan, by the vector index or among the rows in memory."""
+    await bench.lay_down([bench.upsert(f"r{number}", 1, f"text {number}", n=number) for number in range(300)])
+    await bench.commit()
+    live = await bench.datasets.begin("docs", bench.space, now=1)
+    if indexed:
+        await compact(
+            live, datasets=bench.datasets, vector_index="always", oldest_pending=None, now=bench.clock()
+        )
+    vector = bench.upsert("q", 1, "text 7").vector
+
+    async def answers() -> list[SearchResults]:
+        datasets, cache = Datasets(bench.store), RowCache()
+        return [
+            await search(
+                vector, [live], datasets=datasets, where=where, exact=not indexed, cache=cache, limit=40
+            )
+            for _ in range(3)  # from the second search on, rows are kept in memory
+            for where in (None, {"n": {"$gte": 100}})
+        ]
+
+    expected = await answers()
+    opened: list[native.PublicDataset] = []
+
+    class Seen(native.PublicDataset):
+        def __init__(self, dataset: lance.LanceDataset) -> None:
+            super().__init__(dataset)
+            opened.append(self)
+
+    monkeypatch.setattr(native, "_native", lambda: None)
+    monkeypatch.setattr(native, "PublicDataset", Seen)
+    assert await answers() == expected
+    assert opened

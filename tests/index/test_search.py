@@ -16,7 +16,7 @@ from flowbed.index import lease
 from flowbed.index.compaction import compact
 from flowbed.index.datasets import Datasets
 from flowbed.index.search import search
-from flowbed.index.vector_lookup import Reuse
+from flowbed.index.vector_lookup import VectorLookup
 from flowbed.index.versions import state, versions
 from flowbed.records import text_hash
 
@@ -231,7 +231,7 @@ async def test_texts_in_the_index_are_never_paid_again(bench: Bench) -> None:
     await fill(bench)
     live = await bench.datasets.begin("docs", bench.space, now=1)
     hashes = [text_hash(text) for text in ("text 7", "text 49", "never seen")]
-    found = await Reuse(live, bench.datasets).get_many(hashes)
+    found = await VectorLookup(live, bench.datasets).get_many(hashes)
     assert set(found) == set(hashes[:2])
     np.testing.assert_array_equal(found[hashes[0]], bench.upsert("q", 1, "text 7").vector)
 
@@ -242,7 +242,7 @@ async def test_nothing_is_reused_of_a_deleted_row(bench: Bench) -> None:
     await bench.lay_down(deletes={"s#d2#00007": 2})
     await bench.commit()
     live = await bench.datasets.begin("docs", bench.space, now=1)
-    reuse = Reuse(live, bench.datasets)
+    reuse = VectorLookup(live, bench.datasets)
     assert set(await reuse.get_many([text_hash("text 7"), text_hash("text 8")])) == {text_hash("text 8")}
 
 

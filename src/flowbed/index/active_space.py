@@ -64,7 +64,7 @@ async def live_collections(store: Store) -> list[Live]:
     return [live for live in found if live is not None]
 
 
-class Recent:
+class RecentSpaces:
     """The live space of each collection as a search of this process has read it within the last second."""
 
     def __init__(self, store: Store, *, monotonic: Callable[[], float]) -> None:

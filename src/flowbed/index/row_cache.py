@@ -136,7 +136,7 @@ class View:
         return self.reading is None and not self.missing
 
 
-class Held:
+class RowCache:
     """The newest version of each collection, as the searches of this process last met it."""
 
     def __init__(self, *, limit: int = BYTES) -> None:

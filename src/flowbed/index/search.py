@@ -13,7 +13,7 @@ import pyarrow as pa
 from flowbed.errors import NotFound, Rejected
 from flowbed.index.filters import to_sql
 from flowbed.index.partitions import compared, probes
-from flowbed.index.row_cache import SHOWN, Held, View, look, shown_of, vectors_in, vectors_of
+from flowbed.index.row_cache import SHOWN, RowCache, View, look, shown_of, vectors_in, vectors_of
 from flowbed.records import Hit, SearchResults
 
 if TYPE_CHECKING:
@@ -64,13 +64,13 @@ async def search(
     at: int | None = None,
     unit: Unit = "chunk",
     exact: bool | None = None,
-    held: Held | None = None,
+    cache: RowCache | None = None,
 ) -> SearchResults:
     """Find the `limit` rows nearest to `vector` (float32, of the collections' dimensions), best first.
 
     `at` asks an older version of one collection. With unit `document` each document counts once, by its best chunk.
     `exact` says to scan every row, or to use the vector index where there is one; None lets the number of rows decide.
-    `held` is what this process keeps of newest versions between its searches.
+    `cache` is what this process keeps of newest versions between its searches.
 
     Raises:
         Rejected: the vector, the filter or the limit cannot be used.
@@ -79,7 +79,7 @@ async def search(
     if not 1 <= limit <= MOST:
         raise Rejected(f"limit is {limit}; ask for 1 to {MOST} hits")
     query = _Query(vector=_direction(vector), condition=to_sql(where), limit=limit, exact=exact)
-    find = partial(_found, query=query, held=held if at is None else None, unit=unit)
+    find = partial(_found, query=query, cache=cache if at is None else None, unit=unit)
     hits: list[Hit] = []
     versions: dict[str, int] = {}
     for live in collections:
@@ -107,13 +107,13 @@ def _direction(vector: NDArray[np.float32]) -> NDArray[np.float32]:
     return unit
 
 
-def _found(dataset: Dataset, live: Live, query: _Query, held: Held | None, unit: Unit) -> list[Hit]:
-    """Search one version, and have it held for the next search."""
-    if held is None:
+def _found(dataset: Dataset, live: Live, query: _Query, cache: RowCache | None, unit: Unit) -> list[Hit]:
+    """Search one version, and keep what it read for the next search."""
+    if cache is None:
         return _hits_of(look(dataset), live, query, unit)
-    view = held.view(live, dataset)
+    view = cache.view(live, dataset)
     hits = _hits_of(view, live, query, unit)
-    held.bring(view)
+    cache.bring(view)
     return hits
 
 

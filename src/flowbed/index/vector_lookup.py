@@ -6,9 +6,10 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
-import pyarrow as pa
 
 from flowbed.index.datasets import blocking
+from flowbed.index.native import row_ids_in
+from flowbed.index.row_cache import vectors_in
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -46,7 +47,7 @@ class _Piece:
         return found
 
 
-class Reuse:
+class VectorLookup:
     """Vectors of one collection's newest version by text_hash.
 
     It holds 16 bytes a row, and reads of each later version only the fragments that it adds.
@@ -71,16 +72,14 @@ class Reuse:
         rows = np.concatenate([np.empty(0, np.uint64), *(piece.find(asked) for piece in self._pieces)])
         if not len(rows):
             return {}
-        # A row id outlives commits, which a row's place does not; Lance has no other way to read by it.
-        found = dataset._take_rows(np.unique(rows).tolist(), columns=["text_hash", "vector"])  # noqa: SLF001
-        vectors = np.asarray(
-            pa.chunked_array(found["vector"]).combine_chunks().flatten().to_numpy(zero_copy_only=False),
-            np.float32,
-        ).reshape(found.num_rows, -1)
         wanted = set(hashes)  # a prefix of 8 bytes may belong to another text
+        batches = dataset.to_batches(
+            columns=["text_hash", "vector"], filter=row_ids_in(np.unique(rows).tolist())
+        )
         return {
-            text: vectors[place]
-            for place, text in enumerate(found["text_hash"].to_pylist())
+            text: vector
+            for batch in batches
+            for text, vector in zip(batch["text_hash"].to_pylist(), vectors_in(batch), strict=True)
             if text in wanted
         }
 

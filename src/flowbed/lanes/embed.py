@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from flowbed.index.active_space import live_collections
-from flowbed.index.vector_lookup import Reuse
+from flowbed.index.vector_lookup import VectorLookup
 from flowbed.lanes.batch.in_flight import Carrying
 from flowbed.lanes.batch_files import read_passages
 from flowbed.lanes.budget import dollars
@@ -51,7 +51,7 @@ async def embed(
         Misconfigured: the model or the collection cannot be used; what was claimed waits again.
     """
     tally = RunStats()
-    tiers: dict[str, Reuse] = {}
+    tiers: dict[str, VectorLookup] = {}
     landing_now: Mapping[str, NDArray[np.float32]] = {}
     claims = Claims(context=context, sources=sources, statuses=statuses, limit=limit, only=batches)
     carrying = Carrying(context)
@@ -72,7 +72,7 @@ async def _make(
     rows: Sequence[ChunkRow],
     context: RunContext,
     tally: RunStats,
-    tiers: dict[str, Reuse],
+    tiers: dict[str, VectorLookup],
     landing_now: Mapping[str, NDArray[np.float32]],
 ) -> Made:
     """Read the texts of a group of claimed chunks, and find or make their vectors."""
@@ -112,7 +112,7 @@ def _perhaps(budget: Budget) -> str:
 async def _embed(
     passages: Sequence[ChunkText],
     context: RunContext,
-    tiers: dict[str, Reuse],
+    tiers: dict[str, VectorLookup],
     landing_now: Mapping[str, NDArray[np.float32]],
 ) -> tuple[Outcome, Spent]:
     """Find or make the vectors of passages, and tell what that took."""
@@ -160,11 +160,11 @@ async def _record_perhaps(outcome: Outcome, context: ModelContext) -> None:
     await context.ledger.spending.record([row])
 
 
-async def _open_tiers(tiers: dict[str, Reuse], space: Space, context: IndexContext) -> None:
+async def _open_tiers(tiers: dict[str, VectorLookup], space: Space, context: IndexContext) -> None:
     """Let the indexes of one space be asked: whatever collection a text was embedded for, its vector is the same."""
     for live in await live_collections(context.store):
         if live.space.fingerprint == space.fingerprint:
-            tiers.setdefault(live.collection, Reuse(live, context.datasets))
+            tiers.setdefault(live.collection, VectorLookup(live, context.datasets))
 
 
 class AtHand:
@@ -173,7 +173,7 @@ class AtHand:
     def __init__(self, context: RunContext, tally: RunStats) -> None:
         """Tally into `tally` what is laid down."""
         self._context, self._tally = context, tally
-        self._tiers: dict[str, Reuse] = {}
+        self._tiers: dict[str, VectorLookup] = {}
 
     async def land(self, passages: Sequence[ChunkText]) -> set[str]:
         """Lay the passages down that there are vectors for, commit them, and return their text_hashes."""
@@ -203,7 +203,7 @@ class _Every:
     """What is on its way into the index, then the indexes of several collections, asked one after the other."""
 
     landing_now: Mapping[str, NDArray[np.float32]]
-    tiers: Sequence[Reuse]
+    tiers: Sequence[VectorLookup]
 
     async def get_many(self, hashes: Sequence[str]) -> dict[str, NDArray[np.float32]]:
         found = {each: self.landing_now[each] for each in hashes if each in self.landing_now}

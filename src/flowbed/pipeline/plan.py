@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 from flowbed.errors import Error
 from flowbed.index.active_space import live_collections
-from flowbed.index.vector_lookup import Reuse
+from flowbed.index.vector_lookup import VectorLookup
 from flowbed.lanes.batch.carried_texts import CarriedTexts
 from flowbed.lanes.batch_files import read_passages
 from flowbed.lanes.claims import WAITING, take_back
@@ -107,7 +107,7 @@ class _Planning:
         # 16 bytes for each distinct text, and for each row that waited until this plan writes it anew.
         self._seen: set[bytes] = set()
         self._replaced: set[bytes] = set()
-        self._tiers: list[Reuse] | None = None
+        self._tiers: list[VectorLookup] | None = None
         self._carried: CarriedTexts | None = None
         self.problems: list[Problem] = []
         self.withheld: dict[str, str] = {}
@@ -232,7 +232,7 @@ class _Planning:
         if self._tiers is None:
             found = await live_collections(self._context.store)
             self._tiers = [
-                Reuse(live, self._context.datasets)
+                VectorLookup(live, self._context.datasets)
                 for live in found
                 if live.space.fingerprint == space.fingerprint
             ]
