@@ -155,7 +155,7 @@ def test_what_cannot_be_embedded_is_a_dead_letter(notes: Path, flowbed: Call) ->
     [
         (["search", "x", "-c", "nope"], 2, "there are: notes"),
         (["search", "x", "--where", "{bad"], 2, "--where takes JSON"),
-        (["search", "x", "--where", '{"a": {"$like": 1}}'], 2, "is no operator"),
+        (["search", "x", "--where", '{"a": {"$like": 1}}'], 2, "is not an operator"),
         (["search", "x", "--at", "1"], 2, "name the collection too"),
         (["search", "x", "-c", "notes", "--at", "99"], 2, "flowbed versions"),
         (["search", "x", "-n", "0"], 2, "limit"),

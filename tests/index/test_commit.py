@@ -219,8 +219,8 @@ NAN = pa.FixedSizeListArray.from_arrays(pa.array([1.0, float("nan"), 1, 1], pa.f
     ("body", "rows", "says"),
     [
         (damaged(), 3, "3"),
-        (damaged(id=pa.array(["a", "a"])), 2, "twice"),
-        (damaged(vector=NAN), 2, "no number"),
+        (damaged(id=pa.array(["a", "a"])), 2, "duplicate id"),
+        (damaged(vector=NAN), 2, "not a number"),
         (damaged(deleted=pa.array([True, False])), 2, "deleted"),
         (damaged()[:-20], 2, "truncated"),
         (b"PK\3\4", 2, "truncated"),

@@ -73,7 +73,7 @@ async def test_a_query_without_direction_is_rejected(bench: Bench) -> None:
     """To a vector of zeros nothing is near."""
     await fill(bench)
     live = await bench.datasets.begin("docs", bench.space, now=1)
-    with pytest.raises(Rejected, match="points nowhere"):
+    with pytest.raises(Rejected, match="no direction"):
         await search(np.zeros(8, np.float32), [live], datasets=bench.datasets)
 
 
@@ -137,7 +137,7 @@ async def test_an_index_made_anew_is_searched_as_it_is(bench: Bench, tmp_path: P
     query = bench.upsert("q", 1, "text 7").vector
     before = await search(query, [live], datasets=bench.datasets)
     shutil.rmtree(tmp_path / "store" / live.key)
-    with pytest.raises(NotFound, match="holds nothing yet"):
+    with pytest.raises(NotFound, match="is empty"):
         await search(query, [live], datasets=bench.datasets)
     another = replace(bench, datasets=Datasets(bench.store))
     await another.datasets.begin("docs", bench.space, now=1)

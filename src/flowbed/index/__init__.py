@@ -10,7 +10,7 @@ if TYPE_CHECKING:
 
     from flowbed.index import compaction, history, versions
 
-# Resolved on first use: who only searches waits for none of them.
+# Resolved on first use: a search needs none of them.
 __all__ = ["compaction", "history", "versions"]
 
 

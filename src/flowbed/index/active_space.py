@@ -16,26 +16,26 @@ if TYPE_CHECKING:
     from flowbed.storage import Store
 
 ACTIVE = "active.json"
-# Seconds for which a search goes by what another has just read: longer than nothing, and shorter than anyone waits
-# between two commands. A space that is not live any more still answers the queries that were embedded for it.
+# Seconds for which searches reuse what another search has read: too short for a person to notice. A space that was
+# replaced within that second still answers the queries that were embedded for it.
 FRESH = 1.0
 
 
 @dataclass(frozen=True, kw_only=True)
 class Live:
-    """The space that a collection's readers and writers use now."""
+    """The live space of a collection: what its readers and writers use now."""
 
     collection: str
     space: Space
 
     @property
     def key(self) -> str:
-        """The key under which the dataset lies."""
+        """The key of the dataset."""
         return f"{self.collection}/index/{self.space.space8}.lance"
 
 
 async def live_collection(store: Store, collection: str) -> Live | None:
-    """Read which space of a collection is live; None where nothing was ever committed to it.
+    """Read the live space of a collection; None if nothing was ever committed to it.
 
     Raises:
         Misconfigured: `active.json` is damaged.
@@ -48,7 +48,7 @@ async def live_collection(store: Store, collection: str) -> Live | None:
         space = _space(stored.body)
     except (ValueError, KeyError, TypeError) as error:
         raise Misconfigured(
-            f"{collection}/{ACTIVE} cannot be read ({error}); restore it before going on"
+            f"{collection}/{ACTIVE} cannot be read ({error}); restore it, or run `flowbed verify --repair`"
         ) from error
     return Live(collection=collection, space=space)
 
@@ -59,21 +59,21 @@ def _space(body: bytes) -> Space:
 
 
 async def live_collections(store: Store) -> list[Live]:
-    """Read the live space of every collection that has one, by name."""
+    """Read the live space of every collection that has one, sorted by name."""
     found = [await live_collection(store, name) for name in await store.folders("")]
     return [live for live in found if live is not None]
 
 
 class RecentSpaces:
-    """The live space of each collection as a search of this process has read it within the last second."""
+    """A cache of each collection's live space, for searches of this process; entries expire after a second."""
 
     def __init__(self, store: Store, *, monotonic: Callable[[], float]) -> None:
-        """Read nothing yet; `monotonic` tells the time in seconds."""
+        """Start empty; `monotonic` returns seconds."""
         self._store, self._monotonic = store, monotonic
         self._read: dict[str, tuple[float, Live]] = {}
 
     async def get(self, collection: str) -> Live | None:
-        """Tell which space of a collection is live; None where nothing was ever committed to it.
+        """Return the live space of a collection; None if nothing was ever committed to it.
 
         Raises:
             Misconfigured: `active.json` is damaged.
@@ -89,7 +89,7 @@ class RecentSpaces:
 
 
 async def begin_space(store: Store, collection: str, space: Space, *, now: int) -> Live:
-    """Make `space` live where none is; repeatable.
+    """Make `space` live if no space is; safe to repeat.
 
     Raises:
         Misconfigured: another space is live.
@@ -108,14 +108,14 @@ async def begin_space(store: Store, collection: str, space: Space, *, now: int) 
 
 
 def require_same(live: Live, space: Space) -> None:
-    """Refuse to let two spaces meet.
+    """Refuse to mix two spaces.
 
     Raises:
         Misconfigured: `space` is not the live one.
     """
     if live.space.fingerprint != space.fingerprint:
         raise Misconfigured(
-            f"collection {live.collection} lives in space {live.space.space8} ({live.space.model}), and the model set"
-            f" now is of space {space.space8} ({space.model}); vectors of two spaces never meet: set the model back,"
+            f"collection {live.collection} has vectors of space {live.space.space8} ({live.space.model}), but the"
+            f" configured model has space {space.space8} ({space.model}), and spaces are never mixed: set the model back,"
             " or use another collection"
         )

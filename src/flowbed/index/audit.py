@@ -1,4 +1,4 @@
-"""Agreement: the rows of an index held against what the ledger says of their chunks, in bounded memory."""
+"""Audit: compares the rows of an index with the ledger's chunks, in bounded memory."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
     Mask = NDArray[np.bool_]
 
-# What may be wrong with a row, or with the lack of one.
+# Kinds of faults of a row, or of a missing row.
 MISSING = "missing"
 STALE = "stale"
 AHEAD = "ahead"
@@ -38,7 +38,7 @@ DOUBLED = "doubled"
 UNKNOWN = "unknown"
 ILL_FORMED = "ill-formed"
 
-# What each of them means, after "N rows" or "N chunks".
+# Their meanings, to follow "N rows" or "N chunks".
 MEANINGS = {
     MISSING: "missing from the index",
     STALE: "with an outdated text",
@@ -51,32 +51,32 @@ MEANINGS = {
     ILL_FORMED: "with an invalid id",
 }
 
-# Ids of receipts, and of everything else: source, document, ordinal. A document's own name may be anything.
+# The ids of receipts, and of everything else: source, document, ordinal. A document may have any name.
 ID = (
     r"(?s)^(?:IMAGE#.+#RECEIPT#\d{5,}#LINE#\d{5,}(?:#WORD#\d{5,})?"
     r"|[a-z0-9][a-z0-9_-]{0,62}#.+#\d{5,})$"
 )
 
-# Providers round what they normalise, some of them to half precision.
+# Providers round normalized vectors, some of them to half precision.
 LENGTH_TOLERANCE = 1e-3
 # Rows compared at a time: 13 MB of vectors at 384 dimensions.
 ROWS = 8_192
-# Bytes that Lance may read ahead: left alone it takes two gigabytes, which is as much as a million rows.
+# Bytes that Lance may read ahead; by default it takes 2 GB, as much as a million rows.
 READ_AHEAD = 64 * 2**20
 
 MUST, MAY, MUST_NOT = 0, 1, 2
 
 
 class Expected:
-    """What the ledger says of a collection's chunks, 34 bytes each.
+    """The rows that the ledger expects in a collection, at 34 bytes per chunk.
 
-    A chunk that is SUCCESS must be in the index as it is, or must not be where it is deleted; of any other chunk an
-    older row may be, since no hole is ever left. Ids are known by their hash: that two of a million have the same one
-    happens once in thirty million times, and would be told as a fault.
+    A chunk that is SUCCESS must be in the index at its version, or must not be if it is deleted. Any other chunk may
+    have an older row, which stays searchable until the new one is committed. Ids are compared by their 64-bit hash: a
+    collision among a million ids has a probability of one in thirty million, and would be reported as a fault.
     """
 
     def __init__(self) -> None:
-        """Begin with no chunks."""
+        """Start without chunks."""
         self._pages: list[
             tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.uint64], NDArray[np.uint8]]
         ] = []
@@ -88,7 +88,7 @@ class Expected:
         self.present = np.empty(0, np.bool_)
 
     def add(self, marks: Sequence[ChunkMark]) -> None:
-        """Take in a page."""
+        """Add a page of chunks."""
         count = len(marks)
         self._pages.append(
             (
@@ -100,7 +100,7 @@ class Expected:
         )
 
     def sort(self) -> None:
-        """Make what was taken in ready for `find`."""
+        """Sort the added chunks; call it once, before `find`."""
         if self._pages:
             self.keys, self.versions, self.hashes, self.kinds = (
                 np.concatenate(column) for column in zip(*self._pages, strict=True)
@@ -113,7 +113,7 @@ class Expected:
         self.present = np.zeros(len(self.keys), np.bool_)
 
     def find(self, ids: Sequence[str]) -> NDArray[np.int64]:
-        """Give the place of each id, -1 where it is not known."""
+        """Return the position of each id, -1 for unknown ones."""
         asked = np.fromiter(map(hash, ids), np.int64, len(ids))
         at = np.searchsorted(self.keys, asked)
         inside = at < len(self.keys)
@@ -122,7 +122,7 @@ class Expected:
         return places
 
     def missing(self, marks: Sequence[ChunkMark]) -> list[str]:
-        """Name those of a page that must be in the index, and were seen in no row."""
+        """Return the ids of a page that must be in the index but were seen in no row."""
         asked = [mark.id for mark in marks if kind_of(mark) == MUST]
         places = self.find(asked)
         lacking = (places < 0) | ~self.present[places]
@@ -131,7 +131,7 @@ class Expected:
 
 @dataclass(frozen=True, kw_only=True)
 class Compared:
-    """Some rows that were compared: how many, how many of them are live, and the ids of those at fault."""
+    """The comparison of some rows: how many, how many of them are live, and the faulty ids by kind."""
 
     rows: int
     live: int
@@ -139,14 +139,14 @@ class Compared:
 
 
 def kind_of(mark: ChunkMark) -> int:
-    """Tell what is expected of a chunk's row."""
+    """Return what is expected of a chunk's row."""
     if mark.status is not Status.SUCCESS:
         return MAY
     return MUST_NOT if mark.deleted else MUST
 
 
 async def opened(live: Live | None, *, datasets: Datasets) -> lance.LanceDataset | None:
-    """Open the newest version of an index; None where there is none yet.
+    """Open the newest version of an index; None if it does not exist yet.
 
     Raises:
         Misconfigured: it cannot be committed to.
@@ -156,19 +156,19 @@ async def opened(live: Live | None, *, datasets: Datasets) -> lance.LanceDataset
         dimensions = dimensions_of(dataset)
         if dimensions != live.space.dimensions:
             raise Misconfigured(
-                f"{live.key} holds vectors of {dimensions} dimensions, and its space has {live.space.dimensions}"
+                f"{live.key} has vectors of {dimensions} dimensions, but its space has {live.space.dimensions}"
             )
     return dataset
 
 
 def dimensions_of(dataset: lance.LanceDataset) -> int:
-    """Tell how many numbers each vector of a dataset has; 0 where it has none of a fixed length."""
+    """Return the dimensions of a dataset's vectors; 0 if they have no fixed length."""
     place = dataset.schema.get_field_index("vector")
     return getattr(dataset.schema.field(place).type, "list_size", 0) if place >= 0 else 0
 
 
 async def compare(dataset: lance.LanceDataset, live: Live, expected: Expected) -> AsyncIterator[Compared]:
-    """Compare every row of a dataset with what is expected, some at a time; `expected` notes which it has seen.
+    """Compare every row of a dataset with the expected ones, batch by batch; `expected` records which rows it has seen.
 
     Raises:
         Transient: the dataset cannot be read.
@@ -223,7 +223,7 @@ def _compare(batch: pa.RecordBatch, live: Live, expected: Expected) -> Compared:
 
 
 def _useless(vectors: pa.FixedSizeListArray, live: Live, alive: Mask) -> Mask:
-    """Tell which live rows have no vector, one that is not finite, or one that is not of length 1 and has to be."""
+    """Mark the live rows whose vector is missing, not finite, or not of length 1 in a normalized space."""
     there = vectors.is_valid().to_numpy(zero_copy_only=False)
     values = vectors.flatten().to_numpy(zero_copy_only=False).reshape(-1, live.space.dimensions)
     with np.errstate(over="ignore", invalid="ignore"):
@@ -237,7 +237,7 @@ def _useless(vectors: pa.FixedSizeListArray, live: Live, alive: Mask) -> Mask:
 
 
 def _altered(batch: pa.RecordBatch, asked: Mask, places: NDArray[np.int64], expected: Expected) -> Mask:
-    """Tell which of the rows asked for have another row_hash than their chunk."""
+    """Mark the rows, among those `asked`, whose row_hash is not their chunk's."""
     altered = np.zeros(len(asked), np.bool_)
     chosen = np.flatnonzero(asked)
     whole = len(chosen) == len(asked)
@@ -252,10 +252,10 @@ def _altered(batch: pa.RecordBatch, asked: Mask, places: NDArray[np.int64], expe
 
 
 def _row_hash(text_hash: str | None, document: str | None, metadata: str | None) -> int:
-    """Make the first 8 bytes of a row's `Chunk.row_hash` from what the index holds of it."""
+    """Return the first 8 bytes of a row's `Chunk.row_hash`, computed from the columns of the index."""
     if text_hash is None or document is None or metadata is None:
         return -1
-    # Lance gives metadata back in the canonical form in which it was written; taking it apart would take twice as long.
+    # Lance returns metadata in the canonical form in which it was written; parsing it would take twice as long.
     said = canonical([text_hash, document, orjson.Fragment(metadata)])
     return int.from_bytes(hashlib.sha256(said).digest()[:8])
 

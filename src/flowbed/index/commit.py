@@ -1,4 +1,4 @@
-"""Commit: the deltas of pending runs, merged into the index in one atomic step."""
+"""Commit: merges the deltas of pending runs into the index in one atomic step."""
 
 from __future__ import annotations
 
@@ -24,28 +24,28 @@ if TYPE_CHECKING:
     from flowbed.ledger import Ledger, RunRow
     from flowbed.storage import Store
 
-# Last writer wins, whatever the order of arrival; equal versions are told apart by their run.
+# Last writer wins in any order of arrival; of equal versions, the greater run id wins.
 NEWER = (
     "source.version > target.version OR (source.version = target.version AND source.run_id > target.run_id)"
 )
-MOST_RUNS = 64  # a commit reads its runs' deltas whole
+MOST_RUNS = 64  # a commit holds its deltas in memory
 MOST_ROWS = 100_000  # 150 MB of vectors at 384 dimensions
-# After this long a tombstone may be gone, and an older delta could bring a deleted row back.
+# Tombstones are kept this long; after it, an older delta could bring a deleted row back.
 RETENTION = timedelta(days=30)
 MICROSECOND = timedelta(microseconds=1)
-# Writers that may come between one commit and its merge, one after the other. Of several commits at once one gets
-# through each time, and mostly takes the runs of the others with it.
+# Retries of a merge that other writers overtake. Of several commits at once one succeeds each time, and usually merges
+# the runs of the others too.
 PATIENCE = 100
-CROSSED = ("concurrent transaction Restore", "Too many concurrent writers")  # how Lance says so
+CROSSED = ("concurrent transaction Restore", "Too many concurrent writers")  # Lance's messages about it
 
 
 class Crossed(Transient):
-    """Someone else wrote between what was read and what was to be merged onto it; nothing was merged."""
+    """Another writer came between reading the newest version and merging onto it; nothing was merged."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Committed:
-    """What a commit did: the version that holds it, None where nothing was merged, and the deltas it refused."""
+    """The result of a commit: the new version, None if nothing was merged, and the deltas that were refused."""
 
     version: int | None
     refused: tuple[Problem, ...] = ()
@@ -54,16 +54,16 @@ class Committed:
 async def commit(
     collection: str, *, store: Store, ledger: Ledger, datasets: Datasets, clock: Callable[[], int]
 ) -> Committed:
-    """Merge every pending run of a collection; repeatable, in any process, by several at once.
+    """Merge every pending run of a collection; safe to repeat, in any process and concurrently.
 
-    A delta that is not what its run promises is refused and becomes a dead letter; the others are merged.
+    A delta that does not match its run is refused and becomes a dead letter; the others are merged.
     """
     version = None
     refused: list[Problem] = []
     crossed = 0
     while True:
         live = await live_collection(store, collection)
-        # Opened before the runs are listed: a rollback since then, which may have reverted them, stops the merge.
+        # Opened before the runs are listed: if a rollback reverts them in between, the merge fails.
         dataset = await datasets.writable(live) if live is not None else None
         runs = await ledger.runs.pending(collection, limit=MOST_RUNS)
         if not runs:
@@ -95,12 +95,12 @@ async def _good(
     clock: Callable[[], int],
     refused: list[Problem],
 ) -> dict[str, pa.Table]:
-    """Read the deltas of the oldest runs, by run, as many as one merge takes; what cannot be merged is put aside."""
+    """Read the deltas of the oldest runs, up to what one merge takes; set aside what cannot be merged."""
     good: dict[str, pa.Table] = {}
     for run in runs:
         if good and sum(table.num_rows for table in good.values()) + run.rows > MOST_ROWS:
             break
-        # Before its delta is looked for, which is not needed any more, and may have been collected as garbage.
+        # Checked first: the delta of a stale run is not needed, and may have been collected as garbage.
         if is_stale(run, now=clock()):
             await _version_anew(run, ledger=ledger, now=clock())
             continue
@@ -120,8 +120,8 @@ async def _merge(live: Live, dataset: lance.LanceDataset, rows: pa.Table) -> int
             .when_not_matched_insert_all()
             .use_index(
                 False
-            )  # with an index on id every merge fails: its keys are nullable, the column is not
-            # Lance's own retry would merge onto whatever is newest by then, a rollback of these very runs among it.
+            )  # with an index on id every merge fails: the keys of the index are nullable, the column is not
+            # Lance's own retry would merge onto any newer version, even a rollback of these very runs.
             .conflict_retries(0)
             .execute(rows)
         )
@@ -144,24 +144,24 @@ async def _verified(run: RunRow, live: Live, *, store: Store) -> pa.Table:
     space = Space.from_json(run.space)
     if space.fingerprint != live.space.fingerprint:
         raise Rejected(
-            f"it is of space {space.space8}, and collection {live.collection} lives in {live.space.space8}"
+            f"it is of space {space.space8}, but collection {live.collection} is of space {live.space.space8}"
         )
     return await read_delta(store, run)
 
 
 def is_stale(run: RunRow, *, now: int) -> bool:
-    """Tell whether a run is too old to be merged: its chunks are sent round again, and its delta is not needed."""
+    """Return whether a run is too old to be merged; its chunks are then queued again."""
     return run.created < now - RETENTION // MICROSECOND
 
 
 async def _version_anew(run: RunRow, *, ledger: Ledger, now: int) -> None:
-    """Send a stale run's chunks round again: their vectors are still in the cache, so that it costs no money."""
+    """Queue the chunks of a stale run again; their vectors are still cached, so it costs nothing."""
     await ledger.runs.refuse(run.id, reason="stale: older than the tombstones that are kept")
     await ledger.chunks.retry([run.id], now=now)
 
 
 async def _refuse(run: RunRow, reason: str, *, ledger: Ledger, now: int) -> None:
-    # The letter first: a run that was refused without one would be looked at by nobody.
+    # The dead letter first: nobody would notice a refused run without one.
     letter = DeadLetter(kind="run", owner=run.collection, subject=run.id, reason=reason, at=now)
     await ledger.dead_letters.add([letter])
     await ledger.runs.refuse(run.id, reason=reason)

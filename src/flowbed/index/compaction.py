@@ -1,4 +1,4 @@
-"""Compaction: small fragments merged, the vector index kept in step, old tombstones and versions dropped."""
+"""Compaction: merges small fragments, extends the vector index, drops old tombstones and versions."""
 
 from __future__ import annotations
 
@@ -35,25 +35,25 @@ if TYPE_CHECKING:
 
 VectorIndex = Literal["auto", "always", "never"]
 
-# From so many rows on a scan takes 20 ms and more, four times as long as through an index, which is built in a second.
+# From this many rows on a scan takes 20 ms, four times as long as the vector index, which is built in a second.
 INDEX_ROWS = 20_000
-# Unindexed rows are scanned by every search, whatever the size of the rest: so many take as long as all else, and to
-# append them takes a fifth of a second.
+# Every search scans the unindexed rows: this many take as long as the rest of the search. Appending them to the index
+# takes a fifth of a second.
 UNINDEXED = 2_000
-# Each append is a segment that every search probes beside the others: 4 cost a fifth more, 8 twice as much.
+# Each append is a segment that every search probes too: 4 cost a fifth more time, 8 twice as much.
 SEGMENTS = 4
-# Partitions that were made for so many times fewer rows are so many times too large, and may lie where rows once were.
+# Partitions built for three times fewer rows are three times too large, and may be centred where no rows are any more.
 OUTGROWN = 3
-# And where less than this share of the rows are those that the partitions were made for, the others may all lie in a
-# few of them, or at their edges: recall fell to 0.87 where nine tenths of the rows were of another topic.
+# With a smaller share of the rows for which the partitions were built, the others may all lie in few of them or at
+# their edges: recall fell to 0.87 with nine tenths of the rows of another topic.
 SETTLED = 0.5
-# Each commit adds a fragment, and a search opens every one.
+# Each commit adds a fragment, and a search opens all of them.
 FRAGMENTS = 32
 
 
 @dataclass(frozen=True, kw_only=True)
 class Retention:
-    """What is kept beside the newest version and the tagged ones: the last `versions`, and all of the last `days`."""
+    """The versions to keep besides the newest and the tagged ones: the last `versions`, and all of the last `days`."""
 
     versions: int = 10
     days: float = 7
@@ -66,9 +66,9 @@ NOTHING = Retention(versions=1, days=0)
 class Compaction:
     """What a compaction would do, or did.
 
-    `partitions` builds the vector index anew, of so many; 0 builds none. `append` adds to it what it does not hold,
-    `join` makes one segment of those appended. `drop_before` is a row version (µs): older tombstones go.
-    `forget` are versions.
+    `partitions` rebuilds the vector index with that many; 0 does not. `append` adds the unindexed rows to it, `join`
+    merges the appended segments. Tombstones with a row version (µs) below `drop_before` are dropped, and so are the
+    versions `forget`.
     """
 
     merge: bool
@@ -80,7 +80,7 @@ class Compaction:
 
     @property
     def due(self) -> bool:
-        """Whether searches would gain by it, or the disk by much."""
+        """Whether a compaction would speed up searches or free much space."""
         return self.merge or self.append or self.join or self.partitions > 0 or len(self.forget) > FRAGMENTS
 
 
@@ -95,11 +95,10 @@ def plan_compaction(
     oldest_pending: int | None,
     now: int,
 ) -> Compaction:
-    """Decide what to do about a state; `kept` are the versions there are, newest first.
+    """Decide what to do about a state; `kept` are the existing versions, newest first.
 
-    `settled` counts the rows that the partitions of the vector index were made for, and that are still there.
-    Tombstones stay for RETENTION and while an unfinished run is older than they are: its delta could otherwise bring
-    the row back.
+    `settled` counts the rows for which the partitions of the vector index were built and that still exist. Tombstones
+    stay for RETENTION, and while an unfinished run is older than they are: its delta could bring the row back.
     """
     rows, tail = now_state.rows, now_state.unindexed_rows
     wanted = vector_index == "always" or (vector_index == "auto" and rows >= INDEX_ROWS)
@@ -119,7 +118,7 @@ def plan_compaction(
 
 
 def outlived(kept: Sequence[Version], retention: Retention, *, now: int) -> tuple[int, ...]:
-    """Name the versions to drop; `kept` are those there are, newest first. The newest and tagged ones never are."""
+    """Return the versions to drop, never the newest or a tagged one; `kept` are the existing ones, newest first."""
     before = now - timedelta(days=retention.days) // MICROSECOND
     return tuple(
         each.version
@@ -132,9 +131,9 @@ def outlived(kept: Sequence[Version], retention: Retention, *, now: int) -> tupl
 
 @dataclass(frozen=True, kw_only=True)
 class Outgrown:
-    """A vector index most of whose rows came after its partitions were made.
+    """A vector index most of whose rows were added after its partitions were built.
 
-    Of the `rows`, `settled` are those that they were made for; `largest` is the share that is in one of them.
+    The partitions were built for `settled` of the `rows`; `largest` is the share of rows in the largest partition.
     """
 
     rows: int
@@ -144,7 +143,7 @@ class Outgrown:
 
 
 async def outgrown(live: Live, *, datasets: Datasets) -> Outgrown | None:
-    """Describe the vector index of a collection where its rows have outgrown it."""
+    """Describe the vector index of a collection if its rows have outgrown it; None otherwise."""
     dataset = await datasets.open(live)
     if dataset is None:
         return None
@@ -168,7 +167,7 @@ async def compact(
     retention: Retention | None = None,
     only_if_due: bool = False,
 ) -> Compaction | None:
-    """Compact a collection; with `only_if_due`, and nothing due, do nothing and return None. Safe beside commits."""
+    """Compact a collection; with `only_if_due`, return None if nothing is due. Safe to run beside commits."""
     dataset = await datasets.open(live)
     if dataset is None:
         return None
@@ -188,7 +187,7 @@ async def compact(
     if only_if_due and not plan.due:
         return None
     await blocking(lambda: _apply(dataset, plan, index, full=not only_if_due), what)
-    # Looked at again: what was the newest version when this began is an old one by now, with all that it dropped.
+    # Listed again: the version that was the newest at the start is an old one by now, with all that it dropped.
     forget = outlived(await versions(live, datasets=datasets), retention, now=now)
     if forget:
         await blocking(lambda: _forget(dataset, forget), what)
@@ -199,7 +198,7 @@ def _apply(dataset: lance.LanceDataset, plan: Compaction, index: Partitioned | N
     if dataset.count_rows(f"deleted = true AND version < {plan.drop_before}"):
         dataset.delete(f"deleted = true AND version < {plan.drop_before}")
     if plan.merge or full:
-        # Without the threshold, the text of deleted rows would stay in the files until a tenth of them is deleted.
+        # At the default threshold, the text of deleted rows stays in the files until a tenth of the rows is deleted.
         dataset.optimize.compact_files(materialize_deletions_threshold=0.0 if full else 0.1)
         reached(COMPACTION_MERGED, version=dataset.version)
     if plan.partitions:
@@ -213,11 +212,11 @@ def _apply(dataset: lance.LanceDataset, plan: Compaction, index: Partitioned | N
             name=NAME,
             replace=True,
         )
-        # Afterwards: an index that is not the one described is only built once more.
+        # Written last: an index that does not match its description is only rebuilt once more.
         dataset.update_config({PARTITIONS: str(plan.partitions), TRAINED: trained_at(dataset)})
     elif plan.append or plan.join:
-        # The rows that are new become a segment, or one with those appended before. The first, which holds most rows,
-        # is left alone: to write it again would cost what is stored, not what has changed.
+        # The new rows become a segment, or join those appended before. The first segment, which has most rows, is left
+        # alone: rewriting it would cost what is stored, not what has changed.
         segments = index.segments if index is not None else 1
         joined = segments - 1 if plan.join else 0
         dataset.optimize.optimize_indices(num_indices_to_merge=joined, index_names=[NAME])
@@ -225,6 +224,6 @@ def _apply(dataset: lance.LanceDataset, plan: Compaction, index: Partitioned | N
 
 def _forget(dataset: lance.LanceDataset, forget: Sequence[int]) -> None:
     dataset.checkout_version(dataset.latest_version)
-    # Only what no version is known to need: files that a commit is just writing are none of these.
+    # Only versions that nothing needs; files that a commit is writing belong to none of them.
     dataset.cleanup_old_versions(versions=list(forget), error_if_tagged_old_versions=False)
     reached(COMPACTION_CLEANED, versions=len(forget))

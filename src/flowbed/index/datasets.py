@@ -1,4 +1,4 @@
-"""One Lance dataset for each collection and space: where it is, which is live, how it is made and opened."""
+"""One Lance dataset per collection and space: creates and opens it."""
 
 from __future__ import annotations
 
@@ -23,26 +23,26 @@ if TYPE_CHECKING:
     from flowbed.storage import Store
 
 Answer = TypeVar("Answer")
-Opened = TypeVar("Opened", "lance.LanceDataset", "Dataset")  # by either part of Lance
+Opened = TypeVar("Opened", "lance.LanceDataset", "Dataset")  # public or native
 
-# What Lance says of a file that a version needs and that is gone.
+# Lance's message about a missing file of a version.
 NOT_FOUND = "Not found"
 
 
 class Datasets:
-    """The datasets below one store."""
+    """The datasets of a store."""
 
     def __init__(self, store: Store) -> None:
         """Open nothing yet."""
         self.store = store
-        self._newest: dict[str, Dataset] = {}  # the last version searched of each, by key
+        self._newest: dict[str, Dataset] = {}  # the version searched last, by key
 
     @cached_property
     def _session(self) -> Session:
         return new_session()
 
     async def begin(self, collection: str, space: Space, *, now: int) -> Live:
-        """Make `space` live where none is, and its dataset where there is none; repeatable.
+        """Make `space` live if none is, and create its dataset if it does not exist; safe to repeat.
 
         Raises:
             Misconfigured: another space is live.
@@ -52,24 +52,24 @@ class Datasets:
         return live
 
     async def writable(self, live: Live) -> lance.LanceDataset:
-        """Open the newest version to write on, made empty where there is none: writing on an older one loses rows."""
+        """Open the newest version for writing, created if needed; writing on an older one loses rows."""
 
         def open_or_create() -> lance.LanceDataset:
             dataset = self._open(live)
-            return dataset if dataset is not None else self._create(live)  # an empty dataset is false
+            return dataset if dataset is not None else self._create(live)  # an empty dataset is falsy
 
         return await blocking(open_or_create, f"the index of {live.collection}")
 
     async def open(self, live: Live, *, version: int | None = None) -> lance.LanceDataset | None:
-        """Open the newest version, or the one named; None where the dataset is not made yet.
+        """Open a version (default: the newest); None if the dataset does not exist yet.
 
         Raises:
-            NotFound: there is no such version (any more).
+            NotFound: the version does not exist (any more).
         """
         return await blocking(lambda: self._open(live, version), f"the index of {live.collection}")
 
     def _open(self, live: Live, version: int | None = None) -> lance.LanceDataset | None:
-        import lance  # a search does without: see `native`
+        import lance  # loaded late: a search does without it, see `native`
 
         return self._found(live, version, partial(lance.dataset, session=self._session))
 
@@ -88,17 +88,18 @@ class Datasets:
         mark = dataset.schema.field("id").metadata or {}
         if mark.get(next(iter(PRIMARY_KEY)).encode()) != b"true":
             raise Misconfigured(
-                f"{live.key} has no primary key, so merging into it would leave duplicates; build it anew"
+                f"{live.key} has no primary key, so merging into it would leave duplicates;"
+                " `flowbed verify --repair` rebuilds it"
             )
         return dataset
 
     async def reading(
         self, live: Live, read: Callable[[Dataset], Answer], *, version: int | None = None
     ) -> tuple[Answer, int] | None:
-        """Search one version, the newest or the one named, and tell which; None where there is no dataset yet.
+        """Run `read` on a version (default: the newest); return its result and the version, None without a dataset.
 
         Raises:
-            NotFound: there is no such version (any more).
+            NotFound: the version does not exist (any more).
         """
 
         def work() -> tuple[Answer, int] | None:
@@ -110,7 +111,7 @@ class Datasets:
             except (OSError, ValueError) as error:
                 if version is not None or NOT_FOUND not in str(error):
                     raise
-            # Dropped while it was read, or another dataset was made in its place, which has come to the same number.
+            # Dropped while it was read, or replaced by another dataset that has reached the same version number.
             self._newest.pop(live.key, None)
             dataset = self._newest_of(live)
             return None if dataset is None else (read(dataset), dataset.version())
@@ -121,10 +122,10 @@ class Datasets:
         return self._found(live, version, partial(open_dataset, session=self._session))
 
     def _newest_of(self, live: Live) -> Dataset | None:
-        """Open the newest version to search: where it was searched before, nothing but its number is asked."""
+        """Open the newest version to search; if it was searched before, only its number is read."""
         held = self._newest.get(live.key)
         if held is not None:
-            with contextlib.suppress(OSError, ValueError):  # opening it anew tells what is wrong
+            with contextlib.suppress(OSError, ValueError):  # opening it again reports the error
                 if held.latest_version() == held.version():
                     return held
         dataset = self._search(live)
@@ -133,7 +134,7 @@ class Datasets:
         return dataset
 
     async def kept(self, live: Live) -> list[int]:
-        """List the versions that are kept, oldest first; none where the dataset is not made yet."""
+        """List the versions that are kept, oldest first; none if the dataset does not exist yet."""
         return await blocking(lambda: self._kept(live), f"the index of {live.collection}")
 
     def _kept(self, live: Live) -> list[int]:
@@ -144,7 +145,7 @@ class Datasets:
         there = spans(self._kept(live))
         return (
             f"collection {live.collection} has no version {version}; it keeps {there or 'none yet'}:"
-            f" `flowbed versions {live.collection}` tells more"
+            f" see `flowbed versions {live.collection}`"
         )
 
     def _create(self, live: Live) -> lance.LanceDataset:
@@ -152,8 +153,8 @@ class Datasets:
 
         place = self.store.location(live.key)
         try:
-            # `write_dataset` would look and write in two steps, and put an empty dataset in the place of one that was
-            # made and filled in between. Read at version 0 and with no retry, this is the first version, or fails.
+            # `write_dataset` reads and writes in two steps, and would overwrite a dataset created and filled in between
+            # with an empty one. Read at version 0 and without retries, this either creates the first version or fails.
             lance.LanceDataset.commit(
                 place.uri,
                 lance.LanceOperation.Overwrite(schema(live.space.dimensions), []),
@@ -165,16 +166,18 @@ class Datasets:
             dataset = self._open(live)
             if dataset is None:
                 raise
-            return dataset  # another process made it meanwhile, or this one did and the answer was lost
+            return dataset  # another process created it, or this one did and the response was lost
         reached(INDEX_CREATED, collection=live.collection)
         dataset = self._open(live)
         if dataset is None:
-            raise Transient(f"{live.key} was made and is gone again; does something else clean the store up?")
+            raise Transient(
+                f"{live.key} disappeared right after it was created; does another program delete objects of the store?"
+            )
         return dataset
 
 
 async def blocking(work: Callable[[], Answer], what: str) -> Answer:
-    """Run Lance's blocking `work` in a thread, and translate what it raises."""
+    """Run Lance's blocking `work` in a thread, and translate its errors."""
     try:
         return await asyncio.to_thread(work)
     except Error:
@@ -184,7 +187,7 @@ async def blocking(work: Callable[[], Answer], what: str) -> Answer:
 
 
 def spans(numbers: Sequence[int]) -> str:
-    """Write ascending numbers for people: 1, 4-7, 9."""
+    """Format ascending numbers as ranges: 1, 4-7, 9."""
     found: list[list[int]] = []
     for number in numbers:
         if found and number == found[-1][1] + 1:
@@ -195,7 +198,7 @@ def spans(numbers: Sequence[int]) -> str:
 
 
 def translate(error: Exception, what: str) -> Error:
-    """Say what Lance's error means: its kinds are told apart only by their text."""
+    """Turn an error of Lance into one of Flowbed; its kinds can only be told apart by their text."""
     text = str(error)
     first = text.splitlines()[0] if text else type(error).__name__
     if "No space left" in text or "os error 28" in text or "os error 122" in text or "os error 27" in text:

@@ -48,7 +48,7 @@ class Delete:
 
 @dataclass(frozen=True, kw_only=True)
 class Delta:
-    """A delta as it lies in the store: its run, its key, and the sha256 of its bytes."""
+    """A delta in the store: its run, its key, and the sha256 of its bytes."""
 
     run: str
     key: str
@@ -65,10 +65,10 @@ async def write_delta(
     *,
     now: int,
 ) -> Delta:
-    """Lay down the delta of these rows under its run's key, or adopt the one of the same rows that is there.
+    """Write the delta of these rows under its run's key, or adopt an existing one with the same rows.
 
     Raises:
-        Conflict: the key holds something else than these rows.
+        Conflict: the key holds other rows.
     """
     rows = [(row.id, row.version, False, row.text_hash) for row in upserts]
     rows += [(row.id, row.version, True, "") for row in deletes]
@@ -96,7 +96,7 @@ async def read_delta(store: Store, run: RunRow) -> pa.Table:
     """Read and verify the delta of a recorded run.
 
     Raises:
-        Rejected: it is missing, not the bytes recorded, truncated, malformed or of another space.
+        Rejected: it is missing, truncated, malformed, of another space, or has other bytes than the run recorded.
     """
     try:
         body = (await store.get(run.key)).body
@@ -109,7 +109,7 @@ async def read_delta(store: Store, run: RunRow) -> pa.Table:
 
 
 def table(run: str, space: Space, upserts: Sequence[Upsert], deletes: Sequence[Delete]) -> pa.Table:
-    """Lay rows out as a table of the delta's schema, upserts first."""
+    """Build a table of the delta's schema, upserts first."""
     count, gone = len(upserts), len(deletes)
     values = np.zeros((count + gone, space.dimensions), np.float32)
     if upserts:
@@ -134,7 +134,7 @@ def table(run: str, space: Space, upserts: Sequence[Upsert], deletes: Sequence[D
 
 
 def encode(rows: pa.Table, run: str, space: Space, *, now: int) -> bytes:
-    """Write a delta's bytes, stamped with its run, space, producer, time (µs) and number of rows."""
+    """Serialize a delta with its run, space, producer, time (µs) and number of rows."""
     stamp = {
         "run_id": run,
         "space": space.to_json(),
@@ -151,17 +151,17 @@ def encode(rows: pa.Table, run: str, space: Space, *, now: int) -> bytes:
 
 
 def decode(body: bytes, *, run: str, space: Space, rows: int) -> pa.Table:
-    """Read a delta's bytes and verify everything that its run promises of it.
+    """Parse a delta and verify that it matches its run.
 
     Raises:
-        Rejected: with the first thing found wrong.
+        Rejected: it does not; the message names the first difference.
     """
     try:
         with pa.ipc.open_file(pa.BufferReader(body)) as reader:
             found = reader.read_all()
         found.validate(full=True)
     except (pa.ArrowInvalid, OSError) as error:
-        raise Rejected(f"it is truncated, or no Arrow file: {error}") from error
+        raise Rejected(f"it is truncated or not an Arrow file: {error}") from error
     stamp = {key.decode(): value.decode() for key, value in (found.schema.metadata or {}).items()}
     if stamp.get("fingerprint") != space.fingerprint:
         raise Rejected(
@@ -171,29 +171,27 @@ def decode(body: bytes, *, run: str, space: Space, rows: int) -> pa.Table:
         raise Rejected(f"it is of run {stamp.get('run_id', 'unknown')[:12]}, not of {run[:12]}")
     expected = schema(space.dimensions)
     if not found.schema.remove_metadata().equals(expected.remove_metadata()):
-        raise Rejected(
-            f"its columns are {found.schema.names}, of other types than a delta of {space.space8} has"
-        )
+        raise Rejected(f"its columns {found.schema.names} do not have the types of a delta of {space.space8}")
     if found.num_rows != rows:
-        raise Rejected(f"it holds {found.num_rows} rows, its run {rows}")
+        raise Rejected(f"it has {found.num_rows} rows, but its run {rows}")
     if pc.count_distinct(found["id"]).as_py() != rows:
-        raise Rejected("it holds one id twice")
+        raise Rejected("it has a duplicate id")
     _check_vectors(found)
     return found.replace_schema_metadata(None).cast(expected)
 
 
 def peek(body: bytes) -> list[tuple[str, int]]:
-    """List the (id, version) of every row of a delta, whatever run it is of.
+    """List the (id, version) of every row of a delta of any run.
 
     Raises:
-        Rejected: it is no delta.
+        Rejected: it is not a delta.
     """
     try:
         with pa.ipc.open_file(pa.BufferReader(body)) as reader:
             found = reader.read_all()
         return list(zip(found["id"].to_pylist(), found["version"].to_pylist(), strict=True))
     except (pa.ArrowInvalid, KeyError, OSError) as error:
-        raise Rejected(f"it is truncated, or no delta: {error}") from error
+        raise Rejected(f"it is truncated or not a delta: {error}") from error
 
 
 def _check_vectors(found: pa.Table) -> None:
@@ -203,18 +201,18 @@ def _check_vectors(found: pa.Table) -> None:
     alive = found.filter(pc.invert(deleted)) if pc.any(deleted).as_py() else found
     values = alive["vector"].combine_chunks().flatten().to_numpy(zero_copy_only=False)
     if not np.isfinite(values).all():
-        raise Rejected("a vector holds a value that is no number")
+        raise Rejected("a vector has a value that is not a number")
 
 
 def row_set(rows: pa.Table) -> list[tuple[str, int, bool, str]]:
-    """List what a run is named by: (id, version, deleted, text_hash) of every row."""
+    """List what a run's id is computed from: (id, version, deleted, text_hash) of every row."""
     names = ("id", "version", "deleted", "text_hash")
     columns = [rows[name].to_pylist() for name in names]
     return [(key, version, gone, text or "") for key, version, gone, text in zip(*columns, strict=True)]
 
 
 def newest(tables: Sequence[pa.Table]) -> pa.Table:
-    """Keep of each id the row that is last by (version, run_id): what merging the tables in any order comes to."""
+    """Keep the last row of each id by (version, run_id), as merging the tables in any order does."""
     rows = pa.concat_tables(tables)
     order = rows.select(["id", "version", "run_id"]).append_column("at", pa.array(np.arange(rows.num_rows)))
     order = order.sort_by([("id", "ascending"), ("version", "descending"), ("run_id", "descending")])
@@ -224,5 +222,5 @@ def newest(tables: Sequence[pa.Table]) -> pa.Table:
     first = np.ones(len(ids), bool)
     first[1:] = pc.not_equal(ids[1:], ids[:-1]).to_numpy(zero_copy_only=False)
     if first.all():
-        return rows  # as they are: taking them would copy every vector
+        return rows  # unchanged: `take` would copy every vector
     return rows.take(order["at"].filter(pa.array(first)))

@@ -19,17 +19,17 @@ if TYPE_CHECKING:
 
 ORDER = {"$gt": ">", "$gte": ">=", "$lt": "<", "$lte": "<="}
 OPERATORS = ("$eq", "$ne", *ORDER, "$in", "$nin")
-LARGEST = 2**63 - 1  # a JSON integer beyond it has no SQL type
-DOUBLES = 2**53  # below it a double is as exact as a whole number
-# Levels of $and, $or and $not. Lance's parser gives up at 20 nested $not, and takes twice as long for each one more.
+LARGEST = 2**63 - 1  # a larger JSON integer has no SQL type
+DOUBLES = 2**53  # up to it a double is as exact as an integer
+# Levels of $and, $or and $not. Lance's parser fails at 20 nested $not, and each level doubles its time.
 DEEPEST = 16
 
 
 def to_sql(where: Mapping[str, Any] | None) -> str:
-    """Translate a filter into a condition that is true or false, never null; of nothing, `true`.
+    """Translate a filter into a condition that is true or false, never null; `true` for no filter.
 
     Raises:
-        Rejected: the filter is not of the grammar; the message says where.
+        Rejected: the filter is invalid; the message says where.
     """
     return _all_of({} if where is None else where, depth=0)
 
@@ -71,8 +71,8 @@ def _operator(name: str, value: Any, *, depth: int) -> str:
                 raise Rejected(f"$contains takes the text to find, not {shortened(value)}")
             return f"coalesce(contains(document, {_text(value)}), false)"
         case _:
-            there = f"$and, $or, $not, $contains, and on a key {', '.join(OPERATORS)}"
-            raise Rejected(f"{name} is no operator here; there are {there}")
+            known = f"$and, $or, $not, $contains, and on a key {', '.join(OPERATORS)}"
+            raise Rejected(f"{name} is not an operator here; use {known}")
 
 
 def _condition(key: str, operator: str, operand: Any) -> str:
@@ -87,15 +87,13 @@ def _condition(key: str, operator: str, operand: Any) -> str:
             matches = _any_of(key, operand)
             return matches if operator == "$in" else f"NOT ({matches})"
         case _:
-            raise Rejected(f"{operator!r} on {key!r} is no operator; there are {', '.join(OPERATORS)}")
+            raise Rejected(f"{operator!r} on {key!r} is not an operator; use one of {', '.join(OPERATORS)}")
 
 
 def _any_of(key: str, values: Sequence[Any]) -> str:
-    """Say that a value is one of `values`: each kind of them in one list, so that a row's JSON is read but once."""
+    """Write that a value is one of `values`: one list for each type, so that a row's JSON is read only once."""
     said = _said(key)
-    plain: list[
-        str
-    ] = []  # texts that no number, true or false is written as, so that no type has to be looked up
+    plain: list[str] = []  # texts that no number or boolean is written as, so the type need not be checked
     alike: list[str] = []
     numbers: list[str] = []
     found: list[str] = []
@@ -119,7 +117,7 @@ def _any_of(key: str, values: Sequence[Any]) -> str:
 
 
 def _between(key: str, bounds: Sequence[tuple[str, Any]]) -> list[str]:
-    """Say that a value lies within bounds of (sign, value), of texts and of numbers."""
+    """Write that a value lies within bounds of (sign, value), for texts and for numbers."""
     said = _said(key)
     texts: list[str] = []
     numbers: list[str] = []
@@ -139,18 +137,18 @@ def _between(key: str, bounds: Sequence[tuple[str, Any]]) -> list[str]:
 
 
 def _said(key: str) -> str:
-    # As text, since Lance's json_get_int and its kin fail the whole query on a value that they cannot coerce. This
-    # coerces as well, but every value to the text that it is written as.
+    # As text: Lance's json_get_int and its kin fail the whole query on a value that they cannot convert, while every
+    # value has a text.
     return f"json_get_string(metadata, {_text(key)})"
 
 
 def _is_text(key: str) -> str:
-    # It stands last in a condition: where few rows fit the rest, SQL's AND looks at those alone.
+    # Last in a condition: SQL's AND evaluates it only for the rows that fit the rest.
     return f"({_written(key)} LIKE '\"%')"
 
 
 def _written(key: str) -> str:
-    # The value as JSON tells the type: a text keeps its quotes. It takes twice as long to read as `_said`.
+    # The value as JSON shows its type: a text has quotes. It takes twice as long to read as `_said`.
     return f"json_extract(json_get(metadata, {_text(key)}), '$')"
 
 
@@ -170,7 +168,7 @@ def _checked(key: str, value: Any) -> float:
     if abs(value) > LARGEST and not (isinstance(value, float) and math.isinf(value)):
         raise Rejected(f"{value} is beyond the numbers that a filter compares exactly (64 bits)")
     if not math.isfinite(value):
-        raise Rejected(f"{value} cannot be compared with")
+        raise Rejected(f"{value} cannot be compared")
     return value
 
 
@@ -178,8 +176,8 @@ def _number(said: str, sign: str, value: float) -> str:
     whole, nearest = int(value), float(value)
     if abs(whole) < DOUBLES:
         return f"{_double(said)} {sign} {nearest!r}"
-    # A double cannot tell the ids of most chats apart, so that whole numbers are compared as such. What is stored as
-    # anything else is a double; where `value` lies between two of these, it is compared with the one below.
+    # A double cannot tell the ids of most chats apart, so integers are compared as integers. Any other stored number
+    # is a double; if `value` lies between two doubles, it is compared with the lower one.
     if int(nearest) == whole:
         real = f"{_double(said)} {sign} {nearest!r}"
     elif sign == "=":
@@ -199,7 +197,7 @@ def _text(value: str) -> str:
     try:
         value.encode()
     except UnicodeEncodeError as error:
-        raise Rejected(f"{value!r} is no Unicode text: {error.reason}") from error
+        raise Rejected(f"{value!r} is not Unicode text: {error.reason}") from error
     return "'" + value.replace("'", "''") + "'"
 
 

@@ -1,4 +1,4 @@
-"""The history of a collection: put back to an older version, and looked through for what was put back."""
+"""The history of a collection: restores older versions, tags versions, and finds what was restored."""
 
 from __future__ import annotations
 
@@ -19,23 +19,23 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, kw_only=True)
 class Restored:
-    """A version whose contents are those of the older version `target`."""
+    """A version with the contents of the older version `target`."""
 
     target: int
     version: int
 
 
 async def restore(live: Live, target: int, *, datasets: Datasets) -> int:
-    """Make a new version with the contents of `target`, on top of whatever is the newest, and return its number.
+    """Create a new version with the contents of `target`, on top of the newest, and return its number.
 
-    Whoever is merging onto a version from before it fails, and begins again: nothing is merged across it unseen.
+    A merge that read an earlier version fails and starts again, so nothing is merged across a restore unnoticed.
 
     Raises:
-        NotFound: there is no such version (any more).
+        NotFound: the version does not exist (any more).
     """
     dataset = await datasets.open(live, version=target)
     if dataset is None:
-        raise NotFound(f"collection {live.collection} holds nothing yet; `flowbed run` fills it")
+        raise NotFound(f"collection {live.collection} is empty; fill it with `flowbed run`")
 
     def work() -> int:
         dataset.restore()  # type: ignore[no-untyped-call]
@@ -45,7 +45,7 @@ async def restore(live: Live, target: int, *, datasets: Datasets) -> int:
 
 
 async def restored_since(live: Live, version: int, *, datasets: Datasets) -> tuple[int, list[Restored]]:
-    """Tell the newest version, and which versions after the one given, and still kept, put an older one back."""
+    """Return the newest version, and the restores among the kept versions after `version`."""
     dataset = await datasets.open(live)
     if dataset is None:
         return 0, []
@@ -55,8 +55,8 @@ async def restored_since(live: Live, version: int, *, datasets: Datasets) -> tup
         if newest > version:
             kept = (int(each["version"]) for each in dataset.version_refs())
             for each in sorted(number for number in kept if version < number <= newest):
-                # A version may be dropped while it is read; what it put back was recorded before that. And a
-                # compaction that rewrote a vector index is nothing that pylance 14 can tell (TypeError): no restore.
+                # A version may be dropped while it is read; what it restored was recorded before that. And pylance 14
+                # cannot describe a compaction that rewrote a vector index (TypeError), which is not a restore.
                 with contextlib.suppress(OSError, TypeError):
                     done = dataset.read_transaction(each)
                     if done is not None and isinstance(done.operation, lance.LanceOperation.Restore):
@@ -67,13 +67,12 @@ async def restored_since(live: Live, version: int, *, datasets: Datasets) -> tup
 
 
 async def runs_in(live: Live, version: int, *, datasets: Datasets) -> set[str]:
-    """Name the runs that have a row, live or deleted, in a version.
+    """Return the ids of the runs that have a row, live or deleted, in a version.
 
-    A run is merged whole: one of its rows proves that all of it was. A run without a row may have been merged and
-    superseded since.
+    A run is merged whole, so one row proves that all of it was. A run without rows may have been merged and superseded.
 
     Raises:
-        NotFound: there is no such version (any more).
+        NotFound: the version does not exist (any more).
     """
     dataset = await datasets.open(live, version=version)
     if dataset is None:
@@ -89,14 +88,14 @@ async def runs_in(live: Live, version: int, *, datasets: Datasets) -> set[str]:
 
 
 async def tag(live: Live, name: str, version: int, *, datasets: Datasets) -> None:
-    """Keep a version from being dropped, under a name; one that has the name already loses it.
+    """Keep a version from being dropped, under a name; if another version has the name, the name moves.
 
     Raises:
-        NotFound: there is no such version (any more).
+        NotFound: the version does not exist (any more).
     """
     dataset = await datasets.open(live, version=version)
     if dataset is None:
-        raise NotFound(f"collection {live.collection} holds nothing yet; `flowbed run` fills it")
+        raise NotFound(f"collection {live.collection} is empty; fill it with `flowbed run`")
 
     def work() -> None:
         try:
@@ -110,7 +109,7 @@ async def tag(live: Live, name: str, version: int, *, datasets: Datasets) -> Non
 
 
 async def untag(live: Live, name: str, *, datasets: Datasets) -> bool:
-    """Take a name away; return whether there was one."""
+    """Remove a name; return whether it existed."""
     dataset = await datasets.open(live)
     if dataset is None:
         return False
@@ -119,7 +118,7 @@ async def untag(live: Live, name: str, *, datasets: Datasets) -> bool:
         try:
             dataset.tags.delete(name)
         except (OSError, ValueError) as error:
-            # "tag ... not found", or "Not found: .../tags/..." where another process took it away in between
+            # "tag ... not found", or "Not found: .../tags/..." if another process removed it meanwhile
             if "not found" not in str(error).lower():
                 raise
             return False

@@ -1,4 +1,4 @@
-"""The maintenance lease: it saves work when two compact at once. Nothing is lost when it is deleted at any moment."""
+"""The maintenance lease: saves the work of two compactions at once. It may be deleted at any moment without loss."""
 
 from __future__ import annotations
 
@@ -17,9 +17,9 @@ if TYPE_CHECKING:
 
     from flowbed.storage import Store
 
-TTL = 60.0  # seconds that a holder may be silent
-# A rival must see the very same body for longer than the holder could be silent, by the rival's own clock alone:
-# no two machines' wall clocks are ever compared.
+TTL = 60.0  # seconds between renewals after which a holder counts as gone
+# A rival must see the same body for longer than a holder may be silent, by the rival's own clock alone: the clocks of
+# two machines are never compared.
 PATIENCE = TTL * 1.2
 
 
@@ -42,10 +42,10 @@ async def held(
     monotonic: Callable[[], float],
     wait: bool,
 ) -> AsyncIterator[Lease]:
-    """Hold the maintenance lease of a collection, renewed meanwhile; `dead` knows of owners that have ended.
+    """Hold the maintenance lease of a collection and renew it meanwhile; `dead` returns whether an owner has ended.
 
     Raises:
-        Conflict: someone else holds it, and has not been silent for long enough (`wait` waits until that is so).
+        Conflict: another owner holds it; with `wait`, wait until that owner releases it or falls silent.
     """
     key = f"{collection}/lease.json"
     lease, etag = await _acquire(store, key, owner=owner, dead=dead, monotonic=monotonic, wait=wait)
@@ -56,7 +56,7 @@ async def held(
     finally:
         beat.cancel()
         await asyncio.gather(beat, return_exceptions=True)
-        # Taken over or deleted, there is nothing left to give back; out of reach, it expires by itself.
+        # If it was taken over or deleted, there is nothing to release; if the store is unreachable, it expires.
         with contextlib.suppress(Conflict, NotFound, Transient):
             await _release(store, lease, current[0])
 
@@ -102,9 +102,9 @@ async def _renew(store: Store, lease: Lease, current: list[str]) -> None:
         try:
             current[0] = await store.replace(lease.key, _body(lease, seq=seq), etag=current[0])
         except (Conflict, NotFound):
-            return  # taken over: the work goes on, since it is the conditional commit that keeps it correct
+            return  # taken over: the work goes on, since the conditional commit keeps it correct
         except Transient:
-            continue  # it holds for a while yet; should this have been written all the same, the next one is a Conflict
+            continue  # it is still valid; if this was written after all, the next renewal is a Conflict
 
 
 async def _release(store: Store, lease: Lease, etag: str) -> None:
@@ -112,7 +112,7 @@ async def _release(store: Store, lease: Lease, etag: str) -> None:
     try:
         await store.replace(lease.key, body, etag=etag)
     except Conflict:
-        # A renewal that was under way when the work ended may have been written after all.
+        # A renewal in flight when the work ended may have been written after all.
         stored = await store.get(lease.key)
         said = _read(stored.body)
         if (said["owner"], said["epoch"], said["released"]) == (lease.owner, lease.epoch, False):
@@ -120,7 +120,7 @@ async def _release(store: Store, lease: Lease, etag: str) -> None:
 
 
 def _read(body: bytes) -> dict[str, Any]:
-    """Read a lease; one that is damaged is nobody's."""
+    """Parse a lease; a damaged one has no owner."""
     try:
         said = json.loads(body)
         return {"owner": str(said["owner"]), "epoch": int(said["epoch"]), "released": bool(said["released"])}
@@ -129,7 +129,7 @@ def _read(body: bytes) -> dict[str, Any]:
 
 
 def _body(lease: Lease, *, seq: int, released: bool = False) -> bytes:
-    # Owner, epoch and seq together are unique, so that an equal etag always means an equal state.
+    # Owner, epoch and seq together are unique, so an equal etag means an equal state.
     return canonical(
         {"owner": lease.owner, "epoch": lease.epoch, "seq": seq, "ttl_s": TTL, "released": released}
     )

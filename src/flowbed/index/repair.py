@@ -1,4 +1,4 @@
-"""Repair: rows that no commit could put right are found and taken out, and an index without a primary key gets it."""
+"""Repair: removes rows that no commit could fix, and rebuilds an index without a primary key."""
 
 from __future__ import annotations
 
@@ -20,15 +20,15 @@ if TYPE_CHECKING:
     from flowbed.index.active_space import Live
     from flowbed.index.datasets import Datasets
 
-# Ids in one condition: some tens of kilobytes of SQL, and each condition is one pass over the id column.
+# Ids in one condition: some tens of kilobytes of SQL. Each condition is one pass over the id column.
 IDS = 5_000
 PAGE = 65_536  # ids read at a time: some megabytes
 
 
 async def odd_ids(live: Live, *, datasets: Datasets) -> dict[str, list[str]]:
-    """Name, by what is wrong, the ids that several rows have, and those of live rows that no source gives out.
+    """Return duplicate ids and the invalid ids of live rows, by kind of fault.
 
-    Only the ids are read, in pages, and 8 bytes of each are kept; by these they are known, as in `Expected`.
+    Only the ids are read, page by page, and 8 bytes of each are kept; see `Expected` about collisions.
     """
     dataset = await datasets.open(live)
 
@@ -56,7 +56,7 @@ async def odd_ids(live: Live, *, datasets: Datasets) -> dict[str, list[str]]:
 
 
 async def remove_rows(live: Live, ids: Sequence[str], *, datasets: Datasets) -> None:
-    """Take every row of these ids out of the newest version; not as a tombstone, which later rows might lose to."""
+    """Delete every row of these ids from the newest version, without tombstones, which later rows might lose to."""
     dataset = await datasets.writable(live)
 
     def remove() -> None:
@@ -67,7 +67,7 @@ async def remove_rows(live: Live, ids: Sequence[str], *, datasets: Datasets) -> 
 
 
 async def keep_newest(live: Live, ids: Sequence[str], *, datasets: Datasets) -> None:
-    """Take all rows but the newest of each of these ids out of the newest version."""
+    """Delete all rows but the newest of each of these ids from the newest version."""
     dataset = await datasets.writable(live)
 
     def remove() -> None:
@@ -89,10 +89,9 @@ async def keep_newest(live: Live, ids: Sequence[str], *, datasets: Datasets) -> 
 
 
 async def rebuild(live: Live, *, datasets: Datasets) -> bool:
-    """Write a dataset that Flowbed cannot commit to over in one step, as one that it can.
+    """Overwrite a dataset that Flowbed cannot commit to with one that it can; return whether that was needed.
 
-    Its rows are kept, where they are of the right columns and dimensions; otherwise it is empty afterwards. Tells
-    whether anything had to be done.
+    Its rows are kept if they have the right columns and dimensions; otherwise it is empty afterwards.
     """
     try:
         there = await datasets.open(live)

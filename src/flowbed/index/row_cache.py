@@ -1,4 +1,4 @@
-"""What searches keep of a collection's newest version: how its vector index covers it, and rows, in bounded memory."""
+"""The row cache: rows of each collection's newest version, kept by the searches of a process in bounded memory."""
 
 from __future__ import annotations
 
@@ -20,36 +20,36 @@ if TYPE_CHECKING:
     from flowbed.index.active_space import Live
     from flowbed.index.native import Dataset, Fragment
 
-# 100,000 rows of 384 dimensions with short texts are 170 MB; without their vectors, a million of them.
+# 100,000 rows of 384 dimensions with short texts take 170 MB; without their vectors, a million rows do.
 BYTES = 256 * 2**20
-# Each search brings in so many rows, in about the time that it takes itself, until all are here.
+# Rows that each search adds until all are cached, which doubles the time of these searches.
 STEP = 2_048
-# Bytes that Lance may read ahead of that: a few steps.
+# Bytes that Lance may read ahead: a few steps.
 READ_AHEAD = 16 * 2**20
-# How many times larger texts may be in memory than in their files, where they are compressed.
+# How much larger texts may be in memory than in their compressed files.
 UNPACKED = 2
 SHOWN = ("id", "document", "metadata")
 
 
 class _Fragment(NamedTuple):
-    """A fragment by its files, whose names are their own: what lies in them at a row id never changes."""
+    """A fragment by its files, which are never written twice: a row id in them always means the same row."""
 
     id: int
     files: tuple[str, ...]
 
 
 class _Piece(NamedTuple):
-    """Rows of one fragment, by ascending row ids; without vectors where these take too much room."""
+    """Rows of one fragment in ascending order of row ids; without vectors if these take too much memory."""
 
     fragment: _Fragment
     first: int
-    row_ids: NDArray[np.uint64] | None  # None where they follow each other without a gap
+    row_ids: NDArray[np.uint64] | None  # None if they are consecutive
     shown: tuple[pa.Array, ...]
     vectors: NDArray[np.float32] | None
     bytes: int
 
     def place(self, row_id: int) -> int | None:
-        """Find a row that is not below the first; None where it is not here."""
+        """Return the position of a row id that is not below the first; None if it is not in this piece."""
         if self.row_ids is None:
             place = row_id - self.first
             return place if place < len(self.shown[0]) else None
@@ -57,28 +57,28 @@ class _Piece(NamedTuple):
         return place if place < len(self.row_ids) and self.row_ids[place] == row_id else None
 
 
-Row = tuple[_Piece, int]  # where a row is held
+Row = tuple[_Piece, int]  # a piece and a position in it
 
 
 class Rows:
-    """Rows of one version, by Lance's row ids; one that is not here has to be read."""
+    """Cached rows of one version, by Lance's row ids."""
 
     def __init__(self) -> None:
-        """Hold nothing yet."""
+        """Start empty."""
         self._held: tuple[tuple[_Piece, ...], list[int]] = ((), [])
 
     @property
     def pieces(self) -> tuple[_Piece, ...]:
-        """What is here."""
+        """All cached pieces."""
         return self._held[0]
 
     def put(self, pieces: Collection[_Piece]) -> None:
-        """Take in more; whoever looks for rows meanwhile finds what was here before."""
+        """Add pieces; concurrent readers see the rows from before."""
         joined = sorted((*self.pieces, *pieces), key=lambda piece: piece.first)
         self._held = tuple(joined), [piece.first for piece in joined]
 
     def find(self, row_ids: Sequence[int]) -> list[Row] | None:
-        """Find rows; None where one of them is not here."""
+        """Find rows; None if one of them is not cached."""
         pieces, firsts = self._held
         found = []
         for row_id in row_ids:
@@ -91,7 +91,7 @@ class Rows:
 
 
 def vectors_in(batch: pa.RecordBatch) -> NDArray[np.float32]:
-    """Give the vectors of a batch that holds no tombstone, without copying them."""
+    """Return the vectors of a batch without tombstones, without copying them."""
     column, dimensions = batch["vector"], batch.schema.field("vector").type.list_size
     # Not `flatten`, which loads all of pyarrow's compute functions.
     values = column.values.to_numpy(zero_copy_only=False)
@@ -100,23 +100,23 @@ def vectors_in(batch: pa.RecordBatch) -> NDArray[np.float32]:
 
 
 def vectors_of(rows: Sequence[Row]) -> NDArray[np.float32] | None:
-    """Give the vectors of rows; None where they are not held."""
+    """Return the vectors of rows; None if they are not cached."""
     vectors = [piece.vectors[place] for piece, place in rows if piece.vectors is not None]
     return np.stack(vectors) if vectors and len(vectors) == len(rows) else None
 
 
 def shown_of(rows: Sequence[Row]) -> list[list[str]]:
-    """Give the columns that hits show of rows."""
+    """Return the columns that hits show, of these rows."""
     return [[piece.shown[column][place].as_py() for piece, place in rows] for column in range(len(SHOWN))]
 
 
 @dataclass(kw_only=True)
 class View:
-    """A version that is searched: its vector index, whether that holds all its fragments, and the rows held of it.
+    """A version that is searched: its vector index, whether that covers all fragments (`whole`), and the cached rows.
 
-    `columns` are brought in of the fragments `missing`; none where there is no room, and none until that is `planned`.
-    What is being read may come from an older version that has the same fragment; `done` are those that were read to the
-    end.
+    `columns` of the fragments `missing` are still to be cached, none if there is no room. They are chosen when
+    `planned`. `reading` may come from an older version that has the same fragment; the fragments `done` were read to
+    the end.
     """
 
     dataset: Dataset
@@ -132,36 +132,36 @@ class View:
 
     @property
     def complete(self) -> bool:
-        """Tell whether all is here that will be."""
+        """Whether everything is cached that will be."""
         return self.reading is None and not self.missing
 
 
 class RowCache:
-    """The newest version of each collection, as the searches of this process last met it."""
+    """The cached rows of every collection's newest version."""
 
     def __init__(self, *, limit: int = BYTES) -> None:
-        """Hold about `limit` bytes of rows at most, of all collections together."""
+        """Start empty; cache about `limit` bytes in all."""
         self._limit = limit
         self._views: dict[str, View] = {}
         self._lock = threading.Lock()
 
     @property
     def bytes(self) -> int:
-        """How much is held."""
+        """The size of the cached rows."""
         return sum(piece.bytes for view in list(self._views.values()) for piece in view.rows.pieces)
 
     @property
     def rows(self) -> int:
-        """How many rows are held."""
+        """The number of cached rows."""
         return sum(len(piece.shown[0]) for view in list(self._views.values()) for piece in view.rows.pieces)
 
     def view(self, live: Live, dataset: Dataset) -> View:
-        """Give what is known of the newest version; of what was held of the last one, it keeps what is in it still."""
+        """Return the view of the newest version, with the cached rows of the previous one that still exist."""
         view = self._views.get(live.key)
         if view is None or view.dataset is not dataset:
             with self._lock:
                 before = self._views.pop(live.key, None)
-                if before is not None and before.dataset is dataset:  # another search was here first
+                if before is not None and before.dataset is dataset:  # another search was faster
                     self._views[live.key] = before
                     return before
                 view = look(dataset)
@@ -171,7 +171,7 @@ class RowCache:
         return view
 
     def bring(self, view: View) -> None:
-        """Bring in some rows of a version, unless another search is doing so; a process that asks once needs none."""
+        """Cache some more rows, unless another search is doing so; the first search caches nothing."""
         if not view.asked:
             view.asked = True
         elif not (view.planned and view.complete) and self._lock.acquire(blocking=False):
@@ -183,14 +183,14 @@ class RowCache:
                 elif not view.complete:
                     _bring(view)
             except (OSError, ValueError):
-                # Files are gone that a newer version does without: what is not held is read when it is asked for.
+                # Files are gone that a newer version does not use; rows that are not cached are read on demand.
                 view.missing, view.reading = {}, None
             finally:
                 self._lock.release()
 
 
 def look(dataset: Dataset) -> View:
-    """Describe a version, of which nothing is held yet."""
+    """Describe a version without cached rows."""
     indexed = {
         number
         for index in dataset.describe_indices()
@@ -206,9 +206,9 @@ def look(dataset: Dataset) -> View:
 
 
 def _plan(view: View, before: View | None, *, room: int) -> None:
-    """Decide what will be held of a version in so many bytes; `before` is the one that was the newest until now.
+    """Choose what to cache of a version in `room` bytes; `before` is the view of the previous version.
 
-    Lance tells the files of a fragment through its Python part, which only a second search waits for.
+    Reading a fragment's file names loads Lance's Python part, so it waits for the second search.
     """
     fragments = {
         _Fragment(each.id(), tuple(file.path for file in each.metadata().files)): each
@@ -229,10 +229,10 @@ def _plan(view: View, before: View | None, *, room: int) -> None:
 
 
 def _columns(dataset: Dataset, fragments: Collection[Fragment], *, room: int) -> tuple[str, ...]:
-    """Choose the columns for which there is room: with vectors, without them, or none."""
+    """Choose the columns that fit: with vectors, without them, or none."""
     sizes = [file.file_size_bytes for each in fragments for file in each.metadata().files]
     stored = sum(size for size in sizes if size is not None)
-    # What older versions of Lance wrote does not tell its size. Stable row ids, which ours are not, outlive an edit.
+    # Older versions of Lance recorded no sizes. Stable row ids, which Flowbed does not use, survive an edit.
     if None in sizes or dataset.has_stable_row_ids:
         return ()
     vectors = 4 * dataset.schema.field("vector").type.list_size * dataset.count_rows()
@@ -247,7 +247,7 @@ def _bring(view: View) -> None:
         identity, fragment = view.missing.popitem()
         batches = view.dataset.scanner(
             columns=list(view.columns),
-            filter="deleted = false",  # no search finds a tombstone, and none has a vector
+            filter="deleted = false",  # no search returns a tombstone, and tombstones have no vector
             fragments=[fragment],
             with_row_id=True,
             batch_size=STEP,

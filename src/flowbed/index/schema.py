@@ -1,17 +1,17 @@
-"""The columns of a row, of a delta and of the index alike."""
+"""The columns of a row, in deltas and in the index."""
 
 from __future__ import annotations
 
 import pyarrow as pa
 
-# Lance reads this mark from the schema's own metadata. Without it, two processes that merge overlapping rows leave
-# duplicates and stale rows behind, silently.
+# Lance reads this mark from the field's metadata. Without it, two processes that merge overlapping rows silently leave
+# duplicates and stale rows.
 PRIMARY_KEY = {"lance-schema:unenforced-primary-key": "true"}
 METADATA = pa.json_(pa.utf8())
 
 
 def schema(dimensions: int) -> pa.Schema:
-    """Make the schema of rows whose vectors have so many dimensions."""
+    """Return the schema of rows with vectors of `dimensions`."""
     return pa.schema(
         [
             pa.field("id", pa.string(), nullable=False, metadata=PRIMARY_KEY),

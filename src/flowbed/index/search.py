@@ -1,4 +1,4 @@
-"""Search: the rows of live collections that are nearest to a query, exactly or through the vector index."""
+"""Search: finds the rows of live collections nearest to a query, exactly or through the vector index."""
 
 from __future__ import annotations
 
@@ -27,19 +27,19 @@ if TYPE_CHECKING:
 
 Unit = Literal["chunk", "document"]
 
-# Scanning this many vectors takes 5 to 10 ms, about as long as probing an index and reading what it found; and a scan
+# Scanning this many vectors takes 5 to 10 ms, about as long as probing an index and reading its candidates, and a scan
 # misses nothing.
 EXACT_ROWS = 5_000
-# Rows that fit a filter and are compared one by one: taking the vectors of so many from all over takes 20 ms.
+# Up to this many rows that match a filter are compared one by one; reading their scattered vectors takes 20 ms.
 FEW = 2_000
-# Of no more rows than these the texts are read at once with the vectors.
+# Of up to this many rows, the texts are read together with the vectors.
 WHOLE = 24
 MOST = 10_000  # hits; more is an export, not a search
 
 
 @dataclass(frozen=True, kw_only=True)
 class _Query:
-    """A search of one collection, checked: `condition` is SQL, `exact` None lets the number of rows decide."""
+    """A checked search of one collection: `condition` is SQL; with `exact` None, the number of rows decides."""
 
     vector: NDArray[np.float32]
     condition: str
@@ -48,8 +48,8 @@ class _Query:
 
     @cached_property
     def arrow(self) -> pa.FloatArray:
-        """The vector as Lance takes it: an array of NumPy's it turns into double precision and back."""
-        # `pa.array` loads masked arrays, which take longer to load than most searches take.
+        """The vector as an Arrow array; Lance converts a NumPy array to double precision and back."""
+        # `pa.array` loads masked arrays, which takes longer than most searches.
         whole = np.ascontiguousarray(self.vector)
         return pa.FloatArray.from_buffers(pa.float32(), len(whole), [None, pa.py_buffer(whole)])
 
@@ -68,12 +68,12 @@ async def search(
 ) -> SearchResults:
     """Find the `limit` rows nearest to `vector` (float32, of the collections' dimensions), best first.
 
-    `at` asks an older version of one collection. With unit `document` each document counts once, by its best chunk.
-    `exact` says to scan every row, or to use the vector index where there is one; None lets the number of rows decide.
-    `cache` is what this process keeps of newest versions between its searches.
+    `at` searches an older version of one collection. With unit `document` each document counts once, by its best
+    chunk. `exact` scans every row (True) or uses the vector index if there is one (False); None lets the number of
+    rows decide. `cache` holds rows of newest versions between the searches of this process.
 
     Raises:
-        Rejected: the vector, the filter or the limit cannot be used.
+        Rejected: the vector, the filter or the limit is invalid.
         NotFound: there is no such version.
     """
     if not 1 <= limit <= MOST:
@@ -83,12 +83,12 @@ async def search(
     hits: list[Hit] = []
     versions: dict[str, int] = {}
     for live in collections:
-        # One version answers the whole of it, and one thread: each change of threads costs a tenth of a millisecond.
+        # All of it runs on one version and in one thread: each switch of threads costs a tenth of a millisecond.
         answer = await datasets.reading(live, partial(find, live=live), version=at)
         if answer is None:
             if len(collections) > 1:
-                continue  # it is just being begun, and the others have answers
-            raise NotFound(f"collection {live.collection} holds nothing yet; `flowbed run` fills it")
+                continue  # its dataset is being created; the others have rows
+            raise NotFound(f"collection {live.collection} is empty; fill it with `flowbed run`")
         found, versions[live.collection] = answer
         hits += found
     hits.sort(key=lambda hit: (-hit.score, hit.id))
@@ -98,11 +98,11 @@ async def search(
 
 
 def _direction(vector: NDArray[np.float32]) -> NDArray[np.float32]:
-    """Make a vector as long as 1: the square of a very long or a very short one has no place in single precision."""
+    """Normalize a vector, in double precision: squares of very long or short ones overflow single precision."""
     precise = vector.astype(np.float64)
     length = np.linalg.norm(precise)
     if not length:
-        raise Rejected("the query vector is all zeros, so that it points nowhere; ask with another")
+        raise Rejected("the query vector is all zeros, which has no direction")
     unit: NDArray[np.float32] = (precise / length).astype(np.float32)
     return unit
 
@@ -124,7 +124,7 @@ def _hits_of(view: View, live: Live, query: _Query, unit: Unit) -> list[Hit]:
 def _documents(view: View, live: Live, query: _Query) -> list[Hit]:
     """Find the best chunk of each of the nearest documents."""
     rows, wanted = view.dataset.count_rows(), query.limit
-    while True:  # chunks of one document crowd each other: ask for more until enough documents are seen
+    while True:  # many chunks of one document may come first: ask for more until enough documents are found
         wanted = min(wanted * 4, max(rows, 1))
         hits = _chunks(view, live, replace(query, limit=wanted))
         best = _one_each(hits)
@@ -141,7 +141,7 @@ def _one_each(hits: Sequence[Hit]) -> list[Hit]:
 
 
 def document_of(hit: Hit) -> str:
-    """Name the document a hit belongs to: source and document where its metadata says so, else its id's stem."""
+    """Return the document of a hit: source and document from its metadata, otherwise its id without the ordinal."""
     if "document" in hit.metadata:
         return f"{hit.metadata.get('source', '')}#{hit.metadata['document']}"
     return hit.id.rpartition("#")[0] or hit.id
@@ -153,17 +153,19 @@ def _chunks(view: View, live: Live, query: _Query) -> list[Hit]:
 
 
 def _candidates(view: View, query: _Query) -> list[int]:
-    """Name rows, by their row ids, among which the nearest are."""
+    """Return the row ids of candidates, which include the nearest rows."""
     index = None if query.exact else view.index
     if query.condition == "true":
-        # Tombstones have no vector, so that no search can meet them: there is nothing to look up for each row.
+        # Tombstones have no vector, so no search returns them and they need no filter.
         if index is None or (query.exact is None and index.rows <= EXACT_ROWS):
             return _scan(view, query, query.limit, None, {"use_index": False})
         look, wanted = probes(index, query.limit, filtered=False), compared(query.limit, filtered=False)
         found = _scan(view, query, wanted, None, {"nprobes": look})
         if len(found) >= query.limit or look == index.partitions:
             return found
-        return _scan(view, query, wanted, None, {"minimum_nprobes": look})  # as many more as it takes
+        return _scan(
+            view, query, wanted, None, {"minimum_nprobes": look}
+        )  # probe more until there are enough
     condition = f"deleted = false AND {query.condition}"
     if query.exact is not False and (few := _few(view.dataset, condition)) is not None:
         return few
@@ -174,7 +176,7 @@ def _candidates(view: View, query: _Query) -> list[int]:
 
 
 def _scan(view: View, query: _Query, wanted: int, condition: str | None, how: Mapping[str, Any]) -> list[int]:
-    """Let Lance find the nearest rows: through its index, the rows that it does not hold by a scan."""
+    """Let Lance find the nearest rows: through the index, and by a scan of unindexed rows."""
     nearest = {"column": "vector", "q": query.arrow, "k": wanted, "metric": "cosine", **how}
     found = (
         view.dataset.scanner(
@@ -183,7 +185,7 @@ def _scan(view: View, query: _Query, wanted: int, condition: str | None, how: Ma
             nearest=nearest,
             filter=condition,
             prefilter=True,
-            # To look for rows outside of the index takes as long again, even where there are none.
+            # Looking for unindexed rows doubles the time, even if there are none.
             fast_search=view.whole and how.get("use_index", True),
         )
         .to_pyarrow()
@@ -194,10 +196,10 @@ def _scan(view: View, query: _Query, wanted: int, condition: str | None, how: Ma
 
 
 def _few(dataset: Dataset, condition: str) -> list[int] | None:
-    """Name the rows that fit a condition, by their row ids; None where they are more than FEW.
+    """Return the row ids that match a condition; None if they are more than FEW.
 
-    A broad condition is found out after a part of the rows, and a narrow one needs to be looked at only once: Lance's
-    own exact search under a filter reads the vectors of all rows.
+    For a broad condition this stops after a part of the rows, and a narrow one needs only this pass: Lance's own exact
+    search with a filter reads the vectors of all rows.
     """
     fitting = dataset.scanner(columns=[], filter=condition, with_row_id=True, limit=FEW + 1)
     found = fitting.to_pyarrow().read_all()
@@ -205,12 +207,12 @@ def _few(dataset: Dataset, condition: str) -> list[int] | None:
 
 
 def _nearest(view: View, live: Live, query: _Query, row_ids: Sequence[int]) -> list[Hit]:
-    """Find the nearest of a few rows, by comparing all of them."""
+    """Find the nearest of a few rows by comparing all of them."""
     if not row_ids:
         return []
     rows, taken = view.rows.find(row_ids), None
     vectors = vectors_of(rows) if rows is not None else None
-    # To read by row id costs half a millisecond and a tenth for each row's text: few are read whole, of many the best.
+    # Reading by row id takes 0.5 ms, and 0.1 ms for each row's text: few rows are read whole, of many only the best.
     whole = rows is None and len(row_ids) <= WHOLE
     if vectors is None:
         taken = view.dataset.take_rows(list(row_ids), ["vector", *(SHOWN if whole else ())])
@@ -233,7 +235,7 @@ def _columns(rows: pa.RecordBatch) -> list[list[str]]:
 
 
 def _hits(shown: Sequence[Sequence[str]], scores: NDArray[np.float32], live: Live) -> list[Hit]:
-    bounded = np.clip(scores, -1.0, 1.0).tolist()  # rounding can lead a hair outside what a cosine can be
+    bounded = np.clip(scores, -1.0, 1.0).tolist()  # rounding can exceed the range of a cosine
     hits = [
         Hit(
             id=id_,

@@ -1,4 +1,4 @@
-"""The index as the last tier of the vector cache: a text that it holds is never paid for again."""
+"""The index as the last tier of the vector cache: a text that it holds is never paid for twice."""
 
 from __future__ import annotations
 
@@ -21,13 +21,13 @@ if TYPE_CHECKING:
     from flowbed.index.datasets import Datasets
 
 
-# Sorted pieces that a question looks through before they are joined into one.
+# Sorted pieces that a lookup searches before they are merged into one.
 PIECES = 16
 
 
 @dataclass(frozen=True)
 class _Piece:
-    """The first 8 bytes of some text hashes, sorted, and the Lance row id of each one's row."""
+    """The first 8 bytes of some text hashes, sorted, and the Lance row id of each."""
 
     prefixes: NDArray[np.uint64]
     rows: NDArray[np.uint64]
@@ -39,7 +39,7 @@ class _Piece:
         return cls(joined[order], np.concatenate([np.empty(0, np.uint64), *rows])[order])
 
     def find(self, asked: NDArray[np.uint64]) -> NDArray[np.uint64]:
-        """Give the row id of every prefix asked for that is here."""
+        """Return the row ids of the prefixes that are in this piece."""
         if not len(self.prefixes):
             return self.rows
         at = np.searchsorted(self.prefixes, asked).clip(max=len(self.prefixes) - 1)
@@ -48,9 +48,9 @@ class _Piece:
 
 
 class VectorLookup:
-    """Vectors of one collection's newest version by text_hash.
+    """Finds vectors in a collection's newest version by text_hash.
 
-    It holds 16 bytes a row, and reads of each later version only the fragments that it adds.
+    It holds 16 bytes per row, and reads only the added fragments of each later version.
     """
 
     def __init__(self, live: Live, datasets: Datasets) -> None:
@@ -60,7 +60,7 @@ class VectorLookup:
         self._pieces: list[_Piece] = []
 
     async def get_many(self, hashes: Sequence[str]) -> dict[str, NDArray[np.float32]]:
-        """Read the vectors (float32) of those text hashes that the index holds."""
+        """Return the vectors (float32) of the text hashes that the index holds."""
         dataset = await self._datasets.open(self._live)
         if dataset is None or not hashes:
             return {}
@@ -72,7 +72,7 @@ class VectorLookup:
         rows = np.concatenate([np.empty(0, np.uint64), *(piece.find(asked) for piece in self._pieces)])
         if not len(rows):
             return {}
-        wanted = set(hashes)  # a prefix of 8 bytes may belong to another text
+        wanted = set(hashes)  # another text may have the same prefix of 8 bytes
         batches = dataset.to_batches(
             columns=["text_hash", "vector"], filter=row_ids_in(np.unique(rows).tolist())
         )
@@ -84,7 +84,7 @@ class VectorLookup:
         }
 
     def _catch_up(self, dataset: lance.LanceDataset) -> None:
-        """Read the text hashes of fragments that are new; of all, where a compaction has moved rows."""
+        """Read the text hashes of new fragments; of all, if a compaction has moved rows."""
         fragments = {each.fragment_id: each for each in dataset.get_fragments()}
         if not self._seen <= fragments.keys():
             self._seen, self._pieces = frozenset(), []

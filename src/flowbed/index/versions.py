@@ -1,4 +1,4 @@
-"""Versions of a collection, and what stands in the newest."""
+"""Versions of a collection, and the state of the newest."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ if TYPE_CHECKING:
     from flowbed.index.active_space import Live
     from flowbed.index.datasets import Datasets
 
-LISTINGS: Final = 10  # rollbacks name and un-name versions; ten in a row do not all fall into one listing
+LISTINGS: Final = 10  # rollbacks add and remove tags; ten in a row do not all hit one listing
 
 
 @dataclass(frozen=True, kw_only=True)
 class Version:
-    """One state of a collection; `created` is microseconds since 1970, `rows` counts tombstones too."""
+    """One version of a collection; `created` is microseconds since 1970, `rows` includes tombstones."""
 
     version: int
     created: int
@@ -31,7 +31,7 @@ class Version:
 
 @dataclass(frozen=True, kw_only=True)
 class State:
-    """The newest state of a collection: live rows, and how many of them the vector index does not hold."""
+    """The newest state of a collection: its live rows, and how many of them are not in the vector index."""
 
     rows: int
     tombstones: int
@@ -41,7 +41,7 @@ class State:
 
 
 async def versions(live: Live, *, datasets: Datasets) -> list[Version]:
-    """List the versions kept, newest first."""
+    """List the kept versions, newest first."""
     dataset = await datasets.open(live)
     if dataset is None:
         return []
@@ -49,7 +49,7 @@ async def versions(live: Live, *, datasets: Datasets) -> list[Version]:
 
 
 async def state(live: Live, *, datasets: Datasets) -> State:
-    """Describe the newest version; one of zero rows and version 0 where nothing was committed yet."""
+    """Describe the newest version; zero rows and version 0 if nothing was committed yet."""
     dataset = await datasets.open(live)
     if dataset is None:
         return State(rows=0, tombstones=0, unindexed_rows=0, fragments=0, version=0)
@@ -73,7 +73,7 @@ def _versions(dataset: lance.LanceDataset) -> list[Version]:
 
 
 def _tags(dataset: lance.LanceDataset) -> dict[str, Any]:
-    # Lance lists the tags and then reads each: one that another process takes away in between fails the whole list.
+    # Lance lists the tags and then reads each; if another process removes one in between, the listing fails.
     for _ in range(LISTINGS):
         try:
             return cast("dict[str, Any]", dataset.tags.list())
@@ -92,7 +92,7 @@ def _state(dataset: lance.LanceDataset) -> State:
     return State(
         rows=live,
         tombstones=rows - live,
-        # Tombstones have no vector; those indexed before they were deleted are still counted by Lance.
+        # Tombstones have no vector; Lance still counts those that were indexed before they were deleted.
         unindexed_rows=max(0, min(live, rows - indexed)),
         fragments=len(dataset.get_fragments()),
         version=int(dataset.version),
