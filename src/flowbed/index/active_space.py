@@ -116,6 +116,6 @@ def require_same(live: Live, space: Space) -> None:
     if live.space.fingerprint != space.fingerprint:
         raise Misconfigured(
             f"collection {live.collection} has vectors of space {live.space.space8} ({live.space.model}), but the"
-            f" configured model has space {space.space8} ({space.model}), and spaces are never mixed: set the model back,"
-            " or use another collection"
+            f" configured model has space {space.space8} ({space.model}), and spaces are never mixed: set the model"
+            " back, or use another collection"
         )
