@@ -46,12 +46,6 @@ def lacking() -> Callable[[str], NoReturn]:
     return say
 
 
-@pytest.fixture(scope="session")
-def thorough() -> bool:
-    """Whether long searches are wanted: pytest was given `--hypothesis-profile=long`."""
-    return hypothesis.settings.get_current_profile_name() == "long"
-
-
 @pytest.fixture
 def interruptible() -> Iterator[None]:
     """Let Ctrl-C reach the processes of a test: a shell without job control starts background jobs with it ignored."""

@@ -110,6 +110,13 @@ def notes(indexed_notes: Path, tmp_path: Path, provider: CountingProcess) -> Pro
     return Project(shutil.copytree(indexed_notes, tmp_path / "project"), provider)
 
 
+@pytest.fixture
+def quick_looks(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Look at submissions that are waited for many times a second: simulated jobs end at once."""
+    monkeypatch.setattr("flowbed.lanes.batch.wait.LOOK_FIRST", 0.02)
+    monkeypatch.setattr("flowbed.lanes.batch.wait.LOOK_LAST", 0.1)
+
+
 def receipt(number: int, lines: Sequence[str], **fields: Any) -> dict[str, Any]:
     """Make a receipt of these lines."""
     made: list[dict[str, Any]] = []

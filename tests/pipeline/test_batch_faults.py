@@ -31,6 +31,9 @@ CREATE, LIST, JOB, CONTENT = "/v1/batches", "/v1/batches", "/v1/batches/*", "/v1
 LATER = 600.0  # seconds, in which no job here ends
 
 
+pytestmark = pytest.mark.usefixtures("quick_looks")
+
+
 @pytest.fixture
 async def provider() -> AsyncIterator[tuple[Simulator, str]]:
     """Serve a provider that ends jobs at once."""

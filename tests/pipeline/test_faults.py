@@ -27,10 +27,13 @@ if TYPE_CHECKING:
 READS = frozenset({"get", "stream", "list", "folders"})
 
 
+@pytest.mark.parametrize(
+    "every_call", [False, pytest.param(True, marks=pytest.mark.long)], ids=["some", "every"]
+)
 @pytest.mark.parametrize("edited", [False, True], ids=["new", "edited"])
 @pytest.mark.parametrize("moment", ["before", "after"])
 async def test_run_store_fails_once_anywhere_next_run_ends_in_the_same_index(
-    moment: str, edited: bool, receipts: Project, tmp_path: Path, thorough: bool
+    moment: str, edited: bool, every_call: bool, receipts: Project, tmp_path: Path
 ) -> None:
     """Whichever call of a run the store fails, before or after its effect, the next run ends in the same index."""
     if edited:
@@ -43,7 +46,7 @@ async def test_run_store_fails_once_anywhere_next_run_ends_in_the_same_index(
     assert expected.total == (7 if edited else 10)
     assert len(calls) > 15
     tried = list(range(len(calls)))
-    if not thorough:
+    if not every_call:
         # A read has no effect, so that it need not fail after it; of repeated reads the first stands for all.
         tried = [
             number
@@ -67,12 +70,13 @@ async def test_run_store_fails_once_anywhere_next_run_ends_in_the_same_index(
     assert failed >= 3  # a failed lease, and a lost answer to a write, do not stop a run
 
 
+@pytest.mark.parametrize("seeds", [1, pytest.param(20, marks=pytest.mark.long)])
 async def test_run_store_fails_often_ends_in_the_same_index(
-    receipts: Project, tmp_path: Path, thorough: bool
+    seeds: int, receipts: Project, tmp_path: Path
 ) -> None:
     """Runs on a store that fails one call in twelve by chance end, after enough of them, in the same index."""
     await faulty_run(receipts, tmp_path / "whole", [])
-    for seed in range(20 if thorough else 1):
+    for seed in range(seeds):
         folder = tmp_path / f"seed-{seed}"
         for turn in range(60):
             faults = [Fault(probability=0.08, before=unavailable), Fault(probability=0.04, after=unavailable)]

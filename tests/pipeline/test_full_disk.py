@@ -47,7 +47,9 @@ def source(tmp_path: Path) -> Path:
     return path
 
 
-@pytest.mark.parametrize("left", [0, 200, 400, 800, 1_300])
+@pytest.mark.parametrize(
+    "left", [0, 400, *(pytest.param(left, marks=pytest.mark.long) for left in (200, 800, 1_300))]
+)
 def test_a_full_disk_is_told_and_loses_nothing(disk: Path, source: Path, left: int, tmp_path: Path) -> None:
     """With so many KiB left a run says that the disk is full, keeps what there was, and ends well later."""
     (disk / "flowbed.toml").write_text(SETTINGS.format(location=source), "utf-8")
@@ -68,7 +70,7 @@ def test_a_full_disk_is_told_and_loses_nothing(disk: Path, source: Path, left: i
     assert_mended(disk, source, tmp_path)
 
 
-@pytest.mark.parametrize("left", [0, 120, 400])
+@pytest.mark.parametrize("left", [0, 120, pytest.param(400, marks=pytest.mark.long)])
 def test_a_disk_full_from_the_start_is_told(disk: Path, source: Path, left: int, tmp_path: Path) -> None:
     """A project that cannot even be begun for want of space says so, and begins once there is some."""
     (disk / "flowbed.toml").write_text(SETTINGS.format(location=source), "utf-8")
@@ -78,7 +80,7 @@ def test_a_disk_full_from_the_start_is_told(disk: Path, source: Path, left: int,
     assert_mended(disk, source, tmp_path)
 
 
-@pytest.mark.parametrize("size", [20_000, 100_000])
+@pytest.mark.parametrize("size", [100_000, pytest.param(20_000, marks=pytest.mark.long)])
 def test_a_limit_to_the_size_of_files_is_told_and_loses_nothing(
     tmp_path: Path, source: Path, size: int
 ) -> None:

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import hypothesis
+import pytest
 from hypothesis import strategies as st
 
 from flowbed.bed import aopen
@@ -31,14 +32,17 @@ EDITS = st.lists(EDIT, max_size=6)
 MEANWHILE = st.sampled_from(["nobody", "docs", "more", "part"])
 
 
-@hypothesis.settings(max_examples=12, suppress_health_check=[hypothesis.HealthCheck.too_slow])
-@hypothesis.given(st.lists(EDITS, min_size=4, max_size=4), MEANWHILE, st.booleans())
-def test_a_plan_does_what_was_planned_but_for_what_has_drifted(
-    edits: Sequence[Sequence[tuple[str, str, str | None]]], meanwhile: str, left: bool
-) -> None:
-    """Sources that nobody moved become what was planned, the others stay as they are, and a plain run mends all."""
-    with tempfile.TemporaryDirectory() as folder:
-        asyncio.run(carry_out(Path(folder), edits, meanwhile, left=left))
+@pytest.mark.parametrize("examples", [4, pytest.param(400, marks=pytest.mark.long)])
+def test_plan_any_edits_before_and_after_does_what_was_planned(examples: int) -> None:
+    """Sources that nobody moved become what was planned, the others stay as they are, and a plain run completes all."""
+
+    @hypothesis.settings(max_examples=examples, suppress_health_check=[hypothesis.HealthCheck.too_slow])
+    @hypothesis.given(st.lists(EDITS, min_size=4, max_size=4), MEANWHILE, st.booleans())
+    def search(edits: Sequence[Sequence[tuple[str, str, str | None]]], meanwhile: str, left: bool) -> None:
+        with tempfile.TemporaryDirectory() as folder:
+            asyncio.run(carry_out(Path(folder), edits, meanwhile, left=left))
+
+    search()
 
 
 def write(folder: Path, edits: Sequence[tuple[str, str, str | None]]) -> None:

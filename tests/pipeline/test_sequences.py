@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import hypothesis
+import pytest
 from hypothesis import strategies as st
 
 from flowbed.bed import aopen
@@ -27,12 +28,17 @@ STEPS = st.one_of(
 )
 
 
-@hypothesis.settings(max_examples=15, suppress_health_check=[hypothesis.HealthCheck.too_slow])
-@hypothesis.given(st.lists(STEPS, min_size=4, max_size=16))
-def test_what_is_there_is_what_is_searchable(steps: Sequence[tuple[str, str, str]]) -> None:
+@pytest.mark.parametrize("examples", [5, pytest.param(400, marks=pytest.mark.long)])
+def test_run_any_edits_indexes_what_is_there(examples: int) -> None:
     """After any writes and removals of files, and whole and partial runs between, the index is what is there."""
-    with tempfile.TemporaryDirectory() as folder:
-        asyncio.run(carry_out(Path(folder), steps))
+
+    @hypothesis.settings(max_examples=examples, suppress_health_check=[hypothesis.HealthCheck.too_slow])
+    @hypothesis.given(st.lists(STEPS, min_size=4, max_size=16))
+    def search(steps: Sequence[tuple[str, str, str]]) -> None:
+        with tempfile.TemporaryDirectory() as folder:
+            asyncio.run(carry_out(Path(folder), steps))
+
+    search()
 
 
 async def carry_out(folder: Path, steps: Sequence[tuple[str, str, str]]) -> None:

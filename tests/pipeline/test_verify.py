@@ -117,7 +117,7 @@ async def test_what_is_committed_meanwhile_is_no_fault(project: Project) -> None
         chance = random.Random(3)
 
         async def edit() -> None:
-            for turn in range(12):
+            for turn in range(6):
                 for number in chance.sample(range(20), 5):
                     project.write(f"notes/{number}.txt", f"note {number} of turn {turn}")
                 await bed.run()
@@ -128,7 +128,7 @@ async def test_what_is_committed_meanwhile_is_no_fault(project: Project) -> None
             assert (await other.verify())["notes"].faults == ()
             looked += 1
         await editing
-        assert looked > 2
+        assert looked > 1
 
 
 def mark(name: str, **changes: Any) -> ChunkMark:
