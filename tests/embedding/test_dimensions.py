@@ -68,7 +68,7 @@ def test_a_vector_of_nothing_stays_nothing() -> None:
     ("dimensions", "policy", "matryoshka", "advice"),
     [
         (4, "error", True, "leave `dimensions` out"),
-        (4, "reduce", False, "not trained to be cut"),
+        (4, "reduce", False, "not trained to be shortened"),
         (9, "reduce", True, "at most 8"),
         (4, "pad", True, "at least 8"),
     ],

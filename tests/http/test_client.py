@@ -184,7 +184,7 @@ async def test_what_was_never_sent_is_not_billed() -> None:
     """Where there was no connection, and so no request, nobody can have been paid."""
     async with provider("http://127.0.0.1:9") as opened, provider("http://nobody.invalid") as unknown:
         for each in (opened, unknown):
-            with pytest.raises(Transient, match="could not be asked") as raised:
+            with pytest.raises(Transient, match="could not be reached") as raised:
                 await each.post("/", {})
             assert not raised.value.perhaps_billed
 

@@ -232,7 +232,7 @@ class TestDimensions:
     async def test_other_models_are_not_reduced(self, opened: Open) -> None:
         """A model that was not made for it is not cut."""
         async with opened(dimensions="reduce") as service:
-            with pytest.raises(Rejected, match="not trained to be cut"):
+            with pytest.raises(Rejected, match="not trained to be shortened"):
                 await ask(service, "one", dimensions=16)
 
     async def test_padding_is_named(self, opened: Open) -> None:

@@ -67,9 +67,9 @@ def resize(vectors: NDArray[np.float32], dimensions: int, *, normalized: bool) -
 
 def _advice(space: Space, dimensions: int, policy: Policy) -> str:
     if policy == "reduce" and 0 < dimensions < space.dimensions:
-        return "its vectors were not trained to be cut, so leave `dimensions` out"
+        return "its vectors were not trained to be shortened, so leave `dimensions` out"
     if policy == "reduce":
-        return f"it can be cut to fewer, but not give more: ask for at most {space.dimensions}"
+        return f"its vectors can be shortened but not extended: request at most {space.dimensions}"
     if policy == "pad":
-        return f"it can be filled up to more, but not cut: ask for at least {space.dimensions}"
-    return "leave `dimensions` out, or ask for as many"
+        return f"its vectors can be padded but not shortened: request at least {space.dimensions}"
+    return "leave `dimensions` out, or request that many"

@@ -43,7 +43,7 @@ class Options:
         unknown = sorted(set(options) - set(known))
         if unknown:
             raise Misconfigured(
-                f"option {', '.join(unknown)} is not known to {vendor} models; known are: {', '.join(sorted(known))}"
+                f"option {', '.join(unknown)} is unknown to {vendor} models; known options: {', '.join(sorted(known))}"
             )
 
     def __contains__(self, name: str) -> bool:
@@ -102,6 +102,4 @@ class Options:
         return {purpose: prompt for purpose, prompt in read.items() if prompt}
 
     def _wrong(self, name: str, wanted: str) -> Misconfigured:
-        return Misconfigured(
-            f"option {name}={self._options[name]} of a {self.vendor} model has to be {wanted}"
-        )
+        return Misconfigured(f"option {name}={self._options[name]} of a {self.vendor} model must be {wanted}")

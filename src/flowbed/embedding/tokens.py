@@ -140,11 +140,11 @@ def text_of(tokenizer: Any, tokens: Sequence[int]) -> str:  # tokenizers has no 
     size = tokenizer.get_vocab_size()
     strange = next((token for token in tokens if not 0 <= token < size), None)
     if strange is not None:
-        raise Rejected(f"token {strange} is not known to the model; send the text itself")
+        raise Rejected(f"token {strange} is unknown to the model; send the text itself")
     text: str = tokenizer.decode(list(tokens), skip_special_tokens=False)
     if tokenizer.encode(text, add_special_tokens=False).ids != list(tokens):
         raise Rejected(
-            f"these {len(tokens)} tokens do not stand for one text alone; send the text itself, or tokens without "
+            f"these {len(tokens)} tokens do not stand for exactly one text; send the text itself, or tokens without "
             "special ones"
         )
     return text

@@ -19,7 +19,7 @@ def require_unicode(texts: Sequence[str]) -> None:
     broken = [position for position, text in enumerate(texts) if not _encodable(text)]
     if broken:
         raise Rejected(
-            f"{len(broken)} texts hold lone surrogates, which are not Unicode; decode their source again",
+            f"{len(broken)} texts contain lone surrogates, which are not valid Unicode; decode their source again",
             inputs=broken,
         )
 

@@ -91,16 +91,16 @@ class HttpClient:
             parts, port = urlsplit(""), None
         if parts.scheme not in ("http", "https") or not parts.hostname:
             raise Misconfigured(
-                f"base_url of {vendor} is no address; write it as https://host/path, in [providers.{vendor}]"
+                f"base_url of {vendor} is not a URL; write it as https://host/path, in [providers.{vendor}]"
             )
         if parts.username or parts.password or parts.query:
             raise Misconfigured(
-                f"base_url of {vendor} holds a password or a query; take it out, and set the options for it"
+                f"base_url of {vendor} contains a password or a query; remove it, and use the options instead"
             )
         for name, value in headers.items():
             if not (value.isascii() and value.isprintable()):
                 raise Misconfigured(
-                    f"header {name} for {vendor} has a character that none can have; look at api_key in "
+                    f"header {name} for {vendor} has an invalid character; check api_key in "
                     f"[providers.{vendor}]"
                 )
         self.vendor = vendor
@@ -192,7 +192,7 @@ class HttpClient:
         """Refuse a redirect."""
         if 300 <= response.status < 400:  # noqa: PLR2004 - as HTTP counts
             raise Misconfigured(
-                f"{self.label} answered with another address ({response.status}); change base_url to that one"
+                f"{self.label} redirects to another address ({response.status}); change base_url to that one"
             )
 
     async def aclose(self) -> None:
@@ -225,12 +225,12 @@ class HttpClient:
 
         if isinstance(error, aiohttp.ClientConnectorCertificateError):
             return Misconfigured(
-                f"{self.label}: its certificate is not trusted; name yours in SSL_CERT_FILE, or change base_url"
+                f"{self.label}: its certificate is not trusted; set SSL_CERT_FILE to yours, or change base_url"
             )
         if isinstance(error, TimeoutError):
             translated = Transient(f"{self.label} did not answer in time")
         elif isinstance(error, (aiohttp.ClientError, OSError)):
-            translated = Transient(f"{self.label} could not be asked: {self.redacted(_message_of(error))}")
+            translated = Transient(f"{self.label} could not be reached: {self.redacted(_message_of(error))}")
         else:
             return None
         # A connection that existed may have broken after the work was done.

@@ -158,7 +158,7 @@ async def test_an_upload_that_no_longer_gets_on_is_given_up() -> None:
 
     file = Input(64 * MEGABYTE)
     async with speaking(speak, silence=0.3) as provider:
-        with pytest.raises(Transient, match=r"took nothing of input\.jsonl for 0\.3 seconds"):
+        with pytest.raises(Transient, match=r"accepted nothing of input\.jsonl for 0\.3 seconds"):
             await send(provider, file)
     assert file.closed == 1
 

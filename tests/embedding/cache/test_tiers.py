@@ -139,7 +139,7 @@ async def test_damaged_file_is_begun_anew(
     await opened.put_many(kept)
     assert await opened.get_many(list(kept)) == kept
     await opened.close()
-    assert "begun anew" in caplog.text
+    assert "replaced by an empty one" in caplog.text
     assert (tmp_path / "vectors.db.damaged").exists()
 
 

@@ -97,7 +97,7 @@ async def test_a_write_that_fails_is_told_in_a_warning(caplog: pytest.LogCapture
     tier = WriteBehind(slow, delay=0)
     await tier.put_many({b"a": b"1"})
     await tier.aclose()
-    assert "1 vectors are not kept: disk full" in caplog.text
+    assert "1 vectors could not be cached: disk full" in caplog.text
     slow.failure = None
     await tier.put_many({b"b": b"2"})
     await tier.aclose()

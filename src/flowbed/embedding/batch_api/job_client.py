@@ -163,7 +163,7 @@ class HttpBatchApi:
             raise self._not_found("job", job)
         if response.status in OF_THE_STATE:
             if (await self._retrieve(job)).status in CANCELLABLE:
-                raise Transient(f"{self._failure(response)}; it goes on, and may end all the same")
+                raise Transient(f"{self._failure(response)}; the job continues, and may still end")
             return
         self._report(response)
 
@@ -214,7 +214,7 @@ class HttpBatchApi:
         )
         file = self._payload(response).get("id")
         if not isinstance(file, str) or not file:
-            raise Transient(f"{self._provider.label} took a file without saying what it is called")
+            raise Transient(f"{self._provider.label} accepted a file without returning its id")
         return file
 
     async def _create(self, submission: str, file: str) -> HttpResponse:
@@ -239,7 +239,7 @@ class HttpBatchApi:
             page = self._payload(await self._provider.get(f"{path}?{urlencode(query_page)}"))
             data = page.get("data")
             if not isinstance(data, list) or not all(isinstance(each, dict) for each in data):
-                raise Transient(f"{self._provider.label} answered with no list of {path.strip('/')}")
+                raise Transient(f"{self._provider.label} did not answer with a list of {path.strip('/')}")
             for each in data:
                 yield each
             last = str(data[-1].get("id") or "") if data else ""
@@ -274,7 +274,7 @@ class HttpBatchApi:
         if not 200 <= response.status < 300:  # noqa: PLR2004 - as HTTP counts
             raise self._failure(response)
         if not isinstance(response.json, dict):
-            raise Transient(f"{self._provider.label}: the response is no JSON, or only part of one")
+            raise Transient(f"{self._provider.label}: the response is not JSON, or incomplete")
         return response.json
 
     def _failure(self, response: HttpResponse) -> Error:
@@ -288,7 +288,7 @@ class HttpBatchApi:
         return isinstance(error, dict) and is_queue_full(error)
 
     def _not_found(self, what: str, name: str) -> NotFound:
-        return NotFound(f"{self._provider.label} knows no {what} {name}")
+        return NotFound(f"{self._provider.label} does not know the {what} {name}")
 
 
 def remote_behind(embedder: Embedder) -> RemoteEmbedder | None:

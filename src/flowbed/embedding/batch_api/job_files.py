@@ -53,7 +53,7 @@ def read_job(payload: Any, *, mark: str, redacted: Callable[[str], str]) -> JobR
     fields = payload if isinstance(payload, dict) else {}
     name, status = fields.get("id"), fields.get("status")
     if not (isinstance(name, str) and name and isinstance(status, str)):
-        raise Transient("the answer holds no job")
+        raise Transient("the response is not a job")
     counts, metadata = _fields(fields.get("request_counts")), _fields(fields.get("metadata"))
     errors = _fields(fields.get("errors")).get("data")
     problems = [each for each in errors if isinstance(each, dict)] if isinstance(errors, list) else []
@@ -94,7 +94,7 @@ def read_input_line(line: bytes) -> tuple[str, str]:
     try:
         fields = _fields(orjson.loads(line))
     except orjson.JSONDecodeError as error:
-        raise Rejected("a line of the input is no JSON, or only part of one") from error
+        raise Rejected("a line of the input is not JSON, or incomplete") from error
     name, texts = fields.get("custom_id"), _fields(fields.get("body")).get("input")
     if not (
         isinstance(name, str) and isinstance(texts, list) and len(texts) == 1 and isinstance(texts[0], str)
@@ -113,10 +113,10 @@ def read_result_line(line: bytes, remote: RemoteEmbedder) -> ResultLine:
     try:
         fields = orjson.loads(line)
     except orjson.JSONDecodeError as error:
-        raise Rejected("a line of the answers is no JSON, or only part of one") from error
+        raise Rejected("a line of the results is not JSON, or incomplete") from error
     name = fields.get("custom_id") if isinstance(fields, dict) else None
     if not isinstance(name, str) or not name:
-        raise Rejected("a line of the answers has no custom_id: whose it is is not known")
+        raise Rejected("a line of the results has no custom_id, so its text is unknown")
     response = _fields(fields.get("response"))
     if response.get("status_code") == OK:
         return _vector_line(name, response.get("body"), remote)
@@ -142,8 +142,8 @@ def _failure_line(
     name: str, response: Mapping[str, Any], error: Mapping[str, Any], remote: RemoteEmbedder
 ) -> ResultLine:
     status = _count(response.get("status_code"))
-    fields = message_of(error) or message_of(response.get("body")) or message_of(response)
-    reason = remote.provider.redacted(fields) or f"it was answered with status {status}"
+    message = message_of(error) or message_of(response.get("body")) or message_of(response)
+    reason = remote.provider.redacted(message) or f"the line has status {status}"
     if error.get("code") in NOT_PROCESSED:
         return ResultLine(name=name, failure="expired", reason=reason)
     # No setting can be wrong for a single line: an error is either the server's fault or the text's.

@@ -76,7 +76,7 @@ async def upload(
             return HttpResponse(status=response.status, headers=response.headers, body=content)
     except TimeoutError as error:
         raise Transient(
-            f"{provider.label} took nothing of {name} for {provider.idle_timeout:g} seconds"
+            f"{provider.label} accepted nothing of {name} for {provider.idle_timeout:g} seconds"
         ) from error
     except Transient:
         if failures:
@@ -125,7 +125,7 @@ async def _pieces(content: AsyncIterator[bytes], size: int) -> AsyncGenerator[by
             for start in range(0, len(part), PIECE):
                 yield part[start : start + PIECE]
     if seen != size:
-        raise Rejected(f"a file of {size} bytes has {'more' if seen > size else seen} now: it was changed")
+        raise Rejected(f"a file of {size} bytes has {'more' if seen > size else seen} now: it has changed")
 
 
 def _form(fields: Mapping[str, str], name: str) -> tuple[bytes, bytes]:

@@ -63,7 +63,7 @@ class Cached(Wrapper):
         super().__init__(embedder)
         if is_padded(self.space):
             raise Misconfigured(
-                f"vectors of {self.space.model} that were filled up with zeros are never stored; ask for others"
+                f"vectors of {self.space.model} padded with zeros are never stored; request other dimensions"
             )
         self._counts = counts
         self._layout = Layout(self.space.dimensions)
@@ -279,7 +279,7 @@ class Cached(Wrapper):
         if embedded.vectors.shape != shape:
             raise Misconfigured(
                 f"model {self.space.model} answered vectors of shape {embedded.vectors.shape}, not {shape}; set its "
-                "dimensions to what it answers"
+                "option dimensions to match"
             )
         import numpy as np
 

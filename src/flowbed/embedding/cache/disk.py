@@ -106,7 +106,9 @@ class VectorFile:
                 if not _has_code(error, DAMAGED):
                     raise
                 log.warning(
-                    "vector cache %s is damaged (%s); it is set aside and begun anew", self._path, error
+                    "vector cache %s is damaged (%s); it is set aside and replaced by an empty one",
+                    self._path,
+                    error,
                 )
             self._set_aside()
             return work(self._open())
@@ -167,7 +169,7 @@ class VectorFile:
             if _has_code(error, DAMAGED):
                 raise
             # Failing to record the use is no reason to withhold the vectors.
-            log.debug("vector cache %s could not note what was used: %s", self._path, error)
+            log.debug("vector cache %s could not record the use of its vectors: %s", self._path, error)
         return found
 
     def _put(self, connection: sqlite3.Connection, vectors: Mapping[bytes, bytes]) -> None:

@@ -53,7 +53,7 @@ def open_redis(url: str) -> Redis:
             retry=Retry(NoBackoff(), 1),
         )
     except ValueError as error:
-        raise Misconfigured(f"the address of Redis is none ({error}); write redis://host:6379/0") from error
+        raise Misconfigured(f"invalid Redis URL ({error}); write it as redis://host:6379/0") from error
     return Redis.from_pool(pool)
 
 
@@ -127,8 +127,6 @@ def redis_errors() -> Iterator[None]:
     try:
         yield
     except (exceptions.AuthenticationError, exceptions.NoPermissionError) as error:
-        raise Misconfigured(
-            f"Redis does not let us in ({error}); set its address with the password"
-        ) from error
+        raise Misconfigured(f"Redis refuses the login ({error}); put the password into its URL") from error
     except (exceptions.RedisError, OSError, TimeoutError) as error:
         raise Transient(f"Redis does not answer ({error}); try again") from error

@@ -119,9 +119,7 @@ class Tiers:
 
     def _pause(self, place: int, error: Exception) -> None:
         self._paused_until[place] = self._clock() + PAUSE
-        telemetry.log.warning(
-            "vector cache %s is left alone for %d s: %s", self.stats[place].tier, PAUSE, error
-        )
+        telemetry.log.warning("vector cache %s is skipped for %d s: %s", self.stats[place].tier, PAUSE, error)
 
     async def clear(self) -> None:
         """Empty the tiers that can be cleared; vectors on disk were paid for, and stay."""

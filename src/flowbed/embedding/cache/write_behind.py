@@ -125,7 +125,7 @@ class WriteBehind:
                 try:
                     await self._tier.put_many(self._writing)
                 except Exception as error:  # noqa: BLE001 - whatever a tier raises, answers are given without it
-                    log.warning("%d vectors are not kept: %s", len(self._writing), error)
+                    log.warning("%d vectors could not be cached: %s", len(self._writing), error)
                 self._bytes -= sum(map(len, self._writing.values()))
         finally:
             self._writing = {}

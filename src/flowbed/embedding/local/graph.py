@@ -53,9 +53,9 @@ class Architecture:
         position = config.get("position_embedding_type", "absolute")
         if family not in FIRST_POSITION or activation != "gelu" or position != "absolute":
             raise Misconfigured(
-                f"model {subject} (type {family!r}, activation {activation!r}, {position} positions) cannot be turned "
-                f"into a graph; choose one of type {', '.join(sorted(FIRST_POSITION))} with exact gelu and absolute "
-                "positions, or a folder that holds onnx/model.onnx"
+                f"model {subject} (type {family!r}, activation {activation!r}, {position} positions) cannot be "
+                f"converted into a graph; choose one of type {', '.join(sorted(FIRST_POSITION))} with exact gelu and "
+                "absolute positions, or a folder that holds onnx/model.onnx"
             )
         return cls(
             family=family,

@@ -69,7 +69,7 @@ class OnnxOptions:
         unknown = sorted(set(options) - set(OPTIONS))
         if unknown:
             raise Misconfigured(
-                f"option {', '.join(unknown)} is not known to onnx models; known are: {', '.join(OPTIONS)}"
+                f"option {', '.join(unknown)} is unknown to onnx models; known options: {', '.join(OPTIONS)}"
             )
         overflow = next((known for known in OVERFLOWS if known == options.get("overflow", "split")), None)
         if overflow is None:
@@ -308,7 +308,7 @@ class Onnx:
         try:
             return _load(path)
         except Misconfigured as error:
-            log.warning("cached graph %s is made anew: %s", path, error)
+            log.warning("cached graph %s is built again: %s", path, error)
             path.unlink(missing_ok=True)
             return _load(_graph(self._checkpoint, self._cache))
 
@@ -353,6 +353,6 @@ def _load(path: Path) -> Any:  # onnxruntime has no type hints
     unknown = [node.name for node in session.get_inputs() if node.name not in known]
     if unknown:
         raise Misconfigured(
-            f"graph {path} wants inputs that are not known here ({', '.join(unknown)}); choose another model"
+            f"graph {path} has unsupported inputs ({', '.join(unknown)}); choose another model"
         )
     return session

@@ -189,7 +189,7 @@ def _pooling(folder: Path) -> str:
     unknown = [str(module["type"]) for module in modules if not str(module["type"]).endswith(known)]
     if unknown:
         raise Misconfigured(
-            f"model {folder} has a module that is not known here ({', '.join(unknown)}); choose another model"
+            f"model {folder} has an unsupported module ({', '.join(unknown)}); choose another model"
         )
     path = folder / "1_Pooling" / "config.json"
     if not path.is_file():

@@ -172,7 +172,7 @@ class RemoteEmbedder:
             Rejected: they are not a text, or the model's tokenizer is unknown.
         """
         if not isinstance(self._counter, Decodes):
-            raise Rejected(f"the tokenizer of {self.space.model} is not here; send the text itself")
+            raise Rejected(f"the tokenizer of {self.space.model} is not available; send the text itself")
         return self._counter.decode(tokens)
 
     def bill(self, text: str, tokens: int) -> int:
@@ -244,7 +244,7 @@ class RemoteEmbedder:
 
     def _read(self, response: HttpResponse, count: int) -> ParsedResponse:
         if response.json is None:
-            raise Transient("the response is no JSON, or only part of one")
+            raise Transient("the response is not JSON, or incomplete")
         return self.api.read(response.json, count)
 
     def _refusal(self, response: HttpResponse) -> Refusal:
@@ -274,7 +274,7 @@ class RemoteEmbedder:
         if status in (401, 403):
             return f"set {self._terms.key} to a key that may use {self.space.model}"
         if status == 402:  # noqa: PLR2004 - payment required
-            return "look at the account's plan and credit, or set another model"
+            return "check the account's plan and credit, or set another model"
         return (
             f"check the model's name ({self.space.model}) and base_url in [providers.{self._provider.vendor}]"
         )
@@ -311,7 +311,7 @@ def chosen_dimensions(options: Options, name: str, model: ProviderModel | None) 
     if model is None:
         if asked is None:
             raise Misconfigured(
-                f"model {options.vendor}:{name} is not known here: set the option dimensions to what its vectors have"
+                f"model {options.vendor}:{name} is unknown: set the option dimensions to the length of its vectors"
             )
         return asked
     if asked is not None and asked != model.dimensions and asked not in model.sizes:

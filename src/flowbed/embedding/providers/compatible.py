@@ -212,8 +212,8 @@ class SameAs(Wrapper):
         except Rejected:
             return  # as it will in a job
         raise Misconfigured(
-            f"the server of {self.space.model} does something else than {self._reference} with texts of more than "
-            f"{self._window} tokens, which nobody would see in a job: leave the option batch out"
+            f"the server of {self.space.model} treats texts of more than {self._window} tokens differently from "
+            f"{self._reference}, which would go unnoticed in a job: leave the option batch out"
         )
 
     def _refuse_long(self, texts: Sequence[str]) -> None:
@@ -221,7 +221,7 @@ class SameAs(Wrapper):
         if long:
             raise Rejected(
                 f"{len(long)} texts are longer than the {self._window} tokens of {self._reference}, and the server "
-                "that is to stand in for it does something else with such texts; chunk them smaller",
+                "treats such texts differently; chunk them smaller",
                 inputs=long,
             )
 
@@ -232,9 +232,9 @@ class SameAs(Wrapper):
             alike = await self._similarity(reference, PROBE, purpose)
             if alike < ALIKE:
                 raise Misconfigured(
-                    f"model compatible:{self.space.model} is not the same as {self._reference}: one {purpose} has "
-                    f"vectors of cosine {alike:.3f} from the two (at least {ALIKE} is the same model); change same_as, "
-                    "the model or its prompts"
+                    f"model compatible:{self.space.model} is not the same as {self._reference}: a {purpose} has "
+                    f"vectors of cosine {alike:.3f} from the two (the same model has at least {ALIKE}); change "
+                    "same_as, the model or its prompts"
                 )
         window: int = getattr(reference, "window", 0)
         if window:

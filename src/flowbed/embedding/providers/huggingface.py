@@ -169,12 +169,12 @@ class HuggingFaceApi:
         try:
             tokens = np.array(embedding, dtype=np.float32)
         except (ValueError, TypeError) as error:
-            raise Transient("the response has a text whose tokens have vectors of several lengths") from error
+            raise Transient("the response has vectors of different lengths for one text") from error
         if tokens.ndim > DEPTH_OF_TOKENS and tokens.shape[0] == 1:
             tokens = tokens[0]  # a batch of one, as pipelines return it
         if tokens.ndim != DEPTH_OF_TOKENS:
             raise Transient(
-                f"the response has a text with an array of {tokens.ndim} dimensions, not one vector"
+                f"the response has an array of {tokens.ndim} dimensions for one text, not a vector"
             )
         pooled = tokens[0] if self._pooling == "cls" else tokens.mean(axis=0, dtype=np.float64)
         return pooled.tolist()

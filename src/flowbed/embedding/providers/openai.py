@@ -179,13 +179,13 @@ class OpenAIApi:
         message = message_of(response.json)
         large = response.status in LARGE and TOO_LARGE.search(message)
         if codes & OF_THE_ACCOUNT:
-            return Refusal(verdict="misconfigured", advice="look at the account's plan and credit")
+            return Refusal(verdict="misconfigured", advice="check the account's plan and credit")
         if codes & OF_THE_SETTINGS:
             return Refusal(verdict="misconfigured")
         if large or OF_THE_SIZE & codes:
             return Refusal(verdict="too_large")
         if response.status in MALFORMED and SETTING.search(message):
-            return Refusal(verdict="misconfigured", advice="change the option that it names, or leave it out")
+            return Refusal(verdict="misconfigured", advice="change the option it names, or leave it out")
         return Refusal()
 
 

@@ -26,16 +26,16 @@ def indexed(data: Any, count: int) -> list[Any]:  # parsed JSON
         Transient: it is not such a list, or an index is missing, doubled or out of range: no vector can be trusted.
     """
     if not isinstance(data, list) or not all(isinstance(each, dict) for each in data):
-        raise Transient("the answer holds no list of embeddings")
+        raise Transient("the response has no list of embeddings")
     if len(data) != count:
-        raise Transient(f"the answer holds {len(data)} vectors for {count} texts")
+        raise Transient(f"the response has {len(data)} vectors for {count} texts")
     found: dict[int, Any] = {}
     for each in data:
         index = each.get("index")
         if not isinstance(index, int) or isinstance(index, bool) or not 0 <= index < count:
-            raise Transient(f"the answer has a vector with index {str(index)[:20]} among {count} texts")
+            raise Transient(f"the response has a vector with index {str(index)[:20]} among {count} texts")
         if index in found:
-            raise Transient(f"the answer has two vectors with index {index}: whose they are is not known")
+            raise Transient(f"the response has two vectors with index {index}: whose they are is unknown")
         found[index] = each.get("embedding")
     return [found[index] for index in range(count)]
 
@@ -47,9 +47,9 @@ def positional(rows: Any, count: int) -> list[Any]:  # parsed JSON
         Transient: it is not a list, or does not have one embedding per text.
     """
     if not isinstance(rows, list):
-        raise Transient("the answer holds no list of embeddings")
+        raise Transient("the response has no list of embeddings")
     if len(rows) != count:
-        raise Transient(f"the answer holds {len(rows)} vectors for {count} texts")
+        raise Transient(f"the response has {len(rows)} vectors for {count} texts")
     return rows
 
 
@@ -68,10 +68,10 @@ def matrix(embeddings: Sequence[Any], dimensions: int) -> NDArray[np.float32]:
         if len(lengths) == 1 and 0 not in lengths:
             (length,) = lengths
             raise Misconfigured(
-                f"it answered vectors of {length} dimensions where {dimensions} are expected; "
-                f"set the option dimensions to {length}, or ask for another model"
+                f"it returned vectors of {length} dimensions instead of {dimensions}; "
+                f"set the option dimensions to {length}, or use another model"
             )
-        raise Transient(f"it answered vectors of {', '.join(map(str, sorted(lengths)[:3]))} numbers at once")
+        raise Transient(f"it returned vectors of {', '.join(map(str, sorted(lengths)[:3]))} numbers at once")
     return np.array(rows, dtype=np.float32)
 
 
@@ -93,10 +93,10 @@ def normalised(vectors: NDArray[np.float32]) -> NDArray[np.float32]:
     # Not finite, zero, or its square overflows or underflows: double precision tells.
     precise = np.linalg.norm(vectors.astype(np.float64), axis=1)
     if not np.isfinite(precise).all():
-        raise Transient("it answered a vector with numbers that are not finite")
+        raise Transient("it returned a vector with numbers that are not finite")
     nowhere = np.flatnonzero(precise == 0)
     if len(nowhere):
-        raise Rejected(f"it answered nothing but zeros for {len(nowhere)} texts", inputs=nowhere.tolist())
+        raise Rejected(f"it returned only zeros for {len(nowhere)} texts", inputs=nowhere.tolist())
     divided: NDArray[np.float32] = (vectors / precise[:, None]).astype(np.float32)
     return divided
 
@@ -136,4 +136,4 @@ def _row(embedding: Any) -> NDArray[np.float32]:  # parsed JSON
                 return row
     except (ValueError, TypeError, OverflowError):
         pass
-    raise Transient("the answer has a vector that is neither base64 nor a list of numbers")
+    raise Transient("the response has a vector that is neither base64 nor a list of numbers")

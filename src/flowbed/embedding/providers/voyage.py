@@ -163,7 +163,7 @@ class VoyageApi:
         """Interpret {detail}, which alone distinguishes bad requests."""
         message = message_of(response.json)
         if response.status == TOO_MANY and USED_UP.search(message):
-            return Refusal(verdict="misconfigured", advice="look at the account's plan and credit")
+            return Refusal(verdict="misconfigured", advice="check the account's plan and credit")
         if response.status != BAD_REQUEST:
             return Refusal()
         if found := TOO_LONG.search(message):

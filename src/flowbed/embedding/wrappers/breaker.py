@@ -79,7 +79,7 @@ class Breaker:
         left = PROBING if self._probing else self._until - self._clock()
         if left > 0:
             raise Unavailable(
-                f"{self.name} is down, and is asked again in {left:.1f} s; try then, or use another provider",
+                f"{self.name} is down, and is called again in {left:.1f} s; retry then, or use another provider",
                 retry_after=left,
             )
         self._probing = True

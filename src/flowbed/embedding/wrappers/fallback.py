@@ -41,7 +41,7 @@ class Fallback(Wrapper):
         if foreign and not crossing:
             raise Misconfigured(
                 f"{foreign[0].space.model} ({foreign[0].space.space8}) is of another vector space than "
-                f"{first.space.model} ({first.space.space8}), so it cannot stand in for it; use another provider of "
+                f"{first.space.model} ({first.space.space8}), so it cannot be its fallback; use another provider of "
                 "the same model, or allow crossing for requests that ask for it"
             )
         self._order = list(zip(embedders, names or [each.space.model for each in embedders], strict=True))

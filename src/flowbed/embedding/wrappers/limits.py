@@ -130,7 +130,7 @@ class RateLimited(Wrapper):
         if self._patience is not None and wait > self._patience:
             raise TooMany(
                 f"the rate limit of {self._label} leaves no room for {wait:.0f} s, and a call waits for at most "
-                f"{self._patience:g} s; ask less often, or have the provider raise the limit",
+                f"{self._patience:g} s; send less, or have the provider raise the limit",
                 retry_after=wait,
             )
 
