@@ -1,0 +1,143 @@
+"""Who imports what: a vendor's package only in its own room, no private names, and folders that can be surveyed."""
+
+from __future__ import annotations
+
+import ast
+from collections import defaultdict
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import flowbed
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+PACKAGE = Path(flowbed.__file__).parent
+MODULES = {
+    path.relative_to(PACKAGE).as_posix(): ast.parse(path.read_text("utf-8"))
+    for path in sorted(PACKAGE.rglob("*.py"))
+}
+
+# Where each package may be imported: folders and modules below src/flowbed.
+ROOMS: dict[str, tuple[str, ...]] = {
+    "aiohttp": ("http/", "testing/"),
+    "alembic": ("ledger/",),
+    "boto3": ("aws/", "ledger/dynamodb/", "storage/"),
+    "botocore": ("aws/", "ledger/dynamodb/", "storage/"),
+    "chromadb": ("publish/",),
+    "dbos": ("workers/",),
+    "fastapi": ("server/",),
+    "lance": ("index/",),
+    "obstore": ("storage/",),
+    "onnx": ("embedding/local/",),
+    "onnxruntime": ("embedding/local/",),
+    "openai": ("testing/",),
+    "opentelemetry": ("server/",),
+    "prometheus_client": ("server/",),
+    "psycopg": ("ledger/",),
+    "python_multipart": ("server/",),
+    # The cache, the rate limits that processes share, and the one place that opens the connection of both.
+    "redis": ("embedding/cache/", "embedding/wrappers/buckets.py", "embedding/stack.py"),
+    "rich": ("cli/",),
+    "safetensors": ("embedding/local/",),
+    "sentence_transformers": ("embedding/local/",),
+    "sqlalchemy": ("ledger/",),
+    "starlette": ("server/",),
+    "structlog": ("server/",),
+    "tokenizers": ("embedding/",),
+    "typer": ("cli/",),
+    "uvicorn": ("server/", "testing/"),
+}
+
+# Private names that there is no public name for; `flowbed.index.native` says what happens when they are gone.
+UNAVOIDABLE = {("index/native.py", "_ModuleLockManager"), ("index/native.py", "_Session")}
+# Methods of named tuples, which are public in spite of their names.
+PUBLIC = {"_asdict", "_fields", "_make", "_replace"}
+
+MOST_MODULES = 15
+# Folders that may have more, with the reason.
+LARGE = {
+    "cli": "one module a group of commands",
+    "index": "the only room that may import Lance",
+    "testing/conformance": "one module a group of checks",
+    "testing/ledger": "one module a table",
+    "testing/simulators": "one module a part of a vendor's API",
+}
+
+
+def imported(tree: ast.Module) -> Iterator[tuple[str, list[str]]]:
+    """Give each module that is imported, with the names that are imported from it."""
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            for name in node.names:
+                yield name.name, []
+        elif isinstance(node, ast.ImportFrom) and node.module:
+            yield node.module, [name.name for name in node.names]
+
+
+def private(name: str) -> bool:
+    return name.startswith("_") and not name.endswith("__") and name not in PUBLIC
+
+
+def test_package_outside_its_room_is_not_imported() -> None:
+    found = [
+        f"{module} imports {name}"
+        for module, tree in MODULES.items()
+        for name, _ in imported(tree)
+        if not module.startswith(ROOMS.get(name.split(".")[0], ("",)))
+    ]
+    assert found == []
+
+
+def test_room_of_every_package_exists() -> None:
+    """An entry that nothing needs any more is removed."""
+    used = {name.split(".")[0] for tree in MODULES.values() for name, _ in imported(tree)}
+    later = {"chromadb", "dbos"}  # rooms that are reserved
+    assert set(ROOMS) - used - later == set()
+
+
+def test_private_names_of_other_modules_are_not_imported() -> None:
+    found = {
+        (module, each)
+        for module, tree in MODULES.items()
+        for _, names in imported(tree)
+        for each in filter(private, names)
+    }
+    assert found == UNAVOIDABLE
+
+
+def test_private_names_of_imported_modules_are_not_used() -> None:
+    found = []
+    for module, tree in MODULES.items():
+        names = {
+            alias.asname or alias.name.split(".")[0]
+            for node in ast.walk(tree)
+            if isinstance(node, ast.Import | ast.ImportFrom)
+            for alias in node.names
+        }
+        found += [
+            f"{module}:{node.lineno} uses {ast.unparse(node)}"
+            for node in ast.walk(tree)
+            if isinstance(node, ast.Attribute) and private(node.attr)
+            if isinstance(node.value, ast.Name) and node.value.id in names
+        ]
+    assert found == []
+
+
+def test_every_folder_says_what_it_is() -> None:
+    folders = {str(Path(module).parent) for module in MODULES}
+    silent = [
+        folder
+        for folder in sorted(folders)
+        if not ast.get_docstring(MODULES.get(str(Path(folder) / "__init__.py"), ast.parse("")))
+    ]
+    assert silent == []
+
+
+def test_no_folder_has_too_many_modules() -> None:
+    modules = defaultdict[str, int](int)
+    for module in MODULES:
+        if not module.endswith("__init__.py"):
+            modules[str(Path(module).parent)] += 1
+    large = {folder for folder, count in modules.items() if count > MOST_MODULES}
+    assert large == set(LARGE)
