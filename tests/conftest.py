@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 
 # Contracts live in the package, for third parties too; this makes pytest explain their failed assertions.
 pytest.register_assert_rewrite("flowbed.testing", "tests.support")
+pytest_plugins = ["tests.support.projects"]
 
 # As in `flowbed` itself. Without it a worker that has run all tests holds half as much memory again.
 share_heaps()

@@ -18,7 +18,7 @@ from flowbed.wiring import process as clocks
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from tests.pipeline.conftest import Project
+    from tests.support.projects import Project
 
 DAY = 86_400.0
 

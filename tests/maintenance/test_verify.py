@@ -23,7 +23,7 @@ from flowbed.testing.index import assert_same
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from tests.pipeline.conftest import Project
+    from tests.support.projects import Project
 
 
 def index_of(project: Project, collection: str = "notes") -> Path:

@@ -19,7 +19,7 @@ from flowbed.testing.clock import FixedClock
 from flowbed.wiring import models, process
 
 if TYPE_CHECKING:
-    from tests.pipeline.conftest import Project
+    from tests.support.projects import Project
 
 
 async def test_a_chunk_that_changes_while_it_is_claimed_is_embedded_as_it_is_now(project: Project) -> None:

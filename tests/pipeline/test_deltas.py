@@ -20,7 +20,7 @@ from flowbed.testing.embedder import seeded
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from tests.pipeline.conftest import Project
+    from tests.support.projects import Project
 
 Harm = Callable[[Path, Path], None]
 

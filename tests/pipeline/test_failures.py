@@ -9,7 +9,7 @@ import pytest
 from flowbed.errors import Misconfigured, NotFound
 
 if TYPE_CHECKING:
-    from tests.pipeline.conftest import Project
+    from tests.support.projects import Project
 
 
 @pytest.mark.parametrize("names_inputs", ["true", "false"])

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
     from pathlib import Path
 
-    from tests.pipeline.conftest import Project
+    from tests.support.projects import Project
 
 
 READS = frozenset({"get", "stream", "list", "folders"})

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from collections.abc import AsyncIterator
     from pathlib import Path
 
-    from tests.pipeline.conftest import Project
+    from tests.support.projects import Project
 
 
 async def test_nothing_changed_costs_nothing(notes: Project) -> None:

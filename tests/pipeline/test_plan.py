@@ -15,7 +15,7 @@ from flowbed.pipeline.staging import KEPT, drop_plans, expired_plans
 from flowbed.testing.index import assert_same
 
 if TYPE_CHECKING:
-    from tests.pipeline.conftest import Project
+    from tests.support.projects import Project
 
     from flowbed.bed import Flowbed
     from flowbed.records import Plan

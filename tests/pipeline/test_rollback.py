@@ -14,7 +14,7 @@ from flowbed.wiring import process as clocks
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from tests.pipeline.conftest import Project
+    from tests.support.projects import Project
 
     from flowbed.bed import Flowbed
 

@@ -14,7 +14,7 @@ from flowbed.errors import Misconfigured, NotFound
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from tests.pipeline.conftest import Project
+    from tests.support.projects import Project
 
 RECEIPT = {
     "image_id": "img",

@@ -7,7 +7,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, NoReturn
 
 import pytest
-from tests.pipeline.test_batch_lane import run_to_the_end, statuses, write, write_page
+from tests.lanes.batch.test_batch_lane import run_to_the_end, statuses, write, write_page
 
 import flowbed
 from flowbed.lanes.batch.input import Input
