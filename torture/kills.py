@@ -242,12 +242,12 @@ class Trial:
 
     async def _compare(self) -> None:
         """Compare the index with that of a new, undisturbed project."""
-        anew = self._folder / "anew"
-        shutil.rmtree(anew, ignore_errors=True)
-        shutil.copytree(self._project.folder, anew, ignore=shutil.ignore_patterns(".flowbed"))
+        fresh = self._folder / "fresh"
+        shutil.rmtree(fresh, ignore_errors=True)
+        shutil.copytree(self._project.folder, fresh, ignore=shutil.ignore_patterns(".flowbed"))
         found = await call(
             compared,
-            *(self._project.folder, anew),
+            *(self._project.folder, fresh),
             variables=self._variables(self._s3),
             log=self._logs / f"{self._turn:02d}-compare",
         )
@@ -334,16 +334,16 @@ class Trial:
         return ours
 
 
-def compared(folder: Path, anew: Path) -> int:
-    """Index the sources in the folder `anew`, and return how the index of the project in `folder` differs."""
+def compared(folder: Path, fresh: Path) -> int:
+    """Index the sources in the folder `fresh`, and return how the index of the project in `folder` differs."""
     found = contents_of(folder)
     for name in ("FLOWBED_STORE", "FLOWBED_MODEL_OPTIONS__SERVER"):
         os.environ.pop(name, None)
-    with flowbed.open(anew) as bed:
+    with flowbed.open(fresh) as bed:
         report = bed.run()
     if report.failed:
         raise RuntimeError(f"a run that nothing happened to has failed: {report}")
-    wanted = contents_of(anew)
+    wanted = contents_of(fresh)
     there, due = (
         {(collection, key) for collection, rows in each.rows.items() for key in rows}
         for each in (found, wanted)

@@ -260,12 +260,12 @@ async def finish(folder: Path, size: World, written: list[tuple[int, int, str]])
         status = await bed.status()
     found = contents_of(folder / "project")
     os.environ.pop("FLOWBED_LEDGER", None)
-    anew = folder / "anew"
-    shutil.copytree(folder / "project", anew, ignore=shutil.ignore_patterns(".flowbed"))
-    async with await aopen(anew) as bed:
+    fresh = folder / "fresh"
+    shutil.copytree(folder / "project", fresh, ignore=shutil.ignore_patterns(".flowbed"))
+    async with await aopen(fresh) as bed:
         await bed.run()
     rows = {
-        **contents_of(anew).rows,
+        **contents_of(fresh).rows,
         world.TOGETHER: _newest([*json.loads((folder / "begun").read_text()), *written]),
     }
     wrong = differences(found, Contents(rows=rows))

@@ -209,13 +209,15 @@ class SubmissionsTrial:
 
     async def _compare(self) -> None:
         """Compare the index with that of a new project on the realtime lane of another provider."""
-        anew = self._folder / "anew"
-        shutil.copytree(self._project.folder, anew, ignore=shutil.ignore_patterns(".flowbed"))
-        settings = (anew / "flowbed.toml").read_text("utf-8").replace(self._provider.url, self._elsewhere.url)
-        (anew / "flowbed.toml").write_text(settings, "utf-8")
+        fresh = self._folder / "fresh"
+        shutil.copytree(self._project.folder, fresh, ignore=shutil.ignore_patterns(".flowbed"))
+        settings = (
+            (fresh / "flowbed.toml").read_text("utf-8").replace(self._provider.url, self._elsewhere.url)
+        )
+        (fresh / "flowbed.toml").write_text(settings, "utf-8")
         found = await call(
             compared,
-            *(self._project.folder, anew),
+            *(self._project.folder, fresh),
             variables=self._variables(),
             log=self._logs / "compare",
         )

@@ -78,17 +78,17 @@ def _tell(outcome: Outcome) -> None:
 
 def _summary(report: Report) -> str:
     counted = Counter(outcome.verdict for outcome in report.outcomes)
-    told = ", ".join(f"{counted[verdict]} {verdict}" for verdict in ("passed", "failed", "skipped"))
+    counts = ", ".join(f"{counted[verdict]} {verdict}" for verdict in ("passed", "failed", "skipped"))
     absent = [f"absent   {group}: {why}" for group, why in report.absent.items()]
     left_out = f"; not offered: {', '.join(report.absent)}" if absent else ""
-    return "\n".join([*absent, f"{report.url}, {report.model}: {told}{left_out}"])
+    return "\n".join([*absent, f"{report.url}, {report.model}: {counts}{left_out}"])
 
 
 def _json(report: Report) -> str:
     counts = {verdict: report.count(verdict) for verdict in ("passed", "failed", "skipped")}
-    told = {"url": report.url, "model": report.model, **counts, "absent": dict(report.absent)}
+    fields = {"url": report.url, "model": report.model, **counts, "absent": dict(report.absent)}
     return json.dumps(
-        {**told, "checks": [asdict(outcome) for outcome in report.outcomes]}, ensure_ascii=False
+        {**fields, "checks": [asdict(outcome) for outcome in report.outcomes]}, ensure_ascii=False
     )
 
 

@@ -19,13 +19,15 @@ OF_CL100K = ("text-embedding-3-small", "text-embedding-3-large", "text-embedding
 async def shape(client: Client) -> None:
     """An answer is a list of embeddings with the model and the usage, as JSON."""
     exchange = (await client.embed(list(TEXTS))).exchange
-    said: dict[str, Any] = exchange.said
+    payload: dict[str, Any] = exchange.payload
     client.require(
         exchange.headers.get("content-type", "").startswith("application/json"),
         f"the content type is {exchange.headers.get('content-type')!r}",
     )
-    client.require(said.get("object") == "list", f"`object` is {said.get('object')!r}")
-    client.require(said.get("model") and isinstance(said["model"], str), f"`model` is {said.get('model')!r}")
+    client.require(payload.get("object") == "list", f"`object` is {payload.get('object')!r}")
+    client.require(
+        payload.get("model") and isinstance(payload["model"], str), f"`model` is {payload.get('model')!r}"
+    )
     for row in exchange.rows:
         client.require(row.get("object") == "embedding", f"`object` of a row is {row.get('object')!r}")
         client.require(type(row.get("index")) is int, f"`index` of a row is {row.get('index')!r}")
@@ -65,29 +67,29 @@ async def usage_of_openai(client: Client) -> None:
     if client.target.model not in OF_CL100K:
         raise Skipped("this model's token counting is not public")
     wanted = sum(len(tokens_of(text)) for text in TEXTS)
-    told = _usage(client, (await client.embed(list(TEXTS))).exchange)
-    client.require(told == wanted, f"usage of {wanted} tokens is {told}")
+    usage = _usage(client, (await client.embed(list(TEXTS))).exchange)
+    client.require(usage == wanted, f"usage of {wanted} tokens is {usage}")
 
 
 async def request_id(client: Client) -> None:
     """Every answer has a unique x-request-id, including errors."""
     first, again = await client.embed(TEXTS[0]), await client.embed(TEXTS[0])
     refusal = await client.refused(400, "")
-    told = [
+    ids = [
         each.headers.get("x-request-id", "") for each in (first.exchange, again.exchange, refusal.exchange)
     ]
-    client.require(all(told), f"an answer has no id: {told}")
-    client.require(len(set(told)) == len(told), f"two answers have the same id: {told}")
-    client.require(refusal.error.request_id == told[2], "the id in the SDK's error differs from the header")
+    client.require(all(ids), f"an answer has no id: {ids}")
+    client.require(len(set(ids)) == len(ids), f"two answers have the same id: {ids}")
+    client.require(refusal.error.request_id == ids[2], "the id in the SDK's error differs from the header")
 
 
 def _usage(client: Client, exchange: Exchange) -> int:
-    said = exchange.said.get("usage")
-    client.require(isinstance(said, dict), f"`usage` is {said!r}")
-    told = {name: said.get(name) for name in ("prompt_tokens", "total_tokens")}
-    client.require(all(type(each) is int for each in told.values()), f"usage is {said}")
-    client.require(told["prompt_tokens"] == told["total_tokens"] > 0, f"usage is {said}")
-    tokens: int = told["total_tokens"]
+    payload = exchange.payload.get("usage")
+    client.require(isinstance(payload, dict), f"`usage` is {payload!r}")
+    counts = {name: payload.get(name) for name in ("prompt_tokens", "total_tokens")}
+    client.require(all(type(each) is int for each in counts.values()), f"usage is {payload}")
+    client.require(counts["prompt_tokens"] == counts["total_tokens"] > 0, f"usage is {payload}")
+    tokens: int = counts["total_tokens"]
     return tokens
 
 

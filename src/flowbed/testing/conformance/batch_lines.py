@@ -25,8 +25,8 @@ OTHER_STAMPS = ("failed_at", "expired_at", "cancelling_at", "cancelled_at")
 
 async def answered(client: Client) -> None:
     """Each line of a batch is answered once, with the vector that a request for its text gets."""
-    told = await ended(client, await begin(client, few(client)), state="completed")
-    found = by_name(client, await rows(client, told.parsed.output_file_id), LINES)
+    sdk_answer = await ended(client, await begin(client, few(client)), state="completed")
+    found = by_name(client, await rows(client, sdk_answer.parsed.output_file_id), LINES)
     ids = [each.get("id") for each in found.values()]
     client.require(all(ids) and len(set(ids)) == len(ids), f"ids of lines are {ids}")
     for each in found.values():
@@ -43,8 +43,8 @@ async def as_requested(client: Client) -> None:
         "tokens": (tokens_of(TEXTS[1]), "float"),
     }
     lines = [line(client, name, given, encoding_format=form) for name, (given, form) in bodies.items()]
-    told = await ended(client, await begin(client, lines), state="completed")
-    found = by_name(client, await rows(client, told.parsed.output_file_id), bodies)
+    sdk_answer = await ended(client, await begin(client, lines), state="completed")
+    found = by_name(client, await rows(client, sdk_answer.parsed.output_file_id), bodies)
     for name, (given, form) in bodies.items():
         exchange = (await client.embed(given, encoding_format=form)).exchange
         one, other = _body(client, found[name], 200), exchange.fields
@@ -65,27 +65,29 @@ async def as_requested(client: Client) -> None:
 
 async def counted(client: Client) -> None:
     """A completed batch counts its lines, and reports its usage and the times of its states."""
-    told = await ended(client, await begin(client, few(client)), state="completed")
-    said = told.exchange.fields
+    sdk_answer = await ended(client, await begin(client, few(client)), state="completed")
+    payload = sdk_answer.exchange.fields
     wanted = {"total": len(LINES), "completed": len(LINES), "failed": 0}
-    client.require(said.get("request_counts") == wanted, f"`request_counts` is {said.get('request_counts')}")
-    found = await rows(client, told.parsed.output_file_id)
+    client.require(
+        payload.get("request_counts") == wanted, f"`request_counts` is {payload.get('request_counts')}"
+    )
+    found = await rows(client, sdk_answer.parsed.output_file_id)
     tokens = sum(_body(client, each, 200)["usage"]["total_tokens"] for each in found)
-    _require_usage(client, said.get("usage"), tokens)
-    stamps = [said.get(name) for name in STAMPS]
+    _require_usage(client, payload.get("usage"), tokens)
+    stamps = [payload.get(name) for name in STAMPS]
     client.require(
         all(type(each) is int for each in stamps) and stamps == sorted(stamps),  # type: ignore[type-var]
         f"its states began at {dict(zip(STAMPS, stamps, strict=True))}",
     )
-    others = {name: said.get(name) for name in (*OTHER_STAMPS, "errors", "error_file_id")}
+    others = {name: payload.get(name) for name in (*OTHER_STAMPS, "errors", "error_file_id")}
     client.require(not any(others.values()), f"no line failed, but the batch has {others}")
 
 
 async def output_described(client: Client) -> None:
     """The output of a batch is a file of purpose batch_output, which can be retrieved and read."""
-    told = await ended(client, await begin(client, few(client)), state="completed")
-    file = (await client.ask("files.retrieve", told.parsed.output_file_id)).exchange.fields
-    content = (await client.ask("files.content", told.parsed.output_file_id)).exchange.body
+    sdk_answer = await ended(client, await begin(client, few(client)), state="completed")
+    file = (await client.ask("files.retrieve", sdk_answer.parsed.output_file_id)).exchange.fields
+    content = (await client.ask("files.content", sdk_answer.parsed.output_file_id)).exchange.body
     client.require(file.get("purpose") == "batch_output", f"its purpose is {file.get('purpose')!r}")
     client.require(file.get("bytes") == len(content), f"`bytes` is {file.get('bytes')}, not {len(content)}")
 
@@ -94,8 +96,8 @@ async def output_kept(client: Client) -> None:
     """The output of a batch is kept for as long as `output_expires_after` says."""
     after = {"anchor": "created_at", "seconds": LEAST_KEPT}
     begun = await begin(client, few(client), output_expires_after=after)
-    told = await ended(client, begun, state="completed")
-    file = (await client.ask("files.retrieve", told.parsed.output_file_id)).exchange.fields
+    sdk_answer = await ended(client, begun, state="completed")
+    file = (await client.ask("files.retrieve", sdk_answer.parsed.output_file_id)).exchange.fields
     for_seconds = (file.get("expires_at") or 0) - file.get("created_at", 0)
     client.require(
         abs(for_seconds - LEAST_KEPT) <= SLACK, f"it is kept for {for_seconds} s, not {LEAST_KEPT}"
@@ -105,15 +107,15 @@ async def output_kept(client: Client) -> None:
 async def lines_that_fail(client: Client) -> None:
     """Refused lines are in the error file with status and error, and the batch completes."""
     lines = [*few(client), line(client, "empty", ""), line(client, "wide", "text", dimensions=1_000_000)]
-    told = await ended(client, await begin(client, lines), state="completed")
-    by_name(client, await rows(client, told.parsed.output_file_id), LINES)
-    failed = by_name(client, await rows(client, told.parsed.error_file_id), ("empty", "wide"))
+    sdk_answer = await ended(client, await begin(client, lines), state="completed")
+    by_name(client, await rows(client, sdk_answer.parsed.output_file_id), LINES)
+    failed = by_name(client, await rows(client, sdk_answer.parsed.error_file_id), ("empty", "wide"))
     for each in failed.values():
         error = _body(client, each, 400).get("error")
         client.require(
             isinstance(error, dict) and set(error) >= ERROR_KEYS, f"the error of a line is {str(error)[:200]}"
         )
-    counts = told.exchange.fields.get("request_counts")
+    counts = sdk_answer.exchange.fields.get("request_counts")
     wanted = {"total": len(lines), "completed": len(LINES), "failed": 2}
     client.require(counts == wanted, f"`request_counts` is {counts}")
 
@@ -122,13 +124,15 @@ def _body(client: Client, row: dict[str, Any], status: int) -> dict[str, Any]:
     """Return the body of a line's answer."""
     response = row.get("response")
     client.require(isinstance(response, dict), f"a line has no response: {str(row)[:200]}")
-    told: dict[str, Any] = response or {}
+    answer: dict[str, Any] = response or {}
     client.require(
-        told.get("status_code") == status, f"a line has status {told.get('status_code')}, not {status}"
+        answer.get("status_code") == status, f"a line has status {answer.get('status_code')}, not {status}"
     )
-    client.require(told.get("request_id"), "a line has no `request_id`")
-    client.require(isinstance(told.get("body"), dict), f"the body of a line is {str(told.get('body'))[:200]}")
-    body: dict[str, Any] = told["body"]
+    client.require(answer.get("request_id"), "a line has no `request_id`")
+    client.require(
+        isinstance(answer.get("body"), dict), f"the body of a line is {str(answer.get('body'))[:200]}"
+    )
+    body: dict[str, Any] = answer["body"]
     return body
 
 

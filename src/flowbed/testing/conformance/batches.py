@@ -42,28 +42,28 @@ MANY = 10_000
 async def described(client: Client) -> None:
     """A new batch is described: its input, endpoint, window, state and times."""
     file = (await upload(client, written(few(client)))).parsed.id
-    told = await client.ask("batches.create", **asked(file))
-    said = told.exchange.fields
+    sdk_answer = await client.ask("batches.create", **asked(file))
+    payload = sdk_answer.exchange.fields
     wanted = {"object": "batch", **asked(file)}
-    client.require(wanted.items() <= said.items(), f"the batch is {said}, not {wanted}")
-    client.require(isinstance(said.get("id"), str) and said["id"], f"`id` is {said.get('id')!r}")
-    created, expires = said.get("created_at"), said.get("expires_at")
+    client.require(wanted.items() <= payload.items(), f"the batch is {payload}, not {wanted}")
+    client.require(isinstance(payload.get("id"), str) and payload["id"], f"`id` is {payload.get('id')!r}")
+    created, expires = payload.get("created_at"), payload.get("expires_at")
     client.require(type(created) is int, f"`created_at` is {created!r}")
     client.require(
         type(expires) is int and abs(expires - (created or 0) - DAY) <= SLACK,
         f"it expires at {expires}, not {DAY} s after {created}",
     )
-    again = (await ended(client, told)).exchange.fields
+    again = (await ended(client, sdk_answer)).exchange.fields
     fixed = {*wanted, "id", "created_at", "expires_at"}
-    changed = sorted(name for name in fixed if said.get(name) != again.get(name))
+    changed = sorted(name for name in fixed if payload.get(name) != again.get(name))
     client.require(not changed, f"{', '.join(changed)} of the batch changed")
 
 
 async def metadata(client: Client) -> None:
     """A batch returns its metadata unchanged, at its creation and at its end."""
     begun = await begin(client, few(client), metadata=METADATA)
-    for told in (begun, await ended(client, begun)):
-        found = told.exchange.fields.get("metadata")
+    for sdk_answer in (begun, await ended(client, begun)):
+        found = sdk_answer.exchange.fields.get("metadata")
         client.require(found == METADATA, f"`metadata` is {found}, not {METADATA}")
 
 
@@ -110,21 +110,21 @@ async def cancelled(client: Client) -> None:
     names = [f"c{place}" for place in range(MANY)]
     begun = await begin(client, [line(client, *each) for each in zip(names, texts, strict=True)])
     try:
-        told = await client.ask("batches.cancel", begun.parsed.id)
+        sdk_answer = await client.ask("batches.cancel", begun.parsed.id)
     except Failed:
         if (await client.ask("batches.retrieve", begun.parsed.id)).parsed.status in ENDED:
             raise Skipped(f"{MANY} lines were answered before the batch could be cancelled") from None
         raise
-    client.require(told.parsed.status != "in_progress", "a cancelled batch is in progress")
-    told = await ended(client, told)
-    done = await rows(client, told.parsed.output_file_id)
-    left = await rows(client, told.parsed.error_file_id)
+    client.require(sdk_answer.parsed.status != "in_progress", "a cancelled batch is in progress")
+    sdk_answer = await ended(client, sdk_answer)
+    done = await rows(client, sdk_answer.parsed.output_file_id)
+    left = await rows(client, sdk_answer.parsed.error_file_id)
     by_name(client, [*done, *left], names)
-    if told.parsed.status == "completed" and not left:
+    if sdk_answer.parsed.status == "completed" and not left:
         raise Skipped(f"{MANY} lines were answered before the batch was cancelled")
-    said = told.exchange.fields
-    client.require(said["status"] == "cancelled", f"`status` is {said['status']!r}, not 'cancelled'")
-    stamps = said.get("cancelling_at"), said.get("cancelled_at")
+    payload = sdk_answer.exchange.fields
+    client.require(payload["status"] == "cancelled", f"`status` is {payload['status']!r}, not 'cancelled'")
+    stamps = payload.get("cancelling_at"), payload.get("cancelled_at")
     client.require(all(type(each) is int for each in stamps), f"its times of cancelling are {stamps}")
     client.require(left, "the batch is cancelled although all lines were answered")
     for each in left:
@@ -137,10 +137,12 @@ async def cancelled(client: Client) -> None:
 
 async def cancelled_too_late(client: Client) -> None:
     """Cancelling a batch that has ended is refused with status 409 or 400."""
-    told = await ended(client, await begin(client, few(client)))
-    await client.refused_by({400, 409}, "batches.cancel", told.parsed.id)
-    again = await client.ask("batches.retrieve", told.parsed.id)
-    client.require(again.parsed.status == told.parsed.status, f"the next answer says {again.parsed.status}")
+    sdk_answer = await ended(client, await begin(client, few(client)))
+    await client.refused_by({400, 409}, "batches.cancel", sdk_answer.parsed.id)
+    again = await client.ask("batches.retrieve", sdk_answer.parsed.id)
+    client.require(
+        again.parsed.status == sdk_answer.parsed.status, f"the next answer says {again.parsed.status}"
+    )
 
 
 async def listed(client: Client) -> None:
@@ -159,12 +161,14 @@ async def paged(client: Client) -> None:
     """The pages of a list of batches follow each other, and contain the batches."""
     made = [await ended(client, await begin(client, few(client))) for _ in range(3)]
     ids = [each.parsed.id for each in made]
-    told = await client.ask("batches.list", limit=2)
-    said = told.exchange.fields
-    client.require(said.get("object") == "list", f"`object` is {said.get('object')!r}")
-    client.require(len(told.exchange.rows) == 2, f"{len(told.exchange.rows)} batches are listed, not 2")
+    sdk_answer = await client.ask("batches.list", limit=2)
+    payload = sdk_answer.exchange.fields
+    client.require(payload.get("object") == "list", f"`object` is {payload.get('object')!r}")
     client.require(
-        said.get("has_more") is True, f"`has_more` is {said.get('has_more')!r} although more follow"
+        len(sdk_answer.exchange.rows) == 2, f"{len(sdk_answer.exchange.rows)} batches are listed, not 2"
+    )
+    client.require(
+        payload.get("has_more") is True, f"`has_more` is {payload.get('has_more')!r} although more follow"
     )
     await found_in(client, "batches.list", ids, limit=1)
     known = {each.parsed.id: each.exchange.fields for each in made}

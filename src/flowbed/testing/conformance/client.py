@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, Self
 import numpy as np
 import openai
 
-from flowbed.testing.conformance.exchanges import Answer, Exchange, Refusal, Tally, Told, numbers_of
+from flowbed.testing.conformance.exchanges import Answer, Exchange, Refusal, SdkAnswer, Tally, numbers_of
 from flowbed.testing.conformance.records import Failed
 
 if TYPE_CHECKING:
@@ -40,7 +40,7 @@ class Client:
         self.kind = kind
         self.target = target
         self.tally = Tally()
-        said: dict[str, Any] = {
+        payload: dict[str, Any] = {
             "base_url": target.url,
             "api_key": target.key or NOBODYS_KEY,
             "max_retries": 0,
@@ -50,12 +50,12 @@ class Client:
         if kind == "sync":
             hooks: dict[str, Any] = {"response": [self._see]}
             self._sdk = openai.OpenAI(
-                **said, http_client=openai.DefaultHttpxClient(event_hooks=hooks, verify=_trusted())
+                **payload, http_client=openai.DefaultHttpxClient(event_hooks=hooks, verify=_trusted())
             )
         else:
             hooks = {"response": [self._see_later]}
             self._sdk = openai.AsyncOpenAI(
-                **said, http_client=openai.DefaultAsyncHttpxClient(event_hooks=hooks, verify=_trusted())
+                **payload, http_client=openai.DefaultAsyncHttpxClient(event_hooks=hooks, verify=_trusted())
             )
 
     async def __aenter__(self) -> Self:
@@ -66,7 +66,7 @@ class Client:
         """Close its connections."""
         await self._call(self._sdk.close)
 
-    def anew(self) -> Client:
+    def for_next_check(self) -> Client:
         """Return this client for another check, with the same connections."""
         client = copy(self)
         client.tally = Tally()
@@ -96,30 +96,30 @@ class Client:
         Raises:
             Failed: the request was refused, or the answer is not valid.
         """
-        told = await self.ask("embeddings.create", model=self.target.model, **{"input": given, **more})
-        return self._answer(told.parsed, told.exchange)
+        sdk_answer = await self.ask("embeddings.create", model=self.target.model, **{"input": given, **more})
+        return self._answer(sdk_answer.parsed, sdk_answer.exchange)
 
-    async def ask(self, what: str, *given: Any, **named: Any) -> Told:  # arguments of the SDK
+    async def ask(self, what: str, *given: Any, **named: Any) -> SdkAnswer:  # arguments of the SDK
         """Call a method of the SDK, such as `files.create`.
 
         Raises:
             Failed: the request was refused, or the SDK cannot use the answer.
         """
-        return await self._told(attrgetter(what)(self._sdk), *given, **named)
+        return await self._sdk_answer(attrgetter(what)(self._sdk), *given, **named)
 
-    async def pages(self, what: str, **named: Any) -> AsyncIterator[Told]:  # arguments of the SDK
+    async def pages(self, what: str, **named: Any) -> AsyncIterator[SdkAnswer]:  # arguments of the SDK
         """List page by page, as the SDK does.
 
         Raises:
             Failed: as `ask`.
         """
-        told = await self.ask(what, **named)
-        yield told
+        sdk_answer = await self.ask(what, **named)
+        yield sdk_answer
         for _ in range(PAGES - 1):
-            if not told.parsed.has_next_page():
+            if not sdk_answer.parsed.has_next_page():
                 return
-            told = await self._told(told.parsed.get_next_page)
-            yield told
+            sdk_answer = await self._sdk_answer(sdk_answer.parsed.get_next_page)
+            yield sdk_answer
 
     async def embed_raw(self, body: Any, **headers: str) -> Exchange:  # any JSON value, or bytes
         """Post a body to `/embeddings` unchanged, and require success."""
@@ -166,8 +166,8 @@ class Client:
         """Require that a raw request fails with this status in OpenAI's shape, and return the error."""
         exchange = await self.send(method, path, body, **headers)
         self._require_shape(exchange, {status})
-        said: dict[str, Any] = exchange.said["error"]
-        return said
+        payload: dict[str, Any] = exchange.payload["error"]
+        return payload
 
     async def send(self, method: str, path: str, body: Any = None, **headers: str) -> Exchange:
         """Send a request that the SDK would not send, over its connection: bytes unchanged, everything else as JSON."""
@@ -187,7 +187,7 @@ class Client:
                     raise Failed(f"no answer: {error}") from error
         return seen[-1]
 
-    async def _told(self, method: Callable[..., Any], *given: Any, **named: Any) -> Told:
+    async def _sdk_answer(self, method: Callable[..., Any], *given: Any, **named: Any) -> SdkAnswer:
         with self._watching() as seen:
             try:
                 parsed = await self._call(method, *given, **named)
@@ -195,7 +195,7 @@ class Client:
                 raise Failed(f"refused: {seen[-1].shown}") from error
             except UNUSABLE as error:
                 raise Failed(f"the SDK cannot use the answer: {type(error).__name__}: {error}") from error
-        return Told(parsed=parsed, exchange=seen[-1])
+        return SdkAnswer(parsed=parsed, exchange=seen[-1])
 
     async def _call(self, method: Callable[..., Any], *given: Any, **named: Any) -> Any:
         if self.kind == "sync":
@@ -219,7 +219,7 @@ class Client:
         """Require an error as the SDK reads it: all four keys, with the right types."""
         wanted = " or ".join(map(str, sorted(statuses)))
         self.require(exchange.status in statuses, f"expected status {wanted}, got {exchange.shown}")
-        found = exchange.said.get("error") if isinstance(exchange.said, dict) else None
+        found = exchange.payload.get("error") if isinstance(exchange.payload, dict) else None
         self.require(isinstance(found, dict), f"the error is not in OpenAI's shape: {exchange.shown}")
         error: dict[str, Any] = found or {}
         missing = ERROR_KEYS - set(error)
@@ -256,7 +256,7 @@ class Client:
                     status=response.status_code,
                     headers={name.lower(): value for name, value in response.headers.items()},
                     body=response.content,
-                    said=_json(response.content),
+                    payload=_json(response.content),
                 )
             )
 

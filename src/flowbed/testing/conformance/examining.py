@@ -66,7 +66,7 @@ async def examine(
         async with Client(kind, target) as client:
             for check in checks:
                 if check.group not in absent:
-                    outcomes.append(await _examined(check, client.anew()))
+                    outcomes.append(await _examined(check, client.for_next_check()))
                     told(outcomes[-1])
     return Report(url=target.url, model=target.model, outcomes=tuple(outcomes), absent=absent)
 
@@ -84,7 +84,7 @@ async def _examined(check: Check, client: Client) -> Outcome:
         verdict, reason = "failed", str(failed)
     except Skipped as skipped:
         verdict, reason = "skipped", str(skipped)
-    except Exception as error:  # noqa: BLE001 - whatever a server makes the SDK or a check stumble over
+    except Exception as error:  # noqa: BLE001 - any error that an answer causes in the SDK or in a check
         verdict, reason = "failed", f"{type(error).__name__}: {error}"
     seconds = time.perf_counter() - began
     await tidy(client)

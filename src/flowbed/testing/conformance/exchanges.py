@@ -21,13 +21,13 @@ SHOWN = 200  # characters of an answer that a reason quotes
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Exchange:
-    """One request on the wire and its answer; `said` is the answer's JSON, or None if it is invalid."""
+    """One request on the wire and its answer; `payload` is the answer's JSON, or None if it is invalid."""
 
     sent: Any
     status: int
     headers: Mapping[str, str]
     body: bytes = field(repr=False)
-    said: Any
+    payload: Any
 
     @property
     def rows(self) -> list[Any]:
@@ -36,7 +36,7 @@ class Exchange:
         Raises:
             Failed: it has no list of them.
         """
-        rows = self.said.get("data") if isinstance(self.said, dict) else None
+        rows = self.payload.get("data") if isinstance(self.payload, dict) else None
         if not isinstance(rows, list) or not all(isinstance(row, dict) for row in rows):
             raise Failed(f"the answer has no list of objects under `data`: {self.shown}")
         return rows
@@ -53,9 +53,9 @@ class Exchange:
         Raises:
             Failed: it is not an object.
         """
-        if not isinstance(self.said, dict):
+        if not isinstance(self.payload, dict):
             raise Failed(f"the answer is not an object: {self.shown}")
-        return self.said
+        return self.payload
 
     @property
     def shown(self) -> str:
@@ -78,7 +78,7 @@ class Answer:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Told:
+class SdkAnswer:
     """Any answer: as the SDK returns it, and its exchange."""
 
     parsed: Any
@@ -100,8 +100,8 @@ class Refusal:
     @property
     def fields(self) -> dict[str, Any]:
         """The fields of the error."""
-        said: dict[str, Any] = self.exchange.said["error"]
-        return said
+        payload: dict[str, Any] = self.exchange.payload["error"]
+        return payload
 
 
 @dataclass(slots=True)

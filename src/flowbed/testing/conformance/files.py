@@ -27,15 +27,19 @@ SLACK = 5  # s by which two times of one file may differ, since they are whole s
 async def described(client: Client) -> None:
     """An uploaded file is described: its id, name, size, purpose, status and time."""
     content = _content(client)
-    told = await upload(client, content, name=NAME)
-    said = told.exchange.fields
-    client.require(said.get("object") == "file", f"`object` is {said.get('object')!r}")
-    client.require(isinstance(said.get("id"), str) and said["id"], f"`id` is {said.get('id')!r}")
-    client.require(said.get("filename") == NAME, f"`filename` is {said.get('filename')!r}, not {NAME!r}")
-    client.require(said.get("bytes") == len(content), f"`bytes` is {said.get('bytes')}, not {len(content)}")
-    client.require(said.get("purpose") == "batch", f"`purpose` is {said.get('purpose')!r}")
-    client.require(said.get("status") in STATUSES, f"`status` is {said.get('status')!r}")
-    client.require(type(said.get("created_at")) is int, f"`created_at` is {said.get('created_at')!r}")
+    sdk_answer = await upload(client, content, name=NAME)
+    payload = sdk_answer.exchange.fields
+    client.require(payload.get("object") == "file", f"`object` is {payload.get('object')!r}")
+    client.require(isinstance(payload.get("id"), str) and payload["id"], f"`id` is {payload.get('id')!r}")
+    client.require(
+        payload.get("filename") == NAME, f"`filename` is {payload.get('filename')!r}, not {NAME!r}"
+    )
+    client.require(
+        payload.get("bytes") == len(content), f"`bytes` is {payload.get('bytes')}, not {len(content)}"
+    )
+    client.require(payload.get("purpose") == "batch", f"`purpose` is {payload.get('purpose')!r}")
+    client.require(payload.get("status") in STATUSES, f"`status` is {payload.get('status')!r}")
+    client.require(type(payload.get("created_at")) is int, f"`created_at` is {payload.get('created_at')!r}")
 
 
 async def processed(client: Client) -> None:
@@ -81,15 +85,15 @@ async def listed(client: Client) -> None:
 async def paged(client: Client) -> None:
     """The pages of a list of files follow each other, and the last one says that it is the last."""
     made = [(await upload(client, _content(client))).parsed.id for _ in range(3)]
-    told = await client.ask("files.list", limit=2)
-    said = told.exchange.fields
-    ids = [row.get("id") for row in told.exchange.rows]
-    client.require(said.get("object") == "list", f"`object` is {said.get('object')!r}")
+    sdk_answer = await client.ask("files.list", limit=2)
+    payload = sdk_answer.exchange.fields
+    ids = [row.get("id") for row in sdk_answer.exchange.rows]
+    client.require(payload.get("object") == "list", f"`object` is {payload.get('object')!r}")
     client.require(len(ids) == 2, f"{len(ids)} files are listed, not 2")
     client.require(
-        said.get("has_more") is True, f"`has_more` is {said.get('has_more')!r} although more follow"
+        payload.get("has_more") is True, f"`has_more` is {payload.get('has_more')!r} although more follow"
     )
-    ends = said.get("first_id"), said.get("last_id")
+    ends = payload.get("first_id"), payload.get("last_id")
     client.require(ends == (ids[0], ids[-1]), f"`first_id` and `last_id` are {ends}")
     await found_in(client, "files.list", made, limit=1)
     last = await client.ask("files.list", order="asc", after=made[-1])
@@ -116,9 +120,9 @@ async def wrong_pages(client: Client) -> None:
 async def deleted(client: Client) -> None:
     """A deleted file is gone: its description, its content and its place in the list."""
     file = (await upload(client, _content(client))).parsed.id
-    said = (await client.ask("files.delete", file)).exchange.fields
+    payload = (await client.ask("files.delete", file)).exchange.fields
     wanted = {"id": file, "object": "file", "deleted": True}
-    client.require(wanted.items() <= said.items(), f"the answer is {said}, not {wanted}")
+    client.require(wanted.items() <= payload.items(), f"the answer is {payload}, not {wanted}")
     for what in ("files.retrieve", "files.content"):
         await client.refused_by({404}, what, file)
     left = [row.get("id") for row in (await client.ask("files.list")).exchange.rows]
@@ -128,9 +132,9 @@ async def deleted(client: Client) -> None:
 async def kept(client: Client) -> None:
     """A file is kept for as long as `expires_after` says."""
     for seconds in (LEAST_KEPT, KEPT):
-        told = await upload(client, _content(client), expires_after=_after(seconds))
-        _require_kept(client, told.exchange, seconds)
-    again = await client.ask("files.retrieve", told.parsed.id)
+        sdk_answer = await upload(client, _content(client), expires_after=_after(seconds))
+        _require_kept(client, sdk_answer.exchange, seconds)
+    again = await client.ask("files.retrieve", sdk_answer.parsed.id)
     _require_kept(client, again.exchange, seconds)
 
 

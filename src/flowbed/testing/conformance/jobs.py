@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
 
     from flowbed.testing.conformance.client import Client
-    from flowbed.testing.conformance.exchanges import Told
+    from flowbed.testing.conformance.exchanges import SdkAnswer
 
 ENDPOINT = "/v1/embeddings"
 UNKNOWN_FILE, UNKNOWN_BATCH = "file-that-there-is-not", "batch_that_there_is_not"
@@ -60,14 +60,14 @@ async def upload(
     purpose: str = "batch",
     name: str = "in.jsonl",
     **how: Any,  # arguments of the SDK
-) -> Told:
+) -> SdkAnswer:
     """Upload a file, which is removed after the check."""
-    told = await client.ask("files.create", file=(name, content), purpose=purpose, **how)
-    note(client, told.parsed.id)
-    return told
+    sdk_answer = await client.ask("files.create", file=(name, content), purpose=purpose, **how)
+    note(client, sdk_answer.parsed.id)
+    return sdk_answer
 
 
-async def begin(client: Client, lines: Iterable[dict[str, Any] | bytes], **how: Any) -> Told:
+async def begin(client: Client, lines: Iterable[dict[str, Any] | bytes], **how: Any) -> SdkAnswer:
     """Upload a file, and create a batch of it."""
     file = (await upload(client, written(lines))).parsed.id
     return await client.ask("batches.create", **asked(file, **how))
@@ -78,18 +78,18 @@ def asked(file: str, **how: Any) -> dict[str, Any]:  # arguments of the SDK
     return {"input_file_id": file, "endpoint": ENDPOINT, "completion_window": "24h", **how}
 
 
-async def ended(client: Client, told: Told, *, state: str = "") -> Told:
+async def ended(client: Client, sdk_answer: SdkAnswer, *, state: str = "") -> SdkAnswer:
     """Wait until a batch has ended, in this state if one is named.
 
     Raises:
         Failed: it takes too long, goes back, or ends in another state.
     """
-    batch = told.parsed.id
+    batch = sdk_answer.parsed.id
     until = time.monotonic() + client.target.batch_timeout
     wait = LOOK
     rank = 0
     while True:
-        found = told.parsed.status
+        found = sdk_answer.parsed.status
         client.require(found in RANKS, f"{found!r} is not a state of a batch")
         client.require(RANKS[found] >= rank, f"the batch went back to the state {found}")
         rank = RANKS[found]
@@ -99,11 +99,11 @@ async def ended(client: Client, told: Told, *, state: str = "") -> Told:
             raise Failed(f"the batch is {found} after {client.target.batch_timeout:g} s (--batch-timeout)")
         await asyncio.sleep(wait)
         wait = min(wait * LONGER, LOOK_MOST)
-        told = await client.ask("batches.retrieve", batch)
-    for file in (told.parsed.output_file_id, told.parsed.error_file_id):
+        sdk_answer = await client.ask("batches.retrieve", batch)
+    for file in (sdk_answer.parsed.output_file_id, sdk_answer.parsed.error_file_id):
         note(client, file)
-    client.require(state in {"", found}, f"the batch is {found}, not {state}: {told.exchange.shown}")
-    return told
+    client.require(state in {"", found}, f"the batch is {found}, not {state}: {sdk_answer.exchange.shown}")
+    return sdk_answer
 
 
 async def rows(client: Client, file: str | None) -> list[dict[str, Any]]:
@@ -124,9 +124,9 @@ async def rows(client: Client, file: str | None) -> list[dict[str, Any]]:
 
 def by_name(client: Client, found: Sequence[dict[str, Any]], names: Iterable[str]) -> dict[str, Any]:
     """Require that each of these ids has exactly one line, and return the lines by id."""
-    told = sorted(str(each.get("custom_id")) for each in found)
+    sdk_answer = sorted(str(each.get("custom_id")) for each in found)
     wanted = sorted(names)
-    client.require(told == wanted, f"lines {wanted[:9]} have the answers {told[:9]}")
+    client.require(sdk_answer == wanted, f"lines {wanted[:9]} have the answers {sdk_answer[:9]}")
     return {each["custom_id"]: each for each in found}
 
 
@@ -137,14 +137,14 @@ async def found_in(client: Client, what: str, wanted: Sequence[str], **how: Any)
         Failed: something is listed twice or not at all, or a page is too long.
     """
     seen: list[str] = []
-    async for told in client.pages(what, **how):
-        ids = [str(row.get("id")) for row in told.exchange.rows]
+    async for sdk_answer in client.pages(what, **how):
+        ids = [str(row.get("id")) for row in sdk_answer.exchange.rows]
         client.require(
             len(ids) <= how.get("limit", len(ids)),
             f"a page has {len(ids)} entries, more than {how.get('limit')}",
         )
         seen += ids
-        client.require(len(set(seen)) == len(seen), f"something is listed twice: {told.exchange.shown}")
+        client.require(len(set(seen)) == len(seen), f"something is listed twice: {sdk_answer.exchange.shown}")
         if set(wanted) <= set(seen):
             break
     missing = set(wanted) - set(seen)

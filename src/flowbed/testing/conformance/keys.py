@@ -77,8 +77,8 @@ async def _until_refused(hasty: Client) -> Refusal:
 
 
 def _wait(refusal: Refusal) -> float | None:
-    told = refusal.exchange.headers.get("retry-after", "")
-    return float(told) if told.replace(".", "", 1).isdigit() else None
+    retry_after = refusal.exchange.headers.get("retry-after", "")
+    return float(retry_after) if retry_after.replace(".", "", 1).isdigit() else None
 
 
 async def _require_closed(stranger: Client, **headers: Any) -> None:  # headers for the SDK

@@ -12,16 +12,16 @@ if TYPE_CHECKING:
 
 async def listed(client: Client) -> None:
     """Models are listed with id, creation time and owner."""
-    told = await client.ask("models.list")
-    kind = told.exchange.fields.get("object")
+    sdk_answer = await client.ask("models.list")
+    kind = sdk_answer.exchange.fields.get("object")
     client.require(kind == "list", f"`object` is {kind!r}")
-    client.require(told.parsed.data, "no model is listed")
-    for row in told.exchange.rows:
+    client.require(sdk_answer.parsed.data, "no model is listed")
+    for row in sdk_answer.exchange.rows:
         client.require(row.get("object") == "model", f"`object` of {row} is not model")
         client.require(row.get("id") and isinstance(row["id"], str), f"{row} has no id")
         client.require(type(row.get("created")) is int, f"`created` of {row} is not a number")
         client.require(isinstance(row.get("owned_by"), str), f"`owned_by` of {row} is not a text")
-    ids = [model.id for model in told.parsed.data]
+    ids = [model.id for model in sdk_answer.parsed.data]
     client.require(len(set(ids)) == len(ids), f"a model is listed twice: {ids}")
 
 

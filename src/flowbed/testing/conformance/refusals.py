@@ -111,8 +111,8 @@ async def tokens_300000(client: Client) -> None:
     """More than 300,000 tokens are refused with status 400 and the code max_tokens_per_request."""
     arrays, tokens = OF_300_000
     refusal = await client.refused(400, [long_array(tokens)] * arrays)
-    told = refusal.fields["code"], refusal.fields["type"]
-    client.require(told == ("max_tokens_per_request",) * 2, f"code and type are {told}")
+    found = refusal.fields["code"], refusal.fields["type"]
+    client.require(found == ("max_tokens_per_request",) * 2, f"code and type are {found}")
     words = "max 300000 tokens per request"
     client.require(words in refusal.fields["message"], f"the message does not say {words!r}")
 

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable
 
     from flowbed.testing.conformance.client import Client
-    from flowbed.testing.conformance.exchanges import Told
+    from flowbed.testing.conformance.exchanges import SdkAnswer
 
 INPUTS = 50_000  # in all lines together
 
@@ -116,15 +116,15 @@ async def _failed(client: Client, lines: Iterable[dict[str, Any] | bytes]) -> li
     return await _errors(client, await client.ask("batches.create", **asked(file)))
 
 
-async def _errors(client: Client, begun: Told) -> list[dict[str, Any]]:
-    told = await ended(client, begun, state="failed")
-    said = told.exchange.fields
-    client.require(type(said.get("failed_at")) is int, f"`failed_at` is {said.get('failed_at')!r}")
-    made = said.get("output_file_id"), said.get("error_file_id")
+async def _errors(client: Client, begun: SdkAnswer) -> list[dict[str, Any]]:
+    sdk_answer = await ended(client, begun, state="failed")
+    payload = sdk_answer.exchange.fields
+    client.require(type(payload.get("failed_at")) is int, f"`failed_at` is {payload.get('failed_at')!r}")
+    made = payload.get("output_file_id"), payload.get("error_file_id")
     client.require(made == (None, None), f"a failed batch has output files: {made}")
-    errors = said.get("errors") or {}
+    errors = payload.get("errors") or {}
     found: list[dict[str, Any]] = errors.get("data") or []
-    client.require(errors.get("object") == "list" and found, f"`errors` is {said.get('errors')}")
+    client.require(errors.get("object") == "list" and found, f"`errors` is {payload.get('errors')}")
     for each in found:
         missing = {"code", "line", "message", "param"} - set(each)
         client.require(not missing, f"the error lacks {', '.join(sorted(missing))}: {each}")

@@ -2,7 +2,7 @@
 
 rs-bpe decodes tokens to text only. The bytes of a token that is not whole characters are found by surrounding it with
 bytes until the result is text. The vocabulary is then written in OpenAI's format and compared with the sha256 in
-tiktoken: whatever rs-bpe may get wrong, a vocabulary that passes is OpenAI's.
+tiktoken: even if rs-bpe is wrong somewhere, a vocabulary that passes is OpenAI's.
 """
 
 from __future__ import annotations
