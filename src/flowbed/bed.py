@@ -391,7 +391,7 @@ class Flowbed:
         done = await maintenance.gc.collect(self._context(), collections, dry_run=dry_run)
         if not collections:
             for size in await asyncio.to_thread(drop_damaged, self._embedders.vector_file, dry_run=dry_run):
-                done.add(maintenance.gc.Garbage(kind="vector cache", key="", bytes=size, why="damaged"))
+                done.add(maintenance.garbage.Garbage(kind="vector cache", key="", bytes=size, why="damaged"))
         return done
 
     async def tag(self, collection: str, version: int, name: str) -> None:
@@ -515,9 +515,9 @@ class Flowbed:
             Misconfigured: the store belongs to another ledger.
         """
         if anew:
-            self.retied = await maintenance.store_binding.tie_anew(self._store, self._ledger)
+            self.retied = await maintenance.store_binding.rebind(self._store, self._ledger)
         else:
-            await maintenance.store_binding.tie(
+            await maintenance.store_binding.bind(
                 self._store,
                 self._ledger,
                 store_name=self.settings.store,

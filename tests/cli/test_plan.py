@@ -51,7 +51,7 @@ def test_a_plan_is_shown_and_carried_out(costly: Path, flowbed: Call) -> None:
     assert "nothing to do" in flowbed("plan").out
     again = flowbed("run", "--plan", plan_id)
     assert again.status == 0
-    assert f"plan {plan_id}: nothing of it was left to do" in again.out
+    assert f"plan {plan_id}: everything in it was done already" in again.out
 
 
 def test_the_report_of_a_plan_holds_both_sides(costly: Path, flowbed: Call) -> None:

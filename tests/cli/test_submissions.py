@@ -73,7 +73,7 @@ def test_a_plan_tells_both_lanes(pages: Path, flowbed: Call) -> None:
     assert (found["lane"], found["timed_submissions"], found["error_seen"]) == ("realtime", 0, None)
     told = flowbed("plan").out
     assert "  batch      $" in told
-    assert "about 6 h (a guess: no submission was answered yet)" in told
+    assert "about 6 h (a guess: no submission has ended yet)" in told
     assert "  lane       realtime: there is no deadline; the batch lane would save $" in told
 
 
@@ -101,7 +101,7 @@ def test_a_run_that_waits_shows_a_whole_index(pages: Path, flowbed: Call) -> Non
     assert ran.status == 0
     assert f"embedded {PAGES} texts" in ran.out
     assert f"{PAGES} texts gathered for the provider's Batch API" in ran.out
-    assert "not answered yet" not in ran.out
+    assert "without results yet" not in ran.out
     assert "batch lane: the batch lane was asked for" in ran.err
     assert statuses(flowbed) == {"SUCCESS": PAGES}
 
@@ -145,8 +145,8 @@ def test_the_steps_can_be_taken_one_by_one(pages: Path, flowbed: Call, provider:
     assert f"submission {submission}: {PAGES} texts" in flowbed("submissions", "list").out
     assert "waiting to be handed in" in flowbed("status").out
     assert f"in submission {submission}, waiting to be handed in" in flowbed("why", "docs#0.txt#00000").out
-    assert f"submission {submission} handed in" in flowbed("submissions", "submit").out
-    assert "nothing is ready to be handed in" in flowbed("submissions", "submit").out
+    assert f"submission {submission} submitted" in flowbed("submissions", "submit").out
+    assert "nothing is ready to be submitted" in flowbed("submissions", "submit").out
     assert f"in submission {submission}, with the provider since" in flowbed("why", "0.txt").out
     polled = flowbed("submissions", "poll", "--wait", "--json")
     assert (polled.status, polled.json["tally"]["chunks"]) == (0, PAGES)
@@ -229,7 +229,7 @@ def test_what_is_perhaps_billed_is_told_apart(pages: Path, flowbed: Call, provid
     assert [row["name"] for row in spent["rows"]] == ["realtime", "unanswered"]
     assert spent["billed"] == provider.totals().billed == 2 * spent["planned"]
     assert "unanswered (perhaps billed)" in flowbed("status", "--cost").out
-    assert "(of no document" in flowbed("status", "--cost", "--by", "document").out
+    assert "(no document" in flowbed("status", "--cost", "--by", "document").out
     folder = pages.parent
     shutil.rmtree(folder / ".flowbed")
     provider.order(Fault(kind="cut"))

@@ -93,7 +93,7 @@ async def test_many_rows_without_chunks_are_not_dropped_unasked(notes: Project) 
     for each in (notes.folder / ".flowbed").glob("ledger.db*"):
         each.unlink()
     async with await aopen(notes.folder, repair=True) as bed:
-        assert "is tied to this ledger now" in bed.retied
+        assert "is now bound to this ledger" in bed.retied
         repaired = (await bed.verify(repair=True))["notes"].repaired
         assert repaired is not None
         assert "are kept" in repaired.withheld

@@ -177,7 +177,7 @@ async def test_an_empty_store_under_a_full_ledger_is_refused(notes: Project) -> 
     store = notes.folder / ".flowbed" / "store"
     shutil.move(store, notes.folder / "kept")
     for _ in range(2):
-        with pytest.raises(Misconfigured, match="put that store back"):
+        with pytest.raises(Misconfigured, match="restore that store"):
             await notes.open()
     shutil.rmtree(store)
     shutil.move(notes.folder / "kept", store)
@@ -191,7 +191,7 @@ async def test_why_tells_what_has_no_chunks(notes: Project) -> None:
     (notes.folder / "notes" / "late.txt").write_bytes(b"x" * 70_000 + b"\xff")
     async with await notes.open() as bed:
         await bed.run()
-        with pytest.raises(NotFound, match="no text in it"):
+        with pytest.raises(NotFound, match="contains no text"):
             await bed.why("empty.txt")
         with pytest.raises(NotFound, match=r"failed, .*UTF-8"):
             await bed.why("late.txt")

@@ -1,4 +1,4 @@
-"""Counts, times and problems as people read them."""
+"""Formats counts, times and problems in words."""
 
 from __future__ import annotations
 
@@ -13,15 +13,15 @@ if TYPE_CHECKING:
 
     from flowbed.records import Problem
 
-SHOWN = 20  # problems of a kind that are listed; the rest is counted
+SHOWN = 20  # problems of a kind to list; the others are counted
 UNITS = {"m": 60.0, "h": 3_600.0, "d": 86_400.0}
 
 
 def read_span(text: str | None) -> float | None:
-    """Read a stretch of time such as 90m, 6h or 2d, in seconds.
+    """Parse a duration such as 90m, 6h or 2d; return seconds.
 
     Raises:
-        Rejected: it is none.
+        Rejected: it is not a duration.
     """
     if text is None:
         return None
@@ -45,15 +45,15 @@ def problems(title: str, found: Sequence[Problem]) -> None:
 
 
 def count(number: int, noun: str) -> str:
-    """Write a number of things."""
+    """Format a number of things."""
     return f"{number:,} {noun}" if number == 1 else f"{number:,} {noun}s"
 
 
 def span(seconds: float) -> str:
-    """Write a time that something took."""
+    """Format a duration."""
     return f"{seconds:,.1f} s" if seconds < 120 else f"{seconds / 60:,.1f} min"  # noqa: PLR2004 - two minutes
 
 
 def at(microseconds: int) -> str:
-    """Write a point in time, in UTC."""
+    """Format a point in time, in UTC."""
     return datetime.fromtimestamp(microseconds / 1e6, UTC).strftime("%Y-%m-%d %H:%M:%S")

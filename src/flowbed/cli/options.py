@@ -1,4 +1,4 @@
-"""The options that commands share, and how a command is given those that all of them take."""
+"""The options that commands share."""
 
 from __future__ import annotations
 
@@ -62,9 +62,9 @@ class Common:
 
 
 def with_common(function: Callable[..., int | None]) -> Callable[..., int | None]:
-    """Add the common options to a command, which takes them as its first argument.
+    """Add the common options to a command, which receives them as its first argument.
 
-    A command of the command line is what its signature says, so the signature is extended.
+    typer derives the options of a command from its signature, so the signature is extended.
     """
     hints = get_type_hints(function, include_extras=True)
     _, *own = inspect.signature(function).parameters.values()

@@ -15,7 +15,7 @@ from flowbed import telemetry
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
 
-# Seconds between two lines of progress where there is no terminal: often enough to see that it goes on.
+# Seconds between lines of progress without a terminal.
 EVERY = 5.0
 VERBS = {
     "embed": "embedding",
@@ -25,7 +25,7 @@ VERBS = {
     "verify": "verifying",
     "wait": "waiting for the provider",
 }
-COUNTED = {"wait": "texts"}  # in place of chunks
+COUNTED = {"wait": "texts"}  # unit of a stage that does not count chunks
 
 
 def say(text: str = "") -> None:
@@ -34,22 +34,22 @@ def say(text: str = "") -> None:
 
 
 def note(text: str) -> None:
-    """Print a line that is no part of the result."""
+    """Print a line that is not part of the result."""
     sys.stderr.write(f"{text}\n")
     sys.stderr.flush()
 
 
-def say_json(value: Any) -> None:  # whatever plain() can make plain
+def say_json(value: Any) -> None:  # anything that plain() converts
     """Print a result as one line of JSON."""
     say(json.dumps(plain(value), ensure_ascii=False))
     sys.stdout.flush()
 
 
 def plain(value: Any) -> Any:
-    """Turn records into what JSON can hold."""
+    """Convert records to JSON types."""
     if is_dataclass(value) and not isinstance(value, type):
         return plain(asdict(value))
-    if isinstance(value, tuple) and hasattr(value, "_asdict"):  # a row of which there are millions
+    if isinstance(value, tuple) and hasattr(value, "_asdict"):  # a named tuple
         return plain(value._asdict())
     if isinstance(value, dict):
         return {str(key): plain(each) for key, each in value.items()}
@@ -59,23 +59,23 @@ def plain(value: Any) -> Any:
 
 
 class Progress:
-    """How far a stage has come, and how fast."""
+    """The progress of a stage: count and rate."""
 
     def __init__(self) -> None:
-        """Start with no stage."""
+        """Start without a stage."""
         self._name = ""
         self._ahead: dict[str, int] = {}
         self.stage, self.total, self.done, self.chunks, self.since = "", 0, 0, 0, time.monotonic()
 
     def take(self, point: str, facts: Mapping[str, Any]) -> bool:
-        """Take in a telemetry point; tell whether it changed anything."""
+        """Process a telemetry point; return whether it changed anything."""
         if point == telemetry.STAGE:
             self._name, self.since = facts["stage"], time.monotonic()
             self.stage = f"{VERBS[self._name]} {facts.get('source', '')}".strip()
             self.total, self.done, self.chunks = facts.get("total", 0), self._ahead.pop(self._name, 0), 0
             return True
         if point == telemetry.PROGRESS and facts["stage"] != self._name:
-            # What is fetched first is embedded while the rest is fetched.
+            # Documents fetched first are embedded while the others are fetched.
             self._ahead[facts["stage"]] = self._ahead.get(facts["stage"], 0) + facts["done"]
             return False
         if point == telemetry.PROGRESS:
@@ -86,7 +86,7 @@ class Progress:
 
     @property
     def line(self) -> str:
-        """Tell count, rate and time left in a line."""
+        """Count, rate and time left, in a line."""
         seconds = max(time.monotonic() - self.since, 1e-9)
         rate = self.done / seconds
         told = f"{self.stage}: {self.done:,}"
@@ -102,7 +102,7 @@ class Progress:
 
 @contextmanager
 def progress(*, as_json: bool) -> Iterator[None]:
-    """Show how the work inside comes along: a bar on a terminal, lines elsewhere, JSON lines where asked for."""
+    """Show the progress of the work inside: a bar on a terminal, JSON lines with `as_json`, plain lines elsewhere."""
     if as_json:
         show = _json_lines()
     elif sys.stderr.isatty():

@@ -1,4 +1,4 @@
-"""Plans, runs, submissions and spending as people read them."""
+"""Plans, runs, submissions and spending in words."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from flowbed.records import Lane, Plan, Report
 
 WIDEST = 60  # characters of a name in a table
-ALIKE = 0.0005  # a part that is written as 0.0 %
+ALIKE = 0.0005  # rounds to 0.0 %
 
 
 def show_plan(plan: Plan) -> None:
@@ -51,7 +51,7 @@ def show_plan(plan: Plan) -> None:
         for title, number, said in rows:
             say(f"  {title:<10} {number:>{wide},} {said}")
         _show_lanes(plan)
-    problems("passed over", [problem for problem in plan.problems if problem.skipped])
+    problems("skipped", [problem for problem in plan.problems if problem.skipped])
     problems("failed", [problem for problem in plan.problems if not problem.skipped])
     for name, reason in plan.withheld.items():
         say(f"  {name}: {reason}")
@@ -60,7 +60,7 @@ def show_plan(plan: Plan) -> None:
 
 
 def _counted(plan: Plan) -> str:
-    """Say how far the count is to be trusted, where that matters."""
+    """Say how exact the number of tokens is, if they cost anything."""
     if not plan.tokens or not any(lane is not None and lane.cost_usd for lane in plan.lanes.values()):
         return ""
     if plan.tokens_exact:
@@ -97,7 +97,7 @@ def _timed(plan: Plan) -> str:
 
 def _waited(plan: Plan) -> str:
     if not plan.timed_submissions:
-        return "(a guess: no submission was answered yet)"
+        return "(a guess: no submission has ended yet)"
     last = "submission" if plan.timed_submissions == 1 else f"{plan.timed_submissions} submissions"
     return f"(as the last {last} took at most, but for one in ten)"
 
@@ -105,7 +105,7 @@ def _waited(plan: Plan) -> str:
 def show_report(report: Report) -> None:
     """Show what a run did."""
     if report.planned is not None and report.planned.already:
-        say(f"plan {report.planned.plan_id}: nothing of it was left to do")
+        say(f"plan {report.planned.plan_id}: everything in it was done already")
     say(
         f"{count(report.fetched, 'document')} fetched; {count(report.chunks, 'chunk')} indexed,"
         f" {report.deleted:,} deleted in {span(report.seconds)}"
@@ -115,10 +115,7 @@ def show_report(report: Report) -> None:
         f" reused {count(report.reused, 'vector')}"
     )
     if report.perhaps_billed_usd:
-        say(
-            f"  perhaps billed {dollars(report.perhaps_billed_usd)} more, for requests that were sent and brought"
-            " nothing"
-        )
+        say(f"  perhaps billed {dollars(report.perhaps_billed_usd)} more, for requests that got no response")
     if report.planned is not None and not report.planned.already:
         planned = report.planned
         took = "" if report.submitted else f"; embedding took {span(report.embedding_seconds)}"
@@ -127,10 +124,10 @@ def show_report(report: Report) -> None:
         )
     _show_what_waits(report)
     if report.truncated:
-        say(f"  {report.truncated:,} chunks were longer than the model's window and are cut off there")
+        say(f"  {report.truncated:,} chunks were longer than the model's window and were truncated")
     for name, version in report.versions.items():
         say(f"  {name}: version {version}")
-    problems("passed over", report.skipped)
+    problems("skipped", report.skipped)
     problems("failed", report.failures)
     for name, reason in [*report.withheld.items(), *report.drift.items()]:
         say(f"  {name}: {reason}")
@@ -141,7 +138,7 @@ def _show_what_waits(report: Report) -> None:
         say(f"  {count(report.submitted, 'text')} gathered for the provider's Batch API")
     if report.submissions:
         say(
-            f"  {count(len(report.submissions), 'submission')} not answered yet; `flowbed run` or"
+            f"  {count(len(report.submissions), 'submission')} without results yet; `flowbed run` or"
             " `flowbed submissions poll` collects them"
         )
     if report.waiting:
@@ -149,7 +146,7 @@ def _show_what_waits(report: Report) -> None:
 
 
 def show_live(rows: Sequence[SubmissionRow]) -> None:
-    """Show the submissions, and how each is."""
+    """Show submissions and the state of each."""
     for row in rows:
         say(f"submission {row.id}: {count(row.texts, 'text')}, {row.tokens:,} tokens, {stands(row)}")
         said = [f"gathered {at(row.created)}"]
@@ -168,32 +165,32 @@ def show_gathered(found: Unembedded) -> None:
     if found.submissions:
         say(
             f"  {count(found.chunks, 'chunk')}, {count(found.texts, 'text')}, {found.tokens:,} tokens;"
-            " `flowbed submissions submit` hands them in"
+            " `flowbed submissions submit` sends them"
         )
     if found.waiting:
-        say(f"  {count(found.waiting, 'chunk')} wait for a submission that carries their text already")
+        say(f"  {count(found.waiting, 'chunk')} wait for a submission that already has their text")
     if found.reused:
-        say(f"  {count(found.reused, 'chunk')} left to `flowbed run`: their vectors are at hand")
+        say(f"  {count(found.reused, 'chunk')} left to `flowbed run`: their vectors are cached")
     if found.stopped:
         say(f"  stopped: {found.stopped}")
     problems("failed", found.failures)
 
 
 def show_submitted(done: Submitted) -> None:
-    """Show what was handed in."""
+    """Show what was submitted."""
     if not (done.submitted or done.waiting or done.failures):
-        say("nothing is ready to be handed in")
+        say("nothing is ready to be submitted")
     for submission in done.submitted:
-        say(f"submission {submission} handed in")
+        say(f"submission {submission} submitted")
     for submission in done.waiting:
         say(
-            f"submission {submission} waits: for room in the provider's queue, for its end, or for who is at it"
+            f"submission {submission} waits for room in the provider's queue, its cancellation or another worker"
         )
     problems("failed", done.failures)
 
 
 def show_polled(polled: Polled) -> None:
-    """Show what was answered, and what was not."""
+    """Show which submissions have results, and which are pending."""
     if not (polled.pending or polled.ended):
         say("no submission is live")
     show_live([*polled.ended, *polled.pending])
@@ -209,7 +206,7 @@ def show_polled(polled: Polled) -> None:
 
 
 def spending_json(by: str, spent: Sequence[Spent]) -> dict[str, Any]:
-    """Lay out what was spent: planned against billed."""
+    """Return the JSON of spending: planned against billed."""
     rows = [{**each._asdict(), "difference": each.billed - each.planned} for each in spent]
     return {
         "by": by,
@@ -221,7 +218,7 @@ def spending_json(by: str, spent: Sequence[Spent]) -> dict[str, Any]:
 
 
 def show_spending(by: str, spent: Sequence[Spent]) -> None:
-    """Show what was spent: planned against billed."""
+    """Show spending: planned against billed."""
     if not spent:
         say("nothing was paid for")
         return
@@ -248,7 +245,7 @@ def show_spending(by: str, spent: Sequence[Spent]) -> None:
 def _named(by: str, name: str) -> str:
     if by == "lane" and name == UNANSWERED:
         return f"{name} (perhaps billed)"
-    return name[:WIDEST] or "(of no document: wanted no more, or perhaps billed)"
+    return name[:WIDEST] or "(no document: not needed any more, or perhaps billed)"
 
 
 def _part(each: Spent) -> str:

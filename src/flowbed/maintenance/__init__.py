@@ -8,10 +8,10 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from types import ModuleType
 
-    from flowbed.maintenance import doctor, gc, inspect, repair, store_binding, verify
+    from flowbed.maintenance import doctor, garbage, gc, inspect, repair, store_binding, verify
 
 # Resolved on first use: a search needs none of them.
-__all__ = ["doctor", "gc", "inspect", "repair", "store_binding", "verify"]
+__all__ = ["doctor", "garbage", "gc", "inspect", "repair", "store_binding", "verify"]
 
 
 def __getattr__(name: str) -> ModuleType:

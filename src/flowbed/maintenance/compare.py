@@ -1,4 +1,4 @@
-"""Compare: hold index, ledger and store of a collection against each other, and find all that does not agree."""
+"""Compares index, ledger and store of a collection, and finds every inconsistency."""
 
 from __future__ import annotations
 
@@ -36,12 +36,12 @@ if TYPE_CHECKING:
     from flowbed.ledger import Ledger, RunRow
     from flowbed.storage import Store
 
-PASSES = 3  # over a collection that others are committing to: what all of them find is no work in progress
-RUNS = 100_000  # read at once: all there are, but for a bed that was never committed
+PASSES = 3  # over a collection that is being committed to: only what every pass finds is a fault
+RUNS = 100_000  # read at once, which is all of them unless commits have failed for years
 
 
 async def known_collections(context: Context) -> list[str]:
-    """Name every collection that the store or the ledger knows of."""
+    """List every collection in the store or the ledger."""
     names = {collection for collection, _ in await context.ledger.chunks.counts()}
     for folder in await context.store.folders(""):
         if {"index", "delta"} & set(await context.store.folders(folder)):
@@ -50,7 +50,7 @@ async def known_collections(context: Context) -> list[str]:
 
 
 async def require_known(context: Context, collections: Collection[str]) -> None:
-    """Refuse a name that is no collection's.
+    """Refuse names of unknown collections.
 
     Raises:
         NotFound: there is no collection of that name.
@@ -58,25 +58,26 @@ async def require_known(context: Context, collections: Collection[str]) -> None:
     known = await known_collections(context)
     for name in collections:
         if name not in known:
-            there = (
+            existing = (
                 f"there are: {', '.join(known)}"
                 if known
-                else "nothing was indexed yet; `flowbed run` does it"
+                else "nothing is indexed yet; start with `flowbed run`"
             )
-            raise NotFound(f"no collection is called {name!r}; {there}")
+            raise NotFound(f"no collection is called {name!r}; {existing}")
 
 
 async def find(context: IndexContext, collection: str, *, rows: bool = True) -> Inconsistencies:
-    """Look for everything that is wrong with a collection, or for all that needs no look at more of rows than ids."""
+    """Find every fault of a collection; without `rows`, read only the ids of rows and no deltas."""
     found = Inconsistencies()
     try:
         live = await live_collection(context.store, collection)
     except Misconfigured:
         found.add({SPACE: [collection]})
         return found
-    with contextlib.suppress(Misconfigured, Rejected, Transient):  # what cannot be opened is told below
+    # An index that cannot be opened is reported below.
+    with contextlib.suppress(Misconfigured, Rejected, Transient):
         if live is not None:
-            await catch_up(context, live)  # rows that a rollback has put back are no fault
+            await catch_up(context, live)  # rows that a rollback restored are not faults
     if live is None and await context.store.folders(f"{collection}/index"):
         found.add({SPACE: [collection]})
         return found
@@ -96,20 +97,22 @@ async def find(context: IndexContext, collection: str, *, rows: bool = True) -> 
 
 
 async def _compare(context: IndexContext, collection: str, live: Live | None) -> Inconsistencies:
-    """Compare the index with the ledger, as often as it takes to tell what is wrong from what is being committed."""
-    found, quiet = await compared(context, collection, live)
+    """Compare the index with the ledger, repeatedly while commits go on, so that only real faults remain."""
+    found, quiet = await compare_once(context, collection, live)
     for _ in range(PASSES - 1):
         if quiet or not found.faults:
             break
-        again, quiet = await compared(context, collection, live)
-        found.keep(again)
+        second, quiet = await compare_once(context, collection, live)
+        found.keep(second)
     return found
 
 
-async def compared(context: IndexContext, collection: str, live: Live | None) -> tuple[Inconsistencies, bool]:
-    """Compare one version of the index with the ledger; tell also whether that is still the newest afterwards."""
+async def compare_once(
+    context: IndexContext, collection: str, live: Live | None
+) -> tuple[Inconsistencies, bool]:
+    """Compare one version of the index with the ledger; also return whether it is still the newest afterwards."""
     found = Inconsistencies()
-    # The index first: what is committed after this is told from what is wrong by looking once more.
+    # The index first: rows committed after this look wrong, and a second pass clears them.
     dataset = await opened(live, datasets=context.datasets)
     expected = Expected()
     async for marks in context.ledger.chunks.marks(collection):
@@ -135,28 +138,28 @@ async def compared(context: IndexContext, collection: str, live: Live | None) ->
 async def _deltas(
     context: Context, collection: str, live: Live | None, found: Inconsistencies, *, read: bool = True
 ) -> None:
-    """Hold every delta that lies in the store against its run, and every run that waits against its delta."""
-    there = set()
+    """Compare every stored delta with its run, and every waiting run with its delta."""
+    stored = set()
     async for listed in context.store.list(f"{collection}/delta"):
-        there.add(listed.key)
+        stored.add(listed.key)
         run = await context.ledger.runs.get(run_of(listed.key))
         if run is None or run.key != listed.key:
-            continue  # laid down by a run that was killed before it was recorded: `flowbed gc` looks after it
+            continue  # written by a run that was killed before it was recorded; `flowbed gc` deletes it
         found.deltas += 1
         if read and await _digest(context.store, listed.key) != run.sha256:
             found.add({DELTA_DAMAGED: [run.id]})
     for run in await waiting_runs(context.ledger, collection):
         if is_stale(run, now=context.clock()):
             continue
-        # It may have been laid down since the store was listed.
-        if run.key not in there and not await _digest(context.store, run.key):
+        # It may have been written since the store was listed.
+        if run.key not in stored and not await _digest(context.store, run.key):
             found.add({DELTA_MISSING: [run.id]})
         elif live is not None and Space.from_json(run.space).fingerprint != live.space.fingerprint:
             found.add({DELTA_SPACE: [run.id]})
 
 
 async def waiting_runs(ledger: Ledger, collection: str) -> list[RunRow]:
-    """Read the runs of a collection whose deltas will be needed: pending and reverted ones."""
+    """Read the runs of a collection whose deltas are still needed: pending and reverted ones."""
     runs = await ledger.runs.pending(collection, limit=RUNS)
     for name in await ledger.runs.reverted(collection):
         run = await ledger.runs.get(name)
@@ -166,7 +169,7 @@ async def waiting_runs(ledger: Ledger, collection: str) -> list[RunRow]:
 
 
 def run_of(key: str) -> str:
-    """Name the run that a delta's key stands for."""
+    """Return the run id in a delta's key."""
     return key.split("/")[2]
 
 
@@ -181,13 +184,13 @@ async def _digest(store: Store, key: str) -> str:
 
 
 async def _lost(context: Context, collection: str) -> AsyncIterator[str]:
-    """Name the chunks of a collection that wait, and whose texts are lost."""
+    """Yield the waiting chunks of a collection whose texts are lost."""
     now = context.clock()
     async for batches in context.ledger.chunks.batches(WAITING, now=now, sources=()):
         for batch in batches:
             if batch:
                 rows = await context.ledger.chunks.ready(batch, WAITING, now=now, sources=())
-                mine = [row for row in rows if row.collection == collection and not row.deleted]
-                _, lost = await read_passages(mine, store=context.store, ledger=context.ledger)
+                own = [row for row in rows if row.collection == collection and not row.deleted]
+                _, lost = await read_passages(own, store=context.store, ledger=context.ledger)
                 for each in lost:
                     yield each.row.id

@@ -1,4 +1,4 @@
-"""What index, ledger and store may disagree on: the kinds, their words, and what was found of each."""
+"""The kinds of faults between index, ledger and store, their descriptions, and the faults found in a collection."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from flowbed.index import audit
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
-# What may be wrong with a whole collection, with a delta, or with what waits; agreement.py has what may be with rows.
+# Faults of a whole collection, of a delta, or of waiting chunks; `index.audit` has those of rows.
 SPACE = "space"
 UNFIT = "unfit"
 UNREADABLE = "unreadable"
@@ -40,12 +40,12 @@ THINGS = {
     TEXT_LOST: "chunk",
 }
 
-EXAMPLES = 20  # subjects of a fault that are named; the rest is counted
+EXAMPLES = 20  # subjects to name for each fault; the others are counted
 
 
 @dataclass(frozen=True, kw_only=True)
 class Fault:
-    """One kind of disagreement: how many rows, chunks or deltas have it, and some of them by name."""
+    """One kind of fault: how many rows, chunks or deltas have it, and the names of some."""
 
     kind: str
     count: int
@@ -55,7 +55,7 @@ class Fault:
 
 @dataclass
 class Inconsistencies:
-    """Everything that was found wrong with a collection, by kind: as large as what is wrong, not as what there is."""
+    """All faults found in a collection, by kind. Its size depends on the faults, not on the collection."""
 
     rows: int = 0
     live: int = 0
@@ -64,21 +64,21 @@ class Inconsistencies:
     faults: dict[str, list[str]] = field(default_factory=dict)
 
     def add(self, faults: Mapping[str, Sequence[str]]) -> None:
-        """Add subjects, by the kind of what is wrong with them."""
+        """Add faulty subjects, by kind of fault."""
         for kind, subjects in faults.items():
             if subjects:
                 self.faults.setdefault(kind, []).extend(subjects)
 
     @property
     def summary(self) -> tuple[Fault, ...]:
-        """Say it in words, with examples."""
+        """The faults in words, with examples."""
         return tuple(
             Fault(kind=kind, count=len(each), what=describe(kind, len(each)), examples=tuple(each[:EXAMPLES]))
             for kind, each in sorted(self.faults.items())
         )
 
     def keep(self, other: Inconsistencies) -> None:
-        """Keep what the other pass has found as well."""
+        """Keep only the faults that the other pass has found too."""
         for kind in list(self.faults):
             again = set(other.faults.get(kind, ()))
             self.faults[kind] = [each for each in self.faults[kind] if each in again]
@@ -87,7 +87,7 @@ class Inconsistencies:
 
 
 def describe(kind: str, count: int) -> str:
-    """Say in words what a number of faults of a kind means."""
+    """Describe a number of faults of a kind."""
     thing = THINGS.get(kind, "row")
     plural = {"index": "indexes"}.get(thing, f"{thing}s")
     return f"{count:,} {thing if count == 1 else plural} {MEANINGS[kind]}"

@@ -1,4 +1,4 @@
-"""Inspect: where everything stands, and why one thing is or is not found."""
+"""Describes the state of a project, and explains that of a single chunk or document."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, kw_only=True)
 class CollectionStatus:
-    """Where one collection stands; `space` is the first 8 digits of its live space's fingerprint."""
+    """The state of one collection; `space` is the first 8 digits of its live space's fingerprint."""
 
     rows: int
     unindexed_rows: int
@@ -30,9 +30,9 @@ class CollectionStatus:
 
 @dataclass(frozen=True, kw_only=True)
 class BedStatus:
-    """Where everything stands: `chunks` counts by status, `pending` names collections with uncommitted runs.
+    """The state of a project: `chunks` counts by status, `pending` lists collections with uncommitted runs.
 
-    `submissions` are those that are live.
+    `submissions` are the live ones.
     """
 
     collections: Mapping[str, CollectionStatus]
@@ -44,7 +44,7 @@ class BedStatus:
 
 @dataclass(frozen=True, kw_only=True)
 class Reason:
-    """What is known of one chunk, and in a sentence what that means."""
+    """What is recorded about one chunk, and what it means in a sentence."""
 
     chunk: ChunkRow
     batch: BatchRow | None
@@ -54,7 +54,7 @@ class Reason:
 
 
 async def status(context: IndexContext) -> BedStatus:
-    """Describe every collection, the chunks by status, and what waits for someone to look."""
+    """Describe every collection, and count chunks by status, dead letters and live submissions."""
     collections = {}
     for live in await live_collections(context.store):
         now = await state(live, datasets=context.datasets)
@@ -76,10 +76,10 @@ async def status(context: IndexContext) -> BedStatus:
 
 
 async def why(context: Context, subject: str) -> list[Reason]:
-    """Say what is known of a chunk (by id) or of every chunk of a document.
+    """Explain the state of a chunk (by id), or of every chunk of a document.
 
     Raises:
-        NotFound: the ledger knows neither a chunk nor a document of that name.
+        NotFound: the ledger knows no such chunk or document.
     """
     rows = await context.ledger.chunks.find(subject)
     if not rows:
@@ -102,42 +102,40 @@ async def why(context: Context, subject: str) -> list[Reason]:
 
 
 async def _unknown(context: Context, subject: str) -> str:
-    """Say what is known of a subject that has no chunks."""
+    """Explain why a subject has no chunks."""
     async for letters in context.ledger.dead_letters.pages():
         for letter in letters:
             if subject in {letter.subject, letter.subject.rpartition(":")[0]}:
                 return (
-                    f"{subject!r} has no chunks: {letter.subject} of {letter.owner} failed, {letter.reason}"
+                    f"{subject!r} has no chunks: {letter.subject} of {letter.owner} failed: {letter.reason}"
                 )
     for source in sorted(context.sources):
         if await context.ledger.documents.get(source, [subject]):
-            return f"{subject!r} of source {source} has no chunks: there is no text in it"
+            return f"{subject!r} of source {source} has no chunks: it contains no text"
     return (
-        f"nothing is known of {subject!r}: no chunk has that id, and no source listed a document of that name"
-        " with text; `flowbed run` names what it passed over, and ids look like NAME#DOCUMENT#00000"
+        f"nothing is known of {subject!r}: no chunk has that id, and no source has a document of that name"
+        " with text; `flowbed run` names what it skipped, and ids look like NAME#DOCUMENT#00000"
     )
 
 
 def verdict(row: ChunkRow, found: RunRow | None, carries: SubmissionRow | None = None) -> str:
-    """Say in a sentence what a chunk's row means, and that of the submission that carries its text."""
+    """Explain in a sentence the state of a chunk, given its run and the submission that has its text."""
     what = "its deletion" if row.deleted else "it"
-    held = _held(row, carries)
-    again = "the next `flowbed run`" if row.failure == "transient" else "`flowbed dead-letters retry`"
+    place = _place(row, carries)
+    retry = "the next `flowbed run`" if row.failure == "transient" else "`flowbed dead-letters retry`"
     indexed = f"in the index of {row.collection} since version {found.version if found else '?'}"
     return {
         Status.NONE: f"{what} waits for the next `flowbed run`",
-        Status.PENDING: f"{what} is {held}",
-        Status.SUCCESS: "its document no longer has it, and the index has dropped it"
-        if row.deleted
-        else indexed,
-        Status.FAILED: f"failed, and {again} tries again: {row.error}",
-        Status.SKIPPED: "there is nothing in it to embed",
-        Status.REVERTED: "a rollback took it out of the index",
+        Status.PENDING: f"{what} is {place}",
+        Status.SUCCESS: "deleted from the index: its document no longer has it" if row.deleted else indexed,
+        Status.FAILED: f"failed; {retry} tries again: {row.error}",
+        Status.SKIPPED: "it has nothing to embed",
+        Status.REVERTED: "a rollback removed it from the index",
     }[row.status]
 
 
-def _held(row: ChunkRow, carries: SubmissionRow | None) -> str:
-    """Say where a chunk is that is on its way."""
+def _place(row: ChunkRow, carries: SubmissionRow | None) -> str:
+    """Say where a pending chunk is."""
     if row.run:
         return "in a delta that the next `flowbed run` commits"
     if carries is None or carries.ended:

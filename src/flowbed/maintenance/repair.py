@@ -1,4 +1,4 @@
-"""Repair: mend what index, ledger and store do not agree on, and leave alone what is doubtful."""
+"""Repair: fixes what index, ledger and store disagree on, and leaves doubtful cases alone."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from flowbed.lanes.batch_files import read_passages
 from flowbed.lanes.claims import CLAIM, WAITING
 from flowbed.lanes.failures import read_again
 from flowbed.ledger import Failure
-from flowbed.maintenance.compare import RUNS, compared, find
+from flowbed.maintenance.compare import RUNS, compare_once, find
 from flowbed.maintenance.inconsistencies import (
     DELTA_DAMAGED,
     DELTA_MISSING,
@@ -31,8 +31,8 @@ if TYPE_CHECKING:
     from flowbed.lanes.contexts import Context, IndexContext
     from flowbed.maintenance.inconsistencies import Inconsistencies
 
-# Faults that end when the chunk is committed once more, at a later version.
-AGAIN = (
+# Faults that committing the chunk once more, at a later version, fixes.
+REQUEUED = (
     audit.MISSING,
     audit.STALE,
     audit.AHEAD,
@@ -41,13 +41,13 @@ AGAIN = (
     audit.GONE,
     audit.DOUBLED,
 )
-# Rows that would win over what is committed, or that the next run would take a vector from.
-REMOVED = (audit.AHEAD, audit.VECTOR)
+# Rows that would win over committed ones, or whose vectors the next run would reuse.
+UNWANTED = (audit.AHEAD, audit.VECTOR)
 
 
 @dataclass(frozen=True, kw_only=True)
 class Repaired:
-    """What a repair did: `waiting` chunks are embedded by the next run; `withheld` says what it left, and why."""
+    """The result of a repair: the next run embeds `waiting` chunks; `withheld` says what was left alone, and why."""
 
     waiting: int = 0
     removed: int = 0
@@ -59,32 +59,32 @@ class Repaired:
 async def repair(
     context: IndexContext, collection: str, found: Inconsistencies, *, allow_deletes: bool
 ) -> Repaired:
-    """Mend what was found wrong with a collection; rows that are of no known chunk go only where they are few."""
+    """Fix the faults of a collection; rows unknown to the ledger are only removed if they are few."""
     notes: list[str] = []
     if {SPACE, UNFIT, UNREADABLE} & set(found.faults):
-        withheld = await _readable(context, collection, notes, allow_deletes=allow_deletes)
+        withheld = await _make_readable(context, collection, notes, allow_deletes=allow_deletes)
         if withheld:
             return Repaired(withheld=withheld)
-        # Only now can its rows be looked at.
-        once_more = await find(context, collection)
-        more = await repair(context, collection, once_more, allow_deletes=allow_deletes)
+        # Now that the index can be read, check its rows.
+        second_look = await find(context, collection)
+        more = await repair(context, collection, second_look, allow_deletes=allow_deletes)
         return replace(more, notes=(*notes, *more.notes))
     live = await live_collection(context.store, collection)
     waiting, deltas = await _repair_deltas(context, collection, found)
     faults = {kind: list(dict.fromkeys(ids)) for kind, ids in found.faults.items()}
-    again = list(dict.fromkeys(each for kind in AGAIN for each in faults.get(kind, ())))
-    # The ledger first: a row that is gone while its chunk counts as indexed would be looked for by nobody.
-    waiting += await context.ledger.chunks.requeue(collection, again, now=context.clock())
+    requeued = list(dict.fromkeys(each for kind in REQUEUED for each in faults.get(kind, ())))
+    # The ledger first: nothing would notice a removed row whose chunk still counts as indexed.
+    waiting += await context.ledger.chunks.requeue(collection, requeued, now=context.clock())
     if live is not None and faults.get(audit.DOUBLED):
         await keep_newest(live, faults[audit.DOUBLED], datasets=context.datasets)
-    gone = list(dict.fromkeys(each for kind in REMOVED for each in faults.get(kind, ())))
+    gone = list(dict.fromkeys(each for kind in UNWANTED for each in faults.get(kind, ())))
     withheld = ""
     unknown = faults.get(audit.UNKNOWN, [])
     if unknown and (not found.chunks or doubtful(len(unknown), found.live)) and not allow_deletes:
         withheld = (
-            f"{len(unknown):,} of {found.live:,} rows of {collection} are of no chunk that the ledger knows, and are"
-            " kept: `flowbed run` takes over those whose documents the sources still have; if the others are to go,"
-            " verify again with --repair --allow-deletes"
+            f"{len(unknown):,} of {found.live:,} rows of {collection} are unknown to the ledger and are kept:"
+            " `flowbed run` adopts those whose documents the sources still have; to remove the others, verify again"
+            " with --repair --allow-deletes"
         )
     else:
         gone += unknown
@@ -95,12 +95,14 @@ async def repair(
 
 
 def doubtful(unknown: int, live: int) -> bool:
-    """Tell whether so many rows would go that this is more often a mistake than a wish."""
+    """Return whether removing this many rows is more likely a mistake."""
     return unknown >= GUARDED_COUNT and unknown > GUARDED_SHARE * live
 
 
-async def _readable(context: IndexContext, collection: str, notes: list[str], *, allow_deletes: bool) -> str:
-    """Make a collection's space known and its index one that can be read and committed to; say why not, if not."""
+async def _make_readable(
+    context: IndexContext, collection: str, notes: list[str], *, allow_deletes: bool
+) -> str:
+    """Restore the live space of a collection and make its index readable; return why not, if that failed."""
     try:
         live = await live_collection(context.store, collection)
     except Misconfigured:
@@ -109,21 +111,21 @@ async def _readable(context: IndexContext, collection: str, notes: list[str], *,
         space = await _space_of(context, collection)
         if space is None:
             return (
-                f"no run of this ledger tells which space {collection} lives in: put its active.json back, or remove"
+                f"no run of this ledger has the space of {collection}: restore its active.json, or remove"
                 f" {collection}/index from the store and verify again"
             )
         await context.store.delete([f"{collection}/{ACTIVE}"])
         live = await begin_space(context.store, collection, space, now=context.clock())
-        notes.append(f"{collection}/active.json was written anew, for space {space.space8}")
+        notes.append(f"{collection}/active.json was restored, with space {space.space8}")
     try:
         if await rebuild(live, datasets=context.datasets):
-            notes.append(f"the index of {collection} was written anew")
-        await compared(context, collection, live)
+            notes.append(f"the index of {collection} was rebuilt")
+        await compare_once(context, collection, live)
     except (Rejected, Transient) as error:
         if not allow_deletes:
             return (
-                f"the index of {collection} cannot be read ({error}); if that does not pass, verify with --repair"
-                " --allow-deletes, which drops it for the next run to make anew"
+                f"the index of {collection} cannot be read ({error}); if the error persists, verify with --repair"
+                " --allow-deletes, which drops the index; the next run builds it again"
             )
         await context.store.delete([listed.key async for listed in context.store.list(live.key)])
         notes.append(f"the index of {collection} was dropped")
@@ -131,26 +133,26 @@ async def _readable(context: IndexContext, collection: str, notes: list[str], *,
 
 
 async def _space_of(context: Context, collection: str) -> Space | None:
-    """Find the space of a collection: that of its newest run whose index is there, or of its newest run at all."""
-    there = set(await context.store.folders(f"{collection}/index"))
+    """Return the space of a collection's newest run whose index exists; without any index, that of its newest run."""
+    existing = set(await context.store.folders(f"{collection}/index"))
     spaces = [
         Space.from_json(run.space)
         for run in await context.ledger.runs.recent(limit=RUNS)
         if run.collection == collection
     ]
-    held = [space for space in spaces if f"{space.space8}.lance" in there]
-    return next(iter(held), None if there else next(iter(spaces), None))
+    indexed = [space for space in spaces if f"{space.space8}.lance" in existing]
+    return next(iter(indexed), None if existing else next(iter(spaces), None))
 
 
 async def _repair_deltas(context: Context, collection: str, found: Inconsistencies) -> tuple[int, int]:
-    """Send the chunks of runs round again whose delta cannot be merged; count these, and the deltas."""
+    """Queue the chunks of runs whose delta cannot be merged; return the number of chunks and of deltas."""
     waiting, pending = 0, {run.id for run in await context.ledger.runs.pending(collection, limit=RUNS)}
     repaired = 0
     for kind in (DELTA_MISSING, DELTA_DAMAGED, DELTA_SPACE):
         for name in found.faults.get(kind, ()):
             run = await context.ledger.runs.get(name)
             if run is None or run.state == "reverted":
-                continue  # its release finds out the same, and makes it a dead letter
+                continue  # releasing it finds the same fault and makes it a dead letter
             if name in pending:
                 await context.ledger.runs.refuse(name, reason=f"repaired: its delta was {kind}")
                 waiting += await context.ledger.chunks.retry([name], now=context.clock())
@@ -161,7 +163,7 @@ async def _repair_deltas(context: Context, collection: str, found: Inconsistenci
 
 
 async def _restore_texts(context: Context) -> None:
-    """Let the documents of chunks that wait, and whose texts are lost, be read again by the next run."""
+    """Let the next run read again the documents of waiting chunks whose texts are lost."""
     now = context.clock()
     async for batches in context.ledger.chunks.batches(WAITING, now=now, sources=()):
         for batch in filter(None, batches):
@@ -176,7 +178,7 @@ async def _restore_texts(context: Context) -> None:
 
 
 async def _fail(context: Context, batch: str, reasons: Mapping[tuple[str, str], str]) -> None:
-    """Make chunks FAILED, as a run does that finds their texts lost: a fetch then writes them anew."""
+    """Make chunks FAILED, as a run does when it finds their texts lost; a fetch then writes the texts again."""
     now = context.clock()
     try:
         rows = await context.ledger.chunks.claim(

@@ -1,4 +1,4 @@
-"""The tie between a store and the ledger that it was filled with: made on the first opening, and kept from then on."""
+"""Binds a store to the ledger that describes it: written when the store is first opened, checked from then on."""
 
 from __future__ import annotations
 
@@ -12,80 +12,84 @@ if TYPE_CHECKING:
     from flowbed.ledger import Ledger
     from flowbed.storage import Store, Stored
 
-FORMAT = 1  # of a store's layout
-TIE = "flowbed.json"
+FORMAT = 1  # of the store's layout
+KEY = "flowbed.json"
 
 
-async def tie(store: Store, ledger: Ledger, *, store_name: str, ledger_name: str) -> None:
-    """Tie a new store to its ledger.
+async def bind(store: Store, ledger: Ledger, *, store_name: str, ledger_name: str) -> None:
+    """Bind a new store to its ledger, or check that they belong together.
 
     Raises:
-        Misconfigured: the store is tied to another ledger, or its tie is damaged, or the store was filled and is empty.
+        Misconfigured: the store belongs to another ledger, its `flowbed.json` is damaged, or its contents are gone.
     """
-    repair = "`flowbed verify --repair` ties it to this ledger all the same"
+    repair = "`flowbed verify --repair` binds it to this ledger anyway"
     stored: Stored | None
     try:
-        # Read first: it is nearly always there, and a reader may have no permission to write.
-        stored = await store.get(TIE)
+        # Read first: it nearly always exists, and a reader may not have permission to write.
+        stored = await store.get(KEY)
     except NotFound:
-        stored = await _made(store, ledger)
+        stored = await _create(store, ledger)
     if stored is not None:
         try:
-            said = dict(json.loads(stored.body))
+            binding = dict(json.loads(stored.body))
         except (ValueError, TypeError) as error:
             raise Misconfigured(
-                f"{TIE} of store {store_name} is damaged ({error}); restore it, or {repair}"
+                f"{KEY} of store {store_name} is damaged ({error}); restore it, or {repair}"
             ) from error
-        if said.get("format") != FORMAT:
+        if binding.get("format") != FORMAT:
             raise Misconfigured(
-                f"store {store_name} has format {said.get('format')}; this Flowbed reads format {FORMAT}"
+                f"store {store_name} has format {binding.get('format')}; this Flowbed reads format {FORMAT}"
             ) from None
-        if said.get("ledger") != ledger.id:
+        if binding.get("ledger") != ledger.id:
             raise Misconfigured(
-                f"store {store_name} belongs to another ledger ({str(said.get('ledger'))[:8]}) than {ledger_name}"
-                f" ({ledger.id[:8]}): put the ledger back that it was filled with, or set another store; {repair}"
+                f"store {store_name} belongs to another ledger ({str(binding.get('ledger'))[:8]}) than {ledger_name}"
+                f" ({ledger.id[:8]}): restore the ledger that it was filled with, or set another store; {repair}"
             ) from None
     elif await ledger.chunks.counts():
-        # What the ledger takes for indexed is not here: a run would find nothing to do, and a search nothing.
-        await store.delete([TIE])
+        # The objects of the chunks that the ledger has as indexed are gone: runs and searches would find nothing.
+        await store.delete([KEY])
         raise Misconfigured(
-            f"store {store_name} is empty, and ledger {ledger_name} knows of chunks in another one: put that"
-            " store back, or set a new ledger to index everything again (vectors that are cached cost nothing);"
+            f"store {store_name} is empty, but ledger {ledger_name} knows of chunks in another one: restore that"
+            " store, or set a new ledger to index everything again (cached vectors cost nothing);"
             f" {repair}"
         )
 
 
-async def _made(store: Store, ledger: Ledger) -> Stored | None:
-    """Make the tie, or give the one that another process has just made."""
+async def _create(store: Store, ledger: Ledger) -> Stored | None:
+    """Create the binding and return None, or return the one that another process has just created."""
     try:
-        await store.create(TIE, _body(ledger))
+        await store.create(KEY, _body(ledger))
     except Conflict:
-        return await store.get(TIE)
+        return await store.get(KEY)
     return None
 
 
-async def tie_anew(store: Store, ledger: Ledger) -> str:
-    """Tie a store to this ledger whatever it was tied to, and say what that changed: nothing, where it was already.
+async def rebind(store: Store, ledger: Ledger) -> str:
+    """Bind a store to this ledger, whatever it was bound to; return what changed, or an empty text.
 
     Raises:
-        Misconfigured: the store has a format that this Flowbed does not know.
+        Misconfigured: this Flowbed does not know the store's format.
     """
     try:
-        stored = await store.get(TIE)
+        stored = await store.get(KEY)
     except NotFound:
-        await store.create(TIE, _body(ledger))
-        return "the store was empty, and is tied to this ledger"
+        await store.create(KEY, _body(ledger))
+        return "the store was empty and is bound to this ledger"
     try:
-        said = dict(json.loads(stored.body))
+        binding = dict(json.loads(stored.body))
     except (ValueError, TypeError):
-        said = {"format": FORMAT}
-    if said.get("format") != FORMAT:
-        raise Misconfigured(f"the store has format {said.get('format')}; this Flowbed reads format {FORMAT}")
-    if said.get("ledger") == ledger.id:
+        binding = {"format": FORMAT}
+    if binding.get("format") != FORMAT:
+        raise Misconfigured(
+            f"the store has format {binding.get('format')}; this Flowbed reads format {FORMAT}"
+        )
+    if binding.get("ledger") == ledger.id:
         return ""
-    await store.replace(TIE, _body(ledger), etag=stored.etag)
-    was = f"belonged to ledger {str(said['ledger'])[:8]}" if "ledger" in said else f"had a damaged {TIE}"
-    return f"the store {was}, and is tied to this ledger now"
+    await store.replace(KEY, _body(ledger), etag=stored.etag)
+    was = (
+        f"belonged to ledger {str(binding['ledger'])[:8]}" if "ledger" in binding else f"had a damaged {KEY}"
+    )
+    return f"the store {was} and is now bound to this ledger"
 
 
 def _body(ledger: Ledger) -> bytes:

@@ -1,4 +1,4 @@
-"""Verify: the proof that index, ledger and store agree, and the repair of what does not."""
+"""Verifies that index, ledger and store agree, and repairs what does not."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, kw_only=True)
 class Verified:
-    """What the proof of one collection came to: `rows` and `chunks` were held against each other in `seconds`."""
+    """The verification of one collection: `rows` and `chunks` were compared in `seconds`."""
 
     rows: int
     chunks: int
@@ -29,7 +29,7 @@ class Verified:
 
     @property
     def rows_per_second(self) -> float:
-        """How fast it went."""
+        """The speed of the comparison."""
         return self.rows / self.seconds if self.seconds else 0.0
 
 
@@ -40,10 +40,10 @@ async def verify(
     repair: bool = False,
     allow_deletes: bool = False,
 ) -> dict[str, Verified]:
-    """Hold index, ledger and store against each other, in the collections named or in all.
+    """Compare index, ledger and store, of the named collections or of all.
 
-    With `repair`, what can be mended is: chunks whose rows are missing or wrong wait for the next run, and rows that no
-    chunk stands behind are taken out, unless they are so many that this is doubtful and `allow_deletes` is not given.
+    With `repair`, faults are fixed: chunks whose rows are missing or wrong wait for the next run, and rows without a
+    chunk are removed, unless there are so many that it may be a mistake and `allow_deletes` is not given.
 
     Raises:
         NotFound: there is no collection of that name.
@@ -68,5 +68,5 @@ async def verify(
 
 
 async def find_faults(context: IndexContext, collection: str, *, rows: bool) -> tuple[Fault, ...]:
-    """Look for what is wrong with a collection; without `rows`, only for what can be seen from their ids."""
+    """Find the faults of a collection; without `rows`, read only the ids of rows and no deltas."""
     return (await find(context, collection, rows=rows)).summary

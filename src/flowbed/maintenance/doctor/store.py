@@ -10,7 +10,7 @@ from flowbed.errors import Misconfigured, NotFound
 from flowbed.index.lease import TTL
 from flowbed.maintenance.compare import known_collections
 from flowbed.maintenance.doctor.findings import Finding, check, count, named
-from flowbed.maintenance.gc import garbage
+from flowbed.maintenance.garbage import find_garbage
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
@@ -114,7 +114,7 @@ async def _removed_sources(context: Context) -> AsyncIterator[Finding]:
 
 @check("orphans")
 async def _orphans(context: IndexContext) -> AsyncIterator[Finding]:
-    found = [each async for each in garbage(context) if each.orphan]
+    found = [each async for each in find_garbage(context) if each.orphan]
     if found:
         size = sum(each.bytes for each in found)
         yield Finding(
