@@ -1,4 +1,4 @@
-"""The ledger: what is known of every chunk, batch file, run, submission and cent."""
+"""The ledger: the state of every chunk, batch file, run, submission and cent."""
 
 from __future__ import annotations
 
@@ -98,19 +98,21 @@ SCHEMES = ("sqlite", "postgresql", "postgres")
 
 
 async def open_ledger(url: str, *, folder: Path, new_id: str) -> Ledger:
-    """Open the ledger at `url`, made (with `new_id`) or migrated where needed; a plain path is SQLite, below `folder`.
+    """Open the ledger at `url`, creating (with `new_id`) or upgrading it if needed.
+
+    A plain path is a SQLite file, below `folder` if relative.
 
     Raises:
-        Misconfigured: the address is of no database that Flowbed keeps a ledger in, or it was made by a newer Flowbed.
-        Transient: its server cannot be reached.
+        Misconfigured: the URL is neither SQLite nor Postgres, or a newer Flowbed made the ledger.
+        Transient: the server cannot be reached.
     """
     scheme = url.partition("://")[0] if "://" in url else "sqlite"
     if scheme not in SCHEMES:
         raise Misconfigured(
-            f"ledger of kind {scheme!r}: a ledger is kept in SQLite or Postgres; set it to a path such as"
+            f"a ledger cannot be kept in {scheme!r}, only in SQLite or Postgres: set `ledger` to a path such as"
             " .flowbed/ledger.db, or to postgresql://user@host/database"
         )
-    from flowbed.ledger.sql import ledger as sql  # SQLAlchemy loads only when a ledger is opened
+    from flowbed.ledger.sql import ledger as sql  # loads SQLAlchemy
 
     if scheme != "sqlite":
         return await sql.open_postgres(url, new_id=new_id)

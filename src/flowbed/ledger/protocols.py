@@ -1,7 +1,7 @@
-"""What is known of every document, chunk, batch file, run, submission, cent, dead letter and API key; it holds no text.
+"""The protocols of a ledger, one narrow protocol per aggregate. A ledger stores no text of documents.
 
-One narrow protocol for each aggregate. None of them needs more than one item's atomicity beyond `Documents.swap`, the
-conditional step that moves a source's cursor together with its documents and their chunks.
+No method needs atomicity across items except `Documents.swap`, which moves a source's cursor together with its
+documents and their chunks.
 """
 
 from __future__ import annotations
@@ -33,18 +33,18 @@ if TYPE_CHECKING:
 
 
 class Documents(Protocol):
-    """The documents of each source, and where its fetch stands."""
+    """The documents of each source, and the source's cursor."""
 
     async def cursor(self, source: str) -> Cursor:
-        """Read where a source stands; one never fetched has token 0."""
+        """Return the cursor of a source; one that was never fetched has token 0."""
         ...
 
     async def get(self, source: str, documents: Collection[str]) -> Mapping[str, DocumentRow]:
-        """Read the rows of the documents named, by id; unknown ones are absent."""
+        """Return rows by document id; unknown documents are missing."""
         ...
 
     async def etags(self, source: str, documents: Collection[str]) -> Mapping[str, str]:
-        """Read the etags of the documents named, by id; unknown ones are absent."""
+        """Return etags by document id; unknown documents are missing."""
         ...
 
     async def count(self, source: str) -> int:
@@ -52,11 +52,11 @@ class Documents(Protocol):
         ...
 
     def pages(self, source: str) -> AsyncIterator[list[DocumentRow]]:
-        """Read every document of a source, in order of id, without a ceiling; changes meanwhile may be missed."""
+        """Iterate over all documents of a source in order of id, in pages; concurrent changes may be missed."""
         ...
 
     async def swap(self, swap: Swap) -> Cursor:
-        """Apply one page of a fetch and return where the source now stands.
+        """Apply one page of a fetch and return the source's new cursor.
 
         Raises:
             Conflict: the cursor has moved; nothing was applied.
@@ -65,35 +65,35 @@ class Documents(Protocol):
 
 
 class Chunks(Protocol):
-    """The chunks, and who is working on which."""
+    """The chunks, and which worker has claimed which."""
 
     async def of(self, source: str, documents: Collection[str]) -> list[ChunkRow]:
-        """Read every chunk row of the documents named, deleted ones among them."""
+        """Return all chunk rows of some documents, including deleted ones."""
         ...
 
     async def find(self, subject: str) -> list[ChunkRow]:
-        """Read the rows whose id or document is `subject`, in every collection and source."""
+        """Return the rows whose id or document is `subject`, in every collection and source."""
         ...
 
     async def owners(self, collection: str, chunk_ids: Collection[str]) -> Mapping[str, str]:
-        """Tell which source holds each of the chunks named, by id; those that nobody holds are absent."""
+        """Return the source of each chunk by id; chunks that no source has, or that are deleted, are missing."""
         ...
 
     async def ready(
         self, batch: str, statuses: Collection[Status], *, now: int, sources: Collection[str]
     ) -> list[ChunkRow]:
-        """Read the chunks of a batch that `claim` would give, and leave them as they are."""
+        """Return the chunks of a batch that `claim` would return, without claiming them."""
         ...
 
     def batches(
         self, statuses: Collection[Status], *, now: int, sources: Collection[str]
     ) -> AsyncIterator[list[str]]:
-        """List the batch ids with a chunk to work on, oldest first, in pages; "" stands for chunks to delete.
+        """Iterate over the ids of batches with a claimable chunk, oldest first, in pages.
 
-        A chunk is to be worked on when its status is among `statuses` (FAILED counts only with a transient failure,
-        unless FAILED alone is asked for), or when it is PENDING, in no run, in no live submission, and its claim ran
-        out before `now`, or it was left to a submission that has ended: a claim in force is never listed, even where
-        PENDING is asked for. No sources named means all. "" comes last.
+        A chunk is claimable if its status is among `statuses`; FAILED includes rejected failures only if it is the one
+        status given. A PENDING chunk in no run and no live submission is claimable too once its claim expired before
+        `now`, or the submission it was left to has ended. A claim that has not expired is never listed, even if PENDING
+        is given. The batch "" stands for chunks to delete, and comes last. Empty `sources` means all sources.
         """
         ...
 
@@ -109,96 +109,96 @@ class Chunks(Protocol):
         limit: int,
         submission: str = "",
     ) -> list[ChunkRow]:
-        """Make up to `limit` chunks of some batches PENDING for `worker` until `until`, each conditionally.
+        """Claim up to `limit` claimable chunks (see `batches`) for `worker` until `until`, each conditionally.
 
-        What can be claimed is what `batches` lists. The rows won are returned as they stand after the claim: in no run,
-        without the failure of their past, their attempts kept, and in the `submission` that is to carry their texts.
+        Returns the rows after the claim: PENDING, in no run, without their past failure, with their attempts, and in
+        the `submission` that will contain their texts.
         """
         ...
 
     async def bind(self, chunks: Sequence[ChunkRow], *, worker: str, submission: str) -> None:
-        """Put chunks that `worker` still holds, at the same version, into another submission."""
+        """Move chunks that `worker` has claimed, at the same version, to another submission."""
         ...
 
     async def hand_over(self, submission: str, *, worker: str) -> int:
-        """Leave the chunks that `worker` holds to their submission, which is live: nobody holds them; return how many.
+        """Leave the chunks that `worker` has claimed to their live submission, without a holder; return how many.
 
-        They stay PENDING, and can be claimed again only after the submission has ended.
+        They stay PENDING, and become claimable only after the submission has ended.
         """
         ...
 
     async def give_back(self, chunks: Sequence[ChunkRow], *, worker: str) -> None:
-        """Make chunks that `worker` still holds, at the same version, wait again: NONE, in no submission."""
+        """Reset chunks that `worker` has claimed, at the same version, to NONE, in no submission."""
         ...
 
     async def gathered(self, hashes: Collection[str], *, besides: Collection[str]) -> set[str]:
-        """Tell which of the texts (by text_hash) a submission in the making has taken in, other than `besides`.
+        """Return those of the texts, by text_hash, that an unrecorded submission not in `besides` already has.
 
-        What counts is PENDING in no run, and its submission not recorded (yet).
+        Only chunks that are PENDING and in no run count.
         """
         ...
 
     async def take(self, submission: str, *, worker: str, now: int, until: int, limit: int) -> list[ChunkRow]:
-        """Hold up to `limit` chunks of a live submission that nobody holds, for what it answered to be laid down.
+        """Hold up to `limit` free chunks of a live submission for `worker`, so that it can write their results.
 
-        They are PENDING, and in no run; whose hold ran out before `now` has lost it. They come in the same order each
-        time: by batch, collection, document, ordinal and id.
+        Only chunks that are PENDING and in no run are taken; a hold that ended before `now` is free. The order is
+        always the same: batch, collection, document, ordinal, id.
         """
         ...
 
     def submitted(self, submission: str) -> AsyncIterator[list[ChunkRow]]:
-        """Read the chunks of a submission that are PENDING and in no run, held or not, in pages without a ceiling."""
+        """Iterate over the chunks of a submission that are PENDING and in no run, held or not, in pages."""
         ...
 
     async def let_go(self, submission: str) -> int:
-        """Make every PENDING chunk of a submission that is in no run wait again: NONE; return how many."""
+        """Reset the PENDING chunks of a submission that are in no run to NONE; return how many."""
         ...
 
     async def renew(self, worker: str, *, until: int) -> None:
-        """Put off the end of every claim that `worker` holds."""
+        """Extend every claim of `worker` to `until`."""
         ...
 
     async def workers(self) -> set[str]:
-        """Name every worker that holds a claim on a chunk in no run."""
+        """Return the workers that have claimed a chunk in no run."""
         ...
 
     async def release(self, worker: str) -> int:
-        """Give back every claim of `worker` on chunks in no run: they become NONE; return how many it held.
+        """Reset the chunks in no run that `worker` has claimed to NONE; return how many it had.
 
-        Those of a live submission are left to it, as `hand_over` does.
+        Those of a live submission are left to it, as by `hand_over`.
         """
         ...
 
     async def fail(self, failures: Sequence[Failure], *, worker: str) -> None:
-        """Make claimed chunks FAILED with their reason, one more attempt counted.
+        """Mark claimed chunks FAILED with their reason, and count one more attempt.
 
-        A chunk that was re-versioned since, is held by another worker, or is in a run is left as it is.
+        Chunks that changed version, belong to another worker, or are in a run stay as they are.
         """
         ...
 
     async def retry(self, subjects: Collection[str], *, now: int) -> int:
-        """Make FAILED chunks NONE again, each at version max(version + 1, now), and return how many.
+        """Reset FAILED chunks to NONE, each at version max(version + 1, now); return how many.
 
-        `subjects` are ids of chunks, or of refused runs whose chunks are meant; no subject means every chunk.
+        `subjects` are ids of chunks, or of refused runs, which mean their chunks; none means every chunk.
         """
         ...
 
     async def requeue(self, collection: str, chunk_ids: Collection[str], *, now: int) -> int:
-        """Make SUCCESS chunks wait again (NONE, in no run), each at version max(version + 1, now); return how many.
+        """Reset SUCCESS chunks to NONE, in no run, each at version max(version + 1, now); return how many.
 
-        Deleted ones are among them: their deletion is then committed once more.
+        This includes deleted chunks: their deletion is then committed once more.
         """
         ...
 
     def marks(self, collection: str) -> AsyncIterator[list[ChunkMark]]:
-        """Read the mark of every chunk of a collection, deleted ones too, in order of id, in pages without a ceiling.
+        """Iterate over the marks of all chunks of a collection, including deleted ones, in order of id, in pages.
 
-        Changes meanwhile may be missed.
+        Concurrent changes may be missed.
         """
         ...
 
     async def used(self, batches: Collection[str]) -> set[str]:
-        """Tell which of the batch ids named any chunk row still names, whatever its status."""
+        """Return those of the batch ids that a chunk row still refers to, whatever its status."""
         ...
 
     async def counts(self) -> Mapping[tuple[str, Status], int]:
@@ -210,95 +210,95 @@ class Batches(Protocol):
     """The batch files."""
 
     async def register(self, batch: BatchRow) -> BatchRow:
-        """Record a batch file that is about to be written; one registered before comes back as it was then."""
+        """Record a batch file before it is written; if it is registered already, return the existing row."""
         ...
 
     async def get(self, batches: Collection[str]) -> Mapping[str, BatchRow]:
-        """Read the rows of the batch ids named; unknown ones are absent."""
+        """Return rows by batch id; unknown ids are missing."""
         ...
 
 
 class Runs(Protocol):
-    """The runs: from the delta to the commit that holds it."""
+    """The runs, from their delta to its commit."""
 
     async def record(self, run: RunRow, chunks: Sequence[tuple[str, int]], *, worker: str) -> None:
-        """Record a delta that lies in the store, and put the chunks (id, version) that `worker` claimed into its run.
+        """Record a delta in the store, and put the chunks (id, version) that `worker` has claimed into its run.
 
-        Recording the same run again changes nothing but chunks that were claimed anew. A run that gets such chunks
-        after it was committed or refused is pending again, with the `key` and `sha256` now given.
+        Recording a run again only adds chunks that were claimed again. A committed or refused run that gets such
+        chunks is pending again, with this `key` and `sha256`.
         """
         ...
 
     async def pending(self, collection: str, *, limit: int) -> list[RunRow]:
-        """Read the oldest pending runs of a collection."""
+        """Return the oldest pending runs of a collection."""
         ...
 
     async def collections(self) -> list[str]:
-        """Name the collections that have a pending run."""
+        """Return the collections that have a pending run."""
         ...
 
     async def commit(self, runs: Collection[str], *, version: int) -> None:
         """Mark runs committed in `version` of the index, and their PENDING or REVERTED chunks SUCCESS.
 
-        A run that is committed already keeps its version. A version that a rollback has undone marks nothing: its runs
-        stay as they are, for the next commit to merge again.
+        A run that is committed already keeps its version. For a version that a rollback has undone nothing changes: the
+        next commit merges its runs again.
         """
         ...
 
     async def reverted(self, collection: str) -> list[str]:
-        """Name the reverted runs of a collection."""
+        """Return the ids of the reverted runs of a collection."""
         ...
 
     async def release(self, collection: str) -> int:
-        """Make the reverted runs of a collection pending again, their REVERTED chunks PENDING; return how many runs."""
+        """Make the reverted runs of a collection pending, and their REVERTED chunks PENDING; return how many runs."""
         ...
 
     async def refuse(self, run: str, *, reason: str) -> None:
-        """Mark a run refused, and its PENDING chunks FAILED (rejected) for the reason; a committed run stays so."""
+        """Mark a pending run refused, and its PENDING chunks FAILED (rejected), for a reason."""
         ...
 
     async def get(self, run: str) -> RunRow | None:
-        """Read one run."""
+        """Return one run, or None."""
         ...
 
     async def recent(self, *, limit: int) -> list[RunRow]:
-        """Read the newest runs, newest first."""
+        """Return the newest runs, newest first."""
         ...
 
 
 class Rollbacks(Protocol):
-    """What of each collection was rolled back, as far as its history is known."""
+    """The rollbacks of each collection."""
 
     async def record(self, rollback: Rollback, *, kept: Collection[str]) -> Rollback:
-        """Write down what a version of the index has put back, and return it with what that reverted; repeatable.
+        """Record a rollback once, revert the runs it undid, and return it with their counts.
 
-        Runs committed in a version between its target and its own are reverted, and their SUCCESS chunks REVERTED,
-        except the runs `kept`, which the target holds: of those, the reverted ones are committed by its version.
+        Runs committed in a version between its target and its own become reverted, and their SUCCESS chunks REVERTED.
+        The runs `kept` are excepted, since the target contains them: the reverted ones among them become committed.
         """
         ...
 
     async def of(self, collection: str) -> list[Rollback]:
-        """Read the rollbacks of a collection, newest first."""
+        """Return the rollbacks of a collection, newest first."""
         ...
 
     async def seen(self, collection: str) -> int:
-        """Read up to which version the history of a collection was looked through for rollbacks; 0 at first."""
+        """Return the version up to which the collection's history was searched for rollbacks; 0 at first."""
         ...
 
     async def see(self, collection: str, version: int) -> None:
-        """Remember that the history was looked through up to a version; it never goes back."""
+        """Record that the history was searched up to a version; a lower one changes nothing."""
         ...
 
 
 class DeadLetters(Protocol):
-    """What failed for good until someone looks."""
+    """What failed permanently, until a person looks at it."""
 
     async def add(self, letters: Sequence[DeadLetter]) -> None:
-        """Add letters; one of the same kind, owner and subject is replaced and its attempts counted on."""
+        """Add letters; one of the same kind, owner and subject is replaced, and its attempts are added."""
         ...
 
     def pages(self) -> AsyncIterator[list[DeadLetter]]:
-        """Read every letter, oldest first."""
+        """Iterate over all letters, oldest first, in pages."""
         ...
 
     async def count(self) -> int:
@@ -306,54 +306,57 @@ class DeadLetters(Protocol):
         ...
 
     async def remove(self, kind: str, *, owner: str = "", subjects: Collection[str] = ()) -> int:
-        """Remove letters of a kind, of one owner or all, with the subjects named or any; return how many."""
+        """Remove letters of a kind, optionally only those of an owner or with given subjects; return how many."""
         ...
 
 
 class Submissions(Protocol):
-    """The submissions. The row of one is what makes its chunks its own: without it, their claims run out."""
+    """The submissions. Until a submission is recorded, its chunks do not belong to it, and their claims expire."""
 
     async def create(self, submission: SubmissionRow) -> None:
-        """Record a submission; the same one again changes nothing."""
+        """Record a submission; an existing id changes nothing."""
         ...
 
     async def get(self, submission: str) -> SubmissionRow | None:
-        """Read one submission."""
+        """Return one submission, or None."""
         ...
 
     def pages(self, *, live: bool) -> AsyncIterator[list[SubmissionRow]]:
-        """Read the live submissions, or those that have ended, oldest first, without a ceiling."""
+        """Iterate over the live or the ended submissions, oldest first, in pages."""
         ...
 
     async def hold(self, submission: str, *, worker: str, now: int, until: int) -> SubmissionRow | None:
-        """Hold a live submission until `until`, and read it; None where another's hold lasts, or it has ended."""
+        """Hold a live submission for `worker` until `until`; None if it has ended or another worker holds it."""
         ...
 
     async def save(self, submission: SubmissionRow, *, worker: str) -> bool:
-        """Write a submission that `worker` still holds and that is live; `submission.worker` holds it from then on.
+        """Write a live submission that `worker` holds; from then on `submission.worker` holds it.
 
-        Returns False, and changes nothing, where it does not. A `cancel` that was asked for meanwhile stays.
+        Returns False, and changes nothing, if it does not hold it. A `cancel` that was requested meanwhile stays.
         """
         ...
 
     async def cancel(self, submission: str) -> bool:
-        """Ask for the end of a live submission, held or not; return whether there is one."""
+        """Request the cancellation of a live submission, held or not; return whether there is one."""
         ...
 
     async def renew(self, worker: str, *, until: int) -> None:
-        """Put off the end of every hold of `worker`."""
+        """Extend every hold of `worker` to `until`."""
         ...
 
     async def workers(self) -> set[str]:
-        """Name every worker that holds a live submission."""
+        """Return the workers that hold a live submission."""
         ...
 
     async def release(self, worker: str) -> int:
-        """End every hold of `worker`; return how many. A state of `submitting` stays: something may have been sent."""
+        """Release every hold of `worker`; return how many.
+
+        The state `submitting` stays, since a request may have been sent.
+        """
         ...
 
     async def queued(self, account: str, *, besides: str = "") -> int:
-        """Add up the tokens of the live submissions of an account, but for one, that are queued at its provider."""
+        """Sum the tokens of an account's live submissions, except `besides`, that are queued at its provider."""
         ...
 
 
@@ -361,28 +364,28 @@ class Spending(Protocol):
     """What was paid for, by run and document."""
 
     async def record(self, rows: Sequence[SpendRow]) -> None:
-        """Record what was spent; for a run, source and document that have a row already, nothing changes."""
+        """Record spending; an existing row of the same run, source and document stays as it is."""
         ...
 
     async def totals(
         self, by: Literal["lane", "source", "document", "run"], *, limit: int, since: int = 0
     ) -> list[Spent]:
-        """Add up what was spent since a time (µs), under each name; those that cost most come first.
+        """Sum the spending since a time (µs) by lane, source, document or run; the most expensive first.
 
-        Rows of no texts count for nothing: they say only that a run was recorded.
+        Rows without texts do not count: they only say that a run was recorded.
         """
         ...
 
 
 class Files(Protocol):
-    """The files of the server's Files API. Each belongs to its owner: no other is told that it exists."""
+    """The files of the server's Files API. Each belongs to its owner: nobody else learns that it exists."""
 
     async def create(self, file: FileRow) -> None:
-        """Record a file; the same one again changes nothing."""
+        """Record a file; an existing id changes nothing."""
         ...
 
     async def get(self, file: str) -> FileRow | None:
-        """Read one file's row, whosever it is."""
+        """Return one file of any owner, or None."""
         ...
 
     async def list(
@@ -395,22 +398,22 @@ class Files(Protocol):
         descending: bool,
         now: int = 0,
     ) -> Sequence[FileRow]:
-        """Read the files of an owner in order of time and id, following the one of id `after`.
+        """Return an owner's files in order of time and id, those that follow the id `after`.
 
-        Those whose time is over by `now` are left out, and not counted by the limit.
+        Files that expired by `now` are left out, and do not count towards `limit`.
         """
         ...
 
     async def stored(self, owner: str, *, now: int) -> int:
-        """Add up the bytes of an owner's files, but those whose time is over."""
+        """Sum the bytes of an owner's files that have not expired."""
         ...
 
     async def remove(self, file: str) -> bool:
-        """Forget a file; return whether it was there."""
+        """Remove a file; return whether it existed."""
         ...
 
     async def expired(self, *, now: int, limit: int) -> Sequence[FileRow]:
-        """Read files of any owner whose time is over."""
+        """Return expired files of any owner."""
         ...
 
 
@@ -418,91 +421,91 @@ class Jobs(Protocol):
     """The jobs of the server's Batch API."""
 
     async def create(self, job: JobRow) -> None:
-        """Record a job; the same one again changes nothing."""
+        """Record a job; an existing id changes nothing."""
         ...
 
     async def get(self, job: str) -> JobRow | None:
-        """Read one job, whosever it is."""
+        """Return one job of any owner, or None."""
         ...
 
     async def list(self, owner: str, *, after: str | None, limit: int) -> Sequence[JobRow]:
-        """Read the jobs of an owner, newest first, following the one of id `after`."""
+        """Return an owner's jobs, newest first, those that follow the id `after`."""
         ...
 
     def pages(self) -> AsyncIterator[Sequence[JobRow]]:
-        """Read every job of any owner that has not ended, oldest first, without a ceiling."""
+        """Iterate over the jobs of all owners that have not ended, oldest first, in pages."""
         ...
 
     async def hold(self, job: str, *, worker: str, now: int, until: int) -> JobRow | None:
-        """Hold a job that has not ended until `until`, and read it; None where another worker's hold lasts."""
+        """Hold a job for `worker` until `until`; None if it has ended or another worker holds it."""
         ...
 
     async def save(self, job: JobRow, *, worker: str) -> bool:
-        """Write a job that `worker` still holds; `job.worker` holds it from then on.
+        """Write a job that `worker` holds; from then on `job.worker` holds it.
 
-        Returns False, and changes nothing, where it does not. A `cancel` that was asked for meanwhile stays.
+        Returns False, and changes nothing, if it does not hold it. A `cancel` that was requested meanwhile stays.
         """
         ...
 
     async def cancel(self, job: str) -> JobRow | None:
-        """Ask for the end of a job that has not ended, held or not; return it as it then is, or None: there is none."""
+        """Request the cancellation of a job that has not ended, held or not; return the job, or None."""
         ...
 
     async def queued(self, owner: str) -> int:
-        """Add up the tokens that the unfinished jobs of an owner may yet use."""
+        """Sum the tokens that the unfinished jobs of an owner may still use."""
         ...
 
 
 class Keys(Protocol):
-    """The API keys. They are never deleted: a revoked one stays, so that its use can be explained."""
+    """The API keys. They are never deleted: a revoked key stays, so that its past use can be explained."""
 
     async def create(self, key: KeyRow) -> None:
-        """Record a key; the same one again changes nothing.
+        """Record a key; the same key again changes nothing.
 
         Raises:
-            Conflict: there is another key of that id or hash.
+            Conflict: another key has this id or hash.
         """
         ...
 
     async def find(self, hash: str) -> KeyRow | None:  # noqa: A002 - the record's own field
-        """Read the key whose secret has this hash, revoked or not, as it is now."""
+        """Return the key whose secret has this hash, revoked or not, or None."""
         ...
 
     async def all(self) -> list[KeyRow]:
-        """Read every key, oldest first."""
+        """Return every key, oldest first."""
         ...
 
     async def exist(self) -> bool:
-        """Tell whether there ever was a key."""
+        """Return whether any key was ever created."""
         ...
 
     async def revoke(self, id: str, *, at: int) -> KeyRow | None:  # noqa: A002 - the record's own field
-        """Revoke a key and return it; one that was revoked before keeps its time. None where there is none."""
+        """Revoke a key and return it, or None if there is none; a revoked key keeps its time."""
         ...
 
     async def use(self, times: Mapping[str, int]) -> None:
-        """Note when keys were last used, by id; a time never goes back, and unknown ids are passed over."""
+        """Record when keys were last used, by id; a time never goes back, and unknown ids are ignored."""
         ...
 
 
 class Quotas(Protocol):
-    """The tokens that each key has used on each day; `day` is written 2026-11-21, in UTC."""
+    """The tokens that each key has used per day; a `day` is written 2026-11-21, in UTC."""
 
     async def add(self, day: str, tokens: Mapping[str, int]) -> Mapping[str, int]:
-        """Add tokens to what keys have used, by id, and return what each of them has used then."""
+        """Add tokens to what keys have used, and return each key's new total."""
         ...
 
     async def used(self, day: str, keys: Collection[str]) -> Mapping[str, int]:
-        """Read what the keys named have used; those that used nothing are absent."""
+        """Return what some keys have used; keys that used nothing are missing."""
         ...
 
     async def forget(self, *, before: str) -> int:
-        """Drop what was used before a day, and return how many rows that was."""
+        """Delete what was used before a day; return how many rows."""
         ...
 
 
 class Ledger(Protocol):
-    """All aggregates of one ledger; `id` is made once, when the ledger is, and `location` shows no password."""
+    """All aggregates of one ledger. `id` is created with the ledger; `location` shows no password."""
 
     id: str
     location: str
@@ -520,5 +523,5 @@ class Ledger(Protocol):
     jobs: Jobs
 
     async def close(self) -> None:
-        """Let go of the database."""
+        """Close the database."""
         ...

@@ -1,4 +1,4 @@
-"""The rows of the ledger: what is known of one thing each. Times are microseconds since 1970."""
+"""The rows of a ledger. Times are microseconds since 1970."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ JOB_FIXED = frozenset(
 
 @dataclass(frozen=True, kw_only=True)
 class Cursor:
-    """Where a source stands; `token` moves with every swap and is what a swap is conditional on."""
+    """The position of a source's fetch; every swap is conditional on `token`, and increases it."""
 
     source: str
     value: str = ""
@@ -28,7 +28,7 @@ class Cursor:
 
 @dataclass(frozen=True, kw_only=True)
 class DocumentRow:
-    """One document of a source as it was last chunked. `generation` is when (µs): it only grows."""
+    """One document of a source as it was last chunked; `generation` is when (µs), and only grows."""
 
     source: str
     id: str
@@ -41,8 +41,8 @@ class DocumentRow:
 class ChunkRow(NamedTuple):
     """One chunk; a tuple, since there are millions of them.
 
-    `deleted` marks a chunk whose document dropped it. `worker` holds it until `until` (µs), which is 0 once it is in a
-    `run`. `failure` is the class of `error`: `transient` or `rejected`.
+    `deleted` means that the document no longer contains it. `worker` has claimed it until `until` (µs), which is 0 once
+    it is in a `run`. `failure` is the class of `error`: `transient` or `rejected`.
     """
 
     collection: str
@@ -67,7 +67,7 @@ class ChunkRow(NamedTuple):
 
 
 class ChunkMark(NamedTuple):
-    """What the index can be held against, of one chunk; a tuple, since a proof reads millions of them."""
+    """What an audit compares of one chunk with the index; a tuple, since it reads millions of them."""
 
     id: str
     version: int
@@ -80,7 +80,7 @@ class ChunkMark(NamedTuple):
 
 @dataclass(frozen=True, kw_only=True)
 class BatchRow:
-    """One batch file; `timestamp` (µs) is fixed when it is registered, so that a repeat writes the same bytes."""
+    """One batch file; `timestamp` (µs) is fixed at registration, so that writing it again yields the same bytes."""
 
     id: str
     source: str
@@ -91,10 +91,10 @@ class BatchRow:
 
 @dataclass(frozen=True, kw_only=True)
 class Swap:
-    """What one page of a fetch changes: it holds as a whole, or not at all when `cursor` has moved since it was read.
+    """The changes of one page of a fetch. They apply as a whole, or not at all if `cursor` has moved since it was read.
 
-    Every row of `chunks` replaces the row of its (collection, id); rows of documents not named stay as they are. The
-    version of a chunk only grows: a changed row whose version is not above the stored one is put one above it.
+    Each of `chunks` replaces the row of its (collection, id); chunks of other documents stay as they are. A chunk's
+    version only grows: a changed row whose version is not above the stored one gets the stored version + 1.
     """
 
     cursor: Cursor
@@ -106,7 +106,7 @@ class Swap:
 
 @dataclass(frozen=True, kw_only=True)
 class Failure:
-    """Why one claimed chunk could not be embedded; `kind` is `transient` or `rejected`."""
+    """Why a claimed chunk could not be embedded; `kind` is `transient` or `rejected`."""
 
     collection: str
     id: str
@@ -119,9 +119,9 @@ class Failure:
 class RunRow:
     """One piece of embedding work for one collection; `state` is `pending`, `committed`, `refused` or `reverted`.
 
-    `created` is when its chunks were claimed (µs): a deletion that its delta does not know of can only be later.
-    `texts` were sent to the provider, for `tokens` (`planned` were counted before) and `cost_usd`, in `seconds`;
-    `version` is the commit that holds it.
+    `created` (µs) is when its chunks were claimed: a deletion that is missing in its delta must be later. `texts` were
+    sent to the provider, which billed `tokens` (`planned` were counted before) and `cost_usd`, in `seconds`. `version`
+    is the index version that contains it.
     """
 
     id: str
@@ -145,15 +145,14 @@ class RunRow:
 
 @dataclass(frozen=True, kw_only=True)
 class SubmissionRow:
-    """One job at a provider's Batch API: from the file of texts that asks, to the commit that holds the answers.
+    """One job at a provider's Batch API, from the input file to the commit of its results.
 
-    `state` is `ready`, `submitting` (an upload may be under way), `submitted`, and then how it ended: `completed`,
-    `failed`, `expired` or `cancelled`. As long as `ended` (µs) is 0 it is live, and its chunks are nobody else's.
-    `account` is whose queue it stands in, `key` where its input lies, of `bytes`; it asks for `texts`, which `chunks`
-    share, of `tokens` as they were planned. `worker` holds it until `until`; before `later` (µs) nothing is tried.
-    `job` is the provider's own id, known since `submitted`; what has no answer by `deadline` is embedded now; 0 is
-    without one. `done` and `failed` count texts as the provider does, `billed` are its tokens. `cancel` asks for its
-    end.
+    `state` is `ready`, `submitting` (an upload may be under way), `submitted`, and then its outcome: `completed`,
+    `failed`, `expired` or `cancelled`. It is live while `ended` (µs) is 0, and until then its chunks cannot be claimed.
+    `account` is whose queue it uses. `key` is where its input is stored, `bytes` long: `texts` of `tokens` (as
+    planned), shared by `chunks`. `worker` holds it until `until`; nothing is tried before `later` (µs). `job` is the
+    provider's id, known once `submitted`. Texts without a result by `deadline` (0: none) are embedded at once. `done`
+    and `failed` count texts, `billed` tokens, as the provider reports them. `cancel` requests its cancellation.
     """
 
     id: str
@@ -182,10 +181,10 @@ class SubmissionRow:
 
     @property
     def is_queued(self) -> bool:
-        """Tell whether room in its provider's queue is kept for it.
+        """Return whether it takes room in its provider's queue.
 
-        It is not for what was put off on the way there, of which there is hardly ever a job, nor for what has ended
-        with answers that cannot be taken in: either would keep others waiting for as long as that is so.
+        A submission that was put off before it got a job takes none, nor does one that has ended at the provider with
+        results that cannot be used: either would block others for as long as that lasts.
         """
         if self.state == "submitted":
             return not self.ended and (not self.error or self.done + self.failed < self.texts)
@@ -194,10 +193,10 @@ class SubmissionRow:
 
 @dataclass(frozen=True, kw_only=True)
 class SpendRow:
-    """What one run was billed for the texts of one document: tokens as planned and as billed, and US dollars.
+    """What one run was billed for the texts of one document: tokens planned and billed, and US dollars.
 
-    `run` is that of the delta, or on the batch lane the submission; what that was billed for texts that no chunk has
-    any more is of no document. `at` is µs since 1970.
+    `run` is the run of the delta, or on the batch lane the submission. What was billed for texts that no chunk has any
+    more has an empty document. `at` is µs since 1970.
     """
 
     run: str
@@ -212,7 +211,7 @@ class SpendRow:
 
 
 class Spent(NamedTuple):
-    """What was spent under one name: a lane, a source, a run, or a document, which is named with its source."""
+    """The spending under one name: a lane, a source, a run, or a document together with its source."""
 
     source: str
     name: str
@@ -224,9 +223,9 @@ class Spent(NamedTuple):
 
 @dataclass(frozen=True, kw_only=True)
 class FileRow:
-    """One file that somebody sent to the server, or that it made for them, whose bytes lie at `key` in the store.
+    """One file uploaded to the server or created by it; its bytes are stored at `key`.
 
-    `owner` is the id of an API key, empty where none is needed. Times are µs since 1970; `expires` is 0 for never.
+    `owner` is the id of an API key, empty if the server needs none. Times are µs since 1970; `expires` 0 means never.
     """
 
     id: str
@@ -241,13 +240,13 @@ class FileRow:
 
 @dataclass(frozen=True, kw_only=True)
 class JobRow:
-    """One job at the Batch API of this server, for `owner` (see `FileRow`).
+    """One job at this server's Batch API, of `owner` (see `FileRow`).
 
-    `state` is OpenAI's word for it. `input`, `output` and `errors` are ids of files. Of `total` lines the first `line`
-    have their answers in the store, `completed` and `failed` of them; `tokens` were used, `queued` may yet be.
-    `metadata`, `faults` (what validation found) and `stamps` (when each state began, µs) are JSON. `keep` is how many
-    seconds the files it makes are kept, 0 for ever. `worker` holds it until `until`; `ended` is 0 while there is
-    something left to do. Times are µs since 1970.
+    `state` is OpenAI's. `input`, `output` and `errors` are ids of files. Of `total` lines the first `line` have their
+    results stored, `completed` and `failed` of them; `tokens` were used, `queued` may still be. `metadata`, `faults`
+    (validation errors) and `stamps` (when each state began, µs) are JSON. `keep` is the lifetime of its output files in
+    seconds, 0 for ever. `worker` holds it until `until`; `ended` is 0 while there is work left. Times are µs since
+    1970.
     """
 
     id: str
@@ -280,9 +279,9 @@ class JobRow:
 
 @dataclass(frozen=True, kw_only=True)
 class Rollback:
-    """A collection put back to the contents of version `target`, by its version `version`, at `at` (µs).
+    """A collection restored to the contents of version `target`, as version `version`, at `at` (µs).
 
-    The versions between the two are undone; `runs` and `chunks` are how many were reverted for it.
+    The versions in between are undone; `runs` and `chunks` count what was reverted.
     """
 
     collection: str
@@ -295,7 +294,7 @@ class Rollback:
 
 @dataclass(frozen=True, kw_only=True)
 class DeadLetter:
-    """What failed for good until someone looks.
+    """What failed permanently, until a person looks at it.
 
     `kind` is `source`, `chunk` or `run`; `owner` its source or collection.
     """
@@ -310,9 +309,9 @@ class DeadLetter:
 
 @dataclass(frozen=True, kw_only=True)
 class KeyRow:
-    """One API key. `hash` is the sha256 of its secret in hex; of the secret itself only `prefix` is known.
+    """One API key. `hash` is the sha256 of its secret in hex; of the secret itself only `prefix` is stored.
 
-    No `models` means all of them. Times are µs since 1970; `revoked` and `used` are 0 where that never happened.
+    Empty `models` means all models. Times are µs since 1970; `revoked` and `used` are 0 if that never happened.
     """
 
     id: str

@@ -75,4 +75,4 @@ class MemoryLedger:
         self.table.settle()
 
     async def close(self) -> None:
-        """Do nothing: the table lives on in memory."""
+        """Close the database."""

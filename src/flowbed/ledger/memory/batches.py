@@ -22,7 +22,7 @@ class MemoryBatches:
         self._table = table
 
     async def register(self, batch: BatchRow) -> BatchRow:
-        """Record a batch file that is about to be written."""
+        """Record a batch file before it is written."""
         place = (f"batch#{batch.id}", "-")
         while (there := await self._table.get(place)) is None:
             try:
@@ -32,6 +32,6 @@ class MemoryBatches:
         return row_of(BatchRow, there)
 
     async def get(self, batches: Collection[str]) -> Mapping[str, BatchRow]:
-        """Read the rows of the batch ids named."""
+        """Return rows by batch id."""
         items = await read_all(self._table, [(f"batch#{batch}", "-") for batch in sorted(set(batches))])
         return {item["id"]: row_of(BatchRow, item) for item in items}

@@ -46,7 +46,7 @@ class MemoryChunks:
         self._submissions = submissions
 
     async def of(self, source: str, documents: Collection[str]) -> list[ChunkRow]:
-        """Read every chunk row of the documents named."""
+        """Return all chunk rows of some documents, including deleted ones."""
         await self._documents.apply()
         found: list[ChunkRow] = []
         for document in sorted(set(documents)):
@@ -57,7 +57,7 @@ class MemoryChunks:
         return found
 
     async def find(self, subject: str) -> list[ChunkRow]:
-        """Read the rows whose id or document is `subject`."""
+        """Return the rows whose id or document is `subject`, in every collection and source."""
         if is_unstorable(subject):
             return []
         await self._documents.apply()
@@ -72,7 +72,7 @@ class MemoryChunks:
         return sorted(found, key=lambda row: (row.collection, row.id))
 
     async def owners(self, collection: str, chunk_ids: Collection[str]) -> Mapping[str, str]:
-        """Tell which source holds each of the chunks named."""
+        """Return the source of each chunk by id."""
         await self._documents.apply()
         rows = await self._read([chunk_key(collection, each) for each in set(chunk_ids)])
         return {row.id: row.source for row in rows if not row.deleted}
@@ -80,7 +80,7 @@ class MemoryChunks:
     async def ready(
         self, batch: str, statuses: Collection[Status], *, now: int, sources: Collection[str]
     ) -> list[ChunkRow]:
-        """Read the chunks of a batch that `claim` would give."""
+        """Return the chunks of a batch that `claim` would return, without claiming them."""
         await self._documents.apply()
         listed = await all_of(self._table.look_up, "chunks_by_batch", batch or NO_BATCH)
         rows = await self._read([item["place"] for item in listed])
@@ -94,7 +94,7 @@ class MemoryChunks:
     async def batches(
         self, statuses: Collection[Status], *, now: int, sources: Collection[str]
     ) -> AsyncIterator[list[str]]:
-        """List the batch ids with a chunk to work on, oldest first; "" comes after all others."""
+        """Iterate over the ids of batches with a claimable chunk, oldest first."""
         await self._documents.apply()
         found: set[str] = set()
         for status in {*statuses, Status.PENDING}:
@@ -122,7 +122,7 @@ class MemoryChunks:
         limit: int,
         submission: str = "",
     ) -> list[ChunkRow]:
-        """Make up to `limit` chunks of some batches PENDING for `worker`, one by one."""
+        """Claim up to `limit` claimable chunks (see `batches`) for `worker` until `until`, each conditionally."""
         won: list[ChunkRow] = []
         ready = [
             row for batch in batches for row in await self.ready(batch, statuses, now=now, sources=sources)
@@ -152,11 +152,11 @@ class MemoryChunks:
         return sorted(won, key=lambda row: (row.collection, row.document, row.ordinal, row.id))
 
     async def bind(self, chunks: Sequence[ChunkRow], *, worker: str, submission: str) -> None:
-        """Put chunks that `worker` still holds into another submission."""
+        """Move chunks that `worker` has claimed, at the same version, to another submission."""
         await self._each(chunks, worker, {"submission": submission})
 
     async def hand_over(self, submission: str, *, worker: str) -> int:
-        """Leave the chunks that `worker` holds to their submission."""
+        """Leave the chunks that `worker` has claimed to their live submission, without a holder."""
         if not await self._submissions.live([submission]):
             return 0
 
@@ -167,11 +167,11 @@ class MemoryChunks:
         return await self._change(await self._carried_by(submission), leave)
 
     async def give_back(self, chunks: Sequence[ChunkRow], *, worker: str) -> None:
-        """Make chunks that `worker` still holds wait again."""
+        """Reset chunks that `worker` has claimed, at the same version, to NONE, in no submission."""
         await self._each(chunks, worker, _GIVEN_BACK)
 
     async def gathered(self, hashes: Collection[str], *, besides: Collection[str]) -> set[str]:
-        """Tell which of the texts a submission in the making has taken in."""
+        """Return those of the texts, by text_hash, that an unrecorded submission not in `besides` already has."""
         await self._documents.apply()
         carrying_: list[Item] = []
         for text_hash in sorted(set(hashes)):
@@ -190,7 +190,7 @@ class MemoryChunks:
         return {item["text_hash"] for item in carrying_ if item["submission"] not in known}
 
     async def take(self, submission: str, *, worker: str, now: int, until: int, limit: int) -> list[ChunkRow]:
-        """Hold up to `limit` chunks of a live submission that nobody holds, one by one."""
+        """Hold up to `limit` free chunks of a live submission for `worker`, so that it can write their results."""
 
         def free(item: Item) -> Mapping[str, Any] | None:
             kept = item["submission"] == submission and in_no_run(item)
@@ -210,7 +210,7 @@ class MemoryChunks:
         return held
 
     async def submitted(self, submission: str) -> AsyncIterator[list[ChunkRow]]:
-        """Read the chunks of a submission that are PENDING and in no run."""
+        """Iterate over the chunks of a submission that are PENDING and in no run, held or not."""
         items = await read_all(self._table, await self._carried_by(submission))
         rows = [
             row_of(ChunkRow, item) for item in items if item["submission"] == submission and in_no_run(item)
@@ -219,7 +219,7 @@ class MemoryChunks:
             yield page
 
     async def let_go(self, submission: str) -> int:
-        """Make every PENDING chunk of a submission that is in no run wait again."""
+        """Reset the PENDING chunks of a submission that are in no run to NONE."""
 
         def back(item: Item) -> Mapping[str, Any] | None:
             return _GIVEN_BACK if item["submission"] == submission and in_no_run(item) else None
@@ -227,16 +227,16 @@ class MemoryChunks:
         return await self._change(await self._carried_by(submission), back)
 
     async def renew(self, worker: str, *, until: int) -> None:
-        """Put off the end of every claim that `worker` holds."""
+        """Extend every claim of `worker` to `until`."""
         await self._held(worker, lambda _: {"until": until})
 
     async def workers(self) -> set[str]:
-        """Name every worker that holds a claim on a chunk in no run."""
+        """Return the workers that have claimed a chunk in no run."""
         pending = await all_of(self._table.look_up, "chunks_by_status", Status.PENDING.value)
         return {item["worker"] for item in pending if not item["run"]} - {""}
 
     async def release(self, worker: str) -> int:
-        """Give back every claim of `worker` on chunks in no run."""
+        """Reset the chunks in no run that `worker` has claimed to NONE."""
         listed = await all_of(self._table.look_up, "chunks_by_worker", worker)
         items = await read_all(self._table, [item["place"] for item in listed])
         live = await self._live([row_of(ChunkRow, item) for item in items])
@@ -250,12 +250,12 @@ class MemoryChunks:
         return await self._held(worker, back)
 
     async def fail(self, failures: Sequence[Failure], *, worker: str) -> None:
-        """Make claimed chunks FAILED with their reason."""
+        """Mark claimed chunks FAILED with their reason, and count one more attempt."""
         for failure in failures:
             await update(self._table, chunk_key(failure.collection, failure.id), _failed(failure, worker))
 
     async def retry(self, subjects: Collection[str], *, now: int) -> int:
-        """Make FAILED chunks NONE again, each at a later version."""
+        """Reset FAILED chunks to NONE, each at version max(version + 1, now)."""
         await self._documents.apply()
         if subjects:
             found: list[Item] = []
@@ -274,7 +274,7 @@ class MemoryChunks:
         return await self._change({item["place"] for item in found}, again)
 
     async def requeue(self, collection: str, chunk_ids: Collection[str], *, now: int) -> int:
-        """Make SUCCESS chunks NONE again, each at a later version."""
+        """Reset SUCCESS chunks to NONE, in no run, each at version max(version + 1, now)."""
         await self._documents.apply()
 
         def again(item: Item) -> Mapping[str, Any] | None:
@@ -284,14 +284,14 @@ class MemoryChunks:
         return await self._change({chunk_key(collection, each) for each in chunk_ids}, again)
 
     async def marks(self, collection: str) -> AsyncIterator[list[ChunkMark]]:
-        """Read the mark of every chunk of a collection, in order of id."""
+        """Iterate over the marks of all chunks of a collection, including deleted ones, in order of id."""
         await self._documents.apply()
         async for page in pages(self._table.look_up, "chunks_by_id", collection):
             if page:
                 yield [ChunkMark(*(item[name] for name in ChunkMark._fields)) for item in page]
 
     async def used(self, batches: Collection[str]) -> set[str]:
-        """Tell which of the batch ids named a chunk row still names."""
+        """Return those of the batch ids that a chunk row still refers to, whatever its status."""
         await self._documents.apply()
         found = set()
         for batch in set(batches):

@@ -36,12 +36,12 @@ class MemoryDeadLetters:
         self._table = table
 
     async def add(self, letters: Sequence[DeadLetter]) -> None:
-        """Add letters, or count on those that are there."""
+        """Add letters."""
         for letter in letters:
             await self._add(replace(letter, subject=escaped(letter.subject), reason=escaped(letter.reason)))
 
     async def pages(self) -> AsyncIterator[list[DeadLetter]]:
-        """Read every letter, oldest first."""
+        """Iterate over all letters, oldest first."""
         letters = [row_of(DeadLetter, item) for item in await all_of(self._table.query, LETTERS)]
         letters.sort(key=lambda each: (each.at, each.kind, each.owner, each.subject))
         for page in groups(letters, PAGE):
@@ -52,7 +52,7 @@ class MemoryDeadLetters:
         return len(await all_of(self._table.query, LETTERS))
 
     async def remove(self, kind: str, *, owner: str = "", subjects: Collection[str] = ()) -> int:
-        """Remove letters of a kind."""
+        """Remove letters of a kind, optionally only those of an owner or with given subjects."""
         named = set(map(escaped, subjects))
         gone = 0
         for item in await all_of(self._table.query, LETTERS):

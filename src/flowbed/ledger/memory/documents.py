@@ -52,7 +52,7 @@ class MemoryDocuments:
         self._names = (f"{name}/{number}" for number in count())
 
     async def cursor(self, source: str) -> Cursor:
-        """Read where a source stands."""
+        """Return the cursor of a source."""
         found = await self._table.get((CURSORS, source))
         return (
             Cursor(source=source, value=found["value"], token=found["token"])
@@ -61,13 +61,13 @@ class MemoryDocuments:
         )
 
     async def get(self, source: str, documents: Collection[str]) -> Mapping[str, DocumentRow]:
-        """Read the rows of the documents named."""
+        """Return rows by document id."""
         await self.apply()
         keys = [(f"documents#{source}", document) for document in sorted(set(documents))]
         return {item["id"]: row_of(DocumentRow, item) for item in await read_all(self._table, keys)}
 
     async def etags(self, source: str, documents: Collection[str]) -> Mapping[str, str]:
-        """Read the etags of the documents named."""
+        """Return etags by document id."""
         return {name: row.etag for name, row in (await self.get(source, documents)).items()}
 
     async def count(self, source: str) -> int:
@@ -75,14 +75,14 @@ class MemoryDocuments:
         return sum([len(page) async for page in self.pages(source)])
 
     async def pages(self, source: str) -> AsyncIterator[list[DocumentRow]]:
-        """Read every document of a source, in order of id."""
+        """Iterate over all documents of a source in order of id."""
         await self.apply()
         async for page in pages(self._table.query, f"documents#{source}"):
             if page:
                 yield [row_of(DocumentRow, item) for item in page]
 
     async def swap(self, swap: Swap) -> Cursor:
-        """Apply one page of a fetch."""
+        """Apply one page of a fetch and return the source's new cursor."""
         require_storable(row.id for row in swap.documents)
         require_storable(row.id for row in swap.chunks if not row.deleted)
         log = next(self._names)

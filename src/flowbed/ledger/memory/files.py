@@ -38,7 +38,7 @@ class MemoryFiles:
         await create(self._table, _key(row.id), item_of(row), name)
 
     async def get(self, file: str) -> FileRow | None:
-        """Read one file's row."""
+        """Return one file of any owner, or None."""
         item = None if is_unstorable(file) else await self._table.get(_key(file))
         return row_of(FileRow, item) if item else None
 
@@ -52,7 +52,7 @@ class MemoryFiles:
         descending: bool,
         now: int = 0,
     ) -> Sequence[FileRow]:
-        """Read the files of an owner in order of time and id."""
+        """Return an owner's files in order of time and id, those that follow the id `after`."""
         ids = await self._of(owner)
         if descending:
             ids = ids[::-1]
@@ -62,12 +62,12 @@ class MemoryFiles:
         return [row for row in rows if purpose in {None, row.purpose} and _is_kept(row, now)][:limit]
 
     async def stored(self, owner: str, *, now: int) -> int:
-        """Add up the bytes of an owner's files."""
+        """Sum the bytes of an owner's files that have not expired."""
         rows = await self._read(await self._of(owner))
         return sum(row.bytes for row in rows if _is_kept(row, now))
 
     async def remove(self, file: str) -> bool:
-        """Forget a file."""
+        """Remove a file."""
         asked = False
         while not is_unstorable(file) and (item := await self._table.get(_key(file))):
             name = _name(row_of(FileRow, item))
@@ -82,7 +82,7 @@ class MemoryFiles:
         return asked
 
     async def expired(self, *, now: int, limit: int) -> Sequence[FileRow]:
-        """Read files whose time is over."""
+        """Return expired files of any owner."""
         listed = await all_of(self._table.look_up, "files_by_expiry", "-")
         over = [item["id"] for item in listed if item["expires"] <= now]
         return (await self._read(over))[:limit]

@@ -31,19 +31,19 @@ class MemoryJobs:
         await create(self._table, _key(job.id), item_of(job), name)
 
     async def get(self, job: str) -> JobRow | None:
-        """Read one job."""
+        """Return one job of any owner, or None."""
         item = None if is_unstorable(job) else await self._table.get(_key(job))
         return row_of(JobRow, item) if item else None
 
     async def list(self, owner: str, *, after: str | None, limit: int) -> Sequence[JobRow]:
-        """Read the jobs of an owner, newest first."""
+        """Return an owner's jobs, newest first, those that follow the id `after`."""
         ids = await self._of(owner)
         if after is not None:
             ids = ids[ids.index(after) + 1 :] if after in ids else []
         return await self._read(ids[:limit])
 
     async def pages(self) -> AsyncIterator[Sequence[JobRow]]:
-        """Read every job that has not ended, oldest first."""
+        """Iterate over the jobs of all owners that have not ended, oldest first."""
         async for page in pages(self._table.look_up, "jobs_by_age", "-"):
             # What is listed may have ended: who went by the list would begin it anew.
             rows = [row for row in await self._read([item["id"] for item in page]) if not row.ended]
@@ -51,23 +51,23 @@ class MemoryJobs:
                 yield rows
 
     async def hold(self, job: str, *, worker: str, now: int, until: int) -> JobRow | None:
-        """Hold a job that has not ended until `until`, and read it."""
+        """Hold a job for `worker` until `until`."""
         item = await holds.hold(self._table, _key(job), worker=worker, now=now, until=until)
         return row_of(JobRow, item) if item else None
 
     async def save(self, job: JobRow, *, worker: str) -> bool:
-        """Write a job that `worker` still holds."""
+        """Write a job that `worker` holds."""
         values = {name: value for name, value in vars(job).items() if name not in JOB_FIXED}
         return await holds.save(self._table, _key(job.id), values, worker=worker)
 
     async def cancel(self, job: str) -> JobRow | None:
-        """Ask for the end of a job, and return it as it then is."""
+        """Request the cancellation of a job that has not ended, held or not."""
         if not is_unstorable(job):
             await holds.save(self._table, _key(job), {"cancel": True})
         return await self.get(job)
 
     async def queued(self, owner: str) -> int:
-        """Add up the tokens that the unfinished jobs of an owner may yet use."""
+        """Sum the tokens that the unfinished jobs of an owner may still use."""
         return sum(row.queued for row in await self._read(await self._of(owner)) if not row.ended)
 
     async def _of(self, owner: str) -> Sequence[str]:

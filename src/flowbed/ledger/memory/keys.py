@@ -56,28 +56,28 @@ class MemoryKeys:
             return
 
     async def find(self, hash: str) -> KeyRow | None:  # noqa: A002 - the record's own field
-        """Read the key whose secret has this hash."""
+        """Return the key whose secret has this hash, revoked or not, or None."""
         named = await self._table.get((f"hash#{hash}", "-"))
         there = await self._table.get((KEYS, named["id"])) if named else None
         return _row(there) if there else None
 
     async def all(self) -> list[KeyRow]:
-        """Read every key, oldest first."""
+        """Return every key, oldest first."""
         rows = [_row(item) for item in await all_of(self._table.query, KEYS)]
         return sorted(rows, key=lambda row: (row.created, row.id))
 
     async def exist(self) -> bool:
-        """Tell whether there ever was a key."""
+        """Return whether any key was ever created."""
         return bool((await self._table.query(KEYS)).items)
 
     async def revoke(self, id: str, *, at: int) -> KeyRow | None:  # noqa: A002 - the record's own field
-        """Revoke a key and return it."""
+        """Revoke a key and return it, or None if there is none."""
         await update(self._table, (KEYS, id), lambda item: None if item["revoked"] else {"revoked": at})
         there = await self._table.get((KEYS, id))
         return _row(there) if there else None
 
     async def use(self, times: Mapping[str, int]) -> None:
-        """Note when keys were last used."""
+        """Record when keys were last used, by id."""
         for id_, at in times.items():
             await update(
                 self._table,
@@ -94,7 +94,7 @@ class MemoryQuotas:
         self._table = table
 
     async def add(self, day: str, tokens: Mapping[str, int]) -> Mapping[str, int]:
-        """Add tokens to what keys have used."""
+        """Add tokens to what keys have used, and return each key's new total."""
         if not tokens:
             return {}
         # Before the counts themselves, so that no day is ever missed when the old ones are dropped.
@@ -102,12 +102,12 @@ class MemoryQuotas:
         return {key: await self._add(day, key, more) for key, more in tokens.items()}
 
     async def used(self, day: str, keys: Collection[str]) -> Mapping[str, int]:
-        """Read what the keys named have used."""
+        """Return what some keys have used."""
         items = await read_all(self._table, [(f"quota#{day}", key) for key in sorted(set(keys))])
         return {item["key"]: item["tokens"] for item in items}
 
     async def forget(self, *, before: str) -> int:
-        """Drop what was used before a day."""
+        """Delete what was used before a day."""
         gone = 0
         for day in [item["day"] for item in await all_of(self._table.query, DAYS)]:
             if day >= before:

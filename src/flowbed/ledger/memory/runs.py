@@ -45,7 +45,7 @@ class MemoryRuns:
         self._table = table
 
     async def record(self, run: RunRow, chunks: Sequence[tuple[str, int]], *, worker: str) -> None:
-        """Record a delta and put the claimed chunks into its run."""
+        """Record a delta in the store, and put the chunks (id, version) that `worker` has claimed into its run."""
         place = _run_key(run.id)
         while await self._table.get(place) is None:
             try:
@@ -59,7 +59,7 @@ class MemoryRuns:
                 pass
 
     async def pending(self, collection: str, *, limit: int) -> list[RunRow]:
-        """Read the oldest pending runs of a collection."""
+        """Return the oldest pending runs of a collection."""
         listed = await all_of(self._table.look_up, "runs_by_state", "pending")
         found: list[RunRow] = []
         for item in listed:
@@ -70,22 +70,22 @@ class MemoryRuns:
         return found
 
     async def collections(self) -> list[str]:
-        """Name the collections that have a pending run."""
+        """Return the collections that have a pending run."""
         listed = await all_of(self._table.look_up, "runs_by_state", "pending")
         return sorted({item["collection"] for item in listed})
 
     async def commit(self, runs: Collection[str], *, version: int) -> None:
-        """Mark runs committed, and their chunks SUCCESS."""
+        """Mark runs committed in `version` of the index, and their PENDING or REVERTED chunks SUCCESS."""
         for run in sorted(set(runs)):
             while not await self._commit(run, version):
                 pass
 
     async def reverted(self, collection: str) -> list[str]:
-        """Name the reverted runs of a collection."""
+        """Return the ids of the reverted runs of a collection."""
         return [item["id"] for item in await self.all_of(collection) if item["state"] == "reverted"]
 
     async def release(self, collection: str) -> int:
-        """Make the reverted runs of a collection pending again, and their chunks PENDING."""
+        """Make the reverted runs of a collection pending, and their REVERTED chunks PENDING."""
         back = await self.reverted(collection)
         for run in back:
             await self.change_chunks(run, {Status.REVERTED}, {"status": Status.PENDING, "until": 0})
@@ -97,7 +97,7 @@ class MemoryRuns:
         return len(back)
 
     async def refuse(self, run: str, *, reason: str) -> None:
-        """Mark a run refused, and its chunks FAILED."""
+        """Mark a pending run refused, and its PENDING chunks FAILED (rejected), for a reason."""
         while item := await self._table.get(_run_key(run)):
             for row in await self._chunks(run):
                 if row["status"] == Status.PENDING:
@@ -112,12 +112,12 @@ class MemoryRuns:
             return
 
     async def get(self, run: str) -> RunRow | None:
-        """Read one run."""
+        """Return one run, or None."""
         item = await self._table.get(_run_key(run))
         return row_of(RunRow, item) if item else None
 
     async def recent(self, *, limit: int) -> list[RunRow]:
-        """Read the newest runs, newest first."""
+        """Return the newest runs, newest first."""
         listed = [
             item for state in _STATES for item in await all_of(self._table.look_up, "runs_by_state", state)
         ]
@@ -208,7 +208,7 @@ class MemoryRollbacks:
         self._runs = runs
 
     async def record(self, rollback: Rollback, *, kept: Collection[str]) -> Rollback:
-        """Write down what a version has put back, and revert what that undid."""
+        """Record a rollback once, revert the runs it undid, and return it with their counts."""
         place = (f"rollbacks#{rollback.collection}", f"{rollback.version:020}")
         # Written down before it is carried out: a commit that marks its runs from now on sees what is undone, and one
         # that is under way finds another history than it began with.
@@ -244,17 +244,17 @@ class MemoryRollbacks:
         return runs, chunks
 
     async def of(self, collection: str) -> list[Rollback]:
-        """Read the rollbacks of a collection, newest first."""
+        """Return the rollbacks of a collection, newest first."""
         found = await all_of(self._table.query, f"rollbacks#{collection}")
         return [row_of(Rollback, item) for item in reversed(found)]
 
     async def seen(self, collection: str) -> int:
-        """Read up to which version the history was looked through."""
+        """Return the version up to which the collection's history was searched for rollbacks."""
         item = await self._table.get((f"seen#{collection}", "-"))
         return int(item["version"]) if item else 0
 
     async def see(self, collection: str, version: int) -> None:
-        """Remember up to which version the history was looked through."""
+        """Record that the history was searched up to a version."""
         place = (f"seen#{collection}", "-")
         while True:
             item = await self._table.get(place)

@@ -24,7 +24,7 @@ class MemorySpending:
         self._table = table
 
     async def record(self, rows: Sequence[SpendRow]) -> None:
-        """Record what was spent."""
+        """Record spending."""
         for run in dict.fromkeys(row.run for row in rows):
             # Before what it spent, so that nothing is ever missed when that is added up.
             await until_answered(
@@ -37,7 +37,7 @@ class MemorySpending:
     async def totals(
         self, by: Literal["lane", "source", "document", "run"], *, limit: int, since: int = 0
     ) -> list[Spent]:
-        """Add up what was spent under each name."""
+        """Sum the spending since a time (µs) by lane, source, document or run."""
         found: dict[tuple[str, str], list[SpendRow]] = {}
         for run in await all_of(self._table.query, RUNS):
             for item in await all_of(self._table.query, f"spending#{run['run']}"):

@@ -32,46 +32,46 @@ class MemorySubmissions:
         await create(self._table, (SUBMISSIONS, submission.id), item_of(submission))
 
     async def get(self, submission: str) -> SubmissionRow | None:
-        """Read one submission."""
+        """Return one submission, or None."""
         item = await self._table.get((SUBMISSIONS, submission))
         return row_of(SubmissionRow, item) if item else None
 
     async def pages(self, *, live: bool) -> AsyncIterator[list[SubmissionRow]]:
-        """Read the live submissions, or those that have ended, oldest first."""
+        """Iterate over the live or the ended submissions, oldest first."""
         rows = [row_of(SubmissionRow, item) for item in await all_of(self._table.query, SUBMISSIONS)]
         found = [row for row in rows if live == (row.ended == 0)]
         for page in groups(sorted(found, key=lambda row: (row.created, row.id)), PAGE):
             yield page
 
     async def hold(self, submission: str, *, worker: str, now: int, until: int) -> SubmissionRow | None:
-        """Hold a live submission until `until`, and read it."""
+        """Hold a live submission for `worker` until `until`."""
         item = await holds.hold(self._table, (SUBMISSIONS, submission), worker=worker, now=now, until=until)
         return row_of(SubmissionRow, item) if item else None
 
     async def save(self, submission: SubmissionRow, *, worker: str) -> bool:
-        """Write a submission that `worker` still holds."""
+        """Write a live submission that `worker` holds."""
         row = replace(submission, error=escaped(submission.error))
         values = {name: value for name, value in vars(row).items() if name not in SUBMISSION_FIXED}
         return await holds.save(self._table, (SUBMISSIONS, row.id), values, worker=worker)
 
     async def cancel(self, submission: str) -> bool:
-        """Ask for the end of a live submission."""
+        """Request the cancellation of a live submission, held or not."""
         return await holds.save(self._table, (SUBMISSIONS, submission), {"cancel": True})
 
     async def renew(self, worker: str, *, until: int) -> None:
-        """Put off the end of every hold of `worker`."""
+        """Extend every hold of `worker` to `until`."""
         await self._held(worker, {"until": until})
 
     async def workers(self) -> set[str]:
-        """Name every worker that holds a live submission."""
+        """Return the workers that hold a live submission."""
         return {row.worker async for page in self.pages(live=True) for row in page} - {""}
 
     async def release(self, worker: str) -> int:
-        """End every hold of `worker`."""
+        """Release every hold of `worker`."""
         return await self._held(worker, {"worker": "", "until": 0})
 
     async def queued(self, account: str, *, besides: str = "") -> int:
-        """Add up the tokens that take room in the provider's queue."""
+        """Sum the tokens of an account's live submissions, except `besides`, that are queued at its provider."""
         live = [row async for page in self.pages(live=True) for row in page]
         return sum(
             row.tokens for row in live if row.account == account and row.id != besides and row.is_queued

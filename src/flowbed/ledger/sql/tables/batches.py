@@ -22,7 +22,7 @@ class SqlBatches:
         self._database = database
 
     async def register(self, batch: BatchRow) -> BatchRow:
-        """Record a batch file that is about to be written."""
+        """Record a batch file before it is written."""
 
         def work(connection: sa.Connection) -> BatchRow:
             connection.execute(self._database.insert_new(batches).values(vars(batch)))
@@ -32,6 +32,6 @@ class SqlBatches:
         return await self._database.write(work)
 
     async def get(self, batches_: Collection[str]) -> Mapping[str, BatchRow]:
-        """Read the rows of the batch ids named."""
+        """Return rows by batch id."""
         query = sa.select(batches).where(batches.c.id.in_(listed(batches_)))
         return {row.id: row for row in await self._database.fetch(BatchRow, query)}

@@ -107,12 +107,12 @@ class SqlChunks:
         self._database = database
 
     async def of(self, source: str, documents: Collection[str]) -> list[ChunkRow]:
-        """Read every chunk row of the documents named."""
+        """Return all chunk rows of some documents, including deleted ones."""
         query = sa.select(chunks).where(chunks.c.document.in_(listed(documents)), chunks.c.source == source)
         return await self._database.fetch(ChunkRow, query)
 
     async def find(self, subject: str) -> list[ChunkRow]:
-        """Read the rows whose id or document is `subject`."""
+        """Return the rows whose id or document is `subject`, in every collection and source."""
         if is_unstorable(subject):
             return []
         query = (
@@ -123,7 +123,7 @@ class SqlChunks:
         return await self._database.fetch(ChunkRow, query)
 
     async def owners(self, collection: str, chunk_ids: Collection[str]) -> Mapping[str, str]:
-        """Tell which source holds each of the chunks named."""
+        """Return the source of each chunk by id."""
         query = sa.select(chunks.c.id, chunks.c.source).where(
             chunks.c.collection == collection, chunks.c.id.in_(listed(chunk_ids)), sa.not_(chunks.c.deleted)
         )
@@ -133,7 +133,7 @@ class SqlChunks:
     async def ready(
         self, batch: str, statuses: Collection[Status], *, now: int, sources: Collection[str]
     ) -> list[ChunkRow]:
-        """Read the chunks of a batch that `claim` would give."""
+        """Return the chunks of a batch that `claim` would return, without claiming them."""
         query = sa.select(chunks).where(
             chunks.c.batch == batch, workable(chunks, statuses, now=now, sources=sources)
         )
@@ -142,7 +142,7 @@ class SqlChunks:
     async def batches(
         self, statuses: Collection[Status], *, now: int, sources: Collection[str]
     ) -> AsyncIterator[list[str]]:
-        """List the batch ids with a chunk to work on, oldest first; "" comes after all others."""
+        """Iterate over the ids of batches with a claimable chunk, oldest first."""
         query, age, batch = workable_batches(statuses, now=now, sources=sources)
         async for page in self._database.pages(_Aged, query, age, batch):
             yield [found.batch for found in page]
@@ -159,7 +159,7 @@ class SqlChunks:
         limit: int,
         submission: str = "",
     ) -> list[ChunkRow]:
-        """Make up to `limit` chunks of some batches PENDING for `worker`, all at once."""
+        """Claim up to `limit` claimable chunks (see `batches`) for `worker` until `until`, each conditionally."""
         won = await self._database.change(
             ChunkRow,
             _claiming(frozenset(statuses), frozenset(sources)),
@@ -179,11 +179,11 @@ class SqlChunks:
         return sorted(won, key=attrgetter("collection", "document", "ordinal", "id"))
 
     async def bind(self, chunks_: Sequence[ChunkRow], *, worker: str, submission: str) -> None:
-        """Put chunks that `worker` still holds into another submission."""
+        """Move chunks that `worker` has claimed, at the same version, to another submission."""
         await self._each(_BIND, chunks_, worker, into=submission)
 
     async def hand_over(self, submission: str, *, worker: str) -> int:
-        """Leave the chunks that `worker` holds to their submission."""
+        """Leave the chunks that `worker` has claimed to their live submission, without a holder."""
         statement = sa.update(chunks).where(
             chunks.c.worker == worker,
             chunks.c.submission == submission,
@@ -193,11 +193,11 @@ class SqlChunks:
         return await self._database.execute(statement.values(worker="", until=0))
 
     async def give_back(self, chunks_: Sequence[ChunkRow], *, worker: str) -> None:
-        """Make chunks that `worker` still holds wait again."""
+        """Reset chunks that `worker` has claimed, at the same version, to NONE, in no submission."""
         await self._each(_GIVE_BACK, chunks_, worker)
 
     async def gathered(self, hashes: Collection[str], *, besides: Collection[str]) -> set[str]:
-        """Tell which of the texts a submission in the making has taken in."""
+        """Return those of the texts, by text_hash, that an unrecorded submission not in `besides` already has."""
         making = in_the_making()
 
         def work(connection: sa.Connection) -> set[str]:
@@ -212,7 +212,7 @@ class SqlChunks:
         return await self._database.read(work)
 
     async def take(self, submission: str, *, worker: str, now: int, until: int, limit: int) -> list[ChunkRow]:
-        """Hold up to `limit` chunks of a live submission that nobody holds."""
+        """Hold up to `limit` free chunks of a live submission for `worker`, so that it can write their results."""
         taken = await self._database.change(
             ChunkRow,
             _TAKING,
@@ -227,31 +227,31 @@ class SqlChunks:
         return sorted(taken, key=attrgetter(*_ORDER))
 
     async def submitted(self, submission: str) -> AsyncIterator[list[ChunkRow]]:
-        """Read the chunks of a submission that are PENDING and in no run."""
+        """Iterate over the chunks of a submission that are PENDING and in no run, held or not."""
         query = sa.select(chunks).where(chunks.c.submission == submission, submitted)
         by = (chunks.c.batch, chunks.c.id, chunks.c.collection)
         async for page in self._database.pages(ChunkRow, query, *by):
             yield page
 
     async def let_go(self, submission: str) -> int:
-        """Make every PENDING chunk of a submission that is in no run wait again."""
+        """Reset the PENDING chunks of a submission that are in no run to NONE."""
         return await self._database.execute(
             sa.update(chunks).where(chunks.c.submission == submission, submitted).values(_BACK)
         )
 
     async def renew(self, worker: str, *, until: int) -> None:
-        """Put off the end of every claim that `worker` holds."""
+        """Extend every claim of `worker` to `until`."""
         await self._database.execute(
             sa.update(chunks).where(chunks.c.worker == worker, held).values(until=until)
         )
 
     async def workers(self) -> set[str]:
-        """Name every worker that holds a claim on a chunk in no run."""
+        """Return the workers that have claimed a chunk in no run."""
         query = sa.select(chunks.c.worker).where(held).distinct()
         return set(await self._database.fetch_values(query))
 
     async def release(self, worker: str) -> int:
-        """Give back every claim of `worker` on chunks in no run."""
+        """Reset the chunks in no run that `worker` has claimed to NONE."""
         its = sa.and_(chunks.c.worker == worker, held)
         left = sa.update(chunks).where(its, live(chunks.c.submission)).values(worker="", until=0)
 
@@ -263,7 +263,7 @@ class SqlChunks:
         return await self._database.write(work)
 
     async def fail(self, failures: Sequence[Failure], *, worker: str) -> None:
-        """Make claimed chunks FAILED with their reason."""
+        """Mark claimed chunks FAILED with their reason, and count one more attempt."""
         rows = [
             {
                 "of_id": failure.id,
@@ -278,7 +278,7 @@ class SqlChunks:
         await self._database.execute_each(_FAIL, rows)
 
     async def retry(self, subjects: Collection[str], *, now: int) -> int:
-        """Make FAILED chunks NONE again, each at a later version."""
+        """Reset FAILED chunks to NONE, each at version max(version + 1, now)."""
         statement = (
             sa.update(chunks)
             .where(chunks.c.status == Status.FAILED, unfinished)
@@ -299,7 +299,7 @@ class SqlChunks:
         return await self._database.execute(statement)
 
     async def requeue(self, collection: str, chunk_ids: Collection[str], *, now: int) -> int:
-        """Make SUCCESS chunks NONE again, each at a later version."""
+        """Reset SUCCESS chunks to NONE, in no run, each at version max(version + 1, now)."""
         statement = (
             sa.update(chunks)
             .where(
@@ -312,7 +312,7 @@ class SqlChunks:
         return await self._database.execute(statement)
 
     async def marks(self, collection: str) -> AsyncIterator[list[ChunkMark]]:
-        """Read the mark of every chunk of a collection, in order of id."""
+        """Iterate over the marks of all chunks of a collection, including deleted ones, in order of id."""
         query = sa.select(*(chunks.c[name] for name in ChunkMark._fields)).where(
             chunks.c.collection == collection
         )
@@ -320,7 +320,7 @@ class SqlChunks:
             yield page
 
     async def used(self, batches_: Collection[str]) -> set[str]:
-        """Tell which of the batch ids named a chunk row still names."""
+        """Return those of the batch ids that a chunk row still refers to, whatever its status."""
         query = sa.select(chunks.c.batch).where(chunks.c.batch.in_(listed(batches_))).distinct()
         return set(await self._database.fetch_values(query))
 

@@ -26,7 +26,7 @@ class SqlDeadLetters:
         self._put = database.upsert(dead_letters, attempts=counted)
 
     async def add(self, letters: Sequence[DeadLetter]) -> None:
-        """Add letters, or count on those that are there."""
+        """Add letters."""
         merged: dict[tuple[str, str, str], DeadLetter] = {}
         for letter in letters:
             subject = escaped(letter.subject)
@@ -39,7 +39,7 @@ class SqlDeadLetters:
         await self._database.execute_each(self._put, rows)
 
     async def pages(self) -> AsyncIterator[list[DeadLetter]]:
-        """Read every letter, oldest first."""
+        """Iterate over all letters, oldest first."""
         table = dead_letters.c
         by_age = (table.at, table.kind, table.owner, table.subject)
         async for page in self._database.pages(DeadLetter, sa.select(dead_letters), *by_age):
@@ -51,7 +51,7 @@ class SqlDeadLetters:
         return await self._database.read(lambda connection: connection.execute(query).scalar_one())
 
     async def remove(self, kind: str, *, owner: str = "", subjects: Collection[str] = ()) -> int:
-        """Remove letters of a kind."""
+        """Remove letters of a kind, optionally only those of an owner or with given subjects."""
         statement = sa.delete(dead_letters).where(dead_letters.c.kind == kind)
         if owner:
             statement = statement.where(dead_letters.c.owner == owner)

@@ -45,19 +45,19 @@ class SqlDocuments:
         self._put_chunk = database.upsert(chunks, version=_GROWING)
 
     async def cursor(self, source: str) -> Cursor:
-        """Read where a source stands."""
+        """Return the cursor of a source."""
         query = sa.select(cursors).where(cursors.c.source == source)
         return await self._database.fetch_one(Cursor, query) or Cursor(source=source)
 
     async def get(self, source: str, documents_: Collection[str]) -> Mapping[str, DocumentRow]:
-        """Read the rows of the documents named."""
+        """Return rows by document id."""
         query = sa.select(documents).where(
             documents.c.source == source, documents.c.id.in_(listed(documents_))
         )
         return {row.id: row for row in await self._database.fetch(DocumentRow, query)}
 
     async def etags(self, source: str, documents_: Collection[str]) -> Mapping[str, str]:
-        """Read the etags of the documents named."""
+        """Return etags by document id."""
         query = sa.select(documents.c.id, documents.c.etag).where(
             documents.c.source == source, documents.c.id.in_(listed(documents_))
         )
@@ -71,13 +71,13 @@ class SqlDocuments:
         return await self._database.read(lambda connection: connection.execute(query).scalar_one())
 
     async def pages(self, source: str) -> AsyncIterator[list[DocumentRow]]:
-        """Read every document of a source, in order of id."""
+        """Iterate over all documents of a source in order of id."""
         query = sa.select(documents).where(documents.c.source == source)
         async for page in self._database.pages(DocumentRow, query, documents.c.id):
             yield page
 
     async def swap(self, swap: Swap) -> Cursor:
-        """Apply one page of a fetch."""
+        """Apply one page of a fetch and return the source's new cursor."""
         database, source = self._database, swap.cursor.source
         # Of rows of one key the last counts. In order of their keys, so that two swaps do not wait for each other.
         kept = {(row.id, row.collection): row._asdict() for row in swap.chunks}

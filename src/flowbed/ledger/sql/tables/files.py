@@ -31,7 +31,7 @@ class SqlFiles:
         await self._database.execute(statement)
 
     async def get(self, file: str) -> FileRow | None:
-        """Read one file's row."""
+        """Return one file of any owner, or None."""
         if is_unstorable(file):
             return None
         return await self._database.fetch_one(FileRow, sa.select(files).where(files.c.id == file))
@@ -46,7 +46,7 @@ class SqlFiles:
         descending: bool,
         now: int = 0,
     ) -> Sequence[FileRow]:
-        """Read the files of an owner in order of time and id."""
+        """Return an owner's files in order of time and id, those that follow the id `after`."""
         if purpose is not None and is_unstorable(purpose):
             return []
         order = [each.desc() if descending else each.asc() for each in (files.c.created, files.c.id)]
@@ -62,20 +62,20 @@ class SqlFiles:
         return await self._database.fetch(FileRow, query)
 
     async def stored(self, owner: str, *, now: int) -> int:
-        """Add up the bytes of an owner's files."""
+        """Sum the bytes of an owner's files that have not expired."""
         query = sa.select(sa.func.coalesce(sa.func.sum(files.c.bytes), 0)).where(
             files.c.owner == owner, _kept(now)
         )
         return int(await self._database.read(lambda connection: connection.execute(query).scalar_one()))
 
     async def remove(self, file: str) -> bool:
-        """Forget a file."""
+        """Remove a file."""
         if is_unstorable(file):
             return False
         return await self._database.execute(sa.delete(files).where(files.c.id == file)) > 0
 
     async def expired(self, *, now: int, limit: int) -> Sequence[FileRow]:
-        """Read files whose time is over."""
+        """Return expired files of any owner."""
         query = (
             sa.select(files)
             .where(files.c.expires > 0, files.c.expires <= now)

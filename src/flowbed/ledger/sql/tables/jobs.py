@@ -29,11 +29,11 @@ class SqlJobs:
         await self._database.execute(self._database.insert_new(jobs).values(vars(job)))
 
     async def get(self, job: str) -> JobRow | None:
-        """Read one job."""
+        """Return one job of any owner, or None."""
         return await holds.read(self._database, JobRow, jobs, job)
 
     async def list(self, owner: str, *, after: str | None, limit: int) -> Sequence[JobRow]:
-        """Read the jobs of an owner, newest first."""
+        """Return an owner's jobs, newest first, those that follow the id `after`."""
         query = (
             sa.select(jobs)
             .where(jobs.c.owner == owner)
@@ -48,22 +48,22 @@ class SqlJobs:
         return await self._database.fetch(JobRow, query)
 
     async def pages(self) -> AsyncIterator[Sequence[JobRow]]:
-        """Read every job that has not ended, oldest first."""
+        """Iterate over the jobs of all owners that have not ended, oldest first."""
         query = sa.select(jobs).where(jobs.c.ended == 0)
         async for page in self._database.pages(JobRow, query, jobs.c.created, jobs.c.id):
             yield page
 
     async def hold(self, job: str, *, worker: str, now: int, until: int) -> JobRow | None:
-        """Hold a job that has not ended until `until`, and read it."""
+        """Hold a job for `worker` until `until`."""
         return await holds.hold(self._database, JobRow, jobs, job, worker=worker, now=now, until=until)
 
     async def save(self, job: JobRow, *, worker: str) -> bool:
-        """Write a job that `worker` still holds."""
+        """Write a job that `worker` holds."""
         values = {name: value for name, value in vars(job).items() if name not in JOB_FIXED}
         return await holds.save(self._database, jobs, job.id, values, worker=worker)
 
     async def cancel(self, job: str) -> JobRow | None:
-        """Ask for the end of a job, and return it as it then is."""
+        """Request the cancellation of a job that has not ended, held or not."""
 
         def work(connection: sa.Connection) -> JobRow | None:
             connection.execute(sa.update(jobs).where(jobs.c.id == job, jobs.c.ended == 0).values(cancel=True))
@@ -73,7 +73,7 @@ class SqlJobs:
         return None if is_unstorable(job) else await self._database.write(work)
 
     async def queued(self, owner: str) -> int:
-        """Add up the tokens that the unfinished jobs of an owner may yet use."""
+        """Sum the tokens that the unfinished jobs of an owner may still use."""
         query = sa.select(sa.func.coalesce(sa.func.sum(jobs.c.queued), 0)).where(
             jobs.c.owner == owner, jobs.c.ended == 0
         )

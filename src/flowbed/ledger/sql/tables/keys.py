@@ -45,21 +45,21 @@ class SqlKeys:
         await self._database.write(work)
 
     async def find(self, hash: str) -> KeyRow | None:  # noqa: A002 - the record's own field
-        """Read the key whose secret has this hash."""
+        """Return the key whose secret has this hash, revoked or not, or None."""
         found = await self._fetch(sa.select(keys).where(keys.c.hash == hash))
         return found[0] if found else None
 
     async def all(self) -> list[KeyRow]:
-        """Read every key, oldest first."""
+        """Return every key, oldest first."""
         return await self._fetch(sa.select(keys).order_by(keys.c.created, keys.c.id))
 
     async def exist(self) -> bool:
-        """Tell whether there ever was a key."""
+        """Return whether any key was ever created."""
         query = sa.select(keys.c.id).limit(1)
         return await self._database.read(lambda connection: connection.execute(query).first() is not None)
 
     async def revoke(self, id: str, *, at: int) -> KeyRow | None:  # noqa: A002 - the record's own field
-        """Revoke a key and return it."""
+        """Revoke a key and return it, or None if there is none."""
 
         def work(connection: sa.Connection) -> KeyRow | None:
             connection.execute(sa.update(keys).where(keys.c.id == id, keys.c.revoked == 0).values(revoked=at))
@@ -69,7 +69,7 @@ class SqlKeys:
         return await self._database.write(work)
 
     async def use(self, times: Mapping[str, int]) -> None:
-        """Note when keys were last used."""
+        """Record when keys were last used, by id."""
         rows = [{"of_id": id_, "at": at} for id_, at in times.items()]
         await self._database.execute_each(_USE, rows)
 

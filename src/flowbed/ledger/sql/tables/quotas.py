@@ -22,7 +22,7 @@ class SqlQuotas:
         self._put = database.upsert(quotas, tokens=quotas.c.tokens + proposed(quotas.c.tokens))
 
     async def add(self, day: str, tokens: Mapping[str, int]) -> Mapping[str, int]:
-        """Add tokens to what keys have used."""
+        """Add tokens to what keys have used, and return each key's new total."""
         # In the order of keys, so that two processes that add to the same ones do not wait for each other in a ring.
         rows = [{"day": day, "key": key, "tokens": tokens[key]} for key in sorted(tokens)]
         if not rows:
@@ -35,11 +35,11 @@ class SqlQuotas:
         return await self._database.write(work)
 
     async def used(self, day: str, keys: Collection[str]) -> Mapping[str, int]:
-        """Read what the keys named have used."""
+        """Return what some keys have used."""
         return await self._database.read(lambda connection: _used(connection, day, keys))
 
     async def forget(self, *, before: str) -> int:
-        """Drop what was used before a day."""
+        """Delete what was used before a day."""
         return await self._database.execute(sa.delete(quotas).where(quotas.c.day < before))
 
 

@@ -27,7 +27,7 @@ class SqlRollbacks:
         self._database = database
 
     async def record(self, rollback: Rollback, *, kept: Collection[str]) -> Rollback:
-        """Write down what a version has put back, and revert what that undid."""
+        """Record a rollback once, revert the runs it undid, and return it with their counts."""
 
         def work(connection: sa.Connection) -> Rollback:
             self._database.lock(connection, Lock.RUNS)
@@ -53,7 +53,7 @@ class SqlRollbacks:
         return await self._database.write(work)
 
     async def of(self, collection: str) -> list[Rollback]:
-        """Read the rollbacks of a collection, newest first."""
+        """Return the rollbacks of a collection, newest first."""
         query = (
             sa.select(rollbacks)
             .where(rollbacks.c.collection == collection)
@@ -62,13 +62,13 @@ class SqlRollbacks:
         return await self._database.fetch(Rollback, query)
 
     async def seen(self, collection: str) -> int:
-        """Read up to which version the history was looked through."""
+        """Return the version up to which the collection's history was searched for rollbacks."""
         query = sa.select(facts.c.value).where(facts.c.name == f"{SEEN}{collection}")
         found = await self._database.read(lambda connection: connection.execute(query).scalar_one_or_none())
         return int(found or 0)
 
     async def see(self, collection: str, version: int) -> None:
-        """Remember up to which version the history was looked through."""
+        """Record that the history was searched up to a version."""
         mine = facts.c.name == f"{SEEN}{collection}"
 
         def work(connection: sa.Connection) -> None:

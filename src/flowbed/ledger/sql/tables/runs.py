@@ -36,7 +36,7 @@ class SqlRuns:
         self._database = database
 
     async def record(self, run: RunRow, chunks_: Sequence[tuple[str, int]], *, worker: str) -> None:
-        """Record a delta and put the claimed chunks into its run."""
+        """Record a delta in the store, and put the chunks (id, version) that `worker` has claimed into its run."""
         rows = [
             {
                 "of_id": chunk,
@@ -65,7 +65,7 @@ class SqlRuns:
         await self._database.write(work)
 
     async def pending(self, collection: str, *, limit: int) -> list[RunRow]:
-        """Read the oldest pending runs of a collection."""
+        """Return the oldest pending runs of a collection."""
         query = (
             sa.select(runs)
             .where(runs.c.collection == collection, open_runs)
@@ -75,12 +75,12 @@ class SqlRuns:
         return await self._database.fetch(RunRow, query)
 
     async def collections(self) -> list[str]:
-        """Name the collections that have a pending run."""
+        """Return the collections that have a pending run."""
         query = sa.select(runs.c.collection).where(open_runs).distinct().order_by(runs.c.collection)
         return await self._database.fetch_values(query)
 
     async def commit(self, runs_: Collection[str], *, version: int) -> None:
-        """Mark runs committed, and their chunks SUCCESS."""
+        """Mark runs committed in `version` of the index, and their PENDING or REVERTED chunks SUCCESS."""
 
         def work(connection: sa.Connection) -> None:
             self._database.lock(connection, Lock.RUNS)
@@ -89,11 +89,11 @@ class SqlRuns:
         await self._database.write(work)
 
     async def reverted(self, collection: str) -> list[str]:
-        """Name the reverted runs of a collection."""
+        """Return the ids of the reverted runs of a collection."""
         return await self._database.fetch_values(reverted_runs(collection))
 
     async def release(self, collection: str) -> int:
-        """Make the reverted runs of a collection pending again, and their chunks PENDING."""
+        """Make the reverted runs of a collection pending, and their REVERTED chunks PENDING."""
 
         def work(connection: sa.Connection) -> int:
             self._database.lock(connection, Lock.RUNS)
@@ -106,7 +106,7 @@ class SqlRuns:
         return await self._database.write(work)
 
     async def refuse(self, run: str, *, reason: str) -> None:
-        """Mark a run refused, and its chunks FAILED."""
+        """Mark a pending run refused, and its PENDING chunks FAILED (rejected), for a reason."""
 
         def work(connection: sa.Connection) -> None:
             self._database.lock(connection, Lock.RUNS)
@@ -131,12 +131,12 @@ class SqlRuns:
         await self._database.write(work)
 
     async def get(self, run: str) -> RunRow | None:
-        """Read one run."""
+        """Return one run, or None."""
         query = sa.select(runs).where(runs.c.id == run)
         return await self._database.fetch_one(RunRow, query)
 
     async def recent(self, *, limit: int) -> list[RunRow]:
-        """Read the newest runs, newest first."""
+        """Return the newest runs, newest first."""
         query = sa.select(runs).order_by(runs.c.created.desc(), runs.c.id.desc()).limit(limit)
         return await self._database.fetch(RunRow, query)
 

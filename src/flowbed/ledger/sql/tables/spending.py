@@ -25,7 +25,7 @@ class SqlSpending:
         self._put = database.insert_new(spending)
 
     async def record(self, rows: Sequence[SpendRow]) -> None:
-        """Record what was spent."""
+        """Record spending."""
         # In the order of keys, so that two processes that record the same do not wait for each other in a ring. A price
         # of 0 may be an int, and the first row would then say that all of them are.
         kept = {
@@ -38,7 +38,7 @@ class SqlSpending:
     async def totals(
         self, by: Literal["lane", "source", "document", "run"], *, limit: int, since: int = 0
     ) -> list[Spent]:
-        """Add up what was spent under each name."""
+        """Sum the spending since a time (µs) by lane, source, document or run."""
         table = spending.c
         named = (table.source, table.document) if by == "document" else (table[by],)
         cost, billed = sa.func.sum(table.cost_usd), sa.func.sum(table.billed)
