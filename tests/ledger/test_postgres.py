@@ -130,7 +130,7 @@ async def test_an_address_that_leads_nowhere_says_what_to_do(
 
 async def test_an_address_that_is_none_is_refused() -> None:
     """An address that libpq cannot read is refused without showing it, since it may hold a password."""
-    with pytest.raises(Misconfigured, match="no address of a Postgres server") as refused:
+    with pytest.raises(Misconfigured, match="not a valid Postgres URL") as refused:
         await open_ledger("postgresql://me:hidden@host:port:5/x?%zz", folder=NOWHERE, new_id="i")
     assert "hidden" not in str(refused.value)
 
@@ -139,7 +139,7 @@ async def test_a_user_who_may_not_write_is_refused(postgres: PostgresServer, led
     """A user without rights to the tables, and a read-only database, are refused by what is missing."""
     name = ledger_url.rsplit("/", 1)[1]
     postgres.query(ledger_url, f"CREATE ROLE reader_{name} LOGIN PASSWORD 'p'")
-    with pytest.raises(Misconfigured, match="may not be written by this user"):
+    with pytest.raises(Misconfigured, match="this user may not write"):
         await open_ledger(
             f"postgresql://reader_{name}:p@{HOST}:{postgres.port}/{name}", folder=NOWHERE, new_id="i"
         )
@@ -222,7 +222,7 @@ async def test_a_server_that_stays_away_is_given_up(
 ) -> None:
     """Work that cannot reach the server raises Transient when its tries are through, and says where it is in doubt."""
     monkeypatch.setattr(Postgres, "pauses", (0.0, 0.05))
-    monkeypatch.setattr(dialect, "_ASKED_FOR", 0.5)
+    monkeypatch.setattr(dialect, "_OUTCOME_PATIENCE", 0.5)
     async with cutting(postgres.port) as cuts:
         ledger = await open_ledger(through(ledger_url, cuts.port), folder=NOWHERE, new_id="i")
         await put(ledger, [chunk()])
@@ -233,7 +233,7 @@ async def test_a_server_that_stays_away_is_given_up(
         cuts.closed = False
         moved = await ledger.documents.cursor("s")
         cuts.at(COMMIT, answered=True, closing=True)
-        with pytest.raises(Transient, match=r"within a COMMIT.*could not be found out"):
+        with pytest.raises(Transient, match=r"during a COMMIT.*could not be found out"):
             await ledger.documents.swap(Swap(cursor=moved, value="", chunks=[chunk("three")]))
         cuts.closed = False
         assert {row.id for row in await ledger.chunks.find("d")} == {"s#d#00000", "three"}
@@ -296,7 +296,7 @@ async def test_texts_that_postgres_cannot_hold_are_refused_in_time(ledger_url: s
         Swap(cursor=Cursor(source="s"), value="v\0"),
         Swap(cursor=Cursor(source="s"), value="", documents=[document(etag="e\0")]),
     ):
-        with pytest.raises(Rejected, match="cannot hold"):
+        with pytest.raises(Rejected, match="cannot store"):
             await ledger.documents.swap(bad)
         assert await ledger.documents.cursor("s") == Cursor(source="s")
     await ledger.close()
@@ -320,7 +320,7 @@ async def test_texts_that_postgres_cannot_hold_are_refused_in_time(ledger_url: s
 )
 def test_errors_of_the_driver_say_what_to_do(error: type[psycopg.Error], kind: type[Exception]) -> None:
     """Each failure that is not a mistake of ours becomes an error of our own that names the ledger."""
-    meaning = Postgres("postgresql://me:hidden@there/mine").translated(error("as the driver puts it"))
+    meaning = Postgres("postgresql://me:hidden@there/mine").translate(error("as the driver puts it"))
     assert type(meaning) is kind
     assert "postgresql://me@there/mine" in str(meaning)
     assert "as the driver puts it" in str(meaning)

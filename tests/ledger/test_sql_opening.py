@@ -135,7 +135,7 @@ async def test_a_database_of_another_program_is_refused(tmp_path: Path) -> None:
 async def test_a_file_that_is_no_database_is_refused(tmp_path: Path) -> None:
     """A file of something else is refused by name, and left as it is."""
     (tmp_path / "notes.txt").write_text("not a database " * 100)
-    with pytest.raises(Misconfigured, match=r"notes\.txt is no ledger"):
+    with pytest.raises(Misconfigured, match=r"notes\.txt is not a ledger"):
         await open_ledger("notes.txt", folder=tmp_path, new_id="i")
     assert (tmp_path / "notes.txt").read_text() == "not a database " * 100
 
@@ -196,7 +196,7 @@ def test_errors_of_the_driver_say_what_to_do(code: int, kind: type[Exception]) -
     """Each failure that is not a mistake of ours becomes an error of our own that names the ledger."""
     error = sqlite3.OperationalError("as the driver puts it")
     error.sqlite_errorcode = code
-    meaning = Sqlite("here.db").translated(error)
+    meaning = Sqlite("here.db").translate(error)
     assert type(meaning) is kind
     assert "here.db" in str(meaning)
     assert "as the driver puts it" in str(meaning)

@@ -1,4 +1,4 @@
-"""The chunks, each claimed by a conditional write of its own, and listed by indexes that lag."""
+"""The chunks: each is claimed by its own conditional write, and listed by indexes that lag."""
 
 from __future__ import annotations
 
@@ -7,12 +7,12 @@ from typing import TYPE_CHECKING, Any
 from flowbed.ledger import BatchRow, ChunkMark, ChunkRow
 from flowbed.ledger.memory.rows import (
     NO_BATCH,
-    carrying,
     chunk_key,
-    in_no_run,
-    later,
+    is_claimable,
+    is_in_no_run,
+    membership_of,
+    next_version,
     row_of,
-    workable,
 )
 from flowbed.ledger.memory.table import all_of, groups, pages, read_all, update
 from flowbed.ledger.text import escaped, is_unstorable
@@ -35,12 +35,12 @@ _GIVEN_BACK = {**_LEFT, "status": Status.NONE, "submission": ""}
 class MemoryChunks:
     """`Chunks` in a table.
 
-    A chunk that goes into a submission leaves its name with it, and with its text, in the same transaction: what a
-    submission carries is never looked up in an index, since of two that lag neither would see that both carry a text.
+    When a chunk enters a submission, the same transaction writes its name below the submission and below its text.
+    Neither is ever looked up in an index: indexes lag, so two submissions might not see that both contain a text.
     """
 
     def __init__(self, table: Table, documents: MemoryDocuments, submissions: MemorySubmissions) -> None:
-        """Take the table, the documents whose swaps may have to be put in their places first, and the submissions."""
+        """Use a table, the documents, whose pending swaps are applied before reads, and the submissions."""
         self._table = table
         self._documents = documents
         self._submissions = submissions
@@ -52,7 +52,7 @@ class MemoryChunks:
         for document in sorted(set(documents)):
             members = await all_of(self._table.query, f"of#{document}", prefix=f"{source}#")
             rows = await self._read([chunk_key(each["collection"], each["id"]) for each in members])
-            # A chunk that moved to another document has left its name behind.
+            # A chunk that moved to another document has left its name here.
             found += [row for row in rows if (row.source, row.document) == (source, document)]
         return found
 
@@ -88,7 +88,7 @@ class MemoryChunks:
         return [
             row
             for row in rows
-            if row.batch == batch and workable(row, statuses, now=now, sources=sources, live=live)
+            if row.batch == batch and is_claimable(row, statuses, now=now, sources=sources, live=live)
         ]
 
     async def batches(
@@ -102,7 +102,9 @@ class MemoryChunks:
                 rows = [row_of(ChunkRow, item) for item in page]
                 live = await self._live(rows)
                 found.update(
-                    row.batch for row in rows if workable(row, statuses, now=now, sources=sources, live=live)
+                    row.batch
+                    for row in rows
+                    if is_claimable(row, statuses, now=now, sources=sources, live=live)
                 )
         known = await read_all(self._table, [(f"batch#{batch}", "-") for batch in found if batch])
         ages = {row.id: row.timestamp for row in (row_of(BatchRow, item) for item in known)}
@@ -133,7 +135,7 @@ class MemoryChunks:
             failed = row.status is Status.FAILED
             claimed = {
                 "status": Status.PENDING,
-                "version": later(row.version, now) if failed else row.version,
+                "version": next_version(row.version, now) if failed else row.version,
                 "worker": worker,
                 "until": until,
                 "run": "",
@@ -146,7 +148,7 @@ class MemoryChunks:
                 self._table,
                 chunk_key(row.collection, row.id),
                 lambda item, row=row, to=claimed: to if row_of(ChunkRow, item) == row else None,  # type: ignore[misc]
-                beside=carrying,
+                beside=membership_of,
             )
             won += [row_of(ChunkRow, item)] if item else []
         return sorted(won, key=lambda row: (row.collection, row.document, row.ordinal, row.id))
@@ -161,7 +163,7 @@ class MemoryChunks:
             return 0
 
         def leave(item: Item) -> Mapping[str, Any] | None:
-            held = item["worker"] == worker and item["submission"] == submission and in_no_run(item)
+            held = item["worker"] == worker and item["submission"] == submission and is_in_no_run(item)
             return _LEFT if held else None
 
         return await self._change(await self._carried_by(submission), leave)
@@ -183,7 +185,7 @@ class MemoryChunks:
                 item
                 for item in items
                 if item["text_hash"] == text_hash
-                and in_no_run(item)
+                and is_in_no_run(item)
                 and item["submission"] not in {"", *besides}
             ]
         known = {row.id for row in await self._submissions.read([item["submission"] for item in carrying_])}
@@ -193,7 +195,7 @@ class MemoryChunks:
         """Hold up to `limit` free chunks of a live submission for `worker`, so that it can write their results."""
 
         def free(item: Item) -> Mapping[str, Any] | None:
-            kept = item["submission"] == submission and in_no_run(item)
+            kept = item["submission"] == submission and is_in_no_run(item)
             nobodys = not item["worker"] or item["until"] < now
             return {"worker": worker, "until": until} if kept and nobodys else None
 
@@ -213,7 +215,9 @@ class MemoryChunks:
         """Iterate over the chunks of a submission that are PENDING and in no run, held or not."""
         items = await read_all(self._table, await self._carried_by(submission))
         rows = [
-            row_of(ChunkRow, item) for item in items if item["submission"] == submission and in_no_run(item)
+            row_of(ChunkRow, item)
+            for item in items
+            if item["submission"] == submission and is_in_no_run(item)
         ]
         for page in groups(sorted(rows, key=lambda row: (row.batch, row.id, row.collection)), PAGE):
             yield page
@@ -222,7 +226,7 @@ class MemoryChunks:
         """Reset the PENDING chunks of a submission that are in no run to NONE."""
 
         def back(item: Item) -> Mapping[str, Any] | None:
-            return _GIVEN_BACK if item["submission"] == submission and in_no_run(item) else None
+            return _GIVEN_BACK if item["submission"] == submission and is_in_no_run(item) else None
 
         return await self._change(await self._carried_by(submission), back)
 
@@ -244,7 +248,7 @@ class MemoryChunks:
 
         def back(item: Item) -> Mapping[str, Any] | None:
             if item["submission"] != judged[item["place"]]:
-                return None  # it goes on working: nothing of its is to be given back
+                return None  # its worker goes on with it: leave it alone
             return _LEFT if item["submission"] in live else _GIVEN_BACK
 
         return await self._held(worker, back)
@@ -269,7 +273,7 @@ class MemoryChunks:
 
         def again(item: Item) -> Mapping[str, Any] | None:
             failed = item["status"] == Status.FAILED
-            return {**_WAITING_AGAIN, "version": later(item["version"], now)} if failed else None
+            return {**_WAITING_AGAIN, "version": next_version(item["version"], now)} if failed else None
 
         return await self._change({item["place"] for item in found}, again)
 
@@ -279,7 +283,7 @@ class MemoryChunks:
 
         def again(item: Item) -> Mapping[str, Any] | None:
             done = item["status"] == Status.SUCCESS
-            return {**_WAITING_AGAIN, "version": later(item["version"], now)} if done else None
+            return {**_WAITING_AGAIN, "version": next_version(item["version"], now)} if done else None
 
         return await self._change({chunk_key(collection, each) for each in chunk_ids}, again)
 
@@ -326,12 +330,12 @@ class MemoryChunks:
                 self._table,
                 chunk_key(row.collection, row.id),
                 lambda item, row=row: changes if _holds(item, worker, row.version) else None,  # type: ignore[misc]
-                beside=carrying,
+                beside=membership_of,
             )
 
     async def _held(self, worker: str, change: Callable[[Item], Mapping[str, Any] | None]) -> int:
         def changed(item: Item) -> Mapping[str, Any] | None:
-            return change(item) if item["worker"] == worker and in_no_run(item) else None
+            return change(item) if item["worker"] == worker and is_in_no_run(item) else None
 
         listed = await all_of(self._table.look_up, "chunks_by_worker", worker)
         return await self._change({item["place"] for item in listed}, changed)
@@ -364,7 +368,7 @@ def _failed(failure: Failure, worker: str) -> Callable[[Item], Mapping[str, Any]
 
 
 def _holds(item: Item, worker: str, version: int) -> bool:
-    return item["worker"] == worker and item["version"] == version and in_no_run(item)
+    return item["worker"] == worker and item["version"] == version and is_in_no_run(item)
 
 
 def _in_order(row: ChunkRow) -> tuple[str, str, str, int, str]:

@@ -29,7 +29,7 @@ PAGE = 1_000
 
 
 class MemoryDeadLetters:
-    """`DeadLetters` in a table: all of them side by side, since people read them."""
+    """`DeadLetters` in a table: all in one partition, since only people read them."""
 
     def __init__(self, table: Table) -> None:
         """Take the table."""

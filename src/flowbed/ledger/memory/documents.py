@@ -1,4 +1,4 @@
-"""The documents, and swaps that hold as a whole: a redo log of any size, and a small transaction that makes it good."""
+"""The documents, and atomic swaps of any size: a redo log, and a small transaction that makes it count."""
 
 from __future__ import annotations
 
@@ -32,22 +32,22 @@ if TYPE_CHECKING:
     from flowbed.ledger import Swap
     from flowbed.ledger.memory.table import Item, Key, Operation, Table
 
-_STAGED_BYTES = 200 * 2**10  # of an item of the redo log: half of what an item may hold
-# A row is one or two items, and the check that its swap is still to be applied one more.
+_STAGED_BYTES = 200 * 2**10  # per item of the redo log: half the limit of an item
+# A row is one or two items, and the check that its swap still has to be applied is one more.
 _APPLIED_AT_ONCE = (TRANSACTION_ITEMS - 1) // 2
 
 
 class MemoryDocuments:
     """`Documents` in a table.
 
-    A swap first writes its rows aside, under a name of its own: a redo log of as many items as it takes. Then one
-    transaction of two items moves the cursor, conditionally, and names that log in it: from then on its rows count.
-    They are put in their places some dozen at a time, each time only while the cursor still names the log, by whoever
-    comes first: the one who swapped, or anyone who is about to read what the swap has changed.
+    A swap first writes its rows to a redo log of its own, of as many items as it takes. Then one conditional
+    transaction of two items moves the cursor and names the log in it: from then on its rows count. They are applied a
+    few dozen at a time, each time only if the cursor still names the log, by the swap itself or by anyone about to read
+    what it changed.
     """
 
     def __init__(self, table: Table, *, name: str) -> None:
-        """Take the table, and a name that no other ledger object on it bears."""
+        """Use a table, and a name that no other ledger object on it has."""
         self._table = table
         self._names = (f"{name}/{number}" for number in count())
 
@@ -96,7 +96,7 @@ class MemoryDocuments:
         return moved
 
     async def apply(self) -> None:
-        """Put the rows of swaps that count in their places, where that is not done yet."""
+        """Apply the rows of swaps that count but are not applied yet."""
         for cursor in await all_of(self._table.query, CURSORS):
             if cursor["log"]:
                 await self._apply(cursor)
@@ -123,13 +123,13 @@ class MemoryDocuments:
         await until_answered(self._table, Put((f"log#{log}", f"{number:08}"), item, expected=None))
 
     async def _advance(self, swap: Swap, log: str) -> Cursor:
-        """Move the cursor on, and name the log in it."""
+        """Advance the cursor, and name the log in it."""
         source, token = swap.cursor.source, swap.cursor.token + 1
         record = (f"swaps#{source}", f"{token:020}")
         while True:
             cursor = await self._table.get((CURSORS, source))
             if (cursor["token"] if cursor else 0) != swap.cursor.token:
-                # Where an answer was lost it may have been this very swap that moved it.
+                # If an answer was lost, this very swap may have moved it.
                 landed = await self._table.get(record)
                 if landed and landed["log"] == log:
                     return Cursor(source=source, value=swap.value, token=token)
@@ -152,13 +152,13 @@ class MemoryDocuments:
             return Cursor(source=source, value=swap.value, token=token)
 
     async def _apply(self, cursor: Item) -> None:
-        """Put the rows of a log in their places, while the cursor names it; somebody else may do the same."""
+        """Apply the rows of a log while the cursor names it; others may do the same at once."""
         source, log = cursor["source"], cursor["log"]
         fence = Check((CURSORS, source), expected=cursor["stamp"])
         rows: list[Any] = []
         for piece in await all_of(self._table.query, f"log#{log}"):
             rows += json.loads(piece["rows"])
-        # Of rows of one key the last counts, and a document that is removed and put is put.
+        # The last row of a key counts, and a document that is both removed and put is put.
         wanted: dict[Key, Any] = {}
         for kind, row in rows:
             if kind == "chunk":
@@ -171,7 +171,7 @@ class MemoryDocuments:
                 wanted[f"documents#{source}", row] = None
         for some in groups(wanted.items(), _APPLIED_AT_ONCE):
             if not await self._apply_some(dict(some), log, fence):
-                return  # somebody else is done with it
+                return  # another process has applied it
         done = {**cursor, "log": ""}
         try:
             await self._table.write(Put((CURSORS, source), done, expected=cursor["stamp"]))
@@ -192,7 +192,7 @@ class MemoryDocuments:
                 if cursor is None or cursor["stamp"] != fence.expected:
                     return False
             except Unanswered:
-                continue  # doing it again finds it done
+                continue  # repeating is harmless
             else:
                 return True
 
@@ -202,7 +202,7 @@ class MemoryDocuments:
 
 
 def _put(key: Key, row: ChunkRow | DocumentRow | None, there: Item | None, log: str) -> list[Operation]:
-    """Say what puts one row of a log in its place, which it may be in already."""
+    """Return the writes that apply one row of a log, if it is not applied already."""
     if row is None:
         return [Delete(key)]
     if isinstance(row, DocumentRow):

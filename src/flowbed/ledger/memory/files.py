@@ -1,4 +1,4 @@
-"""The files of the server: an item each, and its name beside those of its owner's other files."""
+"""The files of the server: one item each, and its name in a partition per owner."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Items of which one worker at a time holds each: submissions and jobs."""
+"""Items that one worker at a time holds: submissions and jobs."""
 
 from __future__ import annotations
 

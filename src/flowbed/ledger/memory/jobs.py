@@ -1,4 +1,4 @@
-"""The jobs of the server: an item each, and its name beside those of its owner's other jobs."""
+"""The jobs of the server: one item each, and its name in a partition per owner."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ class MemoryJobs:
     async def pages(self) -> AsyncIterator[Sequence[JobRow]]:
         """Iterate over the jobs of all owners that have not ended, oldest first."""
         async for page in pages(self._table.look_up, "jobs_by_age", "-"):
-            # What is listed may have ended: who went by the list would begin it anew.
+            # A listed job may have ended by now, and must not be started again.
             rows = [row for row in await self._read([item["id"] for item in page]) if not row.ended]
             if rows:
                 yield rows

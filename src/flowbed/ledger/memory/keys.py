@@ -1,4 +1,4 @@
-"""API keys and quotas: an item each, and one more for each hash, which makes it unique."""
+"""API keys and quotas: one item each, and one more per key that makes its hash unique."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ DAYS = "days"
 
 
 class MemoryKeys:
-    """`Keys` in a table: all of them side by side, since they are few."""
+    """`Keys` in a table: all in one partition, since they are few."""
 
     def __init__(self, table: Table) -> None:
         """Take the table."""
@@ -87,7 +87,7 @@ class MemoryKeys:
 
 
 class MemoryQuotas:
-    """`Quotas` in a table: a partition for each day."""
+    """`Quotas` in a table: one partition per day."""
 
     def __init__(self, table: Table) -> None:
         """Take the table."""
@@ -97,7 +97,7 @@ class MemoryQuotas:
         """Add tokens to what keys have used, and return each key's new total."""
         if not tokens:
             return {}
-        # Before the counts themselves, so that no day is ever missed when the old ones are dropped.
+        # Written before the counts, so that `forget` finds every day.
         await until_answered(self._table, Put((DAYS, day), {"record": "Day", "day": day}, expected=None))
         return {key: await self._add(day, key, more) for key, more in tokens.items()}
 

@@ -1,4 +1,4 @@
-"""How the records of a ledger lie in a table, and what is asked of them."""
+"""How the records of a ledger are stored as items, and by what they are indexed."""
 
 from __future__ import annotations
 
@@ -20,23 +20,23 @@ Row = TypeVar("Row")
 CURSORS = "cursors"
 LETTERS = "letters"
 SUBMISSIONS = "submissions"
-NO_BATCH = "-"  # stands for the batch "", since no key may be empty
+NO_BATCH = "-"  # instead of "", since no key may be empty
 TRANSIENT = "transient"
 
 
 def chunk_key(collection: str, chunk: str) -> Key:
-    """Say where a chunk lies: all of one id side by side."""
+    """Return the key of a chunk: chunks of one id share a partition."""
     return f"chunk#{chunk}", collection
 
 
 def member_key(partition: str, source: str, collection: str, chunk: str) -> Key:
-    """Say where a document or a run keeps the name of one of its chunks."""
+    """Return the key under which a document, run or submission names one of its chunks."""
     digest = hashlib.sha256(f"{collection}#{chunk}".encode()).hexdigest()
     return partition, f"{source}#{digest}"
 
 
-def carrying(item: Item) -> list[Put]:
-    """Write down that a submission has taken a chunk in: under its own name, and under that of the text."""
+def membership_of(item: Item) -> list[Put]:
+    """Return the writes that name a chunk below its submission and below its text."""
     member = {"record": "member", "collection": item["collection"], "id": item["id"]}
     partitions = (
         [f"submission#{item['submission']}", f"text#{item['text_hash']}"] if item["submission"] else []
@@ -47,19 +47,19 @@ def carrying(item: Item) -> list[Put]:
     ]
 
 
-def in_no_run(item: Item) -> bool:
-    """Tell whether a chunk is PENDING and in no run: claimed, or left to its submission."""
+def is_in_no_run(item: Item) -> bool:
+    """Return whether a chunk is PENDING and in no run: claimed, or left to its submission."""
     return item["status"] == Status.PENDING and not item["run"]
 
 
 def item_of(row: object, **more: Any) -> Item:  # any scalar
-    """Make an item of a record."""
+    """Convert a record to an item."""
     said = row._asdict() if isinstance(row, ChunkRow) else vars(row)
     return {"record": type(row).__name__, "mark": "", **said, **more}
 
 
 def row_of(kind: Callable[..., Row], item: Item) -> Row:
-    """Make the record of an item again."""
+    """Convert an item back to its record."""
     names = ChunkRow._fields if kind is ChunkRow else [each.name for each in fields(kind)]  # type: ignore[arg-type]
     return kind(**{name: item[name] for name in names})
 
@@ -74,19 +74,19 @@ def _index(place: Callable[[Item], tuple[str, str] | None]) -> Callable[[Item], 
 
 @_index
 def chunks_by_status(item: Item) -> tuple[str, str] | None:
-    """Chunks by what they wait for."""
+    """Chunks by status."""
     return (str(item["status"]), "") if item["record"] == "ChunkRow" else None
 
 
 @_index
 def chunks_by_batch(item: Item) -> tuple[str, str] | None:
-    """Chunks by the batch file that holds their text."""
+    """Chunks by batch file."""
     return (item["batch"] or NO_BATCH, "") if item["record"] == "ChunkRow" else None
 
 
 @_index
 def chunks_by_worker(item: Item) -> tuple[str, str] | None:
-    """Chunks by who holds them."""
+    """Chunks by the worker that has claimed them."""
     held = item["record"] == "ChunkRow" and item["worker"] and not item["run"]
     return (item["worker"], "") if held else None
 
@@ -106,7 +106,7 @@ def jobs_by_age(item: Item) -> tuple[str, str] | None:
 
 @_index
 def files_by_expiry(item: Item) -> tuple[str, str] | None:
-    """Files by when their time is over."""
+    """Files by expiry."""
     ends = item["record"] == "FileRow" and item["expires"]
     return ("-", f"{item['expires']:020}#{item['id']}") if ends else None
 
@@ -117,7 +117,7 @@ def runs_by_state(item: Item) -> tuple[str, str] | None:
     return (item["state"], f"{item['created']:020}#{item['id']}") if item["record"] == "RunRow" else None
 
 
-def workable(
+def is_claimable(
     row: ChunkRow,
     statuses: Collection[Status],
     *,
@@ -125,11 +125,11 @@ def workable(
     sources: Collection[str],
     live: Collection[str],
 ) -> bool:
-    """Tell whether a chunk may be claimed; `live` are ids of submissions."""
+    """Return whether a chunk can be claimed; `live` are the ids of live submissions."""
     if sources and row.source not in sources:
         return False
     if row.status is Status.PENDING:
-        # What was left to a submission that had ended by then has no end to its claim.
+        # A chunk left to a submission has no expiry.
         over = row.until < now if row.until else bool(row.submission)
         return not row.run and over and row.submission not in live
     if row.status is Status.FAILED and set(statuses) > {Status.FAILED}:
@@ -137,6 +137,6 @@ def workable(
     return row.status in statuses
 
 
-def later(version: int, now: int) -> int:
-    """Give the next version of a chunk: the clock's, unless that has gone back."""
+def next_version(version: int, now: int) -> int:
+    """Return a chunk's next version: now, unless the clock went back."""
     return max(version + 1, now)

@@ -1,4 +1,4 @@
-"""The runs, and what rollbacks do to them. A run's own row is what a commit, and every chunk put into it, goes by."""
+"""The runs, and what rollbacks do to them. Commits and new chunks of a run are conditional on the run's own row."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 
     from flowbed.ledger.memory.table import Item, Key, Operation, Table
 
-# A chunk that goes into a run is two items, its row and its name in the run; the run's own row is one more.
+# A chunk that enters a run is two items, its row and its name in the run; the run's own row is one more.
 _TAKEN_AT_ONCE = (TRANSACTION_ITEMS - 1) // 2
 _STATES = ("pending", "committed", "refused", "reverted")
 
@@ -36,8 +36,8 @@ _STATES = ("pending", "committed", "refused", "reverted")
 class MemoryRuns:
     """`Runs` in a table.
 
-    `takes` of a run counts the transactions that put chunks into it: a commit or a refusal marks the run only where
-    none came in between, and so leaves no chunk behind in a run that is done with.
+    `takes` of a run counts the transactions that put chunks into it. A commit or refusal marks the run only if there
+    was none in between, so that no chunk is left behind in a finished run.
     """
 
     def __init__(self, table: Table) -> None:
@@ -64,7 +64,7 @@ class MemoryRuns:
         found: list[RunRow] = []
         for item in listed:
             if item["collection"] == collection and len(found) < limit:
-                # What is listed as pending may be done with: a committer that went by the list would never end.
+                # A listed run may be finished by now; returning it would keep a committer in an endless loop.
                 run = await self.get(item["id"])
                 found += [run] if run and run.state == "pending" else []
         return found
@@ -194,7 +194,7 @@ class MemoryRuns:
         return [item for item in await read_all(self._table, keys) if item["run"] == run]
 
     async def all_of(self, collection: str) -> list[Item]:
-        """Read every run of a collection."""
+        """Return every run of a collection."""
         names = [item["id"] for item in await all_of(self._table.query, f"runs#{collection}")]
         return await read_all(self._table, map(_run_key, names))
 
@@ -203,15 +203,15 @@ class MemoryRollbacks:
     """`Rollbacks` in a table."""
 
     def __init__(self, table: Table, runs: MemoryRuns) -> None:
-        """Take the table, and the runs that a rollback reverts."""
+        """Use a table, and the runs that a rollback reverts."""
         self._table = table
         self._runs = runs
 
     async def record(self, rollback: Rollback, *, kept: Collection[str]) -> Rollback:
         """Record a rollback once, revert the runs it undid, and return it with their counts."""
         place = (f"rollbacks#{rollback.collection}", f"{rollback.version:020}")
-        # Written down before it is carried out: a commit that marks its runs from now on sees what is undone, and one
-        # that is under way finds another history than it began with.
+        # Recorded before it is carried out: a commit that marks its runs later sees what is undone, and one in progress
+        # fails, since the history has changed.
         while (there := await self._table.get(place)) is None:
             history = {"record": "history", "version": rollback.version}
             try:

@@ -1,4 +1,4 @@
-"""What was paid for: an item for each run and document, and one for each run, which leads to them."""
+"""What was paid for: one item per run and document, and one per run, to find them by."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ class MemorySpending:
     async def record(self, rows: Sequence[SpendRow]) -> None:
         """Record spending."""
         for run in dict.fromkeys(row.run for row in rows):
-            # Before what it spent, so that nothing is ever missed when that is added up.
+            # Written before the spending itself, so that `totals` finds every run.
             await until_answered(
                 self._table, Put((RUNS, run), {"record": "Spending", "run": run}, expected=None)
             )

@@ -1,4 +1,4 @@
-"""The submissions, side by side since they are few: what is read of them never lags."""
+"""The submissions, all in one partition since they are few, so that reads never lag."""
 
 from __future__ import annotations
 
@@ -78,11 +78,11 @@ class MemorySubmissions:
         )
 
     async def live(self, submissions: Collection[str]) -> set[str]:
-        """Tell which of the submissions named are live."""
+        """Return those of the submissions that are live."""
         return {row.id for row in await self.read(submissions) if not row.ended}
 
     async def read(self, submissions: Collection[str]) -> list[SubmissionRow]:
-        """Read the submissions named that are recorded."""
+        """Return those of the submissions that are recorded."""
         keys = [(SUBMISSIONS, each) for each in sorted(set(submissions) - {""})]
         return [row_of(SubmissionRow, item) for item in await read_all(self._table, keys)]
 

@@ -1,4 +1,4 @@
-"""A table in memory that grants what DynamoDB grants, and no more: who asks for more gets `LimitExceeded`."""
+"""A table in memory with the limits of DynamoDB: exceeding one raises `LimitExceeded`."""
 
 from __future__ import annotations
 
@@ -28,20 +28,20 @@ ABSENT = ""
 
 
 class LimitExceeded(AssertionError):  # noqa: N818 - DynamoDB's word
-    """More was asked for than DynamoDB grants."""
+    """A request exceeds a limit of DynamoDB."""
 
 
 class ConditionFailed(Exception):  # noqa: N818 - DynamoDB's word
-    """An item was not as expected; nothing was written."""
+    """An item was not in the expected state; nothing was written."""
 
 
 class Unanswered(Exception):  # noqa: N818 - the class says what happened
-    """A write got no answer: it may have been applied."""
+    """A write got no answer; it may have been applied."""
 
 
 @dataclass(frozen=True)
 class Put:
-    """Put `item` under `key` where the item there bears the stamp `expected`; None puts it in any case."""
+    """Put `item` under `key` if the item there has the stamp `expected`; None puts it unconditionally."""
 
     key: Key
     item: Mapping[str, Any]
@@ -50,7 +50,7 @@ class Put:
 
 @dataclass(frozen=True)
 class Delete:
-    """Delete the item under `key` where it bears the stamp `expected`; None deletes it in any case."""
+    """Delete the item under `key` if it has the stamp `expected`; None deletes it unconditionally."""
 
     key: Key
     expected: str | None = None
@@ -58,7 +58,7 @@ class Delete:
 
 @dataclass(frozen=True)
 class Check:
-    """Let a transaction through only where the item under `key` bears the stamp `expected`."""
+    """Require, within a transaction, that the item under `key` has the stamp `expected`."""
 
     key: Key
     expected: str
@@ -69,7 +69,7 @@ Operation = Put | Delete | Check
 
 @dataclass
 class Page:
-    """Items in order of their sort keys; `after` goes into the next query, and is None where this was the last."""
+    """Items in order of their sort keys; `after` continues the query, and is None on the last page."""
 
     items: list[Item]
     after: Any
@@ -77,7 +77,7 @@ class Page:
 
 @dataclass
 class _Index:
-    """Items by a key of their own, as they were `lag` writes ago."""
+    """A secondary index, which lags behind the items."""
 
     place: Callable[[Item], tuple[str, str] | None]
     items: dict[str, dict[Key, tuple[str, Item]]] = field(default_factory=dict)
@@ -98,14 +98,14 @@ class _Index:
 class Table:
     """Items by partition and sort key, with conditional writes, small transactions, and indexes that lag.
 
-    Each item bears its key as `place`, and a stamp, that of its last write. `unanswered` writes from now on are
-    applied, and get no answer.
+    Each item has its key as `place`, and a `stamp` that changes with every write. The next `unanswered` writes are
+    applied, but raise `Unanswered`.
     """
 
     def __init__(
         self, indexes: Mapping[str, Callable[[Item], tuple[str, str] | None]], *, lag: int = 0
     ) -> None:
-        """Name the indexes, each with what gives an item its keys in it, and by how many writes they lag."""
+        """Create a table with indexes, each given by a function from an item to its keys; they lag by `lag` writes."""
         self.lag = lag
         self.unanswered = 0
         self._items: dict[str, dict[str, Item]] = {}
@@ -114,26 +114,26 @@ class Table:
         self._stamps = count(1)
 
     async def get(self, key: Key) -> Item | None:
-        """Read one item as it is now."""
+        """Return the current item, or None."""
         await asyncio.sleep(0)
         return self._at(key)
 
     async def get_many(self, keys: Sequence[Key]) -> list[Item]:
-        """Read up to 100 items as they are now; those that are not there are left out."""
+        """Return up to 100 current items; missing ones are left out."""
         await asyncio.sleep(0)
         if len(keys) > BATCH_ITEMS or len(set(keys)) < len(keys):
             raise LimitExceeded(f"{len(keys)} items in one read, or one of them twice")
         return [item for key in keys if (item := self._at(key)) is not None]
 
     async def query(self, partition: str, *, prefix: str = "", after: str | None = None) -> Page:
-        """Read a page of a partition as it is now, in order of sort keys."""
+        """Return a page of a partition's current items, in order of sort keys."""
         await asyncio.sleep(0)
         found = self._items.get(partition, {})
         keys = sorted(key for key in found if key.startswith(prefix) and (after is None or key > after))
         return _page([(key, found[key]) for key in keys])
 
     async def look_up(self, index: str, partition: str, *, after: tuple[str, Key] | None = None) -> Page:
-        """Read a page of an index, as it was some writes ago."""
+        """Return a page of an index, which lags."""
         await asyncio.sleep(0)
         found = self._indexes[index].items.get(partition, {})
         places = sorted((sort, key) for key, (sort, _) in found.items())
@@ -143,7 +143,7 @@ class Table:
         """Write one item.
 
         Raises:
-            ConditionFailed: it is not as expected.
+            ConditionFailed: its condition failed.
             Unanswered: it may have been written.
         """
         await self.transact([operation])
@@ -152,7 +152,7 @@ class Table:
         """Write up to 100 items, all or none.
 
         Raises:
-            ConditionFailed: one is not as expected.
+            ConditionFailed: a condition failed.
             Unanswered: they may have been written.
         """
         await asyncio.sleep(0)
@@ -171,11 +171,11 @@ class Table:
             raise Unanswered
 
     def mark(self) -> str:
-        """Give a name that no write has borne yet."""
+        """Return a mark that no write has had before."""
         return f"m{next(self._stamps)}"
 
     def settle(self) -> None:
-        """Let the indexes catch up."""
+        """Bring the indexes up to date."""
         self._follow(0)
 
     def _at(self, key: Key) -> Item | None:
@@ -232,14 +232,14 @@ def _page(items: Sequence[tuple[Any, Item]]) -> Page:
 
 
 def _size(item: Mapping[str, Any]) -> int:
-    # Texts by their bytes, and all else by what DynamoDB takes for a number at most.
+    # Texts count their UTF-8 bytes, everything else the largest size of a number in DynamoDB.
     return sum(
         len(name) + (len(value.encode()) if isinstance(value, str) else 21) for name, value in item.items()
     )
 
 
 async def pages(read: Callable[..., Awaitable[Page]], *where: str, **how: str) -> AsyncIterator[list[Item]]:
-    """Read a query or an index page by page, to its end."""
+    """Iterate over the pages of a query or an index."""
     page = await read(*where, **how)
     yield page.items
     while page.after is not None:
@@ -248,17 +248,17 @@ async def pages(read: Callable[..., Awaitable[Page]], *where: str, **how: str) -
 
 
 async def all_of(read: Callable[..., Awaitable[Page]], *where: str, **how: str) -> list[Item]:
-    """Read every item of a query or an index."""
+    """Return every item of a query or an index."""
     return [item async for page in pages(read, *where, **how) for item in page]
 
 
 async def read_all(table: Table, keys: Iterable[Key]) -> list[Item]:
-    """Read any number of items, in the order of their keys; missing ones are left out."""
+    """Return any number of items, in the order of their keys; missing ones are left out."""
     return [item for some in groups(keys, BATCH_ITEMS) for item in await table.get_many(some)]
 
 
 def groups(items: Iterable[Any], size: int) -> Iterator[list[Any]]:
-    """Cut items into groups of at most `size`."""
+    """Split items into groups of at most `size`."""
     rest = iter(items)
     while some := list(islice(rest, size)):
         yield some
@@ -271,16 +271,16 @@ async def update(
     *,
     beside: Callable[[Item], Sequence[Operation]] = lambda _: (),
 ) -> Item | None:
-    """Change one item by what it is, and return it as it then is; None where it is not there, or not to be changed.
+    """Change an item conditionally and return it; None if it is missing or `change` returns None.
 
-    `change` gives the fields that become others, or None. It is asked again when somebody else was faster. `beside`
-    gives what is written together with the item as it then is.
+    `change` returns the fields to change. It is called again when another process changed the item first. `beside`
+    returns what to write in the same transaction, given the changed item.
     """
     mark: str | None = None
     while True:
         item = await table.get(key)
         if item is not None and mark is not None and item["mark"] == mark:
-            return item  # the write that got no answer was this one
+            return item  # the unanswered write was this one, and was applied
         changes = change(item) if item is not None else None
         if item is None or changes is None:
             return None
@@ -294,7 +294,7 @@ async def update(
 
 
 async def create(table: Table, key: Key, item: Mapping[str, Any], *beside: Operation) -> None:
-    """Put an item, and what is written beside it, where there is none yet."""
+    """Put an item, and the writes `beside` it, unless it exists."""
     while await table.get(key) is None:
         try:
             await table.transact([Put(key, item, expected=ABSENT), *beside])
@@ -303,7 +303,7 @@ async def create(table: Table, key: Key, item: Mapping[str, Any], *beside: Opera
 
 
 async def until_answered(table: Table, *operations: Operation) -> None:
-    """Write what may be written twice until an answer comes."""
+    """Repeat writes that are safe to repeat, until they are answered."""
     while True:
         try:
             return await table.transact(operations)

@@ -1,5 +1,6 @@
 """The ledger in SQL: SQLite for one machine, Postgres for many."""
 
-# Here, and not in `schema` or `migrations`, so that reading them loads neither SQLAlchemy (0.25 s) nor Alembic (0.5 s).
+# Defined here rather than in `schema` or `migrations`, so that reading them loads neither SQLAlchemy (0.25 s) nor
+# Alembic (0.5 s).
 HEAD = "0001"  # the newest revision in `migrations/versions`
 VERSION_TABLE = "ledger_version"  # not Alembic's default name: a database of another program may use that

@@ -1,4 +1,4 @@
-"""Transactions on the ledger's database, run in threads so that the event loop never waits for a disk or a network."""
+"""Transactions on the ledger's database, run in threads so that the event loop never blocks on a disk or network."""
 
 from __future__ import annotations
 
@@ -27,26 +27,26 @@ if TYPE_CHECKING:
 
     Insert = sqlite.Insert | postgresql.Insert
 
-PAGE = 1_000  # rows in a page of a listing: a megabyte at most
-WRITING = "flowbed_writing"  # the execution option of a connection whose transaction will write
+PAGE = 1_000  # rows per page of a listing: a megabyte at most
+WRITING = "flowbed_writing"  # execution option of a connection whose transaction will write
 
 Value = TypeVar("Value")
 Row = TypeVar("Row", bound=NamedTuple)
 
 
 class Lock(IntEnum):
-    """What transactions of several processes come to one by one, where the database would let them overlap."""
+    """What transactions of several processes must not do concurrently, even where the database would let them."""
 
     SCHEMA = 1
-    # Each reads what the other changes: of a commit and a rollback at once, neither would see what the other does.
+    # A commit and a rollback each read what the other changes: run concurrently, neither would see the other's changes.
     RUNS = 2
 
 
 @dataclass(frozen=True, eq=False)
 class Change:
-    """Rows that are chosen, and what becomes of their columns: parameters, named `to_` and the column, or expressions.
+    """An update of selected rows: columns get parameters, named `to_` + column, or expressions.
 
-    To be made once for each way to choose: to write such a statement takes as long as to carry it out.
+    Create one per kind of selection and reuse it: building such a statement takes as long as executing it.
     """
 
     table: sa.Table
@@ -56,17 +56,17 @@ class Change:
 
     @cached_property
     def values(self) -> Mapping[str, sa.ColumnElement[Any]]:
-        """What an UPDATE sets."""
+        """Return what the UPDATE sets."""
         columns = self.table.c
         given = {name: sa.bindparam(f"to_{name}", type_=columns[name].type) for name in self.constants}
         return {**given, **self.expressions}
 
 
 class Dialect(Protocol):
-    """What one kind of database does in its own way; `location` is how messages name it, without a password.
+    """What differs between kinds of databases. `location` names the database in messages, without a password.
 
-    `writers` and `readers` are the transactions it takes at once from one process; with no readers, the writers read.
-    `pauses` (seconds) come between the tries of a transaction that left no trace.
+    `writers` and `readers` are how many transactions of each kind one process runs at a time; with no readers, the
+    writers read. `pauses` (seconds) are the waits between attempts of a transaction that failed and left no trace.
     """
 
     location: str
@@ -75,11 +75,11 @@ class Dialect(Protocol):
     pauses: Sequence[float]
 
     def open_engine(self) -> sa.Engine:
-        """Make an engine; nothing is touched before the first transaction."""
+        """Create an engine; it connects with the first transaction."""
         ...
 
     def insert(self, table: sa.Table) -> Insert:
-        """Begin an insert that can say what happens on a conflict."""
+        """Start an insert that supports conflict clauses."""
         ...
 
     def execute_many(
@@ -88,54 +88,54 @@ class Dialect(Protocol):
         statement: sa.Insert | sa.Update | sa.Delete,
         rows: Sequence[Mapping[str, Any]],
     ) -> int:
-        """Execute a statement for each row of parameters, which name all but its constants; count the rows changed.
+        """Execute a statement for each row of parameters; return how many rows changed.
 
-        No two rows may be about the same row of the table.
+        Each row names all parameters but the statement's constants. No two rows may affect the same row of the table.
         """
         ...
 
     def change(
         self, connection: sa.Connection, kind: type[Row], change: Change, given: Mapping[str, Any]
     ) -> list[Row]:
-        """Carry out a change with the parameters `given`, and return each row, a `kind`, as it then is.
+        """Execute a change with the parameters `given`, and return each changed row as a `kind`.
 
-        `kind` is a named tuple of all columns. A row that another transaction holds is passed over.
+        `kind` is a named tuple of all columns. Rows that another transaction has locked are skipped.
         """
         ...
 
     def lock(self, connection: sa.Connection, what: Lock, *, shared: bool = False) -> None:
-        """Wait until no other transaction holds the lock, or only such as share it."""
+        """Wait for a lock, until the transaction ends; shared locks exclude only exclusive ones."""
         ...
 
-    def passes(self, error: Exception) -> bool:
-        """Tell whether a transaction that failed with this left no trace, and may go through at the next try."""
+    def is_retryable(self, error: Exception) -> bool:
+        """Return whether a failed transaction left no trace, and may succeed if it is run again."""
         ...
 
-    def mark(self, connection: sa.Connection) -> str | None:
-        """Name the transaction under way, where its COMMIT may get no answer."""
+    def transaction_id(self, connection: sa.Connection) -> str | None:
+        """Return the id of the current transaction, if its COMMIT may stay unanswered."""
         ...
 
-    def landed(self, mark: str) -> bool:
-        """Find out whether a transaction was committed whose COMMIT got no answer.
+    def was_committed(self, transaction_id: str) -> bool:
+        """Find out whether a transaction whose COMMIT got no answer was committed.
 
         Raises:
-            Transient: it cannot be found out.
+            Transient: it cannot be determined.
         """
         ...
 
-    def translated(self, error: Exception) -> Error | None:
-        """Say what a driver's error means to the caller; None where it can only be a mistake of ours."""
+    def translate(self, error: Exception) -> Error | None:
+        """Translate a driver's error; None means a bug of ours."""
         ...
 
 
 class Database:
     """One database, with threads that write and threads that read.
 
-    A caller that is cancelled leaves its transaction to its thread, which ends it whole: committed or undone.
+    If a caller is cancelled, its thread still completes the transaction: committed or rolled back.
     """
 
     def __init__(self, dialect: Dialect) -> None:
-        """Prepare to open: nothing is touched before the first transaction."""
+        """Create the engine and threads; the database is opened with the first transaction."""
         self.location = dialect.location
         self._dialect = dialect
         self._engine = dialect.open_engine()
@@ -148,29 +148,29 @@ class Database:
         )
 
     async def read(self, work: Callable[[sa.Connection], Value]) -> Value:
-        """Do `work` on one snapshot of the database."""
+        """Run `work` on one snapshot of the database."""
         return await asyncio.get_running_loop().run_in_executor(
             self._readers, self._transact, self._engine, work
         )
 
     async def fetch(self, kind: type[Value], query: sa.Select[Any]) -> list[Value]:
-        """Read a record for each row of `query`."""
+        """Return a record for each row of `query`."""
         return await self.read(lambda connection: records(kind, connection.execute(query)))
 
     async def fetch_one(self, kind: type[Value], query: sa.Select[Any]) -> Value | None:
-        """Read the record of the first row of `query`, or None if there is none."""
+        """Return a record of the first row of `query`, or None."""
         return next(iter(await self.fetch(kind, query)), None)
 
     async def fetch_values(self, query: sa.Select[Any]) -> list[Any]:
-        """Read the first column of `query`."""
+        """Return the first column of `query`."""
         return await self.read(lambda connection: list(connection.execute(query).scalars()))
 
     async def pages(
         self, kind: type[Value], query: sa.Select[Any], *by: sa.ColumnElement[Any], size: int = PAGE
     ) -> AsyncIterator[list[Value]]:
-        """Read `query` in pages of `size` records, in order of the columns `by`, which together are unique.
+        """Iterate over `query` in pages of `size` records, in order of the columns `by`, which together are unique.
 
-        Each page is a transaction of its own: changes made between two of them may be missed.
+        Each page is its own transaction: changes made in between may be missed.
         """
         ordered = query.order_by(*by).limit(size)
         names = [str(column.key) for column in by]
@@ -183,37 +183,37 @@ class Database:
             following = ordered.where(sa.tuple_(*by) > last)
 
     async def write(self, work: Callable[[sa.Connection], Value]) -> Value:
-        """Do `work` in one transaction that holds as a whole; an exception out of it undoes everything.
+        """Run `work` in one transaction; an exception rolls it back.
 
-        What others commit meanwhile may be seen by a later statement and not by an earlier one: a write that decides
-        by what it has read takes a lock, or says its condition in the statement that writes. `work` may be done more
-        than once, where it had to yield to another or the connection was lost; one of these times counts.
+        A later statement may see what others commit meanwhile, when an earlier one did not. So a write that depends on
+        what it read takes a lock, or repeats the condition in the statement that writes. `work` may run more than once,
+        after a deadlock or a lost connection; only one run counts.
         """
         return await asyncio.get_running_loop().run_in_executor(
             self._writers, self._transact, self._writing_engine, work
         )
 
     async def execute(self, statement: sa.Insert | sa.Update | sa.Delete) -> int:
-        """Execute a statement in a transaction of its own, and return how many rows it changed."""
+        """Execute a statement in its own transaction, and return how many rows it changed."""
         return await self.write(lambda connection: connection.execute(statement).rowcount)
 
     async def execute_each(
         self, statement: sa.Insert | sa.Update | sa.Delete, rows: Sequence[Mapping[str, Any]]
     ) -> None:
-        """Execute a statement in one transaction for each row of parameters, no two about the same row."""
+        """Execute a statement for each row of parameters in one transaction; no two may affect the same row."""
         if rows:
             await self.write(lambda connection: self.execute_many(connection, statement, rows))
 
     def insert_new(self, table: sa.Table) -> Insert:
-        """Write an insert that leaves the row of the same primary key as it is."""
+        """Build an insert that keeps an existing row of the same primary key."""
         return self._dialect.insert(table).on_conflict_do_nothing(index_elements=list(table.primary_key))
 
     def insert_any_new(self, table: sa.Table) -> Insert:
-        """Write an insert that leaves a row of the same primary key, or of another key that is unique, as it is."""
+        """Build an insert that keeps an existing row of the same primary key, or of another unique key."""
         return self._dialect.insert(table).on_conflict_do_nothing()
 
     def upsert(self, table: sa.Table, **amended: sa.ColumnElement[Any]) -> Insert:
-        """Write an insert that replaces the row of the same primary key; `amended` columns get their own expression."""
+        """Build an insert that replaces a row of the same primary key; `amended` columns get their own expression."""
         replaced = {column.name: proposed(column) for column in table.c if not column.primary_key}
         return self._dialect.insert(table).on_conflict_do_update(
             index_elements=list(table.primary_key), set_={**replaced, **amended}
@@ -225,22 +225,22 @@ class Database:
         statement: sa.Insert | sa.Update | sa.Delete,
         rows: Sequence[Mapping[str, Any]],
     ) -> int:
-        """Execute a statement for each row of parameters, no two about the same row; count the rows changed."""
+        """Execute a statement for each row of parameters, no two for the same row; return how many rows changed."""
         return self._dialect.execute_many(connection, statement, rows) if rows else 0
 
     async def change(self, kind: type[Row], change: Change, given: Mapping[str, Any]) -> list[Row]:
-        """Carry out a change with the parameters `given`; return each row, a `kind`, as it then is.
+        """Execute a change with the parameters `given`; return each changed row as a `kind`.
 
-        A row that another transaction holds is passed over.
+        Rows that another transaction has locked are skipped.
         """
         return await self.write(lambda connection: self._dialect.change(connection, kind, change, given))
 
     def lock(self, connection: sa.Connection, what: Lock, *, shared: bool = False) -> None:
-        """Wait until no other transaction holds the lock, or only such as share it; held until this one ends."""
+        """Wait for a lock, held until this transaction ends; shared locks exclude only exclusive ones."""
         self._dialect.lock(connection, what, shared=shared)
 
     async def close(self) -> None:
-        """Let go of the database, once the transactions begun or waiting are through."""
+        """Close the database, after all transactions that are running or queued."""
         await asyncio.to_thread(self._close)
 
     def _close(self) -> None:
@@ -254,10 +254,10 @@ class Database:
             try:
                 return self._attempt(engine, work)
             except Exception as error:
-                if self._dialect.passes(error) and (pause := next(pauses, None)) is not None:
+                if self._dialect.is_retryable(error) and (pause := next(pauses, None)) is not None:
                     time.sleep(pause)
                     continue
-                meaning = self._dialect.translated(error)
+                meaning = self._dialect.translate(error)
                 if meaning is None:
                     raise
                 raise meaning from error
@@ -265,41 +265,41 @@ class Database:
     def _attempt(self, engine: sa.Engine, work: Callable[[sa.Connection], Value]) -> Value:
         with engine.connect() as connection, connection.begin() as transaction:
             value = work(connection)
-            mark = self._dialect.mark(connection)
+            id_ = self._dialect.transaction_id(connection)
             try:
                 transaction.commit()
             except sa.exc.DBAPIError as error:
-                # Where the connection went with the answer, the transaction may be there or not.
-                if mark is None or not error.connection_invalidated or not self._dialect.landed(mark):
+                # If the connection broke during the COMMIT, the transaction may or may not be committed.
+                if id_ is None or not error.connection_invalidated or not self._dialect.was_committed(id_):
                     raise
             return value
 
 
 def proposed(column: sa.Column[Any]) -> sa.ColumnElement[Any]:
-    """Name, where an `upsert` is amended, the value that the insert brought."""
+    """Refer to the value an `upsert` tries to insert, for use in `amended`."""
     return sa.literal_column(f"excluded.{column.name}", column.type)
 
 
 class _Texts(FunctionElement[str]):
-    """The texts of a JSON array, one a row."""
+    """The texts of a JSON array, one per row."""
 
     inherit_cache = True
 
 
 @compiles(_Texts, "sqlite")
-def _each(texts: _Texts, compiler: SQLCompiler, **how: Any) -> str:  # as SQLAlchemy calls it
+def _each(texts: _Texts, compiler: SQLCompiler, **how: Any) -> str:  # SQLAlchemy's signature
     return f"json_each({compiler.process(texts.clauses, **how)})"
 
 
 @compiles(_Texts, "postgresql")
-def _elements(texts: _Texts, compiler: SQLCompiler, **how: Any) -> str:  # as SQLAlchemy calls it
+def _elements(texts: _Texts, compiler: SQLCompiler, **how: Any) -> str:  # SQLAlchemy's signature
     return f"json_array_elements_text(CAST({compiler.process(texts.clauses, **how)} AS JSON))"
 
 
 def listed(values: Collection[str]) -> sa.Select[tuple[str]]:
-    """Select values, for an IN (...) of any length; those that no ledger can hold are left out.
+    """Select any number of values, for use in IN (...); values that no ledger can store are left out.
 
-    As one JSON array they are read two or three times as fast as in a parameter each, and know no limit.
+    One JSON array is read two to three times as fast as one parameter per value, and has no size limit.
     """
     fit = orjson.dumps([value for value in values if not is_unstorable(value)]).decode()
     texts = _Texts(sa.bindparam("texts", fit, sa.Text, unique=True)).table_valued(sa.column("value", sa.Text))
@@ -307,7 +307,7 @@ def listed(values: Collection[str]) -> sa.Select[tuple[str]]:
 
 
 def records(kind: type[Value], result: sa.CursorResult[Any]) -> list[Value]:
-    """Make a record of each row of a result whose columns carry the names of all its fields."""
+    """Convert rows to records; the columns have the names of all its fields."""
     names = tuple(result.keys())
     if issubclass(kind, tuple):
         if names == getattr(kind, "_fields", None):
@@ -315,7 +315,7 @@ def records(kind: type[Value], result: sa.CursorResult[Any]) -> list[Value]:
         return [kind(**dict(zip(names, row, strict=True))) for row in result.all()]
     found = []
     for row in result.all():
-        # A frozen dataclass sets its fields one by one, which takes twice as long as all else that a row costs.
+        # A frozen dataclass sets its fields one by one, which takes twice as long as the rest of reading a row.
         record = object.__new__(kind)
         record.__dict__.update(zip(names, row, strict=True))
         found.append(record)

@@ -47,7 +47,7 @@ class SqlLedger:
     """`Ledger` in SQL."""
 
     def __init__(self, database: Database, *, id: str) -> None:  # noqa: A002 - the protocol's word
-        """Join the aggregates on a database whose schema is up to date."""
+        """Create the aggregates on a database whose schema is current."""
         self.id = id
         self.location = database.location
         self.documents: Documents = SqlDocuments(database)
@@ -65,13 +65,13 @@ class SqlLedger:
         self._database = database
 
     async def close(self) -> None:
-        """Let go of the database."""
+        """Close the database."""
         await self._database.close()
 
 
 async def open_sqlite(path: str, *, folder: Path, new_id: str) -> SqlLedger:
-    """Open the ledger in the SQLite file at `path`, below `folder` where it is relative, or in `:memory:`."""
-    from flowbed.ledger.sql.sqlite import MEMORY, Sqlite  # each driver only where it is used
+    """Open the ledger in the SQLite file at `path`, below `folder` if it is relative, or in `:memory:`."""
+    from flowbed.ledger.sql.sqlite import MEMORY, Sqlite  # loads only the driver in use
 
     location = path if path == MEMORY else await asyncio.to_thread(_place, folder / path)
     return await _open(Database(Sqlite(location)), new_id=new_id)
@@ -80,7 +80,7 @@ async def open_sqlite(path: str, *, folder: Path, new_id: str) -> SqlLedger:
 async def open_postgres(url: str, *, new_id: str) -> SqlLedger:
     """Open the ledger in the Postgres database at `url`."""
     try:
-        from flowbed.ledger.sql.postgres import Postgres  # each driver only where it is used
+        from flowbed.ledger.sql.postgres import Postgres  # loads only the driver in use
     except ImportError as error:
         raise Misconfigured(
             f"a ledger on Postgres needs the package psycopg ({error}): pip install 'flowbed[postgres]'"

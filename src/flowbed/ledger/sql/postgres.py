@@ -1,4 +1,4 @@
-"""Postgres as the place of a ledger: how it is opened, what its errors mean, and what only its dialect can say."""
+"""The dialect of Postgres: how to open it, what its errors mean, and its own SQL."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
     from flowbed.ledger.sql.database import Change, Lock, Row
 
-# What libpq is told unless the address says otherwise. Without keepalives, one waits for a lost server for ever.
+# Defaults for libpq. Without keepalives, a client waits for a lost server for ever.
 _CONNECTION = {
     "application_name": "flowbed",
     "connect_timeout": 10,
@@ -34,46 +34,43 @@ _CONNECTION = {
     "tcp_user_timeout": 40_000,
     "client_encoding": "UTF8",
 }
-# What the server is told for each transaction, and not for the session: a pooler between us may share sessions out.
-# No statement of ours takes a tenth of the first. A process that stops in a transaction, as a frozen Lambda does, keeps
-# its locks no longer than the last says.
+# Set per transaction, not per session, since a pooler may share sessions. No statement of ours takes a tenth of the
+# first limit. The last one frees the locks of a process that stops inside a transaction, such as a frozen Lambda.
 _LIMITS = (
     "SET LOCAL statement_timeout = '120s'; SET LOCAL lock_timeout = '30s'; "
     "SET LOCAL idle_in_transaction_session_timeout = '20s'"
 )
 _READ = f"BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY; {_LIMITS}"
 _WRITE = f"BEGIN ISOLATION LEVEL READ COMMITTED READ WRITE; {_LIMITS}"
-_GIVEN = "given"  # the parameter that holds the rows of `execute_many`
-_XID = "xid"  # where a connection remembers the transaction under way
+_GIVEN = "given"  # the parameter with the rows of `execute_many`
+_XID = "xid"  # where a connection keeps the id of its transaction
 
-# Of two advisory locks with our first number, ours are these; "flowbed" in letters of a telephone's keys.
-_LOCKS_OF_OURS = 3_569_233
+# The first of the two numbers of our advisory locks: "flowbed" on a telephone's keypad.
+_LOCK_NAMESPACE = 3_569_233
 
-# 12.8 s in all: a server that was restarted is back by then, and whoever was in the way is through.
+# 12.8 s in all: enough for a restart of the server, or for a conflicting transaction to end.
 _PAUSES = (0.0, 0.05, 0.1, 0.2, 0.4, 0.8, 1.6, 3.2, 6.4)
-# Until the server has noticed that its client is gone, and has said so in its log of transactions.
-_ASKED_FOR, _ASKED_EVERY = 45.0, 0.2  # s
+# How long to ask for a transaction's outcome: until the server noticed that its client is gone, and logged the outcome.
+_OUTCOME_PATIENCE, _OUTCOME_PAUSE = 45.0, 0.2  # s
 
 _GONE = (
-    "the ledger {location} cannot be reached: see that its server runs and can be reached from here, and that `ledger` "
-    "names the right host and port; nothing is lost, run again"
+    "the ledger {location} cannot be reached: check that its server runs, that this machine can reach it, and that "
+    "`ledger` has the right host and port; nothing is lost, run again"
 )
-_BUSY = (
-    "the ledger {location} is too busy: others hold what this needs, or its server is overloaded; run again"
-)
+_BUSY = "the ledger {location} is too busy: other processes hold its locks, or its server is overloaded; run again"
 _FULL = "no room to write the ledger {location}: nothing is lost; free disk space on its server and run again"
-_REFUSED = (
-    "the ledger {location} does not let this in: name a database, user and password in `ledger` that it takes"
-)
+_REFUSED = "the ledger {location} refused the connection: set `ledger` to a database, user and password that it accepts"
 _NOT_ALLOWED = (
-    "the ledger {location} may not be written by this user, or is a read-only copy: set `ledger` to the primary "
-    "server, and a user that may make and write tables in its schema"
+    "this user may not write to the ledger {location}, or it is a read-only replica: set `ledger` to the primary "
+    "server, and to a user that may create and write tables in its schema"
 )
-_OLD = "the ledger {location} is on too old a server: Flowbed needs Postgres 13 or later"
-_BROKEN = "the ledger {location} is damaged: restore it from a backup, or have its server looked after"
-_UNFIT = "the ledger {location} cannot hold a text that it was given"
+_OLD = "the server of the ledger {location} is too old: Flowbed needs Postgres 13 or later"
+_BROKEN = (
+    "the ledger {location} is damaged: restore it from a backup, or have its administrator check the server"
+)
+_UNSTORABLE = "the ledger {location} cannot store a text it was given"
 
-# What SQLSTATEs mean to the caller, the longest beginning first. One that is missing can only be a mistake of ours.
+# What a SQLSTATE means to the caller; the longest matching prefix counts. Any other is a bug of ours.
 _MEANINGS: Mapping[str, tuple[type[Error], str]] = {
     "08": (Transient, _GONE),
     "57P": (Transient, _GONE),
@@ -93,11 +90,11 @@ _MEANINGS: Mapping[str, tuple[type[Error], str]] = {
     "XX001": (Misconfigured, _BROKEN),
     "XX002": (Misconfigured, _BROKEN),
     "58": (Misconfigured, _BROKEN),
-    "22021": (Rejected, _UNFIT),
-    "22P05": (Rejected, _UNFIT),
-    "54000": (Rejected, _UNFIT),
+    "22021": (Rejected, _UNSTORABLE),
+    "22P05": (Rejected, _UNSTORABLE),
+    "54000": (Rejected, _UNSTORABLE),
 }
-# A refusal to connect comes without a SQLSTATE: libpq passes on only what the server says.
+# Refused connections have no SQLSTATE: libpq only passes on the server's text.
 _REFUSALS = (
     "authentication failed",
     "no password supplied",
@@ -113,52 +110,52 @@ _TYPES: Mapping[type, type[sa.types.TypeEngine[Any]]] = {
     float: sa.Float,
 }
 
-_AGAIN = ("40001", "40P01")  # of transactions in each other's way this one had to yield
+_CONFLICTS = ("40001", "40P01")  # serialization failure and deadlock
 
 
 class Postgres:
     """`Dialect` of a Postgres server, 13 or later."""
 
     pauses: Sequence[float] = _PAUSES
-    # A heartbeat need not wait for a big write; more connections would cost the server memory, and gain little.
+    # A heartbeat must not wait for a large write; more connections would cost server memory for little gain.
     writers, readers = 2, 3
 
     def __init__(self, url: str) -> None:
-        """Take a `postgresql://` address with all that libpq understands in it.
+        """Take a `postgresql://` URL with any libpq options.
 
         Raises:
-            Misconfigured: it is no such address.
+            Misconfigured: the URL is invalid.
         """
         try:
             self._connection: dict[str, Any] = {**_CONNECTION, **conninfo_to_dict(url)}
         except psycopg.ProgrammingError as error:
             raise Misconfigured(
-                "`ledger` is no address of a Postgres server; it looks like postgresql://user:password@host:5432/database"
+                "`ledger` is not a valid Postgres URL; one looks like postgresql://user:password@host:5432/database"
             ) from error
-        self.location = _shown(self._connection)
+        self.location = _redacted(self._connection)
         self._reached = False
 
     def open_engine(self) -> sa.Engine:
-        """Make an engine with a connection for each thread, opened when first needed."""
+        """Create an engine with one connection per thread, opened on first use."""
         engine = sa.create_engine(
             "postgresql+psycopg://",
             creator=self._connect,
             poolclass=QueuePool,
             pool_size=self.writers + self.readers,
             max_overflow=0,
-            use_native_hstore=False,  # spares a question at each connection
+            use_native_hstore=False,  # saves a query per connection
         )
         sa.event.listen(engine, "begin", _begin)
         return engine
 
     def insert(self, table: sa.Table) -> Insert:
-        """Begin an insert that can say what happens on a conflict."""
+        """Start an insert that supports conflict clauses."""
         return insert(table)
 
     def lock(self, connection: sa.Connection, what: Lock, *, shared: bool = False) -> None:
-        """Let the transactions that ask for the same lock come one by one; those that share it together."""
+        """Wait for an advisory lock, until the transaction ends; shared locks exclude only exclusive ones."""
         kind = "pg_advisory_xact_lock_shared" if shared else "pg_advisory_xact_lock"
-        connection.exec_driver_sql(f"SELECT {kind}({_LOCKS_OF_OURS}, {what.value})").close()
+        connection.exec_driver_sql(f"SELECT {kind}({_LOCK_NAMESPACE}, {what.value})").close()
 
     def execute_many(
         self,
@@ -166,9 +163,10 @@ class Postgres:
         statement: sa.Insert | sa.Update | sa.Delete,
         rows: Sequence[Mapping[str, Any]],
     ) -> int:
-        """Execute a statement for all rows of parameters, which name all but its constants, in one go.
+        """Execute a statement once for all rows of parameters; return how many rows changed.
 
-        The rows are sent as JSON, which is written and read several times as fast as the driver writes arrays.
+        Each row names all parameters but the statement's constants. Rows are sent as JSON, which is several times as
+        fast as the driver's arrays.
         """
         names = tuple(rows[0])
         kinds = tuple(type(value) for value in rows[0].values())
@@ -179,9 +177,9 @@ class Postgres:
     def change(
         self, connection: sa.Connection, kind: type[Row], change: Change, given: Mapping[str, Any]
     ) -> list[Row]:
-        """Write and read in one statement, which passes over the rows that others hold."""
+        """Update and return the rows in one statement, which skips locked rows."""
         key = tuple(change.table.primary_key)
-        # As a subquery the server might run it several times, and take up to its limit each time.
+        # A CTE, since the server might run a subquery several times, and take up to its limit each time.
         taken = change.chosen.with_only_columns(*key).with_for_update(skip_locked=True).cte("chosen")
         statement = (
             sa.update(change.table)
@@ -191,50 +189,52 @@ class Postgres:
         )
         return records(kind, connection.execute(statement, given))
 
-    def passes(self, error: Exception) -> bool:
-        """Tell whether a transaction that failed with this left no trace, and may go through at the next try."""
+    def is_retryable(self, error: Exception) -> bool:
+        """Return whether a failed transaction left no trace, and may succeed if it is run again."""
         if isinstance(error, sa.exc.DBAPIError) and error.connection_invalidated:
             return True
         state = _state(error)
         if state is None and isinstance(_cause(error), psycopg.OperationalError):
-            # A server that was there a moment ago is waited for; an address that never worked is not.
+            # Wait for a server that was reachable before, but not for an address that never worked.
             return self._reached and not _refused(error)
-        return state in _AGAIN or state == "57P03"
+        return state in _CONFLICTS or state == "57P03"
 
-    def mark(self, connection: sa.Connection) -> str | None:
-        """Name the transaction under way, so that it can be asked for when its COMMIT gets no answer."""
-        marked: str | None = connection.info.get(_XID)
-        return marked
+    def transaction_id(self, connection: sa.Connection) -> str | None:
+        """Return the id of the current transaction, to ask for its outcome if COMMIT gets no answer."""
+        transaction_id: str | None = connection.info.get(_XID)
+        return transaction_id
 
-    def landed(self, mark: str) -> bool:
-        """Find out whether a transaction was committed: the server keeps a log of them.
+    def was_committed(self, transaction_id: str) -> bool:
+        """Return whether a transaction was committed, according to the server's transaction log.
 
         Raises:
-            Transient: the server could not be asked in time, or has forgotten.
+            Transient: the server did not answer in time, or no longer knows.
         """
-        deadline = time.monotonic() + _ASKED_FOR
+        deadline = time.monotonic() + _OUTCOME_PATIENCE
         answer = "no answer"
         while time.monotonic() < deadline:
             try:
                 with self._connect() as connection:
-                    found = connection.execute("SELECT pg_xact_status(%s::xid8)", (mark,)).fetchone()
+                    found = connection.execute(
+                        "SELECT pg_xact_status(%s::xid8)", (transaction_id,)
+                    ).fetchone()
             except psycopg.OperationalError as error:
                 answer = str(error).strip()
             else:
                 answer = str(found[0] if found else None)
                 if answer in {"committed", "aborted"}:
                     return answer == "committed"
-            time.sleep(_ASKED_EVERY)
+            time.sleep(_OUTCOME_PAUSE)
         raise Transient(
-            f"the connection to the ledger {self.location} was lost within a COMMIT, and whether it went through could"
-            f" not be found out ({answer}): run again, which goes by what the ledger says then"
+            f"the connection to the ledger {self.location} was lost during a COMMIT, and its outcome could not be found"
+            f" out ({answer}): run again, which continues from what the ledger says then"
         )
 
-    def translated(self, error: Exception) -> Error | None:
-        """Say what a driver's error means to the caller; None where it can only be a mistake of ours."""
+    def translate(self, error: Exception) -> Error | None:
+        """Translate a driver's error; None means a bug of ours."""
         state, cause = _state(error), _cause(error)
         if isinstance(cause, psycopg.DataError) and state is None:
-            state = "22021"  # a NUL, which the driver finds before the server could
+            state = "22021"  # a NUL, which the driver rejects before the server sees it
         if state is None and isinstance(cause, psycopg.OperationalError):
             state = "28000" if _refused(error) else "08000"
         for length in (5, 3, 2):
@@ -244,8 +244,8 @@ class Postgres:
         return None
 
     def _connect(self) -> psycopg.Connection[Any]:
-        # Transactions are begun by `_begin`, with all that belongs to them in one message. Statements are not prepared:
-        # they are few and big, and a pooler may send the next one to another session.
+        # `_begin` starts transactions, with all their settings in one message. Statements are not prepared: they are
+        # few and large, and a pooler may send the next one to another session.
         connection = psycopg.connect(**self._connection, autocommit=True, prepare_threshold=None)
         self._reached = True
         return connection
@@ -258,13 +258,13 @@ def _set_based(
     kinds: tuple[type, ...],
     dialect: sa.Dialect,
 ) -> tuple[str, Mapping[str, Any]]:
-    """Rewrite a statement about one row of parameters as one about a table of them; return its constants too."""
+    """Rewrite a statement for one row of parameters into one for a table of rows; return its constants too."""
     types = [_TYPES.get(kind, sa.String) for kind in kinds]
     columns = (sa.column(name, type_) for name, type_ in zip(names, types, strict=True))
     rows = sa.func.json_to_recordset(sa.cast(sa.bindparam(_GIVEN), sa.JSON))
     given = rows.table_valued(*columns).render_derived(with_types=True)
 
-    def replaced(element: ClauseElement, **_: Any) -> ClauseElement | None:  # as the traversal calls it
+    def replaced(element: ClauseElement, **_: Any) -> ClauseElement | None:  # SQLAlchemy's signature
         return (
             given.c[element.key] if isinstance(element, sa.BindParameter) and element.key in names else None
         )
@@ -286,8 +286,8 @@ def _begin(connection: sa.Connection) -> None:
         connection.exec_driver_sql(_READ).close()
 
 
-def _shown(connection: Mapping[str, Any]) -> str:
-    """Write an address as messages may show it: without a password."""
+def _redacted(connection: Mapping[str, Any]) -> str:
+    """Format the address for messages, without the password."""
     user = f"{connection['user']}@" if connection.get("user") else ""
     host = connection.get("host") or connection.get("hostaddr") or ""
     port = f":{connection['port']}" if connection.get("port") else ""
@@ -303,5 +303,5 @@ def _state(error: BaseException) -> str | None:
 
 
 def _refused(error: BaseException) -> bool:
-    said = str(_cause(error))
-    return any(words in said for words in _REFUSALS)
+    text = str(_cause(error))
+    return any(words in text for words in _REFUSALS)

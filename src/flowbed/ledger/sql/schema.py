@@ -1,4 +1,4 @@
-"""The tables of a ledger that lives in SQL. Columns carry the names of the fields of their records.
+"""The tables of a ledger in SQL. Columns have the names of their record's fields.
 
 A change here needs a migration: a new file in `migrations/versions`, and a new `HEAD` in `flowbed.ledger.sql`.
 """
@@ -12,13 +12,13 @@ from flowbed.records import Status
 
 metadata = sa.MetaData()
 
-# In the order of code points, as SQLite and Python have it: in that of a language, pages would end elsewhere, and an
-# upgrade of the server's language files would damage its indexes.
+# Order by code point, as SQLite and Python do. A language's order would end pages elsewhere, and an upgrade of the
+# server's locale files would damage its indexes.
 TEXT = String().with_variant(String(collation="C"), "postgresql")
 
-# What the conditions of partial indexes say. On Postgres they are in the migrations alone: to name them here would load
-# its dialect for everyone, which takes 45 ms. SQLite uses such an index only where a statement repeats the condition
-# in the same words, so no bound parameter may stand in for the literal.
+# Conditions of partial indexes. For Postgres they are only in the migrations: naming them here would load its dialect
+# for everyone, which takes 45 ms. SQLite uses such an index only if a statement repeats the condition literally, so
+# these are literals and not bound parameters.
 SUCCESS: sa.ColumnElement[str] = sa.literal_column("'SUCCESS'")
 PENDING: sa.ColumnElement[str] = sa.literal_column("'PENDING'")
 OPEN: sa.ColumnElement[str] = sa.literal_column("'pending'")
@@ -75,13 +75,13 @@ chunks = Table(
     Column("attempts", Integer, nullable=False),
     Column("failure", TEXT, nullable=False),
     Column("error", TEXT, nullable=False),
-    # The id and the document lead, so that a subject is found without naming its collection or source.
+    # Id and document come first, so that a subject is found without its collection or source.
     PrimaryKeyConstraint("id", "collection"),
     Index("chunks_of_document", "document", "source"),
 )
 
 _state = chunks.c.status
-# A chunk leaves each of these when it is done: of a million rows at rest they hold none.
+# Chunks that are done are in none of these, so the indexes of a million rows at rest are empty.
 unfinished = _state != SUCCESS
 claimed = sa.and_(_state == PENDING, chunks.c.run == NOWHERE)
 in_a_run = sa.and_(_state == PENDING, chunks.c.run != NOWHERE)

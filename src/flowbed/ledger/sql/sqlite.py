@@ -1,4 +1,4 @@
-"""SQLite as the place of a ledger: how it is opened, what its errors mean, and what only its dialect can say."""
+"""The dialect of SQLite: how to open it, what its errors mean, and its own SQL."""
 
 from __future__ import annotations
 
@@ -24,34 +24,34 @@ if TYPE_CHECKING:
 
 MEMORY = ":memory:"
 
-_BUSY_SECONDS = 30.0  # longer than any transaction of ours, shorter than anyone's patience
-_CACHE_KIB = 16 * 1024  # holds the upper levels of every index of ten million chunks, for each connection
-# Pages (31 MiB) after which the log is brought into the file. A claim of thousands of chunks writes 5 MiB: by SQLite's
-# usual 1,000 pages the same ones of each index would be brought there time and again, and each time be waited for.
+_BUSY_SECONDS = 30.0  # longer than any of our transactions, shorter than anyone's patience
+_CACHE_KIB = 16 * 1024  # per connection; holds the upper levels of every index of ten million chunks
+# Pages (31 MiB) of log before a checkpoint. Claiming thousands of chunks writes 5 MiB: with SQLite's default of 1,000
+# pages, the same index pages would be copied again and again, and every copy waited for.
 _WAL_PAGES = 8_000
-_WAL_KEPT = 64 * 1024 * 1024  # a huge transaction's log gives its disk back
+_WAL_KEPT = 64 * 1024 * 1024  # the log shrinks to this after a huge transaction
 
 _FULL = "no room to write the ledger {location}: nothing is lost; free disk space and run again"
-_LOCKED = "the ledger {location} stayed locked: another process is writing a great deal, or hangs"
-_CLOSED = (
+_LOCKED = "the ledger {location} stayed locked: another process is writing a lot, or hangs; run again"
+_DENIED = (
     "cannot open or write the ledger {location}: make the file and its folder writable, "
     "or set `ledger` to another path"
 )
 _BROKEN = (
-    "{location} is no ledger, or a damaged one: set `ledger` to another path, or restore it from a backup"
+    "{location} is not a ledger, or is damaged: set `ledger` to another path, or restore it from a backup"
 )
 
-# What each primary result code means to the caller. One that is missing can only be a mistake of ours.
+# What a primary result code means to the caller. Any other is a bug of ours.
 _MEANINGS: Mapping[int, tuple[type[Error], str]] = {
     sqlite3.SQLITE_FULL: (OutOfSpace, _FULL),
-    sqlite3.SQLITE_IOERR: (OutOfSpace, _FULL),  # how a full disk shows in the log and in shared memory
+    sqlite3.SQLITE_IOERR: (OutOfSpace, _FULL),  # a full disk, as seen by the log and the shared memory
     sqlite3.SQLITE_BUSY: (Transient, _LOCKED),
     sqlite3.SQLITE_LOCKED: (Transient, _LOCKED),
     sqlite3.SQLITE_PROTOCOL: (Transient, _LOCKED),
-    sqlite3.SQLITE_CANTOPEN: (Misconfigured, _CLOSED),
-    sqlite3.SQLITE_READONLY: (Misconfigured, _CLOSED),
-    sqlite3.SQLITE_PERM: (Misconfigured, _CLOSED),
-    sqlite3.SQLITE_AUTH: (Misconfigured, _CLOSED),
+    sqlite3.SQLITE_CANTOPEN: (Misconfigured, _DENIED),
+    sqlite3.SQLITE_READONLY: (Misconfigured, _DENIED),
+    sqlite3.SQLITE_PERM: (Misconfigured, _DENIED),
+    sqlite3.SQLITE_AUTH: (Misconfigured, _DENIED),
     sqlite3.SQLITE_NOTADB: (Misconfigured, _BROKEN),
     sqlite3.SQLITE_CORRUPT: (Misconfigured, _BROKEN),
 }
@@ -63,19 +63,19 @@ class Sqlite:
     pauses: Sequence[float] = ()
 
     def __init__(self, location: str) -> None:
-        """Take the path of a file."""
+        """Take the path of a file, or `:memory:`."""
         self.location = location
         self._statements: WeakKeyDictionary[Change, tuple[list[str], sa.Select[Any], sa.Update]] = (
             WeakKeyDictionary()
         )
-        # One writer, since SQLite has one: callers queue for it in order, rather than poll for its lock in none.
+        # SQLite has one writer: callers queue for it in order instead of polling for its lock in no order.
         self.writers = 1
-        # More readers would only queue for the interpreter. What lives in memory lives in one connection, which two
+        # More readers would only contend for the interpreter. A database in memory has one connection, which two
         # threads must not use at once.
         self.readers = 0 if location == MEMORY else 3
 
     def open_engine(self) -> sa.Engine:
-        """Make an engine with a connection for each thread."""
+        """Create an engine with one connection per thread."""
         if self.location == MEMORY:
             engine = sa.create_engine("sqlite://", creator=lambda: _connect(MEMORY), poolclass=StaticPool)
         else:
@@ -90,7 +90,7 @@ class Sqlite:
         return engine
 
     def insert(self, table: sa.Table) -> Insert:
-        """Begin an insert that can say what happens on a conflict."""
+        """Start an insert that supports conflict clauses."""
         return insert(table)
 
     def execute_many(
@@ -99,9 +99,10 @@ class Sqlite:
         statement: sa.Insert | sa.Update | sa.Delete,
         rows: Sequence[Mapping[str, Any]],
     ) -> int:
-        """Execute a statement for each row of parameters, which name all but its constants; count the rows changed.
+        """Execute a statement for each row of parameters; return how many rows changed.
 
-        The parameters go to the driver as they are: SQLAlchemy's way of preparing them takes as long as SQLite does.
+        Each row names all parameters but the statement's constants. They go straight to the driver: SQLAlchemy's
+        handling of them takes as long as SQLite itself.
         """
         compiled = statement.compile(dialect=connection.dialect)
         order = compiled.positiontup or []
@@ -114,43 +115,43 @@ class Sqlite:
     def change(
         self, connection: sa.Connection, kind: type[Row], change: Change, given: Mapping[str, Any]
     ) -> list[Row]:
-        """Read what will be, then write it: between the two nobody else writes.
+        """Read the rows as they will be, then update them: nobody else can write in between.
 
-        Each column comes as one JSON text. From a statement that returns rows the driver fetches them one by one, and
-        lets go of the interpreter for each: beside a busy thread that takes several times as long as SQLite does.
+        Each column is read as one JSON text. Reading row by row, the driver releases the interpreter for each row,
+        which takes several times as long as SQLite itself if another thread is busy.
         """
         if change not in self._statements:
             self._statements[change] = _statements(change)
         names, read, write = self._statements[change]
         rowids, *columns = connection.execute(read, given).one()
-        told: dict[str, Iterable[Any]] = dict(zip(names, map(orjson.loads, columns), strict=True))
-        for name, column in told.items():
+        values: dict[str, Iterable[Any]] = dict(zip(names, map(orjson.loads, columns), strict=True))
+        for name, column in values.items():
             if isinstance(change.table.c[name].type, sa.Boolean):
-                told[name] = map(bool, column)
+                values[name] = map(bool, column)
         if connection.execute(write, {**given, "of_rows": rowids}).rowcount == 0:
             return []
-        told |= {name: repeat(given[f"to_{name}"]) for name in change.constants}
-        # As `kind._make` does, which is written in Python.
-        rows = zip(*(told[name] for name in kind._fields), strict=False)
+        values |= {name: repeat(given[f"to_{name}"]) for name in change.constants}
+        # Same as `kind._make`, which is written in Python and slower.
+        rows = zip(*(values[name] for name in kind._fields), strict=False)
         return list(map(tuple.__new__, repeat(kind), rows))
 
     def lock(self, connection: sa.Connection, what: Lock, *, shared: bool = False) -> None:
-        """Do nothing: writers come one by one as it is."""
+        """Do nothing: SQLite has one writer at a time."""
 
-    def passes(self, error: Exception) -> bool:  # noqa: ARG002 - as the protocol has it
-        """Tell that nothing passes by itself: SQLite has waited for others already."""
+    def is_retryable(self, error: Exception) -> bool:  # noqa: ARG002 - as the protocol has it
+        """Return False: SQLite has already waited for other writers."""
         return False
 
-    def mark(self, connection: sa.Connection) -> str | None:  # noqa: ARG002
-        """Name no transaction: a COMMIT of this process gets its answer."""
+    def transaction_id(self, connection: sa.Connection) -> str | None:  # noqa: ARG002
+        """Return None: a COMMIT in this process always gets an answer."""
         return None
 
-    def landed(self, mark: str) -> bool:  # noqa: ARG002
-        """Find nothing out: see `mark`."""
+    def was_committed(self, transaction_id: str) -> bool:  # noqa: ARG002
+        """Return False; never called, see `transaction_id`."""
         return False
 
-    def translated(self, error: Exception) -> Error | None:
-        """Say what a driver's error means to the caller; None where it can only be a mistake of ours."""
+    def translate(self, error: Exception) -> Error | None:
+        """Translate a driver's error; None means a bug of ours."""
         cause = error.orig if isinstance(error, sa.exc.DBAPIError) else error
         code = (
             getattr(cause, "sqlite_errorcode", sqlite3.SQLITE_OK) & 0xFF
@@ -162,31 +163,31 @@ class Sqlite:
 
 
 def _statements(change: Change) -> tuple[list[str], sa.Select[Any], sa.Update]:
-    """Write what reads the rows of a change as they will be, but for its constants, and what changes them."""
+    """Build the statements that read the rows of a change with its expressions applied, and that update them."""
     columns = change.table.c
-    asked = {
+    selected = {
         each.name: change.expressions.get(each.name, each)
         for each in columns
         if each.name not in change.constants
     }
     rowid: sa.ColumnElement[int] = sa.literal_column("rowid")
     inner = change.chosen.with_only_columns(
-        rowid, *(each.label(name) for name, each in asked.items())
+        rowid, *(each.label(name) for name, each in selected.items())
     ).subquery()
-    one_of_them = sa.text("rowid IN (SELECT value FROM json_each(:of_rows))")
-    write = sa.update(change.table).where(one_of_them).values(dict(change.values))
-    return list(asked), sa.select(*map(sa.func.json_group_array, inner.c)), write
+    is_selected = sa.text("rowid IN (SELECT value FROM json_each(:of_rows))")
+    write = sa.update(change.table).where(is_selected).values(dict(change.values))
+    return list(selected), sa.select(*map(sa.func.json_group_array, inner.c)), write
 
 
 def _connect(location: str) -> sqlite3.Connection:
-    # The driver's own transactions (isolation_level) begin too late and end at DDL: `_begin` does it instead.
+    # The driver's own transactions (isolation_level) begin too late and end at DDL: `_begin` begins them instead.
     connection = sqlite3.connect(
         location, timeout=_BUSY_SECONDS, isolation_level=None, check_same_thread=False
     )
     try:
         use_write_ahead_log(connection, patience=_BUSY_SECONDS, log_bytes=_WAL_KEPT)
         for setting in (
-            "synchronous=NORMAL",  # with WAL: a crash of the process loses nothing, of the machine the last commits
+            "synchronous=NORMAL",  # with WAL, only a crash of the machine can lose the last commits
             f"cache_size=-{_CACHE_KIB}",
             f"wal_autocheckpoint={_WAL_PAGES}",
         ):
@@ -199,5 +200,5 @@ def _connect(location: str) -> sqlite3.Connection:
 
 def _begin(connection: sa.Connection) -> None:
     options: Mapping[str, Any] = connection.get_execution_options()
-    # A deferred transaction that turns to writing fails at once where another has written since; it cannot wait.
+    # A deferred transaction that starts to write after another one has written fails at once instead of waiting.
     connection.exec_driver_sql("BEGIN IMMEDIATE" if options.get(WRITING) else "BEGIN")

@@ -1,1 +1,1 @@
-"""One module for each aggregate of the ledger, as tables of an SQL database."""
+"""One module per aggregate of the ledger, as tables of a SQL database."""

@@ -1,4 +1,4 @@
-"""The chunks, and who is working on which."""
+"""The chunks, and which worker has claimed which."""
 
 from __future__ import annotations
 
@@ -19,7 +19,13 @@ from flowbed.ledger.sql.schema import (
     submitted,
     unfinished,
 )
-from flowbed.ledger.sql.tables.claimable import in_the_making, later, live, workable, workable_batches
+from flowbed.ledger.sql.tables.claimable import (
+    claimable,
+    claimable_batches,
+    is_live,
+    next_version,
+    unrecorded_submissions,
+)
 from flowbed.ledger.text import escaped, is_unstorable
 from flowbed.records import Status
 
@@ -70,7 +76,7 @@ _TAKING = Change(
         chunks.c.submission == _SUBMISSION,
         submitted,
         sa.or_(chunks.c.worker == "", chunks.c.until < _NOW),
-        live(_SUBMISSION),
+        is_live(_SUBMISSION),
     )
     .order_by(*(chunks.c[name] for name in _ORDER))
     .limit(_LIMIT),
@@ -85,18 +91,18 @@ def _claiming(statuses: frozenset[Status], sources: frozenset[str]) -> Change:
         sa.select(chunks)
         .where(
             chunks.c.batch.in_(sa.bindparam("of_batches", type_=sa.Text, expanding=True)),
-            workable(chunks, statuses, now=_NOW, sources=sources),
+            claimable(chunks, statuses, now=_NOW, sources=sources),
         )
         .limit(_LIMIT),
         constants=("status", "worker", "until", "run", "submission", "failure", "error"),
-        # A run of what failed must be another run than the one that failed, and runs are named by versions.
+        # The run of a failed chunk needs a new id, and run ids are derived from versions.
         expressions={
-            "version": sa.case((chunks.c.status == Status.FAILED, later(_NOW)), else_=chunks.c.version)
+            "version": sa.case((chunks.c.status == Status.FAILED, next_version(_NOW)), else_=chunks.c.version)
         },
     )
 
 
-_MARKS = 5_000  # in a page: they are a third of a row, and a proof reads all of them
+_MARKS = 5_000  # per page: a mark is a third of a row, and an audit reads all of them
 
 
 class SqlChunks:
@@ -135,7 +141,7 @@ class SqlChunks:
     ) -> list[ChunkRow]:
         """Return the chunks of a batch that `claim` would return, without claiming them."""
         query = sa.select(chunks).where(
-            chunks.c.batch == batch, workable(chunks, statuses, now=now, sources=sources)
+            chunks.c.batch == batch, claimable(chunks, statuses, now=now, sources=sources)
         )
         return await self._database.fetch(ChunkRow, query)
 
@@ -143,7 +149,7 @@ class SqlChunks:
         self, statuses: Collection[Status], *, now: int, sources: Collection[str]
     ) -> AsyncIterator[list[str]]:
         """Iterate over the ids of batches with a claimable chunk, oldest first."""
-        query, age, batch = workable_batches(statuses, now=now, sources=sources)
+        query, age, batch = claimable_batches(statuses, now=now, sources=sources)
         async for page in self._database.pages(_Aged, query, age, batch):
             yield [found.batch for found in page]
 
@@ -188,7 +194,7 @@ class SqlChunks:
             chunks.c.worker == worker,
             chunks.c.submission == submission,
             held,
-            live(submission),
+            is_live(submission),
         )
         return await self._database.execute(statement.values(worker="", until=0))
 
@@ -198,7 +204,7 @@ class SqlChunks:
 
     async def gathered(self, hashes: Collection[str], *, besides: Collection[str]) -> set[str]:
         """Return those of the texts, by text_hash, that an unrecorded submission not in `besides` already has."""
-        making = in_the_making()
+        making = unrecorded_submissions()
 
         def work(connection: sa.Connection) -> set[str]:
             others = set(connection.execute(making).scalars().all()) - set(besides)
@@ -253,10 +259,10 @@ class SqlChunks:
     async def release(self, worker: str) -> int:
         """Reset the chunks in no run that `worker` has claimed to NONE."""
         its = sa.and_(chunks.c.worker == worker, held)
-        left = sa.update(chunks).where(its, live(chunks.c.submission)).values(worker="", until=0)
+        left = sa.update(chunks).where(its, is_live(chunks.c.submission)).values(worker="", until=0)
 
         def work(connection: sa.Connection) -> int:
-            # First what is left to submissions: the rest is what nothing else keeps.
+            # Leave chunks to their submissions first; the rest has no other owner.
             kept = connection.execute(left).rowcount
             return kept + connection.execute(sa.update(chunks).where(its).values(_BACK)).rowcount
 
@@ -284,7 +290,7 @@ class SqlChunks:
             .where(chunks.c.status == Status.FAILED, unfinished)
             .values(
                 status=Status.NONE,
-                version=later(now),
+                version=next_version(now),
                 run="",
                 submission="",
                 failure="",
@@ -307,7 +313,9 @@ class SqlChunks:
                 chunks.c.id.in_(listed(chunk_ids)),
                 chunks.c.status == Status.SUCCESS,
             )
-            .values(status=Status.NONE, version=later(now), run="", submission="", failure="", error="")
+            .values(
+                status=Status.NONE, version=next_version(now), run="", submission="", failure="", error=""
+            )
         )
         return await self._database.execute(statement)
 

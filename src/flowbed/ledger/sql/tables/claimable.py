@@ -1,4 +1,4 @@
-"""Which chunks there is something to do on, said in SQL."""
+"""SQL conditions for claimable chunks."""
 
 from __future__ import annotations
 
@@ -13,32 +13,32 @@ from flowbed.records import Status
 if TYPE_CHECKING:
     from collections.abc import Collection
 
-TRANSIENT = "transient"  # the only failure that is tried again without being asked for
+TRANSIENT = "transient"  # the only kind of failure that is retried without a command
 _CLAIM = chunks.alias("claim")
-_NEVER = 2**62  # µs: later than any clock tells
+_NEVER = 2**62  # µs: later than any clock
 
 
-def live(submission: sa.ColumnElement[str] | str) -> sa.Exists:
-    """Tell whether a submission is live, so that its chunks are nobody else's."""
+def is_live(submission: sa.ColumnElement[str] | str) -> sa.Exists:
+    """Whether a submission is live, so that its chunks belong to it."""
     return sa.exists().where(submissions.c.id == submission, submissions.c.ended == 0)
 
 
-def in_a_submission(table: sa.FromClause) -> sa.ColumnElement[bool]:
-    """Tell whether a chunk is PENDING in a submission, and in no run: `submitted`, said of an alias."""
+def is_submitted(table: sa.FromClause) -> sa.ColumnElement[bool]:
+    """Whether a chunk is PENDING, in a submission and in no run: `submitted`, for an alias."""
     return sa.and_(table.c.status == PENDING, table.c.run == NOWHERE, table.c.submission != NOWHERE)
 
 
 @cache
 def _left_behind() -> sa.Exists:
-    """Tell whether any submission has ended and left chunks behind."""
+    """Whether any submission has ended and left chunks behind."""
     over, kept = submissions.alias("over"), chunks.alias("kept")
     return sa.exists().where(
-        over.c.ended > 0, sa.exists().where(kept.c.submission == over.c.id, in_a_submission(kept))
+        over.c.ended > 0, sa.exists().where(kept.c.submission == over.c.id, is_submitted(kept))
     )
 
 
 def _run_out(now: int | sa.ColumnElement[int]) -> sa.Exists:
-    """Tell whether any claim has run out."""
+    """Whether any claim has expired."""
     claim = _CLAIM.c
     return sa.exists().where(
         claim.status == PENDING, claim.run == NOWHERE, claim.worker > NOWHERE, claim.until < now
@@ -46,15 +46,15 @@ def _run_out(now: int | sa.ColumnElement[int]) -> sa.Exists:
 
 
 @cache
-def in_the_making() -> sa.Select[Any]:
-    """Select the submissions that have chunks, and are not recorded."""
-    # From each in the index to the next: as many steps as submissions, where DISTINCT would read every chunk.
+def unrecorded_submissions() -> sa.Select[Any]:
+    """Select the ids of submissions that have chunks but no row."""
+    # Step through the index from one submission to the next; DISTINCT would read every chunk.
     first, further = chunks.alias("first"), chunks.alias("further")
-    lowest = sa.select(first.c.submission).where(in_a_submission(first)).order_by(first.c.submission).limit(1)
+    lowest = sa.select(first.c.submission).where(is_submitted(first)).order_by(first.c.submission).limit(1)
     walk = sa.select(lowest.scalar_subquery().label("submission")).cte("gathering", recursive=True)
     higher = (
         sa.select(further.c.submission)
-        .where(in_a_submission(further), further.c.submission > walk.c.submission)
+        .where(is_submitted(further), further.c.submission > walk.c.submission)
         .order_by(further.c.submission)
         .limit(1)
     )
@@ -63,23 +63,23 @@ def in_the_making() -> sa.Select[Any]:
     return sa.select(walk.c.submission).where(walk.c.submission.is_not(None), ~recorded)
 
 
-def later(now: int | sa.ColumnElement[int]) -> sa.ColumnElement[int]:
-    """Give the next version of a chunk: the clock's, unless that has gone back."""
+def next_version(now: int | sa.ColumnElement[int]) -> sa.ColumnElement[int]:
+    """Return a chunk's next version: now, unless the clock went back."""
     return sa.case((chunks.c.version >= now, chunks.c.version + 1), else_=now)
 
 
-def workable(
+def claimable(
     table: sa.FromClause,
     statuses: Collection[Status],
     *,
     now: int | sa.ColumnElement[int],
     sources: Collection[str],
 ) -> sa.ColumnElement[bool]:
-    """Tell whether a chunk may be claimed."""
+    """Whether a chunk can be claimed."""
     asked = set(statuses)
-    # A claim in force is never taken, whatever is asked for. `until` is 0 once the chunk is in a run, or left to its
-    # submission. All of a million chunks may wait for a commit or for an answer: of each no more than its status is
-    # looked at, unless any claim has run out or any submission has ended and left chunks behind, which is asked first.
+    # A claim that has not expired is never taken. `until` is 0 once a chunk is in a run, or left to its submission. A
+    # million chunks may be waiting for a commit or a provider: unless some claim has expired or some submission has
+    # ended and left chunks behind, which is checked first, only their status is read.
     ran_out = sa.and_(
         table.c.status == Status.PENDING,
         sa.or_(
@@ -87,7 +87,7 @@ def workable(
             sa.and_(_left_behind(), table.c.until == 0, table.c.submission != ""),
         ),
         table.c.run == "",
-        ~live(table.c.submission),
+        ~is_live(table.c.submission),
     )
     ways = []
     plain = asked - {Status.PENDING}
@@ -99,35 +99,37 @@ def workable(
     ways.append(ran_out)
     conditions = [sa.or_(*ways)]
     if Status.SUCCESS not in asked:
-        conditions.append(table.c.status != SUCCESS)  # what lets SQLite use the index of unfinished chunks
+        conditions.append(
+            table.c.status != SUCCESS
+        )  # needed for SQLite to use the index of unfinished chunks
     if sources:
         conditions.append(table.c.source.in_(sorted(sources)))
     return sa.and_(*conditions)
 
 
-def workable_batches(
+def claimable_batches(
     statuses: Collection[Status], *, now: int, sources: Collection[str]
 ) -> tuple[sa.Select[Any], sa.ColumnElement[int], sa.ColumnElement[str]]:
-    """Select the age and id of batches with a chunk to work on, in order of both; return these two as well."""
+    """Select the age and id of batches with a claimable chunk; return these two columns as well."""
     present = _finished_too() if Status.SUCCESS in statuses else _unfinished()
     batch = present.c.batch
-    # What is to be deleted comes last: until then its vectors can still be reused by what took its place.
+    # Deletions come last: until then, the chunks that replace them can reuse their vectors.
     age = sa.case((batch == "", _NEVER), else_=sa.func.coalesce(batches.c.timestamp, 0)).label("age")
     inside = chunks.alias("inside")
-    ready = sa.exists().where(inside.c.batch == batch, workable(inside, statuses, now=now, sources=sources))
+    ready = sa.exists().where(inside.c.batch == batch, claimable(inside, statuses, now=now, sources=sources))
     query = (
         sa.select(age, batch)
         .select_from(present.outerjoin(batches, batches.c.id == batch))
         .where(batch.is_not(None), ready)
     )
     if sources:
-        # Spares looking into every chunk of another source's batch.
+        # Avoids reading every chunk of other sources' batches.
         query = query.where(sa.or_(batches.c.id.is_(None), batches.c.source.in_(sorted(sources))))
     return query, age, batch
 
 
 def _unfinished() -> sa.CTE:
-    # From each batch in the index to the next: as many steps as batches, where DISTINCT would read every chunk.
+    # Step through the index from one batch to the next; DISTINCT would read every chunk.
     first, further = chunks.alias("first"), chunks.alias("further")
     lowest = sa.select(first.c.batch).where(first.c.status != SUCCESS).order_by(first.c.batch).limit(1)
     walk = sa.select(lowest.scalar_subquery().label("batch")).cte("present", recursive=True)

@@ -1,4 +1,4 @@
-"""What failed for good until someone looks."""
+"""What failed permanently, until a person looks at it."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The documents of each source, and the conditional step that moves its cursor with them."""
+"""The documents of each source, and the swap that moves its cursor together with them."""
 
 from __future__ import annotations
 
@@ -18,8 +18,8 @@ if TYPE_CHECKING:
     from flowbed.ledger import Swap
     from flowbed.ledger.sql.database import Insert
 
-# A retry may have raised a chunk's version after the fetch read it. Without this, the new text could lie below a
-# delta of the old one, and lose to it in the index.
+# A retry may have raised a chunk's version since the fetch read it. Without this, the new text could get a lower
+# version than a delta of the old text, and lose to it in the index.
 _SAME = sa.and_(
     proposed(chunks.c.version) == chunks.c.version,
     proposed(chunks.c.row_hash) == chunks.c.row_hash,
@@ -62,7 +62,7 @@ class SqlDocuments:
             documents.c.source == source, documents.c.id.in_(listed(documents_))
         )
 
-        # Straight from the driver: SQLAlchemy's rows of two texts take as long as the database itself.
+        # Straight from the driver: SQLAlchemy's handling of the rows takes as long as the database itself.
         return await self._database.read(lambda connection: dict(connection.execute(query).cursor.fetchall()))
 
     async def count(self, source: str) -> int:
@@ -79,7 +79,7 @@ class SqlDocuments:
     async def swap(self, swap: Swap) -> Cursor:
         """Apply one page of a fetch and return the source's new cursor."""
         database, source = self._database, swap.cursor.source
-        # Of rows of one key the last counts. In order of their keys, so that two swaps do not wait for each other.
+        # The last row of a key counts. Rows are in order of key, so that two swaps cannot deadlock.
         kept = {(row.id, row.collection): row._asdict() for row in swap.chunks}
         put = [kept[key] for key in sorted(kept)]
         documents_ = list({(row.source, row.id): vars(row) for row in swap.documents}.values())

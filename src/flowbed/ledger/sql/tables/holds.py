@@ -1,4 +1,4 @@
-"""Rows of which one worker at a time holds each: submissions and jobs.
+"""Rows that one worker at a time holds: submissions and jobs.
 
 Such a table has the columns `id`, `worker`, `until` (µs) and `ended` (µs, 0 while there is work left).
 """
@@ -19,7 +19,7 @@ Value = TypeVar("Value")
 
 
 async def read(database: Database, kind: type[Value], table: sa.Table, id_: str) -> Value | None:
-    """Read one row by its id."""
+    """Return one row, or None."""
     if is_unstorable(id_):
         return None
     return await database.fetch_one(kind, sa.select(table).where(table.c.id == id_))

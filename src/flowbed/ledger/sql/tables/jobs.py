@@ -1,4 +1,4 @@
-"""The jobs of the server's Batch API, and who is working on which."""
+"""The jobs of the server's Batch API, and which worker holds which."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The tokens that each key has used on each day."""
+"""The tokens that each key has used per day."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ class SqlQuotas:
 
     async def add(self, day: str, tokens: Mapping[str, int]) -> Mapping[str, int]:
         """Add tokens to what keys have used, and return each key's new total."""
-        # In the order of keys, so that two processes that add to the same ones do not wait for each other in a ring.
+        # In order of key, so that two processes that add to the same keys cannot deadlock.
         rows = [{"day": day, "key": key, "tokens": tokens[key]} for key in sorted(tokens)]
         if not rows:
             return {}

@@ -1,4 +1,4 @@
-"""What of each collection was rolled back."""
+"""The rollbacks of each collection."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from flowbed.records import Status
 if TYPE_CHECKING:
     from collections.abc import Collection
 
-SEEN = "seen/"  # what the names of these facts begin with
+SEEN = "seen/"  # prefix of the names of these facts
 
 
 class SqlRollbacks:

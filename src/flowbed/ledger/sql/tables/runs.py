@@ -1,4 +1,4 @@
-"""The runs: from the delta to the commit that holds it."""
+"""The runs, from their delta to its commit."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ _TAKE = (
         chunks.c.worker == sa.bindparam("of_worker"),
         claimed,
     )
-    .values(run=sa.bindparam("into"), until=0)  # no longer a claim, so it cannot run out
+    .values(run=sa.bindparam("into"), until=0)  # no longer a claim, so it cannot expire
 )
 
 
@@ -47,8 +47,8 @@ class SqlRuns:
             }
             for chunk, version in chunks_
         ]
-        # What was merged before may be merged again, and what was refused may have been mended: the next commit
-        # decides anew, on the delta as its recorder found it.
+        # What was merged may be merged again, and what was refused may have been fixed: the next commit decides again,
+        # on the delta as its recorder found it.
         reopened = (
             sa.update(runs)
             .where(runs.c.id == run.id, runs.c.state != "pending")
@@ -56,7 +56,7 @@ class SqlRuns:
         )
 
         def work(connection: sa.Connection) -> None:
-            # A run that is committed, refused or rolled back meanwhile must not get chunks behind its back.
+            # A run that is committed, refused or rolled back at the same time must not get chunks unnoticed.
             self._database.lock(connection, Lock.RUNS, shared=True)
             connection.execute(self._database.insert_new(runs).values(vars(run)))
             if rows and self._database.execute_many(connection, _TAKE, rows):
@@ -121,7 +121,7 @@ class SqlRuns:
                     worker="",
                 )
             )
-            # A run that another process could merge is in the index: it stays committed.
+            # If another process could merge the run, the index contains it: it stays committed.
             connection.execute(
                 sa.update(runs)
                 .where(runs.c.id == run, open_runs)
@@ -150,7 +150,7 @@ def commit_runs(connection: sa.Connection, run_ids: Collection[str], *, version:
             .where(chunks.c.run.in_(named), inside, ~_undone(chunks.c.collection, version))
             .values(status=Status.SUCCESS, worker="")
         )
-    # A run that another process has committed keeps the version that held it first.
+    # A run committed by another process keeps the version that contained it first.
     connection.execute(
         sa.update(runs)
         .where(runs.c.id.in_(named), runs.c.state != "committed", ~_undone(runs.c.collection, version))

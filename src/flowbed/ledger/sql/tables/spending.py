@@ -26,8 +26,8 @@ class SqlSpending:
 
     async def record(self, rows: Sequence[SpendRow]) -> None:
         """Record spending."""
-        # In the order of keys, so that two processes that record the same do not wait for each other in a ring. A price
-        # of 0 may be an int, and the first row would then say that all of them are.
+        # In order of key, so that two processes that record the same rows cannot deadlock. A price of 0 may be an int,
+        # and the type of the first row counts for all.
         kept = {
             (row.run, row.source, row.document): {**vars(row), "cost_usd": float(row.cost_usd)}
             for row in reversed(rows)

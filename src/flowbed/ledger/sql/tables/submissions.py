@@ -1,4 +1,4 @@
-"""The submissions, and who is working on which."""
+"""The submissions, and which worker holds which."""
 
 from __future__ import annotations
 
