@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import orjson
 import pytest
 import uvicorn
+from tests.server.processes import ServerProcess
 
 from flowbed import telemetry
 from flowbed.bed import aopen
@@ -179,6 +180,30 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
     running = Running(write_project(tmp_path_factory.mktemp("project")))
     yield running
     running.close()
+
+
+@pytest.fixture
+def serve() -> Iterator[Callable[..., ServerProcess]]:
+    """Start server processes, which are killed after the test."""
+    with contextlib.ExitStack() as stack:
+
+        def start(folder: Path, *options: str, **environment: str) -> ServerProcess:
+            process = ServerProcess(folder, *options, **environment)
+            stack.callback(process.close)
+            return process
+
+        yield start
+
+
+def create_key(folder: Path) -> str:
+    """Create an API key of a project, and return its secret."""
+
+    async def create() -> str:
+        async with await aopen(folder) as bed:
+            _, secret = await bed.keys().create("mine", secret=bed.secret)
+            return secret
+
+    return asyncio.run(create())
 
 
 @pytest.fixture

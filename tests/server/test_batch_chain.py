@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import json
-import signal
 import socket
-import subprocess
-import sys
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Self
+from contextlib import ExitStack
+from typing import TYPE_CHECKING
+
+from tests.server.processes import SECONDS, ServerProcess
 
 from flowbed.bed import aopen
 from flowbed.testing.index import contents_of, differences
@@ -23,42 +22,6 @@ NAME = "sentence-transformers/all-MiniLM-L6-v2"
 MODEL = f"onnx:{NAME}"
 # Distinct texts: as many as the server answers in two parts.
 TEXTS = 1_500
-SECONDS = 60
-
-
-@dataclass
-class Server:
-    """`flowbed serve` in a process of its own, which can be killed and begun again at the same address."""
-
-    folder: Path
-    port: int = 0
-
-    def __enter__(self) -> Self:
-        """Begin it."""
-        with socket.create_server(("127.0.0.1", 0)) as listening:
-            self.port = listening.getsockname()[1]
-        self.begin()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        """End it."""
-        self.end(signal.SIGTERM)
-
-    def begin(self) -> None:
-        """Start the process, and wait until it serves."""
-        arguments = ("serve", "--config", str(self.folder), "--port", str(self.port), "--json")
-        with (self.folder / "errors.txt").open("ab") as errors:
-            self._process = subprocess.Popen(
-                [sys.executable, "-m", "flowbed", *arguments], stdout=subprocess.PIPE, stderr=errors
-            )
-        assert self._process.stdout is not None
-        assert json.loads(self._process.stdout.readline())["models"] == [NAME]
-
-    def end(self, number: signal.Signals) -> None:
-        """Send the process a signal that ends it."""
-        with self._process:
-            self._process.send_signal(number)
-            self._process.wait(SECONDS)
 
 
 def write_slice(receipts: Path, file: Path, texts: int) -> None:
@@ -87,20 +50,30 @@ async def test_a_server_of_flowbed_is_a_batch_api_for_another(data: Path, tmp_pa
     write_slice(data / "receipts.jsonl", receipts, TEXTS)
     (tmp_path / "server").mkdir()
     (tmp_path / "server" / "flowbed.toml").write_text(f'model = "{MODEL}"\n', "utf-8")
-    with Server(tmp_path / "server") as server:
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        port = free.getsockname()[1]
+    with ExitStack() as stack:
+
+        def start() -> ServerProcess:
+            process = ServerProcess(tmp_path / "server", "--port", str(port))
+            stack.callback(process.close)
+            assert process.started["models"] == [NAME]
+            return process
+
+        server = start()
         client = write_project(
             tmp_path / "client",
             receipts,
             f'model = "compatible:{NAME}"\n[providers.compatible]\n'
-            f'base_url = "http://127.0.0.1:{server.port}/v1"\nbatch = "true"\nsame_as = "{MODEL}"\n',
+            f'base_url = "http://127.0.0.1:{port}/v1"\nbatch = "true"\nsame_as = "{MODEL}"\n',
         )
         async with await aopen(client) as bed:
             report = await bed.run(lane="batch")
             assert (report.failures, report.embedded) == ((), 0)
             await begun(bed)
-            await asyncio.to_thread(server.end, signal.SIGKILL)
+            await asyncio.to_thread(server.kill)
             assert "asked again by the next run" in (await bed.poll()).tally.failures[0].reason
-            await asyncio.to_thread(server.begin)
+            await asyncio.to_thread(start)
             report = await bed.run(lane="batch", wait=True)
             assert (report.failures, report.submissions) == ((), ())
             (ended,) = await bed.submissions(live=False)
@@ -114,10 +87,11 @@ async def test_a_server_of_flowbed_is_a_batch_api_for_another(data: Path, tmp_pa
 
 
 async def begun(bed: Flowbed) -> None:
-    """Wait until some of a job is done, and by far not all of it."""
-    while True:
-        (row,) = (await bed.poll()).pending
-        if row.done:
-            assert row.done < row.texts
-            return
-        await asyncio.sleep(0.1)
+    """Wait until a small part of a job is done."""
+    async with asyncio.timeout(SECONDS):
+        while True:
+            (row,) = (await bed.poll()).pending
+            if row.done:
+                assert row.done < row.texts
+                return
+            await asyncio.sleep(0.1)

@@ -13,11 +13,10 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import openai
 import orjson
-import psutil
 import pytest
 from pybase64 import b64decode
-from tests.server.conftest import MODEL, Running, write_project
-from tests.server.test_serve import Process, create_key
+from tests.server.conftest import MODEL, Running, create_key, write_project
+from tests.server.processes import ServerProcess, eventually
 
 from flowbed.server.app import working
 from flowbed.testing.embedder import seeded
@@ -26,7 +25,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
     from pathlib import Path
 
-SECONDS = 120
+LINES = 12_000  # two seconds of work, in several parts
+ENDED = {"completed", "failed", "expired", "cancelled"}
 OBJECT = {
     "id",
     "object",
@@ -75,16 +75,24 @@ def begin(client: openai.OpenAI, body: bytes, **how: Any) -> openai.types.Batch:
 
 
 def ended(client: openai.OpenAI, batch: str) -> openai.types.Batch:
-    until = time.monotonic() + SECONDS
-    while (found := client.batches.retrieve(batch)).status not in {
-        "completed",
-        "failed",
-        "expired",
-        "cancelled",
-    }:
-        assert time.monotonic() < until, found
-        time.sleep(0.05)
-    return found
+    def look() -> openai.types.Batch | None:
+        found = client.batches.retrieve(batch)
+        return found if found.status in ENDED else None
+
+    return eventually(look, f"the end of {batch}")
+
+
+def in_progress(client: openai.OpenAI, batch: str) -> openai.types.Batch:
+    """Wait until some lines of a batch are answered."""
+
+    def look() -> openai.types.Batch | None:
+        found = client.batches.retrieve(batch)
+        assert found.status in {"validating", "in_progress"}, (
+            "the batch has ended already: it needs more lines"
+        )
+        return found if found.request_counts and found.request_counts.completed else None
+
+    return eventually(look, f"answered lines of {batch}")
 
 
 def lines(client: openai.OpenAI, file: str | None) -> list[dict[str, Any]]:
@@ -117,37 +125,6 @@ def running(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
 def client(running: Running) -> Iterator[openai.OpenAI]:
     with openai.OpenAI(base_url=f"{running.url}/v1", api_key="none", max_retries=0) as opened:
         yield opened
-
-
-@pytest.fixture
-def serve() -> Iterator[Callable[..., Process]]:
-    """Give the way to start servers, which are gone after the test."""
-    with contextlib.ExitStack() as stack:
-
-        def start(folder: Path, *options: str) -> Process:
-            process = Process(folder, "--no-log-requests", *options)
-            stack.callback(process.process.wait, SECONDS)
-            stack.callback(_end, process)
-            assert process.process.stdout is not None
-            stack.callback(process.process.stdout.close)
-            return process
-
-        yield start
-
-
-def _end(process: Process) -> None:
-    """Kill a server with its workers, which would outlive it."""
-    children = workers_of(process)
-    process.process.kill()
-    for child in children:
-        with contextlib.suppress(psutil.NoSuchProcess):
-            child.kill()
-
-
-def workers_of(process: Process) -> list[psutil.Process]:
-    with contextlib.suppress(psutil.NoSuchProcess):
-        return psutil.Process(process.process.pid).children(recursive=True)
-    return []
 
 
 def test_the_sdk_has_a_file_answered(client: openai.OpenAI, running: Running) -> None:
@@ -296,7 +273,7 @@ def test_metrics_tell_of_batches(client: openai.OpenAI, running: Running) -> Non
         assert b"# TYPE flowbed_batches gauge" in metrics.read()
 
 
-def test_each_key_has_its_own_batches(tmp_path: Path, serve: Callable[..., Process]) -> None:
+def test_each_key_has_its_own_batches(tmp_path: Path, serve: Callable[..., ServerProcess]) -> None:
     """With another key a batch is 404 whatever is asked of it, and in no list."""
     folder = write_project(tmp_path / "project")
     mine, yours = create_key(folder), create_key(folder)
@@ -316,63 +293,67 @@ def test_each_key_has_its_own_batches(tmp_path: Path, serve: Callable[..., Proce
         require_answers(lines(owner, batch.output_file_id), ["a"])
 
 
-def test_a_batch_survives_servers_that_are_killed(tmp_path: Path, serve: Callable[..., Process]) -> None:
-    """However often the server is killed, each line is answered once in the end, and rightly."""
+@pytest.mark.parametrize(
+    ("number", "kills"), [(LINES, 3), pytest.param(40_000, 8, marks=pytest.mark.long)], ids=["short", "long"]
+)
+def test_batch_server_killed_repeatedly_answers_each_line_once(
+    tmp_path: Path, serve: Callable[..., ServerProcess], number: int, kills: int
+) -> None:
     chance = random.Random(7)
     folder = write_project(tmp_path / "project")
-    texts = [f"text {n}" for n in range(20_000)]
-    running = serve(folder)
+    texts = [f"text {n}" for n in range(number)]
+    running = serve(folder, "--no-log-requests")
     with running.client() as client:
         batch = begin(client, written(texts, encoding_format="base64")).id
-    seen = []
-    for number in range(6):
-        time.sleep(chance.uniform(0.1, 1.0))
-        with running.client() as client:
-            # A machine that is busy may need longer for the first lines than all of these pauses.
-            while (status := client.batches.retrieve(batch).status) == "validating" and number == 2:
-                time.sleep(0.01)
-            seen.append(status)
+    for kill in range(kills):
+        if kill:
+            time.sleep(chance.uniform(0.0, 0.5))
+        else:  # once in the middle of the work for certain
+            with running.client() as client:
+                in_progress(client, batch)
         running.end(signal.SIGKILL)
-        running = serve(folder)
-    assert any(status not in {"validating", "completed"} for status in seen), seen
+        running = serve(folder, "--no-log-requests")
     with running.client() as client:
         found = ended(client, batch)
         assert found.status == "completed"
         require_answers(lines(client, found.output_file_id), texts)
         assert found.error_file_id is None
         assert found.request_counts is not None
-        assert found.request_counts.completed == 20_000
+        assert found.request_counts.completed == number
     assert running.end() == 0
 
 
-def test_the_batch_of_a_worker_that_is_killed_goes_on(tmp_path: Path, serve: Callable[..., Process]) -> None:
-    """Of several workers, the others go on with what one that is killed was at, long before its hold runs out."""
+def test_batch_worker_killed_is_continued_by_another(
+    tmp_path: Path, serve: Callable[..., ServerProcess]
+) -> None:
+    """Other workers continue long before the lease of the killed one expires."""
     folder = write_project(tmp_path / "project")
-    texts = [f"text {n}" for n in range(20_000)]
-    running = serve(folder, "--workers", "2")
+    texts = [f"text {n}" for n in range(LINES)]
+    running = serve(folder, "--no-log-requests", "--workers", "2")
     with running.client() as client:
         batch = begin(client, written(texts, encoding_format="base64")).id
-    workers = [each for each in workers_of(running) if "spawn_main" in " ".join(each.cmdline())]
+    workers = running.workers()
     assert len(workers) == 2
-    for worker in workers:  # one of them holds it
+    for worker in workers.values():  # one of them holds the lease
         time.sleep(0.3)
         worker.kill()
-    with openai.OpenAI(base_url=f"{running.url}/v1", api_key="none", max_retries=5) as client:
+    with running.client(retries=5) as client:
         require_answers(lines(client, ended(client, batch).output_file_id), texts)
     assert running.end() == 0
 
 
-def test_a_batch_goes_on_where_a_server_was_stopped(tmp_path: Path, serve: Callable[..., Process]) -> None:
-    """A server that is told to stop lets go of its batch, and says nothing of it as of a fault."""
+def test_batch_server_stopped_continues_after_restart(
+    tmp_path: Path, serve: Callable[..., ServerProcess]
+) -> None:
+    """A server that is told to stop releases its batch without reporting an error."""
     folder = write_project(tmp_path / "project")
-    texts = [f"text {n}" for n in range(20_000)]
-    running = serve(folder)
+    texts = [f"text {n}" for n in range(LINES)]
+    running = serve(folder, "--no-log-requests")
     with running.client() as client:
         batch = begin(client, written(texts, encoding_format="base64")).id
-        while client.batches.retrieve(batch).status == "validating":
-            time.sleep(0.01)
+        eventually(lambda: client.batches.retrieve(batch).status != "validating", "the start of the batch")
     assert running.end() == 0
     assert running.errors.read_text() == ""
-    running = serve(folder)
+    running = serve(folder, "--no-log-requests")
     with running.client() as client:
         require_answers(lines(client, ended(client, batch).output_file_id), texts)

@@ -3,20 +3,16 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import random
-import signal
 import time
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import boto3
 import openai
-import psutil
 import pytest
 from tests.server.conftest import write_project
-from tests.server.test_batches import begin, ended, lines, require_answers, written
-from tests.server.test_serve import Process
+from tests.server.test_batches import LINES, begin, ended, in_progress, lines, require_answers, written
 from tests.support.s3 import variables
 
 from flowbed.ledger import open_ledger
@@ -25,10 +21,9 @@ from flowbed.testing.s3proxy import CONFLICT, CUT, INTERNAL_ERROR, SLOW_DOWN, S3
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
+    from tests.server.processes import ServerProcess
     from tests.support.s3 import S3Server
 
-SECONDS = 60
-MANY = 20_000  # lines: some seconds of work
 FAULTS = (
     S3Fault(method="PUT", probability=0.1, after=INTERNAL_ERROR),
     S3Fault(method="PUT", probability=0.1, after=CUT),
@@ -53,34 +48,6 @@ def bucket(proxy: S3Proxy, tmp_path: Path) -> str:
     return f"s3://bucket/{tmp_path.name}"
 
 
-@pytest.fixture
-def serve() -> Iterator[Callable[[Path], Process]]:
-    """Give the way to start servers, which are gone after the test."""
-    with contextlib.ExitStack() as stack:
-
-        def start(folder: Path) -> Process:
-            process = Process(folder, "--no-log-requests")
-            assert process.url, process.errors.read_text()
-            stack.callback(process.process.wait, SECONDS)
-            stack.callback(kill, process)
-            assert process.process.stdout is not None
-            stack.callback(process.process.stdout.close)
-            return process
-
-        yield start
-
-
-def kill(process: Process) -> None:
-    """Kill a server at once, with all that it has started."""
-    children = []
-    with contextlib.suppress(psutil.NoSuchProcess):
-        children = psutil.Process(process.process.pid).children(recursive=True)
-    process.end(signal.SIGKILL)
-    for child in children:
-        with contextlib.suppress(psutil.NoSuchProcess):
-            child.kill()
-
-
 def kept(s3_server: S3Server, bucket: str) -> set[str]:
     """Tell what is in the bucket below a place, without what each store keeps for itself."""
     place = bucket.removeprefix("s3://bucket/")
@@ -96,16 +63,6 @@ def kept(s3_server: S3Server, bucket: str) -> set[str]:
 def settings(store: str = "", ledger: str = "") -> str:
     places = {"store": store, "ledger": ledger}
     return "".join(f'{name} = "{value}"\n' for name, value in places.items() if value)
-
-
-def under_way(client: openai.OpenAI, batch: str) -> Any:
-    """Wait until some lines of a batch are answered."""
-    while True:
-        found = client.batches.retrieve(batch)
-        assert found.status in {"validating", "in_progress"}, "it was too quick"
-        if found.request_counts and found.request_counts.completed:
-            return found
-        time.sleep(0.05)
 
 
 async def holding(ledger_url: str, batch: str) -> int:
@@ -124,7 +81,7 @@ def test_files_and_batches_go_the_whole_way(
     request: pytest.FixtureRequest,
     tmp_path: Path,
     s3_server: S3Server,
-    serve: Callable[[Path], Process],
+    serve: Callable[..., ServerProcess],
     in_s3: bool,
     in_postgres: bool,
 ) -> None:
@@ -133,7 +90,7 @@ def test_files_and_batches_go_the_whole_way(
     ledger = request.getfixturevalue("ledger_url") if in_postgres else ""
     folder = write_project(tmp_path / "project", settings(store, ledger))
     texts = [f"text {n}" for n in range(300)]
-    with serve(folder).client() as client:
+    with serve(folder, "--no-log-requests").client() as client:
         batch = ended(client, begin(client, written(texts), metadata={"a": "b"}).id)
         assert (batch.status, batch.metadata) == ("completed", {"a": "b"})
         require_answers(lines(client, batch.output_file_id), texts)
@@ -159,23 +116,23 @@ def test_a_batch_survives_kills_and_a_bad_network(
     ledger_url: str,
     proxy: S3Proxy,
     s3_server: S3Server,
-    serve: Callable[[Path], Process],
+    serve: Callable[..., ServerProcess],
 ) -> None:
     """Killed and started again, over a network that refuses and cuts, a server answers each line once."""
     chance = random.Random(5)
     folder = write_project(tmp_path / "project", settings(bucket, ledger_url))
-    texts = [f"text {n}" for n in range(MANY)]
-    running = serve(folder)
+    texts = [f"text {n}" for n in range(LINES)]
+    running = serve(folder, "--no-log-requests")
     with running.client() as client:
         batch = begin(client, written(texts, encoding_format="base64")).id
-        under_way(client, batch)
+        in_progress(client, batch)
     proxy.order(*FAULTS)
     proxy.seed(3)
     for _ in range(3):
-        kill(running)
-        running = serve(folder)
+        running.kill()
+        running = serve(folder, "--no-log-requests")
         time.sleep(chance.uniform(0.2, 1.2))
-    with openai.OpenAI(base_url=f"{running.url}/v1", api_key="none", max_retries=5) as client:
+    with running.client(retries=5) as client:
         found = ended(client, batch)
         proxy.order()
         assert (found.status, found.error_file_id) == ("completed", None)
@@ -187,18 +144,21 @@ def test_a_batch_survives_kills_and_a_bad_network(
 
 
 def test_a_server_elsewhere_goes_on_where_one_was_killed(
-    tmp_path: Path, bucket: str, ledger_url: str, serve: Callable[[Path], Process]
+    tmp_path: Path, bucket: str, ledger_url: str, serve: Callable[..., ServerProcess]
 ) -> None:
     """Of two servers with folders of their own, one ends what the other had begun, and both tell the same of it."""
-    servers = [serve(write_project(tmp_path / name, settings(bucket, ledger_url))) for name in ("a", "b")]
-    texts = [f"text {n}" for n in range(MANY)]
+    servers = [
+        serve(write_project(tmp_path / name, settings(bucket, ledger_url)), "--no-log-requests")
+        for name in ("a", "b")
+    ]
+    texts = [f"text {n}" for n in range(LINES)]
     with servers[0].client() as here, servers[1].client() as there:
         batch = begin(here, written(texts, encoding_format="base64")).id
-        seen = under_way(there, batch)
+        seen = in_progress(there, batch)
         assert here.files.retrieve(seen.input_file_id) == there.files.retrieve(seen.input_file_id)
         holder = asyncio.run(holding(ledger_url, batch))
         (held,) = (each for each in servers if each.process.pid == holder)
-        kill(held)
+        held.kill()
         left = there if held is servers[0] else here
         found = ended(left, batch)
         assert found.status == "completed"

@@ -262,8 +262,9 @@ async def test_probes_take_no_place(service: Service, monkeypatch: pytest.Monkey
     monkeypatch.setattr(service.models, "ready", slow)
     app = create_app(limited(service, concurrency=1))
     probes = [asyncio.create_task(call(app, "GET", "/health/ready")) for _ in range(20)]
-    while not asked:  # noqa: ASYNC110 - what is asked tells nobody
-        await asyncio.sleep(0)
+    async with asyncio.timeout(60):
+        while not asked:  # noqa: ASYNC110 - the service has no event for it
+            await asyncio.sleep(0)
     assert (await call(app, "GET", "/v1/models")).status == 200
     probes[0].cancel()
     go.set()

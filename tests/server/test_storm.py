@@ -3,12 +3,9 @@
 from __future__ import annotations
 
 import asyncio
-import json
 import random
 import re
 import resource
-import subprocess
-import sys
 from collections import Counter
 from contextlib import ExitStack, contextmanager
 from typing import TYPE_CHECKING, Any
@@ -18,7 +15,9 @@ import numpy as np
 import orjson
 import psutil
 import pybase64
+import pytest
 from tests.server.conftest import write_project
+from tests.server.processes import ServerProcess
 
 from flowbed.testing.simulators import Fault, SimulatorProcess, vector_of
 
@@ -30,12 +29,11 @@ if TYPE_CHECKING:
 
 MODEL = "text-embedding-3-small"
 DIMENSIONS, FEWER = 256, 64
-REQUESTS, DISTINCT = 10_000, 3_000
 # Files that a process has open beside its connections.
 FILES = 500
 MOST_MEMORY = 600 * 2**20  # bytes; it begins with a third of that
 SECONDS = 300  # a deadlock ends here
-AGAIN = {429, 500, 502, 503, 504}
+RETRIED = {429, 500, 502, 503, 504}
 KINDS: tuple[Kind, ...] = (
     "rate_limited",
     "error",
@@ -65,32 +63,25 @@ def served(
         f'[serve]\nmodels = ["openai:{MODEL}"]\nfallback = {{ "openai:{MODEL}" = ["other:{MODEL}"] }}\n'
         f'dimensions = "reduce"\nconcurrency = {concurrency}\n',
     )
-    command = [sys.executable, "-m", "flowbed", "serve", "--config", str(folder), "--port", "0", "--json"]
-    with (folder / "errors.txt").open("wb") as errors:
-        process = subprocess.Popen(
-            [*command, "--no-log-requests"], stdout=subprocess.PIPE, stderr=errors, text=True
-        )
+    process = ServerProcess(folder, "--no-log-requests")
     try:
-        assert process.stdout is not None
-        line = process.stdout.readline()
-        assert line, (folder / "errors.txt").read_text()
-        yield json.loads(line)["url"], psutil.Process(process.pid)
+        assert process.url, process.errors.read_text()
+        yield process.url, psutil.Process(process.process.pid)
     finally:
-        process.terminate()
-        process.communicate(timeout=60)
+        process.close()
 
 
-def files_allowed() -> int:
+def files_allowed(wanted: int) -> int:
     """Let this process have as many files open as it may, and tell how many; the server does the same for itself."""
     _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
-    most = 2 * REQUESTS if most == resource.RLIM_INFINITY else most
+    most = wanted if most == resource.RLIM_INFINITY else most
     resource.setrlimit(resource.RLIMIT_NOFILE, (most, resource.getrlimit(resource.RLIMIT_NOFILE)[1]))
     return most
 
 
-def mixed(chance: random.Random) -> dict[str, Any]:
+def mixed(chance: random.Random, distinct: int) -> dict[str, Any]:
     """Make a request: one text or several, some twice, as floats or base64, whole or with fewer dimensions."""
-    texts = [f"text {chance.randrange(DISTINCT)}" for _ in range(chance.choice((1, 1, 1, 2, 5, 20)))]
+    texts = [f"text {chance.randrange(distinct)}" for _ in range(chance.choice((1, 1, 1, 2, 5, 20)))]
     body: dict[str, Any] = {"model": MODEL, "input": texts[0] if len(texts) == 1 else texts}
     if chance.random() < 0.5:
         body["encoding_format"] = "base64"
@@ -158,7 +149,7 @@ async def ask(
         data = sent
         if reply.status == 200:
             break
-        assert reply.status in AGAIN, answer
+        assert reply.status in RETRIED, answer
         assert set(answer["error"]) == {"message", "type", "param", "code"}
         await asyncio.sleep(0.1)
     texts = [body["input"]] if isinstance(body["input"], str) else body["input"]
@@ -168,20 +159,27 @@ async def ask(
     assert answer["usage"]["total_tokens"] >= 2 * len(texts)
 
 
-def test_every_vector_belongs_to_its_text_whoever_asks_at_once(tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("requests", "distinct"),
+    [(2_000, 600), pytest.param(10_000, 3_000, marks=pytest.mark.long)],
+    ids=["short", "long"],
+)
+def test_server_thousands_of_requests_and_failing_providers_gives_each_text_its_vector(
+    tmp_path: Path, requests: int, distinct: int
+) -> None:
     """No answer holds another text's vector, no text is computed twice at once, and the memory keeps to its bounds.
 
     All requests are under way at once, or as many as this machine lets a process have files open.
     """
     chance = random.Random(11)
-    bodies = [mixed(chance) for _ in range(REQUESTS)]
+    bodies = [mixed(chance, distinct) for _ in range(requests)]
     faults = [
         Fault(kind="slow", probability=0.5, delay=0.02),
         *(Fault(kind=kind, probability=0.02, retry_after=0.05) for kind in KINDS),
     ]
     seen: Counter[int] = Counter()
 
-    at_once = min(REQUESTS, files_allowed() - FILES)
+    at_once = min(requests, files_allowed(2 * requests) - FILES)
 
     async def storm(url: str) -> int:
         crowd = Crowd(at_once)
@@ -201,13 +199,13 @@ def test_every_vector_belongs_to_its_text_whoever_asks_at_once(tmp_path: Path) -
             stack.enter_context(SimulatorProcess("openai", faults=faults, seed=seed)) for seed in (1, 2)
         )
         url, process = stack.enter_context(
-            served(tmp_path / "project", first.url, second.url, concurrency=2 * REQUESTS)
+            served(tmp_path / "project", first.url, second.url, concurrency=2 * requests)
         )
         busy = asyncio.run(storm(url))
         held = process.memory_info().rss
         totals = [first.totals(), second.totals()]
     assert busy >= at_once
-    assert seen[200] == REQUESTS
+    assert seen[200] == requests
     assert [each.twice_at_once for each in totals] == [0, 0]
     # Each text is paid for once, and once more only where an answer was lost.
     failed = sum(sum(each.faults.values()) - each.faults.get("slow", 0) for each in totals)

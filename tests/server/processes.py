@@ -1,0 +1,91 @@
+"""`flowbed serve` in processes of its own, and waits that end."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import openai
+import psutil
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from pathlib import Path
+
+Found = TypeVar("Found")
+SECONDS = 120  # a server that hangs is killed then
+
+
+class ServerProcess:
+    """A server that is started over a project; `started` is what it prints first, or {} if it ended before."""
+
+    def __init__(self, folder: Path, *options: str, **environment: str) -> None:
+        command = [sys.executable, "-m", "flowbed", "serve", "--config", str(folder), "--json", "--port", "0"]
+        self.errors = folder / "errors.txt"
+        with self.errors.open("ab") as errors:
+            self.process = subprocess.Popen(
+                [*command, *options],
+                stdout=subprocess.PIPE,
+                stderr=errors,
+                env={**os.environ, **environment},
+            )
+        assert self.process.stdout is not None
+        watchdog = threading.Timer(SECONDS, self.process.kill)
+        watchdog.start()
+        line = self.process.stdout.readline()
+        watchdog.cancel()
+        self.started: dict[str, Any] = json.loads(line) if line else {}
+        self.url = self.started.get("url", "")
+
+    def client(self, key: str = "none", *, retries: int = 0) -> openai.OpenAI:
+        return openai.OpenAI(base_url=f"{self.url}/v1", api_key=key, max_retries=retries)
+
+    def end(self, number: int = signal.SIGTERM) -> int:
+        """Send a signal, and return the exit status."""
+        self.process.send_signal(number)
+        return self.process.wait(SECONDS)
+
+    def children(self) -> list[psutil.Process]:
+        with contextlib.suppress(psutil.NoSuchProcess):
+            return psutil.Process(self.process.pid).children(recursive=True)
+        return []
+
+    def workers(self) -> dict[int, psutil.Process]:
+        """Return the living workers by process id."""
+        found = {}
+        for child in self.children():
+            with contextlib.suppress(psutil.NoSuchProcess):
+                if child.status() != psutil.STATUS_ZOMBIE and "spawn_main" in " ".join(child.cmdline()):
+                    found[child.pid] = child
+        return found
+
+    def kill(self) -> None:
+        """Kill the server with its workers, which would outlive it."""
+        children = self.children()
+        self.process.kill()
+        self.process.wait(SECONDS)
+        for child in children:
+            with contextlib.suppress(psutil.NoSuchProcess):
+                child.kill()
+
+    def close(self) -> None:
+        """Kill the server, and close its pipe."""
+        self.kill()
+        assert self.process.stdout is not None
+        self.process.stdout.close()
+
+
+def eventually(look: Callable[[], Found | None], what: str, *, seconds: float = SECONDS) -> Found:
+    """Look again and again until something true is found; fail with `what` after `seconds`."""
+    until = time.monotonic() + seconds
+    while not (found := look()):
+        assert time.monotonic() < until, f"after {seconds:g} s still waiting for {what}"
+        time.sleep(0.02)
+    return found
