@@ -57,14 +57,18 @@ class ServerProcess:
             return psutil.Process(self.process.pid).children(recursive=True)
         return []
 
-    def workers(self) -> dict[int, psutil.Process]:
-        """Return the living workers by process id."""
-        found = {}
-        for child in self.children():
-            with contextlib.suppress(psutil.NoSuchProcess):
-                if child.status() != psutil.STATUS_ZOMBIE and "spawn_main" in " ".join(child.cmdline()):
-                    found[child.pid] = child
-        return found
+    def workers(self, number: int, *, killed: int = 0) -> list[psutil.Process]:
+        """Wait for so many living workers other than the killed one, and return them."""
+
+        def look() -> list[psutil.Process] | None:
+            found = []
+            for child in self.children():
+                with contextlib.suppress(psutil.NoSuchProcess):
+                    if child.status() != psutil.STATUS_ZOMBIE and "spawn_main" in " ".join(child.cmdline()):
+                        found.append(child)
+            return found if len(found) == number and killed not in {each.pid for each in found} else None
+
+        return eventually(look, f"{number} workers")
 
     def kill(self) -> None:
         """Kill the server with its workers, which would outlive it."""

@@ -137,8 +137,7 @@ def test_serve_killed_worker_is_replaced_until_none_can_start(
         with running.client(retries=2) as client:
             assert len(client.embeddings.create(model=MODEL, input="text").data) == 1
 
-    before = running.workers()
-    assert len(before) == 2
+    first, _ = running.workers(2)
     for _ in range(5):
         answer()
     # Any worker reports the requests of both.
@@ -146,14 +145,11 @@ def test_serve_killed_worker_is_replaced_until_none_can_start(
     for _ in range(4):
         with urllib.request.urlopen(f"{running.url}/metrics", timeout=SECONDS) as metrics:  # noqa: S310 - our own server
             assert line in metrics.read().decode()
-    killed = min(before)
-    before[killed].kill()
-    after = eventually(
-        lambda: found if len(found := running.workers()) == 2 and killed not in found else {}, "a new worker"
-    )
+    first.kill()
+    second, _ = running.workers(2, killed=first.pid)
     answer()
     write_project(folder, model="nobody:knows")
-    after[min(after)].kill()
+    second.kill()
     assert running.process.wait(SECONDS) == 2
     assert "nobody:knows" in running.errors.read_text()
 
