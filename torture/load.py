@@ -208,6 +208,7 @@ class Groups:
             world.TOGETHER,
             store=context.store,
             ledger=context.ledger,
+            collections=context.collections,
             datasets=context.datasets,
             clock=context.clock,
         )

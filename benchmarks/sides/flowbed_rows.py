@@ -237,6 +237,7 @@ class Opened:
             COLLECTION,
             store=context.store,
             ledger=context.ledger,
+            collections=context.collections,
             datasets=context.datasets,
             clock=context.clock,
         )

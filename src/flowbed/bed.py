@@ -1,26 +1,18 @@
-"""The only wiring: opens the parts that the settings name, and joins them into one `Flowbed`."""
+"""`Flowbed`, one open project: each method calls the step that does the work, and loads what that step needs."""
 
 from __future__ import annotations
 
 import asyncio
 import math
 import secrets
-import time
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, Self, TypeVar
+from typing import TYPE_CHECKING, Any, Literal, Self
 
-from flowbed import index, maintenance, pipeline, settings
-from flowbed.embedding.cache.disk import damage_of, drop_damaged
+from flowbed import settings
 from flowbed.errors import Misconfigured, NotFound, Rejected
-from flowbed.index.active_space import Live, RecentSpaces, live_collection, live_collections, require_same
+from flowbed.index.active_space import live_collections, require_collection
 from flowbed.index.datasets import Datasets
-from flowbed.index.row_cache import RowCache
-from flowbed.index.search import Unit, search
-from flowbed.lanes import batch
-from flowbed.ledger import open_ledger
-from flowbed.ledger.sql.lazy_ledger import find_ledger
-from flowbed.storage import open_store
-from flowbed.wiring import process
+from flowbed.wiring import opening, process
 from flowbed.wiring.contexts import run_context
 from flowbed.wiring.models import Embedders
 
@@ -28,45 +20,44 @@ if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
     from flowbed.embedding import Embedder
-    from flowbed.embedding.cache.cached import Cached
     from flowbed.embedding.cache.tiers import VectorTier
     from flowbed.embedding.stack import Stack
+    from flowbed.index.active_space import Live
     from flowbed.index.compaction import Compaction, VectorIndex
+    from flowbed.index.search import Unit
     from flowbed.index.versions import Version
     from flowbed.lanes.batch.find import Unembedded
-    from flowbed.lanes.batch.poll import Polled
     from flowbed.lanes.batch.submit import Submitted
     from flowbed.lanes.budget import Budget
     from flowbed.lanes.choice import Asked
     from flowbed.lanes.contexts import RunContext
+    from flowbed.lanes.outcome import Polled
     from flowbed.ledger import DeadLetter, Ledger, Rollback, Spent, SubmissionRow
     from flowbed.maintenance.doctor import Diagnosis
     from flowbed.maintenance.gc import Collected
     from flowbed.maintenance.inspect import BedStatus, Reason
     from flowbed.maintenance.verify import Verified
+    from flowbed.pipeline import ConfiguredSource
     from flowbed.pipeline.rollback import Released
     from flowbed.records import Hit, Plan, Report, SearchResults, Status
     from flowbed.records.serving import Serving
     from flowbed.services.keys import KeyService
     from flowbed.storage import Store
-
-Answer = TypeVar("Answer")
-
-HIDDEN = ".flowbed"
+    from flowbed.wiring.search import Searcher
 
 
 class Flowbed:
     """One project: its sources, what is known of them, and the index that is kept in step with them."""
 
     def __init__(self, folder: Path, config: settings.Settings, store: Store, ledger: Ledger) -> None:
-        """Join opened parts; use `flowbed.aopen` to open a project."""
+        """Join what was opened; use `flowbed.aopen` to open a project."""
         self.folder = folder
         self.settings = config
         self._store, self._ledger = store, ledger
         self._datasets = Datasets(store)
-        self._row_cache, self._recent = RowCache(), RecentSpaces(store, monotonic=time.monotonic)
-        self._embedders = Embedders(folder / HIDDEN, config)
-        self.retied = ""  # what tying the store anew has changed
+        self._embedders = Embedders(folder / opening.HIDDEN, config)
+        self._searcher: Searcher | None = None
+        self.retied = ""  # what binding the store to this ledger has changed
 
     async def __aenter__(self) -> Self:
         """Use the project as a context."""
@@ -77,7 +68,7 @@ class Flowbed:
         await self.close()
 
     async def close(self) -> None:
-        """Let go of files and databases."""
+        """Close files, connections and databases."""
         await self._embedders.close()
         await self._ledger.close()
 
@@ -98,12 +89,10 @@ class Flowbed:
         Raises:
             Misconfigured: the name, the kind, the location or an option is invalid.
         """
-        from flowbed.wiring import (
-            sources as opening,  # what reads and chunks documents, which a search does not
-        )
+        from flowbed.wiring.sources import add
 
         await asyncio.to_thread(
-            opening.add,
+            add,
             self.folder,
             name,
             kind=kind,
@@ -124,9 +113,11 @@ class Flowbed:
 
         `allow_deletes`, `lane` and `deadline` mean what they mean for `run`.
         """
+        from flowbed.pipeline.plan import plan
+
         feeds = await self._feeds(names, removed=allow_deletes)
-        lane, deadline = self._how(lane, deadline)
-        return await pipeline.plan.plan(
+        lane, deadline = self._lane_and_deadline(lane, deadline)
+        return await plan(
             self._context(), feeds=feeds, allow_deletes=allow_deletes, lane=lane, deadline=deadline
         )
 
@@ -163,41 +154,40 @@ class Flowbed:
             Rejected: the plan is too old, it was combined with other arguments, or the budget is not an amount.
             Misconfigured: the model cannot be used, or the plan or a collection is of another space.
         """
-        from flowbed.lanes.budget import Budget  # a search has no use for these
+        from flowbed.lanes.budget import Budget
         from flowbed.lanes.claims import WAITING
 
         if budget is not None and not (budget >= 0 and math.isfinite(budget)):
             raise Rejected(f"the budget is {budget}; it has to be an amount of US dollars")
-        lane, deadline = self._how(lane, deadline)
+        lane, deadline = self._lane_and_deadline(lane, deadline)
         context = self._context(Budget(budget) if budget is not None else None)
-        if plan is not None:
-            if names or allow_deletes or status is not None:
-                raise Rejected(
-                    f"plan {plan} says what is done: leave names, statuses and the leave to delete away"
-                )
-            from flowbed.wiring import sources as opening
+        if plan is None:
+            from flowbed.pipeline.run import run
 
-            staged = await pipeline.staging.read_plan(self._store, plan, now=process.now())
-            there = [name for name in staged.sources if name in self.settings.sources]
-            opened = await self._feeds(there) if there else {}
-            # Of what is no source any more nothing but deletions can have been planned as such.
-            opened |= {
-                name: opening.removed_feed(name)
-                for name, source in staged.sources.items()
-                if name not in opened and not any(part.batch for part in source.parts)
-            }
-            return await pipeline.release.run_plan(
-                context, staged, feeds=opened, limit=limit, lane=lane, wait=wait, deadline=deadline
+            return await run(
+                context,
+                feeds=await self._feeds(names, removed=allow_deletes),
+                allow_deletes=allow_deletes,
+                statuses=WAITING if status is None else {status},
+                limit=limit,
+                lane=lane,
+                wait=wait,
+                deadline=deadline,
             )
-        return await pipeline.run.run(
-            context,
-            feeds=await self._feeds(names, removed=allow_deletes),
-            allow_deletes=allow_deletes,
-            statuses=WAITING if status is None else {status},
-            limit=limit,
-            lane=lane,
-            wait=wait,
-            deadline=deadline,
+        if names or allow_deletes or status is not None:
+            raise Rejected(
+                f"plan {plan} already says what to do: run it without source names, --status and --allow-deletes"
+            )
+        from flowbed.pipeline.release import run_plan
+        from flowbed.pipeline.staging import read_plan
+        from flowbed.wiring.sources import removed_feeds
+
+        staged = await read_plan(self._store, plan, now=process.now())
+        configured = [name for name in staged.sources if name in self.settings.sources]
+        feeds = await self._feeds(configured) if configured else {}
+        feeds |= removed_feeds(staged, known=feeds)
+        return await run_plan(
+            context, staged, feeds=feeds, limit=limit, lane=lane, wait=wait, deadline=deadline
         )
 
     async def find_unembedded(
@@ -210,10 +200,11 @@ class Flowbed:
         Raises:
             Misconfigured: the model has no Batch API, or a name is not a source's.
         """
-        feeds = await self._feeds(names)
-        return await batch.find.find(
+        from flowbed.lanes.batch.find import find
+
+        return await find(
             self._context(),
-            sources=tuple(feeds),
+            sources=tuple(await self._feeds(names)),
             limit=limit,
             deadline=0 if deadline is None else process.now() + round(deadline * 1e6),
         )
@@ -225,7 +216,9 @@ class Flowbed:
             Misconfigured: the model has no Batch API.
             NotFound: no live submission has that id.
         """
-        return await batch.submit.submit(self._context(), submissions)
+        from flowbed.lanes.batch.submit import submit
+
+        return await submit(self._context(), submissions)
 
     async def poll(self, *submissions: str) -> Polled:
         """Ask the provider about all live submissions, or those named, and commit their results. Safe to repeat.
@@ -234,7 +227,9 @@ class Flowbed:
             Misconfigured: the provider cannot be asked until a setting changes.
             NotFound: no live submission has that id.
         """
-        return await batch.poll.poll(self._context(), submissions)
+        from flowbed.lanes.batch.poll import poll
+
+        return await poll(self._context(), submissions)
 
     async def submissions(self, *, live: bool = True) -> list[SubmissionRow]:
         """List the live submissions, or with `live=False` those that have ended, oldest first."""
@@ -305,36 +300,19 @@ class Flowbed:
             Rejected: the filter, the limit or the vector is invalid.
             Misconfigured: the collection is of another space than the configured model.
         """
-        import numpy as np  # only searching needs it here
+        if self._searcher is None:
+            from flowbed.wiring.search import Searcher
 
-        if at is not None and collection is None:
-            raise Rejected("a version is one collection's: name the collection too")
-        embedder = await self._embedders.live()
-        asked = await self._asked(collection, embedder)
-        if isinstance(query, str):
-            if not query.strip():
-                raise Rejected("the query is empty; ask for something")
-            vector = (await embedder.embed([query], purpose="query")).vectors[0]
-        else:
-            vector = np.asarray(query, np.float32)
-            if vector.shape != (embedder.space.dimensions,) or not np.isfinite(vector).all():
-                raise Rejected(
-                    f"the query vector has to be {embedder.space.dimensions} numbers, as the model's are"
-                )
-        return await search(
-            vector,
-            asked,
-            datasets=self._datasets,
-            where=where,
-            limit=limit,
-            at=at,
-            unit=unit,
-            cache=self._row_cache,
+            self._searcher = Searcher(self._store, self._datasets, self._embedders)
+        return await self._searcher.find(
+            query, collection=collection, where=where, limit=limit, at=at, unit=unit
         )
 
     async def status(self) -> BedStatus:
         """Describe every collection, and count chunks by status, dead letters and live submissions."""
-        return await maintenance.inspect.status(self._context())
+        from flowbed.maintenance.inspect import status
+
+        return await status(self._context())
 
     async def why(self, subject: str) -> list[Reason]:
         """Explain the state of a chunk (by id), or of every chunk of a document.
@@ -342,11 +320,15 @@ class Flowbed:
         Raises:
             NotFound: the ledger knows no such chunk or document.
         """
-        return await maintenance.inspect.why(self._context(), subject)
+        from flowbed.maintenance.inspect import why
+
+        return await why(self._context(), subject)
 
     async def versions(self, collection: str) -> list[Version]:
         """List the versions of a collection that are kept, newest first."""
-        return await index.versions.versions(await self._live(collection), datasets=self._datasets)
+        from flowbed.index.versions import versions
+
+        return await versions(await self._live(collection), datasets=self._datasets)
 
     async def compact(
         self, collection: str | None = None, *, vector_index: VectorIndex = "auto", now: bool = False
@@ -355,19 +337,18 @@ class Flowbed:
 
         With `now`, drop every version but the newest and the tagged ones, and erase deleted rows from the disk.
         """
-        names = [live.collection for live in await live_collections(self._store)]
-        if collection is not None:
-            names = [(await self._live(collection)).collection]
+        from flowbed.index.retention import NOTHING
+        from flowbed.pipeline.run import compact_one
+
+        chosen = await live_collections(self._store) if collection is None else [await self._live(collection)]
+        retention = NOTHING if now else None
         done = {}
-        for name in names:
-            compacted = await pipeline.run.compact_one(
-                self._context(),
-                name,
-                vector_index=vector_index,
-                retention=index.compaction.NOTHING if now else None,
+        for live in chosen:
+            compacted = await compact_one(
+                self._context(), live, vector_index=vector_index, retention=retention
             )
             if compacted is not None:
-                done[name] = compacted
+                done[live.collection] = compacted
         return done
 
     async def verify(
@@ -378,9 +359,9 @@ class Flowbed:
         Raises:
             NotFound: there is no collection of that name.
         """
-        return await maintenance.verify.verify(
-            self._context(), collections, repair=repair, allow_deletes=allow_deletes
-        )
+        from flowbed.maintenance.verify import verify
+
+        return await verify(self._context(), collections, repair=repair, allow_deletes=allow_deletes)
 
     async def gc(self, *collections: str, dry_run: bool = False) -> Collected:
         """Delete stored objects that are no longer needed, of the named collections or of the whole project.
@@ -388,10 +369,14 @@ class Flowbed:
         Raises:
             NotFound: there is no collection of that name.
         """
-        done = await maintenance.gc.collect(self._context(), collections, dry_run=dry_run)
+        from flowbed.embedding.cache.disk import drop_damaged
+        from flowbed.maintenance.garbage import Garbage
+        from flowbed.maintenance.gc import collect
+
+        done = await collect(self._context(), collections, dry_run=dry_run)
         if not collections:
             for size in await asyncio.to_thread(drop_damaged, self._embedders.vector_file, dry_run=dry_run):
-                done.add(maintenance.garbage.Garbage(kind="vector cache", key="", bytes=size, why="damaged"))
+                done.add(Garbage(kind="vector cache", key="", bytes=size, why="damaged"))
         return done
 
     async def tag(self, collection: str, version: int, name: str) -> None:
@@ -401,11 +386,15 @@ class Flowbed:
             NotFound: there is no such collection or version.
             Misconfigured: the name is invalid.
         """
-        await index.history.tag(await self._live(collection), name, version, datasets=self._datasets)
+        from flowbed.index.history import tag
+
+        await tag(await self._live(collection), name, version, datasets=self._datasets)
 
     async def untag(self, collection: str, name: str) -> bool:
         """Remove a tag, so that its version expires as others do; return whether the tag existed."""
-        return await index.history.untag(await self._live(collection), name, datasets=self._datasets)
+        from flowbed.index.history import untag
+
+        return await untag(await self._live(collection), name, datasets=self._datasets)
 
     async def rollback(self, collection: str, version: int) -> Rollback:
         """Restore an older version of a collection as a new version, and mark the runs committed since as reverted.
@@ -413,30 +402,27 @@ class Flowbed:
         Raises:
             NotFound: there is no such collection or version.
         """
-        return await pipeline.rollback.roll_back(
-            self._context(), (await self._live(collection)).collection, version
-        )
+        from flowbed.pipeline.rollback import roll_back
+
+        return await roll_back(self._context(), await self._live(collection), version)
 
     async def release(self, collection: str) -> Released:
         """Commit the runs that rollbacks of a collection reverted, without embedding anything."""
-        return await pipeline.rollback.release(self._context(), (await self._live(collection)).collection)
+        from flowbed.pipeline.rollback import release
+
+        return await release(self._context(), await self._live(collection))
 
     async def doctor(self) -> Diagnosis:
         """Find what is wrong or about to go wrong, each with the command that fixes it."""
-        import psutil  # a search has no use for it
+        from flowbed.maintenance.doctor import examine, wrong_ledger
 
         try:
             await self.tie()
         except Misconfigured as error:
-            return maintenance.doctor.wrong_ledger(error)
-        path = self._store.url.removeprefix("file://") if self._store.url.startswith("file://") else ""
-        context = maintenance.doctor.DoctorContext(
-            **vars(self._context()),
-            store_path=path or self._store.url,
-            free_bytes=lambda: psutil.disk_usage(path or str(self.folder)).free,
-            cache_fault=lambda: damage_of(self._embedders.vector_file),
+            return wrong_ledger(error)
+        return await examine(
+            opening.doctor_context(self._context(), self.folder, self._embedders.vector_file)
         )
-        return await maintenance.doctor.examine(context)
 
     async def dead_letters(self) -> list[DeadLetter]:
         """List failures that need attention, oldest first."""
@@ -444,7 +430,9 @@ class Flowbed:
 
     async def retry_dead_letters(self, *subjects: str) -> int:
         """Queue the chunks of the named dead letters (default: all) for the next run; return how many chunks."""
-        return await pipeline.run.retry(self._context(), subjects)
+        from flowbed.pipeline.run import retry
+
+        return await retry(self._context(), subjects)
 
     async def price(self) -> float:
         """Tell what the model costs, in US dollars per million tokens; one that runs here costs nothing."""
@@ -480,7 +468,7 @@ class Flowbed:
 
     def keys(self) -> KeyService:
         """Give what API keys are made, listed and revoked with."""
-        from flowbed.services.keys import KeyService  # only serving needs it
+        from flowbed.services.keys import KeyService
 
         return KeyService(self._ledger.keys, tiers=self.serving.tiers, clock=process.now)
 
@@ -514,15 +502,14 @@ class Flowbed:
         Raises:
             Misconfigured: the store belongs to another ledger.
         """
+        from flowbed.maintenance.store_binding import bind, rebind
+
         if anew:
-            self.retied = await maintenance.store_binding.rebind(self._store, self._ledger)
+            self.retied = await rebind(self._store, self._ledger)
         else:
-            await maintenance.store_binding.bind(
-                self._store,
-                self._ledger,
-                store_name=self.settings.store,
-                ledger_name=self._ledger.location,  # which shows no password
-            )
+            # The ledger's location shows no password.
+            names = {"store_name": self.settings.store, "ledger_name": self._ledger.location}
+            await bind(self._store, self._ledger, **names)
 
     def _context(self, budget: Budget | None = None) -> RunContext:
         return run_context(
@@ -534,49 +521,22 @@ class Flowbed:
             budget=budget,
         )
 
-    def _how(self, lane: Asked | None, deadline: float | None) -> tuple[Asked, float | None]:
-        """Tell by which lane a run goes and within how many seconds: as it was asked, or as the settings say."""
+    def _lane_and_deadline(self, lane: Asked | None, deadline: float | None) -> tuple[Asked, float | None]:
+        """Fill in what was not given from the settings; the deadline is in seconds."""
         if deadline is None and self.settings.deadline_hours is not None:
             deadline = self.settings.deadline_hours * 3_600
         return lane or self.settings.lane, deadline
 
-    async def _feeds(
-        self, names: Sequence[str], *, removed: bool = False
-    ) -> dict[str, pipeline.ConfiguredSource]:
-        from flowbed.wiring import sources as opening
+    async def _feeds(self, names: Sequence[str], *, removed: bool = False) -> dict[str, ConfiguredSource]:
+        from flowbed.wiring.sources import open_feeds
 
-        known = self.settings.sources
-        return await opening.open_feeds(
-            names, known, folder=self.folder, ledger=self._ledger, clock=process.now, removed=removed
+        known, folder = self.settings.sources, self.folder
+        return await open_feeds(
+            names, known, folder=folder, ledger=self._ledger, clock=process.now, removed=removed
         )
 
-    async def _asked(self, collection: str | None, embedder: Cached) -> list[Live]:
-        if collection is not None:
-            live = await self._recent.get(collection) or await self._live(collection)
-            require_same(live, embedder.space)
-            return [live]
-        found = await live_collections(self._store)
-        asked = [live for live in found if live.space.fingerprint == embedder.space.fingerprint]
-        if not asked:
-            message = "nothing was indexed yet; `flowbed run` does it"
-            if found:
-                message = (
-                    f"no collection lives in the space of {embedder.space.model} ({embedder.space.space8})"
-                )
-            raise NotFound(message)
-        return asked
-
     async def _live(self, collection: str) -> Live:
-        live = await live_collection(self._store, collection)
-        if live is None:
-            there = [each.collection for each in await live_collections(self._store)]
-            known = (
-                f"there are: {', '.join(there)}"
-                if there
-                else "nothing was indexed yet; `flowbed run` does it"
-            )
-            raise NotFound(f"no collection is called {collection!r}; {known}")
-        return live
+        return await require_collection(self._store, collection)
 
 
 async def aopen(folder: str | Path = ".", *, repair: bool = False) -> Flowbed:
@@ -585,7 +545,7 @@ async def aopen(folder: str | Path = ".", *, repair: bool = False) -> Flowbed:
     Raises:
         Misconfigured: its settings cannot be used, or its store belongs to another ledger.
     """
-    bed = await _joined(Path(folder))
+    bed = await _joined(folder)
     try:
         await bed.tie(anew=repair)
     except BaseException:
@@ -600,43 +560,16 @@ async def examine(folder: str | Path = ".") -> Diagnosis:
     Raises:
         Misconfigured: its settings cannot be used.
     """
-    place = Path(folder)
     try:
-        bed = await _joined(place)
+        bed = await _joined(folder)
     except Misconfigured as error:
-        if (found := _broken_ledger(place, error)) is None:
+        if (found := opening.damaged_ledger(Path(folder), error)) is None:
             raise
         return found
     async with bed:
         return await bed.doctor()
 
 
-def _broken_ledger(folder: Path, error: Misconfigured) -> Diagnosis | None:
-    """Say how a project goes on whose ledger is a file that is there, and cannot be opened."""
-    name = settings.read_settings(folder).ledger
-    file = (folder / name).absolute()
-    if "://" in name or not file.is_file():
-        return None
-    return maintenance.doctor.broken_ledger(name, file, error)
-
-
-async def _joined(folder: Path) -> Flowbed:
-    """Open the parts of a project, without asking whether they belong together."""
-    place = await asyncio.to_thread(_project, folder)
-    config = await asyncio.to_thread(settings.read_settings, place)
-    store = await asyncio.to_thread(
-        open_store, config.store, folder=place, options=settings.store_options(config)
-    )
-    ledger = await asyncio.to_thread(find_ledger, config.ledger, folder=place) or await open_ledger(
-        config.ledger, folder=place, new_id=secrets.token_hex(16)
-    )
-    return Flowbed(place, config, store, ledger)
-
-
-def _project(folder: Path) -> Path:
-    place = folder.expanduser().absolute()
-    try:
-        (place / HIDDEN).mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise Misconfigured(f"the project folder {place} cannot be used: {error.strerror}") from error
-    return place
+async def _joined(folder: str | Path) -> Flowbed:
+    """Open a project without checking that its store and its ledger belong together."""
+    return Flowbed(*await opening.open_project(Path(folder)))

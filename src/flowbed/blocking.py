@@ -17,9 +17,9 @@ if TYPE_CHECKING:
     from flowbed.index.search import Unit
     from flowbed.index.versions import Version
     from flowbed.lanes.batch.find import Unembedded
-    from flowbed.lanes.batch.poll import Polled
     from flowbed.lanes.batch.submit import Submitted
     from flowbed.lanes.choice import Asked
+    from flowbed.lanes.outcome import Polled
     from flowbed.ledger import DeadLetter, Rollback, Spent, SubmissionRow
     from flowbed.maintenance.doctor import Diagnosis
     from flowbed.maintenance.gc import Collected

@@ -94,7 +94,7 @@ def test_drift_ends_with_status_1(costly: Path, flowbed: Call) -> None:
     ("arguments", "says"),
     [
         (["run", "--plan", "nope"], "`flowbed plan` makes one"),
-        (["run", "notes", "--plan", "0123456789abcdef"], "says what is done"),
+        (["run", "notes", "--plan", "0123456789abcdef"], "already says what to do"),
         (["run", "--budget", "-1"], "--budget"),
         (["run", "--budget", "nan"], "--budget"),
     ],

@@ -9,6 +9,7 @@ import sys
 from pathlib import Path
 from time import time_ns
 
+from flowbed.index.active_space import Collections
 from flowbed.index.commit import commit
 from flowbed.index.datasets import Datasets
 from flowbed.index.deltas import Delete, Upsert, write_delta
@@ -64,7 +65,12 @@ async def main(folder: Path, number: int) -> list[tuple[str, int, str, bool]]:
         )
         await ledger.runs.record(row, [], worker=str(number))
         committed = await commit(
-            "shared", store=store, ledger=ledger, datasets=datasets, clock=lambda: time_ns() // 1000
+            "shared",
+            store=store,
+            ledger=ledger,
+            collections=Collections(store),
+            datasets=datasets,
+            clock=lambda: time_ns() // 1000,
         )
         assert committed.refused == ()
         written += [(key, versions[key], run, key in gone) for key in keys]

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pytest
 
+from flowbed.index.active_space import Collections
 from flowbed.index.commit import Committed, commit
 from flowbed.index.datasets import Datasets
 from flowbed.index.deltas import Delete, Upsert, write_delta
@@ -76,7 +77,12 @@ class Bench:
     async def commit(self, collection: str = "docs") -> Committed:
         """Commit what is pending."""
         return await commit(
-            collection, store=self.store, ledger=self.ledger, datasets=self.datasets, clock=self.clock
+            collection,
+            store=self.store,
+            ledger=self.ledger,
+            collections=Collections(self.store),
+            datasets=self.datasets,
+            clock=self.clock,
         )
 
     async def rows(self, collection: str = "docs") -> dict[str, dict[str, Any]]:

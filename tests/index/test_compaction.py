@@ -14,13 +14,11 @@ from flowbed.errors import NotFound
 from flowbed.index.compaction import (
     FRAGMENTS,
     INDEX_ROWS,
-    NOTHING,
     OUTGROWN,
     SEGMENTS,
     SETTLED,
     UNINDEXED,
     Compaction,
-    Retention,
     compact,
     outgrown,
     outlived,
@@ -37,6 +35,7 @@ from flowbed.index.partitions import (
     probes,
     settled,
 )
+from flowbed.index.retention import NOTHING, Retention
 from flowbed.index.search import FEW, search
 from flowbed.index.versions import State, Version, versions
 from flowbed.records import Space

@@ -12,7 +12,8 @@ import stamina
 from flowbed.embedding.cache.cached import Cached
 from flowbed.embedding.cache.memory import VectorMemory
 from flowbed.errors import Misconfigured, Rejected, TooMany, Transient
-from flowbed.lanes.realtime import ATTEMPTS, TOLD_MOST, embed, wait
+from flowbed.lanes.realtime import embed
+from flowbed.lanes.retries import ATTEMPTS, TOLD_MOST, wait
 from flowbed.records import Embedded, Space, text_hash
 from flowbed.testing.embedder import seeded
 

@@ -12,7 +12,7 @@ from flowbed.ledger.sql import migrations
 from flowbed.ledger.sql.database import Database
 from flowbed.ledger.sql.ledger import SqlLedger
 from flowbed.ledger.sql.postgres import Postgres
-from flowbed.ledger.sql.schema import metadata
+from flowbed.ledger.sql.schema import facts, metadata
 from flowbed.ledger.sql.sqlite import MEMORY, Sqlite
 
 if TYPE_CHECKING:
@@ -59,5 +59,7 @@ def empty_ledger(
 
 def delete_all(connection: sa.Connection) -> None:
     for table in metadata.sorted_tables:
-        if table.name != "facts":  # it holds the ledger's id
+        if table is facts:
+            connection.execute(table.delete().where(facts.c.name != "id"))
+        else:
             connection.execute(table.delete())

@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from flowbed.ledger import BatchRow, Ledger, open_ledger
+from flowbed.errors import Misconfigured
+from flowbed.ledger import BatchRow, Cursor, DeadLetter, DocumentRow, Ledger, Swap, open_ledger
 from flowbed.ledger.sql.lazy_ledger import LazyLedger, find_ledger
 
 if TYPE_CHECKING:
@@ -117,3 +118,34 @@ def test_searching_loads_no_sqlalchemy(tmp_path: Path) -> None:
         for code in (run, search)
     ]
     assert told[1].stdout.split() == ["1", "False"]
+
+
+async def test_reads_of_a_run_without_changes_load_no_sqlalchemy(tmp_path: Path) -> None:
+    """The overview, the progress and the etags are the whole ledger's, before it is opened and after."""
+    await made(tmp_path)
+    opened = await open_ledger("ledger.db", folder=tmp_path, new_id="another")
+    rows = [
+        DocumentRow(source="s", id=name, etag=f"e{name}", hash="", chunks=0, generation=1) for name in "ab"
+    ]
+    await opened.documents.swap(Swap(cursor=Cursor(source="s"), value="v", documents=rows))
+    await opened.dead_letters.add([DeadLetter(kind="source", owner="s", subject="a", reason="lost", at=1)])
+    found = find_ledger("ledger.db", folder=tmp_path)
+    assert found is not None
+    for _ in range(2):
+        assert await found.overview() == await opened.overview()
+        assert await found.documents.progress(["s", "t"]) == await opened.documents.progress(["s", "t"])
+        assert await found.documents.etags("s", ["a", "c", "\0"]) == {"a": "ea"}
+        assert await found.chunks.counts() == {}  # opens it
+    await found.close()
+    await opened.close()
+
+
+async def test_a_damaged_ledger_is_explained_by_the_whole_one(tmp_path: Path) -> None:
+    """A read that SQLite refuses is done again by the whole ledger, which says what the error means."""
+    await made(tmp_path)
+    found = find_ledger("ledger.db", folder=tmp_path)
+    assert found is not None
+    tmp_path.joinpath("ledger.db").write_bytes(b"no database at all, and long enough to be read as one" * 100)
+    with pytest.raises(Misconfigured, match="ledger"):
+        await found.overview()
+    await found.close()

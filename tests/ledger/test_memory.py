@@ -138,12 +138,12 @@ async def test_two_that_take_in_one_text_both_see_it() -> None:
         one.chunks.claim(["b1"], worker="w", submission="x", **asked),  # type: ignore[arg-type]
         two.chunks.claim(["b2"], worker="v", submission="y", **asked),  # type: ignore[arg-type]
     )
-    assert await one.chunks.gathered(["t"], besides={"x"}) == {"t"}
-    assert await two.chunks.gathered(["t"], besides={"y"}) == {"t"}
+    assert (await one.chunks.in_flight(["t"], besides={"x"})).gathered == {"t"}
+    assert (await two.chunks.in_flight(["t"], besides={"y"})).gathered == {"t"}
     await one.submissions.create(submission())
     assert await one.chunks.hand_over("x", worker="w") == 1
     assert [row.id async for page in two.submissions.pages(live=True) for row in page] == ["x"]
-    assert await two.chunks.gathered(["t"], besides={"y"}) == set()
+    assert (await two.chunks.in_flight(["t"], besides={"y"})).gathered == set()
     assert [row.id for row in await take(two, "x")] == ["a"]
 
 

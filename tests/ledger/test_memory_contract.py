@@ -17,6 +17,7 @@ from flowbed.testing.ledger import (
     FilesContract,
     JobsContract,
     KeysContract,
+    OverviewContract,
     QuotasContract,
     RollbacksContract,
     RunsContract,
@@ -47,6 +48,9 @@ class TestCarrying(CarryingContract): ...
 
 
 class TestTaking(TakingContract): ...
+
+
+class TestOverview(OverviewContract): ...
 
 
 class TestBatches(BatchesContract): ...

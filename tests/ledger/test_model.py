@@ -179,7 +179,7 @@ class Both:
             for row in self.chunks.values()
             if row.status is Status.PENDING and not row.run and row.submission not in self.submissions
         }
-        found = await self.ledger.chunks.gathered(["t"], besides={"y"})
+        found = (await self.ledger.chunks.in_flight(["t"], besides={"y"})).gathered
         assert found == ({"t"} if making - {"", "y"} else set())
         pending = {id_ for id_, state in self.runs.items() if state == "pending"}
         assert {row.id for row in await self.ledger.runs.pending("c", limit=9)} == pending

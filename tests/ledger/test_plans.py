@@ -50,7 +50,7 @@ async def ledger(url: str, tmp_path: Path) -> AsyncIterator[Ledger]:
 async def test_carried_chunks_are_found_by_their_indexes(ledger: Ledger) -> None:
     """Whatever is asked or done about submissions and claims reads no chunk that is done with."""
     with explained(ledger) as plans:
-        assert await ledger.chunks.gathered(["taken", "held"], besides={"y"}) == {"taken"}
+        assert (await ledger.chunks.in_flight(["taken", "held"], besides={"y"})).gathered == {"taken"}
         assert len(await take(ledger, "x", limit=10)) == 10
         assert len(await flat(ledger.chunks.submitted("x"))) == CARRIED
         assert await ledger.chunks.hand_over("x", worker="p") == 10
@@ -69,7 +69,7 @@ async def test_carried_chunks_are_found_by_their_indexes(ledger: Ledger) -> None
 async def test_partial_indexes_are_known_by_their_conditions(ledger: Ledger) -> None:
     """SQLite, which takes a partial index only for a condition in its own words, takes those of submissions."""
     with explained(ledger) as plans:
-        await ledger.chunks.gathered(["t"], besides={"y"})
+        await ledger.chunks.in_flight(["t"], besides={"y"})
         await take(ledger, "x")
         await ledger.chunks.let_go("x")
     making, gathered, taken, _, let_go = plans.values()

@@ -16,6 +16,7 @@ from flowbed.testing.ledger import (
     FilesContract,
     JobsContract,
     KeysContract,
+    OverviewContract,
     QuotasContract,
     RollbacksContract,
     RunsContract,
@@ -48,6 +49,9 @@ class TestCarrying(CarryingContract): ...
 
 
 class TestTaking(TakingContract): ...
+
+
+class TestOverview(OverviewContract): ...
 
 
 class TestBatches(BatchesContract): ...

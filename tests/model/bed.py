@@ -17,7 +17,7 @@ from tests.support.world import COLLECTION, LISTED, LOGGED, Listed, Logged, Worl
 from flowbed import telemetry
 from flowbed.embedding.cache.cached import Cached
 from flowbed.errors import Conflict, NotFound, Transient
-from flowbed.index.active_space import live_collection
+from flowbed.index.active_space import Collections, live_collection, require_collection
 from flowbed.index.compaction import compact
 from flowbed.index.datasets import Datasets
 from flowbed.lanes.contexts import RunContext
@@ -137,6 +137,7 @@ class Bed:
             worker=worker,
             concurrency=1,
             sources=frozenset({LISTED, LOGGED}),
+            collections=Collections(self.store),
         )
 
     def feeds(self) -> dict[str, ConfiguredSource]:
@@ -181,11 +182,12 @@ class Bed:
     async def roll_back(self, context: RunContext) -> None:
         """Roll back, whoever else is at it: the lease only saves work."""
         await context.store.delete([f"{COLLECTION}/lease.json"])
-        await roll_back(context, COLLECTION, self.target)
+        live = await require_collection(self.store, COLLECTION)
+        await roll_back(context, live, self.target)
 
     async def release(self, context: RunContext) -> None:
         """Release what was rolled back."""
-        await release(context, COLLECTION)
+        await release(context, await require_collection(self.store, COLLECTION))
 
     def start(self, job: str, stop: str = "", times: int = 1) -> None:
         """Begin a job, up to a point or to its end."""

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import pyarrow as pa
 import sqlalchemy as sa
 
-from flowbed.index import compaction, datasets, deltas, schema
+from flowbed.index import compaction, deltas, schema
 from flowbed.ledger import Cursor
 from flowbed.ledger.sql.schema import cursors
 from flowbed.ledger.sql.tables.documents import SqlDocuments
@@ -26,11 +26,13 @@ if TYPE_CHECKING:
 def without_primary_key(monkeypatch: pytest.MonkeyPatch) -> None:
     """Lance is told of no primary key."""
     another = {"lance-schema:another": "true"}
-    monkeypatch.setattr(datasets, "PRIMARY_KEY", another)
+    # Deltas are made as ever: they have imported the function before.
+    real = schema.schema
+    monkeypatch.setattr(schema, "PRIMARY_KEY", another)
     monkeypatch.setattr(
-        datasets,
+        schema,
         "schema",
-        lambda dimensions: schema.schema(dimensions).set(
+        lambda dimensions: real(dimensions).set(
             0, pa.field("id", pa.string(), nullable=False, metadata=another)
         ),
     )

@@ -9,13 +9,14 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from flowbed.bed import HIDDEN, Flowbed
+from flowbed.bed import Flowbed
 from flowbed.errors import Error, Transient
 from flowbed.ledger import open_ledger
 from flowbed.settings import read_settings
 from flowbed.storage import open_store
 from flowbed.testing.faults import Fault, FaultyStore, unavailable
 from flowbed.testing.index import assert_same, contents_of
+from flowbed.wiring.opening import HIDDEN
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

@@ -212,10 +212,11 @@ async def test_what_a_fetch_lists_no_more_is_removed(
         for documents in (("a", "b", "c"), listed):
             feed = ConfiguredSource(source=Listing(documents), rules=rules)
             removed: set[str] = set()
-            cursor = await ledger.documents.cursor("notes")
+            progress = (await ledger.documents.progress(["notes"]))["notes"]
+            cursor = progress.cursor
             async for change in changes(
                 feed,
-                cursor,
+                progress,
                 ledger=ledger,
                 count=lambda text: len(text.split()),
                 clock=lambda: 1,

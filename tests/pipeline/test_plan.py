@@ -229,9 +229,9 @@ async def test_a_plan_takes_nothing_else_beside_it(edited: Project) -> None:
     """Names, or the leave to delete, would make the run another than the one planned: they are refused."""
     async with await edited.open() as bed:
         plan_id = plan_of(await bed.plan())
-        with pytest.raises(Rejected, match="says what is done"):
+        with pytest.raises(Rejected, match="already says what to do"):
             await bed.run("notes", plan=plan_id)
-        with pytest.raises(Rejected, match="says what is done"):
+        with pytest.raises(Rejected, match="already says what to do"):
             await bed.run(plan=plan_id, allow_deletes=True)
 
 

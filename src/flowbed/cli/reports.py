@@ -15,8 +15,8 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from flowbed.lanes.batch.find import Unembedded
-    from flowbed.lanes.batch.poll import Polled
     from flowbed.lanes.batch.submit import Submitted
+    from flowbed.lanes.outcome import Polled
     from flowbed.ledger import Spent, SubmissionRow
     from flowbed.records import Lane, Plan, Report
 

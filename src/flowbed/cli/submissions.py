@@ -13,8 +13,8 @@ from flowbed.cli.project import DONE, FAILURES
 
 if TYPE_CHECKING:
     from flowbed.bed import Flowbed
-    from flowbed.lanes.batch.poll import Polled
     from flowbed.lanes.batch.submit import Submitted
+    from flowbed.lanes.outcome import Polled
     from flowbed.ledger import SubmissionRow
 
 Ids = Annotated[

@@ -5,11 +5,10 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import TYPE_CHECKING, Literal
 
-import numpy as np
-
 from flowbed.errors import Rejected
 
 if TYPE_CHECKING:
+    import numpy as np
     from numpy.typing import NDArray
 
     from flowbed.records import Space
@@ -50,6 +49,8 @@ def resized_space(space: Space, dimensions: int, policy: Policy, *, matryoshka: 
 
 def resize(vectors: NDArray[np.float32], dimensions: int, *, normalized: bool) -> NDArray[np.float32]:
     """Cut vectors of shape (n, d) to `dimensions`, scaling `normalized` ones to length 1, or pad them with zeros."""
+    import numpy as np
+
     rows, width = vectors.shape
     if dimensions == width:
         return vectors

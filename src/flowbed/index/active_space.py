@@ -13,6 +13,7 @@ from flowbed.records import Space, canonical
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from flowbed.index.datasets import Datasets
     from flowbed.storage import Store
 
 ACTIVE = "active.json"
@@ -62,6 +63,64 @@ async def live_collections(store: Store) -> list[Live]:
     """Read the live space of every collection that has one, sorted by name."""
     found = [await live_collection(store, name) for name in await store.folders("")]
     return [live for live in found if live is not None]
+
+
+class Collections:
+    """The live space of each collection, for one piece of work: a pointer never changes, and is read once."""
+
+    def __init__(self, store: Store) -> None:
+        """Read nothing yet."""
+        self._store = store
+        self._live: dict[str, Live] = {}
+        self._begun: set[str] = set()
+
+    async def get(self, collection: str) -> Live | None:
+        """Return which space of a collection is live; None where nothing was ever committed to it.
+
+        Raises:
+            Misconfigured: `active.json` is damaged.
+        """
+        if collection not in self._live:
+            live = await live_collection(self._store, collection)
+            if live is None:
+                return None
+            self._live[collection] = live
+        return self._live[collection]
+
+    async def all(self) -> list[Live]:
+        """Return the live space of every collection that has one, by name."""
+        found = [await self.get(name) for name in await self._store.folders("")]
+        return [live for live in found if live is not None]
+
+    async def begin(self, collection: str, space: Space, *, now: int, datasets: Datasets) -> Live:
+        """Make `space` live where none is, and its dataset where there is none; repeatable.
+
+        Raises:
+            Misconfigured: another space is live.
+        """
+        live = await self.get(collection)
+        if live is None:
+            live = self._live[collection] = await datasets.begin(collection, space, now=now)
+        else:
+            require_same(live, space)
+            if collection not in self._begun:
+                await datasets.writable(live)
+        self._begun.add(collection)
+        return live
+
+
+async def require_collection(store: Store, collection: str) -> Live:
+    """Read the live space of a collection.
+
+    Raises:
+        NotFound: there is no such collection; the message names those that there are.
+    """
+    live = await live_collection(store, collection)
+    if live is not None:
+        return live
+    existing = ", ".join(each.collection for each in await live_collections(store))
+    known = f"there are: {existing}" if existing else "nothing is indexed yet; `flowbed run` does it"
+    raise NotFound(f"no collection is called {collection!r}; {known}")
 
 
 class RecentSpaces:

@@ -7,7 +7,6 @@ from datetime import timedelta
 from typing import TYPE_CHECKING
 
 from flowbed.errors import Rejected, Transient
-from flowbed.index.active_space import Live, live_collection
 from flowbed.index.datasets import blocking
 from flowbed.index.deltas import newest, read_delta
 from flowbed.ledger import DeadLetter
@@ -20,6 +19,7 @@ if TYPE_CHECKING:
     import lance
     import pyarrow as pa
 
+    from flowbed.index.active_space import Collections, Live
     from flowbed.index.datasets import Datasets
     from flowbed.ledger import Ledger, RunRow
     from flowbed.storage import Store
@@ -52,7 +52,13 @@ class Committed:
 
 
 async def commit(
-    collection: str, *, store: Store, ledger: Ledger, datasets: Datasets, clock: Callable[[], int]
+    collection: str,
+    *,
+    store: Store,
+    ledger: Ledger,
+    datasets: Datasets,
+    collections: Collections,
+    clock: Callable[[], int],
 ) -> Committed:
     """Merge every pending run of a collection; safe to repeat, in any process and concurrently.
 
@@ -62,18 +68,20 @@ async def commit(
     refused: list[Problem] = []
     crossed = 0
     while True:
-        live = await live_collection(store, collection)
+        live = await collections.get(collection)
         # Opened before the runs are listed: if a rollback reverts them in between, the merge fails.
         dataset = await datasets.writable(live) if live is not None else None
         runs = await ledger.runs.pending(collection, limit=MOST_RUNS)
         if not runs:
             return Committed(version=version, refused=tuple(refused))
         if live is None or dataset is None:
-            await datasets.begin(collection, Space.from_json(runs[0].space), now=clock())
+            space = Space.from_json(runs[0].space)
+            await collections.begin(collection, space, now=clock(), datasets=datasets)
             continue
         good = await _good(runs, live, store=store, ledger=ledger, clock=clock, refused=refused)
         if not good:
             continue
+        onto = int(dataset.version)
         try:
             version = await _merge(live, dataset, newest(list(good.values())))
         except Crossed:
@@ -82,8 +90,12 @@ async def commit(
                 raise
             continue
         reached(INDEX_MERGED, collection=collection, version=version, runs=len(good))
-        await ledger.runs.commit(list(good), version=version)
+        # Where nobody else wrote in between, there is no rollback to look for in the versions up to this one.
+        await ledger.runs.commit(list(good), version=version, onto=onto if version == onto + 1 else 0)
         reached(RUN_COMMITTED, collection=collection, version=version)
+        if len(good) == len(runs) < MOST_RUNS:
+            # Whoever records another run commits it too.
+            return Committed(version=version, refused=tuple(refused))
 
 
 async def _good(

@@ -22,7 +22,8 @@ from flowbed.index.partitions import (
     settled,
     trained_at,
 )
-from flowbed.index.versions import State, Version, state, versions
+from flowbed.index.retention import Retention
+from flowbed.index.versions import State, Version, state_of, versions, versions_of
 from flowbed.telemetry import COMPACTION_CLEANED, COMPACTION_MERGED, reached
 
 if TYPE_CHECKING:
@@ -49,17 +50,6 @@ OUTGROWN = 3
 SETTLED = 0.5
 # Each commit adds a fragment, and a search opens all of them.
 FRAGMENTS = 32
-
-
-@dataclass(frozen=True, kw_only=True)
-class Retention:
-    """The versions to keep besides the newest and the tagged ones: the last `versions`, and all of the last `days`."""
-
-    versions: int = 10
-    days: float = 7
-
-
-NOTHING = Retention(versions=1, days=0)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -157,6 +147,19 @@ async def outgrown(live: Live, *, datasets: Datasets) -> Outgrown | None:
     return await blocking(look, f"the index of {live.collection}")
 
 
+async def is_due(live: Live, *, datasets: Datasets, now: int, retention: Retention | None = None) -> bool:
+    """Whether searches would gain by a compaction, or the disk by much; it looks, and changes nothing."""
+    dataset = await datasets.open(live)
+    if dataset is None:
+        return False
+
+    def look() -> bool:
+        plan, _ = _planned(dataset, "auto", retention or Retention(), oldest_pending=None, now=now)
+        return plan.due
+
+    return await blocking(look, f"the index of {live.collection}")
+
+
 async def compact(
     live: Live,
     *,
@@ -171,27 +174,41 @@ async def compact(
     dataset = await datasets.open(live)
     if dataset is None:
         return None
-    retention = retention or Retention()
+    kept = retention or Retention()
     what = f"the index of {live.collection}"
-    index, still = await blocking(lambda: (partitioned(dataset), settled(dataset)), what)
-    plan = plan_compaction(
-        await state(live, datasets=datasets),
-        index,
-        await versions(live, datasets=datasets),
-        settled=still,
-        vector_index=vector_index,
-        retention=retention,
-        oldest_pending=oldest_pending,
-        now=now,
+    plan, index = await blocking(
+        lambda: _planned(dataset, vector_index, kept, oldest_pending=oldest_pending, now=now), what
     )
     if only_if_due and not plan.due:
         return None
     await blocking(lambda: _apply(dataset, plan, index, full=not only_if_due), what)
     # Listed again: the version that was the newest at the start is an old one by now, with all that it dropped.
-    forget = outlived(await versions(live, datasets=datasets), retention, now=now)
+    forget = outlived(await versions(live, datasets=datasets), kept, now=now)
     if forget:
         await blocking(lambda: _forget(dataset, forget), what)
     return replace(plan, forget=forget)
+
+
+def _planned(
+    dataset: lance.LanceDataset,
+    vector_index: VectorIndex,
+    retention: Retention,
+    *,
+    oldest_pending: int | None,
+    now: int,
+) -> tuple[Compaction, Partitioned | None]:
+    index = partitioned(dataset)
+    plan = plan_compaction(
+        state_of(dataset),
+        index,
+        versions_of(dataset),
+        settled=settled(dataset),
+        vector_index=vector_index,
+        retention=retention,
+        oldest_pending=oldest_pending,
+        now=now,
+    )
+    return plan, index
 
 
 def _apply(dataset: lance.LanceDataset, plan: Compaction, index: Partitioned | None, *, full: bool) -> None:

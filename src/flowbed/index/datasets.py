@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING, TypeVar
 from flowbed.errors import Error, Misconfigured, NotFound, OutOfSpace, Rejected, Transient
 from flowbed.index.active_space import Live, begin_space
 from flowbed.index.native import new_session, open_dataset
-from flowbed.index.schema import PRIMARY_KEY, schema
 from flowbed.telemetry import INDEX_CREATED, reached
 
 if TYPE_CHECKING:
@@ -85,6 +84,8 @@ class Datasets:
             if version is None:
                 return None
             raise NotFound(self._missing(live, version)) from error
+        from flowbed.index.schema import PRIMARY_KEY
+
         mark = dataset.schema.field("id").metadata or {}
         if mark.get(next(iter(PRIMARY_KEY)).encode()) != b"true":
             raise Misconfigured(
@@ -150,6 +151,8 @@ class Datasets:
 
     def _create(self, live: Live) -> lance.LanceDataset:
         import lance
+
+        from flowbed.index.schema import schema
 
         place = self.store.location(live.key)
         try:

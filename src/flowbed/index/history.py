@@ -6,9 +6,6 @@ import contextlib
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-import lance
-import pyarrow.compute as pc
-
 from flowbed.errors import NotFound
 from flowbed.index.datasets import blocking
 
@@ -46,6 +43,8 @@ async def restore(live: Live, target: int, *, datasets: Datasets) -> int:
 
 async def restored_since(live: Live, version: int, *, datasets: Datasets) -> tuple[int, list[Restored]]:
     """Return the newest version, and the restores among the kept versions after `version`."""
+    import lance
+
     dataset = await datasets.open(live)
     if dataset is None:
         return 0, []
@@ -74,6 +73,8 @@ async def runs_in(live: Live, version: int, *, datasets: Datasets) -> set[str]:
     Raises:
         NotFound: the version does not exist (any more).
     """
+    import pyarrow.compute as pc
+
     dataset = await datasets.open(live, version=version)
     if dataset is None:
         return set()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from pathlib import PurePosixPath
 from typing import TYPE_CHECKING, Any, Final, cast
 
 from flowbed.index.datasets import blocking
@@ -14,7 +15,11 @@ if TYPE_CHECKING:
 
     from flowbed.index.active_space import Live
     from flowbed.index.datasets import Datasets
+    from flowbed.storage import Store
 
+# How Lance names the manifest of a version (its "V2" scheme, the default since 0.17).
+MANIFESTS, MANIFEST = "_versions", ".manifest"
+DIGITS, COUNTED_FROM = 20, 2**64 - 1
 LISTINGS: Final = 10  # rollbacks add and remove tags; ten in a row do not all hit one listing
 
 
@@ -40,12 +45,25 @@ class State:
     version: int
 
 
+async def newest_version(live: Live, *, store: Store) -> int | None:
+    """Read the number of the newest version off the names of Lance's manifests, without opening the dataset.
+
+    None where the store does not list them, as one in memory, or names them in a way that is not known.
+    """
+    names = [PurePosixPath(listed.key).name async for listed in store.list(f"{live.key}/{MANIFESTS}")]
+    found = [name.removesuffix(MANIFEST) for name in names if name.endswith(MANIFEST)]
+    # Lance counts down from the largest number, in 20 digits, so that the newest is listed first.
+    if not found or not all(name.isdigit() and len(name) == DIGITS for name in found):
+        return None
+    return COUNTED_FROM - min(map(int, found))
+
+
 async def versions(live: Live, *, datasets: Datasets) -> list[Version]:
     """List the kept versions, newest first."""
     dataset = await datasets.open(live)
     if dataset is None:
         return []
-    return await blocking(lambda: _versions(dataset), f"the index of {live.collection}")
+    return await blocking(lambda: versions_of(dataset), f"the index of {live.collection}")
 
 
 async def state(live: Live, *, datasets: Datasets) -> State:
@@ -53,10 +71,11 @@ async def state(live: Live, *, datasets: Datasets) -> State:
     dataset = await datasets.open(live)
     if dataset is None:
         return State(rows=0, tombstones=0, unindexed_rows=0, fragments=0, version=0)
-    return await blocking(lambda: _state(dataset), f"the index of {live.collection}")
+    return await blocking(lambda: state_of(dataset), f"the index of {live.collection}")
 
 
-def _versions(dataset: lance.LanceDataset) -> list[Version]:
+def versions_of(dataset: lance.LanceDataset) -> list[Version]:
+    """List the versions kept, newest first; blocks."""
     tags: dict[int, list[str]] = {}
     for name, tag in _tags(dataset).items():
         tags.setdefault(int(tag["version"]), []).append(name)
@@ -83,7 +102,8 @@ def _tags(dataset: lance.LanceDataset) -> dict[str, Any]:
     return cast("dict[str, Any]", dataset.tags.list())
 
 
-def _state(dataset: lance.LanceDataset) -> State:
+def state_of(dataset: lance.LanceDataset) -> State:
+    """Describe an opened version; blocks."""
     rows = dataset.count_rows()
     live = dataset.count_rows("deleted = false")
     indexed = sum(

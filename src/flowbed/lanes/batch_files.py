@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import orjson
@@ -69,18 +70,27 @@ def encode_batch(row: BatchRow, texts: Sequence[Chunk], versions: Sequence[int])
 
 
 _NO_CHUNK: Mapping[str, Any] = {"text": ""}
+NO_BATCHES: Mapping[str, BatchRow] = MappingProxyType({})
 # Batch files that are read at once: from object storage each takes tens of milliseconds, most of them of waiting. They
 # hold a megabyte or two each.
 AT_ONCE = 4
 
 
 async def read_passages(
-    rows: Sequence[ChunkRow], *, store: Store, ledger: Ledger
+    rows: Sequence[ChunkRow],
+    *,
+    store: Store,
+    ledger: Ledger,
+    registered: Mapping[str, BatchRow] = NO_BATCHES,
 ) -> tuple[list[ChunkText], list[Lost]]:
-    """Read the texts of chunk rows; those whose batch file does not hold their text any more are lost, with reasons."""
+    """Read the texts of chunk rows; those whose batch file does not hold their text any more are lost, with reasons.
+
+    `registered` are rows of batches that were read or written before, by id.
+    """
     passages: list[ChunkText] = []
     lost: list[Lost] = []
-    known = await ledger.batches.get({row.batch for row in rows})
+    unknown = {row.batch for row in rows} - registered.keys()
+    known = {**registered, **(await ledger.batches.get(unknown) if unknown else {})}
     by_batch: dict[str, list[ChunkRow]] = {}
     for row in rows:
         by_batch.setdefault(row.batch, []).append(row)

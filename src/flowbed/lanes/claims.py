@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Collection, Mapping
 
     from flowbed.lanes.contexts import Context
-    from flowbed.ledger import ChunkRow
+    from flowbed.ledger import BatchRow, ChunkRow, Overview
 
 # Chunks of one run: their vectors are held until its deltas are written (25 MB at 384 dimensions).
 RUN_CHUNKS = 16_384
@@ -26,19 +26,34 @@ CLAIM = 60_000_000  # µs
 WAITING = frozenset({Status.NONE, Status.FAILED})
 
 
-async def take_back(context: Context) -> None:
+async def take_back(context: Context, overview: Overview | None = None) -> None:
     """Give back what dead workers have claimed; chunks that a live submission carries are left to it."""
-    for worker in await context.ledger.chunks.workers():
-        if worker != context.worker and context.dead(worker):
+    overview = overview or await context.ledger.overview()
+    for worker in sorted(overview.workers - {context.worker}):
+        if context.dead(worker):
             await context.ledger.chunks.release(worker)
-    for worker in await context.ledger.submissions.workers():
-        if worker != context.worker and context.dead(worker):
+    for worker in sorted({row.worker for row in overview.submissions} - {"", context.worker}):
+        if context.dead(worker):
             await context.ledger.submissions.release(worker)
 
 
+def is_left(overview: Overview, statuses: Collection[Status], *, mine: int = 0, worker: str = "") -> bool:
+    """Whether any chunk may be claimed: one of these statuses, or one whose claim may have run out.
+
+    `mine` chunks are claimed by `worker` itself.
+    """
+    if any(status in statuses for _, status in overview.unfinished):
+        return True
+    claimed = sum(number for (_, status), number in overview.unfinished.items() if status is Status.PENDING)
+    return claimed > mine or not overview.workers <= {worker}
+
+
 @asynccontextmanager
-async def renewed(context: Context) -> AsyncIterator[None]:
-    """Keep this worker's claims and holds from running out, and give back what is left of them at the end."""
+async def renewed(context: Context, *, submissions: bool = False) -> AsyncIterator[None]:
+    """Keep this worker's claims from running out, and give back those that are left at the end.
+
+    With `submissions`, do the same for the submissions that it holds.
+    """
 
     async def beat() -> None:
         while True:
@@ -46,7 +61,8 @@ async def renewed(context: Context) -> AsyncIterator[None]:
             try:
                 until = context.clock() + CLAIM
                 await context.ledger.chunks.renew(context.worker, until=until)
-                await context.ledger.submissions.renew(context.worker, until=until)
+                if submissions:
+                    await context.ledger.submissions.renew(context.worker, until=until)
             except Error as error:  # there is time for two more tries before the claims run out
                 log.warning("claims could not be renewed: %s", error)
 
@@ -57,7 +73,8 @@ async def renewed(context: Context) -> AsyncIterator[None]:
         task.cancel()
         await asyncio.gather(task, return_exceptions=True)
         await context.ledger.chunks.release(context.worker)
-        await context.ledger.submissions.release(context.worker)
+        if submissions:
+            await context.ledger.submissions.release(context.worker)
 
 
 class BatchQueue:
@@ -65,13 +82,16 @@ class BatchQueue:
 
     def __init__(self) -> None:
         """Begin with none."""
+        self.rows: dict[str, BatchRow] = {}  # those that were added, by id
+        self._first: str | None = None
         self._batches: asyncio.Queue[str | None] = asyncio.Queue()
         self._ended = False
         self._error: BaseException | None = None
 
-    def add(self, batch: str) -> None:
-        """Take in one that can be claimed from now on."""
-        self._batches.put_nowait(batch)
+    def add(self, batch: BatchRow) -> None:
+        """Add one that can be claimed from now on."""
+        self.rows[batch.id] = batch
+        self._batches.put_nowait(batch.id)
 
     def end(self, error: BaseException | None = None) -> None:
         """Say that there will be no more, or why the fetch failed."""
@@ -81,10 +101,18 @@ class BatchQueue:
     @property
     def idle(self) -> bool:
         """Whether the next one is still to be written."""
-        return self._batches.empty() and not self._ended
+        return self._first is None and self._batches.empty() and not self._ended
+
+    async def any(self) -> bool:
+        """Wait for the first one; False where the fetch ends without any. Raises what made the fetch fail."""
+        self._first = await self.next()
+        return self._first is not None
 
     async def next(self) -> str | None:
         """Wait for the next one; None once there are no more. Raises what made the fetch fail."""
+        first, self._first = self._first, None
+        if first is not None:
+            return first
         batch = None if self._ended else await self._batches.get()
         self._ended = batch is None
         if self._ended and self._error is not None:
@@ -135,7 +163,10 @@ class Claims:
             while (batch := await fresh.next()) is not None:
                 begun.add(batch)
                 yield [batch], self.statuses
-            await self._announce()
+            overview = await self.context.ledger.overview()
+            self._announce(overview)
+            if not is_left(overview, self.statuses, mine=self.claimed, worker=self.context.worker):
+                return
         # What has failed in this run is for the next one.
         again = frozenset(self.statuses) - {Status.FAILED}
         chunks, now = self.context.ledger.chunks, self.context.clock()
@@ -190,8 +221,8 @@ class Claims:
         reached(CHUNKS_CLAIMED, chunks=len(group))
         return group
 
-    async def _announce(self) -> None:
-        """Tell how much there is to embed, now that the fetch has ended."""
-        counts = await self.context.ledger.chunks.counts()
-        waiting = sum(number for (_, status), number in counts.items() if status in self.statuses)
+    def _announce(self, overview: Overview) -> None:
+        """Report how much there is to embed, now that the fetch has ended."""
+        left = overview.unfinished.items()
+        waiting = sum(number for (_, status), number in left if status in self.statuses)
         reached(STAGE, stage="embed", total=self.claimed + waiting)

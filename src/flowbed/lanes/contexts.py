@@ -16,8 +16,9 @@ if TYPE_CHECKING:
 
     from flowbed.embedding.batch_api import BatchApi
     from flowbed.embedding.cache.cached import Cached
-    from flowbed.index.compaction import Retention
+    from flowbed.index.active_space import Collections
     from flowbed.index.datasets import Datasets
+    from flowbed.index.retention import Retention
     from flowbed.lanes.budget import Budget
     from flowbed.ledger import Ledger
     from flowbed.storage import Store
@@ -28,7 +29,8 @@ class Context:
     """The store, the ledger, and who is at work.
 
     `worker` names this piece of work in claims and leases, and `dead` tells whether a worker is known to have ended.
-    `clock` returns microseconds since 1970, `monotonic` seconds. `sources` are the names of all sources of the project.
+    `clock` returns microseconds since 1970, `monotonic` seconds. `sources` are the names of all sources of the project,
+    `collections` the spaces that are live.
     """
 
     store: Store
@@ -38,6 +40,7 @@ class Context:
     dead: Callable[[str], bool]
     worker: str
     sources: frozenset[str]
+    collections: Collections
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -6,10 +6,9 @@ import asyncio
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from flowbed.index.active_space import live_collections
 from flowbed.index.vector_lookup import VectorLookup
 from flowbed.lanes.batch.in_flight import Carrying
-from flowbed.lanes.batch_files import read_passages
+from flowbed.lanes.batch_files import NO_BATCHES, read_passages
 from flowbed.lanes.budget import dollars
 from flowbed.lanes.claims import WAITING, Claims, renewed
 from flowbed.lanes.failures import RunStats
@@ -60,7 +59,7 @@ async def embed(
             group = await carrying.rest(claimed)
             if not group:
                 continue
-            made = await _make(group, context, tally, tiers, landing_now)
+            made = await _make(group, context, tally, tiers, landing_now, fresh)
             await landing.follow(land(made, context, tally))
             landing_now = made.outcome.vectors
             if tally.stopped:
@@ -74,10 +73,16 @@ async def _make(
     tally: RunStats,
     tiers: dict[str, VectorLookup],
     landing_now: Mapping[str, NDArray[np.float32]],
+    fresh: BatchQueue | None,
 ) -> Made:
     """Read the texts of a group of claimed chunks, and find or make their vectors."""
     waiting = [row for row in rows if not row.deleted]
-    passages, lost = await read_passages(waiting, store=context.store, ledger=context.ledger)
+    passages, lost = await read_passages(
+        waiting,
+        store=context.store,
+        ledger=context.ledger,
+        registered=NO_BATCHES if fresh is None else fresh.rows,
+    )
     outcome, spent = await _embed(passages, context, tiers, landing_now)
     await _record_perhaps(outcome, context)
     tally.sent += spent.texts
@@ -121,7 +126,9 @@ async def _embed(
     began = context.monotonic()
     embedder = await asyncio.to_thread(context.embedder)
     for collection in sorted({each.row.collection for each in passages}):
-        await context.datasets.begin(collection, embedder.space, now=context.clock())
+        await context.collections.begin(
+            collection, embedder.space, now=context.clock(), datasets=context.datasets
+        )
     await _open_tiers(tiers, embedder.space, context)
     outcome = await embed_now(
         {each.row.text_hash: each.sent for each in passages},
@@ -162,7 +169,7 @@ async def _record_perhaps(outcome: Outcome, context: ModelContext) -> None:
 
 async def _open_tiers(tiers: dict[str, VectorLookup], space: Space, context: IndexContext) -> None:
     """Let the indexes of one space be asked: whatever collection a text was embedded for, its vector is the same."""
-    for live in await live_collections(context.store):
+    for live in await context.collections.all():
         if live.space.fingerprint == space.fingerprint:
             tiers.setdefault(live.collection, VectorLookup(live, context.datasets))
 
@@ -180,7 +187,9 @@ class AtHand:
         context = self._context
         embedder = await asyncio.to_thread(context.embedder)
         for collection in sorted({each.row.collection for each in passages}):
-            await context.datasets.begin(collection, embedder.space, now=context.clock())
+            await context.collections.begin(
+                collection, embedder.space, now=context.clock(), datasets=context.datasets
+            )
         await _open_tiers(self._tiers, embedder.space, context)
         texts = {each.sent: each.row.text_hash for each in passages}
         found = {

@@ -37,6 +37,21 @@ class RunStats:
     versions: dict[str, int] = field(default_factory=dict)
     stopped: str = ""
 
+    def add(self, other: RunStats) -> None:
+        """Add what another piece of the same run did; a failure that both report counts once."""
+        self.chunks += other.chunks
+        self.sent += other.sent
+        self.deleted += other.deleted
+        self.tokens += other.tokens
+        self.cost_usd += other.cost_usd
+        self.seconds += other.seconds
+        self.truncated += other.truncated
+        self.failed += other.failed
+        reported = set(self.failures)
+        self.failures += [each for each in other.failures if each not in reported]
+        self.versions |= other.versions
+        self.stopped = other.stopped or self.stopped
+
 
 def failure(row: ChunkRow, kind: str, reason: str) -> Failure:
     """Tell why one chunk failed; `kind` is `transient` or `rejected`."""

@@ -5,9 +5,13 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, NamedTuple
 
+from flowbed.lanes.failures import RunStats
+
 if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
+
+    from flowbed.ledger import SubmissionRow
 
 
 # Where the ledger keeps what was sent and brought nothing, in the place of a lane.
@@ -52,3 +56,16 @@ class Outcome:
     def tokens(self) -> int:
         """Add up what they were billed with."""
         return sum(each.billed for each in self.paid.values())
+
+
+@dataclass
+class Polled:
+    """What polling came to: what was laid down, the submissions that are still live, and those that have ended.
+
+    What is `blocked` is live until a setting changes, and ends with no amount of waiting.
+    """
+
+    tally: RunStats = field(default_factory=RunStats)
+    pending: list[SubmissionRow] = field(default_factory=list)
+    blocked: list[str] = field(default_factory=list)
+    ended: list[SubmissionRow] = field(default_factory=list)

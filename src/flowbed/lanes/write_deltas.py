@@ -7,7 +7,6 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Self
 
 from flowbed.errors import Conflict
-from flowbed.index.active_space import live_collection
 from flowbed.index.commit import commit
 from flowbed.index.deltas import Delete, Upsert, write_delta
 from flowbed.lanes.claims import CLAIM
@@ -142,10 +141,12 @@ async def _lay_down(
     context: RunContext,
 ) -> None:
     """Write the delta of one collection, and record its run."""
-    live = await live_collection(context.store, collection)
+    live = await context.collections.get(collection)
     if live is None:
         # Nothing of this collection was ever committed, so that there is nothing to delete from it.
-        live = await context.datasets.begin(collection, context.embedder().space, now=context.clock())
+        live = await context.collections.begin(
+            collection, context.embedder().space, now=context.clock(), datasets=context.datasets
+        )
     delta = await write_delta(context.store, collection, live.space, upserts, deletes, now=context.clock())
     reached(DELTA_WRITTEN, run=delta.run)
     # A model that costs nothing has no spending: a row for each document would be a tenth of the ledger.
@@ -175,10 +176,6 @@ async def _lay_down(
         worker=context.worker,
     )
     reached(RUN_RECORDED, run=delta.run)
-    if await context.ledger.dead_letters.count():
-        # What failed once and is in a run now waits for nobody to look any more.
-        subjects = [*(row.id for row in upserts), *(row.id for row in deletes)]
-        await context.ledger.dead_letters.remove("chunk", owner=collection, subjects=subjects)
 
 
 def shared_out(run: str, made: Made, spent: Spent, *, at: int) -> list[SpendRow]:
@@ -221,7 +218,12 @@ def _upsert(passage: ChunkText, vector: NDArray[np.float32]) -> Upsert:
 async def commit_pending(collection: str, context: IndexContext, tally: RunStats) -> None:
     """Commit what is pending of a collection, and tally it."""
     committed = await commit(
-        collection, store=context.store, ledger=context.ledger, datasets=context.datasets, clock=context.clock
+        collection,
+        store=context.store,
+        ledger=context.ledger,
+        datasets=context.datasets,
+        collections=context.collections,
+        clock=context.clock,
     )
     if committed.version is not None:
         tally.versions[collection] = committed.version

@@ -20,8 +20,11 @@ if TYPE_CHECKING:
         DocumentRow,
         Failure,
         FileRow,
+        InFlight,
         JobRow,
         KeyRow,
+        Overview,
+        Progress,
         Rollback,
         RunRow,
         SpendRow,
@@ -37,6 +40,10 @@ class Documents(Protocol):
 
     async def cursor(self, source: str) -> Cursor:
         """Return the cursor of a source; one that was never fetched has token 0."""
+        ...
+
+    async def progress(self, sources: Collection[str]) -> Mapping[str, Progress]:
+        """Read the cursor of each source and how many documents it has; one never fetched has token 0."""
         ...
 
     async def get(self, source: str, documents: Collection[str]) -> Mapping[str, DocumentRow]:
@@ -131,10 +138,11 @@ class Chunks(Protocol):
         """Reset chunks that `worker` has claimed, at the same version, to NONE, in no submission."""
         ...
 
-    async def gathered(self, hashes: Collection[str], *, besides: Collection[str]) -> set[str]:
-        """Return those of the texts, by text_hash, that an unrecorded submission not in `besides` already has.
+    async def in_flight(self, hashes: Collection[str], *, besides: Collection[str]) -> InFlight:
+        """Return in one snapshot which of the texts, by text_hash, are gathered, and which submissions are live.
 
-        Only chunks that are PENDING and in no run count.
+        A text is gathered if a chunk of it is PENDING, in no run, and in an unrecorded submission that is not in
+        `besides`.
         """
         ...
 
@@ -226,6 +234,7 @@ class Runs(Protocol):
 
         Recording a run again only adds chunks that were claimed again. A committed or refused run that gets such
         chunks is pending again, with this `key` and `sha256`.
+        The dead letters of its chunks are removed.
         """
         ...
 
@@ -237,11 +246,14 @@ class Runs(Protocol):
         """Return the collections that have a pending run."""
         ...
 
-    async def commit(self, runs: Collection[str], *, version: int) -> None:
+    async def commit(self, runs: Collection[str], *, version: int, onto: int = 0) -> None:
         """Mark runs committed in `version` of the index, and their PENDING or REVERTED chunks SUCCESS.
 
         A run that is committed already keeps its version. For a version that a rollback has undone nothing changes: the
         next commit merges its runs again.
+
+        `onto` is the version that the runs were merged onto, if nothing was written in between. If the history was
+        searched for rollbacks up to it, it counts as searched up to `version`.
         """
         ...
 
@@ -521,6 +533,10 @@ class Ledger(Protocol):
     quotas: Quotas
     files: Files
     jobs: Jobs
+
+    async def overview(self) -> Overview:
+        """Return the state of the ledger in one snapshot."""
+        ...
 
     async def close(self) -> None:
         """Close the database."""

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, NamedTuple
 from flowbed.records import Status
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
 
 # What saving a row leaves as it is: fields that never change, and `cancel`, which other workers may set meanwhile.
 SUBMISSION_FIXED = frozenset({"id", "space", "key", "bytes", "texts", "chunks", "created", "cancel"})
@@ -324,3 +324,35 @@ class KeyRow:
     admin: bool = False
     revoked: int = 0
     used: int = 0
+
+
+@dataclass(frozen=True, kw_only=True)
+class Overview:
+    """The state of a ledger in one snapshot: what a run takes up first, and what is left after it.
+
+    `workers` hold chunks, `pending` collections have a run to commit, `seen` is each collection's newest version whose
+    history is known. `submissions` are live, oldest first. `unfinished` counts chunks that are not SUCCESS, by
+    collection and status. `troubled` sources have a dead letter.
+    """
+
+    workers: frozenset[str]
+    pending: tuple[str, ...]
+    seen: Mapping[str, int]
+    submissions: tuple[SubmissionRow, ...]
+    unfinished: Mapping[tuple[str, Status], int]
+    troubled: frozenset[str]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Progress:
+    """How far a source was fetched: its cursor, and how many documents it has."""
+
+    cursor: Cursor
+    documents: int
+
+
+class InFlight(NamedTuple):
+    """What is on its way to a provider: texts of submissions not recorded yet, and the live submissions (id, space)."""
+
+    gathered: frozenset[str]
+    live: tuple[tuple[str, str], ...]

@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING
 
 from flowbed.errors import Misconfigured, NotFound, Rejected, Transient
 from flowbed.index import audit
-from flowbed.index.active_space import live_collection
 from flowbed.index.audit import Expected, compare, opened
 from flowbed.index.commit import is_stale
 from flowbed.index.repair import odd_ids
@@ -70,7 +69,7 @@ async def find(context: IndexContext, collection: str, *, rows: bool = True) -> 
     """Find every fault of a collection; without `rows`, read only the ids of rows and no deltas."""
     found = Inconsistencies()
     try:
-        live = await live_collection(context.store, collection)
+        live = await context.collections.get(collection)
     except Misconfigured:
         found.add({SPACE: [collection]})
         return found

@@ -11,7 +11,6 @@ from typing import TYPE_CHECKING
 import orjson
 
 from flowbed.errors import NotFound, Rejected
-from flowbed.index.active_space import live_collection
 from flowbed.index.commit import MICROSECOND, RETENTION
 from flowbed.index.deltas import peek
 from flowbed.index.versions import versions
@@ -107,7 +106,7 @@ async def _runs_with_letters(ledger: Ledger) -> set[str]:
 
 async def _oldest_version(context: IndexContext, collection: str) -> int:
     """Return the oldest version that a rollback could restore; 0 if unknown."""
-    live = await live_collection(context.store, collection)
+    live = await context.collections.get(collection)
     kept = [] if live is None else await versions(live, datasets=context.datasets)
     return min((each.version for each in kept), default=0)
 
@@ -156,7 +155,7 @@ async def _rows(store: Store, key: str) -> list[tuple[str, int]]:
 
 async def _datasets(context: Context, collection: str, before: int) -> AsyncIterator[Garbage]:
     """Find indexes of spaces that are not live and have no run to merge."""
-    live = await live_collection(context.store, collection)
+    live = await context.collections.get(collection)
     if live is None:
         return
     wanted = {Space.from_json(run.space).space8 for run in await waiting_runs(context.ledger, collection)}

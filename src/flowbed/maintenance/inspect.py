@@ -6,7 +6,6 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from flowbed.errors import NotFound
-from flowbed.index.active_space import live_collections
 from flowbed.index.versions import state
 from flowbed.lanes.batch.submission_status import stands
 from flowbed.records import Status
@@ -56,7 +55,7 @@ class Reason:
 async def status(context: IndexContext) -> BedStatus:
     """Describe every collection, and count chunks by status, dead letters and live submissions."""
     collections = {}
-    for live in await live_collections(context.store):
+    for live in await context.collections.all():
         now = await state(live, datasets=context.datasets)
         collections[live.collection] = CollectionStatus(
             rows=now.rows, unindexed_rows=now.unindexed_rows, version=now.version, space=live.space.space8

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from flowbed.errors import Misconfigured, Rejected, Transient
 from flowbed.index import audit
-from flowbed.index.active_space import ACTIVE, begin_space, live_collection
+from flowbed.index.active_space import ACTIVE, begin_space
 from flowbed.index.repair import keep_newest, rebuild, remove_rows
 from flowbed.lanes.batch_files import read_passages
 from flowbed.lanes.claims import CLAIM, WAITING
@@ -69,7 +69,7 @@ async def repair(
         second_look = await find(context, collection)
         more = await repair(context, collection, second_look, allow_deletes=allow_deletes)
         return replace(more, notes=(*notes, *more.notes))
-    live = await live_collection(context.store, collection)
+    live = await context.collections.get(collection)
     waiting, deltas = await _repair_deltas(context, collection, found)
     faults = {kind: list(dict.fromkeys(ids)) for kind, ids in found.faults.items()}
     requeued = list(dict.fromkeys(each for kind in REQUEUED for each in faults.get(kind, ())))
@@ -104,7 +104,7 @@ async def _make_readable(
 ) -> str:
     """Restore the live space of a collection and make its index readable; return why not, if that failed."""
     try:
-        live = await live_collection(context.store, collection)
+        live = await context.collections.get(collection)
     except Misconfigured:
         live = None
     if live is None:

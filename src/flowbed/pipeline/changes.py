@@ -17,7 +17,7 @@ from flowbed.records import Problem, Status
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 
-    from flowbed.ledger import ChunkRow, Cursor, Ledger
+    from flowbed.ledger import ChunkRow, Ledger, Progress
     from flowbed.pipeline import ConfiguredSource
     from flowbed.records import Chunk, Entry
 
@@ -104,7 +104,7 @@ class _Read:
 
 async def changes(
     feed: ConfiguredSource,
-    cursor: Cursor,
+    progress: Progress,
     *,
     ledger: Ledger,
     count: Callable[[str], int],
@@ -112,10 +112,12 @@ async def changes(
     scan: Scan,
     allow_deletes: bool,
 ) -> AsyncIterator[Change]:
-    """Compare a whole fetch with the ledger, in stretches of about BATCH_CHUNKS chunks; `scan` is filled on the way."""
-    source, mark = feed.rules.source, f"{feed.rules.fingerprint}:"
+    """Compare a whole fetch with the ledger, in stretches of about BATCH_CHUNKS chunks; `scan` is filled on the way.
+
+    `progress` is how far the source was fetched before.
+    """
+    source, mark, cursor = feed.rules.source, f"{feed.rules.fingerprint}:", progress.cursor
     listed = Listed()
-    before: int | None = None  # documents there were
     # Under other rules the same documents give other chunks, so that the source is gone through from its beginning.
     begin = cursor.value.removeprefix(mark) if cursor.value.startswith(mark) else ""
     value = begin
@@ -126,8 +128,6 @@ async def changes(
         value = page.cursor
         scan.problems += page.problems
         scan.complete = page.complete
-        if page.entries and before is None:
-            before = await ledger.documents.count(source)
         listed.add([entry.document for entry in page.entries])
         async for stretch in _stretches(
             feed, page.entries, ledger=ledger, count=count, clock=clock, scan=scan
@@ -138,7 +138,7 @@ async def changes(
     gone: list[str] = []
     # Where each document that there was is listed, each once, none is gone: to read all of their rows takes as long as
     # all that went before.
-    if scan.complete and not (scan.known == before and listed.once):
+    if scan.complete and not (scan.known == progress.documents and listed.once):
         gone = await _gone(source, listed, scan, ledger=ledger, allow_deletes=allow_deletes)
     for start in range(0, len(gone), BATCH_CHUNKS):
         yield await _removal(source, gone[start : start + BATCH_CHUNKS], ledger=ledger, value="")
@@ -158,6 +158,8 @@ async def _stretches(
     scan: Scan,
 ) -> AsyncIterator[_Stretch]:
     """Compare the entries whose etag has moved with the ledger."""
+    if not entries:
+        return
     source, mark = feed.rules.source, f"{feed.rules.fingerprint}:"
     etags = await ledger.documents.etags(source, [entry.document for entry in entries])
     scan.known += len(etags)

@@ -10,8 +10,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from flowbed.errors import Error
-from flowbed.index.active_space import live_collections
-from flowbed.index.vector_lookup import VectorLookup
 from flowbed.lanes.batch.carried_texts import CarriedTexts
 from flowbed.lanes.batch_files import read_passages
 from flowbed.lanes.claims import WAITING, take_back
@@ -25,6 +23,7 @@ from flowbed.telemetry import PROGRESS, STAGE, reached
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
 
+    from flowbed.index.vector_lookup import VectorLookup
     from flowbed.lanes.batch_files import ChunkText
     from flowbed.lanes.choice import Asked
     from flowbed.lanes.contexts import RunContext
@@ -116,14 +115,15 @@ class _Planning:
         """Fetch one source, compare it with the ledger, and keep what would change."""
         context, name = self._context, feed.rules.source
         reached(STAGE, stage="fetch", source=name)
-        cursor = await context.ledger.documents.cursor(name)
+        progress = (await context.ledger.documents.progress([name]))[name]
+        cursor = progress.cursor
         scan = Scan(others=context.sources - {name})
         after = cursor.value
         kept: list[Part] = []
         digest = hashlib.sha256(canonical([name, feed.rules.fingerprint, cursor.value, cursor.token]))
         async for change in changes(
             feed,
-            cursor,
+            progress,
             ledger=context.ledger,
             count=lambda text: context.embedder().count(text),
             clock=context.clock,
@@ -211,7 +211,7 @@ class _Planning:
         submitted = await self._submitted(list(first), embedder.space)
         figures.reuse["submitted"] += len(submitted)
         first = {key: each for key, each in first.items() if key not in submitted}
-        cached = await embedder.lookup([each.sent for each in first.values()], purpose="document")
+        cached = await embedder.known([each.sent for each in first.values()], purpose="document")
         rest = {key: each for key, each in first.items() if each.sent not in cached}
         figures.reuse["cached"] += len(first) - len(rest)
         indexed = await self._indexed(list(rest), embedder.space)
@@ -230,12 +230,15 @@ class _Planning:
 
     async def _indexed(self, hashes: Sequence[str], space: Space) -> set[str]:
         if self._tiers is None:
-            found = await live_collections(self._context.store)
-            self._tiers = [
-                VectorLookup(live, self._context.datasets)
-                for live in found
-                if live.space.fingerprint == space.fingerprint
-            ]
+            found = await self._context.collections.all()
+            same = [live for live in found if live.space.fingerprint == space.fingerprint]
+            if same:
+                # There is an index to read: only now lance is loaded.
+                from flowbed.index.vector_lookup import VectorLookup
+
+                self._tiers = [VectorLookup(live, self._context.datasets) for live in same]
+            else:
+                self._tiers = []
         known: set[str] = set()
         for tier in self._tiers:
             known.update(await tier.get_many([each for each in hashes if each not in known]))

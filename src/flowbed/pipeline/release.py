@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from flowbed.errors import Conflict, Misconfigured, Rejected, Transient
-from flowbed.lanes.batch.wait import collect, merge
+from flowbed.lanes.batch.wait import collect
 from flowbed.lanes.budget import Budget
 from flowbed.lanes.failures import RunStats
 from flowbed.ledger import Swap
@@ -73,9 +73,10 @@ async def run_plan(
     if expected is not None:
         cost, seconds = expected.cost_usd, expected.seconds
     tally = RunStats()
-    await recover(context, tally)
+    found = await context.ledger.overview()
+    newest = await recover(context, found, tally)
     # Before the plan's budget holds: what earlier runs handed in is no part of it.
-    merge(tally, (await collect(context)).tally)
+    tally.add((await collect(context, found.submissions)).tally)
     if context.budget is None:
         # A run that pays more than this does not keep to its plan.
         context = replace(context, budget=Budget(cost * (1 + SLACK)))
@@ -101,7 +102,7 @@ async def run_plan(
     nothing = not done.tally.chunks + done.tally.deleted + done.submitted
     already = nothing and all(each.already for each in released_.values())
     planned = replace(plan.planned, cost_usd=cost, seconds=seconds, already=already)
-    return await finish(context, feeds, released_, tally, done, began=began, planned=planned)
+    return await finish(context, feeds, released_, tally, done, began=began, newest=newest, planned=planned)
 
 
 def check_plan(plan: StagedPlan, context: ModelContext) -> None:

@@ -18,24 +18,22 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from flowbed.errors import Conflict, NotFound
-from flowbed.index.active_space import live_collection, live_collections
 from flowbed.index.history import restore, restored_since, runs_in, tag, untag
 from flowbed.index.lease import held
+from flowbed.index.versions import newest_version
 from flowbed.lanes.failures import RunStats
-from flowbed.lanes.write_deltas import commit_pending
 from flowbed.ledger import Rollback, Swap
 from flowbed.pipeline.changes import RELEASING
 from flowbed.records import Status
 from flowbed.telemetry import ROLLBACK_RECORDED, ROLLBACK_RESTORED, ROLLBACK_TAGGED, reached
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
 
     from flowbed.index.active_space import Live
     from flowbed.lanes.contexts import Context, IndexContext
     from flowbed.ledger import ChunkRow, Cursor, DocumentRow, Ledger
     from flowbed.records import Problem
-    from flowbed.storage import Store
 
 MANY = 1_000  # pending runs, or documents, looked at in one piece
 
@@ -55,16 +53,16 @@ class Released:
     refused: tuple[Problem, ...] = ()
 
 
-async def roll_back(context: IndexContext, collection: str, target: int) -> Rollback:
+async def roll_back(context: IndexContext, live: Live, target: int) -> Rollback:
     """Put a collection back to the contents of version `target`, as a new version; repeatable.
 
     Runs committed since are reverted, and their chunks REVERTED: no run merges or embeds them until they are released,
     or their documents change.
 
     Raises:
-        NotFound: there is no such collection, or no such version (any more).
+        NotFound: there is no such version (any more).
     """
-    live = await _live(context.store, collection)
+    collection = live.collection
     await context.datasets.open(live, version=target)  # refuses one that is not there
     async with held(
         context.store,
@@ -94,13 +92,11 @@ async def roll_back(context: IndexContext, collection: str, target: int) -> Roll
         return done
 
 
-async def release(context: IndexContext, collection: str) -> Released:
-    """Let the runs that rollbacks reverted wait for a commit again, and commit them; nothing is embedded.
+async def release(context: IndexContext, live: Live) -> Released:
+    """Let the runs that rollbacks reverted wait for a commit again, and commit them; nothing is embedded."""
+    from flowbed.lanes.write_deltas import commit_pending  # loads numpy and pyarrow
 
-    Raises:
-        NotFound: there is no such collection.
-    """
-    live = await _live(context.store, collection)
+    collection = live.collection
     await catch_up(context, live)
     names = await context.ledger.runs.reverted(collection)
     await context.ledger.runs.release(collection)
@@ -118,27 +114,39 @@ async def release(context: IndexContext, collection: str) -> Released:
     )
 
 
-async def catch_up_all(context: IndexContext) -> None:
-    """Make the ledger follow the history of every collection."""
-    for live in await live_collections(context.store):
-        await catch_up(context, live)
+async def catch_up_all(context: IndexContext, seen: Mapping[str, int]) -> dict[str, int]:
+    """Make the ledger follow the history of every collection; return the newest version of each.
+
+    `seen` are the versions up to which the histories are known.
+    """
+    newest: dict[str, int] = {}
+    for live in await context.collections.all():
+        version = await newest_version(live, store=context.store)
+        if version is None or version > seen.get(live.collection, 0):
+            version = await catch_up(context, live)
+        newest[live.collection] = version
+    return newest
 
 
-async def catch_up(context: IndexContext, live: Live) -> None:
-    """Make the ledger follow a collection's history, where a rollback was interrupted before it could."""
+async def catch_up(context: IndexContext, live: Live) -> int:
+    """Make the ledger follow a collection's history, where a rollback was interrupted before it could.
+
+    Returns the newest version, 0 where the collection has no dataset yet.
+    """
     seen = await context.ledger.rollbacks.seen(live.collection)
     newest, restored = await restored_since(live, seen, datasets=context.datasets)
     for each in restored:
         await _record(context, live, target=each.target, version=each.version)
         await untag(live, _tag(each.target), datasets=context.datasets)
     if newest <= seen:
-        return
+        return newest
     # A commit may have merged a run while it was being reverted, and died before it could say so.
     if reverted := await context.ledger.runs.reverted(live.collection):
         with contextlib.suppress(NotFound):  # dropped meanwhile: there is a newer one to look at next time
             there = await runs_in(live, newest, datasets=context.datasets)
             await context.ledger.runs.commit(sorted(there.intersection(reverted)), version=newest)
     await context.ledger.rollbacks.see(live.collection, newest)
+    return newest
 
 
 async def _record(context: IndexContext, live: Live, *, target: int, version: int) -> Rollback:
@@ -211,10 +219,3 @@ async def _mark_merged(context: IndexContext, live: Live, newest: int) -> None:
     if pending:
         there = await runs_in(live, newest, datasets=context.datasets)
         await context.ledger.runs.commit(sorted(pending & there), version=newest)
-
-
-async def _live(store: Store, collection: str) -> Live:
-    live = await live_collection(store, collection)
-    if live is None:
-        raise NotFound(f"no collection is called {collection!r}; `flowbed status` names those there are")
-    return live

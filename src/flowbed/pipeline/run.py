@@ -3,20 +3,17 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from flowbed.errors import Conflict, Error, NotFound, Transient
-from flowbed.index.active_space import live_collection
-from flowbed.index.compaction import Compaction, Retention, VectorIndex, compact
 from flowbed.index.lease import held
-from flowbed.index.versions import state
-from flowbed.lanes.batch.wait import collect, merge, submissions
+from flowbed.index.versions import newest_version, state
+from flowbed.lanes.batch.wait import collect, of_this_model
 from flowbed.lanes.budget import Budget
-from flowbed.lanes.claims import WAITING, BatchQueue, take_back
-from flowbed.lanes.embed import embed
+from flowbed.lanes.claims import WAITING, BatchQueue, is_left, take_back
 from flowbed.lanes.failures import RunStats
-from flowbed.lanes.write_deltas import commit_pending
 from flowbed.pipeline.rollback import catch_up, catch_up_all
 from flowbed.pipeline.sync import Synced, check_space, sync
 from flowbed.pipeline.work import (
@@ -33,9 +30,12 @@ from flowbed.records import Planned, Problem, Report, Status
 if TYPE_CHECKING:
     from collections.abc import Collection, Mapping
 
+    from flowbed.index.active_space import Live
+    from flowbed.index.compaction import Compaction, VectorIndex
+    from flowbed.index.retention import Retention
     from flowbed.lanes.choice import Asked
     from flowbed.lanes.contexts import Context, IndexContext, ModelContext, RunContext
-    from flowbed.ledger import Ledger
+    from flowbed.ledger import Overview
     from flowbed.pipeline import ConfiguredSource
 
 
@@ -62,21 +62,29 @@ async def run(
     if context.budget is None:
         context = replace(context, budget=Budget())
     how = RunOptions(began=context.clock(), lane=lane, wait=wait, deadline=deadline)
-    tally = RunStats()
-    await recover(context, tally)
+    stats = RunStats()
+    found = await context.ledger.overview()
+    newest = await recover(context, found, stats)
     await asyncio.to_thread(context.embedder)  # what every source needs is not the problem of each
     work = Selection(sources=tuple(feeds), statuses=statuses, limit=limit)
     choice = await beforehand(context, how)
-    before = await collect(context)
+    stats.add((await collect(context, found.submissions)).tally)
     fresh = BatchQueue()
-    fetching = asyncio.create_task(_fetch(context, feeds, fresh, allow_deletes=allow_deletes))
+    fetching = asyncio.create_task(_fetch(context, feeds, fresh, found, allow_deletes=allow_deletes))
+    left = None
     try:
         if choice is not None and choice.lane == "realtime":
-            # While the rest is fetched, what was fetched first is embedded.
-            done = Result(
-                choice,
-                await embed(context, sources=work.sources, statuses=statuses, limit=limit, fresh=fresh),
-            )
+            # What was fetched first is embedded while the rest is fetched.
+            if not await fresh.any():
+                left = await context.ledger.overview()
+            done = Result(choice, RunStats())
+            if left is None or is_left(left, statuses):
+                from flowbed.lanes.embed import embed  # loads numpy and lance
+
+                left = None
+                done.tally = await embed(
+                    context, sources=work.sources, statuses=statuses, limit=limit, fresh=fresh
+                )
             synced = await fetching
             await wait_where_asked(context, done, how)
         else:
@@ -87,26 +95,39 @@ async def run(
     finally:
         fetching.cancel()
         await asyncio.gather(fetching, return_exceptions=True)
-    merge(tally, before.tally)
-    return await finish(context, feeds, synced, tally, done, began=began)
+    return await finish(context, feeds, synced, stats, done, began=began, newest=newest, left=left)
 
 
 async def _fetch(
-    context: ModelContext, feeds: Mapping[str, ConfiguredSource], fresh: BatchQueue, *, allow_deletes: bool
+    context: ModelContext,
+    feeds: Mapping[str, ConfiguredSource],
+    fresh: BatchQueue,
+    found: Overview,
+    *,
+    allow_deletes: bool,
 ) -> dict[str, Synced]:
     """Fetch source by source, while what is fetched is embedded; where there is but one, its failure is the run's."""
     synced: dict[str, Synced] = {}
     failure: Error | None = None
-    for name, feed in feeds.items():
-        try:
-            await check_space(feed, context)
-            synced[name] = await sync(feed, context, allow_deletes=allow_deletes, wrote=fresh.add)
-        except Error as error:
-            failure = error
-            synced[name] = Synced(problems=[Problem(subject=f"source {name}", reason=str(error))])
-        except BaseException as error:  # whoever waits for batches would wait for ever
-            fresh.end(error)
-            raise
+    try:
+        progress = await context.ledger.documents.progress(feeds)
+        for name, feed in feeds.items():
+            try:
+                await check_space(feed, context)
+                synced[name] = await sync(
+                    feed,
+                    context,
+                    allow_deletes=allow_deletes,
+                    wrote=fresh.add,
+                    progress=progress[name],
+                    troubled=name in found.troubled,
+                )
+            except Error as error:
+                failure = error
+                synced[name] = Synced(problems=[Problem(subject=f"source {name}", reason=str(error))])
+    except BaseException as error:  # whoever waits for batches would wait for ever
+        fresh.end(error)
+        raise
     fresh.end(failure if len(feeds) == 1 else None)
     return synced
 
@@ -119,13 +140,20 @@ async def finish(
     done: Result,
     *,
     began: float,
+    newest: Mapping[str, int],
+    left: Overview | None = None,
     planned: Planned | None = None,
 ) -> Report:
-    """Tidy what was written to, and report: `before` is what was taken up at first, `done` what was embedded."""
+    """Tidy what was written to, and report.
+
+    `before` is what was taken up at first, `done` what was embedded. `newest` are the collections' versions as the run
+    found them, `left` is the state of the ledger, where nothing was done since it was read.
+    """
     tally = RunStats()
-    merge(tally, before)
-    merge(tally, done.tally)
+    tally.add(before)
+    tally.add(done.tally)
     await tidy(context, tally.versions)
+    left = left or await context.ledger.overview()
     skipped = [problem for each in synced.values() for problem in each.problems if problem.skipped]
     failures = [problem for each in synced.values() for problem in each.problems if not problem.skipped]
     failures += tally.failures
@@ -141,14 +169,14 @@ async def finish(
         cost_usd=tally.cost_usd,
         perhaps_billed_usd=0.0 if context.budget is None else context.budget.perhaps_usd,
         seconds=context.monotonic() - began,
-        versions=await _versions(context, feeds),
+        versions=await _versions(context, feeds, newest, written=tally.versions),
         truncated=tally.truncated,
         embedding_seconds=tally.seconds,
-        waiting=await _left(context.ledger, feeds),
+        waiting=_waiting(left, feeds),
         lane=done.choice.lane,
         lane_why=done.choice.why,
         submitted=done.submitted,
-        submissions=tuple(row.id for row in await submissions(context)),
+        submissions=tuple([row.id for row in await of_this_model(context, left.submissions)]),
         planned=planned,
         drift={name: each.drift for name, each in synced.items() if each.drift},
         failures=tuple(failures),
@@ -157,29 +185,38 @@ async def finish(
     )
 
 
-async def recover(context: IndexContext, tally: RunStats) -> None:
-    """Take up what whoever was killed left behind: claims, a rollback not recorded, deltas that no commit holds."""
-    await take_back(context)
-    await catch_up_all(context)
-    for collection in await context.ledger.runs.collections():
-        await commit_pending(collection, context, tally)
+async def recover(context: IndexContext, found: Overview, stats: RunStats) -> dict[str, int]:
+    """Take up what killed processes left behind: claims, a rollback not recorded, deltas that no commit holds.
+
+    Returns the newest version of each collection.
+    """
+    await take_back(context, found)
+    newest = await catch_up_all(context, found.seen)
+    # A rollback that was recorded just now changes what is pending, but adds no collection to it.
+    for collection in found.pending:
+        from flowbed.lanes.write_deltas import commit_pending  # loads numpy and lance
+
+        await commit_pending(collection, context, stats)
+    return newest | stats.versions
 
 
 async def tidy(context: IndexContext, collections: Collection[str]) -> None:
     """Compact what was written to, where that is due and nobody else is at it."""
     for collection in collections:
-        live = await live_collection(context.store, collection)
-        if live is None:
+        from flowbed.index.compaction import is_due
+
+        live = await context.collections.get(collection)
+        now, retention = context.clock(), context.retention
+        if live is None or not await is_due(live, datasets=context.datasets, now=now, retention=retention):
             continue
-        try:
-            await compact_one(context, collection, vector_index="auto", only_if_due=True)
-        except (Conflict, Transient):
-            continue  # someone else is compacting it already, or wrote meanwhile: the next run will see
+        # Someone else may be compacting it already, or write meanwhile: the next run will see.
+        with contextlib.suppress(Conflict, Transient):
+            await compact_one(context, live, vector_index="auto", only_if_due=True)
 
 
 async def compact_one(
     context: IndexContext,
-    collection: str,
+    live: Live,
     *,
     vector_index: VectorIndex,
     retention: Retention | None = None,
@@ -191,13 +228,12 @@ async def compact_one(
         Conflict: someone else is compacting it; with `only_if_due` at once, otherwise after having waited.
         Rejected: nothing was ever committed to it.
     """
-    live = await live_collection(context.store, collection)
-    if live is None:
-        return None
-    pending = await context.ledger.runs.pending(collection, limit=1)
+    from flowbed.index.compaction import compact  # loads numpy and lance
+
+    pending = await context.ledger.runs.pending(live.collection, limit=1)
     async with held(
         context.store,
-        collection,
+        live.collection,
         owner=context.worker,
         dead=context.dead,
         monotonic=context.monotonic,
@@ -215,20 +251,35 @@ async def compact_one(
         )
 
 
-async def _left(ledger: Ledger, feeds: Mapping[str, ConfiguredSource]) -> int:
+def _collections(feeds: Mapping[str, ConfiguredSource]) -> set[str]:
+    return {collection for feed in feeds.values() for collection in feed.rules.collections}
+
+
+def _waiting(left: Overview, feeds: Mapping[str, ConfiguredSource]) -> int:
     """Count the chunks of the collections of these sources that wait to be embedded."""
-    names = {collection for feed in feeds.values() for collection in feed.rules.collections}
-    counts = await ledger.chunks.counts()
-    return sum(number for (name, each), number in counts.items() if name in names and each is Status.NONE)
+    names = _collections(feeds)
+    return sum(
+        number for (name, each), number in left.unfinished.items() if name in names and each is Status.NONE
+    )
 
 
-async def _versions(context: IndexContext, feeds: Mapping[str, ConfiguredSource]) -> dict[str, int]:
-    names = sorted({collection for feed in feeds.values() for collection in feed.rules.collections})
+async def _versions(
+    context: IndexContext,
+    feeds: Mapping[str, ConfiguredSource],
+    newest: Mapping[str, int],
+    *,
+    written: Collection[str],
+) -> dict[str, int]:
+    """Return the version of each collection of these sources; only those `written` to are looked at again."""
     found = {}
-    for name in names:
-        live = await live_collection(context.store, name)
-        if live is not None:
-            found[name] = (await state(live, datasets=context.datasets)).version
+    for name in sorted(_collections(feeds)):
+        if name in newest and name not in written:
+            found[name] = newest[name]
+        elif (live := await context.collections.get(name)) is not None:
+            version = await newest_version(live, store=context.store)
+            if version is None:
+                version = (await state(live, datasets=context.datasets)).version
+            found[name] = version
     return found
 
 

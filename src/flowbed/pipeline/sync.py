@@ -8,7 +8,7 @@ from functools import partial
 from typing import TYPE_CHECKING
 
 from flowbed.errors import Conflict
-from flowbed.index.active_space import live_collection, require_same
+from flowbed.index.active_space import require_same
 from flowbed.lanes.batch_files import batch_key, encode_batch
 from flowbed.ledger import BatchRow, ChunkRow, DeadLetter, Swap
 from flowbed.pipeline.changes import Scan, changes
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
     from flowbed.lanes.contexts import Context, ModelContext
-    from flowbed.ledger import Cursor, DocumentRow, Ledger
+    from flowbed.ledger import Cursor, DocumentRow, Ledger, Progress
     from flowbed.pipeline import ConfiguredSource
     from flowbed.pipeline.changes import Change
 
@@ -47,11 +47,14 @@ async def sync(
     context: ModelContext,
     *,
     allow_deletes: bool,
-    wrote: Callable[[str], None] | None = None,
+    wrote: Callable[[BatchRow], None] | None = None,
+    progress: Progress | None = None,
+    troubled: bool = True,
 ) -> Synced:
     """Fetch one source, lay its new and changed chunks down as batch files, and move its cursor with them.
 
-    `wrote` is told the id of each batch file, once the ledger knows of it.
+    `wrote` is called with each batch file, once the ledger knows of its chunks. `progress` is how far the source was
+    fetched, where that was read already; `troubled` whether it may have dead letters.
 
     Raises:
         Misconfigured: the source cannot be read.
@@ -61,12 +64,14 @@ async def sync(
     source = feed.rules.source
     reached(STAGE, stage="fetch", source=source)
     for attempt in range(TRIES):
-        cursor = await context.ledger.documents.cursor(source)
+        if progress is None:
+            progress = (await context.ledger.documents.progress([source]))[source]
+        cursor = progress.cursor
         scan = Scan(others=context.sources - {source})
         try:
             async for change in changes(
                 feed,
-                cursor,
+                progress,
                 ledger=context.ledger,
                 count=lambda text: context.embedder().count(text),
                 clock=context.clock,
@@ -80,7 +85,7 @@ async def sync(
                     later += 1
                 cursor = await apply(cursor, prepared, context.ledger)
                 if wrote is not None and prepared.batch is not None:
-                    wrote(prepared.batch.id)
+                    wrote(prepared.batch)
                 done.fetched += change.fetched
                 done.chunks += len(change.writes)
                 done.deleted += len(change.deletes)
@@ -88,11 +93,12 @@ async def sync(
                     PROGRESS, stage="fetch", source=source, done=change.fetched, chunks=len(change.writes)
                 )
         except Conflict:
+            progress = None
             # What this fetch read may be older than what the winner wrote: it is thrown away, and begun again.
             await asyncio.sleep(0.05 * 2**attempt)
             continue
         done.problems, done.withheld = scan.problems, scan.withheld
-        if scan.complete:
+        if scan.complete and (troubled or scan.problems):
             await replace_letters(source, scan.problems, context)
         return done
     reason = "another run is fetching it at the same time, and what this one read is thrown away; run again"
@@ -107,7 +113,7 @@ async def check_space(feed: ConfiguredSource, context: ModelContext) -> None:
         Misconfigured: one lives in another space.
     """
     for collection in feed.rules.collections:
-        live = await live_collection(context.store, collection)
+        live = await context.collections.get(collection)
         if live is not None:
             require_same(live, context.embedder().space)
 

@@ -9,10 +9,9 @@ from typing import TYPE_CHECKING
 from flowbed.lanes.batch.carried_texts import CarriedTexts
 from flowbed.lanes.batch.find import find
 from flowbed.lanes.batch.submit import submit
-from flowbed.lanes.batch.wait import RunSteps, look, merge, submissions, until_ended
+from flowbed.lanes.batch.wait import RunSteps, look, submissions, until_ended
 from flowbed.lanes.choice import UNBOUND, Choice
 from flowbed.lanes.claims import WAITING
-from flowbed.lanes.embed import AtHand, embed
 from flowbed.lanes.failures import RunStats
 from flowbed.pipeline.estimate import outlook
 from flowbed.telemetry import STAGE, reached
@@ -101,6 +100,8 @@ async def carry_out(context: RunContext, work: Selection, choice: Choice, how: R
     if choice.lane == "batch":
         done = await _by_batch(context, work, choice, how)
     else:
+        from flowbed.lanes.embed import embed  # loads numpy and lance
+
         tally = await embed(
             context, sources=work.sources, statuses=work.statuses, limit=work.limit, batches=work.batches
         )
@@ -115,12 +116,14 @@ async def wait_where_asked(context: RunContext, done: Result, how: RunOptions) -
     if live:
         wanted = {row.id for row in live} - set(done.blocked)
         waited = await until_ended(RunSteps(context), wanted, problems=done.unsure)
-        merge(done.tally, waited.tally)
+        done.tally.add(waited.tally)
     else:
         done.tally.failures += done.unsure
 
 
 async def _by_batch(context: RunContext, work: Selection, choice: Choice, how: RunOptions) -> Result:
+    from flowbed.lanes.embed import AtHand  # loads numpy and lance
+
     tally = RunStats()
     counts = await context.ledger.chunks.counts()
     reached(STAGE, stage="find", total=sum(n for (_, each), n in counts.items() if each in work.statuses))
@@ -136,12 +139,12 @@ async def _by_batch(context: RunContext, work: Selection, choice: Choice, how: R
     tally.failures += found.failures
     tally.stopped = found.stopped
     handed = await submit(context)
-    merge(tally, await _delete(context, work, taken=found.chunks + found.waiting + found.reused))
+    tally.add(await _delete(context, work, taken=found.chunks + found.waiting + found.reused))
     looked = await look(context)
     live = {f"submission {row.id}" for row in looked.pending}
     unsure = [*handed.failures, *(each for each in looked.tally.failures if each.subject in live)]
     looked.tally.failures = [each for each in looked.tally.failures if each.subject not in live]
-    merge(tally, looked.tally)
+    tally.add(looked.tally)
     return Result(
         choice,
         tally,
@@ -156,6 +159,8 @@ async def _delete(context: RunContext, work: Selection, *, taken: int) -> RunSta
     whose = work.sources if work.batches is None else work.batches.get("", ())
     if not whose:
         return RunStats()
+    from flowbed.lanes.embed import embed  # loads numpy and lance
+
     return await embed(
         context,
         sources=work.sources,

@@ -6,6 +6,8 @@ import secrets
 import time
 from typing import TYPE_CHECKING
 
+from flowbed.index.active_space import Collections
+from flowbed.index.retention import Retention
 from flowbed.lanes.contexts import RunContext
 from flowbed.wiring import process
 
@@ -28,8 +30,6 @@ def run_context(
     budget: Budget | None = None,
 ) -> RunContext:
     """Join opened parts into the context of one piece of work, under a new worker's name; opens no model or index."""
-    from flowbed.index.compaction import Retention
-
     return RunContext(
         store=store,
         ledger=ledger,
@@ -43,6 +43,7 @@ def run_context(
         worker=process.worker(),
         concurrency=config.concurrency,
         sources=frozenset(config.sources),
+        collections=Collections(store),
         retention=Retention(versions=config.keep_versions, days=config.keep_days),
         budget=budget,
     )

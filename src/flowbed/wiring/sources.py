@@ -13,10 +13,11 @@ from flowbed.sources import open_source
 from flowbed.sources.tombstones import Removed
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping, Sequence
+    from collections.abc import Callable, Collection, Mapping, Sequence
     from pathlib import Path
 
     from flowbed.ledger import Ledger
+    from flowbed.pipeline.staging import StagedPlan
 
 # Options of a source that are the chunker's; all others are the source's own.
 CHUNKING = ("capacity", "neighbours")
@@ -55,6 +56,15 @@ async def open_feeds(
 def removed_feed(name: str) -> ConfiguredSource:
     """Open what is left of a source that the settings do not name any more."""
     return ConfiguredSource(source=Removed(), rules=Rules(source=name, collections=(name,)))
+
+
+def removed_feeds(plan: StagedPlan, *, known: Collection[str]) -> dict[str, ConfiguredSource]:
+    """Open the sources of a plan that are no longer configured, where the plan only deletes from them."""
+    return {
+        name: removed_feed(name)
+        for name, source in plan.sources.items()
+        if name not in known and not any(part.batch for part in source.parts)
+    }
 
 
 async def _left(name: str, ledger: Ledger) -> bool:

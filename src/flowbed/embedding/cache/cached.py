@@ -122,6 +122,15 @@ class Cached(Wrapper):
         vectors = self._layout.vectors(found.values())
         return {wanted[key]: vector.copy() for key, vector in zip(found, vectors, strict=True)}
 
+    async def known(self, texts: Sequence[str], *, purpose: Purpose) -> set[str]:
+        """Return which texts have a vector in the cache, without reading it into an array.
+
+        Raises:
+            Rejected: a text is not valid Unicode.
+        """
+        wanted = dict(zip(self._keys(texts, purpose), texts, strict=True))
+        return {wanted[key] for key in await self.tiers.lookup(list(wanted), keep=False)}
+
     async def keep(self, texts: Sequence[str], embedded: Embedded, *, purpose: Purpose) -> None:
         """Store vectors from elsewhere, such as a provider's Batch API.
 
@@ -275,13 +284,14 @@ class Cached(Wrapper):
 
     def _encode(self, keys: Sequence[bytes], embedded: Embedded, counts: Sequence[int]) -> dict[bytes, bytes]:
         """Encode vectors as the tiers store them."""
+        import numpy as np
+
         shape = (len(keys), self.space.dimensions)
         if embedded.vectors.shape != shape:
             raise Misconfigured(
                 f"model {self.space.model} answered vectors of shape {embedded.vectors.shape}, not {shape}; set its "
                 "option dimensions to match"
             )
-        import numpy as np
 
         rows = np.ascontiguousarray(embedded.vectors, dtype=FLOAT)
         cut_off = set(embedded.truncated)

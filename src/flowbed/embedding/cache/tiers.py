@@ -73,8 +73,8 @@ class Tiers:
         """Look keys up in the nearest tier, if it answers without waiting."""
         return {} if self._instant is None else self._valid(0, self._instant.find(keys))
 
-    async def lookup(self, keys: Sequence[bytes]) -> dict[bytes, bytes]:
-        """Search the tiers in order, and copy what a far one has to the nearer ones."""
+    async def lookup(self, keys: Sequence[bytes], *, keep: bool = True) -> dict[bytes, bytes]:
+        """Search the tiers in order; with `keep`, copy what a far one has to the nearer ones."""
         found: dict[bytes, bytes] = {}
         for place, tier in enumerate(self._tiers):
             left = [key for key in keys if key not in found]
@@ -90,7 +90,7 @@ class Tiers:
             valid = self._valid(place, answer)
             self.stats[place].misses += len(left) - len(valid)
             found.update(valid)
-            if valid:
+            if valid and keep:
                 await self.put(valid, tiers=place)
         return found
 

@@ -7,11 +7,10 @@ from dataclasses import dataclass
 from itertools import islice, takewhile
 from typing import TYPE_CHECKING
 
-import numpy as np
-
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
+    import numpy as np
     from numpy.typing import NDArray
 
 # Padded tokens in one batch, and texts in one. Measured on one core: from about 120 to 384 tokens the time per token is
@@ -58,6 +57,8 @@ def batches_of(
 
     The size of batches is such that none of `cores` runs out of work before the others.
     """
+    import numpy as np
+
     order = sorted(range(len(windows)), key=lambda window: -len(windows[window].ids))
     special = len(prefix) + len(suffix)
     widths = [len(windows[window].ids) + special for window in order]
@@ -114,6 +115,8 @@ def split_batches(widths: Sequence[int], *, most: int = TOKENS) -> list[slice]:
 
 def pool(output: NDArray[np.float32], mask: NDArray[np.int64], pooling: str) -> NDArray[np.float32]:
     """Turn a graph's output, token vectors (texts, tokens, dimensions) or pooled ones, into unit vectors."""
+    import numpy as np
+
     if output.ndim == 3:  # noqa: PLR2004 - the shape above
         weights = mask.astype(np.float32)[:, :, None]
         output = output[:, 0] if pooling == "cls" else (output * weights).sum(axis=1)
@@ -122,6 +125,8 @@ def pool(output: NDArray[np.float32], mask: NDArray[np.int64], pooling: str) -> 
 
 def join_windows(vectors: NDArray[np.float32], windows: Sequence[Window], texts: int) -> NDArray[np.float32]:
     """Average the windows of each text, weighted by their tokens; windows are in the order of their texts."""
+    import numpy as np
+
     if len(windows) == texts:
         return vectors
     weights = np.array([max(1, len(window.ids)) for window in windows], dtype=np.float32)
@@ -132,6 +137,8 @@ def join_windows(vectors: NDArray[np.float32], windows: Sequence[Window], texts:
 
 def unit_vectors(vectors: NDArray[np.float32]) -> NDArray[np.float32]:
     """Scale rows to length 1; a row of zeros stays zero."""
+    import numpy as np
+
     lengths = np.linalg.norm(vectors, axis=1, keepdims=True)
     scaled: NDArray[np.float32] = vectors / np.maximum(lengths, np.float32(1e-12))
     return scaled

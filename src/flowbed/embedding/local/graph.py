@@ -5,14 +5,13 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
-
 from flowbed.errors import Misconfigured
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
     from pathlib import Path
 
+    import numpy as np
     from numpy.typing import NDArray
 
 # Part of a cached graph's name: increment it with every change here that changes a graph.
@@ -130,9 +129,12 @@ class _Writer:
         self.initializers: list[Any] = []
 
     def tensor(self, name: str) -> NDArray[np.float32]:
+        import numpy as np
+
         return self.tensors[self.prefix + name].astype(np.float32, copy=False)
 
     def constant(self, name: str, value: NDArray[Any]) -> str:
+        import numpy as np
         from onnx import numpy_helper  # loaded already by `graph_bytes`
 
         self.initializers.append(numpy_helper.from_array(np.ascontiguousarray(value), name))
@@ -201,6 +203,8 @@ class _Writer:
         return output
 
     def layer(self, hidden: str, name: str) -> str:
+        import numpy as np
+
         parts = [f"{name}.attention.self.{part}" for part in ("query", "key", "value")]
         attention = self.node(
             "Attention",
@@ -240,6 +244,8 @@ class _Writer:
         )
 
     def pool(self, hidden: str) -> None:
+        import numpy as np
+
         if self.architecture.pooling == "cls":
             first = self.constant("pool.first", np.array(0, dtype=np.int64))
             pooled = self.node("Gather", [hidden, first], "pool.cls", axis=1)

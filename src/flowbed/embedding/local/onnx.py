@@ -10,8 +10,6 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, Literal
 
-import numpy as np
-
 from flowbed.embedding.local.batching import Window, batches_of, join_windows, pool, windows_of
 from flowbed.embedding.local.cores import usable_cores
 from flowbed.embedding.local.graph import REVISION, Architecture, graph_bytes
@@ -29,6 +27,7 @@ if TYPE_CHECKING:
     from concurrent.futures import Executor
     from pathlib import Path
 
+    import numpy as np
     from numpy.typing import NDArray
 
     from flowbed.embedding.local.batching import Batch
@@ -46,8 +45,8 @@ TOKENS = 16_384
 # Warnings are only about graphs saved by another version.
 ERRORS_ONLY = 3
 
-# ONNX Runtime's names for the types of ids.
-INPUT_TYPES = {"tensor(int32)": np.int32, "tensor(int64)": np.int64}
+# ONNX Runtime's names for the types of ids, and numpy's.
+INPUT_TYPES = {"tensor(int32)": "int32", "tensor(int64)": "int64"}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -190,6 +189,8 @@ class Onnx:
             return await self._embed(texts, purpose=purpose, pool=self._threads, cores=self._choices.threads)
 
     async def _embed(self, texts: Sequence[str], *, purpose: Purpose, pool: Executor, cores: int) -> Embedded:
+        import numpy as np
+
         if not texts:
             return Embedded(vectors=np.empty((0, self.space.dimensions), dtype=np.float32))
         prompt = self._prompts.get(purpose, "")
@@ -274,6 +275,8 @@ class Onnx:
 
     def _run(self, batch: Batch) -> NDArray[np.float32]:
         """Run one batch, in one of this embedder's threads."""
+        import numpy as np
+
         with self._loading:
             session = self._session
         inputs = {

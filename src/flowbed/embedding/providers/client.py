@@ -142,6 +142,8 @@ class RemoteEmbedder:
             Rejected: it refuses a text; `inputs` says which, if it does.
             Misconfigured: the key, model, address, dimensions or account cannot be used.
         """
+        import numpy as np
+
         require_unicode(texts)
         if not texts:
             import numpy as np

@@ -9,8 +9,6 @@ import tempfile
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Self
 
-import numpy as np
-
 from flowbed.errors import NotFound, Rejected
 from flowbed.lanes.batch.input import errors_key, input_key, output_key
 from flowbed.records import text_hash
@@ -19,6 +17,7 @@ from flowbed.telemetry import log
 if TYPE_CHECKING:
     from collections.abc import AsyncIterable, AsyncIterator, Collection, Iterable
 
+    import numpy as np
     from numpy.typing import NDArray
 
     from flowbed.embedding.batch_api import BatchApi, Job, ResultLine
@@ -145,6 +144,8 @@ class Answers:
 
     def vectors(self, hashes: Iterable[str]) -> dict[str, NDArray[np.float32]]:
         """Read the vectors of texts; those that have none are absent."""
+        import numpy as np
+
         self._file.flush()
         size = 4 * self._dimensions
         found: dict[str, NDArray[np.float32]] = {}

@@ -218,7 +218,7 @@ class _Finding:
             known = await self._reuse.land(passages)
         else:
             texts = {each.sent: each.row.text_hash for each in passages}
-            known = {texts[each] for each in await self._embedder.lookup(list(texts), purpose="document")}
+            known = {texts[each] for each in await self._embedder.known(list(texts), purpose="document")}
         if not known:
             return passages
         there = [each.row for each in passages if each.row.text_hash in known]
@@ -229,18 +229,12 @@ class _Finding:
 
     async def _not_elsewhere(self, rows: Sequence[ChunkRow]) -> Sequence[ChunkRow]:
         """Leave what others have taken in: to their submissions, or, if one is not recorded yet, for later."""
-        chunks, worker = self._context.ledger.chunks, self._context.worker
-        hashes = {row.text_hash for row in rows}
         mine = {self.submission}
         if self._full is not None:
             mine.add(self._full.submission)
-            if any(each in self._full for each in hashes):
+            if any(row.text_hash in self._full for row in rows):
                 await self._recorded()
-        # In this order: a submission that is recorded between the two is met by both, and else by neither.
-        unsure = await chunks.gathered(hashes, besides=mine)
-        if unsure:
-            await chunks.give_back([row for row in rows if row.text_hash in unsure], worker=worker)
-        rest = await self._carrying.rest([row for row in rows if row.text_hash not in unsure])
+        rest = await self._carrying.rest(rows, mine=mine)
         self.found.waiting += len(rows) - len(rest)
         return rest
 

@@ -9,32 +9,41 @@ from flowbed.lanes.batch.carried_texts import CarriedTexts
 from flowbed.records import Status
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Collection, Mapping, Sequence
 
     from flowbed.lanes.contexts import Context, ModelContext
     from flowbed.ledger import ChunkRow
 
 
 class Carrying:
-    """What live submissions carry, looked up for one run."""
+    """The texts that are on their way to a provider, looked up for one run."""
 
     def __init__(self, context: ModelContext) -> None:
-        """Know of nothing yet."""
+        """Read nothing yet."""
         self._context = context
         self._texts: CarriedTexts | None = None
 
-    async def rest(self, rows: Sequence[ChunkRow]) -> list[ChunkRow]:
-        """Leave the claimed chunks that a live submission carries the texts of to it, and return the others.
+    async def rest(self, rows: Sequence[ChunkRow], *, mine: Collection[str] = ("",)) -> list[ChunkRow]:
+        """Leave the claimed chunks to the live submissions that carry their texts, and return the others.
 
-        What a finder has taken in is left for later: its submission is not recorded yet, and may never be.
+        A text that another finder has gathered waits: its submission is not recorded yet, and may never be. `mine` are
+        the submissions that the caller is gathering.
         """
         context = self._context
-        # In this order: a submission that is recorded between the two is met by both, and else by neither.
-        rows = await self._not_gathered(rows)
+        hashes = {row.text_hash for row in rows if not row.deleted}
+        # One snapshot: a submission is either gathered in it or live, even if it is being recorded right now.
+        flight = await context.ledger.chunks.in_flight(hashes, besides=mine)
+        gathered = [row for row in rows if not row.deleted and row.text_hash in flight.gathered]
+        if gathered:
+            # A run has claimed their batch to its end, and meets them at most once more.
+            await context.ledger.chunks.give_back(gathered, worker=context.worker)
+            rows = [row for row in rows if row.deleted or row.text_hash not in flight.gathered]
+        if not flight.live:
+            return list(rows)
+        space = (await asyncio.to_thread(context.embedder)).space
         if self._texts is None:
-            space = (await asyncio.to_thread(context.embedder)).space
             self._texts = CarriedTexts(context.store, context.ledger, space)
-        await self._texts.refresh()
+        await self._texts.keep([name for name, its in flight.live if its == space.to_json()])
         found = self._texts.find({row.text_hash for row in rows if not row.deleted})
         if found:
             await leave(rows, found, context)
@@ -44,21 +53,6 @@ class Carrying:
             for row in rows
             if ((row.source, row.document) not in held if row.deleted else row.text_hash not in found)
         ]
-
-    async def _not_gathered(self, rows: Sequence[ChunkRow]) -> Sequence[ChunkRow]:
-        """Give back what is in a submission in the making; chunks claimed for one were asked about by its finder.
-
-        The run that gives them back has claimed their batch to its end, and meets them no more, or where the batch was
-        a fresh one, once more.
-        """
-        chunks, worker = self._context.ledger.chunks, self._context.worker
-        hashes = {row.text_hash for row in rows if not row.deleted and not row.submission}
-        gathered = await chunks.gathered(hashes, besides={""}) if hashes else set()
-        left = [row for row in rows if not row.deleted and row.text_hash in gathered]
-        if not left:
-            return rows
-        await chunks.give_back(left, worker=worker)
-        return [row for row in rows if row.deleted or row.text_hash not in gathered]
 
     async def _held_back(self, deletions: Sequence[ChunkRow]) -> set[tuple[str, str]]:
         """Name the documents whose new chunks are at a provider: what they no longer have stays until these are here.

@@ -14,7 +14,7 @@ import stamina
 from flowbed.errors import Misconfigured, QueueFull, Transient
 from flowbed.lanes.claims import CLAIM, RUN_CHUNKS
 from flowbed.lanes.failures import RunStats, fail, failure
-from flowbed.lanes.realtime import ATTEMPTS, WAIT_FIRST, WAIT_MOST, wait
+from flowbed.lanes.retries import ATTEMPTS, WAIT_FIRST, WAIT_MOST, wait
 from flowbed.telemetry import JOB_MADE, RETRIED, SUBMISSION_ENDED, SUBMISSION_SUBMITTED, reached
 
 if TYPE_CHECKING:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from flowbed.errors import Misconfigured, NotFound, Transient
@@ -24,8 +24,8 @@ from flowbed.lanes.batch.lifecycle import (
 from flowbed.lanes.batch.results import AGAIN_IS_PAID, Answered, LayingDown
 from flowbed.lanes.batch.submit import all_live, chosen
 from flowbed.lanes.claims import CLAIM, RUN_CHUNKS, renewed, take_back
-from flowbed.lanes.failures import RunStats, fail, failure
-from flowbed.lanes.outcome import Paid
+from flowbed.lanes.failures import fail, failure
+from flowbed.lanes.outcome import Paid, Polled
 from flowbed.lanes.write_deltas import commit_pending
 from flowbed.records import Problem, Space
 from flowbed.telemetry import ANSWERS_COPIED, reached
@@ -39,19 +39,6 @@ if TYPE_CHECKING:
     from flowbed.ledger import ChunkRow, SubmissionRow
 
 LOOKS = 10  # jobs that are asked about at once
-
-
-@dataclass
-class Polled:
-    """What polling came to: what was laid down, the submissions that are still live, and those that have ended.
-
-    What is `blocked` is live until a setting changes, and ends with no amount of waiting.
-    """
-
-    tally: RunStats = field(default_factory=RunStats)
-    pending: list[SubmissionRow] = field(default_factory=list)
-    blocked: list[str] = field(default_factory=list)
-    ended: list[SubmissionRow] = field(default_factory=list)
 
 
 async def poll(context: RunContext, submissions: Collection[str] = ()) -> Polled:
@@ -79,7 +66,7 @@ async def poll(context: RunContext, submissions: Collection[str] = ()) -> Polled
         return polled
     api = require_batch_api(context)
     embedder = await asyncio.to_thread(context.embedder)
-    async with renewed(context):
+    async with renewed(context, submissions=True):
         for start in range(0, len(rows), LOOKS):
             some = rows[start : start + LOOKS]
             looked = await asyncio.gather(*(_look(row, context, api) for row in some), return_exceptions=True)

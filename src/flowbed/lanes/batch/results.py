@@ -133,7 +133,7 @@ class LayingDown:
             return
         passages, lost = await read_passages(rows, store=context.store, ledger=context.ledger)
         for collection in sorted({row.collection for row in rows}):
-            await context.datasets.begin(collection, space, now=context.clock())
+            await context.collections.begin(collection, space, now=context.clock(), datasets=context.datasets)
         outcome = self._outcome(passages, answered)
         await self._cache(passages, outcome)
         spent = Spent(

@@ -65,7 +65,7 @@ async def submit(context: ModelContext, submissions: Collection[str] = ()) -> Su
     rows = [row for row in await chosen(context, submissions) if row.state in _TO_HAND_IN]
     done = Submitted()
     submitting = _Submitting(context, api, done, asked=bool(submissions))
-    async with renewed(context):
+    async with renewed(context, submissions=True):
         results = await asyncio.gather(*(submitting.hand_in(row.id) for row in rows), return_exceptions=True)
     for result in results:
         if isinstance(result, BaseException):

@@ -7,9 +7,8 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Protocol
 
 from flowbed.errors import Error
-from flowbed.lanes.batch.poll import Polled, poll
 from flowbed.lanes.batch.submit import Submitted, all_live, submit
-from flowbed.lanes.embed import embed
+from flowbed.lanes.outcome import Polled
 from flowbed.records import Problem, Status
 from flowbed.telemetry import PROGRESS, STAGE, reached
 
@@ -17,7 +16,6 @@ if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Collection, Sequence
 
     from flowbed.lanes.contexts import ModelContext, RunContext
-    from flowbed.lanes.failures import RunStats
     from flowbed.ledger import SubmissionRow
 
 # Seconds between two looks: a small job is done within some, and a large one is asked about no more than it has to be.
@@ -26,20 +24,31 @@ LOOK_FIRST, LOOK_LAST = 1.0, 60.0
 
 async def submissions(context: ModelContext) -> list[SubmissionRow]:
     """Read the live submissions of the model's space, oldest first."""
+    return await of_this_model(context, await all_live(context.ledger))
+
+
+async def of_this_model(context: ModelContext, rows: Sequence[SubmissionRow]) -> list[SubmissionRow]:
+    """Keep the submissions of the model's space."""
+    if not rows:
+        return []
     space = (await asyncio.to_thread(context.embedder)).space.to_json()
-    return [row for row in await all_live(context.ledger) if row.space == space]
+    return [row for row in rows if row.space == space]
 
 
-async def collect(context: RunContext) -> Polled:
+async def collect(context: RunContext, found: Sequence[SubmissionRow]) -> Polled:
     """Hand in what somebody left, lay down what was answered, and embed now what is late; where none is live, nothing.
 
     What a provider says no to is told of as a failure: what else there is to do goes on.
     """
     polled = Polled()
-    live = await submissions(context)
+    live = await of_this_model(context, found)
     if not live:
-        # What another model was set for may be to end all the same, or it is said why it does not.
-        return await poll(context) if any(row.cancel for row in await all_live(context.ledger)) else polled
+        # A submission of another model may have to be cancelled all the same; poll does it, or reports why not.
+        if not any(row.cancel for row in found):
+            return polled
+        from flowbed.lanes.batch.poll import poll  # loads numpy and lance
+
+        return await poll(context)
     try:
         problems: list[Problem] = []
         if any(row.state != "submitted" for row in live):
@@ -61,6 +70,9 @@ async def look(context: RunContext) -> Polled:
     Raises:
         Misconfigured: the provider cannot be asked until a setting changes.
     """
+    from flowbed.lanes.batch.poll import poll
+    from flowbed.lanes.embed import embed
+
     now = context.clock()
     late = {row.id for row in await submissions(context) if 0 < row.deadline <= now}
     batches: dict[str, set[str]] = {}
@@ -71,7 +83,7 @@ async def look(context: RunContext) -> Polled:
     polled = await poll(context)
     if late & {row.id for row in polled.ended} and batches:
         sources = sorted(set().union(*batches.values()))
-        merge(polled.tally, await embed(context, sources=sources, statuses={Status.NONE}, batches=batches))
+        polled.tally.add(await embed(context, sources=sources, statuses={Status.NONE}, batches=batches))
     return polled
 
 
@@ -117,7 +129,7 @@ class _Waiting:
         self.problems = {key: each for key, each in self.problems.items() if key not in ended}
         self.problems |= {each.subject: each for each in tally.failures if each.subject in pending - ended}
         tally.failures = [each for each in tally.failures if each.subject not in pending]
-        merge(self.polled.tally, tally)
+        self.polled.tally.add(tally)
         self.polled.ended += polled.ended
         self.polled.pending, self.polled.blocked = polled.pending, polled.blocked
 
@@ -164,14 +176,3 @@ async def until_ended(
             submitted = await steps.submit()
             blocked |= {*submitted.blocked}
             waiting.problems |= {each.subject: each for each in submitted.failures}
-
-
-def merge(tally: RunStats, other: RunStats) -> None:
-    """Add another tally to one."""
-    for name in ("chunks", "sent", "deleted", "tokens", "cost_usd", "seconds", "truncated", "failed"):
-        setattr(tally, name, getattr(tally, name) + getattr(other, name))
-    # A submission is looked at more than once in a run, and what is wrong with it said once.
-    said = set(tally.failures)
-    tally.failures += [each for each in other.failures if each not in said]
-    tally.versions |= other.versions
-    tally.stopped = other.stopped or tally.stopped

@@ -9,6 +9,7 @@ from __future__ import annotations
 from itertools import count
 from typing import TYPE_CHECKING
 
+from flowbed.ledger import Overview
 from flowbed.ledger.memory.batches import MemoryBatches
 from flowbed.ledger.memory.chunks import MemoryChunks
 from flowbed.ledger.memory.dead_letters import MemoryDeadLetters
@@ -16,11 +17,12 @@ from flowbed.ledger.memory.documents import MemoryDocuments
 from flowbed.ledger.memory.files import MemoryFiles
 from flowbed.ledger.memory.jobs import MemoryJobs
 from flowbed.ledger.memory.keys import MemoryKeys, MemoryQuotas
-from flowbed.ledger.memory.rows import INDEXES
+from flowbed.ledger.memory.rows import INDEXES, SEEN
 from flowbed.ledger.memory.runs import MemoryRollbacks, MemoryRuns
 from flowbed.ledger.memory.spending import MemorySpending
 from flowbed.ledger.memory.submissions import MemorySubmissions
-from flowbed.ledger.memory.table import Table
+from flowbed.ledger.memory.table import Table, all_of
+from flowbed.records import Status
 
 if TYPE_CHECKING:
     from flowbed.ledger import (
@@ -55,20 +57,38 @@ class MemoryLedger:
         self.location = "a table in memory"
         self.table = table
         documents = MemoryDocuments(table, name=f"{next(_NAMES)}")
-        runs = MemoryRuns(table)
+        letters = MemoryDeadLetters(table)
+        runs = MemoryRuns(table, letters)
         submissions = MemorySubmissions(table)
         self.documents: Documents = documents
         self.chunks: Chunks = MemoryChunks(table, documents, submissions)
         self.batches: Batches = MemoryBatches(table)
         self.runs: Runs = runs
         self.rollbacks: Rollbacks = MemoryRollbacks(table, runs)
-        self.dead_letters: DeadLetters = MemoryDeadLetters(table)
+        self.dead_letters: DeadLetters = letters
         self.submissions: Submissions = submissions
         self.spending: Spending = MemorySpending(table)
         self.keys: Keys = MemoryKeys(table)
         self.quotas: Quotas = MemoryQuotas(table)
         self.files: Files = MemoryFiles(table)
         self.jobs: Jobs = MemoryJobs(table)
+
+    async def overview(self) -> Overview:
+        """Read the state of the ledger, one aggregate after the other: a table has no larger snapshot."""
+        seen = await all_of(self.table.query, SEEN)
+        letters = [letter async for page in self.dead_letters.pages() for letter in page]
+        return Overview(
+            workers=frozenset(await self.chunks.workers()),
+            pending=tuple(await self.runs.collections()),
+            seen={item["collection"]: item["version"] for item in seen},
+            submissions=tuple([row async for page in self.submissions.pages(live=True) for row in page]),
+            unfinished={
+                key: number
+                for key, number in (await self.chunks.counts()).items()
+                if key[1] is not Status.SUCCESS
+            },
+            troubled=frozenset(letter.owner for letter in letters if letter.kind == "source"),
+        )
 
     async def settle(self) -> None:
         """Bring the indexes up to date with all writes."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from flowbed.ledger import BatchRow, ChunkMark, ChunkRow
+from flowbed.ledger import BatchRow, ChunkMark, ChunkRow, InFlight
 from flowbed.ledger.memory.rows import (
     NO_BATCH,
     chunk_key,
@@ -172,8 +172,8 @@ class MemoryChunks:
         """Reset chunks that `worker` has claimed, at the same version, to NONE, in no submission."""
         await self._each(chunks, worker, _GIVEN_BACK)
 
-    async def gathered(self, hashes: Collection[str], *, besides: Collection[str]) -> set[str]:
-        """Return those of the texts, by text_hash, that an unrecorded submission not in `besides` already has."""
+    async def in_flight(self, hashes: Collection[str], *, besides: Collection[str]) -> InFlight:
+        """Return in one snapshot the texts that are gathered, and the live submissions."""
         await self._documents.apply()
         carrying_: list[Item] = []
         for text_hash in sorted(set(hashes)):
@@ -189,7 +189,10 @@ class MemoryChunks:
                 and item["submission"] not in {"", *besides}
             ]
         known = {row.id for row in await self._submissions.read([item["submission"] for item in carrying_])}
-        return {item["text_hash"] for item in carrying_ if item["submission"] not in known}
+        gathered = frozenset(item["text_hash"] for item in carrying_ if item["submission"] not in known)
+        # Read afterwards: one recorded between the two reads is met by both, and none by neither.
+        live = [row async for page in self._submissions.pages(live=True) for row in page]
+        return InFlight(gathered, tuple((row.id, row.space) for row in live))
 
     async def take(self, submission: str, *, worker: str, now: int, until: int, limit: int) -> list[ChunkRow]:
         """Hold up to `limit` free chunks of a live submission for `worker`, so that it can write their results."""

@@ -7,7 +7,7 @@ from itertools import count
 from typing import TYPE_CHECKING, Any
 
 from flowbed.errors import Conflict
-from flowbed.ledger import ChunkRow, Cursor, DocumentRow
+from flowbed.ledger import ChunkRow, Cursor, DocumentRow, Progress
 from flowbed.ledger.memory.rows import CURSORS, chunk_key, item_of, member_key, row_of
 from flowbed.ledger.memory.table import (
     ABSENT,
@@ -59,6 +59,13 @@ class MemoryDocuments:
             if found
             else Cursor(source=source)
         )
+
+    async def progress(self, sources: Collection[str]) -> Mapping[str, Progress]:
+        """Read how far each source was fetched."""
+        return {
+            source: Progress(cursor=await self.cursor(source), documents=await self.count(source))
+            for source in sources
+        }
 
     async def get(self, source: str, documents: Collection[str]) -> Mapping[str, DocumentRow]:
         """Return rows by document id."""

@@ -19,6 +19,7 @@ Row = TypeVar("Row")
 
 CURSORS = "cursors"
 LETTERS = "letters"
+SEEN = "seen"
 SUBMISSIONS = "submissions"
 NO_BATCH = "-"  # instead of "", since no key may be empty
 TRANSIENT = "transient"

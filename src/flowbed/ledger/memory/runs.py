@@ -6,7 +6,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from flowbed.ledger import Rollback, RunRow
-from flowbed.ledger.memory.rows import chunk_key, item_of, member_key, row_of
+from flowbed.ledger.memory.rows import SEEN, chunk_key, item_of, member_key, row_of
 from flowbed.ledger.memory.table import (
     ABSENT,
     TRANSACTION_ITEMS,
@@ -26,6 +26,7 @@ from flowbed.records import Status
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Mapping, Sequence
 
+    from flowbed.ledger import DeadLetters
     from flowbed.ledger.memory.table import Item, Key, Operation, Table
 
 # A chunk that enters a run is two items, its row and its name in the run; the run's own row is one more.
@@ -40,9 +41,9 @@ class MemoryRuns:
     was none in between, so that no chunk is left behind in a finished run.
     """
 
-    def __init__(self, table: Table) -> None:
-        """Take the table."""
-        self._table = table
+    def __init__(self, table: Table, letters: DeadLetters) -> None:
+        """Take the table, and the dead letters that a run settles."""
+        self._table, self._letters = table, letters
 
     async def record(self, run: RunRow, chunks: Sequence[tuple[str, int]], *, worker: str) -> None:
         """Record a delta in the store, and put the chunks (id, version) that `worker` has claimed into its run."""
@@ -57,6 +58,9 @@ class MemoryRuns:
         for some in groups(chunks, _TAKEN_AT_ONCE):
             while not await self._take(run, dict(some), worker):
                 pass
+        if chunks:
+            subjects = [chunk for chunk, _ in chunks]
+            await self._letters.remove("chunk", owner=run.collection, subjects=subjects)
 
     async def pending(self, collection: str, *, limit: int) -> list[RunRow]:
         """Return the oldest pending runs of a collection."""
@@ -74,11 +78,15 @@ class MemoryRuns:
         listed = await all_of(self._table.look_up, "runs_by_state", "pending")
         return sorted({item["collection"] for item in listed})
 
-    async def commit(self, runs: Collection[str], *, version: int) -> None:
+    async def commit(self, runs: Collection[str], *, version: int, onto: int = 0) -> None:
         """Mark runs committed in `version` of the index, and their PENDING or REVERTED chunks SUCCESS."""
         for run in sorted(set(runs)):
             while not await self._commit(run, version):
                 pass
+        if onto:
+            rows = [await self.get(run) for run in runs]
+            for collection in {row.collection for row in rows if row is not None}:
+                await see(self._table, collection, version, known=onto)
 
     async def reverted(self, collection: str) -> list[str]:
         """Return the ids of the reverted runs of a collection."""
@@ -250,23 +258,29 @@ class MemoryRollbacks:
 
     async def seen(self, collection: str) -> int:
         """Return the version up to which the collection's history was searched for rollbacks."""
-        item = await self._table.get((f"seen#{collection}", "-"))
+        item = await self._table.get((SEEN, collection))
         return int(item["version"]) if item else 0
 
     async def see(self, collection: str, version: int) -> None:
         """Record that the history was searched up to a version."""
-        place = (f"seen#{collection}", "-")
-        while True:
-            item = await self._table.get(place)
-            if item and item["version"] >= version:
-                return None
-            put = Put(
-                place, {"record": "seen", "version": version}, expected=item["stamp"] if item else ABSENT
-            )
-            try:
-                return await self._table.write(put)
-            except (ConditionFailed, Unanswered):
-                continue
+        await see(self._table, collection, version)
+
+
+async def see(table: Table, collection: str, version: int, *, known: int = 0) -> None:
+    """Record that a history was searched up to `version`, unless it was not searched up to `known`."""
+    place = (SEEN, collection)
+    while True:
+        item = await table.get(place)
+        before = int(item["version"]) if item else 0
+        # Version 1 is an empty dataset: there is nothing to know of it.
+        if before >= version or known > max(1, before):
+            return
+        seen = {"record": "seen", "collection": collection, "version": version}
+        try:
+            await table.write(Put(place, seen, expected=item["stamp"] if item else ABSENT))
+        except (ConditionFailed, Unanswered):
+            continue
+        return
 
 
 def _run_key(run: str) -> Key:

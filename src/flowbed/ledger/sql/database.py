@@ -8,6 +8,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from enum import IntEnum
 from functools import cached_property
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, TypeVar
 
 import orjson
@@ -24,11 +25,14 @@ if TYPE_CHECKING:
     from sqlalchemy.sql.compiler import SQLCompiler
 
     from flowbed.errors import Error
+    from flowbed.ledger.sql.overview import Query
 
     Insert = sqlite.Insert | postgresql.Insert
 
 PAGE = 1_000  # rows per page of a listing: a megabyte at most
 WRITING = "flowbed_writing"  # execution option of a connection whose transaction will write
+
+NO_PARAMETERS: Mapping[str, Any] = MappingProxyType({})
 
 Value = TypeVar("Value")
 Row = TypeVar("Row", bound=NamedTuple)
@@ -273,6 +277,15 @@ class Database:
                 if id_ is None or not error.connection_invalidated or not self._dialect.was_committed(id_):
                     raise
             return value
+
+
+def querying(connection: sa.Connection) -> Query:
+    """Return what carries plain SQL out on a connection."""
+
+    def query(statement: str, parameters: Mapping[str, Any] = NO_PARAMETERS, /) -> Sequence[Any]:
+        return connection.execute(sa.text(statement), dict(parameters)).all()
+
+    return query
 
 
 def proposed(column: sa.Column[Any]) -> sa.ColumnElement[Any]:

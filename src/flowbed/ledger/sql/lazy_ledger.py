@@ -1,19 +1,28 @@
 """A ledger known by its id alone, whose database is opened on first use.
 
-Importing SQLAlchemy and the schema takes a quarter of a second, and a search never reads the ledger.
+Importing SQLAlchemy and the schema takes a quarter of a second. A search never reads the ledger, and a run in which
+nothing changed asks it little: that much is answered here, with SQLite's own driver.
 """
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import os
 import sqlite3
-from typing import TYPE_CHECKING
+import threading
+from pathlib import Path
+from types import MappingProxyType
+from typing import TYPE_CHECKING, Any, TypeVar, cast
+
+import orjson
 
 from flowbed.ledger.sql import HEAD, VERSION_TABLE
+from flowbed.ledger.sql.overview import read_overview, read_progress
+from flowbed.ledger.text import is_unstorable
 
 if TYPE_CHECKING:
-    from pathlib import Path
+    from collections.abc import Awaitable, Callable, Collection, Mapping
 
     from flowbed.ledger import (
         Batches,
@@ -24,12 +33,23 @@ if TYPE_CHECKING:
         Jobs,
         Keys,
         Ledger,
+        Overview,
+        Progress,
         Quotas,
         Rollbacks,
         Runs,
         Spending,
         Submissions,
     )
+    from flowbed.ledger.sql.overview import Query
+
+Value = TypeVar("Value")
+
+NONE: Mapping[str, Any] = MappingProxyType({})
+BUSY_SECONDS = 30.0  # as the whole ledger waits for a writer
+_ETAGS = (
+    "SELECT id, etag FROM documents WHERE source = :source AND id IN (SELECT value FROM json_each(:names))"
+)
 
 
 class LazyLedger:
@@ -52,23 +72,94 @@ class LazyLedger:
         """Take what `find_ledger` has read; nothing is opened yet."""
         self.location, self.id = location, id
         self._ledger: Ledger | None = None
+        self._reader: sqlite3.Connection | None = None
+        self._reading = threading.Lock()
+        self.documents = cast("Documents", _Documents(self))
 
     def __getattr__(self, name: str) -> object:
         """Open the database when the first aggregate is used."""
-        if name not in LazyLedger.__annotations__ or self._ledger is not None:
+        if name not in LazyLedger.__annotations__ or name in vars(self):
             raise AttributeError(name)
-        from flowbed.ledger.sql.database import Database  # loads SQLAlchemy
-        from flowbed.ledger.sql.ledger import SqlLedger
-        from flowbed.ledger.sql.sqlite import Sqlite
-
-        self._ledger = SqlLedger(Database(Sqlite(self.location)), id=self.id)
-        vars(self).update({each: getattr(self._ledger, each) for each in LazyLedger.__annotations__})
+        opened = self.opened()
+        vars(self).update({each: getattr(opened, each) for each in LazyLedger.__annotations__})
         return vars(self)[name]
+
+    def opened(self) -> Ledger:
+        """Return the whole ledger, which loads SQLAlchemy."""
+        if self._ledger is None:
+            from flowbed.ledger.sql.database import Database
+            from flowbed.ledger.sql.ledger import SqlLedger
+            from flowbed.ledger.sql.sqlite import Sqlite
+
+            self._ledger = SqlLedger(Database(Sqlite(self.location)), id=self.id)
+        return self._ledger
+
+    async def overview(self) -> Overview:
+        """Read the state of the ledger in one snapshot."""
+        return await self.read(read_overview, lambda ledger: ledger.overview())
+
+    async def read(
+        self, work: Callable[[Query], Value], otherwise: Callable[[Ledger], Awaitable[Value]]
+    ) -> Value:
+        """Do `work` in one transaction of SQLite's own driver; ask the whole ledger `otherwise`, where it is open."""
+        if self._ledger is None:
+            try:
+                return await asyncio.to_thread(self._transact, work)
+            except sqlite3.ProgrammingError:  # a mistake of ours
+                raise
+            except sqlite3.Error:
+                pass  # the whole ledger meets the same fault, and says what it means
+        return await otherwise(self.opened())
+
+    def _transact(self, work: Callable[[Query], Value]) -> Value:
+        with self._reading:
+            if self._reader is None:
+                uri = f"{Path(self.location).absolute().as_uri()}?mode=rw"
+                self._reader = sqlite3.connect(
+                    uri, uri=True, timeout=BUSY_SECONDS, isolation_level=None, check_same_thread=False
+                )
+            reader = self._reader
+            reader.execute("BEGIN")
+            try:
+                return work(
+                    lambda statement, parameters=NONE, /: reader.execute(
+                        statement, dict(parameters)
+                    ).fetchall()
+                )
+            finally:
+                reader.execute("COMMIT")
 
     async def close(self) -> None:
         """Close the database if it was opened."""
+        if self._reader is not None:
+            await asyncio.to_thread(self._reader.close)
         if self._ledger is not None:
             await self._ledger.close()
+
+
+class _Documents:
+    """`Documents` of a ledger that is not opened for what a fetch without changes reads."""
+
+    def __init__(self, ledger: LazyLedger) -> None:
+        self._lazy = ledger
+
+    def __getattr__(self, name: str) -> object:
+        return getattr(self._lazy.opened().documents, name)
+
+    async def progress(self, sources: Collection[str]) -> Mapping[str, Progress]:
+        """Read how far each source was fetched."""
+        return await self._lazy.read(
+            lambda query: read_progress(query, sources), lambda ledger: ledger.documents.progress(sources)
+        )
+
+    async def etags(self, source: str, documents: Collection[str]) -> Mapping[str, str]:
+        """Read the etags of the documents named."""
+        names = orjson.dumps([name for name in documents if not is_unstorable(name)]).decode()
+        named = {"source": source, "names": names}
+        return await self._lazy.read(
+            lambda query: dict(query(_ETAGS, named)),
+            lambda ledger: ledger.documents.etags(source, documents),
+        )
 
 
 def find_ledger(url: str, *, folder: Path) -> LazyLedger | None:

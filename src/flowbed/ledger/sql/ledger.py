@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING
 
 from flowbed.errors import Misconfigured, OutOfSpace
 from flowbed.ledger.sql import migrations
-from flowbed.ledger.sql.database import Database, Lock
+from flowbed.ledger.sql.database import Database, Lock, querying
+from flowbed.ledger.sql.overview import read_overview
 from flowbed.ledger.sql.tables.batches import SqlBatches
 from flowbed.ledger.sql.tables.chunks import SqlChunks
 from flowbed.ledger.sql.tables.dead_letters import SqlDeadLetters
@@ -35,6 +36,7 @@ if TYPE_CHECKING:
         Files,
         Jobs,
         Keys,
+        Overview,
         Quotas,
         Rollbacks,
         Runs,
@@ -63,6 +65,10 @@ class SqlLedger:
         self.files: Files = SqlFiles(database)
         self.jobs: Jobs = SqlJobs(database)
         self._database = database
+
+    async def overview(self) -> Overview:
+        """Read the state of the ledger in one snapshot."""
+        return await self._database.read(lambda connection: read_overview(querying(connection)))
 
     async def close(self) -> None:
         """Close the database."""

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from flowbed.index.active_space import live_collections
 from flowbed.index.compaction import INDEX_ROWS, UNINDEXED, outgrown
 from flowbed.index.versions import state
 from flowbed.maintenance.compare import known_collections
@@ -43,7 +42,7 @@ async def _index(context: IndexContext) -> AsyncIterator[Finding]:
 async def _counts(context: IndexContext) -> AsyncIterator[Finding]:
     """Count the rows of large collections: an index has a row for every indexed chunk, and at most one for each."""
     counts = await context.ledger.chunks.counts()
-    for live in await live_collections(context.store):
+    for live in await context.collections.all():
         chunks = {status: n for (collection, status), n in counts.items() if collection == live.collection}
         if sum(chunks.values()) <= COMPARED:
             continue
@@ -60,7 +59,7 @@ async def _counts(context: IndexContext) -> AsyncIterator[Finding]:
 
 @check("vector-index")
 async def _vector_index(context: IndexContext) -> AsyncIterator[Finding]:
-    for live in await live_collections(context.store):
+    for live in await context.collections.all():
         now = await state(live, datasets=context.datasets)
         if now.rows >= INDEX_ROWS and now.unindexed_rows > 2 * UNINDEXED:
             yield Finding(

@@ -13,6 +13,7 @@ from flowbed.testing.ledger.documents import DocumentsContract
 from flowbed.testing.ledger.files import FilesContract
 from flowbed.testing.ledger.jobs import JobsContract
 from flowbed.testing.ledger.keys import KeysContract
+from flowbed.testing.ledger.overview import OverviewContract
 from flowbed.testing.ledger.quotas import QuotasContract
 from flowbed.testing.ledger.rollbacks import RollbacksContract
 from flowbed.testing.ledger.rows import (
@@ -46,6 +47,7 @@ __all__ = [
     "FilesContract",
     "JobsContract",
     "KeysContract",
+    "OverviewContract",
     "QuotasContract",
     "RollbacksContract",
     "RunsContract",

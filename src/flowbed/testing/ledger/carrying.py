@@ -168,10 +168,10 @@ class CarryingContract:
         await ledger.submissions.create(submission("ended"))
         await end(ledger, "ended")
         asked = [f"text {name}" for name in (*names, "unknown")]
-        assert await ledger.chunks.gathered(asked, besides={"mine"}) == {"text unrecorded"}
-        assert await ledger.chunks.gathered(set(asked), besides={"unrecorded"}) == {"text mine"}
-        assert await ledger.chunks.gathered(asked[1:], besides={"mine"}) == set()
-        assert await ledger.chunks.gathered([], besides={"mine"}) == set()
+        assert (await ledger.chunks.in_flight(asked, besides={"mine"})).gathered == {"text unrecorded"}
+        assert (await ledger.chunks.in_flight(set(asked), besides={"unrecorded"})).gathered == {"text mine"}
+        assert (await ledger.chunks.in_flight(asked[1:], besides={"mine"})).gathered == set()
+        assert (await ledger.chunks.in_flight([], besides={"mine"})).gathered == set()
 
     async def test_what_is_done_is_taken_in_no_more(self, ledger: Ledger) -> None:
         """A text is taken in until its chunk is in a run, has failed, or waits again."""
@@ -180,7 +180,7 @@ class CarryingContract:
         await ledger.runs.record(run(), [("a", 100)], worker="p")
         await ledger.chunks.fail([failure(id="b")], worker="p")
         await ledger.chunks.give_back([row for row in held if row.id == "c"], worker="p")
-        assert await ledger.chunks.gathered("abcd", besides={""}) == {"d"}
+        assert (await ledger.chunks.in_flight("abcd", besides={""})).gathered == {"d"}
         assert (await only(ledger, "a")).submission == "x"
         assert (await only(ledger, "b")).submission == ""
 
@@ -190,4 +190,4 @@ class CarryingContract:
         await put(ledger, rows)
         await claim(ledger, submission="x", limit=1_200)
         asked = {row.text_hash for row in rows}
-        assert len(await ledger.chunks.gathered(asked, besides={""})) == 1_200
+        assert len((await ledger.chunks.in_flight(asked, besides={""})).gathered) == 1_200

@@ -9,13 +9,14 @@ from typing import TYPE_CHECKING
 
 import sqlalchemy as sa
 
-from flowbed.ledger import ChunkMark, ChunkRow
+from flowbed.ledger import ChunkMark, ChunkRow, InFlight
 from flowbed.ledger.sql.database import Change, Database, listed
 from flowbed.ledger.sql.schema import (
     SUCCESS,
     chunks,
     claimed,
     held,
+    submissions,
     submitted,
     unfinished,
 )
@@ -202,18 +203,21 @@ class SqlChunks:
         """Reset chunks that `worker` has claimed, at the same version, to NONE, in no submission."""
         await self._each(_GIVE_BACK, chunks_, worker)
 
-    async def gathered(self, hashes: Collection[str], *, besides: Collection[str]) -> set[str]:
-        """Return those of the texts, by text_hash, that an unrecorded submission not in `besides` already has."""
+    async def in_flight(self, hashes: Collection[str], *, besides: Collection[str]) -> InFlight:
+        """Return in one snapshot the texts that are gathered, and the live submissions."""
         making = unrecorded_submissions()
+        its = submissions.c
+        current = sa.select(its.id, its.space).where(its.ended == 0).order_by(its.created, its.id)
 
-        def work(connection: sa.Connection) -> set[str]:
-            others = set(connection.execute(making).scalars().all()) - set(besides)
+        def work(connection: sa.Connection) -> InFlight:
+            rows = tuple((id_, space) for id_, space in connection.execute(current))
+            others = set(connection.execute(making).scalars().all()) - set(besides) if hashes else set()
             if not others:
-                return set()
+                return InFlight(frozenset(), rows)
             query = sa.select(chunks.c.text_hash).where(
                 chunks.c.submission.in_(listed(others)), submitted, chunks.c.text_hash.in_(listed(hashes))
             )
-            return set(connection.execute(query).scalars().all())
+            return InFlight(frozenset(connection.execute(query).scalars()), rows)
 
         return await self._database.read(work)
 

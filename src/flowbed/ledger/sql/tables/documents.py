@@ -8,14 +8,15 @@ import sqlalchemy as sa
 
 from flowbed.errors import Conflict
 from flowbed.ledger import Cursor, DocumentRow
-from flowbed.ledger.sql.database import Database, listed, proposed
+from flowbed.ledger.sql.database import Database, listed, proposed, querying
+from flowbed.ledger.sql.overview import read_progress
 from flowbed.ledger.sql.schema import chunks, cursors, documents
 from flowbed.ledger.text import require_storable
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Collection, Mapping
 
-    from flowbed.ledger import Swap
+    from flowbed.ledger import Progress, Swap
     from flowbed.ledger.sql.database import Insert
 
 # A retry may have raised a chunk's version since the fetch read it. Without this, the new text could get a lower
@@ -48,6 +49,10 @@ class SqlDocuments:
         """Return the cursor of a source."""
         query = sa.select(cursors).where(cursors.c.source == source)
         return await self._database.fetch_one(Cursor, query) or Cursor(source=source)
+
+    async def progress(self, sources: Collection[str]) -> Mapping[str, Progress]:
+        """Read how far each source was fetched."""
+        return await self._database.read(lambda connection: read_progress(querying(connection), sources))
 
     async def get(self, source: str, documents_: Collection[str]) -> Mapping[str, DocumentRow]:
         """Return rows by document id."""

@@ -9,14 +9,13 @@ import sqlalchemy as sa
 
 from flowbed.ledger import Rollback
 from flowbed.ledger.sql.database import Database, Lock, listed, records
+from flowbed.ledger.sql.overview import SEEN
 from flowbed.ledger.sql.schema import chunks, facts, rollbacks, runs
-from flowbed.ledger.sql.tables.runs import commit_runs, reverted_runs
+from flowbed.ledger.sql.tables.runs import commit_runs, reverted_runs, see
 from flowbed.records import Status
 
 if TYPE_CHECKING:
     from collections.abc import Collection
-
-SEEN = "seen/"  # prefix of the names of these facts
 
 
 class SqlRollbacks:
@@ -69,17 +68,10 @@ class SqlRollbacks:
 
     async def see(self, collection: str, version: int) -> None:
         """Record that the history was searched up to a version."""
-        mine = facts.c.name == f"{SEEN}{collection}"
 
         def work(connection: sa.Connection) -> None:
             self._database.lock(connection, Lock.RUNS)
-            before = connection.execute(sa.select(facts.c.value).where(mine)).scalar_one_or_none()
-            if before is None:
-                connection.execute(
-                    self._database.insert_new(facts).values(name=f"{SEEN}{collection}", value=str(version))
-                )
-            elif int(before) < version:
-                connection.execute(sa.update(facts).where(mine).values(value=str(version)))
+            see(self._database, connection, collection, version)
 
         await self._database.write(work)
 

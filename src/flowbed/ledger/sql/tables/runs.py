@@ -8,7 +8,18 @@ import sqlalchemy as sa
 
 from flowbed.ledger import RunRow
 from flowbed.ledger.sql.database import Database, Lock, listed
-from flowbed.ledger.sql.schema import chunks, claimed, in_a_run, open_runs, reverted, rollbacks, runs
+from flowbed.ledger.sql.overview import SEEN
+from flowbed.ledger.sql.schema import (
+    chunks,
+    claimed,
+    dead_letters,
+    facts,
+    in_a_run,
+    open_runs,
+    reverted,
+    rollbacks,
+    runs,
+)
 from flowbed.ledger.text import escaped
 from flowbed.records import Status
 
@@ -61,6 +72,10 @@ class SqlRuns:
             connection.execute(self._database.insert_new(runs).values(vars(run)))
             if rows and self._database.execute_many(connection, _TAKE, rows):
                 connection.execute(reopened)
+            letters = sa.and_(dead_letters.c.kind == "chunk", dead_letters.c.owner == run.collection)
+            if connection.execute(sa.select(sa.exists().where(letters))).scalar_one():
+                named = dead_letters.c.subject.in_(listed([chunk for chunk, _ in chunks_]))
+                connection.execute(sa.delete(dead_letters).where(letters, named))
 
         await self._database.write(work)
 
@@ -79,12 +94,16 @@ class SqlRuns:
         query = sa.select(runs.c.collection).where(open_runs).distinct().order_by(runs.c.collection)
         return await self._database.fetch_values(query)
 
-    async def commit(self, runs_: Collection[str], *, version: int) -> None:
+    async def commit(self, runs_: Collection[str], *, version: int, onto: int = 0) -> None:
         """Mark runs committed in `version` of the index, and their PENDING or REVERTED chunks SUCCESS."""
 
         def work(connection: sa.Connection) -> None:
             self._database.lock(connection, Lock.RUNS)
             commit_runs(connection, runs_, version=version)
+            if onto:
+                collections = sa.select(runs.c.collection).where(runs.c.id.in_(listed(runs_))).distinct()
+                for collection in connection.execute(collections).scalars().all():
+                    see(self._database, connection, collection, version, known=onto)
 
         await self._database.write(work)
 
@@ -156,6 +175,22 @@ def commit_runs(connection: sa.Connection, run_ids: Collection[str], *, version:
         .where(runs.c.id.in_(named), runs.c.state != "committed", ~_undone(runs.c.collection, version))
         .values(state="committed", version=version, error="")
     )
+
+
+def see(
+    database: Database, connection: sa.Connection, collection: str, version: int, *, known: int = 0
+) -> None:
+    """Note that a collection's history is known up to `version`, unless it was not known up to `known`."""
+    mine = facts.c.name == f"{SEEN}{collection}"
+    before = connection.execute(sa.select(facts.c.value).where(mine)).scalar_one_or_none()
+    # Version 1 is an empty dataset: there is nothing to know of it.
+    if known > max(1, int(before or 0)):
+        return
+    if before is None:
+        row = {"name": f"{SEEN}{collection}", "value": str(version)}
+        connection.execute(database.insert_new(facts).values(row))
+    elif int(before) < version:
+        connection.execute(sa.update(facts).where(mine).values(value=str(version)))
 
 
 def reverted_runs(collection: str) -> sa.Select[Any]:
