@@ -56,3 +56,12 @@ def test_docs_python_name_in_a_page_can_be_imported(page: Path) -> None:
     """Each `flowbed.module.name` in a page is a module or something that a module defines."""
     names = {span for span in code_spans(page) if re.fullmatch(r"flowbed(\.\w+)+", span)} - NO_MODULES
     assert [name for name in sorted(names) if pydoc.locate(name) is None] == []
+
+
+@pytest.mark.parametrize("name", ["CONTRIBUTING.md", "docs/architecture.md"])
+def test_docs_class_in_a_page_exists(name: str) -> None:
+    """Each `ClassName` in the glossary or the architecture is defined in the package."""
+    source = "\n".join(path.read_text("utf-8") for path in PACKAGE.rglob("*.py"))
+    defined = set(re.findall(r"^class (\w+)|^(?=\w)(\w+)(?:: TypeAlias)? = ", source, re.MULTILINE))
+    names = {span for span in code_spans(ROOT / name) if re.fullmatch(r"(?:[A-Z][a-z]+){1,4}", span)}
+    assert sorted(names - {each for pair in defined for each in pair} - {"Protocol"}) == []
