@@ -23,7 +23,7 @@ def run(folder: Path, **environment: str) -> subprocess.CompletedProcess[str]:
     )
 
 
-def test_the_demo_indexes_searches_and_runs_again(tmp_path: Path) -> None:
+def test_demo_repeated_indexes_searches_and_then_embeds_nothing(tmp_path: Path) -> None:
     """It begins anew where it ran before, indexes at most 1,500 chunks, finds them, and then embeds nothing."""
     folder = tmp_path / "demo"
     folder.mkdir()
@@ -47,7 +47,7 @@ def test_the_demo_indexes_searches_and_runs_again(tmp_path: Path) -> None:
     assert best[2][0].startswith("readmes#rich.md#")
 
 
-def test_the_demo_empties_no_folder_but_its_own(tmp_path: Path) -> None:
+def test_demo_folder_with_other_files_is_left_alone(tmp_path: Path) -> None:
     """A folder that holds something else is left as it is."""
     (tmp_path / "thesis.txt").write_text("three years of work", encoding="utf-8")
     done = run(tmp_path)
@@ -56,7 +56,7 @@ def test_the_demo_empties_no_folder_but_its_own(tmp_path: Path) -> None:
     assert [path.name for path in tmp_path.iterdir()] == ["thesis.txt"]
 
 
-def test_the_demo_says_what_is_missing(tmp_path: Path) -> None:
+def test_demo_without_the_model_says_how_to_install_it(tmp_path: Path) -> None:
     """Without the model it stops at the first command that needs it, which says how to get one."""
     done = run(tmp_path / "demo", FLOWBED_MODEL="onnx:not-here/at-all")
     assert done.returncode == 2
@@ -64,7 +64,7 @@ def test_the_demo_says_what_is_missing(tmp_path: Path) -> None:
     assert "The demo stops here" in done.stdout
 
 
-def test_the_receipts_are_whole() -> None:
+def test_demo_receipts_words_make_up_their_lines() -> None:
     """Every invented receipt has words that make up its lines, each inside its line's box."""
     for text in DEMO.with_name("receipts.jsonl").read_text("utf-8").splitlines():
         receipt = json.loads(text)

@@ -63,13 +63,13 @@ def test_public_names_are_pinned() -> None:
 
 
 @pytest.mark.parametrize("name", flowbed.__all__)
-def test_every_public_name_resolves(name: str) -> None:
+def test_public_name_resolves(name: str) -> None:
     """Every public name can be had from the package itself."""
     assert getattr(flowbed, name) is not None
     assert name in dir(flowbed)
 
 
-def test_an_unknown_name_is_an_attribute_error() -> None:
+def test_unknown_name_raises_attribute_error() -> None:
     """A name that does not exist is refused as Python's own modules refuse it."""
     with pytest.raises(AttributeError, match="no attribute 'nonsense'"):
         _ = flowbed.nonsense

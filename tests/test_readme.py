@@ -39,7 +39,7 @@ def outside(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path
 
 
-def test_the_python_examples_run(
+def test_readme_python_examples_run(
     outside: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """Every Python example runs as it stands, and finds the text that it searches for."""
@@ -51,7 +51,7 @@ def test_the_python_examples_run(
     assert "Keys are rotated every Monday." in capsys.readouterr().out
 
 
-def test_the_example_of_a_client_runs(outside: Path) -> None:
+def test_readme_openai_client_example_runs(outside: Path) -> None:
     """What the README has OpenAI's own client do, a server of this project answers."""
     (block,) = [block for block in blocks("python") if "from openai import" in block]
     names = re.findall(r'model="([^"]+)"', block)
@@ -76,7 +76,7 @@ def test_the_example_of_a_client_runs(outside: Path) -> None:
         serving.communicate(timeout=60)
 
 
-def test_the_shell_example_runs(outside: Path) -> None:
+def test_readme_shell_example_runs(outside: Path) -> None:
     """The commands for one's own folder and receipts work as they are typed, one after the other."""
     (block,) = [block for block in blocks("sh") if "flowbed run" in block]
     done = subprocess.run(["bash", "-ec", block], cwd=outside, capture_output=True, text=True, check=False)
@@ -85,14 +85,14 @@ def test_the_shell_example_runs(outside: Path) -> None:
     assert "NORTHGATE HARDWARE" in done.stdout
 
 
-def test_the_table_of_commands_is_that_of_the_help() -> None:
+def test_readme_command_table_equals_the_help() -> None:
     """The README names every command there is, and none that there is not."""
     table = README.partition("## Commands")[2].partition("\n## ")[0]
     named = re.findall(r"^\| `flowbed ([a-z-]+)", table, re.MULTILINE)
     assert sorted(named) == sorted(commands())
 
 
-def test_the_commands_and_options_that_are_shown_exist() -> None:
+def test_readme_commands_and_options_exist() -> None:
     """Every command line in an example names a command, and options that it takes."""
     lines = [line for block in (*blocks("console"), *blocks("sh")) for line in block.splitlines()]
     shown = [line.removeprefix("$ ") for line in lines if line.removeprefix("$ ").startswith("flowbed ")]

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     Call = Callable[..., Called]
 
 
-def test_a_project_is_made_filled_and_searched(project: Path, flowbed: Call) -> None:
+def test_init_add_plan_run_search_finds_the_text(project: Path, flowbed: Call) -> None:
     """From an empty folder, init, add, plan, run and search lead to the text that was asked for."""
     (project / "docs").mkdir()
     (project / "docs" / "a.md").write_text("# Keys\n\nWe rotate the keys each month.\n")
@@ -55,7 +55,7 @@ def test_a_project_is_made_filled_and_searched(project: Path, flowbed: Call) -> 
     assert "We rotate the keys" in flowbed("search", "keys", "-c", "docs").out
 
 
-def test_status_tells_where_everything_stands(notes: Path, flowbed: Call) -> None:
+def test_status_counts_rows_chunks_and_dead_letters(notes: Path, flowbed: Call) -> None:
     """Status counts rows, chunks by status and dead letters."""
     found = flowbed("status", "--json").json
     assert found["collections"]["notes"]["rows"] == 3
@@ -65,7 +65,7 @@ def test_status_tells_where_everything_stands(notes: Path, flowbed: Call) -> Non
     assert "notes: 3 rows at version" in flowbed("status").out
 
 
-def test_running_again_embeds_nothing(notes: Path, flowbed: Call) -> None:
+def test_run_nothing_changed_makes_no_new_version(notes: Path, flowbed: Call) -> None:
     """With nothing changed, a run makes no call, no chunk and no new version."""
     before = flowbed("status", "--json").json["collections"]["notes"]["version"]
     report = flowbed("run", "--json").json
@@ -73,7 +73,7 @@ def test_running_again_embeds_nothing(notes: Path, flowbed: Call) -> None:
     assert report["versions"] == {"notes": before}
 
 
-def test_an_edit_and_a_removal_reach_the_search(notes: Path, flowbed: Call) -> None:
+def test_run_after_edit_and_removal_updates_the_search(notes: Path, flowbed: Call) -> None:
     """An edited file is found by its new text alone, and a removed one no more."""
     (notes / "tea.txt").write_text("Coffee is served at four.\n")
     (notes / "cats.txt").unlink()
@@ -85,7 +85,7 @@ def test_an_edit_and_a_removal_reach_the_search(notes: Path, flowbed: Call) -> N
     assert texts == {"# Keys\n\nWe rotate the keys each month.", "Coffee is served at four."}
 
 
-def test_the_old_text_is_found_until_the_new_one_is_there(notes: Path, flowbed: Call) -> None:
+def test_search_finds_the_old_text_until_the_new_one_is_embedded(notes: Path, flowbed: Call) -> None:
     """While an edited document cannot be embedded, its old text stays searchable: no hole is left."""
     (notes / "tea.txt").write_text("POISON instead of tea.\n")
     assert flowbed("run").status == 1
@@ -97,7 +97,7 @@ def test_the_old_text_is_found_until_the_new_one_is_there(notes: Path, flowbed: 
     assert hit["document"] == "Coffee is served at four."
 
 
-def test_a_search_is_filtered_and_dated(notes: Path, flowbed: Call) -> None:
+def test_search_with_where_and_at_returns_matching_rows_of_that_version(notes: Path, flowbed: Call) -> None:
     """A search keeps to its filter, and to the version it is asked for."""
     found = flowbed("search", "x", "--where", '{"document": "tea.txt"}', "--json").json
     assert [hit["id"] for hit in found["hits"]] == ["notes#tea.txt#00000"]
@@ -109,7 +109,7 @@ def test_a_search_is_filtered_and_dated(notes: Path, flowbed: Call) -> None:
     assert len(flowbed("search", "x", "-c", "notes", "--json").json["hits"]) == 2
 
 
-def test_why_tells_a_chunk_from_source_to_index(notes: Path, flowbed: Call) -> None:
+def test_why_names_batch_file_run_and_version(notes: Path, flowbed: Call) -> None:
     """Why names the batch file, the run and the version of a chunk, by its id or its document."""
     by_id = flowbed("why", "notes#tea.txt#00000", "--json").json["chunks"]
     by_document = flowbed("why", "tea.txt", "--json").json["chunks"]
@@ -121,7 +121,7 @@ def test_why_tells_a_chunk_from_source_to_index(notes: Path, flowbed: Call) -> N
     assert "notes/chunked/year=" in told
 
 
-def test_versions_and_compact(notes: Path, flowbed: Call) -> None:
+def test_compact_makes_a_version_that_versions_lists(notes: Path, flowbed: Call) -> None:
     """Compaction makes a version that holds the same rows, and versions lists what is kept."""
     assert "files merged" in flowbed("compact", "notes").out
     assert "partitions" in flowbed("compact", "--index", "always").out
@@ -131,7 +131,7 @@ def test_versions_and_compact(notes: Path, flowbed: Call) -> None:
     assert flowbed("search", "x", "--json").json["versions"]["notes"] == kept[0]["version"]
 
 
-def test_what_cannot_be_embedded_is_a_dead_letter(notes: Path, flowbed: Call) -> None:
+def test_run_refused_text_becomes_a_dead_letter_that_can_be_retried(notes: Path, flowbed: Call) -> None:
     """A poisonous text fails the run's exit status, not the run: it is listed with its reason, and can be retried."""
     (notes / "bad.txt").write_text("POISON\n")
     (notes / "good.txt").write_text("All is well.\n")
@@ -173,7 +173,7 @@ def test_what_cannot_be_embedded_is_a_dead_letter(notes: Path, flowbed: Call) ->
         (["dead-letters", "retry", "nope"], 2, "no dead letter is about nope"),
         (["add", "x", "files", "nowhere"], 2, "does not exist"),
         (["add", "x", "slack", "notes"], 2, "the kinds are: files, jsonl, receipts"),
-        (["add", "Bad Name", "files", "notes"], 2, "small letters"),
+        (["add", "Bad Name", "files", "notes"], 2, "lower-case letters"),
         (["add", "plans", "files", "notes"], 2, "cannot be used"),
         (["add", "x", "files", "notes", "--option", "nope=1"], 2, "nope"),
         (["add", "x", "files", "notes", "--option", "include"], 2, "key=value"),
@@ -185,7 +185,7 @@ def test_what_cannot_be_embedded_is_a_dead_letter(notes: Path, flowbed: Call) ->
     ],
     ids=lambda value: " ".join(value) if isinstance(value, list) else None,
 )
-def test_a_wrong_call_says_what_to_do(
+def test_command_invalid_arguments_exits_2_and_says_what_to_write(
     notes: Path, flowbed: Call, arguments: list[str], status: int, says: str
 ) -> None:
     """A call that cannot work ends with status 2 and a message that tells what is there or what to write."""
@@ -195,18 +195,20 @@ def test_a_wrong_call_says_what_to_do(
     assert "Traceback" not in called.err
 
 
-def test_an_error_is_json_where_asked_for(notes: Path, flowbed: Call) -> None:
+def test_command_error_with_json_is_json_on_standard_output(notes: Path, flowbed: Call) -> None:
     """With --json the last line of standard output is the error, for scripts."""
     assert flowbed("search", "x", "-c", "nope", "--json").json["error"]["kind"] == "NotFound"
 
 
-def test_a_plan_is_all_there_is_on_standard_output(notes: Path, flowbed: Call) -> None:
+def test_plan_with_json_prints_one_value(notes: Path, flowbed: Call) -> None:
     """The JSON of a plan is one value, whatever there was to fetch."""
     (notes / "new.txt").write_text("New.\n")
     assert json.loads(flowbed("plan", "--json").out)["new"] == 1
 
 
-def test_a_bad_variable_says_which(notes: Path, flowbed: Call, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_status_invalid_variable_is_named_and_empty_one_ignored(
+    notes: Path, flowbed: Call, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """A variable that cannot be read ends with its name; an empty one is as good as none."""
     monkeypatch.setenv("FLOWBED_STORE", "")
     assert flowbed("status").status == 0
@@ -216,7 +218,7 @@ def test_a_bad_variable_says_which(notes: Path, flowbed: Call, monkeypatch: pyte
     assert "model_options" in called.err
 
 
-def test_the_settings_file_is_no_text_of_a_source(project: Path, flowbed: Call) -> None:
+def test_run_source_over_the_project_folder_skips_flowbed_toml(project: Path, flowbed: Call) -> None:
     """A source over the project's own folder leaves its settings out."""
     (project / "a.txt").write_text("A text.\n")
     flowbed("init")
@@ -224,21 +226,21 @@ def test_the_settings_file_is_no_text_of_a_source(project: Path, flowbed: Call) 
     assert flowbed("run", "--json").json["fetched"] == 1
 
 
-def test_init_takes_the_configuration_named(project: Path, flowbed: Call) -> None:
+def test_init_with_config_writes_that_file(project: Path, flowbed: Call) -> None:
     """--config names the file that init writes, or its folder."""
     assert flowbed("init", "--config", "there/flowbed.toml").status == 0
     assert (project / "there" / "flowbed.toml").exists()
     assert flowbed("status", "--config", "there").status == 0
 
 
-def test_a_folder_without_project_says_so(project: Path, flowbed: Call) -> None:
+def test_run_outside_a_project_names_init(project: Path, flowbed: Call) -> None:
     """Commands outside a project name the command that makes one."""
     called = flowbed("run")
     assert called.status == 2
     assert "flowbed init" in called.err
 
 
-def test_a_project_without_sources_says_so(project: Path, flowbed: Call) -> None:
+def test_run_without_sources_names_add(project: Path, flowbed: Call) -> None:
     """A run without sources names the command that adds one; a search says that nothing is indexed."""
     flowbed("init")
     assert "flowbed add" in flowbed("run").err
@@ -259,7 +261,9 @@ def test_a_project_without_sources_says_so(project: Path, flowbed: Call) -> None
         ("ledger = 'mysql://x'\n[sources.x]\nkind = 'files'\nlocation = '.'", "SQLite"),
     ],
 )
-def test_a_bad_configuration_says_where(project: Path, flowbed: Call, toml: str, says: str) -> None:
+def test_run_invalid_flowbed_toml_exits_2_and_names_the_place(
+    project: Path, flowbed: Call, toml: str, says: str
+) -> None:
     """An invalid flowbed.toml ends a run with status 2 and the place of the fault."""
     (project / "flowbed.toml").write_text(toml)
     called = flowbed("run")
@@ -267,7 +271,7 @@ def test_a_bad_configuration_says_where(project: Path, flowbed: Call, toml: str,
     assert says in called.err
 
 
-def test_a_model_that_is_nowhere_names_the_commands_that_install_it(
+def test_run_missing_model_names_the_commands_that_install_it(
     notes: Path, flowbed: Call, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Without weights the message has the commands to type; what is indexed stays."""
@@ -280,7 +284,7 @@ def test_a_model_that_is_nowhere_names_the_commands_that_install_it(
     assert flowbed("run", "--json").json["embedded"] == 1
 
 
-def test_a_missing_path_an_empty_folder_and_what_is_not_text(
+def test_run_unreadable_files_and_missing_folders_lose_no_rows(
     project: Path, notes: Path, flowbed: Call
 ) -> None:
     """An empty folder is nothing to do, what is no text is named and passed over, a missing path loses nothing."""
@@ -303,7 +307,9 @@ def test_a_missing_path_an_empty_folder_and_what_is_not_text(
     assert both.json["failures"][0]["subject"] == "source notes"
 
 
-def test_records_that_cannot_be_read_are_named_and_the_rest_is_indexed(project: Path, flowbed: Call) -> None:
+def test_run_invalid_jsonl_lines_become_dead_letters_and_the_rest_is_indexed(
+    project: Path, flowbed: Call
+) -> None:
     """A bad line and a duplicate id are dead letters with file and line, until the file is mended."""
     file = project / "records.jsonl"
     file.write_text(
@@ -323,7 +329,7 @@ def test_records_that_cannot_be_read_are_named_and_the_rest_is_indexed(project: 
     assert flowbed("status", "--json").json["dead_letters"] == 0
 
 
-def test_large_deletions_are_withheld(project: Path, flowbed: Call) -> None:
+def test_run_large_deletion_waits_for_allow_deletes(project: Path, flowbed: Call) -> None:
     """When most of a source is gone at once, its rows are kept until the deletion is allowed."""
     file = project / "records.jsonl"
     lines = [json.dumps({"id": n, "text": f"text {n}"}) for n in range(60)]
@@ -340,7 +346,7 @@ def test_large_deletions_are_withheld(project: Path, flowbed: Call) -> None:
     assert flowbed("status", "--json").json["collections"]["records"]["rows"] == 30
 
 
-def test_a_store_belongs_to_one_ledger(notes: Path, flowbed: Call, project: Path) -> None:
+def test_run_store_of_another_ledger_is_refused(notes: Path, flowbed: Call, project: Path) -> None:
     """A store filled through one ledger refuses another, rather than mixing what two of them know."""
     for file in (project / ".flowbed").glob("ledger.db*"):
         file.unlink()
@@ -349,14 +355,14 @@ def test_a_store_belongs_to_one_ledger(notes: Path, flowbed: Call, project: Path
     assert "belongs to another ledger" in called.err
 
 
-def test_init_again_changes_nothing(notes: Path, flowbed: Call, project: Path) -> None:
+def test_init_existing_project_keeps_its_settings(notes: Path, flowbed: Call, project: Path) -> None:
     """Init on a project keeps its configuration as it is."""
     before = (project / "flowbed.toml").read_text()
     assert flowbed("init").status == 0
     assert (project / "flowbed.toml").read_text() == before
 
 
-def test_adding_keeps_what_a_person_wrote(project: Path, flowbed: Call) -> None:
+def test_add_keeps_comments_and_replaces_the_source_of_that_name(project: Path, flowbed: Call) -> None:
     """Adding a source keeps comments and other settings, and replaces the source of its name."""
     (project / "flowbed.toml").write_text("# mine\nconcurrency = 3 # few\n")
     (project / "a").mkdir()
@@ -381,7 +387,7 @@ def run_alone(*arguments: str, **more: str) -> subprocess.CompletedProcess[str]:
     )
 
 
-def test_help_loads_no_vendor_package(project: Path) -> None:
+def test_help_loads_no_heavy_package(project: Path) -> None:
     """Help comes without loading what only the work needs, which is what makes it quick."""
     code = (
         "import sys; from flowbed.cli.app import run; run(['--help']);"
@@ -394,7 +400,9 @@ def test_help_loads_no_vendor_package(project: Path) -> None:
     assert (done.returncode, done.stderr) == (0, "")
 
 
-def test_no_network_is_used(notes: Path, project: Path, lacking: Callable[[str], NoReturn]) -> None:
+def test_run_and_search_work_without_a_network(
+    notes: Path, project: Path, lacking: Callable[[str], NoReturn]
+) -> None:
     """A whole run and a search with the local model succeed in a network namespace that has no network."""
     (notes / "new.txt").write_text("Written without a network.\n")
     alone = ["unshare", "--map-root-user", "--net", sys.executable, "-m", "flowbed"]
@@ -413,7 +421,7 @@ def test_no_network_is_used(notes: Path, project: Path, lacking: Callable[[str],
     assert json.loads(found.stdout)["hits"][0]["id"] == "notes#keys.md#00000"
 
 
-def test_the_version_is_that_of_the_package(flowbed: Call) -> None:
+def test_version_option_prints_the_installed_version(flowbed: Call) -> None:
     """The version printed is the version installed."""
     from importlib.metadata import version
 
@@ -421,7 +429,7 @@ def test_the_version_is_that_of_the_package(flowbed: Call) -> None:
     assert (called.status, called.out) == (0, f"flowbed {version('flowbed')}\n")
 
 
-def test_the_command_and_the_module_are_one(project: Path) -> None:
+def test_python_m_flowbed_shows_the_help(project: Path) -> None:
     """`python -m flowbed` is `flowbed`, and without a command it shows its help."""
     done = run_alone()
     assert "Usage: flowbed" in done.stdout + done.stderr

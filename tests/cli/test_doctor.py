@@ -543,7 +543,7 @@ CASES = {
 
 
 @pytest.mark.parametrize("case", CASES.values(), ids=CASES)
-def test_what_is_wrong_is_named_with_the_command_that_mends_it(
+def test_doctor_names_each_damage_and_the_command_that_fixes_it(
     case: Case, patient: Patient, flowbed: Call
 ) -> None:
     """The doctor finds the damage, the command that it names mends it, and the doctor is silent afterwards."""
@@ -566,13 +566,13 @@ def test_what_is_wrong_is_named_with_the_command_that_mends_it(
         assert_same(contents_of(patient.folder), healthy)
 
 
-def test_a_lease_that_is_held_elsewhere_is_no_finding(patient: Patient, flowbed: Call) -> None:
+def test_doctor_lease_renewed_recently_on_another_host_is_no_finding(patient: Patient, flowbed: Call) -> None:
     """Whoever renewed a lease minutes ago on another host may be at it."""
     hold_the_lease("elsewhere/4242/1.00/0000", silent=300)(patient)
     assert flowbed("doctor", "--json").json["findings"] == []
 
 
-def test_what_a_run_that_goes_on_has_not_come_to_yet_is_no_finding(patient: Patient, flowbed: Call) -> None:
+def test_doctor_waiting_chunks_while_a_run_is_working_are_no_finding(patient: Patient, flowbed: Call) -> None:
     """Chunks that wait for hours are found where nobody works on any, and not while somebody does."""
     for name in ("late", "later"):
         (patient.folder / "notes" / f"{name}.txt").write_text(f"{name}\n")
@@ -593,7 +593,7 @@ def test_what_a_run_that_goes_on_has_not_come_to_yet_is_no_finding(patient: Pati
     assert flowbed("doctor", "--json").json["findings"] == []
 
 
-def test_a_full_disk_is_seen_before_it_stops_a_run(
+def test_doctor_little_disk_space_is_a_warning_that_gc_fixes(
     patient: Patient, flowbed: Call, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A disk with little room left is named, and gc makes room on it."""
@@ -618,7 +618,7 @@ def test_a_full_disk_is_seen_before_it_stops_a_run(
     assert flowbed("doctor", "--json").json["findings"] == []
 
 
-def test_a_store_that_cannot_be_written_is_named(
+def test_doctor_read_only_store_is_named_with_chmod(
     patient: Patient, flowbed: Call, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A store whose permissions were taken away is named with the command that gives them back."""
@@ -639,7 +639,7 @@ def test_a_store_that_cannot_be_written_is_named(
     assert flowbed("doctor", "--json").json["findings"] == []
 
 
-def test_rows_in_no_vector_index_are_seen(
+def test_doctor_many_unindexed_rows_are_named_with_compact(
     patient: Patient, flowbed: Call, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """An index that has grown past its vector index is named with the command that extends it."""
@@ -651,7 +651,7 @@ def test_rows_in_no_vector_index_are_seen(
     assert flowbed("doctor", "--json").json["findings"] == []
 
 
-def test_large_collections_are_counted(
+def test_doctor_large_collection_compares_numbers_of_rows_and_chunks(
     patient: Patient, flowbed: Call, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Where a proof would take long, the doctor counts rows against chunks, and verify mends what it names."""
@@ -671,7 +671,7 @@ def test_large_collections_are_counted(
         (add_a_row("who?"), "1 row with an invalid id: who?"),
     ],
 )
-def test_ids_of_large_collections_are_read(
+def test_doctor_large_collection_finds_duplicate_and_invalid_ids(
     patient: Patient,
     flowbed: Call,
     monkeypatch: pytest.MonkeyPatch,

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from tests.cli.conftest import Called
 
 
-def test_a_key_is_made_listed_and_revoked(project: Path, flowbed: Callable[..., Called]) -> None:
+def test_keys_create_list_revoke_show_the_secret_once(project: Path, flowbed: Callable[..., Called]) -> None:
     """A key's secret is shown once, when it is made; listings tell the rest, and that it is revoked."""
     flowbed("init")
     made = flowbed("keys", "create", "app", "--model", "small", "--admin", "--json").json
@@ -28,7 +28,9 @@ def test_a_key_is_made_listed_and_revoked(project: Path, flowbed: Callable[..., 
     assert flowbed("keys", "list", "--json").json["keys"][0]["revoked"]
 
 
-def test_people_read_keys_too(project: Path, flowbed: Callable[..., Called]) -> None:
+def test_keys_create_prints_only_the_secret_on_standard_output(
+    project: Path, flowbed: Callable[..., Called]
+) -> None:
     """The secret alone is on standard output, for a script to take; a listing says what each key may."""
     (project / "flowbed.toml").write_text("[serve.tiers.free]\ntokens_per_day = 5\n")
     assert "no keys" in flowbed("keys", "list").out
@@ -45,7 +47,7 @@ def test_people_read_keys_too(project: Path, flowbed: Callable[..., Called]) -> 
     assert "REVOKED" in flowbed("keys", "list").out
 
 
-def test_what_cannot_be_is_refused(project: Path, flowbed: Callable[..., Called]) -> None:
+def test_keys_unknown_tier_or_key_is_refused(project: Path, flowbed: Callable[..., Called]) -> None:
     """An unknown tier and an unknown key are named, with what to do."""
     flowbed("init")
     unknown = flowbed("keys", "create", "app", "--tier", "gold")
@@ -56,7 +58,9 @@ def test_what_cannot_be_is_refused(project: Path, flowbed: Callable[..., Called]
     assert "flowbed keys list" in missing.err
 
 
-def test_a_key_that_was_made_opens_the_project(project: Path, flowbed: Callable[..., Called]) -> None:
+def test_keys_created_secret_is_recognized_by_the_project(
+    project: Path, flowbed: Callable[..., Called]
+) -> None:
     """Whoever has the secret is known by the project that it was made in."""
     flowbed("init")
     secret = flowbed("keys", "create", "app").out.strip()

@@ -28,7 +28,7 @@ def costly(notes: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return notes
 
 
-def test_a_plan_is_shown_and_carried_out(costly: Path, flowbed: Call) -> None:
+def test_plan_shown_in_words_is_carried_out_by_run_plan(costly: Path, flowbed: Call) -> None:
     """The words of a plan say what, how much and how to go on; the run's say what was planned and what became of it."""
     plan_id = flowbed("plan", "--json").json["plan_id"]
     told = flowbed("plan").out.splitlines()
@@ -54,7 +54,7 @@ def test_a_plan_is_shown_and_carried_out(costly: Path, flowbed: Call) -> None:
     assert f"plan {plan_id}: everything in it was done already" in again.out
 
 
-def test_the_report_of_a_plan_holds_both_sides(costly: Path, flowbed: Call) -> None:
+def test_run_plan_reports_planned_beside_done(costly: Path, flowbed: Call) -> None:
     """As JSON a run says what was planned beside what it did, and a plan without work has no id."""
     plan = flowbed("plan", "--json").json
     report = flowbed("run", "--plan", plan["plan_id"], "--json").json
@@ -75,7 +75,7 @@ def test_the_report_of_a_plan_holds_both_sides(costly: Path, flowbed: Call) -> N
     assert flowbed("run", "--json").json["planned"] is None
 
 
-def test_drift_ends_with_status_1(costly: Path, flowbed: Call) -> None:
+def test_run_plan_overtaken_by_another_run_exits_1(costly: Path, flowbed: Call) -> None:
     """A plan that another run has overtaken is told by source and number, in words and in JSON."""
     # The copied notes are other files than those that were indexed, so that they are read once more.
     plan_id = flowbed("plan", "--json").json["plan_id"]
@@ -99,14 +99,16 @@ def test_drift_ends_with_status_1(costly: Path, flowbed: Call) -> None:
         (["run", "--budget", "nan"], "--budget"),
     ],
 )
-def test_what_cannot_be_is_refused(notes: Path, flowbed: Call, arguments: list[str], says: str) -> None:
+def test_run_invalid_plan_or_budget_exits_2(
+    notes: Path, flowbed: Call, arguments: list[str], says: str
+) -> None:
     """Unknown plans, other wishes beside a plan, and budgets that are none end with status 2 and say why."""
     called = flowbed(*arguments)
     assert called.status == 2
     assert says in called.err
 
 
-def test_a_budget_stops_before_it_is_passed_and_the_rest_waits(costly: Path, flowbed: Call) -> None:
+def test_run_budget_stops_before_exceeding_it(costly: Path, flowbed: Call) -> None:
     """What the budget allows is indexed, the rest is named and waits, and a run with more goes on from there."""
     ran = flowbed("run", "--budget", "0.009", "--json")
     assert ran.status == 1
@@ -122,7 +124,7 @@ def test_a_budget_stops_before_it_is_passed_and_the_rest_waits(costly: Path, flo
     assert flowbed("run", "--budget", "0.004", "--json").json["waiting"] == 0
 
 
-def test_without_a_terminal_nobody_is_asked(costly: Path, flowbed: Call) -> None:
+def test_run_without_a_terminal_does_not_ask(costly: Path, flowbed: Call) -> None:
     """A run from cron goes ahead; who wants a limit there gives a budget or a plan."""
     assert flowbed("run", "--json").json["chunks"] == 3
 
@@ -154,7 +156,7 @@ def on_a_terminal(folder: Path, answer: str, *arguments: str) -> tuple[int, str]
     return status, out + seen.decode()
 
 
-def test_on_a_terminal_a_run_that_costs_asks_first(costly: Path, project: Path, flowbed: Call) -> None:
+def test_run_on_a_terminal_that_costs_money_asks_first(costly: Path, project: Path, flowbed: Call) -> None:
     """The plan is shown with its price; no leaves everything as it is, and yes carries out what was shown."""
     status, told = on_a_terminal(project, "n\n", "run")
     assert status == 1
@@ -169,16 +171,14 @@ def test_on_a_terminal_a_run_that_costs_asks_first(costly: Path, project: Path, 
 
 
 @pytest.mark.parametrize("agreed", [["--yes"], ["--budget", "1"], ["--json"]])
-def test_who_has_agreed_is_not_asked(costly: Path, project: Path, agreed: list[str]) -> None:
+def test_run_with_yes_budget_or_json_does_not_ask(costly: Path, project: Path, agreed: list[str]) -> None:
     """With --yes, a budget, or output for a program, a run on a terminal goes ahead."""
     status, told = on_a_terminal(project, "", "run", *agreed)
     assert status == 0
     assert "[y/N]" not in told
 
 
-def test_a_run_that_costs_nothing_does_not_ask(
-    costly: Path, project: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_run_free_model_does_not_ask(costly: Path, project: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A model that runs here is never asked about."""
     monkeypatch.setenv("FLOWBED_MODEL_OPTIONS__PRICE", "0")
     status, told = on_a_terminal(project, "", "run")

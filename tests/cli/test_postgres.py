@@ -38,7 +38,9 @@ def notes(ledger: str, project: Path, finished: Path, flowbed: Callable[..., Cal
     return project / "notes"
 
 
-def test_a_project_goes_all_the_way(ledger: str, notes: Path, flowbed: Callable[..., Called]) -> None:
+def test_postgres_project_runs_searches_and_keeps_no_local_ledger(
+    ledger: str, notes: Path, flowbed: Callable[..., Called]
+) -> None:
     """What was indexed is found and counted, a second run does nothing, and no ledger lies in the folder."""
     found = flowbed("search", "cats", "--json").json
     assert len(found["hits"]) == 3
@@ -54,7 +56,7 @@ def test_a_project_goes_all_the_way(ledger: str, notes: Path, flowbed: Callable[
     assert not list((notes.parent / ".flowbed").glob("ledger*"))
 
 
-def test_a_store_of_another_ledger_is_refused(
+def test_postgres_store_of_another_ledger_is_refused_without_showing_the_password(
     ledger: str,
     notes: Path,
     flowbed: Callable[..., Called],
@@ -70,7 +72,7 @@ def test_a_store_of_another_ledger_is_refused(
     assert "%20" not in called.err
 
 
-def test_a_ledger_whose_store_is_gone_is_refused(
+def test_postgres_ledger_with_a_lost_store_is_refused(
     ledger: str, notes: Path, flowbed: Callable[..., Called]
 ) -> None:
     """A ledger that knows of chunks in a lost store does not take an empty one for it."""
@@ -80,7 +82,7 @@ def test_a_ledger_whose_store_is_gone_is_refused(
     assert "knows of chunks in another one" in called.err
 
 
-def test_a_newer_ledger_is_refused(
+def test_postgres_ledger_of_a_newer_flowbed_is_refused(
     ledger: str, notes: Path, flowbed: Callable[..., Called], postgres: PostgresServer
 ) -> None:
     """A ledger made by a newer Flowbed is refused with what to do."""
@@ -90,7 +92,7 @@ def test_a_newer_ledger_is_refused(
     assert "upgrade Flowbed" in called.err
 
 
-def test_a_server_that_does_not_answer_is_named(
+def test_postgres_unreachable_server_is_named_without_the_password(
     project: Path, flowbed: Callable[..., Called], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Where there is no server, the message says which address was tried."""
@@ -116,7 +118,7 @@ print(json.dumps([helped, opened]))
 """
 
 
-async def test_what_needs_no_server_loads_no_driver(tmp_path: Path) -> None:
+async def test_sqlite_ledger_loads_no_postgres_driver(tmp_path: Path) -> None:
     """Help loads no SQL, and opening a ledger in SQLite nothing of Postgres."""
     await (await open_ledger("l.db", folder=tmp_path, new_id="i")).close()
     command = [sys.executable, "-c", PROBE, str(tmp_path)]

@@ -55,7 +55,7 @@ def texts(project: Path, proxy: S3Proxy, flowbed: Callable[..., Any]) -> Path:
     return folder
 
 
-def test_a_project_lives_in_a_bucket(texts: Path, flowbed: Callable[..., Any], s3_server: S3Server) -> None:
+def test_s3_project_runs_every_command(texts: Path, flowbed: Callable[..., Any], s3_server: S3Server) -> None:
     """All commands work; a run with nothing new embeds nothing, and the project's folder holds no store."""
     first = flowbed("run", "--json")
     assert (first.status, first.json["embedded"], first.json["failed"]) == (0, 20, 0)
@@ -79,7 +79,7 @@ def test_a_project_lives_in_a_bucket(texts: Path, flowbed: Callable[..., Any], s
     assert kept == {".store", "flowbed.json", "notes"}
 
 
-def test_a_run_over_a_bad_network_ends_in_the_same_index(
+def test_s3_run_over_a_bad_network_makes_the_same_index(
     texts: Path, flowbed: Callable[..., Any], proxy: S3Proxy, tmp_path: Path
 ) -> None:
     """Runs whose requests are refused, cut and carried out unawares end as one over a good network does."""
@@ -100,7 +100,7 @@ def test_a_run_over_a_bad_network_ends_in_the_same_index(
     assert_same(contents_of(texts.parent), good)
 
 
-def test_two_runs_at_once_share_the_work(texts: Path, proxy: S3Proxy) -> None:
+def test_s3_two_runs_at_once_embed_each_text_once(texts: Path, proxy: S3Proxy) -> None:
     """Two processes that run one project in a bucket embed each text once, and its index is whole."""
     proxy.order(S3Fault(probability=0.3, delay=0.02, jitter=True))
     command = [sys.executable, "-m", "flowbed", "run", "--json"]
@@ -114,7 +114,7 @@ def test_two_runs_at_once_share_the_work(texts: Path, proxy: S3Proxy) -> None:
     assert contents_of(texts.parent).total == 20
 
 
-def test_a_store_that_ignores_conditions_is_refused(
+def test_s3_store_without_conditional_writes_is_refused(
     texts: Path, flowbed: Callable[..., Any], proxy: S3Proxy
 ) -> None:
     """A run on such a store ends with the reason before anything is embedded or written."""
@@ -127,7 +127,7 @@ def test_a_store_that_ignores_conditions_is_refused(
     }
 
 
-def test_another_store_at_the_same_place_is_refused(
+def test_s3_bucket_of_another_project_is_refused(
     texts: Path, flowbed: Callable[..., Any], project: Path
 ) -> None:
     """A bucket that another project fills is not written into."""
@@ -138,7 +138,7 @@ def test_another_store_at_the_same_place_is_refused(
     assert "belongs to another ledger" in ran.err
 
 
-def test_searching_writes_nothing(texts: Path, flowbed: Callable[..., Any], proxy: S3Proxy) -> None:
+def test_s3_search_writes_nothing(texts: Path, flowbed: Callable[..., Any], proxy: S3Proxy) -> None:
     """Who only reads needs no permission to write."""
     assert flowbed("run", "--json").status == 0
     proxy.forget()

@@ -56,7 +56,7 @@ def ask(url: str, said: dict[str, Any]) -> int:
 
 
 @pytest.mark.parametrize("way", [signal.SIGINT, signal.SIGTERM])
-def test_simulators_are_served_until_told_to_stop(way: signal.Signals) -> None:
+def test_simulate_serves_until_a_signal_and_exits_0(way: signal.Signals) -> None:
     """The address of each is told as JSON, faults and limits are in force, and Ctrl-C ends it with status 0."""
     line = "rate_limited,calls=1,retry_after=1"
     with simulating("--provider", "openai", "--fault", line, "--tokens", "5", "--json") as process:
@@ -69,7 +69,7 @@ def test_simulators_are_served_until_told_to_stop(way: signal.Signals) -> None:
     assert statuses == [429, 200, 429]
 
 
-def test_what_is_printed_belongs_into_flowbed_toml() -> None:
+def test_simulate_prints_lines_for_flowbed_toml() -> None:
     """Without --json the lines are TOML, with the address and a key of each provider."""
     with simulating("--provider", "voyage", "--provider", "cohere") as process:
         assert "Ctrl-C" in output(process.stderr).readline()
@@ -81,7 +81,7 @@ def test_what_is_printed_belongs_into_flowbed_toml() -> None:
     assert '# model = "cohere:embed-v4.0"' in lines
 
 
-def test_jobs_take_the_time_they_are_given() -> None:
+def test_simulate_batch_options_set_time_and_queue() -> None:
     """Jobs take as long as the options say, their queue is as long, and faults strike them."""
     options = ("--batch-seconds", "3600", "--queue-tokens", "3", "--fault", "shuffled,calls=9")
     line = {

@@ -66,7 +66,7 @@ def statuses(flowbed: Call) -> dict[str, int]:
     return found
 
 
-def test_a_plan_tells_both_lanes(pages: Path, flowbed: Call) -> None:
+def test_plan_shows_both_lanes_with_price_and_time(pages: Path, flowbed: Call) -> None:
     """The batch lane is shown at its price, its time as a guess, and why a run would not take it without a deadline."""
     found = flowbed("plan", "--json").json
     assert found["lanes"]["batch"]["cost_usd"] == pytest.approx(found["lanes"]["realtime"]["cost_usd"] / 2)
@@ -77,7 +77,7 @@ def test_a_plan_tells_both_lanes(pages: Path, flowbed: Call) -> None:
     assert "  lane       realtime: there is no deadline; the batch lane would save $" in told
 
 
-def test_a_run_hands_in_and_the_next_one_collects(
+def test_run_on_the_batch_lane_submits_and_the_next_run_collects(
     pages: Path, flowbed: Call, provider: SimulatorProcess
 ) -> None:
     """Work that waits at the provider is no failure; the run after finds it answered, and the plan after is timed."""
@@ -95,7 +95,7 @@ def test_a_run_hands_in_and_the_next_one_collects(
     assert (plan["timed_submissions"], plan["error_seen"]) == (1, 0.0)
 
 
-def test_a_run_that_waits_shows_a_whole_index(pages: Path, flowbed: Call) -> None:
+def test_run_with_wait_ends_with_every_chunk_indexed(pages: Path, flowbed: Call) -> None:
     """With --wait a run ends when the last submission has, and says what it did."""
     ran = flowbed("run", "--lane", "batch", "--wait", "-v")
     assert ran.status == 0
@@ -118,7 +118,7 @@ def test_a_run_that_waits_shows_a_whole_index(pages: Path, flowbed: Call) -> Non
         ({"FLOWBED_LANE": "batch"}, ["--lane", "auto"], "realtime"),
     ],
 )
-def test_a_run_takes_the_lane_that_there_is_time_for(
+def test_run_takes_the_lane_that_options_and_settings_allow(
     pages: Path,
     flowbed: Call,
     monkeypatch: pytest.MonkeyPatch,
@@ -135,7 +135,9 @@ def test_a_run_takes_the_lane_that_there_is_time_for(
     assert (ran.json["submitted"] > 0) == (lane == "batch")
 
 
-def test_the_steps_can_be_taken_one_by_one(pages: Path, flowbed: Call, provider: SimulatorProcess) -> None:
+def test_submissions_find_submit_poll_work_separately_and_repeatedly(
+    pages: Path, flowbed: Call, provider: SimulatorProcess
+) -> None:
     """Find, list, submit, poll: each does what is left to do, says so, and a second time does nothing."""
     assert flowbed("run", "--budget", "0", "--json").status == 1  # fetched, and nothing embedded
     found = flowbed("submissions", "find", "--deadline", "2d", "--json")
@@ -157,7 +159,7 @@ def test_the_steps_can_be_taken_one_by_one(pages: Path, flowbed: Call, provider:
     assert provider.billed_again() == {}
 
 
-def test_what_is_with_the_provider_is_not_planned_again(
+def test_plan_text_already_submitted_costs_nothing(
     pages: Path, flowbed: Call, provider: SimulatorProcess
 ) -> None:
     """Another page with a text that a submission carries costs nothing, and the plan says why."""
@@ -171,7 +173,7 @@ def test_what_is_with_the_provider_is_not_planned_again(
     assert statuses(flowbed) == {"PENDING": PAGES + 1}
 
 
-def test_a_plan_is_carried_out_on_the_batch_lane(pages: Path, flowbed: Call) -> None:
+def test_run_plan_on_the_batch_lane_bills_what_was_planned(pages: Path, flowbed: Call) -> None:
     """The plan's price is then that of the lane, and what it planned is what was billed."""
     found = flowbed("plan", "--json").json
     ran = flowbed("run", "--plan", found["plan_id"], "--lane", "batch", "--wait", "--json").json
@@ -182,7 +184,7 @@ def test_a_plan_is_carried_out_on_the_batch_lane(pages: Path, flowbed: Call) -> 
     assert (again["planned"]["already"], again["submitted"]) == (True, 0)
 
 
-def test_a_budget_holds_on_the_batch_lane(pages: Path, flowbed: Call) -> None:
+def test_run_budget_on_the_batch_lane_leaves_the_rest_waiting(pages: Path, flowbed: Call) -> None:
     """What would pass the budget is not handed in, waits, and is named."""
     found = flowbed("plan", "--json").json
     half = found["lanes"]["batch"]["cost_usd"] / 2
@@ -193,7 +195,7 @@ def test_a_budget_holds_on_the_batch_lane(pages: Path, flowbed: Call) -> None:
     assert ran.json["waiting"] == PAGES - ran.json["chunks"]
 
 
-def test_what_is_late_is_embedded_now(
+def test_run_submission_past_its_deadline_is_cancelled_and_embedded_now(
     pages: Path, flowbed: Call, provider: SimulatorProcess, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Past its deadline a job is cancelled, and one run embeds what it did not answer, once."""
@@ -208,7 +210,9 @@ def test_what_is_late_is_embedded_now(
     assert provider.billed_again() == {}
 
 
-def test_a_submission_can_be_cancelled(pages: Path, flowbed: Call, provider: SimulatorProcess) -> None:
+def test_submissions_cancel_is_sent_by_the_next_poll(
+    pages: Path, flowbed: Call, provider: SimulatorProcess
+) -> None:
     """Its end is asked for at the provider by the next poll, and its chunks wait for another run."""
     provider.order(Fault(kind="stuck", calls=(1,)))
     (submission,) = flowbed("run", "--lane", "batch", "--json").json["submissions"]
@@ -219,7 +223,9 @@ def test_a_submission_can_be_cancelled(pages: Path, flowbed: Call, provider: Sim
     assert flowbed("submissions", "cancel", submission).status == 2
 
 
-def test_what_is_perhaps_billed_is_told_apart(pages: Path, flowbed: Call, provider: SimulatorProcess) -> None:
+def test_run_request_without_response_counts_as_perhaps_billed(
+    pages: Path, flowbed: Call, provider: SimulatorProcess
+) -> None:
     """A request that the provider billed and never answered is in the report, the spending and the budget."""
     provider.order(Fault(kind="cut", calls=(1,)))
     ran = flowbed("run", "--lane", "realtime", "--yes")
@@ -242,7 +248,7 @@ def test_what_is_perhaps_billed_is_told_apart(pages: Path, flowbed: Call, provid
 
 
 @pytest.mark.parametrize("by", ["lane", "source", "document", "run"])
-def test_what_was_spent_is_told_against_what_was_planned(pages: Path, flowbed: Call, by: str) -> None:
+def test_status_cost_adds_up_to_what_was_billed(pages: Path, flowbed: Call, by: str) -> None:
     """By lane, source, document or run, planned and billed tokens add up to what both lanes were billed."""
     assert "nothing was paid for" in flowbed("status", "--cost").out
     first = flowbed("run", "--limit", "2", "--json").json
@@ -256,7 +262,7 @@ def test_what_was_spent_is_told_against_what_was_planned(pages: Path, flowbed: C
     assert flowbed("status", "--cost", "--by", by, "--days", "0.000001").out == "nothing was paid for\n"
 
 
-def test_the_commands_refuse_what_cannot_be(pages: Path, flowbed: Call) -> None:
+def test_submissions_invalid_arguments_exit_2(pages: Path, flowbed: Call) -> None:
     """Times without a unit, unknown names and unknown submissions end with status 2 and say what to write."""
     for arguments, says in (
         (["run", "--deadline", "6"], "such as 90m, 6h or 2d"),
@@ -271,7 +277,7 @@ def test_the_commands_refuse_what_cannot_be(pages: Path, flowbed: Call) -> None:
         assert says in called.err
 
 
-def test_the_steps_load_neither_index_nor_model() -> None:
+def test_submissions_commands_load_neither_index_nor_model() -> None:
     """Finding, handing in and listing run where there is room for little."""
     import subprocess
 
@@ -290,7 +296,7 @@ class TestDoctor:
     def findings(self, flowbed: Call) -> dict[str, Any]:
         return {each["check"]: each for each in flowbed("doctor", "--json").json["findings"]}
 
-    def test_a_submission_past_its_deadline(
+    def test_doctor_submission_past_its_deadline_is_named(
         self, pages: Path, flowbed: Call, provider: SimulatorProcess, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         """It is named until a run has embedded what it did not answer."""
@@ -303,7 +309,7 @@ class TestDoctor:
         assert flowbed(*found["fix"].split()[1:]).status == 0
         assert self.findings(flowbed) == {}
 
-    def test_a_submission_that_was_never_handed_in(
+    def test_doctor_submission_never_submitted_is_named(
         self, pages: Path, flowbed: Call, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         """It is named with the command that hands it in."""
@@ -315,7 +321,9 @@ class TestDoctor:
         assert flowbed(*found["fix"].split()[1:]).status == 0
         assert self.findings(flowbed) == {}
 
-    def test_a_batch_api_that_refuses(self, pages: Path, flowbed: Call, provider: SimulatorProcess) -> None:
+    def test_doctor_refusing_batch_api_is_named(
+        self, pages: Path, flowbed: Call, provider: SimulatorProcess
+    ) -> None:
         """An account that is out of money is told while something waits there."""
         provider.order(Fault(kind="stuck", calls=(1,)))
         assert flowbed("run", "--lane", "batch", "--json").status == 0
@@ -328,7 +336,7 @@ class TestDoctor:
         assert self.findings(flowbed) == {}
 
 
-def test_garbage_of_submissions_is_collected(
+def test_gc_deletes_files_of_old_and_unrecorded_submissions(
     pages: Path, project: Path, flowbed: Call, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Files of a submission go 30 days after its end, and those that were never recorded after a day; others stay."""

@@ -29,7 +29,7 @@ def edited(notes: Path, flowbed: Call) -> str:
     return str(before)
 
 
-def test_a_rollback_and_its_release(notes: Path, flowbed: Call) -> None:
+def test_rollback_restores_the_old_text_and_release_undoes_it(notes: Path, flowbed: Call) -> None:
     """A rollback brings the old text back and says how to undo that; a run changes nothing; a release does."""
     before = edited(notes, flowbed)
     assert "Coffee" in texts(flowbed)
@@ -59,7 +59,7 @@ def test_a_rollback_and_its_release(notes: Path, flowbed: Call) -> None:
         (("search", "tea", "-c", "notes", "--at", "99"), "no version 99; it keeps 1-"),
     ],
 )
-def test_what_cannot_be_done_is_said(
+def test_versions_invalid_arguments_exit_2(
     notes: Path, flowbed: Call, arguments: tuple[str, ...], says: str
 ) -> None:
     """A version that is not there, or half an instruction, is a usage error that says what to do."""
@@ -69,7 +69,7 @@ def test_what_cannot_be_done_is_said(
     assert says in called.err
 
 
-def test_a_named_version_outlives_the_others(notes: Path, flowbed: Call) -> None:
+def test_versions_tagged_one_survives_compact_now(notes: Path, flowbed: Call) -> None:
     """A version with a name is listed with it, kept by `compact --now`, and searched as it was."""
     before = edited(notes, flowbed)
     assert flowbed("versions", "notes", "--tag", f"stable={before}").status == 0

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 OTHER = Space(model="other", dimensions=8)
 
 
-async def test_rows_are_found_as_they_were_written(bench: Bench) -> None:
+async def test_commit_rows_keep_document_metadata_version_run_and_vector(bench: Bench) -> None:
     """A committed row has its document, metadata, version, run and vector."""
     run = await bench.lay_down([bench.upsert("a", 5, "hello", shop="x", n=1)])
     committed = await bench.commit()
@@ -41,7 +41,7 @@ async def test_rows_are_found_as_they_were_written(bench: Bench) -> None:
     assert (stored.state, stored.version) == ("committed", committed.version)
 
 
-async def test_the_last_writer_wins_whatever_the_order(bench: Bench) -> None:
+async def test_commit_last_writer_wins_in_any_order(bench: Bench) -> None:
     """Deltas committed in either order, together or apart, leave the row of the highest version."""
     await bench.lay_down([bench.upsert("a", 7, "new")])
     await bench.commit()
@@ -52,7 +52,7 @@ async def test_the_last_writer_wins_whatever_the_order(bench: Bench) -> None:
     assert (rows["a"]["document"], rows["b"]["document"]) == ("new", "newer b")
 
 
-async def test_a_late_delta_does_not_bring_a_deleted_row_back(bench: Bench) -> None:
+async def test_commit_older_delta_does_not_restore_a_deleted_row(bench: Bench) -> None:
     """A row deleted at a version stays deleted when an older upsert arrives, and comes back with a newer one."""
     await bench.lay_down([bench.upsert("a", 1)])
     await bench.lay_down(deletes={"a": 3})
@@ -65,7 +65,7 @@ async def test_a_late_delta_does_not_bring_a_deleted_row_back(bench: Bench) -> N
     assert (await bench.rows())["a"]["document"] == "back"
 
 
-async def test_committing_again_changes_nothing(bench: Bench) -> None:
+async def test_commit_repeated_changes_nothing(bench: Bench) -> None:
     """A commit whose mark was lost is carried out again, and the index stays the same."""
     run = await bench.lay_down([bench.upsert("a", 1), bench.upsert("b", 1)], deletes={"c": 1})
     await bench.commit()
@@ -87,7 +87,9 @@ async def test_committing_again_changes_nothing(bench: Bench) -> None:
     ),
     shuffled=st.randoms(use_true_random=False),
 )
-def test_merging_is_free_of_order(deltas: list[dict[str, tuple[int, bool]]], shuffled: Any) -> None:
+def test_newest_any_order_and_grouping_keeps_the_same_rows(
+    deltas: list[dict[str, tuple[int, bool]]], shuffled: Any
+) -> None:
     """However deltas are grouped and ordered, the same newest rows remain, one of each id."""
     space = Space(model="m", dimensions=1)
     tables = []
@@ -122,7 +124,7 @@ def test_merging_is_free_of_order(deltas: list[dict[str, tuple[int, bool]]], shu
     assert {row[0]: (row[1], run) for run, row in whole} == expected
 
 
-async def test_a_run_is_named_by_its_content(bench: Bench) -> None:
+async def test_run_id_depends_on_content_and_not_on_order(bench: Bench) -> None:
     """The same rows in another order are the same run, and a subset of them is another."""
     rows = [bench.upsert("a", 1), bench.upsert("b", 1)]
     first = await write_delta(bench.store, "docs", bench.space, rows, [], now=1)
@@ -136,7 +138,7 @@ async def test_a_run_is_named_by_its_content(bench: Bench) -> None:
 
 
 @pytest.mark.parametrize("body", [b"", b"junk", b"ARROW1\0\0"])
-async def test_a_key_that_holds_something_else_is_a_conflict(bench: Bench, body: bytes) -> None:
+async def test_write_delta_key_with_other_content_is_a_conflict(bench: Bench, body: bytes) -> None:
     """A delta is never written over what lies under its key."""
     rows = [bench.upsert("a", 1)]
     delta = await write_delta(bench.store, "docs", bench.space, rows, [], now=1)
@@ -168,7 +170,7 @@ async def remove(bench: Bench, key: str) -> None:
     [(truncate, "sha256"), (flip, "sha256"), (remove, "missing")],
     ids=["cut", "flipped", "gone"],
 )
-async def test_a_damaged_delta_is_refused_and_the_rest_commits(
+async def test_commit_damaged_delta_is_refused_and_the_rest_merged(
     bench: Bench, damage: Callable[[Bench, str], Any], says: str
 ) -> None:
     """A delta that is not what its run promises becomes a dead letter with the reason; the other one is committed."""
@@ -188,7 +190,7 @@ async def test_a_damaged_delta_is_refused_and_the_rest_commits(
     assert (await bench.commit()).version is None
 
 
-async def test_a_delta_of_another_space_is_refused(bench: Bench) -> None:
+async def test_commit_delta_of_another_space_is_refused(bench: Bench) -> None:
     """Vectors of two spaces never meet, whether the run says so or the delta itself."""
     await bench.lay_down([bench.upsert("a", 1)])
     await bench.commit()
@@ -226,13 +228,13 @@ NAN = pa.FixedSizeListArray.from_arrays(pa.array([1.0, float("nan"), 1, 1], pa.f
         (b"PK\3\4", 2, "truncated"),
     ],
 )
-def test_a_delta_is_verified_row_by_row(body: bytes, rows: int, says: str) -> None:
+def test_decode_invalid_delta_is_rejected(body: bytes, rows: int, says: str) -> None:
     """Wrong counts, doubled ids, values that are no numbers and half-deleted rows are all found."""
     with pytest.raises(Rejected, match=says):
         decode(body, run="r", space=Space(model="m", dimensions=2), rows=rows)
 
 
-async def test_another_space_never_becomes_live(bench: Bench) -> None:
+async def test_begin_another_space_than_the_live_one_is_refused(bench: Bench) -> None:
     """A collection that lives in one space refuses to begin in another, and says what to do."""
     await bench.datasets.begin("docs", bench.space, now=1)
     with pytest.raises(Misconfigured, match="set the model back"):
@@ -242,7 +244,7 @@ async def test_another_space_never_becomes_live(bench: Bench) -> None:
     assert live.space == bench.space
 
 
-async def test_a_stale_delta_is_versioned_anew(bench: Bench) -> None:
+async def test_commit_stale_delta_queues_its_chunks_again(bench: Bench) -> None:
     """A delta older than the tombstones kept is not merged: its chunks wait again, at a later version."""
     from flowbed.testing.ledger import chunk
 

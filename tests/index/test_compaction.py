@@ -68,7 +68,7 @@ def plan(now_state: State, index: Partitioned | None = None, **changes: Any) -> 
     return plan_compaction(now_state, index, how.pop("kept", []), **how)
 
 
-def test_an_index_is_built_where_it_pays_or_is_asked_for() -> None:
+def test_plan_compaction_builds_an_index_for_many_rows_or_on_request() -> None:
     """Few rows get an index only on request, many unless it is forbidden."""
     assert not plan(SMALL).due
     assert plan(SMALL, vector_index="always").partitions == partitions_of(100)
@@ -77,7 +77,7 @@ def test_an_index_is_built_where_it_pays_or_is_asked_for() -> None:
     assert plan(replace(SMALL, fragments=FRAGMENTS + 1)).merge
 
 
-def test_an_index_is_appended_to_joined_and_built_anew_as_rows_come() -> None:
+def test_plan_compaction_appends_joins_or_rebuilds_as_rows_grow() -> None:
     """A tail is appended when it is long, segments are joined when many, and what grew is retrained."""
     index = index_of(INDEX_ROWS)
     assert plan(replace(BIG, unindexed_rows=UNINDEXED + 1), index).append
@@ -102,7 +102,7 @@ def test_an_index_is_appended_to_joined_and_built_anew_as_rows_come() -> None:
     fragments=st.integers(0, 200),
     vector_index=st.sampled_from(["auto", "always", "never"]),
 )
-def test_a_compaction_once_carried_out_is_not_due_again(
+def test_plan_compaction_just_carried_out_is_not_due_again(
     *,
     rows: int,
     trained: int | None,
@@ -130,9 +130,7 @@ def test_a_compaction_once_carried_out_is_not_due_again(
 
 
 @given(rows=st.integers(1, 10_000_000), limit=st.integers(1, 10_000), filtered=st.booleans())
-def test_probes_are_within_the_index_and_grow_with_what_is_asked(
-    *, rows: int, limit: int, filtered: bool
-) -> None:
+def test_probes_grow_with_the_limit_up_to_all_partitions(*, rows: int, limit: int, filtered: bool) -> None:
     """A search looks into at least as many partitions as there are rows to find, and never into more than there are."""
     index = index_of(rows)
     looked = probes(index, limit, filtered=filtered)
@@ -147,7 +145,7 @@ def test_probes_are_within_the_index_and_grow_with_what_is_asked(
     keep=st.integers(1, 12),
     days=st.sampled_from([0, 1, 7, 30]),
 )
-def test_versions_are_dropped_only_when_nothing_keeps_them(
+def test_outlived_drops_only_versions_that_nothing_keeps(
     ages: list[float], tagged: set[int], keep: int, days: float
 ) -> None:
     """The newest, the last N, the young and the tagged are kept; all others are dropped."""
@@ -193,7 +191,7 @@ async def index_now(bench: Bench, live: Live) -> Partitioned | None:
     return answer[0]
 
 
-async def test_an_index_grows_by_segments_and_is_made_anew(bench: Bench) -> None:
+async def test_compact_appends_segments_joins_them_and_rebuilds(bench: Bench) -> None:
     """Rows that come are appended as segments, joined when these are many, and retrained when they are too many."""
     await fill(bench, 0, 400)
     live = await bench.datasets.begin("docs", bench.space, now=1)
@@ -230,7 +228,7 @@ def topic(bench: Bench, name: str, numbers: range, version: int) -> list[Upsert]
     ("numbers", "replaced"),
     [(range(400), "replaced whole"), (range(40, 400), "replaced"), (range(400, 1_000), "added")],
 )
-async def test_an_index_is_made_anew_when_its_rows_are_of_another_topic(
+async def test_compact_rebuilds_an_index_outgrown_by_rows_of_another_topic(
     bench: Bench, numbers: range, replaced: str
 ) -> None:
     """Where most rows came after the partitions were made, these are made anew, and the rows spread over them."""
@@ -252,7 +250,7 @@ async def test_an_index_is_made_anew_when_its_rows_are_of_another_topic(
     assert settled(dataset) > rows / 2
 
 
-async def test_an_index_is_left_alone_while_most_of_its_rows_are_there(bench: Bench) -> None:
+async def test_compact_keeps_an_index_while_most_of_its_rows_remain(bench: Bench) -> None:
     """Rows that were deleted do not count, and what is appended does not make the index anew while it is the lesser."""
     await bench.lay_down(topic(bench, "one topic", range(400), 1))
     await bench.commit()
@@ -271,7 +269,7 @@ async def test_an_index_is_left_alone_while_most_of_its_rows_are_there(bench: Be
     assert (await tidy(bench, live)).partitions > 0
 
 
-async def test_a_filter_that_goes_by_topic_finds_what_an_exact_search_finds(
+async def test_search_filter_by_topic_reaches_recall_of_exact_search(
     bench: Bench, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Asked about another topic than the filter leaves, which is a tenth of the rows, recall@10 is 0.98 and more."""
@@ -305,7 +303,7 @@ async def test_a_filter_that_goes_by_topic_finds_what_an_exact_search_finds(
     ("name", "value", "matching", "few"),
     [("hundredth", 7, 60, FEW), ("tenth", 3, 600, FEW), ("tenth", 3, 600, 0)],
 )
-async def test_a_filter_finds_what_an_exact_search_finds(
+async def test_search_random_filter_reaches_recall_of_exact_search(
     bench: Bench, name: str, value: int, matching: int, few: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """At 1 % and 10 % of the rows, compared one by one or through the index, recall@10 is 0.98 and more."""
@@ -327,7 +325,7 @@ async def test_a_filter_finds_what_an_exact_search_finds(
     assert close >= 0.98 * total
 
 
-async def test_tagged_versions_are_searched_and_kept(bench: Bench) -> None:
+async def test_compact_keeps_tagged_versions_searchable(bench: Bench) -> None:
     """A version with a name outlives its time and is searched as it was; without its name it goes."""
     await fill(bench, 0, 10)
     live = await bench.datasets.begin("docs", bench.space, now=1)
@@ -352,7 +350,7 @@ async def test_tagged_versions_are_searched_and_kept(bench: Bench) -> None:
         await tag(live, "stable", named, datasets=bench.datasets)
 
 
-async def test_what_was_deleted_is_off_the_disk(bench: Bench) -> None:
+async def test_compact_erases_deleted_text_from_the_disk(bench: Bench) -> None:
     """Once versions are dropped, the bytes of the index hold neither the text that was deleted nor its old words."""
     secret, before = "the secret of the deleted row", "what the changed row said before"
     await fill(bench, 0, 300)
@@ -388,7 +386,7 @@ def holds(folder: Path, text: str) -> bool:
     return any(text.encode() in each.read_bytes() for each in files)
 
 
-async def test_an_index_of_another_making_is_used_and_joined(bench: Bench) -> None:
+async def test_compact_index_without_recorded_partitions_is_used_and_joined(bench: Bench) -> None:
     """An index whose partitions nobody wrote down is taken to have been made for the rows it holds."""
     await fill(bench, 0, 400)
     live = await bench.datasets.begin("docs", bench.space, now=1)

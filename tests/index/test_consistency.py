@@ -20,7 +20,7 @@ ROWS = 5  # of each committer: they always hold the same number, in every commit
 ROUNDS = 6
 
 
-async def test_readers_never_see_half_a_commit(bench: Bench) -> None:
+async def test_search_beside_commits_never_sees_half_a_commit(bench: Bench) -> None:
     """While eight commit, eight search: the rows of one commit are all there or none, none missing and none twice."""
     for writer in range(COMMITTERS):
         await bench.lay_down([bench.upsert(f"w{writer}#{n}", 1, writer=writer, said=0) for n in range(ROWS)])

@@ -241,14 +241,16 @@ def everything(tmp_path_factory: pytest.TempPathFactory) -> Rows:
 
 @settings(max_examples=300)
 @given(where=wheres)
-def test_a_filter_fits_the_rows_that_plain_python_says(everything: Rows, where: dict[str, Any]) -> None:
+def test_filter_generated_selects_the_rows_that_plain_python_selects(
+    everything: Rows, where: dict[str, Any]
+) -> None:
     """Over rows of every kind, Lance finds for any filter just those that the grammar says."""
     assert everything.found(where) == everything.expected(where)
 
 
 @settings(max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(listed=st.lists(rows, min_size=1, max_size=12), data=st.data())
-def test_any_rows_are_filtered_as_plain_python_does(
+def test_filter_generated_rows_selects_what_plain_python_selects(
     tmp_path: Path, listed: list[tuple[dict[str, Any], str]], data: st.DataObject
 ) -> None:
     """Over any rows, Lance finds for filters on what these rows hold just those that the grammar says."""
@@ -273,7 +275,7 @@ def comparable(value: Any) -> bool:
     return isinstance(value, str | bool | int | float) and (isinstance(value, str) or abs(value) < 2**63)
 
 
-def test_every_value_is_told_from_every_other(everything: Rows) -> None:
+def test_filter_hard_values_are_told_apart_by_every_operator(everything: Rows) -> None:
     """Each hard value, with each operator, fits just the rows that the grammar says."""
     for value in [*TEXTS, *NUMBERS, True, False]:
         for name in ("$eq", "$ne", *([] if isinstance(value, bool) else ["$gt", "$gte", "$lt", "$lte"])):
@@ -299,7 +301,7 @@ odd = st.recursive(
 
 @settings(max_examples=300)
 @given(where=odd)
-def test_what_is_refused_is_refused_by_both(where: Any) -> None:
+def test_filter_arbitrary_json_is_rejected_by_lance_and_python_alike(where: Any) -> None:
     """Whatever stands in a filter's place, it is refused with a reason, or plain Python and Lance both take it."""
     try:
         fits(where)
@@ -336,13 +338,13 @@ def test_what_is_refused_is_refused_by_both(where: Any) -> None:
         ({"$not": 5}, "a filter is an object"),
     ],
 )
-def test_a_filter_that_is_not_of_the_grammar_is_rejected(where: Any, says: str) -> None:
+def test_filter_invalid_is_rejected_with_a_reason(where: Any, says: str) -> None:
     """What is no filter is refused in words that say what is wrong with it."""
     with pytest.raises(Rejected, match=re.escape(says)):
         to_sql(where)
 
 
-def test_a_filter_may_be_as_deep_as_it_says(tmp_path: Path) -> None:
+def test_filter_nested_to_the_limit_works_and_deeper_is_rejected(tmp_path: Path) -> None:
     """The deepest filter allowed is answered, and one level more is refused."""
     where: dict[str, Any] = {"a": 1}
     for _ in range(DEEPEST):
@@ -353,7 +355,7 @@ def test_a_filter_may_be_as_deep_as_it_says(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("place", [{"a": ...}, {"$and": ...}, {"$contains": ...}, {"a": {"$in": ...}}, ...])
-def test_what_is_refused_may_be_deep_and_long(place: Any) -> None:
+def test_filter_rejected_huge_value_has_a_readable_message(place: Any) -> None:
     """However deep or long a value is that is no part of a filter, it is refused, in a message that can be read."""
     for strange in (json.loads(f"{'[' * 900}{']' * 900}"), {"a": ["x" * 10_000] * 1_000}):
         with pytest.raises(Rejected) as caught:
@@ -367,7 +369,7 @@ def _filled(place: Any, value: Any) -> Any:
     return {key: _filled(inner, value) for key, inner in place.items()}
 
 
-def test_a_filter_may_be_long(tmp_path: Path) -> None:
+def test_filter_list_of_10000_values_works(tmp_path: Path) -> None:
     """A list of 10,000 values is answered."""
     rows_ = Rows(tmp_path, [({"a": f"{number}.md", "b": number}, "") for number in range(100)])
     assert rows_.found({"a": {"$in": [f"{number * 2}.md" for number in range(10_000)]}}) == [
@@ -376,12 +378,12 @@ def test_a_filter_may_be_long(tmp_path: Path) -> None:
     assert rows_.found({"b": {"$nin": [number * 2 for number in range(10_000)]}}) == [*range(1, 100, 2)]
 
 
-def test_nothing_asked_matches_everything() -> None:
+def test_filter_empty_or_none_matches_everything() -> None:
     """No filter and an empty one are the same."""
     assert to_sql(None) == to_sql({}) == "true"
 
 
-def test_a_filter_read_from_json_is_the_filter_written() -> None:
+def test_filter_from_json_equals_the_python_dict() -> None:
     """What the command line reads from JSON is translated as the dict in Python is."""
     where = {"a": {"$in": ["x", 1, 2.5, True]}, "$not": {"$contains": "\U0001d4b3"}}
     assert to_sql(json.loads(json.dumps(where))) == to_sql(where)

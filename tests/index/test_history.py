@@ -9,7 +9,7 @@ from flowbed.index.compaction import compact
 from flowbed.index.history import Restored, restore, restored_since
 
 
-async def test_a_restore_is_found_among_compactions_of_an_indexed_collection(bench: Any) -> None:
+async def test_restored_since_finds_a_restore_among_compactions(bench: Any) -> None:
     """A compaction that wrote the vector index anew hides no restore that lies before or after it."""
 
     async def commit_and_compact(version: int) -> None:

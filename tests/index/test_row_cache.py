@@ -75,7 +75,7 @@ async def agree(bench: Bench, cache: RowCache) -> None:
 
 
 @pytest.mark.parametrize("indexed", [False, True])
-async def test_answers_are_the_same_through_every_kind_of_change(
+async def test_row_cache_hits_equal_stored_rows_after_every_change(
     bench: Bench, monkeypatch: pytest.MonkeyPatch, *, indexed: bool
 ) -> None:
     """After edits, deletions, compactions and a rollback, what is cache answers as what is stored does."""
@@ -108,7 +108,7 @@ async def test_answers_are_the_same_through_every_kind_of_change(
     assert (await ask(bench, "text 30", cache)).hits[0].id == "s#d0#00030"
 
 
-async def test_rows_that_are_held_are_not_read_again(
+async def test_row_cache_full_search_reads_no_row_files(
     bench: Bench, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Once all rows are cache, a search through the vector index answers without the files of the rows."""
@@ -126,7 +126,7 @@ async def test_rows_that_are_held_are_not_read_again(
         await search(vector, [live], datasets=bench.datasets)
 
 
-async def test_a_commit_leaves_what_is_held_of_other_fragments(bench: Bench) -> None:
+async def test_row_cache_after_commit_adds_only_new_fragments(bench: Bench) -> None:
     """After a commit only what it adds is brought in."""
     cache = RowCache()
     await fill(bench, 100)
@@ -138,7 +138,7 @@ async def test_a_commit_leaves_what_is_held_of_other_fragments(bench: Bench) -> 
     await all_held(bench, cache, 101)
 
 
-async def test_one_search_holds_nothing(bench: Bench) -> None:
+async def test_row_cache_first_search_caches_nothing(bench: Bench) -> None:
     """A process that searches once, as a command does, reads no more rows than it shows."""
     cache = RowCache()
     await fill(bench)
@@ -146,7 +146,7 @@ async def test_one_search_holds_nothing(bench: Bench) -> None:
     assert cache.rows == 0
 
 
-async def test_what_is_held_has_a_bound(bench: Bench, tmp_path: Path) -> None:
+async def test_row_cache_limit_bounds_bytes_with_equal_hits(bench: Bench, tmp_path: Path) -> None:
     """Where there is no room for everything texts are cache alone, or nothing; answers are the same."""
     await fill(bench, 300)
     live = await bench.datasets.begin("docs", bench.space, now=1)
@@ -165,7 +165,7 @@ async def test_what_is_held_has_a_bound(bench: Bench, tmp_path: Path) -> None:
     assert kept[0][1] - kept[1][1] == vectors
 
 
-async def test_no_more_is_brought_in_than_there_is_room_for(
+async def test_row_cache_larger_rows_than_expected_stay_near_the_limit(
     bench: Bench, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Where rows turn out larger than their files told, what is cache stays within a step of the bound."""
@@ -179,7 +179,7 @@ async def test_no_more_is_brought_in_than_there_is_room_for(
     assert cache.bytes < 15_000 + STEP * 200
 
 
-async def test_a_version_in_the_past_is_read_as_it_was(bench: Bench) -> None:
+async def test_row_cache_older_version_is_not_answered_from_it(bench: Bench) -> None:
     """What is cache of the newest version does not answer for an older one."""
     cache = RowCache()
     await fill(bench)
@@ -191,7 +191,7 @@ async def test_a_version_in_the_past_is_read_as_it_was(bench: Bench) -> None:
     assert (await ask(bench, "something else", cache)).hits[0].id == "s#d2#00007"
 
 
-async def test_an_index_made_anew_is_not_answered_from_the_old_one(bench: Bench, tmp_path: Path) -> None:
+async def test_row_cache_rebuilt_index_keeps_nothing_of_the_old_one(bench: Bench, tmp_path: Path) -> None:
     """Of an index that was removed and made anew, with the same numbers of versions and fragments, nothing is kept."""
     cache = RowCache()
     await fill(bench)
@@ -206,7 +206,7 @@ async def test_an_index_made_anew_is_not_answered_from_the_old_one(bench: Bench,
     assert (await search(vector, [live], datasets=another.datasets, cache=cache)).hits[0].id == "new#00007"
 
 
-async def test_the_live_space_is_read_once_a_second(bench: Bench) -> None:
+async def test_recent_spaces_are_read_again_after_a_second(bench: Bench) -> None:
     """A live space just read is not read again, one that is not there is, and after a second all are."""
     now = [0.0]
     recent = RecentSpaces(bench.store, monotonic=lambda: now[0])

@@ -88,7 +88,7 @@ MANIFESTS = "*/_versions/*.manifest"
     ],
     ids=str,
 )
-async def test_a_commit_survives_each_fault(s3: Any, proxy: S3Proxy, tmp_path: Path, fault: S3Fault) -> None:
+async def test_s3_commit_survives_each_fault(s3: Any, proxy: S3Proxy, tmp_path: Path, fault: S3Fault) -> None:
     """Whatever happens to a request of Lance's, the rows committed are there once each, as a new reader sees them."""
     await s3.lay_down([s3.upsert(f"r{number}", 1) for number in range(5)])
     await s3.commit()
@@ -107,7 +107,7 @@ async def test_a_commit_survives_each_fault(s3: Any, proxy: S3Proxy, tmp_path: P
 
 
 @pytest.mark.parametrize("seed", range(2))
-async def test_committers_over_a_bad_network_lose_no_row(
+async def test_s3_concurrent_commits_over_a_bad_network_lose_no_row(
     s3: Any, proxy: S3Proxy, tmp_path: Path, seed: int
 ) -> None:
     """Of 4 that commit overlapping rows at once, each again until it is done, every last version is there, once."""
@@ -145,7 +145,7 @@ async def test_committers_over_a_bad_network_lose_no_row(
 
 
 @pytest.mark.parametrize("requests", range(1, 5))
-async def test_a_slow_creator_takes_nothing_away(
+async def test_s3_slow_creator_does_not_overwrite_a_filled_dataset(
     s3: Any, s3_server: S3Server, tmp_path: Path, requests: int
 ) -> None:
     """One that found no dataset, and is held up while another makes and fills it, does not empty it."""
@@ -160,7 +160,7 @@ async def test_a_slow_creator_takes_nothing_away(
 
 
 @pytest.mark.parametrize("after", [INTERNAL_ERROR, CUT], ids=["error", "cut"])
-async def test_compaction_survives_a_lost_answer(
+async def test_s3_compaction_survives_lost_responses(
     s3: Any, proxy: S3Proxy, tmp_path: Path, after: Answer
 ) -> None:
     """A compaction whose manifests were written though an error was answered leaves every row, once."""
@@ -183,7 +183,7 @@ async def test_compaction_survives_a_lost_answer(
     assert (state_now.fragments, state_now.unindexed_rows) == (1, 0)
 
 
-async def test_a_holder_on_another_machine_is_judged_by_its_silence(
+async def test_s3_lease_of_a_silent_holder_is_taken_over(
     s3: Any, proxy: S3Proxy, s3_server: S3Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A holder of whom nothing is known loses the lease once it was silent for long enough by the rival's own clock."""
@@ -205,7 +205,7 @@ async def test_a_holder_on_another_machine_is_judged_by_its_silence(
 
 
 @pytest.mark.parametrize("after", [INTERNAL_ERROR, CUT], ids=["error", "cut"])
-async def test_a_lease_is_given_back_though_its_answer_is_lost(
+async def test_s3_lease_is_released_although_responses_are_lost(
     s3: Any, proxy: S3Proxy, after: Answer
 ) -> None:
     """A lease whose writes are all answered with an error is held, renewed and given back even so."""

@@ -44,7 +44,7 @@ async def fill(bench: Bench, count: int = 50) -> None:
     await bench.commit()
 
 
-async def test_the_text_itself_is_the_best_hit(bench: Bench) -> None:
+async def test_search_own_text_is_the_best_hit(bench: Bench) -> None:
     """A row's own text finds it first, with similarity 1, and scores fall from there within [-1, 1]."""
     await fill(bench)
     found = await ask(bench, "text 7", limit=50)
@@ -58,7 +58,7 @@ async def test_the_text_itself_is_the_best_hit(bench: Bench) -> None:
 
 
 @pytest.mark.parametrize("length", [1e-30, 1e-3, 1e3, 1e30])
-async def test_only_the_direction_of_a_query_counts(bench: Bench, length: float) -> None:
+async def test_search_query_length_does_not_change_hits(bench: Bench, length: float) -> None:
     """A query vector of any length finds the same rows with the same scores."""
     await fill(bench)
     live = await bench.datasets.begin("docs", bench.space, now=1)
@@ -69,7 +69,7 @@ async def test_only_the_direction_of_a_query_counts(bench: Bench, length: float)
     assert [hit.score for hit in found.hits] == pytest.approx([hit.score for hit in expected.hits], abs=1e-6)
 
 
-async def test_a_query_without_direction_is_rejected(bench: Bench) -> None:
+async def test_search_zero_vector_is_rejected(bench: Bench) -> None:
     """To a vector of zeros nothing is near."""
     await fill(bench)
     live = await bench.datasets.begin("docs", bench.space, now=1)
@@ -77,14 +77,14 @@ async def test_a_query_without_direction_is_rejected(bench: Bench) -> None:
         await search(np.zeros(8, np.float32), [live], datasets=bench.datasets)
 
 
-async def test_the_filter_comes_before_the_search(bench: Bench) -> None:
+async def test_search_filter_is_applied_before_ranking(bench: Bench) -> None:
     """Rows that match are found however far they are from the query, and never fewer than there are."""
     await fill(bench)
     found = await ask(bench, "text 7", where={"n": {"$in": [1, 48]}}, limit=10)
     assert {hit.metadata["n"] for hit in found.hits} == {1, 48}
 
 
-async def test_deleted_rows_are_not_found(bench: Bench) -> None:
+async def test_search_deleted_row_is_not_found(bench: Bench) -> None:
     """A row is gone from the search in the commit that deletes it."""
     await fill(bench)
     await bench.lay_down(deletes={"s#d2#00007": 2})
@@ -94,7 +94,7 @@ async def test_deleted_rows_are_not_found(bench: Bench) -> None:
     assert "s#d2#00007" not in {hit.id for hit in found.hits}
 
 
-async def test_a_document_counts_by_its_best_chunk(bench: Bench) -> None:
+async def test_search_by_document_scores_each_by_its_best_chunk(bench: Bench) -> None:
     """Asked for documents, each comes once, with the score of its best chunk, and none is missed."""
     await fill(bench)
     chunks = (await ask(bench, "text 7", limit=50)).hits
@@ -105,7 +105,7 @@ async def test_a_document_counts_by_its_best_chunk(bench: Bench) -> None:
     assert [(hit.id.rpartition("#")[0], hit.score) for hit in found] == list(best.items())
 
 
-async def test_a_document_of_two_collections_counts_once(bench: Bench) -> None:
+async def test_search_by_document_over_two_collections_counts_each_once(bench: Bench) -> None:
     """Asked for documents in several collections, one that has chunks in both comes once, by its best."""
     for collection, text in (("docs", "near"), ("more", "far")):
         rows = [bench.upsert(f"s#d#{collection}", 1, text, source="s", document="d")]
@@ -118,7 +118,7 @@ async def test_a_document_of_two_collections_counts_once(bench: Bench) -> None:
     assert found.hits[0].score <= 1.0
 
 
-async def test_an_older_version_is_searched_as_it_was(bench: Bench) -> None:
+async def test_search_at_an_older_version_finds_its_rows(bench: Bench) -> None:
     """Asking at a version answers from that version; one that never was is not found."""
     await fill(bench)
     before = (await ask(bench, "text 7")).versions["docs"]
@@ -130,7 +130,7 @@ async def test_an_older_version_is_searched_as_it_was(bench: Bench) -> None:
         await ask(bench, "text 7", at=99)
 
 
-async def test_an_index_made_anew_is_searched_as_it_is(bench: Bench, tmp_path: Path) -> None:
+async def test_search_rebuilt_index_finds_the_new_rows(bench: Bench, tmp_path: Path) -> None:
     """Who searched an index that was removed, and made anew up to the same version, finds what the new one holds."""
     await fill(bench)
     live = await bench.datasets.begin("docs", bench.space, now=1)
@@ -149,14 +149,16 @@ async def test_an_index_made_anew_is_searched_as_it_is(bench: Bench, tmp_path: P
 
 
 @pytest.mark.parametrize("limit", [0, -1, 10_001])
-async def test_a_limit_that_makes_no_sense_is_rejected(bench: Bench, limit: int) -> None:
+async def test_search_limit_out_of_range_is_rejected(bench: Bench, limit: int) -> None:
     """A limit has to be from 1 to 10,000."""
     await fill(bench)
     with pytest.raises(Rejected, match="limit"):
         await ask(bench, "text 7", limit=limit)
 
 
-async def test_an_index_finds_what_the_scan_finds(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_search_through_the_vector_index_equals_the_scan(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """With a vector index forced, hits and filters are those of the exact search, unindexed rows among them."""
     await fill(bench, 400)
     exact = (await ask(bench, "text 7", limit=10)).hits
@@ -180,7 +182,7 @@ async def test_an_index_finds_what_the_scan_finds(bench: Bench, monkeypatch: pyt
     assert (await state(live, datasets=bench.datasets)).unindexed_rows == 0
 
 
-async def test_compaction_keeps_every_live_row(bench: Bench) -> None:
+async def test_compact_keeps_every_live_row(bench: Bench) -> None:
     """Compaction merges the fragments of many commits, and the rows stay what they were."""
     for n in range(6):
         await bench.lay_down([bench.upsert(f"a{n}", 1), bench.upsert("same", n + 1, f"text {n}")])
@@ -195,7 +197,7 @@ async def test_compaction_keeps_every_live_row(bench: Bench) -> None:
     assert (after.fragments, after.rows) == (1, 6)
 
 
-async def test_tombstones_stay_while_a_late_delta_may_come(bench: Bench) -> None:
+async def test_compact_keeps_tombstones_while_an_older_delta_may_come(bench: Bench) -> None:
     """A tombstone is dropped only past its retention, and not while a run older than it is pending."""
     await bench.lay_down([bench.upsert("a", 1), bench.upsert("b", 1)])
     deleted = bench.clock()
@@ -209,7 +211,7 @@ async def test_tombstones_stay_while_a_late_delta_may_come(bench: Bench) -> None
     assert list(await bench.rows()) == ["b"]
 
 
-async def test_old_versions_are_forgotten_and_the_newest_kept(bench: Bench) -> None:
+async def test_compact_drops_expired_versions_and_keeps_the_newest(bench: Bench) -> None:
     """Compaction drops versions past their time, and a search at one of them says that it is gone."""
     for n in range(14):
         await bench.lay_down([bench.upsert(f"a{n}", 1)])
@@ -226,7 +228,7 @@ async def test_old_versions_are_forgotten_and_the_newest_kept(bench: Bench) -> N
     assert len(await bench.rows()) == 14
 
 
-async def test_texts_in_the_index_are_never_paid_again(bench: Bench) -> None:
+async def test_vector_lookup_returns_vectors_by_text_hash(bench: Bench) -> None:
     """The vector of a text that the index holds is read back from it, by the hash of the text."""
     await fill(bench)
     live = await bench.datasets.begin("docs", bench.space, now=1)
@@ -236,7 +238,7 @@ async def test_texts_in_the_index_are_never_paid_again(bench: Bench) -> None:
     np.testing.assert_array_equal(found[hashes[0]], bench.upsert("q", 1, "text 7").vector)
 
 
-async def test_nothing_is_reused_of_a_deleted_row(bench: Bench) -> None:
+async def test_vector_lookup_deleted_row_is_not_found(bench: Bench) -> None:
     """A deleted row has no text, so that nothing is found of it."""
     await fill(bench)
     await bench.lay_down(deletes={"s#d2#00007": 2})
@@ -246,7 +248,7 @@ async def test_nothing_is_reused_of_a_deleted_row(bench: Bench) -> None:
     assert set(await reuse.get_many([text_hash("text 7"), text_hash("text 8")])) == {text_hash("text 8")}
 
 
-async def test_an_index_without_primary_key_is_refused(bench: Bench) -> None:
+async def test_open_index_without_primary_key_is_refused(bench: Bench) -> None:
     """A dataset that merging would leave duplicates in is not opened."""
     import lance
 
@@ -260,7 +262,7 @@ async def test_an_index_without_primary_key_is_refused(bench: Bench) -> None:
         await bench.datasets.open(live)
 
 
-async def test_one_holds_the_lease_and_a_silent_holder_loses_it(
+async def test_lease_held_is_refused_and_a_silent_holder_loses_it(
     bench: Bench, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A held lease is refused; a holder that is silent for long enough, by the rival's own clock, is taken over."""
@@ -290,7 +292,7 @@ async def test_one_holds_the_lease_and_a_silent_holder_loses_it(
         assert third.owner == "c"
 
 
-async def test_the_lease_of_a_dead_holder_is_taken_over_at_once(bench: Bench) -> None:
+async def test_lease_of_a_dead_holder_is_taken_over_at_once(bench: Bench) -> None:
     """A holder that is known to have ended without giving the lease back keeps nobody from compacting."""
     await bench.store.create(
         "docs/lease.json", b'{"owner":"a","epoch":3,"seq":7,"ttl_s":60.0,"released":false}'
