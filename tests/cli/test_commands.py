@@ -1,4 +1,4 @@
-"""Each command does what it says, in words and in JSON."""
+"""Every command, in words and in JSON."""
 
 from __future__ import annotations
 
@@ -21,7 +21,6 @@ if TYPE_CHECKING:
 
 
 def test_init_add_plan_run_search_finds_the_text(project: Path, flowbed: Call) -> None:
-    """From an empty folder, init, add, plan, run and search lead to the text that was asked for."""
     (project / "docs").mkdir()
     (project / "docs" / "a.md").write_text("# Keys\n\nWe rotate the keys each month.\n")
     assert "flowbed add" in flowbed("init").out
@@ -56,7 +55,6 @@ def test_init_add_plan_run_search_finds_the_text(project: Path, flowbed: Call) -
 
 
 def test_status_counts_rows_chunks_and_dead_letters(notes: Path, flowbed: Call) -> None:
-    """Status counts rows, chunks by status and dead letters."""
     found = flowbed("status", "--json").json
     assert found["collections"]["notes"]["rows"] == 3
     assert set(found["collections"]["notes"]) == {"rows", "unindexed_rows", "version", "space"}
@@ -66,7 +64,7 @@ def test_status_counts_rows_chunks_and_dead_letters(notes: Path, flowbed: Call) 
 
 
 def test_run_nothing_changed_makes_no_new_version(notes: Path, flowbed: Call) -> None:
-    """With nothing changed, a run makes no call, no chunk and no new version."""
+    """Nor does it embed or fetch anything."""
     before = flowbed("status", "--json").json["collections"]["notes"]["version"]
     report = flowbed("run", "--json").json
     assert (report["fetched"], report["chunks"], report["embedded"], report["deleted"]) == (0, 0, 0, 0)
@@ -74,7 +72,6 @@ def test_run_nothing_changed_makes_no_new_version(notes: Path, flowbed: Call) ->
 
 
 def test_run_after_edit_and_removal_updates_the_search(notes: Path, flowbed: Call) -> None:
-    """An edited file is found by its new text alone, and a removed one no more."""
     (notes / "tea.txt").write_text("Coffee is served at four.\n")
     (notes / "cats.txt").unlink()
     plan = flowbed("plan", "--json").json
@@ -86,7 +83,7 @@ def test_run_after_edit_and_removal_updates_the_search(notes: Path, flowbed: Cal
 
 
 def test_search_finds_the_old_text_until_the_new_one_is_embedded(notes: Path, flowbed: Call) -> None:
-    """While an edited document cannot be embedded, its old text stays searchable: no hole is left."""
+    """A failed edit leaves no hole in the index."""
     (notes / "tea.txt").write_text("POISON instead of tea.\n")
     assert flowbed("run").status == 1
     (hit,) = flowbed("search", "x", "--where", '{"document": "tea.txt"}', "--json").json["hits"]
@@ -98,7 +95,6 @@ def test_search_finds_the_old_text_until_the_new_one_is_embedded(notes: Path, fl
 
 
 def test_search_with_where_and_at_returns_matching_rows_of_that_version(notes: Path, flowbed: Call) -> None:
-    """A search keeps to its filter, and to the version it is asked for."""
     found = flowbed("search", "x", "--where", '{"document": "tea.txt"}', "--json").json
     assert [hit["id"] for hit in found["hits"]] == ["notes#tea.txt#00000"]
     version = str(found["versions"]["notes"])
@@ -110,7 +106,7 @@ def test_search_with_where_and_at_returns_matching_rows_of_that_version(notes: P
 
 
 def test_why_names_batch_file_run_and_version(notes: Path, flowbed: Call) -> None:
-    """Why names the batch file, the run and the version of a chunk, by its id or its document."""
+    """A chunk is named by its id or by its document."""
     by_id = flowbed("why", "notes#tea.txt#00000", "--json").json["chunks"]
     by_document = flowbed("why", "tea.txt", "--json").json["chunks"]
     assert by_id == by_document
@@ -122,7 +118,6 @@ def test_why_names_batch_file_run_and_version(notes: Path, flowbed: Call) -> Non
 
 
 def test_compact_makes_a_version_that_versions_lists(notes: Path, flowbed: Call) -> None:
-    """Compaction makes a version that holds the same rows, and versions lists what is kept."""
     assert "files merged" in flowbed("compact", "notes").out
     assert "partitions" in flowbed("compact", "--index", "always").out
     kept = flowbed("versions", "notes", "--json").json["versions"]["notes"]
@@ -132,7 +127,7 @@ def test_compact_makes_a_version_that_versions_lists(notes: Path, flowbed: Call)
 
 
 def test_run_refused_text_becomes_a_dead_letter_that_can_be_retried(notes: Path, flowbed: Call) -> None:
-    """A poisonous text fails the run's exit status, not the run: it is listed with its reason, and can be retried."""
+    """The run exits 1 and embeds the other texts."""
     (notes / "bad.txt").write_text("POISON\n")
     (notes / "good.txt").write_text("All is well.\n")
     ran = flowbed("run", "--json")
@@ -188,7 +183,6 @@ def test_run_refused_text_becomes_a_dead_letter_that_can_be_retried(notes: Path,
 def test_command_invalid_arguments_exits_2_and_says_what_to_write(
     notes: Path, flowbed: Call, arguments: list[str], status: int, says: str
 ) -> None:
-    """A call that cannot work ends with status 2 and a message that tells what is there or what to write."""
     called = flowbed(*arguments)
     assert called.status == status
     assert says in called.err
@@ -196,12 +190,12 @@ def test_command_invalid_arguments_exits_2_and_says_what_to_write(
 
 
 def test_command_error_with_json_is_json_on_standard_output(notes: Path, flowbed: Call) -> None:
-    """With --json the last line of standard output is the error, for scripts."""
+    """Scripts read the last line."""
     assert flowbed("search", "x", "-c", "nope", "--json").json["error"]["kind"] == "NotFound"
 
 
 def test_plan_with_json_prints_one_value(notes: Path, flowbed: Call) -> None:
-    """The JSON of a plan is one value, whatever there was to fetch."""
+    """Progress does not mix with it."""
     (notes / "new.txt").write_text("New.\n")
     assert json.loads(flowbed("plan", "--json").out)["new"] == 1
 
@@ -209,7 +203,6 @@ def test_plan_with_json_prints_one_value(notes: Path, flowbed: Call) -> None:
 def test_status_invalid_variable_is_named_and_empty_one_ignored(
     notes: Path, flowbed: Call, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A variable that cannot be read ends with its name; an empty one is as good as none."""
     monkeypatch.setenv("FLOWBED_STORE", "")
     assert flowbed("status").status == 0
     monkeypatch.setenv("FLOWBED_MODEL_OPTIONS", "bad")
@@ -219,7 +212,6 @@ def test_status_invalid_variable_is_named_and_empty_one_ignored(
 
 
 def test_run_source_over_the_project_folder_skips_flowbed_toml(project: Path, flowbed: Call) -> None:
-    """A source over the project's own folder leaves its settings out."""
     (project / "a.txt").write_text("A text.\n")
     flowbed("init")
     flowbed("add", "all", "files", ".")
@@ -227,21 +219,20 @@ def test_run_source_over_the_project_folder_skips_flowbed_toml(project: Path, fl
 
 
 def test_init_with_config_writes_that_file(project: Path, flowbed: Call) -> None:
-    """--config names the file that init writes, or its folder."""
+    """`--config` names the file or its folder."""
     assert flowbed("init", "--config", "there/flowbed.toml").status == 0
     assert (project / "there" / "flowbed.toml").exists()
     assert flowbed("status", "--config", "there").status == 0
 
 
 def test_run_outside_a_project_names_init(project: Path, flowbed: Call) -> None:
-    """Commands outside a project name the command that makes one."""
     called = flowbed("run")
     assert called.status == 2
     assert "flowbed init" in called.err
 
 
 def test_run_without_sources_names_add(project: Path, flowbed: Call) -> None:
-    """A run without sources names the command that adds one; a search says that nothing is indexed."""
+    """A search says that nothing is indexed."""
     flowbed("init")
     assert "flowbed add" in flowbed("run").err
     assert "flowbed run" in flowbed("search", "x").err
@@ -264,7 +255,6 @@ def test_run_without_sources_names_add(project: Path, flowbed: Call) -> None:
 def test_run_invalid_flowbed_toml_exits_2_and_names_the_place(
     project: Path, flowbed: Call, toml: str, says: str
 ) -> None:
-    """An invalid flowbed.toml ends a run with status 2 and the place of the fault."""
     (project / "flowbed.toml").write_text(toml)
     called = flowbed("run")
     assert called.status == 2
@@ -274,7 +264,7 @@ def test_run_invalid_flowbed_toml_exits_2_and_names_the_place(
 def test_run_missing_model_names_the_commands_that_install_it(
     notes: Path, flowbed: Call, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Without weights the message has the commands to type; what is indexed stays."""
+    """What is indexed stays."""
     monkeypatch.setenv("FLOWBED_MODEL", "onnx:nobody/nothing")
     (notes / "new.txt").write_text("New.\n")
     called = flowbed("run")
@@ -287,7 +277,7 @@ def test_run_missing_model_names_the_commands_that_install_it(
 def test_run_unreadable_files_and_missing_folders_lose_no_rows(
     project: Path, notes: Path, flowbed: Call
 ) -> None:
-    """An empty folder is nothing to do, what is no text is named and passed over, a missing path loses nothing."""
+    """Binary files are named and skipped, and an empty folder is nothing to do."""
     (project / "empty").mkdir()
     flowbed("add", "empty", "files", "empty")
     assert flowbed("run", "empty", "--json").json["fetched"] == 0
@@ -310,7 +300,7 @@ def test_run_unreadable_files_and_missing_folders_lose_no_rows(
 def test_run_invalid_jsonl_lines_become_dead_letters_and_the_rest_is_indexed(
     project: Path, flowbed: Call
 ) -> None:
-    """A bad line and a duplicate id are dead letters with file and line, until the file is mended."""
+    """They name file and line, and go once the file is fixed."""
     file = project / "records.jsonl"
     file.write_text(
         '{"id": 1, "text": "one"}\n{"id": 1, "text": "again"}\nnot json\n{"id": 2, "text": "two"}\n'
@@ -330,7 +320,6 @@ def test_run_invalid_jsonl_lines_become_dead_letters_and_the_rest_is_indexed(
 
 
 def test_run_large_deletion_waits_for_allow_deletes(project: Path, flowbed: Call) -> None:
-    """When most of a source is gone at once, its rows are kept until the deletion is allowed."""
     file = project / "records.jsonl"
     lines = [json.dumps({"id": n, "text": f"text {n}"}) for n in range(60)]
     file.write_text("\n".join(lines))
@@ -347,7 +336,6 @@ def test_run_large_deletion_waits_for_allow_deletes(project: Path, flowbed: Call
 
 
 def test_run_store_of_another_ledger_is_refused(notes: Path, flowbed: Call, project: Path) -> None:
-    """A store filled through one ledger refuses another, rather than mixing what two of them know."""
     for file in (project / ".flowbed").glob("ledger.db*"):
         file.unlink()
     called = flowbed("run")
@@ -356,14 +344,12 @@ def test_run_store_of_another_ledger_is_refused(notes: Path, flowbed: Call, proj
 
 
 def test_init_existing_project_keeps_its_settings(notes: Path, flowbed: Call, project: Path) -> None:
-    """Init on a project keeps its configuration as it is."""
     before = (project / "flowbed.toml").read_text()
     assert flowbed("init").status == 0
     assert (project / "flowbed.toml").read_text() == before
 
 
 def test_add_keeps_comments_and_replaces_the_source_of_that_name(project: Path, flowbed: Call) -> None:
-    """Adding a source keeps comments and other settings, and replaces the source of its name."""
     (project / "flowbed.toml").write_text("# mine\nconcurrency = 3 # few\n")
     (project / "a").mkdir()
     flowbed("add", "x", "files", "a", "--option", "include=*.md", "--collection", "c1")
@@ -376,7 +362,7 @@ def test_add_keeps_comments_and_replaces_the_source_of_that_name(project: Path, 
 
 
 def run_alone(*arguments: str, **more: str) -> subprocess.CompletedProcess[str]:
-    """Run a command in a process of its own."""
+    """Run a command in a separate process."""
     return subprocess.run(
         [sys.executable, "-m", "flowbed", *arguments],
         capture_output=True,
@@ -388,7 +374,6 @@ def run_alone(*arguments: str, **more: str) -> subprocess.CompletedProcess[str]:
 
 
 def test_help_loads_no_heavy_package(project: Path) -> None:
-    """Help comes without loading what only the work needs, which is what makes it quick."""
     code = (
         "import sys; from flowbed.cli.app import run; run(['--help']);"
         "heavy = {'numpy', 'pyarrow', 'lance', 'onnxruntime', 'sqlalchemy', 'obstore', 'pydantic', 'tokenizers'};"
@@ -403,7 +388,7 @@ def test_help_loads_no_heavy_package(project: Path) -> None:
 def test_run_and_search_work_without_a_network(
     notes: Path, project: Path, lacking: Callable[[str], NoReturn]
 ) -> None:
-    """A whole run and a search with the local model succeed in a network namespace that has no network."""
+    """A run and a search with the local model succeed in a network namespace without a network."""
     (notes / "new.txt").write_text("Written without a network.\n")
     alone = ["unshare", "--map-root-user", "--net", sys.executable, "-m", "flowbed"]
     if shutil.which("unshare") is None:
@@ -422,7 +407,6 @@ def test_run_and_search_work_without_a_network(
 
 
 def test_version_option_prints_the_installed_version(flowbed: Call) -> None:
-    """The version printed is the version installed."""
     from importlib.metadata import version
 
     called = flowbed("--version")
@@ -430,6 +414,5 @@ def test_version_option_prints_the_installed_version(flowbed: Call) -> None:
 
 
 def test_python_m_flowbed_shows_the_help(project: Path) -> None:
-    """`python -m flowbed` is `flowbed`, and without a command it shows its help."""
     done = run_alone()
     assert "Usage: flowbed" in done.stdout + done.stderr

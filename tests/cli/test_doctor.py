@@ -1,4 +1,4 @@
-"""Every finding of the doctor: the damage is done, the doctor names it, its own command is run, and it is silent."""
+"""Every finding of the doctor: a project is damaged, the doctor names the damage, its command fixes it."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ COLLECTION = "notes"
 
 
 class Patient:
-    """A project whose parts can be reached, and whose time can be moved on."""
+    """A project whose parts can be damaged and whose clock can be advanced."""
 
     def __init__(self, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         self.folder = folder
@@ -54,11 +54,11 @@ class Patient:
         self._real = clocks.now
 
     def later(self, seconds: float) -> None:
-        """Let that much time have gone by since all that was done until now."""
+        """Advance the clock."""
         self.patch.setattr(clocks, "now", lambda: self._real() + int(seconds * 1e6))
 
     def act(self, work: Callable[[beds.Flowbed], Awaitable[Any]]) -> Any:
-        """Do something to the parts of the project."""
+        """Run `work` on the opened project."""
 
         async def opened() -> Any:
             async with await beds.aopen(self.folder) as bed:
@@ -68,22 +68,22 @@ class Patient:
 
     @property
     def uri(self) -> str:
-        """Where the index of the notes lies."""
+        """The path of the index."""
         return str(self.store / COLLECTION / "index" / f"{SPACE.space8}.lance")
 
     def rows(self) -> pa.Table:
-        """Read the rows of the notes."""
+        """Read the rows of the index."""
         return lance.dataset(self.uri).to_table()
 
 
 @pytest.fixture
 def patient(notes: Path, monkeypatch: pytest.MonkeyPatch) -> Patient:
-    """A project of three notes that was run, and is well."""
+    """A healthy project of three indexed notes."""
     return Patient(notes.parent, monkeypatch)
 
 
 def carry_out(command: str, flowbed: Call) -> None:
-    """Carry out a command as a shell would: what is Flowbed's within this process, everything else by a shell."""
+    """Run a command as a shell would, but Flowbed's own in this process."""
     for step in command.split(";"):
         name, _, rest = step.strip().partition(" ")
         if name == "flowbed":
@@ -97,23 +97,23 @@ def carry_out(command: str, flowbed: Call) -> None:
 
 
 def rewrite(patient: Patient, change: Callable[[pa.Table], pa.Table], **options: Any) -> None:
-    """Write other rows over the index, behind the back of the ledger."""
+    """Overwrite the index with other rows, without the ledger."""
     rows = change(patient.rows())
     lance.write_dataset(rows, patient.uri, mode="overwrite", data_storage_version="2.2", **options)
 
 
 def lose_the_index(patient: Patient) -> None:
-    """The folder of the index is deleted while its chunks count as indexed."""
+    """Delete the index, whose chunks count as indexed."""
     shutil.rmtree(patient.uri)
 
 
 def lose_a_row(patient: Patient) -> None:
-    """One row is gone from the index."""
+    """Delete a row of the index."""
     lance.dataset(patient.uri).delete("id = 'notes#tea.txt#00000'")
 
 
 def set_column(name: str, value: Callable[[Any], Any]) -> Callable[[Patient], None]:
-    """Change one column of the first row."""
+    """Change a column of the first row."""
 
     def change(rows: pa.Table) -> pa.Table:
         place = rows.schema.get_field_index(name)
@@ -126,7 +126,7 @@ def set_column(name: str, value: Callable[[Any], Any]) -> Callable[[Patient], No
 
 
 def age_a_row(patient: Patient) -> None:
-    """The index holds what it held before an edit, which the ledger counts as indexed."""
+    """Put a row back to before an edit."""
     before = patient.rows()
     (patient.folder / "notes" / "tea.txt").write_text("Coffee is served at four.\n")
     with flowbed.open(patient.folder) as bed:
@@ -135,7 +135,7 @@ def age_a_row(patient: Patient) -> None:
 
 
 def bring_a_row_back(patient: Patient) -> None:
-    """A row that was deleted is in the index again."""
+    """Put a deleted row back."""
     before = patient.rows()
     (patient.folder / "notes" / "tea.txt").unlink()
     with flowbed.open(patient.folder) as bed:
@@ -144,12 +144,12 @@ def bring_a_row_back(patient: Patient) -> None:
 
 
 def double_a_row(patient: Patient) -> None:
-    """One id has two rows."""
+    """Add a second row with the same id."""
     lance.write_dataset(patient.rows().slice(0, 1), patient.uri, mode="append")
 
 
 def add_a_row(name: str) -> Callable[[Patient], None]:
-    """A row is in the index that no chunk stands behind."""
+    """Add a row without a chunk."""
 
     def add(patient: Patient) -> None:
         vector = np.zeros(32, np.float32)
@@ -161,7 +161,7 @@ def add_a_row(name: str) -> Callable[[Patient], None]:
 
 
 def drop_the_primary_key(patient: Patient) -> None:
-    """The index was written by something that knows of no primary key."""
+    """Write the index without its primary key."""
 
     def change(rows: pa.Table) -> pa.Table:
         plain = rows.schema.set(0, pa.field("id", pa.string(), nullable=False))
@@ -171,7 +171,7 @@ def drop_the_primary_key(patient: Patient) -> None:
 
 
 def shorten_vectors(patient: Patient) -> None:
-    """The index holds vectors of another number of dimensions than its space."""
+    """Write vectors of other dimensions than the space has."""
     other = Space(model="other", dimensions=8)
     row = Upsert(
         id="notes#a#00000", version=1, document="", metadata={}, text_hash="", vector=np.ones(8, np.float32)
@@ -180,7 +180,7 @@ def shorten_vectors(patient: Patient) -> None:
 
 
 def spoil_files(folder: str, *, gone: bool = False) -> Callable[[Patient], None]:
-    """The files of the index are cut off, or gone."""
+    """Truncate or delete files of the index."""
 
     def spoil(patient: Patient) -> None:
         for each in (Path(patient.uri) / folder).iterdir():
@@ -190,7 +190,7 @@ def spoil_files(folder: str, *, gone: bool = False) -> Callable[[Patient], None]
 
 
 def damage(key: str, body: str = "{") -> Callable[[Patient], None]:
-    """An object of the store holds something else."""
+    """Overwrite an object of the store."""
     return lambda patient: _put(patient, key, body)
 
 
@@ -199,23 +199,23 @@ def _put(patient: Patient, key: str, body: str) -> None:
 
 
 def remove(key: str) -> Callable[[Patient], None]:
-    """An object of the store is gone."""
+    """Delete an object of the store."""
     return lambda patient: (patient.store / key).unlink()
 
 
 def lose_the_store(patient: Patient) -> None:
-    """The store was deleted, and the ledger was not."""
+    """Delete the store but not the ledger."""
     shutil.rmtree(patient.store)
 
 
 def lose_the_ledger(patient: Patient) -> None:
-    """The ledger was deleted, and the store was not."""
+    """Delete the ledger but not the store."""
     for each in (patient.folder / ".flowbed").glob("ledger.db*"):
         each.unlink()
 
 
 def damage_the_ledger(patient: Patient) -> None:
-    """The ledger's file is no database."""
+    """Replace the ledger's file by one that is not a database."""
     lose_the_ledger(patient)
     (patient.folder / ".flowbed" / "ledger.db").write_text(
         "no database at all, and long enough to be sure of it"
@@ -223,7 +223,7 @@ def damage_the_ledger(patient: Patient) -> None:
 
 
 def die_before_embedding(patient: Patient) -> None:
-    """A run was killed after its fetch, hours ago."""
+    """Leave a run as killed after its fetch, three hours ago."""
     (patient.folder / "notes" / "new.txt").write_text("Never embedded.\n")
     with flowbed.open(patient.folder) as bed:
         bed.run(limit=0)
@@ -231,7 +231,7 @@ def die_before_embedding(patient: Patient) -> None:
 
 
 def claim_and_die(patient: Patient) -> None:
-    """A run was killed while it held chunks."""
+    """Leave a run as killed while it had claimed chunks."""
     die_before_embedding(patient)
     process = subprocess.Popen(["/bin/true"])
     started = time.time()
@@ -250,18 +250,18 @@ def claim_and_die(patient: Patient) -> None:
 
 
 def die_before_the_commit(patient: Patient) -> None:
-    """A run was killed after it was recorded, half an hour ago."""
+    """Leave a run as killed after it was recorded, half an hour ago."""
     patient.act(lambda bed: _record(bed, SPACE))
     patient.later(1800)
 
 
 def record_another_space(patient: Patient) -> None:
-    """A run waits to be committed whose vectors are of another space."""
+    """Record a run with vectors of another space."""
     patient.act(lambda bed: _record(bed, Space(model="other", dimensions=32)))
 
 
 async def _record(bed: beds.Flowbed, space: Space) -> None:
-    """Lay down a delta for a chunk that waits, as a run does, and go no further."""
+    """Write and record the delta of a waiting chunk, as a run does, but do not commit it."""
     (bed.folder / "notes" / "late.txt").write_text("Late.\n")
     await bed.run(limit=0)
     chunks = bed._ledger.chunks
@@ -291,13 +291,13 @@ async def _record(bed: beds.Flowbed, space: Space) -> None:
 
 
 def lose_a_delta(patient: Patient) -> None:
-    """The delta of a run that waits to be committed is gone."""
+    """Delete the delta of a pending run."""
     patient.act(lambda bed: _record(bed, SPACE))
     shutil.rmtree(_newest_delta(patient).parent)
 
 
 def damage_a_delta(patient: Patient) -> None:
-    """The delta of a run that waits to be committed was written to."""
+    """Write to the delta of a pending run."""
     patient.act(lambda bed: _record(bed, SPACE))
     with _newest_delta(patient).open("ab") as file:
         file.write(b"x")
@@ -310,7 +310,7 @@ def _newest_delta(patient: Patient) -> Path:
 
 
 def refuse_a_delta(patient: Patient) -> None:
-    """A run was refused by its commit, and is a dead letter."""
+    """Let a commit refuse a run, which becomes a dead letter."""
     damage_a_delta(patient)
     with flowbed.open(patient.folder) as bed:
         assert bed.run().failed == 1
@@ -318,12 +318,12 @@ def refuse_a_delta(patient: Patient) -> None:
 
 
 def fail_a_chunk(patient: Patient) -> None:
-    """A chunk was refused for a reason that has passed."""
+    """Fail a chunk for a reason that has passed."""
     patient.act(lambda bed: _fail(bed, "it was down for maintenance"))
 
 
 def forget_the_letter(patient: Patient) -> None:
-    """A chunk has failed for good, and there is no dead letter about it."""
+    """Fail a chunk without a dead letter."""
     fail_a_chunk(patient)
     patient.act(lambda bed: bed._ledger.dead_letters.remove("chunk"))
 
@@ -343,7 +343,7 @@ async def _fail(bed: beds.Flowbed, reason: str) -> None:
 
 
 def spoil_a_document(patient: Patient) -> None:
-    """A document could not be read, and is mended by now."""
+    """Fail a document that is fixed by now."""
     file = patient.folder / "notes" / "tea.txt"
     file.write_bytes(b"\xff\x00\xd8")
     with flowbed.open(patient.folder) as bed:
@@ -353,7 +353,7 @@ def spoil_a_document(patient: Patient) -> None:
 
 
 def lose_a_text(patient: Patient) -> None:
-    """The batch file of a chunk that waits is gone."""
+    """Delete the batch file of a waiting chunk."""
     (patient.folder / "notes" / "new.txt").write_text("Its text is lost.\n")
     with flowbed.open(patient.folder) as bed:
         bed.run(limit=0)
@@ -363,7 +363,7 @@ def lose_a_text(patient: Patient) -> None:
 
 
 def die_while_compacting(patient: Patient) -> None:
-    """Whoever held the lease has ended without giving it back."""
+    """Leave a lease whose owner has ended."""
     process = subprocess.Popen(["/bin/true"])
     process.wait()
     owner = f"{clocks.worker().split('/')[0]}/{process.pid}/1.00/0000"
@@ -372,7 +372,7 @@ def die_while_compacting(patient: Patient) -> None:
 
 
 def hold_the_lease(owner: str, *, silent: float) -> Callable[[Patient], None]:
-    """The lease is held by someone who renewed it so many seconds ago."""
+    """Leave a lease that `owner` renewed `silent` seconds ago."""
 
     def hold(patient: Patient) -> None:
         body = canonical({"owner": owner, "epoch": 3, "seq": 1, "ttl_s": 60, "released": False})
@@ -385,7 +385,7 @@ def hold_the_lease(owner: str, *, silent: float) -> Callable[[Patient], None]:
 
 
 def leave_the_index_behind(patient: Patient) -> None:
-    """Since the vector index was made, two of three rows have come to be of another time."""
+    """Replace two of the three rows for which the vector index was built."""
     with flowbed.open(patient.folder) as bed:
         bed.compact(COLLECTION, vector_index="always")
         for name in ("tea", "cats"):
@@ -397,26 +397,26 @@ def leave_the_index_behind(patient: Patient) -> None:
 
 
 def remove_a_source(patient: Patient) -> None:
-    """A source was taken out of the settings, and its documents are still found."""
+    """Remove a source from the settings; searches still find its documents."""
     file = patient.folder / "flowbed.toml"
     file.write_text(file.read_text().partition("[sources")[0])
 
 
 def stop_removing_a_source(patient: Patient) -> None:
-    """The removal of a source was stopped once its documents were gone, and before its rows were."""
+    """Remove a source, and stop before its rows are deleted."""
     remove_a_source(patient)
     patient.act(lambda bed: bed.run(COLLECTION, allow_deletes=True, limit=0))
 
 
 def damage_the_cache(patient: Patient) -> None:
-    """The file of the vector cache is no database."""
+    """Replace the vector cache by a file that is not a database."""
     for each in (patient.folder / ".flowbed" / "vectors").glob("vectors.db*"):
         each.unlink()
     (patient.folder / ".flowbed" / "vectors" / "vectors.db").write_text("no database at all" * 1000)
 
 
 def lay_down_and_die(patient: Patient) -> None:
-    """A run was killed between its delta and its record, and its chunk has changed since."""
+    """Leave a run as killed between writing its delta and recording it; its chunk has changed since."""
     rows = [Delete(id="notes#tea.txt#00000", version=5)]
     patient.act(lambda bed: write_delta(bed._store, COLLECTION, SPACE, [], rows, now=1))
     _age(patient.store)
@@ -424,7 +424,7 @@ def lay_down_and_die(patient: Patient) -> None:
 
 
 def leave_another_index(patient: Patient) -> None:
-    """An index of a space that is not live lies beside the live one."""
+    """Add an index of a space that is not live."""
     uri = patient.store / COLLECTION / "index" / "01234567.lance"
     lance.write_dataset(schema(8).empty_table(), str(uri), data_storage_version="2.2")
     _age(patient.store)
@@ -438,17 +438,17 @@ def _age(folder: Path) -> None:
 
 
 def roll_back(patient: Patient) -> None:
-    """A version was rolled back, and what came after it is left out."""
+    """Roll a version back."""
     patient.act(lambda bed: bed.rollback(COLLECTION, _edit(patient)))
 
 
 def die_while_rolling_back(patient: Patient) -> None:
-    """A rollback was killed after it had put the index back, and before the ledger was told."""
+    """Roll a version back, but do not tell the ledger."""
     lance.dataset(patient.uri, version=_edit(patient)).restore()  # type: ignore[no-untyped-call]
 
 
 def _edit(patient: Patient) -> int:
-    """Edit a note, index it, and tell the version before."""
+    """Edit a note, index it, and return the version before."""
     before = int(lance.dataset(patient.uri).version)
     (patient.folder / "notes" / "tea.txt").write_text("Coffee is served at four.\n")
     with flowbed.open(patient.folder) as bed:
@@ -458,7 +458,7 @@ def _edit(patient: Patient) -> int:
 
 @dataclass(frozen=True)
 class Case:
-    """One damage, and the check that finds it."""
+    """A damage, and the check that finds it."""
 
     damage: Callable[[Patient], None]
     check: str
@@ -546,7 +546,7 @@ CASES = {
 def test_doctor_names_each_damage_and_the_command_that_fixes_it(
     case: Case, patient: Patient, flowbed: Call
 ) -> None:
-    """The doctor finds the damage, the command that it names mends it, and the doctor is silent afterwards."""
+    """After the command, the doctor finds nothing and the project verifies."""
     healthy = contents_of(patient.folder)
     assert flowbed("doctor", "--json").json["findings"] == []
     case.damage(patient)
@@ -567,13 +567,12 @@ def test_doctor_names_each_damage_and_the_command_that_fixes_it(
 
 
 def test_doctor_lease_renewed_recently_on_another_host_is_no_finding(patient: Patient, flowbed: Call) -> None:
-    """Whoever renewed a lease minutes ago on another host may be at it."""
     hold_the_lease("elsewhere/4242/1.00/0000", silent=300)(patient)
     assert flowbed("doctor", "--json").json["findings"] == []
 
 
 def test_doctor_waiting_chunks_while_a_run_is_working_are_no_finding(patient: Patient, flowbed: Call) -> None:
-    """Chunks that wait for hours are found where nobody works on any, and not while somebody does."""
+    """They are once no run is."""
     for name in ("late", "later"):
         (patient.folder / "notes" / f"{name}.txt").write_text(f"{name}\n")
     patient.act(lambda bed: bed.run(limit=0))
@@ -596,7 +595,6 @@ def test_doctor_waiting_chunks_while_a_run_is_working_are_no_finding(patient: Pa
 def test_doctor_little_disk_space_is_a_warning_that_gc_fixes(
     patient: Patient, flowbed: Call, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A disk with little room left is named, and gc makes room on it."""
     for name, text in {"tea": "Coffee", "cats": "Dogs", "keys": "Locks"}.items():
         for each in (patient.folder / "notes").glob(f"{name}.*"):
             each.write_text(text)
@@ -621,7 +619,6 @@ def test_doctor_little_disk_space_is_a_warning_that_gc_fixes(
 def test_doctor_read_only_store_is_named_with_chmod(
     patient: Patient, flowbed: Call, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A store whose permissions were taken away is named with the command that gives them back."""
     place = files.Files._begin
 
     def begin(store: files.Files) -> Any:
@@ -642,7 +639,6 @@ def test_doctor_read_only_store_is_named_with_chmod(
 def test_doctor_many_unindexed_rows_are_named_with_compact(
     patient: Patient, flowbed: Call, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """An index that has grown past its vector index is named with the command that extends it."""
     monkeypatch.setattr(index, "INDEX_ROWS", 3)
     monkeypatch.setattr(index, "UNINDEXED", 1)
     (finding,) = flowbed("doctor", "--json").json["findings"]
@@ -654,7 +650,7 @@ def test_doctor_many_unindexed_rows_are_named_with_compact(
 def test_doctor_large_collection_compares_numbers_of_rows_and_chunks(
     patient: Patient, flowbed: Call, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Where a proof would take long, the doctor counts rows against chunks, and verify mends what it names."""
+    """Comparing every row would take too long."""
     monkeypatch.setattr(index, "COMPARED", 2)
     assert flowbed("doctor", "--json").json["findings"] == []
     lose_a_row(patient)
@@ -678,7 +674,6 @@ def test_doctor_large_collection_finds_duplicate_and_invalid_ids(
     harm: Callable[[Patient], None],
     says: str,
 ) -> None:
-    """Where a proof would take long, the doctor still finds ids that are doubled, and those that nobody gave out."""
     healthy = contents_of(patient.folder)
     monkeypatch.setattr(index, "COMPARED", 2)
     monkeypatch.setattr(repair, "PAGE", 2)

@@ -15,7 +15,6 @@ if TYPE_CHECKING:
 
 
 def test_keys_create_list_revoke_show_the_secret_once(project: Path, flowbed: Callable[..., Called]) -> None:
-    """A key's secret is shown once, when it is made; listings tell the rest, and that it is revoked."""
     flowbed("init")
     made = flowbed("keys", "create", "app", "--model", "small", "--admin", "--json").json
     secret = made.pop("secret")
@@ -31,7 +30,7 @@ def test_keys_create_list_revoke_show_the_secret_once(project: Path, flowbed: Ca
 def test_keys_create_prints_only_the_secret_on_standard_output(
     project: Path, flowbed: Callable[..., Called]
 ) -> None:
-    """The secret alone is on standard output, for a script to take; a listing says what each key may."""
+    """Scripts can read it; the list shows the key's limits."""
     (project / "flowbed.toml").write_text("[serve.tiers.free]\ntokens_per_day = 5\n")
     assert "no keys" in flowbed("keys", "list").out
     made = flowbed("keys", "create", "app", "--tier", "free")
@@ -48,7 +47,6 @@ def test_keys_create_prints_only_the_secret_on_standard_output(
 
 
 def test_keys_unknown_tier_or_key_is_refused(project: Path, flowbed: Callable[..., Called]) -> None:
-    """An unknown tier and an unknown key are named, with what to do."""
     flowbed("init")
     unknown = flowbed("keys", "create", "app", "--tier", "gold")
     assert unknown.status == 2
@@ -61,7 +59,6 @@ def test_keys_unknown_tier_or_key_is_refused(project: Path, flowbed: Callable[..
 def test_keys_created_secret_is_recognized_by_the_project(
     project: Path, flowbed: Callable[..., Called]
 ) -> None:
-    """Whoever has the secret is known by the project that it was made in."""
     flowbed("init")
     secret = flowbed("keys", "create", "app").out.strip()
 

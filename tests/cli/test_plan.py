@@ -1,4 +1,4 @@
-"""What plan and run say of each other, what a budget and a terminal do, and how it ends."""
+"""Plans and the runs that carry them out, budgets, and questions on a terminal."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 @pytest.fixture
 def costly(notes: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """Three indexed notes and three new ones of four words each, with a model at 1,000 dollars a million words."""
+    """Three indexed notes and three new ones of four words each, with a model at $1,000 per million words."""
     monkeypatch.setenv("FLOWBED_MODEL_OPTIONS__PRICE", "1000")
     for number in range(3):
         (notes / f"new{number}.txt").write_text(f"new note number {number}\n")
@@ -29,7 +29,6 @@ def costly(notes: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def test_plan_shown_in_words_is_carried_out_by_run_plan(costly: Path, flowbed: Call) -> None:
-    """The words of a plan say what, how much and how to go on; the run's say what was planned and what became of it."""
     plan_id = flowbed("plan", "--json").json["plan_id"]
     told = flowbed("plan").out.splitlines()
     assert told == [
@@ -55,7 +54,7 @@ def test_plan_shown_in_words_is_carried_out_by_run_plan(costly: Path, flowbed: C
 
 
 def test_run_plan_reports_planned_beside_done(costly: Path, flowbed: Call) -> None:
-    """As JSON a run says what was planned beside what it did, and a plan without work has no id."""
+    """A plan without work has no id."""
     plan = flowbed("plan", "--json").json
     report = flowbed("run", "--plan", plan["plan_id"], "--json").json
     assert set(report["planned"]) == {
@@ -76,7 +75,7 @@ def test_run_plan_reports_planned_beside_done(costly: Path, flowbed: Call) -> No
 
 
 def test_run_plan_overtaken_by_another_run_exits_1(costly: Path, flowbed: Call) -> None:
-    """A plan that another run has overtaken is told by source and number, in words and in JSON."""
+    """It names the source and the number of documents."""
     # The copied notes are other files than those that were indexed, so that they are read once more.
     plan_id = flowbed("plan", "--json").json["plan_id"]
     (costly / "new0.txt").write_text("something else\n")
@@ -102,14 +101,13 @@ def test_run_plan_overtaken_by_another_run_exits_1(costly: Path, flowbed: Call) 
 def test_run_invalid_plan_or_budget_exits_2(
     notes: Path, flowbed: Call, arguments: list[str], says: str
 ) -> None:
-    """Unknown plans, other wishes beside a plan, and budgets that are none end with status 2 and say why."""
     called = flowbed(*arguments)
     assert called.status == 2
     assert says in called.err
 
 
 def test_run_budget_stops_before_exceeding_it(costly: Path, flowbed: Call) -> None:
-    """What the budget allows is indexed, the rest is named and waits, and a run with more goes on from there."""
+    """The rest waits for a run with a larger budget."""
     ran = flowbed("run", "--budget", "0.009", "--json")
     assert ran.status == 1
     assert (ran.json["chunks"], ran.json["tokens"], ran.json["waiting"]) == (2, 8, 1)
@@ -125,12 +123,12 @@ def test_run_budget_stops_before_exceeding_it(costly: Path, flowbed: Call) -> No
 
 
 def test_run_without_a_terminal_does_not_ask(costly: Path, flowbed: Call) -> None:
-    """A run from cron goes ahead; who wants a limit there gives a budget or a plan."""
+    """Runs from cron use a budget or a plan as a limit."""
     assert flowbed("run", "--json").json["chunks"] == 3
 
 
 def on_a_terminal(folder: Path, answer: str, *arguments: str) -> tuple[int, str]:
-    """Run a command whose input and errors are a terminal's, and type an answer as soon as it asks."""
+    """Run a command on a terminal, and type an answer once it asks."""
     ours, theirs = pty.openpty()
     with subprocess.Popen(
         [sys.executable, "-m", "flowbed", *arguments],
@@ -157,7 +155,7 @@ def on_a_terminal(folder: Path, answer: str, *arguments: str) -> tuple[int, str]
 
 
 def test_run_on_a_terminal_that_costs_money_asks_first(costly: Path, project: Path, flowbed: Call) -> None:
-    """The plan is shown with its price; no leaves everything as it is, and yes carries out what was shown."""
+    """`no` changes nothing, and `yes` carries out the plan that was shown."""
     status, told = on_a_terminal(project, "n\n", "run")
     assert status == 1
     assert "tokens     12 to embed" in told
@@ -172,14 +170,12 @@ def test_run_on_a_terminal_that_costs_money_asks_first(costly: Path, project: Pa
 
 @pytest.mark.parametrize("agreed", [["--yes"], ["--budget", "1"], ["--json"]])
 def test_run_with_yes_budget_or_json_does_not_ask(costly: Path, project: Path, agreed: list[str]) -> None:
-    """With --yes, a budget, or output for a program, a run on a terminal goes ahead."""
     status, told = on_a_terminal(project, "", "run", *agreed)
     assert status == 0
     assert "[y/N]" not in told
 
 
 def test_run_free_model_does_not_ask(costly: Path, project: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A model that runs here is never asked about."""
     monkeypatch.setenv("FLOWBED_MODEL_OPTIONS__PRICE", "0")
     status, told = on_a_terminal(project, "", "run")
     assert status == 0

@@ -41,7 +41,6 @@ def notes(ledger: str, project: Path, finished: Path, flowbed: Callable[..., Cal
 def test_postgres_project_runs_searches_and_keeps_no_local_ledger(
     ledger: str, notes: Path, flowbed: Callable[..., Called]
 ) -> None:
-    """What was indexed is found and counted, a second run does nothing, and no ledger lies in the folder."""
     found = flowbed("search", "cats", "--json").json
     assert len(found["hits"]) == 3
     status = flowbed("status", "--json").json
@@ -63,7 +62,6 @@ def test_postgres_store_of_another_ledger_is_refused_without_showing_the_passwor
     postgres: PostgresServer,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """A store that was filled with one ledger is not used with another, and no password is shown."""
     monkeypatch.setenv("FLOWBED_LEDGER", postgres.database())
     called = flowbed("run")
     assert called.status == 2
@@ -75,7 +73,6 @@ def test_postgres_store_of_another_ledger_is_refused_without_showing_the_passwor
 def test_postgres_ledger_with_a_lost_store_is_refused(
     ledger: str, notes: Path, flowbed: Callable[..., Called]
 ) -> None:
-    """A ledger that knows of chunks in a lost store does not take an empty one for it."""
     shutil.rmtree(notes.parent / ".flowbed" / "store")
     called = flowbed("run")
     assert called.status == 2
@@ -85,7 +82,6 @@ def test_postgres_ledger_with_a_lost_store_is_refused(
 def test_postgres_ledger_of_a_newer_flowbed_is_refused(
     ledger: str, notes: Path, flowbed: Callable[..., Called], postgres: PostgresServer
 ) -> None:
-    """A ledger made by a newer Flowbed is refused with what to do."""
     postgres.query(ledger, "UPDATE ledger_version SET version_num = '9999'")
     called = flowbed("status")
     assert called.status == 2
@@ -95,7 +91,6 @@ def test_postgres_ledger_of_a_newer_flowbed_is_refused(
 def test_postgres_unreachable_server_is_named_without_the_password(
     project: Path, flowbed: Callable[..., Called], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Where there is no server, the message says which address was tried."""
     assert flowbed("init").status == 0
     monkeypatch.setenv("FLOWBED_LEDGER", "postgresql://me:hidden@127.0.0.1:1/mine")
     called = flowbed("status")
@@ -119,7 +114,7 @@ print(json.dumps([helped, opened]))
 
 
 async def test_sqlite_ledger_loads_no_postgres_driver(tmp_path: Path) -> None:
-    """Help loads no SQL, and opening a ledger in SQLite nothing of Postgres."""
+    """Help loads no SQL package at all."""
     await (await open_ledger("l.db", folder=tmp_path, new_id="i")).close()
     command = [sys.executable, "-c", PROBE, str(tmp_path)]
     ran = await asyncio.to_thread(subprocess.run, command, capture_output=True, text=True, check=False)

@@ -1,4 +1,4 @@
-"""A project whose store is a bucket, from the command line: everything but the ledger and the caches is in S3."""
+"""The command line on a project whose store is an S3 bucket."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ FAULTS = [
 
 @pytest.fixture
 def proxy(s3_server: S3Server, monkeypatch: pytest.MonkeyPatch) -> Iterator[S3Proxy]:
-    """A way to the server that has no faults yet, as the environment has it."""
+    """A proxy to the server, without faults yet, as the project's store."""
     with S3Proxy(s3_server.url) as proxy:
         for name, value in variables(proxy.url).items():
             monkeypatch.setenv(name, value)
@@ -43,7 +43,6 @@ def proxy(s3_server: S3Server, monkeypatch: pytest.MonkeyPatch) -> Iterator[S3Pr
 
 @pytest.fixture
 def texts(project: Path, proxy: S3Proxy, flowbed: Callable[..., Any]) -> Path:
-    """A project in S3 with a source of 20 texts, not run yet."""
     folder = project / "notes"
     folder.mkdir()
     for number in range(20):
@@ -56,7 +55,7 @@ def texts(project: Path, proxy: S3Proxy, flowbed: Callable[..., Any]) -> Path:
 
 
 def test_s3_project_runs_every_command(texts: Path, flowbed: Callable[..., Any], s3_server: S3Server) -> None:
-    """All commands work; a run with nothing new embeds nothing, and the project's folder holds no store."""
+    """The project's folder has no store."""
     first = flowbed("run", "--json")
     assert (first.status, first.json["embedded"], first.json["failed"]) == (0, 20, 0)
     assert flowbed("run", "--json").json["embedded"] == 0
@@ -82,7 +81,7 @@ def test_s3_project_runs_every_command(texts: Path, flowbed: Callable[..., Any],
 def test_s3_run_over_a_bad_network_makes_the_same_index(
     texts: Path, flowbed: Callable[..., Any], proxy: S3Proxy, tmp_path: Path
 ) -> None:
-    """Runs whose requests are refused, cut and carried out unawares end as one over a good network does."""
+    """Requests are refused, cut off, or carried out without a response."""
     assert flowbed("run", "--json").status == 0
     good = contents_of(texts.parent)
     store = f'store = "s3://bucket/{tmp_path.name}/again"\nledger = "again.db"\n'
@@ -101,7 +100,6 @@ def test_s3_run_over_a_bad_network_makes_the_same_index(
 
 
 def test_s3_two_runs_at_once_embed_each_text_once(texts: Path, proxy: S3Proxy) -> None:
-    """Two processes that run one project in a bucket embed each text once, and its index is whole."""
     proxy.order(S3Fault(probability=0.3, delay=0.02, jitter=True))
     command = [sys.executable, "-m", "flowbed", "run", "--json"]
     started = [
@@ -117,7 +115,7 @@ def test_s3_two_runs_at_once_embed_each_text_once(texts: Path, proxy: S3Proxy) -
 def test_s3_store_without_conditional_writes_is_refused(
     texts: Path, flowbed: Callable[..., Any], proxy: S3Proxy
 ) -> None:
-    """A run on such a store ends with the reason before anything is embedded or written."""
+    """Nothing is embedded or written before."""
     proxy.order(S3Fault(method="PUT", unconditional=True))
     ran = flowbed("run")
     assert ran.status == 2
@@ -130,7 +128,6 @@ def test_s3_store_without_conditional_writes_is_refused(
 def test_s3_bucket_of_another_project_is_refused(
     texts: Path, flowbed: Callable[..., Any], project: Path
 ) -> None:
-    """A bucket that another project fills is not written into."""
     assert flowbed("run", "--json").status == 0
     (project / ".flowbed" / "ledger.db").rename(project / "away.db")
     ran = flowbed("run")
@@ -139,7 +136,7 @@ def test_s3_bucket_of_another_project_is_refused(
 
 
 def test_s3_search_writes_nothing(texts: Path, flowbed: Callable[..., Any], proxy: S3Proxy) -> None:
-    """Who only reads needs no permission to write."""
+    """Readers need no permission to write."""
     assert flowbed("run", "--json").status == 0
     proxy.forget()
     assert flowbed("search", "note", "--json").status == 0

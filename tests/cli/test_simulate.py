@@ -1,4 +1,4 @@
-"""`flowbed simulate`, from the outside."""
+"""`flowbed simulate` as a process."""
 
 from __future__ import annotations
 
@@ -57,7 +57,7 @@ def ask(url: str, said: dict[str, Any]) -> int:
 
 @pytest.mark.parametrize("way", [signal.SIGINT, signal.SIGTERM])
 def test_simulate_serves_until_a_signal_and_exits_0(way: signal.Signals) -> None:
-    """The address of each is told as JSON, faults and limits are in force, and Ctrl-C ends it with status 0."""
+    """Faults and limits are in force."""
     line = "rate_limited,calls=1,retry_after=1"
     with simulating("--provider", "openai", "--fault", line, "--tokens", "5", "--json") as process:
         told = json.loads(output(process.stdout).readline())["simulators"]["openai"]
@@ -70,7 +70,6 @@ def test_simulate_serves_until_a_signal_and_exits_0(way: signal.Signals) -> None
 
 
 def test_simulate_prints_lines_for_flowbed_toml() -> None:
-    """Without --json the lines are TOML, with the address and a key of each provider."""
     with simulating("--provider", "voyage", "--provider", "cohere") as process:
         assert "Ctrl-C" in output(process.stderr).readline()
         process.send_signal(signal.SIGINT)
@@ -82,7 +81,6 @@ def test_simulate_prints_lines_for_flowbed_toml() -> None:
 
 
 def test_simulate_batch_options_set_time_and_queue() -> None:
-    """Jobs take as long as the options say, their queue is as long, and faults strike them."""
     options = ("--batch-seconds", "3600", "--queue-tokens", "3", "--fault", "shuffled,calls=9")
     line = {
         "custom_id": "a",

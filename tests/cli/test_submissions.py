@@ -1,4 +1,4 @@
-"""The batch lane by command: a plan says what it saves, a run hands in, and what was answered is collected."""
+"""The batch lane from the command line."""
 
 from __future__ import annotations
 
@@ -26,14 +26,14 @@ PRICE = 1_000.0
 
 @pytest.fixture(scope="module")
 def running() -> Iterator[SimulatorProcess]:
-    """Give a simulator of OpenAI."""
+    """Start a simulator of OpenAI."""
     with SimulatorProcess("openai") as simulator:
         yield simulator
 
 
 @pytest.fixture
 def provider(running: SimulatorProcess) -> SimulatorProcess:
-    """Give the simulator, as if it had just been started."""
+    """Reset the simulator."""
     running.order()
     running.forget()
     return running
@@ -41,7 +41,7 @@ def provider(running: SimulatorProcess) -> SimulatorProcess:
 
 @pytest.fixture
 def pages(project: Path, provider: SimulatorProcess, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """Give a folder of pages that is the only source of a project at that provider, and was not run yet."""
+    """A folder of pages, the only source of a project with that provider; it was not run yet."""
     monkeypatch.setenv("FLOWBED_MODEL", "openai:text-embedding-3-small")
     project.joinpath("flowbed.toml").write_text(
         f'[providers.openai]\nbase_url = "{provider.url}/v1"\napi_key = "{project}"\nprice = "{PRICE}"\n'
@@ -55,7 +55,7 @@ def pages(project: Path, provider: SimulatorProcess, monkeypatch: pytest.MonkeyP
 
 
 def later(monkeypatch: pytest.MonkeyPatch, seconds: float) -> None:
-    """Let that much time have gone by on this side."""
+    """Advance the clock."""
     real = clocks.now
     monkeypatch.setattr(clocks, "now", lambda: real() + int(seconds * 1e6))
 
@@ -67,7 +67,7 @@ def statuses(flowbed: Call) -> dict[str, int]:
 
 
 def test_plan_shows_both_lanes_with_price_and_time(pages: Path, flowbed: Call) -> None:
-    """The batch lane is shown at its price, its time as a guess, and why a run would not take it without a deadline."""
+    """It says why a run without a deadline would not use the batch lane."""
     found = flowbed("plan", "--json").json
     assert found["lanes"]["batch"]["cost_usd"] == pytest.approx(found["lanes"]["realtime"]["cost_usd"] / 2)
     assert (found["lane"], found["timed_submissions"], found["error_seen"]) == ("realtime", 0, None)
@@ -80,7 +80,7 @@ def test_plan_shows_both_lanes_with_price_and_time(pages: Path, flowbed: Call) -
 def test_run_on_the_batch_lane_submits_and_the_next_run_collects(
     pages: Path, flowbed: Call, provider: SimulatorProcess
 ) -> None:
-    """Work that waits at the provider is no failure; the run after finds it answered, and the plan after is timed."""
+    """The plan after that estimates its time from the submission."""
     handed = flowbed("run", "--lane", "batch", "--json")
     assert (handed.status, handed.json["submitted"], handed.json["lane"]) == (0, PAGES, "batch")
     while flowbed("submissions", "list", "--json").json["submissions"]:
@@ -96,7 +96,6 @@ def test_run_on_the_batch_lane_submits_and_the_next_run_collects(
 
 
 def test_run_with_wait_ends_with_every_chunk_indexed(pages: Path, flowbed: Call) -> None:
-    """With --wait a run ends when the last submission has, and says what it did."""
     ran = flowbed("run", "--lane", "batch", "--wait", "-v")
     assert ran.status == 0
     assert f"embedded {PAGES} texts" in ran.out
@@ -126,7 +125,7 @@ def test_run_takes_the_lane_that_options_and_settings_allow(
     arguments: list[str],
     lane: str,
 ) -> None:
-    """By itself a run waits only for a deadline that leaves time enough; options win over settings."""
+    """`auto` uses the batch lane only with a late enough deadline."""
     for name, value in settings.items():
         monkeypatch.setenv(name, value)
     ran = flowbed("run", *arguments, "--json")
@@ -138,7 +137,6 @@ def test_run_takes_the_lane_that_options_and_settings_allow(
 def test_submissions_find_submit_poll_work_separately_and_repeatedly(
     pages: Path, flowbed: Call, provider: SimulatorProcess
 ) -> None:
-    """Find, list, submit, poll: each does what is left to do, says so, and a second time does nothing."""
     assert flowbed("run", "--budget", "0", "--json").status == 1  # fetched, and nothing embedded
     found = flowbed("submissions", "find", "--deadline", "2d", "--json")
     assert (found.status, found.json["texts"]) == (0, PAGES)
@@ -162,7 +160,6 @@ def test_submissions_find_submit_poll_work_separately_and_repeatedly(
 def test_plan_text_already_submitted_costs_nothing(
     pages: Path, flowbed: Call, provider: SimulatorProcess
 ) -> None:
-    """Another page with a text that a submission carries costs nothing, and the plan says why."""
     provider.order(Fault(kind="stuck", calls=(1,)))
     assert flowbed("run", "--lane", "batch", "--json").status == 0
     shutil.copy(pages / "0.txt", pages / "copy.txt")
@@ -174,7 +171,6 @@ def test_plan_text_already_submitted_costs_nothing(
 
 
 def test_run_plan_on_the_batch_lane_bills_what_was_planned(pages: Path, flowbed: Call) -> None:
-    """The plan's price is then that of the lane, and what it planned is what was billed."""
     found = flowbed("plan", "--json").json
     ran = flowbed("run", "--plan", found["plan_id"], "--lane", "batch", "--wait", "--json").json
     assert ran["planned"]["cost_usd"] == pytest.approx(found["lanes"]["batch"]["cost_usd"])
@@ -185,7 +181,6 @@ def test_run_plan_on_the_batch_lane_bills_what_was_planned(pages: Path, flowbed:
 
 
 def test_run_budget_on_the_batch_lane_leaves_the_rest_waiting(pages: Path, flowbed: Call) -> None:
-    """What would pass the budget is not handed in, waits, and is named."""
     found = flowbed("plan", "--json").json
     half = found["lanes"]["batch"]["cost_usd"] / 2
     ran = flowbed("run", "--lane", "batch", "--wait", "--budget", f"{half:.6f}", "--json")
@@ -198,7 +193,7 @@ def test_run_budget_on_the_batch_lane_leaves_the_rest_waiting(pages: Path, flowb
 def test_run_submission_past_its_deadline_is_cancelled_and_embedded_now(
     pages: Path, flowbed: Call, provider: SimulatorProcess, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Past its deadline a job is cancelled, and one run embeds what it did not answer, once."""
+    """Each text is embedded once."""
     provider.order(Fault(kind="stuck", calls=(1,)))
     assert flowbed("run", "--lane", "batch", "--deadline", "6h", "--json").json["submitted"] == PAGES
     later(monkeypatch, 5 * 3_600)
@@ -213,7 +208,7 @@ def test_run_submission_past_its_deadline_is_cancelled_and_embedded_now(
 def test_submissions_cancel_is_sent_by_the_next_poll(
     pages: Path, flowbed: Call, provider: SimulatorProcess
 ) -> None:
-    """Its end is asked for at the provider by the next poll, and its chunks wait for another run."""
+    """Its chunks wait for another run."""
     provider.order(Fault(kind="stuck", calls=(1,)))
     (submission,) = flowbed("run", "--lane", "batch", "--json").json["submissions"]
     assert flowbed("submissions", "cancel", submission).status == 0
@@ -226,7 +221,7 @@ def test_submissions_cancel_is_sent_by_the_next_poll(
 def test_run_request_without_response_counts_as_perhaps_billed(
     pages: Path, flowbed: Call, provider: SimulatorProcess
 ) -> None:
-    """A request that the provider billed and never answered is in the report, the spending and the budget."""
+    """It counts in the report, the spending and the budget."""
     provider.order(Fault(kind="cut", calls=(1,)))
     ran = flowbed("run", "--lane", "realtime", "--yes")
     assert ran.status == 0
@@ -249,7 +244,6 @@ def test_run_request_without_response_counts_as_perhaps_billed(
 
 @pytest.mark.parametrize("by", ["lane", "source", "document", "run"])
 def test_status_cost_adds_up_to_what_was_billed(pages: Path, flowbed: Call, by: str) -> None:
-    """By lane, source, document or run, planned and billed tokens add up to what both lanes were billed."""
     assert "nothing was paid for" in flowbed("status", "--cost").out
     first = flowbed("run", "--limit", "2", "--json").json
     second = flowbed("run", "--lane", "batch", "--wait", "--json").json
@@ -263,7 +257,6 @@ def test_status_cost_adds_up_to_what_was_billed(pages: Path, flowbed: Call, by: 
 
 
 def test_submissions_invalid_arguments_exit_2(pages: Path, flowbed: Call) -> None:
-    """Times without a unit, unknown names and unknown submissions end with status 2 and say what to write."""
     for arguments, says in (
         (["run", "--deadline", "6"], "such as 90m, 6h or 2d"),
         (["run", "--deadline", "-1h"], "such as 90m, 6h or 2d"),
@@ -278,7 +271,7 @@ def test_submissions_invalid_arguments_exit_2(pages: Path, flowbed: Call) -> Non
 
 
 def test_submissions_commands_load_neither_index_nor_model() -> None:
-    """Finding, handing in and listing run where there is room for little."""
+    """They run on small machines."""
     import subprocess
 
     code = (
@@ -291,7 +284,7 @@ def test_submissions_commands_load_neither_index_nor_model() -> None:
 
 
 class TestDoctor:
-    """What the doctor says of submissions, and that its own command mends it."""
+    """Findings about submissions, and the commands that fix them."""
 
     def findings(self, flowbed: Call) -> dict[str, Any]:
         return {each["check"]: each for each in flowbed("doctor", "--json").json["findings"]}
@@ -299,7 +292,6 @@ class TestDoctor:
     def test_doctor_submission_past_its_deadline_is_named(
         self, pages: Path, flowbed: Call, provider: SimulatorProcess, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        """It is named until a run has embedded what it did not answer."""
         provider.order(Fault(kind="stuck", calls=(1,)))
         assert flowbed("run", "--lane", "batch", "--deadline", "6h", "--json").status == 0
         assert self.findings(flowbed) == {}
@@ -312,7 +304,6 @@ class TestDoctor:
     def test_doctor_submission_never_submitted_is_named(
         self, pages: Path, flowbed: Call, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        """It is named with the command that hands it in."""
         flowbed("run", "--budget", "0")
         assert flowbed("submissions", "find").status == 0
         later(monkeypatch, 2 * 3_600)
@@ -324,7 +315,7 @@ class TestDoctor:
     def test_doctor_refusing_batch_api_is_named(
         self, pages: Path, flowbed: Call, provider: SimulatorProcess
     ) -> None:
-        """An account that is out of money is told while something waits there."""
+        """Only while a submission waits for it."""
         provider.order(Fault(kind="stuck", calls=(1,)))
         assert flowbed("run", "--lane", "batch", "--json").status == 0
         assert self.findings(flowbed) == {}
@@ -339,7 +330,7 @@ class TestDoctor:
 def test_gc_deletes_files_of_old_and_unrecorded_submissions(
     pages: Path, project: Path, flowbed: Call, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Files of a submission go 30 days after its end, and those that were never recorded after a day; others stay."""
+    """After 30 days, and after a day; all others stay."""
     store = project / ".flowbed" / "store"
     assert flowbed("run", "--lane", "batch", "--wait", "--json").status == 0
     (ended,) = (store / "submissions").iterdir()

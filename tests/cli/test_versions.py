@@ -1,4 +1,4 @@
-"""Old versions from the command line: listed, named, searched, rolled back to and dropped."""
+"""Old versions from the command line: listed, tagged, searched, restored and dropped."""
 
 from __future__ import annotations
 
@@ -16,7 +16,6 @@ if TYPE_CHECKING:
 
 
 def texts(flowbed: Call, *more: str) -> set[str]:
-    """Search for everything, and tell the first word of each text."""
     hits = flowbed("search", "anything", "-c", "notes", "--json", *more).json["hits"]
     return {hit["document"].split()[0] for hit in hits}
 
@@ -30,7 +29,7 @@ def edited(notes: Path, flowbed: Call) -> str:
 
 
 def test_rollback_restores_the_old_text_and_release_undoes_it(notes: Path, flowbed: Call) -> None:
-    """A rollback brings the old text back and says how to undo that; a run changes nothing; a release does."""
+    """A run in between changes nothing."""
     before = edited(notes, flowbed)
     assert "Coffee" in texts(flowbed)
     done = flowbed("rollback", "notes", before)
@@ -62,7 +61,6 @@ def test_rollback_restores_the_old_text_and_release_undoes_it(notes: Path, flowb
 def test_versions_invalid_arguments_exit_2(
     notes: Path, flowbed: Call, arguments: tuple[str, ...], says: str
 ) -> None:
-    """A version that is not there, or half an instruction, is a usage error that says what to do."""
     assert notes.exists()
     called = flowbed(*arguments)
     assert called.status == 2
@@ -70,7 +68,7 @@ def test_versions_invalid_arguments_exit_2(
 
 
 def test_versions_tagged_one_survives_compact_now(notes: Path, flowbed: Call) -> None:
-    """A version with a name is listed with it, kept by `compact --now`, and searched as it was."""
+    """It can still be searched."""
     before = edited(notes, flowbed)
     assert flowbed("versions", "notes", "--tag", f"stable={before}").status == 0
     assert flowbed("compact", "notes", "--now").status == 0

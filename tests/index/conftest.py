@@ -26,7 +26,7 @@ SPACE = Space(model="test", dimensions=8)
 
 @dataclass
 class Bench:
-    """The parts of an index, and the ways the tests use them."""
+    """The parts of an index, and shorthands for using them."""
 
     store: Store
     ledger: Ledger
@@ -36,7 +36,7 @@ class Bench:
     vectors: dict[str, Any] = field(default_factory=dict)
 
     def upsert(self, id: str, version: int, text: str = "", **metadata: Any) -> Upsert:
-        """Make a row whose vector follows from its text."""
+        """Make a row whose vector depends only on its text."""
         text = text or f"text of {id}"
         return Upsert(
             id=id,

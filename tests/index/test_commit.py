@@ -27,7 +27,6 @@ OTHER = Space(model="other", dimensions=8)
 
 
 async def test_commit_rows_keep_document_metadata_version_run_and_vector(bench: Bench) -> None:
-    """A committed row has its document, metadata, version, run and vector."""
     run = await bench.lay_down([bench.upsert("a", 5, "hello", shop="x", n=1)])
     committed = await bench.commit()
     row = (await bench.rows())["a"]
@@ -42,7 +41,7 @@ async def test_commit_rows_keep_document_metadata_version_run_and_vector(bench: 
 
 
 async def test_commit_last_writer_wins_in_any_order(bench: Bench) -> None:
-    """Deltas committed in either order, together or apart, leave the row of the highest version."""
+    """Deltas are committed together or one by one."""
     await bench.lay_down([bench.upsert("a", 7, "new")])
     await bench.commit()
     await bench.lay_down([bench.upsert("a", 6, "old"), bench.upsert("b", 1)])
@@ -53,7 +52,7 @@ async def test_commit_last_writer_wins_in_any_order(bench: Bench) -> None:
 
 
 async def test_commit_older_delta_does_not_restore_a_deleted_row(bench: Bench) -> None:
-    """A row deleted at a version stays deleted when an older upsert arrives, and comes back with a newer one."""
+    """A newer one does."""
     await bench.lay_down([bench.upsert("a", 1)])
     await bench.lay_down(deletes={"a": 3})
     await bench.commit()
@@ -66,7 +65,7 @@ async def test_commit_older_delta_does_not_restore_a_deleted_row(bench: Bench) -
 
 
 async def test_commit_repeated_changes_nothing(bench: Bench) -> None:
-    """A commit whose mark was lost is carried out again, and the index stays the same."""
+    """A commit whose runs were not marked is carried out again."""
     run = await bench.lay_down([bench.upsert("a", 1), bench.upsert("b", 1)], deletes={"c": 1})
     await bench.commit()
     before = await bench.rows()
@@ -90,7 +89,6 @@ async def test_commit_repeated_changes_nothing(bench: Bench) -> None:
 def test_newest_any_order_and_grouping_keeps_the_same_rows(
     deltas: list[dict[str, tuple[int, bool]]], shuffled: Any
 ) -> None:
-    """However deltas are grouped and ordered, the same newest rows remain, one of each id."""
     space = Space(model="m", dimensions=1)
     tables = []
     for at, rows in enumerate(deltas):
@@ -125,7 +123,7 @@ def test_newest_any_order_and_grouping_keeps_the_same_rows(
 
 
 async def test_run_id_depends_on_content_and_not_on_order(bench: Bench) -> None:
-    """The same rows in another order are the same run, and a subset of them is another."""
+    """A subset of the rows is another run."""
     rows = [bench.upsert("a", 1), bench.upsert("b", 1)]
     first = await write_delta(bench.store, "docs", bench.space, rows, [], now=1)
     again = await write_delta(bench.store, "docs", bench.space, rows[::-1], [], now=2)
@@ -139,7 +137,6 @@ async def test_run_id_depends_on_content_and_not_on_order(bench: Bench) -> None:
 
 @pytest.mark.parametrize("body", [b"", b"junk", b"ARROW1\0\0"])
 async def test_write_delta_key_with_other_content_is_a_conflict(bench: Bench, body: bytes) -> None:
-    """A delta is never written over what lies under its key."""
     rows = [bench.upsert("a", 1)]
     delta = await write_delta(bench.store, "docs", bench.space, rows, [], now=1)
     await bench.store.put(delta.key, body)
@@ -173,7 +170,7 @@ async def remove(bench: Bench, key: str) -> None:
 async def test_commit_damaged_delta_is_refused_and_the_rest_merged(
     bench: Bench, damage: Callable[[Bench, str], Any], says: str
 ) -> None:
-    """A delta that is not what its run promises becomes a dead letter with the reason; the other one is committed."""
+    """It becomes a dead letter with the reason."""
     bad = await bench.lay_down([bench.upsert("a", 1)])
     await bench.lay_down([bench.upsert("b", 1)])
     await damage(bench, bad.key)
@@ -191,7 +188,7 @@ async def test_commit_damaged_delta_is_refused_and_the_rest_merged(
 
 
 async def test_commit_delta_of_another_space_is_refused(bench: Bench) -> None:
-    """Vectors of two spaces never meet, whether the run says so or the delta itself."""
+    """Whether the run or the delta names the other space."""
     await bench.lay_down([bench.upsert("a", 1)])
     await bench.commit()
     bench.space = OTHER
@@ -229,13 +226,11 @@ NAN = pa.FixedSizeListArray.from_arrays(pa.array([1.0, float("nan"), 1, 1], pa.f
     ],
 )
 def test_decode_invalid_delta_is_rejected(body: bytes, rows: int, says: str) -> None:
-    """Wrong counts, doubled ids, values that are no numbers and half-deleted rows are all found."""
     with pytest.raises(Rejected, match=says):
         decode(body, run="r", space=Space(model="m", dimensions=2), rows=rows)
 
 
 async def test_begin_another_space_than_the_live_one_is_refused(bench: Bench) -> None:
-    """A collection that lives in one space refuses to begin in another, and says what to do."""
     await bench.datasets.begin("docs", bench.space, now=1)
     with pytest.raises(Misconfigured, match="set the model back"):
         await bench.datasets.begin("docs", OTHER, now=2)
@@ -245,7 +240,7 @@ async def test_begin_another_space_than_the_live_one_is_refused(bench: Bench) ->
 
 
 async def test_commit_stale_delta_queues_its_chunks_again(bench: Bench) -> None:
-    """A delta older than the tombstones kept is not merged: its chunks wait again, at a later version."""
+    """It is older than the tombstones that are kept."""
     from flowbed.testing.ledger import chunk
 
     await bench.datasets.begin("docs", bench.space, now=1)

@@ -69,7 +69,6 @@ def plan(now_state: State, index: Partitioned | None = None, **changes: Any) -> 
 
 
 def test_plan_compaction_builds_an_index_for_many_rows_or_on_request() -> None:
-    """Few rows get an index only on request, many unless it is forbidden."""
     assert not plan(SMALL).due
     assert plan(SMALL, vector_index="always").partitions == partitions_of(100)
     assert plan(BIG).partitions == partitions_of(INDEX_ROWS)
@@ -78,7 +77,6 @@ def test_plan_compaction_builds_an_index_for_many_rows_or_on_request() -> None:
 
 
 def test_plan_compaction_appends_joins_or_rebuilds_as_rows_grow() -> None:
-    """A tail is appended when it is long, segments are joined when many, and what grew is retrained."""
     index = index_of(INDEX_ROWS)
     assert plan(replace(BIG, unindexed_rows=UNINDEXED + 1), index).append
     assert not plan(replace(BIG, unindexed_rows=900), index).append
@@ -112,7 +110,6 @@ def test_plan_compaction_just_carried_out_is_not_due_again(
     fragments: int,
     vector_index: Any,
 ) -> None:
-    """Whatever the state, doing what was planned leads to a state in which nothing is due."""
     index = None if trained is None else replace(index_of(trained), rows=max(1, rows), segments=segments)
     before = State(rows=rows, tombstones=0, unindexed_rows=round(tail * rows), fragments=fragments, version=1)
     still = round(share * rows)
@@ -131,7 +128,6 @@ def test_plan_compaction_just_carried_out_is_not_due_again(
 
 @given(rows=st.integers(1, 10_000_000), limit=st.integers(1, 10_000), filtered=st.booleans())
 def test_probes_grow_with_the_limit_up_to_all_partitions(*, rows: int, limit: int, filtered: bool) -> None:
-    """A search looks into at least as many partitions as there are rows to find, and never into more than there are."""
     index = index_of(rows)
     looked = probes(index, limit, filtered=filtered)
     assert min(FEWEST, index.partitions) <= looked <= index.partitions
@@ -148,7 +144,7 @@ def test_probes_grow_with_the_limit_up_to_all_partitions(*, rows: int, limit: in
 def test_outlived_drops_only_versions_that_nothing_keeps(
     ages: list[float], tagged: set[int], keep: int, days: float
 ) -> None:
-    """The newest, the last N, the young and the tagged are kept; all others are dropped."""
+    """The newest, the last N, the recent and the tagged ones are kept."""
     now = 100 * DAY
     kept = [
         Version(
@@ -167,7 +163,7 @@ def test_outlived_drops_only_versions_that_nothing_keeps(
 
 
 async def fill(bench: Bench, first: int, count: int) -> None:
-    """Commit `count` rows, with a number that a filter can find."""
+    """Commit rows of five documents."""
     rows = [
         bench.upsert(f"s#d#{n:05d}", 1, f"text {n}", hundredth=n % 100, tenth=n % 10)
         for n in range(first, first + count)
@@ -192,7 +188,6 @@ async def index_now(bench: Bench, live: Live) -> Partitioned | None:
 
 
 async def test_compact_appends_segments_joins_them_and_rebuilds(bench: Bench) -> None:
-    """Rows that come are appended as segments, joined when these are many, and retrained when they are too many."""
     await fill(bench, 0, 400)
     live = await bench.datasets.begin("docs", bench.space, now=1)
     assert (await tidy(bench, live)).partitions == partitions_of(400)
@@ -231,7 +226,7 @@ def topic(bench: Bench, name: str, numbers: range, version: int) -> list[Upsert]
 async def test_compact_rebuilds_an_index_outgrown_by_rows_of_another_topic(
     bench: Bench, numbers: range, replaced: str
 ) -> None:
-    """Where most rows came after the partitions were made, these are made anew, and the rows spread over them."""
+    """The rows are then spread over the partitions."""
     await bench.lay_down(topic(bench, "one topic", range(400), 1))
     await bench.commit()
     live = await bench.datasets.begin("docs", bench.space, now=1)
@@ -251,7 +246,7 @@ async def test_compact_rebuilds_an_index_outgrown_by_rows_of_another_topic(
 
 
 async def test_compact_keeps_an_index_while_most_of_its_rows_remain(bench: Bench) -> None:
-    """Rows that were deleted do not count, and what is appended does not make the index anew while it is the lesser."""
+    """Deleted rows do not count."""
     await bench.lay_down(topic(bench, "one topic", range(400), 1))
     await bench.commit()
     live = await bench.datasets.begin("docs", bench.space, now=1)
@@ -272,7 +267,7 @@ async def test_compact_keeps_an_index_while_most_of_its_rows_remain(bench: Bench
 async def test_search_filter_by_topic_reaches_recall_of_exact_search(
     bench: Bench, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Asked about another topic than the filter leaves, which is a tenth of the rows, recall@10 is 0.98 and more."""
+    """Recall@10 is at least 0.98 for queries about another topic than the filter selects."""
     wide = 64
     bench.space = Space(model="test", dimensions=wide)
     rng = np.random.default_rng(5)
@@ -306,7 +301,7 @@ async def test_search_filter_by_topic_reaches_recall_of_exact_search(
 async def test_search_random_filter_reaches_recall_of_exact_search(
     bench: Bench, name: str, value: int, matching: int, few: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """At 1 % and 10 % of the rows, compared one by one or through the index, recall@10 is 0.98 and more."""
+    """Recall@10 is at least 0.98 where 1 % or 10 % of the rows match."""
     await fill(bench, 0, 6_000)
     live = await bench.datasets.begin("docs", bench.space, now=1)
     await tidy(bench, live)
@@ -326,7 +321,7 @@ async def test_search_random_filter_reaches_recall_of_exact_search(
 
 
 async def test_compact_keeps_tagged_versions_searchable(bench: Bench) -> None:
-    """A version with a name outlives its time and is searched as it was; without its name it goes."""
+    """Without the tag, the version is dropped."""
     await fill(bench, 0, 10)
     live = await bench.datasets.begin("docs", bench.space, now=1)
     named = (await versions(live, datasets=bench.datasets))[0].version
@@ -351,7 +346,6 @@ async def test_compact_keeps_tagged_versions_searchable(bench: Bench) -> None:
 
 
 async def test_compact_erases_deleted_text_from_the_disk(bench: Bench) -> None:
-    """Once versions are dropped, the bytes of the index hold neither the text that was deleted nor its old words."""
     secret, before = "the secret of the deleted row", "what the changed row said before"
     await fill(bench, 0, 300)
     await bench.lay_down([bench.upsert("gone", 1, secret, word=secret), bench.upsert("kept", 1, before)])
@@ -387,7 +381,6 @@ def holds(folder: Path, text: str) -> bool:
 
 
 async def test_compact_index_without_recorded_partitions_is_used_and_joined(bench: Bench) -> None:
-    """An index whose partitions nobody wrote down is taken to have been made for the rows it holds."""
     await fill(bench, 0, 400)
     live = await bench.datasets.begin("docs", bench.space, now=1)
     dataset = await Datasets(bench.store).writable(live)

@@ -21,7 +21,7 @@ ROUNDS = 6
 
 
 async def test_search_beside_commits_never_sees_half_a_commit(bench: Bench) -> None:
-    """While eight commit, eight search: the rows of one commit are all there or none, none missing and none twice."""
+    """Eight writers and eight readers: each commit is seen whole or not at all."""
     for writer in range(COMMITTERS):
         await bench.lay_down([bench.upsert(f"w{writer}#{n}", 1, writer=writer, said=0) for n in range(ROWS)])
     await bench.commit()

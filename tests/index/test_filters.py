@@ -244,7 +244,6 @@ def everything(tmp_path_factory: pytest.TempPathFactory) -> Rows:
 def test_filter_generated_selects_the_rows_that_plain_python_selects(
     everything: Rows, where: dict[str, Any]
 ) -> None:
-    """Over rows of every kind, Lance finds for any filter just those that the grammar says."""
     assert everything.found(where) == everything.expected(where)
 
 
@@ -253,7 +252,6 @@ def test_filter_generated_selects_the_rows_that_plain_python_selects(
 def test_filter_generated_rows_selects_what_plain_python_selects(
     tmp_path: Path, listed: list[tuple[dict[str, Any], str]], data: st.DataObject
 ) -> None:
-    """Over any rows, Lance finds for filters on what these rows hold just those that the grammar says."""
     there = [value for metadata, _ in listed for value in metadata.values() if comparable(value)] or [0]
     one = st.sampled_from(there)
     said = {name: st.lists(one, max_size=3) if "in" in name else one for name in CONDITIONS}
@@ -276,7 +274,6 @@ def comparable(value: Any) -> bool:
 
 
 def test_filter_hard_values_are_told_apart_by_every_operator(everything: Rows) -> None:
-    """Each hard value, with each operator, fits just the rows that the grammar says."""
     for value in [*TEXTS, *NUMBERS, True, False]:
         for name in ("$eq", "$ne", *([] if isinstance(value, bool) else ["$gt", "$gte", "$lt", "$lte"])):
             where = {"a": {name: value}}
@@ -302,7 +299,6 @@ odd = st.recursive(
 @settings(max_examples=300)
 @given(where=odd)
 def test_filter_arbitrary_json_is_rejected_by_lance_and_python_alike(where: Any) -> None:
-    """Whatever stands in a filter's place, it is refused with a reason, or plain Python and Lance both take it."""
     try:
         fits(where)
     except Rejected:
@@ -339,13 +335,11 @@ def test_filter_arbitrary_json_is_rejected_by_lance_and_python_alike(where: Any)
     ],
 )
 def test_filter_invalid_is_rejected_with_a_reason(where: Any, says: str) -> None:
-    """What is no filter is refused in words that say what is wrong with it."""
     with pytest.raises(Rejected, match=re.escape(says)):
         to_sql(where)
 
 
 def test_filter_nested_to_the_limit_works_and_deeper_is_rejected(tmp_path: Path) -> None:
-    """The deepest filter allowed is answered, and one level more is refused."""
     where: dict[str, Any] = {"a": 1}
     for _ in range(DEEPEST):
         where = {"$not": where}
@@ -356,7 +350,6 @@ def test_filter_nested_to_the_limit_works_and_deeper_is_rejected(tmp_path: Path)
 
 @pytest.mark.parametrize("place", [{"a": ...}, {"$and": ...}, {"$contains": ...}, {"a": {"$in": ...}}, ...])
 def test_filter_rejected_huge_value_has_a_readable_message(place: Any) -> None:
-    """However deep or long a value is that is no part of a filter, it is refused, in a message that can be read."""
     for strange in (json.loads(f"{'[' * 900}{']' * 900}"), {"a": ["x" * 10_000] * 1_000}):
         with pytest.raises(Rejected) as caught:
             to_sql(_filled(place, {"$in": strange} if "$in" in str(place) else strange))
@@ -370,7 +363,6 @@ def _filled(place: Any, value: Any) -> Any:
 
 
 def test_filter_list_of_10000_values_works(tmp_path: Path) -> None:
-    """A list of 10,000 values is answered."""
     rows_ = Rows(tmp_path, [({"a": f"{number}.md", "b": number}, "") for number in range(100)])
     assert rows_.found({"a": {"$in": [f"{number * 2}.md" for number in range(10_000)]}}) == [
         *range(0, 100, 2)
@@ -379,11 +371,9 @@ def test_filter_list_of_10000_values_works(tmp_path: Path) -> None:
 
 
 def test_filter_empty_or_none_matches_everything() -> None:
-    """No filter and an empty one are the same."""
     assert to_sql(None) == to_sql({}) == "true"
 
 
 def test_filter_from_json_equals_the_python_dict() -> None:
-    """What the command line reads from JSON is translated as the dict in Python is."""
     where = {"a": {"$in": ["x", 1, 2.5, True]}, "$not": {"$contains": "\U0001d4b3"}}
     assert to_sql(json.loads(json.dumps(where))) == to_sql(where)

@@ -10,8 +10,6 @@ from flowbed.index.history import Restored, restore, restored_since
 
 
 async def test_restored_since_finds_a_restore_among_compactions(bench: Any) -> None:
-    """A compaction that wrote the vector index anew hides no restore that lies before or after it."""
-
     async def commit_and_compact(version: int) -> None:
         await bench.lay_down([bench.upsert(f"r{number}", version) for number in range(version, version + 40)])
         await bench.commit()

@@ -54,7 +54,7 @@ async def index(bench: Bench) -> None:
 
 
 async def all_held(bench: Bench, cache: RowCache, rows: int) -> None:
-    """Search until every row is cache."""
+    """Search until every row is cached."""
     for _ in range(rows // STEP + 20):
         await ask(bench, "text 1", cache)
     assert cache.rows == rows
@@ -78,7 +78,7 @@ async def agree(bench: Bench, cache: RowCache) -> None:
 async def test_row_cache_hits_equal_stored_rows_after_every_change(
     bench: Bench, monkeypatch: pytest.MonkeyPatch, *, indexed: bool
 ) -> None:
-    """After edits, deletions, compactions and a rollback, what is cache answers as what is stored does."""
+    """Edits, deletions, compactions and a rollback."""
     monkeypatch.setattr("flowbed.index.search.EXACT_ROWS", 0)
     cache = RowCache()
     await fill(bench, 300)
@@ -111,7 +111,6 @@ async def test_row_cache_hits_equal_stored_rows_after_every_change(
 async def test_row_cache_full_search_reads_no_row_files(
     bench: Bench, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Once all rows are cache, a search through the vector index answers without the files of the rows."""
     await fill(bench, 6_000)
     await index(bench)
     cache = RowCache()
@@ -127,7 +126,6 @@ async def test_row_cache_full_search_reads_no_row_files(
 
 
 async def test_row_cache_after_commit_adds_only_new_fragments(bench: Bench) -> None:
-    """After a commit only what it adds is brought in."""
     cache = RowCache()
     await fill(bench, 100)
     await all_held(bench, cache, 100)
@@ -139,7 +137,7 @@ async def test_row_cache_after_commit_adds_only_new_fragments(bench: Bench) -> N
 
 
 async def test_row_cache_first_search_caches_nothing(bench: Bench) -> None:
-    """A process that searches once, as a command does, reads no more rows than it shows."""
+    """A command searches only once."""
     cache = RowCache()
     await fill(bench)
     await ask(bench, "text 7", cache)
@@ -147,7 +145,7 @@ async def test_row_cache_first_search_caches_nothing(bench: Bench) -> None:
 
 
 async def test_row_cache_limit_bounds_bytes_with_equal_hits(bench: Bench, tmp_path: Path) -> None:
-    """Where there is no room for everything texts are cache alone, or nothing; answers are the same."""
+    """Without room for vectors only texts are cached, or nothing."""
     await fill(bench, 300)
     live = await bench.datasets.begin("docs", bench.space, now=1)
     files = sum(path.stat().st_size for path in (tmp_path / "store" / live.key / "data").iterdir())
@@ -168,7 +166,6 @@ async def test_row_cache_limit_bounds_bytes_with_equal_hits(bench: Bench, tmp_pa
 async def test_row_cache_larger_rows_than_expected_stay_near_the_limit(
     bench: Bench, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Where rows turn out larger than their files told, what is cache stays within a step of the bound."""
     monkeypatch.setattr(held_rows, "UNPACKED", 0)
     await fill(bench, 300)
     cache = RowCache(limit=15_000)
@@ -180,7 +177,6 @@ async def test_row_cache_larger_rows_than_expected_stay_near_the_limit(
 
 
 async def test_row_cache_older_version_is_not_answered_from_it(bench: Bench) -> None:
-    """What is cache of the newest version does not answer for an older one."""
     cache = RowCache()
     await fill(bench)
     before = (await ask(bench, "text 7", cache)).versions["docs"]
@@ -192,7 +188,7 @@ async def test_row_cache_older_version_is_not_answered_from_it(bench: Bench) -> 
 
 
 async def test_row_cache_rebuilt_index_keeps_nothing_of_the_old_one(bench: Bench, tmp_path: Path) -> None:
-    """Of an index that was removed and made anew, with the same numbers of versions and fragments, nothing is kept."""
+    """Its versions and fragments have the same numbers."""
     cache = RowCache()
     await fill(bench)
     await all_held(bench, cache, 50)
@@ -207,7 +203,7 @@ async def test_row_cache_rebuilt_index_keeps_nothing_of_the_old_one(bench: Bench
 
 
 async def test_recent_spaces_are_read_again_after_a_second(bench: Bench) -> None:
-    """A live space just read is not read again, one that is not there is, and after a second all are."""
+    """A missing space is read each time."""
     now = [0.0]
     recent = RecentSpaces(bench.store, monotonic=lambda: now[0])
     assert await recent.get("docs") is None

@@ -60,7 +60,7 @@ def s3(bench: Any, proxy: S3Proxy, tmp_path: Path) -> Any:
 
 
 async def again(call: Callable[[], Awaitable[object]]) -> None:
-    """Call, and call again while that is what the error asks for."""
+    """Call, and repeat while the error asks for it."""
     for _ in range(10):
         with contextlib.suppress(Transient):
             await call()
@@ -89,7 +89,7 @@ MANIFESTS = "*/_versions/*.manifest"
     ids=str,
 )
 async def test_s3_commit_survives_each_fault(s3: Any, proxy: S3Proxy, tmp_path: Path, fault: S3Fault) -> None:
-    """Whatever happens to a request of Lance's, the rows committed are there once each, as a new reader sees them."""
+    """A new reader finds every committed row once."""
     await s3.lay_down([s3.upsert(f"r{number}", 1) for number in range(5)])
     await s3.commit()
     proxy.order(fault)
@@ -110,7 +110,7 @@ async def test_s3_commit_survives_each_fault(s3: Any, proxy: S3Proxy, tmp_path: 
 async def test_s3_concurrent_commits_over_a_bad_network_lose_no_row(
     s3: Any, proxy: S3Proxy, tmp_path: Path, seed: int
 ) -> None:
-    """Of 4 that commit overlapping rows at once, each again until it is done, every last version is there, once."""
+    """Four writers commit overlapping rows, each until it succeeds."""
     proxy.order(
         S3Fault(method="PUT", key=MANIFESTS, probability=0.1, after=INTERNAL_ERROR),
         S3Fault(method="PUT", key=MANIFESTS, probability=0.1, after=CUT),
@@ -148,7 +148,7 @@ async def test_s3_concurrent_commits_over_a_bad_network_lose_no_row(
 async def test_s3_slow_creator_does_not_overwrite_a_filled_dataset(
     s3: Any, s3_server: S3Server, tmp_path: Path, requests: int
 ) -> None:
-    """One that found no dataset, and is held up while another makes and fills it, does not empty it."""
+    """It found no dataset and was delayed while another created and filled it."""
     await s3.lay_down([s3.upsert("r", 1)])
     live = await begin_space(s3.store, "docs", s3.space, now=1)
     with S3Proxy(s3_server.url, [S3Fault(calls=[requests + 1], delay=1.5)]) as slow:
@@ -163,7 +163,7 @@ async def test_s3_slow_creator_does_not_overwrite_a_filled_dataset(
 async def test_s3_compaction_survives_lost_responses(
     s3: Any, proxy: S3Proxy, tmp_path: Path, after: Answer
 ) -> None:
-    """A compaction whose manifests were written though an error was answered leaves every row, once."""
+    """The manifests are written although the server answers with an error."""
     for number in range(12):
         await s3.lay_down([s3.upsert(f"r{number}", 1)], {f"r{number - 1}": 2} if number % 3 == 2 else None)
         await s3.commit()
@@ -186,7 +186,7 @@ async def test_s3_compaction_survives_lost_responses(
 async def test_s3_lease_of_a_silent_holder_is_taken_over(
     s3: Any, proxy: S3Proxy, s3_server: S3Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A holder of whom nothing is known loses the lease once it was silent for long enough by the rival's own clock."""
+    """Silence is measured by the rival's own clock."""
     monkeypatch.setattr(lease, "TTL", 0.06)  # beats, and looks, many times a second
     time = iter(range(0, 100_000, 5))
 
@@ -208,7 +208,6 @@ async def test_s3_lease_of_a_silent_holder_is_taken_over(
 async def test_s3_lease_is_released_although_responses_are_lost(
     s3: Any, proxy: S3Proxy, after: Answer
 ) -> None:
-    """A lease whose writes are all answered with an error is held, renewed and given back even so."""
     proxy.order(S3Fault(method="PUT", key="*/lease.json", after=after))
     for number in range(2):
         async with lease.held(

@@ -38,14 +38,14 @@ async def ask(bench: Bench, text: str, **how: object) -> SearchResults:
 
 
 async def fill(bench: Bench, count: int = 50) -> None:
-    """Commit rows a00..a49 of five documents."""
+    """Commit rows of five documents."""
     rows = [bench.upsert(f"s#d{n % 5}#{n:05d}", 1, f"text {n}", n=n, even=n % 2 == 0) for n in range(count)]
     await bench.lay_down(rows)
     await bench.commit()
 
 
 async def test_search_own_text_is_the_best_hit(bench: Bench) -> None:
-    """A row's own text finds it first, with similarity 1, and scores fall from there within [-1, 1]."""
+    """Its similarity is 1; the scores of the others descend within [-1, 1]."""
     await fill(bench)
     found = await ask(bench, "text 7", limit=50)
     assert found.hits[0].id == "s#d2#00007"
@@ -59,7 +59,6 @@ async def test_search_own_text_is_the_best_hit(bench: Bench) -> None:
 
 @pytest.mark.parametrize("length", [1e-30, 1e-3, 1e3, 1e30])
 async def test_search_query_length_does_not_change_hits(bench: Bench, length: float) -> None:
-    """A query vector of any length finds the same rows with the same scores."""
     await fill(bench)
     live = await bench.datasets.begin("docs", bench.space, now=1)
     query = bench.upsert("q", 1, "text 7").vector
@@ -70,7 +69,6 @@ async def test_search_query_length_does_not_change_hits(bench: Bench, length: fl
 
 
 async def test_search_zero_vector_is_rejected(bench: Bench) -> None:
-    """To a vector of zeros nothing is near."""
     await fill(bench)
     live = await bench.datasets.begin("docs", bench.space, now=1)
     with pytest.raises(Rejected, match="no direction"):
@@ -78,14 +76,13 @@ async def test_search_zero_vector_is_rejected(bench: Bench) -> None:
 
 
 async def test_search_filter_is_applied_before_ranking(bench: Bench) -> None:
-    """Rows that match are found however far they are from the query, and never fewer than there are."""
+    """Matching rows are found however far they are from the query."""
     await fill(bench)
     found = await ask(bench, "text 7", where={"n": {"$in": [1, 48]}}, limit=10)
     assert {hit.metadata["n"] for hit in found.hits} == {1, 48}
 
 
 async def test_search_deleted_row_is_not_found(bench: Bench) -> None:
-    """A row is gone from the search in the commit that deletes it."""
     await fill(bench)
     await bench.lay_down(deletes={"s#d2#00007": 2})
     await bench.commit()
@@ -95,7 +92,6 @@ async def test_search_deleted_row_is_not_found(bench: Bench) -> None:
 
 
 async def test_search_by_document_scores_each_by_its_best_chunk(bench: Bench) -> None:
-    """Asked for documents, each comes once, with the score of its best chunk, and none is missed."""
     await fill(bench)
     chunks = (await ask(bench, "text 7", limit=50)).hits
     best: dict[str, float] = {}
@@ -106,7 +102,6 @@ async def test_search_by_document_scores_each_by_its_best_chunk(bench: Bench) ->
 
 
 async def test_search_by_document_over_two_collections_counts_each_once(bench: Bench) -> None:
-    """Asked for documents in several collections, one that has chunks in both comes once, by its best."""
     for collection, text in (("docs", "near"), ("more", "far")):
         rows = [bench.upsert(f"s#d#{collection}", 1, text, source="s", document="d")]
         await bench.lay_down(rows, collection=collection)
@@ -119,7 +114,6 @@ async def test_search_by_document_over_two_collections_counts_each_once(bench: B
 
 
 async def test_search_at_an_older_version_finds_its_rows(bench: Bench) -> None:
-    """Asking at a version answers from that version; one that never was is not found."""
     await fill(bench)
     before = (await ask(bench, "text 7")).versions["docs"]
     await bench.lay_down([bench.upsert("s#d2#00007", 2, "something else")])
@@ -131,7 +125,7 @@ async def test_search_at_an_older_version_finds_its_rows(bench: Bench) -> None:
 
 
 async def test_search_rebuilt_index_finds_the_new_rows(bench: Bench, tmp_path: Path) -> None:
-    """Who searched an index that was removed, and made anew up to the same version, finds what the new one holds."""
+    """It was searched before at the same version number."""
     await fill(bench)
     live = await bench.datasets.begin("docs", bench.space, now=1)
     query = bench.upsert("q", 1, "text 7").vector
@@ -150,7 +144,6 @@ async def test_search_rebuilt_index_finds_the_new_rows(bench: Bench, tmp_path: P
 
 @pytest.mark.parametrize("limit", [0, -1, 10_001])
 async def test_search_limit_out_of_range_is_rejected(bench: Bench, limit: int) -> None:
-    """A limit has to be from 1 to 10,000."""
     await fill(bench)
     with pytest.raises(Rejected, match="limit"):
         await ask(bench, "text 7", limit=limit)
@@ -159,7 +152,7 @@ async def test_search_limit_out_of_range_is_rejected(bench: Bench, limit: int) -
 async def test_search_through_the_vector_index_equals_the_scan(
     bench: Bench, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """With a vector index forced, hits and filters are those of the exact search, unindexed rows among them."""
+    """Filters and unindexed rows included."""
     await fill(bench, 400)
     exact = (await ask(bench, "text 7", limit=10)).hits
     live = await bench.datasets.begin("docs", bench.space, now=1)
@@ -183,7 +176,6 @@ async def test_search_through_the_vector_index_equals_the_scan(
 
 
 async def test_compact_keeps_every_live_row(bench: Bench) -> None:
-    """Compaction merges the fragments of many commits, and the rows stay what they were."""
     for n in range(6):
         await bench.lay_down([bench.upsert(f"a{n}", 1), bench.upsert("same", n + 1, f"text {n}")])
         await bench.commit()
@@ -198,7 +190,6 @@ async def test_compact_keeps_every_live_row(bench: Bench) -> None:
 
 
 async def test_compact_keeps_tombstones_while_an_older_delta_may_come(bench: Bench) -> None:
-    """A tombstone is dropped only past its retention, and not while a run older than it is pending."""
     await bench.lay_down([bench.upsert("a", 1), bench.upsert("b", 1)])
     deleted = bench.clock()
     await bench.lay_down(deletes={"a": deleted})
@@ -212,7 +203,7 @@ async def test_compact_keeps_tombstones_while_an_older_delta_may_come(bench: Ben
 
 
 async def test_compact_drops_expired_versions_and_keeps_the_newest(bench: Bench) -> None:
-    """Compaction drops versions past their time, and a search at one of them says that it is gone."""
+    """A search at a dropped version says so."""
     for n in range(14):
         await bench.lay_down([bench.upsert(f"a{n}", 1)])
         await bench.commit()
@@ -229,7 +220,6 @@ async def test_compact_drops_expired_versions_and_keeps_the_newest(bench: Bench)
 
 
 async def test_vector_lookup_returns_vectors_by_text_hash(bench: Bench) -> None:
-    """The vector of a text that the index holds is read back from it, by the hash of the text."""
     await fill(bench)
     live = await bench.datasets.begin("docs", bench.space, now=1)
     hashes = [text_hash(text) for text in ("text 7", "text 49", "never seen")]
@@ -239,7 +229,6 @@ async def test_vector_lookup_returns_vectors_by_text_hash(bench: Bench) -> None:
 
 
 async def test_vector_lookup_deleted_row_is_not_found(bench: Bench) -> None:
-    """A deleted row has no text, so that nothing is found of it."""
     await fill(bench)
     await bench.lay_down(deletes={"s#d2#00007": 2})
     await bench.commit()
@@ -249,7 +238,6 @@ async def test_vector_lookup_deleted_row_is_not_found(bench: Bench) -> None:
 
 
 async def test_open_index_without_primary_key_is_refused(bench: Bench) -> None:
-    """A dataset that merging would leave duplicates in is not opened."""
     import lance
 
     from flowbed.index.schema import schema
@@ -265,7 +253,7 @@ async def test_open_index_without_primary_key_is_refused(bench: Bench) -> None:
 async def test_lease_held_is_refused_and_a_silent_holder_loses_it(
     bench: Bench, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A held lease is refused; a holder that is silent for long enough, by the rival's own clock, is taken over."""
+    """Silence is measured by the rival's own clock."""
     monkeypatch.setattr(lease, "TTL", 0.01)
     now = [0.0]
 
@@ -293,7 +281,6 @@ async def test_lease_held_is_refused_and_a_silent_holder_loses_it(
 
 
 async def test_lease_of_a_dead_holder_is_taken_over_at_once(bench: Bench) -> None:
-    """A holder that is known to have ended without giving the lease back keeps nobody from compacting."""
     await bench.store.create(
         "docs/lease.json", b'{"owner":"a","epoch":3,"seq":7,"ttl_s":60.0,"released":false}'
     )
