@@ -1,1 +1,1 @@
-"""What Flowbed is tested with, for those who extend it: contract tests, faults, a clock, a seeded embedder."""
+"""Public test tools for those who extend Flowbed: contract tests, simulators, faults, a clock, a seeded embedder."""

@@ -1,4 +1,4 @@
-"""A store that fails to order: late, before its work, after its work, or by ending the process."""
+"""A store that fails on demand: late, before its work, after its work, or by ending the process."""
 
 from __future__ import annotations
 
@@ -19,12 +19,12 @@ if TYPE_CHECKING:
 
 
 def unavailable() -> Exception:
-    """Make the error that most faults are about."""
+    """Make the error of a store that is unavailable."""
     return Transient("the store did not answer (a fault to order)")
 
 
 def die() -> NoReturn:
-    """End this process as `kill -9` does: nothing is flushed, closed or released on the way."""
+    """End this process as `kill -9` does: nothing is flushed, closed or released."""
     os.kill(os.getpid(), signal.SIGKILL)
     raise AssertionError("a killed process went on")  # pragma: no cover
 
@@ -34,9 +34,9 @@ class Fault:
     """What goes wrong, and in which calls.
 
     `operation` (get, stream, put, create, replace, list, delete) and `key` (for `list`, the prefix) are shell patterns;
-    `calls` numbers those that match both, from 1, and None means all of them. Chance picks a share of `probability` of
-    these. They are late by `delay` seconds; then `before` happens in their place, or `after` once they are done, as
-    when an answer is lost. Either makes the error to raise, or is `die`.
+    `calls` numbers the matching calls, from 1; None means all. A random share of `probability` of these is affected:
+    they come `delay` seconds late; then `before` happens instead of the call, or `after` once it is done, as when an
+    answer is lost. Either returns the error to raise, or is `die`.
     """
 
     operation: str = "*"
@@ -49,10 +49,10 @@ class Fault:
 
 
 class FaultyStore:
-    """A store that has the faults given, and keeps a list of `calls` as (operation, key)."""
+    """A store with faults, which records its `calls` as (operation, key)."""
 
     def __init__(self, store: Store, faults: Sequence[Fault] = (), *, seed: int = 0) -> None:
-        """Put the faults in front of `store`; the same seed and the same calls give the same faults."""
+        """Apply faults to `store`; the same seed and calls give the same faults."""
         self.url = store.url
         self.calls: list[tuple[str, str]] = []
         self._store = store
@@ -68,7 +68,7 @@ class FaultyStore:
         return answer
 
     async def stream(self, key: str) -> AsyncIterator[bytes]:
-        """Read an object in pieces; `after` strikes when all but the end has been read."""
+        """Read an object in pieces; `after` applies when all but the end has been read."""
         due = await self._before("stream", key)
         async for piece in self._store.stream(key):
             yield piece
@@ -88,21 +88,21 @@ class FaultyStore:
         return answer
 
     async def replace(self, key: str, body: bytes, *, etag: str) -> str:
-        """Write an object in the place of another, unless a fault is due."""
+        """Replace an object, unless a fault is due."""
         due = await self._before("replace", key)
         answer = await self._store.replace(key, body, etag=etag)
         self._after(due)
         return answer
 
     async def list(self, prefix: str) -> AsyncIterator[Listed]:
-        """List objects; `after` strikes when all have been listed."""
+        """List objects; `after` applies when all have been listed."""
         due = await self._before("list", prefix)
         async for listed in self._store.list(prefix):
             yield listed
         self._after(due)
 
     async def folders(self, prefix: str) -> Sequence[str]:
-        """Name folders, unless a fault is due."""
+        """List folders, unless a fault is due."""
         due = await self._before("folders", prefix)
         found = await self._store.folders(prefix)
         self._after(due)
@@ -115,7 +115,7 @@ class FaultyStore:
         self._after(due)
 
     def location(self, key: str) -> Location:
-        """Say where Lance may keep a dataset: it does its own I/O there, which has no faults."""
+        """Return where Lance may keep a dataset: its own I/O there has no faults."""
         return self._store.location(key)
 
     async def _before(self, operation: str, key: str) -> Sequence[Fault]:

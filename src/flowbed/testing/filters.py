@@ -1,4 +1,4 @@
-"""The filter grammar in plain Python: which rows a `where` fits, to hold an index's answers against."""
+"""The filter grammar in plain Python: which rows a `where` matches, to compare an index's answers with."""
 
 from __future__ import annotations
 
@@ -18,15 +18,15 @@ ORDER = {"$gt": operator.gt, "$gte": operator.ge, "$lt": operator.lt, "$lte": op
 
 
 def fits(where: Mapping[str, Any] | None) -> Fits:
-    """Give the test of a row, by its metadata and its document.
+    """Return the predicate on a row's metadata and document.
 
     Raises:
-        Rejected: the filter is not of the grammar, or compares with what no index compares with.
+        Rejected: the filter is not valid.
     """
     return _all(where if where is not None else {}, DEEPEST)
 
 
-def _all(where: Any, deeper: int) -> Fits:  # what a user wrote
+def _all(where: Any, deeper: int) -> Fits:  # user input
     if not isinstance(where, dict) or deeper < 0:
         raise Rejected(f"no filter, or one nested too deep: {where!r}")
     terms = [_term(key, value, deeper) for key, value in where.items()]
@@ -70,7 +70,7 @@ def _condition(name: Any, operand: Any) -> Callable[[Any], bool]:
 
 
 def _of(value: object) -> type | None:
-    """Tell the type of a stored value, numbers being one type; None for what no filter compares with, and no value."""
+    """Return the type of a stored value, with all numbers as one type; None if it cannot be compared or is missing."""
     match value:
         case bool():
             return bool

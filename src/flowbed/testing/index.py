@@ -1,4 +1,4 @@
-"""What an index holds, and whether two indexes are the same.
+"""The contents of an index, and whether two indexes are the same.
 
 Two are the same when their live (id, text_hash, document, metadata) are equal and their vectors agree to 1e-5, over all
 collections; versions, run ids, times and tombstones do not count, nor do collections without a live row.
@@ -29,13 +29,13 @@ if TYPE_CHECKING:
     from flowbed.records import Scalar
     from flowbed.storage import Store
 
-AGREED = 1e-5  # as far as two makings of one vector may be apart, in each number
-TOLD = 20  # differences are told one by one up to so many
+AGREED = 1e-5  # tolerance per number between two computations of one vector
+TOLD = 20  # how many differences are listed
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Row:
-    """One live row, without what does not count."""
+    """One live row, without fields that do not count."""
 
     text_hash: str
     document: str
@@ -45,7 +45,7 @@ class Row:
 
 @dataclass(frozen=True, kw_only=True)
 class Contents:
-    """The live rows of every collection by id, and each (collection, id) that more than one row has, dead or alive."""
+    """The live rows of every collection by id, and each (collection, id) that several rows have, dead or alive."""
 
     rows: Mapping[str, Mapping[str, Row]]
     doubled: tuple[tuple[str, str], ...] = ()
@@ -93,7 +93,7 @@ async def contents(store: Store) -> Contents:
 
 
 def differences(one: Contents, other: Contents) -> list[str]:
-    """Say in what two indexes are not the same; nothing, where they are."""
+    """Describe how two indexes differ; empty if they are the same."""
     told = [f"{collection}: {key} has two rows" for collection, key in (*one.doubled, *other.doubled)]
     for collection in sorted({*one.rows, *other.rows}):
         left, right = one.rows.get(collection, {}), other.rows.get(collection, {})
@@ -107,7 +107,7 @@ def differences(one: Contents, other: Contents) -> list[str]:
 
 
 def assert_same(one: Contents, other: Contents) -> None:
-    """Fail, saying in what, where two indexes are not the same."""
+    """Fail with a description if two indexes differ."""
     assert differences(one, other) == []
 
 

@@ -105,7 +105,7 @@ class BatchApiContract(ABC):
         return await jobs.submit(submission, read, size=len(body))
 
     async def ended(self, jobs: BatchApi, job: Job) -> Job:
-        """Let time pass until a job has ended."""
+        """Advance the clock until a job has ended."""
         self.simulator.advance(ENOUGH)
         looked = await jobs.retrieve(job.id)
         assert looked.state != "running"
@@ -134,7 +134,7 @@ class BatchApiContract(ABC):
         return sum(each.path.endswith(path) for each in asked)
 
     def untold(self, error: Error) -> None:
-        """Assert that an error repeats no key and no text."""
+        """Assert that an error contains no key and no text."""
         told = f"{error} {error!r}"
         assert KEY not in told
         assert PRIVATE[:20] not in told
@@ -142,7 +142,7 @@ class BatchApiContract(ABC):
     async def test_each_text_has_the_vector_that_a_request_brings(
         self, jobs: BatchApi, tmp_path: Path
     ) -> None:
-        """A job is the same work as requests: the same vectors, each once, billed alike, and counted as done."""
+        """A job does the work of requests: the same vectors, each once, with the same bill, and counted as done."""
         job, found = await self.done(jobs)
         assert (job.state, job.total, job.done, job.failed) == ("completed", len(TEXTS), len(TEXTS), 0)
         assert set(found) == {name_of(text) for text in TEXTS}
@@ -159,7 +159,7 @@ class BatchApiContract(ABC):
         await embedder.aclose()  # type: ignore[attr-defined]
 
     def test_the_terms_are_those_of_a_job(self, jobs: BatchApi) -> None:
-        """A job holds many texts, is done within a day, and names its account without giving the key away."""
+        """A job takes many texts, ends within a day, and names its account without revealing the key."""
         terms = jobs.terms
         assert terms.texts >= 1_000
         assert terms.bytes >= 1_000_000
@@ -168,31 +168,31 @@ class BatchApiContract(ABC):
         assert KEY not in terms.account
 
     def test_a_line_is_one_line(self, jobs: BatchApi) -> None:
-        """Whatever divides lines in a text does not divide the input, and the line is ended."""
+        """Line separators within a text do not divide the input, and each line ends with a line break."""
         line = jobs.line("ab" * 32, "one\ntwo\r\nthree\u2028four\x85five")
         assert line.splitlines() == [line[:-1]]
         assert line.endswith(b"\n")
 
     @pytest.mark.parametrize("text", TEXTS)
     def test_a_line_can_be_read_back(self, jobs: BatchApi, text: str) -> None:
-        """It still tells its text when nothing else does any more."""
+        """The text can be read from the input line alone."""
         assert jobs.parse_input(jobs.line(name_of(text), text)) == (name_of(text), text)
 
     @pytest.mark.parametrize(
         "line", [b"", b"null", b"[]", b'{"custom_id": "a"}', b'{"body": {"input": ["a"]}}']
     )
     def test_what_is_no_line_of_input_is_rejected(self, jobs: BatchApi, line: bytes) -> None:
-        """A line that does not say which text it is for is not guessed at."""
+        """A line that does not name its text is refused."""
         with pytest.raises(Rejected):
             jobs.parse_input(line)
 
     def test_what_is_no_text_is_rejected(self, jobs: BatchApi) -> None:
-        """Half a character, which no UTF-8 can hold, is refused rather than sent as something else."""
+        """Half a character, which UTF-8 cannot represent, is refused instead of being replaced."""
         with pytest.raises(Rejected):
             jobs.line("ab" * 32, "half \ud83d")
 
     async def test_the_order_of_the_answers_does_not_matter(self, jobs: BatchApi) -> None:
-        """Lines that come in another order are those of their texts all the same."""
+        """Lines in another order still belong to their texts."""
         _, right = await self.done(jobs)
         _, shuffled = await self.done(jobs, Fault(kind="shuffled"))
         for name, (answered,) in right.items():
@@ -204,7 +204,7 @@ class BatchApiContract(ABC):
         [(400, "rejected"), (422, "rejected"), (429, "transient"), (500, "transient"), (503, "transient")],
     )
     async def test_a_line_that_failed_says_why(self, jobs: BatchApi, status: int, failure: str) -> None:
-        """One text's failure is its own: the others have their vectors, and it has the provider's reason."""
+        """One text's failure does not affect the others, and it has the provider's reason."""
         fault = Fault(kind="failed_lines", text="Köln", status=status)
         job, found = await self.done(jobs, fault)
         assert (job.state, job.done, job.failed) == ("completed", len(TEXTS) - 1, 1)
@@ -214,24 +214,24 @@ class BatchApiContract(ABC):
         assert all(each.vector is not None for (each,) in found.values())
 
     async def test_a_job_with_nothing_but_failures_is_read_too(self, jobs: BatchApi) -> None:
-        """It has a file of errors and none of answers."""
+        """It has an error file and no output file."""
         job, found = await self.done(jobs, Fault(kind="failed_lines", status=400))
         assert (job.output, len(found)) == ("", len(TEXTS))
 
     @pytest.mark.parametrize("kind", ["not_finite", "missing"])
     async def test_an_answer_without_a_vector_is_transient(self, jobs: BatchApi, kind: str) -> None:
-        """What holds no numbers, or no vector at all, is asked for again."""
+        """An answer without numbers or without a vector is requested again."""
         _, found = await self.done(jobs, Fault(kind=kind))  # type: ignore[arg-type]
         assert {answered.failure for each in found.values() for answered in each} == {"transient"}
 
     async def test_another_number_of_dimensions_is_misconfigured(self, jobs: BatchApi) -> None:
-        """Vectors of another length than the space's are of another model; the message says how long they are."""
+        """Vectors of another length than the space's belong to another model; the message gives their length."""
         with pytest.raises(Misconfigured, match="dimensions"):
             await self.done(jobs, Fault(kind="wrong_dimension"))
 
     @pytest.mark.parametrize("kind", ["broken_lines", "torn"])
     async def test_what_is_no_line_is_rejected(self, jobs: BatchApi, kind: str) -> None:
-        """Half a line, or something else in its place, is nobody's vector."""
+        """Half a line, or something else in its place, is no vector."""
         with pytest.raises(Rejected):
             await self.done(jobs, Fault(kind=kind))  # type: ignore[arg-type]
 
@@ -239,17 +239,17 @@ class BatchApiContract(ABC):
         "line", [b"", b"null", b"[]", b'{"custom_id": null}', b'{"custom_id": 7}', b'{"response": {}}']
     )
     def test_a_line_of_nobody_is_rejected(self, jobs: BatchApi, line: bytes) -> None:
-        """A line that does not say whose it is cannot be used."""
+        """A line that does not name its text cannot be used."""
         with pytest.raises(Rejected):
             jobs.parse_result(line)
 
     async def test_lines_may_come_twice(self, jobs: BatchApi) -> None:
-        """Which of two answers for one text counts is for the caller to say: both are read."""
+        """If a text has two answers, both are read; the caller decides."""
         _, found = await self.done(jobs, Fault(kind="conflicting_lines", text="Köln"))
         assert len(found[name_of(TEXTS[2])]) == 2
 
     async def test_a_job_that_nobody_heard_of_is_found(self, jobs: BatchApi) -> None:
-        """Where the connection ended before the answer the job was made all the same, and is adopted."""
+        """If the connection ended before the answer, the job was still created, and is adopted."""
         with pytest.raises(Transient) as raised:
             await self.hand_in(jobs, faults=[Fault(kind="cut", path="*/batches")])
         self.untold(raised.value)
@@ -260,7 +260,7 @@ class BatchApiContract(ABC):
         assert await jobs.find("s-2") is None
 
     async def test_a_job_is_found_among_many(self, jobs: BatchApi) -> None:
-        """However many jobs were made since, over whichever number of pages they are listed."""
+        """However many jobs were created since, and however many pages their list has."""
         made = {}
         for number in range(103):
             made[number] = await self.hand_in(jobs, ["a"], submission=f"s-{number}")
@@ -272,7 +272,7 @@ class BatchApiContract(ABC):
         assert await jobs.find("s-103") is None
 
     async def test_a_try_that_failed_is_not_taken_for_a_later_one(self, jobs: BatchApi) -> None:
-        """Of two jobs of one submission the one that was not refused is found; one that was, only without it."""
+        """Of two jobs of one submission the one that was not refused is found; a refused one only if alone."""
         refused = await self.hand_in(jobs, faults=[Fault(kind="validation")])
         refused = await self.ended(jobs, refused)
         assert await jobs.find("s-1") == refused
@@ -283,7 +283,7 @@ class BatchApiContract(ABC):
         assert (found.id, refused.state) == (taken.id, "failed")
 
     async def test_an_upload_is_used_again(self, jobs: BatchApi) -> None:
-        """What a try has uploaded before it failed is not sent again; what is of another size is."""
+        """A file that a failed attempt has uploaded is not sent again, unless its size differs."""
         with pytest.raises(Transient):
             await self.hand_in(jobs, faults=[Fault(kind="rate_limited", path="*/batches")])
         job, found = await self.done(jobs)
@@ -293,7 +293,7 @@ class BatchApiContract(ABC):
         assert self.calls("POST", "/files") == 2
 
     async def test_an_upload_that_nobody_heard_of_is_used_too(self, jobs: BatchApi) -> None:
-        """The file lies there though the connection ended before the answer."""
+        """The file exists although the connection ended before the answer."""
         with pytest.raises(Transient):
             await self.hand_in(jobs, faults=[Fault(kind="cut", path="*/files", calls=(2,))])
         job, found = await self.done(jobs)
@@ -301,13 +301,13 @@ class BatchApiContract(ABC):
         assert self.calls("POST", "/files") == 1
 
     async def test_a_job_can_be_cancelled(self, jobs: BatchApi) -> None:
-        """One that would never end does then, and says of each text whether it was worked on."""
+        """A job that would never end does so, and reports for each text whether it was processed."""
         job = await self.hand_in(jobs, faults=[Fault(kind="stuck", delay=300)])
         self.simulator.advance(3600)
         assert (await jobs.retrieve(job.id)).state == "running"
         await jobs.cancel(job.id)
         assert (await jobs.retrieve(job.id)).state == "running"
-        await jobs.cancel(job.id)  # again, while it ends
+        await jobs.cancel(job.id)  # again, while it is ending
         self.simulator.advance(3600)
         ended = await jobs.retrieve(job.id)
         assert ended.state == "cancelled"
@@ -315,13 +315,13 @@ class BatchApiContract(ABC):
             assert all(answered.vector is not None or answered.failure == "expired" for answered in each)
 
     async def test_a_job_that_has_ended_is_left_as_it_is(self, jobs: BatchApi) -> None:
-        """To cancel it is no failure, and its answers stay."""
+        """Cancelling it is not an error, and its answers stay."""
         job, _ = await self.done(jobs)
         await jobs.cancel(job.id)
         assert await jobs.retrieve(job.id) == job
 
     async def test_texts_whose_time_ran_out_are_told(self, jobs: BatchApi) -> None:
-        """Of a job that expires some texts have vectors, and the others were never worked on."""
+        """Some texts of an expired job have vectors, and the others were not processed."""
         job, found = await self.done(jobs, Fault(kind="expired", share=0.5))
         assert job.state == ("expired" if self.says_expired else "completed")
         answered = [each for (each,) in found.values()]
@@ -329,7 +329,7 @@ class BatchApiContract(ABC):
         assert sum(each.failure == "expired" for each in answered) == len(TEXTS) / 2
 
     async def test_what_the_provider_has_lost_is_not_found(self, jobs: BatchApi) -> None:
-        """A file of answers that is gone, a job that is unknown: neither is worth another try."""
+        """A missing output file or an unknown job: neither is worth another attempt."""
         job = await self.ended(jobs, await self.hand_in(jobs, faults=[Fault(kind="lost")]))
         with pytest.raises(NotFound):
             await self.answers(jobs, job)
@@ -351,7 +351,7 @@ class BatchApiContract(ABC):
     @pytest.mark.parametrize("path", ["*/files", "*/batches"])
     @pytest.mark.parametrize("kind", ["error", "gateway", "garbled", "truncated", "rate_limited"])
     async def test_failures_of_the_provider_are_transient(self, jobs: BatchApi, kind: str, path: str) -> None:
-        """Whatever goes wrong there, handing in may be tried again, and then succeeds with one job."""
+        """After any failure of the provider, submitting can be repeated, and then succeeds with one job."""
         with pytest.raises(Transient) as raised:
             await self.hand_in(jobs, faults=[Fault(kind=kind, path=path, retry_after=2.0)])  # type: ignore[arg-type]
         self.untold(raised.value)
@@ -370,12 +370,12 @@ class BatchApiContract(ABC):
         self.untold(raised.value)
 
     async def test_a_used_up_account_is_misconfigured(self, jobs: BatchApi) -> None:
-        """No later time helps where the account has nothing left: somebody has to look at it."""
+        """If the account is exhausted, waiting does not help: a person has to act."""
         with pytest.raises(Misconfigured):
             await self.hand_in(jobs, faults=[Fault(kind="quota")])
 
     async def test_a_wrong_key_is_misconfigured(self, tmp_path: Path) -> None:
-        """A key that the provider does not know is told, and not repeated."""
+        """An unknown key is reported, and the message does not contain it."""
         jobs = self.open_jobs(tmp_path, api_key="sk-wrong-1234567890")
         with pytest.raises(Misconfigured) as raised:
             await self.hand_in(jobs)
@@ -386,7 +386,7 @@ class BatchApiContract(ABC):
     async def test_a_broken_download_is_transient_and_can_be_repeated(
         self, jobs: BatchApi, kind: str
     ) -> None:
-        """Half a file of answers is never taken for the whole; the next try has all of it."""
+        """Half an output file is never taken for the whole; the next attempt reads all of it."""
         job = await self.ended(jobs, await self.hand_in(jobs))
         self.simulator.order(Fault(kind=kind, path="*/content", calls=(1,)))  # type: ignore[arg-type]
         with pytest.raises(Transient):
@@ -394,7 +394,7 @@ class BatchApiContract(ABC):
         assert len(await self.answers(jobs, job)) == len(TEXTS)
 
     async def test_a_closed_api_answers_nothing(self, jobs: BatchApi) -> None:
-        """Once closed, it says so in place of connecting again."""
+        """A closed API raises instead of connecting again."""
         await jobs.aclose()
         with pytest.raises(Transient, match="closed"):
             await jobs.retrieve("batch_1")

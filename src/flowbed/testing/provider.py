@@ -104,17 +104,17 @@ class ProviderContract(EmbedderContract):
     async def test_an_answer_that_cannot_be_trusted_is_transient(
         self, embedder: Embedder, kind: Kind
     ) -> None:
-        """Half an answer, one that is no JSON, one with a hole or no numbers in it: nothing of it is used."""
+        """Half an answer, invalid JSON, or an answer with a gap or without numbers: none of it is used."""
         assert isinstance(await self.failure(embedder, Fault(kind=kind)), Transient)
 
     async def test_another_number_of_dimensions_is_misconfigured(self, embedder: Embedder) -> None:
-        """Vectors of another length than the space's are of another model; the message says how long they are."""
+        """Vectors of another length than the space's belong to another model; the message gives their length."""
         error = await self.failure(embedder, Fault(kind="wrong_dimension"))
         assert isinstance(error, Misconfigured)
         assert str(embedder.space.dimensions - 1) in str(error)
 
     async def test_a_used_up_quota_is_misconfigured(self, embedder: Embedder) -> None:
-        """No later time helps where the account has nothing left: somebody has to look at it."""
+        """If the account is exhausted, waiting does not help: a person has to act."""
         assert isinstance(await self.failure(embedder, Fault(kind="quota")), Misconfigured)
 
     @pytest.mark.parametrize("status", [401, 403, 404])
@@ -125,7 +125,7 @@ class ProviderContract(EmbedderContract):
         assert ("base_url" if status == 404 else "key") in str(error).lower()
 
     async def test_a_wrong_key_is_misconfigured(self, tmp_path: Path) -> None:
-        """A key that the provider does not know is told, and not repeated."""
+        """An unknown key is reported, and the message does not contain it."""
         embedder = self.opened(tmp_path, api_key="sk-wrong-1234567890")
         try:
             with pytest.raises(Misconfigured) as raised:
@@ -135,7 +135,7 @@ class ProviderContract(EmbedderContract):
         assert "sk-wrong-1234567890" not in str(raised.value)
 
     async def test_a_slow_answer_is_given_up(self, tmp_path: Path) -> None:
-        """Without an answer in time a request is transient."""
+        """A request without an answer in time is transient."""
         embedder = self.opened(tmp_path, timeout="0.2")
         try:
             error = await self.failure(embedder, Fault(kind="slow", delay=30.0))
@@ -144,7 +144,7 @@ class ProviderContract(EmbedderContract):
         assert isinstance(error, Transient)
 
     async def test_nobody_there_is_transient(self, tmp_path: Path) -> None:
-        """An address that nobody listens at may have somebody again later."""
+        """An address where nothing listens may have a server later."""
         async with running(Simulator(self.api())) as url:
             gone = url
         self.url, here = gone, self.url
@@ -157,7 +157,7 @@ class ProviderContract(EmbedderContract):
             await _close(embedder)
 
     async def test_more_than_a_request_holds_is_sent_in_several(self, embedder: Embedder) -> None:
-        """A call of more texts than a request may hold is answered whole, in the order of its texts."""
+        """A call with more texts than a request may have is answered whole, in the order of its texts."""
         texts = [f"text {number}" for number in range(embedder.items + 3)]
         found = (await embedder.embed(texts, purpose="document")).vectors
         assert found.shape == (len(texts), embedder.space.dimensions)
@@ -166,7 +166,7 @@ class ProviderContract(EmbedderContract):
             np.testing.assert_allclose(found[place], alone, atol=AGREE)
 
     async def test_a_request_is_cut_by_tokens_too(self, tmp_path: Path) -> None:
-        """Texts that are few but together too large are sent in several requests."""
+        """Texts that are few but too large together are sent in several requests."""
         embedder = self.opened(tmp_path, tokens="40")
         texts = [f"{number} " + "word " * 15 for number in range(5)]
         try:
@@ -177,13 +177,13 @@ class ProviderContract(EmbedderContract):
         assert len(self.simulator.account.exchanges) >= 3
 
     async def test_a_call_succeeds_whole_or_not_at_all(self, embedder: Embedder) -> None:
-        """Where one of several requests of a call fails, the call does."""
+        """If one of several requests of a call fails, the call fails."""
         texts = [f"text {number}" for number in range(embedder.items + 3)]
         error = await self.failure(embedder, Fault(kind="error", calls=(2,)), *texts)
         assert isinstance(error, Transient)
 
     async def test_a_text_that_is_too_long_is_rejected(self, embedder: Embedder) -> None:
-        """It is never cut off silently: the call is refused, and which text it was is told where it is known."""
+        """It is never truncated silently: the call is refused, and the error names the text if that is known."""
         texts = ["fine", "word " * (self.window + 50), "good"]
         with pytest.raises(Rejected) as raised:
             await embedder.embed(texts, purpose="document")
@@ -203,17 +203,17 @@ class ProviderContract(EmbedderContract):
         assert whole == sum(parts) > 0
 
     async def test_a_closed_embedder_answers_nothing(self, embedder: Embedder) -> None:
-        """Once closed, it says so in place of connecting again."""
+        """A closed embedder raises instead of connecting again."""
         await _close(embedder)
         with pytest.raises(Transient, match="closed"):
             await embedder.embed(["one"], purpose="document")
 
 
 class IndexedProviderContract(ProviderContract):
-    """Tests of an embedder whose provider says with an index which text a vector belongs to."""
+    """Tests of an embedder whose provider gives an index for each vector."""
 
     async def test_the_order_of_the_answer_does_not_matter(self, embedder: Embedder) -> None:
-        """Vectors that come in another order, each with its index, find their texts."""
+        """Vectors in another order, each with its index, are assigned to their texts."""
         right = (await embedder.embed(["one", "two", "three"], purpose="document")).vectors
         self.simulator.order(Fault(kind="wrong_order"))
         turned = (await embedder.embed(["one", "two", "three"], purpose="document")).vectors
@@ -221,7 +221,7 @@ class IndexedProviderContract(ProviderContract):
         np.testing.assert_allclose(turned, right, atol=AGREE)
 
     async def test_a_doubled_index_is_transient(self, embedder: Embedder) -> None:
-        """Where two vectors are said to be one text's, nobody knows whose they are: none is used."""
+        """If two vectors have one index, it is unknown which text they belong to: none is used."""
         error = await self.failure(embedder, Fault(kind="wrong_index"))
         assert isinstance(error, Transient)
         assert "index" in str(error)

@@ -1,10 +1,10 @@
-"""A proxy between any S3 client and an S3 server, with faults to order and an account of what went over it.
+"""A proxy between any S3 client and an S3 server, with faults on demand and a record of all requests.
 
     with S3Server() as server, S3Proxy(server.url, [S3Fault(method="PUT", calls=[2], after=INTERNAL_ERROR)]) as proxy:
         store = open_store("s3://bucket", folder=Path(), options={"endpoint": proxy.url, "region": REGION})
 
-Requests are handed on as they are signed, with the `Host` that the client meant, so that a server that looks at
-signatures accepts them too, as long as it does not know its own name better. Bodies are streamed.
+Requests are forwarded as they are signed, with the client's `Host`, so a server that checks signatures accepts them
+unless it insists on its own name. Bodies are streamed.
 """
 
 from __future__ import annotations
@@ -28,17 +28,17 @@ if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Collection, Iterator, Sequence
 
 CONDITIONS = ("If-Match", "If-None-Match")
-# Of one connection, not of what it carries (RFC 9110, 7.6.1); `Expect` is answered by the proxy itself.
+# Headers of one connection, not of its content (RFC 9110, 7.6.1); the proxy answers `Expect` itself.
 OWN = {"connection", "keep-alive", "transfer-encoding", "expect"}
 PIECE = 64 << 10
-# A request that waits to be overtaken goes on after this long even so.
-SETTLED = 0.05  # seconds in which a loop has taken in what happened to its connections
+# A request that waits to be overtaken continues after this long in any case.
+SETTLED = 0.05  # seconds in which an event loop has processed what happened to its connections
 OVERTAKEN = 0.5
 
 
 @dataclass(frozen=True, kw_only=True)
 class Answer:
-    """What a client is told in the place of the server's answer; with status 0 its connection is cut."""
+    """The answer that a client gets instead of the server's; with status 0 its connection is cut."""
 
     status: int
     code: str = ""
@@ -56,11 +56,11 @@ ACCESS_DENIED = Answer(status=403, code="AccessDenied")
 class S3Fault:
     """What goes wrong, and in which requests.
 
-    `method` and `key` (bucket, slash, key) are shell patterns; `conditional` picks requests with (or without) a
-    condition; `calls` numbers those that match, from 1, and None means all of them. Chance picks a share of
-    `probability` of these. They are late by `delay` seconds, or by up to that long with `jitter`, or let another one
-    overtake them (`reorder`); they lose their conditions (`unconditional`); then `before` is answered in their place,
-    or `after` once the server has applied them. `truncate` cuts the connection halfway through its answer.
+    `method` and `key` (bucket, slash, key) are shell patterns; `conditional` selects requests with (or without) a
+    condition; `calls` numbers the matching requests, from 1; None means all. A random share of `probability` of these
+    is affected: they come `delay` seconds late, or up to that with `jitter`, or let another request overtake them
+    (`reorder`); they lose their conditions (`unconditional`); then `before` is answered instead of the request, or
+    `after` once the server has applied it. `truncate` cuts the connection halfway through the answer.
     """
 
     method: str = "*"
@@ -79,7 +79,7 @@ class S3Fault:
 
 @dataclass(frozen=True, kw_only=True)
 class Exchange:
-    """One request and what was answered; `sent` and `received` are bytes of body, and status 0 is a cut connection."""
+    """One request and its answer; `sent` and `received` are bytes of body, and status 0 is a cut connection."""
 
     method: str
     key: str
@@ -101,28 +101,28 @@ class Traffic:
 
 
 class S3Proxy:
-    """The proxy, from entering it as a context until leaving it, in a thread of its own; `url` is its endpoint."""
+    """The proxy, which runs in its own thread while its context is open; `url` is its endpoint."""
 
     def __init__(self, upstream: str, faults: Sequence[S3Fault] = (), *, seed: int = 0) -> None:
-        """Stand in front of the server at `upstream`; the same seed and the same requests give the same faults."""
+        """Forward to the server at `upstream`; the same seed and requests give the same faults."""
         self.url = ""
         self.exchanges: list[Exchange] = []
         self._answered = threading.Condition()
-        self.struck = 0  # times that a fault was due
+        self.struck = 0  # how often a fault was due
         self._upstream = upstream
         self.seed(seed)
         self.order(*faults)
 
     def order(self, *faults: S3Fault) -> None:
-        """Have these faults from now on, in the place of those before."""
+        """Replace the faults."""
         self._faults = [(fault, Counter[str]()) for fault in faults]
 
     def seed(self, seed: int) -> None:
-        """Begin chance anew, from `seed`."""
+        """Restart the random choices from `seed`."""
         self._random = random.Random(seed)  # noqa: S311 - chance that can be repeated is the point
 
     def traffic(self) -> Traffic:
-        """Add up what went over the proxy since it was made, or since `forget`."""
+        """Sum up all traffic since the start, or since `forget`."""
         requests, sent, received = Counter[str](), Counter[str](), Counter[str]()
         for exchange in list(self.exchanges):
             requests[exchange.method] += 1
@@ -131,13 +131,13 @@ class S3Proxy:
         return Traffic(requests=requests, sent=sent, received=received)
 
     def wait_for(self, exchanges: int, *, timeout: float = 30.0) -> None:
-        """Block until so many requests have been answered; raises `TimeoutError` after `timeout` seconds."""
+        """Block until this many requests have been answered; raises `TimeoutError` after `timeout` seconds."""
         with self._answered:
             if not self._answered.wait_for(lambda: len(self.exchanges) >= exchanges, timeout):
                 raise TimeoutError(f"{len(self.exchanges)} requests were answered, not {exchanges}")
 
     def forget(self) -> None:
-        """Begin the account anew."""
+        """Reset the record."""
         self.exchanges = []
 
     def __enter__(self) -> Self:
@@ -150,14 +150,14 @@ class S3Proxy:
         return self
 
     def __exit__(self, *_: object) -> None:
-        """Stop the proxy, and cut what is under way."""
+        """Stop the proxy, and cut open requests."""
         self._loop.call_soon_threadsafe(self._stop.set)
         self._thread.join()
 
     async def _serve(self, started: threading.Event) -> None:
         self._loop, self._stop = asyncio.get_running_loop(), asyncio.Event()
         self._overtaking = asyncio.Event()
-        # Every client connection may be waiting for the server at once.
+        # Every client connection may wait for the server at once.
         pool = aiohttp.TCPConnector(limit=0)
         timeout = aiohttp.ClientTimeout(total=None)
         try:
@@ -173,7 +173,7 @@ class S3Proxy:
                 started.set()
                 await self._stop.wait()
                 await runner.cleanup()
-                # A connection that was being accepted meanwhile is there only now, and would be left open.
+                # A connection that was being accepted appears only now, and would be left open.
                 await asyncio.sleep(SETTLED)
                 await server.shutdown(0.1)
                 await asyncio.sleep(SETTLED)
@@ -228,7 +228,7 @@ class S3Proxy:
                 await response.prepare(request)
             await response.write(last)
             received, last = received + len(piece), piece
-        # In the account before its end is at the client: who has an answer finds it there.
+        # Recorded before the end of the answer is sent: a client that has its answer finds it in the record.
         self._account(request, sent, status=answer.status, received=received)
         if not response.prepared:
             await response.prepare(request)
@@ -264,7 +264,7 @@ class S3Proxy:
         self._overtaking = asyncio.Event()
 
     async def _hold(self, due: Sequence[S3Fault]) -> None:
-        """Keep a request back for as long as its faults say, or until another one was answered."""
+        """Hold a request for as long as its faults say, or until another one was answered."""
         for fault in due:
             if fault.delay:
                 await asyncio.sleep(fault.delay * (self._random.random() if fault.jitter else 1.0))
@@ -300,7 +300,7 @@ class _Counted:
             yield piece
 
     async def drain(self) -> None:
-        """Read the body to its end, as a server does that answers in good order."""
+        """Read the body to its end, as a regular server does."""
         async for _ in self:
             pass
 
@@ -316,4 +316,4 @@ def _conditional(request: web.BaseRequest) -> bool:
 def _cut(request: web.BaseRequest) -> web.StreamResponse:
     if request.transport is not None:
         request.transport.abort()
-    return web.Response()  # goes nowhere: aiohttp wants one
+    return web.Response()  # never sent; aiohttp requires a response
