@@ -51,18 +51,17 @@ def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[str], 
         ("FLOWBED_PROVIDERS__COMPATIBLE__API_KEY", "compatible:m"),
     ],
 )
-def test_keys_are_read_from_the_usual_variables(
+def test_provider_options_reads_keys_from_the_vendors_variables(
     project: Callable[[str], Settings], monkeypatch: pytest.MonkeyPatch, variable: str, model: str
 ) -> None:
-    """Those of the vendors' own packages, and Flowbed's own."""
     monkeypatch.setenv(variable, "a-key")
     assert provider_options(project(""), model) == (model, {"api_key": "a-key"})
 
 
-def test_flowbeds_own_settings_win(
+def test_provider_options_file_wins_over_vendor_variables_and_flowbed_variables_over_the_file(
     project: Callable[[str], Settings], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The file over the vendors' variables, Flowbed's variables over the file; numbers and switches become text."""
+    """Numbers and switches become text."""
     monkeypatch.setenv("OPENAI_API_KEY", "vendors")
     monkeypatch.setenv("OPENAI_BASE_URL", "https://vendors")
     monkeypatch.setenv("FLOWBED_PROVIDERS__OPENAI__PROJECT", "own")
@@ -82,10 +81,9 @@ timeout = 1.5
     }
 
 
-def test_a_provider_of_another_name_has_its_vendor_and_no_key_but_its_own(
+def test_provider_options_named_provider_gets_no_key_of_its_vendor(
     project: Callable[[str], Settings], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Two servers that speak one API stand side by side, and a vendor's key is sent to the vendor alone."""
     monkeypatch.setenv("OPENAI_API_KEY", "vendors")
     said = """
 [providers.azure]
@@ -107,17 +105,16 @@ send_dimensions = true
     )
 
 
-def test_prices_override_the_table(project: Callable[[str], Settings]) -> None:
-    """By the model's bare name; an amount that is none is refused."""
+def test_prices_override_the_built_in_ones(project: Callable[[str], Settings]) -> None:
+    """By the model's bare name; an invalid amount is refused."""
     assert provider_options(project('[prices]\n"text-embedding-3-small" = 0.5'), MODEL)[1] == {"price": "0.5"}
     with pytest.raises(Misconfigured, match="prices"):
         project('[prices]\n"text-embedding-3-small" = -1')
 
 
-def test_a_proxy_is_for_what_is_asked_over_http(
+def test_proxy_variables_apply_to_http_providers_only(
     project: Callable[[str], Settings], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Found where other programs find it; a local model is told of none."""
     monkeypatch.setenv("https_proxy", "http://proxy:3128")
     monkeypatch.setenv("NO_PROXY", "internal")
     config = project("")
@@ -125,15 +122,13 @@ def test_a_proxy_is_for_what_is_asked_over_http(
     assert provider_options(config, "onnx:")[1] == {}
 
 
-def test_keys_are_not_shown_with_the_settings(project: Callable[[str], Settings]) -> None:
-    """Settings end up in logs and tracebacks."""
+def test_repr_of_settings_hides_keys(project: Callable[[str], Settings]) -> None:
     assert "sk-private" not in repr(project('[providers.openai]\napi_key = "sk-private"'))
 
 
-def test_the_settings_of_the_documentation_can_be_used(
+def test_tables_of_the_providers_page_open_a_model(
     project: Callable[[str], Settings], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Each table of docs/providers.md is read, and opens a model."""
     monkeypatch.setenv("OPENAI_API_KEY", "sk-1")
     page = (Path(__file__).parent.parent / "docs" / "providers.md").read_text("utf-8")
     found = [
@@ -154,10 +149,9 @@ def test_the_settings_of_the_documentation_can_be_used(
         )
 
 
-async def test_a_project_is_embedded_by_a_provider(
+async def test_run_with_a_provider_plans_pays_and_finds(
     project: Callable[[str], Settings], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """From the settings to the index and back: planned with a price, billed, and found again."""
     monkeypatch.setenv("OPENAI_API_KEY", "sk-1")
     (tmp_path / "texts").mkdir()
     (tmp_path / "texts" / "keys.md").write_text("Keys are rotated each month.")

@@ -23,13 +23,13 @@ def nothing_set(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 S3 = Settings(store="s3://bucket")
 
 
-def test_without_a_word_nothing_is_said() -> None:
-    """Neither the settings nor the environment name a server: AWS's own is meant, and its own chain finds keys."""
+def test_store_options_without_settings_and_variables_is_empty() -> None:
+    """AWS's own server and key chain are used."""
     assert store_options(S3) == {}
 
 
-def test_the_standard_variables_are_read(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The variables that AWS's own tools read say the endpoint, that of S3 before the general one, and the region."""
+def test_store_options_reads_aws_variables(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The endpoint of S3 takes precedence over the general one."""
     monkeypatch.setenv("AWS_DEFAULT_REGION", "eu-west-1")
     monkeypatch.setenv("AWS_ENDPOINT_URL", "http://general")
     assert store_options(S3) == {"endpoint": "http://general", "region": "eu-west-1"}
@@ -38,8 +38,7 @@ def test_the_standard_variables_are_read(monkeypatch: pytest.MonkeyPatch) -> Non
     assert store_options(S3) == {"endpoint": "http://s3", "region": "eu-north-1"}
 
 
-def test_the_file_wins_over_the_standard_variables(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """What the project itself says is meant, and its own variables win over its file."""
+def test_store_options_file_wins_over_aws_variables(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("AWS_ENDPOINT_URL", "http://general")
     (tmp_path / "flowbed.toml").write_text(
         'store = "s3://bucket"\n[store_options]\nendpoint = "http://mine"\n'
@@ -49,8 +48,7 @@ def test_the_file_wins_over_the_standard_variables(tmp_path: Path, monkeypatch: 
     assert store_options(read_settings(tmp_path)) == {"endpoint": "http://this-time"}
 
 
-def test_a_folder_has_no_options(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The variables of AWS say nothing of a store in a folder."""
+def test_store_options_folder_ignores_aws_variables(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("AWS_REGION", "eu-west-1")
     assert store_options(Settings(store="folder")) == {}
 
@@ -64,10 +62,9 @@ def test_a_folder_has_no_options(monkeypatch: pytest.MonkeyPatch) -> None:
         ({"AWS_CONTAINER_CREDENTIALS_RELATIVE_URI": "/role"}, None),
     ],
 )
-def test_a_profile_is_used_where_the_environment_has_no_keys(
+def test_store_options_profile_is_used_only_without_keys_or_role(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, variables: dict[str, str], profile: str | None
 ) -> None:
-    """Files of profiles are for those who have neither keys nor a role in the environment."""
     (tmp_path / "credentials").write_text("[default]\n")
     for name, value in variables.items():
         monkeypatch.setenv(name, value)

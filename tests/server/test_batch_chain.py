@@ -44,8 +44,9 @@ def write_project(folder: Path, receipts: Path, settings: str) -> Path:
     return folder
 
 
-async def test_a_server_of_flowbed_is_a_batch_api_for_another(data: Path, tmp_path: Path) -> None:
-    """Killed in the middle of the job, and begun again, it answers all of it: the index is that of the local model."""
+async def test_batch_lane_against_another_flowbed_server_killed_midway_gives_the_index_of_the_local_model(
+    data: Path, tmp_path: Path
+) -> None:
     receipts = tmp_path / "receipts.jsonl"
     write_slice(data / "receipts.jsonl", receipts, TEXTS)
     (tmp_path / "server").mkdir()

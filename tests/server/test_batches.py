@@ -127,8 +127,7 @@ def client(running: Running) -> Iterator[openai.OpenAI]:
         yield opened
 
 
-def test_the_sdk_has_a_file_answered(client: openai.OpenAI, running: Running) -> None:
-    """A batch goes the whole way through the official SDK, and is described as OpenAI's are."""
+def test_batch_through_the_sdk_completes_with_openais_fields(client: openai.OpenAI, running: Running) -> None:
     texts = [f"text {n}" for n in range(50)]
     begun = begin(client, written(texts, encoding_format="base64"), metadata={"a": "b"})
     assert (begun.object, begun.status, begun.expires_at) == (
@@ -160,8 +159,7 @@ def test_the_sdk_has_a_file_answered(client: openai.OpenAI, running: Running) ->
     assert (made.purpose, made.filename) == ("batch_output", f"{batch.id}_output.jsonl")
 
 
-def test_a_line_of_a_batch_is_answered_as_its_request(client: openai.OpenAI, running: Running) -> None:
-    """What a line is told is, to the byte, what the route tells a request with the same body."""
+def test_batch_line_gets_the_same_response_as_a_request(client: openai.OpenAI, running: Running) -> None:
     bodies = [
         {"model": MODEL, "input": ["a", "b c"]},
         {"model": MODEL, "input": [1820, 382], "encoding_format": "base64"},
@@ -184,8 +182,7 @@ def test_a_line_of_a_batch_is_answered_as_its_request(client: openai.OpenAI, run
         assert (each["response"]["status_code"], each["response"]["body"]) == (reply.status, reply.json)
 
 
-def test_a_batch_with_faults_fails_and_says_where(client: openai.OpenAI) -> None:
-    """What validation finds is told line by line."""
+def test_batch_invalid_lines_fails_and_names_each(client: openai.OpenAI) -> None:
     text = written(["a"]) + b"{\n" + written(["b"])
     batch = ended(client, begin(client, text).id)
     assert batch.status == "failed"
@@ -213,18 +210,16 @@ def test_a_batch_with_faults_fails_and_says_where(client: openai.OpenAI) -> None
         ({"colour": "red"}, 400, "colour"),
     ],
 )
-def test_what_can_be_no_batch_is_refused(
+def test_create_batch_invalid_field_is_refused_by_name(
     running: Running, client: openai.OpenAI, change: dict[str, Any], status: int, param: str
 ) -> None:
-    """A request that is wrong is refused at once, by the name of what is wrong with it."""
     file = client.files.create(file=("in.jsonl", b""), purpose="batch")
     asked = {"input_file_id": file.id, "endpoint": "/v1/embeddings", "completion_window": "24h", **change}
     reply = running.call("POST", "/v1/batches", asked)
     assert (reply.status, reply.refused()["param"]) == (status, param)
 
 
-def test_batches_are_listed_newest_first(client: openai.OpenAI, running: Running) -> None:
-    """Pages follow one another, and say whether more do."""
+def test_list_batches_gives_pages_newest_first(client: openai.OpenAI, running: Running) -> None:
     made = [begin(client, written(["x"])).id for _ in range(3)]
     page = running.call("GET", "/v1/batches").json
     assert [each["id"] for each in page["data"][:3]] == made[::-1]
@@ -234,8 +229,8 @@ def test_batches_are_listed_newest_first(client: openai.OpenAI, running: Running
         ended(client, batch)
 
 
-def test_a_cancelled_batch_says_so(client: openai.OpenAI) -> None:
-    """A batch that is cancelled ends as such; one that has ended cannot be."""
+def test_cancel_batch_keeps_results_and_lists_the_rest_as_cancelled(client: openai.OpenAI) -> None:
+    """A batch that has ended cannot be cancelled."""
     begun = begin(client, written([f"some text {n}" for n in range(20_000)]))
     assert client.batches.cancel(begun.id).status in {"cancelling", "finalizing"}
     batch = ended(client, begun.id)
@@ -247,8 +242,8 @@ def test_a_cancelled_batch_says_so(client: openai.OpenAI) -> None:
         client.batches.cancel(begun.id)
 
 
-def test_files_made_are_kept_as_long_as_was_said(client: openai.OpenAI) -> None:
-    """`output_expires_after` counts from the end of the work; without it, it is 30 days."""
+def test_batch_result_files_expire_after_the_requested_time(client: openai.OpenAI) -> None:
+    """The time counts from the end of the work; the default is 30 days."""
     said = {"anchor": "created_at", "seconds": 3600}
     for how, seconds in (({"output_expires_after": said}, 3600), ({}, 30 * 86_400)):
         batch = ended(client, begin(client, written(["x"]), **how).id)
@@ -256,9 +251,7 @@ def test_files_made_are_kept_as_long_as_was_said(client: openai.OpenAI) -> None:
         assert file.expires_at == (batch.finalizing_at or 0) + seconds
 
 
-def test_metrics_tell_of_batches(client: openai.OpenAI, running: Running) -> None:
-    """Lines are counted by what became of them, and batches that have not ended by state."""
-
+def test_metrics_count_batch_lines_by_outcome(client: openai.OpenAI, running: Running) -> None:
     def counted(outcome: str) -> float:
         with urllib.request.urlopen(f"{running.url}/metrics") as metrics:  # noqa: S310 - our own server
             text = metrics.read().decode()
@@ -273,8 +266,7 @@ def test_metrics_tell_of_batches(client: openai.OpenAI, running: Running) -> Non
         assert b"# TYPE flowbed_batches gauge" in metrics.read()
 
 
-def test_each_key_has_its_own_batches(tmp_path: Path, serve: Callable[..., ServerProcess]) -> None:
-    """With another key a batch is 404 whatever is asked of it, and in no list."""
+def test_batches_of_another_key_are_not_found(tmp_path: Path, serve: Callable[..., ServerProcess]) -> None:
     folder = write_project(tmp_path / "project")
     mine, yours = create_key(folder), create_key(folder)
     running = serve(folder)

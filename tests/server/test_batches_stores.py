@@ -77,7 +77,7 @@ async def holding(ledger_url: str, batch: str) -> int:
 
 
 @pytest.mark.parametrize(("in_s3", "in_postgres"), [(True, False), (False, True), (True, True)])
-def test_files_and_batches_go_the_whole_way(
+def test_files_and_batches_in_s3_and_postgres_complete_and_are_deleted(
     request: pytest.FixtureRequest,
     tmp_path: Path,
     s3_server: S3Server,
@@ -85,7 +85,7 @@ def test_files_and_batches_go_the_whole_way(
     in_s3: bool,
     in_postgres: bool,
 ) -> None:
-    """A file is sent, answered, read, listed and deleted; where the store is a bucket, nothing is kept beside it."""
+    """With a bucket as store, nothing is kept in the project's folder."""
     store = request.getfixturevalue("bucket") if in_s3 else ""
     ledger = request.getfixturevalue("ledger_url") if in_postgres else ""
     folder = write_project(tmp_path / "project", settings(store, ledger))
@@ -110,7 +110,7 @@ def test_files_and_batches_go_the_whole_way(
         assert kept(s3_server, store) == set()
 
 
-def test_a_batch_survives_kills_and_a_bad_network(
+def test_batch_kills_and_network_faults_answers_each_line_once(
     tmp_path: Path,
     bucket: str,
     ledger_url: str,
@@ -118,7 +118,6 @@ def test_a_batch_survives_kills_and_a_bad_network(
     s3_server: S3Server,
     serve: Callable[..., ServerProcess],
 ) -> None:
-    """Killed and started again, over a network that refuses and cuts, a server answers each line once."""
     chance = random.Random(5)
     folder = write_project(tmp_path / "project", settings(bucket, ledger_url))
     texts = [f"text {n}" for n in range(LINES)]
@@ -143,10 +142,9 @@ def test_a_batch_survives_kills_and_a_bad_network(
     }
 
 
-def test_a_server_elsewhere_goes_on_where_one_was_killed(
+def test_batch_server_killed_is_continued_by_a_server_with_another_folder(
     tmp_path: Path, bucket: str, ledger_url: str, serve: Callable[..., ServerProcess]
 ) -> None:
-    """Of two servers with folders of their own, one ends what the other had begun, and both tell the same of it."""
     servers = [
         serve(write_project(tmp_path / name, settings(bucket, ledger_url)), "--no-log-requests")
         for name in ("a", "b")

@@ -50,8 +50,7 @@ def description(server: Running) -> dict[str, Any]:
     return read
 
 
-def test_every_route_is_described(description: dict[str, Any]) -> None:
-    """The document has every route, and no other way to fail than the server has."""
+def test_openapi_document_lists_every_route_and_its_failures(description: dict[str, Any]) -> None:
     described = {
         f"{method.upper()} {path}": operation
         for path, operations in description["paths"].items()
@@ -63,8 +62,7 @@ def test_every_route_is_described(description: dict[str, Any]) -> None:
         assert operation["description"]
 
 
-def test_embeddings_are_described_in_full(description: dict[str, Any]) -> None:
-    """Request and answer of the embeddings route are described field by field."""
+def test_openapi_document_describes_embeddings_field_by_field(description: dict[str, Any]) -> None:
     operation = description["paths"]["/v1/embeddings"]["post"]
     asked = operation["requestBody"]["content"]["application/json"]["schema"]
     assert set(asked["properties"]) == {
@@ -83,8 +81,8 @@ def test_embeddings_are_described_in_full(description: dict[str, Any]) -> None:
 
 
 @pytest.mark.parametrize("operation", sorted(OPERATIONS))
-def test_what_the_description_allows_is_answered_as_it_says(server: Running, operation: str) -> None:
-    """Requests that keep to the description are answered as it says, and never with a 5xx."""
+def test_routes_valid_generated_requests_conform_to_the_document(server: Running, operation: str) -> None:
+    """No response is a 5xx."""
     _ask(server, operation, GenerationMode.POSITIVE)
 
 
@@ -93,8 +91,8 @@ def test_what_the_description_allows_is_answered_as_it_says(server: Running, ope
     "operation",
     sorted(name for name in OPERATIONS if name.startswith("POST") and not name.endswith("}/cancel")),
 )
-def test_what_the_description_forbids_is_refused_as_it_says(server: Running, operation: str) -> None:
-    """Requests that break the description are refused as it says, and never with a 5xx."""
+def test_routes_invalid_generated_requests_are_refused_as_documented(server: Running, operation: str) -> None:
+    """No response is a 5xx."""
     _ask(server, operation, GenerationMode.NEGATIVE)
 
 

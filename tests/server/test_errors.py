@@ -60,15 +60,15 @@ def refused(error: Exception, caller: Caller | None = None) -> tuple[int, dict[s
         (ours.Overloaded("no"), 503, "server_error", "overloaded"),
     ],
 )
-def test_every_class_has_its_status(error: Exception, status: int, type_: str, code: str | None) -> None:
-    """Each class of the tree, and what nobody expected, has the status, type and code of OpenAI's API."""
+def test_error_class_maps_to_openais_status_type_and_code(
+    error: Exception, status: int, type_: str, code: str | None
+) -> None:
     said, body, headers = refused(error)
     assert (said, body["type"], body["code"]) == (status, type_, code)
     assert headers["content-type"] == "application/json"
 
 
-def test_the_field_and_the_code_of_an_error_are_told() -> None:
-    """Where an error names a field and a code, the answer does; an odd one out brings its type along."""
+def test_error_param_and_code_are_in_the_response() -> None:
     _, body, _ = refused(errors.Rejected("no", param="input", code="max_tokens_per_request"))
     assert body == {
         "message": "no",
@@ -81,8 +81,8 @@ def test_the_field_and_the_code_of_an_error_are_told() -> None:
 @pytest.mark.parametrize(
     "kind", [errors.Transient, errors.Unavailable, errors.TooMany, ours.Overloaded, ours.TooSlow]
 )
-def test_what_may_be_tried_again_says_when(kind: type[errors.Transient]) -> None:
-    """Clients are told when to ask again: as the error says, in whole seconds and exactly, else after a second."""
+def test_retryable_error_has_retry_after_headers(kind: type[errors.Transient]) -> None:
+    """The default is one second."""
     _, _, headers = refused(kind("no", retry_after=1.25))
     assert (headers["retry-after"], headers["retry-after-ms"]) == ("2", "1250")
     _, _, headers = refused(kind("no"))
@@ -91,8 +91,7 @@ def test_what_may_be_tried_again_says_when(kind: type[errors.Transient]) -> None
 
 
 @pytest.mark.parametrize("error", [errors.Exhausted("no"), errors.Conflict("no"), errors.Misconfigured("no")])
-def test_what_does_not_pass_is_not_tried_again(error: Exception) -> None:
-    """SDKs, which would ask again by the status, are told not to where that cannot help."""
+def test_permanent_error_tells_sdks_not_to_retry(error: Exception) -> None:
     _, _, headers = refused(error)
     assert headers["x-should-retry"] == "false"
     assert "retry-after" not in headers
@@ -101,23 +100,21 @@ def test_what_does_not_pass_is_not_tried_again(error: Exception) -> None:
 @pytest.mark.parametrize(
     "error", [errors.Misconfigured("the key of openai"), ValueError("the text"), KeyError("x")]
 )
-def test_what_is_wrong_with_the_server_stays_there(error: Exception) -> None:
-    """Callers are told that the server failed and under which id its log says why, and nothing of why."""
+def test_server_error_shows_callers_only_the_request_id(error: Exception) -> None:
     _, body, _ = refused(error)
     assert str(error) not in body["message"]
     assert "req_1" in body["message"]
 
 
-def test_the_operator_is_told_which_setting_is_wrong() -> None:
-    """A key with the admin scope reads what has to be changed; of what nobody expected even it reads nothing."""
+def test_misconfigured_is_shown_to_keys_with_the_admin_scope() -> None:
+    """Unexpected exceptions are not shown even to them."""
     admin = Caller(key="1", admin=True)
     assert refused(errors.Misconfigured("set dimensions"), admin)[1]["message"] == "set dimensions"
     assert "text" not in refused(ValueError("the text"), admin)[1]["message"]
 
 
 @pytest.mark.parametrize("error", [errors.TooMany("no"), errors.Exhausted("no")])
-def test_who_has_had_too_much_is_told_what_is_left(error: Exception) -> None:
-    """An answer 429 has the headers of the limits."""
+def test_too_many_requests_has_rate_limit_headers(error: Exception) -> None:
     _, _, headers = refused(error, Caller(key="1"))
     assert headers["x-ratelimit-limit-requests"] == "100"
     assert headers["x-ratelimit-remaining-requests"] == "0"
@@ -127,14 +124,12 @@ def test_who_has_had_too_much_is_told_what_is_left(error: Exception) -> None:
     assert headers["x-ratelimit-reset-tokens"] == "1h0m0s"
 
 
-def test_a_wrong_method_names_the_right_ones() -> None:
-    """405 lists the methods of the path, and 401 how to authenticate, as HTTP has it."""
+def test_wrong_method_and_missing_key_have_allow_and_www_authenticate_headers() -> None:
     assert refused(ours.WrongMethod("no", allow="GET, POST"))[2]["allow"] == "GET, POST"
     assert refused(errors.Unauthorized("no"))[2]["www-authenticate"] == "Bearer"
 
 
-def test_without_limits_there_are_no_headers_of_them() -> None:
-    """A caller without limits is told of none."""
+def test_allowance_headers_without_limits_are_empty() -> None:
     assert allowance_headers(Allowance()) == []
 
 
@@ -153,6 +148,5 @@ def test_without_limits_there_are_no_headers_of_them() -> None:
         (86399, "23h59m59s"),
     ],
 )
-def test_durations_are_written_as_openai_does(seconds: float, written: str) -> None:
-    """Resets are durations such as 12ms and 6m0s."""
+def test_duration_formats_seconds_as_openai_does(seconds: float, written: str) -> None:
     assert duration(seconds) == written

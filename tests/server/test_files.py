@@ -50,8 +50,7 @@ def client(server: Running) -> Iterator[openai.OpenAI]:
         yield opened
 
 
-def test_the_sdk_sends_reads_lists_and_deletes(client: openai.OpenAI) -> None:
-    """A file goes the whole way through the official SDK, and is what OpenAI's would be."""
+def test_files_through_the_sdk_are_sent_read_listed_and_deleted(client: openai.OpenAI) -> None:
     body = bytes(range(256)) * 20_000
     sent = client.files.create(
         file=("some name é.jsonl", body),
@@ -74,8 +73,7 @@ def test_the_sdk_sends_reads_lists_and_deletes(client: openai.OpenAI) -> None:
     assert client.files.list().data == []
 
 
-async def test_a_form_is_read_however_it_comes(service: Service) -> None:
-    """Fields may stand before or after the file, and the body may be cut anywhere."""
+async def test_upload_fields_in_any_order_and_body_cut_anywhere_is_read(service: Service) -> None:
     app = create_app(service)
     after = form(("file", b"\r\n--b0unda\r\nry"), ("purpose", "batch"))
     before = form(("purpose", "batch"), ("file", b"\r\n--b0unda\r\nry"))
@@ -111,18 +109,16 @@ async def test_a_form_is_read_however_it_comes(service: Service) -> None:
         ),
     ],
 )
-async def test_what_is_wrong_with_a_form_is_said(
+async def test_upload_invalid_field_is_refused_by_name_and_stores_nothing(
     service: Service, fields: list[tuple[str, str | bytes]], param: str
 ) -> None:
-    """A form with a field that is missing, unknown, doubled or wrong is refused by its name, and nothing is kept."""
     reply = await send(service, *fields)
     assert reply.status == 400
     assert reply.refused()["param"] == param
     assert await stored(service) == []
 
 
-async def test_what_is_no_form_is_refused(service: Service) -> None:
-    """Another type of body, one without its boundary, and one that ends before its last boundary are refused."""
+async def test_upload_body_that_is_not_a_complete_form_is_refused(service: Service) -> None:
     app = create_app(service)
     assert (await call(app, "POST", "/v1/files", b"{}", {"content-type": "application/json"})).status == 415
     assert (await call(app, "POST", "/v1/files", b"", {"content-type": "multipart/form-data"})).status == 415
@@ -133,8 +129,7 @@ async def test_what_is_no_form_is_refused(service: Service) -> None:
     assert await stored(service) == []
 
 
-async def test_an_upload_that_breaks_off_leaves_nothing(service: Service) -> None:
-    """A client that leaves in the middle of a file leaves nothing in the store."""
+async def test_upload_client_leaves_midway_stores_nothing(service: Service) -> None:
     app = create_app(service)
     whole = form(("purpose", "batch"), ("file", b"x" * 3_000_000))
     messages: list[dict[str, Any]] = [
@@ -155,10 +150,8 @@ async def test_an_upload_that_breaks_off_leaves_nothing(service: Service) -> Non
     assert (await service.files.list("", limit=10, descending=True))[0] == []
 
 
-async def test_a_file_may_be_larger_than_any_other_body(
-    service: Service, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Uploads have a limit of their own: by the length that is announced, and by what really comes."""
+async def test_upload_has_a_size_limit_of_its_own(service: Service, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The limit applies to the announced length and to what actually arrives."""
     app = create_app(service)
     whole = form(("purpose", "batch"), ("file", b"x" * 40_000_000))
     parts = [whole[at : at + 2**20] for at in range(0, len(whole), 2**20)]
@@ -173,10 +166,10 @@ async def test_a_file_may_be_larger_than_any_other_body(
     assert len(await stored(service)) == 1
 
 
-async def test_an_upload_may_take_long_as_long_as_it_goes_on(
+async def test_upload_may_take_long_while_bytes_keep_coming(
     service: Service, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The time that a file may take grows with what has come of it; one that stands still is given up."""
+    """A stalled upload gets 408."""
     monkeypatch.setattr(gate, "UPLOAD_RATE", 1_000_000)
     app = create_app(service, body_seconds=0.2)
     whole = form(("purpose", "batch"), ("file", b"x" * 1_000_000))
@@ -205,8 +198,7 @@ async def test_an_upload_may_take_long_as_long_as_it_goes_on(
     ("query", "param"),
     [(b"limit=0", "limit"), (b"limit=x", "limit"), (b"order=up", "order"), (b"colour=red", "colour")],
 )
-def test_a_list_that_cannot_be_is_refused(server: Running, query: bytes, param: str) -> None:
-    """Parameters that are unknown or wrong are refused by name."""
+def test_list_files_invalid_parameter_is_refused_by_name(server: Running, query: bytes, param: str) -> None:
     import urllib.error
     import urllib.request
 
@@ -216,8 +208,7 @@ def test_a_list_that_cannot_be_is_refused(server: Running, query: bytes, param: 
         assert (reply.status, orjson.loads(reply.read())["error"]["param"]) == (400, param)
 
 
-def test_each_key_has_its_own_files(tmp_path: Path) -> None:
-    """With another key a file is 404 whatever is asked of it, and in no list."""
+def test_files_of_another_key_are_not_found(tmp_path: Path) -> None:
     running = Running(write_project(tmp_path / "project"))
     try:
         secrets = []
@@ -236,8 +227,7 @@ def test_each_key_has_its_own_files(tmp_path: Path) -> None:
         running.close()
 
 
-def test_a_key_stores_no_more_than_its_tier_may(tmp_path: Path) -> None:
-    """What would not fit beside the files of its key is refused by name, until one of them is deleted."""
+def test_upload_beyond_the_tiers_storage_is_refused_until_files_are_deleted(tmp_path: Path) -> None:
     running = Running(write_project(tmp_path / "project", "[serve.tiers.default]\nstored_mb = 1\n"))
     try:
         _, secret = running.wait(running.service.keys.create("mine", secret=running.service.bed.secret))

@@ -60,14 +60,12 @@ def answered_or_refused(reply: Reply) -> bool:
 
 
 @given(st.binary(max_size=64))
-def test_any_bytes(server: Running, body: bytes) -> None:
-    """Bytes of any kind are refused."""
+def test_server_any_bytes_are_refused(server: Running, body: bytes) -> None:
     assert not answered_or_refused(server.call("POST", "/v1/embeddings", body))
 
 
 @given(ANYTHING)
-def test_any_json(server: Running, body: Any) -> None:
-    """JSON of any kind is refused, for it is hardly ever a request."""
+def test_server_any_json_is_refused(server: Running, body: Any) -> None:
     assert not answered_or_refused(server.call("POST", "/v1/embeddings", body))
 
 
@@ -78,8 +76,8 @@ def test_any_json(server: Running, body: Any) -> None:
 @example({"model": MODEL, "input": [[100_256]]})
 @example({"model": MODEL, "input": [2**32]})
 @example({"model": MODEL, "input": "a", "dimensions": 2**63})
-def test_nearly_requests(server: Running, body: dict[str, Any]) -> None:
-    """Requests that are right but for a field or two are answered or refused; an answer has the text's own vector."""
+def test_server_almost_valid_requests_are_answered_or_refused(server: Running, body: dict[str, Any]) -> None:
+    """An answer has the vector of its own text."""
     reply = server.call("POST", "/v1/embeddings", body)
     if (
         answered_or_refused(reply)
@@ -101,14 +99,12 @@ def indexed(server: Running) -> Running:
 
 
 @given(SEARCHES)
-def test_nearly_searches(indexed: Running, body: dict[str, Any]) -> None:
-    """Searches that are right but for a field or two are answered or refused."""
+def test_server_almost_valid_searches_are_answered_or_refused(indexed: Running, body: dict[str, Any]) -> None:
     answered_or_refused(indexed.call("POST", "/v1/search", body))
 
 
 @given(st.sampled_from(["/v1/admin/cache/warm", "/v1/admin/breakers/reset"]), ANYTHING)
-def test_any_administration(server: Running, path: str, body: Any) -> None:
-    """What is no request to administer is refused."""
+def test_server_any_json_to_admin_routes_is_refused(server: Running, path: str, body: Any) -> None:
     assert not answered_or_refused(server.call("POST", path, body))
 
 
@@ -119,8 +115,7 @@ def test_any_administration(server: Running, path: str, body: Any) -> None:
         ["/v1/embeddings/", "//v1/embeddings", "/v1/models/", "/v1//models", "/v1/models/../admin/cache"]
     ),
 )
-def test_any_path(server: Running, method: str, path: str) -> None:
-    """Any method on any path is answered or refused."""
+def test_server_any_method_and_path_is_answered_or_refused(server: Running, method: str, path: str) -> None:
     answered_or_refused(server.call(method, path))
 
 
@@ -139,15 +134,13 @@ def test_any_path(server: Running, method: str, path: str) -> None:
         st.text(st.characters(codec="latin-1", exclude_categories=["Cc"]), max_size=40),
     )
 )
-def test_any_headers(server: Running, headers: dict[str, str]) -> None:
-    """Any values of the headers that are read are answered or refused."""
+def test_server_any_header_values_are_answered_or_refused(server: Running, headers: dict[str, str]) -> None:
     body = orjson.dumps({"model": MODEL, "input": "text"})
     answered_or_refused(server.call("POST", "/v1/embeddings", body, headers))
 
 
 @given(st.binary(min_size=1, max_size=200))
-def test_any_connection(server: Running, sent: bytes) -> None:
-    """Bytes that are no HTTP end their connection, and nothing else: the server goes on."""
+def test_server_bytes_that_are_not_http_end_their_connection_only(server: Running, sent: bytes) -> None:
     host, port = server.url.removeprefix("http://").split(":")
     with socket.create_connection((host, int(port)), timeout=10) as connection:
         connection.sendall(b"POST /v1/embeddings HTTP/1.1\r\nhost: localhost\r\n" + sent)

@@ -48,8 +48,8 @@ def limited(service: Service, **limits: Any) -> Service:
     return replace(service, serving=replace(service.serving, **limits))
 
 
-async def test_every_answer_has_an_id_and_a_time(service: Service) -> None:
-    """Each answer, also to what is refused, carries an id of its own and how long it took."""
+async def test_gate_response_has_an_id_and_a_processing_time(service: Service) -> None:
+    """Refused requests have both too."""
     app = create_app(service)
     replies = [
         await call(app, "POST", "/v1/embeddings", ASKED, JSON),
@@ -75,14 +75,14 @@ async def test_every_answer_has_an_id_and_a_time(service: Service) -> None:
         ("", False),
     ],
 )
-async def test_an_id_that_a_proxy_gave_is_kept(service: Service, sent: str, kept: bool) -> None:
-    """A harmless id in X-Request-Id names the request here too; any other is replaced."""
+async def test_gate_request_id_of_a_proxy_is_kept_if_harmless(
+    service: Service, sent: str, kept: bool
+) -> None:
     reply = await call(create_app(service), "GET", "/health/live", headers={"x-request-id": sent})
     assert (reply.headers["x-request-id"] == sent) is kept
 
 
-async def test_a_body_that_says_it_is_too_large_is_not_read(service: Service) -> None:
-    """413 comes on the announcement of the length, before any of the body is asked for."""
+async def test_gate_announced_length_too_large_gets_413_unread(service: Service) -> None:
     app = create_app(limited(service, body_bytes=100))
 
     async def receive() -> dict[str, Any]:
@@ -93,8 +93,7 @@ async def test_a_body_that_says_it_is_too_large_is_not_read(service: Service) ->
     assert reply.refused()["code"] == "request_too_large"
 
 
-async def test_a_body_that_becomes_too_large_is_not_read_to_its_end(service: Service) -> None:
-    """A body without a length is read up to the limit; one at the limit is answered."""
+async def test_gate_body_without_length_is_read_up_to_the_limit(service: Service) -> None:
     app = create_app(limited(service, body_bytes=len(ASKED)))
     parts = [ASKED[:10], ASKED[10:], b" ", b" " * 1000]
     assert (await call(app, "POST", "/v1/embeddings", list(parts[:2]), JSON)).status == 200
@@ -103,8 +102,7 @@ async def test_a_body_that_becomes_too_large_is_not_read_to_its_end(service: Ser
     assert f"{len(ASKED)} bytes" in reply.refused()["message"]
 
 
-async def test_a_body_that_does_not_come_is_not_waited_for(service: Service) -> None:
-    """A client that stops in the middle of its body is answered 408 when its time is over."""
+async def test_gate_stalled_body_gets_408(service: Service) -> None:
     app = create_app(service, body_seconds=0.05)
 
     parts = [ASKED]
@@ -119,8 +117,8 @@ async def test_a_body_that_does_not_come_is_not_waited_for(service: Service) -> 
     assert reply.refused()["code"] == "request_timeout"
 
 
-async def test_more_requests_than_may_be_are_sent_away(service: Service) -> None:
-    """Beyond the limit requests are answered 503 at once, with Retry-After; health and metrics are answered still."""
+async def test_gate_beyond_the_concurrency_limit_gets_503_with_retry_after(service: Service) -> None:
+    """Health and metrics still answer."""
     blocked = Blocked(service)
     app = create_app(limited(with_embeddings(service, blocked), concurrency=1))
     first = asyncio.create_task(call(app, "POST", "/v1/embeddings", ASKED, JSON))
@@ -139,8 +137,7 @@ async def test_more_requests_than_may_be_are_sent_away(service: Service) -> None
     assert (await call(app, "GET", "/v1/models")).status == 200
 
 
-async def test_a_request_that_is_given_up_leaves_its_place(service: Service) -> None:
-    """A request that is cancelled, as at the end of the grace, does not count as one that is worked on."""
+async def test_gate_cancelled_request_frees_its_place(service: Service) -> None:
     blocked = Blocked(service)
     app = create_app(limited(with_embeddings(service, blocked), concurrency=1))
     first = asyncio.create_task(call(app, "POST", "/v1/embeddings", ASKED, JSON))
@@ -151,8 +148,7 @@ async def test_a_request_that_is_given_up_leaves_its_place(service: Service) -> 
     assert (await call(app, "GET", "/v1/models")).status == 200
 
 
-async def test_what_nobody_expected_is_told_in_shape(service: Service) -> None:
-    """A fault of the program is a 500 in OpenAI's shape that says nothing of the request."""
+async def test_gate_unexpected_exception_gives_500_without_details(service: Service) -> None:
     reply = await call(create_app(with_embeddings(service, Broken())), "POST", "/v1/embeddings", ASKED, JSON)
     assert reply.status == 500
     error = reply.refused()
@@ -161,8 +157,8 @@ async def test_what_nobody_expected_is_told_in_shape(service: Service) -> None:
 
 
 @pytest.mark.parametrize("host", ["localhost", "localhost:8080", "127.0.0.1:1", "[::1]:8080", "LOCALHOST"])
-async def test_without_keys_this_machine_may_ask(service: Service, host: str) -> None:
-    """While there is no key, requests to this machine by its own names are answered, with any key or none."""
+async def test_gate_without_keys_answers_loopback_names(service: Service, host: str) -> None:
+    """Any key or none is accepted."""
     app = create_app(service)
     assert (await call(app, "GET", "/v1/models", headers={"host": host})).status == 200
     bearing = {"host": host, "authorization": "Bearer anything"}
@@ -170,22 +166,21 @@ async def test_without_keys_this_machine_may_ask(service: Service, host: str) ->
 
 
 @pytest.mark.parametrize("host", ["example.com", "localhost.example.com", "10.0.0.1", "", "[::2]"])
-async def test_without_keys_nobody_else_may_ask(service: Service, host: str) -> None:
-    """While there is no key, a page of another name that was led to this address is answered 401."""
+async def test_gate_without_keys_refuses_other_host_names(service: Service, host: str) -> None:
+    """A page under another name may resolve to this address."""
     reply = await call(create_app(service), "GET", "/v1/models", headers={"host": host})
     assert reply.status == 401
     assert reply.refused()["code"] == "invalid_api_key"
 
 
-async def test_what_others_can_reach_needs_a_key(service: Service) -> None:
-    """A server that listens on more than the loopback lets nobody in without a key, whatever name is used."""
+async def test_gate_reachable_by_others_requires_a_key(service: Service) -> None:
     app = create_app(service, loopback=False)
     assert (await call(app, "GET", "/v1/models", headers={"host": "localhost"})).status == 401
     assert (await call(app, "GET", "/health/live")).status == 200
 
 
-async def test_with_keys_only_they_open(service: Service) -> None:
-    """Once a key was made it is needed, as OpenAI's or as Azure's clients send it; health stays open to probes."""
+async def test_gate_with_keys_requires_one_as_openai_or_azure_send_it(service: Service) -> None:
+    """Health stays open to probes."""
     _, secret = await service.keys.create("mine", secret=service.bed.secret)
     app = create_app(service, loopback=False)
 
@@ -207,8 +202,7 @@ async def test_with_keys_only_they_open(service: Service) -> None:
         assert (await call(app, "GET", path)).status == 401
 
 
-async def test_a_revoked_key_is_refused(service: Service) -> None:
-    """A key that was revoked opens nothing any more."""
+async def test_gate_revoked_key_is_refused(service: Service) -> None:
     row, secret = await service.keys.create("mine", secret=service.bed.secret)
     await service.keys.revoke(row.id)
     reply = await call(
@@ -218,8 +212,7 @@ async def test_a_revoked_key_is_refused(service: Service) -> None:
     assert secret not in reply.refused()["message"]
 
 
-async def test_large_answers_let_others_through(service: Service) -> None:
-    """While a large answer is written, small requests are answered."""
+async def test_gate_large_response_lets_small_requests_through(service: Service) -> None:
     app = create_app(service)
     large = orjson.dumps(
         {"model": MODEL, "input": [f"text {n}" for n in range(2048)], "encoding_format": "float"}
@@ -231,8 +224,8 @@ async def test_large_answers_let_others_through(service: Service) -> None:
     assert (await slow).status == 200
 
 
-async def test_without_keys_no_page_of_another_name_may_ask(service: Service) -> None:
-    """A web page that sends requests to this address is refused unless this machine serves it; with a key it may."""
+async def test_gate_without_keys_refuses_requests_of_other_origins(service: Service) -> None:
+    """With a key, other origins are accepted."""
     app = create_app(service)
 
     async def asked(origin: str, **headers: str) -> int:
@@ -250,8 +243,9 @@ async def test_without_keys_no_page_of_another_name_may_ask(service: Service) ->
     assert await asked("https://example.com", authorization=f"Bearer {secret}") == 200
 
 
-async def test_probes_take_no_place(service: Service, monkeypatch: pytest.MonkeyPatch) -> None:
-    """What anyone may ask leaves the limit to those with a key, however many ask and however long it takes."""
+async def test_gate_probes_do_not_count_against_the_limit(
+    service: Service, monkeypatch: pytest.MonkeyPatch
+) -> None:
     asked, go = [], asyncio.Event()
 
     async def slow() -> list[Health]:
@@ -274,8 +268,8 @@ async def test_probes_take_no_place(service: Service, monkeypatch: pytest.Monkey
     assert asked == ["once"]
 
 
-async def test_who_is_not_let_in_counts_for_the_route_that_was_asked_for(service: Service) -> None:
-    """A refusal before any route is found is counted by the route's path, and one of a made-up path as the others."""
+async def test_gate_refused_request_is_counted_for_its_route(service: Service) -> None:
+    """Unknown paths share one label."""
     app = create_app(service, loopback=False)
     for method, path in (
         ("POST", "/v1/embeddings"),
@@ -295,8 +289,7 @@ async def test_who_is_not_let_in_counts_for_the_route_that_was_asked_for(service
         assert line in metrics
 
 
-async def test_methods_that_clients_make_up_are_counted_as_one(service: Service) -> None:
-    """However many methods clients invent, what is counted with stays as it is."""
+async def test_metrics_unknown_methods_share_one_label(service: Service) -> None:
     app = create_app(service)
     for n in range(100):
         await call(app, f"METHOD{n}", "/nowhere")

@@ -48,8 +48,7 @@ async def logged(
     return [orjson.loads(line) for line in stream.getvalue().splitlines()]
 
 
-async def test_each_request_has_a_line(service: Service) -> None:
-    """A line has the id, the route, the status, the time, who answered and how much it was."""
+async def test_log_request_line_has_id_route_status_time_and_usage(service: Service) -> None:
     (line,) = await logged(service, headers={"x-request-id": "mine"})
     assert line.pop("timestamp")
     assert line.pop("seconds") >= 0
@@ -69,8 +68,7 @@ async def test_each_request_has_a_line(service: Service) -> None:
     }
 
 
-async def test_a_key_is_logged_by_its_id(service: Service) -> None:
-    """The line names the key by the id that `flowbed keys list` shows, and holds nothing of the secret."""
+async def test_log_names_a_key_by_id_without_its_secret(service: Service) -> None:
     row, secret = await service.keys.create("mine", secret=service.bed.secret)
     (line,) = await logged(service, headers={"authorization": f"Bearer {secret}"})
     assert line["key"] == row.id
@@ -87,8 +85,8 @@ async def test_a_key_is_logged_by_its_id(service: Service) -> None:
         {"model": MODEL, "input": TEXT, "user": [TEXT]},
     ],
 )
-async def test_refusals_are_logged_without_what_was_sent(service: Service, asked: dict[str, Any]) -> None:
-    """Of a refused request only the code is logged; the message may quote what was sent."""
+async def test_log_refused_request_has_the_code_only(service: Service, asked: dict[str, Any]) -> None:
+    """The message may quote what was sent."""
     model = asked["model"]
     asked["model"] = model if model == MODEL else f"x{TEXT}"
     stream = io.BytesIO()
@@ -106,22 +104,20 @@ async def test_refusals_are_logged_without_what_was_sent(service: Service, asked
 
 
 @pytest.mark.parametrize("error", [Misconfigured("set the key of openai"), Unavailable("openai is down")])
-async def test_the_operator_reads_why_the_server_failed(service: Service, error: Exception) -> None:
-    """What is the server's own fault is logged as an error, with its reason."""
+async def test_log_server_error_has_its_reason(service: Service, error: Exception) -> None:
     (line,) = await logged(with_embeddings(service, Raising(error)), every=False)
     assert line["level"] == "error"
     assert line["reason"] == str(error)
 
 
-async def test_what_nobody_expected_is_logged_by_kind_and_place(service: Service) -> None:
-    """Of an unexpected error the kind and the lines of code are logged, and not its words, which may quote a text."""
+async def test_log_unexpected_exception_has_type_and_place_only(service: Service) -> None:
+    """The message may quote a text."""
     (line,) = await logged(with_embeddings(service, Raising(ValueError(f"cannot use {TEXT}"))))
     assert (line["level"], line["status"], line["fault"]) == ("error", 500, "ValueError")
     assert "test_logs.py" in line["at"][-1]
 
 
-async def test_lines_are_written_without_being_asked_for(service: Service) -> None:
-    """A line is written a moment after its request, together with those of the same moment."""
+async def test_log_lines_are_flushed_a_moment_later(service: Service) -> None:
     stream = io.BytesIO()
     app = create_app(service, watchers=[logs.Log(stream, now=service.bed.clock)])
     for _ in range(3):
@@ -131,8 +127,7 @@ async def test_lines_are_written_without_being_asked_for(service: Service) -> No
             await asyncio.sleep(logs.GATHERED / 10)
 
 
-async def test_what_went_well_need_not_be_logged(service: Service) -> None:
-    """Without a line for each request, those that went well and those that were refused have none."""
+async def test_log_without_request_lines_skips_successes_and_refusals(service: Service) -> None:
     assert await logged(service, every=False) == []
     assert await logged(service, {"model": MODEL}, every=False) == []
 
@@ -150,8 +145,7 @@ def logging_as_before() -> Iterator[None]:
         logging.getLogger(name).setLevel(each)
 
 
-def test_other_loggers_write_json_too(logging_as_before: None) -> None:
-    """Warnings of Flowbed and errors of other packages are JSON lines as well, with the trace of an exception."""
+def test_log_of_other_packages_is_json(logging_as_before: None) -> None:
     stream = io.StringIO()
     logs.configure(stream, verbose=False)
     logging.getLogger("flowbed").warning("the %s is full", "disk")

@@ -35,8 +35,9 @@ def vectors_of(answer: Any) -> Any:
 
 
 @pytest.mark.parametrize("encoding", ["float", "base64", None])
-def test_a_text_is_embedded(client: openai.OpenAI, encoding: Any) -> None:
-    """One text gives one vector, to the last bit what the model makes of it, in each encoding."""
+def test_sdk_one_text_gives_the_models_exact_vector_in_each_encoding(
+    client: openai.OpenAI, encoding: Any
+) -> None:
     asked: dict[str, Any] = {} if encoding is None else {"encoding_format": encoding}
     answer = client.embeddings.create(model=MODEL, input=TEXT, **asked)
     (only,) = answer.data
@@ -47,16 +48,16 @@ def test_a_text_is_embedded(client: openai.OpenAI, encoding: Any) -> None:
     assert (answer.object, answer.model, only.object, only.index) == ("list", MODEL, "embedding", 0)
 
 
-def test_texts_are_answered_in_order(client: openai.OpenAI) -> None:
-    """Texts are answered in their order and counted from 0, those that come twice, too."""
+def test_sdk_several_texts_are_answered_in_order(client: openai.OpenAI) -> None:
+    """Repeated texts too."""
     texts = [f"text {n % 7}" for n in range(50)]
     answer = client.embeddings.create(model=MODEL, input=texts)
     assert [each.index for each in answer.data] == list(range(50))
     np.testing.assert_array_equal(vectors_of(answer), seeded(texts, 64))
 
 
-def test_tokens_are_the_texts_they_are_made_of(client: openai.OpenAI) -> None:
-    """An array of cl100k tokens, or several, is embedded as the text that it is of, as LangChain sends them."""
+def test_sdk_cl100k_token_arrays_are_embedded_as_their_texts(client: openai.OpenAI) -> None:
+    """As LangChain sends them."""
     tokens = [list(CL100K.encode(text)) for text in (TEXT, "another")]
     one = client.embeddings.create(model=MODEL, input=tokens[0])
     two = client.embeddings.create(model=MODEL, input=tokens)
@@ -64,15 +65,13 @@ def test_tokens_are_the_texts_they_are_made_of(client: openai.OpenAI) -> None:
     np.testing.assert_array_equal(vectors_of(two), seeded([TEXT, "another"], 64))
 
 
-def test_usage_is_the_same_from_the_cache(client: openai.OpenAI) -> None:
-    """A text that is in the cache is counted as it was when it was embedded."""
+def test_sdk_usage_of_a_cached_text_is_unchanged(client: openai.OpenAI) -> None:
     first, again = (client.embeddings.create(model=MODEL, input=["once", "more than once"]) for _ in range(2))
     assert first.usage == again.usage
     assert first.usage.prompt_tokens == first.usage.total_tokens > 0
 
 
-def test_who_answered_is_told(client: openai.OpenAI, server: Running) -> None:
-    """Headers name the request, the space and the provider."""
+def test_sdk_response_headers_name_request_space_and_provider(client: openai.OpenAI, server: Running) -> None:
     raw = client.embeddings.with_raw_response.create(model=MODEL, input="text")
     (served,) = server.service.models.listed()
     assert raw.headers["x-flowbed-space"] == served.space
@@ -80,8 +79,7 @@ def test_who_answered_is_told(client: openai.OpenAI, server: Running) -> None:
     assert raw.headers["x-request-id"] == raw.request_id
 
 
-def test_extras_are_taken(client: openai.OpenAI) -> None:
-    """`user` and nulls are taken, and so is `input_type`, which OpenAI does not have."""
+def test_sdk_user_nulls_and_input_type_are_accepted(client: openai.OpenAI) -> None:
     nothing: Any = None
     answer = client.embeddings.create(
         model=MODEL,
@@ -114,10 +112,9 @@ def test_extras_are_taken(client: openai.OpenAI) -> None:
         ({"extra_body": {"truncate": True}}, openai.BadRequestError, None),
     ],
 )
-def test_what_cannot_be_is_refused_as_the_sdk_knows_it(
+def test_sdk_raises_its_own_error_for_each_refusal(
     client: openai.OpenAI, asked: dict[str, Any], error: type[openai.APIStatusError], code: str | None
 ) -> None:
-    """The SDK raises its own error for each refusal, with the message, the code and the id of the request."""
     with pytest.raises(error) as caught:
         client.embeddings.create(**{"model": MODEL, "input": "text", **asked})
     assert caught.value.request_id
@@ -128,8 +125,7 @@ def test_what_cannot_be_is_refused_as_the_sdk_knows_it(
     assert set(caught.value.body) == {"message", "type", "param", "code"}
 
 
-def test_the_three_limits_are_told_in_openais_words(client: openai.OpenAI) -> None:
-    """Clients that look for OpenAI's sentences find them."""
+def test_limits_are_worded_as_openai_does(client: openai.OpenAI) -> None:
     wanted: dict[str, Any] = {
         "maximum context length is 8192 tokens, however you requested 8193 tokens": [5] * 8193,
         "Requested 320000 tokens, max 300000 tokens per request": [[5] * 8000] * 40,
@@ -141,8 +137,7 @@ def test_the_three_limits_are_told_in_openais_words(client: openai.OpenAI) -> No
         assert words in str(caught.value)
 
 
-def test_models_are_listed_and_retrieved(client: openai.OpenAI) -> None:
-    """The SDK lists models and retrieves one, and is told of one that is not there."""
+def test_sdk_models_are_listed_and_retrieved(client: openai.OpenAI) -> None:
     (listed,) = client.models.list()
     assert (listed.id, listed.object, listed.owned_by) == (MODEL, "model", "seeded")
     assert client.models.retrieve(MODEL) == listed
@@ -151,8 +146,7 @@ def test_models_are_listed_and_retrieved(client: openai.OpenAI) -> None:
     assert caught.value.code == "model_not_found"
 
 
-async def test_the_asynchronous_client_is_answered_the_same(server: Running) -> None:
-    """Many requests at once are each answered with the vectors of their own texts."""
+async def test_sdk_async_concurrent_requests_get_their_own_vectors(server: Running) -> None:
     import asyncio
 
     async with openai.AsyncOpenAI(base_url=f"{server.url}/v1", api_key="none", max_retries=0) as client:
@@ -168,8 +162,7 @@ async def test_the_asynchronous_client_is_answered_the_same(server: Running) -> 
             await client.embeddings.create(model="nobody", input="text")
 
 
-def test_keys_limits_and_quotas_are_told_as_openai_does(tmp_path: Path) -> None:
-    """A wrong key, a forbidden model, too many requests and a used up quota raise what the SDK has for each."""
+def test_sdk_wrong_key_forbidden_model_and_used_up_limits_raise_its_errors(tmp_path: Path) -> None:
     running = Running(
         write_project(
             tmp_path / "project",
@@ -213,8 +206,7 @@ def test_keys_limits_and_quotas_are_told_as_openai_does(tmp_path: Path) -> None:
         running.close()
 
 
-def test_an_exhausted_quota_is_not_asked_for_again(tmp_path: Path) -> None:
-    """The SDK, which asks again at 429, does not where the quota of the day is used up."""
+def test_sdk_does_not_retry_an_exhausted_quota(tmp_path: Path) -> None:
     running = Running(write_project(tmp_path / "project", "[serve]\ntiers.poor = { tokens_per_day = 1 }"))
     try:
         _, secret = running.wait(
@@ -231,8 +223,8 @@ def test_an_exhausted_quota_is_not_asked_for_again(tmp_path: Path) -> None:
         running.close()
 
 
-def test_a_body_that_is_too_large_is_told_while_it_is_sent(tmp_path: Path) -> None:
-    """A client that sends more than the server reads is told 413, announced or in parts, and goes on."""
+def test_sdk_body_too_large_gets_413_while_sending(tmp_path: Path) -> None:
+    """Announced or in parts; the connection stays usable."""
     running = Running(write_project(tmp_path / "project", "[serve]\nbody_mb = 1"))
     try:
         with openai.OpenAI(base_url=f"{running.url}/v1", api_key="none", max_retries=0) as client:

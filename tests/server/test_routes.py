@@ -51,8 +51,7 @@ def metric(running: Running, line: str) -> float:
     raise AssertionError(f"{line} is not counted")
 
 
-def test_models_are_listed_under_all_their_names(remote: Running) -> None:
-    """An alias is listed as a model of its own, with the one it leads to as its root."""
+def test_list_models_includes_aliases_with_their_root(remote: Running) -> None:
     listed = remote.call("GET", "/v1/models").json
     assert listed["object"] == "list"
     assert {each["id"]: each["root"] for each in listed["data"]} == {SMALL: SMALL, "small": SMALL}
@@ -62,8 +61,10 @@ def test_models_are_listed_under_all_their_names(remote: Running) -> None:
     assert alias["dimensions"] == 1536
 
 
-def test_a_provider_that_fails_is_told_as_503(remote: Running, simulator: Simulator) -> None:
-    """While a provider fails requests are answered 503 with Retry-After, and at once when it is known to be down."""
+def test_embeddings_failing_provider_gives_503_with_retry_after(
+    remote: Running, simulator: Simulator
+) -> None:
+    """Once its breaker is open, at once."""
     simulator.order(Fault(kind="error", status=500))
     for n in range(8):
         reply = ask(remote, f"text {n}")
@@ -80,8 +81,7 @@ def test_a_provider_that_fails_is_told_as_503(remote: Running, simulator: Simula
     assert metric(remote, 'flowbed_breaker_opened_total{name="openai:text-embedding-3-small"}') == 1
 
 
-def test_a_breaker_is_shown_and_reset(remote: Running, simulator: Simulator) -> None:
-    """The operator sees which provider is not asked, and has it asked again."""
+def test_admin_breakers_are_shown_and_reset(remote: Running, simulator: Simulator) -> None:
     name = f"openai:{SMALL}"
     simulator.order(Fault(kind="error", status=503))
     for n in range(8):
@@ -104,8 +104,8 @@ def test_a_breaker_is_shown_and_reset(remote: Running, simulator: Simulator) -> 
     unknown.refused()
 
 
-def test_readiness_says_what_is_wrong(remote: Running, simulator: Simulator) -> None:
-    """Ready embeds a real token: 503 with the reason while the only model cannot; living is another matter."""
+def test_ready_only_model_fails_gives_503_with_the_reason(remote: Running, simulator: Simulator) -> None:
+    """/health/live still answers."""
     simulator.order(Fault(kind="error", status=500))
     reply = remote.call("GET", "/health/ready")
     assert reply.status == 503
@@ -116,8 +116,7 @@ def test_readiness_says_what_is_wrong(remote: Running, simulator: Simulator) -> 
     assert remote.call("GET", "/health/live").json == {"status": "ok"}
 
 
-def test_a_healthy_server_is_ready(server: Running) -> None:
-    """Every dependency is listed, with the time that asking it took."""
+def test_ready_lists_every_dependency_with_its_time(server: Running) -> None:
     reply = server.call("GET", "/health/ready")
     assert reply.status == 200
     assert reply.json["status"] == "ok"
@@ -125,8 +124,10 @@ def test_a_healthy_server_is_ready(server: Running) -> None:
     assert all(each["seconds"] >= 0 and each["reason"] == "" for each in reply.json["checks"])
 
 
-def test_another_space_answers_only_who_asks_for_it(remote: Running, simulator: Simulator) -> None:
-    """A model of another space stands in where settings and request allow it; the answer names who it was."""
+def test_fallback_of_another_space_answers_only_requests_that_allow_it(
+    remote: Running, simulator: Simulator
+) -> None:
+    """The response names who answered."""
     own = ask(remote, "before")
     assert own.headers["x-flowbed-provider"] == "openai"
     simulator.order(Fault(kind="error", status=500))
@@ -139,15 +140,16 @@ def test_another_space_answers_only_who_asks_for_it(remote: Running, simulator: 
     assert len(other.json["data"][0]["embedding"]) == 64
 
 
-def test_the_sdk_rides_out_a_short_failure(remote: Running, simulator: Simulator) -> None:
-    """The SDK asks again after a failure, as it does with OpenAI, and gets its answer."""
+def test_sdk_retries_a_short_failure(remote: Running, simulator: Simulator) -> None:
     simulator.order(Fault(kind="error", status=500, calls=(1,)))
     with openai.OpenAI(base_url=f"{remote.url}/v1", api_key="none", max_retries=2) as client:
         assert len(client.embeddings.create(model="small", input="text").data) == 1
 
 
-def test_a_provider_that_refuses_the_key_is_our_own_fault(remote: Running, simulator: Simulator) -> None:
-    """What the operator has to set right is a 500 that clients do not repeat; the operator is told what it is."""
+def test_embeddings_provider_refuses_the_key_gives_500_without_retry(
+    remote: Running, simulator: Simulator
+) -> None:
+    """The operator is told the reason."""
     simulator.order(Fault(kind="error", status=401))
     reply = ask(remote, "text")
     assert (reply.status, reply.refused()["code"]) == (500, "misconfigured")
@@ -155,8 +157,7 @@ def test_a_provider_that_refuses_the_key_is_our_own_fault(remote: Running, simul
     assert "sk-test" not in reply.body.decode()
 
 
-def test_caches_are_shown_emptied_and_warmed(remote: Running, simulator: Simulator) -> None:
-    """The cache's statistics are counted; emptied, it is filled again with the texts that were asked for most."""
+def test_admin_cache_is_shown_cleared_and_warmed(remote: Running, simulator: Simulator) -> None:
     for text in ("often", "often", "once"):
         ask(remote, text)
     memory, *_ = remote.call("GET", "/v1/admin/cache").json["tiers"]
@@ -181,9 +182,7 @@ def test_caches_are_shown_emptied_and_warmed(remote: Running, simulator: Simulat
         ("GET", "/v1/admin/providers"),
     ],
 )
-def test_administration_needs_the_admin_scope(remote: Running, method: str, path: str) -> None:
-    """A key without the scope is refused everything under /v1/admin, and one with it is not."""
-
+def test_admin_without_the_scope_is_forbidden(remote: Running, method: str, path: str) -> None:
     def key(*, admin: bool) -> dict[str, str]:
         _, secret = remote.wait(
             remote.service.keys.create("a key", secret=remote.service.bed.secret, admin=admin)
@@ -197,8 +196,8 @@ def test_administration_needs_the_admin_scope(remote: Running, method: str, path
     assert remote.call(method, path).status == 401
 
 
-def test_what_is_counted(remote: Running, simulator: Simulator) -> None:
-    """Requests, inputs, tokens and cost are counted, and nothing by a label that callers can choose."""
+def test_metrics_count_requests_inputs_tokens_and_cost(remote: Running, simulator: Simulator) -> None:
+    """No label's values are chosen by callers."""
     for _ in range(2):
         ask(remote, "two words")
     remote.call("GET", "/nowhere/1")
@@ -231,8 +230,7 @@ def test_what_is_counted(remote: Running, simulator: Simulator) -> None:
     assert "nowhere" not in body
 
 
-def test_search_finds_what_was_indexed(server: Running) -> None:
-    """A text, or a vector of the space, finds documents by collection, filter and unit."""
+def test_search_by_text_or_vector_finds_indexed_documents(server: Running) -> None:
     bed: Any = server.service.bed
     server.wait(bed.run())
     found = server.call("POST", "/v1/search", {"query": "sentence 7", "limit": 3}).json
@@ -272,10 +270,9 @@ def test_search_finds_what_was_indexed(server: Running) -> None:
         ({"query": "a", "nonsense": 1}, 400, "nonsense"),
     ],
 )
-def test_searches_that_cannot_be_are_refused(
+def test_search_invalid_field_is_refused_by_name(
     server: Running, asked: dict[str, Any], status: int, param: str | None
 ) -> None:
-    """A search that cannot be carried out is refused in OpenAI's shape, with the field that is wrong."""
     bed: Any = server.service.bed
     server.wait(bed.run())
     reply = server.call("POST", "/v1/search", asked)

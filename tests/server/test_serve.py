@@ -27,8 +27,7 @@ SMALL = "text-embedding-3-small"
 SLOW = 1.5
 
 
-def test_a_server_answers_until_it_is_stopped(tmp_path: Path, serve: Callable[..., ServerProcess]) -> None:
-    """The command says where it serves what, answers the SDK, logs a line for each request, and ends in order."""
+def test_serve_answers_logs_and_stops_cleanly(tmp_path: Path, serve: Callable[..., ServerProcess]) -> None:
     running = serve(write_project(tmp_path / "project"))
     assert running.started == {"url": running.url, "models": [MODEL]}
     with running.client() as client:
@@ -40,18 +39,18 @@ def test_a_server_answers_until_it_is_stopped(tmp_path: Path, serve: Callable[..
 
 
 @pytest.mark.parametrize("workers", ["1", "2"])
-def test_ctrl_c_stops_it(tmp_path: Path, serve: Callable[..., ServerProcess], workers: str) -> None:
-    """Ctrl-C ends the server, with the status that says so."""
+def test_serve_ctrl_c_exits_with_130(
+    tmp_path: Path, serve: Callable[..., ServerProcess], workers: str
+) -> None:
     running = serve(write_project(tmp_path / "project"), "--no-log-requests", "--workers", workers)
     assert running.end(signal.SIGINT) == 130
     assert "Traceback" not in running.errors.read_text()
 
 
 @pytest.mark.parametrize("workers", [1, 2])
-def test_what_was_accepted_is_finished(
+def test_serve_stopped_finishes_accepted_requests(
     tmp_path: Path, serve: Callable[..., ServerProcess], workers: int
 ) -> None:
-    """A server that is told to stop answers the requests it is at, and takes no others."""
     simulator = Simulator(OpenAI())
     simulator.order(Fault(kind="slow", delay=SLOW))
     with running_thread(simulator) as url, ThreadPoolExecutor() as threads:
@@ -74,8 +73,7 @@ def test_what_was_accepted_is_finished(
         socket.create_connection((host, int(port)), timeout=5)
 
 
-def test_others_are_not_served_without_a_key(tmp_path: Path, serve: Callable[..., ServerProcess]) -> None:
-    """An address that other machines reach is refused while there is no key, and served with one."""
+def test_serve_other_machines_needs_a_key(tmp_path: Path, serve: Callable[..., ServerProcess]) -> None:
     folder = write_project(tmp_path / "project")
     refused = serve(folder, "--host", "0.0.0.0")  # noqa: S104 - that is what is refused
     assert refused.process.wait(SECONDS) == 2
@@ -91,8 +89,7 @@ def test_others_are_not_served_without_a_key(tmp_path: Path, serve: Callable[...
     assert secret not in running.errors.read_text()
 
 
-def test_what_a_key_has_used_survives_a_restart(tmp_path: Path, serve: Callable[..., ServerProcess]) -> None:
-    """Tokens that were counted before the server was stopped are counted after it was started again."""
+def test_serve_usage_of_a_key_survives_a_restart(tmp_path: Path, serve: Callable[..., ServerProcess]) -> None:
     folder = write_project(tmp_path / "project", "[serve]\ntiers.default = { tokens_per_day = 1000 }")
     secret = create_key(folder)
     left = []
@@ -105,8 +102,7 @@ def test_what_a_key_has_used_survives_a_restart(tmp_path: Path, serve: Callable[
     assert left[0] > left[1] > 0
 
 
-def test_an_address_that_is_taken_is_named(tmp_path: Path, serve: Callable[..., ServerProcess]) -> None:
-    """A port that someone else has is a setting to change, and no traceback."""
+def test_serve_address_in_use_exits_with_2(tmp_path: Path, serve: Callable[..., ServerProcess]) -> None:
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = str(taken.getsockname()[1])
         running = serve(write_project(tmp_path / "project"), "--port", port)
@@ -115,10 +111,9 @@ def test_an_address_that_is_taken_is_named(tmp_path: Path, serve: Callable[..., 
 
 
 @pytest.mark.parametrize("workers", ["1", "2"])
-def test_a_project_that_cannot_be_served_says_why(
+def test_serve_unknown_model_exits_with_2_and_the_reason(
     tmp_path: Path, serve: Callable[..., ServerProcess], workers: str
 ) -> None:
-    """A model that cannot be opened ends the command with the reason, before anything is served."""
     folder = write_project(tmp_path / "project", model="nobody:knows")
     running = serve(folder, "--workers", workers)
     assert running.process.wait(SECONDS) == 2
@@ -154,8 +149,7 @@ def test_serve_killed_worker_is_replaced_until_none_can_start(
     assert "nobody:knows" in running.errors.read_text()
 
 
-def test_spans_are_sent_where_the_variables_say(tmp_path: Path, serve: Callable[..., ServerProcess]) -> None:
-    """With OTEL_EXPORTER_OTLP_ENDPOINT the spans of requests arrive there."""
+def test_serve_sends_spans_to_the_otlp_endpoint(tmp_path: Path, serve: Callable[..., ServerProcess]) -> None:
     arrived = []
 
     class Collector(http.server.BaseHTTPRequestHandler):

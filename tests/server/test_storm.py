@@ -167,7 +167,7 @@ async def ask(
 def test_server_thousands_of_requests_and_failing_providers_gives_each_text_its_vector(
     tmp_path: Path, requests: int, distinct: int
 ) -> None:
-    """No answer holds another text's vector, no text is computed twice at once, and the memory keeps to its bounds.
+    """No text is computed twice at once, and memory stays bounded.
 
     All requests are under way at once, or as many as this machine lets a process have files open.
     """

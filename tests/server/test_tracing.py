@@ -41,8 +41,10 @@ def tracing(spans: InMemorySpanExporter) -> Iterator[Tracing]:
     opened.close()
 
 
-async def test_a_request_is_a_span(service: Service, tracing: Tracing, spans: InMemorySpanExporter) -> None:
-    """A request is a span of the caller's trace, with route, status, model and tokens, and neither key nor text."""
+async def test_tracing_request_span_has_route_status_model_and_tokens(
+    service: Service, tracing: Tracing, spans: InMemorySpanExporter
+) -> None:
+    """It continues the caller's trace, and has neither key nor text."""
     _, secret = await service.keys.create("mine", secret=service.bed.secret)
     headers = {
         "content-type": "application/json",
@@ -68,8 +70,9 @@ async def test_a_request_is_a_span(service: Service, tracing: Tracing, spans: In
     assert secret not in written
 
 
-async def test_a_refusal_is_a_span(service: Service, tracing: Tracing, spans: InMemorySpanExporter) -> None:
-    """What is refused, be it at the gate, is a span with the code of the error."""
+async def test_tracing_refused_request_span_has_the_error_code(
+    service: Service, tracing: Tracing, spans: InMemorySpanExporter
+) -> None:
     app = create_app(service, tracing=tracing)
     await call(app, "GET", "/v1/models", headers={"host": "example.com"})
     await call(app, "POST", "/v1/embeddings", b"{", {"content-type": "application/json"})
@@ -89,10 +92,9 @@ async def test_a_refusal_is_a_span(service: Service, tracing: Tracing, spans: In
         ({"OTEL_EXPORTER_OTLP_ENDPOINT": "http://127.0.0.1:4318", "OTEL_SDK_DISABLED": "true"}, False),
     ],
 )
-def test_the_standard_variables_ask_for_traces(
+def test_traces_wanted_follows_opentelemetrys_variables(
     monkeypatch: pytest.MonkeyPatch, variables: dict[str, str], wanted: bool
 ) -> None:
-    """Traces are made where OpenTelemetry's own variables say where they go, and do not forbid them."""
     for name in VARIABLES:
         monkeypatch.delenv(name, raising=False)
     for name, value in variables.items():

@@ -35,8 +35,8 @@ def answered(vectors: Any, **facts: Any) -> EmbeddingsResult:
 
 
 @given(INPUTS, st.none() | st.integers(1, 4096), st.sampled_from(["float", "base64"]))
-def test_what_a_client_asks_is_what_is_read(given_input: Any, dimensions: int | None, encoding: Any) -> None:
-    """Every kind of input, and every option, is read as it was sent; null is as good as nothing."""
+def test_parse_reads_every_input_and_option(given_input: Any, dimensions: int | None, encoding: Any) -> None:
+    """Null counts as absent."""
     body = {
         "model": "m",
         "input": given_input,
@@ -49,8 +49,7 @@ def test_what_a_client_asks_is_what_is_read(given_input: Any, dimensions: int | 
     assert parse(orjson.dumps(body), content_type=b"application/json; charset=utf-8") == wanted
 
 
-def test_every_option_is_read() -> None:
-    """`input_type` and the leave to cross spaces, which OpenAI does not have, are read too."""
+def test_parse_reads_input_type_and_crossing() -> None:
     body = orjson.dumps({**ASKED, "input_type": "query", "user": "someone"})
     assert parse(body, crossing=True) == EmbeddingsRequest(
         model="m", input="text", input_type="query", crossing=True
@@ -58,22 +57,19 @@ def test_every_option_is_read() -> None:
 
 
 @given(JSON)
-def test_any_json_is_read_or_refused(value: Any) -> None:
-    """Whatever JSON is sent, it is read or refused with a reason, and nothing else happens."""
+def test_parse_any_json_is_read_or_refused(value: Any) -> None:
     with contextlib.suppress(Rejected):
         parse(orjson.dumps(value))
 
 
 @given(st.dictionaries(st.sampled_from(["input", "model", "encoding_format", "dimensions", "user"]), JSON))
-def test_any_value_of_a_known_field_is_read_or_refused(fields: dict[str, Any]) -> None:
-    """Whatever stands in a field, it is read or refused with a reason."""
+def test_parse_any_value_of_a_field_is_read_or_refused(fields: dict[str, Any]) -> None:
     with contextlib.suppress(Rejected):
         assert parse(orjson.dumps(fields)).model == fields["model"]
 
 
 @given(st.binary())
-def test_any_bytes_are_read_or_refused(body: bytes) -> None:
-    """Bytes that are no JSON are refused, in OpenAI's words."""
+def test_parse_bytes_that_are_not_json_are_refused(body: bytes) -> None:
     with pytest.raises(Rejected):
         parse(body)
 
@@ -110,16 +106,17 @@ def test_any_bytes_are_read_or_refused(body: bytes) -> None:
         ({**ASKED, "truncate": True}, "Unrecognized request argument supplied: truncate", "truncate"),
     ],
 )
-def test_what_is_wrong_is_named(fields: dict[str, Any], message: str, param: str | None) -> None:
-    """A refusal names the field, and uses the words that OpenAI's API does."""
+def test_parse_refusal_names_the_field_in_openais_words(
+    fields: dict[str, Any], message: str, param: str | None
+) -> None:
     with pytest.raises(Rejected) as caught:
         parse(orjson.dumps(fields))
     assert message in str(caught.value)
     assert caught.value.param == param
 
 
-def test_other_types_than_json_are_refused() -> None:
-    """A form, as curl sends one unasked, is refused as such; bytes without a type are taken for JSON."""
+def test_parse_other_content_types_are_refused() -> None:
+    """Bytes without a type are taken for JSON."""
     with pytest.raises(Unsupported, match="application/x-www-form-urlencoded"):
         parse(orjson.dumps(ASKED), content_type=b"application/x-www-form-urlencoded")
     assert parse(orjson.dumps(ASKED)).input == "text"
@@ -130,8 +127,7 @@ def test_other_types_than_json_are_refused() -> None:
         np.float32, st.tuples(st.integers(1, 5), st.integers(1, 9)), elements=st.floats(-1, 1, width=32)
     )
 )
-async def test_floats_and_base64_are_the_same_numbers(vectors: Any) -> None:
-    """Both encodings give back every vector to the last bit, in order, with what OpenAI's answers have around it."""
+async def test_write_floats_and_base64_give_the_same_numbers(vectors: Any) -> None:
     as_floats = orjson.loads(await write(answered(vectors), "float"))
     as_base64 = orjson.loads(await write(answered(vectors), "base64"))
     for read in (as_floats, as_base64):
@@ -147,8 +143,7 @@ async def test_floats_and_base64_are_the_same_numbers(vectors: Any) -> None:
 
 
 @pytest.mark.parametrize("encoding", ["float", "base64"])
-async def test_large_answers_are_whole(encoding: str) -> None:
-    """An answer that is written in several turns has every vector once, in order."""
+async def test_write_large_response_has_every_vector_once_in_order(encoding: str) -> None:
     rows = 3 * BLOCK // (1024 * 4) + 1
     vectors = np.repeat(np.arange(rows, dtype=np.float32)[:, None], 1024, axis=1)
     read = orjson.loads(await write(answered(vectors), encoding))["data"]
@@ -161,19 +156,16 @@ async def test_large_answers_are_whole(encoding: str) -> None:
     assert first == list(range(rows))
 
 
-async def test_vectors_in_any_layout_are_written_right() -> None:
-    """Rows that are not in one piece, or of another byte order, are written as the numbers they are."""
+async def test_write_vectors_of_any_memory_layout() -> None:
     vectors = np.arange(12, dtype=">f4").reshape(4, 3).T
     read = orjson.loads(await write(answered(vectors), "float"))["data"]
     assert [each["embedding"] for each in read] == vectors.tolist()
 
 
-async def test_a_name_of_a_model_cannot_break_the_answer() -> None:
-    """A model's name is written as JSON, whatever letters it has."""
+async def test_write_model_name_is_escaped() -> None:
     read = orjson.loads(await write(answered([[1.0]], model='a"b\\c\n'), "float"))
     assert read["model"] == 'a"b\\c\n'
 
 
-def test_refusals_are_of_the_tree() -> None:
-    """The server's own refusals are errors of Flowbed's tree, so that one place turns them into answers."""
+def test_server_errors_derive_from_flowbeds_errors() -> None:
     assert issubclass(Unsupported, Error)

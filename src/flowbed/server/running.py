@@ -45,6 +45,9 @@ GRACE = 60
 BACKLOG = 4096
 # Open files of a process, where the system allows it; each connection is one, and many shells start with 1,024.
 FILES = 65_536
+# Seconds in which a worker has to answer its supervisor, which kills it otherwise: on a busy machine, loading Flowbed
+# may take longer than uvicorn's 5.
+WORKER_SECONDS = 30
 STOPPING = (signal.SIGINT, signal.SIGTERM)
 
 
@@ -119,6 +122,7 @@ def serve(
         timeout_keep_alive=KEEP_ALIVE,
         timeout_graceful_shutdown=GRACE,
         workers=workers,
+        timeout_worker_healthcheck=WORKER_SECONDS,
     )
     with asyncio.Runner(loop_factory=config.get_loop_factory()) as runner:
         if workers == 1:
