@@ -243,7 +243,7 @@ async def test_a_file_that_vanished_is_rejected(tmp_path: Path) -> None:
     tree(tmp_path, "a.txt")
     (entry,) = entries(await fetched(tmp_path))
     (tmp_path / "a.txt").unlink()
-    with pytest.raises(Rejected, match="is gone"):
+    with pytest.raises(Rejected, match="was removed"):
         entry.read()
 
 
@@ -278,7 +278,7 @@ async def test_settled_files_are_known_by_their_stamp(tmp_path: Path) -> None:
         pytest.param({"max_bytes": 0}, "'max_bytes'.*an integer above 0", id="zero"),
         pytest.param({"title": "first"}, "'title'.*one of: none, name", id="choice"),
         pytest.param({"include": 3}, "'include'.*a list", id="list"),
-        pytest.param({"ignore": 3}, "'ignore'.*a text", id="text"),
+        pytest.param({"ignore": 3}, "'ignore'.*a string", id="text"),
     ],
 )
 def test_a_wrong_option_is_misconfigured(tmp_path: Path, options: dict[str, object], message: str) -> None:

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from flowbed.errors import Rejected
 from flowbed.sources.decoding import decoded
-from flowbed.sources.parsing import parsed
+from flowbed.sources.parsing import parse_record
 
 VALUES = st.recursive(
     st.none()
@@ -38,7 +38,7 @@ def plainly(raw: bytes) -> Any:
 def test_every_value_is_what_python_reads(value: object, ascii_only: bool) -> None:
     """Whatever JSON says, whole numbers of any length among it, comes back as Python's own parser reads it."""
     raw = json.dumps(value, ensure_ascii=ascii_only).encode("utf-8", "replace")
-    text, read = parsed(raw)
+    text, read = parse_record(raw)
     assert text == raw.decode()
     assert repr(read) == repr(plainly(raw))
 
@@ -48,7 +48,7 @@ def test_every_value_is_what_python_reads(value: object, ascii_only: bool) -> No
 )
 def test_what_parsers_differ_in(raw: bytes) -> None:
     """Negative zeros, keys that are there twice, exponents and byte order marks are read as Python reads them."""
-    assert repr(parsed(raw)[1]) == repr(plainly(raw))
+    assert repr(parse_record(raw)[1]) == repr(plainly(raw))
 
 
 @given(st.binary(max_size=30), st.integers(min_value=0, max_value=40))
@@ -63,7 +63,7 @@ def test_damage_is_told_alike(noise: bytes, at: int) -> None:
     except (Rejected, ValueError):
         expected = Rejected
     try:
-        found: object = repr(parsed(raw)[1])
+        found: object = repr(parse_record(raw)[1])
     except Rejected:
         found = Rejected
     assert found == expected
@@ -74,7 +74,7 @@ def test_depth_is_what_python_can_follow() -> None:
     raw = b'{"a":' + b"[" * 1_010 + b"]" * 1_010 + b"}"
     assert orjson.loads(raw)
     with pytest.raises(Rejected, match="nested too deeply"):
-        parsed(raw)
+        parse_record(raw)
 
 
 def _strictly(raw: bytes) -> Any:

@@ -163,7 +163,7 @@ async def test_a_folder_without_permission_is_misconfigured(store: Store, tmp_pa
 def test_a_store_below_a_file_is_misconfigured(tmp_path: Path) -> None:
     """A store whose folder cannot be made is refused when it is opened."""
     (tmp_path / "file").write_text("x")
-    with pytest.raises(Misconfigured, match="cannot be made"):
+    with pytest.raises(Misconfigured, match="cannot be created"):
         open_store("file/store", folder=tmp_path)
 
 
@@ -182,9 +182,9 @@ async def test_a_name_is_a_folder_or_a_file(store: Store) -> None:
 async def test_the_stores_own_folder_is_no_object(store: Store) -> None:
     """Nobody can read, write or list the locks and unfinished files."""
     await store.put("k", b"x")
-    with pytest.raises(Rejected, match="keep for themselves"):
+    with pytest.raises(Rejected, match="reserved for the store"):
         await store.put(".store/writing/x", b"x")
-    with pytest.raises(Rejected, match="keep for themselves"):
+    with pytest.raises(Rejected, match="reserved for the store"):
         await keys(store, ".store")
     assert await keys(store, "") == ["k"]
 

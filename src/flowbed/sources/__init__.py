@@ -1,4 +1,4 @@
-"""Where documents come from: `fetch(cursor)` lists them page by page."""
+"""Sources of documents: `fetch(cursor)` lists them page by page."""
 
 from __future__ import annotations
 
@@ -15,15 +15,15 @@ if TYPE_CHECKING:
 
 
 class Source(Protocol):
-    """A place that lists documents."""
+    """Something that lists documents."""
 
     @property
     def location(self) -> str:
-        """What a person would call it, for messages."""
+        """Return where the documents come from, for messages."""
         ...
 
     def fetch(self, cursor: str) -> AsyncIterator[Page]:
-        """List documents from where `cursor` (empty at first) stands.
+        """List documents, starting from `cursor` (empty at first).
 
         Raises:
             Misconfigured: the location does not exist or cannot be read.
@@ -40,8 +40,8 @@ VENDORS = {
 
 
 def kinds() -> dict[str, str]:
-    """Every kind of source that can be opened, and where it is found; packages add theirs as `flowbed.sources`."""
-    from importlib.metadata import entry_points  # slow to load, and to search; rarely needed
+    """Return every kind of source and its opener; other packages register theirs as entry points `flowbed.sources`."""
+    from importlib.metadata import entry_points  # slow to load and to search, and rarely needed
 
     return {**{point.name: point.value for point in entry_points(group="flowbed.sources")}, **VENDORS}
 
@@ -49,14 +49,14 @@ def kinds() -> dict[str, str]:
 def open_source(
     kind: str, location: str, *, folder: Path, options: Mapping[str, object], clock: Callable[[], int]
 ) -> Source:
-    """Open a source; a relative location is taken below `folder`. `clock` tells microseconds since 1970.
+    """Open a source; a relative location is below `folder`. `clock` returns microseconds since 1970.
 
     Raises:
-        Misconfigured: the kind is unknown, or an option is.
+        Misconfigured: the kind or an option is unknown.
     """
     known = VENDORS if kind in VENDORS else kinds()
     if kind not in known:
-        raise Misconfigured(f"no source is of kind {kind!r}; the kinds are: {', '.join(sorted(known))}")
+        raise Misconfigured(f"unknown kind of source {kind!r}; the kinds are: {', '.join(sorted(known))}")
     module, _, attribute = known[kind].partition(":")
     opener: Callable[..., Source] = getattr(import_module(module), attribute)
     return opener(location, folder=folder, options=options, clock=clock)

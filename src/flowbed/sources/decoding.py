@@ -1,4 +1,4 @@
-"""Bytes to text, or the reason why not."""
+"""Decode bytes to text."""
 
 from __future__ import annotations
 
@@ -7,28 +7,29 @@ import re
 
 from flowbed.errors import Rejected
 
-# What no id may hold: control characters, line ends among them, and halves of characters, which UTF-8 cannot hold.
+# Characters that no id may contain: control characters, including line ends, and lone surrogates, which UTF-8 cannot
+# encode.
 UNUSABLE = re.compile("[\x00-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff]")
 
 UTF16 = (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)
 
 
 def decoded(raw: bytes) -> str:
-    r"""Decode UTF-8, without its byte order mark; line ends stay as they are, so that offsets are those of the file.
+    """Decode UTF-8 without its byte order mark. Line ends are kept, so that offsets match the file.
 
     Raises:
-        Rejected: `raw` is not UTF-8; the message says why, and where.
+        Rejected: `raw` is not UTF-8; the message says why and where.
     """
     if b"\0" not in raw and not raw.startswith(UTF16):
         try:
             return raw.decode().removeprefix("\ufeff")
         except UnicodeDecodeError as error:
-            raise Rejected(not_text(raw, final=True)) from error
-    raise Rejected(not_text(raw, final=True))
+            raise Rejected(why_not_text(raw, final=True)) from error
+    raise Rejected(why_not_text(raw, final=True))
 
 
-def not_text(raw: bytes, *, final: bool) -> str:
-    """Say why `raw` is not UTF-8 text, or nothing; unless `final`, it may end within a character."""
+def why_not_text(raw: bytes, *, final: bool) -> str:
+    """Return why `raw` is not UTF-8 text, or ""; unless `final`, it may end inside a character."""
     if raw.startswith(UTF16):
         return "UTF-16 (byte order mark at 0); convert it to UTF-8, e.g. with iconv"
     zero = raw.find(0)

@@ -1,4 +1,4 @@
-"""Files of text in a folder: one document a file."""
+"""Text files of a folder: one document per file."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ from pathspec import GitIgnoreSpec
 
 from flowbed.errors import Misconfigured, Rejected
 from flowbed.records import Document, Entry, Page, Problem
-from flowbed.sources.decoding import UNUSABLE, decoded, not_text
+from flowbed.sources.decoding import UNUSABLE, decoded, why_not_text
 from flowbed.sources.options import Options
-from flowbed.sources.paging import in_threads, paged
+from flowbed.sources.paging import in_pages, in_threads
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Iterator, Mapping
@@ -25,17 +25,17 @@ KNOWN = ("include", "exclude", "ignore", "max_bytes", "title")
 TITLES = ("none", "name")
 MARKDOWN = (".md", ".markdown", ".mdx")
 
-# Made by machines for machines, or a project's own settings. Hidden files and folders, `.git` and `.flowbed` among
-# them, are left out too.
-NEVER = ("__pycache__", "node_modules", "flowbed.toml")
+# Generated files, and a project's own settings. Hidden files and folders, such as `.git` and `.flowbed`, are skipped
+# too.
+SKIPPED = ("__pycache__", "node_modules", "flowbed.toml")
 
-# Larger ones are dumps and logs; a document is held in memory whole.
+# Larger files are dumps and logs; a document is held in memory whole.
 LARGEST_BYTES = 20_000_000
 
-# A file may be written again within one tick of its clock, which is 2 s on FAT; older times can be trusted.
-SETTLED_NS = 2_000_000_000
+# A file may be written again within one tick of the file system's clock, 2 s on FAT; older times are reliable.
+CLOCK_TICK_NS = 2_000_000_000
 
-# How much of a file is looked at to tell whether it is text, on each listing: most files whole, and little to read.
+# How much of a file each listing reads to tell whether it is text: all of most files, and still little.
 HEAD_BYTES = 64 * 1024
 
 
@@ -49,27 +49,27 @@ def open_files(
     each file's name in front of its text.
 
     Raises:
-        Misconfigured: an option is unknown or wrong.
+        Misconfigured: an option is unknown or invalid.
     """
-    given = Options("files", options, KNOWN)
+    values = Options("files", options, KNOWN)
     return Files(
         location=location,
         path=folder / location,
-        include=given.listed("include"),
-        exclude=given.listed("exclude"),
-        ignore=given.text("ignore", ".flowbedignore"),
-        max_bytes=given.number("max_bytes", LARGEST_BYTES),
-        title=given.choice("title", TITLES),
+        include=values.strings("include"),
+        exclude=values.strings("exclude"),
+        ignore=values.string("ignore", ".flowbedignore"),
+        max_bytes=values.positive_integer("max_bytes", LARGEST_BYTES),
+        title=values.choice("title", TITLES),
         clock=clock,
     )
 
 
 @dataclass(frozen=True, kw_only=True)
 class Files:
-    """A source of the text files in a folder; a document's id is its path below it.
+    """A source of the text files in a folder; a document's id is its path below the folder.
 
-    Links to files are followed where they stay inside the folder, links to folders never: what they lead to is listed
-    where it is. A problem that is not `skipped` has the document's id as its subject.
+    Links to files are followed if they stay inside the folder, links to folders never, since their target is listed
+    itself. A problem that is not `skipped` has the document's id as its subject.
     """
 
     location: str
@@ -87,13 +87,13 @@ class Files:
             yield page
 
     def _pages(self) -> Iterator[Page]:
-        settled = self.clock() * 1_000 - SETTLED_NS
+        oldest_unreliable = self.clock() * 1_000 - CLOCK_TICK_NS
         walk = _Walk(root=self.path, wanted=self._wanted())
-        yield from paged((self._listed(file, settled), 0) for file in walk.files(self.location))
+        yield from in_pages((self._listed(file, oldest_unreliable), 0) for file in walk.files(self.location))
         yield Page(complete=True)
 
     def _wanted(self) -> Callable[[str], bool]:
-        """Make the test of a path below the folder, which ends in `/` for folders."""
+        """Build the test of whether a path is included; paths of folders end in `/`."""
         include = _patterns("include", self.include)
         exclude = _patterns("exclude", self.exclude)
         try:
@@ -102,7 +102,7 @@ class Files:
             lines = []
         except (OSError, UnicodeDecodeError) as error:
             raise Misconfigured(
-                f"the file of patterns {self.ignore} in {self.location} cannot be read: {error}"
+                f"the ignore file {self.ignore} in {self.location} cannot be read: {error}"
             ) from error
         ignore = _patterns(self.ignore, lines)
 
@@ -113,8 +113,8 @@ class Files:
 
         return wanted
 
-    def _listed(self, found: _File | Problem, settled: int) -> Entry | Problem:
-        """Look at a file closely enough to tell whether it is text."""
+    def _listed(self, found: _File | Problem, oldest_unreliable: int) -> Entry | Problem:
+        """Read the start of a file to tell whether it is text."""
         if isinstance(found, Problem):
             return found
         name, size = found.name, found.size
@@ -126,12 +126,12 @@ class Files:
         try:
             with found.path.open("rb") as file:
                 head = file.read(HEAD_BYTES)
-                fault = not_text(head, final=len(head) < HEAD_BYTES)
+                fault = why_not_text(head, final=len(head) < HEAD_BYTES)
                 if fault:
                     return Problem(subject=name, reason=fault, skipped=True, document=name)
                 stamp = f"{size}-{found.modified}-{found.inode}"
-                if found.modified >= settled:
-                    # It may yet be written to without its time moving, so only its content tells.
+                if found.modified >= oldest_unreliable:
+                    # Its time may not change if it is written again right now, so hash its content.
                     file.seek(0)
                     stamp = hashlib.file_digest(file, "sha256").hexdigest()[:32]
         except OSError as error:
@@ -142,7 +142,7 @@ class Files:
         try:
             raw = file.path.read_bytes()
         except FileNotFoundError as error:
-            raise Rejected("it was there when the folder was listed, and is gone") from error
+            raise Rejected("was removed after the folder was listed") from error
         except OSError as error:
             raise Rejected(f"cannot be read: {error.strerror}") from error
         path = PurePosixPath(file.name)
@@ -157,7 +157,7 @@ class Files:
 
 @dataclass(frozen=True, kw_only=True)
 class _File:
-    """A regular file that the walk met."""
+    """A regular file found by the walk."""
 
     name: str
     path: Path
@@ -168,7 +168,7 @@ class _File:
 
 @dataclass(kw_only=True)
 class _Walk:
-    """One walk through a folder, in the order of names."""
+    """One walk through a folder, in order of names."""
 
     root: Path
     wanted: Callable[[str], bool]
@@ -194,12 +194,13 @@ class _Walk:
 
     def _below(self, entries: list[os.DirEntry[str]], above: str) -> Iterator[_File | Problem]:
         for entry in entries:
-            if entry.name.startswith(".") or entry.name in NEVER:
+            if entry.name.startswith(".") or entry.name in SKIPPED:
                 continue
             name = above + entry.name
             folder = entry.is_dir(follow_symlinks=False)
             if UNUSABLE.search(name):
-                # A file of such a name was never indexed; a folder may hold what was, before it was renamed.
+                # A file with such a name was never indexed, but a folder may contain files that were, before it was
+                # renamed.
                 yield Problem(
                     subject=ascii(name)[1:-1],
                     reason=_unusable(name),
@@ -216,7 +217,7 @@ class _Walk:
             except FileNotFoundError:
                 continue
             except OSError as error:
-                # It may hold any document that this fetch did not meet.
+                # It may contain any document that this fetch has not seen.
                 yield Problem(subject=f"{name}/", reason=f"cannot be listed: {error.strerror}")
                 continue
             yield from self._below(inner, f"{name}/")
@@ -227,10 +228,8 @@ class _Walk:
             outside = entry.is_symlink() and not Path(entry.path).resolve().is_relative_to(self.inside)
         except OSError as error:
             if entry.is_symlink():
-                yield Problem(
-                    subject=name, reason=f"a link that leads nowhere: {error.strerror}", skipped=True
-                )
-            # Else it vanished between the listing of its folder and now: it is gone.
+                yield Problem(subject=name, reason=f"a broken link: {error.strerror}", skipped=True)
+            # Otherwise it was removed after its folder was listed.
             return
         if stat.S_ISDIR(status.st_mode):
             yield Problem(subject=name, reason="a link to a folder, which is not followed", skipped=True)
@@ -252,14 +251,14 @@ def _entries(folder: Path) -> list[os.DirEntry[str]]:
 
 
 def _unusable(name: str) -> str:
-    """Say what is wrong with a name that cannot be an id; Python marks bytes that are not UTF-8 as surrogates."""
+    """Return what is wrong with a name that cannot be an id; Python marks bytes that are not UTF-8 as surrogates."""
     if any("\ud800" <= character <= "\udfff" for character in name):
         return "its name is not UTF-8: rename it"
-    return "its name holds control characters: rename it"
+    return "its name contains control characters: rename it"
 
 
 def _patterns(where: str, lines: tuple[str, ...] | list[str]) -> GitIgnoreSpec:
     try:
         return GitIgnoreSpec.from_lines(lines)
     except ValueError as error:
-        raise Misconfigured(f"{where} holds a pattern that is none: {error}") from error
+        raise Misconfigured(f"invalid pattern in {where}: {error}") from error

@@ -1,29 +1,29 @@
-"""Where each id of a source was first met, in few bytes: any two of millions can be told apart."""
+"""A compact table of where each id of a source was first seen, for millions of ids."""
 
 from __future__ import annotations
 
 from array import array
 
-_SLOTS = 1_024  # to begin with; doubled whenever two thirds are taken
+_SLOTS = 1_024  # initial size; doubled whenever two thirds are used
 
 
-class Places:
-    """Ids, each with a number that says where it was first met, in about 35 bytes.
+class IdTable:
+    """Ids, each with a number that says where it was first seen, in about 35 bytes per id.
 
-    An id is known by two of Python's hashes, 128 bits in all: of a billion ids, no two are likely to share them.
+    An id is stored as two of Python's hashes, 128 bits in all: among a billion ids, a collision is unlikely.
     """
 
     def __init__(self) -> None:
-        """Begin with none."""
+        """Create an empty table."""
         self._hashes = array("q")
         self._others = array("q")
         self._places = array("Q")
-        self._slots = array("I", [0]) * _SLOTS  # which id lies here, counted from 1; 0 where none does
+        self._slots = array("I", [0]) * _SLOTS  # number of the id in each slot, from 1; 0 is free
         self._mask = _SLOTS - 1
         self._most = _SLOTS * 2 // 3
 
     def first(self, name: str, place: int) -> int:
-        """Tell where an id was first met: at `place`, if it was not met before."""
+        """Return where an id was first seen: `place` if it is new."""
         key, other = hash(name), hash("#" + name)
         slots, mask = self._slots, self._mask
         slot = key & mask

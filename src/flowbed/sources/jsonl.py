@@ -1,4 +1,4 @@
-"""Records of JSON Lines: one document a line."""
+"""JSON Lines: one document per line."""
 
 from __future__ import annotations
 
@@ -31,20 +31,20 @@ def open_jsonl(
 ) -> Lines:
     """Open JSON Lines: a file, a folder of `*.jsonl`, or a pattern.
 
-    Options name the fields: `id` (else `id` or `_id`), `text`, `title`, and `metadata`, a list of fields that can be
-    filtered by; dots lead into nested objects. `kind` says what the text is: `text` or `markdown`.
+    Options name the fields: `id` (default: `id` or `_id`), `text`, `title`, and `metadata`, a list of fields to filter
+    by; dots reach into nested objects. `kind` is the kind of text: `text` or `markdown`.
 
     Raises:
-        Misconfigured: an option is unknown or wrong.
+        Misconfigured: an option is unknown or invalid.
     """
-    given = Options("jsonl", options, KNOWN)
-    named = given.text("id", "")
+    values = Options("jsonl", options, KNOWN)
+    named = values.string("id", "")
     fields = Fields(
         id=(named,) if named else ("id", "_id"),
-        text=given.text("text", "text"),
-        title=given.text("title", "title"),
-        metadata=given.listed("metadata"),
-        kind=given.choice("kind", KINDS),
+        text=values.string("text", "text"),
+        title=values.string("title", "title"),
+        metadata=values.strings("metadata"),
+        kind=values.choice("kind", KINDS),
     )
     return Lines(
         location=location,
@@ -58,7 +58,7 @@ def open_jsonl(
 
 @dataclass(frozen=True, kw_only=True)
 class Fields:
-    """Which fields of a record make its document."""
+    """The fields of a record that make its document."""
 
     id: tuple[str, ...]
     text: str
@@ -67,10 +67,10 @@ class Fields:
     kind: str
 
     def document(self, record: Mapping[str, Any], _text: str) -> tuple[str, Callable[[], Document]]:
-        """Tell the id of a record, and how to make its document.
+        """Return the id of a record, and a function that creates its document.
 
         Raises:
-            Rejected: it has no usable id or text, or a title or number that is none.
+            Rejected: the id, text, title or a number is missing or invalid.
         """
         name = self._id(record)
         return name, partial(
@@ -90,17 +90,17 @@ class Fields:
             value = _value(record, name)
             if value is not None:
                 break
-        # A bool is an int to Python, but names nothing.
+        # A bool is an int in Python, but not an id.
         if isinstance(value, int) and not isinstance(value, bool):
             return str(value)
         if not isinstance(value, str) or not value.strip():
-            problem = "is missing" if value is None else f"has to be a text or an integer, not {value!r}"
+            problem = "is missing" if value is None else f"must be a string or an integer, not {value!r}"
             raise Rejected(f"{' or '.join(self.id)} {problem}")
         return value
 
 
-def _value(record: Mapping[str, Any], name: str) -> Any:  # whatever JSON can hold
-    """Look a field up, by its whole name first and then along its dots; None where there is none."""
+def _value(record: Mapping[str, Any], name: str) -> Any:  # any JSON value
+    """Look up a field, first by its whole name and then along its dots; returns None if it is missing."""
     if name in record:
         return record[name]
     if "." not in name:
@@ -119,13 +119,13 @@ def _string(record: Mapping[str, Any], name: str, default: object) -> str:
         value = default
     if not isinstance(value, str):
         raise Rejected(
-            f"{name} is missing" if value is _ABSENT else f"{name} has to be a text, not {value!r:.60}"
+            f"{name} is missing" if value is _ABSENT else f"{name} must be a string, not {value!r:.60}"
         )
     return value
 
 
 def _scalar(record: Mapping[str, Any], name: str) -> Scalar | None:
-    """Read a field to filter by; what is not flat becomes its JSON."""
+    """Read a field to filter by; nested values become their JSON."""
     value = _value(record, name)
     if isinstance(value, dict | list):
         return json.dumps(value, ensure_ascii=False, separators=(",", ":"))

@@ -1,4 +1,4 @@
-"""Files that hold one JSON object a line: what the sources of JSON records share."""
+"""Files with one JSON object per line, the basis of all sources of JSON records."""
 
 from __future__ import annotations
 
@@ -12,34 +12,34 @@ from typing import TYPE_CHECKING, Any
 from flowbed.errors import Misconfigured, Rejected
 from flowbed.records import Document, Entry, Page, Problem, canonical
 from flowbed.sources.decoding import UNUSABLE, decoded
-from flowbed.sources.id_table import Places
-from flowbed.sources.paging import in_threads, paged
-from flowbed.sources.parsing import parsed, parsed_text
+from flowbed.sources.id_table import IdTable
+from flowbed.sources.paging import in_pages, in_threads
+from flowbed.sources.parsing import parse_json, parse_record
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Iterator, Mapping
 
-# A file may be written again within one tick of its clock, which is 2 s on FAT; older times can be trusted.
-SETTLED_NS = 2_000_000_000
+# A file may be written again within one tick of the file system's clock, 2 s on FAT; older times are reliable.
+CLOCK_TICK_NS = 2_000_000_000
 
-# Records past this are no passages of text; reading them whole would fill the memory.
+# Longer records are not passages of text, and reading them whole would fill the memory.
 LONGEST_RECORD = 20 * 2**20
 
 READ_BYTES = 2**20
 
-# Of a place, the bits that number a line in its file; those above them number the file.
+# Bits of a place for the line number; the bits above are the file number.
 LINE_BITS = 40
 
 
 @dataclass(frozen=True, kw_only=True)
 class Lines:
-    """A source of JSON records in a file, in the files of a folder or in those that a pattern names.
+    """A source of JSON records in a file, in the files of a folder, or in the files that match a pattern.
 
-    `document` tells the id of a record, given with its text, and how to make its document: most are never made, as they
-    have not changed. It raises `Rejected` for what can be none. `fingerprint` names everything that decides what it
-    makes: records are read again when it changes. Files that have not been touched since a fetch
-    without problems are not read again. A record that cannot be read is a problem of no known document: it may be any
-    of those that the fetch missed.
+    `document` gets a record and its text, and returns the record's id and a function that creates its document: most
+    documents are never created, since they have not changed. It raises `Rejected` for invalid records. `fingerprint`
+    names everything that decides the result: when it changes, all records are read again. Files that were not touched
+    since a fetch without problems are not read. A record that cannot be read is a problem of an unknown document: it
+    may be any of those missing in the fetch.
     """
 
     location: str
@@ -50,7 +50,7 @@ class Lines:
     clock: Callable[[], int]
 
     async def fetch(self, cursor: str) -> AsyncIterator[Page]:
-        """List every record, or nothing where no file was touched since `cursor`."""
+        """List every record, or nothing if no file was touched since `cursor`."""
         async for page in in_threads(self._pages(cursor)):
             yield page
 
@@ -63,11 +63,11 @@ class Lines:
             yield Page(cursor=cursor)
             return
         scan = _Scan(names=list(files))
-        yield from paged(self._found(files, scan))
+        yield from in_pages(self._found(files, scan))
         steady = _stamps(files) == before
-        settled = all(stamp[2] < began - SETTLED_NS for stamp in before)
+        settled = all(stamp[2] < began - CLOCK_TICK_NS for stamp in before)
         trusted = steady and settled and not scan.problems
-        # Without a cursor the next fetch reads everything again, and finds the same problems.
+        # Without a cursor, the next fetch reads everything again and finds the same problems.
         yield Page(cursor=state if trusted else "", complete=steady)
 
     def _found(self, files: Mapping[str, Path], scan: _Scan) -> Iterator[tuple[Entry | Problem, int]]:
@@ -96,16 +96,16 @@ class Lines:
     def _parsed(self, raw: bytes, fault: str) -> tuple[str, Callable[[], Document]]:
         if fault:
             raise Rejected(fault)
-        text, record = parsed(raw)
+        text, record = parse_record(raw)
         if not isinstance(record, dict):
-            raise Rejected(f"a record is a JSON object, this is {_KINDS.get(type(record), 'a number')}")
+            raise Rejected(f"expected a JSON object, found {_KINDS.get(type(record), 'a number')}")
         document, read = self.document(record, text)
         if UNUSABLE.search(document):
-            raise Rejected(f"id {document!r} holds control characters")
+            raise Rejected(f"id {document!r} contains control characters")
         return document, read
 
     def _below(self) -> Iterator[Path]:
-        """Go through a folder; one in it that cannot be listed stops the fetch, since it may hold any record."""
+        """Walk through a folder; a subfolder that cannot be listed stops the fetch, since it may contain any record."""
 
         def refuse(error: OSError) -> None:
             raise Misconfigured(
@@ -118,7 +118,7 @@ class Lines:
             yield from (path for path in paths if path.suffix in self.suffixes and path.is_file())
 
     def _files(self) -> dict[str, Path]:
-        """Name the files to read, in order."""
+        """Return the files to read, in order."""
         try:
             if self.path.is_dir():
                 return {path.relative_to(self.path).as_posix(): path for path in sorted(self._below())}
@@ -140,14 +140,14 @@ class Lines:
 
 @dataclass(kw_only=True)
 class _Scan:
-    """What one reading of all files has met so far."""
+    """What one pass over all files has seen so far."""
 
     names: list[str]
     problems: int = 0
-    places: Places = field(default_factory=Places)
+    places: IdTable = field(default_factory=IdTable)
 
     def named(self, place: int) -> str:
-        """Write a place for people."""
+        """Format a place for messages."""
         return f"{self.names[place >> LINE_BITS]}:{place & (1 << LINE_BITS) - 1}"
 
     def problem(self, name: str, number: int, reason: str, *, document: str = "") -> Problem:
@@ -155,11 +155,11 @@ class _Scan:
         return Problem(subject=f"{name}:{number}" if number else name, reason=reason, document=document)
 
 
-_KINDS = {str: "a text", list: "a list", bool: "a truth value", type(None): "null"}
+_KINDS = {str: "a string", list: "a list", bool: "a boolean", type(None): "null"}
 
 
 def _stamps(files: Mapping[str, Path]) -> list[list[Any]]:
-    """Note size, time and identity of each file."""
+    """Return size, time and identity of each file."""
     stamps = []
     for name, path in files.items():
         try:
@@ -172,7 +172,7 @@ def _stamps(files: Mapping[str, Path]) -> list[list[Any]]:
 
 
 def _records(path: Path) -> Iterator[tuple[int, bytes, str]]:
-    """Read (line number, record, fault); a `.json` file may also be a single record, or a list of them."""
+    """Yield (line number, record, fault); a `.json` file may also be a single record, or a list of records."""
     with path.open("rb", buffering=READ_BYTES) as file:
         if path.suffix == ".json":
             whole = file.read(LONGEST_RECORD)
@@ -197,9 +197,9 @@ def _records(path: Path) -> Iterator[tuple[int, bytes, str]]:
 
 
 def _whole(raw: bytes) -> list[tuple[int, bytes, str]] | None:
-    """Read a file as one JSON object, or as a list of them; None where it is neither."""
+    """Parse a file as one JSON object, or as a list of objects; None if it is neither."""
     try:
-        value = parsed_text(decoded(raw))
+        value = parse_json(decoded(raw))
     except Rejected:
         return None
     if isinstance(value, list):
@@ -208,9 +208,9 @@ def _whole(raw: bytes) -> list[tuple[int, bytes, str]] | None:
 
 
 def _cut_short(raw: bytes) -> str:
-    """Say that the last line of a file, which has no line end, stops within its record, where it does."""
+    """Return a message if the last line of a file, which has no line end, stops inside its record."""
     try:
-        parsed_text(decoded(raw))
+        parse_json(decoded(raw))
     except Rejected as error:
         return f"the file ends in the middle of this record ({error})"
     return ""

@@ -1,4 +1,4 @@
-"""The options of a source, as a person wrote them in `flowbed.toml` or on the command line."""
+"""The options of a source, as written in `flowbed.toml` or on the command line."""
 
 from __future__ import annotations
 
@@ -11,14 +11,14 @@ if TYPE_CHECKING:
 
 
 class Options:
-    """Options of one kind of source, each read once and checked.
+    """The options of one source, checked when read.
 
     Raises:
-        Misconfigured: an option is not one of `known`.
+        Misconfigured: an option is not in `known`.
     """
 
     def __init__(self, kind: str, options: Mapping[str, object], known: Sequence[str]) -> None:
-        """Refuse options that the kind does not know, which may be misspelt ones that it does."""
+        """Reject unknown options, which may be misspelt."""
         self._kind = kind
         self._options = options
         unknown = sorted(set(options) - set(known))
@@ -28,31 +28,31 @@ class Options:
                 f"its options are: {', '.join(known) or 'none'}"
             )
 
-    def text(self, name: str, default: str) -> str:
-        """Read an option that is one text."""
+    def string(self, name: str, default: str) -> str:
+        """Return a string option."""
         value = self._options.get(name, default)
         if not isinstance(value, str):
-            raise self._wrong(name, "a text")
+            raise self._wrong(name, "a string")
         return value
 
     def choice(self, name: str, choices: Sequence[str]) -> str:
-        """Read an option that is one of a few words, the first unless said otherwise."""
-        value = self.text(name, choices[0])
+        """Return an option that must be one of `choices`; the first is the default."""
+        value = self.string(name, choices[0])
         if value not in choices:
             raise self._wrong(name, f"one of: {', '.join(choices)}")
         return value
 
-    def listed(self, name: str) -> tuple[str, ...]:
-        """Read an option that is a list of texts, or one text with commas between them."""
+    def strings(self, name: str) -> tuple[str, ...]:
+        """Return an option that is a list of strings, or one string separated by commas."""
         value = self._options.get(name, ())
         if isinstance(value, str):
             value = value.split(",")
         if not isinstance(value, list | tuple) or not all(isinstance(item, str) for item in value):
-            raise self._wrong(name, "a list of texts, or one text with commas between them")
+            raise self._wrong(name, "a list of strings, or one string separated by commas")
         return tuple(item.strip() for item in value if item.strip())
 
-    def number(self, name: str, default: int) -> int:
-        """Read an option that is an integer above 0; the command line hands it over as text."""
+    def positive_integer(self, name: str, default: int) -> int:
+        """Return an integer option above 0; the command line passes it as a string."""
         value = self._options.get(name, default)
         if isinstance(value, str) and value.isdecimal():
             value = int(value)
@@ -62,5 +62,5 @@ class Options:
 
     def _wrong(self, name: str, wanted: str) -> Misconfigured:
         return Misconfigured(
-            f"option {name!r} of a source of kind {self._kind!r} has to be {wanted}, not {self._options[name]!r}"
+            f"option {name!r} of a source of kind {self._kind!r} must be {wanted}, not {self._options[name]!r}"
         )

@@ -1,4 +1,4 @@
-"""What a source found, gathered into pages, each made in a thread."""
+"""Collect what a source finds into pages, each in a thread."""
 
 from __future__ import annotations
 
@@ -10,15 +10,15 @@ from flowbed.records import Entry, Page, Problem
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Iterable, Iterator
 
-# Enough for a page to be worth a transaction, few enough for the first to come at once.
+# Enough for a page to be worth a transaction, few enough for the first to come quickly.
 PAGE_ENTRIES = 1_000
 
-# Entries that hold their text fill a page sooner, so that long records do not fill the memory.
+# Long records fill a page sooner, so that they do not fill the memory.
 PAGE_BYTES = 8 * 2**20
 
 
-def paged(found: Iterable[tuple[Entry | Problem, int]]) -> Iterator[Page]:
-    """Gather what was found, each with the bytes it holds in memory, into pages of which none is the last."""
+def in_pages(found: Iterable[tuple[Entry | Problem, int]]) -> Iterator[Page]:
+    """Collect entries, each with its size in memory, into pages, none of them marked as the last."""
     entries: list[Entry] = []
     problems: list[Problem] = []
     held = 0
@@ -36,6 +36,6 @@ def paged(found: Iterable[tuple[Entry | Problem, int]]) -> Iterator[Page]:
 
 
 async def in_threads(pages: Iterator[Page]) -> AsyncIterator[Page]:
-    """Hand pages over one by one, each made in a thread, since reading files blocks."""
+    """Yield pages, each created in a thread, since reading files blocks."""
     while (page := await asyncio.to_thread(next, pages, None)) is not None:
         yield page

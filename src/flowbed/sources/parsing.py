@@ -1,4 +1,4 @@
-"""Bytes of a record to what its JSON says, or the reason why it says nothing."""
+"""Parse the JSON of a record."""
 
 from __future__ import annotations
 
@@ -11,27 +11,27 @@ from flowbed.errors import Rejected
 from flowbed.records import canonical
 from flowbed.sources.decoding import decoded
 
-# What orjson reads as Python's own parser does, wherever it reads it at all.
+# Types that orjson parses exactly as Python does.
 _SURE = frozenset({str, int, bool, type(None)})
 
-# Python's parser refuses what is nested about a thousand deep, orjson a little later.
+# Python's parser fails at a nesting of about a thousand, orjson a little later.
 _BRACKETS = 500
 
-# Numbers of fewer digits fit into the 64 bits that orjson has for them; of longer ones it makes fractions.
+# Shorter integers fit into orjson's 64 bits; it turns longer ones into floats.
 _LONG = b"0" * 19
 _DIGITS = bytes.maketrans(b"123456789", b"0" * 9)
 
 
-def parsed(raw: bytes) -> tuple[str, Any]:
-    """Decode and parse one JSON value; both come back.
+def parse_record(raw: bytes) -> tuple[str, Any]:
+    """Decode and parse one JSON value; return the text and the value.
 
     Raises:
-        Rejected: `raw` is not UTF-8 or not JSON, or an object in it holds half a character; the message says where.
+        Rejected: `raw` is not UTF-8 or not JSON, or contains a lone surrogate; the message says where.
     """
     try:
         value = orjson.loads(raw)
     except orjson.JSONDecodeError:
-        return _parsed_slowly(raw)  # which knows the reason, and a byte order mark
+        return _parsed_slowly(raw)  # finds the reason, and handles a byte order mark
     if type(value) is dict and _SURE.issuperset(map(type, value.values())):
         return raw.decode(), value
     if raw.count(b"{") + raw.count(b"[") > _BRACKETS or _LONG in raw.translate(_DIGITS):
@@ -41,17 +41,17 @@ def parsed(raw: bytes) -> tuple[str, Any]:
 
 def _parsed_slowly(raw: bytes) -> tuple[str, Any]:
     text = decoded(raw)
-    value = parsed_text(text)
+    value = parse_json(text)
     if isinstance(value, dict) and b"\\u" in raw:
         _refuse_lone_surrogates(value)
     return text, value
 
 
-def parsed_text(text: str) -> Any:  # whatever JSON can hold
-    """Parse one JSON value, which may hold halves of characters.
+def parse_json(text: str) -> Any:  # any JSON value
+    """Parse one JSON value, which may contain lone surrogates.
 
     Raises:
-        Rejected: it is none.
+        Rejected: `text` is not JSON.
     """
     try:
         return _DECODER.decode(text)
@@ -62,18 +62,18 @@ def parsed_text(text: str) -> Any:  # whatever JSON can hold
 
 
 def _no_constant(name: str) -> float:
-    raise ValueError(f"{name} is no number of JSON")
+    raise ValueError(f"{name} is not valid JSON")
 
 
-# Made once: `json.loads` with an option makes a decoder for each call.
+# Created once: `json.loads` with an option creates a decoder per call.
 _DECODER = json.JSONDecoder(parse_constant=_no_constant)
 
 
 def _refuse_lone_surrogates(value: dict[str, Any]) -> None:
-    r"""Refuse half characters such as `"\ud83d"`, which no UTF-8 can hold."""
+    r"""Reject lone surrogates such as `"\ud83d"`, which UTF-8 cannot encode."""
     try:
         canonical(value)
     except UnicodeEncodeError as error:
         raise Rejected(
-            f"holds half a character (\\u{ord(error.object[error.start]):04x} without its other half)"
+            f"contains half a character (\\u{ord(error.object[error.start]):04x} without its other half)"
         ) from error

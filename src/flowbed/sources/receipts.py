@@ -1,4 +1,4 @@
-"""Receipts from OCR: one a line, or one a file."""
+"""Receipts from OCR: one per line, or one per file."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ def open_receipts(
     """Open receipts: a file, a folder of `*.jsonl` and `*.json`, or a pattern. There are no options.
 
     Raises:
-        Misconfigured: an option was given.
+        Misconfigured: an option is given.
     """
     Options("receipts", options, ())
     return Lines(
@@ -35,17 +35,17 @@ def open_receipts(
 
 
 def receipt_document(record: Mapping[str, Any], text: str) -> tuple[str, Callable[[], Document]]:
-    """Tell the id of a receipt, and how to make its document, whose lines and words are the chunker's to read.
+    """Return the id of a receipt, and a function that creates its document; the chunker reads its lines and words.
 
     Raises:
-        Rejected: the receipt cannot be named.
+        Rejected: the receipt has no valid id.
     """
     image = record.get("image_id")
     if not isinstance(image, str) or not image or "#" in image:
-        raise Rejected(f"image_id has to be a text without '#', not {image!r:.60}")
+        raise Rejected(f"image_id must be a string without '#', not {image!r:.60}")
     number = record.get("receipt_id")
-    # A bool is an int to Python, but numbers nothing.
+    # A bool is an int in Python, but not a number of a receipt.
     if not isinstance(number, int) or isinstance(number, bool) or number < 0:
-        raise Rejected(f"receipt_id has to be an integer of 0 or more, not {number!r:.60}")
+        raise Rejected(f"receipt_id must be an integer of 0 or more, not {number!r:.60}")
     name = f"IMAGE#{image}#RECEIPT#{number:05d}"
     return name, partial(Document, id=name, kind="receipt", text=text)

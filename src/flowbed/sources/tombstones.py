@@ -1,4 +1,4 @@
-"""A source that the project has no more: a complete fetch of it lists nothing, so that all it held is deleted."""
+"""A source removed from the project: its fetch is complete and empty, so that all its documents are deleted."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ if TYPE_CHECKING:
     from collections.abc import AsyncIterator
 
 
-class Removed:
-    """What is left of a source."""
+class RemovedSource:
+    """A removed source."""
 
     location = "nowhere"
 
     async def fetch(self, cursor: str) -> AsyncIterator[Page]:
-        """List nothing, completely."""
+        """List nothing, as a complete fetch."""
         yield Page(cursor=cursor, complete=True)

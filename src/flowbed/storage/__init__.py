@@ -1,4 +1,4 @@
-"""Named bytes with conditional writes: `file://`, `memory://`, `s3://`."""
+"""Object stores with conditional writes: `file://`, `memory://`, `s3://`."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, kw_only=True)
 class Stored:
-    """The bytes of one object and the tag that a conditional replacement must name."""
+    """The bytes of an object, and the etag that names this state of it."""
 
     body: bytes
     etag: str
@@ -23,7 +23,7 @@ class Stored:
 
 @dataclass(frozen=True, kw_only=True)
 class Listed:
-    """One object in a listing; `modified` is microseconds since 1970."""
+    """An object in a listing; `modified` is microseconds since 1970."""
 
     key: str
     size: int
@@ -32,62 +32,62 @@ class Listed:
 
 @dataclass(frozen=True, kw_only=True)
 class Location:
-    """Where another library may do its own I/O below a key: an address and that library's storage options."""
+    """Where another library may do its own I/O: a URI, and that library's storage options."""
 
     uri: str
     options: Mapping[str, str]
 
 
 class Store(Protocol):
-    """Named bytes. Keys are relative, `/`-separated. Every write is whole or absent, whatever happens meanwhile.
+    """An object store. Keys are relative and `/`-separated. Every write is atomic: whole or absent, even after a crash.
 
-    Every method raises `Transient` when the same call may succeed later and `OutOfSpace` when the disk is full.
+    Every method raises `Transient` if the same call may succeed later, and `OutOfSpace` if the disk is full.
     """
 
     url: str
 
     async def get(self, key: str) -> Stored:
-        """Read an object whole; raises `NotFound`."""
+        """Return an object; raises `NotFound`."""
         ...
 
     def stream(self, key: str) -> AsyncIterator[bytes]:
-        """Read an object in pieces; raises `NotFound` at the first."""
+        """Iterate over the bytes of an object; raises `NotFound` at the first piece."""
         ...
 
     async def put(self, key: str, body: bytes | AsyncIterable[bytes]) -> None:
-        """Write an object, in the place of any that is there; a stream is never held whole in memory."""
+        """Write an object, replacing any existing one; a stream is never held in memory whole."""
         ...
 
     async def create(self, key: str, body: bytes) -> str:
-        """Write an object that must not exist, and return its etag; raises `Conflict` when it does."""
+        """Write a new object and return its etag; raises `Conflict` if the key exists."""
         ...
 
     async def replace(self, key: str, body: bytes, *, etag: str) -> str:
-        """Write an object in the place of the one with `etag`; raises `Conflict` when that is no longer there.
+        """Replace the object that has `etag` and return the new etag; raises `Conflict` if it has changed or is gone.
 
-        Bodies of one key must all differ: equal bytes may carry an equal etag. `Transient` may also mean that it is
-        not known whether the object was replaced.
+        All bodies of a key must differ, since equal bytes may have equal etags. `Transient` may also mean that it is
+        unknown whether the object was replaced.
         """
         ...
 
     def list(self, prefix: str) -> AsyncIterator[Listed]:
-        """List the objects below `prefix` (a whole folder name, or nothing) in no particular order, in pages."""
+        """Iterate over the objects below `prefix` (a whole folder name, or "" for all) in no particular order."""
         ...
 
     async def folders(self, prefix: str) -> Sequence[str]:
-        """Name the folders right below `prefix`, in order, without going through what they hold."""
+        """Return the names of the folders directly below `prefix`, in order, without listing their contents."""
         ...
 
     async def delete(self, keys: Sequence[str]) -> None:
-        """Remove objects; one that is not there is no error."""
+        """Delete objects; missing ones are ignored."""
         ...
 
     def location(self, key: str) -> Location:
-        """Say where Lance may keep a dataset under `key`."""
+        """Return where Lance may keep a dataset under `key`."""
         ...
 
 
-# Loaded by name, so that a store in a folder costs no import of obstore. A URL without a scheme is a path.
+# Loaded by name, so that a store in a folder does not import obstore. A URL without a scheme is a path.
 KINDS = {
     "": "flowbed.storage.files:open_files",
     "file": "flowbed.storage.files:open_files",
@@ -98,12 +98,12 @@ LOCAL = {"", "file", "memory"}
 
 
 def open_store(url: str, *, folder: Path, options: Mapping[str, str] | None = None) -> Store:
-    """Open the store at `url`; a relative `file` path is taken below `folder`, and made where absent.
+    """Open the store at `url`; a relative `file` path is below `folder`, and is created if absent.
 
-    `options` say where a server is and how it is spoken to; what is on this machine has none.
+    `options` are those of a remote store; stores on this machine have none.
 
     Raises:
-        Misconfigured: the scheme is not one that Flowbed stores on, the folder cannot be made, or an option is unknown.
+        Misconfigured: the scheme or an option is unknown, or the folder cannot be created.
     """
     scheme = url.partition("://")[0] if "://" in url else ""
     target = KINDS.get(scheme)
@@ -113,7 +113,9 @@ def open_store(url: str, *, folder: Path, options: Mapping[str, str] | None = No
             " or s3://"
         )
     if options and scheme in LOCAL:
-        raise Misconfigured(f"store_options: store {url!r} has none; take out {', '.join(sorted(options))}")
+        raise Misconfigured(
+            f"store_options: store {url!r} takes no options; remove {', '.join(sorted(options))}"
+        )
     module, _, attribute = target.partition(":")
     opener: Callable[..., Store] = getattr(import_module(module), attribute)
     return opener(url, folder=folder) if scheme in LOCAL else opener(url, options=options or {})

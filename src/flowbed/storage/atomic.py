@@ -1,4 +1,4 @@
-"""Atomic writes of single files, for whatever needs no store: settings, downloaded models, caches."""
+"""Atomic writes of single files outside a store: settings, local models, caches."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ FULL = (errno.ENOSPC, errno.EDQUOT)
 
 
 def write_whole(path: Path, content: bytes) -> None:
-    """Write a file so that readers, and a crash at any moment, find the old content or the new, never a part.
+    """Write a file atomically: readers find the old content or the new, never a part, even after a crash.
 
     Raises:
         OutOfSpace: the disk is full.
-        Misconfigured: the folder cannot be written to.
+        Misconfigured: the folder is not writable.
     """
     draft = path.with_name(f".{path.name}.{secrets.token_hex(8)}")
     try:

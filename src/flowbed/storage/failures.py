@@ -1,4 +1,4 @@
-"""What the answers of a store mean, and how long it is asked again."""
+"""What the errors of a remote store mean, and how long they are retried."""
 
 from __future__ import annotations
 
@@ -17,41 +17,42 @@ if TYPE_CHECKING:
 
 Answer = TypeVar("Answer")
 
-# S3 answers 409 and 503 for moments, not for minutes.
-SETTLED = timedelta(seconds=60)
+# How long to retry: S3 answers 409 and 503 for moments, not for minutes.
+RETRY_TIMEOUT = timedelta(seconds=60)
 CODE = re.compile(r"<Code>(\w+)</Code>")
 DENIED = ("403 Forbidden", "<Code>ExpiredToken</Code>")
 
 
 def first_line(error: Exception) -> str:
-    """Shorten what obstore says: below its first line are S3's own answer, as XML, and obstore's insides."""
-    said = str(error) or type(error).__name__
-    line = said.splitlines()[0].partition(": <?xml")[0]
-    code = CODE.search(said)
+    """Return the first line of obstore's message; below it are S3's answer, as XML, and obstore's internals."""
+    text = str(error) or type(error).__name__
+    line = text.splitlines()[0].partition(": <?xml")[0]
+    code = CODE.search(text)
     return f"{line} ({code[1]})" if code else line
 
 
-def require_sense(error: Exception, key: str, url: str) -> None:
-    """Raise `Misconfigured` for what no other attempt will mend: its kinds are told apart only by their text."""
-    said = str(error)
+def raise_if_permanent(error: Exception, key: str, url: str) -> None:
+    """Raise `Misconfigured` for errors that no retry will fix; only their text tells them apart."""
+    text = str(error)
     why = f": {first_line(error)}"
-    if "NoSuchBucket" in said:
-        fault, why = f"there is no bucket for store {url}; make it, or set another store", ""
-    elif "169.254.169.254" in said:
+    if "NoSuchBucket" in text:
+        fault, why = f"the bucket of store {url} does not exist; create it, or set another store", ""
+    elif "169.254.169.254" in text:
         fault = (
-            f"no keys to store {url} were found; set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or"
-            " AWS_PROFILE, or run where a role gives them"
+            f"no credentials for store {url} were found; set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or"
+            " AWS_PROFILE, or run where a role provides them"
         )
-    elif "incorrectly configured region" in said or "AuthorizationHeaderMalformed" in said:
+    elif "incorrectly configured region" in text or "AuthorizationHeaderMalformed" in text:
         fault = f"the bucket of store {url} is in another region; set AWS_REGION"
-    elif "501 Not Implemented" in said:
+    elif "501 Not Implemented" in text:
         fault = f"store {url} has no conditional writes; use one that has, such as Amazon S3, or a folder"
     elif isinstance(error, (PermissionDeniedError, UnauthenticatedError)) or any(
-        sign in said for sign in DENIED
+        sign in text for sign in DENIED
     ):
         fault = (
-            f"no permission for {key!r} in {url}; the keys have to be right and allow s3:GetObject,"
-            " s3:PutObject, s3:DeleteObject and s3:ListBucket (without it, S3 says so of what is not there too)"
+            f"no permission for {key!r} in {url}; the credentials must be valid and allow s3:GetObject,"
+            " s3:PutObject, s3:DeleteObject and s3:ListBucket (without it, S3 also denies access to objects that do"
+            " not exist)"
         )
     else:
         return
@@ -59,21 +60,26 @@ def require_sense(error: Exception, key: str, url: str) -> None:
 
 
 def attempts(*, on: type[Transient]) -> AsyncIterator[stamina.Attempt]:
-    """Try, and try again while `on` is raised."""
+    """Retry a block while it raises `on`."""
 
-    def again(error: Exception) -> bool:
+    def should_retry(error: Exception) -> bool:
         if not isinstance(error, on):
             return False
         reached(RETRIED, reason=str(error))
         return True
 
     return stamina.retry_context(
-        on=again, attempts=None, timeout=SETTLED, wait_initial=0.05, wait_max=2.0, wait_jitter=0.1
+        on=should_retry,
+        attempts=None,
+        timeout=RETRY_TIMEOUT,
+        wait_initial=0.05,
+        wait_max=2.0,
+        wait_jitter=0.1,
     )
 
 
-async def repeated(call: Callable[..., Awaitable[Answer]], *args: object) -> Answer:
-    """Make a call that may be repeated as often as one likes."""
+async def with_retries(call: Callable[..., Awaitable[Answer]], *args: object) -> Answer:
+    """Make a call that is safe to repeat, with retries."""
     async for attempt in attempts(on=Transient):
         with attempt:
             return await call(*args)

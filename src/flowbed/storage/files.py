@@ -1,7 +1,7 @@
-"""Objects as the files of a folder, safe against other processes, `kill -9` and loss of power.
+"""A store in a folder, safe against concurrent processes, `kill -9` and power loss.
 
-obstore's own local store lacks what matters here: it neither replaces by etag nor syncs what it wrote, it keeps the
-unfinished files of killed processes, and it refuses names that end in `#` and digits.
+obstore's local store is not enough: it cannot replace by etag, does not sync its writes, leaves the unfinished files of
+killed processes behind, and rejects names that end in `#` and digits.
 """
 
 from __future__ import annotations
@@ -19,32 +19,32 @@ from flowbed.errors import Conflict, Error, Misconfigured, NotFound, OutOfSpace,
 from flowbed.storage import Listed, Location, Stored
 from flowbed.storage.atomic import sync_folder
 from flowbed.storage.keys import RESERVED, checked, checked_prefix
-from flowbed.storage.writing import Writing, locked, prune, sweep
+from flowbed.storage.writing import AtomicFile, locked, prune, sweep
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterable, AsyncIterator, Callable, Coroutine, Iterator, Sequence
 
 Result = TypeVar("Result")
 
-# Read and written in pieces of this many bytes: large enough that a change of thread costs nothing beside it.
+# Bytes per read and write: so large that switching threads costs nothing in comparison.
 PIECE = 1 << 20
 
-# Objects are listed in pages of this many, as S3 lists them.
+# Objects per page of a listing, as in S3.
 PAGE = 1000
 
 FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 FORBIDDEN = {errno.EACCES, errno.EPERM, errno.EROFS}
 MISNAMED = {errno.EEXIST, errno.EISDIR, errno.ENAMETOOLONG, errno.ENOTDIR, errno.ENOTEMPTY}
 
-# What reading a file that is not there ends in, a name above it being a file or itself being a folder included.
+# What reading a missing file raises, including when a parent is a file or the path is a folder.
 ABSENT = (FileNotFoundError, IsADirectoryError, NotADirectoryError)
 
 
 def open_files(path: str, *, folder: Path) -> Files:
-    """Open the store in the folder that `path` names (a path or a `file://` URL), made where absent.
+    """Open the store in a folder, given as a path or a `file://` URL; it is created if absent.
 
     Raises:
-        Misconfigured: there can be no such folder.
+        Misconfigured: the folder cannot be created.
     """
     plain = unquote(path.removeprefix("file://")) if path.startswith("file://") else path
     root = Path(os.path.abspath(folder / plain))  # noqa: PTH100 - resolve() would follow links that may yet be moved
@@ -52,27 +52,27 @@ def open_files(path: str, *, folder: Path) -> Files:
         root.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise Misconfigured(
-            f"store {path!r} cannot be made at {root}: {error.strerror}; set another folder"
+            f"store {path!r} cannot be created at {root}: {error.strerror}; set another folder"
         ) from error
     return Files(root)
 
 
 class Files:
-    """A store in a folder of this machine, shared with any number of processes.
+    """A store in a folder of this machine, shared by any number of processes.
 
-    An etag is the SHA-256 of the body: no clock and no inode can make two bodies look alike. Where a call is cancelled,
-    it ends once the operating system has done with it, so that nothing is written behind the caller's back.
+    An etag is the SHA-256 of the body, so that neither clock nor inode can make two bodies look alike. A cancelled call
+    waits for the operating system to finish, so that nothing is written after it has returned.
     """
 
     def __init__(self, root: Path) -> None:
-        """Keep objects below `root`, which exists."""
+        """Store objects below `root`, which exists."""
         self.root = root
         self.url = root.as_uri()
         self._own = root / RESERVED
         self._swept = False
 
     async def get(self, key: str) -> Stored:
-        """Read an object whole; raises `NotFound`."""
+        """Return an object; raises `NotFound`."""
         path = self._path(key)
 
         def read() -> Stored:
@@ -82,7 +82,7 @@ class Files:
         return await self._read(key, read)
 
     async def stream(self, key: str) -> AsyncIterator[bytes]:
-        """Read an object in pieces; raises `NotFound` at the first."""
+        """Iterate over the bytes of an object; raises `NotFound` at the first piece."""
         path = self._path(key)
         file = await self._read(key, lambda: path.open("rb", buffering=0))
         try:
@@ -92,7 +92,7 @@ class Files:
             file.close()
 
     async def put(self, key: str, body: bytes | AsyncIterable[bytes]) -> None:
-        """Write an object, in the place of any that is there; a stream is never held whole in memory."""
+        """Write an object, replacing any existing one; a stream is never held in memory whole."""
         path = self._path(key)
         if isinstance(body, bytes):
             await self._write(key, body)
@@ -106,7 +106,7 @@ class Files:
             await self._call(key, writing.discard)
 
     async def create(self, key: str, body: bytes) -> str:
-        """Write an object that must not exist, and return its etag; raises `Conflict` when it does."""
+        """Write a new object and return its etag; raises `Conflict` if the key exists."""
         path = self._path(key)
 
         def absent() -> None:
@@ -117,14 +117,14 @@ class Files:
         return _etag(body)
 
     async def replace(self, key: str, body: bytes, *, etag: str) -> str:
-        """Write an object in the place of the one with `etag`; raises `Conflict` when that is no longer there."""
+        """Replace the object that has `etag`, return its new etag; raises `Conflict` if it changed or is gone."""
         path = self._path(key)
 
         def unchanged() -> None:
             try:
                 present = _etag(path.read_bytes())
             except ABSENT as error:
-                raise Conflict(f"{key!r} in {self.url} is gone since it was read") from error
+                raise Conflict(f"{key!r} in {self.url} was deleted since it was read") from error
             if present != etag:
                 raise Conflict(f"{key!r} in {self.url} has changed since it was read")
 
@@ -132,14 +132,14 @@ class Files:
         return _etag(body)
 
     async def list(self, prefix: str) -> AsyncIterator[Listed]:
-        """List the objects below `prefix` in no particular order, in pages."""
+        """Iterate over the objects below `prefix` in no particular order."""
         found = self._walk(checked_prefix(prefix))
         while page := await self._call(prefix, lambda: list(islice(found, PAGE))):
             for listed in page:
                 yield listed
 
     async def folders(self, prefix: str) -> Sequence[str]:
-        """Name the folders right below `prefix`, in order."""
+        """Return the names of the folders directly below `prefix`, in order."""
         place = self.root / checked_prefix(prefix)
 
         def look() -> list[str]:
@@ -151,7 +151,7 @@ class Files:
         return await self._call(prefix, look)
 
     async def delete(self, keys: Sequence[str]) -> None:
-        """Remove objects; one that is not there is no error."""
+        """Delete objects; missing ones are ignored."""
         paths = {key: self._path(key) for key in keys}
         for key, path in paths.items():
             await self._call(key, self._remove, path)
@@ -159,7 +159,7 @@ class Files:
             await self._call(str(folder), self._settle, folder)
 
     def location(self, key: str) -> Location:
-        """Say where Lance may keep a dataset under `key`."""
+        """Return where Lance may keep a dataset under `key`."""
         return Location(uri=str(self._path(key)), options={})
 
     def _path(self, key: str) -> Path:
@@ -187,7 +187,7 @@ class Files:
         await self._call(key, write)
 
     async def _call(self, key: str, call: Callable[..., Result], *args: object) -> Result:
-        """Call in a thread, and say in Flowbed's own errors what the operating system refused."""
+        """Run a call in a thread, and translate errors of the operating system."""
         try:
             return await _finished(asyncio.to_thread(call, *args))
         except OSError as error:
@@ -210,11 +210,11 @@ class Files:
             )
         return Transient(f"cannot reach {what}: {error}")
 
-    def _begin(self) -> Writing:
+    def _begin(self) -> AtomicFile:
         if not self._swept:
             sweep(self._own)
             self._swept = True
-        return Writing(self._own)
+        return AtomicFile(self._own)
 
     def _remove(self, path: Path) -> None:
         try:
@@ -224,7 +224,7 @@ class Files:
             return
 
     def _settle(self, folder: Path) -> None:
-        """Put removals on disk, so that what was forgotten stays so, and drop folders that hold nothing."""
+        """Sync removals to disk, so that deleted objects stay deleted, and remove empty folders."""
         try:
             sync_folder(folder)
         except ABSENT:
@@ -252,7 +252,7 @@ class Files:
 def _listed(key: str, entry: os.DirEntry[str]) -> Listed | None:
     try:
         status = entry.stat()
-    except FileNotFoundError:  # removed since the folder was read
+    except FileNotFoundError:  # removed since the folder was listed
         return None
     return Listed(key=key, size=status.st_size, modified=status.st_mtime_ns // 1000)
 
@@ -262,7 +262,7 @@ def _etag(body: bytes) -> str:
 
 
 async def _pieces(body: AsyncIterable[bytes]) -> AsyncIterator[bytes]:
-    """Gather small pieces into ones that are worth a change of thread."""
+    """Join small pieces into ones that are worth a switch of threads."""
     gathered = bytearray()
     async for piece in body:
         gathered += piece
@@ -273,12 +273,12 @@ async def _pieces(body: AsyncIterable[bytes]) -> AsyncIterator[bytes]:
 
 
 async def _finished(work: Coroutine[Any, Any, Result]) -> Result:
-    """Await work in a thread to its end even where the caller is cancelled: threads cannot be."""
+    """Await a thread until it ends, even if the caller is cancelled: threads cannot be."""
     task = asyncio.ensure_future(work)
     try:
         return await asyncio.shield(task)
     except asyncio.CancelledError:
         await asyncio.wait([task])
         if not task.cancelled():
-            task.exception()  # the cancellation is what is reported
+            task.exception()  # only the cancellation is reported
         raise

@@ -1,4 +1,4 @@
-"""Objects in a store that obstore speaks to."""
+"""Objects in a store of obstore."""
 
 from __future__ import annotations
 
@@ -30,10 +30,10 @@ if TYPE_CHECKING:
 
     from obstore.store import ObjectStore
 
-# Objects are handed on in pieces of at most this many bytes.
+# Largest piece of a stream, in bytes.
 PIECE = 1 << 20
 
-# Stores in memory by name, for as long as the process lives: `memory://a` is the same store wherever it is opened.
+# Stores in memory by name, for the lifetime of the process: `memory://a` is the same store wherever it is opened.
 _named: dict[str, Objects] = {}
 
 
@@ -49,49 +49,49 @@ def open_memory(url: str, *, folder: Path) -> Objects:  # noqa: ARG001 - every s
 
 
 class Objects:
-    """A store of obstore's; where it has no place for Lance, Lance gets a temporary folder."""
+    """A store of obstore. If Lance cannot access it, Lance gets a temporary folder."""
 
     def __init__(self, url: str, objects: ObjectStore) -> None:
-        """Keep objects in `objects`, and call it `url` in messages."""
+        """Store objects in `objects`; messages name it `url`."""
         self.url = url
         self._objects = objects
         self._folder: Path | None = None
 
     async def get(self, key: str) -> Stored:
-        """Read an object whole; raises `NotFound`."""
+        """Return an object; raises `NotFound`."""
         with self._translated(checked(key)):
             answer = await obstore.get_async(self._objects, key)
             return Stored(body=bytes(await answer.bytes_async()), etag=answer.meta["e_tag"] or "")
 
     async def stream(self, key: str) -> AsyncIterator[bytes]:
-        """Read an object in pieces; raises `NotFound` at the first."""
+        """Iterate over the bytes of an object; raises `NotFound` at the first piece."""
         with self._translated(checked(key)):
             answer = await obstore.get_async(self._objects, key)
             async for answered in answer.stream():
-                # A store in memory answers with the whole object at once.
+                # A store in memory returns the whole object as one piece.
                 view = memoryview(answered)
                 for start in range(0, len(view), PIECE):
                     yield bytes(view[start : start + PIECE])
 
     async def put(self, key: str, body: bytes | AsyncIterable[bytes]) -> None:
-        """Write an object, in the place of any that is there; a stream is never held whole in memory."""
+        """Write an object, replacing any existing one; a stream is never held in memory whole."""
         with self._translated(checked(key)):
             await obstore.put_async(self._objects, key, body)
 
     async def create(self, key: str, body: bytes) -> str:
-        """Write an object that must not exist, and return its etag; raises `Conflict` when it does."""
+        """Write a new object and return its etag; raises `Conflict` if the key exists."""
         with self._translated(checked(key)):
             put = await obstore.put_async(self._objects, key, body, mode="create")
             return put["e_tag"] or ""
 
     async def replace(self, key: str, body: bytes, *, etag: str) -> str:
-        """Write an object in the place of the one with `etag`; raises `Conflict` when that is no longer there."""
+        """Replace the object that has `etag`, return its new etag; raises `Conflict` if it changed or is gone."""
         with self._translated(checked(key)):
             put = await obstore.put_async(self._objects, key, body, mode={"e_tag": etag})
             return put["e_tag"] or ""
 
     async def list(self, prefix: str) -> AsyncIterator[Listed]:
-        """List the objects below `prefix` in no particular order, in pages."""
+        """Iterate over the objects below `prefix` in no particular order."""
         folder = checked_prefix(prefix)
         with self._translated(prefix):
             async for page in obstore.list(self._objects, folder or None):
@@ -100,20 +100,20 @@ class Objects:
                     yield Listed(key=found["path"], size=found["size"], modified=modified)
 
     async def folders(self, prefix: str) -> Sequence[str]:
-        """Name the folders right below `prefix`, in order."""
+        """Return the names of the folders directly below `prefix`, in order."""
         folder = checked_prefix(prefix)
         with self._translated(prefix):
             found = await obstore.list_with_delimiter_async(self._objects, folder or None)
         return sorted(each.rstrip("/").rpartition("/")[2] for each in found["common_prefixes"])
 
     async def delete(self, keys: Sequence[str]) -> None:
-        """Remove objects; one that is not there is no error."""
+        """Delete objects; missing ones are ignored."""
         names = [checked(key) for key in keys]
         with self._translated(", ".join(names)), contextlib.suppress(FileNotFoundError):
             await obstore.delete_async(self._objects, names)
 
     def location(self, key: str) -> Location:
-        """Say where Lance may keep a dataset under `key`: in a folder that goes when the process ends."""
+        """Return where Lance may keep a dataset under `key`: a folder that is removed when the process ends."""
         if self._folder is None:
             self._folder = Path(tempfile.mkdtemp(prefix="flowbed-"))
             atexit.register(shutil.rmtree, self._folder, ignore_errors=True)
@@ -121,7 +121,7 @@ class Objects:
 
     @contextlib.contextmanager
     def _translated(self, key: str) -> Iterator[None]:
-        """Say in Flowbed's own errors what obstore raises within."""
+        """Translate the errors that obstore raises within."""
         what = f"{key!r} in {self.url}"
         try:
             yield
@@ -132,10 +132,10 @@ class Objects:
         except PreconditionError as error:
             raise Conflict(f"{what} has changed since it was read") from error
         except InvalidPathError as error:
-            raise Rejected(f"{what} cannot be named so: {first_line(error)}") from error
+            raise Rejected(f"{what} is not a valid name: {first_line(error)}") from error
         except (PermissionDeniedError, UnauthenticatedError) as error:
             raise Misconfigured(
-                f"no permission for {what}: set credentials that may read and write there"
+                f"no permission for {what}: set credentials that may read and write it"
             ) from error
         except (BaseError, OSError) as error:
             raise Transient(f"cannot reach {what}: {first_line(error)}") from error

@@ -1,4 +1,4 @@
-"""A stream whose reader can be made to give up, where cancelling the reader would leave work half done."""
+"""A stream that can be aborted, for readers that must not be cancelled halfway."""
 
 from __future__ import annotations
 
@@ -11,14 +11,14 @@ if TYPE_CHECKING:
 
 
 class StreamAborted(Exception):  # noqa: N818 - never seen outside: it ends a reader that nobody waits for
-    """The stream was given up."""
+    """The stream was aborted."""
 
 
 class Stream:
-    """The pieces of `body`, until it is given up."""
+    """The pieces of `body`, until it is aborted."""
 
     def __init__(self, body: AsyncIterable[bytes]) -> None:
-        """Take nothing from `body` yet."""
+        """Start without reading `body`."""
         self._pieces = aiter(body)
         self._given_up = asyncio.Event()
 
@@ -27,7 +27,7 @@ class Stream:
         return self
 
     async def __anext__(self) -> bytes:
-        """Wait for the next piece, or for the end of patience."""
+        """Wait for the next piece, or for the stream to be aborted."""
         piece = asyncio.ensure_future(anext(self._pieces))
         giving_up = asyncio.ensure_future(self._given_up.wait())
         try:
@@ -42,11 +42,11 @@ class Stream:
                 await piece
 
     async def into(self, reader: asyncio.Future[Any]) -> None:
-        """Wait for what reads this stream; where this task is cancelled, the reader sees its stream fail, and ends."""
+        """Wait for the task that reads this stream; if cancelled, abort the stream and wait for the reader to end."""
         try:
             await asyncio.shield(reader)
         except asyncio.CancelledError:
             self._given_up.set()
             await asyncio.wait([reader])
-            reader.exception()  # the cancellation is what is reported
+            reader.exception()  # only the cancellation is reported
             raise

@@ -1,8 +1,8 @@
-"""Writing a file whole or not at all, whatever ends the process or the power meanwhile.
+"""Atomic writes of a store's files, safe against crashes and power loss.
 
-A write goes to a file under `writing/`, is synced, and is renamed into place while the lock of its path is held. Both
-are locked by the operating system, which lets go when the process ends: what is unlocked under `writing/` was left by a
-process that was killed, and is removed.
+A write goes to a file under `writing/`, is synced, and is renamed into place under the lock of its path. The operating
+system locks both files and releases them when the process ends, so an unlocked file under `writing/` was left by a
+killed process, and is removed.
 """
 
 from __future__ import annotations
@@ -20,18 +20,18 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
     from pathlib import Path
 
-# Paths share this many lock files, so that these do not pile up; two paths that share one merely wait for each other.
+# Number of lock files. Paths share them, so that they do not accumulate; paths that share one wait for each other.
 LOCKS = 64
 
-# Another process may prune an emptied folder just as a write makes it again. Losing this often is something else.
+# Another process may prune a folder just as a write creates it. Losing this race so often has another cause.
 ATTEMPTS = 100
 
 
-class Writing:
-    """A file being written, unseen until it is placed; `discard` it in any case."""
+class AtomicFile:
+    """A file being written, invisible until it is placed; always `discard` it at the end."""
 
     def __init__(self, folder: Path) -> None:
-        """Begin a file under `folder`, which keeps unfinished files and locks."""
+        """Create an unfinished file; `folder` holds unfinished files and locks."""
         self.folder = folder
         unfinished = folder / "writing"
         unfinished.mkdir(parents=True, exist_ok=True)
@@ -44,7 +44,7 @@ class Writing:
             rest = rest[os.write(self._handle, rest) :]
 
     def place(self, path: Path, *, only_if: Callable[[], None] | None = None) -> None:
-        """Make this the file at `path`, on disk for good, unless `only_if`, called under the lock of `path`, raises."""
+        """Sync the file and rename it to `path`, unless `only_if`, called under the lock of `path`, raises."""
         os.fsync(self._handle)
         for attempt in range(ATTEMPTS):
             try:
@@ -61,14 +61,14 @@ class Writing:
                 return
 
     def discard(self) -> None:
-        """Let go of the file, and remove it unless it was placed."""
+        """Close the file, and remove it unless it was placed."""
         self.path.unlink(missing_ok=True)
         os.close(self._handle)
 
 
 @contextlib.contextmanager
 def locked(folder: Path, path: Path) -> Iterator[None]:
-    """Keep every other process and thread from writing or removing `path` meanwhile."""
+    """Lock `path` against writes and removals by other processes and threads."""
     locks = folder / "locks"
     locks.mkdir(parents=True, exist_ok=True)
     number = int.from_bytes(hashlib.sha256(os.fsencode(path)).digest()[:8]) % LOCKS
@@ -81,7 +81,7 @@ def locked(folder: Path, path: Path) -> Iterator[None]:
 
 
 def sweep(folder: Path) -> None:
-    """Remove the unfinished files of processes that are no more."""
+    """Remove the unfinished files of processes that have ended."""
     for path in (folder / "writing").glob("*"):
         with contextlib.suppress(FileNotFoundError, BlockingIOError, PermissionError):
             handle = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
@@ -93,11 +93,11 @@ def sweep(folder: Path) -> None:
 
 
 def prune(folder: Path, *, root: Path) -> None:
-    """Remove `folder` and the folders above it, below `root`, as far as they are empty."""
+    """Remove `folder` and its parents below `root` as long as they are empty."""
     while folder != root:
         try:
             folder.rmdir()
-        except OSError:  # it holds something, or is gone already: either way there is no more to do
+        except OSError:  # not empty, or already gone
             return
         folder = folder.parent
 
@@ -109,7 +109,7 @@ def _unfinished(folder: Path) -> tuple[Path, int]:
         fcntl.flock(handle, fcntl.LOCK_EX)
         if path.exists():
             return path, handle
-        os.close(handle)  # another process swept it between its making and its locking
+        os.close(handle)  # another process removed it before it was locked
 
 
 def _make_folder(folder: Path) -> None:
@@ -118,6 +118,6 @@ def _make_folder(folder: Path) -> None:
     _make_folder(folder.parent)
     with contextlib.suppress(FileExistsError):
         folder.mkdir()
-    # A file in a folder whose own name was never synced would be lost with that name.
+    # Without this, a power cut could lose the folder's own name, and every file in it.
     with contextlib.suppress(FileNotFoundError):
         sync_folder(folder.parent)

@@ -10,7 +10,7 @@ from flowbed.errors import Misconfigured
 from flowbed.lanes.claims import WAITING
 from flowbed.pipeline import ConfiguredSource
 from flowbed.sources import open_source
-from flowbed.sources.tombstones import Removed
+from flowbed.sources.tombstones import RemovedSource
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Mapping, Sequence
@@ -55,7 +55,7 @@ async def open_feeds(
 
 def removed_feed(name: str) -> ConfiguredSource:
     """Open what is left of a source that the settings do not name any more."""
-    return ConfiguredSource(source=Removed(), rules=Rules(source=name, collections=(name,)))
+    return ConfiguredSource(source=RemovedSource(), rules=Rules(source=name, collections=(name,)))
 
 
 def removed_feeds(plan: StagedPlan, *, known: Collection[str]) -> dict[str, ConfiguredSource]:

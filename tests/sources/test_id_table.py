@@ -4,19 +4,19 @@ from __future__ import annotations
 
 import tracemalloc
 
-from flowbed.sources.id_table import Places
+from flowbed.sources.id_table import IdTable
 
 COUNT = 30_000
 
 
 def test_the_first_place_stays() -> None:
     """Each id keeps the place where it was met first, however many others come after it."""
-    places = Places()
-    assert [places.first(f"id {number}", number) for number in range(COUNT)] == list(range(COUNT))
-    again = [places.first(f"id {number}", COUNT + number) for number in range(0, COUNT, 7)]
+    table = IdTable()
+    assert [table.first(f"id {number}", number) for number in range(COUNT)] == list(range(COUNT))
+    again = [table.first(f"id {number}", COUNT + number) for number in range(0, COUNT, 7)]
     assert again == list(range(0, COUNT, 7))
-    assert places.first("", 2**63) == 2**63
-    assert places.first("", 1) == 2**63
+    assert table.first("", 2**63) == 2**63
+    assert table.first("", 1) == 2**63
 
 
 def test_ids_that_share_a_slot_are_told_apart() -> None:
@@ -28,18 +28,18 @@ def test_ids_that_share_a_slot_are_told_apart() -> None:
         def __hash__(self) -> int:
             return 5
 
-    places = Places()
-    assert [places.first(Crowded(number), number) for number in range(50)] == list(range(50))
-    assert [places.first(Crowded(number), 99) for number in range(50)] == list(range(50))
+    table = IdTable()
+    assert [table.first(Crowded(number), number) for number in range(50)] == list(range(50))
+    assert [table.first(Crowded(number), 99) for number in range(50)] == list(range(50))
 
 
 def test_an_id_takes_few_bytes() -> None:
     """What is remembered of an id does not depend on its length."""
     tracemalloc.start()
     try:
-        places = Places()
+        table = IdTable()
         for number in range(COUNT):
-            places.first(f"{number:0200d}", number)
+            table.first(f"{number:0200d}", number)
         held = tracemalloc.get_traced_memory()[0]
     finally:
         tracemalloc.stop()
