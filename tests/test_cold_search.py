@@ -1,4 +1,4 @@
-"""What a new process that searches by a vector does not load: loading modules is most of the time it takes."""
+"""What a search in a new process does not load: imports are most of the time it takes."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ with flowbed.open('.') as bed:
     print(len(bed.search([1.0] * 8, **HOW)))
 print(*sys.modules)
 """
-# Each of these takes 10 ms and more, or brings something that does.
+# Each takes 10 ms or more, or imports something that does.
 NEEDLESS = {
     "alembic",
     "fastapi",
@@ -50,7 +50,7 @@ NEEDLESS = {
 
 
 def ran(code: str, folder: Path) -> str:
-    """Run `code` in a new process whose environment says nothing of the project; give what it printed."""
+    """Run `code` in a new process without FLOWBED_ variables, and return its output."""
     environment = {name: value for name, value in os.environ.items() if not name.startswith("FLOWBED_")}
     done = subprocess.run(
         [sys.executable, "-c", code], cwd=folder, env=environment, capture_output=True, text=True, check=False
@@ -61,7 +61,7 @@ def ran(code: str, folder: Path) -> str:
 
 @pytest.fixture(scope="module")
 def project(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A project of a few notes, with a vector index."""
+    """A project with a few notes and a vector index."""
     folder = tmp_path_factory.mktemp("cold")
     (folder / "flowbed.toml").write_text(
         'model = "seeded:8"\n[sources.notes]\nkind = "files"\nlocation = "notes"\n'
@@ -84,7 +84,7 @@ def project(tmp_path_factory: pytest.TempPathFactory) -> Path:
     ],
 )
 def test_a_search_loads_only_what_it_needs(project: Path, how: dict[str, Any]) -> None:
-    """A new process that opens a project and searches it by a vector, in whichever way, loads none of these."""
+    """A search by vector in a new process loads none of them, whatever its arguments."""
     told = ran(SEARCH.replace("HOW", repr(how)), project).splitlines()
     assert told[0] == str(min(40, how.get("limit", 10)))
     assert NEEDLESS & set(told[1].split()) == set()

@@ -1,4 +1,4 @@
-"""How the command sets its process up."""
+"""How the command configures its process."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ libc.fclose(said)
 
 @pytest.mark.skipif(sys.platform != "linux", reason="glibc is the C library of most Linux")
 def test_threads_share_heaps(tmp_path: Path) -> None:
-    """Threads share as many heaps as there are processors, where each would have had one of its own."""
+    """There are at most as many heaps as processors; by default each thread gets its own."""
     if "CS_GNU_LIBC_VERSION" not in os.confstr_names or not os.confstr("CS_GNU_LIBC_VERSION"):
         pytest.skip("the C library is not glibc")
 
@@ -57,7 +57,7 @@ def test_threads_share_heaps(tmp_path: Path) -> None:
 
 
 def test_the_command_sets_its_process_up_and_the_library_does_not() -> None:
-    """What is the user's to say of a process is said by the command alone."""
+    """Process-wide settings belong to the user; only the command changes them."""
     told = "import gc, sys; print(gc.get_threshold(), round(sys.getswitchinterval(), 6))"
 
     def said(first: str) -> str:

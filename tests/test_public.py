@@ -1,4 +1,4 @@
-"""What the package offers at its face, and what looking at it costs."""
+"""The public names of the package, and what importing and using them loads."""
 
 from __future__ import annotations
 
@@ -34,12 +34,12 @@ VENDORS = (
     "typer",
     "uvicorn",
 )
-# Packages that take more room than there is where work is only found and submitted.
+# Too large for a small function that only finds and submits work.
 HEAVY = {"chromadb", "lance", "numpy", "onnxruntime", "pyarrow"}
 
 
 def loaded_by(code: str) -> set[str]:
-    """Run `code` in a fresh interpreter and name the vendors' packages that it has loaded."""
+    """Run `code` in a new interpreter and return the vendor packages that it loads."""
     probe = f"{code}\nimport sys\nprint(*(name for name in {VENDORS!r} if name in sys.modules))"
     ran = subprocess.run([sys.executable, "-c", probe], capture_output=True, text=True, check=False)
     assert ran.returncode == 0, ran.stderr
@@ -47,7 +47,7 @@ def loaded_by(code: str) -> set[str]:
 
 
 def test_public_names_are_pinned() -> None:
-    """The public names are exactly these: adding or dropping one is a decision, made here."""
+    """Adding or dropping a public name is a decision, made here."""
     assert flowbed.__all__ == [
         "Chunk",
         "Document",
@@ -64,24 +64,24 @@ def test_public_names_are_pinned() -> None:
 
 @pytest.mark.parametrize("name", flowbed.__all__)
 def test_public_name_resolves(name: str) -> None:
-    """Every public name can be had from the package itself."""
+    """Every public name can be imported from the package."""
     assert getattr(flowbed, name) is not None
     assert name in dir(flowbed)
 
 
 def test_unknown_name_raises_attribute_error() -> None:
-    """A name that does not exist is refused as Python's own modules refuse it."""
+    """An unknown name raises what any Python module raises."""
     with pytest.raises(AttributeError, match="no attribute 'nonsense'"):
         _ = flowbed.nonsense
 
 
 def test_version_is_that_of_the_installed_package() -> None:
-    """`flowbed.__version__` is the version that was installed."""
+    """`flowbed.__version__` is the installed version."""
     assert flowbed.__version__ == metadata.version("flowbed")
 
 
 def test_importing_the_package_loads_no_vendor() -> None:
-    """`import flowbed` loads none of the packages that take long to load."""
+    """`import flowbed` loads no package that is slow to import."""
     assert loaded_by("import flowbed") == set()
 
 

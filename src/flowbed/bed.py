@@ -47,7 +47,7 @@ if TYPE_CHECKING:
 
 
 class Flowbed:
-    """One project: its sources, what is known of them, and the index that is kept in step with them."""
+    """One open project: its sources, its ledger, and the index that it keeps in step with the sources."""
 
     def __init__(self, folder: Path, config: settings.Settings, store: Store, ledger: Ledger) -> None:
         """Join what was opened; use `flowbed.aopen` to open a project."""
@@ -57,7 +57,7 @@ class Flowbed:
         self._datasets = Datasets(store)
         self._embedders = Embedders(folder / opening.HIDDEN, config)
         self._searcher: Searcher | None = None
-        self.retied = ""  # what binding the store to this ledger has changed
+        self.retied = ""  # what rebinding the store to this ledger changed
 
     async def __aenter__(self) -> Self:
         """Use the project as a context."""
@@ -435,7 +435,7 @@ class Flowbed:
         return await retry(self._context(), subjects)
 
     async def price(self) -> float:
-        """Tell what the model costs, in US dollars per million tokens; one that runs here costs nothing."""
+        """Return the price of the model in US dollars per million tokens; a local model costs nothing."""
         return (await self._embedders.live()).price
 
     @property
@@ -445,43 +445,43 @@ class Flowbed:
 
     @property
     def ledger(self) -> Ledger:
-        """The ledger, for what is served beside the pipeline."""
+        """The project's ledger, for services outside the pipeline."""
         return self._ledger
 
     @property
     def store(self) -> Store:
-        """The store, for what is served beside the pipeline."""
+        """The project's store, for services outside the pipeline."""
         return self._store
 
     def worker(self) -> str:
-        """Name a piece of this process's work so that others can tell whether it lives."""
+        """Return a new worker name, by which other processes can tell whether this one still runs."""
         return process.worker()
 
     def dead(self, name: str) -> bool:
-        """Tell whether the process that `worker` named is known to have ended."""
+        """Return whether the process of a worker is known to have ended."""
         return process.dead(name)
 
     @property
     def serving(self) -> Serving:
-        """What the settings say about serving."""
+        """The settings of the server."""
         return settings.serving(self.settings)
 
     def keys(self) -> KeyService:
-        """Give what API keys are made, listed and revoked with."""
+        """Return the service that creates, lists and revokes API keys."""
         from flowbed.services.keys import KeyService
 
         return KeyService(self._ledger.keys, tiers=self.serving.tiers, clock=process.now)
 
     def clock(self) -> int:
-        """Tell the time: microseconds since 1970."""
+        """Return the time in microseconds since 1970."""
         return process.now()
 
     def secret(self) -> str:
-        """Make 32 random bytes, as 43 characters that can stand in a header."""
+        """Return 32 random bytes as 43 characters that are valid in an HTTP header."""
         return secrets.token_urlsafe(32)
 
     async def open_model(self, model: str) -> Embedder:
-        """Open the embedder that `model` names as vendor:model, without a cache, or give the one that is open.
+        """Return the embedder of `model` (vendor:model) without a cache, opened on first use.
 
         Raises:
             Misconfigured: it cannot be opened.
@@ -489,7 +489,7 @@ class Flowbed:
         return await self._embedders.open(model)
 
     def embedder_stack(self) -> Stack:
-        """Return what builds the wrappers in front of this process's models."""
+        """Return what builds the wrappers around this process's models."""
         return self._embedders.stack()
 
     def vector_tiers(self) -> list[VectorTier]:
@@ -497,7 +497,7 @@ class Flowbed:
         return self._embedders.shared_tiers()
 
     async def tie(self, *, anew: bool = False) -> None:
-        """Tie the store to the ledger, or find out that they belong together; `anew` ties them in any case.
+        """Bind the store to the ledger, or check that it is bound to this one; `anew` binds it in any case.
 
         Raises:
             Misconfigured: the store belongs to another ledger.
@@ -522,7 +522,7 @@ class Flowbed:
         )
 
     def _lane_and_deadline(self, lane: Asked | None, deadline: float | None) -> tuple[Asked, float | None]:
-        """Fill in what was not given from the settings; the deadline is in seconds."""
+        """Fill in the project's settings for what was not given; the deadline is in seconds."""
         if deadline is None and self.settings.deadline_hours is not None:
             deadline = self.settings.deadline_hours * 3_600
         return lane or self.settings.lane, deadline
@@ -540,10 +540,10 @@ class Flowbed:
 
 
 async def aopen(folder: str | Path = ".", *, repair: bool = False) -> Flowbed:
-    """Open the project in `folder`, made where absent; `repair` ties its store to its ledger whatever it was tied to.
+    """Open the project in `folder`, created if absent; `repair` binds its store to its ledger whatever it was bound to.
 
     Raises:
-        Misconfigured: its settings cannot be used, or its store belongs to another ledger.
+        Misconfigured: its settings are invalid, or its store belongs to another ledger.
     """
     bed = await _joined(folder)
     try:
@@ -555,10 +555,10 @@ async def aopen(folder: str | Path = ".", *, repair: bool = False) -> Flowbed:
 
 
 async def examine(folder: str | Path = ".") -> Diagnosis:
-    """Find out what is wrong with the project in `folder`, even where it cannot be opened for anything else.
+    """Diagnose the project in `folder`, even if it cannot be opened.
 
     Raises:
-        Misconfigured: its settings cannot be used.
+        Misconfigured: its settings are invalid.
     """
     try:
         bed = await _joined(folder)

@@ -1,9 +1,9 @@
-"""What a step works with: four records, each of which says what its holder can touch.
+"""What a step works with: four records, so that a signature says what a function can touch.
 
-Context       the store, the ledger and the clock
-ModelContext  and the model: enough to plan, find and submit, and it loads no index
-IndexContext  and the index: enough to commit, compact, roll back and repair
-RunContext    everything
+Context       store, ledger, clock
+ModelContext  and the model: plans, finds and submits work, without loading an index
+IndexContext  and the index: commits, compacts, rolls back and repairs
+RunContext    all of them
 """
 
 from __future__ import annotations
@@ -26,11 +26,11 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, kw_only=True)
 class Context:
-    """The store, the ledger, and who is at work.
+    """The store, the ledger, the clock and the worker.
 
-    `worker` names this piece of work in claims and leases, and `dead` tells whether a worker is known to have ended.
-    `clock` returns microseconds since 1970, `monotonic` seconds. `sources` are the names of all sources of the project,
-    `collections` the spaces that are live.
+    `worker` names this piece of work in claims and leases; `dead` returns whether a worker is known to have ended.
+    `clock` returns microseconds since 1970, `monotonic` seconds. `sources` are the names of the configured sources,
+    `collections` the live space of each collection.
     """
 
     store: Store
@@ -47,8 +47,8 @@ class Context:
 class ModelContext(Context):
     """A context with the model.
 
-    `embedder` opens the model when first called, `batch_api` the Batch API of its provider, None where it has none.
-    `new_id` returns 24 unique hex digits. `budget` limits what requests may cost, None where nothing does.
+    `embedder` opens the model on first use, `batch_api` its provider's Batch API (None without one). `new_id` returns
+    24 unique hex digits. `budget` limits the cost of requests; None is no limit.
     """
 
     embedder: Callable[[], Cached]
@@ -59,7 +59,7 @@ class ModelContext(Context):
 
 @dataclass(frozen=True, kw_only=True)
 class IndexContext(Context):
-    """A context with the index; `retention` says which old versions compaction keeps, None for the default."""
+    """A context with the index; `retention` says which old versions compaction keeps (None: the default)."""
 
     datasets: Datasets
     retention: Retention | None = None
@@ -67,6 +67,6 @@ class IndexContext(Context):
 
 @dataclass(frozen=True, kw_only=True)
 class RunContext(ModelContext, IndexContext):
-    """Everything that a run needs; at most `concurrency` requests are in flight at once."""
+    """All that a run needs; `concurrency` is the maximum number of requests in flight."""
 
     concurrency: int

@@ -1,4 +1,4 @@
-"""The story, a function each: sync the sources, embed what waits, commit, and say what happened."""
+"""The story, one function each: plan, sync the sources, embed what waits, commit, report."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, kw_only=True)
 class ConfiguredSource:
-    """One source as a run needs it: where documents come from, and how they are chunked."""
+    """A source with its chunking rules."""
 
     source: Source
     rules: Rules

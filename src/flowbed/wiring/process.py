@@ -1,4 +1,4 @@
-"""How a process that is Flowbed's own is set up: what a library leaves alone, since it is its user's to say."""
+"""This process: its clock, the names of its workers, and settings that only a program of Flowbed's own may change."""
 
 from __future__ import annotations
 
@@ -11,32 +11,29 @@ import socket
 import sys
 import time
 
-# glibc's name for how many there may be (malloc.h).
+# The option of glibc's mallopt that limits the number of heaps (malloc.h).
 M_ARENA_MAX = -8
-# New containers after which the youngest are looked through, and rounds after which older ones are. With Python's 700
-# and 10, a sixth of the time that finding takes goes to looking through rows that nothing refers back to.
+# Thresholds of the garbage collector. With Python's (700, 10, 10), a sixth of the time of finding work goes into
+# scanning rows that are in no reference cycle.
 GARBAGE = (100_000, 20, 100)
-# Seconds for which a busy thread keeps the interpreter from one that is back from SQLite or Lance. With Python's 5 ms
-# a thread that asks a database something five times waits longer than the database takes.
+# Seconds that a busy thread may keep the interpreter while another is back from SQLite or Lance. With Python's 5 ms, a
+# thread that makes five queries waits longer for the interpreter than for the database.
 TURN = 0.0005
 
 
 def set_up() -> None:
-    """Set this process up: its heaps, its search for garbage, and the turns of its threads.
-
-    To be called before there are threads.
-    """
+    """Configure memory allocation, garbage collection and thread switching; call it before starting threads."""
     share_heaps()
     gc.set_threshold(*GARBAGE)
     sys.setswitchinterval(TURN)
 
 
 def share_heaps() -> None:
-    """Let threads share as many heaps as there are processors, where the C library is glibc; elsewhere do nothing.
+    """Limit glibc to one heap per processor; with another C library, do nothing.
 
-    Otherwise glibc makes up to eight times as many. Lance's threads take turns in allocating megabytes, of which each
-    heap keeps what was freed: a sixth of all the memory that a long run holds. MALLOC_ARENA_MAX is overruled. To be
-    called before there are threads: a heap that is made stays.
+    By default glibc creates up to eight times as many. Lance's threads take turns in allocating megabytes, and each
+    heap keeps what was freed: a sixth of the memory of a long run. This overrides MALLOC_ARENA_MAX. Call it before starting
+    threads: existing heaps stay.
     """
     with contextlib.suppress(
         AttributeError, OSError, ValueError
@@ -46,12 +43,12 @@ def share_heaps() -> None:
 
 
 def now() -> int:
-    """Tell the time: microseconds since 1970."""
+    """Return the time in microseconds since 1970."""
     return time.time_ns() // 1000
 
 
 def worker() -> str:
-    """Name one piece of this process's work so that others here can tell whether it lives: host, pid, start, nonce."""
+    """Return a new worker name (host, process id, start, nonce): this host can tell whether the process runs."""
     import psutil
 
     process = psutil.Process()
@@ -59,9 +56,9 @@ def worker() -> str:
 
 
 def dead(name: str) -> bool:
-    """Tell whether the process that `worker` named is known to have ended; of another host nothing is known.
+    """Return whether the process of a worker is known to have ended; False for every worker of another host.
 
-    What is no name that `worker` gives is nobody's.
+    A name that `worker` did not make belongs to no process: True.
     """
     import psutil
 

@@ -1,4 +1,4 @@
-"""The sources that the settings name, opened for a run: where documents come from, and how they are chunked."""
+"""Opens the configured sources: where documents come from, and how they are chunked."""
 
 from __future__ import annotations
 
@@ -19,9 +19,9 @@ if TYPE_CHECKING:
     from flowbed.ledger import Ledger
     from flowbed.pipeline.staging import StagedPlan
 
-# Options of a source that are the chunker's; all others are the source's own.
+# Options for the chunker; all others are for the source.
 CHUNKING = ("capacity", "neighbours")
-FOREVER = 2**62  # µs: later than any clock tells
+FOREVER = 2**62  # µs: later than any clock
 
 
 async def open_feeds(
@@ -33,10 +33,10 @@ async def open_feeds(
     clock: Callable[[], int],
     removed: bool,
 ) -> dict[str, ConfiguredSource]:
-    """Open the sources named, or all that are known; with `removed` also what is left of those that are no more.
+    """Open the named sources, or all of `known`; with `removed`, also sources that are no longer configured.
 
     Raises:
-        Misconfigured: a source is not known, or cannot be opened.
+        Misconfigured: a source is unknown or cannot be opened.
     """
     opened = {}
     for name in names or known:
@@ -54,7 +54,7 @@ async def open_feeds(
 
 
 def removed_feed(name: str) -> ConfiguredSource:
-    """Open what is left of a source that the settings do not name any more."""
+    """Open a source that is no longer configured: it lists nothing, so that a run deletes what is left of it."""
     return ConfiguredSource(source=RemovedSource(), rules=Rules(source=name, collections=(name,)))
 
 
@@ -68,37 +68,37 @@ def removed_feeds(plan: StagedPlan, *, known: Collection[str]) -> dict[str, Conf
 
 
 async def _left(name: str, ledger: Ledger) -> bool:
-    """Tell whether anything of a source is still to be deleted: documents, or chunks of a removal that was stopped."""
+    """Return whether a source still has documents, or chunks of a removal that was interrupted."""
     if await ledger.documents.count(name):
         return True
-    # Asked of the end of time, since what a process that was killed has claimed waits as well.
+    # At the end of time every claim has expired, those of killed processes too.
     return bool([page async for page in ledger.chunks.batches(WAITING, now=FOREVER, sources=(name,))])
 
 
 async def _unknown(name: str, known: Mapping[str, settings.SourceSettings], ledger: Ledger) -> str:
     if await _left(name, ledger):
         return (
-            f"{name} is no source of this project any more; `flowbed run {name} --allow-deletes` deletes what is"
-            " indexed of it, and `flowbed add` takes it up again"
+            f"{name} is no longer a source of this project; `flowbed run {name} --allow-deletes` deletes what is"
+            " indexed of it, and `flowbed add` adds it again"
         )
-    there = (
-        f"there are: {', '.join(sorted(known))}" if known else "there are none yet; `flowbed add` makes one"
+    existing = (
+        f"there are: {', '.join(sorted(known))}" if known else "there are none yet; `flowbed add` adds one"
     )
-    return f"no source is called {name!r}; {there}"
+    return f"no source is called {name!r}; {existing}"
 
 
 def add(
     folder: Path, name: str, *, kind: str, location: str, collection: str | None, options: Mapping[str, Any]
 ) -> None:
-    """Write a source into the `flowbed.toml` of `folder`, once it is seen that it can be opened.
+    """Write a source into the `flowbed.toml` of `folder`, after checking that it can be opened.
 
     Raises:
-        Misconfigured: the name, the kind, the location or an option cannot be used.
+        Misconfigured: the name, the kind, the location or an option is invalid.
     """
     source = settings.SourceSettings(
         kind=kind, location=location, collection=collection, options=dict(options)
     )
-    open_feed(name, source, folder=folder, clock=lambda: 0)  # nothing is fetched
+    open_feed(name, source, folder=folder, clock=lambda: 0)  # only to check it
     if (
         "://" not in location
         and not (folder / location).exists()
@@ -115,10 +115,10 @@ def add(
 def open_feed(
     name: str, source: settings.SourceSettings, *, folder: Path, clock: Callable[[], int]
 ) -> ConfiguredSource:
-    """Open a source and decide how it is chunked, and into which collections.
+    """Open a source, with its chunking rules and its collections.
 
     Raises:
-        Misconfigured: the kind is unknown, or an option is.
+        Misconfigured: the kind or an option is unknown.
     """
     settings.checked_name(name, "source")
     own = {key: value for key, value in source.options.items() if key not in CHUNKING}
