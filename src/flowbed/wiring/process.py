@@ -32,8 +32,8 @@ def share_heaps() -> None:
     """Limit glibc to one heap per processor; with another C library, do nothing.
 
     By default glibc creates up to eight times as many. Lance's threads take turns in allocating megabytes, and each
-    heap keeps what was freed: a sixth of the memory of a long run. This overrides MALLOC_ARENA_MAX. Call it before starting
-    threads: existing heaps stay.
+    heap keeps what was freed: a sixth of the memory of a long run. This overrides MALLOC_ARENA_MAX. Call it before
+    starting threads: existing heaps stay.
     """
     with contextlib.suppress(
         AttributeError, OSError, ValueError
