@@ -12,28 +12,22 @@ from flowbed.embedding.cache.memory import VectorMemory
 from flowbed.testing.embedding import EmbedderContract
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from pathlib import Path
 
     from flowbed.embedding import Embedder
 
 
-@pytest.fixture(scope="module")
-def models(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Give one folder for the graph, which takes seconds to make."""
-    return tmp_path_factory.mktemp("models")
-
-
 class TestOnnx(EmbedderContract):
-    """The local model."""
+    """The local model, tiny and random: its own tests embed with the real one."""
 
     @pytest.fixture(autouse=True)
-    def place(self, models: Path) -> None:
-        """Keep the folder of the graph at hand."""
-        self.models = models
+    def write(self, tiny: Callable[..., Path]) -> None:
+        """Write the model."""
+        self.model = tiny()
 
     def open_embedder(self, folder: Path) -> Embedder:
-        """Open it on the graph that the first test made."""
-        return open_embedder("onnx:", cache=self.models, options={})
+        return open_embedder(f"onnx:{self.model}", cache=folder, options={})
 
 
 class TestSeeded(EmbedderContract):
