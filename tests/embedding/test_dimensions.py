@@ -21,13 +21,13 @@ SPACE = Space(model="m", dimensions=8, pooling="mean")
     matryoshka=st.booleans(),
     rows=st.integers(0, 3),
 )
-def test_a_policy_leads_to_what_was_asked_or_refuses(
+def test_resized_space_follows_the_policy_or_refuses(
     asked: int,
     policy: Policy,
     matryoshka: bool,
     rows: int,
 ) -> None:
-    """Vectors are of the space's dimensions, of length 1, and of another space if and only if they were changed."""
+    """Vectors have the space's dimensions and length 1, and another space only if they were changed."""
     try:
         space = resized_space(SPACE, asked, policy, matryoshka=matryoshka)
     except Rejected as error:
@@ -49,16 +49,14 @@ def test_a_policy_leads_to_what_was_asked_or_refuses(
     assert not (policy == "reduce" and matryoshka and 0 < asked < 8)
 
 
-def test_reduced_vectors_point_where_their_beginning_points() -> None:
-    """Cutting keeps the first numbers in proportion."""
+def test_resize_reduced_vector_keeps_its_first_numbers_in_proportion() -> None:
     native = seeded(["a"], 8)
     cut = resize(native, 3, normalized=True)
     np.testing.assert_allclose(cut[0] * np.linalg.norm(native[0, :3]), native[0, :3], atol=1e-7)
     np.testing.assert_array_equal(resize(native, 3, normalized=False), native[:, :3])
 
 
-def test_a_vector_of_nothing_stays_nothing() -> None:
-    """What has no direction in the dimensions that are left is not given one."""
+def test_resize_vector_without_direction_stays_zero() -> None:
     native = np.zeros((1, 8), dtype=np.float32)
     native[0, 7] = 1
     np.testing.assert_array_equal(resize(native, 3, normalized=True), np.zeros((1, 3), dtype=np.float32))
@@ -73,12 +71,11 @@ def test_a_vector_of_nothing_stays_nothing() -> None:
         (4, "pad", True, "at least 8"),
     ],
 )
-def test_a_refusal_says_what_to_ask_for(
+def test_resized_space_refusal_says_what_to_request(
     dimensions: int,
     policy: Policy,
     matryoshka: bool,
     advice: str,
 ) -> None:
-    """Whoever asks for what cannot be had is told what can."""
     with pytest.raises(Rejected, match=advice):
         resized_space(SPACE, dimensions, policy, matryoshka=matryoshka)

@@ -25,15 +25,14 @@ def answer(part: slice) -> Embedded:
 
 
 @given(sizes=SIZES, items=st.integers(1, 9), tokens=st.integers(1, 80))
-def test_every_text_is_in_one_run_and_in_order(sizes: list[int], items: int, tokens: int) -> None:
-    """The parts together are all the texts, each once, in their order."""
+def test_split_keeps_every_text_in_order(sizes: list[int], items: int, tokens: int) -> None:
     parts = split(sizes, items=items, tokens=tokens)
     assert [place for part in parts for place in range(part.start, part.stop)] == list(range(len(sizes)))
 
 
 @given(sizes=SIZES, items=st.integers(1, 9), tokens=st.integers(1, 80))
-def test_no_run_is_more_than_a_request_holds(sizes: list[int], items: int, tokens: int) -> None:
-    """Neither by texts nor by tokens, save for a text that is too large alone."""
+def test_split_parts_fit_into_a_request(sizes: list[int], items: int, tokens: int) -> None:
+    """Only a text that is too large by itself may exceed the tokens."""
     for part in split(sizes, items=items, tokens=tokens):
         held = sizes[part]
         assert 1 <= len(held) <= items
@@ -41,8 +40,7 @@ def test_no_run_is_more_than_a_request_holds(sizes: list[int], items: int, token
 
 
 @given(sizes=SIZES, items=st.integers(1, 9), tokens=st.integers(1, 80))
-def test_no_run_could_have_held_the_next_text(sizes: list[int], items: int, tokens: int) -> None:
-    """As few requests are sent as the order allows."""
+def test_split_makes_as_few_parts_as_possible(sizes: list[int], items: int, tokens: int) -> None:
     parts = split(sizes, items=items, tokens=tokens)
     for part, following in pairwise(parts):
         grown = sizes[part.start : following.start + 1]
@@ -50,16 +48,14 @@ def test_no_run_could_have_held_the_next_text(sizes: list[int], items: int, toke
 
 
 @given(count=st.integers(2, 1_000))
-def test_halves_are_all_of_it(count: int) -> None:
-    """Both hold something, and nothing is lost between them."""
+def test_halves_cover_everything(count: int) -> None:
     first, second = halves(count)
     assert (first.start, first.stop, second.stop) == (0, second.start, count)
     assert first.stop > 0
     assert second.stop > second.start
 
 
-async def test_answers_are_joined_in_the_order_of_the_texts() -> None:
-    """Whichever part is answered first."""
+async def test_call_in_parts_joins_answers_in_order() -> None:
     parts = split([1] * 10, items=3, tokens=100)
 
     async def ask(part: slice) -> Embedded:
@@ -71,8 +67,7 @@ async def test_answers_are_joined_in_the_order_of_the_texts() -> None:
     assert found.tokens == 10
 
 
-async def test_positions_of_refused_texts_are_those_of_the_call() -> None:
-    """A part tells places of its own; the caller is told places of the call."""
+async def test_call_in_parts_rejected_positions_are_those_of_the_call() -> None:
 
     async def ask(part: slice) -> Embedded:
         if part.start == 3:
@@ -84,8 +79,7 @@ async def test_positions_of_refused_texts_are_those_of_the_call() -> None:
     assert refused.value.inputs == (3, 5)
 
 
-async def test_the_first_failure_ends_the_others() -> None:
-    """What is still waiting is not sent, and what is under way is given up."""
+async def test_call_in_parts_first_failure_cancels_the_others() -> None:
     begun: list[int] = []
     ended: list[int] = []
 
@@ -105,8 +99,8 @@ async def test_the_first_failure_ends_the_others() -> None:
     assert not ended
 
 
-async def test_only_a_few_runs_are_under_way_at_once() -> None:
-    """So that a failure loses little of what was paid."""
+async def test_call_in_parts_runs_few_parts_at_once() -> None:
+    """A failure then loses little of what was paid for."""
     now = most = 0
 
     async def ask(part: slice) -> Embedded:

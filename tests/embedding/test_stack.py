@@ -59,8 +59,8 @@ async def persistent(cached: Cached, texts: list[str]) -> Embedded:
             await asyncio.sleep(min(0.1, error.retry_after or 0.01))
 
 
-async def test_every_vector_belongs_to_its_text_whatever_providers_do(tmp_path: Path) -> None:
-    """Hundreds of calls at once, with doubles, cancellations and faults of two providers: all right, nothing twice."""
+async def test_stack_failing_providers_keep_vectors_right(tmp_path: Path) -> None:
+    """Many concurrent calls with duplicates, cancellations and faults: vectors are right, no text is sent twice."""
     kinds: tuple[Kind, ...] = (
         "rate_limited",
         "error",
@@ -100,8 +100,7 @@ async def test_every_vector_belongs_to_its_text_whatever_providers_do(tmp_path: 
         assert simulator.account.totals().twice_at_once == 0
 
 
-async def test_a_rate_limit_holds_all_calls_of_the_key_and_opens_no_breaker(tmp_path: Path) -> None:
-    """A provider that is busy is there: its 429 holds back whoever shares the key, for as long as it says."""
+async def test_stack_rate_limit_pauses_the_key_and_opens_no_breaker(tmp_path: Path) -> None:
     simulator = Simulator(OpenAI(), limits=Limits())
     simulator.order(Fault(kind="rate_limited", calls=(1,), retry_after=0.3, retry_header="milliseconds"))
     async with provider(simulator, tmp_path) as embedder:
@@ -117,8 +116,7 @@ async def test_a_rate_limit_holds_all_calls_of_the_key_and_opens_no_breaker(tmp_
     assert sorted(simulator.account.totals().statuses.items()) == [(200, 3), (429, 1)]
 
 
-async def test_limits_that_are_known_are_not_passed(tmp_path: Path) -> None:
-    """With more to embed than a provider allows, it has to refuse nothing."""
+async def test_stack_known_limits_are_never_exceeded(tmp_path: Path) -> None:
     simulator = Simulator(OpenAI(), limits=Limits(tokens=300_000, requests=3_000, burst=1.0))
     async with provider(simulator, tmp_path) as embedder:
         limited = RateLimited(embedder, Rates(tokens=300_000, requests=3_000), MemoryBuckets(), name="key")

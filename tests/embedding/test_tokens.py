@@ -28,51 +28,47 @@ KNOWN = [
 
 
 @pytest.mark.parametrize(("text", "cl100k", "o200k"), KNOWN)
-def test_counts_are_openais(text: str, cl100k: int, o200k: int) -> None:
-    """The same as its own tokenizer's; marks are read as plain text."""
+def test_bpe_counts_as_openai_does(text: str, cl100k: int, o200k: int) -> None:
+    """Special tokens are read as plain text."""
     assert (BPE["cl100k_base"].count(text), BPE["o200k_base"].count(text)) == (cl100k, o200k)
 
 
 @given(text=st.text())
 @pytest.mark.parametrize("encoding", ENCODINGS)
-def test_a_text_never_has_more_tokens_than_bytes(encoding: Encoding, text: str) -> None:
-    """So that a short text fits any limit, without being counted."""
+def test_bpe_never_makes_more_tokens_than_bytes(encoding: Encoding, text: str) -> None:
+    """A short text therefore fits any limit, without being counted."""
     assert BPE[encoding].count(text) <= len(text.encode())
 
 
 @pytest.mark.parametrize("encoding", ENCODINGS)
-def test_tokens_are_read_back_as_text(encoding: Encoding) -> None:
-    """What stands for a text is that text."""
+def test_bpe_decode_returns_the_encoded_text(encoding: Encoding) -> None:
     assert BPE["cl100k_base"].decode([15339, 1917]) == "hello world"
     assert BPE[encoding].decode([]) == ""
 
 
 @pytest.mark.parametrize("encoding", ENCODINGS)
 @pytest.mark.parametrize("past", [0, 1, 1_000_000_000])
-def test_tokens_without_text_are_refused(encoding: Encoding, past: int) -> None:
-    """Marks and numbers that mean nothing are told, not dropped."""
+def test_bpe_decode_special_or_unknown_token_is_rejected(encoding: Encoding, past: int) -> None:
     with pytest.raises(Rejected, match="no text"):
         BPE[encoding].decode([15339, TEXT_TOKENS[encoding] + past])
     with pytest.raises(Rejected, match="no text"):
         BPE[encoding].decode([-1])
 
 
-def test_half_a_character_is_refused() -> None:
-    """Tokens that end in the middle of one stand for no text."""
+def test_bpe_decode_half_a_character_is_rejected() -> None:
     with pytest.raises(Rejected, match="Unicode"):
         BPE["cl100k_base"].decode([15339, 249])
 
 
-def test_an_estimate_is_not_exact_and_not_too_small() -> None:
-    """It counts as OpenAI does, and some more, rounded up."""
+def test_estimate_counts_more_than_openai() -> None:
     estimate = Estimate(1.2)
     assert not estimate.exact
     assert estimate.count("") == 0
     assert estimate.count("hello world") == 3
 
 
-def test_a_models_own_tokenizer_is_exact(tiny: Callable[..., Path]) -> None:
-    """From its folder or its file, without cutting off or padding, which the file itself asks for."""
+def test_file_tokenizer_counts_exactly(tiny: Callable[..., Path]) -> None:
+    """From a folder or a file, without the truncation and padding that the file asks for."""
     folder = tiny()
     for path in (folder, folder / "tokenizer.json"):
         counter = open_counter(str(path), factor=9)
@@ -80,8 +76,7 @@ def test_a_models_own_tokenizer_is_exact(tiny: Callable[..., Path]) -> None:
         assert counter.count("a b c d e f g h") == 8
 
 
-def test_tokens_of_a_model_are_read_back_where_that_is_certain(tiny: Callable[..., Path]) -> None:
-    """Where the text would be read as other tokens, which it is not known to stand for, they are refused."""
+def test_file_tokenizer_decode_ambiguous_tokens_is_rejected(tiny: Callable[..., Path]) -> None:
     tokenizer = FileTokenizer(tiny() / "tokenizer.json")
     assert tokenizer.decode([4, 5]) == "a b"
     with pytest.raises(Rejected, match="text itself"):
@@ -91,7 +86,6 @@ def test_tokens_of_a_model_are_read_back_where_that_is_certain(tiny: Callable[..
             tokenizer.decode([strange])
 
 
-def test_a_tokenizer_that_is_not_there_is_told(tmp_path: Path) -> None:
-    """With its path."""
+def test_open_counter_missing_file_is_misconfigured(tmp_path: Path) -> None:
     with pytest.raises(Misconfigured, match="nothing"):
         open_counter(str(tmp_path / "nothing"), factor=1)

@@ -81,16 +81,15 @@ async def provider(url: str, **options: Any) -> AsyncIterator[HttpClient]:
         ({}, None),
     ],
 )
-def test_advice_is_read_in_every_form(headers: dict[str, str], seconds: float | None) -> None:
-    """Milliseconds before seconds before a date before the reset of a limit; what is none of them is no advice."""
+def test_retry_after_reads_every_header(headers: dict[str, str], seconds: float | None) -> None:
+    """Milliseconds before seconds before a date before the reset of a limit; anything else is ignored."""
     assert retry_after(headers) == seconds
 
 
 @pytest.mark.parametrize(
     ("text", "seconds"), [("12ms", 0.012), ("1.5s", 1.5), ("1h2m3s", 3723.0), ("", None), ("5 apples", None)]
 )
-def test_durations_are_read(text: str, seconds: float | None) -> None:
-    """As OpenAI's headers write them."""
+def test_parse_duration_reads_openais_headers(text: str, seconds: float | None) -> None:
     assert parse_duration(text) == (pytest.approx(seconds) if seconds is not None else None)
 
 
@@ -107,37 +106,34 @@ def test_durations_are_read(text: str, seconds: float | None) -> None:
         ("1 try again in a while", None),
     ],
 )
-def test_a_wait_is_read_out_of_a_message(message: str, seconds: float | None) -> None:
-    """Where no header tells it."""
+def test_wait_in_message_reads_seconds(message: str, seconds: float | None) -> None:
     assert wait_in_message(message) == seconds
 
 
 @pytest.mark.parametrize(
     "url", ["", "api.acme.com", "ftp://acme.com", "https://", "http://[", "https://acme.com:port"]
 )
-def test_what_is_no_address_is_refused(url: str) -> None:
-    """At once, and with the setting's name."""
+def test_client_invalid_base_url_is_misconfigured(url: str) -> None:
     with pytest.raises(Misconfigured, match="base_url"):
         HttpClient(url, vendor="acme", headers={})
 
 
 @pytest.mark.parametrize("url", ["https://me:pass-word@acme.com", "https://acme.com/v1?key=pass-word"])
-def test_an_address_holds_no_secret(url: str) -> None:
-    """It would show up in logs; the message does not repeat it either."""
+def test_client_base_url_with_a_password_is_refused_and_not_repeated(url: str) -> None:
+    """It would appear in logs."""
     with pytest.raises(Misconfigured) as refused:
         HttpClient(url, vendor="acme", headers={})
     assert "pass-word" not in str(refused.value)
 
 
-def test_a_key_that_no_header_can_carry_is_refused() -> None:
-    """With the setting's name and without the key, in place of an error in the middle of a run."""
+def test_client_key_unfit_for_a_header_is_misconfigured() -> None:
     with pytest.raises(Misconfigured, match="api_key") as refused:
         HttpClient("https://acme.com", vendor="acme", headers={"Authorization": "Bearer sk-1\nHost: evil"})
     assert "sk-1" not in str(refused.value)
 
 
-async def test_the_key_goes_to_no_other_address() -> None:
-    """An answer that names another address is an error, and that address is not asked."""
+async def test_client_redirect_is_misconfigured() -> None:
+    """The other address is not requested."""
     asked: list[str] = []
 
     async def elsewhere(request: web.Request) -> web.Response:
@@ -150,8 +146,7 @@ async def test_the_key_goes_to_no_other_address() -> None:
     assert asked == ["/embeddings"]
 
 
-async def test_a_body_that_ends_too_soon_is_transient() -> None:
-    """Fewer bytes than were announced are no answer."""
+async def test_client_incomplete_body_is_transient() -> None:
 
     async def half(request: web.Request) -> web.StreamResponse:
         response = web.StreamResponse(headers={"Content-Length": "100"})
@@ -167,8 +162,7 @@ async def test_a_body_that_ends_too_soon_is_transient() -> None:
     assert raised.value.perhaps_billed
 
 
-async def test_silence_is_transient() -> None:
-    """A server that says nothing for so long is not waited for."""
+async def test_client_silent_server_is_transient() -> None:
 
     async def silent(request: web.Request) -> web.Response:
         await asyncio.sleep(60)
@@ -180,8 +174,7 @@ async def test_silence_is_transient() -> None:
     assert raised.value.perhaps_billed
 
 
-async def test_what_was_never_sent_is_not_billed() -> None:
-    """Where there was no connection, and so no request, nobody can have been paid."""
+async def test_client_failed_connection_is_not_billed() -> None:
     async with provider("http://127.0.0.1:9") as opened, provider("http://nobody.invalid") as unknown:
         for each in (opened, unknown):
             with pytest.raises(Transient, match="could not be reached") as raised:
@@ -189,8 +182,7 @@ async def test_what_was_never_sent_is_not_billed() -> None:
             assert not raised.value.perhaps_billed
 
 
-async def test_connections_are_used_again() -> None:
-    """A second request does not connect again, and the key is in each of them."""
+async def test_client_reuses_connections() -> None:
     seen: list[tuple[Any, str]] = []
 
     async def remember(request: web.Request) -> web.Response:
@@ -205,8 +197,8 @@ async def test_connections_are_used_again() -> None:
     assert {key for _, key in seen} == {f"Bearer {SECRET}"}
 
 
-async def test_a_proxy_leads_there_unless_the_host_is_near() -> None:
-    """A host that is listed, or below one that is, or on this machine, is reached without the proxy."""
+async def test_client_proxy_is_bypassed_for_near_hosts() -> None:
+    """Hosts that are listed, below a listed domain, or this machine."""
 
     async def proxying(request: web.Request) -> web.Response:
         return web.json_response({"asked": request.headers["Host"]})
@@ -222,8 +214,7 @@ async def test_a_proxy_leads_there_unless_the_host_is_near() -> None:
             assert (await opened.post("/", {})).status == 200
 
 
-async def test_what_is_repeated_holds_neither_secrets_nor_texts() -> None:
-    """Of what a provider says, keys are starred out, and it ends where it begins to repeat a text."""
+async def test_client_redacts_secrets_and_texts() -> None:
     text = "Dear diary, today the merger was agreed upon by both boards."
     async with provider("https://acme.com") as opened:
         told = opened.redacted(f"key {SECRET}\n is bad; input was {text!r} and more", ["short", text])
@@ -234,8 +225,8 @@ async def test_what_is_repeated_holds_neither_secrets_nor_texts() -> None:
     assert len(long) < 400
 
 
-def test_nothing_of_it_is_loaded_before_it_is_needed() -> None:
-    """Importing the package, the table of vendors and the command line loads no HTTP client."""
+def test_import_loads_no_http_client() -> None:
+    """Not by the package, the table of vendors or the command line."""
     code = (
         "import sys, flowbed.embedding, flowbed.cli, flowbed.embedding.providers.openai;"
         " print('aiohttp' in sys.modules)"

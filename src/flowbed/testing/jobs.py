@@ -105,7 +105,7 @@ class BatchApiContract(ABC):
         return await jobs.submit(submission, read, size=len(body))
 
     async def ended(self, jobs: BatchApi, job: Job) -> Job:
-        """Advance the clock until a job has ended."""
+        """Let time pass until a job has ended."""
         self.simulator.advance(ENOUGH)
         looked = await jobs.retrieve(job.id)
         assert looked.state != "running"
@@ -134,15 +134,13 @@ class BatchApiContract(ABC):
         return sum(each.path.endswith(path) for each in asked)
 
     def untold(self, error: Error) -> None:
-        """Assert that an error contains no key and no text."""
+        """Assert that an error repeats no key and no text."""
         told = f"{error} {error!r}"
         assert KEY not in told
         assert PRIVATE[:20] not in told
 
-    async def test_each_text_has_the_vector_that_a_request_brings(
-        self, jobs: BatchApi, tmp_path: Path
-    ) -> None:
-        """A job does the work of requests: the same vectors, each once, with the same bill, and counted as done."""
+    async def test_job_texts_have_the_vectors_of_requests(self, jobs: BatchApi, tmp_path: Path) -> None:
+        """A job does the same work as requests: the same vectors, each once, billed alike, and counted as done."""
         job, found = await self.done(jobs)
         assert (job.state, job.total, job.done, job.failed) == ("completed", len(TEXTS), len(TEXTS), 0)
         assert set(found) == {name_of(text) for text in TEXTS}
@@ -158,8 +156,8 @@ class BatchApiContract(ABC):
             assert answered.tokens == alone.tokens
         await embedder.aclose()  # type: ignore[attr-defined]
 
-    def test_the_terms_are_those_of_a_job(self, jobs: BatchApi) -> None:
-        """A job takes many texts, ends within a day, and names its account without revealing the key."""
+    def test_terms_name_limits_and_account_without_the_key(self, jobs: BatchApi) -> None:
+        """A job holds many texts, ends within a day, and names its account without revealing the key."""
         terms = jobs.terms
         assert terms.texts >= 1_000
         assert terms.bytes >= 1_000_000
@@ -167,32 +165,32 @@ class BatchApiContract(ABC):
         assert terms.price >= 0
         assert KEY not in terms.account
 
-    def test_a_line_is_one_line(self, jobs: BatchApi) -> None:
-        """Line separators within a text do not divide the input, and each line ends with a line break."""
+    def test_line_text_with_line_separators_is_one_line(self, jobs: BatchApi) -> None:
+        """Line separators in a text do not divide the input, and the line ends with a newline."""
         line = jobs.line("ab" * 32, "one\ntwo\r\nthree\u2028four\x85five")
         assert line.splitlines() == [line[:-1]]
         assert line.endswith(b"\n")
 
     @pytest.mark.parametrize("text", TEXTS)
-    def test_a_line_can_be_read_back(self, jobs: BatchApi, text: str) -> None:
-        """The text can be read from the input line alone."""
+    def test_parse_input_own_line_returns_name_and_text(self, jobs: BatchApi, text: str) -> None:
+        """An input line can be read back."""
         assert jobs.parse_input(jobs.line(name_of(text), text)) == (name_of(text), text)
 
     @pytest.mark.parametrize(
         "line", [b"", b"null", b"[]", b'{"custom_id": "a"}', b'{"body": {"input": ["a"]}}']
     )
-    def test_what_is_no_line_of_input_is_rejected(self, jobs: BatchApi, line: bytes) -> None:
+    def test_parse_input_other_line_is_rejected(self, jobs: BatchApi, line: bytes) -> None:
         """A line that does not name its text is refused."""
         with pytest.raises(Rejected):
             jobs.parse_input(line)
 
-    def test_what_is_no_text_is_rejected(self, jobs: BatchApi) -> None:
-        """Half a character, which UTF-8 cannot represent, is refused instead of being replaced."""
+    def test_line_lone_surrogate_is_rejected(self, jobs: BatchApi) -> None:
+        """Half a character, which UTF-8 cannot encode, is refused rather than sent as something else."""
         with pytest.raises(Rejected):
             jobs.line("ab" * 32, "half \ud83d")
 
-    async def test_the_order_of_the_answers_does_not_matter(self, jobs: BatchApi) -> None:
-        """Lines in another order still belong to their texts."""
+    async def test_job_results_in_another_order_belong_to_their_texts(self, jobs: BatchApi) -> None:
+        """The order of result lines does not matter."""
         _, right = await self.done(jobs)
         _, shuffled = await self.done(jobs, Fault(kind="shuffled"))
         for name, (answered,) in right.items():
@@ -203,8 +201,8 @@ class BatchApiContract(ABC):
         ("status", "failure"),
         [(400, "rejected"), (422, "rejected"), (429, "transient"), (500, "transient"), (503, "transient")],
     )
-    async def test_a_line_that_failed_says_why(self, jobs: BatchApi, status: int, failure: str) -> None:
-        """One text's failure does not affect the others, and it has the provider's reason."""
+    async def test_job_failed_line_has_a_reason(self, jobs: BatchApi, status: int, failure: str) -> None:
+        """A failure concerns one text: the others have vectors, and it has the provider's reason."""
         fault = Fault(kind="failed_lines", text="Köln", status=status)
         job, found = await self.done(jobs, fault)
         assert (job.state, job.done, job.failed) == ("completed", len(TEXTS) - 1, 1)
@@ -213,43 +211,43 @@ class BatchApiContract(ABC):
         assert failed.reason
         assert all(each.vector is not None for (each,) in found.values())
 
-    async def test_a_job_with_nothing_but_failures_is_read_too(self, jobs: BatchApi) -> None:
-        """It has an error file and no output file."""
+    async def test_job_only_failures_is_read(self, jobs: BatchApi) -> None:
+        """The job has a file of errors and none of results."""
         job, found = await self.done(jobs, Fault(kind="failed_lines", status=400))
         assert (job.output, len(found)) == ("", len(TEXTS))
 
     @pytest.mark.parametrize("kind", ["not_finite", "missing"])
-    async def test_an_answer_without_a_vector_is_transient(self, jobs: BatchApi, kind: str) -> None:
-        """An answer without numbers or without a vector is requested again."""
+    async def test_job_line_without_a_vector_is_transient(self, jobs: BatchApi, kind: str) -> None:
+        """A result without numbers, or without a vector, is requested again."""
         _, found = await self.done(jobs, Fault(kind=kind))  # type: ignore[arg-type]
         assert {answered.failure for each in found.values() for answered in each} == {"transient"}
 
-    async def test_another_number_of_dimensions_is_misconfigured(self, jobs: BatchApi) -> None:
-        """Vectors of another length than the space's belong to another model; the message gives their length."""
+    async def test_parse_result_other_dimensions_is_misconfigured(self, jobs: BatchApi) -> None:
+        """Vectors of another length are another model's; the message names their length."""
         with pytest.raises(Misconfigured, match="dimensions"):
             await self.done(jobs, Fault(kind="wrong_dimension"))
 
     @pytest.mark.parametrize("kind", ["broken_lines", "torn"])
-    async def test_what_is_no_line_is_rejected(self, jobs: BatchApi, kind: str) -> None:
-        """Half a line, or something else in its place, is no vector."""
+    async def test_parse_result_broken_line_is_rejected(self, jobs: BatchApi, kind: str) -> None:
+        """Half a line, or something else in its place, is no text's vector."""
         with pytest.raises(Rejected):
             await self.done(jobs, Fault(kind=kind))  # type: ignore[arg-type]
 
     @pytest.mark.parametrize(
         "line", [b"", b"null", b"[]", b'{"custom_id": null}', b'{"custom_id": 7}', b'{"response": {}}']
     )
-    def test_a_line_of_nobody_is_rejected(self, jobs: BatchApi, line: bytes) -> None:
+    def test_parse_result_line_without_a_name_is_rejected(self, jobs: BatchApi, line: bytes) -> None:
         """A line that does not name its text cannot be used."""
         with pytest.raises(Rejected):
             jobs.parse_result(line)
 
-    async def test_lines_may_come_twice(self, jobs: BatchApi) -> None:
-        """If a text has two answers, both are read; the caller decides."""
+    async def test_job_doubled_line_is_returned_twice(self, jobs: BatchApi) -> None:
+        """The caller decides which of two results for one text counts."""
         _, found = await self.done(jobs, Fault(kind="conflicting_lines", text="Köln"))
         assert len(found[name_of(TEXTS[2])]) == 2
 
-    async def test_a_job_that_nobody_heard_of_is_found(self, jobs: BatchApi) -> None:
-        """If the connection ended before the answer, the job was still created, and is adopted."""
+    async def test_find_unconfirmed_job_returns_it(self, jobs: BatchApi) -> None:
+        """If the connection ended before the response, the job exists nevertheless, and is adopted."""
         with pytest.raises(Transient) as raised:
             await self.hand_in(jobs, faults=[Fault(kind="cut", path="*/batches")])
         self.untold(raised.value)
@@ -259,8 +257,8 @@ class BatchApiContract(ABC):
         assert len(await self.answers(jobs, await self.ended(jobs, found))) == len(TEXTS)
         assert await jobs.find("s-2") is None
 
-    async def test_a_job_is_found_among_many(self, jobs: BatchApi) -> None:
-        """However many jobs were created since, and however many pages their list has."""
+    async def test_find_among_many_jobs_returns_the_right_one(self, jobs: BatchApi) -> None:
+        """However many jobs were created since, on however many pages."""
         made = {}
         for number in range(103):
             made[number] = await self.hand_in(jobs, ["a"], submission=f"s-{number}")
@@ -271,8 +269,8 @@ class BatchApiContract(ABC):
             assert found.id == made[number].id
         assert await jobs.find("s-103") is None
 
-    async def test_a_try_that_failed_is_not_taken_for_a_later_one(self, jobs: BatchApi) -> None:
-        """Of two jobs of one submission the one that was not refused is found; a refused one only if alone."""
+    async def test_find_failed_and_later_job_returns_the_later(self, jobs: BatchApi) -> None:
+        """A failed job is returned only if there is no other one of the submission."""
         refused = await self.hand_in(jobs, faults=[Fault(kind="validation")])
         refused = await self.ended(jobs, refused)
         assert await jobs.find("s-1") == refused
@@ -282,8 +280,8 @@ class BatchApiContract(ABC):
         assert found is not None
         assert (found.id, refused.state) == (taken.id, "failed")
 
-    async def test_an_upload_is_used_again(self, jobs: BatchApi) -> None:
-        """A file that a failed attempt has uploaded is not sent again, unless its size differs."""
+    async def test_submit_after_a_failure_reuses_the_upload(self, jobs: BatchApi) -> None:
+        """A file of an earlier attempt is not sent again, unless its size differs."""
         with pytest.raises(Transient):
             await self.hand_in(jobs, faults=[Fault(kind="rate_limited", path="*/batches")])
         job, found = await self.done(jobs)
@@ -292,44 +290,44 @@ class BatchApiContract(ABC):
         await self.done(jobs, texts=TEXTS[1:])
         assert self.calls("POST", "/files") == 2
 
-    async def test_an_upload_that_nobody_heard_of_is_used_too(self, jobs: BatchApi) -> None:
-        """The file exists although the connection ended before the answer."""
+    async def test_submit_after_an_unconfirmed_upload_reuses_it(self, jobs: BatchApi) -> None:
+        """The file exists though the connection ended before the response."""
         with pytest.raises(Transient):
             await self.hand_in(jobs, faults=[Fault(kind="cut", path="*/files", calls=(2,))])
         job, found = await self.done(jobs)
         assert (job.state, len(found)) == ("completed", len(TEXTS))
         assert self.calls("POST", "/files") == 1
 
-    async def test_a_job_can_be_cancelled(self, jobs: BatchApi) -> None:
-        """A job that would never end does so, and reports for each text whether it was processed."""
+    async def test_cancel_running_job_ends_it(self, jobs: BatchApi) -> None:
+        """A cancelled job says of each text whether it was processed."""
         job = await self.hand_in(jobs, faults=[Fault(kind="stuck", delay=300)])
         self.simulator.advance(3600)
         assert (await jobs.retrieve(job.id)).state == "running"
         await jobs.cancel(job.id)
         assert (await jobs.retrieve(job.id)).state == "running"
-        await jobs.cancel(job.id)  # again, while it is ending
+        await jobs.cancel(job.id)  # again, while it ends
         self.simulator.advance(3600)
         ended = await jobs.retrieve(job.id)
         assert ended.state == "cancelled"
         for each in (await self.answers(jobs, ended)).values():
             assert all(answered.vector is not None or answered.failure == "expired" for answered in each)
 
-    async def test_a_job_that_has_ended_is_left_as_it_is(self, jobs: BatchApi) -> None:
-        """Cancelling it is not an error, and its answers stay."""
+    async def test_cancel_ended_job_changes_nothing(self, jobs: BatchApi) -> None:
+        """It is no failure, and the results stay."""
         job, _ = await self.done(jobs)
         await jobs.cancel(job.id)
         assert await jobs.retrieve(job.id) == job
 
-    async def test_texts_whose_time_ran_out_are_told(self, jobs: BatchApi) -> None:
-        """Some texts of an expired job have vectors, and the others were not processed."""
+    async def test_job_expired_names_unprocessed_texts(self, jobs: BatchApi) -> None:
+        """Some texts of an expired job have vectors; the others were never processed."""
         job, found = await self.done(jobs, Fault(kind="expired", share=0.5))
         assert job.state == ("expired" if self.says_expired else "completed")
         answered = [each for (each,) in found.values()]
         assert sum(each.vector is not None for each in answered) == len(TEXTS) / 2
         assert sum(each.failure == "expired" for each in answered) == len(TEXTS) / 2
 
-    async def test_what_the_provider_has_lost_is_not_found(self, jobs: BatchApi) -> None:
-        """A missing output file or an unknown job: neither is worth another attempt."""
+    async def test_lost_file_or_job_is_not_found(self, jobs: BatchApi) -> None:
+        """A lost result file and an unknown job are not worth another attempt."""
         job = await self.ended(jobs, await self.hand_in(jobs, faults=[Fault(kind="lost")]))
         with pytest.raises(NotFound):
             await self.answers(jobs, job)
@@ -340,8 +338,8 @@ class BatchApiContract(ABC):
             await jobs.cancel(job.id)
         assert await jobs.find("s-2") is None
 
-    async def test_a_job_that_is_refused_says_which_lines_are_wrong(self, jobs: BatchApi) -> None:
-        """The lines are numbered from 1, and have their reasons."""
+    async def test_job_refused_names_wrong_lines(self, jobs: BatchApi) -> None:
+        """Lines are numbered from 1, and have their reasons."""
         job = await self.hand_in(jobs, faults=[Fault(kind="validation", text="Köln")])
         job = await self.ended(jobs, job)
         assert (job.state, job.queue_full, list(job.lines)) == ("failed", False, [3])
@@ -350,8 +348,8 @@ class BatchApiContract(ABC):
 
     @pytest.mark.parametrize("path", ["*/files", "*/batches"])
     @pytest.mark.parametrize("kind", ["error", "gateway", "garbled", "truncated", "rate_limited"])
-    async def test_failures_of_the_provider_are_transient(self, jobs: BatchApi, kind: str, path: str) -> None:
-        """After any failure of the provider, submitting can be repeated, and then succeeds with one job."""
+    async def test_submit_provider_failure_is_transient(self, jobs: BatchApi, kind: str, path: str) -> None:
+        """After any failure the submission may be repeated, and then succeeds with one job."""
         with pytest.raises(Transient) as raised:
             await self.hand_in(jobs, faults=[Fault(kind=kind, path=path, retry_after=2.0)])  # type: ignore[arg-type]
         self.untold(raised.value)
@@ -363,19 +361,19 @@ class BatchApiContract(ABC):
         assert self.calls("POST", "/batches") <= 2
 
     @pytest.mark.parametrize("status", [401, 403])
-    async def test_a_refused_key_is_misconfigured(self, jobs: BatchApi, status: int) -> None:
+    async def test_submit_refused_key_is_misconfigured(self, jobs: BatchApi, status: int) -> None:
         """The message names the setting to change."""
         with pytest.raises(Misconfigured, match=r"(?i)key") as raised:
             await self.hand_in(jobs, faults=[Fault(kind="error", status=status)])
         self.untold(raised.value)
 
-    async def test_a_used_up_account_is_misconfigured(self, jobs: BatchApi) -> None:
-        """If the account is exhausted, waiting does not help: a person has to act."""
+    async def test_submit_exhausted_account_is_misconfigured(self, jobs: BatchApi) -> None:
+        """Waiting does not help an exhausted account: somebody has to look at it."""
         with pytest.raises(Misconfigured):
             await self.hand_in(jobs, faults=[Fault(kind="quota")])
 
-    async def test_a_wrong_key_is_misconfigured(self, tmp_path: Path) -> None:
-        """An unknown key is reported, and the message does not contain it."""
+    async def test_submit_unknown_key_is_misconfigured_and_not_repeated(self, tmp_path: Path) -> None:
+        """The message does not contain the key."""
         jobs = self.open_jobs(tmp_path, api_key="sk-wrong-1234567890")
         with pytest.raises(Misconfigured) as raised:
             await self.hand_in(jobs)
@@ -383,18 +381,18 @@ class BatchApiContract(ABC):
         assert "sk-wrong-1234567890" not in str(raised.value)
 
     @pytest.mark.parametrize("kind", ["truncated", "gateway", "rate_limited"])
-    async def test_a_broken_download_is_transient_and_can_be_repeated(
+    async def test_download_broken_off_is_transient_and_can_be_repeated(
         self, jobs: BatchApi, kind: str
     ) -> None:
-        """Half an output file is never taken for the whole; the next attempt reads all of it."""
+        """Half a result file is never taken for the whole; the next attempt reads all of it."""
         job = await self.ended(jobs, await self.hand_in(jobs))
         self.simulator.order(Fault(kind=kind, path="*/content", calls=(1,)))  # type: ignore[arg-type]
         with pytest.raises(Transient):
             await self.answers(jobs, job)
         assert len(await self.answers(jobs, job)) == len(TEXTS)
 
-    async def test_a_closed_api_answers_nothing(self, jobs: BatchApi) -> None:
-        """A closed API raises instead of connecting again."""
+    async def test_retrieve_closed_api_is_transient(self, jobs: BatchApi) -> None:
+        """A closed API says so instead of connecting again."""
         await jobs.aclose()
         with pytest.raises(Transient, match="closed"):
             await jobs.retrieve("batch_1")

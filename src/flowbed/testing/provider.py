@@ -76,8 +76,8 @@ class ProviderContract(EmbedderContract):
         return raised.value
 
     @pytest.mark.parametrize("header", ["seconds", "milliseconds", "date"])
-    async def test_it_waits_as_long_as_it_is_told(self, embedder: Embedder, header: str) -> None:
-        """An answer of too many requests says when to come again, in whichever header."""
+    async def test_rate_limited_response_tells_the_wait(self, embedder: Embedder, header: str) -> None:
+        """A 429 says when to retry, in whichever header."""
         error = await self.failure(
             embedder,
             Fault(kind="rate_limited", retry_after=3.0, retry_header=header),  # type: ignore[arg-type]
@@ -86,46 +86,42 @@ class ProviderContract(EmbedderContract):
         assert error.retry_after is not None
         assert 1 <= error.retry_after <= 5
 
-    async def test_too_many_requests_pass(self, embedder: Embedder) -> None:
-        """Without such a header it is worth another try too, and the next one succeeds."""
+    async def test_rate_limited_response_without_a_wait_is_transient(self, embedder: Embedder) -> None:
+        """It is worth another attempt, and the next one succeeds."""
         error = await self.failure(embedder, Fault(kind="rate_limited", calls=(1,)))
         assert isinstance(error, Transient)
         assert (await embedder.embed(["one"], purpose="document")).vectors.shape[0] == 1
 
     @pytest.mark.parametrize("status", [500, 502, 503, 504])
     @pytest.mark.parametrize("kind", ["error", "gateway"])
-    async def test_failures_of_the_server_are_transient(
-        self, embedder: Embedder, kind: Kind, status: int
-    ) -> None:
-        """Whether the vendor says so or something in front of it, with a page of HTML."""
+    async def test_server_error_is_transient(self, embedder: Embedder, kind: Kind, status: int) -> None:
+        """From the vendor itself, or from a gateway with a page of HTML."""
         assert isinstance(await self.failure(embedder, Fault(kind=kind, status=status)), Transient)
 
     @pytest.mark.parametrize("kind", ["cut", "truncated", "garbled", "missing", "not_finite"])
-    async def test_an_answer_that_cannot_be_trusted_is_transient(
-        self, embedder: Embedder, kind: Kind
-    ) -> None:
-        """Half an answer, invalid JSON, or an answer with a gap or without numbers: none of it is used."""
+    async def test_untrustworthy_response_is_transient(self, embedder: Embedder, kind: Kind) -> None:
+        """Nothing is used of a response that is incomplete, not JSON, or has missing or infinite numbers."""
         assert isinstance(await self.failure(embedder, Fault(kind=kind)), Transient)
 
-    async def test_another_number_of_dimensions_is_misconfigured(self, embedder: Embedder) -> None:
-        """Vectors of another length than the space's belong to another model; the message gives their length."""
+    async def test_other_dimensions_is_misconfigured(self, embedder: Embedder) -> None:
+        """Vectors of another length are another model's; the message names their length."""
         error = await self.failure(embedder, Fault(kind="wrong_dimension"))
         assert isinstance(error, Misconfigured)
         assert str(embedder.space.dimensions - 1) in str(error)
 
-    async def test_a_used_up_quota_is_misconfigured(self, embedder: Embedder) -> None:
-        """If the account is exhausted, waiting does not help: a person has to act."""
+    async def test_exhausted_quota_is_misconfigured(self, embedder: Embedder) -> None:
+        """Waiting does not help an exhausted account: somebody has to look at it."""
         assert isinstance(await self.failure(embedder, Fault(kind="quota")), Misconfigured)
 
     @pytest.mark.parametrize("status", [401, 403, 404])
-    async def test_a_refused_key_or_model_is_misconfigured(self, embedder: Embedder, status: int) -> None:
+    async def test_refused_key_or_model_is_misconfigured(self, embedder: Embedder, status: int) -> None:
         """The message names the setting to change."""
         error = await self.failure(embedder, Fault(kind="error", status=status))
         assert isinstance(error, Misconfigured)
         assert ("base_url" if status == 404 else "key") in str(error).lower()
 
-    async def test_a_wrong_key_is_misconfigured(self, tmp_path: Path) -> None:
-        """An unknown key is reported, and the message does not contain it."""
+    async def test_unknown_key_is_misconfigured_and_not_repeated(self, tmp_path: Path) -> None:
+        """The message does not contain the key."""
         embedder = self.opened(tmp_path, api_key="sk-wrong-1234567890")
         try:
             with pytest.raises(Misconfigured) as raised:
@@ -134,8 +130,8 @@ class ProviderContract(EmbedderContract):
             await _close(embedder)
         assert "sk-wrong-1234567890" not in str(raised.value)
 
-    async def test_a_slow_answer_is_given_up(self, tmp_path: Path) -> None:
-        """A request without an answer in time is transient."""
+    async def test_slow_response_is_transient(self, tmp_path: Path) -> None:
+        """A request without a response in time may be repeated."""
         embedder = self.opened(tmp_path, timeout="0.2")
         try:
             error = await self.failure(embedder, Fault(kind="slow", delay=30.0))
@@ -143,8 +139,8 @@ class ProviderContract(EmbedderContract):
             await _close(embedder)
         assert isinstance(error, Transient)
 
-    async def test_nobody_there_is_transient(self, tmp_path: Path) -> None:
-        """An address where nothing listens may have a server later."""
+    async def test_unreachable_address_is_transient(self, tmp_path: Path) -> None:
+        """The server may be back later."""
         async with running(Simulator(self.api())) as url:
             gone = url
         self.url, here = gone, self.url
@@ -156,8 +152,8 @@ class ProviderContract(EmbedderContract):
         finally:
             await _close(embedder)
 
-    async def test_more_than_a_request_holds_is_sent_in_several(self, embedder: Embedder) -> None:
-        """A call with more texts than a request may have is answered whole, in the order of its texts."""
+    async def test_embed_more_texts_than_a_request_holds_sends_several(self, embedder: Embedder) -> None:
+        """The call is answered whole, in the order of its texts."""
         texts = [f"text {number}" for number in range(embedder.items + 3)]
         found = (await embedder.embed(texts, purpose="document")).vectors
         assert found.shape == (len(texts), embedder.space.dimensions)
@@ -165,7 +161,7 @@ class ProviderContract(EmbedderContract):
             alone = (await embedder.embed([texts[place]], purpose="document")).vectors[0]
             np.testing.assert_allclose(found[place], alone, atol=AGREE)
 
-    async def test_a_request_is_cut_by_tokens_too(self, tmp_path: Path) -> None:
+    async def test_embed_more_tokens_than_a_request_holds_sends_several(self, tmp_path: Path) -> None:
         """Texts that are few but too large together are sent in several requests."""
         embedder = self.opened(tmp_path, tokens="40")
         texts = [f"{number} " + "word " * 15 for number in range(5)]
@@ -176,14 +172,14 @@ class ProviderContract(EmbedderContract):
         assert len(found.vectors) == len(texts)
         assert len(self.simulator.account.exchanges) >= 3
 
-    async def test_a_call_succeeds_whole_or_not_at_all(self, embedder: Embedder) -> None:
-        """If one of several requests of a call fails, the call fails."""
+    async def test_embed_one_failed_request_fails_the_call(self, embedder: Embedder) -> None:
+        """A call of several requests succeeds as a whole or not at all."""
         texts = [f"text {number}" for number in range(embedder.items + 3)]
         error = await self.failure(embedder, Fault(kind="error", calls=(2,)), *texts)
         assert isinstance(error, Transient)
 
-    async def test_a_text_that_is_too_long_is_rejected(self, embedder: Embedder) -> None:
-        """It is never truncated silently: the call is refused, and the error names the text if that is known."""
+    async def test_embed_too_long_text_is_rejected(self, embedder: Embedder) -> None:
+        """It is never truncated silently: the call is refused, and names the text if it is known."""
         texts = ["fine", "word " * (self.window + 50), "good"]
         with pytest.raises(Rejected) as raised:
             await embedder.embed(texts, purpose="document")
@@ -192,8 +188,8 @@ class ProviderContract(EmbedderContract):
             await embedder.embed([texts[1]], purpose="document")
         assert raised.value.inputs == (0,)
 
-    async def test_usage_is_what_the_provider_counts(self, embedder: Embedder) -> None:
-        """Tokens are counted for a call as a whole, over all of its requests."""
+    async def test_embed_several_requests_sums_their_tokens(self, embedder: Embedder) -> None:
+        """The tokens of a call are those of all its requests."""
         texts = [f"text {number}" for number in range(embedder.items + 3)]
         whole = (await embedder.embed(texts, purpose="document")).tokens
         parts = [
@@ -202,26 +198,26 @@ class ProviderContract(EmbedderContract):
         ]
         assert whole == sum(parts) > 0
 
-    async def test_a_closed_embedder_answers_nothing(self, embedder: Embedder) -> None:
-        """A closed embedder raises instead of connecting again."""
+    async def test_embed_closed_embedder_is_transient(self, embedder: Embedder) -> None:
+        """A closed embedder says so instead of connecting again."""
         await _close(embedder)
         with pytest.raises(Transient, match="closed"):
             await embedder.embed(["one"], purpose="document")
 
 
 class IndexedProviderContract(ProviderContract):
-    """Tests of an embedder whose provider gives an index for each vector."""
+    """Tests of an embedder whose provider says with an index which text a vector belongs to."""
 
-    async def test_the_order_of_the_answer_does_not_matter(self, embedder: Embedder) -> None:
-        """Vectors in another order, each with its index, are assigned to their texts."""
+    async def test_embed_response_in_another_order_keeps_the_texts_vectors(self, embedder: Embedder) -> None:
+        """Vectors with an index find their texts in any order."""
         right = (await embedder.embed(["one", "two", "three"], purpose="document")).vectors
         self.simulator.order(Fault(kind="wrong_order"))
         turned = (await embedder.embed(["one", "two", "three"], purpose="document")).vectors
         assert self.simulator.account.exchanges[-1].faults == ["wrong_order"]
         np.testing.assert_allclose(turned, right, atol=AGREE)
 
-    async def test_a_doubled_index_is_transient(self, embedder: Embedder) -> None:
-        """If two vectors have one index, it is unknown which text they belong to: none is used."""
+    async def test_embed_doubled_index_is_transient(self, embedder: Embedder) -> None:
+        """If two vectors claim one text, none is used."""
         error = await self.failure(embedder, Fault(kind="wrong_index"))
         assert isinstance(error, Transient)
         assert "index" in str(error)

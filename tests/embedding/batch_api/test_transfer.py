@@ -109,8 +109,8 @@ def gone(answer: HttpResponse) -> Exception:
 
 
 @pytest.mark.parametrize("size", [0, 1, PIECE, 3 * MEGABYTE + 17])
-async def test_a_file_arrives_byte_for_byte_beside_its_fields(size: int) -> None:
-    """A form says what the file is for, what it is called, and how long it is; the file itself is as it was."""
+async def test_upload_file_and_fields_arrive_unchanged(size: int) -> None:
+    """The form has the file's purpose, name and length; the file is unchanged."""
     file = Input(size)
     seen: dict[str, object] = {}
 
@@ -131,8 +131,8 @@ async def test_a_file_arrives_byte_for_byte_beside_its_fields(size: int) -> None
     assert (file.reads, file.closed) == (1, 1)
 
 
-async def test_a_slow_line_is_waited_for_as_long_as_it_takes() -> None:
-    """An upload that lasts several times the timeout succeeds while every piece of it gets through in time."""
+async def test_upload_slow_but_steady_succeeds() -> None:
+    """An upload that lasts several times the timeout succeeds while every piece gets through in time."""
 
     async def speak(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         seen = b""
@@ -149,8 +149,8 @@ async def test_a_slow_line_is_waited_for_as_long_as_it_takes() -> None:
         assert asyncio.get_running_loop().time() - began > 2 * provider.idle_timeout
 
 
-async def test_an_upload_that_no_longer_gets_on_is_given_up() -> None:
-    """Where nothing more is taken the file is let go of, and the error says so."""
+async def test_upload_stalled_is_given_up() -> None:
+    """If no more data is accepted, the file is closed, and the error says so."""
 
     async def speak(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         await reader.read(MEGABYTE)
@@ -163,8 +163,7 @@ async def test_an_upload_that_no_longer_gets_on_is_given_up() -> None:
     assert file.closed == 1
 
 
-async def test_a_file_without_an_answer_is_given_up() -> None:
-    """Once all of it is sent, the answer is waited for as any other is."""
+async def test_upload_without_a_response_is_given_up() -> None:
 
     async def answer(request: web.Request) -> web.Response:
         await request.read()
@@ -176,8 +175,8 @@ async def test_a_file_without_an_answer_is_given_up() -> None:
             await send(provider, Input(10))
 
 
-async def test_a_refusal_comes_before_the_file_is_through() -> None:
-    """A server that says no at once is heard, though the rest of the file has not been sent."""
+async def test_upload_early_refusal_is_returned() -> None:
+    """A server that refuses at once is heard, though the rest of the file has not been sent."""
 
     async def speak(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         await reader.readuntil(b"\r\n\r\n")
@@ -192,7 +191,7 @@ async def test_a_refusal_comes_before_the_file_is_through() -> None:
     assert file.closed == 1
 
 
-async def test_what_is_wrong_with_the_file_is_told_as_it_is() -> None:
+async def test_upload_failing_file_raises_its_error() -> None:
     """An error of the store that the file comes from is not one of the provider."""
 
     async def answer(request: web.Request) -> web.Response:
@@ -205,8 +204,7 @@ async def test_what_is_wrong_with_the_file_is_told_as_it_is() -> None:
 
 
 @pytest.mark.parametrize(("there", "recorded"), [(100, 99), (100, 101), (0, 1), (3 * MEGABYTE, MEGABYTE)])
-async def test_a_file_of_another_size_is_refused(there: int, recorded: int) -> None:
-    """A file that was changed since its size was recorded is not handed in."""
+async def test_upload_changed_file_is_rejected(there: int, recorded: int) -> None:
 
     async def answer(request: web.Request) -> web.Response:
         await request.read()
@@ -217,8 +215,8 @@ async def test_a_file_of_another_size_is_refused(there: int, recorded: int) -> N
             await send(provider, Input(there), size=recorded)
 
 
-async def test_a_cut_upload_is_transient() -> None:
-    """A connection that ends under way leaves nothing open."""
+async def test_upload_connection_cut_is_transient() -> None:
+    """A connection that ends during the upload leaves nothing open."""
 
     async def speak(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         await reader.read(MEGABYTE)
@@ -232,8 +230,8 @@ async def test_a_cut_upload_is_transient() -> None:
     assert file.closed == 1
 
 
-async def test_another_address_gets_neither_file_nor_key() -> None:
-    """A redirect is not followed, since the key would go there too."""
+async def test_transfer_redirect_is_refused() -> None:
+    """The key and the file would go to the other address."""
 
     async def answer(request: web.Request) -> web.Response:
         await request.read()
@@ -246,8 +244,8 @@ async def test_another_address_gets_neither_file_nor_key() -> None:
             _ = [piece async for piece in download(provider, "/files/1/content", gone)]
 
 
-async def test_a_download_comes_in_pieces() -> None:
-    """What is read is what lies there, however long it takes, while something comes in time."""
+async def test_download_slow_but_steady_succeeds() -> None:
+    """However long it takes, while some data arrives in time."""
     body = Input(3 * MEGABYTE).body
 
     async def answer(request: web.Request) -> web.StreamResponse:
@@ -265,8 +263,8 @@ async def test_a_download_comes_in_pieces() -> None:
 
 
 @pytest.mark.parametrize("ending", ["cut", "stalled"])
-async def test_a_download_that_breaks_off_is_transient(ending: str) -> None:
-    """A file of which a part is missing is never taken for the whole, whether the line was cut or fell silent."""
+async def test_download_broken_off_is_transient(ending: str) -> None:
+    """An incomplete file is never taken for the whole, whether the connection was cut or fell silent."""
 
     async def speak(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         await reader.readuntil(b"\r\n\r\n")
@@ -282,8 +280,7 @@ async def test_a_download_that_breaks_off_is_transient(ending: str) -> None:
             _ = [piece async for piece in download(provider, "/files/1/content", gone)]
 
 
-async def test_a_refused_download_is_told_by_whoever_asked() -> None:
-    """What an error means is known to whoever speaks the vendor's API."""
+async def test_download_refused_raises_the_callers_error() -> None:
 
     async def answer(request: web.Request) -> web.Response:
         return web.Response(status=404, text="no such file")
@@ -293,8 +290,8 @@ async def test_a_refused_download_is_told_by_whoever_asked() -> None:
             _ = [piece async for piece in download(provider, "/files/1/content", gone)]
 
 
-async def test_a_download_may_be_left() -> None:
-    """Whoever has read enough lets go of the connection, and the next request is answered."""
+async def test_download_abandoned_closes_the_connection() -> None:
+    """A caller that has read enough frees the connection, and the next request is answered."""
 
     async def answer(request: web.Request) -> web.Response:
         return web.Response(body=b"x" * MEGABYTE)

@@ -105,8 +105,8 @@ async def acting(
         await runner.cleanup()
 
 
-def test_openai_lines_are_whole_requests(tmp_path: Path) -> None:
-    """A line says method, address and what a request would, and dimensions only where they are not the model's."""
+def test_openai_line_is_a_whole_request(tmp_path: Path) -> None:
+    """A line has method, URL and body, and dimensions only if they differ from the model's."""
     jobs = opened("openai:text-embedding-3-large", tmp_path)
     assert jobs is not None
     assert orjson.loads(jobs.line(NAME, "a")) == {
@@ -120,8 +120,7 @@ def test_openai_lines_are_whole_requests(tmp_path: Path) -> None:
     assert orjson.loads(jobs.line(NAME, "a"))["body"]["dimensions"] == 256
 
 
-def test_a_document_prompt_is_put_in_front(tmp_path: Path) -> None:
-    """As in requests: of documents, since nothing else is handed in."""
+def test_line_document_prompt_precedes_the_text(tmp_path: Path) -> None:
     jobs = opened(
         "compatible:e5",
         tmp_path,
@@ -141,8 +140,7 @@ def test_a_document_prompt_is_put_in_front(tmp_path: Path) -> None:
     "text", ["", 'a "quoted" \\ one', "line\nbreak \u2028", "\0", "🌍 埋め込み", REMOTE_TEXT, REMOTE_NAME]
 )
 @pytest.mark.parametrize("prompt", ['say "it" ', f"{REMOTE_TEXT} and {REMOTE_NAME}: "])
-def test_a_line_holds_any_text_behind_any_prompt(prompt: str, text: str, tmp_path: Path) -> None:
-    """Whatever stands in either, the line is JSON that says both, and the name."""
+def test_line_any_text_and_prompt_is_valid_json(prompt: str, text: str, tmp_path: Path) -> None:
     options = {"batch": "true", "dimensions": "8", "encoding": "none", "document_prompt": prompt}
     jobs = opened("compatible:e5", tmp_path, **options)
     assert jobs is not None
@@ -153,8 +151,7 @@ def test_a_line_holds_any_text_behind_any_prompt(prompt: str, text: str, tmp_pat
     assert (said["custom_id"], said["body"]["input"]) == ('a "name"', [prompt + text])
 
 
-async def test_an_openai_job_says_where_it_goes_and_whose_it_is(tmp_path: Path) -> None:
-    """The job names its file, its address, its time, and the submission that it is for."""
+async def test_openai_job_names_file_endpoint_and_submission(tmp_path: Path) -> None:
     server = Acting(post_batches=[(200, BATCH)])
     async with acting(server, tmp_path) as jobs:
         job = await jobs.submit("s-1", texts, size=3)
@@ -169,8 +166,8 @@ async def test_an_openai_job_says_where_it_goes_and_whose_it_is(tmp_path: Path) 
     }
 
 
-async def test_a_voyage_job_says_once_what_its_lines_do_not(tmp_path: Path) -> None:
-    """Lines hold texts alone; model, type, size and form of the vectors are the job's."""
+async def test_voyage_job_has_the_parameters_of_its_lines(tmp_path: Path) -> None:
+    """Lines hold only texts; model, type, size and encoding are the job's."""
     server = Acting(post_batches=[(200, {**BATCH, "created_at": "2026-11-19T02:47:42.031781+00:00"})])
     async with acting(server, tmp_path, "voyage:voyage-4", dimensions="512") as jobs:
         assert orjson.loads(jobs.line(NAME, "a")) == {"custom_id": NAME, "body": {"input": ["a"]}}
@@ -202,10 +199,10 @@ async def test_a_voyage_job_says_once_what_its_lines_do_not(tmp_path: Path) -> N
         ("cohere:embed-v4.0", {}),
     ],
 )
-def test_where_there_is_no_batch_api_there_is_none(
+def test_open_jobs_without_a_batch_api_returns_none(
     tmp_path: Path, model: str, options: dict[str, str]
 ) -> None:
-    """Azure, servers that nobody says it of, models that Voyage does not run in jobs, vendors without one."""
+    """Azure, servers without the option, models that Voyage does not run in jobs, vendors without one."""
     assert opened(model, tmp_path, **options) is None
 
 
@@ -230,10 +227,10 @@ def test_open_jobs_embedder_of_another_space_returns_none(tmp_path: Path) -> Non
         ("compatible:text-embedding-3-small", {"batch": "true", "batch_price": "0.25"}, 0.005, None),
     ],
 )
-def test_a_job_costs_a_part_of_the_price(
+def test_terms_price_is_the_batch_share(
     tmp_path: Path, model: str, options: dict[str, str], price: float, tokens: int | None
 ) -> None:
-    """Half of it at OpenAI, two thirds at Voyage, and elsewhere what the options say; so does the queue."""
+    """Half at OpenAI, two thirds at Voyage, and elsewhere what the options say; so is the queue."""
     jobs = opened(model, tmp_path, **options)
     assert jobs is not None
     assert jobs.terms.price == pytest.approx(price)
@@ -251,10 +248,10 @@ def test_a_job_costs_a_part_of_the_price(
         ("voyage:voyage-4", {"base_url": "https://api.test/v2"}),
     ],
 )
-def test_an_account_is_that_of_a_key_at_an_address(
+def test_terms_account_depends_on_key_project_and_address(
     tmp_path: Path, model: str, options: dict[str, str]
 ) -> None:
-    """Jobs of another key, project, organization or address are not to be seen with this one; limits are no matter."""
+    """Jobs of another key, project, organization or address are not visible with this one; limits do not matter."""
     more = {"batch": "true", "dimensions": "8"} if model.startswith("compatible") else {}
     one, same = opened(model, tmp_path, **more), opened(model, tmp_path, requests_per_minute="9", **more)
     other = opened(model, tmp_path, **more | options)
@@ -269,14 +266,13 @@ def test_an_account_is_that_of_a_key_at_an_address(
     "options",
     [{"batch": "yes"}, {"batch": "true", "batch_tokens": "many"}, {"batch": "true", "batch_price": "-1"}],
 )
-def test_options_of_jobs_are_checked(tmp_path: Path, options: dict[str, str]) -> None:
-    """An option that cannot be read is told."""
+def test_open_jobs_invalid_option_is_misconfigured(tmp_path: Path, options: dict[str, str]) -> None:
     with pytest.raises(Misconfigured, match="option batch"):
         opened("compatible:e5", tmp_path, dimensions="8", **options)
 
 
-async def test_a_full_queue_is_told_from_a_wrong_input(tmp_path: Path) -> None:
-    """What does not fit beside what waits already is no fault of the input, which is taken later."""
+async def test_retrieve_full_queue_is_not_an_input_error(tmp_path: Path) -> None:
+    """An input that does not fit beside what is queued is not wrong, and is accepted later."""
     api = OpenAI(queue_tokens=10)
     async with running(Simulator(api)) as url:
         jobs = opened("openai:text-embedding-3-small", tmp_path, f"{url}/v1")
@@ -309,10 +305,8 @@ async def test_a_full_queue_is_told_from_a_wrong_input(tmp_path: Path) -> None:
         ({"code": "invalid_json_line", "message": "no JSON", "line": 4}, False),
     ],
 )
-async def test_a_failed_job_says_what_it_failed_for(
-    tmp_path: Path, error: dict[str, Any], full: bool
-) -> None:
-    """A queue that is full is known by its code, or by its words where it is full of requests."""
+async def test_retrieve_failed_job_has_its_reason(tmp_path: Path, error: dict[str, Any], full: bool) -> None:
+    """A full queue is recognised by its code, or by its message if it is full of requests."""
     failed = {**BATCH, "status": "failed", "errors": {"object": "list", "data": [error, {"line": 7}]}}
     async with acting(Acting(get_batches=[(200, failed)]), tmp_path) as jobs:
         job = await jobs.retrieve("batch_1")
@@ -325,8 +319,8 @@ async def test_a_failed_job_says_what_it_failed_for(
 
 
 @pytest.mark.parametrize("status", [400, 429])
-async def test_a_queue_that_is_full_at_once_is_told_from_other_refusals(status: int, tmp_path: Path) -> None:
-    """Where already the request for a job is refused for it; anything else that is refused so may be tried again."""
+async def test_submit_full_queue_raises_queue_full(status: int, tmp_path: Path) -> None:
+    """Only if the creation of the job is refused for it; other refusals may be retried."""
     full = (status, {"error": {"message": "too much waits", "code": "token_limit_exceeded"}})
     async with acting(Acting(post_batches=[full]), tmp_path) as jobs:
         with pytest.raises(QueueFull):
@@ -337,8 +331,8 @@ async def test_a_queue_that_is_full_at_once_is_told_from_other_refusals(status: 
         assert not isinstance(caught.value, QueueFull)
 
 
-async def test_an_input_that_is_refused_is_rejected(tmp_path: Path) -> None:
-    """Neither time nor a setting would change it; the vendor's reason is told."""
+async def test_submit_refused_input_is_rejected(tmp_path: Path) -> None:
+    """Neither time nor a setting would change it; the error has the vendor's reason."""
     wrong = (400, {"error": {"message": "Your input file is of no use."}})
     async with acting(Acting(post_batches=[wrong]), tmp_path) as jobs:
         with pytest.raises(Rejected, match="of no use"):
@@ -346,8 +340,8 @@ async def test_an_input_that_is_refused_is_rejected(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("status", [400, 404])
-async def test_an_upload_that_went_away_is_sent_again(tmp_path: Path, status: int) -> None:
-    """A file that is in the list, and not there any more when the job is made, is uploaded anew."""
+async def test_submit_vanished_upload_is_sent_again(tmp_path: Path, status: int) -> None:
+    """A file that is listed, but gone when the job is created, is uploaded again."""
     there = {"id": "file-0", "filename": "flowbed-s-1.jsonl", "bytes": 3, "status": "processed"}
     server = Acting(
         get_files=[(200, {**NOTHING, "data": [there]})],
@@ -367,8 +361,8 @@ async def test_an_upload_that_went_away_is_sent_again(tmp_path: Path, status: in
         {"filename": "flowbed-s-1.jsonl", "bytes": 3, "status": "error"},
     ],
 )
-async def test_only_a_whole_file_of_its_own_is_used_again(tmp_path: Path, file: dict[str, Any]) -> None:
-    """Another submission's, half of one, or one that the provider could not read is left."""
+async def test_submit_reuses_only_a_complete_file_of_its_own(tmp_path: Path, file: dict[str, Any]) -> None:
+    """Another submission's, an incomplete or an unreadable file is ignored."""
     server = Acting(
         get_files=[(200, {**NOTHING, "data": [{"id": "file-0", **file}]})], post_batches=[(200, BATCH)]
     )
@@ -377,8 +371,8 @@ async def test_only_a_whole_file_of_its_own_is_used_again(tmp_path: Path, file: 
     assert server.bodies[-1]["input_file_id"] == "file-1"
 
 
-async def test_pages_are_followed_to_their_end(tmp_path: Path) -> None:
-    """Each page is asked for after the last of the one before, and a list that repeats itself ends."""
+async def test_find_follows_all_pages(tmp_path: Path) -> None:
+    """Each page is requested after the last item of the one before; a list that repeats itself ends."""
     pages = [{"data": [{**BATCH, "id": f"batch_{page}"}], "has_more": True} for page in (1, 2, 2)]
     server = Acting(get_batches=[(200, page) for page in pages])
     async with acting(server, tmp_path) as jobs:
@@ -393,8 +387,7 @@ async def test_pages_are_followed_to_their_end(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     "said", [{}, {"id": "batch_1"}, {"id": 7, "status": "completed"}, [], None, {"data": 7}]
 )
-async def test_what_is_no_job_and_no_list_is_transient(tmp_path: Path, said: Any) -> None:
-    """Something else than was asked for is worth another try, and never taken for an answer."""
+async def test_unexpected_response_is_transient(tmp_path: Path, said: Any) -> None:
     server = Acting(get_batches=[(200, said)], post_batches=[(200, said)])
     async with acting(server, tmp_path) as jobs:
         with pytest.raises(Transient):
@@ -405,8 +398,8 @@ async def test_what_is_no_job_and_no_list_is_transient(tmp_path: Path, said: Any
             await jobs.submit("s-1", texts, size=3)
 
 
-async def test_a_state_that_nobody_knows_is_looked_at_again(tmp_path: Path) -> None:
-    """A word that the vendor has added since does not end a job."""
+async def test_retrieve_unknown_state_counts_as_running(tmp_path: Path) -> None:
+    """A state that the vendor has added since does not end a job."""
     async with acting(Acting(get_batches=[(200, {**BATCH, "status": "warming_up"})]), tmp_path) as jobs:
         assert (await jobs.retrieve("batch_1")).state == "running"
 
@@ -415,13 +408,13 @@ async def test_a_state_that_nobody_knows_is_looked_at_again(tmp_path: Path) -> N
 @pytest.mark.parametrize(
     ("state", "left"), [("completed", True), ("finalizing", True), ("in_progress", False)]
 )
-async def test_a_refused_cancelling_depends_on_the_state(
+async def test_cancel_refused_depends_on_the_state(
     tmp_path: Path,
     state: str,
     left: bool,
     status: int,
 ) -> None:
-    """Of a job that ends anyway the refusal says no more than that; of one that goes on it is asked for again."""
+    """For a job that ends by itself a refusal is fine; for one that continues it is retried."""
     server = Acting(
         post_batches=[(status, {"error": {"message": "cannot be cancelled"}})],
         get_batches=[(200, {**BATCH, "status": state})],
@@ -434,8 +427,7 @@ async def test_a_refused_cancelling_depends_on_the_state(
                 await jobs.cancel("batch_1")
 
 
-async def test_ids_stay_within_their_address(tmp_path: Path) -> None:
-    """A name that holds what addresses are made of leads nowhere else."""
+async def test_ids_are_escaped_in_paths(tmp_path: Path) -> None:
     server = Acting(get_batches=[(404, {})], get_files=[(404, {})])
     async with acting(server, tmp_path) as jobs:
         with pytest.raises(NotFound):
@@ -469,10 +461,10 @@ async def test_ids_stay_within_their_address(tmp_path: Path) -> None:
         ({"response": {"status_code": 200}}, "transient", "the response has no list"),
     ],
 )
-def test_a_line_without_a_vector_has_a_reason(
+def test_parse_result_failure_has_its_reason(
     tmp_path: Path, line: dict[str, Any], failure: str, reason: str
 ) -> None:
-    """Whose fault it was decides whether the text is tried again; a text that nobody worked on is neither."""
+    """Whose fault it was decides whether the text is retried; a text that was never processed is neither."""
     jobs = opened("openai:text-embedding-3-small", tmp_path)
     assert jobs is not None
     answered = jobs.parse_result(orjson.dumps({"custom_id": NAME, **line}))
@@ -480,8 +472,7 @@ def test_a_line_without_a_vector_has_a_reason(
     assert answered.reason.startswith(reason)
 
 
-def test_a_vector_of_zeros_is_rejected_and_billed(tmp_path: Path) -> None:
-    """It points nowhere and never will; that it was paid for is told."""
+def test_parse_result_zero_vector_is_rejected_and_billed(tmp_path: Path) -> None:
     jobs = opened("openai:text-embedding-3-small", tmp_path, dimensions="2")
     assert jobs is not None
     body = {"data": [{"index": 0, "embedding": [0, 0]}], "usage": {"prompt_tokens": 3}}
@@ -504,10 +495,10 @@ def test_a_vector_of_zeros_is_rejected_and_billed(tmp_path: Path) -> None:
     ("changes", "overflow", "message"),
     [({"seed": 1}, "", "same_as"), ({}, "truncate", "in a job"), ({}, "reject", ""), ({}, "", "")],
 )
-async def test_a_server_is_believed_before_it_is_handed_anything(
+async def test_submit_same_as_server_is_verified_first(
     tiny: Callable[..., Path], tmp_path: Path, changes: dict[str, Any], overflow: str, message: str
 ) -> None:
-    """Another model's server gets no job, nor one that cuts off long texts unseen; one that refuses them does."""
+    """A server of another model gets no job, nor one that truncates long texts silently; one that refuses them does."""
     folder = tiny("other", **changes)
     model = open_onnx(str(folder), cache=tmp_path, options={"overflow": overflow} if overflow else {})
     server = Serving(model)

@@ -104,10 +104,10 @@ def expected(texts: Sequence[str]) -> NDArray[np.float32]:
 
 
 @pytest.mark.parametrize(("price", "answered"), [(0.0, True), (0.5, False)])
-async def test_nobody_waits_for_work_that_nobody_waits_for(
+async def test_cache_interactive_call_does_not_wait_for_background_work(
     provider: Provider, price: float, answered: bool
 ) -> None:
-    """Such work may take long: a request for the same text goes by itself, unless that would be paid for twice."""
+    """Background work may take long: a request for the same text is sent separately, unless that costs money."""
     provider.price = price
     cached = Cached(provider, [Tier()])
     provider.gate.clear()
@@ -126,8 +126,8 @@ async def test_nobody_waits_for_work_that_nobody_waits_for(
     assert len(provider.sent) == 1 + answered
 
 
-async def test_a_lone_text_is_not_read_for_its_tokens(provider: Provider) -> None:
-    """All that a request of one text is billed with are the tokens of that text, which nobody counts again."""
+async def test_cache_single_text_is_not_counted(provider: Provider) -> None:
+    """All billed tokens of a request of one text are that text's."""
 
     class Billing(Provider):
         def count(self, text: str) -> int:
@@ -143,8 +143,8 @@ async def test_a_lone_text_is_not_read_for_its_tokens(provider: Provider) -> Non
     assert (await cached.embed(["a b c", "a b c"], purpose="document")).counts == (3, 3)
 
 
-async def test_a_text_is_sent_once(provider: Provider) -> None:
-    """Doubles inside a call and texts of earlier calls are not sent; order is kept and only what is sent counts."""
+async def test_cache_repeated_text_is_sent_once(provider: Provider) -> None:
+    """Duplicates and texts of earlier calls are not sent; order is kept, and only sent texts are billed."""
     cached = Cached(provider, [Tier()])
     first = await cached.embed(["b b", "a", "b b"], purpose="document")
     second = await cached.embed(["a", "c c c", "b b", "a"], purpose="document")
@@ -155,8 +155,7 @@ async def test_a_text_is_sent_once(provider: Provider) -> None:
     assert (cached.space, cached.items, cached.price, cached.count("x y")) == (SPACE, 100, 0.5, 2)
 
 
-async def test_purposes_do_not_mix(provider: Provider) -> None:
-    """The same text as a query and as a document has two vectors."""
+async def test_cache_query_and_document_have_two_vectors(provider: Provider) -> None:
     cached = Cached(provider, [Tier()])
     document = await cached.embed(["a"], purpose="document")
     query = await cached.embed(["a"], purpose="query")
@@ -164,8 +163,7 @@ async def test_purposes_do_not_mix(provider: Provider) -> None:
     assert len(provider.sent) == 2
 
 
-async def test_no_texts_ask_nobody(provider: Provider) -> None:
-    """An empty call answers an empty array and sends nothing."""
+async def test_cache_no_texts_sends_nothing(provider: Provider) -> None:
     tier = Tier()
     embedded = await Cached(provider, [tier]).embed([], purpose="document")
     assert embedded.vectors.shape == (0, DIMENSIONS)
@@ -177,8 +175,8 @@ async def test_no_texts_ask_nobody(provider: Provider) -> None:
     calls=st.lists(st.lists(st.sampled_from("abcdefgh"), max_size=12), max_size=6),
     held=st.sets(st.sampled_from("abcd")),
 )
-def test_any_calls_at_once_send_each_text_once(calls: list[list[str]], held: set[str]) -> None:
-    """However calls overlap, each distinct text is sent at most once in all and each call gets its vectors."""
+def test_cache_concurrent_calls_send_each_text_once(calls: list[list[str]], held: set[str]) -> None:
+    """However calls overlap, each distinct text is sent at most once, and each call gets its vectors."""
 
     async def check() -> None:
         provider, near, far = Provider(), Tier(), Tier()
@@ -194,8 +192,8 @@ def test_any_calls_at_once_send_each_text_once(calls: list[list[str]], held: set
     asyncio.run(check())
 
 
-async def test_call_waits_for_the_text_of_another(provider: Provider) -> None:
-    """A text that another call has sent is awaited, while what is new is sent at once."""
+async def test_cache_text_in_flight_is_awaited(provider: Provider) -> None:
+    """A text that another call has sent is awaited; new texts are sent at once."""
     cached = Cached(provider, [Tier()])
     provider.gate.clear()
     first = asyncio.create_task(cached.embed(["a", "b"], purpose="document"))
@@ -210,8 +208,7 @@ async def test_call_waits_for_the_text_of_another(provider: Provider) -> None:
     assert answer.tokens == 1
 
 
-async def test_waiting_call_outlives_the_failure_of_the_other(provider: Provider) -> None:
-    """When the call that sent a text fails, those waiting for it send it themselves."""
+async def test_cache_waiting_call_sends_the_text_if_the_other_fails(provider: Provider) -> None:
     cached = Cached(provider, [Tier()])
     provider.gate.clear()
     provider.errors.append(Transient("try later"))
@@ -224,8 +221,7 @@ async def test_waiting_call_outlives_the_failure_of_the_other(provider: Provider
     assert len(provider.sent) == 2
 
 
-async def test_waiting_call_outlives_the_cancellation_of_the_other(provider: Provider) -> None:
-    """When the call that sent a text is cancelled, those waiting for it neither hang nor are cancelled."""
+async def test_cache_waiting_call_sends_the_text_if_the_other_is_cancelled(provider: Provider) -> None:
     cached = Cached(provider, [Tier()])
     provider.gate.clear()
     first = asyncio.create_task(cached.embed(["a"], purpose="document"))
@@ -239,8 +235,7 @@ async def test_waiting_call_outlives_the_cancellation_of_the_other(provider: Pro
     assert first.cancelled()
 
 
-async def test_cancelled_waiter_does_not_disturb_the_others(provider: Provider) -> None:
-    """Giving up a call that waits leaves the call it waits for, and other waiters, as they are."""
+async def test_cache_cancelled_waiter_does_not_affect_others(provider: Provider) -> None:
     cached = Cached(provider, [Tier()])
     provider.gate.clear()
     calls = [asyncio.create_task(cached.embed(["a"], purpose="document")) for _ in range(3)]
@@ -254,8 +249,8 @@ async def test_cancelled_waiter_does_not_disturb_the_others(provider: Provider) 
     assert len(provider.sent) == 1
 
 
-async def test_what_was_answered_is_kept_where_another_request_of_the_call_failed(provider: Provider) -> None:
-    """A call of several requests fails whole; called again, it sends only what was not answered, and in order."""
+async def test_cache_partly_failed_call_keeps_the_answered_texts(provider: Provider) -> None:
+    """A call of several requests fails whole; repeated, it sends only what was not answered."""
     cached = Cached(provider, [Tier()])
     texts = [f"text {n}" for n in range(450)]
     provider.errors = [Transient("one fails")]
@@ -271,8 +266,7 @@ async def test_what_was_answered_is_kept_where_another_request_of_the_call_faile
     assert (answer.tokens, answer.cached) == (300, 300)
 
 
-async def test_no_request_is_begun_after_one_has_failed(provider: Provider) -> None:
-    """Of a call of many requests, those under way when one fails are the last."""
+async def test_cache_failed_request_starts_no_further_ones(provider: Provider) -> None:
     cached = Cached(provider, [Tier()])
     provider.errors = [Misconfigured("the key is wrong")] * 20
     with pytest.raises(Misconfigured):
@@ -280,8 +274,9 @@ async def test_no_request_is_begun_after_one_has_failed(provider: Provider) -> N
     assert len(provider.sent) <= 4
 
 
-async def test_rejected_positions_are_those_of_the_whole_call(provider: Provider) -> None:
-    """Where several requests make up a call, the refused text is the caller's."""
+async def test_cache_rejected_text_of_several_requests_has_its_position_in_the_call(
+    provider: Provider,
+) -> None:
     cached = Cached(provider, [Tier()])
     texts = [f"text {n}" for n in range(250)]
     texts[207] = "bad one"
@@ -290,8 +285,8 @@ async def test_rejected_positions_are_those_of_the_whole_call(provider: Provider
     assert caught.value.inputs == (207,)
 
 
-async def test_rejected_positions_are_those_of_the_caller(provider: Provider) -> None:
-    """Where only some texts were sent, a rejection names the caller's positions, doubles included."""
+async def test_cache_rejected_text_has_the_callers_positions(provider: Provider) -> None:
+    """Duplicates and cached texts count."""
     cached = Cached(provider, [Tier()])
     await cached.embed(["a"], purpose="document")
     with pytest.raises(Rejected, match="texts are bad") as refused:
@@ -303,8 +298,7 @@ async def test_rejected_positions_are_those_of_the_caller(provider: Provider) ->
     assert refused.value.inputs == (1,)
 
 
-async def test_arrays_belong_to_the_caller(provider: Provider) -> None:
-    """Changing an answer changes neither the cache nor another answer."""
+async def test_cache_changed_result_changes_no_other(provider: Provider) -> None:
     cached = Cached(provider, [Tier()])
     for _ in range(2):
         answer = await cached.embed(["a", "a"], purpose="document")
@@ -316,8 +310,7 @@ async def test_arrays_belong_to_the_caller(provider: Provider) -> None:
         found["a"][:] = 0
 
 
-async def test_truncated_marks_are_kept_with_the_vector(provider: Provider) -> None:
-    """A text whose end was cut off is named in each call that wants it, sent or not."""
+async def test_cache_truncated_text_is_marked_on_hits(provider: Provider) -> None:
     cached = Cached(provider, [Tier()])
     sent = await cached.embed(["a", "long", "long"], purpose="document")
     kept = await cached.embed(["long", "b", "a"], purpose="document")
@@ -327,8 +320,7 @@ async def test_truncated_marks_are_kept_with_the_vector(provider: Provider) -> N
     assert (kept.vectors[0] == vector_of("long")).all()
 
 
-async def test_far_tier_fills_the_near_one(provider: Provider) -> None:
-    """What only a far tier holds is brought nearer, and is not asked for there again."""
+async def test_cache_hit_in_a_far_tier_fills_the_near_one(provider: Provider) -> None:
     near, far = Tier(), Tier()
     far[vector_key(SPACE, "document", "a")] = vector_of("a").tobytes()
     cached = Cached(provider, [near, far])
@@ -342,8 +334,7 @@ async def test_far_tier_fills_the_near_one(provider: Provider) -> None:
 @pytest.mark.parametrize(
     "value", [b"", bytes(4 * DIMENSIONS - 4), bytes(4 * DIMENSIONS + 1), bytes(8 * DIMENSIONS)]
 )
-async def test_value_of_the_wrong_length_is_ignored(provider: Provider, value: bytes) -> None:
-    """A stored value that is no vector of this space is embedded anew and replaced."""
+async def test_cache_value_of_wrong_length_is_replaced(provider: Provider, value: bytes) -> None:
     tier = Tier()
     key = vector_key(SPACE, "document", "a")
     tier[key] = value
@@ -356,10 +347,10 @@ async def test_value_of_the_wrong_length_is_ignored(provider: Provider, value: b
 @pytest.mark.parametrize(
     "error", [OutOfSpace("disk is full"), sqlite3.OperationalError("locked"), ConnectionError()]
 )
-async def test_failing_tier_is_not_felt(
+async def test_cache_failing_tier_is_skipped_with_one_warning(
     provider: Provider, error: Exception, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """A tier that fails is skipped for a while with one warning, the others serve, and later it is used again."""
+    """The other tiers serve, and it is used again later."""
     now = 0.0
     broken, sound = Tier(), Tier()
     broken.error = error
@@ -374,8 +365,7 @@ async def test_failing_tier_is_not_felt(
     assert broken == sound
 
 
-async def test_lookup_sends_nothing(provider: Provider) -> None:
-    """Looking up answers only what is kept."""
+async def test_cache_lookup_sends_nothing(provider: Provider) -> None:
     cached = Cached(provider, [Tier()])
     await cached.embed(["a", "long"], purpose="document")
     found = await cached.lookup(["long", "b", "a", "a"], purpose="document")
@@ -385,7 +375,7 @@ async def test_lookup_sends_nothing(provider: Provider) -> None:
     assert len(provider.sent) == 1
 
 
-async def test_vectors_that_came_another_way_are_kept(provider: Provider) -> None:
+async def test_cache_keep_stores_vectors_from_elsewhere(provider: Provider) -> None:
     """Vectors of a batch job serve later calls; those of another width are refused."""
     cached = Cached(provider, [Tier()])
     await cached.keep(["a", "b"], Embedded(vectors=expected(["a", "b"])), purpose="document")
@@ -396,15 +386,13 @@ async def test_vectors_that_came_another_way_are_kept(provider: Provider) -> Non
 
 
 def test_cache_padded_vectors_are_refused() -> None:
-    """Vectors that were filled up with zeros are never stored."""
     padded = Provider()
     padded.space = resized_space(padded.space, 9, "pad", matryoshka=False)
     with pytest.raises(Misconfigured, match="zeros"):
         Cached(padded, [])
 
 
-async def test_vector_with_a_hole_is_not_kept(provider: Provider) -> None:
-    """A vector that is not finite is never given back from the cache."""
+async def test_cache_infinite_vector_is_not_stored(provider: Provider) -> None:
     tier = Tier()
     cached = Cached(provider, [tier])
     await cached.keep(
@@ -413,8 +401,8 @@ async def test_vector_with_a_hole_is_not_kept(provider: Provider) -> None:
     assert not tier
 
 
-async def test_a_request_is_reported_from_sending_to_keeping(provider: Provider) -> None:
-    """What is sent, answered and kept is reported in this order, once for each call that sent something."""
+async def test_cache_request_is_reported_once_in_order(provider: Provider) -> None:
+    """Sending, answering and keeping are reported in this order, once per call that sent something."""
     points: list[tuple[str, dict[str, Any]]] = []
     stop: Callable[[], None] = telemetry.listen(lambda point, facts: points.append((point, facts)))
     cached = Cached(provider, [Tier(), Tier()])
@@ -428,8 +416,9 @@ async def test_a_request_is_reported_from_sending_to_keeping(provider: Provider)
     ]
 
 
-async def test_memory_and_disk_work_together(provider: Provider, tmp_path: Path) -> None:
-    """With the real tiers, a new process finds on disk what an old one was sent."""
+async def test_cache_memory_and_disk_share_vectors_across_processes(
+    provider: Provider, tmp_path: Path
+) -> None:
     for round_ in range(2):
         disk = VectorFile(tmp_path / "vectors.db", limit=10**8, clock=lambda: 1e9)
         cached = Cached(provider, [VectorMemory(limit=10**6, ttl=60), disk])

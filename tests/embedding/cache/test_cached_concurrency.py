@@ -146,10 +146,10 @@ SCRIPT = st.lists(
     faults=st.lists(st.booleans(), min_size=1, max_size=5),
     room=st.sampled_from([0, 2, 100]),
 )
-def test_whatever_goes_wrong_every_vector_belongs_to_its_text(
+def test_cache_any_failures_and_cancellations_keep_vectors_right(
     calls: list[Calling], script: list[Answering], names_inputs: bool, faults: list[bool], room: int
 ) -> None:
-    """Calls that overlap, fail and are given up, tiers that fail and forget: what is answered is right, and all end."""
+    """Calls overlap, fail and are cancelled, tiers fail and forget: every answer is right, and every call ends."""
     provider = Provider(script, names_inputs=names_inputs)
     memory = VectorMemory(limit=room * (DIMENSIONS * 4 + 4 + OVERHEAD), ttl=1e9)
     outcomes: list[tuple[Calling, Embedded | Error]] = []
@@ -196,8 +196,8 @@ def check(calling: Calling, outcome: Embedded | Error, script: Sequence[Answerin
         assert type(outcome) in {answering.error for answering in script}
 
 
-def test_a_crowd_that_waits_for_a_provider_which_is_down_is_told_soon() -> None:
-    """Of a thousand calls for one text none waits for all before it to try in turn."""
+def test_cache_many_waiters_of_a_down_provider_fail_soon() -> None:
+    """None of a thousand calls for one text waits for all before it to try in turn."""
 
     async def main() -> None:
         provider = Provider([Answering(after=30.0, error=Transient)])
@@ -213,7 +213,7 @@ def test_a_crowd_that_waits_for_a_provider_which_is_down_is_told_soon() -> None:
 
 
 @pytest.mark.parametrize("names_inputs", [True, False])
-def test_a_crowd_that_waits_for_a_bad_text_is_told_at_once(names_inputs: bool) -> None:
+def test_cache_many_waiters_of_a_rejected_text_fail_at_once(names_inputs: bool) -> None:
     """A text that was refused for one call is not sent again by those that wait for it."""
 
     async def main() -> None:
@@ -230,8 +230,8 @@ def test_a_crowd_that_waits_for_a_bad_text_is_told_at_once(names_inputs: bool) -
     run_virtual(main())
 
 
-async def test_tokens_are_told_text_by_text_on_hits_too() -> None:
-    """Every text counts in every call, sent or kept, doubles as well; only what is sent is billed."""
+async def test_cache_counts_every_text_on_hits_too() -> None:
+    """Every text counts in every call, sent or cached; only what is sent is billed."""
     provider = Provider([Answering()])
     cached = Cached(provider, [VectorMemory(limit=2**20, ttl=60)], counts=True)
     first = await cached.embed(["a", "b b"], purpose="document")
@@ -245,8 +245,8 @@ async def test_tokens_are_told_text_by_text_on_hits_too() -> None:
     assert [(each.hits, each.misses) for each in cached.tiers.stats] == [(4, 3)]
 
 
-async def test_a_hit_is_not_counted_again() -> None:
-    """The tokens lie beside the vector, so that a hit asks no tokenizer; what was kept without them is counted once."""
+async def test_cache_hit_is_not_counted_again() -> None:
+    """The count is stored with the vector; a vector stored without it is counted once."""
     provider = Provider([Answering()])
     memory, far = VectorMemory(limit=2**20, ttl=60), VectorMemory(limit=2**20, ttl=60)
     before = Cached(provider, [far])
@@ -268,8 +268,7 @@ async def test_a_hit_is_not_counted_again() -> None:
     assert (await before.embed(["a"], purpose="document")).counts == ()
 
 
-async def test_a_provider_that_counts_otherwise_is_believed() -> None:
-    """Where the bill is not the sum of our counts, it is shared out among its texts."""
+async def test_cache_provider_total_is_shared_among_texts() -> None:
 
     class Dear(Provider):
         async def embed(self, texts: Sequence[str], *, purpose: Purpose) -> Embedded:
@@ -281,8 +280,8 @@ async def test_a_provider_that_counts_otherwise_is_believed() -> None:
         assert (await cached.embed(["a", "b b", "c c c"], purpose="document")).counts == (2, 3, 5)
 
 
-async def test_clearing_empties_memory() -> None:
-    """After clearing, a text is sent again; a tier that cannot be emptied or fails to be is left as it is."""
+async def test_cache_clear_empties_memory() -> None:
+    """A tier that cannot be cleared, or fails to be, stays unchanged."""
     provider = Provider([Answering()])
     memory = VectorMemory(limit=2**20, ttl=60)
 
@@ -300,8 +299,8 @@ async def test_clearing_empties_memory() -> None:
 
 
 @given(total=st.integers(0, 10**6), sizes=st.lists(st.integers(0, 10**4), max_size=30))
-def test_shares_add_up(total: int, sizes: list[int]) -> None:
-    """Shares are whole, never negative, and add up to the total; equal totals leave sizes as they are."""
+def test_share_tokens_adds_up_to_the_total(total: int, sizes: list[int]) -> None:
+    """Shares are whole and never negative; equal totals leave the sizes unchanged."""
     divided = share_tokens(total, sizes)
     assert len(divided) == len(sizes)
     assert all(share >= 0 for share in divided)
@@ -313,8 +312,8 @@ def test_shares_add_up(total: int, sizes: list[int]) -> None:
 
 
 @given(count=st.none() | st.integers(0, 2**32 - 1), cut_off=st.booleans(), dimensions=st.integers(1, 9))
-def test_what_is_kept_reads_back(count: int | None, cut_off: bool, dimensions: int) -> None:
-    """A value tells vector, tokens and mark as they were written, also where the tokens were added later."""
+def test_layout_value_decodes_to_what_was_encoded(count: int | None, cut_off: bool, dimensions: int) -> None:
+    """Vector, token count and mark, also if the count was added later."""
     layout = Layout(dimensions)
     vector = seeded(["a"], dimensions)[0]
     value = layout.pack(vector, count=count, cut_off=cut_off)

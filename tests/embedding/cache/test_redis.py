@@ -50,8 +50,8 @@ def key(number: int) -> bytes:
     return number.to_bytes(32, "little")
 
 
-async def test_no_stretch_of_time_allows_more_than_its_length(server: RedisServer, client: Redis) -> None:
-    """However many processes take at once, together they take no more than the rate allows."""
+async def test_redis_buckets_never_exceed_the_rate(server: RedisServer, client: Redis) -> None:
+    """However many processes take at once."""
     clients = [open_redis(server.url) for _ in range(4)]
     taken: list[tuple[float, float, float]] = []  # before, after, cost
 
@@ -79,8 +79,8 @@ async def test_no_stretch_of_time_allows_more_than_its_length(server: RedisServe
         await each.aclose()
 
 
-async def test_room_is_taken_whole_or_not_at_all(client: Redis) -> None:
-    """Where one unit has no room, nothing of the others is taken; names do not share."""
+async def test_redis_buckets_take_all_units_or_none(client: Redis) -> None:
+    """If one unit has no room, nothing is taken of the others; names are independent."""
     buckets = RedisBuckets(client, burst=BURST)
     assert await buckets.take("a", {"requests": 0.0, "tokens": 50.0}) == 0
     wait = await buckets.take("a", {"requests": 20.0, "tokens": 1.0})
@@ -89,8 +89,7 @@ async def test_room_is_taken_whole_or_not_at_all(client: Redis) -> None:
     assert await buckets.take("b", {"tokens": 1.0}) == 0
 
 
-async def test_what_was_taken_is_corrected(client: Redis) -> None:
-    """A bill that is larger or smaller than the guess lengthens or shortens the wait."""
+async def test_redis_buckets_settle_changes_the_wait(client: Redis) -> None:
     buckets = RedisBuckets(client, burst=BURST)
     await buckets.take("a", {"tokens": 10.0})
     await buckets.settle("a", {"tokens": 5.0})
@@ -99,8 +98,8 @@ async def test_what_was_taken_is_corrected(client: Redis) -> None:
     assert 2 < await buckets.take("a", {"tokens": 1.0}) < 3
 
 
-async def test_a_pause_holds_for_everybody(server: RedisServer, client: Redis) -> None:
-    """What one process is told holds back all, for as long as the longest of what was told."""
+async def test_redis_buckets_pause_applies_to_all_processes(server: RedisServer, client: Redis) -> None:
+    """The longest pause counts."""
     mine, other = open_redis(server.url), open_redis(server.url)
     for seconds in (3.0, 60.0, 1.0):
         await RedisBuckets(mine, burst=BURST).settle("a", {}, pause=seconds)
@@ -110,8 +109,7 @@ async def test_a_pause_holds_for_everybody(server: RedisServer, client: Redis) -
     await other.aclose()
 
 
-async def test_nothing_is_kept_longer_than_it_matters(client: Redis) -> None:
-    """Keys go when what they say has passed, and not before."""
+async def test_redis_buckets_keys_expire_when_irrelevant(client: Redis) -> None:
     buckets = RedisBuckets(client, burst=BURST)
     await buckets.take("a", {"tokens": 10.0})
     await buckets.settle("a", {}, pause=40.0)
@@ -121,8 +119,7 @@ async def test_nothing_is_kept_longer_than_it_matters(client: Redis) -> None:
     assert 9_000 < await client.pttl("flowbed:limits:b") <= 11_000
 
 
-async def test_calls_of_two_processes_share_one_limit(server: RedisServer, client: Redis) -> None:
-    """Two limited embedders with clients of their own are together as fast as one alone may be."""
+async def test_redis_buckets_two_clients_share_one_limit(server: RedisServer, client: Redis) -> None:
     clients = [open_redis(server.url) for _ in range(2)]
     embedders = [
         RateLimited(Seeded(8), Rates(requests=3_000), RedisBuckets(each, burst=BURST), name="key")
@@ -137,8 +134,8 @@ async def test_calls_of_two_processes_share_one_limit(server: RedisServer, clien
         await each.aclose()
 
 
-async def test_vectors_come_back(client: Redis) -> None:
-    """What is kept is found, in parts where it is much, and what is not kept is missing."""
+async def test_redis_tier_returns_stored_vectors(client: Redis) -> None:
+    """In parts if there are many; unknown keys are missing."""
     tier = VectorRedis(client, ttl=60)
     kept = {key(number): bytes([number % 251]) * 40 for number in range(2 * KEYS + 3)}
     await tier.put_many(kept)
@@ -148,8 +145,7 @@ async def test_vectors_come_back(client: Redis) -> None:
     assert await tier.get_many([key(1)]) == {key(1): b"new"}
 
 
-async def test_vectors_go_after_their_time(client: Redis) -> None:
-    """A vector is kept for its time and no longer."""
+async def test_redis_tier_vector_expires(client: Redis) -> None:
     tier = VectorRedis(client, ttl=0.05)
     await tier.put_many({key(1): b"one"})
     await asyncio.sleep(0.1)
@@ -157,8 +153,7 @@ async def test_vectors_go_after_their_time(client: Redis) -> None:
     assert await client.dbsize() == 0
 
 
-async def test_clearing_drops_vectors_and_nothing_else(client: Redis) -> None:
-    """Clearing leaves what others keep on the server."""
+async def test_redis_tier_clear_drops_only_vectors(client: Redis) -> None:
     tier = VectorRedis(client, ttl=60)
     await client.set("another", "1")
     await tier.put_many({key(number): b"vector" for number in range(2 * KEYS)})
@@ -167,8 +162,7 @@ async def test_clearing_drops_vectors_and_nothing_else(client: Redis) -> None:
     assert await client.keys() == [b"another"]
 
 
-async def test_a_value_of_another_key_is_no_vector(client: Redis) -> None:
-    """A value that does not begin with its key's mark is passed over, wherever it came from."""
+async def test_redis_tier_misplaced_value_is_ignored(client: Redis) -> None:
     tier = VectorRedis(client, ttl=60)
     await tier.put_many({key(1): b"one"})
     stored = await client.get(b"flowbed:vector:" + key(1))
@@ -177,8 +171,7 @@ async def test_a_value_of_another_key_is_no_vector(client: Redis) -> None:
     assert await tier.get_many([key(1), key(2)]) == {key(1): b"one"}
 
 
-async def test_calls_that_are_given_up_mix_nothing_up(client: Redis) -> None:
-    """However many calls are cancelled at whatever moment, every other gets its own vectors."""
+async def test_redis_tier_cancelled_calls_do_not_mix_answers(client: Redis) -> None:
     tier = VectorRedis(client, ttl=60)
     kept = {key(number): number.to_bytes(4, "little") * 100 for number in range(200)}
     await tier.put_many(kept)
@@ -197,8 +190,7 @@ async def test_calls_that_are_given_up_mix_nothing_up(client: Redis) -> None:
     await asyncio.gather(*(look(number) for number in range(600)))
 
 
-async def test_a_server_that_is_gone_is_told_and_comes_back(lacking: Callable[[str], NoReturn]) -> None:
-    """Without the server each call fails as one that may succeed later, and does when it is back."""
+async def test_redis_down_is_transient_until_it_is_back(lacking: Callable[[str], NoReturn]) -> None:
     if shutil.which("redis-server") is None:
         lacking("there is no redis-server here: `make services` installs it")
     with RedisServer() as server:
@@ -222,8 +214,7 @@ async def test_a_server_that_is_gone_is_told_and_comes_back(lacking: Callable[[s
         await client.aclose()
 
 
-async def test_nothing_is_felt_when_the_server_goes(lacking: Callable[[str], NoReturn]) -> None:
-    """Calls through cache and limits go on without the server, each with its own vectors."""
+async def test_redis_down_cached_and_limited_calls_succeed(lacking: Callable[[str], NoReturn]) -> None:
     if shutil.which("redis-server") is None:
         lacking("there is no redis-server here: `make services` installs it")
     with RedisServer() as server:
@@ -244,8 +235,7 @@ async def test_nothing_is_felt_when_the_server_goes(lacking: Callable[[str], NoR
         await client.aclose()
 
 
-async def test_a_server_that_lets_nobody_in(lacking: Callable[[str], NoReturn]) -> None:
-    """A missing or wrong password is a setting to change, and the right one lets in."""
+async def test_redis_wrong_password_is_misconfigured(lacking: Callable[[str], NoReturn]) -> None:
     if shutil.which("redis-server") is None:
         lacking("there is no redis-server here: `make services` installs it")
     with RedisServer(password=SECRET) as server:
@@ -259,7 +249,6 @@ async def test_a_server_that_lets_nobody_in(lacking: Callable[[str], NoReturn]) 
         await client.aclose()
 
 
-def test_an_address_that_is_none_is_refused_at_once() -> None:
-    """What is no address of Redis is a setting to change."""
+def test_open_redis_invalid_url_is_misconfigured() -> None:
     with pytest.raises(Misconfigured, match="redis://"):
         open_redis("localhost:6379")

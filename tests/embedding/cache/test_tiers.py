@@ -50,8 +50,8 @@ async def file(tmp_path: Path, clock: Clock) -> AsyncIterator[VectorFile]:
     await opened.close()
 
 
-async def test_what_is_put_is_got(file: VectorFile) -> None:
-    """Every vector that was put comes back byte for byte, and unknown keys are missing."""
+async def test_disk_tier_returns_stored_vectors(file: VectorFile) -> None:
+    """Byte for byte; unknown keys are missing."""
     kept = entries(2500)
     await file.put_many(kept)
     assert await file.get_many([*kept, b"\xff" * 32]) == kept
@@ -59,15 +59,13 @@ async def test_what_is_put_is_got(file: VectorFile) -> None:
     await file.put_many({})
 
 
-async def test_a_later_vector_replaces(file: VectorFile) -> None:
-    """Putting a key again replaces its vector."""
+async def test_disk_tier_same_key_replaces_the_vector(file: VectorFile) -> None:
     await file.put_many({b"k" * 32: b"one"})
     await file.put_many({b"k" * 32: b"two"})
     assert await file.get_many([b"k" * 32]) == {b"k" * 32: b"two"}
 
 
-async def test_it_outlives_its_process(tmp_path: Path, clock: Clock) -> None:
-    """A file that was closed holds the same vectors when it is opened again."""
+async def test_disk_tier_reopened_file_keeps_vectors(tmp_path: Path, clock: Clock) -> None:
     kept = entries(3)
     for _ in range(2):
         opened = VectorFile(tmp_path / "deep" / "vectors.db", limit=PLENTY, clock=clock)
@@ -77,8 +75,8 @@ async def test_it_outlives_its_process(tmp_path: Path, clock: Clock) -> None:
         await opened.close()
 
 
-async def test_size_is_bounded(tmp_path: Path, clock: Clock) -> None:
-    """The file never grows much past its limit, however much is put, and holds the newest."""
+async def test_disk_tier_size_stays_within_the_limit(tmp_path: Path, clock: Clock) -> None:
+    """It keeps the newest vectors."""
     limit = 4_000_000
     opened = VectorFile(tmp_path / "vectors.db", limit=limit, clock=clock)
     for first in range(0, 20_000, 500):
@@ -89,8 +87,7 @@ async def test_size_is_bounded(tmp_path: Path, clock: Clock) -> None:
     assert limit / 2 < (tmp_path / "vectors.db").stat().st_size < limit * 1.1
 
 
-async def test_least_recently_used_goes_first(tmp_path: Path, clock: Clock) -> None:
-    """A vector that is read again outlives those put at the same time."""
+async def test_disk_tier_drops_least_recently_used_first(tmp_path: Path, clock: Clock) -> None:
     opened = VectorFile(tmp_path / "vectors.db", limit=3_000_000, clock=clock)
     old = entries(1000)
     await opened.put_many(old)
@@ -105,8 +102,7 @@ async def test_least_recently_used_goes_first(tmp_path: Path, clock: Clock) -> N
     assert len(left) < 600
 
 
-async def test_one_vector_larger_than_the_limit_does_no_harm(tmp_path: Path, clock: Clock) -> None:
-    """A limit smaller than anything only means that nothing old is kept."""
+async def test_disk_tier_vector_larger_than_the_limit_is_harmless(tmp_path: Path, clock: Clock) -> None:
     opened = VectorFile(tmp_path / "vectors.db", limit=1, clock=clock)
     for first in range(0, 5000, 1000):
         await opened.put_many(entries(1000, first=first))
@@ -125,10 +121,10 @@ def ruin_the_middle(path: Path) -> None:
 
 
 @pytest.mark.parametrize("ruin", [ruin_all, ruin_the_middle])
-async def test_damaged_file_is_begun_anew(
+async def test_disk_tier_damaged_file_is_replaced(
     tmp_path: Path, clock: Clock, caplog: pytest.LogCaptureFixture, ruin: Any
 ) -> None:
-    """A damaged file is set aside with a warning, and vectors are kept again."""
+    """It is set aside with a warning, and vectors are stored again."""
     path = tmp_path / "vectors.db"
     opened = VectorFile(path, limit=PLENTY, clock=clock)
     kept = entries(1000)
@@ -143,8 +139,7 @@ async def test_damaged_file_is_begun_anew(
     assert (tmp_path / "vectors.db.damaged").exists()
 
 
-async def test_file_begun_anew_elsewhere_is_not_set_aside_again(tmp_path: Path, clock: Clock) -> None:
-    """A process that still has the damaged file open joins the new one instead of throwing it away."""
+async def test_disk_tier_file_replaced_by_another_process_is_joined(tmp_path: Path, clock: Clock) -> None:
     path = tmp_path / "vectors.db"
     first = VectorFile(path, limit=PLENTY, clock=clock)
     second = VectorFile(path, limit=PLENTY, clock=clock)
@@ -158,8 +153,7 @@ async def test_file_begun_anew_elsewhere_is_not_set_aside_again(tmp_path: Path, 
     await second.close()
 
 
-async def test_unusable_place_is_a_setting_to_change(tmp_path: Path, clock: Clock) -> None:
-    """A path that cannot hold a file is reported as such."""
+async def test_disk_tier_unusable_path_is_misconfigured(tmp_path: Path, clock: Clock) -> None:
     (tmp_path / "vectors.db").mkdir()
     opened = VectorFile(tmp_path / "vectors.db", limit=PLENTY, clock=clock)
     with pytest.raises(Misconfigured, match="cannot be used"):
@@ -183,8 +177,8 @@ asyncio.run(main())
 """
 
 
-def test_killed_writer_leaves_a_whole_file(tmp_path: Path) -> None:
-    """After kill -9 in the midst of writing, all that was acknowledged is there and the file is sound."""
+def test_disk_tier_killed_writer_leaves_a_sound_file(tmp_path: Path) -> None:
+    """After kill -9 during a write, everything acknowledged is there."""
     path = tmp_path / "vectors.db"
     writer = subprocess.Popen([sys.executable, "-c", WRITER, str(path)], stdout=subprocess.PIPE, text=True)
     assert writer.stdout is not None
@@ -215,8 +209,8 @@ def fill(path: str, first: int, done: Any) -> None:
     done.put(first)
 
 
-async def test_processes_share_one_file(tmp_path: Path, clock: Clock) -> None:
-    """Processes that open a new file at once and write to it all keep what they put."""
+async def test_disk_tier_processes_share_one_file(tmp_path: Path, clock: Clock) -> None:
+    """Processes that create a file at once and write to it all keep what they put."""
     path = tmp_path / "vectors.db"
     spawn = multiprocessing.get_context("spawn")
     done = spawn.Queue()
@@ -234,8 +228,7 @@ async def test_processes_share_one_file(tmp_path: Path, clock: Clock) -> None:
     await opened.close()
 
 
-async def test_memory_forgets_after_its_time(clock: Clock) -> None:
-    """The memory tier gives a vector back until its time is over."""
+async def test_memory_tier_vector_expires(clock: Clock) -> None:
     memory = VectorMemory(limit=10**6, ttl=60, clock=clock)
     kept = entries(3)
     await memory.put_many(kept)
@@ -244,8 +237,8 @@ async def test_memory_forgets_after_its_time(clock: Clock) -> None:
     assert await memory.get_many(list(kept)) == {}
 
 
-async def test_memory_is_bounded_and_drops_the_least_used(clock: Clock) -> None:
-    """The memory tier keeps to its bytes, drops what was used least recently, and passes over giants."""
+async def test_memory_tier_drops_least_recently_used_within_its_limit(clock: Clock) -> None:
+    """Vectors larger than the limit are not stored."""
     memory = VectorMemory(limit=10 * (1536 + OVERHEAD), ttl=60, clock=clock)
     kept = entries(10)
     await memory.put_many(kept)

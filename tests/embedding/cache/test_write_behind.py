@@ -47,8 +47,8 @@ class Slow:
             raise self.failure
 
 
-async def test_nobody_waits_for_a_write() -> None:
-    """What was put is found at once, long before it is written, and is written together with what came meanwhile."""
+async def test_write_behind_put_returns_before_the_write() -> None:
+    """A pending vector is found at once, and written together with those that arrive meanwhile."""
     slow = Slow(free=False)
     tier = WriteBehind(slow, delay=0)
     for number in range(5):
@@ -63,8 +63,8 @@ async def test_nobody_waits_for_a_write() -> None:
     assert len(slow.written) == 2
 
 
-async def test_reads_at_once_go_together() -> None:
-    """Reads that come while one is under way are one read after it, of each key once, and each gets its own answer."""
+async def test_write_behind_concurrent_reads_are_joined() -> None:
+    """Each key is read once, and each caller gets its own answer."""
     slow = Slow(free=False)
     slow.kept = {b"a": b"1", b"b": b"2"}
     tier = WriteBehind(slow, delay=0)
@@ -79,8 +79,8 @@ async def test_reads_at_once_go_together() -> None:
     assert slow.read == [[b"a", b"c"], [b"a", b"b", b"d"]]
 
 
-async def test_a_read_that_fails_is_told_to_all_who_wait() -> None:
-    """Whoever waits for a read that fails gets the error; the next read is tried anew."""
+async def test_write_behind_failed_read_fails_all_waiters() -> None:
+    """The next read is tried again."""
     slow = Slow()
     slow.failure = Transient("no answer")
     tier = WriteBehind(slow, delay=0)
@@ -90,8 +90,8 @@ async def test_a_read_that_fails_is_told_to_all_who_wait() -> None:
     assert await tier.get_many([b"a"]) == {}
 
 
-async def test_a_write_that_fails_is_told_in_a_warning(caplog: pytest.LogCaptureFixture) -> None:
-    """A failed write raises nothing, is logged without what it held, and stops no later one."""
+async def test_write_behind_failed_write_is_a_warning(caplog: pytest.LogCaptureFixture) -> None:
+    """It raises nothing, logs no contents, and stops no later write."""
     slow = Slow()
     slow.failure = Transient("disk full")
     tier = WriteBehind(slow, delay=0)
@@ -104,8 +104,7 @@ async def test_a_write_that_fails_is_told_in_a_warning(caplog: pytest.LogCapture
     assert slow.kept == {b"b": b"2"}
 
 
-async def test_clearing_clears_what_can_be_cleared() -> None:
-    """What waits is written and then dropped with the rest, where the tier behind can drop anything."""
+async def test_write_behind_clear_drops_pending_and_stored_vectors() -> None:
     memory = VectorMemory(limit=10_000, ttl=60)
     tier = WriteBehind(memory, delay=0)
     await tier.put_many({b"a": b"1"})
@@ -118,8 +117,7 @@ async def test_clearing_clears_what_can_be_cleared() -> None:
     assert await kept.get_many([b"a"]) == {b"a": b"1"}
 
 
-async def test_little_waits_to_be_written() -> None:
-    """Who brings more than may wait in memory waits until it is written."""
+async def test_write_behind_full_buffer_waits_for_the_write() -> None:
     slow = Slow(free=False)
     tier = WriteBehind(slow, limit=10, delay=0)
     await tier.put_many({b"a": b"12345678"})
@@ -132,8 +130,8 @@ async def test_little_waits_to_be_written() -> None:
 
 
 @given(st.lists(st.tuples(st.sampled_from(["put", "get", "pause"]), st.integers(0, 5)), max_size=40))
-def test_it_holds_what_a_plain_tier_holds(steps: list[tuple[str, int]]) -> None:
-    """Whatever is put and looked up, in whatever order, is found as in the tier behind, which has it all in the end."""
+def test_write_behind_finds_what_a_plain_tier_finds(steps: list[tuple[str, int]]) -> None:
+    """Whatever is put and looked up, in any order; in the end the inner tier has everything."""
 
     async def run() -> None:
         slow = Slow()

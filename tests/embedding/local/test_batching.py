@@ -33,16 +33,15 @@ def is_allowed(widths: list[int], cut: slice) -> bool:
 
 
 @given(st.lists(WIDTHS, max_size=300).map(lambda widths: sorted(widths, reverse=True)))
-def test_every_window_is_in_one_batch_that_is_not_too_large(widths: list[int]) -> None:
-    """Batches follow one another without a gap, and none but a single window is larger than may be."""
+def test_split_batches_covers_every_window_within_the_limit(widths: list[int]) -> None:
+    """Only a single window may exceed the limit."""
     found = split_batches(widths)
     assert [place for cut in found for place in range(cut.start, cut.stop)] == list(range(len(widths)))
     assert all(is_allowed(widths, cut) for cut in found)
 
 
 @given(st.lists(WIDTHS, min_size=1, max_size=9).map(lambda widths: sorted(widths, reverse=True)))
-def test_no_other_batches_take_less(widths: list[int]) -> None:
-    """Of all ways to cut a few windows, none takes less time."""
+def test_split_batches_is_the_cheapest_split(widths: list[int]) -> None:
     places = range(1, len(widths))
     ways = (
         [slice(*ends) for ends in pairwise((0, *inner, len(widths)))]
@@ -54,8 +53,8 @@ def test_no_other_batches_take_less(widths: list[int]) -> None:
 
 
 @given(st.lists(st.integers(2, 40), min_size=1, max_size=300), st.integers(1, 8))
-def test_every_core_has_its_share_of_a_call(lengths: list[int], cores: int) -> None:
-    """What is worth it goes to all cores, none has much more than another, and what is too small stays together."""
+def test_batch_tokens_gives_every_core_a_share(lengths: list[int], cores: int) -> None:
+    """Large calls are spread over all cores evenly; small ones stay together."""
     windows = [Window(text=place, ids=[1] * length) for place, length in enumerate(lengths)]
     sizes = [batch.ids.size for batch in batches_of(windows, prefix=[], suffix=[], padding=0, cores=cores)]
     total = sum(lengths)
@@ -67,16 +66,15 @@ def test_every_core_has_its_share_of_a_call(lengths: list[int], cores: int) -> N
     assert max(busy) <= sum(sizes) / cores + batch_tokens(total, cores)
 
 
-def test_texts_of_all_lengths_are_hardly_padded() -> None:
-    """Of a hundred texts between two tokens and forty, the padding is less than a tenth."""
+def test_split_batches_mixed_lengths_are_padded_little() -> None:
+    """The padding of a hundred texts of 2 to 40 tokens is less than a tenth."""
     widths = sorted((2 + place * 7 % 39 for place in range(100)), reverse=True)
     padded = sum((cut.stop - cut.start) * widths[cut.start] for cut in split_batches(widths))
     assert padded < 1.1 * sum(widths)
 
 
 @pytest.mark.parametrize("lengths", [[3, 1, 2], [400, 1, 1, 30], [0]])
-def test_batches_hold_the_tokens_and_their_place(lengths: list[int]) -> None:
-    """Each row is a window between the special tokens, padded and masked, and says which one it is."""
+def test_batches_of_pads_masks_and_locates_windows(lengths: list[int]) -> None:
     windows = [Window(text=place, ids=[place + 10] * length) for place, length in enumerate(lengths)]
     batches = list(batches_of(windows, prefix=[1], suffix=[2], padding=0, cores=1))
     sizes = [batch.ids.size for batch in batches]

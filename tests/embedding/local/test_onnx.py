@@ -107,8 +107,8 @@ async def vectors(model: Onnx, texts: Sequence[str]) -> NDArray[np.float32]:
     return (await model.embed(texts, purpose="document")).vectors
 
 
-async def test_default_model_agrees_with_a_plain_bert(default_model: Onnx, graphs: Path) -> None:
-    """The default model's vectors agree to 1e-4 with a reference computed in float64."""
+async def test_onnx_default_model_agrees_with_a_reference(default_model: Onnx, graphs: Path) -> None:
+    """To 1e-4, with a reference computed in float64."""
     folder = find_checkpoint("", cache=graphs, download=False).folder
     expected = np.array([reference(folder, text) for text in TEXTS])
     assert np.abs(await vectors(default_model, TEXTS) - expected).max() < 1e-4
@@ -116,10 +116,9 @@ async def test_default_model_agrees_with_a_plain_bert(default_model: Onnx, graph
 
 @pytest.mark.parametrize("pooling", ["mean", "cls"])
 @pytest.mark.parametrize(("family", "first"), [("bert", 0), ("xlm-roberta", 2)])
-async def test_family_agrees_with_a_plain_bert(
+async def test_onnx_each_family_and_pooling_agrees_with_a_reference(
     tiny: Callable[..., Path], tmp_path: Path, pooling: str, family: str, first: int
 ) -> None:
-    """Each way to pool and each numbering of positions gives the reference's vectors."""
     folder = tiny(pooling=pooling, model_type=family)
     model = open_onnx(str(folder), cache=tmp_path / "cache", options={})
     texts = ["a", "hello there", "abc def ghi", ""]
@@ -128,8 +127,8 @@ async def test_family_agrees_with_a_plain_bert(
     assert model.space.pooling == f"{pooling}+split"
 
 
-async def test_vector_does_not_depend_on_its_batch(default_model: Onnx, data: Path) -> None:
-    """A text's vector is the same to 1e-5 alone and among hundreds of texts of other lengths."""
+async def test_onnx_vector_does_not_depend_on_its_batch(default_model: Onnx, data: Path) -> None:
+    """The same to 1e-5 alone and among hundreds of texts of other lengths."""
     corpus = [
         json.loads(line)["text"] for line in (data / "retrieval" / "corpus.jsonl").read_text().splitlines()
     ]
@@ -144,8 +143,8 @@ async def test_vector_does_not_depend_on_its_batch(default_model: Onnx, data: Pa
 @given(
     texts=st.lists(st.text(st.characters(exclude_categories=["Cs"]), max_size=300), min_size=1, max_size=8)
 )
-def test_any_text_has_one_unit_vector(default_model: Onnx, texts: list[str]) -> None:
-    """Whatever Unicode a text holds, it gets a unit vector that is the same alone and in company."""
+def test_onnx_any_unicode_text_has_a_unit_vector(default_model: Onnx, texts: list[str]) -> None:
+    """The same alone and in a batch."""
 
     async def check() -> None:
         together = await vectors(default_model, texts)
@@ -156,16 +155,14 @@ def test_any_text_has_one_unit_vector(default_model: Onnx, texts: list[str]) -> 
     asyncio.run(check())
 
 
-async def test_order_is_kept(default_model: Onnx) -> None:
-    """Vectors come back in the order of the texts, although batches are sorted by length."""
+async def test_onnx_keeps_the_order_of_texts(default_model: Onnx) -> None:
     texts = ["one two three four five six seven", "one", "one two three"]
     forward = await vectors(default_model, texts)
     backward = await vectors(default_model, texts[::-1])
     assert np.abs(forward - backward[::-1]).max() < 1e-5
 
 
-async def test_lone_surrogates_are_rejected_by_position(default_model: Onnx) -> None:
-    """Texts that are not Unicode are refused, and the error says which they are."""
+async def test_onnx_lone_surrogates_are_rejected_by_position(default_model: Onnx) -> None:
     with pytest.raises(Rejected) as refused:
         await default_model.embed(["fine", "bad \ud800", "fine", "\udfff"], purpose="document")
     assert refused.value.inputs == (1, 3)
@@ -173,22 +170,22 @@ async def test_lone_surrogates_are_rejected_by_position(default_model: Onnx) -> 
         default_model.count("\ud800")
 
 
-async def test_no_texts_make_no_vectors(default_model: Onnx) -> None:
-    """An empty call answers an empty array of the right width."""
+async def test_onnx_no_texts_returns_an_empty_array(default_model: Onnx) -> None:
     embedded = await default_model.embed([], purpose="query")
     assert embedded.vectors.shape == (0, 384)
 
 
-async def test_tokens_are_counted_without_special_ones(default_model: Onnx) -> None:
-    """The tokens of a call are what `count` says of its texts."""
+async def test_onnx_counts_tokens_without_special_ones(default_model: Onnx) -> None:
     embedded = await default_model.embed(TEXTS, purpose="document")
     assert embedded.tokens == sum(default_model.count(text) for text in TEXTS)
     assert default_model.count("") == 0
     assert default_model.count("word " * 1000) == 1000
 
 
-async def test_long_text_is_split_and_averaged(tiny: Callable[..., Path], tmp_path: Path) -> None:
-    """Split makes the vector of a long text from all of it: the mean of its windows, weighed by their tokens."""
+async def test_onnx_split_averages_the_windows_of_a_long_text(
+    tiny: Callable[..., Path], tmp_path: Path
+) -> None:
+    """Weighted by their tokens."""
     folder = tiny()
     model = open_onnx(str(folder), cache=tmp_path / "cache", options={})
     # One token more than two windows hold: 24 positions leave 22 beside the two special tokens.
@@ -204,8 +201,8 @@ async def test_long_text_is_split_and_averaged(tiny: Callable[..., Path], tmp_pa
     assert embedded.tokens == len(words) + 2
 
 
-async def test_long_text_is_truncated_and_marked(graphs: Path) -> None:
-    """Truncate embeds the first window only, says so by position, and counts what it embedded."""
+async def test_onnx_truncate_marks_a_long_text(graphs: Path) -> None:
+    """It embeds and counts only the first window."""
     model = open_onnx("", cache=graphs, options={"overflow": "truncate"})
     embedded = await model.embed(["short", "word " * 300, "word " * 254], purpose="document")
     assert embedded.truncated == (1,)
@@ -213,8 +210,7 @@ async def test_long_text_is_truncated_and_marked(graphs: Path) -> None:
     assert np.abs(embedded.vectors[1] - embedded.vectors[2]).max() < 1e-5
 
 
-async def test_long_text_is_rejected_on_wish(graphs: Path) -> None:
-    """Reject refuses texts longer than the window by position, and takes those that just fit."""
+async def test_onnx_reject_refuses_a_long_text_by_position(graphs: Path) -> None:
     model = open_onnx("", cache=graphs, options={"overflow": "reject"})
     with pytest.raises(Rejected, match="254 tokens") as refused:
         await model.embed(["word " * 255, "short", "word " * 254], purpose="document")
@@ -222,8 +218,7 @@ async def test_long_text_is_rejected_on_wish(graphs: Path) -> None:
     assert (await vectors(model, ["word " * 254])).shape == (1, 384)
 
 
-def test_space_tells_split_from_cut(graphs: Path) -> None:
-    """Vectors of the two ways to treat long texts never share a cache, as they are of two spaces."""
+def test_onnx_split_and_truncate_are_two_spaces(graphs: Path) -> None:
     spaces = {
         overflow: open_onnx("", cache=graphs, options={"overflow": overflow}).space
         for overflow in ("split", "truncate", "reject")
@@ -234,16 +229,14 @@ def test_space_tells_split_from_cut(graphs: Path) -> None:
     assert spaces["split"].dimensions == 384
 
 
-async def test_a_megabyte_of_text_is_embedded(graphs: Path) -> None:
-    """A text of a megabyte gets a vector instead of exhausting the memory."""
+async def test_onnx_megabyte_of_text_is_embedded(graphs: Path) -> None:
     model = open_onnx("", cache=graphs, options={"overflow": "truncate"})
     embedded = await model.embed(["lorem ipsum " * 87_000, "x" * 1_000_000], purpose="document")
     assert np.isfinite(embedded.vectors).all()
     assert embedded.truncated == (0,)
 
 
-async def test_event_loop_goes_on_while_embedding(default_model: Onnx) -> None:
-    """Embedding many long texts never holds the event loop for long."""
+async def test_onnx_embedding_does_not_block_the_event_loop(default_model: Onnx) -> None:
     gaps: list[float] = []
 
     async def tick() -> None:
@@ -260,8 +253,7 @@ async def test_event_loop_goes_on_while_embedding(default_model: Onnx) -> None:
     assert len(gaps) > 3
 
 
-async def test_concurrent_calls_agree_with_lone_ones(default_model: Onnx) -> None:
-    """Calls at once get the vectors they would get one after another, from a single thread of work."""
+async def test_onnx_concurrent_calls_return_the_same_vectors(default_model: Onnx) -> None:
     alone = await vectors(default_model, TEXTS)
     together = await asyncio.gather(*(vectors(default_model, TEXTS) for _ in range(6)))
     for answer in together:
@@ -270,10 +262,10 @@ async def test_concurrent_calls_agree_with_lone_ones(default_model: Onnx) -> Non
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="elsewhere threads have no rank of their own")
-async def test_work_that_nobody_waits_for_stands_back(
+async def test_onnx_background_work_runs_at_the_lowest_priority(
     default_model: Onnx, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """It has the same vectors, from threads of the lowest rank; who waits for an answer keeps the usual one."""
+    """It returns the same vectors; interactive calls keep the normal priority."""
     ranks: list[int] = []
     run = default_model._run
 
@@ -293,8 +285,7 @@ async def test_work_that_nobody_waits_for_stands_back(
     assert os.getpriority(os.PRIO_PROCESS, threading.get_native_id()) == usual
 
 
-async def test_cancelled_call_leaves_the_model_usable(default_model: Onnx) -> None:
-    """A call that is given up stops after its batch, and the next one is answered."""
+async def test_onnx_cancelled_call_stops_after_its_batch(default_model: Onnx) -> None:
     call = asyncio.create_task(vectors(default_model, ["word " * 200] * 100))
     await asyncio.sleep(0.05)
     call.cancel()
@@ -303,8 +294,8 @@ async def test_cancelled_call_leaves_the_model_usable(default_model: Onnx) -> No
     assert (await vectors(default_model, ["next"])).shape == (1, 384)
 
 
-async def test_prompts_differ_by_purpose(tiny: Callable[..., Path], tmp_path: Path) -> None:
-    """A model's own prompts, or the user's, stand in front of texts by purpose and are part of the space."""
+async def test_onnx_prompts_are_added_by_purpose(tiny: Callable[..., Path], tmp_path: Path) -> None:
+    """The model's or the user's; they are part of the space."""
     folder = tiny()
     plain = open_onnx(str(folder), cache=tmp_path / "cache", options={})
     (folder / "config_sentence_transformers.json").write_text(
@@ -328,14 +319,13 @@ async def test_prompts_differ_by_purpose(tiny: Callable[..., Path], tmp_path: Pa
         ({"threads": "many"}, "positive"),
     ],
 )
-def test_wrong_options_are_refused(graphs: Path, options: dict[str, str], words: str) -> None:
-    """An option that is unknown or wrong is refused with what may stand there."""
+def test_onnx_wrong_option_is_misconfigured(graphs: Path, options: dict[str, str], words: str) -> None:
     with pytest.raises(Misconfigured, match=words):
         open_embedder("onnx:", cache=graphs, options=options)
 
 
-def test_model_is_opened_by_name(graphs: Path) -> None:
-    """The table of vendors opens the default model for an empty name and for its own."""
+def test_open_embedder_onnx_opens_the_default_model(graphs: Path) -> None:
+    """For an empty name and for its own."""
     named: Any = open_embedder(
         "onnx:sentence-transformers/all-MiniLM-L6-v2", cache=graphs, options={"threads": "1"}
     )

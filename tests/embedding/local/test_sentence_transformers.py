@@ -34,8 +34,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> str:
 
 
 @pytest.mark.skipif(INSTALLED, reason="the package is installed")
-def test_without_the_package_its_installation_is_named(tmp_path: Path) -> None:
-    """The message is the command to type."""
+def test_sentence_transformers_missing_package_names_the_command(tmp_path: Path) -> None:
     with pytest.raises(Misconfigured, match=r"flowbed\[sentence-transformers\]"):
         open_embedder("sentence_transformers:a", cache=tmp_path, options={})
 
@@ -57,8 +56,7 @@ class TestSentenceTransformers(EmbedderContract):
 
 @wants_package
 @pytest.mark.filterwarnings("ignore")
-async def test_it_agrees_with_the_local_model(folder: str, graphs: Path) -> None:
-    """The same weights make the same vectors through torch and through ONNX Runtime."""
+async def test_sentence_transformers_agrees_with_onnx(folder: str, graphs: Path) -> None:
     texts = ["The keys are rotated each month.", "TOTAL 7.80", "Grüße aus Köln", "word " * 100]
     torch = await open_embedder(f"sentence_transformers:{folder}", cache=graphs, options={}).embed(
         texts, purpose="document"
@@ -70,8 +68,8 @@ async def test_it_agrees_with_the_local_model(folder: str, graphs: Path) -> None
 
 @wants_package
 @pytest.mark.filterwarnings("ignore")
-async def test_counting_changes_no_vector(folder: str, tmp_path: Path) -> None:
-    """Texts are counted while others are embedded, and are cut off and padded as ever."""
+async def test_sentence_transformers_counting_changes_no_vector(folder: str, tmp_path: Path) -> None:
+    """Texts are counted while others are embedded, truncated and padded."""
     embedder = open_embedder(
         f"sentence_transformers:{folder}", cache=tmp_path, options={"overflow": "truncate"}
     )
@@ -86,8 +84,8 @@ async def test_counting_changes_no_vector(folder: str, tmp_path: Path) -> None:
 
 @wants_package
 @pytest.mark.filterwarnings("ignore")
-async def test_long_texts_are_rejected_or_cut_off_by_choice(folder: str, tmp_path: Path) -> None:
-    """Never silently: refused by their places, or named in the answer."""
+async def test_sentence_transformers_long_text_is_rejected_or_truncated(folder: str, tmp_path: Path) -> None:
+    """Never silently: refused by position, or named in the result."""
     model = f"sentence_transformers:{folder}"
     texts = ["fine", "word " * 400]
     with pytest.raises(Rejected) as refused:
@@ -102,8 +100,7 @@ async def test_long_texts_are_rejected_or_cut_off_by_choice(folder: str, tmp_pat
 
 @wants_package
 @pytest.mark.filterwarnings("ignore")
-async def test_prompts_are_part_of_text_and_space(folder: str, tmp_path: Path) -> None:
-    """What is put in front of a query changes its vector, and the space says what that is."""
+async def test_sentence_transformers_prompts_are_part_of_the_space(folder: str, tmp_path: Path) -> None:
     model = f"sentence_transformers:{folder}"
     plain = open_embedder(model, cache=tmp_path, options={})
     prompted = open_embedder(model, cache=tmp_path, options={"query_prompt": "query: "})
@@ -116,7 +113,6 @@ async def test_prompts_are_part_of_text_and_space(folder: str, tmp_path: Path) -
 
 @wants_package
 @pytest.mark.filterwarnings("ignore")
-def test_a_model_that_is_not_here_is_told(tmp_path: Path) -> None:
-    """With the option that lets it be downloaded."""
+def test_sentence_transformers_missing_model_names_the_download_option(tmp_path: Path) -> None:
     with pytest.raises(Misconfigured, match="download"):
         open_embedder("sentence_transformers:nobody/nothing", cache=tmp_path, options={})

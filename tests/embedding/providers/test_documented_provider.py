@@ -20,7 +20,7 @@ def block(language: str, name: str) -> str:
     raise AssertionError(f"the page has no {language} block {name}")
 
 
-def test_the_provider_of_the_documentation_passes_the_contract(tmp_path: Path) -> None:
+def test_documented_provider_passes_the_contract(tmp_path: Path) -> None:
     """Its module, its entry point and its test are taken from the page, and run as another package's would be."""
     for name in ("acme_flowbed.py", "test_acme.py"):
         (tmp_path / name).write_text(block("python", name))

@@ -25,8 +25,7 @@ def encoded(row: list[float]) -> str:
 
 
 @given(order=st.integers(1, 30).flatmap(lambda count: st.permutations(range(count))))
-def test_any_order_becomes_that_of_the_texts(order: list[int]) -> None:
-    """Whatever order a provider answers in."""
+def test_indexed_any_order_becomes_that_of_the_texts(order: list[int]) -> None:
     data = [{"index": index, "embedding": f"of {index}"} for index in order]
     assert indexed(data, len(order)) == [f"of {index}" for index in range(len(order))]
 
@@ -34,8 +33,7 @@ def test_any_order_becomes_that_of_the_texts(order: list[int]) -> None:
 @given(
     order=st.integers(2, 12).flatmap(lambda count: st.permutations(range(count))), place=st.integers(0, 11)
 )
-def test_any_doubled_index_is_found(order: list[int], place: int) -> None:
-    """Wherever it is."""
+def test_indexed_doubled_index_is_transient(order: list[int], place: int) -> None:
     place %= len(order)
     data = [{"index": index, "embedding": ""} for index in order]
     data[place]["index"] = order[place - 1]
@@ -44,8 +42,8 @@ def test_any_doubled_index_is_found(order: list[int], place: int) -> None:
 
 
 @given(rows=ROWS, kinds=st.lists(st.booleans(), min_size=6, max_size=6))
-def test_base64_and_numbers_are_the_same(rows: list[list[float]], kinds: list[bool]) -> None:
-    """To the last bit, and mixed in one answer."""
+def test_matrix_base64_and_numbers_are_equal(rows: list[list[float]], kinds: list[bool]) -> None:
+    """To the last bit, and mixed in one response."""
     mixed = [encoded(row) if kind else row for row, kind in zip(rows, kinds, strict=False)]
     np.testing.assert_array_equal(matrix(mixed, len(rows[0])), np.array(rows, np.float32))
 
@@ -66,14 +64,12 @@ def test_base64_and_numbers_are_the_same(rows: list[list[float]], kinds: list[bo
         encoded([math.nan]),
     ],
 )
-def test_what_is_no_vector_is_transient(embedding: Any) -> None:
-    """No text and no number of it gets through, and none that is not finite."""
+def test_matrix_invalid_vector_is_transient(embedding: Any) -> None:
     with pytest.raises(Transient):
         normalised(matrix([embedding], 1))
 
 
-def test_other_dimensions_are_told_and_mixed_ones_not_trusted() -> None:
-    """All of another length are another model's; of several lengths the answer is broken."""
+def test_matrix_other_dimensions_are_misconfigured_and_mixed_ones_transient() -> None:
     with pytest.raises(Misconfigured, match="dimensions to 2"):
         matrix([[1, 2], [3, 4]], 3)
     with pytest.raises(Transient):
@@ -83,15 +79,15 @@ def test_other_dimensions_are_told_and_mixed_ones_not_trusted() -> None:
 
 
 @pytest.mark.parametrize("scale", [1e-30, 1e-22, 1.0, 1e22, 1e30])
-def test_no_length_is_too_small_or_too_large(scale: float) -> None:
-    """Where the square of a number has no place in 32 bits, its vector has its direction still."""
+def test_normalised_extreme_length_keeps_the_direction(scale: float) -> None:
+    """Even if a squared number overflows or underflows float32."""
     made = normalised(np.array([[3 * scale, 4 * scale], [1, 0]], np.float32))
     assert made == pytest.approx(np.array([[0.6, 0.8], [1, 0]]), rel=1e-5)
 
 
 @given(rows=ROWS)
-def test_vectors_become_as_long_as_one(rows: list[list[float]]) -> None:
-    """Or are refused by their place, where they point nowhere."""
+def test_normalised_vectors_have_length_one(rows: list[list[float]]) -> None:
+    """Zero vectors are refused by position."""
     vectors = np.array(rows, np.float32)
     nowhere = [place for place, row in enumerate(vectors) if not row.any()]
     if nowhere:
@@ -117,8 +113,7 @@ def test_vectors_become_as_long_as_one(rows: list[list[float]]) -> None:
         (7, ""),
     ],
 )
-def test_messages_are_found_in_every_form(body: Any, message: str) -> None:
-    """As the vendors and the servers that follow them have it; what was sent is not taken for one."""
+def test_message_of_finds_the_message_in_every_form(body: Any, message: str) -> None:
     assert message_of(body) == message
 
 
@@ -135,6 +130,6 @@ def test_messages_are_found_in_every_form(body: Any, message: str) -> None:
         ([], None),
     ],
 )
-def test_usage_is_read_where_it_is_told(payload: Any, tokens: int | None) -> None:
-    """A count that is none is not taken for 0, which would be free."""
+def test_usage_invalid_count_is_none(payload: Any, tokens: int | None) -> None:
+    """It is not taken for 0, which would be free."""
     assert usage(payload, "usage", "n") == tokens

@@ -61,8 +61,8 @@ async def asking(
             await embedder.aclose()
 
 
-def test_openai_is_asked_for_base64_and_for_dimensions_only_where_they_are_other_ones() -> None:
-    """Base64 is a fifth of the bytes of numbers; a field that a model does not know is left out."""
+def test_openai_request_has_base64_and_only_unusual_dimensions() -> None:
+    """Base64 is a fifth of the bytes of numbers; models refuse unknown fields."""
     assert OpenAIApi("m").body(["a"], "document") == {
         "input": ["a"],
         "model": "m",
@@ -72,8 +72,7 @@ def test_openai_is_asked_for_base64_and_for_dimensions_only_where_they_are_other
     assert body == {"input": ["a"], "model": "m", "dimensions": 8, "input_type": "query"}
 
 
-def test_openai_may_answer_with_numbers_all_the_same() -> None:
-    """A server that does not know base64 answers with lists, which are read as well, side by side."""
+def test_openai_response_may_mix_numbers_and_base64() -> None:
     encoded = base64.b64encode(np.array([0.5, 1.5], "<f4").tobytes()).decode()
     data = [{"index": 1, "embedding": [2, 3.5]}, {"index": 0, "embedding": encoded}]
     read = OpenAIApi("m").read({"data": data, "usage": {"total_tokens": 4}}, 2)
@@ -84,8 +83,8 @@ def test_openai_may_answer_with_numbers_all_the_same() -> None:
 @pytest.mark.parametrize(
     "indices", [[0], [0, 0], [0, 2], [1, 2], [0, None], [0, "1"], [0, True], [-1, 0], [0, 1, 2]]
 )
-def test_openais_vectors_have_to_be_each_texts_own(indices: list[Any]) -> None:
-    """Missing, doubled, strange or too many: the answer is worth nothing, rather than a wrong vector something."""
+def test_openai_response_with_wrong_indexes_is_transient(indices: list[Any]) -> None:
+    """No vector of such a response is used."""
     data = [{"index": index, "embedding": [1.0]} for index in indices]
     with pytest.raises(Transient):
         OpenAIApi("m").read({"data": data}, 2)
@@ -94,8 +93,8 @@ def test_openais_vectors_have_to_be_each_texts_own(indices: list[Any]) -> None:
 @pytest.mark.parametrize(
     "payload", [{}, {"data": None}, {"data": [1, 2]}, {"data": {}}, [], "error", {"error": {}}]
 )
-def test_what_is_no_answer_is_transient(payload: Any) -> None:
-    """Some proxies say 200 and hand on an error."""
+def test_unexpected_success_response_is_transient(payload: Any) -> None:
+    """Some proxies return an error with status 200."""
     with pytest.raises(Transient):
         OpenAIApi("m").read(payload, 2)
 
@@ -123,13 +122,12 @@ def test_what_is_no_answer_is_transient(payload: Any) -> None:
         (500, {"code": "rate_limit_exceeded", "message": "array too long"}, None),
     ],
 )
-def test_openais_errors_are_told_apart(status: int, error: dict[str, str], verdict: str | None) -> None:
-    """An empty account is not a busy minute, and a request that is too large may pass in parts."""
+def test_openai_errors_are_distinguished(status: int, error: dict[str, str], verdict: str | None) -> None:
+    """An exhausted account is not a rate limit, and a request that is too large may succeed in parts."""
     assert OpenAIApi("m").refused(refusal(status, {"error": error})).verdict == verdict
 
 
-async def test_openai_counts_before_it_asks(tmp_path: Path) -> None:
-    """A text of more than 8,192 tokens is refused by its place, and nothing is sent."""
+async def test_openai_too_long_text_is_rejected_unsent(tmp_path: Path) -> None:
     async with asking(OpenAI(), "openai:text-embedding-3-small", tmp_path, "/v1") as (embedder, simulator):
         with pytest.raises(Rejected) as refused:
             await embedder.embed(["fine", "word " * 8_193, "fine", "x " * 9_000], purpose="document")
@@ -138,8 +136,7 @@ async def test_openai_counts_before_it_asks(tmp_path: Path) -> None:
     assert [len(exchange.texts) for exchange in simulator.account.exchanges] == [1]
 
 
-async def test_openais_requests_stay_below_its_tokens(tmp_path: Path) -> None:
-    """A call of 320,000 tokens goes out in two requests, neither of which is refused."""
+async def test_openai_call_is_split_below_the_token_limit(tmp_path: Path) -> None:
     text = "word" + " word" * 7_999
     async with asking(OpenAI(), "openai:text-embedding-3-small", tmp_path, "/v1", dimensions="8") as (
         embedder,
@@ -152,8 +149,7 @@ async def test_openais_requests_stay_below_its_tokens(tmp_path: Path) -> None:
     assert sorted(exchange.status for exchange in simulator.account.exchanges) == [200, 200]
 
 
-async def test_every_vector_is_its_texts_whatever_the_order(tmp_path: Path) -> None:
-    """Compared with the vectors that the simulator makes of text, model and dimensions."""
+async def test_vendors_response_in_any_order_keeps_the_texts_vectors(tmp_path: Path) -> None:
     texts = [f"text {number}" for number in range(50)]
     async with asking(
         OpenAI(), "openai:text-embedding-3-large", tmp_path, "/v1", dimensions="64", items="7"
@@ -164,8 +160,7 @@ async def test_every_vector_is_its_texts_whatever_the_order(tmp_path: Path) -> N
         np.testing.assert_allclose(vector, vector_of("text-embedding-3-large", text, 64), atol=1e-6)
 
 
-def test_one_model_is_one_space_however_it_is_reached(tmp_path: Path) -> None:
-    """OpenAI, Azure and a compatible server with the same model can stand in for one another."""
+def test_openai_azure_and_compatible_share_one_space(tmp_path: Path) -> None:
     spaces = {
         open_embedder(f"{vendor}:text-embedding-3-small", cache=tmp_path, options=options).space.fingerprint
         for vendor, options in (
@@ -187,10 +182,10 @@ def test_one_model_is_one_space_however_it_is_reached(tmp_path: Path) -> None:
         ("/openai/v1", {"deployment": "large"}),
     ],
 )
-async def test_a_deployment_at_azure_is_openais_model(
+async def test_azure_deployment_has_openais_vectors(
     tmp_path: Path, path: str, options: dict[str, str]
 ) -> None:
-    """By either of Azure's kinds of address; the model is named as OpenAI names it, and its vectors are the same."""
+    """At either kind of Azure's addresses."""
     api = Azure(deployments={"large": "text-embedding-3-large"}, keys=["sk-1"])
     async with asking(api, "openai:text-embedding-3-large", tmp_path, path, dimensions="64", **options) as (
         embedder,
@@ -201,8 +196,7 @@ async def test_a_deployment_at_azure_is_openais_model(
     np.testing.assert_allclose(found.vectors[0], vector_of("text-embedding-3-large", "a", 64), atol=1e-6)
 
 
-def test_voyage_is_never_asked_to_cut_off() -> None:
-    """Which it does unless told otherwise; "float" is no encoding to it."""
+def test_voyage_request_disables_truncation() -> None:
     assert VoyageApi("m", dimensions=512).body(["a"], "query") == {
         "input": ["a"],
         "model": "m",
@@ -221,13 +215,11 @@ def test_voyage_is_never_asked_to_cut_off() -> None:
         ("The examples at index 4, 5 in your batch", (4, 5)),
     ],
 )
-def test_voyage_names_the_texts_that_are_too_long(said: str, inputs: tuple[int, ...]) -> None:
-    """One or several of them."""
+def test_voyage_too_long_texts_are_rejected_by_position(said: str, inputs: tuple[int, ...]) -> None:
     assert VoyageApi("m", dimensions=None).refused(refusal(400, {"detail": said})).inputs == inputs
 
 
-async def test_voyages_requests_are_halved_until_they_fit(tmp_path: Path) -> None:
-    """Where its tokenizer makes more of a text than was estimated, a call still succeeds, each vector its text's."""
+async def test_voyage_too_large_request_is_halved(tmp_path: Path) -> None:
     texts = [f"{number} " + "word " * 12_000 for number in range(12)]
     async with asking(
         Voyage(), "voyage:voyage-code-3", tmp_path, "/v1", dimensions="256", tokens="1000000"
@@ -239,21 +231,19 @@ async def test_voyages_requests_are_halved_until_they_fit(tmp_path: Path) -> Non
 
 
 @pytest.mark.parametrize(("key", "host"), [("pa-1", "api.voyageai.com"), ("al-1", "ai.mongodb.com")])
-def test_voyages_keys_say_where_they_are_known(tmp_path: Path, key: str, host: str) -> None:
-    """MongoDB's begin with al-."""
+def test_voyage_key_of_mongodb_uses_its_address(tmp_path: Path, key: str, host: str) -> None:
     embedder = open_voyage("voyage-4", cache=tmp_path, options={"api_key": key})
     assert host in embedder._provider.label
 
 
-def test_voyages_limits_are_those_of_its_first_tier(tmp_path: Path) -> None:
-    """Unless the options say that the account has more."""
+def test_voyage_rates_are_the_first_tiers(tmp_path: Path) -> None:
+    """Unless the options say otherwise."""
     assert open_voyage("voyage-4", cache=tmp_path, options=KEYS).rates.tokens == 8_000_000
     more = open_voyage("voyage-4", cache=tmp_path, options={**KEYS, "tokens_per_minute": "16000000"})
     assert (more.rates.requests, more.rates.tokens) == (2_000, 16_000_000)
 
 
-async def test_purposes_are_told_to_those_who_distinguish_them(tmp_path: Path) -> None:
-    """Voyage and Cohere embed a query with other words in front than a document."""
+async def test_voyage_and_cohere_requests_have_the_purpose(tmp_path: Path) -> None:
     for api, model, path, types in (
         (Voyage(), "voyage:voyage-4", "/v1", ["document", "query"]),
         (Cohere(), "cohere:embed-v4.0", "", ["search_document", "search_query"]),
@@ -265,8 +255,7 @@ async def test_purposes_are_told_to_those_who_distinguish_them(tmp_path: Path) -
         assert not np.allclose(document.vectors, query.vectors)
 
 
-def test_cohere_is_told_the_type_and_not_to_cut_off() -> None:
-    """The type is required, and without `truncate` it cuts off the end."""
+def test_cohere_request_has_type_and_disables_truncation() -> None:
     assert CohereApi("m", dimensions=None).body(["a"], "document") == {
         "texts": ["a"],
         "input_type": "search_document",
@@ -287,19 +276,18 @@ def test_cohere_is_told_the_type_and_not_to_cut_off() -> None:
         (404, "model 'x' not found", None),
     ],
 )
-def test_coheres_errors_are_told_apart(status: int, said: str, verdict: str | None) -> None:
-    """What a month allows is not what a minute does, and 498 has two meanings."""
+def test_cohere_errors_are_distinguished(status: int, said: str, verdict: str | None) -> None:
+    """A monthly limit is not a rate limit, and 498 has two meanings."""
     assert CohereApi("m", dimensions=None).refused(refusal(status, {"message": said})).verdict == verdict
 
 
-def test_coheres_limit_counts_texts(tmp_path: Path) -> None:
-    """2,000 of them in a minute, in however many requests, and 96 in each."""
+def test_cohere_rate_counts_texts(tmp_path: Path) -> None:
+    """2,000 a minute in any number of requests, and 96 in each."""
     embedder = open_cohere("embed-v4.0", cache=tmp_path, options={**KEYS, "items": "500"})
     assert (embedder.rates.inputs, embedder.rates.requests, embedder.items) == (2_000, None, 96)
 
 
-def test_vectors_of_tokens_are_pooled() -> None:
-    """A vector for each token becomes one for the text, by their mean or the first; texts have as many as they have."""
+def test_huggingface_token_vectors_are_pooled() -> None:
     answer = [[[1.0, 2.0], [3.0, 4.0]], [[5.0, 6.0]], [[[7.0, 8.0], [9.0, 10.0]]], [11.0, 12.0]]
     mean = HuggingFaceApi("", pooling="mean", prompt_names={}).read(answer, 4)
     assert mean.embeddings == [[2.0, 3.0], [5.0, 6.0], [8.0, 9.0], [11.0, 12.0]]
@@ -310,22 +298,19 @@ def test_vectors_of_tokens_are_pooled() -> None:
 @pytest.mark.parametrize(
     "answer", [[[[1.0, 2.0], [3.0]]], [[[[[1.0]]]]], [[["a"]]], "no list", [[1.0], [2.0]]]
 )
-def test_what_cannot_be_pooled_is_transient(answer: Any) -> None:
-    """Ragged, too deep, no numbers, or not one for each text."""
+def test_huggingface_unpoolable_response_is_transient(answer: Any) -> None:
     with pytest.raises(Transient):
         HuggingFaceApi("", pooling="mean", prompt_names={}).read(answer, 1)
 
 
-def test_a_model_that_is_loading_says_how_long() -> None:
-    """A cold model's estimate is the wait."""
+def test_huggingface_loading_model_tells_the_wait() -> None:
     api = HuggingFaceApi("", pooling="mean", prompt_names={})
     refused = api.refused(refusal(503, {"error": "Model x is currently loading", "estimated_time": 20.5}))
     assert (refused.verdict, refused.retry_after) == ("transient", 20.5)
     assert api.refused(refusal(503, {"error": "no"})).retry_after is None
 
 
-async def test_a_prompt_is_put_in_front_by_name(tmp_path: Path) -> None:
-    """By the server, as its model's own settings have it; the space says so."""
+async def test_huggingface_prompt_name_is_sent_and_part_of_the_space(tmp_path: Path) -> None:
     async with asking(
         HuggingFace(),
         "huggingface:intfloat/multilingual-e5-large",
@@ -340,8 +325,7 @@ async def test_a_prompt_is_put_in_front_by_name(tmp_path: Path) -> None:
     assert dict(embedder.space.prompts) == {"document": "prompt_name:passage", "query": "prompt_name:query"}
 
 
-async def test_a_minutes_limit_is_told_with_its_wait(tmp_path: Path) -> None:
-    """A request beyond the rate limit is transient, and says when there is room."""
+async def test_rate_limited_request_tells_the_wait(tmp_path: Path) -> None:
     async with asking(
         OpenAI(), "openai:text-embedding-3-small", tmp_path, "/v1", limits=Limits(requests=1)
     ) as (embedder, _):
@@ -353,8 +337,7 @@ async def test_a_minutes_limit_is_told_with_its_wait(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("vendor", ["openai", "voyage", "cohere", "huggingface"])
-def test_without_a_key_the_variable_is_named(vendor: str, tmp_path: Path) -> None:
-    """At once, not by the first request."""
+def test_open_without_a_key_names_the_variable(vendor: str, tmp_path: Path) -> None:
     model = {
         "openai": "text-embedding-3-small",
         "voyage": "voyage-4",
@@ -365,8 +348,7 @@ def test_without_a_key_the_variable_is_named(vendor: str, tmp_path: Path) -> Non
         open_embedder(f"{vendor}:{model}", cache=tmp_path, options={})
 
 
-def test_an_unknown_model_needs_its_dimensions_and_its_price(tmp_path: Path) -> None:
-    """Neither is guessed: the one decides about the space, the other about the bill."""
+def test_open_unknown_model_needs_dimensions_and_price(tmp_path: Path) -> None:
     with pytest.raises(Misconfigured, match="dimensions"):
         open_openai("text-embedding-9", cache=tmp_path, options=KEYS)
     with pytest.raises(Misconfigured, match=r"\[prices\]"):
@@ -388,14 +370,12 @@ def test_an_unknown_model_needs_its_dimensions_and_its_price(tmp_path: Path) -> 
         ({"base_url": "nowhere"}, "base_url"),
     ],
 )
-def test_an_option_that_cannot_be_used_is_named(options: dict[str, str], named: str, tmp_path: Path) -> None:
-    """Before anything is sent."""
+def test_open_invalid_option_is_misconfigured(options: dict[str, str], named: str, tmp_path: Path) -> None:
     with pytest.raises(Misconfigured, match=named):
         open_openai("text-embedding-3-small", cache=tmp_path, options={**KEYS, **options})
 
 
-def test_every_model_that_is_known_has_a_price(tmp_path: Path) -> None:
-    """Each model of the paid vendors opens without further options, at the price of the table."""
+def test_open_every_known_model_has_a_price(tmp_path: Path) -> None:
     from flowbed.embedding.providers import cohere, openai, voyage
 
     for vendor, module in (("openai", openai), ("voyage", voyage), ("cohere", cohere)):

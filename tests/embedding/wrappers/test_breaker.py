@@ -90,8 +90,8 @@ class TestContract(EmbedderContract):
         return CircuitBreaking(Seeded(64), Breaker("seeded"))
 
 
-async def test_failures_in_a_row_open_it(world: World) -> None:
-    """After some failures in a row the provider is not asked any more, and callers are told when it is."""
+async def test_breaker_failures_in_a_row_open_it(world: World) -> None:
+    """The provider is not called any more, and callers are told when it will be."""
     await world.open()
     refused = await world.call()
     assert isinstance(refused, Unavailable)
@@ -101,8 +101,7 @@ async def test_failures_in_a_row_open_it(world: World) -> None:
     assert world.breaker.opened == 1
 
 
-async def test_an_answer_between_failures_starts_counting_anew(world: World) -> None:
-    """Only failures in a row count."""
+async def test_breaker_answer_between_failures_resets_the_count(world: World) -> None:
     for _ in range(5):
         for _ in range(FAILURES - 1):
             await world.call(Transient("down"))
@@ -111,8 +110,8 @@ async def test_an_answer_between_failures_starts_counting_anew(world: World) -> 
 
 
 @pytest.mark.parametrize("error", [Rejected("bad"), Misconfigured("no key")])
-async def test_a_refusal_is_an_answer(world: World, error: Error) -> None:
-    """A provider that refuses is there: that opens nothing, and closes a breaker that is half open."""
+async def test_breaker_refusal_counts_as_an_answer(world: World, error: Error) -> None:
+    """It opens nothing, and closes a half-open breaker."""
     for _ in range(2 * FAILURES):
         assert await world.call(error) is error
     assert world.breaker.state is State.CLOSED
@@ -123,8 +122,8 @@ async def test_a_refusal_is_an_answer(world: World, error: Error) -> None:
 
 
 @pytest.mark.parametrize("error", [TooMany("slower", retry_after=1.0), Unavailable("down", retry_after=1.0)])
-async def test_being_asked_to_wait_shows_nothing(world: World, error: Error) -> None:
-    """A rate limit opens nothing; the call that was to decide and met one leaves that to the next."""
+async def test_breaker_rate_limit_decides_nothing(world: World, error: Error) -> None:
+    """The trial call that meets one leaves the decision to the next."""
     for _ in range(2 * FAILURES):
         assert await world.call(error) is error
     assert world.breaker.state is State.CLOSED
@@ -136,8 +135,7 @@ async def test_being_asked_to_wait_shows_nothing(world: World, error: Error) -> 
     assert world.breaker.state is State.CLOSED
 
 
-async def test_one_call_decides(world: World) -> None:
-    """After the rest one call is let through, the others are told to come back, and its answer closes the breaker."""
+async def test_breaker_half_open_lets_one_call_decide(world: World) -> None:
     await world.open()
     world.clock.now += REST
     world.provider.gate.clear()
@@ -152,8 +150,7 @@ async def test_one_call_decides(world: World) -> None:
     assert await world.call() is None
 
 
-async def test_a_failure_after_the_rest_opens_it_again(world: World) -> None:
-    """One failure is enough when half open."""
+async def test_breaker_failed_trial_call_opens_it_again(world: World) -> None:
     await world.open()
     world.clock.now += REST
     await world.call(Transient("still down"))
@@ -161,8 +158,8 @@ async def test_a_failure_after_the_rest_opens_it_again(world: World) -> None:
     assert isinstance(await world.call(), Unavailable)
 
 
-async def test_the_provider_says_how_long_it_rests(world: World) -> None:
-    """What the provider says of its own return is what callers are told, within reason."""
+async def test_breaker_rests_as_long_as_the_provider_says(world: World) -> None:
+    """Within reason."""
     await world.open(retry_after=42.0)
     refused = await world.call()
     assert isinstance(refused, Unavailable)
@@ -174,8 +171,7 @@ async def test_the_provider_says_how_long_it_rests(world: World) -> None:
     assert refused.retry_after == 300.0
 
 
-async def test_a_cancelled_call_leaves_the_decision_to_the_next(world: World) -> None:
-    """When the one call that was let through is cancelled, the breaker does not wait for it for ever."""
+async def test_breaker_cancelled_trial_call_leaves_the_decision_to_the_next(world: World) -> None:
     await world.open()
     world.clock.now += REST
     world.provider.gate.clear()
@@ -188,8 +184,7 @@ async def test_a_cancelled_call_leaves_the_decision_to_the_next(world: World) ->
     assert world.breaker.state is State.CLOSED
 
 
-async def test_late_calls_decide_nothing(world: World) -> None:
-    """Calls from before the breaker opened neither close it nor prolong its rest."""
+async def test_breaker_call_from_before_opening_decides_nothing(world: World) -> None:
     world.provider.gate.clear()
     late = [asyncio.create_task(world.guarded.embed([word], purpose="document")) for word in "abcd"]
     await asyncio.sleep(0)
@@ -201,15 +196,13 @@ async def test_late_calls_decide_nothing(world: World) -> None:
     assert world.breaker.opened == 1
 
 
-async def test_it_can_be_closed_by_hand(world: World) -> None:
-    """A reset lets calls through at once."""
+async def test_breaker_reset_lets_calls_through(world: World) -> None:
     await world.open()
     world.breaker.reset()
     assert await world.call() is None
 
 
-async def test_changes_are_told(world: World) -> None:
-    """Whoever listens hears of every change."""
+async def test_breaker_reports_every_change(world: World) -> None:
     heard: list[str] = []
     stop = telemetry.listen(lambda point, facts: heard.append(f"{point} {facts['name']} {facts['state']}"))
     await world.open()

@@ -133,10 +133,10 @@ WORDS = st.sampled_from(["a", "b b", "c c c", "long d", "a" * 200, "bad", "deadl
     at_once=st.integers(1, 3),
     separate_kinds=st.booleans(),
 )
-def test_every_call_has_its_own_outcome(
+def test_coalesced_every_call_has_its_own_outcome(
     calls: list[Calling], names_inputs: bool, at_once: int, separate_kinds: bool
 ) -> None:
-    """However calls overlap and are given up, each is answered with its own vectors or refused for its own texts."""
+    """However calls overlap and are cancelled, each gets its own vectors or is refused for its own texts."""
     model = Model(names_inputs=names_inputs)
     outcomes: list[tuple[Calling, Embedded | Exception]] = []
 
@@ -188,8 +188,8 @@ def check(calling: Calling, outcome: Embedded | Exception, *, deadly: int) -> No
         assert faults & {"deadly", "odd"} or deadly > 1
 
 
-def test_what_comes_while_the_model_works_goes_together() -> None:
-    """The first call goes alone and at once, those that come meanwhile go in one, and nobody waits for a timer."""
+def test_coalesced_calls_during_another_are_joined() -> None:
+    """The first call is sent at once, and no call waits for a timer."""
 
     async def main() -> None:
         model = Model()
@@ -209,8 +209,7 @@ def test_what_comes_while_the_model_works_goes_together() -> None:
     run_virtual(main())
 
 
-def test_small_calls_pass_large_ones() -> None:
-    """Whoever asks for a few texts waits for no more than what is under way, however much work lies there."""
+def test_coalesced_small_calls_overtake_large_ones() -> None:
 
     async def main() -> None:
         coalesced = Coalesced(Model())
@@ -224,8 +223,7 @@ def test_small_calls_pass_large_ones() -> None:
     run_virtual(main())
 
 
-def test_small_calls_kept_apart_wait_for_their_like_alone() -> None:
-    """Beside large work that is under way one small call is sent at once, and those that come during it in one."""
+def test_coalesced_separate_kinds_small_call_does_not_wait_for_a_large_one() -> None:
 
     async def main() -> None:
         model = Model()
@@ -244,8 +242,8 @@ def test_small_calls_kept_apart_wait_for_their_like_alone() -> None:
     run_virtual(main())
 
 
-def test_what_nobody_waits_for_goes_last_and_says_so() -> None:
-    """It goes behind calls that came later, the embedder knows which is which, and where it can it goes beside them."""
+def test_coalesced_background_work_goes_last() -> None:
+    """It is marked for the embedder, and runs beside other calls if it can."""
 
     async def main(*, separate_kinds: bool) -> Model:
         model = Model()
@@ -268,8 +266,7 @@ def test_what_nobody_waits_for_goes_last_and_says_so() -> None:
     assert model.waited_for == [True, False, True, True]
 
 
-def test_large_calls_end_some_day() -> None:
-    """An endless stream of small calls, of either purpose, holds a large one up and does not stop it."""
+def test_coalesced_large_call_is_not_starved_by_small_ones() -> None:
 
     async def main() -> None:
         coalesced = Coalesced(Model())
@@ -292,8 +289,7 @@ def test_large_calls_end_some_day() -> None:
 
 @pytest.mark.parametrize("poison", ["bad", "deadly", "odd"])
 @pytest.mark.parametrize("names_inputs", [True, False])
-def test_a_poison_text_fails_nobody_else(poison: str, names_inputs: bool) -> None:
-    """One text that is refused or kills the model fails its own call, and none that happened to be joined with it."""
+def test_coalesced_poison_text_fails_only_its_own_call(poison: str, names_inputs: bool) -> None:
 
     async def main() -> None:
         coalesced = Coalesced(Model(names_inputs=names_inputs))
@@ -323,8 +319,8 @@ def test_a_poison_text_fails_nobody_else(poison: str, names_inputs: bool) -> Non
         (Misconfigured("no"), 2),
     ],
 )
-def test_an_embedder_that_is_down_is_not_asked_by_everybody(error: Exception, requests: int) -> None:
-    """When it is the embedder and not a text, all are told after a few tries, each with an error of its own."""
+def test_coalesced_down_embedder_is_not_tried_by_every_call(error: Exception, requests: int) -> None:
+    """After a few tries all fail, each with its own exception."""
 
     async def main() -> None:
         model = Model(error=error)
@@ -343,8 +339,8 @@ def test_an_embedder_that_is_down_is_not_asked_by_everybody(error: Exception, re
     run_virtual(main())
 
 
-def test_texts_that_nobody_waits_for_are_not_embedded() -> None:
-    """Giving up takes texts out of the line, and stops a call of the model that nobody waits for."""
+def test_coalesced_cancelled_texts_are_not_embedded() -> None:
+    """A running call without callers is cancelled."""
 
     async def main() -> None:
         model = Model()
@@ -361,8 +357,7 @@ def test_texts_that_nobody_waits_for_are_not_embedded() -> None:
     run_virtual(main())
 
 
-def test_texts_that_were_given_up_are_not_sent_again() -> None:
-    """Where a joined call is tried again without what was refused, it is without what nobody wants any more too."""
+def test_coalesced_retry_omits_cancelled_texts() -> None:
 
     async def main() -> None:
         model = Model()
@@ -379,8 +374,7 @@ def test_texts_that_were_given_up_are_not_sent_again() -> None:
     run_virtual(main())
 
 
-def test_giving_up_leaves_others_their_answers() -> None:
-    """A call that is joined with one that is given up is answered."""
+def test_coalesced_cancelled_call_leaves_the_others_their_answers() -> None:
 
     async def main() -> None:
         model = Model()
@@ -396,8 +390,7 @@ def test_giving_up_leaves_others_their_answers() -> None:
     run_virtual(main())
 
 
-def test_a_cache_in_front_sends_misses_together() -> None:
-    """Behind a cache, the texts that several requests miss go to the model in one call, each once."""
+def test_coalesced_behind_a_cache_joins_misses() -> None:
 
     async def main() -> None:
         model = Model()

@@ -55,8 +55,8 @@ class TestContract(EmbedderContract):
 
 
 @pytest.mark.parametrize("error", [Transient("down"), Unavailable("down"), Misconfigured("no key")])
-async def test_the_next_is_asked(error: Error) -> None:
-    """A provider that is down or has no key is passed over, the answer names who gave it, and listeners hear of it."""
+async def test_fallback_failed_provider_calls_the_next(error: Error) -> None:
+    """The result names who answered, and listeners hear of it."""
     heard: list[tuple[object, ...]] = []
     stop = telemetry.listen(lambda point, facts: heard.append((point, *facts.values())))
     chain = Fallback([Provider(error=error), Provider(), Provider()], names=["one", "two", "three"])
@@ -67,8 +67,7 @@ async def test_the_next_is_asked(error: Error) -> None:
     assert heard == [(telemetry.FALLBACK, "one", str(error))]
 
 
-async def test_the_first_is_asked_first() -> None:
-    """While the first answers, no other is asked, and it is asked again after each failure."""
+async def test_fallback_prefers_the_first() -> None:
     first, second = Provider(), Provider()
     chain = Fallback([first, second], names=["one", "two"])
     for error, name in ((None, "one"), (Transient("down"), "two"), (None, "one")):
@@ -77,8 +76,7 @@ async def test_the_first_is_asked_first() -> None:
     assert (first.calls, second.calls) == (3, 1)
 
 
-async def test_what_is_refused_is_refused() -> None:
-    """A text that will never be accepted is not sent to one provider after the other."""
+async def test_fallback_rejected_text_calls_no_other() -> None:
     second = Provider()
     with pytest.raises(Rejected):
         await Fallback([Provider(error=Rejected("bad")), second]).embed(["a"], purpose="document")
@@ -99,10 +97,10 @@ async def test_what_is_refused_is_refused() -> None:
         ([Misconfigured("a"), Misconfigured("b")], Misconfigured, None),
     ],
 )
-async def test_what_the_last_resort_says(
+async def test_fallback_all_failed_raises_one_error(
     errors: list[Error], kind: type[Error], retry_after: float | None
 ) -> None:
-    """When nobody answers, one error says what each said, and when it is soonest worth trying again."""
+    """It says what each said, and when to retry soonest."""
     chain = Fallback([Provider(error=error) for error in errors])
     with pytest.raises(kind) as raised:
         await chain.embed(["x"], purpose="document")
@@ -129,8 +127,8 @@ class Payer:
 
 
 @pytest.mark.parametrize(("money", "asked"), [(0, 1), (1, 2), (9, 3)])
-async def test_who_pays_is_asked_before_a_text_may_be_billed_twice(money: int, asked: int) -> None:
-    """After an answer that got lost the next is asked only where that is paid for, and the error says what is owed."""
+async def test_fallback_possibly_billed_text_asks_the_payer(money: int, asked: int) -> None:
+    """After a lost response the next is called only if the payer allows it; the error says what may be billed."""
     members = [Provider(error=billed(Transient("lost"))) for _ in range(3)]
     payer = Payer(money)
     with billed_to(payer), pytest.raises(Transient) as raised:
@@ -145,8 +143,8 @@ async def test_who_pays_is_asked_before_a_text_may_be_billed_twice(money: int, a
         await Fallback(members).embed(["a"], purpose="document")
 
 
-async def test_another_space_is_refused_at_once() -> None:
-    """A model of another space cannot stand in, not even one of the same dimensions."""
+async def test_fallback_other_space_is_misconfigured() -> None:
+    """Even one of the same dimensions."""
     other = Provider()
     other.space = replace(other.space, revision="2")
     with pytest.raises(Misconfigured, match="another vector space"):
@@ -155,8 +153,8 @@ async def test_another_space_is_refused_at_once() -> None:
         Fallback([])
 
 
-async def test_spaces_are_crossed_only_when_operator_and_request_want_it() -> None:
-    """Another space answers only a request that asks for it, and the answer says which space it is of."""
+async def test_fallback_crosses_spaces_only_if_operator_and_request_allow() -> None:
+    """The result says which space it is of."""
     first, other = Provider(8, error=Transient("down")), Provider(16)
     chain = Fallback([first, other], names=["one", "other"], crossing=True)
     assert chain.space == first.space
@@ -172,8 +170,7 @@ async def test_spaces_are_crossed_only_when_operator_and_request_want_it() -> No
         await Fallback([first]).embed_from(["a"], purpose="document", crossing=True)
 
 
-async def test_nothing_of_another_space_is_ever_kept() -> None:
-    """A cache in front of a chain that may cross spaces never sees a vector of another one."""
+async def test_fallback_crossing_vectors_are_never_cached() -> None:
     first, other = Provider(8, error=Transient("down")), Provider(8)
     other.space = replace(other.space, revision="2")
     cached = Cached(Fallback([first, other], crossing=True), [VectorMemory(limit=2**20, ttl=60)])
@@ -182,15 +179,13 @@ async def test_nothing_of_another_space_is_ever_kept() -> None:
     assert other.calls == 0
 
 
-async def test_a_call_fits_all_and_no_budget_is_passed() -> None:
-    """A call carries no more than the smallest of the space takes, and is planned at the dearest price."""
+async def test_fallback_has_the_smallest_limits_and_the_highest_price() -> None:
     members = [Seeded(8, items=9, price=0.1), Seeded(8, items=5, price=0.3), Seeded(8, items=7, price=0.2)]
     chain = Fallback(members)
     assert (chain.items, chain.price) == (5, 0.3)
 
 
-async def test_a_cancelled_call_asks_nobody_else() -> None:
-    """Giving up ends the call, and is no failure to fall back from."""
+async def test_fallback_cancelled_call_calls_no_other() -> None:
     second = Provider()
     chain = Fallback([Provider(), second])
     call = asyncio.create_task(chain.embed(["a"], purpose="document"))
@@ -201,15 +196,13 @@ async def test_a_cancelled_call_asks_nobody_else() -> None:
     assert second.calls == 0
 
 
-async def test_all_are_closed() -> None:
-    """Closing a chain closes every provider in it."""
+async def test_fallback_aclose_closes_every_provider() -> None:
     members = [Provider(), Provider()]
     await Fallback(members).aclose()
     assert all(member.closed for member in members)
 
 
-async def test_listeners_hear_of_those_that_another_stood_in_for() -> None:
-    """Of a provider that fails listeners hear where another is asked in its place, and not where there is none."""
+async def test_fallback_reports_only_replaced_providers() -> None:
     heard: list[object] = []
     stop = telemetry.listen(lambda _, facts: heard.append(facts["provider"]))
     error = Transient("down")

@@ -126,10 +126,10 @@ TestAnyBucket.settings = settings(max_examples=50, stateful_step_count=30, deadl
     delays=st.lists(st.floats(0.0, 0.4), min_size=1, max_size=5),
     callers=st.integers(1, 30),
 )
-def test_a_provider_never_has_to_refuse(
+def test_rate_limited_calls_never_exceed_known_limits(
     sizes: list[int], rates: Limits, delays: list[float], callers: int
 ) -> None:
-    """However many call, with whatever delays on the way, limits that are known are never passed."""
+    """However many calls, with whatever delays."""
 
     async def main() -> None:
         provider = Provider(rates, delays=delays)
@@ -150,8 +150,8 @@ def test_a_provider_never_has_to_refuse(
 
 
 @pytest.mark.parametrize("burst", [1.0, 60.0])
-def test_what_is_allowed_is_used(burst: float) -> None:
-    """With calls waiting, at least 95 % of what ten minutes allow is used, and not one call in a hundred is refused."""
+def test_rate_limited_calls_use_what_is_allowed(burst: float) -> None:
+    """At least 95 % of ten minutes' limit, with not one call in a hundred refused."""
 
     async def main() -> None:
         provider = Provider(Limits(tokens=60_000, burst=burst), delays=(0.05, 0.2, 0.01, 0.11))
@@ -172,8 +172,7 @@ def test_what_is_allowed_is_used(burst: float) -> None:
     run_virtual(main())
 
 
-def test_the_bill_decides_and_not_the_guess() -> None:
-    """Where a provider counts more tokens than were guessed, the next calls wait for these too."""
+def test_rate_limited_provider_count_replaces_the_estimate() -> None:
 
     class Dear(Provider):
         def count(self, text: str) -> int:
@@ -201,8 +200,8 @@ def test_the_bill_decides_and_not_the_guess() -> None:
     run_virtual(main())
 
 
-def test_everybody_waits_when_one_is_told_to() -> None:
-    """A call that is told when to come back holds back all calls of the key, and no call of another."""
+def test_rate_limited_retry_after_pauses_the_whole_key() -> None:
+    """No call of another key waits."""
 
     async def main() -> None:
         buckets = MemoryBuckets(clock=now)
@@ -222,8 +221,8 @@ def test_everybody_waits_when_one_is_told_to() -> None:
 
 
 @pytest.mark.parametrize(("error", "pause"), [(Transient("503"), 0.0), (TooMany("429"), 1.0)])
-def test_only_a_rate_limit_holds_others_back_unasked(error: Transient, pause: float) -> None:
-    """Without a word on when to come back, a busy provider is left alone for a second, and a failing one is not."""
+def test_rate_limited_pause_without_a_wait_only_after_429(error: Transient, pause: float) -> None:
+    """A busy provider is left alone for a second, a failing one is not."""
 
     async def main() -> None:
         provider = Provider(Limits())
@@ -237,8 +236,7 @@ def test_only_a_rate_limit_holds_others_back_unasked(error: Transient, pause: fl
     run_virtual(main())
 
 
-def test_unknown_limits_are_no_limits() -> None:
-    """Where a provider does not say its limits, calls go through."""
+def test_rate_limited_unknown_limits_let_calls_through() -> None:
 
     async def main() -> None:
         embedder = limited(Provider(Limits()), Rates())
@@ -248,8 +246,7 @@ def test_unknown_limits_are_no_limits() -> None:
     run_virtual(main())
 
 
-def test_nobody_is_overtaken() -> None:
-    """A large call that came first is not overtaken by small ones for which there would be room."""
+def test_rate_limited_large_call_is_not_overtaken() -> None:
 
     async def main() -> None:
         embedder = limited(Provider(Limits()), Rates(tokens=6_000))
@@ -265,8 +262,7 @@ def test_nobody_is_overtaken() -> None:
     run_virtual(main())
 
 
-def test_a_cancelled_call_takes_no_room_and_holds_nobody_up() -> None:
-    """Whoever gives up waiting leaves the line; the next ones move up."""
+def test_rate_limited_cancelled_call_leaves_the_line() -> None:
 
     async def main() -> None:
         provider = Provider(Limits())
@@ -284,8 +280,8 @@ def test_a_cancelled_call_takes_no_room_and_holds_nobody_up() -> None:
     run_virtual(main())
 
 
-def test_impatient_calls_are_told_at_once() -> None:
-    """A call that would wait for longer than it may is refused at once, with the time it would have taken."""
+def test_rate_limited_impatient_call_is_refused_at_once() -> None:
+    """The error has the time it would have waited."""
 
     async def main() -> None:
         provider = Provider(Limits())
@@ -307,8 +303,7 @@ def test_impatient_calls_are_told_at_once() -> None:
     run_virtual(main())
 
 
-def test_large_calls_are_cut_to_the_limits() -> None:
-    """A call of more than a minute allows is sent part by part, answered in order, and refused as a whole."""
+def test_rate_limited_large_call_is_split() -> None:
 
     async def main() -> None:
         provider = Provider(Limits(tokens=1_000, inputs=100))
@@ -325,8 +320,7 @@ def test_large_calls_are_cut_to_the_limits() -> None:
     run_virtual(main())
 
 
-def test_waits_are_told() -> None:
-    """Whoever listens hears how long a call waited, and nothing that was made of the key."""
+def test_rate_limited_wait_is_reported_without_the_key() -> None:
 
     async def main() -> None:
         heard: list[Mapping[str, Any]] = []
@@ -361,8 +355,8 @@ class Failing(MemoryBuckets):
         await super().settle(name, costs, pause=pause)
 
 
-def test_limits_are_kept_when_shared_ones_fail(caplog: pytest.LogCaptureFixture) -> None:
-    """Where shared buckets fail, this process keeps to the limits by itself, and looks after them again later."""
+def test_shared_buckets_down_fall_back_to_own(caplog: pytest.LogCaptureFixture) -> None:
+    """They are tried again later."""
 
     async def main() -> None:
         shared = Failing(clock=now)
@@ -386,8 +380,7 @@ def test_limits_are_kept_when_shared_ones_fail(caplog: pytest.LogCaptureFixture)
     run_virtual(main())
 
 
-def test_names_hide_keys() -> None:
-    """Buckets of two keys or providers are two, and no key can be read out of their names."""
+def test_bucket_name_hides_the_key() -> None:
     names = {bucket_name(provider, key) for provider in ("openai", "voyage") for key in ("sk-one", "sk-two")}
     assert len(names) == 4
     assert not any("one" in name or "two" in name for name in names)
