@@ -21,19 +21,19 @@ FULL = 1.0
 
 def main() -> int:
     """Run the named benchmarks, or all; `page` only writes the page from stored results."""
-    asked = _arguments()
+    arguments = _arguments()
     data = Path(os.environ.get("FLOWBED_TEST_DATA") or ROOT.parent / "shared" / "data")
     if not data.is_dir():
         print("no data: set FLOWBED_TEST_DATA to the folder of test data", file=sys.stderr)
         return 2
     # Results of another size are not published.
-    whole = asked.scale == FULL and not (asked.rounds or asked.rows or asked.rows_384)
+    whole = arguments.scale == FULL and not (arguments.rounds or arguments.rows or arguments.rows_384)
     results, docs = (BENCH / "results", ROOT / "docs") if whole else (BENCH / "trial", BENCH / "trial")
     failed = []
-    for name in [] if asked.names == ["page"] else asked.names or list(BENCHMARKS):
+    for name in [] if arguments.names == ["page"] else arguments.names or list(BENCHMARKS):
         print(f"{name} ...", flush=True)
         try:
-            result = _measured(name, asked, data)
+            result = _measured(name, arguments, data)
         except Exception as error:  # noqa: BLE001 - the others are measured all the same
             print(f"{name} failed: {error}", file=sys.stderr)
             failed.append(name)
@@ -47,7 +47,7 @@ def main() -> int:
     return 1 if failed else 0
 
 
-def _measured(name: str, asked: argparse.Namespace, data: Path) -> Result:
+def _measured(name: str, arguments: argparse.Namespace, data: Path) -> Result:
     BENCH.mkdir(exist_ok=True)
     work = Path(
         tempfile.mkdtemp(prefix=f"{name}-", dir=BENCH)
@@ -55,10 +55,10 @@ def _measured(name: str, asked: argparse.Namespace, data: Path) -> Result:
     options = Options(
         data=data,
         work=work,
-        scale=asked.scale,
-        rounds=asked.rounds,
-        rows=asked.rows,
-        rows_384=asked.rows_384,
+        scale=arguments.scale,
+        rounds=arguments.rounds,
+        rows=arguments.rows,
+        rows_384=arguments.rows_384,
     )
     began = time.monotonic()
     try:
@@ -69,7 +69,7 @@ def _measured(name: str, asked: argparse.Namespace, data: Path) -> Result:
         shutil.rmtree(work, ignore_errors=True)
     return Result(
         name=name,
-        command=" ".join(["python -m benchmarks", name, *_changed(asked)]),
+        command=" ".join(["python -m benchmarks", name, *_changed(arguments)]),
         day=f"{datetime.now(UTC):%Y-%m-%d}",
         seconds=time.monotonic() - began,
         machine=described(),
@@ -78,11 +78,11 @@ def _measured(name: str, asked: argparse.Namespace, data: Path) -> Result:
     )
 
 
-def _changed(asked: argparse.Namespace) -> list[str]:
-    said = [f"--scale {asked.scale:g}"] if asked.scale != FULL else []
-    said += [f"--rounds {asked.rounds}"] if asked.rounds else []
-    said += [f"--rows {asked.rows}"] if asked.rows else []
-    return said + ([f"--rows-384 {asked.rows_384}"] if asked.rows_384 else [])
+def _changed(arguments: argparse.Namespace) -> list[str]:
+    options = [f"--scale {arguments.scale:g}"] if arguments.scale != FULL else []
+    options += [f"--rounds {arguments.rounds}"] if arguments.rounds else []
+    options += [f"--rows {arguments.rows}"] if arguments.rows else []
+    return options + ([f"--rows-384 {arguments.rows_384}"] if arguments.rows_384 else [])
 
 
 def _arguments() -> argparse.Namespace:
@@ -94,13 +94,13 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--rounds", type=int, default=0, help="rounds of each comparison")
     parser.add_argument("--rows", type=int, default=0, help="records of `million` at 64 dimensions")
     parser.add_argument("--rows-384", type=int, default=0, help="records of `million` at 384 dimensions")
-    asked = parser.parse_args()
-    unknown = [name for name in asked.names if name not in BENCHMARKS and asked.names != ["page"]]
+    arguments = parser.parse_args()
+    unknown = [name for name in arguments.names if name not in BENCHMARKS and arguments.names != ["page"]]
     if unknown:
         parser.error(
             f"no benchmark is called {', '.join(unknown)}; there are: {', '.join(BENCHMARKS)}, or page"
         )
-    return asked
+    return arguments
 
 
 if __name__ == "__main__":

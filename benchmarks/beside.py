@@ -56,8 +56,8 @@ class Job:
         """Create the largest possible batch, and wait until it is in progress."""
         self._client = openai.OpenAI(base_url=f"{url}/v1", api_key="none")
         file = self._client.files.create(file=("in.jsonl", _input(texts)), purpose="batch")
-        asked = {"input_file_id": file.id, "endpoint": "/v1/embeddings", "completion_window": "24h"}
-        self._batch = self._client.batches.create(**asked).id  # type: ignore[arg-type]
+        arguments = {"input_file_id": file.id, "endpoint": "/v1/embeddings", "completion_window": "24h"}
+        self._batch = self._client.batches.create(**arguments).id  # type: ignore[arg-type]
         while not self.done():
             time.sleep(0.1)
         time.sleep(SETTLED)
@@ -102,8 +102,8 @@ class Asking:
         if pattern.pause:
             paced: list[float] = self.paced.ask("ask", url=url, bodies=path, pause=pattern.pause)
             return paced
-        told: dict[str, Any] = self.load.ask("load", url=url, bodies=path, connections=pattern.connections)
-        each: list[float] = told["each"]
+        answer: dict[str, Any] = self.load.ask("load", url=url, bodies=path, connections=pattern.connections)
+        each: list[float] = answer["each"]
         return each
 
 
@@ -122,11 +122,11 @@ def measure(options: Options) -> dict[str, Any]:
         counts = {name: options.scaled(each.requests, fewest=10) for name, each in PATTERNS.items()}
         asking.ask(server, PATTERNS["four"], WARM)
         for name, pattern in PATTERNS.items():
-            found[name] = {"alone": _told(asking.ask(server, pattern, counts[name]))}
+            found[name] = {"alone": _quantiles(asking.ask(server, pattern, counts[name]))}
         with Job(server.url, lines) as job:
             for name, pattern in PATTERNS.items():
                 before, began = job.done(), time.monotonic()
-                beside = _told(asking.ask(server, pattern, counts[name]))
+                beside = _quantiles(asking.ask(server, pattern, counts[name]))
                 rate = (job.done() - before) / (time.monotonic() - began)
                 found[name] |= {"beside": beside, "rate": rate}
             before = job.done()
@@ -145,10 +145,10 @@ def section(found: dict[str, Any]) -> str:
     """Write what was measured."""
     heads = ["requests", "", "p50 ms", "p99 ms", "slowest ms", "p99 beside / p99 alone", "batch lines/s"]
     rows: list[list[object]] = []
-    for name, told in found["patterns"].items():
-        ratio = told["beside"]["p99"] / told["alone"]["p99"]
-        for side, more in (("alone", ["", ""]), ("beside", [f"{ratio:.1f}x", f"{told['rate']:,.0f}"])):
-            times = [f"{told[side][each] * 1000:,.1f}" for each in ("p50", "p99", "most")]
+    for name, run in found["patterns"].items():
+        ratio = run["beside"]["p99"] / run["alone"]["p99"]
+        for side, more in (("alone", ["", ""]), ("beside", [f"{ratio:.1f}x", f"{run['rate']:,.0f}"])):
+            times = [f"{run[side][each] * 1000:,.1f}" for each in ("p50", "p99", "most")]
             rows.append([PATTERNS[name].what if side == "alone" else "", side, *times, *more])
     return f"""## Requests beside a batch
 
@@ -172,6 +172,6 @@ def _input(texts: Sequence[str]) -> bytes:
     return "\n".join(map(json.dumps, lines)).encode()
 
 
-def _told(seconds: Sequence[float]) -> dict[str, float]:
+def _quantiles(seconds: Sequence[float]) -> dict[str, float]:
     quantiles = statistics.quantiles(seconds, n=100, method="inclusive")
     return {"p50": quantiles[49], "p99": quantiles[98], "most": max(seconds)}

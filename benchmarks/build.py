@@ -30,8 +30,13 @@ def measure(options: Options) -> dict[str, Any]:
         some = options.scaled(SWEPT, fewest=1_000)
         sweep = {}
         for size in ADDS:
-            asked = {"store": options.work / "sweep", "rows": data.folder, "count": some, "add_size": size}
-            sweep[size] = some / peer.ask("build", **asked)["seconds"]
+            arguments = {
+                "store": options.work / "sweep",
+                "rows": data.folder,
+                "count": some,
+                "add_size": size,
+            }
+            sweep[size] = some / peer.ask("build", **arguments)["seconds"]
     best = max(sweep, key=lambda size: sweep[size])
     for turn in range(options.rounds or ROUNDS):
         with Side("flowbed_rows") as side:
@@ -41,8 +46,8 @@ def measure(options: Options) -> dict[str, Any]:
         if turn < 1:  # the peer takes minutes
             with Side("peer_rows", python=PEERS) as side:
                 store = chroma_folder(data, count)
-                asked = {"store": store, "rows": data.folder, "count": count, "add_size": best}
-                found["chromadb"].append({**side.ask("build", **asked), "memory": side.memory.peak})
+                arguments = {"store": store, "rows": data.folder, "count": count, "add_size": best}
+                found["chromadb"].append({**side.ask("build", **arguments), "memory": side.memory.peak})
             (store / "complete").touch()
     return {"rows": count, "found": found, "sweep": sweep, "best": best}
 
@@ -64,10 +69,10 @@ def section(found: dict[str, Any]) -> str:
     lines = []
     for side, runs in found["found"].items():
         parts = [name for name in runs[0] if name not in ("seconds", "memory")]
-        told = ", ".join(f"{name} {statistics.median(run[name] for run in runs):.1f}" for name in parts)
+        steps = ", ".join(f"{name} {statistics.median(run[name] for run in runs):.1f}" for name in parts)
         memory = max(run["memory"] for run in runs) / 2**20
         taken = _median(runs)
-        lines.append([side, f"{taken:.1f}", f"{found['rows'] / taken:,.0f}", told, f"{memory:,.0f}"])
+        lines.append([side, f"{taken:.1f}", f"{found['rows'] / taken:,.0f}", steps, f"{memory:,.0f}"])
     sweep = ", ".join(f"{size}: {rate:,.0f} rows/s" for size, rate in found["sweep"].items())
     return f"""## Building an index
 

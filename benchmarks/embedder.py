@@ -72,9 +72,11 @@ def measure(options: Options) -> dict[str, Any]:
             }
             best = max(sweep, key=lambda size: sweep[size])
             path.write_text(json.dumps(texts), encoding="utf-8")
-            asked = {"folder": model, "texts": path, "batch_size": best}
+            arguments = {"folder": model, "texts": path, "batch_size": best}
             alone = _alone(texts, embedder)
-            taken = _taken(texts, embedder, alone, lambda asked=asked: peer.ask("encode", **asked), options)
+            taken = _taken(
+                texts, embedder, alone, lambda arguments=arguments: peer.ask("encode", **arguments), options
+            )
             found[kind] = {
                 "count": len(texts),
                 "tokens": alone.tokens,
@@ -88,7 +90,7 @@ def measure(options: Options) -> dict[str, Any]:
 def figures(found: dict[str, Any]) -> list[Figure]:
     """Compare the medians."""
     lines, abstracts = (each["rates"] for each in found["found"].values())
-    told = [
+    reached = [
         Figure(
             what=f"The local embedder against ONNX Runtime alone, {kind}",
             value=rates["Flowbed"] / rates["alone"],
@@ -97,7 +99,7 @@ def figures(found: dict[str, Any]) -> list[Figure]:
         )
         for kind, rates in (("short lines", lines), ("abstracts", abstracts))
     ]
-    told.append(
+    reached.append(
         Figure(
             what="The local embedder against sentence-transformers, short lines",
             value=lines["Flowbed"] / lines["sentence-transformers"],
@@ -105,7 +107,7 @@ def figures(found: dict[str, Any]) -> list[Figure]:
             form="{:.2f}x",
         )
     )
-    return told
+    return reached
 
 
 def section(found: dict[str, Any]) -> str:
@@ -180,9 +182,9 @@ async def _whole(embedder: Embedder, texts: Sequence[str]) -> None:
 
 
 def _feed(session: Any, batch: Batch) -> dict[str, Any]:  # onnxruntime has no types
-    given = {"input_ids": batch.ids, "attention_mask": batch.mask, "token_type_ids": batch.ids * 0}
+    arrays = {"input_ids": batch.ids, "attention_mask": batch.mask, "token_type_ids": batch.ids * 0}
     kinds = {"tensor(int32)": "int32", "tensor(int64)": "int64"}
-    return {wanted.name: given[wanted.name].astype(kinds[wanted.type]) for wanted in session.get_inputs()}
+    return {wanted.name: arrays[wanted.name].astype(kinds[wanted.type]) for wanted in session.get_inputs()}
 
 
 def _seconds(work: Callable[[], None]) -> float:

@@ -86,7 +86,7 @@ def section(found: dict[str, Any]) -> str:
     lines: list[list[object]] = [
         [
             CASES[name].what,
-            _told(CASES[name].rates),
+            _shown(CASES[name].rates),
             f"{case['answers']:,}",
             f"{100 * case['used']:.1f} %",
             f"{100 * case['refused']:.2f} %",
@@ -114,7 +114,7 @@ def _case(case: Case, seconds: float) -> dict[str, Any]:
         for side in sides:
             side.ask("ready")  # so that all start at once
         vendor = VENDORS[case.vendor]
-        asked = {
+        arguments = {
             "model": vendor.model,
             "options": vendor.options(simulator.url),
             "rates": dict(case.rates),
@@ -127,7 +127,7 @@ def _case(case: Case, seconds: float) -> dict[str, Any]:
         }
         with ThreadPoolExecutor(case.processes) as threads:
             asking = [
-                threads.submit(side.ask, "drive", **asked, seed=place) for place, side in enumerate(sides)
+                threads.submit(side.ask, "drive", **arguments, seed=place) for place, side in enumerate(sides)
             ]
             outcomes = [each.result() for each in asking]
         totals = simulator.totals()
@@ -147,5 +147,5 @@ def _case(case: Case, seconds: float) -> dict[str, Any]:
     }
 
 
-def _told(rates: Mapping[str, int]) -> str:
+def _shown(rates: Mapping[str, int]) -> str:
     return ", ".join(f"{limit:,} {unit}" for unit, limit in rates.items())

@@ -38,8 +38,8 @@ class Load:
 
     def __str__(self) -> str:
         """Describe it in a line."""
-        told = f"load average {self.mean:.1f}, at most {self.most:.1f}; others used {max(0, self.others):.2f} cores"
-        return f"{told}: **the machine was busy**" if self.busy else told
+        text = f"load average {self.mean:.1f}, at most {self.most:.1f}; others used {max(0, self.others):.2f} cores"
+        return f"{text}: **the machine was busy**" if self.busy else text
 
 
 class Watch:
@@ -89,11 +89,11 @@ def described() -> list[str]:
 def processor() -> str:
     """Name the CPU, with the extensions that decide how fast a model runs."""
     try:
-        told = Path("/proc/cpuinfo").read_text(encoding="utf-8")
+        cpuinfo = Path("/proc/cpuinfo").read_text(encoding="utf-8")
     except OSError:
         return platform.processor() or "an unnamed processor"
     facts: dict[str, str] = {}
-    for line in told.splitlines():
+    for line in cpuinfo.splitlines():
         name, _, value = line.partition(":")
         facts[name.strip()] = value.strip()
     kinds = [name for name in ("avx2", "avx512f", "avx512_vnni") if name in facts.get("flags", "").split()]

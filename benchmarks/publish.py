@@ -56,8 +56,8 @@ def _size(options: Options, data: Rows, size: int, best: int, changed: int) -> d
             ours += [run] if turn else []  # the first one opens files
             if store is not None and turn < 4:
                 with Side("peer_rows", python=PEERS) as peer:
-                    asked = {"store": store, "rows": small.folder, "work": options.work, "count": count}
-                    run = peer.ask("publish", changed=changed, edition=turn + 1, add_size=best, **asked)
+                    arguments = {"store": store, "rows": small.folder, "work": options.work, "count": count}
+                    run = peer.ask("publish", changed=changed, edition=turn + 1, add_size=best, **arguments)
                     memory = max(memory, peer.memory.peak)
                 theirs += [run] if turn else []
         held = side.memory.peak
@@ -159,8 +159,8 @@ def _sweep(options: Options, changed: int, data: Rows) -> tuple[int, dict[int, f
     sweep = {}
     with Side("peer_rows", python=PEERS) as peer:
         for place, size in enumerate(ADDS):
-            asked = {"store": store, "rows": data.folder, "work": options.work, "count": count}
-            run = peer.ask("publish", changed=changed, edition=100 + place, add_size=size, **asked)
+            arguments = {"store": store, "rows": data.folder, "work": options.work, "count": count}
+            run = peer.ask("publish", changed=changed, edition=100 + place, add_size=size, **arguments)
             sweep[size] = run["upsert"]
     return min(sweep, key=lambda size: sweep[size]), sweep
 

@@ -30,13 +30,13 @@ def measure(options: Options) -> dict[str, Any]:
     """Measure both on the receipts as they are, and on the same receipts with all texts made distinct."""
     whole = options.data / "receipts.jsonl"
     count = options.scaled(len(whole.read_text("utf-8").splitlines()), fewest=4)
-    given, distinct = options.work / "given.jsonl", options.work / "distinct.jsonl"
-    given.write_text("".join(_head(whole, count)), encoding="utf-8")
+    original, distinct = options.work / "original.jsonl", options.work / "distinct.jsonl"
+    original.write_text("".join(_head(whole, count)), encoding="utf-8")
     distinct.write_text("".join(make_distinct(_head(whole, count))), encoding="utf-8")
     model = str(find_checkpoint("", cache=MODELS, download=False).folder)
     with Side("peer_texts", python=PEERS) as peer:
         peer.ask("load", folder=model)
-        best, sweep = _sweep(peer, model, given, options)
+        best, sweep = _sweep(peer, model, original, options)
     found: dict[str, list[dict[str, Any]]] = {}
 
     def flowbed(what: str, file: Path) -> None:
@@ -48,24 +48,24 @@ def measure(options: Options) -> dict[str, Any]:
         with Side("peer_texts", python=PEERS) as side:
             side.ask("load", folder=model)
             store = options.work / f"{what}-{len(found.get(what, ()))}"
-            asked = {"folder": model, "file": file, "store": store, "dedup": dedup, **best}
-            _keep(found, what, side, side.ask("receipts", **asked))
+            arguments = {"folder": model, "file": file, "store": store, "dedup": dedup, **best}
+            _keep(found, what, side, side.ask("receipts", **arguments))
 
     # In turn, so that other load on the machine affects both.
     for turn in range(options.rounds or ROUNDS):
-        flowbed("flowbed", given)
+        flowbed("flowbed", original)
         if turn < 1:  # the peer takes minutes
-            peers("peers", given, dedup=False)
+            peers("peers", original, dedup=False)
             flowbed("flowbed, distinct", distinct)
     peers("peers, distinct", distinct, dedup=False)
-    peers("peers, deduplicated", given, dedup=True)
+    peers("peers, deduplicated", original, dedup=True)
     return {
         "receipts": count,
         "best": best,
         "sweep": sweep,
         "runs": {what: _median(runs) for what, runs in found.items()},
         "seconds": {what: [run["seconds"] for run in runs] for what, runs in found.items()},
-        "command": _command(options, given),
+        "command": _command(options, original),
     }
 
 
@@ -209,8 +209,8 @@ def _sweep(
     adding = {}
     for size in ADDS:
         store = options.work / f"sweep-{size}"
-        asked = {"folder": model, "file": some, "store": store, "batch_size": fastest, "dedup": True}
-        run = peer.ask("receipts", add_size=size, **asked)
+        arguments = {"folder": model, "file": some, "store": store, "batch_size": fastest, "dedup": True}
+        run = peer.ask("receipts", add_size=size, **arguments)
         adding[size] = run["rows"] / run["parts"]["add"]
     best = {"batch_size": fastest, "add_size": max(adding, key=lambda size: adding[size])}
     return best, {"texts in a batch": encoding, "rows in an add": adding}

@@ -82,7 +82,7 @@ def measure(options: Options) -> dict[str, Any]:
 def figures(found: dict[str, Any]) -> list[Figure]:
     """Compare medians and recall."""
     plain, cold = found["found"]["no filter"], found["cold"]
-    told = [
+    reached = [
         Figure(
             what=f"Search among {found['rows']:,} rows: p50 against chromadb's",
             value=plain["Flowbed"]["p50"] / plain["chromadb"]["p50"],
@@ -92,11 +92,11 @@ def figures(found: dict[str, Any]) -> list[Figure]:
         ),
         _recall("Recall@10 of it", plain),
     ]
-    told += [_recall(f"Recall@10, a filter for {what}", found["found"][what]) for what in WHERES]
-    told.append(
+    reached += [_recall(f"Recall@10, a filter for {what}", found["found"][what]) for what in WHERES]
+    reached.append(
         _recall(f"Recall@10 with {found['spare']:,} unindexed rows", found["found"]["with unindexed rows"])
     )
-    told.append(
+    reached.append(
         Figure(
             what="Cold open, new process to first answer, against chromadb's",
             value=statistics.median(cold["flowbed"]) / statistics.median(cold["chromadb"]),
@@ -105,7 +105,7 @@ def figures(found: dict[str, Any]) -> list[Figure]:
             form="{:.2f}x",
         )
     )
-    return told
+    return reached
 
 
 def section(found: dict[str, Any]) -> str:
@@ -181,12 +181,12 @@ def _paired(
     for turn, start in enumerate((*warm, *range(0, queries, BLOCK))):
         stop = start + BLOCK if turn < len(warm) else min(start + BLOCK, queries)
         for name, side in (("Flowbed", ours), ("chromadb", theirs)):
-            asked = {"start": start, "stop": stop}
+            arguments = {"start": start, "stop": stop}
             if model:
                 more = {} if side is ours else {"folder": model}
-                answer = side.ask("texts", **asked, **more)
+                answer = side.ask("texts", **arguments, **more)
             else:
-                answer = side.ask("search", **asked, where=where)
+                answer = side.ask("search", **arguments, where=where)
             if turn >= len(warm):
                 seen[name]["ms"] += answer["ms"]
                 seen[name]["found"] += answer["found"]

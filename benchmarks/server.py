@@ -48,7 +48,7 @@ class Measured:
     calls: list[float] = field(default_factory=list)  # upstream calls per request
     memory: int = 0
 
-    def told(self) -> dict[str, Any]:
+    def summary(self) -> dict[str, Any]:
         """Summarise it."""
         quantiles = statistics.quantiles(self.each, n=100)
         return {
@@ -82,12 +82,12 @@ class Asking:
         lines = [json.dumps(body) for body in bodies]
         path.write_text("\n".join(lines), encoding="utf-8")
         server.memory.reset()
-        told = self.client.ask(
+        answer = self.client.ask(
             "load", url=f"{server.url}/v1/embeddings", bodies=path, connections=CONNECTIONS
         )
         if measured is not None:
-            measured.rates.append(len(lines) * inputs / told["seconds"])
-            measured.each += told["each"]
+            measured.rates.append(len(lines) * inputs / answer["seconds"])
+            measured.each += answer["each"]
             measured.memory = max(measured.memory, server.memory.peak)
 
 
@@ -111,7 +111,7 @@ def figures(found: dict[str, Any]) -> list[Figure]:
     """Compare the medians."""
     misses, hits = found["proxies"]["misses"], found["proxies"]["hits"]
     litellm = max(misses["LiteLLM"]["rate"], misses["LiteLLM with its cache"]["rate"])
-    told = [
+    ratios = [
         (
             "`/v1/embeddings` against LiteLLM's proxy, misses",
             misses["Flowbed"]["rate"] / litellm,
@@ -133,20 +133,18 @@ def figures(found: dict[str, Any]) -> list[Figure]:
     ]
     for kind, sides in found["models"].items():
         ratio = sides["Flowbed"]["rate"] / sides["Infinity"]["rate"]
-        told.append((f"The local model served, against Infinity, {kind}", ratio, 3.0, "{:.1f}x"))
-    return [Figure(what=what, value=value, target=target, form=form) for what, value, target, form in told]
+        ratios.append((f"The local model served, against Infinity, {kind}", ratio, 3.0, "{:.1f}x"))
+    return [Figure(what=what, value=value, target=target, form=form) for what, value, target, form in ratios]
 
 
 def section(found: dict[str, Any]) -> str:
     """Write what was measured."""
     heads = ["", "per second", "slowest round", "p50 ms", "p99 ms", "MiB"]
-    misses = [
-        [*_row(side, told), f"{told['calls']:.2f}"] for side, told in found["proxies"]["misses"].items()
-    ]
-    hits = [_row(side, told) for side, told in found["proxies"]["hits"].items()]
+    misses = [[*_row(side, run), f"{run['calls']:.2f}"] for side, run in found["proxies"]["misses"].items()]
+    hits = [_row(side, run) for side, run in found["proxies"]["hits"].items()]
     models = "\n\n".join(
         f"{kind.capitalize()}, texts per second:\n\n"
-        + table(heads, [_row(side, told) for side, told in sides.items()])
+        + table(heads, [_row(side, run) for side, run in sides.items()])
         for kind, sides in found["models"].items()
     )
     sweep = ", ".join(f"{size}: {rate:,.0f}/s" for size, rate in found["sweep"].items())
@@ -174,10 +172,10 @@ LiteLLM {found["peers"]["litellm"]}, Infinity {found["peers"]["infinity_emb"]}.
 """
 
 
-def _row(side: str, told: dict[str, Any]) -> list[object]:
-    rates = [f"{told[name]:,.0f}" for name in ("rate", "slowest")]
-    times = [f"{told[name] * 1000:,.2f}" for name in ("p50", "p99")]
-    return [side, *rates, *times, f"{told['memory'] / 2**20:,.0f}"]
+def _row(side: str, run: dict[str, Any]) -> list[object]:
+    rates = [f"{run[name]:,.0f}" for name in ("rate", "slowest")]
+    times = [f"{run[name] * 1000:,.2f}" for name in ("p50", "p99")]
+    return [side, *rates, *times, f"{run['memory'] / 2**20:,.0f}"]
 
 
 def _proxies(asking: Asking) -> dict[str, Any]:
@@ -210,7 +208,7 @@ def _proxies(asking: Asking) -> dict[str, Any]:
         hits["LiteLLM"],
         hits["Flowbed, coalescing"],
     )  # the first has no cache; the second is another setting of Flowbed
-    return {"misses": _told(misses), "hits": _told(hits)}
+    return {"misses": _summaries(misses), "hits": _summaries(hits)}
 
 
 def _models(asking: Asking, texts: Sequence[str]) -> dict[str, Any]:
@@ -235,8 +233,8 @@ def _models(asking: Asking, texts: Sequence[str]) -> dict[str, Any]:
                 fresh = iter(texts)
                 asking.load(server, _bodies(fresh, CONNECTIONS, 4), None)
                 asking.load(server, _bodies(fresh, count, size), found[kind][side], inputs=size)
-    told = {kind: _told(measured) for kind, measured in found.items()}
-    return {"models": told, "sweep": sweep, "best": best}
+    models = {kind: _summaries(measured) for kind, measured in found.items()}
+    return {"models": models, "sweep": sweep, "best": best}
 
 
 def _swept(asking: Asking, folder: Path, size: int, texts: Iterator[str]) -> float:
@@ -335,8 +333,8 @@ def _bodies(texts: Iterator[str], count: int, size: int = 1) -> list[dict[str, A
     return [_body(part[0] if size == 1 else part) for part in parts]
 
 
-def _body(given: str | list[str]) -> dict[str, Any]:
-    return {"model": NAME, "input": given, "encoding_format": "base64"}
+def _body(texts: str | list[str]) -> dict[str, Any]:
+    return {"model": NAME, "input": texts, "encoding_format": "base64"}
 
 
 def _calls(upstream: Listening) -> int:
@@ -349,8 +347,8 @@ def _by_name(names: Iterable[str]) -> dict[str, Measured]:
     return {name: Measured() for name in names}
 
 
-def _told(measured: dict[str, Measured]) -> dict[str, Any]:
-    return {name: each.told() for name, each in measured.items()}
+def _summaries(measured: dict[str, Measured]) -> dict[str, Any]:
+    return {name: each.summary() for name, each in measured.items()}
 
 
 def _version(peer: str, name: str) -> str:

@@ -33,17 +33,22 @@ STORES = {"file": ("file",), "s3": ("s3",), "both": ("file", "s3")}
 
 def main() -> int:
     """Run what the arguments name, and print the results."""
-    asked = _arguments()
+    arguments = _arguments()
     # The proxy's server logs every connection that a killed process leaves behind.
     logging.getLogger("aiohttp.server").setLevel(logging.CRITICAL)
     work = Path(tempfile.mkdtemp(prefix="torture-"))
     failed = False
     for kind in TRIALS:
-        if asked.what == kind or (asked.what is None and (asked.seed is None or kind == "kills")):
-            failed |= asyncio.run(_kills(kind, asked, work))
-    if asked.what == "load" or (asked.what is None and asked.seed is None):
+        if arguments.what == kind or (arguments.what is None and (arguments.seed is None or kind == "kills")):
+            failed |= asyncio.run(_kills(kind, arguments, work))
+    if arguments.what == "load" or (arguments.what is None and arguments.seed is None):
         failed |= not asyncio.run(
-            load(work / "load", seconds=asked.seconds, processes=asked.processes, ledger=asked.ledger)
+            load(
+                work / "load",
+                seconds=arguments.seconds,
+                processes=arguments.processes,
+                ledger=arguments.ledger,
+            )
         )
     if failed:
         print(f"what is left of it: {work}", flush=True)
@@ -52,33 +57,33 @@ def main() -> int:
     return int(failed)
 
 
-async def _kills(kind: str, asked: argparse.Namespace, work: Path) -> bool:
+async def _kills(kind: str, arguments: argparse.Namespace, work: Path) -> bool:
     """Run trials until there were enough kills or time is up; return whether anything was wrong."""
-    stores = STORES[asked.store]
-    first = secrets.randbelow(1_000_000) if asked.seed is None else asked.seed
-    wanted = asked.kills or (KILLS if asked.seed is None else A_TRIAL * len(stores))
+    stores = STORES[arguments.store]
+    first = secrets.randbelow(1_000_000) if arguments.seed is None else arguments.seed
+    wanted = arguments.kills or (KILLS if arguments.seed is None else A_TRIAL * len(stores))
     began = time.monotonic()
     done: list[Outcome] = []
-    given = turn = 0  # kills that trials are to make, and trials started
+    planned = turn = 0  # kills that trials are to make, and trials started
 
     async def take_turns() -> None:
-        nonlocal given, turn
-        while given < wanted and time.monotonic() < began + asked.minutes * 60:
+        nonlocal planned, turn
+        while planned < wanted and time.monotonic() < began + arguments.minutes * 60:
             kills, seed, store = (
-                min(A_TRIAL, wanted - given),
+                min(A_TRIAL, wanted - planned),
                 first + turn // len(stores),
                 stores[turn % len(stores)],
             )
-            given, turn = given + kills, turn + 1
+            planned, turn = planned + kills, turn + 1
             done.append(await _trial(kind, seed, store, work, kills=kills, s3=server.url))
 
     with S3Server() if "s3" in stores else contextlib.nullcontext(S3Server()) as server:
         if server.url:
             server.make_bucket(BUCKET)
-        await asyncio.gather(*(take_turns() for _ in range(asked.at_once)))
+        await asyncio.gather(*(take_turns() for _ in range(arguments.at_once)))
     kills, wrong = sum(each.kills for each in done), [each for each in done if each.wrong]
     if kills < wanted and not wrong:
-        print(f"time is over: {asked.minutes:g} minutes were enough for {kills} of {wanted} kills")
+        print(f"time is over: {arguments.minutes:g} minutes were enough for {kills} of {wanted} kills")
     print(
         f"{kind}: {kills} kills in {len(done)} trials of {sum(each.commands for each in done)} commands:"
         f" {sum(each.lost for each in done)} lost, {sum(each.doubled for each in done)} doubled,"

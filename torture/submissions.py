@@ -152,11 +152,11 @@ class SubmissionsTrial:
         faults = self._chance.sample(FAULTS, self._chance.randint(0, 3))
         self._provider.order(*faults, seed=self._chance.getrandbits(30))
         turns = [(each, weight) for each, weight in TURNS if each != ("now",) or self._both_lanes]
-        (given,) = self._chance.choices([each for each, _ in turns], [weight for _, weight in turns])
-        self.outcome.story.append(f"    turn: {', '.join(given)}; {', '.join(each.kind for each in faults)}")
-        if edited and "run" not in given and "now" not in given:
+        (steps,) = self._chance.choices([each for each, _ in turns], [weight for _, weight in turns])
+        self.outcome.story.append(f"    turn: {', '.join(steps)}; {', '.join(each.kind for each in faults)}")
+        if edited and "run" not in steps and "now" not in steps:
             await self._give("fetch")
-        await asyncio.gather(*[self._give(each) for each in given])
+        await asyncio.gather(*[self._give(each) for each in steps])
 
     async def _give(self, step: str) -> None:
         """Run a step once; it is killed, or ends by itself with nothing worse than the provider's answer."""
@@ -203,9 +203,9 @@ class SubmissionsTrial:
         if totals.billed_again > self.outcome.in_flight:
             again = self._provider.billed_again()
             raise Wrong(f"{again} were paid for again, and {self.outcome.in_flight} texts were in flight")
-        told = (await self._report("status", "--cost"))["spending"]["billed"]
-        if told > totals.billed or (told != totals.billed and not self._both_lanes):
-            raise Wrong(f"{totals.billed} tokens were billed, and the ledger tells of {told}")
+        recorded = (await self._report("status", "--cost"))["spending"]["billed"]
+        if recorded > totals.billed or (recorded != totals.billed and not self._both_lanes):
+            raise Wrong(f"{totals.billed} tokens were billed, but the ledger recorded {recorded}")
 
     async def _compare(self) -> None:
         """Compare the index with that of a new project on the realtime lane of another provider."""

@@ -82,7 +82,7 @@ class Opened:
 
     def texts(self, start: int, stop: int) -> dict[str, Any]:
         """Search for the texts of queries, each embedded during the search."""
-        return self._loop.run(self._search(self.files.asked[start:stop], None))
+        return self._loop.run(self._search(self.files.query_texts[start:stop], None))
 
     @property
     def files(self) -> RowFiles:

@@ -91,12 +91,12 @@ async def _records(folder: Path, file: Path) -> dict[str, Any]:
         seconds = time.perf_counter() - began
         ended()
     apart = sum(stop - start for start, stop in compactions)
-    told = asdict(report)
+    fields = asdict(report)
     counts = ("fetched", "chunks", "embedded", "reused", "deleted", "failed")
     return {
         "seconds": seconds,
         "compaction": apart,
-        "report": {name: told[name] for name in counts},
+        "report": {name: fields[name] for name in counts},
         "tenths": {stage: tenths(seen, compactions) for stage, seen in done.items()},
     }
 

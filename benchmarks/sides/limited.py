@@ -59,9 +59,9 @@ class Load:
     seed: int
 
 
-def drive(**asked: Any) -> dict[str, int]:  # any JSON value
+def drive(**arguments: Any) -> dict[str, int]:  # any JSON value
     """Let many callers embed for some seconds, and return the outcomes of their calls and texts."""
-    return asyncio.run(_drive(Load(**asked)))
+    return asyncio.run(_drive(Load(**arguments)))
 
 
 async def _drive(load: Load) -> dict[str, int]:

@@ -67,8 +67,8 @@ class Connection(asyncio.Protocol):
         lines = head.lower().split(b"\r\n")
         lengths = [int(line[15:]) for line in lines if line.startswith(b"content-length:")]
         if not lines[0].startswith(b"http/1.1 200") or not lengths:
-            told = bytes(self._answer[:SHOWN]).decode(errors="replace")
-            self._ended.set_exception(RuntimeError(f"this is no answer to measure: {told}"))
+            shown = bytes(self._answer[:SHOWN]).decode(errors="replace")
+            self._ended.set_exception(RuntimeError(f"this is no answer to measure: {shown}"))
             self._transport.abort()
             return -1
         return end + len(END) + lengths[0]

@@ -24,10 +24,10 @@ def ask(url: str, bodies: str, pause: float) -> list[float]:
         began = time.perf_counter()
         connection.request("POST", target.path, body, HEADERS)
         answer = connection.getresponse()
-        told = answer.read()
+        received = answer.read()
         seconds.append(time.perf_counter() - began)
         if answer.status != 200:
-            raise RuntimeError(f"this is no answer to measure: {told[:300]!r}")
+            raise RuntimeError(f"this is no answer to measure: {received[:300]!r}")
     connection.close()
     return seconds
 

@@ -132,7 +132,7 @@ class Opened:
         """Query for texts, each embedded during the query."""
         encoder = model(folder)
         taken, found = [], []
-        for text in self.files.asked[start:stop]:
+        for text in self.files.query_texts[start:stop]:
             began = time.perf_counter()
             answer = self._query(encoder.encode([text], batch_size=1)[0], None)
             taken.append((time.perf_counter() - began) * 1e3)

@@ -57,8 +57,8 @@ def load(folder: str) -> float:
 
 def encode(folder: str, texts: str, batch_size: int) -> float:
     """Time embedding the texts in a JSON file."""
-    given = json.loads(Path(texts).read_text("utf-8"))
-    return seconds(lambda: model(folder).encode(given, batch_size=batch_size))
+    inputs = json.loads(Path(texts).read_text("utf-8"))
+    return seconds(lambda: model(folder).encode(inputs, batch_size=batch_size))
 
 
 def receipts(

@@ -41,7 +41,7 @@ class RowFiles:
         self._begin, self._width = mapped.offset, mapped.shape[1]
         self._vectors = (place / "vectors.npy").open("rb")
         self.queries: NDArray[np.float32] = np.load(place / "queries.npy")
-        self.asked: list[str] = json.loads((place / "queries.json").read_text("utf-8"))
+        self.query_texts: list[str] = json.loads((place / "queries.json").read_text("utf-8"))
         self._texts: list[str] = json.loads((place / "texts.json").read_text("utf-8"))
         self._base = np.load(place / "base.npy")
         self._buckets = np.load(place / "buckets.npy")
@@ -54,11 +54,11 @@ class RowFiles:
             noise = np.random.default_rng(edition).standard_normal(vectors.shape, np.float32)
             vectors += 0.05 * noise / np.sqrt(vectors.shape[1])
             vectors /= np.linalg.norm(vectors, axis=1, keepdims=True)
-        said = f" (edition {edition})" if edition else ""
+        suffix = f" (edition {edition})" if edition else ""
         return Batch(
             ids=[row_id(int(row)) for row in rows],
             vectors=vectors,
-            documents=[self._texts[self._base[row]] + said for row in rows],
+            documents=[self._texts[self._base[row]] + suffix for row in rows],
             metadata=[
                 {
                     "source": SOURCES[int(row) % len(SOURCES)],

@@ -18,9 +18,9 @@ def serve(answers: Mapping[str, Callable[..., Any]]) -> None:
     out = os.fdopen(os.dup(1), "w", encoding="utf-8")
     os.dup2(2, 1)
     for line in sys.stdin:
-        asked = json.loads(line)
+        question = json.loads(line)
         try:
-            answer = {"answer": answers[asked.pop("do")](**asked)}
+            answer = {"answer": answers[question.pop("do")](**question)}
         except Exception:  # noqa: BLE001 - the asking process raises it
             answer = {"error": traceback.format_exc()}
         out.write(json.dumps(answer) + "\n")

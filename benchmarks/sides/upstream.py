@@ -60,19 +60,19 @@ class Upstream(asyncio.Protocol):
         if self._parser.get_method() == b"GET":
             self._write(orjson.dumps({"requests": Told.requests, "inputs": Told.inputs}))
             return
-        asked = orjson.loads(self._body)
+        request = orjson.loads(self._body)
         self._body.clear()
-        given = asked["input"]
-        inputs = 1 if isinstance(given, str) else len(given)
+        given_input = request["input"]
+        inputs = 1 if isinstance(given_input, str) else len(given_input)
         Told.requests += 1
         Told.inputs += inputs
-        form = FORMS[asked.get("encoding_format") or "float"]
+        form = FORMS[request.get("encoding_format") or "float"]
         rows = b",".join(
             b'{"object":"embedding","index":%d,"embedding":%b}' % (n, form) for n in range(inputs)
         )
         self._write(
             b'{"object":"list","data":[%b],"model":%b,"usage":{"prompt_tokens":%d,"total_tokens":%d}}'
-            % (rows, orjson.dumps(asked["model"]), 8 * inputs, 8 * inputs)
+            % (rows, orjson.dumps(request["model"]), 8 * inputs, 8 * inputs)
         )
 
     def _write(self, body: bytes) -> None:
