@@ -45,8 +45,8 @@ async def ask(service: Service, given: Any, caller: Caller = ANYONE, **fields: A
     )
 
 
-async def test_every_vector_belongs_to_its_text(opened: Open) -> None:
-    """Vectors come in the order of the texts, repeated ones too, with who answered and what it took."""
+async def test_embed_texts_gives_vectors_in_their_order(opened: Open) -> None:
+    """Repeated texts too; the result names who answered."""
     texts = ["one", "two words", "one", "three short words"]
     async with opened() as service:
         answered = await ask(service, texts)
@@ -56,8 +56,8 @@ async def test_every_vector_belongs_to_its_text(opened: Open) -> None:
         assert answered.space == service.models.named("small").space.fingerprint
 
 
-async def test_hits_count_their_tokens_and_are_told(opened: Open, project: Project) -> None:
-    """Usage is the same whether texts come from the cache or not; only what is missing is sent, and once."""
+async def test_embed_cached_texts_have_the_same_usage(opened: Open, project: Project) -> None:
+    """Only missing texts are sent, and once each."""
     async with opened() as service:
         first = await ask(service, ["one", "two words"])
         again = await ask(service, ["two words", "new ones here", "one", "two words"])
@@ -68,8 +68,7 @@ async def test_hits_count_their_tokens_and_are_told(opened: Open, project: Proje
         assert (alone.tokens, alone.cached, alone.vectors.shape) == (1, 1, (1, 64))
 
 
-async def test_documents_and_queries_are_kept_apart(opened: Open, project: Project) -> None:
-    """A text that was embedded as a document is embedded anew as a query."""
+async def test_embed_text_as_query_does_not_use_its_document_vector(opened: Open, project: Project) -> None:
     async with opened() as service:
         await ask(service, "one")
         await ask(service, "one", input_type="query")
@@ -77,22 +76,21 @@ async def test_documents_and_queries_are_kept_apart(opened: Open, project: Proje
 
 
 @pytest.mark.parametrize("name", ["small", "first:small", "text-embedding-3-small"])
-async def test_a_model_goes_by_its_id_its_spec_and_its_aliases(opened: Open, name: str) -> None:
-    """Whatever name was used, the answer names the model that answered."""
+async def test_embed_model_is_found_by_id_spec_and_alias(opened: Open, name: str) -> None:
+    """The result names the model that answered."""
     async with opened(aliases={"text-embedding-3-small": "first:small"}) as service:
         assert (await ask(service, "one", model=name)).model == "small"
 
 
-async def test_an_unknown_model_is_not_found(opened: Open) -> None:
-    """A model that is not served is told with OpenAI's code, and with those that are."""
+async def test_embed_unknown_model_is_not_found_with_openais_code(opened: Open) -> None:
     async with opened() as service:
         with pytest.raises(NotFound, match=r"`other` does not exist.*small") as caught:
             await ask(service, "one", model="other")
         assert (caught.value.param, caught.value.code) == ("model", "model_not_found")
 
 
-async def test_a_key_uses_the_models_that_it_names(opened: Open, project: Project) -> None:
-    """A key that names models may use no others, by any name of theirs; an admin may, unless the list is strict."""
+async def test_embed_key_that_names_models_uses_no_others(opened: Open, project: Project) -> None:
+    """An admin may use all unless the allowlist is strict."""
     project.providers["other:large"] = Provider(128, model="large")
     only = Caller(key="k", name="app", models=frozenset({"alias"}))
     both = {"models": ("first:small", "other:large"), "aliases": {"alias": "small"}}
@@ -111,8 +109,9 @@ async def test_a_key_uses_the_models_that_it_names(opened: Open, project: Projec
         await ask(service, "one", only, model="large")
 
 
-async def test_what_is_refused_is_not_paid_for(opened: Open, project: Project) -> None:
-    """Inputs, dimensions and models that cannot be are refused before anything is sent or counted."""
+async def test_embed_invalid_request_is_refused_before_anything_is_sent(
+    opened: Open, project: Project
+) -> None:
     tiers = {"counted": TierLimits(tokens=100)}
     caller = Caller(key="k", tier="counted")
     async with opened(tiers=tiers) as service:
@@ -127,8 +126,7 @@ async def test_what_is_refused_is_not_paid_for(opened: Open, project: Project) -
     assert project.providers["first:small"].sent == []
 
 
-async def test_a_request_is_charged_what_it_used(opened: Open, project: Project) -> None:
-    """A request that fails costs nothing, one that is answered its tokens, from the cache or not."""
+async def test_embed_is_charged_for_answers_but_not_for_failures(opened: Open, project: Project) -> None:
     provider = project.providers["first:small"]
     caller = Caller(key="k", tier="counted")
     async with opened(tiers={"counted": TierLimits(tokens=10)}) as service:
@@ -146,8 +144,7 @@ async def test_a_request_is_charged_what_it_used(opened: Open, project: Project)
         assert service.quotas.left(caller) == 2
 
 
-async def test_requests_at_once_do_not_pass_the_quota(opened: Open) -> None:
-    """Of many requests at once, as many are answered as the quota holds, and no more."""
+async def test_embed_concurrent_requests_stay_within_the_quota(opened: Open) -> None:
     caller = Caller(key="k", tier="counted")
     async with opened(tiers={"counted": TierLimits(tokens=1_000)}) as service:
         texts = [f"text {number} of three words"[:60] for number in range(300)]
@@ -159,8 +156,7 @@ async def test_requests_at_once_do_not_pass_the_quota(opened: Open) -> None:
         assert service.quotas.left(caller) == 1_000 - sum(each.tokens for each in answered)
 
 
-async def test_a_rate_limit_is_kept(opened: Open) -> None:
-    """Requests over the tier's rate are refused, whatever they ask for."""
+async def test_embed_beyond_the_tiers_rate_is_refused(opened: Open) -> None:
     caller = Caller(key="k", tier="slow")
     async with opened(tiers={"slow": TierLimits(requests=2)}) as service:
         await ask(service, "one", caller)
@@ -170,8 +166,7 @@ async def test_a_rate_limit_is_kept(opened: Open) -> None:
             await ask(service, "one", caller)
 
 
-async def test_token_arrays_are_read_as_cl100k(opened: Open, project: Project) -> None:
-    """Token arrays are the texts that OpenAI's tokenizer made them of, alone or several, whatever the model."""
+async def test_embed_token_arrays_are_decoded_as_cl100k(opened: Open, project: Project) -> None:
     async with opened() as service:
         one = await ask(service, [15339, 1917])
         several = await ask(service, [[15339, 1917], [4438, 527, 499]])
@@ -190,16 +185,14 @@ async def test_token_arrays_are_read_as_cl100k(opened: Open, project: Project) -
         ([39, 68, 75, 75, 78], "text"),  # letter by letter, as the tokenizer never writes "Hello"
     ],
 )
-async def test_token_arrays_in_doubt_are_refused(opened: Open, array: list[int], said: str) -> None:
-    """Ids that stand for no text, halves of characters, and what the tokenizer would not write are refused."""
+async def test_embed_undecodable_token_arrays_are_refused(opened: Open, array: list[int], said: str) -> None:
     async with opened() as service:
         with pytest.raises(Rejected, match=said) as caught:
             await ask(service, [[15339], array])
         assert (caught.value.inputs, caught.value.param) == ((1,), "input")
 
 
-async def test_token_arrays_of_the_model_need_its_tokenizer(opened: Open) -> None:
-    """Where the operator says that ids are the model's own, a model whose tokenizer is not here takes none."""
+async def test_embed_model_token_arrays_without_its_tokenizer_are_refused(opened: Open) -> None:
     async with opened(token_arrays="model") as service:  # noqa: S106 - tokens of text
         with pytest.raises(Rejected, match="send text"):
             await ask(service, [15339, 1917])
@@ -208,18 +201,17 @@ async def test_token_arrays_of_the_model_need_its_tokenizer(opened: Open) -> Non
 class TestDimensions:
     """Other dimensions than a model has."""
 
-    async def test_they_are_refused_unless_settled(self, opened: Open) -> None:
-        """Without a policy only the model's own dimensions can be asked for."""
+    async def test_other_dimensions_without_a_policy_are_refused(self, opened: Open) -> None:
         async with opened() as service:
             assert (await ask(service, "one", dimensions=64)).vectors.shape == (1, 64)
             with pytest.raises(Rejected, match="64 dimensions, not 32") as caught:
                 await ask(service, "one", dimensions=32)
             assert caught.value.param == "dimensions"
 
-    async def test_vectors_are_reduced_where_the_model_was_made_for_it(
+    async def test_fewer_dimensions_of_a_matryoshka_model_are_cut_and_normalized(
         self, opened: Open, project: Project
     ) -> None:
-        """Reduced vectors are cut, of unit length again, and of another space; the cache keeps whole ones."""
+        """The cache keeps whole vectors."""
         project.providers["first:small"] = Provider(64, model="small", matryoshka=True)
         async with opened(dimensions="reduce") as service:
             whole = await ask(service, ["one", "two"])
@@ -229,14 +221,12 @@ class TestDimensions:
             assert (cut.cached, cut.padded) == (2, False)
             assert cut.space != whole.space
 
-    async def test_other_models_are_not_reduced(self, opened: Open) -> None:
-        """A model that was not made for it is not cut."""
+    async def test_fewer_dimensions_of_other_models_are_refused(self, opened: Open) -> None:
         async with opened(dimensions="reduce") as service:
             with pytest.raises(Rejected, match="not trained to be shortened"):
                 await ask(service, "one", dimensions=16)
 
-    async def test_padding_is_named(self, opened: Open) -> None:
-        """Padded vectors are longer by zeros, and the answer says so."""
+    async def test_more_dimensions_are_padded_and_marked(self, opened: Open) -> None:
         async with opened(dimensions="pad") as service:
             answered = await ask(service, "one", dimensions=100)
             assert answered.padded
@@ -245,8 +235,7 @@ class TestDimensions:
             with pytest.raises(Rejected, match="maximum of 16384"):
                 await ask(service, "one", dimensions=2**31)
 
-    async def test_they_can_be_ignored(self, opened: Open) -> None:
-        """Where the operator says so, vectors come as the model has them."""
+    async def test_other_dimensions_can_be_ignored(self, opened: Open) -> None:
         async with opened(dimensions="ignore") as service:
             answered = await ask(service, "one", dimensions=16)
             assert answered.vectors.shape == (1, 64)
@@ -256,8 +245,9 @@ class TestDimensions:
 class TestFallback:
     """Who stands in for a provider that fails."""
 
-    async def test_another_provider_of_the_space_answers(self, opened: Open, project: Project) -> None:
-        """Where the first provider fails, the next one of the same space answers, and is named."""
+    async def test_fallback_of_the_same_space_answers_and_is_named(
+        self, opened: Open, project: Project
+    ) -> None:
         project.providers["second:small"] = Provider(64, model="small")
         project.providers["first:small"].failure = Transient("down")
         async with opened(fallback={"small": ("second:small",)}) as service:
@@ -266,17 +256,17 @@ class TestFallback:
             assert answered.space == service.models.named("small").space.fingerprint
             assert np.array_equal(answered.vectors, seeded(["one"], 64))
 
-    async def test_another_space_is_refused_in_the_settings(self, opened: Open, project: Project) -> None:
-        """A provider of another space cannot stand in unless the operator allows crossing."""
+    async def test_fallback_of_another_space_without_crossing_is_misconfigured(
+        self, opened: Open, project: Project
+    ) -> None:
         project.providers["other:large"] = Provider(128, model="large")
         with pytest.raises(Misconfigured, match=r"other:large cannot be a fallback of first:small.*crossing"):
             async with opened(fallback={"small": ("other:large",)}):
                 pass
 
-    async def test_spaces_are_crossed_only_where_the_request_asks(
+    async def test_fallback_of_another_space_answers_only_requests_that_allow_it(
         self, opened: Open, project: Project
     ) -> None:
-        """With the operator's leave and the request's, another space answers and is named; else the failure stands."""
         project.providers["other:large"] = Provider(128, model="large")
         async with opened(fallback={"small": ("other:large",)}, crossing=True) as service:
             assert (await ask(service, "warm", crossing=True)).model == "small"
@@ -290,10 +280,9 @@ class TestFallback:
             assert answered.space == Provider(128, model="large").space.fingerprint
             assert (await ask(service, "warm", crossing=True)).model == "small"
 
-    async def test_nothing_of_another_space_is_kept_for_the_first(
+    async def test_fallback_of_another_space_caches_nothing_for_the_first(
         self, opened: Open, project: Project
     ) -> None:
-        """Once the first provider is back, it answers for itself: no vector of another space was kept in its name."""
         project.providers["other:small"] = Provider(64, model="small-v2")
         project.providers["first:small"].failure = Transient("down")
         async with opened(fallback={"small": ("other:small",)}, crossing=True) as service:
@@ -303,8 +292,9 @@ class TestFallback:
             assert (other.model, mine.model, mine.cached) == ("small-v2", "small", 0)
             assert other.space != mine.space
 
-    async def test_crossing_keeps_to_the_key_and_to_dimensions(self, opened: Open, project: Project) -> None:
-        """A key does not get a model that it may not use, nor a request dimensions that it did not ask for."""
+    async def test_fallback_of_another_space_respects_key_and_dimensions(
+        self, opened: Open, project: Project
+    ) -> None:
         project.providers["other:large"] = Provider(128, model="large")
         project.providers["first:small"].failure = Transient("down")
         only = Caller(key="k", models=frozenset({"small"}))
@@ -315,16 +305,18 @@ class TestFallback:
                 await ask(service, "one", crossing=True, dimensions=64)
             assert (await ask(service, "one", crossing=True)).model == "large"
 
-    async def test_a_refused_text_goes_to_nobody_else(self, opened: Open, project: Project) -> None:
-        """What a provider refuses for good is not sent to the next one."""
+    async def test_fallback_rejected_text_is_not_sent_to_the_next_provider(
+        self, opened: Open, project: Project
+    ) -> None:
         project.providers["second:small"] = Provider(64, model="small")
         async with opened(fallback={"small": ("second:small",)}) as service:
             with pytest.raises(Rejected, match="poison"):
                 await ask(service, ["one", "POISON"])
         assert project.providers["second:small"].sent == []
 
-    async def test_a_provider_that_is_down_is_not_asked(self, opened: Open, project: Project) -> None:
-        """After failures in a row requests are answered at once, and say when to come again."""
+    async def test_fallback_open_breaker_is_skipped_and_says_when_to_retry(
+        self, opened: Open, project: Project
+    ) -> None:
         provider = project.providers["first:small"]
         provider.failure = Transient("down")
         async with opened() as service:
@@ -341,8 +333,7 @@ class TestFallback:
             assert (await ask(service, "one")).model == "small"
 
 
-async def test_concurrent_requests_share_what_they_ask_for(opened: Open, project: Project) -> None:
-    """Of many requests at once for overlapping texts each gets its own vectors, and no text is sent twice."""
+async def test_embed_concurrent_overlapping_texts_are_sent_once(opened: Open, project: Project) -> None:
     async with opened() as service:
         asked = [[f"text {number % 7}", f"text {number % 5}", f"own {number}"] for number in range(50)]
         answers = await asyncio.gather(*(ask(service, texts) for texts in asked))
@@ -352,10 +343,9 @@ async def test_concurrent_requests_share_what_they_ask_for(opened: Open, project
         assert len(sent) == len(set(sent)) == 57
 
 
-async def test_texts_are_never_logged(
+async def test_embed_logs_no_text_at_any_level(
     opened: Open, project: Project, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """Whether a request is answered, fails or is refused: no text of it is logged, at any level."""
     caplog.set_level(logging.DEBUG)
     async with opened() as service:
         await ask(service, "my secret words")
@@ -368,10 +358,9 @@ async def test_texts_are_never_logged(
     assert "secret" not in caplog.text
 
 
-async def test_what_is_no_number_is_not_answered(
+async def test_embed_non_finite_vectors_are_neither_answered_cached_nor_counted(
     opened: Open, project: Project, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A model whose numbers are not finite has failed; nothing of it is answered, kept or counted."""
     provider = project.providers["first:small"]
     embed = provider.embed
 

@@ -60,8 +60,9 @@ async def ids(files: FileService, owner: str = "", **how: object) -> tuple[Seque
     return [row.id for row in rows], more
 
 
-async def test_a_file_is_what_was_sent(files: FileService, project: Project) -> None:
-    """A file's bytes, size, name and purpose are those sent, until it is deleted: then nothing of it is left."""
+async def test_create_file_keeps_bytes_and_description_until_deleted(
+    files: FileService, project: Project
+) -> None:
     row = await send(files, b"one", b"", b"two")
     assert await files.get("", row.id) == row
     assert (row.bytes, row.filename, row.purpose) == (6, "in.jsonl", "batch")
@@ -72,8 +73,7 @@ async def test_a_file_is_what_was_sent(files: FileService, project: Project) -> 
         await files.get("", row.id)
 
 
-async def test_nobody_learns_of_anothers_file(files: FileService) -> None:
-    """To everyone but its owner, a file does not exist: not by its id, not in lists, and not to be deleted."""
+async def test_file_of_another_owner_is_not_found(files: FileService) -> None:
     row = await send(files, b"mine", owner="me")
     for other in ("", "you"):
         with pytest.raises(NotFound):
@@ -87,14 +87,13 @@ async def test_nobody_learns_of_anothers_file(files: FileService) -> None:
 
 
 @pytest.mark.parametrize("id", ["", "file-\0", "file-\ud800", "../x", "x" * 1000])
-async def test_an_id_that_none_can_have_is_not_found(files: FileService, id: str) -> None:
-    """What can be no id is not there, whatever the ledger would make of it."""
+async def test_get_invalid_id_is_not_found(files: FileService, id: str) -> None:
     with pytest.raises(NotFound):
         await files.get("", id)
 
 
-async def test_what_breaks_off_leaves_nothing(files: FileService, project: Project) -> None:
-    """Where the sender breaks off, its own error is told, and neither store nor ledger knows of the file."""
+async def test_create_file_interrupted_leaves_nothing(files: FileService, project: Project) -> None:
+    """The sender's own error is raised."""
     said = FileDescription(purpose="batch", filename="")
     with pytest.raises(ZeroDivisionError):
         await files.create("", pieces(b"x" * 2**20, failure=ZeroDivisionError()), described=lambda: said)
@@ -102,9 +101,7 @@ async def test_what_breaks_off_leaves_nothing(files: FileService, project: Proje
     assert await ids(files) == ([], False)
 
 
-async def test_what_is_refused_at_the_end_leaves_nothing(files: FileService, project: Project) -> None:
-    """A file that turns out to be of no use when all of it is here is removed again."""
-
+async def test_create_file_rejected_at_the_end_leaves_nothing(files: FileService, project: Project) -> None:
     def refuse() -> FileDescription:
         raise Rejected("no")
 
@@ -113,10 +110,9 @@ async def test_what_is_refused_at_the_end_leaves_nothing(files: FileService, pro
     assert await stored(project) == []
 
 
-async def test_a_file_for_batches_has_a_limit_of_its_own(
+async def test_create_file_too_large_for_batches_is_refused_for_that_purpose_only(
     files: FileService, project: Project, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """What is too large for a batch is refused as such, and taken for another purpose."""
     monkeypatch.setattr(module, "BATCH_BYTES", 3)
     with pytest.raises(Rejected, match="has 4 bytes"):
         await send(files, b"four")
@@ -128,10 +124,9 @@ async def test_a_file_for_batches_has_a_limit_of_its_own(
     ("purpose", "said", "kept"),
     [("batch", None, 30 * DAY), ("batch", 3600, 3600), ("user_data", 7200, 7200)],
 )
-async def test_a_file_goes_when_its_time_is_over(
+async def test_file_expires_after_its_time_or_30_days_for_batches(
     files: FileService, project: Project, purpose: str, said: int | None, kept: int
 ) -> None:
-    """A file is there for as long as was said, or 30 days for a batch; then it is not found, and swept."""
     row = await send(files, b"text", purpose=purpose, seconds=said)
     project.now.advance(seconds=kept - 1)
     assert await files.sweep() == 0
@@ -144,16 +139,16 @@ async def test_a_file_goes_when_its_time_is_over(
     assert await stored(project) == []
 
 
-async def test_a_file_of_another_purpose_stays(files: FileService, project: Project) -> None:
-    """Where nothing is said of it, a file that is for no batch is kept for ever."""
+async def test_file_for_other_purposes_does_not_expire_by_default(
+    files: FileService, project: Project
+) -> None:
     row = await send(files, b"text", purpose="user_data")
     project.now.advance(seconds=10_000 * DAY)
     await files.sweep()
     assert await read(files, await files.get("", row.id)) == b"text"
 
 
-async def test_bytes_that_belong_to_no_file_are_swept(files: FileService, project: Project) -> None:
-    """What a killed process left in the store goes after a day, and nothing else does."""
+async def test_sweep_deletes_orphaned_bytes_after_a_day(files: FileService, project: Project) -> None:
     kept = await send(files, b"text", purpose="user_data")
     await project.store.put("files/file-left/content", b"left")
     await project.store.put("elsewhere/left", b"kept")
@@ -165,8 +160,7 @@ async def test_bytes_that_belong_to_no_file_are_swept(files: FileService, projec
     assert sorted(await stored(project)) == ["elsewhere/left", kept.key]
 
 
-async def test_lists_are_paged_either_way(files: FileService, project: Project) -> None:
-    """Pages follow one another without gap or overlap, newest or oldest first, of one purpose or of all."""
+async def test_list_files_pages_in_both_orders_by_purpose(files: FileService, project: Project) -> None:
     sent = []
     for number in range(5):
         project.now.advance(seconds=1)
@@ -178,8 +172,7 @@ async def test_lists_are_paged_either_way(files: FileService, project: Project) 
     assert await ids(files, purpose="batch") == ([sent[3], sent[1]], False)
 
 
-async def test_files_whose_time_is_over_take_no_place_in_a_list(files: FileService, project: Project) -> None:
-    """Pages hold as many files as are asked for, whatever lies between them that is over and not swept yet."""
+async def test_list_files_expired_ones_do_not_shorten_pages(files: FileService, project: Project) -> None:
     kept = []
     for seconds in (None, 3600, 3600, 3600, None, 3600):
         project.now.advance(seconds=1)
@@ -191,8 +184,8 @@ async def test_files_whose_time_is_over_take_no_place_in_a_list(files: FileServi
         assert await ids(files, limit=1, after=order[0], descending=descending) == (order[1:], False)
 
 
-async def test_an_owner_keeps_so_many_bytes(files: FileService, project: Project) -> None:
-    """What does not fit beside an owner's other files is refused and not kept, until one of those is gone or over."""
+async def test_create_file_beyond_the_owners_storage_is_refused(files: FileService, project: Project) -> None:
+    """Deleted and expired files free their bytes."""
     first = await send(files, b"four", owner="me", seconds=3600, most=8)
     await send(files, b"many more", owner="you", most=9)
     second = await send(files, b"four", owner="me", most=8)
@@ -209,8 +202,7 @@ async def test_an_owner_keeps_so_many_bytes(files: FileService, project: Project
     await send(files, b"1234567", owner="me", most=8)
 
 
-async def test_more_is_not_taken_than_an_owner_may_keep(files: FileService, project: Project) -> None:
-    """A file that does not fit is broken off where that is known, and not first taken whole."""
+async def test_create_file_stops_reading_at_the_owners_limit(files: FileService, project: Project) -> None:
     read = 0
 
     async def long() -> AsyncIterator[bytes]:
@@ -226,10 +218,7 @@ async def test_more_is_not_taken_than_an_owner_may_keep(files: FileService, proj
     assert await stored(project) == []
 
 
-async def test_of_files_that_come_at_once_those_are_kept_that_fit(
-    files: FileService, project: Project
-) -> None:
-    """However many are sent at the same time, no more bytes are kept in the end than may be."""
+async def test_create_file_concurrently_keeps_only_what_fits(files: FileService, project: Project) -> None:
     found = await asyncio.gather(
         *(send(files, b"four", owner="me", most=9) for _ in range(5)), return_exceptions=True
     )
@@ -237,15 +226,14 @@ async def test_of_files_that_come_at_once_those_are_kept_that_fit(
     assert len(await stored(project)) == 2
 
 
-async def test_what_a_job_makes_is_kept_in_any_case(files: FileService) -> None:
-    """Answers are not lost where they do not fit; but then nothing more is taken."""
+async def test_write_result_beyond_the_owners_storage_is_kept(files: FileService) -> None:
+    """But no further upload is."""
     await files.write("me", id="file-1", filename="out", pieces=pieces(b"many bytes"), expires=0)
     with pytest.raises(Rejected):
         await send(files, b"x", owner="me", most=5)
 
 
-async def test_what_a_job_writes_is_written_once(files: FileService, project: Project) -> None:
-    """A file of a settled id stays as it was first written, so that writing it can be repeated."""
+async def test_write_result_again_leaves_it_unchanged(files: FileService, project: Project) -> None:
     first = await files.write("me", id="file-1", filename="out", pieces=pieces(b"text"), expires=0)
     again = await files.write("me", id="file-1", filename="out", pieces=pieces(b"other"), expires=0)
     assert first == again == await files.get("me", "file-1")

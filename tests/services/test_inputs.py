@@ -20,16 +20,14 @@ from flowbed.services.inputs import (
 )
 
 
-def test_a_text_is_a_list_of_one() -> None:
-    """A string, and a list of strings, are texts in their order; nothing of them is a token array."""
+def test_texts_of_string_is_a_list_of_one() -> None:
     assert texts_of("a") == ["a"]
     assert texts_of(["b", "a", "b"]) == ["b", "a", "b"]
     assert arrays_of("a") is None
     assert arrays_of(["a"]) is None
 
 
-def test_token_arrays_are_told_from_texts() -> None:
-    """One array of ids is a list of one, and several are as they come."""
+def test_arrays_of_tells_token_arrays_from_texts() -> None:
     assert arrays_of([1, 2]) == [[1, 2]]
     assert arrays_of([[1, 2], [3]]) == [[1, 2], [3]]
 
@@ -45,8 +43,7 @@ def test_token_arrays_are_told_from_texts() -> None:
         (["a", ["b"]], "must be a string"),
     ],
 )
-def test_what_is_no_text_is_refused(given: Any, said: str) -> None:
-    """Empty inputs, too many of them, and mixtures are refused by name."""
+def test_texts_of_invalid_input_is_refused(given: Any, said: str) -> None:
     with pytest.raises(Rejected, match=said) as caught:
         texts_of(given)
     assert caught.value.param == "input"
@@ -63,14 +60,12 @@ def test_what_is_no_text_is_refused(given: Any, said: str) -> None:
         ([[1]] * 2049, "2,049 items"),
     ],
 )
-def test_what_is_no_token_array_is_refused(given: Any, said: str) -> None:
-    """Empty arrays, too many of them, and mixtures are refused by name."""
+def test_arrays_of_invalid_input_is_refused(given: Any, said: str) -> None:
     with pytest.raises(Rejected, match=said):
         arrays_of(given)
 
 
-def test_long_inputs_are_refused_as_openai_does() -> None:
-    """A text over 8,192 tokens, and texts of over 300,000 together, are refused in OpenAI's words and codes."""
+def test_require_within_too_many_tokens_is_refused_in_openais_words() -> None:
     require_within(["a " * 8_192], lambda text: len(text.split()))
     with pytest.raises(Rejected, match="requested 8193 tokens") as caught:
         require_within(["a", "a " * 8_193], lambda text: len(text.split()))
@@ -86,16 +81,14 @@ def test_long_inputs_are_refused_as_openai_does() -> None:
 
 
 @given(st.lists(st.text(min_size=1, max_size=20), min_size=1, max_size=20))
-def test_short_texts_need_not_be_tokenised(texts: list[str]) -> None:
-    """No text has more tokens than it is said to have at most, so that short ones are within the limits for sure."""
+def test_most_tokens_is_an_upper_bound(texts: list[str]) -> None:
     most = [most_tokens(text) for text in texts]
     assert all(bound >= len(text.encode()) for bound, text in zip(most, texts, strict=True))
     assert surely_within(most)
 
 
 @pytest.mark.parametrize("most", [[8_193], [8_192] * 37, [1, 8_193]])
-def test_what_may_be_too_long_is_not_let_through_unseen(most: list[int]) -> None:
-    """Texts that might pass a limit are not taken for short."""
+def test_surely_within_is_false_for_texts_that_may_be_too_long(most: list[int]) -> None:
     assert not surely_within(most)
 
 
@@ -109,15 +102,12 @@ def test_what_may_be_too_long_is_not_let_through_unseen(most: list[int]) -> None
         ([[1]] * 2_048 + ["a"], "2,049 items"),
     ],
 )
-def test_what_is_too_much_is_not_looked_at(given: Any, said: str) -> None:
-    """A list that is too long is refused for that, before any of its items is looked at."""
+def test_require_few_too_long_list_is_refused_unread(given: Any, said: str) -> None:
     with pytest.raises(Rejected, match=said):
         require_few(given)
 
 
-def test_a_text_that_can_only_be_too_long_is_not_tokenised() -> None:
-    """A text with more characters than 8,192 tokens can stand for is refused without counting its tokens."""
-
+def test_require_within_certainly_too_long_text_is_not_tokenised() -> None:
     def count(text: str) -> int:
         pytest.fail(f"{len(text)} characters were counted")
 

@@ -77,8 +77,7 @@ def slow(project: Project, monkeypatch: pytest.MonkeyPatch) -> Slow:
         ("A2 B2", "A1 B1", "A2"),
     ],
 )
-def test_the_owner_with_fewest_is_next(waiting: str, running: str, found: str) -> None:
-    """A place goes to whoever has fewest, and of those to the oldest job."""
+def test_following_chooses_the_owner_with_fewest_running_jobs(waiting: str, running: str, found: str) -> None:
     owners = {owner: running.count(owner) for owner in "ABC"}
     assert following(rows(waiting), owners).id == found
 
@@ -99,17 +98,19 @@ def test_the_owner_with_fewest_is_next(waiting: str, running: str, found: str) -
         ("D1", "A1 B1 C1", 3, []),  # each has one
     ],
 )
-def test_who_has_most_gives_way(waiting: str, staying: str, places: int, found: list[str]) -> None:
-    """As many jobs give way as even the places out, those begun last; where it is even, they stay."""
+def test_giving_way_names_newest_jobs_of_owners_with_most_places(
+    waiting: str, staying: str, places: int, found: list[str]
+) -> None:
     owners = {each.id: each.owner for each in rows(staying)}
     named = giving_way(rows(waiting), owners, places=places)
     assert named == found
 
 
-async def test_the_job_of_one_key_does_not_wait_for_those_of_another(
-    opened: Open, project: Project, slow: Slow
+async def test_worker_all_places_taken_by_one_key_runs_the_job_of_another_first(
+    opened: Open, project: Project, slow: Slow, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """With every place taken by long jobs of one key, the short job of another is done first, and nothing twice."""
+    """No text is sent twice."""
+    monkeypatch.setattr(worker, "AT_ONCE", 3)
     async with opened() as service:
         many, few = await key(service, "A"), await key(service, "B")
         texts = [[f"A{job} {n}" for n in range(60)] for job in range(worker.AT_ONCE + 1)]
@@ -126,10 +127,9 @@ async def test_the_job_of_one_key_does_not_wait_for_those_of_another(
     assert sorted(slow.sent) == sorted(["B", *(text for each in texts for text in each)])
 
 
-async def test_a_job_that_waits_for_a_provider_gives_way(
+async def test_worker_job_waiting_for_a_provider_yields(
     opened: Open, project: Project, slow: Slow, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Jobs that cannot go on for now keep no others from it."""
     monkeypatch.setattr(worker, "AT_ONCE", 2)
     slow.down = True
     async with opened() as service, JobWorker(service, BatchLineFormat()):
@@ -144,10 +144,9 @@ async def test_a_job_that_waits_for_a_provider_gives_way(
             assert (await until(service, job, lambda job: job.ended)).completed == 1
 
 
-async def test_requests_are_spared_while_a_job_runs(
+async def test_job_pauses_three_times_its_calls_while_requests_come(
     opened: Open, project: Project, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """While requests come, the model is theirs for three times as long as each call for a job has taken."""
     length = 0.125  # s of a call, which binary fractions can add up
     seconds, calls = 0.0, ""
 
@@ -180,8 +179,7 @@ async def test_requests_are_spared_while_a_job_runs(
     assert min(between) >= PAUSE, calls
 
 
-async def test_a_job_does_not_pause_where_nobody_asks(opened: Open, project: Project, slow: Slow) -> None:
-    """Without requests, a job goes on although the clock of its pauses stands still."""
+async def test_job_without_requests_does_not_pause(opened: Open, project: Project, slow: Slow) -> None:
     async with opened() as service:
         how: dict[str, Any] = {"busy": lambda: False, "monotonic": lambda: 0.0}
         job = await finished(service, await begin(service, [line(f"c{n}") for n in range(8)]), **how)

@@ -108,8 +108,8 @@ def faults(job: JobRow) -> list[tuple[str, int | None]]:
     return [(fault["code"], fault["line"]) for fault in orjson.loads(job.faults)]
 
 
-async def test_every_line_has_its_own_answer(opened: Open, project: Project) -> None:
-    """Lines of every form are answered as requests are, under their own ids, and nothing is left of the work."""
+async def test_job_lines_of_every_form_are_answered_under_their_ids(opened: Open, project: Project) -> None:
+    """Nothing is left of the work."""
     lines = [
         line("one", "one text"),
         line("some", ["two", "three short words"], encoding_format="base64"),
@@ -133,8 +133,7 @@ async def test_every_line_has_its_own_answer(opened: Open, project: Project) -> 
         assert await project.ledger.jobs.queued("") == 0
 
 
-async def test_a_line_that_is_refused_fails_alone(opened: Open, project: Project) -> None:
-    """Whichever lines of a joined call a model refuses, they alone fail, with the status that a request would have."""
+async def test_job_rejected_lines_fail_alone(opened: Open, project: Project) -> None:
     texts = [f"POISON {n}" if n % 7 == 3 else f"text {n}" for n in range(40)]
     async with opened() as service:
         lines = [line(f"c{n}", text) for n, text in enumerate(texts)]
@@ -147,10 +146,9 @@ async def test_a_line_that_is_refused_fails_alone(opened: Open, project: Project
         assert body == 400 if "POISON" in text else np.allclose(vectors(body), seeded([text], 64))
 
 
-async def test_what_fails_for_now_is_tried_again(
+async def test_job_transient_failures_are_retried(
     opened: Open, project: Project, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A provider that is down for a while, and a text that fails at first, cost nobody a line."""
     monkeypatch.setattr("flowbed.services.batches.answering.WAIT", 0.01)
     provider = next(iter(project.providers.values()))
     provider.failure = Unavailable("down", retry_after=0.01)
@@ -163,8 +161,7 @@ async def test_what_fails_for_now_is_tried_again(
         assert (job.completed, job.failed) == (2, 0)
 
 
-async def test_a_setting_that_is_wrong_fails_the_lines(opened: Open, project: Project) -> None:
-    """What no waiting can mend fails each line, with the status of the server's own faults."""
+async def test_job_misconfigured_model_fails_the_lines_with_500(opened: Open, project: Project) -> None:
     next(iter(project.providers.values())).failure = Misconfigured("no key")
     async with opened() as service:
         job = await finished(service, await begin(service, [line("a"), line("b")]))
@@ -172,8 +169,8 @@ async def test_a_setting_that_is_wrong_fails_the_lines(opened: Open, project: Pr
         assert (job.state, job.output) == ("completed", "")
 
 
-async def test_lines_over_the_quota_fail_with_429(opened: Open, project: Project) -> None:
-    """Tokens of the day are counted; requests of the minute are not, since nobody waits for these."""
+async def test_job_lines_over_the_daily_quota_fail_with_429(opened: Open, project: Project) -> None:
+    """Requests per minute do not apply."""
     async with opened(tiers={"small": TierLimits(tokens=10, requests=1)}) as service:
         caller = await key_of(service, "small")
         lines = [line(f"c{n}", "three short words") for n in range(5)]
@@ -202,10 +199,9 @@ async def test_lines_over_the_quota_fail_with_429(opened: Open, project: Project
         ([line("a", dimensions="x"), line("b", colour="red")], [("invalid_type", 1), ("invalid_request", 2)]),
     ],
 )
-async def test_what_is_wrong_is_told_line_by_line(
+async def test_job_invalid_input_fails_as_a_whole_and_names_each_line(
     opened: Open, project: Project, lines: list[Any], found: list[Any]
 ) -> None:
-    """A file that cannot be used fails as a whole before anything is paid for, and every faulty line is named."""
     from tests.services.conftest import Provider
 
     project.providers["second:other"] = Provider(64, model="other")
@@ -217,8 +213,7 @@ async def test_what_is_wrong_is_told_line_by_line(
         assert (job.output, job.errors, project.providers["first:small"].sent) == ("", "", [])
 
 
-async def test_faults_are_listed_up_to_a_hundred(opened: Open) -> None:
-    """A file in which everything is wrong has its first 100 faults told."""
+async def test_job_invalid_input_lists_100_faults_at_most(opened: Open) -> None:
     async with opened() as service:
         job = await finished(service, await begin(service, [b"{"] * 300))
     assert faults(job) == [("invalid_json_line", n) for n in range(1, 101)]
@@ -227,10 +222,9 @@ async def test_faults_are_listed_up_to_a_hundred(opened: Open) -> None:
 @pytest.mark.parametrize(
     ("limit", "code"), [("LINES_MOST", "too_many_tasks"), ("INPUTS_MOST", "too_many_inputs")]
 )
-async def test_a_file_with_too_much_in_it_fails(
+async def test_job_too_many_lines_or_inputs_fails(
     opened: Open, monkeypatch: pytest.MonkeyPatch, limit: str, code: str
 ) -> None:
-    """More lines, or more inputs together, than a batch may have are refused."""
     monkeypatch.setattr(input_lines, limit, 3)
     async with opened() as service:
         exact = await finished(service, await begin(service, [line("a"), line("b", ["x", "y"])]))
@@ -239,8 +233,7 @@ async def test_a_file_with_too_much_in_it_fails(
     assert faults(more) == [(code, None)]
 
 
-async def test_a_line_has_the_limit_of_a_request(opened: Open, project: Project) -> None:
-    """A line that is larger than the body of a request fails the file, however much of it there is."""
+async def test_job_line_longer_than_a_request_fails_the_file(opened: Open, project: Project) -> None:
     async with opened(body_bytes=1_000) as service:
         for lines in ([line("a"), line("b", "x" * 1_000)], [line("a", "x" * 3_000_000)]):
             job = await finished(service, await begin(service, lines))
@@ -248,8 +241,7 @@ async def test_a_line_has_the_limit_of_a_request(opened: Open, project: Project)
 
 
 @pytest.mark.parametrize("size", [1_000, 3_000_000])  # in one piece of the file, and in several
-async def test_a_line_that_is_too_long_is_told_by_its_number(opened: Open, size: int) -> None:
-    """Lines that are too long are counted as all are, wherever they stand, and so are those after them."""
+async def test_job_too_long_line_is_named_by_its_number(opened: Open, size: int) -> None:
     long = "x" * size
     async with opened(body_bytes=1_000) as service:
         for lines, at in (
@@ -263,15 +255,13 @@ async def test_a_line_that_is_too_long_is_told_by_its_number(opened: Open, size:
         assert faults(job) == [("request_too_large", 1), ("invalid_json_line", 3)]
 
 
-async def test_lines_that_are_too_long_are_listed_up_to_a_hundred(opened: Open) -> None:
-    """A file of lines that are all too long has its first 100 told."""
+async def test_job_too_long_lines_lists_100_at_most(opened: Open) -> None:
     async with opened(body_bytes=100) as service:
         job = await finished(service, await begin(service, [line(f"c{n}", "x" * 100) for n in range(150)]))
     assert faults(job) == [("request_too_large", n) for n in range(1, 101)]
 
 
-async def test_a_limit_that_is_set_later_skips_no_line(opened: Open, project: Project) -> None:
-    """A job that was found to be good goes on as it is, whatever the settings have become."""
+async def test_job_limit_lowered_later_skips_no_line(opened: Open, project: Project) -> None:
     lines = [line("a", "long " * 200), line("b"), line("c", "last")]
     next(iter(project.providers.values())).failure = Unavailable("down", retry_after=0.01)
     async with opened() as service:
@@ -286,8 +276,7 @@ async def test_a_limit_that_is_set_later_skips_no_line(opened: Open, project: Pr
     assert np.allclose(vectors(found["c"]), seeded(["last"], 64))
 
 
-async def test_a_key_may_use_its_own_models_alone(opened: Open, project: Project) -> None:
-    """A job of a key that may not use the model fails as its request would."""
+async def test_job_of_a_key_without_the_model_fails(opened: Open, project: Project) -> None:
     from tests.services.conftest import Provider
 
     project.providers["second:other"] = Provider(64, model="other")
@@ -299,8 +288,7 @@ async def test_a_key_may_use_its_own_models_alone(opened: Open, project: Project
         assert job.state == "completed"
 
 
-async def test_jobs_of_a_key_are_its_own(opened: Open) -> None:
-    """To everyone but its owner, a job does not exist; neither does a file, for a job to be made of."""
+async def test_job_and_file_of_another_owner_are_not_found(opened: Open) -> None:
     async with opened() as service:
         mine = await key_of(service)
         job = await begin(service, [line("a")], mine)
@@ -318,8 +306,7 @@ async def test_jobs_of_a_key_are_its_own(opened: Open) -> None:
         assert (await service.files.get(job.owner, job.output)).owner == mine.key
 
 
-async def test_no_more_tokens_wait_than_a_tier_lets(opened: Open) -> None:
-    """A job whose tokens do not fit into the queue beside those that wait fails with the code that says so."""
+async def test_job_beyond_the_tiers_queued_tokens_fails_with_its_code(opened: Open) -> None:
     async with opened(tiers={"small": TierLimits(queued=100)}) as service:
         caller = await key_of(service, "small")
         waiting = [line(f"c{n}", "x" * 80) for n in range(4)]
@@ -336,8 +323,7 @@ async def test_no_more_tokens_wait_than_a_tier_lets(opened: Open) -> None:
     assert again.state == "completed"
 
 
-async def test_too_large_a_job_never_fits(opened: Open) -> None:
-    """A job of more tokens than may wait at all fails, and leaves the queue empty."""
+async def test_job_larger_than_the_queue_fails_and_leaves_it_empty(opened: Open) -> None:
     async with opened(tiers={"small": TierLimits(queued=5)}) as service:
         caller = await key_of(service, "small")
         job = await finished(service, await begin(service, [line("a", "x" * 80)], caller))
@@ -346,8 +332,7 @@ async def test_too_large_a_job_never_fits(opened: Open) -> None:
         assert (await finished(service, await begin(service, [line("a")], caller))).state == "completed"
 
 
-async def test_a_cancelled_job_keeps_what_was_answered(opened: Open, project: Project) -> None:
-    """Lines answered until then are in the output, and each of the others is told that it was cancelled."""
+async def test_cancelled_job_keeps_answers_and_lists_the_rest(opened: Open, project: Project) -> None:
     async with opened() as service:
         job = await begin(service, [line(f"c{n}") for n in range(5)])
         answered = [LineOutcome(text=_line(f"c{n}"), failed=False, tokens=1) for n in range(2)]
@@ -364,8 +349,8 @@ async def test_a_cancelled_job_keeps_what_was_answered(opened: Open, project: Pr
     assert set(orjson.loads(job.stamps)) == {"in_progress", "cancelling", "cancelled"}
 
 
-async def test_what_has_ended_cannot_be_cancelled(opened: Open) -> None:
-    """Cancelling a job that has ended is a conflict; cancelling one twice is not."""
+async def test_cancel_ended_job_is_a_conflict(opened: Open) -> None:
+    """Cancelling twice is not."""
     async with opened() as service:
         job = await begin(service, [line("a")])
         await service.jobs.cancel("", job.id)
@@ -375,8 +360,9 @@ async def test_what_has_ended_cannot_be_cancelled(opened: Open) -> None:
             await service.jobs.cancel("", job.id)
 
 
-async def test_a_job_ends_with_its_day(opened: Open, project: Project) -> None:
-    """What was not got to within the window is told so, also where the provider was down all the time."""
+async def test_job_expires_after_its_window_and_lists_unanswered_lines(
+    opened: Open, project: Project
+) -> None:
     next(iter(project.providers.values())).failure = Unavailable("down", retry_after=0.01)
     async with opened() as service, JobWorker(service, BatchLineFormat()):
         job = await begin(service, [line("a"), line("b")])
@@ -388,8 +374,7 @@ async def test_a_job_ends_with_its_day(opened: Open, project: Project) -> None:
         assert set(orjson.loads(job.stamps)) == {"in_progress", "finalizing", "expired"}
 
 
-async def test_a_revoked_key_ends_its_jobs(opened: Open) -> None:
-    """What was asked for with a key that is revoked since is not done any more."""
+async def test_job_of_a_revoked_key_is_cancelled(opened: Open) -> None:
     async with opened() as service:
         caller = await key_of(service)
         job = await begin(service, [line("a")], caller)
@@ -398,10 +383,9 @@ async def test_a_revoked_key_ends_its_jobs(opened: Open) -> None:
         assert job.state == "cancelled"
 
 
-async def test_a_key_that_is_revoked_ends_the_jobs_that_run(
+async def test_running_job_of_a_revoked_key_keeps_answers_and_lists_the_rest(
     opened: Open, project: Project, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Whenever a key is revoked, what its job has answered by then stays, and each line that is left is told why."""
     provider = project.providers["first:small"]
     async with opened() as service:
         caller = await key_of(service)
@@ -429,8 +413,7 @@ async def test_a_key_that_is_revoked_ends_the_jobs_that_run(
     assert set(orjson.loads(job.stamps)) == {"in_progress", "cancelling", "cancelled"}
 
 
-async def test_a_key_that_is_revoked_while_its_job_waits_ends_it(opened: Open, project: Project) -> None:
-    """A job that waits for a provider that is down ends as well."""
+async def test_waiting_job_of_a_revoked_key_is_cancelled(opened: Open, project: Project) -> None:
     provider = project.providers["first:small"]
     provider.failure = Unavailable("down", retry_after=0.01)
     async with opened() as service, JobWorker(service, BatchLineFormat()):
@@ -442,8 +425,7 @@ async def test_a_key_that_is_revoked_while_its_job_waits_ends_it(opened: Open, p
         assert (job.state, await outcomes(service, job)) == ("cancelled", {"a": "batch_cancelled"})
 
 
-async def test_a_job_whose_input_is_gone_fails(opened: Open) -> None:
-    """Where the input was deleted before it was read, the job ends and says so."""
+async def test_job_with_deleted_input_fails(opened: Open) -> None:
     async with opened() as service:
         job = await begin(service, [line("a")])
         await service.files.delete("", job.input)
@@ -451,9 +433,7 @@ async def test_a_job_whose_input_is_gone_fails(opened: Open) -> None:
     assert (job.state, faults(job)) == ("failed", [("input_file_not_found", None)])
 
 
-async def test_a_file_of_another_purpose_makes_no_job(opened: Open) -> None:
-    """A file that was not sent for a batch is refused at once."""
-
+async def test_create_job_from_a_file_of_another_purpose_is_refused(opened: Open) -> None:
     async def pieces() -> AsyncIterator[bytes]:
         yield b""
 
@@ -470,8 +450,7 @@ def _line(name: str) -> bytes:
     return orjson.dumps(body, option=orjson.OPT_APPEND_NEWLINE)
 
 
-async def test_what_a_killed_server_laid_down_is_not_done_again(opened: Open, project: Project) -> None:
-    """Parts that are in the store count, whether or not the ledger heard of them: their lines are not sent again."""
+async def test_job_parts_written_before_a_kill_are_not_sent_again(opened: Open, project: Project) -> None:
     async with opened() as service:
         job = await begin(service, [line(f"c{n}", f"text {n}") for n in range(6)])
         parts = OutputParts(project.store, job.id)
@@ -486,8 +465,7 @@ async def test_what_a_killed_server_laid_down_is_not_done_again(opened: Open, pr
     assert project.providers["first:small"].sent == ["text 3", "text 4", "text 5"]
 
 
-async def test_a_job_is_done_by_one_process_at_a_time(opened: Open, project: Project) -> None:
-    """Many that look for work at once send each text once."""
+async def test_job_many_workers_send_each_text_once(opened: Open, project: Project) -> None:
     texts = [f"text {n}" for n in range(300)]
     async with opened() as service:
         jobs = [
@@ -506,8 +484,8 @@ async def test_a_job_is_done_by_one_process_at_a_time(opened: Open, project: Pro
     assert sorted(project.providers["first:small"].sent) == sorted(texts)
 
 
-async def test_the_job_of_a_dead_process_is_taken_over_at_once(opened: Open, project: Project) -> None:
-    """A hold in force keeps others away as long as its process lives, or nothing is known of it; then it runs out."""
+async def test_job_of_a_dead_process_is_taken_over_at_once(opened: Open, project: Project) -> None:
+    """Otherwise its lease has to expire."""
     async with opened() as service:
         job, other = await begin(service, [line("a")]), await begin(service, [line("b")])
         now = project.clock()
@@ -527,8 +505,8 @@ async def test_the_job_of_a_dead_process_is_taken_over_at_once(opened: Open, pro
         assert (await finished(service, late)).state == "completed"
 
 
-async def test_jobs_go_on_where_a_server_was_stopped(opened: Open, project: Project) -> None:
-    """Wherever work is broken off and begun again, each line is answered once in the end; between, nobody holds it."""
+async def test_job_interrupted_anywhere_answers_each_line_once(opened: Open, project: Project) -> None:
+    """In between, nobody holds its lease."""
     texts = [f"text {n}" for n in range(2_000)]
     async with opened() as service:
         job = await begin(service, [line(f"c{n}", text) for n, text in enumerate(texts)])
@@ -544,18 +522,16 @@ async def test_jobs_go_on_where_a_server_was_stopped(opened: Open, project: Proj
             assert np.allclose(vectors(found[f"c{n}"]), seeded([text], 64))
 
 
-async def test_jobs_go_on_beside_requests_that_never_end(opened: Open) -> None:
-    """However busy the server is, a job gets its turns."""
+async def test_job_gets_turns_on_a_busy_server(opened: Open) -> None:
     async with opened() as service:
         job = await begin(service, [line(f"c{n}", f"some more words {n}") for n in range(200)])
         job = await finished(service, job, busy=lambda: True)
     assert (job.state, job.completed) == ("completed", 200)
 
 
-async def test_a_job_that_cannot_go_on_stands_in_nobodys_way(
+async def test_failing_job_blocks_no_other_and_is_retried(
     opened: Open, project: Project, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Where the work on one job breaks down, others are done, and it is tried again later."""
     from flowbed.services.batches import execution, worker
 
     monkeypatch.setattr(worker, "RETRY", 0.01)
@@ -579,8 +555,7 @@ async def test_a_job_that_cannot_go_on_stands_in_nobodys_way(
     assert broken == 0
 
 
-async def test_parts_of_ended_jobs_are_swept(opened: Open, project: Project) -> None:
-    """What a job that has ended left behind goes, and what one that has not still needs stays."""
+async def test_sweep_deletes_parts_of_ended_jobs_only(opened: Open, project: Project) -> None:
     async with opened() as service:
         ended, waiting = await begin(service, [line("a")]), await begin(service, [line("b")])
         await service.jobs.cancel("", ended.id)

@@ -19,16 +19,14 @@ if TYPE_CHECKING:
     from flowbed.ledger import KeyRow
 
 
-async def test_without_any_key_anyone_may_ask(project: Project) -> None:
-    """While there never was a key, any secret and none are let in, without limits, with the admin scope."""
+async def test_caller_without_any_key_anyone_is_admitted_as_admin(project: Project) -> None:
     keys = project.keys()
     assert not await keys.required()
     assert await keys.caller(None) == OPEN
     assert await keys.caller("whatever") == Caller(name="anyone", admin=True)
 
 
-async def test_a_key_is_known_by_its_secret_alone(project: Project) -> None:
-    """The secret of a key tells whose it is; the ledger holds only its hash and its first letters."""
+async def test_caller_is_found_by_secret_and_only_its_hash_is_stored(project: Project) -> None:
     keys = project.keys()
     row, secret = await keys.create("app", secret=project.secret, models=["small"], admin=True)
     assert await keys.caller(secret) == Caller(
@@ -41,8 +39,9 @@ async def test_a_key_is_known_by_its_secret_alone(project: Project) -> None:
 
 
 @pytest.mark.parametrize("secret", [None, "", "fb-", "fb-" + "1" * 43, "sk-1234", "fb-" + "\u00e9" * 43])
-async def test_other_secrets_are_refused(project: Project, secret: str | None) -> None:
-    """With a first key the door is closed, at the latest after seconds, to all who have none or another."""
+async def test_caller_after_the_first_key_other_secrets_are_refused(
+    project: Project, secret: str | None
+) -> None:
     keys = project.keys()
     assert await keys.caller(secret) == OPEN
     await project.keys().create("app", secret=project.secret)  # by another process
@@ -53,8 +52,8 @@ async def test_other_secrets_are_refused(project: Project, secret: str | None) -
     assert not secret or secret not in str(caught.value)
 
 
-async def test_a_revoked_key_is_refused_within_seconds(project: Project) -> None:
-    """A key that another process revokes opens for seconds at most, and the door stays closed without any key left."""
+async def test_caller_key_revoked_elsewhere_is_refused_within_seconds(project: Project) -> None:
+    """Without any valid key left, callers still need one."""
     keys = project.keys()
     row, secret = await keys.create("app", secret=project.secret)
     await keys.caller(secret)
@@ -68,8 +67,8 @@ async def test_a_revoked_key_is_refused_within_seconds(project: Project) -> None
     assert await project.keys().required()
 
 
-async def test_revoking_here_is_noticed_at_once(project: Project) -> None:
-    """A key that is revoked by the same process is refused from then on; an unknown one cannot be revoked."""
+async def test_revoke_takes_effect_at_once_in_this_process(project: Project) -> None:
+    """An unknown key cannot be revoked."""
     keys = project.keys()
     row, secret = await keys.create("app", secret=project.secret)
     await keys.caller(secret)
@@ -80,8 +79,9 @@ async def test_revoking_here_is_noticed_at_once(project: Project) -> None:
         await keys.revoke("nonsense")
 
 
-async def test_a_known_key_asks_the_ledger_once(project: Project, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Within seconds the ledger is asked about one secret once, and about what cannot be a secret never."""
+async def test_caller_known_key_reads_the_ledger_once(
+    project: Project, monkeypatch: pytest.MonkeyPatch
+) -> None:
     keys = project.keys()
     _, secret = await keys.create("app", secret=project.secret)
     asked: list[str] = []
@@ -99,10 +99,9 @@ async def test_a_known_key_asks_the_ledger_once(project: Project, monkeypatch: p
     assert asked == [hashlib.sha256(secret.encode()).hexdigest()]
 
 
-async def test_many_who_come_at_once_ask_the_ledger_once(
+async def test_caller_concurrent_lookups_read_the_ledger_once(
     project: Project, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """However many requests come with one secret when it is to be looked up, the ledger is asked once."""
     keys = project.keys()
     _, secret = await keys.create("app", secret=project.secret)
     asked: list[str] = []
@@ -124,10 +123,10 @@ async def test_many_who_come_at_once_ask_the_ledger_once(
     assert asked == ["exist", "find"]
 
 
-async def test_known_keys_outlast_a_ledger_that_is_away(
+async def test_caller_known_keys_stay_valid_while_the_ledger_is_away(
     project: Project, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """While the ledger does not answer, known keys go on being known for minutes, and unknown ones are told to wait."""
+    """Unknown ones are told to retry."""
     keys = project.keys()
     _, secret = await keys.create("app", secret=project.secret)
     _, other = await keys.create("other", secret=project.secret)
@@ -146,8 +145,7 @@ async def test_known_keys_outlast_a_ledger_that_is_away(
         await keys.caller(secret)
 
 
-async def test_a_key_needs_a_name_and_a_tier_of_the_settings(project: Project) -> None:
-    """A key without a name, of an unknown tier, or of a weak secret is not made."""
+async def test_create_key_invalid_name_tier_or_secret_is_refused(project: Project) -> None:
     keys = project.keys()
     with pytest.raises(Misconfigured, match="name"):
         await keys.create(" ", secret=project.secret)
@@ -158,8 +156,9 @@ async def test_a_key_needs_a_name_and_a_tier_of_the_settings(project: Project) -
     assert not await keys.required()
 
 
-async def test_secrets_are_never_logged(project: Project, caplog: pytest.LogCaptureFixture) -> None:
-    """Nothing that is logged while keys are made, found, refused and revoked has a secret or its hash in it."""
+async def test_keys_log_neither_secrets_nor_hashes(
+    project: Project, caplog: pytest.LogCaptureFixture
+) -> None:
     caplog.set_level(logging.DEBUG)
     keys = project.keys()
     row, secret = await keys.create("app", secret=project.secret)
@@ -171,10 +170,9 @@ async def test_secrets_are_never_logged(project: Project, caplog: pytest.LogCapt
     assert row.hash not in caplog.text
 
 
-async def test_health_tells_of_a_ledger_that_is_gone(
+async def test_health_unreadable_ledger_is_unhealthy_with_the_reason(
     project: Project, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A ledger that cannot be read is unhealthy, with the reason."""
     keys = project.keys()
     assert (await keys.health()).state == "ok"
 
@@ -186,10 +184,9 @@ async def test_health_tells_of_a_ledger_that_is_gone(
     assert (health.state, health.reason) == ("unhealthy", "no answer")
 
 
-async def test_a_ledger_that_hangs_is_waited_for_once(
+async def test_caller_hanging_ledger_is_waited_for_once_in_seconds(
     project: Project, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """Where the ledger does not answer, only the first request of each few seconds waits for it to."""
     keys = project.keys()
     _, secret = await keys.create("app", secret=project.secret)
     await keys.caller(secret)

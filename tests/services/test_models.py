@@ -26,8 +26,7 @@ if TYPE_CHECKING:
     Open = Callable[..., AbstractAsyncContextManager[Service]]
 
 
-async def test_models_are_described(opened: Open, project: Project) -> None:
-    """What is served is listed in the order of the settings, with dimensions, space, aliases and fallback."""
+async def test_models_are_listed_in_order_with_their_details(opened: Open, project: Project) -> None:
     project.providers["second:small"] = Provider(64, model="small")
     project.providers["other:large"] = Provider(128, model="large")
     settings: dict[str, Any] = {
@@ -58,18 +57,17 @@ async def test_models_are_described(opened: Open, project: Project) -> None:
         ({"models": ("first:small", "second:small")}, "both served as 'small'"),
     ],
 )
-async def test_settings_that_cannot_be_are_refused(
+async def test_models_invalid_settings_are_refused_on_opening(
     opened: Open, project: Project, settings: Any, said: str
 ) -> None:
-    """A model, alias or fallback that leads nowhere, or two ways, is refused before anything is served."""
     project.providers["second:small"] = Provider(64, model="small")
     with pytest.raises(Misconfigured, match=said):
         async with opened(**settings):
             pass
 
 
-async def test_readiness_embeds_a_real_token(opened: Open, project: Project) -> None:
-    """Each model embeds something for a probe, past the cache; probes that come at once share one."""
+async def test_ready_embeds_a_real_token_past_the_cache(opened: Open, project: Project) -> None:
+    """Concurrent probes share one."""
     async with opened() as service:
         assert [(each.name, each.state) for each in await service.ready()] == [
             ("small", "ok"),
@@ -79,8 +77,7 @@ async def test_readiness_embeds_a_real_token(opened: Open, project: Project) -> 
         assert project.providers["first:small"].sent == ["ready"]
 
 
-async def test_a_probe_holds_for_seconds(project: Project) -> None:
-    """However often readiness is asked for, a model is probed once in some seconds, and then anew."""
+async def test_ready_probe_is_reused_for_seconds(project: Project) -> None:
     models = await Models.open(project, project.serving, monotonic=project.seconds)
     provider = project.providers["first:small"]
     await asyncio.gather(*(models.ready() for _ in range(10)))
@@ -91,8 +88,7 @@ async def test_a_probe_holds_for_seconds(project: Project) -> None:
     assert provider.sent == ["ready", "ready"]
 
 
-async def test_a_probe_holds_no_longer_than_its_breakers_stay_as_they_were(project: Project) -> None:
-    """A model whose breaker has opened since it was probed is not called ready, and is again once it is closed."""
+async def test_ready_probe_is_dropped_when_a_breaker_changes(project: Project) -> None:
     models = await Models.open(project, project.serving, monotonic=project.seconds)
     provider = project.providers["first:small"]
     assert [each.state for each in await models.ready()] == ["ok"]
@@ -107,8 +103,7 @@ async def test_a_probe_holds_no_longer_than_its_breakers_stay_as_they_were(proje
     assert [each.state for each in await models.ready()] == ["ok"]
 
 
-async def test_texts_that_wait_are_counted(project: Project) -> None:
-    """Of texts that come while a model works it is told how many wait, by the model's name."""
+async def test_waiting_counts_texts_by_model(project: Project) -> None:
     provider = project.providers["first:small"]
     go = asyncio.Event()
     embed = provider.embed
@@ -132,8 +127,9 @@ async def test_texts_that_wait_are_counted(project: Project) -> None:
     assert models.waiting() == {"first:small": 0}
 
 
-async def test_readiness_tells_what_fails(opened: Open, project: Project) -> None:
-    """The only model that fails is unhealthy, with its reason; beside one that answers it is degraded."""
+async def test_ready_failing_model_is_unhealthy_alone_and_degraded_beside_others(
+    opened: Open, project: Project
+) -> None:
     project.providers["first:small"].failure = Transient("weights are gone")
     project.providers["other:large"] = Provider(128, model="large")
     async with opened() as service:
@@ -143,8 +139,9 @@ async def test_readiness_tells_what_fails(opened: Open, project: Project) -> Non
         assert [each.state for each in await service.models.ready()] == ["degraded", "ok"]
 
 
-async def test_a_fallback_that_answers_is_degraded(opened: Open, project: Project) -> None:
-    """While the first provider is known to be down and another answers, the model is degraded, and says who."""
+async def test_ready_answered_by_the_fallback_is_degraded_and_names_it(
+    opened: Open, project: Project
+) -> None:
     project.providers["second:small"] = Provider(64, model="small")
     project.providers["first:small"].failure = Transient("down")
     async with opened(fallback={"small": ("second:small",)}) as service:
@@ -160,8 +157,7 @@ async def test_a_fallback_that_answers_is_degraded(opened: Open, project: Projec
             service.models.reset("nonsense")
 
 
-async def test_the_cache_is_counted_cleared_and_warmed(opened: Open, project: Project) -> None:
-    """Hits and misses are counted; after clearing, warming embeds the texts that were asked for most."""
+async def test_cache_counts_clears_and_warms_with_popular_texts(opened: Open, project: Project) -> None:
     provider = project.providers["first:small"]
     async with opened() as service:
         for text, times in (("rare", 1), ("often", 3), ("now and then", 2)):
@@ -179,8 +175,7 @@ async def test_the_cache_is_counted_cleared_and_warmed(opened: Open, project: Pr
             await service.models.warm("nonsense")
 
 
-def test_the_most_used_texts_are_kept_in_little_memory() -> None:
-    """However many texts come, few are kept, the frequent ones among them; long ones and big requests are not."""
+def test_popular_texts_keeps_few_and_the_frequent_ones() -> None:
     uses = PopularTexts(texts=100)
     for number in range(10_000):
         uses.note("m", "document", ["often", f"text {number}"])
@@ -194,8 +189,9 @@ def test_the_most_used_texts_are_kept_in_little_memory() -> None:
     assert uses.top("other", most=5) == {}
 
 
-async def test_a_search_is_counted_and_allowed(opened: Open, project: Project) -> None:
-    """A search passes on what it is asked, for callers who may use the project's model, and counts the query."""
+async def test_search_counts_tokens_for_callers_that_may_use_the_model(
+    opened: Open, project: Project
+) -> None:
     async with opened() as service:
         caller = Caller(key="k", name="app")
         await service.search.find(caller, "two words", limit=3)
@@ -206,8 +202,7 @@ async def test_a_search_is_counted_and_allowed(opened: Open, project: Project) -
     assert await project.ledger.quotas.used(day, ["k"]) == {"k": 2}
 
 
-async def test_a_query_is_embedded_as_other_texts_are(opened: Open, project: Project) -> None:
-    """Queries share cache and breaker with requests for embeddings: while a provider is down none waits for it."""
+async def test_search_query_shares_cache_and_breaker_with_requests(opened: Open, project: Project) -> None:
     provider = project.providers["first:small"]
     async with opened() as service:
         asked = EmbeddingsRequest(model="small", input="a query", input_type="query")
@@ -226,16 +221,16 @@ async def test_a_query_is_embedded_as_other_texts_are(opened: Open, project: Pro
         await service.search.find(Caller(), "a query")
 
 
-async def test_a_query_by_a_model_that_is_not_served(opened: Open, project: Project) -> None:
-    """Where the project's model is not served, also where its name leads to another, the project embeds queries."""
+async def test_search_model_not_served_lets_the_project_embed(opened: Open, project: Project) -> None:
     project.providers["second:other"] = Provider(32, model="other")
     async with opened(models=("second:other",), aliases={"first:small": "second:other"}) as service:
         await service.search.find(Caller(), "two words")
     assert project.queries == [("two words", {})]
 
 
-async def test_a_query_within_what_is_left_is_answered(opened: Open, project: Project) -> None:
-    """A query is counted before it is refused for a quota, and refused where it is longer than any input may be."""
+async def test_search_query_is_counted_before_it_is_refused_for_a_quota(
+    opened: Open, project: Project
+) -> None:
     caller = Caller(key="k", name="app", tier="small")
     async with opened(tiers={"small": TierLimits(tokens=3)}) as service:
         await service.search.find(caller, "two words")
@@ -246,19 +241,16 @@ async def test_a_query_within_what_is_left_is_answered(opened: Open, project: Pr
     assert len(project.queries) == 1
 
 
-async def test_a_provider_stands_in_for_a_model_once(opened: Open, project: Project) -> None:
-    """A chain that names the model itself, or another twice, asks each once."""
+async def test_fallback_named_twice_is_tried_once(opened: Open, project: Project) -> None:
     project.providers["second:small"] = Provider(64, model="small")
     chain = ("first:small", "second:small", "second:small")
     async with opened(fallback={"first:small": chain}) as service:
         assert [breaker.name for breaker in service.models.breakers()] == ["first:small", "second:small"]
 
 
-async def test_a_query_that_was_embedded_counts(
+async def test_search_refused_after_embedding_counts_the_query(
     opened: Open, project: Project, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A query is counted as soon as it was embedded, also where the search is then refused, and not where it failed."""
-
     async def refused(query: Any, **how: Any) -> SearchResults:
         raise NotFound(f"no collection {how}")
 

@@ -101,8 +101,7 @@ def expected(*texts: str) -> np.ndarray[tuple[int, int], np.dtype[np.float32]]:
     return np.stack([vector_of(MODEL, text, DIMENSIONS) for text in texts])
 
 
-async def test_a_provider_answers_and_is_asked_once(served: Served) -> None:
-    """Vectors, usage and names are the provider's; what it has answered is not asked for again."""
+async def test_provider_answer_is_cached_with_usage_and_name(served: Served) -> None:
     async with served.open() as service:
         answered = await ask(service, ["hello world", "How are you", "hello world"])
         assert np.allclose(answered.vectors, expected("hello world", "How are you", "hello world"), atol=1e-6)
@@ -114,15 +113,13 @@ async def test_a_provider_answers_and_is_asked_once(served: Served) -> None:
         assert health == {MODEL: "ok", "text-embedding-3-large": "ok", "ledger": "ok"}
 
 
-async def test_fewer_dimensions_are_those_of_the_provider(served: Served) -> None:
-    """A vector that is cut here is the one that the provider itself gives for so many dimensions."""
+async def test_fewer_dimensions_equal_those_of_the_provider(served: Served) -> None:
     async with served.open() as service:
         answered = await ask(service, "hello world", dimensions=256)
         assert np.allclose(answered.vectors[0], vector_of(MODEL, "hello world", 256), atol=1e-6)
 
 
-async def test_a_provider_of_the_same_space_stands_in(served: Served) -> None:
-    """While the first provider fails in any way, the spare one answers with the same vectors, and is named."""
+async def test_fallback_answers_with_the_same_vectors_whatever_the_failure(served: Served) -> None:
     kinds = ("error", "rate_limited", "quota", "truncated", "cut", "wrong_dimension", "missing", "garbled")
     async with served.open() as service:
         for number, kind in enumerate(kinds):
@@ -133,8 +130,8 @@ async def test_a_provider_of_the_same_space_stands_in(served: Served) -> None:
             assert np.allclose(answered.vectors, expected(f"text {number}"), atol=1e-6)
 
 
-async def test_models_of_one_key_share_its_limits(served: Served) -> None:
-    """What counts against one account goes by one name, which gives no key away; another key is another account."""
+async def test_account_is_shared_by_models_of_one_key(served: Served) -> None:
+    """Its name does not reveal the key."""
     async with served.open() as service:
         account = service.bed.embedder_stack().account
         assert account(f"openai:{MODEL}") == account("openai:text-embedding-3-large")
@@ -142,14 +139,12 @@ async def test_models_of_one_key_share_its_limits(served: Served) -> None:
         assert "sk-" not in account(f"openai:{MODEL}")
 
 
-async def test_a_model_is_opened_once(served: Served) -> None:
-    """Serving shares a model with the rest of the project: its weights and connections are there once."""
+async def test_serving_shares_open_models_with_the_project(served: Served) -> None:
     async with served.open() as service:
         assert service.models.named(MODEL).first is await service.bed.open_model(f"openai:{MODEL}")
 
 
-async def test_a_refused_text_is_refused_by_name(served: Served) -> None:
-    """What the provider refuses comes back as a refusal, without a detour."""
+async def test_provider_rejection_is_passed_on(served: Served) -> None:
     served.first.order(Fault(kind="error", status=400))
     async with served.open() as service:
         with pytest.raises(Rejected):
@@ -157,8 +152,7 @@ async def test_a_refused_text_is_refused_by_name(served: Served) -> None:
     assert served.second.account.totals().requests == 0
 
 
-async def test_nobody_answers(served: Served) -> None:
-    """Where every provider fails for now, the failure says when to come again, and names no key."""
+async def test_all_providers_fail_says_when_to_retry_and_names_no_key(served: Served) -> None:
     served.first.order(Fault(kind="rate_limited", retry_after=7))
     served.second.order(Fault(kind="error", status=503))
     async with served.open() as service:
@@ -168,8 +162,8 @@ async def test_nobody_answers(served: Served) -> None:
         assert "sk-" not in str(caught.value)
 
 
-async def test_servers_share_vectors_through_redis(served: Served, redis: RedisServer) -> None:
-    """What one server was answered, another has; without Redis each goes on by itself, degraded."""
+async def test_redis_shares_vectors_between_servers(served: Served, redis: RedisServer) -> None:
+    """Without Redis each server continues alone, degraded."""
     async with served.open(redis=redis.url) as one:
         assert (await ask(one, "hello world")).cached == 0
     async with served.open(redis=redis.url, folder="b") as other:
@@ -183,8 +177,7 @@ async def test_servers_share_vectors_through_redis(served: Served, redis: RedisS
         assert health["redis"] == "degraded"
 
 
-async def test_vectors_outlive_the_server_on_disk(served: Served) -> None:
-    """What one server was answered, the next one finds on disk, with its usage."""
+async def test_disk_cache_outlives_the_server_with_usage(served: Served) -> None:
     async with served.open(disk=10) as service:
         await ask(service, "hello world")
     async with served.open(disk=10) as service:
@@ -192,8 +185,9 @@ async def test_vectors_outlive_the_server_on_disk(served: Served) -> None:
         assert (answered.cached, answered.tokens) == (1, 2)
 
 
-async def test_every_vector_belongs_to_its_text_whatever_fails(served: Served) -> None:
-    """Of hundreds of requests at once, while providers fail in every way, each is answered rightly or told why."""
+async def test_concurrent_requests_and_failing_providers_get_right_vectors_or_an_error(
+    served: Served,
+) -> None:
     faults = [
         Fault(kind=kind, probability=0.05, delay=0.01)
         for kind in ("error", "truncated", "cut", "wrong_order", "wrong_dimension", "missing", "slow")

@@ -40,8 +40,7 @@ async def spend(quotas: QuotaService, tokens: int, caller: Caller = SMALL) -> No
     quotas.settle(caller, held=tokens, tokens=tokens)
 
 
-async def test_requests_of_a_minute_are_limited(project: Project) -> None:
-    """A key has its requests of a minute at once, and then one more with each share of the minute."""
+async def test_requests_per_minute_refill_by_shares_of_the_minute(project: Project) -> None:
     quota = quotas(project)
     for _ in range(60):
         await quota.admit(SMALL)
@@ -57,8 +56,7 @@ async def test_requests_of_a_minute_are_limited(project: Project) -> None:
     assert quota.allowance(SMALL).requests_left == 60
 
 
-async def test_limits_are_for_each_key(project: Project) -> None:
-    """What one key has used takes nothing from another, and none from whoever needs no key."""
+async def test_limits_are_separate_for_each_key(project: Project) -> None:
     quota = quotas(project)
     for _ in range(60):
         await quota.admit(SMALL)
@@ -69,8 +67,7 @@ async def test_limits_are_for_each_key(project: Project) -> None:
     assert quota.left(Caller()) is None
 
 
-async def test_tokens_of_a_day_are_limited(project: Project) -> None:
-    """A key has its tokens of a day, to the last one, and new ones at midnight UTC."""
+async def test_tokens_per_day_are_limited_until_midnight_utc(project: Project) -> None:
     quota = quotas(project)
     await spend(quota, 99)
     assert quota.left(SMALL) == 1
@@ -84,8 +81,7 @@ async def test_tokens_of_a_day_are_limited(project: Project) -> None:
     await spend(quota, 100)
 
 
-async def test_what_is_set_aside_cannot_be_used_twice(project: Project) -> None:
-    """Requests at once do not pass the quota together; what a failed one held is there again."""
+async def test_hold_reserves_tokens_until_settled(project: Project) -> None:
     quota = quotas(project)
     await quota.admit(SMALL)
     quota.hold(SMALL, 60)
@@ -97,8 +93,7 @@ async def test_what_is_set_aside_cannot_be_used_twice(project: Project) -> None:
     assert quota.left(SMALL) == 70
 
 
-async def test_what_was_used_is_known_after_a_restart(project: Project) -> None:
-    """A server that ends writes down what it counted, and the next one goes on from there."""
+async def test_usage_is_known_after_a_restart(project: Project) -> None:
     async with quotas(project) as quota:
         await spend(quota, 60)
         await spend(quota, 5, Caller(key="k2", tier="counted"))
@@ -108,8 +103,7 @@ async def test_what_was_used_is_known_after_a_restart(project: Project) -> None:
         assert quota.left(SMALL) == 40
 
 
-async def test_servers_share_a_quota(project: Project) -> None:
-    """What another server counts is known as soon as both have written, and no token of either is lost."""
+async def test_usage_of_several_servers_adds_up(project: Project) -> None:
     one, other = quotas(project), quotas(project)
     await spend(one, 30)
     await spend(other, 20)
@@ -122,8 +116,9 @@ async def test_servers_share_a_quota(project: Project) -> None:
     assert await used(project) == {"k1": 51}
 
 
-async def test_counts_wait_for_a_ledger_that_fails(project: Project, monkeypatch: pytest.MonkeyPatch) -> None:
-    """What the ledger does not take is kept and written later, once; meanwhile requests are answered."""
+async def test_write_failing_ledger_gets_the_counts_later_once(
+    project: Project, monkeypatch: pytest.MonkeyPatch
+) -> None:
     quota = quotas(project)
     await spend(quota, 10)
     add = project.ledger.quotas.add
@@ -141,10 +136,9 @@ async def test_counts_wait_for_a_ledger_that_fails(project: Project, monkeypatch
     assert quota.left(SMALL) == 85
 
 
-async def test_what_comes_while_counts_are_written_is_counted(
+async def test_settle_during_a_write_is_counted_once(
     project: Project, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Tokens that are used while the ledger is written to are neither lost nor written twice."""
     quota = quotas(project)
     await spend(quota, 10)
     add = project.ledger.quotas.add
@@ -162,8 +156,9 @@ async def test_what_comes_while_counts_are_written_is_counted(
     assert await used(project) == {"k1": 17}
 
 
-async def test_midnight_while_counts_are_written(project: Project, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Tokens that are used around midnight count for one day each, and once."""
+async def test_write_around_midnight_counts_each_day_once(
+    project: Project, monkeypatch: pytest.MonkeyPatch
+) -> None:
     quota = quotas(project)
     project.now.advance(seconds=DAY - 1)
     await spend(quota, 10)
@@ -186,8 +181,7 @@ async def test_midnight_while_counts_are_written(project: Project, monkeypatch: 
     assert quota.left(SMALL) == 97
 
 
-async def test_a_request_over_midnight_gives_back_nothing_of_the_next_day(project: Project) -> None:
-    """What a request held before midnight is not taken from the day after, which pays for what it used."""
+async def test_settle_after_midnight_charges_the_next_day(project: Project) -> None:
     quota = quotas(project)
     await quota.admit(SMALL)
     quota.hold(SMALL, 90)
@@ -197,8 +191,7 @@ async def test_a_request_over_midnight_gives_back_nothing_of_the_next_day(projec
     assert quota.left(SMALL) == 90
 
 
-async def test_old_days_are_dropped(project: Project) -> None:
-    """With a new day, what was used months ago is dropped from the ledger."""
+async def test_write_new_day_drops_old_days(project: Project) -> None:
     quota = quotas(project)
     await spend(quota, 10)
     await quota.write()
@@ -208,8 +201,7 @@ async def test_old_days_are_dropped(project: Project) -> None:
     assert await used(project) == {}
 
 
-async def test_the_last_use_of_a_key_is_noted(project: Project) -> None:
-    """When a key was last used is written down once in a while, and in the end."""
+async def test_write_notes_the_last_use_of_keys_now_and_then(project: Project) -> None:
     await project.ledger.keys.create(key())
     async with quotas(project) as quota:
         project.now.advance(seconds=SEEN_EVERY)
@@ -225,7 +217,6 @@ async def test_the_last_use_of_a_key_is_noted(project: Project) -> None:
 
 
 async def test_counts_are_written_every_second(project: Project, monkeypatch: pytest.MonkeyPatch) -> None:
-    """While a server runs, what it counts is in the ledger without anyone asking for it."""
     written = asyncio.Event()
     add = project.ledger.quotas.add
 
@@ -242,10 +233,7 @@ async def test_counts_are_written_every_second(project: Project, monkeypatch: py
         assert await used(project) == {"k1": 10}
 
 
-async def test_what_is_being_written_in_the_end_counts_once(
-    project: Project, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """A server that ends while its counts are being written waits for that, and does not write them again."""
+async def test_close_during_a_write_counts_once(project: Project, monkeypatch: pytest.MonkeyPatch) -> None:
     written, go_on = asyncio.Event(), asyncio.Event()
     add = project.ledger.quotas.add
 
@@ -267,16 +255,14 @@ async def test_what_is_being_written_in_the_end_counts_once(
     assert await used(project) == {"k1": 10}
 
 
-async def test_a_tier_that_is_gone_is_named(project: Project) -> None:
-    """A key of a tier that the settings do not have any more is told so."""
+async def test_admit_unknown_tier_is_misconfigured(project: Project) -> None:
     gone = Caller(key="k1", tier="gold")
     with pytest.raises(Misconfigured, match=r"'gold'.*\[serve.tiers.gold\]"):
         await quotas(project).admit(gone)
     assert quotas(project).allowance(gone) == Allowance()
 
 
-async def test_what_is_set_aside_over_midnight_stays_so(project: Project) -> None:
-    """A request that ends after midnight frees nothing of what others hold of the new day, which it counts for."""
+async def test_settle_after_midnight_frees_no_other_reservation(project: Project) -> None:
     quota = quotas(project)
     await quota.admit(SMALL)
     quota.hold(SMALL, 40)
@@ -289,10 +275,9 @@ async def test_what_is_set_aside_over_midnight_stays_so(project: Project) -> Non
         quota.hold(SMALL, 1)
 
 
-async def test_the_last_use_waits_for_a_ledger_that_fails(
+async def test_write_failing_ledger_gets_the_last_use_later(
     project: Project, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """When a key was last used is kept, too, until the ledger takes it."""
     await project.ledger.keys.create(key())
     quota = quotas(project)
     await quota.admit(SMALL)

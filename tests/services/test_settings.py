@@ -42,13 +42,11 @@ def settled(folder: Path, text: str = 'model = "onnx:model"') -> Serving:
     return serving(read_settings(folder))
 
 
-def test_the_projects_model_is_served_unless_said_otherwise(tmp_path: Path) -> None:
-    """Without a table, the project's model is served, under the strictest policies."""
+def test_serving_without_a_table_serves_the_projects_model(tmp_path: Path) -> None:
     assert settled(tmp_path) == Serving(models=("onnx:model",))
 
 
-def test_a_table_says_everything(tmp_path: Path) -> None:
-    """What the table says comes through, in the units of the code."""
+def test_serving_table_is_converted_to_plain_values(tmp_path: Path) -> None:
     assert settled(tmp_path, WHOLE) == Serving(
         models=("openai:small", "onnx:model"),
         aliases={"mine": "onnx:model"},
@@ -65,8 +63,9 @@ def test_a_table_says_everything(tmp_path: Path) -> None:
     )
 
 
-def test_the_environment_says_it_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Each setting is also a variable, tables as JSON."""
+def test_serving_reads_every_setting_from_the_environment(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setenv("FLOWBED_SERVE__DIMENSIONS", "ignore")
     monkeypatch.setenv("FLOWBED_SERVE__MODELS", '["seeded:8"]')
     said = settled(tmp_path)
@@ -80,16 +79,16 @@ def test_the_environment_says_it_too(tmp_path: Path, monkeypatch: pytest.MonkeyP
         ('{"mine": ["a:b", "c:d"]}', {"mine": ("a:b", "c:d")}),
     ],
 )
-def test_a_chain_can_be_a_variable(
+def test_fallback_variable_wins_over_the_file(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, text: str, chains: dict[str, tuple[str, ...]]
 ) -> None:
-    """`FLOWBED_FALLBACK` names models in order, or several chains as JSON, and wins over the file."""
     monkeypatch.setenv("FLOWBED_FALLBACK", text)
     assert settled(tmp_path, WHOLE).fallback == chains
 
 
-def test_older_chains_lead_from_vendor_to_vendor(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Chains of vendors are those of the models they serve: the same model, unless one is named."""
+def test_fallback_older_variable_maps_vendors_to_models(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setenv(
         "EMBEDDINGS_FALLBACK_CHAIN", '{"openai": ["local_api", "onnx:other"], "huggingface": ["onnx"]}'
     )
@@ -108,18 +107,18 @@ def test_older_chains_lead_from_vendor_to_vendor(tmp_path: Path, monkeypatch: py
         ({"EMBEDDINGS_ENFORCE_POLICY_STRICT": "no"}, "enforce"),
     ],
 )
-def test_older_switches_set_the_allowlist(
+def test_allowlist_older_switches_apply_unless_the_table_sets_it(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, older: dict[str, str], allowlist: str
 ) -> None:
-    """The older switches mean off, enforced and strict; what the table says wins over them."""
     for name, value in older.items():
         monkeypatch.setenv(name, value)
     assert settled(tmp_path).allowlist == allowlist
     assert settled(tmp_path, '[serve]\nallowlist = "off"').allowlist == "off"
 
 
-def test_the_older_dimension_policy_is_honoured(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The older variable sets the policy, unless the table does."""
+def test_dimensions_older_variable_applies_unless_the_table_sets_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setenv("EMBEDDINGS_DIMENSION_POLICY", "Pad")
     assert settled(tmp_path).dimensions == "pad"
     assert settled(tmp_path, '[serve]\ndimensions = "error"').dimensions == "error"
@@ -135,10 +134,9 @@ def test_the_older_dimension_policy_is_honoured(tmp_path: Path, monkeypatch: pyt
         ("FLOWBED_FALLBACK", "a:b,,c:d"),
     ],
 )
-def test_variables_that_mean_nothing_are_refused(
+def test_older_variable_invalid_value_is_refused_by_name(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str, value: str
 ) -> None:
-    """A value that cannot be is refused by the variable's name, and never passed over."""
     monkeypatch.setenv(name, value)
     with pytest.raises(Misconfigured, match=name):
         settled(tmp_path)
@@ -147,7 +145,6 @@ def test_variables_that_mean_nothing_are_refused(
 @pytest.mark.parametrize(
     "text", ["dimensions = 5", "nonsense = 1", "tiers.free.tokens_per_day = -1", "concurrency = 0"]
 )
-def test_a_table_that_means_nothing_is_refused(tmp_path: Path, text: str) -> None:
-    """A setting that is not known, or cannot have its value, is refused by name."""
+def test_serve_table_invalid_setting_is_refused_by_name(tmp_path: Path, text: str) -> None:
     with pytest.raises(Misconfigured, match=r"serve\."):
         settled(tmp_path, f"[serve]\n{text}")

@@ -19,14 +19,12 @@ MODEL = Seeded(8)
 
 
 @given(st.lists(st.text(min_size=1, max_size=200), min_size=1, max_size=5))
-def test_what_the_tokenizer_writes_is_read(texts: list[str]) -> None:
-    """Whatever text OpenAI's tokenizer writes as an array is what the array is read as."""
+def test_texts_of_any_cl100k_array_round_trips(texts: list[str]) -> None:
     assert ARRAYS.texts([CL100K.encode(text) for text in texts], MODEL) == texts
 
 
 @given(st.data())
-def test_long_texts_may_be_cut(data: st.DataObject) -> None:
-    """The parts of a long text, cut between any two tokens as LangChain does, are read as its parts."""
+def test_texts_of_a_split_array_are_the_parts(data: st.DataObject) -> None:
     text = (Path(__file__).parents[2] / "README.md").read_text("utf-8")
     tokens = CL100K.encode(text)
     place = data.draw(st.integers(LONG, len(tokens) - LONG))
@@ -40,8 +38,7 @@ def test_long_texts_may_be_cut(data: st.DataObject) -> None:
     assert "".join(parts) == text
 
 
-def test_ids_of_another_tokenizer_are_refused() -> None:
-    """The ids that BERT writes, and letters one by one, are told from what cl100k writes."""
+def test_texts_of_another_tokenizers_ids_are_refused() -> None:
     bert = [101, 7592, 2088, 1010, 2129, 2024, 2017, 102]
     letters = [CL100K.encode(letter)[0] for letter in "Hello world"]
     for array in (bert, letters, letters * 20):
@@ -56,6 +53,5 @@ class Decoding(Seeded):
         return " ".join(f"word{token}" for token in tokens)
 
 
-def test_a_model_reads_its_own_ids_where_the_operator_says_so() -> None:
-    """Where ids are said to be the model's, its own tokenizer reads them."""
+def test_texts_of_model_ids_are_decoded_by_its_tokenizer() -> None:
     assert TokenArrayReader("model").texts([[1, 2]], Decoding(8)) == ["word1 word2"]
