@@ -1,7 +1,7 @@
 """What every ledger must do: one class of tests for each aggregate.
 
-Subclass them with a fixture `ledger` that gives an empty, open ledger, and run them with pytest in asyncio's auto mode.
-A ledger whose listings lag has a method `settle` that waits until they tell what was written: see `rows.Settles`.
+Subclass them with a fixture `ledger` that yields an empty, open ledger, and run them with pytest in asyncio's auto
+mode. A ledger whose listings lag has a method `settle` that waits until they are current: see `rows.Settles`.
 """
 
 from flowbed.testing.ledger.batches import BatchesContract

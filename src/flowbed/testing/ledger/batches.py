@@ -11,10 +11,10 @@ if TYPE_CHECKING:
 
 
 class BatchesContract:
-    """`Batches`."""
+    """Tests of `Batches`."""
 
     async def test_a_batch_is_registered_once(self, ledger: Ledger) -> None:
-        """A batch registered again comes back as it was the first time, with its first timestamp."""
+        """A batch registered again is returned as it was first registered, with its first timestamp."""
         first = batch("x", timestamp=5)
         assert await ledger.batches.register(first) == first
         assert await ledger.batches.register(batch("x", timestamp=6, key="elsewhere")) == first

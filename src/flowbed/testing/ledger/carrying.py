@@ -1,4 +1,4 @@
-"""What the chunks of every ledger must do that a submission carries the texts of."""
+"""What every ledger must do for chunks whose texts are in a submission."""
 
 from __future__ import annotations
 
@@ -28,10 +28,10 @@ OTHER_SPACE = '{"model":"another"}'
 
 
 class CarryingContract:
-    """`Chunks`, as to which submission carries their texts."""
+    """Tests of `Chunks`: which submission carries their texts."""
 
     async def test_a_submission_that_is_not_recorded_keeps_nothing(self, ledger: Ledger) -> None:
-        """Before its row is there, a claim for a submission runs out like any other, and is taken by another."""
+        """A claim for an unrecorded submission expires like any other, and another worker can take the chunks."""
         await put(ledger, [chunk()])
         (won,) = await claim(ledger, submission="x", until=50)
         assert won == chunk()._replace(status=Status.PENDING, worker="w", until=50, submission="x")
@@ -42,7 +42,7 @@ class CarryingContract:
         assert await only(ledger) == won
 
     async def test_its_row_makes_chunks_a_submissions_own(self, ledger: Ledger) -> None:
-        """Once its row is there, its chunks are nobody else's until it has ended, however long nobody holds them."""
+        """Once a submission is recorded, its chunks belong to it until it has ended, even if no worker holds them."""
         await put(ledger, [chunk()])
         await claim(ledger, submission="x", until=50)
         await ledger.submissions.create(submission())
@@ -59,7 +59,7 @@ class CarryingContract:
         assert (won.worker, won.submission) == ("v", "")
 
     async def test_chunks_are_left_to_their_submission(self, ledger: Ledger) -> None:
-        """A worker leaves the chunks it holds for a submission to it; those of others stay as they are held."""
+        """A worker hands chunks claimed for a submission over to it; chunks of other workers stay claimed."""
         rows = [
             chunk("a"),
             chunk("b"),
@@ -84,13 +84,13 @@ class CarryingContract:
         assert await ledger.chunks.workers() == {"w", "v"}
 
     async def test_what_nobody_holds_has_no_worker(self, ledger: Ledger) -> None:
-        """Where all chunks are left to submissions no worker is named."""
+        """When all chunks belong to submissions, no worker is listed."""
         await carried(ledger, chunk("a"), chunk("b"), submission=submission())
         await settle(ledger)
         assert await ledger.chunks.workers() == set()
 
     async def test_nothing_is_left_to_a_submission_that_has_ended(self, ledger: Ledger) -> None:
-        """What was to be left to a submission that has ended, or is not recorded, stays claimed until that runs out."""
+        """Chunks for a submission that has ended or is not recorded stay claimed until the claim expires."""
         await put(ledger, [chunk("a"), chunk("b", batch="b2")])
         await claim(ledger, submission="x", until=50)
         await claim(ledger, "b2", submission="unrecorded", until=50)
@@ -104,7 +104,7 @@ class CarryingContract:
         assert len(await claim(ledger, worker="v", now=51)) == 1
 
     async def test_a_dead_worker_leaves_chunks_to_live_submissions(self, ledger: Ledger) -> None:
-        """Releasing a worker leaves to live submissions what it held for them; everything else waits again."""
+        """Releasing a dead worker leaves its chunks of live submissions to these; everything else waits again."""
         rows = [chunk(name, batch=name) for name in ("live", "ended", "unrecorded", "none")]
         await put(ledger, rows)
         for name in ("live", "ended", "unrecorded"):
@@ -123,7 +123,7 @@ class CarryingContract:
         assert await waiting(ledger, now=LATE) == ["ended", "none", "unrecorded"]
 
     async def test_chunks_are_put_into_another_submission(self, ledger: Ledger) -> None:
-        """A worker moves chunks it holds, at their version, into another submission, and no others."""
+        """A worker moves chunks that it holds, at their version, to another submission, and no others."""
         await put(ledger, [chunk("a"), chunk("b"), chunk("c"), chunk("m", batch="b2")])
         a, b, c = await claim(ledger, submission="x")
         (m,) = await claim(ledger, "b2", worker="v", submission="x")
@@ -138,7 +138,7 @@ class CarryingContract:
         assert [row.id for row in await take(ledger, "y")] == ["a"]
 
     async def test_a_chunk_of_no_submission_is_put_into_one(self, ledger: Ledger) -> None:
-        """A chunk that was claimed to be embedded now can be left to the submission that carries its text."""
+        """A chunk claimed for the realtime lane can be handed over to the submission that carries its text."""
         await carried(ledger, chunk("a"), submission=submission())
         await put(ledger, [chunk("b", batch="b2")])
         won = await claim(ledger, "b2")
@@ -147,7 +147,7 @@ class CarryingContract:
         assert [row.id for row in await take(ledger, "x")] == ["a", "b"]
 
     async def test_chunks_are_given_back(self, ledger: Ledger) -> None:
-        """What a worker gives back waits again, in no submission, unless others hold it or it has changed since."""
+        """Released chunks wait again without a submission, unless others hold them or they have changed since."""
         rows = [chunk("a"), chunk("b"), chunk("c", batch="b2")]
         await put(ledger, rows)
         a, b = await claim(ledger, submission="x")
@@ -158,7 +158,7 @@ class CarryingContract:
         assert await waiting(ledger) == ["b"]
 
     async def test_what_submissions_in_the_making_have_taken_in_is_told(self, ledger: Ledger) -> None:
-        """A text is taken in by a submission that has claimed its chunk, and is not recorded, other than mine."""
+        """A text counts as gathered if an unrecorded submission, other than those excluded, has claimed its chunk."""
         names = ("unrecorded", "live", "ended", "mine", "now")
         await put(ledger, [chunk(name, text_hash=f"text {name}", batch=name) for name in names])
         for name in names[:-1]:
@@ -174,7 +174,7 @@ class CarryingContract:
         assert (await ledger.chunks.in_flight([], besides={"mine"})).gathered == set()
 
     async def test_what_is_done_is_taken_in_no_more(self, ledger: Ledger) -> None:
-        """A text is taken in until its chunk is in a run, has failed, or waits again."""
+        """A text counts as gathered until its chunk is in a run, has failed, or waits again."""
         await put(ledger, [chunk(name, text_hash=name) for name in "abcd"])
         held = await claim(ledger, worker="p", submission="x")
         await ledger.runs.record(run(), [("a", 100)], worker="p")

@@ -13,10 +13,10 @@ if TYPE_CHECKING:
 
 
 class ChunksContract:
-    """`Chunks`."""
+    """Tests of `Chunks`."""
 
     async def test_a_swap_replaces_rows_wholesale(self, ledger: Ledger) -> None:
-        """A chunk swapped in again stands as given: no status, worker, run or error of its past is left."""
+        """A chunk swapped in again is stored as given, without its earlier status, worker, run or error."""
         await put(ledger, [chunk()])
         await claim(ledger)
         await ledger.chunks.fail([failure()], worker="w")
@@ -25,7 +25,7 @@ class ChunksContract:
         assert await only(ledger) == later
 
     async def test_versions_only_grow(self, ledger: Ledger) -> None:
-        """A changed row whose version is not above the stored one is put one above it; an equal row keeps its own."""
+        """A changed row whose version is not above the stored one gets the next version; an equal row keeps its own."""
         await put(ledger, [chunk(version=100)])
         await put(ledger, [chunk(version=100, batch="b2")])
         assert await only(ledger) == chunk(version=100, batch="b2")
@@ -47,7 +47,7 @@ class ChunksContract:
         assert await ledger.chunks.find("nothing") == []
 
     async def test_chunks_of_documents_include_deleted_ones(self, ledger: Ledger) -> None:
-        """The chunks of documents are read by the thousand, of the one source named, deleted ones among them."""
+        """The chunks of documents are read in bulk, of one source, including deleted ones."""
         rows = [
             chunk(f"s#d{number}#0", document=f"d{number}", deleted=number % 2 == 0) for number in range(1_200)
         ]
@@ -56,12 +56,12 @@ class ChunksContract:
         assert {row.id: row for row in found} == {row.id: row for row in rows}
 
     async def test_chunks_have_one_owner(self, ledger: Ledger) -> None:
-        """The source that holds a chunk is told; a deleted or unknown chunk has none, and collections do not mix."""
+        """A chunk has one source; deleted and unknown chunks have none, and collections are separate."""
         await put(ledger, [chunk("a"), chunk("b", deleted=True), chunk("c", collection="other")])
         assert await ledger.chunks.owners("c", ["a", "b", "c", "d"]) == {"a": "s"}
 
     async def test_chunks_in_the_index_are_sent_round_again(self, ledger: Ledger) -> None:
-        """Of the ids named, chunks of that collection that are SUCCESS wait again at a later version; others stay."""
+        """The named chunks of the collection that are SUCCESS wait again at a later version; others stay."""
         rows = [
             chunk("a", status=Status.SUCCESS, run="r", version=50),
             chunk("b", status=Status.SUCCESS, run="r", version=50, deleted=True, batch=""),
@@ -84,7 +84,7 @@ class ChunksContract:
         assert await ledger.chunks.requeue("c", [], now=200) == 0
 
     async def test_marks_are_read_in_order_without_a_ceiling(self, ledger: Ledger) -> None:
-        """Every chunk of a collection is marked once, in order of id, whatever its status; others are not."""
+        """Every chunk of the collection is listed once as a mark, in order of id, with any status."""
         rows = [chunk(f"s#d#{number:05d}", row_hash=str(number)) for number in range(5_500)]
         gone = chunk("s#e#00000", deleted=True, status=Status.SUCCESS, batch="")
         await put(ledger, [*reversed(rows), gone, chunk("s#d#00000", collection="other")])
@@ -98,7 +98,7 @@ class ChunksContract:
         assert await flat(ledger.chunks.marks("nothing")) == []
 
     async def test_batches_that_a_chunk_names_are_in_use(self, ledger: Ledger) -> None:
-        """A batch is in use as long as a chunk names it, done or not, and no longer once all have moved on."""
+        """A batch is in use as long as a chunk names it, done or not."""
         await put(ledger, [chunk("a", batch="b1", status=Status.SUCCESS), chunk("b", batch="b2")])
         await settle(ledger)
         assert await ledger.chunks.used(["b1", "b2", "b3"]) == {"b1", "b2"}
@@ -109,7 +109,7 @@ class ChunksContract:
         assert await ledger.chunks.used([]) == set()
 
     async def test_counts_are_of_live_chunks(self, ledger: Ledger) -> None:
-        """Chunks are counted by collection and status; a deleted one until its deletion has succeeded."""
+        """Chunks are counted by collection and status; deleted ones until their deletion has succeeded."""
         rows = [
             chunk("1"),
             chunk("2", status=Status.SUCCESS),

@@ -25,10 +25,10 @@ if TYPE_CHECKING:
 
 
 class ClaimsContract:
-    """`Chunks`, as to who works on which."""
+    """Tests of `Chunks`: which worker may embed which chunk."""
 
     async def test_batches_come_oldest_first(self, ledger: Ledger) -> None:
-        """Batches are listed by the time they were registered, deletes before them, each once."""
+        """Batches are listed by registration time, deletions before them, each once."""
         for id_, at in (("x", 30), ("y", 10), ("z", 20)):
             await ledger.batches.register(batch(id_, timestamp=at))
         rows = [chunk(f"{id_}{number}", batch=id_) for id_ in "xyz" for number in range(3)]
@@ -41,7 +41,7 @@ class ClaimsContract:
         assert await waiting(ledger) == [f"b{number:05d}" for number in range(1_100)]
 
     async def test_batches_and_claims_keep_to_their_sources(self, ledger: Ledger) -> None:
-        """Where sources are named, chunks of others are neither listed nor claimed; none named means all."""
+        """With given sources, chunks of others are neither listed nor claimed; without any, all are."""
         await ledger.batches.register(batch("x"))
         rows = [
             chunk("1", batch="x"),
@@ -58,7 +58,7 @@ class ClaimsContract:
         assert [row.id for row in await claim(ledger, "")] == ["3"]
 
     async def test_only_statuses_asked_for_count(self, ledger: Ledger) -> None:
-        """A batch is listed, and its chunks claimed, for the statuses asked for; SUCCESS may be one of them."""
+        """Only batches with the given statuses are listed, and only such chunks claimed; SUCCESS may be one of them."""
         for status in Status:
             await put(ledger, [chunk(status, batch=status, status=status, until=LATE, worker="other")])
         assert await waiting(ledger, Status.NONE) == ["NONE"]
@@ -69,7 +69,7 @@ class ClaimsContract:
         assert (won.status, won.worker) == (Status.PENDING, "w")
 
     async def test_failed_chunks_wait_for_being_asked_for(self, ledger: Ledger) -> None:
-        """FAILED counts with a transient failure only, unless FAILED alone is asked for."""
+        """FAILED includes only transient failures, unless FAILED is the only status given."""
         for kind in ("transient", "rejected"):
             await put(ledger, [chunk(kind, batch=kind, status=Status.FAILED, failure=kind, error="why")])
         assert await waiting(ledger) == ["transient"]
@@ -80,7 +80,7 @@ class ClaimsContract:
         assert [row.id for row in await claim(ledger, "transient")] == ["transient"]
 
     async def test_a_claim_returns_rows_as_they_stand(self, ledger: Ledger) -> None:
-        """A claim makes chunks PENDING for its worker and returns them as they now are, up to its limit."""
+        """A claim makes chunks PENDING for its worker and returns the updated rows, up to its limit."""
         rows = [chunk(f"i{number}", ordinal=number) for number in range(5)]
         await put(ledger, rows)
         won = await claim(ledger, limit=3)
@@ -92,14 +92,14 @@ class ClaimsContract:
         assert await waiting(ledger) == []
 
     async def test_claims_at_once_are_exclusive(self, ledger: Ledger) -> None:
-        """Of many workers that claim one batch at once, each chunk is won by exactly one."""
+        """If many workers claim one batch at once, each chunk is claimed by exactly one."""
         await put(ledger, [chunk(f"i{number}") for number in range(200)])
         claims = [claim(ledger, worker=f"w{number}", limit=30) for number in range(10)]
         won = [row.id for rows in await asyncio.gather(*claims) for row in rows]
         assert len(won) == len(set(won)) == 200
 
     async def test_claims_run_out(self, ledger: Ledger) -> None:
-        """A claim in force is safe even where PENDING is asked for; after its end another worker takes it."""
+        """An active claim is safe even if PENDING is requested; after it expires another worker can claim the chunk."""
         await put(ledger, [chunk()])
         await claim(ledger, until=50)
         assert await waiting(ledger, *Status, now=50) == []
@@ -120,7 +120,7 @@ class ClaimsContract:
         assert await ledger.chunks.workers() == {"w", "u"}
 
     async def test_claims_are_released(self, ledger: Ledger) -> None:
-        """A worker gives back its own claims, except those whose chunks are in a run."""
+        """A worker releases its own claims, except for chunks that are in a run."""
         await put(ledger, [chunk("i1"), chunk("i2"), chunk("i3")])
         assert len(await claim(ledger, limit=2)) == 2
         await claim(ledger, worker="v")
@@ -148,7 +148,7 @@ class ClaimsContract:
             assert (row.attempts, row.worker, row.until) == (attempts, "", 0)
 
     async def test_a_failure_of_the_past_is_passed_over(self, ledger: Ledger) -> None:
-        """A failure of another version, another worker or a chunk in a run changes nothing."""
+        """A failure of another version, of another worker or of a chunk in a run changes nothing."""
         await put(ledger, [chunk()])
         (row,) = await claim(ledger)
         await ledger.chunks.fail([failure(version=99)], worker="w")
@@ -178,7 +178,7 @@ class ClaimsContract:
         assert await ledger.chunks.retry([], now=50) == 0
 
     async def test_claiming_what_failed_versions_it_anew(self, ledger: Ledger) -> None:
-        """A chunk that failed is claimed at a later version, so that its next run is not named as the last one was."""
+        """A failed chunk is claimed at a later version, so its next run gets another name."""
         await put(ledger, [chunk("a"), chunk("b")])
         await claim(ledger)
         await ledger.chunks.fail([failure(id="a", kind="rejected")], worker="w")
@@ -189,7 +189,7 @@ class ClaimsContract:
         assert {row.id: row.version for row in won} == {"a": 1_000, "b": 100}
 
     async def test_what_a_claim_would_give_can_be_read(self, ledger: Ledger) -> None:
-        """The chunks that are ready are those that a claim then gives, and reading them changes nothing."""
+        """The chunks reported as ready are those that a claim then returns; reading them changes nothing."""
         await put(ledger, [chunk("a"), chunk("b"), chunk("c", batch="other")])
         for _ in range(2):
             await settle(ledger)
@@ -211,7 +211,7 @@ class ClaimsContract:
         assert (await only(ledger, "b")).status is Status.FAILED
 
     async def test_reasons_can_be_read_whatever_they_hold(self, ledger: Ledger) -> None:
-        """What a provider says is kept as its reason, a NUL or half of a character in it written out."""
+        """A provider's message is stored as the reason, with NUL and half characters escaped."""
         await put(ledger, [chunk("a"), chunk("b")])
         await claim(ledger)
         await ledger.chunks.fail([failure(id="a", reason="said \0 and \ud83d, é")], worker="w")
@@ -221,7 +221,7 @@ class ClaimsContract:
         assert (await only(ledger, "b")).error == "\\u0000"
 
     async def test_what_no_ledger_holds_is_found_nowhere(self, ledger: Ledger) -> None:
-        """Asking for ids with a NUL or half of a character finds nothing, and changes nothing."""
+        """Looking up ids with a NUL or half of a character finds nothing, and changes nothing."""
         await put(ledger, [chunk("a")])
         for odd in ("a\0", "\ud83d"):
             assert await ledger.chunks.find(odd) == []

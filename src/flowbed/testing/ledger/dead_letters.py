@@ -11,10 +11,10 @@ if TYPE_CHECKING:
 
 
 class DeadLettersContract:
-    """`DeadLetters`."""
+    """Tests of `DeadLetters`."""
 
     async def test_a_letter_again_counts_its_attempts(self, ledger: Ledger) -> None:
-        """A letter of the same kind, owner and subject replaces the one before and counts its attempts on."""
+        """A letter of the same kind, owner and subject replaces the previous one and adds to its attempts."""
         await ledger.dead_letters.add([letter(), letter("other", at=2)])
         await ledger.dead_letters.add([letter(reason="still too long", at=3)])
         await ledger.dead_letters.add([])
@@ -25,13 +25,13 @@ class DeadLettersContract:
         assert await ledger.dead_letters.count() == 2
 
     async def test_letters_are_listed_without_a_ceiling(self, ledger: Ledger) -> None:
-        """Thousands of letters, many of one moment, are listed once each, oldest first."""
+        """Thousands of letters, many with the same time, are listed once each, oldest first."""
         letters = [letter(f"i{number:05d}", at=number // 700) for number in range(2_100)]
         await ledger.dead_letters.add(letters[::-1])
         assert await flat(ledger.dead_letters.pages()) == letters
 
     async def test_letters_are_removed(self, ledger: Ledger) -> None:
-        """Letters are removed by kind, and within it by owner and subject."""
+        """Letters are removed by kind, and optionally by owner and subject."""
         letters = [
             letter("i1"),
             letter("i2"),
@@ -49,7 +49,7 @@ class DeadLettersContract:
         assert await ledger.dead_letters.count() == 1
 
     async def test_letters_about_odd_subjects_can_be_read_and_removed(self, ledger: Ledger) -> None:
-        """A letter about what no ledger can hold has it written out, and is found by either way of writing it."""
+        """A subject that ledgers cannot store is escaped, and the letter is found by either spelling."""
         odd = letter("a\0b", reason="its id holds \0")
         await ledger.dead_letters.add([odd, odd])
         (kept,) = await flat(ledger.dead_letters.pages())

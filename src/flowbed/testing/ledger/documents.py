@@ -15,16 +15,16 @@ if TYPE_CHECKING:
 
 
 class DocumentsContract:
-    """`Documents`."""
+    """Tests of `Documents`."""
 
     async def test_an_unknown_source_stands_at_the_start(self, ledger: Ledger) -> None:
-        """A source never fetched has an empty cursor with token 0, and no documents."""
+        """A source that was never fetched has an empty cursor with token 0, and no documents."""
         assert await ledger.documents.cursor("s") == Cursor(source="s")
         assert await ledger.documents.count("s") == 0
         assert await flat(ledger.documents.pages("s")) == []
 
     async def test_a_swap_moves_everything_together(self, ledger: Ledger) -> None:
-        """A swap puts documents and chunks and moves the cursor, which it returns."""
+        """A swap stores documents and chunks and moves the cursor, which it returns."""
         swap = Swap(cursor=Cursor(source="s"), value="v1", documents=[document()], chunks=[chunk()])
         moved = await ledger.documents.swap(swap)
         assert moved == await ledger.documents.cursor("s")
@@ -44,7 +44,7 @@ class DocumentsContract:
             assert await ledger.chunks.find("s#d#00000") == []
 
     async def test_of_two_swaps_at_once_one_wins(self, ledger: Ledger) -> None:
-        """Of several swaps from the same cursor exactly one is applied, whole, and the others leave no trace."""
+        """Of several concurrent swaps from one cursor exactly one is applied, completely; the others leave no trace."""
         for _ in range(5):
             cursor = await ledger.documents.cursor("s")
             swaps = [
@@ -64,7 +64,7 @@ class DocumentsContract:
             assert (await only(ledger)).row_hash == f"r{won}"
 
     async def test_documents_are_replaced_and_removed(self, ledger: Ledger) -> None:
-        """A swap replaces the documents it names, removes those it says are gone, and leaves the others."""
+        """A swap replaces the documents it names, removes those named as gone, and leaves the others."""
         rows = [document(id) for id in ("a", "b", "c")]  # noqa: A001 - the record's own field
         moved = await ledger.documents.swap(Swap(cursor=Cursor(source="s"), value="", documents=rows))
         later = document("b", etag="e2", hash="h2", chunks=2, generation=2)
@@ -73,7 +73,7 @@ class DocumentsContract:
         assert await ledger.documents.count("s") == 2
 
     async def test_sources_do_not_meet(self, ledger: Ledger) -> None:
-        """The same document id in two sources is two documents, each below its own cursor."""
+        """The same document id in two sources means two documents, each with its source's cursor."""
         for source in ("s", "t"):
             rows = [document(source=source, etag=source)]
             await ledger.documents.swap(Swap(cursor=Cursor(source=source), value=source, documents=rows))
@@ -96,7 +96,7 @@ class DocumentsContract:
         assert await ledger.documents.count("s") == 2_100
 
     async def test_a_listing_may_be_left_early(self, ledger: Ledger) -> None:
-        """A swap goes through while a listing stands between two pages, and after one that was left."""
+        """A swap succeeds while a listing is between two pages, and after an abandoned listing."""
         rows = [document(f"d{number:05d}") for number in range(2_100)]
         moved = await ledger.documents.swap(Swap(cursor=Cursor(source="s"), value="", documents=rows))
         async for _ in ledger.documents.pages("s"):
@@ -105,7 +105,7 @@ class DocumentsContract:
         await ledger.documents.swap(Swap(cursor=moved, value="w"))
 
     async def test_of_rows_of_one_key_the_last_counts(self, ledger: Ledger) -> None:
-        """Where a swap names a document or a chunk more than once, the last row is what is kept."""
+        """If a swap names a document or chunk more than once, the last row is stored."""
         rows = [document(etag="e1"), document(etag="e2")]
         chunks = [chunk(row_hash="r1", version=100), chunk(row_hash="r2", version=105)]
         await ledger.documents.swap(
@@ -115,7 +115,7 @@ class DocumentsContract:
         assert await only(ledger) == chunks[1]
 
     async def test_a_big_swap_is_whole(self, ledger: Ledger) -> None:
-        """A swap of hundreds of documents and thousands of chunks is applied whole, or leaves no trace at all."""
+        """A swap of hundreds of documents and thousands of chunks is applied completely or not at all."""
         documents = [document(f"d{number:03d}", etag="e" * 1_000) for number in range(300)]
         chunks = [chunk(f"s#d{n:03d}#{m}", document=f"d{n:03d}") for n in range(300) for m in range(10)]
         swap = Swap(cursor=Cursor(source="s"), value="v1", documents=documents, chunks=chunks)
@@ -133,7 +133,7 @@ class DocumentsContract:
         assert {row.id: row for row in found} == {row.id: row for row in chunks}
 
     async def test_fetchers_that_race_lose_nothing_that_was_applied(self, ledger: Ledger) -> None:
-        """Of fetchers that swap at once, each anew after a Conflict, every swap that was applied is there."""
+        """If fetchers swap concurrently and retry after a Conflict, every applied swap is stored."""
 
         async def fetch(name: str) -> list[str]:
             applied = []
@@ -158,7 +158,7 @@ class DocumentsContract:
         assert {row.id for row in await ledger.chunks.of("s", applied)} == set(applied)
 
     async def test_ids_of_every_script_are_kept_and_ordered(self, ledger: Ledger) -> None:
-        """Ids are kept to the letter, told apart by every one, and listed in the order of code points."""
+        """Ids are stored exactly, compared by every character, and listed in the order of code points."""
         names = [
             "a b",
             "a'b",
@@ -187,7 +187,7 @@ class DocumentsContract:
             assert [row.document for row in await ledger.chunks.find(name)] == [name]
 
     async def test_ids_that_a_ledger_cannot_hold_are_refused(self, ledger: Ledger) -> None:
-        """A NUL, half of a character or more than 1,024 bytes in an id is Rejected, and its swap leaves no trace."""
+        """A NUL, half of a character or more than 1,024 bytes in an id is Rejected, and the swap leaves no trace."""
         for bad in ("a\0b", "\ud83d", "x" * 1_025, "é" * 513):
             for swap in (
                 Swap(cursor=Cursor(source="s"), value="", documents=[document(), document(bad)]),

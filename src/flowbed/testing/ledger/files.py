@@ -13,10 +13,10 @@ if TYPE_CHECKING:
 
 
 class FilesContract:
-    """`Files`."""
+    """Tests of `Files`."""
 
     async def test_a_file_is_recorded_once(self, ledger: Ledger) -> None:
-        """A file comes back as it was recorded, whatever its name holds; the same id again changes nothing."""
+        """A file is returned as recorded, with any characters in its name; recording its id again changes nothing."""
         row = file(filename="a\0b ü.jsonl", expires=5)
         await ledger.files.create(row)
         await ledger.files.create(replace(row, owner="another", bytes=1))
@@ -27,7 +27,7 @@ class FilesContract:
         assert await ledger.files.get("file-2") is None
 
     async def test_files_are_listed_by_owner(self, ledger: Ledger) -> None:
-        """Each owner's files are listed, none of another's; one without a key is an owner too."""
+        """Each owner's files are listed, and no others; files without a key have an owner too."""
         for id_, owner in (("a", "o"), ("b", ""), ("c", "p")):
             await ledger.files.create(file(id_, owner=owner))
         assert await listed(ledger, "o") == ["a"]
@@ -35,7 +35,7 @@ class FilesContract:
         assert await listed(ledger, "nobody") == []
 
     async def test_files_are_listed_in_order(self, ledger: Ledger) -> None:
-        """Files come by time and then id, either way round, up to a limit."""
+        """Files are listed by time and then id, in either direction, up to a limit."""
         at = file().created
         for id_, created in (("d", at), ("b", at + 2), ("a", at + 2), ("c", at + 1)):
             await ledger.files.create(file(id_, created=created))
@@ -45,7 +45,7 @@ class FilesContract:
         assert await listed(ledger, "o", limit=1, descending=True) == ["b"]
 
     async def test_a_listing_goes_on_after_a_file(self, ledger: Ledger) -> None:
-        """What follows a file is listed without it; after one that is unknown or another's there is nothing."""
+        """A listing continues after a file, without it; after an unknown file or another owner's it is empty."""
         at = file().created
         for id_, created in (("d", at), ("b", at + 2), ("a", at + 2), ("c", at + 1)):
             await ledger.files.create(file(id_, created=created))
@@ -58,7 +58,7 @@ class FilesContract:
             assert await listed(ledger, "o", after=unknown) == []
 
     async def test_files_are_listed_by_purpose(self, ledger: Ledger) -> None:
-        """Where a purpose is named only its files are listed, and the limit counts them alone."""
+        """With a purpose, only its files are listed, and the limit counts only these."""
         at = file().created
         for number, purpose in enumerate(["batch", "batch_output", "batch", "batch_output"]):
             await ledger.files.create(file(f"f{number}", created=at + number, purpose=purpose))
@@ -69,7 +69,7 @@ class FilesContract:
             assert await listed(ledger, "o", purpose=none) == []
 
     async def test_files_whose_time_is_over_are_not_listed(self, ledger: Ledger) -> None:
-        """Where it is told what time it is, files that have expired are in no listing, and no limit counts them."""
+        """With a given time, expired files are neither listed nor counted by the limit."""
         at = file().created
         for number, expires in enumerate([0, at + 30, at + 10, 0, at + 20]):
             await ledger.files.create(file(f"f{number}", created=at + number, expires=expires))
@@ -81,7 +81,7 @@ class FilesContract:
         assert await listed(ledger, "o", now=LATE) == ["f0", "f3"]
 
     async def test_bytes_are_added_up_by_owner(self, ledger: Ledger) -> None:
-        """What an owner keeps are the bytes of all its files but those whose time is over."""
+        """The bytes of an owner are those of all its files that have not expired."""
         at = file().created
         assert await ledger.files.stored("o", now=at) == 0
         for id_, owner, expires in (("a", "o", 0), ("b", "o", at + 10), ("c", "", 0), ("d", "o", at + 20)):
@@ -95,14 +95,14 @@ class FilesContract:
         assert await ledger.files.stored("o", now=LATE) == 0
 
     async def test_listings_have_no_ceiling(self, ledger: Ledger) -> None:
-        """As many files as are asked for come in one listing."""
+        """One listing returns as many files as requested."""
         names = [f"f{number:04d}" for number in range(300)]
         for name in reversed(names):
             await ledger.files.create(file(name))
         assert await listed(ledger, "o", limit=10_000) == names
 
     async def test_a_file_is_removed_once(self, ledger: Ledger) -> None:
-        """A removed file is gone from everywhere; of several that remove it one did, and others stay."""
+        """A removed file is gone everywhere; if several workers remove it, one succeeds; other files stay."""
         await ledger.files.create(file(expires=5))
         await ledger.files.create(file("file-2"))
         assert sum(await asyncio.gather(*(ledger.files.remove("file-1") for _ in range(4)))) == 1
@@ -115,7 +115,7 @@ class FilesContract:
             assert not await ledger.files.remove(unknown)
 
     async def test_files_whose_time_is_over_are_found(self, ledger: Ledger) -> None:
-        """Files of any owner that have expired are found, the oldest first, up to a limit; others never expire."""
+        """Expired files of all owners are found, the oldest first, up to a limit; files without expiry never."""
         for id_, owner, expires in (("a", "o", 30), ("b", "p", 10), ("c", "", 20), ("d", "o", 0)):
             await ledger.files.create(file(id_, owner=owner, expires=expires))
         await settle(ledger)

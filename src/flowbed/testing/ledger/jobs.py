@@ -13,10 +13,10 @@ if TYPE_CHECKING:
 
 
 class JobsContract:
-    """`Jobs`."""
+    """Tests of `Jobs`."""
 
     async def test_a_job_is_recorded_once(self, ledger: Ledger) -> None:
-        """A job comes back as it was recorded; the same id again changes nothing; another is not there."""
+        """A job is returned as recorded; recording its id again changes nothing; an unknown id is not found."""
         row = job(keep=3_000_000_000, model="m", faults='[{"line":1}]', stamps='{"validating":1}')
         await ledger.jobs.create(row)
         await ledger.jobs.create(replace(row, owner="another", state="failed"))
@@ -27,7 +27,7 @@ class JobsContract:
             assert await ledger.jobs.cancel(unknown) is None
 
     async def test_jobs_are_listed_by_owner_newest_first(self, ledger: Ledger) -> None:
-        """Each owner's jobs are listed newest first, up to a limit, ended or not; none of another's."""
+        """Each owner's jobs are listed newest first, up to a limit, including ended ones, and no others."""
         at = job().created
         for id_, owner, created in (
             ("a", "o", at),
@@ -44,7 +44,7 @@ class JobsContract:
         assert await listed(ledger, "nobody") == []
 
     async def test_a_listing_goes_on_after_a_job(self, ledger: Ledger) -> None:
-        """What is older than a job is listed without it; after one that is unknown or another's there is nothing."""
+        """A listing continues with older jobs; after an unknown job or another owner's it is empty."""
         at = job().created
         for id_, owner, created in (
             ("a", "o", at),
@@ -60,7 +60,7 @@ class JobsContract:
             assert await listed(ledger, "o", after=unknown) == []
 
     async def test_what_is_left_to_do_is_read_without_a_ceiling(self, ledger: Ledger) -> None:
-        """Every job of any owner that has not ended is read once, the oldest first, in any number of pages."""
+        """Every unfinished job of all owners is read once, the oldest first, over any number of pages."""
         rows = [job(f"{n:05d}", owner=f"o{n % 3}", created=job().created + n // 700) for n in range(1_100)]
         for row in reversed(rows):
             await ledger.jobs.create(row)
@@ -69,7 +69,7 @@ class JobsContract:
         assert await flat(ledger.jobs.pages()) == [row for row in rows if row.id != rows[3].id]
 
     async def test_one_worker_holds_a_job(self, ledger: Ledger) -> None:
-        """A hold keeps others off until it has run out, and can be taken again by its worker."""
+        """A hold excludes other workers until it expires, and its worker can take it again."""
         await ledger.jobs.create(job())
         held = await ledger.jobs.hold("batch_1", worker="w", now=10, until=50)
         assert held == job(worker="w", until=50) == await ledger.jobs.get("batch_1")
@@ -81,7 +81,7 @@ class JobsContract:
         assert await ledger.jobs.hold("unknown", worker="v", now=10, until=50) is None
 
     async def test_of_holds_at_once_one_wins(self, ledger: Ledger) -> None:
-        """Of many workers that want one job at once, one has it."""
+        """If many workers try to hold one job at once, one succeeds."""
         for turn in range(5):
             name = f"batch_{turn}"
             await ledger.jobs.create(job(name))
@@ -92,7 +92,7 @@ class JobsContract:
             assert await ledger.jobs.get(name) == won
 
     async def test_only_who_holds_it_saves_it(self, ledger: Ledger) -> None:
-        """A save by who has lost the hold, or never had it, changes nothing and says so."""
+        """A save by a worker without the hold changes nothing and reports that."""
         await ledger.jobs.create(job())
         assert not await ledger.jobs.save(job(state="in_progress"), worker="")
         mine = await ledger.jobs.hold("batch_1", worker="w", now=10, until=50)
@@ -105,7 +105,7 @@ class JobsContract:
         assert await ledger.jobs.get("batch_1") == theirs
 
     async def test_a_save_writes_what_may_change(self, ledger: Ledger) -> None:
-        """A save writes how far a job is and what came of it; what was settled when it was made stays as it was."""
+        """A save writes the job's progress and results; fields fixed at its creation stay."""
         await ledger.jobs.create(job())
         await ledger.jobs.hold("batch_1", worker="w", now=10, until=50)
         changed = job(
@@ -140,7 +140,7 @@ class JobsContract:
         assert await ledger.jobs.hold("batch_1", worker="v", now=10, until=LATE) is not None
 
     async def test_an_end_that_was_asked_for_stays_asked_for(self, ledger: Ledger) -> None:
-        """A cancel is noted whoever holds the job, and the holder's save does not undo it; what has ended stays."""
+        """A cancel is recorded even during a hold, and the holder's save does not undo it; ended jobs stay."""
         await ledger.jobs.create(job())
         mine = await ledger.jobs.hold("batch_1", worker="w", now=10, until=LATE)
         assert mine is not None
@@ -156,7 +156,7 @@ class JobsContract:
         assert not await ledger.jobs.save(replace(ended, ended=0, worker="w"), worker="ender")
 
     async def test_what_an_owner_may_yet_use_is_added_up(self, ledger: Ledger) -> None:
-        """The tokens of an owner's jobs count as queued until the job has ended, and not those of others."""
+        """The tokens of an owner's jobs count as queued until the job has ended; those of other owners do not count."""
         assert await ledger.jobs.queued("o") == 0
         for id_, owner in (("a", "o"), ("b", "o"), ("c", "")):
             await ledger.jobs.create(job(id_, owner=owner, queued=3_000_000_000))

@@ -13,10 +13,10 @@ if TYPE_CHECKING:
 
 
 class KeysContract:
-    """`Keys`."""
+    """Tests of `Keys`."""
 
     async def test_a_key_is_found_by_the_hash_of_its_secret(self, ledger: Ledger) -> None:
-        """A key comes back as it was created, by its hash and in the list; another hash finds nothing."""
+        """A key is returned as created, by its hash and in the list; another hash finds nothing."""
         first = key(models=("small", "großes"), admin=True, tier="gold")
         assert not await ledger.keys.exist()
         await ledger.keys.create(first)
@@ -27,7 +27,7 @@ class KeysContract:
         assert await ledger.keys.all() == [first, key("k0", created=2)]
 
     async def test_a_key_is_created_once(self, ledger: Ledger) -> None:
-        """The same key again changes nothing; another one of its id or of its hash is refused and not kept."""
+        """Creating the same key again changes nothing; another key with its id or hash is refused and not stored."""
         await ledger.keys.create(key())
         await ledger.keys.create(key())
         await raises_conflict(ledger, key(hash="another"))
@@ -35,7 +35,7 @@ class KeysContract:
         assert await ledger.keys.all() == [key()]
 
     async def test_a_revoked_key_stays_revoked(self, ledger: Ledger) -> None:
-        """Revoking is noted once, with its time, is seen at once, and takes no key that is not there."""
+        """A revocation is recorded once, with its time, and takes effect at once; an unknown key is not revoked."""
         await ledger.keys.create(key())
         revoked = replace(key(), revoked=5)
         assert await ledger.keys.revoke("k1", at=5) == revoked
@@ -45,7 +45,7 @@ class KeysContract:
         assert await ledger.keys.exist()
 
     async def test_the_last_use_only_moves_on(self, ledger: Ledger) -> None:
-        """The last use of each key is noted, never goes back, and is not made up for unknown keys."""
+        """The last use of each key is recorded, never goes back, and is ignored for unknown keys."""
         await ledger.keys.create(key())
         await ledger.keys.create(key("k2", created=2))
         await ledger.keys.use({"k1": 7, "k2": 8, "k9": 9})
@@ -54,13 +54,13 @@ class KeysContract:
         assert await ledger.keys.all() == [key(used=7), key("k2", created=2, used=8)]
 
     async def test_any_name_can_be_kept(self, ledger: Ledger) -> None:
-        """A name that no ledger can hold is kept written out."""
+        """A name with characters that ledgers cannot store is stored escaped."""
         await ledger.keys.create(key(name="a\0b"))
         assert [row.name for row in await ledger.keys.all()] == ["a\\u0000b"]
 
 
 async def raises_conflict(ledger: Ledger, row: KeyRow) -> None:
-    """Create a key that must be turned down."""
+    """Create a key that must be refused."""
     try:
         await ledger.keys.create(row)
     except Conflict:

@@ -12,10 +12,10 @@ TODAY, TOMORROW = "2026-11-21", "2026-11-22"
 
 
 class QuotasContract:
-    """`Quotas`."""
+    """Tests of `Quotas`."""
 
     async def test_what_is_used_adds_up_by_key_and_day(self, ledger: Ledger) -> None:
-        """Tokens add up for each key and day apart, and every addition tells the sum."""
+        """Tokens add up separately for each key and day, and every addition returns the sum."""
         assert await ledger.quotas.used(TODAY, ["k1"]) == {}
         assert await ledger.quotas.add(TODAY, {"k1": 5, "k2": 7}) == {"k1": 5, "k2": 7}
         assert await ledger.quotas.add(TODAY, {"k1": 2**40}) == {"k1": 2**40 + 5}
@@ -25,7 +25,7 @@ class QuotasContract:
         assert await ledger.quotas.used(TOMORROW, ["k1", "k2"]) == {"k1": 1}
 
     async def test_nothing_is_lost_among_many_who_add(self, ledger: Ledger) -> None:
-        """Of additions at once to the same keys none is lost, and the last sum told is the sum of all."""
+        """No concurrent addition to the same keys is lost, and the last returned sum is the total."""
         sums = await asyncio.gather(
             *(ledger.quotas.add(TODAY, {"k1": number, "k2": 1}) for number in range(20))
         )
@@ -33,7 +33,7 @@ class QuotasContract:
         assert sorted(told["k2"] for told in sums) == list(range(1, 21))
 
     async def test_old_days_are_dropped(self, ledger: Ledger) -> None:
-        """What was used before a day is dropped, and nothing else."""
+        """Use before the given day is dropped, and nothing else."""
         await ledger.quotas.add(TODAY, {"k1": 5, "k2": 5})
         await ledger.quotas.add(TOMORROW, {"k1": 6})
         assert await ledger.quotas.forget(before=TOMORROW) == 2

@@ -23,10 +23,10 @@ if TYPE_CHECKING:
 
 
 class RollbacksContract:
-    """`Rollbacks`, and what they do to runs."""
+    """Tests of `Rollbacks`, and their effect on runs."""
 
     async def test_a_rollback_reverts_what_was_committed_after_its_target(self, ledger: Ledger) -> None:
-        """Runs between target and version are reverted with their chunks, those that the target holds are not."""
+        """Runs between target and version are reverted with their chunks, except those that the target contains."""
         for number, version in ((1, 3), (2, 5), (3, 6), (4, 9)):
             await recorded(ledger, f"i{number}", f"r{number}")
             await ledger.runs.commit([f"r{number}"], version=version)
@@ -45,7 +45,7 @@ class RollbacksContract:
         assert await waiting(ledger, now=LATE) == []
 
     async def test_a_rollback_is_recorded_once(self, ledger: Ledger) -> None:
-        """Recording a rollback again changes nothing and returns what it did; they are listed newest first."""
+        """Recording a rollback again changes nothing and returns its effect; rollbacks are listed newest first."""
         await recorded(ledger, "i1", "r1")
         await ledger.runs.commit(["r1"], version=5)
         first = await ledger.rollbacks.record(rollback(target=4, version=8), kept=[])
@@ -55,7 +55,7 @@ class RollbacksContract:
         assert await ledger.rollbacks.of("k") == []
 
     async def test_rolling_forward_commits_what_the_target_holds(self, ledger: Ledger) -> None:
-        """Reverted runs that a target holds are committed by its version, and fall to a later rollback again."""
+        """Reverted runs in a target are committed by its version, and a later rollback reverts them again."""
         await recorded(ledger, "i1", "r1")
         await ledger.runs.commit(["r1"], version=5)
         await ledger.rollbacks.record(rollback(target=4, version=6), kept=[])
@@ -66,7 +66,7 @@ class RollbacksContract:
         assert (await only(ledger, "i1")).status is Status.REVERTED
 
     async def test_an_undone_version_commits_nothing(self, ledger: Ledger) -> None:
-        """A run that is marked late, in a version that a rollback has undone, stays pending for the next commit."""
+        """A run marked late, in a version that a rollback has undone, stays pending for the next commit."""
         await recorded(ledger, "i1", "r1")
         await ledger.rollbacks.record(rollback(target=4, version=8), kept=[])
         await ledger.runs.commit(["r1"], version=7)
@@ -77,7 +77,7 @@ class RollbacksContract:
         assert (await only(ledger, "i1")).status is Status.SUCCESS
 
     async def test_released_runs_are_pending_again(self, ledger: Ledger) -> None:
-        """Releasing lets the reverted runs of one collection wait for a commit, with their chunks as they now stand."""
+        """Releasing makes the reverted runs of one collection pending again, with their chunks' current versions."""
         await recorded(ledger, "i1", "r1")
         await recorded(ledger, "i2", "r1")
         await ledger.runs.commit(["r1"], version=5)
@@ -96,7 +96,7 @@ class RollbacksContract:
         assert await only(ledger, "i2") == changed
 
     async def test_history_is_looked_through_once(self, ledger: Ledger) -> None:
-        """How far the history was looked through is remembered for each collection, and only grows."""
+        """How far the history was read is remembered for each collection, and only grows."""
         assert await ledger.rollbacks.seen("c") == 0
         await ledger.rollbacks.see("c", 5)
         await ledger.rollbacks.see("c", 3)

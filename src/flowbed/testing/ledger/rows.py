@@ -1,4 +1,4 @@
-"""Rows that tests put into a ledger, and what they do with them time and again."""
+"""Rows that tests put into a ledger, and common steps."""
 
 from __future__ import annotations
 
@@ -30,8 +30,8 @@ if TYPE_CHECKING:
     from flowbed.ledger import Ledger
 
 
-WAITING = (Status.NONE, Status.FAILED)  # what a plain run asks for
-LATE = 10**18  # an end of a claim that no test reaches
+WAITING = (Status.NONE, Status.FAILED)  # what a plain run claims
+LATE = 10**18  # a claim's end that no test reaches
 SPACE = '{"model":"m"}'
 
 
@@ -70,7 +70,7 @@ def letter(subject: str = "s#d#00000", **changes: Any) -> DeadLetter:  # the rec
 
 
 def key(id: str = "k1", **changes: Any) -> KeyRow:  # noqa: A002 - the record's own fields
-    """Make a key whose secret has a hash of its own."""
+    """Make a key with a unique hash."""
     row = KeyRow(id=id, name="app", prefix="fb-abcde", hash=f"hash of {id}", tier="default", created=1)
     return replace(row, **changes)
 
@@ -122,7 +122,7 @@ def job(id: str = "batch_1", **changes: Any) -> JobRow:  # noqa: A002 - the reco
 
 
 async def put(ledger: Ledger, chunks: Sequence[ChunkRow], source: str = "s") -> Cursor:
-    """Swap rows in from where the source stands."""
+    """Swap rows in at the source's current cursor."""
     return await ledger.documents.swap(
         Swap(cursor=await ledger.documents.cursor(source), value="", chunks=chunks)
     )
@@ -132,16 +132,16 @@ async def put(ledger: Ledger, chunks: Sequence[ChunkRow], source: str = "s") -> 
 class Settles(Protocol):
     """A ledger whose listings lag: those of batches, claims, workers, marks, counts, failures and runs may.
 
-    Those of unfinished jobs and of files whose time is over may too; what a submission carries is always told as it is.
+    Listings of unfinished jobs and of expired files may lag too; what a submission carries is always current.
     """
 
     async def settle(self) -> None:
-        """Wait until listings tell what was written."""
+        """Wait until listings are current."""
         ...
 
 
 async def settle(ledger: Ledger) -> None:
-    """Wait until the listings of a ledger tell what was written, where that takes waiting."""
+    """Wait until the listings of a ledger are current, if they lag."""
     if isinstance(ledger, Settles):
         await ledger.settle()
 
@@ -149,7 +149,7 @@ async def settle(ledger: Ledger) -> None:
 async def claim(
     ledger: Ledger, batch: str = "b", worker: str = "w", **changes: Any
 ) -> list[ChunkRow]:  # the call's own arguments
-    """Claim what waits in a batch."""
+    """Claim the waiting chunks of a batch."""
     await settle(ledger)
     asked = {"statuses": WAITING, "now": 10, "until": LATE, "sources": (), "limit": 100, **changes}
     return await ledger.chunks.claim([batch], worker=worker, **asked)
@@ -162,7 +162,7 @@ async def waiting(ledger: Ledger, *statuses: Status, now: int = 10, sources: Seq
 
 
 async def end(ledger: Ledger, submission: str, **changes: Any) -> None:  # the record's own fields
-    """Let a submission end."""
+    """End a submission."""
     row = await ledger.submissions.hold(submission, worker="ender", now=LATE, until=LATE + 1)
     assert row is not None
     ended = replace(row, **{"state": "completed", "ended": 5, "worker": "", **changes})
@@ -187,7 +187,7 @@ async def carried(
     *chunks: ChunkRow,
     submission: SubmissionRow,
 ) -> None:
-    """Swap chunks of batch `b` in, and leave them to a live submission."""
+    """Swap chunks of batch `b` in, and hand them over to a live submission."""
     await put(ledger, chunks)
     await claim(ledger, worker="finder", submission=submission.id)
     await ledger.submissions.create(submission)
@@ -202,7 +202,7 @@ async def recorded(ledger: Ledger, id: str, into: str) -> None:  # noqa: A002 - 
 
 
 async def states(ledger: Ledger) -> dict[str, str]:
-    """Tell the state of each run."""
+    """Return the state of each run."""
     await settle(ledger)
     return {row.id: row.state for row in await ledger.runs.recent(limit=100)}
 
@@ -219,7 +219,7 @@ async def only(ledger: Ledger, id: str = "s#d#00000") -> ChunkRow:  # noqa: A002
 
 
 async def raises_conflict(ledger: Ledger, swap: Swap) -> None:
-    """Apply a swap that must be turned down."""
+    """Apply a swap that must be refused."""
     try:
         await ledger.documents.swap(swap)
     except Conflict:
@@ -228,7 +228,7 @@ async def raises_conflict(ledger: Ledger, swap: Swap) -> None:
 
 
 async def raises_rejected(ledger: Ledger, swap: Swap) -> None:
-    """Apply a swap that names what cannot be held."""
+    """Apply a swap with an id that cannot be stored."""
     try:
         await ledger.documents.swap(swap)
     except Rejected:

@@ -12,10 +12,10 @@ if TYPE_CHECKING:
 
 
 class RunsContract:
-    """`Runs`."""
+    """Tests of `Runs`."""
 
     async def test_a_run_takes_the_chunks_that_were_claimed(self, ledger: Ledger) -> None:
-        """Recording puts a run among the pending, and only chunks that its worker holds, at their version, into it."""
+        """Recording makes a run pending, and adds only chunks that its worker holds, at their version."""
         await put(
             ledger, [chunk("mine"), chunk("theirs", batch="x"), chunk("free", batch="y"), chunk("newer")]
         )
@@ -34,14 +34,14 @@ class RunsContract:
         assert await waiting(ledger, now=LATE) == ["y"]
 
     async def test_chunks_of_another_collection_stay(self, ledger: Ledger) -> None:
-        """A run takes the chunks of its own collection, where two collections share an id."""
+        """A run takes only the chunks of its own collection, even if two collections share an id."""
         await put(ledger, [chunk("one"), chunk("one", collection="k")])
         await claim(ledger)
         await ledger.runs.record(run(), [("one", 100)], worker="w")
         assert {row.collection: row.run for row in await ledger.chunks.find("one")} == {"c": "r1", "k": ""}
 
     async def test_a_commit_makes_chunks_successful(self, ledger: Ledger) -> None:
-        """A commit marks the runs named and their chunks, and nothing of other runs."""
+        """A commit marks the named runs and their chunks, and no other runs."""
         await recorded(ledger, "i1", "r1")
         await recorded(ledger, "i2", "r2")
         await ledger.runs.commit(["r1", "unknown"], version=7)
@@ -53,7 +53,7 @@ class RunsContract:
         assert two.status == Status.PENDING
 
     async def test_a_commit_repeated_changes_nothing(self, ledger: Ledger) -> None:
-        """A run committed twice keeps the version that held it first."""
+        """A run committed twice keeps the version that contained it first."""
         await recorded(ledger, "i1", "r1")
         await ledger.runs.commit(["r1"], version=7)
         await ledger.runs.commit(["r1"], version=8)
@@ -93,7 +93,7 @@ class RunsContract:
         assert await ledger.runs.get("r1") == run(state="committed", version=9)
 
     async def test_a_refused_run_fails_its_chunks(self, ledger: Ledger) -> None:
-        """A refused run is not pending, and its chunks are FAILED, rejected, for its reason."""
+        """A refused run is not pending, and its chunks are FAILED, as rejected, with its reason."""
         await recorded(ledger, "i1", "r1")
         await ledger.runs.refuse("r1", reason="another space")
         assert await ledger.runs.get("r1") == run(state="refused", error="another space")
@@ -104,7 +104,7 @@ class RunsContract:
         assert (row.attempts, row.worker) == (1, "")
 
     async def test_a_refused_run_recorded_again_is_pending(self, ledger: Ledger) -> None:
-        """A refused run whose delta was mended is pending again, as its recorder found the delta."""
+        """A refused run whose delta was repaired is pending again, with the delta that its recorder found."""
         await recorded(ledger, "i1", "r1")
         await ledger.runs.refuse("r1", reason="damaged")
         (won,) = await claim(ledger, statuses=[Status.FAILED])
@@ -116,7 +116,7 @@ class RunsContract:
         assert (await only(ledger, "i1")).status == Status.SUCCESS
 
     async def test_a_committed_run_is_not_refused(self, ledger: Ledger) -> None:
-        """Refusing a run that is in the index leaves it and its chunks."""
+        """Refusing a run that is in the index changes neither it nor its chunks."""
         await recorded(ledger, "i1", "r1")
         await ledger.runs.commit(["r1"], version=7)
         await ledger.runs.refuse("r1", reason="late")
@@ -124,7 +124,7 @@ class RunsContract:
         assert (await only(ledger, "i1")).status == Status.SUCCESS
 
     async def test_pending_runs_come_oldest_first(self, ledger: Ledger) -> None:
-        """Pending runs are listed by age up to a limit, recent ones newest first, each collection on its own."""
+        """Pending runs are listed by age up to a limit, recent ones newest first, separately for each collection."""
         for id_, created, collection in (("r1", 3, "c"), ("r2", 1, "c"), ("r3", 2, "k"), ("r4", 2, "c")):
             await ledger.runs.record(run(id_, created=created, collection=collection), [], worker="w")
         await settle(ledger)

@@ -15,15 +15,15 @@ ALL = 100
 
 
 class SpendingContract:
-    """`Spending`."""
+    """Tests of `Spending`."""
 
     async def test_nothing_was_spent_at_first(self, ledger: Ledger) -> None:
-        """Without a row there is no total, and recording no rows changes nothing."""
+        """Without rows there is no total, and recording no rows changes nothing."""
         await ledger.spending.record([])
         assert await ledger.spending.totals("run", limit=ALL) == []
 
     async def test_a_run_recorded_again_costs_nothing(self, ledger: Ledger) -> None:
-        """For a run, source and document that have a row nothing changes; new ones beside them are taken in."""
+        """Recording a run, source and document again changes nothing; new rows beside them are added."""
         await ledger.spending.record([spend(), spend("e")])
         again = [spend(cost_usd=9.0, billed=99), spend("f"), spend("f", cost_usd=9.0), spend(source="t")]
         await asyncio.gather(*(ledger.spending.record(again) for _ in range(3)))
@@ -36,7 +36,7 @@ class SpendingContract:
         }
 
     async def test_totals_are_by_each_name(self, ledger: Ledger) -> None:
-        """What was spent is added up by lane, source, document and run, those that cost most first."""
+        """Spending is summed by lane, source, document and run, the most expensive first."""
         await ledger.spending.record(
             [
                 spend("d", cost_usd=0, billed=3_000_000_000),
@@ -65,7 +65,7 @@ class SpendingContract:
         ]
 
     async def test_totals_are_cut_and_begin_at_a_time(self, ledger: Ledger) -> None:
-        """The names that cost most are told up to a limit; what was spent before `since` does not count."""
+        """The most expensive names are listed up to a limit; spending before `since` does not count."""
         await ledger.spending.record(
             [spend(f"d{n}", run=f"r{n}", at=100 + n, cost_usd=1.0, billed=10 - n) for n in range(5)]
         )
@@ -75,7 +75,7 @@ class SpendingContract:
         assert await ledger.spending.totals("lane", limit=ALL, since=105) == []
 
     async def test_a_row_of_no_text_is_left_out(self, ledger: Ledger) -> None:
-        """A row that says only that a run was recorded is under no name, and is not recorded anew with texts."""
+        """A row that only marks a run as recorded has no name, and is not recorded again with texts."""
         await ledger.spending.record([spend("", source="", texts=0, planned=0, billed=0, cost_usd=0.0)])
         await ledger.spending.record([spend("", source="")])
         assert await ledger.spending.totals("document", limit=ALL) == []

@@ -15,10 +15,10 @@ if TYPE_CHECKING:
 
 
 class SubmissionsContract:
-    """`Submissions`."""
+    """Tests of `Submissions`."""
 
     async def test_a_submission_is_recorded_once(self, ledger: Ledger) -> None:
-        """A submission comes back as it was recorded; recording its id again changes nothing; another is not there."""
+        """A submission is returned as recorded; recording its id again changes nothing; an unknown id is not found."""
         row = submission(deadline=5, cost_usd=0.5)
         await ledger.submissions.create(row)
         await ledger.submissions.create(replace(row, texts=9, state="submitted"))
@@ -27,7 +27,7 @@ class SubmissionsContract:
         assert await ledger.submissions.get("odd\0") is None
 
     async def test_live_and_ended_ones_are_listed_apart(self, ledger: Ledger) -> None:
-        """Those that live and those that have ended are listed oldest first, each among its own."""
+        """Live and ended submissions are listed separately, oldest first."""
         for id_, created in (("z", 1), ("y", 3), ("x", 3), ("w", 2)):
             await ledger.submissions.create(submission(id_, created=created))
         assert [row.id for row in await flat(ledger.submissions.pages(live=True))] == ["z", "w", "x", "y"]
@@ -38,7 +38,7 @@ class SubmissionsContract:
         assert [row.id for row in await flat(ledger.submissions.pages(live=False))] == ["z", "w"]
 
     async def test_listings_have_no_ceiling(self, ledger: Ledger) -> None:
-        """More submissions than fit into a page are listed once each, though many are of one moment."""
+        """More submissions than fit into a page are listed once each, even with equal times."""
         rows = [submission(f"{n:05d}", created=1_764_000_000_000_000 + n // 700) for n in range(1_100)]
         for row in reversed(rows):
             await ledger.submissions.create(row)
@@ -46,7 +46,7 @@ class SubmissionsContract:
         assert await flat(ledger.submissions.pages(live=False)) == []
 
     async def test_one_worker_holds_a_submission(self, ledger: Ledger) -> None:
-        """A hold keeps others off until it has run out, can be taken again by its worker, and is of live ones only."""
+        """A hold excludes other workers until it expires, can be repeated by its worker, and needs a live submission."""
         await ledger.submissions.create(submission())
         held = await ledger.submissions.hold("x", worker="w", now=10, until=50)
         assert held == replace(submission(), worker="w", until=50) == await ledger.submissions.get("x")
@@ -61,7 +61,7 @@ class SubmissionsContract:
         assert await ledger.submissions.hold("unknown", worker="v", now=10, until=50) is None
 
     async def test_of_holds_at_once_one_wins(self, ledger: Ledger) -> None:
-        """Of many workers that want one submission at once, one has it."""
+        """If many workers try to hold one submission at once, one succeeds."""
         for turn in range(5):
             name = f"x{turn}"
             await ledger.submissions.create(submission(name))
@@ -75,7 +75,7 @@ class SubmissionsContract:
             assert await ledger.submissions.get(name) == won
 
     async def test_only_who_holds_it_saves_it(self, ledger: Ledger) -> None:
-        """A save by who has lost the hold, or never had it, changes nothing and says so."""
+        """A save by a worker without the hold changes nothing and reports that."""
         await ledger.submissions.create(submission())
         assert not await ledger.submissions.save(submission(state="submitting"), worker="")
         assert not await ledger.submissions.save(submission("unknown"), worker="w")
@@ -89,7 +89,7 @@ class SubmissionsContract:
         assert await ledger.submissions.get("x") == theirs
 
     async def test_a_save_writes_what_may_change(self, ledger: Ledger) -> None:
-        """A save writes the state, the account, the job and its outcome; what it was made of stays as it was."""
+        """A save writes the state, the account, the job and its outcome; fields fixed at its creation stay."""
         await ledger.submissions.create(submission())
         await ledger.submissions.hold("x", worker="w", now=10, until=50)
         changed = submission(
@@ -114,7 +114,7 @@ class SubmissionsContract:
         assert await ledger.submissions.get("x") == replace(changed, error="said \\u0000")
 
     async def test_who_saves_may_let_go(self, ledger: Ledger) -> None:
-        """A save that names no worker ends the hold; the next one has it at once."""
+        """A save without a worker ends the hold; another worker can take it at once."""
         await ledger.submissions.create(submission())
         mine = await ledger.submissions.hold("x", worker="w", now=10, until=LATE)
         assert mine is not None
@@ -123,7 +123,7 @@ class SubmissionsContract:
         assert await ledger.submissions.hold("x", worker="v", now=10, until=LATE) is not None
 
     async def test_what_has_ended_stays_as_it_is(self, ledger: Ledger) -> None:
-        """Of a submission that has ended nothing is saved, held or cancelled any more, and its worker holds nothing."""
+        """An ended submission can be neither saved, held nor cancelled, and its worker holds nothing."""
         await ledger.submissions.create(submission())
         await end(ledger, "x", worker="w", until=LATE)
         ended = await ledger.submissions.get("x")
@@ -136,7 +136,7 @@ class SubmissionsContract:
         assert await ledger.submissions.get("x") == ended
 
     async def test_an_end_that_was_asked_for_stays_asked_for(self, ledger: Ledger) -> None:
-        """A cancel is noted whoever holds the submission, and the holder's save does not undo it."""
+        """A cancel is recorded even if a worker holds the submission, and the holder's save does not undo it."""
         await ledger.submissions.create(submission())
         mine = await ledger.submissions.hold("x", worker="w", now=10, until=LATE)
         assert mine is not None
@@ -166,7 +166,7 @@ class SubmissionsContract:
         assert await ledger.submissions.release("w") == 0
 
     async def test_the_queue_of_an_account_is_added_up(self, ledger: Ledger) -> None:
-        """Tokens count as queued from the upload until the end, and of the account that is asked for only."""
+        """Tokens count as queued from the upload until the end, and only for the given account."""
         assert await ledger.submissions.queued("a") == 0
         for name, state, account in (
             ("r", "ready", "a"),
@@ -185,7 +185,7 @@ class SubmissionsContract:
         ("changes", "counts"),
         [
             ({"state": "submitting"}, True),
-            ({"state": "submitting", "later": 60}, False),  # put off: there is no job of it
+            ({"state": "submitting", "later": 60}, False),  # postponed: it has no job
             ({"state": "submitted", "error": "not found for a while"}, True),
             (
                 {"state": "submitted", "error": "answers of no use", "done": 40, "failed": 2},
@@ -196,7 +196,7 @@ class SubmissionsContract:
     async def test_what_takes_no_room_is_not_queued(
         self, ledger: Ledger, changes: dict[str, Any], counts: bool
     ) -> None:
-        """Neither what was put off nor what has ended keeps the room of others."""
+        """Postponed and ended submissions do not count against the queue."""
         row = submission(**{"texts": 42, **changes})
         await ledger.submissions.create(row)
         assert await ledger.submissions.queued(row.account) == (row.tokens if counts else 0)

@@ -1,4 +1,4 @@
-"""What the chunks of a submission must do in every ledger once it has answers."""
+"""What every ledger must do for the chunks of a submission that has results."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 
 
 class TakingContract:
-    """`Chunks`, as to who lays down what a submission answered."""
+    """Tests of `Chunks`: which worker writes the results of a submission."""
 
     async def test_chunks_are_taken_in_order(self, ledger: Ledger) -> None:
         """Chunks of a submission are taken by batch, collection, document, ordinal and id, up to a limit."""
@@ -56,7 +56,7 @@ class TakingContract:
         assert await take(ledger, "x") == []
 
     async def test_each_chunk_is_taken_by_one_worker(self, ledger: Ledger) -> None:
-        """Of many workers that take from one submission at once, each chunk is had by exactly one."""
+        """If many workers take from one submission at once, each chunk is taken by exactly one."""
         await carried(ledger, *(chunk(f"i{n}") for n in range(100)), submission=submission())
         takes = [take(ledger, "x", worker=f"w{number}", limit=15) for number in range(8)]
         taken = [row.id for rows in await asyncio.gather(*takes) for row in rows]
@@ -64,7 +64,7 @@ class TakingContract:
         assert len(taken) == len(set(taken)) == 100
 
     async def test_a_hold_that_ran_out_is_lost(self, ledger: Ledger) -> None:
-        """What was taken, or claimed for a submission that was then recorded, can be taken again after its end only."""
+        """Chunks that were taken, or claimed for a submission that was then recorded, are free after the hold ends."""
         await put(ledger, [chunk("a", ordinal=0), chunk("b", ordinal=1)])
         await claim(ledger, submission="x", until=50)
         await ledger.submissions.create(submission())
@@ -79,7 +79,7 @@ class TakingContract:
         assert (await only(ledger, "a")).run == ""
 
     async def test_only_from_live_submissions_is_taken(self, ledger: Ledger) -> None:
-        """Nothing is taken of a submission that is not recorded, or has ended, nor what is in a run already."""
+        """Chunks of an unrecorded or ended submission cannot be taken, nor those already in a run."""
         await put(ledger, [chunk("a"), chunk("b")])
         await claim(ledger, worker="finder", submission="x", until=50)
         assert await take(ledger, "x", now=51) == []
@@ -94,7 +94,7 @@ class TakingContract:
         assert await take(ledger, "") == []
 
     async def test_a_submission_lets_its_chunks_go(self, ledger: Ledger) -> None:
-        """What a submission has not put into a run waits again, held or not; other submissions keep theirs."""
+        """Chunks that a submission has not put into a run wait again, held or not; other submissions keep theirs."""
         rows = [chunk("a", ordinal=0), chunk("b", ordinal=1), chunk("c", ordinal=2)]
         await carried(ledger, *rows, submission=submission())
         await put(ledger, [chunk("m", batch="b2"), chunk("n", batch="b3")])
@@ -112,7 +112,7 @@ class TakingContract:
         assert [row.id for row in await claim(ledger)] == ["b", "c"]
 
     async def test_the_chunks_of_a_submission_are_read(self, ledger: Ledger) -> None:
-        """More chunks than fit into a page are read once each, held or not, except those that are in a run."""
+        """More chunks than fit into a page are read once each, held or not, except for those in a run."""
         rows = [chunk(f"i{n:05d}", ordinal=n) for n in range(1_100)]
         await put(ledger, rows)
         await claim(ledger, submission="x", limit=1_100)
@@ -127,7 +127,7 @@ class TakingContract:
         assert await flat(ledger.chunks.submitted("")) == []
 
     async def test_a_document_that_changes_takes_its_chunk_out(self, ledger: Ledger) -> None:
-        """A chunk swapped in again is out of its submission: it waits, whatever comes of its old text."""
+        """A chunk swapped in again leaves its submission and waits, whatever the result for its old text."""
         await carried(ledger, chunk("a", ordinal=0), chunk("b", ordinal=1), submission=submission())
         (old, _) = await take(ledger, "x")
         later = chunk("a", ordinal=0, version=200, row_hash="r2", text_hash="t2", batch="b2")
@@ -142,7 +142,7 @@ class TakingContract:
         assert await waiting(ledger) == ["b", "b2"]
 
     async def test_holds_on_chunks_of_a_submission_are_renewed(self, ledger: Ledger) -> None:
-        """A worker that renews keeps what it has taken; what nobody holds is not held by renewing."""
+        """Renewing extends a worker's holds; it does not hold free chunks."""
         await carried(ledger, chunk("a", ordinal=0), chunk("b", ordinal=1), submission=submission())
         await take(ledger, "x", limit=1, until=50)
         await settle(ledger)
@@ -151,7 +151,7 @@ class TakingContract:
         assert (await only(ledger, "a")).until == 90
 
     async def test_what_has_failed_is_in_no_submission(self, ledger: Ledger) -> None:
-        """A chunk that failed, or is sent round again, has left its submission; a later one can have it."""
+        """A chunk that failed or waits again has left its submission; a later one can carry it."""
         await carried(ledger, chunk("a", ordinal=0), chunk("b", ordinal=1), submission=submission())
         await take(ledger, "x")
         await ledger.chunks.fail([failure(id="a", kind="rejected")], worker="p")
@@ -164,7 +164,7 @@ class TakingContract:
         assert {row.submission for row in await claim(ledger, submission="y")} == {"y"}
 
     async def test_a_run_that_was_refused_leaves_its_submission_when_claimed(self, ledger: Ledger) -> None:
-        """What a refused run of a submission held can be claimed for another way, while the submission lives on."""
+        """Chunks of a refused run can be claimed for another lane while their submission is still live."""
         await carried(ledger, chunk(), submission=submission())
         await take(ledger, "x")
         await ledger.runs.record(run(), [("s#d#00000", 100)], worker="p")
