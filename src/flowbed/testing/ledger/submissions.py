@@ -46,7 +46,7 @@ class SubmissionsContract:
         assert await flat(ledger.submissions.pages(live=False)) == []
 
     async def test_one_worker_holds_a_submission(self, ledger: Ledger) -> None:
-        """A hold excludes other workers until it expires, can be repeated by its worker, and needs a live submission."""
+        """A hold excludes others until it expires, can be repeated by its worker, and needs a live submission."""
         await ledger.submissions.create(submission())
         held = await ledger.submissions.hold("x", worker="w", now=10, until=50)
         assert held == replace(submission(), worker="w", until=50) == await ledger.submissions.get("x")
