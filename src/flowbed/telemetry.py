@@ -1,7 +1,7 @@
-"""The names of everything that is logged, counted or traced, and the one way to report it.
+"""The names of all log, metric and trace points, and the one way to report them.
 
-Nothing leaves the process: a point is written to the `flowbed` logger and handed to whoever listens in this process
-(the progress bar, a test that ends the process at a named point, an exporter).
+Nothing leaves the process: a point is logged to the logger `flowbed` and passed to the listeners in this process (the
+progress bar, an exporter, a test that ends the process at a point).
 """
 
 from __future__ import annotations
@@ -12,8 +12,8 @@ from typing import Any
 
 log = logging.getLogger("flowbed")
 
-# Points of a run at which its state on disk has just changed, in the order of the data flow. A crash at any of them
-# must end, after running again, in the index of a run that was never interrupted.
+# Points of a run where its state on disk has just changed, in the order of the data flow. After a crash at any of them,
+# the next run must end in the same index as a run without a crash.
 BATCH_REGISTERED = "batch.registered"
 BATCH_WRITTEN = "batch.written"
 FETCH_SWAPPED = "fetch.swapped"
@@ -51,7 +51,7 @@ FAILPOINTS = (
     RUN_COMMITTED,
 )
 
-# What is on disk, or at a provider, of a submission; the next step of any of them goes on from there.
+# States of a submission, on disk or at the provider; the next step continues from any of them.
 SUBMISSION_WRITTEN = "submission.written"
 SUBMISSION_RECORDED = "submission.recorded"
 SUBMISSION_BEGUN = "submission.begun"
@@ -74,22 +74,22 @@ SUBMISSION_FAILPOINTS = (
     SUBMISSION_ENDED,
 )
 
-# What is on disk of a plan; `run --plan` reaches the points above too.
+# States of a plan on disk; `run --plan` reaches the points above too.
 PLAN_FAILPOINTS = (PLAN_STAGED, PLAN_WRITTEN, PLAN_RELEASED)
 
-# What is on disk of a rollback; the next run makes the ledger follow what the index says.
+# States of a rollback on disk; the next run adapts the ledger to the index.
 ROLLBACK_FAILPOINTS = (ROLLBACK_TAGGED, ROLLBACK_RESTORED, ROLLBACK_RECORDED)
 
-# What a person watching a run is told.
+# Progress for a person who watches a run.
 STAGE = "stage"
 PROGRESS = "progress"
 RETRIED = "retried"
 DEAD_LETTER = "dead_letter"
 
-# What the wrappers of embedders do, for those who watch a server.
+# Events of the wrappers of embedders, for monitoring a server.
 BREAKER = "breaker"  # name, state
 FALLBACK = "fallback"  # provider that failed, reason
-LIMITED = "limited"  # name, seconds that a call waited for room
+LIMITED = "limited"  # name, seconds that a call waited
 COALESCED = "coalesced"  # texts, calls that were joined
 WORKER_RESTARTED = "worker.restarted"  # model, reason
 
@@ -97,8 +97,8 @@ Listener = Callable[[str, dict[str, Any]], None]
 _listeners: list[Listener] = []
 
 
-def reached(point: str, **facts: Any) -> None:  # facts are whatever the logger can print
-    """Report that the point named has been reached, with the facts that explain it."""
+def reached(point: str, **facts: Any) -> None:  # facts are anything the logger can print
+    """Report that a point was reached, with facts about it."""
     if log.isEnabledFor(logging.DEBUG):
         log.debug("%s %s", point, facts)
     for listener in tuple(_listeners):
@@ -106,6 +106,6 @@ def reached(point: str, **facts: Any) -> None:  # facts are whatever the logger 
 
 
 def listen(listener: Listener) -> Callable[[], None]:
-    """Hand every later point of this process to `listener`; the call that is returned ends that."""
+    """Call `listener` at every later point of this process, until the returned function is called."""
     _listeners.append(listener)
     return lambda: _listeners.remove(listener)

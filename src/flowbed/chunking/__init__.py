@@ -1,4 +1,4 @@
-"""Documents to chunks: pure functions, one module for each kind of document."""
+"""Split documents into chunks: pure functions, one module per kind of document."""
 
 from __future__ import annotations
 
@@ -17,16 +17,16 @@ if TYPE_CHECKING:
 
     from flowbed.records import Chunk, Document
 
-# Raised whenever the same document and rules would give other chunks than before, so that stored ones are made anew.
+# Increase it whenever the same document and rules would yield other chunks, so that stored chunks are rebuilt.
 REVISION = 1
 
-# Below this a chunk is a few words, which finds nothing, and a title's share of it is less than a word.
+# Fewer tokens are only a few words, which search cannot find, and a title would get less than a word.
 LEAST_CAPACITY = 16
 
-# Whole numbers from here on have no type in the index, and would come back as others.
+# Larger integers have no type in the index, and would change.
 LARGEST = 2**63
 
-# Loaded by name, so that listing and submitting work never imports a splitter or a parser.
+# Loaded by name, so that listing and submitting never import a splitter or a parser.
 KINDS = {
     "text": "flowbed.chunking.text:chunk_text",
     "markdown": "flowbed.chunking.markdown:chunk_markdown",
@@ -36,11 +36,11 @@ KINDS = {
 
 @dataclass(frozen=True, kw_only=True)
 class Rules:
-    """How the documents of one source are chunked.
+    """How the documents of a source are chunked.
 
-    `collections` names where chunks go by position: one for prose, two for receipts (lines, then words).
-    `capacity` is the most tokens that are sent for one chunk of prose: the window of the default model without its two
-    special tokens. `neighbours` is how many words on each side are sent with a receipt's word.
+    `collections` names where chunks go, by position: one for prose, two for receipts (lines, then words). `capacity` is
+    the most tokens sent per chunk of prose: by default the window of the default model without its two special tokens.
+    `neighbours` is how many words on each side are sent along with a receipt's word.
     """
 
     source: str
@@ -49,27 +49,27 @@ class Rules:
     neighbours: int = 0
 
     def __post_init__(self) -> None:
-        """Refuse rules under which nothing sensible can be chunked."""
+        """Reject rules that cannot give sensible chunks."""
         if self.capacity < LEAST_CAPACITY:
-            raise Misconfigured(f"capacity is {self.capacity} tokens; it has to be {LEAST_CAPACITY} or more")
+            raise Misconfigured(f"capacity is {self.capacity} tokens; it must be {LEAST_CAPACITY} or more")
         if self.neighbours < 0:
-            raise Misconfigured(f"neighbours is {self.neighbours}; it has to be 0 or more")
+            raise Misconfigured(f"neighbours is {self.neighbours}; it must be 0 or more")
         if not self.collections:
             raise Misconfigured(f"source {self.source!r} names no collection")
 
     @cached_property
     def fingerprint(self) -> str:
-        """16 hex digits that change when a document would be chunked otherwise than before."""
+        """Return 16 hex digits that change when documents would be chunked differently."""
         return hashlib.sha256(canonical([REVISION, asdict(self)])).hexdigest()[:16]
 
 
 def chunk(document: Document, rules: Rules, count: Callable[[str], int]) -> list[Chunk]:
-    """Cut a document into chunks; `count` is the model's own count of the tokens of a text.
+    """Split a document into chunks; `count` returns the model's number of tokens of a text.
 
-    Fields of the document's own metadata whose names Flowbed uses itself are kept as `document_<name>`.
+    Metadata fields of the document whose names Flowbed uses itself become `document_<name>`.
 
     Raises:
-        Rejected: the document is malformed, or its metadata holds what no filter could ask for.
+        Rejected: the document is malformed, or its metadata cannot be filtered by.
         Misconfigured: its kind is unknown, or the rules name too few collections for it.
     """
     for name, value in document.metadata.items():
@@ -77,7 +77,7 @@ def chunk(document: Document, rules: Rules, count: Callable[[str], int]) -> list
     target = KINDS.get(document.kind)
     if target is None:
         raise Misconfigured(
-            f"document {document.id!r} is of kind {document.kind!r}; the kinds are: {', '.join(KINDS)}"
+            f"document {document.id!r} has the unknown kind {document.kind!r}; the kinds are: {', '.join(KINDS)}"
         )
     module, _, attribute = target.partition(":")
     chunker: Callable[[Document, Rules, Callable[[str], int]], list[Chunk]] = getattr(
@@ -95,7 +95,7 @@ def _check(name: str, value: object) -> None:
         case float() if math.isfinite(value):
             return
         case int():
-            message = f"metadata {name!r} is {value}, more than 64 bits hold: give it as text"
+            message = f"metadata {name!r} is {value}, which needs more than 64 bits: write it as a string"
         case _:
-            message = f"metadata {name!r} is {value!r}: it can be text, a number, true or false"
+            message = f"metadata {name!r} is {value!r}: it must be a string, a number, true or false"
     raise Rejected(message)

@@ -1,4 +1,4 @@
-"""Markdown: headings, then blocks from the outside in, then lines, then sentences."""
+"""Markdown: split at headings, then at blocks from the outside in, then at lines, then at sentences."""
 
 from __future__ import annotations
 
@@ -30,16 +30,16 @@ if TYPE_CHECKING:
 
 FRONT_MATTER = re.compile(r"\A(---|\+\+\+)[ \t]*(?:\r\n?|\n).*?(?:\r\n?|\n)\1[ \t]*(?=\r|\n|\Z)", re.DOTALL)
 
-# The attributes that kramdown and Pandoc write behind a heading: `# Introduction {#intro}`.
+# Attributes that kramdown and Pandoc allow after a heading: `# Introduction {#intro}`.
 ATTRIBUTES = re.compile(r"\s*\{[#.:][^}]*\}$")
 
-# A heading longer than this is text that happens to be underlined; a path of such would outgrow the chunk.
+# A longer heading is text that happens to be underlined; a path of such headings would not fit into a chunk.
 LONGEST_HEADING = 200
 
 
 @dataclass(frozen=True, slots=True)
 class Heading:
-    """A heading of the document itself, not of a quotation or a list in it."""
+    """A heading of the document itself, not one inside a quotation or list."""
 
     start: int
     end: int
@@ -48,7 +48,7 @@ class Heading:
 
 
 def chunk_markdown(document: Document, rules: Rules, count: Callable[[str], int]) -> list[Chunk]:
-    """Cut a document of Markdown into chunks, each with the path of headings it stands under."""
+    """Split a Markdown document into chunks, each with the path of its headings."""
     from semantic_text_splitter import MarkdownSplitter  # heavy; not needed to list or submit work
 
     def divide(capacity: int, count: Callable[[str], int]) -> list[tuple[Passage, str]]:
@@ -63,15 +63,15 @@ def chunk_markdown(document: Document, rules: Rules, count: Callable[[str], int]
 
 
 def outline(text: str) -> tuple[list[Cut], list[Heading]]:
-    """Find the places to cut Markdown, and its headings.
+    """Find the places where Markdown can be cut, and its headings.
 
-    Every line that is not blank is a place, by the best block that begins there; but what follows a heading stays
-    with it, so that a heading without text of its own joins the next.
+    Every non-blank line is a place, ranked by the outermost block that begins there. The line after a heading is not:
+    it stays with the heading, so that a heading without text joins the next one.
     """
     front = FRONT_MATTER.match(text)
     body = LINE_END.sub("\n", text)
     if front:
-        # Blanked, not cut off: line numbers have to stay those of the text.
+        # Blanked instead of removed, to keep the line numbers.
         lines = len(LINE_END.findall(front[0]))
         body = "\n" * lines + body.split("\n", lines)[lines].removeprefix(front[1])
     starts = [*line_starts(text), len(text)]
@@ -93,7 +93,7 @@ def outline(text: str) -> tuple[list[Cut], list[Heading]]:
 def _cuts(
     text: str, starts: Sequence[int], ranks: Mapping[int, int], headings: Sequence[Heading]
 ) -> list[Cut]:
-    """Rank the lines of `text`; those of a heading and the first behind it that is not blank stay together."""
+    """Rank the lines of `text`; the lines of a heading and the next non-blank line stay together."""
     ends = {heading.start: heading.end for heading in headings}
     cuts: list[Cut] = []
     blank = held = False
@@ -117,7 +117,7 @@ def _cuts(
 
 
 def heading_paths(text: str, found: Sequence[Passage], headings: Sequence[Heading]) -> list[str]:
-    """For each passage, the headings above its first text, outermost first, joined with ` > `."""
+    """Return, for each passage, the headings above its first text, outermost first, joined with ` > `."""
     paths = []
     path: list[Heading] = []
     waiting = list(reversed(headings))
@@ -139,7 +139,7 @@ def _heading(content: Token, level: int, start: int, end: int) -> Heading:
 
 
 def _parser() -> MarkdownIt:
-    # Blocks only: emphasis and links inside a line move no cut, and are most of the work.
+    # Blocks only: parsing emphasis and links moves no cut, and would be most of the work.
     return MarkdownIt("commonmark").enable("table").disable(["inline", "text_join"])
 
 

@@ -1,4 +1,4 @@
-"""Prose to passages, such that an edit changes only the passages around it."""
+"""Split prose into passages so that an edit changes only the passages around it."""
 
 from __future__ import annotations
 
@@ -18,29 +18,29 @@ if TYPE_CHECKING:
     from flowbed.chunking import Rules
     from flowbed.records import Document, Scalar
 
-# Line ends as Markdown has them, so that line numbers agree with its parser's.
+# Line ends as Markdown defines them, so that line numbers agree with its parser's.
 LINE_END = re.compile(r"\r\n?|\n")
 
-# Ranks of cuts: lower is better. Headings have 1 to 6, blocks of Markdown 10 and more by their depth.
+# Ranks of cuts; lower is better. Headings have 1 to 6, blocks of Markdown 10 and more, by depth.
 PARAGRAPH = 10
 BLANK_LINE = 40
 LINE = 50
 
-# A cut should leave at least this share of the capacity on both sides: shorter passages say too little to be found.
+# A cut should leave at least 1/4 of the capacity on both sides: shorter passages say too little to be found.
 LEAST_SHARE = 4
 
-# A title may take this share of what is sent; past it, there would be more title than text in every chunk.
+# A title may take up to 1/4 of what is sent; otherwise every chunk would be more title than text.
 TITLE_SHARE = 4
 
-# Texts whose count is remembered within one document: enough for all of a short one, little memory for a long one.
+# Token counts cached per document: all of a short one, and little memory for a long one.
 REMEMBERED = 1_024
 
 
 @dataclass(frozen=True, slots=True)
 class Cut:
-    """A place where a passage may begin: a character offset, and how good a place it is.
+    """A place where a passage may begin: a character offset and its rank.
 
-    The first `lead` characters behind it are headings, which stay with what follows them.
+    The `lead` characters after it are headings, which stay with the text that follows.
     """
 
     offset: int
@@ -50,26 +50,25 @@ class Cut:
 
 @dataclass(frozen=True, slots=True)
 class Passage:
-    """A stretch of a document's text."""
+    """A part of a document's text."""
 
     start: int
     end: int
 
 
-# Splits a text that has no place to cut into (character offset, part), each of at most so many tokens.
+# Splits a text without cuts into (character offset, part), each of at most the given number of tokens.
 Split = Callable[[str, int], list[tuple[int, str]]]
 
 
 def passages(
     text: str, cuts: Sequence[Cut], capacity: int, count: Callable[[str], int], split: Split
 ) -> list[Passage]:
-    """Divide `text` into passages of at most `capacity` tokens, in order, leaving out nothing but white space.
+    """Divide `text` into passages of at most `capacity` tokens, in order, leaving out only white space.
 
-    A stretch that fits is a passage. One that does not is cut in two at its best place, and both parts are treated
-    alike: the best place is the highest heading, then the outermost block, then a line; among equals the one whose
-    following text has the highest hash. No choice depends on text far away, so an edit moves the cuts beside it and
-    no others, where packing from the front would move all that follow. A stretch without a place to cut is split at
-    its sentences.
+    A stretch that fits is a passage. One that does not is cut in two at its best place, and both parts are divided the
+    same way. The best place is the highest heading, then the outermost block, then a line; among equal ones, the one
+    whose following text has the highest hash. No choice depends on distant text, so an edit moves only the cuts next to
+    it, whereas packing from the front would move all later ones. A stretch without cuts is split into sentences.
     """
     offsets = [*(cut.offset for cut in cuts), len(text)]
     blocks = [text[start:end] for start, end in pairwise(offsets)]
@@ -80,8 +79,8 @@ def passages(
     stretches = [(0, len(blocks))]
     while stretches:
         first, last = stretches.pop()
-        start, end = trimmed(text, offsets[first], offsets[last])
-        # The sum of the parts' tokens is not always that of the whole, so what seems to fit is counted once more.
+        start, end = trim(text, offsets[first], offsets[last])
+        # The sum of the parts' tokens may differ from that of the whole, so count again.
         if before[last] - before[first] <= capacity and count(text[start:end]) <= capacity:
             if start < end:
                 found.append(Passage(start, end))
@@ -96,9 +95,9 @@ def passages(
 def _split(
     text: str, start: int, end: int, lead: int, capacity: int, count: Callable[[str], int], split: Split
 ) -> list[Passage]:
-    """Split a stretch without a place to cut, leaving its headings with the first part."""
+    """Split a stretch without cuts; its headings stay with the first part."""
     room = capacity - count(text[start : start + lead])
-    # Headings that would crowd out their text are split like any other.
+    # Headings that would crowd out their text are split as well.
     body = start + lead if room >= capacity // 2 else start
     parts = [
         Passage(body + offset, body + offset + len(part))
@@ -111,21 +110,21 @@ def _split(
 def _best_cut(
     first: int, last: int, ranks: Sequence[int], hashes: Sequence[int], before: Sequence[int], capacity: int
 ) -> int:
-    """Choose the block before which blocks `first` to `last` are cut."""
+    """Choose the block before which to cut blocks `first` to `last`."""
     least = capacity // LEAST_SHARE
     middle = (first + last) // 2
 
     def preference(block: int) -> tuple[bool, int, int, int, int]:
-        # As long as both sides are long enough their lengths do not matter; where none is, the shorter counts.
+        # Lengths do not matter if both sides are long enough; otherwise the shorter side counts.
         length = min(before[block] - before[first], before[last] - before[block], least)
-        # Of equal blocks (a thousand equal lines of a log) the middle one, so that the work stays n log n.
+        # Among equal blocks (such as a thousand equal lines of a log) the middle one, which keeps the work n log n.
         return ranks[block] < LINE, length, -ranks[block], hashes[block], -abs(block - middle)
 
     return max(range(first + 1, last), key=preference)
 
 
-def trimmed(text: str, start: int, end: int) -> tuple[int, int]:
-    """Leave out blank lines before and white space after; the indent of the first line is part of it."""
+def trim(text: str, start: int, end: int) -> tuple[int, int]:
+    """Trim blank lines before and white space after; the indent of the first line stays."""
     end = start + len(text[start:end].rstrip())
     lead = len(text[start:end]) - len(text[start:end].lstrip())
     ends = [match.end() for match in LINE_END.finditer(text, start, start + lead)]
@@ -133,7 +132,7 @@ def trimmed(text: str, start: int, end: int) -> tuple[int, int]:
 
 
 def line_starts(text: str) -> list[int]:
-    """Character offsets at which lines begin."""
+    """Return the character offsets at which lines begin."""
     return [0, *(match.end() for match in LINE_END.finditer(text))]
 
 
@@ -143,20 +142,20 @@ def assemble(
     count: Callable[[str], int],
     divide: Callable[[int, Callable[[str], int]], list[tuple[Passage, str]]],
 ) -> list[Chunk]:
-    """Make the chunks of a document of prose: the passages that `divide` finds, each with the title in front.
+    """Build the chunks of a prose document: the passages found by `divide`, each with the title in front.
 
-    `divide` is given the capacity and the count of what is sent for a text, and returns passages and their headings.
-    A title longer than its share is cut short in what is sent, never in the metadata. A document without text is its
-    title; one without either has no chunks.
+    `divide` gets the capacity and a function that counts the tokens sent for a text; it returns passages and their
+    headings. A title longer than its share is shortened in what is sent, never in the metadata. A document without text
+    becomes a chunk of its title; one with neither has no chunks.
     """
-    # Tokenizing is nearly all of the work, and a passage is met as a block, as a stretch and as a chunk.
+    # Tokenizing is nearly all of the work, and a text may be counted as a block, as a stretch and as a chunk.
     count = lru_cache(maxsize=REMEMBERED)(count)
     title = " ".join(document.title.split())
     if not document.text.strip():
         if not title:
             return []
         sent = _shortened(title, rules.capacity, count)
-        metadata = described(document, rules, {"title": title})
+        metadata = chunk_metadata(document, rules, {"title": title})
         return [_chunk(document, rules, 0, title, sent, metadata, count)]
     front = _shortened(title, rules.capacity // TITLE_SHARE, count) + "\n\n" if title else ""
     capacity = rules.capacity - (count(front) if front else 0)
@@ -168,7 +167,7 @@ def assemble(
             own["headings"] = headings
         if title:
             own["title"] = title
-        metadata = described(document, rules, own)
+        metadata = chunk_metadata(document, rules, own)
         chunks.append(_chunk(document, rules, ordinal, text, front + text, metadata, count))
     return chunks
 
@@ -194,8 +193,8 @@ def _chunk(
     )
 
 
-def described(document: Document, rules: Rules, own: Mapping[str, Scalar]) -> dict[str, Scalar]:
-    """Join what Flowbed says of a chunk with the document's own metadata, neither hiding the other."""
+def chunk_metadata(document: Document, rules: Rules, own: Mapping[str, Scalar]) -> dict[str, Scalar]:
+    """Merge the chunk's own metadata with the document's; neither hides the other."""
     ours: dict[str, Scalar] = {"source": rules.source, "document": document.id, **own}
     for name, value in document.metadata.items():
         ours.setdefault(name if name not in ours else f"document_{name}", value)
@@ -203,7 +202,7 @@ def described(document: Document, rules: Rules, own: Mapping[str, Scalar]) -> di
 
 
 def _shortened(title: str, capacity: int, count: Callable[[str], int]) -> str:
-    """Cut a title at a word, or inside its only word, so that it has at most `capacity` tokens."""
+    """Shorten a title to at most `capacity` tokens, at a word or inside its only word."""
     if count(title) <= capacity:
         return title
     from semantic_text_splitter import TextSplitter  # heavy; most titles are short

@@ -1,4 +1,4 @@
-"""Receipts from OCR: a chunk for each line and one for each word."""
+"""Receipts from OCR: one chunk per line and one per word."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import math
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
-from flowbed.chunking.passages import described
+from flowbed.chunking.passages import chunk_metadata
 from flowbed.errors import Misconfigured, Rejected
 from flowbed.records import Chunk
 
@@ -17,24 +17,24 @@ if TYPE_CHECKING:
     from flowbed.chunking import Rules
     from flowbed.records import Document, Scalar
 
-# What is known of a receipt as a whole, and of use in a filter.
+# Facts of the whole receipt that are useful in filters.
 FIELDS = ("merchant_name", "date", "total", "address")
 
 BOX = ("x", "y", "width", "height")
 
-# The words of receipts repeat: 12,000 distinct ones make up 72,000 of the ICDAR 2019 receipts.
+# Words repeat: the 72,000 words of the ICDAR 2019 receipts are 12,000 distinct ones.
 REMEMBERED = 65_536
 
 
 def chunk_receipt(document: Document, rules: Rules, count: Callable[[str], int]) -> list[Chunk]:
-    """Make a chunk of each line and each word of a receipt, into the first and the second collection.
+    """Create a chunk for each line and each word of a receipt, in the first and the second collection.
 
-    A word sent with its neighbours is followed by them in the order they are read, so that two words of a line are
-    never sent alike: `TOTAL (GRAND TOTAL 7.80)`. Neighbours are left out where they would exceed the capacity; the
-    text of a line or word itself is never cut. Blank ones are no chunks.
+    A word is sent together with its neighbours, in reading order, so that no two words of a line are sent alike:
+    `TOTAL (GRAND TOTAL 7.80)`. Neighbours that would exceed the capacity are left out; the text of a line or word
+    itself is never cut. Blank ones give no chunks.
 
     Raises:
-        Rejected: the receipt is malformed; the message names what and where.
+        Rejected: the receipt is malformed; the message says what and where.
         Misconfigured: the rules do not name two collections.
     """
     if len(rules.collections) != 2:  # noqa: PLR2004 - lines and words
@@ -44,7 +44,7 @@ def chunk_receipt(document: Document, rules: Rules, count: Callable[[str], int])
     receipt = _parsed(document)
     image = _image(receipt, document)
     number = identifier(receipt, "receipt_id", document.id)
-    shared = described(
+    shared = chunk_metadata(
         document, rules, {"image_id": image, "receipt_id": number, **_fields(receipt, document)}
     )
     prefix = f"IMAGE#{image}#RECEIPT#{number:05d}"
@@ -90,27 +90,27 @@ def _parsed(document: Document) -> dict[str, Any]:
     except (ValueError, RecursionError) as error:
         raise Rejected(f"{document.id}: not JSON: {error}") from error
     if not isinstance(receipt, dict):
-        raise Rejected(f"{document.id}: a receipt is a JSON object, this is a {type(receipt).__name__}")
+        raise Rejected(f"{document.id}: expected a JSON object, found a {type(receipt).__name__}")
     return receipt
 
 
 def _image(receipt: Mapping[str, Any], document: Document) -> str:
     image = receipt.get("image_id")
     if not isinstance(image, str) or not image or "#" in image:
-        raise Rejected(f"{document.id}: image_id has to be a text without '#', not {image!r}")
+        raise Rejected(f"{document.id}: image_id must be a string without '#', not {image!r}")
     return image
 
 
 def identifier(item: Mapping[str, Any], name: str, where: str) -> int:
-    """Read the integer that names a receipt, a line or a word.
+    """Return the integer that identifies a receipt, line or word.
 
     Raises:
-        Rejected: it is missing, negative or no integer.
+        Rejected: it is missing, negative or not an integer.
     """
     value = item.get(name)
-    # A bool is an int to Python, but not to whoever wrote the receipt.
+    # A bool is an int in Python, but not in a receipt.
     if not isinstance(value, int) or isinstance(value, bool) or value < 0:
-        raise Rejected(f"{where}: {name} has to be an integer of 0 or more, not {value!r}")
+        raise Rejected(f"{where}: {name} must be an integer of 0 or more, not {value!r}")
     return value
 
 
@@ -123,20 +123,20 @@ def _fields(receipt: Mapping[str, Any], document: Document) -> dict[str, Scalar]
         if not isinstance(value, str | int | float) or (
             isinstance(value, float) and not math.isfinite(value)
         ):
-            raise Rejected(f"{document.id}: {name} has to be a text or a number, not {value!r}")
+            raise Rejected(f"{document.id}: {name} must be a string or a number, not {value!r}")
         fields[name] = value
     return fields
 
 
 def _numbered(parent: Mapping[str, Any], name: str, key: str, where: str) -> list[dict[str, Any]]:
-    """Read the lines of a receipt or the words of a line, which must not share a number."""
+    """Return the lines of a receipt or the words of a line; their numbers must be unique."""
     items = parent.get(name)
     if not isinstance(items, list):
-        raise Rejected(f"{where}: {name} has to be a list, not {items!r}")
+        raise Rejected(f"{where}: {name} must be a list, not {items!r}")
     seen: set[int] = set()
     for item in items:
         if not isinstance(item, dict):
-            raise Rejected(f"{where}: each of {name} has to be a JSON object, not {item!r}")
+            raise Rejected(f"{where}: every item of {name} must be a JSON object, not {item!r}")
         number = identifier(item, key, where)
         if number in seen:
             raise Rejected(f"{where}: {key} {number} occurs twice")
@@ -147,28 +147,28 @@ def _numbered(parent: Mapping[str, Any], name: str, key: str, where: str) -> lis
 def _text(item: Mapping[str, Any], where: str) -> str:
     text = item.get("text")
     if not isinstance(text, str):
-        raise Rejected(f"{where}: text has to be a text, not {text!r}")
+        raise Rejected(f"{where}: text must be a string, not {text!r}")
     return text.strip()
 
 
 def _box(item: Mapping[str, Any], where: str) -> dict[str, Scalar]:
-    """Read the bounding box, where there is one."""
+    """Return the bounding box, if there is one."""
     box = item.get("bounding_box")
     if box is None:
         return {}
     if not isinstance(box, dict):
-        raise Rejected(f"{where}: bounding_box has to be a JSON object, not {box!r}")
+        raise Rejected(f"{where}: bounding_box must be a JSON object, not {box!r}")
     sides: dict[str, Scalar] = {}
     for name in BOX:
         side = box.get(name)
         if not isinstance(side, int | float) or isinstance(side, bool) or not math.isfinite(side):
-            raise Rejected(f"{where}: {name} of bounding_box has to be a number, not {side!r}")
+            raise Rejected(f"{where}: {name} of bounding_box must be a number, not {side!r}")
         sides[name] = side
     return sides
 
 
 def _around(texts: Sequence[str], position: int) -> dict[str, Scalar]:
-    """Name the nearest text before and after, where there is one."""
+    """Return the nearest text before and after, if there is one."""
     around: dict[str, Scalar] = {}
     if before := _nearest(texts, range(position - 1, -1, -1)):
         around["previous"] = before
@@ -182,7 +182,7 @@ def _nearest(texts: Sequence[str], positions: range) -> str:
 
 
 def _with_neighbours(row: Sequence[str], place: int, rules: Rules, count: Callable[[str], int]) -> str:
-    """Put the words around a word behind it, as many as the capacity allows."""
+    """Append as many words around a word as the capacity allows."""
     for reach in range(rules.neighbours, 0, -1):
         around = [text for text in row[max(0, place - reach) : place + reach + 1] if text]
         if len(around) > 1:

@@ -1,4 +1,4 @@
-"""Plain text: paragraphs, then lines, then sentences."""
+"""Plain text: split at paragraphs, then at lines, then at sentences."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 
 def chunk_text(document: Document, rules: Rules, count: Callable[[str], int]) -> list[Chunk]:
-    """Cut a document of plain text into chunks."""
+    """Split a plain text document into chunks."""
     from semantic_text_splitter import TextSplitter  # heavy; not needed to list or submit work
 
     def divide(capacity: int, count: Callable[[str], int]) -> list[tuple[Passage, str]]:
@@ -28,7 +28,7 @@ def chunk_text(document: Document, rules: Rules, count: Callable[[str], int]) ->
 
 
 def text_cuts(text: str) -> list[Cut]:
-    """Places to cut plain text: every line that is not blank, best after a blank one."""
+    """Return the places to cut plain text: every non-blank line, preferably after a blank one."""
     cuts = [Cut(0, PARAGRAPH)]
     starts = line_starts(text)
     blank = False

@@ -1,4 +1,4 @@
-"""Frozen records that the stages exchange, and the identities made from them. No I/O."""
+"""Frozen records that stages exchange, and the ids derived from them. No I/O."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ __all__ = [
     "vector_key",
 ]
 
-# Resolved on first use: a search has no use for them, and Python takes most of a millisecond to make such a class.
+# Resolved on first use: a search needs few of them, and creating such a class takes most of a millisecond.
 _HOMES = {
     "Chunk": "flowbed.records.documents",
     "Document": "flowbed.records.documents",
@@ -64,19 +64,19 @@ Scalar = str | int | float | bool
 
 
 class Status(StrEnum):
-    """What is known about one chunk."""
+    """The state of a chunk."""
 
     NONE = "NONE"  # waiting to be embedded
-    PENDING = "PENDING"  # claimed by a worker, or in a delta that no commit holds yet
+    PENDING = "PENDING"  # claimed by a worker, or in a delta that is not committed yet
     SUCCESS = "SUCCESS"  # in the index
-    FAILED = "FAILED"  # refused, with its reason
+    FAILED = "FAILED"  # could not be embedded; the row says why
     SKIPPED = "SKIPPED"  # nothing to embed
-    REVERTED = "REVERTED"  # was in the index; a rollback took it out
+    REVERTED = "REVERTED"  # was in the index until a rollback
 
 
 @dataclass(frozen=True, kw_only=True)
 class Space:
-    """The identity of a vector space: two vectors may meet only when every field here agrees."""
+    """The identity of a vector space: only vectors whose spaces agree in every field may be compared."""
 
     model: str
     dimensions: int
@@ -88,21 +88,21 @@ class Space:
 
     @cached_property
     def fingerprint(self) -> str:
-        """64 hex digits that stamp every delta, index, cache key and response."""
+        """Return 64 hex digits that stamp every delta, index, cache key and response."""
         return hashlib.sha256(canonical(asdict(self))).hexdigest()
 
     @property
     def space8(self) -> str:
-        """The first 8 digits of the fingerprint, for names that people read."""
+        """Return the first 8 digits of the fingerprint, for readable names."""
         return self.fingerprint[:8]
 
     def to_json(self) -> str:
-        """Write this space as canonical JSON."""
+        """Return this space as canonical JSON."""
         return canonical(asdict(self)).decode()
 
     @classmethod
     def from_json(cls, text: str) -> Space:
-        """Read a space that `to_json` wrote."""
+        """Parse the result of `to_json`."""
         fields = json.loads(text)
         fields["prompts"] = tuple((name, prompt) for name, prompt in fields["prompts"])
         return cls(**fields)
@@ -110,12 +110,12 @@ class Space:
 
 @dataclass(frozen=True, kw_only=True)
 class Embedded:
-    """Vectors of one call, in the order of its texts.
+    """The vectors of one call, in the order of its texts.
 
-    `vectors` is float32 of shape (texts, dimensions); `tokens` is what the provider counts for the call;
-    `truncated` holds the positions of texts whose end was cut off. `counts` are the tokens of each text, also of those
-    that came from a cache; empty where they are not told. `cached` is how many texts did. `provider` names who answered
-    the others, where there are several that might have.
+    `vectors` is float32 of shape (texts, dimensions). `tokens` is the provider's count for the call, and `counts` the
+    tokens of each text, cached ones included; empty if unknown. `truncated` lists the positions of texts whose end was
+    cut off. `cached` is how many texts came from a cache. `provider` names who embedded the others, if several could
+    have.
     """
 
     vectors: NDArray[np.float32]
@@ -128,7 +128,7 @@ class Embedded:
 
 @dataclass(frozen=True, kw_only=True)
 class Hit:
-    """One answer of a search; `score` is the cosine similarity, in [-1, 1], higher is better."""
+    """One hit of a search; `score` is the cosine similarity, in [-1, 1], higher is better."""
 
     id: str
     score: float
@@ -139,48 +139,48 @@ class Hit:
 
 @dataclass(frozen=True, kw_only=True)
 class SearchResults:
-    """What a search found, best first, and the version of each collection that was asked."""
+    """The hits of a search, best first, and the version of each collection that was searched."""
 
     hits: tuple[Hit, ...]
     versions: Mapping[str, int]
 
 
 def text_hash(text: str) -> str:
-    """64 hex digits of the UTF-8 bytes of `text`."""
+    """Return 64 hex digits of the SHA-256 of `text` in UTF-8."""
     return hashlib.sha256(text.encode()).hexdigest()
 
 
 def vector_key(space: Space, purpose: Purpose, text: str) -> bytes:
-    """Make the 32 bytes under which the vector of exactly this text, in this space, for this purpose, is kept."""
+    """Return the 32-byte cache key of the vector of exactly this text, in this space, for this purpose."""
     return hashlib.sha256(b"\0".join((space.fingerprint.encode(), purpose.encode(), text.encode()))).digest()
 
 
 def vector_keys(space: Space, purpose: Purpose, texts: Iterable[str]) -> list[bytes]:
-    """Make the `vector_key` of each of many texts, in seven tenths of the time."""
+    """Return the `vector_key` of many texts, in 70 % of the time."""
     before = b"%b\0%b\0" % (space.fingerprint.encode(), purpose.encode())
     return [hashlib.sha256(before + text.encode()).digest() for text in texts]
 
 
 def run_id(collection: str, space: Space, rows: Iterable[tuple[str, int, bool, str]]) -> str:
-    """Name a run by its content: the collection, the space and its (id, version, deleted, text_hash) in order."""
+    """Derive a run's id from the collection, the space, and its (id, version, deleted, text_hash) in order."""
     return hashlib.sha256(canonical([collection, space.fingerprint, sorted(rows)])).hexdigest()
 
 
 def row_hash(text_hash: str, text: str, metadata: Mapping[str, Scalar]) -> str:
-    """32 hex digits over what the index holds of a chunk beside its vector."""
+    """Return 32 hex digits over everything that the index stores of a chunk except its vector."""
     return hashlib.sha256(canonical([text_hash, text, dict(metadata)])).hexdigest()[:32]
 
 
 def batch_id(source: str, rows: Iterable[tuple[str, str, int]]) -> str:
-    """Name a batch file by its content: its source and its (chunk id, text_hash, version) in order."""
+    """Derive a batch file's id from its source, and its (chunk id, text_hash, version) in order."""
     return hashlib.sha256(canonical([source, sorted(rows)])).hexdigest()
 
 
-def canonical(value: Any) -> bytes:  # whatever JSON can hold
-    """Write JSON that is the same bytes for the same value: sorted keys, no spaces, UTF-8."""
+def canonical(value: Any) -> bytes:  # any JSON value
+    """Return JSON with the same bytes for the same value: sorted keys, no spaces, UTF-8."""
     try:
         return orjson.dumps(value, option=orjson.OPT_SORT_KEYS)
-    except TypeError:  # a whole number of more than 64 bits, which Python's own writer takes
+    except TypeError:  # an integer of more than 64 bits, which Python's own encoder supports
         return json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=False).encode()
 
 

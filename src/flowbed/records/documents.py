@@ -1,4 +1,4 @@
-"""What a source lists, and what it is cut into."""
+"""What a source lists, and the chunks made of it."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 class Document:
     """One unit of a source: a file, a record, a receipt.
 
-    `text` is what the chunker of `kind` reads: prose for `text` and `markdown`, the receipt's JSON for `receipt`.
+    `text` is the input of the chunker of `kind`: prose for `text` and `markdown`, the receipt's JSON for `receipt`.
     """
 
     id: str
@@ -30,7 +30,7 @@ class Document:
 
     @cached_property
     def hash(self) -> str:
-        """64 hex digits over everything that chunks are made from."""
+        """Return 64 hex digits over everything that affects the chunks."""
         return hashlib.sha256(
             canonical([self.id, self.kind, self.text, self.title, dict(self.metadata)])
         ).hexdigest()
@@ -38,9 +38,9 @@ class Document:
 
 @dataclass(frozen=True, kw_only=True)
 class Entry:
-    """One document as its source lists it: cheap to list, read only when `etag` has moved.
+    """One document as listed by its source: cheap to list, and read only if its `etag` has changed.
 
-    `read` raises `Rejected` when the document cannot be read as text.
+    `read` raises `Rejected` if the document cannot be read as text.
     """
 
     document: str
@@ -50,11 +50,11 @@ class Entry:
 
 @dataclass(frozen=True, kw_only=True)
 class Problem:
-    """Something of a source that could not become a document.
+    """Something in a source that could not become a document.
 
-    `skipped` marks what is no failure (a picture in a folder of texts); anything else becomes a dead letter.
-    `document` is the one it is about, where that can be told: what was indexed of it before is kept. Where it cannot,
-    any document may be behind the problem, so that nothing of the source is taken for deleted.
+    `skipped` marks what is not a failure (such as a picture in a folder of texts); anything else becomes a dead letter.
+    `document` is the document concerned, if known: what was indexed of it is kept. If it is unknown, any document may
+    be concerned, and nothing of the source is treated as deleted.
     """
 
     subject: str
@@ -65,10 +65,10 @@ class Problem:
 
 @dataclass(frozen=True, kw_only=True)
 class Page:
-    """A stretch of a fetch.
+    """One page of a fetch.
 
-    `cursor` is where the source stands after this page. `complete` on the last page says that the pages together went
-    through everything there is, so that what they listed neither as entry nor as problem is gone.
+    `cursor` is the position after this page. `complete` on the last page says that the fetch covered the whole source,
+    so that documents it listed neither as entry nor as problem are gone.
     """
 
     entries: Sequence[Entry] = ()
@@ -80,7 +80,7 @@ class Page:
 
 @dataclass(frozen=True, kw_only=True)
 class Chunk:
-    """A passage of a document: `text` is shown to readers, `sent` is what is embedded (title, context and text)."""
+    """A passage of a document: `text` is shown to readers, `sent` is embedded (title, context and text)."""
 
     id: str
     collection: str
@@ -93,10 +93,10 @@ class Chunk:
 
     @cached_property
     def text_hash(self) -> str:
-        """64 hex digits of the exact text that is embedded."""
+        """Return 64 hex digits of the exact text that is embedded."""
         return text_hash(self.sent)
 
     @cached_property
     def row_hash(self) -> str:
-        """32 hex digits over what the index holds of this chunk beside its vector."""
+        """Return 32 hex digits over everything that the index stores of this chunk except its vector."""
         return row_hash(self.text_hash, self.text, self.metadata)

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, kw_only=True)
 class Lane:
-    """What a plan expects of one way to embed: US dollars, and seconds until the index has it."""
+    """What a plan expects of one lane: US dollars, and seconds until the index has the chunks."""
 
     cost_usd: float
     seconds: float
@@ -21,15 +21,15 @@ class Lane:
 
 @dataclass(frozen=True, kw_only=True)
 class Plan:
-    """What a run would do. All counts are chunks; `problems` and `withheld` name what it would not do.
+    """What a run would do. All counts are chunks; `problems` and `withheld` name what it would leave undone.
 
-    `new` and `changed` chunks would be written, and with them the `waiting` ones of runs that did not finish; `reused`
-    of these need no embedding, and `tokens` are those of the others. `reuse` says why: their text is `repeated` in the
-    plan, a live submission carries it (`submitted`), or its vector is `cached` or `indexed`. `documents` is how many
-    differ. `plan_id` is None where there is nothing to do. `timed_runs` is how many earlier runs the realtime lane's
-    time was taken from, and `timed_submissions` how many submissions the batch lane's; with 0 it is a guess. `lane` is
-    the one that a run would take, and `lane_why` says why. `tokens_exact` says that tokens are counted as the provider
-    bills them; `error_seen` is by which part earlier runs were billed more (or less), None where there were none.
+    `new` and `changed` chunks would be written, and with them the `waiting` chunks of unfinished runs. `reused` of
+    these need no embedding; `tokens` are those of the others. `reuse` says why: the text is `repeated` in the plan, a
+    live submission contains it (`submitted`), or its vector is `cached` or `indexed`. `documents` is how many have
+    changed. `plan_id` is None if there is nothing to do. `timed_runs` is how many earlier runs the estimate for the
+    realtime lane is based on, and `timed_submissions` how many submissions that for the batch lane; with 0 it is a
+    guess. `lane` is what a run would use, and `lane_why` says why. `tokens_exact` means that tokens are counted as the
+    provider bills them; `error_seen` is the share by which earlier runs were billed more (or less), None without any.
     """
 
     plan_id: str | None
@@ -54,9 +54,9 @@ class Plan:
 
 @dataclass(frozen=True, kw_only=True)
 class Planned:
-    """What a plan said of the run that carries it out, to be held against what the run did.
+    """What a run's plan expected, to compare with what the run did.
 
-    `seconds` are those of embedding. `already` says that nothing of the plan was left to do.
+    `seconds` are those of embedding. `already` means that nothing of the plan was left to do.
     """
 
     plan_id: str
@@ -70,15 +70,15 @@ class Planned:
 
 @dataclass(frozen=True, kw_only=True)
 class Report:
-    """What a run did. `fetched` counts documents that were new or changed; the other counts are chunks.
+    """What a run did. `fetched` counts new or changed documents; all other counts are chunks.
 
-    `embedded` counts the distinct texts that a provider was sent; `reused` the chunks that needed none. `cost_usd` is
-    what it has billed, and `perhaps_billed_usd` what it may have billed beside for requests that brought nothing.
-    `seconds` are those of the whole run, `embedding_seconds` those in which vectors were found or made. `waiting`
-    chunks of its collections are left for another run. `lane` is the way that texts went, and `lane_why` says why;
-    `submitted` texts were gathered for the provider's Batch API, and `submissions` names all that are live there.
-    `failures` names what failed (source, chunk or delta) and why; `skipped` what is not text. `planned` is what the
-    plan said, and `drift` what of it was left undone, by source.
+    `embedded` counts the distinct texts sent to a provider, `reused` the chunks that needed none. `cost_usd` was
+    billed, and `perhaps_billed_usd` may have been billed in addition, for requests without a result. `seconds` are
+    those of the whole run, `embedding_seconds` those of finding or computing vectors. `waiting` chunks of its
+    collections are left for another run. `lane` is what the run used, and `lane_why` says why. `submitted` texts were
+    put into submissions, and `submissions` lists all live ones. `failures` says what failed (source, chunk or delta)
+    and why; `skipped` what is not text. `planned` is what the plan expected, and `drift` what of it was left undone, by
+    source.
     """
 
     fetched: int
