@@ -22,12 +22,12 @@ def split(sizes: Sequence[int], *, items: int, tokens: int) -> list[slice]:
     A text larger than `tokens` is a part by itself: the provider decides about it.
     """
     parts: list[slice] = []
-    start = held = 0
+    start = used = 0
     for at, size in enumerate(sizes):
-        if at > start and (at - start == items or held + size > tokens):
+        if at > start and (at - start == items or used + size > tokens):
             parts.append(slice(start, at))
-            start, held = at, 0
-        held += size
+            start, used = at, 0
+        used += size
     if sizes:
         parts.append(slice(start, len(sizes)))
     return parts

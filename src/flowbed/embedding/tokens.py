@@ -69,9 +69,9 @@ class Bpe:
         """
         known = TEXT_TOKENS[self.encoding]
         # The package panics at an unknown token, and decodes special tokens to nothing.
-        strange = next((token for token in tokens if not 0 <= token < known), None)
-        if strange is not None:
-            raise Rejected(f"token {strange} stands for no text in {self.encoding}; send the text itself")
+        unknown = next((token for token in tokens if not 0 <= token < known), None)
+        if unknown is not None:
+            raise Rejected(f"token {unknown} stands for no text in {self.encoding}; send the text itself")
         text: str | None = self._bpe.decode(list(tokens))
         if text is None:
             raise Rejected(
@@ -138,9 +138,9 @@ def text_of(tokenizer: Any, tokens: Sequence[int]) -> str:  # tokenizers has no 
         Rejected: a token is unknown, or the text encodes to other tokens.
     """
     size = tokenizer.get_vocab_size()
-    strange = next((token for token in tokens if not 0 <= token < size), None)
-    if strange is not None:
-        raise Rejected(f"token {strange} is unknown to the model; send the text itself")
+    unknown = next((token for token in tokens if not 0 <= token < size), None)
+    if unknown is not None:
+        raise Rejected(f"token {unknown} is unknown to the model; send the text itself")
     text: str = tokenizer.decode(list(tokens), skip_special_tokens=False)
     if tokenizer.encode(text, add_special_tokens=False).ids != list(tokens):
         raise Rejected(

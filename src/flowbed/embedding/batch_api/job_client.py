@@ -78,11 +78,11 @@ class HttpBatchApi:
         """
         before, between, after = self._pattern
         try:
-            said = orjson.dumps(text)
+            encoded = orjson.dumps(text)
         except orjson.JSONEncodeError:
             require_unicode([text])
             raise
-        return b"%b%b%b%b%b" % (before, orjson.dumps(name)[1:-1], between, said[1:-1], after)
+        return b"%b%b%b%b%b" % (before, orjson.dumps(name)[1:-1], between, encoded[1:-1], after)
 
     @cached_property
     def _pattern(self) -> tuple[bytes, bytes, bytes]:
@@ -134,12 +134,12 @@ class HttpBatchApi:
         """
         failed: Job | None = None
         async for each in self._pages("/batches", limit=str(JOBS_PAGE)):
-            told = self._read(each)
-            if told.submission != submission or told.job.queue_full:
+            report = self._read(each)
+            if report.submission != submission or report.job.queue_full:
                 continue
-            if told.job.state != "failed":
-                return told.job
-            failed = failed or told.job
+            if report.job.state != "failed":
+                return report.job
+            failed = failed or report.job
         return failed
 
     async def retrieve(self, job: str) -> Job:

@@ -93,7 +93,7 @@ def split_batches(widths: Sequence[int], *, most: int = TOKENS) -> list[slice]:
     ends.append(len(widths))  # splitting windows of one width saves nothing, unless the batch is full
     least = [math.inf] * (len(widths) + 1)  # cost of batching all windows before a position
     least[0] = 0.0
-    begun = [0] * (len(widths) + 1)  # where the last of these batches starts
+    last_start = [0] * (len(widths) + 1)  # where the last of these batches starts
     following = 0
     for start, width in enumerate(widths):
         while ends[following] <= start:
@@ -104,12 +104,12 @@ def split_batches(widths: Sequence[int], *, most: int = TOKENS) -> list[slice]:
         for end in (*takewhile(full.__gt__, islice(ends, following, None)), full):
             taken = least[start] + BATCH + (end - start) * width
             if taken < least[end]:
-                least[end], begun[end] = taken, start
+                least[end], last_start[end] = taken, start
     found: list[slice] = []
     end = len(widths)
     while end:
-        found.append(slice(begun[end], end))
-        end = begun[end]
+        found.append(slice(last_start[end], end))
+        end = last_start[end]
     return found[::-1]
 
 

@@ -309,19 +309,19 @@ def chosen_dimensions(options: Options, name: str, model: ProviderModel | None) 
     Raises:
         Misconfigured: the model is unknown and the options do not say, or it does not have that size.
     """
-    asked = options.number("dimensions")
+    requested = options.number("dimensions")
     if model is None:
-        if asked is None:
+        if requested is None:
             raise Misconfigured(
                 f"model {options.vendor}:{name} is unknown: set the option dimensions to the length of its vectors"
             )
-        return asked
-    if asked is not None and asked != model.dimensions and asked not in model.sizes:
+        return requested
+    if requested is not None and requested != model.dimensions and requested not in model.sizes:
         raise Misconfigured(
-            f"model {options.vendor}:{name} has no vectors of {asked} dimensions; leave the option dimensions out for "
-            f"{model.dimensions}"
+            f"model {options.vendor}:{name} has no vectors of {requested} dimensions; leave the option dimensions out "
+            f"for {model.dimensions}"
         )
-    return asked or model.dimensions
+    return requested or model.dimensions
 
 
 def required_key(options: Options, variable: str) -> str:

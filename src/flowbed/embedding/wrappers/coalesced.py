@@ -208,19 +208,19 @@ class Coalesced(Wrapper):
             counts = share_tokens(answer.tokens, [self.count(text) for text in texts])
         start = 0
         for part in parts:
-            here = slice(start, start + len(part.texts))
+            rows = slice(start, start + len(part.texts))
             part.call.take(
                 part,
                 Embedded(
-                    vectors=answer.vectors[here],
-                    tokens=sum(counts[here]) if counts else answer.tokens,
-                    truncated=tuple(at - start for at in answer.truncated if here.start <= at < here.stop),
-                    counts=tuple(counts[here]),
+                    vectors=answer.vectors[rows],
+                    tokens=sum(counts[rows]) if counts else answer.tokens,
+                    truncated=tuple(at - start for at in answer.truncated if rows.start <= at < rows.stop),
+                    counts=tuple(counts[rows]),
                     cached=answer.cached if len(parts) == 1 else 0,
                     provider=answer.provider,
                 ),
             )
-            start = here.stop
+            start = rows.stop
 
 
 class _Room:
