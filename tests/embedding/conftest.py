@@ -24,18 +24,18 @@ HIDDEN, LAYERS, HEADS, INNER, POSITIONS = 16, 2, 4, 32, 24
 
 @pytest.fixture(scope="session")
 def graphs(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Give a cache folder in which the default model's graph is made once for all tests."""
+    """A cache folder in which the default model's graph is built once for all tests."""
     return tmp_path_factory.mktemp("graphs")
 
 
 @pytest.fixture(scope="session")
 def default_model(graphs: Path) -> Onnx:
-    """Open the default model, which this suite needs installed."""
+    """The default model, which must be installed."""
     return open_onnx("", cache=graphs, options={})
 
 
 def write_model(folder: Path, *, pooling: str = "mean", seed: int = 0, **config: Any) -> Path:
-    """Write a whole model, tiny and random, as sentence-transformers publishes one."""
+    """Write a complete model, tiny and random, in the format of sentence-transformers."""
     chance = np.random.default_rng(seed)
 
     def random(*shape: int) -> np.ndarray[Any, np.dtype[np.float32]]:
@@ -94,7 +94,7 @@ def write_model(folder: Path, *, pooling: str = "mean", seed: int = 0, **config:
 
 @pytest.fixture
 def tiny(tmp_path: Path) -> Callable[..., Path]:
-    """Write tiny models into folders of their own."""
+    """Write tiny models into separate folders."""
 
     def write(name: str = "tiny", **changes: Any) -> Path:
         return write_model(tmp_path / name, **changes)

@@ -1,4 +1,4 @@
-"""Every embedder keeps to the contract."""
+"""Every embedder passes the contract."""
 
 from __future__ import annotations
 

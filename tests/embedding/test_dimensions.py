@@ -1,4 +1,4 @@
-"""Other dimensions than a model gives: another space, and only where that has a meaning."""
+"""Vectors of other dimensions: another space, only where that is meaningful."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""One call in several requests: everything once, in order, or nothing at all."""
+"""One call as several requests: everything once, in order, or nothing at all."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ SIZES = st.lists(st.integers(0, 50), max_size=60)
 
 
 def answer(part: slice) -> Embedded:
-    """Give each text the vector of its place."""
+    """Return for each text the vector of its position."""
     return Embedded(
         vectors=np.arange(part.start, part.stop, dtype=np.float32)[:, None], tokens=part.stop - part.start
     )

@@ -1,4 +1,4 @@
-"""All wrappers together, before simulators of providers that misbehave: real HTTP, and every vector in its place."""
+"""All wrappers together over HTTP, with simulators of failing providers: every vector belongs to its text."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ def wrapped(embedder: Embedder, breaker: Breaker) -> Coalesced:
 
 
 async def persistent(cached: Cached, texts: list[str]) -> Embedded:
-    """Embed as a patient caller does, who comes again when told to."""
+    """Embed like a patient caller, which retries when told to."""
     while True:
         try:
             return await cached.embed(texts, purpose="document")

@@ -1,4 +1,4 @@
-"""Tokens are counted as the model counts them, or are said to be an estimate."""
+"""Counting tokens, exactly or as an estimate."""
 
 from __future__ import annotations
 
@@ -80,7 +80,7 @@ def test_file_tokenizer_decode_ambiguous_tokens_is_rejected(tiny: Callable[..., 
     tokenizer = FileTokenizer(tiny() / "tokenizer.json")
     assert tokenizer.decode([4, 5]) == "a b"
     with pytest.raises(Rejected, match="text itself"):
-        tokenizer.decode([1])  # any word that is not known
+        tokenizer.decode([1])  # the token for unknown words
     for strange in (10_000, -1, 2**40):
         with pytest.raises(Rejected, match="unknown"):
             tokenizer.decode([strange])

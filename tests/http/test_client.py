@@ -1,4 +1,4 @@
-"""The way to a provider: what goes wrong on it, and what is never told of it."""
+"""The HTTP client: its errors, and the secrets they must not reveal."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ SECRET = "sk-very-secret-key-000111"  # noqa: S105 - nobody's
 
 @asynccontextmanager
 async def answering(answer: Answering) -> AsyncIterator[str]:
-    """Serve one function on a free port."""
+    """Serve one handler on a free port."""
     app = web.Application()
     app.router.add_route("*", "/{path:.*}", answer)
     runner = web.AppRunner(app, shutdown_timeout=0.1)
@@ -39,7 +39,7 @@ async def answering(answer: Answering) -> AsyncIterator[str]:
 
 @asynccontextmanager
 async def provider(url: str, **options: Any) -> AsyncIterator[HttpClient]:
-    """Open the way to a server."""
+    """Open a client of a server."""
     opened = HttpClient(
         url, vendor="acme", headers={"Authorization": f"Bearer {SECRET}"}, secrets=(SECRET,), **options
     )

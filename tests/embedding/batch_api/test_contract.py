@@ -1,4 +1,4 @@
-"""The Batch APIs of providers, each held to the contract."""
+"""The Batch API of every provider passes the contract."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ class TestOpenAI(BatchApiContract):
         return OpenAI(keys=[KEY])
 
     def options(self, url: str) -> Mapping[str, str]:
-        """Ask the simulator, for vectors of another size than the model's own."""
+        """Use the simulator, with vectors of another size than the model's own."""
         return {"base_url": f"{url}/v1", "dimensions": "64"}
 
 
@@ -38,7 +38,7 @@ class TestCompatible(BatchApiContract):
         return OpenAI(keys=[KEY])
 
     def options(self, url: str) -> Mapping[str, str]:
-        """Ask the simulator, with words in front of each text."""
+        """Use the simulator, with a prompt before each text."""
         return {"base_url": f"{url}/v1", "batch": "true", "document_prompt": "passage: "}
 
 
@@ -53,5 +53,5 @@ class TestVoyage(BatchApiContract):
         return Voyage(keys=[KEY])
 
     def options(self, url: str) -> Mapping[str, str]:
-        """Ask the simulator, for vectors of another size than the model's own."""
+        """Use the simulator, with vectors of another size than the model's own."""
         return {"base_url": f"{url}/v1", "dimensions": "256"}

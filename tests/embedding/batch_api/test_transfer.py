@@ -1,4 +1,4 @@
-"""Files on their way to a provider and back: what keeps them going, and what ends them."""
+"""Uploads to and downloads from a provider: what keeps them going, and what ends them."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ MEGABYTE = 2**20
 
 @asynccontextmanager
 async def answering(answer: Answering, *, silence: float = 5.0) -> AsyncIterator[HttpClient]:
-    """Open the way to a server of one function."""
+    """Open a client of a server with one handler."""
     app = web.Application(client_max_size=2**30)
     app.router.add_route("*", "/{path:.*}", answer)
     runner = web.AppRunner(app, shutdown_timeout=0.1)
@@ -44,7 +44,7 @@ async def answering(answer: Answering, *, silence: float = 5.0) -> AsyncIterator
 
 @asynccontextmanager
 async def speaking(speak: Speaking, *, silence: float) -> AsyncIterator[HttpClient]:
-    """Open the way to a server that is not held to HTTP."""
+    """Open a client of a server that need not speak HTTP."""
     speaking: set[asyncio.Task[None]] = set()
 
     async def served(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
@@ -72,7 +72,7 @@ async def speaking(speak: Speaking, *, silence: float) -> AsyncIterator[HttpClie
 
 
 class Input:
-    """A file of so many bytes, which tells how often it was read, and whether each reader let go of it."""
+    """A file of some bytes that counts its readers, and those that closed it."""
 
     def __init__(self, size: int, *, fails: Exception | None = None) -> None:
         self.body = (b'{"text": "0123456789 \\r\\n--flowbed"}\n' * (size // 36 + 1))[:size]
@@ -104,7 +104,7 @@ async def send(provider: HttpClient, file: Input, size: int | None = None) -> Ht
 
 
 def gone(answer: HttpResponse) -> Exception:
-    """Tell a refusal."""
+    """Return the error of a refusal."""
     return NotFound(f"{answer.status}: {answer.body.decode()}")
 
 

@@ -1,4 +1,4 @@
-"""What is particular to one Batch API: what it is sent, on which terms, and what it says in its own way."""
+"""Batch APIs of single vendors: their input lines, terms, states and errors."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ async def texts() -> AsyncIterator[bytes]:
 
 
 class Acting:
-    """A server that answers with what it was given, in turn, the last for good; it remembers what it was asked."""
+    """A server that returns the given answers in turn, repeating the last; it records its requests."""
 
     def __init__(self, **answers: list[tuple[int, Any]]) -> None:
         """Take answers by method and first word of the path, as `get_files`."""
@@ -65,7 +65,7 @@ class Acting:
 
 
 class Serving(Acting):
-    """A server of a local model that acts otherwise."""
+    """A server of a local model that deviates from it."""
 
     def __init__(self, model: Onnx) -> None:
         """Serve a model."""
@@ -73,7 +73,7 @@ class Serving(Acting):
         self.model = model
 
     async def answer(self, request: web.Request) -> web.Response:
-        """Answer requests for vectors with the model's."""
+        """Answer embedding requests with the model's vectors."""
         if not request.path.endswith("/embeddings"):
             return await super().answer(request)
         body = await request.json()
@@ -89,7 +89,7 @@ class Serving(Acting):
 async def acting(
     server: Acting, folder: Path, model: str = "openai:text-embedding-3-small", **options: str
 ) -> AsyncIterator[BatchApi]:
-    """Open the Batch API of a server that acts."""
+    """Open the Batch API of such a server."""
     app = web.Application()
     app.router.add_route("*", "/{path:.*}", server.answer)
     runner = web.AppRunner(app)
@@ -286,7 +286,7 @@ async def test_retrieve_full_queue_is_not_an_input_error(tmp_path: Path) -> None
         job = await jobs.retrieve(job.id)
         found = await jobs.find("s-1")
         await jobs.aclose()
-    assert found is None  # so that whoever has to know whether to hand it in does
+    assert found is None  # so that the caller submits it again
     assert (job.state, job.queue_full, job.lines) == ("failed", True, {})
     assert "limit" in job.reason
 

@@ -1,4 +1,4 @@
-"""The cache in front of an embedder: nothing is sent twice, and nothing that fails in it is felt."""
+"""The cache in front of an embedder: nothing is sent twice, and its failures do no harm."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ def vector_of(text: str, purpose: Purpose = "document") -> NDArray[np.float32]:
 
 
 class Provider:
-    """An embedder whose vectors follow from the text, which notes what it is sent and waits at a gate."""
+    """An embedder whose vectors depend on the text; it records what it is sent, and waits at a gate."""
 
     space = SPACE
     items = 100
@@ -73,7 +73,7 @@ class Provider:
 
 
 class Tier(dict[bytes, bytes]):
-    """A tier that notes what it is asked, and fails when told to."""
+    """A tier that records its calls, and fails on request."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -117,7 +117,7 @@ async def test_cache_interactive_call_does_not_wait_for_background_work(
     waited_for = asyncio.create_task(cached.embed(["a"], purpose="document"))
     await asyncio.sleep(0.01)
     assert provider.sent == [["a", "b"], ["a"]][: 1 + answered]
-    with background():  # which may wait for whatever is under way
+    with background():  # which may wait for anything in flight
         again = asyncio.create_task(cached.embed(["a", "b"], purpose="document"))
     await asyncio.sleep(0.01)
     provider.gate.set()

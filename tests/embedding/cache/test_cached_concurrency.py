@@ -1,4 +1,4 @@
-"""Many calls at once, with faults: every vector belongs to its text, none is made twice at once, and nobody hangs."""
+"""Many concurrent calls with faults: every vector belongs to its text, none is computed twice at once, and no call hangs."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def vectors_of(texts: Sequence[str], purpose: Purpose) -> NDArray[np.float32]:
 
 @dataclass(frozen=True)
 class Answering:
-    """How the provider deals with one request: after how long, and with which error if any."""
+    """How the provider treats one request: its delay, and its error if any."""
 
     after: float = 0.0
     error: type[Error] | None = None
@@ -47,7 +47,7 @@ class Answering:
 
 @dataclass(frozen=True)
 class Calling:
-    """One call: when it comes, what it wants, and after how long its caller gives up."""
+    """One call: when it starts, its texts, and when its caller gives up."""
 
     at: float
     texts: tuple[str, ...]
@@ -56,7 +56,7 @@ class Calling:
 
 
 class Provider:
-    """An embedder that answers as it is told to, and never has one text under way twice."""
+    """An embedder that answers as ordered, and checks that no text is in flight twice."""
 
     space = Space(model="m", dimensions=DIMENSIONS)
     items, tokens, price = 100, 1_000, 0.0
@@ -95,7 +95,7 @@ class Provider:
 
 
 class Slow(VectorMemory):
-    """A far tier: it takes a while, and fails now and then."""
+    """A slow far tier that fails now and then."""
 
     def __init__(self, faults: Sequence[bool]) -> None:
         super().__init__(limit=2**20, ttl=1e9)
@@ -181,7 +181,7 @@ def test_cache_any_failures_and_cancellations_keep_vectors_right(
 
 
 def check(calling: Calling, outcome: Embedded | Error, script: Sequence[Answering]) -> None:
-    """See that an answer is that of its texts, and an error has its cause in them or in the provider."""
+    """Assert that an answer belongs to its texts, and that an error is explained by them or by the provider."""
     texts = calling.texts
     if isinstance(outcome, Embedded):
         np.testing.assert_array_equal(outcome.vectors, vectors_of(texts, calling.purpose))
@@ -264,7 +264,7 @@ async def test_cache_hit_is_not_counted_again() -> None:
         assert (answer.counts, answer.tokens, answer.truncated) == ((2, 1), 0, (0,))
         np.testing.assert_array_equal(answer.vectors, vectors_of(["long b", "a"], "document"))
     assert sorted(counted) == ["a", "long b"]
-    # Nothing that counts is asked for by those who do not want to know.
+    # Without `counts` nothing is counted.
     assert (await before.embed(["a"], purpose="document")).counts == ()
 
 

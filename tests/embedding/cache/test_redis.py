@@ -1,4 +1,4 @@
-"""Limits and vectors that processes share through Redis: a real server, which is stopped, forgets, and comes back."""
+"""Rate limits and vectors that processes share through a real Redis, which is stopped, forgets, and comes back."""
 
 from __future__ import annotations
 

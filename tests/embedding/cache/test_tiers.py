@@ -1,4 +1,4 @@
-"""The tiers that keep vectors: memory, and a file that processes share."""
+"""The tiers of the vector cache: memory, and a file that processes share."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ PLENTY = 10**9
 
 
 class Clock:
-    """Time that moves when the test says so."""
+    """A clock that the test sets."""
 
     def __init__(self) -> None:
         self.now = 1e9

@@ -1,4 +1,4 @@
-"""A slow tier behind one that lets nobody wait for a write."""
+"""A slow tier behind a buffer for writes."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 
 class Slow:
-    """A tier that answers when it is let, and remembers its calls; it fails while `failure` is set."""
+    """A tier that answers when released, and records its calls; it fails while `failure` is set."""
 
     def __init__(self, *, free: bool = True) -> None:
         self.kept: dict[bytes, bytes] = {}

@@ -1,4 +1,4 @@
-"""Windows of many lengths cut into padded batches: each once, and in as little time as can be."""
+"""Splitting windows of many lengths into padded batches: each once, in the least time."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ WIDTHS = st.integers(2, 40) | st.integers(100, 2 * TOKENS)
 
 
 def taken(widths: list[int], found: list[slice]) -> int:
-    """Tell what batches take, in tokens."""
+    """Return the cost of batches in tokens."""
     return sum(BATCH + (cut.stop - cut.start) * widths[cut.start] for cut in found)
 
 
@@ -61,7 +61,7 @@ def test_batch_tokens_gives_every_core_a_share(lengths: list[int], cores: int) -
     if total >= 2 * SHARE * cores:
         assert len(sizes) >= cores
     busy = [0] * cores
-    for size in sizes:  # the next one goes to whoever is idle first, as threads take them
+    for size in sizes:  # the next batch goes to the first idle thread
         busy[busy.index(min(busy))] += size
     assert max(busy) <= sum(sizes) / cores + batch_tokens(total, cores)
 

@@ -1,4 +1,4 @@
-"""The local model: its vectors, its window, and what it does with odd texts."""
+"""The local model: its vectors, its window, and unusual texts."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ TEXTS = [
 
 
 def erf(x: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Compute the error function by its series, accurate far below what is compared here."""
+    """Compute the error function as a series, far more precise than the comparisons here."""
     x = np.clip(x, -5, 5)
     total, term = x.copy(), x.copy()
     for n in range(1, 120):
@@ -188,7 +188,7 @@ async def test_onnx_split_averages_the_windows_of_a_long_text(
     """Weighted by their tokens."""
     folder = tiny()
     model = open_onnx(str(folder), cache=tmp_path / "cache", options={})
-    # One token more than two windows hold: 24 positions leave 22 beside the two special tokens.
+    # One token more than two windows: of 24 positions two are special tokens.
     words = ["abcdefghijklmnopqrstuvwxyz"[place % 26] for place in range(45)]
     embedded = await model.embed([" ".join(words), "a b"], purpose="document")
     bounds = [len(words) * part // 3 for part in range(4)]

@@ -1,4 +1,4 @@
-"""Models that sentence-transformers runs: those tests want the package, which is an extra and brings torch."""
+"""Models of sentence-transformers: most tests need the package, an extra that brings torch."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from flowbed.embedding import Embedder
 
 INSTALLED = importlib.util.find_spec("sentence_transformers") is not None
-# Not a failure with CI=true either: torch is larger than all that is tested here.
+# Skipped even with CI=true: torch is larger than everything tested here.
 wants_package = pytest.mark.skipif(
     not INSTALLED, reason="pip install 'flowbed[sentence-transformers]' to test it"
 )
@@ -28,7 +28,7 @@ wants_package = pytest.mark.skipif(
 
 @pytest.fixture(scope="session")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> str:
-    """Give the folder of the default model."""
+    """The folder of the default model."""
     found = find_checkpoint("", cache=tmp_path_factory.mktemp("digests"), download=False)
     return str(found.folder)
 
@@ -46,7 +46,7 @@ class TestSentenceTransformers(EmbedderContract):
 
     @pytest.fixture(autouse=True)
     def place(self, folder: str) -> None:
-        """Keep the model's folder at hand."""
+        """Store the model's folder."""
         self.folder = folder
 
     def open_embedder(self, folder: Path) -> Embedder:

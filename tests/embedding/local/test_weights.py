@@ -1,4 +1,4 @@
-"""Finding a model, and the graph that is made of it."""
+"""Finding a model, and building its graph."""
 
 from __future__ import annotations
 
@@ -218,7 +218,7 @@ async def test_onnx_ready_graph_is_used(tiny: Callable[..., Path], tmp_path: Pat
     model = onnx.load_from_string(
         graph_bytes(folder / "model.safetensors", Architecture.of(config, pooling="mean", subject=folder))
     )
-    # As exported models have it: the last hidden state of each token, and a third input.
+    # As in exported models: the last hidden state of each token, and a third input.
     names = [node.name for node in model.graph.node]
     del model.graph.node[names.index("pool.mask") :]
     del model.graph.output[:]

@@ -1,4 +1,4 @@
-"""Servers that speak OpenAI's API: asked as they want to be, and believed to be another model only once tried."""
+"""Servers that speak OpenAI's API: requested as their options say, and trusted as another model only after a comparison."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 
 class Serving:
-    """A server of a local model, as Infinity or TEI is one; it remembers what it was asked."""
+    """A server of a local model, like Infinity or TEI; it records its requests."""
 
     def __init__(self, model: Onnx, *, prompt: str = "") -> None:
         self.model = model
@@ -49,7 +49,7 @@ class Serving:
 
 @asynccontextmanager
 async def served(serving: Serving, folder: Path, **options: str) -> AsyncIterator[Any]:
-    """Open the model that a server serves."""
+    """Open the model of a server."""
     app = web.Application()
     app.router.add_post("/v1/embeddings", serving.answer)
     runner = web.AppRunner(app)

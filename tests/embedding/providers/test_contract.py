@@ -1,4 +1,4 @@
-"""Every provider keeps to the contract, against a simulator of its API."""
+"""Every provider passes the contract, against a simulator of its API."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ class TestCohere(ProviderContract):
 
 
 class TestHuggingFace(ProviderContract):
-    """Hugging Face, with a model that gives one vector for each text."""
+    """Hugging Face, with a model that returns one vector per text."""
 
     model = "huggingface:BAAI/bge-small-en-v1.5"
     window = 512
@@ -67,7 +67,7 @@ class TestHuggingFace(ProviderContract):
 
 
 class TestTokenVectors(TestHuggingFace):
-    """Hugging Face, with a model that gives one vector for each token."""
+    """Hugging Face, with a model that returns one vector per token."""
 
     model = "huggingface:google-bert/bert-base-uncased"
 
@@ -76,7 +76,7 @@ class TestTokenVectors(TestHuggingFace):
 
 
 class TestCompatible(IndexedProviderContract):
-    """A server of one's own that speaks OpenAI's API."""
+    """A self-hosted server that speaks OpenAI's API."""
 
     model = "compatible:text-embedding-3-small"
     window = 8_192

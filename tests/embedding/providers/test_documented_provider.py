@@ -1,4 +1,4 @@
-"""A provider that somebody else adds, as docs/providers.md shows it."""
+"""The third-party provider of docs/providers.md."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ PAGE = (Path(__file__).parents[3] / "docs" / "providers.md").read_text("utf-8")
 
 
 def block(language: str, name: str) -> str:
-    """Give the block of the page that follows a file's name, or that begins with a line."""
+    """Return the page's block after a file's name, or the one that begins with a line."""
     for found in re.finditer(
         rf"^(?:`(?P<file>\S+)`:\n\n)?```{language}\n(?P<code>.*?)^```$", PAGE, re.MULTILINE | re.DOTALL
     ):

@@ -1,4 +1,4 @@
-"""Vectors out of answers: each its text's, or none."""
+"""Extracting vectors from responses: each is its text's, or none is returned."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What is particular to one vendor: fields of its requests, forms of its answers and refusals."""
+"""APIs of single vendors: fields of their requests, forms of their responses and refusals."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ KEYS = {"api_key": "sk-1"}
 
 
 def refusal(status: int, body: Any, **headers: str) -> HttpResponse:
-    """Make an answer of a provider."""
+    """Create a provider's response."""
     return HttpResponse(status=status, headers=headers, body=orjson.dumps(body))
 
 

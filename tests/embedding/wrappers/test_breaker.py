@@ -1,4 +1,4 @@
-"""A breaker opens when a provider is down, lets one call through after a rest, and closes when that is answered."""
+"""A breaker opens when a provider is down, lets one call pass after a rest, and closes when that is answered."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ FAILURES, REST = 3, 10.0
 
 
 class Clock:
-    """Seconds that pass when told to."""
+    """A clock that the test advances."""
 
     now = 100.0
 
@@ -35,7 +35,7 @@ class Clock:
 
 
 class Provider(Seeded):
-    """A seeded embedder with errors to order, which waits at a gate and counts its calls."""
+    """A seeded embedder with errors on request, which waits at a gate and counts its calls."""
 
     def __init__(self) -> None:
         super().__init__(8)
@@ -53,7 +53,7 @@ class Provider(Seeded):
 
 
 class World:
-    """A guarded provider and its clock."""
+    """A provider behind a breaker, and its clock."""
 
     def __init__(self) -> None:
         self.clock = Clock()
@@ -62,7 +62,7 @@ class World:
         self.guarded = CircuitBreaking(self.provider, self.breaker)
 
     async def call(self, error: BaseException | None = None) -> BaseException | None:
-        """Call once, with this error to come; return what was raised."""
+        """Call once, with this error; return what was raised."""
         self.provider.errors = [error] if error else []
         try:
             await self.guarded.embed(["a"], purpose="document")
@@ -71,7 +71,7 @@ class World:
         return None
 
     async def open(self, **facts: float) -> None:
-        """Fail until it is open."""
+        """Fail until the breaker is open."""
         for _ in range(FAILURES):
             await self.call(Transient("down", **facts))
         assert self.breaker.state is State.OPEN
@@ -83,10 +83,10 @@ def world() -> World:
 
 
 class TestContract(EmbedderContract):
-    """A guarded embedder is an embedder."""
+    """An embedder behind a breaker is an embedder."""
 
     def open_embedder(self, folder: Path) -> Embedder:
-        """Guard the seeded one."""
+        """Put a breaker in front of the seeded one."""
         return CircuitBreaking(Seeded(64), Breaker("seeded"))
 
 
@@ -213,7 +213,7 @@ async def test_breaker_reports_every_change(world: World) -> None:
 
 
 class AnyBreaker(RuleBasedStateMachine):
-    """Calls that come, end and are given up in any order, at any time."""
+    """Calls that start, end and are cancelled in any order, at any time."""
 
     def __init__(self) -> None:
         super().__init__()

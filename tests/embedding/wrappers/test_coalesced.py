@@ -1,4 +1,4 @@
-"""Calls are joined while the embedder is busy: each gets its own vectors, and nobody pays for the texts of another."""
+"""Joining calls while the embedder is busy: each gets its own vectors, and none fails because of another's texts."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ def vectors_of(texts: Sequence[str], purpose: Purpose = "document") -> NDArray[n
 
 
 class Model:
-    """A model that takes a second a call, refuses what is bad, and dies of some texts."""
+    """A model that takes a second per call, refuses bad texts, and crashes on deadly ones."""
 
     space = Space(model="m", dimensions=DIMENSIONS)
     items, tokens, price = 16, 100, 0.0
@@ -87,15 +87,15 @@ class Model:
 
 
 class TestContract(EmbedderContract):
-    """Joined calls are calls of an embedder."""
+    """A coalesced embedder is an embedder."""
 
     def open_embedder(self, folder: Path) -> Embedder:
-        """Join calls to the seeded one."""
+        """Coalesce calls to the seeded one."""
         return Coalesced(Seeded(64))
 
 
 class TestPartByPart(EmbedderContract):
-    """A call that is sent in parts is a call of an embedder."""
+    """An embedder whose calls are sent in parts is an embedder."""
 
     def open_embedder(self, folder: Path) -> Embedder:
         """Join at most two texts."""
@@ -104,7 +104,7 @@ class TestPartByPart(EmbedderContract):
 
 @dataclass(frozen=True)
 class Calling:
-    """One call: when it comes, what it wants, and after how long its caller gives up."""
+    """One call: when it starts, its texts, and when its caller gives up."""
 
     at: float
     texts: tuple[str, ...]
@@ -142,7 +142,7 @@ def test_coalesced_every_call_has_its_own_outcome(
 
     async def caller(coalesced: Coalesced, calling: Calling) -> None:
         await asyncio.sleep(calling.at)
-        BACKGROUND.set(not calling.waited_for)  # in the context of this task alone
+        BACKGROUND.set(not calling.waited_for)  # in this task's context only
         try:
             async with asyncio.timeout(calling.gives_up):
                 answer = await coalesced.embed(calling.texts, purpose=calling.purpose)
@@ -170,7 +170,7 @@ def test_coalesced_every_call_has_its_own_outcome(
 
 
 def check(calling: Calling, outcome: Embedded | Exception, *, deadly: int) -> None:
-    """See that an outcome follows from the call's own texts; only where several kill the model, others may suffer."""
+    """Assert that an outcome follows from the call's own texts; only if several are deadly may others suffer."""
     faults = {text.split()[0] for text in calling.texts} & {"bad", "deadly", "odd"}
     if isinstance(outcome, Embedded):
         assert not faults

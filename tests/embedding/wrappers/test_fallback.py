@@ -1,4 +1,4 @@
-"""Where a provider fails the next is asked, and vectors of two spaces never meet."""
+"""If a provider fails the next is called, and vectors of two spaces never mix."""
 
 from __future__ import annotations
 
@@ -47,10 +47,10 @@ class Provider(Seeded):
 
 
 class TestContract(EmbedderContract):
-    """A chain is an embedder."""
+    """A fallback chain is an embedder."""
 
     def open_embedder(self, folder: Path) -> Embedder:
-        """Put one that never answers in front of one that does."""
+        """Put one that never answers before one that does."""
         return Fallback([Provider(64, error=Transient("down")), Seeded(64)])
 
 
@@ -110,13 +110,13 @@ async def test_fallback_all_failed_raises_one_error(
 
 
 def billed(error: Error) -> Error:
-    """Mark an error of a call that may be billed though it failed."""
+    """Mark an error of a call that may be billed nevertheless."""
     error.perhaps_billed = True
     return error
 
 
 class Payer:
-    """Has money for sending something again so many times."""
+    """Has money for a number of resends."""
 
     def __init__(self, money: int) -> None:
         self.money = money
@@ -138,7 +138,7 @@ async def test_fallback_possibly_billed_text_asks_the_payer(money: int, asked: i
     members[-1].error = Transient("down")
     with billed_to(Payer(9)), pytest.raises(Transient) as raised:
         await Fallback(members).embed(["a"], purpose="document")
-    assert not raised.value.perhaps_billed  # of those before it the payer knows
+    assert not raised.value.perhaps_billed  # the payer knows of the earlier ones
     with pytest.raises(Transient):
         await Fallback(members).embed(["a"], purpose="document")
 

@@ -1,4 +1,4 @@
-"""Calls wait for room under a provider's limits: none is passed, little is wasted, nobody is forgotten."""
+"""Calls wait for room under a provider's limits: none is exceeded, little is wasted, no call starves."""
 
 from __future__ import annotations
 
@@ -31,12 +31,12 @@ if TYPE_CHECKING:
 
 
 def now() -> float:
-    """Tell the loop's time, which is virtual in most of these tests."""
+    """Return the loop's time, which is virtual in most of these tests."""
     return asyncio.get_running_loop().time()
 
 
 class Provider(Seeded):
-    """A provider that enforces limits on the loop's clock and answers after a while, bunched by the network."""
+    """A provider that enforces limits on the loop's clock, with delays like those of a network."""
 
     def __init__(self, limits: Limits, *, delays: Sequence[float] = (0.0,)) -> None:
         super().__init__(8)
@@ -64,7 +64,7 @@ def limited(provider: Embedder, rates: Rates, **more: Any) -> RateLimited:
 
 
 class TestContract(EmbedderContract):
-    """A limited embedder is an embedder."""
+    """A rate-limited embedder is an embedder."""
 
     def open_embedder(self, folder: Path) -> Embedder:
         """Limit the seeded one, to more than the tests need."""
@@ -72,7 +72,7 @@ class TestContract(EmbedderContract):
 
 
 class AnyBucket(RuleBasedStateMachine):
-    """Whatever is taken, whenever: in no stretch of time is it more than time allows."""
+    """Whatever is taken at any time never exceeds the rate in any period."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -93,7 +93,7 @@ class AnyBucket(RuleBasedStateMachine):
 
     @rule()
     def wait_as_told(self) -> None:
-        """Whoever waits for as long as it was told finds room, when nobody else has come."""
+        """After the returned wait there is room, unless another call came."""
         if self.wait:
             self.now += self.wait + 1e-9
             assert asyncio.run(self.buckets.take("key", {"tokens": 1.0})) == 0
@@ -102,7 +102,7 @@ class AnyBucket(RuleBasedStateMachine):
 
     @invariant()
     def never_more_than_the_rate(self) -> None:
-        """In any stretch: its length, the burst, and the one call that begins a debt."""
+        """In any period: its length, the burst, and the one call that begins a debt."""
         for start in range(len(self.taken)):
             spent = 0.0
             for when, cost in self.taken[start:]:
@@ -337,7 +337,7 @@ def test_rate_limited_wait_is_reported_without_the_key() -> None:
 
 
 class Failing(MemoryBuckets):
-    """Shared buckets that fail when told to, and count what they are asked."""
+    """Shared buckets that fail on request, and count their calls."""
 
     error: Transient | None = None
     asked = 0
@@ -372,7 +372,7 @@ def test_shared_buckets_down_fall_back_to_own(caplog: pytest.LogCaptureFixture) 
         shared.error = None
         await embedder.embed(["a"], purpose="document")
         assert shared.asked > 1
-        # A pause holds here too, in case the shared ones fail during it.
+        # This process keeps the pause too, in case the shared ones fail during it.
         await buckets.settle("key", {}, pause=30.0)
         shared.error = Transient("no connection")
         assert await buckets.take("key", {"requests": 1.0}) == pytest.approx(30.0)
