@@ -1,4 +1,4 @@
-"""Many concurrent calls with faults: every vector belongs to its text, none is computed twice at once, and no call hangs."""
+"""Concurrent calls with faults: every vector belongs to its text, none is computed twice at once, no call hangs."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Servers that speak OpenAI's API: requested as their options say, and trusted as another model only after a comparison."""
+"""Servers that speak OpenAI's API: requested as their options say, trusted as another model only after a comparison."""
 
 from __future__ import annotations
 
