@@ -31,10 +31,17 @@ warnings.filterwarnings("ignore", "lance is not fork-safe")
 import alembic.command  # noqa: E402, F401
 from tests.support.failpoints import kill_at  # noqa: E402
 
-import flowbed.bed  # noqa: E402
 import flowbed.cli.views  # noqa: E402
-import flowbed.index.search  # noqa: E402
-import flowbed.testing.embedder  # noqa: E402, F401
+import flowbed.index.compaction  # noqa: E402
+import flowbed.lanes.batch.poll  # noqa: E402
+import flowbed.lanes.embed  # noqa: E402
+import flowbed.ledger.sql.ledger  # noqa: E402
+import flowbed.ledger.sql.sqlite  # noqa: E402
+import flowbed.pipeline.plan  # noqa: E402
+import flowbed.pipeline.release  # noqa: E402
+import flowbed.testing.embedder  # noqa: E402
+import flowbed.wiring.search  # noqa: E402
+import flowbed.wiring.sources  # noqa: E402, F401
 from flowbed.cli.app import run  # noqa: E402
 from flowbed.wiring import process  # noqa: E402
 
