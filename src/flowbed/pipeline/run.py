@@ -38,6 +38,10 @@ if TYPE_CHECKING:
     from flowbed.ledger import Overview
     from flowbed.pipeline import ConfiguredSource
 
+# Seconds for which what was read of all sources at once still holds for the next one. After that another run may have
+# added documents that are gone again, and this run would not miss them.
+RECENT = 5.0
+
 
 async def run(
     context: RunContext,
@@ -111,8 +115,11 @@ async def _fetch(
     failure: Error | None = None
     try:
         progress = await context.ledger.documents.progress(feeds)
+        read = context.monotonic()
         for name, feed in feeds.items():
             try:
+                if context.monotonic() - read > RECENT:
+                    progress = await context.ledger.documents.progress([name])
                 await check_space(feed, context)
                 synced[name] = await sync(
                     feed,
