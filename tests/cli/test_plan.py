@@ -6,9 +6,12 @@ import os
 import pty
 import subprocess
 import sys
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NoReturn
 
 import pytest
+import typer
+
+from flowbed.cli import runs
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -146,7 +149,7 @@ def on_a_terminal(folder: Path, answer: str, *arguments: str) -> tuple[int, str]
                     os.write(ours, answer.encode())
                     answer = ""
         except OSError:
-            pass  # what a terminal answers once the other side has closed it
+            pass  # a terminal whose other side is closed
         assert process.stdout is not None
         out = process.stdout.read().decode()
         status = process.wait(60)
@@ -168,15 +171,24 @@ def test_run_on_a_terminal_that_costs_money_asks_first(costly: Path, project: Pa
     assert flowbed("status", "--json").json["chunks"] == {"SUCCESS": 6}
 
 
+@pytest.fixture
+def terminal(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let a command take this process for one on a terminal, where it must not ask."""
+
+    def confirm(text: str, **_: object) -> NoReturn:
+        pytest.fail(f"asked: {text}")
+
+    monkeypatch.setattr(runs, "_on_a_terminal", lambda: True)
+    monkeypatch.setattr(typer, "confirm", confirm)
+
+
+@pytest.mark.usefixtures("terminal")
 @pytest.mark.parametrize("agreed", [["--yes"], ["--budget", "1"], ["--json"]])
-def test_run_with_yes_budget_or_json_does_not_ask(costly: Path, project: Path, agreed: list[str]) -> None:
-    status, told = on_a_terminal(project, "", "run", *agreed)
-    assert status == 0
-    assert "[y/N]" not in told
+def test_run_with_yes_budget_or_json_does_not_ask(costly: Path, flowbed: Call, agreed: list[str]) -> None:
+    assert flowbed("run", *agreed).status == 0
 
 
-def test_run_free_model_does_not_ask(costly: Path, project: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.usefixtures("terminal")
+def test_run_free_model_does_not_ask(costly: Path, flowbed: Call, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("FLOWBED_MODEL_OPTIONS__PRICE", "0")
-    status, told = on_a_terminal(project, "", "run")
-    assert status == 0
-    assert "[y/N]" not in told
+    assert flowbed("run").status == 0

@@ -89,15 +89,15 @@ class Progress:
         """Count, rate and time left, in a line."""
         seconds = max(time.monotonic() - self.since, 1e-9)
         rate = self.done / seconds
-        told = f"{self.stage}: {self.done:,}"
+        text = f"{self.stage}: {self.done:,}"
         if self.total:
-            told += f" of {self.total:,} {COUNTED.get(self._name, 'chunks')}"
+            text += f" of {self.total:,} {COUNTED.get(self._name, 'chunks')}"
         else:
-            told += f" documents, {self.chunks:,} chunks"
-        told += f", {rate:,.0f}/s"
+            text += f" documents, {self.chunks:,} chunks"
+        text += f", {rate:,.0f}/s"
         if self.total and rate and self.done < self.total:
-            told += f", {(self.total - self.done) / rate:,.0f} s left"
-        return told
+            text += f", {(self.total - self.done) / rate:,.0f} s left"
+        return text
 
 
 @contextmanager

@@ -48,8 +48,8 @@ def show_plan(plan: Plan) -> None:
             ("tokens", plan.tokens, f"to embed{_counted(plan)}"),
         ]
         wide = max(len(f"{number:,}") for _, number, _ in rows)
-        for title, number, said in rows:
-            say(f"  {title:<10} {number:>{wide},} {said}")
+        for title, number, note in rows:
+            say(f"  {title:<10} {number:>{wide},} {note}")
         _show_lanes(plan)
     problems("skipped", [problem for problem in plan.problems if problem.skipped])
     problems("failed", [problem for problem in plan.problems if not problem.skipped])
@@ -149,11 +149,11 @@ def show_live(rows: Sequence[SubmissionRow]) -> None:
     """Show submissions and the state of each."""
     for row in rows:
         say(f"submission {row.id}: {count(row.texts, 'text')}, {row.tokens:,} tokens, {stands(row)}")
-        said = [f"gathered {at(row.created)}"]
-        said += [f"deadline {at(row.deadline)}"] if row.deadline else []
-        said += [f"job {row.job}"] if row.job else []
-        said += [f"billed {row.billed:,} tokens, {dollars(row.cost_usd)}"] if row.ended else []
-        say(f"    {', '.join(said)}")
+        facts = [f"gathered {at(row.created)}"]
+        facts += [f"deadline {at(row.deadline)}"] if row.deadline else []
+        facts += [f"job {row.job}"] if row.job else []
+        facts += [f"billed {row.billed:,} tokens, {dollars(row.cost_usd)}"] if row.ended else []
+        say(f"    {', '.join(facts)}")
 
 
 def show_gathered(found: Unembedded) -> None:

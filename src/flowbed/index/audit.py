@@ -12,6 +12,7 @@ import pyarrow.compute as pc
 
 from flowbed.errors import Misconfigured
 from flowbed.index.datasets import blocking
+from flowbed.index.sorted_keys import positions
 from flowbed.records import Status, canonical
 
 if TYPE_CHECKING:
@@ -114,19 +115,13 @@ class Expected:
 
     def find(self, ids: Sequence[str]) -> NDArray[np.int64]:
         """Return the position of each id, -1 for unknown ones."""
-        asked = np.fromiter(map(hash, ids), np.int64, len(ids))
-        at = np.searchsorted(self.keys, asked)
-        inside = at < len(self.keys)
-        places = np.full(len(ids), -1, np.int64)
-        places[inside] = np.where(self.keys[at[inside]] == asked[inside], at[inside], -1)
-        return places
+        return positions(self.keys, np.fromiter(map(hash, ids), np.int64, len(ids)))
 
     def missing(self, marks: Sequence[ChunkMark]) -> list[str]:
         """Return the ids of a page that must be in the index but were seen in no row."""
-        asked = [mark.id for mark in marks if kind_of(mark) == MUST]
-        places = self.find(asked)
-        lacking = (places < 0) | ~self.present[places]
-        return [asked[at] for at in np.flatnonzero(lacking)]
+        ids = [mark.id for mark in marks if kind_of(mark) == MUST]
+        places = self.find(ids)
+        return [ids[at] for at in np.flatnonzero((places < 0) | ~self.present[places])]
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -143,9 +143,9 @@ class Datasets:
         return sorted(int(each["version"]) for each in dataset.version_refs()) if dataset is not None else []
 
     def _missing(self, live: Live, version: int) -> str:
-        there = spans(self._kept(live))
+        kept = spans(self._kept(live))
         return (
-            f"collection {live.collection} has no version {version}; it keeps {there or 'none yet'}:"
+            f"collection {live.collection} has no version {version}; it keeps {kept or 'none yet'}:"
             f" see `flowbed versions {live.collection}`"
         )
 

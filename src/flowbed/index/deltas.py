@@ -80,12 +80,12 @@ async def write_delta(
     except Conflict:
         body = (await store.get(key)).body
         try:
-            there = decode(body, run=run, space=space, rows=len(rows))
+            existing = decode(body, run=run, space=space, rows=len(rows))
         except Rejected as error:
             raise Conflict(
                 f"{key} exists and is not the delta of this run ({error}); remove it and run again"
             ) from error
-        if run_id(collection, space, row_set(there)) != run:
+        if run_id(collection, space, row_set(existing)) != run:
             raise Conflict(
                 f"{key} exists and holds other rows than this run; remove it and run again"
             ) from None

@@ -92,7 +92,7 @@ def _condition(key: str, operator: str, operand: Any) -> str:
 
 def _any_of(key: str, values: Sequence[Any]) -> str:
     """Write that a value is one of `values`: one list for each type, so that a row's JSON is read only once."""
-    said = _said(key)
+    text = _as_text(key)
     plain: list[str] = []  # texts that no number or boolean is written as, so the type need not be checked
     alike: list[str] = []
     numbers: list[str] = []
@@ -100,25 +100,25 @@ def _any_of(key: str, values: Sequence[Any]) -> str:
     for value in values:
         match value:
             case bool():
-                found.append(f"{_written(key)} = '{str(value).lower()}'")
+                found.append(f"{_as_json(key)} = '{str(value).lower()}'")
             case str():
                 (alike if _may_be_json(value) else plain).append(_text(value))
             case _ if abs(_checked(key, value)) < DOUBLES:
                 numbers.append(repr(float(value)))
             case _:
-                found.append(f"({_number(said, '=', value)} AND NOT {_is_text(key)})")
+                found.append(f"({_number(text, '=', value)} AND NOT {_is_text(key)})")
     if plain:
-        found.append(f"{said} IN ({', '.join(plain)})")
+        found.append(f"{text} IN ({', '.join(plain)})")
     if alike:
-        found.append(f"({said} IN ({', '.join(alike)}) AND {_is_text(key)})")
+        found.append(f"({text} IN ({', '.join(alike)}) AND {_is_text(key)})")
     if numbers:
-        found.append(f"({_double(said)} IN ({', '.join(numbers)}) AND NOT {_is_text(key)})")
+        found.append(f"({_double(text)} IN ({', '.join(numbers)}) AND NOT {_is_text(key)})")
     return f"coalesce({_join('OR', found)}, false)" if found else "false"
 
 
 def _between(key: str, bounds: Sequence[tuple[str, Any]]) -> list[str]:
     """Write that a value lies within bounds of (sign, value), for texts and for numbers."""
-    said = _said(key)
+    text = _as_text(key)
     texts: list[str] = []
     numbers: list[str] = []
     for sign, value in bounds:
@@ -128,15 +128,15 @@ def _between(key: str, bounds: Sequence[tuple[str, Any]]) -> list[str]:
                     f"true and false have no order; {key!r} can only be compared with $eq, $ne, $in or $nin"
                 )
             case str():
-                texts.append(f"{said} {sign} {_text(value)}")
+                texts.append(f"{text} {sign} {_text(value)}")
             case _:
-                numbers.append(_number(said, sign, _checked(key, value)))
+                numbers.append(_number(text, sign, _checked(key, value)))
     found = [[*texts, _is_text(key)]] if texts else []
     found += [[*numbers, f"NOT {_is_text(key)}"]] if numbers else []
     return [f"coalesce({_join('AND', parts)}, false)" for parts in found]
 
 
-def _said(key: str) -> str:
+def _as_text(key: str) -> str:
     # As text: Lance's json_get_int and its kin fail the whole query on a value that they cannot convert, while every
     # value has a text.
     return f"json_get_string(metadata, {_text(key)})"
@@ -144,11 +144,11 @@ def _said(key: str) -> str:
 
 def _is_text(key: str) -> str:
     # Last in a condition: SQL's AND evaluates it only for the rows that fit the rest.
-    return f"({_written(key)} LIKE '\"%')"
+    return f"({_as_json(key)} LIKE '\"%')"
 
 
-def _written(key: str) -> str:
-    # The value as JSON shows its type: a text has quotes. It takes twice as long to read as `_said`.
+def _as_json(key: str) -> str:
+    # The value as JSON shows its type: a text has quotes. It takes twice as long to read as `_as_text`.
     return f"json_extract(json_get(metadata, {_text(key)}), '$')"
 
 
@@ -172,25 +172,25 @@ def _checked(key: str, value: Any) -> float:
     return value
 
 
-def _number(said: str, sign: str, value: float) -> str:
+def _number(text: str, sign: str, value: float) -> str:
     whole, nearest = int(value), float(value)
     if abs(whole) < DOUBLES:
-        return f"{_double(said)} {sign} {nearest!r}"
+        return f"{_double(text)} {sign} {nearest!r}"
     # A double cannot tell the ids of most chats apart, so integers are compared as integers. Any other stored number
     # is a double; if `value` lies between two doubles, it is compared with the lower one.
     if int(nearest) == whole:
-        real = f"{_double(said)} {sign} {nearest!r}"
+        real = f"{_double(text)} {sign} {nearest!r}"
     elif sign == "=":
         real = "false"
     else:
         below = nearest if int(nearest) < whole else math.nextafter(nearest, -math.inf)
-        real = f"{_double(said)} {'>' if '>' in sign else '<='} {below!r}"
-    exact = f"try_cast({said} AS BIGINT)"
+        real = f"{_double(text)} {'>' if '>' in sign else '<='} {below!r}"
+    exact = f"try_cast({text} AS BIGINT)"
     return f"(({exact} {sign} {whole}) OR ({exact} IS NULL AND {real}))"
 
 
-def _double(said: str) -> str:
-    return f"try_cast({said} AS DOUBLE)"
+def _double(text: str) -> str:
+    return f"try_cast({text} AS DOUBLE)"
 
 
 def _text(value: str) -> str:

@@ -63,8 +63,8 @@ def partitioned(dataset: lance.LanceDataset | Dataset) -> Partitioned | None:
     rows = sum(each.num_rows_indexed for each in found)
     if not rows:
         return None
-    said = dataset.config().get(PARTITIONS, "")
-    partitions = int(said) if said.isdigit() and int(said) else partitions_of(rows)
+    recorded = dataset.config().get(PARTITIONS, "")
+    partitions = int(recorded) if recorded.isdigit() and int(recorded) else partitions_of(rows)
     return Partitioned(rows=rows, partitions=partitions, segments=sum(len(each.segments) for each in found))
 
 

@@ -94,11 +94,11 @@ async def rebuild(live: Live, *, datasets: Datasets) -> bool:
     Its rows are kept if they have the right columns and dimensions; otherwise it is empty afterwards.
     """
     try:
-        there = await datasets.open(live)
+        existing = await datasets.open(live)
     except Misconfigured:
-        there = None
+        existing = None
     else:
-        if there is None or dimensions_of(there) == live.space.dimensions:
+        if existing is None or dimensions_of(existing) == live.space.dimensions:
             return False
     place = datasets.store.location(live.key)
 

@@ -10,6 +10,7 @@ import numpy as np
 from flowbed.index.datasets import blocking
 from flowbed.index.native import row_ids_in
 from flowbed.index.row_cache import vectors_in
+from flowbed.index.sorted_keys import positions
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -38,12 +39,10 @@ class _Piece:
         order = np.argsort(joined, kind="stable")
         return cls(joined[order], np.concatenate([np.empty(0, np.uint64), *rows])[order])
 
-    def find(self, asked: NDArray[np.uint64]) -> NDArray[np.uint64]:
+    def find(self, wanted: NDArray[np.uint64]) -> NDArray[np.uint64]:
         """Return the row ids of the prefixes that are in this piece."""
-        if not len(self.prefixes):
-            return self.rows
-        at = np.searchsorted(self.prefixes, asked).clip(max=len(self.prefixes) - 1)
-        found: NDArray[np.uint64] = self.rows[at[self.prefixes[at] == asked]]
+        places = positions(self.prefixes, wanted)
+        found: NDArray[np.uint64] = self.rows[places[places >= 0]]
         return found
 
 
