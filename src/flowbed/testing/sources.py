@@ -77,7 +77,7 @@ class SourceContract(ABC):
         """Write three documents and give their ids."""
         return [self.write(folder, name, f"the text of {name}") for name in ("one", "two", "three")]
 
-    async def test_everything_is_listed_once(self, folder: Path, three: list[str]) -> None:
+    async def test_fetch_lists_every_document_once(self, folder: Path, three: list[str]) -> None:
         """A first fetch lists every document once, and the last page says that this was all."""
         fetched = await pages(self.open_source(folder))
         assert sorted(entry.document for entry in entries(fetched)) == sorted(three)
@@ -85,7 +85,7 @@ class SourceContract(ABC):
         assert not any(page.problems or page.gone for page in fetched)
 
     @pytest.mark.usefixtures("three")
-    async def test_entries_can_be_read(self, folder: Path) -> None:
+    async def test_read_returns_listed_document(self, folder: Path) -> None:
         """Reading an entry gives the document that it listed, twice the same."""
         fetched = await pages(self.open_source(folder))
         for entry in entries(fetched):
@@ -97,7 +97,7 @@ class SourceContract(ABC):
             document.hash.encode("ascii")
 
     @pytest.mark.usefixtures("three")
-    async def test_nothing_moves_without_an_edit(self, folder: Path) -> None:
+    async def test_fetch_without_edit_changes_nothing(self, folder: Path) -> None:
         """A second fetch from where the first ended lists nothing whose etag has moved, and nothing as gone."""
         source = self.open_source(folder)
         first = await pages(source)
@@ -107,7 +107,7 @@ class SourceContract(ABC):
         assert not second[-1].complete or etags(second) == etags(first)
 
     @pytest.mark.usefixtures("three")
-    async def test_two_fetches_agree(self, folder: Path) -> None:
+    async def test_fetch_twice_lists_the_same(self, folder: Path) -> None:
         """Two fetches from the beginning list the same, in the same order."""
         first = await pages(self.open_source(folder))
         second = await pages(self.open_source(folder))
@@ -116,7 +116,7 @@ class SourceContract(ABC):
         ]
 
     @pytest.mark.usefixtures("three")
-    async def test_an_edit_is_seen(self, folder: Path) -> None:
+    async def test_fetch_after_edit_changes_its_etag(self, folder: Path) -> None:
         """After an edit, the etag of that document has moved, no other has, and reading gives the new text."""
         source = self.open_source(folder)
         first = await pages(source)
@@ -131,14 +131,14 @@ class SourceContract(ABC):
         assert "quite another text" in moved[edited].read().text
 
     @pytest.mark.usefixtures("three")
-    async def test_an_addition_is_seen(self, folder: Path) -> None:
+    async def test_fetch_after_addition_lists_it(self, folder: Path) -> None:
         """After an addition, the new document is listed."""
         source = self.open_source(folder)
         first = await pages(source)
         added = self.write(folder, "four", "the text of four")
         assert added in etags(await pages(source, first[-1].cursor))
 
-    async def test_a_removal_is_seen(self, folder: Path, three: list[str]) -> None:
+    async def test_fetch_after_removal_reports_it(self, folder: Path, three: list[str]) -> None:
         """After a removal, a complete fetch no longer lists the document, or names it as gone."""
         source = self.open_source(folder)
         first = await pages(source)
@@ -147,7 +147,7 @@ class SourceContract(ABC):
         missed = second[-1].complete and three[1] not in etags(second)
         assert missed or three[1] in [document for page in second for document in page.gone]
 
-    async def test_what_vanished_cannot_be_read_as_something_else(
+    async def test_read_removed_document_is_unchanged_or_rejected(
         self, folder: Path, three: list[str]
     ) -> None:
         """Reading an entry whose document has been removed gives the document as it was, or is rejected."""
@@ -159,19 +159,19 @@ class SourceContract(ABC):
         except Rejected as error:
             assert str(error)  # noqa: PT017 - either outcome is right
 
-    async def test_an_empty_location_is_complete(self, folder: Path) -> None:
+    async def test_fetch_empty_location_is_complete(self, folder: Path) -> None:
         """A location without documents is one complete page without entries."""
         (page,) = await pages(self.open_source(folder))
         assert page.complete
         assert not page.entries
         assert not page.problems
 
-    async def test_a_missing_location_is_misconfigured(self, tmp_path: Path) -> None:
+    async def test_fetch_missing_location_is_misconfigured(self, tmp_path: Path) -> None:
         """Fetching from a location that does not exist says so, and lists nothing."""
         with pytest.raises(Misconfigured, match="does not exist"):
             await pages(self.open_source(tmp_path / "nowhere"))
 
-    async def test_an_interrupted_fetch_loses_nothing(self, folder: Path) -> None:
+    async def test_fetch_interrupted_loses_nothing(self, folder: Path) -> None:
         """A fetch from the cursor of any page lists whatever the pages up to it did not."""
         written = {self.write(folder, f"n{number:04d}", f"the text of {number}") for number in range(MANY)}
         source = self.open_source(folder)

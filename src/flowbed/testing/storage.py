@@ -97,8 +97,8 @@ class StoreContract(ABC):
         """Give each test a store of its own."""
         return self.open_store(tmp_path)
 
-    async def test_what_was_put_is_read_back(self, store: Store) -> None:
-        """An object is read as it was last put, empty ones included."""
+    async def test_get_returns_last_put(self, store: Store) -> None:
+        """An object is read as it was last put, even if it is empty."""
         await store.put("a/b", b"first")
         await store.put("a/b", b"second")
         await store.put("empty", b"")
@@ -106,8 +106,8 @@ class StoreContract(ABC):
         assert (await store.get("empty")).body == b""
         assert [piece async for piece in store.stream("empty") if piece] == []
 
-    async def test_etag_of_a_read_follows_the_body(self, store: Store) -> None:
-        """Two reads of one state have one etag, and another body has another."""
+    async def test_etag_follows_the_body(self, store: Store) -> None:
+        """Two reads of one state have the same etag; another body has another."""
         await store.put("k", b"first")
         first = await store.get("k")
         assert first.etag
@@ -116,8 +116,8 @@ class StoreContract(ABC):
         assert (await store.get("k")).etag != first.etag
 
     @pytest.mark.parametrize("key", ["absent", "there", "there/is/more/below"])
-    async def test_reading_what_is_not_there_is_not_found(self, store: Store, key: str) -> None:
-        """Reading a missing object, a folder, or something below an object, raises NotFound."""
+    async def test_get_missing_key_is_not_found(self, store: Store, key: str) -> None:
+        """Reading a missing object, a folder, or a key below an object raises NotFound."""
         await store.put("there/is/more", b"x")
         await store.put("there/is/more2", b"x")
         with pytest.raises(NotFound, match=key):
@@ -125,8 +125,8 @@ class StoreContract(ABC):
         with pytest.raises(NotFound, match=key):
             _ = [piece async for piece in store.stream(key)]
 
-    async def test_create_refuses_what_exists(self, store: Store) -> None:
-        """A second create of a key is a Conflict and leaves the first body; its etag is that of a read."""
+    async def test_create_existing_key_is_conflict(self, store: Store) -> None:
+        """A second create of a key is a Conflict and keeps the first body; its etag is that of a read."""
         etag = await store.create("k", b"first")
         with pytest.raises(Conflict, match="k"):
             await store.create("k", b"second")
@@ -134,16 +134,16 @@ class StoreContract(ABC):
         assert stored.body == b"first"
         assert stored.etag == etag
 
-    async def test_one_of_many_creators_wins(self, store: Store) -> None:
-        """Of 8 that create one key at once, one succeeds, and its body is what is stored."""
+    async def test_create_concurrent_one_wins(self, store: Store) -> None:
+        """Of 8 concurrent creates of one key one succeeds, and its body is stored."""
         bodies = [f"creator {number}".encode() for number in range(8)]
         outcomes = await asyncio.gather(*(store.create("k", body) for body in bodies), return_exceptions=True)
         won = [body for body, outcome in zip(bodies, outcomes, strict=True) if isinstance(outcome, str)]
         assert sum(isinstance(outcome, Conflict) for outcome in outcomes) == len(bodies) - 1
         assert won == [(await store.get("k")).body]
 
-    async def test_replace_names_what_it_replaces(self, store: Store) -> None:
-        """A replacement succeeds once for an etag; a second one for it is a Conflict and changes nothing."""
+    async def test_replace_succeeds_once_per_etag(self, store: Store) -> None:
+        """A replacement succeeds once for an etag; a second one is a Conflict and changes nothing."""
         old = await store.create("k", b"first")
         new = await store.replace("k", b"second", etag=old)
         with pytest.raises(Conflict, match="k"):
@@ -151,8 +151,8 @@ class StoreContract(ABC):
         stored = await store.get("k")
         assert (stored.body, stored.etag) == (b"second", new)
 
-    async def test_replace_of_a_missing_object_is_a_conflict(self, store: Store) -> None:
-        """What is gone cannot be replaced, and is not created instead."""
+    async def test_replace_missing_object_is_conflict(self, store: Store) -> None:
+        """A deleted object cannot be replaced, and is not created instead."""
         etag = await store.create("k", b"first")
         await store.delete(["k"])
         for key in ("k", "never/there"):
@@ -161,8 +161,8 @@ class StoreContract(ABC):
             with pytest.raises(NotFound):
                 await store.get(key)
 
-    async def test_no_update_is_lost(self, store: Store) -> None:
-        """8 that count one number up by replacing it, and try again on Conflict, lose no step."""
+    async def test_replace_concurrent_counters_lose_nothing(self, store: Store) -> None:
+        """8 tasks that increment one number by replacing it, with retries on Conflict, lose no step."""
         await store.create("counter", b"0 by nobody")
 
         async def count(name: int) -> None:
@@ -174,8 +174,8 @@ class StoreContract(ABC):
                 group.create_task(count(name))
         assert (await store.get("counter")).body.split()[0] == b"40"
 
-    async def test_a_large_object_is_streamed(self, store: Store) -> None:
-        """50 MB go in and come out in pieces, and are not held whole on the way."""
+    async def test_stream_large_object_uses_little_memory(self, store: Store) -> None:
+        """50 MB are written and read in pieces, and never held whole."""
         piece = bytes(range(256)) * 4096
 
         async def produced() -> AsyncIterator[bytes]:
@@ -196,15 +196,15 @@ class StoreContract(ABC):
         assert largest < HELD
         assert self.in_memory or peak < HELD
 
-    async def test_a_stream_comes_back_in_order(self, store: Store) -> None:
-        """A stream of pieces of any size, empty ones too, is stored as their concatenation."""
+    async def test_put_stream_is_stored_in_order(self, store: Store) -> None:
+        """A stream of pieces of any size, even empty ones, is stored as their concatenation."""
         pieces = [b"", b"a", b"b" * 3_000_000, b"", b"c" * 70_000, b"d"]
         await store.put("k", halves(*pieces))
         assert b"".join([piece async for piece in store.stream("k")]) == b"".join(pieces)
         assert (await store.get("k")).body == b"".join(pieces)
 
-    async def test_a_stream_that_fails_changes_nothing(self, store: Store) -> None:
-        """When the pieces end in an error, that error is raised and the old object, or none, is what is there."""
+    async def test_put_failing_stream_changes_nothing(self, store: Store) -> None:
+        """If the stream raises, its error is raised, and the old object, or none, remains."""
         await store.put("old", b"old")
         for key in ("old", "new"):
             with pytest.raises(ZeroDivisionError):
@@ -212,8 +212,8 @@ class StoreContract(ABC):
         assert (await store.get("old")).body == b"old"
         assert await keys(store, "") == ["old"]
 
-    async def test_a_cancelled_stream_changes_nothing(self, store: Store) -> None:
-        """When a put of a stream is cancelled, the old object is what is there."""
+    async def test_put_cancelled_stream_changes_nothing(self, store: Store) -> None:
+        """If a put of a stream is cancelled, the old object remains."""
         await store.put("k", b"old")
         begun = asyncio.Event()
 
@@ -230,8 +230,8 @@ class StoreContract(ABC):
         assert (await store.get("k")).body == b"old"
         assert await keys(store, "") == ["k"]
 
-    async def test_list_takes_whole_names(self, store: Store) -> None:
-        """Listing a folder shows what is below it, and nothing of a folder or object whose name only starts alike."""
+    async def test_list_matches_whole_folder_names(self, store: Store) -> None:
+        """Listing a folder shows what is below it, but no folder or object whose name merely starts the same."""
         for key in ("a/1", "a/b/2", "ab/3", "a.json", "z"):
             await store.put(key, key.encode())
         assert await keys(store, "a") == ["a/1", "a/b/2"]
@@ -240,23 +240,23 @@ class StoreContract(ABC):
         assert await keys(store, "z") == []
         assert await keys(store, "nothing/here") == []
 
-    async def test_folders_are_named_without_what_they_hold(self, store: Store) -> None:
-        """The folders right below a prefix are named once each, in order; objects and deeper folders are not."""
+    async def test_folders_lists_direct_subfolders(self, store: Store) -> None:
+        """The direct subfolders of a prefix are listed once each, in order, without objects and deeper folders."""
         for key in ("b/1", "a/x/1", "a/y/2", "a/z", "c"):
             await store.put(key, b"x")
         assert list(await store.folders("")) == ["a", "b"]
         assert list(await store.folders("a")) == ["x", "y"]
         assert list(await store.folders("nothing/here")) == []
 
-    async def test_list_tells_size_and_time(self, store: Store) -> None:
-        """A listing has the size of each object and when it was written, in microseconds since 1970."""
+    async def test_list_reports_size_and_time(self, store: Store) -> None:
+        """A listing has the size of each object and its time of writing, in microseconds since 1970."""
         await store.put("k", b"12345")
         (listed,) = [listed async for listed in store.list("")]
         assert listed.size == 5
         assert listed.modified > 1_700_000_000_000_000
 
-    async def test_long_lists_come_whole(self, store: Store) -> None:
-        """A listing of more than a page has every object once, and can be left half-way."""
+    async def test_list_more_than_a_page_is_complete(self, store: Store) -> None:
+        """A listing of more than a page has every object once, and can be abandoned."""
         names = [f"folder/{number:05d}" for number in range(MANY)]
         for start in range(0, MANY, 100):
             await asyncio.gather(*(store.put(name, b"") for name in names[start : start + 100]))
@@ -264,8 +264,8 @@ class StoreContract(ABC):
         async for _ in store.list(""):
             break
 
-    async def test_delete_removes_what_is_there(self, store: Store) -> None:
-        """Deleting removes the keys named, missing ones or none at all being no error, and nothing beside them."""
+    async def test_delete_removes_only_named_keys(self, store: Store) -> None:
+        """Deleting removes the named keys and nothing else; missing keys, or none at all, are no error."""
         for key in ("a/1", "a/2", "b"):
             await store.put(key, b"x")
         await store.delete(["a/1", "never/there"])
@@ -278,8 +278,8 @@ class StoreContract(ABC):
         assert await keys(store, "") == ["a"]
 
     @pytest.mark.parametrize("key", ODD_KEYS)
-    async def test_odd_keys_are_kept(self, store: Store, key: str) -> None:
-        """A key with unusual characters is written, read, listed and deleted as it is."""
+    async def test_unusual_keys_are_supported(self, store: Store, key: str) -> None:
+        """A key with unusual characters is written, read, listed and deleted unchanged."""
         etag = await store.create(key, b"first")
         await store.replace(key, b"second", etag=etag)
         assert (await store.get(key)).body == b"second"
@@ -292,8 +292,8 @@ class StoreContract(ABC):
         assert await keys(store, "") == []
 
     @pytest.mark.parametrize("key", BAD_KEYS)
-    async def test_bad_keys_are_rejected(self, store: Store, key: str) -> None:
-        """A key that is empty, absolute, climbs out, is too long or cannot be written is Rejected by every call."""
+    async def test_invalid_keys_are_rejected(self, store: Store, key: str) -> None:
+        """A key that is empty, absolute, too long, outside the store or not writable is Rejected by every call."""
         with pytest.raises(Rejected):
             await store.get(key)
         with pytest.raises(Rejected):
@@ -312,8 +312,8 @@ class StoreContract(ABC):
             store.location(key)
         assert await keys(store, "") == []
 
-    async def test_locations_differ_by_key(self, store: Store) -> None:
-        """Each key has a place of its own for Lance, the same one each time."""
+    async def test_location_differs_by_key(self, store: Store) -> None:
+        """Each key has its own place for Lance, always the same one."""
         assert store.location("a/index") == store.location("a/index")
         assert store.location("a/index").uri != store.location("b/index").uri
 

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 class BatchesContract:
     """Tests of `Batches`."""
 
-    async def test_a_batch_is_registered_once(self, ledger: Ledger) -> None:
+    async def test_register_again_returns_first_row(self, ledger: Ledger) -> None:
         """A batch registered again is returned as it was first registered, with its first timestamp."""
         first = batch("x", timestamp=5)
         assert await ledger.batches.register(first) == first

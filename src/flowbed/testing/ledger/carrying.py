@@ -30,7 +30,7 @@ OTHER_SPACE = '{"model":"another"}'
 class CarryingContract:
     """Tests of `Chunks`: which submission carries their texts."""
 
-    async def test_a_submission_that_is_not_recorded_keeps_nothing(self, ledger: Ledger) -> None:
+    async def test_claim_of_unrecorded_submission_expires(self, ledger: Ledger) -> None:
         """A claim for an unrecorded submission expires like any other, and another worker can take the chunks."""
         await put(ledger, [chunk()])
         (won,) = await claim(ledger, submission="x", until=50)
@@ -41,7 +41,7 @@ class CarryingContract:
         assert (won.worker, won.submission) == ("v", "y")
         assert await only(ledger) == won
 
-    async def test_its_row_makes_chunks_a_submissions_own(self, ledger: Ledger) -> None:
+    async def test_recorded_submission_keeps_its_chunks(self, ledger: Ledger) -> None:
         """Once a submission is recorded, its chunks belong to it until it has ended, even if no worker holds them."""
         await put(ledger, [chunk()])
         await claim(ledger, submission="x", until=50)
@@ -58,7 +58,7 @@ class CarryingContract:
         (won,) = await claim(ledger, worker="v")
         assert (won.worker, won.submission) == ("v", "")
 
-    async def test_chunks_are_left_to_their_submission(self, ledger: Ledger) -> None:
+    async def test_hand_over_leaves_chunks_to_their_submission(self, ledger: Ledger) -> None:
         """A worker hands chunks claimed for a submission over to it; chunks of other workers stay claimed."""
         rows = [
             chunk("a"),
@@ -83,13 +83,13 @@ class CarryingContract:
         await settle(ledger)
         assert await ledger.chunks.workers() == {"w", "v"}
 
-    async def test_what_nobody_holds_has_no_worker(self, ledger: Ledger) -> None:
+    async def test_workers_all_chunks_handed_over_is_empty(self, ledger: Ledger) -> None:
         """When all chunks belong to submissions, no worker is listed."""
         await carried(ledger, chunk("a"), chunk("b"), submission=submission())
         await settle(ledger)
         assert await ledger.chunks.workers() == set()
 
-    async def test_nothing_is_left_to_a_submission_that_has_ended(self, ledger: Ledger) -> None:
+    async def test_hand_over_to_ended_submission_changes_nothing(self, ledger: Ledger) -> None:
         """Chunks for a submission that has ended or is not recorded stay claimed until the claim expires."""
         await put(ledger, [chunk("a"), chunk("b", batch="b2")])
         await claim(ledger, submission="x", until=50)
@@ -103,7 +103,7 @@ class CarryingContract:
         assert await waiting(ledger, now=51) == ["b", "b2"]
         assert len(await claim(ledger, worker="v", now=51)) == 1
 
-    async def test_a_dead_worker_leaves_chunks_to_live_submissions(self, ledger: Ledger) -> None:
+    async def test_release_leaves_chunks_to_live_submissions(self, ledger: Ledger) -> None:
         """Releasing a dead worker leaves its chunks of live submissions to these; everything else waits again."""
         rows = [chunk(name, batch=name) for name in ("live", "ended", "unrecorded", "none")]
         await put(ledger, rows)
@@ -122,7 +122,7 @@ class CarryingContract:
         assert await ledger.chunks.workers() == set()
         assert await waiting(ledger, now=LATE) == ["ended", "none", "unrecorded"]
 
-    async def test_chunks_are_put_into_another_submission(self, ledger: Ledger) -> None:
+    async def test_bind_moves_held_chunks_to_another_submission(self, ledger: Ledger) -> None:
         """A worker moves chunks that it holds, at their version, to another submission, and no others."""
         await put(ledger, [chunk("a"), chunk("b"), chunk("c"), chunk("m", batch="b2")])
         a, b, c = await claim(ledger, submission="x")
@@ -137,7 +137,7 @@ class CarryingContract:
         assert (await only(ledger, "a")).until == 0
         assert [row.id for row in await take(ledger, "y")] == ["a"]
 
-    async def test_a_chunk_of_no_submission_is_put_into_one(self, ledger: Ledger) -> None:
+    async def test_bind_realtime_chunk_can_be_handed_over(self, ledger: Ledger) -> None:
         """A chunk claimed for the realtime lane can be handed over to the submission that carries its text."""
         await carried(ledger, chunk("a"), submission=submission())
         await put(ledger, [chunk("b", batch="b2")])
@@ -146,7 +146,7 @@ class CarryingContract:
         assert await ledger.chunks.hand_over("x", worker="w") == 1
         assert [row.id for row in await take(ledger, "x")] == ["a", "b"]
 
-    async def test_chunks_are_given_back(self, ledger: Ledger) -> None:
+    async def test_give_back_resets_held_chunks(self, ledger: Ledger) -> None:
         """Released chunks wait again without a submission, unless others hold them or they have changed since."""
         rows = [chunk("a"), chunk("b"), chunk("c", batch="b2")]
         await put(ledger, rows)
@@ -157,7 +157,7 @@ class CarryingContract:
         await ledger.chunks.give_back([], worker="w")
         assert await waiting(ledger) == ["b"]
 
-    async def test_what_submissions_in_the_making_have_taken_in_is_told(self, ledger: Ledger) -> None:
+    async def test_gathered_reports_texts_of_unrecorded_submissions(self, ledger: Ledger) -> None:
         """A text counts as gathered if an unrecorded submission, other than those excluded, has claimed its chunk."""
         names = ("unrecorded", "live", "ended", "mine", "now")
         await put(ledger, [chunk(name, text_hash=f"text {name}", batch=name) for name in names])
@@ -173,7 +173,7 @@ class CarryingContract:
         assert (await ledger.chunks.in_flight(asked[1:], besides={"mine"})).gathered == set()
         assert (await ledger.chunks.in_flight([], besides={"mine"})).gathered == set()
 
-    async def test_what_is_done_is_taken_in_no_more(self, ledger: Ledger) -> None:
+    async def test_gathered_finished_chunk_no_longer_counts(self, ledger: Ledger) -> None:
         """A text counts as gathered until its chunk is in a run, has failed, or waits again."""
         await put(ledger, [chunk(name, text_hash=name) for name in "abcd"])
         held = await claim(ledger, worker="p", submission="x")
@@ -184,7 +184,7 @@ class CarryingContract:
         assert (await only(ledger, "a")).submission == "x"
         assert (await only(ledger, "b")).submission == ""
 
-    async def test_thousands_of_texts_are_looked_up_at_once(self, ledger: Ledger) -> None:
+    async def test_gathered_looks_up_many_texts_at_once(self, ledger: Ledger) -> None:
         """Any number of texts is looked up in one call."""
         rows = [chunk(f"i{n}", text_hash=f"{n:064x}"[::-1]) for n in range(1_200)]
         await put(ledger, rows)

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 class ChunksContract:
     """Tests of `Chunks`."""
 
-    async def test_a_swap_replaces_rows_wholesale(self, ledger: Ledger) -> None:
+    async def test_swap_replaces_whole_rows(self, ledger: Ledger) -> None:
         """A chunk swapped in again is stored as given, without its earlier status, worker, run or error."""
         await put(ledger, [chunk()])
         await claim(ledger)
@@ -24,7 +24,7 @@ class ChunksContract:
         await put(ledger, [later])
         assert await only(ledger) == later
 
-    async def test_versions_only_grow(self, ledger: Ledger) -> None:
+    async def test_swap_versions_only_grow(self, ledger: Ledger) -> None:
         """A changed row whose version is not above the stored one gets the next version; an equal row keeps its own."""
         await put(ledger, [chunk(version=100)])
         await put(ledger, [chunk(version=100, batch="b2")])
@@ -34,7 +34,7 @@ class ChunksContract:
         await put(ledger, [chunk(version=50, row_hash="r3")])
         assert (await only(ledger)).version == 102
 
-    async def test_chunks_are_found_by_id_or_document(self, ledger: Ledger) -> None:
+    async def test_find_matches_id_or_document(self, ledger: Ledger) -> None:
         """A subject is an id or a document, in every collection and source."""
         rows = [
             chunk("one", collection="a"),
@@ -46,7 +46,7 @@ class ChunksContract:
         assert sorted(await ledger.chunks.find("one"), key=lambda row: (row.id, row.collection)) == rows[:3]
         assert await ledger.chunks.find("nothing") == []
 
-    async def test_chunks_of_documents_include_deleted_ones(self, ledger: Ledger) -> None:
+    async def test_of_includes_deleted_chunks(self, ledger: Ledger) -> None:
         """The chunks of documents are read in bulk, of one source, including deleted ones."""
         rows = [
             chunk(f"s#d{number}#0", document=f"d{number}", deleted=number % 2 == 0) for number in range(1_200)
@@ -55,12 +55,12 @@ class ChunksContract:
         found = await ledger.chunks.of("s", [row.document for row in rows])
         assert {row.id: row for row in found} == {row.id: row for row in rows}
 
-    async def test_chunks_have_one_owner(self, ledger: Ledger) -> None:
+    async def test_owners_returns_source_of_live_chunks(self, ledger: Ledger) -> None:
         """A chunk has one source; deleted and unknown chunks have none, and collections are separate."""
         await put(ledger, [chunk("a"), chunk("b", deleted=True), chunk("c", collection="other")])
         assert await ledger.chunks.owners("c", ["a", "b", "c", "d"]) == {"a": "s"}
 
-    async def test_chunks_in_the_index_are_sent_round_again(self, ledger: Ledger) -> None:
+    async def test_requeue_resets_successful_chunks(self, ledger: Ledger) -> None:
         """The named chunks of the collection that are SUCCESS wait again at a later version; others stay."""
         rows = [
             chunk("a", status=Status.SUCCESS, run="r", version=50),
@@ -83,7 +83,7 @@ class ChunksContract:
         assert await waiting(ledger, Status.NONE) == ["b", ""]
         assert await ledger.chunks.requeue("c", [], now=200) == 0
 
-    async def test_marks_are_read_in_order_without_a_ceiling(self, ledger: Ledger) -> None:
+    async def test_marks_lists_every_chunk_in_order(self, ledger: Ledger) -> None:
         """Every chunk of the collection is listed once as a mark, in order of id, with any status."""
         rows = [chunk(f"s#d#{number:05d}", row_hash=str(number)) for number in range(5_500)]
         gone = chunk("s#e#00000", deleted=True, status=Status.SUCCESS, batch="")
@@ -97,7 +97,7 @@ class ChunksContract:
         await settle(ledger)
         assert await flat(ledger.chunks.marks("nothing")) == []
 
-    async def test_batches_that_a_chunk_names_are_in_use(self, ledger: Ledger) -> None:
+    async def test_used_reports_batches_that_chunks_name(self, ledger: Ledger) -> None:
         """A batch is in use as long as a chunk names it, done or not."""
         await put(ledger, [chunk("a", batch="b1", status=Status.SUCCESS), chunk("b", batch="b2")])
         await settle(ledger)
@@ -108,7 +108,7 @@ class ChunksContract:
         await settle(ledger)
         assert await ledger.chunks.used([]) == set()
 
-    async def test_counts_are_of_live_chunks(self, ledger: Ledger) -> None:
+    async def test_counts_only_live_chunks(self, ledger: Ledger) -> None:
         """Chunks are counted by collection and status; deleted ones until their deletion has succeeded."""
         rows = [
             chunk("1"),

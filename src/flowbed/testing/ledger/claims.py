@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 class ClaimsContract:
     """Tests of `Chunks`: which worker may embed which chunk."""
 
-    async def test_batches_come_oldest_first(self, ledger: Ledger) -> None:
+    async def test_batches_lists_oldest_first(self, ledger: Ledger) -> None:
         """Batches are listed by registration time, deletions before them, each once."""
         for id_, at in (("x", 30), ("y", 10), ("z", 20)):
             await ledger.batches.register(batch(id_, timestamp=at))
@@ -35,12 +35,12 @@ class ClaimsContract:
         await put(ledger, [*rows, chunk("gone", batch="", deleted=True)])
         assert await waiting(ledger) == ["y", "z", "x", ""]
 
-    async def test_batches_have_no_ceiling(self, ledger: Ledger) -> None:
+    async def test_batches_lists_more_than_a_page(self, ledger: Ledger) -> None:
         """Thousands of batches are listed once each, registered or not."""
         await put(ledger, [chunk(f"i{number}", batch=f"b{number:05d}") for number in range(1_100)])
         assert await waiting(ledger) == [f"b{number:05d}" for number in range(1_100)]
 
-    async def test_batches_and_claims_keep_to_their_sources(self, ledger: Ledger) -> None:
+    async def test_claims_respect_sources(self, ledger: Ledger) -> None:
         """With given sources, chunks of others are neither listed nor claimed; without any, all are."""
         await ledger.batches.register(batch("x"))
         rows = [
@@ -57,7 +57,7 @@ class ClaimsContract:
         assert await claim(ledger, "x", sources=["t"]) == []
         assert [row.id for row in await claim(ledger, "")] == ["3"]
 
-    async def test_only_statuses_asked_for_count(self, ledger: Ledger) -> None:
+    async def test_claims_respect_statuses(self, ledger: Ledger) -> None:
         """Only batches with the given statuses are listed, and only such chunks claimed; SUCCESS may be one of them."""
         for status in Status:
             await put(ledger, [chunk(status, batch=status, status=status, until=LATE, worker="other")])
@@ -68,7 +68,7 @@ class ClaimsContract:
         (won,) = await claim(ledger, "SUCCESS", statuses=[Status.SUCCESS])
         assert (won.status, won.worker) == (Status.PENDING, "w")
 
-    async def test_failed_chunks_wait_for_being_asked_for(self, ledger: Ledger) -> None:
+    async def test_claims_rejected_failures_need_failed_alone(self, ledger: Ledger) -> None:
         """FAILED includes only transient failures, unless FAILED is the only status given."""
         for kind in ("transient", "rejected"):
             await put(ledger, [chunk(kind, batch=kind, status=Status.FAILED, failure=kind, error="why")])
@@ -79,7 +79,7 @@ class ClaimsContract:
         assert (won.failure, won.error) == ("", "")
         assert [row.id for row in await claim(ledger, "transient")] == ["transient"]
 
-    async def test_a_claim_returns_rows_as_they_stand(self, ledger: Ledger) -> None:
+    async def test_claim_returns_updated_rows(self, ledger: Ledger) -> None:
         """A claim makes chunks PENDING for its worker and returns the updated rows, up to its limit."""
         rows = [chunk(f"i{number}", ordinal=number) for number in range(5)]
         await put(ledger, rows)
@@ -91,14 +91,14 @@ class ClaimsContract:
         assert await claim(ledger, worker="u") == []
         assert await waiting(ledger) == []
 
-    async def test_claims_at_once_are_exclusive(self, ledger: Ledger) -> None:
+    async def test_claim_concurrent_workers_are_exclusive(self, ledger: Ledger) -> None:
         """If many workers claim one batch at once, each chunk is claimed by exactly one."""
         await put(ledger, [chunk(f"i{number}") for number in range(200)])
         claims = [claim(ledger, worker=f"w{number}", limit=30) for number in range(10)]
         won = [row.id for rows in await asyncio.gather(*claims) for row in rows]
         assert len(won) == len(set(won)) == 200
 
-    async def test_claims_run_out(self, ledger: Ledger) -> None:
+    async def test_claim_expired_can_be_taken(self, ledger: Ledger) -> None:
         """An active claim is safe even if PENDING is requested; after it expires another worker can claim the chunk."""
         await put(ledger, [chunk()])
         await claim(ledger, until=50)
@@ -108,7 +108,7 @@ class ClaimsContract:
         (won,) = await claim(ledger, worker="v", now=51)
         assert won.worker == "v"
 
-    async def test_claims_are_renewed(self, ledger: Ledger) -> None:
+    async def test_renew_extends_own_claims(self, ledger: Ledger) -> None:
         """A worker that renews keeps its claims, and only its own."""
         await put(ledger, [chunk("i1"), chunk("i2")])
         await claim(ledger, until=50, limit=1)
@@ -119,7 +119,7 @@ class ClaimsContract:
         await settle(ledger)
         assert await ledger.chunks.workers() == {"w", "u"}
 
-    async def test_claims_are_released(self, ledger: Ledger) -> None:
+    async def test_release_resets_own_claims(self, ledger: Ledger) -> None:
         """A worker releases its own claims, except for chunks that are in a run."""
         await put(ledger, [chunk("i1"), chunk("i2"), chunk("i3")])
         assert len(await claim(ledger, limit=2)) == 2
@@ -137,7 +137,7 @@ class ClaimsContract:
         await settle(ledger)
         assert await ledger.chunks.release("w") == 0
 
-    async def test_a_failure_is_kept_with_its_reason(self, ledger: Ledger) -> None:
+    async def test_fail_stores_reason_and_attempts(self, ledger: Ledger) -> None:
         """A failed chunk carries kind and reason, counts its attempts, and is claimed no longer."""
         await put(ledger, [chunk()])
         for attempts in (1, 2):
@@ -147,7 +147,7 @@ class ClaimsContract:
             assert (row.status, row.failure, row.error) == (Status.FAILED, "transient", "no answer")
             assert (row.attempts, row.worker, row.until) == (attempts, "", 0)
 
-    async def test_a_failure_of_the_past_is_passed_over(self, ledger: Ledger) -> None:
+    async def test_fail_of_changed_chunk_changes_nothing(self, ledger: Ledger) -> None:
         """A failure of another version, of another worker or of a chunk in a run changes nothing."""
         await put(ledger, [chunk()])
         (row,) = await claim(ledger)
@@ -159,7 +159,7 @@ class ClaimsContract:
         await ledger.chunks.fail([failure()], worker="w")
         assert (await only(ledger)).status == Status.PENDING
 
-    async def test_failed_chunks_are_retried_at_a_later_version(self, ledger: Ledger) -> None:
+    async def test_retry_resets_failed_chunks_at_later_version(self, ledger: Ledger) -> None:
         """Retrying makes FAILED chunks NONE at max(version + 1, now), the named ones or all."""
         rows = [
             chunk(f"i{number}", status=Status.FAILED, failure="rejected", error="why", attempts=3)
@@ -177,7 +177,7 @@ class ClaimsContract:
         await settle(ledger)
         assert await ledger.chunks.retry([], now=50) == 0
 
-    async def test_claiming_what_failed_versions_it_anew(self, ledger: Ledger) -> None:
+    async def test_claim_of_failed_chunk_raises_version(self, ledger: Ledger) -> None:
         """A failed chunk is claimed at a later version, so its next run gets another name."""
         await put(ledger, [chunk("a"), chunk("b")])
         await claim(ledger)
@@ -188,7 +188,7 @@ class ClaimsContract:
         won += await claim(ledger, statuses={Status.NONE}, now=1_000)
         assert {row.id: row.version for row in won} == {"a": 1_000, "b": 100}
 
-    async def test_what_a_claim_would_give_can_be_read(self, ledger: Ledger) -> None:
+    async def test_ready_returns_what_claim_would(self, ledger: Ledger) -> None:
         """The chunks reported as ready are those that a claim then returns; reading them changes nothing."""
         await put(ledger, [chunk("a"), chunk("b"), chunk("c", batch="other")])
         for _ in range(2):
@@ -199,7 +199,7 @@ class ClaimsContract:
         await settle(ledger)
         assert await ledger.chunks.ready("b", WAITING, now=10, sources=()) == []
 
-    async def test_the_chunks_of_a_refused_run_are_retried_by_its_name(self, ledger: Ledger) -> None:
+    async def test_retry_of_refused_run_resets_its_chunks(self, ledger: Ledger) -> None:
         """Naming a refused run makes its chunks wait again, and no others."""
         await put(ledger, [chunk("a"), chunk("b")])
         await claim(ledger)
@@ -210,7 +210,7 @@ class ClaimsContract:
         assert (await only(ledger, "a")).status is Status.NONE
         assert (await only(ledger, "b")).status is Status.FAILED
 
-    async def test_reasons_can_be_read_whatever_they_hold(self, ledger: Ledger) -> None:
+    async def test_fail_escapes_unstorable_reasons(self, ledger: Ledger) -> None:
         """A provider's message is stored as the reason, with NUL and half characters escaped."""
         await put(ledger, [chunk("a"), chunk("b")])
         await claim(ledger)
@@ -220,7 +220,7 @@ class ClaimsContract:
         await ledger.runs.refuse("r1", reason="\0")
         assert (await only(ledger, "b")).error == "\\u0000"
 
-    async def test_what_no_ledger_holds_is_found_nowhere(self, ledger: Ledger) -> None:
+    async def test_lookup_of_unstorable_id_finds_nothing(self, ledger: Ledger) -> None:
         """Looking up ids with a NUL or half of a character finds nothing, and changes nothing."""
         await put(ledger, [chunk("a")])
         for odd in ("a\0", "\ud83d"):

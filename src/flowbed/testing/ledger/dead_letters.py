@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 class DeadLettersContract:
     """Tests of `DeadLetters`."""
 
-    async def test_a_letter_again_counts_its_attempts(self, ledger: Ledger) -> None:
+    async def test_add_again_adds_attempts(self, ledger: Ledger) -> None:
         """A letter of the same kind, owner and subject replaces the previous one and adds to its attempts."""
         await ledger.dead_letters.add([letter(), letter("other", at=2)])
         await ledger.dead_letters.add([letter(reason="still too long", at=3)])
@@ -24,13 +24,13 @@ class DeadLettersContract:
         ]
         assert await ledger.dead_letters.count() == 2
 
-    async def test_letters_are_listed_without_a_ceiling(self, ledger: Ledger) -> None:
+    async def test_pages_lists_more_than_a_page(self, ledger: Ledger) -> None:
         """Thousands of letters, many with the same time, are listed once each, oldest first."""
         letters = [letter(f"i{number:05d}", at=number // 700) for number in range(2_100)]
         await ledger.dead_letters.add(letters[::-1])
         assert await flat(ledger.dead_letters.pages()) == letters
 
-    async def test_letters_are_removed(self, ledger: Ledger) -> None:
+    async def test_remove_by_kind_owner_and_subject(self, ledger: Ledger) -> None:
         """Letters are removed by kind, and optionally by owner and subject."""
         letters = [
             letter("i1"),
@@ -48,7 +48,7 @@ class DeadLettersContract:
         assert await ledger.dead_letters.remove("chunk") == 1
         assert await ledger.dead_letters.count() == 1
 
-    async def test_letters_about_odd_subjects_can_be_read_and_removed(self, ledger: Ledger) -> None:
+    async def test_unstorable_subject_is_escaped_and_found(self, ledger: Ledger) -> None:
         """A subject that ledgers cannot store is escaped, and the letter is found by either spelling."""
         odd = letter("a\0b", reason="its id holds \0")
         await ledger.dead_letters.add([odd, odd])

@@ -17,13 +17,13 @@ if TYPE_CHECKING:
 class DocumentsContract:
     """Tests of `Documents`."""
 
-    async def test_an_unknown_source_stands_at_the_start(self, ledger: Ledger) -> None:
+    async def test_cursor_unknown_source_has_token_zero(self, ledger: Ledger) -> None:
         """A source that was never fetched has an empty cursor with token 0, and no documents."""
         assert await ledger.documents.cursor("s") == Cursor(source="s")
         assert await ledger.documents.count("s") == 0
         assert await flat(ledger.documents.pages("s")) == []
 
-    async def test_a_swap_moves_everything_together(self, ledger: Ledger) -> None:
+    async def test_swap_stores_rows_and_moves_cursor(self, ledger: Ledger) -> None:
         """A swap stores documents and chunks and moves the cursor, which it returns."""
         swap = Swap(cursor=Cursor(source="s"), value="v1", documents=[document()], chunks=[chunk()])
         moved = await ledger.documents.swap(swap)
@@ -32,7 +32,7 @@ class DocumentsContract:
         assert await ledger.documents.get("s", ["d"]) == {"d": document()}
         assert await ledger.chunks.of("s", ["d"]) == [chunk()]
 
-    async def test_a_swap_from_an_old_cursor_leaves_no_trace(self, ledger: Ledger) -> None:
+    async def test_swap_old_cursor_is_conflict(self, ledger: Ledger) -> None:
         """A swap whose cursor has moved raises Conflict and changes nothing."""
         first = Cursor(source="s")
         second = await ledger.documents.swap(Swap(cursor=first, value="v1", documents=[document()]))
@@ -43,7 +43,7 @@ class DocumentsContract:
             assert await flat(ledger.documents.pages("s")) == [document()]
             assert await ledger.chunks.find("s#d#00000") == []
 
-    async def test_of_two_swaps_at_once_one_wins(self, ledger: Ledger) -> None:
+    async def test_swap_concurrent_one_wins(self, ledger: Ledger) -> None:
         """Of several concurrent swaps from one cursor exactly one is applied, completely; the others leave no trace."""
         for _ in range(5):
             cursor = await ledger.documents.cursor("s")
@@ -63,7 +63,7 @@ class DocumentsContract:
             assert await ledger.documents.get("s", ["d"]) == {"d": swaps[won].documents[0]}
             assert (await only(ledger)).row_hash == f"r{won}"
 
-    async def test_documents_are_replaced_and_removed(self, ledger: Ledger) -> None:
+    async def test_swap_replaces_and_removes_documents(self, ledger: Ledger) -> None:
         """A swap replaces the documents it names, removes those named as gone, and leaves the others."""
         rows = [document(id) for id in ("a", "b", "c")]  # noqa: A001 - the record's own field
         moved = await ledger.documents.swap(Swap(cursor=Cursor(source="s"), value="", documents=rows))
@@ -72,7 +72,7 @@ class DocumentsContract:
         assert await flat(ledger.documents.pages("s")) == [later, document("c")]
         assert await ledger.documents.count("s") == 2
 
-    async def test_sources_do_not_meet(self, ledger: Ledger) -> None:
+    async def test_swap_keeps_sources_separate(self, ledger: Ledger) -> None:
         """The same document id in two sources means two documents, each with its source's cursor."""
         for source in ("s", "t"):
             rows = [document(source=source, etag=source)]
@@ -86,7 +86,7 @@ class DocumentsContract:
         assert await ledger.documents.etags("t", ["d"]) == {}
         assert (await ledger.documents.cursor("s")).value == "s"
 
-    async def test_listings_have_no_ceiling(self, ledger: Ledger) -> None:
+    async def test_pages_lists_more_than_a_page(self, ledger: Ledger) -> None:
         """Thousands of documents are listed once each, in order of id, and read by name in one call."""
         rows = [document(f"d{number:05d}") for number in range(2_100)]
         await ledger.documents.swap(Swap(cursor=Cursor(source="s"), value="", documents=rows[::-1]))
@@ -95,7 +95,7 @@ class DocumentsContract:
         assert len(await ledger.documents.etags("s", {row.id for row in rows})) == 2_100
         assert await ledger.documents.count("s") == 2_100
 
-    async def test_a_listing_may_be_left_early(self, ledger: Ledger) -> None:
+    async def test_pages_abandoned_does_not_block_swap(self, ledger: Ledger) -> None:
         """A swap succeeds while a listing is between two pages, and after an abandoned listing."""
         rows = [document(f"d{number:05d}") for number in range(2_100)]
         moved = await ledger.documents.swap(Swap(cursor=Cursor(source="s"), value="", documents=rows))
@@ -104,7 +104,7 @@ class DocumentsContract:
             break
         await ledger.documents.swap(Swap(cursor=moved, value="w"))
 
-    async def test_of_rows_of_one_key_the_last_counts(self, ledger: Ledger) -> None:
+    async def test_swap_duplicate_keys_last_row_counts(self, ledger: Ledger) -> None:
         """If a swap names a document or chunk more than once, the last row is stored."""
         rows = [document(etag="e1"), document(etag="e2")]
         chunks = [chunk(row_hash="r1", version=100), chunk(row_hash="r2", version=105)]
@@ -114,7 +114,7 @@ class DocumentsContract:
         assert await ledger.documents.get("s", ["d"]) == {"d": rows[1]}
         assert await only(ledger) == chunks[1]
 
-    async def test_a_big_swap_is_whole(self, ledger: Ledger) -> None:
+    async def test_swap_large_page_is_atomic(self, ledger: Ledger) -> None:
         """A swap of hundreds of documents and thousands of chunks is applied completely or not at all."""
         documents = [document(f"d{number:03d}", etag="e" * 1_000) for number in range(300)]
         chunks = [chunk(f"s#d{n:03d}#{m}", document=f"d{n:03d}") for n in range(300) for m in range(10)]
@@ -132,7 +132,7 @@ class DocumentsContract:
         found = await ledger.chunks.of("s", [row.id for row in documents])
         assert {row.id: row for row in found} == {row.id: row for row in chunks}
 
-    async def test_fetchers_that_race_lose_nothing_that_was_applied(self, ledger: Ledger) -> None:
+    async def test_swap_racing_fetchers_lose_nothing(self, ledger: Ledger) -> None:
         """If fetchers swap concurrently and retry after a Conflict, every applied swap is stored."""
 
         async def fetch(name: str) -> list[str]:
@@ -157,7 +157,7 @@ class DocumentsContract:
         assert [row.id for row in await flat(ledger.documents.pages("s"))] == sorted(applied)
         assert {row.id for row in await ledger.chunks.of("s", applied)} == set(applied)
 
-    async def test_ids_of_every_script_are_kept_and_ordered(self, ledger: Ledger) -> None:
+    async def test_ids_of_every_script_are_stored_in_order(self, ledger: Ledger) -> None:
         """Ids are stored exactly, compared by every character, and listed in the order of code points."""
         names = [
             "a b",
@@ -186,7 +186,7 @@ class DocumentsContract:
         for name in names:
             assert [row.document for row in await ledger.chunks.find(name)] == [name]
 
-    async def test_ids_that_a_ledger_cannot_hold_are_refused(self, ledger: Ledger) -> None:
+    async def test_swap_unstorable_id_is_rejected(self, ledger: Ledger) -> None:
         """A NUL, half of a character or more than 1,024 bytes in an id is Rejected, and the swap leaves no trace."""
         for bad in ("a\0b", "\ud83d", "x" * 1_025, "é" * 513):
             for swap in (

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 class FilesContract:
     """Tests of `Files`."""
 
-    async def test_a_file_is_recorded_once(self, ledger: Ledger) -> None:
+    async def test_create_again_changes_nothing(self, ledger: Ledger) -> None:
         """A file is returned as recorded, with any characters in its name; recording its id again changes nothing."""
         row = file(filename="a\0b ü.jsonl", expires=5)
         await ledger.files.create(row)
@@ -26,7 +26,7 @@ class FilesContract:
         assert await listed(ledger, "another") == []
         assert await ledger.files.get("file-2") is None
 
-    async def test_files_are_listed_by_owner(self, ledger: Ledger) -> None:
+    async def test_list_is_per_owner(self, ledger: Ledger) -> None:
         """Each owner's files are listed, and no others; files without a key have an owner too."""
         for id_, owner in (("a", "o"), ("b", ""), ("c", "p")):
             await ledger.files.create(file(id_, owner=owner))
@@ -34,7 +34,7 @@ class FilesContract:
         assert await listed(ledger, "") == ["b"]
         assert await listed(ledger, "nobody") == []
 
-    async def test_files_are_listed_in_order(self, ledger: Ledger) -> None:
+    async def test_list_orders_by_time_and_id(self, ledger: Ledger) -> None:
         """Files are listed by time and then id, in either direction, up to a limit."""
         at = file().created
         for id_, created in (("d", at), ("b", at + 2), ("a", at + 2), ("c", at + 1)):
@@ -44,7 +44,7 @@ class FilesContract:
         assert await listed(ledger, "o", limit=3) == ["d", "c", "a"]
         assert await listed(ledger, "o", limit=1, descending=True) == ["b"]
 
-    async def test_a_listing_goes_on_after_a_file(self, ledger: Ledger) -> None:
+    async def test_list_continues_after_a_file(self, ledger: Ledger) -> None:
         """A listing continues after a file, without it; after an unknown file or another owner's it is empty."""
         at = file().created
         for id_, created in (("d", at), ("b", at + 2), ("a", at + 2), ("c", at + 1)):
@@ -57,7 +57,7 @@ class FilesContract:
         for unknown in ("unknown", "other", "odd\0"):
             assert await listed(ledger, "o", after=unknown) == []
 
-    async def test_files_are_listed_by_purpose(self, ledger: Ledger) -> None:
+    async def test_list_filters_by_purpose(self, ledger: Ledger) -> None:
         """With a purpose, only its files are listed, and the limit counts only these."""
         at = file().created
         for number, purpose in enumerate(["batch", "batch_output", "batch", "batch_output"]):
@@ -68,7 +68,7 @@ class FilesContract:
         for none in ("vision", "odd\0"):
             assert await listed(ledger, "o", purpose=none) == []
 
-    async def test_files_whose_time_is_over_are_not_listed(self, ledger: Ledger) -> None:
+    async def test_list_leaves_out_expired_files(self, ledger: Ledger) -> None:
         """With a given time, expired files are neither listed nor counted by the limit."""
         at = file().created
         for number, expires in enumerate([0, at + 30, at + 10, 0, at + 20]):
@@ -80,7 +80,7 @@ class FilesContract:
         assert await listed(ledger, "o", now=LATE, limit=1, after="f2") == ["f3"]
         assert await listed(ledger, "o", now=LATE) == ["f0", "f3"]
 
-    async def test_bytes_are_added_up_by_owner(self, ledger: Ledger) -> None:
+    async def test_stored_sums_bytes_of_owner(self, ledger: Ledger) -> None:
         """The bytes of an owner are those of all its files that have not expired."""
         at = file().created
         assert await ledger.files.stored("o", now=at) == 0
@@ -94,14 +94,14 @@ class FilesContract:
         assert await ledger.files.stored("o", now=at + 10) == each
         assert await ledger.files.stored("o", now=LATE) == 0
 
-    async def test_listings_have_no_ceiling(self, ledger: Ledger) -> None:
+    async def test_list_returns_up_to_the_limit(self, ledger: Ledger) -> None:
         """One listing returns as many files as requested."""
         names = [f"f{number:04d}" for number in range(300)]
         for name in reversed(names):
             await ledger.files.create(file(name))
         assert await listed(ledger, "o", limit=10_000) == names
 
-    async def test_a_file_is_removed_once(self, ledger: Ledger) -> None:
+    async def test_remove_succeeds_once(self, ledger: Ledger) -> None:
         """A removed file is gone everywhere; if several workers remove it, one succeeds; other files stay."""
         await ledger.files.create(file(expires=5))
         await ledger.files.create(file("file-2"))
@@ -114,7 +114,7 @@ class FilesContract:
         for unknown in ("file-1", "odd\0"):
             assert not await ledger.files.remove(unknown)
 
-    async def test_files_whose_time_is_over_are_found(self, ledger: Ledger) -> None:
+    async def test_expired_finds_files_of_all_owners(self, ledger: Ledger) -> None:
         """Expired files of all owners are found, the oldest first, up to a limit; files without expiry never."""
         for id_, owner, expires in (("a", "o", 30), ("b", "p", 10), ("c", "", 20), ("d", "o", 0)):
             await ledger.files.create(file(id_, owner=owner, expires=expires))

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 class JobsContract:
     """Tests of `Jobs`."""
 
-    async def test_a_job_is_recorded_once(self, ledger: Ledger) -> None:
+    async def test_create_again_changes_nothing(self, ledger: Ledger) -> None:
         """A job is returned as recorded; recording its id again changes nothing; an unknown id is not found."""
         row = job(keep=3_000_000_000, model="m", faults='[{"line":1}]', stamps='{"validating":1}')
         await ledger.jobs.create(row)
@@ -26,7 +26,7 @@ class JobsContract:
             assert await ledger.jobs.get(unknown) is None
             assert await ledger.jobs.cancel(unknown) is None
 
-    async def test_jobs_are_listed_by_owner_newest_first(self, ledger: Ledger) -> None:
+    async def test_list_is_per_owner_newest_first(self, ledger: Ledger) -> None:
         """Each owner's jobs are listed newest first, up to a limit, including ended ones, and no others."""
         at = job().created
         for id_, owner, created in (
@@ -43,7 +43,7 @@ class JobsContract:
         assert await listed(ledger, "") == ["b"]
         assert await listed(ledger, "nobody") == []
 
-    async def test_a_listing_goes_on_after_a_job(self, ledger: Ledger) -> None:
+    async def test_list_continues_after_a_job(self, ledger: Ledger) -> None:
         """A listing continues with older jobs; after an unknown job or another owner's it is empty."""
         at = job().created
         for id_, owner, created in (
@@ -59,7 +59,7 @@ class JobsContract:
         for unknown in ("unknown", "b", "odd\0"):
             assert await listed(ledger, "o", after=unknown) == []
 
-    async def test_what_is_left_to_do_is_read_without_a_ceiling(self, ledger: Ledger) -> None:
+    async def test_pages_lists_every_unfinished_job(self, ledger: Ledger) -> None:
         """Every unfinished job of all owners is read once, the oldest first, over any number of pages."""
         rows = [job(f"{n:05d}", owner=f"o{n % 3}", created=job().created + n // 700) for n in range(1_100)]
         for row in reversed(rows):
@@ -68,7 +68,7 @@ class JobsContract:
         await settle(ledger)
         assert await flat(ledger.jobs.pages()) == [row for row in rows if row.id != rows[3].id]
 
-    async def test_one_worker_holds_a_job(self, ledger: Ledger) -> None:
+    async def test_hold_excludes_other_workers(self, ledger: Ledger) -> None:
         """A hold excludes other workers until it expires, and its worker can take it again."""
         await ledger.jobs.create(job())
         held = await ledger.jobs.hold("batch_1", worker="w", now=10, until=50)
@@ -80,7 +80,7 @@ class JobsContract:
         assert await ledger.jobs.hold("batch_1", worker="v", now=LATE, until=LATE) is None
         assert await ledger.jobs.hold("unknown", worker="v", now=10, until=50) is None
 
-    async def test_of_holds_at_once_one_wins(self, ledger: Ledger) -> None:
+    async def test_hold_concurrent_one_wins(self, ledger: Ledger) -> None:
         """If many workers try to hold one job at once, one succeeds."""
         for turn in range(5):
             name = f"batch_{turn}"
@@ -91,7 +91,7 @@ class JobsContract:
             (won,) = [row for row in held if row is not None]
             assert await ledger.jobs.get(name) == won
 
-    async def test_only_who_holds_it_saves_it(self, ledger: Ledger) -> None:
+    async def test_save_without_hold_changes_nothing(self, ledger: Ledger) -> None:
         """A save by a worker without the hold changes nothing and reports that."""
         await ledger.jobs.create(job())
         assert not await ledger.jobs.save(job(state="in_progress"), worker="")
@@ -104,7 +104,7 @@ class JobsContract:
         assert not await ledger.jobs.save(replace(mine, line=9), worker="w")
         assert await ledger.jobs.get("batch_1") == theirs
 
-    async def test_a_save_writes_what_may_change(self, ledger: Ledger) -> None:
+    async def test_save_keeps_fixed_fields(self, ledger: Ledger) -> None:
         """A save writes the job's progress and results; fields fixed at its creation stay."""
         await ledger.jobs.create(job())
         await ledger.jobs.hold("batch_1", worker="w", now=10, until=50)
@@ -130,7 +130,7 @@ class JobsContract:
         assert await ledger.jobs.get("batch_1") == changed
         assert await listed(ledger, "o") == ["batch_1"]
 
-    async def test_who_saves_may_let_go(self, ledger: Ledger) -> None:
+    async def test_save_without_worker_ends_hold(self, ledger: Ledger) -> None:
         """A save that names no worker ends the hold."""
         await ledger.jobs.create(job())
         mine = await ledger.jobs.hold("batch_1", worker="w", now=10, until=LATE)
@@ -139,7 +139,7 @@ class JobsContract:
         assert not await ledger.jobs.save(mine, worker="w")
         assert await ledger.jobs.hold("batch_1", worker="v", now=10, until=LATE) is not None
 
-    async def test_an_end_that_was_asked_for_stays_asked_for(self, ledger: Ledger) -> None:
+    async def test_cancel_survives_a_save(self, ledger: Ledger) -> None:
         """A cancel is recorded even during a hold, and the holder's save does not undo it; ended jobs stay."""
         await ledger.jobs.create(job())
         mine = await ledger.jobs.hold("batch_1", worker="w", now=10, until=LATE)
@@ -155,7 +155,7 @@ class JobsContract:
         assert await ledger.jobs.cancel("batch_2") == ended
         assert not await ledger.jobs.save(replace(ended, ended=0, worker="w"), worker="ender")
 
-    async def test_what_an_owner_may_yet_use_is_added_up(self, ledger: Ledger) -> None:
+    async def test_queued_sums_tokens_of_unfinished_jobs(self, ledger: Ledger) -> None:
         """The tokens of an owner's jobs count as queued until the job has ended; those of other owners do not count."""
         assert await ledger.jobs.queued("o") == 0
         for id_, owner in (("a", "o"), ("b", "o"), ("c", "")):

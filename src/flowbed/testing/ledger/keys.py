@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 class KeysContract:
     """Tests of `Keys`."""
 
-    async def test_a_key_is_found_by_the_hash_of_its_secret(self, ledger: Ledger) -> None:
+    async def test_find_by_hash_of_secret(self, ledger: Ledger) -> None:
         """A key is returned as created, by its hash and in the list; another hash finds nothing."""
         first = key(models=("small", "großes"), admin=True, tier="gold")
         assert not await ledger.keys.exist()
@@ -26,7 +26,7 @@ class KeysContract:
         await ledger.keys.create(key("k0", created=2))
         assert await ledger.keys.all() == [first, key("k0", created=2)]
 
-    async def test_a_key_is_created_once(self, ledger: Ledger) -> None:
+    async def test_create_again_changes_nothing(self, ledger: Ledger) -> None:
         """Creating the same key again changes nothing; another key with its id or hash is refused and not stored."""
         await ledger.keys.create(key())
         await ledger.keys.create(key())
@@ -34,7 +34,7 @@ class KeysContract:
         await raises_conflict(ledger, key("k2", hash=key().hash))
         assert await ledger.keys.all() == [key()]
 
-    async def test_a_revoked_key_stays_revoked(self, ledger: Ledger) -> None:
+    async def test_revoke_keeps_first_time(self, ledger: Ledger) -> None:
         """A revocation is recorded once, with its time, and takes effect at once; an unknown key is not revoked."""
         await ledger.keys.create(key())
         revoked = replace(key(), revoked=5)
@@ -44,7 +44,7 @@ class KeysContract:
         assert await ledger.keys.revoke("k9", at=5) is None
         assert await ledger.keys.exist()
 
-    async def test_the_last_use_only_moves_on(self, ledger: Ledger) -> None:
+    async def test_use_never_goes_back(self, ledger: Ledger) -> None:
         """The last use of each key is recorded, never goes back, and is ignored for unknown keys."""
         await ledger.keys.create(key())
         await ledger.keys.create(key("k2", created=2))
@@ -53,7 +53,7 @@ class KeysContract:
         await ledger.keys.use({})
         assert await ledger.keys.all() == [key(used=7), key("k2", created=2, used=8)]
 
-    async def test_any_name_can_be_kept(self, ledger: Ledger) -> None:
+    async def test_create_escapes_unstorable_names(self, ledger: Ledger) -> None:
         """A name with characters that ledgers cannot store is stored escaped."""
         await ledger.keys.create(key(name="a\0b"))
         assert [row.name for row in await ledger.keys.all()] == ["a\\u0000b"]

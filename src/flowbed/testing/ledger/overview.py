@@ -37,7 +37,7 @@ class OverviewContract:
             troubled=frozenset(),
         )
 
-    async def test_overview_names_what_is_left(self, ledger: Ledger) -> None:
+    async def test_overview_lists_unfinished_work(self, ledger: Ledger) -> None:
         """Claims, pending runs, live submissions, unfinished chunks and sources with dead letters are in it."""
         await recorded(ledger, "i1", "r1")
         await recorded(ledger, "i2", "r2")
@@ -59,7 +59,7 @@ class OverviewContract:
         assert found.unfinished == {("c", Status.PENDING): 2, ("c", Status.NONE): 1}
         assert found.troubled == {"notes"}
 
-    async def test_progress_is_the_cursor_and_the_number_of_documents(self, ledger: Ledger) -> None:
+    async def test_progress_returns_cursor_and_document_count(self, ledger: Ledger) -> None:
         """A source that was never fetched has token 0 and no documents."""
         assert await ledger.documents.progress(["s"]) == {
             "s": Progress(cursor=Cursor(source="s"), documents=0)
@@ -70,7 +70,7 @@ class OverviewContract:
         assert found["s"] == Progress(cursor=cursor, documents=2)
         assert found["other"] == Progress(cursor=Cursor(source="other"), documents=0)
 
-    async def test_a_run_settles_the_dead_letters_of_its_chunks(self, ledger: Ledger) -> None:
+    async def test_record_removes_dead_letters_of_its_chunks(self, ledger: Ledger) -> None:
         """Recording a run removes the letters about its chunks in its collection, and no others."""
         await put(ledger, [chunk("one"), chunk("two")])
         await claim(ledger)
@@ -84,7 +84,7 @@ class OverviewContract:
             ("run", "c", "one"),
         }
 
-    async def test_a_commit_onto_a_known_version_makes_its_own_known(self, ledger: Ledger) -> None:
+    async def test_commit_onto_known_version_is_known(self, ledger: Ledger) -> None:
         """Up to the version it was merged onto the history is known, or that version is the first."""
         for number, (onto, version, known) in enumerate(((1, 2, 2), (2, 3, 3), (5, 6, 3), (0, 9, 3))):
             await recorded(ledger, f"i{number}", f"r{number}")

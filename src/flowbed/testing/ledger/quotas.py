@@ -14,7 +14,7 @@ TODAY, TOMORROW = "2026-11-21", "2026-11-22"
 class QuotasContract:
     """Tests of `Quotas`."""
 
-    async def test_what_is_used_adds_up_by_key_and_day(self, ledger: Ledger) -> None:
+    async def test_add_sums_by_key_and_day(self, ledger: Ledger) -> None:
         """Tokens add up separately for each key and day, and every addition returns the sum."""
         assert await ledger.quotas.used(TODAY, ["k1"]) == {}
         assert await ledger.quotas.add(TODAY, {"k1": 5, "k2": 7}) == {"k1": 5, "k2": 7}
@@ -24,7 +24,7 @@ class QuotasContract:
         assert await ledger.quotas.used(TODAY, ["k1", "k2", "k3"]) == {"k1": 2**40 + 5, "k2": 7}
         assert await ledger.quotas.used(TOMORROW, ["k1", "k2"]) == {"k1": 1}
 
-    async def test_nothing_is_lost_among_many_who_add(self, ledger: Ledger) -> None:
+    async def test_add_concurrent_loses_nothing(self, ledger: Ledger) -> None:
         """No concurrent addition to the same keys is lost, and the last returned sum is the total."""
         sums = await asyncio.gather(
             *(ledger.quotas.add(TODAY, {"k1": number, "k2": 1}) for number in range(20))
@@ -32,7 +32,7 @@ class QuotasContract:
         assert await ledger.quotas.used(TODAY, ["k1", "k2"]) == {"k1": 190, "k2": 20}
         assert sorted(told["k2"] for told in sums) == list(range(1, 21))
 
-    async def test_old_days_are_dropped(self, ledger: Ledger) -> None:
+    async def test_forget_drops_old_days(self, ledger: Ledger) -> None:
         """Use before the given day is dropped, and nothing else."""
         await ledger.quotas.add(TODAY, {"k1": 5, "k2": 5})
         await ledger.quotas.add(TOMORROW, {"k1": 6})

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 class RollbacksContract:
     """Tests of `Rollbacks`, and their effect on runs."""
 
-    async def test_a_rollback_reverts_what_was_committed_after_its_target(self, ledger: Ledger) -> None:
+    async def test_record_reverts_runs_after_target(self, ledger: Ledger) -> None:
         """Runs between target and version are reverted with their chunks, except those that the target contains."""
         for number, version in ((1, 3), (2, 5), (3, 6), (4, 9)):
             await recorded(ledger, f"i{number}", f"r{number}")
@@ -44,7 +44,7 @@ class RollbacksContract:
         assert await ledger.runs.pending("c", limit=5) == []
         assert await waiting(ledger, now=LATE) == []
 
-    async def test_a_rollback_is_recorded_once(self, ledger: Ledger) -> None:
+    async def test_record_again_changes_nothing(self, ledger: Ledger) -> None:
         """Recording a rollback again changes nothing and returns its effect; rollbacks are listed newest first."""
         await recorded(ledger, "i1", "r1")
         await ledger.runs.commit(["r1"], version=5)
@@ -54,7 +54,7 @@ class RollbacksContract:
         assert await ledger.rollbacks.of("c") == [later, first]
         assert await ledger.rollbacks.of("k") == []
 
-    async def test_rolling_forward_commits_what_the_target_holds(self, ledger: Ledger) -> None:
+    async def test_record_commits_runs_of_target(self, ledger: Ledger) -> None:
         """Reverted runs in a target are committed by its version, and a later rollback reverts them again."""
         await recorded(ledger, "i1", "r1")
         await ledger.runs.commit(["r1"], version=5)
@@ -65,7 +65,7 @@ class RollbacksContract:
         await ledger.rollbacks.record(rollback(target=6, version=8), kept=[])
         assert (await only(ledger, "i1")).status is Status.REVERTED
 
-    async def test_an_undone_version_commits_nothing(self, ledger: Ledger) -> None:
+    async def test_commit_in_undone_version_stays_pending(self, ledger: Ledger) -> None:
         """A run marked late, in a version that a rollback has undone, stays pending for the next commit."""
         await recorded(ledger, "i1", "r1")
         await ledger.rollbacks.record(rollback(target=4, version=8), kept=[])
@@ -76,7 +76,7 @@ class RollbacksContract:
         await ledger.runs.commit(["r1"], version=9)
         assert (await only(ledger, "i1")).status is Status.SUCCESS
 
-    async def test_released_runs_are_pending_again(self, ledger: Ledger) -> None:
+    async def test_release_makes_reverted_runs_pending(self, ledger: Ledger) -> None:
         """Releasing makes the reverted runs of one collection pending again, with their chunks' current versions."""
         await recorded(ledger, "i1", "r1")
         await recorded(ledger, "i2", "r1")
@@ -95,7 +95,7 @@ class RollbacksContract:
         assert (await only(ledger, "i1")).status is Status.SUCCESS
         assert await only(ledger, "i2") == changed
 
-    async def test_history_is_looked_through_once(self, ledger: Ledger) -> None:
+    async def test_see_only_grows(self, ledger: Ledger) -> None:
         """How far the history was read is remembered for each collection, and only grows."""
         assert await ledger.rollbacks.seen("c") == 0
         await ledger.rollbacks.see("c", 5)

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 class RunsContract:
     """Tests of `Runs`."""
 
-    async def test_a_run_takes_the_chunks_that_were_claimed(self, ledger: Ledger) -> None:
+    async def test_record_takes_claimed_chunks(self, ledger: Ledger) -> None:
         """Recording makes a run pending, and adds only chunks that its worker holds, at their version."""
         await put(
             ledger, [chunk("mine"), chunk("theirs", batch="x"), chunk("free", batch="y"), chunk("newer")]
@@ -33,14 +33,14 @@ class RunsContract:
         assert (mine.status, mine.until) == (Status.PENDING, 0)
         assert await waiting(ledger, now=LATE) == ["y"]
 
-    async def test_chunks_of_another_collection_stay(self, ledger: Ledger) -> None:
+    async def test_record_ignores_other_collections(self, ledger: Ledger) -> None:
         """A run takes only the chunks of its own collection, even if two collections share an id."""
         await put(ledger, [chunk("one"), chunk("one", collection="k")])
         await claim(ledger)
         await ledger.runs.record(run(), [("one", 100)], worker="w")
         assert {row.collection: row.run for row in await ledger.chunks.find("one")} == {"c": "r1", "k": ""}
 
-    async def test_a_commit_makes_chunks_successful(self, ledger: Ledger) -> None:
+    async def test_commit_makes_chunks_successful(self, ledger: Ledger) -> None:
         """A commit marks the named runs and their chunks, and no other runs."""
         await recorded(ledger, "i1", "r1")
         await recorded(ledger, "i2", "r2")
@@ -52,14 +52,14 @@ class RunsContract:
         assert (one.status, one.run, one.worker) == (Status.SUCCESS, "r1", "")
         assert two.status == Status.PENDING
 
-    async def test_a_commit_repeated_changes_nothing(self, ledger: Ledger) -> None:
+    async def test_commit_again_changes_nothing(self, ledger: Ledger) -> None:
         """A run committed twice keeps the version that contained it first."""
         await recorded(ledger, "i1", "r1")
         await ledger.runs.commit(["r1"], version=7)
         await ledger.runs.commit(["r1"], version=8)
         assert await ledger.runs.get("r1") == run(state="committed", version=7)
 
-    async def test_a_chunk_that_changed_meanwhile_stays_waiting(self, ledger: Ledger) -> None:
+    async def test_commit_of_changed_chunk_leaves_it_waiting(self, ledger: Ledger) -> None:
         """A chunk swapped between record and commit stays NONE at its newer version."""
         await recorded(ledger, "i1", "r1")
         later = chunk("i1", version=200, row_hash="r2")
@@ -69,14 +69,14 @@ class RunsContract:
         await ledger.runs.refuse("r1", reason="late")
         assert await only(ledger, "i1") == later
 
-    async def test_a_run_recorded_again_while_pending_stays_as_it_was(self, ledger: Ledger) -> None:
+    async def test_record_again_keeps_first_row(self, ledger: Ledger) -> None:
         """Recording twice keeps the first row."""
         await recorded(ledger, "i1", "r1")
         await ledger.runs.record(run(created=9, texts=99), [("i1", 100)], worker="w")
         await settle(ledger)
         assert await ledger.runs.pending("c", limit=5) == [run()]
 
-    async def test_a_committed_run_recorded_again_is_committed_again(self, ledger: Ledger) -> None:
+    async def test_record_committed_run_again_is_pending(self, ledger: Ledger) -> None:
         """A committed run that gets newly claimed chunks is pending again, and the next commit makes them SUCCESS."""
         await recorded(ledger, "i1", "r1")
         await ledger.runs.commit(["r1"], version=7)
@@ -92,7 +92,7 @@ class RunsContract:
         assert (await only(ledger, "i1")).status == Status.SUCCESS
         assert await ledger.runs.get("r1") == run(state="committed", version=9)
 
-    async def test_a_refused_run_fails_its_chunks(self, ledger: Ledger) -> None:
+    async def test_refuse_fails_chunks(self, ledger: Ledger) -> None:
         """A refused run is not pending, and its chunks are FAILED, as rejected, with its reason."""
         await recorded(ledger, "i1", "r1")
         await ledger.runs.refuse("r1", reason="another space")
@@ -103,7 +103,7 @@ class RunsContract:
         assert (row.status, row.failure, row.error) == (Status.FAILED, "rejected", "another space")
         assert (row.attempts, row.worker) == (1, "")
 
-    async def test_a_refused_run_recorded_again_is_pending(self, ledger: Ledger) -> None:
+    async def test_record_refused_run_again_is_pending(self, ledger: Ledger) -> None:
         """A refused run whose delta was repaired is pending again, with the delta that its recorder found."""
         await recorded(ledger, "i1", "r1")
         await ledger.runs.refuse("r1", reason="damaged")
@@ -115,7 +115,7 @@ class RunsContract:
         await ledger.runs.commit(["r1"], version=7)
         assert (await only(ledger, "i1")).status == Status.SUCCESS
 
-    async def test_a_committed_run_is_not_refused(self, ledger: Ledger) -> None:
+    async def test_refuse_committed_run_changes_nothing(self, ledger: Ledger) -> None:
         """Refusing a run that is in the index changes neither it nor its chunks."""
         await recorded(ledger, "i1", "r1")
         await ledger.runs.commit(["r1"], version=7)
@@ -123,7 +123,7 @@ class RunsContract:
         assert await ledger.runs.get("r1") == run(state="committed", version=7)
         assert (await only(ledger, "i1")).status == Status.SUCCESS
 
-    async def test_pending_runs_come_oldest_first(self, ledger: Ledger) -> None:
+    async def test_pending_lists_oldest_first(self, ledger: Ledger) -> None:
         """Pending runs are listed by age up to a limit, recent ones newest first, separately for each collection."""
         for id_, created, collection in (("r1", 3, "c"), ("r2", 1, "c"), ("r3", 2, "k"), ("r4", 2, "c")):
             await ledger.runs.record(run(id_, created=created, collection=collection), [], worker="w")

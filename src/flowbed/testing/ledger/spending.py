@@ -17,12 +17,12 @@ ALL = 100
 class SpendingContract:
     """Tests of `Spending`."""
 
-    async def test_nothing_was_spent_at_first(self, ledger: Ledger) -> None:
+    async def test_totals_are_empty_at_first(self, ledger: Ledger) -> None:
         """Without rows there is no total, and recording no rows changes nothing."""
         await ledger.spending.record([])
         assert await ledger.spending.totals("run", limit=ALL) == []
 
-    async def test_a_run_recorded_again_costs_nothing(self, ledger: Ledger) -> None:
+    async def test_record_again_changes_nothing(self, ledger: Ledger) -> None:
         """Recording a run, source and document again changes nothing; new rows beside them are added."""
         await ledger.spending.record([spend(), spend("e")])
         again = [spend(cost_usd=9.0, billed=99), spend("f"), spend("f", cost_usd=9.0), spend(source="t")]
@@ -35,7 +35,7 @@ class SpendingContract:
             ("t", "d"): 0.25,
         }
 
-    async def test_totals_are_by_each_name(self, ledger: Ledger) -> None:
+    async def test_totals_by_each_name(self, ledger: Ledger) -> None:
         """Spending is summed by lane, source, document and run, the most expensive first."""
         await ledger.spending.record(
             [
@@ -64,7 +64,7 @@ class SpendingContract:
             Spent("", "r2", 2, 10, 12, 0.5),
         ]
 
-    async def test_totals_are_cut_and_begin_at_a_time(self, ledger: Ledger) -> None:
+    async def test_totals_respect_limit_and_since(self, ledger: Ledger) -> None:
         """The most expensive names are listed up to a limit; spending before `since` does not count."""
         await ledger.spending.record(
             [spend(f"d{n}", run=f"r{n}", at=100 + n, cost_usd=1.0, billed=10 - n) for n in range(5)]
@@ -74,7 +74,7 @@ class SpendingContract:
         assert [each.name for each in since] == ["d3", "d4"]
         assert await ledger.spending.totals("lane", limit=ALL, since=105) == []
 
-    async def test_a_row_of_no_text_is_left_out(self, ledger: Ledger) -> None:
+    async def test_totals_leave_out_rows_without_texts(self, ledger: Ledger) -> None:
         """A row that only marks a run as recorded has no name, and is not recorded again with texts."""
         await ledger.spending.record([spend("", source="", texts=0, planned=0, billed=0, cost_usd=0.0)])
         await ledger.spending.record([spend("", source="")])

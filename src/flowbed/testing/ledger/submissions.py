@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 class SubmissionsContract:
     """Tests of `Submissions`."""
 
-    async def test_a_submission_is_recorded_once(self, ledger: Ledger) -> None:
+    async def test_create_again_changes_nothing(self, ledger: Ledger) -> None:
         """A submission is returned as recorded; recording its id again changes nothing; an unknown id is not found."""
         row = submission(deadline=5, cost_usd=0.5)
         await ledger.submissions.create(row)
@@ -26,7 +26,7 @@ class SubmissionsContract:
         assert await ledger.submissions.get("unknown") is None
         assert await ledger.submissions.get("odd\0") is None
 
-    async def test_live_and_ended_ones_are_listed_apart(self, ledger: Ledger) -> None:
+    async def test_pages_lists_live_and_ended_separately(self, ledger: Ledger) -> None:
         """Live and ended submissions are listed separately, oldest first."""
         for id_, created in (("z", 1), ("y", 3), ("x", 3), ("w", 2)):
             await ledger.submissions.create(submission(id_, created=created))
@@ -37,7 +37,7 @@ class SubmissionsContract:
         assert [row.id for row in await flat(ledger.submissions.pages(live=True))] == ["x", "y"]
         assert [row.id for row in await flat(ledger.submissions.pages(live=False))] == ["z", "w"]
 
-    async def test_listings_have_no_ceiling(self, ledger: Ledger) -> None:
+    async def test_pages_lists_more_than_a_page(self, ledger: Ledger) -> None:
         """More submissions than fit into a page are listed once each, even with equal times."""
         rows = [submission(f"{n:05d}", created=1_764_000_000_000_000 + n // 700) for n in range(1_100)]
         for row in reversed(rows):
@@ -45,7 +45,7 @@ class SubmissionsContract:
         assert await flat(ledger.submissions.pages(live=True)) == rows
         assert await flat(ledger.submissions.pages(live=False)) == []
 
-    async def test_one_worker_holds_a_submission(self, ledger: Ledger) -> None:
+    async def test_hold_excludes_other_workers(self, ledger: Ledger) -> None:
         """A hold excludes others until it expires, can be repeated by its worker, and needs a live submission."""
         await ledger.submissions.create(submission())
         held = await ledger.submissions.hold("x", worker="w", now=10, until=50)
@@ -60,7 +60,7 @@ class SubmissionsContract:
         assert await ledger.submissions.hold("x", worker="v", now=10, until=50) is None
         assert await ledger.submissions.hold("unknown", worker="v", now=10, until=50) is None
 
-    async def test_of_holds_at_once_one_wins(self, ledger: Ledger) -> None:
+    async def test_hold_concurrent_one_wins(self, ledger: Ledger) -> None:
         """If many workers try to hold one submission at once, one succeeds."""
         for turn in range(5):
             name = f"x{turn}"
@@ -74,7 +74,7 @@ class SubmissionsContract:
             (won,) = [row for row in held if row is not None]
             assert await ledger.submissions.get(name) == won
 
-    async def test_only_who_holds_it_saves_it(self, ledger: Ledger) -> None:
+    async def test_save_without_hold_changes_nothing(self, ledger: Ledger) -> None:
         """A save by a worker without the hold changes nothing and reports that."""
         await ledger.submissions.create(submission())
         assert not await ledger.submissions.save(submission(state="submitting"), worker="")
@@ -88,7 +88,7 @@ class SubmissionsContract:
         assert not await ledger.submissions.save(replace(mine, state="submitted", job="j"), worker="w")
         assert await ledger.submissions.get("x") == theirs
 
-    async def test_a_save_writes_what_may_change(self, ledger: Ledger) -> None:
+    async def test_save_keeps_fixed_fields(self, ledger: Ledger) -> None:
         """A save writes the state, the account, the job and its outcome; fields fixed at its creation stay."""
         await ledger.submissions.create(submission())
         await ledger.submissions.hold("x", worker="w", now=10, until=50)
@@ -113,7 +113,7 @@ class SubmissionsContract:
         )
         assert await ledger.submissions.get("x") == replace(changed, error="said \\u0000")
 
-    async def test_who_saves_may_let_go(self, ledger: Ledger) -> None:
+    async def test_save_without_worker_ends_hold(self, ledger: Ledger) -> None:
         """A save without a worker ends the hold; another worker can take it at once."""
         await ledger.submissions.create(submission())
         mine = await ledger.submissions.hold("x", worker="w", now=10, until=LATE)
@@ -122,7 +122,7 @@ class SubmissionsContract:
         assert not await ledger.submissions.save(mine, worker="w")
         assert await ledger.submissions.hold("x", worker="v", now=10, until=LATE) is not None
 
-    async def test_what_has_ended_stays_as_it_is(self, ledger: Ledger) -> None:
+    async def test_ended_submission_cannot_change(self, ledger: Ledger) -> None:
         """An ended submission can be neither saved, held nor cancelled, and its worker holds nothing."""
         await ledger.submissions.create(submission())
         await end(ledger, "x", worker="w", until=LATE)
@@ -135,7 +135,7 @@ class SubmissionsContract:
         assert await ledger.submissions.release("w") == 0
         assert await ledger.submissions.get("x") == ended
 
-    async def test_an_end_that_was_asked_for_stays_asked_for(self, ledger: Ledger) -> None:
+    async def test_cancel_survives_a_save(self, ledger: Ledger) -> None:
         """A cancel is recorded even if a worker holds the submission, and the holder's save does not undo it."""
         await ledger.submissions.create(submission())
         mine = await ledger.submissions.hold("x", worker="w", now=10, until=LATE)
@@ -147,7 +147,7 @@ class SubmissionsContract:
         assert not await ledger.submissions.cancel("unknown")
         assert not await ledger.submissions.cancel("odd\0")
 
-    async def test_holds_are_renewed_and_released(self, ledger: Ledger) -> None:
+    async def test_renew_and_release_own_holds(self, ledger: Ledger) -> None:
         """A worker renews and releases its own holds; a state that says something may have been sent stays."""
         for name in ("x", "y", "z"):
             await ledger.submissions.create(submission(name))
@@ -165,7 +165,7 @@ class SubmissionsContract:
         assert await ledger.submissions.workers() == {"u"}
         assert await ledger.submissions.release("w") == 0
 
-    async def test_the_queue_of_an_account_is_added_up(self, ledger: Ledger) -> None:
+    async def test_queued_sums_tokens_of_account(self, ledger: Ledger) -> None:
         """Tokens count as queued from the upload until the end, and only for the given account."""
         assert await ledger.submissions.queued("a") == 0
         for name, state, account in (
@@ -193,7 +193,7 @@ class SubmissionsContract:
             ),  # it has ended
         ],
     )
-    async def test_what_takes_no_room_is_not_queued(
+    async def test_queued_leaves_out_postponed_and_ended(
         self, ledger: Ledger, changes: dict[str, Any], counts: bool
     ) -> None:
         """Postponed and ended submissions do not count against the queue."""

@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 class TakingContract:
     """Tests of `Chunks`: which worker writes the results of a submission."""
 
-    async def test_chunks_are_taken_in_order(self, ledger: Ledger) -> None:
+    async def test_take_returns_chunks_in_order(self, ledger: Ledger) -> None:
         """Chunks of a submission are taken by batch, collection, document, ordinal and id, up to a limit."""
         places = [
             ("b1", "c", "d1", 0, "i9"),
@@ -55,7 +55,7 @@ class TakingContract:
         assert [row.id for row in await take(ledger, "x", limit=4)] == ["i4", "i5"]
         assert await take(ledger, "x") == []
 
-    async def test_each_chunk_is_taken_by_one_worker(self, ledger: Ledger) -> None:
+    async def test_take_concurrent_is_exclusive(self, ledger: Ledger) -> None:
         """If many workers take from one submission at once, each chunk is taken by exactly one."""
         await carried(ledger, *(chunk(f"i{n}") for n in range(100)), submission=submission())
         takes = [take(ledger, "x", worker=f"w{number}", limit=15) for number in range(8)]
@@ -63,7 +63,7 @@ class TakingContract:
         taken += [row.id for row in await take(ledger, "x", worker="last", limit=100)]
         assert len(taken) == len(set(taken)) == 100
 
-    async def test_a_hold_that_ran_out_is_lost(self, ledger: Ledger) -> None:
+    async def test_take_expired_hold_is_free(self, ledger: Ledger) -> None:
         """Chunks that were taken, or claimed for a submission that was then recorded, are free after the hold ends."""
         await put(ledger, [chunk("a", ordinal=0), chunk("b", ordinal=1)])
         await claim(ledger, submission="x", until=50)
@@ -78,7 +78,7 @@ class TakingContract:
         await ledger.runs.record(run(), [("a", 100)], worker="p")
         assert (await only(ledger, "a")).run == ""
 
-    async def test_only_from_live_submissions_is_taken(self, ledger: Ledger) -> None:
+    async def test_take_needs_a_live_submission(self, ledger: Ledger) -> None:
         """Chunks of an unrecorded or ended submission cannot be taken, nor those already in a run."""
         await put(ledger, [chunk("a"), chunk("b")])
         await claim(ledger, worker="finder", submission="x", until=50)
@@ -93,7 +93,7 @@ class TakingContract:
         await put(ledger, [chunk("c", batch="b2")])
         assert await take(ledger, "") == []
 
-    async def test_a_submission_lets_its_chunks_go(self, ledger: Ledger) -> None:
+    async def test_let_go_resets_chunks(self, ledger: Ledger) -> None:
         """Chunks that a submission has not put into a run wait again, held or not; other submissions keep theirs."""
         rows = [chunk("a", ordinal=0), chunk("b", ordinal=1), chunk("c", ordinal=2)]
         await carried(ledger, *rows, submission=submission())
@@ -111,7 +111,7 @@ class TakingContract:
         assert await ledger.chunks.let_go("x") == await ledger.chunks.let_go("") == 0
         assert [row.id for row in await claim(ledger)] == ["b", "c"]
 
-    async def test_the_chunks_of_a_submission_are_read(self, ledger: Ledger) -> None:
+    async def test_submitted_lists_more_than_a_page(self, ledger: Ledger) -> None:
         """More chunks than fit into a page are read once each, held or not, except for those in a run."""
         rows = [chunk(f"i{n:05d}", ordinal=n) for n in range(1_100)]
         await put(ledger, rows)
@@ -126,7 +126,7 @@ class TakingContract:
         assert await flat(ledger.chunks.submitted("y")) == []
         assert await flat(ledger.chunks.submitted("")) == []
 
-    async def test_a_document_that_changes_takes_its_chunk_out(self, ledger: Ledger) -> None:
+    async def test_swap_of_changed_chunk_leaves_submission(self, ledger: Ledger) -> None:
         """A chunk swapped in again leaves its submission and waits, whatever the result for its old text."""
         await carried(ledger, chunk("a", ordinal=0), chunk("b", ordinal=1), submission=submission())
         (old, _) = await take(ledger, "x")
@@ -141,7 +141,7 @@ class TakingContract:
         assert await ledger.chunks.let_go("x") == 1
         assert await waiting(ledger) == ["b", "b2"]
 
-    async def test_holds_on_chunks_of_a_submission_are_renewed(self, ledger: Ledger) -> None:
+    async def test_renew_extends_holds_on_chunks(self, ledger: Ledger) -> None:
         """Renewing extends a worker's holds; it does not hold free chunks."""
         await carried(ledger, chunk("a", ordinal=0), chunk("b", ordinal=1), submission=submission())
         await take(ledger, "x", limit=1, until=50)
@@ -150,7 +150,7 @@ class TakingContract:
         assert [row.id for row in await take(ledger, "x", worker="q", now=60)] == ["b"]
         assert (await only(ledger, "a")).until == 90
 
-    async def test_what_has_failed_is_in_no_submission(self, ledger: Ledger) -> None:
+    async def test_fail_leaves_submission(self, ledger: Ledger) -> None:
         """A chunk that failed or waits again has left its submission; a later one can carry it."""
         await carried(ledger, chunk("a", ordinal=0), chunk("b", ordinal=1), submission=submission())
         await take(ledger, "x")
@@ -163,7 +163,7 @@ class TakingContract:
         assert [(await only(ledger, name)).submission for name in "ab"] == ["", ""]
         assert {row.submission for row in await claim(ledger, submission="y")} == {"y"}
 
-    async def test_a_run_that_was_refused_leaves_its_submission_when_claimed(self, ledger: Ledger) -> None:
+    async def test_claim_of_refused_chunk_leaves_submission(self, ledger: Ledger) -> None:
         """Chunks of a refused run can be claimed for another lane while their submission is still live."""
         await carried(ledger, chunk(), submission=submission())
         await take(ledger, "x")
