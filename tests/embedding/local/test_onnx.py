@@ -315,8 +315,8 @@ async def test_onnx_prompts_are_added_by_purpose(tiny: Callable[..., Path], tmp_
         ({"overflw": "split"}, "overflow"),
         ({"overflow": "wrap"}, "truncate"),
         ({"download": "yes"}, "true"),
-        ({"threads": "0"}, "positive"),
-        ({"threads": "many"}, "positive"),
+        ({"threads": "0"}, "above 0"),
+        ({"threads": "many"}, "above 0"),
     ],
 )
 def test_onnx_wrong_option_is_misconfigured(graphs: Path, options: dict[str, str], words: str) -> None:

@@ -8,13 +8,14 @@ import threading
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import cached_property
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
 from flowbed.embedding.local.batching import Window, batches_of, join_windows, pool, windows_of
 from flowbed.embedding.local.cores import usable_cores
 from flowbed.embedding.local.graph import REVISION, Architecture, graph_bytes
 from flowbed.embedding.local.priority import BACKGROUND, lower_thread_priority
 from flowbed.embedding.local.weights import Checkpoint, digest, find_checkpoint
+from flowbed.embedding.options import Options
 from flowbed.embedding.tokens import text_of
 from flowbed.embedding.unicode import require_unicode
 from flowbed.errors import Misconfigured, Rejected, Transient
@@ -33,8 +34,6 @@ if TYPE_CHECKING:
     from flowbed.embedding.local.batching import Batch
     from flowbed.records import Purpose
 
-Overflow = Literal["split", "truncate", "reject"]
-OVERFLOWS: tuple[Overflow, ...] = ("split", "truncate", "reject")
 OPTIONS = ("document_prompt", "download", "overflow", "query_prompt", "threads")
 
 # Texts and tokens in one call. Padding costs a fifth more work for 256 short texts sorted by length, and a twentieth
@@ -53,7 +52,7 @@ INPUT_TYPES = {"tensor(int32)": "int32", "tensor(int64)": "int64"}
 class OnnxOptions:
     """The model's options: what to do with texts that are too long, prompts, threads, and whether to download."""
 
-    overflow: Overflow
+    overflow: str
     download: bool
     threads: int
     prompts: Mapping[str, str]
@@ -65,28 +64,12 @@ class OnnxOptions:
         Raises:
             Misconfigured: an option is unknown or has an invalid value.
         """
-        unknown = sorted(set(options) - set(OPTIONS))
-        if unknown:
-            raise Misconfigured(
-                f"option {', '.join(unknown)} is unknown to onnx models; known options: {', '.join(OPTIONS)}"
-            )
-        overflow = next((known for known in OVERFLOWS if known == options.get("overflow", "split")), None)
-        if overflow is None:
-            raise Misconfigured(
-                f"option overflow={options['overflow']} is not known; use one of: {', '.join(OVERFLOWS)}"
-            )
-        download = options.get("download", "false")
-        if download not in ("true", "false"):
-            raise Misconfigured(f"option download={download} is neither true nor false; use one of them")
-        threads = options.get("threads", "")
-        if threads and not (threads.isdecimal() and int(threads)):
-            raise Misconfigured(
-                f"option threads={threads} is not a positive number; leave it out to use every usable core"
-            )
+        read = Options("onnx", options, OPTIONS)
         return cls(
-            overflow=overflow,
-            download=download == "true",
-            threads=int(threads) if threads else usable_cores(),
+            overflow=read.choice("overflow", ("split", "truncate", "reject")),
+            download=read.flag("download"),
+            threads=read.number("threads") or usable_cores(),
+            # An empty prompt counts: it removes the model's own.
             prompts={
                 purpose: options[f"{purpose}_prompt"]
                 for purpose in ("document", "query")
