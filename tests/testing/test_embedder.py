@@ -27,8 +27,8 @@ def opened(tmp_path: Path, name: str = "64", **options: str) -> Seeded:
     return embedder
 
 
-async def test_equal_texts_have_equal_unit_vectors(tmp_path: Path) -> None:
-    """A text has one vector of length 1, whatever its company and purpose; another text has one far from it."""
+async def test_seeded_equal_texts_get_equal_unit_vectors(tmp_path: Path) -> None:
+    """Whatever the call and the purpose; another text gets a distant vector."""
     embedder = opened(tmp_path)
     documents = (await embedder.embed(["a", "b c", "", "a"], purpose="document")).vectors
     queries = await embedder.embed(["b c"], purpose="query")
@@ -41,29 +41,28 @@ async def test_equal_texts_have_equal_unit_vectors(tmp_path: Path) -> None:
     assert queries.tokens == embedder.count("b c") == 2
 
 
-def test_vectors_are_the_same_bytes_everywhere() -> None:
-    """The vectors are pinned, byte for byte."""
+def test_seeded_vectors_are_pinned_byte_for_byte() -> None:
     digest = hashlib.sha256(seeded(["one", "two", "ünïcödé"], 64).astype("<f4").tobytes()).hexdigest()
     assert digest == "68e6ab93890cd4d017ab4e91fc5c2096d52bc4cd3ffbfef344c2a8febffd35dd"
 
 
-async def test_no_text_gives_no_vector(tmp_path: Path) -> None:
-    """A call without texts has an answer without vectors."""
+async def test_seeded_no_texts_returns_no_vectors(tmp_path: Path) -> None:
     assert (await opened(tmp_path).embed([], purpose="document")).vectors.shape == (0, 64)
 
 
 @pytest.mark.parametrize(
     ("name", "options"), [("many", {}), ("0", {}), ("64", {"items": "x"}), ("64", {"colour": "red"})]
 )
-def test_a_bad_model_is_misconfigured(tmp_path: Path, name: str, options: dict[str, str]) -> None:
-    """Dimensions and options that make no sense are refused when the model is opened."""
+def test_seeded_invalid_model_is_misconfigured(tmp_path: Path, name: str, options: dict[str, str]) -> None:
     with pytest.raises(Misconfigured, match=f"seeded:{name}"):
         opened(tmp_path, name, **options)
 
 
 @pytest.mark.parametrize(("names_inputs", "inputs"), [("true", (1,)), ("false", ())])
-async def test_poison_is_rejected(tmp_path: Path, names_inputs: str, inputs: tuple[int, ...]) -> None:
-    """A call with POISON in a text is rejected as often as it is made, naming the text only where asked to."""
+async def test_seeded_poison_is_rejected_every_time(
+    tmp_path: Path, names_inputs: str, inputs: tuple[int, ...]
+) -> None:
+    """The error names the text only if asked to."""
     embedder = opened(tmp_path, names_inputs=names_inputs)
     for _ in range(2):
         with pytest.raises(Rejected) as caught:
@@ -72,8 +71,7 @@ async def test_poison_is_rejected(tmp_path: Path, names_inputs: str, inputs: tup
     await embedder.embed(["fine"], purpose="document")
 
 
-async def test_flaky_fails_once(tmp_path: Path) -> None:
-    """A text with FLAKY in it fails the first time and then no more."""
+async def test_seeded_flaky_text_fails_once(tmp_path: Path) -> None:
     embedder = opened(tmp_path)
     with pytest.raises(Transient):
         await embedder.embed(["fine", "FLAKY 1"], purpose="document")
@@ -82,14 +80,13 @@ async def test_flaky_fails_once(tmp_path: Path) -> None:
         await embedder.embed(["FLAKY 2"], purpose="document")
 
 
-async def test_a_call_carries_no_more_than_its_items(tmp_path: Path) -> None:
-    """A call with more texts than `items` is rejected, as a provider would."""
+async def test_seeded_call_with_too_many_texts_is_rejected(tmp_path: Path) -> None:
     with pytest.raises(Rejected, match="at most 2"):
         await opened(tmp_path, items="2").embed(["a", "b", "c"], purpose="document")
 
 
-async def test_every_text_sent_is_counted(tmp_path: Path) -> None:
-    """The process counts each text as often as it was sent, those of failed calls too, and the most at once."""
+async def test_counting_process_counts_every_text_sent(tmp_path: Path) -> None:
+    """Texts of failed calls count too, and the most at once."""
     with CountingProcess(delay=0.2) as process:
         embedder = opened(tmp_path, server=process.address)
         calls = (["a", "b"], ["b", "ü\n"], ["FLAKY"], ["POISON"])
@@ -107,8 +104,8 @@ async def test_every_text_sent_is_counted(tmp_path: Path) -> None:
     assert counted.unanswered == 0
 
 
-def test_requests_of_a_killed_client_stay_counted(tmp_path: Path) -> None:
-    """The process outlives a client that is killed in the middle of a call, and says that nobody had the answer."""
+def test_counting_process_killed_client_stays_counted(tmp_path: Path) -> None:
+    """It reports that no client received the answer."""
     code = (
         "import asyncio, sys\nfrom flowbed.testing.embedder import Seeded\n"
         "asyncio.run(Seeded(8, server=sys.argv[1]).embed(['a', 'b'], purpose='document'))"
@@ -125,8 +122,7 @@ def test_requests_of_a_killed_client_stay_counted(tmp_path: Path) -> None:
     assert counted.unanswered == 2
 
 
-async def test_without_its_process_the_embedder_is_transient(tmp_path: Path) -> None:
-    """When nobody answers at the address, the call may succeed later."""
+async def test_seeded_without_its_server_is_transient(tmp_path: Path) -> None:
     with CountingProcess() as process:
         address = process.address
     with pytest.raises(Transient, match=address):

@@ -1,4 +1,4 @@
-"""The store that fails to order."""
+"""The store with faults on demand."""
 
 from __future__ import annotations
 
@@ -32,8 +32,7 @@ def behind(tmp_path: Path) -> Store:
     return open_store("memory://", folder=tmp_path)
 
 
-async def test_an_error_before_leaves_the_call_undone(behind: Store) -> None:
-    """A fault before a call means that the call was not made; the next one is."""
+async def test_fault_before_a_call_prevents_it(behind: Store) -> None:
     store = FaultyStore(behind, [Fault(operation="create", calls=[1], before=unavailable)])
     with pytest.raises(Transient):
         await store.create("k", b"x")
@@ -43,8 +42,7 @@ async def test_an_error_before_leaves_the_call_undone(behind: Store) -> None:
     assert store.calls == [("create", "k"), ("create", "k")]
 
 
-async def test_an_error_after_leaves_the_call_done(behind: Store) -> None:
-    """A fault after a call loses its answer and not its effect, so that trying again finds it."""
+async def test_fault_after_a_call_loses_only_its_answer(behind: Store) -> None:
     store = FaultyStore(behind, [Fault(operation="create", after=unavailable)])
     with pytest.raises(Transient):
         await store.create("k", b"x")
@@ -53,8 +51,7 @@ async def test_an_error_after_leaves_the_call_done(behind: Store) -> None:
         await store.create("k", b"x")
 
 
-async def test_faults_are_chosen_by_operation_key_and_count(behind: Store) -> None:
-    """Only the calls that match all of operation, key pattern and number fail."""
+async def test_fault_affects_calls_by_operation_key_and_number(behind: Store) -> None:
     store = FaultyStore(behind, [Fault(operation="put", key="*/delta/*", calls=[2], before=unavailable)])
     await store.put("c/delta/1", b"x")
     await store.put("c/other/1", b"x")
@@ -64,8 +61,7 @@ async def test_faults_are_chosen_by_operation_key_and_count(behind: Store) -> No
     assert await keys(store, "c/delta") == ["c/delta/1", "c/delta/3"]
 
 
-async def test_streams_lists_and_deletes_fail_too(behind: Store) -> None:
-    """Every operation can be made to fail."""
+async def test_fault_applies_to_every_operation(behind: Store) -> None:
     await behind.put("k", b"x")
     store = FaultyStore(behind, [Fault(after=unavailable)])
     with pytest.raises(Transient):
@@ -77,8 +73,8 @@ async def test_streams_lists_and_deletes_fail_too(behind: Store) -> None:
     assert await keys(behind, "") == []
 
 
-async def test_chance_is_repeatable(behind: Store) -> None:
-    """The same seed fails the same calls, about as often as was asked for; another seed fails others."""
+async def test_fault_probability_is_repeatable(behind: Store) -> None:
+    """About the given share fails; another seed fails others."""
 
     async def outcomes(seed: int) -> list[bool]:
         store = FaultyStore(behind, [Fault(probability=0.3, delay=0.0, before=unavailable)], seed=seed)
@@ -98,8 +94,7 @@ async def test_chance_is_repeatable(behind: Store) -> None:
 
 
 @pytest.mark.parametrize(("moment", "stored"), [("before", False), ("after", True)])
-def test_a_crash_ends_the_process_at_the_call(tmp_path: Path, moment: str, stored: bool) -> None:
-    """`die` kills the process before or after the effect of the call that was named."""
+def test_die_ends_the_process_before_or_after_the_call(tmp_path: Path, moment: str, stored: bool) -> None:
     code = (
         "import asyncio, pathlib\nfrom flowbed.storage import open_store\n"
         "from flowbed.testing.faults import Fault, FaultyStore, die\n"
@@ -114,8 +109,7 @@ def test_a_crash_ends_the_process_at_the_call(tmp_path: Path, moment: str, store
     assert not (tmp_path / "third").exists()
 
 
-def test_a_fixed_clock_moves_when_told() -> None:
-    """The clock stands still, and advances by what it is told to."""
+def test_fixed_clock_moves_only_when_advanced() -> None:
     clock = FixedClock()
     assert clock() == clock() == START
     assert clock.advance(seconds=1.5, microseconds=2) == START + 1_500_002 == clock()

@@ -1,4 +1,4 @@
-"""When two indexes are the same, and what is said where they are not."""
+"""When two indexes are the same, and how differences are described."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ ROW = Row(text_hash="00", document="text", metadata={"tag": 1}, vector=np.array(
 INDEX = Contents(rows={"docs": {"a": ROW, "b": ROW}})
 
 
-def test_an_index_is_the_same_as_itself() -> None:
-    """Equal rows are the same, and vectors that are apart by less than 1e-5 are equal."""
+def test_same_index_has_no_differences() -> None:
+    """Vectors that differ by less than 1e-5 are equal."""
     near = replace(ROW, vector=ROW.vector + np.float32(5e-6))
     assert differences(INDEX, Contents(rows={"docs": {"a": near, "b": ROW}})) == []
     assert_same(INDEX, INDEX)
@@ -42,15 +42,13 @@ def test_an_index_is_the_same_as_itself() -> None:
         (Contents(rows=INDEX.rows, doubled=(("docs", "a"),)), "docs: a has two rows"),
     ],
 )
-def test_a_difference_is_named(other: Contents, said: str) -> None:
-    """Each way of being another index is told with the collection, the id and what differs."""
+def test_different_index_names_collection_id_and_field(other: Contents, said: str) -> None:
     assert differences(INDEX, other) == [said]
     with pytest.raises(AssertionError):
         assert_same(INDEX, other)
 
 
-def test_many_differences_are_cut_short() -> None:
-    """A wholly different index is told in a few lines."""
+def test_many_differences_are_summarised() -> None:
     many = Contents(rows={"docs": {str(number): ROW for number in range(100)}})
     said = differences(many, Contents(rows={}))
     assert len(said) == 21

@@ -1,4 +1,4 @@
-"""The S3 server for tests, and the proxy in front of it that fails to order."""
+"""The S3 server for tests, and the proxy in front of it with faults on demand."""
 
 from __future__ import annotations
 
@@ -49,8 +49,9 @@ def status(call: Any, **arguments: Any) -> int:
 
 
 @pytest.mark.parametrize("conditions", [{"IfNoneMatch": "*"}, {"IfMatch": "etag of the first"}])
-def test_one_of_many_writers_wins(s3_server: S3Server, tmp_path: Path, conditions: dict[str, str]) -> None:
-    """Of 16 threads that write one key under one condition, one succeeds: the server is as atomic as S3 is."""
+def test_s3_server_concurrent_conditional_writes_one_wins(
+    s3_server: S3Server, tmp_path: Path, conditions: dict[str, str]
+) -> None:
     s3 = client(s3_server.url)
     for round_ in range(20):
         key = f"{tmp_path.name}/{round_}"
@@ -71,8 +72,7 @@ def test_one_of_many_writers_wins(s3_server: S3Server, tmp_path: Path, condition
         assert body == str(answers.index(200)).encode()
 
 
-def test_what_goes_over_is_handed_on_and_counted(proxy: S3Proxy, tmp_path: Path) -> None:
-    """Without faults a client sees the server itself, whatever the key, and each request is in the account."""
+def test_s3_proxy_without_faults_forwards_and_counts(proxy: S3Proxy, tmp_path: Path) -> None:
     s3, key, body = client(proxy.url), f"{tmp_path.name}/a b/100%/é#?+1", bytes(range(256)) * 8192
     assert status(s3.put_object, Key=key, Body=body) == 200
     assert s3.get_object(Bucket="bucket", Key=key)["Body"].read() == body
@@ -110,10 +110,9 @@ def test_what_goes_over_is_handed_on_and_counted(proxy: S3Proxy, tmp_path: Path)
     ],
     ids=repr,
 )
-def test_a_fault_does_what_it_says(
+def test_s3_proxy_fault_answers_and_applies_as_ordered(
     proxy: S3Proxy, s3_server: S3Server, tmp_path: Path, fault: S3Fault, answered: int, applied: bool
 ) -> None:
-    """A write is answered as ordered, and is or is not carried out, where the fault is due; other writes pass."""
     direct, key = client(s3_server.url), f"{tmp_path.name}/k"
     # A condition that does not hold, save where a fault is to be seen to let a write through.
     if not applied or fault.unconditional:
@@ -124,8 +123,7 @@ def test_a_fault_does_what_it_says(
     assert found == (b"new" if applied else b"old")
 
 
-def test_an_answer_is_cut_halfway(proxy: S3Proxy, s3_server: S3Server, tmp_path: Path) -> None:
-    """A truncated answer begins like the whole one, and then the connection ends."""
+def test_s3_proxy_truncated_answer_ends_halfway(proxy: S3Proxy, s3_server: S3Server, tmp_path: Path) -> None:
     client(s3_server.url).put_object(Bucket="bucket", Key=tmp_path.name, Body=b"x" * 10_000)
     proxy.order(S3Fault(method="GET", truncate=True))
     answer = client(proxy.url).get_object(Bucket="bucket", Key=tmp_path.name)
@@ -134,8 +132,7 @@ def test_an_answer_is_cut_halfway(proxy: S3Proxy, s3_server: S3Server, tmp_path:
         answer["Body"].read()
 
 
-def test_a_request_is_overtaken(proxy: S3Proxy, s3_server: S3Server, tmp_path: Path) -> None:
-    """A write that is to be overtaken is carried out after the one that was sent later."""
+def test_s3_proxy_reordered_write_is_overtaken(proxy: S3Proxy, s3_server: S3Server, tmp_path: Path) -> None:
     proxy.order(S3Fault(method="PUT", calls=[1], reorder=True))
     s3, key = client(proxy.url), tmp_path.name
     with ThreadPoolExecutor(1) as thread:
@@ -147,8 +144,7 @@ def test_a_request_is_overtaken(proxy: S3Proxy, s3_server: S3Server, tmp_path: P
     assert client(s3_server.url).get_object(Bucket="bucket", Key=key)["Body"].read() == b"early"
 
 
-def test_chance_is_repeatable(s3_server: S3Server, tmp_path: Path) -> None:
-    """The same seed fails the same requests; another fails others."""
+def test_s3_proxy_probability_is_repeatable(s3_server: S3Server, tmp_path: Path) -> None:
 
     def outcomes(seed: int) -> list[int]:
         fault = S3Fault(probability=0.3, before=SLOW_DOWN)

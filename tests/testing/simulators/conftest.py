@@ -1,4 +1,4 @@
-"""How the tests of simulators talk to them, where no SDK does."""
+"""Requests to simulators without an SDK."""
 
 from __future__ import annotations
 

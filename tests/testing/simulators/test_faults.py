@@ -1,4 +1,4 @@
-"""Faults to order, limits on a clock, and the account that a simulator keeps."""
+"""Faults on demand, rate limits on a clock, and the account of a simulator."""
 
 from __future__ import annotations
 
@@ -60,15 +60,17 @@ async def statuses(post: Post, url: str, number: int) -> list[int]:
     return [(await post(url, said("a"))).status for _ in range(number)]
 
 
-async def test_faults_strike_by_order(simulator: Simulator, url: str, post: Post) -> None:
-    """A fault strikes the calls that it numbers, and each order counts from 1 again."""
+async def test_fault_with_call_numbers_affects_those_calls(
+    simulator: Simulator, url: str, post: Post
+) -> None:
+    """Each order counts from 1 again."""
     for _ in range(2):
         simulator.order(Fault(kind="error", calls=(2, 4)), Fault(kind="quota", calls=(3,)))
         assert await statuses(post, url, 5) == [200, 500, 429, 500, 200]
 
 
-async def test_faults_strike_by_share(simulator: Simulator, url: str, post: Post) -> None:
-    """A fault strikes a share of calls; the same seed strikes the same ones, another seed others."""
+async def test_fault_with_probability_affects_a_share(simulator: Simulator, url: str, post: Post) -> None:
+    """The same seed affects the same calls, another seed others."""
 
     async def struck(seed: int) -> list[int]:
         simulator.order(Fault(kind="error", probability=0.3), seed=seed)
@@ -80,8 +82,8 @@ async def test_faults_strike_by_share(simulator: Simulator, url: str, post: Post
     assert first != await struck(2)
 
 
-async def test_faults_strike_by_match(simulator: Simulator, url: str, post: Post) -> None:
-    """A fault strikes the requests of its path, model and text, and numbers only these."""
+async def test_fault_with_match_affects_matching_requests(simulator: Simulator, url: str, post: Post) -> None:
+    """Path, model and text select requests, and only these are counted."""
     simulator.order(
         Fault(kind="error", path="/v1/models*"),
         Fault(kind="error", model="*-large"),
@@ -97,18 +99,17 @@ async def test_faults_strike_by_match(simulator: Simulator, url: str, post: Post
     ("header", "name", "value"),
     [("seconds", "retry-after", "2"), ("milliseconds", "retry-after-ms", "1500")],
 )
-async def test_retry_after_has_several_forms(
+async def test_retry_after_is_sent_in_the_chosen_header(
     simulator: Simulator, url: str, post: Post, header: Any, name: str, value: str
 ) -> None:
-    """The advice to come again is told in whole seconds or in milliseconds, and in no other header then."""
+    """Whole seconds or milliseconds, and no other header."""
     simulator.order(Fault(kind="rate_limited", retry_after=1.5, retry_header=header))
     told = await post(url, said("a"))
     advice = {key.lower(): found for key, found in told.headers.items() if "etry-" in key}
     assert advice == {name: value}
 
 
-async def test_retry_after_may_be_a_date(post: Post) -> None:
-    """The advice may be a date, by the simulator's own clock."""
+async def test_retry_after_date_follows_the_simulators_clock(post: Post) -> None:
     simulator = Simulator(OpenAI(), now=lambda: 1_700_000_000.0)
     simulator.order(Fault(kind="rate_limited", retry_after=90, retry_header="date"))
     async with running(simulator) as url:
@@ -116,16 +117,16 @@ async def test_retry_after_may_be_a_date(post: Post) -> None:
     assert email.utils.parsedate_to_datetime(told.headers["Retry-After"]).timestamp() == 1_700_000_090
 
 
-async def test_retry_after_may_be_told_in_the_body_alone(simulator: Simulator, url: str, post: Post) -> None:
-    """The advice may come without a header, where the vendor words it."""
+async def test_retry_after_without_header_is_in_the_body(simulator: Simulator, url: str, post: Post) -> None:
     simulator.order(Fault(kind="rate_limited", retry_after=2, retry_header="none"))
     told = await post(url, said("a"))
     assert "Please try again in 2s" in told.said["error"]["message"]
     assert not {"retry-after", "retry-after-ms"} & {name.lower() for name in told.headers}
 
 
-async def test_without_advice_there_is_no_header(simulator: Simulator, url: str, post: Post) -> None:
-    """A rate limit and a quota may leave the advice away."""
+async def test_rate_limit_without_retry_after_has_no_header(
+    simulator: Simulator, url: str, post: Post
+) -> None:
     codes: dict[Kind, str] = {"rate_limited": "rate_limit_exceeded", "quota": "insufficient_quota"}
     for kind, code in codes.items():
         simulator.order(Fault(kind=kind))
@@ -135,7 +136,7 @@ async def test_without_advice_there_is_no_header(simulator: Simulator, url: str,
         assert told.said["error"]["code"] == code
 
 
-async def test_answers_are_spoiled(simulator: Simulator, url: str, post: Post) -> None:
+async def test_faults_of_vectors_corrupt_answers(simulator: Simulator, url: str, post: Post) -> None:
     """Order, index, length, number and values of vectors go wrong as ordered."""
     right = [vector_of(MODEL, text, 4) for text in ("a", "b")]
 
@@ -159,8 +160,8 @@ async def test_answers_are_spoiled(simulator: Simulator, url: str, post: Post) -
     assert (await data("not_finite"))[1] == (1, [None] * 4)
 
 
-async def test_answers_break_off(simulator: Simulator, url: str) -> None:
-    """A cut connection gives no answer, a truncated one half a body, a garbled one no JSON; all three are billed."""
+async def test_broken_answers_are_billed(simulator: Simulator, url: str) -> None:
+    """A cut connection gives no answer, a truncated one half a body, a garbled one invalid JSON."""
     async with aiohttp.ClientSession(headers={"Authorization": "Bearer k"}) as session:
         simulator.order(Fault(kind="cut"))
         with pytest.raises(aiohttp.ServerDisconnectedError):
@@ -180,8 +181,7 @@ async def test_answers_break_off(simulator: Simulator, url: str) -> None:
     assert [each.status for each in simulator.account.exchanges] == [0, 200, 200, 502]
 
 
-async def test_delays_pass_on_the_simulators_clock(post: Post) -> None:
-    """A slow answer is as late as ordered."""
+async def test_slow_fault_waits_on_the_simulators_clock(post: Post) -> None:
     clock = Clock()
     simulator = Simulator(OpenAI(), faults=[Fault(kind="slow", delay=30)], clock=clock, sleep=clock.sleep)
     async with running(simulator) as url:
@@ -189,8 +189,8 @@ async def test_delays_pass_on_the_simulators_clock(post: Post) -> None:
     assert (told.status, clock.now) == (200, 1030)
 
 
-async def test_who_does_not_wait_is_not_billed(simulator: Simulator, url: str) -> None:
-    """A client that goes while its answer is late is in the account without an answer."""
+async def test_client_that_disconnects_during_a_delay_is_not_billed(simulator: Simulator, url: str) -> None:
+    """It is in the account without an answer."""
     simulator.order(Fault(kind="slow", delay=60))
     async with aiohttp.ClientSession(headers={"Authorization": "Bearer k"}) as session:
         with pytest.raises(TimeoutError):
@@ -201,8 +201,7 @@ async def test_who_does_not_wait_is_not_billed(simulator: Simulator, url: str) -
     assert (exchange.status, exchange.billed, exchange.faults) == (0, 0, ["slow"])
 
 
-async def test_a_request_that_breaks_off_is_none(simulator: Simulator, url: str) -> None:
-    """A client that goes in the middle of its request has asked for nothing."""
+async def test_incomplete_request_is_not_recorded(simulator: Simulator, url: str) -> None:
     address = urlsplit(url)
     reader, writer = await asyncio.open_connection(address.hostname, address.port)
     writer.write(b"POST /v1/embeddings HTTP/1.1\r\nHost: here\r\nContent-Length: 100\r\n\r\n{")
@@ -214,8 +213,7 @@ async def test_a_request_that_breaks_off_is_none(simulator: Simulator, url: str)
     assert not simulator.account.exchanges
 
 
-async def test_another_server_cannot_cut(simulator: Simulator) -> None:
-    """Served by a server that does not show its connections, a simulator says how it is to be served."""
+async def test_cut_fault_on_another_server_says_how_to_serve(simulator: Simulator) -> None:
     simulator.order(Fault(kind="cut"))
     scope = {"type": "http", "method": "GET", "path": "/", "query_string": b"", "headers": []}
 
@@ -229,10 +227,9 @@ async def test_another_server_cannot_cut(simulator: Simulator) -> None:
         await simulator(scope, receive, send)
 
 
-async def test_a_simulator_ends_in_the_middle_of_an_answer(
+async def test_simulator_closed_during_an_answer_logs_nothing(
     post: Post, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """Leaving a simulator cuts off what it is answering, and nothing is said of it."""
     async with running(Simulator(OpenAI(), faults=[Fault(kind="slow", delay=60)])) as url:
         asked = asyncio.ensure_future(post(f"{url}/v1/embeddings", said("a")))
         await asyncio.sleep(0.2)
@@ -241,8 +238,8 @@ async def test_a_simulator_ends_in_the_middle_of_an_answer(
     assert not caplog.records
 
 
-async def test_what_is_asked_twice_at_once_is_noticed(simulator: Simulator, url: str, post: Post) -> None:
-    """The account tells how many texts were asked for while they were being answered, and how many calls overlapped."""
+async def test_account_counts_concurrent_duplicates(simulator: Simulator, url: str, post: Post) -> None:
+    """How many texts were requested while being answered, and how many calls overlapped."""
     simulator.order(Fault(kind="slow", delay=0.3, calls=(1, 2, 3)))
     await asyncio.gather(post(url, said("a", "b")), post(url, said("b", "c")), post(url, said("d", "d")))
     await post(url, said("a", "b"))
@@ -252,8 +249,8 @@ async def test_what_is_asked_twice_at_once_is_noticed(simulator: Simulator, url:
     assert totals.faults == {"slow": 3}
 
 
-async def test_simulators_are_ordered_over_http(url: str, post: Post) -> None:
-    """Faults are put in place, and requests are told and forgotten, over HTTP, with no key."""
+async def test_control_endpoints_need_no_key(url: str, post: Post) -> None:
+    """Faults are replaced, and requests are reported and reset, over HTTP."""
     control = url.removesuffix("/v1/embeddings") + "/_simulator"
     fault = {"kind": "rate_limited", "calls": [1], "retry_after": 0.5}
     assert (await post(f"{control}/faults", {"faults": [fault], "seed": 3}, key="")).said == {"faults": 1}
@@ -281,15 +278,14 @@ async def test_simulators_are_ordered_over_http(url: str, post: Post) -> None:
     ],
     ids=str,
 )
-async def test_what_is_no_fault_is_refused(url: str, post: Post, order: Any) -> None:
-    """An order that cannot be read is a 400 that says why, and changes nothing."""
+async def test_control_invalid_fault_is_refused(url: str, post: Post, order: Any) -> None:
+    """An invalid order is a 400 with the reason, and changes nothing."""
     told = await post(url.replace("v1/embeddings", "_simulator/faults"), order, key="")
     assert told.status == 400
     assert told.said["error"]
 
 
-def test_a_fault_is_written_on_one_line() -> None:
-    """A fault on the command line has a kind and then names and values."""
+def test_read_fault_parses_a_line() -> None:
     assert read_fault("slow,delay=0.5") == Fault(kind="slow", delay=0.5)
     written = "rate_limited,calls=1+3,retry_after=2,retry_header=date,text=a b"
     assert read_fault(written) == Fault(
@@ -311,27 +307,24 @@ def test_a_fault_is_written_on_one_line() -> None:
         ("error,when=now", "has no .'when'."),
     ],
 )
-def test_a_fault_that_cannot_be_is_misconfigured(line: str, why: str) -> None:
-    """What is no fault is refused, with what is wrong with it."""
+def test_read_fault_invalid_line_is_misconfigured(line: str, why: str) -> None:
     with pytest.raises(Misconfigured, match=why):
         read_fault(line)
 
 
-def test_faults_are_read_back() -> None:
-    """Faults that JSON tells are the faults that were written."""
+def test_read_faults_returns_the_written_faults() -> None:
     assert read_faults([{"kind": "error", "calls": [1]}]) == (Fault(kind="error", calls=(1,)),)
     with pytest.raises(Misconfigured):
         read_faults("slow")
 
 
-def test_indices_cannot_go_wrong_where_there_are_none() -> None:
-    """A vendor that answers by place alone refuses faults that no client could tell from right answers."""
+def test_index_faults_for_a_vendor_without_indexes_are_refused() -> None:
     with pytest.raises(Misconfigured, match="answers without an index"):
         Simulator(Cohere(), faults=[Fault(kind="wrong_order")])
 
 
-async def test_limits_are_enforced_and_told(post: Post) -> None:
-    """A key past its limit is refused, and told how long to wait to the millisecond; another key is not."""
+async def test_limit_exceeded_refuses_with_the_wait(post: Post) -> None:
+    """The wait is given to the millisecond; another key is not refused."""
     clock = Clock()
     simulator = Simulator(OpenAI(), limits=Limits(requests=10, tokens=60), clock=clock)
     async with running(simulator) as url:
@@ -364,8 +357,7 @@ async def test_limits_are_enforced_and_told(post: Post) -> None:
         assert "retry-after" not in never.headers
 
 
-def test_buckets_let_through_what_the_limit_says() -> None:
-    """However requests are spread, no more passes than a burst and the limit's share of time."""
+def test_buckets_allow_at_most_burst_plus_rate() -> None:
     clock = Clock()
     buckets = Buckets(Limits(tokens=6000, burst=1), clock)
     passed, seconds = 0, 30
@@ -376,13 +368,11 @@ def test_buckets_let_through_what_the_limit_says() -> None:
     assert 0.99 * 100 * seconds <= passed <= 100 * (seconds + 1)
 
 
-def test_without_limits_nothing_is_in_the_way() -> None:
-    """Where nothing is limited nothing is told."""
+def test_buckets_without_limits_refuse_nothing() -> None:
     assert Buckets(Limits(), Clock()).take("key", {"requests": 1, "inputs": 1, "tokens": 10**9}) == ()
 
 
-async def test_the_longest_wait_is_told(post: Post) -> None:
-    """Where several limits are passed, the client is told the one that opens last."""
+async def test_several_limits_exceeded_report_the_longest_wait(post: Post) -> None:
     async with running(Simulator(OpenAI(), limits=Limits(requests=1, inputs=2), clock=Clock())) as url:
         assert (await post(f"{url}/v1/embeddings", said("a", "b"))).status == 200
         told = await post(f"{url}/v1/embeddings", said("a"))
@@ -390,8 +380,7 @@ async def test_the_longest_wait_is_told(post: Post) -> None:
     assert told.headers["retry-after"] == "60"
 
 
-async def test_vectors_may_be_anyones(post: Post) -> None:
-    """A simulator may answer with vectors of another making, so that it stands for a server of any model."""
+async def test_simulator_with_other_vectors_returns_them(post: Post) -> None:
 
     def ones(model: str, texts: Any, dimensions: int, input_type: str) -> Any:
         assert (model, input_type) == (MODEL, "")
@@ -402,8 +391,8 @@ async def test_vectors_may_be_anyones(post: Post) -> None:
     assert told.said["data"][0]["embedding"] == [0.5] * 4
 
 
-async def test_a_quota_is_what_openais_client_takes_it_for(url: str, simulator: Simulator) -> None:
-    """OpenAI's client raises its error of rate limits, with the code that tells a quota from one."""
+async def test_quota_raises_the_rate_limit_error_of_openais_client(url: str, simulator: Simulator) -> None:
+    """Its code tells a quota from a rate limit."""
     simulator.order(Fault(kind="quota"))
     async with openai.AsyncOpenAI(
         base_url=url.removesuffix("/embeddings"), api_key="k", max_retries=0
@@ -413,8 +402,7 @@ async def test_a_quota_is_what_openais_client_takes_it_for(url: str, simulator: 
     assert caught.value.code == "insufficient_quota"
 
 
-def test_the_account_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The latest requests are told one by one, as many as fit; the sums go on."""
+def test_account_keeps_recent_requests_and_all_totals(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(account, "KEPT", 10)
     kept = account.Account()
     for number in range(7):

@@ -1,4 +1,4 @@
-"""What goes wrong with jobs, to order."""
+"""Faults of jobs."""
 
 from __future__ import annotations
 
@@ -25,14 +25,14 @@ TEXTS = [f"text {number}" for number in range(10)]
 
 
 class Jobs:
-    """A simulator, and what the tests ask of it."""
+    """A simulator, with helpers of the tests."""
 
     def __init__(self, simulator: Simulator, sdk: openai.AsyncOpenAI) -> None:
         self.simulator = simulator
         self.sdk = sdk
 
     async def run(self, *faults: Fault, texts: list[str] = TEXTS, model: str = SMALL) -> Batch:
-        """Have a job with these faults made, and tell how it is then."""
+        """Create a job with these faults, and return its state."""
         self.simulator.order(*faults, seed=1)
         job = await self.make(texts, model)
         return await self.sdk.batches.retrieve(job.id)
@@ -79,8 +79,7 @@ async def jobs() -> AsyncIterator[Jobs]:
         yield Jobs(simulator, sdk)
 
 
-async def test_lines_are_found_wrong(jobs: Jobs) -> None:
-    """A job fails in validation, and names the lines that a text picks."""
+async def test_validation_fault_fails_the_job_and_names_the_lines(jobs: Jobs) -> None:
     job = await jobs.run(Fault(kind="validation", text="text 3"))
     assert job.status == "failed"
     assert job.errors
@@ -90,8 +89,8 @@ async def test_lines_are_found_wrong(jobs: Jobs) -> None:
 
 
 @pytest.mark.parametrize("status", [400, 429, 500])
-async def test_lines_fail(jobs: Jobs, status: int) -> None:
-    """A share of the lines is answered with an error, is not billed, and the others are as ever."""
+async def test_failed_lines_get_an_error_and_are_not_billed(jobs: Jobs, status: int) -> None:
+    """A share of the lines fails; the others are unaffected."""
     job = await jobs.run(Fault(kind="failed_lines", share=0.3, status=status))
     assert job.status == "completed"
     assert job.request_counts
@@ -104,8 +103,7 @@ async def test_lines_fail(jobs: Jobs, status: int) -> None:
     assert jobs.billed() == 7
 
 
-async def test_poison_fails_alone(jobs: Jobs) -> None:
-    """Lines that hold a text fail, each time, and no others."""
+async def test_failed_lines_with_text_fail_each_time(jobs: Jobs) -> None:
     poison = Fault(kind="failed_lines", text="text 3", status=400)
     for _ in range(2):
         job = await jobs.run(poison)
@@ -113,8 +111,7 @@ async def test_poison_fails_alone(jobs: Jobs) -> None:
     assert jobs.simulator.account.times_billed(SMALL, "text 3") == 0
 
 
-async def test_answers_get_lost(jobs: Jobs) -> None:
-    """Lines are done and billed, and in neither file."""
+async def test_missing_lines_are_billed_and_in_neither_file(jobs: Jobs) -> None:
     job = await jobs.run(Fault(kind="missing_lines", share=0.2))
     assert job.request_counts
     assert job.request_counts.completed == 10
@@ -123,8 +120,8 @@ async def test_answers_get_lost(jobs: Jobs) -> None:
     assert jobs.billed() == 10
 
 
-async def test_answers_come_twice(jobs: Jobs) -> None:
-    """A line is there twice, the same; or the second time with another vector. It is billed once."""
+async def test_doubled_lines_are_billed_once(jobs: Jobs) -> None:
+    """Conflicting lines have another vector the second time."""
     text = "text 3"
     for kind, same in (("doubled_lines", True), ("conflicting_lines", False)):
         job = await jobs.run(Fault(kind=kind, text=text))  # type: ignore[arg-type]
@@ -136,16 +133,14 @@ async def test_answers_come_twice(jobs: Jobs) -> None:
     assert jobs.simulator.account.times_billed(SMALL, text) == 2
 
 
-async def test_answers_are_no_json(jobs: Jobs) -> None:
-    """Lines of the output are no JSON, and those around them are."""
+async def test_broken_lines_are_invalid_json_among_valid_lines(jobs: Jobs) -> None:
     job = await jobs.run(Fault(kind="broken_lines", share=0.2))
     written = (await jobs.sdk.files.content(str(job.output_file_id))).text.splitlines()
     assert [each.startswith("{") for each in written].count(False) == 2
     assert len({json.loads(each)["custom_id"] for each in written if each.startswith("{")}) == 8
 
 
-async def test_the_output_is_in_another_order(jobs: Jobs) -> None:
-    """The answers are all there, each with its vector, in an order that the seed picks."""
+async def test_shuffled_output_has_every_answer(jobs: Jobs) -> None:
     orders = []
     for _ in range(2):
         job = await jobs.run(Fault(kind="shuffled"))
@@ -157,8 +152,7 @@ async def test_the_output_is_in_another_order(jobs: Jobs) -> None:
     assert orders[0] == orders[1]
 
 
-async def test_the_output_ends_too_soon(jobs: Jobs) -> None:
-    """The output ends in the middle of a line, as if that was its end."""
+async def test_torn_output_ends_within_a_line(jobs: Jobs) -> None:
     job = await jobs.run(Fault(kind="torn"))
     written = (await jobs.sdk.files.content(str(job.output_file_id))).content
     assert (await jobs.sdk.files.retrieve(str(job.output_file_id))).bytes == len(written)
@@ -169,8 +163,7 @@ async def test_the_output_ends_too_soon(jobs: Jobs) -> None:
 
 
 @pytest.mark.parametrize("share", [0.4, 1.0])
-async def test_a_job_expires(jobs: Jobs, share: float) -> None:
-    """A job ends as expired, with a share of its lines left over, which are not billed."""
+async def test_expired_job_leaves_unbilled_lines(jobs: Jobs, share: float) -> None:
     job = await jobs.run(Fault(kind="expired", share=share))
     assert job.status == "expired"
     left = await jobs.read(job.error_file_id)
@@ -182,8 +175,8 @@ async def test_a_job_expires(jobs: Jobs, share: float) -> None:
     assert jobs.billed() == len(done)
 
 
-async def test_a_job_is_stuck_until_it_is_cancelled(jobs: Jobs) -> None:
-    """A job does nothing, beyond its time too, until it is cancelled; that takes the fault's delay."""
+async def test_stuck_job_ends_only_when_cancelled(jobs: Jobs) -> None:
+    """Cancelling takes the delay of the fault."""
     job = await jobs.run(Fault(kind="stuck", delay=600))
     jobs.simulator.advance(200_000)
     assert (await jobs.sdk.batches.retrieve(job.id)).status == "in_progress"
@@ -197,8 +190,8 @@ async def test_a_job_is_stuck_until_it_is_cancelled(jobs: Jobs) -> None:
     assert jobs.billed() == 0
 
 
-async def test_the_output_is_gone(jobs: Jobs) -> None:
-    """A job has completed and been billed, and its output is not found; its errors are."""
+async def test_lost_output_is_not_found_after_billing(jobs: Jobs) -> None:
+    """The error file is found."""
     job = await jobs.run(Fault(kind="lost"), Fault(kind="failed_lines", text="text 3"))
     assert job.status == "completed"
     with pytest.raises(openai.NotFoundError):
@@ -207,8 +200,7 @@ async def test_the_output_is_gone(jobs: Jobs) -> None:
     assert jobs.billed() == 9
 
 
-async def test_a_job_is_forgotten(jobs: Jobs) -> None:
-    """A job that was made, and billed, is found no more, nor listed."""
+async def test_forgotten_job_is_billed_and_neither_found_nor_listed(jobs: Jobs) -> None:
     jobs.simulator.order(Fault(kind="forgotten"))
     made = await jobs.make()
     with pytest.raises(openai.NotFoundError, match="No batch found"):
@@ -217,16 +209,15 @@ async def test_a_job_is_forgotten(jobs: Jobs) -> None:
     assert jobs.billed() == 10
 
 
-async def test_a_fault_delays_a_job_and_not_its_making(jobs: Jobs) -> None:
-    """By its delay a fault has the job end later."""
+async def test_delay_of_a_job_fault_delays_its_end(jobs: Jobs) -> None:
     job = await jobs.run(Fault(kind="shuffled", delay=1000))
     assert job.status == "validating"
     jobs.simulator.advance(1000)
     assert (await jobs.sdk.batches.retrieve(job.id)).status == "completed"
 
 
-async def test_faults_of_jobs_are_ordered_like_others(jobs: Jobs) -> None:
-    """Only requests that make a job count; of these, those of a model and with a text."""
+async def test_job_faults_match_model_and_text(jobs: Jobs) -> None:
+    """Only requests that create a job count."""
     jobs.simulator.order(
         Fault(kind="expired", calls=(2,)),
         Fault(kind="forgotten", model="*-large"),
@@ -242,8 +233,8 @@ async def test_faults_of_jobs_are_ordered_like_others(jobs: Jobs) -> None:
     assert (await jobs.sdk.batches.retrieve(other.id)).status == "completed"
 
 
-async def test_requests_about_jobs_fail_like_others(jobs: Jobs) -> None:
-    """Uploads, jobs and looking them up are refused as ordered, and nothing is made then."""
+async def test_request_faults_apply_to_uploads_and_jobs(jobs: Jobs) -> None:
+    """Nothing is created then."""
     jobs.simulator.order(
         Fault(kind="rate_limited", path="/v1/batches", calls=(1,), retry_after=3),
         Fault(kind="error", path="/v1/batches/*", calls=(1,), status=503),
@@ -260,8 +251,7 @@ async def test_requests_about_jobs_fail_like_others(jobs: Jobs) -> None:
     assert [each.id async for each in jobs.sdk.batches.list()] == [job.id]
 
 
-async def test_downloads_break_off(jobs: Jobs) -> None:
-    """A download ends halfway, or is no JSON, or is refused once; then it is whole."""
+async def test_download_faults_cut_garble_or_refuse_once(jobs: Jobs) -> None:
     path = "/v1/files/*/content"
     job = await jobs.run(
         Fault(kind="truncated", path=path, calls=(1,)),
@@ -286,8 +276,7 @@ async def test_downloads_break_off(jobs: Jobs) -> None:
     assert len(await jobs.read(file)) == 3000
 
 
-async def test_vectors_of_jobs_are_spoiled(jobs: Jobs) -> None:
-    """What is wrong with vectors is wrong in every line of a job."""
+async def test_vector_faults_corrupt_every_line(jobs: Jobs) -> None:
     found: dict[Kind, Any] = {}
     for kind in ("wrong_dimension", "missing", "not_finite"):
         job = await jobs.run(Fault(kind=kind, path="/v1/batches"))
@@ -298,8 +287,8 @@ async def test_vectors_of_jobs_are_spoiled(jobs: Jobs) -> None:
     assert found["not_finite"][0][0]["embedding"] == [None] * 4
 
 
-def test_there_must_be_jobs() -> None:
-    """A vendor whose jobs are not simulated refuses faults of them; so does a share that is none."""
+def test_job_faults_without_jobs_are_refused() -> None:
+    """An invalid share is refused too."""
     with pytest.raises(Misconfigured, match="no jobs"):
         Simulator(Azure(deployments={}), faults=[Fault(kind="expired")])
     with pytest.raises(ValueError, match="share lies between 0 and 1"):

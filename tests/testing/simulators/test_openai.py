@@ -1,4 +1,4 @@
-"""The simulated OpenAI, held against OpenAI's own client and the errors that OpenAI is known to answer."""
+"""The simulated OpenAI, compared with its own client and the errors it is known to return."""
 
 from __future__ import annotations
 
@@ -46,8 +46,8 @@ async def client(url: str) -> AsyncIterator[openai.AsyncOpenAI]:
         yield client
 
 
-async def test_every_text_has_its_vector(client: openai.AsyncOpenAI) -> None:
-    """The client's default, base64, brings each text its vector, in order, and counts tokens as tiktoken does."""
+async def test_openai_base64_returns_each_texts_vector(client: openai.AsyncOpenAI) -> None:
+    """Base64 is the client's default; tokens are counted as tiktoken does."""
     answer = await client.embeddings.create(model=SMALL, input=list(TOKENS))
     assert [each.index for each in answer.data] == [0, 1]
     for text, each in zip(TOKENS, answer.data, strict=True):
@@ -56,8 +56,7 @@ async def test_every_text_has_its_vector(client: openai.AsyncOpenAI) -> None:
     assert (answer.object, answer.model, answer.data[0].object) == ("list", SMALL, "embedding")
 
 
-async def test_numbers_are_the_same_vectors(client: openai.AsyncOpenAI) -> None:
-    """With `float`, the vectors are the very ones of base64."""
+async def test_openai_float_equals_base64(client: openai.AsyncOpenAI) -> None:
     as_numbers = await client.embeddings.create(model=LARGE, input="a", encoding_format="float")
     as_bytes = await client.embeddings.create(model=LARGE, input="a")
     assert np.array_equal(floats(as_numbers.data[0].embedding), floats(as_bytes.data[0].embedding))
@@ -65,8 +64,9 @@ async def test_numbers_are_the_same_vectors(client: openai.AsyncOpenAI) -> None:
 
 
 @pytest.mark.parametrize("many", [True, False])
-async def test_tokens_stand_for_their_text(client: openai.AsyncOpenAI, many: bool) -> None:
-    """A token array, or several, has the vectors of the texts, and is counted as it is."""
+async def test_openai_token_arrays_get_the_vectors_of_their_texts(
+    client: openai.AsyncOpenAI, many: bool
+) -> None:
     tokens = list(TOKENS.values()) if many else TOKENS["hello world"]
     answer = await client.embeddings.create(model=ADA, input=tokens)
     texts = list(TOKENS) if many else ["hello world"]
@@ -75,15 +75,13 @@ async def test_tokens_stand_for_their_text(client: openai.AsyncOpenAI, many: boo
     assert answer.usage.total_tokens == (8 if many else 2)
 
 
-async def test_half_a_character_has_a_vector_of_its_own(client: openai.AsyncOpenAI) -> None:
-    """Tokens that are no whole characters are embedded too, and two such have two vectors."""
+async def test_openai_tokens_of_half_characters_get_distinct_vectors(client: openai.AsyncOpenAI) -> None:
     one = await client.embeddings.create(model=SMALL, input=[222])
     other = await client.embeddings.create(model=SMALL, input=[223])
     assert one.data[0].embedding != other.data[0].embedding
 
 
-async def test_fewer_dimensions_are_the_beginning_of_all(client: openai.AsyncOpenAI) -> None:
-    """A vector of fewer dimensions is the beginning of the whole one, of length 1 again."""
+async def test_openai_fewer_dimensions_are_a_scaled_prefix(client: openai.AsyncOpenAI) -> None:
     whole = await client.embeddings.create(model=LARGE, input="a")
     short = await client.embeddings.create(model=LARGE, input="a", dimensions=256)
     beginning = floats(whole.data[0].embedding)[:256]
@@ -137,10 +135,9 @@ async def test_fewer_dimensions_are_the_beginning_of_all(client: openai.AsyncOpe
     ],
     ids=lambda value: str(value)[:70],
 )
-async def test_errors_have_openais_shape(
+async def test_openai_invalid_request_has_status_and_four_error_fields(
     url: str, post: Post, said: Any, status: int, error: dict[str, str]
 ) -> None:
-    """What OpenAI refuses is refused, with its status, and an error of four fields."""
     told = await post(f"{url}/v1/embeddings", said, key="sk-right")
     assert told.status == status
     found = told.said["error"]
@@ -150,8 +147,7 @@ async def test_errors_have_openais_shape(
     assert found["type"] in {"invalid_request_error", "max_tokens_per_request"}
 
 
-async def test_null_is_as_good_as_absent(url: str, post: Post) -> None:
-    """Optional fields that are null are taken for those that are not there."""
+async def test_openai_null_field_counts_as_absent(url: str, post: Post) -> None:
     said = {"model": SMALL, "input": "a", "dimensions": None, "encoding_format": None, "user": None}
     told = await post(f"{url}/v1/embeddings", said, key="sk-right")
     assert told.status == 200
@@ -169,17 +165,16 @@ async def test_null_is_as_good_as_absent(url: str, post: Post) -> None:
         ("POST", "/v1/embedding", "sk-right", 404),
     ],
 )
-async def test_strange_requests_are_refused(
+async def test_openai_wrong_key_method_or_path_is_refused(
     url: str, post: Post, method: str, path: str, key: str, status: int
 ) -> None:
-    """Without the right key, method and path there is an error, of the same shape."""
     told = await post(f"{url}{path}", {}, key=key, method=method)
     assert told.status == status
     assert set(told.said["error"]) == {"message", "type", "param", "code"}
 
 
-async def test_a_key_is_not_told_in_full(url: str) -> None:
-    """The error for a wrong key ends in its last letters only, and the client takes it for what it is."""
+async def test_openai_wrong_key_error_hides_the_key(url: str) -> None:
+    """It shows the last letters only."""
     async with openai.AsyncOpenAI(base_url=f"{url}/v1", api_key="sk-secret-wrong", max_retries=0) as client:
         with pytest.raises(openai.AuthenticationError) as caught:
             await client.embeddings.create(model=SMALL, input="a")
@@ -187,15 +182,13 @@ async def test_a_key_is_not_told_in_full(url: str) -> None:
     assert "sk-secret" not in str(caught.value)
 
 
-async def test_models_are_listed(client: openai.AsyncOpenAI) -> None:
-    """The models can be listed, and looked up one by one."""
+async def test_openai_models_are_listed_and_retrieved(client: openai.AsyncOpenAI) -> None:
     listed = [model async for model in client.models.list()]
     assert [model.id for model in listed] == [SMALL, LARGE, ADA]
     assert await client.models.retrieve(ADA) == listed[2]
 
 
-async def test_answers_carry_openais_headers(url: str, post: Post) -> None:
-    """Every answer is marked as simulated, and has a request id of its own."""
+async def test_openai_answers_have_request_id_and_simulator_header(url: str, post: Post) -> None:
     good = await post(f"{url}/v1/embeddings", {"model": SMALL, "input": "a"}, key="sk-right")
     bad = await post(f"{url}/v1/embeddings", {}, key="sk-right")
     for told in (good, bad):
@@ -204,15 +197,13 @@ async def test_answers_carry_openais_headers(url: str, post: Post) -> None:
     assert good.headers["x-request-id"] != bad.headers["x-request-id"]
 
 
-async def test_fields_of_other_servers_are_passed_over(post: Post) -> None:
-    """Not strict, the simulator is one of the many servers that are merely compatible."""
+async def test_openai_not_strict_ignores_unknown_fields(post: Post) -> None:
     async with running(Simulator(OpenAI(strict=False))) as url:
         told = await post(f"{url}/v1/embeddings", {"model": SMALL, "input": "a", "input_type": "query"})
     assert told.status == 200
 
 
-def test_a_client_that_blocks_is_answered_too() -> None:
-    """In a thread of its own, a simulator answers a client that blocks its thread."""
+def test_running_thread_answers_a_blocking_client() -> None:
     with (
         running_thread(Simulator(OpenAI())) as url,
         openai.OpenAI(base_url=f"{url}/v1", api_key="any", max_retries=0) as client,
@@ -221,8 +212,7 @@ def test_a_client_that_blocks_is_answered_too() -> None:
     assert np.array_equal(floats(answer.data[0].embedding), vector_of(SMALL, "a", 1536))
 
 
-async def test_the_client_comes_again_by_itself() -> None:
-    """OpenAI's client heeds the Retry-After of a rate limit, and has its answer at the second call."""
+async def test_openai_client_waits_for_retry_after() -> None:
     simulator = Simulator(
         OpenAI(),
         faults=[Fault(kind="rate_limited", calls=(1,), retry_after=0.01, retry_header="milliseconds")],
@@ -235,8 +225,8 @@ async def test_the_client_comes_again_by_itself() -> None:
         assert [each.status for each in simulator.account.exchanges] == [429, 200]
 
 
-async def test_azures_copy_is_found_by_deployment() -> None:
-    """OpenAI's client for Azure gets the vectors of the model behind the deployment, and Azure's own errors."""
+async def test_azure_client_gets_vectors_of_the_deployment() -> None:
+    """Errors are Azure's."""
     simulator = Simulator(Azure(deployments={"mine": SMALL}, keys=["right"]))
     async with running(simulator) as url:
         right = openai.AsyncAzureOpenAI(
@@ -261,8 +251,8 @@ async def test_azures_copy_is_found_by_deployment() -> None:
         await right.close()
 
 
-async def test_azures_limits_and_faults_have_its_own_words(post: Post) -> None:
-    """Azure tells what is left of its limits, and its errors have a code and a message, save those of the body."""
+async def test_azure_errors_have_azures_shape(post: Post) -> None:
+    """Except for errors of the body, which are OpenAI's."""
     simulator = Simulator(Azure(deployments={"mine": SMALL}), limits=Limits(tokens=10))
     async with running(simulator) as url:
         address = f"{url}/openai/deployments/mine/embeddings?api-version=2024-10-21"
@@ -284,8 +274,7 @@ async def test_azures_limits_and_faults_have_its_own_words(post: Post) -> None:
     ("status", "kind"),
     [(401, "invalid_request_error"), (403, "invalid_request_error"), (500, "server_error")],
 )
-async def test_errors_to_order_have_openais_shape(post: Post, status: int, kind: str) -> None:
-    """An error of any status can be had, in four fields."""
+async def test_openai_error_fault_has_four_fields(post: Post, status: int, kind: str) -> None:
     async with running(Simulator(OpenAI(), faults=[Fault(kind="error", status=status)])) as url:
         told = await post(f"{url}/v1/embeddings", {"model": SMALL, "input": "a"})
     assert told.status == status

@@ -1,4 +1,4 @@
-"""The simulated Files and Batch APIs of OpenAI, held against OpenAI's own client."""
+"""The simulated Files and Batch APIs of OpenAI, compared with OpenAI's own client."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def jsonl(written: Iterable[object]) -> bytes:
 
 
 class Client:
-    """OpenAI's client, and what the tests do with it."""
+    """OpenAI's client, with helpers of the tests."""
 
     def __init__(self, simulator: Simulator, sdk: openai.AsyncOpenAI) -> None:
         self.simulator = simulator
@@ -54,12 +54,12 @@ class Client:
         )
 
     async def run(self, *texts: str) -> Batch:
-        """Have a job of these texts made, and tell how it is then."""
+        """Create a job of these texts, and return its state."""
         job = await self.create(await self.upload(jsonl(lines(*texts))))
         return await self.sdk.batches.retrieve(job.id)
 
     async def refused(self, written: bytes) -> list[tuple[str | None, int | None, str | None]]:
-        """Tell what validation finds wrong."""
+        """Return the problems that validation finds."""
         job = await self.create(await self.upload(written))
         job = await self.sdk.batches.retrieve(job.id)
         assert (job.status, job.output_file_id) == ("failed", None)
@@ -104,8 +104,7 @@ async def slow_client() -> AsyncIterator[Client]:
         yield client
 
 
-async def test_a_job_answers_every_line(client: Client) -> None:
-    """A job is made, completes, and its output has the vector and tokens of every line under its custom_id."""
+async def test_job_completed_has_vector_and_tokens_of_every_line(client: Client) -> None:
     made = await client.create(await client.upload(jsonl(lines("a", "b c"))), metadata={"mine": "1"})
     assert (made.status, made.output_file_id) == ("validating", None)
     job = await client.sdk.batches.retrieve(made.id)
@@ -126,8 +125,7 @@ async def test_a_job_answers_every_line(client: Client) -> None:
     assert client.simulator.account.totals().billed == 3
 
 
-async def test_files_are_kept_and_told(client: Client) -> None:
-    """A file can be looked up, read, waited for, listed and deleted, and has the fields of OpenAI's."""
+async def test_file_uploaded_can_be_retrieved_read_listed_and_deleted(client: Client) -> None:
     file = await client.sdk.files.create(
         file=("input.jsonl", b'{"a": 1}\r\n'),
         purpose="batch",
@@ -146,8 +144,8 @@ async def test_files_are_kept_and_told(client: Client) -> None:
             await again(file.id)
 
 
-async def test_files_expire(client: Client) -> None:
-    """The input of a job is kept for 30 days; other files until they are deleted."""
+async def test_file_of_a_job_expires_after_30_days(client: Client) -> None:
+    """Other files are kept until they are deleted."""
     file = await client.upload(b"{}\n")
     other = await client.sdk.files.create(file=("any.txt", b""), purpose="user_data")
     client.simulator.advance(30 * DAY - 1)
@@ -156,16 +154,14 @@ async def test_files_expire(client: Client) -> None:
     assert [each.id async for each in client.sdk.files.list()] == [other.id]
 
 
-async def test_a_form_holds_any_bytes(client: Client) -> None:
-    """A file comes back byte by byte, whatever is in it, and whatever it is called."""
+async def test_upload_any_bytes_and_name_are_returned(client: Client) -> None:
     for content in (b"", b"\r\n", b"\r\n--\r\n--x--\r\n\r\n", bytes(range(256)) * 5000):
         file = await client.sdk.files.create(file=('a "name".bin', content), purpose="user_data")
         assert (await client.sdk.files.content(file.id)).content == content
         assert file.bytes == len(content)
 
 
-async def test_lists_are_told_page_by_page(client: Client) -> None:
-    """Files and jobs are listed from the newest, in pages of the length that is asked for."""
+async def test_lists_are_paginated_newest_first(client: Client) -> None:
     files = [await client.upload(b"{}\n") for _ in range(3)]
     listed = await client.sdk.files.list(limit=2)
     assert ([each.id for each in listed.data], listed.has_more) == ([files[2], files[1]], True)
@@ -204,8 +200,9 @@ async def test_lists_are_told_page_by_page(client: Client) -> None:
     ],
     ids=str,
 )
-async def test_what_is_no_upload_is_refused(client: Client, fields: dict[str, Any], why: str) -> None:
-    """A form that lacks something, or a file that can be no input, is an error of OpenAI's shape."""
+async def test_upload_incomplete_or_unusable_is_refused(
+    client: Client, fields: dict[str, Any], why: str
+) -> None:
     form = aiohttp.FormData(default_to_multipart=True)
     for name, value in fields.items():
         if isinstance(value, tuple):
@@ -222,8 +219,7 @@ async def test_what_is_no_upload_is_refused(client: Client, fields: dict[str, An
     assert set(told) == {"message", "type", "param", "code"}
 
 
-async def test_a_broken_form_is_refused(client: Client, post: Post) -> None:
-    """What claims to be a form and is none, or ends too soon, is refused."""
+async def test_upload_broken_form_is_refused(client: Client, post: Post) -> None:
     url = f"{client.sdk.base_url}files"
     assert (await post(url, b"{}")).status == 400
     whole = b'--b\r\nContent-Disposition: form-data; name="file"; filename="a"\r\n\r\nx\r\n--b--\r\n'
@@ -240,8 +236,7 @@ async def test_a_broken_form_is_refused(client: Client, post: Post) -> None:
                 assert (answer.status, "could not be read" in await answer.text()) == (400, True)
 
 
-async def test_validation_names_the_lines(client: Client) -> None:
-    """Lines that are wrong fail the job as a whole, each named with what is wrong with it."""
+async def test_job_invalid_lines_fail_it_and_are_named(client: Client) -> None:
     wrong = [
         line("right", "a"),
         {},
@@ -274,8 +269,9 @@ async def test_validation_names_the_lines(client: Client) -> None:
     assert client.simulator.account.totals().billed == 0
 
 
-async def test_an_input_may_be_too_much(client: Client, monkeypatch: pytest.MonkeyPatch) -> None:
-    """More lines, inputs or bytes than a job may have fail it, and so does a file that is not there."""
+async def test_job_input_too_large_or_missing_fails_it(
+    client: Client, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(openai_jobs, "LINES", 3)
     monkeypatch.setattr(openai_jobs, "INPUTS", 4)
     assert await client.refused(jsonl(lines("a", "b", "c", "d"))) == [("too_many_tasks", None, None)]
@@ -291,8 +287,8 @@ async def test_an_input_may_be_too_much(client: Client, monkeypatch: pytest.Monk
     assert "Cannot find file file-none" in str(job.errors.data[0].message)
 
 
-async def test_lines_that_cannot_be_answered_fail_alone(client: Client) -> None:
-    """A line whose request OpenAI would refuse is in the file of errors, with that error; the job completes."""
+async def test_job_refused_line_is_in_the_error_file(client: Client) -> None:
+    """The job completes."""
     written = [
         line("good", "a"),
         line("empty", ""),
@@ -329,25 +325,22 @@ async def test_lines_that_cannot_be_answered_fail_alone(client: Client) -> None:
     ],
     ids=str,
 )
-async def test_what_asks_for_no_job_is_refused(
+async def test_job_invalid_request_is_refused(
     client: Client, post: Post, more: dict[str, Any], param: str
 ) -> None:
-    """A request for a job that lacks something, or says something else than it may, makes none."""
     said = {"input_file_id": "file-a", "endpoint": "/v1/embeddings", "completion_window": "24h", **more}
     told = await post(f"{client.sdk.base_url}batches", said)
     assert (told.status, told.said["error"]["param"]) == (400, param)
     assert (await client.sdk.batches.list()).data == []
 
 
-async def test_metadata_may_be_as_long_as_that(client: Client) -> None:
-    """16 pairs of 64 and 512 characters are told again as they were given."""
+async def test_job_longest_metadata_is_returned_unchanged(client: Client) -> None:
     metadata = {f"{number:064}": "é" * 512 for number in range(16)}
     job = await client.create(await client.upload(b"{}\n"), metadata=metadata)
     assert (await client.sdk.batches.retrieve(job.id)).metadata == metadata
 
 
-async def test_each_key_has_its_own(client: Client) -> None:
-    """What came with one key another does not find, list, or use."""
+async def test_files_and_jobs_of_another_key_are_not_found(client: Client) -> None:
     job = await client.run("a")
     other = Client(client.simulator, client.sdk.with_options(api_key="other"))
     assert (await other.sdk.files.list()).data == []
@@ -363,8 +356,7 @@ async def test_each_key_has_its_own(client: Client) -> None:
     assert (await other.sdk.batches.retrieve(stolen.id)).status == "failed"
 
 
-async def test_a_job_passes_through_its_states(slow_client: Client) -> None:
-    """By the clock a job is validated, worked on line by line, finalized and completed, each with its time."""
+async def test_job_passes_through_its_states_by_the_clock(slow_client: Client) -> None:
     client = slow_client
     job = await client.run(*map(str, range(90)))
     seen = []
@@ -388,8 +380,8 @@ async def test_a_job_passes_through_its_states(slow_client: Client) -> None:
     assert job.failed_at is job.expired_at is job.cancelling_at is job.cancelled_at is None
 
 
-async def test_a_job_is_cancelled(slow_client: Client) -> None:
-    """A cancelled job keeps what it has done, is billed for that alone, and names the lines that are left."""
+async def test_job_cancelled_keeps_and_bills_what_is_done(slow_client: Client) -> None:
+    """It names the lines that are left."""
     client = slow_client
     job = await client.run(*map(str, range(10)))
     client.simulator.advance(50)
@@ -410,8 +402,7 @@ async def test_a_job_is_cancelled(slow_client: Client) -> None:
     assert (await client.sdk.batches.cancel(job.id)).status == "cancelled"
 
 
-async def test_what_has_ended_is_not_cancelled(client: Client) -> None:
-    """A job that has completed or failed cannot be cancelled: 409, and it stays as it is."""
+async def test_job_ended_cannot_be_cancelled(client: Client) -> None:
     done = await client.run("a")
     failed = await client.create(await client.upload(b"{}\n"))
     for job, status in ((done, "completed"), (failed, "failed")):
@@ -420,8 +411,7 @@ async def test_what_has_ended_is_not_cancelled(client: Client) -> None:
         assert (await client.sdk.batches.retrieve(job.id)).status == status
 
 
-async def test_a_job_that_takes_too_long_expires() -> None:
-    """A job that is not done after 24 hours has expired, with the lines that it has done by then."""
+async def test_job_longer_than_24_hours_expires() -> None:
     async with simulating(OpenAI(batch_seconds=2 * DAY)) as client:
         job = await client.run("a", "b", "c", "d")
         client.simulator.advance(DAY + 1)
@@ -433,8 +423,7 @@ async def test_a_job_that_takes_too_long_expires() -> None:
     assert client.simulator.account.totals().billed == 2
 
 
-async def test_the_queue_is_limited() -> None:
-    """A job whose tokens do not fit beside those of unfinished ones fails, and fits once they have ended."""
+async def test_job_beyond_the_queue_limit_fails_until_others_end() -> None:
     async with simulating(OpenAI(batch_seconds=100, queue_tokens=5)) as client:
         sdk, simulator = client.sdk, client.simulator
         first = await client.run("a a a")
@@ -455,8 +444,7 @@ async def test_the_queue_is_limited() -> None:
         assert (await sdk.batches.retrieve(again.id)).status == "completed"
 
 
-async def test_what_is_paid_twice_is_noticed(client: Client) -> None:
-    """The account tells how often a text was billed, by requests and jobs alike."""
+async def test_account_counts_repeated_billing_of_requests_and_jobs(client: Client) -> None:
     await client.sdk.embeddings.create(model=SMALL, input=["a", "b"])
     account = client.simulator.account
     assert (account.times_billed(SMALL, "a"), account.times_billed(SMALL, "c")) == (1, 0)
@@ -469,8 +457,7 @@ async def test_what_is_paid_twice_is_noticed(client: Client) -> None:
     assert (totals.billed, totals.billed_texts, totals.billed_again, totals.texts) == (4, 3, 1, 4)
 
 
-async def test_a_job_is_billed_when_nobody_asks(client: Client) -> None:
-    """A job that was made costs what it costs, though no client ever hears of it."""
+async def test_job_is_billed_without_being_polled(client: Client) -> None:
     client.simulator.order(Fault(kind="cut", path="/v1/batches"))
     file = await client.upload(jsonl(lines("a", "b")))
     with pytest.raises(openai.APIConnectionError):
@@ -481,8 +468,7 @@ async def test_a_job_is_billed_when_nobody_asks(client: Client) -> None:
     assert (job.status, job.metadata) == ("completed", {"mine": "1"})
 
 
-async def test_jobs_are_made_side_by_side(client: Client) -> None:
-    """Jobs that are made at once are all there, and each has its own answers."""
+async def test_jobs_created_concurrently_have_their_own_answers(client: Client) -> None:
     files = await asyncio.gather(*(client.upload(jsonl(lines(f"{number}", "same"))) for number in range(8)))
     made = await asyncio.gather(*map(client.create, files))
     jobs = await asyncio.gather(*(client.sdk.batches.retrieve(job.id) for job in made))
@@ -491,8 +477,7 @@ async def test_jobs_are_made_side_by_side(client: Client) -> None:
     assert client.simulator.account.billed_again == {"same": 7}
 
 
-async def test_the_output_is_kept_as_long_as_said(client: Client) -> None:
-    """`output_expires_after` says how long the files of a job are kept."""
+async def test_job_output_expires_as_requested(client: Client) -> None:
     file = await client.upload(jsonl(lines("a")))
     made = await client.create(file, output_expires_after={"anchor": "created_at", "seconds": 3600})
     job = await client.sdk.batches.retrieve(made.id)

@@ -1,4 +1,4 @@
-"""Simulators in processes of their own."""
+"""Simulators in their own processes."""
 
 from __future__ import annotations
 
@@ -18,8 +18,7 @@ if TYPE_CHECKING:
 SAID = {"model": "text-embedding-3-small", "input": ["a", "b"], "dimensions": 4}
 
 
-async def test_a_process_is_ordered_and_told(post: Post) -> None:
-    """A simulator in a process has the faults and limits it was started with, takes others, and keeps its account."""
+async def test_process_takes_faults_and_limits_and_keeps_an_account(post: Post) -> None:
     with SimulatorProcess(
         "openai", faults=[Fault(kind="quota", calls=(1,))], limits=Limits(requests=4)
     ) as simulator:
@@ -37,8 +36,8 @@ async def test_a_process_is_ordered_and_told(post: Post) -> None:
     assert forgotten.requests == 0
 
 
-async def test_time_passes_in_a_process(post: Post) -> None:
-    """Jobs in a process take the time they are given, which can be let pass, and what is paid twice is told."""
+async def test_process_clock_advances_jobs(post: Post) -> None:
+    """Repeated billing is reported."""
     line = {"custom_id": "a", "method": "POST", "url": "/v1/embeddings", "body": SAID}
     with SimulatorProcess("openai", options={"batch_seconds": 3600}) as simulator:
         async with openai.AsyncOpenAI(base_url=f"{simulator.url}/v1", api_key="key") as client:
@@ -57,7 +56,6 @@ async def test_time_passes_in_a_process(post: Post) -> None:
         assert (await post(f"{simulator.url}/_simulator/time", {"hours": 1})).status == 400
 
 
-def test_a_process_that_cannot_start_says_so() -> None:
-    """Where no simulator can start, that is said at once."""
+def test_process_that_cannot_start_raises() -> None:
     with pytest.raises(Misconfigured, match="did not start"), SimulatorProcess("nobody"):
         pass

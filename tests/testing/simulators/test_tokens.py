@@ -12,8 +12,8 @@ from flowbed.testing.simulators.tokens import Tiktoken, tokenizer
 from flowbed.testing.simulators.vocabulary import SIZE, ranks
 
 
-def test_the_vocabulary_is_openais() -> None:
-    """The bytes of every token are found, those of half a character too; a decoder that errs is found out."""
+def test_vocabulary_is_openais() -> None:
+    """The bytes of every token are found, including those of half characters; a wrong decoder is detected."""
     decode = openai.cl100k_base().decode
     found = ranks(decode)
     assert sorted(found.values()) == list(range(SIZE))
@@ -23,8 +23,7 @@ def test_the_vocabulary_is_openais() -> None:
         ranks(lambda tokens: "a" if tokens == [1917] else decode(tokens))
 
 
-def test_tiktoken_counts_where_it_is() -> None:
-    """OpenAI's own tokenizer counts where it is installed, and finds what rs-bpe finds."""
+def test_tiktoken_installed_counts_like_rs_bpe() -> None:
     pytest.importorskip("tiktoken")
     counting, other = tokenizer(), openai.cl100k_base()
     assert isinstance(counting, Tiktoken)

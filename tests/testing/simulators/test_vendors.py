@@ -1,4 +1,4 @@
-"""The simulated Voyage, Cohere and Hugging Face, held against what is known of these APIs."""
+"""The simulated Voyage, Cohere and Hugging Face, compared with what is known of these APIs."""
 
 from __future__ import annotations
 
@@ -55,7 +55,7 @@ async def urls() -> AsyncIterator[dict[str, str]]:
 
 
 async def ask(post: Post, urls: dict[str, str], vendor: str, **said: Any) -> Told:
-    """Send the vendor's good request with some fields of it changed; those that are ... are left away."""
+    """Send the vendor's valid request with some fields changed; fields that are ... are left out."""
     fields = {name: value for name, value in {**GOOD[vendor], **said}.items() if value is not ...}
     return await post(f"{urls[vendor]}{EMBED[vendor]}", fields, key="right")
 
@@ -64,8 +64,7 @@ def same(found: Any, vector: Any) -> bool:
     return np.array_equal(np.float32(found), vector)
 
 
-async def test_voyage_answers_with_indices_and_total_tokens(urls: dict[str, str], post: Post) -> None:
-    """Voyage's answer has a vector for each text, of its input type, and one number of tokens."""
+async def test_voyage_answer_has_indexes_and_total_tokens(urls: dict[str, str], post: Post) -> None:
     told = await ask(post, urls, "voyage")
     assert told.status == 200
     assert told.said["usage"] == {"total_tokens": 3}
@@ -77,16 +76,14 @@ async def test_voyage_answers_with_indices_and_total_tokens(urls: dict[str, str]
 
 
 @pytest.mark.parametrize(("input_type", "word"), [("query", "query"), (None, ""), (..., "")])
-async def test_voyage_embeds_by_input_type(
+async def test_voyage_input_types_get_different_vectors(
     urls: dict[str, str], post: Post, input_type: Any, word: str
 ) -> None:
-    """A query has another vector than a document, and a text of no type one of its own."""
     told = await ask(post, urls, "voyage", input="a", input_type=input_type, output_dimension=256)
     assert same(told.said["data"][0]["embedding"], vector_of("voyage-4", "a", 256, word))
 
 
-async def test_voyage_encodes(urls: dict[str, str], post: Post) -> None:
-    """Voyage writes base64, and whole numbers and signs in the place of numbers."""
+async def test_voyage_writes_base64_and_quantised_vectors(urls: dict[str, str], post: Post) -> None:
     vector = vector_of("voyage-4", "a", 256, "document")
 
     async def first(**how: str) -> Any:
@@ -101,8 +98,8 @@ async def test_voyage_encodes(urls: dict[str, str], post: Post) -> None:
     assert (np.array(await first(output_dtype="binary")) + 128 == np.packbits(vector > 0)).all()
 
 
-async def test_voyage_cuts_texts_off(urls: dict[str, str], post: Post) -> None:
-    """Voyage embeds the beginning of a text that is too long, and bills no more, unless told not to."""
+async def test_voyage_long_text_is_truncated_unless_told_not_to(urls: dict[str, str], post: Post) -> None:
+    """It bills no more than it embeds."""
     long = "a " * 4100
     told = await ask(post, urls, "voyage", model="voyage-2", input=long)
     assert told.said["usage"] == {"total_tokens": 4000}
@@ -135,16 +132,16 @@ async def test_voyage_cuts_texts_off(urls: dict[str, str], post: Post) -> None:
     ],
     ids=lambda value: str(value)[:60],
 )
-async def test_voyage_refuses(urls: dict[str, str], post: Post, said: dict[str, Any], detail: str) -> None:
-    """What Voyage refuses is a 400 with a `detail`."""
+async def test_voyage_invalid_request_is_400_with_detail(
+    urls: dict[str, str], post: Post, said: dict[str, Any], detail: str
+) -> None:
     told = await ask(post, urls, "voyage", **said)
     assert told.status == 400
     assert set(told.said) == {"detail"}
     assert detail in told.said["detail"]
 
 
-async def test_cohere_answers_by_place(urls: dict[str, str], post: Post) -> None:
-    """Cohere's answer has lists of vectors by data type, the texts, and what was billed."""
+async def test_cohere_answer_has_lists_by_data_type_without_index(urls: dict[str, str], post: Post) -> None:
     told = await ask(post, urls, "cohere", embedding_types=["float", "int8"], output_dimension=256)
     assert told.status == 200
     assert set(told.said) == {"id", "embeddings", "texts", "meta", "response_type"}
@@ -157,14 +154,13 @@ async def test_cohere_answers_by_place(urls: dict[str, str], post: Post) -> None
         np.testing.assert_allclose(np.array(told.said["embeddings"]["int8"][index]) / 127, vector, atol=0.005)
 
 
-async def test_cohere_embeds_by_input_type(urls: dict[str, str], post: Post) -> None:
-    """A query has another vector than a document."""
+async def test_cohere_input_types_get_different_vectors(urls: dict[str, str], post: Post) -> None:
     told = await ask(post, urls, "cohere", input_type="search_query")
     assert same(told.said["embeddings"]["float"][0], vector_of("embed-v4.0", "a", 1536, "search_query"))
 
 
-async def test_cohere_cuts_texts_off(urls: dict[str, str], post: Post) -> None:
-    """Cohere embeds a part of a text that is too long, and bills no more, unless told not to."""
+async def test_cohere_long_text_is_truncated_unless_told_not_to(urls: dict[str, str], post: Post) -> None:
+    """It bills no more than it embeds."""
     long = {"model": "embed-english-v3.0", "texts": ["a " * 600]}
     told = await ask(post, urls, "cohere", **long)
     assert told.said["meta"]["billed_units"] == {"input_tokens": 512}
@@ -196,18 +192,17 @@ async def test_cohere_cuts_texts_off(urls: dict[str, str], post: Post) -> None:
     ],
     ids=lambda value: str(value)[:60],
 )
-async def test_cohere_refuses(
+async def test_cohere_invalid_request_has_a_message(
     urls: dict[str, str], post: Post, said: dict[str, Any], status: int, message: str
 ) -> None:
-    """What Cohere refuses has a `message`."""
     told = await ask(post, urls, "cohere", **said)
     assert told.status == status
     assert set(told.said) == {"message"}
     assert message in told.said["message"]
 
 
-async def test_huggingface_answers_with_bare_lists(urls: dict[str, str], post: Post) -> None:
-    """Several texts are a list of vectors; one text is its vector."""
+async def test_huggingface_answer_is_bare_lists(urls: dict[str, str], post: Post) -> None:
+    """A single text gets its vector without an outer list."""
     many = await ask(post, urls, "huggingface")
     one = await ask(post, urls, "huggingface", inputs="b c")
     for index, text in enumerate(["a", "b c"]):
@@ -215,8 +210,9 @@ async def test_huggingface_answers_with_bare_lists(urls: dict[str, str], post: P
     assert one.said == many.said[1]
 
 
-async def test_huggingface_may_leave_the_length_alone(urls: dict[str, str], post: Post) -> None:
-    """Vectors that are not to be normalised have the same direction, and another length."""
+async def test_huggingface_without_normalize_changes_only_the_length(
+    urls: dict[str, str], post: Post
+) -> None:
     told = await ask(post, urls, "huggingface", inputs="a", normalize=False)
     length = float(np.linalg.norm(told.said))
     assert length > 1.5
@@ -225,8 +221,8 @@ async def test_huggingface_may_leave_the_length_alone(urls: dict[str, str], post
     )
 
 
-async def test_huggingface_embeds_by_prompt(urls: dict[str, str], post: Post) -> None:
-    """A prompt makes another vector of a text; one that the model does not have is refused."""
+async def test_huggingface_prompts_get_different_vectors(urls: dict[str, str], post: Post) -> None:
+    """An unknown prompt is refused."""
     address = f"{urls['huggingface']}/hf-inference/models/{E5}/pipeline/feature-extraction"
     told = await post(address, {"inputs": "a", "prompt_name": "query"}, key="right")
     assert same(told.said, vector_of(E5, "a", 1024, "query"))
@@ -234,8 +230,9 @@ async def test_huggingface_embeds_by_prompt(urls: dict[str, str], post: Post) ->
     assert told.status == 422
 
 
-async def test_huggingface_may_answer_for_each_token(urls: dict[str, str], post: Post) -> None:
-    """A model without a pooling of its own answers three lists deep; the mean over tokens is the text's vector."""
+async def test_huggingface_token_vectors_have_the_texts_vector_as_mean(
+    urls: dict[str, str], post: Post
+) -> None:
     address = f"{urls['huggingface']}/hf-inference/models/{BERT}/pipeline/feature-extraction"
     texts = ["one", "one two", "one two three", "one two three four five"]
     told = await post(address, {"inputs": texts}, key="right")
@@ -262,24 +259,23 @@ async def test_huggingface_may_answer_for_each_token(urls: dict[str, str], post:
     ],
     ids=lambda value: str(value)[:60],
 )
-async def test_huggingface_refuses(
+async def test_huggingface_invalid_request_has_an_error(
     urls: dict[str, str], post: Post, said: dict[str, Any], status: int, error: str
 ) -> None:
-    """What Hugging Face refuses has an `error`."""
     told = await ask(post, urls, "huggingface", **said)
     assert told.status == status
     assert error in told.said["error"]
 
 
-async def test_huggingface_truncates_when_asked(urls: dict[str, str], post: Post) -> None:
-    """A text that is too long is embedded where the request says so."""
+async def test_huggingface_truncate_embeds_a_long_text(urls: dict[str, str], post: Post) -> None:
     told = await ask(post, urls, "huggingface", inputs="a " * 600, truncate=True)
     assert told.status == 200
 
 
 @pytest.mark.parametrize("vendor", EMBED)
-async def test_strange_requests_are_refused(urls: dict[str, str], post: Post, vendor: str) -> None:
-    """No key, a wrong one, another path or method, and no JSON: each has its status, in the vendor's shape."""
+async def test_vendor_wrong_key_path_method_or_json_is_refused(
+    urls: dict[str, str], post: Post, vendor: str
+) -> None:
     shape = {"voyage": "detail", "cohere": "message", "huggingface": "error"}[vendor]
     address = f"{urls[vendor]}{EMBED[vendor]}"
     answers = [
@@ -295,8 +291,7 @@ async def test_strange_requests_are_refused(urls: dict[str, str], post: Post, ve
 
 
 @pytest.mark.parametrize("vendor", EMBED)
-async def test_faults_are_worded_as_the_vendor_does(post: Post, vendor: str) -> None:
-    """Rate limits, quotas and errors to order have the vendor's status and shape."""
+async def test_vendor_faults_have_the_vendors_status_and_shape(post: Post, vendor: str) -> None:
     simulator = simulated(vendor)
     async with running(simulator) as url:
         address, statuses, shapes = f"{url}{EMBED[vendor]}", [], set[str]()
@@ -327,8 +322,10 @@ async def test_faults_are_worded_as_the_vendor_does(post: Post, vendor: str) -> 
         ("huggingface", Limits(requests=1), "5 minutes"),
     ],
 )
-async def test_limits_are_told_as_the_vendor_does(post: Post, vendor: str, limits: Limits, word: str) -> None:
-    """A limit that is passed is a 429 in the vendor's words; Hugging Face alone tells in headers what is left."""
+async def test_vendor_limit_exceeded_is_429_in_its_words(
+    post: Post, vendor: str, limits: Limits, word: str
+) -> None:
+    """Only Hugging Face reports what is left in headers."""
     async with running(simulated(vendor, limits=limits)) as url:
         good = await post(f"{url}{EMBED[vendor]}", GOOD[vendor], key="right")
         bad = await post(f"{url}{EMBED[vendor]}", GOOD[vendor], key="right")

@@ -1,4 +1,4 @@
-"""The simulated Files and Batch APIs of Voyage, as its documentation has them."""
+"""The simulated Files and Batch APIs of Voyage, as documented."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ MODEL = "voyage-4"
 
 
 class Client:
-    """What the tests ask of a simulator."""
+    """A client of the simulator."""
 
     def __init__(self, simulator: Simulator, url: str, post: Post) -> None:
         self.simulator = simulator
@@ -57,7 +57,7 @@ class Client:
         return await self.ask("batches", {**said, **more})
 
     async def run(self, **bodies: Any) -> Any:
-        """Have a job of these lines made, and tell how it is then."""
+        """Create a job of these lines, and return its state."""
         file = await self.upload(jsonl(**bodies))
         told = await self.create(file["id"])
         assert told.status == 200, told
@@ -91,8 +91,7 @@ async def client(post: Post) -> AsyncIterator[Client]:
         yield client
 
 
-async def test_a_job_answers_every_line(client: Client) -> None:
-    """The lines are answered with what the job as a whole asks for, and named with the job."""
+async def test_voyage_job_completed_answers_every_line(client: Client) -> None:
     job = await client.run(one={"input": ["a", "b"]}, two={"input": "c"})
     assert (job["object"], job["status"], job["model"], job["errors"]) == ("batch", "completed", MODEL, None)
     assert job["metadata"] == {"mine": "1"}
@@ -110,8 +109,8 @@ async def test_a_job_answers_every_line(client: Client) -> None:
     assert client.simulator.account.times_billed(MODEL, "c", "document") == 1
 
 
-async def test_files_are_kept_and_told(client: Client) -> None:
-    """A file can be looked up, listed and deleted; its dates are texts."""
+async def test_voyage_file_can_be_retrieved_listed_and_deleted(client: Client) -> None:
+    """Its dates are texts."""
     file = await client.upload(b'{"a": 1}')
     assert (file["bytes"], file["filename"], file["purpose"]) == (8, "input.jsonl", "batch")
     assert file["expires_at"] == "2023-12-14T22:13:20.000000+00:00"
@@ -125,8 +124,7 @@ async def test_files_are_kept_and_told(client: Client) -> None:
     assert (await client.ask("files", method="GET", key="")).status == 401
 
 
-async def test_lists_are_told_page_by_page(client: Client) -> None:
-    """Jobs are listed from the newest, in pages."""
+async def test_voyage_jobs_are_paginated_newest_first(client: Client) -> None:
     made = [(await client.run(a={"input": "a"}))["id"] for _ in range(3)]
     first = await client.get("batches?limit=2")
     assert ([each["id"] for each in first["data"]], first["has_more"]) == ([made[2], made[1]], True)
@@ -150,23 +148,20 @@ async def test_lists_are_told_page_by_page(client: Client) -> None:
     ],
     ids=str,
 )
-async def test_what_asks_for_no_job_is_refused(client: Client, more: dict[str, Any]) -> None:
-    """A request that lacks something, or says something else than it may, makes no job."""
+async def test_voyage_job_invalid_request_is_refused(client: Client, more: dict[str, Any]) -> None:
     file = await client.upload(jsonl(a={"input": "a"}))
     told = await client.create(file["id"], **more)
     assert (told.status, set(told.said)) == (400, {"detail"})
     assert (await client.get("batches"))["data"] == []
 
 
-async def test_a_job_needs_its_file(client: Client) -> None:
-    """A file that is not there is not found, and neither is a job."""
+async def test_voyage_job_of_a_missing_file_is_not_created(client: Client) -> None:
     assert (await client.create("file-none")).status == 404
     assert (await client.ask("batches/none", method="GET")).status == 404
     assert (await client.ask("batches/none/cancel")).status == 404
 
 
-async def test_validation_names_the_lines(client: Client) -> None:
-    """Lines that are wrong fail the job as a whole."""
+async def test_voyage_job_invalid_lines_fail_it(client: Client) -> None:
     wrong = b'{"custom_id": "a"}\n{"body": {"input": "a"}}\n{"custom_id": "a", "body": {"input": "a"}}\n'
     wrong += b'{"custom_id": "b", "body": {"input": "a", "model": "voyage-4"}}'
     told = await client.create((await client.upload(wrong))["id"])
@@ -180,8 +175,8 @@ async def test_validation_names_the_lines(client: Client) -> None:
     ]
 
 
-async def test_lines_that_cannot_be_answered_fail_alone(client: Client) -> None:
-    """What Voyage would refuse is in the file of errors, with a message in the place of a body."""
+async def test_voyage_job_refused_line_is_in_the_error_file(client: Client) -> None:
+    """It has a message instead of a body."""
     job = await client.run(good={"input": "a"}, empty={"input": ""})
     assert job["request_counts"] == {"total": 2, "completed": 1, "failed": 1}
     (error,) = await client.read(job["error_file_id"])
@@ -189,7 +184,9 @@ async def test_lines_that_cannot_be_answered_fail_alone(client: Client) -> None:
     assert "empty strings" in error["response"]["message"]
 
 
-async def test_an_account_has_its_limits(post: Post, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_voyage_job_beyond_the_accounts_limits_is_refused(
+    post: Post, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Too many unfinished jobs or tokens are refused with 429, too many inputs fail the job."""
     monkeypatch.setattr(voyage_jobs, "UNFINISHED", 2)
     monkeypatch.setattr(voyage_jobs, "INPUTS", 3)
@@ -208,8 +205,8 @@ async def test_an_account_has_its_limits(post: Post, monkeypatch: pytest.MonkeyP
         assert (await client.get(f"batches/{many['id']}"))["errors"]["data"][0]["code"] == "too_many_inputs"
 
 
-async def test_a_job_is_cancelled(post: Post) -> None:
-    """A cancelled job keeps what it has done, and tells nothing of what is left; one that has ended is refused."""
+async def test_voyage_job_cancelled_keeps_what_is_done(post: Post) -> None:
+    """Lines that are left are not reported; an ended job cannot be cancelled."""
     async with simulating(Voyage(batch_seconds=100, cancel_seconds=10), post) as client:
         job = await client.run(a={"input": "a"}, b={"input": "b"})
         client.simulator.advance(50)
@@ -224,8 +221,7 @@ async def test_a_job_is_cancelled(post: Post) -> None:
         assert (await client.ask(f"batches/{done['id']}/cancel")).status == 400
 
 
-async def test_what_is_left_when_time_is_up_is_named(post: Post) -> None:
-    """After 12 hours a job has completed with what it has done; the lines that are left are in its errors."""
+async def test_voyage_job_after_12_hours_completes_with_errors_for_the_rest(post: Post) -> None:
     async with simulating(Voyage(batch_seconds=86_400), post) as client:
         job = await client.run(a={"input": "a"}, b={"input": "b"})
         client.simulator.advance(43_200)
@@ -236,8 +232,7 @@ async def test_what_is_left_when_time_is_up_is_named(post: Post) -> None:
         assert client.simulator.account.totals().billed == 1
 
 
-async def test_faults_strike(client: Client) -> None:
-    """Faults of jobs strike as with OpenAI, and errors of lines have Voyage's shape."""
+async def test_voyage_job_faults_have_voyages_shape(client: Client) -> None:
     client.simulator.order(
         Fault(kind="failed_lines", text="b", status=500), Fault(kind="doubled_lines", text="a")
     )
