@@ -14,7 +14,7 @@ import pytest
 from flowbed.embedding import Closes, Rates, open_embedder
 from flowbed.embedding.cache.cached import Cached
 from flowbed.embedding.cache.memory import VectorMemory
-from flowbed.embedding.wrappers.breaker import Breaker, CircuitBreaking, State
+from flowbed.embedding.wrappers.breaker import Breaker, BreakerState, CircuitBreaking
 from flowbed.embedding.wrappers.buckets import MemoryBuckets
 from flowbed.embedding.wrappers.coalesced import Coalesced
 from flowbed.embedding.wrappers.fallback import Fallback
@@ -112,7 +112,7 @@ async def test_stack_rate_limit_pauses_the_key_and_opens_no_breaker(tmp_path: Pa
         began = time.monotonic()
         await asyncio.gather(*(guarded.embed([word], purpose="document") for word in "abc"))
         assert time.monotonic() - began >= 0.29
-    assert breaker.state is State.CLOSED
+    assert breaker.state is BreakerState.CLOSED
     assert sorted(simulator.account.totals().statuses.items()) == [(200, 3), (429, 1)]
 
 

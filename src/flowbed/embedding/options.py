@@ -29,7 +29,7 @@ COMMON = (
 )
 
 
-class Options:
+class ModelOptions:
     """The options of one vendor, checked as they are read; an empty option counts as absent.
 
     Raises:

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
 from flowbed import telemetry
-from flowbed.embedding.wrappers.breaker import Breaker, CircuitBreaking, State
+from flowbed.embedding.wrappers.breaker import Breaker, BreakerState, CircuitBreaking
 from flowbed.errors import Error, Misconfigured, Rejected, TooMany, Transient, Unavailable
 from flowbed.testing.embedder import Seeded
 from flowbed.testing.embedding import EmbedderContract
@@ -74,7 +74,7 @@ class World:
         """Fail until the breaker is open."""
         for _ in range(FAILURES):
             await self.call(Transient("down", **facts))
-        assert self.breaker.state is State.OPEN
+        assert self.breaker.state is BreakerState.OPEN
 
 
 @pytest.fixture
@@ -106,7 +106,7 @@ async def test_breaker_answer_between_failures_resets_the_count(world: World) ->
         for _ in range(FAILURES - 1):
             await world.call(Transient("down"))
         await world.call()
-    assert world.breaker.state is State.CLOSED
+    assert world.breaker.state is BreakerState.CLOSED
 
 
 @pytest.mark.parametrize("error", [Rejected("bad"), Misconfigured("no key")])
@@ -114,11 +114,11 @@ async def test_breaker_refusal_counts_as_an_answer(world: World, error: Error) -
     """It opens nothing, and closes a half-open breaker."""
     for _ in range(2 * FAILURES):
         assert await world.call(error) is error
-    assert world.breaker.state is State.CLOSED
+    assert world.breaker.state is BreakerState.CLOSED
     await world.open()
     world.clock.now += REST
     assert await world.call(error) is error
-    assert world.breaker.state is State.CLOSED
+    assert world.breaker.state is BreakerState.CLOSED
 
 
 @pytest.mark.parametrize("error", [TooMany("slower", retry_after=1.0), Unavailable("down", retry_after=1.0)])
@@ -126,13 +126,13 @@ async def test_breaker_rate_limit_decides_nothing(world: World, error: Error) ->
     """The trial call that meets one leaves the decision to the next."""
     for _ in range(2 * FAILURES):
         assert await world.call(error) is error
-    assert world.breaker.state is State.CLOSED
+    assert world.breaker.state is BreakerState.CLOSED
     await world.open()
     world.clock.now += REST
     assert await world.call(error) is error
     assert str(world.breaker.state) == "half_open"
     assert await world.call() is None
-    assert world.breaker.state is State.CLOSED
+    assert world.breaker.state is BreakerState.CLOSED
 
 
 async def test_breaker_half_open_lets_one_call_decide(world: World) -> None:
@@ -146,7 +146,7 @@ async def test_breaker_half_open_lets_one_call_decide(world: World) -> None:
     assert world.provider.calls == FAILURES + 1
     world.provider.gate.set()
     assert await deciding is None
-    assert world.breaker.state is State.CLOSED
+    assert world.breaker.state is BreakerState.CLOSED
     assert await world.call() is None
 
 
@@ -154,7 +154,7 @@ async def test_breaker_failed_trial_call_opens_it_again(world: World) -> None:
     await world.open()
     world.clock.now += REST
     await world.call(Transient("still down"))
-    assert world.breaker.state is State.OPEN
+    assert world.breaker.state is BreakerState.OPEN
     assert isinstance(await world.call(), Unavailable)
 
 
@@ -181,7 +181,7 @@ async def test_breaker_cancelled_trial_call_leaves_the_decision_to_the_next(worl
     await asyncio.wait([deciding])
     world.provider.gate.set()
     assert await world.call() is None
-    assert world.breaker.state is State.CLOSED
+    assert world.breaker.state is BreakerState.CLOSED
 
 
 async def test_breaker_call_from_before_opening_decides_nothing(world: World) -> None:
@@ -191,7 +191,7 @@ async def test_breaker_call_from_before_opening_decides_nothing(world: World) ->
     world.provider.errors = [Transient("down") for _ in range(FAILURES)]
     world.provider.gate.set()
     await asyncio.gather(*late, return_exceptions=True)
-    assert world.breaker.state is State.OPEN
+    assert world.breaker.state is BreakerState.OPEN
     assert (await late[-1]).tokens == 1
     assert world.breaker.opened == 1
 
@@ -219,7 +219,7 @@ class AnyBreaker(RuleBasedStateMachine):
         super().__init__()
         self.clock = Clock()
         self.breaker = Breaker("any", failures=FAILURES, rest=REST, clock=self.clock)
-        self.calls: list[tuple[int, State]] = []
+        self.calls: list[tuple[int, BreakerState]] = []
         self.deciding: int | None = None
 
     @rule(seconds=st.sampled_from([0.5, 3.0, REST, 4 * REST]))
@@ -229,13 +229,13 @@ class AnyBreaker(RuleBasedStateMachine):
     @rule()
     def call(self) -> None:
         state = self.breaker.state
-        if state is State.OPEN or self.deciding is not None:
+        if state is BreakerState.OPEN or self.deciding is not None:
             with pytest.raises(Unavailable) as refused:
                 self.breaker.admit()
             assert 0 < (refused.value.retry_after or 0) <= REST
             return
         call = self.breaker.admit()
-        if state is State.HALF_OPEN:
+        if state is BreakerState.HALF_OPEN:
             self.deciding = call
         self.calls.append((call, state))
 
@@ -249,20 +249,24 @@ class AnyBreaker(RuleBasedStateMachine):
         after = self.breaker.state
         if call == self.deciding:
             self.deciding = None
-            expected = {"answered": State.CLOSED, "failed": State.OPEN, "abandoned": State.HALF_OPEN}
+            expected = {
+                "answered": BreakerState.CLOSED,
+                "failed": BreakerState.OPEN,
+                "abandoned": BreakerState.HALF_OPEN,
+            }
             assert after is expected[outcome]
-        elif admitted is State.HALF_OPEN or before is not State.CLOSED:
+        elif admitted is BreakerState.HALF_OPEN or before is not BreakerState.CLOSED:
             assert after is before  # it came too late to decide anything
 
     @rule()
     def reset(self) -> None:
         self.breaker.reset()
         self.deciding = None
-        assert self.breaker.state is State.CLOSED
+        assert self.breaker.state is BreakerState.CLOSED
 
     @invariant()
     def only_half_open_while_one_decides(self) -> None:
-        assert self.deciding is None or self.breaker.state is State.HALF_OPEN
+        assert self.deciding is None or self.breaker.state is BreakerState.HALF_OPEN
 
 
 TestAnyBreaker = AnyBreaker.TestCase

@@ -15,7 +15,7 @@ from flowbed.embedding.local.cores import usable_cores
 from flowbed.embedding.local.graph import REVISION, Architecture, graph_bytes
 from flowbed.embedding.local.priority import BACKGROUND, lower_thread_priority
 from flowbed.embedding.local.weights import Checkpoint, digest, find_checkpoint
-from flowbed.embedding.options import Options
+from flowbed.embedding.options import ModelOptions
 from flowbed.embedding.tokens import text_of
 from flowbed.embedding.unicode import require_unicode
 from flowbed.errors import Misconfigured, Rejected, Transient
@@ -64,7 +64,7 @@ class OnnxOptions:
         Raises:
             Misconfigured: an option is unknown or has an invalid value.
         """
-        read = Options("onnx", options, OPTIONS)
+        read = ModelOptions("onnx", options, OPTIONS)
         return cls(
             overflow=read.choice("overflow", ("split", "truncate", "reject")),
             download=read.flag("download"),

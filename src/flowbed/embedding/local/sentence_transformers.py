@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from flowbed.embedding.local.weights import DOCUMENT_PROMPTS, SAFETENSORS, digest
-from flowbed.embedding.options import Options
+from flowbed.embedding.options import ModelOptions
 from flowbed.embedding.providers.parsing import normalised
 from flowbed.embedding.unicode import require_unicode
 from flowbed.errors import Misconfigured, Rejected, Transient
@@ -39,7 +39,7 @@ def open_sentence_transformers(name: str, *, cache: Path, options: Mapping[str, 
     Raises:
         Misconfigured: the package is not installed, an option is wrong, or the model cannot be loaded.
     """
-    read = Options("sentence_transformers", options, OPTIONS)
+    read = ModelOptions("sentence_transformers", options, OPTIONS)
     truncates = read.choice("overflow", ("reject", "truncate")) == "truncate"
     download = read.flag("download")
     try:

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
     from flowbed.embedding import Rates
-    from flowbed.embedding.options import Options
+    from flowbed.embedding.options import ModelOptions
     from flowbed.embedding.tokens import Counter
     from flowbed.http.client import HttpResponse
     from flowbed.records import Purpose, Space
@@ -283,7 +283,7 @@ class RemoteEmbedder:
 
 
 def open_client(
-    options: Options, base_url: str, *, key: str, headers: Mapping[str, str] | None = None
+    options: ModelOptions, base_url: str, *, key: str, headers: Mapping[str, str] | None = None
 ) -> HttpClient:
     """Open the client of a provider; without `headers` the key is sent as a bearer token.
 
@@ -303,7 +303,7 @@ def open_client(
     )
 
 
-def chosen_dimensions(options: Options, name: str, model: ProviderModel | None) -> int:
+def chosen_dimensions(options: ModelOptions, name: str, model: ProviderModel | None) -> int:
     """Return the dimensions of vectors: as the options say, otherwise the model's own.
 
     Raises:
@@ -324,7 +324,7 @@ def chosen_dimensions(options: Options, name: str, model: ProviderModel | None) 
     return requested or model.dimensions
 
 
-def required_key(options: Options, variable: str) -> str:
+def required_key(options: ModelOptions, variable: str) -> str:
     """Return the key of a provider that requires one.
 
     Raises:
@@ -338,7 +338,7 @@ def required_key(options: Options, variable: str) -> str:
     return key
 
 
-def price_of(options: Options, name: str, model: ProviderModel | None) -> float:
+def price_of(options: ModelOptions, name: str, model: ProviderModel | None) -> float:
     """Return US dollars per million tokens: as the options say, otherwise as the vendor publishes it.
 
     Raises:

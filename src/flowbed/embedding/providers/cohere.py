@@ -8,7 +8,7 @@ from __future__ import annotations
 import re
 from typing import TYPE_CHECKING, Any
 
-from flowbed.embedding.options import COMMON, Options
+from flowbed.embedding.options import COMMON, ModelOptions
 from flowbed.embedding.providers.client import (
     ParsedResponse,
     ProviderModel,
@@ -79,7 +79,7 @@ def open_cohere(name: str, *, cache: Path, options: Mapping[str, str]) -> Remote
     Raises:
         Misconfigured: an option is wrong, or there is no key.
     """
-    read = Options("cohere", options, COMMON)
+    read = ModelOptions("cohere", options, COMMON)
     model = MODELS.get(name)
     dimensions = chosen_dimensions(read, name, model)
     key = required_key(read, KEY)

@@ -6,7 +6,7 @@ import asyncio
 from typing import TYPE_CHECKING
 
 from flowbed.embedding.batch_api import JobTerms
-from flowbed.embedding.options import COMMON, Options
+from flowbed.embedding.options import COMMON, ModelOptions
 from flowbed.embedding.providers.client import (
     ProviderTerms,
     RemoteEmbedder,
@@ -69,7 +69,7 @@ def open_compatible(name: str, *, cache: Path, options: Mapping[str, str]) -> Re
     Raises:
         Misconfigured: an option is wrong or missing.
     """
-    read = Options("compatible", options, OPTIONS)
+    read = ModelOptions("compatible", options, OPTIONS)
     if "base_url" not in read:
         raise Misconfigured(
             f"model compatible:{name} needs the address of its server: set base_url in [providers.compatible]"
@@ -83,7 +83,7 @@ def open_compatible(name: str, *, cache: Path, options: Mapping[str, str]) -> Re
     return SameAs(remote, reference=read.text("same_as"), cache=cache)
 
 
-def _remote(name: str, read: Options, reference: Embedder | None) -> RemoteEmbedder:
+def _remote(name: str, read: ModelOptions, reference: Embedder | None) -> RemoteEmbedder:
     model = MODELS.get(name)
     key = read.text("api_key").strip()
     prompts = read.prompts()
@@ -114,7 +114,7 @@ def _remote(name: str, read: Options, reference: Embedder | None) -> RemoteEmbed
     )
 
 
-def _space(name: str, read: Options, prompts: Mapping[str, str]) -> Space:
+def _space(name: str, read: ModelOptions, prompts: Mapping[str, str]) -> Space:
     typed = (
         [(purpose, f"input_type:{purpose}") for purpose in PURPOSES] if read.flag("send_input_type") else []
     )
@@ -127,7 +127,7 @@ def _space(name: str, read: Options, prompts: Mapping[str, str]) -> Space:
     )
 
 
-def _price(name: str, read: Options) -> float:
+def _price(name: str, read: ModelOptions) -> float:
     price = read.amount("price")
     if price is not None:
         return price
@@ -136,7 +136,7 @@ def _price(name: str, read: Options) -> float:
     return (model.price if model is not None else None) or 0.0
 
 
-def _counter(name: str, read: Options, reference: Embedder | None) -> Counter:
+def _counter(name: str, read: ModelOptions, reference: Embedder | None) -> Counter:
     if "tokenizer" in read:
         return open_counter(read.text("tokenizer"), factor=1)
     if reference is not None:
@@ -264,7 +264,7 @@ def open_compatible_jobs(name: str, embedder: Embedder, *, options: Mapping[str,
     """
     from flowbed.embedding.batch_api.job_client import HttpBatchApi, remote_behind
 
-    read = Options("compatible", options, OPTIONS)
+    read = ModelOptions("compatible", options, OPTIONS)
     remote = remote_behind(embedder)
     if remote is None or not read.flag("batch"):
         return None

@@ -10,7 +10,7 @@ import re
 from typing import TYPE_CHECKING, Any, Literal
 from urllib.parse import quote
 
-from flowbed.embedding.options import COMMON, Options
+from flowbed.embedding.options import COMMON, ModelOptions
 from flowbed.embedding.providers.client import (
     ParsedResponse,
     ProviderModel,
@@ -80,7 +80,7 @@ def open_huggingface(name: str, *, cache: Path, options: Mapping[str, str]) -> R
     Raises:
         Misconfigured: an option is wrong, or there is no key.
     """
-    read = Options("huggingface", options, OPTIONS)
+    read = ModelOptions("huggingface", options, OPTIONS)
     model = MODELS.get(name)
     dimensions = chosen_dimensions(read, name, model)
     key = required_key(read, KEY)

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from urllib.parse import urlencode
 
 from flowbed.embedding.batch_api import JobTerms
-from flowbed.embedding.options import COMMON, Options
+from flowbed.embedding.options import COMMON, ModelOptions
 from flowbed.embedding.providers.client import (
     ParsedResponse,
     ProviderModel,
@@ -95,7 +95,7 @@ def open_openai(name: str, *, cache: Path, options: Mapping[str, str]) -> Remote
     Raises:
         Misconfigured: an option is wrong, or there is no key.
     """
-    read = Options("openai", options, OPTIONS)
+    read = ModelOptions("openai", options, OPTIONS)
     model = MODELS.get(name)
     dimensions = chosen_dimensions(read, name, model)
     key = required_key(read, KEY)
@@ -129,7 +129,7 @@ def open_openai(name: str, *, cache: Path, options: Mapping[str, str]) -> Remote
     )
 
 
-def is_azure(read: Options) -> bool:
+def is_azure(read: ModelOptions) -> bool:
     """Return whether the options lead to Azure, whose newer addresses need no version."""
     return "api_version" in read or ".azure.com" in read.text("base_url")
 
@@ -197,7 +197,7 @@ def open_openai_jobs(name: str, embedder: Embedder, *, options: Mapping[str, str
     """
     from flowbed.embedding.batch_api.job_client import HttpBatchApi, remote_behind
 
-    read = Options("openai", options, OPTIONS)
+    read = ModelOptions("openai", options, OPTIONS)
     remote = remote_behind(embedder)
     if remote is None or is_azure(read):
         return None
@@ -216,7 +216,7 @@ def open_openai_jobs(name: str, embedder: Embedder, *, options: Mapping[str, str
     return HttpBatchApi(remote, OpenAIJobs(), terms=terms)
 
 
-def jobs_account(read: Options) -> str:
+def jobs_account(read: ModelOptions) -> str:
     """Name the account whose jobs are listed: an address, a project, and a key, which some servers do without."""
     from flowbed.embedding.wrappers.buckets import bucket_name
 

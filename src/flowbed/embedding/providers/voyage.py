@@ -10,7 +10,7 @@ import re
 from typing import TYPE_CHECKING, Any
 
 from flowbed.embedding.batch_api import JobTerms
-from flowbed.embedding.options import COMMON, Options
+from flowbed.embedding.options import COMMON, ModelOptions
 from flowbed.embedding.providers.client import (
     ParsedResponse,
     ProviderModel,
@@ -111,7 +111,7 @@ def open_voyage(name: str, *, cache: Path, options: Mapping[str, str]) -> Remote
     Raises:
         Misconfigured: an option is wrong, or there is no key.
     """
-    read = Options("voyage", options, OPTIONS)
+    read = ModelOptions("voyage", options, OPTIONS)
     model = MODELS.get(name)
     dimensions = chosen_dimensions(read, name, model)
     key = required_key(read, KEY)
@@ -184,7 +184,7 @@ def open_voyage_jobs(name: str, embedder: Embedder, *, options: Mapping[str, str
     from flowbed.embedding.batch_api.job_client import HttpBatchApi, remote_behind
     from flowbed.embedding.wrappers.buckets import bucket_name
 
-    read = Options("voyage", options, OPTIONS)
+    read = ModelOptions("voyage", options, OPTIONS)
     remote = remote_behind(embedder)
     model = MODELS.get(name)
     if remote is None or model is None or model.batch_share is None:

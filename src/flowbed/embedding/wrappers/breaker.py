@@ -30,7 +30,7 @@ MAX_REST = 300.0
 PROBING = 1.0
 
 
-class State(StrEnum):
+class BreakerState(StrEnum):
     """Which calls pass."""
 
     CLOSED = "closed"  # all
@@ -62,11 +62,11 @@ class Breaker:
         self._epoch = 0
 
     @property
-    def state(self) -> State:
+    def state(self) -> BreakerState:
         """The current state."""
         if self._until is None:
-            return State.CLOSED
-        return State.HALF_OPEN if self._probing or self._clock() >= self._until else State.OPEN
+            return BreakerState.CLOSED
+        return BreakerState.HALF_OPEN if self._probing or self._clock() >= self._until else BreakerState.OPEN
 
     def admit(self) -> int:
         """Let a call pass, and return the number to report its outcome with.
@@ -84,7 +84,7 @@ class Breaker:
             )
         self._probing = True
         self._epoch += 1
-        self._report(State.HALF_OPEN)
+        self._report(BreakerState.HALF_OPEN)
         return self._epoch
 
     def answered(self, call: int) -> None:
@@ -107,7 +107,7 @@ class Breaker:
         self._probing = False
         self._epoch += 1
         self.opened += 1
-        self._report(State.OPEN)
+        self._report(BreakerState.OPEN)
 
     def abandoned(self, call: int) -> None:
         """Report that a call ended without an answer; if it was the trial call, the next one is."""
@@ -120,9 +120,9 @@ class Breaker:
         self._until = None
         self._probing = False
         self._epoch += 1
-        self._report(State.CLOSED)
+        self._report(BreakerState.CLOSED)
 
-    def _report(self, state: State) -> None:
+    def _report(self, state: BreakerState) -> None:
         telemetry.reached(telemetry.BREAKER, name=self.name, state=state.value)
 
 
