@@ -45,8 +45,8 @@ def section(heading: str, words: int) -> str:
 
 @pytest.mark.parametrize("kind", ["text", "markdown"])
 @given(text=TEXTS, title=st.sampled_from(["", "A title", "long " * 50]))
-def test_offsets_and_cover(kind: str, text: str, title: str) -> None:
-    """Chunks are the text between their offsets, in order, and leave out nothing but white space."""
+def test_chunks_cover_the_text_in_order(kind: str, text: str, title: str) -> None:
+    """Chunks are the text between their offsets, in order, leaving out only white space."""
     chunks = made(text, kind, SMALL, title=title)
     if not text.strip():
         assert [part.text for part in chunks] == [" ".join(title.split())] * bool(title)
@@ -66,37 +66,37 @@ def test_offsets_and_cover(kind: str, text: str, title: str) -> None:
 
 @pytest.mark.parametrize("kind", ["text", "markdown"])
 @given(text=TEXTS, title=st.sampled_from(["", "A title", "long " * 50]))
-def test_capacity(kind: str, text: str, title: str) -> None:
-    """No chunk sends more than the capacity, title included, and says how much it sends."""
+def test_chunks_keep_to_the_capacity(kind: str, text: str, title: str) -> None:
+    """No chunk sends more than the capacity, including its title, and its token count is right."""
     for part in made(text, kind, SMALL, title=title):
         assert part.tokens == count(part.sent) <= SMALL.capacity
 
 
 @pytest.mark.parametrize("kind", ["text", "markdown"])
 @given(text=TEXTS)
-def test_determinism(kind: str, text: str) -> None:
+def test_chunk_twice_gives_the_same_chunks(kind: str, text: str) -> None:
     """The same document gives the same chunks."""
     assert made(text, kind, SMALL) == made(text, kind, SMALL)
 
 
-def test_what_cannot_be_split_is_kept_whole() -> None:
-    """A text that cannot be split is kept whole where it exceeds the capacity, never cut or dropped."""
+def test_unsplittable_text_is_kept_whole() -> None:
+    """A text that cannot be split is kept whole even above the capacity, never cut or dropped."""
     parts = chunk(Document(id="doc", kind="text", text="🧾"), SMALL, lambda text: 50 * len(text))
     assert [part.text for part in parts] == ["🧾"]
 
 
 @pytest.mark.parametrize("name", ["rfc9002.md", "rfc9204.md"])
 @pytest.mark.parametrize("kind", ["text", "markdown"])
-def test_chunks_are_neither_tiny_nor_too_large(data: Path, name: str, kind: str) -> None:
-    """Long documents become chunks that use a good part of the capacity."""
+def test_chunks_use_the_capacity(data: Path, name: str, kind: str) -> None:
+    """Chunks of long documents use a good part of the capacity."""
     sizes = [part.tokens for part in made((data / "documents" / name).read_text(), kind)]
     assert max(sizes) <= RULES.capacity
     assert sum(sizes) / len(sizes) > 110
 
 
 @pytest.mark.parametrize("sentences", [1, 8], ids=["short", "long"])
-def test_an_inserted_paragraph_changes_few_chunks(data: Path, sentences: int) -> None:
-    """A paragraph inserted anywhere into a long document changes at most three chunks of what is sent."""
+def test_inserted_paragraph_changes_at_most_three_chunks(data: Path, sentences: int) -> None:
+    """A paragraph inserted anywhere into a long document changes what is sent of at most three chunks."""
     text = (data / "documents" / "rfc9002.md").read_text()
     inserted = (
         " ".join(f"Sentence {number} of an inserted paragraph." for number in range(sentences)) + "\n\n"
@@ -110,7 +110,7 @@ def test_an_inserted_paragraph_changes_few_chunks(data: Path, sentences: int) ->
         assert sum((after - before).values()) <= 3, place
 
 
-def test_an_edit_at_the_front_of_a_long_text_stays_there() -> None:
+def test_edit_at_the_front_moves_no_distant_cut() -> None:
     """In a long text without headings, cuts far from an edit stay where they are."""
     paragraphs = [f"Paragraph {number}. " + f"word{number} " * (number % 40) for number in range(400)]
     before = {part.text_hash for part in made("\n\n".join(paragraphs), "text")}
@@ -118,21 +118,21 @@ def test_an_edit_at_the_front_of_a_long_text_stays_there() -> None:
     assert len(after - before) <= 3
 
 
-def test_a_long_log_of_equal_lines_is_cut() -> None:
-    """Thousands of equal lines, none better to cut at than another, are cut all the same."""
+def test_equal_lines_are_cut() -> None:
+    """Thousands of equal lines are cut, though none is a better place than another."""
     parts = made("the same line\n" * 20_000, "text")
     assert sum(part.text.count("line") for part in parts) == 20_000
     assert len(parts) < 20_000 / 20
 
 
-def test_heading_paths() -> None:
-    """Each chunk names the headings it stands under, outermost first."""
+def test_chunks_name_their_headings() -> None:
+    """Each chunk has the path of its headings, outermost first."""
     text = section("# A", 150) + section("## B", 150) + section("### C", 150) + section("## D", 150)
     assert [part.metadata["headings"] for part in made(text)] == ["A", "A > B", "A > B > C", "A > D"]
 
 
-def test_headings_as_markdown_has_them() -> None:
-    """Underlined headings count, closing marks and attributes do not; what is in a fence or a list is no heading."""
+def test_headings_follow_markdown() -> None:
+    """Underlined headings count, closing marks and attributes do not; nor does anything in a fence or list."""
     text = (
         "Top\n===\n\n"
         + "one " * 200
@@ -148,8 +148,8 @@ def test_headings_as_markdown_has_them() -> None:
 
 
 @pytest.mark.parametrize("newline", ["\n", "\r\n", "\r"])
-def test_front_matter_is_no_heading(newline: str) -> None:
-    """Front matter is text without a heading, though its last line underlines it."""
+def test_front_matter_is_not_a_heading(newline: str) -> None:
+    """Front matter is text without a heading, though its last line looks like an underline."""
     text = "---\ntitle: x\n# a comment\n---\n# A\n\n" + "word " * 250
     first, *_, last = made(text.replace("\n", newline))
     assert first.text.startswith("---")
@@ -158,31 +158,31 @@ def test_front_matter_is_no_heading(newline: str) -> None:
     assert {part.metadata.get("headings", "") for part in made(text)} <= {"", "A"}
 
 
-def test_a_heading_stays_with_its_text() -> None:
-    """A heading is never the end of a chunk; one without text of its own joins the next."""
+def test_heading_stays_with_its_text() -> None:
+    """A heading never ends a chunk; one without text joins the next."""
     text = "".join(section(f"# H{number}\n\n## S{number}", 60 + 7 * number) for number in range(30))
     parts = made(text)
     assert not any(part.text.splitlines()[-1].startswith("#") for part in parts)
     assert all("word" in part.text for part in parts)
 
 
-def test_small_neighbours_share_a_chunk() -> None:
-    """A document that fits is one chunk, headings and all."""
+def test_small_document_is_one_chunk() -> None:
+    """A document that fits is one chunk, including its headings."""
     (part,) = made(section("# A", 20) + section("## B", 20))
     assert part.text.startswith("# A")
     assert part.metadata["headings"] == "A"
 
 
-def test_the_title_is_sent_in_front() -> None:
-    """What is sent is title and text; what is shown is the text."""
+def test_title_is_sent_in_front() -> None:
+    """Title and text are sent; only the text is shown."""
     (part,) = made("Some text.", title="The  title\n")
     assert part.sent == "The title\n\nSome text."
     assert part.text == "Some text."
     assert part.metadata["title"] == "The title"
 
 
-def test_a_long_title_leaves_room() -> None:
-    """A title takes at most a quarter of what is sent; the metadata hold all of it."""
+def test_long_title_is_shortened() -> None:
+    """A title takes at most a quarter of what is sent; the metadata has all of it."""
     title = "many words " * 100
     parts = made("text " * 300, "text", title=title)
     for part in parts:
@@ -193,15 +193,15 @@ def test_a_long_title_leaves_room() -> None:
 
 
 @pytest.mark.parametrize("text", ["", " \n\t\n"])
-def test_a_title_without_text(text: str) -> None:
-    """A document without text is its title, once; one without either has no chunks."""
+def test_document_without_text_is_its_title(text: str) -> None:
+    """A document without text is its title, once; one with neither has no chunks."""
     (part,) = made(text, title="Only a title")
     assert (part.text, part.sent) == ("Only a title", "Only a title")
     assert made(text) == []
 
 
-def test_metadata_of_the_document() -> None:
-    """A document's metadata is on every chunk; names that Flowbed uses itself are kept with a prefix."""
+def test_document_metadata_is_on_every_chunk() -> None:
+    """A document's metadata is on every chunk; names that Flowbed uses itself get a prefix."""
     document = Document(
         id="doc", kind="text", text="x", metadata={"lang": "de", "source": "theirs", "end": 9}
     )
@@ -217,14 +217,14 @@ def test_metadata_of_the_document() -> None:
     }
 
 
-def test_an_unknown_kind_is_misconfigured() -> None:
-    """A kind that nobody chunks is refused, naming those that somebody does."""
+def test_unknown_kind_is_misconfigured() -> None:
+    """An unknown kind is refused, and the message lists the known ones."""
     with pytest.raises(Misconfigured, match="the kinds are: text, markdown, receipt"):
         made("x", "film")
 
 
-def test_the_fingerprint_changes_with_every_rule() -> None:
-    """The fingerprint differs for rules under which a document would be chunked otherwise."""
+def test_fingerprint_changes_with_every_rule() -> None:
+    """The fingerprint changes with every rule that affects chunks."""
     rules = [
         RULES,
         Rules(source="other", collections=("docs",)),
@@ -236,8 +236,8 @@ def test_the_fingerprint_changes_with_every_rule() -> None:
     assert RULES.fingerprint == Rules(source="docs", collections=("docs",)).fingerprint
 
 
-def test_senseless_rules_are_misconfigured() -> None:
-    """Rules under which nothing could be chunked are refused."""
+def test_invalid_rules_are_misconfigured() -> None:
+    """Rules that cannot give sensible chunks are refused."""
     with pytest.raises(Misconfigured, match="capacity is 8"):
         Rules(source="docs", collections=("docs",), capacity=8)
     with pytest.raises(Misconfigured, match="neighbours is -1"):
@@ -257,8 +257,8 @@ def test_senseless_rules_are_misconfigured() -> None:
         (-(2**70), "more than 64 bits"),
     ],
 )
-def test_metadata_that_no_filter_could_ask_for_is_rejected(value: Any, says: str) -> None:
-    """What the index could only hold as something else is refused by name, before anything is stored."""
+def test_unstorable_metadata_is_rejected(value: Any, says: str) -> None:
+    """Metadata that the index cannot store exactly is rejected by name."""
     document = Document(id="d", kind="text", text="t", metadata={"odd": value})
     with pytest.raises(Rejected, match=f"'odd'.*{says}"):
         chunk(document, Rules(source="s", collections=("c",)), lambda text: len(text.split()))

@@ -49,8 +49,8 @@ def chunked(content: object, rules: Rules = RULES, **metadata: str) -> list[Chun
     return chunk(Document(id="doc", kind="receipt", text=text, metadata=metadata), rules, count)
 
 
-def test_ids_and_collections() -> None:
-    """Lines and words have ids made of the numbers they carry, each in its own collection."""
+def test_ids_and_collections_of_lines_and_words() -> None:
+    """Lines and words have ids made of their numbers, each in its own collection."""
     assert [(made.collection, made.id, made.text) for made in chunked(receipt())] == [
         ("lines", "IMAGE#i1#RECEIPT#00001#LINE#00001", "SHOP"),
         ("lines", "IMAGE#i1#RECEIPT#00001#LINE#00002", "GRAND TOTAL 7.80"),
@@ -61,8 +61,8 @@ def test_ids_and_collections() -> None:
     ]
 
 
-def test_metadata() -> None:
-    """A word says where it is, on whose receipt, and what stands beside it; what is not known is left out."""
+def test_metadata_of_lines_and_words() -> None:
+    """A word has its position, its receipt and its neighbours; unknown values are left out."""
     (total,) = (made for made in chunked(receipt(), shelf="A") if made.text == "TOTAL")
     assert total.metadata == {
         "source": "scans",
@@ -88,8 +88,8 @@ def test_metadata() -> None:
     assert "word_id" not in first.metadata
 
 
-def test_names_of_collections_are_free() -> None:
-    """The first collection is for lines and the second for words, whatever they are called."""
+def test_collections_may_have_any_name() -> None:
+    """The first collection is for lines and the second for words, whatever their names."""
     rules = Rules(source="scans", collections=("shop-lines", "shop-words"))
     assert {made.collection for made in chunked(receipt(), rules)} == {"shop-lines", "shop-words"}
 
@@ -115,8 +115,8 @@ def test_neighbours_keep_to_the_capacity() -> None:
     assert [made.tokens for made in chunked(content, rules)] == [1, 36, 36, 36, 36, 36]
 
 
-def test_blank_text_is_no_chunk() -> None:
-    """Blank lines and words are no chunks and nobody's neighbours; a line needs no words."""
+def test_blank_text_gives_no_chunk() -> None:
+    """Blank lines and words give no chunks and are not neighbours; a line needs no words."""
     lines = [
         {"line_id": 1, "text": "A"},
         {"line_id": 2, "text": " ", "words": [word(1, ""), word(2, " B "), word(3, "\t")]},
@@ -165,20 +165,20 @@ def test_blank_text_is_no_chunk() -> None:
         ),
     ],
 )
-def test_a_malformed_receipt_is_rejected(content: object, message: str) -> None:
+def test_malformed_receipt_is_rejected(content: object, message: str) -> None:
     """A malformed receipt is rejected with what is wrong, and where."""
     with pytest.raises(Rejected, match=message):
         chunked(content)
 
 
-def test_one_collection_is_too_few() -> None:
-    """Rules with one collection cannot hold receipts, which is said."""
+def test_one_collection_is_misconfigured() -> None:
+    """Rules with one collection cannot be used for receipts."""
     with pytest.raises(Misconfigured, match="two collections"):
         chunked(receipt(), Rules(source="scans", collections=("lines",)))
 
 
-def test_all_receipts(data: Path) -> None:
-    """Every line and word of the real receipts becomes one chunk, with an id of its own."""
+def test_real_receipts_are_chunked(data: Path) -> None:
+    """Every line and word of the real receipts becomes one chunk with a unique id."""
     made: list[Chunk] = []
     for number, line in enumerate((data / "receipts.jsonl").read_text().splitlines()):
         made += chunk(Document(id=str(number), kind="receipt", text=line), RULES, count)

@@ -24,8 +24,8 @@ async def made(folder: Path) -> None:
 
 
 @pytest.mark.parametrize("address", ["ledger.db", "sqlite:///ledger.db"])
-async def test_a_ledger_that_stands_is_the_one_that_opening_finds(tmp_path: Path, address: str) -> None:
-    """It has the id and the name that the ledger has when it is opened, and what one writes the other reads."""
+async def test_find_ledger_is_the_ledger_that_opening_finds(tmp_path: Path, address: str) -> None:
+    """It has the id and location of the opened ledger, and reads what that one writes."""
     await made(tmp_path)
     found = find_ledger(address, folder=tmp_path)
     assert found is not None
@@ -38,8 +38,8 @@ async def test_a_ledger_that_stands_is_the_one_that_opening_finds(tmp_path: Path
     await opened.close()
 
 
-async def test_every_part_of_a_ledger_is_there(tmp_path: Path) -> None:
-    """Whatever part is asked for first, it and all others can be used."""
+async def test_lazy_ledger_opens_for_any_aggregate(tmp_path: Path) -> None:
+    """Whichever aggregate is used first, all of them work."""
     await made(tmp_path)
     parts = {name for name in Ledger.__annotations__ if name not in {"id", "location"}}
     assert parts == set(LazyLedger.__annotations__)
@@ -51,8 +51,8 @@ async def test_every_part_of_a_ledger_is_there(tmp_path: Path) -> None:
         await found.close()
 
 
-async def test_what_is_no_part_of_a_ledger_is_an_error(tmp_path: Path) -> None:
-    """A misspelt part is told as such, before the database is open and after."""
+async def test_lazy_ledger_unknown_attribute_is_an_error(tmp_path: Path) -> None:
+    """A misspelt attribute raises AttributeError, before and after the database is opened."""
     await made(tmp_path)
     found = find_ledger("ledger.db", folder=tmp_path)
     assert found is not None
@@ -63,8 +63,8 @@ async def test_what_is_no_part_of_a_ledger_is_an_error(tmp_path: Path) -> None:
     await found.close()
 
 
-async def test_closing_what_was_not_opened_opens_nothing(tmp_path: Path) -> None:
-    """A ledger of which nothing was asked leaves no files beside its own."""
+async def test_close_unused_lazy_ledger_opens_nothing(tmp_path: Path) -> None:
+    """Closing an unused ledger creates no files."""
     await made(tmp_path)
     found = find_ledger("ledger.db", folder=tmp_path)
     assert found is not None
@@ -82,8 +82,8 @@ async def test_closing_what_was_not_opened_opens_nothing(tmp_path: Path) -> None
         "DROP TABLE facts",
     ],
 )
-async def test_a_ledger_with_something_to_do_is_left_to_opening(tmp_path: Path, statement: str) -> None:
-    """An older or newer schema, and a ledger that lacks what makes it one, are not taken for one that stands."""
+async def test_find_ledger_other_schema_is_none(tmp_path: Path, statement: str) -> None:
+    """Another schema, or a ledger that is incomplete, is left to `open_ledger`."""
     await made(tmp_path)
     with sqlite3.connect(tmp_path / "ledger.db") as connection:
         connection.execute(statement)
@@ -92,8 +92,8 @@ async def test_a_ledger_with_something_to_do_is_left_to_opening(tmp_path: Path, 
 
 
 @pytest.mark.parametrize("address", ["absent.db", ":memory:", "postgresql://localhost/x", "folder", "no.db"])
-def test_what_is_no_ledger_is_left_to_opening(tmp_path: Path, address: str) -> None:
-    """Of what is absent, elsewhere or something else nothing is said here, and nothing is made."""
+def test_find_ledger_without_a_ledger_is_none(tmp_path: Path, address: str) -> None:
+    """A missing, remote or foreign database is left to `open_ledger`, and nothing is created."""
     (tmp_path / "folder").mkdir()
     (tmp_path / "no.db").write_text("no database")
     before = sorted(tmp_path.iterdir())
@@ -101,8 +101,8 @@ def test_what_is_no_ledger_is_left_to_opening(tmp_path: Path, address: str) -> N
     assert sorted(tmp_path.iterdir()) == before
 
 
-def test_searching_loads_no_sqlalchemy(tmp_path: Path) -> None:
-    """A process that opens a project that was opened before, and searches it by a vector, does without SQLAlchemy."""
+def test_search_loads_no_sqlalchemy(tmp_path: Path) -> None:
+    """Opening an existing project and searching it by a vector does not load SQLAlchemy."""
     (tmp_path / "flowbed.toml").write_text(
         'model = "seeded:8"\n[sources.notes]\nkind = "files"\nlocation = "notes"\n'
     )
@@ -120,7 +120,7 @@ def test_searching_loads_no_sqlalchemy(tmp_path: Path) -> None:
     assert told[1].stdout.split() == ["1", "False"]
 
 
-async def test_reads_of_a_run_without_changes_load_no_sqlalchemy(tmp_path: Path) -> None:
+async def test_reads_of_unchanged_run_load_no_sqlalchemy(tmp_path: Path) -> None:
     """The overview, the progress and the etags are the whole ledger's, before it is opened and after."""
     await made(tmp_path)
     opened = await open_ledger("ledger.db", folder=tmp_path, new_id="another")
@@ -140,7 +140,7 @@ async def test_reads_of_a_run_without_changes_load_no_sqlalchemy(tmp_path: Path)
     await opened.close()
 
 
-async def test_a_damaged_ledger_is_explained_by_the_whole_one(tmp_path: Path) -> None:
+async def test_lazy_ledger_damaged_file_is_explained(tmp_path: Path) -> None:
     """A read that SQLite refuses is done again by the whole ledger, which says what the error means."""
     await made(tmp_path)
     found = find_ledger("ledger.db", folder=tmp_path)

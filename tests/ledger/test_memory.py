@@ -46,8 +46,8 @@ ITEM = {"record": "thing"}
         pytest.param([Put(("p", "é" * 600), ITEM, expected=None)], id="a long key"),
     ],
 )
-async def test_a_table_refuses_more_than_it_grants(operations: list[Put]) -> None:
-    """A transaction over DynamoDB's limits is refused as a mistake, and writes nothing."""
+async def test_transact_over_a_limit_is_refused(operations: list[Put]) -> None:
+    """A transaction that exceeds DynamoDB's limits raises LimitExceeded and writes nothing."""
     table = memory_table()
     with pytest.raises(LimitExceeded):
         await table.transact(operations)
@@ -56,8 +56,8 @@ async def test_a_table_refuses_more_than_it_grants(operations: list[Put]) -> Non
         await table.get_many([("p", f"{n}") for n in range(101)])
 
 
-async def test_a_table_reads_in_pages_of_a_megabyte() -> None:
-    """A query stops at a megabyte, and goes on from there."""
+async def test_query_pages_at_a_megabyte() -> None:
+    """A query stops at a megabyte, and can be continued."""
     table = memory_table()
     for number in range(10):
         await table.write(Put(("p", f"{number}"), {**ITEM, "text": "x" * 300_000}, expected=None))
@@ -66,8 +66,8 @@ async def test_a_table_reads_in_pages_of_a_megabyte() -> None:
     assert [item["place"] for item in await all_of(table.query, "p")] == [("p", f"{n}") for n in range(10)]
 
 
-async def test_a_transaction_is_all_or_nothing() -> None:
-    """Where one item is not as expected, none is written."""
+async def test_transact_failed_condition_writes_nothing() -> None:
+    """If one condition fails, nothing is written."""
     table = memory_table()
     await table.write(Put(("p", "there"), ITEM, expected=ABSENT))
     with pytest.raises(ConditionFailed):
@@ -77,8 +77,8 @@ async def test_a_transaction_is_all_or_nothing() -> None:
     assert [item["place"] for item in await all_of(table.query, "p")] == [("p", "there")]
 
 
-async def test_a_stale_listing_misleads_nobody() -> None:
-    """A chunk that is still listed as free is claimed once, and a run that is still listed as pending is not given."""
+async def test_stale_index_misleads_nobody() -> None:
+    """A chunk still listed as free is claimed once, and a run still listed as pending is not returned."""
     table = memory_table(lag=10**6)
     one, two = MemoryLedger(table, id="i"), MemoryLedger(table, id="i")
     await put(one, [chunk()])
@@ -94,8 +94,8 @@ async def test_a_stale_listing_misleads_nobody() -> None:
     assert await two.runs.pending("c", limit=5) == []
 
 
-async def test_an_answer_that_is_lost_changes_nothing() -> None:
-    """Whatever is done while answers get lost ends as if all had come, each step counted once."""
+async def test_lost_answers_change_nothing() -> None:
+    """With lost answers, every operation has the same result as without, counted once."""
     table = memory_table()
     ledger = MemoryLedger(table, id="i")
     table.unanswered = 3
@@ -127,8 +127,8 @@ async def test_an_answer_that_is_lost_changes_nothing() -> None:
     assert await ledger.runs.get("r1") == run(state="committed", version=7)
 
 
-async def test_two_that_take_in_one_text_both_see_it() -> None:
-    """However far listings lag, of two who have each taken the same text in, each is told of the other."""
+async def test_gathered_with_lag_sees_concurrent_submission() -> None:
+    """However far indexes lag, two submissions that claimed the same text see each other."""
     table = memory_table(lag=10**6)
     one, two = MemoryLedger(table, id="i"), MemoryLedger(table, id="i")
     await put(one, [chunk("a", batch="b1"), chunk("b", batch="b2")])
@@ -147,8 +147,8 @@ async def test_two_that_take_in_one_text_both_see_it() -> None:
     assert [row.id for row in await take(two, "x")] == ["a"]
 
 
-async def test_answers_that_are_lost_change_nothing_of_a_submission() -> None:
-    """A submission whose every answer gets lost ends as one whose answers came, each step counted once."""
+async def test_lost_answers_change_nothing_of_submissions() -> None:
+    """A submission whose answers are lost has the same result as without, each step counted once."""
     table = memory_table()
     ledger = MemoryLedger(table, id="i")
     await put(ledger, [chunk("a"), chunk("b", ordinal=1), chunk("c", ordinal=2)])
@@ -176,8 +176,8 @@ async def test_answers_that_are_lost_change_nothing_of_a_submission() -> None:
     assert await ledger.chunks.let_go("x") == 2
 
 
-async def test_answers_that_are_lost_change_nothing_of_files_and_jobs() -> None:
-    """Files and jobs of which answers get lost are there once, and removed once."""
+async def test_lost_answers_change_nothing_of_files_and_jobs() -> None:
+    """Files and jobs whose answers are lost exist once, and are removed once."""
     table = memory_table()
     ledger = MemoryLedger(table, id="i")
     for _ in range(2):
@@ -196,7 +196,7 @@ async def test_answers_that_are_lost_change_nothing_of_files_and_jobs() -> None:
     assert await ledger.jobs.save(replace(held, line=5), worker="w")
 
 
-async def test_a_swap_that_is_cut_off_holds_whole_or_not_at_all() -> None:
+async def test_swap_cut_off_is_whole_or_absent() -> None:
     """However far a swap got before its process died, the next one finds all of it or nothing."""
     outcomes = [await cut_off(after) for after in range(1, 40)]
     assert outcomes == sorted(outcomes)
@@ -224,8 +224,8 @@ async def cut_off(after: int) -> bool:
     return landed
 
 
-async def test_work_and_fetches_at_once_leave_every_chunk_in_order() -> None:
-    """Fetchers and workers that meet at every step leave chunks that are done, or waiting at their newest version."""
+async def test_concurrent_swaps_and_claims_keep_chunks_consistent() -> None:
+    """Fetchers and workers that meet at every step leave chunks done, or waiting at their newest version."""
     table = memory_table(lag=20)
 
     async def fetch() -> None:

@@ -47,8 +47,8 @@ async def ledger(url: str, tmp_path: Path) -> AsyncIterator[Ledger]:
     await opened.close()
 
 
-async def test_carried_chunks_are_found_by_their_indexes(ledger: Ledger) -> None:
-    """Whatever is asked or done about submissions and claims reads no chunk that is done with."""
+async def test_submission_queries_use_indexes(ledger: Ledger) -> None:
+    """Queries and updates about submissions and claims read no finished chunks."""
     with explained(ledger) as plans:
         assert (await ledger.chunks.in_flight(["taken", "held"], besides={"y"})).gathered == {"taken"}
         assert len(await take(ledger, "x", limit=10)) == 10
@@ -66,8 +66,8 @@ async def test_carried_chunks_are_found_by_their_indexes(ledger: Ledger) -> None
 
 
 @pytest.mark.parametrize("url", ["ledger.db"])
-async def test_partial_indexes_are_known_by_their_conditions(ledger: Ledger) -> None:
-    """SQLite, which takes a partial index only for a condition in its own words, takes those of submissions."""
+async def test_sqlite_uses_partial_indexes(ledger: Ledger) -> None:
+    """SQLite uses the partial indexes, for which it needs the condition in the same words."""
     with explained(ledger) as plans:
         await ledger.chunks.in_flight(["t"], besides={"y"})
         await take(ledger, "x")

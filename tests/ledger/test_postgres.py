@@ -38,8 +38,8 @@ def swap(cursor: Cursor, *, rows: int) -> Swap:
     return Swap(cursor=cursor, value="v", documents=[document()], chunks=chunks)
 
 
-def test_migrations_end_in_the_schema(ledger_url: str) -> None:
-    """What the migrations make is what the tables say, and every text is compared by code points."""
+def test_migrations_match_the_schema(ledger_url: str) -> None:
+    """The migrations create the schema's tables, and every text is compared by code points."""
     engine = Postgres(ledger_url).open_engine()
     with engine.connect() as connection:
         options = {"include_name": lambda name, *_: name != VERSION_TABLE}
@@ -67,16 +67,16 @@ def test_migrations_end_in_the_schema(ledger_url: str) -> None:
         assert (conditions[str(index.name)] is None) == (condition is None), index.name
 
 
-async def test_a_newer_ledger_is_refused(postgres: PostgresServer, ledger_url: str) -> None:
-    """A ledger of a newer Flowbed is refused by the name of its schema, without a word of the password."""
+async def test_open_newer_schema_is_refused(postgres: PostgresServer, ledger_url: str) -> None:
+    """The schema of a newer Flowbed is refused by name, without showing the password."""
     postgres.query(ledger_url, "UPDATE ledger_version SET version_num = '9999'")
     with pytest.raises(Misconfigured, match=r"has schema 9999.*upgrade Flowbed") as refused:
         await open_ledger(ledger_url, folder=NOWHERE, new_id="i")
     assert PASSWORD.partition(" ")[0] not in str(refused.value)
 
 
-async def test_a_database_of_another_program_is_refused(postgres: PostgresServer) -> None:
-    """A database that holds other tables is refused, and gets none of ours; a schema of our own in it is taken."""
+async def test_open_foreign_database_is_refused(postgres: PostgresServer) -> None:
+    """A database with other tables is refused and left alone; a schema of our own in it is accepted."""
     url = postgres.database()
     postgres.query(url, "CREATE TABLE songs (title text); CREATE SCHEMA mine")
     with pytest.raises(Misconfigured, match="is a database of another program"):
@@ -88,8 +88,8 @@ async def test_a_database_of_another_program_is_refused(postgres: PostgresServer
     assert "chunks" in postgres.query(url, "SELECT tablename FROM pg_tables WHERE schemaname = 'mine'")
 
 
-async def test_processes_that_open_a_new_ledger_at_once_agree(postgres: PostgresServer) -> None:
-    """Of several that make the same ledger at once one does, and all get its id."""
+async def test_open_concurrently_creates_one_ledger(postgres: PostgresServer) -> None:
+    """Of several that create the same ledger at once one does, and all get its id."""
     url = postgres.database()
     opened = await asyncio.gather(
         *(open_ledger(url, folder=NOWHERE, new_id=f"i{number}") for number in range(6))
@@ -109,10 +109,10 @@ async def test_processes_that_open_a_new_ledger_at_once_agree(postgres: Postgres
         ({"port": "1"}, Transient, "host and port"),
     ],
 )
-async def test_an_address_that_leads_nowhere_says_what_to_do(
+async def test_open_unreachable_server_says_what_to_do(
     postgres: PostgresServer, ledger_url: str, change: dict[str, str], kind: type[Exception], says: str
 ) -> None:
-    """What is refused has to be set otherwise, what does not answer may answer later; no message shows the password."""
+    """A refused connection is Misconfigured, a missing answer Transient; no message shows the password."""
     is_ = {
         "user": USER,
         "password": "secret%20of%20a%20test",
@@ -128,15 +128,15 @@ async def test_an_address_that_leads_nowhere_says_what_to_do(
     assert "wrong" not in str(refused.value)
 
 
-async def test_an_address_that_is_none_is_refused() -> None:
-    """An address that libpq cannot read is refused without showing it, since it may hold a password."""
+async def test_open_invalid_url_is_refused() -> None:
+    """A URL that libpq cannot parse is refused without showing it, since it may contain a password."""
     with pytest.raises(Misconfigured, match="not a valid Postgres URL") as refused:
         await open_ledger("postgresql://me:hidden@host:port:5/x?%zz", folder=NOWHERE, new_id="i")
     assert "hidden" not in str(refused.value)
 
 
-async def test_a_user_who_may_not_write_is_refused(postgres: PostgresServer, ledger_url: str) -> None:
-    """A user without rights to the tables, and a read-only database, are refused by what is missing."""
+async def test_open_without_write_permission_is_refused(postgres: PostgresServer, ledger_url: str) -> None:
+    """A user without permissions, or a read-only database, is refused with the reason."""
     name = ledger_url.rsplit("/", 1)[1]
     postgres.query(ledger_url, f"CREATE ROLE reader_{name} LOGIN PASSWORD 'p'")
     with pytest.raises(Misconfigured, match="this user may not write"):
@@ -150,10 +150,8 @@ async def test_a_user_who_may_not_write_is_refused(postgres: PostgresServer, led
     await ledger.close()
 
 
-async def test_a_lost_connection_before_the_commit_is_done_again(
-    postgres: PostgresServer, ledger_url: str
-) -> None:
-    """A swap whose connection is cut before its COMMIT arrives left no trace, and is applied once all the same."""
+async def test_connection_lost_before_commit_is_retried(postgres: PostgresServer, ledger_url: str) -> None:
+    """A swap whose connection is cut before its COMMIT arrives is applied once."""
     async with cutting(postgres.port) as cuts:
         ledger = await open_ledger(through(ledger_url, cuts.port), folder=NOWHERE, new_id="i")
         for said in (b"INSERT INTO chunks", COMMIT):
@@ -167,8 +165,8 @@ async def test_a_lost_connection_before_the_commit_is_done_again(
         await ledger.close()
 
 
-async def test_a_commit_without_an_answer_is_asked_for(postgres: PostgresServer, ledger_url: str) -> None:
-    """A transaction that was committed while the answer got lost is neither repeated nor taken for lost."""
+async def test_commit_without_answer_is_looked_up(postgres: PostgresServer, ledger_url: str) -> None:
+    """A committed transaction whose answer was lost is neither repeated nor reported as failed."""
     async with cutting(postgres.port) as cuts:
         ledger = await open_ledger(through(ledger_url, cuts.port), folder=NOWHERE, new_id="i")
         cuts.at(COMMIT, answered=True)
@@ -185,10 +183,8 @@ async def test_a_commit_without_an_answer_is_asked_for(postgres: PostgresServer,
         await ledger.close()
 
 
-async def test_a_swap_that_lost_stays_lost_without_an_answer(
-    postgres: PostgresServer, ledger_url: str
-) -> None:
-    """A swap from an old cursor is a Conflict too where its connection is cut on the way."""
+async def test_swap_old_cursor_without_answer_is_conflict(postgres: PostgresServer, ledger_url: str) -> None:
+    """A swap from an old cursor is a Conflict even if its connection is cut."""
     async with cutting(postgres.port) as cuts:
         ledger = await open_ledger(through(ledger_url, cuts.port), folder=NOWHERE, new_id="i")
         await ledger.documents.swap(swap(Cursor(source="s"), rows=1))
@@ -199,8 +195,8 @@ async def test_a_swap_that_lost_stays_lost_without_an_answer(
         await ledger.close()
 
 
-async def test_a_restarted_server_is_waited_for(tmp_path: Path) -> None:
-    """Work that meets a restart of the server goes on afterwards; a crash of the server loses no answered swap."""
+async def test_restarted_server_is_waited_for(tmp_path: Path) -> None:
+    """Work continues after a restart of the server; a crash of the server loses no answered swap."""
     with PostgresServer(durable=True) as server:
         ledger = await open_ledger(server.database(), folder=tmp_path, new_id="i")
         await put(ledger, [chunk("one")])
@@ -217,10 +213,10 @@ async def test_a_restarted_server_is_waited_for(tmp_path: Path) -> None:
         await ledger.close()
 
 
-async def test_a_server_that_stays_away_is_given_up(
+async def test_unreachable_server_raises_transient(
     postgres: PostgresServer, ledger_url: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Work that cannot reach the server raises Transient when its tries are through, and says where it is in doubt."""
+    """If the server stays away, retries end in Transient, which says if an outcome is unknown."""
     monkeypatch.setattr(Postgres, "pauses", (0.0, 0.05))
     monkeypatch.setattr(dialect, "_OUTCOME_PATIENCE", 0.5)
     async with cutting(postgres.port) as cuts:
@@ -240,8 +236,8 @@ async def test_a_server_that_stays_away_is_given_up(
         await ledger.close()
 
 
-async def test_transactions_in_each_others_way_both_go_through(ledger_url: str) -> None:
-    """Two transactions that would wait for each other for ever are both done, one after the other."""
+async def test_deadlock_is_retried(ledger_url: str) -> None:
+    """Two transactions that deadlock are both completed, one after the other."""
     database = Database(Postgres(ledger_url))
     engine = Postgres(ledger_url).open_engine()
     chunks = metadata.tables["chunks"]
@@ -269,8 +265,8 @@ async def test_transactions_in_each_others_way_both_go_through(ledger_url: str) 
     await ledger.close()
 
 
-async def test_a_run_that_is_recorded_while_it_is_committed_keeps_its_chunks(ledger_url: str) -> None:
-    """However recording a run again and committing it meet, each of its chunks is in the index or in a pending run."""
+async def test_record_during_commit_keeps_chunks(ledger_url: str) -> None:
+    """If a run is recorded again while it is committed, each chunk is in the index or in a pending run."""
     one, two = [await open_ledger(ledger_url, folder=NOWHERE, new_id="i") for _ in range(2)]
     for turn in range(10):
         name = f"i{turn}"
@@ -289,8 +285,8 @@ async def test_a_run_that_is_recorded_while_it_is_committed_keeps_its_chunks(led
         await ledger.close()
 
 
-async def test_texts_that_postgres_cannot_hold_are_refused_in_time(ledger_url: str) -> None:
-    """A cursor or an etag with a NUL is refused, and nothing of its swap is applied."""
+async def test_swap_unstorable_text_is_rejected(ledger_url: str) -> None:
+    """A cursor or etag with a NUL is rejected, and nothing of its swap is applied."""
     ledger = await open_ledger(ledger_url, folder=NOWHERE, new_id="i")
     for bad in (
         Swap(cursor=Cursor(source="s"), value="v\0"),
@@ -318,16 +314,16 @@ async def test_texts_that_postgres_cannot_hold_are_refused_in_time(ledger_url: s
         (psycopg.errors.ProgramLimitExceeded, Rejected),
     ],
 )
-def test_errors_of_the_driver_say_what_to_do(error: type[psycopg.Error], kind: type[Exception]) -> None:
-    """Each failure that is not a mistake of ours becomes an error of our own that names the ledger."""
+def test_driver_errors_become_flowbed_errors(error: type[psycopg.Error], kind: type[Exception]) -> None:
+    """A driver's error that is not a bug of ours becomes an error that names the ledger."""
     meaning = Postgres("postgresql://me:hidden@there/mine").translate(error("as the driver puts it"))
     assert type(meaning) is kind
     assert "postgresql://me@there/mine" in str(meaning)
     assert "as the driver puts it" in str(meaning)
 
 
-async def test_a_mistake_in_a_statement_is_not_hidden(ledger_url: str) -> None:
-    """An error that only a mistake of ours can cause comes through as it is."""
+async def test_invalid_statement_is_not_hidden(ledger_url: str) -> None:
+    """An error that only a bug of ours can cause is raised unchanged."""
     database = Database(Postgres(ledger_url))
     with pytest.raises(sa.exc.ProgrammingError, match="songs"):
         await database.read(lambda connection: connection.execute(sa.text("SELECT * FROM songs")))

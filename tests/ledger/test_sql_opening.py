@@ -44,8 +44,8 @@ def names(folder: Path) -> list[str]:
     return [path.name for path in folder.iterdir()]
 
 
-async def test_the_id_is_made_once(tmp_path: Path) -> None:
-    """A ledger keeps the id it was made with, in a folder that is made where it is missing."""
+async def test_open_keeps_the_first_id(tmp_path: Path) -> None:
+    """A ledger keeps its first id; its folder is created if it is missing."""
     for new_id in ("first", "second"):
         ledger = await open_ledger("deep/below/ledger.db", folder=tmp_path, new_id=new_id)
         assert ledger.id == "first"
@@ -53,8 +53,8 @@ async def test_the_id_is_made_once(tmp_path: Path) -> None:
     assert (tmp_path / "deep" / "below" / "ledger.db").is_file()
 
 
-async def test_a_ledger_that_is_up_to_date_opens_without_alembic(tmp_path: Path) -> None:
-    """Opening an existing ledger leaves alembic unloaded, which would cost half a second."""
+async def test_open_current_schema_loads_no_alembic(tmp_path: Path) -> None:
+    """Opening a current ledger does not load Alembic, which takes half a second."""
     await (await open_ledger("ledger.db", folder=tmp_path, new_id="first")).close()
     again = await asyncio.create_subprocess_exec(
         sys.executable, "-W", "error", "-c", OPEN_AGAIN, tmp_path, stderr=asyncio.subprocess.PIPE
@@ -63,8 +63,8 @@ async def test_a_ledger_that_is_up_to_date_opens_without_alembic(tmp_path: Path)
     assert again.returncode == 0
 
 
-async def test_a_ledger_in_memory_is_its_own(tmp_path: Path) -> None:
-    """Two ledgers in memory hold different things, and leave no file."""
+async def test_memory_ledgers_are_separate(tmp_path: Path) -> None:
+    """Two ledgers in memory have separate contents, and create no file."""
     one, two = [await open_ledger(":memory:", folder=tmp_path, new_id=id_) for id_ in ("one", "two")]
     await put(one, [chunk()])
     assert (one.id, two.id) == ("one", "two")
@@ -104,8 +104,8 @@ def indexes(connection: sa.Connection) -> dict[str, str]:
     return {name: " ".join(sql.split()) for name, sql in connection.execute(query)}
 
 
-async def test_an_unfinished_migration_is_made_again(tmp_path: Path) -> None:
-    """A database that was begun and holds nothing yet is taken for a new one."""
+async def test_open_empty_database_creates_the_ledger(tmp_path: Path) -> None:
+    """A database without tables is treated as new."""
     with closing(sqlite3.connect(tmp_path / "ledger.db")) as raw:
         raw.execute("PRAGMA journal_mode=WAL")
     ledger = await open_ledger("ledger.db", folder=tmp_path, new_id="i")
@@ -113,8 +113,8 @@ async def test_an_unfinished_migration_is_made_again(tmp_path: Path) -> None:
     await ledger.close()
 
 
-async def test_a_newer_ledger_is_refused(tmp_path: Path) -> None:
-    """A ledger of a newer Flowbed is refused by the name of its schema, and left as it is."""
+async def test_open_newer_schema_is_refused(tmp_path: Path) -> None:
+    """The schema of a newer Flowbed is refused by name, and left unchanged."""
     await (await open_ledger("ledger.db", folder=tmp_path, new_id="i")).close()
     with closing(sqlite3.connect(tmp_path / "ledger.db")) as raw, raw:
         raw.execute("UPDATE ledger_version SET version_num = '9999'")
@@ -122,8 +122,8 @@ async def test_a_newer_ledger_is_refused(tmp_path: Path) -> None:
         await open_ledger("ledger.db", folder=tmp_path, new_id="i")
 
 
-async def test_a_database_of_another_program_is_refused(tmp_path: Path) -> None:
-    """A SQLite file that is no ledger is refused, and gets no tables."""
+async def test_open_foreign_database_is_refused(tmp_path: Path) -> None:
+    """A SQLite file that is not a ledger is refused, and gets no tables."""
     with closing(sqlite3.connect(tmp_path / "other.db")) as raw, raw:
         raw.execute("CREATE TABLE songs (title)")
     with pytest.raises(Misconfigured, match=r"other\.db is a database of another program"):
@@ -132,16 +132,16 @@ async def test_a_database_of_another_program_is_refused(tmp_path: Path) -> None:
         assert raw.execute("SELECT name FROM sqlite_master").fetchall() == [("songs",)]
 
 
-async def test_a_file_that_is_no_database_is_refused(tmp_path: Path) -> None:
-    """A file of something else is refused by name, and left as it is."""
+async def test_open_other_file_is_refused(tmp_path: Path) -> None:
+    """A file that is not a database is refused by name, and left unchanged."""
     (tmp_path / "notes.txt").write_text("not a database " * 100)
     with pytest.raises(Misconfigured, match=r"notes\.txt is not a ledger"):
         await open_ledger("notes.txt", folder=tmp_path, new_id="i")
     assert (tmp_path / "notes.txt").read_text() == "not a database " * 100
 
 
-async def test_a_path_that_cannot_be_opened_is_named(tmp_path: Path) -> None:
-    """A folder in the ledger's place, and a file in its folder's place, are refused by name."""
+async def test_open_impossible_path_is_named(tmp_path: Path) -> None:
+    """A folder in place of the file, and a file in place of the folder, are refused by name."""
     (tmp_path / "file").touch()
     with pytest.raises(Misconfigured, match="cannot open or write the ledger"):
         await open_ledger(".", folder=tmp_path, new_id="i")
@@ -149,8 +149,8 @@ async def test_a_path_that_cannot_be_opened_is_named(tmp_path: Path) -> None:
         await open_ledger("file/ledger.db", folder=tmp_path, new_id="i")
 
 
-async def test_other_databases_are_refused(tmp_path: Path) -> None:
-    """An address of a database that this version does not know is refused before anything is touched."""
+async def test_open_unknown_scheme_is_refused(tmp_path: Path) -> None:
+    """An unknown kind of database is refused before anything is created."""
     with pytest.raises(Misconfigured, match="mysql"):
         await open_ledger("mysql://host/db", folder=tmp_path, new_id="i")
     assert names(tmp_path) == []
@@ -167,8 +167,8 @@ def files_up_to(size: int) -> Iterator[None]:
         resource.setrlimit(resource.RLIMIT_FSIZE, before)
 
 
-async def test_a_full_disk_loses_nothing(tmp_path: Path) -> None:
-    """A write that finds no room raises OutOfSpace and leaves no trace; with room again it goes through."""
+async def test_full_disk_loses_nothing(tmp_path: Path) -> None:
+    """A write without room raises OutOfSpace and leaves no trace; with room again it succeeds."""
     ledger = await open_ledger("ledger.db", folder=tmp_path, new_id="i")
     moved = await ledger.documents.swap(Swap(cursor=Cursor(source="s"), value="v1", documents=[document()]))
     rows = [chunk(f"i{number}", error="x" * 200) for number in range(5_000)]
@@ -192,8 +192,8 @@ async def test_a_full_disk_loses_nothing(tmp_path: Path) -> None:
         (sqlite3.SQLITE_CORRUPT, Misconfigured),
     ],
 )
-def test_errors_of_the_driver_say_what_to_do(code: int, kind: type[Exception]) -> None:
-    """Each failure that is not a mistake of ours becomes an error of our own that names the ledger."""
+def test_driver_errors_become_flowbed_errors(code: int, kind: type[Exception]) -> None:
+    """A driver's error that is not a bug of ours becomes an error that names the ledger."""
     error = sqlite3.OperationalError("as the driver puts it")
     error.sqlite_errorcode = code
     meaning = Sqlite("here.db").translate(error)
@@ -202,16 +202,16 @@ def test_errors_of_the_driver_say_what_to_do(code: int, kind: type[Exception]) -
     assert "as the driver puts it" in str(meaning)
 
 
-async def test_a_mistake_in_a_statement_is_not_hidden(tmp_path: Path) -> None:
-    """An error that only a mistake of ours can cause comes through as it is."""
+async def test_invalid_statement_is_not_hidden(tmp_path: Path) -> None:
+    """An error that only a bug of ours can cause is raised unchanged."""
     database = Database(Sqlite(MEMORY))
     with pytest.raises(sa.exc.OperationalError, match="no such table"):
         await database.read(lambda connection: connection.execute(sa.text("SELECT * FROM songs")))
     await database.close()
 
 
-async def test_a_writer_waits_for_another(tmp_path: Path) -> None:
-    """A write that meets another process's transaction waits for it; reads do not wait."""
+async def test_writer_waits_for_another_process(tmp_path: Path) -> None:
+    """A write waits for another process's transaction; reads do not."""
     ledger = await open_ledger("ledger.db", folder=tmp_path, new_id="i")
     with closing(sqlite3.connect(tmp_path / "ledger.db", isolation_level=None)) as other:
         other.execute("BEGIN IMMEDIATE")
@@ -224,8 +224,8 @@ async def test_a_writer_waits_for_another(tmp_path: Path) -> None:
     await ledger.close()
 
 
-async def test_a_cancelled_caller_leaves_nothing_half_done(tmp_path: Path) -> None:
-    """Callers cancelled at any moment leave whole transactions, and no connection that is missing later."""
+async def test_cancelled_callers_leave_whole_transactions(tmp_path: Path) -> None:
+    """Callers cancelled at any moment leave whole transactions and no lost connection."""
     ledger = await open_ledger("ledger.db", folder=tmp_path, new_id="i")
     for turn in range(30):
         cursor = await ledger.documents.cursor("s")

@@ -54,14 +54,14 @@ async def killed(task: str, folder: Path, *, turns: int, after: float) -> None:
     await started.communicate()
 
 
-async def test_processes_that_open_a_new_ledger_at_once_agree(tmp_path: Path) -> None:
-    """Four processes that make the same ledger at once get one id, that of one of them."""
+async def test_open_concurrent_processes_create_one_ledger(tmp_path: Path) -> None:
+    """Four processes that create the same ledger at once get the same id."""
     said = await together("show_id", tmp_path / "new")
     assert len({id_ for (id_,) in said}) == 1
 
 
-async def test_each_chunk_is_won_by_one_process(tmp_path: Path) -> None:
-    """Four processes that claim the same batches win every chunk exactly once."""
+async def test_claim_concurrent_processes_are_exclusive(tmp_path: Path) -> None:
+    """Four processes that claim the same batches get every chunk exactly once."""
     names = [f"b{number}" for number in range(process.BATCHES)]
     rows = [
         process.chunk(f"{name}/{number}", "d", name) for name in names for number in range(process.IN_BATCH)
@@ -76,8 +76,8 @@ async def test_each_chunk_is_won_by_one_process(tmp_path: Path) -> None:
     await ledger.close()
 
 
-async def test_each_chunk_of_a_submission_is_taken_by_one_process(tmp_path: Path) -> None:
-    """Four processes that take from the same submissions have every chunk, and every submission, exactly once."""
+async def test_take_concurrent_processes_are_exclusive(tmp_path: Path) -> None:
+    """Four processes that take from the same submissions get every chunk and submission exactly once."""
     names = [f"b{number}" for number in range(process.BATCHES)]
     rows = [
         process.chunk(f"{name}/{number}", "d", name) for name in names for number in range(process.IN_BATCH)
@@ -94,8 +94,8 @@ async def test_each_chunk_of_a_submission_is_taken_by_one_process(tmp_path: Path
     await ledger.close()
 
 
-async def test_no_swap_is_lost_between_processes(tmp_path: Path) -> None:
-    """Four processes that move one cursor on, each again after a Conflict, move it once for each success."""
+async def test_swap_concurrent_processes_lose_nothing(tmp_path: Path) -> None:
+    """Four processes that swap from one cursor, with retries on Conflict, move it once per success."""
     await together("count", tmp_path)
     ledger = await open_ledger("ledger.db", folder=tmp_path, new_id="i")
     assert await ledger.documents.cursor("s") == Cursor(source="s", value="80", token=80)
@@ -103,8 +103,8 @@ async def test_no_swap_is_lost_between_processes(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("after", [0.0, 0.15])
-async def test_a_swap_that_is_killed_holds_whole_or_not_at_all(tmp_path: Path, after: float) -> None:
-    """After SIGKILL in a swap, cursor, documents and chunks are those of the swaps that ended, and work goes on."""
+async def test_swap_killed_is_whole_or_absent(tmp_path: Path, after: float) -> None:
+    """After SIGKILL during a swap, only completed swaps are stored, and work continues."""
     await killed("swap", tmp_path, turns=2, after=after)
     ledger = await open_ledger("ledger.db", folder=tmp_path, new_id="i")
     cursor = await ledger.documents.cursor("s")
@@ -119,8 +119,8 @@ async def test_a_swap_that_is_killed_holds_whole_or_not_at_all(tmp_path: Path, a
 
 
 @pytest.mark.parametrize("after", [0.0, 0.15])
-async def test_a_record_that_is_killed_holds_whole_or_not_at_all(tmp_path: Path, after: float) -> None:
-    """After SIGKILL in a record, the run and all its chunks are there, or neither."""
+async def test_record_killed_is_whole_or_absent(tmp_path: Path, after: float) -> None:
+    """After SIGKILL during a record, the run exists with all its chunks, or not at all."""
     await killed("record", tmp_path, turns=1, after=after)
     ledger = await open_ledger("ledger.db", folder=tmp_path, new_id="i")
     documents, _ = process.page(0)

@@ -52,27 +52,27 @@ def tree(folder: Path, *names: str) -> None:
         (folder / name).write_text(f"in {name}")
 
 
-async def test_order_is_by_name(tmp_path: Path) -> None:
-    """Files are listed folder by folder in the order of names, with paths in posix form."""
+async def test_fetch_lists_in_order_of_names(tmp_path: Path) -> None:
+    """Files are listed folder by folder in order of names, with posix paths."""
     tree(tmp_path, "b.txt", "a/z.txt", "a/b/c.txt", "c.txt")
     assert await listed(tmp_path) == ["a/b/c.txt", "a/z.txt", "b.txt", "c.txt"]
 
 
-async def test_a_single_file_is_its_name(tmp_path: Path) -> None:
-    """A location that is a file is one document, called as the file is."""
+async def test_location_single_file_is_one_document(tmp_path: Path) -> None:
+    """A location that is a file is one document with the file's name."""
     tree(tmp_path, "a/b.md", "a/c.md")
     (document,) = await read(tmp_path, "a/b.md")
     assert (document.id, document.kind, document.text) == ("b.md", "markdown", "in a/b.md")
 
 
-async def test_an_absolute_location_stays_where_it_is(tmp_path: Path) -> None:
-    """An absolute location is not taken below the project's folder."""
+async def test_location_absolute_is_used_as_is(tmp_path: Path) -> None:
+    """An absolute location is not below the project's folder."""
     tree(tmp_path, "there/a.txt")
     assert await listed(tmp_path / "project", str(tmp_path / "there")) == ["a.txt"]
 
 
-async def test_hidden_and_made_things_are_left_out(tmp_path: Path) -> None:
-    """Hidden files and folders, virtual environments and caches are no documents."""
+async def test_hidden_and_generated_files_are_left_out(tmp_path: Path) -> None:
+    """Hidden files and folders, virtual environments and caches are not listed."""
     tree(
         tmp_path,
         ".git/config",
@@ -87,14 +87,14 @@ async def test_hidden_and_made_things_are_left_out(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("include", ["*.md,*.txt", ["*.md", "*.txt"]], ids=["commas", "list"])
-async def test_include_and_exclude(tmp_path: Path, include: object) -> None:
-    """Only what `include` names and `exclude` does not is listed, at any depth."""
+async def test_include_and_exclude_select_files(tmp_path: Path, include: object) -> None:
+    """Files are listed if `include` matches and `exclude` does not, at any depth."""
     tree(tmp_path, "a.md", "deep/er/b.txt", "c.py", "old/d.md")
     assert await listed(tmp_path, include=include, exclude="old/") == ["a.md", "deep/er/b.txt"]
 
 
-async def test_the_ignore_file_is_kept_to(tmp_path: Path) -> None:
-    """Patterns of the ignore file hold as in git, exceptions among them; another name can be given."""
+async def test_ignore_file_works_as_in_git(tmp_path: Path) -> None:
+    """Patterns of the ignore file work as in git, including exceptions; its name can be changed."""
     tree(tmp_path, "a.log", "keep.log", "build/x.txt", "src/b.txt")
     (tmp_path / ".flowbedignore").write_text("# made\n*.log\n!keep.log\n/build/\n")
     (tmp_path / ".gitignore").write_text("src\n")
@@ -110,8 +110,8 @@ async def test_the_ignore_file_is_kept_to(tmp_path: Path) -> None:
         pytest.param("text".encode("utf-16"), "UTF-16", id="utf-16"),
     ],
 )
-async def test_what_is_no_text_is_skipped(tmp_path: Path, raw: bytes, reason: str) -> None:
-    """A file that is not text is no failure, and its reason is said."""
+async def test_binary_file_is_skipped(tmp_path: Path, raw: bytes, reason: str) -> None:
+    """A file that is not text is no failure, and the reason is given."""
     (tmp_path / "a.bin").write_bytes(raw)
     tree(tmp_path, "b.txt")
     (problem,) = (await problems(tmp_path)).values()
@@ -121,34 +121,34 @@ async def test_what_is_no_text_is_skipped(tmp_path: Path, raw: bytes, reason: st
     assert await listed(tmp_path) == ["b.txt"]
 
 
-async def test_what_is_no_text_further_on_is_rejected(tmp_path: Path) -> None:
-    """A file that stops being text past its head is rejected when it is read, with the place."""
+async def test_read_file_with_later_binary_data_is_rejected(tmp_path: Path) -> None:
+    """A file that stops being text after its start is rejected when it is read, with the position."""
     (tmp_path / "a.txt").write_bytes(b"a" * 100_000 + b"\xff")
     (entry,) = entries(await fetched(tmp_path))
     with pytest.raises(Rejected, match="byte 0xff at 100000"):
         entry.read()
 
 
-async def test_a_character_across_the_end_of_the_head_is_text(tmp_path: Path) -> None:
-    """A character that spans the end of what is looked at does not make a file look like no text."""
+async def test_character_across_the_inspected_start_is_text(tmp_path: Path) -> None:
+    """A character that spans the end of the inspected start does not make a file binary."""
     (tmp_path / "a.txt").write_text("a" + "é" * 70_000)
     assert len((await read(tmp_path))[0].text) == 70_001
 
 
-async def test_text_is_kept_as_it_is(tmp_path: Path) -> None:
-    """Line ends stay as they are, so that offsets are those of the file; a byte order mark is no text."""
+async def test_read_keeps_text_unchanged(tmp_path: Path) -> None:
+    """Line ends are kept, so that offsets match the file; a byte order mark is dropped."""
     (tmp_path / "a.txt").write_bytes(b"\xef\xbb\xbfone\r\ntwo\r")
     assert (await read(tmp_path))[0].text == "one\r\ntwo\r"
 
 
-async def test_an_empty_file_is_a_document_without_text(tmp_path: Path) -> None:
-    """An empty file is listed; its text is empty."""
+async def test_empty_file_is_an_empty_document(tmp_path: Path) -> None:
+    """An empty file is listed, and its text is empty."""
     (tmp_path / "a.txt").touch()
     assert [document.text for document in await read(tmp_path)] == [""]
 
 
-async def test_kinds_and_titles(tmp_path: Path) -> None:
-    """Markdown is known by its suffix; a title is the file's name where that is asked for."""
+async def test_read_sets_kind_and_title(tmp_path: Path) -> None:
+    """Markdown is recognized by its suffix; the title is the file's name if requested."""
     tree(tmp_path, "a.MD", "b.markdown", "c.mdx", "d.rst")
     assert [document.kind for document in await read(tmp_path)] == ["markdown"] * 3 + ["text"]
     assert [document.title for document in await read(tmp_path)] == [""] * 4
@@ -156,7 +156,7 @@ async def test_kinds_and_titles(tmp_path: Path) -> None:
     assert etags(await fetched(tmp_path)) != etags(await fetched(tmp_path, title="name"))
 
 
-async def test_a_large_file_is_a_problem(tmp_path: Path) -> None:
+async def test_file_over_max_bytes_is_a_problem(tmp_path: Path) -> None:
     """A file larger than `max_bytes` is a failure that names the option."""
     (tmp_path / "a.txt").write_text("x" * 11)
     problem = (await problems(tmp_path, max_bytes="10"))["a.txt"]
@@ -165,8 +165,8 @@ async def test_a_large_file_is_a_problem(tmp_path: Path) -> None:
     assert await listed(tmp_path, max_bytes=11) == ["a.txt"]
 
 
-async def test_links(tmp_path: Path) -> None:
-    """Links to files inside are followed; those that leave, lead to folders, loop or lead nowhere are skipped."""
+async def test_links_inside_the_folder_are_followed(tmp_path: Path) -> None:
+    """Links to files inside are followed; links to folders, outside, broken or circular ones are skipped."""
     outside = tmp_path / "outside.txt"
     outside.write_text("secret")
     folder = tmp_path / "folder"
@@ -182,7 +182,7 @@ async def test_links(tmp_path: Path) -> None:
     assert all(problem.skipped for problem in found.values())
 
 
-async def test_a_linked_location_is_followed(tmp_path: Path) -> None:
+async def test_location_may_be_a_link(tmp_path: Path) -> None:
     """The location itself may be a link."""
     tree(tmp_path, "real/a.txt")
     (tmp_path / "real" / "b.txt").symlink_to("a.txt")
@@ -190,14 +190,14 @@ async def test_a_linked_location_is_followed(tmp_path: Path) -> None:
     assert await listed(tmp_path, "link") == ["a.txt", "b.txt"]
 
 
-async def test_a_pipe_is_not_opened(tmp_path: Path) -> None:
-    """What is no regular file is skipped without opening it, which would hang."""
+async def test_pipe_is_skipped_unopened(tmp_path: Path) -> None:
+    """Anything but a regular file is skipped without opening it, which could hang."""
     os.mkfifo(tmp_path / "pipe")
     assert (await problems(tmp_path))["pipe"].skipped
 
 
-async def test_odd_names(tmp_path: Path) -> None:
-    """Names in any language are ids; those that are not UTF-8 or hold a line end are problems."""
+async def test_names_must_be_utf8_without_control_characters(tmp_path: Path) -> None:
+    """Names in any language are ids; names that are not UTF-8 or contain a line end are problems."""
     tree(tmp_path, "été/日本\u3000語 👨‍👩‍👧.txt", "a#b%20c.txt", "line\nend.txt")
     (tmp_path / os.fsdecode(b"\xff.txt")).write_text("x")
     assert await listed(tmp_path) == ["a#b%20c.txt", "été/日本\u3000語 👨‍👩‍👧.txt"]
@@ -208,8 +208,8 @@ async def test_odd_names(tmp_path: Path) -> None:
 
 
 @pytest.mark.skipif(os.geteuid() == 0, reason="root may read everything")
-async def test_what_may_not_be_read_is_a_problem(tmp_path: Path) -> None:
-    """A file that may not be read is a problem; a folder that may not be listed is one of no known document."""
+async def test_unreadable_file_is_a_problem(tmp_path: Path) -> None:
+    """An unreadable file is a problem; an unreadable folder is one of an unknown document."""
     tree(tmp_path, "a.txt", "closed/b.txt", "c.txt")
     (tmp_path / "a.txt").chmod(0)
     assert "ermission" in (await problems(tmp_path))["a.txt"].reason
@@ -220,10 +220,8 @@ async def test_what_may_not_be_read_is_a_problem(tmp_path: Path) -> None:
     (tmp_path / "closed").chmod(0o700)
 
 
-async def test_a_folder_that_cannot_be_listed_makes_nothing_gone(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """A folder that cannot be listed is a problem of no known document, so that none is taken for gone."""
+async def test_unlistable_folder_deletes_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A folder that cannot be listed is a problem of an unknown document, so that nothing counts as gone."""
     tree(tmp_path, "a.txt", "closed/b.txt")
     scandir = os.scandir
 
@@ -238,8 +236,8 @@ async def test_a_folder_that_cannot_be_listed_makes_nothing_gone(
     assert (found.reason, found.document, found.skipped) == ("cannot be listed: Permission denied", "", False)
 
 
-async def test_a_file_that_vanished_is_rejected(tmp_path: Path) -> None:
-    """A file that vanishes between listing and reading is rejected with the reason."""
+async def test_read_removed_file_is_rejected(tmp_path: Path) -> None:
+    """A file removed between listing and reading is rejected with the reason."""
     tree(tmp_path, "a.txt")
     (entry,) = entries(await fetched(tmp_path))
     (tmp_path / "a.txt").unlink()
@@ -247,8 +245,8 @@ async def test_a_file_that_vanished_is_rejected(tmp_path: Path) -> None:
         entry.read()
 
 
-async def test_a_fresh_file_is_known_by_its_content(tmp_path: Path) -> None:
-    """A write that leaves size and time as they were is seen, as long as the file is fresh."""
+async def test_recent_file_is_identified_by_content(tmp_path: Path) -> None:
+    """A write that keeps size and time is noticed as long as the file is recent."""
     file = tmp_path / "a.txt"
     file.write_text("one")
     source = open_files(".", folder=tmp_path, options={}, clock=now)
@@ -259,8 +257,8 @@ async def test_a_fresh_file_is_known_by_its_content(tmp_path: Path) -> None:
     assert etags(await pages(source)) != first
 
 
-async def test_settled_files_are_known_by_their_stamp(tmp_path: Path) -> None:
-    """A file that was touched long ago is known by size, time and identity; touching it moves its etag."""
+async def test_old_file_is_identified_by_its_stamp(tmp_path: Path) -> None:
+    """An old file is identified by size, time and inode; touching it changes its etag."""
     file = tmp_path / "a.txt"
     file.write_text("one")
     os.utime(file, (1_000_000, 1_000_000))
@@ -281,13 +279,13 @@ async def test_settled_files_are_known_by_their_stamp(tmp_path: Path) -> None:
         pytest.param({"ignore": 3}, "'ignore'.*a string", id="text"),
     ],
 )
-def test_a_wrong_option_is_misconfigured(tmp_path: Path, options: dict[str, object], message: str) -> None:
-    """An option that is unknown or wrong is refused when the source is opened, naming what there is."""
+def test_invalid_option_is_misconfigured(tmp_path: Path, options: dict[str, object], message: str) -> None:
+    """An unknown or invalid option is refused on opening, and the message lists the valid ones."""
     with pytest.raises(Misconfigured, match=message):
         open_files(".", folder=tmp_path, options=options, clock=later)
 
 
-async def test_neither_file_nor_folder(tmp_path: Path) -> None:
+async def test_location_device_is_misconfigured(tmp_path: Path) -> None:
     """A location that is neither a file nor a folder is misconfigured."""
     os.mkfifo(tmp_path / "pipe")
     with pytest.raises(Misconfigured, match="neither a file nor a folder"):

@@ -9,8 +9,8 @@ from flowbed.sources.id_table import IdTable
 COUNT = 30_000
 
 
-def test_the_first_place_stays() -> None:
-    """Each id keeps the place where it was met first, however many others come after it."""
+def test_first_returns_the_first_place() -> None:
+    """Each id keeps its first place, however many others follow."""
     table = IdTable()
     assert [table.first(f"id {number}", number) for number in range(COUNT)] == list(range(COUNT))
     again = [table.first(f"id {number}", COUNT + number) for number in range(0, COUNT, 7)]
@@ -19,8 +19,8 @@ def test_the_first_place_stays() -> None:
     assert table.first("", 1) == 2**63
 
 
-def test_ids_that_share_a_slot_are_told_apart() -> None:
-    """Ids whose hashes fall together are other ids all the same."""
+def test_first_colliding_hashes_are_separate_ids() -> None:
+    """Ids whose hashes collide are separate ids."""
 
     class Crowded(str):
         __slots__ = ()
@@ -33,8 +33,8 @@ def test_ids_that_share_a_slot_are_told_apart() -> None:
     assert [table.first(Crowded(number), 99) for number in range(50)] == list(range(50))
 
 
-def test_an_id_takes_few_bytes() -> None:
-    """What is remembered of an id does not depend on its length."""
+def test_table_uses_few_bytes_per_id() -> None:
+    """The memory per id does not depend on its length."""
     tracemalloc.start()
     try:
         table = IdTable()

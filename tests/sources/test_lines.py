@@ -43,8 +43,8 @@ async def documents(folder: Path, location: str = "a.jsonl", **options: object) 
     return [entry.read() for entry in entries(await pages(opened(folder, location, **options)))]
 
 
-async def test_fields_by_default(tmp_path: Path) -> None:
-    """Id, text and title are found under their usual names; blank lines are passed over."""
+async def test_fields_have_default_names(tmp_path: Path) -> None:
+    """Id, text and title are found under their usual names; blank lines are ignored."""
     (tmp_path / "a.jsonl").write_text(
         '{"_id":"x","title":"T","text":"one","n":1}\n\n  \r\n{"id":7,"text":"two"}'
     )
@@ -59,8 +59,8 @@ async def test_fields_by_default(tmp_path: Path) -> None:
     assert (second.id, second.title, second.text) == ("7", "", "two")
 
 
-async def test_fields_by_name(tmp_path: Path) -> None:
-    """Options name the fields, dots lead into objects, and metadata becomes flat scalars."""
+async def test_fields_can_be_named(tmp_path: Path) -> None:
+    """Options name the fields, dots reach into objects, and metadata becomes flat scalars."""
     record = {
         "key": {"id": "x"},
         "body": "one",
@@ -102,8 +102,10 @@ async def test_fields_by_name(tmp_path: Path) -> None:
         pytest.param(b'{"id":' + b"[" * 100_000, "not JSON", id="deep"),
     ],
 )
-async def test_a_bad_line_is_a_problem_and_the_rest_goes_on(tmp_path: Path, line: bytes, reason: str) -> None:
-    """A line that is no record is a problem that names file and line; other lines are listed."""
+async def test_invalid_line_is_a_problem_and_others_are_listed(
+    tmp_path: Path, line: bytes, reason: str
+) -> None:
+    """A line that is not a record is a problem with file and line; the others are listed."""
     good = b'{"id":"%s","text":"t"}\n'
     (tmp_path / "a.jsonl").write_bytes(good % b"first" + line + b"\n" + good % b"last")
     fetched = await pages(opened(tmp_path, metadata="n"))
@@ -114,8 +116,8 @@ async def test_a_bad_line_is_a_problem_and_the_rest_goes_on(tmp_path: Path, line
     assert [problem.document for page in fetched for problem in page.problems] == [""]
 
 
-async def test_a_file_cut_short_keeps_what_is_before(tmp_path: Path) -> None:
-    """A file that ends in the middle of a record says so; the records before stay."""
+async def test_truncated_file_keeps_earlier_records(tmp_path: Path) -> None:
+    """A file that ends inside a record is a problem; the records before it are listed."""
     (tmp_path / "a.jsonl").write_text('{"id":1,"text":"one"}\n{"id":2,"tex')
     fetched = await pages(opened(tmp_path))
     assert list(etags(fetched)) == ["1"]
@@ -125,8 +127,8 @@ async def test_a_file_cut_short_keeps_what_is_before(tmp_path: Path) -> None:
     assert [problem.document for page in fetched for problem in page.problems] == [""]
 
 
-async def test_the_first_of_two_stays(tmp_path: Path) -> None:
-    """Of two records with one id the first stays; the problem names both places and the id."""
+async def test_duplicate_id_keeps_the_first(tmp_path: Path) -> None:
+    """Of two records with one id the first counts; the problem names both places and the id."""
     (tmp_path / "b.jsonl").write_text('{"id":2,"text":"second"}\n{"id":1,"text":"again"}\n')
     (tmp_path / "a.jsonl").write_text('{"id":1,"text":"first"}\n')
     fetched = await pages(opened(tmp_path, "."))
@@ -135,8 +137,8 @@ async def test_the_first_of_two_stays(tmp_path: Path) -> None:
     assert [problem.document for page in fetched for problem in page.problems] == ["1"]
 
 
-async def test_an_untouched_file_is_not_read_again(tmp_path: Path) -> None:
-    """Nothing is listed, and nothing gone, while no file was touched; a touch or another option reads again."""
+async def test_untouched_file_is_not_read_again(tmp_path: Path) -> None:
+    """Nothing is listed, and nothing gone, until a file is touched or an option changes."""
     file = tmp_path / "a.jsonl"
     file.write_text('{"id":1,"text":"one"}\n')
     (*_, last) = await pages(opened(tmp_path))
@@ -148,22 +150,22 @@ async def test_an_untouched_file_is_not_read_again(tmp_path: Path) -> None:
     assert entries(await pages(opened(tmp_path), last.cursor))
 
 
-async def test_a_fresh_file_is_read_again(tmp_path: Path) -> None:
-    """A file touched within the last two seconds may change without showing it, so it is read again."""
+async def test_recent_file_is_read_again(tmp_path: Path) -> None:
+    """A file touched within the last two seconds may change unnoticed, so it is read again."""
     (tmp_path / "a.jsonl").write_text('{"id":1,"text":"one"}\n')
     source = open_jsonl("a.jsonl", folder=tmp_path, options={}, clock=now)
     assert (await pages(source))[-1].cursor == ""
 
 
-async def test_problems_stay_known(tmp_path: Path) -> None:
-    """A file with problems is read again, and the problems are found again."""
+async def test_problems_are_found_again(tmp_path: Path) -> None:
+    """A file with problems is read again, and they are found again."""
     (tmp_path / "a.jsonl").write_text('{"id":1,"text":"one"}\n{}\n')
     first = await pages(opened(tmp_path))
     assert problems(await pages(opened(tmp_path), first[-1].cursor)) == problems(first) != []
 
 
-async def test_a_file_written_while_it_is_read_makes_nothing_gone(tmp_path: Path) -> None:
-    """A file that changes during the fetch is neither complete nor skipped the next time."""
+async def test_file_changed_during_fetch_is_incomplete(tmp_path: Path) -> None:
+    """A file that changes during the fetch makes it incomplete, and is read again next time."""
     file = tmp_path / "a.jsonl"
     file.write_text("".join(f'{{"id":{number},"text":"t"}}\n' for number in range(1_500)))
     fetched = []
@@ -173,8 +175,8 @@ async def test_a_file_written_while_it_is_read_makes_nothing_gone(tmp_path: Path
     assert (fetched[-1].complete, fetched[-1].cursor) == (False, "")
 
 
-async def test_locations(tmp_path: Path) -> None:
-    """A folder is its *.jsonl files but hidden ones, a pattern what it matches; one without a match is missing."""
+async def test_location_file_folder_or_pattern(tmp_path: Path) -> None:
+    """A folder stands for its visible *.jsonl files, a pattern for its matches; none is an error."""
     for name in ("a.jsonl", "deep/b.jsonl", ".hidden/c.jsonl", "d.txt"):
         (tmp_path / name).parent.mkdir(exist_ok=True)
         (tmp_path / name).write_text(json.dumps({"id": name, "text": "t"}))
@@ -185,8 +187,8 @@ async def test_locations(tmp_path: Path) -> None:
         await pages(opened(tmp_path, "*.csv"))
 
 
-async def test_memory_stays_small(tmp_path: Path) -> None:
-    """A large file is streamed: what is held at once is a page, and a few bytes for each id."""
+async def test_large_file_is_streamed(tmp_path: Path) -> None:
+    """A large file needs memory for a page and a few bytes per id."""
     line = json.dumps({"id": "%06d", "text": "x" * 4_000}) + "\n"
     with (tmp_path / "a.jsonl").open("w") as file:
         file.writelines(line % number for number in range(25_000))
@@ -202,8 +204,8 @@ async def test_memory_stays_small(tmp_path: Path) -> None:
     assert peak < 60_000_000  # of 100 MB
 
 
-async def test_an_overlong_record_is_a_problem(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A record too long to be text is passed over, and the next is read."""
+async def test_overlong_record_is_a_problem(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A record too long to be text is a problem, and the next one is read."""
     monkeypatch.setattr("flowbed.sources.lines.LONGEST_RECORD", 100)
     line = '{"id":%d,"text":"%s"}\n'
     (tmp_path / "a.jsonl").write_text(line % (1, "x" * 200) + line % (2, "x"))
@@ -212,14 +214,14 @@ async def test_an_overlong_record_is_a_problem(tmp_path: Path, monkeypatch: pyte
     assert problems(fetched) == [("a.jsonl:1", "longer than 100 bytes")]
 
 
-async def test_a_byte_order_mark_is_no_part_of_the_first_record(tmp_path: Path) -> None:
-    """A file that begins with a byte order mark is read as if it did not."""
+async def test_byte_order_mark_is_ignored(tmp_path: Path) -> None:
+    """A byte order mark at the start of a file is ignored."""
     (tmp_path / "a.jsonl").write_bytes(b'\xef\xbb\xbf{"id":1,"text":"one"}\n')
     assert [document.id for document in await documents(tmp_path)] == ["1"]
 
 
-def test_wrong_options(tmp_path: Path) -> None:
-    """An unknown option and an unknown kind of text are refused, naming what there is."""
+def test_invalid_options_are_misconfigured(tmp_path: Path) -> None:
+    """An unknown option or kind of text is refused, and the message lists the valid ones."""
     with pytest.raises(Misconfigured, match="its options are: id, text, title, metadata, kind"):
         opened(tmp_path, txt="body")
     with pytest.raises(Misconfigured, match="one of: text, markdown"):
@@ -228,15 +230,15 @@ def test_wrong_options(tmp_path: Path) -> None:
         open_receipts("a.jsonl", folder=tmp_path, options={"id": "x"}, clock=later)
 
 
-async def test_the_retrieval_corpus(data: Path) -> None:
-    """Every document of the Cranfield corpus is listed, empty ones too."""
+async def test_cranfield_corpus_is_listed(data: Path) -> None:
+    """Every document of the Cranfield corpus is listed, even empty ones."""
     fetched = await documents(data, "retrieval/corpus.jsonl")
     assert len(fetched) == 1_400
     assert [document.id for document in fetched if not document.text] == ["471", "995"]
 
 
-async def test_the_receipts(data: Path) -> None:
-    """Every receipt is listed under its id, with its JSON for the chunker."""
+async def test_real_receipts_are_listed(data: Path) -> None:
+    """Every receipt is listed by its id, with its JSON for the chunker."""
     source = open_receipts("receipts.jsonl", folder=data, options={}, clock=later)
     fetched = [entry.read() for entry in entries(await pages(source))]
     assert len(fetched) == 313
@@ -245,8 +247,8 @@ async def test_the_receipts(data: Path) -> None:
     assert json.loads(fetched[0].text)["merchant_name"] == "RESTORAN WAN SHENG"
 
 
-async def test_receipts_in_files_of_their_own(tmp_path: Path) -> None:
-    """A .json file is one receipt over several lines, a list of them, or lines of them."""
+async def test_receipts_json_files_are_read(tmp_path: Path) -> None:
+    """A .json file contains one receipt, a list of them, or one per line."""
     receipts = [{"image_id": f"i{number}", "receipt_id": number, "lines": []} for number in range(5)]
     (tmp_path / "a.json").write_text(json.dumps(receipts[0], indent=1))
     (tmp_path / "b.json").write_text(json.dumps(receipts[1:3]))
@@ -255,8 +257,8 @@ async def test_receipts_in_files_of_their_own(tmp_path: Path) -> None:
     assert list(etags(await pages(source))) == [f"IMAGE#i{n}#RECEIPT#{n:05d}" for n in range(5)]
 
 
-async def test_receipts_without_a_name(tmp_path: Path) -> None:
-    """A receipt without image or number is a problem that says which."""
+async def test_receipt_without_id_is_a_problem(tmp_path: Path) -> None:
+    """A receipt without image or number is a problem that says which is missing."""
     (tmp_path / "a.jsonl").write_text(
         '{"receipt_id":1}\n{"image_id":"a#b","receipt_id":1}\n{"image_id":"a","receipt_id":"1"}\n{"image_id":"a","receipt_id":-1}\n'
     )

@@ -35,8 +35,8 @@ def plainly(raw: bytes) -> Any:
 @example({"id": -(2**63) - 1}, False)
 @example({"meta": {"big": [2**64 + 1]}}, False)
 @example({"text": "\ud83d\ude00"}, True)
-def test_every_value_is_what_python_reads(value: object, ascii_only: bool) -> None:
-    """Whatever JSON says, whole numbers of any length among it, comes back as Python's own parser reads it."""
+def test_parse_record_equals_python(value: object, ascii_only: bool) -> None:
+    """All JSON, including integers of any length, is parsed as Python's own parser does."""
     raw = json.dumps(value, ensure_ascii=ascii_only).encode("utf-8", "replace")
     text, read = parse_record(raw)
     assert text == raw.decode()
@@ -46,16 +46,16 @@ def test_every_value_is_what_python_reads(value: object, ascii_only: bool) -> No
 @pytest.mark.parametrize(
     "raw", [b'{"a": -0}', b'{"a": -0.0}', b'{"a": 1, "a": 2}', b'{"a": 1E3}', b'\xef\xbb\xbf{"a":1}']
 )
-def test_what_parsers_differ_in(raw: bytes) -> None:
-    """Negative zeros, keys that are there twice, exponents and byte order marks are read as Python reads them."""
+def test_parse_record_ambiguous_json_equals_python(raw: bytes) -> None:
+    """Negative zeros, duplicate keys, exponents and byte order marks are parsed as Python does."""
     assert repr(parse_record(raw)[1]) == repr(plainly(raw))
 
 
 @given(st.binary(max_size=30), st.integers(min_value=0, max_value=40))
 @example(b"\0", 3)
 @example(b"\xed\xa0\x80", 8)
-def test_damage_is_told_alike(noise: bytes, at: int) -> None:
-    """Bytes that damage a record are accepted or refused as Python's own parser would."""
+def test_parse_record_damaged_json_equals_python(noise: bytes, at: int) -> None:
+    """Damaged records are accepted or rejected as by Python's own parser."""
     whole = b'{"id": 12, "text": "a \\u00fc b", "n": [1.5, null]}'
     raw = whole[:at] + noise + whole[at:]
     try:
@@ -69,8 +69,8 @@ def test_damage_is_told_alike(noise: bytes, at: int) -> None:
     assert found == expected
 
 
-def test_depth_is_what_python_can_follow() -> None:
-    """What is nested deeper than Python's own parser follows is refused, though a quicker one would read it."""
+def test_parse_record_deep_nesting_is_rejected() -> None:
+    """Deeper nesting than Python's parser supports is rejected, though orjson would accept it."""
     raw = b'{"a":' + b"[" * 1_010 + b"]" * 1_010 + b"}"
     assert orjson.loads(raw)
     with pytest.raises(Rejected, match="nested too deeply"):

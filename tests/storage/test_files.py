@@ -55,8 +55,8 @@ def finish(process: subprocess.Popen[str]) -> str:
         ("{folder}/100%25 #1", "100%25 #1"),
     ],
 )
-async def test_a_folder_is_named_by_path_or_url(tmp_path: Path, url: str, place: str) -> None:
-    """A path is taken as it is, a URL is decoded, and a relative one is below the folder given."""
+async def test_open_store_by_path_or_url(tmp_path: Path, url: str, place: str) -> None:
+    """A path is used as it is, a URL is decoded, and a relative one is below the given folder."""
     store = open_store(url.format(folder=tmp_path), folder=tmp_path)
     await store.put("k", b"x")
     assert (tmp_path / place / "k").read_bytes() == b"x"
@@ -65,16 +65,16 @@ async def test_a_folder_is_named_by_path_or_url(tmp_path: Path, url: str, place:
 
 
 @pytest.mark.parametrize("url", ["gs://bucket", "http://host"])
-def test_other_schemes_are_refused(tmp_path: Path, url: str) -> None:
-    """A scheme that this version does not store on is refused by name."""
+def test_open_store_unknown_scheme_is_refused(tmp_path: Path, url: str) -> None:
+    """An unsupported scheme is refused by name."""
     with pytest.raises(
         Misconfigured, match=rf"{url}.*{url.partition(':')[0]}:// is not built into this version"
     ):
         open_store(url, folder=tmp_path)
 
 
-def test_processes_lose_no_update(tmp_path: Path) -> None:
-    """3 processes that count one number up by replacing it lose no step."""
+def test_replace_concurrent_processes_lose_nothing(tmp_path: Path) -> None:
+    """3 processes that increment one number by replacing it lose no step."""
     asyncio.run(open_store("store", folder=tmp_path).create("counter", b"0 by nobody"))
     code = (
         "async def main():\n    for step in range(25):\n"
@@ -85,8 +85,8 @@ def test_processes_lose_no_update(tmp_path: Path) -> None:
     assert (tmp_path / "store" / "counter").read_bytes().startswith(b"75 by")
 
 
-def test_one_of_many_creating_processes_wins(tmp_path: Path) -> None:
-    """Of 3 processes that create the same 25 keys, one wins each."""
+def test_create_concurrent_processes_one_wins(tmp_path: Path) -> None:
+    """Of 3 processes that create the same 25 keys, one succeeds per key."""
     code = (
         "async def main():\n    won = 0\n    for number in range(25):\n        try:\n"
         "            await store.create(f'k/{number}', str(os.getpid()).encode())\n            won += 1\n"
@@ -98,8 +98,8 @@ def test_one_of_many_creating_processes_wins(tmp_path: Path) -> None:
     assert {pid: str(kept.count(pid)) for pid in won} == won
 
 
-async def test_a_killed_write_leaves_nothing(tmp_path: Path) -> None:
-    """After kill -9 amid a write the old object is there, no listing shows the rest, and a later process removes it."""
+async def test_put_killed_leaves_the_old_object(tmp_path: Path) -> None:
+    """After kill -9 during a write, the old object remains, and a later process removes the unfinished file."""
     store = open_store("store", folder=tmp_path)
     await store.put("k", b"old")
     code = (
@@ -122,8 +122,8 @@ async def test_a_killed_write_leaves_nothing(tmp_path: Path) -> None:
     assert list(unfinished.iterdir()) == []
 
 
-async def test_a_killed_holder_of_a_lock_stops_nobody(tmp_path: Path) -> None:
-    """A process killed while it holds the lock of a key leaves the key writable."""
+async def test_lock_of_killed_process_is_free(tmp_path: Path) -> None:
+    """A process killed while holding the lock of a key leaves the key writable."""
     code = (
         "from flowbed.storage.writing import locked\nfolder = store.root / '.store'\n"
         "with locked(folder, store.root / 'k'):\n    say('held')\n    os.kill(os.getpid(), 9)"
@@ -135,8 +135,8 @@ async def test_a_killed_holder_of_a_lock_stops_nobody(tmp_path: Path) -> None:
     assert (await store.get("k")).body == b"x"
 
 
-def test_a_full_disk_loses_nothing(tmp_path: Path) -> None:
-    """When the system gives no more room, the error says which key, the old object stays, and nothing is left over."""
+def test_full_disk_loses_nothing(tmp_path: Path) -> None:
+    """Without room, the error names the key, the old object remains, and nothing is left over."""
     asyncio.run(open_store("store", folder=tmp_path).put("k", b"old"))
     code = (
         "resource.setrlimit(resource.RLIMIT_FSIZE, (1 << 20, 1 << 20))\n"
@@ -153,22 +153,22 @@ def test_a_full_disk_loses_nothing(tmp_path: Path) -> None:
 
 
 @pytest.mark.skipif(os.geteuid() == 0, reason="root may write anywhere")
-async def test_a_folder_without_permission_is_misconfigured(store: Store, tmp_path: Path) -> None:
-    """A folder that may not be written to is a matter of configuration, and the message names it."""
+async def test_put_without_permission_is_misconfigured(store: Store, tmp_path: Path) -> None:
+    """A folder without write permission is misconfigured, and the message names it."""
     (tmp_path / "store").chmod(0o500)
     with pytest.raises(Misconfigured, match="permission"):
         await store.put("k", b"x")
 
 
-def test_a_store_below_a_file_is_misconfigured(tmp_path: Path) -> None:
-    """A store whose folder cannot be made is refused when it is opened."""
+def test_open_store_below_a_file_is_misconfigured(tmp_path: Path) -> None:
+    """A store whose folder cannot be created is refused on opening."""
     (tmp_path / "file").write_text("x")
     with pytest.raises(Misconfigured, match="cannot be created"):
         open_store("file/store", folder=tmp_path)
 
 
-async def test_a_name_is_a_folder_or_a_file(store: Store) -> None:
-    """In a folder one name cannot be an object and hold objects; the write is rejected and what is there stays."""
+async def test_key_below_an_object_is_rejected(store: Store) -> None:
+    """One name cannot be both an object and a folder; the write is rejected and the old object remains."""
     await store.put("a/b", b"x")
     with pytest.raises(Rejected, match="a"):
         await store.put("a", b"x")
@@ -179,7 +179,7 @@ async def test_a_name_is_a_folder_or_a_file(store: Store) -> None:
     assert await keys(store, "") == ["a/b"]
 
 
-async def test_the_stores_own_folder_is_no_object(store: Store) -> None:
+async def test_reserved_folder_is_not_accessible(store: Store) -> None:
     """Nobody can read, write or list the locks and unfinished files."""
     await store.put("k", b"x")
     with pytest.raises(Rejected, match="reserved for the store"):
@@ -189,7 +189,7 @@ async def test_the_stores_own_folder_is_no_object(store: Store) -> None:
     assert await keys(store, "") == ["k"]
 
 
-async def test_writers_and_removers_of_one_folder_do_not_meet(store: Store) -> None:
+async def test_put_during_prune_loses_nothing(store: Store) -> None:
     """Writing into a folder while others empty and prune it loses no write."""
 
     async def write_and_remove(name: int) -> None:
@@ -202,8 +202,8 @@ async def test_writers_and_removers_of_one_folder_do_not_meet(store: Store) -> N
     assert await keys(store, "") == [f"deep/er/{name}" for name in range(4)]
 
 
-async def test_a_cancelled_write_is_over_when_it_returns(store: Store, tmp_path: Path) -> None:
-    """Once a cancelled put has raised, nothing is written behind it: the object is whole, or the old one."""
+async def test_put_cancelled_is_over_when_it_returns(store: Store, tmp_path: Path) -> None:
+    """After a cancelled put has raised, nothing more is written: the object is the new or the old one, whole."""
     await store.put("k", b"old")
     for moment in range(20):
         task = asyncio.create_task(store.put("k", b"n" * 1_000_000))

@@ -19,16 +19,16 @@ class TestMemory(StoreContract):
         return open_store("memory://", folder=folder)
 
 
-async def test_a_named_memory_is_shared(tmp_path: Path) -> None:
-    """`memory://name` is one store wherever this process opens it; `memory://` alone is private."""
+async def test_named_memory_store_is_shared(tmp_path: Path) -> None:
+    """`memory://name` is one store per process; `memory://` alone is private."""
     await open_store("memory://shared-by-name", folder=tmp_path).put("k", b"x")
     await open_store("memory://", folder=tmp_path).put("k", b"y")
     assert (await open_store("memory://shared-by-name", folder=tmp_path).get("k")).body == b"x"
     assert [listed async for listed in open_store("memory://", folder=tmp_path).list("")] == []
 
 
-def test_the_temporary_folder_goes_with_the_process() -> None:
-    """What Lance kept for a store in memory is gone when the process has ended."""
+def test_temporary_folder_is_removed_at_exit() -> None:
+    """Lance's folder of a store in memory is removed when the process ends."""
     code = (
         "import pathlib; from flowbed.storage import open_store\n"
         "place = pathlib.Path(open_store('memory://', folder=pathlib.Path()).location('c/index/x.lance').uri)\n"

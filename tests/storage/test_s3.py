@@ -108,8 +108,8 @@ NOT_APPLIED = [*APPLIED, pytest.param(CONFLICT, id="conflict")]
 
 
 @pytest.mark.parametrize("after", APPLIED)
-async def test_a_write_that_was_applied_succeeds(tried: Store, proxy: S3Proxy, after: Answer) -> None:
-    """A create or a replacement that was carried out though an error was answered gives the etag that is there."""
+async def test_write_applied_despite_an_error_succeeds(tried: Store, proxy: S3Proxy, after: Answer) -> None:
+    """A create or replace that was applied but answered with an error returns the new etag."""
     proxy.order(S3Fault(method="PUT", key="*/k", after=after))
     created = await tried.create("k", b"first")
     assert created == (await tried.get("k")).etag
@@ -120,10 +120,8 @@ async def test_a_write_that_was_applied_succeeds(tried: Store, proxy: S3Proxy, a
 
 
 @pytest.mark.parametrize("before", NOT_APPLIED)
-async def test_a_write_that_was_not_applied_is_sent_again(
-    tried: Store, proxy: S3Proxy, before: Answer
-) -> None:
-    """A create or a replacement that was answered with an error, or 409, and not carried out is carried out later."""
+async def test_write_not_applied_is_retried(tried: Store, proxy: S3Proxy, before: Answer) -> None:
+    """A create or replace that was answered with an error or 409, and not applied, is sent again."""
     proxy.order(S3Fault(method="PUT", key="*/k", calls=[1, 2, 4, 5], before=before))
     etag = await tried.create("k", b"first")
     assert await tried.replace("k", b"second", etag=etag) == (await tried.get("k")).etag
@@ -132,8 +130,10 @@ async def test_a_write_that_was_not_applied_is_sent_again(
 
 
 @pytest.mark.parametrize("before", NOT_APPLIED)
-async def test_another_writer_is_told_of(tried: Store, proxy: S3Proxy, before: Answer) -> None:
-    """Where someone else's object is there, a create is a Conflict whatever was answered at first."""
+async def test_create_existing_key_after_errors_is_conflict(
+    tried: Store, proxy: S3Proxy, before: Answer
+) -> None:
+    """If another writer's object exists, a create is a Conflict whatever the first answer was."""
     await tried.create("k", b"other")
     proxy.order(S3Fault(method="PUT", key="*/k", calls=[1], before=before))
     with pytest.raises(Conflict, match="exists"):
@@ -141,8 +141,8 @@ async def test_another_writer_is_told_of(tried: Store, proxy: S3Proxy, before: A
     assert (await tried.get("k")).body == b"other"
 
 
-async def test_a_refusal_is_a_conflict(tried: Store, proxy: S3Proxy) -> None:
-    """412 is a Conflict at once: the replacement is neither sent again nor looked after."""
+async def test_replace_precondition_failed_is_conflict(tried: Store, proxy: S3Proxy) -> None:
+    """412 is a Conflict at once: the replacement is not retried, and the object is not read."""
     etag = await tried.create("k", b"first")
     proxy.forget()
     proxy.order(S3Fault(method="PUT", before=PRECONDITION_FAILED))
@@ -152,10 +152,10 @@ async def test_a_refusal_is_a_conflict(tried: Store, proxy: S3Proxy) -> None:
 
 
 @pytest.mark.parametrize("after", APPLIED)
-async def test_what_cannot_be_known_is_no_conflict(
+async def test_replace_unknown_outcome_is_transient(
     tried: Store, proxy: S3Proxy, s3_server: S3Server, tmp_path: Path, after: Answer
 ) -> None:
-    """Where a replacement may have been carried out before someone else's, it is Transient: nobody can tell."""
+    """If a replacement may have been applied before another one, it is Transient: the outcome is unknown."""
     other = open_s3(s3_server.url, tmp_path)
     etag = await tried.create("k", b"first")
     proxy.order(
@@ -171,10 +171,8 @@ async def test_what_cannot_be_known_is_no_conflict(
 
 
 @pytest.mark.parametrize("step", [1, 2, 3], ids=["begun", "part", "whole"])
-async def test_a_stream_whose_answers_are_lost_is_whole_or_to_be_sent_again(
-    tried: Store, proxy: S3Proxy, step: int
-) -> None:
-    """A put of a stream either succeeds and is whole, or is Transient; then putting it again makes it so."""
+async def test_put_stream_lost_answers_is_whole_or_transient(tried: Store, proxy: S3Proxy, step: int) -> None:
+    """A put of a stream succeeds and is whole, or is Transient and succeeds when repeated."""
     pieces = [b"a" * 6_000_000, b"b" * 6_000_000]
     proxy.order(S3Fault(method="P*", key="*/k", calls=[step], after=INTERNAL_ERROR))
     try:
@@ -186,10 +184,8 @@ async def test_a_stream_whose_answers_are_lost_is_whole_or_to_be_sent_again(
     assert hashlib.sha256(body).digest() == hashlib.sha256(b"".join(pieces)).digest()
 
 
-async def test_a_stream_that_ends_early_leaves_no_parts(
-    tried: Store, s3_server: S3Server, tmp_path: Path
-) -> None:
-    """When a stream fails, or its put is cancelled, nothing of it is left in the bucket to be paid for."""
+async def test_put_failed_stream_leaves_no_parts(tried: Store, s3_server: S3Server, tmp_path: Path) -> None:
+    """After a stream fails or its put is cancelled, no parts are left in the bucket to pay for."""
     with pytest.raises(ZeroDivisionError):
         await tried.put("failed", halves(b"x" * 17_000_000, b"y", error=ZeroDivisionError()))
     begun = asyncio.Event()
@@ -209,8 +205,8 @@ async def test_a_stream_that_ends_early_leaves_no_parts(
     assert await keys(tried, "") == ["first"]
 
 
-async def test_a_call_is_one_request(tried: Store, proxy: S3Proxy) -> None:
-    """Reading, creating and replacing a small object, listing and deleting take one request each, and open no more."""
+async def test_call_is_one_request(tried: Store, proxy: S3Proxy) -> None:
+    """Reading, creating, replacing, listing and deleting take one request each."""
     etag = await tried.create("k", b"first")
     await tried.replace("k", b"second", etag=etag)
     await tried.get("k")
@@ -229,10 +225,10 @@ async def test_a_call_is_one_request(tried: Store, proxy: S3Proxy) -> None:
     ]
 
 
-async def test_a_store_that_ignores_conditions_is_refused(
+async def test_store_ignoring_conditions_is_refused(
     store: Store, proxy: S3Proxy, s3_server: S3Server, tmp_path: Path
 ) -> None:
-    """Such a store is refused at the first write of any kind, which is not carried out."""
+    """Such a store is refused at the first write of any kind, which is not sent."""
     proxy.order(S3Fault(method="PUT", unconditional=True))
     direct = open_s3(s3_server.url, tmp_path)
     for write in (
@@ -246,8 +242,8 @@ async def test_a_store_that_ignores_conditions_is_refused(
         assert await keys(direct, "") == []
 
 
-async def test_reading_asks_for_no_conditions(store: Store, proxy: S3Proxy) -> None:
-    """A store is tried once, before the first write, and not at all by those who only read."""
+async def test_reading_does_not_test_conditions(store: Store, proxy: S3Proxy) -> None:
+    """A store is tested once, before the first write, and never by readers."""
     with pytest.raises(NotFound):
         await store.get("k")
     assert await keys(store, "") == []
@@ -259,8 +255,8 @@ async def test_reading_asks_for_no_conditions(store: Store, proxy: S3Proxy) -> N
     assert len(await keys(store, "")) == 8
 
 
-async def test_many_may_try_a_store_at_once(proxy: S3Proxy, tmp_path: Path) -> None:
-    """Those who open one store at the same time, over a bad network, do not take each other for one that ignores."""
+async def test_conditions_tested_concurrently_are_supported(proxy: S3Proxy, tmp_path: Path) -> None:
+    """Clients that test one store at once over a bad network do not mistake each other for a fault."""
     proxy.order(
         S3Fault(method="PUT", probability=0.2, after=INTERNAL_ERROR),
         S3Fault(method="PUT", probability=0.2, before=CONFLICT),
@@ -270,8 +266,8 @@ async def test_many_may_try_a_store_at_once(proxy: S3Proxy, tmp_path: Path) -> N
     assert len(await keys(open_s3(proxy.url, tmp_path), "")) == 12
 
 
-async def test_no_permission_is_not_taken_for_nothing_there(tried: Store, proxy: S3Proxy) -> None:
-    """403, which S3 answers for missing objects too where listing is not allowed, says what to allow."""
+async def test_no_permission_is_misconfigured(tried: Store, proxy: S3Proxy) -> None:
+    """403, which S3 also answers for missing objects without s3:ListBucket, says what to allow."""
     proxy.order(S3Fault(before=ACCESS_DENIED))
     for call in (
         lambda: tried.get("k"),
@@ -284,8 +280,8 @@ async def test_no_permission_is_not_taken_for_nothing_there(tried: Store, proxy:
             await call()
 
 
-async def test_a_missing_bucket_is_misconfigured(s3_server: S3Server, tmp_path: Path) -> None:
-    """A bucket that is not there is never taken for an empty one."""
+async def test_missing_bucket_is_misconfigured(s3_server: S3Server, tmp_path: Path) -> None:
+    """A missing bucket is never treated as an empty one."""
     store = open_s3(s3_server.url, tmp_path, bucket="nowhere")
     for call in (
         lambda: store.get("k"),
@@ -307,19 +303,19 @@ async def test_a_missing_bucket_is_misconfigured(s3_server: S3Server, tmp_path: 
     ],
     ids=["region", "no-conditions"],
 )
-async def test_answers_that_need_another_setting_are_misconfigured(
+async def test_permanent_errors_are_misconfigured(
     store: Store, proxy: S3Proxy, answer: Answer, match: str
 ) -> None:
-    """A wrong region, or a store without conditional writes, is told as what to set."""
+    """A wrong region, or a store without conditional writes, says what to set."""
     proxy.order(S3Fault(method="PUT", before=answer))
     with pytest.raises(Misconfigured, match=match):
         await store.create("k", b"x")
 
 
-async def test_a_profile_gives_the_keys(
+async def test_profile_provides_the_credentials(
     proxy: S3Proxy, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """With the option `profile`, keys come from the files of the AWS command line; one without keys is refused."""
+    """With the option `profile`, credentials come from the AWS command line's files; without any it is refused."""
     for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"):
         monkeypatch.delenv(name)
     (tmp_path / "credentials").write_text(
@@ -344,18 +340,18 @@ async def test_a_profile_gives_the_keys(
         ("store", {"region": "here"}, "remove region"),
     ],
 )
-def test_an_address_or_an_option_that_is_none_is_refused(
+def test_invalid_url_or_option_is_refused(
     tmp_path: Path, url: str, options: dict[str, str], match: str
 ) -> None:
-    """What cannot be meant is refused before a server is asked, and the message says what can."""
+    """An invalid URL or option is refused before any request, and the message says what is valid."""
     with pytest.raises(Error, match=match):
         open_store(url, folder=tmp_path, options=options)
 
 
-async def test_the_endpoint_that_was_set_wins(
+async def test_endpoint_option_overrides_the_environment(
     proxy: S3Proxy, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """What the environment says of other servers leads neither this store nor what is kept beside it elsewhere."""
+    """The environment's endpoint affects neither this store nor Lance's access to it."""
     for name in ("AWS_ENDPOINT", "AWS_ENDPOINT_URL", "AWS_ENDPOINT_URL_S3"):
         monkeypatch.setenv(name, "http://127.0.0.1:9")
     store = open_s3(proxy.url, tmp_path)
