@@ -83,7 +83,7 @@ def project(tmp_path_factory: pytest.TempPathFactory) -> Path:
         pytest.param({"limit": 100}, id="many"),
     ],
 )
-def test_a_search_loads_only_what_it_needs(project: Path, how: dict[str, Any]) -> None:
+def test_search_new_process_loads_only_what_it_needs(project: Path, how: dict[str, Any]) -> None:
     """A search by vector in a new process loads none of them, whatever its arguments."""
     told = ran(SEARCH.replace("HOW", repr(how)), project).splitlines()
     assert told[0] == str(min(40, how.get("limit", 10)))

@@ -41,7 +41,7 @@ libc.fclose(said)
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="glibc is the C library of most Linux")
-def test_threads_share_heaps(tmp_path: Path) -> None:
+def test_share_heaps_many_threads_use_one_heap_per_processor(tmp_path: Path) -> None:
     """There are at most as many heaps as processors; by default each thread gets its own."""
     if "CS_GNU_LIBC_VERSION" not in os.confstr_names or not os.confstr("CS_GNU_LIBC_VERSION"):
         pytest.skip("the C library is not glibc")
@@ -56,7 +56,7 @@ def test_threads_share_heaps(tmp_path: Path) -> None:
     assert heaps("shared") <= most
 
 
-def test_the_command_sets_its_process_up_and_the_library_does_not() -> None:
+def test_command_configures_its_process_and_the_library_does_not() -> None:
     """Process-wide settings belong to the user; only the command changes them."""
     told = "import gc, sys; print(gc.get_threshold(), round(sys.getswitchinterval(), 6))"
 

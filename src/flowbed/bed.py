@@ -4,35 +4,27 @@ from __future__ import annotations
 
 import asyncio
 import math
-import secrets
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, Self
+from typing import TYPE_CHECKING, Any, Literal
 
 from flowbed import settings
 from flowbed.errors import Misconfigured, NotFound, Rejected
 from flowbed.index.active_space import live_collections, require_collection
-from flowbed.index.datasets import Datasets
 from flowbed.wiring import opening, process
-from flowbed.wiring.contexts import run_context
-from flowbed.wiring.models import Embedders
+from flowbed.wiring.project import OpenProject
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
-    from flowbed.embedding import Embedder
-    from flowbed.embedding.cache.tiers import VectorTier
-    from flowbed.embedding.stack import Stack
     from flowbed.index.active_space import Live
     from flowbed.index.compaction import Compaction, VectorIndex
     from flowbed.index.search import Unit
     from flowbed.index.versions import Version
     from flowbed.lanes.batch.find import Unembedded
     from flowbed.lanes.batch.submit import Submitted
-    from flowbed.lanes.budget import Budget
     from flowbed.lanes.choice import Asked
-    from flowbed.lanes.contexts import RunContext
     from flowbed.lanes.outcome import Polled
-    from flowbed.ledger import DeadLetter, Ledger, Rollback, Spent, SubmissionRow
+    from flowbed.ledger import DeadLetter, Rollback, Spent, SubmissionRow
     from flowbed.maintenance.doctor import Diagnosis
     from flowbed.maintenance.gc import Collected
     from flowbed.maintenance.inspect import BedStatus, Reason
@@ -40,37 +32,10 @@ if TYPE_CHECKING:
     from flowbed.pipeline import ConfiguredSource
     from flowbed.pipeline.rollback import Released
     from flowbed.records import Hit, Plan, Report, SearchResults, Status
-    from flowbed.records.serving import Serving
-    from flowbed.services.keys import KeyService
-    from flowbed.storage import Store
-    from flowbed.wiring.search import Searcher
 
 
-class Flowbed:
+class Flowbed(OpenProject):
     """One open project: its sources, its ledger, and the index that it keeps in step with the sources."""
-
-    def __init__(self, folder: Path, config: settings.Settings, store: Store, ledger: Ledger) -> None:
-        """Join what was opened; use `flowbed.aopen` to open a project."""
-        self.folder = folder
-        self.settings = config
-        self._store, self._ledger = store, ledger
-        self._datasets = Datasets(store)
-        self._embedders = Embedders(folder / opening.HIDDEN, config)
-        self._searcher: Searcher | None = None
-        self.retied = ""  # what rebinding the store to this ledger changed
-
-    async def __aenter__(self) -> Self:
-        """Use the project as a context."""
-        return self
-
-    async def __aexit__(self, *_: object) -> None:
-        """Close the project."""
-        await self.close()
-
-    async def close(self) -> None:
-        """Close files, connections and databases."""
-        await self._embedders.close()
-        await self._ledger.close()
 
     async def add(
         self,
@@ -437,89 +402,6 @@ class Flowbed:
     async def price(self) -> float:
         """Return the price of the model in US dollars per million tokens; a local model costs nothing."""
         return (await self._embedders.live()).price
-
-    @property
-    def model(self) -> str:
-        """The model that collections are searched with, as vendor:model."""
-        return self.settings.model
-
-    @property
-    def ledger(self) -> Ledger:
-        """The project's ledger, for services outside the pipeline."""
-        return self._ledger
-
-    @property
-    def store(self) -> Store:
-        """The project's store, for services outside the pipeline."""
-        return self._store
-
-    def worker(self) -> str:
-        """Return a new worker name, by which other processes can tell whether this one still runs."""
-        return process.worker()
-
-    def dead(self, name: str) -> bool:
-        """Return whether the process of a worker is known to have ended."""
-        return process.dead(name)
-
-    @property
-    def serving(self) -> Serving:
-        """The settings of the server."""
-        return settings.serving(self.settings)
-
-    def keys(self) -> KeyService:
-        """Return the service that creates, lists and revokes API keys."""
-        from flowbed.services.keys import KeyService
-
-        return KeyService(self._ledger.keys, tiers=self.serving.tiers, clock=process.now)
-
-    def clock(self) -> int:
-        """Return the time in microseconds since 1970."""
-        return process.now()
-
-    def secret(self) -> str:
-        """Return 32 random bytes as 43 characters that are valid in an HTTP header."""
-        return secrets.token_urlsafe(32)
-
-    async def open_model(self, model: str) -> Embedder:
-        """Return the embedder of `model` (vendor:model) without a cache, opened on first use.
-
-        Raises:
-            Misconfigured: it cannot be opened.
-        """
-        return await self._embedders.open(model)
-
-    def embedder_stack(self) -> Stack:
-        """Return what builds the wrappers around this process's models."""
-        return self._embedders.stack()
-
-    def vector_tiers(self) -> list[VectorTier]:
-        """Return the tiers of the vector cache that processes share."""
-        return self._embedders.shared_tiers()
-
-    async def tie(self, *, anew: bool = False) -> None:
-        """Bind the store to the ledger, or check that it is bound to this one; `anew` binds it in any case.
-
-        Raises:
-            Misconfigured: the store belongs to another ledger.
-        """
-        from flowbed.maintenance.store_binding import bind, rebind
-
-        if anew:
-            self.retied = await rebind(self._store, self._ledger)
-        else:
-            # The ledger's location shows no password.
-            names = {"store_name": self.settings.store, "ledger_name": self._ledger.location}
-            await bind(self._store, self._ledger, **names)
-
-    def _context(self, budget: Budget | None = None) -> RunContext:
-        return run_context(
-            self.settings,
-            store=self._store,
-            ledger=self._ledger,
-            datasets=self._datasets,
-            embedders=self._embedders,
-            budget=budget,
-        )
 
     def _lane_and_deadline(self, lane: Asked | None, deadline: float | None) -> tuple[Asked, float | None]:
         """Fill in the project's settings for what was not given; the deadline is in seconds."""
