@@ -5,14 +5,14 @@ MAKEFLAGS += --no-print-directory
 
 PYTHON ?= python3
 BIN := .venv/bin
-# Named after what was installed, so that a changed pin or dependency installs again and an unchanged one costs nothing.
+# Named after its content, so that a changed pin or dependency is installed again and an unchanged one costs nothing.
 STAMP := .venv/.installed-$(shell cat pyproject.toml constraints.txt | cksum | cut -d ' ' -f 1)
 installed = .installed-$(shell cksum < $(1) | cut -d ' ' -f 1)
 PEERS := .bench/peers/chroma/$(call installed,benchmarks/peers.txt) \
 	.bench/peers/litellm/$(call installed,benchmarks/peers-litellm.txt) \
 	.bench/peers/infinity/$(call installed,benchmarks/peers-infinity.txt)
-# Clients of the server that tests run. They depend on dozens of packages that Flowbed has no need of, so that each has
-# an environment of its own; without npm the one for Node is left out, and its tests say so.
+# Clients of the server that tests run. They depend on dozens of packages that Flowbed does not need, so each has its own
+# environment. Without npm the one for Node is left out, and its tests say so.
 CLIENTS := .clients/python/$(call installed,tests/clients/requirements.txt) \
 	$(if $(shell command -v npm),.clients/node/$(call installed,tests/clients/node/package.json))
 # What tests start, as command:package of Debian.
@@ -51,13 +51,13 @@ lint: setup  ## lint, format, types and import contracts
 	@$(BIN)/mypy
 	@$(BIN)/lint-imports
 
-check: lint  ## everything that CI asks for: lint, then test
+check: lint  ## what CI runs: lint, then test
 	@$(MAKE) test
 
 bench: setup peers  ## measure (all, or ONLY="search receipts"), and write docs/benchmarks.md
 	@$(BIN)/python -m benchmarks $(ONLY)
 
-peers: $(PEERS)  ## install what benchmarks compare Flowbed with, each in an environment of its own
+peers: $(PEERS)  ## install the peers of the benchmarks, each in its own environment
 
 .bench/peers/chroma/.installed-%: benchmarks/peers.txt
 	$(call environment,$<,$(@D))
@@ -71,7 +71,7 @@ peers: $(PEERS)  ## install what benchmarks compare Flowbed with, each in an env
 	$(call environment,$<,$(@D))
 	@touch $@
 
-clients: $(CLIENTS)  ## install the clients that tests try the server with, each in an environment of its own
+clients: $(CLIENTS)  ## install the clients that the tests use, each in its own environment
 
 .clients/python/.installed-%: tests/clients/requirements.txt
 	$(call environment,$<,$(@D))
@@ -100,7 +100,7 @@ torture: setup  ## kill processes at random moments, load one project with many,
 	@test -n "$(SEED)$(KILLS)$(STORE)" || \
 		PYTHONDONTWRITEBYTECODE= $(BIN)/python -m pytest -q -n 2 --dist worksteal -m long --hypothesis-profile long --timeout 3600
 
-services:  ## install the Debian packages that tests start (needs root; what is there is left alone)
+services:  ## install the Debian packages that tests start (needs root; skips installed ones)
 	@missing=; for service in $(SERVICES); do \
 		command -v "$${service%:*}" >/dev/null || missing="$$missing $${service#*:}"; done; \
 	if [ -n "$$missing" ]; then apt-get update -q && apt-get install -qy --no-install-recommends $$missing; \

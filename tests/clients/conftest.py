@@ -1,4 +1,4 @@
-"""Clients that others have written, and a server as a user starts it, in a process of its own."""
+"""Third-party clients, and a server in its own process, as a user starts it."""
 
 from __future__ import annotations
 
@@ -20,17 +20,17 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping
     from typing import NoReturn
 
-# `make clients` installs them here: each has dependencies of its own, which are not to be those of the package.
+# `make clients` installs them here: they have dependencies that the package must not have.
 CLIENTS = Path(__file__).parent.parent.parent / ".clients"
 LOCAL = "onnx:sentence-transformers/all-MiniLM-L6-v2"
 SEEDED = "seeded:64"
 SMALL = "text-embedding-3-small"
-STARTING = 120  # seconds: the graph of the local model may have to be made first
+STARTING = 120  # seconds: the graph of the local model may have to be built first
 
 
 @dataclass(frozen=True)
 class Served:
-    """A server that runs, a model of it, and its keys where it has some."""
+    """A running server, its model, and its keys if it has some."""
 
     url: str
     model: str
@@ -40,10 +40,10 @@ class Served:
 
 @contextmanager
 def serving(folder: Path, settings: str, *, environment: Mapping[str, str] | None = None) -> Iterator[Any]:
-    """Run `flowbed serve` over a project with these settings; gives its address and how to run other commands."""
+    """Run `flowbed serve` on a project with these settings; yields its address and a way to run other commands."""
     folder.mkdir()
     (folder / "flowbed.toml").write_text(settings)
-    # Whatever this machine has set for providers is none of the server's business here.
+    # Variables for providers on this machine must not reach the server.
     kept = {
         name: value
         for name, value in os.environ.items()
@@ -81,7 +81,7 @@ def serving(folder: Path, settings: str, *, environment: Mapping[str, str] | Non
 
 
 def _keyed(call: Any) -> tuple[str, str]:
-    """Make a key, and one that may ask 60 times a minute."""
+    """Create a key, and one that is limited to 60 requests a minute."""
     return call("keys", "create", "clients")["secret"], call("keys", "create", "hasty", "--tier", "slow")[
         "secret"
     ]
@@ -89,7 +89,7 @@ def _keyed(call: Any) -> tuple[str, str]:
 
 @pytest.fixture(scope="session")
 def seeded(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
-    """Give a server that asks for no key, whose vectors follow from the text."""
+    """Yield a server without keys, whose vectors are computed from the text."""
     folder = tmp_path_factory.mktemp("seeded") / "project"
     aliases = f'aliases = {{ "{SMALL}" = "{SEEDED}" }}'
     with serving(folder, f'model = "{SEEDED}"\n[serve]\n{aliases}\n') as (url, _):
@@ -98,7 +98,7 @@ def seeded(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
 
 @pytest.fixture(scope="session")
 def local(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
-    """Give a server with the local model and keys."""
+    """Yield a server with the local model and keys."""
     folder = tmp_path_factory.mktemp("local") / "project"
     settings = f'model = "{LOCAL}"\n[serve]\ntiers.slow = {{ requests_per_minute = 60 }}\n'
     with serving(folder, settings) as (url, call):
@@ -108,7 +108,7 @@ def local(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
 
 @pytest.fixture(scope="session")
 def upstream(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
-    """Give a server in front of the simulator of OpenAI's API."""
+    """Yield a server in front of the simulator of OpenAI's API."""
     folder = tmp_path_factory.mktemp("upstream") / "project"
     with running_thread(Simulator(OpenAI())) as simulated:
         provider = f'[providers.openai]\nbase_url = "{simulated}/v1"\napi_key = "simulated"\n'
@@ -121,14 +121,14 @@ def upstream(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
 
 @pytest.fixture(params=["seeded", "local", "upstream"])
 def served(request: pytest.FixtureRequest) -> Served:
-    """Give each of the servers in turn."""
+    """Yield each of the servers in turn."""
     found: Served = request.getfixturevalue(request.param)
     return found
 
 
 @pytest.fixture(scope="session")
 def installed(lacking: Callable[[str], NoReturn]) -> Callable[[str], Path]:
-    """Give what `make clients` has installed."""
+    """Return what `make clients` has installed."""
 
     def find(path: str) -> Path:
         if not (CLIENTS / path).exists():
@@ -140,7 +140,7 @@ def installed(lacking: Callable[[str], NoReturn]) -> Callable[[str], Path]:
 
 @pytest.fixture(scope="session")
 def in_node(lacking: Callable[[str], NoReturn], installed: Callable[[str], Path]) -> Callable[..., Any]:
-    """Run a script of checks in Node against a server, told what else it needs; give what it says as JSON."""
+    """Run a script of checks in Node against a server, and return its JSON."""
     node = shutil.which("node")
     if node is None:
         lacking("no Node: make services")

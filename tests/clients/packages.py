@@ -15,7 +15,7 @@ from typing import Any
 
 def langchain(said: dict[str, Any]) -> dict[str, Any]:
     """Embed with LangChain's class as it is: it sends arrays of cl100k tokens."""
-    # Where there is no network, tiktoken finds its vocabulary in the package that comes with it.
+    # Without a network, tiktoken finds its vocabulary in the package that ships it.
     import llama_index.core
 
     os.environ["TIKTOKEN_CACHE_DIR"] = str(

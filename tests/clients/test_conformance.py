@@ -1,4 +1,4 @@
-"""`flowbed serve` before the conformance suite, as a user runs both."""
+"""`flowbed serve` and the conformance suite, as a user runs both."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
     from tests.clients.conftest import Served
 
-# What a server need not have; none of it may be passed over by all of them.
+# Optional features of a server; each must be checked with at least one of them.
 OPTIONAL = {
     "fewer_dimensions",
     "usage_of_openai",
@@ -30,7 +30,7 @@ OPTIONAL = {
 
 @pytest.fixture(scope="session")
 def examined() -> Callable[[Served], dict[str, Any]]:
-    """Give what the suite, run as a command, finds of a server, each of which is examined once."""
+    """Return the suite's report of a server; each server is checked once."""
     reports: dict[Served, dict[str, Any]] = {}
 
     def examine(served: Served) -> dict[str, Any]:
@@ -50,7 +50,7 @@ def examined() -> Callable[[Served], dict[str, Any]]:
 def test_a_server_passes_every_check_with_both_clients(
     served: Served, examined: Callable[[Served], dict[str, Any]]
 ) -> None:
-    """No check fails, and only those are skipped that are about what a server need not have."""
+    """No check fails, and only checks of optional features are skipped."""
     report = examined(served)
     assert [each for each in report["checks"] if each["verdict"] == "failed"] == []
     optional = {check.sentence for check in CHECKS if check.run.__name__ in OPTIONAL}
@@ -61,7 +61,7 @@ def test_a_server_passes_every_check_with_both_clients(
 def test_every_check_is_passed_by_one_of_the_servers(
     seeded: Served, local: Served, upstream: Served, examined: Callable[[Served], dict[str, Any]]
 ) -> None:
-    """Dimensions and the counts of OpenAI's models are examined in front of its API, keys and limits elsewhere."""
+    """Dimensions and the token counts of OpenAI's models are checked in front of its API, keys and limits elsewhere."""
     passed = {
         each["check"]
         for served in (seeded, local, upstream)

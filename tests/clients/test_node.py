@@ -30,13 +30,13 @@ BASE64 = {
 
 @pytest.fixture(scope="session")
 def outcomes(in_node: Callable[..., Any]) -> Callable[[Served], Any]:
-    """Give what the checks in Node find, each with its verdict."""
+    """Return the verdicts of the checks in Node."""
     tokens = [list(bpe.cl100k_base().encode(text)) for text in TEXTS]
     return lambda served: in_node("check.mjs", served, tokens=tokens)
 
 
 def test_a_server_passes_every_check(served: Served, outcomes: Callable[[Served], Any]) -> None:
-    """No check fails, and none is skipped but the one of keys where there are none."""
+    """No check fails, and none is skipped except that of keys on a server without keys."""
     found = outcomes(served)
     assert [each for each in found if each["verdict"] == "failed"] == []
     skipped = [each["check"] for each in found if each["verdict"] == "skipped"]
@@ -54,7 +54,7 @@ def test_a_server_passes_every_check(served: Served, outcomes: Callable[[Served]
     ids=["wrong order", "wrong index", "floats for base64"],
 )
 def test_a_flaw_is_found(flaw: Any, wanted: set[str], outcomes: Callable[[Served], Any]) -> None:
-    """The checks find vectors at wrong places, and floats in the place of base64."""
+    """The checks find vectors in the wrong place, and floats instead of base64."""
     simulator = Simulator(OpenAI(models={SMALL: Model(dimensions=16)}))
     app: Any = simulator
     if isinstance(flaw, Fault):

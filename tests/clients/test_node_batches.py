@@ -19,7 +19,7 @@ ANSWERED = "each line is answered once, as its request would be"
 
 @pytest.fixture(scope="session")
 def outcomes(in_node: Callable[..., Any]) -> Callable[[Served], Any]:
-    """Give what the checks in Node find, each with its verdict."""
+    """Return the verdicts of the checks in Node."""
     return partial(in_node, "batches.mjs")
 
 
@@ -32,7 +32,7 @@ def test_a_server_passes_every_check(served: Served, outcomes: Callable[[Served]
 
 @pytest.mark.parametrize("kind", ["missing_lines", "doubled_lines"])
 def test_a_flaw_is_found(kind: Any, outcomes: Callable[[Served], Any]) -> None:
-    """The checks find lines that are answered not at all, or twice."""
+    """The checks find lines that are not answered, or twice."""
     faults = [Fault(kind=kind, text="rotated")]
     simulator = Simulator(OpenAI(models={SMALL: Model(dimensions=16)}), faults=faults)
     with running_thread(simulator) as url:

@@ -1,4 +1,4 @@
-"""LangChain's and LlamaIndex's embeddings of OpenAI, with the real packages in an environment of their own."""
+"""LangChain's and LlamaIndex's OpenAI embeddings, with the real packages in their own environments."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ LONG = "The keys are rotated each month. " * 1500
 
 @pytest.fixture(scope="session")
 def embedded(installed: Callable[[str], Path]) -> Callable[..., dict[str, Any]]:
-    """Give the vectors that a package finds."""
+    """Return the vectors that a package gets."""
     python = installed("python/bin/python")
 
     def run(package: str, served: Served, texts: list[str]) -> dict[str, Any]:
@@ -46,7 +46,7 @@ def embedded(installed: Callable[[str], Path]) -> Callable[..., dict[str, Any]]:
 
 
 def wanted(served: Served, texts: list[str]) -> Any:
-    """Ask for the vectors of texts one by one, with the plain SDK."""
+    """Request the vectors of texts one by one, with the plain SDK."""
     with openai.OpenAI(base_url=served.url, api_key=served.key or "none", max_retries=0) as client:
         answers = [client.embeddings.create(model=served.model, input=text) for text in texts]
         return np.array([answer.data[0].embedding for answer in answers])
@@ -56,7 +56,7 @@ def wanted(served: Served, texts: list[str]) -> Any:
 def test_a_package_gets_the_vectors_of_its_texts(
     package: str, served: Served, embedded: Callable[..., dict[str, Any]]
 ) -> None:
-    """Documents and queries, at once and later, have the vectors of their texts."""
+    """Documents and queries get the vectors of their texts, also concurrently and later."""
     found = embedded(package, served, TEXTS)
     expected = wanted(served, TEXTS)
     np.testing.assert_allclose(found["documents"], expected, atol=1e-5)
@@ -67,7 +67,7 @@ def test_a_package_gets_the_vectors_of_its_texts(
 def test_langchain_has_long_texts_embedded_in_parts(
     seeded: Served, embedded: Callable[..., dict[str, Any]]
 ) -> None:
-    """LangChain cuts a text of more than 8,191 tokens into arrays, and what it gets for them is of length 1."""
+    """LangChain cuts a text of more than 8,191 tokens into arrays, and combines their vectors into one of length 1."""
     found = embedded("langchain", seeded, [LONG, TEXTS[0]])
     assert np.linalg.norm(found["documents"], axis=1) == pytest.approx([1, 1], abs=1e-5)
     np.testing.assert_allclose(found["documents"][1], wanted(seeded, TEXTS[:1])[0], atol=1e-5)

@@ -1,4 +1,4 @@
-"""The measurements that these tests share with `make bench` lie in a folder beside `tests`."""
+"""Imports the measurements that these tests share with `make bench` from a folder beside `tests`."""
 
 from __future__ import annotations
 

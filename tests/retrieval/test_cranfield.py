@@ -1,4 +1,4 @@
-"""Search finds what exact cosine over the same vectors finds, on real queries with real judgements."""
+"""Search finds what exact cosine similarity over the same vectors finds, on real queries with real judgements."""
 
 from __future__ import annotations
 
@@ -23,10 +23,10 @@ from flowbed.index import partitions
 if TYPE_CHECKING:
     from pathlib import Path
 
-# Of 225 queries; with the documents judged for them it is a third of the collection. `make bench` measures it all.
+# Of 225 queries; with their judged documents this is a third of the collection. `make bench` measures all.
 QUERIES = 90
 
-# How far apart nDCG@10 may lie and still be called equal.
+# Tolerance of nDCG@10.
 EQUAL = 0.005
 
 
