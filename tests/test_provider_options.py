@@ -1,4 +1,4 @@
-"""How providers are reached, as `flowbed.toml` and the environment say it."""
+"""Access to providers, as set by `flowbed.toml` and the environment."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ MODEL = "openai:text-embedding-3-small"
 
 @pytest.fixture
 def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[str], Settings]:
-    """Read the settings of a project, with an environment that says nothing."""
+    """Read the settings of a project in an empty environment."""
     known = [vendor_of(vendor).variables for vendor in VENDORS]
     for names in [names for variables in (*known, PROXY) for names in variables.values()]:
         for name in names:

@@ -1,4 +1,4 @@
-"""How the settings say where an S3 store is and whose keys open it."""
+"""Access to an S3 store, as set by `flowbed.toml` and the environment."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Servers that really listen, over projects whose model makes its vectors from the text."""
+"""Servers that listen, over projects whose model computes vectors from the text itself."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ MODEL = "seeded:64"
 
 @dataclass(frozen=True)
 class Reply:
-    """What an application answered."""
+    """The response of an application."""
 
     status: int
     headers: dict[str, str]
@@ -46,7 +46,7 @@ class Reply:
         return orjson.loads(self.body)
 
     def refused(self) -> dict[str, Any]:
-        """Check that this is an error in OpenAI's shape, and give it."""
+        """Check that this is an error in OpenAI's format, and return it."""
         assert self.headers["content-type"] == "application/json"
         assert self.headers["x-request-id"]
         body = self.json
@@ -66,11 +66,11 @@ async def call(
     body: bytes | list[bytes] | Callable[[], Any] = b"",
     headers: dict[str, str] | None = None,
 ) -> Reply:
-    """Send one request to an application, as a server would; a list is a body in parts, or else its `receive`."""
+    """Send one request to an application, as a server would; `body` is bytes, a list of parts, or a `receive`."""
     parts = [body] if isinstance(body, bytes) else body if isinstance(body, list) else []
-    said = {"host": "127.0.0.1", **(headers or {})}
+    expected = {"host": "127.0.0.1", **(headers or {})}
     if isinstance(body, bytes):
-        said.setdefault("content-length", str(len(body)))
+        expected.setdefault("content-length", str(len(body)))
     scope = {
         "type": "http",
         "http_version": "1.1",
@@ -80,7 +80,7 @@ async def call(
         "query_string": b"",
         "root_path": "",
         "scheme": "http",
-        "headers": [(name.encode(), value.encode("latin-1")) for name, value in said.items()],
+        "headers": [(name.encode(), value.encode("latin-1")) for name, value in expected.items()],
         "client": ("127.0.0.1", 50000),
         "server": ("127.0.0.1", 8080),
         "asgi": {"version": "3.0"},
@@ -106,7 +106,7 @@ async def call(
 
 
 class Running:
-    """A server on a free port, in a thread of its own, over a project of its own."""
+    """A server in a thread of its own, on a free port, over a project of its own."""
 
     def __init__(self, folder: Path) -> None:
         self._loop = asyncio.new_event_loop()
@@ -119,13 +119,13 @@ class Running:
         self.url = self.wait(self._start())
 
     def wait(self, work: Coroutine[Any, Any, Answer]) -> Answer:
-        """Have the server's own loop do something."""
+        """Run a coroutine on the server's event loop."""
         return asyncio.run_coroutine_threadsafe(work, self._loop).result(60)
 
     def call(self, method: str, path: str, body: Any = b"", headers: dict[str, str] | None = None) -> Reply:
-        """Send one request to the application past the network; what is no bytes is sent as JSON."""
+        """Send one request to the application, bypassing the network; a body that is not bytes is sent as JSON."""
         if not isinstance(body, bytes):
-            # Not by orjson, which writes no whole number of more than 64 bits.
+            # orjson cannot write integers of more than 64 bits.
             body, headers = json.dumps(body).encode(), {"content-type": "application/json", **(headers or {})}
         return self.wait(call(self.app, method, path, body, headers))
 
@@ -165,7 +165,7 @@ class Running:
 
 
 def write_project(folder: Path, settings: str = "", *, model: str = MODEL) -> Path:
-    """Make a project with these settings, whose documents are numbered sentences."""
+    """Create a project with these settings, whose documents are numbered sentences."""
     folder.mkdir(parents=True, exist_ok=True)
     lines = ({"id": f"d{n}", "text": f"sentence {n}", "n": n} for n in range(20))
     (folder / "documents.jsonl").write_text("".join(f"{json.dumps(line)}\n" for line in lines))
@@ -176,7 +176,7 @@ def write_project(folder: Path, settings: str = "", *, model: str = MODEL) -> Pa
 
 @pytest.fixture(scope="module")
 def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
-    """Give a server that needs no key; the tests of a module share it."""
+    """Run a server that needs no key, shared by the tests of a module."""
     running = Running(write_project(tmp_path_factory.mktemp("project")))
     yield running
     running.close()
@@ -208,11 +208,11 @@ def create_key(folder: Path) -> str:
 
 @pytest.fixture
 async def service(tmp_path: Path) -> AsyncIterator[Service]:
-    """Give what serves a project, for applications that a test makes."""
+    """Open the services of a project, for applications that a test creates."""
     async with await aopen(write_project(tmp_path / "project")) as bed, open_service(bed) as opened:
         yield opened
 
 
 def with_embeddings(service: Service, embeddings: Any) -> Service:
-    """Answer requests for embeddings by something else."""
+    """Replace the service that answers requests for embeddings."""
     return replace(service, embeddings=embeddings)

@@ -1,4 +1,4 @@
-"""`flowbed serve` in processes of its own, and waits that end."""
+"""`flowbed serve` in processes of its own, and bounded waits."""
 
 from __future__ import annotations
 
@@ -20,11 +20,11 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 Found = TypeVar("Found")
-SECONDS = 120  # a server that hangs is killed then
+SECONDS = 120  # s until a hanging server is killed
 
 
 class ServerProcess:
-    """A server that is started over a project; `started` is what it prints first, or {} if it ended before."""
+    """A server over a project; `started` is the first line that it prints, or {} if it ended before."""
 
     def __init__(self, folder: Path, *options: str, **environment: str) -> None:
         command = [sys.executable, "-m", "flowbed", "serve", "--config", str(folder), "--json", "--port", "0"]
@@ -58,7 +58,7 @@ class ServerProcess:
         return []
 
     def workers(self, number: int, *, killed: int = 0) -> list[psutil.Process]:
-        """Wait for so many living workers other than the killed one, and return them."""
+        """Wait until `number` workers live, without the killed one, and return them."""
 
         def look() -> list[psutil.Process] | None:
             found = []
@@ -87,7 +87,7 @@ class ServerProcess:
 
 
 def eventually(look: Callable[[], Found | None], what: str, *, seconds: float = SECONDS) -> Found:
-    """Look again and again until something true is found; fail with `what` after `seconds`."""
+    """Call `look` until it returns something true, and return that; fail with `what` after `seconds`."""
     until = time.monotonic() + seconds
     while not (found := look()):
         assert time.monotonic() < until, f"after {seconds:g} s still waiting for {what}"

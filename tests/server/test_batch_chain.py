@@ -1,4 +1,4 @@
-"""The whole chain of the batch lane: one project hands its texts to the server of another, which has a local model."""
+"""The batch lane end to end: one project sends its texts to another's server, which has a local model."""
 
 from __future__ import annotations
 
@@ -20,12 +20,12 @@ if TYPE_CHECKING:
 
 NAME = "sentence-transformers/all-MiniLM-L6-v2"
 MODEL = f"onnx:{NAME}"
-# Distinct texts: as many as the server answers in two parts.
+# Distinct texts: the server answers them in two parts.
 TEXTS = 1_500
 
 
 def write_slice(receipts: Path, file: Path, texts: int) -> None:
-    """Write the first receipts that have so many distinct texts."""
+    """Write the first receipts, until they have this many distinct texts."""
     seen: set[str] = set()
     with receipts.open(encoding="utf-8") as lines, file.open("w", encoding="utf-8") as written:
         for line in lines:

@@ -1,4 +1,4 @@
-"""/v1/batches over HTTP, by real server processes, which are killed and started again."""
+"""/v1/batches over HTTP, on server processes that are killed and restarted."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ OBJECT = {
 
 
 def written(texts: list[str], **fields: Any) -> bytes:
-    """Write the file that asks for texts, named by their places."""
+    """Write an input file with one line for each text, named by its position."""
     lines = (
         {
             "custom_id": f"c{n}",
@@ -100,7 +100,7 @@ def lines(client: openai.OpenAI, file: str | None) -> list[dict[str, Any]]:
 
 
 def require_answers(found: list[dict[str, Any]], texts: list[str]) -> None:
-    """Check that each text has one answer, which is its vector."""
+    """Check that each text has exactly one answer: its own vector."""
     assert sorted(each["custom_id"] for each in found) == sorted(f"c{n}" for n in range(len(texts)))
     answers = {each["custom_id"]: each["response"]["body"]["data"][0]["embedding"] for each in found}
     vectors = [
@@ -112,7 +112,7 @@ def require_answers(found: list[dict[str, Any]], texts: list[str]) -> None:
 
 @pytest.fixture(scope="module")
 def running(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
-    """Give a server whose batches go on."""
+    """Run a server that executes batches."""
     server = Running(write_project(tmp_path_factory.mktemp("project")))
     stack = contextlib.AsyncExitStack()
     server.wait(stack.enter_async_context(working(server.app, server.service)))
@@ -214,8 +214,8 @@ def test_create_batch_invalid_field_is_refused_by_name(
     running: Running, client: openai.OpenAI, change: dict[str, Any], status: int, param: str
 ) -> None:
     file = client.files.create(file=("in.jsonl", b""), purpose="batch")
-    asked = {"input_file_id": file.id, "endpoint": "/v1/embeddings", "completion_window": "24h", **change}
-    reply = running.call("POST", "/v1/batches", asked)
+    requested = {"input_file_id": file.id, "endpoint": "/v1/embeddings", "completion_window": "24h", **change}
+    reply = running.call("POST", "/v1/batches", requested)
     assert (reply.status, reply.refused()["param"]) == (status, param)
 
 
@@ -244,8 +244,8 @@ def test_cancel_batch_keeps_results_and_lists_the_rest_as_cancelled(client: open
 
 def test_batch_result_files_expire_after_the_requested_time(client: openai.OpenAI) -> None:
     """The time counts from the end of the work; the default is 30 days."""
-    said = {"anchor": "created_at", "seconds": 3600}
-    for how, seconds in (({"output_expires_after": said}, 3600), ({}, 30 * 86_400)):
+    message = {"anchor": "created_at", "seconds": 3600}
+    for how, seconds in (({"output_expires_after": message}, 3600), ({}, 30 * 86_400)):
         batch = ended(client, begin(client, written(["x"]), **how).id)
         file = client.files.retrieve(batch.output_file_id or "")
         assert file.expires_at == (batch.finalizing_at or 0) + seconds
@@ -300,7 +300,7 @@ def test_batch_server_killed_repeatedly_answers_each_line_once(
     for kill in range(kills):
         if kill:
             time.sleep(chance.uniform(0.0, 0.5))
-        else:  # once in the middle of the work for certain
+        else:  # in the middle of the work, for certain
             with running.client() as client:
                 in_progress(client, batch)
         running.end(signal.SIGKILL)

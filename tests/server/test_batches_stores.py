@@ -1,4 +1,4 @@
-"""/v1/files and /v1/batches with bytes in S3 and rows in Postgres, as servers on several machines share them."""
+"""/v1/files and /v1/batches with bytes in S3 and rows in Postgres, shared by servers of several machines."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ FAULTS = (
 
 @pytest.fixture
 def proxy(s3_server: S3Server, monkeypatch: pytest.MonkeyPatch) -> Iterator[S3Proxy]:
-    """Give a way to the bucket that has no faults yet, as the environment has it."""
+    """Route the environment to the bucket through a proxy, which has no faults yet."""
     with S3Proxy(s3_server.url) as proxy:
         for name, value in variables(proxy.url).items():
             monkeypatch.setenv(name, value)
@@ -44,12 +44,12 @@ def proxy(s3_server: S3Server, monkeypatch: pytest.MonkeyPatch) -> Iterator[S3Pr
 
 @pytest.fixture
 def bucket(proxy: S3Proxy, tmp_path: Path) -> str:
-    """Give a place in the bucket that is this test's alone."""
+    """Return a prefix in the bucket for this test alone."""
     return f"s3://bucket/{tmp_path.name}"
 
 
 def kept(s3_server: S3Server, bucket: str) -> set[str]:
-    """Tell what is in the bucket below a place, without what each store keeps for itself."""
+    """List the keys below a prefix, without those that every store keeps for itself."""
     place = bucket.removeprefix("s3://bucket/")
     client = boto3.client("s3", endpoint_url=s3_server.url)
     listed = client.list_objects_v2(Bucket="bucket", Prefix=f"{place}/").get("Contents", [])
@@ -66,7 +66,7 @@ def settings(store: str = "", ledger: str = "") -> str:
 
 
 async def holding(ledger_url: str, batch: str) -> int:
-    """Tell which process works on a batch."""
+    """Return the process that executes a batch."""
     ledger = await open_ledger(ledger_url, folder=Path(), new_id="0" * 32)
     try:
         row = await ledger.jobs.get(batch)

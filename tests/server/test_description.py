@@ -1,4 +1,4 @@
-"""The server's own description of itself, and whether it keeps to it."""
+"""The OpenAPI document, and whether the server conforms to it."""
 
 from __future__ import annotations
 
@@ -37,15 +37,15 @@ OPERATIONS = {
     "POST /v1/files",
     "POST /v1/search",
 }
-EXAMPLES = 25  # of each operation
-# Requests that keep to the description are refused all the same where they name what is not there, or more tokens than
-# a model takes: a schema cannot say so.
+EXAMPLES = 25  # per operation
+# Valid requests are still refused if they name something that does not exist, or have more tokens than a model takes,
+# which a schema cannot express.
 UNCHECKED = [positive_data_acceptance]
 
 
 @pytest.fixture(scope="module")
 def description(server: Running) -> dict[str, Any]:
-    """Give the OpenAPI document."""
+    """Return the OpenAPI document."""
     read: dict[str, Any] = server.call("GET", "/openapi.json").json
     return read
 
@@ -64,8 +64,8 @@ def test_openapi_document_lists_every_route_and_its_failures(description: dict[s
 
 def test_openapi_document_describes_embeddings_field_by_field(description: dict[str, Any]) -> None:
     operation = description["paths"]["/v1/embeddings"]["post"]
-    asked = operation["requestBody"]["content"]["application/json"]["schema"]
-    assert set(asked["properties"]) == {
+    requested = operation["requestBody"]["content"]["application/json"]["schema"]
+    assert set(requested["properties"]) == {
         "input",
         "model",
         "encoding_format",
@@ -73,9 +73,9 @@ def test_openapi_document_describes_embeddings_field_by_field(description: dict[
         "user",
         "input_type",
     }
-    assert asked["additionalProperties"] is False
-    assert set(asked["required"]) == {"input", "model"}
-    assert len(asked["properties"]["input"]["anyOf"]) == 4
+    assert requested["additionalProperties"] is False
+    assert set(requested["required"]) == {"input", "model"}
+    assert len(requested["properties"]["input"]["anyOf"]) == 4
     answered = description["components"]["schemas"]["EmbeddingList"]
     assert set(answered["properties"]) == {"object", "data", "model", "usage"}
 
@@ -86,7 +86,7 @@ def test_routes_valid_generated_requests_conform_to_the_document(server: Running
     _ask(server, operation, GenerationMode.POSITIVE)
 
 
-# The others have nothing in them that could be wrong.
+# The other routes have nothing that could be invalid.
 @pytest.mark.parametrize(
     "operation",
     sorted(name for name in OPERATIONS if name.startswith("POST") and not name.endswith("}/cancel")),

@@ -1,4 +1,4 @@
-"""Every class of errors, as HTTP tells it."""
+"""Every class of errors as an HTTP response."""
 
 from __future__ import annotations
 
@@ -19,22 +19,22 @@ ALLOWED = Allowance(
 
 
 async def no_body() -> bytes:
-    """Give the body of a request that has none."""
+    """Return an empty body."""
     return b""
 
 
 def refused(error: Exception, caller: Caller | None = None) -> tuple[int, dict[str, Any], dict[str, str]]:
-    """Word an error, and read it as a client does."""
+    """Convert an error to a response, and read it as a client does."""
     context = RequestContext(
         id="req_1", method="POST", path="/v1/embeddings", started=0, headers={}, read=no_body
     )
     context.caller = caller or context.caller
-    said = ours.http_error(error, context, allowance=lambda _: ALLOWED)
-    headers = {name.decode(): value.decode() for name, value in said.headers}
-    body = orjson.loads(said.body)
+    message = ours.http_error(error, context, allowance=lambda _: ALLOWED)
+    headers = {name.decode(): value.decode() for name, value in message.headers}
+    body = orjson.loads(message.body)
     assert set(body) == {"error"}
     assert set(body["error"]) == {"message", "type", "param", "code"}
-    return said.status, body["error"], headers
+    return message.status, body["error"], headers
 
 
 @pytest.mark.parametrize(
@@ -63,8 +63,8 @@ def refused(error: Exception, caller: Caller | None = None) -> tuple[int, dict[s
 def test_error_class_maps_to_openais_status_type_and_code(
     error: Exception, status: int, type_: str, code: str | None
 ) -> None:
-    said, body, headers = refused(error)
-    assert (said, body["type"], body["code"]) == (status, type_, code)
+    message, body, headers = refused(error)
+    assert (message, body["type"], body["code"]) == (status, type_, code)
     assert headers["content-type"] == "application/json"
 
 

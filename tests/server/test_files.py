@@ -1,4 +1,4 @@
-"""/v1/files over HTTP: streamed in and out, each key's own."""
+"""/v1/files over HTTP: streamed in both directions, separate for each key."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ FORM = {"content-type": f"multipart/form-data; boundary={BOUNDARY}"}
 
 
 def form(*fields: tuple[str, str | bytes], filename: str = "in.jsonl", ended: bool = True) -> bytes:
-    """Write a form whose field `file` is a file."""
+    """Write a form with a file in its field `file`."""
     parts = []
     for name, value in fields:
         named = f'name="{name}"' + (f'; filename="{filename}"' if name == "file" else "")

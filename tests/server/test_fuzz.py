@@ -1,4 +1,4 @@
-"""Whatever is sent, it is answered or refused in OpenAI's shape: the server never fails at it."""
+"""Generated requests: everything is answered or refused in OpenAI's format, and nothing fails."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ SEARCHES = st.fixed_dictionaries(
 
 
 def answered_or_refused(reply: Reply) -> bool:
-    """Check that a reply is an answer, or a refusal in OpenAI's shape; tell which."""
+    """Check that a response is an answer or an error in OpenAI's format; tell which."""
     if reply.status == 200:
         return True
     assert 400 <= reply.status < 500, reply
@@ -92,7 +92,7 @@ def test_server_almost_valid_requests_are_answered_or_refused(server: Running, b
 
 @pytest.fixture(scope="module")
 def indexed(server: Running) -> Running:
-    """Give a server whose documents are indexed."""
+    """Run a server with indexed documents."""
     bed: Any = server.service.bed
     server.wait(bed.run())
     return server

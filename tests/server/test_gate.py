@@ -1,4 +1,4 @@
-"""What the gate lets through, and what it does not."""
+"""The gate: what it admits, and what it refuses."""
 
 from __future__ import annotations
 
@@ -23,24 +23,24 @@ JSON = {"content-type": "application/json"}
 
 
 class Blocked:
-    """Embeddings that are not answered before they are told to be."""
+    """An embedding service that answers when it is released."""
 
     def __init__(self, service: Service) -> None:
         self._embeddings = service.embeddings
         self.asked = asyncio.Event()
         self.go = asyncio.Event()
 
-    async def answer(self, asked: EmbeddingsRequest, caller: Caller) -> EmbeddingsResult:
+    async def answer(self, requested: EmbeddingsRequest, caller: Caller) -> EmbeddingsResult:
         self.asked.set()
         await self.go.wait()
-        return await self._embeddings.answer(asked, caller)
+        return await self._embeddings.answer(requested, caller)
 
 
 class Broken:
-    """Embeddings that fail as nobody expected."""
+    """An embedding service that raises an unexpected exception."""
 
-    async def answer(self, asked: EmbeddingsRequest, caller: Caller) -> EmbeddingsResult:
-        raise ZeroDivisionError(asked.input)
+    async def answer(self, requested: EmbeddingsRequest, caller: Caller) -> EmbeddingsResult:
+        raise ZeroDivisionError(requested.input)
 
 
 def limited(service: Service, **limits: Any) -> Service:
@@ -184,18 +184,18 @@ async def test_gate_with_keys_requires_one_as_openai_or_azure_send_it(service: S
     _, secret = await service.keys.create("mine", secret=service.bed.secret)
     app = create_app(service, loopback=False)
 
-    async def asked(**headers: str) -> int:
+    async def requested(**headers: str) -> int:
         sent = {name.replace("_", "-"): value for name, value in headers.items()}
         return (await call(app, "GET", "/v1/models", headers={"host": "example.com", **sent})).status
 
-    assert await asked(authorization=f"Bearer {secret}") == 200
-    assert await asked(authorization=f"bearer  {secret} ") == 200
-    assert await asked(api_key=secret) == 200
-    assert await asked() == 401
-    assert await asked(authorization="Bearer fb-wrong") == 401
-    assert await asked(authorization=f"Basic {secret}") == 401
-    assert await asked(authorization="Bearer \xff\xfe") == 401
-    assert await asked(authorization=f"Bearer {secret[:-1]}") == 401
+    assert await requested(authorization=f"Bearer {secret}") == 200
+    assert await requested(authorization=f"bearer  {secret} ") == 200
+    assert await requested(api_key=secret) == 200
+    assert await requested() == 401
+    assert await requested(authorization="Bearer fb-wrong") == 401
+    assert await requested(authorization=f"Basic {secret}") == 401
+    assert await requested(authorization="Bearer \xff\xfe") == 401
+    assert await requested(authorization=f"Bearer {secret[:-1]}") == 401
     for path in ("/health/live", "/health/ready", "/metrics", "/openapi.json"):
         assert (await call(app, "GET", path, headers={"host": "example.com"})).status == 200
     for path in ("/nowhere", "/v1/admin/cache", "/v1/embeddings", "/"):
@@ -228,28 +228,28 @@ async def test_gate_without_keys_refuses_requests_of_other_origins(service: Serv
     """With a key, other origins are accepted."""
     app = create_app(service)
 
-    async def asked(origin: str, **headers: str) -> int:
+    async def requested(origin: str, **headers: str) -> int:
         return (await call(app, "POST", "/v1/embeddings", ASKED, {"origin": origin, **headers})).status
 
-    assert await asked("https://example.com") == 401
-    assert await asked("https://localhost.example.com:8080") == 401
-    assert await asked("null") == 401
-    assert await asked("http://localhost:3000") == 200
-    assert await asked("http://127.0.0.1:8080") == 200
-    assert await asked("http://[::1]:8080") == 200
+    assert await requested("https://example.com") == 401
+    assert await requested("https://localhost.example.com:8080") == 401
+    assert await requested("null") == 401
+    assert await requested("http://localhost:3000") == 200
+    assert await requested("http://127.0.0.1:8080") == 200
+    assert await requested("http://[::1]:8080") == 200
     await service.keys.create("mine", secret=service.bed.secret)
     _, secret = await service.keys.create("page", secret=service.bed.secret)
     app = create_app(replace(service, keys=service.bed.keys()))
-    assert await asked("https://example.com", authorization=f"Bearer {secret}") == 200
+    assert await requested("https://example.com", authorization=f"Bearer {secret}") == 200
 
 
 async def test_gate_probes_do_not_count_against_the_limit(
     service: Service, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    asked, go = [], asyncio.Event()
+    requested, go = [], asyncio.Event()
 
     async def slow() -> list[Health]:
-        asked.append("once")
+        requested.append("once")
         await go.wait()
         return []
 
@@ -257,7 +257,7 @@ async def test_gate_probes_do_not_count_against_the_limit(
     app = create_app(limited(service, concurrency=1))
     probes = [asyncio.create_task(call(app, "GET", "/health/ready")) for _ in range(20)]
     async with asyncio.timeout(60):
-        while not asked:  # noqa: ASYNC110 - the service has no event for it
+        while not requested:  # noqa: ASYNC110 - the service has no event for it
             await asyncio.sleep(0)
     assert (await call(app, "GET", "/v1/models")).status == 200
     probes[0].cancel()
@@ -265,7 +265,7 @@ async def test_gate_probes_do_not_count_against_the_limit(
     with pytest.raises(asyncio.CancelledError):
         await probes[0]
     assert {(await probe).status for probe in probes[1:]} == {200}
-    assert asked == ["once"]
+    assert requested == ["once"]
 
 
 async def test_gate_refused_request_is_counted_for_its_route(service: Service) -> None:

@@ -1,4 +1,4 @@
-"""What is logged of a request, and what never is."""
+"""Request logs: what they contain, and what never."""
 
 from __future__ import annotations
 
@@ -25,23 +25,23 @@ TEXT = "a text that nobody but its author may read"
 
 
 class Raising:
-    """Embeddings that raise what they are told to."""
+    """An embedding service that raises a given exception."""
 
     def __init__(self, error: Exception) -> None:
         self._error = error
 
-    async def answer(self, asked: EmbeddingsRequest, caller: Caller) -> EmbeddingsResult:
+    async def answer(self, requested: EmbeddingsRequest, caller: Caller) -> EmbeddingsResult:
         raise self._error
 
 
 async def logged(
-    service: Service, asked: Any = None, *, every: bool = True, headers: dict[str, str] | None = None
+    service: Service, requested: Any = None, *, every: bool = True, headers: dict[str, str] | None = None
 ) -> list[dict[str, Any]]:
-    """Ask for embeddings, and read what was logged of it."""
+    """Request embeddings, and return the log lines."""
     stream = io.BytesIO()
     log = logs.Log(stream, now=service.bed.clock, every=every)
     app = create_app(service, watchers=[log])
-    body = orjson.dumps(asked or {"model": MODEL, "input": TEXT})
+    body = orjson.dumps(requested or {"model": MODEL, "input": TEXT})
     await call(app, "POST", "/v1/embeddings", body, {"content-type": "application/json", **(headers or {})})
     log.flush()
     assert TEXT not in stream.getvalue().decode()
@@ -76,7 +76,7 @@ async def test_log_names_a_key_by_id_without_its_secret(service: Service) -> Non
 
 
 @pytest.mark.parametrize(
-    "asked",
+    "requested",
     [
         {"model": TEXT * 3, "input": "a"},
         {"model": MODEL, "input": TEXT, TEXT: 1},
@@ -85,15 +85,15 @@ async def test_log_names_a_key_by_id_without_its_secret(service: Service) -> Non
         {"model": MODEL, "input": TEXT, "user": [TEXT]},
     ],
 )
-async def test_log_refused_request_has_the_code_only(service: Service, asked: dict[str, Any]) -> None:
+async def test_log_refused_request_has_the_code_only(service: Service, requested: dict[str, Any]) -> None:
     """The message may quote what was sent."""
-    model = asked["model"]
-    asked["model"] = model if model == MODEL else f"x{TEXT}"
+    model = requested["model"]
+    requested["model"] = model if model == MODEL else f"x{TEXT}"
     stream = io.BytesIO()
     log = logs.Log(stream, now=service.bed.clock)
     app = create_app(service, watchers=[log])
     reply = await call(
-        app, "POST", "/v1/embeddings", orjson.dumps(asked), {"content-type": "application/json"}
+        app, "POST", "/v1/embeddings", orjson.dumps(requested), {"content-type": "application/json"}
     )
     assert reply.status in {400, 404}
     log.flush()
@@ -134,7 +134,7 @@ async def test_log_without_request_lines_skips_successes_and_refusals(service: S
 
 @pytest.fixture
 def logging_as_before() -> Iterator[None]:
-    """Leave Python's logging as it was."""
+    """Restore Python's logging."""
     root = logging.getLogger()
     handlers, level = root.handlers[:], root.level
     levels = {name: logging.getLogger(name).level for name in ("flowbed", "uvicorn")}

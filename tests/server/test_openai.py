@@ -24,13 +24,13 @@ TEXT = "Der Schlüssel hängt neben der Tür. 🔑"
 
 @pytest.fixture(scope="module")
 def client(server: Running) -> Iterator[openai.OpenAI]:
-    """Give a client that does not hide a failure by asking again."""
+    """Create a client that never retries, so that no failure is hidden."""
     with openai.OpenAI(base_url=f"{server.url}/v1", api_key="none", max_retries=0) as opened:
         yield opened
 
 
 def vectors_of(answer: Any) -> Any:
-    """Read vectors as a caller does."""
+    """Read the vectors of a response as a caller does."""
     return np.array([each.embedding for each in answer.data], np.float32)
 
 
@@ -38,11 +38,11 @@ def vectors_of(answer: Any) -> Any:
 def test_sdk_one_text_gives_the_models_exact_vector_in_each_encoding(
     client: openai.OpenAI, encoding: Any
 ) -> None:
-    asked: dict[str, Any] = {} if encoding is None else {"encoding_format": encoding}
-    answer = client.embeddings.create(model=MODEL, input=TEXT, **asked)
+    requested: dict[str, Any] = {} if encoding is None else {"encoding_format": encoding}
+    answer = client.embeddings.create(model=MODEL, input=TEXT, **requested)
     (only,) = answer.data
     vector = only.embedding
-    if encoding == "base64":  # the SDK hands over what was asked for
+    if encoding == "base64":  # the SDK returns the requested encoding
         vector = np.frombuffer(base64.b64decode(str(vector)), "<f4").tolist()
     np.testing.assert_array_equal(np.array(vector, np.float32), seeded([TEXT], 64)[0])
     assert (answer.object, answer.model, only.object, only.index) == ("list", MODEL, "embedding", 0)
@@ -93,7 +93,7 @@ def test_sdk_user_nulls_and_input_type_are_accepted(client: openai.OpenAI) -> No
 
 
 @pytest.mark.parametrize(
-    ("asked", "error", "code"),
+    ("requested", "error", "code"),
     [
         ({"model": "nobody"}, openai.NotFoundError, "model_not_found"),
         ({"input": ""}, openai.BadRequestError, None),
@@ -113,10 +113,10 @@ def test_sdk_user_nulls_and_input_type_are_accepted(client: openai.OpenAI) -> No
     ],
 )
 def test_sdk_raises_its_own_error_for_each_refusal(
-    client: openai.OpenAI, asked: dict[str, Any], error: type[openai.APIStatusError], code: str | None
+    client: openai.OpenAI, requested: dict[str, Any], error: type[openai.APIStatusError], code: str | None
 ) -> None:
     with pytest.raises(error) as caught:
-        client.embeddings.create(**{"model": MODEL, "input": "text", **asked})
+        client.embeddings.create(**{"model": MODEL, "input": "text", **requested})
     assert caught.value.request_id
     if code is not None:
         assert caught.value.code == code

@@ -1,4 +1,4 @@
-"""Models, search, health, administration and metrics, over providers that fail to order."""
+"""Models, search, health, administration and metrics, over providers that fail on demand."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def simulator() -> Simulator:
 
 @pytest.fixture
 def remote(simulator: Simulator, tmp_path: Path) -> Iterator[Running]:
-    """Give a server in front of a provider that is a simulator, and of another model that stands in for it."""
+    """Run a server over a simulated provider and a fallback of another model."""
     with running_thread(simulator) as url:
         settings = (
             f'vector_cache_mb = 0\n[providers.openai]\napi_key = "sk-test"\nbase_url = "{url}/v1"\n'
@@ -38,13 +38,13 @@ def remote(simulator: Simulator, tmp_path: Path) -> Iterator[Running]:
 
 
 def ask(running: Running, text: str, **headers: str) -> Any:
-    """Ask for one vector."""
+    """Request one vector."""
     sent = {name.replace("_", "-"): value for name, value in headers.items()}
     return running.call("POST", "/v1/embeddings", {"model": "small", "input": text}, sent)
 
 
 def metric(running: Running, line: str) -> float:
-    """Read one number of the metrics."""
+    """Read one value of the metrics."""
     for each in running.call("GET", "/metrics").body.decode().splitlines():
         if each.startswith(f"{line} "):
             return float(each.rpartition(" ")[2])
@@ -254,7 +254,7 @@ def test_search_by_text_or_vector_finds_indexed_documents(server: Running) -> No
 
 
 @pytest.mark.parametrize(
-    ("asked", "status", "param"),
+    ("requested", "status", "param"),
     [
         ({}, 400, "query"),
         ({"query": ""}, 400, "query"),
@@ -271,10 +271,10 @@ def test_search_by_text_or_vector_finds_indexed_documents(server: Running) -> No
     ],
 )
 def test_search_invalid_field_is_refused_by_name(
-    server: Running, asked: dict[str, Any], status: int, param: str | None
+    server: Running, requested: dict[str, Any], status: int, param: str | None
 ) -> None:
     bed: Any = server.service.bed
     server.wait(bed.run())
-    reply = server.call("POST", "/v1/search", asked)
+    reply = server.call("POST", "/v1/search", requested)
     assert reply.status == status
     assert reply.refused()["param"] == param

@@ -1,4 +1,4 @@
-"""`flowbed serve`: a process that begins, answers, and ends as it should."""
+"""`flowbed serve`: a process that starts, answers and stops."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 SMALL = "text-embedding-3-small"
-# Seconds that a slow provider takes: enough for a signal to come in between.
+# Seconds that the slow provider takes: long enough for a signal in between.
 SLOW = 1.5
 
 
@@ -58,14 +58,14 @@ def test_serve_stopped_finishes_accepted_requests(
         folder = write_project(tmp_path / "project", settings, model=f"openai:{SMALL}")
         running = serve(folder, "--workers", str(workers))
         clients = [running.client() for _ in range(4)]
-        asked = [
+        requested = [
             threads.submit(client.embeddings.create, model=SMALL, input=f"text {n}")
             for n, client in enumerate(clients)
         ]
         count = simulator.account.totals
         eventually(lambda: max(count().most_at_once, count().requests) >= 4, "four requests at the provider")
         assert running.end() == 0
-        assert [len(each.result().data) for each in asked] == [1] * 4
+        assert [len(each.result().data) for each in requested] == [1] * 4
         for client in clients:
             client.close()
     host, port = running.url.removeprefix("http://").split(":")
@@ -159,7 +159,7 @@ def test_serve_sends_spans_to_the_otlp_endpoint(tmp_path: Path, serve: Callable[
             self.end_headers()
 
         def log_message(self, *_: object) -> None:
-            """Say nothing."""
+            """Log nothing."""
 
     with http.server.HTTPServer(("127.0.0.1", 0), Collector) as collector:
         thread = threading.Thread(target=collector.serve_forever)

@@ -1,4 +1,4 @@
-"""Ten thousand requests at once, doubles among them, in front of providers that fail: every vector in its place."""
+"""Thousands of concurrent requests with repeated texts over failing providers: every vector is that of its text."""
 
 from __future__ import annotations
 
@@ -29,10 +29,10 @@ if TYPE_CHECKING:
 
 MODEL = "text-embedding-3-small"
 DIMENSIONS, FEWER = 256, 64
-# Files that a process has open beside its connections.
+# Open files of a process other than its connections.
 FILES = 500
-MOST_MEMORY = 600 * 2**20  # bytes; it begins with a third of that
-SECONDS = 300  # a deadlock ends here
+MOST_MEMORY = 600 * 2**20  # bytes; the server starts with a third of it
+SECONDS = 300  # a deadlock fails then
 RETRIED = {429, 500, 502, 503, 504}
 KINDS: tuple[Kind, ...] = (
     "rate_limited",
@@ -53,7 +53,7 @@ KINDS: tuple[Kind, ...] = (
 def served(
     folder: Path, first: str, second: str, *, concurrency: int
 ) -> Iterator[tuple[str, psutil.Process]]:
-    """Serve OpenAI's model at two addresses, the second for when the first fails."""
+    """Serve OpenAI's model with a fallback at a second address."""
     write_project(
         folder,
         "vector_cache_mb = 0\n"
@@ -72,7 +72,7 @@ def served(
 
 
 def files_allowed(wanted: int) -> int:
-    """Let this process have as many files open as it may, and tell how many; the server does the same for itself."""
+    """Raise this process's limit of open files, and return it; the server does the same for itself."""
     _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
     most = wanted if most == resource.RLIM_INFINITY else most
     resource.setrlimit(resource.RLIMIT_NOFILE, (most, resource.getrlimit(resource.RLIMIT_NOFILE)[1]))
@@ -80,7 +80,7 @@ def files_allowed(wanted: int) -> int:
 
 
 def mixed(chance: random.Random, distinct: int) -> dict[str, Any]:
-    """Make a request: one text or several, some twice, as floats or base64, whole or with fewer dimensions."""
+    """Generate a request: one or more texts, some repeated, as floats or base64, with all or fewer dimensions."""
     texts = [f"text {chance.randrange(distinct)}" for _ in range(chance.choice((1, 1, 1, 2, 5, 20)))]
     body: dict[str, Any] = {"model": MODEL, "input": texts[0] if len(texts) == 1 else texts}
     if chance.random() < 0.5:
@@ -91,7 +91,7 @@ def mixed(chance: random.Random, distinct: int) -> dict[str, Any]:
 
 
 def vectors(answer: dict[str, Any]) -> np.ndarray[Any, Any]:
-    """Read the vectors of an answer, in the order of its items, which has to be that of the input."""
+    """Read the vectors of a response, whose items must be in the order of the input."""
     assert [each["index"] for each in answer["data"]] == list(range(len(answer["data"])))
     return np.array(
         [
@@ -105,7 +105,7 @@ def vectors(answer: dict[str, Any]) -> np.ndarray[Any, Any]:
 
 
 class Crowd:
-    """Requests of which the first so many are under way together before any of them is sent to its end."""
+    """Requests of which the first `size` are all in progress before any of them is sent completely."""
 
     def __init__(self, size: int) -> None:
         self.size = size
@@ -113,7 +113,7 @@ class Crowd:
         self._all, self._go = asyncio.Event(), asyncio.Event()
 
     async def body(self, sent: bytes) -> AsyncIterator[bytes]:
-        """Give the body of a request, whose end waits for the others."""
+        """Send the body of a request; its end waits for the other requests."""
         yield sent[:1]
         self._begun += 1
         if self._begun >= self.size:
@@ -122,7 +122,7 @@ class Crowd:
         yield sent[1:]
 
     async def let_go(self, client: aiohttp.ClientSession, url: str) -> int:
-        """Let the requests end once the server is at work on all of them, and tell how many it said these are."""
+        """Complete the requests once the server works on all of them; return how many it reported."""
         await self._all.wait()
         busy = 0
         while busy < self.size:
@@ -131,7 +131,7 @@ class Crowd:
                     r"^flowbed_http_requests_in_progress (\S+)$", await reply.text(), re.MULTILINE
                 )
             assert found is not None
-            busy = round(float(found[1])) - 1  # but for this one
+            busy = round(float(found[1])) - 1  # without this request
         self._go.set()
         return busy
 
@@ -139,7 +139,7 @@ class Crowd:
 async def ask(
     client: aiohttp.ClientSession, url: str, body: dict[str, Any], seen: Counter[int], crowd: Crowd
 ) -> None:
-    """Ask until there is an answer, as OpenAI's clients do, and check it."""
+    """Retry until there is an answer, as OpenAI's clients do, and check it."""
     sent = orjson.dumps(body)
     data: bytes | AsyncIterator[bytes] = crowd.body(sent)
     while True:
@@ -207,15 +207,15 @@ def test_server_thousands_of_requests_and_failing_providers_gives_each_text_its_
     assert busy >= at_once
     assert seen[200] == requests
     assert [each.twice_at_once for each in totals] == [0, 0]
-    # Each text is paid for once, and once more only where an answer was lost.
+    # Each text is paid for once, and again only if an answer was lost.
     failed = sum(sum(each.faults.values()) - each.faults.get("slow", 0) for each in totals)
     assert failed > 0
-    asked = len(
+    requested = len(
         {
             text
             for body in bodies
             for text in ([body["input"]] if isinstance(body["input"], str) else body["input"])
         }
     )
-    assert sum(each.texts for each in totals) < asked + 25 * failed
+    assert sum(each.texts for each in totals) < requested + 25 * failed
     assert held < MOST_MEMORY

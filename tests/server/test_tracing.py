@@ -1,4 +1,4 @@
-"""Traces: a span for each request, with its facts, a child of the caller's."""
+"""Traces: one span per request, a child of the caller's span."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Bytes to what is asked, and what is answered to bytes."""
+"""Parsing requests and writing responses."""
 
 from __future__ import annotations
 
@@ -29,9 +29,9 @@ JSON = st.recursive(
 
 
 def answered(vectors: Any, **facts: Any) -> EmbeddingsResult:
-    """Make an answer with these vectors."""
-    said = {"model": "m", "space": "s", "provider": "p", "tokens": 3, **facts}
-    return EmbeddingsResult(vectors=np.asarray(vectors, np.float32), **said)
+    """Create a result with these vectors."""
+    expected = {"model": "m", "space": "s", "provider": "p", "tokens": 3, **facts}
+    return EmbeddingsResult(vectors=np.asarray(vectors, np.float32), **expected)
 
 
 @given(INPUTS, st.none() | st.integers(1, 4096), st.sampled_from(["float", "base64"]))

@@ -1,4 +1,4 @@
-"""A project to serve, whose models answer and fail as the test says."""
+"""A project to serve, whose models answer or fail as a test decides."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 
 
 class Provider(Seeded):
-    """A seeded embedder that raises `failure` while it is set, and remembers what it was sent."""
+    """A seeded embedder that raises `failure` while it is set, and records the texts it receives."""
 
     def __init__(self, dimensions: int, *, model: str = "", matryoshka: bool = False) -> None:
         super().__init__(dimensions)
@@ -49,13 +49,13 @@ class Provider(Seeded):
 
 @dataclass
 class Project:
-    """What serving needs, in memory."""
+    """The part of a project that services use, in memory."""
 
     ledger: Ledger
     serving: Serving
     providers: dict[str, Provider]
     store: Store = field(default_factory=lambda: open_store("memory://", folder=Path()))
-    ended: set[str] = field(default_factory=set)  # processes that are no more
+    ended: set[str] = field(default_factory=set)  # processes that have ended
     now: FixedClock = field(default_factory=FixedClock)
     queries: list[Any] = field(default_factory=list)
     secrets: int = 0
@@ -116,7 +116,7 @@ def project(ledger: Ledger) -> Project:
 
 @pytest.fixture
 def opened(project: Project) -> Callable[..., AbstractAsyncContextManager[Service]]:
-    """Open the service of the project, with other settings where some are given."""
+    """Open the services of the project, optionally with other settings."""
 
     def open_it(**settings: Any) -> AbstractAsyncContextManager[Service]:
         project.serving = replace(project.serving, **settings)

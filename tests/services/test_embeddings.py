@@ -1,4 +1,4 @@
-"""The story of one request for embeddings."""
+"""Requests for embeddings."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ ANYONE = Caller()
 
 
 async def ask(service: Service, given: Any, caller: Caller = ANYONE, **fields: Any) -> EmbeddingsResult:
-    """Ask for the embeddings of an input."""
+    """Request the embeddings of an input."""
     return await service.embeddings.answer(
         EmbeddingsRequest(**{"model": "small", "input": given, **fields}), caller
     )
@@ -139,7 +139,7 @@ async def test_embed_is_charged_for_answers_but_not_for_failures(opened: Open, p
         assert service.quotas.left(caller) == 4
         with pytest.raises(Exhausted, match="4 of 10 tokens a day are left, and this request needs 5"):
             await ask(service, "one two three four five", caller)
-        # Longer than what is left in letters, and not in tokens: it is counted before it is refused.
+        # It has more letters than tokens are left, but fewer tokens: the service counts before it refuses.
         await ask(service, "onetwothree four", caller)
         assert service.quotas.left(caller) == 2
 
@@ -176,7 +176,7 @@ async def test_embed_token_arrays_are_decoded_as_cl100k(opened: Open, project: P
 
 
 @pytest.mark.parametrize(
-    ("array", "said"),
+    ("array", "message"),
     [
         ([100_300], "token 100300"),
         ([2**31], "token 2147483648"),
@@ -185,9 +185,11 @@ async def test_embed_token_arrays_are_decoded_as_cl100k(opened: Open, project: P
         ([39, 68, 75, 75, 78], "text"),  # letter by letter, as the tokenizer never writes "Hello"
     ],
 )
-async def test_embed_undecodable_token_arrays_are_refused(opened: Open, array: list[int], said: str) -> None:
+async def test_embed_undecodable_token_arrays_are_refused(
+    opened: Open, array: list[int], message: str
+) -> None:
     async with opened() as service:
-        with pytest.raises(Rejected, match=said) as caught:
+        with pytest.raises(Rejected, match=message) as caught:
             await ask(service, [[15339], array])
         assert (caught.value.inputs, caught.value.param) == ((1,), "input")
 
@@ -199,7 +201,7 @@ async def test_embed_model_token_arrays_without_its_tokenizer_are_refused(opened
 
 
 class TestDimensions:
-    """Other dimensions than a model has."""
+    """Requests for other dimensions than the model's."""
 
     async def test_other_dimensions_without_a_policy_are_refused(self, opened: Open) -> None:
         async with opened() as service:
@@ -243,7 +245,7 @@ class TestDimensions:
 
 
 class TestFallback:
-    """Who stands in for a provider that fails."""
+    """Fallbacks for a failing provider."""
 
     async def test_fallback_of_the_same_space_answers_and_is_named(
         self, opened: Open, project: Project
@@ -335,9 +337,9 @@ class TestFallback:
 
 async def test_embed_concurrent_overlapping_texts_are_sent_once(opened: Open, project: Project) -> None:
     async with opened() as service:
-        asked = [[f"text {number % 7}", f"text {number % 5}", f"own {number}"] for number in range(50)]
-        answers = await asyncio.gather(*(ask(service, texts) for texts in asked))
-        for texts, answered in zip(asked, answers, strict=True):
+        requested = [[f"text {number % 7}", f"text {number % 5}", f"own {number}"] for number in range(50)]
+        answers = await asyncio.gather(*(ask(service, texts) for texts in requested))
+        for texts, answered in zip(requested, answers, strict=True):
             assert np.array_equal(answered.vectors, seeded(texts, 64))
         sent = project.providers["first:small"].sent
         assert len(sent) == len(set(sent)) == 57

@@ -43,8 +43,8 @@ async def send(
     seconds: int | None = None,
     most: int | None = None,
 ) -> FileRow:
-    said = FileDescription(purpose=purpose, filename="in.jsonl", seconds=seconds)
-    return await files.create(owner, pieces(*parts), described=lambda: said, most=most)
+    message = FileDescription(purpose=purpose, filename="in.jsonl", seconds=seconds)
+    return await files.create(owner, pieces(*parts), described=lambda: message, most=most)
 
 
 async def stored(project: Project) -> list[str]:
@@ -94,9 +94,9 @@ async def test_get_invalid_id_is_not_found(files: FileService, id: str) -> None:
 
 async def test_create_file_interrupted_leaves_nothing(files: FileService, project: Project) -> None:
     """The sender's own error is raised."""
-    said = FileDescription(purpose="batch", filename="")
+    message = FileDescription(purpose="batch", filename="")
     with pytest.raises(ZeroDivisionError):
-        await files.create("", pieces(b"x" * 2**20, failure=ZeroDivisionError()), described=lambda: said)
+        await files.create("", pieces(b"x" * 2**20, failure=ZeroDivisionError()), described=lambda: message)
     assert await stored(project) == []
     assert await ids(files) == ([], False)
 
@@ -121,13 +121,13 @@ async def test_create_file_too_large_for_batches_is_refused_for_that_purpose_onl
 
 
 @pytest.mark.parametrize(
-    ("purpose", "said", "kept"),
+    ("purpose", "message", "kept"),
     [("batch", None, 30 * DAY), ("batch", 3600, 3600), ("user_data", 7200, 7200)],
 )
 async def test_file_expires_after_its_time_or_30_days_for_batches(
-    files: FileService, project: Project, purpose: str, said: int | None, kept: int
+    files: FileService, project: Project, purpose: str, message: int | None, kept: int
 ) -> None:
-    row = await send(files, b"text", purpose=purpose, seconds=said)
+    row = await send(files, b"text", purpose=purpose, seconds=message)
     project.now.advance(seconds=kept - 1)
     assert await files.sweep() == 0
     assert await files.get("", row.id) == row
@@ -211,9 +211,9 @@ async def test_create_file_stops_reading_at_the_owners_limit(files: FileService,
             read += 1
             yield b"x" * 1_000
 
-    said = FileDescription(purpose="user_data", filename="")
+    message = FileDescription(purpose="user_data", filename="")
     with pytest.raises(Rejected):
-        await files.create("me", long(), described=lambda: said, most=5_000)
+        await files.create("me", long(), described=lambda: message, most=5_000)
     assert read == 6
     assert await stored(project) == []
 

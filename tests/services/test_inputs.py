@@ -1,4 +1,4 @@
-"""What the input of a request comes to."""
+"""Validation of a request's input."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def test_arrays_of_tells_token_arrays_from_texts() -> None:
 
 
 @pytest.mark.parametrize(
-    ("given", "said"),
+    ("given", "message"),
     [
         ("", "empty string"),
         (["a", ""], r"input\[1\] is an empty string"),
@@ -43,14 +43,14 @@ def test_arrays_of_tells_token_arrays_from_texts() -> None:
         (["a", ["b"]], "must be a string"),
     ],
 )
-def test_texts_of_invalid_input_is_refused(given: Any, said: str) -> None:
-    with pytest.raises(Rejected, match=said) as caught:
+def test_texts_of_invalid_input_is_refused(given: Any, message: str) -> None:
+    with pytest.raises(Rejected, match=message) as caught:
         texts_of(given)
     assert caught.value.param == "input"
 
 
 @pytest.mark.parametrize(
-    ("given", "said"),
+    ("given", "message"),
     [
         ([[]], r"input\[0\] is an empty token array"),
         ([[1], []], r"input\[1\] is an empty token array"),
@@ -60,8 +60,8 @@ def test_texts_of_invalid_input_is_refused(given: Any, said: str) -> None:
         ([[1]] * 2049, "2,049 items"),
     ],
 )
-def test_arrays_of_invalid_input_is_refused(given: Any, said: str) -> None:
-    with pytest.raises(Rejected, match=said):
+def test_arrays_of_invalid_input_is_refused(given: Any, message: str) -> None:
+    with pytest.raises(Rejected, match=message):
         arrays_of(given)
 
 
@@ -93,7 +93,7 @@ def test_surely_within_is_false_for_texts_that_may_be_too_long(most: list[int]) 
 
 
 @pytest.mark.parametrize(
-    ("given", "said"),
+    ("given", "message"),
     [
         ([1] * 8_192 + ["a"], "requested 8193 tokens"),
         ([[1] * 8_192 + ["a"]], "requested 8193 tokens"),
@@ -102,8 +102,8 @@ def test_surely_within_is_false_for_texts_that_may_be_too_long(most: list[int]) 
         ([[1]] * 2_048 + ["a"], "2,049 items"),
     ],
 )
-def test_require_few_too_long_list_is_refused_unread(given: Any, said: str) -> None:
-    with pytest.raises(Rejected, match=said):
+def test_require_few_too_long_list_is_refused_unread(given: Any, message: str) -> None:
+    with pytest.raises(Rejected, match=message):
         require_few(given)
 
 

@@ -1,4 +1,4 @@
-"""Whose turn it is: jobs of several owners beside one another, and requests before all of them."""
+"""Fair scheduling between owners of jobs, and precedence of interactive requests."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from flowbed.records.serving import Caller, EmbeddingsRequest
 from flowbed.server.api.batch_lines import BatchLineFormat
 from flowbed.services.batches import answering, execution, worker
 from flowbed.services.batches.answering import PAUSE
-from flowbed.services.batches.fair_scheduling import following, giving_way
+from flowbed.services.batches.fair_scheduling import jobs_to_yield, next_job
 from flowbed.services.batches.worker import JobWorker
 
 if TYPE_CHECKING:
@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 
 
 def row(id: str) -> JobRow:
-    """Make the row of a job that belongs to whom the first letter of its id names."""
+    """Create a job whose owner is the first letter of its id."""
     return JobRow(id=id, owner=id[0], tier="", input="", endpoint="", window="", created=0, expires=0)
 
 
@@ -46,7 +46,7 @@ async def key(service: Service, name: str) -> Caller:
 
 
 class Slow(Provider):
-    """A model that takes its time for each call, and tells texts of A that it is down while `down`."""
+    """A model with slow calls, which is down for texts of A while `down` is set."""
 
     down = False
 
@@ -59,7 +59,7 @@ class Slow(Provider):
 
 @pytest.fixture
 def slow(project: Project, monkeypatch: pytest.MonkeyPatch) -> Slow:
-    """Serve a model that takes one line a call, in parts of a few calls."""
+    """Serve a model that takes one line per call, in parts of a few calls."""
     monkeypatch.setattr(answering, "LOCAL_INPUTS", 1)
     monkeypatch.setattr(execution, "PART_SECONDS", 0.02)
     model = Slow(64, model="small")
@@ -77,9 +77,9 @@ def slow(project: Project, monkeypatch: pytest.MonkeyPatch) -> Slow:
         ("A2 B2", "A1 B1", "A2"),
     ],
 )
-def test_following_chooses_the_owner_with_fewest_running_jobs(waiting: str, running: str, found: str) -> None:
+def test_next_job_chooses_the_owner_with_fewest_running_jobs(waiting: str, running: str, found: str) -> None:
     owners = {owner: running.count(owner) for owner in "ABC"}
-    assert following(rows(waiting), owners).id == found
+    assert next_job(rows(waiting), owners).id == found
 
 
 @pytest.mark.parametrize(
@@ -88,7 +88,7 @@ def test_following_chooses_the_owner_with_fewest_running_jobs(waiting: str, runn
         ("", "A1 A2 A3", 3, []),
         ("A4", "A1 A2 A3", 3, []),  # nobody else waits
         ("A4 B1", "A1 A2 A3", 3, ["A3"]),
-        ("B1", "A1 A2", 3, []),  # a place is free, or will be
+        ("B1", "A1 A2", 3, []),  # a place is or will be free
         ("B1 B2", "A1 A2", 3, []),
         ("B1 C1", "A1 A2 A3", 3, ["A3", "A2"]),
         ("B1 B2 B3 B4", "A1 A2 A3 A4", 4, ["A4", "A3"]),
@@ -98,11 +98,11 @@ def test_following_chooses_the_owner_with_fewest_running_jobs(waiting: str, runn
         ("D1", "A1 B1 C1", 3, []),  # each has one
     ],
 )
-def test_giving_way_names_newest_jobs_of_owners_with_most_places(
+def test_jobs_to_yield_names_newest_jobs_of_owners_with_most_places(
     waiting: str, staying: str, places: int, found: list[str]
 ) -> None:
     owners = {each.id: each.owner for each in rows(staying)}
-    named = giving_way(rows(waiting), owners, places=places)
+    named = jobs_to_yield(rows(waiting), owners, places=places)
     assert named == found
 
 
@@ -147,7 +147,7 @@ async def test_worker_job_waiting_for_a_provider_yields(
 async def test_job_pauses_three_times_its_calls_while_requests_come(
     opened: Open, project: Project, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    length = 0.125  # s of a call, which binary fractions can add up
+    length = 0.125  # s of a call; binary fractions add up exactly
     seconds, calls = 0.0, ""
 
     class Timed(Provider):

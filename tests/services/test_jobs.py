@@ -1,4 +1,4 @@
-"""Jobs, done in the background: each line once, whatever happens meanwhile."""
+"""Execution of jobs: each line is answered once, whatever happens meanwhile."""
 
 from __future__ import annotations
 
@@ -36,25 +36,25 @@ SECONDS = 60
 
 
 def line(name: str, given: Any = "text", **fields: Any) -> dict[str, Any]:
-    """Write a line that asks for an input."""
+    """Write a line that requests an input."""
     body = {"model": "small", "input": given, **fields}
     return {"custom_id": name, "method": "POST", "url": "/v1/embeddings", "body": body}
 
 
 async def begin(service: Service, lines: list[Any], caller: Caller = ANYONE, **how: Any) -> JobRow:
-    """Send lines, which are written as JSON unless they are bytes, and make a job of them."""
+    """Upload lines, as JSON unless they are bytes, and create a job."""
     raw = [each if isinstance(each, bytes) else orjson.dumps(each) for each in lines]
 
     async def pieces() -> AsyncIterator[bytes]:
         yield b"\n".join(raw)
 
-    said = FileDescription(purpose="batch", filename="in.jsonl")
-    file = await service.files.create(caller.key or "", pieces(), described=lambda: said)
+    message = FileDescription(purpose="batch", filename="in.jsonl")
+    file = await service.files.create(caller.key or "", pieces(), described=lambda: message)
     return await service.jobs.create(caller, **{"file": file.id, "metadata": None, "keep": None, **how})
 
 
 async def until(service: Service, job: JobRow, reached: Callable[[JobRow], object]) -> JobRow:
-    """Wait until a job has got somewhere."""
+    """Wait until a job has reached a condition."""
     async with asyncio.timeout(SECONDS):
         while not reached(row := await service.jobs.get(job.owner, job.id)):  # noqa: ASYNC110 - nothing tells
             await asyncio.sleep(0.005)
@@ -62,7 +62,7 @@ async def until(service: Service, job: JobRow, reached: Callable[[JobRow], objec
 
 
 async def finished(service: Service, job: JobRow, **how: Any) -> JobRow:
-    """Work until a job has ended, and nothing is left of the work."""
+    """Run a worker until a job has ended and its parts are deleted."""
     async with JobWorker(service, BatchLineFormat(), **how), asyncio.timeout(SECONDS):
         row = await until(service, job, lambda row: row.ended)
         while job.id in await service.bed.store.folders("jobs"):  # noqa: ASYNC110 - nothing tells
@@ -71,7 +71,7 @@ async def finished(service: Service, job: JobRow, **how: Any) -> JobRow:
 
 
 async def file(service: Service, job: JobRow, id: str) -> list[dict[str, Any]]:
-    """Read one of the files that a job has made."""
+    """Read one of a job's result files."""
     if not id:
         return []
     row = await service.files.get(job.owner, id)
@@ -81,7 +81,7 @@ async def file(service: Service, job: JobRow, id: str) -> list[dict[str, Any]]:
 
 
 async def outcomes(service: Service, job: JobRow) -> dict[str, Any]:
-    """Tell what became of each line: the body of its answer, the status of an error, or the code of none."""
+    """Return the outcome of each line: the body, the status of an error, or the code without a response."""
     found: dict[str, Any] = {}
     for each in await file(service, job, job.output):
         assert each["error"] is None
@@ -240,7 +240,7 @@ async def test_job_line_longer_than_a_request_fails_the_file(opened: Open, proje
             assert faults(job) == [("request_too_large", len(lines))]
 
 
-@pytest.mark.parametrize("size", [1_000, 3_000_000])  # in one piece of the file, and in several
+@pytest.mark.parametrize("size", [1_000, 3_000_000])  # in one piece of the file, or in several
 async def test_job_too_long_line_is_named_by_its_number(opened: Open, size: int) -> None:
     long = "x" * size
     async with opened(body_bytes=1_000) as service:
@@ -392,8 +392,8 @@ async def test_running_job_of_a_revoked_key_keeps_answers_and_lists_the_rest(
         job = await begin(service, [line(f"c{n}", f"text {n}") for n in range(9)], caller)
         answer = service.embeddings.answer
 
-        async def revoke_at(asked: Any, caller: Caller) -> Any:
-            answered = await answer(asked, caller)
+        async def revoke_at(requested: Any, caller: Caller) -> Any:
+            answered = await answer(requested, caller)
             if len(provider.sent) == 3:
                 await service.keys.revoke(caller.key or "")
             return answered
@@ -437,9 +437,9 @@ async def test_create_job_from_a_file_of_another_purpose_is_refused(opened: Open
     async def pieces() -> AsyncIterator[bytes]:
         yield b""
 
-    said = FileDescription(purpose="user_data", filename="x")
+    message = FileDescription(purpose="user_data", filename="x")
     async with opened() as service:
-        sent = await service.files.create("", pieces(), described=lambda: said)
+        sent = await service.files.create("", pieces(), described=lambda: message)
         with pytest.raises(Rejected, match="user_data") as refused:
             await service.jobs.create(ANYONE, file=sent.id, metadata=None, keep=None)
         assert refused.value.param == "input_file_id"

@@ -1,4 +1,4 @@
-"""Who a secret belongs to."""
+"""API keys."""
 
 from __future__ import annotations
 
@@ -84,11 +84,11 @@ async def test_caller_known_key_reads_the_ledger_once(
 ) -> None:
     keys = project.keys()
     _, secret = await keys.create("app", secret=project.secret)
-    asked: list[str] = []
+    requested: list[str] = []
     find = project.ledger.keys.find
 
     async def counted(hash: str) -> KeyRow | None:
-        asked.append(hash)
+        requested.append(hash)
         return await find(hash)
 
     monkeypatch.setattr(project.ledger.keys, "find", counted)
@@ -96,7 +96,7 @@ async def test_caller_known_key_reads_the_ledger_once(
         assert (await keys.caller(secret)).name == "app"
     with pytest.raises(Unauthorized):
         await keys.caller("fb-tooshort")
-    assert asked == [hashlib.sha256(secret.encode()).hexdigest()]
+    assert requested == [hashlib.sha256(secret.encode()).hexdigest()]
 
 
 async def test_caller_concurrent_lookups_read_the_ledger_once(
@@ -104,15 +104,15 @@ async def test_caller_concurrent_lookups_read_the_ledger_once(
 ) -> None:
     keys = project.keys()
     _, secret = await keys.create("app", secret=project.secret)
-    asked: list[str] = []
+    requested: list[str] = []
     find, exist = project.ledger.keys.find, project.ledger.keys.exist
 
     async def found(hash: str) -> KeyRow | None:
-        asked.append("find")
+        requested.append("find")
         return await find(hash)
 
     async def existing() -> bool:
-        asked.append("exist")
+        requested.append("exist")
         return await exist()
 
     monkeypatch.setattr(project.ledger.keys, "find", found)
@@ -120,7 +120,7 @@ async def test_caller_concurrent_lookups_read_the_ledger_once(
     assert await asyncio.gather(*(keys.required() for _ in range(50))) == [True] * 50
     callers = await asyncio.gather(*(keys.caller(secret) for _ in range(50)))
     assert {caller.name for caller in callers} == {"app"}
-    assert asked == ["exist", "find"]
+    assert requested == ["exist", "find"]
 
 
 async def test_caller_known_keys_stay_valid_while_the_ledger_is_away(
@@ -190,11 +190,11 @@ async def test_caller_hanging_ledger_is_waited_for_once_in_seconds(
     keys = project.keys()
     _, secret = await keys.create("app", secret=project.secret)
     await keys.caller(secret)
-    asked: list[str] = []
+    requested: list[str] = []
     hang = asyncio.Event()
 
     async def hanging(hash: str) -> KeyRow | None:
-        asked.append(hash)
+        requested.append(hash)
         await hang.wait()
         raise Transient("no answer")
 
@@ -208,7 +208,7 @@ async def test_caller_hanging_ledger_is_waited_for_once_in_seconds(
     await asyncio.sleep(0.01)
     project.now.advance(seconds=LASTING)
     assert (await keys.caller(secret)).name == "app"
-    assert len(asked) == 2
+    assert len(requested) == 2
     project.now.advance(seconds=GRACE)
     with pytest.raises(Transient, match="no answer"):
         await keys.caller(secret)

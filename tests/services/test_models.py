@@ -1,4 +1,4 @@
-"""The models that are served."""
+"""The served models."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ async def test_models_are_listed_in_order_with_their_details(opened: Open, proje
 
 
 @pytest.mark.parametrize(
-    ("settings", "said"),
+    ("settings", "message"),
     [
         ({"models": ("nobody:small",)}, "no provider nobody:small"),
         ({"aliases": {"mine": "large"}}, "alias 'mine' of 'large' cannot be used"),
@@ -58,10 +58,10 @@ async def test_models_are_listed_in_order_with_their_details(opened: Open, proje
     ],
 )
 async def test_models_invalid_settings_are_refused_on_opening(
-    opened: Open, project: Project, settings: Any, said: str
+    opened: Open, project: Project, settings: Any, message: str
 ) -> None:
     project.providers["second:small"] = Provider(64, model="small")
-    with pytest.raises(Misconfigured, match=said):
+    with pytest.raises(Misconfigured, match=message):
         async with opened(**settings):
             pass
 
@@ -119,7 +119,7 @@ async def test_waiting_counts_texts_by_model(project: Project) -> None:
     calls = [
         asyncio.create_task(models.named("small").embed([f"text {n}"], purpose="query")) for n in range(7)
     ]
-    for _ in range(20):  # turns of the loop, of which a call takes a few to come as far as waiting
+    for _ in range(20):  # turns of the event loop, of which a call needs a few before it waits
         await asyncio.sleep(0)
     assert 0 < models.waiting()["first:small"] < 7
     go.set()
@@ -205,8 +205,8 @@ async def test_search_counts_tokens_for_callers_that_may_use_the_model(
 async def test_search_query_shares_cache_and_breaker_with_requests(opened: Open, project: Project) -> None:
     provider = project.providers["first:small"]
     async with opened() as service:
-        asked = EmbeddingsRequest(model="small", input="a query", input_type="query")
-        answered = await service.embeddings.answer(asked, Caller())
+        requested = EmbeddingsRequest(model="small", input="a query", input_type="query")
+        answered = await service.embeddings.answer(requested, Caller())
         await service.search.find(Caller(), "a query")
         assert project.queries == [(answered.vectors[0].tolist(), {})]
         assert provider.sent == ["a query"]

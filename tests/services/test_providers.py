@@ -1,4 +1,4 @@
-"""A project that serves models of providers elsewhere, against simulators of their APIs."""
+"""Models of remote providers, which are simulated."""
 
 from __future__ import annotations
 
@@ -73,7 +73,7 @@ def served(tmp_path: Path, first: tuple[Simulator, str], second: tuple[Simulator
 
 
 class Served:
-    """A project in a folder, and the simulators that its providers are."""
+    """A project in a folder, with simulated providers."""
 
     def __init__(self, folder: Path, first: tuple[Simulator, str], second: tuple[Simulator, str]) -> None:
         self.folder = folder
@@ -97,7 +97,7 @@ async def ask(service: Service, given: str | list[str] | list[int], **fields: An
 
 
 def expected(*texts: str) -> np.ndarray[tuple[int, int], np.dtype[np.float32]]:
-    """Tell the vectors that belong to texts."""
+    """Return the vectors of texts."""
     return np.stack([vector_of(MODEL, text, DIMENSIONS) for text in texts])
 
 
@@ -194,16 +194,16 @@ async def test_concurrent_requests_and_failing_providers_get_right_vectors_or_an
     ]
     served.first.order(*faults, seed=1)
     served.second.order(*faults, seed=2)
-    asked = [[f"text {number % 40}", f"text {number % 30}", f"own {number}"] for number in range(300)]
+    requested = [[f"text {number % 40}", f"text {number % 30}", f"own {number}"] for number in range(300)]
     async with served.open() as service:
-        answers = await asyncio.gather(*(ask(service, texts) for texts in asked), return_exceptions=True)
+        answers = await asyncio.gather(*(ask(service, texts) for texts in requested), return_exceptions=True)
     right = 0
-    for texts, answered in zip(asked, answers, strict=True):
+    for texts, answered in zip(requested, answers, strict=True):
         if isinstance(answered, EmbeddingsResult):
             assert np.allclose(answered.vectors, expected(*texts), atol=1e-6)
             right += 1
         else:
             assert isinstance(answered, Transient | Misconfigured)
-    assert right > len(asked) / 2
+    assert right > len(requested) / 2
     for simulator in (served.first, served.second):
         assert simulator.account.totals().twice_at_once == 0

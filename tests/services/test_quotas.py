@@ -1,4 +1,4 @@
-"""How much each key may ask."""
+"""Quotas of each key."""
 
 from __future__ import annotations
 
@@ -24,17 +24,17 @@ SMALL = Caller(key="k1", tier="small")
 
 
 def quotas(project: Project) -> QuotaService:
-    """Make what one server counts with."""
+    """Create the quotas of one server."""
     return QuotaService(project.ledger, tiers=TIERS, clock=project.now, monotonic=project.seconds)
 
 
 async def used(project: Project, day: str = TODAY) -> Mapping[str, int]:
-    """Read what the ledger knows."""
+    """Read the use recorded in the ledger."""
     return await project.ledger.quotas.used(day, ["k1", "k2"])
 
 
 async def spend(quotas: QuotaService, tokens: int, caller: Caller = SMALL) -> None:
-    """Ask for so many tokens, and get them."""
+    """Admit, reserve and use tokens."""
     await quotas.admit(caller)
     quotas.hold(caller, tokens)
     quotas.settle(caller, held=tokens, tokens=tokens)
@@ -144,9 +144,9 @@ async def test_settle_during_a_write_is_counted_once(
     add = project.ledger.quotas.add
 
     async def slow(day: str, tokens: Mapping[str, int]) -> Mapping[str, int]:
-        told = await add(day, tokens)
+        reported = await add(day, tokens)
         quota.settle(SMALL, held=0, tokens=7)
-        return told
+        return reported
 
     monkeypatch.setattr(project.ledger.quotas, "add", slow)
     await quota.write()
@@ -165,11 +165,11 @@ async def test_write_around_midnight_counts_each_day_once(
     add = project.ledger.quotas.add
 
     async def over_midnight(day: str, tokens: Mapping[str, int]) -> Mapping[str, int]:
-        told = await add(day, tokens)
+        reported = await add(day, tokens)
         quota.settle(SMALL, held=0, tokens=4)
         project.now.advance(seconds=2)
         quota.settle(SMALL, held=0, tokens=3)
-        return told
+        return reported
 
     monkeypatch.setattr(project.ledger.quotas, "add", over_midnight)
     await quota.write()
@@ -220,12 +220,12 @@ async def test_counts_are_written_every_second(project: Project, monkeypatch: py
     written = asyncio.Event()
     add = project.ledger.quotas.add
 
-    async def told(day: str, tokens: Mapping[str, int]) -> Mapping[str, int]:
+    async def reported(day: str, tokens: Mapping[str, int]) -> Mapping[str, int]:
         totals = await add(day, tokens)
         written.set()
         return totals
 
-    monkeypatch.setattr(project.ledger.quotas, "add", told)
+    monkeypatch.setattr(project.ledger.quotas, "add", reported)
     async with quotas(project) as quota:
         await spend(quota, 10)
         async with asyncio.timeout(30):

@@ -1,4 +1,4 @@
-"""What the operator settles, in the file, in the environment, and in the variables that older servers read."""
+"""Settings of the server: in the file, in the environment, and in variables of older servers."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ tokens_per_day = 1000
 
 
 def settled(folder: Path, text: str = 'model = "onnx:model"') -> Serving:
-    """Read a file, and what the environment adds to it."""
+    """Read a file merged with the environment."""
     (folder / "flowbed.toml").write_text(text)
     return serving(read_settings(folder))
 
@@ -68,8 +68,8 @@ def test_serving_reads_every_setting_from_the_environment(
 ) -> None:
     monkeypatch.setenv("FLOWBED_SERVE__DIMENSIONS", "ignore")
     monkeypatch.setenv("FLOWBED_SERVE__MODELS", '["seeded:8"]')
-    said = settled(tmp_path)
-    assert (said.dimensions, said.models) == ("ignore", ("seeded:8",))
+    message = settled(tmp_path)
+    assert (message.dimensions, message.models) == ("ignore", ("seeded:8",))
 
 
 @pytest.mark.parametrize(

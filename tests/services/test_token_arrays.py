@@ -1,4 +1,4 @@
-"""Token arrays, and the texts that they stand for."""
+"""Token arrays and their texts."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def test_texts_of_a_split_array_are_the_parts(data: st.DataObject) -> None:
     place = data.draw(st.integers(LONG, len(tokens) - LONG))
     try:
         parts = [CL100K.decode(tokens[:place]), CL100K.decode(tokens[place:])]
-    except Rejected:  # the cut goes through a character
+    except Rejected:  # the split is inside a character
         with pytest.raises(Rejected, match="Unicode"):
             ARRAYS.texts([tokens[:place], tokens[place:]], MODEL)
         return
@@ -47,7 +47,7 @@ def test_texts_of_another_tokenizers_ids_are_refused() -> None:
 
 
 class Decoding(Seeded):
-    """A model that has its tokenizer here."""
+    """A model with a local tokenizer."""
 
     def decode(self, tokens: list[int]) -> str:
         return " ".join(f"word{token}" for token in tokens)

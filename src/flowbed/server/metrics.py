@@ -164,7 +164,7 @@ def _points(registry: CollectorRegistry) -> dict[str, Callable[[dict[str, Any]],
         "flowbed_model_restarts", "Model processes that had died.", ("model",), registry=registry
     )
     sent = Counter("flowbed_provider_requests", "Calls of a model.", ("model",), registry=registry)
-    tokens = Counter("flowbed_provider_tokens", "Tokens billed.", ("model",), registry=registry)
+    billed = Counter("flowbed_provider_tokens", "Tokens billed.", ("model",), registry=registry)
     cost = Counter(
         "flowbed_cost_usd", "Cost of the billed tokens in US dollars.", ("model",), registry=registry
     )
@@ -175,12 +175,12 @@ def _points(registry: CollectorRegistry) -> dict[str, Callable[[dict[str, Any]],
 
     @cache  # one entry per model; looking up a child by its labels costs more than counting with it
     def of(model: str) -> tuple[Counter, Counter, Counter]:
-        return sent.labels(model), tokens.labels(model), cost.labels(model)
+        return sent.labels(model), billed.labels(model), cost.labels(model)
 
     def answered(facts: dict[str, Any]) -> None:
-        calls, told, dollars = of(facts.get("model", ""))
+        calls, tokens, dollars = of(facts.get("model", ""))
         calls.inc()
-        told.inc(facts.get("tokens", 0))
+        tokens.inc(facts.get("tokens", 0))
         dollars.inc(facts.get("tokens", 0) * facts.get("price", 0.0) / 1e6)
 
     return {

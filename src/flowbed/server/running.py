@@ -94,7 +94,7 @@ def is_loopback(listening: socket.socket) -> bool:
 
 
 def serve(
-    place: ServeConfig, listening: socket.socket, *, workers: int, started: Callable[[list[str]], None]
+    project: ServeConfig, listening: socket.socket, *, workers: int, started: Callable[[list[str]], None]
 ) -> None:
     """Serve until the process is told to stop, then finish the accepted requests.
 
@@ -110,7 +110,7 @@ def serve(
     most = FILES if hard == resource.RLIM_INFINITY else min(FILES, hard)
     resource.setrlimit(resource.RLIMIT_NOFILE, (max(soft, most), hard))
     config = uvicorn.Config(
-        LazyApp(place),
+        LazyApp(project),
         http=Connection,
         lifespan="on",
         ws="none",
@@ -126,10 +126,10 @@ def serve(
     )
     with asyncio.Runner(loop_factory=config.get_loop_factory()) as runner:
         if workers == 1:
-            runner.run(_serve_here(place, config, listening, started))
+            runner.run(_serve_here(project, config, listening, started))
             return
         # Find configuration errors here, once, and not in each worker.
-        names = runner.run(_try(place))
+        names = runner.run(_try(project))
     listening.listen(BACKLOG)  # connections wait until the workers are there
     with TemporaryDirectory(prefix="flowbed-") as counts:
         share_counts(counts)
@@ -158,8 +158,8 @@ class Workers(Multiprocess):
         super().handle_term()
 
 
-async def _try(place: ServeConfig) -> list[str]:
-    async with opened(place) as (_, service):
+async def _try(project: ServeConfig) -> list[str]:
+    async with opened(project) as (_, service):
         return _names(service)
 
 
@@ -168,7 +168,10 @@ def _names(service: Service) -> list[str]:
 
 
 async def _serve_here(
-    place: ServeConfig, config: uvicorn.Config, listening: socket.socket, started: Callable[[list[str]], None]
+    project: ServeConfig,
+    config: uvicorn.Config,
+    listening: socket.socket,
+    started: Callable[[list[str]], None],
 ) -> None:
     signals: list[int] = []
     server = uvicorn.Server(config)
@@ -179,7 +182,7 @@ async def _serve_here(
 
     kept = {}
     try:
-        async with opened(place) as (app, service):
+        async with opened(project) as (app, service):
             config.app, config.lifespan = app, "off"
             # uvicorn catches signals itself and raises them again when it has stopped: handle them here, so that the
             # project is closed before the process ends.
@@ -195,29 +198,29 @@ async def _serve_here(
 
 
 @asynccontextmanager
-async def opened(place: ServeConfig) -> AsyncIterator[tuple[FastAPI, Service]]:
+async def opened(project: ServeConfig) -> AsyncIterator[tuple[FastAPI, Service]]:
     """Open a project, its services, and the application over them.
 
     Raises:
         Misconfigured: the project cannot be served, or others could reach it without a key.
     """
-    logs.configure(sys.stderr, verbose=place.verbose)
+    logs.configure(sys.stderr, verbose=project.verbose)
     set_up()  # workers are new processes, not forks of the command
     async with AsyncExitStack() as stack:
         tracing = _tracing()
         if tracing is not None:
             stack.callback(tracing.close)
-        async with await aopen(place.folder) as bed, open_service(bed) as service:
-            if not place.loopback and not await service.keys.required():
+        async with await aopen(project.folder) as bed, open_service(bed) as service:
+            if not project.loopback and not await service.keys.required():
                 raise Misconfigured(
                     "without API keys, only this machine may connect: create one with `flowbed keys create NAME`, or"
                     " omit --host"
                 )
-            log = logs.Log(sys.stderr.buffer, now=bed.clock, every=place.log_requests)
+            log = logs.Log(sys.stderr.buffer, now=bed.clock, every=project.log_requests)
             stack.callback(log.flush)
             app = create_app(
                 service,
-                loopback=place.loopback,
+                loopback=project.loopback,
                 watchers=[log],
                 tracing=tracing,
             )
@@ -244,9 +247,9 @@ def _tracing() -> Tracing | None:
 class LazyApp:
     """The application of a worker, which opens its project on startup and closes it on shutdown."""
 
-    def __init__(self, place: ServeConfig) -> None:
+    def __init__(self, project: ServeConfig) -> None:
         """Remember what to open."""
-        self._place = place
+        self._project = project
         self._app: FastAPI | None = None
 
     async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
@@ -256,7 +259,7 @@ class LazyApp:
             return
         await receive()
         try:
-            async with opened(self._place) as (self._app, _):
+            async with opened(self._project) as (self._app, _):
                 await send({"type": "lifespan.startup.complete"})
                 await receive()
         except Error as error:

@@ -30,7 +30,7 @@ EVENTS = frozenset(
     }
 )
 # Left out of events: the message of an error may be a provider's.
-UNTOLD = "reason"
+OMITTED = "reason"
 UNNAMED = "unknown_service"
 
 
@@ -44,7 +44,7 @@ class Tracing:
             resource = resource.merge(Resource({SERVICE_NAME: "flowbed"}))
         self.provider = TracerProvider(resource=resource)
         self.provider.add_span_processor(processor or BatchSpanProcessor(OTLPSpanExporter()))
-        self._unlisten = telemetry.listen(self._tell)
+        self._unlisten = telemetry.listen(self._record)
 
     def describe(self, context: RequestContext) -> None:
         """Set attributes of the current request's span; never a key or a text."""
@@ -73,7 +73,7 @@ class Tracing:
         self.provider.shutdown()
 
     @staticmethod
-    def _tell(point: str, facts: dict[str, Any]) -> None:
+    def _record(point: str, facts: dict[str, Any]) -> None:
         if point in EVENTS:
-            told = {name: value for name, value in facts.items() if name != UNTOLD}
-            get_current_span().add_event(point, told)
+            attributes = {name: value for name, value in facts.items() if name != OMITTED}
+            get_current_span().add_event(point, attributes)

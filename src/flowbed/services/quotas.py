@@ -179,7 +179,7 @@ class QuotaService:
                     times = dict(self._seen)
                     await self._ledger.keys.use(times)
                     self._seen = {key: at for key, at in self._seen.items() if times.get(key) != at}
-            except Exception as error:  # noqa: BLE001 - whatever it is, counting goes on, and is written the next time
+            except Exception as error:  # noqa: BLE001 - counting continues, and is written the next time
                 log.warning("cannot write the use of keys, will try again: %s", error)
 
     async def _write_tokens(self) -> None:

@@ -25,8 +25,14 @@ def body_of(shape: type[BaseModel]) -> dict[str, Any]:
 
 
 def form_of(shape: type[BaseModel]) -> dict[str, Any]:
-    """Describe a form that the route reads itself."""
-    return {"requestBody": {"required": True, "content": {"multipart/form-data": {"schema": _schema(shape)}}}}
+    """Describe a form that the route reads itself; forms have no null, so optional fields are left out."""
+    schema = _schema(shape)
+    for field in schema["properties"].values():
+        kinds = [kind for kind in field.pop("anyOf", []) if kind != {"type": "null"}]
+        field |= kinds[0] if kinds else {}
+        if "default" in field and field["default"] is None:
+            del field["default"]
+    return {"requestBody": {"required": True, "content": {"multipart/form-data": {"schema": schema}}}}
 
 
 def query_of(shape: type[BaseModel]) -> dict[str, Any]:

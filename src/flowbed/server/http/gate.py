@@ -40,7 +40,7 @@ LOOPBACK = frozenset({b"localhost", b"127.0.0.1", b"[::1]"})
 UPLOAD = ("POST", "/v1/files")
 UPLOAD_BYTES, UPLOAD_RATE = FILE_BYTES + 2**16, 2**17
 # Routes whose callers wait for no model.
-LEISURELY = ("/v1/files", "/v1/batches")
+BACKGROUND = ("/v1/files", "/v1/batches")
 # Seconds after a response in which the client may well send its next request, as people who type and loops do.
 LINGERING = 1.0
 GONE = 499  # status in logs and metrics for a client that left before its request was read
@@ -104,8 +104,8 @@ class Gate:
             await self._app(scope, receive, send)
             return
         headers = dict(scope["headers"])
-        asked = scope["method"], scope["path"]
-        upload = asked == UPLOAD
+        target = scope["method"], scope["path"]
+        upload = target == UPLOAD
         body = RequestBody(
             receive,
             headers,
@@ -125,11 +125,11 @@ class Gate:
         limited = context.path not in OPEN
         self._load.busy += 1
         self._load.limited += limited
-        waiting = limited and not context.path.startswith(LEISURELY)
+        waiting = limited and not context.path.startswith(BACKGROUND)
         self._load.waiting += waiting
         try:
-            await self._let_in(context)
-            route = self._direct.get(asked)
+            await self._admit(context)
+            route = self._direct.get(target)
             if route is None:
                 await self._app(scope, body, answer)
             else:
@@ -137,7 +137,7 @@ class Gate:
                 await route.app(scope, body, answer)
         except ClientDisconnect:
             context.status = GONE
-        except Exception as error:  # noqa: BLE001 - the last one that can answer; the log's watcher tells of it
+        except Exception as error:  # noqa: BLE001 - nothing else can answer; the log reports it
             refused = http_error(error, context, allowance=self._allowance)
             if not answer.begun:
                 await answer(
@@ -152,15 +152,15 @@ class Gate:
                 self._load.waiting -= 1
                 self._load.waited = ended
             context.seconds = ended - context.started
-            context.route = getattr(scope.get("route") or self._asked_for(scope), "path", "")
+            context.route = getattr(scope.get("route") or self._matching_route(scope), "path", "")
             for watcher in self._watchers:
                 watcher(context)
 
-    def _asked_for(self, scope: Any) -> BaseRoute | None:
+    def _matching_route(self, scope: Any) -> BaseRoute | None:
         """Find the route of a request that was refused before it got there."""
         return next((each for each in self._routes if each.matches(scope)[0] is not Match.NONE), None)
 
-    async def _let_in(self, context: RequestContext) -> None:
+    async def _admit(self, context: RequestContext) -> None:
         """Identify the caller.
 
         Raises:
@@ -184,21 +184,21 @@ class Gate:
 class _Response:
     """An ASGI `send` that adds the headers of every response."""
 
-    __slots__ = ("_clock", "_exchange", "_send", "_told", "begun")
+    __slots__ = ("_begun", "_clock", "_context", "_send", "begun")
 
     def __init__(
-        self, send: Send, context: RequestContext, clock: Callable[[], float], told: Watcher | None
+        self, send: Send, context: RequestContext, clock: Callable[[], float], begun: Watcher | None
     ) -> None:
-        self._send, self._exchange, self._clock, self._told = send, context, clock, told
+        self._send, self._context, self._clock, self._begun = send, context, clock, begun
         self.begun = False
 
     async def __call__(self, message: Message) -> None:
         if message["type"] == "http.response.start":
             self.begun = True
-            context = self._exchange
+            context = self._context
             context.status = message["status"]
-            if self._told is not None:
-                self._told(context)
+            if self._begun is not None:
+                self._begun(context)
             message["headers"] = [
                 *message["headers"],
                 (b"x-request-id", context.id.encode()),

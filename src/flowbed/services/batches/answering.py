@@ -111,7 +111,7 @@ class LineEmbedder:
         )
         groups: dict[tuple[Any, ...], list[InputLine]] = {}
         for line in lines:
-            groups.setdefault(_kind(line.request), []).append(line)
+            groups.setdefault(_group_key(line.request), []).append(line)
         found: dict[int, LineOutcome] = {}
         for group in groups.values():
             found |= await _LineGroup(self, caller, job=job, over=over).answered(group)
@@ -155,9 +155,9 @@ class _LineGroup:
     """Lines of one job that are embedded in one call, and separately if it fails."""
 
     def __init__(
-        self, answers: LineEmbedder, caller: Caller, *, job: str, over: Callable[[], Awaitable[bool]]
+        self, embedder: LineEmbedder, caller: Caller, *, job: str, over: Callable[[], Awaitable[bool]]
     ) -> None:
-        self._answers, self._caller = answers, caller
+        self._embedder, self._caller = embedder, caller
         self._job, self._over = job, over
 
     async def answered(self, lines: Sequence[InputLine]) -> dict[int, LineOutcome]:
@@ -167,16 +167,16 @@ class _LineGroup:
         together: Any = [each for several in inputs for each in several]  # all texts, or all token arrays
         joined = replace(lines[0].request, input=together)
         try:
-            result = await self._patiently(joined)
+            result = await self._embed_with_retries(joined)
         except JobStopped:
             raise
-        except Exception as error:  # noqa: BLE001 - whatever it is, one line may be the cause
+        except Exception as error:  # noqa: BLE001 - one line may be the cause of any error
             if len(lines) == 1 or isinstance(error, NotFound | Forbidden | Misconfigured):
-                return {line.place: self._refused(line, error) for line in lines}
-            apart: dict[int, LineOutcome] = {}
-            for some in _apart(lines, ends, error):
-                apart |= await self.answered(some)
-            return apart
+                return {line.place: self._refusal(line, error) for line in lines}
+            outcomes: dict[int, LineOutcome] = {}
+            for some in _split(lines, ends, error):
+                outcomes |= await self.answered(some)
+            return outcomes
         found: dict[int, LineOutcome] = {}
         for number, (line, (start, end)) in enumerate(zip(lines, pairwise(ends), strict=True)):
             mine = replace(
@@ -185,17 +185,17 @@ class _LineGroup:
                 counts=result.counts[start:end],
                 tokens=sum(result.counts[start:end]) if result.counts else result.tokens // len(lines),
             )
-            found[line.place] = await self._told(line, mine)
+            found[line.place] = await self._outcome(line, mine)
             if number % TOGETHER == 0:
                 await asyncio.sleep(0)
         return found
 
-    async def _patiently(self, request: EmbeddingsRequest) -> EmbeddingsResult:
+    async def _embed_with_retries(self, request: EmbeddingsRequest) -> EmbeddingsResult:
         """Embed with retries: a few after a transient error, without limit while the provider is overloaded or down."""
         tries = 0
         while True:
             try:
-                return await self._answers.ask(request, self._caller)
+                return await self._embedder.ask(request, self._caller)
             except (TooMany, Unavailable) as error:
                 seconds = error.retry_after or WAIT
             except Transient as error:
@@ -212,37 +212,37 @@ class _LineGroup:
             if await self._over():
                 raise JobStopped
 
-    async def _told(self, line: InputLine, result: EmbeddingsResult) -> LineOutcome:
-        body = await self._answers.wire.write(result, line.request.encoding)
+    async def _outcome(self, line: InputLine, result: EmbeddingsResult) -> LineOutcome:
+        body = await self._embedder.wire.write(result, line.request.encoding)
         text = answered_line(self._job, line.place, line.name, status=200, body=body)
         return LineOutcome(text=text, failed=False, tokens=result.tokens)
 
-    def _refused(self, line: InputLine, error: Exception) -> LineOutcome:
+    def _refusal(self, line: InputLine, error: Exception) -> LineOutcome:
         request = request_id(self._job, line.place)
         if not isinstance(error, Error):
             log.error("request %s of job %s failed with %s", request, self._job, type(error).__qualname__)
-        status, body = self._answers.wire.refuse(error, request, self._caller)
+        status, body = self._embedder.wire.refuse(error, request, self._caller)
         return LineOutcome(
             text=answered_line(self._job, line.place, line.name, status=status, body=body), failed=True
         )
 
 
-def _kind(request: EmbeddingsRequest) -> tuple[Any, ...]:
+def _group_key(request: EmbeddingsRequest) -> tuple[Any, ...]:
     """Return what requests must have in common to be joined in one call."""
     first = inputs_of(request.input)[:1]
     return request.model, request.dimensions, request.input_type, type(first[0]) if first else None
 
 
-def _apart(lines: Sequence[InputLine], ends: Sequence[int], error: Exception) -> list[Sequence[InputLine]]:
+def _split(lines: Sequence[InputLine], ends: Sequence[int], error: Exception) -> list[Sequence[InputLine]]:
     """Split lines that were refused together: faulty lines alone where the error names them, otherwise halves."""
     inputs = error.inputs if isinstance(error, Rejected) else ()
-    guilty = {
+    faulty = {
         number
         for number, (start, end) in enumerate(pairwise(ends))
         if any(start <= at < end for at in inputs)
     }
-    if not guilty:
+    if not faulty:
         middle = len(lines) // 2
         return [lines[:middle], lines[middle:]]
-    rest = [line for number, line in enumerate(lines) if number not in guilty]
-    return [*([rest] if rest else []), *([lines[number]] for number in sorted(guilty))]
+    rest = [line for number, line in enumerate(lines) if number not in faulty]
+    return [*([rest] if rest else []), *([lines[number]] for number in sorted(faulty))]

@@ -64,32 +64,32 @@ class JobExecution:
         row: JobRow,
         service: Service,
         *,
-        answers: LineEmbedder,
+        embedder: LineEmbedder,
         worker: str,
         monotonic: Callable[[], float],
         done: Callable[[int, int], None],
     ) -> None:
         """Continue `row`; `done` receives how many lines of each part were answered, and how many failed."""
-        self._row, self._service, self._answers = row, service, answers
+        self._row, self._service, self._embedder = row, service, embedder
         self._ledger: Ledger = service.bed.ledger
         self._parts = OutputParts(service.bed.store, row.id)
         self._results = ResultFiles(service.files, self._parts)
         self._worker, self._monotonic, self._clock = worker, monotonic, service.bed.clock
         self._done = done
-        self._for = JobOwner(self._ledger.keys, row.owner)
+        self._owner = JobOwner(self._ledger.keys, row.owner)
         self._revoked = False
-        self.gives_way = False
+        self.yielding = False
 
-    def give_way(self) -> None:
+    def yield_place(self) -> None:
         """Stop after the current part, so that this or another process continues later."""
-        self.gives_way = True
+        self.yielding = True
 
     async def run(self) -> None:
         """Do all work that is left; safe to repeat after any interruption.
 
         Raises:
             LeaseLost: another process executes the job.
-            Yielded: `give_way` was called; everything answered so far is counted.
+            Yielded: `yield_place` was called; everything answered so far is counted.
             Transient: the store or the ledger cannot be reached.
         """
         row = self._row
@@ -104,25 +104,25 @@ class JobExecution:
                 if check is not None:
                     await self._begin(check, len(copy))
                 if self._row.state == IN_PROGRESS:
-                    await self._go_on(copy, caller)
+                    await self._answer_lines(copy, caller)
                 if not self._row.ended:
                     await self._finish(copy)
         except InputGone:
             message = f"The input file {row.input} was deleted, or expired, before it was read completely."
             await self._fail([InputFault(code="input_file_not_found", message=message)])
 
-    async def let_go(self) -> None:
+    async def release(self) -> None:
         """Release the lease, so that any process may continue."""
         await self._ledger.jobs.save(replace(self._row, worker="", until=0), worker=self._worker)
 
     async def _caller(self) -> Caller:
         """Return the owner; if its key was revoked, cancel the job and return a caller without rights."""
-        caller = await self._for.caller()
+        caller = await self._owner.caller()
         if caller is not None:
             return caller
         self._revoked = True
         await self._ledger.jobs.cancel(self._row.id)
-        await self._hold()
+        await self._renew_lease()
         return Caller(key=self._row.owner, background=True)
 
     def _check(self, caller: Caller) -> InputCheck:
@@ -133,7 +133,7 @@ class JobExecution:
             allow(model.id, model.names, caller, serving)
             return model.id
 
-        return InputCheck(self._answers.wire.read, named)
+        return InputCheck(self._embedder.wire.read, named)
 
     async def _input(self) -> AsyncIterator[bytes]:
         try:
@@ -166,12 +166,12 @@ class JobExecution:
             return True
         return await self._ledger.jobs.queued(self._row.owner) + tokens <= tier.queued
 
-    async def _go_on(self, copy: LocalCopy, caller: Caller) -> None:
+    async def _answer_lines(self, copy: LocalCopy, caller: Caller) -> None:
         """Answer the remaining lines until none is left, the job expires, or it is cancelled."""
         while self._row.line < self._row.total and (part := await self._parts.find(self._row.line)):
             await self._count(part)
-        while self._row.line < self._row.total and not await self._is_over():
-            if self.gives_way:
+        while self._row.line < self._row.total and not await self._has_ended():
+            if self.yielding:
                 raise Yielded
             outcomes = await self._answered(copy, caller)
             if outcomes:
@@ -187,8 +187,8 @@ class JobExecution:
         place = self._row.line
         while place < self._row.total and size < PART_BYTES and self._monotonic() - begun < PART_SECONDS:
             try:
-                found = await self._answers.next(
-                    copy, place, caller, job=self._row.id, model=self._row.model, over=self._has_to_stop
+                found = await self._embedder.next(
+                    copy, place, caller, job=self._row.id, model=self._row.model, over=self._must_stop
                 )
             except JobStopped:
                 break
@@ -232,17 +232,17 @@ class JobExecution:
         )
         self._done(part.lines - part.failed, part.failed)
 
-    async def _has_to_stop(self) -> bool:
-        return await self._is_over() or self.gives_way
+    async def _must_stop(self) -> bool:
+        return await self._has_ended() or self.yielding
 
-    async def _is_over(self) -> bool:
+    async def _has_ended(self) -> bool:
         """Renew the lease, and tell whether the job has expired or been cancelled."""
-        await self._hold()
+        await self._renew_lease()
         if not self._row.cancel:
             await self._caller()  # cancels the job if its key was revoked
         return self._row.cancel or self._clock() >= self._row.expires
 
-    async def _hold(self) -> None:
+    async def _renew_lease(self) -> None:
         now = self._clock()
         until = now + round(LEASE_SECONDS * 1e6)
         held = await self._ledger.jobs.hold(self._row.id, worker=self._worker, now=now, until=until)

@@ -11,12 +11,12 @@ if TYPE_CHECKING:
     from flowbed.ledger import JobRow
 
 
-def following(waiting: Sequence[JobRow], running: Mapping[str, int]) -> JobRow:
+def next_job(waiting: Sequence[JobRow], running: Mapping[str, int]) -> JobRow:
     """Choose the next job from `waiting`, oldest first: one of the owner with the fewest running jobs."""
     return min(waiting, key=lambda row: running.get(row.owner, 0))
 
 
-def giving_way(waiting: Sequence[JobRow], staying: Mapping[str, str], *, places: int) -> list[str]:
+def jobs_to_yield(waiting: Sequence[JobRow], staying: Mapping[str, str], *, places: int) -> list[str]:
     """Name the running jobs that yield to waiting ones, so that no owner has two places more than another.
 
     `staying` maps running jobs to their owners, oldest first, without those that already yield; of an owner's jobs, the
@@ -27,7 +27,7 @@ def giving_way(waiting: Sequence[JobRow], staying: Mapping[str, str], *, places:
     free = places - len(staying)
     named: list[str] = []
     while left and running:
-        row = following(left, running)
+        row = next_job(left, running)
         left.remove(row)
         if free > 0:
             free -= 1

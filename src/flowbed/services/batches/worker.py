@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Self
 
 from flowbed.services.batches.answering import LineEmbedder
 from flowbed.services.batches.execution import LEASE_SECONDS, JobExecution, LeaseLost, Yielded
-from flowbed.services.batches.fair_scheduling import following, giving_way
+from flowbed.services.batches.fair_scheduling import jobs_to_yield, next_job
 from flowbed.services.batches.output import FOLDER, drop_folder
 from flowbed.telemetry import log
 
@@ -31,7 +31,7 @@ RETRY, RETRY_MOST = 1.0, 60.0
 SWEEP_SECONDS = 3_600.0
 
 
-def _nothing(completed: int, failed: int) -> None:
+def _ignore(completed: int, failed: int) -> None:
     """Ignore the counts."""
 
 
@@ -53,7 +53,7 @@ class JobWorker:
         wire: LineFormat,
         *,
         busy: Callable[[], bool] = lambda: False,
-        done: Callable[[int, int], None] = _nothing,
+        done: Callable[[int, int], None] = _ignore,
         monotonic: Callable[[], float] = time.monotonic,
     ) -> None:
         """Use a service, and a format for lines.
@@ -62,7 +62,9 @@ class JobWorker:
         """
         self._service, self._rows = service, service.bed.ledger.jobs
         self._clock, self._monotonic = service.bed.clock, monotonic
-        self._answers = LineEmbedder(service.embeddings, service.models, wire, busy=busy, monotonic=monotonic)
+        self._embedder = LineEmbedder(
+            service.embeddings, service.models, wire, busy=busy, monotonic=monotonic
+        )
         self._worker = service.bed.worker()
         self._done = done
         self._running: dict[str, _RunningJob] = {}  # oldest first
@@ -100,14 +102,14 @@ class JobWorker:
         waiting = [] if self._ending else await self._waiting()
         while waiting and not self._ending and len(self._running) < AT_ONCE:
             owners = Counter(job.owner for job in self._running.values())
-            row = following(waiting, owners)
+            row = next_job(waiting, owners)
             waiting.remove(row)
             held = await self._claim(row)
             if held is not None and held.id not in self._running:
                 self._begin(held)
-        staying = {name: job.owner for name, job in self._running.items() if not job.execution.gives_way}
-        for name in giving_way(waiting, staying, places=AT_ONCE):
-            self._running[name].execution.give_way()
+        staying = {name: job.owner for name, job in self._running.items() if not job.execution.yielding}
+        for name in jobs_to_yield(waiting, staying, places=AT_ONCE):
+            self._running[name].execution.yield_place()
 
     async def sweep(self) -> None:
         """Delete expired files, and parts of jobs that have ended."""
@@ -160,7 +162,7 @@ class JobWorker:
         execution = JobExecution(
             row,
             self._service,
-            answers=self._answers,
+            embedder=self._embedder,
             worker=self._worker,
             monotonic=self._monotonic,
             done=self._done,
@@ -194,11 +196,11 @@ class JobWorker:
             await execution.run()
         except Yielded:
             with contextlib.suppress(Exception):  # the lease then expires
-                await execution.let_go()
+                await execution.release()
         except LeaseLost:
             log.info("job %s is executed by another process", row.id)
         except asyncio.CancelledError:
-            await execution.let_go()
+            await execution.release()
             raise
         except Exception as error:  # noqa: BLE001 - other jobs continue, and this one is tried again
             failures = self._failures.get(row.id, (0, 0.0))[0] + 1
@@ -206,7 +208,7 @@ class JobWorker:
             self._failures[row.id] = failures, self._monotonic() + wait
             log.warning("job %s failed, will try again in %g s: %s", row.id, wait, error)
             with contextlib.suppress(Exception):
-                await execution.let_go()
+                await execution.release()
         else:
             self._failures.pop(row.id, None)
         finally:
