@@ -29,7 +29,7 @@ def form_of(shape: type[BaseModel]) -> dict[str, Any]:
     schema = _schema(shape)
     for field in schema["properties"].values():
         kinds = [kind for kind in field.pop("anyOf", []) if kind != {"type": "null"}]
-        field |= kinds[0] if kinds else {}
+        field.update(kinds[0] if kinds else {})
         if "default" in field and field["default"] is None:
             del field["default"]
     return {"requestBody": {"required": True, "content": {"multipart/form-data": {"schema": schema}}}}
