@@ -53,7 +53,7 @@ class Searcher:
             vector = np.asarray(query, np.float32)
             if vector.shape != (embedder.space.dimensions,) or not np.isfinite(vector).all():
                 raise Rejected(
-                    f"the query vector must have {embedder.space.dimensions} finite numbers, as the model's vectors do"
+                    f"the query vector must have {embedder.space.dimensions} numbers, all of them finite, as the model's do"
                 )
         return await search(
             vector,
