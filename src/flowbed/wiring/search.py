@@ -52,9 +52,8 @@ class Searcher:
         else:
             vector = np.asarray(query, np.float32)
             if vector.shape != (embedder.space.dimensions,) or not np.isfinite(vector).all():
-                raise Rejected(
-                    f"the query vector must have {embedder.space.dimensions} numbers, all of them finite, as the model's do"
-                )
+                size = embedder.space.dimensions
+                raise Rejected(f"the query vector must have {size} numbers, all finite, as the model's have")
         return await search(
             vector,
             searched,
