@@ -1,4 +1,4 @@
-"""What every source must do, as tests to subclass.
+"""The contract of a source, as tests to subclass.
 
     class TestMine(SourceContract):
         def open_source(self, folder):
@@ -7,7 +7,7 @@
         def write(self, folder, name, text): ...
         def remove(self, folder, name): ...
 
-Needs pytest and pytest-asyncio (in its `auto` mode).
+Needs pytest and pytest-asyncio (in `auto` mode).
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from flowbed.records import Entry, Page
     from flowbed.sources import Source
 
-# More than one page of any source.
+# More than a page of any source.
 MANY = 1_100
 
 
@@ -37,21 +37,21 @@ async def pages(source: Source, cursor: str = "") -> list[Page]:
 
 
 def entries(fetched: Sequence[Page]) -> list[Entry]:
-    """Everything that was listed, in order."""
+    """Return everything that was listed, in order."""
     return [entry for page in fetched for entry in page.entries]
 
 
 def etags(fetched: Sequence[Page]) -> dict[str, str]:
-    """What was listed, by document."""
+    """Return the etag of each listed document."""
     return {entry.document: entry.etag for entry in entries(fetched)}
 
 
 class SourceContract(ABC):
-    """Tests of a source that lists what lies in `folder`."""
+    """Tests of a source whose documents are in `folder`."""
 
     @abstractmethod
     def open_source(self, folder: Path) -> Source:
-        """Open the source under test; what was written before now has to count as settled."""
+        """Open the source; its clock must be late enough that earlier writes count as old."""
 
     @abstractmethod
     def write(self, folder: Path, name: str, text: str) -> str:
@@ -62,23 +62,23 @@ class SourceContract(ABC):
         """Remove a document."""
 
     def empty(self, folder: Path) -> None:
-        """Make the location exist, with no document in it."""
+        """Make the location exist without documents."""
         folder.mkdir(exist_ok=True)
 
     @pytest.fixture
     def folder(self, tmp_path: Path) -> Path:
-        """Give a folder with nothing in it."""
+        """Return an empty folder."""
         folder = tmp_path / "source"
         self.empty(folder)
         return folder
 
     @pytest.fixture
     def three(self, folder: Path) -> list[str]:
-        """Write three documents and give their ids."""
+        """Write three documents and return their ids."""
         return [self.write(folder, name, f"the text of {name}") for name in ("one", "two", "three")]
 
     async def test_fetch_lists_every_document_once(self, folder: Path, three: list[str]) -> None:
-        """A first fetch lists every document once, and the last page says that this was all."""
+        """A first fetch lists every document once, and its last page is complete."""
         fetched = await pages(self.open_source(folder))
         assert sorted(entry.document for entry in entries(fetched)) == sorted(three)
         assert [page.complete for page in fetched] == [False] * (len(fetched) - 1) + [True]
@@ -86,7 +86,7 @@ class SourceContract(ABC):
 
     @pytest.mark.usefixtures("three")
     async def test_read_returns_listed_document(self, folder: Path) -> None:
-        """Reading an entry gives the document that it listed, twice the same."""
+        """Reading an entry returns the listed document, each time the same."""
         fetched = await pages(self.open_source(folder))
         for entry in entries(fetched):
             document = entry.read()
@@ -98,7 +98,7 @@ class SourceContract(ABC):
 
     @pytest.mark.usefixtures("three")
     async def test_fetch_without_edit_changes_nothing(self, folder: Path) -> None:
-        """A second fetch from where the first ended lists nothing whose etag has moved, and nothing as gone."""
+        """A second fetch from the end of the first lists no changed etag, and nothing as gone."""
         source = self.open_source(folder)
         first = await pages(source)
         second = await pages(source, first[-1].cursor)
@@ -108,7 +108,7 @@ class SourceContract(ABC):
 
     @pytest.mark.usefixtures("three")
     async def test_fetch_twice_lists_the_same(self, folder: Path) -> None:
-        """Two fetches from the beginning list the same, in the same order."""
+        """Two fetches from the beginning list the same in the same order."""
         first = await pages(self.open_source(folder))
         second = await pages(self.open_source(folder))
         assert [(entry.document, entry.etag) for entry in entries(first)] == [
@@ -117,7 +117,7 @@ class SourceContract(ABC):
 
     @pytest.mark.usefixtures("three")
     async def test_fetch_after_edit_changes_its_etag(self, folder: Path) -> None:
-        """After an edit, the etag of that document has moved, no other has, and reading gives the new text."""
+        """After an edit, only the etag of that document has changed, and reading returns the new text."""
         source = self.open_source(folder)
         first = await pages(source)
         edited = self.write(folder, "two", "quite another text")
@@ -139,7 +139,7 @@ class SourceContract(ABC):
         assert added in etags(await pages(source, first[-1].cursor))
 
     async def test_fetch_after_removal_reports_it(self, folder: Path, three: list[str]) -> None:
-        """After a removal, a complete fetch no longer lists the document, or names it as gone."""
+        """After a removal, a complete fetch no longer lists the document, or reports it as gone."""
         source = self.open_source(folder)
         first = await pages(source)
         self.remove(folder, "two")
@@ -150,7 +150,7 @@ class SourceContract(ABC):
     async def test_read_removed_document_is_unchanged_or_rejected(
         self, folder: Path, three: list[str]
     ) -> None:
-        """Reading an entry whose document has been removed gives the document as it was, or is rejected."""
+        """Reading the entry of a removed document returns the document as listed, or is rejected."""
         fetched = await pages(self.open_source(folder))
         self.remove(folder, "two")
         (entry,) = (entry for entry in entries(fetched) if entry.document == three[1])
@@ -160,19 +160,19 @@ class SourceContract(ABC):
             assert str(error)  # noqa: PT017 - either outcome is right
 
     async def test_fetch_empty_location_is_complete(self, folder: Path) -> None:
-        """A location without documents is one complete page without entries."""
+        """A location without documents is one complete, empty page."""
         (page,) = await pages(self.open_source(folder))
         assert page.complete
         assert not page.entries
         assert not page.problems
 
     async def test_fetch_missing_location_is_misconfigured(self, tmp_path: Path) -> None:
-        """Fetching from a location that does not exist says so, and lists nothing."""
+        """Fetching from a missing location says so, and lists nothing."""
         with pytest.raises(Misconfigured, match="does not exist"):
             await pages(self.open_source(tmp_path / "nowhere"))
 
     async def test_fetch_interrupted_loses_nothing(self, folder: Path) -> None:
-        """A fetch from the cursor of any page lists whatever the pages up to it did not."""
+        """A fetch from the cursor of any page lists everything that the pages before did not."""
         written = {self.write(folder, f"n{number:04d}", f"the text of {number}") for number in range(MANY)}
         source = self.open_source(folder)
         seen: set[str] = set()

@@ -1,10 +1,10 @@
-"""What every store must do, as tests to subclass.
+"""The contract of a store, as tests to subclass.
 
     class TestMine(StoreContract):
         def open_store(self, folder):
             return Mine(folder)
 
-Needs pytest and pytest-asyncio (in its `auto` mode).
+Needs pytest and pytest-asyncio (in `auto` mode).
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
     from flowbed.storage import Store
 
-# Names that have tripped stores up: separators of URLs, what looks encoded or decoded, and Flowbed's own ids.
+# Names that have confused stores: separators of URLs, encoded-looking text, and Flowbed's own ids.
 ODD_KEYS = [
     "IMAGE#7f3c#RECEIPT#00001#LINE#00002",
     "ends#1",
@@ -58,16 +58,16 @@ BAD_KEYS = [
     "/".join(["name"] * 256),
 ]
 
-# More than one page of any store.
+# More than a page of any store.
 MANY = 1_100
 
-# Large enough that holding it would show, and what streaming it may hold.
+# Bytes of an object so large that holding it in memory would show, and how many streaming may hold.
 LARGE = 50 << 20
 HELD = 24 << 20
 
 
 async def halves(*pieces: bytes, error: Exception | None = None) -> AsyncIterator[bytes]:
-    """Give the pieces one by one, and then fail with `error`, if there is one."""
+    """Yield the pieces, and then raise `error`, if given."""
     for piece in pieces:
         await asyncio.sleep(0)
         yield piece
@@ -76,25 +76,25 @@ async def halves(*pieces: bytes, error: Exception | None = None) -> AsyncIterato
 
 
 async def keys(store: Store, prefix: str) -> list[str]:
-    """List the keys below a prefix, in order."""
+    """Return the sorted keys below a prefix."""
     return sorted([listed.key async for listed in store.list(prefix)])
 
 
 class StoreContract(ABC):
-    """Subclass it, say how to open a store, and pytest runs every test below against it.
+    """Subclass it and implement `open_store`; pytest then runs every test below.
 
-    Set `in_memory` where what is stored stays in the memory of this process.
+    Set `in_memory` if objects are kept in this process's memory.
     """
 
     in_memory = False
 
     @abstractmethod
     def open_store(self, folder: Path) -> Store:
-        """Open an empty store; `folder` is empty too, and the test's own."""
+        """Open an empty store; `folder` is empty, and used by this test only."""
 
     @pytest.fixture
     def store(self, tmp_path: Path) -> Store:
-        """Give each test a store of its own."""
+        """Return a new store for each test."""
         return self.open_store(tmp_path)
 
     async def test_get_returns_last_put(self, store: Store) -> None:
@@ -319,9 +319,9 @@ class StoreContract(ABC):
 
 
 async def count_up(store: Store, key: str, name: str) -> None:
-    """Add 1 to the number at the start of an object, and `name` to those who did, by replacing it.
+    """Increment the number at the start of an object and append `name`, by replacing it.
 
-    The names make each body differ, and tell who does not know whether they have counted already.
+    The names make all bodies differ, and show after a lost answer whether this step was already counted.
     """
     while True:
         stored = await store.get(key)
