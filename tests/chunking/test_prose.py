@@ -1,4 +1,4 @@
-"""Text and Markdown: offsets, capacity, headings, titles, and how far an edit reaches."""
+"""Text and Markdown: offsets, capacity, headings, titles, and the reach of an edit."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ TEXTS = st.tuples(
 
 
 def count(text: str) -> int:
-    """Count as tokenizers do, more or less: a token for four characters of a word, one for each sign."""
+    """Count roughly as tokenizers do: one token per four characters of a word, and one per sign."""
     return sum(-(-len(part) // 4) for part in re.findall(r"\w+|[^\w\s]", text))
 
 
@@ -103,7 +103,7 @@ def test_inserted_paragraph_changes_at_most_three_chunks(data: Path, sentences: 
     )
     before = Counter(part.text_hash for part in made(text))
     places = [0, *(match.end() for match in re.finditer(r"\n\s*\n", text)), len(text)]
-    # Every fourth place keeps the test short; the offset moves with the length, so that more places are met.
+    # Every fourth place keeps the test short; the offset depends on the length, so that other places are tested too.
     for place in places[sentences % 4 :: 4]:
         glue = "" if place < len(text) else "\n\n"
         after = Counter(part.text_hash for part in made(text[:place] + glue + inserted + text[place:]))

@@ -1,4 +1,4 @@
-"""Receipts: ids, what a user filters by, context, and what is refused."""
+"""Receipts: ids, metadata to filter by, context, and what is refused."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def word(number: int, text: str, **fields: Any) -> dict[str, Any]:
 
 
 def receipt(**fields: Any) -> dict[str, Any]:
-    """Make a receipt of two lines."""
+    """Return a receipt of two lines."""
     box = {"x": 1, "y": 2.5, "width": 30, "height": 4}
     total = [word(2, "GRAND"), word(3, "TOTAL", bounding_box=box), word(4, "7.80")]
     return {

@@ -1,4 +1,4 @@
-"""Ledgers in SQL that tests share, since emptying one is far cheaper than creating one."""
+"""SQL ledgers that tests share, since emptying a ledger is far cheaper than creating one."""
 
 from __future__ import annotations
 
@@ -28,9 +28,9 @@ EmptyLedger = Callable[[str], Awaitable[SqlLedger]]
 def empty_ledger(
     request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[EmptyLedger]:
-    """Return a function that gives the shared ledger of a kind (`file`, `memory` or `postgres`), emptied.
+    """Return a function that empties and returns the shared ledger of a kind (`file`, `memory` or `postgres`).
 
-    Its users leave it open.
+    Tests must not close it.
     """
     databases: dict[str, Database] = {}
 

@@ -1,6 +1,6 @@
-"""A process that works on a ledger, for tests of several at once and of one that is killed.
+"""A process that works on a ledger, for tests with concurrent or killed processes.
 
-Started as `process.py TASK FOLDER NAME`; it says on its output what it did, and "go" just before what may be cut off.
+Started as `process.py TASK FOLDER NAME`. It prints what it did, and "go" before each step in which it may be killed.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ LATE = 10**18
 
 
 def page(generation: int) -> tuple[list[DocumentRow], list[ChunkRow]]:
-    """Make the documents and chunks that swap number `generation` brings."""
+    """Return the documents and chunks of swap number `generation`."""
     names = [f"g{generation}/d{number:04d}" for number in range(DOCUMENTS)]
     documents = [
         DocumentRow(source="s", id=name, etag="e", hash="h", chunks=EACH, generation=generation)
@@ -43,12 +43,12 @@ def run(number: int) -> RunRow:
 
 
 async def show_id(ledger: Ledger, name: str) -> None:
-    """Say the id of the ledger that was opened."""
+    """Print the id of the ledger."""
     say(ledger.id)
 
 
 async def claim(ledger: Ledger, name: str) -> None:
-    """Claim as much of every batch as can be won, a little at a time."""
+    """Claim all chunks of every batch, a few at a time."""
     async for found in ledger.chunks.batches([Status.NONE], now=1, sources=()):
         for batch in found:
             while won := await ledger.chunks.claim(
@@ -59,7 +59,7 @@ async def claim(ledger: Ledger, name: str) -> None:
 
 
 async def take(ledger: Ledger, name: str) -> None:
-    """Take as much of every live submission as can be had, a little at a time, and hold what submissions can be had."""
+    """Take all chunks of every live submission, a few at a time, and hold every submission that is free."""
     async for page in ledger.submissions.pages(live=True):
         for row in page:
             while taken := await ledger.chunks.take(row.id, worker=name, now=1, until=LATE, limit=7):
@@ -70,7 +70,7 @@ async def take(ledger: Ledger, name: str) -> None:
 
 
 async def count(ledger: Ledger, name: str) -> None:
-    """Move the cursor of one source on, as one of many."""
+    """Move the cursor of a source that other processes move too."""
     for _ in range(20):
         while True:
             cursor = await ledger.documents.cursor("s")
@@ -82,7 +82,7 @@ async def count(ledger: Ledger, name: str) -> None:
 
 
 async def swap(ledger: Ledger, name: str) -> None:
-    """Swap big pages in until killed."""
+    """Swap in large pages until killed."""
     for generation in range(1_000):
         documents, chunks = page(generation)
         cursor = await ledger.documents.cursor("s")
@@ -91,7 +91,7 @@ async def swap(ledger: Ledger, name: str) -> None:
 
 
 async def record(ledger: Ledger, name: str) -> None:
-    """Put thousands of claimed chunks into a run each until killed."""
+    """Record thousands of claimed chunks per run until killed."""
     for number in range(1_000):
         documents, chunks = page(number)
         cursor = await ledger.documents.cursor("s")

@@ -1,4 +1,4 @@
-"""A ledger that needs nothing done is known without SQLAlchemy; every other is opened as ever, and told of."""
+"""A ledger with a current schema is found without SQLAlchemy; everything else is left to `open_ledger`."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 
 async def made(folder: Path) -> None:
-    """Make a ledger."""
+    """Create a ledger."""
     await (await open_ledger("ledger.db", folder=folder, new_id="of this ledger")).close()
 
 

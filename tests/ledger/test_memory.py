@@ -1,4 +1,4 @@
-"""What a ledger in a table does where listings lag, answers get lost, and several work on it at once."""
+"""The ledger in memory with lagging indexes, lost answers and concurrent workers."""
 
 from __future__ import annotations
 
@@ -204,7 +204,7 @@ async def test_swap_cut_off_is_whole_or_absent() -> None:
 
 
 async def cut_off(after: int) -> bool:
-    """Cut a swap off after some steps, and tell whether it holds."""
+    """Cut off a swap after some steps; return whether it was applied."""
     table = memory_table()
     ledger = MemoryLedger(table, id="i")
     before = [chunk(f"{number:03d}") for number in range(120)]

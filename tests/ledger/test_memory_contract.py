@@ -1,4 +1,4 @@
-"""The ledger in a table that grants what DynamoDB grants keeps every promise of the protocols, however far it lags."""
+"""The ledger in memory fulfils the contracts, however far its indexes lag."""
 
 from __future__ import annotations
 

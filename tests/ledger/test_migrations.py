@@ -1,4 +1,4 @@
-"""Upgrading the schema of an existing ledger: it keeps its contents, or stays as it was."""
+"""Upgrading the schema of an existing ledger: its contents are kept, or it stays unchanged."""
 
 from __future__ import annotations
 

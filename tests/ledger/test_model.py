@@ -1,4 +1,4 @@
-"""A sequence of swaps, claims, submissions, records and commits leaves in every ledger what it leaves in a dict."""
+"""Any sequence of swaps, claims, submissions, records and commits has the same result in every ledger as in a dict."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ BACK = {"status": Status.NONE, "worker": "", "until": 0, "submission": ""}
 
 
 class Both:
-    """A ledger, and the dicts that should hold the same; every step does the same to both."""
+    """A ledger and dicts with the expected contents; every step changes both."""
 
     def __init__(self, ledger: Ledger) -> None:
         self.ledger = ledger
@@ -224,7 +224,7 @@ Steps = list["Callable[[Both], Awaitable[None]]"]
 
 
 async def check(ledger: Ledger, steps: Steps) -> None:
-    """Take steps on an empty ledger, and compare it with the model."""
+    """Execute steps on an empty ledger, and compare it with the model."""
     both = Both(ledger)
     for each in steps:
         await settle(ledger)

@@ -1,4 +1,4 @@
-"""What is done for a few chunks of a big ledger goes by its indexes, and never through all of them."""
+"""Operations on a few chunks of a large ledger use its indexes, and never scan all chunks."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def url(request: pytest.FixtureRequest) -> str:
 
 @pytest.fixture
 async def ledger(url: str, tmp_path: Path) -> AsyncIterator[Ledger]:
-    """Give a ledger of many chunks that are done, and some that a live submission carries or that are claimed."""
+    """Return a ledger with many finished chunks, and some claimed or in a live submission."""
     opened = await open_ledger(url, folder=tmp_path, new_id="i")
     await put(opened, [chunk(f"d{n}", batch=f"b{n % 50}", status=Status.SUCCESS) for n in range(DONE)])
     carried = [chunk(f"c{n}", batch="carried", text_hash=f"{n * 999_983:064x}"[::-1]) for n in range(CARRIED)]
@@ -80,7 +80,7 @@ async def test_sqlite_uses_partial_indexes(ledger: Ledger) -> None:
 
 
 def through_all(plan: str) -> bool:
-    """Tell whether a plan reads the table of chunks from end to end, or an index of all of them."""
+    """Return whether a query plan scans the table of chunks, or an index of all of them."""
     tables = ("chunks", "candidates", "inside", "kept", "first", "further")
     partial = ("chunks_unfinished", "chunks_held", "chunks_submitted")
     return any(
@@ -99,7 +99,7 @@ def engine(ledger: Ledger) -> sa.Engine:
 
 @contextmanager
 def explained(ledger: Ledger) -> Iterator[dict[str, str]]:
-    """Collect the plan of each statement about chunks that the ledger executes meanwhile."""
+    """Collect the query plan of every statement about chunks."""
     plans: dict[str, str] = {}
 
     def explain(connection: sa.Connection, _: object, statement: str, given: Any, *__: object) -> None:

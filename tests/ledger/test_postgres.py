@@ -1,4 +1,4 @@
-"""Opening, losing and refusing a ledger on Postgres, and what its failures mean."""
+"""The ledger on Postgres: opening it, losing its connection, and the meaning of its errors."""
 
 from __future__ import annotations
 
@@ -25,11 +25,11 @@ from flowbed.records import Status
 from flowbed.testing.ledger import chunk, claim, document, letter, only, put, run
 
 NOWHERE = Path()
-COMMIT = b"COMMIT\0"  # as the driver says it; "READ COMMITTED" is said at the beginning
+COMMIT = b"COMMIT\0"  # as the driver sends it, unlike "READ COMMITTED" at the beginning
 
 
 def through(url: str, port: int) -> str:
-    """Give the address of the same database by way of a proxy."""
+    """Return the URL of the same database through a proxy."""
     return re.sub(rf"{HOST}:\d+", f"{HOST}:{port}", url) + "?sslmode=disable"
 
 
@@ -252,7 +252,7 @@ async def test_deadlock_is_retried(ledger_url: str) -> None:
                     sa.update(chunks).where(chunks.c.id == name).values(attempts=chunks.c.attempts + 1)
                 )
                 met.append(name)
-                while len(set(met)) < 2:  # until the other one has its first
+                while len(set(met)) < 2:  # until the other transaction has locked its first row
                     pass
 
         database._transact(database._writing_engine, work)

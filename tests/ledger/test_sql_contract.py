@@ -1,4 +1,4 @@
-"""The ledger in SQL keeps every promise of the protocols: in a SQLite file, in memory, and on Postgres."""
+"""The SQL ledger fulfils the contracts: in a SQLite file, in memory, and on Postgres."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Opening, migrating and refusing a ledger in SQLite, and what its failures mean."""
+"""Opening, migrating and refusing a ledger in SQLite, and the meaning of its errors."""
 
 from __future__ import annotations
 
@@ -158,7 +158,7 @@ async def test_open_unknown_scheme_is_refused(tmp_path: Path) -> None:
 
 @contextmanager
 def files_up_to(size: int) -> Iterator[None]:
-    """Let no file of this process grow above `size`, as a full disk would."""
+    """Limit the size of this process's files to `size`, like a full disk."""
     before = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (size, before[1]))
     try:
@@ -235,7 +235,7 @@ async def test_cancelled_callers_leave_whole_transactions(tmp_path: Path) -> Non
         await asyncio.sleep(0.001 * (turn % 10))
         task.cancel()
         await asyncio.gather(task, return_exceptions=True)
-    await ledger.chunks.renew("nobody", until=1)  # waits behind every write that was left to its thread
+    await ledger.chunks.renew("nobody", until=1)  # waits for every write that was left to its thread
     done = await ledger.documents.count("s")
     assert (await ledger.documents.cursor("s")).token == done
     assert sum((await ledger.chunks.counts()).values()) == done * 300

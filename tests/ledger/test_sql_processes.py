@@ -1,4 +1,4 @@
-"""Several processes on one ledger, and processes that are killed."""
+"""Concurrent and killed processes on one ledger."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ async def start(task: str, folder: Path, name: str) -> Process:
 
 
 async def together(task: str, folder: Path, number: int = 4) -> list[list[str]]:
-    """Run processes at once, and return what each said."""
+    """Run processes at once, and return what each printed."""
     started = [await start(task, folder, f"p{n}") for n in range(number)]
     ended = await asyncio.gather(*(each.communicate() for each in started))
     assert [(each.returncode, error.decode()) for each, (_, error) in zip(started, ended, strict=True)] == [
@@ -44,7 +44,7 @@ async def together(task: str, folder: Path, number: int = 4) -> list[list[str]]:
 
 
 async def killed(task: str, folder: Path, *, turns: int, after: float) -> None:
-    """Kill a process a moment after it began its last turn."""
+    """Kill a process a moment after it began its last step."""
     started = await start(task, folder, "p")
     assert started.stdout is not None
     for _ in range(turns):

@@ -1,4 +1,4 @@
-"""The contract of sources, on the three that read files."""
+"""The sources that read files fulfil the contract."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 
 def later() -> int:
-    """Tell a time at which what was just written has settled."""
+    """Return a time so late that what was just written counts as old."""
     return time.time_ns() // 1_000 + 60_000_000
 
 
@@ -77,5 +77,5 @@ class TestReceipts(LinesContract):
         return f"IMAGE#{name}#RECEIPT#00001", {"image_id": name, "receipt_id": 1, "lines": lines}
 
 
-# A base for the two above, which has no kind of its own.
+# It is only the base class of the two above.
 del LinesContract

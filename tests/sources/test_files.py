@@ -1,4 +1,4 @@
-"""Files: what is listed, what is not, and what is said about it."""
+"""The source of files: what it lists, what it leaves out, and what it reports."""
 
 from __future__ import annotations
 

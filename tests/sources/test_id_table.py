@@ -1,4 +1,4 @@
-"""Where ids were first met, for many of them."""
+"""The table of where each id was first seen."""
 
 from __future__ import annotations
 

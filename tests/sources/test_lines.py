@@ -1,4 +1,4 @@
-"""JSON Lines and receipts: which lines are documents, and what is said about the others."""
+"""JSON Lines and receipts: which lines become documents, and what is reported about the others."""
 
 from __future__ import annotations
 

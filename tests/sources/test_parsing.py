@@ -1,4 +1,4 @@
-"""Records are parsed by a quick parser, and say what Python's own parser would have said."""
+"""The fast parser of records gives the same results as Python's own."""
 
 from __future__ import annotations
 
@@ -85,5 +85,5 @@ def _strictly(raw: bytes) -> Any:
     if isinstance(value, dict):
         json.dumps(
             value, ensure_ascii=False
-        ).encode()  # UnicodeEncodeError, a ValueError, for half a character
+        ).encode()  # UnicodeEncodeError, a ValueError, for a lone surrogate
     return value

@@ -1,4 +1,4 @@
-"""Objects in a folder: what other processes, kill -9, full disks and permissions do to them."""
+"""Stores in a folder: concurrent processes, kill -9, full disks and permissions."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from flowbed.testing.storage import StoreContract, halves, keys
 
 
 class TestFiles(StoreContract):
-    """A store in a folder does what every store must."""
+    """A store in a folder fulfils the contract."""
 
     def open_store(self, folder: Path) -> Store:
         return open_store("file://store", folder=folder)
@@ -29,7 +29,7 @@ def store(tmp_path: Path) -> Store:
 
 
 def start(code: str, folder: Path) -> subprocess.Popen[str]:
-    """Run code in a process that has `store` open, and `say`."""
+    """Run code in a process that has `store` open, and a function `say`."""
     prelude = (
         "import asyncio, os, sys, pathlib, resource\nfrom flowbed.errors import *\n"
         "from flowbed.storage import open_store\nfrom flowbed.testing.storage import count_up\n"
@@ -112,7 +112,7 @@ async def test_put_killed_leaves_the_old_object(tmp_path: Path) -> None:
         assert process.stdout.readline() == "begun\n"
         unfinished = tmp_path / "store" / ".store" / "writing"
         (left,) = unfinished.iterdir()
-        # Someone else's unfinished file is left alone for as long as they live.
+        # The unfinished file of a living process is left alone.
         await open_store("store", folder=tmp_path).put("other", b"x")
         assert left.exists()
         process.send_signal(signal.SIGKILL)

@@ -1,4 +1,4 @@
-"""Objects in memory."""
+"""Stores in memory."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from flowbed.testing.storage import StoreContract
 
 
 class TestMemory(StoreContract):
-    """A store in memory does what every store must."""
+    """A store in memory fulfils the contract."""
 
     in_memory = True
 

@@ -1,4 +1,4 @@
-"""Objects in S3: the contract, what each fault on the way does to a write, and which stores are refused."""
+"""Stores in S3: the contract, the effect of each network fault on a write, and refused stores."""
 
 from __future__ import annotations
 
@@ -53,13 +53,13 @@ def keys_to_s3(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def open_s3(endpoint: str, folder: Path, *, bucket: str = "bucket") -> Store:
-    """Open a store below a prefix of the test's own."""
+    """Open a store below a prefix for this test."""
     options = {"endpoint": endpoint, "region": REGION}
     return open_store(f"s3://{bucket}/{folder.name}/deep er", folder=folder, options=options)
 
 
 class TestS3(StoreContract):
-    """A store in a bucket does what every store must."""
+    """A store in a bucket fulfils the contract."""
 
     @pytest.fixture(autouse=True)
     def _server(self, s3_server: S3Server) -> None:
@@ -70,7 +70,7 @@ class TestS3(StoreContract):
 
 
 class TestFaultyS3(TestS3):
-    """It does so too where requests are late, overtaken, refused for a moment, cut, or carried out and denied."""
+    """So it does if requests are late, reordered, refused, cut off, or applied but answered with an error."""
 
     @pytest.fixture(autouse=True)
     def _server(self, s3_server: S3Server) -> Iterator[None]:
@@ -81,7 +81,7 @@ class TestFaultyS3(TestS3):
 
 @pytest.fixture
 def proxy(s3_server: S3Server) -> Iterator[S3Proxy]:
-    """A way to the server that has no faults yet."""
+    """A proxy to the server, without faults yet."""
     with S3Proxy(s3_server.url) as proxy:
         yield proxy
 
@@ -93,7 +93,7 @@ def store(proxy: S3Proxy, tmp_path: Path) -> Store:
 
 @pytest.fixture
 async def tried(store: Store, proxy: S3Proxy) -> Store:
-    """A store that was written to already, and an account that begins after that."""
+    """A store whose conditions were tested already, with an empty record of requests."""
     await store.create("first", b"x")
     proxy.forget()
     return store

@@ -24,12 +24,12 @@ class MemoryBatches:
     async def register(self, batch: BatchRow) -> BatchRow:
         """Record a batch file before it is written."""
         place = (f"batch#{batch.id}", "-")
-        while (there := await self._table.get(place)) is None:
+        while (existing := await self._table.get(place)) is None:
             try:
                 await self._table.write(Put(place, item_of(batch), expected=ABSENT))
             except (ConditionFailed, Unanswered):
                 continue
-        return row_of(BatchRow, there)
+        return row_of(BatchRow, existing)
 
     async def get(self, batches: Collection[str]) -> Mapping[str, BatchRow]:
         """Return rows by batch id."""

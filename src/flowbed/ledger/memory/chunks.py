@@ -143,7 +143,7 @@ class MemoryChunks:
                 "failure": "",
                 "error": "",
             }
-            # As it was when its submission was looked at: one that was left to a live one since is not to be had.
+            # Only unchanged rows: since the check, the chunk may have been left to a live submission.
             item = await update(
                 self._table,
                 chunk_key(row.collection, row.id),

@@ -70,12 +70,12 @@ class MemoryDeadLetters:
     async def _add(self, letter: DeadLetter) -> None:
         mark = self._table.mark()
         while True:
-            there = await self._table.get(_place(letter))
-            if there and there["mark"] == mark:
+            existing = await self._table.get(_place(letter))
+            if existing and existing["mark"] == mark:
                 return None
-            attempts = letter.attempts + (there["attempts"] if there else 0)
+            attempts = letter.attempts + (existing["attempts"] if existing else 0)
             item = item_of(replace(letter, attempts=attempts)) | {"mark": mark}
-            put = Put(_place(letter), item, expected=there["stamp"] if there else ABSENT)
+            put = Put(_place(letter), item, expected=existing["stamp"] if existing else ABSENT)
             try:
                 return await self._table.write(put)
             except (ConditionFailed, Unanswered):

@@ -188,10 +188,10 @@ class MemoryDocuments:
 
     async def _apply_some(self, wanted: Mapping[Key, Any], log: str, fence: Check) -> bool:
         while True:
-            there = {item["place"]: item for item in await self._table.get_many(list(wanted))}
+            existing = {item["place"]: item for item in await self._table.get_many(list(wanted))}
             operations: list[Operation] = [fence]
             for key, row in wanted.items():
-                operations += _put(key, row, there.get(key), log)
+                operations += _put(key, row, existing.get(key), log)
             try:
                 await self._table.transact(operations)
             except ConditionFailed:
@@ -208,26 +208,32 @@ class MemoryDocuments:
             await until_answered(self._table, Delete(piece["place"]))
 
 
-def _put(key: Key, row: ChunkRow | DocumentRow | None, there: Item | None, log: str) -> list[Operation]:
+def _put(key: Key, row: ChunkRow | DocumentRow | None, existing: Item | None, log: str) -> list[Operation]:
     """Return the writes that apply one row of a log, if it is not applied already."""
     if row is None:
         return [Delete(key)]
     if isinstance(row, DocumentRow):
         return [Put(key, item_of(row), expected=None)]
-    if there is None:
+    if existing is None:
         grown = row
-    elif there["swap"] == log:
+    elif existing["swap"] == log:
         return []
     else:
-        grown = row._replace(version=_grown(row, there))
-    done: list[Operation] = [Put(key, item_of(grown, swap=log), expected=there["stamp"] if there else ABSENT)]
-    if there is None or (there["source"], there["document"]) != (row.source, row.document):
+        grown = row._replace(version=_grown(row, existing))
+    done: list[Operation] = [
+        Put(key, item_of(grown, swap=log), expected=existing["stamp"] if existing else ABSENT)
+    ]
+    if existing is None or (existing["source"], existing["document"]) != (row.source, row.document):
         member = {"record": "member", "collection": row.collection, "id": row.id}
         place = member_key(f"of#{row.document}", row.source, row.collection, row.id)
         done.append(Put(place, member, expected=None))
     return done
 
 
-def _grown(row: ChunkRow, there: Item) -> int:
-    same = (there["version"], there["row_hash"], there["deleted"]) == (row.version, row.row_hash, row.deleted)
-    return row.version if same or row.version > there["version"] else there["version"] + 1
+def _grown(row: ChunkRow, existing: Item) -> int:
+    same = (existing["version"], existing["row_hash"], existing["deleted"]) == (
+        row.version,
+        row.row_hash,
+        row.deleted,
+    )
+    return row.version if same or row.version > existing["version"] else existing["version"] + 1

@@ -68,7 +68,7 @@ class MemoryFiles:
 
     async def remove(self, file: str) -> bool:
         """Remove a file."""
-        asked = False
+        unanswered = False
         while not is_unstorable(file) and (item := await self._table.get(_key(file))):
             name = _name(row_of(FileRow, item))
             try:
@@ -76,10 +76,10 @@ class MemoryFiles:
             except ConditionFailed:
                 continue
             except Unanswered:
-                asked = True
+                unanswered = True
                 continue
             return True
-        return asked
+        return unanswered
 
     async def expired(self, *, now: int, limit: int) -> Sequence[FileRow]:
         """Return expired files of any owner."""

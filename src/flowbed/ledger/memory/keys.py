@@ -50,16 +50,16 @@ class MemoryKeys:
             except Unanswered:
                 continue
             except ConditionFailed as error:
-                there = await self._table.get((KEYS, key.id))
-                if there is None or _row(there) != _row(item):
+                existing = await self._table.get((KEYS, key.id))
+                if existing is None or _row(existing) != _row(item):
                     raise Conflict(f"there is another key of id {key.id}, or of the same secret") from error
             return
 
     async def find(self, hash: str) -> KeyRow | None:  # noqa: A002 - the record's own field
         """Return the key whose secret has this hash, revoked or not, or None."""
         named = await self._table.get((f"hash#{hash}", "-"))
-        there = await self._table.get((KEYS, named["id"])) if named else None
-        return _row(there) if there else None
+        existing = await self._table.get((KEYS, named["id"])) if named else None
+        return _row(existing) if existing else None
 
     async def all(self) -> list[KeyRow]:
         """Return every key, oldest first."""
@@ -73,8 +73,8 @@ class MemoryKeys:
     async def revoke(self, id: str, *, at: int) -> KeyRow | None:  # noqa: A002 - the record's own field
         """Revoke a key and return it, or None if there is none."""
         await update(self._table, (KEYS, id), lambda item: None if item["revoked"] else {"revoked": at})
-        there = await self._table.get((KEYS, id))
-        return _row(there) if there else None
+        existing = await self._table.get((KEYS, id))
+        return _row(existing) if existing else None
 
     async def use(self, times: Mapping[str, int]) -> None:
         """Record when keys were last used, by id."""

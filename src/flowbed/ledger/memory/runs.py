@@ -143,10 +143,10 @@ class MemoryRuns:
 
     async def _take(self, run: RunRow, wanted: Mapping[str, int], worker: str) -> bool:
         keys = [chunk_key(run.collection, chunk) for chunk in wanted]
-        there = await self._table.get_many(keys)
+        existing = await self._table.get_many(keys)
         claimed = [
             item
-            for item in there
+            for item in existing
             if (item["version"], item["worker"]) == (wanted[item["id"]], worker)
             and item["status"] == Status.PENDING
             and not item["run"]
@@ -220,7 +220,7 @@ class MemoryRollbacks:
         place = (f"rollbacks#{rollback.collection}", f"{rollback.version:020}")
         # Recorded before it is carried out: a commit that marks its runs later sees what is undone, and one in progress
         # fails, since the history has changed.
-        while (there := await self._table.get(place)) is None:
+        while (existing := await self._table.get(place)) is None:
             history = {"record": "history", "version": rollback.version}
             try:
                 await self._table.transact(
@@ -231,8 +231,8 @@ class MemoryRollbacks:
                 )
             except (ConditionFailed, Unanswered):
                 continue
-        if there["done"]:
-            return row_of(Rollback, there)
+        if existing["done"]:
+            return row_of(Rollback, existing)
         runs, chunks = await self._carry_out(rollback, set(kept))
         done = replace(rollback, runs=runs, chunks=chunks)
         await until_answered(self._table, Put(place, item_of(done, done=True), expected=None))

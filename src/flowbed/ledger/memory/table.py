@@ -160,8 +160,8 @@ class Table:
         for each in operations:
             if each.expected is None:
                 continue
-            there = self._at(each.key)
-            if (there["stamp"] if there else ABSENT) != each.expected:
+            existing = self._at(each.key)
+            if (existing["stamp"] if existing else ABSENT) != each.expected:
                 raise ConditionFailed(f"{each.key} is not as expected")
         for each in operations:
             if not isinstance(each, Check):

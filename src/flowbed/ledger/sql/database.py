@@ -280,7 +280,7 @@ class Database:
 
 
 def querying(connection: sa.Connection) -> Query:
-    """Return what carries plain SQL out on a connection."""
+    """Return a function that executes plain SQL on a connection."""
 
     def query(statement: str, parameters: Mapping[str, Any] = NO_PARAMETERS, /) -> Sequence[Any]:
         return connection.execute(sa.text(statement), dict(parameters)).all()

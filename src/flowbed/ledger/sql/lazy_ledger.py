@@ -1,7 +1,7 @@
 """A ledger known by its id alone, whose database is opened on first use.
 
-Importing SQLAlchemy and the schema takes a quarter of a second. A search never reads the ledger, and a run in which
-nothing changed asks it little: that much is answered here, with SQLite's own driver.
+Importing SQLAlchemy and the schema takes a quarter of a second. A search never reads the ledger, and a run
+without changes reads little, which is answered here with SQLite's own driver.
 """
 
 from __future__ import annotations
@@ -46,7 +46,7 @@ if TYPE_CHECKING:
 Value = TypeVar("Value")
 
 NONE: Mapping[str, Any] = MappingProxyType({})
-BUSY_SECONDS = 30.0  # as the whole ledger waits for a writer
+BUSY_SECONDS = 30.0  # the full ledger waits for writers as long
 _ETAGS = (
     "SELECT id, etag FROM documents WHERE source = :source AND id IN (SELECT value FROM json_each(:names))"
 )
@@ -85,7 +85,7 @@ class LazyLedger:
         return vars(self)[name]
 
     def opened(self) -> Ledger:
-        """Return the whole ledger, which loads SQLAlchemy."""
+        """Return the full ledger, which loads SQLAlchemy."""
         if self._ledger is None:
             from flowbed.ledger.sql.database import Database
             from flowbed.ledger.sql.ledger import SqlLedger
@@ -101,14 +101,14 @@ class LazyLedger:
     async def read(
         self, work: Callable[[Query], Value], otherwise: Callable[[Ledger], Awaitable[Value]]
     ) -> Value:
-        """Do `work` in one transaction of SQLite's own driver; ask the whole ledger `otherwise`, where it is open."""
+        """Run `work` in a transaction of SQLite's own driver, or `otherwise` on the full ledger if it is open."""
         if self._ledger is None:
             try:
                 return await asyncio.to_thread(self._transact, work)
-            except sqlite3.ProgrammingError:  # a mistake of ours
+            except sqlite3.ProgrammingError:  # a bug of ours
                 raise
             except sqlite3.Error:
-                pass  # the whole ledger meets the same fault, and says what it means
+                pass  # the full ledger meets the same error and translates it
         return await otherwise(self.opened())
 
     def _transact(self, work: Callable[[Query], Value]) -> Value:
@@ -138,7 +138,7 @@ class LazyLedger:
 
 
 class _Documents:
-    """`Documents` of a ledger that is not opened for what a fetch without changes reads."""
+    """`Documents` that answers the reads of a fetch without changes, without opening the ledger."""
 
     def __init__(self, ledger: LazyLedger) -> None:
         self._lazy = ledger
@@ -147,13 +147,13 @@ class _Documents:
         return getattr(self._lazy.opened().documents, name)
 
     async def progress(self, sources: Collection[str]) -> Mapping[str, Progress]:
-        """Read how far each source was fetched."""
+        """Return how far each source was fetched."""
         return await self._lazy.read(
             lambda query: read_progress(query, sources), lambda ledger: ledger.documents.progress(sources)
         )
 
     async def etags(self, source: str, documents: Collection[str]) -> Mapping[str, str]:
-        """Read the etags of the documents named."""
+        """Return etags by document id."""
         names = orjson.dumps([name for name in documents if not is_unstorable(name)]).decode()
         named = {"source": source, "names": names}
         return await self._lazy.read(

@@ -1,6 +1,6 @@
-"""Reads that a run in which nothing changed consists of, in SQL that SQLite and Postgres share.
+"""The reads of a run without changes, in SQL that SQLite and Postgres share.
 
-They are plain text, so that a ledger in SQLite can answer them without SQLAlchemy: see `lazy_ledger`.
+They are plain text, so that a SQLite ledger can answer them without SQLAlchemy: see `lazy_ledger`.
 """
 
 from __future__ import annotations
@@ -13,9 +13,9 @@ from flowbed.records import Status
 if TYPE_CHECKING:
     from collections.abc import Collection, Mapping, Sequence
 
-SEEN = "seen/"  # the facts that say up to which version a collection's history is known begin with it
+SEEN = "seen/"  # prefix of the facts up to which version each collection's history is known
 
-# The conditions are written as those of the partial indexes are: otherwise SQLite would read every chunk.
+# Conditions repeat those of the partial indexes literally; otherwise SQLite would read every chunk.
 _WORKERS = "SELECT DISTINCT worker FROM chunks WHERE status = 'PENDING' AND run = '' AND worker > ''"
 _PENDING = "SELECT DISTINCT collection FROM runs WHERE state = 'pending' ORDER BY collection"
 _SEEN = f"SELECT name, value FROM facts WHERE substr(name, 1, {len(SEEN)}) = '{SEEN}'"  # noqa: S608 - a constant
@@ -30,7 +30,7 @@ _DOCUMENTS = "SELECT count(*) FROM documents WHERE source = :source"
 
 
 class Query(Protocol):
-    """Carries a statement out within a transaction, and returns its rows."""
+    """Executes a statement within a transaction, and returns its rows."""
 
     def __call__(self, statement: str, parameters: Mapping[str, Any] = ..., /) -> Sequence[Any]:
         """Return the rows."""

@@ -48,7 +48,7 @@ def upgrade(connection: sa.Connection, location: str, new_id: str) -> str:
 def _create(connection: sa.Connection) -> None:
     """Create the newest schema at once: Alembic takes half a second to load. A test compares it to the migrations.
 
-    Not on Postgres: there the conditions of the indexes stand in the migrations alone.
+    Only on SQLite: the conditions of Postgres's indexes are only in the migrations.
     """
     for statement in _schema():
         connection.exec_driver_sql(statement)
@@ -56,7 +56,7 @@ def _create(connection: sa.Connection) -> None:
 
 @cache
 def _schema() -> Sequence[str]:
-    """Return the statements that create the newest schema in SQLite; to compile them takes 20 ms."""
+    """Return the statements that create the newest schema in SQLite; compiling them takes 20 ms."""
     statements: list[str] = []
     engine = sa.create_mock_engine(
         "sqlite://", lambda ddl, *_: statements.append(str(ddl.compile(dialect=SQLiteDialect())))
@@ -66,7 +66,7 @@ def _schema() -> Sequence[str]:
         VERSION_TABLE,
         sa.MetaData(),
         sa.Column("version_num", sa.String(32), nullable=False),
-        sa.PrimaryKeyConstraint("version_num", name=f"{VERSION_TABLE}_pkc"),  # as Alembic names it
+        sa.PrimaryKeyConstraint("version_num", name=f"{VERSION_TABLE}_pkc"),  # Alembic's name
     )
     versions.create(engine, checkfirst=False)
     return (*statements, f"INSERT INTO {VERSION_TABLE} VALUES ('{HEAD}')")  # noqa: S608 - both are constants

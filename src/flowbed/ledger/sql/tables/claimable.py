@@ -76,7 +76,7 @@ def claimable(
     sources: Collection[str],
 ) -> sa.ColumnElement[bool]:
     """Whether a chunk can be claimed."""
-    asked = set(statuses)
+    requested = set(statuses)
     # A claim that has not expired is never taken. `until` is 0 once a chunk is in a run, or left to its submission. A
     # million chunks may be waiting for a commit or a provider: unless some claim has expired or some submission has
     # ended and left chunks behind, which is checked first, only their status is read.
@@ -90,15 +90,15 @@ def claimable(
         ~is_live(table.c.submission),
     )
     ways = []
-    plain = asked - {Status.PENDING}
-    if asked > {Status.FAILED}:
+    plain = requested - {Status.PENDING}
+    if requested > {Status.FAILED}:
         ways.append(sa.and_(table.c.status == Status.FAILED, table.c.failure == TRANSIENT))
         plain -= {Status.FAILED}
     if plain:
         ways.append(table.c.status.in_(sorted(plain)))
     ways.append(ran_out)
     conditions = [sa.or_(*ways)]
-    if Status.SUCCESS not in asked:
+    if Status.SUCCESS not in requested:
         conditions.append(
             table.c.status != SUCCESS
         )  # needed for SQLite to use the index of unfinished chunks

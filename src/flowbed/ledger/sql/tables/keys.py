@@ -38,8 +38,8 @@ class SqlKeys:
 
         def work(connection: sa.Connection) -> None:
             connection.execute(self._database.insert_any_new(keys).values(values))
-            there = sa.select(keys).where(keys.c.id == row.id)
-            if _rows(connection.execute(there)) != [row]:
+            existing = sa.select(keys).where(keys.c.id == row.id)
+            if _rows(connection.execute(existing)) != [row]:
                 raise Conflict(f"there is another key of id {row.id}, or of the same secret")
 
         await self._database.write(work)

@@ -30,10 +30,10 @@ class SqlRollbacks:
 
         def work(connection: sa.Connection) -> Rollback:
             self._database.lock(connection, Lock.RUNS)
-            there = sa.select(rollbacks).where(
+            existing = sa.select(rollbacks).where(
                 rollbacks.c.collection == rollback.collection, rollbacks.c.version == rollback.version
             )
-            for known in records(Rollback, connection.execute(there)):
+            for known in records(Rollback, connection.execute(existing)):
                 return known
             held = set(kept)
             found = sa.select(runs.c.id).where(

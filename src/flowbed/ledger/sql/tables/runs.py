@@ -180,10 +180,10 @@ def commit_runs(connection: sa.Connection, run_ids: Collection[str], *, version:
 def see(
     database: Database, connection: sa.Connection, collection: str, version: int, *, known: int = 0
 ) -> None:
-    """Note that a collection's history is known up to `version`, unless it was not known up to `known`."""
+    """Record that a collection's history is known up to `version`, if it was known up to `known`."""
     mine = facts.c.name == f"{SEEN}{collection}"
     before = connection.execute(sa.select(facts.c.value).where(mine)).scalar_one_or_none()
-    # Version 1 is an empty dataset: there is nothing to know of it.
+    # Version 1 is an empty dataset, without a history.
     if known > max(1, int(before or 0)):
         return
     if before is None:
