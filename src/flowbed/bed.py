@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from flowbed.index.versions import Version
     from flowbed.lanes.batch.find import Unembedded
     from flowbed.lanes.batch.submit import Submitted
-    from flowbed.lanes.choice import Asked
+    from flowbed.lanes.choice import LaneOption
     from flowbed.lanes.outcome import Polled
     from flowbed.ledger import DeadLetter, Rollback, Spent, SubmissionRow
     from flowbed.maintenance.doctor import Diagnosis
@@ -71,7 +71,7 @@ class Flowbed(OpenProject):
         self,
         *names: str,
         allow_deletes: bool = False,
-        lane: Asked | None = None,
+        lane: LaneOption | None = None,
         deadline: float | None = None,
     ) -> Plan:
         """Work out what a run of the named sources (default: all) would do and cost, and stage it for `run`.
@@ -94,7 +94,7 @@ class Flowbed(OpenProject):
         allow_deletes: bool = False,
         status: Status | None = None,
         limit: int | None = None,
-        lane: Asked | None = None,
+        lane: LaneOption | None = None,
         wait: bool = False,
         deadline: float | None = None,
     ) -> Report:
@@ -403,7 +403,9 @@ class Flowbed(OpenProject):
         """Return the price of the model in US dollars per million tokens; a local model costs nothing."""
         return (await self._embedders.live()).price
 
-    def _lane_and_deadline(self, lane: Asked | None, deadline: float | None) -> tuple[Asked, float | None]:
+    def _lane_and_deadline(
+        self, lane: LaneOption | None, deadline: float | None
+    ) -> tuple[LaneOption, float | None]:
         """Fill in the project's settings for what was not given; the deadline is in seconds."""
         if deadline is None and self.settings.deadline_hours is not None:
             deadline = self.settings.deadline_hours * 3_600

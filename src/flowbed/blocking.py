@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from flowbed.index.versions import Version
     from flowbed.lanes.batch.find import Unembedded
     from flowbed.lanes.batch.submit import Submitted
-    from flowbed.lanes.choice import Asked
+    from flowbed.lanes.choice import LaneOption
     from flowbed.lanes.outcome import Polled
     from flowbed.ledger import DeadLetter, Rollback, Spent, SubmissionRow
     from flowbed.maintenance.doctor import Diagnosis
@@ -85,7 +85,7 @@ class Blocking:
         self,
         *names: str,
         allow_deletes: bool = False,
-        lane: Asked | None = None,
+        lane: LaneOption | None = None,
         deadline: float | None = None,
     ) -> Plan:
         """Work out what a run of the named sources (default: all) would do and cost, and stage it for `run`.
@@ -102,7 +102,7 @@ class Blocking:
         allow_deletes: bool = False,
         status: Status | None = None,
         limit: int | None = None,
-        lane: Asked | None = None,
+        lane: LaneOption | None = None,
         wait: bool = False,
         deadline: float | None = None,
     ) -> Report:

@@ -24,7 +24,7 @@ from flowbed import bed as beds
 from flowbed.index import compaction, lease, repair
 from flowbed.index.deltas import Delete, Upsert, table, write_delta
 from flowbed.index.schema import schema
-from flowbed.lanes.batch_files import read_passages
+from flowbed.lanes.batch_files import read_chunk_texts
 from flowbed.ledger import DeadLetter, Failure, RunRow
 from flowbed.maintenance.doctor import index, store
 from flowbed.records import Space, Status, canonical
@@ -270,7 +270,7 @@ async def _record(bed: beds.Flowbed, space: Space) -> None:
         [row.batch], {Status.NONE}, worker="w", now=1, until=10**18, sources=(), limit=1
     )
     vector = (await bed._embedders.cached().embed(["Late."], purpose="document")).vectors[0]
-    (passage,), _ = await read_passages(claimed, store=bed._store, ledger=bed._ledger)
+    (passage,), _ = await read_chunk_texts(claimed, store=bed._store, ledger=bed._ledger)
     upsert = Upsert(
         id=row.id,
         version=claimed[0].version,

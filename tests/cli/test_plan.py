@@ -115,7 +115,7 @@ def test_run_budget_stops_before_exceeding_it(costly: Path, flowbed: Call) -> No
     assert ran.status == 1
     assert (ran.json["chunks"], ran.json["tokens"], ran.json["waiting"]) == (2, 8, 1)
     assert ran.json["cost_usd"] <= 0.009
-    assert "would pass the budget of $0.0090 ($0.0080 spent)" in ran.json["failures"][0]["reason"]
+    assert "would exceed the budget of $0.0090 ($0.0080 spent)" in ran.json["failures"][0]["reason"]
     assert flowbed("status", "--json").json["chunks"] == {"SUCCESS": 5, "NONE": 1}
     plan = flowbed("plan", "--json").json
     assert (plan["waiting"], plan["tokens"]) == (1, 4)

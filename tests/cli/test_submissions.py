@@ -101,7 +101,7 @@ def test_run_with_wait_ends_with_every_chunk_indexed(pages: Path, flowbed: Call)
     assert f"embedded {PAGES} texts" in ran.out
     assert f"{PAGES} texts gathered for the provider's Batch API" in ran.out
     assert "without results yet" not in ran.out
-    assert "batch lane: the batch lane was asked for" in ran.err
+    assert "batch lane: the batch lane was requested" in ran.err
     assert statuses(flowbed) == {"SUCCESS": PAGES}
 
 
@@ -143,8 +143,8 @@ def test_submissions_find_submit_poll_work_separately_and_repeatedly(
     (submission,) = found.json["submissions"]
     assert "nothing waits to be embedded" in flowbed("submissions", "find").out
     assert f"submission {submission}: {PAGES} texts" in flowbed("submissions", "list").out
-    assert "waiting to be handed in" in flowbed("status").out
-    assert f"in submission {submission}, waiting to be handed in" in flowbed("why", "docs#0.txt#00000").out
+    assert "waiting to be submitted" in flowbed("status").out
+    assert f"in submission {submission}, waiting to be submitted" in flowbed("why", "docs#0.txt#00000").out
     assert f"submission {submission} submitted" in flowbed("submissions", "submit").out
     assert "nothing is ready to be submitted" in flowbed("submissions", "submit").out
     assert f"in submission {submission}, with the provider since" in flowbed("why", "0.txt").out
@@ -186,7 +186,7 @@ def test_run_budget_on_the_batch_lane_leaves_the_rest_waiting(pages: Path, flowb
     ran = flowbed("run", "--lane", "batch", "--wait", "--budget", f"{half:.6f}", "--json")
     assert ran.status == 1
     assert 0 < ran.json["cost_usd"] <= half
-    assert "would pass the budget" in ran.json["failures"][-1]["reason"]
+    assert "would exceed the budget" in ran.json["failures"][-1]["reason"]
     assert ran.json["waiting"] == PAGES - ran.json["chunks"]
 
 
@@ -212,7 +212,7 @@ def test_submissions_cancel_is_sent_by_the_next_poll(
     provider.order(Fault(kind="stuck", calls=(1,)))
     (submission,) = flowbed("run", "--lane", "batch", "--json").json["submissions"]
     assert flowbed("submissions", "cancel", submission).status == 0
-    assert "its end was asked for" in flowbed("submissions", "list").out
+    assert "being cancelled" in flowbed("submissions", "list").out
     assert [row["state"] for row in flowbed("submissions", "poll", "--json").json["ended"]] == ["cancelled"]
     assert statuses(flowbed) == {"NONE": PAGES}
     assert flowbed("submissions", "cancel", submission).status == 2
@@ -237,9 +237,7 @@ def test_run_request_without_response_counts_as_perhaps_billed(
     stopped = flowbed("run", "--lane", "realtime", "--budget", f"{spent['cost_usd']:.9f}", "--json").json
     assert stopped["perhaps_billed_usd"] == pytest.approx(spent["cost_usd"])
     assert (stopped["cost_usd"], stopped["waiting"]) == (0, PAGES)
-    assert (
-        "of it for requests that brought nothing and are perhaps billed" in stopped["failures"][-1]["reason"]
-    )
+    assert "of it for requests without a response, which may be billed" in stopped["failures"][-1]["reason"]
 
 
 @pytest.mark.parametrize("by", ["lane", "source", "document", "run"])
@@ -297,7 +295,7 @@ class TestDoctor:
         assert self.findings(flowbed) == {}
         later(monkeypatch, 6.5 * 3_600)
         found = self.findings(flowbed)["submissions"]
-        assert f"its deadline was 30 min ago, and {PAGES} of {PAGES} texts have no answer" in found["what"]
+        assert f"its deadline was 30 min ago, and {PAGES} of {PAGES} texts have no result" in found["what"]
         assert flowbed(*found["fix"].split()[1:]).status == 0
         assert self.findings(flowbed) == {}
 
@@ -308,7 +306,7 @@ class TestDoctor:
         assert flowbed("submissions", "find").status == 0
         later(monkeypatch, 2 * 3_600)
         found = self.findings(flowbed)["submissions"]
-        assert "gathered 2 h ago, and not handed in" in found["what"]
+        assert "gathered 2 h ago, and not submitted" in found["what"]
         assert flowbed(*found["fix"].split()[1:]).status == 0
         assert self.findings(flowbed) == {}
 

@@ -63,7 +63,7 @@ async def test_requests_in_flight_count_before_they_are_sent() -> None:
     budget = Budget(10.0)
     outcome = await run(model, sentences(10), budget)
     assert sum(model.requests) == 9 == budget.spent_usd
-    assert (outcome.sent, len(outcome.vectors), len(outcome.held), outcome.tokens) == (3, 3, 7, 9)
+    assert (outcome.sent, len(outcome.vectors), len(outcome.unsent), outcome.tokens) == (3, 3, 7, 9)
     assert model.most > 3  # they were in flight together
 
 
@@ -72,14 +72,14 @@ async def test_a_request_is_cut_to_what_still_fits() -> None:
     model = Watched(items=100)
     outcome = await run(model, sentences(10), Budget(14.0))
     assert model.requests == [12]
-    assert len(outcome.held) == 6
+    assert len(outcome.unsent) == 6
     assert outcome.failures == {}
 
 
 async def test_a_budget_of_nothing_sends_nothing_that_costs() -> None:
     """With a budget of 0 a paid model is sent nothing, and one that costs nothing is sent all."""
     model = Watched()
-    assert len((await run(model, sentences(4), Budget(0.0))).held) == 4
+    assert len((await run(model, sentences(4), Budget(0.0))).unsent) == 4
     assert model.requests == []
     free = Seeded(8)
     assert len((await run(free, sentences(4), Budget(0.0))).vectors) == 4
@@ -90,14 +90,14 @@ async def test_a_budget_that_is_just_enough_is_enough() -> None:
     model = Seeded(8, items=3, price=0.02)
     texts = sentences(1_000, words=7)
     outcome = await run(model, texts, Budget(7_000 * 0.02 / 1e6))
-    assert (len(outcome.vectors), outcome.held) == (1_000, set())
+    assert (len(outcome.vectors), outcome.unsent) == (1_000, set())
 
 
 async def test_refused_texts_are_not_billed() -> None:
     """What a refused request had reserved can be spent by those that follow."""
     budget = Budget(6.0)
     outcome = await run(Seeded(8, items=1, price=PRICE), ["POISON", *sentences(2)], budget, concurrency=1)
-    assert (len(outcome.vectors), len(outcome.failures), outcome.held) == (2, 1, set())
+    assert (len(outcome.vectors), len(outcome.failures), outcome.unsent) == (2, 1, set())
     assert budget.spent_usd == 6.0
 
 

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from flowbed.embedding.batch_api import JobTerms
-from flowbed.lanes.choice import FEW, GRACE, WORTH, choose, needs, spelt
+from flowbed.lanes.choice import GRACE, MIN_SAVING, MIN_TOKENS, choose, estimate_seconds, format_duration
 
 DAY = 86_400
 TERMS = JobTerms(
@@ -35,7 +35,7 @@ def chosen(**given: Any) -> str:
 @pytest.mark.parametrize(
     ("given_", "lane", "why"),
     [
-        ({}, "batch", "saves $0.0200, and is expected to be done within 24 h, before the deadline in 24 h"),
+        ({}, "batch", "saves $0.0200, and should be done within 24 h; the deadline is in 24 h"),
         ({"typical_seconds": 600.0, "deadline_seconds": 3_600.0}, "batch", "within 10 min"),
         ({"deadline_seconds": None}, "realtime", "no deadline; the batch lane would save $0.0200"),
         ({"deadline_seconds": DAY - 601.0}, "realtime", "may take 24 h, and the deadline is in 23.8 h"),
@@ -44,8 +44,8 @@ def chosen(**given: Any) -> str:
         ({"tokens": 900_000}, "realtime", "would save $0.0090"),
         ({"price": 0.005}, "realtime", "would save $0.0000"),
         ({"queued": 1_000_001}, "realtime", "may take 2 days"),
-        ({"asked": "batch", "tokens": 1, "deadline_seconds": None}, "batch", "asked for"),
-        ({"asked": "realtime"}, "realtime", "asked for"),
+        ({"asked": "batch", "tokens": 1, "deadline_seconds": None}, "batch", "requested"),
+        ({"asked": "realtime"}, "realtime", "requested"),
     ],
 )
 def test_the_lane_is_told_with_its_reason(given_: dict[str, Any], lane: str, why: str) -> None:
@@ -87,10 +87,13 @@ def test_nobody_waits_without_a_reason(given_: dict[str, Any]) -> None:
     if found.lane == "realtime":
         return
     terms, tokens = given_["terms"], given_["tokens"]
-    assert tokens >= FEW
-    assert tokens * (given_["price"] - terms.price) / 1e6 >= WORTH
+    assert tokens >= MIN_TOKENS
+    assert tokens * (given_["price"] - terms.price) / 1e6 >= MIN_SAVING
     each = given_["typical_seconds"] or terms.seconds
-    assert needs(tokens, terms, queued=given_["queued"], each=each) <= given_["deadline_seconds"] + GRACE
+    assert (
+        estimate_seconds(tokens, terms, queued=given_["queued"], each=each)
+        <= given_["deadline_seconds"] + GRACE
+    )
 
 
 @given(work, st.floats(0, 30 * DAY), st.integers(0, 10**9))
@@ -123,4 +126,4 @@ def test_what_is_asked_for_is_done(given_: dict[str, Any], asked: Any) -> None:
 )
 def test_time_is_spelt_in_the_largest_unit_that_fits(seconds: float, words: str) -> None:
     """Two of a unit make the next one readable, less stays with the smaller."""
-    assert spelt(seconds) == words
+    assert format_duration(seconds) == words

@@ -93,8 +93,8 @@ async def test_no_fault_makes_a_run_pay_more_than_its_budget(
     spent = outcome.tokens + sum(outcome.perhaps_billed)
     assert spent * 0.02 / 1e6 == pytest.approx(budget.spent_usd)
     assert budget.exhausted
-    assert len(outcome.vectors) + len(outcome.failures) + len(outcome.held) == len(TEXTS)
-    assert outcome.held
+    assert len(outcome.vectors) + len(outcome.failures) + len(outcome.unsent) == len(TEXTS)
+    assert outcome.unsent
 
 
 async def test_what_is_not_billed_is_not_counted(tmp_path: Path) -> None:

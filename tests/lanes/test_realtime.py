@@ -13,7 +13,7 @@ from flowbed.embedding.cache.cached import Cached
 from flowbed.embedding.cache.memory import VectorMemory
 from flowbed.errors import Misconfigured, Rejected, TooMany, Transient
 from flowbed.lanes.realtime import embed
-from flowbed.lanes.retries import ATTEMPTS, TOLD_MOST, wait
+from flowbed.lanes.retries import ATTEMPTS, RETRY_AFTER_MAX, wait
 from flowbed.records import Embedded, Space, text_hash
 from flowbed.testing.embedder import seeded
 
@@ -162,16 +162,16 @@ async def test_an_outage_for_the_rest_of_the_day_is_for_another_run() -> None:
     outcome = await send(provider, texts, concurrency=2)
     assert len(provider.requests) == 2
     assert set(outcome.failures.values()) == {("transient", "no more today")}
-    assert (len(outcome.failures), len(outcome.held)) == (8, 32)
-    assert outcome.put_off == "no more today; it is to be asked again in 500 minutes"
+    assert (len(outcome.failures), len(outcome.unsent)) == (8, 32)
+    assert outcome.retry_later == "no more today; it asks to be tried again in 500 minutes"
 
 
 def test_as_long_is_waited_as_is_told_and_no_longer_than_is_worth_it() -> None:
     """Told waits are kept to, and grow after "now"; without one, the limit of a minute passes meanwhile."""
     tries = range(1, ATTEMPTS)
     assert [wait(TooMany("", retry_after=7.0), each) for each in tries] == [7.0, 7.0, 7.0, 7.0, 7.0]
-    assert wait(TooMany("", retry_after=TOLD_MOST), 1) == TOLD_MOST
-    assert wait(TooMany("", retry_after=TOLD_MOST + 1), 1) is False
+    assert wait(TooMany("", retry_after=RETRY_AFTER_MAX), 1) == RETRY_AFTER_MAX
+    assert wait(TooMany("", retry_after=RETRY_AFTER_MAX + 1), 1) is False
     assert [wait(Transient("", retry_after=0.0), each) for each in tries] == [0.0, 0.5, 1.0, 2.0, 4.0]
     assert [wait(Transient(""), each) for each in tries] == [True] * len(tries)
     assert sum(wait(TooMany(""), each) for each in tries) > 60

@@ -10,7 +10,7 @@ import pytest
 import flowbed
 from flowbed.embedding.batch_api import JobTerms
 from flowbed.embedding.cache.cached import Cached
-from flowbed.lanes.batch.submission_status import overdue, stands
+from flowbed.lanes.batch.submission_status import describe, find_overdue
 from flowbed.ledger import SubmissionRow
 from flowbed.pipeline.estimate import counts_as_billed, outlook
 from flowbed.records import Space
@@ -100,21 +100,21 @@ async def test_what_stands_in_the_queue_goes_first(folder: Path) -> None:
     ("changed", "says", "command"),
     [
         ({}, "", ""),
-        ({"deadline": NOW - HOUR, "done": 4}, "6 of 10 texts have no answer", "flowbed run"),
+        ({"deadline": NOW - HOUR, "done": 4}, "6 of 10 texts have no result", "flowbed run"),
         ({"deadline": NOW - 1}, "", ""),
         ({"submitted": NOW - 25 * HOUR}, "", ""),
-        ({"submitted": NOW - 26 * HOUR}, "handed in 26 h ago", f"flowbed submissions poll {ROW.id}"),
+        ({"submitted": NOW - 26 * HOUR}, "submitted 26 h ago", f"flowbed submissions poll {ROW.id}"),
         ({"state": "submitting", "created": NOW - 1}, "", ""),
-        ({"state": "submitting"}, "did not end", f"flowbed submissions submit {ROW.id}"),
+        ({"state": "submitting"}, "begun and not completed", f"flowbed submissions submit {ROW.id}"),
         ({"state": "submitting", "worker": "other/1/2/3", "until": NOW + 1}, "", ""),
         (
             {"state": "submitting", "worker": "dead", "until": NOW + 1},
-            "did not end",
+            "begun and not completed",
             "flowbed submissions submit",
         ),
         (
             {"state": "ready", "created": NOW - 2 * HOUR},
-            "2 h ago, and not handed in",
+            "2 h ago, and not submitted",
             "flowbed submissions submit",
         ),
         ({"state": "ready"}, "", ""),
@@ -124,19 +124,21 @@ async def test_what_stands_in_the_queue_goes_first(folder: Path) -> None:
 def test_what_is_overdue_is_named_with_its_command(changed: dict[str, Any], says: str, command: str) -> None:
     """What somebody works on, or what only has to be waited for, is left alone."""
     row = replace(ROW, **changed)
-    found = list(overdue([row], space=ROW.space, terms=TERMS, now=NOW, dead=lambda worker: worker == "dead"))
+    found = list(
+        find_overdue([row], space=ROW.space, terms=TERMS, now=NOW, dead=lambda worker: worker == "dead")
+    )
     assert len(found) == bool(says)
     for each in found:
-        assert says in each.what
-        assert each.mend.startswith(command)
+        assert says in each.problem
+        assert each.command.startswith(command)
 
 
 def test_what_waits_behind_others_is_not_overdue() -> None:
     """A submission for which there was no room in the queue is not named while others of the account are in it."""
     behind = replace(ROW, id="2", state="ready", created=NOW - 5 * HOUR)
     asked: dict[str, Any] = {"space": ROW.space, "terms": TERMS, "now": NOW, "dead": lambda _: False}
-    assert not list(overdue([ROW, behind], **asked))
-    assert list(overdue([behind], **asked))
+    assert not list(find_overdue([ROW, behind], **asked))
+    assert list(find_overdue([behind], **asked))
 
 
 @pytest.mark.parametrize(
@@ -145,16 +147,16 @@ def test_what_waits_behind_others_is_not_overdue() -> None:
         ({"done": 3, "failed": 1}, "with the provider since 2084-01-29 15:45, 4 of 10 texts done"),
         (
             {"cancel": True},
-            "with the provider since 2084-01-29 15:45, 0 of 10 texts done, its end was asked for",
+            "with the provider since 2084-01-29 15:45, 0 of 10 texts done, being cancelled",
         ),
-        ({"state": "ready"}, "waiting to be handed in"),
-        ({"state": "submitting", "error": "busy"}, "being handed in: busy"),
+        ({"state": "ready"}, "waiting to be submitted"),
+        ({"state": "submitting", "error": "busy"}, "being submitted: busy"),
         ({"state": "expired", "ended": NOW, "error": "too late"}, "expired 2084-01-29 16:00: too late"),
     ],
 )
 def test_how_a_submission_stands_is_said_in_a_few_words(changed: dict[str, Any], words: str) -> None:
     """Where it is, since when, and what went wrong with it last."""
-    assert stands(replace(ROW, **changed)) == words
+    assert describe(replace(ROW, **changed)) == words
 
 
 def test_only_an_embedder_that_says_so_counts_as_is_billed(tmp_path: Path) -> None:

@@ -419,7 +419,7 @@ async def test_a_plan_costs_no_more_than_it_said(edited: Project) -> None:
         report = await bed.run(plan=plan_of(found))
         assert report.planned is not None
         assert report.cost_usd <= report.planned.cost_usd * 1.1
-        assert "would pass the budget" in report.failures[-1].reason
+        assert "would exceed the budget" in report.failures[-1].reason
         assert report.waiting == 20
         assert sum(edited.sent().values()) == 1
         assert (await bed.run(plan=plan_of(found), budget=10.0)).waiting == 0

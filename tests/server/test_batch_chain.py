@@ -73,7 +73,7 @@ async def test_batch_lane_against_another_flowbed_server_killed_midway_gives_the
             assert (report.failures, report.embedded) == ((), 0)
             await begun(bed)
             await asyncio.to_thread(server.kill)
-            assert "asked again by the next run" in (await bed.poll()).tally.failures[0].reason
+            assert "the next run asks again" in (await bed.poll()).tally.failures[0].reason
             await asyncio.to_thread(start)
             report = await bed.run(lane="batch", wait=True)
             assert (report.failures, report.submissions) == ((), ())

@@ -111,10 +111,10 @@ def notes(indexed_notes: Path, tmp_path: Path, provider: CountingProcess) -> Pro
 
 
 @pytest.fixture
-def quick_looks(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Look at submissions that are waited for many times a second: simulated jobs end at once."""
-    monkeypatch.setattr("flowbed.lanes.batch.wait.LOOK_FIRST", 0.02)
-    monkeypatch.setattr("flowbed.lanes.batch.wait.LOOK_LAST", 0.1)
+def quick_polls(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Poll submissions that are waited for many times a second: simulated jobs end at once."""
+    monkeypatch.setattr("flowbed.lanes.batch.wait.POLL_FIRST", 0.02)
+    monkeypatch.setattr("flowbed.lanes.batch.wait.POLL_MAX", 0.1)
 
 
 def receipt(number: int, lines: Sequence[str], **fields: Any) -> dict[str, Any]:

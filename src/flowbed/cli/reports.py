@@ -6,9 +6,9 @@ from typing import TYPE_CHECKING, Any
 
 from flowbed.cli.formatting import at, count, problems, span
 from flowbed.cli.output import say
-from flowbed.lanes.batch.submission_status import stands
+from flowbed.lanes.batch.submission_status import describe
 from flowbed.lanes.budget import dollars
-from flowbed.lanes.choice import spelt
+from flowbed.lanes.choice import format_duration
 from flowbed.lanes.outcome import UNANSWERED
 
 if TYPE_CHECKING:
@@ -85,7 +85,7 @@ def _show_lanes(plan: Plan) -> None:
 
 
 def _about(name: str, lane: Lane) -> str:
-    return span(lane.seconds) if name == "realtime" else spelt(lane.seconds)
+    return span(lane.seconds) if name == "realtime" else format_duration(lane.seconds)
 
 
 def _timed(plan: Plan) -> str:
@@ -148,7 +148,7 @@ def _show_what_waits(report: Report) -> None:
 def show_live(rows: Sequence[SubmissionRow]) -> None:
     """Show submissions and the state of each."""
     for row in rows:
-        say(f"submission {row.id}: {count(row.texts, 'text')}, {row.tokens:,} tokens, {stands(row)}")
+        say(f"submission {row.id}: {count(row.texts, 'text')}, {row.tokens:,} tokens, {describe(row)}")
         facts = [f"gathered {at(row.created)}"]
         facts += [f"deadline {at(row.deadline)}"] if row.deadline else []
         facts += [f"job {row.job}"] if row.job else []

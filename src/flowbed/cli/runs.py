@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from flowbed.bed import Flowbed
-    from flowbed.lanes.choice import Asked
+    from flowbed.lanes.choice import LaneOption
     from flowbed.records import Plan, Report, Status
 
 LANES = ("auto", "realtime", "batch")
@@ -48,7 +48,7 @@ class Request:
     """What a run was asked to do."""
 
     names: Sequence[str]
-    lane: Asked | None
+    lane: LaneOption | None
     deadline: float | None
     allow_deletes: bool
 
@@ -121,10 +121,10 @@ def run(
     return FAILURES if report.failures or report.withheld or report.drift else DONE
 
 
-def _lane(name: str | None) -> Asked | None:
+def _lane(name: str | None) -> LaneOption | None:
     if name is not None and name not in LANES:
         raise Misconfigured(f"no lane is called {name!r}; choose {', '.join(LANES[:-1])} or {LANES[-1]}")
-    return cast("Asked | None", name)
+    return cast("LaneOption | None", name)
 
 
 def _status(name: str | None) -> Status | None:
@@ -144,7 +144,7 @@ def _confirm(common: Common, request: Request) -> tuple[bool, str | None]:
     from flowbed.cli import reports
     from flowbed.lanes.budget import dollars
 
-    async def priced(bed: Flowbed) -> tuple[Plan | None, Asked]:
+    async def priced(bed: Flowbed) -> tuple[Plan | None, LaneOption]:
         lane = request.lane or bed.settings.lane
         return (await request.plan(bed) if await bed.price() else None), lane
 

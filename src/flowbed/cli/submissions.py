@@ -68,12 +68,12 @@ def poll(
     from flowbed.cli import reports
 
     async def look(bed: Flowbed) -> Polled:
-        from flowbed.lanes.batch.wait import until_ended
+        from flowbed.lanes.batch.wait import wait_until_ended
 
         if not wait:
             return await bed.poll(*ids or ())
         live = {row.id for row in await bed.submissions(live=True)}
-        return await until_ended(_Steps(bed), live & set(ids) if ids else live)
+        return await wait_until_ended(_Steps(bed), live & set(ids) if ids else live)
 
     with progress(as_json=common.as_json):
         polled = common.with_bed(look)
@@ -109,7 +109,7 @@ class _Steps:
 
     bed: Flowbed
 
-    async def look(self) -> Polled:
+    async def poll(self) -> Polled:
         return await self.bed.poll()
 
     async def submit(self) -> Submitted:

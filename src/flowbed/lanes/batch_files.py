@@ -31,7 +31,7 @@ class ChunkText(NamedTuple):
 
 
 @dataclass(frozen=True, kw_only=True)
-class Lost:
+class LostText:
     """A chunk that waits, and why its text cannot be had."""
 
     row: ChunkRow
@@ -76,19 +76,19 @@ NO_BATCHES: Mapping[str, BatchRow] = MappingProxyType({})
 AT_ONCE = 4
 
 
-async def read_passages(
+async def read_chunk_texts(
     rows: Sequence[ChunkRow],
     *,
     store: Store,
     ledger: Ledger,
     registered: Mapping[str, BatchRow] = NO_BATCHES,
-) -> tuple[list[ChunkText], list[Lost]]:
+) -> tuple[list[ChunkText], list[LostText]]:
     """Read the texts of chunk rows; those whose batch file does not hold their text any more are lost, with reasons.
 
     `registered` are rows of batches that were read or written before, by id.
     """
     passages: list[ChunkText] = []
-    lost: list[Lost] = []
+    lost: list[LostText] = []
     unknown = {row.batch for row in rows} - registered.keys()
     known = {**registered, **(await ledger.batches.get(unknown) if unknown else {})}
     by_batch: dict[str, list[ChunkRow]] = {}
@@ -100,7 +100,7 @@ async def read_passages(
         read = await asyncio.gather(*(_chunks(each, known.get(each), store) for each in batches))
         for batch, chunks in zip(batches, read, strict=True):
             if isinstance(chunks, Rejected):
-                lost += [Lost(row=row, reason=str(chunks)) for row in by_batch[batch]]
+                lost += [LostText(row=row, reason=str(chunks)) for row in by_batch[batch]]
                 continue
             for row in by_batch[batch]:
                 each = chunks.get((row.collection, row.id), _NO_CHUNK)
@@ -110,7 +110,7 @@ async def read_passages(
                     passages.append(ChunkText(row, text, sent, each["metadata"]))
                 else:
                     reason = f"its batch file {known[batch].key} does not hold its text"
-                    lost.append(Lost(row=row, reason=reason))
+                    lost.append(LostText(row=row, reason=reason))
     return passages, lost
 
 

@@ -26,7 +26,7 @@ CLAIM = 60_000_000  # µs
 WAITING = frozenset({Status.NONE, Status.FAILED})
 
 
-async def take_back(context: Context, overview: Overview | None = None) -> None:
+async def release_dead_workers(context: Context, overview: Overview | None = None) -> None:
     """Give back what dead workers have claimed; chunks that a live submission carries are left to it."""
     overview = overview or await context.ledger.overview()
     for worker in sorted(overview.workers - {context.worker}):

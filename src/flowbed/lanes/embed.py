@@ -1,4 +1,4 @@
-"""Embed: chunks that wait are claimed, their texts get vectors, a delta per collection is laid down and committed."""
+"""The realtime lane of a run: claim waiting chunks, embed their texts, write and commit a delta per collection."""
 
 from __future__ import annotations
 
@@ -7,14 +7,14 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from flowbed.index.vector_lookup import VectorLookup
-from flowbed.lanes.batch.in_flight import Carrying
-from flowbed.lanes.batch_files import NO_BATCHES, read_passages
+from flowbed.lanes.batch.in_flight import InFlight
+from flowbed.lanes.batch_files import NO_BATCHES, read_chunk_texts
 from flowbed.lanes.budget import dollars
 from flowbed.lanes.claims import WAITING, Claims, renewed
 from flowbed.lanes.failures import RunStats
 from flowbed.lanes.outcome import UNANSWERED, Outcome
 from flowbed.lanes.realtime import embed as embed_now
-from flowbed.lanes.write_deltas import Landing, Made, Spent, land
+from flowbed.lanes.write_deltas import BackgroundWrite, EmbeddedGroup, Spent, write_and_commit
 from flowbed.ledger import SpendRow
 
 if TYPE_CHECKING:
@@ -40,28 +40,27 @@ async def embed(
     batches: Mapping[str, Collection[str]] | None = None,
     fresh: BatchQueue | None = None,
 ) -> RunStats:
-    """Embed what waits, run by run: while the vectors of one are made, the one before it is laid down and committed.
+    """Embed waiting chunks, group by group; while one group is embedded, the group before it is committed.
 
-    `batches`, where given, names the only batches that are worked on, each with the sources of which ("" is deletions).
-    The `fresh` ones of a fetch that goes on are begun with; what had been waiting before may be about to change, and
-    waits until the fetch has ended.
+    `batches`, where given, restricts this to those batches, each with its sources ("" is deletions). `fresh` batches of
+    a fetch under way come first; older chunks may be about to change, and wait until the fetch has ended.
 
     Raises:
-        Misconfigured: the model or the collection cannot be used; what was claimed waits again.
+        Misconfigured: the model or the collection cannot be used; the claimed chunks wait again.
     """
     tally = RunStats()
     tiers: dict[str, VectorLookup] = {}
-    landing_now: Mapping[str, NDArray[np.float32]] = {}
+    being_written: Mapping[str, NDArray[np.float32]] = {}
     claims = Claims(context=context, sources=sources, statuses=statuses, limit=limit, only=batches)
-    carrying = Carrying(context)
-    async with renewed(context), Landing() as landing:
+    in_flight = InFlight(context)
+    async with renewed(context), BackgroundWrite() as writing:
         async for claimed in claims.groups(fresh):
-            group = await carrying.rest(claimed)
+            group = await in_flight.bind_known(claimed)
             if not group:
                 continue
-            made = await _make(group, context, tally, tiers, landing_now, fresh)
-            await landing.follow(land(made, context, tally))
-            landing_now = made.outcome.vectors
+            made = await _make(group, context, tally, tiers, being_written, fresh)
+            await writing.start(write_and_commit(made, context, tally))
+            being_written = made.outcome.vectors
             if tally.stopped:
                 break
     return tally
@@ -72,18 +71,18 @@ async def _make(
     context: RunContext,
     tally: RunStats,
     tiers: dict[str, VectorLookup],
-    landing_now: Mapping[str, NDArray[np.float32]],
+    being_written: Mapping[str, NDArray[np.float32]],
     fresh: BatchQueue | None,
-) -> Made:
-    """Read the texts of a group of claimed chunks, and find or make their vectors."""
+) -> EmbeddedGroup:
+    """Read the texts of a group of claimed chunks, and look up or compute their vectors."""
     waiting = [row for row in rows if not row.deleted]
-    passages, lost = await read_passages(
+    passages, lost = await read_chunk_texts(
         waiting,
         store=context.store,
         ledger=context.ledger,
         registered=NO_BATCHES if fresh is None else fresh.rows,
     )
-    outcome, spent = await _embed(passages, context, tiers, landing_now)
+    outcome, spent = await _embed(passages, context, tiers, being_written)
     await _record_perhaps(outcome, context)
     tally.sent += spent.texts
     tally.tokens += spent.tokens
@@ -92,35 +91,36 @@ async def _make(
     failures = list(outcome.failures.values())
     if failures and not outcome.vectors and all(kind == "transient" for kind, _ in failures):
         tally.stopped = (
-            f"no request succeeded any more ({failures[0][1]}); what waits is taken up by the next run"
+            f"no request succeeds any more ({failures[0][1]}); the remaining texts wait for the next run"
         )
-    if outcome.put_off:
+    if outcome.retry_later:
+        reason = outcome.retry_later
         tally.stopped = (
-            f"the provider is not to be asked now ({outcome.put_off}); what waits is taken up by a later run"
+            f"the provider takes no requests now ({reason}); the remaining texts wait for a later run"
         )
-    if outcome.held and context.budget is not None and context.budget.exhausted:
+    if outcome.unsent and context.budget is not None and context.budget.exhausted:
         tally.stopped = (
-            f"the next request would pass the budget of {dollars(context.budget.limit_usd)}"
-            f" ({dollars(context.budget.spent_usd)} spent{_perhaps(context.budget)}); what waits is taken up by a"
-            " run that may spend more"
+            f"the next request would exceed the budget of {dollars(context.budget.limit_usd)}"
+            f" ({dollars(context.budget.spent_usd)} spent{_perhaps(context.budget)}); the remaining texts"
+            " wait for a run that may spend more"
         )
-    return Made(rows=rows, passages=passages, lost=lost, outcome=outcome, spent=spent)
+    return EmbeddedGroup(rows=rows, passages=passages, lost=lost, outcome=outcome, spent=spent)
 
 
 def _perhaps(budget: Budget) -> str:
-    """Say how much of what was spent the provider need not have billed."""
+    """Say how much of the spending the provider may not have billed."""
     if not budget.perhaps_usd:
         return ""
-    return f", {dollars(budget.perhaps_usd)} of it for requests that brought nothing and are perhaps billed"
+    return f", {dollars(budget.perhaps_usd)} of it for requests without a response, which may be billed"
 
 
 async def _embed(
     passages: Sequence[ChunkText],
     context: RunContext,
     tiers: dict[str, VectorLookup],
-    landing_now: Mapping[str, NDArray[np.float32]],
+    being_written: Mapping[str, NDArray[np.float32]],
 ) -> tuple[Outcome, Spent]:
-    """Find or make the vectors of passages, and tell what that took."""
+    """Look up or compute the vectors of passages, and return what that took."""
     if not passages:
         return Outcome(), Spent()
     began = context.monotonic()
@@ -134,7 +134,7 @@ async def _embed(
         {each.row.text_hash: each.sent for each in passages},
         planned={each.row.text_hash: embedder.bill(each.sent, each.row.tokens) for each in passages},
         embedder=embedder,
-        index=_Every(landing_now, list(tiers.values())),
+        index=_AllTiers(being_written, list(tiers.values())),
         concurrency=context.concurrency,
         budget=context.budget,
     )
@@ -148,7 +148,7 @@ async def _embed(
 
 
 async def _record_perhaps(outcome: Outcome, context: ModelContext) -> None:
-    """Record what a provider was sent and may bill, though it brought nothing: of no document, and in no run."""
+    """Record requests without a response, which the provider may bill: for no document, and in no run."""
     price = context.embedder().price if outcome.perhaps_billed else 0.0
     if not price:
         return
@@ -168,22 +168,22 @@ async def _record_perhaps(outcome: Outcome, context: ModelContext) -> None:
 
 
 async def _open_tiers(tiers: dict[str, VectorLookup], space: Space, context: IndexContext) -> None:
-    """Let the indexes of one space be asked: whatever collection a text was embedded for, its vector is the same."""
+    """Open the indexes of one space: the vector of a text is the same in every collection."""
     for live in await context.collections.all():
         if live.space.fingerprint == space.fingerprint:
             tiers.setdefault(live.collection, VectorLookup(live, context.datasets))
 
 
-class AtHand:
-    """What needs no provider: chunks whose vectors the cache or an index holds are laid down at once."""
+class KnownVectors:
+    """Commits chunks whose vectors the cache or an index holds, without a provider."""
 
     def __init__(self, context: RunContext, tally: RunStats) -> None:
-        """Tally into `tally` what is laid down."""
+        """Add what is committed to `tally`."""
         self._context, self._tally = context, tally
         self._tiers: dict[str, VectorLookup] = {}
 
-    async def land(self, passages: Sequence[ChunkText]) -> set[str]:
-        """Lay the passages down that there are vectors for, commit them, and return their text_hashes."""
+    async def commit_known(self, passages: Sequence[ChunkText]) -> set[str]:
+        """Commit the passages whose vectors are known, and return their text_hashes."""
         context = self._context
         embedder = await asyncio.to_thread(context.embedder)
         for collection in sorted({each.row.collection for each in passages}):
@@ -196,26 +196,28 @@ class AtHand:
             texts[text]: vector
             for text, vector in (await embedder.lookup(list(texts), purpose="document")).items()
         }
-        every = _Every(found, list(self._tiers.values()))
+        every = _AllTiers(found, list(self._tiers.values()))
         vectors = await every.get_many(list(texts.values()))
         known = [each for each in passages if each.row.text_hash in vectors]
         if known:
             rows = [each.row for each in known]
             outcome = Outcome(vectors=vectors)
-            made = Made(rows=rows, passages=known, lost=(), outcome=outcome, spent=Spent(lane="batch"))
-            await land(made, context, self._tally)
+            made = EmbeddedGroup(
+                rows=rows, passages=known, lost=(), outcome=outcome, spent=Spent(lane="batch")
+            )
+            await write_and_commit(made, context, self._tally)
         return set(vectors)
 
 
 @dataclass(frozen=True)
-class _Every:
-    """What is on its way into the index, then the indexes of several collections, asked one after the other."""
+class _AllTiers:
+    """Vectors that are being written, then the indexes of several collections, looked up in this order."""
 
-    landing_now: Mapping[str, NDArray[np.float32]]
+    being_written: Mapping[str, NDArray[np.float32]]
     tiers: Sequence[VectorLookup]
 
     async def get_many(self, hashes: Sequence[str]) -> dict[str, NDArray[np.float32]]:
-        found = {each: self.landing_now[each] for each in hashes if each in self.landing_now}
+        found = {each: self.being_written[each] for each in hashes if each in self.being_written}
         for tier in self.tiers:
             found |= await tier.get_many([each for each in hashes if each not in found])
         return found

@@ -58,7 +58,7 @@ def failure(row: ChunkRow, kind: str, reason: str) -> Failure:
     return Failure(collection=row.collection, id=row.id, version=row.version, kind=kind, reason=reason)
 
 
-async def read_again(rows: Sequence[ChunkRow], ledger: Ledger) -> None:
+async def reset_documents(rows: Sequence[ChunkRow], ledger: Ledger) -> None:
     """Make the next fetch take the documents of chunks whose texts are lost for changed."""
     for source in sorted({row.source for row in rows}):
         names = {row.document for row in rows if row.source == source}

@@ -1,4 +1,4 @@
-"""What became of texts that were to be embedded, whichever lane they went."""
+"""The outcome of embedding texts, on either lane."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ if TYPE_CHECKING:
     from flowbed.ledger import SubmissionRow
 
 
-# Where the ledger keeps what was sent and brought nothing, in the place of a lane.
+# The lane under which the ledger records requests that brought no response.
 UNANSWERED = "unanswered"
 
 
 class Paid(NamedTuple):
-    """The tokens of one text that was sent: as they were counted before, and as they were billed."""
+    """The tokens of one text that was sent: as planned, and as billed."""
 
     planned: int
     billed: int
@@ -27,42 +27,42 @@ class Paid(NamedTuple):
 
 @dataclass
 class Outcome:
-    """What became of the texts of one run: a vector or a reason for each, by text_hash.
+    """A vector or a reason for each text of one run, by text_hash.
 
-    `paid` are the texts that a provider was sent and answered; `perhaps_billed` has the tokens of each text that it was
-    sent for nothing, as often as that happened. `held` are the texts that were not sent (again), since that
-    would have passed the budget, or the provider is not to be asked for longer than a run waits, which `put_off` says.
+    `paid` are the texts that a provider embedded; `perhaps_billed` has the tokens of each text that was sent without a
+    response, once for each time. `unsent` texts were not sent (again): the budget was spent, or, as `retry_later` says,
+    the provider asked for a longer pause than a run waits.
     """
 
     vectors: dict[str, NDArray[np.float32]] = field(default_factory=dict)
     failures: dict[str, tuple[str, str]] = field(default_factory=dict)
     truncated: set[str] = field(default_factory=set)
-    held: set[str] = field(default_factory=set)
-    put_off: str = ""
+    unsent: set[str] = field(default_factory=set)
+    retry_later: str = ""
     paid: dict[str, Paid] = field(default_factory=dict)
     perhaps_billed: list[int] = field(default_factory=list)
 
     @property
     def sent(self) -> int:
-        """Count the distinct texts that a provider answered."""
+        """The number of distinct texts that a provider embedded."""
         return len(self.paid)
 
     @property
     def planned(self) -> int:
-        """Add up the tokens that they were counted to have."""
+        """Their tokens, as planned."""
         return sum(each.planned for each in self.paid.values())
 
     @property
     def tokens(self) -> int:
-        """Add up what they were billed with."""
+        """Their tokens, as billed."""
         return sum(each.billed for each in self.paid.values())
 
 
 @dataclass
 class Polled:
-    """What polling came to: what was laid down, the submissions that are still live, and those that have ended.
+    """What a poll did: what was committed, the submissions that are still live, and those that have ended.
 
-    What is `blocked` is live until a setting changes, and ends with no amount of waiting.
+    Those `blocked` stay live until a setting changes, however long one waits.
     """
 
     tally: RunStats = field(default_factory=RunStats)

@@ -1,4 +1,4 @@
-"""The realtime lane: texts to vectors now, each distinct text once, with retries and a limit on requests in flight."""
+"""Embed texts now: each distinct text once, with retries and a limit on concurrent requests."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from flowbed.embedding.wrappers.billing import billed_to
 from flowbed.errors import Error, Rejected, Transient
 from flowbed.lanes.budget import Budget, Payment
 from flowbed.lanes.outcome import Outcome, Paid
-from flowbed.lanes.retries import ATTEMPTS, TOLD_MOST, WAIT_FIRST, WAIT_MOST, wait
+from flowbed.lanes.retries import ATTEMPTS, RETRY_AFTER_MAX, WAIT_FIRST, WAIT_MOST, wait
 from flowbed.telemetry import PROGRESS, RETRIED, reached
 
 if TYPE_CHECKING:
@@ -33,10 +33,10 @@ NOT_PLANNED: Final = MappingProxyType[str, int]({})
 
 
 class Tier(Protocol):
-    """Somewhere that vectors may already be, by text_hash: the index."""
+    """A place that may already hold vectors, by text_hash: the index."""
 
     async def get_many(self, hashes: Sequence[str]) -> Mapping[str, NDArray[np.float32]]:
-        """Read the vectors of those hashes that are there."""
+        """Return the vectors of the hashes that it holds."""
         ...
 
 
@@ -49,10 +49,10 @@ async def embed(
     budget: Budget | None = None,
     planned: Mapping[str, int] = NOT_PLANNED,
 ) -> Outcome:
-    """Find or make the vector of every text (by text_hash); one that cannot be embedded never stops the others.
+    """Look up or compute the vector of every text (by text_hash); one that fails never stops the others.
 
-    `planned` are the tokens that each was counted to have. With a budget, a request that would pass it is cut to the
-    texts that still fit, and no other is sent.
+    `planned` has the token count of each text. With a budget, a request that would exceed it is cut to the texts that
+    still fit, and no other is sent.
 
     Raises:
         Misconfigured: no request can succeed until a setting changes; what was embedded is kept.
@@ -103,8 +103,8 @@ class _Lane:
         waiting = [list(keys)]
         while waiting:
             some = waiting.pop()
-            if self.outcome.put_off:
-                self.outcome.held.update(some)
+            if self.outcome.retry_later:
+                self.outcome.unsent.update(some)
             else:
                 waiting += await self._paid(some)
 
@@ -114,7 +114,7 @@ class _Lane:
         costs = [size * self.embedder.price / 1e6 for size in sizes]
         budget = self.budget or Budget()
         fitting = budget.reserve(costs)
-        self.outcome.held.update(keys[fitting:])
+        self.outcome.unsent.update(keys[fitting:])
         if not fitting:
             return []
         some, payment, billed = keys[:fitting], Payment(budget, costs[:fitting]), 0
@@ -123,45 +123,45 @@ class _Lane:
             billed = answer.tokens
             _keep(some, answer, self.planned, self.outcome)
         except Transient as error:
-            self._failed(some, error, payment)
+            self._record_failure(some, error, payment)
         except Rejected as error:
-            return self._apart(some, error)
+            return self._split(some, error)
         finally:
             payment.settle(billed * self.embedder.price / 1e6)
             self.outcome.perhaps_billed += payment.lost * sizes[:fitting]
         return []
 
     async def _sizes(self, keys: Sequence[str]) -> list[int]:
-        """Tell the tokens that each text will be billed with: as they were planned, unless a budget hangs on it."""
+        """Return the tokens that each text will be billed: as planned, unless a budget depends on it."""
         if self.budget is None or self.budget.limit_usd == inf:
             return [self.planned.get(key, 0) for key in keys]
         embedder, texts = self.embedder, [self.texts[key] for key in keys]
         return await asyncio.to_thread(lambda: [embedder.bill(text, embedder.count(text)) for text in texts])
 
-    def _failed(self, keys: Sequence[str], error: Transient, payment: Payment) -> None:
-        """Note that texts have no vectors for now: for want of money, or since the provider does not answer."""
-        if later := _put_off(error):
-            self.outcome.put_off = later
+    def _record_failure(self, keys: Sequence[str], error: Transient, payment: Payment) -> None:
+        """Record that texts have no vectors for now: the budget is spent, or the provider does not respond."""
+        if later := _retry_later(error):
+            self.outcome.retry_later = later
         if payment.refused:
-            self.outcome.held.update(keys)
+            self.outcome.unsent.update(keys)
         else:
             self.outcome.failures.update(dict.fromkeys(keys, ("transient", str(error))))
 
-    def _apart(self, keys: list[str], error: Rejected) -> list[list[str]]:
-        """Note which texts were refused, as far as that is known, and return the others in parts to be tried apart."""
-        guilty = {keys[at] for at in error.inputs if 0 <= at < len(keys)}
+    def _split(self, keys: list[str], error: Rejected) -> list[list[str]]:
+        """Record which texts were refused, as far as that is known, and return the others in parts to be retried."""
+        refused = {keys[at] for at in error.inputs if 0 <= at < len(keys)}
         if len(keys) == 1:
-            guilty = set(keys)
-        self.outcome.failures.update(dict.fromkeys(guilty, ("rejected", str(error))))
-        rest = [key for key in keys if key not in guilty]
+            refused = set(keys)
+        self.outcome.failures.update(dict.fromkeys(refused, ("rejected", str(error))))
+        rest = [key for key in keys if key not in refused]
         # Where the provider does not say which text it refuses, halving finds it in few requests.
-        middle = len(rest) if guilty else len(rest) // 2
+        middle = len(rest) if refused else len(rest) // 2
         return [part for part in (rest[:middle], rest[middle:]) if part]
 
 
 def _keep(keys: Sequence[str], answer: Embedded, planned: Mapping[str, int], outcome: Outcome) -> None:
-    """Note what a request brought, and what each of its texts has cost."""
-    # A vector without direction is found by no search, and one with a hole in it spoils the delta it is in.
+    """Record the vectors of a request, and what each of its texts cost."""
+    # No search finds a vector of length 0, and one with a value that is not finite makes its delta unusable.
     with np.errstate(over="ignore"):
         lengths = np.linalg.norm(answer.vectors.astype(np.float64), axis=1)
     usable = np.isfinite(lengths) & (lengths > 0)
@@ -169,7 +169,7 @@ def _keep(keys: Sequence[str], answer: Embedded, planned: Mapping[str, int], out
         if good:
             outcome.vectors[key] = vector
         else:
-            outcome.failures[key] = ("rejected", "the model answered no usable vector for this text")
+            outcome.failures[key] = ("rejected", "the model returned no usable vector for this text")
     outcome.truncated.update(keys[at] for at in answer.truncated)
     sizes = [planned.get(key, 0) for key in keys]
     for key, size, billed in zip(keys, sizes, _billed(answer, sizes), strict=True):
@@ -177,21 +177,21 @@ def _keep(keys: Sequence[str], answer: Embedded, planned: Mapping[str, int], out
 
 
 def _billed(answer: Embedded, sizes: Sequence[int]) -> Sequence[int]:
-    """Divide what a request was billed with among its texts: providers tell it for all of them together."""
+    """Divide the billed tokens of a request among its texts: providers report their sum."""
     if sum(answer.counts) == answer.tokens and answer.counts:
         return answer.counts
     return share_tokens(answer.tokens, sizes) if answer.tokens else [0] * len(sizes)
 
 
-def _put_off(error: Transient) -> str:
-    """Say why nothing more is to be sent in this run; nothing where it may be."""
-    if error.retry_after is None or error.retry_after <= TOLD_MOST:
+def _retry_later(error: Transient) -> str:
+    """Say why no more requests are sent in this run; empty where they may be."""
+    if error.retry_after is None or error.retry_after <= RETRY_AFTER_MAX:
         return ""
-    return f"{error}; it is to be asked again in {error.retry_after / 60:.0f} minutes"
+    return f"{error}; it asks to be tried again in {error.retry_after / 60:.0f} minutes"
 
 
 async def _call(texts: Sequence[str], embedder: Embedder, payment: Payment) -> Embedded:
-    """Ask until there is an answer, a few times; what may be billed each time is paid each time."""
+    """Send a request with retries; each attempt that may be billed is paid for."""
     tries = count(1)
 
     def again(error: Exception) -> bool | float:
@@ -209,7 +209,7 @@ async def _call(texts: Sequence[str], embedder: Embedder, payment: Payment) -> E
 
 
 async def _ask(texts: Sequence[str], embedder: Embedder, payment: Payment) -> Embedded:
-    """Ask once, and pay for what may be billed though it brings nothing."""
+    """Send a request once, and pay for it if it may be billed though it failed."""
     payment.send()
     try:
         with billed_to(payment):

@@ -1,26 +1,26 @@
-"""How often a provider is asked again, and after how long. No I/O."""
+"""How often a request to a provider is retried, and after how long. No I/O."""
 
 from __future__ import annotations
 
 from flowbed.errors import TooMany, Transient
 
-ATTEMPTS = 6  # with the waits below about half a minute: longer outages are for the next run
+ATTEMPTS = 6  # with the waits below about half a minute: a longer outage is left to the next run
 WAIT_FIRST, WAIT_MOST = 0.5, 20.0  # seconds
-# Rate limits are by the minute: the waits of those who were asked too often, and did not say for how long, are so many
-# times as long, and together more than that.
-TOO_OFTEN = 8
-# Seconds that are waited because the other side says so: limits by the minute and by five of them pass within it, those
-# by the day are for another run.
-TOLD_MOST = 300.0
+# Rate limits are per minute: after a 429 without a wait the waits are this many times as long, over a minute in all.
+RATE_LIMIT_FACTOR = 8
+# The longest wait (seconds) that a provider may ask for: limits of one or five minutes pass within it, daily ones are
+# left to another run.
+RETRY_AFTER_MAX = 300.0
 
 
 def wait(error: Transient, tries: int) -> bool | float:
-    """Decide how many seconds to wait after so many tries; True leaves it to the usual backoff, False gives up."""
-    told = error.retry_after
-    if told is None:
-        # Each failure twice the last one's wait, as the backoff does, but longer.
-        return (
-            min(WAIT_MOST, TOO_OFTEN * WAIT_FIRST * 2 ** (tries - 1)) if isinstance(error, TooMany) else True
-        )
-    # Told to come again at once, and failing again, the tries would be over at once.
-    return max(told, WAIT_FIRST * 2 ** (tries - 2) if tries > 1 else 0.0) if told <= TOLD_MOST else False
+    """Return the seconds to wait after this many tries; True means the usual backoff, False gives up."""
+    retry_after = error.retry_after
+    if retry_after is None:
+        # Doubled after each failure, as the backoff does, but longer.
+        backoff = RATE_LIMIT_FACTOR * WAIT_FIRST * 2 ** (tries - 1)
+        return min(WAIT_MOST, backoff) if isinstance(error, TooMany) else True
+    if retry_after > RETRY_AFTER_MAX:
+        return False
+    # Where the provider says 0 and fails again, all tries would be over at once.
+    return max(retry_after, WAIT_FIRST * 2 ** (tries - 2) if tries > 1 else 0.0)

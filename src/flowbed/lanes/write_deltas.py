@@ -1,4 +1,4 @@
-"""Landing: what became of a group of chunks is laid down as deltas, recorded, committed, and its failures noted."""
+"""Write the outcome of a group of chunks as deltas, record and commit them, and record its failures."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from flowbed.errors import Conflict
 from flowbed.index.commit import commit
 from flowbed.index.deltas import Delete, Upsert, write_delta
 from flowbed.lanes.claims import CLAIM
-from flowbed.lanes.failures import RunStats, fail, failure, read_again
+from flowbed.lanes.failures import RunStats, fail, failure, reset_documents
 from flowbed.ledger import RunRow, SpendRow
 from flowbed.records import Problem
 from flowbed.telemetry import DELTA_WRITTEN, PROGRESS, RUN_RECORDED, reached
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
-    from flowbed.lanes.batch_files import ChunkText, Lost
+    from flowbed.lanes.batch_files import ChunkText, LostText
     from flowbed.lanes.contexts import IndexContext, RunContext
     from flowbed.lanes.outcome import Outcome, Paid
     from flowbed.ledger import ChunkRow
@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, kw_only=True)
 class Spent:
-    """What a provider was sent for one run by which lane, and the seconds it took."""
+    """What a provider was sent for one run, on which lane, and the seconds it took."""
 
     lane: str = "realtime"
     texts: int = 0
@@ -40,34 +40,34 @@ class Spent:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Made:
-    """A group of claimed chunks, the passages that could be read of them, and what became of those."""
+class EmbeddedGroup:
+    """A group of claimed chunks, the passages that could be read, and their outcome."""
 
     rows: Sequence[ChunkRow]
     passages: Sequence[ChunkText]
-    lost: Sequence[Lost]
+    lost: Sequence[LostText]
     outcome: Outcome
     spent: Spent
 
     @property
     def since(self) -> int:
-        """When the first of its chunks was claimed (µs)."""
+        """When the first of its chunks was claimed (µs since 1970)."""
         return min(row.until for row in self.rows) - CLAIM
 
 
-class Landing:
-    """One piece of work in the background, which the next one waits for."""
+class BackgroundWrite:
+    """Writes one group in the background; starting the next waits for it."""
 
     def __init__(self) -> None:
-        """Begin with none."""
+        """Start with none."""
         self._task: asyncio.Task[None] | None = None
 
     async def __aenter__(self) -> Self:
-        """Let work be begun."""
+        """Enter the context."""
         return self
 
-    async def follow(self, work: Coroutine[Any, Any, None]) -> None:
-        """Begin `work` once what was begun before has ended well; raises what that raised."""
+    async def start(self, work: Coroutine[Any, Any, None]) -> None:
+        """Start `work` once the write before it has succeeded; raise what that raised."""
         try:
             if self._task is not None:
                 await self._task
@@ -77,7 +77,7 @@ class Landing:
         self._task = asyncio.create_task(work)
 
     async def __aexit__(self, kind: type[BaseException] | None, *_: object) -> None:
-        """End what was begun: what is made is paid, and is laid down whatever else fails, unless it is cancelled."""
+        """Await the pending write: vectors that were paid for are written even if the body raised, unless cancelled."""
         if self._task is None:
             return
         if kind is None:
@@ -88,72 +88,79 @@ class Landing:
         await asyncio.gather(self._task, return_exceptions=True)
 
 
-async def land(made: Made, context: RunContext, tally: RunStats) -> None:
-    """Commit a delta for each collection of a group, and note what failed of it."""
-    rows, passages, outcome, spent = made.rows, made.passages, made.outcome, made.spent
-    for collection in sorted({row.collection for row in rows}):
-        upserts = [
-            _upsert(each, outcome.vectors[each.row.text_hash])
-            for each in passages
-            if each.row.collection == collection and each.row.text_hash in outcome.vectors
-        ]
-        deletes = [
-            Delete(id=row.id, version=row.version)
-            for row in rows
-            if row.deleted and row.collection == collection
-        ]
+async def write_and_commit(group: EmbeddedGroup, context: RunContext, tally: RunStats) -> None:
+    """Write and commit a delta for each collection of a group, and record its failures."""
+    spent = group.spent
+    for collection in sorted({row.collection for row in group.rows}):
+        upserts, deletes = _changes(collection, group)
         if not upserts and not deletes:
             continue
         try:
-            await _lay_down(collection, upserts, deletes, spent, made, context)
-        except (
-            Conflict
-        ) as error:  # someone else's bytes lie where this delta belongs: the other collections go on
+            await _write(collection, upserts, deletes, spent, group, context)
+        except Conflict as error:  # other bytes are under the key of this delta: the other collections go on
             tally.failed += 1
             tally.failures.append(Problem(subject=f"collection {collection}", reason=str(error)))
             continue
         await commit_pending(collection, context, tally)
         tally.chunks += len(upserts)
         tally.deleted += len(deletes)
-        spent = Spent(lane=spent.lane)  # told once, by the first of the collections that it was sent for
-    tally.truncated += sum(1 for each in passages if each.row.text_hash in outcome.truncated)
+        spent = Spent(lane=spent.lane)  # counted once, with the first collection
+    await _record_failures(group, context, tally)
+    # The lane has reported each distinct text; the chunks that shared one, or had none, are done as well.
+    reached(
+        PROGRESS, stage="embed", done=len(group.rows) - len({each.row.text_hash for each in group.passages})
+    )
+
+
+def _changes(collection: str, group: EmbeddedGroup) -> tuple[list[Upsert], list[Delete]]:
+    vectors = group.outcome.vectors
+    upserts = [
+        _upsert(each, vectors[each.row.text_hash])
+        for each in group.passages
+        if each.row.collection == collection and each.row.text_hash in vectors
+    ]
+    rows = [row for row in group.rows if row.deleted and row.collection == collection]
+    return upserts, [Delete(id=row.id, version=row.version) for row in rows]
+
+
+async def _record_failures(group: EmbeddedGroup, context: RunContext, tally: RunStats) -> None:
+    outcome = group.outcome
+    tally.truncated += sum(1 for each in group.passages if each.row.text_hash in outcome.truncated)
     failed = [
         failure(each.row, *outcome.failures[each.row.text_hash])
-        for each in passages
+        for each in group.passages
         if each.row.text_hash in outcome.failures
     ]
-    await read_again([each.row for each in made.lost], context.ledger)
+    await reset_documents([each.row for each in group.lost], context.ledger)
     failed += [
         failure(each.row, "transient", f"{each.reason}; the next run reads its document again")
-        for each in made.lost
+        for each in group.lost
     ]
     await fail(failed, context, tally)
-    # The lane has told of each distinct text; the chunks that shared one, or had none, are done as well.
-    reached(PROGRESS, stage="embed", done=len(rows) - len({each.row.text_hash for each in passages}))
 
 
-async def _lay_down(
+async def _write(
     collection: str,
     upserts: Sequence[Upsert],
     deletes: Sequence[Delete],
     spent: Spent,
-    made: Made,
+    group: EmbeddedGroup,
     context: RunContext,
 ) -> None:
     """Write the delta of one collection, and record its run."""
     live = await context.collections.get(collection)
     if live is None:
-        # Nothing of this collection was ever committed, so that there is nothing to delete from it.
+        # Nothing was ever committed to this collection, so there is nothing to delete from it.
         live = await context.collections.begin(
             collection, context.embedder().space, now=context.clock(), datasets=context.datasets
         )
     delta = await write_delta(context.store, collection, live.space, upserts, deletes, now=context.clock())
     reached(DELTA_WRITTEN, run=delta.run)
-    # A model that costs nothing has no spending: a row for each document would be a tenth of the ledger.
-    # What a submission has cost is told when its answers are there.
+    # A free model has no spending: a row for each document would be a tenth of the ledger.
+    # The cost of a submission is recorded when its results arrive.
     if spent.cost_usd and spent.lane == "realtime":
-        # Before the run: of one that is recorded nothing is laid down again, and what it has cost would be missing.
-        await context.ledger.spending.record(shared_out(delta.run, made, spent, at=context.clock()))
+        # Before the run: a recorded run is not written again, so its cost would be lost if this process died here.
+        await context.ledger.spending.record(cost_by_document(delta.run, group, spent, at=context.clock()))
     await context.ledger.runs.record(
         RunRow(
             id=delta.run,
@@ -164,8 +171,8 @@ async def _lay_down(
             rows=delta.rows,
             lane=spent.lane,
             worker=context.worker,
-            # Not now: a process may have slept over its delta for longer than tombstones are kept.
-            created=made.since,
+            # Not the present time: a process may have been suspended for longer than tombstones are kept.
+            created=group.since,
             texts=spent.texts,
             planned=spent.planned,
             tokens=spent.tokens,
@@ -178,15 +185,15 @@ async def _lay_down(
     reached(RUN_RECORDED, run=delta.run)
 
 
-def shared_out(run: str, made: Made, spent: Spent, *, at: int) -> list[SpendRow]:
-    """Tell what each document has cost; a text that several share is told of the first."""
+def cost_by_document(run: str, group: EmbeddedGroup, spent: Spent, *, at: int) -> list[SpendRow]:
+    """Divide the cost among the documents; a shared text counts for the first."""
     of: dict[tuple[str, str], list[Paid]] = {}
-    told: set[str] = set()
-    for each in made.passages:
+    counted: set[str] = set()
+    for each in group.passages:
         row = each.row
-        if row.text_hash in made.outcome.paid and row.text_hash not in told:
-            told.add(row.text_hash)
-            of.setdefault((row.source, row.document), []).append(made.outcome.paid[row.text_hash])
+        if row.text_hash in group.outcome.paid and row.text_hash not in counted:
+            counted.add(row.text_hash)
+            of.setdefault((row.source, row.document), []).append(group.outcome.paid[row.text_hash])
     price = spent.cost_usd / spent.tokens
     return [
         SpendRow(
@@ -216,7 +223,7 @@ def _upsert(passage: ChunkText, vector: NDArray[np.float32]) -> Upsert:
 
 
 async def commit_pending(collection: str, context: IndexContext, tally: RunStats) -> None:
-    """Commit what is pending of a collection, and tally it."""
+    """Commit the pending runs of a collection, and add what was committed to `tally`."""
     committed = await commit(
         collection,
         store=context.store,

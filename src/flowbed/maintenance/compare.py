@@ -11,7 +11,7 @@ from flowbed.index import audit
 from flowbed.index.audit import Expected, compare, opened
 from flowbed.index.commit import is_stale
 from flowbed.index.repair import odd_ids
-from flowbed.lanes.batch_files import read_passages
+from flowbed.lanes.batch_files import read_chunk_texts
 from flowbed.lanes.claims import WAITING
 from flowbed.maintenance.inconsistencies import (
     DELTA_DAMAGED,
@@ -190,6 +190,6 @@ async def _lost(context: Context, collection: str) -> AsyncIterator[str]:
             if batch:
                 rows = await context.ledger.chunks.ready(batch, WAITING, now=now, sources=())
                 own = [row for row in rows if row.collection == collection and not row.deleted]
-                _, lost = await read_passages(own, store=context.store, ledger=context.ledger)
+                _, lost = await read_chunk_texts(own, store=context.store, ledger=context.ledger)
                 for each in lost:
                     yield each.row.id

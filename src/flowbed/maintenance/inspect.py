@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING
 
 from flowbed.errors import NotFound
 from flowbed.index.versions import state
-from flowbed.lanes.batch.submission_status import stands
+from flowbed.lanes.batch.in_flight import live_submissions
+from flowbed.lanes.batch.submission_status import describe
 from flowbed.records import Status
 
 if TYPE_CHECKING:
@@ -68,9 +69,7 @@ async def status(context: IndexContext) -> BedStatus:
         chunks=chunks,
         dead_letters=await context.ledger.dead_letters.count(),
         pending=tuple(await context.ledger.runs.collections()),
-        submissions=tuple(
-            [row async for page in context.ledger.submissions.pages(live=True) for row in page]
-        ),
+        submissions=tuple(await live_submissions(context.ledger)),
     )
 
 
@@ -139,4 +138,4 @@ def _place(row: ChunkRow, carries: SubmissionRow | None) -> str:
         return "in a delta that the next `flowbed run` commits"
     if carries is None or carries.ended:
         return f"being worked on by {row.worker}"
-    return f"in submission {carries.id}, {stands(carries)}"
+    return f"in submission {carries.id}, {describe(carries)}"

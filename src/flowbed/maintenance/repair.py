@@ -9,9 +9,9 @@ from flowbed.errors import Misconfigured, Rejected, Transient
 from flowbed.index import audit
 from flowbed.index.active_space import ACTIVE, begin_space
 from flowbed.index.repair import keep_newest, rebuild, remove_rows
-from flowbed.lanes.batch_files import read_passages
+from flowbed.lanes.batch_files import read_chunk_texts
 from flowbed.lanes.claims import CLAIM, WAITING
-from flowbed.lanes.failures import read_again
+from flowbed.lanes.failures import reset_documents
 from flowbed.ledger import Failure
 from flowbed.maintenance.compare import RUNS, compare_once, find
 from flowbed.maintenance.inconsistencies import (
@@ -168,7 +168,7 @@ async def _restore_texts(context: Context) -> None:
     async for batches in context.ledger.chunks.batches(WAITING, now=now, sources=()):
         for batch in filter(None, batches):
             rows = await context.ledger.chunks.ready(batch, WAITING, now=now, sources=())
-            _, lost = await read_passages(
+            _, lost = await read_chunk_texts(
                 [row for row in rows if not row.deleted], store=context.store, ledger=context.ledger
             )
             if lost:
@@ -185,7 +185,7 @@ async def _fail(context: Context, batch: str, reasons: Mapping[tuple[str, str], 
             [batch], WAITING, worker=context.worker, now=now, until=now + CLAIM, sources=(), limit=RUNS
         )
         lost = [row for row in rows if (row.collection, row.id) in reasons]
-        await read_again(lost, context.ledger)
+        await reset_documents(lost, context.ledger)
         await context.ledger.chunks.fail(
             [
                 Failure(

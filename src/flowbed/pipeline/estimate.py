@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol, runtime_checkable
 
 from flowbed.embedding.wrappers import Wrapper
-from flowbed.lanes.choice import Choice, choose, guessed, needs
+from flowbed.lanes.choice import Choice, choose, estimate_seconds, guess_seconds
 from flowbed.records import Lane
 
 if TYPE_CHECKING:
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
     from flowbed.embedding import Embedder
     from flowbed.embedding.batch_api import JobTerms
-    from flowbed.lanes.choice import Asked
+    from flowbed.lanes.choice import LaneOption
     from flowbed.lanes.contexts import ModelContext
     from flowbed.ledger import RunRow, SubmissionRow
 
@@ -50,7 +50,7 @@ class Outlook:
     typical: float | None = None
     timed: int = 0
 
-    def choose(self, asked: Asked, *, tokens: int, texts: int, deadline: float | None) -> Choice:
+    def choose(self, asked: LaneOption, *, tokens: int, texts: int, deadline: float | None) -> Choice:
         """Choose the lane of so much work; `deadline` is in seconds from now."""
         return choose(
             asked=asked,
@@ -67,8 +67,8 @@ class Outlook:
         """Tell what the batch lane would take; None where there is none."""
         if self.terms is None:
             return None
-        each = guessed(self.terms) if self.typical is None else self.typical
-        seconds = needs(tokens, self.terms, queued=self.queued, each=each) if tokens else 0.0
+        each = guess_seconds(self.terms) if self.typical is None else self.typical
+        seconds = estimate_seconds(tokens, self.terms, queued=self.queued, each=each) if tokens else 0.0
         return Lane(cost_usd=tokens * self.terms.price / 1e6, seconds=round(seconds, 1))
 
 

@@ -10,9 +10,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from flowbed.errors import Error
-from flowbed.lanes.batch.carried_texts import CarriedTexts
-from flowbed.lanes.batch_files import read_passages
-from flowbed.lanes.claims import WAITING, take_back
+from flowbed.lanes.batch.in_flight import InFlightTexts
+from flowbed.lanes.batch_files import read_chunk_texts
+from flowbed.lanes.claims import WAITING, release_dead_workers
 from flowbed.pipeline.changes import Scan, changes
 from flowbed.pipeline.estimate import counts_as_billed, outlook, past
 from flowbed.pipeline.staging import Draft, StagedPlan, StagedSource
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
     from flowbed.index.vector_lookup import VectorLookup
     from flowbed.lanes.batch_files import ChunkText
-    from flowbed.lanes.choice import Asked
+    from flowbed.lanes.choice import LaneOption
     from flowbed.lanes.contexts import RunContext
     from flowbed.ledger import ChunkRow
     from flowbed.pipeline import ConfiguredSource
@@ -38,7 +38,7 @@ async def plan(
     *,
     feeds: Mapping[str, ConfiguredSource],
     allow_deletes: bool = False,
-    lane: Asked = "auto",
+    lane: LaneOption = "auto",
     deadline: float | None = None,
 ) -> Plan:
     """Work out what a run of `feeds` would do, and stage it; planning the same again stages nothing.
@@ -50,7 +50,9 @@ async def plan(
             space.
     """
     await asyncio.to_thread(context.embedder)  # what every source needs is not the problem of each
-    await take_back(context)  # as any run would first, since what the dead hold is not seen to wait
+    await release_dead_workers(
+        context
+    )  # as any run would first, since what the dead hold is not seen to wait
     with tempfile.TemporaryDirectory(prefix="flowbed-plan-") as folder:
         planning = _Planning(context, Draft(Path(folder)))
         for name, feed in feeds.items():
@@ -107,7 +109,7 @@ class _Planning:
         self._seen: set[bytes] = set()
         self._replaced: set[bytes] = set()
         self._tiers: list[VectorLookup] | None = None
-        self._carried: CarriedTexts | None = None
+        self._carried: InFlightTexts | None = None
         self.problems: list[Problem] = []
         self.withheld: dict[str, str] = {}
 
@@ -182,7 +184,7 @@ class _Planning:
             self._waiting.append(batch)
             self._figures.deleted += sum(1 for row in waits if row.deleted)
             # A text that is lost is not embedded, and its document is read again by the run after this one.
-            passages, _ = await read_passages(
+            passages, _ = await read_chunk_texts(
                 [row for row in waits if not row.deleted],
                 store=self._context.store,
                 ledger=self._context.ledger,
@@ -224,7 +226,7 @@ class _Planning:
     async def _submitted(self, hashes: Sequence[str], space: Space) -> set[str]:
         """Tell which texts a live submission carries: they are paid for already, and waited for."""
         if self._carried is None:
-            self._carried = CarriedTexts(self._context.store, self._context.ledger, space)
+            self._carried = InFlightTexts(self._context.store, self._context.ledger, space)
             await self._carried.refresh()
         return set(self._carried.find(hashes))
 
@@ -244,7 +246,7 @@ class _Planning:
             known.update(await tier.get_many([each for each in hashes if each not in known]))
         return known
 
-    async def told(self, lane: Asked, deadline: float | None) -> Plan:
+    async def told(self, lane: LaneOption, deadline: float | None) -> Plan:
         """Stage the plan if there is anything to do, and tell what it holds."""
         figures, context = self._figures, self._context
         ahead = await outlook(context)

@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from flowbed.errors import Conflict, Misconfigured, Rejected, Transient
-from flowbed.lanes.batch.wait import collect
+from flowbed.lanes.batch.wait import collect_results
 from flowbed.lanes.budget import Budget
 from flowbed.lanes.failures import RunStats
 from flowbed.ledger import Swap
@@ -22,7 +22,7 @@ from flowbed.telemetry import PLAN_RELEASED, PROGRESS, STAGE, reached
 if TYPE_CHECKING:
     from collections.abc import Collection, Mapping
 
-    from flowbed.lanes.choice import Asked
+    from flowbed.lanes.choice import LaneOption
     from flowbed.lanes.contexts import Context, ModelContext, RunContext
     from flowbed.ledger import Cursor
     from flowbed.pipeline import ConfiguredSource
@@ -52,7 +52,7 @@ async def run_plan(
     *,
     feeds: Mapping[str, ConfiguredSource],
     limit: int | None = None,
-    lane: Asked = "auto",
+    lane: LaneOption = "auto",
     wait: bool = False,
     deadline: float | None = None,
 ) -> Report:
@@ -76,7 +76,7 @@ async def run_plan(
     found = await context.ledger.overview()
     newest = await recover(context, found, tally)
     # Before the plan's budget holds: what earlier runs handed in is no part of it.
-    tally.add((await collect(context, found.submissions)).tally)
+    tally.add((await collect_results(context, found.submissions)).tally)
     if context.budget is None:
         # A run that pays more than this does not keep to its plan.
         context = replace(context, budget=Budget(cost * (1 + SLACK)))

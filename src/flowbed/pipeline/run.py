@@ -10,9 +10,9 @@ from typing import TYPE_CHECKING
 from flowbed.errors import Conflict, Error, NotFound, Transient
 from flowbed.index.lease import held
 from flowbed.index.versions import newest_version, state
-from flowbed.lanes.batch.wait import collect, of_this_model
+from flowbed.lanes.batch.wait import collect_results, of_this_model
 from flowbed.lanes.budget import Budget
-from flowbed.lanes.claims import WAITING, BatchQueue, is_left, take_back
+from flowbed.lanes.claims import WAITING, BatchQueue, is_left, release_dead_workers
 from flowbed.lanes.failures import RunStats
 from flowbed.pipeline.rollback import catch_up, catch_up_all
 from flowbed.pipeline.sync import Synced, check_space, sync
@@ -33,7 +33,7 @@ if TYPE_CHECKING:
     from flowbed.index.active_space import Live
     from flowbed.index.compaction import Compaction, VectorIndex
     from flowbed.index.retention import Retention
-    from flowbed.lanes.choice import Asked
+    from flowbed.lanes.choice import LaneOption
     from flowbed.lanes.contexts import Context, IndexContext, ModelContext, RunContext
     from flowbed.ledger import Overview
     from flowbed.pipeline import ConfiguredSource
@@ -50,7 +50,7 @@ async def run(
     allow_deletes: bool = False,
     statuses: Collection[Status] = WAITING,
     limit: int | None = None,
-    lane: Asked = "auto",
+    lane: LaneOption = "auto",
     wait: bool = False,
     deadline: float | None = None,
 ) -> Report:
@@ -72,7 +72,7 @@ async def run(
     await asyncio.to_thread(context.embedder)  # what every source needs is not the problem of each
     work = Selection(sources=tuple(feeds), statuses=statuses, limit=limit)
     choice = await beforehand(context, how)
-    stats.add((await collect(context, found.submissions)).tally)
+    stats.add((await collect_results(context, found.submissions)).tally)
     fresh = BatchQueue()
     fetching = asyncio.create_task(_fetch(context, feeds, fresh, found, allow_deletes=allow_deletes))
     left = None
@@ -197,7 +197,7 @@ async def recover(context: IndexContext, found: Overview, stats: RunStats) -> di
 
     Returns the newest version of each collection.
     """
-    await take_back(context, found)
+    await release_dead_workers(context, found)
     newest = await catch_up_all(context, found.seen)
     # A rollback that was recorded just now changes what is pending, but adds no collection to it.
     for collection in found.pending:

@@ -6,10 +6,10 @@ import asyncio
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-from flowbed.lanes.batch.carried_texts import CarriedTexts
 from flowbed.lanes.batch.find import find
+from flowbed.lanes.batch.in_flight import InFlightTexts
 from flowbed.lanes.batch.submit import submit
-from flowbed.lanes.batch.wait import RunSteps, look, submissions, until_ended
+from flowbed.lanes.batch.wait import RunSteps, poll_and_embed_late, submissions, wait_until_ended
 from flowbed.lanes.choice import UNBOUND, Choice
 from flowbed.lanes.claims import WAITING
 from flowbed.lanes.failures import RunStats
@@ -19,7 +19,7 @@ from flowbed.telemetry import STAGE, reached
 if TYPE_CHECKING:
     from collections.abc import Collection, Mapping
 
-    from flowbed.lanes.choice import Asked
+    from flowbed.lanes.choice import LaneOption
     from flowbed.lanes.contexts import ModelContext, RunContext
     from flowbed.ledger import ChunkRow
     from flowbed.records import Problem, Status
@@ -33,7 +33,7 @@ class RunOptions:
     """
 
     began: int
-    lane: Asked = "auto"
+    lane: LaneOption = "auto"
     wait: bool = False
     deadline: float | None = None
 
@@ -115,14 +115,14 @@ async def wait_where_asked(context: RunContext, done: Result, how: RunOptions) -
     live = await submissions(context) if how.wait else []
     if live:
         wanted = {row.id for row in live} - set(done.blocked)
-        waited = await until_ended(RunSteps(context), wanted, problems=done.unsure)
+        waited = await wait_until_ended(RunSteps(context), wanted, problems=done.unsure)
         done.tally.add(waited.tally)
     else:
         done.tally.failures += done.unsure
 
 
 async def _by_batch(context: RunContext, work: Selection, choice: Choice, how: RunOptions) -> Result:
-    from flowbed.lanes.embed import AtHand  # loads numpy and lance
+    from flowbed.lanes.embed import KnownVectors  # loads numpy and lance
 
     tally = RunStats()
     counts = await context.ledger.chunks.counts()
@@ -134,13 +134,13 @@ async def _by_batch(context: RunContext, work: Selection, choice: Choice, how: R
         limit=work.limit,
         batches=work.batches,
         deadline=how.until,
-        reuse=AtHand(context, tally),
+        reuse=KnownVectors(context, tally),
     )
     tally.failures += found.failures
     tally.stopped = found.stopped
     handed = await submit(context)
     tally.add(await _delete(context, work, taken=found.chunks + found.waiting + found.reused))
-    looked = await look(context)
+    looked = await poll_and_embed_late(context)
     live = {f"submission {row.id}" for row in looked.pending}
     unsure = [*handed.failures, *(each for each in looked.tally.failures if each.subject in live)]
     looked.tally.failures = [each for each in looked.tally.failures if each.subject not in live]
@@ -173,7 +173,7 @@ async def _delete(context: RunContext, work: Selection, *, taken: int) -> RunSta
 async def _waiting(context: ModelContext, work: Selection) -> tuple[int, int]:
     """Count the tokens and texts that wait, apart from those that a live submission carries."""
     chunks, now = context.ledger.chunks, context.clock()
-    carried = CarriedTexts(context.store, context.ledger, (await asyncio.to_thread(context.embedder)).space)
+    carried = InFlightTexts(context.store, context.ledger, (await asyncio.to_thread(context.embedder)).space)
     await carried.refresh()
     seen: set[bytes] = set()  # 16 bytes for each distinct text
     tokens = 0
@@ -187,7 +187,7 @@ async def _waiting(context: ModelContext, work: Selection) -> tuple[int, int]:
     return tokens, len(seen)
 
 
-def _new(rows: list[ChunkRow], seen: set[bytes], carried: CarriedTexts) -> list[ChunkRow]:
+def _new(rows: list[ChunkRow], seen: set[bytes], carried: InFlightTexts) -> list[ChunkRow]:
     first: dict[bytes, ChunkRow] = {}
     there = carried.find({row.text_hash for row in rows if not row.deleted})
     for row in rows:

@@ -11,7 +11,7 @@ from tests.lanes.batch.test_batch_lane import run_to_the_end, statuses, write, w
 
 import flowbed
 from flowbed.lanes.batch.input import Input
-from flowbed.lanes.batch.lifecycle import AGAIN
+from flowbed.lanes.batch.lifecycle import RETRY_AFTER
 from flowbed.testing.index import contents_of, differences
 from flowbed.testing.simulators import Fault, OpenAI, Simulator, running
 from flowbed.testing.simulators.openai_jobs import BatchesApi
@@ -31,7 +31,7 @@ CREATE, LIST, JOB, CONTENT = "/v1/batches", "/v1/batches", "/v1/batches/*", "/v1
 LATER = 600.0  # seconds, in which no job here ends
 
 
-pytestmark = pytest.mark.usefixtures("quick_looks")
+pytestmark = pytest.mark.usefixtures("quick_polls")
 
 
 @pytest.fixture
@@ -53,7 +53,7 @@ async def slow() -> AsyncIterator[tuple[Simulator, str]]:
 @pytest.fixture
 def at_once(monkeypatch: pytest.MonkeyPatch) -> None:
     """Let the second look at what is missing be the next one."""
-    monkeypatch.setattr("flowbed.lanes.batch.poll.AGAIN", 0)
+    monkeypatch.setattr("flowbed.lanes.batch.poll.RETRY_AFTER", 0)
 
 
 def made(tmp_path: Path, url: str, **options: str) -> Path:
@@ -124,7 +124,7 @@ async def test_whoever_waits_with_another_key_is_told_at_once(
         (submission,) = report.submissions
         await bed.cancel_submission(submission)
         report = await bed.run(lane="realtime")
-        assert "is paid for beside" in said(report)
+        assert "paid for in addition" in said(report)
         assert await statuses(bed) == {"SUCCESS": PAGES + 1}
 
 
@@ -173,7 +173,7 @@ async def test_what_is_missing_is_not_lost_before_it_was_missed_for_a_while(
         assert "does not know job" in row.error
         await bed._ledger.submissions.hold(row.id, worker="test", now=0, until=1)
         await bed._ledger.submissions.save(
-            replace(row, later=row.later - AGAIN, worker="", until=0), worker="test"
+            replace(row, later=row.later - RETRY_AFTER, worker="", until=0), worker="test"
         )
         await bed.run(lane="batch")
         assert await statuses(bed) == {"FAILED": PAGES + 1}
@@ -222,7 +222,7 @@ async def test_what_may_have_a_job_ends_unasked_only_on_request(
         if end == "cancel":
             await bed.cancel_submission(submission)
             report = await bed.run(lane="realtime")
-            assert "is paid for beside" in said(report)
+            assert "paid for in addition" in said(report)
             assert await statuses(bed) == {"SUCCESS": PAGES + 1}
             return
         await asyncio.sleep(max(0.0, (row.deadline - bed.clock()) / 1e6))
@@ -529,14 +529,14 @@ async def test_a_realtime_run_leaves_what_a_finder_has_gathered(
     async with await flowbed.aopen(folder) as bed, await flowbed.aopen(folder) as other:
         await bed.run(lane="realtime", limit=1)
         gathered, go_on = asyncio.Event(), asyncio.Event()
-        lay_down = Input.lay_down
+        write = Input.write
 
         async def slowly(self: Input, store: Store) -> None:
-            await lay_down(self, store)
+            await write(self, store)
             gathered.set()
             await go_on.wait()
 
-        monkeypatch.setattr(Input, "lay_down", slowly)
+        monkeypatch.setattr(Input, "write", slowly)
         finder = asyncio.create_task(bed.find_unembedded())
         await gathered.wait()
         write_page(folder, 500, "About 3: " + "word3 " * 20)

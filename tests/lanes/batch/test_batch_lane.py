@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from flowbed.bed import Flowbed
-    from flowbed.lanes.choice import Asked
+    from flowbed.lanes.choice import LaneOption
     from flowbed.ledger import SubmissionRow
     from flowbed.records import Report
 
@@ -27,7 +27,7 @@ MODEL = "text-embedding-3-small"
 PAGES = 30
 
 
-pytestmark = pytest.mark.usefixtures("quick_looks")
+pytestmark = pytest.mark.usefixtures("quick_polls")
 
 
 @pytest.fixture
@@ -211,7 +211,7 @@ async def test_what_the_provider_lost_is_paid_for_again_only_when_somebody_says_
 ) -> None:
     """The chunks have failed with the reason, and stay so until they are retried."""
     monkeypatch.setattr(
-        "flowbed.lanes.batch.poll.AGAIN", 0
+        "flowbed.lanes.batch.poll.RETRY_AFTER", 0
     )  # the second look at what is missing is the next one
     simulator, _ = provider
     simulator.order(Fault(kind=kind, calls=(1,)))  # type: ignore[arg-type]
@@ -274,7 +274,7 @@ async def test_a_text_that_is_carried_is_not_sent_again(
         write_page(folder, 500, text)
         folder.joinpath("docs", "3.txt").rename(folder / "docs" / "501.txt")
         write_page(folder, 4, "Something else altogether.")
-        lanes: tuple[Asked, ...] = ("realtime", "batch")
+        lanes: tuple[LaneOption, ...] = ("realtime", "batch")
         for lane in lanes:
             await bed.run(lane=lane)
         await asyncio.sleep(1.2)

@@ -17,8 +17,8 @@ from hypothesis import strategies as st
 from flowbed.embedding.batch_api import Job, JobTerms, ResultLine
 from flowbed.errors import NotFound, Rejected
 from flowbed.lanes.batch.answer_files import Answers, copy_answers, read_answers
-from flowbed.lanes.batch.carried_texts import CarriedTexts
 from flowbed.lanes.batch.cut import Size
+from flowbed.lanes.batch.in_flight import InFlightTexts
 from flowbed.lanes.batch.input import Input, input_key, output_key, read_texts, texts_key
 from flowbed.ledger import SubmissionRow, open_ledger
 from flowbed.records import Space, text_hash
@@ -123,7 +123,7 @@ async def test_an_input_holds_each_text_once_and_tells_where_it_is_full(tmp_path
         assert text_hash(text) in made
     assert not made.fits(b"four", tokens=1)
     assert text_hash("four") not in made
-    await made.lay_down(store)
+    await made.write(store)
     made.close()
     lines = (await store.get(input_key("s1"))).body.splitlines()
     assert [orjson.loads(line)[1] for line in lines] == ["one", "two", "three"]
@@ -134,7 +134,7 @@ async def test_live_submissions_of_the_space_carry_their_texts_until_they_end(tm
     """A text is found where a live submission of the same space carries it, and nowhere else, whatever its hash."""
     store = open_store("memory://", folder=tmp_path)
     ledger = await open_ledger(":memory:", folder=tmp_path, new_id="l")
-    carried = CarriedTexts(store, ledger, SPACE)
+    carried = InFlightTexts(store, ledger, SPACE)
     names = {f"s{number}": [f"{number} {place}" for place in range(50)] for number in range(3)}
     # Two texts whose hashes begin alike are two texts.
     twin = hashlib.sha256(b"0 0").hexdigest()[:16] + "0" * 48
@@ -145,7 +145,7 @@ async def test_live_submissions_of_the_space_carry_their_texts_until_they_end(tm
         )
         for text in texts:
             made.add(text_hash(text), b"a line", tokens=1)
-        await made.lay_down(store)
+        await made.write(store)
         made.close()
         await ledger.submissions.create(
             SubmissionRow(
@@ -178,7 +178,7 @@ def test_what_is_carried_is_known_however_submissions_come_and_go(steps: list[tu
     async def main() -> None:
         store = open_store("memory://", folder=Path())
         ledger = await open_ledger(":memory:", folder=Path(), new_id="l")
-        carried = CarriedTexts(store, ledger, SPACE)
+        carried = InFlightTexts(store, ledger, SPACE)
         live: dict[str, list[str]] = {}
         every = []
         for number, (step, value) in enumerate([*steps, ("look", 0)]):

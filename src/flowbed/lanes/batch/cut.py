@@ -1,4 +1,4 @@
-"""Where one submission ends and the next begins. No I/O."""
+"""The size limits of a submission. No I/O."""
 
 from __future__ import annotations
 
@@ -11,16 +11,16 @@ if TYPE_CHECKING:
 
 @dataclass
 class Size:
-    """How much one submission asks for."""
+    """The size of a submission."""
 
     texts: int = 0
     bytes: int = 0
     tokens: int = 0
 
     def fits(self, terms: JobTerms, *, length: int, tokens: int) -> bool:
-        """Tell whether one text more, of so many bytes as a line and so many tokens, still goes into it.
+        """Tell whether one more text, `length` bytes as a line and with `tokens`, still fits.
 
-        The first always does: what is too large all by itself, the provider says.
+        The first text always fits: the provider reports one that is too large by itself.
         """
         if not self.texts:
             return True
@@ -31,7 +31,7 @@ class Size:
         )
 
     def add(self, *, length: int, tokens: int) -> None:
-        """Take one text in."""
+        """Add one text."""
         self.texts += 1
         self.bytes += length
         self.tokens += tokens

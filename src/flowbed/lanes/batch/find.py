@@ -1,6 +1,6 @@
-"""Find: what is not embedded yet is gathered into submissions, each text once, and no text that is paid for already.
+"""Find chunks without vectors and gather their texts into submissions: each text once, none that was paid for already.
 
-Loads nothing of an index: it runs where there is room for little.
+It loads neither numpy nor the index.
 """
 
 from __future__ import annotations
@@ -11,13 +11,13 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Protocol
 
 from flowbed.errors import Misconfigured
-from flowbed.lanes.batch.in_flight import Carrying
+from flowbed.lanes.batch.in_flight import InFlight
 from flowbed.lanes.batch.input import Input, input_key
-from flowbed.lanes.batch.prefetch import Ahead
-from flowbed.lanes.batch_files import read_passages
+from flowbed.lanes.batch.prefetch import Prefetch
+from flowbed.lanes.batch_files import read_chunk_texts
 from flowbed.lanes.budget import dollars
-from flowbed.lanes.claims import RUN_CHUNKS, WAITING, Claims, renewed, take_back
-from flowbed.lanes.failures import RunStats, fail, failure, read_again
+from flowbed.lanes.claims import RUN_CHUNKS, WAITING, Claims, release_dead_workers, renewed
+from flowbed.lanes.failures import RunStats, fail, failure, reset_documents
 from flowbed.ledger import SubmissionRow
 from flowbed.telemetry import PROGRESS, SUBMISSION_RECORDED, SUBMISSION_WRITTEN, reached
 
@@ -26,31 +26,31 @@ if TYPE_CHECKING:
 
     from flowbed.embedding.batch_api import BatchApi
     from flowbed.embedding.cache.cached import Cached
-    from flowbed.lanes.batch_files import ChunkText, Lost
+    from flowbed.lanes.batch_files import ChunkText, LostText
     from flowbed.lanes.contexts import ModelContext
     from flowbed.ledger import ChunkRow
     from flowbed.records import Problem, Status
 
-# Chunks that are looked at together. What is claimed ahead of them has to be bound anew where a submission is full.
-FEW = 2_048
-# Batches that are claimed in one step: what a claim takes beside its chunks is then shared by some thousands.
-TOGETHER = 4
+# Chunks that are processed together. Those claimed ahead have to be bound again when a submission is full.
+GROUP_CHUNKS = 2_048
+# Batches claimed in one step: the fixed cost of a claim is then shared by thousands of chunks.
+BATCHES_PER_CLAIM = 4
 
 
-class Reusing(Protocol):
-    """What lays chunks down whose vectors are at hand."""
+class VectorReuse(Protocol):
+    """Commits chunks whose vectors are known."""
 
-    async def land(self, passages: Sequence[ChunkText]) -> set[str]:
-        """Lay down what there are vectors for, and return the text_hashes of that."""
+    async def commit_known(self, passages: Sequence[ChunkText]) -> set[str]:
+        """Commit the chunks whose vectors are known, and return their text_hashes."""
         ...
 
 
 @dataclass
 class Unembedded:
-    """What was found: ids of the submissions made, their `chunks`, distinct `texts` and `tokens`.
+    """The submissions made, by id, with their `chunks`, distinct `texts` and `tokens`.
 
-    `waiting` chunks wait for a submission that carries their texts already, for `reused` ones there were vectors.
-    `stopped` says why it ended before everything was found.
+    `waiting` chunks wait for a submission that already carries their texts; the vectors of `reused` ones were known.
+    `stopped` says why not everything was gathered.
     """
 
     submissions: list[str] = field(default_factory=list)
@@ -71,46 +71,46 @@ async def find(
     limit: int | None = None,
     batches: Mapping[str, Collection[str]] | None = None,
     deadline: int = 0,
-    reuse: Reusing | None = None,
+    reuse: VectorReuse | None = None,
 ) -> Unembedded:
-    """Gather the chunks that wait into submissions; what has no answer by `deadline` (µs, 0 is none) is embedded now.
+    """Gather the waiting chunks into submissions; what has no result by `deadline` (µs, 0: none) is embedded now.
 
-    Chunks whose vectors are at hand are given to `reuse`; without it they are left to wait for the next run. Any number
-    of finders may be at work: a chunk is one's alone, and so is a text.
+    Chunks whose vectors are known go to `reuse`; without it they wait for the next run. Safe to run concurrently: each
+    chunk and each text is claimed by exactly one finder.
 
     Raises:
         Misconfigured: the model has no Batch API.
     """
     api = require_batch_api(context)
     embedder = await asyncio.to_thread(context.embedder)
-    finding = _Finding(context, api, embedder, deadline=deadline, reuse=reuse)
+    finder = _Finder(context, api, embedder, deadline=deadline, reuse=reuse)
     claims = Claims(
         context=context,
         sources=sources,
         statuses=statuses,
         limit=limit,
         only=batches,
-        submission=finding.submission,
+        submission=finder.submission,
         deletions=False,
-        enough=FEW if reuse is None else RUN_CHUNKS,
-        together=1 if batches is not None else TOGETHER,
+        enough=GROUP_CHUNKS if reuse is None else RUN_CHUNKS,
+        together=1 if batches is not None else BATCHES_PER_CLAIM,
     )
-    await take_back(context)
-    async with renewed(context), aclosing(Ahead(claims)) as ahead:
+    await release_dead_workers(context)
+    async with renewed(context), aclosing(Prefetch(claims)) as prefetch:
         try:
-            async for rows in ahead:
-                await finding.take(rows, ahead)
+            async for rows in prefetch:
+                await finder.take(rows, prefetch)
                 reached(PROGRESS, stage="find", done=len(rows))
-                if finding.found.stopped:
+                if finder.found.stopped:
                     break
-            await finding.end()
+            await finder.end()
         finally:
-            await finding.close()
-    return finding.found
+            await finder.close()
+    return finder.found
 
 
 def require_batch_api(context: ModelContext) -> BatchApi:
-    """Give the Batch API of the model's provider.
+    """Return the Batch API of the model's provider.
 
     Raises:
         Misconfigured: it has none.
@@ -119,50 +119,56 @@ def require_batch_api(context: ModelContext) -> BatchApi:
     if api is None:
         model = context.embedder().space.model
         raise Misconfigured(
-            f"model {model} has no Batch API: leave --lane batch away, or set a model of a provider that has one"
+            f"model {model} has no Batch API: run without --lane batch, or set a model of a provider that has one"
         )
     return api
 
 
-class _Finding:
-    """Submissions in the making, one after the other."""
+class _Finder:
+    """Gathers submissions, one after the other."""
 
     def __init__(
-        self, context: ModelContext, api: BatchApi, embedder: Cached, *, deadline: int, reuse: Reusing | None
+        self,
+        context: ModelContext,
+        api: BatchApi,
+        embedder: Cached,
+        *,
+        deadline: int,
+        reuse: VectorReuse | None,
     ) -> None:
         self.found = Unembedded()
         self._context, self._api, self._embedder = context, api, embedder
         self._deadline, self._reuse = deadline, reuse
-        self._carrying = Carrying(context)
+        self._in_flight = InFlight(context)
         self._input = Input(context.new_id(), api)
         self._chunks = 0
         self._full: Input | None = None
         self._recording: asyncio.Task[None] | None = None
-        self._leaving: list[asyncio.Task[int]] = []
+        self._handing_over: list[asyncio.Task[int]] = []
 
     @property
     def submission(self) -> str:
-        """The id of the one that is being gathered."""
+        """The id of the submission that is being gathered."""
         return self._input.submission
 
     async def close(self) -> None:
-        """Let go of what is being gathered, once the ledger has taken in what was recorded."""
+        """Drop the submission that is being gathered, once the full one is recorded."""
         self._input.close()
         try:
             await self._recorded()
         finally:
-            await asyncio.gather(*self._leaving)
+            await asyncio.gather(*self._handing_over)
 
-    async def take(self, rows: Sequence[ChunkRow], ahead: Ahead) -> None:
-        """Take in claimed chunks, each of which goes into a submission, or back to where it was, or has failed."""
-        new = await self._not_elsewhere(rows)
-        passages, lost = await read_passages(new, store=self._context.store, ledger=self._context.ledger)
+    async def take(self, rows: Sequence[ChunkRow], prefetch: Prefetch) -> None:
+        """Process claimed chunks: each goes into a submission, waits, or fails."""
+        new = await self._without_in_flight(rows)
+        passages, lost = await read_chunk_texts(new, store=self._context.store, ledger=self._context.ledger)
         if lost:
             await self._fail(lost)
-        await self._gather(await self._not_at_hand(passages), ahead)
+        await self._gather(await self._without_known(passages), prefetch)
 
     async def end(self) -> None:
-        """Record the submission that is being gathered, if there is anything in it."""
+        """Record the submission that is being gathered, unless it is empty."""
         await self._recorded()
         if self._input.size.texts:
             await self._record(self._input, self._chunks)
@@ -170,7 +176,7 @@ class _Finding:
     async def _record(self, full: Input, chunks: int) -> None:
         context, size, submission = self._context, full.size, full.submission
         try:
-            await full.lay_down(context.store)
+            await full.write(context.store)
         finally:
             full.close()
         reached(SUBMISSION_WRITTEN, submission=submission)
@@ -189,57 +195,57 @@ class _Finding:
             )
         )
         reached(SUBMISSION_RECORDED, submission=submission, texts=size.texts)
-        # It is safe now. That nobody holds its chunks any more can be written while the next is gathered.
-        left = context.ledger.chunks.hand_over(submission, worker=context.worker)
-        self._leaving.append(asyncio.create_task(left))
+        # It is durable now. Releasing its chunks can overlap with gathering the next one.
+        handed_over = context.ledger.chunks.hand_over(submission, worker=context.worker)
+        self._handing_over.append(asyncio.create_task(handed_over))
         self.found.submissions.append(submission)
         self.found.chunks += chunks
         self.found.texts += size.texts
         self.found.tokens += size.tokens
 
     async def _recorded(self) -> None:
-        """Wait until the submission that was full is recorded."""
+        """Wait until the full submission is recorded."""
         if self._recording is not None:
             recording, self._recording = self._recording, None
             await recording
             self._full = None
 
-    async def _fail(self, lost: Sequence[Lost]) -> None:
+    async def _fail(self, lost: Sequence[LostText]) -> None:
         tally = RunStats()
-        await read_again([each.row for each in lost], self._context.ledger)
+        await reset_documents([each.row for each in lost], self._context.ledger)
         reasons = [(each.row, f"{each.reason}; the next run reads its document again") for each in lost]
         await fail([failure(row, "transient", why) for row, why in reasons], self._context, tally)
         self.found.failures += tally.failures
 
-    async def _not_at_hand(self, passages: Sequence[ChunkText]) -> Sequence[ChunkText]:
+    async def _without_known(self, passages: Sequence[ChunkText]) -> Sequence[ChunkText]:
         if not passages:
             return passages
         if self._reuse is not None:
-            known = await self._reuse.land(passages)
+            known = await self._reuse.commit_known(passages)
         else:
             texts = {each.sent: each.row.text_hash for each in passages}
             known = {texts[each] for each in await self._embedder.known(list(texts), purpose="document")}
         if not known:
             return passages
-        there = [each.row for each in passages if each.row.text_hash in known]
-        self.found.reused += len(there)
+        reused = [each.row for each in passages if each.row.text_hash in known]
+        self.found.reused += len(reused)
         if self._reuse is None:
-            await self._context.ledger.chunks.give_back(there, worker=self._context.worker)
+            await self._context.ledger.chunks.give_back(reused, worker=self._context.worker)
         return [each for each in passages if each.row.text_hash not in known]
 
-    async def _not_elsewhere(self, rows: Sequence[ChunkRow]) -> Sequence[ChunkRow]:
-        """Leave what others have taken in: to their submissions, or, if one is not recorded yet, for later."""
+    async def _without_in_flight(self, rows: Sequence[ChunkRow]) -> Sequence[ChunkRow]:
+        """Keep the chunks whose texts no other submission carries or is gathering; the others wait for those."""
         mine = {self.submission}
         if self._full is not None:
             mine.add(self._full.submission)
             if any(row.text_hash in self._full for row in rows):
                 await self._recorded()
-        rest = await self._carrying.rest(rows, mine=mine)
+        rest = await self._in_flight.bind_known(rows, mine=mine)
         self.found.waiting += len(rows) - len(rest)
         return rest
 
-    async def _gather(self, passages: Sequence[ChunkText], ahead: Ahead) -> None:
-        """Take texts in, over as many submissions as it takes, until the budget says no."""
+    async def _gather(self, passages: Sequence[ChunkText], prefetch: Prefetch) -> None:
+        """Add texts, to as many submissions as they need, until the budget is spent."""
         left = passages
         while left:
             left = left[self._fill(left) :]
@@ -249,10 +255,10 @@ class _Finding:
                 )
                 return
             if left:
-                left = await self._cut(left, ahead)
+                left = await self._cut(left, prefetch)
 
     def _fill(self, passages: Sequence[ChunkText]) -> int:
-        """Take texts into the open submission until it is full, or the budget is spent; return how many passages."""
+        """Add texts to the open submission until it is full or the budget is spent; return how many went in."""
         budget, price = self._context.budget, self._api.terms.price
         into, bill, write = self._input, self._embedder.bill, self._api.line
         for place, (row, _, sent, _) in enumerate(passages):
@@ -264,27 +270,27 @@ class _Finding:
                     return place
                 if budget is not None and not budget.spend(tokens * price / 1e6):
                     self.found.stopped = (
-                        f"the next text would pass the budget of {dollars(budget.limit_usd)}"
-                        f" ({dollars(budget.spent_usd)} spent); what waits is taken up by a run that may spend more"
+                        f"the next text would exceed the budget of {dollars(budget.limit_usd)}"
+                        f" ({dollars(budget.spent_usd)} spent); the other texts wait for a run that may spend more"
                     )
                     return place
                 into.add(name, line, tokens=tokens)
             self._chunks += 1
         return len(passages)
 
-    async def _cut(self, rest: Sequence[ChunkText], ahead: Ahead) -> Sequence[ChunkText]:
-        """Record the submission that is full, and begin the next; return what of a group is left for that."""
+    async def _cut(self, rest: Sequence[ChunkText], prefetch: Prefetch) -> Sequence[ChunkText]:
+        """Record the full submission and begin the next; return the passages left for that one."""
         await self._recorded()
         full, following = self._input, Input(self._context.new_id(), self._api)
         left = [each for each in rest if each.row.text_hash not in full]
         chunks = self._chunks + len(rest) - len(left)
         self._full, self._input, self._chunks = full, following, 0
         try:
-            # What was claimed ahead was claimed for the one that is full, too.
-            await ahead.bind([each.row for each in left], following.submission)
+            # The groups claimed ahead were claimed for the full submission, too.
+            await prefetch.bind([each.row for each in left], following.submission)
         except BaseException:
             full.close()
             raise
-        # The disk is waited for while the next is gathered.
+        # Writing overlaps with gathering the next one.
         self._recording = asyncio.create_task(self._record(full, chunks))
         return left

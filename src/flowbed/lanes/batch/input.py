@@ -1,7 +1,7 @@
-"""The input of a submission: lines gathered on this machine's disk, then laid into the store whole.
+"""The input of a submission: lines gathered on this machine's disk, then written to the store whole.
 
 submissions/{id}/input.jsonl      what the provider is sent, byte for byte
-submissions/{id}/texts            the text_hash of each line, 32 bytes each, in order: who carries which text
+submissions/{id}/texts            the text_hash of each line, 32 bytes each, in order: which texts it carries
 """
 
 from __future__ import annotations
@@ -20,26 +20,26 @@ if TYPE_CHECKING:
 
 FOLDER = "submissions"
 PIECE = 2**20  # bytes that are read, and sent, at a time
-HELD = 2**18  # bytes of lines that are gathered for one write
+BUFFER = 2**18  # bytes of lines that are gathered for one write
 
 
 def input_key(submission: str) -> str:
-    """Name the key of a submission's input."""
+    """Return the key of a submission's input."""
     return f"{FOLDER}/{submission}/input.jsonl"
 
 
 def texts_key(submission: str) -> str:
-    """Name the key of the hashes of a submission's texts."""
+    """Return the key of the hashes of a submission's texts."""
     return f"{FOLDER}/{submission}/texts"
 
 
 def output_key(submission: str) -> str:
-    """Name the key of what a submission's job answered."""
+    """Return the key of the results of a submission's job."""
     return f"{FOLDER}/{submission}/output.jsonl"
 
 
 def errors_key(submission: str) -> str:
-    """Name the key of what a submission's job could not answer, line by line."""
+    """Return the key of the errors of a submission's job, one line each."""
     return f"{FOLDER}/{submission}/errors.jsonl"
 
 
@@ -47,17 +47,17 @@ async def read_texts(submission: str, store: Store) -> list[str]:
     """Read the text_hash of each line of a submission's input, in order.
 
     Raises:
-        NotFound: they are not there.
+        NotFound: the store does not have them.
     """
     body = (await store.get(texts_key(submission))).body
     return [body[start : start + 32].hex() for start in range(0, len(body), 32)]
 
 
 class Input:
-    """The input of one submission in the making; each text goes into it once."""
+    """The input of a submission that is being gathered; each text goes into it once."""
 
     def __init__(self, submission: str, api: BatchApi) -> None:
-        """Begin with no line."""
+        """Start without lines."""
         self.submission = submission
         self.size = Size()
         self._api = api
@@ -71,31 +71,31 @@ class Input:
         return text_hash in self._texts
 
     def fits(self, line: bytes, *, tokens: int) -> bool:
-        """Tell whether a text, as the line that asks for it, still goes into it, or belongs into another submission."""
+        """Tell whether a text, as its input line, still fits, or belongs into the next submission."""
         return self.size.fits(self._api.terms, length=len(line), tokens=tokens)
 
     def add(self, text_hash: str, line: bytes, *, tokens: int) -> None:
-        """Take a text in that fits."""
+        """Add a text that fits."""
         self._texts[text_hash] = None
         self.size.add(length=len(line), tokens=tokens)
         self._lines.append(line)
         self._unwritten += len(line)
-        if self._unwritten > HELD:
-            self._write()
+        if self._unwritten > BUFFER:
+            self._flush()
 
-    def _write(self) -> None:
+    def _flush(self) -> None:
         self._file.writelines(self._lines)
         self._lines.clear()
         self._unwritten = 0
 
-    async def lay_down(self, store: Store) -> None:
-        """Write both objects; to be done before anybody is told of the submission."""
-        self._write()
+    async def write(self, store: Store) -> None:
+        """Write both objects; the submission is recorded afterwards."""
+        self._flush()
         await store.put(texts_key(self.submission), bytes.fromhex("".join(self._texts)))
         await store.put(input_key(self.submission), self._pieces())
 
     def close(self) -> None:
-        """Let go of the file."""
+        """Close the file."""
         self._file.close()
 
     async def _pieces(self) -> AsyncIterator[bytes]:

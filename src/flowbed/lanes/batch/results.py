@@ -1,4 +1,4 @@
-"""Answered: what one job has answered is laid down, chunk by chunk; what it has not, waits again or has failed."""
+"""Commit the results of one job; texts without a result wait again or fail."""
 
 from __future__ import annotations
 
@@ -8,11 +8,10 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from flowbed.lanes.batch.answer_files import read_sent
-from flowbed.lanes.batch.lifecycle import held_elsewhere
-from flowbed.lanes.batch_files import read_passages
-from flowbed.lanes.claims import CLAIM, RUN_CHUNKS
+from flowbed.lanes.batch.lifecycle import has_other_workers, take_chunks
+from flowbed.lanes.batch_files import read_chunk_texts
 from flowbed.lanes.outcome import Outcome, Paid
-from flowbed.lanes.write_deltas import Made, Spent, land
+from flowbed.lanes.write_deltas import EmbeddedGroup, Spent, write_and_commit
 from flowbed.ledger import SpendRow
 from flowbed.records import Embedded, Space
 from flowbed.telemetry import PROGRESS, reached
@@ -28,22 +27,22 @@ if TYPE_CHECKING:
     from flowbed.lanes.failures import RunStats
     from flowbed.ledger import ChunkRow, SubmissionRow
 
-# What is missing is sent once more, which costs a fraction of a cent. Where it is more lines than these and more than
-# this part of what the job has done, files are damaged rather than lines left out: then it is for somebody to decide.
-MISSING, PART = 10, 0.25
-AGAIN_IS_PAID = "`flowbed dead-letters retry` has its texts embedded again, and pays for them again"
+# A missing result is requested once more, which costs a fraction of a cent. More than this many missing lines, and more
+# than this share of what the job did, mean damaged files rather than omitted lines: then a person decides.
+MISSING, SHARE = 10, 0.25
+RETRY_COSTS = "`flowbed dead-letters retry` embeds its texts again, and pays for them again"
 
 
 @dataclass(frozen=True, kw_only=True)
-class Answered:
-    """A job that has ended, its `answers`, and which of its files the provider has `lost`, named by their ids."""
+class SubmissionResults:
+    """A job that has ended, its `answers`, and the ids of its files that the provider has `lost`."""
 
     job: Job
     answers: Answers
     lost: Collection[str] = ()
 
     def waits(self, text_hash: str) -> bool:
-        """Tell whether a text was not worked on, and not billed, so that it waits again."""
+        """Tell whether a text was neither processed nor billed, so that it waits again."""
         answers = self.answers
         if text_hash in answers or text_hash in answers.failures or text_hash in answers.conflicting:
             return False
@@ -52,89 +51,84 @@ class Answered:
 
     @property
     def why_lost(self) -> str:
-        """Why texts that no line answers are lost, rather than left out; empty where they are not.
+        """Why texts without a result are lost rather than omitted; empty where they are not.
 
-        Of a job that ended early, those that only the file of errors had were not worked on.
+        Of a job that ended early, those that only the file of errors had were not processed.
         """
         job = self.job
         if job.output in self.lost or (self.lost and job.state == "completed"):
-            return f"the provider has lost answers of job {job.id} (file {', '.join(self.lost)})"
+            return f"the provider has lost results of job {job.id} (file {', '.join(self.lost)})"
         answers = self.answers
-        # Some providers count what was not worked on among what failed.
-        told = job.done + (0 if job.errors in self.lost else job.failed)
+        # Some providers count unprocessed texts among the failed ones.
+        reported = job.done + (0 if job.errors in self.lost else job.failed)
         known = len(answers) + len(answers.failures) + len(answers.expired) + len(answers.conflicting)
-        missing = told - known
-        if missing > max(MISSING, PART * job.done):
-            return f"the provider has done {job.done:,} texts of job {job.id}, and its answers have {missing:,} fewer"
+        missing = reported - known
+        if missing > max(MISSING, SHARE * job.done):
+            return f"the provider has done {job.done:,} texts of job {job.id}, and {missing:,} results are missing"
         return ""
 
     def failure(self, text_hash: str, *, again: bool) -> tuple[str, str]:
-        """Tell what has become of a text that no line answers, or several that differ, be it once or `again`.
+        """Return the kind and reason of the failure of a text without a result, or with conflicting ones.
 
-        That is the kind of failure, and why.
+        `again` says that it failed so before.
         """
         if text_hash in self.answers.conflicting:
-            reason = "the provider has answered it more than once, with different vectors"
+            reason = "the provider returned it more than once, with different vectors"
         elif why := self.why_lost:
-            return "rejected", f"{why}; {AGAIN_IS_PAID}"
+            return "rejected", f"{why}; {RETRY_COSTS}"
         else:
-            reason = "the provider's answers have no line for it"
-        return ("rejected", f"{reason}, once more; {AGAIN_IS_PAID}") if again else ("transient", reason)
+            reason = "the provider's results have no line for it"
+        return (
+            ("rejected", f"{reason}, for the second time; {RETRY_COSTS}") if again else ("transient", reason)
+        )
 
     @property
     def billed(self) -> int:
-        """The tokens that the job was billed with: as it says, or as its lines do where that is more."""
+        """The tokens that the job was billed: as it says, or as its lines say where that is more."""
         return max(sum(self.answers.billed.values()), self.job.tokens or 0)
 
 
-class LayingDown:
-    """Answers of the jobs of one Batch API, laid down."""
+class ResultWriter:
+    """Commits the results of the jobs of one Batch API."""
 
     def __init__(self, context: RunContext, api: BatchApi, embedder: Cached, tally: RunStats) -> None:
-        """Tally into `tally` what is laid down."""
+        """Add what is committed to `tally`."""
         self._context, self._api, self._embedder, self._tally = context, api, embedder, tally
 
-    async def lay_down(self, row: SubmissionRow, answered: Answered) -> SubmissionRow | None:
-        """Take in what a held submission was answered, and tell how it ends; None where others hold chunks of it."""
+    async def write(self, row: SubmissionRow, results: SubmissionResults) -> SubmissionRow | None:
+        """Commit the results of a held submission, and return how it ends; None where others hold chunks of it."""
         space = Space.from_json(row.space)
-        # Before anything is laid down: of what is, a poll that goes on from here no longer sees whose it was.
-        await self._record(row, answered)
-        while rows := await self._taken(row):
-            await self._land(rows, answered, space)
+        # Before the first commit: a poll that resumes after it cannot tell which document a committed text belonged to.
+        await self._record(row, results)
+        while rows := await take_chunks(row, self._context):
+            await self._write(rows, results, space)
             reached(PROGRESS, stage="embed", done=len(rows))
-        if await held_elsewhere(row.id, self._context):
+        if await has_other_workers(row.id, self._context):
             return None
-        job, answers = answered.job, answered.answers
+        job, answers = results.job, results.answers
         return replace(
             row,
-            state="failed" if answered.why_lost and not len(answers) else job.state,
+            state="failed" if results.why_lost and not len(answers) else job.state,
             done=len(answers),
             failed=len(answers.failures),
-            billed=answered.billed,
-            cost_usd=answered.billed * self._api.terms.price / 1e6,
-            error=job.reason or answered.why_lost,
+            billed=results.billed,
+            cost_usd=results.billed * self._api.terms.price / 1e6,
+            error=job.reason or results.why_lost,
         )
 
-    async def _taken(self, row: SubmissionRow) -> list[ChunkRow]:
-        now = self._context.clock()
-        return await self._context.ledger.chunks.take(
-            row.id, worker=self._context.worker, now=now, until=now + CLAIM, limit=RUN_CHUNKS
-        )
-
-    async def _land(self, rows: Sequence[ChunkRow], answered: Answered, space: Space) -> None:
-        """Commit what there are vectors for; the rest has failed, or, where it was not worked on, waits again."""
+    async def _write(self, rows: Sequence[ChunkRow], results: SubmissionResults, space: Space) -> None:
+        """Commit the chunks that have vectors; the others fail, or wait again where they were not processed."""
         context = self._context
-        waiting = [row for row in rows if answered.waits(row.text_hash)]
+        waiting = [row for row in rows if results.waits(row.text_hash)]
         if waiting:
             await context.ledger.chunks.give_back(waiting, worker=context.worker)
-        left = {(row.collection, row.id) for row in waiting}
-        rows = [row for row in rows if (row.collection, row.id) not in left]
+        rows = [row for row in rows if not results.waits(row.text_hash)]
         if not rows:
             return
-        passages, lost = await read_passages(rows, store=context.store, ledger=context.ledger)
+        passages, lost = await read_chunk_texts(rows, store=context.store, ledger=context.ledger)
         for collection in sorted({row.collection for row in rows}):
             await context.collections.begin(collection, space, now=context.clock(), datasets=context.datasets)
-        outcome = self._outcome(passages, answered)
+        outcome = self._outcome(passages, results)
         await self._cache(passages, outcome)
         spent = Spent(
             lane="batch",
@@ -146,25 +140,27 @@ class LayingDown:
         self._tally.sent += spent.texts
         self._tally.tokens += spent.tokens
         self._tally.cost_usd += spent.cost_usd
-        await land(
-            Made(rows=rows, passages=passages, lost=lost, outcome=outcome, spent=spent), context, self._tally
+        await write_and_commit(
+            EmbeddedGroup(rows=rows, passages=passages, lost=lost, outcome=outcome, spent=spent),
+            context,
+            self._tally,
         )
 
-    def _outcome(self, passages: Sequence[ChunkText], answered: Answered) -> Outcome:
-        answers = answered.answers
+    def _outcome(self, passages: Sequence[ChunkText], results: SubmissionResults) -> Outcome:
+        answers = results.answers
         texts = {each.row.text_hash: each for each in passages}
         again = {each.row.text_hash for each in passages if each.row.attempts}
         outcome = Outcome(vectors=answers.vectors(texts))
         for key, each in texts.items():
             if key in outcome.vectors:
                 planned = self._embedder.bill(each.sent, each.row.tokens)
-                # What a run that was ended has laid down of it already, it has also told the cost of.
+                # An interrupted run that has committed it already has also counted its cost.
                 if answers.tell(key):
                     outcome.paid[key] = Paid(planned, answers.billed.get(key, planned))
             elif key in answers.failures:
                 outcome.failures[key] = answers.failures[key]
             else:
-                outcome.failures[key] = answered.failure(key, again=key in again)
+                outcome.failures[key] = results.failure(key, again=key in again)
         return outcome
 
     async def _cache(self, passages: Sequence[ChunkText], outcome: Outcome) -> None:
@@ -180,31 +176,31 @@ class LayingDown:
             list(texts), Embedded(vectors=vectors, tokens=sum(counts), counts=counts), purpose="document"
         )
 
-    async def _record(self, row: SubmissionRow, answered: Answered) -> None:
-        """Record what each document has cost: a text that several share, of the first; one that none has, of none."""
-        answers = answered.answers
+    async def _record(self, row: SubmissionRow, results: SubmissionResults) -> None:
+        """Record the cost of each document: a shared text counts for the first; one that no chunk has, for none."""
+        answers = results.answers
         left = dict(answers.billed)
         of: dict[tuple[str, str], list[Paid]] = {}
-        there: set[str] = set()
-        silent: dict[str, int] = {}
+        present: set[str] = set()
+        unanswered: dict[str, int] = {}
         async for page in self._context.ledger.chunks.submitted(row.id):
             for each in page:
-                there.add(each.text_hash)
+                present.add(each.text_hash)
                 if (billed := left.pop(each.text_hash, None)) is not None:
                     of.setdefault((each.source, each.document), []).append(Paid(each.tokens, billed))
                 elif not answers.knows(each.text_hash):
-                    silent[each.text_hash] = each.tokens
-        planned = await self._keep_moved(row, answers, answers.besides(there))
-        # Also where there are none: a poll that goes on from here finds what is laid down by then among them.
-        nobodys = [Paid(planned.get(key, billed), billed) for key, billed in left.items()]
-        if excess := answered.billed - sum(answers.billed.values()):
-            # What was done and is in no file: the job tells what that has cost in all, and for no one text.
-            nobodys += _shared(excess, list(silent.values()))
-        of["", ""] = nobodys
-        await self.spend(row, of)
+                    unanswered[each.text_hash] = each.tokens
+        planned = await self._keep_orphans(row, answers, answers.besides(present))
+        # Recorded even when empty: a poll that resumes finds the texts committed by then among them.
+        unowned = [Paid(planned.get(key, billed), billed) for key, billed in left.items()]
+        if excess := results.billed - sum(answers.billed.values()):
+            # Texts that were processed and are in no file: the job gives their total cost only.
+            unowned += _shared(excess, list(unanswered.values()))
+        of["", ""] = unowned
+        await self.record_spend(row, of)
 
-    async def spend(self, row: SubmissionRow, of: Mapping[tuple[str, str], Sequence[Paid]]) -> None:
-        """Record what was paid for texts, by source and document; what is recorded of a submission stays."""
+    async def record_spend(self, row: SubmissionRow, of: Mapping[tuple[str, str], Sequence[Paid]]) -> None:
+        """Record what was paid for texts, by source and document; an earlier record of the submission is kept."""
         price, at = self._api.terms.price, self._context.clock()
         await self._context.ledger.spending.record(
             [
@@ -223,17 +219,17 @@ class LayingDown:
             ]
         )
 
-    async def _keep_moved(
-        self, row: SubmissionRow, answers: Answers, moved: Collection[str]
+    async def _keep_orphans(
+        self, row: SubmissionRow, answers: Answers, orphans: Collection[str]
     ) -> dict[str, int]:
-        """Keep the vectors of texts that no chunk of a submission has any more; tell the tokens that they have.
+        """Cache the vectors of texts that no chunk of the submission has any more, and return their token counts.
 
-        The next document that says the same, or says it again, finds them.
+        A later document with the same text finds them.
         """
         planned: dict[str, int] = {}
-        if not moved:
+        if not orphans:
             return planned
-        async for texts in read_sent(row.id, moved, self._api, self._context.store):
+        async for texts in read_sent(row.id, orphans, self._api, self._context.store):
             vectors = answers.vectors(texts)
             for key, text in texts.items():
                 planned[key] = self._embedder.bill(text, self._embedder.count(text))
@@ -246,7 +242,7 @@ class LayingDown:
 
 
 def _shared(billed: int, planned: Sequence[int]) -> list[Paid]:
-    """Share out what was billed for several texts together: as they were planned, and what differs to the first."""
+    """Divide what was billed for several texts together: as planned, and the difference to the first."""
     if not planned:
         return [Paid(billed, billed)]
     first = Paid(planned[0], planned[0] + billed - sum(planned))

@@ -1,6 +1,6 @@
-"""Submit: submissions that are ready are handed to the provider, each once, whatever becomes of whoever hands them in.
+"""Submit what is ready to the provider's Batch API, each submission once, even if a worker is killed meanwhile.
 
-Loads nothing of an index: it runs where there is room for little.
+It loads neither numpy nor the index.
 """
 
 from __future__ import annotations
@@ -11,17 +11,18 @@ from typing import TYPE_CHECKING
 
 from flowbed.errors import Misconfigured, NotFound, QueueFull, Rejected, Transient
 from flowbed.lanes.batch.find import require_batch_api
+from flowbed.lanes.batch.in_flight import live_submissions
 from flowbed.lanes.batch.lifecycle import (
-    AGAIN,
-    adopted,
-    begun_job,
-    held_elsewhere,
-    is_to_end,
-    refuse,
-    tried,
-    turned_away,
+    RETRY_AFTER,
+    fail_submission,
+    find_job,
+    has_other_workers,
+    postpone,
+    record_job,
+    should_end,
+    with_retries,
 )
-from flowbed.lanes.claims import CLAIM, renewed, take_back
+from flowbed.lanes.claims import CLAIM, release_dead_workers, renewed
 from flowbed.records import Problem
 from flowbed.telemetry import SUBMISSION_BEGUN, reached
 
@@ -31,18 +32,18 @@ if TYPE_CHECKING:
     from flowbed.embedding.batch_api import BatchApi, Job
     from flowbed.errors import Error
     from flowbed.lanes.contexts import Context, ModelContext
-    from flowbed.ledger import Ledger, SubmissionRow
+    from flowbed.ledger import SubmissionRow
 
-AT_ONCE = 10
-_TO_HAND_IN = frozenset({"ready", "submitting"})
+CONCURRENCY = 10  # submissions that are submitted at once
+_UNSUBMITTED = frozenset({"ready", "submitting"})
 
 
 @dataclass
 class Submitted:
-    """What was handed in, what waits, and what could not be handed in.
+    """The submissions submitted, waiting and failed, by id.
 
-    It waits for room in the provider's queue, for its end, or for the worker that is at it. What is `blocked` is so
-    until a setting changes, and goes on with no amount of waiting.
+    A submission waits for room in the provider's queue, for its end, or for the worker that holds it. One that is
+    `blocked` cannot go on until a setting changes.
     """
 
     submitted: list[str] = field(default_factory=list)
@@ -52,85 +53,80 @@ class Submitted:
 
 
 async def submit(context: ModelContext, submissions: Collection[str] = ()) -> Submitted:
-    """Hand in what is ready, or the submissions named; what somebody has begun to hand in is looked for first.
+    """Submit what is ready, or the submissions named; where submitting was interrupted, look for its job first.
 
-    What is to end is not handed in: `poll` ends it.
+    What is cancelled or past its deadline is not submitted: `poll` ends it.
 
     Raises:
         Misconfigured: the model has no Batch API.
         NotFound: a submission of that id is not live.
     """
     api = require_batch_api(context)
-    await take_back(context)
-    rows = [row for row in await chosen(context, submissions) if row.state in _TO_HAND_IN]
+    await release_dead_workers(context)
+    rows = [row for row in await select_submissions(context, submissions) if row.state in _UNSUBMITTED]
     done = Submitted()
-    submitting = _Submitting(context, api, done, asked=bool(submissions))
+    submitter = _Submitter(context, api, done, named=bool(submissions))
     async with renewed(context, submissions=True):
-        results = await asyncio.gather(*(submitting.hand_in(row.id) for row in rows), return_exceptions=True)
+        results = await asyncio.gather(*(submitter.submit(row.id) for row in rows), return_exceptions=True)
     for result in results:
         if isinstance(result, BaseException):
             raise result
     return done
 
 
-async def chosen(context: ModelContext, submissions: Collection[str]) -> list[SubmissionRow]:
-    """Read the live submissions, or those of them that are named, oldest first.
+async def select_submissions(context: ModelContext, submissions: Collection[str]) -> list[SubmissionRow]:
+    """Read the live submissions of the model's space, or those of them that are named, oldest first.
 
     Raises:
         NotFound: one of that id is not live.
     """
     space = (await asyncio.to_thread(context.embedder)).space.to_json()
-    live = await all_live(context.ledger)
+    live = await live_submissions(context.ledger)
     unknown = set(submissions) - {row.id for row in live}
     if unknown:
         named = ", ".join(sorted(unknown))
         raise NotFound(f"no live submission is called {named}; `flowbed submissions list --all` names them")
-    # Of another space: the model was another then, and with it the provider or the key.
+    # Those of another space belong to another model, perhaps to another provider or key.
     return [row for row in live if row.space == space and (not submissions or row.id in submissions)]
 
 
-async def all_live(ledger: Ledger) -> list[SubmissionRow]:
-    """Read the live submissions of every model, oldest first."""
-    return [row async for page in ledger.submissions.pages(live=True) for row in page]
-
-
 class _NotMade(Misconfigured):
-    """The provider has said no to making a job, and there was none before."""
+    """The provider refused to create a job, and there was none before."""
 
 
-class _Submitting:
-    """Handing in, so many at once."""
+class _Submitter:
+    """Submits submissions concurrently."""
 
-    def __init__(self, context: Context, api: BatchApi, done: Submitted, *, asked: bool) -> None:
+    def __init__(self, context: Context, api: BatchApi, done: Submitted, *, named: bool) -> None:
         self._context, self._api, self._done = context, api, done
-        self._asked = asked  # for by name, so that nothing is put off
-        self._slots = asyncio.Semaphore(AT_ONCE)
-        # Room in the queue is given away one by one: what is on its way counts.
+        self._named = named  # by id: then nothing is postponed
+        self._slots = asyncio.Semaphore(CONCURRENCY)
+        # One at a time, so that a submission on its way counts against the room in the queue.
         self._admitting = asyncio.Lock()
 
-    async def hand_in(self, submission: str) -> None:
+    async def submit(self, submission: str) -> None:
         async with self._slots:
-            row = await self._held(submission)
+            row = await self._hold(submission)
             if row is None:
                 return
             try:
-                begun = await self._admitted(row)
+                begun = await self._admit(row)
                 if begun is not None:
-                    job = await self._made(begun, look_first=row.state == "submitting")
-                    await adopted(begun, job, self._context)
+                    job = await self._create_job(begun, look_first=row.state == "submitting")
+                    await record_job(begun, job, self._context)
                     self._done.submitted.append(row.id)
             except Rejected as error:
                 await self._refused(row.id, error)
             except QueueFull as error:
-                await self._turned_away(row.id, error)
+                await self._postpone(row.id, error)
             except Transient as error:
-                await self._put_off(row.id, error)
+                await self._retry_later(row.id, error)
             except Misconfigured as error:
-                await self._put_off(row.id, error, made=not isinstance(error, _NotMade))
+                await self._retry_later(row.id, error, made=not isinstance(error, _NotMade))
                 self._done.blocked.append(row.id)
 
-    async def _held(self, submission: str) -> SubmissionRow | None:
-        """Hold a submission; None where another worker is at it, or has handed it in."""
+    async def _hold(self, submission: str) -> SubmissionRow | None:
+        """Hold a submission; None where another worker holds it, or has submitted it."""
         submissions, worker, now = (
             self._context.ledger.submissions,
             self._context.worker,
@@ -138,23 +134,23 @@ class _Submitting:
         )
         row = await submissions.hold(submission, worker=worker, now=now, until=now + CLAIM)
         if row is None:
-            there = await submissions.get(submission)
-            if there is not None and there.state in _TO_HAND_IN:
+            current = await submissions.get(submission)
+            if current is not None and current.state in _UNSUBMITTED:
                 self._done.waiting.append(submission)
             return None
-        if row.state not in _TO_HAND_IN:
+        if row.state not in _UNSUBMITTED:
             await submissions.save(replace(row, worker="", until=0), worker=worker)
             return None
         return row
 
-    async def _admitted(self, row: SubmissionRow) -> SubmissionRow | None:
-        """Take room in the provider's queue; None where there is none, or where it is to end."""
+    async def _admit(self, row: SubmissionRow) -> SubmissionRow | None:
+        """Reserve room in the provider's queue; None where there is none, or where the submission should end."""
         context, terms = self._context, self._api.terms
-        # What nobody has begun to hand in goes to the account that is set now, whoever found its texts.
+        # A submission that no one began to submit goes to the account set now, whichever was set when it was gathered.
         account = terms.account if row.state == "ready" else row.account
         async with self._admitting:
             now = context.clock()
-            later = is_to_end(row, now) or (not self._asked and row.later > now)
+            later = should_end(row, now) or (not self._named and row.later > now)
             if not later and row.state == "ready" and terms.tokens is not None:
                 queued = await context.ledger.submissions.queued(account, besides=row.id)
                 later = bool(queued) and queued + row.tokens > terms.tokens
@@ -164,16 +160,16 @@ class _Submitting:
                 return None
             begun = replace(row, account=account, state="submitting", later=0)
             if not await context.ledger.submissions.save(begun, worker=context.worker):
-                return None  # it is another's now
+                return None  # another worker holds it now
         reached(SUBMISSION_BEGUN, submission=row.id)
         return begun
 
-    async def _made(self, row: SubmissionRow, *, look_first: bool) -> Job:
-        """Make its job, unless there is one: a try that got no answer may have made it."""
+    async def _create_job(self, row: SubmissionRow, *, look_first: bool) -> Job:
+        """Create the job, unless there is one: an attempt without a response may have created it."""
 
-        async def made() -> Job:
+        async def create() -> Job:
             nonlocal look_first
-            if look_first and (found := await begun_job(row, self._api)) is not None:
+            if look_first and (found := await find_job(row, self._api)) is not None:
                 return found
             look_first = True
             try:
@@ -183,38 +179,38 @@ class _Submitting:
             except Misconfigured as error:
                 raise _NotMade(str(error)) from error
 
-        return await tried(made)
+        return await with_retries(create)
 
-    async def _put_off(self, submission: str, error: Error, *, made: bool = True) -> None:
-        """Let it be tried again later; unless there may be a job `made` for it, as if nobody had begun."""
+    async def _retry_later(self, submission: str, error: Error, *, made: bool = True) -> None:
+        """Retry it later; unless a job may have been `made` for it, from the beginning."""
         context = self._context
         row = await context.ledger.submissions.get(submission)
         if row is not None:
             state = row.state if made else "ready"
-            later = context.clock() + AGAIN
-            put_off = replace(row, state=state, later=later, error=str(error), worker="", until=0)
-            await context.ledger.submissions.save(put_off, worker=context.worker)
-        self._tell(submission, f"{error}; it is handed in again by the next run")
+            later = context.clock() + RETRY_AFTER
+            postponed = replace(row, state=state, later=later, error=str(error), worker="", until=0)
+            await context.ledger.submissions.save(postponed, worker=context.worker)
+        self._report(submission, f"{error}; the next run submits it again")
 
-    async def _turned_away(self, submission: str, error: QueueFull) -> None:
+    async def _postpone(self, submission: str, error: QueueFull) -> None:
         row = await self._context.ledger.submissions.get(submission)
-        if row is None or row.worker != self._context.worker:  # it took so long that it is another's now
+        if row is None or row.worker != self._context.worker:  # another worker took it over meanwhile
             return
-        _, hopeless = await turned_away(row, str(error), self._context)
+        _, hopeless = await postpone(row, str(error), self._context)
         if hopeless:
-            self._tell(submission, hopeless)
+            self._report(submission, hopeless)
         else:
             self._done.waiting.append(submission)
 
     async def _refused(self, submission: str, error: Rejected) -> None:
-        """Give up what the provider will never take."""
-        if await held_elsewhere(submission, self._context):
-            await self._put_off(submission, error)
+        """Fail what the provider will never accept."""
+        if await has_other_workers(submission, self._context):
+            await self._retry_later(submission, error)
             return
         row = await self._context.ledger.submissions.get(submission)
         if row is not None and row.worker == self._context.worker:
-            await refuse(row, str(error), self._context)
-        self._tell(submission, f"{error}; its chunks have failed, `flowbed dead-letters list` names them")
+            await fail_submission(row, str(error), self._context)
+        self._report(submission, f"{error}; its chunks have failed, `flowbed dead-letters list` names them")
 
-    def _tell(self, submission: str, reason: str) -> None:
+    def _report(self, submission: str, reason: str) -> None:
         self._done.failures.append(Problem(subject=f"submission {submission}", reason=reason))

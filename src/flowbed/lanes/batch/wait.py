@@ -1,4 +1,4 @@
-"""Collecting: what was handed to a provider goes one step on, and is waited for where that is wanted."""
+"""Collect the results of live submissions, and wait for them where a run was asked to."""
 
 from __future__ import annotations
 
@@ -7,7 +7,8 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Protocol
 
 from flowbed.errors import Error
-from flowbed.lanes.batch.submit import Submitted, all_live, submit
+from flowbed.lanes.batch.in_flight import live_submissions
+from flowbed.lanes.batch.submit import Submitted, submit
 from flowbed.lanes.outcome import Polled
 from flowbed.records import Problem, Status
 from flowbed.telemetry import PROGRESS, STAGE, reached
@@ -18,13 +19,13 @@ if TYPE_CHECKING:
     from flowbed.lanes.contexts import ModelContext, RunContext
     from flowbed.ledger import SubmissionRow
 
-# Seconds between two looks: a small job is done within some, and a large one is asked about no more than it has to be.
-LOOK_FIRST, LOOK_LAST = 1.0, 60.0
+# Seconds between two polls: a small job ends within seconds, and a large one need not be asked about more often.
+POLL_FIRST, POLL_MAX = 1.0, 60.0
 
 
 async def submissions(context: ModelContext) -> list[SubmissionRow]:
     """Read the live submissions of the model's space, oldest first."""
-    return await of_this_model(context, await all_live(context.ledger))
+    return await of_this_model(context, await live_submissions(context.ledger))
 
 
 async def of_this_model(context: ModelContext, rows: Sequence[SubmissionRow]) -> list[SubmissionRow]:
@@ -35,10 +36,11 @@ async def of_this_model(context: ModelContext, rows: Sequence[SubmissionRow]) ->
     return [row for row in rows if row.space == space]
 
 
-async def collect(context: RunContext, found: Sequence[SubmissionRow]) -> Polled:
-    """Hand in what somebody left, lay down what was answered, and embed now what is late; where none is live, nothing.
+async def collect_results(context: RunContext, found: Sequence[SubmissionRow]) -> Polled:
+    """Submit what an earlier run left, commit the results that exist, and embed now what is late.
 
-    What a provider says no to is told of as a failure: what else there is to do goes on.
+    `found` are the live submissions; without any, do nothing. A provider's refusal is reported as a failure, so that
+    the rest of the run goes on.
     """
     polled = Polled()
     live = await of_this_model(context, found)
@@ -53,19 +55,19 @@ async def collect(context: RunContext, found: Sequence[SubmissionRow]) -> Polled
         problems: list[Problem] = []
         if any(row.state != "submitted" for row in live):
             problems = (await submit(context)).failures
-        polled = await look(context)
+        polled = await poll_and_embed_late(context)
         polled.tally.failures[:0] = problems
     except Error as error:
         polled.pending = await submissions(context)
         named = f"{len(live)} submissions" if len(live) > 1 else f"submission {live[0].id}"
         polled.tally.failures.append(
-            Problem(subject=named, reason=f"{error}; what is in there waits until it can be asked for")
+            Problem(subject=named, reason=f"{error}; their texts wait until the provider can be asked")
         )
     return polled
 
 
-async def look(context: RunContext) -> Polled:
-    """Lay down what was answered; what a submission past its deadline gives back without an answer is embedded now.
+async def poll_and_embed_late(context: RunContext) -> Polled:
+    """Commit the results that exist; embed now what a submission past its deadline has no result for.
 
     Raises:
         Misconfigured: the provider cannot be asked until a setting changes.
@@ -88,14 +90,14 @@ async def look(context: RunContext) -> Polled:
 
 
 class Steps(Protocol):
-    """What is done again and again until submissions have ended."""
+    """The steps that are repeated until submissions have ended."""
 
-    async def look(self) -> Polled:
-        """Look at every submission that is live."""
+    async def poll(self) -> Polled:
+        """Poll every live submission."""
         ...
 
     async def submit(self) -> Submitted:
-        """Hand in what there was no room for before."""
+        """Submit what the provider's queue had no room for."""
         ...
 
 
@@ -105,27 +107,27 @@ class RunSteps:
 
     context: RunContext
 
-    async def look(self) -> Polled:
-        """Look at every submission, and embed now what is late."""
-        return await look(self.context)
+    async def poll(self) -> Polled:
+        """Poll every live submission, and embed now what is late."""
+        return await poll_and_embed_late(self.context)
 
     async def submit(self) -> Submitted:
-        """Hand in what there was no room for before."""
+        """Submit what the provider's queue had no room for."""
         return await submit(self.context)
 
 
 @dataclass
-class _Waiting:
-    """What came of it so far; of what goes wrong with a submission only the last word counts."""
+class _Progress:
+    """The sum of several polls; of the problems of a submission only the latest counts."""
 
     polled: Polled = field(default_factory=Polled)
     problems: dict[str, Problem] = field(default_factory=dict)
 
-    def take(self, polled: Polled) -> None:
+    def add(self, polled: Polled) -> None:
         ended = {f"submission {row.id}" for row in polled.ended}
         pending = {f"submission {row.id}" for row in polled.pending}
         tally = polled.tally
-        # One that was refused has ended before it was looked at: that stays said.
+        # A refused submission ended before it was polled: its problem is kept.
         self.problems = {key: each for key, each in self.problems.items() if key not in ended}
         self.problems |= {each.subject: each for each in tally.failures if each.subject in pending - ended}
         tally.failures = [each for each in tally.failures if each.subject not in pending]
@@ -133,46 +135,45 @@ class _Waiting:
         self.polled.ended += polled.ended
         self.polled.pending, self.polled.blocked = polled.pending, polled.blocked
 
-    def told(self) -> Polled:
+    def total(self) -> Polled:
         self.polled.tally.failures += self.problems.values()
         return self.polled
 
 
-async def until_ended(
+async def wait_until_ended(
     steps: Steps,
     wanted: Collection[str],
     *,
     problems: Sequence[Problem] = (),
     sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
 ) -> Polled:
-    """Look again and again, more and more rarely, until none of the submissions wanted is live any more.
+    """Poll at growing intervals until none of the `wanted` submissions is live.
 
-    What goes on only once a setting has changed is not waited for. `problems` are those that handing them in met with;
-    what has gone well since is told of no more.
+    Submissions that are blocked until a setting changes are not waited for. `problems` are those met while submitting;
+    a problem that has since been resolved is not reported.
 
     Raises:
         Misconfigured: the provider cannot be asked until a setting changes.
     """
-    waiting, seconds = _Waiting(problems={each.subject: each for each in problems}), LOOK_FIRST
-    told, total = 0, 0
+    progress, seconds = _Progress(problems={each.subject: each for each in problems}), POLL_FIRST
+    reported, total = 0, 0
     blocked: set[str] = set()
     while True:
-        waiting.take(await steps.look())
-        blocked |= {*waiting.polled.blocked}
-        mine = [row for row in waiting.polled.pending if row.id in wanted and row.id not in blocked]
-        if not mine:
-            return waiting.told()
-        done = sum(row.done + row.failed for row in mine) + sum(
-            row.texts for row in waiting.polled.ended if row.id in wanted
-        )
+        progress.add(await steps.poll())
+        blocked |= {*progress.polled.blocked}
+        pending = [row for row in progress.polled.pending if row.id in wanted and row.id not in blocked]
+        if not pending:
+            return progress.total()
+        ended = [row for row in progress.polled.ended if row.id in wanted]
+        done = sum(row.done + row.failed for row in pending) + sum(row.texts for row in ended)
         if not total:
-            total = sum(row.texts for row in (*mine, *waiting.polled.ended) if row.id in wanted)
+            total = sum(row.texts for row in (*pending, *ended))
             reached(STAGE, stage="wait", total=total)
-        reached(PROGRESS, stage="wait", done=max(0, done - told))
-        told = max(told, done)
+        reached(PROGRESS, stage="wait", done=max(0, done - reported))
+        reported = max(reported, done)
         await sleep(seconds)
-        seconds = min(LOOK_LAST, 2 * seconds)
-        if any(row.state != "submitted" for row in mine):
+        seconds = min(POLL_MAX, 2 * seconds)
+        if any(row.state != "submitted" for row in pending):
             submitted = await steps.submit()
             blocked |= {*submitted.blocked}
-            waiting.problems |= {each.subject: each for each in submitted.failures}
+            progress.problems |= {each.subject: each for each in submitted.failures}

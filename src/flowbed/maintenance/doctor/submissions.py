@@ -6,23 +6,23 @@ import asyncio
 from typing import TYPE_CHECKING
 
 from flowbed.errors import Misconfigured, NotFound
-from flowbed.lanes.batch.submission_status import overdue
+from flowbed.lanes.batch.in_flight import live_submissions
+from flowbed.lanes.batch.submission_status import find_overdue
 from flowbed.maintenance.doctor.findings import Finding, check, count
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
 
-    from flowbed.lanes.contexts import Context, ModelContext
-    from flowbed.ledger import SubmissionRow
+    from flowbed.lanes.contexts import ModelContext
 
 
 @check("submissions")
 async def _overdue(context: ModelContext) -> AsyncIterator[Finding]:
-    rows = await _live(context)
+    rows = await live_submissions(context.ledger)
     if not rows:
         return  # the model need not be opened
     embedder, api = await asyncio.to_thread(context.embedder), await asyncio.to_thread(context.batch_api)
-    for each in overdue(
+    for each in find_overdue(
         rows,
         space=embedder.space.to_json(),
         terms=None if api is None else api.terms,
@@ -30,13 +30,13 @@ async def _overdue(context: ModelContext) -> AsyncIterator[Finding]:
         dead=context.dead,
     ):
         yield Finding(
-            severity="warning", subject=f"submission {each.submission}", what=each.what, fix=each.mend
+            severity="warning", subject=f"submission {each.submission}", what=each.problem, fix=each.command
         )
 
 
 @check("batch-api")
 async def _batch_api(context: ModelContext) -> AsyncIterator[Finding]:
-    rows = await _live(context)
+    rows = await live_submissions(context.ledger)
     if not rows:
         return  # the provider is asked only about work that waits for it
     try:
@@ -57,7 +57,3 @@ async def _batch_api(context: ModelContext) -> AsyncIterator[Finding]:
             what=f"the provider's Batch API refuses: {error}",
             fix="flowbed run",
         )
-
-
-async def _live(context: Context) -> list[SubmissionRow]:
-    return [row async for page in context.ledger.submissions.pages(live=True) for row in page]
