@@ -5,11 +5,11 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from benchmarks import (
-    beside,
     build,
     cranfield,
     embedder,
     find,
+    interference,
     limits,
     million,
     publish,
@@ -36,7 +36,7 @@ BENCHMARKS: dict[str, ModuleType] = {
     "find": find,
     "embedder": embedder,
     "server": server,
-    "beside": beside,
+    "interference": interference,
     "cranfield": cranfield,
     "limits": limits,
 }

@@ -116,7 +116,7 @@ def measure(options: Options) -> dict[str, Any]:
     with (
         Side("load") as load,
         Side("paced") as paced,
-        serving(options.work / "beside", settings) as server,
+        serving(options.work / "interference", settings) as server,
     ):
         asking = Asking(load=load, paced=paced, texts=texts, options=options)
         counts = {name: options.scaled(each.requests, fewest=10) for name, each in PATTERNS.items()}
@@ -150,7 +150,7 @@ def section(found: dict[str, Any]) -> str:
         for side, more in (("alone", ["", ""]), ("beside", [f"{ratio:.1f}x", f"{run['rate']:,.0f}"])):
             times = [f"{run[side][each] * 1000:,.1f}" for each in ("p50", "p99", "most")]
             rows.append([PATTERNS[name].what if side == "alone" else "", side, *times, *more])
-    return f"""## Requests beside a batch
+    return f"""## Interference: requests beside a batch
 
 `flowbed serve` with the local model (all-MiniLM-L6-v2, fp32) gets requests with one line of a receipt, all different:
 first alone, and then beside a batch whose lines have {JOINED} lines of receipts each. A batch yields to requests: while
