@@ -12,15 +12,15 @@ import pytest
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 
-    Post = Callable[..., Awaitable["Told"]]
+    Post = Callable[..., Awaitable["Response"]]
 
 
 @dataclass(frozen=True, kw_only=True)
-class Told:
-    """What a simulator answered; `said` is its JSON."""
+class Response:
+    """What a simulator answered; `json` is its body, parsed."""
 
     status: int
-    said: Any
+    json: Any
     headers: Mapping[str, str]
 
 
@@ -28,12 +28,12 @@ class Told:
 async def post() -> AsyncIterator[Post]:
     async with aiohttp.ClientSession() as session:
 
-        async def post(url: str, said: Any, *, key: str = "key", method: str = "POST") -> Told:
-            body = said if isinstance(said, bytes) else orjson.dumps(said)
+        async def post(url: str, request: Any, *, key: str = "key", method: str = "POST") -> Response:
+            body = request if isinstance(request, bytes) else orjson.dumps(request)
             headers = {"Authorization": f"Bearer {key}"} if key else {}
             async with session.request(method, url, data=body, headers=headers) as answer:
-                return Told(
-                    status=answer.status, said=orjson.loads(await answer.read()), headers=answer.headers
+                return Response(
+                    status=answer.status, json=orjson.loads(await answer.read()), headers=answer.headers
                 )
 
         yield post

@@ -52,12 +52,12 @@ async def url(simulator: Simulator) -> AsyncIterator[str]:
         yield f"{url}/v1/embeddings"
 
 
-def said(*texts: str) -> dict[str, Any]:
+def request(*texts: str) -> dict[str, Any]:
     return {"model": MODEL, "input": list(texts), "dimensions": 4}
 
 
 async def statuses(post: Post, url: str, number: int) -> list[int]:
-    return [(await post(url, said("a"))).status for _ in range(number)]
+    return [(await post(url, request("a"))).status for _ in range(number)]
 
 
 async def test_fault_with_call_numbers_affects_those_calls(
@@ -89,10 +89,10 @@ async def test_fault_with_match_affects_matching_requests(simulator: Simulator, 
         Fault(kind="error", model="*-large"),
         Fault(kind="error", text="poison", calls=(2,)),
     )
-    assert (await post(url, said("a"))).status == 200
+    assert (await post(url, request("a"))).status == 200
     assert (await post(url.replace("embeddings", "models"), {}, method="GET")).status == 500
     assert (await post(url, {"model": "text-embedding-3-large", "input": "a"})).status == 500
-    assert [(await post(url, said("a", "some poison"))).status for _ in range(3)] == [200, 500, 200]
+    assert [(await post(url, request("a", "some poison"))).status for _ in range(3)] == [200, 500, 200]
 
 
 @pytest.mark.parametrize(
@@ -104,8 +104,8 @@ async def test_retry_after_is_sent_in_the_chosen_header(
 ) -> None:
     """Whole seconds or milliseconds, and no other header."""
     simulator.order(Fault(kind="rate_limited", retry_after=1.5, retry_header=header))
-    told = await post(url, said("a"))
-    advice = {key.lower(): found for key, found in told.headers.items() if "etry-" in key}
+    response = await post(url, request("a"))
+    advice = {key.lower(): found for key, found in response.headers.items() if "etry-" in key}
     assert advice == {name: value}
 
 
@@ -113,15 +113,15 @@ async def test_retry_after_date_follows_the_simulators_clock(post: Post) -> None
     simulator = Simulator(OpenAI(), now=lambda: 1_700_000_000.0)
     simulator.order(Fault(kind="rate_limited", retry_after=90, retry_header="date"))
     async with running(simulator) as url:
-        told = await post(f"{url}/v1/embeddings", said("a"))
-    assert email.utils.parsedate_to_datetime(told.headers["Retry-After"]).timestamp() == 1_700_000_090
+        response = await post(f"{url}/v1/embeddings", request("a"))
+    assert email.utils.parsedate_to_datetime(response.headers["Retry-After"]).timestamp() == 1_700_000_090
 
 
 async def test_retry_after_without_header_is_in_the_body(simulator: Simulator, url: str, post: Post) -> None:
     simulator.order(Fault(kind="rate_limited", retry_after=2, retry_header="none"))
-    told = await post(url, said("a"))
-    assert "Please try again in 2s" in told.said["error"]["message"]
-    assert not {"retry-after", "retry-after-ms"} & {name.lower() for name in told.headers}
+    response = await post(url, request("a"))
+    assert "Please try again in 2s" in response.json["error"]["message"]
+    assert not {"retry-after", "retry-after-ms"} & {name.lower() for name in response.headers}
 
 
 async def test_rate_limit_without_retry_after_has_no_header(
@@ -130,10 +130,10 @@ async def test_rate_limit_without_retry_after_has_no_header(
     codes: dict[Kind, str] = {"rate_limited": "rate_limit_exceeded", "quota": "insufficient_quota"}
     for kind, code in codes.items():
         simulator.order(Fault(kind=kind))
-        told = await post(url, said("a"))
-        assert told.status == 429
-        assert not {"retry-after", "retry-after-ms"} & {name.lower() for name in told.headers}
-        assert told.said["error"]["code"] == code
+        response = await post(url, request("a"))
+        assert response.status == 429
+        assert not {"retry-after", "retry-after-ms"} & {name.lower() for name in response.headers}
+        assert response.json["error"]["code"] == code
 
 
 async def test_faults_of_vectors_corrupt_answers(simulator: Simulator, url: str, post: Post) -> None:
@@ -142,9 +142,9 @@ async def test_faults_of_vectors_corrupt_answers(simulator: Simulator, url: str,
 
     async def data(kind: Any) -> list[tuple[int, Any]]:
         simulator.order(Fault(kind=kind))
-        told = await post(url, said("a", "b"))
-        assert told.status == 200
-        return [(each["index"], each["embedding"]) for each in told.said["data"]]
+        response = await post(url, request("a", "b"))
+        assert response.status == 200
+        return [(each["index"], each["embedding"]) for each in response.json["data"]]
 
     def same(found: list[tuple[int, Any]], expected: list[tuple[int, Any]]) -> bool:
         return len(found) == len(expected) and all(
@@ -165,17 +165,17 @@ async def test_broken_answers_are_billed(simulator: Simulator, url: str) -> None
     async with aiohttp.ClientSession(headers={"Authorization": "Bearer k"}) as session:
         simulator.order(Fault(kind="cut"))
         with pytest.raises(aiohttp.ServerDisconnectedError):
-            await session.post(url, json=said("a"))
+            await session.post(url, json=request("a"))
         simulator.order(Fault(kind="truncated"))
-        async with session.post(url, json=said("a")) as answer:
+        async with session.post(url, json=request("a")) as answer:
             assert answer.status == 200
             with pytest.raises(aiohttp.ClientPayloadError):
                 await answer.read()
         simulator.order(Fault(kind="garbled"))
-        async with session.post(url, json=said("a")) as answer:
+        async with session.post(url, json=request("a")) as answer:
             assert not (await answer.read()).startswith(b"{")
         simulator.order(Fault(kind="gateway", status=502))
-        async with session.post(url, json=said("a")) as answer:
+        async with session.post(url, json=request("a")) as answer:
             assert (answer.status, answer.content_type) == (502, "text/html")
     assert simulator.account.totals().billed == 3
     assert [each.status for each in simulator.account.exchanges] == [0, 200, 200, 502]
@@ -185,8 +185,8 @@ async def test_slow_fault_waits_on_the_simulators_clock(post: Post) -> None:
     clock = Clock()
     simulator = Simulator(OpenAI(), faults=[Fault(kind="slow", delay=30)], clock=clock, sleep=clock.sleep)
     async with running(simulator) as url:
-        told = await post(f"{url}/v1/embeddings", said("a"))
-    assert (told.status, clock.now) == (200, 1030)
+        response = await post(f"{url}/v1/embeddings", request("a"))
+    assert (response.status, clock.now) == (200, 1030)
 
 
 async def test_client_that_disconnects_during_a_delay_is_not_billed(simulator: Simulator, url: str) -> None:
@@ -194,7 +194,7 @@ async def test_client_that_disconnects_during_a_delay_is_not_billed(simulator: S
     simulator.order(Fault(kind="slow", delay=60))
     async with aiohttp.ClientSession(headers={"Authorization": "Bearer k"}) as session:
         with pytest.raises(TimeoutError):
-            await session.post(url, json=said("a"), timeout=aiohttp.ClientTimeout(total=0.2))
+            await session.post(url, json=request("a"), timeout=aiohttp.ClientTimeout(total=0.2))
     while not simulator.account.exchanges:  # noqa: ASYNC110 - the account tells nobody
         await asyncio.sleep(0.01)
     (exchange,) = simulator.account.exchanges
@@ -231,7 +231,7 @@ async def test_simulator_closed_during_an_answer_logs_nothing(
     post: Post, caplog: pytest.LogCaptureFixture
 ) -> None:
     async with running(Simulator(OpenAI(), faults=[Fault(kind="slow", delay=60)])) as url:
-        asked = asyncio.ensure_future(post(f"{url}/v1/embeddings", said("a")))
+        asked = asyncio.ensure_future(post(f"{url}/v1/embeddings", request("a")))
         await asyncio.sleep(0.2)
     with pytest.raises(aiohttp.ClientConnectionError):
         await asked
@@ -241,8 +241,10 @@ async def test_simulator_closed_during_an_answer_logs_nothing(
 async def test_account_counts_concurrent_duplicates(simulator: Simulator, url: str, post: Post) -> None:
     """How many texts were requested while being answered, and how many calls overlapped."""
     simulator.order(Fault(kind="slow", delay=0.3, calls=(1, 2, 3)))
-    await asyncio.gather(post(url, said("a", "b")), post(url, said("b", "c")), post(url, said("d", "d")))
-    await post(url, said("a", "b"))
+    await asyncio.gather(
+        post(url, request("a", "b")), post(url, request("b", "c")), post(url, request("d", "d"))
+    )
+    await post(url, request("a", "b"))
     totals = simulator.account.totals()
     assert (totals.twice_at_once, totals.most_at_once, totals.requests, totals.texts) == (1, 3, 4, 8)
     assert totals.statuses == {200: 4}
@@ -253,16 +255,16 @@ async def test_control_endpoints_need_no_key(url: str, post: Post) -> None:
     """Faults are replaced, and requests are reported and reset, over HTTP."""
     control = url.removesuffix("/v1/embeddings") + "/_simulator"
     fault = {"kind": "rate_limited", "calls": [1], "retry_after": 0.5}
-    assert (await post(f"{control}/faults", {"faults": [fault], "seed": 3}, key="")).said == {"faults": 1}
+    assert (await post(f"{control}/faults", {"faults": [fault], "seed": 3}, key="")).json == {"faults": 1}
     assert await statuses(post, url, 2) == [429, 200]
-    in_force = (await post(f"{control}/faults", {}, key="", method="GET")).said["faults"]
+    in_force = (await post(f"{control}/faults", {}, key="", method="GET")).json["faults"]
     assert fault.items() <= in_force[0].items()
-    told = (await post(f"{control}/requests", {}, key="", method="GET")).said
-    assert told["totals"]["statuses"] == {"429": 1, "200": 1}
-    assert [each["texts"] for each in told["requests"]] == [["a"], ["a"]]
-    assert (told["requests"][0]["key"], told["requests"][0]["faults"]) == ("key", ["rate_limited"])
+    response = (await post(f"{control}/requests", {}, key="", method="GET")).json
+    assert response["totals"]["statuses"] == {"429": 1, "200": 1}
+    assert [each["texts"] for each in response["requests"]] == [["a"], ["a"]]
+    assert (response["requests"][0]["key"], response["requests"][0]["faults"]) == ("key", ["rate_limited"])
     assert (await post(f"{control}/requests", {}, key="", method="DELETE")).status == 200
-    assert (await post(f"{control}/requests", {}, key="", method="GET")).said["requests"] == []
+    assert (await post(f"{control}/requests", {}, key="", method="GET")).json["requests"] == []
     assert (await post(f"{control}/elsewhere", {}, key="")).status == 404
 
 
@@ -280,9 +282,9 @@ async def test_control_endpoints_need_no_key(url: str, post: Post) -> None:
 )
 async def test_control_invalid_fault_is_refused(url: str, post: Post, order: Any) -> None:
     """An invalid order is a 400 with the reason, and changes nothing."""
-    told = await post(url.replace("v1/embeddings", "_simulator/faults"), order, key="")
-    assert told.status == 400
-    assert told.said["error"]
+    response = await post(url.replace("v1/embeddings", "_simulator/faults"), order, key="")
+    assert response.status == 400
+    assert response.json["error"]
 
 
 def test_read_fault_parses_a_line() -> None:
@@ -329,31 +331,31 @@ async def test_limit_exceeded_refuses_with_the_wait(post: Post) -> None:
     simulator = Simulator(OpenAI(), limits=Limits(requests=10, tokens=60), clock=clock)
     async with running(simulator) as url:
         address = f"{url}/v1/embeddings"
-        first = await post(address, said("a " * 40), key="one")
+        first = await post(address, request("a " * 40), key="one")
         assert first.status == 200
         assert first.headers["x-ratelimit-limit-tokens"] == "60"
         assert first.headers["x-ratelimit-remaining-tokens"] == "19"
         assert first.headers["x-ratelimit-reset-tokens"] == "41s"
         assert first.headers["x-ratelimit-remaining-requests"] == "9"
-        second = await post(address, said("a " * 40), key="one")
+        second = await post(address, request("a " * 40), key="one")
         assert second.status == 429
-        assert second.said["error"] | {"message": ""} == {
+        assert second.json["error"] | {"message": ""} == {
             "message": "",
             "type": "tokens",
             "param": None,
             "code": "rate_limit_exceeded",
         }
-        assert "Limit 60, Used 41, Requested 41. Please try again in 22s" in second.said["error"]["message"]
+        assert "Limit 60, Used 41, Requested 41. Please try again in 22s" in second.json["error"]["message"]
         assert (second.headers["retry-after"], second.headers["retry-after-ms"]) == ("22", "22000")
         assert second.headers["x-ratelimit-remaining-requests"] == "8"
-        assert (await post(address, said("a " * 40), key="two")).status == 200
+        assert (await post(address, request("a " * 40), key="two")).status == 200
         clock.now += 21.9
-        assert (await post(address, said("a " * 40), key="one")).status == 429
+        assert (await post(address, request("a " * 40), key="one")).status == 429
         clock.now += 0.1
-        assert (await post(address, said("a " * 40), key="one")).status == 200
-        never = await post(address, said("a " * 70), key="one")
+        assert (await post(address, request("a " * 40), key="one")).status == 200
+        never = await post(address, request("a " * 70), key="one")
         assert never.status == 429
-        assert "Request too large" in never.said["error"]["message"]
+        assert "Request too large" in never.json["error"]["message"]
         assert "retry-after" not in never.headers
 
 
@@ -374,10 +376,10 @@ def test_buckets_without_limits_refuse_nothing() -> None:
 
 async def test_several_limits_exceeded_report_the_longest_wait(post: Post) -> None:
     async with running(Simulator(OpenAI(), limits=Limits(requests=1, inputs=2), clock=Clock())) as url:
-        assert (await post(f"{url}/v1/embeddings", said("a", "b"))).status == 200
-        told = await post(f"{url}/v1/embeddings", said("a"))
-    assert told.said["error"]["type"] == "requests"
-    assert told.headers["retry-after"] == "60"
+        assert (await post(f"{url}/v1/embeddings", request("a", "b"))).status == 200
+        response = await post(f"{url}/v1/embeddings", request("a"))
+    assert response.json["error"]["type"] == "requests"
+    assert response.headers["retry-after"] == "60"
 
 
 async def test_simulator_with_other_vectors_returns_them(post: Post) -> None:
@@ -387,8 +389,8 @@ async def test_simulator_with_other_vectors_returns_them(post: Post) -> None:
         return np.full((len(texts), dimensions), 0.5, np.float32)
 
     async with running(Simulator(OpenAI(), vectors=ones)) as url:
-        told = await post(f"{url}/v1/embeddings", said("a"))
-    assert told.said["data"][0]["embedding"] == [0.5] * 4
+        response = await post(f"{url}/v1/embeddings", request("a"))
+    assert response.json["data"][0]["embedding"] == [0.5] * 4
 
 
 async def test_quota_raises_the_rate_limit_error_of_openais_client(url: str, simulator: Simulator) -> None:

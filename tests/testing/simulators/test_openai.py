@@ -90,7 +90,7 @@ async def test_openai_fewer_dimensions_are_a_scaled_prefix(client: openai.AsyncO
 
 
 @pytest.mark.parametrize(
-    ("said", "status", "error"),
+    ("payload", "status", "error"),
     [
         ({"input": "a"}, 400, {"message": "you must provide a model parameter"}),
         ({"input": "a", "model": "text-embedding-4"}, 404, {"code": "model_not_found"}),
@@ -136,11 +136,11 @@ async def test_openai_fewer_dimensions_are_a_scaled_prefix(client: openai.AsyncO
     ids=lambda value: str(value)[:70],
 )
 async def test_openai_invalid_request_has_status_and_four_error_fields(
-    url: str, post: Post, said: Any, status: int, error: dict[str, str]
+    url: str, post: Post, payload: Any, status: int, error: dict[str, str]
 ) -> None:
-    told = await post(f"{url}/v1/embeddings", said, key="sk-right")
-    assert told.status == status
-    found = told.said["error"]
+    response = await post(f"{url}/v1/embeddings", payload, key="sk-right")
+    assert response.status == status
+    found = response.json["error"]
     assert set(found) == {"message", "type", "param", "code"}
     assert error.pop("message", "") in found["message"]
     assert error.items() <= found.items()
@@ -148,10 +148,10 @@ async def test_openai_invalid_request_has_status_and_four_error_fields(
 
 
 async def test_openai_null_field_counts_as_absent(url: str, post: Post) -> None:
-    said = {"model": SMALL, "input": "a", "dimensions": None, "encoding_format": None, "user": None}
-    told = await post(f"{url}/v1/embeddings", said, key="sk-right")
-    assert told.status == 200
-    assert len(told.said["data"][0]["embedding"]) == 1536
+    payload = {"model": SMALL, "input": "a", "dimensions": None, "encoding_format": None, "user": None}
+    response = await post(f"{url}/v1/embeddings", payload, key="sk-right")
+    assert response.status == 200
+    assert len(response.json["data"][0]["embedding"]) == 1536
 
 
 @pytest.mark.parametrize(
@@ -168,9 +168,9 @@ async def test_openai_null_field_counts_as_absent(url: str, post: Post) -> None:
 async def test_openai_wrong_key_method_or_path_is_refused(
     url: str, post: Post, method: str, path: str, key: str, status: int
 ) -> None:
-    told = await post(f"{url}{path}", {}, key=key, method=method)
-    assert told.status == status
-    assert set(told.said["error"]) == {"message", "type", "param", "code"}
+    response = await post(f"{url}{path}", {}, key=key, method=method)
+    assert response.status == status
+    assert set(response.json["error"]) == {"message", "type", "param", "code"}
 
 
 async def test_openai_wrong_key_error_hides_the_key(url: str) -> None:
@@ -191,16 +191,16 @@ async def test_openai_models_are_listed_and_retrieved(client: openai.AsyncOpenAI
 async def test_openai_answers_have_request_id_and_simulator_header(url: str, post: Post) -> None:
     good = await post(f"{url}/v1/embeddings", {"model": SMALL, "input": "a"}, key="sk-right")
     bad = await post(f"{url}/v1/embeddings", {}, key="sk-right")
-    for told in (good, bad):
-        assert told.headers["X-Flowbed-Simulator"] == "1"
-        assert told.headers["openai-processing-ms"].isdecimal()
+    for response in (good, bad):
+        assert response.headers["X-Flowbed-Simulator"] == "1"
+        assert response.headers["openai-processing-ms"].isdecimal()
     assert good.headers["x-request-id"] != bad.headers["x-request-id"]
 
 
 async def test_openai_not_strict_ignores_unknown_fields(post: Post) -> None:
     async with running(Simulator(OpenAI(strict=False))) as url:
-        told = await post(f"{url}/v1/embeddings", {"model": SMALL, "input": "a", "input_type": "query"})
-    assert told.status == 200
+        response = await post(f"{url}/v1/embeddings", {"model": SMALL, "input": "a", "input_type": "query"})
+    assert response.status == 200
 
 
 def test_running_thread_answers_a_blocking_client() -> None:
@@ -258,16 +258,16 @@ async def test_azure_errors_have_azures_shape(post: Post) -> None:
         address = f"{url}/openai/deployments/mine/embeddings?api-version=2024-10-21"
         good = await post(address, {"input": "a b c"})
         assert good.headers["x-ratelimit-remaining-tokens"] == "7"
-        assert (await post(address, {"input": ""})).said["error"]["type"] == "invalid_request_error"
-        for told in (
+        assert (await post(address, {"input": ""})).json["error"]["type"] == "invalid_request_error"
+        for response in (
             await post(address, {"input": "a " * 20}),
             await post(address.partition("?")[0], {"input": "a"}),
             await post(address, {}, method="GET"),
         ):
-            assert set(told.said["error"]) == {"code", "message"}
+            assert set(response.json["error"]) == {"code", "message"}
         simulator.order(Fault(kind="quota", calls=(1,)), Fault(kind="error", status=503, calls=(2,)))
-        assert (await post(address, {"input": "a"})).said["error"]["code"] == "insufficient_quota"
-        assert (await post(address, {"input": "a"})).said["error"]["code"] == "503"
+        assert (await post(address, {"input": "a"})).json["error"]["code"] == "insufficient_quota"
+        assert (await post(address, {"input": "a"})).json["error"]["code"] == "503"
 
 
 @pytest.mark.parametrize(
@@ -276,7 +276,7 @@ async def test_azure_errors_have_azures_shape(post: Post) -> None:
 )
 async def test_openai_error_fault_has_four_fields(post: Post, status: int, kind: str) -> None:
     async with running(Simulator(OpenAI(), faults=[Fault(kind="error", status=status)])) as url:
-        told = await post(f"{url}/v1/embeddings", {"model": SMALL, "input": "a"})
-    assert told.status == status
-    assert set(told.said["error"]) == {"message", "type", "param", "code"}
-    assert told.said["error"]["type"] == kind
+        response = await post(f"{url}/v1/embeddings", {"model": SMALL, "input": "a"})
+    assert response.status == status
+    assert set(response.json["error"]) == {"message", "type", "param", "code"}
+    assert response.json["error"]["type"] == kind

@@ -213,10 +213,10 @@ async def test_upload_incomplete_or_unusable_is_refused(
         aiohttp.ClientSession(headers={"Authorization": "Bearer key"}) as session,
         session.post(f"{client.sdk.base_url}files", data=form) as answer,
     ):
-        told = (await answer.json())["error"]
+        response = (await answer.json())["error"]
     assert answer.status == 400
-    assert why in told["message"]
-    assert set(told) == {"message", "type", "param", "code"}
+    assert why in response["message"]
+    assert set(response) == {"message", "type", "param", "code"}
 
 
 async def test_upload_broken_form_is_refused(client: Client, post: Post) -> None:
@@ -328,9 +328,9 @@ async def test_job_refused_line_is_in_the_error_file(client: Client) -> None:
 async def test_job_invalid_request_is_refused(
     client: Client, post: Post, more: dict[str, Any], param: str
 ) -> None:
-    said = {"input_file_id": "file-a", "endpoint": "/v1/embeddings", "completion_window": "24h", **more}
-    told = await post(f"{client.sdk.base_url}batches", said)
-    assert (told.status, told.said["error"]["param"]) == (400, param)
+    payload = {"input_file_id": "file-a", "endpoint": "/v1/embeddings", "completion_window": "24h", **more}
+    response = await post(f"{client.sdk.base_url}batches", payload)
+    assert (response.status, response.json["error"]["param"]) == (400, param)
     assert (await client.sdk.batches.list()).data == []
 
 

@@ -22,7 +22,7 @@ from flowbed.testing.simulators import (
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
 
-    from tests.testing.simulators.conftest import Post, Told
+    from tests.testing.simulators.conftest import Post, Response
 
 EMBED = {
     "voyage": "/v1/embeddings",
@@ -54,9 +54,9 @@ async def urls() -> AsyncIterator[dict[str, str]]:
         yield {"voyage": voyage, "cohere": cohere, "huggingface": huggingface}
 
 
-async def ask(post: Post, urls: dict[str, str], vendor: str, **said: Any) -> Told:
+async def ask(post: Post, urls: dict[str, str], vendor: str, **payload: Any) -> Response:
     """Send the vendor's valid request with some fields changed; fields that are ... are left out."""
-    fields = {name: value for name, value in {**GOOD[vendor], **said}.items() if value is not ...}
+    fields = {name: value for name, value in {**GOOD[vendor], **payload}.items() if value is not ...}
     return await post(f"{urls[vendor]}{EMBED[vendor]}", fields, key="right")
 
 
@@ -65,12 +65,12 @@ def same(found: Any, vector: Any) -> bool:
 
 
 async def test_voyage_answer_has_indexes_and_total_tokens(urls: dict[str, str], post: Post) -> None:
-    told = await ask(post, urls, "voyage")
-    assert told.status == 200
-    assert told.said["usage"] == {"total_tokens": 3}
-    assert (told.said["object"], told.said["model"]) == ("list", "voyage-4")
+    response = await ask(post, urls, "voyage")
+    assert response.status == 200
+    assert response.json["usage"] == {"total_tokens": 3}
+    assert (response.json["object"], response.json["model"]) == ("list", "voyage-4")
     for index, text in enumerate(["a", "b c"]):
-        each = told.said["data"][index]
+        each = response.json["data"][index]
         assert (each["object"], each["index"]) == ("embedding", index)
         assert same(each["embedding"], vector_of("voyage-4", text, 1024, "document"))
 
@@ -79,16 +79,16 @@ async def test_voyage_answer_has_indexes_and_total_tokens(urls: dict[str, str], 
 async def test_voyage_input_types_get_different_vectors(
     urls: dict[str, str], post: Post, input_type: Any, word: str
 ) -> None:
-    told = await ask(post, urls, "voyage", input="a", input_type=input_type, output_dimension=256)
-    assert same(told.said["data"][0]["embedding"], vector_of("voyage-4", "a", 256, word))
+    response = await ask(post, urls, "voyage", input="a", input_type=input_type, output_dimension=256)
+    assert same(response.json["data"][0]["embedding"], vector_of("voyage-4", "a", 256, word))
 
 
 async def test_voyage_writes_base64_and_quantised_vectors(urls: dict[str, str], post: Post) -> None:
     vector = vector_of("voyage-4", "a", 256, "document")
 
     async def first(**how: str) -> Any:
-        told = await ask(post, urls, "voyage", input="a", output_dimension=256, **how)
-        return told.said["data"][0]["embedding"]
+        response = await ask(post, urls, "voyage", input="a", output_dimension=256, **how)
+        return response.json["data"][0]["embedding"]
 
     assert same(np.frombuffer(base64.b64decode(await first(encoding_format="base64")), "<f4"), vector)
     np.testing.assert_allclose(np.array(await first(output_dtype="int8")) / 127, vector, atol=0.005)
@@ -101,15 +101,15 @@ async def test_voyage_writes_base64_and_quantised_vectors(urls: dict[str, str], 
 async def test_voyage_long_text_is_truncated_unless_told_not_to(urls: dict[str, str], post: Post) -> None:
     """It bills no more than it embeds."""
     long = "a " * 4100
-    told = await ask(post, urls, "voyage", model="voyage-2", input=long)
-    assert told.said["usage"] == {"total_tokens": 4000}
-    told = await ask(post, urls, "voyage", model="voyage-2", input=["a", long], truncation=False)
-    assert told.status == 400
-    assert "example at index 1 in your batch has too many tokens" in told.said["detail"]
+    response = await ask(post, urls, "voyage", model="voyage-2", input=long)
+    assert response.json["usage"] == {"total_tokens": 4000}
+    response = await ask(post, urls, "voyage", model="voyage-2", input=["a", long], truncation=False)
+    assert response.status == 400
+    assert "example at index 1 in your batch has too many tokens" in response.json["detail"]
 
 
 @pytest.mark.parametrize(
-    ("said", "detail"),
+    ("payload", "detail"),
     [
         ({"encoding_format": "float"}, "Value 'float' supplied for argument 'encoding_format'"),
         ({"input_type": "search_query"}, "accepted values are ['query', 'document', None]"),
@@ -133,46 +133,48 @@ async def test_voyage_long_text_is_truncated_unless_told_not_to(urls: dict[str, 
     ids=lambda value: str(value)[:60],
 )
 async def test_voyage_invalid_request_is_400_with_detail(
-    urls: dict[str, str], post: Post, said: dict[str, Any], detail: str
+    urls: dict[str, str], post: Post, payload: dict[str, Any], detail: str
 ) -> None:
-    told = await ask(post, urls, "voyage", **said)
-    assert told.status == 400
-    assert set(told.said) == {"detail"}
-    assert detail in told.said["detail"]
+    response = await ask(post, urls, "voyage", **payload)
+    assert response.status == 400
+    assert set(response.json) == {"detail"}
+    assert detail in response.json["detail"]
 
 
 async def test_cohere_answer_has_lists_by_data_type_without_index(urls: dict[str, str], post: Post) -> None:
-    told = await ask(post, urls, "cohere", embedding_types=["float", "int8"], output_dimension=256)
-    assert told.status == 200
-    assert set(told.said) == {"id", "embeddings", "texts", "meta", "response_type"}
-    assert told.said["texts"] == ["a", "b c"]
-    assert told.said["meta"]["billed_units"] == {"input_tokens": 3}
-    assert told.said["response_type"] == "embeddings_by_type"
+    response = await ask(post, urls, "cohere", embedding_types=["float", "int8"], output_dimension=256)
+    assert response.status == 200
+    assert set(response.json) == {"id", "embeddings", "texts", "meta", "response_type"}
+    assert response.json["texts"] == ["a", "b c"]
+    assert response.json["meta"]["billed_units"] == {"input_tokens": 3}
+    assert response.json["response_type"] == "embeddings_by_type"
     for index, text in enumerate(["a", "b c"]):
         vector = vector_of("embed-v4.0", text, 256, "search_document")
-        assert same(told.said["embeddings"]["float"][index], vector)
-        np.testing.assert_allclose(np.array(told.said["embeddings"]["int8"][index]) / 127, vector, atol=0.005)
+        assert same(response.json["embeddings"]["float"][index], vector)
+        np.testing.assert_allclose(
+            np.array(response.json["embeddings"]["int8"][index]) / 127, vector, atol=0.005
+        )
 
 
 async def test_cohere_input_types_get_different_vectors(urls: dict[str, str], post: Post) -> None:
-    told = await ask(post, urls, "cohere", input_type="search_query")
-    assert same(told.said["embeddings"]["float"][0], vector_of("embed-v4.0", "a", 1536, "search_query"))
+    response = await ask(post, urls, "cohere", input_type="search_query")
+    assert same(response.json["embeddings"]["float"][0], vector_of("embed-v4.0", "a", 1536, "search_query"))
 
 
 async def test_cohere_long_text_is_truncated_unless_told_not_to(urls: dict[str, str], post: Post) -> None:
     """It bills no more than it embeds."""
     long = {"model": "embed-english-v3.0", "texts": ["a " * 600]}
-    told = await ask(post, urls, "cohere", **long)
-    assert told.said["meta"]["billed_units"] == {"input_tokens": 512}
-    told = await ask(post, urls, "cohere", **long, truncate="NONE")
-    assert told.status == 400
-    assert "too many tokens" in told.said["message"]
-    told = await ask(post, urls, "cohere", texts=["a " * 600], max_tokens=100)
-    assert told.said["meta"]["billed_units"] == {"input_tokens": 100}
+    response = await ask(post, urls, "cohere", **long)
+    assert response.json["meta"]["billed_units"] == {"input_tokens": 512}
+    response = await ask(post, urls, "cohere", **long, truncate="NONE")
+    assert response.status == 400
+    assert "too many tokens" in response.json["message"]
+    response = await ask(post, urls, "cohere", texts=["a " * 600], max_tokens=100)
+    assert response.json["meta"]["billed_units"] == {"input_tokens": 100}
 
 
 @pytest.mark.parametrize(
-    ("said", "status", "message"),
+    ("payload", "status", "message"),
     [
         ({"texts": ["a"] * 97}, 400, "total number of texts must be at most 96 - received 97"),
         ({"texts": ...}, 400, "texts must be a list"),
@@ -193,12 +195,12 @@ async def test_cohere_long_text_is_truncated_unless_told_not_to(urls: dict[str, 
     ids=lambda value: str(value)[:60],
 )
 async def test_cohere_invalid_request_has_a_message(
-    urls: dict[str, str], post: Post, said: dict[str, Any], status: int, message: str
+    urls: dict[str, str], post: Post, payload: dict[str, Any], status: int, message: str
 ) -> None:
-    told = await ask(post, urls, "cohere", **said)
-    assert told.status == status
-    assert set(told.said) == {"message"}
-    assert message in told.said["message"]
+    response = await ask(post, urls, "cohere", **payload)
+    assert response.status == status
+    assert set(response.json) == {"message"}
+    assert message in response.json["message"]
 
 
 async def test_huggingface_answer_is_bare_lists(urls: dict[str, str], post: Post) -> None:
@@ -206,28 +208,28 @@ async def test_huggingface_answer_is_bare_lists(urls: dict[str, str], post: Post
     many = await ask(post, urls, "huggingface")
     one = await ask(post, urls, "huggingface", inputs="b c")
     for index, text in enumerate(["a", "b c"]):
-        assert same(many.said[index], vector_of("BAAI/bge-small-en-v1.5", text, 384))
-    assert one.said == many.said[1]
+        assert same(many.json[index], vector_of("BAAI/bge-small-en-v1.5", text, 384))
+    assert one.json == many.json[1]
 
 
 async def test_huggingface_without_normalize_changes_only_the_length(
     urls: dict[str, str], post: Post
 ) -> None:
-    told = await ask(post, urls, "huggingface", inputs="a", normalize=False)
-    length = float(np.linalg.norm(told.said))
+    response = await ask(post, urls, "huggingface", inputs="a", normalize=False)
+    length = float(np.linalg.norm(response.json))
     assert length > 1.5
     np.testing.assert_allclose(
-        np.array(told.said) / length, vector_of("BAAI/bge-small-en-v1.5", "a", 384), atol=1e-6
+        np.array(response.json) / length, vector_of("BAAI/bge-small-en-v1.5", "a", 384), atol=1e-6
     )
 
 
 async def test_huggingface_prompts_get_different_vectors(urls: dict[str, str], post: Post) -> None:
     """An unknown prompt is refused."""
     address = f"{urls['huggingface']}/hf-inference/models/{E5}/pipeline/feature-extraction"
-    told = await post(address, {"inputs": "a", "prompt_name": "query"}, key="right")
-    assert same(told.said, vector_of(E5, "a", 1024, "query"))
-    told = await post(address, {"inputs": "a", "prompt_name": "document"}, key="right")
-    assert told.status == 422
+    response = await post(address, {"inputs": "a", "prompt_name": "query"}, key="right")
+    assert same(response.json, vector_of(E5, "a", 1024, "query"))
+    response = await post(address, {"inputs": "a", "prompt_name": "document"}, key="right")
+    assert response.status == 422
 
 
 async def test_huggingface_token_vectors_have_the_texts_vector_as_mean(
@@ -235,19 +237,19 @@ async def test_huggingface_token_vectors_have_the_texts_vector_as_mean(
 ) -> None:
     address = f"{urls['huggingface']}/hf-inference/models/{BERT}/pipeline/feature-extraction"
     texts = ["one", "one two", "one two three", "one two three four five"]
-    told = await post(address, {"inputs": texts}, key="right")
-    for text, rows in zip(texts, told.said, strict=True):
+    response = await post(address, {"inputs": texts}, key="right")
+    for text, rows in zip(texts, response.json, strict=True):
         vector = vector_of(BERT, text, 768)
         assert np.shape(rows) == (len(text.split()), 768)
         np.testing.assert_allclose(np.mean(rows, axis=0), vector, atol=1e-6)
         if len(rows) > 1:
             assert all(abs(np.array(row) - vector).max() > 0.01 for row in rows)
     one = await post(address, {"inputs": "one two"}, key="right")
-    assert one.said == told.said[1]
+    assert one.json == response.json[1]
 
 
 @pytest.mark.parametrize(
-    ("said", "status", "error"),
+    ("payload", "status", "error"),
     [
         ({"inputs": ["a"] * 33}, 413, "batch size 33 > maximum allowed batch size 32"),
         ({"inputs": "a " * 600}, 413, "`inputs` must have less than 512 tokens"),
@@ -260,16 +262,16 @@ async def test_huggingface_token_vectors_have_the_texts_vector_as_mean(
     ids=lambda value: str(value)[:60],
 )
 async def test_huggingface_invalid_request_has_an_error(
-    urls: dict[str, str], post: Post, said: dict[str, Any], status: int, error: str
+    urls: dict[str, str], post: Post, payload: dict[str, Any], status: int, error: str
 ) -> None:
-    told = await ask(post, urls, "huggingface", **said)
-    assert told.status == status
-    assert error in told.said["error"]
+    response = await ask(post, urls, "huggingface", **payload)
+    assert response.status == status
+    assert error in response.json["error"]
 
 
 async def test_huggingface_truncate_embeds_a_long_text(urls: dict[str, str], post: Post) -> None:
-    told = await ask(post, urls, "huggingface", inputs="a " * 600, truncate=True)
-    assert told.status == 200
+    response = await ask(post, urls, "huggingface", inputs="a " * 600, truncate=True)
+    assert response.status == 200
 
 
 @pytest.mark.parametrize("vendor", EMBED)
@@ -286,8 +288,8 @@ async def test_vendor_wrong_key_path_method_or_json_is_refused(
         await post(address, b"{", key="right"),
     ]
     no_json = 400 if vendor == "cohere" else 422
-    assert [told.status for told in answers] == [401, 401, 404, 405, no_json]
-    assert all(set(told.said) == {shape} for told in answers)
+    assert [response.status for response in answers] == [401, 401, 404, 405, no_json]
+    assert all(set(response.json) == {shape} for response in answers)
 
 
 @pytest.mark.parametrize("vendor", EMBED)
@@ -303,12 +305,12 @@ async def test_vendor_faults_have_the_vendors_status_and_shape(post: Post, vendo
             Fault(kind="error", status=503, retry_after=12.5),
         ):
             simulator.order(fault)
-            told = await post(address, GOOD[vendor], key="right")
-            statuses.append(told.status)
-            shapes |= set(told.said)
-            assert told.headers.get("Retry-After") == {3: "3", 12.5: "13"}.get(fault.retry_after or 0)
+            response = await post(address, GOOD[vendor], key="right")
+            statuses.append(response.status)
+            shapes |= set(response.json)
+            assert response.headers.get("Retry-After") == {3: "3", 12.5: "13"}.get(fault.retry_after or 0)
     if vendor == "huggingface":
-        assert told.said["estimated_time"] == 12.5
+        assert response.json["estimated_time"] == 12.5
     assert statuses == [429, 429 if vendor == "voyage" else 402, 401, 500, 503]
     loading = {"error", "estimated_time"}
     assert shapes == {"voyage": {"detail"}, "cohere": {"message"}, "huggingface": loading}[vendor]
@@ -330,7 +332,7 @@ async def test_vendor_limit_exceeded_is_429_in_its_words(
         good = await post(f"{url}{EMBED[vendor]}", GOOD[vendor], key="right")
         bad = await post(f"{url}{EMBED[vendor]}", GOOD[vendor], key="right")
     assert (good.status, bad.status) == (200, 429)
-    assert word in str(bad.said)
+    assert word in str(bad.json)
     assert 0 < int(bad.headers["Retry-After"]) <= 60
     if vendor == "huggingface":
         assert good.headers["RateLimit"] == '"api";r=0;t=60'

@@ -15,7 +15,7 @@ from flowbed.testing.simulators import Fault, Simulator, Voyage, running, vector
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
 
-    from tests.testing.simulators.conftest import Post, Told
+    from tests.testing.simulators.conftest import Post, Response
 
 MODEL = "voyage-4"
 
@@ -28,13 +28,15 @@ class Client:
         self.url = url
         self._post = post
 
-    async def ask(self, path: str, said: Any = None, *, method: str = "POST", key: str = "key") -> Told:
-        return await self._post(f"{self.url}/v1/{path}", said, method=method, key=key)
+    async def ask(
+        self, path: str, payload: Any = None, *, method: str = "POST", key: str = "key"
+    ) -> Response:
+        return await self._post(f"{self.url}/v1/{path}", payload, method=method, key=key)
 
     async def get(self, path: str) -> Any:
-        told = await self.ask(path, method="GET")
-        assert told.status == 200, told
-        return told.said
+        response = await self.ask(path, method="GET")
+        assert response.status == 200, response
+        return response.json
 
     async def upload(self, written: bytes, **more: str) -> dict[str, Any]:
         form = aiohttp.FormData({"purpose": "batch", **more}, default_to_multipart=True)
@@ -43,25 +45,25 @@ class Client:
             aiohttp.ClientSession(headers={"Authorization": "Bearer key"}) as session,
             session.post(f"{self.url}/v1/files", data=form) as answer,
         ):
-            told: dict[str, Any] = {"status": answer.status, **await answer.json()}
-            return told
+            response: dict[str, Any] = {"status": answer.status, **await answer.json()}
+            return response
 
-    async def create(self, file: str, **more: Any) -> Told:
-        said = {
+    async def create(self, file: str, **more: Any) -> Response:
+        payload = {
             "endpoint": "/v1/embeddings",
             "completion_window": "12h",
             "request_params": {"model": MODEL, "input_type": "document", "output_dimension": 256},
             "input_file_id": file,
             "metadata": {"mine": "1"},
         }
-        return await self.ask("batches", {**said, **more})
+        return await self.ask("batches", {**payload, **more})
 
     async def run(self, **bodies: Any) -> Any:
         """Create a job of these lines, and return its state."""
         file = await self.upload(jsonl(**bodies))
-        told = await self.create(file["id"])
-        assert told.status == 200, told
-        return await self.get(f"batches/{told.said['id']}")
+        response = await self.create(file["id"])
+        assert response.status == 200, response
+        return await self.get(f"batches/{response.json['id']}")
 
     async def read(self, file: str) -> list[dict[str, Any]]:
         headers = {"Authorization": "Bearer key"}
@@ -117,7 +119,7 @@ async def test_voyage_file_can_be_retrieved_listed_and_deleted(client: Client) -
     listed = await client.get("files")
     assert ([each["id"] for each in listed["data"]], listed["has_more"]) == ([file["id"]], False)
     assert (await client.get(f"files/{file['id']}"))["id"] == file["id"]
-    assert (await client.ask(f"files/{file['id']}", method="DELETE")).said["deleted"]
+    assert (await client.ask(f"files/{file['id']}", method="DELETE")).json["deleted"]
     assert (await client.ask(f"files/{file['id']}", method="GET")).status == 404
     assert (await client.upload(b"{}", purpose="vision"))["status"] == 400
     assert (await client.ask("files", {})).status == 400
@@ -132,7 +134,7 @@ async def test_voyage_jobs_are_paginated_newest_first(client: Client) -> None:
     assert ([each["id"] for each in rest["data"]], rest["has_more"]) == ([made[0]], False)
     assert (await client.ask("batches?limit=none", method="GET")).status == 400
     assert (await client.ask("batches?after=none", method="GET")).status == 404
-    assert (await client.ask("batches", method="GET", key="other")).said["data"] == []
+    assert (await client.ask("batches", method="GET", key="other")).json["data"] == []
 
 
 @pytest.mark.parametrize(
@@ -150,8 +152,8 @@ async def test_voyage_jobs_are_paginated_newest_first(client: Client) -> None:
 )
 async def test_voyage_job_invalid_request_is_refused(client: Client, more: dict[str, Any]) -> None:
     file = await client.upload(jsonl(a={"input": "a"}))
-    told = await client.create(file["id"], **more)
-    assert (told.status, set(told.said)) == (400, {"detail"})
+    response = await client.create(file["id"], **more)
+    assert (response.status, set(response.json)) == (400, {"detail"})
     assert (await client.get("batches"))["data"] == []
 
 
@@ -164,9 +166,9 @@ async def test_voyage_job_of_a_missing_file_is_not_created(client: Client) -> No
 async def test_voyage_job_invalid_lines_fail_it(client: Client) -> None:
     wrong = b'{"custom_id": "a"}\n{"body": {"input": "a"}}\n{"custom_id": "a", "body": {"input": "a"}}\n'
     wrong += b'{"custom_id": "b", "body": {"input": "a", "model": "voyage-4"}}'
-    told = await client.create((await client.upload(wrong))["id"])
-    job = await client.get(f"batches/{told.said['id']}")
-    assert (told.said["status"], job["status"], job["output_file_id"]) == ("validating", "failed", None)
+    response = await client.create((await client.upload(wrong))["id"])
+    job = await client.get(f"batches/{response.json['id']}")
+    assert (response.json["status"], job["status"], job["output_file_id"]) == ("validating", "failed", None)
     assert [(each["code"], each["line"]) for each in job["errors"]["data"]] == [
         ("missing_required_parameter", 1),
         ("missing_required_parameter", 2),
@@ -210,12 +212,12 @@ async def test_voyage_job_cancelled_keeps_what_is_done(post: Post) -> None:
     async with simulating(Voyage(batch_seconds=100, cancel_seconds=10), post) as client:
         job = await client.run(a={"input": "a"}, b={"input": "b"})
         client.simulator.advance(50)
-        assert (await client.ask(f"batches/{job['id']}/cancel")).said["status"] == "cancelling"
+        assert (await client.ask(f"batches/{job['id']}/cancel")).json["status"] == "cancelling"
         client.simulator.advance(10)
         job = await client.get(f"batches/{job['id']}")
         assert (job["status"], job["error_file_id"]) == ("cancelled", None)
         assert [each["custom_id"] for each in await client.read(job["output_file_id"])] == ["a"]
-        assert (await client.ask(f"batches/{job['id']}/cancel")).said["status"] == "cancelled"
+        assert (await client.ask(f"batches/{job['id']}/cancel")).json["status"] == "cancelled"
         done = await client.run(a={"input": "a"})
         client.simulator.advance(100)
         assert (await client.ask(f"batches/{done['id']}/cancel")).status == 400
