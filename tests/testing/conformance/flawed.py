@@ -26,13 +26,13 @@ if TYPE_CHECKING:
 
 NAME, KEY, LIMITED = "text-embedding-3-small", "sk-good", "sk-limited"
 WIDTH = 16
-SECONDS = 0.04  # that a batch takes: enough to be seen at work
-STILL = 0.003  # s within which two looks at the clock are of one request
-PATIENCE = 30.0  # s until a batch that is known to take that short time is given up
-# The batch that is to be cancelled does not end before it is.
+SECONDS = 0.04  # of a batch: long enough to be seen in progress
+STILL = 0.003  # seconds within which two readings of the clock belong to one request
+PATIENCE = 30.0  # seconds after which such a short batch is given up
+# The batch that a check cancels does not end before.
 STUCK = Fault(kind="stuck", text=f"number {batches.MANY - 1}", delay=0.05)
 MODELS = {NAME: Model(dimensions=WIDTH)}
-# They take longer than all others together, and are left out where they have nothing to find.
+# They take longer than all others together, and run only for flaws that they are about.
 LONG = {
     files.listed,
     batches.listed,
@@ -47,10 +47,9 @@ LONG = {
 
 
 class Steady:
-    """A clock that stands still while one request is answered.
+    """A clock that stands still during one request.
 
-    The simulator looks at its clock twice for each: a batch that ended in between would be told as completed, without
-    what it has made.
+    The simulator reads its clock twice for each: a batch that ended in between would be completed without its output.
     """
 
     def __init__(self) -> None:
@@ -64,7 +63,7 @@ class Steady:
 
 
 def simulator(*faults: Fault, vectors: Any = None, **more: Any) -> Simulator:
-    """Make the simulator, with something else about it."""
+    """Make the simulator with other faults, vectors or options."""
     said = {"models": MODELS, "keys": (KEY, LIMITED), "batch_seconds": SECONDS, **more}
     return Simulator(
         OpenAI(**said), faults=[STUCK, *faults], now=Steady(), **({"vectors": vectors} if vectors else {})
@@ -72,7 +71,7 @@ def simulator(*faults: Fault, vectors: Any = None, **more: Any) -> Simulator:
 
 
 def server(flaw: Any) -> Any:
-    """Make a server that has one flaw, or none: a fault, a simulator, or what stands between it and the client."""
+    """Make a server with one flaw, or none: a fault, a simulator, or a layer between it and the client."""
     if isinstance(flaw, Limiting):
         return Flawed(simulator(), flaw)
     if isinstance(flaw, Fault):
@@ -84,19 +83,11 @@ def server(flaw: Any) -> Any:
 
 
 async def examined(
-    flaw: Any, *, groups: Collection[str] = GROUPS, without: Collection[Any] = ()
+    flaw: Any, *, groups: Collection[str] = GROUPS, runs: Collection[Any] | None = None
 ) -> dict[Any, str]:
-    """Examine such a server for some groups, and tell the verdict of each check, leaving some out."""
-    checks = [check for check in CHECKS if check.group in groups and check.run not in without]
+    """Examine a server with this flaw, and return the verdict of each check of the groups, or of those in `runs`."""
+    checks = [check for check in CHECKS if check.group in groups and (runs is None or check.run in runs)]
     async with running(server(flaw)) as url:
         target = Target(url=f"{url}/v1", key=KEY, limited_key=LIMITED, batch_timeout=PATIENCE)
         report = await examine(target, kinds=("async",), checks=checks)
     return {check.run: outcome.verdict for check, outcome in zip(checks, report.outcomes, strict=True)}
-
-
-async def require_found(flaw: Any, wanted: set[Any], *, groups: Collection[str]) -> None:
-    """Require that the checks of some groups that are about a flaw fail, and that all others of them pass."""
-    verdicts = await examined(flaw, groups=groups, without=LONG - wanted)
-    failed = {check for check, verdict in verdicts.items() if verdict == "failed"}
-    assert failed == wanted, [check.__name__ for check in failed ^ wanted]
-    assert {verdict for check, verdict in verdicts.items() if check not in wanted} == {"passed"}

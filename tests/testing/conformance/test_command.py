@@ -6,6 +6,8 @@ import json
 import socket
 import subprocess
 import sys
+from collections.abc import Callable
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -13,6 +15,7 @@ from tests.testing.conformance.flawed import KEY, LIMITED, NAME, server, simulat
 from tests.testing.conformance.flaws import Flawed, when
 
 from flowbed.testing.conformance import CHECKS, Target, examine
+from flowbed.testing.conformance.__main__ import main
 from flowbed.testing.conformance.examining import CHECKS as ALL
 from flowbed.testing.conformance.records import Check
 from flowbed.testing.simulators import Fault, OpenAI, Simulator, running, running_thread
@@ -23,14 +26,25 @@ if TYPE_CHECKING:
     from flowbed.testing.conformance.client import Client
 
 
-def command(*arguments: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        [sys.executable, "-m", "flowbed.testing.conformance", *arguments],
-        capture_output=True,
-        text=True,
-        timeout=120,
-        check=False,
-    )
+@dataclass(frozen=True)
+class Ran:
+    returncode: int
+    stdout: str
+    stderr: str
+
+
+Command = Callable[..., Ran]
+
+
+@pytest.fixture
+def command(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Command:
+    """Give the command, run in this process."""
+
+    def run(*arguments: str) -> Ran:
+        monkeypatch.setattr(sys, "argv", ["conformance", *arguments])
+        return Ran(main(), *capsys.readouterr())
+
+    return run
 
 
 @pytest.fixture(scope="module")
@@ -39,52 +53,60 @@ def url() -> Iterator[str]:
         yield found
 
 
-def test_a_server_that_conforms_is_told_so(url: str) -> None:
+def test_command_conforming_server_prints_a_line_for_each_check(url: str) -> None:
     """Each check has a line for each client, the last line counts them, and the status is 0."""
-    done = command(url, "--key", KEY, "--limited-key", LIMITED)
-    *lines, last = done.stdout.splitlines()
-    assert (done.returncode, done.stderr) == (0, "")
+    ran = subprocess.run(
+        [sys.executable, "-m", "flowbed.testing.conformance", url, "--key", KEY, "--limited-key", LIMITED],
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
+    )
+    *lines, last = ran.stdout.splitlines()
+    assert (ran.returncode, ran.stderr) == (0, "")
     assert len(lines) == 2 * len(CHECKS)
     assert {line.split()[0] for line in lines} == {"passed"}
     assert {line.split()[1] for line in lines} == {"sync", "async"}
     assert last == f"{url}/v1, {NAME}: {len(lines)} passed, 0 failed, 0 skipped"
 
 
-def test_one_that_does_not_is_told_where_as_json() -> None:
-    """What fails and what is skipped is named with its reason, and the status is 1."""
+def test_command_faulty_server_gives_each_reason_as_json(command: Command) -> None:
+    """Failed and skipped checks are named with the reason, and the status is 1."""
     faulty = Simulator(OpenAI(), faults=[Fault(kind="wrong_index")])
     with running_thread(faulty) as url:
-        done = command(f"{url}/v1", "--json", "--model", NAME)
-    report: dict[str, Any] = json.loads(done.stdout)
-    assert done.returncode == 1
+        ran = command(f"{url}/v1", "--json", "--model", NAME, "--only", "embeddings")
+    report: dict[str, Any] = json.loads(ran.stdout)
+    assert ran.returncode == 1
     assert (report["url"], report["model"]) == (f"{url}/v1", NAME)
     for verdict in ("passed", "failed", "skipped"):
-        told = [each for each in report["checks"] if each["verdict"] == verdict]
-        assert report[verdict] == len(told) > 0
-        assert all(each["reason"] for each in told) or verdict == "passed"
+        outcomes = [each for each in report["checks"] if each["verdict"] == verdict]
+        assert report[verdict] == len(outcomes) > 0
+        assert all(each["reason"] for each in outcomes) or verdict == "passed"
 
 
 @pytest.mark.parametrize(("paths", "absent"), [("files", {"files", "batches"}), ("batches", {"batches"})])
-def test_what_a_server_does_not_offer_is_told_apart(paths: str, absent: set[str]) -> None:
-    """A server without files, or without batches, is told so, and conforms if all else does."""
+def test_command_groups_not_offered_are_reported_as_absent(
+    paths: str, absent: set[str], command: Command
+) -> None:
+    """A server without files, or without batches, conforms if all else does."""
     with running_thread(Flawed(server(None), when(lambda asked: paths in asked.path, 404))) as url:
-        said = (url, "--key", KEY, "--only", "files", "--only", "batches")
-        lines, told = command(*said), command(*said, "--json")
+        arguments = (url, "--key", KEY, "--only", "files", "--only", "batches")
+        lines, as_json = command(*arguments), command(*arguments, "--json")
         alone = command(url, "--key", KEY, "--only", "batches")
-    report: dict[str, Any] = json.loads(told.stdout)
+    report: dict[str, Any] = json.loads(as_json.stdout)
     assert set(report["absent"]) == absent
     assert {each["group"] for each in report["checks"]} == {"files", "batches"} - absent
     assert report["failed"] == report["skipped"] == 0
-    assert told.returncode == lines.returncode == (0 if report["passed"] else 1)
+    assert as_json.returncode == lines.returncode == (0 if report["passed"] else 1)
     assert lines.stdout.endswith(f"not offered: {', '.join(report['absent'])}\n")
     assert f"absent   batches: GET /{paths} answers 404" in lines.stdout.splitlines()
-    assert alone.returncode == 1  # where nothing could be examined nothing is known
+    assert alone.returncode == 1  # nothing could be examined
 
 
-def test_no_server_and_no_model_are_no_findings() -> None:
-    """Where nobody answers, or no model is listed, the message says so and the status is 2."""
+def test_command_without_server_or_model_says_so(command: Command) -> None:
+    """The status is 2, which is no verdict."""
     with socket.socket() as taken:
-        taken.bind(("127.0.0.1", 0))  # and listens to nobody
+        taken.bind(("127.0.0.1", 0))  # and does not listen
         nobody = command(f"http://127.0.0.1:{taken.getsockname()[1]}")
     with running_thread(Simulator(OpenAI(models={}))) as url:
         empty = command(url)
@@ -93,16 +115,14 @@ def test_no_server_and_no_model_are_no_findings() -> None:
     assert "--model" in empty.stderr
 
 
-def test_every_check_is_one_sentence() -> None:
-    """A check says in one sentence what it is about, and no two say the same."""
+def test_checks_have_one_sentence_each_and_no_two_the_same() -> None:
     sentences = [check.sentence for check in ALL]
     assert all(20 < len(sentence) < 120 for sentence in sentences)
     assert all(sentence[0].isupper() or sentence[0] == "`" for sentence in sentences)
     assert len(set(sentences)) == len(sentences)
 
 
-async def test_a_check_that_looks_at_nothing_fails() -> None:
-    """A check that asks the server nothing, or requires nothing of its answers, has not passed."""
+async def test_check_without_request_or_requirement_fails() -> None:
 
     async def asks_nothing(client: Client) -> None:
         """Ask nothing."""

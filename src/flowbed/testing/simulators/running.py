@@ -95,7 +95,7 @@ async def _stop(server: uvicorn.Server) -> None:
         _, late = await asyncio.wait(tasks, timeout=PATIENCE)
         for task in late:
             task.cancel()
-    while server.server_state.connections:  # which are closed in the next turn of the event loop
+    while server.server_state.connections:  # noqa: ASYNC110 - closed in the next turn of the event loop
         await asyncio.sleep(0)
     for listener in server.servers:
         await listener.wait_closed()
