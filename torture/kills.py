@@ -233,12 +233,12 @@ class Trial:
         found = (await self._ended("doctor", ("doctor",), None)).report["findings"]
         if any(each["severity"] == "error" for each in found):
             raise Wrong(f"the doctor finds errors: {found}")
-        for mend in dict.fromkeys(each["fix"] for each in found):
-            for one in mend.split("; "):
+        for fix in dict.fromkeys(each["fix"] for each in found):
+            for one in fix.split("; "):
                 _, *arguments = shlex.split(one)
-                await self._give("mend", *arguments)
+                await self._give("fix", *arguments)
         if left := (await self._ended("doctor", ("doctor",), None)).report["findings"]:
-            raise Wrong(f"the doctor still finds, after {[each['mend'] for each in found]}: {left}")
+            raise Wrong(f"the doctor still finds, after {[each['fix'] for each in found]}: {left}")
 
     async def _compare(self) -> None:
         """Compare the index with that of a new, undisturbed project."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -16,7 +17,7 @@ from flowbed.index.sorted_keys import positions
 from flowbed.records import Status, canonical
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
+    from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
 
     import lance
     import pyarrow as pa
@@ -140,7 +141,7 @@ def kind_of(mark: ChunkMark) -> int:
     return MUST_NOT if mark.deleted else MUST
 
 
-async def opened(live: Live | None, *, datasets: Datasets) -> lance.LanceDataset | None:
+async def open_newest(live: Live | None, *, datasets: Datasets) -> lance.LanceDataset | None:
     """Open the newest version of an index; None if it does not exist yet.
 
     Raises:
@@ -180,7 +181,7 @@ async def compare(dataset: lance.LanceDataset, live: Live, expected: Expected) -
             f"the index of {live.collection}",
         )
     )
-    step: Callable[[], Compared | None] = lambda: _next(batches, live, expected)  # noqa: E731
+    step = partial(_next, batches, live, expected)
     while (some := await blocking(step, f"the index of {live.collection}")) is not None:
         yield some
 

@@ -130,9 +130,8 @@ async def _merge(live: Live, dataset: lance.LanceDataset, rows: pa.Table) -> int
             dataset.merge_insert("id")
             .when_matched_update_all(NEWER)
             .when_not_matched_insert_all()
-            .use_index(
-                False
-            )  # with an index on id every merge fails: the keys of the index are nullable, the column is not
+            # With an index on id every merge fails: the keys of the index are nullable, the column is not.
+            .use_index(False)
             # Lance's own retry would merge onto any newer version, even a rollback of these very runs.
             .conflict_retries(0)
             .execute(rows)

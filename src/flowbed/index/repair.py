@@ -25,7 +25,7 @@ IDS = 5_000
 PAGE = 65_536  # ids read at a time: some megabytes
 
 
-async def odd_ids(live: Live, *, datasets: Datasets) -> dict[str, list[str]]:
+async def faulty_ids(live: Live, *, datasets: Datasets) -> dict[str, list[str]]:
     """Return duplicate ids and the invalid ids of live rows, by kind of fault.
 
     Only the ids are read, page by page, and 8 bytes of each are kept; see `Expected` about collisions.

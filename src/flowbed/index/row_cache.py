@@ -60,7 +60,7 @@ class _Piece(NamedTuple):
 Row = tuple[_Piece, int]  # a piece and a position in it
 
 
-class Rows:
+class CachedRows:
     """Cached rows of one version, by Lance's row ids."""
 
     def __init__(self) -> None:
@@ -125,10 +125,10 @@ class View:
     planned: bool = False
     columns: tuple[str, ...] = ()
     missing: dict[_Fragment, Fragment] = field(default_factory=dict)
-    rows: Rows = field(default_factory=Rows)
+    rows: CachedRows = field(default_factory=CachedRows)
     reading: tuple[_Fragment, Iterator[pa.RecordBatch]] | None = None
     done: set[_Fragment] = field(default_factory=set)
-    asked: bool = False
+    searched: bool = False
 
     @property
     def complete(self) -> bool:
@@ -164,16 +164,16 @@ class RowCache:
                 if before is not None and before.dataset is dataset:  # another search was faster
                     self._views[live.key] = before
                     return before
-                view = look(dataset)
-                if before is not None and before.asked:
+                view = new_view(dataset)
+                if before is not None and before.searched:
                     _plan(view, before, room=self._limit - self.bytes)
                 self._views[live.key] = view
         return view
 
-    def bring(self, view: View) -> None:
+    def fill(self, view: View) -> None:
         """Cache some more rows, unless another search is doing so; the first search caches nothing."""
-        if not view.asked:
-            view.asked = True
+        if not view.searched:
+            view.searched = True
         elif not (view.planned and view.complete) and self._lock.acquire(blocking=False):
             try:
                 if not view.planned:
@@ -181,7 +181,7 @@ class RowCache:
                 if self.bytes >= self._limit:
                     view.missing, view.reading = {}, None
                 elif not view.complete:
-                    _bring(view)
+                    _fill(view)
             except (OSError, ValueError):
                 # Files are gone that a newer version does not use; rows that are not cached are read on demand.
                 view.missing, view.reading = {}, None
@@ -189,7 +189,7 @@ class RowCache:
                 self._lock.release()
 
 
-def look(dataset: Dataset) -> View:
+def new_view(dataset: Dataset) -> View:
     """Describe a version without cached rows."""
     indexed = {
         number
@@ -218,7 +218,7 @@ def _plan(view: View, before: View | None, *, room: int) -> None:
     view.planned, view.columns, view.missing = True, columns, fragments if columns else {}
     if before is None:
         return
-    view.asked = before.asked
+    view.searched = before.searched
     if before.columns == columns:
         view.done = before.done & fragments.keys()
         if before.reading is not None and before.reading[0] in fragments:
@@ -242,7 +242,7 @@ def _columns(dataset: Dataset, fragments: Collection[Fragment], *, room: int) ->
     return SHOWN if texts <= room else ()
 
 
-def _bring(view: View) -> None:
+def _fill(view: View) -> None:
     if view.reading is None:
         identity, fragment = view.missing.popitem()
         batches = view.dataset.scanner(

@@ -13,7 +13,7 @@ import pyarrow as pa
 from flowbed.errors import NotFound, Rejected
 from flowbed.index.filters import to_sql
 from flowbed.index.partitions import compared, probes
-from flowbed.index.row_cache import SHOWN, RowCache, View, look, shown_of, vectors_in, vectors_of
+from flowbed.index.row_cache import SHOWN, RowCache, View, new_view, shown_of, vectors_in, vectors_of
 from flowbed.records import Hit, SearchResults
 
 if TYPE_CHECKING:
@@ -110,10 +110,10 @@ def _direction(vector: NDArray[np.float32]) -> NDArray[np.float32]:
 def _found(dataset: Dataset, live: Live, query: _Query, cache: RowCache | None, unit: Unit) -> list[Hit]:
     """Search one version, and keep what it read for the next search."""
     if cache is None:
-        return _hits_of(look(dataset), live, query, unit)
+        return _hits_of(new_view(dataset), live, query, unit)
     view = cache.view(live, dataset)
     hits = _hits_of(view, live, query, unit)
-    cache.bring(view)
+    cache.fill(view)
     return hits
 
 
@@ -159,20 +159,19 @@ def _candidates(view: View, query: _Query) -> list[int]:
         # Tombstones have no vector, so no search returns them and they need no filter.
         if index is None or (query.exact is None and index.rows <= EXACT_ROWS):
             return _scan(view, query, query.limit, None, {"use_index": False})
-        look, wanted = probes(index, query.limit, filtered=False), compared(query.limit, filtered=False)
-        found = _scan(view, query, wanted, None, {"nprobes": look})
-        if len(found) >= query.limit or look == index.partitions:
+        nprobes, wanted = probes(index, query.limit, filtered=False), compared(query.limit, filtered=False)
+        found = _scan(view, query, wanted, None, {"nprobes": nprobes})
+        if len(found) >= query.limit or nprobes == index.partitions:
             return found
-        return _scan(
-            view, query, wanted, None, {"minimum_nprobes": look}
-        )  # probe more until there are enough
+        # Probe more partitions until there are enough.
+        return _scan(view, query, wanted, None, {"minimum_nprobes": nprobes})
     condition = f"deleted = false AND {query.condition}"
     if query.exact is not False and (few := _few(view.dataset, condition)) is not None:
         return few
     if index is None:
         return _scan(view, query, query.limit, condition, {"use_index": False})
-    look = probes(index, query.limit, filtered=True)
-    return _scan(view, query, compared(query.limit, filtered=True), condition, {"minimum_nprobes": look})
+    nprobes = probes(index, query.limit, filtered=True)
+    return _scan(view, query, compared(query.limit, filtered=True), condition, {"minimum_nprobes": nprobes})
 
 
 def _scan(view: View, query: _Query, wanted: int, condition: str | None, how: Mapping[str, Any]) -> list[int]:

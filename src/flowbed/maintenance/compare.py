@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING
 
 from flowbed.errors import Misconfigured, NotFound, Rejected, Transient
 from flowbed.index import audit
-from flowbed.index.audit import Expected, compare, opened
+from flowbed.index.audit import Expected, compare, open_newest
 from flowbed.index.commit import is_stale
-from flowbed.index.repair import odd_ids
+from flowbed.index.repair import faulty_ids
 from flowbed.lanes.batch_files import read_chunk_texts
 from flowbed.lanes.claims import WAITING
 from flowbed.maintenance.inconsistencies import (
@@ -84,8 +84,8 @@ async def find(context: IndexContext, collection: str, *, rows: bool = True) -> 
         if rows:
             found = await _compare(context, collection, live)
         elif live is not None:
-            found.add(await odd_ids(live, datasets=context.datasets))
-        await opened(live, datasets=context.datasets)
+            found.add(await faulty_ids(live, datasets=context.datasets))
+        await open_newest(live, datasets=context.datasets)
     except Misconfigured as error:
         found.add({UNFIT: [str(error)]})
     except (Rejected, Transient) as error:
@@ -112,7 +112,7 @@ async def compare_once(
     """Compare one version of the index with the ledger; also return whether it is still the newest afterwards."""
     found = Inconsistencies()
     # The index first: rows committed after this look wrong, and a second pass clears them.
-    dataset = await opened(live, datasets=context.datasets)
+    dataset = await open_newest(live, datasets=context.datasets)
     expected = Expected()
     async for marks in context.ledger.chunks.marks(collection):
         expected.add(marks)
@@ -128,7 +128,7 @@ async def compare_once(
     if ((expected.kinds == audit.MUST) & ~expected.present).any():
         async for marks in context.ledger.chunks.marks(collection):
             found.add({audit.MISSING: expected.missing(marks)})
-    now = await opened(live, datasets=context.datasets)
+    now = await open_newest(live, datasets=context.datasets)
     if dataset is None or now is None:
         return found, dataset is now
     return found, bool(dataset.version == now.version)
