@@ -57,6 +57,7 @@ async def test_submission_queries_use_indexes(ledger: Ledger) -> None:
         assert await waiting(ledger) == []
         assert await claim(ledger, "carried") == []
         assert await ledger.chunks.workers() == {"w", "other"}
+        await ledger.overview()
         await ledger.chunks.renew("w", until=99)
         assert await ledger.chunks.release("w") == 1
         assert await ledger.chunks.let_go("x") == CARRIED
