@@ -1,4 +1,4 @@
-"""The batch file: a stored set of chunks that wait to be embedded, and the only place that holds their texts."""
+"""Batch files: stored sets of chunks that wait to be embedded, and the only place that holds their texts."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 
 class ChunkText(NamedTuple):
-    """A chunk that waits, with its texts as its batch file holds them."""
+    """A waiting chunk, with its texts from the batch file."""
 
     row: ChunkRow
     text: str
@@ -32,20 +32,20 @@ class ChunkText(NamedTuple):
 
 @dataclass(frozen=True, kw_only=True)
 class LostText:
-    """A chunk that waits, and why its text cannot be had."""
+    """A waiting chunk, and why its text cannot be read."""
 
     row: ChunkRow
     reason: str
 
 
 def batch_key(source: str, batch: str, *, at: int) -> str:
-    """Name the key of a batch file registered at `at` (µs)."""
+    """Return the key of a batch file registered at `at` (µs since 1970)."""
     day = datetime.fromtimestamp(at / 1e6, UTC)
     return f"{source}/chunked/year={day:%Y}/month={day:%m}/day={day:%d}/batch_{batch}.json"
 
 
 def encode_batch(row: BatchRow, texts: Sequence[Chunk], versions: Sequence[int]) -> bytes:
-    """Write a batch file. A chunk has `sent` only where what is embedded is not its text alone."""
+    """Encode a batch file. A chunk has `sent` only where more than its text is embedded."""
     chunks = []
     for each, version in zip(texts, versions, strict=True):
         item: dict[str, Any] = {
@@ -71,8 +71,8 @@ def encode_batch(row: BatchRow, texts: Sequence[Chunk], versions: Sequence[int])
 
 _NO_CHUNK: Mapping[str, Any] = {"text": ""}
 NO_BATCHES: Mapping[str, BatchRow] = MappingProxyType({})
-# Batch files that are read at once: from object storage each takes tens of milliseconds, most of them of waiting. They
-# hold a megabyte or two each.
+# Batch files read concurrently: from object storage each takes tens of milliseconds, mostly waiting. They hold a
+# megabyte or two each.
 AT_ONCE = 4
 
 
@@ -83,7 +83,7 @@ async def read_chunk_texts(
     ledger: Ledger,
     registered: Mapping[str, BatchRow] = NO_BATCHES,
 ) -> tuple[list[ChunkText], list[LostText]]:
-    """Read the texts of chunk rows; those whose batch file does not hold their text any more are lost, with reasons.
+    """Read the texts of chunk rows; return also those whose text is lost, with reasons.
 
     `registered` are rows of batches that were read or written before, by id.
     """
@@ -117,7 +117,7 @@ async def read_chunk_texts(
 async def _chunks(
     batch: str, row: BatchRow | None, store: Store
 ) -> dict[tuple[str, str], dict[str, Any]] | Rejected:
-    """Read the chunks of a batch file by collection and id, or why they cannot be read."""
+    """Read the chunks of a batch file by collection and id, or return why they cannot be read."""
     if row is None:
         return Rejected(f"its batch file {batch[:12]} is not known to this ledger")
     try:

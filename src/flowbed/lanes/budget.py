@@ -1,4 +1,4 @@
-"""A limit on what requests may cost: what is in flight counts before it is sent."""
+"""A limit on the cost of requests: requests in flight count before they are sent."""
 
 from __future__ import annotations
 
@@ -9,15 +9,15 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-# Dollars that adding up small sums may be off by: less than a token of any model costs.
+# Dollars that a sum of small amounts may be off by: less than a token of any model costs.
 ROUNDING = 1e-12
 
-# Decimals of an amount of US dollars: as many as prices of a thousand tokens have.
+# Decimals of an amount of US dollars: as many as the prices of a thousand tokens have.
 DECIMALS = 4
 
 
 def dollars(amount: float) -> str:
-    """Write an amount of US dollars; a smaller one than four decimals can show, with two figures."""
+    """Format an amount of US dollars; one too small for four decimals has two significant digits."""
     decimals = DECIMALS
     if 0 < amount < 10**-DECIMALS:
         decimals = 1 - floor(log10(amount))
@@ -27,15 +27,15 @@ def dollars(amount: float) -> str:
 class Budget:
     """What one run may still spend, in US dollars.
 
-    Texts are reserved before they are sent and settled when the answer says what they were billed, so that requests in
-    flight at once cannot pass the limit together. Used from one event loop.
+    The cost of texts is reserved before they are sent and settled when the response says what was billed, so that
+    concurrent requests cannot exceed the limit together. Used from one event loop.
 
-    Of what is spent, `perhaps_usd` was reserved for requests that were sent and brought nothing: a provider may bill
+    `perhaps_usd` is the part of the spending that was reserved for requests without a response: a provider may bill
     them.
     """
 
     def __init__(self, limit_usd: float = inf) -> None:
-        """Begin with nothing spent."""
+        """Start with nothing spent."""
         self.limit_usd = limit_usd
         self.spent_usd = 0.0
         self.perhaps_usd = 0.0
@@ -43,62 +43,62 @@ class Budget:
         self._in_flight = 0.0
 
     def reserve(self, costs: Sequence[float]) -> int:
-        """Reserve as many texts from the first on as still fit, each at its cost, and return how many."""
+        """Reserve as many texts as fit, from the first on, each at its cost, and return their number."""
         if self.exhausted:
             return 0
         left = self.limit_usd - self.spent_usd - self._in_flight + ROUNDING
         sums = [each for each in accumulate(costs) if each <= left]
         if len(sums) < len(costs):
-            # Later requests are of longer texts: letting a short one slip in would only blur where the run stopped.
+            # Later requests are of longer texts: admitting a short one would only blur where the run stopped.
             self.exhausted = True
         self._in_flight += sums[-1] if sums else 0.0
         return len(sums)
 
     def spend(self, cost: float) -> bool:
-        """Spend what a text will cost that is handed in now and billed later; False where it does not fit any more."""
+        """Spend the cost of a text that is submitted now and billed later; False where it does not fit."""
         if not self.reserve([cost]):
             return False
         self.settle(cost, cost)
         return True
 
     def settle(self, reserved: float, billed: float) -> None:
-        """Put what was billed in the place of what was reserved for it."""
+        """Replace a reserved amount by what was billed."""
         self._in_flight = max(0.0, self._in_flight - reserved)
         self.spent_usd += billed
 
     def lose(self, reserved: float) -> None:
-        """Spend what was reserved for a request that was sent, and brought nothing."""
+        """Spend the amount reserved for a request that brought no response."""
         self.settle(reserved, reserved)
         self.perhaps_usd += reserved
 
 
 class Payment:
-    """What the texts of one request are paid with, however often it is sent; reserved when it is made.
+    """The payment for the texts of one request, however often it is sent.
 
-    `lost` counts how often the texts were sent for nothing; `refused` says that there was no money for sending them
-    once more.
+    `lost` counts how often the texts were sent without a response; `refused` says that the budget did not allow sending
+    them once more.
     """
 
     def __init__(self, budget: Budget, costs: Sequence[float]) -> None:
-        """Take the costs of texts, all of which are reserved in `budget`."""
+        """Take the costs of the texts, all of which are reserved in `budget`."""
         self._budget, self._costs = budget, costs
         self._reserved, self._sent = True, False
         self.lost = 0
         self.refused = False
 
     def send(self) -> None:
-        """Note that the texts are being sent."""
+        """Record that the texts are being sent."""
         self._sent = True
 
     def lose(self) -> None:
-        """Count what was sent as billed, though nothing came of it."""
+        """Count a request without a response as billed."""
         if self._sent:
             self._budget.lose(sum(self._costs))
             self._reserved = self._sent = False
             self.lost += 1
 
     def reserve(self) -> bool:
-        """Reserve the texts once more, unless they are; False where they do not all fit any more."""
+        """Reserve the texts again, unless they are reserved; False where they do not all fit."""
         if not self._reserved:
             fitting = self._budget.reserve(self._costs)
             self._reserved = fitting == len(self._costs)
@@ -108,13 +108,13 @@ class Payment:
         return self._reserved
 
     def allow_resend(self) -> bool:
-        """Count what was sent as billed, and pay for sending it once more, at once; False where there is no money."""
+        """Count the request as billed, and pay for sending it again; False where the budget does not allow that."""
         self.lose()
         self._sent = self.reserve()
         return self._sent
 
     def settle(self, billed: float) -> None:
-        """Put what was billed in the place of what is reserved."""
+        """Replace the reserved amount by what was billed."""
         if self._reserved:
             self._budget.settle(sum(self._costs), billed)
             self._reserved = self._sent = False

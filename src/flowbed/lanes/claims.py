@@ -1,4 +1,4 @@
-"""Claims: chunks that wait are taken by this worker, in groups, and kept from anyone else until they are done."""
+"""Claim waiting chunks for this worker, in groups; no other worker processes them until they are done."""
 
 from __future__ import annotations
 
@@ -17,17 +17,17 @@ if TYPE_CHECKING:
     from flowbed.lanes.contexts import Context
     from flowbed.ledger import BatchRow, ChunkRow, Overview
 
-# Chunks of one run: their vectors are held until its deltas are written (25 MB at 384 dimensions).
+# Chunks of one run: their vectors stay in memory until its deltas are written (25 MB at 384 dimensions).
 RUN_CHUNKS = 16_384
-# Worth a run where nothing more is at hand just now: each run ends in a commit, and in a fragment of the index.
+# Enough for a run while the fetch is idle: each run ends in a commit, and adds a fragment to the index.
 WORTHWHILE = RUN_CHUNKS // 4
-# A claim lasts this long unless renewed; the claims of a process known to be dead are taken back at once.
+# A claim lasts this long unless renewed; claims of a process known to be dead are released at once.
 CLAIM = 60_000_000  # µs
 WAITING = frozenset({Status.NONE, Status.FAILED})
 
 
 async def release_dead_workers(context: Context, overview: Overview | None = None) -> None:
-    """Give back what dead workers have claimed; chunks that a live submission carries are left to it."""
+    """Release the claims of dead workers; chunks that a live submission carries stay with it."""
     overview = overview or await context.ledger.overview()
     for worker in sorted(overview.workers - {context.worker}):
         if context.dead(worker):
@@ -50,7 +50,7 @@ def is_left(overview: Overview, statuses: Collection[Status], *, mine: int = 0, 
 
 @asynccontextmanager
 async def renewed(context: Context, *, submissions: bool = False) -> AsyncIterator[None]:
-    """Keep this worker's claims from running out, and give back those that are left at the end.
+    """Renew this worker's claims while the context is open, and release those left at its end.
 
     With `submissions`, do the same for the submissions that it holds.
     """
@@ -78,10 +78,10 @@ async def renewed(context: Context, *, submissions: bool = False) -> AsyncIterat
 
 
 class BatchQueue:
-    """The batches of a fetch that goes on, as it writes them."""
+    """The batches of a fetch under way, as it writes them."""
 
     def __init__(self) -> None:
-        """Begin with none."""
+        """Start empty."""
         self.rows: dict[str, BatchRow] = {}  # those that were added, by id
         self._first: str | None = None
         self._batches: asyncio.Queue[str | None] = asyncio.Queue()
@@ -89,27 +89,27 @@ class BatchQueue:
         self._error: BaseException | None = None
 
     def add(self, batch: BatchRow) -> None:
-        """Add one that can be claimed from now on."""
+        """Add a batch that can be claimed."""
         self.rows[batch.id] = batch
         self._batches.put_nowait(batch.id)
 
     def end(self, error: BaseException | None = None) -> None:
-        """Say that there will be no more, or why the fetch failed."""
+        """End the queue, with the error of the fetch if it failed."""
         self._error = error
         self._batches.put_nowait(None)
 
     @property
     def idle(self) -> bool:
-        """Whether the next one is still to be written."""
+        """Whether the next batch is still to be written."""
         return self._first is None and self._batches.empty() and not self._ended
 
     async def any(self) -> bool:
-        """Wait for the first one; False where the fetch ends without any. Raises what made the fetch fail."""
+        """Wait for the first batch; False where the fetch ends without any. An error of the fetch is raised here."""
         self._first = await self.next()
         return self._first is not None
 
     async def next(self) -> str | None:
-        """Wait for the next one; None once there are no more. Raises what made the fetch fail."""
+        """Wait for the next batch; None at the end. An error of the fetch is raised here."""
         first, self._first = self._first, None
         if first is not None:
             return first
@@ -122,11 +122,11 @@ class BatchQueue:
 
 @dataclass(kw_only=True)
 class Claims:
-    """What one worker claims, group by group: chunks of these sources with these statuses, up to `limit`.
+    """The claims of one worker, group by group: chunks of these sources with these statuses, up to `limit`.
 
-    `only`, where given, names the only batches, each with the sources of which ("" is deletions). `submission` is what
-    is to carry the texts of those claimed next; without `deletions` none is claimed. A group has about `enough` chunks,
-    and so many batches at once are claimed `together`.
+    `only`, where given, restricts them to those batches, each with its sources ("" is deletions). `submission` is the
+    one that will carry the texts claimed next; without `deletions` none is claimed. A group has about `enough` chunks;
+    `together` batches are claimed in one step.
     """
 
     context: Context
@@ -144,11 +144,11 @@ class Claims:
 
     @property
     def held(self) -> list[ChunkRow]:
-        """What is claimed, and in no group yet."""
+        """The claimed chunks that are in no group yet."""
         return [*self._group, *self._rest]
 
     async def groups(self, fresh: BatchQueue | None) -> AsyncIterator[list[ChunkRow]]:
-        """Claim the fresh batches as they come, then what else waits, the oldest first."""
+        """Claim the fresh batches as they come, then other waiting chunks, oldest first."""
         async for batches, statuses in self._batches(fresh):
             async for _ in self._claim(batches, statuses):
                 enough = WORTHWHILE if fresh is not None and fresh.idle else self.enough
@@ -167,7 +167,7 @@ class Claims:
             self._announce(overview)
             if not is_left(overview, self.statuses, mine=self.claimed, worker=self.context.worker):
                 return
-        # What has failed in this run is for the next one.
+        # What failed in this run is left to the next one.
         again = frozenset(self.statuses) - {Status.FAILED}
         chunks, now = self.context.ledger.chunks, self.context.clock()
         async for batches in chunks.batches(self.statuses, now=now, sources=self.sources):
@@ -179,10 +179,10 @@ class Claims:
                 yield [""], self.statuses
 
     async def _claim(self, batches: list[str], statuses: Collection[Status]) -> AsyncIterator[None]:
-        """Claim the chunks of batches into the group, with a stop at each RUN_CHUNKS or fewer.
+        """Claim the chunks of batches into the group, pausing at every RUN_CHUNKS or fewer.
 
-        They are claimed whole before the first stop: what had failed of their beginning would be claimed with their
-        end. Deletions, of which there may be more than fit into memory, do not fail.
+        A batch is claimed whole before the first pause: chunks of its beginning that fail would otherwise be claimed
+        again with its end. Deletions do not fail, and there may be more of them than fit into memory.
         """
         whose = self.sources if self.only is None else self.only.get(batches[0], ())
         if not whose and self.only is not None:
@@ -215,7 +215,7 @@ class Claims:
             yield
 
     def _taken(self) -> list[ChunkRow]:
-        # One that was changed while it was claimed, and claimed again, is there twice: the later one is the newer.
+        # A chunk that was changed and claimed again meanwhile is there twice: the later row is the newer.
         group = list({(row.collection, row.id): row for row in self._group}.values())
         self._group = []
         reached(CHUNKS_CLAIMED, chunks=len(group))

@@ -1,4 +1,4 @@
-"""Failing: what could not be embedded gets its reason in the ledger, and where someone has to look, a dead letter."""
+"""Record failures in the ledger with their reasons; a failure that needs a person becomes a dead letter."""
 
 from __future__ import annotations
 
@@ -20,9 +20,9 @@ if TYPE_CHECKING:
 
 @dataclass
 class RunStats:
-    """What embedding did: chunks embedded or reused and deleted, texts sent, and what failed.
+    """What a run did: chunks embedded or reused, chunks deleted, texts sent, and failures.
 
-    `seconds` went by while vectors were found or made.
+    `seconds` is the time spent looking up and computing vectors.
     """
 
     chunks: int = 0
@@ -54,24 +54,24 @@ class RunStats:
 
 
 def failure(row: ChunkRow, kind: str, reason: str) -> Failure:
-    """Tell why one chunk failed; `kind` is `transient` or `rejected`."""
+    """Make the failure of one chunk; `kind` is `transient` or `rejected`."""
     return Failure(collection=row.collection, id=row.id, version=row.version, kind=kind, reason=reason)
 
 
 async def reset_documents(rows: Sequence[ChunkRow], ledger: Ledger) -> None:
-    """Make the next fetch take the documents of chunks whose texts are lost for changed."""
+    """Make the next fetch read the documents of chunks whose texts are lost, as if they had changed."""
     for source in sorted({row.source for row in rows}):
         names = {row.document for row in rows if row.source == source}
         known = await ledger.documents.get(source, names)
         forgotten = [replace(row, etag="", hash="") for row in known.values()]
-        # Where another run is fetching just now, the next one will find the texts missing again, and do this then.
+        # While another run is fetching this fails; the next run finds the texts missing again, and repeats it.
         with contextlib.suppress(Conflict):
             cursor = await ledger.documents.cursor(source)
             await ledger.documents.swap(Swap(cursor=cursor, value="", documents=forgotten))
 
 
 async def fail(failures: Sequence[Failure], context: Context, tally: RunStats) -> None:
-    """Make claimed chunks FAILED, and tally them; what only a person can mend becomes a dead letter."""
+    """Mark claimed chunks FAILED, and count them; a rejected one becomes a dead letter."""
     if not failures:
         return
     letters = [
@@ -81,7 +81,7 @@ async def fail(failures: Sequence[Failure], context: Context, tally: RunStats) -
         for each in failures
         if each.kind == "rejected"
     ]
-    # The letter first: a chunk that has failed without one would be looked at by nobody.
+    # The letter first: nobody would notice a chunk that failed without one.
     if letters:
         await context.ledger.dead_letters.add(letters)
     await context.ledger.chunks.fail(failures, worker=context.worker)

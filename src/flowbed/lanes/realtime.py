@@ -64,7 +64,7 @@ async def embed(
     missing = [key for key in texts if key not in outcome.vectors]
     if missing and index is not None:
         outcome.vectors.update(await index.get_many(missing))
-    # Texts of like length share a request, so that little of it is padding.
+    # Texts of similar length share a request, so that little of it is padding.
     todo = sorted(
         (key for key in missing if key not in outcome.vectors), key=lambda key: (len(texts[key]), key)
     )
@@ -90,7 +90,7 @@ async def embed(
 
 @dataclass(frozen=True)
 class _Lane:
-    """What the requests for some texts have in common."""
+    """The state that the requests for some texts share."""
 
     texts: Mapping[str, str]
     planned: Mapping[str, int]
@@ -109,7 +109,7 @@ class _Lane:
                 waiting += await self._paid(some)
 
     async def _paid(self, keys: list[str]) -> list[list[str]]:
-        """Embed as many of the texts of `keys`, in order, as the budget allows; return what is to be tried apart."""
+        """Embed as many of the texts of `keys`, in order, as the budget allows; return parts to be retried."""
         sizes = await self._sizes(keys)
         costs = [size * self.embedder.price / 1e6 for size in sizes]
         budget = self.budget or Budget()

@@ -1,4 +1,4 @@
-"""What a fetch changes: documents compared with the ledger, chunk by chunk. It reads, and writes nothing."""
+"""Compare a fetch with the ledger, chunk by chunk, and return what changed. It writes nothing."""
 
 from __future__ import annotations
 
@@ -23,19 +23,19 @@ if TYPE_CHECKING:
 
 # A batch file holds about this many chunks: some megabytes, a few seconds of a provider's work.
 BATCH_CHUNKS = 2_000
-# Documents read and chunked between two looks at how many chunks they made.
+# Documents that are read and chunked before their chunks are counted.
 READ_AT_ONCE = 64
-# What the cursor of a source begins with while a plan is being carried out; to any fetch it says nothing.
+# The beginning of a source's cursor while a plan is released. A fetch takes such a cursor as empty.
 RELEASING = "plan:"
-# What stands for a chunk in the index is not what the ledger says of it: it failed, or was taken back.
+# In these states the index holds something else for a chunk than the ledger says: it failed, or was rolled back.
 UNSETTLED = frozenset({Status.FAILED, Status.REVERTED})
-# Removing more of a source than this share, and this many, at once is more often a mistake than a wish.
+# Removing more than this share of a source, and this many documents, is more often a mistake than intended.
 GUARDED_SHARE, GUARDED_COUNT = 0.30, 20
 
 
 @dataclass(frozen=True, kw_only=True)
 class Write:
-    """One chunk to write: as its document has it now, and as the ledger knew it, if it did."""
+    """A chunk to write, and the ledger's row of it, if there is one."""
 
     chunk: Chunk
     previous: ChunkRow | None
@@ -43,9 +43,9 @@ class Write:
 
 @dataclass(frozen=True, kw_only=True)
 class Change:
-    """A stretch of a fetch, to be applied in one swap; `value` is where the cursor stands afterwards.
+    """A part of a fetch that is applied in one swap; `value` is the cursor afterwards.
 
-    `documents` are new, changed or merely listed with another etag; `fetched` counts the first two.
+    `documents` are new, changed, or only listed with another etag; `fetched` counts the first two.
     """
 
     value: str
@@ -58,9 +58,9 @@ class Change:
 
 @dataclass
 class Scan:
-    """What is seen on the way through a fetch; `withheld` says why deletions were not carried out.
+    """What was observed during a fetch; `withheld` says why deletions were not carried out.
 
-    `others` are the other sources of the project; what a source held that is no longer one may be taken over.
+    `others` are the other sources of the project; a source may take over what a source that no longer exists held.
     """
 
     problems: list[Problem] = field(default_factory=list)
@@ -72,7 +72,7 @@ class Scan:
 
 @dataclass
 class _Stretch:
-    """A change in the making."""
+    """A change that is being collected."""
 
     documents: list[DocumentRow] = field(default_factory=list)
     writes: list[Write] = field(default_factory=list)
@@ -95,7 +95,7 @@ class _Stretch:
 
 @dataclass(frozen=True)
 class _Read:
-    """A document that was read: what it hashes to, and its chunks, or None where it is as it was."""
+    """A document that was read: its hash, and its chunks, or None where it is unchanged."""
 
     entry: Entry
     hash: str
@@ -112,18 +112,18 @@ async def changes(
     scan: Scan,
     allow_deletes: bool,
 ) -> AsyncIterator[Change]:
-    """Compare a whole fetch with the ledger, in stretches of about BATCH_CHUNKS chunks; `scan` is filled on the way.
+    """Compare a whole fetch with the ledger, and yield changes of about BATCH_CHUNKS chunks; fill `scan` meanwhile.
 
     `progress` is how far the source was fetched before.
     """
     source, mark, cursor = feed.rules.source, f"{feed.rules.fingerprint}:", progress.cursor
     listed = Listed()
-    # Under other rules the same documents give other chunks, so that the source is gone through from its beginning.
+    # Under other chunking rules the same documents give other chunks, so the source is fetched from its beginning.
     begin = cursor.value.removeprefix(mark) if cursor.value.startswith(mark) else ""
     value = begin
     async for page in feed.source.fetch(begin):
-        # A source that can go on from its pages does so after a crash. One whose cursor stands for all that it once
-        # listed has none until the end, and must not keep the old one: part of what that stood for is overwritten.
+        # A source whose pages have cursors resumes from the last page after a crash. One with a single cursor for its
+        # whole listing has none until the end, and must not keep the old one: part of what that covers is overwritten.
         held = f"{mark}{value}" if page.cursor else ""
         value = page.cursor
         scan.problems += page.problems
@@ -136,13 +136,13 @@ async def changes(
         if page.gone:
             yield await _removal(source, page.gone, ledger=ledger, value=held)
     gone: list[str] = []
-    # Where each document that there was is listed, each once, none is gone: to read all of their rows takes as long as
-    # all that went before.
+    # Where every known document was listed exactly once, none is gone. Reading all of their rows would take as long as
+    # everything before.
     if scan.complete and not (scan.known == progress.documents and listed.once):
         gone = await _gone(source, listed, scan, ledger=ledger, allow_deletes=allow_deletes)
     for start in range(0, len(gone), BATCH_CHUNKS):
         yield await _removal(source, gone[start : start + BATCH_CHUNKS], ledger=ledger, value="")
-    # Only now is everything before it applied: a fetch that has left something undone begins again.
+    # Only now is everything before it applied: a fetch that left something undone starts over.
     done = not scan.withheld and all(problem.skipped for problem in scan.problems)
     if done and f"{mark}{value}" != cursor.value:
         yield Change(value=f"{mark}{value}")
@@ -157,14 +157,14 @@ async def _stretches(
     clock: Callable[[], int],
     scan: Scan,
 ) -> AsyncIterator[_Stretch]:
-    """Compare the entries whose etag has moved with the ledger."""
+    """Compare the entries whose etag has changed with the ledger."""
     if not entries:
         return
     source, mark = feed.rules.source, f"{feed.rules.fingerprint}:"
     etags = await ledger.documents.etags(source, [entry.document for entry in entries])
     scan.known += len(etags)
     moved = [entry for entry in entries if etags.get(entry.document) != mark + entry.etag]
-    # Most have not: a row takes twice as long to read as its etag.
+    # Most have not changed, and a row takes twice as long to read as its etag.
     known = await ledger.documents.get(source, [entry.document for entry in moved]) if moved else {}
     stretch = _Stretch()
     for start in range(0, len(moved), READ_AT_ONCE):
@@ -185,7 +185,7 @@ def _read(
     known: Mapping[str, DocumentRow],
     count: Callable[[str], int],
 ) -> tuple[list[_Read], list[Problem]]:
-    """Read the entries, and chunk those whose content is not what it was."""
+    """Read the entries, and chunk those whose content has changed."""
     read: list[_Read] = []
     problems: list[Problem] = []
     for entry in entries:
@@ -212,7 +212,7 @@ async def _compare(
     now: int,
     scan: Scan,
 ) -> None:
-    """Add to the stretch what differs between the documents read and their rows."""
+    """Add the differences between the documents read and their rows to the stretch."""
     source = feed.rules.source
     before: dict[str, list[ChunkRow]] = {}
     changed = [each.entry.document for each in read if each.chunks is not None]
@@ -242,27 +242,28 @@ async def _compare(
 
 
 def differences(chunks: Sequence[Chunk], before: Sequence[ChunkRow]) -> tuple[list[Write], list[ChunkRow]]:
-    """Tell which chunks of a document have to be written, and which rows deleted, for the rows to become the chunks."""
+    """Return the chunks of a document to write, and the rows to delete, so that the rows match the chunks."""
     rows = {(row.collection, row.id): row for row in before}
     writes = []
     for each in chunks:
         row = rows.pop((each.collection, each.id), None)
-        # What failed may do better now: its text may have been lost, or its neighbours have changed. What a rollback
-        # took back belongs to the same edition as what is written now: half of each would be a document that never was.
+        # A failed chunk is tried again: its text may have been lost, or its neighbours may have changed. A chunk that
+        # was rolled back belongs to the same edition as those written now: half of each edition would mix two
+        # documents.
         if row is None or row.deleted or row.row_hash != each.row_hash or row.status in UNSETTLED:
             writes.append(Write(chunk=each, previous=row))
     return writes, [row for row in rows.values() if _is_there(row)]
 
 
 def _is_there(row: ChunkRow) -> bool:
-    """Tell whether the index may hold a row of a chunk: one whose deletion did not last is there again."""
+    """Tell whether the index may hold a row of a chunk, also one whose deletion failed or was rolled back."""
     return not row.deleted or row.status in UNSETTLED
 
 
 async def _taken(
     source: str, document: str, writes: Sequence[Write], *, ledger: Ledger, scan: Scan
 ) -> Problem | None:
-    """Find out whether chunks that would be new are another source's: ids of receipts do not name their source."""
+    """Check whether new chunks belong to another source already: ids of receipts do not contain their source."""
     new = [write.chunk for write in writes if write.previous is None]
     foreign = [each for each in new if not each.id.startswith(f"{source}#")]
     for collection in {each.collection for each in foreign}:
@@ -285,36 +286,43 @@ async def _removal(source: str, documents: Sequence[str], *, ledger: Ledger, val
 
 
 async def _gone(source: str, listed: Listed, scan: Scan, *, ledger: Ledger, allow_deletes: bool) -> list[str]:
-    """Name the documents that a complete fetch no longer listed, unless there is reason to doubt it."""
-    named = {problem.document for problem in scan.problems if problem.document}
+    """Return the documents that a complete fetch no longer listed; none, and why in `scan`, where that is doubtful."""
+    gone, kept = await _unlisted(source, listed, scan, ledger)
+    # A document that was text and is none now is not gone: most likely it was saved wrongly.
+    scan.problems = [
+        _was_text(each) if each.skipped and each.document in kept else each for each in scan.problems
+    ]
+    # Of the documents before this fetch: those that it added would make any loss look small.
+    scan.withheld = _doubt(gone, scan, total=scan.known + len(kept) + len(gone), allow_deletes=allow_deletes)
+    return [] if scan.withheld else gone
+
+
+async def _unlisted(source: str, listed: Listed, scan: Scan, ledger: Ledger) -> tuple[list[str], set[str]]:
+    """Return the documents that were not listed: those that are gone, and those that have a problem."""
+    troubled = {problem.document for problem in scan.problems if problem.document}
     gone: list[str] = []
     kept: set[str] = set()
     async for rows in ledger.documents.pages(source):
         unlisted = listed.missing([row.id for row in rows])
-        gone += [each for each in unlisted if each not in named]
-        kept.update(each for each in unlisted if each in named)
-    # What was text before and is none now has not gone: most likely it was saved wrongly.
-    scan.problems = [
-        _was_text(each) if each.skipped and each.document in kept else each for each in scan.problems
-    ]
-    if not gone:
-        return []
-    # Of the documents there were before this fetch: those that it added would make any loss look small.
-    total = scan.known + len(kept) + len(gone)
-    doubtful = sum(1 for problem in scan.problems if not problem.document and not problem.skipped)
-    if doubtful:
-        scan.withheld = (
-            f"{len(gone)} documents that were not listed are kept, since {doubtful} entries could not be read and may"
-            " be theirs; mend those and run again"
+        gone += [each for each in unlisted if each not in troubled]
+        kept.update(each for each in unlisted if each in troubled)
+    return gone, kept
+
+
+def _doubt(gone: Sequence[str], scan: Scan, *, total: int, allow_deletes: bool) -> str:
+    """Say why documents that were not listed are kept; empty where they are deleted."""
+    unreadable = sum(1 for problem in scan.problems if not problem.document and not problem.skipped)
+    if gone and unreadable:
+        return (
+            f"{len(gone)} documents that were not listed are kept, since {unreadable} entries could not be read and may"
+            " be theirs; fix those and run again"
         )
-        return []
     if not allow_deletes and len(gone) >= GUARDED_COUNT and len(gone) > GUARDED_SHARE * total:
-        scan.withheld = (
+        return (
             f"{len(gone)} of {total} documents are gone from the source, which is more than {GUARDED_SHARE:.0%}: they"
-            " are kept; if that is meant, run again with --allow-deletes"
+            " are kept; if that is intended, run again with --allow-deletes"
         )
-        return []
-    return gone
+    return ""
 
 
 def _was_text(problem: Problem) -> Problem:

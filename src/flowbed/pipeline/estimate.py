@@ -1,4 +1,4 @@
-"""Outlook: what each lane would cost and how long it would take, from what earlier runs and submissions took."""
+"""Estimate the cost and duration of each lane from earlier runs and submissions."""
 
 from __future__ import annotations
 
@@ -19,18 +19,18 @@ if TYPE_CHECKING:
     from flowbed.lanes.contexts import ModelContext
     from flowbed.ledger import RunRow, SubmissionRow
 
-# Where no run of this ledger has been timed yet: what the local model does on two ordinary cores.
+# Used until a run of this ledger was timed: the speed of the local model on two ordinary cores.
 TOKENS_PER_SECOND = 8_000.0
-# Of the newest runs, those whose texts were at most so many times shorter or longer say most: short lines take longer
-# for each of their tokens.
+# Of the newest runs, those whose mean text length differs by at most this factor count: short texts take longer per
+# token.
 RECENT_RUNS, ALIKE = 50, 2.0
-# Providers are faster on some days than on others: the newest submissions say most, and of ten one may take longer.
+# Providers are faster on some days than on others, so the newest submissions count, by their 90th percentile.
 RECENT_SUBMISSIONS, MOST = 20, 0.9
 
 
 @runtime_checkable
 class Exact(Protocol):
-    """An embedder that says whether the provider bills what it counts."""
+    """An embedder that knows whether the provider bills the tokens that it counts."""
 
     exact: bool
 
@@ -39,9 +39,8 @@ class Exact(Protocol):
 class Outlook:
     """What is known of the lanes before anything is sent.
 
-    `terms` are None where the model has no Batch API, and `price` is the realtime lane's. `queued` tokens stand in the
-    account's queue. `typical` is the seconds in which nine of ten of the last `timed` submissions were done, None where
-    there were none.
+    `terms` are None where the model has no Batch API, and `price` is that of the realtime lane. `queued` tokens wait in
+    the account's queue. `typical` is the p90 of the seconds that the last `timed` submissions took, None without any.
     """
 
     terms: JobTerms | None
@@ -51,7 +50,7 @@ class Outlook:
     timed: int = 0
 
     def choose(self, asked: LaneOption, *, tokens: int, texts: int, deadline: float | None) -> Choice:
-        """Choose the lane of so much work; `deadline` is in seconds from now."""
+        """Choose the lane for these tokens and texts; `deadline` is in seconds from now."""
         return choose(
             asked=asked,
             tokens=tokens,
@@ -64,7 +63,7 @@ class Outlook:
         )
 
     def batch(self, tokens: int) -> Lane | None:
-        """Tell what the batch lane would take; None where there is none."""
+        """Estimate what the batch lane would take; None where there is none."""
         if self.terms is None:
             return None
         each = guess_seconds(self.terms) if self.typical is None else self.typical
@@ -73,7 +72,7 @@ class Outlook:
 
 
 async def outlook(context: ModelContext) -> Outlook:
-    """Ask the ledger for what the choice of a lane depends on.
+    """Read from the ledger what the choice of a lane depends on.
 
     Raises:
         Misconfigured: the model, or its Batch API, cannot be opened.
@@ -99,16 +98,16 @@ def _is_whole(row: SubmissionRow) -> bool:
 
 
 def _took(row: SubmissionRow) -> float:
-    # Until the index had it, which somebody has to ask for: that is what is waited for, not the provider's own time.
+    # Until the results were in the index, which takes a poll: users wait for that, not for the provider alone.
     return (row.ended - row.submitted) / 1e6
 
 
 @dataclass(frozen=True, kw_only=True)
 class Past:
-    """What the newest runs of a model say of the next one.
+    """What the newest runs of a model say about the next one.
 
-    `rate` is tokens in a second on the realtime lane, taken from `timed` runs; `error` is by which part more was billed
-    than was planned, None where nothing was.
+    `rate` is tokens per second on the realtime lane, from `timed` runs; `error` is the share by which more was billed
+    than planned, None where nothing was billed.
     """
 
     rate: float
@@ -117,7 +116,7 @@ class Past:
 
 
 async def past(context: ModelContext, *, tokens: int, texts: int) -> Past:
-    """Look through the newest runs of this model for what so many tokens in so many texts would take."""
+    """Estimate from the newest runs of this model what this many tokens in this many texts take."""
     if not tokens:
         return Past(rate=TOKENS_PER_SECOND, timed=0, error=None)
     space = context.embedder().space.to_json()

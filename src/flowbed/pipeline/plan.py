@@ -1,4 +1,4 @@
-"""Plan: what a run would do and what it would cost, staged so that `run --plan` does just that; the ledger stays."""
+"""Plan what a run would do and cost, and stage it for `run --plan`; the ledger is not changed."""
 
 from __future__ import annotations
 
@@ -41,18 +41,18 @@ async def plan(
     lane: LaneOption = "auto",
     deadline: float | None = None,
 ) -> Plan:
-    """Work out what a run of `feeds` would do, and stage it; planning the same again stages nothing.
+    """Plan a run of `feeds`, and stage the plan; planning the same again stages nothing.
 
-    `lane` and `deadline` (seconds) are those that the run is to be given; neither is part of the plan.
+    `lane` and `deadline` (seconds) are those intended for the run; neither is part of the plan.
 
     Raises:
         Misconfigured: the model cannot be opened, the only source cannot be read, or its collection lives in another
             space.
     """
-    await asyncio.to_thread(context.embedder)  # what every source needs is not the problem of each
+    await asyncio.to_thread(context.embedder)  # fails here once, rather than for every source
     await release_dead_workers(
         context
-    )  # as any run would first, since what the dead hold is not seen to wait
+    )  # as a run does first: chunks claimed by dead workers are not seen as waiting
     with tempfile.TemporaryDirectory(prefix="flowbed-plan-") as folder:
         planning = _Planning(context, Draft(Path(folder)))
         for name, feed in feeds.items():
@@ -69,7 +69,7 @@ async def plan(
 
 @dataclass
 class _Figures:
-    """What is counted on the way: chunks, but for documents and tokens; `texts` would be sent."""
+    """The counts of a plan, in chunks except for documents and tokens; `texts` would be sent."""
 
     documents: int = 0
     new: int = 0
@@ -97,7 +97,7 @@ class _Text:
 
 
 class _Planning:
-    """One plan in the making."""
+    """Collects one plan."""
 
     def __init__(self, context: RunContext, draft: Draft) -> None:
         self._context, self._draft = context, draft
@@ -105,7 +105,7 @@ class _Planning:
         self._digest = hashlib.sha256()
         self._sources: dict[str, StagedSource] = {}
         self._waiting: list[str] = []
-        # 16 bytes for each distinct text, and for each row that waited until this plan writes it anew.
+        # 16 bytes for each distinct text, and for each waiting row that this plan writes again.
         self._seen: set[bytes] = set()
         self._replaced: set[bytes] = set()
         self._tiers: list[VectorLookup] | None = None
@@ -114,7 +114,7 @@ class _Planning:
         self.withheld: dict[str, str] = {}
 
     async def scan(self, feed: ConfiguredSource, *, allow_deletes: bool) -> None:
-        """Fetch one source, compare it with the ledger, and keep what would change."""
+        """Fetch one source, compare it with the ledger, and keep the changes."""
         context, name = self._context, feed.rules.source
         reached(STAGE, stage="fetch", source=name)
         progress = (await context.ledger.documents.progress([name]))[name]
@@ -170,7 +170,7 @@ class _Planning:
         )
 
     async def take_in_waiting(self, feeds: Mapping[str, ConfiguredSource]) -> None:
-        """Take in what earlier runs left to do in the sources that were planned, batch by batch."""
+        """Add what earlier runs left to do in the planned sources, batch by batch."""
         names = tuple(name for name in feeds if name in self._sources)
         if not names:
             return
@@ -183,7 +183,7 @@ class _Planning:
             )
             self._waiting.append(batch)
             self._figures.deleted += sum(1 for row in waits if row.deleted)
-            # A text that is lost is not embedded, and its document is read again by the run after this one.
+            # A lost text is not embedded; the run after this one reads its document again.
             passages, _ = await read_chunk_texts(
                 [row for row in waits if not row.deleted],
                 store=self._context.store,
@@ -199,7 +199,7 @@ class _Planning:
                 yield batch, await chunks.ready(batch, WAITING, now=now, sources=sources)
 
     async def _price(self, texts: Sequence[_Text]) -> None:
-        """Count what these texts cost, apart from those that some vector is at hand for."""
+        """Count the cost of these texts, except those whose vectors are known."""
         figures = self._figures
         first: dict[str, _Text] = {}
         for each in texts:
@@ -224,7 +224,7 @@ class _Planning:
         )
 
     async def _submitted(self, hashes: Sequence[str], space: Space) -> set[str]:
-        """Tell which texts a live submission carries: they are paid for already, and waited for."""
+        """Return the texts that a live submission carries: they are paid for already."""
         if self._carried is None:
             self._carried = InFlightTexts(self._context.store, self._context.ledger, space)
             await self._carried.refresh()
@@ -247,7 +247,7 @@ class _Planning:
         return known
 
     async def told(self, lane: LaneOption, deadline: float | None) -> Plan:
-        """Stage the plan if there is anything to do, and tell what it holds."""
+        """Stage the plan if there is anything to do, and return its record."""
         figures, context = self._figures, self._context
         ahead = await outlook(context)
         before = await past(context, tokens=figures.tokens, texts=figures.texts)
@@ -302,7 +302,7 @@ class _Planning:
 
 
 def _content(change: Change) -> bytes:
-    """Say what a change does, in words that do not depend on when it was planned."""
+    """Describe what a change does, independently of when it was planned."""
     hashes = {each.id: each.hash for each in change.documents}
     touched: Iterable[str] = {write.chunk.document for write in change.writes}
     return canonical(

@@ -1,4 +1,4 @@
-"""Release: what a plan staged for a source goes into the ledger, if nobody has moved the source on since."""
+"""Release a staged plan: apply its changes of a source to the ledger, unless the source was fetched since."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from flowbed.pipeline.staging import StagedPlan
     from flowbed.records import Report
 
-# What the local model or a provider counts may lie a little beside what was counted for the plan.
+# Token counts of the local model or a provider may differ a little from those of the plan.
 SLACK = 0.1
 
 
@@ -37,8 +37,8 @@ SLACK = 0.1
 class Released(Synced):
     """What a release did.
 
-    `usable` says that chunks of the plan may be embedded, `ours` that the source stands where this plan has left it,
-    and `already` that nothing was left to release.
+    `usable` says that chunks of the plan may be embedded, `ours` that the source is as this plan left it, and `already`
+    that nothing was left to release.
     """
 
     usable: bool = True
@@ -56,9 +56,9 @@ async def run_plan(
     wait: bool = False,
     deadline: float | None = None,
 ) -> Report:
-    """Carry out a staged plan: just what it holds, in those sources that nobody has moved on since; repeatable.
+    """Run a staged plan: exactly its changes, in the sources that were not fetched since; safe to repeat.
 
-    `deadline` is in seconds from now. The plan's price is that of the lane which it goes by.
+    `deadline` is in seconds from now. The budget is the plan's price on the lane taken.
 
     Raises:
         Misconfigured: the plan was made for another space, or the model cannot be used.
@@ -75,10 +75,10 @@ async def run_plan(
     tally = RunStats()
     found = await context.ledger.overview()
     newest = await recover(context, found, tally)
-    # Before the plan's budget holds: what earlier runs handed in is no part of it.
+    # Before the plan's budget applies: results of earlier submissions are no part of it.
     tally.add((await collect_results(context, found.submissions)).tally)
     if context.budget is None:
-        # A run that pays more than this does not keep to its plan.
+        # A run that costs more than this does not keep to its plan.
         context = replace(context, budget=Budget(cost * (1 + SLACK)))
     released_: dict[str, Released] = {}
     for name in plan.sources:
@@ -93,7 +93,7 @@ async def run_plan(
     usable = tuple(name for name, each in released_.items() if each.usable)
     staged = [part.batch.id for name in usable for part in plan.sources[name].parts if part.batch]
     batches: dict[str, Collection[str]] = dict.fromkeys([*plan.waiting, *staged], usable)
-    # Deletions are in no batch of their own: those that wait are the plan's where its source stands as it was left.
+    # Deletions have no batch: those that wait belong to the plan where the source is as the plan left it.
     batches[""] = tuple(name for name, each in released_.items() if each.ours)
     reached(STAGE, stage="embed", total=plan.planned.chunks + plan.planned.deleted)
     done = Result(choice, RunStats())
@@ -106,7 +106,7 @@ async def run_plan(
 
 
 def check_plan(plan: StagedPlan, context: ModelContext) -> None:
-    """Find out before anything is done whether a plan can be carried out with this model.
+    """Check that a plan can be run with this model.
 
     Raises:
         Misconfigured: it was made for another space.
@@ -120,7 +120,7 @@ def check_plan(plan: StagedPlan, context: ModelContext) -> None:
 
 
 async def release(plan: StagedPlan, feed: ConfiguredSource, context: ModelContext) -> Released:
-    """Move one source to where its plan says, stretch by stretch, each in one conditional step; repeatable.
+    """Apply the changes of one source, each in one conditional step; safe to repeat.
 
     Raises:
         Misconfigured: a collection of the source lives in another space.
@@ -141,11 +141,11 @@ async def release(plan: StagedPlan, feed: ConfiguredSource, context: ModelContex
         try:
             cursor = await _apply_all(plan, name, cursor, done, context)
         except Conflict:
-            continue  # with another process that releases the same plan, or one that fetches: the cursor says which
+            continue  # with another process that releases the same plan or fetches: the cursor says which
         if source.complete:
             await replace_letters(name, source.problems, context)
         end = cursor.token + (1 if source.parts or source.after != source.value else 0)
-        # Marked before the last step: behind that, nothing in the cursor tells that this plan has been here.
+        # Marked before the last step: after it, the cursor does not show that this plan was released.
         await mark_released(context.store, plan.plan_id, name, token=end)
         reached(PLAN_RELEASED, plan=plan.plan_id, source=name)
     done.already = not done.fetched + done.chunks + done.deleted
@@ -153,20 +153,20 @@ async def release(plan: StagedPlan, feed: ConfiguredSource, context: ModelContex
     if cursor.token == end - 1:
         try:
             cursor = await context.ledger.documents.swap(Swap(cursor=cursor, value=source.after))
-        except Conflict:  # another run goes on from where this plan came to
+        except Conflict:  # another run continues from where this plan ended
             return done
     done.ours = (cursor.token, cursor.value) == (end, source.after)
     return done
 
 
 def _mark(plan: StagedPlan) -> str:
-    # While a plan is being released the cursor says which, and how far: whoever was killed goes on from there, and to
-    # any other run it is a cursor that says nothing, so that it goes through the whole source.
+    # While a plan is released the cursor names the plan and its progress, so that a killed release is resumed. Any
+    # other run takes it as an empty cursor, and fetches the whole source.
     return f"{RELEASING}{plan.plan_id}:"
 
 
 async def _apply_all(plan: StagedPlan, name: str, cursor: Cursor, done: Released, context: Context) -> Cursor:
-    """Apply the stretches that are not applied yet; raises `Conflict` where somebody else has moved the cursor."""
+    """Apply the changes that are not applied yet; raise `Conflict` where another process has moved the cursor."""
     source, mark = plan.sources[name], _mark(plan)
     at = int(cursor.value.removeprefix(mark)) if cursor.value.startswith(mark) else 0
     for number, part in enumerate(source.parts[at:], at + 1):
@@ -185,7 +185,7 @@ async def _apply_all(plan: StagedPlan, name: str, cursor: Cursor, done: Released
 
 
 async def _drifted(plan: StagedPlan, name: str, context: Context) -> Released:
-    """Say how many of the documents that were planned are not what the plan would have made of them."""
+    """Count the planned documents that differ from the plan."""
     total = other = 0
     for part in plan.sources[name].parts:
         hashes, removed = await read_documents(context.store, plan.plan_id, name, part)

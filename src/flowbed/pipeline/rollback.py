@@ -1,14 +1,14 @@
-"""Rollback: a collection put back to an older version, and the ledger told which runs that undid.
+"""Restore a collection to an older version, and record in the ledger which runs that undid.
 
-The index alone decides what holds: its history is a line of versions, and a restore is one of them. What lies between
-its target and itself is undone, what comes after it stands. The ledger follows the history, so that it does not matter
-where a rollback is interrupted, or by whom: whoever looks next finds the restore there and records it.
+The index alone is authoritative: its history is a line of versions, and a restore is one of them. Versions between the
+target of a restore and the restore are undone; versions after it count. The ledger follows this history, so a rollback
+may be interrupted anywhere: the next process finds the restore there and records it.
 
     a commit merged before the restore and marked before it is recorded    its run is reverted
     ... and marked only afterwards                                         the mark is void: it is merged again
-    a commit begun before the restore that would merge after it            Lance refuses it, and it begins again
-    a commit merged after the restore                                      stands
-    a document fetched before it, of which part is to be merged after it   is read again, and written whole
+    a commit begun before the restore that would merge after it            Lance refuses it, and it starts over
+    a commit merged after the restore                                      counts
+    a document fetched before it and partly merged after it                is read again, and written whole
 """
 
 from __future__ import annotations
@@ -35,15 +35,15 @@ if TYPE_CHECKING:
     from flowbed.ledger import ChunkRow, Cursor, DocumentRow, Ledger
     from flowbed.records import Problem
 
-MANY = 1_000  # pending runs, or documents, looked at in one piece
+MANY = 1_000  # pending runs, or documents, read at a time
 
 
 @dataclass(frozen=True, kw_only=True)
 class Released:
-    """What a release gave back: how many reverted runs, and the version that holds them again, None without any.
+    """What a release restored: the number of reverted runs, and the version that holds them again, None without any.
 
-    `refused` are the deltas that could not be merged any more, `again` counts the runs that were too old to be merged:
-    their chunks wait for the next run.
+    `refused` deltas could not be merged any more; `again` counts the runs that were too old to be merged: their chunks
+    wait for the next run.
     """
 
     collection: str
@@ -54,16 +54,16 @@ class Released:
 
 
 async def roll_back(context: IndexContext, live: Live, target: int) -> Rollback:
-    """Put a collection back to the contents of version `target`, as a new version; repeatable.
+    """Restore a collection to the contents of version `target`, as a new version; safe to repeat.
 
-    Runs committed since are reverted, and their chunks REVERTED: no run merges or embeds them until they are released,
-    or their documents change.
+    Runs committed since are reverted, and their chunks become REVERTED: no run merges or embeds them until they are
+    released, or their documents change.
 
     Raises:
         NotFound: there is no such version (any more).
     """
     collection = live.collection
-    await context.datasets.open(live, version=target)  # refuses one that is not there
+    await context.datasets.open(live, version=target)  # raises NotFound where there is none
     async with held(
         context.store,
         collection,
@@ -76,7 +76,7 @@ async def roll_back(context: IndexContext, live: Live, target: int) -> Rollback:
         newest = (await context.datasets.kept(live))[-1]
         for done in await context.ledger.rollbacks.of(collection):
             if (done.target, done.version) == (target, newest):
-                return done  # said twice, or interrupted at the very end
+                return done  # repeated, or interrupted at the very end
         if target == newest:
             return Rollback(collection=collection, target=target, version=newest, at=context.clock())
         await tag(live, _tag(target), target, datasets=context.datasets)
@@ -86,14 +86,12 @@ async def roll_back(context: IndexContext, live: Live, target: int) -> Rollback:
         reached(ROLLBACK_RESTORED, collection=collection, target=target, version=version)
         done = await _record(context, live, target=target, version=version)
         await untag(live, _tag(target), datasets=context.datasets)
-        await catch_up(
-            context, live
-        )  # once more, and never again: a plan that is made now is not to be disturbed
+        await catch_up(context, live)  # the last time, so that plans made from now on are not disturbed
         return done
 
 
 async def release(context: IndexContext, live: Live) -> Released:
-    """Let the runs that rollbacks reverted wait for a commit again, and commit them; nothing is embedded."""
+    """Make the reverted runs pending again, and commit them; nothing is embedded."""
     from flowbed.lanes.write_deltas import commit_pending  # loads numpy and pyarrow
 
     collection = live.collection
@@ -129,9 +127,9 @@ async def catch_up_all(context: IndexContext, seen: Mapping[str, int]) -> dict[s
 
 
 async def catch_up(context: IndexContext, live: Live) -> int:
-    """Make the ledger follow a collection's history, where a rollback was interrupted before it could.
+    """Make the ledger follow a collection's history, where a rollback was interrupted before it did.
 
-    Returns the newest version, 0 where the collection has no dataset yet.
+    Return the newest version, 0 where the collection has no dataset yet.
     """
     seen = await context.ledger.rollbacks.seen(live.collection)
     newest, restored = await restored_since(live, seen, datasets=context.datasets)
@@ -140,9 +138,9 @@ async def catch_up(context: IndexContext, live: Live) -> int:
         await untag(live, _tag(each.target), datasets=context.datasets)
     if newest <= seen:
         return newest
-    # A commit may have merged a run while it was being reverted, and died before it could say so.
+    # A commit may have merged a run while it was being reverted, and died before it marked the run.
     if reverted := await context.ledger.runs.reverted(live.collection):
-        with contextlib.suppress(NotFound):  # dropped meanwhile: there is a newer one to look at next time
+        with contextlib.suppress(NotFound):  # dropped meanwhile: the next call sees a newer one
             there = await runs_in(live, newest, datasets=context.datasets)
             await context.ledger.runs.commit(sorted(there.intersection(reverted)), version=newest)
     await context.ledger.rollbacks.see(live.collection, newest)
@@ -151,7 +149,7 @@ async def catch_up(context: IndexContext, live: Live) -> int:
 
 async def _record(context: IndexContext, live: Live, *, target: int, version: int) -> Rollback:
     kept: set[str] = set()
-    for each in (version, target):  # the same contents; either may be dropped by now
+    for each in (version, target):  # the same contents; either may have been dropped
         with contextlib.suppress(NotFound):
             kept = await runs_in(live, each, datasets=context.datasets)
             break
@@ -164,9 +162,10 @@ async def _record(context: IndexContext, live: Live, *, target: int, version: in
 
 
 async def _tell_fetches(context: Context, collection: str) -> None:
-    """Let every fetch under way begin again, and the next one read the documents of which an edition is on its way.
+    """Make every fetch under way start over, and the next one read the documents of which a part is still to be merged.
 
-    Such a fetch was compared with rows that are reverted by now: what it left as it was is not in the index any more.
+    Such a fetch compared documents with rows that are reverted now: a chunk that it left unchanged may be missing in
+    the index.
     """
     reverted: dict[str, set[str]] = {}
     now, wanted = context.clock(), {Status.REVERTED}
@@ -180,7 +179,7 @@ async def _tell_fetches(context: Context, collection: str) -> None:
         while not moved:
             cursor = await context.ledger.documents.cursor(source)
             again = await _on_their_way(context.ledger, collection, source, sorted(documents))
-            with contextlib.suppress(Conflict):  # with a fetch that came to its end meanwhile
+            with contextlib.suppress(Conflict):  # with a fetch that has ended meanwhile
                 await context.ledger.documents.swap(_from_the_beginning(again, cursor))
                 moved = True
 
@@ -188,7 +187,7 @@ async def _tell_fetches(context: Context, collection: str) -> None:
 async def _on_their_way(
     ledger: Ledger, collection: str, source: str, documents: Sequence[str]
 ) -> list[DocumentRow]:
-    """Read those of the documents that have a chunk in the collection which waits to be embedded or committed."""
+    """Return those of the documents that have a chunk in the collection which waits to be embedded or committed."""
     found: list[DocumentRow] = []
     for start in range(0, len(documents), MANY):
         rows = await ledger.chunks.of(source, documents[start : start + MANY])
@@ -202,19 +201,19 @@ def _waits(row: ChunkRow) -> bool:
 
 
 def _from_the_beginning(again: Sequence[DocumentRow], cursor: Cursor) -> Swap:
-    """Move a cursor; to the beginning, where documents have to be read that have not changed since."""
+    """Move a cursor; reset it where unchanged documents have to be read again."""
     whole = again or cursor.value.startswith(RELEASING)
     forgotten = [replace(row, etag="", hash="") for row in again]
     return Swap(cursor=cursor, value="" if whole else cursor.value, documents=forgotten)
 
 
 def _tag(target: int) -> str:
-    """Name the tag that keeps a version from being dropped while a rollback to it is under way."""
+    """Return the tag that keeps a version from being dropped during a rollback to it."""
     return f"rollback-{target}"
 
 
 async def _mark_merged(context: IndexContext, live: Live, newest: int) -> None:
-    """Mark pending runs that the newest version holds: whoever merged them died before it could."""
+    """Mark pending runs that the newest version holds: the process that merged them died before it did."""
     pending = {run.id for run in await context.ledger.runs.pending(live.collection, limit=MANY)}
     if pending:
         there = await runs_in(live, newest, datasets=context.datasets)

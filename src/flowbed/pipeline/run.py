@@ -1,4 +1,4 @@
-"""Run: take up what was left, fetch what changed, embed what waits, commit, and report."""
+"""Run: recover what was left, fetch what changed, embed, commit, and report."""
 
 from __future__ import annotations
 
@@ -38,8 +38,8 @@ if TYPE_CHECKING:
     from flowbed.ledger import Overview
     from flowbed.pipeline import ConfiguredSource
 
-# Seconds for which what was read of all sources at once still holds for the next one. After that another run may have
-# added documents that are gone again, and this run would not miss them.
+# Seconds for which the progress read for all sources at once may be used for the next one. Later, another run may have
+# added documents that have gone since, and this run would not notice.
 RECENT = 5.0
 
 
@@ -56,11 +56,12 @@ async def run(
 ) -> Report:
     """Bring the index in step with the sources of `feeds`; one that fails does not stop the others.
 
-    What earlier runs handed to the provider's Batch API is collected first. `deadline` is in seconds from now.
+    Results of earlier submissions are collected first. `deadline` is in seconds from now.
 
     Raises:
-        Misconfigured: the model cannot be used, or a collection lives in another space; or the batch lane was asked
-            for, and the model has no Batch API.
+        Misconfigured: the model cannot be used, or a collection lives in another space; or the batch lane was
+        requested,
+            and the model has no Batch API.
     """
     began = context.monotonic()
     if context.budget is None:
@@ -69,7 +70,7 @@ async def run(
     stats = RunStats()
     found = await context.ledger.overview()
     newest = await recover(context, found, stats)
-    await asyncio.to_thread(context.embedder)  # what every source needs is not the problem of each
+    await asyncio.to_thread(context.embedder)  # fails here once, rather than for every source
     work = Selection(sources=tuple(feeds), statuses=statuses, limit=limit)
     choice = await beforehand(context, how)
     stats.add((await collect_results(context, found.submissions)).tally)
@@ -78,7 +79,7 @@ async def run(
     left = None
     try:
         if choice is not None and choice.lane == "realtime":
-            # What was fetched first is embedded while the rest is fetched.
+            # Embed the first batches while the rest is fetched.
             if not await fresh.any():
                 left = await context.ledger.overview()
             done = Result(choice, RunStats())
@@ -110,7 +111,7 @@ async def _fetch(
     *,
     allow_deletes: bool,
 ) -> dict[str, Synced]:
-    """Fetch source by source, while what is fetched is embedded; where there is but one, its failure is the run's."""
+    """Fetch source by source while batches are embedded; the failure of a single source is the run's."""
     synced: dict[str, Synced] = {}
     failure: Error | None = None
     try:
@@ -132,7 +133,7 @@ async def _fetch(
             except Error as error:
                 failure = error
                 synced[name] = Synced(problems=[Problem(subject=f"source {name}", reason=str(error))])
-    except BaseException as error:  # whoever waits for batches would wait for ever
+    except BaseException as error:  # wake the consumer of the queue
         fresh.end(error)
         raise
     fresh.end(failure if len(feeds) == 1 else None)
@@ -151,10 +152,10 @@ async def finish(
     left: Overview | None = None,
     planned: Planned | None = None,
 ) -> Report:
-    """Tidy what was written to, and report.
+    """Compact where that is due, and report.
 
-    `before` is what was taken up at first, `done` what was embedded. `newest` are the collections' versions as the run
-    found them, `left` is the state of the ledger, where nothing was done since it was read.
+    `before` is what was recovered and collected first, `done` what was embedded. `newest` are the collections' versions
+    as the run found them, `left` is the state of the ledger, where nothing was done since it was read.
     """
     tally = RunStats()
     tally.add(before)
@@ -169,7 +170,7 @@ async def finish(
         fetched=sum(each.fetched for each in synced.values()),
         chunks=tally.chunks,
         embedded=tally.sent,
-        reused=max(0, tally.chunks - tally.sent),  # what was sent may have come to nothing
+        reused=max(0, tally.chunks - tally.sent),  # texts that were sent may have failed
         deleted=tally.deleted,
         failed=len(failures),
         tokens=tally.tokens,
@@ -193,13 +194,13 @@ async def finish(
 
 
 async def recover(context: IndexContext, found: Overview, stats: RunStats) -> dict[str, int]:
-    """Take up what killed processes left behind: claims, a rollback not recorded, deltas that no commit holds.
+    """Recover what killed processes left: claims, a rollback that was not recorded, deltas that were not committed.
 
-    Returns the newest version of each collection.
+    Return the newest version of each collection.
     """
     await release_dead_workers(context, found)
     newest = await catch_up_all(context, found.seen)
-    # A rollback that was recorded just now changes what is pending, but adds no collection to it.
+    # Recording a rollback changes what is pending, but adds no collection to it.
     for collection in found.pending:
         from flowbed.lanes.write_deltas import commit_pending  # loads numpy and lance
 
@@ -208,7 +209,7 @@ async def recover(context: IndexContext, found: Overview, stats: RunStats) -> di
 
 
 async def tidy(context: IndexContext, collections: Collection[str]) -> None:
-    """Compact what was written to, where that is due and nobody else is at it."""
+    """Compact the collections where that is due and no other process does it."""
     for collection in collections:
         from flowbed.index.compaction import is_due
 
@@ -216,7 +217,7 @@ async def tidy(context: IndexContext, collections: Collection[str]) -> None:
         now, retention = context.clock(), context.retention
         if live is None or not await is_due(live, datasets=context.datasets, now=now, retention=retention):
             continue
-        # Someone else may be compacting it already, or write meanwhile: the next run will see.
+        # Another process may be compacting or writing: the next run tries again.
         with contextlib.suppress(Conflict, Transient):
             await compact_one(context, live, vector_index="auto", only_if_due=True)
 
@@ -229,10 +230,10 @@ async def compact_one(
     retention: Retention | None = None,
     only_if_due: bool = False,
 ) -> Compaction | None:
-    """Compact one collection under its maintenance lease; `retention` takes the place of what was set.
+    """Compact one collection under its maintenance lease; `retention` overrides the setting.
 
     Raises:
-        Conflict: someone else is compacting it; with `only_if_due` at once, otherwise after having waited.
+        Conflict: another process is compacting it; with `only_if_due` at once, otherwise after a wait.
         Rejected: nothing was ever committed to it.
     """
     from flowbed.index.compaction import compact  # loads numpy and lance
@@ -246,7 +247,7 @@ async def compact_one(
         monotonic=context.monotonic,
         wait=not only_if_due,
     ):
-        await catch_up(context, live)  # before the versions that tell of a rollback are dropped
+        await catch_up(context, live)  # before the versions that show a rollback are dropped
         return await compact(
             live,
             datasets=context.datasets,
@@ -263,7 +264,7 @@ def _collections(feeds: Mapping[str, ConfiguredSource]) -> set[str]:
 
 
 def _waiting(left: Overview, feeds: Mapping[str, ConfiguredSource]) -> int:
-    """Count the chunks of the collections of these sources that wait to be embedded."""
+    """Count the waiting chunks in the collections of these sources."""
     names = _collections(feeds)
     return sum(
         number for (name, each), number in left.unfinished.items() if name in names and each is Status.NONE
@@ -277,7 +278,7 @@ async def _versions(
     *,
     written: Collection[str],
 ) -> dict[str, int]:
-    """Return the version of each collection of these sources; only those `written` to are looked at again."""
+    """Return the version of each collection of these sources; only those `written` to are read again."""
     found = {}
     for name in sorted(_collections(feeds)):
         if name in newest and name not in written:
@@ -291,10 +292,10 @@ async def _versions(
 
 
 async def retry(context: Context, subjects: Collection[str]) -> int:
-    """Let failed chunks wait for the next run again: those of the dead letters named, or of all; return how many.
+    """Make failed chunks wait for the next run: those of the dead letters named, or of all; return their number.
 
     Raises:
-        NotFound: a subject is that of no dead letter.
+        NotFound: there is no dead letter about a subject.
     """
     letters = [letter async for page in context.ledger.dead_letters.pages() for letter in page]
     unknown = set(subjects) - {letter.subject for letter in letters}

@@ -1,4 +1,4 @@
-"""Which documents a fetch has listed, a number each, so that millions fit into little memory."""
+"""The documents that a fetch has listed, as one number each, so that millions fit into memory."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ class Listed:
     """
 
     def __init__(self) -> None:
-        """Begin with none."""
+        """Start empty."""
         self._hashes = array("q")
         self._sorted = True
 

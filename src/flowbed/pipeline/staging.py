@@ -1,9 +1,9 @@
-"""Staged plans: what `plan` lays down under `plans/{plan_id}/`, and what `run --plan` takes up from there.
+"""Staged plans: what `plan` writes under `plans/{plan_id}/`, and `run --plan` reads.
 
 plans/{plan_id}/plan.json                      the plan: written last, and never changed
-plans/{plan_id}/{source}/rows_{sha256}.json    rows of one stretch of a fetch, for the ledger
+plans/{plan_id}/{source}/rows_{sha256}.json    the ledger rows of one part of a fetch
 plans/{plan_id}/{source}/batch_{id}.json       its batch file, byte for byte
-plans/{plan_id}/{source}/released.json         every stretch of the source is in the ledger
+plans/{plan_id}/{source}/released.json         every part of the source is in the ledger
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ Answer = TypeVar("Answer")
 
 PLANS = "plans"
 FORMAT = 1
-# A plan older than this is not carried out any more, and may be removed: prices, sources and models have moved on.
+# An older plan is not run any more, and may be removed: prices, sources and models have changed.
 KEPT_DAYS = 7
 KEPT = KEPT_DAYS * 86_400_000_000  # µs
 # Objects removed in one request.
@@ -47,7 +47,7 @@ _DELETED = ("collection", "id", "document", "ordinal", "version")
 
 @dataclass(frozen=True, kw_only=True)
 class Part:
-    """One stretch of a fetch: the name of its rows, its batch file if it has one, and how many documents it fetched."""
+    """A part of a fetch: the name of its rows, its batch file if it has one, and how many documents it fetched."""
 
     rows: str
     batch: BatchRow | None
@@ -56,10 +56,10 @@ class Part:
 
 @dataclass(frozen=True, kw_only=True)
 class StagedSource:
-    """What a plan holds of one source.
+    """The part of a plan about one source.
 
     `value` and `token` are the cursor as it was read, `after` its value once everything is released. `rules` is the
-    fingerprint of how its documents were chunked. `complete` says that the problems are all that there are.
+    fingerprint of the chunking rules. `complete` says that the listing was complete, and with it the problems.
     """
 
     value: str
@@ -74,7 +74,7 @@ class StagedSource:
 
 @dataclass(frozen=True, kw_only=True)
 class StagedPlan:
-    """A plan that lies in the store. `waiting` are batches that earlier runs left; `created` is µs since 1970."""
+    """A plan in the store. `waiting` are batches that earlier runs left; `created` is µs since 1970."""
 
     plan_id: str
     created: int
@@ -86,14 +86,14 @@ class StagedPlan:
 
 
 class Draft:
-    """Parts of a plan whose id is not known yet, kept in a folder of this machine."""
+    """Parts of a plan whose id is not known yet, kept in a local folder."""
 
     def __init__(self, folder: Path) -> None:
-        """Begin with an empty folder."""
+        """Start with an empty folder."""
         self._folder = folder
 
     async def add(self, prepared: Prepared, *, fetched: int) -> Part:
-        """Keep one stretch."""
+        """Keep one part."""
         rows = canonical(_rows(prepared))
         part = Part(rows=hashlib.sha256(rows).hexdigest(), batch=prepared.batch, fetched=fetched)
         await asyncio.to_thread(self._write, part, rows, prepared)
@@ -105,11 +105,11 @@ class Draft:
             (self._folder / part.batch.id).write_bytes(prepared.body(part.batch))
 
     async def stage(self, store: Store, plan: StagedPlan) -> None:
-        """Lay the plan down; one that is there already is left as it is, unless it cannot be carried out any more."""
+        """Write the plan; one that exists is kept, unless it cannot be run any more."""
         try:
             if await _whole(store, plan.plan_id, now=plan.created):
                 return
-        except Rejected:  # too old or damaged: what it says is to make another
+        except Rejected:  # too old or damaged: replace it
             await drop_plans(store, [plan.plan_id])
         for name, source in plan.sources.items():
             for part in source.parts:
@@ -117,14 +117,14 @@ class Draft:
                 if part.batch is not None:
                     await self._put(store, _batch_key(plan.plan_id, name, part.batch.id), part.batch.id)
                 reached(PLAN_STAGED, plan=plan.plan_id, source=name)
-        # Of two that plan the same at once, one names its parts here, and the other's are never read.
+        # Of two processes that stage the same plan, one names its parts here, and those of the other are never read.
         with contextlib.suppress(Conflict):
             await store.create(_key(plan.plan_id), canonical({"format": FORMAT, **asdict(plan)}))
         reached(PLAN_WRITTEN, plan=plan.plan_id)
 
     async def _put(self, store: Store, key: str, name: str) -> None:
         body = await asyncio.to_thread((self._folder / name).read_bytes)
-        with contextlib.suppress(Conflict):  # it is named by its content
+        with contextlib.suppress(Conflict):  # named by its content
             await store.create(key, body)
 
 
@@ -133,7 +133,7 @@ async def read_plan(store: Store, plan_id: str, *, now: int) -> StagedPlan:
 
     Raises:
         NotFound: there is none of that id.
-        Rejected: it is too old to be carried out, or damaged.
+        Rejected: it is too old to be run, or damaged.
     """
     unknown = f"no plan is called {plan_id!r}; `flowbed plan` makes one, and says its id"
     if not _ID.fullmatch(plan_id):
@@ -152,7 +152,7 @@ async def read_plan(store: Store, plan_id: str, *, now: int) -> StagedPlan:
 
 
 async def read_part(store: Store, plan_id: str, source: str, part: Part) -> Prepared:
-    """Read one stretch, ready to be applied.
+    """Read one part, ready to be applied.
 
     Raises:
         Rejected: it is missing or damaged.
@@ -167,7 +167,7 @@ async def read_part(store: Store, plan_id: str, source: str, part: Part) -> Prep
 async def read_documents(
     store: Store, plan_id: str, source: str, part: Part
 ) -> tuple[dict[str, str], tuple[str, ...]]:
-    """Read what one stretch makes of documents: the hashes of those that it writes, and which it removes.
+    """Read the hashes of the documents that one part writes, and the documents that it removes.
 
     Raises:
         Rejected: it is missing or damaged.
@@ -181,7 +181,7 @@ async def read_documents(
 
 
 async def released(store: Store, plan_id: str, source: str) -> int | None:
-    """Read the cursor's token after the release of a source; None where that has not ended."""
+    """Read the cursor's token after the release of a source; None where it is not complete."""
     try:
         body = (await store.get(_released_key(plan_id, source))).body
     except NotFound:
@@ -190,19 +190,19 @@ async def released(store: Store, plan_id: str, source: str) -> int | None:
 
 
 async def mark_released(store: Store, plan_id: str, source: str, *, token: int) -> None:
-    """Say that every stretch of a source is in the ledger; repeatable."""
+    """Record that every part of a source is in the ledger; safe to repeat."""
     with contextlib.suppress(Conflict):
         await store.create(_released_key(plan_id, source), canonical({"token": token}))
 
 
 async def expired_plans(store: Store, *, now: int) -> list[str]:
-    """Name the staged plans, whole or in part, that are too old to be carried out; `now` is µs since 1970."""
+    """Return the staged plans, complete or not, that are too old to be run; `now` is µs since 1970."""
     expired = []
     for name in await store.folders(PLANS):
         try:
             created = int(orjson.loads((await store.get(_key(name))).body)["created"])
         except (NotFound, ValueError, KeyError, TypeError):
-            # Whoever was staging it was stopped, or is at it now: its newest part says when.
+            # Staging it was interrupted, or is under way: the newest part gives its time.
             created = max([each.modified async for each in store.list(f"{PLANS}/{name}")], default=now)
         if now - created > KEPT:
             expired.append(name)
@@ -210,10 +210,10 @@ async def expired_plans(store: Store, *, now: int) -> list[str]:
 
 
 async def drop_plans(store: Store, plans: Sequence[str]) -> int:
-    """Remove staged plans, and return how many objects that were; chunks that they released are not touched."""
+    """Delete staged plans, and return the number of objects deleted; chunks that they released are kept."""
     removed = 0
     for name in plans:
-        await store.delete([_key(name)])  # first, so that nobody begins to carry out half a plan
+        await store.delete([_key(name)])  # first, so that no run starts half a plan
         keys = [each.key async for each in store.list(f"{PLANS}/{name}")]
         for start in range(0, len(keys), REMOVED_AT_ONCE):
             await store.delete(keys[start : start + REMOVED_AT_ONCE])
@@ -256,10 +256,10 @@ async def _get(store: Store, plan_id: str, key: str) -> bytes:
 
 
 async def _whole(store: Store, plan_id: str, *, now: int) -> bool:
-    """Tell whether a plan is there, every part of it; raises `Rejected` where it is, and cannot be carried out."""
+    """Tell whether every part of a plan is there; raise `Rejected` where it is and cannot be run."""
     try:
         plan = await read_plan(store, plan_id, now=now)
-    except NotFound:  # or another process is staging it, and writes its plan.json last
+    except NotFound:  # or another process is staging it, and writes plan.json last
         return False
     for name, source in plan.sources.items():
         for part in source.parts:
@@ -296,7 +296,7 @@ def _part(said: dict[str, Any]) -> Part:
 
 
 def _rows(prepared: Prepared) -> dict[str, Any]:
-    """Lay rows out as lists: names repeated in each of a million rows would be half of what is written."""
+    """Encode rows as lists: names repeated in each of a million rows would be half of the bytes."""
     return {
         "documents": [
             [each.id, each.etag, each.hash, each.chunks, each.generation] for each in prepared.documents

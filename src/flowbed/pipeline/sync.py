@@ -1,4 +1,4 @@
-"""Sync: what has changed in a source becomes batch files, and the ledger learns of it in one conditional step."""
+"""Sync a source: write what changed as batch files, and record it in the ledger in one conditional step."""
 
 from __future__ import annotations
 
@@ -23,15 +23,16 @@ if TYPE_CHECKING:
     from flowbed.pipeline import ConfiguredSource
     from flowbed.pipeline.changes import Change
 
-# Two runs that fetch the same source spoil each other's swaps; after this many tries the other one is left to it.
+# Two runs that fetch the same source make each other's swaps fail; after this many tries this one leaves it to the
+# other.
 TRIES = 6
 
 
 @dataclass
 class Synced:
-    """What a sync did: documents fetched, chunks to write and to delete, and what stood in the way.
+    """What a sync did: documents fetched, chunks to write and to delete, and problems.
 
-    `drift` says why a plan's part was left undone.
+    `drift` says why a plan's part was not applied.
     """
 
     fetched: int = 0
@@ -51,7 +52,7 @@ async def sync(
     progress: Progress | None = None,
     troubled: bool = True,
 ) -> Synced:
-    """Fetch one source, lay its new and changed chunks down as batch files, and move its cursor with them.
+    """Fetch one source, write its new and changed chunks as batch files, and move its cursor with them.
 
     `wrote` is called with each batch file, once the ledger knows of its chunks. `progress` is how far the source was
     fetched, where that was read already; `troubled` whether it may have dead letters.
@@ -94,7 +95,7 @@ async def sync(
                 )
         except Conflict:
             progress = None
-            # What this fetch read may be older than what the winner wrote: it is thrown away, and begun again.
+            # What this fetch read may be older than what the winner wrote: discard it and start over.
             await asyncio.sleep(0.05 * 2**attempt)
             continue
         done.problems, done.withheld = scan.problems, scan.withheld
@@ -107,7 +108,7 @@ async def sync(
 
 
 async def check_space(feed: ConfiguredSource, context: ModelContext) -> None:
-    """Find out before anything is paid whether a feed's collections can take this model's vectors.
+    """Check, before anything is paid for, that a feed's collections take this model's vectors.
 
     Raises:
         Misconfigured: one lives in another space.
@@ -120,9 +121,9 @@ async def check_space(feed: ConfiguredSource, context: ModelContext) -> None:
 
 @dataclass(frozen=True, kw_only=True)
 class Prepared:
-    """A change with its versions assigned: a batch file, where it writes chunks, and the rows that go with it.
+    """A change with its versions assigned: a batch file, where it writes chunks, and its rows.
 
-    `body` writes the batch file as it was registered.
+    `body` encodes the batch file as it was registered.
     """
 
     value: str
@@ -134,11 +135,11 @@ class Prepared:
 
 
 def prepare(source: str, change: Change, *, now: int, later: int = 0) -> Prepared:
-    """Assign versions, and lay out the batch file and the rows of a change.
+    """Assign versions, and make the batch file and the rows of a change.
 
-    With `later` above 0 every version is so much later, which gives the batch file another name.
+    `later` is added to every version, which gives the batch file another name.
     """
-    # Versions are assigned from the rows as they were read: the swap holds only if nobody wrote any since.
+    # Versions follow from the rows as they were read: the swap fails if another process has written one since.
     versions = [
         max(write.previous.version + 1 if write.previous else 0, now) + later for write in change.writes
     ]
@@ -195,10 +196,10 @@ def prepare(source: str, change: Change, *, now: int, later: int = 0) -> Prepare
 
 
 async def write_batch(prepared: Prepared, context: Context) -> bool:
-    """Write the batch file of a change, if it has one; repeatable. False where its name holds other chunks.
+    """Write the batch file of a change, if it has one; safe to repeat. False where the file exists with other content.
 
-    The name tells ids, texts and versions, but not metadata: a fetch that came to nothing within the same microsecond,
-    or before the clock was put back, may have left a file of that name which says something else.
+    The name covers ids, texts and versions, but not metadata: an abandoned fetch within the same microsecond, or before
+    the clock was set back, may have left a file of that name with other metadata.
     """
     if prepared.batch is None:
         return True
@@ -234,7 +235,7 @@ async def apply(cursor: Cursor, prepared: Prepared, ledger: Ledger) -> Cursor:
 
 
 async def replace_letters(source: str, problems: Sequence[Problem], context: Context) -> None:
-    """Make the source's dead letters those of a complete scan."""
+    """Replace the source's dead letters by the problems of a complete scan."""
     letters = [
         DeadLetter(
             kind="source", owner=source, subject=problem.subject, reason=problem.reason, at=context.clock()

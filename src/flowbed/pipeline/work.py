@@ -1,4 +1,4 @@
-"""Work: what a run is to embed goes by the lane chosen, and what needs no provider into the index at once."""
+"""Embed what a run has to embed, by the lane chosen; chunks whose vectors are known are committed at once."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, kw_only=True)
 class RunOptions:
-    """How a run was asked to go: by which lane, until when, and whether it waits for that.
+    """The options of a run: lane, deadline, and whether it waits for submissions.
 
     `deadline` is in seconds from when it `began` (µs since 1970).
     """
@@ -39,19 +39,19 @@ class RunOptions:
 
     @property
     def until(self) -> int:
-        """When all has to be embedded (µs since 1970); 0 where that is not said."""
+        """When everything has to be embedded (µs since 1970); 0 without a deadline."""
         return 0 if self.deadline is None else self.began + round(self.deadline * 1e6)
 
     def left(self, now: int) -> float | None:
-        """Tell how many seconds of it are left."""
+        """Return the seconds left until the deadline, None without one."""
         return None if self.deadline is None else max(0.0, (self.until - now) / 1e6)
 
 
 @dataclass(frozen=True, kw_only=True)
 class Selection:
-    """What a run is to embed: chunks of these sources with these statuses, up to `limit`.
+    """The chunks that a run embeds: those of these sources with these statuses, up to `limit`.
 
-    `batches`, where given, names the only batches, each with the sources of which ("" is deletions).
+    `batches`, where given, restricts it to those batches, each with its sources ("" is deletions).
     """
 
     sources: Collection[str]
@@ -62,9 +62,9 @@ class Selection:
 
 @dataclass
 class Result:
-    """What became of it: `submitted` texts were gathered for the provider, and answers come later.
+    """What was embedded; `submitted` texts were gathered for the provider, and their results come later.
 
-    What is `unsure` went wrong in handing in, and may go right while somebody waits, but for what is `blocked`.
+    `unsure` are problems of submitting that waiting may resolve, except those of the `blocked` submissions.
     """
 
     choice: Choice
@@ -85,14 +85,14 @@ async def beforehand(context: ModelContext, how: RunOptions) -> Choice | None:
 
 
 async def chosen(context: ModelContext, how: RunOptions, work: Selection) -> Choice:
-    """Choose the lane for what waits; what turns out to be at hand is sent by neither."""
+    """Choose the lane for the waiting texts; texts whose vectors are known use neither."""
     tokens, texts = await _waiting(context, work)
     ahead = await outlook(context)
     return ahead.choose(how.lane, tokens=tokens, texts=texts, deadline=how.left(context.clock()))
 
 
 async def carry_out(context: RunContext, work: Selection, choice: Choice, how: RunOptions) -> Result:
-    """Embed what waits by the lane chosen.
+    """Embed the waiting chunks by the lane chosen.
 
     Raises:
         Misconfigured: the model cannot be used, or has no Batch API.
@@ -111,7 +111,7 @@ async def carry_out(context: RunContext, work: Selection, choice: Choice, how: R
 
 
 async def wait_where_asked(context: RunContext, done: Result, how: RunOptions) -> None:
-    """Wait for every submission that is live now to end, where that was asked for."""
+    """Wait for every live submission to end, if the run was asked to."""
     live = await submissions(context) if how.wait else []
     if live:
         wanted = {row.id for row in live} - set(done.blocked)
@@ -155,7 +155,7 @@ async def _by_batch(context: RunContext, work: Selection, choice: Choice, how: R
 
 
 async def _delete(context: RunContext, work: Selection, *, taken: int) -> RunStats:
-    """Carry out the deletions that wait; `taken` chunks count towards the limit already."""
+    """Carry out the waiting deletions; `taken` chunks count towards the limit already."""
     whose = work.sources if work.batches is None else work.batches.get("", ())
     if not whose:
         return RunStats()
@@ -171,7 +171,7 @@ async def _delete(context: RunContext, work: Selection, *, taken: int) -> RunSta
 
 
 async def _waiting(context: ModelContext, work: Selection) -> tuple[int, int]:
-    """Count the tokens and texts that wait, apart from those that a live submission carries."""
+    """Count the waiting tokens and texts, without those that a live submission carries."""
     chunks, now = context.ledger.chunks, context.clock()
     carried = InFlightTexts(context.store, context.ledger, (await asyncio.to_thread(context.embedder)).space)
     await carried.refresh()

@@ -1,4 +1,4 @@
-"""What a job answered: copied into the store, then read into vectors that lie on this machine's disk, not in memory."""
+"""The results of a job: copied into the store, then read into vectors that are kept on this machine's disk."""
 
 from __future__ import annotations
 
@@ -23,20 +23,20 @@ if TYPE_CHECKING:
     from flowbed.embedding.batch_api import BatchApi, Job, ResultLine
     from flowbed.storage import Store
 
-# Lines that are read in a thread at a time: a few milliseconds of the interpreter's time.
+# Lines that a thread reads at a time: a few milliseconds of the interpreter's time.
 LINES = 512
-# The cosine of two vectors for one text that are the same but for the order in which a processor has added up.
+# The least cosine of two vectors of one text that differ only by the order of floating-point additions.
 SAME = 0.9999
 
 
 async def copy_answers(job: Job, submission: str, api: BatchApi, store: Store) -> list[str]:
-    """Copy the files of a job that has ended into the store, and name those that the provider does not have.
+    """Copy the files of a job that has ended into the store, and return those that the provider does not have.
 
-    Those that are in the store already are left.
+    Files that are in the store already are kept.
 
     Raises:
-        Transient: one cannot be had now.
-        Misconfigured: none can until a setting changes.
+        Transient: a file cannot be downloaded now.
+        Misconfigured: no file can be downloaded until a setting changes.
     """
     gone = []
     for key, file in ((output_key(submission), job.output), (errors_key(submission), job.errors)):
@@ -54,14 +54,14 @@ async def _is_there(store: Store, key: str) -> bool:
             return True
     except NotFound:
         return False
-    return True  # an object of no bytes
+    return True  # an empty object
 
 
 @dataclass
 class Answers:
-    """The answers of one job by text_hash: what failed and why, what was billed, and where each vector lies.
+    """The results of one job by text_hash: failures with reasons, tokens billed, and vectors.
 
-    `conflicting` texts were answered with vectors that differ: nobody can tell which is theirs, so that none is.
+    `conflicting` texts have results with different vectors: none of them can be trusted.
     """
 
     failures: dict[str, tuple[str, str]] = field(default_factory=dict)
@@ -72,7 +72,7 @@ class Answers:
     unreadable: int = 0
 
     def __post_init__(self) -> None:
-        """Make the file that vectors are written to, of which nothing is left behind."""
+        """Create the temporary file of the vectors."""
         self._file = tempfile.TemporaryFile(prefix="flowbed-vectors-")  # noqa: SIM115 - closed by `close`
         self._places: dict[str, int] = {}
         self._written = 0
@@ -84,7 +84,7 @@ class Answers:
         return self
 
     def __exit__(self, *_: object) -> None:
-        """Let go of the file."""
+        """Close the file, which deletes it."""
         self._file.close()
 
     def __contains__(self, text_hash: str) -> bool:
@@ -92,7 +92,7 @@ class Answers:
         return text_hash in self._places
 
     def __len__(self) -> int:
-        """Count the vectors."""
+        """Return the number of vectors."""
         return len(self._places)
 
     def knows(self, text_hash: str) -> bool:
@@ -100,11 +100,11 @@ class Answers:
         return any(text_hash in each for each in (self._places, self.failures, self.expired, self.billed))
 
     def besides(self, hashes: Collection[str]) -> set[str]:
-        """Name the texts that there are vectors for, other than these."""
+        """Return the other texts that have vectors."""
         return self._places.keys() - hashes
 
     def add(self, answered: ResultLine) -> None:
-        """Take in one line; of several for one text those that have a vector must agree."""
+        """Add one line; of several for one text, those that have a vector must agree."""
         name = answered.name
         if name in self._places or name in self.conflicting:
             self.doubled += 1
@@ -126,7 +126,7 @@ class Answers:
         self._file.write(answered.vector.astype("<f4").tobytes())
 
     def _compare(self, answered: ResultLine) -> None:
-        """Believe neither of two vectors for one text that differ: lines come in any order."""
+        """Drop both of two vectors of one text that differ: lines come in any order."""
         if answered.vector is None or answered.name in self.conflicting:
             return
         first = self.vectors([answered.name])[answered.name]
@@ -136,7 +136,7 @@ class Answers:
             self.conflicting.add(answered.name)
 
     def tell(self, text_hash: str) -> bool:
-        """Tell whether this is the first time that what a text has cost is told."""
+        """Return True on the first call for a text: its cost is counted once."""
         if text_hash in self._told:
             return False
         self._told.add(text_hash)
@@ -149,7 +149,7 @@ class Answers:
         self._file.flush()
         size = 4 * self._dimensions
         found: dict[str, NDArray[np.float32]] = {}
-        # In the order in which they lie on disk.
+        # In their order on disk.
         for name in sorted((each for each in hashes if each in self._places), key=self._places.__getitem__):
             self._file.seek(self._places[name] * size)
             found[name] = np.frombuffer(self._file.read(size), "<f4")
@@ -157,11 +157,11 @@ class Answers:
 
 
 async def read_answers(submission: str, api: BatchApi, store: Store) -> Answers:
-    """Read what was copied of a submission's answers; a line that cannot be read is as one that is missing."""
+    """Read the copied results of a submission; an unreadable line counts as missing."""
     answers = Answers()
     try:
         for key in (output_key(submission), errors_key(submission)):
-            # A job has either file only where there is something to say in it.
+            # A job has either file only where it has lines for it.
             with contextlib.suppress(NotFound):
                 async for lines in _by(LINES, _lines(store.stream(key))):
                     await asyncio.to_thread(_take, lines, answers, api)
@@ -183,13 +183,13 @@ async def read_answers(submission: str, api: BatchApi, store: Store) -> Answers:
 async def read_sent(
     submission: str, wanted: Collection[str], api: BatchApi, store: Store
 ) -> AsyncIterator[dict[str, str]]:
-    """Read texts back from what was handed in, by text_hash, some at a time; those that cannot be are left out."""
+    """Yield texts of the submitted input by text_hash, some at a time; unreadable ones are left out."""
     try:
         async for lines in _by(LINES, _lines(store.stream(input_key(submission)))):
             if found := await asyncio.to_thread(_sent, lines, wanted, api):
                 yield found
     except NotFound:
-        log.warning("submission %s: what was handed in is not in the store any more", submission)
+        log.warning("submission %s: its input is not in the store any more", submission)
 
 
 def _sent(lines: list[bytes], wanted: Collection[str], api: BatchApi) -> dict[str, str]:
@@ -197,7 +197,7 @@ def _sent(lines: list[bytes], wanted: Collection[str], api: BatchApi) -> dict[st
     for line in lines:
         with contextlib.suppress(Rejected):
             name, text = api.parse_input(line)
-            # Options that are no part of a space may have changed since, and with them how lines are written.
+            # Options that are not part of the space, and with them the format of lines, may have changed since.
             if name in wanted and text_hash(text) == name:
                 found[name] = text
     return found
