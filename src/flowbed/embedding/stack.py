@@ -94,7 +94,7 @@ class Stack:
         return VectorRedis(client, ttl=REDIS_TTL)
 
     async def aclose(self) -> None:
-        """Close the connection to Redis; models and tiers belong to whoever opened them."""
+        """Close the connection to Redis; their owners close models and tiers."""
         if self._client is not None:
             await self._client.aclose()
 

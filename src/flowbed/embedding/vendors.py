@@ -72,7 +72,7 @@ def open_embedder(model: str, *, cache: Path, options: Mapping[str, str]) -> Emb
 
 
 def open_jobs(model: str, embedder: Embedder, *, options: Mapping[str, str]) -> BatchApi | None:
-    """Open the Batch API of `embedder`, which `model` names as `vendor:model`; None where there is none.
+    """Open the Batch API of `embedder`, which `model` names as `vendor:model`; None without one.
 
     `options` are those that the embedder was opened with.
 

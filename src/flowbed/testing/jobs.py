@@ -86,7 +86,7 @@ class BatchApiContract(ABC):
         yield opened
         await opened.aclose()
 
-    async def hand_in(
+    async def submit(
         self,
         jobs: BatchApi,
         texts: Sequence[str] = TEXTS,
@@ -125,7 +125,7 @@ class BatchApiContract(ABC):
         self, jobs: BatchApi, *faults: Fault, texts: Sequence[str] = TEXTS
     ) -> tuple[Job, dict[str, list[ResultLine]]]:
         """Run a job to its end, with faults in force at its creation."""
-        job = await self.ended(jobs, await self.hand_in(jobs, texts, faults=faults))
+        job = await self.ended(jobs, await self.submit(jobs, texts, faults=faults))
         return job, await self.answers(jobs, job)
 
     def calls(self, method: str, path: str) -> int:
@@ -133,11 +133,11 @@ class BatchApiContract(ABC):
         asked = [each for each in self.simulator.account.exchanges if each.method == method]
         return sum(each.path.endswith(path) for each in asked)
 
-    def untold(self, error: Error) -> None:
+    def assert_reveals_nothing(self, error: Error) -> None:
         """Assert that an error repeats no key and no text."""
-        told = f"{error} {error!r}"
-        assert KEY not in told
-        assert PRIVATE[:20] not in told
+        message = f"{error} {error!r}"
+        assert KEY not in message
+        assert PRIVATE[:20] not in message
 
     async def test_job_texts_have_the_vectors_of_requests(self, jobs: BatchApi, tmp_path: Path) -> None:
         """A job does the same work as requests: the same vectors, each once, billed alike, and counted as done."""
@@ -249,8 +249,8 @@ class BatchApiContract(ABC):
     async def test_find_unconfirmed_job_returns_it(self, jobs: BatchApi) -> None:
         """If the connection ended before the response, the job exists nevertheless, and is adopted."""
         with pytest.raises(Transient) as raised:
-            await self.hand_in(jobs, faults=[Fault(kind="cut", path="*/batches")])
-        self.untold(raised.value)
+            await self.submit(jobs, faults=[Fault(kind="cut", path="*/batches")])
+        self.assert_reveals_nothing(raised.value)
         self.simulator.order()
         found = await jobs.find("s-1")
         assert found is not None
@@ -261,7 +261,7 @@ class BatchApiContract(ABC):
         """However many jobs were created since, on however many pages."""
         made = {}
         for number in range(103):
-            made[number] = await self.hand_in(jobs, ["a"], submission=f"s-{number}")
+            made[number] = await self.submit(jobs, ["a"], submission=f"s-{number}")
             self.simulator.advance(60)
         for number in (0, 1, 51, 102):
             found = await jobs.find(f"s-{number}")
@@ -271,11 +271,11 @@ class BatchApiContract(ABC):
 
     async def test_find_failed_and_later_job_returns_the_later(self, jobs: BatchApi) -> None:
         """A failed job is returned only if there is no other one of the submission."""
-        refused = await self.hand_in(jobs, faults=[Fault(kind="validation")])
+        refused = await self.submit(jobs, faults=[Fault(kind="validation")])
         refused = await self.ended(jobs, refused)
         assert await jobs.find("s-1") == refused
-        taken = await self.hand_in(jobs)
-        refused = await self.ended(jobs, await self.hand_in(jobs, faults=[Fault(kind="validation")]))
+        taken = await self.submit(jobs)
+        refused = await self.ended(jobs, await self.submit(jobs, faults=[Fault(kind="validation")]))
         found = await jobs.find("s-1")
         assert found is not None
         assert (found.id, refused.state) == (taken.id, "failed")
@@ -283,7 +283,7 @@ class BatchApiContract(ABC):
     async def test_submit_after_a_failure_reuses_the_upload(self, jobs: BatchApi) -> None:
         """A file of an earlier attempt is not sent again, unless its size differs."""
         with pytest.raises(Transient):
-            await self.hand_in(jobs, faults=[Fault(kind="rate_limited", path="*/batches")])
+            await self.submit(jobs, faults=[Fault(kind="rate_limited", path="*/batches")])
         job, found = await self.done(jobs)
         assert (job.state, len(found)) == ("completed", len(TEXTS))
         assert self.calls("POST", "/files") == 1
@@ -293,14 +293,14 @@ class BatchApiContract(ABC):
     async def test_submit_after_an_unconfirmed_upload_reuses_it(self, jobs: BatchApi) -> None:
         """The file exists though the connection ended before the response."""
         with pytest.raises(Transient):
-            await self.hand_in(jobs, faults=[Fault(kind="cut", path="*/files", calls=(2,))])
+            await self.submit(jobs, faults=[Fault(kind="cut", path="*/files", calls=(2,))])
         job, found = await self.done(jobs)
         assert (job.state, len(found)) == ("completed", len(TEXTS))
         assert self.calls("POST", "/files") == 1
 
     async def test_cancel_running_job_ends_it(self, jobs: BatchApi) -> None:
         """A cancelled job says of each text whether it was processed."""
-        job = await self.hand_in(jobs, faults=[Fault(kind="stuck", delay=300)])
+        job = await self.submit(jobs, faults=[Fault(kind="stuck", delay=300)])
         self.simulator.advance(3600)
         assert (await jobs.retrieve(job.id)).state == "running"
         await jobs.cancel(job.id)
@@ -328,10 +328,10 @@ class BatchApiContract(ABC):
 
     async def test_lost_file_or_job_is_not_found(self, jobs: BatchApi) -> None:
         """A lost result file and an unknown job are not worth another attempt."""
-        job = await self.ended(jobs, await self.hand_in(jobs, faults=[Fault(kind="lost")]))
+        job = await self.ended(jobs, await self.submit(jobs, faults=[Fault(kind="lost")]))
         with pytest.raises(NotFound):
             await self.answers(jobs, job)
-        job = await self.hand_in(jobs, submission="s-2", faults=[Fault(kind="forgotten")])
+        job = await self.submit(jobs, submission="s-2", faults=[Fault(kind="forgotten")])
         with pytest.raises(NotFound):
             await jobs.retrieve(job.id)
         with pytest.raises(NotFound):
@@ -340,7 +340,7 @@ class BatchApiContract(ABC):
 
     async def test_job_refused_names_wrong_lines(self, jobs: BatchApi) -> None:
         """Lines are numbered from 1, and have their reasons."""
-        job = await self.hand_in(jobs, faults=[Fault(kind="validation", text="Köln")])
+        job = await self.submit(jobs, faults=[Fault(kind="validation", text="Köln")])
         job = await self.ended(jobs, job)
         assert (job.state, job.queue_full, list(job.lines)) == ("failed", False, [3])
         assert job.lines[3]
@@ -351,12 +351,12 @@ class BatchApiContract(ABC):
     async def test_submit_provider_failure_is_transient(self, jobs: BatchApi, kind: str, path: str) -> None:
         """After any failure the submission may be repeated, and then succeeds with one job."""
         with pytest.raises(Transient) as raised:
-            await self.hand_in(jobs, faults=[Fault(kind=kind, path=path, retry_after=2.0)])  # type: ignore[arg-type]
-        self.untold(raised.value)
+            await self.submit(jobs, faults=[Fault(kind=kind, path=path, retry_after=2.0)])  # type: ignore[arg-type]
+        self.assert_reveals_nothing(raised.value)
         if kind == "rate_limited":
             assert raised.value.retry_after == pytest.approx(2, abs=1)
         self.simulator.order()
-        job = await jobs.find("s-1") or await self.hand_in(jobs)
+        job = await jobs.find("s-1") or await self.submit(jobs)
         assert len(await self.answers(jobs, await self.ended(jobs, job))) == len(TEXTS)
         assert self.calls("POST", "/batches") <= 2
 
@@ -364,19 +364,19 @@ class BatchApiContract(ABC):
     async def test_submit_refused_key_is_misconfigured(self, jobs: BatchApi, status: int) -> None:
         """The message names the setting to change."""
         with pytest.raises(Misconfigured, match=r"(?i)key") as raised:
-            await self.hand_in(jobs, faults=[Fault(kind="error", status=status)])
-        self.untold(raised.value)
+            await self.submit(jobs, faults=[Fault(kind="error", status=status)])
+        self.assert_reveals_nothing(raised.value)
 
     async def test_submit_exhausted_account_is_misconfigured(self, jobs: BatchApi) -> None:
         """Waiting does not help an exhausted account: somebody has to look at it."""
         with pytest.raises(Misconfigured):
-            await self.hand_in(jobs, faults=[Fault(kind="quota")])
+            await self.submit(jobs, faults=[Fault(kind="quota")])
 
     async def test_submit_unknown_key_is_misconfigured_and_not_repeated(self, tmp_path: Path) -> None:
         """The message does not contain the key."""
         jobs = self.open_jobs(tmp_path, api_key="sk-wrong-1234567890")
         with pytest.raises(Misconfigured) as raised:
-            await self.hand_in(jobs)
+            await self.submit(jobs)
         await jobs.aclose()
         assert "sk-wrong-1234567890" not in str(raised.value)
 
@@ -385,7 +385,7 @@ class BatchApiContract(ABC):
         self, jobs: BatchApi, kind: str
     ) -> None:
         """Half a result file is never taken for the whole; the next attempt reads all of it."""
-        job = await self.ended(jobs, await self.hand_in(jobs))
+        job = await self.ended(jobs, await self.submit(jobs))
         self.simulator.order(Fault(kind=kind, path="*/content", calls=(1,)))  # type: ignore[arg-type]
         with pytest.raises(Transient):
             await self.answers(jobs, job)

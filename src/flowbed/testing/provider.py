@@ -70,9 +70,9 @@ class ProviderContract(EmbedderContract):
         self.simulator.order(fault)
         with pytest.raises(Error) as raised:
             await embedder.embed(texts or ["one", PRIVATE, "three"], purpose="document")
-        told = f"{raised.value} {raised.value!r}"
-        assert KEY not in told
-        assert PRIVATE[:20] not in told
+        message = f"{raised.value} {raised.value!r}"
+        assert KEY not in message
+        assert PRIVATE[:20] not in message
         return raised.value
 
     @pytest.mark.parametrize("header", ["seconds", "milliseconds", "date"])

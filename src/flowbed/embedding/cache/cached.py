@@ -220,7 +220,7 @@ class Cached(Wrapper):
             for part in waiting:
                 try:
                     await self._request(order[part], texts[part], call, purpose)
-                except Exception as error:  # noqa: BLE001 - whatever it is, requests under way are paid for, and end
+                except Exception as error:  # noqa: BLE001 - requests in flight are paid for, and end
                     failures.append(error)
                 if failures:
                     return

@@ -152,7 +152,7 @@ class VectorFile:
         old: list[int] = []
         for part in _parts(keys):
             rows = connection.execute(
-                f"SELECT id, key, vector, used FROM vectors WHERE key IN ({_placeholders(part)})",  # noqa: S608 - only marks
+                f"SELECT id, key, vector, used FROM vectors WHERE key IN ({_placeholders(part)})",  # noqa: S608 - only placeholders
                 part,
             )
             for identifier, key, vector, used in rows:
@@ -162,7 +162,7 @@ class VectorFile:
         try:
             for stale in _parts(old):
                 connection.execute(
-                    f"UPDATE vectors SET used = ? WHERE id IN ({_placeholders(stale)})",  # noqa: S608 - only marks
+                    f"UPDATE vectors SET used = ? WHERE id IN ({_placeholders(stale)})",  # noqa: S608 - only placeholders
                     [hour, *stale],
                 )
         except sqlite3.Error as error:

@@ -122,7 +122,7 @@ class VectorRedis:
 @contextmanager
 def redis_errors() -> Iterator[None]:
     """Translate errors of the redis package into Flowbed's."""
-    from redis import exceptions  # whoever has a client has it
+    from redis import exceptions  # installed, since there is a client
 
     try:
         yield

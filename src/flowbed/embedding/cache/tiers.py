@@ -84,7 +84,7 @@ class Tiers:
                 continue
             try:
                 answer = await tier.get_many(left)
-            except Exception as error:  # noqa: BLE001 - whatever a tier raises, embedding goes on without it
+            except Exception as error:  # noqa: BLE001 - embedding works without the tier
                 self._pause(place, error)
                 continue
             valid = self._valid(place, answer)
@@ -109,7 +109,7 @@ class Tiers:
                 continue
             try:
                 await tier.put_many(whole)
-            except Exception as error:  # noqa: BLE001 - whatever a tier raises, embedding goes on without it
+            except Exception as error:  # noqa: BLE001 - embedding works without the tier
                 self._pause(place, error)
         if tiers is None and whole:
             telemetry.reached(telemetry.VECTORS_KEPT, vectors=len(whole))
@@ -128,5 +128,5 @@ class Tiers:
                 continue
             try:
                 await tier.clear()
-            except Exception as error:  # noqa: BLE001 - whatever a tier raises, embedding goes on without it
+            except Exception as error:  # noqa: BLE001 - embedding works without the tier
                 self._pause(place, error)

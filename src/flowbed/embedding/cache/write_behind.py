@@ -107,7 +107,7 @@ class WriteBehind:
         found: Mapping[bytes, bytes] = {}
         try:
             found = await self._tier.get_many(list(dict.fromkeys(chain.from_iterable(readers.values()))))
-        except Exception as error:  # noqa: BLE001 - it is for those who asked
+        except Exception as error:  # noqa: BLE001 - raised in the callers
             failure = error
         for answer, keys in readers.items():
             if answer.done():  # the caller has left
@@ -124,7 +124,7 @@ class WriteBehind:
                 self._writing, self._pending = self._pending, {}
                 try:
                     await self._tier.put_many(self._writing)
-                except Exception as error:  # noqa: BLE001 - whatever a tier raises, answers are given without it
+                except Exception as error:  # noqa: BLE001 - requests are answered without the tier
                     log.warning("%d vectors could not be cached: %s", len(self._writing), error)
                 self._bytes -= sum(map(len, self._writing.values()))
         finally:

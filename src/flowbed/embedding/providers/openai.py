@@ -232,7 +232,7 @@ class OpenAIJobs:
         """Return {custom_id, method, url, body}."""
         return {"custom_id": name, "method": "POST", "url": JOB_ENDPOINT, "body": request}
 
-    def job(self, request: Mapping[str, Any]) -> Mapping[str, Any]:  # noqa: ARG002 - the lines say it
+    def job(self, request: Mapping[str, Any]) -> Mapping[str, Any]:  # noqa: ARG002 - the lines have it
         """Return {endpoint, completion_window}."""
         return {"endpoint": JOB_ENDPOINT, "completion_window": "24h"}
 

@@ -79,7 +79,7 @@ class Buckets(Protocol):
         ...
 
     async def settle(self, name: str, costs: Mapping[str, float], *, pause: float = 0.0) -> None:
-        """Take more, or give back (negative costs), and let nobody take room of `name` for `pause` seconds."""
+        """Take more, or give back (negative costs), and block `name` for `pause` seconds."""
         ...
 
 
@@ -154,7 +154,7 @@ class RedisBuckets:
         return float(wait)
 
     async def settle(self, name: str, costs: Mapping[str, float], *, pause: float = 0.0) -> None:
-        """Take more, or give back (negative costs), and let nobody take any for `pause` seconds.
+        """Take more, or give back (negative costs), and block `name` for `pause` seconds.
 
         Raises:
             Transient: Redis does not answer.

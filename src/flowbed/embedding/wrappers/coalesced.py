@@ -173,7 +173,7 @@ class Coalesced(Wrapper):
                 continue
             except (Misconfigured, TooMany, Unavailable) as error:
                 return _fail(parts, error)
-            except Exception as error:  # noqa: BLE001 - whatever it is, one text may be the cause
+            except Exception as error:  # noqa: BLE001 - one text may be the cause
                 if len(parts) > 1:
                     return await self._embed_separately(parts, purpose)
                 return _fail(parts, error)
@@ -190,7 +190,7 @@ class Coalesced(Wrapper):
                 await self._embed([part], purpose)
             except Rejected as error:
                 _not_refused([part], error)
-            except Exception as error:  # noqa: BLE001 - whatever it is, it is this call's
+            except Exception as error:  # noqa: BLE001 - the failure is this call's
                 part.call.fail(error)
                 failures += 1
                 if failures == FAILURES and isinstance(error, Transient):
