@@ -56,17 +56,8 @@ class RateLimited(Wrapper):
         super().__init__(embedder)
         limits = {"requests": rates.requests, "inputs": rates.inputs, "tokens": rates.tokens}
         self._limits = {unit: limit for unit, limit in limits.items() if limit is not None}
-        self.items = min(
-            self.items,
-            max(1, self._limits.get("inputs", SHARE * self.items) // SHARE),
-        )
-        self.tokens = min(
-            self.tokens,
-            max(
-                1,
-                self._limits.get("tokens", SHARE * self.tokens) // SHARE,
-            ),
-        )
+        self.items = min(self.items, max(1, self._limits.get("inputs", SHARE * self.items) // SHARE))
+        self.tokens = min(self.tokens, max(1, self._limits.get("tokens", SHARE * self.tokens) // SHARE))
         self._buckets = buckets
         self._name = name
         self._label = name.partition(":")[0]  # the rest is derived from a key
