@@ -35,7 +35,9 @@ def outcomes(in_node: Callable[..., Any]) -> Callable[[Served], Any]:
     return lambda served: in_node("check.mjs", served, tokens=tokens)
 
 
-def test_a_server_passes_every_check(served: Served, outcomes: Callable[[Served], Any]) -> None:
+def test_node_client_each_server_passes_every_check(
+    served: Served, outcomes: Callable[[Served], Any]
+) -> None:
     """No check fails, and none is skipped except that of keys on a server without keys."""
     found = outcomes(served)
     assert [each for each in found if each["verdict"] == "failed"] == []
@@ -53,7 +55,9 @@ def test_a_server_passes_every_check(served: Served, outcomes: Callable[[Served]
     ],
     ids=["wrong order", "wrong index", "floats for base64"],
 )
-def test_a_flaw_is_found(flaw: Any, wanted: set[str], outcomes: Callable[[Served], Any]) -> None:
+def test_node_client_flawed_server_is_found(
+    flaw: Any, wanted: set[str], outcomes: Callable[[Served], Any]
+) -> None:
     """The checks find vectors in the wrong place, and floats instead of base64."""
     simulator = Simulator(OpenAI(models={SMALL: Model(dimensions=16)}))
     app: Any = simulator

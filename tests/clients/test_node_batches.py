@@ -23,7 +23,9 @@ def outcomes(in_node: Callable[..., Any]) -> Callable[[Served], Any]:
     return partial(in_node, "batches.mjs")
 
 
-def test_a_server_passes_every_check(served: Served, outcomes: Callable[[Served], Any]) -> None:
+def test_node_batches_each_server_passes_every_check(
+    served: Served, outcomes: Callable[[Served], Any]
+) -> None:
     """No check of files or batches fails."""
     found = outcomes(served)
     assert [each for each in found if each["verdict"] != "passed"] == []
@@ -31,7 +33,7 @@ def test_a_server_passes_every_check(served: Served, outcomes: Callable[[Served]
 
 
 @pytest.mark.parametrize("kind", ["missing_lines", "doubled_lines"])
-def test_a_flaw_is_found(kind: Any, outcomes: Callable[[Served], Any]) -> None:
+def test_node_batches_flawed_server_is_found(kind: Any, outcomes: Callable[[Served], Any]) -> None:
     """The checks find lines that are not answered, or twice."""
     faults = [Fault(kind=kind, text="rotated")]
     simulator = Simulator(OpenAI(models={SMALL: Model(dimensions=16)}), faults=faults)

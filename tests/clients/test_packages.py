@@ -53,7 +53,7 @@ def wanted(served: Served, texts: list[str]) -> Any:
 
 
 @pytest.mark.parametrize("package", ["langchain", "llamaindex"])
-def test_a_package_gets_the_vectors_of_its_texts(
+def test_package_each_server_returns_the_vectors_of_its_texts(
     package: str, served: Served, embedded: Callable[..., dict[str, Any]]
 ) -> None:
     """Documents and queries get the vectors of their texts, also concurrently and later."""
@@ -64,7 +64,7 @@ def test_a_package_gets_the_vectors_of_its_texts(
     np.testing.assert_allclose(found["query"], expected[0], atol=1e-5)
 
 
-def test_langchain_has_long_texts_embedded_in_parts(
+def test_langchain_long_text_is_embedded_in_parts(
     seeded: Served, embedded: Callable[..., dict[str, Any]]
 ) -> None:
     """LangChain cuts a text of more than 8,191 tokens into arrays, and combines their vectors into one of length 1."""

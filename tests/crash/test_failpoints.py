@@ -29,7 +29,7 @@ MOMENTS = [
 
 
 @pytest.mark.parametrize(("point", "nth"), MOMENTS)
-def test_a_run_killed_at_a_point_ends_as_if_it_never_was(
+def test_run_killed_at_a_failpoint_and_repeated_ends_in_the_same_index(
     point: str, nth: int, edited: Project, uninterrupted: Contents, tmp_path: Path
 ) -> None:
     """Running again after a kill gives the index of a run left alone, and sends again only what was in flight."""

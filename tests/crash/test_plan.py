@@ -34,7 +34,7 @@ def plan(project: Project, provider: CountingProcess, *, at: str = "") -> Ran:
 
 
 @pytest.mark.parametrize(("point", "nth"), CARRIED_OUT)
-def test_a_plan_killed_while_it_is_carried_out_is_carried_out_by_the_next_run_of_it(
+def test_run_plan_killed_and_repeated_ends_in_the_same_index(
     point: str, nth: int, edited: Project, uninterrupted: Contents, tmp_path: Path
 ) -> None:
     """Carrying it out again ends in the index of a plain run left alone, and sends again only what was in flight."""
@@ -54,7 +54,7 @@ def test_a_plan_killed_while_it_is_carried_out_is_carried_out_by_the_next_run_of
 
 
 @pytest.mark.parametrize("point", [telemetry.FETCH_SWAPPED, telemetry.PLAN_RELEASED])
-def test_a_plain_run_takes_over_from_a_plan_that_was_killed(
+def test_run_without_plan_after_killed_plan_ends_in_the_same_index(
     point: str, edited: Project, uninterrupted: Contents, tmp_path: Path
 ) -> None:
     """After a kill a run without the plan ends in the same index, and the plan then finds its work done."""
@@ -75,7 +75,7 @@ def test_a_plain_run_takes_over_from_a_plan_that_was_killed(
 
 
 @pytest.mark.parametrize(("point", "nth"), [(telemetry.PLAN_STAGED, 4), (telemetry.PLAN_WRITTEN, 1)])
-def test_planning_that_was_killed_is_done_again(
+def test_plan_killed_and_repeated_is_staged_whole(
     point: str, nth: int, edited: Project, uninterrupted: Contents, tmp_path: Path
 ) -> None:
     """Planning again after a kill stages the plan whole; it is then carried out like any other."""

@@ -47,7 +47,7 @@ def alone(project: Project, folder: Path) -> Contents:
     return copy.anew(folder.with_name("anew"))
 
 
-async def test_processes_on_one_ledger_share_the_work(shared: Project, tmp_path: Path) -> None:
+async def test_four_runs_on_postgres_send_each_text_once(shared: Project, tmp_path: Path) -> None:
     """Four runs at once all end well, send each text once, and make the index that one run makes."""
     with CountingProcess(delay=0.05) as provider:
         # With a limit to what one run takes there is something left for the others, whichever is first.
@@ -62,7 +62,7 @@ async def test_processes_on_one_ledger_share_the_work(shared: Project, tmp_path:
     assert_same(shared.contents(), alone(shared, tmp_path / "alone"))
 
 
-async def test_what_killed_processes_held_is_taken_up(shared: Project, tmp_path: Path) -> None:
+async def test_run_after_killed_runs_resends_only_texts_in_flight(shared: Project, tmp_path: Path) -> None:
     """Of four runs two are killed at work; the next ends in the same index, and sends again only what was in flight."""
     with CountingProcess(delay=0.2) as provider:
         begun = [await shared.begun(provider, "--limit", str(FILES // 4)) for _ in range(4)]
@@ -76,7 +76,7 @@ async def test_what_killed_processes_held_is_taken_up(shared: Project, tmp_path:
     assert_same(shared.contents(), alone(shared, tmp_path / "alone"))
 
 
-async def test_a_worker_on_another_host_is_judged_by_the_clock(shared: Project, ledger_url: str) -> None:
+async def test_claim_of_another_host_lasts_until_it_expires(shared: Project, ledger_url: str) -> None:
     """A claim of a worker elsewhere is left alone as long as it lasts, and taken when it has run out."""
     elsewhere = "another-host/1/0.00/abcd"
     assert not process.dead(elsewhere)

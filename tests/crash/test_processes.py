@@ -23,7 +23,7 @@ COMMITTING = Path(__file__).with_name("committing.py")
 WORDS = ("birch", "elm", "fir", "larch", "oak", "pine")
 
 
-async def test_processes_that_commit_overlapping_deltas_keep_each_row_once_at_its_newest(
+async def test_commit_overlapping_deltas_in_four_processes_keeps_newest_rows_once(
     tmp_path: Path,
 ) -> None:
     """Four processes that lay down and commit deltas of the same ids leave one row an id, at its highest version."""
@@ -54,7 +54,7 @@ async def test_processes_that_commit_overlapping_deltas_keep_each_row_once_at_it
     assert any(deleted for _, _, deleted in newest.values())
 
 
-async def test_runs_at_once_share_the_work(project: Project, tmp_path: Path) -> None:
+async def test_two_runs_at_once_send_each_text_once(project: Project, tmp_path: Path) -> None:
     """Two runs of one project at once both end well, send each text once, and make the one index."""
     fill(project, files=60)
     with CountingProcess(delay=0.05) as provider:
@@ -72,7 +72,7 @@ async def test_runs_at_once_share_the_work(project: Project, tmp_path: Path) -> 
     assert_same(project.contents(), project.anew(tmp_path / "anew"))
 
 
-async def test_a_run_finds_nothing_to_do_while_another_does_it(project: Project, tmp_path: Path) -> None:
+async def test_run_while_another_holds_all_chunks_embeds_nothing(project: Project, tmp_path: Path) -> None:
     """A run that starts while another holds every chunk ends well without sending a text that the other sends."""
     fill(project, files=60)
     with CountingProcess(delay=0.4) as provider:
@@ -88,7 +88,7 @@ async def test_a_run_finds_nothing_to_do_while_another_does_it(project: Project,
 
 
 @pytest.mark.usefixtures("interruptible")
-async def test_an_interrupted_run_says_so_and_loses_nothing(project: Project, tmp_path: Path) -> None:
+async def test_run_interrupted_exits_130_and_gives_claims_back(project: Project, tmp_path: Path) -> None:
     """Ctrl-C ends a run with status 130 and a plain message; its claims are given back, and the next run goes on."""
     fill(project, files=60)
     with CountingProcess(delay=0.8) as provider:

@@ -184,7 +184,7 @@ def lane(
 
 
 @pytest.mark.parametrize(("point", "nth", "again"), MOMENTS)
-async def test_a_step_killed_at_a_point_is_taken_up_by_the_next(
+async def test_step_killed_at_a_failpoint_is_completed_by_the_next(
     point: str,
     nth: int,
     again: Literal["steps", "run"],
@@ -216,7 +216,7 @@ async def test_a_step_killed_at_a_point_is_taken_up_by_the_next(
 @pytest.mark.parametrize(
     "seed", [0, *(pytest.param(seed, marks=pytest.mark.long) for seed in range(1, TRIALS))]
 )
-async def test_whatever_is_killed_whenever_it_is_ends_as_if_it_never_was(
+async def test_runs_killed_at_random_moments_pay_for_no_text_twice(
     seed: int, lane: Lane, realtime: Contents, seconds: float
 ) -> None:
     """Runs killed at random moments, one after the other, lose nothing, and pay for no text twice."""
@@ -229,7 +229,7 @@ async def test_whatever_is_killed_whenever_it_is_ends_as_if_it_never_was(
     await lane.assert_as_if_nothing_had_happened(realtime)
 
 
-async def test_a_submission_does_not_end_before_a_dead_poll_lets_go_of_its_chunks(
+async def test_submission_of_dead_poll_stays_live_until_its_chunk_claims_expire(
     lane: Lane, realtime: Contents, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Where only the hold on the submission has run out, the next poll leaves it live, and the one after ends it."""
@@ -253,7 +253,7 @@ async def test_a_submission_does_not_end_before_a_dead_poll_lets_go_of_its_chunk
     await lane.assert_as_if_nothing_had_happened(realtime)
 
 
-async def test_what_is_handed_in_while_somebody_polls_is_not_taken_for_lost(
+async def test_submission_submitted_during_a_poll_is_not_treated_as_lost(
     lane: Lane, realtime: Contents
 ) -> None:
     """A poll that saw a submission before it was handed in leaves it to the next one, and nothing of it has failed."""

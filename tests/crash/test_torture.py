@@ -25,16 +25,16 @@ def torture(*arguments: str) -> None:
 
 
 @pytest.mark.parametrize(("store", "kills"), [("file", 8), ("s3", 3)])
-def test_commands_killed_at_random_moments_end_as_if_they_never_were(store: str, kills: int) -> None:
+def test_commands_killed_at_random_moments_end_in_the_same_index(store: str, kills: int) -> None:
     """Given again after each kill, commands make the index of a project that nothing happened to, and pay no more."""
     torture("kills", "--store", store, "--kills", str(kills), "--seed", "1")
 
 
-def test_processes_at_work_at_once_spoil_no_answer() -> None:
+def test_concurrent_fetches_and_commits_give_only_correct_searches() -> None:
     """While two processes fetch and two commit, what two others search is never missing, old, half, double or wrong."""
     torture("load", "--seconds", "2", "--processes", "2")
 
 
-def test_finders_submitters_and_pollers_killed_at_random_moments_pay_for_nothing_twice() -> None:
+def test_submission_steps_killed_at_random_moments_pay_for_no_text_twice() -> None:
     """Several at work at once, killed and given again, make the index that nothing happened to, each text paid once."""
     torture("submissions", "--store", "file", "--kills", "4", "--seed", "1")

@@ -12,7 +12,7 @@ from flowbed import telemetry
 
 
 @pytest.mark.parametrize(("nth", "survived"), [(1, 0), (3, 2)])
-def test_the_process_is_killed_at_the_nth_time(nth: int, survived: int) -> None:
+def test_failpoint_reached_the_nth_time_kills_the_process(nth: int, survived: int) -> None:
     """Reaching the point the nth time kills the process; earlier times and other points do not."""
     code = (
         "from flowbed import telemetry\nfrom tests.support.failpoints import kill_at\n"
@@ -24,7 +24,7 @@ def test_the_process_is_killed_at_the_nth_time(nth: int, survived: int) -> None:
     assert len(ran.stdout.split()) == survived
 
 
-def test_a_disarmed_point_is_harmless() -> None:
+def test_failpoint_disarmed_does_not_kill() -> None:
     """After disarming, the point can be reached."""
     kill_at(telemetry.RUN_COMMITTED)()
     telemetry.reached(telemetry.RUN_COMMITTED)
@@ -33,7 +33,7 @@ def test_a_disarmed_point_is_harmless() -> None:
 @pytest.mark.parametrize(
     "arguments", [["delta.written"], ["nonsense", "--", "run"], ["delta.written:x", "--", "run"]]
 )
-def test_a_point_that_does_not_exist_is_refused(arguments: list[str]) -> None:
+def test_failpoints_unknown_point_is_a_usage_error(arguments: list[str]) -> None:
     """A misspelt point would never be reached and prove nothing, so it is a usage error that lists the points."""
     ran = subprocess.run(
         [sys.executable, "-m", "tests.support.failpoints", *arguments],
@@ -45,7 +45,7 @@ def test_a_point_that_does_not_exist_is_refused(arguments: list[str]) -> None:
     assert "usage" in ran.stderr
 
 
-def test_the_command_runs_under_an_armed_point() -> None:
+def test_failpoints_runs_the_flowbed_command() -> None:
     """What follows `--` is run as the `flowbed` command."""
     ran = subprocess.run(
         [sys.executable, "-m", "tests.support.failpoints", "run.committed:2", "--", "--help"],
