@@ -15,7 +15,7 @@ from pathspec import GitIgnoreSpec
 from flowbed.errors import Misconfigured, Rejected
 from flowbed.records import Document, Entry, Page, Problem
 from flowbed.sources.decoding import UNUSABLE, decoded, why_not_text
-from flowbed.sources.options import Options
+from flowbed.sources.options import SourceOptions
 from flowbed.sources.paging import in_pages, in_threads
 
 if TYPE_CHECKING:
@@ -51,7 +51,7 @@ def open_files(
     Raises:
         Misconfigured: an option is unknown or invalid.
     """
-    values = Options("files", options, KNOWN)
+    values = SourceOptions("files", options, KNOWN)
     return Files(
         location=location,
         path=folder / location,

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 from flowbed.errors import Rejected
 from flowbed.records import Document, canonical
 from flowbed.sources.lines import Lines
-from flowbed.sources.options import Options
+from flowbed.sources.options import SourceOptions
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -37,7 +37,7 @@ def open_jsonl(
     Raises:
         Misconfigured: an option is unknown or invalid.
     """
-    values = Options("jsonl", options, KNOWN)
+    values = SourceOptions("jsonl", options, KNOWN)
     named = values.string("id", "")
     fields = Fields(
         id=(named,) if named else ("id", "_id"),

@@ -10,7 +10,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
 
-class Options:
+class SourceOptions:
     """The options of one source, checked when read.
 
     Raises:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 from flowbed.errors import Rejected
 from flowbed.records import Document
 from flowbed.sources.lines import Lines
-from flowbed.sources.options import Options
+from flowbed.sources.options import SourceOptions
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -23,7 +23,7 @@ def open_receipts(
     Raises:
         Misconfigured: an option is given.
     """
-    Options("receipts", options, ())
+    SourceOptions("receipts", options, ())
     return Lines(
         location=location,
         path=folder / location,
