@@ -57,7 +57,7 @@ def sentences(count: int, words: int = 3) -> list[str]:
     return [" ".join([f"w{number}"] * words) for number in range(count)]
 
 
-async def test_requests_in_flight_count_before_they_are_sent() -> None:
+async def test_budget_requests_in_flight_count_before_they_are_sent() -> None:
     """Ten requests that may be sent at once stop at the budget together, which none of them passes alone."""
     model = Watched(items=1)
     budget = Budget(10.0)
@@ -67,7 +67,7 @@ async def test_requests_in_flight_count_before_they_are_sent() -> None:
     assert model.most > 3  # they were in flight together
 
 
-async def test_a_request_is_cut_to_what_still_fits() -> None:
+async def test_budget_request_too_large_is_cut_to_what_fits() -> None:
     """Of a request too dear for the budget the first texts are sent, and the rest is held."""
     model = Watched(items=100)
     outcome = await run(model, sentences(10), Budget(14.0))
@@ -76,7 +76,7 @@ async def test_a_request_is_cut_to_what_still_fits() -> None:
     assert outcome.failures == {}
 
 
-async def test_a_budget_of_nothing_sends_nothing_that_costs() -> None:
+async def test_budget_zero_sends_nothing_that_costs() -> None:
     """With a budget of 0 a paid model is sent nothing, and one that costs nothing is sent all."""
     model = Watched()
     assert len((await run(model, sentences(4), Budget(0.0))).unsent) == 4
@@ -85,7 +85,7 @@ async def test_a_budget_of_nothing_sends_nothing_that_costs() -> None:
     assert len((await run(free, sentences(4), Budget(0.0))).vectors) == 4
 
 
-async def test_a_budget_that_is_just_enough_is_enough() -> None:
+async def test_budget_exactly_enough_sends_everything() -> None:
     """A budget of exactly the cost lets everything through, also where the sums of the costs are not round."""
     model = Seeded(8, items=3, price=0.02)
     texts = sentences(1_000, words=7)
@@ -93,7 +93,7 @@ async def test_a_budget_that_is_just_enough_is_enough() -> None:
     assert (len(outcome.vectors), outcome.unsent) == (1_000, set())
 
 
-async def test_refused_texts_are_not_billed() -> None:
+async def test_budget_refused_texts_are_not_billed() -> None:
     """What a refused request had reserved can be spent by those that follow."""
     budget = Budget(6.0)
     outcome = await run(Seeded(8, items=1, price=PRICE), ["POISON", *sentences(2)], budget, concurrency=1)
@@ -101,7 +101,7 @@ async def test_refused_texts_are_not_billed() -> None:
     assert budget.spent_usd == 6.0
 
 
-async def test_what_is_billed_beyond_the_count_stops_the_run_earlier() -> None:
+async def test_budget_billed_more_than_counted_stops_earlier() -> None:
     """A provider that counts more than its tokenizer does is noticed with its answer."""
     model = Watched(items=1, more=2)
     budget = Budget(10.0)
@@ -109,7 +109,7 @@ async def test_what_is_billed_beyond_the_count_stops_the_run_earlier() -> None:
     assert (len(outcome.vectors), budget.spent_usd) == (2, 10.0)
 
 
-async def test_a_request_that_fails_gives_back_what_it_reserved() -> None:
+async def test_budget_failed_request_releases_its_reservation() -> None:
     """An error that ends the lane leaves no reservation behind."""
 
     class Broken(Seeded):
@@ -128,7 +128,7 @@ async def test_a_request_that_fails_gives_back_what_it_reserved() -> None:
     requests=st.lists(st.lists(st.floats(0, 10), max_size=6), max_size=12),
     order=st.randoms(use_true_random=False),
 )
-def test_what_is_reserved_and_spent_never_passes_the_limit(
+def test_budget_reserved_and_spent_never_exceed_the_limit(
     limit: float, requests: list[list[float]], order: random.Random
 ) -> None:
     """However requests overlap and end, in whatever order, all of them together stay within the limit."""
@@ -151,6 +151,6 @@ def test_what_is_reserved_and_spent_never_passes_the_limit(
     ("amount", "said"),
     [(0, "$0.0000"), (6.6e-07, "$0.00000066"), (0.0001, "$0.0001"), (1234.56789, "$1,234.5679")],
 )
-def test_small_amounts_are_not_taken_for_nothing(amount: float, said: str) -> None:
+def test_dollars_small_amounts_keep_two_digits(amount: float, said: str) -> None:
     """What a few texts cost is told in as many decimals as it takes."""
     assert dollars(amount) == said

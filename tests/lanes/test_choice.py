@@ -48,7 +48,7 @@ def chosen(**given: Any) -> str:
         ({"asked": "realtime"}, "realtime", "requested"),
     ],
 )
-def test_the_lane_is_told_with_its_reason(given_: dict[str, Any], lane: str, why: str) -> None:
+def test_choose_returns_the_lane_and_its_reason(given_: dict[str, Any], lane: str, why: str) -> None:
     """What is asked for is done; else texts wait only where there is a deadline, time enough and something to save."""
     found = choose(**{**SMALL, **given_})
     assert found.lane == lane
@@ -80,7 +80,7 @@ work = st.fixed_dictionaries(
 
 
 @given(work)
-def test_nobody_waits_without_a_reason(given_: dict[str, Any]) -> None:
+def test_choose_batch_only_if_it_saves_and_is_in_time(given_: dict[str, Any]) -> None:
     """Unasked, the batch lane is taken only where it saves a cent, is not for a few texts, and is done in time."""
     found = choose(asked="auto", **given_)
     assert found.why
@@ -97,7 +97,9 @@ def test_nobody_waits_without_a_reason(given_: dict[str, Any]) -> None:
 
 
 @given(work, st.floats(0, 30 * DAY), st.integers(0, 10**9))
-def test_more_time_never_makes_a_run_hurry(given_: dict[str, Any], more: float, ahead: int) -> None:
+def test_choose_later_deadline_never_changes_batch_to_realtime(
+    given_: dict[str, Any], more: float, ahead: int
+) -> None:
     """What would wait with a near deadline and a long queue also waits with a later deadline and a shorter queue."""
     if given_["deadline_seconds"] is None:
         return
@@ -107,7 +109,7 @@ def test_more_time_never_makes_a_run_hurry(given_: dict[str, Any], more: float, 
 
 
 @given(work, st.sampled_from(["realtime", "batch"]))
-def test_what_is_asked_for_is_done(given_: dict[str, Any], asked: Any) -> None:
+def test_choose_requested_lane_is_taken(given_: dict[str, Any], asked: Any) -> None:
     """A lane that was named is taken whatever it costs."""
     assert choose(asked=asked, **given_).lane == asked
 
@@ -124,6 +126,6 @@ def test_what_is_asked_for_is_done(given_: dict[str, Any], asked: Any) -> None:
         (2.5 * DAY, "2.5 days"),
     ],
 )
-def test_time_is_spelt_in_the_largest_unit_that_fits(seconds: float, words: str) -> None:
+def test_format_duration_uses_the_largest_unit_that_fits(seconds: float, words: str) -> None:
     """Two of a unit make the next one readable, less stays with the smaller."""
     assert format_duration(seconds) == words

@@ -76,9 +76,7 @@ def billed(*simulators: Simulator) -> float:
 
 @pytest.mark.parametrize("probability", [0.3, 0.7, 1.0])
 @pytest.mark.parametrize("kind", LOSING)
-async def test_no_fault_makes_a_run_pay_more_than_its_budget(
-    tmp_path: Path, kind: Kind, probability: float
-) -> None:
+async def test_budget_any_fault_never_exceeds_it(tmp_path: Path, kind: Kind, probability: float) -> None:
     """What was billed is at most what counts as spent, and that at most the budget, however answers get lost."""
     fault = Fault(kind=kind, probability=probability, delay=0.5 if kind == "slow" else 0.0)
     simulator = Simulator(OpenAI(), faults=[fault], seed=3)
@@ -97,7 +95,7 @@ async def test_no_fault_makes_a_run_pay_more_than_its_budget(
     assert outcome.unsent
 
 
-async def test_what_is_not_billed_is_not_counted(tmp_path: Path) -> None:
+async def test_budget_unbilled_request_is_not_counted(tmp_path: Path) -> None:
     """Refusals of whatever kind, and a provider that is not there, leave the budget as it was."""
     faults = [
         Fault(kind="error", probability=0.3),
@@ -120,7 +118,7 @@ async def test_what_is_not_billed_is_not_counted(tmp_path: Path) -> None:
     await absent.aclose()
 
 
-async def test_vectors_that_cannot_be_used_are_paid_all_the_same(tmp_path: Path) -> None:
+async def test_budget_unusable_vectors_are_counted(tmp_path: Path) -> None:
     """An answer of wrong dimensions ends the run, and what it has cost counts as spent."""
     simulator = Simulator(OpenAI(), faults=[Fault(kind="wrong_dimension", calls=(3,))])
     async with provider(simulator, tmp_path) as embedder:
@@ -132,7 +130,7 @@ async def test_vectors_that_cannot_be_used_are_paid_all_the_same(tmp_path: Path)
 
 
 @pytest.mark.parametrize("kind", ["cut", "garbled"])
-async def test_a_stand_in_is_asked_only_within_the_budget(tmp_path: Path, kind: Kind) -> None:
+async def test_budget_fallback_is_asked_only_within_it(tmp_path: Path, kind: Kind) -> None:
     """Where one provider loses the answer and the next is asked, both count, and together they keep to the budget."""
     simulators = [
         Simulator(OpenAI(), faults=[Fault(kind=kind, probability=0.6)], seed=seed) for seed in (1, 2)
@@ -151,7 +149,7 @@ async def test_a_stand_in_is_asked_only_within_the_budget(tmp_path: Path, kind: 
     assert outcome.vectors
 
 
-async def test_the_report_and_the_ledger_tell_what_is_perhaps_billed(tmp_path: Path) -> None:
+async def test_run_lost_response_reports_what_may_be_billed(tmp_path: Path) -> None:
     """A run says what it may have paid for nothing, beside what was billed; the spending says so too."""
     simulator = Simulator(OpenAI(), faults=[Fault(kind="cut", calls=(1,))])
     docs = tmp_path / "docs"

@@ -96,7 +96,7 @@ async def send(
     return await embed(by_hash, embedder=cached, index=index, concurrency=concurrency)
 
 
-async def test_every_text_gets_its_own_vector() -> None:
+async def test_embed_each_text_gets_its_own_vector() -> None:
     """Whatever the grouping into requests, a text's vector is that of the text, and each is sent once."""
     provider = Provider()
     texts = [f"text {'x' * (n % 7)} {n}" for n in range(30)]
@@ -108,7 +108,7 @@ async def test_every_text_gets_its_own_vector() -> None:
     assert (outcome.sent, outcome.tokens, outcome.failures) == (30, 30, {})
 
 
-async def test_a_request_holds_no_more_tokens_than_a_call_should() -> None:
+async def test_embed_request_stays_below_the_token_limit() -> None:
     """Long texts go in fewer at a time than short ones; one that is too long by itself goes alone."""
     provider = Provider()
     await send(provider, [f"{n} {'x' * size}" for n in range(3) for size in (1_990, 10_000)])
@@ -117,7 +117,7 @@ async def test_a_request_holds_no_more_tokens_than_a_call_should() -> None:
     assert all(len(request) == 1 or sum(request) <= provider.tokens * 4 for request in sizes)
 
 
-async def test_requests_hold_texts_of_like_length() -> None:
+async def test_embed_requests_hold_texts_of_similar_length() -> None:
     """Texts are sorted by length before they are grouped, so that little is padding."""
     provider = Provider()
     await send(provider, [f"{'x' * n}" for n in (9, 1, 8, 2, 7, 3, 6, 4)])
@@ -127,7 +127,7 @@ async def test_requests_hold_texts_of_like_length() -> None:
     ]
 
 
-async def test_requests_in_flight_are_limited() -> None:
+async def test_embed_concurrent_requests_are_limited() -> None:
     """No more requests than allowed are in flight at once."""
     provider = Provider()
     await send(provider, [f"text {n}" for n in range(100)], concurrency=3)
@@ -135,7 +135,7 @@ async def test_requests_in_flight_are_limited() -> None:
 
 
 @pytest.mark.parametrize("names_inputs", [True, False])
-async def test_a_refused_text_does_not_stop_its_neighbours(names_inputs: bool) -> None:
+async def test_embed_refused_text_does_not_stop_the_others(names_inputs: bool) -> None:
     """The texts that a provider refuses are found, whether or not it says which they are; all others are embedded."""
     provider = Provider(names_inputs=names_inputs)
     texts = [f"text {n}" if n % 5 else f"bad {n}" for n in range(20)]
@@ -146,7 +146,7 @@ async def test_a_refused_text_does_not_stop_its_neighbours(names_inputs: bool) -
     assert outcome.sent == 16
 
 
-async def test_an_outage_fails_only_what_it_met() -> None:
+async def test_embed_outage_fails_only_the_affected_texts() -> None:
     """A request that fails for now is tried again a few times; then its texts failed for now, and the rest is done."""
     provider = Provider()
     outcome = await send(provider, ["aaaaaa down", *(f"{n}" for n in range(4))])
@@ -155,7 +155,7 @@ async def test_an_outage_fails_only_what_it_met() -> None:
     assert provider.requests.count(["aaaaaa down"]) == 3
 
 
-async def test_an_outage_for_the_rest_of_the_day_is_for_another_run() -> None:
+async def test_embed_provider_asks_to_wait_for_hours_sends_nothing_more() -> None:
     """Who is told to come again in hours is not asked again, and what was not sent yet is left as it is."""
     provider = Provider()
     texts = [f"tomorrow {n}" for n in range(40)]
@@ -166,7 +166,7 @@ async def test_an_outage_for_the_rest_of_the_day_is_for_another_run() -> None:
     assert outcome.retry_later == "no more today; it asks to be tried again in 500 minutes"
 
 
-def test_as_long_is_waited_as_is_told_and_no_longer_than_is_worth_it() -> None:
+def test_wait_follows_the_provider_up_to_a_limit() -> None:
     """Told waits are kept to, and grow after "now"; without one, the limit of a minute passes meanwhile."""
     tries = range(1, ATTEMPTS)
     assert [wait(TooMany("", retry_after=7.0), each) for each in tries] == [7.0, 7.0, 7.0, 7.0, 7.0]
@@ -177,7 +177,7 @@ def test_as_long_is_waited_as_is_told_and_no_longer_than_is_worth_it() -> None:
     assert sum(wait(TooMany(""), each) for each in tries) > 60
 
 
-async def test_what_was_answered_is_not_paid_again_where_another_request_failed() -> None:
+async def test_embed_other_request_failed_keeps_paid_vectors() -> None:
     """Texts whose provider counts more tokens than they seem to have go in requests that fail each by itself."""
     provider = Provider()
     dense = [f"{n} {'字' * 900}" for n in range(4)]
@@ -188,13 +188,13 @@ async def test_what_was_answered_is_not_paid_again_where_another_request_failed(
     assert outcome.tokens == 4
 
 
-async def test_a_wrong_setting_stops_everything() -> None:
+async def test_embed_misconfigured_raises() -> None:
     """What no request can succeed with is raised as it is, for the user to mend."""
     with pytest.raises(Misconfigured, match="set another"):
         await send(Provider(), ["key", *(f"text {n}" for n in range(20))])
 
 
-async def test_what_the_index_holds_is_not_sent() -> None:
+async def test_embed_text_in_the_index_is_not_sent() -> None:
     """A text whose vector the index has is not paid for again."""
     provider = Provider()
     outcome = await send(provider, ["old", "new"], index=Index("old"))
@@ -203,13 +203,13 @@ async def test_what_the_index_holds_is_not_sent() -> None:
     assert outcome.sent == 1
 
 
-async def test_cut_off_texts_are_marked() -> None:
+async def test_embed_truncated_texts_are_reported() -> None:
     """Texts whose end the model could not take are told apart from the others."""
     outcome = await send(Provider(), ["long text", "short"])
     assert outcome.truncated == {text_hash("long text")}
 
 
-async def test_a_vector_that_cannot_be_searched_is_a_failure_of_its_text() -> None:
+async def test_embed_unusable_vector_fails_its_text() -> None:
     """A vector with a hole in it, or without direction, fails its text alone; the others are kept."""
     outcome = await send(Provider(), ["nan", "zero", "good"])
     assert set(outcome.failures) == {text_hash("nan"), text_hash("zero")}

@@ -46,7 +46,7 @@ def stored(project: Project, pattern: str) -> set[Path]:
     return set((project.folder / ".flowbed" / "store").glob(pattern))
 
 
-async def test_what_is_needed_stays(notes: Project, aged: Aged) -> None:
+async def test_gc_keeps_what_is_needed(notes: Project, aged: Aged) -> None:
     """Right after a run, and a month later, all that a search, a rollback or a repair needs is there."""
     before = stored(notes, "notes/**/*")
     async with await notes.open() as bed:
@@ -56,7 +56,7 @@ async def test_what_is_needed_stays(notes: Project, aged: Aged) -> None:
     assert stored(notes, "notes/**/*") == before
 
 
-async def test_texts_that_were_replaced_are_deleted_with_their_batch(notes: Project, aged: Aged) -> None:
+async def test_gc_replaced_texts_are_deleted_with_their_batch(notes: Project, aged: Aged) -> None:
     """A batch file goes once every chunk in it has a later text, a day after it was written, and not before."""
     (first,) = stored(notes, "notes/chunked/**/*.json")
     async with await notes.open() as bed:
@@ -76,7 +76,7 @@ async def test_texts_that_were_replaced_are_deleted_with_their_batch(notes: Proj
         assert len(stored(notes, "notes/chunked/**/*.json")) == 2
 
 
-async def test_deltas_go_when_no_rollback_can_reach_behind_them(notes: Project, aged: Aged) -> None:
+async def test_gc_deltas_beyond_any_rollback_are_deleted(notes: Project, aged: Aged) -> None:
     """A delta stays while a version before its commit is kept, and goes with the last of these, or after a month."""
     async with await notes.open() as bed:
         notes.write("notes/one.txt", "another one")
@@ -89,7 +89,7 @@ async def test_deltas_go_when_no_rollback_can_reach_behind_them(notes: Project, 
         assert (await bed.verify())["notes"].faults == ()
 
 
-async def test_deltas_of_a_rollback_are_kept_for_its_release(notes: Project, aged: Aged) -> None:
+async def test_gc_deltas_of_a_rollback_are_kept_for_its_release(notes: Project, aged: Aged) -> None:
     """What a rollback reverted can be released a month later, whatever gc did meanwhile."""
     async with await notes.open() as bed:
         before = (await bed.versions("notes"))[0].version
@@ -105,7 +105,7 @@ async def test_deltas_of_a_rollback_are_kept_for_its_release(notes: Project, age
     assert_same(notes.contents(), edited)
 
 
-async def test_a_collection_is_cleaned_alone(notes: Project, aged: Aged) -> None:
+async def test_gc_named_collection_cleans_only_that(notes: Project, aged: Aged) -> None:
     """With a collection named, only its deltas and indexes are looked at; one that is not there is an error."""
     async with await notes.open() as bed:
         notes.write("notes/one.txt", "another one")
@@ -120,7 +120,7 @@ async def test_a_collection_is_cleaned_alone(notes: Project, aged: Aged) -> None
             await bed.gc("nothing")
 
 
-async def test_batch_files_of_other_programs_are_left_alone(notes: Project, aged: Aged) -> None:
+async def test_gc_batch_files_of_other_programs_are_kept(notes: Project, aged: Aged) -> None:
     """A batch file that this ledger does not know, and that is not named by its content, is nobody's garbage."""
     (own,) = stored(notes, "notes/chunked/**/*.json")
     other = own.with_name(f"batch_{'0' * 64}.json")
@@ -131,7 +131,7 @@ async def test_batch_files_of_other_programs_are_left_alone(notes: Project, aged
     assert other.exists()
 
 
-async def test_plans_that_are_too_old_are_deleted(notes: Project, aged: Aged) -> None:
+async def test_gc_plans_too_old_are_deleted(notes: Project, aged: Aged) -> None:
     """A staged plan goes when it can no longer be run."""
     notes.write("notes/one.txt", "another one")
     async with await notes.open() as bed:
@@ -144,7 +144,7 @@ async def test_plans_that_are_too_old_are_deleted(notes: Project, aged: Aged) ->
     assert not stored(notes, "plans/**/*.json")
 
 
-async def test_what_is_needed_again_meanwhile_is_not_deleted(
+async def test_gc_object_needed_again_meanwhile_is_kept(
     notes: Project, aged: Aged, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """What is marked is looked at once more: a chunk that came to need it in between keeps it."""
@@ -169,7 +169,7 @@ MOMENTS = [point for point in telemetry.FAILPOINTS if point != telemetry.INDEX_C
 
 
 @pytest.mark.parametrize("point", MOMENTS)
-async def test_nothing_is_lost_when_gc_runs_in_the_middle_of_a_run(
+async def test_gc_in_the_middle_of_a_run_loses_nothing(
     point: str, notes: Project, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """At every point of a run, gc with no patience at all takes nothing that the run, or the one after it, needs."""

@@ -32,7 +32,7 @@ def index_of(project: Project, collection: str = "notes") -> Path:
     return found
 
 
-async def test_what_was_run_is_proved(receipts: Project) -> None:
+async def test_verify_after_a_run_finds_nothing_wrong(receipts: Project) -> None:
     """After a run every collection is proved whole, and each row, chunk and delta was looked at."""
     async with await receipts.open() as bed:
         await bed.run()
@@ -47,7 +47,7 @@ async def test_what_was_run_is_proved(receipts: Project) -> None:
             await bed.verify("nothing")
 
 
-async def test_what_waits_is_no_fault(notes: Project) -> None:
+async def test_verify_waiting_chunks_are_no_fault(notes: Project) -> None:
     """Old rows of chunks that were edited, deleted or rolled back and are not indexed anew are what there has to be."""
     async with await notes.open() as bed:
         before = (await bed.versions("notes"))[0].version
@@ -62,7 +62,7 @@ async def test_what_waits_is_no_fault(notes: Project) -> None:
         assert (await bed.verify())["notes"].faults == ()
 
 
-async def test_an_index_that_was_lost_is_made_again_for_nothing(notes: Project) -> None:
+async def test_verify_repair_lost_index_is_rebuilt_for_free(notes: Project) -> None:
     """A repair of a lost index sends every chunk round again, and the run that follows pays for none of them."""
     healthy = notes.contents()
     shutil.rmtree(index_of(notes))
@@ -78,7 +78,7 @@ async def test_an_index_that_was_lost_is_made_again_for_nothing(notes: Project) 
     assert_same(notes.contents(), healthy)
 
 
-async def test_a_repair_that_has_nothing_to_do_does_nothing(notes: Project) -> None:
+async def test_verify_repair_nothing_wrong_changes_nothing(notes: Project) -> None:
     """Verifying with repair what is well makes no version, and sends nothing round again."""
     async with await notes.open() as bed:
         before = await bed.versions("notes")
@@ -87,7 +87,7 @@ async def test_a_repair_that_has_nothing_to_do_does_nothing(notes: Project) -> N
         assert (await bed.run()).chunks == 0
 
 
-async def test_many_rows_without_chunks_are_not_dropped_unasked(notes: Project) -> None:
+async def test_verify_repair_many_unknown_rows_are_kept(notes: Project) -> None:
     """A store whose ledger was lost keeps its rows until a run has taken over those whose documents still exist."""
     (notes.folder / "notes" / "four.txt").unlink()
     for each in (notes.folder / ".flowbed").glob("ledger.db*"):
@@ -107,7 +107,7 @@ async def test_many_rows_without_chunks_are_not_dropped_unasked(notes: Project) 
     assert set(notes.documents("notes")) == {f"notes#{name}.txt#00000" for name in ("one", "two", "three")}
 
 
-async def test_what_is_committed_meanwhile_is_no_fault(project: Project) -> None:
+async def test_verify_during_commits_finds_nothing_wrong(project: Project) -> None:
     """Verifying while a run commits edit after edit finds nothing wrong."""
     for number in range(20):
         project.write(f"notes/{number}.txt", f"note {number}")
@@ -142,7 +142,7 @@ def mark(name: str, **changes: Any) -> ChunkMark:
     other=st.sets(st.text()),
     seen=st.randoms(use_true_random=False),
 )
-def test_chunks_are_found_by_their_id_alone(
+def test_expected_any_ids_finds_each_and_no_other(
     rows: dict[str, tuple[Status, bool]], other: set[str], seen: random.Random
 ) -> None:
     """Whatever the ids, each is found at its own place and others nowhere; what must be there and is not is missing."""
@@ -174,12 +174,12 @@ def test_chunks_are_found_by_their_id_alone(
         ),
     ],
 )
-def test_only_what_is_done_is_expected(status: Status, deleted: bool, kind: int) -> None:
+def test_kind_of_only_done_chunks_are_expected(status: Status, deleted: bool, kind: int) -> None:
     """A chunk has to be in the index, or must not be, only once the ledger says that it is done."""
     assert kind_of(mark("x", status=status, deleted=deleted)) == kind
 
 
-async def test_every_row_that_differs_is_named(project: Project) -> None:
+async def test_verify_tampered_rows_are_named(project: Project) -> None:
     """Of many rows exactly those are named that were tampered with."""
     project.write_lines("lines.jsonl", [{"id": number, "text": f"line {number}"} for number in range(300)])
     async with await project.open() as bed:

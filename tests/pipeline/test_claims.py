@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from tests.support.projects import Project
 
 
-async def test_a_chunk_that_changes_while_it_is_claimed_is_embedded_as_it_is_now(project: Project) -> None:
+async def test_claims_chunk_changes_while_claimed_embeds_its_newest_text(project: Project) -> None:
     """A worker that claims a chunk, and once more after a fetch has changed it, lays down the newer one alone."""
     project.write_lines("notes.jsonl", [{"id": "a", "text": "one"}, {"id": "b", "text": "another"}])
     async with await project.open() as bed:
@@ -40,7 +40,7 @@ async def test_a_chunk_that_changes_while_it_is_claimed_is_embedded_as_it_is_now
     assert project.documents("notes") == {"notes#a#00000": "two", "notes#b#00000": "another"}
 
 
-async def test_a_fault_while_fetching_ends_the_run(project: Project, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_run_fetch_fails_unexpectedly_raises(project: Project, monkeypatch: pytest.MonkeyPatch) -> None:
     """What a source raises that is none of Flowbed's errors is raised by the run, which waits for no more batches."""
     project.write_lines("notes.jsonl", [{"id": "a", "text": "one"}])
 
@@ -56,7 +56,7 @@ async def test_a_fault_while_fetching_ends_the_run(project: Project, monkeypatch
         assert (await bed.run()).chunks == 1
 
 
-async def test_what_fails_again_is_tried_once_a_run(
+async def test_run_chunk_keeps_failing_tries_it_once(
     project: Project, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Of a batch that makes many groups, each refused text is sent once, however often it is asked for by status."""
@@ -72,7 +72,7 @@ async def test_what_fails_again_is_tried_once_a_run(
         assert set(project.sent().values()) == {1}
 
 
-async def test_what_was_sent_in_vain_is_not_taken_from_what_was_reused(
+async def test_run_text_sent_in_vain_is_not_subtracted_from_reused(
     project: Project, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Vectors that no delta could be laid down for were sent, and reused is nothing; the next run reuses them."""
@@ -91,7 +91,7 @@ async def test_what_was_sent_in_vain_is_not_taken_from_what_was_reused(
         assert (report.chunks, report.embedded, report.reused) == (1, 0, 1)
 
 
-async def test_a_text_that_comes_again_in_a_later_group_is_not_sent_again(
+async def test_embed_text_repeated_in_a_later_group_is_sent_once(
     project: Project, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Where no cache holds a vector any more, it is found in the group that is landing, or in the index by then."""
@@ -106,7 +106,7 @@ async def test_a_text_that_comes_again_in_a_later_group_is_not_sent_again(
     assert (report.chunks, report.embedded) == (300, 60)
 
 
-async def test_a_batch_file_left_by_a_fetch_that_failed_is_not_taken_for_another(
+async def test_sync_batch_file_of_a_failed_fetch_is_not_reused(
     project: Project, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Chunks of equal text and version, but other metadata, go into a batch file of their own."""

@@ -82,7 +82,7 @@ HARMS = {
 
 @pytest.mark.parametrize(("how", "reason"), HARMS.items(), ids=[each.__name__ for each in HARMS])
 @pytest.mark.parametrize("named", [True, False], ids=["named", "all"])
-async def test_a_bad_delta_is_refused_and_retried_without_paying(
+async def test_commit_bad_delta_is_refused_and_written_again_for_free(
     how: Harm, reason: str, named: bool, receipts: Project
 ) -> None:
     """A bad delta is a failure with its reason, the others commit; told to retry, its rows come in at no cost."""
@@ -109,7 +109,7 @@ async def test_a_bad_delta_is_refused_and_retried_without_paying(
     assert sorted(receipts.documents("lines").values()) == ["CASH 10.00", "GRAND TOTAL 7.80", "TOTAL 7.80"]
 
 
-async def test_a_bad_delta_stops_no_other_of_its_collection(notes: Project) -> None:
+async def test_commit_bad_delta_leaves_others_of_its_collection_committed(notes: Project) -> None:
     """Of two deltas that wait for one commit, the good one goes in though the other is refused."""
     notes.write("notes/five.txt", "a fifth note")
     async with await notes.open() as bed:
@@ -130,7 +130,7 @@ async def test_a_bad_delta_stops_no_other_of_its_collection(notes: Project) -> N
     assert len(notes.documents("notes")) == 6
 
 
-async def test_a_delta_left_by_a_stopped_run_is_committed_by_the_next(notes: Project) -> None:
+async def test_run_delta_left_by_a_stopped_run_is_committed(notes: Project) -> None:
     """A run that stopped before its commit left a delta behind, which the next run commits without embedding."""
     notes.write("notes/five.txt", "a fifth note")
     (notes.folder / "notes" / "one.txt").unlink()

@@ -67,7 +67,7 @@ async def ended(bed: Flowbed, number: int, seconds: float, **other: Any) -> None
     await bed._ledger.submissions.create(replace(row, **other))
 
 
-async def test_nine_of_ten_of_the_last_submissions_say_how_long_the_next_takes(folder: Path) -> None:
+async def test_outlook_typical_seconds_is_the_p90_of_the_last_submissions(folder: Path) -> None:
     """The newest twenty of the account that completed count; one that took very long is passed over."""
     async with await flowbed.aopen(folder) as bed:
         found = await outlook(bed._context())
@@ -86,7 +86,7 @@ async def test_nine_of_ten_of_the_last_submissions_say_how_long_the_next_takes(f
         assert found.batch(0).seconds == 0  # type: ignore[union-attr]
 
 
-async def test_what_stands_in_the_queue_goes_first(folder: Path) -> None:
+async def test_outlook_full_queue_adds_a_round(folder: Path) -> None:
     """A queue of three million tokens that is full is answered before what does not fit beside it."""
     async with await flowbed.aopen(folder) as bed:
         await ended(bed, 1, 600)
@@ -121,7 +121,9 @@ async def test_what_stands_in_the_queue_goes_first(folder: Path) -> None:
         ({"space": Space(model="other", dimensions=3).to_json()}, "for model other", "flowbed run"),
     ],
 )
-def test_what_is_overdue_is_named_with_its_command(changed: dict[str, Any], says: str, command: str) -> None:
+def test_find_overdue_names_the_problem_and_its_command(
+    changed: dict[str, Any], says: str, command: str
+) -> None:
     """What somebody works on, or what only has to be waited for, is left alone."""
     row = replace(ROW, **changed)
     found = list(
@@ -133,7 +135,7 @@ def test_what_is_overdue_is_named_with_its_command(changed: dict[str, Any], says
         assert each.command.startswith(command)
 
 
-def test_what_waits_behind_others_is_not_overdue() -> None:
+def test_find_overdue_waiting_behind_others_is_not_overdue() -> None:
     """A submission for which there was no room in the queue is not named while others of the account are in it."""
     behind = replace(ROW, id="2", state="ready", created=NOW - 5 * HOUR)
     asked: dict[str, Any] = {"space": ROW.space, "terms": TERMS, "now": NOW, "dead": lambda _: False}
@@ -154,12 +156,12 @@ def test_what_waits_behind_others_is_not_overdue() -> None:
         ({"state": "expired", "ended": NOW, "error": "too late"}, "expired 2084-01-29 16:00: too late"),
     ],
 )
-def test_how_a_submission_stands_is_said_in_a_few_words(changed: dict[str, Any], words: str) -> None:
+def test_describe_states_the_status_in_a_few_words(changed: dict[str, Any], words: str) -> None:
     """Where it is, since when, and what went wrong with it last."""
     assert describe(replace(ROW, **changed)) == words
 
 
-def test_only_an_embedder_that_says_so_counts_as_is_billed(tmp_path: Path) -> None:
+def test_counts_as_billed_only_if_the_embedder_says_so(tmp_path: Path) -> None:
     """It is asked behind all that stands in front of it; one that says nothing is taken to estimate."""
     silent = open_seeded("8", cache=tmp_path, options={})
     assert not counts_as_billed(Cached(silent, []))

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
 
 @pytest.mark.parametrize("names_inputs", ["true", "false"])
-async def test_a_text_that_is_refused_never_stops_the_others(project: Project, names_inputs: str) -> None:
+async def test_run_refused_text_does_not_stop_the_others(project: Project, names_inputs: str) -> None:
     """Texts that the provider refuses are FAILED with its reason, told or not which they are; all others go in."""
     project.set_model("seeded:32", names_inputs=names_inputs, items="8")
     for number in range(30):
@@ -38,7 +38,7 @@ async def test_a_text_that_is_refused_never_stops_the_others(project: Project, n
         assert not project.sent()
 
 
-async def test_a_dead_letter_is_retried_on_command(project: Project) -> None:
+async def test_retry_dead_letter_embeds_it_again(project: Project) -> None:
     """What failed for good is tried again when told to: alone by its name, or with all others."""
     for name in ("a", "b"):
         project.write(f"docs/{name}.txt", f"POISON {name} {project.folder}")
@@ -60,7 +60,7 @@ async def test_a_dead_letter_is_retried_on_command(project: Project) -> None:
         assert (report.chunks, report.failed) == (1, 1)
 
 
-async def test_a_corrected_text_is_embedded_without_being_asked(project: Project) -> None:
+async def test_run_corrected_text_is_embedded_without_a_command(project: Project) -> None:
     """A document whose refused text was mended goes in with the next run, and its dead letter is gone."""
     project.write("docs/a.txt", f"POISON {project.folder}")
     async with await project.open() as bed:
@@ -73,7 +73,7 @@ async def test_a_corrected_text_is_embedded_without_being_asked(project: Project
     assert project.documents("docs") == {"docs#a.txt#00000": "wholesome"}
 
 
-async def test_a_passing_failure_is_tried_again(project: Project) -> None:
+async def test_run_transient_failure_is_tried_again(project: Project) -> None:
     """A request that fails once for a passing reason succeeds within the same run."""
     project.write("docs/a.txt", f"FLAKY {project.folder}")
     async with await project.open() as bed:
@@ -83,7 +83,7 @@ async def test_a_passing_failure_is_tried_again(project: Project) -> None:
     assert project.sent() == {f"FLAKY {project.folder}": 2}
 
 
-async def test_one_failing_source_does_not_stop_the_other(notes: Project) -> None:
+async def test_run_failing_source_does_not_stop_the_other(notes: Project) -> None:
     """A source that cannot be read is named in the report; the others are brought up to date."""
     notes.write_lines("gone.jsonl", [{"id": 1, "text": "x"}])
     async with await notes.open() as bed:
@@ -101,7 +101,7 @@ async def test_one_failing_source_does_not_stop_the_other(notes: Project) -> Non
 
 
 @pytest.mark.parametrize("damage", ["missing", "damaged", "other"])
-async def test_texts_that_are_lost_are_read_again(project: Project, damage: str) -> None:
+async def test_run_lost_texts_are_read_again(project: Project, damage: str) -> None:
     """Chunks whose batch file is gone or damaged fail with the reason, and the next run reads their documents again."""
     for number in range(4):
         project.write(f"docs/{number}.txt", f"document {number} of {project.folder}")
@@ -127,7 +127,7 @@ async def test_texts_that_are_lost_are_read_again(project: Project, damage: str)
     assert sorted(project.sent().values()) == [1, 1, 1, 1]
 
 
-async def test_an_id_that_is_too_long_stops_nothing_else(project: Project) -> None:
+async def test_run_id_too_long_fails_alone(project: Project) -> None:
     """A record whose id no ledger can hold is reported by it, and all others go in."""
     records = [
         {"id": "x" * 1_100, "text": f"long {project.folder}"},

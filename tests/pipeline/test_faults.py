@@ -148,7 +148,7 @@ RECEIPT = {
 }
 
 
-async def test_foreign_bytes_under_a_key_hold_up_no_other_collection(project: Project) -> None:
+async def test_run_foreign_bytes_under_a_delta_key_fail_one_collection(project: Project) -> None:
     """Where a delta's key is taken the run says so; other collections are committed, and the next run mends it."""
     project.write_lines("r.jsonl", [RECEIPT])
     async with await project.open() as bed:
@@ -167,7 +167,9 @@ async def test_foreign_bytes_under_a_key_hold_up_no_other_collection(project: Pr
     assert len(project.documents("lines")) == 1
 
 
-async def test_what_fails_has_its_letter_first(notes: Project, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_fail_interrupted_leaves_the_dead_letter(
+    notes: Project, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """A run that ends while a failure is being recorded leaves its dead letter behind, never the failure alone."""
 
     async def ends(*_: object, **__: object) -> None:

@@ -50,7 +50,7 @@ def source(tmp_path: Path) -> Path:
 @pytest.mark.parametrize(
     "left", [0, 400, *(pytest.param(left, marks=pytest.mark.long) for left in (200, 800, 1_300))]
 )
-def test_a_full_disk_is_told_and_loses_nothing(disk: Path, source: Path, left: int, tmp_path: Path) -> None:
+def test_run_full_disk_says_so_and_loses_nothing(disk: Path, source: Path, left: int, tmp_path: Path) -> None:
     """With so many KiB left a run says that the disk is full, keeps what there was, and ends well later."""
     (disk / "flowbed.toml").write_text(SETTINGS.format(location=source), "utf-8")
     with flowbed.open(disk) as bed:
@@ -71,7 +71,7 @@ def test_a_full_disk_is_told_and_loses_nothing(disk: Path, source: Path, left: i
 
 
 @pytest.mark.parametrize("left", [0, 120, pytest.param(400, marks=pytest.mark.long)])
-def test_a_disk_full_from_the_start_is_told(disk: Path, source: Path, left: int, tmp_path: Path) -> None:
+def test_run_disk_full_from_the_start_says_so(disk: Path, source: Path, left: int, tmp_path: Path) -> None:
     """A project that cannot even be begun for want of space says so, and begins once there is some."""
     (disk / "flowbed.toml").write_text(SETTINGS.format(location=source), "utf-8")
     (disk / "ballast").write_bytes(bytes(DISK - (left + 4) * 1024))
@@ -81,9 +81,7 @@ def test_a_disk_full_from_the_start_is_told(disk: Path, source: Path, left: int,
 
 
 @pytest.mark.parametrize("size", [100_000, pytest.param(20_000, marks=pytest.mark.long)])
-def test_a_limit_to_the_size_of_files_is_told_and_loses_nothing(
-    tmp_path: Path, source: Path, size: int
-) -> None:
+def test_run_file_size_limit_says_so_and_loses_nothing(tmp_path: Path, source: Path, size: int) -> None:
     """Where files may not grow further a run says so, and ends well once they may."""
     project = tmp_path / "project"
     project.mkdir()

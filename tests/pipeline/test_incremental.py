@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from tests.support.projects import Project
 
 
-async def test_nothing_changed_costs_nothing(notes: Project) -> None:
+async def test_run_nothing_changed_sends_and_writes_nothing(notes: Project) -> None:
     """A second run of the same data sends no text, writes no chunk and makes no version."""
     async with await notes.open() as bed:
         before = await bed.versions("notes")
@@ -36,7 +36,7 @@ async def test_nothing_changed_costs_nothing(notes: Project) -> None:
     assert report.versions == {"notes": before[0].version}
 
 
-async def test_a_file_touched_without_a_change_is_not_written_again(notes: Project) -> None:
+async def test_run_touched_file_is_not_written_again(notes: Project) -> None:
     """A file whose time moved and whose text did not makes no chunk."""
     (notes.folder / "notes" / "one.txt").touch()
     async with await notes.open() as bed:
@@ -45,7 +45,7 @@ async def test_a_file_touched_without_a_change_is_not_written_again(notes: Proje
     assert not notes.sent()
 
 
-async def test_metadata_alone_updates_the_row(project: Project) -> None:
+async def test_run_metadata_changed_updates_the_row_and_sends_nothing(project: Project) -> None:
     """A change of metadata only is in the row after the next run, and no text is sent for it."""
     project.write_lines("notes.jsonl", [{"id": 1, "text": "the same text", "tag": "old"}])
     async with await project.open() as bed:
@@ -62,7 +62,7 @@ async def test_metadata_alone_updates_the_row(project: Project) -> None:
     assert [row.metadata["tag"] for row in project.contents().rows["notes"].values()] == ["new"]
 
 
-async def test_a_renamed_file_reuses_its_vectors(notes: Project) -> None:
+async def test_run_renamed_file_reuses_its_vectors(notes: Project) -> None:
     """What is found under another name is another row with the vector that was paid for."""
     shutil.move(notes.folder / "notes" / "one.txt", notes.folder / "notes" / "renamed.txt")
     async with await notes.open() as bed:
@@ -73,7 +73,7 @@ async def test_a_renamed_file_reuses_its_vectors(notes: Project) -> None:
     assert "notes#one.txt#00000" not in notes.documents("notes")
 
 
-async def test_vectors_are_reused_from_the_index_where_the_cache_is_lost(notes: Project) -> None:
+async def test_run_cache_lost_reuses_vectors_of_the_index(notes: Project) -> None:
     """With the vector cache gone, the index itself still holds what was paid for."""
     shutil.rmtree(notes.folder / ".flowbed" / "vectors")
     shutil.move(notes.folder / "notes" / "one.txt", notes.folder / "notes" / "renamed.txt")
@@ -85,7 +85,7 @@ async def test_vectors_are_reused_from_the_index_where_the_cache_is_lost(notes: 
     assert row.vector == pytest.approx(seeded([row.document], 32)[0], abs=1e-5)
 
 
-async def test_a_paragraph_put_in_embeds_a_few_chunks(project: Project, data: Path) -> None:
+async def test_run_inserted_paragraph_embeds_at_most_three_chunks(project: Project, data: Path) -> None:
     """A paragraph inserted into a long document re-embeds at most 3 chunks; those that moved reuse their vectors."""
     original = (data / "documents" / "rfc9002.md").read_text("utf-8")
     project.write("docs/rfc9002.md", original)
@@ -111,7 +111,7 @@ async def test_a_paragraph_put_in_embeds_a_few_chunks(project: Project, data: Pa
     assert whole.embedded > 40
 
 
-async def test_a_deleted_file_is_found_no_more_and_comes_back(notes: Project) -> None:
+async def test_run_deleted_file_disappears_and_returns_for_free(notes: Project) -> None:
     """A file that is gone is in no answer; put back as it was, it is found again at no cost."""
     path = notes.folder / "notes" / "two.txt"
     text = path.read_text("utf-8")
@@ -128,7 +128,7 @@ async def test_a_deleted_file_is_found_no_more_and_comes_back(notes: Project) ->
         assert (await bed.search(text))[0].document == text
 
 
-async def test_what_shrinks_leaves_no_chunk_behind(project: Project) -> None:
+async def test_run_shortened_document_leaves_no_old_chunk(project: Project) -> None:
     """A document that has fewer chunks than before leaves none of the others in the index."""
     long = "\n\n".join(f"Paragraph {number} " + f"says word{number} " * 120 for number in range(6))
     project.write("docs/a.txt", long)
@@ -142,7 +142,7 @@ async def test_what_shrinks_leaves_no_chunk_behind(project: Project) -> None:
     assert project.documents("docs") == {"docs#a.txt#00000": "short now"}
 
 
-async def test_many_deletions_at_once_are_withheld(project: Project) -> None:
+async def test_run_many_deletions_are_withheld_until_allowed(project: Project) -> None:
     """More than 30 % of a source, and at least 20 documents, are kept until deletions are allowed."""
     for number in range(60):
         project.write(f"docs/{number}.txt", f"document {number} of {project.folder}")
@@ -161,7 +161,7 @@ async def test_many_deletions_at_once_are_withheld(project: Project) -> None:
         assert len(project.documents("docs")) == 35
 
 
-async def test_an_emptied_folder_deletes_nothing_unasked(project: Project) -> None:
+async def test_run_emptied_folder_deletes_nothing(project: Project) -> None:
     """A folder that lists nothing any more, as an unmounted disk does, leaves the index as it is."""
     for number in range(20):
         project.write(f"docs/{number}.txt", f"document {number} of {project.folder}")
@@ -202,7 +202,7 @@ class Listing:
         pytest.param((), {"a", "b", "c"}, id="none"),
     ],
 )
-async def test_what_a_fetch_lists_no_more_is_removed(
+async def test_changes_document_no_longer_listed_is_removed(
     tmp_path: Path, listed: tuple[str, ...], gone: set[str]
 ) -> None:
     """A complete fetch removes what it did not list, and nothing else, however often it listed the rest."""
@@ -238,7 +238,7 @@ async def test_what_a_fetch_lists_no_more_is_removed(
     assert removed == gone
 
 
-async def test_an_unreadable_record_withholds_deletions(project: Project) -> None:
+async def test_run_unreadable_record_withholds_deletions(project: Project) -> None:
     """A record that cannot be read may be any that is missed: nothing is deleted until it can."""
     records: list[object] = [{"id": number, "text": f"{number} {project.folder}"} for number in range(3)]
     project.write_lines("notes.jsonl", records)
@@ -258,7 +258,7 @@ async def test_an_unreadable_record_withholds_deletions(project: Project) -> Non
     assert project.documents("notes") == {"notes#0#00000": "changed"}
 
 
-async def test_a_text_shared_by_many_chunks_is_sent_once(project: Project) -> None:
+async def test_run_text_shared_by_many_chunks_is_sent_once(project: Project) -> None:
     """Chunks of one text share one vector that is paid for once, across documents and collections."""
     same = f"the very same text {project.folder}"
     for name in ("a", "b"):
@@ -272,7 +272,7 @@ async def test_a_text_shared_by_many_chunks_is_sent_once(project: Project) -> No
     assert {len(project.documents(name)) for name in ("a", "b")} == {50}
 
 
-async def test_neighbours_are_part_of_what_is_paid_for(receipts: Project) -> None:
+async def test_run_neighbours_make_another_text(receipts: Project) -> None:
     """A vector belongs to the text that was sent: words sent with their neighbours are other texts than words alone."""
     async with await receipts.open() as bed:
         await bed.run()
@@ -292,7 +292,7 @@ async def test_neighbours_are_part_of_what_is_paid_for(receipts: Project) -> Non
     assert len({row.text_hash for row in words.values() if row.document == "TOTAL"}) == 2
 
 
-async def test_a_limit_embeds_so_many_and_leaves_the_rest(project: Project) -> None:
+async def test_run_limit_leaves_the_rest_for_later_runs(project: Project) -> None:
     """`limit` embeds that many chunks; the next runs take up the rest."""
     for number in range(10):
         project.write(f"docs/{number}.txt", f"document {number} of {project.folder}")
@@ -304,7 +304,7 @@ async def test_a_limit_embeds_so_many_and_leaves_the_rest(project: Project) -> N
     assert len(project.documents("docs")) == 10
 
 
-async def test_another_model_is_refused_and_nothing_is_lost(notes: Project) -> None:
+async def test_run_other_model_is_refused_and_loses_nothing(notes: Project) -> None:
     """With another model a run stops with what to do about it, sends nothing, and leaves everything searchable."""
     before = notes.contents()
     notes.write("notes/five.txt", "a fifth note")

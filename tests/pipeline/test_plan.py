@@ -64,7 +64,7 @@ async def edited(notes: Project) -> Project:
     return notes
 
 
-async def test_planning_moves_nothing_and_sends_nothing(edited: Project) -> None:
+async def test_plan_changes_and_sends_nothing(edited: Project) -> None:
     """A plan leaves cursor, documents, chunks and runs as they are, and pays for nothing."""
     async with await edited.open() as bed:
         before = await state(bed)
@@ -78,7 +78,7 @@ async def test_planning_moves_nothing_and_sends_nothing(edited: Project) -> None
     )
 
 
-async def test_planning_the_same_again_gives_the_same_plan_and_writes_nothing(edited: Project) -> None:
+async def test_plan_unchanged_state_gives_the_same_plan(edited: Project) -> None:
     """On an unchanged state the id is the same, and what was staged keeps its bytes; after an edit it is another."""
     async with await edited.open() as bed:
         first = await bed.plan()
@@ -91,7 +91,7 @@ async def test_planning_the_same_again_gives_the_same_plan_and_writes_nothing(ed
         assert (await bed.plan()).plan_id != first.plan_id
 
 
-async def test_where_nothing_is_to_do_nothing_is_staged(notes: Project) -> None:
+async def test_plan_nothing_to_do_stages_nothing(notes: Project) -> None:
     """A plan without work has no id, and leaves nothing behind."""
     async with await notes.open() as bed:
         found = await bed.plan()
@@ -99,7 +99,7 @@ async def test_where_nothing_is_to_do_nothing_is_staged(notes: Project) -> None:
     assert staged(notes) == {}
 
 
-async def test_a_plan_is_carried_out_as_it_was_staged(edited: Project) -> None:
+async def test_run_plan_does_what_was_staged(edited: Project) -> None:
     """The run embeds the texts that were planned, for the tokens that were planned, and reports both."""
     async with await edited.open() as bed:
         found = await bed.plan()
@@ -115,7 +115,7 @@ async def test_a_plan_is_carried_out_as_it_was_staged(edited: Project) -> None:
         assert (await bed.plan()).plan_id is None
 
 
-async def test_what_was_written_after_the_plan_waits_for_another_run(edited: Project) -> None:
+async def test_run_plan_leaves_later_edits_for_the_next_run(edited: Project) -> None:
     """Edits made after the plan are neither embedded nor searchable until the next run, which then takes them."""
     async with await edited.open() as bed:
         found = await bed.plan()
@@ -133,7 +133,7 @@ async def test_what_was_written_after_the_plan_waits_for_another_run(edited: Pro
     assert edited.documents("notes")["notes#five.txt#00000"] == "note five, later"
 
 
-async def test_carrying_out_a_plan_twice_does_nothing_the_second_time(edited: Project) -> None:
+async def test_run_plan_twice_does_nothing_the_second_time(edited: Project) -> None:
     """The second time nothing is sent, written or moved, and the report says that nothing was left to do."""
     async with await edited.open() as bed:
         plan_id = plan_of(await bed.plan())
@@ -150,7 +150,7 @@ async def test_carrying_out_a_plan_twice_does_nothing_the_second_time(edited: Pr
     assert_same(edited.contents(), index)
 
 
-async def test_a_source_that_another_run_has_moved_is_left_as_it_is(edited: Project) -> None:
+async def test_run_plan_source_fetched_since_is_left_alone(edited: Project) -> None:
     """What another run has fetched since the plan is not put back, and the drift is told with its number."""
     async with await edited.open() as bed:
         plan_id = plan_of(await bed.plan())
@@ -167,7 +167,7 @@ async def test_a_source_that_another_run_has_moved_is_left_as_it_is(edited: Proj
     assert_same(edited.contents(), index)
 
 
-async def test_a_plan_that_another_run_has_done_already_is_no_drift(edited: Project) -> None:
+async def test_run_plan_already_done_by_another_run_has_no_drift(edited: Project) -> None:
     """Where a plain run has done just what was planned, carrying out the plan says that nothing was left."""
     async with await edited.open() as bed:
         plan_id = plan_of(await bed.plan())
@@ -178,7 +178,7 @@ async def test_a_plan_that_another_run_has_done_already_is_no_drift(edited: Proj
     assert report.planned.already
 
 
-async def test_drift_in_one_source_does_not_hold_up_another(edited: Project) -> None:
+async def test_run_plan_drift_in_one_source_leaves_the_other_running(edited: Project) -> None:
     """Of two planned sources the one that was moved is told, and the other is carried out."""
     edited.write("more/a.txt", "more a")
     async with await edited.open() as bed:
@@ -192,7 +192,7 @@ async def test_drift_in_one_source_does_not_hold_up_another(edited: Project) -> 
     assert edited.documents("more") == {"more#a.txt#00000": "more a"}
 
 
-async def test_a_plan_of_a_source_that_is_gone_or_set_otherwise_is_told(edited: Project) -> None:
+async def test_run_plan_source_removed_or_changed_is_reported(edited: Project) -> None:
     """A source that was taken out of the settings, or is chunked otherwise now, is left alone with the reason."""
     async with await edited.open() as bed:
         plan_id = plan_of(await bed.plan())
@@ -207,7 +207,7 @@ async def test_a_plan_of_a_source_that_is_gone_or_set_otherwise_is_told(edited: 
         assert report.chunks == 0
 
 
-async def test_a_plan_for_another_model_is_refused(edited: Project) -> None:
+async def test_run_plan_for_another_model_is_refused(edited: Project) -> None:
     """A plan made in one space is not carried out in another."""
     async with await edited.open() as bed:
         plan_id = plan_of(await bed.plan())
@@ -218,14 +218,14 @@ async def test_a_plan_for_another_model_is_refused(edited: Project) -> None:
 
 
 @pytest.mark.parametrize("name", ["0123456789abcdef", "../../ledger", "", "ABC"])
-async def test_an_unknown_plan_is_refused(notes: Project, name: str) -> None:
+async def test_run_plan_unknown_is_refused(notes: Project, name: str) -> None:
     """An id that no plan has is answered with how to make one."""
     async with await notes.open() as bed:
         with pytest.raises(NotFound, match="`flowbed plan` makes one"):
             await bed.run(plan=name)
 
 
-async def test_a_plan_takes_nothing_else_beside_it(edited: Project) -> None:
+async def test_run_plan_with_other_selections_is_refused(edited: Project) -> None:
     """Names, or the leave to delete, would make the run another than the one planned: they are refused."""
     async with await edited.open() as bed:
         plan_id = plan_of(await bed.plan())
@@ -235,7 +235,7 @@ async def test_a_plan_takes_nothing_else_beside_it(edited: Project) -> None:
             await bed.run(plan=plan_id, allow_deletes=True)
 
 
-async def test_damage_to_a_plan_is_told(edited: Project) -> None:
+async def test_run_plan_damaged_is_refused(edited: Project) -> None:
     """A part that was changed or lost is reported, and nothing of that source is embedded."""
     async with await edited.open() as bed:
         plan_id = plan_of(await bed.plan())
@@ -254,7 +254,7 @@ async def test_damage_to_a_plan_is_told(edited: Project) -> None:
     assert report.chunks == 0
 
 
-async def test_what_waits_is_planned_and_replaced_texts_are_not(notes: Project) -> None:
+async def test_plan_includes_waiting_chunks_without_replaced_texts(notes: Project) -> None:
     """Chunks left by an earlier run count once: with the text that would be sent, which may be a newer one."""
     for number in range(4):
         notes.write(f"notes/wait{number}.txt", f"waits {number}")
@@ -268,7 +268,7 @@ async def test_what_waits_is_planned_and_replaced_texts_are_not(notes: Project) 
         assert (report.tokens, report.chunks, report.waiting) == (found.tokens, 3, 0)
 
 
-async def test_what_waits_and_was_not_planned_is_left(notes: Project) -> None:
+async def test_run_plan_leaves_unplanned_waiting_chunks(notes: Project) -> None:
     """Chunks of a source that was not planned wait on while a plan is carried out."""
     notes.write("more/a.txt", "more a")
     notes.write("more/b.txt", "more b")
@@ -281,7 +281,7 @@ async def test_what_waits_and_was_not_planned_is_left(notes: Project) -> None:
         assert (await bed.run()).chunks == 1
 
 
-async def test_an_old_plan_is_refused_and_can_be_dropped(
+async def test_run_plan_too_old_is_refused_and_can_be_dropped(
     edited: Project, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """After a week a plan is carried out no more, and is named to whoever cleans up; so is one that was never whole."""
@@ -307,7 +307,7 @@ async def test_an_old_plan_is_refused_and_can_be_dropped(
 
 
 @pytest.mark.parametrize("damage", ["age", "plan.json", "rows_*.json", "batch_*.json"])
-async def test_a_plan_that_cannot_be_carried_out_is_made_anew(
+async def test_plan_unusable_staged_plan_is_replaced(
     edited: Project, monkeypatch: pytest.MonkeyPatch, damage: str
 ) -> None:
     """Planning again, as the refusal of an old or damaged plan says, gives one that can be carried out."""
@@ -328,7 +328,7 @@ async def test_a_plan_that_cannot_be_carried_out_is_made_anew(
         assert (report.failures, report.chunks, report.deleted) == ((), 4, 1)
 
 
-async def test_the_removal_of_a_source_is_carried_out_as_planned(edited: Project) -> None:
+async def test_run_plan_removes_a_source(edited: Project) -> None:
     """What is left of a source that the settings name no more can be planned and deleted; twice does nothing more."""
     file = edited.folder / "flowbed.toml"
     file.write_text(file.read_text("utf-8").partition("[sources.notes]")[0], "utf-8")
@@ -341,9 +341,7 @@ async def test_the_removal_of_a_source_is_carried_out_as_planned(edited: Project
     assert edited.documents("notes") == {}
 
 
-async def test_two_that_release_a_plan_at_once_share_it(
-    edited: Project, monkeypatch: pytest.MonkeyPatch
-) -> None:
+async def test_run_plan_two_at_once_share_the_work(edited: Project, monkeypatch: pytest.MonkeyPatch) -> None:
     """Two processes' worth of runs of one plan at once end in the index of one, and send each text once."""
     monkeypatch.setattr(changes, "BATCH_CHUNKS", 1)
     monkeypatch.setattr(changes, "READ_AT_ONCE", 1)
@@ -356,7 +354,7 @@ async def test_two_that_release_a_plan_at_once_share_it(
         assert (await bed.plan()).plan_id is None
 
 
-async def test_problems_and_withheld_deletions_of_the_plan_are_the_runs(project: Project) -> None:
+async def test_run_plan_reports_the_plans_problems_and_withheld_deletions(project: Project) -> None:
     """What a plan found wrong with a source becomes dead letters when it is carried out, as in a plain run."""
     lines = [{"id": n, "text": f"{project.folder} text {n}"} for n in range(3)]
     project.write_lines("lines.jsonl", [*lines, {"id": 9}])
@@ -371,7 +369,7 @@ async def test_problems_and_withheld_deletions_of_the_plan_are_the_runs(project:
         assert await bed.dead_letters() == []
 
 
-async def test_a_source_that_cannot_be_read_does_not_hold_up_the_plan_of_another(edited: Project) -> None:
+async def test_plan_unreadable_source_leaves_the_other_planned(edited: Project) -> None:
     """As in a run, a source that fails is told, and the others are planned."""
     edited.write("more/a.txt", "a")
     async with await edited.open() as bed:
@@ -384,7 +382,7 @@ async def test_a_source_that_cannot_be_read_does_not_hold_up_the_plan_of_another
             await bed.plan("more")
 
 
-async def test_the_time_is_taken_from_runs_of_this_model(edited: Project) -> None:
+async def test_plan_time_comes_from_runs_of_this_model(edited: Project) -> None:
     """A plan's seconds are a guess until a run of the model was timed, and then follow from what was timed."""
     async with await edited.open() as bed:
         found = await bed.plan()
@@ -398,7 +396,7 @@ async def test_the_time_is_taken_from_runs_of_this_model(edited: Project) -> Non
         assert (await bed.plan()).timed_runs == 0
 
 
-async def test_a_plan_costs_no_more_than_it_said(edited: Project) -> None:
+async def test_run_plan_costs_no_more_than_planned(edited: Project) -> None:
     """A run of a plan stops where it would pay more than was planned, as when the cache that it counted on is lost."""
     priced(edited)
     for number in range(20):
@@ -425,7 +423,7 @@ async def test_a_plan_costs_no_more_than_it_said(edited: Project) -> None:
         assert (await bed.run(plan=plan_of(found), budget=10.0)).waiting == 0
 
 
-async def test_staging_is_create_only(edited: Project, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_stage_existing_plan_is_kept(edited: Project, monkeypatch: pytest.MonkeyPatch) -> None:
     """Nothing of a plan is ever written over: parts and manifest are created, and a second writer gives way."""
     async with await edited.open() as bed:
         puts: list[str] = []

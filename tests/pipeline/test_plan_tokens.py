@@ -27,9 +27,7 @@ def first(path: Path, count: int) -> str:
         pytest.param({"document_prompt": "passage: "}, id="with a prompt"),
     ],
 )
-async def test_a_run_is_billed_the_tokens_that_were_planned(
-    options: dict[str, str], data: Path, tmp_path: Path
-) -> None:
+async def test_run_plan_bills_the_planned_tokens(options: dict[str, str], data: Path, tmp_path: Path) -> None:
     """Receipts, long documents and titled abstracts, some longer than the window: planned and billed are one number."""
     folder = tmp_path / "project"
     folder.mkdir()

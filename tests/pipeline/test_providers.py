@@ -36,7 +36,7 @@ def write(folder: Path, *urls: str, more: str = "") -> None:
         folder.joinpath("docs", f"{number}.md").write_text(f"# Page {number}\n\n" + f"word{number} " * 100)
 
 
-async def test_a_run_keeps_to_the_limits_of_its_provider(tmp_path: Path) -> None:
+async def test_run_keeps_to_the_providers_limits(tmp_path: Path) -> None:
     """With more to embed at once than a provider allows, it has to refuse nothing."""
     simulator = Simulator(OpenAI(), limits=Limits(tokens=120_000, burst=16.0))
     async with running(simulator) as url:
@@ -48,7 +48,7 @@ async def test_a_run_keeps_to_the_limits_of_its_provider(tmp_path: Path) -> None
     assert set(simulator.account.totals().statuses) == {200}
 
 
-async def test_a_run_goes_on_at_another_provider_of_its_space(tmp_path: Path) -> None:
+async def test_run_provider_down_continues_at_its_fallback(tmp_path: Path) -> None:
     """Where the first provider is down, the second embeds, and everything is in one space."""
     down = Simulator(OpenAI(), faults=[Fault(kind="error", status=503)])
     up = Simulator(OpenAI())
@@ -63,7 +63,7 @@ async def test_a_run_goes_on_at_another_provider_of_its_space(tmp_path: Path) ->
     assert set(down.account.totals().statuses) == {503}
 
 
-async def test_a_run_is_never_answered_by_another_space(tmp_path: Path) -> None:
+async def test_run_fallback_of_another_space_is_refused(tmp_path: Path) -> None:
     """A model of another space is refused as one that stands in, unless crossing is on, which is for requests alone."""
     down, other = Simulator(OpenAI(), faults=[Fault(kind="error", status=503)]), Simulator(OpenAI())
     async with running(down) as first, running(other) as second:
@@ -84,7 +84,7 @@ async def test_a_run_is_never_answered_by_another_space(tmp_path: Path) -> None:
     assert not other.account.totals().requests
 
 
-async def test_a_run_ends_where_its_provider_is_not_to_be_asked_for_hours(tmp_path: Path) -> None:
+async def test_run_provider_asks_to_wait_for_hours_ends(tmp_path: Path) -> None:
     """It says when the provider is to be asked again, and a later run does what was left."""
     busy = Simulator(OpenAI(), faults=[Fault(kind="error", status=429, retry_after=30_000.0)])
     ready = Simulator(OpenAI())
@@ -100,7 +100,7 @@ async def test_a_run_ends_where_its_provider_is_not_to_be_asked_for_hours(tmp_pa
 
 
 @pytest.mark.parametrize("said", ["variable", "table"])
-async def test_a_stand_in_for_requests_alone_does_not_stop_the_project(
+async def test_open_fallback_of_the_server_alone_does_not_stop_the_project(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, said: str
 ) -> None:
     """With crossing, a fallback without a key is passed over with a warning; without, the error names it."""

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 
-async def test_every_line_and_word_of_the_receipts_is_indexed_once(data: Path, tmp_path: Path) -> None:
+async def test_run_receipts_index_every_line_and_word_once(data: Path, tmp_path: Path) -> None:
     """Both collections are complete with exact ids, can be filtered by merchant, and a second run embeds nothing."""
     file = data / "receipts.jsonl"
     lines, words, merchants = {}, {}, set()

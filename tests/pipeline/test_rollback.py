@@ -46,7 +46,7 @@ MONTH = 31 * 86_400_000_000  # µs
 BEFORE, AFTER = {"one", "two", "three", "four"}, {"edited", "three", "four", "five"}
 
 
-async def test_a_rollback_puts_the_old_rows_back_and_nothing_is_embedded_again(notes: Project) -> None:
+async def test_rollback_restores_the_old_rows_for_free(notes: Project) -> None:
     """Rolled back, a search finds the rows of then; running again changes nothing, and sends nothing."""
     async with await notes.open() as bed:
         before = await changed(notes, bed)
@@ -63,7 +63,7 @@ async def test_a_rollback_puts_the_old_rows_back_and_nothing_is_embedded_again(n
     assert set(notes.sent()) <= {QUERY}
 
 
-async def test_released_runs_are_in_the_index_again(notes: Project) -> None:
+async def test_release_commits_reverted_runs(notes: Project) -> None:
     """A release commits what was reverted from the deltas that still lie in the store."""
     async with await notes.open() as bed:
         before = await changed(notes, bed)
@@ -76,7 +76,7 @@ async def test_released_runs_are_in_the_index_again(notes: Project) -> None:
     assert set(notes.sent()) <= {QUERY}
 
 
-async def test_a_release_tells_of_the_deltas_that_are_lost(notes: Project) -> None:
+async def test_release_lost_delta_becomes_a_dead_letter(notes: Project) -> None:
     """A reverted run whose delta is in the store no more is not called committed, and becomes a dead letter."""
     async with await notes.open() as bed:
         before = await changed(notes, bed)
@@ -89,7 +89,7 @@ async def test_a_release_tells_of_the_deltas_that_are_lost(notes: Project) -> No
         assert [letter.subject for letter in await bed.dead_letters()] == [run]
 
 
-async def test_what_changes_after_a_rollback_is_committed(notes: Project) -> None:
+async def test_run_edit_after_a_rollback_is_committed(notes: Project) -> None:
     """A document edited after the rollback is embedded and found; a release then leaves its newer text."""
     async with await notes.open() as bed:
         before = await changed(notes, bed)
@@ -123,7 +123,7 @@ def edition(*words: str) -> str:
     ],
 )
 @pytest.mark.parametrize("planned", [False, True])
-async def test_a_document_edited_after_a_rollback_is_indexed_whole(
+async def test_run_document_edited_after_a_rollback_is_indexed_whole(
     notes: Project, before: list[str], undone: list[str] | None, after: list[str] | None, *, planned: bool
 ) -> None:
     """What a rollback took back of a document, or put back, goes by its next edit; a release changes nothing of it."""
@@ -152,7 +152,7 @@ async def test_a_document_edited_after_a_rollback_is_indexed_whole(
         assert (await bed.run()).chunks == 0
 
 
-async def test_what_gc_took_the_delta_of_is_released_all_the_same(
+async def test_release_delta_deleted_by_gc_is_embedded_again(
     notes: Project, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A run whose delta was too old to be kept is embedded anew once released, and is no fault before."""
@@ -175,9 +175,7 @@ async def test_what_gc_took_the_delta_of_is_released_all_the_same(
 
 
 @pytest.mark.parametrize("planned", [False, True])
-async def test_an_edit_that_waits_while_its_document_is_rolled_back_is_indexed_whole(
-    notes: Project, *, planned: bool
-) -> None:
+async def test_rollback_edit_waiting_meanwhile_is_indexed_whole(notes: Project, *, planned: bool) -> None:
     """What was fetched, or planned, before a rollback and is merged after it brings the rest of its document along."""
     async with await notes.open() as bed:
         for words in (["a0", "b0"], ["a0", "x1", "b0"]):
@@ -198,7 +196,7 @@ async def test_an_edit_that_waits_while_its_document_is_rolled_back_is_indexed_w
         assert await texts(bed) == BEFORE | {"a2", "x1", "b0"}
 
 
-async def test_a_rollback_leaves_the_documents_alone_that_nobody_edits(notes: Project) -> None:
+async def test_rollback_unedited_document_stays_rolled_back(notes: Project) -> None:
     """A document of which nothing waits stays rolled back, whatever is fetched of others."""
     async with await notes.open() as bed:
         before = await changed(notes, bed)
@@ -210,7 +208,7 @@ async def test_a_rollback_leaves_the_documents_alone_that_nobody_edits(notes: Pr
         assert await texts(bed) == BEFORE - {"three"} | {"waits"}
 
 
-async def test_a_rollback_said_twice_is_done_once(notes: Project) -> None:
+async def test_rollback_twice_makes_one_version(notes: Project) -> None:
     """Repeating a rollback makes no further version and tells the same."""
     async with await notes.open() as bed:
         before = await changed(notes, bed)
@@ -220,7 +218,7 @@ async def test_a_rollback_said_twice_is_done_once(notes: Project) -> None:
         assert (again.runs, again.version) == (0, first.version)
 
 
-async def test_rolling_forward_again_commits_what_comes_back(notes: Project) -> None:
+async def test_rollback_forward_commits_the_runs_again(notes: Project) -> None:
     """A rollback to a version that an earlier one undid has its runs committed, and another undoes them again."""
     async with await notes.open() as bed:
         before = await changed(notes, bed)
@@ -234,7 +232,7 @@ async def test_rolling_forward_again_commits_what_comes_back(notes: Project) -> 
         assert await statuses(bed) == {"SUCCESS": 2, "REVERTED": 3}
 
 
-async def test_a_rollback_works_after_compaction(notes: Project) -> None:
+async def test_rollback_after_compaction_restores_the_rows(notes: Project) -> None:
     """Compacting before and after keeps a version that can be rolled back to, and its rows."""
     async with await notes.open() as bed:
         before = await changed(notes, bed)
@@ -245,7 +243,7 @@ async def test_a_rollback_works_after_compaction(notes: Project) -> None:
 
 
 @pytest.mark.parametrize("version", [0, 99, -1])
-async def test_a_version_that_is_not_there_is_named_with_those_that_are(notes: Project, version: int) -> None:
+async def test_rollback_unknown_version_names_the_kept_ones(notes: Project, version: int) -> None:
     """Rolling back to an unknown version says which versions are kept, and changes nothing."""
     async with await notes.open() as bed:
         await changed(notes, bed)
@@ -261,7 +259,7 @@ class Killed(BaseException):
 
 
 @pytest.mark.parametrize("point", telemetry.ROLLBACK_FAILPOINTS)
-async def test_an_interrupted_rollback_is_caught_up_with(notes: Project, point: str) -> None:
+async def test_rollback_interrupted_is_completed_by_the_next_run(notes: Project, point: str) -> None:
     """Interrupted at any point, the next run makes rows and ledger agree, and the rollback can be said again."""
     async with await notes.open() as bed:
         before = await changed(notes, bed)
@@ -282,7 +280,7 @@ async def test_an_interrupted_rollback_is_caught_up_with(notes: Project, point: 
     assert set(notes.sent()) <= {QUERY}
 
 
-async def test_a_commit_that_was_not_marked_is_reverted_too(notes: Project) -> None:
+async def test_rollback_unmarked_commit_is_reverted_too(notes: Project) -> None:
     """Rows that someone merged and died before saying so are known to be of a run that the rollback undoes."""
     async with await notes.open() as bed:
         before = (await bed.versions("notes"))[0].version
@@ -296,7 +294,7 @@ async def test_a_commit_that_was_not_marked_is_reverted_too(notes: Project) -> N
         assert await texts(bed) == BEFORE
 
 
-async def test_rollbacks_beside_runs_leave_index_and_ledger_in_agreement(notes: Project) -> None:
+async def test_rollback_beside_runs_keeps_index_and_ledger_consistent(notes: Project) -> None:
     """However runs and rollbacks interleave, what the ledger calls committed is found, and nothing else is."""
     async with await notes.open() as bed, await notes.open() as other:
         target = (await bed.versions("notes"))[0].version

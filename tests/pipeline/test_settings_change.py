@@ -39,7 +39,7 @@ def long_ago(file: Path) -> None:
     os.utime(file, (1_700_000_000, 1_700_000_000))
 
 
-async def test_another_collection_is_noticed_though_no_file_was_touched(project: Project) -> None:
+async def test_run_collection_changed_moves_the_source(project: Project) -> None:
     """Records of an untouched file move to the collection that their source is given, and pay for nothing."""
     project.write_lines("r.jsonl", [{"id": n, "text": f"{project.folder} record {n}"} for n in range(5)])
     long_ago(project.folder / "r.jsonl")
@@ -54,7 +54,7 @@ async def test_another_collection_is_noticed_though_no_file_was_touched(project:
     assert project.documents("r") == {}
 
 
-async def test_other_chunking_is_noticed_though_no_file_was_touched(project: Project) -> None:
+async def test_run_chunking_changed_chunks_again(project: Project) -> None:
     """Words of untouched receipts are sent with their neighbours once that is asked for."""
     project.write_lines("r.jsonl", [RECEIPT])
     long_ago(project.folder / "r.jsonl")
@@ -67,7 +67,7 @@ async def test_other_chunking_is_noticed_though_no_file_was_touched(project: Pro
         assert any("(" in text for text in project.sent())
 
 
-async def test_a_file_that_is_put_back_as_it_was_is_read_again(project: Project) -> None:
+async def test_run_file_restored_to_old_content_is_read_again(project: Project) -> None:
     """After a fetch that was only partly applied, the file of before is not taken for what is indexed."""
     good = [{"id": "a", "text": f"{project.folder} right"}, {"id": "b", "text": f"{project.folder} other"}]
     project.write_lines("r.jsonl", good)
@@ -84,7 +84,7 @@ async def test_a_file_that_is_put_back_as_it_was_is_read_again(project: Project)
     assert sorted(project.documents("r").values()) == sorted(each["text"] for each in good)
 
 
-async def test_a_receipt_belongs_to_one_source(project: Project) -> None:
+async def test_run_receipt_in_two_sources_belongs_to_one(project: Project) -> None:
     """Of two sources with the same receipt the first keeps it, the other says so, and nothing is lost."""
     project.write_lines("a.jsonl", [RECEIPT])
     project.write_lines("b.jsonl", [RECEIPT, {**RECEIPT, "receipt_id": 2}])
@@ -104,7 +104,7 @@ async def test_a_receipt_belongs_to_one_source(project: Project) -> None:
     assert len(project.documents("lines")) == 2
 
 
-async def test_a_source_under_another_name_takes_over(project: Project) -> None:
+async def test_run_renamed_source_takes_over(project: Project) -> None:
     """Receipts of a source that is no longer one may be taken by the source that replaces it."""
     project.write_lines("a.jsonl", [RECEIPT])
     async with await project.open() as bed:
@@ -117,7 +117,7 @@ async def test_a_source_under_another_name_takes_over(project: Project) -> None:
     assert len(project.documents("lines")) == 1
 
 
-async def test_the_guard_counts_what_was_there_before(project: Project) -> None:
+async def test_run_deletion_guard_counts_documents_before_the_fetch(project: Project) -> None:
     """A source pointed at something else loses all it had, however much the other has: that needs to be allowed."""
     for number in range(40):
         project.write(f"old/{number}.txt", f"{project.folder} old {number}")
@@ -134,7 +134,7 @@ async def test_the_guard_counts_what_was_there_before(project: Project) -> None:
         assert (await bed.run(allow_deletes=True)).deleted == 40
 
 
-async def test_a_text_saved_wrongly_keeps_what_was_indexed(notes: Project) -> None:
+async def test_run_file_that_is_no_text_keeps_its_old_chunks(notes: Project) -> None:
     """A document that is no text any more fails, and its old text stays searchable until it is text, or gone."""
     file = notes.folder / "notes" / "one.txt"
     text = file.read_text()
@@ -149,7 +149,7 @@ async def test_a_text_saved_wrongly_keeps_what_was_indexed(notes: Project) -> No
         assert text not in notes.documents("notes").values()
 
 
-async def test_another_model_is_refused_before_anything_has_changed(notes: Project) -> None:
+async def test_run_other_model_is_refused_before_anything_changes(notes: Project) -> None:
     """A run with another model says that the collection lives in another space, though no document differs."""
     notes.set_model("seeded:16")
     async with await notes.open() as bed:
@@ -159,7 +159,7 @@ async def test_another_model_is_refused_before_anything_has_changed(notes: Proje
             await bed.plan()
 
 
-async def test_a_plan_prices_what_earlier_runs_left(project: Project) -> None:
+async def test_plan_prices_chunks_that_earlier_runs_left(project: Project) -> None:
     """Chunks that wait are planned with their tokens, and the run then pays for just these."""
     for number in range(10):
         project.write(f"docs/{number}.txt", f"{project.folder} text {number}")
@@ -172,7 +172,7 @@ async def test_a_plan_prices_what_earlier_runs_left(project: Project) -> None:
         assert (await bed.run()).tokens == plan.tokens
 
 
-async def test_an_empty_store_under_a_full_ledger_is_refused(notes: Project) -> None:
+async def test_open_empty_store_with_a_full_ledger_is_refused(notes: Project) -> None:
     """A store that was lost is not taken for one that is up to date; put back, all is as it was."""
     store = notes.folder / ".flowbed" / "store"
     shutil.move(store, notes.folder / "kept")
@@ -185,7 +185,7 @@ async def test_an_empty_store_under_a_full_ledger_is_refused(notes: Project) -> 
         assert (await bed.run()).fetched == 0
 
 
-async def test_why_tells_what_has_no_chunks(notes: Project) -> None:
+async def test_why_document_without_chunks_says_so(notes: Project) -> None:
     """Why names the reason for a document that failed, and says of an empty one that it is empty."""
     notes.write("notes/empty.txt", "")
     (notes.folder / "notes" / "late.txt").write_bytes(b"x" * 70_000 + b"\xff")
@@ -199,7 +199,7 @@ async def test_why_tells_what_has_no_chunks(notes: Project) -> None:
             await bed.why("never.txt")
 
 
-async def test_a_text_is_not_paid_for_again_in_another_collection(
+async def test_run_text_moved_to_another_collection_is_not_paid_for_again(
     project: Project, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Without a cache the index itself gives the vector, whichever collection holds the text."""

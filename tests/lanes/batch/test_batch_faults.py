@@ -87,7 +87,7 @@ def said(report: Report) -> str:
         ('/v1"', '/v2"', "base_url"),
     ],
 )
-async def test_settings_that_are_wrong_for_one_run_cost_nothing(
+async def test_poll_wrong_settings_for_one_run_cost_nothing(
     old: str, new: str, told: str, tmp_path: Path, slow: tuple[Simulator, str], at_once: None
 ) -> None:
     """With another project's key, or a mistyped address, a run says so, and the next one has the answers."""
@@ -109,7 +109,7 @@ async def test_settings_that_are_wrong_for_one_run_cost_nothing(
     assert simulator.account.totals().billed_again == 0
 
 
-async def test_whoever_waits_with_another_key_is_told_at_once(
+async def test_wait_with_another_key_reports_at_once(
     tmp_path: Path, slow: tuple[Simulator, str], at_once: None
 ) -> None:
     """No waiting helps; and who gives the submission up has its texts embedded, and is told what that means."""
@@ -128,7 +128,7 @@ async def test_whoever_waits_with_another_key_is_told_at_once(
         assert await statuses(bed) == {"SUCCESS": PAGES + 1}
 
 
-async def test_a_rotated_key_of_the_same_account_changes_nothing(
+async def test_poll_rotated_key_of_the_same_account_collects_the_job(
     tmp_path: Path, slow: tuple[Simulator, str]
 ) -> None:
     """A job that the new key sees is collected, whatever the name of the account is made of."""
@@ -145,7 +145,7 @@ async def test_a_rotated_key_of_the_same_account_changes_nothing(
 
 
 @pytest.mark.parametrize("path", [JOB, CONTENT])
-async def test_one_stray_404_loses_nothing(
+async def test_poll_single_404_loses_nothing(
     path: str, tmp_path: Path, provider: tuple[Simulator, str], at_once: None
 ) -> None:
     """A job or a file that is not found once, and then is, was never lost."""
@@ -158,7 +158,7 @@ async def test_one_stray_404_loses_nothing(
     assert simulator.account.totals().billed_again == 0
 
 
-async def test_what_is_missing_is_not_lost_before_it_was_missed_for_a_while(
+async def test_poll_missing_job_is_lost_only_after_a_while(
     tmp_path: Path, provider: tuple[Simulator, str]
 ) -> None:
     """Two looks in quick succession are as one; the reason stands in the list of submissions meanwhile."""
@@ -180,7 +180,7 @@ async def test_what_is_missing_is_not_lost_before_it_was_missed_for_a_while(
 
 
 @pytest.mark.parametrize("end", ["deadline", "cancel"])
-async def test_what_is_refused_for_good_comes_out_again(
+async def test_submit_refused_ends_by_deadline_or_cancel(
     end: str, tmp_path: Path, provider: tuple[Simulator, str]
 ) -> None:
     """The row says why; past the deadline, or on request, its texts go the other way, and nobody has to be asked."""
@@ -203,7 +203,7 @@ async def test_what_is_refused_for_good_comes_out_again(
 
 
 @pytest.mark.parametrize("end", ["deadline", "cancel"])
-async def test_what_may_have_a_job_ends_unasked_only_on_request(
+async def test_submit_lost_response_ends_without_the_provider_only_if_cancelled(
     end: str, tmp_path: Path, slow: tuple[Simulator, str]
 ) -> None:
     """The answer to making a job was lost, and no list is to be had: who cancels is told that it may be paid for."""
@@ -241,7 +241,7 @@ async def test_what_may_have_a_job_ends_unasked_only_on_request(
         assert simulator.account.totals().billed_again == 0
 
 
-async def test_what_nobody_has_begun_to_hand_in_goes_to_the_account_that_is_set(
+async def test_submit_key_changed_before_submitting_uses_the_new_account(
     tmp_path: Path, slow: tuple[Simulator, str]
 ) -> None:
     """Texts that were found with another key stand in the queue of the key that they are handed in with."""
@@ -262,7 +262,7 @@ async def test_what_nobody_has_begun_to_hand_in_goes_to_the_account_that_is_set(
     assert simulator.account.totals().billed_again == 0
 
 
-async def test_what_another_worker_is_at_waits_and_who_only_looks_is_not_at_it(
+async def test_submit_held_by_another_worker_waits_and_poll_does_not_hold(
     tmp_path: Path, slow: tuple[Simulator, str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Whoever hands in tells of it, and whoever polls lets it be, so that it is free for who hands it in."""
@@ -289,7 +289,7 @@ async def test_what_another_worker_is_at_waits_and_who_only_looks_is_not_at_it(
         assert (await bed.submit()).submitted == [submission]
 
 
-async def test_what_was_begun_with_another_key_is_not_handed_in_twice(
+async def test_submit_begun_with_another_key_is_not_submitted_twice(
     tmp_path: Path, slow: tuple[Simulator, str]
 ) -> None:
     """Only the key that handing in was begun with can tell whether there is a job already."""
@@ -316,7 +316,7 @@ async def test_what_was_begun_with_another_key_is_not_handed_in_twice(
     assert simulator.account.totals().billed_again == 0
 
 
-async def test_a_job_that_was_made_is_adopted_before_it_is_ended(
+async def test_cancel_unrecorded_job_is_recorded_and_then_cancelled(
     tmp_path: Path, slow: tuple[Simulator, str]
 ) -> None:
     """The answer to making the job was lost, and then its end was asked for: it is found, and cancelled there."""
@@ -342,7 +342,7 @@ async def test_a_job_that_was_made_is_adopted_before_it_is_ended(
         assert await statuses(bed) == {"SUCCESS": PAGES + 1}
 
 
-async def test_what_is_past_its_deadline_is_not_handed_in(
+async def test_submit_past_its_deadline_is_not_submitted(
     tmp_path: Path, provider: tuple[Simulator, str]
 ) -> None:
     """Nothing is made that would only have to be cancelled."""
@@ -359,7 +359,7 @@ async def test_what_is_past_its_deadline_is_not_handed_in(
     assert not any(each.path == CREATE for each in asked)
 
 
-async def test_what_was_put_off_keeps_no_room_from_others(
+async def test_submit_postponed_takes_no_room_in_the_queue(
     tmp_path: Path, provider: tuple[Simulator, str]
 ) -> None:
     """One that is refused again and again does not stand in the queue, so that the next has its turn."""
@@ -376,7 +376,7 @@ async def test_what_was_put_off_keeps_no_room_from_others(
 
 
 @pytest.mark.parametrize("kind", ["missing_lines", "conflicting_lines"])
-async def test_texts_without_an_answer_for_the_second_time_are_for_a_person(
+async def test_poll_text_without_result_twice_becomes_a_dead_letter(
     kind: Kind, tmp_path: Path, provider: tuple[Simulator, str]
 ) -> None:
     """What no line answers, or two that differ, is paid for twice at most, and the ledger has what that cost."""
@@ -396,7 +396,7 @@ async def test_texts_without_an_answer_for_the_second_time_are_for_a_person(
         assert sum(row.billed for row in await bed.submissions(live=False)) == totals.billed
 
 
-async def test_a_file_of_which_most_is_missing_is_not_paid_for_again(
+async def test_poll_most_results_missing_fails_without_paying_again(
     tmp_path: Path, provider: tuple[Simulator, str]
 ) -> None:
     """The job says that it has done them all: what its answers lack is lost, not left out."""
@@ -414,7 +414,7 @@ async def test_a_file_of_which_most_is_missing_is_not_paid_for_again(
 
 
 @pytest.mark.parametrize("kind", ["torn", "broken_lines"])
-async def test_what_unreadable_lines_cost_is_told(
+async def test_poll_unreadable_lines_record_their_cost(
     kind: str, tmp_path: Path, provider: tuple[Simulator, str]
 ) -> None:
     """Their texts are sent once more, and what was billed for them is in the ledger."""
@@ -427,7 +427,7 @@ async def test_what_unreadable_lines_cost_is_told(
         assert (await spent(bed)).billed == simulator.account.totals().billed
 
 
-async def test_a_submission_larger_than_the_queue_is_given_up(tmp_path: Path) -> None:
+async def test_submit_larger_than_the_queue_fails_with_the_setting_to_change(tmp_path: Path) -> None:
     """It would never be taken: who waits is told which setting to change, and then it is cut anew."""
     simulator = Simulator(OpenAI(queue_tokens=300))
     async with running(simulator) as url:
@@ -442,7 +442,7 @@ async def test_a_submission_larger_than_the_queue_is_given_up(tmp_path: Path) ->
             assert (report.failed, await statuses(bed)) == (0, {"SUCCESS": PAGES + 1})
 
 
-async def test_a_queue_that_is_full_when_a_job_is_asked_for_has_no_room_for_ever(
+async def test_submit_queue_full_without_own_jobs_fails(
     tmp_path: Path, provider: tuple[Simulator, str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Behind others it waits; where nothing from here is ahead of it, who waits is told which setting to change."""
@@ -482,7 +482,7 @@ async def test_a_queue_that_is_full_when_a_job_is_asked_for_has_no_room_for_ever
 
 
 @pytest.mark.parametrize(("lost", "failed"), [(1, 19), (2, 2)])
-async def test_of_two_files_the_one_that_is_there_counts(
+async def test_poll_one_of_two_files_lost_uses_the_other(
     lost: int, failed: int, tmp_path: Path, provider: tuple[Simulator, str], at_once: None
 ) -> None:
     """What the other one held has failed, and nothing else; a lost file of errors has cost nothing."""
@@ -501,7 +501,7 @@ async def test_of_two_files_the_one_that_is_there_counts(
         assert (await spent(bed)).billed == simulator.account.totals().billed
 
 
-async def test_unusable_answers_of_one_job_do_not_stop_the_others(
+async def test_poll_unusable_results_do_not_stop_other_submissions(
     tmp_path: Path, provider: tuple[Simulator, str]
 ) -> None:
     """They are kept with the reason until somebody gives them up; the other submissions go on."""
@@ -520,7 +520,7 @@ async def test_unusable_answers_of_one_job_do_not_stop_the_others(
         assert sum(each.billed for each in await bed.spending("lane")) == simulator.account.totals().billed
 
 
-async def test_a_realtime_run_leaves_what_a_finder_has_gathered(
+async def test_run_realtime_leaves_texts_that_a_finder_gathers(
     tmp_path: Path, provider: tuple[Simulator, str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Between gathering and recording a submission a copy of one of its texts is not sent by the other lane."""
@@ -551,7 +551,7 @@ async def test_a_realtime_run_leaves_what_a_finder_has_gathered(
 
 
 @pytest.mark.parametrize("order", ["", "shuffled"])
-async def test_a_text_that_is_answered_with_two_vectors_has_none(
+async def test_poll_conflicting_vectors_fail_the_text(
     order: str, tmp_path: Path, provider: tuple[Simulator, str]
 ) -> None:
     """Whichever line comes first, no wrong vector is believed: the chunk has failed and says so, and is tried again."""
@@ -573,9 +573,7 @@ async def test_a_text_that_is_answered_with_two_vectors_has_none(
     assert not differences(contents_of(folder), contents_of(other))
 
 
-async def test_answers_to_what_nobody_says_any_more_are_kept(
-    tmp_path: Path, slow: tuple[Simulator, str]
-) -> None:
+async def test_poll_results_of_replaced_texts_are_cached(tmp_path: Path, slow: tuple[Simulator, str]) -> None:
     """An edit that is taken back finds the vector that was paid for, and the ledger says what was planned for it."""
     simulator, url = slow
     folder = made(tmp_path, url)
@@ -595,7 +593,7 @@ async def test_answers_to_what_nobody_says_any_more_are_kept(
     assert simulator.account.totals().billed_again == 0
 
 
-async def test_what_another_model_was_set_for_is_said_not_to_end(
+async def test_cancel_submission_of_another_model_says_why_not(
     tmp_path: Path, slow: tuple[Simulator, str]
 ) -> None:
     """To cancel it takes the model that it was handed in with; what was only gathered ends at once."""
@@ -623,7 +621,9 @@ async def test_what_another_model_was_set_for_is_said_not_to_end(
         assert await bed.submissions() == []
 
 
-async def test_answers_without_vectors_are_there(tmp_path: Path, provider: tuple[Simulator, str]) -> None:
+async def test_poll_results_without_vectors_are_retried(
+    tmp_path: Path, provider: tuple[Simulator, str]
+) -> None:
     """A line that holds no numbers is tried again, however many there are: it is not one that is missing."""
     simulator, url = provider
     simulator.order(Fault(kind="not_finite", path=CREATE, calls=(1,)))

@@ -76,7 +76,7 @@ async def statuses(bed: Flowbed) -> dict[str, int]:
     return dict((await bed.status()).chunks)
 
 
-async def test_the_lanes_make_the_same_index(
+async def test_run_batch_makes_the_index_of_the_realtime_lane(
     folder: Path, tmp_path: Path, provider: tuple[Simulator, str]
 ) -> None:
     """Two runs, from cron as it were, hand everything in and lay it down; each text is paid for once, at half price."""
@@ -98,7 +98,7 @@ async def test_the_lanes_make_the_same_index(
     assert not differences(contents_of(folder), contents_of(other))
 
 
-async def test_a_run_that_waits_ends_with_the_index(folder: Path) -> None:
+async def test_run_batch_with_wait_ends_with_the_index(folder: Path) -> None:
     """With `wait`, one run does it all."""
     async with await flowbed.aopen(folder) as bed:
         report = await bed.run(lane="batch", wait=True)
@@ -106,7 +106,7 @@ async def test_a_run_that_waits_ends_with_the_index(folder: Path) -> None:
         assert await statuses(bed) == {"SUCCESS": PAGES + 1}
 
 
-async def test_the_steps_can_be_taken_one_by_one_and_again(
+async def test_steps_find_submit_poll_repeated_do_nothing(
     folder: Path, provider: tuple[Simulator, str]
 ) -> None:
     """Finding, submitting, listing, polling: each does what is left to do, and a second time nothing."""
@@ -150,7 +150,7 @@ FAULTS = {
 
 
 @pytest.mark.parametrize("name", FAULTS)
-async def test_what_passes_costs_nothing_and_loses_nothing(
+async def test_run_batch_transient_fault_loses_and_costs_nothing(
     name: str, folder: Path, provider: tuple[Simulator, str]
 ) -> None:
     """After whatever can be got over, everything is in the index, and no text was paid for twice."""
@@ -168,7 +168,7 @@ async def test_what_passes_costs_nothing_and_loses_nothing(
 
 
 @pytest.mark.parametrize(("status", "kind"), [(400, "rejected"), (500, "transient")])
-async def test_lines_that_fail_are_told_with_their_reason(
+async def test_run_batch_failed_lines_report_their_reason(
     status: int, kind: str, folder: Path, provider: tuple[Simulator, str]
 ) -> None:
     """3 % of the lines fail: their chunks say why; refused ones are dead letters, others go through in the next run."""
@@ -188,9 +188,7 @@ async def test_lines_that_fail_are_told_with_their_reason(
     assert simulator.account.totals().billed_again == 0
 
 
-async def test_lines_that_are_missing_are_told_and_tried_again(
-    folder: Path, provider: tuple[Simulator, str]
-) -> None:
+async def test_run_batch_missing_lines_are_retried(folder: Path, provider: tuple[Simulator, str]) -> None:
     """What no line of the answers is about has failed, says so, and is in the index after the next run."""
     simulator, _ = provider
     simulator.order(Fault(kind="missing_lines", share=0.1, calls=(1,)), seed=1)
@@ -206,7 +204,7 @@ async def test_lines_that_are_missing_are_told_and_tried_again(
 
 
 @pytest.mark.parametrize("kind", ["lost", "forgotten"])
-async def test_what_the_provider_lost_is_paid_for_again_only_when_somebody_says_so(
+async def test_run_batch_lost_results_are_paid_for_again_only_on_command(
     kind: str, folder: Path, provider: tuple[Simulator, str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The chunks have failed with the reason, and stay so until they are retried."""
@@ -226,9 +224,7 @@ async def test_what_the_provider_lost_is_paid_for_again_only_when_somebody_says_
         assert await statuses(bed) == {"SUCCESS": PAGES + 1}
 
 
-async def test_what_is_cancelled_keeps_what_was_answered(
-    folder: Path, provider: tuple[Simulator, str]
-) -> None:
+async def test_cancel_keeps_the_results_that_exist(folder: Path, provider: tuple[Simulator, str]) -> None:
     """A job that never ends is ended on request; its chunks wait again, and nothing of it was paid twice."""
     simulator, _ = provider
     simulator.order(Fault(kind="stuck", calls=(1,)))
@@ -246,7 +242,7 @@ async def test_what_is_cancelled_keeps_what_was_answered(
     assert simulator.account.totals().billed_again == 0
 
 
-async def test_what_misses_its_deadline_is_embedded_now(
+async def test_run_submission_past_its_deadline_is_embedded_now(
     folder: Path, provider: tuple[Simulator, str]
 ) -> None:
     """Past the deadline the job is cancelled, and what it did not answer is embedded by the run that sees it."""
@@ -262,9 +258,7 @@ async def test_what_misses_its_deadline_is_embedded_now(
     assert simulator.account.totals().billed_again == 0
 
 
-async def test_a_text_that_is_carried_is_not_sent_again(
-    folder: Path, provider: tuple[Simulator, str]
-) -> None:
+async def test_run_text_in_flight_is_not_sent_again(folder: Path, provider: tuple[Simulator, str]) -> None:
     """New, moved and changed documents with a text that is at the provider wait for it, on either lane."""
     simulator, _ = provider
     simulator.order(Fault(kind="shuffled", delay=1.0))
@@ -286,7 +280,7 @@ async def test_a_text_that_is_carried_is_not_sent_again(
         assert await statuses(bed) == {"SUCCESS": PAGES + 2}
 
 
-async def test_what_a_document_no_longer_has_stays_until_its_new_chunks_are_there(
+async def test_run_shortened_document_keeps_old_chunks_until_the_results(
     folder: Path, provider: tuple[Simulator, str]
 ) -> None:
     """While the new text of a shortened document is at the provider, all of its old text is still found."""
@@ -310,7 +304,7 @@ async def test_what_a_document_no_longer_has_stays_until_its_new_chunks_are_ther
         ]
 
 
-async def test_submissions_are_cut_by_what_the_provider_lets_wait(
+async def test_find_cuts_submissions_to_the_providers_queue(
     tmp_path: Path, provider: tuple[Simulator, str]
 ) -> None:
     """No more is handed in than fits into the provider's queue; the rest follows when there is room."""
@@ -325,7 +319,7 @@ async def test_submissions_are_cut_by_what_the_provider_lets_wait(
     assert simulator.account.totals().billed_again == 0
 
 
-async def test_a_budget_holds_on_the_batch_lane(folder: Path, provider: tuple[Simulator, str]) -> None:
+async def test_run_batch_keeps_to_the_budget(folder: Path, provider: tuple[Simulator, str]) -> None:
     """What would pass it is not handed in, and waits."""
     simulator, _ = provider
     async with await flowbed.aopen(folder) as bed:
@@ -336,7 +330,7 @@ async def test_a_budget_holds_on_the_batch_lane(folder: Path, provider: tuple[Si
     assert simulator.account.totals().billed * 0.01 / 1e6 <= 5e-6
 
 
-async def test_two_finders_share_the_work(folder: Path, provider: tuple[Simulator, str]) -> None:
+async def test_find_two_at_once_share_the_work(folder: Path, provider: tuple[Simulator, str]) -> None:
     """However many look for work at once, each chunk is in one submission, and each text too."""
     simulator, _ = provider
     async with await flowbed.aopen(folder) as bed, await flowbed.aopen(folder) as other:
@@ -357,7 +351,7 @@ class Killed(BaseException):
 
 @pytest.mark.parametrize("point", telemetry.SUBMISSION_FAILPOINTS)
 @pytest.mark.parametrize("occurrence", [1, pytest.param(2, marks=pytest.mark.long)])
-async def test_whoever_is_ended_at_any_point_loses_and_pays_nothing(
+async def test_run_batch_killed_at_any_step_loses_and_pays_nothing(
     point: str, occurrence: int, folder: Path, provider: tuple[Simulator, str]
 ) -> None:
     """Ended wherever a step has just changed something, and given again, the steps make the same index."""
@@ -392,7 +386,7 @@ async def test_whoever_is_ended_at_any_point_loses_and_pays_nothing(
         assert lane.billed == totals.billed
 
 
-async def test_a_model_without_a_batch_api_says_so(tmp_path: Path) -> None:
+async def test_run_batch_model_without_batch_api_is_refused(tmp_path: Path) -> None:
     """The batch lane is refused before anything is fetched, with what to do."""
     folder = tmp_path / "local"
     folder.mkdir()
@@ -403,7 +397,7 @@ async def test_a_model_without_a_batch_api_says_so(tmp_path: Path) -> None:
             await bed.run(lane="batch")
 
 
-async def test_what_the_realtime_lane_costs_is_told_by_document_and_what_is_free_is_not(
+async def test_spending_realtime_is_by_document_and_free_models_have_none(
     folder: Path, tmp_path: Path, provider: tuple[Simulator, str]
 ) -> None:
     """Each document of a paid model has its planned and billed tokens; a model that costs nothing has no spending."""

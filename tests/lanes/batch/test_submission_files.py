@@ -91,7 +91,7 @@ def answer(text: str, vector: Sequence[float] | None = None, *, failure: str = "
     st.integers(1, 900),
     st.one_of(st.none(), st.integers(1, 100)),
 )
-def test_what_is_cut_keeps_to_every_limit_and_loses_nothing(
+def test_size_cuts_within_every_limit_and_loses_nothing(
     texts: list[tuple[int, int]], most: int, size: int, tokens: int | None
 ) -> None:
     """No submission passes a limit, but for a text that does so alone; each text is in one, in order."""
@@ -112,7 +112,7 @@ def test_what_is_cut_keeps_to_every_limit_and_loses_nothing(
             assert tokens is None or sum(count for _, count in cut) <= tokens
 
 
-async def test_an_input_holds_each_text_once_and_tells_where_it_is_full(tmp_path: Path) -> None:
+async def test_input_holds_each_text_once_and_says_when_full(tmp_path: Path) -> None:
     """The file in the store is the lines in order, beside the hashes of their texts in the same order."""
     store = open_store("memory://", folder=tmp_path)
     made = Input("s1", Written())
@@ -130,7 +130,7 @@ async def test_an_input_holds_each_text_once_and_tells_where_it_is_full(tmp_path
     assert await read_texts("s1", store) == [text_hash(each) for each in ("one", "two", "three")]
 
 
-async def test_live_submissions_of_the_space_carry_their_texts_until_they_end(tmp_path: Path) -> None:
+async def test_in_flight_texts_of_live_submissions_are_known_until_they_end(tmp_path: Path) -> None:
     """A text is found where a live submission of the same space carries it, and nowhere else, whatever its hash."""
     store = open_store("memory://", folder=tmp_path)
     ledger = await open_ledger(":memory:", folder=tmp_path, new_id="l")
@@ -172,7 +172,7 @@ async def test_live_submissions_of_the_space_carry_their_texts_until_they_end(tm
         st.tuples(st.sampled_from(["make", "make", "make", "end", "look"]), st.integers(0, 9)), max_size=25
     )
 )
-def test_what_is_carried_is_known_however_submissions_come_and_go(steps: list[tuple[str, int]]) -> None:
+def test_in_flight_texts_any_history_knows_exactly_the_live_ones(steps: list[tuple[str, int]]) -> None:
     """Made one by one or several between two looks, and ended in any order: what is told is what live ones carry."""
 
     async def main() -> None:
@@ -208,7 +208,7 @@ def test_what_is_carried_is_known_however_submissions_come_and_go(steps: list[tu
     asyncio.run(main())
 
 
-async def test_answers_in_any_order_are_read_once_each(tmp_path: Path) -> None:
+async def test_read_answers_any_order_counts_each_once(tmp_path: Path) -> None:
     """A vector counts, also where a failure was told before; what cannot be read, or differs, is as if missing."""
     store = open_store("memory://", folder=tmp_path)
     output = b"".join(
@@ -245,7 +245,7 @@ async def test_answers_in_any_order_are_read_once_each(tmp_path: Path) -> None:
         assert [answers.tell("x"), answers.tell("x"), answers.tell("y")] == [True, False, True]
 
 
-async def test_a_lost_file_of_answers_is_told(tmp_path: Path) -> None:
+async def test_copy_answers_lost_file_is_reported(tmp_path: Path) -> None:
     """What the provider has lost is not taken for a job without answers."""
     store = open_store("memory://", folder=tmp_path)
     job = Job(id="j", state="completed", output="out", errors="bad")
@@ -254,7 +254,7 @@ async def test_a_lost_file_of_answers_is_told(tmp_path: Path) -> None:
         await store.get(output_key("s"))
 
 
-def test_vectors_lie_on_disk() -> None:
+def test_answers_thousand_vectors_reads_those_asked_for() -> None:
     """However many vectors there are, reading some of them gives just those."""
     with Answers() as answers:
         for place in range(1_000):
