@@ -82,10 +82,12 @@ def ended(client: openai.OpenAI, batch: str) -> openai.types.Batch:
     return eventually(look, f"the end of {batch}")
 
 
-def in_progress(client: openai.OpenAI, batch: str) -> openai.types.Batch:
-    """Wait until some lines of a batch are answered."""
+def in_progress(client: openai.OpenAI, batch: str, *others: openai.OpenAI) -> openai.types.Batch:
+    """Wait until some lines of a batch are answered; requests to every server slow it down, so that it does not end."""
 
     def look() -> openai.types.Batch | None:
+        for each in (client, *others):
+            each.embeddings.create(model=MODEL, input="interactive")
         found = client.batches.retrieve(batch)
         assert found.status in {"validating", "in_progress"}, (
             "the batch has ended already: it needs more lines"

@@ -152,7 +152,7 @@ def test_batch_server_killed_is_continued_by_a_server_with_another_folder(
     texts = [f"text {n}" for n in range(LINES)]
     with servers[0].client() as here, servers[1].client() as there:
         batch = begin(here, written(texts, encoding_format="base64")).id
-        seen = in_progress(there, batch)
+        seen = in_progress(there, batch, here)
         assert here.files.retrieve(seen.input_file_id) == there.files.retrieve(seen.input_file_id)
         holder = asyncio.run(holding(ledger_url, batch))
         (held,) = (each for each in servers if each.process.pid == holder)
