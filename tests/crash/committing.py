@@ -1,4 +1,4 @@
-"""A process that commits deltas of ids which others commit too: `committing.py FOLDER NUMBER` prints what it wrote."""
+"""A process that commits deltas of ids that others commit too: `committing.py FOLDER NUMBER` prints what it wrote."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ IDS, ROUNDS, ROWS = 80, 12, 30
 
 
 async def main(folder: Path, number: int) -> list[tuple[str, int, str, bool]]:
-    """Lay down a delta and commit what is pending, again and again."""
+    """Write a delta and commit all pending ones, repeatedly."""
     chance = random.Random(number)
     store = open_store(str(folder / "store"), folder=folder)
     ledger = await open_ledger("ledger.db", folder=folder, new_id="ledger")

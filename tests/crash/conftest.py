@@ -1,4 +1,4 @@
-"""Projects that real processes work on, and are killed at."""
+"""Projects that other processes work on and are killed at."""
 
 from __future__ import annotations
 
@@ -33,12 +33,12 @@ WORDS = (
 
 
 def sentence(chance: random.Random, words: int = 8) -> str:
-    """Make up a sentence that ends in a number of its own, so that no two are alike."""
+    """Return a random sentence that ends in a unique number."""
     return f"{' '.join(chance.choices(WORDS, k=words))} {chance.getrandbits(40)}"
 
 
 def receipt(number: int, chance: random.Random, lines: int = 4) -> dict[str, Any]:
-    """Make up a receipt."""
+    """Return a random receipt."""
     words = 0
     made = []
     for line in range(1, lines + 1):
@@ -61,9 +61,9 @@ def receipt(number: int, chance: random.Random, lines: int = 4) -> dict[str, Any
 
 @pytest.fixture(scope="session")
 def edited(tmp_path_factory: pytest.TempPathFactory) -> Project:
-    """Give a project of files and receipts that was indexed whole, and then edited in every way there is.
+    """Return a project of files and receipts that was indexed and then edited in every way.
 
-    Files and receipts were changed, deleted and added, and two sources with new collections came along; one of these
+    Files and receipts were changed, deleted and added, and two sources with new collections were added, one of which
     has more chunks than a batch file holds.
     """
     project = Project(tmp_path_factory.mktemp("edited"), os.environ)
@@ -98,12 +98,12 @@ def edited(tmp_path_factory: pytest.TempPathFactory) -> Project:
 
 @pytest.fixture(scope="session")
 def uninterrupted(edited: Project, tmp_path_factory: pytest.TempPathFactory) -> Contents:
-    """Give the index that the edited project comes to when nothing happens to it."""
+    """Return the index of the edited project after an undisturbed run."""
     return edited.copy(tmp_path_factory.mktemp("uninterrupted") / "project").indexed()
 
 
 @pytest.fixture
 def project(tmp_path: Path) -> Project:
-    """Give a project with nothing in it."""
+    """Return an empty project."""
     (tmp_path / "project").mkdir()
     return Project(tmp_path / "project", os.environ)

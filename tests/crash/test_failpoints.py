@@ -1,4 +1,4 @@
-"""Killed at each named point of a run, and run again."""
+"""Runs killed at each named point and repeated."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
     from flowbed.testing.index import Contents
 
-# One claim takes all that waits, up to thousands of chunks; all other points are passed several times.
+# One claim takes all waiting chunks, up to thousands; all other points are passed several times.
 ONCE = {telemetry.CHUNKS_CLAIMED}
 MOMENTS = [
     pytest.param(point, nth, marks=[pytest.mark.long] if nth == 1 and point not in ONCE else [])
@@ -32,7 +32,7 @@ MOMENTS = [
 def test_run_killed_at_a_failpoint_and_repeated_ends_in_the_same_index(
     point: str, nth: int, edited: Project, uninterrupted: Contents, tmp_path: Path
 ) -> None:
-    """Running again after a kill gives the index of a run left alone, and sends again only what was in flight."""
+    """The second run sends again only texts that were in flight."""
     project = edited.copy(tmp_path / "project")
     with CountingProcess() as provider:
         killed = project.run(provider, at=f"{point}:{nth}")

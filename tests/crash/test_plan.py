@@ -1,4 +1,4 @@
-"""A plan that is killed while it is staged or carried out, and done again."""
+"""Plans killed while they are staged or carried out, and repeated."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def plan(project: Project, provider: CountingProcess, *, at: str = "") -> Ran:
 def test_run_plan_killed_and_repeated_ends_in_the_same_index(
     point: str, nth: int, edited: Project, uninterrupted: Contents, tmp_path: Path
 ) -> None:
-    """Carrying it out again ends in the index of a plain run left alone, and sends again only what was in flight."""
+    """The second run sends again only texts that were in flight."""
     project = edited.copy(tmp_path / "project")
     with CountingProcess() as provider:
         planned = plan(project, provider).report
@@ -57,7 +57,7 @@ def test_run_plan_killed_and_repeated_ends_in_the_same_index(
 def test_run_without_plan_after_killed_plan_ends_in_the_same_index(
     point: str, edited: Project, uninterrupted: Contents, tmp_path: Path
 ) -> None:
-    """After a kill a run without the plan ends in the same index, and the plan then finds its work done."""
+    """The plan then finds its work done."""
     project = edited.copy(tmp_path / "project")
     with CountingProcess() as provider:
         planned = plan(project, provider).report
@@ -78,7 +78,7 @@ def test_run_without_plan_after_killed_plan_ends_in_the_same_index(
 def test_plan_killed_and_repeated_is_staged_whole(
     point: str, nth: int, edited: Project, uninterrupted: Contents, tmp_path: Path
 ) -> None:
-    """Planning again after a kill stages the plan whole; it is then carried out like any other."""
+    """It is then carried out like any other."""
     project = edited.copy(tmp_path / "project")
     with CountingProcess() as provider:
         killed = plan(project, provider, at=f"{point}:{nth}")

@@ -1,4 +1,4 @@
-"""Several processes at work on one project whose ledger is on Postgres, some of which are killed."""
+"""Several processes that work on one project whose ledger is on Postgres; some are killed."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ WORDS = ("birch", "elm", "fir", "larch", "oak", "pine")
 
 @pytest.fixture
 def shared(project: Project, ledger_url: str) -> Project:
-    """Give a project of files, each of which is one chunk, whose ledger is on Postgres."""
+    """Return a project with its ledger on Postgres, and files of one chunk each."""
     settings = project.folder / "flowbed.toml"
     settings.write_text(f'model = "seeded:32"\nledger = "{ledger_url}"\n', "utf-8")
     chance = random.Random(FILES)
@@ -40,7 +40,7 @@ def shared(project: Project, ledger_url: str) -> Project:
 
 
 def alone(project: Project, folder: Path) -> Contents:
-    """Give the index that one process makes of the same files with a ledger of its own in SQLite."""
+    """Return the index that one process makes of the same files with a ledger in SQLite."""
     copy = project.copy(folder)
     settings = copy.folder / "flowbed.toml"
     settings.write_text(re.sub(r"(?m)^ledger = .*\n", "", settings.read_text("utf-8")), "utf-8")
@@ -48,9 +48,9 @@ def alone(project: Project, folder: Path) -> Contents:
 
 
 async def test_four_runs_on_postgres_send_each_text_once(shared: Project, tmp_path: Path) -> None:
-    """Four runs at once all end well, send each text once, and make the index that one run makes."""
+    """All four end well, and the index is that of one run."""
     with CountingProcess(delay=0.05) as provider:
-        # With a limit to what one run takes there is something left for the others, whichever is first.
+        # With a limit for each run, something is left for the others whichever is first.
         begun = [await shared.begun(provider, "--limit", str(FILES // 4)) for _ in range(4)]
         ended = await asyncio.gather(*(each.ended() for each in begun))
         assert [each.returncode for each in ended] == [0] * 4, ended
@@ -63,7 +63,7 @@ async def test_four_runs_on_postgres_send_each_text_once(shared: Project, tmp_pa
 
 
 async def test_run_after_killed_runs_resends_only_texts_in_flight(shared: Project, tmp_path: Path) -> None:
-    """Of four runs two are killed at work; the next ends in the same index, and sends again only what was in flight."""
+    """Two of four runs are killed; the next one ends in the same index."""
     with CountingProcess(delay=0.2) as provider:
         begun = [await shared.begun(provider, "--limit", str(FILES // 4)) for _ in range(4)]
         dying = [each.ended(signal.SIGKILL, after=1.0 + number / 3) for number, each in enumerate(begun[:2])]
@@ -77,7 +77,7 @@ async def test_run_after_killed_runs_resends_only_texts_in_flight(shared: Projec
 
 
 async def test_claim_of_another_host_lasts_until_it_expires(shared: Project, ledger_url: str) -> None:
-    """A claim of a worker elsewhere is left alone as long as it lasts, and taken when it has run out."""
+    """Whether its worker is alive cannot be seen from here."""
     elsewhere = "another-host/1/0.00/abcd"
     assert not process.dead(elsewhere)
     with CountingProcess() as provider:

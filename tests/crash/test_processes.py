@@ -1,4 +1,4 @@
-"""Several processes at work on one project at once, and one that is interrupted."""
+"""Several processes that work on one project at once, and one that is interrupted."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ WORDS = ("birch", "elm", "fir", "larch", "oak", "pine")
 async def test_commit_overlapping_deltas_in_four_processes_keeps_newest_rows_once(
     tmp_path: Path,
 ) -> None:
-    """Four processes that lay down and commit deltas of the same ids leave one row an id, at its highest version."""
+    """Each id has one row, at its highest version."""
     pipe = asyncio.subprocess.PIPE
     started = [
         await asyncio.create_subprocess_exec(
@@ -55,10 +55,10 @@ async def test_commit_overlapping_deltas_in_four_processes_keeps_newest_rows_onc
 
 
 async def test_two_runs_at_once_send_each_text_once(project: Project, tmp_path: Path) -> None:
-    """Two runs of one project at once both end well, send each text once, and make the one index."""
+    """Both end well, and the index is that of one run."""
     fill(project, files=60)
     with CountingProcess(delay=0.05) as provider:
-        # With a limit to what one run takes there is something left for the other, whichever is first.
+        # With a limit for each run, something is left for the other whichever is first.
         first, second = await asyncio.gather(
             project.begun(provider, "--limit", "40"), project.begun(provider, "--limit", "40")
         )
@@ -73,7 +73,7 @@ async def test_two_runs_at_once_send_each_text_once(project: Project, tmp_path: 
 
 
 async def test_run_while_another_holds_all_chunks_embeds_nothing(project: Project, tmp_path: Path) -> None:
-    """A run that starts while another holds every chunk ends well without sending a text that the other sends."""
+    """It ends well, and sends no text that the other sends."""
     fill(project, files=60)
     with CountingProcess(delay=0.4) as provider:
         first = await project.begun(provider, after="request.sent")
@@ -89,7 +89,7 @@ async def test_run_while_another_holds_all_chunks_embeds_nothing(project: Projec
 
 @pytest.mark.usefixtures("interruptible")
 async def test_run_interrupted_exits_130_and_gives_claims_back(project: Project, tmp_path: Path) -> None:
-    """Ctrl-C ends a run with status 130 and a plain message; its claims are given back, and the next run goes on."""
+    """It prints a plain message, and the next run goes on."""
     fill(project, files=60)
     with CountingProcess(delay=0.8) as provider:
         running = await project.begun(provider, after="vectors.kept")
@@ -110,7 +110,7 @@ async def test_run_interrupted_exits_130_and_gives_claims_back(project: Project,
 
 
 def fill(project: Project, *, files: int) -> None:
-    """Give the project files, each of which is one chunk."""
+    """Write files of one chunk each."""
     chance = random.Random(files)
     for number in range(files):
         project.write_text(f"docs/{number:03d}.md", f"{' '.join(chance.choices(WORDS, k=12))} {number}")

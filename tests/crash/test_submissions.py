@@ -1,4 +1,4 @@
-"""The steps of the batch lane, killed wherever they have just changed something, and at random moments; given again."""
+"""The steps of the batch lane, killed after each change they make and at random moments, and repeated."""
 
 from __future__ import annotations
 
@@ -33,10 +33,10 @@ if TYPE_CHECKING:
 
 NOTES, TEXTS, FILES = 60, 50, 10
 WORDS = ("amber", "basin", "cedar", "ember", "fjord", "grove", "heath", "islet", "jetty", "knoll", "weir")
-# So few that all texts take several submissions, which are handed in one after the other.
+# So few that the texts take several submissions, one after the other.
 QUEUE_TOKENS = 500
 
-# What each step passes; a second submission is handed in and polled only by a step that waits for the first.
+# The points that each step passes; only a step that waits submits and polls a second submission.
 STEPS = {
     "find": (telemetry.CHUNKS_CLAIMED, telemetry.SUBMISSION_WRITTEN, telemetry.SUBMISSION_RECORDED),
     "submit": (telemetry.SUBMISSION_BEGUN, telemetry.JOB_MADE, telemetry.SUBMISSION_SUBMITTED),
@@ -50,7 +50,7 @@ STEPS = {
     ),
 }
 STEP_OF = {point: step for step, points in STEPS.items() for point in points}
-# One claim takes all that waits, up to thousands of chunks; all other points are passed several times.
+# One claim takes all waiting chunks, up to thousands; all other points are passed several times.
 ONCE = {telemetry.CHUNKS_CLAIMED}
 # Each point once, the first and the second time in turn; the other time in the long form.
 MOMENTS = [
@@ -75,11 +75,11 @@ class Lane:
     provider: SimulatorProcess
 
     def start(self, *arguments: str, at: str = "") -> Forked:
-        """Start a command, which the point named kills."""
+        """Start a command, which the named point kills."""
         return start(*arguments, "--json", "-v", folder=self.folder, variables={}, point=at)
 
     async def finish(self, again: Literal["steps", "run"]) -> None:
-        """Give the steps again until nothing is left to do."""
+        """Repeat the steps until nothing is left to do."""
         async with await flowbed.aopen(self.folder) as bed:
             if again == "run":
                 await bed.run(lane="batch", wait=True)
@@ -93,7 +93,7 @@ class Lane:
                 await asyncio.sleep(0.05)
 
     async def assert_as_if_nothing_had_happened(self, wanted: Contents) -> None:
-        """Check that all is in the index, that nothing is left to do, and that each text was paid for once."""
+        """Check that everything is in the index, that nothing is left to do, and that each text was paid for once."""
         async with await flowbed.aopen(self.folder) as bed:
             assert await _left(bed) == ({"SUCCESS": NOTES + FILES}, [], [])
             totals = self.provider.totals()
@@ -105,7 +105,7 @@ class Lane:
 
 
 def sentence(chance: random.Random, words: int) -> str:
-    """Make up a sentence that ends in a number of its own."""
+    """Return a random sentence that ends in a unique number."""
     return f"{' '.join(chance.choices(WORDS, k=words))} {chance.getrandbits(40)}"
 
 
@@ -116,14 +116,14 @@ async def _left(bed: Flowbed) -> tuple[dict[str, int], list[str], list[str]]:
 
 @pytest.fixture(scope="module")
 def provider() -> Iterator[SimulatorProcess]:
-    """Give a provider, whose account is begun anew for each lane."""
+    """Return a provider, whose account is reset for each lane."""
     with SimulatorProcess("openai") as simulator:
         yield simulator
 
 
 @pytest.fixture(scope="module")
 def fetched(provider: SimulatorProcess, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Give a project that was fetched, and of which nothing was embedded."""
+    """Return a project that was fetched and of which nothing was embedded."""
     project = Project(tmp_path_factory.mktemp("fetched") / "project")
     project.folder.mkdir()
     chance = random.Random(5)
@@ -149,7 +149,7 @@ def fetched(provider: SimulatorProcess, tmp_path_factory: pytest.TempPathFactory
 
 @pytest.fixture(scope="module")
 def realtime(fetched: Path, tmp_path_factory: pytest.TempPathFactory) -> Contents:
-    """Give the index that the realtime lane makes."""
+    """Return the index that the realtime lane makes."""
     folder = tmp_path_factory.mktemp("realtime") / "project"
     shutil.copytree(fetched, folder)
     with flowbed.open(folder) as bed:
@@ -159,7 +159,7 @@ def realtime(fetched: Path, tmp_path_factory: pytest.TempPathFactory) -> Content
 
 @pytest.fixture(scope="module")
 def seconds(fetched: Path, provider: SimulatorProcess, tmp_path_factory: pytest.TempPathFactory) -> float:
-    """Tell how long a run takes that nothing happens to."""
+    """Return how long an undisturbed run takes."""
     folder = tmp_path_factory.mktemp("usual") / "project"
     shutil.copytree(fetched, folder)
     began = time.monotonic()
@@ -176,7 +176,7 @@ def lane(
     provider: SimulatorProcess,
     tmp_path: Path,
 ) -> Lane:
-    """Give a project whose texts nobody has sent yet."""
+    """Return a project whose texts were not sent yet."""
     shutil.copytree(fetched, tmp_path / "project")
     provider.forget()
     provider.order()
@@ -192,10 +192,10 @@ async def test_step_killed_at_a_failpoint_is_completed_by_the_next(
     realtime: Contents,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """Whichever step is killed, those given again make the index of the realtime lane; each text is paid for once.
+    """The index is that of the realtime lane, and each text is paid for once.
 
-    Whoever can tell takes up at once what a dead process held; steps given by somebody who cannot, when its claims run
-    out.
+    A process that can tell that the killed one is dead takes its work at once; the steps cannot here, and wait for its
+    claims to expire.
     """
     step = STEP_OF[point] if nth == 1 or STEP_OF[point] == "find" else "poll"
     for each in STEPS:
@@ -219,7 +219,7 @@ async def test_step_killed_at_a_failpoint_is_completed_by_the_next(
 async def test_runs_killed_at_random_moments_pay_for_no_text_twice(
     seed: int, lane: Lane, realtime: Contents, seconds: float
 ) -> None:
-    """Runs killed at random moments, one after the other, lose nothing, and pay for no text twice."""
+    """Three runs are killed, one after the other, and nothing is lost."""
     chance = random.Random(seed)
     for _ in range(KILLS):
         running = lane.start("run", "--lane", "batch", "--wait")
@@ -232,10 +232,10 @@ async def test_runs_killed_at_random_moments_pay_for_no_text_twice(
 async def test_submission_of_dead_poll_stays_live_until_its_chunk_claims_expire(
     lane: Lane, realtime: Contents, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Where only the hold on the submission has run out, the next poll leaves it live, and the one after ends it."""
+    """Where only the claim on the submission has expired, the next poll leaves it live, and the one after ends it."""
     settings = lane.folder / "flowbed.toml"
     settings.write_text(f"vector_cache_mb = 0\n{settings.read_text('utf-8')}", "utf-8")
-    # What is slow comes between the hold on the submission and those on its chunks.
+    # The slow download comes between the claim on the submission and those on its chunks.
     lane.provider.order(Fault(kind="slow", path="/v1/files/*/content", calls=(1,), delay=4.0))
     for step, at in (("find", ""), ("submit", ""), ("poll", f"{telemetry.DELTA_WRITTEN}:1")):
         await lane.start("submissions", step, at=at).ended()
@@ -244,7 +244,7 @@ async def test_submission_of_dead_poll_stays_live_until_its_chunk_claims_expire(
         (held, *_), *_ = [page async for page in bed.ledger.chunks.submitted(first.id)]
         assert first.worker == held.worker
         assert first.until + 2_000_000 < held.until
-        # As on another machine, from where nobody can tell that the process is dead.
+        # As on another machine, which cannot tell that the process is dead.
         monkeypatch.setattr(process, "dead", lambda _: False)
         monkeypatch.setattr(process, "now", lambda: first.until + 1_000_000)
         assert first.id in {row.id for row in (await bed.poll()).pending}
@@ -256,10 +256,10 @@ async def test_submission_of_dead_poll_stays_live_until_its_chunk_claims_expire(
 async def test_submission_submitted_during_a_poll_is_not_treated_as_lost(
     lane: Lane, realtime: Contents
 ) -> None:
-    """A poll that saw a submission before it was handed in leaves it to the next one, and nothing of it has failed."""
+    """A poll that read a submission before it was submitted leaves it to the next poll."""
     async with await flowbed.aopen(lane.folder) as bed, await flowbed.aopen(lane.folder) as other:
         await bed.find_unembedded(limit=3)
-        await other.submit()  # which has its model open from here on
+        await other.submit()  # keeps its model open from here on
         (late,) = (await bed.find_unembedded(limit=3)).submissions
         lane.provider.order(Fault(kind="slow", path="/v1/batches/*", delay=2.0))
 

@@ -1,4 +1,4 @@
-"""A little of `make torture`: processes killed at random moments, and many at work on one project at once."""
+"""A short form of `make torture`: processes killed at random moments, and many that work on one project at once."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ ROOT = Path(__file__).resolve().parent.parent.parent
 
 
 def torture(*arguments: str) -> None:
-    """Carry it out, and fail with what it says, which names the seed and how to go on from it."""
+    """Run it, and fail with its output, which names the seed and the command that repeats it."""
     ended = subprocess.run(
         [sys.executable, "-m", "torture", *arguments],
         cwd=ROOT,
@@ -26,15 +26,15 @@ def torture(*arguments: str) -> None:
 
 @pytest.mark.parametrize(("store", "kills"), [("file", 8), ("s3", 3)])
 def test_commands_killed_at_random_moments_end_in_the_same_index(store: str, kills: int) -> None:
-    """Given again after each kill, commands make the index of a project that nothing happened to, and pay no more."""
+    """Repeated after each kill, they pay for nothing else."""
     torture("kills", "--store", store, "--kills", str(kills), "--seed", "1")
 
 
 def test_concurrent_fetches_and_commits_give_only_correct_searches() -> None:
-    """While two processes fetch and two commit, what two others search is never missing, old, half, double or wrong."""
+    """While two processes fetch and two commit, what two others find is never missing, stale, partial or wrong."""
     torture("load", "--seconds", "2", "--processes", "2")
 
 
 def test_submission_steps_killed_at_random_moments_pay_for_no_text_twice() -> None:
-    """Several at work at once, killed and given again, make the index that nothing happened to, each text paid once."""
+    """Several work at once, and the index is that of an undisturbed project."""
     torture("submissions", "--store", "file", "--kills", "4", "--seed", "1")

@@ -1,4 +1,4 @@
-"""One index and the actors that work on it, any of which may be paused at a named point."""
+"""An index and the actors that work on it, any of which may be paused at a named point."""
 
 from __future__ import annotations
 
@@ -56,7 +56,7 @@ class Overtaken(FaultyStore):
     """A store where an actor can be overtaken between listing the deltas to commit and merging them."""
 
     async def get(self, key: str) -> Stored:
-        """Read, and stop there if that is the order."""
+        """Read, and pause if that is ordered."""
         if key.endswith("/delta.arrow"):
             interleaving.reach(READ)
         return await super().get(key)
@@ -66,7 +66,7 @@ class OpenedEarly(Datasets):
     """Datasets where an actor can be overtaken between opening and writing."""
 
     async def open(self, live: Live, *, version: int | None = None) -> Any:
-        """Open, and stop there if that is the order."""
+        """Open, and pause if that is ordered."""
         dataset = await super().open(live, version=version)
         interleaving.reach(OPENED)
         return dataset
@@ -74,25 +74,25 @@ class OpenedEarly(Datasets):
 
 @dataclass
 class Once:
-    """The calls in which an armed fault strikes: the next one, or none."""
+    """The calls that an armed fault hits: the next one, or none."""
 
     armed: bool = False
 
     def __contains__(self, number: object) -> bool:
-        """Strike, and be done."""
+        """Hit once."""
         struck, self.armed = self.armed, False
         return struck
 
 
 class Bed:
-    """The real context, and the actors that work with it."""
+    """The real context, and the actors that use it."""
 
     def __init__(self, place: Callable[[Path], Store], disturb: Callable[[bool], None]) -> None:
-        """Open everything, the store where `place` says; `disturb` says whether its own faults may strike."""
+        """Open everything, with the store that `place` returns; `disturb` turns the store's own faults on and off."""
         self.world = World()
         self.clock = FixedClock()
         self.loop = asyncio.Runner()
-        # In memory where there is such a place: each write waits until it is on disk.
+        # In memory where possible: each write waits until it is on disk.
         shared = Path("/dev/shm")  # noqa: S108 - a folder of a random name in it
         self.folder = Path(tempfile.mkdtemp(dir=shared if shared.is_dir() else None))
         self.faults = {fault: Once() for fault in FAULTS}
@@ -109,21 +109,21 @@ class Bed:
         self.paused: list[Actor] = []
         self.killed: list[Actor] = []
         self.started = 0
-        self.target = 0  # of the rollback that is started next
-        self.restored: list[tuple[int, int]] = []  # targets and versions of what nobody has looked at yet
-        self.deaf = [telemetry.listen(self.hear), interleaving.listen()]  # heard before anyone stops at it
+        self.target = 0  # of the rollback that starts next
+        self.restored: list[tuple[int, int]] = []  # targets and versions that were not looked at yet
+        self.deaf = [telemetry.listen(self.hear), interleaving.listen()]  # before any actor pauses
 
     def hear(self, point: str, facts: dict[str, Any]) -> None:
-        """Take note of rollbacks: they alone may bring back what was."""
+        """Record rollbacks: only they may bring back old rows."""
         if point == telemetry.ROLLBACK_RESTORED:
             self.restored.append((facts["target"], facts["version"]))
 
     def run(self, work: Coroutine[Any, Any, Any]) -> Any:
-        """Do something at once, undisturbed."""
+        """Run a coroutine without interruption."""
         return self.loop.run(work)
 
     def context(self, worker: str) -> RunContext:
-        """Build the context as a separate process would."""
+        """Build the context of another process."""
         return RunContext(
             store=self.store,
             ledger=self.ledger,
@@ -141,14 +141,14 @@ class Bed:
         )
 
     def feeds(self) -> dict[str, ConfiguredSource]:
-        """Give both sources."""
+        """Return both sources."""
         return {
             LISTED: ConfiguredSource(source=Listed(self.world), rules=rules(LISTED)),
             LOGGED: ConfiguredSource(source=Logged(self.world), rules=rules(LOGGED)),
         }
 
     async def work(self, context: RunContext) -> None:
-        """Do everything that a run does."""
+        """Do what a run does."""
         report = await run(context, feeds=self.feeds(), allow_deletes=True)
         unforeseen(report.failures)
 
@@ -158,11 +158,11 @@ class Bed:
             unforeseen((await sync(feed, context, allow_deletes=True)).problems)
 
     async def embed(self, context: RunContext) -> None:
-        """Embed what waits, and commit it."""
+        """Embed the waiting chunks, and commit them."""
         unforeseen((await embed(context, sources=())).failures)
 
     async def commit(self, context: RunContext) -> None:
-        """Commit what is pending."""
+        """Commit the pending deltas."""
         tally = RunStats()
         await commit_pending(COLLECTION, context, tally)
         unforeseen(tally.failures)
@@ -180,7 +180,7 @@ class Bed:
             )
 
     async def roll_back(self, context: RunContext) -> None:
-        """Roll back, whoever else is at it: the lease only saves work."""
+        """Roll back without the lease, which only saves work."""
         await context.store.delete([f"{COLLECTION}/lease.json"])
         live = await require_collection(self.store, COLLECTION)
         await roll_back(context, live, self.target)
@@ -190,7 +190,7 @@ class Bed:
         await release(context, await require_collection(self.store, COLLECTION))
 
     def start(self, job: str, stop: str = "", times: int = 1) -> None:
-        """Begin a job, up to a point or to its end."""
+        """Start a job, and run it up to a point or to its end."""
         self.started += 1
         name = f"{job} {self.started}"
         context = self.context(name)
@@ -200,7 +200,7 @@ class Bed:
         self.resume(actor, stop, times)
 
     def resume(self, actor: Actor, stop: str = "", times: int = 1) -> None:
-        """Let an actor go on, up to a point or to its end."""
+        """Continue an actor up to a point or to its end."""
         self.disturb(True)
         actor.proceed(stop, times)
         self.disturb(False)
@@ -210,12 +210,12 @@ class Bed:
                 raise actor.error
 
     def kill(self, actor: Actor) -> None:
-        """Leave an actor where it stands, for good."""
+        """Leave an actor paused for good."""
         self.paused.remove(actor)
         self.killed.append(actor)
 
     async def table(self, version: int | None = None) -> tuple[int, list[dict[str, Any]]]:
-        """Read a version of the index, tombstones too."""
+        """Read a version of the index, with tombstones."""
         live = await live_collection(self.store, COLLECTION)
         dataset = None if live is None else await self.datasets.open(live, version=version)
         if dataset is None:
@@ -223,7 +223,7 @@ class Bed:
         return int(dataset.version), dataset.to_table().to_pylist()
 
     def close(self) -> None:
-        """End what is left of the actors, and let go of everything."""
+        """End the remaining actors, and close everything."""
         self.disturb(False)
         for actor in (*self.paused, *self.killed):
             actor.unwind()
@@ -235,12 +235,12 @@ class Bed:
 
 
 async def oldest_pending(context: RunContext) -> int | None:
-    """Tell since when the oldest delta waits for a commit."""
+    """Return since when the oldest delta waits for a commit."""
     pending = await context.ledger.runs.pending(COLLECTION, limit=1)
     return pending[0].created if pending else None
 
 
 def unforeseen(problems: Iterable[Problem]) -> None:
-    """Fail for problems that the store's faults do not explain."""
+    """Fail for problems that are not due to the store's faults."""
     if wrong := [each for each in problems if "(a fault to order)" not in each.reason]:
         raise WrongError(f"a job met {wrong}")

@@ -50,7 +50,7 @@ STEPS_EACH = 30
 MOST_PAUSED = 4  # actors at once
 NAMES, SOME = st.sampled_from(DOCUMENTS), st.integers(0, 9)
 TEXT = st.one_of(st.none(), st.sampled_from(TEXTS))
-# What happens, as often as it is named here.
+# What happens; repeated entries are more frequent.
 STEPS = st.one_of(
     *[st.tuples(st.just("overtake"), SOME, NAMES, TEXT, TEXT)] * 3,
     *[st.tuples(st.just("start"), SOME)] * 4,
@@ -62,13 +62,13 @@ STEPS = st.one_of(
     st.tuples(st.just("read"), st.sampled_from(TEXTS), SOME),
 )
 T = TypeVar("T")
-SCORED = 1e-5  # how far a score may be from what it is
+SCORED = 1e-5  # tolerance of a score
 
 
 class Model(RuleBasedStateMachine):
     """Everything that can happen to an index.
 
-    `focus` names who is overtaken where, unless that is left to chance; `jobs` are what is done besides.
+    `focus` says which job is overtaken where, unless that is random; `jobs` are the others.
     """
 
     focus: tuple[tuple[str, str], ...] = ()
@@ -77,46 +77,46 @@ class Model(RuleBasedStateMachine):
     jobs: tuple[str, ...] = ("work", "work", "embed", "commit", "compact", "release")
 
     def __init__(self) -> None:
-        """Begin with nothing."""
+        """Start with an empty index."""
         super().__init__()
         self.bed = Bed(self.place, self.disturb)
         self.world = self.bed.world
-        # Up to which revision each chunk was seen, and what the index held in each version.
+        # The newest revision seen of each chunk, and the rows of each version.
         self.seen: dict[str, int] = {}
         self.known: dict[tuple[str, str], int] = {}
         self.versions: dict[int, dict[str, Content]] = {}
         self.points: tuple[tuple[str, str], ...] = ()
-        # What rollbacks took away of each chunk: the revisions that were seen and must not be seen again.
+        # The revisions of each chunk that rollbacks removed, and that must not be seen again.
         self.undone: dict[str, set[int]] = {}
         self.put_back: list[dict[str, Content]] = []
         self.sound = True
 
     @initialize(points=st.lists(SOME, min_size=len(STOPS), max_size=len(STOPS)), text=st.sampled_from(TEXTS))
     def begin(self, points: list[int], text: str) -> None:
-        """Begin with a document, and decide who is overtaken where: often at few points, not seldom at each."""
+        """Start with a document, and choose who is overtaken where: often at few points, sometimes at each."""
         chosen = zip(STOPS.items(), points, strict=True)
         stops = [(job, stops[number % len(stops)]) for (job, stops), number in chosen]
         self.points = self.focus or tuple({stops[number % len(stops)]: None for number in points[:2]})
         self.world.write(DOCUMENTS[0], text)
 
-    # One rule, since Hypothesis switches rules off in turn, and without most of these nothing much happens.
+    # One rule: Hypothesis disables rules at random, and without most of these little happens.
     @rule(step=STEPS)
     def happen(self, step: tuple[Any, ...]) -> None:
-        """Something happens."""
+        """Take one step."""
         does, *arguments = step
         getattr(self, does)(*arguments)
 
     def edit(self, name: tuple[str, str], text: str | None) -> None:
-        """Someone adds, edits or removes a document."""
+        """Add, edit or remove a document."""
         if text is not None or name in self.world.now:
             self.world.write(name, text)
 
     def start(self, number: int) -> None:
-        """A process does something."""
+        """Run a job in another process."""
         self.begun(self.jobs[number % len(self.jobs)])
 
     def overtake(self, number: int, name: tuple[str, str], text: str | None, then: str | None) -> None:
-        """A process begins something that there is to do, is overtaken at a point of it, and someone edits again."""
+        """Start a job that has something to do, pause it, and edit again."""
         if len(self.bed.paused) >= MOST_PAUSED:
             return
         job, stop = self.points[number % len(self.points)]
@@ -133,19 +133,19 @@ class Model(RuleBasedStateMachine):
         self.edit(name, then)
 
     def roll_back(self, number: int, stop: str = "") -> None:
-        """Someone rolls back."""
+        """Roll back."""
         if self.versions:
             self.bed.target = sorted(self.versions)[-1 - number % len(self.versions)]
             self.begun("roll back", stop)
 
     def begun(self, job: str, stop: str = "") -> None:
-        """Begin a job."""
+        """Start a job."""
         if job == "release":
             self.undone.clear()
         self.attempt(lambda: self.bed.start(job, stop))
 
     def go_on(self, number: int, killed: bool) -> None:
-        """A process that was overtaken goes on to its end, or is killed."""
+        """Continue a paused process to its end, or kill it."""
         if not self.bed.paused:
             return
         actor = self.bed.paused[number % len(self.bed.paused)]
@@ -155,15 +155,15 @@ class Model(RuleBasedStateMachine):
             self.attempt(lambda: self.bed.resume(actor))
 
     def wait(self, seconds: float) -> None:
-        """Time passes."""
+        """Advance the clock."""
         self.bed.clock.advance(seconds=seconds)
 
     def fail(self, operation: str, when: str) -> None:
-        """The store fails its next call of a kind, before or after having done it."""
+        """Make the store fail its next call of a kind, before or after doing it."""
         self.bed.faults[operation, when].armed = True
 
     def read(self, text: str, number: int) -> None:
-        """Someone searches, and finds what is there, by its distance; and an older version is what it was."""
+        """Search: all rows are found with their scores, also in an older version."""
         live = self.quietly(live_collection(self.bed.store, COLLECTION))
         if live is None or not self.versions:
             return
@@ -182,20 +182,20 @@ class Model(RuleBasedStateMachine):
                     self.wrong(f"a search found {hit}, and there is {rows[hit.id]}")
 
     def settle(self) -> None:
-        """All that was begun comes to its end, everything is run once more, and the index is what the sources hold."""
+        """Finish all jobs, run once more, and compare the index with the sources."""
         for once in self.bed.faults.values():
             once.armed = False
         self.bed.disturb = lambda _: None
         while self.bed.paused:
             self.attempt(lambda: self.bed.resume(self.bed.paused[0]))
             self.look()
-        self.bed.clock.advance(seconds=CLAIM / 1e6 + 1)  # the claims of the killed run out
-        for _ in range(3):  # what was overtaken by a rollback, or found stale, is for the next round
+        self.bed.clock.advance(seconds=CLAIM / 1e6 + 1)  # the claims of killed processes expire
+        for _ in range(3):  # the next round does what a rollback overtook, or what was stale
             self.begun("work")
             self.look()
         self.look_at_documents()
         self.begun("release")
-        for _ in range(2):  # what a commit found stale is embedded by the next round
+        for _ in range(2):  # the next round embeds what a commit found stale
             self.look()
             self.begun("work")
         self.look()
@@ -210,7 +210,7 @@ class Model(RuleBasedStateMachine):
 
     @invariant()
     def look(self) -> None:
-        """The index has no id twice, no vector of another text, nothing older than was seen before, and no hole."""
+        """Check that no id is doubled, no vector is another text's, and no row is older than before or missing."""
         version, rows = self.quietly(self.bed.table())
         if twice := [key for key, number in Counter(row["id"] for row in rows).items() if number > 1]:
             self.wrong(f"{twice} are there twice")
@@ -233,7 +233,7 @@ class Model(RuleBasedStateMachine):
 
     @invariant()
     def look_into_the_ledger(self) -> None:
-        """What the ledger knows of a document is never older than what it knew before: of two fetches, one loses."""
+        """Check that the ledger's revision of a document never decreases: of two fetches, one loses."""
         for source in (LISTED, LOGGED):
             names = [name for each, name in DOCUMENTS if each == source]
             for name, row in self.quietly(self.bed.ledger.documents.get(source, names)).items():
@@ -245,7 +245,7 @@ class Model(RuleBasedStateMachine):
                 self.known[source, name] = revision
 
     def roll(self, target: int, restored: int) -> None:
-        """Go back to what was seen in `target`, and note what came after it as undone."""
+        """Return to the rows of `target`, and record the later revisions as undone."""
         self.put_back.append(self.versions[target])
         before = {key: self.revision(key, content) for key, content in self.versions[target].items()}
         for version, rows in self.versions.items():
@@ -257,11 +257,11 @@ class Model(RuleBasedStateMachine):
         self.seen = before
 
     def revision(self, key: str, content: Content) -> int:
-        """Tell at which revision a chunk was this; 0 where it never was."""
+        """Return the newest revision at which a chunk had this content; 0 where there is none."""
         return max((number for number, was in self.world.chunks.get(key, []) if was == content), default=0)
 
     def look_at(self, row: Mapping[str, Any], content: Content) -> None:
-        """See that a row is what its document was at a time, and no earlier than was seen before."""
+        """Check that a row has a revision of its document, and none older than was seen before."""
         key = row["id"]
         revision = self.revision(key, content)
         if not revision:
@@ -276,7 +276,7 @@ class Model(RuleBasedStateMachine):
             self.wrong(f"{key} has the vector of another text")
 
     def look_at_documents(self) -> None:
-        """See that each document is as it was at one time, or as a rollback has put it back: no part of it is older."""
+        """Check that each document is whole: at one revision, or as a rollback restored it."""
         _, rows = self.quietly(self.bed.table())
         for name in DOCUMENTS:
             there = of_document(name, contents(rows))
@@ -286,12 +286,12 @@ class Model(RuleBasedStateMachine):
                 self.wrong(f"{name} is {there}, part of which is of another time than the rest: {editions}")
 
     def edition(self, name: tuple[str, str], number: int) -> dict[str, Content]:
-        """Give the chunks of a document as it was at a revision of its own; none at revision 0."""
+        """Return the chunks of a document at one of its revisions; none at revision 0."""
         found = {key: dict(was).get(number) for key, was in of_document(name, self.world.chunks).items()}
         return {key: content for key, content in found.items() if content is not None}
 
     def attempt(self, act: Callable[[], None]) -> None:
-        """Let the bed do something; whatever comes out of it that is not foreseen, is wrong."""
+        """Run an action; an unexpected error is wrong."""
         try:
             act()
         except WrongError as error:
@@ -300,7 +300,7 @@ class Model(RuleBasedStateMachine):
             self.wrong(f"{type(error).__name__}: {error}")
 
     def quietly(self, work: Coroutine[Any, Any, Any]) -> Any:
-        """Look without meeting the faults that are for the actors."""
+        """Run a coroutine without the faults meant for the actors."""
         armed = [once for once in self.bed.faults.values() if once.armed]
         for once in armed:
             once.armed = False
@@ -316,7 +316,7 @@ class Model(RuleBasedStateMachine):
         raise WrongError(what)
 
     def teardown(self) -> None:
-        """Come to an end, as after any history."""
+        """Settle and close, as after any history."""
         try:
             if self.sound:
                 self.settle()
@@ -325,7 +325,7 @@ class Model(RuleBasedStateMachine):
 
 
 def contents(rows: list[dict[str, Any]]) -> dict[str, Content]:
-    """Give the live rows without what does not count."""
+    """Return the live rows without the fields that do not count."""
     return {
         row["id"]: (row["text_hash"], row["document"], json.loads(row["metadata"]))
         for row in rows
@@ -334,5 +334,5 @@ def contents(rows: list[dict[str, Any]]) -> dict[str, Content]:
 
 
 def of_document(name: tuple[str, str], chunks: Mapping[str, T]) -> dict[str, T]:
-    """Pick the chunks of one document."""
+    """Select the chunks of one document."""
     return {key: each for key, each in chunks.items() if key.startswith("#".join((*name, "")))}

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 
 def without_primary_key(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Lance is told of no primary key."""
+    """Lance does not know the primary key."""
     another = {"lance-schema:another": "true"}
     # Deltas are made as ever: they have imported the function before.
     real = schema.schema
@@ -39,7 +39,7 @@ def without_primary_key(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def without_conditional_versions(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A fetch moves the cursor wherever it stands by now."""
+    """A fetch moves the cursor even if another fetch has moved it."""
     step = SqlDocuments._advance
 
     def advance(self: SqlDocuments, connection: sa.Connection, seen: Cursor, value: str) -> Cursor:
@@ -61,7 +61,7 @@ def without_tombstone_retention(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def without_runs_named_by_content(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A run is named by the ids in it, whatever their versions and texts."""
+    """A run id depends on the row ids only, and not on versions and texts."""
     monkeypatch.setattr(
         deltas,
         "run_id",
@@ -70,9 +70,9 @@ def without_runs_named_by_content(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def without_ignoring_reverted_runs(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A commit takes runs that were reverted, too."""
+    """A commit takes reverted runs too."""
     pending = SqlRuns.pending
-    taken: set[tuple[int, str]] = set()  # one that is stale would be taken for ever
+    taken: set[tuple[int, str]] = set()  # a stale one would be taken forever
 
     async def also_reverted(self: SqlRuns, collection: str, *, limit: int) -> list[RunRow]:
         found = await pending(self, collection, limit=limit)
@@ -87,14 +87,14 @@ def without_ignoring_reverted_runs(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def without_undoing_whole_documents(monkeypatch: pytest.MonkeyPatch) -> None:
-    """What a rollback took back of a document, or put back, stays so when the document is edited."""
+    """An edit leaves chunks of its document as a rollback put them."""
     monkeypatch.setattr(changes, "UNSETTLED", frozenset({Status.FAILED}))
 
 
 def without_telling_fetches(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A fetch that was compared with what a rollback has reverted since goes on as if nothing had happened."""
+    """A fetch goes on although a rollback has reverted what it was compared with."""
 
     async def silent(context: RunContext, collection: str) -> None:
-        """Tell nobody."""
+        """Notify no fetch."""
 
     monkeypatch.setattr(rollback, "_tell_fetches", silent)

@@ -1,6 +1,6 @@
 """In random histories the index ends as what the sources hold, and is never wrong on the way.
 
-The short searches are for every change; the long ones, which also look for a history without each safety, for
+The short searches run with every change. The long ones, which also search for histories that need each safety, run with
 `make torture`.
 """
 

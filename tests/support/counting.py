@@ -1,9 +1,9 @@
-"""A process that counts the texts it is sent, as a provider's bill would, and outlives whoever sends them.
+"""A process that counts the texts sent to it, as a provider's bill would, and outlives its clients.
 
     python -m tests.support.counting --port 0
 
-prints its port and answers JSON lines on 127.0.0.1. `{"op": "embed", "texts": [...]}` is answered by `{"id", "flaky"}`,
-where `flaky` holds the positions of texts with FLAKY in them that come for the first time; `{"op": "report"}` by a
+prints its port and answers JSON lines on 127.0.0.1: `{"op": "embed", "texts": [...]}` with `{"id", "flaky"}`, where
+`flaky` holds the positions of texts with FLAKY in them that come for the first time, and `{"op": "report"}` with a
 `Counted`.
 """
 
@@ -30,7 +30,7 @@ LINE_LIMIT = 1 << 28
 
 @dataclass(kw_only=True)
 class Request:
-    """One call as the process saw it; `answered` says that its answer was written while someone was there."""
+    """One call; `answered` says that its answer was written while the client was connected."""
 
     id: int
     texts: Sequence[str]
@@ -39,7 +39,7 @@ class Request:
 
 @dataclass(kw_only=True)
 class Counted:
-    """What was sent: how often each text, in which requests, and how many texts are and were under way at once."""
+    """What was sent: how often each text, in which requests, and how many texts are and were in flight."""
 
     texts: dict[str, int] = field(default_factory=dict)
     requests: list[Request] = field(default_factory=list)
@@ -53,7 +53,7 @@ class Counted:
 
 
 class CountingProcess:
-    """Run such a process for the length of a `with` block; it ends at the latest with the process that started it."""
+    """Run the process during a `with` block; it ends with the process that started it at the latest."""
 
     def __init__(self, *, delay: float = 0.0) -> None:
         """Answer each call after `delay` seconds."""
@@ -88,7 +88,7 @@ class CountingProcess:
         self._process.communicate()
 
     def report(self) -> Counted:
-        """Ask what has been sent until now."""
+        """Return what has been sent until now."""
         host, _, port = self.address.partition(":")
         with socket.create_connection((host, int(port))) as connection, connection.makefile("rw") as lines:
             lines.write('{"op": "report"}\n')
@@ -113,7 +113,7 @@ class _Server:
                 else:
                     await self._embed(asked["texts"], reader, writer)
         except ConnectionError:
-            return  # the client was killed: its requests stay unanswered, which the report says
+            return  # the client was killed; the report says that its requests are unanswered
         finally:
             writer.close()
 
@@ -141,7 +141,7 @@ class _Server:
 async def _answer(
     reader: asyncio.StreamReader, writer: asyncio.StreamWriter, answer: Mapping[str, Any]
 ) -> None:
-    # A client waits for its answer before it closes: one that has closed was killed, though a write would succeed.
+    # A client that closes before its answer was killed, even where a write would succeed.
     if reader.at_eof() or writer.is_closing():
         raise ConnectionResetError("the client is gone")
     writer.write(json.dumps(answer).encode() + b"\n")

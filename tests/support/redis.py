@@ -1,4 +1,4 @@
-"""A Redis server of a test's own, on a free port of 127.0.0.1, which keeps nothing."""
+"""A Redis server for tests, on a free port of 127.0.0.1, without persistence."""
 
 from __future__ import annotations
 
@@ -16,15 +16,15 @@ if TYPE_CHECKING:
 
 HOST = "127.0.0.1"
 PATIENCE = 20.0  # s
-# Ends the server when the input closes: with the process that started it, however that ended.
+# Ends the server when its input closes: with the process that started it, however that ends.
 _WATCHED = 'exec 3<&0; (read -r _ <&3; kill -9 $$ 2>/dev/null) & exec 3<&-; exec "$0" "$@" </dev/null'
 
 
 class RedisServer:
-    """Run a server for the length of a `with` block; `url` leads to it."""
+    """Run a server during a `with` block; `url` is its address."""
 
     def __init__(self, *, password: str = "") -> None:
-        """Ask for a password, if one is given.
+        """Require a password, if one is given.
 
         Raises:
             Misconfigured: there is no `redis-server` on this machine.
@@ -57,12 +57,12 @@ class RedisServer:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        """End the server."""
+        """Stop the server."""
         self.stop()
         self._folder.cleanup()
 
     def start(self) -> None:
-        """Start the server, empty, on the port that it had before."""
+        """Start the server, empty, on the same port as before."""
         settings = {
             "port": str(self.port),
             "bind": HOST,
@@ -86,7 +86,7 @@ class RedisServer:
             time.sleep(0.02)
 
     def stop(self) -> None:
-        """End the server at once; what it held is gone, and its clients are cut off."""
+        """Kill the server: its data is gone, and its clients are disconnected."""
         if self._process is not None:
             self._process.kill()
             self._process.wait(PATIENCE)

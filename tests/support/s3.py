@@ -1,14 +1,14 @@
-"""An S3 server for tests: moto's, in a process of its own on a free port of 127.0.0.1.
+"""An S3 server for tests: moto's, in another process on a free port of 127.0.0.1.
 
     with S3Server() as server:
         server.make_bucket("bucket")
         store = open_store("s3://bucket/prefix", folder=Path(), options={"endpoint": server.url, "region": REGION})
 
-Two things that S3 does moto does not. It looks whether a condition holds and writes in two steps, so that of two
-writers at once both may win: that is mended here, the writes of one key wait for each other. And it does not look at
-signatures: any keys will do, such as those of `variables`. It answers some 200 requests a second.
+Two things differ from S3. Moto checks a condition and writes in two steps, so two concurrent writers may both win: here
+the writes of one key wait for each other. And it does not check signatures: any keys will do, such as those of
+`variables`. It answers some 200 requests a second.
 
-`python -m tests.support.s3` serves until its standard input ends, and prints its address.
+`python -m tests.support.s3` prints its address, and serves until its standard input ends.
 """
 
 from __future__ import annotations
@@ -26,13 +26,13 @@ if TYPE_CHECKING:
     Application = Callable[[dict[str, Any], Callable[..., Any]], Iterable[bytes]]
 
 REGION = "us-east-1"
-# Keys that share one of so many locks merely wait for each other.
+# Keys that share a lock wait for each other.
 LOCKS = 64
 READING = {"GET", "HEAD"}
 
 
 def variables(url: str) -> dict[str, str]:
-    """Give the environment in which S3 is the server, or the proxy, at `url`."""
+    """Return the environment in which S3 is the server, or the proxy, at `url`."""
     return {
         "AWS_ENDPOINT_URL": url,
         "AWS_REGION": REGION,
@@ -42,10 +42,10 @@ def variables(url: str) -> dict[str, str]:
 
 
 class S3Server:
-    """A server with no buckets yet, from entering it as a context until leaving it; all is in memory."""
+    """A server without buckets, which runs during a `with` block; all data is in memory."""
 
     def __init__(self) -> None:
-        """Start nothing yet."""
+        """Start nothing."""
         self.url = ""
 
     def __enter__(self) -> Self:
@@ -62,23 +62,23 @@ class S3Server:
         return self
 
     def __exit__(self, *_: object) -> None:
-        """End the server, and with it all that it holds."""
-        self._process.communicate()  # the end of its input is the end of it
+        """Stop the server and delete its data."""
+        self._process.communicate()  # it ends when its input does
 
     def make_bucket(self, name: str) -> None:
-        """Make an empty bucket; one that is there stays as it is."""
+        """Create an empty bucket, unless it exists."""
         request = urllib.request.Request(f"{self.url}/{name}", data=b"", method="PUT")  # noqa: S310 - our own http address
         with urllib.request.urlopen(request, timeout=30):  # noqa: S310
             pass
 
 
 def mended(serve: Application) -> Application:
-    """Let the writes of one key wait for each other, and name the server once in an answer."""
+    """Serialise the writes of each key, and send one `Server` header."""
     locks = [threading.Lock() for _ in range(LOCKS)]
 
     def serve_in_turn(environ: dict[str, Any], start_response: Callable[..., Any]) -> Iterable[bytes]:
         def start(status: str, headers: list[tuple[str, str]], *rest: Any) -> Any:  # WSGI's own
-            # Clients that are strict refuse the second `Server`.
+            # Strict clients refuse a second `Server`.
             return start_response(status, [each for each in headers if each[0].lower() != "server"], *rest)
 
         if environ["REQUEST_METHOD"] in READING:
@@ -91,7 +91,7 @@ def mended(serve: Application) -> Application:
 
 def main() -> None:
     """Serve until standard input ends."""
-    # Loaded by the server alone, not by those who start it.
+    # Loaded by the server only.
     from moto.moto_server.werkzeug_app import MotoRequestHandler, create_backend_app
     from werkzeug.serving import make_server
 

@@ -1,4 +1,4 @@
-"""Ending a process at a named point."""
+"""Killing a process at a named point."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from flowbed import telemetry
 
 @pytest.mark.parametrize(("nth", "survived"), [(1, 0), (3, 2)])
 def test_failpoint_reached_the_nth_time_kills_the_process(nth: int, survived: int) -> None:
-    """Reaching the point the nth time kills the process; earlier times and other points do not."""
+    """Earlier times and other points do not."""
     code = (
         "from flowbed import telemetry\nfrom tests.support.failpoints import kill_at\n"
         f"kill_at(telemetry.DELTA_WRITTEN, {nth})\nfor step in range(5):\n    telemetry.reached('another')\n"
@@ -34,7 +34,7 @@ def test_failpoint_disarmed_does_not_kill() -> None:
     "arguments", [["delta.written"], ["nonsense", "--", "run"], ["delta.written:x", "--", "run"]]
 )
 def test_failpoints_unknown_point_is_a_usage_error(arguments: list[str]) -> None:
-    """A misspelt point would never be reached and prove nothing, so it is a usage error that lists the points."""
+    """A misspelt point would never be reached and prove nothing, so the error lists the points."""
     ran = subprocess.run(
         [sys.executable, "-m", "tests.support.failpoints", *arguments],
         capture_output=True,

@@ -1,4 +1,4 @@
-"""An event loop whose time passes only while everybody waits, and then at once: hours of waiting take no time."""
+"""An event loop whose time passes only while every task waits, and then at once: hours of waiting take no time."""
 
 from __future__ import annotations
 
@@ -13,24 +13,24 @@ T = TypeVar("T")
 
 
 def run_virtual(main: Coroutine[Any, Any, T]) -> T:
-    """Run `main` in virtual time, which `asyncio.get_running_loop().time` tells, beginning with 0.
+    """Run `main` in virtual time, which `asyncio.get_running_loop().time` returns, starting at 0.
 
     Raises:
-        AssertionError: everybody waits for somebody else.
+        AssertionError: all tasks wait for each other.
     """
     with asyncio.Runner(loop_factory=_Loop) as runner:
         return runner.run(main)
 
 
 class _Selector(selectors.DefaultSelector):
-    """Waiting for time to pass is passing it."""
+    """A selector that advances the clock instead of waiting."""
 
     now = 0.0
 
     def select(self, timeout: float | None = None) -> Any:  # as the selector of the platform
         events = super().select(0)
         if not events:
-            # Nothing but the loop's own threads and sockets could end this, and there is nothing on a clock.
+            # Only the loop's own threads and sockets could end this, and no clock.
             assert timeout is not None, "deadlock: every task waits, and none for time to pass"
             self.now += max(0.0, timeout)
         return events

@@ -1,4 +1,4 @@
-"""Two sources whose whole history is known, to hold an index against: what they hold, and all that they ever held."""
+"""Two sources whose whole history is known, to compare an index with."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ Content = tuple[str, str, "Mapping[str, Any]"]  # text_hash, document, metadata
 
 @dataclass
 class World:
-    """What the sources hold, and everything that they ever held; revisions number all edits."""
+    """The documents of the sources now, and all that there ever were; revisions number all edits."""
 
     revision: int = 0
     now: dict[tuple[str, str], Document] = field(default_factory=dict)
@@ -45,14 +45,14 @@ class World:
             self.chunks.setdefault(key, []).append((self.revision, there.get(key)))
 
     def live(self) -> dict[str, Content]:
-        """Give the rows that an index of all this has."""
+        """Return the rows that an index of the sources has."""
         newest = {key: timeline[-1][1] for key, timeline in self.chunks.items()}
         return {key: content for key, content in newest.items() if content is not None}
 
 
 @dataclass(frozen=True)
 class Listed:
-    """A source that lists all it holds at each fetch."""
+    """A source that lists all its documents at each fetch."""
 
     world: World
     location: str = "a world of its own"
@@ -65,7 +65,7 @@ class Listed:
 
 @dataclass(frozen=True)
 class Logged:
-    """A source that tells what has changed since its cursor, and no more."""
+    """A source that lists only what changed since its cursor."""
 
     world: World
     location: str = "a world of its own"
@@ -82,12 +82,12 @@ class Logged:
 
 
 def entry(name: str, document: Document) -> Entry:
-    """List a document as it is now."""
+    """List the current state of a document."""
     return Entry(document=name, etag=str(document.metadata["revision"]), read=lambda: document)
 
 
 def rules(source: str) -> Rules:
-    """Say how documents are cut: a long one in two."""
+    """Return the rules that cut a long document in two."""
     return Rules(source=source, collections=(COLLECTION,), capacity=CAPACITY)
 
 
