@@ -7,7 +7,6 @@ proves that no caller needs more than such a table gives, and shows how to build
 from __future__ import annotations
 
 from itertools import count
-from typing import TYPE_CHECKING
 
 from flowbed.ledger import Overview
 from flowbed.ledger.memory.batches import MemoryBatches
@@ -22,23 +21,8 @@ from flowbed.ledger.memory.runs import MemoryRollbacks, MemoryRuns
 from flowbed.ledger.memory.spending import MemorySpending
 from flowbed.ledger.memory.submissions import MemorySubmissions
 from flowbed.ledger.memory.table import Table, all_of
+from flowbed.ledger.protocols import Ledger
 from flowbed.records import Status
-
-if TYPE_CHECKING:
-    from flowbed.ledger import (
-        Batches,
-        Chunks,
-        DeadLetters,
-        Documents,
-        Files,
-        Jobs,
-        Keys,
-        Quotas,
-        Rollbacks,
-        Runs,
-        Spending,
-        Submissions,
-    )
 
 _NAMES = count(1)
 
@@ -48,7 +32,7 @@ def memory_table(*, lag: int = 0) -> Table:
     return Table(INDEXES, lag=lag)
 
 
-class MemoryLedger:
+class MemoryLedger(Ledger):
     """`Ledger` in a `Table`; several ledgers on one table act like several processes on one ledger."""
 
     def __init__(self, table: Table, *, id: str) -> None:  # noqa: A002 - the protocol's word
@@ -60,18 +44,18 @@ class MemoryLedger:
         letters = MemoryDeadLetters(table)
         runs = MemoryRuns(table, letters)
         submissions = MemorySubmissions(table)
-        self.documents: Documents = documents
-        self.chunks: Chunks = MemoryChunks(table, documents, submissions)
-        self.batches: Batches = MemoryBatches(table)
-        self.runs: Runs = runs
-        self.rollbacks: Rollbacks = MemoryRollbacks(table, runs)
-        self.dead_letters: DeadLetters = letters
-        self.submissions: Submissions = submissions
-        self.spending: Spending = MemorySpending(table)
-        self.keys: Keys = MemoryKeys(table)
-        self.quotas: Quotas = MemoryQuotas(table)
-        self.files: Files = MemoryFiles(table)
-        self.jobs: Jobs = MemoryJobs(table)
+        self.documents = documents
+        self.chunks = MemoryChunks(table, documents, submissions)
+        self.batches = MemoryBatches(table)
+        self.runs = runs
+        self.rollbacks = MemoryRollbacks(table, runs)
+        self.dead_letters = letters
+        self.submissions = submissions
+        self.spending = MemorySpending(table)
+        self.keys = MemoryKeys(table)
+        self.quotas = MemoryQuotas(table)
+        self.files = MemoryFiles(table)
+        self.jobs = MemoryJobs(table)
 
     async def overview(self) -> Overview:
         """Read the state of the ledger, one aggregate after the other: a table has no larger snapshot."""
@@ -95,4 +79,4 @@ class MemoryLedger:
         self.table.settle()
 
     async def close(self) -> None:
-        """Close the database."""
+        """Do nothing: the table lives on in memory."""

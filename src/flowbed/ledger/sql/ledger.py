@@ -7,6 +7,7 @@ import errno
 from typing import TYPE_CHECKING
 
 from flowbed.errors import Misconfigured, OutOfSpace
+from flowbed.ledger.protocols import Ledger
 from flowbed.ledger.sql import migrations
 from flowbed.ledger.sql.database import Database, Lock, querying
 from flowbed.ledger.sql.overview import read_overview
@@ -28,42 +29,28 @@ if TYPE_CHECKING:
 
     import sqlalchemy as sa
 
-    from flowbed.ledger import (
-        Batches,
-        Chunks,
-        DeadLetters,
-        Documents,
-        Files,
-        Jobs,
-        Keys,
-        Overview,
-        Quotas,
-        Rollbacks,
-        Runs,
-        Spending,
-        Submissions,
-    )
+    from flowbed.ledger import Overview
 
 
-class SqlLedger:
+class SqlLedger(Ledger):
     """`Ledger` in SQL."""
 
     def __init__(self, database: Database, *, id: str) -> None:  # noqa: A002 - the protocol's word
         """Create the aggregates on a database whose schema is current."""
         self.id = id
         self.location = database.location
-        self.documents: Documents = SqlDocuments(database)
-        self.chunks: Chunks = SqlChunks(database)
-        self.batches: Batches = SqlBatches(database)
-        self.runs: Runs = SqlRuns(database)
-        self.rollbacks: Rollbacks = SqlRollbacks(database)
-        self.dead_letters: DeadLetters = SqlDeadLetters(database)
-        self.submissions: Submissions = SqlSubmissions(database)
-        self.spending: Spending = SqlSpending(database)
-        self.keys: Keys = SqlKeys(database)
-        self.quotas: Quotas = SqlQuotas(database)
-        self.files: Files = SqlFiles(database)
-        self.jobs: Jobs = SqlJobs(database)
+        self.documents = SqlDocuments(database)
+        self.chunks = SqlChunks(database)
+        self.batches = SqlBatches(database)
+        self.runs = SqlRuns(database)
+        self.rollbacks = SqlRollbacks(database)
+        self.dead_letters = SqlDeadLetters(database)
+        self.submissions = SqlSubmissions(database)
+        self.spending = SqlSpending(database)
+        self.keys = SqlKeys(database)
+        self.quotas = SqlQuotas(database)
+        self.files = SqlFiles(database)
+        self.jobs = SqlJobs(database)
         self._database = database
 
     async def overview(self) -> Overview:
