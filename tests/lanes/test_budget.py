@@ -27,7 +27,7 @@ PRICE = 1_000_000.0  # US dollars per million words: a dollar a word
 
 
 class Watched(Seeded):
-    """A model at a dollar a word that notes the words of its requests, and how many are in flight at once."""
+    """A model at a dollar a word that records the words of its requests, and how many are in flight at once."""
 
     def __init__(self, *, items: int = 2, wait: float = 0.01, more: int = 0) -> None:
         super().__init__(8, items=items, price=PRICE)
@@ -53,12 +53,12 @@ async def run(model: Seeded, texts: Sequence[str], budget: Budget, *, concurrenc
 
 
 def sentences(count: int, words: int = 3) -> list[str]:
-    """Make texts of so many words each."""
+    """Make texts of `words` words each."""
     return [" ".join([f"w{number}"] * words) for number in range(count)]
 
 
 async def test_budget_requests_in_flight_count_before_they_are_sent() -> None:
-    """Ten requests that may be sent at once stop at the budget together, which none of them passes alone."""
+    """Ten concurrent requests stop at the budget together, though none of them exceeds it alone."""
     model = Watched(items=1)
     budget = Budget(10.0)
     outcome = await run(model, sentences(10), budget)
@@ -68,7 +68,7 @@ async def test_budget_requests_in_flight_count_before_they_are_sent() -> None:
 
 
 async def test_budget_request_too_large_is_cut_to_what_fits() -> None:
-    """Of a request too dear for the budget the first texts are sent, and the rest is held."""
+    """Of a request that exceeds the budget the first texts are sent, and the others are not."""
     model = Watched(items=100)
     outcome = await run(model, sentences(10), Budget(14.0))
     assert model.requests == [12]
@@ -94,7 +94,7 @@ async def test_budget_exactly_enough_sends_everything() -> None:
 
 
 async def test_budget_refused_texts_are_not_billed() -> None:
-    """What a refused request had reserved can be spent by those that follow."""
+    """The reservation of a refused request can be spent by later ones."""
     budget = Budget(6.0)
     outcome = await run(Seeded(8, items=1, price=PRICE), ["POISON", *sentences(2)], budget, concurrency=1)
     assert (len(outcome.vectors), len(outcome.failures), outcome.unsent) == (2, 1, set())
@@ -102,7 +102,7 @@ async def test_budget_refused_texts_are_not_billed() -> None:
 
 
 async def test_budget_billed_more_than_counted_stops_earlier() -> None:
-    """A provider that counts more than its tokenizer does is noticed with its answer."""
+    """A provider that bills more than its tokenizer counts is noticed with its response."""
     model = Watched(items=1, more=2)
     budget = Budget(10.0)
     outcome = await run(model, sentences(10), budget, concurrency=1)
@@ -152,5 +152,5 @@ def test_budget_reserved_and_spent_never_exceed_the_limit(
     [(0, "$0.0000"), (6.6e-07, "$0.00000066"), (0.0001, "$0.0001"), (1234.56789, "$1,234.5679")],
 )
 def test_dollars_small_amounts_keep_two_digits(amount: float, said: str) -> None:
-    """What a few texts cost is told in as many decimals as it takes."""
+    """The cost of a few texts has as many decimals as it needs."""
     assert dollars(amount) == said

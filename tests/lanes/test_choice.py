@@ -1,4 +1,4 @@
-"""The lane of a run follows from what was asked for, what is saved, and what there is time for."""
+"""The lane of a run follows from the request, the saving and the time left."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ SMALL: dict[str, Any] = {
 
 
 def chosen(**given: Any) -> str:
-    """Choose with all that is not given as it is in SMALL."""
+    """Choose with the values of SMALL for everything that is not given."""
     return choose(**{**SMALL, **given}).lane
 
 
@@ -49,7 +49,7 @@ def chosen(**given: Any) -> str:
     ],
 )
 def test_choose_returns_the_lane_and_its_reason(given_: dict[str, Any], lane: str, why: str) -> None:
-    """What is asked for is done; else texts wait only where there is a deadline, time enough and something to save."""
+    """A requested lane is taken; otherwise texts wait only with a deadline, enough time and something to save."""
     found = choose(**{**SMALL, **given_})
     assert found.lane == lane
     assert why in found.why
@@ -81,7 +81,7 @@ work = st.fixed_dictionaries(
 
 @given(work)
 def test_choose_batch_only_if_it_saves_and_is_in_time(given_: dict[str, Any]) -> None:
-    """Unasked, the batch lane is taken only where it saves a cent, is not for a few texts, and is done in time."""
+    """On auto, the batch lane is taken only if it saves a cent, has enough tokens, and is done in time."""
     found = choose(asked="auto", **given_)
     assert found.why
     if found.lane == "realtime":
@@ -100,7 +100,7 @@ def test_choose_batch_only_if_it_saves_and_is_in_time(given_: dict[str, Any]) ->
 def test_choose_later_deadline_never_changes_batch_to_realtime(
     given_: dict[str, Any], more: float, ahead: int
 ) -> None:
-    """What would wait with a near deadline and a long queue also waits with a later deadline and a shorter queue."""
+    """Texts that would wait with a near deadline and a long queue also wait with a later one and a shorter queue."""
     if given_["deadline_seconds"] is None:
         return
     near = choose(asked="auto", **{**given_, "queued": given_["queued"] + ahead})
@@ -110,7 +110,7 @@ def test_choose_later_deadline_never_changes_batch_to_realtime(
 
 @given(work, st.sampled_from(["realtime", "batch"]))
 def test_choose_requested_lane_is_taken(given_: dict[str, Any], asked: Any) -> None:
-    """A lane that was named is taken whatever it costs."""
+    """A requested lane is taken at any cost."""
     assert choose(asked=asked, **given_).lane == asked
 
 

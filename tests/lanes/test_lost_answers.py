@@ -1,4 +1,4 @@
-"""A budget holds where answers get lost: what a provider has billed for nothing counts as spent."""
+"""A budget holds when responses are lost: what a provider may have billed counts as spent."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ def quick() -> Iterator[None]:
 
 @asynccontextmanager
 async def provider(simulator: Simulator, folder: Path, *, silence: float = 30.0) -> AsyncIterator[Embedder]:
-    """Open OpenAI's model at a simulator, eight texts in a request, behind what a run puts in front of it."""
+    """Open OpenAI's model at a simulator, eight texts a request, in the wrappers of a run."""
     async with running(simulator) as url:
         options = {"base_url": f"{url}/v1", "api_key": "any", "dimensions": "16", "timeout": str(silence)}
         embedder = open_embedder(f"openai:{MODEL}", cache=folder, options=options)
@@ -77,7 +77,7 @@ def billed(*simulators: Simulator) -> float:
 @pytest.mark.parametrize("probability", [0.3, 0.7, 1.0])
 @pytest.mark.parametrize("kind", LOSING)
 async def test_budget_any_fault_never_exceeds_it(tmp_path: Path, kind: Kind, probability: float) -> None:
-    """What was billed is at most what counts as spent, and that at most the budget, however answers get lost."""
+    """However responses are lost, billed is at most spent, and spent is at most the budget."""
     fault = Fault(kind=kind, probability=probability, delay=0.5 if kind == "slow" else 0.0)
     simulator = Simulator(OpenAI(), faults=[fault], seed=3)
     async with provider(simulator, tmp_path, silence=0.2 if kind == "slow" else 30.0) as embedder:
@@ -87,7 +87,9 @@ async def test_budget_any_fault_never_exceeds_it(tmp_path: Path, kind: Kind, pro
     assert billed(simulator) <= budget.spent_usd + 1e-12
     assert budget.spent_usd <= cost + 1e-12
     assert budget.perhaps_usd > 0
-    assert billed(simulator) > 0 or kind == "slow"  # the simulator bills nobody who has left
+    assert (
+        billed(simulator) > 0 or kind == "slow"
+    )  # the simulator does not bill a client that has disconnected
     spent = outcome.tokens + sum(outcome.perhaps_billed)
     assert spent * 0.02 / 1e6 == pytest.approx(budget.spent_usd)
     assert budget.exhausted
@@ -96,7 +98,7 @@ async def test_budget_any_fault_never_exceeds_it(tmp_path: Path, kind: Kind, pro
 
 
 async def test_budget_unbilled_request_is_not_counted(tmp_path: Path) -> None:
-    """Refusals of whatever kind, and a provider that is not there, leave the budget as it was."""
+    """Refusals of any kind, and a provider that is down, leave the budget unchanged."""
     faults = [
         Fault(kind="error", probability=0.3),
         Fault(kind="rate_limited", probability=0.3, retry_after=0.0),
@@ -119,7 +121,7 @@ async def test_budget_unbilled_request_is_not_counted(tmp_path: Path) -> None:
 
 
 async def test_budget_unusable_vectors_are_counted(tmp_path: Path) -> None:
-    """An answer of wrong dimensions ends the run, and what it has cost counts as spent."""
+    """A response with wrong dimensions ends the run, and its cost counts as spent."""
     simulator = Simulator(OpenAI(), faults=[Fault(kind="wrong_dimension", calls=(3,))])
     async with provider(simulator, tmp_path) as embedder:
         budget = Budget(1.0)
@@ -131,7 +133,7 @@ async def test_budget_unusable_vectors_are_counted(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("kind", ["cut", "garbled"])
 async def test_budget_fallback_is_asked_only_within_it(tmp_path: Path, kind: Kind) -> None:
-    """Where one provider loses the answer and the next is asked, both count, and together they keep to the budget."""
+    """Where one provider loses the response and the next is asked, both count towards the budget."""
     simulators = [
         Simulator(OpenAI(), faults=[Fault(kind=kind, probability=0.6)], seed=seed) for seed in (1, 2)
     ]
@@ -150,7 +152,7 @@ async def test_budget_fallback_is_asked_only_within_it(tmp_path: Path, kind: Kin
 
 
 async def test_run_lost_response_reports_what_may_be_billed(tmp_path: Path) -> None:
-    """A run says what it may have paid for nothing, beside what was billed; the spending says so too."""
+    """The report and the spending show what may have been billed without a response, beside what was billed."""
     simulator = Simulator(OpenAI(), faults=[Fault(kind="cut", calls=(1,))])
     docs = tmp_path / "docs"
     docs.mkdir()

@@ -97,7 +97,7 @@ async def send(
 
 
 async def test_embed_each_text_gets_its_own_vector() -> None:
-    """Whatever the grouping into requests, a text's vector is that of the text, and each is sent once."""
+    """However texts are grouped into requests, each gets its own vector and is sent once."""
     provider = Provider()
     texts = [f"text {'x' * (n % 7)} {n}" for n in range(30)]
     outcome = await send(provider, texts)
@@ -109,7 +109,7 @@ async def test_embed_each_text_gets_its_own_vector() -> None:
 
 
 async def test_embed_request_stays_below_the_token_limit() -> None:
-    """Long texts go in fewer at a time than short ones; one that is too long by itself goes alone."""
+    """A request holds fewer long texts than short ones; one that is too long by itself is sent alone."""
     provider = Provider()
     await send(provider, [f"{n} {'x' * size}" for n in range(3) for size in (1_990, 10_000)])
     sizes = [[len(text) for text in request] for request in provider.requests]
@@ -147,7 +147,7 @@ async def test_embed_refused_text_does_not_stop_the_others(names_inputs: bool) -
 
 
 async def test_embed_outage_fails_only_the_affected_texts() -> None:
-    """A request that fails for now is tried again a few times; then its texts failed for now, and the rest is done."""
+    """A failing request is retried a few times; then its texts fail as transient, and the rest is done."""
     provider = Provider()
     outcome = await send(provider, ["aaaaaa down", *(f"{n}" for n in range(4))])
     assert outcome.failures == {text_hash("aaaaaa down"): ("transient", "no answer")}
@@ -156,7 +156,7 @@ async def test_embed_outage_fails_only_the_affected_texts() -> None:
 
 
 async def test_embed_provider_asks_to_wait_for_hours_sends_nothing_more() -> None:
-    """Who is told to come again in hours is not asked again, and what was not sent yet is left as it is."""
+    """A provider that asks to wait for hours is not asked again, and unsent texts keep waiting."""
     provider = Provider()
     texts = [f"tomorrow {n}" for n in range(40)]
     outcome = await send(provider, texts, concurrency=2)
@@ -167,7 +167,7 @@ async def test_embed_provider_asks_to_wait_for_hours_sends_nothing_more() -> Non
 
 
 def test_wait_follows_the_provider_up_to_a_limit() -> None:
-    """Told waits are kept to, and grow after "now"; without one, the limit of a minute passes meanwhile."""
+    """Waits that the provider asks for are kept, and grow after 0; without one, the waits exceed a minute in all."""
     tries = range(1, ATTEMPTS)
     assert [wait(TooMany("", retry_after=7.0), each) for each in tries] == [7.0, 7.0, 7.0, 7.0, 7.0]
     assert wait(TooMany("", retry_after=RETRY_AFTER_MAX), 1) == RETRY_AFTER_MAX
@@ -178,7 +178,7 @@ def test_wait_follows_the_provider_up_to_a_limit() -> None:
 
 
 async def test_embed_other_request_failed_keeps_paid_vectors() -> None:
-    """Texts whose provider counts more tokens than they seem to have go in requests that fail each by itself."""
+    """Where a provider counts more tokens than expected, requests are split and fail independently."""
     provider = Provider()
     dense = [f"{n} {'字' * 900}" for n in range(4)]
     outcome = await send(provider, [*dense, f"9 down {'字' * 900}"])
@@ -189,7 +189,7 @@ async def test_embed_other_request_failed_keeps_paid_vectors() -> None:
 
 
 async def test_embed_misconfigured_raises() -> None:
-    """What no request can succeed with is raised as it is, for the user to mend."""
+    """A setting with which no request can succeed is raised for the user to fix."""
     with pytest.raises(Misconfigured, match="set another"):
         await send(Provider(), ["key", *(f"text {n}" for n in range(20))])
 
@@ -204,13 +204,13 @@ async def test_embed_text_in_the_index_is_not_sent() -> None:
 
 
 async def test_embed_truncated_texts_are_reported() -> None:
-    """Texts whose end the model could not take are told apart from the others."""
+    """Texts that the model truncated are reported."""
     outcome = await send(Provider(), ["long text", "short"])
     assert outcome.truncated == {text_hash("long text")}
 
 
 async def test_embed_unusable_vector_fails_its_text() -> None:
-    """A vector with a hole in it, or without direction, fails its text alone; the others are kept."""
+    """A vector that is not finite, or has length 0, fails its text alone; the others are kept."""
     outcome = await send(Provider(), ["nan", "zero", "good"])
     assert set(outcome.failures) == {text_hash("nan"), text_hash("zero")}
     assert all("no usable vector" in reason for _, reason in outcome.failures.values())

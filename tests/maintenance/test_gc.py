@@ -1,4 +1,4 @@
-"""What gc deletes and what it never does, at whatever moment it runs."""
+"""What gc deletes, and what it never deletes, whenever it runs."""
 
 from __future__ import annotations
 
@@ -25,29 +25,29 @@ DAY = 86_400.0
 
 @pytest.fixture
 def aged(monkeypatch: pytest.MonkeyPatch) -> Aged:
-    """Let time go by at once."""
+    """Return a clock that can be advanced."""
     return Aged(monkeypatch)
 
 
 class Aged:
-    """A clock that can be moved on: what was written until then is as old as that."""
+    """A clock that can be advanced; everything written before ages with it."""
 
     def __init__(self, patch: pytest.MonkeyPatch) -> None:
-        """Begin with the time that it is."""
+        """Start at the present time."""
         self._patch, self._real = patch, clocks.now
 
     def by(self, days: float) -> None:
-        """Move on."""
+        """Advance by `days`."""
         self._patch.setattr(clocks, "now", lambda: self._real() + int(days * DAY * 1e6))
 
 
 def stored(project: Project, pattern: str) -> set[Path]:
-    """Name the objects of the store that match."""
+    """Return the objects of the store that match."""
     return set((project.folder / ".flowbed" / "store").glob(pattern))
 
 
 async def test_gc_keeps_what_is_needed(notes: Project, aged: Aged) -> None:
-    """Right after a run, and a month later, all that a search, a rollback or a repair needs is there."""
+    """Right after a run and a day later, everything that a search, a rollback or a repair needs is kept."""
     before = stored(notes, "notes/**/*")
     async with await notes.open() as bed:
         assert (await bed.gc()).objects == {}
@@ -57,7 +57,7 @@ async def test_gc_keeps_what_is_needed(notes: Project, aged: Aged) -> None:
 
 
 async def test_gc_replaced_texts_are_deleted_with_their_batch(notes: Project, aged: Aged) -> None:
-    """A batch file goes once every chunk in it has a later text, a day after it was written, and not before."""
+    """A batch file is deleted once every chunk in it has a later text, a day after it was written."""
     (first,) = stored(notes, "notes/chunked/**/*.json")
     async with await notes.open() as bed:
         for name in ("one", "two", "three"):
@@ -77,7 +77,7 @@ async def test_gc_replaced_texts_are_deleted_with_their_batch(notes: Project, ag
 
 
 async def test_gc_deltas_beyond_any_rollback_are_deleted(notes: Project, aged: Aged) -> None:
-    """A delta stays while a version before its commit is kept, and goes with the last of these, or after a month."""
+    """A delta is kept while a version before its commit is, at most for a month."""
     async with await notes.open() as bed:
         notes.write("notes/one.txt", "another one")
         await bed.run()
@@ -90,7 +90,7 @@ async def test_gc_deltas_beyond_any_rollback_are_deleted(notes: Project, aged: A
 
 
 async def test_gc_deltas_of_a_rollback_are_kept_for_its_release(notes: Project, aged: Aged) -> None:
-    """What a rollback reverted can be released a month later, whatever gc did meanwhile."""
+    """Reverted runs can be released weeks later, though gc ran meanwhile."""
     async with await notes.open() as bed:
         before = (await bed.versions("notes"))[0].version
         notes.write("notes/one.txt", "another one")
@@ -121,7 +121,7 @@ async def test_gc_named_collection_cleans_only_that(notes: Project, aged: Aged) 
 
 
 async def test_gc_batch_files_of_other_programs_are_kept(notes: Project, aged: Aged) -> None:
-    """A batch file that this ledger does not know, and that is not named by its content, is nobody's garbage."""
+    """A batch file that this ledger does not know, and that is not named by its content, is kept."""
     (own,) = stored(notes, "notes/chunked/**/*.json")
     other = own.with_name(f"batch_{'0' * 64}.json")
     other.write_text('{"chunks": [{"text": "a text", "metadata": {}}]}')
@@ -147,7 +147,7 @@ async def test_gc_plans_too_old_are_deleted(notes: Project, aged: Aged) -> None:
 async def test_gc_object_needed_again_meanwhile_is_kept(
     notes: Project, aged: Aged, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """What is marked is looked at once more: a chunk that came to need it in between keeps it."""
+    """Marked objects are checked once more before they are deleted."""
     (first,) = stored(notes, "notes/chunked/**/*.json")
     async with await notes.open() as bed:
         for name in ("one", "two", "three", "four"):
@@ -172,7 +172,7 @@ MOMENTS = [point for point in telemetry.FAILPOINTS if point != telemetry.INDEX_C
 async def test_gc_in_the_middle_of_a_run_loses_nothing(
     point: str, notes: Project, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """At every point of a run, gc with no patience at all takes nothing that the run, or the one after it, needs."""
+    """At every point of a run, gc without any waiting period deletes nothing that this or the next run needs."""
     for name in ("one", "two"):
         notes.write(f"notes/{name}.txt", f"another {name}")
     (notes.folder / "notes" / "three.txt").unlink()
@@ -186,7 +186,7 @@ async def test_gc_in_the_middle_of_a_run_loses_nothing(
             asyncio.run_coroutine_threadsafe(other(), loop).result(30)
 
     async def other() -> None:
-        # Another process's view: a ledger of its own, and files that all look a day old.
+        # The view of another process, for which all files look a day old.
         async with await notes.open() as bed:
             await gc.collect(bed._context(), grace=timedelta(seconds=-60))
 
@@ -196,7 +196,7 @@ async def test_gc_in_the_middle_of_a_run_loses_nothing(
         async with await notes.open() as bed:
             await bed.run()
             assert ran == [point]
-            # What was swept away before the ledger was told of it is read again from its source.
+            # What was deleted before the ledger knew of it is read again from its source.
             report = await bed.run()
             assert report.failed == 0
             assert (await bed.verify())["notes"].faults == ()
@@ -212,7 +212,7 @@ async def test_gc_in_the_middle_of_a_run_loses_nothing(
 
 
 class Running:
-    """An event loop in a thread of its own."""
+    """An event loop in a separate thread."""
 
     def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
         """Keep a loop that is not running yet."""

@@ -1,4 +1,4 @@
-"""The proof that index, ledger and store agree, and what a repair of them costs."""
+"""Verifying that index, ledger and store agree, and repairing them."""
 
 from __future__ import annotations
 
@@ -27,13 +27,13 @@ if TYPE_CHECKING:
 
 
 def index_of(project: Project, collection: str = "notes") -> Path:
-    """Name the folder of a collection's index."""
+    """Return the folder of a collection's index."""
     (found,) = (project.folder / ".flowbed" / "store" / collection / "index").iterdir()
     return found
 
 
 async def test_verify_after_a_run_finds_nothing_wrong(receipts: Project) -> None:
-    """After a run every collection is proved whole, and each row, chunk and delta was looked at."""
+    """After a run every collection is complete, and each row, chunk and delta was checked."""
     async with await receipts.open() as bed:
         await bed.run()
         proved = await bed.verify()
@@ -48,7 +48,7 @@ async def test_verify_after_a_run_finds_nothing_wrong(receipts: Project) -> None
 
 
 async def test_verify_waiting_chunks_are_no_fault(notes: Project) -> None:
-    """Old rows of chunks that were edited, deleted or rolled back and are not indexed anew are what there has to be."""
+    """Old rows of chunks that were edited, deleted or rolled back, and wait to be indexed again, are correct."""
     async with await notes.open() as bed:
         before = (await bed.versions("notes"))[0].version
         notes.write("notes/one.txt", "edited")
@@ -63,7 +63,7 @@ async def test_verify_waiting_chunks_are_no_fault(notes: Project) -> None:
 
 
 async def test_verify_repair_lost_index_is_rebuilt_for_free(notes: Project) -> None:
-    """A repair of a lost index sends every chunk round again, and the run that follows pays for none of them."""
+    """Repairing a lost index makes every chunk wait, and the next run pays for none of them."""
     healthy = notes.contents()
     shutil.rmtree(index_of(notes))
     async with await notes.open() as bed:
@@ -79,7 +79,7 @@ async def test_verify_repair_lost_index_is_rebuilt_for_free(notes: Project) -> N
 
 
 async def test_verify_repair_nothing_wrong_changes_nothing(notes: Project) -> None:
-    """Verifying with repair what is well makes no version, and sends nothing round again."""
+    """Repairing a correct index makes no version, and no chunk waits."""
     async with await notes.open() as bed:
         before = await bed.versions("notes")
         assert (await bed.verify(repair=True))["notes"].repaired is None
@@ -88,7 +88,7 @@ async def test_verify_repair_nothing_wrong_changes_nothing(notes: Project) -> No
 
 
 async def test_verify_repair_many_unknown_rows_are_kept(notes: Project) -> None:
-    """A store whose ledger was lost keeps its rows until a run has taken over those whose documents still exist."""
+    """A store whose ledger was lost keeps its rows until a run has adopted those whose documents still exist."""
     (notes.folder / "notes" / "four.txt").unlink()
     for each in (notes.folder / ".flowbed").glob("ledger.db*"):
         each.unlink()
@@ -145,7 +145,7 @@ def mark(name: str, **changes: Any) -> ChunkMark:
 def test_expected_any_ids_finds_each_and_no_other(
     rows: dict[str, tuple[Status, bool]], other: set[str], seen: random.Random
 ) -> None:
-    """Whatever the ids, each is found at its own place and others nowhere; what must be there and is not is missing."""
+    """Each id is found at its own place and no other is; an expected one without a row is missing."""
     marks = [mark(name, status=status, deleted=deleted) for name, (status, deleted) in rows.items()]
     expected = Expected()
     for start in range(0, len(marks), 7):
@@ -175,12 +175,12 @@ def test_expected_any_ids_finds_each_and_no_other(
     ],
 )
 def test_kind_of_only_done_chunks_are_expected(status: Status, deleted: bool, kind: int) -> None:
-    """A chunk has to be in the index, or must not be, only once the ledger says that it is done."""
+    """A chunk must, or must not, be in the index only once the ledger says that it is done."""
     assert kind_of(mark("x", status=status, deleted=deleted)) == kind
 
 
 async def test_verify_tampered_rows_are_named(project: Project) -> None:
-    """Of many rows exactly those are named that were tampered with."""
+    """Exactly the rows that were tampered with are named."""
     project.write_lines("lines.jsonl", [{"id": number, "text": f"line {number}"} for number in range(300)])
     async with await project.open() as bed:
         await bed.add("lines", kind="jsonl", location="lines.jsonl")

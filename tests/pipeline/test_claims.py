@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 
 async def test_claims_chunk_changes_while_claimed_embeds_its_newest_text(project: Project) -> None:
-    """A worker that claims a chunk, and once more after a fetch has changed it, lays down the newer one alone."""
+    """A worker that claims a chunk again, after a fetch has changed it, writes only the newer one."""
     project.write_lines("notes.jsonl", [{"id": "a", "text": "one"}, {"id": "b", "text": "another"}])
     async with await project.open() as bed:
         await bed.add("notes", kind="jsonl", location="notes.jsonl")
@@ -41,7 +41,7 @@ async def test_claims_chunk_changes_while_claimed_embeds_its_newest_text(project
 
 
 async def test_run_fetch_fails_unexpectedly_raises(project: Project, monkeypatch: pytest.MonkeyPatch) -> None:
-    """What a source raises that is none of Flowbed's errors is raised by the run, which waits for no more batches."""
+    """An unexpected exception of a source is raised by the run, which stops waiting for batches."""
     project.write_lines("notes.jsonl", [{"id": "a", "text": "one"}])
 
     async def broken(*_: Any, **__: Any) -> None:
@@ -59,7 +59,7 @@ async def test_run_fetch_fails_unexpectedly_raises(project: Project, monkeypatch
 async def test_run_chunk_keeps_failing_tries_it_once(
     project: Project, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Of a batch that makes many groups, each refused text is sent once, however often it is asked for by status."""
+    """In a batch of many groups each refused text is sent once, also where its status is selected."""
     monkeypatch.setattr(claims, "RUN_CHUNKS", 10)
     project.set_model("seeded:32", names_inputs="true")
     project.write_lines("notes.jsonl", [{"id": n, "text": f"POISON {project.folder} {n}"} for n in range(60)])
@@ -75,7 +75,7 @@ async def test_run_chunk_keeps_failing_tries_it_once(
 async def test_run_text_sent_in_vain_is_not_subtracted_from_reused(
     project: Project, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Vectors that no delta could be laid down for were sent, and reused is nothing; the next run reuses them."""
+    """Vectors whose delta could not be written count as sent, not as reused; the next run reuses them."""
     project.write_lines("notes.jsonl", [{"id": "a", "text": f"{project.folder} one"}])
 
     async def taken(*_: Any, **__: Any) -> None:
@@ -94,7 +94,7 @@ async def test_run_text_sent_in_vain_is_not_subtracted_from_reused(
 async def test_embed_text_repeated_in_a_later_group_is_sent_once(
     project: Project, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Where no cache holds a vector any more, it is found in the group that is landing, or in the index by then."""
+    """Without a cache the vector comes from the group that is being written, or from the index."""
     monkeypatch.setattr(claims, "RUN_CHUNKS", 50)
     monkeypatch.setattr(models, "MEMORY_BYTES", 1)
     settings = project.folder / "flowbed.toml"
@@ -109,7 +109,7 @@ async def test_embed_text_repeated_in_a_later_group_is_sent_once(
 async def test_sync_batch_file_of_a_failed_fetch_is_not_reused(
     project: Project, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Chunks of equal text and version, but other metadata, go into a batch file of their own."""
+    """Chunks of equal text and version but other metadata go into a separate batch file."""
     clock = FixedClock()
     monkeypatch.setattr(process, "now", clock)
 

@@ -1,4 +1,4 @@
-"""A delta that is not what its run promised: refused, told, and brought in again without paying."""
+"""A delta that differs from its run's record is refused and reported, and written again without paying."""
 
 from __future__ import annotations
 
@@ -85,7 +85,7 @@ HARMS = {
 async def test_commit_bad_delta_is_refused_and_written_again_for_free(
     how: Harm, reason: str, named: bool, receipts: Project
 ) -> None:
-    """A bad delta is a failure with its reason, the others commit; told to retry, its rows come in at no cost."""
+    """A bad delta fails with its reason, and the others are committed; a retry commits its rows at no cost."""
     async with await receipts.open() as bed:
         with harmed(how, receipts, "lines"):
             report = await bed.run()
@@ -98,7 +98,7 @@ async def test_commit_bad_delta_is_refused_and_written_again_for_free(
         assert len(receipts.documents("words")) == 7  # the other collection's delta was good
         status = await bed.status()
         assert (status.chunks, status.pending) == ({"SUCCESS": 7, "FAILED": 3}, ())
-        assert (await bed.run()).chunks == 0  # and is not tried again unasked
+        assert (await bed.run()).chunks == 0  # and is not tried again without a command
         receipts.sent()
         assert await bed.retry_dead_letters(*[letter.subject] if named else []) == 3
         assert await bed.dead_letters() == []
@@ -110,7 +110,7 @@ async def test_commit_bad_delta_is_refused_and_written_again_for_free(
 
 
 async def test_commit_bad_delta_leaves_others_of_its_collection_committed(notes: Project) -> None:
-    """Of two deltas that wait for one commit, the good one goes in though the other is refused."""
+    """Of two pending deltas the good one is committed though the other is refused."""
     notes.write("notes/five.txt", "a fifth note")
     async with await notes.open() as bed:
         with interrupted_before_commit(), pytest.raises(Transient):

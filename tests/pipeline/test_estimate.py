@@ -1,4 +1,4 @@
-"""What earlier submissions took, and which live ones somebody should look after."""
+"""Estimates from earlier submissions, and the live ones that need attention."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ ROW = SubmissionRow(
 
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
-    """Give a project whose model has a Batch API, which nobody asks."""
+    """Return a project whose model has a Batch API, which is never called."""
     tmp_path.joinpath("flowbed.toml").write_text(
         'model = "openai:text-embedding-3-small"\n[providers.openai]\n'
         'base_url = "http://127.0.0.1:9/v1"\napi_key = "any"\n',
@@ -53,7 +53,7 @@ def folder(tmp_path: Path) -> Path:
 
 
 async def ended(bed: Flowbed, number: int, seconds: float, **other: Any) -> None:
-    """Record a submission that took so many seconds."""
+    """Record a submission that took `seconds`."""
     account = bed._context().batch_api()
     assert account is not None
     row = replace(
@@ -68,7 +68,7 @@ async def ended(bed: Flowbed, number: int, seconds: float, **other: Any) -> None
 
 
 async def test_outlook_typical_seconds_is_the_p90_of_the_last_submissions(folder: Path) -> None:
-    """The newest twenty of the account that completed count; one that took very long is passed over."""
+    """The newest twenty of the account that completed count; a single outlier does not."""
     async with await flowbed.aopen(folder) as bed:
         found = await outlook(bed._context())
         assert (found.typical, found.timed) == (None, 0)
@@ -87,7 +87,7 @@ async def test_outlook_typical_seconds_is_the_p90_of_the_last_submissions(folder
 
 
 async def test_outlook_full_queue_adds_a_round(folder: Path) -> None:
-    """A queue of three million tokens that is full is answered before what does not fit beside it."""
+    """Tokens that do not fit beside a queue of three million wait until that has results."""
     async with await flowbed.aopen(folder) as bed:
         await ended(bed, 1, 600)
         await ended(bed, 2, 0, tokens=2_999_000, state="submitted", ended=0)
@@ -124,7 +124,7 @@ async def test_outlook_full_queue_adds_a_round(folder: Path) -> None:
 def test_find_overdue_names_the_problem_and_its_command(
     changed: dict[str, Any], says: str, command: str
 ) -> None:
-    """What somebody works on, or what only has to be waited for, is left alone."""
+    """A submission that a worker holds, or that only has to wait, is not named."""
     row = replace(ROW, **changed)
     found = list(
         find_overdue([row], space=ROW.space, terms=TERMS, now=NOW, dead=lambda worker: worker == "dead")
@@ -157,12 +157,12 @@ def test_find_overdue_waiting_behind_others_is_not_overdue() -> None:
     ],
 )
 def test_describe_states_the_status_in_a_few_words(changed: dict[str, Any], words: str) -> None:
-    """Where it is, since when, and what went wrong with it last."""
+    """The description has the state, its time, and the last error."""
     assert describe(replace(ROW, **changed)) == words
 
 
 def test_counts_as_billed_only_if_the_embedder_says_so(tmp_path: Path) -> None:
-    """It is asked behind all that stands in front of it; one that says nothing is taken to estimate."""
+    """The embedder is asked through its wrappers; one without the attribute counts as estimating."""
     silent = open_seeded("8", cache=tmp_path, options={})
     assert not counts_as_billed(Cached(silent, []))
     silent.exact = True  # type: ignore[attr-defined]

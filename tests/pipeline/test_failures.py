@@ -1,4 +1,4 @@
-"""What fails: it becomes a dead letter with its reason, and never stops the rest."""
+"""Failures become dead letters with their reason, and never stop the rest."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 @pytest.mark.parametrize("names_inputs", ["true", "false"])
 async def test_run_refused_text_does_not_stop_the_others(project: Project, names_inputs: str) -> None:
-    """Texts that the provider refuses are FAILED with its reason, told or not which they are; all others go in."""
+    """Refused texts are FAILED with the provider's reason, whether or not it names them; all others are committed."""
     project.set_model("seeded:32", names_inputs=names_inputs, items="8")
     for number in range(30):
         text = f"POISON {number}" if number % 10 == 3 else f"document {number}"
@@ -34,12 +34,12 @@ async def test_run_refused_text_does_not_stop_the_others(project: Project, names
         assert "poison" in reason.verdict
         assert "dead-letters retry" in reason.verdict
         project.sent()
-        assert (await bed.run()).chunks == 0  # what is refused is not tried again unasked
+        assert (await bed.run()).chunks == 0  # refused texts are not tried again without a command
         assert not project.sent()
 
 
 async def test_retry_dead_letter_embeds_it_again(project: Project) -> None:
-    """What failed for good is tried again when told to: alone by its name, or with all others."""
+    """A dead letter is retried by its name, or with all others."""
     for name in ("a", "b"):
         project.write(f"docs/{name}.txt", f"POISON {name} {project.folder}")
     async with await project.open() as bed:
@@ -61,7 +61,7 @@ async def test_retry_dead_letter_embeds_it_again(project: Project) -> None:
 
 
 async def test_run_corrected_text_is_embedded_without_a_command(project: Project) -> None:
-    """A document whose refused text was mended goes in with the next run, and its dead letter is gone."""
+    """A document whose refused text was corrected is committed by the next run, and its dead letter is removed."""
     project.write("docs/a.txt", f"POISON {project.folder}")
     async with await project.open() as bed:
         await bed.add("docs", kind="files", location="docs")
@@ -74,7 +74,7 @@ async def test_run_corrected_text_is_embedded_without_a_command(project: Project
 
 
 async def test_run_transient_failure_is_tried_again(project: Project) -> None:
-    """A request that fails once for a passing reason succeeds within the same run."""
+    """A request that fails once with a transient error succeeds within the same run."""
     project.write("docs/a.txt", f"FLAKY {project.folder}")
     async with await project.open() as bed:
         await bed.add("docs", kind="files", location="docs")
@@ -128,7 +128,7 @@ async def test_run_lost_texts_are_read_again(project: Project, damage: str) -> N
 
 
 async def test_run_id_too_long_fails_alone(project: Project) -> None:
-    """A record whose id no ledger can hold is reported by it, and all others go in."""
+    """A record whose id no ledger can hold is reported by its id, and all others are committed."""
     records = [
         {"id": "x" * 1_100, "text": f"long {project.folder}"},
         {"id": "b", "text": f"b {project.folder}"},

@@ -91,7 +91,7 @@ async def test_run_store_fails_often_ends_in_the_same_index(
 async def faulty_run(
     project: Project, folder: Path, faults: Sequence[Fault], *, seed: int = 0
 ) -> tuple[list[tuple[str, str]], str]:
-    """Run a copy of the project in `folder` on a faulty store; give its calls, and what it failed with, if it did."""
+    """Run a copy of the project in `folder` on a faulty store; return its calls, and its failure if it failed."""
     begin(project, folder)
     config = read_settings(folder)
     # Texts go to no counting process: only the store matters here.
@@ -124,7 +124,7 @@ def edit(project: Project) -> None:
 
 
 class Occupied(FaultyStore):
-    """A store in which something else already lies wherever a delta of one collection is to be written."""
+    """A store with foreign bytes under every key of a delta of one collection."""
 
     async def create(self, key: str, body: bytes) -> str:
         if key.startswith("lines/delta/"):
@@ -149,7 +149,7 @@ RECEIPT = {
 
 
 async def test_run_foreign_bytes_under_a_delta_key_fail_one_collection(project: Project) -> None:
-    """Where a delta's key is taken the run says so; other collections are committed, and the next run mends it."""
+    """Where a delta's key is taken the run says so; other collections are committed, and the next run repairs it."""
     project.write_lines("r.jsonl", [RECEIPT])
     async with await project.open() as bed:
         await bed.add("r", kind="receipts", location="r.jsonl")

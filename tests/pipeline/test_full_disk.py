@@ -1,4 +1,4 @@
-"""A disk that is full: a clear message, nothing lost, and the run goes on once there is space."""
+"""A full disk: a clear message, nothing lost, and runs succeed once there is space."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ def source(tmp_path: Path) -> Path:
     "left", [0, 400, *(pytest.param(left, marks=pytest.mark.long) for left in (200, 800, 1_300))]
 )
 def test_run_full_disk_says_so_and_loses_nothing(disk: Path, source: Path, left: int, tmp_path: Path) -> None:
-    """With so many KiB left a run says that the disk is full, keeps what there was, and ends well later."""
+    """With `left` KiB of space a run says that the disk is full, keeps the old index, and succeeds later."""
     (disk / "flowbed.toml").write_text(SETTINGS.format(location=source), "utf-8")
     with flowbed.open(disk) as bed:
         assert bed.run().failed == 0
@@ -72,7 +72,7 @@ def test_run_full_disk_says_so_and_loses_nothing(disk: Path, source: Path, left:
 
 @pytest.mark.parametrize("left", [0, 120, pytest.param(400, marks=pytest.mark.long)])
 def test_run_disk_full_from_the_start_says_so(disk: Path, source: Path, left: int, tmp_path: Path) -> None:
-    """A project that cannot even be begun for want of space says so, and begins once there is some."""
+    """A project that cannot be created for lack of space says so, and is created once there is some."""
     (disk / "flowbed.toml").write_text(SETTINGS.format(location=source), "utf-8")
     (disk / "ballast").write_bytes(bytes(DISK - (left + 4) * 1024))
     assert_told(run(disk))
@@ -82,7 +82,7 @@ def test_run_disk_full_from_the_start_says_so(disk: Path, source: Path, left: in
 
 @pytest.mark.parametrize("size", [100_000, pytest.param(20_000, marks=pytest.mark.long)])
 def test_run_file_size_limit_says_so_and_loses_nothing(tmp_path: Path, source: Path, size: int) -> None:
-    """Where files may not grow further a run says so, and ends well once they may."""
+    """Under a limit to the size of files a run says so, and succeeds without the limit."""
     project = tmp_path / "project"
     project.mkdir()
     (project / "flowbed.toml").write_text(SETTINGS.format(location=source), "utf-8")
@@ -92,13 +92,13 @@ def test_run_file_size_limit_says_so_and_loses_nothing(tmp_path: Path, source: P
 
 
 def write_notes(path: Path, number: int) -> None:
-    """Write so many notes, each of a text of its own."""
+    """Write `number` notes with distinct texts."""
     notes = [{"id": each, "text": f"note {each} " + f"word{each} " * 20} for each in range(number)]
     path.write_text("".join(f"{json.dumps(note)}\n" for note in notes), "utf-8")
 
 
 def run(folder: Path, *before: str) -> subprocess.CompletedProcess[str]:
-    """Run in a process of its own."""
+    """Run in a separate process."""
     environment = {name: value for name, value in os.environ.items() if not name.startswith("FLOWBED_")}
     # No bytecode may be written under a limit, since half a file of it would be kept.
     return subprocess.run(
@@ -121,7 +121,7 @@ def assert_told(ended: subprocess.CompletedProcess[str]) -> None:
 
 
 def assert_mended(folder: Path, source: Path, beside: Path) -> None:
-    """Check that the next run ends well, in the index of a project that never had a full disk."""
+    """Check that the next run succeeds, with the index of a project that never had a full disk."""
     again = run(folder)
     assert again.returncode == 0, again
     fresh = beside / "fresh"

@@ -1,4 +1,4 @@
-"""Running again: what is sent, what is reused, and what goes."""
+"""Incremental runs: what is sent, reused and deleted."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ async def test_run_nothing_changed_sends_and_writes_nothing(notes: Project) -> N
 
 
 async def test_run_touched_file_is_not_written_again(notes: Project) -> None:
-    """A file whose time moved and whose text did not makes no chunk."""
+    """A file with a new time and the same text makes no chunk."""
     (notes.folder / "notes" / "one.txt").touch()
     async with await notes.open() as bed:
         report = await bed.run()
@@ -63,7 +63,7 @@ async def test_run_metadata_changed_updates_the_row_and_sends_nothing(project: P
 
 
 async def test_run_renamed_file_reuses_its_vectors(notes: Project) -> None:
-    """What is found under another name is another row with the vector that was paid for."""
+    """A renamed file is another row with the vector that was paid for."""
     shutil.move(notes.folder / "notes" / "one.txt", notes.folder / "notes" / "renamed.txt")
     async with await notes.open() as bed:
         report = await bed.run()
@@ -105,14 +105,14 @@ async def test_run_inserted_paragraph_embeds_at_most_three_chunks(project: Proje
             assert report.failed == 0
             assert (
                 report.chunks > 20 * report.embedded > 0
-            )  # the others moved, and were written with what was known
+            )  # the others moved, and were written with known vectors
             (hit, *_) = [row for row in project.documents("docs").values() if added in row]
             assert added in hit
     assert whole.embedded > 40
 
 
 async def test_run_deleted_file_disappears_and_returns_for_free(notes: Project) -> None:
-    """A file that is gone is in no answer; put back as it was, it is found again at no cost."""
+    """A deleted file is not found any more; restored, it is found again at no cost."""
     path = notes.folder / "notes" / "two.txt"
     text = path.read_text("utf-8")
     async with await notes.open() as bed:
@@ -162,7 +162,7 @@ async def test_run_many_deletions_are_withheld_until_allowed(project: Project) -
 
 
 async def test_run_emptied_folder_deletes_nothing(project: Project) -> None:
-    """A folder that lists nothing any more, as an unmounted disk does, leaves the index as it is."""
+    """An empty listing, as of an unmounted disk, leaves the index unchanged."""
     for number in range(20):
         project.write(f"docs/{number}.txt", f"document {number} of {project.folder}")
     async with await project.open() as bed:
@@ -178,7 +178,7 @@ async def test_run_emptied_folder_deletes_nothing(project: Project) -> None:
 
 @dataclass(frozen=True)
 class Listing:
-    """A source that lists what it is told, a page for each, under one etag."""
+    """A source that lists the documents given, a page for each, with one etag."""
 
     documents: tuple[str, ...]
     location: str = "nowhere"
@@ -239,7 +239,7 @@ async def test_changes_document_no_longer_listed_is_removed(
 
 
 async def test_run_unreadable_record_withholds_deletions(project: Project) -> None:
-    """A record that cannot be read may be any that is missed: nothing is deleted until it can."""
+    """An unreadable record may be any of the missing ones: nothing is deleted until it can be read."""
     records: list[object] = [{"id": number, "text": f"{number} {project.folder}"} for number in range(3)]
     project.write_lines("notes.jsonl", records)
     async with await project.open() as bed:
@@ -305,7 +305,7 @@ async def test_run_limit_leaves_the_rest_for_later_runs(project: Project) -> Non
 
 
 async def test_run_other_model_is_refused_and_loses_nothing(notes: Project) -> None:
-    """With another model a run stops with what to do about it, sends nothing, and leaves everything searchable."""
+    """With another model a run stops and says what to do, sends nothing, and leaves everything searchable."""
     before = notes.contents()
     notes.write("notes/five.txt", "a fifth note")
     notes.set_model("seeded:16")

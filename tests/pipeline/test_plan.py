@@ -1,4 +1,4 @@
-"""A plan says what a run would do and is carried out as it was staged; what has moved on since is told."""
+"""A plan says what a run would do, and is run as it was staged; changes since are reported."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def staged(project: Project) -> dict[str, bytes]:
 
 
 async def state(bed: Flowbed) -> tuple[Any, ...]:
-    """Read what a plan must not move."""
+    """Read what a plan must not change."""
     ledger = bed._ledger
     return (
         await ledger.documents.cursor("notes"),
@@ -43,19 +43,19 @@ async def state(bed: Flowbed) -> tuple[Any, ...]:
 
 
 def priced(project: Project, price: float = 1_000.0, **options: str) -> None:
-    """Let the model cost this much for a million words."""
+    """Set the price of a million words."""
     project.set_model("seeded:32", price=str(price), **options)
 
 
 def plan_of(found: Plan) -> str:
-    """Give the id of a plan that has anything to do."""
+    """Return the id of a plan that has anything to do."""
     assert found.plan_id is not None
     return found.plan_id
 
 
 @pytest.fixture
 async def edited(notes: Project) -> Project:
-    """Give four indexed notes of which one was then changed, one removed, one doubled and one added."""
+    """Return four indexed notes of which one was then changed, one removed, one duplicated and one added."""
     notes.write("notes/one.txt", "note one, changed")
     (notes.folder / "notes" / "two.txt").unlink()
     notes.write("notes/double.txt", "note three")
@@ -79,7 +79,7 @@ async def test_plan_changes_and_sends_nothing(edited: Project) -> None:
 
 
 async def test_plan_unchanged_state_gives_the_same_plan(edited: Project) -> None:
-    """On an unchanged state the id is the same, and what was staged keeps its bytes; after an edit it is another."""
+    """The id and the staged bytes stay the same while nothing changes; after an edit the id differs."""
     async with await edited.open() as bed:
         first = await bed.plan()
         before = staged(edited)
@@ -151,7 +151,7 @@ async def test_run_plan_twice_does_nothing_the_second_time(edited: Project) -> N
 
 
 async def test_run_plan_source_fetched_since_is_left_alone(edited: Project) -> None:
-    """What another run has fetched since the plan is not put back, and the drift is told with its number."""
+    """What another run has fetched since the plan is not undone, and the drift is reported with its number."""
     async with await edited.open() as bed:
         plan_id = plan_of(await bed.plan())
         edited.write("notes/one.txt", "note one, changed again")
@@ -168,7 +168,7 @@ async def test_run_plan_source_fetched_since_is_left_alone(edited: Project) -> N
 
 
 async def test_run_plan_already_done_by_another_run_has_no_drift(edited: Project) -> None:
-    """Where a plain run has done just what was planned, carrying out the plan says that nothing was left."""
+    """Where a plain run has done what was planned, running the plan says that nothing was left."""
     async with await edited.open() as bed:
         plan_id = plan_of(await bed.plan())
         await bed.run()
@@ -179,7 +179,7 @@ async def test_run_plan_already_done_by_another_run_has_no_drift(edited: Project
 
 
 async def test_run_plan_drift_in_one_source_leaves_the_other_running(edited: Project) -> None:
-    """Of two planned sources the one that was moved is told, and the other is carried out."""
+    """Of two planned sources the one fetched since is reported, and the other is released."""
     edited.write("more/a.txt", "more a")
     async with await edited.open() as bed:
         await bed.add("more", kind="files", location="more")
@@ -193,7 +193,7 @@ async def test_run_plan_drift_in_one_source_leaves_the_other_running(edited: Pro
 
 
 async def test_run_plan_source_removed_or_changed_is_reported(edited: Project) -> None:
-    """A source that was taken out of the settings, or is chunked otherwise now, is left alone with the reason."""
+    """A source that was removed from the settings, or has other chunking rules now, is left alone with the reason."""
     async with await edited.open() as bed:
         plan_id = plan_of(await bed.plan())
         await bed.add("notes", kind="files", location="notes", options={"capacity": 30})
@@ -208,7 +208,7 @@ async def test_run_plan_source_removed_or_changed_is_reported(edited: Project) -
 
 
 async def test_run_plan_for_another_model_is_refused(edited: Project) -> None:
-    """A plan made in one space is not carried out in another."""
+    """A plan made in one space is not run in another."""
     async with await edited.open() as bed:
         plan_id = plan_of(await bed.plan())
     edited.set_model("seeded:16")
@@ -226,7 +226,7 @@ async def test_run_plan_unknown_is_refused(notes: Project, name: str) -> None:
 
 
 async def test_run_plan_with_other_selections_is_refused(edited: Project) -> None:
-    """Names, or the leave to delete, would make the run another than the one planned: they are refused."""
+    """Source names and `allow_deletes` would change what was planned: they are refused."""
     async with await edited.open() as bed:
         plan_id = plan_of(await bed.plan())
         with pytest.raises(Rejected, match="already says what to do"):
@@ -255,7 +255,7 @@ async def test_run_plan_damaged_is_refused(edited: Project) -> None:
 
 
 async def test_plan_includes_waiting_chunks_without_replaced_texts(notes: Project) -> None:
-    """Chunks left by an earlier run count once: with the text that would be sent, which may be a newer one."""
+    """Chunks left by an earlier run count once, with the text that would be sent, which may be a newer one."""
     for number in range(4):
         notes.write(f"notes/wait{number}.txt", f"waits {number}")
     async with await notes.open() as bed:
@@ -269,7 +269,7 @@ async def test_plan_includes_waiting_chunks_without_replaced_texts(notes: Projec
 
 
 async def test_run_plan_leaves_unplanned_waiting_chunks(notes: Project) -> None:
-    """Chunks of a source that was not planned wait on while a plan is carried out."""
+    """Chunks of a source that was not planned keep waiting while a plan is run."""
     notes.write("more/a.txt", "more a")
     notes.write("more/b.txt", "more b")
     notes.write("notes/nine.txt", "note nine")
@@ -284,7 +284,7 @@ async def test_run_plan_leaves_unplanned_waiting_chunks(notes: Project) -> None:
 async def test_run_plan_too_old_is_refused_and_can_be_dropped(
     edited: Project, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """After a week a plan is carried out no more, and is named to whoever cleans up; so is one that was never whole."""
+    """After a week a plan is not run any more and counts as expired, as does one that was never complete."""
     from flowbed.wiring import process
 
     async with await edited.open() as bed:
@@ -310,7 +310,7 @@ async def test_run_plan_too_old_is_refused_and_can_be_dropped(
 async def test_plan_unusable_staged_plan_is_replaced(
     edited: Project, monkeypatch: pytest.MonkeyPatch, damage: str
 ) -> None:
-    """Planning again, as the refusal of an old or damaged plan says, gives one that can be carried out."""
+    """Planning again, as the refusal of an old or damaged plan suggests, gives one that can be run."""
     from flowbed.wiring import process
 
     async with await edited.open() as bed:
@@ -329,7 +329,7 @@ async def test_plan_unusable_staged_plan_is_replaced(
 
 
 async def test_run_plan_removes_a_source(edited: Project) -> None:
-    """What is left of a source that the settings name no more can be planned and deleted; twice does nothing more."""
+    """The rest of a source that was removed from the settings can be planned and deleted; twice does nothing more."""
     file = edited.folder / "flowbed.toml"
     file.write_text(file.read_text("utf-8").partition("[sources.notes]")[0], "utf-8")
     async with await edited.open() as bed:
@@ -342,7 +342,7 @@ async def test_run_plan_removes_a_source(edited: Project) -> None:
 
 
 async def test_run_plan_two_at_once_share_the_work(edited: Project, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Two processes' worth of runs of one plan at once end in the index of one, and send each text once."""
+    """Two concurrent runs of one plan end in the index of one run, and send each text once."""
     monkeypatch.setattr(changes, "BATCH_CHUNKS", 1)
     monkeypatch.setattr(changes, "READ_AT_ONCE", 1)
     async with await edited.open() as one, await edited.open() as two:
@@ -355,7 +355,7 @@ async def test_run_plan_two_at_once_share_the_work(edited: Project, monkeypatch:
 
 
 async def test_run_plan_reports_the_plans_problems_and_withheld_deletions(project: Project) -> None:
-    """What a plan found wrong with a source becomes dead letters when it is carried out, as in a plain run."""
+    """The problems that a plan found become dead letters when it is run, as in a plain run."""
     lines = [{"id": n, "text": f"{project.folder} text {n}"} for n in range(3)]
     project.write_lines("lines.jsonl", [*lines, {"id": 9}])
     async with await project.open() as bed:
@@ -370,7 +370,7 @@ async def test_run_plan_reports_the_plans_problems_and_withheld_deletions(projec
 
 
 async def test_plan_unreadable_source_leaves_the_other_planned(edited: Project) -> None:
-    """As in a run, a source that fails is told, and the others are planned."""
+    """A source that fails is reported, and the others are planned, as in a run."""
     edited.write("more/a.txt", "a")
     async with await edited.open() as bed:
         await bed.add("more", kind="files", location="more")
@@ -383,7 +383,7 @@ async def test_plan_unreadable_source_leaves_the_other_planned(edited: Project) 
 
 
 async def test_plan_time_comes_from_runs_of_this_model(edited: Project) -> None:
-    """A plan's seconds are a guess until a run of the model was timed, and then follow from what was timed."""
+    """A plan's seconds are a guess until a run of the model was timed."""
     async with await edited.open() as bed:
         found = await bed.plan()
         assert found.timed_runs == 1
@@ -397,7 +397,7 @@ async def test_plan_time_comes_from_runs_of_this_model(edited: Project) -> None:
 
 
 async def test_run_plan_costs_no_more_than_planned(edited: Project) -> None:
-    """A run of a plan stops where it would pay more than was planned, as when the cache that it counted on is lost."""
+    """A run of a plan stops before it pays more than planned, as when the cache it relied on is lost."""
     priced(edited)
     for number in range(20):
         edited.write(f"notes/many{number}.txt", f"many {number}")
@@ -424,7 +424,7 @@ async def test_run_plan_costs_no_more_than_planned(edited: Project) -> None:
 
 
 async def test_stage_existing_plan_is_kept(edited: Project, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Nothing of a plan is ever written over: parts and manifest are created, and a second writer gives way."""
+    """No object of a plan is ever overwritten: a second writer keeps the first one's."""
     async with await edited.open() as bed:
         puts: list[str] = []
         create = bed._store.create

@@ -1,4 +1,4 @@
-"""Any edits before and after a plan: its run does what was planned and no more, and spoils no run that follows."""
+"""Any edits before and after a plan: its run does exactly what was planned, and later runs are correct."""
 
 from __future__ import annotations
 
@@ -21,20 +21,20 @@ if TYPE_CHECKING:
     from flowbed.records import Plan, Report
 
 FILES = ("a.txt", "b.md", "c.txt", "below/d.txt")
-# Few texts, so that they come again, are shared, and move between files; empty ones are no chunk.
+# Few texts, so that they repeat, are shared, and move between files; an empty one makes no chunk.
 EDIT = st.tuples(
     st.sampled_from(["docs", "more"]),
     st.sampled_from(FILES),
     st.sampled_from(["", "one", "two", "three", "# Head\n\nfour", None]),
 )
 EDITS = st.lists(EDIT, max_size=6)
-# Who takes a source on between the plan and its run: nobody, a whole run or one that stops at once.
+# What happens between the plan and its run: nothing, a whole run of a source, or one that stops at once.
 MEANWHILE = st.sampled_from(["nobody", "docs", "more", "part"])
 
 
 @pytest.mark.parametrize("examples", [4, pytest.param(400, marks=pytest.mark.long)])
 def test_plan_any_edits_before_and_after_does_what_was_planned(examples: int) -> None:
-    """Sources that nobody moved become what was planned, the others stay as they are, and a plain run completes all."""
+    """Sources not fetched since become as planned, the others stay unchanged, and a plain run completes all."""
 
     @hypothesis.settings(max_examples=examples, suppress_health_check=[hypothesis.HealthCheck.too_slow])
     @hypothesis.given(st.lists(EDITS, min_size=4, max_size=4), MEANWHILE, st.booleans())
@@ -54,7 +54,7 @@ def write(folder: Path, edits: Sequence[tuple[str, str, str | None]]) -> None:
 
 
 def there(folder: Path, source: str) -> dict[str, str]:
-    """Give what the files of a source should come to in the index."""
+    """Return the rows that the files of a source should have in the index."""
     found = {name: folder / source / name for name in FILES}
     return {
         f"{source}#{name}#00000": path.read_text("utf-8")
@@ -116,7 +116,7 @@ def check(
     for source in {"docs", "more"} - moved:
         assert now[source] == planned[source]
     for source in moved & {"docs", "more"}:
-        # Nothing is put back; only what had waited since before the plan may have been embedded.
+        # Nothing is undone; only chunks that waited before the plan may have been embedded.
         assert {
             key: text for key, text in now[source].items() if before[source].get(key) != text
         }.items() <= (planned[source].items())

@@ -28,7 +28,7 @@ def first(path: Path, count: int) -> str:
     ],
 )
 async def test_run_plan_bills_the_planned_tokens(options: dict[str, str], data: Path, tmp_path: Path) -> None:
-    """Receipts, long documents and titled abstracts, some longer than the window: planned and billed are one number."""
+    """For receipts, long documents and titled abstracts, some longer than the window, planned equals billed."""
     folder = tmp_path / "project"
     folder.mkdir()
     said = "".join(f'{name} = "{value}"\n' for name, value in options.items())

@@ -1,4 +1,4 @@
-"""A run at a provider: within its limits, and by another of the same space where it is down."""
+"""A run keeps to its provider's limits, and uses a fallback of the same space where it is down."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ MODEL = "text-embedding-3-small"
 
 
 def write(folder: Path, *urls: str, more: str = "") -> None:
-    """Write a project whose model is that of the first address; the others stand in for it."""
+    """Write a project whose model is at the first address, with the others as fallbacks."""
     names = ["openai", *(f"other{place}" for place in range(1, len(urls)))]
     chain = ", ".join(f'"{name}:{MODEL}"' for name in names[1:])
     lines = [f'model = "openai:{MODEL}"', f'serve.fallback = {{"openai:{MODEL}" = [{chain}]}}', more]
@@ -37,7 +37,7 @@ def write(folder: Path, *urls: str, more: str = "") -> None:
 
 
 async def test_run_keeps_to_the_providers_limits(tmp_path: Path) -> None:
-    """With more to embed at once than a provider allows, it has to refuse nothing."""
+    """With more texts than the provider's rate limit allows, no request is refused."""
     simulator = Simulator(OpenAI(), limits=Limits(tokens=120_000, burst=16.0))
     async with running(simulator) as url:
         write(tmp_path, url)
@@ -64,7 +64,7 @@ async def test_run_provider_down_continues_at_its_fallback(tmp_path: Path) -> No
 
 
 async def test_run_fallback_of_another_space_is_refused(tmp_path: Path) -> None:
-    """A model of another space is refused as one that stands in, unless crossing is on, which is for requests alone."""
+    """A model of another space is refused as a fallback, unless crossing is on, which applies to requests only."""
     down, other = Simulator(OpenAI(), faults=[Fault(kind="error", status=503)]), Simulator(OpenAI())
     async with running(down) as first, running(other) as second:
         write(tmp_path, first, second)
@@ -85,7 +85,7 @@ async def test_run_fallback_of_another_space_is_refused(tmp_path: Path) -> None:
 
 
 async def test_run_provider_asks_to_wait_for_hours_ends(tmp_path: Path) -> None:
-    """It says when the provider is to be asked again, and a later run does what was left."""
+    """It says when the provider may be asked again, and a later run does the rest."""
     busy = Simulator(OpenAI(), faults=[Fault(kind="error", status=429, retry_after=30_000.0)])
     ready = Simulator(OpenAI())
     async with running(busy) as first, running(ready) as second:

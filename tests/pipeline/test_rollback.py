@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 
 async def texts(bed: Flowbed, **how: Any) -> set[str]:
-    """Search for everything, and tell the last word of each text that is found."""
+    """Search for everything, and return the last word of each text found."""
     found = await bed.search(QUERY, collection="notes", limit=100, **how)
     return {hit.document.rpartition(" ")[2] for hit in found}
 
@@ -47,7 +47,7 @@ BEFORE, AFTER = {"one", "two", "three", "four"}, {"edited", "three", "four", "fi
 
 
 async def test_rollback_restores_the_old_rows_for_free(notes: Project) -> None:
-    """Rolled back, a search finds the rows of then; running again changes nothing, and sends nothing."""
+    """After a rollback a search finds the old rows; running again changes and sends nothing."""
     async with await notes.open() as bed:
         before = await changed(notes, bed)
         assert await texts(bed) == AFTER
@@ -64,7 +64,7 @@ async def test_rollback_restores_the_old_rows_for_free(notes: Project) -> None:
 
 
 async def test_release_commits_reverted_runs(notes: Project) -> None:
-    """A release commits what was reverted from the deltas that still lie in the store."""
+    """A release commits reverted runs from their deltas in the store."""
     async with await notes.open() as bed:
         before = await changed(notes, bed)
         await bed.rollback("notes", before)
@@ -77,7 +77,7 @@ async def test_release_commits_reverted_runs(notes: Project) -> None:
 
 
 async def test_release_lost_delta_becomes_a_dead_letter(notes: Project) -> None:
-    """A reverted run whose delta is in the store no more is not called committed, and becomes a dead letter."""
+    """A reverted run whose delta is gone is not marked committed, and becomes a dead letter."""
     async with await notes.open() as bed:
         before = await changed(notes, bed)
         await bed.rollback("notes", before)
@@ -102,7 +102,7 @@ async def test_run_edit_after_a_rollback_is_committed(notes: Project) -> None:
         assert await texts(bed) == (AFTER - {"edited"}) | {"later"}
 
 
-PARAGRAPH = "word " * 230  # of the tokens of a chunk, so that the next paragraph is one of its own
+PARAGRAPH = "word " * 230  # nearly a chunk of tokens, so that the next paragraph starts another chunk
 
 
 def edition(*words: str) -> str:
@@ -126,7 +126,7 @@ def edition(*words: str) -> str:
 async def test_run_document_edited_after_a_rollback_is_indexed_whole(
     notes: Project, before: list[str], undone: list[str] | None, after: list[str] | None, *, planned: bool
 ) -> None:
-    """What a rollback took back of a document, or put back, goes by its next edit; a release changes nothing of it."""
+    """Chunks that a rollback reverted or restored follow the document's next edit; a release does not change them."""
     note = notes.folder / "notes" / "long.txt"
 
     async def edit(bed: Flowbed, words: list[str] | None) -> None:
@@ -155,7 +155,7 @@ async def test_run_document_edited_after_a_rollback_is_indexed_whole(
 async def test_release_delta_deleted_by_gc_is_embedded_again(
     notes: Project, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A run whose delta was too old to be kept is embedded anew once released, and is no fault before."""
+    """A run whose delta was too old to be kept is embedded again once released, and is no fault before."""
     async with await notes.open() as bed:
         before = await changed(notes, bed)
         real = clocks.now
@@ -176,7 +176,7 @@ async def test_release_delta_deleted_by_gc_is_embedded_again(
 
 @pytest.mark.parametrize("planned", [False, True])
 async def test_rollback_edit_waiting_meanwhile_is_indexed_whole(notes: Project, *, planned: bool) -> None:
-    """What was fetched, or planned, before a rollback and is merged after it brings the rest of its document along."""
+    """An edit fetched or planned before a rollback and merged after it includes the rest of its document."""
     async with await notes.open() as bed:
         for words in (["a0", "b0"], ["a0", "x1", "b0"]):
             notes.write("notes/long.txt", edition(*words))
@@ -197,7 +197,7 @@ async def test_rollback_edit_waiting_meanwhile_is_indexed_whole(notes: Project, 
 
 
 async def test_rollback_unedited_document_stays_rolled_back(notes: Project) -> None:
-    """A document of which nothing waits stays rolled back, whatever is fetched of others."""
+    """A document without waiting chunks stays rolled back while others are fetched."""
     async with await notes.open() as bed:
         before = await changed(notes, bed)
         notes.write("notes/three.txt", "note waits")
@@ -209,7 +209,7 @@ async def test_rollback_unedited_document_stays_rolled_back(notes: Project) -> N
 
 
 async def test_rollback_twice_makes_one_version(notes: Project) -> None:
-    """Repeating a rollback makes no further version and tells the same."""
+    """Repeating a rollback makes no further version and returns the same result."""
     async with await notes.open() as bed:
         before = await changed(notes, bed)
         first = await bed.rollback("notes", before)
@@ -219,7 +219,7 @@ async def test_rollback_twice_makes_one_version(notes: Project) -> None:
 
 
 async def test_rollback_forward_commits_the_runs_again(notes: Project) -> None:
-    """A rollback to a version that an earlier one undid has its runs committed, and another undoes them again."""
+    """A rollback to a version that an earlier rollback undid commits its runs again, and another reverts them."""
     async with await notes.open() as bed:
         before = await changed(notes, bed)
         after = (await bed.versions("notes"))[0].version
@@ -255,12 +255,12 @@ async def test_rollback_unknown_version_names_the_kept_ones(notes: Project, vers
 
 
 class Killed(BaseException):
-    """What a test ends the work with, in the place of a signal."""
+    """Raised by a test in place of a signal."""
 
 
 @pytest.mark.parametrize("point", telemetry.ROLLBACK_FAILPOINTS)
 async def test_rollback_interrupted_is_completed_by_the_next_run(notes: Project, point: str) -> None:
-    """Interrupted at any point, the next run makes rows and ledger agree, and the rollback can be said again."""
+    """After an interruption at any point the next run makes rows and ledger agree, and the rollback can be repeated."""
     async with await notes.open() as bed:
         before = await changed(notes, bed)
         with pytest.raises(Killed):
@@ -281,7 +281,7 @@ async def test_rollback_interrupted_is_completed_by_the_next_run(notes: Project,
 
 
 async def test_rollback_unmarked_commit_is_reverted_too(notes: Project) -> None:
-    """Rows that someone merged and died before saying so are known to be of a run that the rollback undoes."""
+    """Rows merged by a process that died before marking their run are reverted as well."""
     async with await notes.open() as bed:
         before = (await bed.versions("notes"))[0].version
         notes.write("notes/five.txt", "note five")
@@ -295,7 +295,7 @@ async def test_rollback_unmarked_commit_is_reverted_too(notes: Project) -> None:
 
 
 async def test_rollback_beside_runs_keeps_index_and_ledger_consistent(notes: Project) -> None:
-    """However runs and rollbacks interleave, what the ledger calls committed is found, and nothing else is."""
+    """However runs and rollbacks interleave, exactly the chunks that the ledger calls committed are found."""
     async with await notes.open() as bed, await notes.open() as other:
         target = (await bed.versions("notes"))[0].version
 
@@ -323,7 +323,7 @@ async def test_rollback_beside_runs_keeps_index_and_ledger_consistent(notes: Pro
 
 
 async def at(point: str, work: Callable[[], Any]) -> Any:
-    """Carry out `work`, ended as soon as the point named is reached."""
+    """Carry out `work`, killed at the named failpoint."""
 
     def end(reached: str, _: dict[str, Any]) -> None:
         if reached == point:

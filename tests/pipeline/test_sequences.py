@@ -1,4 +1,4 @@
-"""Any sequence of edits with runs in between: what is searchable is what is there."""
+"""After any sequence of edits and runs exactly the existing files are searchable."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
 NAMES = st.sampled_from(["a.txt", "b.md", "c.txt", "below/d.txt", "below/e.md"])
-# Few texts, so that they come again, are shared, and move between files; empty ones are no chunk.
+# Few texts, so that they repeat, are shared, and move between files; an empty one makes no chunk.
 TEXTS = st.sampled_from(["", "one", "two", "three", "# Head\n\nfour", "one\n\ntwo"])
 STEPS = st.one_of(
     st.tuples(st.just("write"), NAMES, TEXTS),
@@ -72,5 +72,5 @@ async def carry_out(folder: Path, steps: Sequence[tuple[str, str, str]]) -> None
                 hits = await bed.search(text, limit=10)
                 assert f"docs#{name}#00000" in {hit.id for hit in hits}
         again = await bed.run()
-    assert paid <= len(ever)  # no text is sent twice, wherever it went meanwhile
+    assert paid <= len(ever)  # no text is sent twice, even if it moved
     assert (again.chunks, again.embedded, again.deleted) == (0, 0, 0)

@@ -1,4 +1,4 @@
-"""What a change of settings, of a source or of its store does to an index that is already there."""
+"""Effects of changed settings, sources and stores on an existing index."""
 
 from __future__ import annotations
 
@@ -35,12 +35,12 @@ RECEIPT = {
 
 
 def long_ago(file: Path) -> None:
-    """Let a file look as though nobody had touched it for a day, so that a fetch may pass it over."""
+    """Make a file look untouched for a day, so that a fetch may skip it."""
     os.utime(file, (1_700_000_000, 1_700_000_000))
 
 
 async def test_run_collection_changed_moves_the_source(project: Project) -> None:
-    """Records of an untouched file move to the collection that their source is given, and pay for nothing."""
+    """Records of an untouched file move to the new collection of their source at no cost."""
     project.write_lines("r.jsonl", [{"id": n, "text": f"{project.folder} record {n}"} for n in range(5)])
     long_ago(project.folder / "r.jsonl")
     async with await project.open() as bed:
@@ -55,7 +55,7 @@ async def test_run_collection_changed_moves_the_source(project: Project) -> None
 
 
 async def test_run_chunking_changed_chunks_again(project: Project) -> None:
-    """Words of untouched receipts are sent with their neighbours once that is asked for."""
+    """Words of untouched receipts are sent with their neighbours once that is set."""
     project.write_lines("r.jsonl", [RECEIPT])
     long_ago(project.folder / "r.jsonl")
     async with await project.open() as bed:
@@ -68,7 +68,7 @@ async def test_run_chunking_changed_chunks_again(project: Project) -> None:
 
 
 async def test_run_file_restored_to_old_content_is_read_again(project: Project) -> None:
-    """After a fetch that was only partly applied, the file of before is not taken for what is indexed."""
+    """After a partly applied fetch, a restored file does not count as unchanged."""
     good = [{"id": "a", "text": f"{project.folder} right"}, {"id": "b", "text": f"{project.folder} other"}]
     project.write_lines("r.jsonl", good)
     file = project.folder / "r.jsonl"
@@ -85,7 +85,7 @@ async def test_run_file_restored_to_old_content_is_read_again(project: Project) 
 
 
 async def test_run_receipt_in_two_sources_belongs_to_one(project: Project) -> None:
-    """Of two sources with the same receipt the first keeps it, the other says so, and nothing is lost."""
+    """Of two sources with the same receipt the first keeps it, and the other reports that."""
     project.write_lines("a.jsonl", [RECEIPT])
     project.write_lines("b.jsonl", [RECEIPT, {**RECEIPT, "receipt_id": 2}])
     async with await project.open() as bed:
@@ -105,7 +105,7 @@ async def test_run_receipt_in_two_sources_belongs_to_one(project: Project) -> No
 
 
 async def test_run_renamed_source_takes_over(project: Project) -> None:
-    """Receipts of a source that is no longer one may be taken by the source that replaces it."""
+    """The receipts of a removed source may be taken over by the source that replaces it."""
     project.write_lines("a.jsonl", [RECEIPT])
     async with await project.open() as bed:
         await bed.add("a", kind="receipts", location="a.jsonl")
@@ -118,7 +118,7 @@ async def test_run_renamed_source_takes_over(project: Project) -> None:
 
 
 async def test_run_deletion_guard_counts_documents_before_the_fetch(project: Project) -> None:
-    """A source pointed at something else loses all it had, however much the other has: that needs to be allowed."""
+    """A source that points to another location loses all its documents, which must be allowed, even if more are new."""
     for number in range(40):
         project.write(f"old/{number}.txt", f"{project.folder} old {number}")
     for number in range(160):
@@ -135,7 +135,7 @@ async def test_run_deletion_guard_counts_documents_before_the_fetch(project: Pro
 
 
 async def test_run_file_that_is_no_text_keeps_its_old_chunks(notes: Project) -> None:
-    """A document that is no text any more fails, and its old text stays searchable until it is text, or gone."""
+    """A file that is no text any more fails, and its old text stays searchable until it is text again or deleted."""
     file = notes.folder / "notes" / "one.txt"
     text = file.read_text()
     file.write_bytes(text.encode("utf-16"))
@@ -160,7 +160,7 @@ async def test_run_other_model_is_refused_before_anything_changes(notes: Project
 
 
 async def test_plan_prices_chunks_that_earlier_runs_left(project: Project) -> None:
-    """Chunks that wait are planned with their tokens, and the run then pays for just these."""
+    """Waiting chunks are planned with their tokens, and the run pays for exactly these."""
     for number in range(10):
         project.write(f"docs/{number}.txt", f"{project.folder} text {number}")
     async with await project.open() as bed:
@@ -173,7 +173,7 @@ async def test_plan_prices_chunks_that_earlier_runs_left(project: Project) -> No
 
 
 async def test_open_empty_store_with_a_full_ledger_is_refused(notes: Project) -> None:
-    """A store that was lost is not taken for one that is up to date; put back, all is as it was."""
+    """A lost store does not count as up to date; restored, everything works as before."""
     store = notes.folder / ".flowbed" / "store"
     shutil.move(store, notes.folder / "kept")
     for _ in range(2):

@@ -1,4 +1,4 @@
-"""Projects, a provider that counts what it is sent, and what a search should find."""
+"""Projects for tests, with a provider that counts the texts it is sent."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 
 class Project:
-    """A project folder whose model counts, in a process of its own, the texts that it is sent."""
+    """A project folder whose model, a separate process, counts the texts that it is sent."""
 
     def __init__(self, folder: Path, provider: CountingProcess) -> None:
         """Make the folder a project without sources, unless it is a project already."""
@@ -55,7 +55,7 @@ class Project:
         return await aopen(self.folder)
 
     def sent(self) -> Counter[str]:
-        """Count the texts that were sent since this was last asked."""
+        """Count the texts sent since the last call."""
         now = Counter(self.provider.report().texts)
         new = now - self._seen
         self._seen = now
@@ -73,14 +73,14 @@ class Project:
 
 @pytest.fixture(scope="session")
 def provider() -> Iterator[CountingProcess]:
-    """Give a provider that counts what all tests send it."""
+    """Start a provider that counts the texts of all tests."""
     with CountingProcess() as running:
         yield running
 
 
 @pytest.fixture
 def project(tmp_path: Path, provider: CountingProcess) -> Project:
-    """Give a project without sources."""
+    """Return a project without sources."""
     return Project(tmp_path / "project", provider)
 
 
@@ -136,7 +136,7 @@ def receipt(number: int, lines: Sequence[str], **fields: Any) -> dict[str, Any]:
 
 @pytest.fixture
 def receipts(project: Project) -> Project:
-    """Give a project of two receipts that were not indexed yet."""
+    """Return a project of two receipts that are not indexed yet."""
     project.write_lines(
         "receipts.jsonl",
         [

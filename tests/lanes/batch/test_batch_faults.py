@@ -1,4 +1,4 @@
-"""What goes wrong at a provider's Batch API costs neither texts nor money, and whoever looks is told."""
+"""Failures of a provider's Batch API cost neither texts nor money, and are reported."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 
 PAGES = 20
 CREATE, LIST, JOB, CONTENT = "/v1/batches", "/v1/batches", "/v1/batches/*", "/v1/files/*/content"
-LATER = 600.0  # seconds, in which no job here ends
+LATER = 600.0  # seconds within which no job here ends
 
 
 pytestmark = pytest.mark.usefixtures("quick_polls")
@@ -44,7 +44,7 @@ async def provider() -> AsyncIterator[tuple[Simulator, str]]:
 
 @pytest.fixture
 async def slow() -> AsyncIterator[tuple[Simulator, str]]:
-    """Serve a provider whose jobs end when a test lets time pass."""
+    """Serve a provider whose jobs end when a test advances its clock."""
     simulator = Simulator(OpenAI(batch_seconds=LATER, cancel_seconds=0))
     async with running(simulator) as url:
         yield simulator, url
@@ -52,7 +52,7 @@ async def slow() -> AsyncIterator[tuple[Simulator, str]]:
 
 @pytest.fixture
 def at_once(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Let the second look at what is missing be the next one."""
+    """Let the next poll decide about what is missing."""
     monkeypatch.setattr("flowbed.lanes.batch.poll.RETRY_AFTER", 0)
 
 
@@ -76,7 +76,7 @@ async def spent(bed: Flowbed) -> Spent:
 
 
 def said(report: Report) -> str:
-    """Join the reasons of what went wrong."""
+    """Join the reasons of the failures."""
     return "; ".join(each.reason for each in report.failures)
 
 
@@ -90,7 +90,7 @@ def said(report: Report) -> str:
 async def test_poll_wrong_settings_for_one_run_cost_nothing(
     old: str, new: str, told: str, tmp_path: Path, slow: tuple[Simulator, str], at_once: None
 ) -> None:
-    """With another project's key, or a mistyped address, a run says so, and the next one has the answers."""
+    """With another project's key or a mistyped address a run says so, and the next one collects the results."""
     simulator, url = slow
     folder = made(tmp_path, url)
     async with await flowbed.aopen(folder) as bed:
@@ -112,7 +112,7 @@ async def test_poll_wrong_settings_for_one_run_cost_nothing(
 async def test_wait_with_another_key_reports_at_once(
     tmp_path: Path, slow: tuple[Simulator, str], at_once: None
 ) -> None:
-    """No waiting helps; and who gives the submission up has its texts embedded, and is told what that means."""
+    """Waiting does not help; cancelling embeds the texts again, and says what that costs."""
     _, url = slow
     folder = made(tmp_path, url)
     async with await flowbed.aopen(folder) as bed:
@@ -131,7 +131,7 @@ async def test_wait_with_another_key_reports_at_once(
 async def test_poll_rotated_key_of_the_same_account_collects_the_job(
     tmp_path: Path, slow: tuple[Simulator, str]
 ) -> None:
-    """A job that the new key sees is collected, whatever the name of the account is made of."""
+    """A job that the new key sees is collected, even if the name of the account differs."""
     simulator, url = slow
     folder = made(tmp_path, url)
     async with await flowbed.aopen(folder) as bed:
@@ -148,7 +148,7 @@ async def test_poll_rotated_key_of_the_same_account_collects_the_job(
 async def test_poll_single_404_loses_nothing(
     path: str, tmp_path: Path, provider: tuple[Simulator, str], at_once: None
 ) -> None:
-    """A job or a file that is not found once, and then is, was never lost."""
+    """A job or a file that is not found once is not lost."""
     simulator, url = provider
     simulator.order(Fault(kind="error", path=path, status=404, calls=(1,)))
     async with await flowbed.aopen(made(tmp_path, url)) as bed:
@@ -161,7 +161,7 @@ async def test_poll_single_404_loses_nothing(
 async def test_poll_missing_job_is_lost_only_after_a_while(
     tmp_path: Path, provider: tuple[Simulator, str]
 ) -> None:
-    """Two looks in quick succession are as one; the reason stands in the list of submissions meanwhile."""
+    """Polls in quick succession count as one; the list of submissions shows the reason meanwhile."""
     simulator, url = provider
     simulator.order(Fault(kind="forgotten", calls=(1,)))
     async with await flowbed.aopen(made(tmp_path, url)) as bed:
@@ -183,7 +183,7 @@ async def test_poll_missing_job_is_lost_only_after_a_while(
 async def test_submit_refused_ends_by_deadline_or_cancel(
     end: str, tmp_path: Path, provider: tuple[Simulator, str]
 ) -> None:
-    """The row says why; past the deadline, or on request, its texts go the other way, and nobody has to be asked."""
+    """The row says why; past the deadline or once cancelled, its texts are embedded by the other lane."""
     simulator, url = provider
     async with await flowbed.aopen(made(tmp_path, url)) as bed:
         await bed.run(lane="realtime", limit=1)
@@ -206,7 +206,7 @@ async def test_submit_refused_ends_by_deadline_or_cancel(
 async def test_submit_lost_response_ends_without_the_provider_only_if_cancelled(
     end: str, tmp_path: Path, slow: tuple[Simulator, str]
 ) -> None:
-    """The answer to making a job was lost, and no list is to be had: who cancels is told that it may be paid for."""
+    """The response to creating a job is lost, and jobs cannot be listed: cancelling warns that it may be paid for."""
     simulator, url = slow
     async with await flowbed.aopen(made(tmp_path, url)) as bed:
         await bed.run(lane="realtime", limit=1)
@@ -244,7 +244,7 @@ async def test_submit_lost_response_ends_without_the_provider_only_if_cancelled(
 async def test_submit_key_changed_before_submitting_uses_the_new_account(
     tmp_path: Path, slow: tuple[Simulator, str]
 ) -> None:
-    """Texts that were found with another key stand in the queue of the key that they are handed in with."""
+    """Texts gathered with another key count against the queue of the key that they are submitted with."""
     simulator, url = slow
     folder = made(tmp_path, url)
     async with await flowbed.aopen(folder) as bed:
@@ -265,7 +265,7 @@ async def test_submit_key_changed_before_submitting_uses_the_new_account(
 async def test_submit_held_by_another_worker_waits_and_poll_does_not_hold(
     tmp_path: Path, slow: tuple[Simulator, str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Whoever hands in tells of it, and whoever polls lets it be, so that it is free for who hands it in."""
+    """Submitting reports it as waiting, and polling does not hold it, so that the submitting worker finds it free."""
     _, url = slow
     folder = made(tmp_path, url)
     async with await flowbed.aopen(folder) as bed, await flowbed.aopen(folder) as other:
@@ -292,7 +292,7 @@ async def test_submit_held_by_another_worker_waits_and_poll_does_not_hold(
 async def test_submit_begun_with_another_key_is_not_submitted_twice(
     tmp_path: Path, slow: tuple[Simulator, str]
 ) -> None:
-    """Only the key that handing in was begun with can tell whether there is a job already."""
+    """Only the key that submitting was begun with can tell whether there is a job."""
     simulator, url = slow
     folder = made(tmp_path, url)
     async with await flowbed.aopen(folder) as bed:
@@ -319,7 +319,7 @@ async def test_submit_begun_with_another_key_is_not_submitted_twice(
 async def test_cancel_unrecorded_job_is_recorded_and_then_cancelled(
     tmp_path: Path, slow: tuple[Simulator, str]
 ) -> None:
-    """The answer to making the job was lost, and then its end was asked for: it is found, and cancelled there."""
+    """A job whose creation was not recorded is found and cancelled at the provider."""
     simulator, url = slow
     async with await flowbed.aopen(made(tmp_path, url)) as bed:
         await bed.run(lane="realtime", limit=1)
@@ -345,7 +345,7 @@ async def test_cancel_unrecorded_job_is_recorded_and_then_cancelled(
 async def test_submit_past_its_deadline_is_not_submitted(
     tmp_path: Path, provider: tuple[Simulator, str]
 ) -> None:
-    """Nothing is made that would only have to be cancelled."""
+    """No job is created that would have to be cancelled at once."""
     simulator, url = provider
     async with await flowbed.aopen(made(tmp_path, url)) as bed:
         await bed.run(lane="realtime", limit=1)
@@ -362,7 +362,7 @@ async def test_submit_past_its_deadline_is_not_submitted(
 async def test_submit_postponed_takes_no_room_in_the_queue(
     tmp_path: Path, provider: tuple[Simulator, str]
 ) -> None:
-    """One that is refused again and again does not stand in the queue, so that the next has its turn."""
+    """A submission that is refused again and again takes no room, so that the next one is submitted."""
     simulator, url = provider
     folder = made(tmp_path, url, batch_tokens="450")
     async with await flowbed.aopen(folder) as bed:
@@ -379,7 +379,7 @@ async def test_submit_postponed_takes_no_room_in_the_queue(
 async def test_poll_text_without_result_twice_becomes_a_dead_letter(
     kind: Kind, tmp_path: Path, provider: tuple[Simulator, str]
 ) -> None:
-    """What no line answers, or two that differ, is paid for twice at most, and the ledger has what that cost."""
+    """A text without a result, or with conflicting ones, is paid for twice at most, and the ledger has the cost."""
     simulator, url = provider
     simulator.order(Fault(kind=kind, text="word3 "))
     async with await flowbed.aopen(made(tmp_path, url)) as bed:
@@ -399,7 +399,7 @@ async def test_poll_text_without_result_twice_becomes_a_dead_letter(
 async def test_poll_most_results_missing_fails_without_paying_again(
     tmp_path: Path, provider: tuple[Simulator, str]
 ) -> None:
-    """The job says that it has done them all: what its answers lack is lost, not left out."""
+    """Where the job claims to have done all texts, the missing results are lost, not omitted."""
     simulator, url = provider
     simulator.order(Fault(kind="missing_lines", share=0.7))
     async with await flowbed.aopen(made(tmp_path, url)) as bed:
@@ -417,7 +417,7 @@ async def test_poll_most_results_missing_fails_without_paying_again(
 async def test_poll_unreadable_lines_record_their_cost(
     kind: str, tmp_path: Path, provider: tuple[Simulator, str]
 ) -> None:
-    """Their texts are sent once more, and what was billed for them is in the ledger."""
+    """Their texts are sent once more, and the ledger has what was billed for them."""
     simulator, url = provider
     simulator.order(Fault(kind=kind, share=0.2, calls=(1,)))  # type: ignore[arg-type]
     async with await flowbed.aopen(made(tmp_path, url)) as bed:
@@ -428,7 +428,7 @@ async def test_poll_unreadable_lines_record_their_cost(
 
 
 async def test_submit_larger_than_the_queue_fails_with_the_setting_to_change(tmp_path: Path) -> None:
-    """It would never be taken: who waits is told which setting to change, and then it is cut anew."""
+    """It would never be accepted: the failure names the setting to change, with which it is cut again."""
     simulator = Simulator(OpenAI(queue_tokens=300))
     async with running(simulator) as url:
         folder = made(tmp_path, url)
@@ -445,7 +445,7 @@ async def test_submit_larger_than_the_queue_fails_with_the_setting_to_change(tmp
 async def test_submit_queue_full_without_own_jobs_fails(
     tmp_path: Path, provider: tuple[Simulator, str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Behind others it waits; where nothing from here is ahead of it, who waits is told which setting to change."""
+    """Behind our own submissions it waits; without any ahead of it, the failure names the setting to change."""
 
     def full(batches: BatchesApi, *_: object) -> NoReturn:
         raise batches._api.error(400, "too much waits", code="token_limit_exceeded")
@@ -458,7 +458,7 @@ async def test_submit_queue_full_without_own_jobs_fails(
         monkeypatch.setattr(BatchesApi, "_too_much", full)
         done = await bed.submit()
         assert (done.submitted, done.waiting) == ([], second.submissions)
-        # Of what somebody has begun to hand in there may be a job that takes the room, though nobody heard of it.
+        # A submission whose submitting was interrupted may have an unrecorded job that takes the room.
         submissions = bed._ledger.submissions
         row = await submissions.get(first[0])
         assert row is not None
@@ -485,7 +485,7 @@ async def test_submit_queue_full_without_own_jobs_fails(
 async def test_poll_one_of_two_files_lost_uses_the_other(
     lost: int, failed: int, tmp_path: Path, provider: tuple[Simulator, str], at_once: None
 ) -> None:
-    """What the other one held has failed, and nothing else; a lost file of errors has cost nothing."""
+    """Only the texts of the lost file fail; a lost file of errors has cost nothing."""
     simulator, url = provider
     calls = (lost, lost + 2) if lost == 1 else (2, 3)
     simulator.order(
@@ -504,7 +504,7 @@ async def test_poll_one_of_two_files_lost_uses_the_other(
 async def test_poll_unusable_results_do_not_stop_other_submissions(
     tmp_path: Path, provider: tuple[Simulator, str]
 ) -> None:
-    """They are kept with the reason until somebody gives them up; the other submissions go on."""
+    """They are kept with the reason until they are cancelled; the other submissions go on."""
     simulator, url = provider
     simulator.order(Fault(kind="wrong_dimension", path=CREATE, calls=(1,)))
     async with await flowbed.aopen(made(tmp_path, url, batch_tokens="300")) as bed:
@@ -523,7 +523,7 @@ async def test_poll_unusable_results_do_not_stop_other_submissions(
 async def test_run_realtime_leaves_texts_that_a_finder_gathers(
     tmp_path: Path, provider: tuple[Simulator, str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Between gathering and recording a submission a copy of one of its texts is not sent by the other lane."""
+    """While a submission is gathered but not recorded, the other lane does not send its texts."""
     simulator, url = provider
     folder = made(tmp_path, url)
     async with await flowbed.aopen(folder) as bed, await flowbed.aopen(folder) as other:
@@ -554,7 +554,7 @@ async def test_run_realtime_leaves_texts_that_a_finder_gathers(
 async def test_poll_conflicting_vectors_fail_the_text(
     order: str, tmp_path: Path, provider: tuple[Simulator, str]
 ) -> None:
-    """Whichever line comes first, no wrong vector is believed: the chunk has failed and says so, and is tried again."""
+    """Whichever line comes first, no conflicting vector is used: the chunk fails with the reason and is retried."""
     simulator, url = provider
     folder, other = made(tmp_path, url), write(tmp_path / "other", url, pages=PAGES)
     faults = [Fault(kind="conflicting_lines", share=0.5, calls=(1,))]
@@ -574,7 +574,7 @@ async def test_poll_conflicting_vectors_fail_the_text(
 
 
 async def test_poll_results_of_replaced_texts_are_cached(tmp_path: Path, slow: tuple[Simulator, str]) -> None:
-    """An edit that is taken back finds the vector that was paid for, and the ledger says what was planned for it."""
+    """An edit that is reverted finds the vector that was paid for, and the ledger has its planned tokens."""
     simulator, url = slow
     folder = made(tmp_path, url)
     async with await flowbed.aopen(folder) as bed:
@@ -596,7 +596,7 @@ async def test_poll_results_of_replaced_texts_are_cached(tmp_path: Path, slow: t
 async def test_cancel_submission_of_another_model_says_why_not(
     tmp_path: Path, slow: tuple[Simulator, str]
 ) -> None:
-    """To cancel it takes the model that it was handed in with; what was only gathered ends at once."""
+    """Cancelling a submitted one needs the model it was submitted with; one that was only gathered ends at once."""
     _, url = slow
     folder = made(tmp_path, url)
     async with await flowbed.aopen(folder) as bed:
@@ -624,7 +624,7 @@ async def test_cancel_submission_of_another_model_says_why_not(
 async def test_poll_results_without_vectors_are_retried(
     tmp_path: Path, provider: tuple[Simulator, str]
 ) -> None:
-    """A line that holds no numbers is tried again, however many there are: it is not one that is missing."""
+    """Lines without vectors are tried again, however many there are: they do not count as missing."""
     simulator, url = provider
     simulator.order(Fault(kind="not_finite", path=CREATE, calls=(1,)))
     async with await flowbed.aopen(made(tmp_path, url)) as bed:

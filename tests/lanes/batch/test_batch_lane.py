@@ -1,4 +1,4 @@
-"""The batch lane makes the index that the realtime lane makes, and loses and pays nothing twice, come what may."""
+"""The batch lane makes the index of the realtime lane, loses nothing, and pays nothing twice."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ def folder(tmp_path: Path, provider: tuple[Simulator, str]) -> Path:
 
 
 def write(folder: Path, url: str, *, options: str = "", pages: int = PAGES) -> Path:
-    """Write a project whose pages say what none other does, but for two that say the same."""
+    """Write a project whose pages are distinct, except two with the same text."""
     folder.mkdir()
     folder.joinpath("flowbed.toml").write_text(
         f'model = "openai:{MODEL}"\n[providers.openai]\nbase_url = "{url}/v1"\napi_key = "any"\n{options}\n'
@@ -79,7 +79,7 @@ async def statuses(bed: Flowbed) -> dict[str, int]:
 async def test_run_batch_makes_the_index_of_the_realtime_lane(
     folder: Path, tmp_path: Path, provider: tuple[Simulator, str]
 ) -> None:
-    """Two runs, from cron as it were, hand everything in and lay it down; each text is paid for once, at half price."""
+    """Two runs, as from cron, submit everything and commit the results; each text is paid for once, at half price."""
     simulator, url = provider
     async with await flowbed.aopen(folder) as bed:
         reports = await run_to_the_end(bed)
@@ -99,7 +99,7 @@ async def test_run_batch_makes_the_index_of_the_realtime_lane(
 
 
 async def test_run_batch_with_wait_ends_with_the_index(folder: Path) -> None:
-    """With `wait`, one run does it all."""
+    """With `wait` one run does everything."""
     async with await flowbed.aopen(folder) as bed:
         report = await bed.run(lane="batch", wait=True)
         assert (report.embedded, report.failed, report.submissions) == (PAGES, 0, ())
@@ -109,7 +109,7 @@ async def test_run_batch_with_wait_ends_with_the_index(folder: Path) -> None:
 async def test_steps_find_submit_poll_repeated_do_nothing(
     folder: Path, provider: tuple[Simulator, str]
 ) -> None:
-    """Finding, submitting, listing, polling: each does what is left to do, and a second time nothing."""
+    """Finding, submitting, listing and polling each do what is left, and nothing when repeated."""
     simulator, _ = provider
     async with await flowbed.aopen(folder) as bed:
         await bed.run(lane="realtime", limit=1)
@@ -130,7 +130,7 @@ async def test_steps_find_submit_poll_repeated_do_nothing(
         assert (await bed.poll()).ended == []
         assert await bed.submissions() == []
         assert [row.billed for row in await bed.submissions(live=False)] == [found.tokens]
-        assert (await bed.run()).embedded == 0  # what the cache had a vector for
+        assert (await bed.run()).embedded == 0  # chunks whose vector was in the cache
         assert await statuses(bed) == {"SUCCESS": PAGES + 1}
     assert simulator.account.totals().billed_again == 0
 
@@ -153,7 +153,7 @@ FAULTS = {
 async def test_run_batch_transient_fault_loses_and_costs_nothing(
     name: str, folder: Path, provider: tuple[Simulator, str]
 ) -> None:
-    """After whatever can be got over, everything is in the index, and no text was paid for twice."""
+    """After any transient fault everything is in the index, and no text was paid for twice."""
     simulator, _ = provider
     simulator.order(FAULTS[name])
     async with await flowbed.aopen(folder) as bed:
@@ -171,7 +171,7 @@ async def test_run_batch_transient_fault_loses_and_costs_nothing(
 async def test_run_batch_failed_lines_report_their_reason(
     status: int, kind: str, folder: Path, provider: tuple[Simulator, str]
 ) -> None:
-    """3 % of the lines fail: their chunks say why; refused ones are dead letters, others go through in the next run."""
+    """Of 3 % failed lines the refused ones become dead letters, and the others succeed in the next run."""
     simulator, _ = provider
     simulator.order(Fault(kind="failed_lines", share=0.03, status=status, calls=(1,)), seed=3)
     async with await flowbed.aopen(folder) as bed:
@@ -189,7 +189,7 @@ async def test_run_batch_failed_lines_report_their_reason(
 
 
 async def test_run_batch_missing_lines_are_retried(folder: Path, provider: tuple[Simulator, str]) -> None:
-    """What no line of the answers is about has failed, says so, and is in the index after the next run."""
+    """Texts without a result fail with the reason, and are in the index after the next run."""
     simulator, _ = provider
     simulator.order(Fault(kind="missing_lines", share=0.1, calls=(1,)), seed=1)
     async with await flowbed.aopen(folder) as bed:
@@ -207,10 +207,10 @@ async def test_run_batch_missing_lines_are_retried(folder: Path, provider: tuple
 async def test_run_batch_lost_results_are_paid_for_again_only_on_command(
     kind: str, folder: Path, provider: tuple[Simulator, str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The chunks have failed with the reason, and stay so until they are retried."""
+    """The chunks fail with the reason, and stay failed until they are retried."""
     monkeypatch.setattr(
         "flowbed.lanes.batch.poll.RETRY_AFTER", 0
-    )  # the second look at what is missing is the next one
+    )  # the next poll decides about what is missing
     simulator, _ = provider
     simulator.order(Fault(kind=kind, calls=(1,)))  # type: ignore[arg-type]
     async with await flowbed.aopen(folder) as bed:
@@ -231,7 +231,7 @@ async def test_cancel_keeps_the_results_that_exist(folder: Path, provider: tuple
     async with await flowbed.aopen(folder) as bed:
         report = await bed.run(lane="batch")
         (submission,) = report.submissions
-        assert (await bed.run(lane="realtime")).embedded == 0  # what a submission carries waits for it
+        assert (await bed.run(lane="realtime")).embedded == 0  # texts in flight wait for their submission
         await bed.cancel_submission(submission)
         with pytest.raises(NotFound, match="no live submission"):
             await bed.cancel_submission("other")
@@ -245,7 +245,7 @@ async def test_cancel_keeps_the_results_that_exist(folder: Path, provider: tuple
 async def test_run_submission_past_its_deadline_is_embedded_now(
     folder: Path, provider: tuple[Simulator, str]
 ) -> None:
-    """Past the deadline the job is cancelled, and what it did not answer is embedded by the run that sees it."""
+    """Past the deadline the job is cancelled, and that run embeds the texts without a result."""
     simulator, _ = provider
     simulator.order(Fault(kind="stuck", calls=(1,)))
     async with await flowbed.aopen(folder) as bed:
@@ -307,7 +307,7 @@ async def test_run_shortened_document_keeps_old_chunks_until_the_results(
 async def test_find_cuts_submissions_to_the_providers_queue(
     tmp_path: Path, provider: tuple[Simulator, str]
 ) -> None:
-    """No more is handed in than fits into the provider's queue; the rest follows when there is room."""
+    """No more is submitted than fits into the provider's queue; the rest follows when there is room."""
     simulator, url = provider
     folder = write(tmp_path / "narrow", url, options='batch_tokens = "350"')
     async with await flowbed.aopen(folder) as bed:
@@ -320,7 +320,7 @@ async def test_find_cuts_submissions_to_the_providers_queue(
 
 
 async def test_run_batch_keeps_to_the_budget(folder: Path, provider: tuple[Simulator, str]) -> None:
-    """What would pass it is not handed in, and waits."""
+    """Texts that would exceed it are not submitted, and wait."""
     simulator, _ = provider
     async with await flowbed.aopen(folder) as bed:
         report = await bed.run(lane="batch", wait=True, budget=5e-6)
