@@ -94,12 +94,12 @@ define environment
 	fi
 endef
 
-# A long test may take an hour.
+HOUR := --timeout 3600 -o faulthandler_timeout=3590
 torture: setup  ## kill processes at random moments, load one project with many, run the long tests (or only kill: KILLS=20 STORE=s3, SEED=123)
 	@$(BIN)/python -m torture $(if $(SEED),--seed $(SEED)) $(if $(KILLS),--kills $(KILLS)) $(if $(STORE),--store $(STORE))
 	@test -n "$(SEED)$(KILLS)$(STORE)" || \
-		PYTHONDONTWRITEBYTECODE= $(BIN)/python -m pytest -q -n 2 --dist worksteal -m long --timeout 3600 && \
-		PYTHONDONTWRITEBYTECODE= $(BIN)/python -m pytest -q --hypothesis-profile long --timeout 3600 tests/ledger/test_model.py
+		PYTHONDONTWRITEBYTECODE= $(BIN)/python -m pytest -q -n 2 --dist worksteal -m long $(HOUR) && \
+		PYTHONDONTWRITEBYTECODE= $(BIN)/python -m pytest -q --hypothesis-profile long $(HOUR) tests/ledger/test_model.py
 
 services:  ## install the Debian packages that tests start (needs root; skips installed ones)
 	@missing=; for service in $(SERVICES); do \

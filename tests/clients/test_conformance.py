@@ -31,7 +31,7 @@ def examine(served: Served) -> dict[str, Any]:
     command += ["--model", served.model]
     command += ["--key", served.key] if served.key else []
     command += ["--limited-key", served.limited_key] if served.limited_key else []
-    done = subprocess.run(command, capture_output=True, text=True, timeout=300, check=False)
+    done = subprocess.run(command, capture_output=True, text=True, timeout=240, check=False)
     report: dict[str, Any] = json.loads(done.stdout)
     assert done.returncode == (1 if report["failed"] else 0), done.stderr
     return report
