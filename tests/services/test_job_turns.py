@@ -13,7 +13,7 @@ from tests.services.test_jobs import ANYONE, begin, finished, line, outcomes, un
 from flowbed.errors import Unavailable
 from flowbed.ledger import JobRow
 from flowbed.records.serving import Caller, EmbeddingsRequest
-from flowbed.server.api.batch_lines import BatchLineFormat
+from flowbed.server.api.batch_lines import HttpLineCodec
 from flowbed.services.batches import answering, execution, worker
 from flowbed.services.batches.answering import PAUSE
 from flowbed.services.batches.fair_scheduling import jobs_to_yield, next_job
@@ -115,7 +115,7 @@ async def test_worker_all_places_taken_by_one_key_runs_the_job_of_another_first(
         many, few = await key(service, "A"), await key(service, "B")
         texts = [[f"A{job} {n}" for n in range(60)] for job in range(worker.AT_ONCE + 1)]
         long = [await begin(service, [line(text, text) for text in each], many) for each in texts]
-        async with JobWorker(service, BatchLineFormat()):
+        async with JobWorker(service, HttpLineCodec()):
             await until(service, long[worker.AT_ONCE - 1], lambda job: job.completed)
             short = await until(service, await begin(service, [line("b", "B")], few), lambda job: job.ended)
             states = [(await service.jobs.get(job.owner, job.id)).state for job in long]
@@ -132,7 +132,7 @@ async def test_worker_job_waiting_for_a_provider_yields(
 ) -> None:
     monkeypatch.setattr(worker, "AT_ONCE", 2)
     slow.down = True
-    async with opened() as service, JobWorker(service, BatchLineFormat()):
+    async with opened() as service, JobWorker(service, HttpLineCodec()):
         many, few = await key(service, "A"), await key(service, "B")
         long = [await begin(service, [line("a", f"A{n}")], many) for n in range(3)]
         for job in long[:2]:

@@ -12,7 +12,7 @@ import pytest
 
 from flowbed.errors import Conflict, Misconfigured, NotFound, Rejected, Unavailable
 from flowbed.records.serving import Caller, TierLimits
-from flowbed.server.api.batch_lines import BatchLineFormat
+from flowbed.server.api.batch_lines import HttpLineCodec
 from flowbed.services.batches import input_lines
 from flowbed.services.batches.output import LineOutcome, OutputParts
 from flowbed.services.batches.worker import JobWorker
@@ -63,7 +63,7 @@ async def until(service: Service, job: JobRow, reached: Callable[[JobRow], objec
 
 async def finished(service: Service, job: JobRow, **how: Any) -> JobRow:
     """Run a worker until a job has ended and its parts are deleted."""
-    async with JobWorker(service, BatchLineFormat(), **how), asyncio.timeout(SECONDS):
+    async with JobWorker(service, HttpLineCodec(), **how), asyncio.timeout(SECONDS):
         row = await until(service, job, lambda row: row.ended)
         while job.id in await service.bed.store.folders("jobs"):  # noqa: ASYNC110 - nothing tells
             await asyncio.sleep(0.005)
@@ -152,7 +152,7 @@ async def test_job_transient_failures_are_retried(
     monkeypatch.setattr("flowbed.services.batches.answering.WAIT", 0.01)
     provider = next(iter(project.providers.values()))
     provider.failure = Unavailable("down", retry_after=0.01)
-    async with opened() as service, JobWorker(service, BatchLineFormat()):
+    async with opened() as service, JobWorker(service, HttpLineCodec()):
         job = await begin(service, [line("a"), line("b", "FLAKY")])
         await until(service, job, lambda row: len(provider.sent) > 10)
         assert (await service.jobs.get("", job.id)).line == 0
@@ -266,7 +266,7 @@ async def test_job_limit_lowered_later_skips_no_line(opened: Open, project: Proj
     next(iter(project.providers.values())).failure = Unavailable("down", retry_after=0.01)
     async with opened() as service:
         job = await begin(service, lines)
-        async with JobWorker(service, BatchLineFormat()):
+        async with JobWorker(service, HttpLineCodec()):
             await until(service, job, lambda row: row.state == "in_progress")
     next(iter(project.providers.values())).failure = None
     async with opened(body_bytes=500) as service:
@@ -312,7 +312,7 @@ async def test_job_beyond_the_tiers_queued_tokens_fails_with_its_code(opened: Op
         waiting = [line(f"c{n}", "x" * 80) for n in range(4)]
         first = await begin(service, waiting, caller)
         second = await begin(service, waiting, caller)
-        async with JobWorker(service, BatchLineFormat()):
+        async with JobWorker(service, HttpLineCodec()):
             ended = await until(service, second, lambda row: row.ended)
             first = await until(service, first, lambda row: row.ended)
         again = await finished(service, await begin(service, waiting, caller))
@@ -364,7 +364,7 @@ async def test_job_expires_after_its_window_and_lists_unanswered_lines(
     opened: Open, project: Project
 ) -> None:
     next(iter(project.providers.values())).failure = Unavailable("down", retry_after=0.01)
-    async with opened() as service, JobWorker(service, BatchLineFormat()):
+    async with opened() as service, JobWorker(service, HttpLineCodec()):
         job = await begin(service, [line("a"), line("b")])
         await until(service, job, lambda row: row.state == "in_progress")
         project.now.advance(seconds=DAY)
@@ -416,7 +416,7 @@ async def test_running_job_of_a_revoked_key_keeps_answers_and_lists_the_rest(
 async def test_waiting_job_of_a_revoked_key_is_cancelled(opened: Open, project: Project) -> None:
     provider = project.providers["first:small"]
     provider.failure = Unavailable("down", retry_after=0.01)
-    async with opened() as service, JobWorker(service, BatchLineFormat()):
+    async with opened() as service, JobWorker(service, HttpLineCodec()):
         caller = await key_of(service)
         job = await begin(service, [line("a")], caller)
         await until(service, job, lambda row: row.state == "in_progress")
@@ -473,9 +473,9 @@ async def test_job_many_workers_send_each_text_once(opened: Open, project: Proje
             for at in range(3)
         ]
         async with (
-            JobWorker(service, BatchLineFormat()),
-            JobWorker(service, BatchLineFormat()),
-            JobWorker(service, BatchLineFormat()),
+            JobWorker(service, HttpLineCodec()),
+            JobWorker(service, HttpLineCodec()),
+            JobWorker(service, HttpLineCodec()),
         ):
             ended = [await until(service, job, lambda row: row.ended) for job in jobs]
         for job in ended:
@@ -491,7 +491,7 @@ async def test_job_of_a_dead_process_is_taken_over_at_once(opened: Open, project
         now = project.clock()
         for each in (job, other):
             await project.ledger.jobs.hold(each.id, worker="before", now=now, until=now + 30_000_000)
-        async with JobWorker(service, BatchLineFormat()) as working:
+        async with JobWorker(service, HttpLineCodec()) as working:
             await working.look()
             assert (await service.jobs.get("", job.id)).worker == "before"
             project.ended.add("before")
@@ -511,7 +511,7 @@ async def test_job_interrupted_anywhere_answers_each_line_once(opened: Open, pro
     async with opened() as service:
         job = await begin(service, [line(f"c{n}", text) for n, text in enumerate(texts)])
         for _ in range(8):
-            async with JobWorker(service, BatchLineFormat()):
+            async with JobWorker(service, HttpLineCodec()):
                 await asyncio.sleep(0.02)
             row = await service.jobs.get("", job.id)
             assert row.ended or row.worker == ""
@@ -549,7 +549,7 @@ async def test_failing_job_blocks_no_other_and_is_retried(
     monkeypatch.setattr(execution.JobExecution, "run", run)
     async with opened() as service:
         job, other = await begin(service, [line("a")]), await begin(service, [line("b")])
-        async with JobWorker(service, BatchLineFormat()):
+        async with JobWorker(service, HttpLineCodec()):
             assert (await until(service, other, lambda row: row.ended)).state == "completed"
             assert (await until(service, job, lambda row: row.ended)).state == "completed"
     assert broken == 0
@@ -559,7 +559,7 @@ async def test_sweep_deletes_parts_of_ended_jobs_only(opened: Open, project: Pro
     async with opened() as service:
         ended, waiting = await begin(service, [line("a")]), await begin(service, [line("b")])
         await service.jobs.cancel("", ended.id)
-        async with JobWorker(service, BatchLineFormat()) as working:
+        async with JobWorker(service, HttpLineCodec()) as working:
             await until(service, waiting, lambda row: row.ended)
             await until(service, ended, lambda row: row.ended)
         late = await begin(service, [line("c")])

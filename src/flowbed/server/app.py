@@ -13,7 +13,7 @@ from starlette.responses import PlainTextResponse
 
 from flowbed.errors import Error, NotFound
 from flowbed.server.api import admin, batches, embeddings, files, health, models, search
-from flowbed.server.api.batch_lines import BatchLineFormat
+from flowbed.server.api.batch_lines import HttpLineCodec
 from flowbed.server.api.embeddings import direct_routes
 from flowbed.server.http.body import BODY_SECONDS
 from flowbed.server.http.errors import WrongMethod, http_error
@@ -124,7 +124,7 @@ def working(app: FastAPI, service: Service, *, clock: Callable[[], float] = time
     """Create the worker that executes the application's batches; `clock` is the application's."""
     load: Load = app.state.load
     metrics: Metrics = app.state.metrics
-    return JobWorker(service, BatchLineFormat(), busy=lambda: load.is_busy(clock()), done=metrics.lines)
+    return JobWorker(service, HttpLineCodec(), busy=lambda: load.is_busy(clock()), done=metrics.lines)
 
 
 def _unmatched(error: HTTPException, context: RequestContext) -> Exception:

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from flowbed.records.serving import Caller, EmbeddingsRequest, EmbeddingsResult
 
 
-class BatchLineFormat:
+class HttpLineCodec:
     """Implements `LineFormat` of the services."""
 
     def read(self, body: bytes) -> EmbeddingsRequest:

@@ -55,7 +55,7 @@ class JobStopped(Exception):  # noqa: N818 - it ends a wait, and is not seen out
     """The job has ended or yields."""
 
 
-class LineFormat(Protocol):
+class LineCodec(Protocol):
     """How requests, responses and errors are written, so that lines read like responses of the route."""
 
     def read(self, body: bytes) -> EmbeddingsRequest:
@@ -78,7 +78,7 @@ class LineEmbedder:
         self,
         embeddings: EmbeddingService,
         models: Models,
-        wire: LineFormat,
+        wire: LineCodec,
         *,
         busy: Callable[[], bool],
         monotonic: Callable[[], float],

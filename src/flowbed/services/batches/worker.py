@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from flowbed.ledger import JobRow
-    from flowbed.services.batches.answering import LineFormat
+    from flowbed.services.batches.answering import LineCodec
     from flowbed.services.service import Service
 
 # Seconds between two searches for jobs that other processes created or died of.
@@ -50,7 +50,7 @@ class JobWorker:
     def __init__(
         self,
         service: Service,
-        wire: LineFormat,
+        wire: LineCodec,
         *,
         busy: Callable[[], bool] = lambda: False,
         done: Callable[[int, int], None] = _ignore,
