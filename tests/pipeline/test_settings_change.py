@@ -193,7 +193,7 @@ async def test_why_document_without_chunks_says_so(notes: Project) -> None:
         await bed.run()
         with pytest.raises(NotFound, match="contains no text"):
             await bed.why("empty.txt")
-        with pytest.raises(NotFound, match=r"failed, .*UTF-8"):
+        with pytest.raises(NotFound, match=r"failed: .*UTF-8"):
             await bed.why("late.txt")
         with pytest.raises(NotFound, match="nothing is known"):
             await bed.why("never.txt")
