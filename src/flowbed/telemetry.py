@@ -91,7 +91,6 @@ BREAKER = "breaker"  # name, state
 FALLBACK = "fallback"  # provider that failed, reason
 LIMITED = "limited"  # name, seconds that a call waited
 COALESCED = "coalesced"  # texts, calls that were joined
-WORKER_RESTARTED = "worker.restarted"  # model, reason
 
 Listener = Callable[[str, dict[str, Any]], None]
 _listeners: list[Listener] = []

@@ -160,9 +160,6 @@ def _points(registry: CollectorRegistry) -> dict[str, Callable[[dict[str, Any]],
     )
     joined = Counter("flowbed_coalesced_calls", "Calls that were joined with others.", registry=registry)
     joint = Counter("flowbed_coalesced_batches", "Model calls that they were joined into.", registry=registry)
-    restarted = Counter(
-        "flowbed_model_restarts", "Model processes that had died.", ("model",), registry=registry
-    )
     sent = Counter("flowbed_provider_requests", "Calls of a model.", ("model",), registry=registry)
     billed = Counter("flowbed_provider_tokens", "Tokens billed.", ("model",), registry=registry)
     cost = Counter(
@@ -187,7 +184,6 @@ def _points(registry: CollectorRegistry) -> dict[str, Callable[[dict[str, Any]],
         telemetry.FALLBACK: lambda facts: failed.labels(facts["provider"]).inc(),
         telemetry.LIMITED: lambda facts: waited.labels(facts["name"]).observe(facts["seconds"]),
         telemetry.COALESCED: coalesced,
-        telemetry.WORKER_RESTARTED: lambda facts: restarted.labels(facts["model"]).inc(),
         telemetry.REQUEST_ANSWERED: answered,
     }
 

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 
 class HttpLineCodec:
-    """Implements `LineFormat` of the services."""
+    """The `LineCodec` of the services, in the words of the route."""
 
     def read(self, body: bytes) -> EmbeddingsRequest:
         """Parse the body of a request; raises `Rejected`."""
