@@ -349,10 +349,8 @@ async def test_run_plan_two_at_once_share_the_work(edited: Project, monkeypatch:
         plan_id = plan_of(await one.plan())
         reports = await asyncio.gather(one.run(plan=plan_id), two.run(plan=plan_id))
     assert [dict(each.drift) for each in reports] == [{}, {}]
-    sent = edited.sent()
-    # Two documents have this text, and each run may have claimed one of them.
-    assert sent.pop(f"{edited.folder} note five") <= 2
-    assert set(sent.values()) == {1}
+    # Two documents share a text, and each run may have claimed one of them.
+    assert sorted(edited.sent().values()) in ([1, 1], [1, 2])
     async with await edited.open() as bed:
         assert (await bed.plan()).plan_id is None
 
