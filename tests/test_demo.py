@@ -24,7 +24,7 @@ def run(folder: Path, **environment: str) -> subprocess.CompletedProcess[str]:
 
 
 def test_demo_repeated_indexes_searches_and_then_embeds_nothing(tmp_path: Path) -> None:
-    """It begins anew where it ran before, indexes at most 1,500 chunks, finds them, and then embeds nothing."""
+    """It replaces an earlier demo, indexes at most 1,500 chunks and finds them."""
     folder = tmp_path / "demo"
     folder.mkdir()
     (folder / "made-by-the-demo").touch()
@@ -48,7 +48,6 @@ def test_demo_repeated_indexes_searches_and_then_embeds_nothing(tmp_path: Path) 
 
 
 def test_demo_folder_with_other_files_is_left_alone(tmp_path: Path) -> None:
-    """A folder that holds something else is left as it is."""
     (tmp_path / "thesis.txt").write_text("three years of work", encoding="utf-8")
     done = run(tmp_path)
     assert done.returncode == 2
@@ -57,7 +56,7 @@ def test_demo_folder_with_other_files_is_left_alone(tmp_path: Path) -> None:
 
 
 def test_demo_without_the_model_says_how_to_install_it(tmp_path: Path) -> None:
-    """Without the model it stops at the first command that needs it, which says how to get one."""
+    """It stops at the first command that needs the model."""
     done = run(tmp_path / "demo", FLOWBED_MODEL="onnx:not-here/at-all")
     assert done.returncode == 2
     assert "was not found" in done.stdout
@@ -65,7 +64,7 @@ def test_demo_without_the_model_says_how_to_install_it(tmp_path: Path) -> None:
 
 
 def test_demo_receipts_words_make_up_their_lines() -> None:
-    """Every invented receipt has words that make up its lines, each inside its line's box."""
+    """Each word lies inside its line's box."""
     for text in DEMO.with_name("receipts.jsonl").read_text("utf-8").splitlines():
         receipt = json.loads(text)
         for line in receipt["lines"]:

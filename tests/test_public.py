@@ -64,13 +64,11 @@ def test_public_names_are_pinned() -> None:
 
 @pytest.mark.parametrize("name", flowbed.__all__)
 def test_public_name_resolves(name: str) -> None:
-    """Every public name can be imported from the package."""
     assert getattr(flowbed, name) is not None
     assert name in dir(flowbed)
 
 
 def test_unknown_name_raises_attribute_error() -> None:
-    """An unknown name raises what any Python module raises."""
     with pytest.raises(AttributeError, match="no attribute 'nonsense'"):
         _ = flowbed.nonsense
 

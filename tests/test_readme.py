@@ -42,7 +42,7 @@ def outside(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 def test_readme_python_examples_run(
     outside: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """Every Python example runs as it stands, and finds the text that it searches for."""
+    """Each finds the text that it searches for."""
     monkeypatch.chdir(outside)
     found = [block for block in blocks("python") if "flowbed.open(" in block]
     assert found
@@ -52,7 +52,6 @@ def test_readme_python_examples_run(
 
 
 def test_readme_openai_client_example_runs(outside: Path) -> None:
-    """What the README has OpenAI's own client do, a server of this project answers."""
     (block,) = [block for block in blocks("python") if "from openai import" in block]
     names = re.findall(r'model="([^"]+)"', block)
     aliases = json.dumps(dict.fromkeys(names, "seeded:64"))
@@ -77,7 +76,6 @@ def test_readme_openai_client_example_runs(outside: Path) -> None:
 
 
 def test_readme_shell_example_runs(outside: Path) -> None:
-    """The commands for one's own folder and receipts work as they are typed, one after the other."""
     (block,) = [block for block in blocks("sh") if "flowbed run" in block]
     done = subprocess.run(["bash", "-ec", block], cwd=outside, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
@@ -86,14 +84,12 @@ def test_readme_shell_example_runs(outside: Path) -> None:
 
 
 def test_readme_command_table_equals_the_help() -> None:
-    """The README names every command there is, and none that there is not."""
     table = README.partition("## Commands")[2].partition("\n## ")[0]
     named = re.findall(r"^\| `flowbed ([a-z-]+)", table, re.MULTILINE)
     assert sorted(named) == sorted(commands())
 
 
 def test_readme_commands_and_options_exist() -> None:
-    """Every command line in an example names a command, and options that it takes."""
     lines = [line for block in (*blocks("console"), *blocks("sh")) for line in block.splitlines()]
     shown = [line.removeprefix("$ ") for line in lines if line.removeprefix("$ ").startswith("flowbed ")]
     assert shown
