@@ -26,7 +26,7 @@ VENDORS = {
     "sentence_transformers": "flowbed.embedding.local.sentence_transformers:open_sentence_transformers",
     "voyage": "flowbed.embedding.providers.voyage:VENDOR",
 }
-# Packages add vendors through this group of entry points; each names a `Vendor`, or just what its `open` is.
+# Packages add vendors through this group of entry points; each names a `Vendor`, or a function that becomes its `open`.
 ENTRY_POINTS = "flowbed.embedders"
 
 

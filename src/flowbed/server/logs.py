@@ -27,7 +27,10 @@ FAULT = 500
 
 
 def configure(stream: TextIO, *, verbose: bool) -> None:
-    """Send Python's logging to `stream`: everything of Flowbed and uvicorn, only errors of other packages."""
+    """Send Python's logging to `stream`: warnings of Flowbed and uvicorn, errors of other packages.
+
+    With `verbose`, also Flowbed's debug messages and uvicorn's notices.
+    """
     # With structlog installed, stamina would print retries to standard output.
     stamina.instrumentation.set_on_retry_hooks(())
     handler = logging.StreamHandler(stream)

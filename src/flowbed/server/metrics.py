@@ -149,7 +149,10 @@ class Metrics:
 def _points(registry: CollectorRegistry) -> dict[str, Callable[[dict[str, Any]], None]]:
     """Return the counter of each telemetry event."""
     failed = Counter(
-        "flowbed_fallback", "Calls answered by a fallback provider.", ("provider",), registry=registry
+        "flowbed_fallback",
+        "Calls passed on to a fallback after this provider failed.",
+        ("provider",),
+        registry=registry,
     )
     waited = Histogram(
         "flowbed_limit_wait_seconds",
@@ -158,7 +161,9 @@ def _points(registry: CollectorRegistry) -> dict[str, Callable[[dict[str, Any]],
         buckets=BUCKETS,
         registry=registry,
     )
-    joined = Counter("flowbed_coalesced_calls", "Calls that were joined with others.", registry=registry)
+    joined = Counter(
+        "flowbed_coalesced_calls", "Calls sent through coalescing, joined or alone.", registry=registry
+    )
     joint = Counter("flowbed_coalesced_batches", "Model calls that they were joined into.", registry=registry)
     sent = Counter("flowbed_provider_requests", "Calls of a model.", ("model",), registry=registry)
     billed = Counter("flowbed_provider_tokens", "Tokens billed.", ("model",), registry=registry)

@@ -102,8 +102,7 @@ def serve(
 
     Raises:
         Misconfigured: the project or a model cannot be opened (or not any more, when a worker restarts), or others
-        could
-            reach the server without a key.
+            could reach the server without a key.
         KeyboardInterrupt: stopped by Ctrl-C, not by SIGTERM.
     """
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)

@@ -37,8 +37,7 @@ class TokenArrayReader:
 
         Raises:
             Rejected: an array has an unknown id, is not valid Unicode, or is not how the tokenizer writes its text;
-            `inputs`
-                says which array.
+                `inputs` says which array.
         """
         decode = self._decode(embedder)
         texts = []

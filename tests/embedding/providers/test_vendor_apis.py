@@ -359,6 +359,12 @@ def test_open_unknown_model_needs_dimensions_and_price(tmp_path: Path) -> None:
     assert (opened.space.dimensions, opened.price) == (10, 1.5)
 
 
+def test_open_model_of_another_vendor_has_its_price(tmp_path: Path) -> None:
+    """A gateway that speaks OpenAI's API bills another vendor's model at that vendor's price."""
+    opened = open_openai("voyage-4", cache=tmp_path, options={**KEYS, "dimensions": "1024"})
+    assert opened.price == 0.06
+
+
 @pytest.mark.parametrize(
     ("options", "named"),
     [

@@ -292,7 +292,6 @@ class Cached(Wrapper):
                 f"model {self.space.model} answered vectors of shape {embedded.vectors.shape}, not {shape}; set its "
                 "option dimensions to match"
             )
-
         rows = np.ascontiguousarray(embedded.vectors, dtype=FLOAT)
         cut_off = set(embedded.truncated)
         return {

@@ -9,6 +9,7 @@ from flowbed.embedding.providers.parsing import matrix, message_of, normalised
 from flowbed.embedding.splitting import call_in_parts, halves, split
 from flowbed.embedding.tokens import Decodes
 from flowbed.embedding.unicode import require_unicode
+from flowbed.embedding.vendors import known_model
 from flowbed.errors import Error, Misconfigured, Rejected, TooMany, Transient
 from flowbed.http.client import HttpClient, wait_in_message
 from flowbed.records import Embedded
@@ -146,8 +147,6 @@ class RemoteEmbedder:
 
         require_unicode(texts)
         if not texts:
-            import numpy as np
-
             return Embedded(vectors=np.empty((0, self.space.dimensions), dtype=np.float32))
         if "" in texts:
             # Almost all of them refuse it, with one error for all texts of a request.
@@ -339,14 +338,14 @@ def required_key(options: ModelOptions, variable: str) -> str:
 
 
 def price_of(options: ModelOptions, name: str, model: ProviderModel | None) -> float:
-    """Return US dollars per million tokens: as the options say, otherwise as the vendor publishes it.
+    """Return US dollars per million tokens: as the options say, otherwise as any vendor publishes it.
 
     Raises:
         Misconfigured: the price is unknown. A model taken for free would come with a surprising bill.
     """
     price = options.amount("price")
-    if price is None and model is not None:
-        price = model.price
+    if price is None and (known := model or known_model(name)) is not None:
+        price = known.price
     if price is None:
         raise Misconfigured(
             f'the price of model {options.vendor}:{name} is not known: set "{name}" = ..., in US dollars per million '
