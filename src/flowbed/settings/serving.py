@@ -60,8 +60,8 @@ def serving(config: Settings) -> Serving:
 def fallback(config: Settings) -> dict[str, tuple[str, ...]]:
     """Return the fallback models of each model, in order: from `FLOWBED_FALLBACK`, its older name, or `[serve]`.
 
-    Either variable is a list of a model followed by its fallbacks, or a JSON object of such lists. The older variable
-    may name vendors only.
+    Either variable is a list, of a model followed by its fallbacks, or a JSON object of fallbacks by model. The older
+    variable may name vendors only.
 
     Raises:
         Misconfigured: a variable is invalid.
@@ -92,7 +92,8 @@ def _chains(name: str, text: str) -> dict[str, tuple[str, ...]]:
         return chains.validate_python(found)
     except ValidationError as error:
         raise Misconfigured(
-            f"invalid {name}={text}: write vendor:model,vendor:model,... or a JSON object of such lists"
+            f"invalid {name}={text}: write a model and its fallbacks as vendor:model,vendor:model, or JSON such as"
+            ' {"vendor:model": ["vendor:model"]}'
         ) from error
 
 
