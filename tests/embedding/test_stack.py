@@ -14,6 +14,8 @@ import pytest
 from flowbed.embedding import Closes, Rates, open_embedder
 from flowbed.embedding.cache.cached import Cached
 from flowbed.embedding.cache.memory import VectorMemory
+from flowbed.embedding.cache.redis import open_redis
+from flowbed.embedding.stack import Stack
 from flowbed.embedding.wrappers.breaker import Breaker, BreakerState, CircuitBreaking
 from flowbed.embedding.wrappers.buckets import MemoryBuckets
 from flowbed.embedding.wrappers.coalesced import Coalesced
@@ -25,6 +27,8 @@ from flowbed.testing.simulators import Fault, Limits, OpenAI, Simulator, running
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
     from pathlib import Path
+
+    from redis.asyncio import Redis
 
     from flowbed.embedding import Embedder
     from flowbed.records import Embedded
@@ -125,3 +129,51 @@ async def test_stack_known_limits_are_never_exceeded(tmp_path: Path) -> None:
         answers = await asyncio.gather(*calls)
     assert simulator.account.totals().statuses == {200: 50}
     assert sum(answer.tokens for answer in answers) == simulator.account.totals().billed
+
+
+async def test_stack_many_threads_open_redis_once_and_close_it(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """The cache tier and the rate limits of all models of a process use one connection pool."""
+    opened: list[Redis] = []
+    closed: list[Redis] = []
+
+    def opening(url: str) -> Redis:
+        client = open_redis(url)
+        opened.append(client)
+        close = client.aclose
+
+        async def closing() -> None:
+            closed.append(client)
+            await close()
+
+        monkeypatch.setattr(client, "aclose", closing)
+        time.sleep(0.02)  # other threads come meanwhile
+        return client
+
+    monkeypatch.setattr("flowbed.embedding.cache.redis.open_redis", opening)
+    stack = Stack(account=str, redis="redis://localhost:1")
+    models = {
+        name: open_embedder(f"openai:{MODEL}", cache=tmp_path, options={"api_key": name})
+        for name in ("one", "two")
+    }
+    await asyncio.gather(
+        *(asyncio.to_thread(stack.pipeline, models, []) for _ in range(4)),
+        *(asyncio.to_thread(stack.served, models, [], coalescing="all") for _ in range(4)),
+        *(asyncio.to_thread(stack.redis_tier) for _ in range(4)),
+    )
+    assert (len(opened), closed) == (1, [])
+    await stack.aclose()
+    assert closed == opened
+
+
+async def test_stack_without_a_provider_opens_no_redis(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """A search with a local model loads nothing that only providers need."""
+    monkeypatch.setattr("flowbed.embedding.cache.redis.open_redis", None)
+    stack = Stack(account=str, redis="redis://localhost:1")
+    seeded = open_embedder("seeded:8", cache=tmp_path, options={})
+    answer = await stack.pipeline({"seeded:8": seeded}, []).embed(["a"], purpose="query")
+    assert answer.vectors.shape == (1, 8)
+    await stack.aclose()

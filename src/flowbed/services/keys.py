@@ -74,7 +74,7 @@ class KeyService:
             Misconfigured: the name is empty or too long, or the tier is not in the settings.
         """
         if not name.strip() or len(name) > NAME_MOST:
-            raise Misconfigured(f"a key needs a name of 1 to {NAME_MOST} characters, such as what it is for")
+            raise Misconfigured(f"a key needs a name of 1 to {NAME_MOST} characters that says what it is for")
         if tier not in self._tiers:
             raise Misconfigured(
                 f"there is no tier {tier!r}: add [serve.tiers.{tier}] to the settings, or use one of"
@@ -174,7 +174,7 @@ class KeyService:
             self._known.pop(digest, None)
             raise Unauthorized(
                 "Incorrect API key provided: it is unknown or was revoked;"
-                " `flowbed keys list` lists the valid ones.",
+                " `flowbed keys list` shows which keys are valid.",
                 code="invalid_api_key",
             )
         caller = Caller(

@@ -289,7 +289,7 @@ class Cached(Wrapper):
         shape = (len(keys), self.space.dimensions)
         if embedded.vectors.shape != shape:
             raise Misconfigured(
-                f"model {self.space.model} answered vectors of shape {embedded.vectors.shape}, not {shape}; set its "
+                f"model {self.space.model} returned vectors of shape {embedded.vectors.shape}, not {shape}; set its "
                 "option dimensions to match"
             )
         rows = np.ascontiguousarray(embedded.vectors, dtype=FLOAT)

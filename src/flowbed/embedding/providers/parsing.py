@@ -35,7 +35,7 @@ def indexed(data: Any, count: int) -> list[Any]:  # parsed JSON
         if not isinstance(index, int) or isinstance(index, bool) or not 0 <= index < count:
             raise Transient(f"the response has a vector with index {str(index)[:20]} among {count} texts")
         if index in found:
-            raise Transient(f"the response has two vectors with index {index}: whose they are is unknown")
+            raise Transient(f"the response has two vectors with index {index}, so neither can be trusted")
         found[index] = each.get("embedding")
     return [found[index] for index in range(count)]
 
@@ -71,7 +71,9 @@ def matrix(embeddings: Sequence[Any], dimensions: int) -> NDArray[np.float32]:
                 f"it returned vectors of {length} dimensions instead of {dimensions}; "
                 f"set the option dimensions to {length}, or use another model"
             )
-        raise Transient(f"it returned vectors of {', '.join(map(str, sorted(lengths)[:3]))} numbers at once")
+        raise Transient(
+            f"it returned vectors of different lengths: {', '.join(map(str, sorted(lengths)[:3]))}"
+        )
     return np.array(rows, dtype=np.float32)
 
 
