@@ -203,7 +203,7 @@ async def test_run_plan_source_removed_or_changed_is_reported(edited: Project) -
     file.write_text(file.read_text("utf-8").partition("[sources.notes]")[0], "utf-8")
     async with await edited.open() as bed:
         report = await bed.run(plan=plan_id)
-        assert "no source of the project any more" in report.drift["notes"]
+        assert "not a source of the project any more" in report.drift["notes"]
         assert report.chunks == 0
 
 

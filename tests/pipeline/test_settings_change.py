@@ -93,7 +93,7 @@ async def test_run_receipt_in_two_sources_belongs_to_one(project: Project) -> No
         await bed.add("b", kind="receipts", location="b.jsonl")
         report = await bed.run()
         (problem,) = report.failures
-        assert "source a has put it into collection" in problem.reason
+        assert "source a already has it in collection" in problem.reason
         assert len(project.documents("lines")) == 2
         project.write_lines("b.jsonl", [{**RECEIPT, "receipt_id": 2}])
         assert (await bed.run()).failed == 0

@@ -223,7 +223,7 @@ async def _compare(
         size = known[name].chunks if each.chunks is None else len(each.chunks)
         if each.chunks is not None:
             new, gone = differences(each.chunks, before.get(name, []))
-            if problem := await _taken(source, name, new, ledger=ledger, scan=scan):
+            if problem := await _owned_elsewhere(source, name, new, ledger=ledger, scan=scan):
                 scan.problems.append(problem)
                 continue
             stretch.writes += new
@@ -260,7 +260,7 @@ def _is_there(row: ChunkRow) -> bool:
     return not row.deleted or row.status in UNSETTLED
 
 
-async def _taken(
+async def _owned_elsewhere(
     source: str, document: str, writes: Sequence[Write], *, ledger: Ledger, scan: Scan
 ) -> Problem | None:
     """Check whether new chunks belong to another source already: ids of receipts do not contain their source."""
@@ -273,8 +273,8 @@ async def _taken(
         }
         if owners:
             reason = (
-                f"source {min(owners)} has put it into collection {collection} already; list it in one of them, or give"
-                f" source {source} a collection of its own"
+                f"source {min(owners)} already has it in collection {collection}; list it in one source only, or give"
+                f" source {source} another collection"
             )
             return Problem(subject=document, reason=reason, document=document)
     return None
@@ -326,5 +326,5 @@ def _doubt(gone: Sequence[str], scan: Scan, *, total: int, allow_deletes: bool) 
 
 
 def _was_text(problem: Problem) -> Problem:
-    reason = f"{problem.reason}; what was indexed of it before is kept until it is text again, or gone"
+    reason = f"{problem.reason}; its indexed chunks are kept until it is text again or deleted"
     return replace(problem, reason=reason, skipped=False)

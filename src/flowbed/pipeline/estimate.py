@@ -23,9 +23,9 @@ if TYPE_CHECKING:
 TOKENS_PER_SECOND = 8_000.0
 # Of the newest runs, those whose mean text length differs by at most this factor count: short texts take longer per
 # token.
-RECENT_RUNS, ALIKE = 50, 2.0
+RECENT_RUNS, SIMILAR = 50, 2.0
 # Providers are faster on some days than on others, so the newest submissions count, by their 90th percentile.
-RECENT_SUBMISSIONS, MOST = 20, 0.9
+RECENT_SUBMISSIONS, PERCENTILE = 20, 0.9
 
 
 @runtime_checkable
@@ -88,7 +88,7 @@ async def outlook(context: ModelContext) -> Outlook:
         terms=api.terms,
         price=price,
         queued=await context.ledger.submissions.queued(account),
-        typical=sorted(newest)[int(MOST * (len(newest) - 1))] if newest else None,
+        typical=sorted(newest)[int(PERCENTILE * (len(newest) - 1))] if newest else None,
         timed=len(newest),
     )
 
@@ -127,7 +127,7 @@ async def past(context: ModelContext, *, tokens: int, texts: int) -> Past:
     ]
     timed = [row for row in runs if row.lane == "realtime" and row.seconds > 0]
     mean = tokens / texts
-    chosen = [row for row in timed if 1 / ALIKE <= row.tokens / row.texts / mean <= ALIKE] or timed
+    chosen = [row for row in timed if 1 / SIMILAR <= row.tokens / row.texts / mean <= SIMILAR] or timed
     rate = TOKENS_PER_SECOND
     if chosen:
         rate = sum(row.tokens for row in chosen) / sum(row.seconds for row in chosen)

@@ -41,7 +41,7 @@ async def plan(
     lane: LaneOption = "auto",
     deadline: float | None = None,
 ) -> Plan:
-    """Plan a run of `feeds`, and stage the plan; planning the same again stages nothing.
+    """Plan a run of `feeds`, and stage the plan; planner the same again stages nothing.
 
     `lane` and `deadline` (seconds) are those intended for the run; neither is part of the plan.
 
@@ -54,17 +54,17 @@ async def plan(
         context
     )  # as a run does first: chunks claimed by dead workers are not seen as waiting
     with tempfile.TemporaryDirectory(prefix="flowbed-plan-") as folder:
-        planning = _Planning(context, Draft(Path(folder)))
+        planner = _Planner(context, Draft(Path(folder)))
         for name, feed in feeds.items():
             try:
                 await check_space(feed, context)
-                await planning.scan(feed, allow_deletes=allow_deletes)
+                await planner.scan(feed, allow_deletes=allow_deletes)
             except Error as error:
                 if len(feeds) == 1:
                     raise
-                planning.problems.append(Problem(subject=f"source {name}", reason=str(error)))
-        await planning.take_in_waiting(feeds)
-        return await planning.told(lane, deadline)
+                planner.problems.append(Problem(subject=f"source {name}", reason=str(error)))
+        await planner.take_in_waiting(feeds)
+        return await planner.result(lane, deadline)
 
 
 @dataclass
@@ -96,7 +96,7 @@ class _Text:
     tokens: int
 
 
-class _Planning:
+class _Planner:
     """Collects one plan."""
 
     def __init__(self, context: RunContext, draft: Draft) -> None:
@@ -246,7 +246,7 @@ class _Planning:
             known.update(await tier.get_many([each for each in hashes if each not in known]))
         return known
 
-    async def told(self, lane: LaneOption, deadline: float | None) -> Plan:
+    async def result(self, lane: LaneOption, deadline: float | None) -> Plan:
         """Stage the plan if there is anything to do, and return its record."""
         figures, context = self._figures, self._context
         ahead = await outlook(context)

@@ -15,7 +15,7 @@ from flowbed.pipeline.estimate import outlook
 from flowbed.pipeline.run import finish, recover
 from flowbed.pipeline.staging import mark_released, read_documents, read_part, released
 from flowbed.pipeline.sync import Synced, apply, check_space, replace_letters, write_batch
-from flowbed.pipeline.work import Result, RunOptions, Selection, carry_out
+from flowbed.pipeline.work import Result, RunOptions, Selection, embed_selection
 from flowbed.records import Problem
 from flowbed.telemetry import PLAN_RELEASED, PROGRESS, STAGE, reached
 
@@ -34,7 +34,7 @@ SLACK = 0.1
 
 
 @dataclass
-class Released(Synced):
+class ReleasedSource(Synced):
     """What a release did.
 
     `usable` says that chunks of the plan may be embedded, `ours` that the source is as this plan left it, and `already`
@@ -80,16 +80,16 @@ async def run_plan(
     if context.budget is None:
         # A run that costs more than this does not keep to its plan.
         context = replace(context, budget=Budget(cost * (1 + SLACK)))
-    released_: dict[str, Released] = {}
+    released_: dict[str, ReleasedSource] = {}
     for name in plan.sources:
         if name not in feeds:
-            released_[name] = Released(usable=False, drift="it is no source of the project any more")
+            released_[name] = ReleasedSource(usable=False, drift="it is not a source of the project any more")
             continue
         try:
             released_[name] = await release(plan, feeds[name], context)
         except (Misconfigured, Rejected, Transient) as error:
             problem = Problem(subject=f"source {name}", reason=str(error))
-            released_[name] = Released(usable=False, problems=[problem])
+            released_[name] = ReleasedSource(usable=False, problems=[problem])
     usable = tuple(name for name, each in released_.items() if each.usable)
     staged = [part.batch.id for name in usable for part in plan.sources[name].parts if part.batch]
     batches: dict[str, Collection[str]] = dict.fromkeys([*plan.waiting, *staged], usable)
@@ -98,7 +98,9 @@ async def run_plan(
     reached(STAGE, stage="embed", total=plan.planned.chunks + plan.planned.deleted)
     done = Result(choice, RunStats())
     if usable:
-        done = await carry_out(context, Selection(sources=usable, limit=limit, batches=batches), choice, how)
+        done = await embed_selection(
+            context, Selection(sources=usable, limit=limit, batches=batches), choice, how
+        )
     nothing = not done.tally.chunks + done.tally.deleted + done.submitted
     already = nothing and all(each.already for each in released_.values())
     planned = replace(plan.planned, cost_usd=cost, seconds=seconds, already=already)
@@ -119,7 +121,7 @@ def check_plan(plan: StagedPlan, context: ModelContext) -> None:
         )
 
 
-async def release(plan: StagedPlan, feed: ConfiguredSource, context: ModelContext) -> Released:
+async def release(plan: StagedPlan, feed: ConfiguredSource, context: ModelContext) -> ReleasedSource:
     """Apply the changes of one source, each in one conditional step; safe to repeat.
 
     Raises:
@@ -130,9 +132,9 @@ async def release(plan: StagedPlan, feed: ConfiguredSource, context: ModelContex
     source = plan.sources[name]
     reached(STAGE, stage="release", source=name)
     if feed.rules.fingerprint != source.rules:
-        return Released(usable=False, drift="its settings have changed since the plan; plan again")
+        return ReleasedSource(usable=False, drift="its settings have changed since the plan; plan again")
     await check_space(feed, context)
-    done = Released(problems=list(source.problems), withheld=source.withheld)
+    done = ReleasedSource(problems=list(source.problems), withheld=source.withheld)
     mark = _mark(plan)
     while (end := await released(context.store, plan.plan_id, name)) is None:
         cursor = await context.ledger.documents.cursor(name)
@@ -165,7 +167,9 @@ def _mark(plan: StagedPlan) -> str:
     return f"{RELEASING}{plan.plan_id}:"
 
 
-async def _apply_all(plan: StagedPlan, name: str, cursor: Cursor, done: Released, context: Context) -> Cursor:
+async def _apply_all(
+    plan: StagedPlan, name: str, cursor: Cursor, done: ReleasedSource, context: Context
+) -> Cursor:
     """Apply the changes that are not applied yet; raise `Conflict` where another process has moved the cursor."""
     source, mark = plan.sources[name], _mark(plan)
     at = int(cursor.value.removeprefix(mark)) if cursor.value.startswith(mark) else 0
@@ -173,7 +177,7 @@ async def _apply_all(plan: StagedPlan, name: str, cursor: Cursor, done: Released
         prepared = await read_part(context.store, plan.plan_id, name, part)
         if not await write_batch(prepared, context):
             raise Rejected(
-                "a fetch that came to nothing has left a batch file in the plan's place; plan again"
+                "an abandoned fetch has left another batch file under the name of the plan's; plan again"
             )
         cursor = await apply(cursor, replace(prepared, value=f"{mark}{number}"), context.ledger)
         gone = sum(1 for row in prepared.chunks if row.deleted)
@@ -184,7 +188,7 @@ async def _apply_all(plan: StagedPlan, name: str, cursor: Cursor, done: Released
     return cursor
 
 
-async def _drifted(plan: StagedPlan, name: str, context: Context) -> Released:
+async def _drifted(plan: StagedPlan, name: str, context: Context) -> ReleasedSource:
     """Count the planned documents that differ from the plan."""
     total = other = 0
     for part in plan.sources[name].parts:
@@ -194,9 +198,9 @@ async def _drifted(plan: StagedPlan, name: str, context: Context) -> Released:
         other += sum(1 for key, digest in hashes.items() if key not in known or known[key].hash != digest)
         other += sum(1 for key in removed if key in known)
     if not other:
-        return Released(already=True)
-    return Released(
+        return ReleasedSource(already=True)
+    return ReleasedSource(
         drift="another run has fetched it since the plan, or it was rolled back, and"
-        f" {other:,} of the {total:,} documents that were planned are not as planned: they are left as they are; plan"
+        f" {other:,} of the {total:,} documents that were planned have changed: they are left unchanged; plan"
         " again"
     )

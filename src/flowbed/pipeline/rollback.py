@@ -157,11 +157,11 @@ async def _record(context: IndexContext, live: Live, *, target: int, version: in
         Rollback(collection=live.collection, target=target, version=version, at=context.clock()), kept=kept
     )
     reached(ROLLBACK_RECORDED, collection=live.collection, version=version, runs=done.runs)
-    await _tell_fetches(context, live.collection)
+    await _restart_fetches(context, live.collection)
     return done
 
 
-async def _tell_fetches(context: Context, collection: str) -> None:
+async def _restart_fetches(context: Context, collection: str) -> None:
     """Make every fetch under way start over, and the next one read the documents of which a part is still to be merged.
 
     Such a fetch compared documents with rows that are reverted now: a chunk that it left unchanged may be missing in
@@ -178,13 +178,13 @@ async def _tell_fetches(context: Context, collection: str) -> None:
         moved = False
         while not moved:
             cursor = await context.ledger.documents.cursor(source)
-            again = await _on_their_way(context.ledger, collection, source, sorted(documents))
+            again = await _partly_pending(context.ledger, collection, source, sorted(documents))
             with contextlib.suppress(Conflict):  # with a fetch that has ended meanwhile
-                await context.ledger.documents.swap(_from_the_beginning(again, cursor))
+                await context.ledger.documents.swap(_moved(again, cursor))
                 moved = True
 
 
-async def _on_their_way(
+async def _partly_pending(
     ledger: Ledger, collection: str, source: str, documents: Sequence[str]
 ) -> list[DocumentRow]:
     """Return those of the documents that have a chunk in the collection which waits to be embedded or committed."""
@@ -200,7 +200,7 @@ def _waits(row: ChunkRow) -> bool:
     return row.status in {Status.NONE, Status.PENDING} or row.failure == "transient"
 
 
-def _from_the_beginning(again: Sequence[DocumentRow], cursor: Cursor) -> Swap:
+def _moved(again: Sequence[DocumentRow], cursor: Cursor) -> Swap:
     """Move a cursor; reset it where unchanged documents have to be read again."""
     whole = again or cursor.value.startswith(RELEASING)
     forgotten = [replace(row, etag="", hash="") for row in again]

@@ -20,10 +20,10 @@ from flowbed.pipeline.work import (
     Result,
     RunOptions,
     Selection,
-    beforehand,
-    carry_out,
-    chosen,
-    wait_where_asked,
+    choose_early,
+    choose_lane,
+    embed_selection,
+    wait_if_asked,
 )
 from flowbed.records import Planned, Problem, Report, Status
 
@@ -72,7 +72,7 @@ async def run(
     newest = await recover(context, found, stats)
     await asyncio.to_thread(context.embedder)  # fails here once, rather than for every source
     work = Selection(sources=tuple(feeds), statuses=statuses, limit=limit)
-    choice = await beforehand(context, how)
+    choice = await choose_early(context, how)
     stats.add((await collect_results(context, found.submissions)).tally)
     fresh = BatchQueue()
     fetching = asyncio.create_task(_fetch(context, feeds, fresh, found, allow_deletes=allow_deletes))
@@ -91,12 +91,12 @@ async def run(
                     context, sources=work.sources, statuses=statuses, limit=limit, fresh=fresh
                 )
             synced = await fetching
-            await wait_where_asked(context, done, how)
+            await wait_if_asked(context, done, how)
         else:
             while await fresh.next() is not None:
                 pass
             synced = await fetching
-            done = await carry_out(context, work, choice or await chosen(context, how, work), how)
+            done = await embed_selection(context, work, choice or await choose_lane(context, how, work), how)
     finally:
         fetching.cancel()
         await asyncio.gather(fetching, return_exceptions=True)
@@ -303,16 +303,18 @@ async def retry(context: Context, subjects: Collection[str]) -> int:
         raise NotFound(
             f"no dead letter is about {', '.join(sorted(unknown))}; `flowbed dead-letters list` shows them"
         )
-    chosen = [
+    choose_lane = [
         letter
         for letter in letters
         if letter.kind != "source" and (not subjects or letter.subject in subjects)
     ]
-    if not chosen:
+    if not choose_lane:
         return 0
-    waiting = await context.ledger.chunks.retry({letter.subject for letter in chosen}, now=context.clock())
+    waiting = await context.ledger.chunks.retry(
+        {letter.subject for letter in choose_lane}, now=context.clock()
+    )
     for kind in ("chunk", "run"):
-        done = [letter.subject for letter in chosen if letter.kind == kind]
+        done = [letter.subject for letter in choose_lane if letter.kind == kind]
         if done:
             await context.ledger.dead_letters.remove(kind, subjects=done)
     return waiting

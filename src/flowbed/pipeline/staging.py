@@ -107,7 +107,7 @@ class Draft:
     async def stage(self, store: Store, plan: StagedPlan) -> None:
         """Write the plan; one that exists is kept, unless it cannot be run any more."""
         try:
-            if await _whole(store, plan.plan_id, now=plan.created):
+            if await _is_complete(store, plan.plan_id, now=plan.created):
                 return
         except Rejected:  # too old or damaged: replace it
             await drop_plans(store, [plan.plan_id])
@@ -255,7 +255,7 @@ async def _get(store: Store, plan_id: str, key: str) -> bytes:
         ) from error
 
 
-async def _whole(store: Store, plan_id: str, *, now: int) -> bool:
+async def _is_complete(store: Store, plan_id: str, *, now: int) -> bool:
     """Tell whether every part of a plan is there; raise `Rejected` where it is and cannot be run."""
     try:
         plan = await read_plan(store, plan_id, now=now)

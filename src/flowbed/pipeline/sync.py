@@ -102,7 +102,7 @@ async def sync(
         if scan.complete and (troubled or scan.problems):
             await replace_letters(source, scan.problems, context)
         return done
-    reason = "another run is fetching it at the same time, and what this one read is thrown away; run again"
+    reason = "another run is fetching it at the same time, so this fetch was discarded; run again"
     done.problems.append(Problem(subject=f"source {source}", reason=reason))
     return done
 

@@ -74,7 +74,7 @@ class Result:
     blocked: list[str] = field(default_factory=list)
 
 
-async def beforehand(context: ModelContext, how: RunOptions) -> Choice | None:
+async def choose_early(context: ModelContext, how: RunOptions) -> Choice | None:
     """Choose the lane where that does not depend on how much there is to embed; None where it does."""
     if how.lane == "auto" and how.deadline is None:
         return UNBOUND
@@ -84,14 +84,14 @@ async def beforehand(context: ModelContext, how: RunOptions) -> Choice | None:
     return ahead.choose(how.lane, tokens=1, texts=1, deadline=how.deadline)
 
 
-async def chosen(context: ModelContext, how: RunOptions, work: Selection) -> Choice:
+async def choose_lane(context: ModelContext, how: RunOptions, work: Selection) -> Choice:
     """Choose the lane for the waiting texts; texts whose vectors are known use neither."""
     tokens, texts = await _waiting(context, work)
     ahead = await outlook(context)
     return ahead.choose(how.lane, tokens=tokens, texts=texts, deadline=how.left(context.clock()))
 
 
-async def carry_out(context: RunContext, work: Selection, choice: Choice, how: RunOptions) -> Result:
+async def embed_selection(context: RunContext, work: Selection, choice: Choice, how: RunOptions) -> Result:
     """Embed the waiting chunks by the lane chosen.
 
     Raises:
@@ -106,11 +106,11 @@ async def carry_out(context: RunContext, work: Selection, choice: Choice, how: R
             context, sources=work.sources, statuses=work.statuses, limit=work.limit, batches=work.batches
         )
         done = Result(choice, tally)
-    await wait_where_asked(context, done, how)
+    await wait_if_asked(context, done, how)
     return done
 
 
-async def wait_where_asked(context: RunContext, done: Result, how: RunOptions) -> None:
+async def wait_if_asked(context: RunContext, done: Result, how: RunOptions) -> None:
     """Wait for every live submission to end, if the run was asked to."""
     live = await submissions(context) if how.wait else []
     if live:
