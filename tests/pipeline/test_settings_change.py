@@ -142,7 +142,7 @@ async def test_run_file_that_is_no_text_keeps_its_old_chunks(notes: Project) -> 
     async with await notes.open() as bed:
         report = await bed.run()
         (problem,) = report.failures
-        assert "is kept until it is text again" in problem.reason
+        assert "are kept until it is text again" in problem.reason
         assert text in notes.documents("notes").values()
         file.unlink()
         assert (await bed.run()).failed == 0

@@ -41,7 +41,7 @@ async def plan(
     lane: LaneOption = "auto",
     deadline: float | None = None,
 ) -> Plan:
-    """Plan a run of `feeds`, and stage the plan; planner the same again stages nothing.
+    """Plan a run of `feeds`, and stage the plan; planning the same again stages nothing.
 
     `lane` and `deadline` (seconds) are those intended for the run; neither is part of the plan.
 
