@@ -226,7 +226,7 @@ class SameAs(Wrapper):
             )
 
     async def _compare(self) -> None:
-        # Opened again and closed afterwards: its weights are needed only for these texts.
+        # Opened again, not kept: its weights are needed only for these texts.
         reference = await asyncio.to_thread(open_embedder, self._reference, cache=self._cache, options={})
         for purpose in PURPOSES:
             alike = await self._similarity(reference, PROBE, purpose)
