@@ -21,20 +21,25 @@ if TYPE_CHECKING:
 SOURCES = ("one", "two", "three")
 
 
-@pytest.fixture
-def project(tmp_path: Path) -> Path:
-    """A project with three sources that was run once."""
-    settings = "".join(f'[sources.{name}]\nkind = "files"\nlocation = "{name}"\n' for name in SOURCES)
+def indexed(tmp_path: Path, sources: tuple[str, ...]) -> Path:
+    """Make a project of these sources, each with three pages, and run it once."""
+    settings = "".join(f'[sources.{name}]\nkind = "files"\nlocation = "{name}"\n' for name in sources)
     tmp_path.joinpath("flowbed.toml").write_text(f'model = "seeded:16"\n{settings}')
-    for name in SOURCES:
+    for name in sources:
         tmp_path.joinpath(name).mkdir()
         for number in range(3):
             page = tmp_path.joinpath(name, f"{number}.txt")
             page.write_text(f"Page {number} of {name}.")
             os.utime(page, (1e9, 1e9))  # a file that has just changed is read again by the next run
     with flowbed.open(tmp_path) as bed:
-        assert bed.run().chunks == 9
+        assert bed.run().chunks == 3 * len(sources)
     return tmp_path
+
+
+@pytest.fixture
+def project(tmp_path: Path) -> Path:
+    """A project with three sources that was run once."""
+    return indexed(tmp_path, SOURCES)
 
 
 @pytest.fixture
@@ -92,7 +97,17 @@ async def test_run_nothing_changed_takes_eight_transactions_and_opens_no_index(
     assert [steps[f"{name}/{ACTIVE}"] for name in SOURCES] == [1, 1, 1]
 
 
-async def test_run_one_chunk_changed_takes_sixteen_transactions(project: Path, steps: Counter[str]) -> None:
+async def test_run_one_chunk_changed_takes_sixteen_transactions(tmp_path: Path, steps: Counter[str]) -> None:
+    indexed(tmp_path, ("two",)).joinpath("two", "1.txt").write_text("Another page.")
+    report = await run(tmp_path, steps)
+    assert (report.chunks, report.versions) == (1, {"two": 3})
+    assert steps["transactions"] <= 16
+    assert steps[f"two/{ACTIVE}"] == 1
+
+
+async def test_run_one_chunk_changed_of_three_sources_takes_one_transaction_more_a_source(
+    project: Path, steps: Counter[str]
+) -> None:
     """Only the collection that is written to is opened."""
     project.joinpath("two", "1.txt").write_text("Another page.")
     report = await run(project, steps)
