@@ -15,11 +15,13 @@ from flowbed.errors import Conflict, Misconfigured, Rejected
 from flowbed.index.active_space import live_collection
 from flowbed.index.commit import RETENTION
 from flowbed.index.deltas import Delete, Upsert, decode, encode, newest, row_set, table, write_delta
+from flowbed.index.history import restore
+from flowbed.ledger import Rollback
 from flowbed.records import Space, Status, run_id
 from flowbed.testing.ledger import put
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Collection
 
     from tests.index.conftest import Bench
 
@@ -74,6 +76,32 @@ async def test_commit_repeated_changes_nothing(bench: Bench) -> None:
     await bench.ledger.runs.record(again, [], worker="w")
     await bench.commit()
     assert await bench.rows() == before
+
+
+async def test_commit_undone_before_its_runs_are_marked_merges_them_again(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A rollback between the merge and the mark makes the mark void: the runs are merged onto the rollback."""
+    await bench.lay_down([bench.upsert("a", 1)])
+    target = (await bench.commit()).version
+    assert target is not None
+    run = await bench.lay_down([bench.upsert("b", 1)])
+    mark = bench.ledger.runs.commit
+
+    async def overtaken(runs: Collection[str], **how: int) -> None:
+        monkeypatch.undo()
+        live = await bench.datasets.begin("docs", bench.space, now=1)
+        version = await restore(live, target, datasets=bench.datasets)
+        done = Rollback(collection="docs", target=target, version=version, at=1)
+        await bench.ledger.rollbacks.record(done, kept=())
+        await mark(runs, **how)
+
+    monkeypatch.setattr(bench.ledger.runs, "commit", overtaken)
+    committed = await bench.commit()
+    assert set(await bench.rows()) == {"a", "b"}
+    stored = await bench.ledger.runs.get(run.id)
+    assert stored is not None
+    assert (stored.state, stored.version) == ("committed", committed.version)
 
 
 @given(

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from flowbed.errors import Conflict
+from flowbed.errors import Conflict, Transient
+from flowbed.index import compaction
 from flowbed.lanes import claims, write_deltas
 from flowbed.lanes.claims import BatchQueue
 from flowbed.lanes.embed import embed
@@ -16,6 +18,7 @@ from flowbed.pipeline import sync as sync_module
 from flowbed.pipeline.sync import sync
 from flowbed.records import Status
 from flowbed.testing.clock import FixedClock
+from flowbed.testing.ledger import submission
 from flowbed.wiring import models, process
 
 if TYPE_CHECKING:
@@ -127,3 +130,88 @@ async def test_sync_batch_file_of_a_failed_fetch_is_not_reused(
         report = await bed.run()
         hit = (await bed.search("one"))[0]
     assert (report.failures, hit.metadata["colour"]) == ((), "blue")
+
+
+async def test_sync_batch_registered_on_an_earlier_day_is_read_where_it_was_written(
+    project: Project, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A fetch repeated with the clock set back finds the batch file of the first one under its day."""
+    clock = FixedClock()
+    monkeypatch.setattr(process, "now", clock)
+    day = 86_400
+
+    async def overtaken(*_: Any, **__: Any) -> None:
+        raise Conflict("another run has moved the cursor")
+
+    async with await project.open() as bed:
+        project.write_lines("notes.jsonl", [{"id": "a", "text": "one"}])
+        await bed.add("notes", kind="jsonl", location="notes.jsonl")
+        await bed.run()
+        project.write_lines("notes.jsonl", [{"id": "a", "text": "two"}])
+        clock.advance(seconds=-2 * day)
+        with monkeypatch.context() as patch:
+            patch.setattr(sync_module, "apply", overtaken)
+            patch.setattr(sync_module, "TRIES", 1)
+            await bed.run()
+        clock.advance(seconds=day)
+        report = await bed.run()
+        assert (report.failures, report.chunks) == ((), 1)
+
+
+async def test_run_finished_chunks_selected_embeds_them_again(project: Project) -> None:
+    project.write_lines("notes.jsonl", [{"id": "a", "text": "one"}])
+    async with await project.open() as bed:
+        await bed.add("notes", kind="jsonl", location="notes.jsonl")
+        assert (await bed.run()).chunks == 1
+        assert (await bed.run()).chunks == 0
+        assert (await bed.run(status=Status.SUCCESS)).chunks == 1
+
+
+async def test_run_chunk_left_by_an_ended_submission_is_claimed_after_many_fresh_ones(
+    project: Project, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Chunks that the run itself has finished do not hide one that no worker holds."""
+    monkeypatch.setattr(claims, "RUN_CHUNKS", 2)
+    monkeypatch.setitem(claims.Claims.__init__.__kwdefaults__, "enough", 2)
+    project.write_lines("notes.jsonl", [{"id": "a", "text": "one"}])
+    async with await project.open() as bed:
+        await bed.add("notes", kind="jsonl", location="notes.jsonl")
+        await bed.run()
+        ledger = bed.ledger
+        now = bed.clock()
+        assert await ledger.chunks.requeue("notes", ["notes#a#00000"], now=now)
+        async for batches in ledger.chunks.batches({Status.NONE}, now=now, sources=()):
+            await ledger.chunks.claim(
+                batches,
+                {Status.NONE},
+                worker="w",
+                now=now,
+                until=now + 1,
+                sources=(),
+                limit=9,
+                submission="x",
+            )
+        await ledger.submissions.create(submission())
+        await ledger.chunks.hand_over("x", worker="w")
+        row = await ledger.submissions.hold("x", worker="w", now=now, until=now + 1)
+        assert row is not None
+        await ledger.submissions.save(replace(row, ended=now), worker="w")
+        lines = [{"id": f"b{n}", "text": f"text {n}"} for n in range(20)]
+        project.write_lines("notes.jsonl", [{"id": "a", "text": "one"}, *lines])
+        await bed.run()
+        assert set((await bed.status()).chunks) == {"SUCCESS"}
+
+
+async def test_run_compaction_cannot_be_examined_ends_well(
+    project: Project, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whether a compaction is due is left to the next run, where the index cannot be read for a moment."""
+
+    async def down(*_: Any, **__: Any) -> bool:
+        raise Transient("the store does not answer")
+
+    monkeypatch.setattr(compaction, "is_due", down)
+    project.write_lines("notes.jsonl", [{"id": "a", "text": "one"}])
+    async with await project.open() as bed:
+        await bed.add("notes", kind="jsonl", location="notes.jsonl")
+        assert (await bed.run()).chunks == 1

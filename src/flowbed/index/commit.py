@@ -93,8 +93,8 @@ async def commit(
         # Where nobody else wrote in between, there is no rollback to look for in the versions up to this one.
         await ledger.runs.commit(list(good), version=version, onto=onto if version == onto + 1 else 0)
         reached(RUN_COMMITTED, collection=collection, version=version)
-        if len(good) == len(runs) < MOST_RUNS:
-            # Whoever records another run commits it too.
+        # Listed again: where a rollback has undone this version before its runs were marked, they are still pending.
+        if not await ledger.runs.pending(collection, limit=1):
             return Committed(version=version, refused=tuple(refused))
 
 

@@ -42,7 +42,8 @@ def is_left(overview: Overview, statuses: Collection[Status], *, mine: int = 0, 
 
     `mine` chunks are claimed by `worker` itself.
     """
-    if any(status in statuses for _, status in overview.unfinished):
+    # An overview does not count finished chunks.
+    if Status.SUCCESS in statuses or any(status in statuses for _, status in overview.unfinished):
         return True
     claimed = sum(number for (_, status), number in overview.unfinished.items() if status is Status.PENDING)
     return claimed > mine or not overview.workers <= {worker}
@@ -165,7 +166,8 @@ class Claims:
                 yield [batch], self.statuses
             overview = await self.context.ledger.overview()
             self._announce(overview)
-            if not is_left(overview, self.statuses, mine=self.claimed, worker=self.context.worker):
+            mine = len({(row.collection, row.id) for row in self.held})
+            if not is_left(overview, self.statuses, mine=mine, worker=self.context.worker):
                 return
         # What failed in this run is left to the next one.
         again = frozenset(self.statuses) - {Status.FAILED}

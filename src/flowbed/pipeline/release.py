@@ -175,7 +175,7 @@ async def _apply_all(
     at = int(cursor.value.removeprefix(mark)) if cursor.value.startswith(mark) else 0
     for number, part in enumerate(source.parts[at:], at + 1):
         prepared = await read_part(context.store, plan.plan_id, name, part)
-        if not await write_batch(prepared, context):
+        if await write_batch(prepared, context) is None:
             raise Rejected(
                 "an abandoned fetch has left another batch file under the name of the plan's; plan again"
             )

@@ -92,6 +92,7 @@ async def run(
                 )
             synced = await fetching
             await wait_if_asked(context, done, how)
+            left = None if wait else left  # waiting may have ended submissions
         else:
             while await fresh.next() is not None:
                 pass
@@ -215,11 +216,12 @@ async def tidy(context: IndexContext, collections: Collection[str]) -> None:
 
         live = await context.collections.get(collection)
         now, retention = context.clock(), context.retention
-        if live is None or not await is_due(live, datasets=context.datasets, now=now, retention=retention):
+        if live is None:
             continue
         # Another process may be compacting or writing: the next run tries again.
         with contextlib.suppress(Conflict, Transient):
-            await compact_one(context, live, vector_index="auto", only_if_due=True)
+            if await is_due(live, datasets=context.datasets, now=now, retention=retention):
+                await compact_one(context, live, vector_index="auto", only_if_due=True)
 
 
 async def compact_one(
@@ -303,18 +305,18 @@ async def retry(context: Context, subjects: Collection[str]) -> int:
         raise NotFound(
             f"no dead letter is about {', '.join(sorted(unknown))}; `flowbed dead-letters list` shows them"
         )
-    choose_lane = [
+    wanted = [
         letter
         for letter in letters
         if letter.kind != "source" and (not subjects or letter.subject in subjects)
     ]
-    if not choose_lane:
+    if not wanted:
         return 0
     waiting = await context.ledger.chunks.retry(
-        {letter.subject for letter in choose_lane}, now=context.clock()
+        {letter.subject for letter in wanted}, now=context.clock()
     )
     for kind in ("chunk", "run"):
-        done = [letter.subject for letter in choose_lane if letter.kind == kind]
+        done = [letter.subject for letter in wanted if letter.kind == kind]
         if done:
             await context.ledger.dead_letters.remove(kind, subjects=done)
     return waiting

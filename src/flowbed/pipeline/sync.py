@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import TYPE_CHECKING
 
@@ -80,13 +80,13 @@ async def sync(
                 allow_deletes=allow_deletes,
             ):
                 now, later = context.clock(), 0
-                while not await write_batch(
-                    prepared := prepare(source, change, now=now, later=later), context
-                ):
+                while (
+                    written := await write_batch(prepare(source, change, now=now, later=later), context)
+                ) is None:
                     later += 1
-                cursor = await apply(cursor, prepared, context.ledger)
-                if wrote is not None and prepared.batch is not None:
-                    wrote(prepared.batch)
+                cursor = await apply(cursor, written, context.ledger)
+                if wrote is not None and written.batch is not None:
+                    wrote(written.batch)
                 done.fetched += change.fetched
                 done.chunks += len(change.writes)
                 done.deleted += len(change.deletes)
@@ -195,14 +195,16 @@ def prepare(source: str, change: Change, *, now: int, later: int = 0) -> Prepare
     )
 
 
-async def write_batch(prepared: Prepared, context: Context) -> bool:
-    """Write the batch file of a change, if it has one; safe to repeat. False where the file exists with other content.
+async def write_batch(prepared: Prepared, context: Context) -> Prepared | None:
+    """Write the batch file of a change, if it has one; safe to repeat. None where the file exists with other content.
+
+    Return the change with its batch as it was registered first, which may have been on another day.
 
     The name covers ids, texts and versions, but not metadata: an abandoned fetch within the same microsecond, or before
     the clock was set back, may have left a file of that name with other metadata.
     """
     if prepared.batch is None:
-        return True
+        return prepared
     row = await context.ledger.batches.register(prepared.batch)
     reached(BATCH_REGISTERED, batch=row.id)
     body = prepared.body(row)
@@ -210,9 +212,9 @@ async def write_batch(prepared: Prepared, context: Context) -> bool:
         await context.store.create(row.key, body)
     except Conflict:
         if (await context.store.get(row.key)).body != body:
-            return False
+            return None
     reached(BATCH_WRITTEN, batch=row.id)
-    return True
+    return replace(prepared, batch=row)
 
 
 async def apply(cursor: Cursor, prepared: Prepared, ledger: Ledger) -> Cursor:
