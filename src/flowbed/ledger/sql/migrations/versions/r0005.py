@@ -1,11 +1,14 @@
-"""The first schema. Spelled out rather than taken from `schema`: a released revision never changes."""
+"""The schema, spelled out rather than taken from `schema`: a released revision never changes.
+
+It has the number of the last of the revisions that it replaces, so that ledgers of that revision open.
+"""
 
 from __future__ import annotations
 
 import sqlalchemy as sa
 from alembic import op
 
-revision = "0001"
+revision = "0005"
 down_revision = None
 branch_labels = None
 depends_on = None
