@@ -312,9 +312,7 @@ async def retry(context: Context, subjects: Collection[str]) -> int:
     ]
     if not wanted:
         return 0
-    waiting = await context.ledger.chunks.retry(
-        {letter.subject for letter in wanted}, now=context.clock()
-    )
+    waiting = await context.ledger.chunks.retry({letter.subject for letter in wanted}, now=context.clock())
     for kind in ("chunk", "run"):
         done = [letter.subject for letter in wanted if letter.kind == kind]
         if done:
