@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from dataclasses import replace
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -11,7 +12,8 @@ import pytest
 from flowbed.errors import Conflict, Transient
 from flowbed.index import compaction
 from flowbed.lanes import claims, write_deltas
-from flowbed.lanes.claims import BatchQueue
+from flowbed.lanes import embed as embed_module
+from flowbed.lanes.claims import BatchQueue, Claims
 from flowbed.lanes.embed import embed
 from flowbed.pipeline import run
 from flowbed.pipeline import sync as sync_module
@@ -172,7 +174,7 @@ async def test_run_chunk_left_by_an_ended_submission_is_claimed_after_many_fresh
 ) -> None:
     """Chunks that the run itself has finished do not hide one that no worker holds."""
     monkeypatch.setattr(claims, "RUN_CHUNKS", 2)
-    monkeypatch.setitem(claims.Claims.__init__.__kwdefaults__, "enough", 2)
+    monkeypatch.setattr(embed_module, "Claims", partial(Claims, enough=2))
     project.write_lines("notes.jsonl", [{"id": "a", "text": "one"}])
     async with await project.open() as bed:
         await bed.add("notes", kind="jsonl", location="notes.jsonl")
