@@ -91,10 +91,10 @@ def without_undoing_whole_documents(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(changes, "UNSETTLED", frozenset({Status.FAILED}))
 
 
-def without_telling_fetches(monkeypatch: pytest.MonkeyPatch) -> None:
+def without_restarting_fetches(monkeypatch: pytest.MonkeyPatch) -> None:
     """A fetch goes on although a rollback has reverted what it was compared with."""
 
     async def silent(context: RunContext, collection: str) -> None:
-        """Notify no fetch."""
+        """Restart no fetch."""
 
-    monkeypatch.setattr(rollback, "_tell_fetches", silent)
+    monkeypatch.setattr(rollback, "_restart_fetches", silent)

@@ -72,7 +72,7 @@ PROTECTED: dict[str, tuple[Callable[[pytest.MonkeyPatch], None], Steps]] = {
     "run id by content": (safeties.without_runs_named_by_content, EDITED_TWICE),
     "reverted runs ignored": (safeties.without_ignoring_reverted_runs, COMMIT_AFTER_ROLLBACK),
     "documents undone whole": (safeties.without_undoing_whole_documents, EDIT_AFTER_ROLLBACK),
-    "fetches told of rollbacks": (safeties.without_telling_fetches, FETCH_OVERTAKEN_BY_ROLLBACK),
+    "fetches restarted by rollbacks": (safeties.without_restarting_fetches, FETCH_OVERTAKEN_BY_ROLLBACK),
 }
 # Histories that went wrong once, and are none of the above.
 REPAIRED: dict[str, Steps] = {

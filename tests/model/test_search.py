@@ -86,7 +86,7 @@ def test_index_in_s3_random_histories_ends_as_what_the_sources_hold(
         (safeties.without_runs_named_by_content, ("embed", telemetry.DELTA_WRITTEN), "work"),
         (safeties.without_ignoring_reverted_runs, ("roll back", telemetry.ROLLBACK_RECORDED), "work commit"),
         (safeties.without_undoing_whole_documents, ("roll back", telemetry.ROLLBACK_RECORDED), "work"),
-        (safeties.without_telling_fetches, ("roll back", telemetry.ROLLBACK_TAGGED), "work fetch"),
+        (safeties.without_restarting_fetches, ("roll back", telemetry.ROLLBACK_TAGGED), "work fetch"),
     ],
 )
 def test_search_without_a_safety_finds_a_history_that_goes_wrong(
