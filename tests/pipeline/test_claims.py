@@ -217,3 +217,21 @@ async def test_run_compaction_cannot_be_examined_ends_well(
     async with await project.open() as bed:
         await bed.add("notes", kind="jsonl", location="notes.jsonl")
         assert (await bed.run()).chunks == 1
+
+
+async def test_run_another_process_commits_its_delta_reports_that_version(
+    project: Project, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    commit = write_deltas.commit
+
+    async def second(*given: Any, **named: Any) -> Any:
+        await commit(*given, **named)  # as the other process does
+        return await commit(*given, **named)
+
+    monkeypatch.setattr(write_deltas, "commit", second)
+    async with await project.open() as bed:
+        for text in ("one", "two"):
+            project.write_lines("notes.jsonl", [{"id": "a", "text": text}])
+            await bed.add("notes", kind="jsonl", location="notes.jsonl")
+            report = await bed.run()
+            assert report.versions == {"notes": (await bed.versions("notes"))[0].version}

@@ -162,6 +162,8 @@ async def finish(
     tally.add(before)
     tally.add(done.tally)
     await tidy(context, tally.versions)
+    # Another process may have committed what this one embedded.
+    known = {} if tally.chunks or tally.deleted else newest
     left = left or await context.ledger.overview()
     skipped = [problem for each in synced.values() for problem in each.problems if problem.skipped]
     failures = [problem for each in synced.values() for problem in each.problems if not problem.skipped]
@@ -178,7 +180,7 @@ async def finish(
         cost_usd=tally.cost_usd,
         perhaps_billed_usd=0.0 if context.budget is None else context.budget.perhaps_usd,
         seconds=context.monotonic() - began,
-        versions=await _versions(context, feeds, newest, written=tally.versions),
+        versions=await _versions(context, feeds, known, written=tally.versions),
         truncated=tally.truncated,
         embedding_seconds=tally.seconds,
         waiting=_waiting(left, feeds),
