@@ -11,6 +11,7 @@ import pytest
 
 from flowbed.errors import Conflict, Transient
 from flowbed.index import compaction
+from flowbed.index.commit import commit
 from flowbed.lanes import claims, write_deltas
 from flowbed.lanes import embed as embed_module
 from flowbed.lanes.claims import BatchQueue, Claims
@@ -222,8 +223,6 @@ async def test_run_compaction_cannot_be_examined_ends_well(
 async def test_run_another_process_commits_its_delta_reports_that_version(
     project: Project, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    commit = write_deltas.commit
-
     async def second(*given: Any, **named: Any) -> Any:
         await commit(*given, **named)  # as the other process does
         return await commit(*given, **named)
