@@ -97,9 +97,10 @@ endef
 HOUR := --timeout 3600 -o faulthandler_timeout=3590
 torture: setup  ## kill processes at random moments, load one project with many, run the long tests (or only kill: KILLS=20 STORE=s3, SEED=123)
 	@$(BIN)/python -m torture $(if $(SEED),--seed $(SEED)) $(if $(KILLS),--kills $(KILLS)) $(if $(STORE),--store $(STORE))
-	@test -n "$(SEED)$(KILLS)$(STORE)" || \
+	@if [ -z "$(SEED)$(KILLS)$(STORE)" ]; then \
 		PYTHONDONTWRITEBYTECODE= $(BIN)/python -m pytest -q -n 2 --dist worksteal -m long $(HOUR) && \
-		PYTHONDONTWRITEBYTECODE= $(BIN)/python -m pytest -q --hypothesis-profile long $(HOUR) tests/ledger/test_model.py
+		PYTHONDONTWRITEBYTECODE= $(BIN)/python -m pytest -q --hypothesis-profile long $(HOUR) tests/ledger/test_model.py; \
+	fi
 
 services:  ## install the Debian packages that tests start (needs root; skips installed ones)
 	@missing=; for service in $(SERVICES); do \
