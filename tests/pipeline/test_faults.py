@@ -68,7 +68,8 @@ async def test_run_store_fails_once_anywhere_next_run_ends_in_the_same_index(
         assert reason == "", f"call {number}, {calls[number]}: {reason}"
         assert_same(contents_of(folder), expected)
         shutil.rmtree(folder)
-    assert failed >= 3  # a failed lease, and a lost answer to a write, do not stop a run
+    # A failed lease, and a lost answer to a write, do not stop a run.
+    assert failed >= max(3, len(tried) // 2)
 
 
 @pytest.mark.parametrize("seeds", [1, pytest.param(20, marks=pytest.mark.long)])
