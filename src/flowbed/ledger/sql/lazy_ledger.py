@@ -129,10 +129,14 @@ class LazyLedger:
             finally:
                 reader.execute("COMMIT")
 
+    def _close_reader(self) -> None:
+        with self._reading:  # a read whose caller was cancelled goes on in its thread
+            if self._reader is not None:
+                self._reader.close()
+
     async def close(self) -> None:
         """Close the database if it was opened."""
-        if self._reader is not None:
-            await asyncio.to_thread(self._reader.close)
+        await asyncio.to_thread(self._close_reader)
         if self._ledger is not None:
             await self._ledger.close()
 
