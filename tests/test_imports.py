@@ -58,7 +58,6 @@ MOST_MODULES = 15
 # Folders that may have more, with the reason.
 LARGE = {
     "cli": "one module a group of commands",
-    "index": "the only room that may import Lance",
     "testing/conformance": "one module a group of checks",
     "testing/ledger": "one module a table",
     "testing/simulators": "one module a part of a vendor's API",

@@ -302,7 +302,7 @@ class Flowbed(OpenProject):
 
         With `now`, drop every version but the newest and the tagged ones, and erase deleted rows from the disk.
         """
-        from flowbed.index.retention import NOTHING
+        from flowbed.index.versions.retention import NOTHING
         from flowbed.pipeline.run import compact_one
 
         chosen = await live_collections(self._store) if collection is None else [await self._live(collection)]
@@ -351,13 +351,13 @@ class Flowbed(OpenProject):
             NotFound: there is no such collection or version.
             Misconfigured: the name is invalid.
         """
-        from flowbed.index.history import tag
+        from flowbed.index.versions.history import tag
 
         await tag(await self._live(collection), name, version, datasets=self._datasets)
 
     async def untag(self, collection: str, name: str) -> bool:
         """Remove a tag, so that its version expires as others do; return whether the tag existed."""
-        from flowbed.index.history import untag
+        from flowbed.index.versions.history import untag
 
         return await untag(await self._live(collection), name, datasets=self._datasets)
 

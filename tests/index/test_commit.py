@@ -15,7 +15,7 @@ from flowbed.errors import Conflict, Misconfigured, Rejected
 from flowbed.index.active_space import live_collection
 from flowbed.index.commit import RETENTION
 from flowbed.index.deltas import Delete, Upsert, decode, encode, newest, row_set, table, write_delta
-from flowbed.index.history import restore
+from flowbed.index.versions.history import restore
 from flowbed.ledger import Rollback
 from flowbed.records import Space, Status, run_id
 from flowbed.testing.ledger import put

@@ -25,7 +25,6 @@ from flowbed.index.compaction import (
     plan_compaction,
 )
 from flowbed.index.datasets import Datasets
-from flowbed.index.history import tag, untag
 from flowbed.index.partitions import (
     FEWEST,
     Partitioned,
@@ -35,9 +34,10 @@ from flowbed.index.partitions import (
     probes,
     settled,
 )
-from flowbed.index.retention import NOTHING, Retention
 from flowbed.index.search import FEW, search
 from flowbed.index.versions import State, Version, versions
+from flowbed.index.versions.history import tag, untag
+from flowbed.index.versions.retention import NOTHING, Retention
 from flowbed.records import Space
 
 if TYPE_CHECKING:

@@ -14,8 +14,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from flowbed.errors import Rejected
-from flowbed.index.filters import DEEPEST, to_sql
 from flowbed.index.schema import METADATA
+from flowbed.index.search.filters import DEEPEST, to_sql
 from flowbed.records import canonical
 from flowbed.testing.filters import fits
 

@@ -6,7 +6,7 @@ from typing import Any
 
 from flowbed.index.active_space import live_collection
 from flowbed.index.compaction import compact
-from flowbed.index.history import Restored, restore, restored_since
+from flowbed.index.versions.history import Restored, restore, restored_since
 
 
 async def test_restored_since_finds_a_restore_among_compactions(bench: Any) -> None:

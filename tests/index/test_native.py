@@ -12,8 +12,8 @@ from lance.lance import _Dataset, _Fragment, _Scanner
 from flowbed.index import native
 from flowbed.index.compaction import compact
 from flowbed.index.datasets import Datasets
-from flowbed.index.row_cache import RowCache
 from flowbed.index.search import search
+from flowbed.index.search.row_cache import RowCache
 
 if TYPE_CHECKING:
     import lance

@@ -9,13 +9,13 @@ from typing import TYPE_CHECKING
 import numpy as np
 import pytest
 
-from flowbed.index import row_cache as held_rows
 from flowbed.index.active_space import FRESH, RecentSpaces
 from flowbed.index.compaction import compact
 from flowbed.index.datasets import Datasets
-from flowbed.index.history import restore
-from flowbed.index.row_cache import RowCache
+from flowbed.index.search import row_cache as held_rows
 from flowbed.index.search import search
+from flowbed.index.search.row_cache import RowCache
+from flowbed.index.versions.history import restore
 
 if TYPE_CHECKING:
     from pathlib import Path

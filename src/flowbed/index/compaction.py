@@ -22,8 +22,8 @@ from flowbed.index.partitions import (
     settled,
     trained_at,
 )
-from flowbed.index.retention import Retention
 from flowbed.index.versions import State, Version, state_of, versions, versions_of
+from flowbed.index.versions.retention import Retention
 from flowbed.telemetry import COMPACTION_CLEANED, COMPACTION_MERGED, reached
 
 if TYPE_CHECKING:

@@ -9,7 +9,7 @@ import numpy as np
 
 from flowbed.index.datasets import blocking
 from flowbed.index.native import row_ids_in
-from flowbed.index.row_cache import vectors_in
+from flowbed.index.search.row_cache import vectors_in
 from flowbed.index.sorted_keys import positions
 
 if TYPE_CHECKING:

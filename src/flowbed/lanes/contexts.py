@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from flowbed.embedding.cache.cached import Cached
     from flowbed.index.active_space import Collections
     from flowbed.index.datasets import Datasets
-    from flowbed.index.retention import Retention
+    from flowbed.index.versions.retention import Retention
     from flowbed.lanes.budget import Budget
     from flowbed.ledger import Ledger
     from flowbed.storage import Store

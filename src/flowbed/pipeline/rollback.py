@@ -18,9 +18,9 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from flowbed.errors import Conflict, NotFound
-from flowbed.index.history import restore, restored_since, runs_in, tag, untag
 from flowbed.index.lease import held
 from flowbed.index.versions import newest_version
+from flowbed.index.versions.history import restore, restored_since, runs_in, tag, untag
 from flowbed.lanes.failures import RunStats
 from flowbed.ledger import Rollback, Swap
 from flowbed.pipeline.changes import RELEASING

@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 
     from flowbed.index.active_space import Live
     from flowbed.index.compaction import Compaction, VectorIndex
-    from flowbed.index.retention import Retention
+    from flowbed.index.versions.retention import Retention
     from flowbed.lanes.choice import LaneOption
     from flowbed.lanes.contexts import Context, IndexContext, ModelContext, RunContext
     from flowbed.ledger import Overview

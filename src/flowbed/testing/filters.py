@@ -7,7 +7,7 @@ import operator
 from typing import TYPE_CHECKING, Any
 
 from flowbed.errors import Rejected
-from flowbed.index.filters import DEEPEST
+from flowbed.index.search.filters import DEEPEST
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping

@@ -7,7 +7,7 @@ import time
 from typing import TYPE_CHECKING
 
 from flowbed.index.active_space import Collections
-from flowbed.index.retention import Retention
+from flowbed.index.versions.retention import Retention
 from flowbed.lanes.contexts import RunContext
 from flowbed.wiring import process
 

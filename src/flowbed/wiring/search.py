@@ -9,8 +9,8 @@ import numpy as np
 
 from flowbed.errors import NotFound, Rejected
 from flowbed.index.active_space import RecentSpaces, live_collections, require_collection, require_same
-from flowbed.index.row_cache import RowCache
 from flowbed.index.search import Unit, search
+from flowbed.index.search.row_cache import RowCache
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence

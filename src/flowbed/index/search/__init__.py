@@ -11,9 +11,9 @@ import orjson
 import pyarrow as pa
 
 from flowbed.errors import NotFound, Rejected
-from flowbed.index.filters import to_sql
 from flowbed.index.partitions import compared, probes
-from flowbed.index.row_cache import SHOWN, RowCache, View, new_view, shown_of, vectors_in, vectors_of
+from flowbed.index.search.filters import to_sql
+from flowbed.index.search.row_cache import SHOWN, RowCache, View, new_view, shown_of, vectors_in, vectors_of
 from flowbed.records import Hit, SearchResults
 
 if TYPE_CHECKING:
