@@ -1,4 +1,4 @@
-"""Versions of a collection and the state of the newest; `history` tags and restores, `retention` says which are kept."""
+"""Versions of a collection and its newest state; `history` tags and restores, `retention` says which are kept."""
 
 from __future__ import annotations
 
