@@ -60,8 +60,7 @@ async def run(
 
     Raises:
         Misconfigured: the model cannot be used, or a collection lives in another space; or the batch lane was
-        requested,
-            and the model has no Batch API.
+            requested, and the model has no Batch API.
     """
     began = context.monotonic()
     if context.budget is None:
