@@ -12,7 +12,7 @@ from tests.support.redis import RedisServer
 from benchmarks.process import Side
 from benchmarks.results import Figure, table
 from flowbed.testing.simulators.limits import Limits
-from flowbed.testing.simulators.process import SimulatorProcess
+from flowbed.testing.simulators.serving.process import SimulatorProcess
 from flowbed.testing.simulators.vendors import VENDORS
 
 if TYPE_CHECKING:

@@ -60,7 +60,6 @@ LARGE = {
     "cli": "one module a group of commands",
     "testing/conformance": "one module a group of checks",
     "testing/ledger": "one module a table",
-    "testing/simulators": "one module a part of a vendor's API",
 }
 
 

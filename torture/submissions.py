@@ -21,7 +21,7 @@ from tests.support.s3 import variables
 
 from flowbed import telemetry
 from flowbed.testing.simulators import Fault
-from flowbed.testing.simulators.process import SimulatorProcess
+from flowbed.testing.simulators.serving.process import SimulatorProcess
 from torture.documents import edit
 from torture.kills import BUCKET, KILLED, Moment, Outcome, Wrong, compared
 

@@ -19,7 +19,7 @@ from flowbed import telemetry
 from flowbed.lanes.claims import CLAIM
 from flowbed.testing.index import assert_same, contents_of
 from flowbed.testing.simulators.faults import Fault
-from flowbed.testing.simulators.process import SimulatorProcess
+from flowbed.testing.simulators.serving.process import SimulatorProcess
 from flowbed.wiring import process
 
 if TYPE_CHECKING:

@@ -57,7 +57,7 @@ def simulate(
     """Serve simulators of embedding providers on 127.0.0.1, and print what flowbed.toml needs to use them."""
     from flowbed.testing.simulators import Limits, Simulator  # loaded by the command that needs it
     from flowbed.testing.simulators.faults import read_fault
-    from flowbed.testing.simulators.process import run
+    from flowbed.testing.simulators.serving.process import run
     from flowbed.testing.simulators.vendors import VENDORS
 
     log_to_stderr(verbose=verbose)

@@ -16,7 +16,7 @@ from flowbed.errors import Error, Misconfigured, NotFound, Rejected, Transient
 from flowbed.testing.embedding import AGREE
 from flowbed.testing.provider import KEY, PRIVATE
 from flowbed.testing.simulators.faults import Fault
-from flowbed.testing.simulators.running import running
+from flowbed.testing.simulators.serving.running import running
 from flowbed.testing.simulators.simulator import Simulator
 
 if TYPE_CHECKING:

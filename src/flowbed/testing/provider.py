@@ -16,7 +16,7 @@ from flowbed.embedding import Closes, open_embedder
 from flowbed.errors import Error, Misconfigured, Rejected, Transient
 from flowbed.testing.embedding import AGREE, EmbedderContract
 from flowbed.testing.simulators.faults import Fault
-from flowbed.testing.simulators.running import running
+from flowbed.testing.simulators.serving.running import running
 from flowbed.testing.simulators.simulator import Simulator
 
 if TYPE_CHECKING:

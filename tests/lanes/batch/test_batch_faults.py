@@ -14,7 +14,7 @@ from flowbed.lanes.batch.input import Input
 from flowbed.lanes.batch.lifecycle import RETRY_AFTER
 from flowbed.testing.index import contents_of, differences
 from flowbed.testing.simulators import Fault, OpenAI, Simulator, running
-from flowbed.testing.simulators.openai_jobs import BatchesApi
+from flowbed.testing.simulators.batch_api.openai_jobs import BatchesApi
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator

@@ -13,7 +13,8 @@ import numpy as np
 import openai
 import pytest
 
-from flowbed.testing.simulators import Fault, OpenAI, Simulator, openai_jobs, running, vector_of
+from flowbed.testing.simulators import Fault, OpenAI, Simulator, running, vector_of
+from flowbed.testing.simulators.batch_api import openai_jobs
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Iterable

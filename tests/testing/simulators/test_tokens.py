@@ -9,7 +9,7 @@ from rs_bpe.bpe import openai
 
 from flowbed.errors import Misconfigured
 from flowbed.testing.simulators.tokens import Tiktoken, tokenizer
-from flowbed.testing.simulators.vocabulary import SIZE, ranks
+from flowbed.testing.simulators.tokens.vocabulary import SIZE, ranks
 
 
 def test_vocabulary_is_openais() -> None:

@@ -10,7 +10,8 @@ import aiohttp
 import numpy as np
 import pytest
 
-from flowbed.testing.simulators import Fault, Simulator, Voyage, running, vector_of, voyage_jobs
+from flowbed.testing.simulators import Fault, Simulator, Voyage, running, vector_of
+from flowbed.testing.simulators.batch_api import voyage_jobs
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator

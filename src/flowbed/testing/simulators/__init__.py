@@ -14,8 +14,8 @@ from flowbed.testing.simulators.faults import Fault
 from flowbed.testing.simulators.huggingface import HuggingFace
 from flowbed.testing.simulators.limits import Limits
 from flowbed.testing.simulators.openai import OpenAI
-from flowbed.testing.simulators.process import SimulatorProcess
-from flowbed.testing.simulators.running import running, running_thread
+from flowbed.testing.simulators.serving.process import SimulatorProcess
+from flowbed.testing.simulators.serving.running import running, running_thread
 from flowbed.testing.simulators.simulator import Simulator
 from flowbed.testing.simulators.vectors import vector_of, vectors_of
 from flowbed.testing.simulators.voyage import Voyage

@@ -6,7 +6,7 @@ import sys
 
 import orjson
 
-from flowbed.testing.simulators.process import run, serve
+from flowbed.testing.simulators.serving.process import run, serve
 
 if __name__ == "__main__":
     run(serve(orjson.loads(sys.argv[1])))

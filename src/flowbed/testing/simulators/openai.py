@@ -12,8 +12,8 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 from urllib.parse import unquote
 
-from flowbed.testing.simulators.jobs import Jobs
-from flowbed.testing.simulators.openai_jobs import WINDOW, BatchesApi
+from flowbed.testing.simulators.batch_api.jobs import Jobs
+from flowbed.testing.simulators.batch_api.openai_jobs import WINDOW, BatchesApi
 from flowbed.testing.simulators.openai_limits import limited, standing
 from flowbed.testing.simulators.tokens import is_token, tokenizer
 from flowbed.testing.simulators.wire import Answer, Call, VendorError, as_json, fields

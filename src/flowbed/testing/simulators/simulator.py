@@ -20,10 +20,10 @@ from typing import TYPE_CHECKING
 from flowbed.errors import Misconfigured
 from flowbed.testing.simulators.account import Account, Exchange
 from flowbed.testing.simulators.answering import answers
-from flowbed.testing.simulators.asgi import read_request, send_answer, transport_of
-from flowbed.testing.simulators.control import CONTROL, control
 from flowbed.testing.simulators.faults import OF_INDICES, OF_JOBS, Fault, Script
 from flowbed.testing.simulators.limits import Buckets, Limits, in_the_way
+from flowbed.testing.simulators.serving.asgi import read_request, send_answer, transport_of
+from flowbed.testing.simulators.serving.control import CONTROL, control
 from flowbed.testing.simulators.vectors import vectors_of
 from flowbed.testing.simulators.wire import (
     Answer,
@@ -38,8 +38,8 @@ from flowbed.testing.simulators.wire import (
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Sequence
 
-    from flowbed.testing.simulators.asgi import Receive, Scope, Send
     from flowbed.testing.simulators.faults import Kind
+    from flowbed.testing.simulators.serving.asgi import Receive, Scope, Send
     from flowbed.testing.simulators.vectors import MakeVectors
     from flowbed.testing.simulators.wire import Api, Headers, Reason, Request
 

@@ -13,9 +13,9 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from flowbed.testing.simulators.jobs import Jobs
+from flowbed.testing.simulators.batch_api.jobs import Jobs
+from flowbed.testing.simulators.batch_api.voyage_jobs import WINDOW, BatchesApi, error
 from flowbed.testing.simulators.tokens import tokenizer
-from flowbed.testing.simulators.voyage_jobs import WINDOW, BatchesApi, error
 from flowbed.testing.simulators.wire import Answer, Call, as_json, fields
 
 if TYPE_CHECKING:

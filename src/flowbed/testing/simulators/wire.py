@@ -15,9 +15,9 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
+    from flowbed.testing.simulators.batch_api.jobs import Jobs
     from flowbed.testing.simulators.content import Content, Scratch
     from flowbed.testing.simulators.faults import Fault
-    from flowbed.testing.simulators.jobs import Jobs
     from flowbed.testing.simulators.limits import Room
 
 Headers = tuple[tuple[bytes, bytes], ...]

@@ -10,8 +10,8 @@ import secrets
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, Literal
 
+from flowbed.testing.simulators.batch_api.files import MONTH, Files
 from flowbed.testing.simulators.content import Content, Scratch
-from flowbed.testing.simulators.files import MONTH, Files
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Mapping, Sequence

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 import uvicorn
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
-from flowbed.testing.simulators.asgi import TRANSPORT
+from flowbed.testing.simulators.serving.asgi import TRANSPORT
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Iterator

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable, MutableMapping
 from typing import TYPE_CHECKING, Any
 
+from flowbed.testing.simulators.batch_api.forms import FORM
 from flowbed.testing.simulators.content import Scratch
-from flowbed.testing.simulators.forms import FORM
 from flowbed.testing.simulators.wire import Answer, Request
 
 if TYPE_CHECKING:

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import orjson
 
-from flowbed.testing.simulators.jobs import Problem
+from flowbed.testing.simulators.batch_api.jobs import Problem
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

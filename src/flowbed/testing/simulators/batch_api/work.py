@@ -7,17 +7,17 @@ import random
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Protocol
 
+from flowbed.testing.simulators.batch_api.jobs import Job, Line, Problem, Work
 from flowbed.testing.simulators.content import Scratch
 from flowbed.testing.simulators.faults import OF_JOBS, OF_VECTORS
-from flowbed.testing.simulators.jobs import Job, Line, Problem, Work
 from flowbed.testing.simulators.wire import Answer, Refusal, VendorError, fields
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterator, Mapping, Sequence
 
+    from flowbed.testing.simulators.batch_api.jobs import Jobs
     from flowbed.testing.simulators.content import Content, Piece
     from flowbed.testing.simulators.faults import Fault, Kind
-    from flowbed.testing.simulators.jobs import Jobs
     from flowbed.testing.simulators.wire import Call, OperationContext
 
 TOO_MANY = 429

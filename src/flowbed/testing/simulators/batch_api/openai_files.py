@@ -4,16 +4,16 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from flowbed.testing.simulators.files import MONTH
-from flowbed.testing.simulators.forms import read_form
-from flowbed.testing.simulators.routes import Routes, page
+from flowbed.testing.simulators.batch_api.files import MONTH
+from flowbed.testing.simulators.batch_api.forms import read_form
+from flowbed.testing.simulators.batch_api.routes import Routes, page
 from flowbed.testing.simulators.wire import Stream, as_json, fields
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
-    from flowbed.testing.simulators.files import Files, StoredFile
-    from flowbed.testing.simulators.forms import Field
+    from flowbed.testing.simulators.batch_api.files import Files, StoredFile
+    from flowbed.testing.simulators.batch_api.forms import Field
     from flowbed.testing.simulators.openai import OpenAI
     from flowbed.testing.simulators.wire import Answer, OperationContext, Request
 

@@ -8,19 +8,19 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
-from flowbed.testing.simulators.files import MONTH
-from flowbed.testing.simulators.jobs import Problem, new_id
-from flowbed.testing.simulators.openai_files import FilesApi
-from flowbed.testing.simulators.openai_lines import ENDPOINT, Lines
-from flowbed.testing.simulators.routes import Routes
+from flowbed.testing.simulators.batch_api.files import MONTH
+from flowbed.testing.simulators.batch_api.jobs import Problem, new_id
+from flowbed.testing.simulators.batch_api.openai_files import FilesApi
+from flowbed.testing.simulators.batch_api.openai_lines import ENDPOINT, Lines
+from flowbed.testing.simulators.batch_api.routes import Routes
+from flowbed.testing.simulators.batch_api.work import Input, Texts, body_of, make_job, read_input
 from flowbed.testing.simulators.wire import JobTexts, as_json, fields
-from flowbed.testing.simulators.work import Input, Texts, body_of, make_job, read_input
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
+    from flowbed.testing.simulators.batch_api.jobs import Job, Jobs
     from flowbed.testing.simulators.content import Content
-    from flowbed.testing.simulators.jobs import Job, Jobs
     from flowbed.testing.simulators.openai import OpenAI
     from flowbed.testing.simulators.wire import Answer, Operation, OperationContext, Request
 

@@ -10,7 +10,7 @@ from importlib import import_module
 from importlib.util import find_spec
 from typing import Any, Protocol
 
-from flowbed.testing.simulators.vocabulary import SIZE, ranks
+from flowbed.testing.simulators.tokens.vocabulary import SIZE, ranks
 
 # How tiktoken splits text for cl100k_base.
 SPLIT = (

@@ -11,17 +11,17 @@ from __future__ import annotations
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
-from flowbed.testing.simulators.files import MONTH
-from flowbed.testing.simulators.forms import read_form
-from flowbed.testing.simulators.jobs import Problem, new_id
-from flowbed.testing.simulators.routes import Routes, page
-from flowbed.testing.simulators.voyage_lines import Lines
+from flowbed.testing.simulators.batch_api.files import MONTH
+from flowbed.testing.simulators.batch_api.forms import read_form
+from flowbed.testing.simulators.batch_api.jobs import Problem, new_id
+from flowbed.testing.simulators.batch_api.routes import Routes, page
+from flowbed.testing.simulators.batch_api.voyage_lines import Lines
+from flowbed.testing.simulators.batch_api.work import Input, Texts, make_job, read_input
 from flowbed.testing.simulators.wire import JobTexts, Stream, VendorError, as_json, fields
-from flowbed.testing.simulators.work import Input, Texts, make_job, read_input
 
 if TYPE_CHECKING:
-    from flowbed.testing.simulators.files import StoredFile
-    from flowbed.testing.simulators.jobs import Job, Jobs
+    from flowbed.testing.simulators.batch_api.files import StoredFile
+    from flowbed.testing.simulators.batch_api.jobs import Job, Jobs
     from flowbed.testing.simulators.voyage import Voyage
     from flowbed.testing.simulators.wire import Answer, Operation, OperationContext, Request
 

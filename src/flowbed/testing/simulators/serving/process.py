@@ -20,10 +20,10 @@ import uvicorn
 
 from flowbed.errors import Misconfigured
 from flowbed.testing.simulators.account import Totals
-from flowbed.testing.simulators.control import CONTROL
 from flowbed.testing.simulators.faults import read_faults
 from flowbed.testing.simulators.limits import Limits
-from flowbed.testing.simulators.running import running
+from flowbed.testing.simulators.serving.control import CONTROL
+from flowbed.testing.simulators.serving.running import running
 from flowbed.testing.simulators.simulator import Simulator
 from flowbed.testing.simulators.vendors import VENDORS
 

@@ -1,0 +1,1 @@
+"""The Batch APIs of the simulators: files, jobs, and the lines of each vendor."""
