@@ -116,5 +116,6 @@ def _ask(server: Running, operation: str, mode: GenerationMode) -> None:
 
 def _vanishes(case: schemathesis.Case[Any]) -> bool:
     """Return whether an invalid field is not sent at all: a form has no way to write an empty list or null."""
-    form = case.media_type == "multipart/form-data" and isinstance(case.body, dict)
-    return form and any(value in (None, [], {}) for value in case.body.values())
+    if case.media_type != "multipart/form-data" or not isinstance(case.body, dict):
+        return False
+    return any(value in (None, [], {}) for value in case.body.values())
