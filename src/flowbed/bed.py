@@ -382,7 +382,7 @@ class Flowbed(OpenProject):
         from flowbed.maintenance.doctor import examine, wrong_ledger
 
         try:
-            await self.tie()
+            await self.bind_store()
         except Misconfigured as error:
             return wrong_ledger(error)
         return await examine(
@@ -424,14 +424,14 @@ class Flowbed(OpenProject):
 
 
 async def aopen(folder: str | Path = ".", *, repair: bool = False) -> Flowbed:
-    """Open the project in `folder`, created if absent; `repair` binds its store to its ledger whatever it was bound to.
+    """Open the project in `folder`, created if absent; `repair` binds its store to its ledger, even if another had it.
 
     Raises:
         Misconfigured: its settings are invalid, or its store belongs to another ledger.
     """
     bed = await _joined(folder)
     try:
-        await bed.tie(anew=repair)
+        await bed.bind_store(again=repair)
     except BaseException:
         await bed.close()
         raise

@@ -93,7 +93,7 @@ async def test_verify_repair_many_unknown_rows_are_kept(notes: Project) -> None:
     for each in (notes.folder / ".flowbed").glob("ledger.db*"):
         each.unlink()
     async with await aopen(notes.folder, repair=True) as bed:
-        assert "is now bound to this ledger" in bed.retied
+        assert "is now bound to this ledger" in bed.rebound
         repaired = (await bed.verify(repair=True))["notes"].repaired
         assert repaired is not None
         assert "are kept" in repaired.withheld

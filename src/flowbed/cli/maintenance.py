@@ -119,13 +119,13 @@ def verify(
 
     async def look(bed: Flowbed) -> tuple[dict[str, Verified], str]:
         names = [collection] if collection else []
-        return await bed.verify(*names, repair=repair, allow_deletes=allow_deletes), bed.retied
+        return await bed.verify(*names, repair=repair, allow_deletes=allow_deletes), bed.rebound
 
     with progress(as_json=False):
-        found, retied = common.with_bed(look, repair=repair)
+        found, rebound = common.with_bed(look, repair=repair)
     say_json(views.verified_json(found)) if common.as_json else views.show_verified(found)
-    if retied:
-        note(retied)
+    if rebound:
+        note(rebound)
     wrong = any(each.faults and (each.repaired is None or each.repaired.withheld) for each in found.values())
     return FAILURES if wrong else DONE
 

@@ -115,7 +115,7 @@ class HttpClient:
         self._errors = _TranslateErrors(self)
 
     async def post(self, path: str, body: Mapping[str, Any] | None = None) -> HttpResponse:
-        """Send `body` as JSON, or no body, to `path` below the base URL; return the response, whatever its status.
+        """Send `body` as JSON, or no body, to `path` below the base URL; return the response of any status.
 
         Raises:
             Transient: there was no connection, no response in time, or only part of one.
@@ -125,7 +125,7 @@ class HttpClient:
         return await self._request("POST", path, data)
 
     async def get(self, path: str) -> HttpResponse:
-        """Request `path` below the base URL; return the response, whatever its status.
+        """Request `path` below the base URL; return the response of any status.
 
         Raises:
             Transient, Misconfigured: as `post`.

@@ -206,7 +206,7 @@ class Chunks(Protocol):
         ...
 
     async def used(self, batches: Collection[str]) -> set[str]:
-        """Return those of the batch ids that a chunk row still refers to, whatever its status."""
+        """Return those of the batch ids that a chunk row still refers to, in any status."""
         ...
 
     async def counts(self) -> Mapping[tuple[str, Status], int]:

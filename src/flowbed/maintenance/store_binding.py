@@ -65,7 +65,7 @@ async def _create(store: Store, ledger: Ledger) -> Stored | None:
 
 
 async def rebind(store: Store, ledger: Ledger) -> str:
-    """Bind a store to this ledger, whatever it was bound to; return what changed, or an empty text.
+    """Bind a store to this ledger, even if it belonged to another; return what changed, or an empty text.
 
     Raises:
         Misconfigured: this Flowbed does not know the store's format.

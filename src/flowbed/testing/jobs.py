@@ -368,7 +368,7 @@ class BatchApiContract(ABC):
         self.assert_reveals_nothing(raised.value)
 
     async def test_submit_exhausted_account_is_misconfigured(self, jobs: BatchApi) -> None:
-        """Waiting does not help an exhausted account: somebody has to look at it."""
+        """Waiting does not help an exhausted account: a person has to look at it."""
         with pytest.raises(Misconfigured):
             await self.submit(jobs, faults=[Fault(kind="quota")])
 

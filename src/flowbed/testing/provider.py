@@ -110,7 +110,7 @@ class ProviderContract(EmbedderContract):
         assert str(embedder.space.dimensions - 1) in str(error)
 
     async def test_exhausted_quota_is_misconfigured(self, embedder: Embedder) -> None:
-        """Waiting does not help an exhausted account: somebody has to look at it."""
+        """Waiting does not help an exhausted account: a person has to look at it."""
         assert isinstance(await self.failure(embedder, Fault(kind="quota")), Misconfigured)
 
     @pytest.mark.parametrize("status", [401, 403, 404])

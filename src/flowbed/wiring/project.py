@@ -37,7 +37,7 @@ class OpenProject:
         self._datasets = Datasets(store)
         self._embedders = Embedders(folder / opening.HIDDEN, config)
         self._searcher: Searcher | None = None
-        self.retied = ""  # what rebinding the store to this ledger changed
+        self.rebound = ""  # what rebinding the store to this ledger changed
 
     async def __aenter__(self) -> Self:
         """Use the project as a context."""
@@ -110,16 +110,16 @@ class OpenProject:
         """Return the tiers of the vector cache that processes share."""
         return self._embedders.shared_tiers()
 
-    async def tie(self, *, anew: bool = False) -> None:
-        """Bind the store to the ledger, or check that it is bound to this one; `anew` binds it in any case.
+    async def bind_store(self, *, again: bool = False) -> None:
+        """Bind the store to the ledger, or check that it is bound; `again` binds it even if another ledger had it.
 
         Raises:
             Misconfigured: the store belongs to another ledger.
         """
         from flowbed.maintenance.store_binding import bind, rebind
 
-        if anew:
-            self.retied = await rebind(self._store, self._ledger)
+        if again:
+            self.rebound = await rebind(self._store, self._ledger)
         else:
             # The ledger's location shows no password.
             names = {"store_name": self.settings.store, "ledger_name": self._ledger.location}

@@ -34,7 +34,7 @@ async def upload(
     read: Callable[[], AsyncIterator[bytes]],
     size: int,
 ) -> HttpResponse:
-    """Upload a file of JSON lines, of `size` bytes, in a form; return the response, whatever its status.
+    """Upload a file of JSON lines, of `size` bytes, in a form; return the response of any status.
 
     Raises:
         Transient: there was no connection, no progress for too long, or no response.

@@ -298,7 +298,7 @@ class MemoryChunks:
                 yield [ChunkMark(*(item[name] for name in ChunkMark._fields)) for item in page]
 
     async def used(self, batches: Collection[str]) -> set[str]:
-        """Return those of the batch ids that a chunk row still refers to, whatever its status."""
+        """Return those of the batch ids that a chunk row still refers to, in any status."""
         await self._documents.apply()
         found = set()
         for batch in set(batches):

@@ -332,7 +332,7 @@ class SqlChunks:
             yield page
 
     async def used(self, batches_: Collection[str]) -> set[str]:
-        """Return those of the batch ids that a chunk row still refers to, whatever its status."""
+        """Return those of the batch ids that a chunk row still refers to, in any status."""
         query = sa.select(chunks.c.batch).where(chunks.c.batch.in_(listed(batches_))).distinct()
         return set(await self._database.fetch_values(query))
 
