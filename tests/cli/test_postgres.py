@@ -55,7 +55,7 @@ def test_postgres_project_runs_searches_and_keeps_no_local_ledger(
     assert not list((notes.parent / ".flowbed").glob("ledger*"))
 
 
-def test_postgres_store_of_another_ledger_is_refused_without_showing_the_password(
+def test_postgres_foreign_store_is_refused_without_the_password(
     ledger: str,
     notes: Path,
     flowbed: Callable[..., Called],

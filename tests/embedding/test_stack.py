@@ -55,12 +55,13 @@ def wrapped(embedder: Embedder, breaker: Breaker) -> Coalesced:
 
 
 async def persistent(cached: Cached, texts: list[str]) -> Embedded:
-    """Embed like a patient caller, which retries when told to."""
-    while True:
-        try:
-            return await cached.embed(texts, purpose="document")
-        except Transient as error:
-            await asyncio.sleep(min(0.1, error.retry_after or 0.01))
+    """Embed like a patient caller, which retries when told to, for at most two minutes."""
+    async with asyncio.timeout(120):
+        while True:
+            try:
+                return await cached.embed(texts, purpose="document")
+            except Transient as error:
+                await asyncio.sleep(min(0.1, error.retry_after or 0.01))
 
 
 async def test_stack_failing_providers_keep_vectors_right(tmp_path: Path) -> None:

@@ -170,7 +170,7 @@ async def test_run_finished_chunks_selected_embeds_them_again(project: Project) 
         assert (await bed.run(status=Status.SUCCESS)).chunks == 1
 
 
-async def test_run_chunk_left_by_an_ended_submission_is_claimed_after_many_fresh_ones(
+async def test_run_chunk_of_ended_submission_is_claimed_after_new_chunks(
     project: Project, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Chunks that the run itself has finished do not hide one that no worker holds."""

@@ -105,9 +105,7 @@ async def test_run_one_chunk_changed_takes_sixteen_transactions(tmp_path: Path, 
     assert steps[f"two/{ACTIVE}"] == 1
 
 
-async def test_run_one_chunk_changed_of_three_sources_takes_one_transaction_more_a_source(
-    project: Path, steps: Counter[str]
-) -> None:
+async def test_run_each_further_source_adds_one_transaction(project: Path, steps: Counter[str]) -> None:
     """Only the collection that is written to is opened."""
     project.joinpath("two", "1.txt").write_text("Another page.")
     report = await run(project, steps)

@@ -44,9 +44,7 @@ def write_project(folder: Path, receipts: Path, settings: str) -> Path:
     return folder
 
 
-async def test_batch_lane_against_another_flowbed_server_killed_midway_gives_the_index_of_the_local_model(
-    data: Path, tmp_path: Path
-) -> None:
+async def test_batch_lane_server_killed_midway_builds_the_same_index(data: Path, tmp_path: Path) -> None:
     receipts = tmp_path / "receipts.jsonl"
     write_slice(data / "receipts.jsonl", receipts, TEXTS)
     (tmp_path / "server").mkdir()

@@ -164,7 +164,7 @@ async def ask(
     [(2_000, 600), pytest.param(10_000, 3_000, marks=pytest.mark.long)],
     ids=["short", "long"],
 )
-def test_server_thousands_of_requests_and_failing_providers_gives_each_text_its_vector(
+def test_server_failing_providers_return_the_right_vectors(
     tmp_path: Path, requests: int, distinct: int
 ) -> None:
     """No text is computed twice at once, and memory stays bounded.

@@ -185,7 +185,7 @@ async def test_disk_cache_outlives_the_server_with_usage(served: Served) -> None
         assert (answered.cached, answered.tokens) == (1, 2)
 
 
-async def test_concurrent_requests_and_failing_providers_get_right_vectors_or_an_error(
+async def test_requests_failing_providers_get_right_vectors_or_errors(
     served: Served,
 ) -> None:
     faults = [

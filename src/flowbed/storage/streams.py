@@ -10,7 +10,7 @@ if TYPE_CHECKING:
     from collections.abc import AsyncIterable
 
 
-class StreamAborted(Exception):  # noqa: N818 - never seen outside: it ends a reader that nobody waits for
+class StreamAborted(Exception):  # noqa: N818 - never seen outside: it ends the abandoned reader
     """The stream was aborted."""
 
 

@@ -137,7 +137,9 @@ async def test_upload_slow_but_steady_succeeds() -> None:
     async def speak(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         seen = b""
         while not seen.endswith(b"--\r\n"):
-            seen = (seen + await reader.read(256 * 1024))[-8:]
+            piece = await reader.read(256 * 1024)
+            assert piece, "the client closed the connection before the end of the form"
+            seen = (seen + piece)[-8:]
             await asyncio.sleep(0.05)
         writer.write(b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\n{}")
         await writer.drain()

@@ -244,8 +244,10 @@ async def test_onnx_embedding_does_not_block_the_event_loop(default_model: Onnx)
             last = now
 
     ticking = asyncio.create_task(tick())
-    await vectors(default_model, ["word " * 200] * 20)
-    ticking.cancel()
+    try:
+        await vectors(default_model, ["word " * 200] * 20)
+    finally:
+        ticking.cancel()
     assert len(gaps) > 3
 
 

@@ -276,13 +276,16 @@ def test_coalesced_large_call_is_not_starved_by_small_ones() -> None:
                 await coalesced.embed(["a"] * INTERACTIVE, purpose=purpose)
 
         streams = [asyncio.create_task(stream(purpose)) for purpose in ("document", "query") * 2]
-        async with asyncio.timeout(60):
-            await asyncio.gather(
-                coalesced.embed(["b"] * 50, purpose="document"), coalesced.embed(["b"] * 50, purpose="query")
-            )
-        for each in streams:
-            each.cancel()
-        await asyncio.wait(streams)
+        try:
+            async with asyncio.timeout(60):
+                await asyncio.gather(
+                    coalesced.embed(["b"] * 50, purpose="document"),
+                    coalesced.embed(["b"] * 50, purpose="query"),
+                )
+        finally:
+            for each in streams:
+                each.cancel()
+            await asyncio.wait(streams)
 
     run_virtual(main())
 

@@ -123,9 +123,9 @@ async def test_steps_find_submit_poll_repeated_do_nothing(
         assert (await bed.submit()).submitted == found.submissions
         assert (await bed.submit()).submitted == []
         ended: list[SubmissionRow] = []
-        while not ended:
-            polled = await bed.poll()
-            ended = polled.ended
+        async with asyncio.timeout(60):
+            while not ended:
+                ended = (await bed.poll()).ended
         assert [row.state for row in ended] == ["completed"]
         assert (await bed.poll()).ended == []
         assert await bed.submissions() == []
