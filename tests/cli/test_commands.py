@@ -63,6 +63,20 @@ def test_status_counts_rows_chunks_and_dead_letters(notes: Path, flowbed: Call) 
     assert "notes: 3 rows at version" in flowbed("status").out
 
 
+def test_search_filter_of_2000_values_is_answered(notes: Path) -> None:
+    """In a process of its own, which such a filter once ended."""
+    for values in ([True] * 2_000, [2**53 + n for n in range(2_000)]):
+        where = json.dumps({"start": {"$nin": values}})
+        called = subprocess.run(
+            [sys.executable, "-m", "flowbed", "search", "tea", "--where", where, "--json"],
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        assert called.returncode == 0, called.stderr
+        assert len(json.loads(called.stdout)["hits"]) == 3
+
+
 def test_run_nothing_changed_makes_no_new_version(notes: Path, flowbed: Call) -> None:
     """Nor does it embed or fetch anything."""
     before = flowbed("status", "--json").json["collections"]["notes"]["version"]
@@ -155,6 +169,7 @@ def test_run_refused_text_becomes_a_dead_letter_that_can_be_retried(notes: Path,
         (["search", "x", "-c", "notes", "--at", "99"], 2, "flowbed versions"),
         (["search", "x", "-n", "0"], 2, "limit"),
         (["search", "  "], 2, "the query is empty"),
+        (["search", "x", "--where", json.dumps({f"k{n}": n for n in range(100)})], 2, "and may have 64"),
         (["search", "x", "-c", "notes", "--at", "-1"], 2, "no version -1"),
         (["run", "nope"], 2, "there are: notes"),
         (["run", "--lane", "batch"], 2, "has no Batch API"),

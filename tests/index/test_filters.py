@@ -7,16 +7,13 @@ import random
 import re
 from typing import TYPE_CHECKING, Any
 
-import lance
-import pyarrow as pa
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from tests.support.filters import Rows
 
 from flowbed.errors import Rejected
-from flowbed.index.schema import METADATA
 from flowbed.index.search.filters import DEEPEST, to_sql
-from flowbed.records import canonical
 from flowbed.testing.filters import fits
 
 if TYPE_CHECKING:
@@ -191,39 +188,6 @@ def conditions(said: Mapping[str, st.SearchStrategy[Any]]) -> st.SearchStrategy[
 
 
 wheres = filters(conditions(CONDITIONS), st.one_of(st.sampled_from(TEXTS), st.text(max_size=2)))
-
-
-class Rows:
-    """Rows (metadata, document) in Python, and in Lance with only what a filter looks at."""
-
-    def __init__(self, folder: Path, listed: Sequence[tuple[dict[str, Any], str]]) -> None:
-        """Write the rows."""
-        written = [canonical(metadata).decode() for metadata, _ in listed]
-        table = pa.table(
-            {
-                "at": pa.array(range(len(listed)), pa.int64()),
-                "document": pa.array([document for _, document in listed]),
-                "metadata": pa.ExtensionArray.from_storage(METADATA, pa.array(written)),
-            }
-        )
-        self.listed = listed
-        self.dataset = lance.write_dataset(
-            table, str(folder / "d.lance"), mode="overwrite", data_storage_version="2.2"
-        )
-
-    def __repr__(self) -> str:
-        """Say little: a failing example is printed whole."""
-        return f"{len(self.listed)} rows"
-
-    def found(self, where: Any) -> list[int]:
-        """Ask Lance which rows a filter fits."""
-        table = self.dataset.scanner(columns=["at"], filter=to_sql(where)).to_table()
-        return list(table["at"].to_pylist())
-
-    def expected(self, where: Any) -> list[int]:
-        """Ask plain Python which rows a filter fits."""
-        test = fits(where)
-        return [at for at, (metadata, document) in enumerate(self.listed) if test(metadata, document)]
 
 
 @pytest.fixture(scope="module")

@@ -262,6 +262,7 @@ def test_search_by_text_or_vector_finds_indexed_documents(server: Running) -> No
         ({"query": "a", "limit": 0}, 400, "limit"),
         ({"query": "a", "limit": 10_001}, 400, "limit"),
         ({"query": "a", "where": {"$no": 1}}, 400, None),
+        ({"query": "a", "where": {"$or": [{f"k{n}": n} for n in range(3_000)]}}, 400, None),
         ({"query": "a", "unit": "page"}, 400, "unit"),
         ({"query": "a", "at": 1}, 400, None),
         ({"query": "a", "collection": "nobody"}, 404, None),
