@@ -164,7 +164,7 @@ def test_filter_most_characters_work(rows: Rows) -> None:
 
 def test_filter_always_true_or_never_true_inside_others_selects_what_plain_python_selects(rows: Rows) -> None:
     never: dict[str, Any] = {"a": {"$in": []}}
-    for where in (
+    filters: list[dict[str, Any]] = [
         {"$or": [{}, {"a": 7}]},
         {"$and": [{}, {"a": 7}]},
         {"$not": {}},
@@ -174,7 +174,8 @@ def test_filter_always_true_or_never_true_inside_others_selects_what_plain_pytho
         {"$and": [{"a": {"$nin": []}}, {"a": {"$ne": 7}}]},
         {"$not": {"$or": [never, {"$not": {}}]}},
         {"a": {"$eq": 7, "$ne": 7.5, "$in": [7, "7"], "$nin": [True], "$gte": 7}},
-    ):
+    ]
+    for where in filters:
         assert rows.found(where) == rows.expected(where), where
 
 
