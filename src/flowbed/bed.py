@@ -32,6 +32,7 @@ if TYPE_CHECKING:
     from flowbed.pipeline import ConfiguredSource
     from flowbed.pipeline.rollback import Released
     from flowbed.records import Hit, Plan, Report, SearchResults, Status
+    from flowbed.records.precomputed import Ingested, PrecomputedRows
 
 
 class Flowbed(OpenProject):
@@ -271,6 +272,46 @@ class Flowbed(OpenProject):
             self._searcher = Searcher(self._store, self._datasets, self._embedders)
         return await self._searcher.find(
             query, collection=collection, where=where, limit=limit, at=at, unit=unit
+        )
+
+    async def write_rows(
+        self,
+        collection: str,
+        rows: PrecomputedRows,
+        *,
+        strict: bool = False,
+        commit: bool = True,
+        cache: bool = False,
+    ) -> Ingested:
+        """Write rows that come with vectors of the project's model into a collection; nothing is embedded or paid for.
+
+        Safe to repeat: rows that are there already are skipped. All rows are held in memory: write large sets in groups
+        of some thousands.
+
+        Args:
+            collection: the collection to write to, created if absent.
+            rows: the rows to insert or replace, and the ids of those to delete.
+            strict: write nothing if any row is refused.
+            commit: make the rows searchable before returning; otherwise they are durable, and the next commit does it.
+            cache: also keep the vectors in the cache, for other documents with the same texts.
+
+        Raises:
+            Rejected: columns differ in length, or vectors in dimensions; with `strict`, also if a row is refused.
+            Misconfigured: the name is invalid, or the collection is of another space than the configured model.
+        """
+        from flowbed.pipeline.ingest import ingest
+        from flowbed.wiring.contexts import keeping
+
+        settings.checked_name(collection, "collection")
+        model = await self._embedders.live()
+        return await ingest(
+            rows,
+            self._context(),
+            collection=collection,
+            space=model.space,
+            strict=strict,
+            commit=commit,
+            keep=keeping(model) if cache else None,
         )
 
     async def status(self) -> BedStatus:

@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from flowbed.maintenance.verify import Verified
     from flowbed.pipeline.rollback import Released
     from flowbed.records import Hit, Plan, Report, SearchResults, Status
+    from flowbed.records.precomputed import Ingested, PrecomputedRows
 
 Answer = TypeVar("Answer")
 
@@ -239,6 +240,33 @@ class Blocking:
         return self._wait(
             self._bed.find(query, collection=collection, where=where, limit=limit, at=at, unit=unit)
         )
+
+    def write_rows(
+        self,
+        collection: str,
+        rows: PrecomputedRows,
+        *,
+        strict: bool = False,
+        commit: bool = True,
+        cache: bool = False,
+    ) -> Ingested:
+        """Write rows that come with vectors of the project's model into a collection; nothing is embedded or paid for.
+
+        Safe to repeat: rows that are there already are skipped. All rows are held in memory: write large sets in groups
+        of some thousands.
+
+        Args:
+            collection: the collection to write to, created if absent.
+            rows: the rows to insert or replace, and the ids of those to delete.
+            strict: write nothing if any row is refused.
+            commit: make the rows searchable before returning; otherwise they are durable, and the next commit does it.
+            cache: also keep the vectors in the cache, for other documents with the same texts.
+
+        Raises:
+            Rejected: columns differ in length, or vectors in dimensions; with `strict`, also if a row is refused.
+            Misconfigured: the name is invalid, or the collection is of another space than the configured model.
+        """
+        return self._wait(self._bed.write_rows(collection, rows, strict=strict, commit=commit, cache=cache))
 
     def status(self) -> BedStatus:
         """Describe every collection, and count chunks by status, dead letters and live submissions."""

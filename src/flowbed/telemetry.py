@@ -51,6 +51,17 @@ FAILPOINTS = (
     RUN_COMMITTED,
 )
 
+# Writing rows that come with their vectors passes these; the next call or run continues from any of them.
+INGEST_FAILPOINTS = (
+    BATCH_REGISTERED,
+    BATCH_WRITTEN,
+    FETCH_SWAPPED,
+    DELTA_WRITTEN,
+    RUN_RECORDED,
+    INDEX_MERGED,
+    RUN_COMMITTED,
+)
+
 # States of a submission, on disk or at the provider; the next step continues from any of them.
 SUBMISSION_WRITTEN = "submission.written"
 SUBMISSION_RECORDED = "submission.recorded"

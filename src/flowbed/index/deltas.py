@@ -73,14 +73,32 @@ async def write_delta(
     rows = [(row.id, row.version, False, row.text_hash) for row in upserts]
     rows += [(row.id, row.version, True, "") for row in deletes]
     run = run_id(collection, space, rows)
+    return await _create(store, collection, space, table(run, space, upserts, deletes), run, now=now)
+
+
+async def write_rows_delta(store: Store, collection: str, space: Space, rows: pa.Table, *, now: int) -> Delta:
+    """Write the delta of the rows of a table, whose `run_id` does not count; otherwise like `write_delta`.
+
+    Raises:
+        Conflict: the key holds other rows.
+    """
+    run = run_id(collection, space, row_set(rows))
+    place = rows.schema.get_field_index("run_id")
+    stamped = rows.set_column(place, rows.schema.field(place), pa.array([run] * rows.num_rows, pa.string()))
+    return await _create(store, collection, space, stamped, run, now=now)
+
+
+async def _create(
+    store: Store, collection: str, space: Space, rows: pa.Table, run: str, *, now: int
+) -> Delta:
     key = f"{collection}/delta/{run}/delta.arrow"
-    body = encode(table(run, space, upserts, deletes), run, space, now=now)
+    body = encode(rows, run, space, now=now)
     try:
         await store.create(key, body)
     except Conflict:
         body = (await store.get(key)).body
         try:
-            existing = decode(body, run=run, space=space, rows=len(rows))
+            existing = decode(body, run=run, space=space, rows=rows.num_rows)
         except Rejected as error:
             raise Conflict(
                 f"{key} exists and is not the delta of this run ({error}); remove it and run again"
@@ -89,7 +107,7 @@ async def write_delta(
             raise Conflict(
                 f"{key} exists and holds other rows than this run; remove it and run again"
             ) from None
-    return Delta(run=run, key=key, sha256=hashlib.sha256(body).hexdigest(), rows=len(rows))
+    return Delta(run=run, key=key, sha256=hashlib.sha256(body).hexdigest(), rows=rows.num_rows)
 
 
 async def read_delta(store: Store, run: RunRow) -> pa.Table:

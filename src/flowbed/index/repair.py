@@ -25,8 +25,8 @@ IDS = 5_000
 PAGE = 65_536  # ids read at a time: some megabytes
 
 
-async def faulty_ids(live: Live, *, datasets: Datasets) -> dict[str, list[str]]:
-    """Return duplicate ids and the invalid ids of live rows, by kind of fault.
+async def faulty_ids(live: Live, *, datasets: Datasets, any_id: bool = False) -> dict[str, list[str]]:
+    """Return duplicate ids and, unless rows may have `any_id`, the invalid ids of live rows, by kind of fault.
 
     Only the ids are read, page by page, and 8 bytes of each are kept; see `Expected` about collisions.
     """
@@ -41,8 +41,9 @@ async def faulty_ids(live: Live, *, datasets: Datasets) -> dict[str, list[str]]:
         for page in pages("deleted"):
             ids = page["id"].to_pylist()
             keys.append(np.fromiter(map(hash, ids), np.int64, len(ids)))
-            odd = pc.and_(pc.invert(page["deleted"]), pc.invert(pc.match_substring_regex(page["id"], ID)))
-            ill_formed += page["id"].filter(odd).to_pylist()
+            if not any_id:
+                odd = pc.and_(pc.invert(page["deleted"]), pc.invert(pc.match_substring_regex(page["id"], ID)))
+                ill_formed += page["id"].filter(odd).to_pylist()
         ordered = np.sort(np.concatenate(keys))
         twice = set(ordered[1:][ordered[1:] == ordered[:-1]].tolist())
         doubled = (

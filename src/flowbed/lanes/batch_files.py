@@ -12,6 +12,7 @@ import orjson
 
 from flowbed.errors import NotFound, Rejected
 from flowbed.records import canonical, text_hash
+from flowbed.records.precomputed import is_precomputed, precomputed_collection
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -39,9 +40,10 @@ class LostText:
 
 
 def batch_key(source: str, batch: str, *, at: int) -> str:
-    """Return the key of a batch file registered at `at` (µs since 1970)."""
+    """Return the key of a batch file registered at `at` (µs since 1970); precomputed rows are in an Arrow file."""
     day = datetime.fromtimestamp(at / 1e6, UTC)
-    return f"{source}/chunked/year={day:%Y}/month={day:%m}/day={day:%d}/batch_{batch}.json"
+    kind = "arrow" if is_precomputed(source) else "json"
+    return f"{source}/chunked/year={day:%Y}/month={day:%m}/day={day:%d}/batch_{batch}.{kind}"
 
 
 def encode_batch(row: BatchRow, texts: Sequence[Chunk], versions: Sequence[int]) -> bytes:
@@ -106,7 +108,9 @@ async def read_chunk_texts(
                 each = chunks.get((row.collection, row.id), _NO_CHUNK)
                 text = each["text"]
                 sent = each.get("sent", text)
-                if text_hash(sent) == row.text_hash:
+                # A precomputed row without text has no hash.
+                there = each is not _NO_CHUNK and not sent and not row.text_hash
+                if there or text_hash(sent) == row.text_hash:
                     passages.append(ChunkText(row, text, sent, each["metadata"]))
                 else:
                     reason = f"its batch file {known[batch].key} does not hold its text"
@@ -121,7 +125,10 @@ async def _chunks(
     if row is None:
         return Rejected(f"its batch file {batch[:12]} is not known to this ledger")
     try:
-        said = orjson.loads((await store.get(row.key)).body)
+        body = (await store.get(row.key)).body
+        if is_precomputed(row.source):
+            return await asyncio.to_thread(_precomputed, row, body)
+        said = orjson.loads(body)
         return {(each["collection"], each["id"]): each for each in said["chunks"]}
     except NotFound:
         return Rejected(f"its batch file {row.key} is missing")
@@ -129,3 +136,14 @@ async def _chunks(
         return error
     except (ValueError, KeyError, TypeError) as error:
         return Rejected(f"its batch file {row.key} is damaged: {error}")
+
+
+def _precomputed(row: BatchRow, body: bytes) -> dict[tuple[str, str], dict[str, Any]] | Rejected:
+    from flowbed.index.precomputed import texts_of  # loads pyarrow
+
+    try:
+        found = texts_of(body)
+    except Rejected as error:
+        return Rejected(f"its batch file {row.key} is damaged: {error}")
+    collection = precomputed_collection(row.source)
+    return {(collection, key): {"text": text, "metadata": values} for key, (text, values) in found.items()}

@@ -25,6 +25,7 @@ from flowbed.maintenance.inconsistencies import (
 )
 from flowbed.pipeline.rollback import catch_up
 from flowbed.records import Space
+from flowbed.records.precomputed import precomputed_source
 from flowbed.telemetry import PROGRESS, STAGE, reached
 
 if TYPE_CHECKING:
@@ -84,7 +85,8 @@ async def find(context: IndexContext, collection: str, *, rows: bool = True) -> 
         if rows:
             found = await _compare(context, collection, live)
         elif live is not None:
-            found.add(await faulty_ids(live, datasets=context.datasets))
+            written = await context.ledger.documents.cursor(precomputed_source(collection))
+            found.add(await faulty_ids(live, datasets=context.datasets, any_id=written.token > 0))
         await open_newest(live, datasets=context.datasets)
     except Misconfigured as error:
         found.add({UNFIT: [str(error)]})

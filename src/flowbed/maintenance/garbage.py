@@ -13,11 +13,13 @@ import orjson
 from flowbed.errors import NotFound, Rejected
 from flowbed.index.commit import MICROSECOND, RETENTION
 from flowbed.index.deltas import peek
+from flowbed.index.precomputed import decoded_batch_id
 from flowbed.index.versions import versions
 from flowbed.lanes.batch.input import FOLDER
 from flowbed.maintenance.compare import known_collections, run_of, waiting_runs
 from flowbed.pipeline.staging import PLANS, expired_plans, read_plan
 from flowbed.records import Space, Status, batch_id, text_hash
+from flowbed.records.precomputed import is_precomputed
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Collection, Sequence
@@ -35,7 +37,7 @@ ORPHANS = 32
 
 DELTA, DATASET, BATCH, PLAN, SUBMISSION = "delta", "dataset", "batch file", "plan", "submission"
 
-_BATCH = re.compile(r"batch_([0-9a-f]{64})\.json(?:\.zst)?")
+_BATCH = re.compile(r"batch_([0-9a-f]{64})\.(?:json(?:\.zst)?|arrow)")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -245,8 +247,11 @@ async def _unused(context: Context, source: str, page: dict[str, list[Listed]]) 
 async def _made_by_flowbed(store: Store, source: str, batch: str, key: str) -> bool:
     """Return whether a batch file that the ledger does not know has the id that its content implies."""
     try:
-        chunks = orjson.loads((await store.get(key)).body)["chunks"]
+        body = (await store.get(key)).body
+        if is_precomputed(source):
+            return decoded_batch_id(source, body) == batch
+        chunks = orjson.loads(body)["chunks"]
         rows = [(each["id"], text_hash(each.get("sent", each["text"])), each["version"]) for each in chunks]
-    except (NotFound, ValueError, KeyError, TypeError):
+    except (Rejected, ValueError, KeyError, TypeError):
         return False
     return batch_id(source, rows) == batch

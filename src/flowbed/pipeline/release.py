@@ -74,7 +74,7 @@ async def run_plan(
         cost, seconds = expected.cost_usd, expected.seconds
     tally = RunStats()
     found = await context.ledger.overview()
-    newest = await recover(context, found, tally)
+    newest = (await recover(context, found, tally)).newest
     # Before the plan's budget applies: results of earlier submissions are no part of it.
     tally.add((await collect_results(context, found.submissions)).tally)
     if context.budget is None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from flowbed.errors import Conflict, Error, NotFound, Transient
@@ -26,9 +26,10 @@ from flowbed.pipeline.work import (
     wait_if_asked,
 )
 from flowbed.records import Planned, Problem, Report, Status
+from flowbed.records.precomputed import precomputed_source
 
 if TYPE_CHECKING:
-    from collections.abc import Collection, Mapping
+    from collections.abc import Collection, Mapping, Sequence
 
     from flowbed.index.active_space import Live
     from flowbed.index.compaction import Compaction, VectorIndex
@@ -68,9 +69,11 @@ async def run(
     how = RunOptions(began=context.clock(), lane=lane, wait=wait, deadline=deadline)
     stats = RunStats()
     found = await context.ledger.overview()
-    newest = await recover(context, found, stats)
+    recovered = await recover(context, found, stats)
     await asyncio.to_thread(context.embedder)  # fails here once, rather than for every source
-    work = Selection(sources=tuple(feeds), statuses=statuses, limit=limit)
+    # No source has an empty name: without any to embed, nothing is claimed.
+    sources = (*feeds, *recovered.to_embed) or ("",)
+    work = Selection(sources=sources, statuses=statuses, limit=limit)
     choice = await choose_early(context, how)
     stats.add((await collect_results(context, found.submissions)).tally)
     fresh = BatchQueue()
@@ -100,6 +103,7 @@ async def run(
     finally:
         fetching.cancel()
         await asyncio.gather(fetching, return_exceptions=True)
+    newest = recovered.newest
     return await finish(context, feeds, synced, stats, done, began=began, newest=newest, left=left)
 
 
@@ -195,10 +199,18 @@ async def finish(
     )
 
 
-async def recover(context: IndexContext, found: Overview, stats: RunStats) -> dict[str, int]:
+@dataclass(frozen=True, kw_only=True)
+class Recovered:
+    """What was found: the newest version of each collection, and the sources of precomputed rows to embed."""
+
+    newest: dict[str, int]
+    to_embed: Sequence[str] = ()
+
+
+async def recover(context: IndexContext, found: Overview, stats: RunStats) -> Recovered:
     """Recover what killed processes left: claims, a rollback that was not recorded, deltas that were not committed.
 
-    Return the newest version of each collection.
+    Precomputed rows that wait, also after a repair, are written and committed from their batch files.
     """
     await release_dead_workers(context, found)
     newest = await catch_up_all(context, found.seen)
@@ -207,7 +219,26 @@ async def recover(context: IndexContext, found: Overview, stats: RunStats) -> di
         from flowbed.lanes.write_deltas import commit_pending  # loads numpy and lance
 
         await commit_pending(collection, context, stats)
-    return newest | stats.versions
+    to_embed: list[str] = []
+    if waiting := await _waiting_precomputed(context, found):
+        from flowbed.lanes.precomputed import finish_precomputed  # loads numpy and lance
+
+        to_embed = await finish_precomputed(context, waiting, stats)
+    return Recovered(newest=newest | stats.versions, to_embed=to_embed)
+
+
+async def _waiting_precomputed(context: Context, found: Overview) -> list[str]:
+    """Return the collections with precomputed rows that wait, or are claimed by a worker that has ended."""
+    collections = sorted({name for name, status in found.unfinished if status is not Status.REVERTED})
+    if not collections:
+        return []
+    sources = {precomputed_source(name): name for name in collections}
+    waiting = []
+    for source, name in sources.items():
+        batches = context.ledger.chunks.batches(WAITING, now=context.clock(), sources=(source,))
+        if [page async for page in batches]:
+            waiting.append(name)
+    return waiting
 
 
 async def tidy(context: IndexContext, collections: Collection[str]) -> None:

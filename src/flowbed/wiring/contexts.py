@@ -9,15 +9,31 @@ from typing import TYPE_CHECKING
 from flowbed.index.active_space import Collections
 from flowbed.index.versions.retention import Retention
 from flowbed.lanes.contexts import RunContext
+from flowbed.records import Embedded
 from flowbed.wiring import process
 
 if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable, Sequence
+
+    import numpy as np
+    from numpy.typing import NDArray
+
+    from flowbed.embedding.cache.cached import Cached
     from flowbed.index.datasets import Datasets
     from flowbed.lanes.budget import Budget
     from flowbed.ledger import Ledger
     from flowbed.settings import Settings
     from flowbed.storage import Store
     from flowbed.wiring.models import Embedders
+
+
+def keeping(model: Cached) -> Callable[[Sequence[str], NDArray[np.float32]], Awaitable[None]]:
+    """Return what keeps vectors of documents' texts in a model's cache."""
+
+    async def keep(texts: Sequence[str], vectors: NDArray[np.float32]) -> None:
+        await model.keep(texts, Embedded(vectors=vectors), purpose="document")
+
+    return keep
 
 
 def run_context(

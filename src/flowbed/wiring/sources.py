@@ -9,6 +9,7 @@ from flowbed.chunking import Rules
 from flowbed.errors import Misconfigured
 from flowbed.lanes.claims import WAITING
 from flowbed.pipeline import ConfiguredSource
+from flowbed.records.precomputed import is_precomputed, precomputed_source
 from flowbed.sources import open_source
 from flowbed.sources.tombstones import RemovedSource
 
@@ -42,11 +43,11 @@ async def open_feeds(
     for name in names or known:
         if name in known:
             opened[name] = open_feed(name, known[name], folder=folder, clock=clock)
-        elif removed and await _left(name, ledger):
+        elif removed and not is_precomputed(name) and await _left(name, ledger):
             opened[name] = removed_feed(name)
         else:
             raise Misconfigured(await _unknown(name, known, ledger))
-    if not opened:
+    if not opened and not await _any_precomputed(ledger):
         raise Misconfigured(
             "this project has no sources yet; add one, such as: flowbed add handbook files docs/"
         )
@@ -67,6 +68,12 @@ def removed_feeds(plan: StagedPlan, *, known: Collection[str]) -> dict[str, Conf
     }
 
 
+async def _any_precomputed(ledger: Ledger) -> bool:
+    """Return whether any collection has rows that came with their vectors, which need no source."""
+    names = {precomputed_source(collection) for collection, _ in await ledger.chunks.counts()}
+    return any(each.documents for each in (await ledger.documents.progress(names)).values())
+
+
 async def _left(name: str, ledger: Ledger) -> bool:
     """Return whether a source still has documents, or chunks of a removal that was interrupted."""
     if await ledger.documents.count(name):
@@ -76,6 +83,11 @@ async def _left(name: str, ledger: Ledger) -> bool:
 
 
 async def _unknown(name: str, known: Mapping[str, settings.SourceSettings], ledger: Ledger) -> str:
+    if is_precomputed(name):
+        return (
+            f"{name} is no source to run: its rows came with their vectors, and are changed only by writing or"
+            " importing rows"
+        )
     if await _left(name, ledger):
         return (
             f"{name} is no longer a source of this project; `flowbed run {name} --allow-deletes` deletes what is"

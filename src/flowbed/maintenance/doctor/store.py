@@ -11,6 +11,7 @@ from flowbed.index.lease import TTL
 from flowbed.maintenance.compare import known_collections
 from flowbed.maintenance.doctor.findings import Finding, check, count, named
 from flowbed.maintenance.garbage import find_garbage
+from flowbed.records.precomputed import is_precomputed
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
@@ -100,7 +101,9 @@ async def _abandoned(context: Context, collection: str, key: str) -> str:
 @check("sources")
 async def _removed_sources(context: Context) -> AsyncIterator[Finding]:
     for name in await context.store.folders(""):
-        if name in context.sources or "chunked" not in await context.store.folders(name):
+        if name in context.sources or is_precomputed(name):
+            continue
+        if "chunked" not in await context.store.folders(name):
             continue
         if number := await context.ledger.documents.count(name):
             yield Finding(

@@ -10,6 +10,7 @@ from flowbed.lanes.claims import WAITING
 from flowbed.maintenance.compare import known_collections
 from flowbed.maintenance.doctor.findings import Finding, check, count, named
 from flowbed.records import Status
+from flowbed.records.precomputed import is_precomputed
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
@@ -58,8 +59,9 @@ async def _waiting(context: Context) -> AsyncIterator[Finding]:
         for batch in batches:
             for row in await context.ledger.chunks.ready(batch, WAITING, now=now, sources=()):
                 # A version is the time at which the chunk was last queued.
-                waiting += row.version < late and row.source in context.sources
-                undeleted[row.source] += row.deleted and row.source not in context.sources
+                known = row.source in context.sources or is_precomputed(row.source)
+                waiting += row.version < late and known
+                undeleted[row.source] += row.deleted and not known
     for name, number in sorted((+undeleted).items()):
         yield Finding(
             severity="warning",
