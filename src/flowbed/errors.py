@@ -29,9 +29,11 @@ class Error(Exception):
     """Base class of all errors that Flowbed raises on purpose.
 
     `perhaps_billed` means that a request was sent to a provider, which may bill it although it gave no result.
+    `perhaps_input` means that one text of the call may have caused it: the same call without that text may succeed.
     """
 
     perhaps_billed = False
+    perhaps_input = False
 
 
 class Transient(Error):
@@ -96,4 +98,12 @@ class Exhausted(Rejected):
 
 
 class Misconfigured(Error):
-    """A setting has to change before this can work; the message names it and says how."""
+    """A setting has to change before this can work; the message names it and says how.
+
+    `advice` is the end of the message that says how, where it is known apart from what happened.
+    """
+
+    def __init__(self, message: str, *, advice: str = "") -> None:
+        """Join what happened and the advice."""
+        super().__init__(f"{message}; {advice}" if advice else message)
+        self.advice = advice

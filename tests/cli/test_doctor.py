@@ -322,6 +322,30 @@ def fail_a_chunk(patient: Patient) -> None:
     patient.act(lambda bed: _fail(bed, "it was down for maintenance"))
 
 
+def fail_a_chunk_in_three_runs(patient: Patient) -> None:
+    """Let three runs fail on one chunk, each for a reason that may pass."""
+
+    async def fail(bed: beds.Flowbed) -> None:
+        (bed.folder / "notes" / "new.txt").write_text("New.\n")
+        await bed.run(limit=0)
+        (row,) = await bed._ledger.chunks.find("new.txt")
+        states = {Status.NONE, Status.FAILED}
+        for _ in range(3):
+            (held,) = await bed._ledger.chunks.claim(
+                [row.batch], states, worker="w", now=1, until=10**18, sources=(), limit=1
+            )
+            failure = Failure(
+                collection=COLLECTION,
+                id=row.id,
+                version=held.version,
+                kind="transient",
+                reason="answered 500",
+            )
+            await bed._ledger.chunks.fail([failure], worker="w")
+
+    patient.act(fail)
+
+
 def forget_the_letter(patient: Patient) -> None:
     """Fail a chunk without a dead letter."""
     fail_a_chunk(patient)
@@ -513,6 +537,13 @@ CASES = {
     "run refused": Case(refuse_a_delta, "dead-letters", "1 dead letter of kind run", "warning", changes=True),
     "chunk refused": Case(fail_a_chunk, "dead-letters", "down for maintenance", "warning", changes=True),
     "failed without letter": Case(forget_the_letter, "failed", "without a dead letter", changes=True),
+    "chunk fails in every run": Case(
+        fail_a_chunk_in_three_runs,
+        "failed",
+        "failed in 3 runs or more, for a reason that should have passed; notes#new.txt#00000 in 3: answered 500",
+        "warning",
+        changes=True,
+    ),
     "document refused": Case(spoil_a_document, "dead-letters", "of kind source", "warning"),
     "text lost": Case(lose_a_text, "index", "no longer in the batch file", changes=True),
     "lease of the dead": Case(die_while_compacting, "lease", "has ended", "warning"),

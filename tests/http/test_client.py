@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import subprocess
 import sys
+import tracemalloc
 from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING, Any
 
@@ -12,7 +14,7 @@ import pytest
 from aiohttp import web
 
 from flowbed.errors import Misconfigured, Transient
-from flowbed.http.client import HttpClient, parse_duration, retry_after, wait_in_message
+from flowbed.http.client import HttpClient, HttpResponse, parse_duration, retry_after, wait_in_message
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Awaitable, Callable
@@ -77,6 +79,14 @@ async def provider(url: str, **options: Any) -> AsyncIterator[HttpClient]:
         ({"retry-after": "soon"}, None),
         ({"retry-after": "-3"}, None),
         ({"retry-after": "nan"}, None),
+        ({"retry-after": "inf"}, None),
+        ({"retry-after": "9" * 400}, None),
+        ({"retry-after": "1796000000"}, None),
+        ({"retry-after-ms": "1796000000000"}, None),
+        ({"retry-after": "Sat, 21 Nov 9999 14:00:00 GMT", "date": "Sat, 21 Nov 2026 14:00:00 GMT"}, None),
+        ({"retry-after": "Sat, 99 Nov 2026 99:00:00 GMT", "date": "Sat, 21 Nov 2026 14:00:00 GMT"}, None),
+        ({"x-ratelimit-remaining-tokens": "0", "x-ratelimit-reset-tokens": "9" * 400 + "h"}, None),
+        ({"ratelimit": f'"api";r=0;t={"9" * 400}'}, None),
         ({"retry-after": "Sat, 21 Nov 2026 14:00:00 GMT"}, None),
         ({}, None),
     ],
@@ -102,6 +112,8 @@ def test_parse_duration_reads_openais_headers(text: str, seconds: float | None) 
         ("Please retry after 3 seconds.", 3.0),
         ("Try again in 2 minutes", 120.0),
         ("try again in 1 Hour", 3600.0),
+        (f"try again in {'9' * 290} hours", None),
+        ("try again in 99999999999h", None),
         ("Please retry later.", None),
         ("1 try again in a while", None),
     ],
@@ -160,6 +172,90 @@ async def test_client_incomplete_body_is_transient() -> None:
         with pytest.raises(Transient) as raised:
             await opened.post("/", {})
     assert raised.value.perhaps_billed
+
+
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "utf-16", "utf-16-be"])
+def test_response_with_a_byte_order_mark_is_read(encoding: str) -> None:
+    mark = b"\xfe\xff" if encoding == "utf-16-be" else b""
+    body = mark + '{"name": "Grüße"}'.encode(encoding)
+    assert HttpResponse(status=200, headers={}, body=body).json == {"name": "Grüße"}
+
+
+@pytest.mark.parametrize(
+    "body", [b"", b"\xef\xbb\xbf", b"\xff\xfe{", b"\xff\xfe\x00\xd8", b"{} {}", b"[" * 5_000]
+)
+def test_response_that_is_not_json_is_none(body: bytes) -> None:
+    assert HttpResponse(status=200, headers={}, body=body).json is None
+
+
+@pytest.mark.parametrize("packed", [False, True])
+async def test_client_response_without_end_is_read_up_to_a_limit(packed: bool) -> None:
+    """What arrives beyond it is not read, packed or not."""
+    sent = 0
+
+    async def endless(request: web.Request) -> web.StreamResponse:
+        nonlocal sent
+        response = web.StreamResponse()
+        if packed:
+            response.enable_compression(web.ContentCoding.gzip)
+        await response.prepare(request)
+        with contextlib.suppress(ConnectionError):
+            while sent < 2**26:
+                await response.write(b" " * 2**16)
+                sent += 2**16
+        return response
+
+    async with answering(endless) as url, provider(url) as opened:
+        tracemalloc.start()
+        try:
+            with pytest.raises(Misconfigured, match=r"more than 100,000 bytes") as raised:
+                await opened.post("/", {}, limit=100_000)
+            _, peak = tracemalloc.get_traced_memory()
+        finally:
+            tracemalloc.stop()
+    assert raised.value.perhaps_billed
+    assert peak < 2**25
+
+
+@pytest.mark.parametrize(
+    ("proxy", "problem"),
+    [
+        ("socks5://me:pass-word@proxy.test:1080", "of the kind socks5"),
+        ("socks5h://proxy.test:1080", "of the kind socks5h"),
+        ("ftp://proxy.test", "of the kind ftp"),
+        ("proxy.test:3128", "not a URL"),
+        ("http://", "not a URL"),
+        ("http://proxy.test:port", "not a URL"),
+        ("http://proxy.test:99999", "not a URL"),
+        ("http://[proxy", "not a URL"),
+        ("http://my proxy:3128", "not a URL"),
+        ("pass-word", "not a URL"),
+    ],
+)
+def test_client_unusable_proxy_is_misconfigured_at_once(proxy: str, problem: str) -> None:
+    """The message says how to write it, and does not repeat what may contain a password."""
+    with pytest.raises(Misconfigured, match=problem) as refused:
+        HttpClient("https://acme.com", vendor="acme", headers={}, proxy=proxy)
+    for words in ("http://host:port", "[providers.acme]", "HTTPS_PROXY", "no_proxy"):
+        assert words in str(refused.value)
+    assert "pass-word" not in str(refused.value)
+    HttpClient("https://acme.com", vendor="acme", headers={}, proxy=proxy, no_proxy="acme.com")
+    HttpClient("http://localhost:1", vendor="acme", headers={}, proxy=proxy)
+
+
+async def test_client_proxy_that_refuses_the_password_is_misconfigured() -> None:
+
+    async def refuse(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.readuntil(b"\r\n\r\n")
+        writer.write(b"HTTP/1.1 407 Proxy Authentication Required\r\nContent-Length: 0\r\n\r\n")
+        await writer.drain()
+        writer.close()
+
+    async with await asyncio.start_server(refuse, "127.0.0.1", 0) as server:
+        port = server.sockets[0].getsockname()[1]
+        async with provider("https://api.acme.test/v1", proxy=f"http://127.0.0.1:{port}") as opened:
+            with pytest.raises(Misconfigured, match="proxy refuses"):
+                await opened.post("/", {})
 
 
 async def test_client_silent_server_is_transient() -> None:

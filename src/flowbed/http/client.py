@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import math
-import re
+import codecs
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
-from email.utils import parsedate_to_datetime
 from functools import cache, cached_property
 from io import BytesIO
 from typing import TYPE_CHECKING, Any
@@ -15,6 +13,8 @@ from urllib.parse import urlsplit
 import orjson
 
 from flowbed.errors import Misconfigured, Transient
+from flowbed.http.proxies import password_in, proxy_for
+from flowbed.http.waits import parse_duration, retry_after, wait_in_message
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Mapping, Sequence
@@ -24,16 +24,22 @@ if TYPE_CHECKING:
 
     from flowbed.errors import Error
 
+__all__ = ["HttpClient", "HttpResponse", "parse_duration", "retry_after", "wait_in_message"]
+
 # Connections in the pool: more than a run has requests in flight, fewer than the files a process may open.
 CONNECTIONS = 256
 # Seconds to connect, and seconds without a byte of the response; the option `timeout` changes the latter.
 CONNECT, IDLE = 10.0, 60.0
 # Seconds that one request may take in total, against a response that trickles in byte by byte.
 TOTAL = 600.0
+# Most bytes of a response, unless its request says otherwise: a list of 1,000 files has a tenth of it.
+LIMIT = 2**24
+# Encodings by the mark that a body may begin with; without one it is UTF-8, as JSON has to be.
+MARKS = ((codecs.BOM_UTF8, "utf-8-sig"), (codecs.BOM_UTF16_LE, "utf-16"), (codecs.BOM_UTF16_BE, "utf-16"))
+# Statuses of a proxy that refuses the user, the password or the host.
+PROXY_REFUSALS = (401, 403, 407)
 # Bytes of a body that are passed to the connection at once.
 CHUNK = 2**19
-# Hosts that are never reached through a proxy.
-LOOPBACK = frozenset({"localhost", "127.0.0.1", "::1"})
 # Longest message of a server that is repeated, in characters.
 MESSAGE_LIMIT = 300
 # Shortest piece of a text that is recognised, and removed, in a server's message.
@@ -50,10 +56,10 @@ class HttpResponse:
 
     @cached_property
     def json(self) -> Any:  # any JSON value
-        """The body as JSON; None if it is not JSON."""
+        """The body as JSON, with or without a byte order mark; None if it is not JSON."""
         try:
-            return orjson.loads(self.body)
-        except orjson.JSONDecodeError:
+            return orjson.loads(_unmarked(self.body))
+        except ValueError:  # of its encoding, or of JSON
             return None
 
     @cached_property
@@ -82,7 +88,7 @@ class HttpClient:
         directly.
 
         Raises:
-            Misconfigured: `base_url` is invalid, or a header cannot be sent.
+            Misconfigured: `base_url` or `proxy` is invalid, or a header cannot be sent.
         """
         try:
             parts = urlsplit(base_url)
@@ -107,22 +113,25 @@ class HttpClient:
         self.label = f"{vendor} at {parts.hostname}" + (f":{port}" if port else "")
         self._base_url = base_url.rstrip("/")
         self._headers = {"Content-Type": "application/json", "User-Agent": "flowbed", **headers}
-        self._proxy = None if _bypasses_proxy(parts.hostname, no_proxy) else proxy or None
-        self._secrets = [secret for secret in (*secrets, urlsplit(proxy).password) if secret]
+        self._proxy = proxy_for(parts.hostname, proxy, no_proxy, vendor=vendor)
+        self._secrets = [secret for secret in (*secrets, password_in(proxy)) if secret]
         self.idle_timeout = timeout or IDLE
         self._session: aiohttp.ClientSession | None = None
         self._closed = False
         self._errors = _TranslateErrors(self)
 
-    async def post(self, path: str, body: Mapping[str, Any] | None = None) -> HttpResponse:
+    async def post(
+        self, path: str, body: Mapping[str, Any] | None = None, *, limit: int = LIMIT
+    ) -> HttpResponse:
         """Send `body` as JSON, or no body, to `path` below the base URL; return the response of any status.
 
         Raises:
             Transient: there was no connection, no response in time, or only part of one.
-            Misconfigured: the server's certificate is not trusted, or the server redirects.
+            Misconfigured: the server's certificate is not trusted, the server redirects, or its response has more than
+                `limit` bytes.
         """
         data = None if body is None else _in_chunks(orjson.dumps(body))
-        return await self._request("POST", path, data)
+        return await self._request("POST", path, data, limit)
 
     async def get(self, path: str) -> HttpResponse:
         """Request `path` below the base URL; return the response of any status.
@@ -130,7 +139,7 @@ class HttpClient:
         Raises:
             Transient, Misconfigured: as `post`.
         """
-        return await self._request("GET", path, None)
+        return await self._request("GET", path, None, LIMIT)
 
     @asynccontextmanager
     async def stream(
@@ -154,14 +163,37 @@ class HttpClient:
                 self._refuse_redirect(response)
                 yield response
 
-    async def _request(self, method: str, path: str, data: bytes | BytesIO | None) -> HttpResponse:
+    async def read(self, response: aiohttp.ClientResponse, *, limit: int = LIMIT) -> bytes:
+        """Read the body of a response within `stream`, and stop where it has more than `limit` bytes.
+
+        Raises:
+            Misconfigured: it has more.
+        """
+        pieces, size = [], 0
+        async for piece in response.content.iter_any():
+            size += len(piece)
+            if size > limit:
+                raise self._too_large(limit)
+            pieces.append(piece)
+        return b"".join(pieces)
+
+    def _too_large(self, limit: int) -> Misconfigured:
+        error = Misconfigured(
+            f"{self.label} answered with more than {limit:,} bytes, which this request cannot need",
+            advice=f"check the model, its dimensions and base_url in [providers.{self.vendor}]",
+        )
+        error.perhaps_billed = error.perhaps_input = True
+        return error
+
+    async def _request(
+        self, method: str, path: str, data: bytes | BytesIO | None, limit: int
+    ) -> HttpResponse:
         """Do what `stream` does for callers that want the whole response, without the cost of a generator."""
         with self._errors:
             async with self._send(method, path, data) as response:
                 self._refuse_redirect(response)
-                return HttpResponse(
-                    status=response.status, headers=response.headers, body=await response.read()
-                )
+                body = await self.read(response, limit=limit)
+                return HttpResponse(status=response.status, headers=response.headers, body=body)
 
     def _send(
         self,
@@ -191,9 +223,12 @@ class HttpClient:
     def _refuse_redirect(self, response: aiohttp.ClientResponse) -> None:
         """Refuse a redirect."""
         if 300 <= response.status < 400:  # noqa: PLR2004 - as HTTP counts
-            raise Misconfigured(
-                f"{self.label} redirects to another address ({response.status}); change base_url to that one"
+            error = Misconfigured(
+                f"{self.label} redirects to another address ({response.status})",
+                advice="change base_url to that one",
             )
+            error.perhaps_input = True  # a firewall may redirect what it refuses
+            raise error
 
     async def aclose(self) -> None:
         """Close the connections; later requests fail."""
@@ -227,14 +262,25 @@ class HttpClient:
             return Misconfigured(
                 f"{self.label}: its certificate is not trusted; set SSL_CERT_FILE to yours, or change base_url"
             )
+        if isinstance(error, aiohttp.InvalidURL):
+            return Misconfigured(
+                f"{self.label}: requests cannot be sent to this address; check base_url and proxy in "
+                f"[providers.{self.vendor}]"
+            )
+        if isinstance(error, aiohttp.ClientHttpProxyError) and error.status in PROXY_REFUSALS:
+            return Misconfigured(
+                f"{self.label}: the proxy refuses the connection ({error.status}); check the user, the password "
+                "and the address in proxy or HTTPS_PROXY, or name the host in no_proxy"
+            )
         if isinstance(error, TimeoutError):
             translated = Transient(f"{self.label} did not answer in time")
         elif isinstance(error, (aiohttp.ClientError, OSError)):
             translated = Transient(f"{self.label} could not be reached: {self.redacted(_message_of(error))}")
         else:
             return None
-        # A connection that existed may have broken after the work was done.
-        translated.perhaps_billed = not isinstance(error, _errors_before_sending())
+        # A connection that existed may have broken after the work was done, or because of what was sent.
+        sent = not isinstance(error, _errors_before_sending())
+        translated.perhaps_billed = translated.perhaps_input = sent
         return translated
 
     def _open_session(self) -> aiohttp.ClientSession:
@@ -277,80 +323,20 @@ def _errors_before_sending() -> tuple[type[Exception], ...]:
         aiohttp.ClientConnectorError,
         aiohttp.ConnectionTimeoutError,
         aiohttp.ClientHttpProxyError,
-        aiohttp.InvalidURL,
     )
 
 
-def retry_after(headers: Mapping[str, str]) -> float | None:
-    """Read how many seconds to wait, given in milliseconds, in seconds or as a date; None if the headers do not say."""
-    if (milliseconds := _non_negative(headers.get("retry-after-ms", ""))) is not None:
-        return milliseconds / 1000
-    advice = headers.get("retry-after", "")
-    if (seconds := _non_negative(advice)) is not None:
-        return seconds
-    try:
-        # Measured on the server's clock, which may be hours off from ours.
-        wait = parsedate_to_datetime(advice) - parsedate_to_datetime(headers.get("date", ""))
-        return max(0.0, wait.total_seconds())
-    except (TypeError, ValueError, IndexError):
-        pass
-    return _reset(headers)
-
-
-def _reset(headers: Mapping[str, str]) -> float | None:
-    """Read when an exhausted rate limit resets, from OpenAI's headers or the RateLimit header."""
-    waits = [
-        parse_duration(headers.get(f"x-ratelimit-reset-{what}", ""))
-        for what in ("requests", "tokens")
-        if headers.get(f"x-ratelimit-remaining-{what}") == "0"
-    ]
-    found = re.search(r"\br=0\b.*?\bt=(\d+)", headers.get("ratelimit", ""))
-    if found:
-        waits.append(float(found[1]))
-    known = [wait for wait in waits if wait is not None]
-    return max(known) if known else None
-
-
-def wait_in_message(message: str) -> float | None:
-    """Read the seconds in a message such as "try again in 1.5s" or "retry after 20 seconds"; None if there are none."""
-    found = re.search(
-        r"(?:try again in|retry after) ((?:\d+(?:\.\d+)?(?:ms|h|m|s)?)+)(?: (hour|minute|millisecond))?",
-        message,
-        re.IGNORECASE,
-    )
-    if found is None:
-        return None
-    if found[1][-1].isalpha():
-        return parse_duration(found[1])
-    units = {"hour": 3600.0, "minute": 60.0, "millisecond": 0.001}
-    return float(found[1]) * units.get((found[2] or "").lower(), 1.0)
-
-
-def parse_duration(text: str) -> float | None:
-    """Parse a duration such as 12ms, 1.5s or 6m0s into seconds; None if it is not one."""
-    if not re.fullmatch(r"(\d+(\.\d+)?(ms|h|m|s))+", text):
-        return None
-    units = {"h": 3600.0, "m": 60.0, "s": 1.0, "ms": 0.001}
-    return sum(float(number) * units[unit] for number, unit in re.findall(r"(\d+(?:\.\d+)?)(ms|h|m|s)", text))
+def _unmarked(body: bytes) -> bytes | str:
+    """Return a body without its byte order mark, decoded if it is not UTF-8."""
+    for mark, encoding in MARKS:
+        if body.startswith(mark):
+            return body.decode(encoding)
+    return body
 
 
 def _in_chunks(content: bytes) -> bytes | BytesIO:
     """Make a large body be sent in chunks, so that other requests do not wait for all of it."""
     return content if len(content) <= CHUNK else BytesIO(content)
-
-
-def _bypasses_proxy(host: str, no_proxy: str) -> bool:
-    """Return whether a host is reached directly: it is this machine, listed, or below a listed domain."""
-    listed = [entry.strip().lower().lstrip(".") for entry in no_proxy.split(",") if entry.strip()]
-    return host in LOOPBACK or any(entry == "*" or f".{host}".endswith(f".{entry}") for entry in listed)
-
-
-def _non_negative(text: str) -> float | None:
-    try:
-        value = float(text)
-    except ValueError:
-        return None
-    return value if math.isfinite(value) and value >= 0 else None
 
 
 def _message_of(error: Exception) -> str:

@@ -30,8 +30,9 @@ class Outcome:
     """A vector or a reason for each text of one run, by text_hash.
 
     `paid` are the texts that a provider embedded; `perhaps_billed` has the tokens of each text that was sent without a
-    response, once for each time. `unsent` texts were not sent (again): the budget was spent, or, as `retry_later` says,
-    the provider asked for a longer pause than a run waits.
+    response, once for each time, and of texts sent to find out whether the provider answers. `unsent` texts were not
+    sent (again): the budget was spent, or, as `retry_later` says, the provider asked for a longer pause than a run
+    waits.
     """
 
     vectors: dict[str, NDArray[np.float32]] = field(default_factory=dict)

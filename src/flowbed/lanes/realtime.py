@@ -13,15 +13,23 @@ import numpy as np
 import stamina
 
 from flowbed.embedding.token_counts import share_tokens
-from flowbed.embedding.wrappers.billing import billed_to
-from flowbed.errors import Error, Rejected, Transient
+from flowbed.errors import Error, Misconfigured, Rejected, Transient
 from flowbed.lanes.budget import Budget, Payment
+from flowbed.lanes.health import Health, ask
 from flowbed.lanes.outcome import Outcome, Paid
-from flowbed.lanes.retries import ATTEMPTS, RETRY_AFTER_MAX, WAIT_FIRST, WAIT_MOST, wait
+from flowbed.lanes.retries import (
+    ATTEMPTS,
+    CONFIRMATIONS,
+    REFUSALS,
+    RETRY_AFTER_MAX,
+    WAIT_FIRST,
+    WAIT_MOST,
+    wait,
+)
 from flowbed.telemetry import PROGRESS, RETRIED, reached
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Collection, Mapping, Sequence
 
     from numpy.typing import NDArray
 
@@ -70,7 +78,7 @@ async def embed(
     )
     reached(PROGRESS, stage="embed", done=len(texts) - len(todo))
     limit = asyncio.Semaphore(concurrency)
-    lane = _Lane(texts, planned, embedder, outcome, budget)
+    lane = _Lane(texts, planned, embedder, outcome, budget, Health())
 
     async def request(keys: Sequence[str]) -> None:
         async with limit:
@@ -89,6 +97,14 @@ async def embed(
 
 
 @dataclass(frozen=True)
+class _Part:
+    """Texts, by hash, that are sent in one request, with at most so many attempts."""
+
+    keys: list[str]
+    tries: int = ATTEMPTS
+
+
+@dataclass(frozen=True)
 class _Lane:
     """The state that the requests for some texts share."""
 
@@ -97,39 +113,76 @@ class _Lane:
     embedder: Cached
     outcome: Outcome
     budget: Budget | None
+    health: Health
 
     async def request(self, keys: Sequence[str]) -> None:
-        """Embed the texts of `keys`, narrowing a refusal down to the texts that caused it."""
-        waiting = [list(keys)]
+        """Embed the texts of `keys`, narrowing a failure down to the texts that caused it."""
+        waiting = [_Part(list(keys))]
+        began = self.health.answered
         while waiting:
-            some = waiting.pop()
+            part = waiting.pop()
             if self.outcome.retry_later:
-                self.outcome.unsent.update(some)
-            else:
-                waiting += await self._paid(some)
+                self.outcome.unsent.update(part.keys)
+                continue
+            try:
+                waiting += await self._paid(part, began)
+            except Transient as error:
+                # It answers nobody any more: what was not tried alone has not failed by itself.
+                for each in (part, *waiting):
+                    self._record(each.keys, "transient", str(error))
+                return
 
-    async def _paid(self, keys: list[str]) -> list[list[str]]:
-        """Embed as many of the texts of `keys`, in order, as the budget allows; return parts to be retried."""
-        sizes = await self._sizes(keys)
+    async def _paid(self, part: _Part, began: int) -> list[_Part]:
+        """Embed as many of the texts of a part, in order, as the budget allows; return parts to be retried.
+
+        `began` is how many requests were answered before the texts were sent for the first time.
+
+        Raises:
+            Transient: the provider fails on any text.
+            Misconfigured: it refuses any text.
+        """
+        sizes = await self._sizes(part.keys)
         costs = [size * self.embedder.price / 1e6 for size in sizes]
         budget = self.budget or Budget()
         fitting = budget.reserve(costs)
-        self.outcome.unsent.update(keys[fitting:])
+        self.outcome.unsent.update(part.keys[fitting:])
         if not fitting:
             return []
-        some, payment, billed = keys[:fitting], Payment(budget, costs[:fitting]), 0
+        some, payment, billed = part.keys[:fitting], Payment(budget, costs[:fitting]), 0
+        since = self.health.answered
         try:
-            answer = await _call([self.texts[key] for key in some], self.embedder, payment)
+            answer = await _call([self.texts[key] for key in some], self.embedder, payment, part.tries)
             billed = answer.tokens
+            self.health.answered += 1
             _keep(some, answer, self.planned, self.outcome)
-        except Transient as error:
-            self._record_failure(some, error, payment)
+        except (Transient, Misconfigured) as error:
+            if not error.perhaps_input or payment.refused or _retry_later(error):
+                self._record_failure(some, error, payment)
+                return []
+            failed = error
         except Rejected as error:
-            return self._split(some, error)
+            return await self._split(some, error)
+        else:
+            return []
         finally:
             payment.settle(billed * self.embedder.price / 1e6)
             self.outcome.perhaps_billed += payment.lost * sizes[:fitting]
-        return []
+        return await self._narrow(some, failed, since if len(some) == 1 else began)
+
+    async def _narrow(self, keys: list[str], error: Transient | Misconfigured, since: int) -> list[_Part]:
+        """Blame an error on a single text, or return halves to be retried, if other texts were answered `since`."""
+        if await self._fault(keys, since) is not None:
+            raise error
+        if len(keys) == 1:
+            reason = str(error).removesuffix(f"; {error.advice}" if isinstance(error, Misconfigured) else "")
+            self._record(keys, "rejected", f"{reason}; the provider answers other texts")
+        return _halved(keys, tries=CONFIRMATIONS)
+
+    async def _fault(self, keys: Sequence[str], since: int) -> Error | None:
+        """Return the error that any text meets now; None where others are answered."""
+        error, tokens = await self.health.fault(since, keys[0], self.embedder, self.budget or Budget())
+        self.outcome.perhaps_billed += tokens
+        return error
 
     async def _sizes(self, keys: Sequence[str]) -> list[int]:
         """Return the tokens that each text will be billed: as planned, unless a budget depends on it."""
@@ -138,25 +191,64 @@ class _Lane:
         embedder, texts = self.embedder, [self.texts[key] for key in keys]
         return await asyncio.to_thread(lambda: [embedder.bill(text, embedder.count(text)) for text in texts])
 
-    def _record_failure(self, keys: Sequence[str], error: Transient, payment: Payment) -> None:
-        """Record that texts have no vectors for now: the budget is spent, or the provider does not respond."""
+    def _record_failure(
+        self, keys: Sequence[str], error: Transient | Misconfigured, payment: Payment
+    ) -> None:
+        """Record that texts have no vectors for now: the budget is spent, or the provider does not respond.
+
+        Raises:
+            Misconfigured: no text can have one.
+        """
+        if isinstance(error, Misconfigured):
+            raise error
         if later := _retry_later(error):
             self.outcome.retry_later = later
         if payment.refused:
             self.outcome.unsent.update(keys)
         else:
-            self.outcome.failures.update(dict.fromkeys(keys, ("transient", str(error))))
+            self._record(keys, "transient", str(error))
 
-    def _split(self, keys: list[str], error: Rejected) -> list[list[str]]:
-        """Record which texts were refused, as far as that is known, and return the others in parts to be retried."""
+    async def _split(self, keys: list[str], error: Rejected) -> list[_Part]:
+        """Record which texts were refused, as far as that is known, and return the others in parts to be retried.
+
+        Raises:
+            Misconfigured: every text is refused, even one that no provider should refuse.
+        """
         refused = {keys[at] for at in error.inputs if 0 <= at < len(keys)}
         if len(keys) == 1:
             refused = set(keys)
-        self.outcome.failures.update(dict.fromkeys(refused, ("rejected", str(error))))
+            await self._refuse_all(keys[0], error)
+        self._record(refused, "rejected", str(error))
         rest = [key for key in keys if key not in refused]
         # Where the provider does not say which text it refuses, halving finds it in few requests.
-        middle = len(rest) if refused else len(rest) // 2
-        return [part for part in (rest[:middle], rest[middle:]) if part]
+        if refused:
+            return [_Part(rest)] if rest else []
+        return _halved(rest)
+
+    async def _refuse_all(self, key: str, error: Rejected) -> None:
+        """Raise Misconfigured where single texts were refused and none accepted, and a harmless one is refused too."""
+        self.health.refused += 1
+        if self.health.answered or self.health.refused != REFUSALS:
+            return
+        if isinstance(await self._fault([key], self.health.answered), Rejected):
+            raise Misconfigured(
+                f"{error}; the provider refuses every text, so the request must be wrong",
+                advice="check the model, base_url and the other options of its provider",
+            ) from error
+
+    def _record(self, keys: Collection[str], kind: str, reason: str) -> None:
+        self.outcome.failures.update(dict.fromkeys(keys, (kind, reason)))
+
+
+def _halved(keys: list[str], *, tries: int = ATTEMPTS) -> list[_Part]:
+    """Split several texts into two parts; a part of more than one text that fails again is split again at once."""
+    if len(keys) == 1:
+        return []
+    middle = len(keys) // 2
+    return [
+        _Part(half, ATTEMPTS if tries == ATTEMPTS else (tries if len(half) == 1 else 1))
+        for half in (keys[:middle], keys[middle:])
+    ]
 
 
 def _keep(keys: Sequence[str], answer: Embedded, planned: Mapping[str, int], outcome: Outcome) -> None:
@@ -183,15 +275,15 @@ def _billed(answer: Embedded, sizes: Sequence[int]) -> Sequence[int]:
     return share_tokens(answer.tokens, sizes) if answer.tokens else [0] * len(sizes)
 
 
-def _retry_later(error: Transient) -> str:
+def _retry_later(error: Transient | Misconfigured) -> str:
     """Say why no more requests are sent in this run; empty where they may be."""
-    if error.retry_after is None or error.retry_after <= RETRY_AFTER_MAX:
+    if isinstance(error, Misconfigured) or error.retry_after is None or error.retry_after <= RETRY_AFTER_MAX:
         return ""
     return f"{error}; it asks to be tried again in {error.retry_after / 60:.0f} minutes"
 
 
-async def _call(texts: Sequence[str], embedder: Embedder, payment: Payment) -> Embedded:
-    """Send a request with retries; each attempt that may be billed is paid for."""
+async def _call(texts: Sequence[str], embedder: Embedder, payment: Payment, attempts: int) -> Embedded:
+    """Send a request, up to so many times; each attempt that may be billed is paid for."""
     tries = count(1)
 
     def again(error: Exception) -> bool | float:
@@ -201,23 +293,8 @@ async def _call(texts: Sequence[str], embedder: Embedder, payment: Payment) -> E
         return wait(error, next(tries))
 
     async for attempt in stamina.retry_context(
-        on=again, attempts=ATTEMPTS, timeout=None, wait_initial=WAIT_FIRST, wait_max=WAIT_MOST
+        on=again, attempts=attempts, timeout=None, wait_initial=WAIT_FIRST, wait_max=WAIT_MOST
     ):
         with attempt:
-            return await _ask(texts, embedder, payment)
+            return await ask(texts, embedder, payment)
     raise AssertionError("unreachable: the last attempt raises")
-
-
-async def _ask(texts: Sequence[str], embedder: Embedder, payment: Payment) -> Embedded:
-    """Send a request once, and pay for it if it may be billed though it failed."""
-    payment.send()
-    try:
-        with billed_to(payment):
-            return await embedder.embed(texts, purpose="document")
-    except Error as error:
-        if error.perhaps_billed:
-            payment.lose()
-        raise
-    except asyncio.CancelledError:
-        payment.lose()
-        raise

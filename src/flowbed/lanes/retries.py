@@ -5,6 +5,11 @@ from __future__ import annotations
 from flowbed.errors import TooMany, Transient
 
 ATTEMPTS = 6  # with the waits below about half a minute: a longer outage is left to the next run
+# Of a text that was among those of a request that failed so often: enough that a provider which fails by chance is not
+# mistaken for one that this text breaks.
+CONFIRMATIONS = 3
+# Single texts that are refused before any is accepted, until a harmless text tells whether the request is at fault.
+REFUSALS = 8
 WAIT_FIRST, WAIT_MOST = 0.5, 20.0  # seconds
 # Rate limits are per minute: after a 429 without a wait the waits are this many times as long, over a minute in all.
 RATE_LIMIT_FACTOR = 8

@@ -20,6 +20,14 @@ ROWS = st.integers(1, 6).flatmap(
 )
 
 
+def nested(name: str, levels: int) -> Any:
+    """Nest a message in so many objects."""
+    value: Any = "deep"
+    for _ in range(levels):
+        value = {name: [value]}
+    return value
+
+
 def encoded(row: list[float]) -> str:
     return base64.b64encode(np.array(row, "<f4").tobytes()).decode()
 
@@ -39,6 +47,22 @@ def test_indexed_doubled_index_is_transient(order: list[int], place: int) -> Non
     data[place]["index"] = order[place - 1]
     with pytest.raises(Transient, match="index"):
         indexed(data, len(order))
+
+
+@pytest.mark.parametrize("order", [[0, 1, 2], [2, 0, 1], [0]])
+def test_indexed_index_left_out_is_that_of_the_first_text(order: list[int]) -> None:
+    """As a server answers that leaves out fields of value 0."""
+    data = [{**({"index": index} if index else {}), "embedding": f"of {index}"} for index in order]
+    assert indexed(data, len(order)) == [f"of {index}" for index in range(len(order))]
+
+
+@pytest.mark.parametrize(
+    "indexes", [[None, None], [None, 0], [0, None], [None, 2], [None, None, 1], [None, 1, 1]]
+)
+def test_indexed_ambiguous_place_is_transient(indexes: list[int | None]) -> None:
+    data = [{**({} if index is None else {"index": index}), "embedding": ""} for index in indexes]
+    with pytest.raises(Transient, match="index"):
+        indexed(data, len(data))
 
 
 @given(rows=ROWS, kinds=st.lists(st.booleans(), min_size=6, max_size=6))
@@ -111,6 +135,7 @@ def test_normalised_vectors_have_length_one(rows: list[list[float]]) -> None:
         (None, ""),
         ({"input": "private"}, ""),
         (7, ""),
+        (nested("error", 1_000), ""),
     ],
 )
 def test_message_of_finds_the_message_in_every_form(body: Any, message: str) -> None:
@@ -125,6 +150,15 @@ def test_message_of_finds_the_message_in_every_form(body: Any, message: str) -> 
         ({"usage": {"n": -1}}, None),
         ({"usage": {"n": True}}, None),
         ({"usage": {"n": "3"}}, None),
+        ({"usage": {"n": 10**9}}, 10**9),
+        ({"usage": {"n": 10**9 + 1}}, None),
+        ({"usage": {"n": 2**63}}, None),
+        ({"usage": {"n": 10**400}}, None),
+        ({"usage": {"n": 1e300}}, None),
+        ({"usage": {"n": math.inf}}, None),
+        ({"usage": {"n": math.nan}}, None),
+        ({"usage": {"n": 3.5}}, None),
+        ({"usage": {"n": [3]}}, None),
         ({"usage": None}, None),
         ({}, None),
         ([], None),

@@ -10,7 +10,7 @@ import orjson
 
 from flowbed.embedding.batch_api import Job, ResultLine
 from flowbed.embedding.providers.client import SERVERS_FAULT, STATUSES
-from flowbed.embedding.providers.parsing import matrix, message_of, normalised
+from flowbed.embedding.providers.parsing import matrix, message_of, normalised, whole_number
 from flowbed.errors import Misconfigured, Rejected, Transient
 
 if TYPE_CHECKING:
@@ -32,6 +32,8 @@ CANCELLABLE = frozenset({"validating", "in_progress"})
 NOT_PROCESSED = frozenset({"batch_expired", "batch_cancelled"})
 # Too much of the account is queued: a code, or the message if the limit is one of requests.
 QUEUE_FULL = "token_limit_exceeded"
+# More lines, or tokens, than any job can have: figures beyond it are a mistake, and would not fit the ledger.
+MOST = 10**12
 QUEUE_FULL_MESSAGE = re.compile(r"enqueued \w+ limit", re.IGNORECASE)
 
 
@@ -59,8 +61,8 @@ def read_job(payload: Any, *, mark: str, redacted: Callable[[str], str]) -> JobR
     problems = [each for each in errors if isinstance(each, dict)] if isinstance(errors, list) else []
     lines: dict[int, str] = {}
     for each in problems:
-        if _count(each.get("line")):
-            lines.setdefault(each["line"], _problem_text(each, redacted))
+        if line := _count(each.get("line")):
+            lines.setdefault(line, _problem_text(each, redacted))
     # An unknown status counts as running; a later request will tell.
     state = ENDED.get(status, "running")
     job = Job(
@@ -172,4 +174,4 @@ def _text(value: Any) -> str:  # parsed JSON
 
 
 def _count(value: Any) -> int:  # parsed JSON
-    return value if isinstance(value, int) and not isinstance(value, bool) and value > 0 else 0
+    return whole_number(value, most=MOST) or 0

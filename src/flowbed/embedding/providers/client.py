@@ -3,9 +3,22 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING, Any, Literal, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 from flowbed.embedding.providers.parsing import matrix, message_of, normalised
+from flowbed.embedding.providers.refusals import (
+    SERVERS_FAULT,
+    STATUSES,
+    TOO_MANY,
+    Refusal,
+    Verdict,
+    error_within,
+    is_page,
+    is_perhaps_of_a_text,
+    page_title,
+    refusal_of_fields,
+    status_within,
+)
 from flowbed.embedding.splitting import call_in_parts, halves, split
 from flowbed.embedding.tokens import Decodes
 from flowbed.embedding.unicode import require_unicode
@@ -23,15 +36,26 @@ if TYPE_CHECKING:
     from flowbed.http.client import HttpResponse
     from flowbed.records import Purpose, Space
 
-Verdict = Literal["transient", "rejected", "too_large", "misconfigured"]
+__all__ = [
+    "SERVERS_FAULT",
+    "STATUSES",
+    "ParsedResponse",
+    "ProviderModel",
+    "ProviderTerms",
+    "Refusal",
+    "RemoteEmbedder",
+    "VendorApi",
+    "Verdict",
+    "chosen_dimensions",
+    "open_client",
+    "price_of",
+    "required_key",
+]
 
-# What a status means unless the vendor is more specific. 402 is an unpaid bill; 408, 409 and 425 are temporary.
-STATUSES: Mapping[int, Verdict] = {
-    413: "too_large",
-    **dict.fromkeys((401, 402, 403, 404, 405), "misconfigured"),
-    **dict.fromkeys((408, 409, 425, 429, 499), "transient"),
-}
-TOO_MANY, SERVERS_FAULT = 429, 500
+# Most bytes of a response: a number takes at most 24 digits and signs, a comma and as much indentation; an object
+# around each vector, and fields around all of them; and the texts, which some providers repeat, with up to 12 bytes for
+# a character that is escaped.
+NUMBER_BYTES, VECTOR_BYTES, ANSWER_BYTES, ESCAPED_BYTES = 32, 1_024, 2**20, 12
 # A gateway lost the provider's response or stopped waiting for it; 520 and 524 are Cloudflare's.
 GATEWAYS = frozenset({502, 504, 520, 524})
 
@@ -42,19 +66,6 @@ class ParsedResponse:
 
     embeddings: Sequence[Any]
     tokens: int | None
-
-
-@dataclass(frozen=True, kw_only=True)
-class Refusal:
-    """What a refusal means, beyond its status.
-
-    `too_large` is a request that may succeed in parts. `inputs` are positions in the request. `advice` is what to do.
-    """
-
-    verdict: Verdict | None = None
-    inputs: tuple[int, ...] = ()
-    retry_after: float | None = None
-    advice: str = ""
 
 
 class VendorApi(Protocol):
@@ -102,7 +113,7 @@ class ProviderTerms:
     """The terms of a provider: texts and tokens per request, tokens per text, dollars per million tokens.
 
     `prompts` are put in front of texts, by purpose; `key` names the setting of the key. `exact` says that exactly a
-    text's own tokens are billed.
+    text's own tokens are billed, `per_token` that a response may have a vector for each token.
     """
 
     items: int
@@ -114,6 +125,7 @@ class ProviderTerms:
     prompts: Mapping[str, str] = field(default_factory=dict)
     key: str = "api_key"
     exact: bool = False
+    per_token: bool = False
 
 
 class RemoteEmbedder:
@@ -223,7 +235,9 @@ class RemoteEmbedder:
 
     async def _request(self, texts: Sequence[str], purpose: Purpose) -> Embedded:
         """Send one request; send one that is too large again in halves."""
-        response = await self._provider.post(self.api.path, self.api.body(texts, purpose))
+        response = await self._provider.post(
+            self.api.path, self.api.body(texts, purpose), limit=self._most_bytes(texts)
+        )
         if not 200 <= response.status < 300:  # noqa: PLR2004 - as HTTP counts
             refused = self._refusal(response)
             if refused.verdict == "too_large" and len(texts) > 1:
@@ -231,17 +245,26 @@ class RemoteEmbedder:
             error = self._error_of(response, refused, texts)
             error.perhaps_billed = response.status in GATEWAYS
             raise error
+        if said := error_within(response):
+            raise self._error_within(response, said, texts)
         try:
             read = self._read(response, len(texts))
             vectors = normalised(matrix(read.embeddings, self.space.dimensions))
         except Error as error:
             error.args = (f"{self._provider.label}: {error}",)
             error.perhaps_billed = True
+            error.perhaps_input = isinstance(error, Transient)
             raise
         tokens = read.tokens
         if tokens is None:
             tokens = sum(map(self._counter.count, texts))
         return Embedded(vectors=vectors, tokens=tokens)
+
+    def _most_bytes(self, texts: Sequence[str]) -> int:
+        """Return how many bytes the response for these texts can have."""
+        vectors = len(texts) + (self.tokens if self._terms.per_token else 0)
+        numbers = vectors * self.space.dimensions * NUMBER_BYTES
+        return ANSWER_BYTES + numbers + vectors * VECTOR_BYTES + ESCAPED_BYTES * sum(map(len, texts))
 
     def _read(self, response: HttpResponse, count: int) -> ParsedResponse:
         if response.json is None:
@@ -250,32 +273,64 @@ class RemoteEmbedder:
 
     def _refusal(self, response: HttpResponse) -> Refusal:
         refused = self.api.refused(response)
+        if refused.verdict is None:
+            general = refusal_of_fields(response)
+            refused = general if general.verdict is not None else refused
         if refused.verdict is not None:
             return refused
         fallback: Verdict = "transient" if response.status >= SERVERS_FAULT else "rejected"
         return replace(refused, verdict=STATUSES.get(response.status, fallback))
 
     def _error_of(self, response: HttpResponse, refused: Refusal, texts: Sequence[str]) -> Error:
-        message_text = self._provider.redacted(message_of(response.json), texts)
+        said = page_title(response) if is_page(response) else message_of(response.json)
+        message_text = self._provider.redacted(said, texts)
         message = f"{self._provider.label} answered {response.status}" + (
             f": {message_text}" if message_text else ""
         )
+        perhaps = is_perhaps_of_a_text(response)
         if refused.verdict == "misconfigured":
-            return Misconfigured(f"{message}; {refused.advice or self._advice(response.status)}")
+            wrong = Misconfigured(message, advice=refused.advice or self._advice(response))
+            # Where the message repeats a text, the words that were recognised may be the text's.
+            wrong.perhaps_input = perhaps or message_text != self._provider.redacted(said)
+            return wrong
         if refused.verdict == "transient":
             waits = (refused.retry_after, response.retry_after, wait_in_message(message))
             # A busy provider is up: callers of the key back off, and no breaker opens.
             kind = TooMany if response.status == TOO_MANY else Transient
-            return kind(message, retry_after=next((wait for wait in waits if wait is not None), None))
+            passing = kind(message, retry_after=next((wait for wait in waits if wait is not None), None))
+            passing.perhaps_input = perhaps and passing.retry_after is None
+            return passing
         inputs = tuple(place for place in refused.inputs if 0 <= place < len(texts))
         # A request of one text can only mean that text.
         return Rejected(message, inputs=inputs or ((0,) if len(texts) == 1 else ()))
 
-    def _advice(self, status: int) -> str:
+    def _error_within(self, response: HttpResponse, said: str, texts: Sequence[str]) -> Error:
+        """Return the error in a response whose status says that all went well."""
+        message = f"{self._provider.label} answered {response.status} with an error: " + (
+            self._provider.redacted(said, texts)
+        )
+        if status_within(response) == TOO_MANY:
+            wait = response.retry_after
+            return TooMany(message, retry_after=wait_in_message(message) if wait is None else wait)
+        error = Misconfigured(message, advice=self._advice(response))
+        error.perhaps_billed = error.perhaps_input = True
+        return error
+
+    def _advice(self, response: HttpResponse) -> str:
+        status = response.status
+        if is_page(response) and status != 404:  # noqa: PLR2004 - as HTTP counts
+            return (
+                "a firewall or a proxy in front of the provider may have answered: check base_url and proxy in "
+                f"[providers.{self._provider.vendor}], and that {self._terms.key} may be used from here"
+            )
         if status in (401, 403):
             return f"set {self._terms.key} to a key that may use {self.space.model}"
         if status == 402:  # noqa: PLR2004 - payment required
             return "check the account's plan and credit, or set another model"
+        if status == 407:  # noqa: PLR2004 - the proxy wants a password
+            return (
+                f"put the user and password into proxy in [providers.{self._provider.vendor}], or HTTPS_PROXY"
+            )
         return (
             f"check the model's name ({self.space.model}) and base_url in [providers.{self._provider.vendor}]"
         )

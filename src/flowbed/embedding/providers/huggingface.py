@@ -25,6 +25,7 @@ from flowbed.embedding.providers.parsing import message_of, positional
 from flowbed.embedding.tokens import open_counter
 from flowbed.embedding.vendors import Vendor
 from flowbed.errors import Transient
+from flowbed.http.waits import believed
 from flowbed.records import Space
 
 if TYPE_CHECKING:
@@ -118,6 +119,7 @@ def open_huggingface(name: str, *, cache: Path, options: Mapping[str, str]) -> R
             rates=read.rates(),
             prompts=prompts,
             key=KEY,
+            per_token=True,
         ),
         counter=open_counter(read.text("tokenizer"), factor=1),
     )
@@ -154,7 +156,8 @@ class HuggingFaceApi:
         if response.status == UNAVAILABLE and isinstance(response.json, dict):
             # A model that is loading says how long that takes.
             wait = response.json.get("estimated_time")
-            return Refusal(verdict="transient", retry_after=wait if isinstance(wait, int | float) else None)
+            number = isinstance(wait, int | float) and not isinstance(wait, bool)
+            return Refusal(verdict="transient", retry_after=believed(wait) if number else None)
         if TOO_LARGE.search(message):
             return Refusal(verdict="too_large")
         if NOT_SERVED.search(message):
@@ -167,8 +170,9 @@ class HuggingFaceApi:
         if not (isinstance(embedding, list) and embedding and isinstance(embedding[0], list)):
             return embedding
         try:
-            tokens = np.array(embedding, dtype=np.float32)
-        except (ValueError, TypeError) as error:
+            with np.errstate(over="ignore"):  # too large for float32 becomes infinite, which is refused later
+                tokens = np.array(embedding, dtype=np.float32)
+        except (ValueError, TypeError, OverflowError) as error:
             raise Transient("the response has vectors of different lengths for one text") from error
         if tokens.ndim > DEPTH_OF_TOKENS and tokens.shape[0] == 1:
             tokens = tokens[0]  # a batch of one, as pipelines return it

@@ -19,8 +19,16 @@ FLOAT = "<f4"
 TINY, HUGE = 1e-30, 1e30
 
 
+# More tokens than any request can have: figures beyond it are a server's mistake, and would not fit the ledger.
+MOST_TOKENS = 10**9
+# Levels of nested objects in which the message of an error is looked for.
+LEVELS = 8
+
+
 def indexed(data: Any, count: int) -> list[Any]:  # parsed JSON
     """Return the embeddings of `data`, a list of {index, embedding}, in the order of their texts.
+
+    Servers that leave out fields of value 0 leave out the index of the first text.
 
     Raises:
         Transient: it is not such a list, or an index is missing, doubled or out of range: no vector can be trusted.
@@ -30,8 +38,9 @@ def indexed(data: Any, count: int) -> list[Any]:  # parsed JSON
     if len(data) != count:
         raise Transient(f"the response has {len(data)} vectors for {count} texts")
     found: dict[int, Any] = {}
+    without = [each for each in data if "index" not in each]
     for each in data:
-        index = each.get("index")
+        index = each.get("index", 0 if len(without) == 1 else None)
         if not isinstance(index, int) or isinstance(index, bool) or not 0 <= index < count:
             raise Transient(f"the response has a vector with index {str(index)[:20]} among {count} texts")
         if index in found:
@@ -107,20 +116,28 @@ def usage(payload: Any, *path: str) -> int | None:  # parsed JSON
     """Return the token count at `path` in a response; None if there is none."""
     for name in path:
         payload = payload.get(name) if isinstance(payload, dict) else None
-    good = isinstance(payload, int | float) and not isinstance(payload, bool) and payload >= 0
-    return int(payload) if good else None
+    return whole_number(payload, most=MOST_TOKENS)
 
 
-def message_of(payload: Any) -> str:  # parsed JSON
-    """Find the message of an error, in the forms that servers use."""
+def whole_number(value: Any, *, most: int) -> int | None:  # parsed JSON
+    """Return a number of things, 0 to `most`; None for anything else."""
+    if not isinstance(value, int | float) or isinstance(value, bool) or not 0 <= value <= most:
+        return None  # the comparison is also false for a float that is not a number
+    return int(value) if value == int(value) else None
+
+
+def message_of(payload: Any, levels: int = LEVELS) -> str:  # parsed JSON
+    """Find the message of an error, in the forms that servers use, up to `levels` deep."""
     if isinstance(payload, str):
         return payload
+    if not levels:
+        return ""
     if isinstance(payload, list):
         # Validation errors of FastAPI servers, which repeat the whole input beside their message.
-        return "; ".join(filter(None, map(message_of, payload)))
+        return "; ".join(filter(None, (message_of(each, levels - 1) for each in payload)))
     if isinstance(payload, dict):
         for name in ("error", "message", "detail", "msg"):
-            if found := message_of(payload.get(name)):
+            if found := message_of(payload.get(name), levels - 1):
                 return found
     return ""
 

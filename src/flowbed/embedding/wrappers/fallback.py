@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
 from flowbed import telemetry
 from flowbed.embedding import Closes
@@ -16,6 +16,8 @@ if TYPE_CHECKING:
 
     from flowbed.embedding import Embedder
     from flowbed.records import Embedded, Purpose
+
+Failure = TypeVar("Failure", Transient, Misconfigured)
 
 
 class Fallback(Wrapper):
@@ -110,11 +112,13 @@ def _combined(errors: Sequence[Transient | Misconfigured]) -> Transient | Miscon
     message = f"none of {len(errors)} providers answered: {'; '.join(map(str, errors))}"
     passing = [error for error in errors if isinstance(error, Transient)]
     if not passing:
-        refused = Misconfigured(message)
-        refused.perhaps_billed = errors[-1].perhaps_billed
-        return refused
+        return _marked(Misconfigured(message), errors)
     waits = [error.retry_after for error in passing if error.retry_after is not None]
     kind = Unavailable if all(isinstance(error, Unavailable) for error in passing) else Transient
-    error = kind(message, retry_after=min(waits, default=None))
+    return _marked(kind(message, retry_after=min(waits, default=None)), errors)
+
+
+def _marked(error: Failure, errors: Sequence[Transient | Misconfigured]) -> Failure:
     error.perhaps_billed = errors[-1].perhaps_billed
+    error.perhaps_input = all(each.perhaps_input for each in errors)
     return error

@@ -22,6 +22,8 @@ if TYPE_CHECKING:
 COMMIT_WITHIN = timedelta(minutes=10)
 EMBED_WITHIN = timedelta(hours=1)
 MICROSECOND = timedelta(microseconds=1)
+# Runs in which a text failed for a passing reason, from which on the reason is not likely to pass.
+REPEATED = 3
 RUNS = 50_000  # read at once; a collection rarely has more than ten that are pending
 
 
@@ -94,7 +96,7 @@ async def _claims(context: Context) -> AsyncIterator[Finding]:
 @check("failed")
 async def _failed(context: Context) -> AsyncIterator[Finding]:
     known = {(letter.owner, letter.subject) for letter in await _dead_letters(context.ledger)}
-    forgotten = []
+    forgotten, again = [], []
     async for page in context.ledger.chunks.batches({Status.FAILED}, now=context.clock(), sources=()):
         for batch in page:
             rows = await context.ledger.chunks.ready(batch, {Status.FAILED}, now=context.clock(), sources=())
@@ -104,12 +106,22 @@ async def _failed(context: Context) -> AsyncIterator[Finding]:
                 if row.failure != "transient"
                 and not {(row.collection, row.id), (row.collection, row.run)} & known
             ]
+            again += [row for row in rows if row.failure == "transient" and row.attempts >= REPEATED]
     if forgotten:
         yield Finding(
             severity="error",
             subject="chunks",
             what=f"{count(len(forgotten), 'chunk')} failed without a dead letter: {named(forgotten)}",
             fix="flowbed run --status FAILED",
+        )
+    if again:
+        last = max(again, key=lambda row: row.attempts)
+        yield Finding(
+            severity="warning",
+            subject=named([row.id for row in again]),
+            what=f"{count(len(again), 'chunk')} failed in {REPEATED} runs or more, for a reason that should have"
+            f" passed; {last.id} in {last.attempts}: {last.error}",
+            fix="flowbed run",
         )
 
 

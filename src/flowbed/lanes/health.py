@@ -1,0 +1,88 @@
+"""Whether a provider answers other texts while some fail: only then are these texts at fault."""
+
+from __future__ import annotations
+
+import asyncio
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+from flowbed.embedding.wrappers.billing import billed_to
+from flowbed.errors import Error, Transient
+from flowbed.lanes.budget import Payment
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from flowbed.embedding import Embedder
+    from flowbed.embedding.cache.cached import Cached
+    from flowbed.lanes.budget import Budget
+    from flowbed.records import Embedded
+
+# A text that no provider refuses. It is sent where no other text was answered meanwhile, and ends in digits of the text
+# in doubt, so that nothing is ever sent twice.
+HARMLESS = "Is this provider up? {}"
+
+
+@dataclass
+class Health:
+    """What the requests of some texts tell about their provider; used from one event loop.
+
+    `answered` counts the requests that were, `refused` single texts that were not accepted.
+    """
+
+    answered: int = 0
+    refused: int = 0
+    _asking: asyncio.Lock = field(default_factory=asyncio.Lock)
+    _fault: Error | None = None
+    _fault_at: int = -1
+
+    async def fault(
+        self, since: int, key: str, embedder: Cached, budget: Budget
+    ) -> tuple[Error | None, list[int]]:
+        """Return the error that any text meets now, and the tokens of the text that was sent to find out.
+
+        None where a request was answered after the first `since`. Where none was, a harmless text decides, which is
+        sent once for all requests that fail until the next answer. `key` is a hash of the text in doubt.
+        """
+        async with self._asking:
+            if self.answered > since:
+                return None, []
+            if self._fault_at == self.answered:
+                return self._fault, []
+            text = HARMLESS.format(key[:12])
+            size = embedder.count(text)
+            cost = size * embedder.price / 1e6
+            if not budget.reserve([cost]):
+                return Transient("the budget does not allow another request"), []
+            payment, billed = Payment(budget, [cost]), 0
+            try:
+                # Past the cache, which would keep it.
+                answer = await ask([text], embedder.wrapped, payment)
+            except Error as error:
+                self._fault, self._fault_at = error, self.answered
+                return error, [size] * payment.lost
+            else:
+                billed = answer.tokens
+                self.answered += 1
+                return None, [billed]
+            finally:
+                payment.settle(billed * embedder.price / 1e6)
+
+
+async def ask(texts: Sequence[str], embedder: Embedder, payment: Payment) -> Embedded:
+    """Send a request once, and pay for it if it may be billed though it failed.
+
+    Raises:
+        Transient, Rejected, Misconfigured: as the embedder does.
+    """
+    payment.send()
+    try:
+        with billed_to(payment):
+            return await embedder.embed(texts, purpose="document")
+    except Error as error:
+        if error.perhaps_billed:
+            payment.lose()
+        raise
+    except asyncio.CancelledError:
+        payment.lose()
+        raise
