@@ -44,6 +44,14 @@ def receipt(**fields: Any) -> dict[str, Any]:
     }
 
 
+def line(**fields: Any) -> dict[str, Any]:
+    return {"line_id": 1, "text": "SHOP", **fields}
+
+
+def sides(**changes: Any) -> dict[str, Any]:
+    return {"x": 1, "y": 2.5, "width": 30, "height": 4, **changes}
+
+
 def chunked(content: object, rules: Rules = RULES, **metadata: str) -> list[Chunk]:
     text = content if isinstance(content, str) else json.dumps(content)
     return chunk(Document(id="doc", kind="receipt", text=text, metadata=metadata), rules, count)
@@ -137,6 +145,36 @@ def test_blank_text_gives_no_chunk() -> None:
         pytest.param(receipt(image_id=None), "image_id must be a string", id="no image"),
         pytest.param(receipt(image_id="a#b"), "without '#'", id="hash in image"),
         pytest.param(receipt(receipt_id="1"), "receipt_id must be an integer.*'1'", id="text as number"),
+        pytest.param(receipt(receipt_id=2**63), "receipt_id must .*64 bits", id="number over 63 bits"),
+        pytest.param(
+            receipt(receipt_id=10**4000), "not an integer of about 4,001 digits", id="number of 4,000 digits"
+        ),
+        pytest.param(receipt(total=2**64), "total is 18446744073709551616.*64 bits", id="total over 64 bits"),
+        pytest.param(
+            receipt(total=10**400), "total is an integer of about 401 digits", id="total of 400 digits"
+        ),
+        pytest.param(receipt(total=float("inf")), "total is inf", id="infinite total"),
+        pytest.param(receipt(date=float("nan")), "date is nan", id="date that is no number"),
+        pytest.param(receipt(address=[[1]]), "address must be a string or a number", id="list as address"),
+        pytest.param(receipt(lines=[line(text="x" * 5_000)]), "5,000 characters", id="text without end"),
+        pytest.param(
+            receipt(lines=[line(line_id=2**63)]), "line_id must .*64 bits", id="line number over 63 bits"
+        ),
+        *(
+            pytest.param(
+                receipt(lines=[line(bounding_box=sides(x=value))]),
+                f"x of bounding_box {says}",
+                id=f"box of {name}",
+            )
+            for name, value, says in (
+                ("400 digits", 10**400, "is an integer of about 401 digits"),
+                ("over 64 bits", -(2**63), "is -9223372036854775808.*64 bits"),
+                ("infinity", float("inf"), "is inf"),
+                ("nan", float("nan"), "is nan"),
+                ("text", "1", "must be a number, not '1'"),
+                ("true", True, "must be a number, not True"),
+            )
+        ),
         pytest.param(receipt(receipt_id=True), "receipt_id must be an integer", id="bool as number"),
         pytest.param(receipt(lines=None), "lines must be a list", id="no lines"),
         pytest.param(receipt(lines=[1]), "every item of lines must be a JSON object", id="number as line"),
@@ -185,3 +223,12 @@ def test_real_receipts_are_chunked(data: Path) -> None:
     assert sum(part.collection == "lines" for part in made) == 16_879
     assert sum(part.collection == "words" for part in made) == 36_235
     assert len({part.id for part in made}) == len(made)
+
+
+def test_many_blank_lines_keep_their_neighbours() -> None:
+    """Among 20,000 blank lines, each text still names the one before and after it."""
+    lines = [
+        line(line_id=number, text="" if 0 < number < 20_000 else f"T{number}") for number in range(20_001)
+    ]
+    first, last = chunked(receipt(lines=lines))
+    assert (first.metadata["next"], last.metadata["previous"]) == ("T20000", "T0")

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import hashlib
-import math
 from dataclasses import asdict, dataclass
 from functools import cached_property
 from importlib import import_module
 from typing import TYPE_CHECKING
 
-from flowbed.errors import Misconfigured, Rejected
+from flowbed.chunking.metadata import require_scalar
+from flowbed.errors import Misconfigured
 from flowbed.records import canonical
 
 if TYPE_CHECKING:
@@ -18,13 +18,10 @@ if TYPE_CHECKING:
     from flowbed.records import Chunk, Document
 
 # Increase it whenever the same document and rules would yield other chunks, so that stored chunks are rebuilt.
-REVISION = 1
+REVISION = 2
 
 # Fewer tokens are only a few words, which search cannot find, and a title would get less than a word.
 LEAST_CAPACITY = 16
-
-# Larger integers have no type in the index, and would change.
-LARGEST = 2**63
 
 # Loaded by name, so that listing and submitting never import a splitter or a parser.
 KINDS = {
@@ -66,14 +63,12 @@ class Rules:
 def chunk(document: Document, rules: Rules, count: Callable[[str], int]) -> list[Chunk]:
     """Split a document into chunks; `count` returns the model's number of tokens of a text.
 
-    Metadata fields of the document whose names Flowbed uses itself become `document_<name>`.
-
     Raises:
         Rejected: the document is malformed, or its metadata cannot be filtered by.
         Misconfigured: its kind is unknown, or the rules name too few collections for it.
     """
     for name, value in document.metadata.items():
-        _check(name, value)
+        require_scalar(name, value)
     target = KINDS.get(document.kind)
     if target is None:
         raise Misconfigured(
@@ -84,18 +79,3 @@ def chunk(document: Document, rules: Rules, count: Callable[[str], int]) -> list
         import_module(module), attribute
     )
     return chunker(document, rules, count)
-
-
-def _check(name: str, value: object) -> None:
-    match value:
-        case str():
-            return
-        case int() if abs(value) < LARGEST:
-            return
-        case float() if math.isfinite(value):
-            return
-        case int():
-            message = f"metadata {name!r} is {value}, which needs more than 64 bits: write it as a string"
-        case _:
-            message = f"metadata {name!r} is {value!r}: it must be a string, a number, true or false"
-    raise Rejected(message)

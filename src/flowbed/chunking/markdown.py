@@ -26,12 +26,13 @@ if TYPE_CHECKING:
     from markdown_it.token import Token
 
     from flowbed.chunking import Rules
+    from flowbed.chunking.passages import Measure
     from flowbed.records import Chunk, Document
 
 FRONT_MATTER = re.compile(r"\A(---|\+\+\+)[ \t]*(?:\r\n?|\n).*?(?:\r\n?|\n)\1[ \t]*(?=\r|\n|\Z)", re.DOTALL)
 
-# Attributes that kramdown and Pandoc allow after a heading: `# Introduction {#intro}`.
-ATTRIBUTES = re.compile(r"\s*\{[#.:][^}]*\}$")
+# The beginning of the attributes that kramdown and Pandoc allow after a heading: `# Introduction {#intro}`.
+ATTRIBUTES = re.compile(r"\{[#.:]")
 
 # A longer heading is text that happens to be underlined; a path of such headings would not fit into a chunk.
 LONGEST_HEADING = 200
@@ -52,8 +53,8 @@ def chunk_markdown(document: Document, rules: Rules, count: Callable[[str], int]
     from semantic_text_splitter import MarkdownSplitter  # heavy; not needed to list or submit work
 
     def divide(capacity: int, count: Callable[[str], int]) -> list[tuple[Passage, str]]:
-        def split(text: str, capacity: int) -> list[tuple[int, str]]:
-            return MarkdownSplitter.from_callback(count, capacity).chunk_indices(text)
+        def split(text: str, capacity: int, measure: Measure) -> list[tuple[int, str]]:
+            return MarkdownSplitter.from_callback(measure, capacity).chunk_indices(text)
 
         cuts, headings = outline(document.text)
         found = passages(document.text, cuts, capacity, count, split)
@@ -134,8 +135,16 @@ def heading_paths(text: str, found: Sequence[Passage], headings: Sequence[Headin
 
 
 def _heading(content: Token, level: int, start: int, end: int) -> Heading:
-    words = " ".join(ATTRIBUTES.sub("", content.content).split())
+    words = " ".join(_without_attributes(content.content).split())
     return Heading(start, end, level, words[:LONGEST_HEADING])
+
+
+def _without_attributes(heading: str) -> str:
+    """Remove the attributes at the end of a heading: from the first `{#`, `{.` or `{:` after which there is one `}`."""
+    if not heading.endswith("}"):
+        return heading
+    begin = ATTRIBUTES.search(heading, heading.rfind("}", 0, -1) + 1)
+    return heading[: begin.start()] if begin else heading
 
 
 def _parser() -> MarkdownIt:

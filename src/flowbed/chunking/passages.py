@@ -10,6 +10,8 @@ from functools import lru_cache
 from itertools import accumulate, pairwise
 from typing import TYPE_CHECKING
 
+from flowbed.chunking.metadata import chunk_metadata, require_modest
+from flowbed.chunking.pieces import bounded
 from flowbed.records import Chunk
 
 if TYPE_CHECKING:
@@ -25,6 +27,12 @@ LINE_END = re.compile(r"\r\n?|\n")
 PARAGRAPH = 10
 BLANK_LINE = 40
 LINE = 50
+PIECE = 60  # inside an overlong line
+
+# The most characters of a chunk for each token of its capacity. Tokenizers count white space and long words without
+# letters that they know as little or nothing, yet a chunk has to fit into a request and on a page of results. English
+# has 4 or 5 characters per token; indented tables and drawings up to CHARACTERS_MEASURED.
+CHARACTERS_PER_TOKEN = 16
 
 # A cut should leave at least 1/4 of the capacity on both sides: shorter passages say too little to be found.
 LEAST_SHARE = 4
@@ -56,8 +64,9 @@ class Passage:
     end: int
 
 
-# Splits a text without cuts into (character offset, part), each of at most the given number of tokens.
-Split = Callable[[str, int], list[tuple[int, str]]]
+# Splits a text without cuts into (character offset, part), each of at most the given size by the given measure.
+Measure = Callable[[str], int]
+Split = Callable[[str, int, Measure], list[tuple[int, str]]]
 
 
 def passages(
@@ -65,11 +74,14 @@ def passages(
 ) -> list[Passage]:
     """Divide `text` into passages of at most `capacity` tokens, in order, leaving out only white space.
 
-    A stretch that fits is a passage. One that does not is cut in two at its best place, and both parts are divided the
-    same way. The best place is the highest heading, then the outermost block, then a line; among equal ones, the one
-    whose following text has the highest hash. No choice depends on distant text, so an edit moves only the cuts next to
-    it, whereas packing from the front would move all later ones. A stretch without cuts is split into sentences.
+    A stretch that fits is a passage; it may have CHARACTERS_PER_TOKEN characters for each token of the capacity. One
+    that does not fit is cut in two at its best place, and both parts are divided the same way. The best place is the
+    highest heading, then the outermost block, then a line; among equal ones, the one whose following text has the
+    highest hash. No choice depends on distant text, so an edit moves only the cuts next to it, whereas packing from the
+    front would move all later ones. A stretch without cuts is split into sentences.
     """
+    cuts = bounded(text, cuts, rank=PIECE)
+    longest = capacity * CHARACTERS_PER_TOKEN
     offsets = [*(cut.offset for cut in cuts), len(text)]
     blocks = [text[start:end] for start, end in pairwise(offsets)]
     ranks = [cut.rank for cut in cuts]
@@ -81,7 +93,8 @@ def passages(
         first, last = stretches.pop()
         start, end = trim(text, offsets[first], offsets[last])
         # The sum of the parts' tokens may differ from that of the whole, so count again.
-        if before[last] - before[first] <= capacity and count(text[start:end]) <= capacity:
+        fits = before[last] - before[first] <= capacity and end - start <= longest
+        if fits and count(text[start:end]) <= capacity:
             if start < end:
                 found.append(Passage(start, end))
         elif last - first > 1:
@@ -96,15 +109,26 @@ def _split(
     text: str, start: int, end: int, lead: int, capacity: int, count: Callable[[str], int], split: Split
 ) -> list[Passage]:
     """Split a stretch without cuts; its headings stay with the first part."""
+    longest = capacity * CHARACTERS_PER_TOKEN
     room = capacity - count(text[start : start + lead])
     # Headings that would crowd out their text are split as well.
-    body = start + lead if room >= capacity // 2 else start
+    if room < capacity // 2 or lead > longest // 2:
+        room, lead = capacity, 0
+    body = start + lead
     parts = [
         Passage(body + offset, body + offset + len(part))
-        for offset, part in split(text[body:end], room if body > start else capacity)
+        for offset, part in split(text[body:end], room, measured(count, room, longest - lead))
         if part.strip()
     ]
+    # The indent of the first line stays, unless it is longer than a chunk.
+    if parts[0].end - start > longest:
+        start = parts[0].start
     return [Passage(start, parts[0].end), *parts[1:]]
+
+
+def measured(count: Callable[[str], int], capacity: int, longest: int) -> Measure:
+    """Return a measure that is above `capacity` for texts of more tokens and for texts of more characters."""
+    return lambda text: max(count(text), -(-len(text) * capacity // longest))
 
 
 def _best_cut(
@@ -159,8 +183,10 @@ def assemble(
         return [_chunk(document, rules, 0, title, sent, metadata, count)]
     front = _shortened(title, rules.capacity // TITLE_SHARE, count) + "\n\n" if title else ""
     capacity = rules.capacity - (count(front) if front else 0)
+    divided = divide(capacity, count)
+    require_modest([title, *document.metadata.values()], len(divided))
     chunks = []
-    for ordinal, (passage, headings) in enumerate(divide(capacity, count)):
+    for ordinal, (passage, headings) in enumerate(divided):
         text = document.text[passage.start : passage.end]
         own: dict[str, Scalar] = {"start": passage.start, "end": passage.end}
         if headings:
@@ -193,18 +219,14 @@ def _chunk(
     )
 
 
-def chunk_metadata(document: Document, rules: Rules, own: Mapping[str, Scalar]) -> dict[str, Scalar]:
-    """Merge the chunk's own metadata with the document's; neither hides the other."""
-    ours: dict[str, Scalar] = {"source": rules.source, "document": document.id, **own}
-    for name, value in document.metadata.items():
-        ours.setdefault(name if name not in ours else f"document_{name}", value)
-    return ours
-
-
 def _shortened(title: str, capacity: int, count: Callable[[str], int]) -> str:
     """Shorten a title to at most `capacity` tokens, at a word or inside its only word."""
-    if count(title) <= capacity:
+    longest = capacity * CHARACTERS_PER_TOKEN
+    if len(title) <= longest and count(title) <= capacity:
         return title
     from semantic_text_splitter import TextSplitter  # heavy; most titles are short
 
-    return TextSplitter.from_callback(count, capacity).chunks(title)[0]
+    # One character more than fits, so that a title is still cut at a word.
+    return TextSplitter.from_callback(measured(count, capacity, longest), capacity).chunks(
+        title[: longest + 1]
+    )[0]

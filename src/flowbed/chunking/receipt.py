@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import json
-import math
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
-from flowbed.chunking.passages import chunk_metadata
+from flowbed.chunking.metadata import chunk_metadata, require_modest
 from flowbed.errors import Misconfigured, Rejected
 from flowbed.records import Chunk
+from flowbed.records.values import LARGEST, require_number, shown
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
@@ -21,6 +21,10 @@ if TYPE_CHECKING:
 FIELDS = ("merchant_name", "date", "total", "address")
 
 BOX = ("x", "y", "width", "height")
+
+# A line of a receipt has some dozens of characters. Lines and words are never cut, so a text without end would be one
+# request.
+LONGEST_TEXT = 4_096
 
 # Words repeat: the 72,000 words of the ICDAR 2019 receipts are 12,000 distinct ones.
 REMEMBERED = 65_536
@@ -52,21 +56,22 @@ def chunk_receipt(document: Document, rules: Rules, count: Callable[[str], int])
     of_words: list[tuple[str, str, str, dict[str, Scalar]]] = []
     of_lines: list[tuple[str, str, str, dict[str, Scalar]]] = []
     texts = [_text(line, f"{document.id}, line {line['line_id']}") for line in lines]
-    for position, line in enumerate(lines):
+    for line, text, around in zip(lines, texts, _around(texts), strict=True):
         line_id = line["line_id"]
         where = f"{document.id}, line {line_id}"
         key = f"{prefix}#LINE#{line_id:05d}"
-        metadata = {**shared, "line_id": line_id, **_box(line, where), **_around(texts, position)}
-        of_lines.append((key, texts[position], texts[position], metadata))
+        metadata = {**shared, "line_id": line_id, **_box(line, where), **around}
+        of_lines.append((key, text, text, metadata))
         words = _numbered(line, "words", "word_id", where) if "words" in line else []
         row = [_text(word, f"{where}, word {word['word_id']}") for word in words]
-        for place, word in enumerate(words):
+        for place, (word, beside) in enumerate(zip(words, _around(row), strict=True)):
             word_id = word["word_id"]
             box = _box(word, f"{where}, word {word_id}")
-            metadata = {**shared, "line_id": line_id, "word_id": word_id, **box, **_around(row, place)}
+            metadata = {**shared, "line_id": line_id, "word_id": word_id, **box, **beside}
             sent = _with_neighbours(row, place, rules, count)
             of_words.append((f"{key}#WORD#{word_id:05d}", row[place], sent, metadata))
     lines_to, words_to = rules.collections
+    require_modest(shared.values(), len(of_lines) + len(of_words))
     found = [(lines_to, *part) for part in of_lines] + [(words_to, *part) for part in of_words]
     return [
         Chunk(
@@ -97,7 +102,7 @@ def _parsed(document: Document) -> dict[str, Any]:
 def _image(receipt: Mapping[str, Any], document: Document) -> str:
     image = receipt.get("image_id")
     if not isinstance(image, str) or not image or "#" in image:
-        raise Rejected(f"{document.id}: image_id must be a string without '#', not {image!r}")
+        raise Rejected(f"{document.id}: image_id must be a string without '#', not {shown(image)}")
     return image
 
 
@@ -109,8 +114,10 @@ def identifier(item: Mapping[str, Any], name: str, where: str) -> int:
     """
     value = item.get(name)
     # A bool is an int in Python, but not in a receipt.
-    if not isinstance(value, int) or isinstance(value, bool) or value < 0:
-        raise Rejected(f"{where}: {name} must be an integer of 0 or more, not {value!r}")
+    if not isinstance(value, int) or isinstance(value, bool) or not 0 <= value < LARGEST:
+        raise Rejected(
+            f"{where}: {name} must be an integer of 0 or more, and of at most 64 bits, not {shown(value)}"
+        )
     return value
 
 
@@ -120,11 +127,11 @@ def _fields(receipt: Mapping[str, Any], document: Document) -> dict[str, Scalar]
         value = receipt.get(name)
         if value is None or value == "":
             continue
-        if not isinstance(value, str | int | float) or (
-            isinstance(value, float) and not math.isfinite(value)
-        ):
-            raise Rejected(f"{document.id}: {name} must be a string or a number, not {value!r}")
-        fields[name] = value
+        if not isinstance(value, str | int | float):
+            raise Rejected(f"{document.id}: {name} must be a string or a number, not {shown(value)}")
+        fields[name] = (
+            value if isinstance(value, str | bool) else require_number(value, f"{document.id}: {name}")
+        )
     return fields
 
 
@@ -132,11 +139,11 @@ def _numbered(parent: Mapping[str, Any], name: str, key: str, where: str) -> lis
     """Return the lines of a receipt or the words of a line; their numbers must be unique."""
     items = parent.get(name)
     if not isinstance(items, list):
-        raise Rejected(f"{where}: {name} must be a list, not {items!r}")
+        raise Rejected(f"{where}: {name} must be a list, not {shown(items)}")
     seen: set[int] = set()
     for item in items:
         if not isinstance(item, dict):
-            raise Rejected(f"{where}: every item of {name} must be a JSON object, not {item!r}")
+            raise Rejected(f"{where}: every item of {name} must be a JSON object, not {shown(item)}")
         number = identifier(item, key, where)
         if number in seen:
             raise Rejected(f"{where}: {key} {number} occurs twice")
@@ -147,7 +154,12 @@ def _numbered(parent: Mapping[str, Any], name: str, key: str, where: str) -> lis
 def _text(item: Mapping[str, Any], where: str) -> str:
     text = item.get("text")
     if not isinstance(text, str):
-        raise Rejected(f"{where}: text must be a string, not {text!r}")
+        raise Rejected(f"{where}: text must be a string, not {shown(text)}")
+    if len(text) > LONGEST_TEXT:
+        raise Rejected(
+            f"{where}: text has {len(text):,} characters, and a line or word of a receipt at most {LONGEST_TEXT:,};"
+            " list longer texts in a source of kind jsonl"
+        )
     return text.strip()
 
 
@@ -157,28 +169,21 @@ def _box(item: Mapping[str, Any], where: str) -> dict[str, Scalar]:
     if box is None:
         return {}
     if not isinstance(box, dict):
-        raise Rejected(f"{where}: bounding_box must be a JSON object, not {box!r}")
-    sides: dict[str, Scalar] = {}
-    for name in BOX:
-        side = box.get(name)
-        if not isinstance(side, int | float) or isinstance(side, bool) or not math.isfinite(side):
-            raise Rejected(f"{where}: {name} of bounding_box must be a number, not {side!r}")
-        sides[name] = side
-    return sides
+        raise Rejected(f"{where}: bounding_box must be a JSON object, not {shown(box)}")
+    return {name: require_number(box.get(name), f"{where}: {name} of bounding_box") for name in BOX}
 
 
-def _around(texts: Sequence[str], position: int) -> dict[str, Scalar]:
-    """Return the nearest text before and after, if there is one."""
-    around: dict[str, Scalar] = {}
-    if before := _nearest(texts, range(position - 1, -1, -1)):
-        around["previous"] = before
-    if after := _nearest(texts, range(position + 1, len(texts))):
-        around["next"] = after
+def _around(texts: Sequence[str]) -> list[dict[str, Scalar]]:
+    """Return, for each text, the nearest text before and after, if there is one."""
+    around: list[dict[str, Scalar]] = [{} for _ in texts]
+    # Texts may be blank, and looking for the nearest one from each of them would take the square of their number.
+    for name, places in (("previous", range(len(texts))), ("next", reversed(range(len(texts))))):
+        nearest = ""
+        for place in places:
+            if nearest:
+                around[place][name] = nearest
+            nearest = texts[place] or nearest
     return around
-
-
-def _nearest(texts: Sequence[str], positions: range) -> str:
-    return next((texts[position] for position in positions if texts[position]), "")
 
 
 def _with_neighbours(row: Sequence[str], place: int, rules: Rules, count: Callable[[str], int]) -> str:

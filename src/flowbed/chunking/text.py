@@ -10,6 +10,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from flowbed.chunking import Rules
+    from flowbed.chunking.passages import Measure
     from flowbed.records import Chunk, Document
 
 
@@ -18,8 +19,8 @@ def chunk_text(document: Document, rules: Rules, count: Callable[[str], int]) ->
     from semantic_text_splitter import TextSplitter  # heavy; not needed to list or submit work
 
     def divide(capacity: int, count: Callable[[str], int]) -> list[tuple[Passage, str]]:
-        def split(text: str, capacity: int) -> list[tuple[int, str]]:
-            return TextSplitter.from_callback(count, capacity).chunk_indices(text)
+        def split(text: str, capacity: int, measure: Measure) -> list[tuple[int, str]]:
+            return TextSplitter.from_callback(measure, capacity).chunk_indices(text)
 
         found = passages(document.text, text_cuts(document.text), capacity, count, split)
         return [(passage, "") for passage in found]

@@ -1,0 +1,43 @@
+"""Values that come from outside: which numbers can be stored, and how messages show a value."""
+
+from __future__ import annotations
+
+import math
+import reprlib
+
+from flowbed.errors import Rejected
+
+# Larger integers have no type in the index, and would change.
+LARGEST = 2**63
+
+# Longer values would fill the screen without saying more.
+SHOWN = 60
+DIGITS_PER_BIT = math.log10(2)
+
+
+def require_number(value: object, name: str) -> float:
+    """Return a number that the index can store unchanged: a finite float, or an integer of at most 64 bits.
+
+    Raises:
+        Rejected: `value` is anything else; the message begins with `name`.
+    """
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        raise Rejected(f"{name} must be a number, not {shown(value)}")
+    if isinstance(value, float):
+        if not math.isfinite(value):
+            raise Rejected(f"{name} is {value}, which is no finite number: correct it or leave it out")
+    elif abs(value) >= LARGEST:
+        raise Rejected(f"{name} is {shown(value)}, which needs more than 64 bits: write it as a string")
+    return value
+
+
+def shown(value: object) -> str:
+    """Return a value as a message shows it: shortened, however large or deep it is."""
+    if isinstance(value, int) and value.bit_length() > SHOWN / DIGITS_PER_BIT:
+        return f"an integer of about {math.ceil(value.bit_length() * DIGITS_PER_BIT):,} digits"
+    return _REPR.repr(value)
+
+
+_REPR = reprlib.Repr()
+_REPR.maxlevel = 2
+_REPR.maxstring = _REPR.maxother = SHOWN

@@ -1,0 +1,48 @@
+"""Every regular expression of the package takes time in proportion to the text, whatever the text is."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+
+# Far more than the work takes if it is linear, and far less than one pattern takes if it is not: 300,000 times 300,000
+# steps.
+CPU_SECONDS = 60
+
+SCRIPT = f"""
+import importlib, pkgutil, re, resource
+resource.setrlimit(resource.RLIMIT_CPU, ({CPU_SECONDS}, {CPU_SECONDS}))
+import flowbed
+
+SKIPPED = ("flowbed.testing", "flowbed.__main__", "flowbed.ledger.sql.migrations.env")
+patterns = {{}}
+for module in pkgutil.walk_packages(flowbed.__path__, "flowbed."):
+    if module.name.startswith(SKIPPED) or module.name.endswith("__main__"):
+        continue
+    for name, value in vars(importlib.import_module(module.name)).items():
+        if isinstance(value, re.Pattern) and isinstance(value.pattern, str):
+            patterns[value.pattern, value.flags] = f"{{module.name}}.{{name}}"
+SIZE = 300_000
+UNITS = [" ", "\\t", "\\n", "\\r", "\\r\\n", "a", "1", "-", "=", "# ", "{{#", "{{#}} ", "\\n---", "\\n--- ", "。"]
+UNITS += ["\\x00", "[a]", "model ", "1.", "batch size 1", "max ", "<Code>", "\\ud800", "a b"]
+STARTS = ["", "---\\n", "a"]
+for (pattern, flags), name in patterns.items():
+    print(name, flush=True)
+    compiled = re.compile(pattern, flags)
+    for start in STARTS:
+        for unit in UNITS:
+            text = start + unit * (SIZE // len(unit)) + "!"
+            sum(1 for _ in compiled.finditer(text))
+            compiled.match(text), compiled.fullmatch(text)
+print("checked", len(patterns))
+"""
+
+
+def test_patterns_take_linear_time() -> None:
+    """No compiled pattern runs for more than a moment on 300,000 characters that are made to hold it up."""
+    done = subprocess.run(
+        [sys.executable, "-c", SCRIPT], capture_output=True, text=True, timeout=600, check=False
+    )
+    last = done.stdout.splitlines()[-1:] or [done.stderr]
+    assert done.returncode == 0, f"stopped in {last[0]}: {done.stderr[-2000:]}"
+    assert int(last[0].removeprefix("checked ")) > 15
