@@ -269,7 +269,7 @@ class Flowbed(OpenProject):
         if self._searcher is None:
             from flowbed.wiring.search import Searcher
 
-            self._searcher = Searcher(self._store, self._datasets, self._embedders)
+            self._searcher = Searcher(self._store, self.reader(), self._embedders)
         return await self._searcher.find(
             query, collection=collection, where=where, limit=limit, at=at, unit=unit
         )

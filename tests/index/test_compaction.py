@@ -34,7 +34,8 @@ from flowbed.index.partitions import (
     probes,
     settled,
 )
-from flowbed.index.search import FEW, search
+from flowbed.index.search import search
+from flowbed.index.search.nearest import FEW
 from flowbed.index.versions import State, Version, versions
 from flowbed.index.versions.history import tag, untag
 from flowbed.index.versions.retention import NOTHING, Retention
@@ -283,7 +284,7 @@ async def test_search_filter_by_topic_reaches_recall_of_exact_search(
     await bench.commit()
     live = await bench.datasets.begin("docs", bench.space, now=1)
     await tidy(bench, live)
-    monkeypatch.setattr("flowbed.index.search.FEW", 0)
+    monkeypatch.setattr("flowbed.index.search.nearest.FEW", 0)
     close = 0
     for n in range(40):
         query = vectors[rng.integers(1_200, 12_000)] + rng.normal(size=wide).astype(np.float32) * 0.05
@@ -306,7 +307,7 @@ async def test_search_random_filter_reaches_recall_of_exact_search(
     live = await bench.datasets.begin("docs", bench.space, now=1)
     await tidy(bench, live)
     await fill(bench, 6_000, 10)  # beside the index
-    monkeypatch.setattr("flowbed.index.search.FEW", few)
+    monkeypatch.setattr("flowbed.index.search.nearest.FEW", few)
     close = total = 0
     where = {name: value}
     for n in range(20):

@@ -79,7 +79,7 @@ async def test_row_cache_hits_equal_stored_rows_after_every_change(
     bench: Bench, monkeypatch: pytest.MonkeyPatch, *, indexed: bool
 ) -> None:
     """Edits, deletions, compactions and a rollback."""
-    monkeypatch.setattr("flowbed.index.search.EXACT_ROWS", 0)
+    monkeypatch.setattr("flowbed.index.search.nearest.EXACT_ROWS", 0)
     cache = RowCache()
     await fill(bench, 300)
     if indexed:

@@ -161,7 +161,7 @@ async def test_search_through_the_vector_index_equals_the_scan(
     )
     assert done is not None
     assert done.partitions == 20
-    monkeypatch.setattr("flowbed.index.search.EXACT_ROWS", 0)
+    monkeypatch.setattr("flowbed.index.search.nearest.EXACT_ROWS", 0)
     assert (await ask(bench, "text 7", limit=10)).hits[0] == exact[0]
     await bench.lay_down([bench.upsert("late", 1, "a late row", n=1000)])
     await bench.commit()

@@ -10,6 +10,8 @@ import pytest
 
 from flowbed.embedding.stack import Stack
 from flowbed.errors import Misconfigured
+from flowbed.index.datasets import Datasets
+from flowbed.index.search.reader import IndexReader
 from flowbed.ledger import open_ledger
 from flowbed.records import SearchResults
 from flowbed.records.serving import Serving
@@ -76,6 +78,9 @@ class Project:
     def secret(self) -> str:
         self.secrets += 1
         return f"{self.secrets:043}"
+
+    def reader(self) -> IndexReader:
+        return IndexReader(self.store, Datasets(self.store), monotonic=self.seconds)
 
     def worker(self) -> str:
         self.secrets += 1

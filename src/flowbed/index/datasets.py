@@ -210,6 +210,8 @@ def translate(error: Exception, what: str) -> Error:
         )
     if "Permission denied" in text or "Read-only file system" in text:
         return Misconfigured(f"{what} cannot be written: {first}")
+    if "regex parse error" in text:
+        return Rejected(f"{what} cannot answer that: the regular expression is invalid: {_regex_error(text)}")
     if "Invalid user input" in text:
         return Rejected(f"{what} cannot answer that: {first}")
     if "conflict" in text.lower() or "contention" in text.lower():
@@ -217,3 +219,9 @@ def translate(error: Exception, what: str) -> Error:
     if isinstance(error, OSError) or "LanceError(IO)" in text or NOT_FOUND in text:
         return Transient(f"{what}: {first}")
     raise error
+
+
+def _regex_error(text: str) -> str:
+    """Return what the engine says about a pattern, after the drawing that points at the place."""
+    reason = text.partition("regex parse error")[2].partition("\nerror: ")[2]
+    return reason.partition("),")[0].strip() or "see https://docs.rs/regex for the syntax"

@@ -78,8 +78,8 @@ class Dataset(Protocol):
         """Read the dataset's configuration."""
         ...
 
-    def count_rows(self) -> int:
-        """Count the rows, tombstones included."""
+    def count_rows(self, filter: str | None = None) -> int:  # noqa: A002 - Lance's name
+        """Count the rows, tombstones included, or those that match a filter."""
         ...
 
     def get_fragments(self) -> Sequence[Fragment]:

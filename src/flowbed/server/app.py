@@ -15,6 +15,9 @@ from flowbed.errors import Error, NotFound
 from flowbed.server.api import admin, batches, embeddings, files, health, models, search
 from flowbed.server.api.batch_lines import HttpLineCodec
 from flowbed.server.api.embeddings import direct_routes
+from flowbed.server.chroma import collections as chroma_collections
+from flowbed.server.chroma import records as chroma_records
+from flowbed.server.chroma import system as chroma_system
 from flowbed.server.http.body import BODY_SECONDS
 from flowbed.server.http.errors import WrongMethod, http_error
 from flowbed.server.http.gate import Gate, Load
@@ -33,7 +36,7 @@ if TYPE_CHECKING:
     from flowbed.server.tracing import Tracing
     from flowbed.services.service import Service
 
-# The route modules of `server.api`, in the order of the OpenAPI document.
+# The route modules of `server.api`, in the order of the OpenAPI document, and those of Chroma's API, which has its own.
 ROUTES: tuple[Callable[[Service], APIRouter], ...] = (
     embeddings.routes,
     models.routes,
@@ -42,6 +45,9 @@ ROUTES: tuple[Callable[[Service], APIRouter], ...] = (
     search.routes,
     admin.routes,
     health.routes,
+    chroma_records.routes,
+    chroma_collections.routes,
+    chroma_system.routes,
 )
 NOT_ALLOWED = 405
 NOT_FOUND = 404

@@ -10,6 +10,7 @@ if TYPE_CHECKING:
     from flowbed.embedding import Embedder
     from flowbed.embedding.cache.tiers import VectorTier
     from flowbed.embedding.stack import Stack
+    from flowbed.index.search.reader import IndexReader
     from flowbed.ledger import Ledger
     from flowbed.records import SearchResults
     from flowbed.records.serving import Serving
@@ -45,6 +46,10 @@ class Project(Protocol):
     @property
     def store(self) -> Store:
         """The store of the bytes of files."""
+        ...
+
+    def reader(self) -> IndexReader:
+        """Return what reads the project's collections."""
         ...
 
     def worker(self) -> str:

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from flowbed.services.batches.jobs import JobService
+from flowbed.services.chroma.service import open_chroma
 from flowbed.services.embeddings import EmbeddingService
 from flowbed.services.files import FileService
 from flowbed.services.models import Models
@@ -17,6 +18,7 @@ if TYPE_CHECKING:
     from collections.abc import AsyncIterator
 
     from flowbed.records.serving import Health, Serving
+    from flowbed.services.chroma.service import ChromaService
     from flowbed.services.keys import KeyService
     from flowbed.services.project import Project
 
@@ -27,6 +29,7 @@ class Service:
 
     bed: Project
     serving: Serving
+    chroma: ChromaService
     embeddings: EmbeddingService
     files: FileService
     jobs: JobService
@@ -56,6 +59,7 @@ async def open_service(bed: Project) -> AsyncIterator[Service]:
             yield Service(
                 bed=bed,
                 serving=serving,
+                chroma=open_chroma(bed, models, quotas, serving),
                 embeddings=EmbeddingService(models, quotas, serving),
                 files=files,
                 jobs=JobService(bed.ledger.jobs, files, clock=bed.clock, secret=bed.secret),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import secrets
+import time
 from typing import TYPE_CHECKING, Self
 
 from flowbed import settings
@@ -17,6 +18,7 @@ if TYPE_CHECKING:
     from flowbed.embedding import Embedder
     from flowbed.embedding.cache.tiers import VectorTier
     from flowbed.embedding.stack import Stack
+    from flowbed.index.search.reader import IndexReader
     from flowbed.lanes.budget import Budget
     from flowbed.lanes.contexts import RunContext
     from flowbed.ledger import Ledger
@@ -37,6 +39,7 @@ class OpenProject:
         self._datasets = Datasets(store)
         self._embedders = Embedders(folder / opening.HIDDEN, config)
         self._searcher: Searcher | None = None
+        self._reader: IndexReader | None = None
         self.rebound = ""  # what rebinding the store to this ledger changed
 
     async def __aenter__(self) -> Self:
@@ -66,6 +69,14 @@ class OpenProject:
     def store(self) -> Store:
         """The project's store, for services outside the pipeline."""
         return self._store
+
+    def reader(self) -> IndexReader:
+        """Return what reads the project's collections, created on first use."""
+        if self._reader is None:
+            from flowbed.index.search.reader import IndexReader
+
+            self._reader = IndexReader(self._store, self._datasets, monotonic=time.monotonic)
+        return self._reader
 
     def worker(self) -> str:
         """Return a new worker name, by which other processes can tell whether this one still runs."""

@@ -2,33 +2,30 @@
 
 from __future__ import annotations
 
-import time
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from flowbed.errors import NotFound, Rejected
-from flowbed.index.active_space import RecentSpaces, live_collections, require_collection, require_same
+from flowbed.index.active_space import live_collections, require_collection, require_same
 from flowbed.index.search import Unit, search
-from flowbed.index.search.row_cache import RowCache
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
     from flowbed.index.active_space import Live
-    from flowbed.index.datasets import Datasets
+    from flowbed.index.search.reader import IndexReader
     from flowbed.records import SearchResults, Space
     from flowbed.storage import Store
     from flowbed.wiring.models import Embedders
 
 
 class Searcher:
-    """The searches of one project; rows and pointers that were read stay in memory from one search to the next."""
+    """The searches of one project."""
 
-    def __init__(self, store: Store, datasets: Datasets, embedders: Embedders) -> None:
-        """Read nothing yet."""
-        self._store, self._datasets, self._embedders = store, datasets, embedders
-        self._rows, self._recent = RowCache(), RecentSpaces(store, monotonic=time.monotonic)
+    def __init__(self, store: Store, reader: IndexReader, embedders: Embedders) -> None:
+        """Search what `reader` reads."""
+        self._store, self._reader, self._embedders = store, reader, embedders
 
     async def find(
         self,
@@ -57,17 +54,17 @@ class Searcher:
         return await search(
             vector,
             searched,
-            datasets=self._datasets,
+            datasets=self._reader.datasets,
             where=where,
             limit=limit,
             at=at,
             unit=unit,
-            cache=self._rows,
+            cache=self._reader.cache,
         )
 
     async def _collections(self, collection: str | None, space: Space) -> list[Live]:
         if collection is not None:
-            live = await self._recent.get(collection) or await require_collection(self._store, collection)
+            live = await self._reader.live(collection) or await require_collection(self._store, collection)
             require_same(live, space)
             return [live]
         found = await live_collections(self._store)

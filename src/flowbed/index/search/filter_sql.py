@@ -8,7 +8,7 @@ import math
 from typing import TYPE_CHECKING
 
 from flowbed.errors import Rejected
-from flowbed.index.search.filter_tree import Among, Between, Contains, Joined
+from flowbed.index.search.filter_tree import Among, Between, Contains, Joined, Matches
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
@@ -40,6 +40,8 @@ def _written(node: Node) -> tuple[int, str]:
             found = _join("AND", _between(key, bounds))
         case Contains(text, negated):
             found = f"coalesce(contains(document, {_text(text)}), false)"
+        case Matches(pattern, negated):
+            found = f"coalesce(regexp_like(document, {_text(pattern)}), false)"
     return 0, f"NOT ({found})" if negated else found
 
 

@@ -43,6 +43,14 @@ class Contains:
 
 
 @dataclass(frozen=True, eq=False)
+class Matches:
+    """The row's own text has a part that matches the regular expression `pattern`; negated: it has none."""
+
+    pattern: str
+    negated: bool
+
+
+@dataclass(frozen=True, eq=False)
 class Joined:
     """All parts hold (`AND`: always true if there is none), or at least one (`OR`: never true if there is none)."""
 
@@ -50,7 +58,7 @@ class Joined:
     parts: tuple[Node, ...]
 
 
-Condition = Among | Between | Contains
+Condition = Among | Between | Contains | Matches
 Node = Condition | Joined
 
 

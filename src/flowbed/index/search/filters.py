@@ -1,8 +1,9 @@
 """`where`: a filter on metadata and text, checked and translated to Lance's SQL.
 
 The grammar, on flat metadata: `{"source": "slack", "ts": {"$gte": 1447}}`; `$eq $ne $gt $gte $lt $lte $in $nin` on a
-key, `$and $or` on lists of filters, `$not` on a filter, `$contains` on the row's own text. Several keys must all hold.
-A missing key matches nothing but `$ne` and `$nin`. Types are not coerced: 5 is 5.0, but neither "5" nor true.
+key, `$and $or` on lists of filters, `$not` on a filter, `$contains` and `$regex` on the row's own text. Several keys
+must all hold. A missing key matches nothing but `$ne` and `$nin`. Types are not coerced: 5 is 5.0, but neither "5" nor
+true.
 """
 
 from __future__ import annotations
@@ -13,12 +14,12 @@ from typing import TYPE_CHECKING, Any
 
 from flowbed.errors import Rejected
 from flowbed.index.search.filter_sql import write
-from flowbed.index.search.filter_tree import Among, Between, Contains, conditions, join
+from flowbed.index.search.filter_tree import Among, Between, Contains, Matches, conditions, join
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from flowbed.index.search.filter_tree import Node, Value
+    from flowbed.index.search.filter_tree import Condition, Node, Value
 
 ORDER = {"$gt": ">", "$gte": ">=", "$lt": "<", "$lte": "<="}
 OPERATORS = ("$eq", "$ne", *ORDER, "$in", "$nin")
@@ -56,7 +57,7 @@ def _require_within(node: Node) -> None:
         raise Rejected(
             f"the filter has {len(values):,} values, and may have {MOST_VALUES:,}; split it into several searches"
         )
-    keys = [each.key for each in listed if not isinstance(each, Contains)]
+    keys = [each.key for each in listed if not isinstance(each, Contains | Matches)]
     characters = sum(len(value) for value in [*keys, *values] if isinstance(value, str))
     if characters > MOST_CHARACTERS:
         raise Rejected(
@@ -64,13 +65,13 @@ def _require_within(node: Node) -> None:
         )
 
 
-def _values(condition: Among | Between | Contains) -> tuple[Value, ...]:
+def _values(condition: Condition) -> tuple[Value, ...]:
     match condition:
         case Among(values=values):
             return values
         case Between(bounds=bounds):
             return tuple([value for _, value in bounds])
-        case Contains(text):
+        case Contains(text) | Matches(text):
             return (text,)
 
 
@@ -114,8 +115,12 @@ def _operator(name: str, value: Any, *, depth: int, negated: bool) -> Node:
             if not isinstance(value, str):
                 raise Rejected(f"$contains takes the text to find, not {shortened(value)}")
             return Contains(value, negated)
+        case "$regex":
+            if not isinstance(value, str):
+                raise Rejected(f"$regex takes a regular expression as text, not {shortened(value)}")
+            return Matches(value, negated)
         case _:
-            known = f"$and, $or, $not, $contains, and on a key {', '.join(OPERATORS)}"
+            known = f"$and, $or, $not, $contains, $regex, and on a key {', '.join(OPERATORS)}"
             raise Rejected(f"{name} is not an operator here; use {known}")
 
 

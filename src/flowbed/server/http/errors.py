@@ -1,4 +1,4 @@
-"""Errors as HTTP responses: OpenAI's bodies and status codes, and headers that say when to retry."""
+"""Errors as HTTP responses: OpenAI's bodies and status codes, or Chroma's, and headers that say when to retry."""
 
 from __future__ import annotations
 
@@ -46,6 +46,18 @@ class Unsupported(Rejected):
     """A body is not JSON."""
 
 
+class Malformed(Rejected):
+    """A body is JSON, but a field is missing or of a wrong type; Chroma's API tells these apart."""
+
+
+class Gone(Rejected):
+    """The address belongs to an API that is no longer served."""
+
+
+class Unsupplied(Rejected):
+    """The API has this, but this server does not."""
+
+
 class TooSlow(Transient):
     """A body did not arrive in time."""
 
@@ -81,18 +93,34 @@ KINDS: Mapping[type[Error], ErrorKind] = {
     Forbidden: ErrorKind(403, INVALID, "permission_denied"),
     NotFound: ErrorKind(404, INVALID),
     WrongMethod: ErrorKind(405, INVALID),
+    Gone: ErrorKind(410, INVALID),
     TooSlow: ErrorKind(408, INVALID, "request_timeout"),
     # SDKs retry 409 by themselves, but a conflict persists until someone resolves it.
     Conflict: ErrorKind(409, INVALID, "conflict", retried=False),
     TooLarge: ErrorKind(413, INVALID, "request_too_large"),
     Unsupported: ErrorKind(415, INVALID, "unsupported_content_type"),
+    Malformed: ErrorKind(422, INVALID),
     TooMany: ErrorKind(429, "requests", "rate_limit_exceeded"),
     # Also 429, but not worth a retry before the next day.
     Exhausted: ErrorKind(429, "insufficient_quota", "insufficient_quota", retried=False),
+    Unsupplied: ErrorKind(501, INVALID, retried=False),
     Misconfigured: ErrorKind(500, SERVER, "misconfigured", retried=False),
     Transient: ErrorKind(503, SERVER, "service_unavailable"),
     Unavailable: ErrorKind(503, SERVER, "provider_unavailable"),
     Overloaded: ErrorKind(503, SERVER, "overloaded"),
+}
+# Paths of Chroma's API, whose clients raise errors by these names; any other status is a ChromaError.
+CHROMA = "/api/"
+CHROMA_NAMES = {
+    400: "InvalidArgumentError",
+    401: "AuthError",
+    403: "AuthError",
+    404: "NotFoundError",
+    410: "Unimplemented",
+    413: "BatchSizeExceededError",
+    429: "RateLimitError",
+    500: "InternalError",
+    503: "InternalError",
 }
 # Error types of OpenAI's own, by code.
 TYPES = {"max_tokens_per_request": "max_tokens_per_request"}
@@ -126,7 +154,7 @@ def http_error(
             "The server had an error while processing your request. Its operator finds it in the log under"
             f" {context.id}."
         )
-    body = {
+    body: dict[str, object] = {
         "error": {
             "message": message,
             "type": TYPES.get(code or "", kind.type),
@@ -134,6 +162,8 @@ def http_error(
             "code": code,
         }
     }
+    if context.path.startswith(CHROMA):
+        body = {"error": CHROMA_NAMES.get(kind.status, "ChromaError"), "message": message}
     headers = _headers(error, kind)
     if kind.status == TOO_MANY:
         headers += allowance_headers(allowance(caller))

@@ -215,12 +215,12 @@ def _id_of(sent: bytes | None) -> str:
 
 
 def _secret_of(headers: dict[bytes, bytes]) -> str | None:
-    """Return the key, sent as OpenAI's clients or as Azure's do."""
+    """Return the key, sent as OpenAI's clients, Azure's or Chroma's do."""
     scheme, _, secret = headers.get(b"authorization", b"").partition(b" ")
     if scheme.lower() == b"bearer" and secret.strip():
         return secret.strip().decode("latin-1")
-    azure = headers.get(b"api-key", b"").strip()
-    return azure.decode("latin-1") if azure else None
+    other = headers.get(b"api-key", b"").strip() or headers.get(b"x-chroma-token", b"").strip()
+    return other.decode("latin-1") if other else None
 
 
 def _is_here(headers: dict[bytes, bytes]) -> bool:

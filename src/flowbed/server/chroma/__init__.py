@@ -1,0 +1,1 @@
+"""Chroma's HTTP API, version 2, for its unchanged clients."""
