@@ -244,6 +244,31 @@ def test_filter_hard_values_are_told_apart_by_every_operator(everything: Rows) -
             assert everything.found(where) == everything.expected(where), where
 
 
+@pytest.mark.parametrize(
+    "pattern",
+    [
+        "",
+        "a",
+        "^a",
+        r"a\Z",
+        "(?i)gr.ß",
+        "(?s)a.",
+        r"\d{4}-\d\d",
+        "[%_]",
+        r"\\",
+        r"\$1",
+        "日|é",
+        "a{300}",
+        "O'B",
+        "^ ",
+    ],
+)
+def test_filter_regex_selects_the_rows_that_plain_python_selects(everything: Rows, pattern: str) -> None:
+    rust = pattern.replace(r"\Z", r"\z")  # the one word for the end of a text that both have differs
+    assert everything.found({"$regex": rust}) == everything.expected({"$regex": pattern})
+    assert everything.found({"$not": {"$regex": rust}}) == everything.expected({"$not": {"$regex": pattern}})
+
+
 odd = st.recursive(
     st.one_of(
         st.none(), st.booleans(), st.integers(), st.floats(), st.sampled_from(TEXTS), st.just("\ud800")
@@ -294,6 +319,8 @@ def test_filter_arbitrary_json_is_rejected_by_lance_and_python_alike(where: Any)
         ({"a": "\ud800"}, "is not Unicode text"),
         ({"\ud800": 1}, "is not Unicode text"),
         ({"$contains": 5}, "takes the text to find"),
+        ({"$regex": 5}, "takes a regular expression"),
+        ({"$regex": "\ud800"}, "is not Unicode text"),
         ({1: 2}, "keys are names"),
         ({"$not": 5}, "a filter is an object"),
     ],

@@ -75,6 +75,16 @@ async def test_search_zero_vector_is_rejected(bench: Bench) -> None:
         await search(np.zeros(8, np.float32), [live], datasets=bench.datasets)
 
 
+@pytest.mark.parametrize(
+    ("pattern", "says"),
+    [("[", "unclosed character class"), ("(a{1000}){1000}", "too large"), ("(?=a)", "look-around")],
+)
+async def test_search_invalid_regular_expression_is_rejected(bench: Bench, pattern: str, says: str) -> None:
+    await fill(bench)
+    with pytest.raises(Rejected, match=f"the regular expression is.*{says}"):
+        await ask(bench, "text 7", where={"$regex": pattern})
+
+
 async def test_search_filter_is_applied_before_ranking(bench: Bench) -> None:
     """Matching rows are found however far they are from the query."""
     await fill(bench)

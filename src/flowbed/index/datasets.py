@@ -26,6 +26,8 @@ Opened = TypeVar("Opened", "lance.LanceDataset", "Dataset")  # public or native
 
 # Lance's message about a missing file of a version.
 NOT_FOUND = "Not found"
+# Its message about a pattern, which names the reason in a line after "error: ".
+NO_REGEX = "Regular expression did not compile"
 
 
 class Datasets:
@@ -210,10 +212,8 @@ def translate(error: Exception, what: str) -> Error:
         )
     if "Permission denied" in text or "Read-only file system" in text:
         return Misconfigured(f"{what} cannot be written: {first}")
-    if "regex parse error" in text:
-        return Rejected(f"{what} cannot answer that: the regular expression is invalid: {_regex_error(text)}")
-    if "Invalid user input" in text:
-        return Rejected(f"{what} cannot answer that: {first}")
+    if "Invalid user input" in text or NO_REGEX in text:
+        return Rejected(f"{what} cannot answer that: {_regex_error(text) or first}")
     if "conflict" in text.lower() or "contention" in text.lower():
         return Transient(f"{what}: others kept writing at the same time; run again ({first})")
     if isinstance(error, OSError) or "LanceError(IO)" in text or NOT_FOUND in text:
@@ -222,6 +222,10 @@ def translate(error: Exception, what: str) -> Error:
 
 
 def _regex_error(text: str) -> str:
-    """Return what the engine says about a pattern, after the drawing that points at the place."""
-    reason = text.partition("regex parse error")[2].partition("\nerror: ")[2]
-    return reason.partition("),")[0].strip() or "see https://docs.rs/regex for the syntax"
+    """Describe what is wrong with a regular expression; empty if the error is about something else."""
+    if NO_REGEX not in text:
+        return ""
+    if "CompiledTooBig" in text:
+        return "the regular expression is too large; repeat less in it"
+    reason, _, _ = text.rpartition("\nerror: ")[2].partition("\n")
+    return f"the regular expression is invalid: {reason}"

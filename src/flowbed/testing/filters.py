@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import operator
+import re
 from typing import TYPE_CHECKING, Any
 
 from flowbed.errors import Rejected
@@ -44,6 +45,9 @@ def _term(key: Any, value: Any, deeper: int) -> Fits:
             return lambda metadata, document: not inner(metadata, document)
         case "$contains", str() if _is_unicode(value):
             return lambda _, document: value in document
+        case "$regex", str() if _is_unicode(value):
+            pattern = re.compile(value)  # for patterns that mean the same in Python and in Rust
+            return lambda _, document: pattern.search(document) is not None
         case str(), _ if not key.startswith("$") and _is_unicode(key):
             said = value if isinstance(value, dict) else {"$eq": value}
             conditions = [_condition(name, operand) for name, operand in said.items()]
