@@ -225,7 +225,7 @@ async def test_gate_large_response_lets_small_requests_through(service: Service)
 
 
 async def test_gate_without_keys_refuses_requests_of_other_origins(service: Service) -> None:
-    """With a key, other origins are accepted."""
+    """The server's own pages, and those of configured origins, may use it; with a key, any may."""
     app = create_app(service)
 
     async def requested(origin: str, **headers: str) -> int:
@@ -234,9 +234,29 @@ async def test_gate_without_keys_refuses_requests_of_other_origins(service: Serv
     assert await requested("https://example.com") == 401
     assert await requested("https://localhost.example.com:8080") == 401
     assert await requested("null") == 401
+    assert await requested("http://localhost:3000") == 403
+    assert await requested("http://127.0.0.1:8080") == 403
+    assert await requested("http://127.0.0.1") == 200
+    assert await requested("http://127.0.0.1:8080", host="127.0.0.1:8080") == 200
+    assert await requested("http://127.0.0.1:8080", host="localhost:8080") == 403
+    assert await requested("http://evil.example", host="evil.example") == 401
+    for method, path in (
+        ("DELETE", "/v1/admin/cache"),
+        ("DELETE", "/v1/files/file-a"),
+        ("POST", "/v1/files"),
+    ):
+        assert (await call(app, method, path, headers={"origin": "http://localhost:3000"})).status == 403
+    reading = await call(app, "GET", "/v1/models", headers={"origin": "http://localhost:3000"})
+    assert reading.status == 200
+    assert "access-control-allow-origin" not in reading.headers  # so that the page does not see it
+    app = create_app(limited(service, origins=("http://localhost:3000", "https://app.example")))
     assert await requested("http://localhost:3000") == 200
-    assert await requested("http://127.0.0.1:8080") == 200
-    assert await requested("http://[::1]:8080") == 200
+    assert await requested("https://app.example") == 200
+    assert await requested("http://localhost:3001") == 403
+    asked = {"origin": "https://app.example", "access-control-request-method": "POST"}
+    preflight = await call(app, "OPTIONS", "/v1/embeddings", headers=asked)
+    assert preflight.headers["access-control-allow-origin"] == "https://app.example"
+    app = create_app(service)
     await service.keys.create("mine", secret=service.bed.secret)
     _, secret = await service.keys.create("page", secret=service.bed.secret)
     app = create_app(replace(service, keys=service.bed.keys()))
@@ -255,6 +275,7 @@ async def test_gate_probes_do_not_count_against_the_limit(
 
     monkeypatch.setattr(service.models, "ready", slow)
     app = create_app(limited(service, concurrency=1))
+    await service.keys.required()  # read from the ledger, and remembered
     probes = [asyncio.create_task(call(app, "GET", "/health/ready")) for _ in range(20)]
     async with asyncio.timeout(60):
         while not requested:  # noqa: ASYNC110 - the service has no event for it

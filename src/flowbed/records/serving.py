@@ -147,7 +147,8 @@ class Serving:
     `models` and the entries of `fallback` are vendor:model; `aliases` maps another name to one of `models`.
     `dimensions` decides what happens to a request for other dimensions than the model's. With `allowlist` "enforce", a
     key that names models is limited to them unless it has the admin scope; with "strict", even then. `token_arrays`
-    says whose token ids requests contain, `coalescing` for which models concurrent requests are joined.
+    says whose token ids requests contain, `coalescing` for which models concurrent requests are joined. Pages of
+    `origins` may send requests without a key while there are no keys.
     """
 
     models: tuple[str, ...]
@@ -163,3 +164,4 @@ class Serving:
     cache_seconds: float = 3600.0
     body_bytes: int = 32 * 2**20
     concurrency: int = 1024
+    origins: tuple[str, ...] = ()

@@ -5,11 +5,13 @@ from __future__ import annotations
 import secrets
 import time
 from importlib.metadata import version
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from fastapi import APIRouter, FastAPI, Request, Response
 from starlette.exceptions import HTTPException
+from starlette.middleware.cors import CORSMiddleware
 from starlette.responses import PlainTextResponse
+from starlette.routing import Match, Route
 
 from flowbed.errors import Error, NotFound
 from flowbed.server.api import admin, batches, embeddings, files, health, models, search
@@ -30,6 +32,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
     from fastapi.telemetry import TelemetryConfig
+    from starlette.routing import BaseRoute
 
     from flowbed.server.http.gate import Watcher
     from flowbed.server.http.request_context import RequestContext
@@ -95,15 +98,19 @@ def create_app(
     routers = [routes(service) for routes in ROUTES]
     for router in routers:
         app.include_router(router)
-    known = [route for router in routers for route in router.routes]
     app.add_api_route(
         "/metrics", metrics.endpoint, response_model=None, response_class=PlainTextResponse, tags=["health"]
     )
+    # The application keeps the routes of routers in a form of its own.
+    known = [
+        *(route for router in routers for route in router.routes),
+        *(route for route in app.routes if isinstance(route, Route)),
+    ]
 
     async def refuse(request: Request, error: Exception) -> Response:
         context = context_of(request.scope)
         if isinstance(error, HTTPException):
-            error = _unmatched(error, context)
+            error = _unmatched(error, context, _methods(known, request.scope))
         refused = http_error(error, context, allowance=service.quotas.allowance)
         return RawResponse(refused.body, refused.headers, refused.status)
 
@@ -123,6 +130,10 @@ def create_app(
         direct={} if tracing is not None else direct_routes(known),
         routes=known,
     )
+    if service.serving.origins:
+        app.add_middleware(
+            CORSMiddleware, allow_origins=service.serving.origins, allow_methods=["*"], allow_headers=["*"]
+        )
     return app
 
 
@@ -133,8 +144,14 @@ def working(app: FastAPI, service: Service, *, clock: Callable[[], float] = time
     return JobWorker(service, HttpLineCodec(), busy=lambda: load.is_busy(clock()), done=metrics.lines)
 
 
-def _unmatched(error: HTTPException, context: RequestContext) -> Exception:
-    """Word the error for an unknown path or method."""
+def _methods(routes: Sequence[BaseRoute], scope: Any) -> list[str]:
+    """Return the methods that a path has, of all its routes."""
+    matching = (route for route in routes if route.matches(scope)[0] is not Match.NONE)
+    return sorted({method for route in matching for method in getattr(route, "methods", None) or ()})
+
+
+def _unmatched(error: HTTPException, context: RequestContext, methods: Sequence[str]) -> Exception:
+    """Word the error for an unknown path or method; `methods` are those of the path."""
     if error.status_code == NOT_FOUND:
         return NotFound(f"Invalid URL ({context.method} {context.path})", code="unknown_url")
     if error.status_code == NOT_ALLOWED:
@@ -142,5 +159,5 @@ def _unmatched(error: HTTPException, context: RequestContext) -> Exception:
             f"Not allowed to {context.method} on {context.path} (HINT: Perhaps you meant to use a different HTTP"
             " method?)"
         )
-        return WrongMethod(message, allow=(error.headers or {}).get("Allow", ""))
+        return WrongMethod(message, allow=", ".join(methods))
     return error

@@ -11,6 +11,7 @@ import socket
 import sys
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
+from functools import partial
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
 
@@ -23,6 +24,7 @@ from flowbed.errors import Error, Misconfigured
 from flowbed.server import logs
 from flowbed.server.app import create_app, working
 from flowbed.server.http.connection import Connection
+from flowbed.server.http.places import Addresses
 from flowbed.services.service import open_service
 from flowbed.settings import share_counts, traces_wanted
 from flowbed.wiring.process import set_up
@@ -45,6 +47,9 @@ GRACE = 60
 BACKLOG = 4096
 # Open files of a process, where the system allows it; each connection is one, and many shells start with 1,024.
 FILES = 65_536
+# Connections from one address, if that is not more than half of the open files: each may hold 64 KB before anyone is
+# authenticated, and a proxy needs no more for `concurrency` requests.
+CONNECTIONS = 8_192
 # Seconds in which a worker has to answer its supervisor, which kills it otherwise: on a busy machine, loading Flowbed
 # may take longer than uvicorn's 5.
 WORKER_SECONDS = 30
@@ -110,7 +115,7 @@ def serve(
     resource.setrlimit(resource.RLIMIT_NOFILE, (max(soft, most), hard))
     config = uvicorn.Config(
         LazyApp(project),
-        http=Connection,
+        http=partial(Connection, addresses=Addresses(min(CONNECTIONS, max(soft, most) // 2))),  # type: ignore[arg-type] # makes one
         lifespan="on",
         ws="none",
         log_config=None,

@@ -78,6 +78,7 @@ class ServeSettings:
     redis: str = ""
     body_mb: Annotated[int, Field(ge=1)] = 32
     concurrency: Annotated[int, Field(ge=1)] = 1024
+    origins: tuple[Annotated[str, Field(pattern="^https?://[^/*]+/?$")], ...] = ()
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -54,6 +54,7 @@ def serving(config: Settings) -> Serving:
         cache_seconds=serve.cache_seconds,
         body_bytes=serve.body_mb * 2**20,
         concurrency=serve.concurrency,
+        origins=tuple(origin.lower().rstrip("/") for origin in serve.origins),
     )
 
 

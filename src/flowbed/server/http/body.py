@@ -3,53 +3,82 @@
 from __future__ import annotations
 
 import asyncio
-import math
 from typing import TYPE_CHECKING, Any
 
 from starlette.requests import ClientDisconnect
 
-from flowbed.server.http.errors import TooLarge, TooSlow
+from flowbed.server.http.errors import Overloaded, TooLarge, TooSlow
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, MutableMapping
 
+    from flowbed.server.http.places import Shares
+
     Message = MutableMapping[str, Any]
     Receive = Callable[[], Awaitable[Message]]
 
-# Seconds in which a body has to arrive: 32 MB at 5 Mbit/s.
-BODY_SECONDS = 60.0
+# Seconds that a body may stall, and the bytes that make up for one of them: slower than any link that people use.
+BODY_SECONDS, BODY_RATE = 20.0, 1_024
+# Memory for bodies that are read whole is shared among callers; smaller ones are not counted, since the limit of
+# concurrent requests bounds them.
+COUNTED_BYTES = 65_536
 
 
 class RequestBody:
-    """An ASGI `receive` with limits on the size of a body and on the time until it is complete.
+    """An ASGI `receive` with limits on the size of a body and on how long it may stall.
 
-    The time is `seconds`, plus one second for each `rate` bytes received.
+    A body may stall for `seconds` in all; each `rate` bytes received make up for one second of it.
     """
 
-    __slots__ = ("_late", "_length", "_most", "_rate", "_receive", "_seconds", "_seen", "_waited", "_whole")
+    __slots__ = (
+        "_counted",
+        "_late",
+        "_memory",
+        "_most",
+        "_owner",
+        "_patience",
+        "_receive",
+        "_seconds",
+        "_seen",
+        "_whole",
+    )
 
     def __init__(
         self,
         receive: Receive,
-        headers: dict[bytes, bytes],
         *,
         most: int,
         seconds: float,
-        rate: float = math.inf,
+        memory: Shares,
     ) -> None:
-        """Read a body of at most `most` bytes from `receive`."""
-        self._receive, self._most, self._seconds, self._rate = receive, most, seconds, rate
-        self._length = headers.get(b"content-length", b"")
-        self._waited = 0.0  # s of waiting; processing between the parts does not count
+        """Read a body of at most `most` bytes from `receive`; one that is read whole takes its share of `memory`."""
+        self._receive, self._most, self._seconds = receive, most, seconds
+        self._memory, self._owner, self._counted = memory, "", 0
+        self._patience = seconds  # s that are left; processing between the parts does not count
         self._seen, self._whole, self._late = 0, False, False
+
+    def begin(self, length: bytes, owner: str) -> None:
+        """Refuse the body by its Content-Length, before anything is received; `owner` is whose share it takes.
+
+        Raises:
+            TooLarge: it exceeds the limit.
+        """
+        self._owner = owner
+        digits = length.lstrip(b"0")
+        # int() refuses numbers of thousands of digits.
+        if digits.isdigit() and (len(digits) > len(str(self._most)) or int(digits) > self._most):
+            raise self._too_large()
+
+    def end(self) -> None:
+        """Give the memory of the body back."""
+        if self._counted:
+            self._memory.give_back(self._owner, self._counted)
+            self._counted = 0
 
     async def __call__(self) -> Message:
         """Receive the next message."""
         if self._whole:  # only the client's disconnect can follow
             return await self._receive()
-        # Refuse by the header, without receiving anything.
-        if self._length.isdigit() and int(self._length) > self._most:
-            raise self._too_large()
         message = await self._in_time()
         self._seen += len(message.get("body", b""))
         if self._seen > self._most:
@@ -62,6 +91,7 @@ class RequestBody:
 
         Raises:
             TooLarge, TooSlow: it exceeds a limit.
+            Overloaded: the bodies of other requests fill the memory.
             ClientDisconnect: the client left first.
         """
         parts = []
@@ -70,26 +100,35 @@ class RequestBody:
             if message["type"] == "http.disconnect":
                 raise ClientDisconnect
             parts.append(message.get("body", b""))
+            if self._seen - self._counted > COUNTED_BYTES:
+                self._count()
         return parts[0] if len(parts) == 1 else b"".join(parts)
+
+    def _count(self) -> None:
+        if not self._memory.take(self._owner, self._seen - self._counted):
+            raise Overloaded("The server is reading too many large requests; try again in a moment.")
+        self._counted = self._seen
 
     async def _in_time(self) -> Message:
         """Receive within the time left; `asyncio.timeout` would take longer than reading most bodies."""
         loop, task = asyncio.get_running_loop(), asyncio.current_task()
         assert task is not None  # noqa: S101 - a coroutine runs in one
         begun = loop.time()
-        patience = self._seconds + self._seen / self._rate
-        timer = loop.call_at(begun + patience - self._waited, self._give_up, task)
+        timer = loop.call_at(begun + self._patience, self._give_up, task)
         try:
-            return await self._receive()
+            message = await self._receive()
         except asyncio.CancelledError:
             if self._late and task.uncancel() == 0:
                 raise TooSlow(
-                    f"The body of the request did not arrive within {patience:g} seconds."
+                    f"The body of the request stopped arriving: it may stall for {self._seconds:g} seconds, and has to"
+                    f" come at {BODY_RATE:,} bytes a second or more."
                 ) from None
             raise
         finally:
             timer.cancel()
-            self._waited += loop.time() - begun
+        received = len(message.get("body", b""))
+        self._patience = min(self._patience - (loop.time() - begun) + received / BODY_RATE, self._seconds)
+        return message
 
     def _give_up(self, task: asyncio.Task[Any]) -> None:
         self._late = True

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-import math
+import asyncio
+import contextlib
 from dataclasses import dataclass
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
@@ -10,9 +11,12 @@ from typing import TYPE_CHECKING, Any
 from starlette.requests import ClientDisconnect
 from starlette.routing import Match
 
-from flowbed.errors import Unauthorized
+from flowbed.errors import Error, Forbidden, Unauthorized
 from flowbed.server.http.body import BODY_SECONDS, RequestBody
+from flowbed.server.http.connection import KEY as CONNECTION
 from flowbed.server.http.errors import Overloaded, http_error
+from flowbed.server.http.origins import is_here, is_other_page
+from flowbed.server.http.places import Shares
 from flowbed.server.http.request_context import KEY, RequestContext
 from flowbed.services.files import FILE_BYTES
 
@@ -32,17 +36,21 @@ if TYPE_CHECKING:
 # Paths for probes, scrapers and readers of the API's description: no key, no limit, no part of the load, and no text or
 # vector in the response.
 OPEN = frozenset({"/health/live", "/health/ready", "/metrics", "/openapi.json"})
-# Host names that a web page cannot make a browser use for another machine: without keys, neither a page under its own
-# name that resolves here nor a request of another origin gets an answer.
-LOOPBACK = frozenset({b"localhost", b"127.0.0.1", b"[::1]"})
-# A file may be larger than other bodies (plus the form around it) and take longer, as long as it comes at more than 1
-# Mbit/s.
+# Of these, what shows details to some callers only.
+DETAILED = "/health/ready"
+# A file may be larger than other bodies, plus the form around it.
 UPLOAD = ("POST", "/v1/files")
-UPLOAD_BYTES, UPLOAD_RATE = FILE_BYTES + 2**16, 2**17
+UPLOAD_BYTES = FILE_BYTES + 2**16
+# Bodies of the largest size that are read into memory at the same time.
+LARGEST_BODIES = 16
+# Requests whose answers nobody can use after the client left, and that change nothing.
+CANCELLED = frozenset({("POST", "/v1/embeddings"), ("POST", "/v1/search")})
 # Routes whose callers wait for no model.
 BACKGROUND = ("/v1/files", "/v1/batches")
 # Seconds after a response in which the client may well send its next request, as people who type and loops do.
 LINGERING = 1.0
+# Methods that change nothing: a page of another origin cannot read their responses.
+SAFE = frozenset({"GET", "HEAD", "OPTIONS"})
 GONE = 499  # status in logs and metrics for a client that left before its request was read
 ID_LENGTH = 128
 ID_LETTERS = frozenset(b"abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789-_.:")
@@ -51,13 +59,12 @@ NO_ROUTES: Mapping[tuple[str, str], Route] = MappingProxyType({})
 
 @dataclass(slots=True)
 class Load:
-    """Requests in progress: all, those under the limit, and those of clients that wait for a model.
+    """Requests in progress: all, and those of clients that wait for a model.
 
     `waited` is when the last one of these ended, in seconds of the gate's clock.
     """
 
     busy: int = 0
-    limited: int = 0
     waiting: int = 0
     waited: float = float("-inf")
 
@@ -96,6 +103,9 @@ class Gate:
         self._watchers, self._begun = tuple(watchers), begun
         self._body_bytes, self._body_seconds = service.serving.body_bytes, body_seconds
         self._most = service.serving.concurrency
+        self._origins = frozenset(service.serving.origins)
+        self._places = Shares(self._most)
+        self._memory = Shares(LARGEST_BODIES * self._body_bytes)
         self._direct, self._routes = direct, routes
 
     async def __call__(self, scope: Any, receive: Receive, send: Send) -> None:
@@ -108,10 +118,9 @@ class Gate:
         upload = target == UPLOAD
         body = RequestBody(
             receive,
-            headers,
             most=UPLOAD_BYTES if upload else self._body_bytes,
             seconds=self._body_seconds,
-            rate=UPLOAD_RATE if upload else math.inf,
+            memory=self._memory,
         )
         scope[KEY] = context = RequestContext(
             id=_id_of(headers.get(b"x-request-id")) or self._new_id(),
@@ -122,14 +131,43 @@ class Gate:
             read=body.read,
         )
         answer = _Response(send, context, self._clock, self._begun)
-        limited = context.path not in OPEN
         self._load.busy += 1
-        self._load.limited += limited
-        waiting = limited and not context.path.startswith(BACKGROUND)
+        waiting = context.path not in OPEN and not context.path.startswith(BACKGROUND)
         self._load.waiting += waiting
+        connection = scope.get(CONNECTION) if target in CANCELLED else None
+        if connection is not None:
+            connection.answering = asyncio.current_task()
+        try:
+            await self._answer(scope, context, body, answer)
+        except asyncio.CancelledError:
+            if connection is None or not connection.left:
+                raise
+            context.status = GONE
+        finally:
+            if connection is not None:
+                connection.answering = None
+            body.end()
+            self._load.busy -= 1
+            ended = self._clock()
+            if waiting:
+                self._load.waiting -= 1
+                self._load.waited = ended
+            context.seconds = ended - context.started
+            context.route = getattr(scope.get("route") or self._matching_route(scope), "path", "")
+            for watcher in self._watchers:
+                watcher(context)
+
+    async def _answer(
+        self, scope: Any, context: RequestContext, body: RequestBody, answer: _Response
+    ) -> None:
+        """Answer one request, or send the error that prevents it."""
+        placed = False
         try:
             await self._admit(context)
-            route = self._direct.get(target)
+            holder = context.caller.key or ""
+            placed = self._take_place(context.path, holder)
+            body.begin(context.headers.get(b"content-length", b""), holder)
+            route = self._direct.get((context.method, context.path))
             if route is None:
                 await self._app(scope, body, answer)
             else:
@@ -145,16 +183,8 @@ class Gate:
                 )
                 await answer({"type": "http.response.body", "body": refused.body})
         finally:
-            self._load.busy -= 1
-            self._load.limited -= limited
-            ended = self._clock()
-            if waiting:
-                self._load.waiting -= 1
-                self._load.waited = ended
-            context.seconds = ended - context.started
-            context.route = getattr(scope.get("route") or self._matching_route(scope), "path", "")
-            for watcher in self._watchers:
-                watcher(context)
+            if placed:
+                self._places.give_back(context.caller.key or "")
 
     def _matching_route(self, scope: Any) -> BaseRoute | None:
         """Find the route of a request that was refused before it got there."""
@@ -166,19 +196,45 @@ class Gate:
         Raises:
             Overloaded: the limit of concurrent requests is reached.
             Unauthorized: a valid key is required and was not sent.
+            Forbidden: there are no keys, and a page of another origin sends it.
         """
+        if context.path == DETAILED:
+            with contextlib.suppress(Error):
+                await self._identify(context)
         if context.path in OPEN:
             return
-        if self._load.limited > self._most:
-            raise Overloaded(
-                f"The server is at its limit of {self._most} concurrent requests; try again in a moment."
-            )
-        context.caller = caller = await self._keys.caller(_secret_of(context.headers))
-        if caller.key is None and not (self._loopback and _is_here(context.headers)):
-            raise Unauthorized(
-                "This server has no API keys, so it only answers clients on this machine that call it localhost or"
-                " 127.0.0.1, and no web pages from elsewhere. Its operator can create a key with `flowbed keys create`."
-            )
+        if not self._places.free:
+            raise self._overloaded()
+        await self._identify(context)
+
+    async def _identify(self, context: RequestContext) -> None:
+        caller = await self._keys.caller(_secret_of(context.headers))
+        if caller.key is None:
+            if not (self._loopback and is_here(context.headers, self._origins)):
+                raise Unauthorized(
+                    "This server has no API keys, so it only answers clients on this machine that call it localhost or"
+                    " 127.0.0.1, and no web pages from elsewhere. Its operator can create a key with `flowbed keys"
+                    " create`."
+                )
+            if context.method not in SAFE and is_other_page(context.headers, self._origins):
+                raise Forbidden(
+                    "Without API keys, pages of another origin may not change or send anything. The operator can add"
+                    " the origin to `origins` in [serve], or create a key with `flowbed keys create`."
+                )
+        context.caller = caller
+
+    def _take_place(self, path: str, holder: str) -> bool:
+        if path in OPEN:
+            return False
+        if not self._places.take(holder):
+            raise self._overloaded()
+        return True
+
+    def _overloaded(self) -> Overloaded:
+        return Overloaded(
+            f"The server is at its limit of {self._most} concurrent requests, or this key at its share of them; try"
+            " again in a moment."
+        )
 
 
 class _Response:
@@ -221,17 +277,3 @@ def _secret_of(headers: dict[bytes, bytes]) -> str | None:
         return secret.strip().decode("latin-1")
     other = headers.get(b"api-key", b"").strip() or headers.get(b"x-chroma-token", b"").strip()
     return other.decode("latin-1") if other else None
-
-
-def _is_here(headers: dict[bytes, bytes]) -> bool:
-    """Tell whether the client addresses this server by a loopback name, and is not a page of another origin."""
-    # Browsers send it with every request of a page that may have effects.
-    origin = headers.get(b"origin")
-    names = [headers.get(b"host", b""), *([] if origin is None else [origin.rpartition(b"://")[2]])]
-    return all(_name_of(name) in LOOPBACK for name in names)
-
-
-def _name_of(address: bytes) -> bytes:
-    """Return the host of an address, without the port."""
-    host = address.lower()
-    return host[: host.index(b"]") + 1] if host.startswith(b"[") and b"]" in host else host.partition(b":")[0]
