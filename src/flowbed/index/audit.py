@@ -14,6 +14,7 @@ import pyarrow.compute as pc
 from flowbed.errors import Misconfigured
 from flowbed.index.datasets import blocking
 from flowbed.index.sorted_keys import positions
+from flowbed.index.vector_lookup import usable
 from flowbed.records import Status, canonical
 
 if TYPE_CHECKING:
@@ -59,8 +60,6 @@ ID = (
     r"|[a-z0-9][a-z0-9_-]{0,62}#.+#\d{5,})$"
 )
 
-# Providers round normalized vectors, some of them to half precision.
-LENGTH_TOLERANCE = 1e-3
 # Rows compared at a time: 13 MB of vectors at 384 dimensions.
 ROWS = 8_192
 # Bytes that Lance may read ahead; by default it takes 2 GB, as much as a million rows.
@@ -225,14 +224,10 @@ def _useless(vectors: pa.FixedSizeListArray, live: Live, alive: Mask) -> Mask:
     """Mark the live rows whose vector is missing, not finite, or not of length 1 in a normalized space."""
     there = vectors.is_valid().to_numpy(zero_copy_only=False)
     values = vectors.flatten().to_numpy(zero_copy_only=False).reshape(-1, live.space.dimensions)
-    with np.errstate(over="ignore", invalid="ignore"):
-        lengths = np.einsum("ij,ij->i", values, values, dtype=np.float32) ** 0.5
-    good = np.isfinite(lengths) & (lengths > 0)
-    if live.space.normalized and live.space.precision == "float32":
-        good &= np.abs(lengths - 1) <= LENGTH_TOLERANCE
-    usable = np.zeros(len(vectors), np.bool_)
-    usable[there] = good
-    return alive & ~usable
+    good = usable(values, live.space)
+    whole = np.zeros(len(vectors), np.bool_)
+    whole[there] = good
+    return alive & ~whole
 
 
 def _altered(batch: pa.RecordBatch, asked: Mask, places: NDArray[np.int64], expected: Expected) -> Mask:

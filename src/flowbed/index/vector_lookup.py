@@ -20,8 +20,11 @@ if TYPE_CHECKING:
 
     from flowbed.index.active_space import Live
     from flowbed.index.datasets import Datasets
+    from flowbed.records import Space
 
 
+# Providers round normalized vectors, some of them to half precision.
+LENGTH_TOLERANCE = 1e-3
 # Sorted pieces that a lookup searches before they are merged into one.
 PIECES = 16
 
@@ -59,7 +62,7 @@ class VectorLookup:
         self._pieces: list[_Piece] = []
 
     async def get_many(self, hashes: Sequence[str]) -> dict[str, NDArray[np.float32]]:
-        """Return the vectors (float32) of the text hashes that the index holds."""
+        """Return the vectors (float32) of the text hashes that the index holds; a damaged one counts as missing."""
         dataset = await self._datasets.open(self._live)
         if dataset is None or not hashes:
             return {}
@@ -75,12 +78,12 @@ class VectorLookup:
         batches = dataset.to_batches(
             columns=["text_hash", "vector"], filter=row_ids_in(np.unique(rows).tolist())
         )
-        return {
-            text: vector
-            for batch in batches
-            for text, vector in zip(batch["text_hash"].to_pylist(), vectors_in(batch), strict=True)
-            if text in wanted
-        }
+        found = {}
+        for batch in batches:
+            vectors, texts = vectors_in(batch), batch["text_hash"].to_pylist()
+            good = usable(vectors, self._live.space)
+            found.update({texts[at]: vectors[at] for at in np.flatnonzero(good) if texts[at] in wanted})
+        return found
 
     def _catch_up(self, dataset: lance.LanceDataset) -> None:
         """Read the text hashes of new fragments; of all, if a compaction has moved rows."""
@@ -104,3 +107,13 @@ class VectorLookup:
             every = self._pieces
             self._pieces = [_Piece.of([each.prefixes for each in every], [each.rows for each in every])]
         self._seen = frozenset(fragments)
+
+
+def usable(vectors: NDArray[np.float32], space: Space) -> NDArray[np.bool_]:
+    """Mark the rows that are finite, not all zeros, and of length 1 in a normalized space."""
+    with np.errstate(over="ignore", invalid="ignore"):
+        lengths = np.einsum("ij,ij->i", vectors, vectors, dtype=np.float32) ** 0.5
+        good = np.isfinite(lengths) & (lengths > 0)
+        if space.normalized and space.precision == "float32":
+            good &= np.abs(lengths - 1) <= LENGTH_TOLERANCE
+    return good

@@ -344,6 +344,35 @@ async def test_cache_value_of_wrong_length_is_replaced(provider: Provider, value
     assert tier[key] == vector_of("a").tobytes()
 
 
+DAMAGED = {
+    "not a number": np.full(DIMENSIONS, np.nan, np.float32).tobytes(),
+    "infinite": np.array([np.inf, *[0] * (DIMENSIONS - 1)], np.float32).tobytes(),
+    "infinite both ways": np.array([np.inf, -np.inf, *[0] * (DIMENSIONS - 2)], np.float32).tobytes(),
+    "one number": np.array([np.nan, 1, *[0] * (DIMENSIONS - 2)], np.float32).tobytes(),
+    "zeros": bytes(4 * DIMENSIONS),
+    "too long": np.full(DIMENSIONS, 3e38, np.float32).tobytes(),
+    "of another length": (2 * vector_of("a")).tobytes(),
+    "ones": b"\xff" * (4 * DIMENSIONS),
+    "with a count": b"\xff" * (4 * DIMENSIONS) + b"\x01\x00\x00\x00",
+}
+
+
+@pytest.mark.parametrize("value", DAMAGED.values(), ids=DAMAGED)
+@pytest.mark.parametrize("place", ["memory", "near", "far"])
+async def test_cache_damaged_vector_counts_as_missing(provider: Provider, value: bytes, place: str) -> None:
+    """In every tier: it is embedded again, and replaced."""
+    tiers = {"memory": VectorMemory(limit=2**20, ttl=60), "near": Tier(), "far": Tier()}
+    key = vector_key(SPACE, "document", "a")
+    await tiers[place].put_many({key: value})
+    cached = Cached(provider, list(tiers.values()))
+    assert await cached.known(["a"], purpose="document") == set()
+    assert await cached.lookup(["a"], purpose="document") == {}
+    assert ((await cached.embed(["a"], purpose="document")).vectors == expected(["a"])).all()
+    assert provider.sent == [["a"]]
+    for tier in tiers.values():
+        assert await tier.get_many([key]) == {key: vector_of("a").tobytes()}
+
+
 @pytest.mark.parametrize(
     "error", [OutOfSpace("disk is full"), sqlite3.OperationalError("locked"), ConnectionError()]
 )

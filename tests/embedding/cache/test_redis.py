@@ -145,6 +145,15 @@ async def test_redis_tier_returns_stored_vectors(client: Redis) -> None:
     assert await tier.get_many([key(1)]) == {key(1): b"new"}
 
 
+async def test_redis_tier_damaged_vector_is_lost(client: Redis) -> None:
+    """And no other one."""
+    tier = VectorRedis(client, ttl=60)
+    first, second = (bytes([place]) * 32 for place in range(2))
+    await tier.put_many({first: b"one" * 9, second: b"two" * 9})
+    await client.setrange(b"flowbed:vector:" + first, 12, b"x")
+    assert await tier.get_many([first, second]) == {second: b"two" * 9}
+
+
 async def test_redis_tier_vector_expires(client: Redis) -> None:
     tier = VectorRedis(client, ttl=0.05)
     await tier.put_many({key(1): b"one"})

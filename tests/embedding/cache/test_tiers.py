@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import multiprocessing
 import os
 import signal
@@ -63,6 +64,55 @@ async def test_disk_tier_same_key_replaces_the_vector(file: VectorFile) -> None:
     await file.put_many({b"k" * 32: b"one"})
     await file.put_many({b"k" * 32: b"two"})
     assert await file.get_many([b"k" * 32]) == {b"k" * 32: b"two"}
+
+
+def flipped(stored: bytes, place: int) -> bytes:
+    """Flip one bit."""
+    return stored[:place] + bytes([stored[place] ^ 1]) + stored[place + 1 :]
+
+
+@pytest.mark.parametrize("place", [0, 700, 1535, -1, -5])
+async def test_disk_tier_flipped_bit_loses_the_vector(tmp_path: Path, clock: Clock, place: int) -> None:
+    """And no other one; it can be stored again."""
+    path, kept = tmp_path / "vectors.db", entries(2)
+    first, second = kept
+    opened = VectorFile(path, limit=PLENTY, clock=clock)
+    await opened.put_many(kept)
+    with contextlib.closing(sqlite3.connect(path)) as connection, connection:
+        ((stored,),) = connection.execute("SELECT vector FROM vectors WHERE key = ?", [first]).fetchall()
+        connection.execute("UPDATE vectors SET vector = ? WHERE key = ?", [flipped(stored, place), first])
+    found = await opened.get_many(list(kept))
+    assert found[second] == kept[second]
+    # Where the seal itself is unreadable, the value is of no length that a vector has.
+    assert found.get(first, b"") != kept[first]
+    await opened.put_many(kept)
+    assert await opened.get_many(list(kept)) == kept
+    await opened.close()
+
+
+async def test_disk_tier_vector_under_another_key_is_lost(tmp_path: Path, clock: Clock) -> None:
+    """Exchanged values are whole, and of other texts."""
+    path, kept = tmp_path / "vectors.db", entries(2)
+    opened = VectorFile(path, limit=PLENTY, clock=clock)
+    await opened.put_many(kept)
+    with contextlib.closing(sqlite3.connect(path)) as connection, connection:
+        rows = dict(connection.execute("SELECT key, vector FROM vectors").fetchall())
+        first, second = rows
+        for key, other in ((first, second), (second, first)):
+            connection.execute("UPDATE vectors SET vector = ? WHERE key = ?", [rows[other], key])
+    assert await opened.get_many(list(kept)) == {}
+    await opened.close()
+
+
+async def test_disk_tier_vector_of_an_earlier_version_is_found(tmp_path: Path, clock: Clock) -> None:
+    """It has no seal."""
+    path = tmp_path / "vectors.db"
+    opened = VectorFile(path, limit=PLENTY, clock=clock)
+    await opened.put_many({b"k" * 32: b"one"})
+    with contextlib.closing(sqlite3.connect(path)) as connection, connection:
+        connection.execute("UPDATE vectors SET vector = ?", [bytes(1536)])
+    assert await opened.get_many([b"k" * 32]) == {b"k" * 32: bytes(1536)}
+    await opened.close()
 
 
 async def test_disk_tier_reopened_file_keeps_vectors(tmp_path: Path, clock: Clock) -> None:

@@ -66,7 +66,8 @@ class Cached(Wrapper):
                 f"vectors of {self.space.model} padded with zeros are never stored; request other dimensions"
             )
         self._counts = counts
-        self._layout = Layout(self.space.dimensions)
+        space = self.space
+        self._layout = Layout(space.dimensions, normalized=space.normalized and space.precision == "float32")
         self.tiers = Tiers(tiers, self._layout, clock=clock)
         # The keys that some call is looking up or embedding now.
         self._flights: dict[bytes, asyncio.Future[_FlightResult]] = {}

@@ -8,6 +8,7 @@ import sqlite3
 from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, TypeVar
 
+from flowbed.embedding.cache.encoding import sealed, unsealed
 from flowbed.errors import Error, Misconfigured, OutOfSpace, Transient
 from flowbed.ledger.sql.write_ahead_log import use_write_ahead_log
 from flowbed.telemetry import log
@@ -64,7 +65,7 @@ class VectorFile:
         self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="flowbed-vectors")
 
     async def get_many(self, keys: Sequence[bytes]) -> dict[bytes, bytes]:
-        """Look keys up; unknown keys are missing from the result.
+        """Look keys up; unknown keys and damaged vectors are missing from the result.
 
         Raises:
             Transient: another process kept the file locked for too long.
@@ -150,15 +151,26 @@ class VectorFile:
         found: dict[bytes, bytes] = {}
         hour = int(self._clock() // USE_SECONDS)
         old: list[int] = []
+        damaged = 0
         for part in _parts(keys):
             rows = connection.execute(
                 f"SELECT id, key, vector, used FROM vectors WHERE key IN ({_placeholders(part)})",  # noqa: S608 - only placeholders
                 part,
             )
             for identifier, key, vector, used in rows:
-                found[key] = vector
+                if (value := unsealed(key, vector)) is None:
+                    damaged += 1
+                    continue
+                found[key] = value
                 if used < hour:
                     old.append(identifier)
+        if damaged:
+            log.warning("vector cache %s: %d vectors are damaged, and are not used", self._path, damaged)
+        self._mark_used(connection, old, hour)
+        return found
+
+    def _mark_used(self, connection: sqlite3.Connection, old: Sequence[int], hour: int) -> None:
+        """Record that rows were used in this hour."""
         try:
             for stale in _parts(old):
                 connection.execute(
@@ -170,7 +182,6 @@ class VectorFile:
                 raise
             # Failing to record the use is no reason to withhold the vectors.
             log.debug("vector cache %s could not record the use of its vectors: %s", self._path, error)
-        return found
 
     def _put(self, connection: sqlite3.Connection, vectors: Mapping[bytes, bytes]) -> None:
         hour = int(self._clock() // USE_SECONDS)
@@ -182,7 +193,7 @@ class VectorFile:
                 connection.executemany(
                     "INSERT INTO vectors (key, vector, used) VALUES (?, ?, ?) "
                     "ON CONFLICT (key) DO UPDATE SET vector = excluded.vector, used = excluded.used",
-                    [(key, vector, hour) for key, vector in part],
+                    [(key, sealed(key, vector), hour) for key, vector in part],
                 )
                 connection.execute("COMMIT")
             except BaseException:

@@ -8,6 +8,7 @@ from __future__ import annotations
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
+from flowbed.embedding.cache.encoding import sealed, unsealed
 from flowbed.errors import Misconfigured, Transient
 
 if TYPE_CHECKING:
@@ -70,7 +71,7 @@ class VectorRedis:
         self._prefix = prefix.encode()
 
     async def get_many(self, keys: Sequence[bytes]) -> dict[bytes, bytes]:
-        """Look keys up; unknown keys are missing from the result.
+        """Look keys up; unknown keys and damaged vectors are missing from the result.
 
         Raises:
             Transient: Redis does not answer.
@@ -82,8 +83,10 @@ class VectorRedis:
             with redis_errors():
                 values: list[Any] = await self._client.mget([self._prefix + key for key in part])
             for key, value in zip(part, values, strict=True):
-                if value is not None and value[:MARK] == key[:MARK]:
-                    found[key] = value[MARK:]
+                if value is None or value[:MARK] != key[:MARK]:
+                    continue
+                if (vector := unsealed(key, value[MARK:])) is not None:
+                    found[key] = vector
         return found
 
     async def put_many(self, vectors: Mapping[bytes, bytes]) -> None:
@@ -97,7 +100,7 @@ class VectorRedis:
         for start in range(0, len(items), KEYS):
             async with self._client.pipeline(transaction=False) as pipeline:
                 for key, value in items[start : start + KEYS]:
-                    pipeline.set(self._prefix + key, key[:MARK] + value, px=self._milliseconds)
+                    pipeline.set(self._prefix + key, key[:MARK] + sealed(key, value), px=self._milliseconds)
                 with redis_errors():
                     await pipeline.execute()
 

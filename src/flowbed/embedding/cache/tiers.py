@@ -87,17 +87,29 @@ class Tiers:
             except Exception as error:  # noqa: BLE001 - embedding works without the tier
                 self._pause(place, error)
                 continue
-            valid = self._valid(place, answer)
+            valid = self._valid(place, answer, numpy=keep)
             self.stats[place].misses += len(left) - len(valid)
             found.update(valid)
             if valid and keep:
                 await self.put(valid, tiers=place)
         return found
 
-    def _valid(self, place: int, answer: Mapping[bytes, bytes]) -> dict[bytes, bytes]:
-        """Return the values that can be vectors of this space."""
-        valid = {key: value for key, value in answer.items() if self._layout.is_valid(value)}
+    def _valid(self, place: int, answer: Mapping[bytes, bytes], *, numpy: bool = True) -> dict[bytes, bytes]:
+        """Return the values that are vectors of this space; others count as missing.
+
+        Without `numpy`, which finding work does not load, this takes five times as long.
+        """
+        fitting = {key: value for key, value in answer.items() if self._layout.is_valid(value)}
+        if numpy:
+            usable = self._layout.usable(list(fitting.values())) if fitting else []
+        else:
+            usable = list(map(self._layout.is_usable, fitting.values()))
+        valid = {key: value for (key, value), good in zip(fitting.items(), usable, strict=True) if good}
         self.stats[place].hits += len(valid)
+        if damaged := len(answer) - len(valid):
+            telemetry.log.warning(
+                "%d vectors in the cache %s are damaged, and are not used", damaged, self.stats[place].tier
+            )
         return valid
 
     async def put(self, vectors: Mapping[bytes, bytes], *, tiers: int | None = None) -> None:
