@@ -113,7 +113,7 @@ def usable(vectors: NDArray[np.float32], space: Space) -> NDArray[np.bool_]:
     """Mark the rows that are finite, not all zeros, and of length 1 in a normalized space."""
     with np.errstate(over="ignore", invalid="ignore"):
         lengths = np.einsum("ij,ij->i", vectors, vectors, dtype=np.float32) ** 0.5
-        good = np.isfinite(lengths) & (lengths > 0)
+        good: NDArray[np.bool_] = np.isfinite(lengths) & (lengths > 0)
         if space.normalized and space.precision == "float32":
             good &= np.abs(lengths - 1) <= LENGTH_TOLERANCE
     return good

@@ -28,6 +28,7 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
+    from flowbed.embedding.cache.tiers import VectorTier
     from flowbed.records import Purpose
 
 DIMENSIONS = 8
@@ -361,7 +362,11 @@ DAMAGED = {
 @pytest.mark.parametrize("place", ["memory", "near", "far"])
 async def test_cache_damaged_vector_counts_as_missing(provider: Provider, value: bytes, place: str) -> None:
     """In every tier: it is embedded again, and replaced."""
-    tiers = {"memory": VectorMemory(limit=2**20, ttl=60), "near": Tier(), "far": Tier()}
+    tiers: dict[str, VectorTier] = {
+        "memory": VectorMemory(limit=2**20, ttl=60),
+        "near": Tier(),
+        "far": Tier(),
+    }
     key = vector_key(SPACE, "document", "a")
     await tiers[place].put_many({key: value})
     cached = Cached(provider, list(tiers.values()))
