@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import math
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -31,6 +32,8 @@ if TYPE_CHECKING:
     from flowbed.maintenance.verify import Verified
     from flowbed.pipeline import ConfiguredSource
     from flowbed.pipeline.rollback import Released
+    from flowbed.publish import PublishContext, PublishReport
+    from flowbed.publish.records import Record
     from flowbed.records import Hit, Plan, Report, SearchResults, Status
     from flowbed.records.precomputed import Ingested, PrecomputedRows
 
@@ -130,7 +133,7 @@ class Flowbed(OpenProject):
         if plan is None:
             from flowbed.pipeline.run import run
 
-            return await run(
+            report = await run(
                 context,
                 feeds=await self._feeds(names, removed=allow_deletes),
                 allow_deletes=allow_deletes,
@@ -140,6 +143,7 @@ class Flowbed(OpenProject):
                 wait=wait,
                 deadline=deadline,
             )
+            return await self._with_publications(report)
         if names or allow_deletes or status is not None:
             raise Rejected(
                 f"plan {plan} already says what to do: run it without source names, --status and --allow-deletes"
@@ -152,9 +156,10 @@ class Flowbed(OpenProject):
         configured = [name for name in staged.sources if name in self.settings.sources]
         feeds = await self._feeds(configured) if configured else {}
         feeds |= removed_feeds(staged, known=feeds)
-        return await run_plan(
+        report = await run_plan(
             context, staged, feeds=feeds, limit=limit, lane=lane, wait=wait, deadline=deadline
         )
+        return await self._with_publications(report)
 
     async def find_unembedded(
         self, *names: str, limit: int | None = None, deadline: float | None = None
@@ -195,7 +200,9 @@ class Flowbed(OpenProject):
         """
         from flowbed.lanes.batch.poll import poll
 
-        return await poll(self._context(), submissions)
+        polled = await poll(self._context(), submissions)
+        polled.tally.failures += (await self._publish_due()).failures
+        return polled
 
     async def submissions(self, *, live: bool = True) -> list[SubmissionRow]:
         """List the live submissions, or with `live=False` those that have ended, oldest first."""
@@ -418,6 +425,30 @@ class Flowbed(OpenProject):
 
         return await release(self._context(), await self._live(collection))
 
+    async def publish(self, collection: str | None = None, *, reconcile: bool = False) -> PublishReport:
+        """Publish the newest version of a collection, or of all, to every publication of the settings that has it.
+
+        With `reconcile`, what is published is compared with the index, and differences are fixed. A publication that
+        fails does not stop the others.
+
+        Raises:
+            NotFound: there is no such collection.
+            Misconfigured: the settings have no publication of it.
+        """
+        from flowbed.publish.due import publish
+        from flowbed.wiring.publications import configured
+
+        return await publish(
+            configured(self.settings), self._publish_context, collection, reconcile=reconcile
+        )
+
+    async def publications(self) -> list[Record]:
+        """List what was published last, by publication and collection; no server is asked."""
+        from flowbed.publish.due import last_published
+        from flowbed.wiring.publications import configured
+
+        return await last_published(configured(self.settings), self._publish_context)
+
     async def doctor(self) -> Diagnosis:
         """Find what is wrong or about to go wrong, each with the command that fixes it."""
         from flowbed.maintenance.doctor import examine, wrong_ledger
@@ -443,6 +474,30 @@ class Flowbed(OpenProject):
     async def price(self) -> float:
         """Return the price of the model in US dollars per million tokens; a local model costs nothing."""
         return (await self._embedders.live()).price
+
+    async def _with_publications(self, report: Report) -> Report:
+        """Publish what is due after a run, and add that to its report."""
+        done = await self._publish_due()
+        places = {
+            f"{each.publication} {each.collection}": each.place for each in done.published if not each.already
+        }
+        return replace(report, published=places, failures=(*report.failures, *done.failures))
+
+    async def _publish_due(self) -> PublishReport:
+        from flowbed.publish import PublishReport
+
+        if not self.settings.publish:
+            return PublishReport()
+        from flowbed.publish.due import publish_due
+        from flowbed.wiring.publications import configured
+
+        return await publish_due(configured(self.settings), self._publish_context)
+
+    def _publish_context(self, name: str) -> PublishContext:
+        from flowbed.wiring.publications import publish_context
+
+        hidden = self.folder / opening.HIDDEN
+        return publish_context(name, hidden=hidden, store=self._store, datasets=self._datasets)
 
     def _lane_and_deadline(
         self, lane: LaneOption | None, deadline: float | None

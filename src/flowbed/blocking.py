@@ -26,6 +26,8 @@ if TYPE_CHECKING:
     from flowbed.maintenance.inspect import BedStatus, Reason
     from flowbed.maintenance.verify import Verified
     from flowbed.pipeline.rollback import Released
+    from flowbed.publish import PublishReport
+    from flowbed.publish.records import Record
     from flowbed.records import Hit, Plan, Report, SearchResults, Status
     from flowbed.records.precomputed import Ingested, PrecomputedRows
 
@@ -335,6 +337,22 @@ class Blocking:
     def release(self, collection: str) -> Released:
         """Commit the runs that rollbacks of a collection reverted, without embedding anything."""
         return self._wait(self._bed.release(collection))
+
+    def publish(self, collection: str | None = None, *, reconcile: bool = False) -> PublishReport:
+        """Publish the newest version of a collection, or of all, to every publication of the settings that has it.
+
+        With `reconcile`, what is published is compared with the index, and differences are fixed. A publication that
+        fails does not stop the others.
+
+        Raises:
+            NotFound: there is no such collection.
+            Misconfigured: the settings have no publication of it.
+        """
+        return self._wait(self._bed.publish(collection, reconcile=reconcile))
+
+    def publications(self) -> list[Record]:
+        """List what was published last, by publication and collection; no server is asked."""
+        return self._wait(self._bed.publications())
 
     def doctor(self) -> Diagnosis:
         """Find what is wrong or about to go wrong, each with the command that fixes it."""

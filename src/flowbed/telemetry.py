@@ -91,6 +91,33 @@ PLAN_FAILPOINTS = (PLAN_STAGED, PLAN_WRITTEN, PLAN_RELEASED)
 # States of a rollback on disk; the next run adapts the ledger to the index.
 ROLLBACK_FAILPOINTS = (ROLLBACK_TAGGED, ROLLBACK_RESTORED, ROLLBACK_RECORDED)
 
+# States of a publication: locally until `snapshot.claimed`, then in the store. The next publication starts again
+# from the last one that was finished.
+SNAPSHOT_BASE = "snapshot.base"
+SNAPSHOT_BUILT = "snapshot.built"
+SNAPSHOT_VERIFIED = "snapshot.verified"
+SNAPSHOT_CLAIMED = "snapshot.claimed"
+SNAPSHOT_FILE_UPLOADED = "snapshot.file_uploaded"
+SNAPSHOT_LISTED = "snapshot.listed"
+POINTER_MOVED = "pointer.moved"
+PUBLICATION_RECORDED = "publication.recorded"
+PUBLICATION_FAILPOINTS = (
+    SNAPSHOT_BASE,
+    SNAPSHOT_BUILT,
+    SNAPSHOT_VERIFIED,
+    SNAPSHOT_CLAIMED,
+    SNAPSHOT_FILE_UPLOADED,
+    SNAPSHOT_LISTED,
+    POINTER_MOVED,
+    PUBLICATION_RECORDED,
+)
+
+# States of a download of a snapshot; the next one continues from there.
+PULL_LEASED = "pull.leased"
+PULL_FILE_READY = "pull.file_ready"
+PULL_PLACED = "pull.placed"
+PULL_FAILPOINTS = (PULL_LEASED, PULL_FILE_READY, PULL_PLACED)
+
 # Progress for a person who watches a run.
 STAGE = "stage"
 PROGRESS = "progress"

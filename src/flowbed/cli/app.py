@@ -11,6 +11,7 @@ from flowbed.cli import configure, dead_letters, keys, maintenance, runs, submis
 from flowbed.cli.options import with_common
 from flowbed.cli.output import note, say, say_json
 from flowbed.cli.project import DONE, FAILURES, INTERRUPTED, USAGE
+from flowbed.cli.publish import publish
 from flowbed.cli.search import search
 from flowbed.cli.serve import serve
 from flowbed.cli.simulate import simulate
@@ -28,6 +29,7 @@ COMMANDS: Mapping[str, Command] = {
     "plan": runs.plan,
     "run": runs.run,
     "search": search,
+    "publish": publish,
     "status": maintenance.status,
     "compact": maintenance.compact,
     "versions": maintenance.versions,

@@ -114,6 +114,8 @@ def show_report(report: Report) -> None:
         f"  embedded {count(report.embedded, 'text')} ({report.tokens:,} tokens, {dollars(report.cost_usd)}),"
         f" reused {count(report.reused, 'vector')}"
     )
+    for name, place in report.published.items():
+        say(f"  published {name}: {place}")
     if report.perhaps_billed_usd:
         say(f"  perhaps billed {dollars(report.perhaps_billed_usd)} more, for requests that got no response")
     if report.planned is not None and not report.planned.already:

@@ -78,7 +78,7 @@ class Report:
     collections are left for another run. `lane` is what the run used, and `lane_why` says why. `submitted` texts were
     put into submissions, and `submissions` lists all live ones. `failures` says what failed (source, chunk or delta)
     and why; `skipped` what is not text. `planned` is what the plan expected, and `drift` what of it was left undone, by
-    source.
+    source. `published` says where each publication lies that was due, by its name and collection.
     """
 
     fetched: int
@@ -104,3 +104,4 @@ class Report:
     failures: tuple[Problem, ...] = ()
     skipped: tuple[Problem, ...] = ()
     withheld: Mapping[str, str] = field(default_factory=dict)
+    published: Mapping[str, str] = field(default_factory=dict)

@@ -13,7 +13,15 @@ from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, Settings
 from flowbed.errors import Misconfigured
 from flowbed.records import serving
 from flowbed.settings import project
-from flowbed.settings.project import PREFIX, ServeSettings, Settings, SourceSettings, TierSettings, texts
+from flowbed.settings.project import (
+    PREFIX,
+    PublishSettings,
+    ServeSettings,
+    Settings,
+    SourceSettings,
+    TierSettings,
+    texts,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -70,7 +78,7 @@ def _model() -> type[_FileModel]:
         "Field": pydantic.Field,
         "Options": Annotated[dict[str, str], BeforeValidator(texts)],
     }
-    for record in (SourceSettings, TierSettings, ServeSettings):
+    for record in (SourceSettings, TierSettings, PublishSettings, ServeSettings):
         names[record.__name__] = create_model(record.__name__, __base__=_Table, **_fields(record, names))
     return create_model("Settings", __base__=_FileModel, **_fields(Settings, names))
 

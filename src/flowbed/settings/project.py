@@ -82,6 +82,16 @@ class ServeSettings:
 
 
 @dataclass(frozen=True, kw_only=True)
+class PublishSettings:
+    """One `[publish.NAME]` table."""
+
+    kind: str
+    every: Annotated[str, Field(pattern="^(commit|manual|[0-9]+[smhd])$")] = "commit"
+    collections: list[str] = field(default_factory=list)
+    options: Options = field(default_factory=dict)
+
+
+@dataclass(frozen=True, kw_only=True)
 class Settings:
     """The whole of `flowbed.toml`; every setting is also an environment variable `FLOWBED_...`."""
 
@@ -99,12 +109,15 @@ class Settings:
     lane: Literal["auto", "realtime", "batch"] = "auto"
     deadline_hours: Annotated[float, Field(gt=0, allow_inf_nan=False)] | None = None
     sources: dict[str, SourceSettings] = field(default_factory=dict)
+    publish: dict[str, PublishSettings] = field(default_factory=dict)
     serve: ServeSettings = field(default_factory=ServeSettings)
 
     def __post_init__(self) -> None:
-        """Refuse a source name that cannot be part of a key."""
+        """Refuse a name of a source or of a publication that cannot be part of a key."""
         for name in self.sources:
             checked_name(name, "source")
+        for name in self.publish:
+            checked_name(name, "publication")
 
 
 def read_settings(folder: Path) -> Settings:
@@ -155,6 +168,10 @@ def _settings(tables: Mapping[str, Any]) -> Settings:
         "model_options": texts(tables.get("model_options", {})),
         "providers": {name: texts(options) for name, options in tables.get("providers", {}).items()},
         "sources": {name: SourceSettings(**source) for name, source in tables.get("sources", {}).items()},
+        "publish": {
+            name: PublishSettings(**{**each, "options": texts(each.get("options", {}))})
+            for name, each in tables.get("publish", {}).items()
+        },
         "serve": ServeSettings(**{**serve, "tiers": tiers}),
     }
     return Settings(**{**tables, **records})

@@ -1,0 +1,164 @@
+"""Publishes collections: all that were asked for, or those that are due after a commit."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+from flowbed.errors import Error, Misconfigured
+from flowbed.index.active_space import live_collection, live_collections, require_collection
+from flowbed.index.versions import newest_version, state
+from flowbed.publish import PublishReport, open_publication
+from flowbed.publish.records import read_record, write_record
+from flowbed.records import Problem
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping, Sequence
+
+    from flowbed.index.active_space import Live
+    from flowbed.publish import PublishContext, Published
+    from flowbed.publish.records import Record
+
+ON_COMMIT, MANUAL = "commit", "manual"
+ALL = "*"
+SECONDS = {"s": 1, "m": 60, "h": 3_600, "d": 86_400}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Configured:
+    """One publication of the settings: its name and kind, when it is due, its collections, and the options."""
+
+    name: str
+    kind: str
+    every: str = ON_COMMIT
+    collections: tuple[str, ...] = ()
+    options: Mapping[str, str] = field(default_factory=dict)
+
+    def covers(self, collection: str) -> bool:
+        """Return whether a collection is published."""
+        return collection in self.collections or ALL in self.collections
+
+
+def interval(every: str) -> float | None:
+    """Return the seconds between two publications: 0 for every commit, None if they are only made by command.
+
+    Raises:
+        Misconfigured: `every` is not `commit`, `manual`, or a number with s, m, h or d.
+    """
+    if every == MANUAL:
+        return None
+    if every == ON_COMMIT:
+        return 0.0
+    found = re.fullmatch(r"(\d+)([smhd])", every)
+    if found is None:
+        raise Misconfigured(f'every is {every!r}; write "commit", "manual", or a time such as "30m" or "1h"')
+    return float(int(found[1]) * SECONDS[found[2]])
+
+
+async def publish(
+    configured: Sequence[Configured],
+    context_of: Callable[[str], PublishContext],
+    collection: str | None = None,
+    *,
+    reconcile: bool = False,
+) -> PublishReport:
+    """Publish one collection, or all of every publication, now; one that fails does not stop the others.
+
+    Raises:
+        NotFound: there is no such collection.
+        Misconfigured: no publication is configured for it.
+    """
+    chosen = [each for each in configured if collection is None or each.covers(collection)]
+    if not chosen:
+        what = collection or "NAME"
+        raise Misconfigured(
+            f"no publication of {collection or 'any collection'} is configured: add to flowbed.toml, for example,"
+            f' [publish.{what}] with kind = "chroma"'
+        )
+    published: list[Published] = []
+    problems: list[Problem] = []
+    for each in chosen:
+        context = context_of(each.name)
+        if collection is not None:
+            lives = [await require_collection(context.store, collection)]
+        else:
+            lives = [live for live in await live_collections(context.store) if each.covers(live.collection)]
+        for live in lives:
+            await _publish_into(each, context, live, published, problems, reconcile=reconcile)
+    return PublishReport(published=tuple(published), failures=tuple(problems))
+
+
+async def publish_due(
+    configured: Sequence[Configured], context_of: Callable[[str], PublishContext]
+) -> PublishReport:
+    """Publish the collections that have a newer version than was published, where it is time for that."""
+    published: list[Published] = []
+    problems: list[Problem] = []
+    for each in configured:
+        if (seconds := interval(each.every)) is None:
+            continue
+        context = context_of(each.name)
+        names = await context.store.folders("") if ALL in each.collections else each.collections
+        for name in names:
+            live = await live_collection(context.store, name)
+            if live is not None and await _is_due(each, context, live, seconds):
+                await _publish_into(each, context, live, published, problems, reconcile=False)
+    return PublishReport(published=tuple(published), failures=tuple(problems))
+
+
+async def last_published(
+    configured: Sequence[Configured], context_of: Callable[[str], PublishContext]
+) -> list[Record]:
+    """Return what was published last, by publication and collection; asks no server."""
+    found = []
+    for each in configured:
+        store = context_of(each.name).store
+        names = await store.folders("") if ALL in each.collections else each.collections
+        found += [await read_record(store, name, each.name) for name in names]
+    return [record for record in found if record is not None]
+
+
+async def _is_due(each: Configured, context: PublishContext, live: Live, seconds: float) -> bool:
+    record = await read_record(context.store, live.collection, each.name)
+    if record is None or record.space != live.space.fingerprint:
+        return True
+    if context.clock() - record.at < seconds * 1e6:
+        return False
+    return record.version != await _newest(context, live)
+
+
+async def _newest(context: PublishContext, live: Live) -> int:
+    version = await newest_version(live, store=context.store)
+    return (await state(live, datasets=context.datasets)).version if version is None else version
+
+
+async def _publish_into(
+    each: Configured,
+    context: PublishContext,
+    live: Live,
+    published: list[Published],
+    problems: list[Problem],
+    *,
+    reconcile: bool,
+) -> None:
+    try:
+        done = await _publish_one(each, context, live, reconcile=reconcile)
+    except Error as error:
+        problems.append(Problem(subject=f"publication {each.name} of {live.collection}", reason=str(error)))
+    else:
+        published.append(done)
+
+
+async def _publish_one(
+    each: Configured, context: PublishContext, live: Live, *, reconcile: bool
+) -> Published:
+    version = await _newest(context, live)
+    publication = open_publication(each.kind, context, each.options)
+    try:
+        work = publication.reconcile if reconcile else publication.publish
+        done = await work(live, version)
+    finally:
+        await publication.aclose()
+    await write_record(context.store, done, space=live.space.fingerprint, now=context.clock())
+    return done

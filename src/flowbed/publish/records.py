@@ -1,0 +1,82 @@
+"""What was published last, and when: one small object in the store for each publication and collection."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+from typing import TYPE_CHECKING
+
+import orjson
+
+from flowbed.errors import Conflict, NotFound
+from flowbed.records import canonical
+from flowbed.telemetry import PUBLICATION_RECORDED, reached
+
+if TYPE_CHECKING:
+    from flowbed.publish import Published
+    from flowbed.storage import Store
+
+FOLDER = "publication"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Record:
+    """The last publication of a collection: the version of the index, when (microseconds since 1970), and where."""
+
+    name: str
+    collection: str
+    version: int
+    space: str
+    place: str
+    rows: int
+    at: int
+
+
+def record_key(collection: str, name: str) -> str:
+    """Return the key of a publication's record."""
+    return f"{collection}/{FOLDER}/{name}.json"
+
+
+async def read_record(store: Store, collection: str, name: str) -> Record | None:
+    """Read what a publication did last with a collection; None if nothing, or if the record is damaged."""
+    try:
+        return _parsed((await store.get(record_key(collection, name))).body)
+    except NotFound:
+        return None
+
+
+async def write_record(store: Store, done: Published, *, space: str, now: int) -> None:
+    """Record a publication, unless a later one is recorded."""
+    key = record_key(done.collection, done.publication)
+    record = Record(
+        name=done.publication,
+        collection=done.collection,
+        version=done.version,
+        space=space,
+        place=done.place,
+        rows=done.rows,
+        at=now,
+    )
+    while True:
+        try:
+            stored = await store.get(key)
+        except NotFound:
+            stored = None
+        before = None if stored is None else _parsed(stored.body)
+        if before is not None and (before.place, before.at) > (record.place, record.at):
+            return
+        try:
+            if stored is None:
+                await store.create(key, canonical(asdict(record)))
+            else:
+                await store.replace(key, canonical(asdict(record)), etag=stored.etag)
+        except Conflict:
+            continue
+        reached(PUBLICATION_RECORDED, collection=done.collection, name=done.publication)
+        return
+
+
+def _parsed(body: bytes) -> Record | None:
+    try:
+        return Record(**orjson.loads(body))
+    except (ValueError, TypeError):
+        return None
