@@ -49,11 +49,13 @@ def nearest(changes: Changes, vectors: NDArray[np.float32], limit: int) -> NDArr
     With fewer rows, the result has fewer columns.
     """
     asked = _unit(vectors)
-    best = np.empty((len(asked), 0), np.float32)
+    best: NDArray[np.float32] = np.empty((len(asked), 0), np.float32)
     for batch in changes.dataset.to_batches(columns=["vector"], filter=ALIVE, batch_size=PAGE):
         if batch.num_rows:
-            distances = np.float32(1) - asked @ _unit(vectors_in(batch)).T
-            best = np.sort(np.concatenate([best, distances], axis=1), axis=1)[:, :limit].astype(np.float32)
+            distances = (1 - asked @ _unit(vectors_in(batch)).T).astype(np.float32)
+            both = np.concatenate([best, distances], axis=1)
+            both.sort(axis=1)
+            best = both[:, :limit]
     return best
 
 
@@ -80,5 +82,4 @@ def _rows(dataset: lance.LanceDataset, row_ids: NDArray[np.uint64]) -> list[Samp
 
 def _unit(vectors: NDArray[np.float32]) -> NDArray[np.float32]:
     lengths = np.linalg.norm(vectors, axis=1, keepdims=True)
-    unit: NDArray[np.float32] = vectors / np.where(lengths == 0, np.float32(1), lengths)
-    return unit
+    return (vectors / np.where(lengths == 0, 1, lengths)).astype(np.float32)

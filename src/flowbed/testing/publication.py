@@ -175,6 +175,7 @@ class PublicationContract:
             assert np.allclose(found[name].vector, row.vector, atol=CLOSE), name
 
     async def test_publication_of_a_collection_has_its_rows(self, publish_bench: PublishBench) -> None:
+        """Ids, documents, metadata of every type and vectors are those of the index."""
         version = await publish_bench.commit(
             {
                 "a": ("first", {"number": 1, "share": 0.5, "good": True, "name": "Ann"}),
@@ -187,6 +188,7 @@ class PublicationContract:
         await self.assert_in_step(publish_bench)
 
     async def test_publication_after_a_commit_has_what_changed(self, publish_bench: PublishBench) -> None:
+        """Only rows that changed are written."""
         publication = self.open(publish_bench)
         await publish_bench.commit(numbered(40, color="red"))
         await publish_bench.publish(publication)
@@ -209,6 +211,7 @@ class PublicationContract:
         await self.assert_in_step(publish_bench)
 
     async def test_publication_of_a_row_that_came_back_is_whole(self, publish_bench: PublishBench) -> None:
+        """A row that was deleted and added again has nothing of its earlier self."""
         publication = self.open(publish_bench)
         await publish_bench.commit(numbered(40, color="red"))
         await publish_bench.publish(publication)
@@ -219,6 +222,7 @@ class PublicationContract:
         await self.assert_in_step(publish_bench)
 
     async def test_publication_of_a_published_version_does_nothing(self, publish_bench: PublishBench) -> None:
+        """Publishing twice is safe and cheap."""
         publication = self.open(publish_bench)
         await publish_bench.commit(numbered(3))
         first = await publish_bench.publish(publication)
@@ -228,6 +232,7 @@ class PublicationContract:
     async def test_publication_of_an_older_version_does_not_replace_a_newer_one(
         self, publish_bench: PublishBench
     ) -> None:
+        """The index's number decides, not the order of publishing."""
         publication = self.open(publish_bench)
         old = await publish_bench.commit(numbered(3))
         await publish_bench.commit(texts("new"))
@@ -237,6 +242,7 @@ class PublicationContract:
         await self.assert_in_step(publish_bench)
 
     async def test_publication_after_a_rollback_follows_it(self, publish_bench: PublishBench) -> None:
+        """A rollback is a newer version with older rows."""
         publication = self.open(publish_bench)
         old = await publish_bench.commit(numbered(40))
         before = dict(publish_bench.rows)
@@ -249,6 +255,7 @@ class PublicationContract:
         await self.assert_in_step(publish_bench)
 
     async def test_publication_of_an_emptied_collection_is_empty(self, publish_bench: PublishBench) -> None:
+        """No row is left behind."""
         publication = self.open(publish_bench)
         await publish_bench.commit(numbered(3))
         await publish_bench.publish(publication)
@@ -260,6 +267,7 @@ class PublicationContract:
     async def test_publication_reconciled_after_damage_has_the_rows_again(
         self, publish_bench: PublishBench
     ) -> None:
+        """What drifted is found and fixed, once."""
         publication = self.open(publish_bench)
         await publish_bench.commit(numbered(40, color="red"))
         await publish_bench.publish(publication)

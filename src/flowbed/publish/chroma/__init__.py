@@ -36,8 +36,9 @@ class SnapshotFile:
 class Snapshot:
     """The file list of a snapshot: what it holds, and what made it.
 
-    `name` is Chroma's name of the collection, `graph` the settings of its graph. `index_version` is the version of the index of `space` (a fingerprint) that it holds. `superseded` counts vectors of
-    deleted and changed rows that Chroma's graph still holds. `parent` is the snapshot it was made from, if any.
+    `name` is Chroma's name of the collection, and `graph` the settings of its graph. `index_version` is the version of
+    the index of `space` (a fingerprint) that it holds. `superseded` counts vectors of deleted and changed rows that the
+    graph still holds. `parent` is the snapshot it was made from, if any.
     """
 
     version: str

@@ -36,7 +36,8 @@ BUILDING, HELD, OWNER = "building-", "held-", "owner"
 class Plan:
     """What to build: `changes` on top of `base`, or all rows without one.
 
-    `name` is Chroma's name of the collection, `graph` the settings of its graph, `superseded` the dead vectors that its graph will hold.
+    `name` is Chroma's name of the collection, `graph` the settings of its graph, and `superseded` the number of dead
+    vectors that the graph will hold.
     """
 
     live: Live

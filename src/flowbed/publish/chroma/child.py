@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import sqlite3
 import sys
 import threading
@@ -40,7 +41,8 @@ def build(
 ) -> dict[str, Any]:
     """Write rows into a collection, new or existing; return how many it has then, and how many are not in its graph.
 
-    `graph` are settings of a new graph. Changed rows are deleted and added: an upsert would keep metadata keys that went, and takes five times as long.
+    `graph` are settings of a new graph. Changed rows are deleted and added: an upsert would keep metadata keys that
+    went, and takes five times as long.
     """
     client, table = _created(directory, collection, graph) if fresh else _opened(directory, collection)
     try:
@@ -166,7 +168,7 @@ def _end_with_parent() -> None:
     # Not the buffered `sys.stdin`: its lock would end the process with a fatal error when the work is done.
     while os.read(0, 1):
         pass
-    os._exit(1)
+    os.kill(os.getpid(), signal.SIGKILL)  # nobody will use the result
 
 
 WORK: dict[str, Callable[..., dict[str, Any]]] = {"build": build, "verify": verify}
