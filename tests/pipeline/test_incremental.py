@@ -250,7 +250,11 @@ async def test_run_unreadable_record_withholds_deletions(project: Project) -> No
         assert (report.deleted, report.chunks, report.failed) == (0, 1, 1)
         assert report.withheld
         assert set(project.documents("notes")) == {f"notes#{number}#00000" for number in range(3)}
-        assert [letter.kind for letter in await bed.dead_letters()] == ["source"]
+        letters = await bed.dead_letters()
+        assert [(letter.kind, letter.subject) for letter in letters] == [
+            ("source", "notes.jsonl:2"),
+            ("source", "withheld deletions"),
+        ]
         project.write("notes.jsonl", '{"id": 0, "text": "changed"}\n')
         report = await bed.run()
         assert (report.deleted, report.failed) == (2, 0)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 import time
 from typing import TYPE_CHECKING
@@ -10,6 +11,7 @@ import pytest
 
 from flowbed.errors import Misconfigured, Rejected
 from flowbed.sources.files import open_files
+from flowbed.sources.jsonl import open_jsonl
 from flowbed.testing.sources import entries, etags, pages
 
 if TYPE_CHECKING:
@@ -221,7 +223,7 @@ async def test_unreadable_file_is_a_problem(tmp_path: Path) -> None:
 
 
 async def test_unlistable_folder_deletes_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A folder that cannot be listed is a problem of an unknown document, so that nothing counts as gone."""
+    """A folder that cannot be listed is a problem of the documents below it, so that none counts as gone."""
     tree(tmp_path, "a.txt", "closed/b.txt")
     scandir = os.scandir
 
@@ -233,7 +235,11 @@ async def test_unlistable_folder_deletes_nothing(tmp_path: Path, monkeypatch: py
     monkeypatch.setattr(os, "scandir", faulty)
     assert await listed(tmp_path) == ["a.txt"]
     found = (await problems(tmp_path))["closed/"]
-    assert (found.reason, found.document, found.skipped) == ("cannot be listed: Permission denied", "", False)
+    assert (found.reason, found.folder, found.skipped) == (
+        "cannot be listed: Permission denied",
+        "closed/",
+        False,
+    )
 
 
 async def test_read_removed_file_is_rejected(tmp_path: Path) -> None:
@@ -290,3 +296,69 @@ async def test_location_device_is_misconfigured(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "pipe")
     with pytest.raises(Misconfigured, match="neither a file nor a folder"):
         await fetched(tmp_path, "pipe")
+
+
+async def test_changed_file_with_size_and_time_kept_has_another_etag(tmp_path: Path) -> None:
+    """A file changed in place, with its size kept and its time set back, has another etag."""
+    file = tmp_path / "a.txt"
+    file.write_text("one")
+    os.utime(file, (1_000_000, 1_000_000))
+    first = etags(await fetched(tmp_path))
+    with file.open("r+") as opened:
+        opened.write("two")
+    os.utime(file, (1_000_000, 1_000_000))
+    assert etags(await fetched(tmp_path)) != first
+
+
+@pytest.mark.parametrize("ignore", [b"\xef\xbb\xbf*.log\r\n!keep.log\r\n", b"\xef\xbb\xbf*.log\n!keep.log"])
+async def test_ignore_file_with_byte_order_mark_keeps_its_first_pattern(
+    tmp_path: Path, ignore: bytes
+) -> None:
+    """A byte order mark in front of the first pattern is no part of it."""
+    tree(tmp_path, "a.log", "keep.log")
+    (tmp_path / ".flowbedignore").write_bytes(ignore)
+    assert await listed(tmp_path) == ["keep.log"]
+
+
+async def test_deep_folders_are_one_problem(tmp_path: Path) -> None:
+    """Of folders 1,200 deep, those are listed whose paths can be ids; the rest is one problem."""
+    tree(tmp_path, "a.txt")
+    here = os.open(tmp_path, os.O_RDONLY)
+    try:
+        for _ in range(1_200):
+            os.mkdir("d", dir_fd=here)
+            inner = os.open("d", os.O_RDONLY, dir_fd=here)
+            os.close(here)
+            here = inner
+            os.close(os.open("f.txt", os.O_CREAT | os.O_WRONLY, dir_fd=here))
+        names = await listed(tmp_path)
+        assert len(names) == 513
+        assert max(map(len, names)) <= 1_029
+        (problem,) = (await problems(tmp_path)).values()
+        assert (
+            problem.reason
+            == "its path is longer than 1,024 bytes, so nothing below it is indexed: move it up"
+        )
+        assert len(problem.subject) < 200
+        # A source of records looks at paths only to find its files.
+        records = open_jsonl(".", folder=tmp_path, options={}, clock=later)
+        assert len([each for page in await pages(records) for each in page.problems]) <= 1
+    finally:
+        os.close(here)
+        # Python's own way to remove folders cannot remove these.
+        await (await asyncio.create_subprocess_exec("rm", "-rf", str(tmp_path / "d"))).wait()
+
+
+async def test_location_in_the_home_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A location may begin with the home folder, unless a folder is called so."""
+    monkeypatch.setenv("HOME", str(tmp_path / "home"))
+    tree(tmp_path, "home/docs/a.txt", "project/~/b.txt")
+    assert await listed(tmp_path, "~/docs") == ["a.txt"]
+    assert await listed(tmp_path / "project", "~") == ["b.txt"]
+
+
+@pytest.mark.parametrize("name", ["a[1]", "*", "what?", "a b", "ü"])
+async def test_folders_with_any_name_are_listed(tmp_path: Path, name: str) -> None:
+    """Names of folders and files are names, not patterns."""
+    tree(tmp_path, f"{name}/{name}/{name}.txt")
+    assert await listed(tmp_path / name, name) == [f"{name}.txt"]

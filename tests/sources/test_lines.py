@@ -83,29 +83,49 @@ async def test_fields_can_be_named(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("line", "reason"),
+    ("line", "reason", "document"),
     [
-        pytest.param(b'{"id": 1, "text": "x"', "not JSON", id="not json"),
-        pytest.param(b'{"id": 1, "text": "x", "n": NaN}', "NaN is not valid", id="nan"),
-        pytest.param(b'{"id": 1, "text": "x", "n": 1e999}', "too large", id="infinite"),
-        pytest.param(b'{"text": "x"}', "id or _id is missing", id="no id"),
-        pytest.param(b'{"id": true, "text": "x"}', "id or _id must be", id="bool id"),
-        pytest.param(b'{"id": "  ", "text": "x"}', "id or _id must be", id="blank id"),
-        pytest.param(b'{"id": "a\\nb", "text": "x"}', "control characters", id="line end in id"),
-        pytest.param(b'{"id": 1}', "text is missing", id="no text"),
-        pytest.param(b'{"id": 1, "text": 5}', "text must be a string, not 5", id="number as text"),
-        pytest.param(b'{"id": 1, "text": "x", "title": []}', "title must be a string", id="list as title"),
-        pytest.param(b'{"id": 1, "text": "\\ud83d"}', "half a character (\\ud83d", id="half a character"),
-        pytest.param(b'{"id": 1, "text": "\xff"}', "not UTF-8", id="not utf-8"),
-        pytest.param(b"[1]", "expected a JSON object, found a list", id="list"),
-        pytest.param(b"3", "found a number", id="number"),
-        pytest.param(b'{"id":' + b"[" * 100_000, "not JSON", id="deep"),
+        pytest.param(b'{"id": 1, "text": "x"', "not JSON", "", id="not json"),
+        pytest.param(b'{"id": 1, "text": "x", "n": NaN}', "NaN is not valid", "1", id="nan"),
+        pytest.param(
+            b'{"id": 1, "text": "x", "n": 1e999}', "n is inf, which is no finite number", "1", id="infinite"
+        ),
+        pytest.param(b'{"text": "x"}', "id or _id is missing", "", id="no id"),
+        pytest.param(b'{"id": true, "text": "x"}', "id or _id must be", "", id="bool id"),
+        pytest.param(b'{"id": "  ", "text": "x"}', "id or _id must be", "", id="blank id"),
+        pytest.param(b'{"id": "a\\nb", "text": "x"}', "control characters", "a\\nb", id="line end in id"),
+        pytest.param(b'{"id": 1}', "text is missing", "1", id="no text"),
+        pytest.param(b'{"id": 1, "text": 5}', "text must be a string, not 5", "1", id="number as text"),
+        pytest.param(
+            b'{"id": 1, "text": "x", "title": []}', "title must be a string", "1", id="list as title"
+        ),
+        pytest.param(
+            b'{"id": 1, "text": "\\ud83d"}', "half a character (\\ud83d", "1", id="half a character"
+        ),
+        pytest.param(b'{"id": 1, "text": "\xff"}', "not UTF-8", "1", id="not utf-8"),
+        pytest.param(
+            b'{"id": 1, "text": "x", "n": 18446744073709551616}',
+            "n is 18446744073709551616",
+            "1",
+            id="64 bits",
+        ),
+        pytest.param(
+            b'{"id": 1, "text": "x", "n": 1' + b"0" * 400 + b"}", "about 401 digits", "1", id="400 digits"
+        ),
+        pytest.param(
+            b'{"id": 1, "text": "x", "n": 1' + b"0" * 9_000 + b"}", "not JSON", "1", id="9,000 digits"
+        ),
+        pytest.param(b'{"id": [[[[[1]]]]], "text": "x"}', "id or _id must be", "", id="list as id"),
+        pytest.param(b"\x00\x01\x02", "binary", "", id="binary"),
+        pytest.param(b"[1]", "expected a JSON object, found a list", "", id="list"),
+        pytest.param(b"3", "found a number", "", id="number"),
+        pytest.param(b'{"id":' + b"[" * 100_000, "not JSON", "", id="deep"),
     ],
 )
 async def test_invalid_line_is_a_problem_and_others_are_listed(
-    tmp_path: Path, line: bytes, reason: str
+    tmp_path: Path, line: bytes, reason: str, document: str
 ) -> None:
-    """A line that is not a record is a problem with file and line; the others are listed."""
+    """A line that is not a record is a problem with file, line and, if known, document; the others are listed."""
     good = b'{"id":"%s","text":"t"}\n'
     (tmp_path / "a.jsonl").write_bytes(good % b"first" + line + b"\n" + good % b"last")
     fetched = await pages(opened(tmp_path, metadata="n"))
@@ -113,7 +133,8 @@ async def test_invalid_line_is_a_problem_and_others_are_listed(
     ((subject, said),) = problems(fetched)
     assert subject == "a.jsonl:2"
     assert reason in said
-    assert [problem.document for page in fetched for problem in page.problems] == [""]
+    assert len(said) < 300
+    assert [problem.document for page in fetched for problem in page.problems] == [document]
 
 
 async def test_truncated_file_keeps_earlier_records(tmp_path: Path) -> None:
@@ -268,3 +289,121 @@ async def test_receipt_without_id_is_a_problem(tmp_path: Path) -> None:
     assert "image_id" in said["a.jsonl:2"]
     assert "receipt_id" in said["a.jsonl:3"]
     assert "receipt_id" in said["a.jsonl:4"]
+
+
+@pytest.mark.parametrize("encoding", ["utf-16", "utf-16-be", "utf-32"])
+async def test_utf16_file_is_one_problem(tmp_path: Path, encoding: str) -> None:
+    """A file in UTF-16 is one problem that says what to do, instead of one for each line."""
+    (tmp_path / "a.jsonl").write_bytes(
+        ("\ufeff" * (encoding == "utf-16-be") + '{"id":1}\n' * 9).encode(encoding)
+    )
+    ((subject, reason),) = problems(await pages(opened(tmp_path)))
+    assert subject == "a.jsonl"
+    assert "UTF-16" in reason
+    assert "iconv" in reason
+
+
+async def test_suffix_in_capitals_is_read(tmp_path: Path) -> None:
+    """Suffixes count in capitals too, also that of a file with a list of records, after a byte order mark."""
+    (tmp_path / "A.JSONL").write_text('{"id":1,"text":"one"}\n')
+    (tmp_path / "B.NdJson").write_text('{"id":2,"text":"two"}\n')
+    assert [document.id for document in await documents(tmp_path, ".")] == ["1", "2"]
+    receipts = [{"image_id": "i", "receipt_id": number, "lines": []} for number in range(2)]
+    (tmp_path / "C.JSON").write_text("\ufeff" + json.dumps(receipts, indent=1), "utf-8")
+    source = open_receipts("C.JSON", folder=tmp_path, options={}, clock=later)
+    assert len(entries(await pages(source))) == 2
+
+
+@pytest.mark.parametrize("name", ["a[1]", "*", "what?", "[!a]", "a b", "été", "line\nend"])
+async def test_pattern_below_a_folder_with_any_name(tmp_path: Path, name: str) -> None:
+    """The name of the project's folder is no pattern, and a location that exists is none either."""
+    folder = tmp_path / name
+    (folder / name).mkdir(parents=True)
+    for number in range(2):
+        (folder / name / f"{number}.jsonl").write_text(json.dumps({"id": number, "text": "t"}))
+    (tmp_path / "other").mkdir()
+    (tmp_path / "other" / "9.jsonl").write_text('{"id":9,"text":"t"}')
+    assert list(etags(await pages(opened(folder, "*/*.jsonl")))) == ["0", "1"]
+    assert list(etags(await pages(opened(folder, name)))) == ["0", "1"]
+    assert list(etags(await pages(opened(folder, f"{name}/1.jsonl")))) == ["1"]
+
+
+async def test_location_in_the_home_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A location may begin with the home folder, and end in a pattern."""
+    monkeypatch.setenv("HOME", str(tmp_path))
+    (tmp_path / "data").mkdir()
+    (tmp_path / "data" / "a.jsonl").write_text('{"id":1,"text":"t"}')
+    for location in ("~/data", "~/data/a.jsonl", "~/data/*.jsonl"):
+        assert list(etags(await pages(opened(tmp_path / "project", location)))) == ["1"]
+    with pytest.raises(Misconfigured, match="does not exist"):
+        await pages(opened(tmp_path, "~nobody-has-this-name/a.jsonl"))
+
+
+async def test_folder_that_cannot_be_listed_is_a_problem(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A subfolder that cannot be listed is a problem of any document; the records elsewhere are listed."""
+    for name in ("open", "closed"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "a.jsonl").write_text(json.dumps({"id": name, "text": "t"}))
+    scandir = os.scandir
+
+    def faulty(path: Path) -> object:
+        if path.name == "closed":
+            raise PermissionError(13, "Permission denied")
+        return scandir(path)
+
+    monkeypatch.setattr(os, "scandir", faulty)
+    fetched = await pages(opened(tmp_path, "."))
+    assert list(etags(fetched)) == ["open"]
+    assert problems(fetched) == [("closed/", "cannot be listed: Permission denied")]
+    assert fetched[-1].cursor == ""
+
+
+async def test_many_unreadable_lines_are_counted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A file of lines that are no records makes a bounded number of problems; the last one counts the rest."""
+    monkeypatch.setattr("flowbed.sources.lines.MOST_PROBLEMS", 10)
+    (tmp_path / "a.jsonl").write_text("no record\n" * 500)
+    found = problems(await pages(opened(tmp_path)))
+    assert len(found) == 11
+    assert found[-1] == ("a.jsonl", "490 more of its records could not be read")
+
+
+async def test_changed_file_with_size_and_time_kept_is_read_again(tmp_path: Path) -> None:
+    """A file changed in place, with its size kept and its time set back, is read again."""
+    file = tmp_path / "a.jsonl"
+    file.write_text('{"id":1,"text":"one"}\n')
+    before = file.stat()
+    (*_, last) = await pages(opened(tmp_path))
+    assert last.cursor
+    with file.open("r+") as opened_file:
+        opened_file.write('{"id":1,"text":"two"}\n')
+    os.utime(file, ns=(before.st_atime_ns, before.st_mtime_ns))
+    fetched = await pages(opened(tmp_path), last.cursor)
+    assert [entry.read().text for entry in entries(fetched)] == ["two"]
+
+
+async def test_long_file_of_one_value_is_one_problem(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A .json file with one value that is too long to parse is one problem, instead of one for each line."""
+    monkeypatch.setattr("flowbed.sources.lines.LONGEST_RECORD", 100)
+    for content in (
+        json.dumps([{"a": n} for n in range(99)], indent=1),
+        json.dumps({"a": ["b"] * 99}, indent=1),
+    ):
+        (tmp_path / "a.json").write_text(content)
+        source = open_receipts("a.json", folder=tmp_path, options={}, clock=later)
+        ((subject, reason),) = problems(await pages(source))
+        assert subject == "a.json"
+        assert "write one record per line" in reason
+
+
+async def test_list_with_half_a_character_keeps_the_other_records(tmp_path: Path) -> None:
+    """In a list of records, one that cannot be written as UTF-8 is a problem by itself."""
+    good = {"image_id": "i", "receipt_id": 1, "lines": []}
+    (tmp_path / "a.json").write_text(json.dumps([{**good, "receipt_id": 2, "date": "\ud83d"}, good]))
+    source = open_receipts("a.json", folder=tmp_path, options={}, clock=later)
+    fetched = await pages(source)
+    assert list(etags(fetched)) == ["IMAGE#i#RECEIPT#00001"]
+    (problem,) = [problem for page in fetched for problem in page.problems]
+    assert problem.document == "IMAGE#i#RECEIPT#00002"
+    assert "half a character" in problem.reason

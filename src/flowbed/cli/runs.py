@@ -78,7 +78,10 @@ def run(
     status: Annotated[str | None, typer.Option(help="Only chunks of this status: NONE or FAILED.")] = None,
     allow_deletes: Annotated[
         bool,
-        typer.Option("--allow-deletes", help="Delete more than 30 % of a source's documents at once."),
+        typer.Option(
+            "--allow-deletes",
+            help="Delete more than 30 % of a source's documents at once, or despite unreadable records already reported.",
+        ),
     ] = False,
 ) -> int:
     """Bring the index in step with the sources; on a terminal, ask before spending money."""

@@ -67,6 +67,8 @@ def show_status(status: BedStatus) -> None:
     if status.pending:
         say(f"uncommitted runs in {', '.join(status.pending)}; the next `flowbed run` commits them")
     show_live(status.submissions)
+    for name, reason in status.withheld.items():
+        say(f"{name}: {reason}")
     say(f"dead letters: {status.dead_letters:,}")
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import codecs
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from types import MappingProxyType
@@ -128,8 +129,8 @@ async def _chunks(
         body = (await store.get(row.key)).body
         if is_precomputed(row.source):
             return await asyncio.to_thread(_precomputed, row, body)
-        said = orjson.loads(body)
-        return {(each["collection"], each["id"]): each for each in said["chunks"]}
+        said = orjson.loads(body.removeprefix(codecs.BOM_UTF8))
+        return {(each["collection"], each["id"]): each for each in said["chunks"] if _is_whole(each)}
     except NotFound:
         return Rejected(f"its batch file {row.key} is missing")
     except Rejected as error:
@@ -147,3 +148,14 @@ def _precomputed(row: BatchRow, body: bytes) -> dict[tuple[str, str], dict[str, 
         return Rejected(f"its batch file {row.key} is damaged: {error}")
     collection = precomputed_collection(row.source)
     return {(collection, key): {"text": text, "metadata": values} for key, (text, values) in found.items()}
+
+
+def _is_whole(chunk: Any) -> bool:  # any JSON value
+    """Tell whether a chunk of a batch file is one, so that a damaged one is lost alone."""
+    if not isinstance(chunk, dict) or not isinstance(chunk.get("metadata"), dict):
+        return False
+    texts = (chunk.get("collection"), chunk.get("id"), chunk.get("text"), chunk.get("sent", ""))
+    values = chunk["metadata"].values()
+    return all(isinstance(text, str) for text in texts) and all(
+        isinstance(value, str | int | float) for value in values
+    )

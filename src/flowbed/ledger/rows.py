@@ -292,6 +292,10 @@ class Rollback:
     chunks: int = 0
 
 
+# The subject of the dead letter that says why the deletions of a source, its owner, were withheld.
+WITHHELD = "withheld deletions"
+
+
 @dataclass(frozen=True, kw_only=True)
 class DeadLetter:
     """What failed permanently, until a person looks at it.

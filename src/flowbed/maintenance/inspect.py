@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from flowbed.errors import NotFound
 from flowbed.index.versions import state
 from flowbed.lanes.batch.in_flight import live_submissions
 from flowbed.lanes.batch.submission_status import describe
+from flowbed.ledger.rows import WITHHELD
 from flowbed.records import Status
 
 if TYPE_CHECKING:
@@ -32,7 +33,7 @@ class CollectionStatus:
 class BedStatus:
     """The state of a project: `chunks` counts by status, `pending` lists collections with uncommitted runs.
 
-    `submissions` are the live ones.
+    `submissions` are the live ones. `withheld` says, by source, why deletions were not carried out.
     """
 
     collections: Mapping[str, CollectionStatus]
@@ -40,6 +41,7 @@ class BedStatus:
     dead_letters: int
     pending: tuple[str, ...]
     submissions: tuple[SubmissionRow, ...] = ()
+    withheld: Mapping[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -70,7 +72,19 @@ async def status(context: IndexContext) -> BedStatus:
         dead_letters=await context.ledger.dead_letters.count(),
         pending=tuple(await context.ledger.runs.collections()),
         submissions=tuple(await live_submissions(context.ledger)),
+        withheld=await withheld_deletions(context),
     )
+
+
+async def withheld_deletions(context: Context) -> dict[str, str]:
+    """Return, by source, why its deletions were not carried out."""
+    pages = context.ledger.dead_letters.pages()
+    return {
+        letter.owner: letter.reason
+        async for page in pages
+        for letter in page
+        if (letter.kind, letter.subject) == ("source", WITHHELD)
+    }
 
 
 async def why(context: Context, subject: str) -> list[Reason]:

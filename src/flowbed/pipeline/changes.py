@@ -31,6 +31,8 @@ RELEASING = "plan:"
 UNSETTLED = frozenset({Status.FAILED, Status.REVERTED})
 # Removing more than this share of a source, and this many documents, is more often a mistake than intended.
 GUARDED_SHARE, GUARDED_COUNT = 0.30, 20
+# Entries that a message names; the others are counted.
+NAMED = 3
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -167,9 +169,11 @@ async def _stretches(
     # Most have not changed, and a row takes twice as long to read as its etag.
     known = await ledger.documents.get(source, [entry.document for entry in moved]) if moved else {}
     stretch = _Stretch()
-    for start in range(0, len(moved), READ_AT_ONCE):
+    start = 0
+    while start < len(moved):
         some = moved[start : start + READ_AT_ONCE]
         read, problems = await asyncio.to_thread(_read, feed, some, known, count)
+        start += len(read) + len(problems)
         scan.problems += problems
         await _compare(feed, read, known, stretch, ledger=ledger, now=clock(), scan=scan)
         if stretch.full:
@@ -185,10 +189,13 @@ def _read(
     known: Mapping[str, DocumentRow],
     count: Callable[[str], int],
 ) -> tuple[list[_Read], list[Problem]]:
-    """Read the entries, and chunk those whose content has changed."""
+    """Read the entries, and chunk those whose content has changed; stop early where they make a whole batch."""
     read: list[_Read] = []
     problems: list[Problem] = []
+    made = 0
     for entry in entries:
+        if made >= BATCH_CHUNKS:
+            break
         try:
             document = entry.read()
             digest = hashlib.sha256(f"{feed.rules.fingerprint}:{document.hash}".encode()).hexdigest()
@@ -197,6 +204,7 @@ def _read(
             chunks = None if same else chunk(document, feed.rules, count)
             require_storable([entry.document, *(each.id for each in chunks or ())])
             read.append(_Read(entry, digest, chunks))
+            made += len(chunks or ())
         except Rejected as error:
             problems.append(Problem(subject=entry.document, reason=str(error), document=entry.document))
     return read, problems
@@ -293,34 +301,60 @@ async def _gone(source: str, listed: Listed, scan: Scan, *, ledger: Ledger, allo
         _was_text(each) if each.skipped and each.document in kept else each for each in scan.problems
     ]
     # Of the documents before this fetch: those that it added would make any loss look small.
-    scan.withheld = _doubt(gone, scan, total=scan.known + len(kept) + len(gone), allow_deletes=allow_deletes)
+    total = scan.known + len(kept) + len(gone)
+    unreadable = {
+        (problem.subject, problem.reason)
+        for problem in scan.problems
+        if not (problem.document or problem.folder or problem.skipped)
+    }
+    if gone and unreadable and allow_deletes:
+        # Whoever allows deletions has to have seen what may be wrong with them: a run has reported it before.
+        unreadable -= await _reported(source, ledger)
+    scan.withheld = _doubt(source, gone, unreadable, total=total, allow_deletes=allow_deletes)
     return [] if scan.withheld else gone
+
+
+async def _reported(source: str, ledger: Ledger) -> set[tuple[str, str]]:
+    """Return the problems of a source that are dead letters, by subject and reason."""
+    return {
+        (letter.subject, letter.reason)
+        async for page in ledger.dead_letters.pages()
+        for letter in page
+        if (letter.kind, letter.owner) == ("source", source)
+    }
 
 
 async def _unlisted(source: str, listed: Listed, scan: Scan, ledger: Ledger) -> tuple[list[str], set[str]]:
     """Return the documents that were not listed: those that are gone, and those that have a problem."""
     troubled = {problem.document for problem in scan.problems if problem.document}
+    folders = tuple({problem.folder for problem in scan.problems if problem.folder})
     gone: list[str] = []
     kept: set[str] = set()
     async for rows in ledger.documents.pages(source):
-        unlisted = listed.missing([row.id for row in rows])
-        gone += [each for each in unlisted if each not in troubled]
-        kept.update(each for each in unlisted if each in troubled)
+        for each in listed.missing([row.id for row in rows]):
+            if each in troubled or each.startswith(folders):
+                kept.add(each)
+            else:
+                gone.append(each)
     return gone, kept
 
 
-def _doubt(gone: Sequence[str], scan: Scan, *, total: int, allow_deletes: bool) -> str:
+def _doubt(
+    source: str, gone: Sequence[str], unreadable: set[tuple[str, str]], *, total: int, allow_deletes: bool
+) -> str:
     """Say why documents that were not listed are kept; empty where they are deleted."""
-    unreadable = sum(1 for problem in scan.problems if not problem.document and not problem.skipped)
     if gone and unreadable:
+        subjects = sorted(subject for subject, _ in unreadable)
+        others = f" and {len(subjects) - NAMED:,} others" if len(subjects) > NAMED else ""
         return (
-            f"{len(gone)} documents that were not listed are kept, since {unreadable} entries could not be read and may"
-            " be theirs; fix those and run again"
+            f"{len(gone):,} documents that were not listed are kept, since {len(subjects):,} entries could not be read"
+            f" and may be theirs ({', '.join(subjects[:NAMED])}{others}); fix those and run again, or run `flowbed run"
+            f" {source} --allow-deletes` to delete the documents all the same"
         )
     if not allow_deletes and len(gone) >= GUARDED_COUNT and len(gone) > GUARDED_SHARE * total:
         return (
-            f"{len(gone)} of {total} documents are gone from the source, which is more than {GUARDED_SHARE:.0%}: they"
-            " are kept; if that is intended, run again with --allow-deletes"
+            f"{len(gone):,} of {total:,} documents are gone from the source, which is more than {GUARDED_SHARE:.0%}:"
+            f" they are kept; if that is intended, run `flowbed run {source} --allow-deletes`"
         )
     return ""
 

@@ -11,6 +11,7 @@ from flowbed.errors import Conflict
 from flowbed.index.active_space import require_same
 from flowbed.lanes.batch_files import batch_key, encode_batch
 from flowbed.ledger import BatchRow, ChunkRow, DeadLetter, Swap
+from flowbed.ledger.rows import WITHHELD
 from flowbed.pipeline.changes import Scan, changes
 from flowbed.records import Problem, Status, batch_id
 from flowbed.telemetry import BATCH_REGISTERED, BATCH_WRITTEN, FETCH_SWAPPED, PROGRESS, STAGE, reached
@@ -99,8 +100,8 @@ async def sync(
             await asyncio.sleep(0.05 * 2**attempt)
             continue
         done.problems, done.withheld = scan.problems, scan.withheld
-        if scan.complete and (troubled or scan.problems):
-            await replace_letters(source, scan.problems, context)
+        if scan.complete and (troubled or scan.problems or scan.withheld):
+            await replace_letters(source, scan.problems, context, withheld=scan.withheld)
         return done
     reason = "another run is fetching it at the same time, so this fetch was discarded; run again"
     done.problems.append(Problem(subject=f"source {source}", reason=reason))
@@ -236,14 +237,15 @@ async def apply(cursor: Cursor, prepared: Prepared, ledger: Ledger) -> Cursor:
     return moved
 
 
-async def replace_letters(source: str, problems: Sequence[Problem], context: Context) -> None:
-    """Replace the source's dead letters by the problems of a complete scan."""
+async def replace_letters(
+    source: str, problems: Sequence[Problem], context: Context, *, withheld: str
+) -> None:
+    """Replace the source's dead letters by the problems of a complete scan, and by why it withheld deletions."""
+    left = [(problem.subject, problem.reason) for problem in problems if not problem.skipped]
+    left += [(WITHHELD, withheld)] if withheld else []
     letters = [
-        DeadLetter(
-            kind="source", owner=source, subject=problem.subject, reason=problem.reason, at=context.clock()
-        )
-        for problem in problems
-        if not problem.skipped
+        DeadLetter(kind="source", owner=source, subject=subject, reason=reason, at=context.clock())
+        for subject, reason in left
     ]
     await context.ledger.dead_letters.remove("source", owner=source)
     if letters:

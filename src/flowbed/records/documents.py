@@ -53,14 +53,16 @@ class Problem:
     """Something in a source that could not become a document.
 
     `skipped` marks what is not a failure (such as a picture in a folder of texts); anything else becomes a dead letter.
-    `document` is the document concerned, if known: what was indexed of it is kept. If it is unknown, any document may
-    be concerned, and nothing of the source is treated as deleted.
+    `document` is the document concerned, if known: what was indexed of it is kept. `folder`, which ends in `/`, says
+    that all documents whose ids begin with it may be concerned. Without either, any document may be concerned, and
+    nothing of the source is treated as deleted.
     """
 
     subject: str
     reason: str
     skipped: bool = False
     document: str = ""
+    folder: str = ""
 
 
 @dataclass(frozen=True, kw_only=True)

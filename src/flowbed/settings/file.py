@@ -50,7 +50,7 @@ def add_source(
         values["options"] = options
     validated({"sources": {name: values}}, path)  # never write what cannot be read again
     try:
-        file = tomlkit.parse(path.read_text("utf-8")) if path.exists() else tomlkit.document()
+        file = tomlkit.parse(path.read_text("utf-8-sig")) if path.exists() else tomlkit.document()
     except TOMLKitError as error:
         raise Misconfigured(f"{path} is not valid TOML: {error}") from error
     table = tomlkit.table()

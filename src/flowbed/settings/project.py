@@ -129,7 +129,7 @@ def read_settings(folder: Path) -> Settings:
     path = folder / FILE
     try:
         body = path.read_bytes()
-        tables = tomllib.loads(body.decode())
+        tables = tomllib.loads(body.decode("utf-8-sig"))
     except FileNotFoundError:
         body, tables = b"", {}
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:

@@ -13,8 +13,10 @@ from typing import TYPE_CHECKING
 from pathspec import GitIgnoreSpec
 
 from flowbed.errors import Misconfigured, Rejected
+from flowbed.ledger.text import ID_BYTES
 from flowbed.records import Document, Entry, Page, Problem
 from flowbed.sources.decoding import UNUSABLE, decoded, why_not_text
+from flowbed.sources.locations import located
 from flowbed.sources.options import SourceOptions
 from flowbed.sources.paging import in_pages, in_threads
 
@@ -35,6 +37,9 @@ LARGEST_BYTES = 20_000_000
 # A file may be written again within one tick of the file system's clock, 2 s on FAT; older times are reliable.
 CLOCK_TICK_NS = 2_000_000_000
 
+# How much of an overlong path a message shows.
+SHOWN = 100
+
 # How much of a file each listing reads to tell whether it is text: all of most files, and still little.
 HEAD_BYTES = 64 * 1024
 
@@ -54,7 +59,7 @@ def open_files(
     values = SourceOptions("files", options, KNOWN)
     return Files(
         location=location,
-        path=folder / location,
+        path=located(location, folder),
         include=values.strings("include"),
         exclude=values.strings("exclude"),
         ignore=values.string("ignore", ".flowbedignore"),
@@ -97,7 +102,9 @@ class Files:
         include = _patterns("include", self.include)
         exclude = _patterns("exclude", self.exclude)
         try:
-            lines = (self.path / self.ignore).read_text(encoding="utf-8").splitlines() if self.ignore else []
+            lines = (
+                (self.path / self.ignore).read_text(encoding="utf-8-sig").splitlines() if self.ignore else []
+            )
         except (FileNotFoundError, NotADirectoryError):
             lines = []
         except (OSError, UnicodeDecodeError) as error:
@@ -129,8 +136,9 @@ class Files:
                 fault = why_not_text(head, final=len(head) < HEAD_BYTES)
                 if fault:
                     return Problem(subject=name, reason=fault, skipped=True, document=name)
-                stamp = f"{size}-{found.modified}-{found.inode}"
-                if found.modified >= oldest_unreliable:
+                # Programs can set the time of a file's content back, but not that of its last change.
+                stamp = f"{size}-{found.modified}-{found.changed}-{found.inode}"
+                if max(found.modified, found.changed) >= oldest_unreliable:
                     # Its time may not change if it is written again right now, so hash its content.
                     file.seek(0)
                     stamp = hashlib.file_digest(file, "sha256").hexdigest()[:32]
@@ -163,6 +171,7 @@ class _File:
     path: Path
     size: int
     modified: int
+    changed: int
     inode: int
 
 
@@ -190,9 +199,22 @@ class _Walk:
             raise Misconfigured(f"{location} does not exist; give the path of a file or folder") from error
         except OSError as error:
             raise Misconfigured(f"{location} cannot be read: {error.strerror}") from error
-        yield from self._below(entries, "")
+        # A list of folders that are being walked instead of recursion, since they may be deeper than Python's stack.
+        walking = [(iter(entries), "")]
+        while walking:
+            here, above = walking[-1]
+            for found in self._listed(here, above):
+                if isinstance(found, tuple):
+                    walking.append(found)
+                    break
+                yield found
+            else:
+                walking.pop()
 
-    def _below(self, entries: list[os.DirEntry[str]], above: str) -> Iterator[_File | Problem]:
+    def _listed(
+        self, entries: Iterator[os.DirEntry[str]], above: str
+    ) -> Iterator[_File | Problem | tuple[Iterator[os.DirEntry[str]], str]]:
+        """Yield what is next in a folder; a subfolder as its own entries, and the start of their names."""
         for entry in entries:
             if entry.name.startswith(".") or entry.name in SKIPPED:
                 continue
@@ -212,15 +234,24 @@ class _Walk:
             if not folder:
                 yield from self._file(entry, name)
                 continue
-            try:
-                inner = _entries(Path(entry.path))
-            except FileNotFoundError:
-                continue
-            except OSError as error:
-                # It may contain any document that this fetch has not seen.
-                yield Problem(subject=f"{name}/", reason=f"cannot be listed: {error.strerror}")
-                continue
-            yield from self._below(inner, f"{name}/")
+            yield from self._folder(entry, f"{name}/")
+
+    def _folder(
+        self, entry: os.DirEntry[str], name: str
+    ) -> Iterator[Problem | tuple[Iterator[os.DirEntry[str]], str]]:
+        """Yield a subfolder's entries, or why it is left out: it may hold any document whose id begins with `name`."""
+        if len(name.encode()) > ID_BYTES:
+            reason = f"its path is longer than {ID_BYTES:,} bytes, so nothing below it is indexed: move it up"
+            yield Problem(subject=f"{name[:SHOWN]}...", reason=reason, folder=name)
+            return
+        try:
+            inner = _entries(Path(entry.path))
+        except FileNotFoundError:
+            return
+        except OSError as error:
+            yield Problem(subject=name, reason=f"cannot be listed: {error.strerror}", folder=name)
+            return
+        yield iter(inner), name
 
     def _file(self, entry: os.DirEntry[str], name: str) -> Iterator[_File | Problem]:
         try:
@@ -242,7 +273,14 @@ class _Walk:
 
 
 def _file(name: str, path: Path, status: os.stat_result) -> _File:
-    return _File(name=name, path=path, size=status.st_size, modified=status.st_mtime_ns, inode=status.st_ino)
+    return _File(
+        name=name,
+        path=path,
+        size=status.st_size,
+        modified=status.st_mtime_ns,
+        changed=status.st_ctime_ns,
+        inode=status.st_ino,
+    )
 
 
 def _entries(folder: Path) -> list[os.DirEntry[str]]:

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import hashlib
 import json
-import math
 from dataclasses import asdict, dataclass
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from flowbed.errors import Rejected
 from flowbed.records import Document, canonical
+from flowbed.records.values import require_number, shown
 from flowbed.sources.lines import Lines
 from flowbed.sources.options import SourceOptions
 
@@ -48,8 +48,9 @@ def open_jsonl(
     )
     return Lines(
         location=location,
-        path=folder / location,
+        folder=folder,
         suffixes=(".jsonl", ".ndjson"),
+        identity=fields.identity,
         document=fields.document,
         fingerprint=hashlib.sha256(canonical(asdict(fields))).hexdigest()[:16],
         clock=clock,
@@ -66,25 +67,12 @@ class Fields:
     metadata: tuple[str, ...]
     kind: str
 
-    def document(self, record: Mapping[str, Any], _text: str) -> tuple[str, Callable[[], Document]]:
-        """Return the id of a record, and a function that creates its document.
+    def identity(self, record: Mapping[str, Any]) -> str:
+        """Return the id of a record.
 
         Raises:
-            Rejected: the id, text, title or a number is missing or invalid.
+            Rejected: it is missing or invalid.
         """
-        name = self._id(record)
-        return name, partial(
-            Document,
-            id=name,
-            kind=self.kind,
-            text=_string(record, self.text, _ABSENT),
-            title=_string(record, self.title, ""),
-            metadata={
-                name: scalar for name in self.metadata if (scalar := _scalar(record, name)) is not None
-            },
-        )
-
-    def _id(self, record: Mapping[str, Any]) -> str:
         value = None
         for name in self.id:
             value = _value(record, name)
@@ -94,9 +82,26 @@ class Fields:
         if isinstance(value, int) and not isinstance(value, bool):
             return str(value)
         if not isinstance(value, str) or not value.strip():
-            problem = "is missing" if value is None else f"must be a string or an integer, not {value!r}"
+            problem = "is missing" if value is None else f"must be a string or an integer, not {shown(value)}"
             raise Rejected(f"{' or '.join(self.id)} {problem}")
         return value
+
+    def document(self, name: str, record: Mapping[str, Any], _text: str) -> Callable[[], Document]:
+        """Return a function that creates the document of a record.
+
+        Raises:
+            Rejected: the text, title or a field to filter by is missing or invalid.
+        """
+        return partial(
+            Document,
+            id=name,
+            kind=self.kind,
+            text=_string(record, self.text, _ABSENT),
+            title=_string(record, self.title, ""),
+            metadata={
+                name: scalar for name in self.metadata if (scalar := _scalar(record, name)) is not None
+            },
+        )
 
 
 def _value(record: Mapping[str, Any], name: str) -> Any:  # any JSON value
@@ -119,7 +124,7 @@ def _string(record: Mapping[str, Any], name: str, default: object) -> str:
         value = default
     if not isinstance(value, str):
         raise Rejected(
-            f"{name} is missing" if value is _ABSENT else f"{name} must be a string, not {value!r:.60}"
+            f"{name} is missing" if value is _ABSENT else f"{name} must be a string, not {shown(value)}"
         )
     return value
 
@@ -128,8 +133,11 @@ def _scalar(record: Mapping[str, Any], name: str) -> Scalar | None:
     """Read a field to filter by; nested values become their JSON."""
     value = _value(record, name)
     if isinstance(value, dict | list):
-        return json.dumps(value, ensure_ascii=False, separators=(",", ":"))
-    if isinstance(value, float) and not math.isfinite(value):
-        raise Rejected(f"{name} is too large a number")
+        try:
+            return json.dumps(value, ensure_ascii=False, separators=(",", ":"))
+        except RecursionError as error:
+            raise Rejected(f"{name} is nested too deeply") from error
+    if isinstance(value, float | int) and not isinstance(value, bool):
+        return require_number(value, name)
     scalar: Scalar | None = value
     return scalar

@@ -2,22 +2,25 @@
 
 from __future__ import annotations
 
-import glob
+import codecs
 import hashlib
+import json
 import os
 from dataclasses import dataclass, field
-from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, BinaryIO
 
 from flowbed.errors import Misconfigured, Rejected
 from flowbed.records import Document, Entry, Page, Problem, canonical
-from flowbed.sources.decoding import UNUSABLE, decoded
+from flowbed.records.values import shown
+from flowbed.sources.decoding import UNUSABLE, UTF16, decoded, why_not_text
 from flowbed.sources.id_table import IdTable
+from flowbed.sources.locations import files_below, located, matching
 from flowbed.sources.paging import in_pages, in_threads
-from flowbed.sources.parsing import parse_json, parse_record
+from flowbed.sources.parsing import parse_json, parse_leniently, parse_record
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Iterator, Mapping
+    from pathlib import Path
 
 # A file may be written again within one tick of the file system's clock, 2 s on FAT; older times are reliable.
 CLOCK_TICK_NS = 2_000_000_000
@@ -27,6 +30,17 @@ LONGEST_RECORD = 20 * 2**20
 
 READ_BYTES = 2**20
 
+# Files that cannot be read at all would make a problem of every line: the rest are counted.
+MOST_PROBLEMS = 10_000
+
+# How much of an overlong path a message shows.
+SHOWN = 100
+
+# What a decoder puts in place of what it cannot decode.
+REPLACEMENT = "\ufffd"
+
+UTF16_BYTES = 2  # of its byte order mark
+
 # Bits of a place for the line number; the bits above are the file number.
 LINE_BITS = 40
 
@@ -35,17 +49,18 @@ LINE_BITS = 40
 class Lines:
     """A source of JSON records in a file, in the files of a folder, or in the files that match a pattern.
 
-    `document` gets a record and its text, and returns the record's id and a function that creates its document: most
-    documents are never created, since they have not changed. It raises `Rejected` for invalid records. `fingerprint`
-    names everything that decides the result: when it changes, all records are read again. Files that were not touched
-    since a fetch without problems are not read. A record that cannot be read is a problem of an unknown document: it
-    may be any of those missing in the fetch.
+    `identity` returns the id of a record. `document` gets an id, a record and its text, and returns a function that
+    creates its document: most documents are never created, since they have not changed. Both raise `Rejected` for
+    invalid records. `fingerprint` names everything that decides the result: when it changes, all records are read
+    again. Files that were not touched since a fetch without problems are not read. A record whose id cannot be read is
+    a problem of an unknown document: it may be any of those missing in the fetch.
     """
 
     location: str
-    path: Path
+    folder: Path
     suffixes: tuple[str, ...]
-    document: Callable[[Mapping[str, Any], str], tuple[str, Callable[[], Document]]]
+    identity: Callable[[Mapping[str, Any]], str]
+    document: Callable[[str, Mapping[str, Any], str], Callable[[], Document]]
     fingerprint: str
     clock: Callable[[], int]
 
@@ -56,78 +71,91 @@ class Lines:
 
     def _pages(self, cursor: str) -> Iterator[Page]:
         began = self.clock() * 1_000
-        files = self._files()
+        unlistable: list[Problem] = []
+        files = self._files(unlistable)
         before = _stamps(files)
         state = hashlib.sha256(canonical([self.fingerprint, before])).hexdigest()
-        if cursor == state:
+        if cursor == state and not unlistable:
             yield Page(cursor=cursor)
             return
-        scan = _Scan(names=list(files))
+        scan = _Scan(names=list(files), problems=len(unlistable))
+        yield from in_pages((problem, 0) for problem in unlistable)
         yield from in_pages(self._found(files, scan))
         steady = _stamps(files) == before
-        settled = all(stamp[2] < began - CLOCK_TICK_NS for stamp in before)
+        settled = all(max(stamp[2:4]) < began - CLOCK_TICK_NS for stamp in before)
         trusted = steady and settled and not scan.problems
         # Without a cursor, the next fetch reads everything again and finds the same problems.
         yield Page(cursor=state if trusted else "", complete=steady)
 
     def _found(self, files: Mapping[str, Path], scan: _Scan) -> Iterator[tuple[Entry | Problem, int]]:
-        salt = self.fingerprint.encode()
         for file, (name, path) in enumerate(files.items()):
+            unread = 0
             try:
                 for number, raw, fault in _records(path):
-                    try:
-                        document, read = self._parsed(raw, fault)
-                    except Rejected as error:
-                        yield scan.problem(name, number, str(error)), 0
+                    found = self._entry(raw, fault, file << LINE_BITS | number, scan)
+                    if isinstance(found, Entry):
+                        yield found, len(raw)
                         continue
-                    place = file << LINE_BITS | number
-                    first = scan.places.first(document, place)
-                    if first != place:
-                        reason = f"id {document!r} is already used at {scan.named(first)}"
-                        yield scan.problem(name, number, reason, document=document), 0
-                        continue
-                    etag = hashlib.sha256(salt + raw).hexdigest()[:32]
-                    yield Entry(document=document, etag=etag, read=read), len(raw)
+                    unread += 1
+                    if unread <= MOST_PROBLEMS:
+                        yield scan.problem(name, number, found.reason, document=found.document), 0
             except OSError as error:
-                if path == self.path:
+                if path == located(self.location, self.folder):
                     raise Misconfigured(f"{self.location} cannot be read: {error.strerror}") from error
                 yield scan.problem(name, 0, f"cannot be read: {error.strerror}"), 0
+            if unread > MOST_PROBLEMS:
+                reason = f"{unread - MOST_PROBLEMS:,} more of its records could not be read"
+                yield scan.problem(name, 0, reason), 0
 
-    def _parsed(self, raw: bytes, fault: str) -> tuple[str, Callable[[], Document]]:
+    def _entry(self, raw: bytes, fault: str, place: int, scan: _Scan) -> Entry | _Unreadable:
         if fault:
-            raise Rejected(fault)
-        text, record = parse_record(raw)
-        if not isinstance(record, dict):
-            raise Rejected(f"expected a JSON object, found {_KINDS.get(type(record), 'a number')}")
-        document, read = self.document(record, text)
-        if UNUSABLE.search(document):
-            raise Rejected(f"id {document!r} contains control characters")
-        return document, read
-
-    def _below(self) -> Iterator[Path]:
-        """Walk through a folder; a subfolder that cannot be listed stops the fetch, since it may contain any record."""
-
-        def refuse(error: OSError) -> None:
-            raise Misconfigured(
-                f"folder {error.filename} of {self.location} cannot be listed: {error.strerror}"
-            ) from error
-
-        for folder, folders, names in os.walk(self.path, onerror=refuse):
-            folders[:] = [name for name in folders if not name.startswith(".")]
-            paths = (Path(folder, name) for name in names if not name.startswith("."))
-            yield from (path for path in paths if path.suffix in self.suffixes and path.is_file())
-
-    def _files(self) -> dict[str, Path]:
-        """Return the files to read, in order."""
+            return _Unreadable(fault, self._guessed(raw))
         try:
-            if self.path.is_dir():
-                return {path.relative_to(self.path).as_posix(): path for path in sorted(self._below())}
-            if self.path.is_file():
-                return {self.path.name: self.path}
-            matches = [Path(match) for match in sorted(glob.glob(str(self.path), recursive=True))]  # noqa: PTH207
+            text, record = parse_record(raw)
+            document = self.identity(_object(record))
+        except Rejected as error:
+            return _Unreadable(str(error), self._guessed(raw))
+        if UNUSABLE.search(document):
+            # No document with such an id was ever indexed.
+            return _Unreadable(f"id {shown(document)} contains control characters", ascii(document)[1:-1])
+        try:
+            read = self.document(document, record, text)
+        except Rejected as error:
+            return _Unreadable(str(error), document)
+        first = scan.places.first(document, place)
+        if first != place:
+            return _Unreadable(f"id {document!r} is already used at {scan.named(first)}", document)
+        etag = hashlib.sha256(self.fingerprint.encode() + raw).hexdigest()[:32]
+        return Entry(document=document, etag=etag, read=read)
+
+    def _guessed(self, raw: bytes) -> str:
+        """Return the id of a record that is not valid, where it can be read all the same; otherwise empty."""
+        try:
+            document = self.identity(parse_leniently(raw))
+        except Rejected:
+            return ""
+        return "" if UNUSABLE.search(document) or REPLACEMENT in document else document
+
+    def _files(self, unlistable: list[Problem]) -> dict[str, Path]:
+        """Return the files to read, in order; subfolders that cannot be listed are problems, of any document."""
+        path = located(self.location, self.folder)
+
+        def report(folder: Path, error: OSError) -> None:
+            if folder == path:
+                raise error
+            name = ascii(folder.relative_to(path).as_posix())[1:-1]
+            subject = name if len(name) <= SHOWN else f"{name[:SHOWN]}..."
+            unlistable.append(Problem(subject=f"{subject}/", reason=f"cannot be listed: {error.strerror}"))
+
+        try:
+            if path.is_dir():
+                below = (file for file in files_below(path, report) if file.suffix.lower() in self.suffixes)
+                return {file.relative_to(path).as_posix(): file for file in sorted(below)}
+            if path.is_file():
+                return {path.name: path}
+            files = [match for match in matching(self.location, self.folder) if match.is_file()]
         except OSError as error:
             raise Misconfigured(f"{self.location} cannot be read: {error.strerror}") from error
-        files = [match for match in matches if match.is_file()]
         if not files:
             raise Misconfigured(
                 f"{self.location} does not exist; name a file, a folder or a pattern such as data/*.jsonl"
@@ -136,6 +164,14 @@ class Lines:
             return {files[0].name: files[0]}
         common = os.path.commonpath([file.parent for file in files])
         return {file.relative_to(common).as_posix(): file for file in files}
+
+
+@dataclass(frozen=True)
+class _Unreadable:
+    """Why a record cannot be read, and its document, if known."""
+
+    reason: str
+    document: str
 
 
 @dataclass(kw_only=True)
@@ -155,6 +191,12 @@ class _Scan:
         return Problem(subject=f"{name}:{number}" if number else name, reason=reason, document=document)
 
 
+def _object(record: Any) -> Mapping[str, Any]:  # any JSON value
+    if not isinstance(record, dict):
+        raise Rejected(f"expected a JSON object, found {_KINDS.get(type(record), 'a number')}")
+    return record
+
+
 _KINDS = {str: "a string", list: "a list", bool: "a boolean", type(None): "null"}
 
 
@@ -165,46 +207,71 @@ def _stamps(files: Mapping[str, Path]) -> list[list[Any]]:
         try:
             stat = path.stat()
         except OSError:
-            stamps.append([name, -1, 0, 0])
+            stamps.append([os.fsencode(name).hex(), -1, 0, 0, 0])
         else:
-            stamps.append([name, stat.st_size, stat.st_mtime_ns, stat.st_ino])
+            # Programs can set the time of a file's content back, but not that of its last change.
+            times = [stat.st_mtime_ns, stat.st_ctime_ns]
+            stamps.append([os.fsencode(name).hex(), stat.st_size, *times, stat.st_ino])
     return stamps
 
 
 def _records(path: Path) -> Iterator[tuple[int, bytes, str]]:
     """Yield (line number, record, fault); a `.json` file may also be a single record, or a list of records."""
     with path.open("rb", buffering=READ_BYTES) as file:
-        if path.suffix == ".json":
-            whole = file.read(LONGEST_RECORD)
-            records = _whole(whole)
-            if records is not None:
-                yield from records
-                return
-            file.seek(0)
-        number = 0
-        while raw := file.readline(LONGEST_RECORD + 1):
-            number += 1
-            whole_line = raw.endswith(b"\n")
-            if len(raw) > LONGEST_RECORD and not whole_line:
-                while raw and not raw.endswith(b"\n"):
-                    raw = file.readline(READ_BYTES)
-                yield number, b"", f"longer than {LONGEST_RECORD:,} bytes"
-                continue
-            raw = raw.strip()
-            if not raw:
-                continue
+        start = file.read(UTF16_BYTES)
+        if start in UTF16:
+            yield 0, b"", why_not_text(start, final=False)
+            return
+        records = None
+        if path.suffix.lower() == ".json":
+            records = _whole(start + file.read(LONGEST_RECORD))
+        file.seek(0)
+        yield from _lines(file) if records is None else records
+
+
+def _lines(file: BinaryIO) -> Iterator[tuple[int, bytes, str]]:
+    number = 0
+    while raw := file.readline(LONGEST_RECORD + 1):
+        number += 1
+        whole_line = raw.endswith(b"\n")
+        if len(raw) > LONGEST_RECORD and not whole_line:
+            while raw and not raw.endswith(b"\n"):
+                raw = file.readline(READ_BYTES)
+            yield number, b"", f"longer than {LONGEST_RECORD:,} bytes"
+            continue
+        raw = raw.strip()
+        if raw:
             yield number, raw, "" if whole_line else _cut_short(raw)
+
+
+def _is_one_value(start: bytes) -> bool:
+    """Tell whether a long file starts as a list, or as an object that goes on in the next line."""
+    first = start.removeprefix(codecs.BOM_UTF8).lstrip().partition(b"\n")[0].strip()
+    return first.startswith(b"[") or first == b"{"
 
 
 def _whole(raw: bytes) -> list[tuple[int, bytes, str]] | None:
     """Parse a file as one JSON object, or as a list of objects; None if it is neither."""
+    if len(raw) > LONGEST_RECORD:
+        fault = f"one JSON value of more than {LONGEST_RECORD:,} bytes: write one record per line"
+        return [(0, b"", fault)] if _is_one_value(raw) else None
     try:
         value = parse_json(decoded(raw))
     except Rejected:
         return None
     if isinstance(value, list):
-        return [(number, canonical(item), "") for number, item in enumerate(value, start=1)]
+        return [(number, *_written(item)) for number, item in enumerate(value, start=1)]
     return [(1, raw.strip(), "")]
+
+
+def _written(item: Any) -> tuple[bytes, str]:  # any JSON value
+    """Write a record of a list as a line by itself; return also what is wrong with it."""
+    try:
+        return canonical(item), ""
+    except UnicodeEncodeError:  # half a character, which its escape may name
+        return json.dumps(item).encode(), ""
+    except RecursionError:
+        return b"", "not JSON: nested too deeply"
 
 
 def _cut_short(raw: bytes) -> str:

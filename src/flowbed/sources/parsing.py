@@ -61,18 +61,37 @@ def parse_json(text: str) -> Any:  # any JSON value
         raise Rejected(f"not JSON: {error}") from error
 
 
+def parse_leniently(raw: bytes) -> dict[str, Any]:
+    """Parse a JSON object that need not be valid: it may contain NaN, control characters and undecodable bytes.
+
+    Raises:
+        Rejected: it cannot be parsed even so, or is no object.
+    """
+    try:
+        value = _LENIENT.decode(raw.decode(errors="replace").removeprefix("\ufeff"))
+    except (ValueError, RecursionError) as error:
+        raise Rejected("not JSON") from error
+    if not isinstance(value, dict):
+        raise Rejected("not a JSON object")
+    return value
+
+
 def _no_constant(name: str) -> float:
     raise ValueError(f"{name} is not valid JSON")
 
 
 # Created once: `json.loads` with an option creates a decoder per call.
 _DECODER = json.JSONDecoder(parse_constant=_no_constant)
+# Python refuses integers of more than 4,300 digits, which may take long to convert; none of them is an id.
+_LENIENT = json.JSONDecoder(strict=False, parse_int=lambda digits: int(digits[:1_000]))
 
 
 def _refuse_lone_surrogates(value: dict[str, Any]) -> None:
     r"""Reject lone surrogates such as `"\ud83d"`, which UTF-8 cannot encode."""
     try:
         canonical(value)
+    except RecursionError as error:
+        raise Rejected("not JSON: nested too deeply") from error
     except UnicodeEncodeError as error:
         raise Rejected(
             f"contains half a character (\\u{ord(error.object[error.start]):04x} without its other half)"

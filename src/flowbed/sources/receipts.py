@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from flowbed.errors import Rejected
 from flowbed.records import Document
+from flowbed.records.values import LARGEST, shown
 from flowbed.sources.lines import Lines
 from flowbed.sources.options import SourceOptions
 
@@ -26,26 +27,33 @@ def open_receipts(
     SourceOptions("receipts", options, ())
     return Lines(
         location=location,
-        path=folder / location,
+        folder=folder,
         suffixes=(".jsonl", ".ndjson", ".json"),
+        identity=receipt_identity,
         document=receipt_document,
         fingerprint="receipt",
         clock=clock,
     )
 
 
-def receipt_document(record: Mapping[str, Any], text: str) -> tuple[str, Callable[[], Document]]:
-    """Return the id of a receipt, and a function that creates its document; the chunker reads its lines and words.
+def receipt_identity(record: Mapping[str, Any]) -> str:
+    """Return the id of a receipt.
 
     Raises:
-        Rejected: the receipt has no valid id.
+        Rejected: its image or its number is missing or invalid.
     """
     image = record.get("image_id")
     if not isinstance(image, str) or not image or "#" in image:
-        raise Rejected(f"image_id must be a string without '#', not {image!r:.60}")
+        raise Rejected(f"image_id must be a string without '#', not {shown(image)}")
     number = record.get("receipt_id")
     # A bool is an int in Python, but not a number of a receipt.
-    if not isinstance(number, int) or isinstance(number, bool) or number < 0:
-        raise Rejected(f"receipt_id must be an integer of 0 or more, not {number!r:.60}")
-    name = f"IMAGE#{image}#RECEIPT#{number:05d}"
-    return name, partial(Document, id=name, kind="receipt", text=text)
+    if not isinstance(number, int) or isinstance(number, bool) or not 0 <= number < LARGEST:
+        raise Rejected(
+            f"receipt_id must be an integer of 0 or more, and of at most 64 bits, not {shown(number)}"
+        )
+    return f"IMAGE#{image}#RECEIPT#{number:05d}"
+
+
+def receipt_document(name: str, _record: Mapping[str, Any], text: str) -> Callable[[], Document]:
+    """Return a function that creates the document of a receipt; the chunker reads its lines and words."""
+    return partial(Document, id=name, kind="receipt", text=text)

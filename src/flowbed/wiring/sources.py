@@ -11,6 +11,7 @@ from flowbed.lanes.claims import WAITING
 from flowbed.pipeline import ConfiguredSource
 from flowbed.records.precomputed import is_precomputed, precomputed_source
 from flowbed.sources import open_source
+from flowbed.sources.locations import located
 from flowbed.sources.tombstones import RemovedSource
 
 if TYPE_CHECKING:
@@ -113,7 +114,7 @@ def add(
     open_feed(name, source, folder=folder, clock=lambda: 0)  # only to check it
     if (
         "://" not in location
-        and not (folder / location).exists()
+        and not located(location, folder).exists()
         and not any(mark in location for mark in "*?[")
     ):
         raise Misconfigured(

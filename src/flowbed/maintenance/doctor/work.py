@@ -7,8 +7,10 @@ from datetime import timedelta
 from typing import TYPE_CHECKING
 
 from flowbed.lanes.claims import WAITING
+from flowbed.ledger.rows import WITHHELD
 from flowbed.maintenance.compare import known_collections
 from flowbed.maintenance.doctor.findings import Finding, check, count, named
+from flowbed.maintenance.inspect import withheld_deletions
 from flowbed.records import Status
 from flowbed.records.precomputed import is_precomputed
 
@@ -133,13 +135,21 @@ async def _letters(context: Context) -> AsyncIterator[Finding]:
         ("run", "", "flowbed dead-letters retry; flowbed run"),
         ("source", "; once its document is fixed, a run reads it again", "flowbed run"),
     ):
-        if found := [letter for letter in letters if letter.kind == kind]:
+        if found := [letter for letter in letters if letter.kind == kind and letter.subject != WITHHELD]:
             yield Finding(
                 severity="warning",
                 subject=named([letter.subject for letter in found]),
                 what=f"{count(len(found), 'dead letter')} of kind {kind}: {found[0].reason}{advice}",
                 fix=fix,
             )
+
+
+@check("deletions")
+async def _withheld(context: Context) -> AsyncIterator[Finding]:
+    for name, reason in (await withheld_deletions(context)).items():
+        yield Finding(
+            severity="warning", subject=name, what=reason, fix=f"flowbed run {name} --allow-deletes"
+        )
 
 
 async def _dead_letters(ledger: Ledger) -> list[DeadLetter]:
