@@ -210,3 +210,12 @@ def test_add_source_unreadable_option_leaves_the_file_unchanged(project: Path) -
 
 def test_settings_created_in_code_have_the_defaults_of_the_file() -> None:
     assert Settings(store="s3://bucket") == Settings(store="s3://bucket", keep_days=7)
+
+
+def test_byte_order_mark_in_the_file_is_ignored(project: Path) -> None:
+    """A byte order mark, as some editors write it, is no part of the settings; adding a source keeps the rest."""
+    (project / "flowbed.toml").write_text('\ufeffmodel = "seeded:8"  # small\n', "utf-8")
+    assert read_settings(project).model == "seeded:8"
+    add_source(project, "notes", kind="files", location="docs", collection=None, options={})
+    assert read_settings(project).sources["notes"].location == "docs"
+    assert "# small" in (project / "flowbed.toml").read_text("utf-8")

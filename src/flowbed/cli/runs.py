@@ -80,7 +80,7 @@ def run(
         bool,
         typer.Option(
             "--allow-deletes",
-            help="Delete more than 30 % of a source's documents at once, or despite unreadable records already reported.",
+            help="Delete more than 30 % of a source's documents at once, or despite unreadable records.",
         ),
     ] = False,
 ) -> int:
