@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from flowbed import settings
-from flowbed.errors import Misconfigured, NotFound, Rejected
+from flowbed.errors import Damaged, Misconfigured, Newer, NotFound, Rejected
 from flowbed.index.active_space import live_collections, require_collection
 from flowbed.wiring import opening, process
 from flowbed.wiring.project import OpenProject
@@ -451,14 +451,19 @@ class Flowbed(OpenProject):
 
     async def doctor(self) -> Diagnosis:
         """Find what is wrong or about to go wrong, each with the command that fixes it."""
-        from flowbed.maintenance.doctor import examine, wrong_ledger
+        from flowbed.maintenance.doctor import broken_ledger, examine, made_by_newer_flowbed, wrong_ledger
+        from flowbed.maintenance.store_binding import Unbound
 
         try:
             await self.bind_store()
-        except Misconfigured as error:
+        except Unbound as error:
             return wrong_ledger(error)
+        except Newer as error:
+            return made_by_newer_flowbed(self.settings.store, error)
+        except Damaged as error:
+            return broken_ledger(self.settings.ledger, error)
         return await examine(
-            opening.doctor_context(self._context(), self.folder, self._embedders.vector_file)
+            opening.doctor_context(self._context(), self.folder, self.settings, self._embedders.vector_file)
         )
 
     async def dead_letters(self) -> list[DeadLetter]:
@@ -520,12 +525,14 @@ class Flowbed(OpenProject):
 
 
 async def aopen(folder: str | Path = ".", *, repair: bool = False) -> Flowbed:
-    """Open the project in `folder`, created if absent; `repair` binds its store to its ledger, even if another had it.
+    """Open the project in `folder`, created if absent.
+
+    `repair` replaces a damaged ledger, and binds the store to the ledger even if another had it.
 
     Raises:
         Misconfigured: its settings are invalid, or its store belongs to another ledger.
     """
-    bed = await _joined(folder)
+    bed = await _joined(folder, repair=repair)
     try:
         await bed.bind_store(again=repair)
     except BaseException:
@@ -543,13 +550,16 @@ async def examine(folder: str | Path = ".") -> Diagnosis:
     try:
         bed = await _joined(folder)
     except Misconfigured as error:
-        if (found := opening.damaged_ledger(Path(folder), error)) is None:
+        if (found := await opening.undiagnosable(Path(folder), error)) is None:
             raise
         return found
     async with bed:
         return await bed.doctor()
 
 
-async def _joined(folder: str | Path) -> Flowbed:
+async def _joined(folder: str | Path, *, repair: bool = False) -> Flowbed:
     """Open a project without checking that its store and its ledger belong together."""
-    return Flowbed(*await opening.open_project(Path(folder)))
+    parts, repaired = await opening.open_project(Path(folder), repair=repair)
+    bed = Flowbed(*parts)
+    bed.rebound = repaired
+    return bed

@@ -13,6 +13,8 @@
     │   ├── Forbidden    the key lacks the permission: use another one
     │   └── Exhausted    the quota of the key is used up: wait until it is renewed
     └── Misconfigured    a setting must change; the message names it
+        ├── Damaged      what is stored cannot be read: restore it, or repair it as the message says
+        └── Newer        a newer Flowbed wrote it: upgrade Flowbed
 
 The class says what the caller can do; facts are attributes. Errors of vendor packages are translated where they occur.
 """
@@ -107,3 +109,11 @@ class Misconfigured(Error):
         """Join what happened and the advice."""
         super().__init__(f"{message}; {advice}" if advice else message)
         self.advice = advice
+
+
+class Damaged(Misconfigured):
+    """What is stored cannot be read: its bytes are not what was written; the message says how to repair it."""
+
+
+class Newer(Misconfigured):
+    """A newer Flowbed wrote it: it is healthy, and only an upgrade of Flowbed can read it."""

@@ -21,6 +21,7 @@ import pytest
 
 import flowbed
 from flowbed import bed as beds
+from flowbed.errors import Misconfigured
 from flowbed.index import compaction, lease, repair
 from flowbed.index.deltas import Delete, Upsert, table, write_delta
 from flowbed.index.schema import schema
@@ -212,6 +213,22 @@ def lose_the_ledger(patient: Patient) -> None:
     """Delete the ledger but not the store."""
     for each in (patient.folder / ".flowbed").glob("ledger.db*"):
         each.unlink()
+
+
+def lose_the_keys(patient: Patient) -> None:
+    """Replace a ledger that had API keys by a new one."""
+    patient.act(lambda bed: bed.keys().create("web", secret=bed.secret))
+    lose_the_ledger(patient)
+    with pytest.raises(Misconfigured):
+        patient.act(lambda bed: bed.status())
+
+    async def recover() -> None:
+        async with await beds.aopen(patient.folder, repair=True) as bed:
+            assert "its API keys are lost" in bed.rebound
+            await bed.verify(repair=True)
+            await bed.run()
+
+    asyncio.run(recover())
 
 
 def damage_the_ledger(patient: Patient) -> None:
@@ -528,6 +545,7 @@ CASES = {
     "store lost": Case(lose_the_store, "tie", "is empty"),
     "ledger lost": Case(lose_the_ledger, "tie", "belongs to another ledger"),
     "ledger damaged": Case(damage_the_ledger, "ledger", "no vector is paid for again"),
+    "keys lost": Case(lose_the_keys, "keys", "the server will not start without keys", "warning"),
     "chunks unembedded": Case(die_before_embedding, "waiting", "1 chunk fetched", "warning", changes=True),
     "claims of the dead": Case(claim_and_die, "claims", "which has ended", "warning", changes=True),
     "run uncommitted": Case(die_before_the_commit, "runs", "but not committed", "warning", changes=True),

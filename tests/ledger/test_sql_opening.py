@@ -15,7 +15,7 @@ from alembic.autogenerate import compare_metadata
 from alembic.migration import MigrationContext
 from alembic.script import ScriptDirectory
 
-from flowbed.errors import Misconfigured, OutOfSpace, Transient
+from flowbed.errors import Damaged, Misconfigured, OutOfSpace, Transient
 from flowbed.ledger import Cursor, Swap, open_ledger
 from flowbed.ledger.sql import HEAD, VERSION_TABLE, migrations
 from flowbed.ledger.sql.database import Database
@@ -189,7 +189,7 @@ async def test_full_disk_loses_nothing(tmp_path: Path) -> None:
         (sqlite3.SQLITE_IOERR_WRITE, OutOfSpace),
         (sqlite3.SQLITE_BUSY_SNAPSHOT, Transient),
         (sqlite3.SQLITE_READONLY_DIRECTORY, Misconfigured),
-        (sqlite3.SQLITE_CORRUPT, Misconfigured),
+        (sqlite3.SQLITE_CORRUPT, Damaged),
     ],
 )
 def test_driver_errors_become_flowbed_errors(code: int, kind: type[Exception]) -> None:

@@ -67,7 +67,13 @@ class Project:
         return next(iter(self.providers))
 
     def keys(self) -> KeyService:
-        return KeyService(self.ledger.keys, tiers=self.serving.tiers, clock=self.now, monotonic=self.seconds)
+        return KeyService(
+            self.ledger.keys,
+            store=self.store,
+            tiers=self.serving.tiers,
+            clock=self.now,
+            monotonic=self.seconds,
+        )
 
     def clock(self) -> int:
         return self.now()

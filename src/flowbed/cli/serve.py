@@ -23,6 +23,12 @@ def serve(
             "--log-requests/--no-log-requests", help="Log a line for each request to standard error."
         ),
     ] = True,
+    without_keys: Annotated[
+        bool,
+        typer.Option(
+            "--without-keys", help="Serve without API keys a project that had some and has lost them."
+        ),
+    ] = False,
     as_json: Json = False,
     config: Config = None,
     verbose: Verbose = False,
@@ -33,7 +39,11 @@ def serve(
     folder = project_folder(config)
     listening = running.listen(host, port)
     place = running.ServeConfig(
-        folder=folder, loopback=running.is_loopback(listening), log_requests=log_requests, verbose=verbose
+        folder=folder,
+        loopback=running.is_loopback(listening),
+        log_requests=log_requests,
+        verbose=verbose,
+        without_keys=without_keys,
     )
     shown, taken = listening.getsockname()[:2]
     url = f"http://[{shown}]:{taken}" if ":" in shown else f"http://{shown}:{taken}"

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from functools import lru_cache
 from typing import TYPE_CHECKING
 
-from flowbed.errors import Conflict, Misconfigured, NotFound
+from flowbed.errors import Conflict, Damaged, Misconfigured, NotFound
 from flowbed.records import Space, canonical
 
 if TYPE_CHECKING:
@@ -39,7 +39,7 @@ async def live_collection(store: Store, collection: str) -> Live | None:
     """Read the live space of a collection; None if nothing was ever committed to it.
 
     Raises:
-        Misconfigured: `active.json` is damaged.
+        Damaged: `active.json` is damaged.
     """
     try:
         stored = await store.get(f"{collection}/{ACTIVE}")
@@ -48,7 +48,7 @@ async def live_collection(store: Store, collection: str) -> Live | None:
     try:
         space = _space(stored.body)
     except (ValueError, KeyError, TypeError) as error:
-        raise Misconfigured(
+        raise Damaged(
             f"{collection}/{ACTIVE} cannot be read ({error}); restore it, or run `flowbed verify --repair`"
         ) from error
     return Live(collection=collection, space=space)
@@ -78,7 +78,7 @@ class Collections:
         """Return which space of a collection is live; None where nothing was ever committed to it.
 
         Raises:
-            Misconfigured: `active.json` is damaged.
+            Damaged: `active.json` is damaged.
         """
         if collection not in self._live:
             live = await live_collection(self._store, collection)
@@ -135,7 +135,7 @@ class RecentSpaces:
         """Return the live space of a collection; None if nothing was ever committed to it.
 
         Raises:
-            Misconfigured: `active.json` is damaged.
+            Damaged: `active.json` is damaged.
         """
         read, live = self._read.get(collection, (0.0, None))
         if live is not None and self._monotonic() - read < FRESH:

@@ -11,8 +11,7 @@ import numpy as np
 import orjson
 import pyarrow.compute as pc
 
-from flowbed.errors import Misconfigured
-from flowbed.index.datasets import blocking
+from flowbed.index.datasets import UnfitIndex, blocking
 from flowbed.index.sorted_keys import positions
 from flowbed.index.vector_lookup import usable
 from flowbed.records import Status, canonical
@@ -144,13 +143,13 @@ async def open_newest(live: Live | None, *, datasets: Datasets) -> lance.LanceDa
     """Open the newest version of an index; None if it does not exist yet.
 
     Raises:
-        Misconfigured: it cannot be committed to.
+        UnfitIndex: it cannot be committed to.
     """
     dataset = None if live is None else await datasets.open(live)
     if live is not None and dataset is not None:
         dimensions = dimensions_of(dataset)
         if dimensions != live.space.dimensions:
-            raise Misconfigured(
+            raise UnfitIndex(
                 f"{live.key} has vectors of {dimensions} dimensions, but its space has {live.space.dimensions}"
             )
     return dataset
@@ -255,4 +254,7 @@ def _row_hash(text_hash: str | None, document: str | None, metadata: str | None)
 
 
 def _first8(row_hash: str) -> int:
-    return int(row_hash[:16] or "0", 16)
+    try:
+        return int(row_hash[:16] or "0", 16)
+    except ValueError:  # damaged in the ledger: no row has it
+        return 0

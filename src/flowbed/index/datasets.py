@@ -7,7 +7,7 @@ import contextlib
 from functools import cached_property, partial
 from typing import TYPE_CHECKING, TypeVar
 
-from flowbed.errors import Error, Misconfigured, NotFound, OutOfSpace, Rejected, Transient
+from flowbed.errors import Damaged, Error, Misconfigured, NotFound, OutOfSpace, Rejected, Transient
 from flowbed.index.active_space import Live, begin_space
 from flowbed.index.native import new_session, open_dataset
 from flowbed.telemetry import INDEX_CREATED, reached
@@ -28,6 +28,30 @@ Opened = TypeVar("Opened", "lance.LanceDataset", "Dataset")  # public or native
 NOT_FOUND = "Not found"
 # Its message about a pattern, which names the reason in a line after "error: ".
 NO_REGEX = "Regular expression did not compile"
+
+
+# Words of messages about a full disk, a quota and a file that may not grow.
+FULL = ("No space left", "os error 28", "os error 122", "os error 27")
+# Words of Lance's and Arrow's messages about bytes that are not what was written. Arrow calls every error that Lance
+# meets in the middle of a scan external.
+EXTERNAL = "External error"
+DAMAGE = (EXTERNAL, "corrupt", "panicked", "LanceError(IO)")
+# Words of messages about a file that is shorter than another file says.
+CUT = ("failed to fill whole buffer", "Invalid range", "Range started at", "Requested range")
+# Words of messages about a disk or a network that did not answer: the bytes may be right.
+UNREACHABLE = ("Generic ", "os error", "error sending request", "timed out", "HTTP error")
+
+
+class DamagedIndex(Damaged):
+    """A file of an index cannot be read, now or later: the collection's index has to be built again."""
+
+
+class UnfitIndex(Misconfigured):
+    """An index can be read, but not be committed to: its schema is not the one that its space needs."""
+
+
+class FileMissing(Transient):
+    """A file of an index is missing: another process has dropped its version, or it was lost."""
 
 
 class Datasets:
@@ -90,7 +114,7 @@ class Datasets:
 
         mark = dataset.schema.field("id").metadata or {}
         if mark.get(next(iter(PRIMARY_KEY)).encode()) != b"true":
-            raise Misconfigured(
+            raise UnfitIndex(
                 f"{live.key} has no primary key, so merging into it would leave duplicates;"
                 " `flowbed verify --repair` rebuilds it"
             )
@@ -189,6 +213,11 @@ async def blocking(work: Callable[[], Answer], what: str) -> Answer:
         raise
     except (OSError, RuntimeError, ValueError) as error:
         raise translate(error, what) from error
+    except BaseException as error:
+        # A panic of Lance's native part is no Exception, so that nobody catches it by accident.
+        if type(error).__name__ != "PanicException":
+            raise
+        raise damaged(what, error) from error
 
 
 def spans(numbers: Sequence[int]) -> str:
@@ -206,18 +235,27 @@ def translate(error: Exception, what: str) -> Error:
     """Turn an error of Lance into one of Flowbed; its kinds can only be told apart by their text."""
     text = str(error)
     first = text.splitlines()[0] if text else type(error).__name__
-    if "No space left" in text or "os error 28" in text or "os error 122" in text or "os error 27" in text:
+    if any(sign in text for sign in FULL):
         return OutOfSpace(
             f"the disk is full: {what} could not be written; nothing is lost, free space and run again"
         )
     if "Permission denied" in text or "Read-only file system" in text:
         return Misconfigured(f"{what} cannot be written: {first}")
-    if "Invalid user input" in text or NO_REGEX in text:
+    if ("Invalid user input" in text and EXTERNAL not in text) or NO_REGEX in text:
         return Rejected(f"{what} cannot answer that: {_regex_error(text) or first}")
     if "conflict" in text.lower() or "contention" in text.lower():
         return Transient(f"{what}: others kept writing at the same time; run again ({first})")
-    if isinstance(error, OSError) or "LanceError(IO)" in text or NOT_FOUND in text:
+    return _reading_failed(error, what, first)
+
+
+def _reading_failed(error: Exception, what: str, first: str) -> Error:
+    text = str(error)
+    if NOT_FOUND in text:
+        return FileMissing(f"{what}: {first}")
+    if not any(sign in text for sign in CUT) and any(sign in text for sign in UNREACHABLE):
         return Transient(f"{what}: {first}")
+    if isinstance(error, OSError | UnicodeDecodeError) or any(sign in text for sign in DAMAGE):
+        return damaged(what, error)
     raise error
 
 
@@ -229,3 +267,12 @@ def _regex_error(text: str) -> str:
         return "the regular expression is too large; repeat less in it"
     reason, _, _ = text.rpartition("\nerror: ")[2].partition("\n")
     return f"the regular expression is invalid: {reason}"
+
+
+def damaged(what: str, error: BaseException) -> DamagedIndex:
+    """Create the error for an index that cannot be read."""
+    first = next(iter(str(error).splitlines()), type(error).__name__)
+    return DamagedIndex(
+        f"{what} is damaged ({first}): `flowbed verify --repair --allow-deletes` drops it, and the next `flowbed run`"
+        " builds it again"
+    )

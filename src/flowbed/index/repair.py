@@ -9,9 +9,10 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from flowbed.errors import Misconfigured
+from flowbed.errors import Rejected
 from flowbed.index.audit import DOUBLED, ID, ILL_FORMED, dimensions_of
-from flowbed.index.datasets import blocking
+from flowbed.index.datasets import DamagedIndex, FileMissing, UnfitIndex, blocking
+from flowbed.index.partitions import partitioned
 from flowbed.index.schema import schema
 
 if TYPE_CHECKING:
@@ -93,10 +94,13 @@ async def rebuild(live: Live, *, datasets: Datasets) -> bool:
     """Overwrite a dataset that Flowbed cannot commit to with one that it can; return whether that was needed.
 
     Its rows are kept if they have the right columns and dimensions; otherwise it is empty afterwards.
+
+    Raises:
+        DamagedIndex: its files cannot be read.
     """
     try:
         existing = await datasets.open(live)
-    except Misconfigured:
+    except UnfitIndex:
         existing = None
     else:
         if existing is None or dimensions_of(existing) == live.space.dimensions:
@@ -117,6 +121,37 @@ async def rebuild(live: Live, *, datasets: Datasets) -> bool:
 
     await blocking(write, f"the index of {live.collection}")
     return True
+
+
+async def damage_of_index(live: Live, *, datasets: Datasets) -> str:
+    """Return why the vector index cannot be read, found by a search of all its partitions; empty if it can."""
+    dataset = await datasets.open(live)
+
+    def look() -> str:
+        index = None if dataset is None else partitioned(dataset)
+        if dataset is None or index is None:
+            return ""
+        anywhere = np.ones(live.space.dimensions, np.float32)
+        nearest = {"column": "vector", "q": anywhere, "k": 1, "nprobes": index.partitions, "metric": "cosine"}
+        dataset.to_table(columns=["id"], nearest=nearest, fast_search=True)
+        return ""
+
+    try:
+        return await blocking(look, f"the vector index of {live.collection}")
+    except (DamagedIndex, FileMissing, Rejected) as error:
+        return str(error.__cause__)
+
+
+async def drop_index(live: Live, *, datasets: Datasets) -> None:
+    """Drop the vector index: searches scan every row until a compaction builds another."""
+    dataset = await datasets.writable(live)
+    names = {each.name for each in dataset.describe_indices() if each.field_names == ["vector"]}
+
+    def drop() -> None:
+        for name in names:
+            dataset.drop_index(name)
+
+    await blocking(drop, f"the vector index of {live.collection}")
 
 
 def _rows(old: lance.LanceDataset, wanted: pa.Schema) -> Iterator[pa.RecordBatch]:

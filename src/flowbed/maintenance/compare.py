@@ -6,11 +6,12 @@ import contextlib
 import hashlib
 from typing import TYPE_CHECKING
 
-from flowbed.errors import Misconfigured, NotFound, Rejected, Transient
+from flowbed.errors import Damaged, Misconfigured, NotFound, Rejected, Transient
 from flowbed.index import audit
 from flowbed.index.audit import Expected, compare, open_newest
 from flowbed.index.commit import is_stale
-from flowbed.index.repair import faulty_ids
+from flowbed.index.datasets import DamagedIndex, FileMissing, UnfitIndex
+from flowbed.index.repair import damage_of_index, faulty_ids
 from flowbed.lanes.batch_files import read_chunk_texts
 from flowbed.lanes.claims import WAITING
 from flowbed.maintenance.inconsistencies import (
@@ -21,6 +22,7 @@ from flowbed.maintenance.inconsistencies import (
     TEXT_LOST,
     UNFIT,
     UNREADABLE,
+    VECTOR_INDEX,
     Inconsistencies,
 )
 from flowbed.pipeline.rollback import catch_up
@@ -71,7 +73,7 @@ async def find(context: IndexContext, collection: str, *, rows: bool = True) -> 
     found = Inconsistencies()
     try:
         live = await context.collections.get(collection)
-    except Misconfigured:
+    except Damaged:
         found.add({SPACE: [collection]})
         return found
     # An index that cannot be opened is reported below.
@@ -81,6 +83,17 @@ async def find(context: IndexContext, collection: str, *, rows: bool = True) -> 
     if live is None and await context.store.folders(f"{collection}/index"):
         found.add({SPACE: [collection]})
         return found
+    found = await _index_faults(context, collection, live, rows=rows)
+    await _deltas(context, collection, live, found, read=rows)
+    found.add({TEXT_LOST: [name async for name in _lost(context, collection)]})
+    return found
+
+
+async def _index_faults(
+    context: IndexContext, collection: str, live: Live | None, *, rows: bool
+) -> Inconsistencies:
+    """Find the faults of an index and its rows. Errors of the ledger or a network are raised: they prove nothing."""
+    found = Inconsistencies()
     try:
         if rows:
             found = await _compare(context, collection, live)
@@ -88,12 +101,12 @@ async def find(context: IndexContext, collection: str, *, rows: bool = True) -> 
             written = await context.ledger.documents.cursor(precomputed_source(collection))
             found.add(await faulty_ids(live, datasets=context.datasets, any_id=written.token > 0))
         await open_newest(live, datasets=context.datasets)
-    except Misconfigured as error:
-        found.add({UNFIT: [str(error)]})
-    except (Rejected, Transient) as error:
+        if live is not None and rows and (damage := await damage_of_index(live, datasets=context.datasets)):
+            found.add({VECTOR_INDEX: [damage]})
+    except (DamagedIndex, FileMissing, Rejected) as error:
         found.add({UNREADABLE: [str(error)]})
-    await _deltas(context, collection, live, found, read=rows)
-    found.add({TEXT_LOST: [name async for name in _lost(context, collection)]})
+    except UnfitIndex as error:
+        found.add({UNFIT: [str(error)]})
     return found
 
 

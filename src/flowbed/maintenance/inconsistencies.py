@@ -14,6 +14,7 @@ if TYPE_CHECKING:
 SPACE = "space"
 UNFIT = "unfit"
 UNREADABLE = "unreadable"
+VECTOR_INDEX = "vector-index"
 DELTA_MISSING = "delta-missing"
 DELTA_DAMAGED = "delta-damaged"
 DELTA_SPACE = "delta-space"
@@ -24,6 +25,7 @@ MEANINGS = {
     SPACE: "whose live space is unknown",
     UNFIT: "that cannot be committed to",
     UNREADABLE: "that cannot be read",
+    VECTOR_INDEX: "that cannot be read",
     DELTA_MISSING: "needed by a run, but not in the store",
     DELTA_DAMAGED: "with other bytes than the run recorded",
     DELTA_SPACE: "of another space than the collection",
@@ -34,6 +36,7 @@ THINGS = {
     SPACE: "collection",
     UNFIT: "index",
     UNREADABLE: "index",
+    VECTOR_INDEX: "vector index",
     DELTA_MISSING: "delta",
     DELTA_DAMAGED: "delta",
     DELTA_SPACE: "delta",
@@ -89,5 +92,5 @@ class Inconsistencies:
 def describe(kind: str, count: int) -> str:
     """Describe a number of faults of a kind."""
     thing = THINGS.get(kind, "row")
-    plural = {"index": "indexes"}.get(thing, f"{thing}s")
+    plural = {"index": "indexes", "vector index": "vector indexes"}.get(thing, f"{thing}s")
     return f"{count:,} {thing if count == 1 else plural} {MEANINGS[kind]}"

@@ -5,10 +5,11 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
-from flowbed.errors import Misconfigured, Rejected, Transient
+from flowbed.errors import Damaged, Rejected
 from flowbed.index import audit
 from flowbed.index.active_space import ACTIVE, begin_space
-from flowbed.index.repair import keep_newest, rebuild, remove_rows
+from flowbed.index.datasets import DamagedIndex, FileMissing
+from flowbed.index.repair import drop_index, keep_newest, rebuild, remove_rows
 from flowbed.lanes.batch_files import read_chunk_texts
 from flowbed.lanes.claims import CLAIM, WAITING
 from flowbed.lanes.failures import reset_documents
@@ -21,6 +22,7 @@ from flowbed.maintenance.inconsistencies import (
     SPACE,
     UNFIT,
     UNREADABLE,
+    VECTOR_INDEX,
 )
 from flowbed.pipeline.changes import GUARDED_COUNT, GUARDED_SHARE
 from flowbed.records import Space
@@ -75,6 +77,15 @@ async def repair(
     requeued = list(dict.fromkeys(each for kind in REQUEUED for each in faults.get(kind, ())))
     # The ledger first: nothing would notice a removed row whose chunk still counts as indexed.
     waiting += await context.ledger.chunks.requeue(collection, requeued, now=context.clock())
+    if faults.get(audit.ALTERED):
+        # If it is the ledger that is wrong, only reading the document again corrects it.
+        altered = [row for each in faults[audit.ALTERED] for row in await context.ledger.chunks.find(each)]
+        await reset_documents(altered, context.ledger)
+    if live is not None and faults.get(VECTOR_INDEX):
+        await drop_index(live, datasets=context.datasets)
+        notes.append(
+            f"the vector index of {collection} was dropped: searches scan all rows until it is built again"
+        )
     if live is not None and faults.get(audit.DOUBLED):
         await keep_newest(live, faults[audit.DOUBLED], datasets=context.datasets)
     gone = list(dict.fromkeys(each for kind in UNWANTED for each in faults.get(kind, ())))
@@ -105,7 +116,7 @@ async def _make_readable(
     """Restore the live space of a collection and make its index readable; return why not, if that failed."""
     try:
         live = await context.collections.get(collection)
-    except Misconfigured:
+    except Damaged:
         live = None
     if live is None:
         space = await _space_of(context, collection)
@@ -121,7 +132,7 @@ async def _make_readable(
         if await rebuild(live, datasets=context.datasets):
             notes.append(f"the index of {collection} was rebuilt")
         await compare_once(context, collection, live)
-    except (Rejected, Transient) as error:
+    except (DamagedIndex, FileMissing, Rejected) as error:
         if not allow_deletes:
             return (
                 f"the index of {collection} cannot be read ({error}); if the error persists, verify with --repair"

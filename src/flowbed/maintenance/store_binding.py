@@ -5,10 +5,12 @@ from __future__ import annotations
 import json
 from typing import TYPE_CHECKING
 
-from flowbed.errors import Conflict, Misconfigured, NotFound
+from flowbed.errors import Conflict, Misconfigured, Newer, NotFound
 from flowbed.records import canonical
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from flowbed.ledger import Ledger
     from flowbed.storage import Store, Stored
 
@@ -16,11 +18,16 @@ FORMAT = 1  # of the store's layout
 KEY = "flowbed.json"
 
 
+class Unbound(Misconfigured):
+    """A store and a ledger that do not belong together; `flowbed verify --repair` binds them."""
+
+
 async def bind(store: Store, ledger: Ledger, *, store_name: str, ledger_name: str) -> None:
     """Bind a new store to its ledger, or check that they belong together.
 
     Raises:
-        Misconfigured: the store belongs to another ledger, its `flowbed.json` is damaged, or its contents are gone.
+        Unbound: the store belongs to another ledger, its `flowbed.json` is damaged, or its contents are gone.
+        Newer: a newer Flowbed wrote the store.
     """
     repair = "`flowbed verify --repair` binds it to this ledger anyway"
     stored: Stored | None
@@ -33,22 +40,20 @@ async def bind(store: Store, ledger: Ledger, *, store_name: str, ledger_name: st
         try:
             binding = dict(json.loads(stored.body))
         except (ValueError, TypeError) as error:
-            raise Misconfigured(
+            raise Unbound(
                 f"{KEY} of store {store_name} is damaged ({error}); restore it, or {repair}"
             ) from error
-        if binding.get("format") != FORMAT:
-            raise Misconfigured(
-                f"store {store_name} has format {binding.get('format')}; this Flowbed reads format {FORMAT}"
-            ) from None
-        if binding.get("ledger") != ledger.id:
-            raise Misconfigured(
+        if _is_newer(binding):
+            raise _newer(f"store {store_name}", binding.get("format"))
+        if binding.get("format") != FORMAT or binding.get("ledger") != ledger.id:
+            raise Unbound(
                 f"store {store_name} belongs to another ledger ({str(binding.get('ledger'))[:8]}) than {ledger_name}"
                 f" ({ledger.id[:8]}): restore the ledger that it was filled with, or set another store; {repair}"
             ) from None
     elif await ledger.chunks.counts():
         # The objects of the chunks that the ledger has as indexed are gone: runs and searches would find nothing.
         await store.delete([KEY])
-        raise Misconfigured(
+        raise Unbound(
             f"store {store_name} is empty, but ledger {ledger_name} knows of chunks in another one: restore that"
             " store, or set a new ledger to index everything again (cached vectors cost nothing);"
             f" {repair}"
@@ -68,7 +73,7 @@ async def rebind(store: Store, ledger: Ledger) -> str:
     """Bind a store to this ledger, even if it belonged to another; return what changed, or an empty text.
 
     Raises:
-        Misconfigured: this Flowbed does not know the store's format.
+        Newer: a newer Flowbed wrote the store.
     """
     try:
         stored = await store.get(KEY)
@@ -79,17 +84,27 @@ async def rebind(store: Store, ledger: Ledger) -> str:
         binding = dict(json.loads(stored.body))
     except (ValueError, TypeError):
         binding = {"format": FORMAT}
-    if binding.get("format") != FORMAT:
-        raise Misconfigured(
-            f"the store has format {binding.get('format')}; this Flowbed reads format {FORMAT}"
-        )
-    if binding.get("ledger") == ledger.id:
+    if _is_newer(binding):
+        raise _newer("the store", binding.get("format"))
+    if binding == {"format": FORMAT, "ledger": ledger.id}:
         return ""
     await store.replace(KEY, _body(ledger), etag=stored.etag)
     was = (
         f"belonged to ledger {str(binding['ledger'])[:8]}" if "ledger" in binding else f"had a damaged {KEY}"
     )
     return f"the store {was} and is now bound to this ledger"
+
+
+def _is_newer(binding: Mapping[str, object]) -> bool:
+    """Return whether a newer Flowbed wrote the store; a format that is no number is damage, and has no ledger."""
+    found = binding.get("format")
+    return isinstance(found, int) and found > FORMAT
+
+
+def _newer(what: str, found: object) -> Newer:
+    return Newer(
+        f"{what} has format {found}, made by a newer Flowbed; this one reads format {FORMAT}: upgrade Flowbed"
+    )
 
 
 def _body(ledger: Ledger) -> bytes:

@@ -58,12 +58,16 @@ STOPPING = (signal.SIGINT, signal.SIGTERM)
 
 @dataclass(frozen=True, kw_only=True)
 class ServeConfig:
-    """What to serve, and how; `loopback` says that only this machine can reach it."""
+    """What to serve, and how; `loopback` says that only this machine can reach it.
+
+    `without_keys` allows a project that has had API keys, and has lost them, to be served without.
+    """
 
     folder: Path
     loopback: bool
     log_requests: bool = True
     verbose: bool = False
+    without_keys: bool = False
 
 
 def listen(host: str, port: int) -> socket.socket:
@@ -215,6 +219,7 @@ async def opened(project: ServeConfig) -> AsyncIterator[tuple[FastAPI, Service]]
         if tracing is not None:
             stack.callback(tracing.close)
         async with await aopen(project.folder) as bed, open_service(bed) as service:
+            await service.keys.require_deliberate(without_keys=project.without_keys)
             if not project.loopback and not await service.keys.required():
                 raise Misconfigured(
                     "without API keys, only this machine may connect: create one with `flowbed keys create NAME`, or"

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 
 from flowbed.errors import Error, Misconfigured, NotFound, Transient, Unauthorized
 from flowbed.ledger import KeyRow
+from flowbed.maintenance.key_mark import had_keys, mark_keys
 from flowbed.records.serving import Caller, Health
 from flowbed.telemetry import log
 
@@ -18,6 +19,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Collection
 
     from flowbed.ledger import Keys as KeyRows
+    from flowbed.storage import Store
 
 BEGINNING = "fb-"
 SECRET = re.compile(r"fb-[A-Za-z0-9_-]{43}")  # 32 random bytes as URL-safe base64
@@ -43,12 +45,17 @@ class KeyService:
         self,
         rows: KeyRows,
         *,
+        store: Store,
         tiers: Collection[str] = (),
         clock: Callable[[], int],
         monotonic: Callable[[], float] = time.monotonic,
     ) -> None:
-        """Use the ledger's keys and the tiers of the settings; `clock` returns µs since 1970, `monotonic` seconds."""
+        """Use the ledger's keys and the tiers of the settings; `clock` returns µs since 1970, `monotonic` seconds.
+
+        The first key leaves a mark in `store`.
+        """
         self._rows = rows
+        self._store = store
         self._tiers = {DEFAULT, *tiers}
         self._clock = clock
         self._monotonic = monotonic
@@ -94,6 +101,7 @@ class KeyService:
             admin=admin,
             created=self._clock(),
         )
+        await mark_keys(self._store, now=self._clock())
         await self._rows.create(row)
         return row, token
 
@@ -119,6 +127,21 @@ class KeyService:
             return self._required
         async with self._checking:  # concurrent callers read the ledger once
             return await self._check()
+
+    async def require_deliberate(self, *, without_keys: bool) -> None:
+        """Refuse to serve without keys a project that has had some, unless it is said to be intended.
+
+        Raises:
+            Misconfigured: the store says that there were keys, the ledger has none, and not `without_keys`.
+        """
+        if await self.required():
+            await mark_keys(self._store, now=self._clock())
+        elif not without_keys and await had_keys(self._store):
+            raise Misconfigured(
+                f"store {self._store.url} belongs to a project with API keys, but its ledger has none: it was replaced,"
+                " and the keys are lost. Without keys, everybody who can connect may do everything: create new ones"
+                " with `flowbed keys create NAME`, or allow it with `flowbed serve --without-keys`"
+            )
 
     async def caller(self, secret: str | None) -> Caller:
         """Return the caller that a secret belongs to.

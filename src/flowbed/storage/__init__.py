@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import dataclass
 from importlib import import_module
+from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
+from urllib.parse import unquote_to_bytes
 
 from flowbed.errors import Misconfigured
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterable, AsyncIterator, Callable, Mapping, Sequence
-    from pathlib import Path
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -95,6 +97,13 @@ KINDS = {
     "s3": "flowbed.storage.s3:open_s3",
 }
 LOCAL = {"", "file", "memory"}
+
+
+def folder_of(url: str) -> Path | None:
+    """Return the folder of a store on this machine, given its `url`; None for any other store."""
+    if not url.startswith("file://"):
+        return None
+    return Path(os.fsdecode(unquote_to_bytes(url.removeprefix("file://"))))
 
 
 def open_store(url: str, *, folder: Path, options: Mapping[str, str] | None = None) -> Store:

@@ -7,7 +7,7 @@ import secrets
 from typing import TYPE_CHECKING, NamedTuple
 
 from flowbed import settings
-from flowbed.errors import Misconfigured
+from flowbed.errors import Damaged, Misconfigured, Newer
 from flowbed.ledger import open_ledger
 from flowbed.ledger.sql.lazy_ledger import find_ledger
 from flowbed.storage import open_store
@@ -33,21 +33,26 @@ class Opened(NamedTuple):
     ledger: Ledger
 
 
-async def open_project(folder: Path) -> Opened:
+async def open_project(folder: Path, *, repair: bool = False) -> tuple[Opened, str]:
     """Open the project in `folder`, made where absent; its store and its ledger may be those of two projects.
+
+    With `repair`, a damaged ledger is repaired first; what was done is returned with the project.
 
     Raises:
         Misconfigured: its folder, settings, store or ledger cannot be used.
+        Damaged: the ledger's file is damaged.
+        Newer: a newer Flowbed made the ledger.
     """
     place = await asyncio.to_thread(_make_folder, folder)
     config = await asyncio.to_thread(settings.read_settings, place)
     store = await asyncio.to_thread(
         open_store, config.store, folder=place, options=settings.store_options(config)
     )
+    done = await asyncio.to_thread(_repair_ledger, config.ledger, place) if repair else ""
     ledger = await asyncio.to_thread(find_ledger, config.ledger, folder=place) or await open_ledger(
         config.ledger, folder=place, new_id=secrets.token_hex(16)
     )
-    return Opened(place, config, store, ledger)
+    return Opened(place, config, store, ledger), done
 
 
 def _make_folder(folder: Path) -> Path:
@@ -59,29 +64,48 @@ def _make_folder(folder: Path) -> Path:
     return place
 
 
-def damaged_ledger(folder: Path, error: Misconfigured) -> Diagnosis | None:
-    """Diagnose a ledger that is a file and cannot be opened, with the commands that replace it; None elsewhere."""
-    name = settings.read_settings(folder).ledger
-    file = (folder / name).absolute()
-    if "://" in name or not file.is_file():
+def ledger_file(ledger: str, *, folder: Path) -> Path | None:
+    """Return the file of a ledger in SQLite; None for one on a server."""
+    path = ledger.removeprefix("sqlite:///")
+    return None if "://" in path else (folder / path).absolute()
+
+
+def _repair_ledger(ledger: str, folder: Path) -> str:
+    from flowbed.ledger.sql.salvage import salvage
+
+    file = ledger_file(ledger, folder=folder)
+    if file is None:
+        return ""
+    return salvage(file, own=(folder / HIDDEN) in file.parents, new_id=secrets.token_hex(16))
+
+
+async def undiagnosable(folder: Path, error: Misconfigured) -> Diagnosis | None:
+    """Diagnose a project that cannot be opened: its ledger is damaged, or newer; None for any other cause."""
+    from flowbed.maintenance.doctor import broken_ledger, made_by_newer_flowbed
+
+    if not isinstance(error, Damaged | Newer):
         return None
-    from flowbed.maintenance.doctor import broken_ledger
+    name = (await asyncio.to_thread(settings.read_settings, folder)).ledger
+    return broken_ledger(name, error) if isinstance(error, Damaged) else made_by_newer_flowbed(name, error)
 
-    return broken_ledger(name, file, error)
 
-
-def doctor_context(context: RunContext, folder: Path, vector_file: Path) -> DoctorContext:
+def doctor_context(
+    context: RunContext, folder: Path, config: settings.Settings, vector_file: Path
+) -> DoctorContext:
     """Add what the doctor looks at outside the store and the ledger."""
     import psutil
 
-    from flowbed.embedding.cache.disk import damage_of
+    from flowbed.embedding.cache.disk import damage_of as cache_damage
+    from flowbed.ledger.sql.salvage import damage_of
     from flowbed.maintenance.doctor.findings import DoctorContext
+    from flowbed.storage import folder_of
 
-    url = context.store.url
-    path = url.removeprefix("file://") if url.startswith("file://") else ""
+    path = folder_of(context.store.url)
+    file = ledger_file(config.ledger, folder=folder)
     return DoctorContext(
         **vars(context),
-        store_path=path or url,
-        free_bytes=lambda: psutil.disk_usage(path or str(folder)).free,
-        cache_fault=lambda: damage_of(vector_file),
+        store_path=context.store.url if path is None else str(path),
+        free_bytes=lambda: psutil.disk_usage(str(path or folder)).free,
+        cache_fault=lambda: cache_damage(vector_file),
+        ledger_fault=lambda: "" if file is None else damage_of(file),
     )

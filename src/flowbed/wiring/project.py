@@ -40,7 +40,7 @@ class OpenProject:
         self._embedders = Embedders(folder / opening.HIDDEN, config)
         self._searcher: Searcher | None = None
         self._reader: IndexReader | None = None
-        self.rebound = ""  # what rebinding the store to this ledger changed
+        self.rebound = ""  # what a repair of the ledger and of its binding to the store changed
 
     async def __aenter__(self) -> Self:
         """Use the project as a context."""
@@ -95,7 +95,7 @@ class OpenProject:
         """Return the service that creates, lists and revokes API keys."""
         from flowbed.services.keys import KeyService
 
-        return KeyService(self._ledger.keys, tiers=self.serving.tiers, clock=process.now)
+        return KeyService(self._ledger.keys, store=self._store, tiers=self.serving.tiers, clock=process.now)
 
     def clock(self) -> int:
         """Return the time in microseconds since 1970."""
@@ -127,10 +127,14 @@ class OpenProject:
         Raises:
             Misconfigured: the store belongs to another ledger.
         """
+        from flowbed.maintenance.key_mark import lost_keys
         from flowbed.maintenance.store_binding import bind, rebind
 
         if again:
-            self.rebound = await rebind(self._store, self._ledger)
+            done = [self.rebound, await rebind(self._store, self._ledger)]
+            if await lost_keys(self._store, self._ledger.keys):
+                done.append("its API keys are lost: `flowbed keys create NAME` creates new ones")
+            self.rebound = "; ".join(filter(None, done))
         else:
             # The ledger's location shows no password.
             names = {"store_name": self.settings.store, "ledger_name": self._ledger.location}

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import shutil
 import sqlite3
 from itertools import repeat
 from operator import itemgetter
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from weakref import WeakKeyDictionary
 
@@ -13,8 +15,9 @@ import sqlalchemy as sa
 from sqlalchemy.dialects.sqlite import Insert, insert
 from sqlalchemy.pool import QueuePool, StaticPool
 
-from flowbed.errors import Error, Misconfigured, OutOfSpace, Transient
+from flowbed.errors import Damaged, Error, Misconfigured, OutOfSpace, Transient
 from flowbed.ledger.sql.database import WRITING
+from flowbed.ledger.sql.salvage import NOT_UTF8
 from flowbed.ledger.sql.write_ahead_log import use_write_ahead_log
 
 if TYPE_CHECKING:
@@ -38,8 +41,10 @@ _DENIED = (
     "or set `ledger` to another path"
 )
 _BROKEN = (
-    "{location} is not a ledger, or is damaged: set `ledger` to another path, or restore it from a backup"
+    "{location} is not a ledger, or is damaged: restore it from a backup, or let `flowbed verify --repair` save what"
+    " can be read of it; if the path is wrong, set `ledger` to another"
 )
+_NOT_UTF8 = "the ledger {location} holds a text that is not UTF-8; `flowbed verify --repair` repairs its row"
 
 # What a primary result code means to the caller. Any other is a bug of ours.
 _MEANINGS: Mapping[int, tuple[type[Error], str]] = {
@@ -52,8 +57,8 @@ _MEANINGS: Mapping[int, tuple[type[Error], str]] = {
     sqlite3.SQLITE_READONLY: (Misconfigured, _DENIED),
     sqlite3.SQLITE_PERM: (Misconfigured, _DENIED),
     sqlite3.SQLITE_AUTH: (Misconfigured, _DENIED),
-    sqlite3.SQLITE_NOTADB: (Misconfigured, _BROKEN),
-    sqlite3.SQLITE_CORRUPT: (Misconfigured, _BROKEN),
+    sqlite3.SQLITE_NOTADB: (Damaged, _BROKEN),
+    sqlite3.SQLITE_CORRUPT: (Damaged, _BROKEN),
 }
 
 
@@ -156,10 +161,26 @@ class Sqlite:
         code = (
             getattr(cause, "sqlite_errorcode", sqlite3.SQLITE_OK) & 0xFF
         )  # the high bits only tell variants apart
+        if isinstance(cause, LookupError) and "enum" in str(
+            cause
+        ):  # SQLAlchemy's, about a status that there is not
+            return Damaged(f"{_BROKEN.format(location=self.location)} ({cause})")
+        if NOT_UTF8 in str(cause):  # the driver's own error, which has no code
+            return Damaged(f"{_NOT_UTF8.format(location=self.location)} ({cause})")
+        if code == sqlite3.SQLITE_CANTOPEN and _is_full(self.location):  # the log could not be created
+            return OutOfSpace(f"{_FULL.format(location=self.location)} ({cause})")
         if code not in _MEANINGS:
             return None
         kind, text = _MEANINGS[code]
         return kind(f"{text.format(location=self.location)} ({cause})")
+
+
+def _is_full(location: str) -> bool:
+    """Return whether there is no room where a database is."""
+    try:
+        return shutil.disk_usage(Path(location).parent).free == 0
+    except OSError:
+        return False
 
 
 def _statements(change: Change) -> tuple[list[str], sa.Select[Any], sa.Update]:

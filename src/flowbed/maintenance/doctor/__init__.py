@@ -12,26 +12,36 @@ from flowbed.maintenance.doctor import index, store, submissions, work  # noqa: 
 from flowbed.maintenance.doctor.findings import Diagnosis, DoctorContext, Finding, examine
 
 if TYPE_CHECKING:
-    from pathlib import Path
+    from flowbed.errors import Damaged, Newer
+    from flowbed.maintenance.store_binding import Unbound
 
-    from flowbed.errors import Misconfigured
+__all__ = [
+    "Diagnosis",
+    "DoctorContext",
+    "Finding",
+    "broken_ledger",
+    "examine",
+    "made_by_newer_flowbed",
+    "wrong_ledger",
+]
 
-__all__ = ["Diagnosis", "DoctorContext", "Finding", "broken_ledger", "examine", "wrong_ledger"]
+UPGRADE = "pip install --upgrade flowbed"
 
 
-def wrong_ledger(error: Misconfigured) -> Diagnosis:
+def wrong_ledger(error: Unbound) -> Diagnosis:
     """Report a store that does not belong to its ledger; nothing else can be checked then."""
     return _only("tie", "flowbed.json", str(error), "flowbed verify --repair; flowbed run")
 
 
-def broken_ledger(name: str, file: Path, error: Misconfigured) -> Diagnosis:
-    """Report a ledger's file that cannot be opened, and how to go on without it."""
-    return _only(
-        "ledger",
-        name,
-        f"{error}; without it, a new ledger takes over the store, and no vector is paid for again",
-        f"mv -f '{file}' '{file}.damaged'; rm -f '{file}-wal' '{file}-shm'; flowbed verify --repair; flowbed run",
-    )
+def broken_ledger(name: str, error: Damaged) -> Diagnosis:
+    """Report a ledger's file that is damaged, and how to save what can be read of it."""
+    what = f"{error}; its files are kept beside a new one, and no vector is paid for again"
+    return _only("ledger", name, what, "flowbed verify --repair; flowbed run")
+
+
+def made_by_newer_flowbed(subject: str, error: Newer) -> Diagnosis:
+    """Report a healthy ledger or store that only a newer Flowbed can read."""
+    return _only("version", subject, str(error), UPGRADE)
 
 
 def _only(check: str, subject: str, what: str, fix: str) -> Diagnosis:

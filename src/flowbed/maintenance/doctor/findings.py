@@ -6,7 +6,7 @@ from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Literal
 
-from flowbed.errors import Error
+from flowbed.errors import Damaged, Error
 from flowbed.lanes.contexts import RunContext
 
 if TYPE_CHECKING:
@@ -44,12 +44,14 @@ class DoctorContext(RunContext):
     """A context with what a project depends on outside its store and ledger.
 
     `store_path` is the path of a store in a folder, otherwise its URL. `free_bytes` returns the free space of the disk,
-    `cache_fault` why the vector cache cannot be read, or an empty text.
+    `cache_fault` why the vector cache cannot be read, and `ledger_fault` what is damaged in the ledger's file; an empty
+    text where nothing is.
     """
 
     store_path: str
     free_bytes: Callable[[], int]
     cache_fault: Callable[[], str]
+    ledger_fault: Callable[[], str]
 
 
 # A check takes the narrowest context that it needs, and yields what it finds.
@@ -70,14 +72,21 @@ def check(name: str) -> Callable[[Check], Check]:
 async def examine(context: DoctorContext) -> Diagnosis:
     """Run every check; one that fails is a finding itself and does not stop the others."""
     findings: list[Finding] = []
+    stumbled: list[Finding] = []
     for name, function in CHECKS.items():
         try:
             findings += [replace(found, check=name) async for found in function(context)]
+        except Damaged as error:
+            # Where one check names the damage, the others that stumble over it have nothing to add.
+            fix = "flowbed verify --repair --allow-deletes; flowbed run"
+            stumbled.append(Finding(check=name, severity="error", subject=name, what=str(error), fix=fix))
         except Error as error:
             what = f"it could not be checked: {error}"
             findings.append(
                 Finding(check=name, severity="warning", subject=name, what=what, fix="flowbed doctor")
             )
+    if not any(each.severity == "error" for each in findings):
+        findings += stumbled[:1]
     return Diagnosis(findings=tuple(findings), checks=len(CHECKS))
 
 

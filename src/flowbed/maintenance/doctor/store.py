@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
+import shlex
 from datetime import timedelta
 from typing import TYPE_CHECKING
 
@@ -11,6 +13,7 @@ from flowbed.index.lease import TTL
 from flowbed.maintenance.compare import known_collections
 from flowbed.maintenance.doctor.findings import Finding, check, count, named
 from flowbed.maintenance.garbage import find_garbage
+from flowbed.maintenance.key_mark import lost_keys
 from flowbed.records.precomputed import is_precomputed
 
 if TYPE_CHECKING:
@@ -26,6 +29,18 @@ FREE_BYTES = 2**30
 PROBE = "doctor-probe"
 
 
+@check("ledger")
+async def _ledger(context: DoctorContext) -> AsyncIterator[Finding]:
+    if fault := await asyncio.to_thread(context.ledger_fault):
+        yield Finding(
+            severity="error",
+            subject="ledger",
+            what=f"{context.ledger.location} is damaged: {fault}; its files are kept beside a new one, and no vector is"
+            " paid for again",
+            fix="flowbed verify --repair; flowbed run",
+        )
+
+
 @check("store")
 async def _writable(context: DoctorContext) -> AsyncIterator[Finding]:
     try:
@@ -37,7 +52,19 @@ async def _writable(context: DoctorContext) -> AsyncIterator[Finding]:
             severity="error",
             subject=path,
             what=f"nothing can be written: {error}",
-            fix="flowbed doctor" if "://" in path else f"chmod -R u+rwX '{path}'",
+            fix="flowbed doctor" if "://" in path else f"chmod -R u+rwX {shlex.quote(path)}",
+        )
+
+
+@check("keys")
+async def _keys(context: Context) -> AsyncIterator[Finding]:
+    if await lost_keys(context.store, context.ledger.keys):
+        yield Finding(
+            severity="warning",
+            subject="keys",
+            what="this project has had API keys, which its ledger does not know: the server will not start without"
+            " keys, unless with --without-keys",
+            fix="flowbed keys create NAME",
         )
 
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import sqlalchemy as sa
 from sqlalchemy.dialects.sqlite.base import SQLiteDialect
 
-from flowbed.errors import Misconfigured
+from flowbed.errors import Damaged, Misconfigured, Newer
 from flowbed.ledger.sql import HEAD, VERSION_TABLE
 from flowbed.ledger.sql.schema import facts, metadata
 
@@ -29,7 +29,8 @@ def upgrade(connection: sa.Connection, location: str, new_id: str) -> str:
     """Upgrade the schema to the newest revision within the current transaction, and return the ledger's id.
 
     Raises:
-        Misconfigured: the database belongs to another program or to a newer Flowbed.
+        Misconfigured: the database belongs to another program.
+        Newer: it belongs to a newer Flowbed.
     """
     revision = _revision(connection)  # read again: the schema lock is ours only now
     if revision == HEAD:
@@ -50,12 +51,12 @@ def _create(connection: sa.Connection) -> None:
 
     Only on SQLite: the conditions of Postgres's indexes are only in the migrations.
     """
-    for statement in _schema():
+    for statement in schema_statements():
         connection.exec_driver_sql(statement)
 
 
 @cache
-def _schema() -> Sequence[str]:
+def schema_statements() -> Sequence[str]:
     """Return the statements that create the newest schema in SQLite; compiling them takes 20 ms."""
     statements: list[str] = []
     engine = sa.create_mock_engine(
@@ -76,7 +77,7 @@ def migrate(connection: sa.Connection, location: str, revision: str | None) -> N
     """Apply every migration after `revision` (None: all of them) within the current transaction.
 
     Raises:
-        Misconfigured: the revision is one of a newer Flowbed.
+        Newer: the revision is one of a newer Flowbed.
     """
     from alembic import command
     from alembic.config import Config
@@ -87,7 +88,7 @@ def migrate(connection: sa.Connection, location: str, revision: str | None) -> N
     config.set_main_option("path_separator", "os")
     known = {script.revision for script in ScriptDirectory.from_config(config).walk_revisions()}
     if revision is not None and revision not in known:
-        raise Misconfigured(
+        raise Newer(
             f"the ledger {location} has schema {revision}, made by a newer Flowbed; this one knows up to {HEAD}: "
             "upgrade Flowbed, or set `ledger` to another path"
         )
@@ -103,4 +104,10 @@ def _revision(connection: sa.Connection) -> str | None:
 
 
 def _id(connection: sa.Connection) -> str:
-    return str(connection.execute(sa.select(facts.c.value).where(facts.c.name == _ID)).scalar_one())
+    found = connection.execute(sa.select(facts.c.value).where(facts.c.name == _ID)).scalar_one_or_none()
+    if found is None:
+        raise Damaged(
+            "the ledger has lost its id: restore it from a backup, or run `flowbed verify --repair`, which gives it a"
+            " new one"
+        )
+    return str(found)
