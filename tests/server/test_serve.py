@@ -16,6 +16,7 @@ import pytest
 from tests.server.conftest import MODEL, create_key, write_project
 from tests.server.processes import SECONDS, ServerProcess, eventually
 
+import flowbed
 from flowbed.testing.simulators import Fault, OpenAI, Simulator, running_thread
 
 if TYPE_CHECKING:
@@ -87,6 +88,34 @@ def test_serve_other_machines_needs_a_key(tmp_path: Path, serve: Callable[..., S
             stranger.models.list()
     assert running.end() == 0
     assert secret not in running.errors.read_text()
+
+
+def test_serve_project_that_lost_its_keys_is_refused_until_told(
+    tmp_path: Path, serve: Callable[..., ServerProcess]
+) -> None:
+    """The recovery of a lost ledger makes one without keys, whose server would answer everybody."""
+    folder = write_project(tmp_path / "project")
+    create_key(folder)
+    for file in (folder / ".flowbed").glob("ledger.db*"):
+        file.unlink()
+    with flowbed.open(folder, repair=True):
+        pass
+    refused = serve(folder)
+    assert refused.process.wait(SECONDS) == 2
+    said = refused.errors.read_text()
+    assert "flowbed keys create NAME" in said
+    assert "--without-keys" in said
+    allowed = serve(folder, "--without-keys")
+    with allowed.client() as anyone:
+        assert anyone.models.list().data
+    assert allowed.end() == 0
+    secret = create_key(folder)
+    again = serve(folder)
+    with again.client() as stranger, again.client(secret) as client:
+        assert client.models.list().data
+        with pytest.raises(openai.AuthenticationError):
+            stranger.models.list()
+    assert again.end() == 0
 
 
 def test_serve_usage_of_a_key_survives_a_restart(tmp_path: Path, serve: Callable[..., ServerProcess]) -> None:

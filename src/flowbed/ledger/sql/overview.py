@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, Protocol
 
+from flowbed.errors import Damaged
 from flowbed.ledger.rows import Cursor, Overview, Progress, SubmissionRow
 from flowbed.records import Status
 
@@ -38,7 +39,20 @@ class Query(Protocol):
 
 
 def read_overview(query: Query) -> Overview:
-    """Read the state of a ledger."""
+    """Read the state of a ledger.
+
+    Raises:
+        Damaged: a value is not one that Flowbed writes.
+    """
+    try:
+        return _overview(query)
+    except ValueError as error:
+        raise Damaged(
+            f"the ledger holds a value that Flowbed does not write ({error}); `flowbed verify --repair` repairs it"
+        ) from error
+
+
+def _overview(query: Query) -> Overview:
     live = [dict(zip(_FIELDS, row, strict=True)) for row in query(_SUBMISSIONS)]
     return Overview(
         workers=frozenset(worker for (worker,) in query(_WORKERS)),

@@ -92,7 +92,8 @@ def salvage(file: Path, *, own: bool, new_id: str) -> str:
     )
 
 
-def _connect(file: Path, mode: str = "rw") -> sqlite3.Connection:
+def _connect(file: Path, mode: str = "ro") -> sqlite3.Connection:
+    # Read-only, a connection leaves the log as it is, damaged or not.
     uri = f"{file.absolute().as_uri()}?mode={mode}"
     return sqlite3.connect(uri, uri=True, timeout=_BUSY_SECONDS, isolation_level=None)
 
@@ -121,6 +122,9 @@ def _copy(file: Path, new_id: str) -> int:
         if _revision(old) == HEAD:  # an older one has other columns
             for table in _tables(new):
                 saved += _copy_table(table, old, new) if table != f'"{VERSION_TABLE}"' else 0
+        # Chunks of unchanged documents may be among what was lost: let the next run read every document again.
+        new.execute("UPDATE documents SET etag = '', hash = ''")
+        new.execute("UPDATE cursors SET value = '', token = token + 1")
         new.execute("INSERT OR IGNORE INTO facts (name, value) VALUES ('id', ?)", (new_id,))
         new.execute("COMMIT")
     return saved
