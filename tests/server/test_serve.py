@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import http.server
 import json
 import signal
@@ -16,7 +17,7 @@ import pytest
 from tests.server.conftest import MODEL, create_key, write_project
 from tests.server.processes import SECONDS, ServerProcess, eventually
 
-import flowbed
+from flowbed.bed import aopen
 from flowbed.testing.simulators import Fault, OpenAI, Simulator, running_thread
 
 if TYPE_CHECKING:
@@ -98,8 +99,12 @@ def test_serve_project_that_lost_its_keys_is_refused_until_told(
     create_key(folder)
     for file in (folder / ".flowbed").glob("ledger.db*"):
         file.unlink()
-    with flowbed.open(folder, repair=True):
-        pass
+
+    async def recover() -> None:
+        async with await aopen(folder, repair=True) as bed:
+            await bed.verify(repair=True)
+
+    asyncio.run(recover())
     refused = serve(folder)
     assert refused.process.wait(SECONDS) == 2
     said = refused.errors.read_text()
