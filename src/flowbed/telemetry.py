@@ -119,9 +119,12 @@ PULL_PLACED = "pull.placed"
 PULL_FAILPOINTS = (PULL_LEASED, PULL_FILE_READY, PULL_PLACED)
 
 # Progress for a person who watches a run.
-STAGE = "stage"
-PROGRESS = "progress"
-RETRIED = "retried"
+STAGE = "stage"  # stage, total if it is known, source if it is of one
+PROGRESS = "progress"  # stage, done; with the seconds of a request, and how many are in flight (concurrency)
+FETCHED = "fetched"  # no more documents come, though their chunks may still be embedded
+RETRIED = (
+    "retried"  # reason; the seconds until then, if known, and whether a rate limit is the cause (limited)
+)
 DEAD_LETTER = "dead_letter"
 
 # Events of the wrappers of embedders, for monitoring a server.

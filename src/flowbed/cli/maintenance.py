@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, cast, get_args
 import typer
 
 from flowbed.cli.options import Collection, Common
-from flowbed.cli.output import note, plain, progress, say_json
+from flowbed.cli.output import note, plain, say_json
+from flowbed.cli.progress import progress
 from flowbed.cli.project import DONE, FAILURES, project_folder
 from flowbed.errors import Misconfigured, Rejected
 

@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Annotated, cast
 import typer
 
 from flowbed.cli.options import Common, Deadline, Limit, Names
-from flowbed.cli.output import note, progress
+from flowbed.cli.output import note
+from flowbed.cli.progress import progress
 from flowbed.cli.project import DONE, FAILURES
 from flowbed.errors import Misconfigured
 

@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from flowbed.cli.options import Common, Deadline, Limit, Names
-from flowbed.cli.output import progress, say
+from flowbed.cli.output import say
+from flowbed.cli.progress import progress
 from flowbed.cli.project import DONE, FAILURES
 
 if TYPE_CHECKING:

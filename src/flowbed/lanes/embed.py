@@ -16,6 +16,7 @@ from flowbed.lanes.outcome import UNANSWERED, Outcome
 from flowbed.lanes.realtime import embed as embed_now
 from flowbed.lanes.write_deltas import BackgroundWrite, EmbeddedGroup, Spent, write_and_commit
 from flowbed.ledger import SpendRow
+from flowbed.telemetry import PROGRESS, reached
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Mapping, Sequence
@@ -82,6 +83,8 @@ async def _make(
         ledger=context.ledger,
         registered=NO_BATCHES if fresh is None else fresh.rows,
     )
+    # Deletions, and chunks whose text another one has, need no vector.
+    reached(PROGRESS, stage="embed", done=len(rows) - len({each.row.text_hash for each in passages}))
     outcome, spent = await _embed(passages, context, tiers, being_written)
     await _record_perhaps(outcome, context)
     tally.sent += spent.texts
@@ -137,6 +140,7 @@ async def _embed(
         index=_AllTiers(being_written, list(tiers.values())),
         concurrency=context.concurrency,
         budget=context.budget,
+        monotonic=context.monotonic,
     )
     return outcome, Spent(
         texts=outcome.sent,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from dataclasses import dataclass
 from itertools import count
 from math import inf
@@ -17,6 +18,7 @@ from flowbed.errors import Error, Misconfigured, Rejected, Transient
 from flowbed.lanes.budget import Budget, Payment
 from flowbed.lanes.health import Health, ask
 from flowbed.lanes.outcome import Outcome, Paid
+from flowbed.lanes.requests import cut
 from flowbed.lanes.retries import (
     ATTEMPTS,
     CONFIRMATIONS,
@@ -24,12 +26,13 @@ from flowbed.lanes.retries import (
     RETRY_AFTER_MAX,
     WAIT_FIRST,
     WAIT_MOST,
+    report_retry,
     wait,
 )
-from flowbed.telemetry import PROGRESS, RETRIED, reached
+from flowbed.telemetry import PROGRESS, reached
 
 if TYPE_CHECKING:
-    from collections.abc import Collection, Mapping, Sequence
+    from collections.abc import Callable, Collection, Mapping, Sequence
 
     from numpy.typing import NDArray
 
@@ -56,11 +59,12 @@ async def embed(
     concurrency: int,
     budget: Budget | None = None,
     planned: Mapping[str, int] = NOT_PLANNED,
+    monotonic: Callable[[], float] = time.monotonic,
 ) -> Outcome:
     """Look up or compute the vector of every text (by text_hash); one that fails never stops the others.
 
     `planned` has the token count of each text. With a budget, a request that would exceed it is cut to the texts that
-    still fit, and no other is sent.
+    still fit, and no other is sent. `monotonic` returns seconds.
 
     Raises:
         Misconfigured: no request can succeed until a setting changes; what was embedded is kept.
@@ -82,13 +86,14 @@ async def embed(
 
     async def request(keys: Sequence[str]) -> None:
         async with limit:
+            began = monotonic()
             await lane.request(keys)
-        reached(PROGRESS, stage="embed", done=len(keys))
+        reached(PROGRESS, stage="embed", done=len(keys), seconds=monotonic() - began, concurrency=concurrency)
 
     parts = await embedder.parts([texts[key] for key in todo], purpose="document")
     try:
         async with asyncio.TaskGroup() as group:
-            for part in parts:
+            for part in cut(parts, concurrency=concurrency):
                 group.create_task(request(todo[part]))
     except ExceptionGroup as several:
         # Of requests that failed together one says what to do; the others were cancelled or say the same.
@@ -289,8 +294,9 @@ async def _call(texts: Sequence[str], embedder: Embedder, payment: Payment, atte
     def again(error: Exception) -> bool | float:
         if not isinstance(error, Transient) or not payment.reserve():
             return False
-        reached(RETRIED, reason=str(error))
-        return wait(error, next(tries))
+        seconds = wait(error, next(tries))
+        report_retry(error, seconds)
+        return seconds
 
     async for attempt in stamina.retry_context(
         on=again, attempts=attempts, timeout=None, wait_initial=WAIT_FIRST, wait_max=WAIT_MOST

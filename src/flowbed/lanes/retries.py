@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from flowbed.errors import TooMany, Transient
+from flowbed.telemetry import RETRIED, reached
 
 ATTEMPTS = 6  # with the waits below about half a minute: a longer outage is left to the next run
 # Of a text that was among those of a request that failed so often: enough that a provider which fails by chance is not
@@ -29,3 +30,10 @@ def wait(error: Transient, tries: int) -> bool | float:
         return False
     # Where the provider says 0 and fails again, all tries would be over at once.
     return max(retry_after, WAIT_FIRST * 2 ** (tries - 2) if tries > 1 else 0.0)
+
+
+def report_retry(error: Transient, seconds: bool | float) -> None:
+    """Report that a request is sent again after the wait that `wait` returned, if it is."""
+    if seconds is not False:
+        known = None if seconds is True else seconds
+        reached(RETRIED, reason=str(error), seconds=known, limited=isinstance(error, TooMany))

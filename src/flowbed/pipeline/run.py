@@ -27,6 +27,7 @@ from flowbed.pipeline.work import (
 )
 from flowbed.records import Planned, Problem, Report, Status
 from flowbed.records.precomputed import precomputed_source
+from flowbed.telemetry import FETCHED, reached
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Mapping, Sequence
@@ -140,6 +141,7 @@ async def _fetch(
     except BaseException as error:  # wake the consumer of the queue
         fresh.end(error)
         raise
+    reached(FETCHED)
     fresh.end(failure if len(feeds) == 1 else None)
     return synced
 

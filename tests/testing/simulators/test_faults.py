@@ -301,7 +301,7 @@ def test_read_fault_parses_a_line() -> None:
         ("late", "no fault is called 'late'"),
         ("slow,delay", "not name=value"),
         ("slow,delay=soon", "delay"),
-        ("slow,delay=-1", "delay is not negative"),
+        ("slow,delay=-1", "delay and delay_per_text are not negative"),
         ("error,status=200", "400 to 599"),
         ("error,probability=2", "between 0 and 1"),
         ("error,calls=0", "count from 1"),

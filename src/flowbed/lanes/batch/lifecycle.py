@@ -12,8 +12,8 @@ from flowbed.errors import Misconfigured, QueueFull, Transient
 from flowbed.lanes.batch.in_flight import live_submissions
 from flowbed.lanes.claims import CLAIM, RUN_CHUNKS
 from flowbed.lanes.failures import RunStats, fail, failure
-from flowbed.lanes.retries import ATTEMPTS, WAIT_FIRST, WAIT_MOST, wait
-from flowbed.telemetry import JOB_MADE, RETRIED, SUBMISSION_ENDED, SUBMISSION_SUBMITTED, reached
+from flowbed.lanes.retries import ATTEMPTS, WAIT_FIRST, WAIT_MOST, report_retry, wait
+from flowbed.telemetry import JOB_MADE, SUBMISSION_ENDED, SUBMISSION_SUBMITTED, reached
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
@@ -46,8 +46,9 @@ async def with_retries(work: Callable[[], Awaitable[T]]) -> T:
     def retry(error: Exception) -> bool | float:
         if not isinstance(error, Transient) or isinstance(error, QueueFull):
             return False
-        reached(RETRIED, reason=str(error))
-        return wait(error, next(tries))
+        seconds = wait(error, next(tries))
+        report_retry(error, seconds)
+        return seconds
 
     async for attempt in stamina.retry_context(
         on=retry, attempts=ATTEMPTS, timeout=None, wait_initial=WAIT_FIRST, wait_max=WAIT_MOST

@@ -57,8 +57,8 @@ class Fault:
 
     By order: `calls` numbers the matching requests, from 1; None means all. By share: a random `probability` of these.
     By match: `path` and `model` are shell patterns, and `text` is part of one of the texts. A fault comes `delay`
-    seconds late. `retry_after` seconds are sent in the header chosen by `retry_header`, and in the body if the vendor
-    does that; None omits them.
+    seconds late, and `delay_per_text` for each text of the request. `retry_after` seconds are sent in the header chosen
+    by `retry_header`, and in the body if the vendor does that; None omits them.
 
     A fault of jobs affects the request that creates one. A fault of lines affects a random `share` of those that
     contain `text`. `delay` then delays the end of the job, not the request, and for `stuck` the cancelling.
@@ -71,6 +71,7 @@ class Fault:
     model: str = "*"
     text: str = ""
     delay: float = 0.0
+    delay_per_text: float = 0.0
     status: int = 500
     retry_after: float | None = None
     retry_header: RetryHeader = "seconds"
@@ -86,7 +87,7 @@ class Fault:
             "calls count from 1": all(call >= 1 for call in self.calls or ()),
             "probability lies between 0 and 1": 0 <= self.probability <= 1,
             "share lies between 0 and 1": 0 <= self.share <= 1,
-            "delay is not negative": self.delay >= 0,
+            "delay and delay_per_text are not negative": self.delay >= 0 and self.delay_per_text >= 0,
             "status is an error status, 400 to 599": 400 <= self.status <= 599,
             "retry_after is not negative": self.retry_after is None or self.retry_after >= 0,
         }

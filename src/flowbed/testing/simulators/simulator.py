@@ -155,7 +155,7 @@ class Simulator:
         answer, billed = None, 0
         self._account.begin(call)
         try:
-            if await self._pass(due, receive):
+            if await self._pass(due, len(call.texts) if call else 0, receive):
                 answer, billed = await self._answer(request, key, read, due)
         finally:
             # Recorded before the answer is sent: a client that has its answer finds it in the account.
@@ -174,9 +174,9 @@ class Simulator:
         if answer is not None:
             await _deliver(answer, due, scope, receive, send)
 
-    async def _pass(self, due: Sequence[Fault], receive: Receive) -> bool:
+    async def _pass(self, due: Sequence[Fault], texts: int, receive: Receive) -> bool:
         """Wait for delays; False if the client disconnected."""
-        delay = sum(fault.delay for fault in due if fault.kind not in OF_JOBS)
+        delay = sum(fault.delay + fault.delay_per_text * texts for fault in due if fault.kind not in OF_JOBS)
         if not delay:
             return True
         waiting = asyncio.ensure_future(self._sleep(delay))

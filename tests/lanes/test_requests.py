@@ -1,0 +1,42 @@
+"""How texts are cut into requests, and in which order they are sent."""
+
+from __future__ import annotations
+
+from itertools import accumulate, pairwise
+
+import pytest
+
+from flowbed.lanes.requests import SMALLEST, cut
+
+
+@pytest.mark.parametrize("texts", [0, 1, 31, 32, 33, 500, 4_096, 16_384])
+@pytest.mark.parametrize("items", [1, 4, 100, 2_048])
+@pytest.mark.parametrize("concurrency", [1, 3, 10, 200])
+def test_cut_every_text_is_in_one_request(texts: int, items: int, concurrency: int) -> None:
+    whole = [slice(start, min(start + items, texts)) for start in range(0, texts, items)]
+    found = cut(whole, concurrency=concurrency)
+    assert sorted(place for part in found for place in range(part.start, part.stop)) == [*range(texts)]
+    assert all(0 < part.stop - part.start <= items for part in found)
+
+
+def test_cut_few_texts_are_one_request() -> None:
+    assert cut([slice(0, SMALLEST)], concurrency=10) == [slice(0, SMALLEST)]
+
+
+@pytest.mark.parametrize("concurrency", [1, 10])
+def test_cut_many_texts_make_a_bounded_number_of_requests(concurrency: int) -> None:
+    """So many that a count moves often, and so few that they cost little more than the largest would."""
+    found = cut([slice(0, 2_048), slice(2_048, 4_096), slice(4_096, 5_000)], concurrency=concurrency)
+    assert 40 <= len(found) <= 60
+    assert max(part.stop - part.start for part in found) == 125
+
+
+def test_cut_first_requests_grow_and_have_texts_of_all_lengths() -> None:
+    found = cut([slice(0, 5_000)], concurrency=10)
+    sizes = [part.stop - part.start for part in found[:10]]
+    assert sizes[0] < 15
+    assert sizes[-1] == 125
+    assert all(before < after for before, after in pairwise(sizes))
+    # The texts are sorted by length: those answered first stand for all of them.
+    tenth = [part for part, sent in zip(found, accumulate(sizes), strict=False) if sent <= 700]
+    assert 0.3 < sum(part.start for part in tenth) / len(tenth) / 5_000 < 0.7
