@@ -71,8 +71,8 @@ def counts(shown: Shown) -> list[Count]:
 
 def test_run_slow_provider_shows_a_count_that_moves_with_the_answers(tmp_path: Path) -> None:
     """Most answers are seen by themselves, from the first on, and the total is that of the source."""
-    simulator = Simulator(OpenAI(), faults=[Fault(kind="slow", delay_per_text=0.015)])
-    shown = run(tmp_path, simulator, 2_000)
+    simulator = Simulator(OpenAI(), faults=[Fault(kind="slow", delay_per_text=0.01)])
+    shown = run(tmp_path, simulator, 3_000)
     assert shown.status == 0, shown.text
     found = counts(shown)
     seen = sorted({each.done for each in found})
@@ -80,7 +80,11 @@ def test_run_slow_provider_shows_a_count_that_moves_with_the_answers(tmp_path: P
     assert requests >= 40
     assert len(seen) > requests / 3, seen
     assert min(each for each in seen if each) < 200
-    assert {each.total for each in found} <= {1_000, 2_000}  # the fetch ends while the first are embedded
+    assert {each.total for each in found} <= {
+        1_000,
+        2_000,
+        3_000,
+    }  # the fetch ends while the first are embedded
     assert any(each.left for each in found)
 
 
@@ -122,4 +126,4 @@ def test_run_interrupted_keeps_what_was_answered(tmp_path: Path) -> None:
     simulator.order()
     assert run(tmp_path, simulator, 1_000, concurrency=2).status == 0
     totals = simulator.account.totals()
-    assert totals.billed_texts - 1_000 <= 2 * 32
+    assert totals.billed_texts - 1_000 <= 2 * 64

@@ -9,7 +9,7 @@ import pytest
 from flowbed.lanes.requests import SMALLEST, cut
 
 
-@pytest.mark.parametrize("texts", [0, 1, 31, 32, 33, 500, 4_096, 16_384])
+@pytest.mark.parametrize("texts", [0, 1, 63, 64, 65, 500, 4_096, 16_384])
 @pytest.mark.parametrize("items", [1, 4, 100, 2_048])
 @pytest.mark.parametrize("concurrency", [1, 3, 10, 200])
 def test_cut_every_text_is_in_one_request(texts: int, items: int, concurrency: int) -> None:

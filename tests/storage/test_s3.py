@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
-from typing import TYPE_CHECKING
+import re
+from typing import TYPE_CHECKING, Any
 
 import boto3
 import pytest
 from tests.support.s3 import REGION, S3Server, variables
 
+from flowbed import telemetry
 from flowbed.errors import Conflict, Error, Misconfigured, NotFound, Transient
 from flowbed.index.active_space import begin_space
 from flowbed.index.datasets import Datasets
@@ -29,7 +31,7 @@ from flowbed.testing.s3proxy import (
 from flowbed.testing.storage import StoreContract, halves, keys
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Iterator
+    from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
     from pathlib import Path
 
 FAULTS = [
@@ -359,3 +361,70 @@ async def test_endpoint_option_overrides_the_environment(
     live = await begin_space(store, "docs", Space(model="test", dimensions=8), now=1)
     await Datasets(store).writable(live)
     assert any("/_versions/" in exchange.key for exchange in proxy.exchanges)
+
+
+OPERATIONS: dict[str, Callable[[Store], Awaitable[Any]]] = {
+    "get": lambda store: store.get("a"),
+    "put": lambda store: store.put("a", b"x"),
+    "create": lambda store: store.create("a", b"x"),
+    "replace": lambda store: store.replace("a", b"x", etag='"e"'),
+    "list": lambda store: anext(aiter(store.list(""))),
+    "folders": lambda store: store.folders(""),
+    "delete": lambda store: store.delete(["a"]),
+    "stream": lambda store: anext(aiter(store.stream("a"))),
+}
+
+
+@pytest.mark.parametrize("operation", OPERATIONS.values(), ids=OPERATIONS)
+async def test_store_no_server_at_its_endpoint_is_reported_once_and_without_retries(
+    tmp_path: Path, operation: Callable[[Store], Awaitable[Any]]
+) -> None:
+    retried: list[str] = []
+    stop = telemetry.listen(lambda point, _: retried.append(point) if point == telemetry.RETRIED else None)
+    try:
+        with pytest.raises(
+            Misconfigured, match=r"no server was reached at http://127\.0\.0\.1:9 \(nothing listens"
+        ):
+            await operation(open_s3("http://127.0.0.1:9", tmp_path))
+    finally:
+        stop()
+    assert retried == []
+
+
+@pytest.mark.parametrize(
+    ("endpoint", "why"),
+    [
+        ("http://no.such.host.invalid:9000", "its name is unknown"),
+        ("https://127.0.0.1:9", "nothing listens there"),
+    ],
+)
+async def test_store_endpoint_mistyped_is_named_with_the_reason(
+    tmp_path: Path, endpoint: str, why: str
+) -> None:
+    with pytest.raises(Misconfigured, match=re.escape(f"{endpoint} ({why})")):
+        await open_s3(endpoint, tmp_path).get("a")
+
+
+async def test_store_https_endpoint_of_an_http_server_is_named(tmp_path: Path, s3_server: S3Server) -> None:
+    endpoint = s3_server.url.replace("http://", "https://")
+    with pytest.raises(Misconfigured, match="no server was reached at https://"):
+        await open_s3(endpoint, tmp_path).get("a")
+
+
+async def test_store_server_that_went_away_is_retried(tmp_path: Path, s3_server: S3Server) -> None:
+    """It answered before, so its address is right."""
+    with S3Proxy(s3_server.url, [], seed=1) as proxy:
+        store = open_s3(proxy.url, tmp_path)
+        await store.put("a", b"x")
+    retried: list[str] = []
+    stop = telemetry.listen(
+        lambda point, facts: retried.append(facts["reason"]) if point == telemetry.RETRIED else None
+    )
+    try:
+        with pytest.raises(TimeoutError):
+            async with asyncio.timeout(5):
+                await store.get("a")
+    finally:
+        stop()
+    assert retried
+    assert len(set(retried)) == 1  # one message, however long each try took

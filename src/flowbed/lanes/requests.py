@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 # loses one part in so many.
 REQUESTS, WAVES = 40, 4
 # Smaller requests would cost more than they show: a provider takes about a second for any.
-SMALLEST = 32
+SMALLEST = 64
 
 
 def cut(parts: Sequence[slice], *, concurrency: int) -> list[slice]:

@@ -21,12 +21,25 @@ Answer = TypeVar("Answer")
 RETRY_TIMEOUT = timedelta(seconds=60)
 CODE = re.compile(r"<Code>(\w+)</Code>")
 DENIED = ("403 Forbidden", "<Code>ExpiredToken</Code>")
+# How long a request took: messages that differ only in this are one.
+ELAPSED = re.compile(r" in [\d.]+(?:ns|µs|ms|s)\b")
+# What obstore's error for a connection that was never made contains, and its causes in words.
+NO_CONNECTION = "kind: Connect"
+CAUSES = {
+    "dns error": "its name is unknown",
+    "ConnectionRefused": "nothing listens there",
+    "Unreachable": "the network does not lead there",
+    "certificate": "its certificate is not trusted",
+    "InvalidContentType": "it does not speak TLS: is it http://?",
+    "Timeout": "it does not answer",
+    "TimedOut": "it does not answer",
+}
 
 
 def first_line(error: Exception) -> str:
     """Return the first line of obstore's message; below it are S3's answer, as XML, and obstore's internals."""
     text = str(error) or type(error).__name__
-    line = text.splitlines()[0].partition(": <?xml")[0]
+    line = ELAPSED.sub("", text.splitlines()[0].partition(": <?xml")[0])
     code = CODE.search(text)
     return f"{line} ({code[1]})" if code else line
 
@@ -57,6 +70,14 @@ def raise_if_permanent(error: Exception, key: str, url: str) -> None:
     else:
         return
     raise Misconfigured(fault + why) from error
+
+
+def why_not_connected(error: BaseException | None) -> str | None:
+    """Return why no connection was made, in words; None for an error of another kind."""
+    text = str(error)
+    if NO_CONNECTION not in text:
+        return None
+    return next((words for sign, words in CAUSES.items() if sign in text), "no connection was made")
 
 
 def attempts(*, on: type[Transient]) -> AsyncIterator[stamina.Attempt]:

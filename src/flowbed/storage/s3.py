@@ -14,7 +14,7 @@ from obstore.store import S3Store
 from flowbed.errors import Error, Misconfigured, NotFound, Transient
 from flowbed.storage import Listed, Location
 from flowbed.storage.conditions import Conditions
-from flowbed.storage.failures import RETRY_TIMEOUT, raise_if_permanent, with_retries
+from flowbed.storage.failures import RETRY_TIMEOUT, raise_if_permanent, why_not_connected, with_retries
 from flowbed.storage.keys import RESERVED, checked, checked_prefix
 from flowbed.storage.objects import Objects
 from flowbed.storage.streams import Stream
@@ -35,6 +35,9 @@ SILENCE = timedelta(seconds=30)
 # obstore retries a request this often, within some 3 seconds; what still fails, such as a listing that was cut short,
 # is retried here.
 RETRIES = 5
+# Until a server has answered once, its address may be wrong: then no more than these retries, and seconds to connect,
+# pass until the user is told so.
+FIRST_RETRIES, FIRST_CONNECT = 3, timedelta(seconds=3)
 
 # Objects per page of a listing: S3's limit.
 PAGE = 1000
@@ -89,19 +92,25 @@ class S3(Objects):
         if "profile" in options:
             named["credential_provider"] = _profile(options["profile"])
         client: ClientConfig = {"allow_http": plain, "timeout": "1h"}
-        super().__init__(
-            url,
-            S3Store(
-                bucket,
-                client_options={**client, "read_timeout": SILENCE},
-                retry_config={"max_retries": RETRIES, "retry_timeout": RETRY_TIMEOUT},
-                **named,
-            ),
+        patient: ClientConfig = {**client, "read_timeout": SILENCE}
+        first = S3Store(
+            bucket,
+            client_options={**patient, "connect_timeout": FIRST_CONNECT},
+            retry_config={"max_retries": FIRST_RETRIES, "retry_timeout": RETRY_TIMEOUT},
+            **named,
+        )
+        super().__init__(url, first)
+        self._patient = S3Store(
+            bucket,
+            client_options=patient,
+            retry_config={"max_retries": RETRIES, "retry_timeout": RETRY_TIMEOUT},
+            **named,
         )
         # No read_timeout here: a server sends nothing while it receives a large body.
         once = S3Store(bucket, client_options=client, retry_config={"max_retries": 0}, **named)
         self._conditions = Conditions(url, once, self.get)
         self._bucket, self._prefix = bucket, prefix
+        self._endpoint = endpoint
 
     async def get(self, key: str) -> Stored:
         """Return an object; raises `NotFound`."""
@@ -117,6 +126,7 @@ class S3(Objects):
     async def put(self, key: str, body: bytes | AsyncIterable[bytes]) -> None:
         """Write an object, replacing any existing one; a stream is never held in memory whole."""
         checked(key)
+        await self._require_server()
         await self._conditions.require_support()
         if isinstance(body, bytes):
             await with_retries(super().put, key, body)
@@ -137,6 +147,7 @@ class S3(Objects):
     async def create(self, key: str, body: bytes) -> str:
         """Write a new object and return its etag; raises `Conflict` if the key exists."""
         checked(key)
+        await self._require_server()
         await self._conditions.require_support()
         return await self._conditions.write(key, body, etag=None)
 
@@ -147,6 +158,7 @@ class S3(Objects):
             Transient: among others, the answer was lost, and the object changed again before it was read.
         """
         checked(key)
+        await self._require_server()
         await self._conditions.require_support()
         return await self._conditions.write(key, body, etag=etag)
 
@@ -196,14 +208,41 @@ class S3(Objects):
 
     @contextlib.contextmanager
     def _translated(self, key: str) -> Iterator[None]:
-        """Translate the errors that obstore raises within."""
+        """Translate the errors that obstore raises within.
+
+        Raises:
+            Misconfigured: among others, no server was ever reached.
+        """
         try:
             with super()._translated(key):
                 yield
         except Error as error:
+            why = why_not_connected(error.__cause__)
+            if why is None:
+                self._objects = self._patient
             if isinstance(error.__cause__, Exception):
                 raise_if_permanent(error.__cause__, key, self.url)
+            if why is not None and self._objects is not self._patient:
+                raise Misconfigured(self._unreachable(why)) from error
             raise
+        self._objects = self._patient
+
+    async def _require_server(self) -> None:
+        """Make sure that the first request is a read, whose failure is reported soon."""
+        if self._objects is not self._patient:
+            with contextlib.suppress(NotFound):
+                await self.get("flowbed.json")  # any key will do; most stores have this one
+
+    def _unreachable(self, why: str) -> str:
+        if self._endpoint:
+            return (
+                f"no server was reached at {self._endpoint} ({why}), so store {self.url} cannot be used; correct"
+                " endpoint in [store_options], or start the server"
+            )
+        return (
+            f"Amazon S3 was not reached ({why}), so store {self.url} cannot be used; check region in [store_options]"
+            " and the network, or set endpoint for another server"
+        )
 
 
 def _profile(name: str) -> Any:  # obstore accepts any callable that returns credentials
