@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from flowbed.embedding.cache.tiers import VectorTier
     from flowbed.ledger import Ledger
     from flowbed.records import Embedded, Purpose
+    from flowbed.records.precomputed import Ingested, PrecomputedRows
     from flowbed.services.service import Service
     from flowbed.storage import Store
 
@@ -105,6 +106,9 @@ class Project:
 
     def vector_tiers(self) -> list[VectorTier]:
         return []
+
+    async def write_rows(self, collection: str, rows: PrecomputedRows, **how: Any) -> Ingested:
+        raise NotImplementedError
 
     async def find(self, query: Any, **how: Any) -> SearchResults:
         self.queries.append((query, how))

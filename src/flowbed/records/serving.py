@@ -18,6 +18,7 @@ HealthState = Literal["ok", "degraded", "unhealthy"]
 DimensionPolicy = Literal["reduce", "pad", "ignore", "error"]
 Allowlist = Literal["off", "enforce", "strict"]
 TokenArrays = Literal["cl100k", "model"]
+ChromaWrites = Literal["off", "durable", "committed"]
 Coalescing = Literal["off", "local", "all"]
 
 
@@ -131,13 +132,15 @@ class CacheStats:
 class TierLimits:
     """Limits of each key of a tier: requests per minute, tokens per day (UTC); None is unlimited.
 
-    `queued` limits the tokens of its waiting jobs, `stored` the bytes of its files.
+    `queued` limits the tokens of its waiting jobs, `stored` the bytes of its files. Its keys may `write` collections if
+    the server takes writes at all.
     """
 
     requests: int | None = None
     tokens: int | None = None
     queued: int | None = None
     stored: int | None = None
+    write: bool = False
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -148,7 +151,8 @@ class Serving:
     `dimensions` decides what happens to a request for other dimensions than the model's. With `allowlist` "enforce", a
     key that names models is limited to them unless it has the admin scope; with "strict", even then. `token_arrays`
     says whose token ids requests contain, `coalescing` for which models concurrent requests are joined. Pages of
-    `origins` may send requests without a key while there are no keys.
+    `origins` may send requests without a key while there are no keys. Writes of Chroma's clients are answered when they
+    are durable, or committed too, according to `chroma_writes`.
     """
 
     models: tuple[str, ...]
@@ -165,3 +169,4 @@ class Serving:
     body_bytes: int = 32 * 2**20
     concurrency: int = 1024
     origins: tuple[str, ...] = ()
+    chroma_writes: ChromaWrites = "off"

@@ -17,9 +17,7 @@ from flowbed.errors import Error, NotFound
 from flowbed.server.api import admin, batches, embeddings, files, health, models, search
 from flowbed.server.api.batch_lines import HttpLineCodec
 from flowbed.server.api.embeddings import direct_routes
-from flowbed.server.chroma import collections as chroma_collections
-from flowbed.server.chroma import records as chroma_records
-from flowbed.server.chroma import system as chroma_system
+from flowbed.server.chroma import CHROMA_ROUTES
 from flowbed.server.http.body import BODY_SECONDS
 from flowbed.server.http.errors import WrongMethod, http_error
 from flowbed.server.http.gate import Gate, Load
@@ -48,9 +46,7 @@ ROUTES: tuple[Callable[[Service], APIRouter], ...] = (
     search.routes,
     admin.routes,
     health.routes,
-    chroma_records.routes,
-    chroma_collections.routes,
-    chroma_system.routes,
+    *CHROMA_ROUTES,
 )
 NOT_ALLOWED = 405
 NOT_FOUND = 404

@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from flowbed.index.search.reader import IndexReader
     from flowbed.ledger import Ledger
     from flowbed.records import SearchResults
+    from flowbed.records.precomputed import Ingested
     from flowbed.records.serving import Serving
     from flowbed.services.keys import KeyService
     from flowbed.storage import Store
@@ -75,6 +76,11 @@ class Project(Protocol):
 
     def vector_tiers(self) -> Sequence[VectorTier]:
         """Return the tiers of the vector cache that this process shares with others."""
+        ...
+
+    @property
+    def write_rows(self) -> Callable[..., Awaitable[Ingested]]:
+        """Write rows that come with their vectors; takes the arguments of `Flowbed.write_rows`."""
         ...
 
     @property

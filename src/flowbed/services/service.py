@@ -55,11 +55,12 @@ async def open_service(bed: Project) -> AsyncIterator[Service]:
     models = await Models.open(bed, serving)
     files = FileService(bed.store, bed.ledger.files, clock=bed.clock, secret=bed.secret)
     async with QuotaService(bed.ledger, tiers=serving.tiers, clock=bed.clock) as quotas:
+        chroma = open_chroma(bed, models, quotas, serving)
         try:
             yield Service(
                 bed=bed,
                 serving=serving,
-                chroma=open_chroma(bed, models, quotas, serving),
+                chroma=chroma,
                 embeddings=EmbeddingService(models, quotas, serving),
                 files=files,
                 jobs=JobService(bed.ledger.jobs, files, clock=bed.clock, secret=bed.secret),
@@ -69,4 +70,5 @@ async def open_service(bed: Project) -> AsyncIterator[Service]:
                 search=SearchService(bed, models, quotas, serving),
             )
         finally:
+            await chroma.close()
             await models.close()

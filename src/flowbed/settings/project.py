@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     # Only `checking` resolves these annotations; a file that has passed before needs no pydantic.
     from pydantic import Field
 
-    from flowbed.records.serving import Allowlist, Coalescing, DimensionPolicy, TokenArrays
+    from flowbed.records.serving import Allowlist, ChromaWrites, Coalescing, DimensionPolicy, TokenArrays
 
     Options = dict[str, str]
 
@@ -58,6 +58,7 @@ class TierSettings:
     tokens_per_day: Annotated[int, Field(ge=0)] | None = None
     queued_tokens: Annotated[int, Field(ge=0)] | None = None
     stored_mb: Annotated[int, Field(ge=0)] | None = None
+    write: bool = False
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -79,6 +80,7 @@ class ServeSettings:
     body_mb: Annotated[int, Field(ge=1)] = 32
     concurrency: Annotated[int, Field(ge=1)] = 1024
     origins: tuple[Annotated[str, Field(pattern="^https?://[^/*]+/?$")], ...] = ()
+    chroma_writes: ChromaWrites = "off"
 
 
 @dataclass(frozen=True, kw_only=True)

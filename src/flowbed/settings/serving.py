@@ -46,6 +46,7 @@ def serving(config: Settings) -> Serving:
                 requests=tier.requests_per_minute,
                 tokens=tier.tokens_per_day,
                 queued=tier.queued_tokens,
+                write=tier.write,
                 stored=None if tier.stored_mb is None else tier.stored_mb * 2**20,
             )
             for name, tier in serve.tiers.items()
@@ -55,6 +56,7 @@ def serving(config: Settings) -> Serving:
         body_bytes=serve.body_mb * 2**20,
         concurrency=serve.concurrency,
         origins=tuple(origin.lower().rstrip("/") for origin in serve.origins),
+        chroma_writes=serve.chroma_writes,
     )
 
 

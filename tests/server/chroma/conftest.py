@@ -152,7 +152,7 @@ def chroma(chroma_url: str) -> Peer:
 @pytest.fixture(scope="session")
 def flowbed_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
     """Serve a project with a collection of the rows for each distance."""
-    folder = write_project(tmp_path_factory.mktemp("served"))
+    folder = write_project(tmp_path_factory.mktemp("served"), '[serve]\nchroma_writes = "committed"\n')
     running = Running(folder)
     for metric in METRICS:
         running.wait(put_rows(running, metric))

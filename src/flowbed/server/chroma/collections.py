@@ -1,4 +1,4 @@
-"""Routes about collections."""
+"""Routes that describe collections."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Routes about the rows of a collection."""
+"""Routes that read the rows of a collection."""
 
 from __future__ import annotations
 

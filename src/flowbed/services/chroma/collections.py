@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from typing import TYPE_CHECKING, Any, cast
 from uuid import UUID, uuid5
 
@@ -41,23 +41,23 @@ UUIDS = re.compile(r"[0-9a-fA-F]{8}-?(?:[0-9a-fA-F]{4}-?){3}[0-9a-fA-F]{12}")
 
 @dataclass(frozen=True, kw_only=True)
 class CollectionSettings:
-    """What a client said of a collection; none of it changes how rows are stored."""
+    """What clients said of a collection; none of it changes how rows are stored.
+
+    `created` marks one that a client created, `deleted` one that a client deleted afterwards. `revision` counts the
+    changes.
+    """
 
     metadata: Mapping[str, Any] | None = None
     metric: Metric = "cosine"
     hnsw: Mapping[str, Any] = field(default_factory=dict)
     embedding_function: Mapping[str, Any] | None = None
+    created: bool = False
+    deleted: bool = False
+    revision: int = 0
 
     def to_json(self) -> bytes:
         """Return this as it is stored."""
-        return orjson.dumps(
-            {
-                "metadata": self.metadata,
-                "metric": self.metric,
-                "hnsw": dict(self.hnsw),
-                "embedding_function": self.embedding_function,
-            }
-        )
+        return orjson.dumps(asdict(self))
 
     @classmethod
     def from_json(cls, body: bytes) -> CollectionSettings:
@@ -78,7 +78,6 @@ class ChromaCollection:
 
     live: Live
     settings: CollectionSettings
-    created_by_client: bool = False
 
     @property
     def name(self) -> str:
@@ -94,7 +93,7 @@ class ChromaCollection:
         """Describe it as Chroma's API does."""
         space = self.live.space
         metadata = self.settings.metadata
-        if metadata is None and not self.created_by_client:
+        if metadata is None and not self.settings.created:
             metadata = {"hnsw:space": self.settings.metric, "model": space.model, "space": space.fingerprint}
         return {
             "id": self.id,
@@ -125,7 +124,8 @@ class CollectionDirectory:
 
     async def all(self) -> list[ChromaCollection]:
         """List every collection, by name."""
-        return [await self._describe(live) for live in await self._reader.collections()]
+        found = [await self._describe(live) for live in await self._reader.collections()]
+        return [each for each in found if not each.settings.deleted]
 
     async def named(self, name: str) -> ChromaCollection:
         """Return a collection by its name.
@@ -133,7 +133,7 @@ class CollectionDirectory:
         Raises:
             NotFound: there is none.
         """
-        found = await self._find(name)
+        found = await self.find(name)
         if found is None:
             raise NotFound(f"Collection [{name}] does not exist")
         return found
@@ -146,7 +146,7 @@ class CollectionDirectory:
             NotFound: there is none.
         """
         known = self._names.get(id)
-        found = None if known is None else await self._find(known)
+        found = None if known is None else await self.find(known)
         if found is not None and found.id == id:
             return found
         if UUIDS.fullmatch(id) is None:
@@ -161,15 +161,16 @@ class CollectionDirectory:
         """Read a collection again when it is next asked for."""
         self._read.pop(name, None)
 
-    async def _find(self, name: str) -> ChromaCollection | None:
+    async def find(self, name: str) -> ChromaCollection | None:
+        """Return a collection by its name; None if there is none, or a client deleted it."""
         read, found = self._read.get(name, (0.0, None))
-        if found is not None and self._monotonic() - read < FRESH:
-            return found
-        try:
-            live = await live_collection(self._store, name)
-        except Rejected:
-            return None  # a name that no key can have
-        return None if live is None else await self._describe(live)
+        if found is None or self._monotonic() - read >= FRESH:
+            try:
+                live = await live_collection(self._store, name)
+            except Rejected:
+                return None  # a name that no key can have
+            found = None if live is None else await self._describe(live)
+        return None if found is None or found.settings.deleted else found
 
     async def _describe(self, live: Live) -> ChromaCollection:
         began, key = self._monotonic(), f"{live.collection}/{KEY}"
@@ -184,7 +185,7 @@ class CollectionDirectory:
                 raise Misconfigured(
                     f"{key} cannot be read ({error}); restore it, or remove it to use the defaults"
                 ) from error
-            found = ChromaCollection(live=live, settings=settings, created_by_client=True)
+            found = ChromaCollection(live=live, settings=settings)
         self._read[live.collection] = began, found
         self._names[found.id] = live.collection
         return found

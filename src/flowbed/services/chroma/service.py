@@ -7,7 +7,9 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from flowbed.services.chroma.collections import CollectionDirectory
+from flowbed.services.chroma.creation import CreationService
 from flowbed.services.chroma.rows import RowService
+from flowbed.services.chroma.writes import WriteService
 
 if TYPE_CHECKING:
     from flowbed.records.serving import Serving
@@ -21,7 +23,13 @@ class ChromaService:
     """The collections and rows of a project."""
 
     collections: CollectionDirectory
+    creation: CreationService
     rows: RowService
+    writes: WriteService
+
+    async def close(self) -> None:
+        """Finish the commits that answered writes still need."""
+        await self.writes.close()
 
 
 def open_chroma(bed: Project, models: Models, quotas: QuotaService, serving: Serving) -> ChromaService:
@@ -29,4 +37,6 @@ def open_chroma(bed: Project, models: Models, quotas: QuotaService, serving: Ser
     reader = bed.reader()
     directory = CollectionDirectory(bed.store, reader, monotonic=time.monotonic)
     rows = RowService(directory, reader, models=models, quotas=quotas, serving=serving)
-    return ChromaService(collections=directory, rows=rows)
+    writes = WriteService(bed, rows, reader, serving)
+    creation = CreationService(bed, directory, writes)
+    return ChromaService(collections=directory, creation=creation, rows=rows, writes=writes)

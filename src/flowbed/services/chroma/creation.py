@@ -1,0 +1,138 @@
+"""Collections that Chroma's clients create, describe and delete."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
+
+from flowbed.errors import Conflict, Misconfigured, NotFound, Rejected, Transient
+from flowbed.records.precomputed import PrecomputedRows
+from flowbed.services.chroma.collections import KEY, CollectionSettings
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
+
+    from flowbed.records.serving import Caller
+    from flowbed.services.chroma.collections import ChromaCollection, CollectionDirectory
+    from flowbed.services.chroma.writes import WriteService
+    from flowbed.services.project import Project
+
+NAME = re.compile(r"[a-zA-Z0-9][a-zA-Z0-9._-]{1,510}[a-zA-Z0-9]")  # Chroma's rule
+# Changes of one collection's settings that others may make first.
+TRIES = 10
+
+
+class CreationService:
+    """Creates, changes and deletes collections for callers who may write."""
+
+    def __init__(self, bed: Project, directory: CollectionDirectory, writes: WriteService) -> None:
+        """Change nothing yet."""
+        self._bed, self._directory, self._writes = bed, directory, writes
+
+    async def create(
+        self, caller: Caller, name: str, settings: CollectionSettings, *, get_or_create: bool
+    ) -> ChromaCollection:
+        """Create a collection in the space of the project's model.
+
+        With `get_or_create`, one that exists is returned as it is, to callers who may only read too.
+
+        Raises:
+            Forbidden: the caller may not write.
+            Conflict: there is one of this name.
+            Rejected: the name is invalid.
+        """
+        if NAME.fullmatch(name) is None:
+            raise Rejected(
+                "Validation error: name: Expected a name containing 3-512 characters from [a-zA-Z0-9._-], starting and"
+                f" ending with a character in [a-zA-Z0-9]. Got: {name[:512]}"
+            )
+        existing = await self._directory.find(name)
+        if existing is not None and get_or_create:
+            return existing
+        self._writes.require_writer(caller)
+        if existing is not None:
+            raise Conflict(f"Collection [{name}] already exists")
+        try:
+            await self._bed.write_rows(name, PrecomputedRows(), commit=False)
+        except Misconfigured as error:
+            raise Rejected(str(error)) from error
+        wanted = replace(settings, created=True)
+        await self._save(name, lambda before: replace(wanted, revision=before.revision + 1))
+        return await self._directory.named(name)
+
+    async def modify(
+        self,
+        caller: Caller,
+        collection: ChromaCollection,
+        *,
+        name: str | None,
+        metadata: Mapping[str, Any] | None,
+        hnsw: Mapping[str, Any] | None,
+        embedding_function: Mapping[str, Any] | None,
+    ) -> None:
+        """Replace what is said of a collection; what is None stays.
+
+        Raises:
+            Forbidden: the caller may not write.
+            Rejected: it has to be renamed.
+        """
+        self._writes.require_writer(caller)
+        if name not in (None, collection.name):
+            raise Rejected(
+                f"Collection [{collection.name}] cannot be renamed: create another one and copy its rows"
+            )
+
+        def change(before: CollectionSettings) -> CollectionSettings:
+            return replace(
+                before,
+                metadata=before.metadata if metadata is None else _kept(metadata),
+                hnsw={**before.hnsw, **_kept(hnsw or {})},
+                embedding_function=embedding_function or before.embedding_function,
+                revision=before.revision + 1,
+            )
+
+        await self._save(collection.name, change)
+
+    async def delete(self, caller: Caller, name: str) -> None:
+        """Delete a collection that a client created, and all its rows.
+
+        Raises:
+            Forbidden: the caller may not write.
+            NotFound: there is none.
+            Rejected: it is one that the project's sources fill.
+        """
+        self._writes.require_writer(caller)
+        found = await self._directory.named(name)
+        if not found.settings.created:
+            raise Rejected(
+                f"Collection [{name}] is filled by the project, not by a client: remove its source from flowbed.toml"
+                " instead"
+            )
+        await self._writes.clear(found)
+        await self._save(name, lambda before: replace(before, deleted=True, revision=before.revision + 1))
+
+    async def _save(self, name: str, change: Callable[[CollectionSettings], CollectionSettings]) -> None:
+        """Change the stored settings of a collection in one conditional step."""
+        key = f"{name}/{KEY}"
+        for _ in range(TRIES):
+            try:
+                stored = await self._bed.store.get(key)
+            except NotFound:
+                stored = None
+            before = CollectionSettings() if stored is None else CollectionSettings.from_json(stored.body)
+            body = change(before).to_json()
+            try:
+                if stored is None:
+                    await self._bed.store.create(key, body)
+                else:
+                    await self._bed.store.replace(key, body, etag=stored.etag)
+            except Conflict:
+                continue
+            self._directory.forget(name)
+            return
+        raise Transient(f"others kept changing collection {name} at the same time: try again")
+
+
+def _kept(values: Mapping[str, Any]) -> dict[str, Any]:
+    return {key: value for key, value in values.items() if value is not None}
