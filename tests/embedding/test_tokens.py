@@ -7,8 +7,19 @@ from typing import TYPE_CHECKING
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from tokenizers import Tokenizer, models
+from tokenizers.decoders import ByteLevel as ByteLevelDecoder
+from tokenizers.pre_tokenizers import ByteLevel
 
-from flowbed.embedding.tokens import TEXT_TOKENS, Bpe, Encoding, Estimate, FileTokenizer, open_counter
+from flowbed.embedding.tokens import (
+    TEXT_TOKENS,
+    Bpe,
+    Encoding,
+    Estimate,
+    FileTokenizer,
+    open_counter,
+    text_of,
+)
 from flowbed.errors import Misconfigured, Rejected
 
 if TYPE_CHECKING:
@@ -89,3 +100,19 @@ def test_file_tokenizer_decode_ambiguous_tokens_is_rejected(tiny: Callable[..., 
 def test_open_counter_missing_file_is_misconfigured(tmp_path: Path) -> None:
     with pytest.raises(Misconfigured, match="nothing"):
         open_counter(str(tmp_path / "nothing"), factor=1)
+
+
+def test_text_of_byte_level_tokens_cut_within_a_character_is_the_rest() -> None:
+    """As for OpenAI's; ids that do not belong together are refused."""
+    tokenizer = Tokenizer(
+        models.BPE({each: place for place, each in enumerate(sorted(ByteLevel.alphabet()))}, [])
+    )
+    tokenizer.pre_tokenizer = ByteLevel(add_prefix_space=False)
+    tokenizer.decoder = ByteLevelDecoder()
+    tokens = tokenizer.encode("🦖 roars 🦖 and sleeps 🦖").ids
+    assert text_of(tokenizer, tokens) == "🦖 roars 🦖 and sleeps 🦖"
+    assert text_of(tokenizer, tokens[2:-1]) == " roars 🦖 and sleeps "
+    with pytest.raises(Rejected):
+        text_of(tokenizer, [*tokens[:9], *tokens[:2], *tokens[12:]])
+    with pytest.raises(Rejected):
+        text_of(tokenizer, tokens[1:3])

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from flowbed.embedding.token_cuts import EDGE, whole_characters
 from flowbed.embedding.tokens import Bpe
 from flowbed.errors import Rejected
 from flowbed.services.token_arrays import LONG, TokenArrayReader
@@ -28,14 +30,65 @@ def test_texts_of_a_split_array_are_the_parts(data: st.DataObject) -> None:
     text = (Path(__file__).parents[2] / "README.md").read_text("utf-8")
     tokens = CL100K.encode(text)
     place = data.draw(st.integers(LONG, len(tokens) - LONG))
-    try:
-        parts = [CL100K.decode(tokens[:place]), CL100K.decode(tokens[place:])]
-    except Rejected:  # the split is inside a character
-        with pytest.raises(Rejected, match="Unicode"):
-            ARRAYS.texts([tokens[:place], tokens[place:]], MODEL)
-        return
-    assert ARRAYS.texts([tokens[:place], tokens[place:]], MODEL) == parts
+    parts = ARRAYS.texts([tokens[:place], tokens[place:]], MODEL)
     assert "".join(parts) == text
+
+
+SCRIPTS = {
+    "emoji": "😀🦖🧬🏳️‍🌈👩‍👩‍👧🥹🫠",
+    "Thai": "สวัสดีครับนี่คือเอกสารภาษาไทยที่ยาวมาก ",
+    "rare Chinese": "龜鱉靐齉爩龘灪麤鬱",
+    "Arabic": "هذا نص طويل جدا باللغة العربية ٱلرَّحْمَـٰنِ ",
+    "Hindi": "यह हिन्दी में एक बहुत लंबा पाठ है। ",
+    "Korean": "안녕하세요 이것은 아주 긴 한국어 문서입니다. 쀍뚫훑 ",
+}
+
+
+@given(script=st.sampled_from(sorted(SCRIPTS)), data=st.data())
+def test_texts_of_arrays_cut_within_a_character_lose_only_that_character(
+    script: str, data: st.DataObject
+) -> None:
+    """Wherever a long array is cut, long and short pieces are decoded."""
+    text = SCRIPTS[script] * 30
+    tokens = CL100K.encode(text)
+    places = sorted(data.draw(st.sets(st.integers(4, len(tokens) - 4), min_size=1, max_size=4)))
+    ends = [0, *places, len(tokens)]
+    arrays = [tokens[first:last] for first, last in pairwise(ends) if last - first >= EDGE]
+    place = 0
+    for found in ARRAYS.texts(arrays, MODEL):
+        assert found
+        place = text.index(found, place) + len(found)
+    if len(arrays) == len(ends) - 1:
+        assert sum(map(len, ARRAYS.texts(arrays, MODEL))) >= len(text) - len(places)
+
+
+@pytest.mark.parametrize(
+    ("content", "text", "start", "end"),
+    [
+        ("a🦖b", "a🦖b", False, False),
+        (b"\xa6\x96b", "b", True, False),
+        (b"a\xf0\x9f\xa6", "a", False, True),
+        (b"\x96a\xf0", "a", True, True),
+        (b"\x9f\xa6\x96" + "é".encode() + b"\xe0\xb8", "é", True, True),
+        (b"", "", False, False),
+    ],
+)
+def test_whole_characters_of_cut_bytes(content: str | bytes, text: str, start: bool, end: bool) -> None:
+    found = whole_characters(content.encode() if isinstance(content, str) else content)
+    assert found == (text, start, end)
+
+
+@pytest.mark.parametrize(
+    "content", [b"\x96", b"\xf0\x9f", b"a\xffb", b"\x80\x80\x80\x80a", b"a\x96", b"\xff"]
+)
+def test_whole_characters_of_other_bytes_are_refused(content: bytes) -> None:
+    with pytest.raises(Rejected):
+        whole_characters(content)
+
+
+def test_texts_of_part_of_a_character_are_refused() -> None:
+    with pytest.raises(Rejected, match=r"input\[1\].*part of a character"):
+        ARRAYS.texts([CL100K.encode("fine"), CL100K.encode("🦖")[1:]], MODEL)
 
 
 def test_texts_of_another_tokenizers_ids_are_refused() -> None:

@@ -6,6 +6,7 @@ import math
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, Protocol, runtime_checkable
 
+from flowbed.embedding.token_cuts import CutText, is_part, whole_characters
 from flowbed.errors import Misconfigured, Rejected
 
 if TYPE_CHECKING:
@@ -15,6 +16,10 @@ Encoding = Literal["cl100k_base", "o200k_base"]
 
 # Number of tokens that stand for text; ids above are special tokens.
 TEXT_TOKENS: dict[Encoding, int] = {"cl100k_base": 100_256, "o200k_base": 199_998}
+
+
+# Stands for bytes that are not a character.
+REPLACEMENT = "\ufffd"
 
 
 class Counter(Protocol):
@@ -67,17 +72,35 @@ class Bpe:
         Raises:
             Rejected: a token is unknown or stands for no text, or together they are not valid Unicode.
         """
-        known = TEXT_TOKENS[self.encoding]
-        # The package panics at an unknown token, and decodes special tokens to nothing.
-        unknown = next((token for token in tokens if not 0 <= token < known), None)
-        if unknown is not None:
-            raise Rejected(f"token {unknown} stands for no text in {self.encoding}; send the text itself")
-        text: str | None = self._bpe.decode(list(tokens))
+        text: str | None = self._bpe.decode(self._known(tokens))
         if text is None:
             raise Rejected(
                 f"these {len(tokens)} tokens are not valid Unicode in {self.encoding}; send the text itself"
             )
         return text
+
+    def decode_cut(self, tokens: Sequence[int]) -> CutText:
+        """Return the text of tokens that may begin or end within a character, without the parts.
+
+        Raises:
+            Rejected: a token is unknown or stands for no text, or together they are not valid Unicode, or less than a
+                character.
+        """
+        content: bytes = self._bpe.bpe().decode_tokens(self._known(tokens))
+        try:
+            return whole_characters(content)
+        except Rejected as error:
+            raise Rejected(
+                f"these {len(tokens)} tokens are {error} in {self.encoding}; send the text itself"
+            ) from error
+
+    def _known(self, tokens: Sequence[int]) -> list[int]:
+        known = TEXT_TOKENS[self.encoding]
+        # The package panics at an unknown token, and decodes special tokens to nothing.
+        unknown = next((token for token in tokens if not 0 <= token < known), None)
+        if unknown is not None:
+            raise Rejected(f"token {unknown} stands for no text in {self.encoding}; send the text itself")
+        return list(tokens)
 
 
 class FileTokenizer:
@@ -132,7 +155,7 @@ class Estimate:
 
 
 def text_of(tokenizer: Any, tokens: Sequence[int]) -> str:  # tokenizers has no type hints
-    """Return the one text of a model's tokens, without special ones.
+    """Return the one text of a model's tokens, without special ones, and without part of a character at either end.
 
     Raises:
         Rejected: a token is unknown, or the text encodes to other tokens.
@@ -142,12 +165,18 @@ def text_of(tokenizer: Any, tokens: Sequence[int]) -> str:  # tokenizers has no 
     if unknown is not None:
         raise Rejected(f"token {unknown} is unknown to the model; send the text itself")
     text: str = tokenizer.decode(list(tokens), skip_special_tokens=False)
-    if tokenizer.encode(text, add_special_tokens=False).ids != list(tokens):
+    if tokenizer.encode(text, add_special_tokens=False).ids == list(tokens):
+        return text
+    # Byte-level tokenizers write this character for part of one; arrays are cut out of longer ones anywhere.
+    whole = text.strip(REPLACEMENT)
+    start, end = text.startswith(REPLACEMENT), text.endswith(REPLACEMENT)
+    written = tokenizer.encode(whole, add_special_tokens=False).ids
+    if not (whole and (start or end) and is_part(tokens, written, start=start, end=end)):
         raise Rejected(
             f"these {len(tokens)} tokens do not stand for exactly one text; send the text itself, or tokens without "
             "special ones"
         )
-    return text
+    return whole
 
 
 def open_counter(path: str, *, factor: float) -> Counter:

@@ -173,11 +173,12 @@ class HttpClient:
         async for piece in response.content.iter_any():
             size += len(piece)
             if size > limit:
-                raise self._too_large(limit)
+                raise self.too_large(limit)
             pieces.append(piece)
         return b"".join(pieces)
 
-    def _too_large(self, limit: int) -> Misconfigured:
+    def too_large(self, limit: int) -> Misconfigured:
+        """Return the error of a response that has more than `limit` bytes."""
         error = Misconfigured(
             f"{self.label} answered with more than {limit:,} bytes, which this request cannot need",
             advice=f"check the model, its dimensions and base_url in [providers.{self.vendor}]",

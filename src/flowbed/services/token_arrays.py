@@ -5,6 +5,7 @@ from __future__ import annotations
 from functools import cached_property
 from typing import TYPE_CHECKING
 
+from flowbed.embedding.token_cuts import is_part
 from flowbed.embedding.tokens import Bpe, Decodes
 from flowbed.errors import Rejected
 
@@ -15,10 +16,10 @@ if TYPE_CHECKING:
     from flowbed.records.serving import TokenArrays
 
 
-# Tokens at either end of a long array that may differ from how the tokenizer writes the text: LangChain splits arrays
-# of more than 8,191, and a split part is sometimes (once in 5,000 splits) written differently alone. A difference
-# further inside means another tokenizer's ids; a short array was hardly split, so it must match exactly.
-EDGE, LONG = 4, 64
+# LangChain splits arrays of more than 8,191 tokens wherever that falls: within a character, and sometimes (once in
+# 5,000 splits) where the part alone would be written differently. A difference further inside means another tokenizer's
+# ids; an array shorter than this was hardly split, so it must match exactly where it does not end within a character.
+LONG = 64
 
 
 class TokenArrayReader:
@@ -33,7 +34,7 @@ class TokenArrayReader:
         self._whose = whose
 
     def texts(self, arrays: Sequence[Sequence[int]], embedder: Embedder) -> list[str]:
-        """Decode each array to its text.
+        """Decode each array to its text, without part of a character at either end.
 
         Raises:
             Rejected: an array has an unknown id, is not valid Unicode, or is not how the tokenizer writes its text;
@@ -61,23 +62,19 @@ class TokenArrayReader:
         return embedder.decode
 
     def _of_cl100k(self, array: Sequence[int]) -> str:
-        text = self._cl100k.decode(array)
-        if not _agree(list(array), self._cl100k.encode(text)):
+        cut = self._cl100k.decode_cut(array)
+        split = len(array) >= LONG
+        written = self._cl100k.encode(cut.text)
+        if list(array) != written and not is_part(
+            array, written, start=cut.start or split, end=cut.end or split
+        ):
             raise Rejected(
                 f"these {len(array)} tokens are not how cl100k encodes their text, so they may be another tokenizer's;"
                 " send the text itself"
             )
-        return text
+        return cut.text
 
     @cached_property
     def _cl100k(self) -> Bpe:
         """Load OpenAI's tokenizer on first use, which takes some 30 ms."""
         return Bpe("cl100k_base")
-
-
-def _agree(array: list[int], written: list[int]) -> bool:
-    """Tell whether an array equals the tokenizer's output, or, if long, is a part of it."""
-    if array == written or len(array) < LONG:
-        return array == written
-    inside = array[EDGE:-EDGE]
-    return any(written[shift : shift + len(inside)] == inside for shift in range(2 * EDGE + 1))

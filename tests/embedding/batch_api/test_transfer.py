@@ -302,3 +302,37 @@ async def test_download_abandoned_closes_the_connection() -> None:
         async with contextlib.aclosing(download(provider, "/files/1/content", gone)) as pieces:
             assert await anext(pieces)
         assert (await provider.get("/files")).status == 200
+
+
+async def test_download_file_without_end_stops_at_its_limit() -> None:
+    """What was read until then was passed on piece by piece."""
+    seen: list[int] = []
+
+    async def endless(request: web.Request) -> web.StreamResponse:
+        response = web.StreamResponse()
+        await response.prepare(request)
+        with contextlib.suppress(ConnectionError):
+            for _ in range(1_000):
+                await response.write(b"x" * PIECE)
+        return response
+
+    async with answering(endless) as provider:
+        pieces = download(provider, "/files/1/content", gone, limit=300_000)
+        with pytest.raises(Misconfigured, match=r"more than 300,000 bytes"):
+            _ = [seen.append(len(piece)) async for piece in pieces]  # type: ignore[func-returns-value]
+    assert 0 < sum(seen) <= 300_000
+
+
+async def test_download_refusal_without_end_stops_at_a_limit() -> None:
+
+    async def endless(request: web.Request) -> web.StreamResponse:
+        response = web.StreamResponse(status=500)
+        await response.prepare(request)
+        with contextlib.suppress(ConnectionError):
+            for _ in range(1_000):
+                await response.write(b"x" * PIECE)
+        return response
+
+    async with answering(endless) as provider:
+        with pytest.raises(Misconfigured, match=r"more than 16,777,216 bytes"):
+            _ = [piece async for piece in download(provider, "/files/1/content", gone)]

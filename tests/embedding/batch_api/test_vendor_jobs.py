@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING, Any
 
@@ -9,10 +10,13 @@ import numpy as np
 import orjson
 import pytest
 from aiohttp import web
+from hypothesis import given
+from hypothesis import strategies as st
 
 from flowbed.embedding import open_embedder
 from flowbed.embedding.batch_api.job_client import NAME as REMOTE_NAME
 from flowbed.embedding.batch_api.job_client import TEXT as REMOTE_TEXT
+from flowbed.embedding.batch_api.job_files import read_job
 from flowbed.embedding.dimensions import resized_space
 from flowbed.embedding.local.onnx import open_onnx
 from flowbed.embedding.vendors import open_jobs
@@ -509,3 +513,38 @@ async def test_submit_same_as_server_is_verified_first(
         else:
             assert (await jobs.submit("s-1", texts, size=3)).id == "batch_1"
     assert (("POST", "/batches") in server.asked) == (not message)
+
+
+ODD = [-1, 0, 3.5, 1e300, 2**63, 10**30, 10**400, True, "7", None, [], {}, float("nan"), float("inf")]
+
+
+@pytest.mark.parametrize("number", ODD, ids=repr)
+def test_read_job_figures_that_cannot_be_meant_are_none(number: Any) -> None:
+    """They would not fit the ledger, or end a poll."""
+    payload = {
+        "id": "j",
+        "status": "failed",
+        "request_counts": {"total": number, "completed": number, "failed": number},
+        "usage": {"total_tokens": number},
+        "errors": {"data": [{"line": number, "message": "why"}, {"line": 2, "message": "it"}]},
+    }
+    job = read_job(payload, mark="m", redacted=str).job
+    assert (job.total, job.done, job.failed, job.tokens) == (0, 0, 0, None)
+    assert job.lines == {2: "it"}
+    payload["usage"] = {"total_tokens": 10**12}
+    assert read_job(payload, mark="m", redacted=str).job.tokens == 10**12
+
+
+@given(
+    payload=st.recursive(
+        st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=5),
+        lambda inner: (
+            st.lists(inner, max_size=3)
+            | st.dictionaries(st.sampled_from(("id", "status", "errors", "data", "usage", "metadata")), inner)
+        ),
+        max_leaves=12,
+    )
+)
+def test_read_job_any_json_is_a_job_or_transient(payload: Any) -> None:
+    with contextlib.suppress(Transient):
+        read_job(payload, mark="m", redacted=str)

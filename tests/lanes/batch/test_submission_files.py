@@ -16,7 +16,14 @@ from hypothesis import strategies as st
 
 from flowbed.embedding.batch_api import Job, JobTerms, ResultLine
 from flowbed.errors import NotFound, Rejected
-from flowbed.lanes.batch.answer_files import Answers, copy_answers, read_answers
+from flowbed.lanes.batch.answer_files import (
+    BEGINNING,
+    MOST,
+    Answers,
+    bounded_lines,
+    copy_answers,
+    read_answers,
+)
 from flowbed.lanes.batch.cut import Size
 from flowbed.lanes.batch.in_flight import InFlightTexts
 from flowbed.lanes.batch.input import Input, input_key, output_key, read_texts, texts_key
@@ -243,6 +250,27 @@ async def test_read_answers_any_order_counts_each_once(tmp_path: Path) -> None:
         assert (answers.doubled, answers.unreadable) == (3, 1)
         assert answers.billed == {text_hash(each): 5 if each == "b" else 1 for each in "abcf"}
         assert [answers.tell("x"), answers.tell("x"), answers.tell("y")] == [True, False, True]
+
+
+@pytest.mark.parametrize("size", [1, 7, 100_000, 10**9])
+async def test_bounded_lines_long_line_is_cut_and_others_are_read(size: int) -> None:
+    """A line without end takes no memory, wherever pieces of the file begin; a byte order mark is skipped."""
+    content = b"\xef\xbb\xbfone\n\n" + b"x" * (MOST + 200_000) + b"\n  \ntwo\r\n" + b"y" * 10 + b"\nend"
+    if size < 100:  # small pieces around the lines, and large ones within the long one
+        cuts = [
+            *range(0, 40, size),
+            *range(40, len(content) - 40, 65_536),
+            *range(len(content) - 40, len(content), size),
+        ]
+    else:
+        cuts = list(range(0, len(content), size))
+
+    async def pieces() -> AsyncIterator[bytes]:
+        for start, end in zip(cuts, [*cuts[1:], len(content)], strict=True):
+            yield content[start:end]
+
+    found = [line async for line in bounded_lines(pieces())]
+    assert found == [b"one", b"x" * BEGINNING, b"two", b"y" * 10, b"end"]
 
 
 async def test_copy_answers_lost_file_is_reported(tmp_path: Path) -> None:

@@ -16,7 +16,7 @@ from flowbed.embedding.batch_api.job_files import (
     read_result_line,
 )
 from flowbed.embedding.batch_api.transfer import download, upload
-from flowbed.embedding.providers.client import RemoteEmbedder
+from flowbed.embedding.providers.client import NUMBER_BYTES, RemoteEmbedder
 from flowbed.embedding.unicode import require_unicode
 from flowbed.embedding.wrappers import Wrapper
 from flowbed.errors import NotFound, QueueFull, Rejected, TooMany, Transient
@@ -35,6 +35,8 @@ MARK = "flowbed_submission"
 # Largest pages of the lists.
 JOBS_PAGE, FILES_PAGE = 100, 1_000
 NOT_FOUND = (404, 410)
+# Bytes of a line of results besides its numbers: names, and the message of an error that repeats a text.
+LINE_BYTES = 2**14
 # Placeholders in the template of all lines; nothing else in a request contains them.
 NAME, TEXT = "<flowbed: the name>", "<flowbed: the text>"
 # Statuses that may mean that the input file is gone; and that the job has ended already.
@@ -173,13 +175,19 @@ class HttpBatchApi:
         Raises:
             NotFound: the provider has lost it.
             Transient: the download broke off, or is unavailable now.
-            Misconfigured: as `submit`.
+            Misconfigured: as `submit`; or it has more bytes than the lines of a job can have.
         """
 
         def refused(response: HttpResponse) -> Error:
             return self._not_found("file", file) if response.status in NOT_FOUND else self._failure(response)
 
-        return download(self._provider, f"/files/{quote(file, safe='')}/content", refused)
+        line = self._remote.space.dimensions * NUMBER_BYTES + LINE_BYTES
+        return download(
+            self._provider,
+            f"/files/{quote(file, safe='')}/content",
+            refused,
+            limit=self.terms.texts * line,
+        )
 
     def parse_result(self, line: bytes) -> ResultLine:
         """Parse one line of a result file.

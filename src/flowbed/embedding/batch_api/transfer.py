@@ -21,6 +21,8 @@ PIECE = 2**16
 # The response to an upload may take this many times the idle timeout: megabytes may still be in local buffers, and the
 # provider has to store everything before it answers.
 RESPONSE_FACTOR = 5
+# Most bytes of a file, unless the caller knows better: 50,000 vectors of 3,072 numbers take 5 GB at most.
+LIMIT = 2**33
 # Separates the parts of a form. It cannot occur in JSON lines: a carriage return precedes it, which JSON escapes.
 BOUNDARY = "flowbed-7d1f4c0b9a3e4f6c8e2a"
 
@@ -72,7 +74,7 @@ async def upload(
             ) as response,
         ):
             # Only the content: the response as a whole waits until everything is sent, even after an early refusal.
-            content = await response.content.read()
+            content = await provider.read(response)
             return HttpResponse(status=response.status, headers=response.headers, body=content)
     except TimeoutError as error:
         raise Transient(
@@ -85,19 +87,23 @@ async def upload(
 
 
 async def download(
-    provider: HttpClient, path: str, error_of: Callable[[HttpResponse], Exception]
+    provider: HttpClient, path: str, error_of: Callable[[HttpResponse], Exception], *, limit: int = LIMIT
 ) -> AsyncGenerator[bytes, None]:
-    """Read `path` piece by piece; a status other than 200 raises what `error_of` returns.
+    """Read `path` piece by piece, up to `limit` bytes; a status other than 200 raises what `error_of` returns.
 
     Raises:
         Transient: there was no connection, no data for too long, or it broke off.
-        Misconfigured: as `HttpClient.post`.
+        Misconfigured: as `HttpClient.post`; or the file has more than `limit` bytes.
     """
+    size = 0
     async with provider.stream("GET", path, idle_timeout=provider.idle_timeout) as response:
         if response.status != 200:  # noqa: PLR2004 - as HTTP counts
-            body = await response.read()
+            body = await provider.read(response)
             raise error_of(HttpResponse(status=response.status, headers=response.headers, body=body))
         async for piece in response.content.iter_chunked(PIECE):
+            size += len(piece)
+            if size > limit:
+                raise provider.too_large(limit)
             yield piece
 
 

@@ -37,6 +37,7 @@ if TYPE_CHECKING:
     from flowbed.records import Purpose, Space
 
 __all__ = [
+    "NUMBER_BYTES",
     "SERVERS_FAULT",
     "STATUSES",
     "ParsedResponse",

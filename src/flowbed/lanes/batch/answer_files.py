@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import os
 import tempfile
+from codecs import BOM_UTF8
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Self
 
@@ -25,6 +26,10 @@ if TYPE_CHECKING:
 
 # Lines that a thread reads at a time: a few milliseconds of the interpreter's time.
 LINES = 512
+# The most bytes of a line that are kept: eight times what a vector of 16,384 numbers takes, more than any model has.
+MOST = 2**22
+# What is kept of a longer line, so that it counts as one that cannot be read.
+BEGINNING = 64
 # The least cosine of two vectors of one text that differ only by the order of floating-point additions.
 SAME = 0.9999
 
@@ -163,7 +168,7 @@ async def read_answers(submission: str, api: BatchApi, store: Store) -> Answers:
         for key in (output_key(submission), errors_key(submission)):
             # A job has either file only where it has lines for it.
             with contextlib.suppress(NotFound):
-                async for lines in _by(LINES, _lines(store.stream(key))):
+                async for lines in _by(LINES, bounded_lines(store.stream(key))):
                     await asyncio.to_thread(_take, lines, answers, api)
     except BaseException:
         answers.__exit__()
@@ -185,7 +190,7 @@ async def read_sent(
 ) -> AsyncIterator[dict[str, str]]:
     """Yield texts of the submitted input by text_hash, some at a time; unreadable ones are left out."""
     try:
-        async for lines in _by(LINES, _lines(store.stream(input_key(submission)))):
+        async for lines in _by(LINES, bounded_lines(store.stream(input_key(submission)))):
             if found := await asyncio.to_thread(_sent, lines, wanted, api):
                 yield found
     except NotFound:
@@ -211,14 +216,20 @@ def _take(lines: list[bytes], answers: Answers, api: BatchApi) -> None:
             answers.unreadable += 1
 
 
-async def _lines(pieces: AsyncIterable[bytes]) -> AsyncIterator[bytes]:
-    rest = b""
+async def bounded_lines(pieces: AsyncIterable[bytes]) -> AsyncIterator[bytes]:
+    """Yield the lines that are not empty, without a byte order mark; of a line beyond `MOST` bytes its beginning."""
+    rest, long = b"", False
     async for piece in pieces:
         *whole, rest = (rest + piece).split(b"\n")
         for line in whole:
-            if line.strip():
-                yield line
-    if rest.strip():
+            if not long and (line := line.removeprefix(BOM_UTF8).strip()):
+                yield line if len(line) <= MOST else line[:BEGINNING]
+            long = False
+        if len(rest) > MOST:
+            if not long:
+                yield rest[:BEGINNING]
+            rest, long = b"", True
+    if not long and (rest := rest.removeprefix(BOM_UTF8).strip()):
         yield rest
 
 
