@@ -16,6 +16,8 @@ if TYPE_CHECKING:
 
 def test_keys_create_list_revoke_show_the_secret_once(project: Path, flowbed: Callable[..., Called]) -> None:
     flowbed("init")
+    settings = project / "flowbed.toml"
+    settings.write_text(settings.read_text() + '\n[serve.aliases]\nsmall = "seeded:32"\n')
     made = flowbed("keys", "create", "app", "--model", "small", "--admin", "--json").json
     secret = made.pop("secret")
     listed = flowbed("keys", "list", "--json")
@@ -44,6 +46,18 @@ def test_keys_create_prints_only_the_secret_on_standard_output(
     revoked = flowbed("keys", "revoke", listed.split()[0])
     assert "is revoked" in revoked.out
     assert "REVOKED" in flowbed("keys", "list").out
+
+
+def test_keys_unknown_model_is_refused_with_those_there_are(
+    project: Path, flowbed: Callable[..., Called]
+) -> None:
+    flowbed("init")
+    unknown = flowbed("keys", "create", "app", "--model", "nosuch")
+    assert unknown.status == 2
+    assert "there is no model 'nosuch'" in unknown.err
+    assert "seeded:32" in unknown.err
+    assert flowbed("keys", "list", "--json").json["keys"] == []
+    assert flowbed("keys", "create", "app", "--model", "seeded:32").status == 0
 
 
 def test_keys_unknown_tier_or_key_is_refused(project: Path, flowbed: Callable[..., Called]) -> None:

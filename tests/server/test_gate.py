@@ -12,10 +12,12 @@ import orjson
 import pytest
 from tests.server.conftest import MODEL, call, with_embeddings
 
+from flowbed.errors import OutOfSpace
+from flowbed.records.serving import Health
 from flowbed.server.app import create_app
 
 if TYPE_CHECKING:
-    from flowbed.records.serving import Caller, EmbeddingsRequest, EmbeddingsResult, Health
+    from flowbed.records.serving import Caller, EmbeddingsRequest, EmbeddingsResult
     from flowbed.services.service import Service
 
 ASKED = orjson.dumps({"model": MODEL, "input": "text"})
@@ -200,6 +202,35 @@ async def test_gate_with_keys_requires_one_as_openai_or_azure_send_it(service: S
         assert (await call(app, "GET", path, headers={"host": "example.com"})).status == 200
     for path in ("/nowhere", "/v1/admin/cache", "/v1/embeddings", "/"):
         assert (await call(app, "GET", path)).status == 401
+
+
+async def test_gate_reasons_of_failures_are_shown_to_admins_only(
+    service: Service, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """They may name hosts, paths, or what a provider said."""
+    said = "https://secret.example/v1: no space left at /srv/secret"
+
+    class Failing:
+        async def answer(self, requested: EmbeddingsRequest, caller: Caller) -> EmbeddingsResult:
+            raise OutOfSpace(said)
+
+    async def ready() -> list[Health]:
+        return [Health(name="m", state="unhealthy", reason=said)]
+
+    monkeypatch.setattr(service.models, "ready", ready)
+    _, admin = await service.keys.create("admin", secret=service.bed.secret, admin=True)
+    _, plain = await service.keys.create("plain", secret=service.bed.secret)
+    app = create_app(with_embeddings(service, Failing()), loopback=False)
+    for secret, shown in ((admin, True), (plain, False), ("fb-wrong", False), ("", False)):
+        headers = {**JSON, "authorization": f"Bearer {secret}"}
+        reply = await call(app, "GET", "/health/ready", headers=headers)
+        assert reply.status == 503
+        assert (b"secret" in reply.body) is shown
+        assert reply.json["checks"][0]["reason"]
+        if secret in (admin, plain):
+            failed = await call(app, "POST", "/v1/embeddings", ASKED, headers)
+            assert (failed.status, failed.refused()["code"]) == (503, "service_unavailable")
+            assert (b"secret" in failed.body) is shown
 
 
 async def test_gate_revoked_key_is_refused(service: Service) -> None:

@@ -170,3 +170,8 @@ class Serving:
     concurrency: int = 1024
     origins: tuple[str, ...] = ()
     chroma_writes: ChromaWrites = "off"
+
+    def names(self, *specs: str) -> frozenset[str]:
+        """Return the names of the served models, of `specs` and of the aliases: vendor:model, and model alone."""
+        named = (*self.models, *specs)
+        return frozenset((*named, *(spec.partition(":")[2] or spec for spec in named), *self.aliases))

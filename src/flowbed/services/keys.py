@@ -47,13 +47,15 @@ class KeyService:
         *,
         store: Store,
         tiers: Collection[str] = (),
+        models: Collection[str] | None = None,
         clock: Callable[[], int],
         monotonic: Callable[[], float] = time.monotonic,
     ) -> None:
         """Use the ledger's keys and the tiers of the settings; `clock` returns µs since 1970, `monotonic` seconds.
 
-        The first key leaves a mark in `store`.
+        The first key leaves a mark in `store`. New keys may name `models` only, or any if it is None.
         """
+        self._models = models
         self._rows = rows
         self._store = store
         self._tiers = {DEFAULT, *tiers}
@@ -78,7 +80,7 @@ class KeyService:
         """Create a key and return it with its secret, which is not stored; `secret` returns 32 random bytes as text.
 
         Raises:
-            Misconfigured: the name is empty or too long, or the tier is not in the settings.
+            Misconfigured: the name is empty or too long, or the tier or a model is not in the settings.
         """
         if not name.strip() or len(name) > NAME_MOST:
             raise Misconfigured(f"a key needs a name of 1 to {NAME_MOST} characters that says what it is for")
@@ -86,6 +88,12 @@ class KeyService:
             raise Misconfigured(
                 f"there is no tier {tier!r}: add [serve.tiers.{tier}] to the settings, or use one of"
                 f" {', '.join(sorted(self._tiers))}"
+            )
+        unknown = [] if self._models is None else [model for model in models if model not in self._models]
+        if unknown and self._models is not None:
+            raise Misconfigured(
+                f"there is no model {unknown[0]!r}: use one of {', '.join(sorted(self._models))}, or add it to the"
+                " settings first"
             )
         token = f"{BEGINNING}{secret()}"
         if SECRET.fullmatch(token) is None:

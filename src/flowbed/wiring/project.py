@@ -95,7 +95,14 @@ class OpenProject:
         """Return the service that creates, lists and revokes API keys."""
         from flowbed.services.keys import KeyService
 
-        return KeyService(self._ledger.keys, store=self._store, tiers=self.serving.tiers, clock=process.now)
+        serving = self.serving
+        return KeyService(
+            self._ledger.keys,
+            store=self._store,
+            tiers=serving.tiers,
+            models=serving.names(self.settings.model),
+            clock=process.now,
+        )
 
     def clock(self) -> int:
         """Return the time in microseconds since 1970."""

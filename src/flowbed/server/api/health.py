@@ -5,15 +5,17 @@ from __future__ import annotations
 import asyncio
 from typing import TYPE_CHECKING
 
-from fastapi import APIRouter, Response
+from fastapi import APIRouter, Request, Response
 
 from flowbed.server.api.schemas import Readiness
+from flowbed.server.http.request_context import context_of
 from flowbed.server.http.responses import json
 
 if TYPE_CHECKING:
     from flowbed.records.serving import Health
     from flowbed.services.service import Service
 
+HIDDEN = "only a key with the admin scope is told why"
 # From best to worst: the server is as its worst part is.
 STATES = ("ok", "degraded", "unhealthy")
 
@@ -29,19 +31,24 @@ def routes(service: Service) -> APIRouter:
         return json({"status": "ok"})
 
     @router.get("/health/ready", responses={200: {"model": Readiness}, 503: {"model": Readiness}})
-    async def ready() -> Response:
-        """Check every dependency: each model embeds a real token. 503 if an indispensable one fails."""
+    async def ready(request: Request) -> Response:
+        """Check every dependency: each model embeds a real token. 503 if an indispensable one fails.
+
+        Only callers with the admin scope learn the reasons.
+        """
         # Anyone may call this: concurrent callers share one check.
         nonlocal looking
         if looking is None or looking.done():
             looking = asyncio.create_task(service.ready())
         checks = await asyncio.shield(looking)
         status = max((check.state for check in checks), key=STATES.index, default="ok")
+        admin = context_of(request.scope).caller.admin
         shown = [
             {
                 "name": check.name,
                 "state": check.state,
-                "reason": check.reason,
+                # It may quote a provider, or name a host or a path.
+                "reason": check.reason if admin or not check.reason else HIDDEN,
                 "seconds": round(check.seconds, 6),
             }
             for check in checks

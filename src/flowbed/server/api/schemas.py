@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import cache
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
@@ -98,7 +99,7 @@ class SearchRequest(Closed):
     """A query, and where to search."""
 
     query: Annotated[
-        Text | Annotated[list[float], Field(min_length=1)],
+        Text | Annotated[list[float], Field(min_length=1, fail_fast=True)],
         Field(description="A text, or a vector of the collection's space."),
     ]
     collection: Annotated[
@@ -242,10 +243,20 @@ def model_of(shape: type[Shape], fields: Mapping[str, Any]) -> Shape:
     Raises:
         Rejected: they do not match; the message names the field.
     """
+    # Pydantic would make an error for each of them.
+    unknown = [name for name in fields if name not in known_fields(shape)]
+    if unknown and shape.model_config.get("extra") == "forbid":
+        raise Rejected(f"Unrecognized request argument supplied: {unknown[0]}", param=unknown[0])
     try:
         return shape.model_validate(fields)
     except ValidationError as error:
         raise rejected(error) from error
+
+
+@cache
+def known_fields(shape: type[BaseModel]) -> frozenset[str]:
+    """Return the names that the fields of a request have."""
+    return frozenset(field.alias or name for name, field in shape.model_fields.items())
 
 
 def rejected(error: ValidationError) -> Rejected:

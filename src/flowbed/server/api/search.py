@@ -9,6 +9,7 @@ from fastapi import APIRouter, Request, Response
 from flowbed.errors import NotFound
 from flowbed.server.api.openapi import FAILURES, body_of
 from flowbed.server.api.schemas import SearchRequest, SearchResponse, model_of
+from flowbed.server.http.errors import TooLarge
 from flowbed.server.http.request_context import context_of
 from flowbed.server.http.responses import json
 from flowbed.server.http.wire import read_object
@@ -25,6 +26,8 @@ if TYPE_CHECKING:
 
 # Characters of an unknown name that are repeated: no name is longer.
 REPEATED = 64
+# Bytes of a body: a filter of thousands of values, or the largest vector, takes a third.
+BODY_BYTES = 2**20
 
 
 def routes(service: Service) -> APIRouter:
@@ -60,8 +63,11 @@ async def read(request: Request, shape: type[Shape]) -> Shape:
     """Read a body and validate it against a schema.
 
     Raises:
+        TooLarge: it is far larger than a valid one.
         Rejected: it does not match; the message names the field.
     """
     context = context_of(request.scope)
-    fields = read_object(await context.read(), context.headers.get(b"content-type", b""))
-    return model_of(shape, fields)
+    body = await context.read()
+    if len(body) > BODY_BYTES:
+        raise TooLarge(f"The body of the request has {len(body):,} bytes; this path takes {BODY_BYTES:,}.")
+    return model_of(shape, read_object(body, context.headers.get(b"content-type", b"")))

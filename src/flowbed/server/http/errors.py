@@ -34,8 +34,8 @@ INVALID = "invalid_request_error"
 SERVER = "server_error"
 # Default seconds before a retry: long enough for a burst to pass, short enough for a person who waits.
 RETRY_AFTER = 1.0
-UNAUTHORIZED, TOO_MANY, FAULT = 401, 429, 500
-RETRIED = frozenset({408, TOO_MANY, 503})
+UNAUTHORIZED, TOO_MANY, FAULT, UNAVAILABLE = 401, 429, 500, 503
+RETRIED = frozenset({408, TOO_MANY, UNAVAILABLE})
 
 
 class TooLarge(Rejected):
@@ -140,7 +140,8 @@ def http_error(
 ) -> HttpError:
     """Convert an error to a response and note it in the context; `allowance` returns what the caller has left.
 
-    Faults of the server, such as its settings, are shown to callers with the admin scope only.
+    Faults of the server and of what it depends on are shown to callers with the admin scope only: they may name
+    settings, paths, hosts, or what a provider said.
     """
     kind = next((KINDS[each] for each in type(error).__mro__ if each in KINDS), KINDS[Error])
     caller = context.caller
@@ -152,6 +153,11 @@ def http_error(
     if kind.status == FAULT and not (isinstance(error, Error) and caller.admin):
         message = (
             "The server had an error while processing your request. Its operator finds it in the log under"
+            f" {context.id}."
+        )
+    elif kind.status == UNAVAILABLE and not caller.admin and not isinstance(error, Overloaded):
+        message = (
+            "The server cannot answer now; try again. Its operator finds the reason in the log under"
             f" {context.id}."
         )
     body: dict[str, object] = {

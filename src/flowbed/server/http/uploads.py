@@ -16,6 +16,7 @@ if TYPE_CHECKING:
 
 # Bytes of an ordinary field, and number of fields: valid fields are words or numbers.
 FIELD_BYTES, FIELDS = 1_024, 16
+BOUNDARY_BYTES = 70  # https://www.rfc-editor.org/rfc/rfc2046#section-5.1.1
 
 
 class Upload:
@@ -26,6 +27,7 @@ class Upload:
 
         Raises:
             Unsupported: the body is not declared as a form.
+            Rejected: its boundary is too long.
         """
         kind, options = parse_options_header(content_type)
         boundary = options.get(b"boundary")
@@ -43,6 +45,10 @@ class Upload:
         self._header, self._said = bytearray(), bytearray()
         self._disposition = b""
         self._parts, self._ended = 0, False
+        if len(boundary) > BOUNDARY_BYTES:
+            raise Rejected(
+                f"The boundary of the form has {len(boundary):,} bytes; at most {BOUNDARY_BYTES} are allowed."
+            )
         self._parser = MultipartParser(
             boundary,
             {
