@@ -328,7 +328,7 @@ class Flowbed(OpenProject):
         return await status(self._context())
 
     async def why(self, subject: str) -> list[Reason]:
-        """Explain the state of a chunk (by id), or of every chunk of a document.
+        """Explain the state of a chunk (by id), or of every chunk of a document (`DOCUMENT` or `SOURCE#DOCUMENT`).
 
         Raises:
             NotFound: the ledger knows no such chunk or document.

@@ -275,7 +275,7 @@ class Blocking:
         return self._wait(self._bed.status())
 
     def why(self, subject: str) -> list[Reason]:
-        """Explain the state of a chunk (by id), or of every chunk of a document.
+        """Explain the state of a chunk (by id), or of every chunk of a document (`DOCUMENT` or `SOURCE#DOCUMENT`).
 
         Raises:
             NotFound: the ledger knows no such chunk or document.

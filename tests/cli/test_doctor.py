@@ -215,6 +215,11 @@ def lose_the_ledger(patient: Patient) -> None:
         each.unlink()
 
 
+def open_to_everybody(patient: Patient) -> None:
+    """Give everybody access, as earlier versions did."""
+    (patient.folder / ".flowbed").chmod(0o755)
+
+
 def lose_the_keys(patient: Patient) -> None:
     """Replace a ledger that had API keys by a new one."""
     patient.act(lambda bed: bed.keys().create("web", secret=bed.secret))
@@ -545,6 +550,7 @@ CASES = {
     "store lost": Case(lose_the_store, "tie", "is empty"),
     "ledger lost": Case(lose_the_ledger, "tie", "belongs to another ledger"),
     "ledger damaged": Case(damage_the_ledger, "ledger", "no vector is paid for again"),
+    "permissions": Case(open_to_everybody, "permissions", "every user of this machine", "warning"),
     "keys lost": Case(lose_the_keys, "keys", "the server will not start without keys", "warning"),
     "chunks unembedded": Case(die_before_embedding, "waiting", "1 chunk fetched", "warning", changes=True),
     "claims of the dead": Case(claim_and_die, "claims", "which has ended", "warning", changes=True),

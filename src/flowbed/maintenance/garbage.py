@@ -14,7 +14,6 @@ from flowbed.errors import NotFound, Rejected
 from flowbed.index.commit import MICROSECOND, RETENTION
 from flowbed.index.deltas import peek
 from flowbed.index.precomputed import decoded_batch_id
-from flowbed.index.versions import versions
 from flowbed.lanes.batch.input import FOLDER
 from flowbed.maintenance.compare import known_collections, run_of, waiting_runs
 from flowbed.pipeline.staging import PLANS, expired_plans, read_plan
@@ -109,8 +108,7 @@ async def _runs_with_letters(ledger: Ledger) -> set[str]:
 async def _oldest_version(context: IndexContext, collection: str) -> int:
     """Return the oldest version that a rollback could restore; 0 if unknown."""
     live = await context.collections.get(collection)
-    kept = [] if live is None else await versions(live, datasets=context.datasets)
-    return min((each.version for each in kept), default=0)
+    return 0 if live is None else min(await context.datasets.kept(live), default=0)
 
 
 def _why_unneeded(run: RunRow, oldest: int, letters: Collection[str], *, now: int) -> str:

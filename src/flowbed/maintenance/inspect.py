@@ -56,21 +56,26 @@ class Reason:
 
 
 async def status(context: IndexContext) -> BedStatus:
-    """Describe every collection, and count chunks by status, dead letters and live submissions."""
+    """Describe every collection with rows or work, and count chunks by status, dead letters and live submissions."""
     collections = {}
+    counts = await context.ledger.chunks.counts()
+    pending = await context.ledger.runs.collections()
+    used = {name for name, _ in counts} | set(pending)
     for live in await context.collections.all():
         now = await state(live, datasets=context.datasets)
+        if not now.rows and live.collection not in used:
+            continue  # all of it was deleted
         collections[live.collection] = CollectionStatus(
             rows=now.rows, unindexed_rows=now.unindexed_rows, version=now.version, space=live.space.space8
         )
     chunks: dict[str, int] = {}
-    for (_, each), number in (await context.ledger.chunks.counts()).items():
+    for (_, each), number in counts.items():
         chunks[each.value] = chunks.get(each.value, 0) + number
     return BedStatus(
         collections=collections,
         chunks=chunks,
         dead_letters=await context.ledger.dead_letters.count(),
-        pending=tuple(await context.ledger.runs.collections()),
+        pending=tuple(pending),
         submissions=tuple(await live_submissions(context.ledger)),
         withheld=await withheld_deletions(context),
     )
@@ -88,12 +93,15 @@ async def withheld_deletions(context: Context) -> dict[str, str]:
 
 
 async def why(context: Context, subject: str) -> list[Reason]:
-    """Explain the state of a chunk (by id), or of every chunk of a document.
+    """Explain the state of a chunk (by id), or of every chunk of a document (`DOCUMENT` or `SOURCE#DOCUMENT`).
 
     Raises:
         NotFound: the ledger knows no such chunk or document.
     """
     rows = await context.ledger.chunks.find(subject)
+    source, mark, document = subject.partition("#")
+    if not rows and mark:  # an id without the ordinal: a document with its source
+        rows = [row for row in await context.ledger.chunks.find(document) if row.source == source]
     if not rows:
         raise NotFound(await _unknown(context, subject))
     batches = await context.ledger.batches.get({row.batch for row in rows if row.batch})

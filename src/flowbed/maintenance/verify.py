@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, kw_only=True)
 class Verified:
-    """The verification of one collection: `rows` and `chunks` were compared in `seconds`."""
+    """The verification of one collection: its live `rows` and `chunks` were compared in `seconds`."""
 
     rows: int
     chunks: int
@@ -57,7 +57,7 @@ async def verify(
         if repair and found.faults:
             repaired = await repair_collection(context, name, found, allow_deletes=allow_deletes)
         done[name] = Verified(
-            rows=found.rows,
+            rows=found.live,
             chunks=found.chunks,
             deltas=found.deltas,
             seconds=context.monotonic() - began,

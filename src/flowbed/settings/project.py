@@ -7,11 +7,12 @@ import hashlib
 import os
 import re
 import tomllib
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from flowbed.errors import Misconfigured
+from flowbed.storage.atomic import make_private_file
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -141,7 +142,7 @@ def read_settings(folder: Path) -> Settings:
     from_file_only = not any(name.upper().startswith(PREFIX) for name in os.environ)
     passed = folder / PASSED
     if from_file_only and _has_passed(body, passed):
-        return _settings(tables)
+        return _at_home(_settings(tables))
     # Importing pydantic and building its models takes a fifth of a second.
     from flowbed.settings.checking import validated
 
@@ -149,7 +150,29 @@ def read_settings(folder: Path) -> Settings:
     # Remember the file only if validation changed nothing, such as a number written as text.
     if from_file_only and _same(asdict(_settings(tables)), asdict(settings)):
         _pass(body, passed)
-    return settings
+    return _at_home(settings)
+
+
+def _at_home(settings: Settings) -> Settings:
+    """Write out `~`, the home folder, in the paths of the store and the ledger."""
+    if "~" not in settings.store + settings.ledger:
+        return settings
+    return replace(settings, store=_path("store", settings.store), ledger=_path("ledger", settings.ledger))
+
+
+def _path(name: str, value: str) -> str:
+    """Return a path without `~`.
+
+    Raises:
+        Misconfigured: there is no such user.
+    """
+    path = value.removeprefix("sqlite:///")
+    if not path.startswith("~"):
+        return value
+    try:
+        return str(Path(path).expanduser())
+    except RuntimeError as error:
+        raise Misconfigured(f"{name} = {value!r}: {error}; write the whole path") from error
 
 
 def texts(value: object) -> object:
@@ -198,6 +221,8 @@ def _has_passed(body: bytes, passed: Path) -> bool:
 def _pass(body: bytes, passed: Path) -> None:
     # A partial write matches no fingerprint; without a write, the file is validated again next time.
     with contextlib.suppress(OSError):
+        if passed.parent.is_dir():
+            make_private_file(passed)
         passed.write_text(fingerprint(body), "ascii")
 
 

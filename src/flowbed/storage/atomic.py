@@ -12,6 +12,8 @@ from flowbed.errors import Misconfigured, OutOfSpace
 if TYPE_CHECKING:
     from pathlib import Path
 
+# Texts and vectors are for the owner of a project, whatever the umask.
+OWNER_FOLDER, OWNER_FILE = 0o700, 0o600
 FULL = (errno.ENOSPC, errno.EDQUOT)
 
 
@@ -52,3 +54,14 @@ def sync_folder(folder: Path) -> None:
         os.fsync(handle)
     finally:
         os.close(handle)
+
+
+def make_private_file(path: Path) -> None:
+    """Create an empty file for its owner alone, unless there is one; its folder too.
+
+    Raises:
+        OSError: it cannot be created.
+    """
+    path.parent.mkdir(mode=OWNER_FOLDER, parents=True, exist_ok=True)
+    if not path.exists():
+        os.close(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC, OWNER_FILE))

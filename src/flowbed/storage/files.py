@@ -7,6 +7,7 @@ killed processes behind, and rejects names that end in `#` and digits.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import errno
 import hashlib
 import os
@@ -17,7 +18,7 @@ from urllib.parse import unquote
 
 from flowbed.errors import Conflict, Error, Misconfigured, NotFound, OutOfSpace, Rejected, Transient
 from flowbed.storage import Listed, Location, Stored
-from flowbed.storage.atomic import sync_folder
+from flowbed.storage.atomic import OWNER_FOLDER, sync_folder
 from flowbed.storage.keys import RESERVED, checked, checked_prefix
 from flowbed.storage.writing import AtomicFile, locked, prune, sweep
 
@@ -49,7 +50,7 @@ def open_files(path: str, *, folder: Path) -> Files:
     plain = unquote(path.removeprefix("file://")) if path.startswith("file://") else path
     root = Path(os.path.abspath(folder / plain))  # noqa: PTH100 - resolve() would follow links that may yet be moved
     try:
-        root.mkdir(parents=True, exist_ok=True)
+        root.mkdir(OWNER_FOLDER, parents=True, exist_ok=True)
     except OSError as error:
         raise Misconfigured(
             f"store {path!r} cannot be created at {root}: {error.strerror}; set another folder"
@@ -159,8 +160,14 @@ class Files:
             await self._call(str(folder), self._settle, folder)
 
     def location(self, key: str) -> Location:
-        """Return where Lance may keep a dataset under `key`."""
-        return Location(uri=str(self._path(key)), options={})
+        """Return where Lance may keep a dataset under `key`.
+
+        Lance gives its files the modes of the umask, so the folder above them is made here, for the owner alone.
+        """
+        path = self._path(key)
+        with contextlib.suppress(OSError):  # a reader may not write; a writer gets Lance's own error
+            path.parent.mkdir(OWNER_FOLDER, parents=True, exist_ok=True)
+        return Location(uri=str(path), options={})
 
     def _path(self, key: str) -> Path:
         return self.root / checked(key)

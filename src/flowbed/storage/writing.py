@@ -14,7 +14,7 @@ import os
 import secrets
 from typing import TYPE_CHECKING
 
-from flowbed.storage.atomic import sync_folder
+from flowbed.storage.atomic import OWNER_FILE, OWNER_FOLDER, sync_folder
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -34,7 +34,7 @@ class AtomicFile:
         """Create an unfinished file; `folder` holds unfinished files and locks."""
         self.folder = folder
         unfinished = folder / "writing"
-        unfinished.mkdir(parents=True, exist_ok=True)
+        _make_own(folder, unfinished)
         self.path, self._handle = _unfinished(unfinished)
 
     def write(self, piece: bytes) -> None:
@@ -70,9 +70,9 @@ class AtomicFile:
 def locked(folder: Path, path: Path) -> Iterator[None]:
     """Lock `path` against writes and removals by other processes and threads."""
     locks = folder / "locks"
-    locks.mkdir(parents=True, exist_ok=True)
+    _make_own(folder, locks)
     number = int.from_bytes(hashlib.sha256(os.fsencode(path)).digest()[:8]) % LOCKS
-    handle = os.open(locks / f"{number:02d}", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
+    handle = os.open(locks / f"{number:02d}", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, OWNER_FILE)
     try:
         fcntl.flock(handle, fcntl.LOCK_EX)
         yield
@@ -105,11 +105,17 @@ def prune(folder: Path, *, root: Path) -> None:
 def _unfinished(folder: Path) -> tuple[Path, int]:
     while True:
         path = folder / secrets.token_hex(16)
-        handle = os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o666)
+        handle = os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, OWNER_FILE)
         fcntl.flock(handle, fcntl.LOCK_EX)
         if path.exists():
             return path, handle
         os.close(handle)  # another process removed it before it was locked
+
+
+def _make_own(folder: Path, part: Path) -> None:
+    """Create a folder of the store's own, in one that may be missing too."""
+    for each in (folder, part):
+        each.mkdir(OWNER_FOLDER, parents=True, exist_ok=True)
 
 
 def _make_folder(folder: Path) -> None:
@@ -117,7 +123,7 @@ def _make_folder(folder: Path) -> None:
         return
     _make_folder(folder.parent)
     with contextlib.suppress(FileExistsError):
-        folder.mkdir()
+        folder.mkdir(OWNER_FOLDER)
     # Without this, a power cut could lose the folder's own name, and every file in it.
     with contextlib.suppress(FileNotFoundError):
         sync_folder(folder.parent)

@@ -11,6 +11,7 @@ from flowbed.errors import Damaged, Misconfigured, Newer
 from flowbed.ledger import open_ledger
 from flowbed.ledger.sql.lazy_ledger import find_ledger
 from flowbed.storage import open_store
+from flowbed.storage.atomic import OWNER_FOLDER
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -58,7 +59,7 @@ async def open_project(folder: Path, *, repair: bool = False) -> tuple[Opened, s
 def _make_folder(folder: Path) -> Path:
     place = folder.expanduser().absolute()
     try:
-        (place / HIDDEN).mkdir(parents=True, exist_ok=True)
+        (place / HIDDEN).mkdir(OWNER_FOLDER, parents=True, exist_ok=True)
     except OSError as error:
         raise Misconfigured(f"the project folder {place} cannot be used: {error.strerror}") from error
     return place
@@ -102,8 +103,11 @@ def doctor_context(
 
     path = folder_of(context.store.url)
     file = ledger_file(config.ledger, folder=folder)
+    hidden = folder / HIDDEN
     return DoctorContext(
         **vars(context),
+        # What lies in a closed folder cannot be reached.
+        private_paths=[hidden, *(each for each in (path, file) if each and hidden not in each.parents)],
         store_path=context.store.url if path is None else str(path),
         free_bytes=lambda: psutil.disk_usage(str(path or folder)).free,
         cache_fault=lambda: cache_damage(vector_file),

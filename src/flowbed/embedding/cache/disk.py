@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, TypeVar
 from flowbed.embedding.cache.encoding import sealed, unsealed
 from flowbed.errors import Error, Misconfigured, OutOfSpace, Transient
 from flowbed.ledger.sql.write_ahead_log import use_write_ahead_log
+from flowbed.storage.atomic import make_private_file
 from flowbed.telemetry import log
 
 if TYPE_CHECKING:
@@ -120,7 +121,7 @@ class VectorFile:
 
     def _open(self) -> sqlite3.Connection:
         if self._connection is None:
-            self._path.parent.mkdir(parents=True, exist_ok=True)
+            make_private_file(self._path)
             connection = sqlite3.connect(self._path, timeout=PATIENCE, isolation_level=None)
             try:
                 connection.execute(f"PRAGMA page_size = {PAGE_BYTES}")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import PurePosixPath
 from typing import TYPE_CHECKING, Any, Final, cast
 
@@ -25,7 +25,10 @@ LISTINGS: Final = 10  # rollbacks add and remove tags; ten in a row do not all h
 
 @dataclass(frozen=True, kw_only=True)
 class Version:
-    """One version of a collection; `created` is microseconds since 1970, `rows` includes tombstones."""
+    """One version of a collection; `created` is microseconds since 1970.
+
+    `rows` are live rows from `versions`, and include tombstones from `versions_of`, which is faster.
+    """
 
     version: int
     created: int
@@ -59,11 +62,25 @@ async def newest_version(live: Live, *, store: Store) -> int | None:
 
 
 async def versions(live: Live, *, datasets: Datasets) -> list[Version]:
-    """List the kept versions, newest first."""
+    """List the kept versions and their live rows, newest first."""
     dataset = await datasets.open(live)
     if dataset is None:
         return []
-    return await blocking(lambda: versions_of(dataset), f"the index of {live.collection}")
+
+    def look() -> list[Version]:
+        return [replace(each, rows=_live_rows(dataset, each)) for each in versions_of(dataset)]
+
+    return await blocking(look, f"the index of {live.collection}")
+
+
+def _live_rows(dataset: lance.LanceDataset, version: Version) -> int:
+    """Count the live rows of a version; if it was dropped meanwhile, all of them as they were recorded."""
+    try:
+        return int(dataset.checkout_version(version.version).count_rows("deleted = false"))
+    except (OSError, ValueError) as error:
+        if "not found" not in str(error).lower():
+            raise
+        return version.rows
 
 
 async def state(live: Live, *, datasets: Datasets) -> State:

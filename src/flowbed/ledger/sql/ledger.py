@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import errno
+import os
 from typing import TYPE_CHECKING
 
 from flowbed.errors import Misconfigured, OutOfSpace
@@ -30,6 +31,9 @@ if TYPE_CHECKING:
     import sqlalchemy as sa
 
     from flowbed.ledger import Overview
+
+# Spending, keys' hashes and the names of documents are for the owner of a project, whatever the umask.
+OWNER_FOLDER, OWNER_FILE = 0o700, 0o600
 
 
 class SqlLedger(Ledger):
@@ -98,7 +102,9 @@ async def _open(database: Database, *, new_id: str) -> SqlLedger:
 
 def _place(file: Path) -> str:
     try:
-        file.parent.mkdir(parents=True, exist_ok=True)
+        file.parent.mkdir(OWNER_FOLDER, parents=True, exist_ok=True)
+        if not file.exists():  # SQLite gives its log the mode of the file
+            os.close(os.open(file, os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC, OWNER_FILE))
     except OSError as error:
         if error.errno in {errno.ENOSPC, errno.EDQUOT}:
             raise OutOfSpace(

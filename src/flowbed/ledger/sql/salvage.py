@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import sqlite3
 from collections import deque
 from typing import TYPE_CHECKING, Any
@@ -113,8 +114,9 @@ def _copy(file: Path, new_id: str) -> int:
     draft = _draft(file)
     for suffix in SUFFIXES:
         draft.with_name(draft.name + suffix).unlink(missing_ok=True)
+    os.close(os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC, 0o600))
     saved = 0
-    with contextlib.closing(_connect(draft, "rwc")) as new, contextlib.closing(_connect(file)) as old:
+    with contextlib.closing(_connect(draft, "rw")) as new, contextlib.closing(_connect(file)) as old:
         old.text_factory = bytes
         new.execute("BEGIN")
         for statement in schema_statements():

@@ -11,6 +11,7 @@ from flowbed.lanes.contexts import RunContext
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
+    from pathlib import Path
 
 Severity = Literal["error", "warning", "note"]
 
@@ -43,12 +44,14 @@ class Diagnosis:
 class DoctorContext(RunContext):
     """A context with what a project depends on outside its store and ledger.
 
-    `store_path` is the path of a store in a folder, otherwise its URL. `free_bytes` returns the free space of the disk,
+    `store_path` is the path of a store in a folder, otherwise its URL; `private_paths` are what only
+    the owner may read. `free_bytes` returns the free space of the disk,
     `cache_fault` why the vector cache cannot be read, and `ledger_fault` what is damaged in the ledger's file; an empty
     text where nothing is.
     """
 
     store_path: str
+    private_paths: Sequence[Path]
     free_bytes: Callable[[], int]
     cache_fault: Callable[[], str]
     ledger_fault: Callable[[], str]

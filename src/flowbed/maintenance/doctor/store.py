@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import shlex
+import stat
 from datetime import timedelta
 from typing import TYPE_CHECKING
 
@@ -54,6 +55,18 @@ async def _writable(context: DoctorContext) -> AsyncIterator[Finding]:
             what=f"nothing can be written: {error}",
             fix="flowbed doctor" if "://" in path else f"chmod -R u+rwX {shlex.quote(path)}",
         )
+
+
+@check("permissions")
+async def _permissions(context: DoctorContext) -> AsyncIterator[Finding]:
+    for path in context.private_paths:
+        if path.exists() and path.stat().st_mode & stat.S_IRWXO:
+            yield Finding(
+                severity="warning",
+                subject=str(path),
+                what="every user of this machine can read the texts, vectors or hashes of keys in it",
+                fix=f"chmod -R o-rwx {shlex.quote(str(path))}",
+            )
 
 
 @check("keys")
