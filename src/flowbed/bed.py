@@ -31,6 +31,8 @@ if TYPE_CHECKING:
     from flowbed.maintenance.inspect import BedStatus, Reason
     from flowbed.maintenance.verify import Verified
     from flowbed.pipeline import ConfiguredSource
+    from flowbed.pipeline.importing import Imported
+    from flowbed.pipeline.producer_deltas import DeltasAdded
     from flowbed.pipeline.rollback import Released
     from flowbed.publish import PublishContext, PublishReport
     from flowbed.publish.records import Record
@@ -320,6 +322,61 @@ class Flowbed(OpenProject):
             commit=commit,
             keep=keeping(model) if cache else None,
         )
+
+    async def import_rows(
+        self,
+        location: str | Path,
+        *,
+        collection: str,
+        space: str | None = None,
+        name: str = "",
+        check: bool = True,
+    ) -> Imported:
+        """Import rows with their vectors: nothing is paid for but a sample. Safe to repeat, and after a kill.
+
+        Args:
+            location: a Chroma directory, the address of a Chroma server (https://host:port), a Parquet file, or a
+                folder of Parquet files.
+            collection: the collection to write to, created if absent.
+            space: the model that made the vectors, as vendor:model; default: the project's.
+            name: the name of the collection in Chroma; default: its only one.
+            check: compare the vectors of a sample of the texts with those that the model gives.
+
+        Raises:
+            Rejected: the rows cannot be read, or their vectors are not those of the model.
+            NotFound: there is nothing at that location, or no such collection.
+            Misconfigured: the collection is of another space, or the model cannot be used.
+            Transient: the same import may succeed later.
+        """
+        from flowbed.wiring.importing import import_into
+
+        return await import_into(
+            self._context(),
+            self._embedders,
+            str(location),
+            folder=self.folder,
+            collection=settings.checked_name(collection, "collection"),
+            space=space if space != self.settings.model else None,
+            name=name,
+            check=check,
+        )
+
+    async def add_deltas(self, *keys: str) -> DeltasAdded:
+        """Register deltas of other producers, and commit all that are registered; a refused one becomes a dead letter.
+
+        Safe to repeat. A key is COLLECTION/delta/RUN, with an archive delta.tar.gz or loose files of a Chroma
+        directory, or a run record in JSON that names such prefixes (`lines_delta_prefix`). Without keys, those that an
+        interrupted call has registered are committed.
+
+        Raises:
+            Rejected: a key is not that of a delta, or a run record cannot be read; nothing was registered.
+        """
+        from flowbed.pipeline.producer_deltas import add_deltas
+        from flowbed.wiring.importing import scratch
+
+        model = await self._embedders.live()
+        with scratch(self.folder) as folder:
+            return await add_deltas(self._context(), keys, space=model.space, scratch=folder)
 
     async def status(self) -> BedStatus:
         """Describe every collection, and count chunks by status, dead letters and live submissions."""

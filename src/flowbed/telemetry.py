@@ -62,6 +62,11 @@ INGEST_FAILPOINTS = (
     RUN_COMMITTED,
 )
 
+# States of a delta of another producer, registered and converted; its rows pass the points above.
+DELTA_REGISTERED = "delta.registered"
+DELTA_CONVERTED = "delta.converted"
+PRODUCER_DELTA_FAILPOINTS = (DELTA_REGISTERED, *INGEST_FAILPOINTS, DELTA_CONVERTED)
+
 # States of a submission, on disk or at the provider; the next step continues from any of them.
 SUBMISSION_WRITTEN = "submission.written"
 SUBMISSION_RECORDED = "submission.recorded"

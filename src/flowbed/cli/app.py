@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from flowbed.cli import configure, dead_letters, keys, maintenance, runs, submissions
+from flowbed.cli import chroma, configure, dead_letters, keys, maintenance, runs, submissions
 from flowbed.cli.options import with_common
 from flowbed.cli.output import note, say, say_json
 from flowbed.cli.project import DONE, FAILURES, INTERRUPTED, USAGE
@@ -38,6 +38,7 @@ COMMANDS: Mapping[str, Command] = {
     "doctor": maintenance.doctor,
     "rollback": maintenance.rollback,
     "why": maintenance.why,
+    "import": chroma.import_,
 }
 GROUPS: Mapping[str, tuple[str, Mapping[str, Command]]] = {
     "submissions": (
@@ -52,8 +53,9 @@ GROUPS: Mapping[str, tuple[str, Mapping[str, Command]]] = {
     ),
     "dead-letters": (
         "Failures that need attention.",
-        {"list": dead_letters.list_, "retry": dead_letters.retry},
+        {"list": dead_letters.list_, "show": dead_letters.show, "retry": dead_letters.retry},
     ),
+    "deltas": ("Deltas of other producers.", {"add": chroma.add_deltas}),
     "keys": (
         "API keys of `flowbed serve`.",
         {"create": keys.create, "list": keys.list_, "revoke": keys.revoke},

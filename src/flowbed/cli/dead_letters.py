@@ -8,6 +8,7 @@ import typer
 
 from flowbed.cli.options import Common
 from flowbed.cli.output import say
+from flowbed.errors import NotFound
 
 
 def list_(common: Common) -> None:
@@ -15,6 +16,19 @@ def list_(common: Common) -> None:
     from flowbed.cli import views
 
     found = common.with_bed(lambda bed: bed.dead_letters())
+    common.show({"dead_letters": found}, lambda _: views.show_letters(found))
+
+
+def show(
+    common: Common, subject: Annotated[str, typer.Argument(metavar="SUBJECT", help="As `list` names it.")]
+) -> None:
+    """Show everything that is known about one failure."""
+    from flowbed.cli import views
+
+    letters = common.with_bed(lambda bed: bed.dead_letters())
+    found = [letter for letter in letters if letter.subject == subject]
+    if not found:
+        raise NotFound(f"no dead letter is about {subject!r}; `flowbed dead-letters list` names them")
     common.show({"dead_letters": found}, lambda _: views.show_letters(found))
 
 

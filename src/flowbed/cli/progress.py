@@ -27,12 +27,14 @@ REASON = 160  # characters of a reason that are shown
 VERBS = {
     "embed": "embedding",
     "fetch": "fetching",
+    "deltas": "reading deltas",
     "find": "gathering",
+    "import": "importing",
     "release": "releasing",
     "verify": "verifying",
     "wait": "waiting for the provider",
 }
-COUNTED = {"wait": "texts"}  # unit of a stage that does not count chunks
+COUNTED = {"wait": "texts", "import": "rows", "deltas": "deltas"}  # unit of a stage that does not count chunks
 
 
 class _Answered(NamedTuple):

@@ -300,7 +300,7 @@ WITHHELD = "withheld deletions"
 class DeadLetter:
     """What failed permanently, until a person looks at it.
 
-    `kind` is `source`, `chunk` or `run`; `owner` its source or collection.
+    `kind` is `source`, `chunk`, `run` or `delta` (of another producer); `owner` its source or collection.
     """
 
     kind: str

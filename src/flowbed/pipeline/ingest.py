@@ -41,7 +41,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from flowbed.index.active_space import Live
-    from flowbed.lanes.contexts import IndexContext
+    from flowbed.lanes.contexts import Context, IndexContext
     from flowbed.ledger import Overview
     from flowbed.records import Space
     from flowbed.records.precomputed import PrecomputedRows
@@ -179,6 +179,20 @@ async def _write(
     )
 
 
+async def find_owned(ids: Sequence[str], collection: str, context: Context) -> list[Problem]:
+    """Find the rows of a collection that belong to a configured source, which alone may change them."""
+    return [
+        Problem(
+            subject=key,
+            reason=f"it belongs to source {owner}, which a run keeps in step: change it there, or use another id",
+            document=key,
+        )
+        # What a source left that is no longer configured may be taken over.
+        for key, owner in (await context.ledger.chunks.owners(collection, ids)).items()
+        if owner in context.sources
+    ]
+
+
 async def _compare(
     rows: CheckedRows,
     deleted: Sequence[str],
@@ -191,20 +205,8 @@ async def _compare(
     """Compare rows with those that the ledger knows; `unsettled` says that some of them may not be in the index."""
     source, ledger = precomputed_source(collection), context.ledger
     subjects = [*rows.ids, *dict.fromkeys(deleted)]
-    owners = {
-        key: owner
-        for key, owner in (await ledger.chunks.owners(collection, subjects)).items()
-        # What a source left that is no longer configured may be taken over.
-        if owner != source and owner in context.sources
-    }
-    refused = [
-        Problem(
-            subject=key,
-            reason=f"it belongs to source {owner}, which a run keeps in step: change it there, or use another id",
-            document=key,
-        )
-        for key, owner in owners.items()
-    ]
+    refused = await find_owned(subjects, collection, context)
+    owners = {each.subject for each in refused}
     digests = await ledger.documents.etags(source, rows.ids) if rows.ids else {}
     changed = [
         place

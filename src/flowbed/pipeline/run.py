@@ -342,7 +342,7 @@ async def retry(context: Context, subjects: Collection[str]) -> int:
     wanted = [
         letter
         for letter in letters
-        if letter.kind != "source" and (not subjects or letter.subject in subjects)
+        if letter.kind in {"chunk", "run"} and (not subjects or letter.subject in subjects)
     ]
     if not wanted:
         return 0

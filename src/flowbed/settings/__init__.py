@@ -1,6 +1,7 @@
 """Settings of one project: the only reader of `flowbed.toml` and of the environment; yields plain values."""
 
 from flowbed.settings.environment import (
+    chroma_token,
     provider_options,
     share_counts,
     shared_counts,
@@ -18,6 +19,7 @@ __all__ = [
     "SourceSettings",
     "add_source",
     "checked_name",
+    "chroma_token",
     "fallback",
     "provider_options",
     "read_settings",

@@ -71,6 +71,11 @@ def provider_options(config: Settings, model: str) -> tuple[str, dict[str, str]]
     return f"{vendor}:{name}", options
 
 
+def chroma_token() -> str:
+    """Return the token that is sent to a Chroma server (`CHROMA_TOKEN`), or ""."""
+    return os.environ.get("CHROMA_TOKEN", "")
+
+
 def _has_default_profile() -> bool:
     import configparser
 

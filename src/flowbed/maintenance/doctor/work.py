@@ -11,6 +11,7 @@ from flowbed.ledger.rows import WITHHELD
 from flowbed.maintenance.compare import known_collections
 from flowbed.maintenance.doctor.findings import Finding, check, count, named
 from flowbed.maintenance.inspect import withheld_deletions
+from flowbed.pipeline.producer_deltas import registered
 from flowbed.records import Status
 from flowbed.records.precomputed import is_precomputed
 
@@ -84,6 +85,17 @@ async def _waiting(context: Context) -> AsyncIterator[Finding]:
         )
 
 
+@check("deltas")
+async def _deltas(context: Context) -> AsyncIterator[Finding]:
+    if waiting := await registered(context):
+        yield Finding(
+            severity="warning",
+            subject=named(waiting),
+            what=f"{count(len(waiting), 'delta')} of other producers registered, but not committed",
+            fix="flowbed deltas add",
+        )
+
+
 @check("claims")
 async def _claims(context: Context) -> AsyncIterator[Finding]:
     ended = sorted(worker for worker in await context.ledger.chunks.workers() if context.dead(worker))
@@ -134,6 +146,7 @@ async def _letters(context: Context) -> AsyncIterator[Finding]:
         ("chunk", "", "flowbed dead-letters retry; flowbed run"),
         ("run", "", "flowbed dead-letters retry; flowbed run"),
         ("source", "; once its document is fixed, a run reads it again", "flowbed run"),
+        ("delta", "; once its producer has written it again, add it again", "flowbed deltas add KEY"),
     ):
         if found := [letter for letter in letters if letter.kind == kind and letter.subject != WITHHELD]:
             yield Finding(

@@ -1,0 +1,185 @@
+"""Import: rows with their vectors, read from another store, become precomputed rows of a collection."""
+
+from __future__ import annotations
+
+import asyncio
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+from flowbed.errors import Rejected
+from flowbed.lanes.failures import RunStats
+from flowbed.pipeline.ingest import ingest
+from flowbed.records.precomputed import PrecomputedRows
+from flowbed.telemetry import PROGRESS, STAGE, reached
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+
+    import numpy as np
+    from numpy.typing import NDArray
+
+    from flowbed.lanes.contexts import IndexContext
+    from flowbed.pipeline.ingest import Keep
+    from flowbed.publish.reading import RowReader
+    from flowbed.records import Problem, Space
+
+    Embed = Callable[[Sequence[str]], Awaitable[NDArray[np.float32]]]
+
+# Rows of one group: 13 MB of vectors at 384 dimensions. The ledger swaps them in one transaction.
+GROUP = 8_192
+# Rows between two commits: each commit reads the ids of the whole index.
+COMMIT = 65_536
+# Texts that are embedded to see whether the vectors are of the space that was stated, and their median cosine at least.
+SAMPLE, ALIKE = 16, 0.99
+# Longer texts are left out of the sample where there are others: models cut them off at different places.
+SHORT = 600  # characters
+NAMED = 100  # refused rows that a result names
+
+
+@dataclass(kw_only=True)
+class Imported:
+    """The result of an import, in numbers of rows.
+
+    `unchanged` rows were there already. `refused` counts the rows that could not be stored, and `problems` names some
+    of them with reasons. `cosine` is the median similarity of `sampled` vectors with those that the model gives for the
+    same texts; None if no sample was taken.
+    """
+
+    read: int = 0
+    written: int = 0
+    unchanged: int = 0
+    refused: int = 0
+    sampled: int = 0
+    cosine: float | None = None
+    version: int | None = None
+    seconds: float = 0.0
+    problems: list[Problem] = field(default_factory=list)
+
+
+async def import_rows(
+    reader: RowReader,
+    context: IndexContext,
+    *,
+    collection: str,
+    space: Space,
+    embed: Embed | None,
+    keep: Keep | None = None,
+) -> Imported:
+    """Write all rows of a reader into a collection, group by group; nothing is paid for but a sample.
+
+    Safe to repeat, and after a kill: rows that are there already are only compared. `embed` embeds the texts of a
+    sample of the first rows, before anything is written; None trusts the space. `keep` keeps the vectors for the texts.
+
+    Raises:
+        Rejected: the rows cannot be read, or their vectors are not of the space.
+        Misconfigured: the collection lives in another space.
+        Transient: the same import may succeed later.
+    """
+    began = context.monotonic()
+    done = Imported()
+    reached(STAGE, stage="import", source=collection, total=await reader.count() or 0)
+    uncommitted = 0
+    async for rows in _groups(reader):
+        if embed is not None and not done.read:
+            done.sampled, done.cosine = await check_space(rows, space, embed)
+        uncommitted += len(rows.ids)
+        commit = uncommitted >= COMMIT
+        wrote = await ingest(rows, context, collection=collection, space=space, commit=commit, keep=keep)
+        uncommitted = 0 if commit else uncommitted
+        done.read += len(rows.ids)
+        done.written += wrote.written
+        done.unchanged += wrote.unchanged
+        done.refused += len(wrote.refused)
+        done.problems += wrote.refused[: NAMED - len(done.problems)]
+        done.version = wrote.version or done.version
+        reached(PROGRESS, stage="import", done=len(rows.ids))
+    await _finish(collection, context, done)
+    done.seconds = context.monotonic() - began
+    return done
+
+
+async def _finish(collection: str, context: IndexContext, done: Imported) -> None:
+    from flowbed.lanes.write_deltas import commit_pending
+    from flowbed.pipeline.run import tidy
+
+    stats = RunStats()
+    await commit_pending(collection, context, stats)
+    done.version = stats.versions.get(collection, done.version)
+    done.refused += len(stats.failures)
+    done.problems += stats.failures
+    if done.version is not None:
+        await tidy(context, [collection])
+
+
+async def _groups(reader: RowReader) -> AsyncIterator[PrecomputedRows]:
+    """Join pages into groups; while a group is written, the next page is read."""
+    pages = reader.pages()
+    held: list[PrecomputedRows] = []
+    reading = asyncio.ensure_future(anext(pages, None))
+    try:
+        while (page := await reading) is not None:
+            reading = asyncio.ensure_future(anext(pages, None))
+            if held and len(page.ids) + sum(len(each.ids) for each in held) > GROUP:
+                yield _joined(held)
+                held = []
+            held.append(page)
+        if held:
+            yield _joined(held)
+    finally:
+        reading.cancel()
+        await asyncio.gather(reading, return_exceptions=True)
+        if (close := getattr(pages, "aclose", None)) is not None:
+            await close()
+
+
+def _joined(pages: Sequence[PrecomputedRows]) -> PrecomputedRows:
+    import numpy as np
+
+    try:
+        vectors = np.concatenate([np.asarray(page.vectors, np.float32) for page in pages])
+    except ValueError as error:
+        raise Rejected(f"the vectors are not all of one length: {error}") from error
+    return PrecomputedRows(
+        ids=[each for page in pages for each in page.ids],
+        vectors=vectors,
+        texts=[each for page in pages for each in page.texts or [None] * len(page.ids)],
+        metadata=[each for page in pages for each in page.metadata or [None] * len(page.ids)],
+    )
+
+
+async def check_space(rows: PrecomputedRows, space: Space, embed: Embed) -> tuple[int, float]:
+    """Embed a sample of the texts of rows, and return its size and its median cosine with the vectors of the rows.
+
+    Raises:
+        Rejected: no row has a text, the vectors have other dimensions, or they are not alike.
+    """
+    import numpy as np
+
+    vectors = np.asarray(rows.vectors, np.float32)
+    if vectors.ndim != 2 or vectors.shape[1] != space.dimensions:  # noqa: PLR2004 - rows and dimensions
+        raise Rejected(
+            f"the vectors have {vectors.shape[-1]} dimensions, but {space.model} gives {space.dimensions}: name the"
+            " model that made them with --space"
+        )
+    texts = list(rows.texts)
+    usable = [place for place, text in enumerate(texts) if isinstance(text, str) and text.strip()]
+    usable = [place for place in usable if len(texts[place] or "") <= SHORT] or usable
+    if not usable:
+        raise Rejected(
+            "none of the first rows has a text, so it cannot be checked which model made the vectors: if you know that"
+            f" it was {space.model}, import them with --unchecked"
+        )
+    chosen = [
+        usable[place] for place in np.linspace(0, len(usable) - 1, min(SAMPLE, len(usable))).astype(int)
+    ]
+    made = await embed([texts[place] or "" for place in chosen])
+    there = vectors[chosen].astype(np.float64)
+    lengths = np.linalg.norm(there, axis=1) * np.linalg.norm(made, axis=1)
+    cosines = np.einsum("ij,ij->i", there, made) / np.where(lengths > 0, lengths, np.inf)
+    median = float(np.median(cosines))
+    if not median >= ALIKE:
+        raise Rejected(
+            f"the vectors are not those of {space.model}: the median cosine with what it gives for {len(chosen)} of the"
+            f" texts is {median:.3f}, and at least {ALIKE} is needed; name the model that made them with --space"
+        )
+    return len(chosen), median

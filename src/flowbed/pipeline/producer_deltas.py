@@ -1,0 +1,322 @@
+"""Deltas of other producers: registered, converted into precomputed rows, committed like any run.
+
+A delta is an archive `{collection}/delta/{run}/delta.tar.gz`, or loose files under that prefix: a Chroma directory.
+Nobody vouches for it: a child process with limits unpacks and reads it, and it is taken or refused as a whole. A
+refused one is a dead letter; it does not stop the others.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import re
+import shutil
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+import orjson
+
+from flowbed.errors import Conflict, Misconfigured, NotFound, Rejected
+from flowbed.index.precomputed import check_rows
+from flowbed.lanes.failures import RunStats
+from flowbed.lanes.write_deltas import commit_pending
+from flowbed.ledger import DeadLetter, DocumentRow, Swap
+from flowbed.pipeline.ingest import find_owned, ingest
+from flowbed.publish.reading.archives import RefusedError, checked_name, is_wanted
+from flowbed.publish.reading.child import Job
+from flowbed.publish.reading.directory import ChromaDirectory
+from flowbed.records import Problem
+from flowbed.telemetry import (
+    DEAD_LETTER,
+    DELTA_CONVERTED,
+    DELTA_REGISTERED,
+    PROGRESS,
+    STAGE,
+    reached,
+)
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Sequence
+    from pathlib import Path
+
+    from flowbed.lanes.contexts import Context, IndexContext
+    from flowbed.records import Space
+    from flowbed.records.precomputed import PrecomputedRows
+
+# The ledger's source of registered deltas: a name with a dot, as no source of the settings has.
+SOURCE = "deltas.registered"
+# Etags of a registered delta.
+WAITING, DONE = "waiting", "done"
+ARCHIVE = "delta.tar.gz"
+_KEY = re.compile(
+    rf"([a-z0-9][a-z0-9_-]{{0,62}})/delta/([A-Za-z0-9][A-Za-z0-9_.=-]{{0,127}})(?:/{re.escape(ARCHIVE)})?"
+)
+_PREFIX = "_delta_prefix"
+MOST_RECORD = 2**20  # bytes of a run record
+TRIES = 20
+
+
+@dataclass(frozen=True, kw_only=True)
+class ReadLimits:
+    """The limits for one delta: bytes stored and unpacked, memory, seconds of processor time, seconds without a row."""
+
+    stored_bytes: int = 2 * 2**30
+    unpacked_bytes: int = 8 * 2**30
+    memory_bytes: int = 4 * 2**30
+    seconds: int = 900
+    idle: float = 300.0
+
+
+@dataclass(kw_only=True)
+class DeltasAdded:
+    """The result of adding deltas: those committed with their rows, those refused with reasons, and the new versions.
+
+    `unchanged` rows were there already.
+    """
+
+    committed: list[str] = field(default_factory=list)
+    rows: int = 0
+    unchanged: int = 0
+    refused: list[Problem] = field(default_factory=list)
+    versions: dict[str, int] = field(default_factory=dict)
+
+
+async def add_deltas(
+    context: IndexContext,
+    keys: Sequence[str],
+    *,
+    space: Space,
+    scratch: Path,
+    delete_processed: bool = False,
+    keep_scratch: bool = False,
+    limits: ReadLimits | None = None,
+) -> DeltasAdded:
+    """Register deltas by key, prefix or run record, then convert and commit all that are registered; safe to repeat.
+
+    Without keys, go on with those that an interrupted call has registered. `scratch` is an own, empty folder; nothing
+    is written elsewhere but to store and ledger. With `keep_scratch` what was unpacked stays there.
+
+    Raises:
+        Rejected: a key is not that of a delta, or a run record cannot be read; nothing was registered.
+    """
+    found = [each for key in keys for each in await _resolve(key, context)]
+    if found:
+        await _mark(context, found, WAITING)
+        reached(DELTA_REGISTERED, deltas=len(found))
+    done = DeltasAdded()
+    waiting = await registered(context)
+    reached(STAGE, stage="deltas", total=len(waiting))
+    collections = set()
+    for number, name in enumerate(waiting):
+        folder = scratch / str(number)
+        folder.mkdir(parents=True)
+        try:
+            await _convert(name, context, done, space=space, folder=folder, limits=limits or ReadLimits())
+            done.committed.append(name)
+            collections.add(_collection(name))
+        except (Rejected, Misconfigured) as error:
+            await _refuse(name, str(error), context, done)
+        finally:
+            if not keep_scratch:
+                shutil.rmtree(folder, ignore_errors=True)
+        reached(PROGRESS, stage="deltas", done=1)
+    stats = RunStats()
+    for collection in sorted(collections):
+        await commit_pending(collection, context, stats)
+    done.versions |= stats.versions
+    done.refused += stats.failures
+    for name in done.committed:
+        if delete_processed:
+            await context.store.delete([listed.key async for listed in context.store.list(name)])
+    await _mark(context, done.committed, DONE)
+    return done
+
+
+async def registered(context: Context) -> list[str]:
+    """Return the registered deltas that are not committed yet, oldest first."""
+    rows = [row async for page in context.ledger.documents.pages(SOURCE) for row in page]
+    return [row.id for row in sorted(rows, key=lambda row: row.generation) if row.etag == WAITING]
+
+
+async def _resolve(key: str, context: Context) -> list[str]:
+    """Return the prefixes of the deltas that a key names.
+
+    Raises:
+        Rejected: it names none.
+    """
+    key = key.removeprefix(f"{context.store.url.rstrip('/')}/").rstrip("/")
+    if not key.endswith(".json"):
+        return [_prefix(key)]
+    try:
+        body = (await context.store.get(key)).body
+    except NotFound as error:
+        raise Rejected(f"run record {key} is not in the store") from error
+    return read_record(body, key)
+
+
+def read_record(body: bytes, name: str) -> list[str]:
+    """Return the prefixes of the deltas that a run record names.
+
+    Raises:
+        Rejected: it is not a run record, or names what is no delta.
+    """
+    try:
+        said = orjson.loads(body) if len(body) <= MOST_RECORD else None
+    except ValueError as error:
+        raise Rejected(f"run record {name} is not JSON: {error}") from error
+    fields = {} if not isinstance(said, dict) else said
+    prefixes = {key: value for key, value in fields.items() if key.endswith(_PREFIX) and value}
+    if not prefixes:
+        raise Rejected(f"run record {name} names no delta: it needs a field such as lines{_PREFIX}")
+    found = []
+    for key, value in prefixes.items():
+        if not isinstance(value, str):
+            raise Rejected(f"run record {name}: {key} is not a text")
+        prefix = _prefix(value.rstrip("/"))
+        if _collection(prefix) != key.removesuffix(_PREFIX):
+            raise Rejected(f"run record {name}: {key} is {value[:200]!r}, which is of another collection")
+        found.append(prefix)
+    return found
+
+
+def _prefix(key: str) -> str:
+    if _KEY.fullmatch(key) is None:
+        raise Rejected(
+            f"{key[:200]!r} is not the key of a delta: it has to be COLLECTION/delta/RUN or"
+            f" COLLECTION/delta/RUN/{ARCHIVE}"
+        )
+    return key.removesuffix(f"/{ARCHIVE}")
+
+
+def _collection(prefix: str) -> str:
+    return prefix.partition("/")[0]
+
+
+async def _mark(context: Context, names: Sequence[str], state: str) -> None:
+    """Record the state of registered deltas."""
+    if not names:
+        return
+    now = context.clock()
+    rows = [
+        DocumentRow(source=SOURCE, id=name, etag=state, hash="", chunks=0, generation=now + place)
+        for place, name in enumerate(dict.fromkeys(names))
+    ]
+    for attempt in range(TRIES):
+        cursor = await context.ledger.documents.cursor(SOURCE)
+        try:
+            await context.ledger.documents.swap(Swap(cursor=cursor, value="", documents=rows))
+        except Conflict:
+            if attempt == TRIES - 1:
+                raise
+        else:
+            return
+
+
+async def _refuse(name: str, reason: str, context: Context, done: DeltasAdded) -> None:
+    # The letter first: nobody would notice a delta that is done without one.
+    letter = DeadLetter(
+        kind="delta", owner=_collection(name), subject=name, reason=reason, at=context.clock()
+    )
+    await context.ledger.dead_letters.add([letter])
+    await _mark(context, [name], DONE)
+    reached(DEAD_LETTER, kind="delta", subject=name, reason=reason)
+    done.refused.append(Problem(subject=name, reason=reason))
+
+
+async def _convert(
+    name: str, context: IndexContext, done: DeltasAdded, *, space: Space, folder: Path, limits: ReadLimits
+) -> None:
+    """Read a delta as a whole, then write its rows.
+
+    Raises:
+        Rejected: it cannot be accepted, with the reason; none of its rows was written.
+        Misconfigured: its collection lives in another space.
+    """
+    collection = _collection(name)
+    live = await context.collections.get(collection)
+    if live is not None and live.space.fingerprint != space.fingerprint:
+        raise Rejected(
+            f"collection {collection} has vectors of space {live.space.space8} ({live.space.model}), and deltas are"
+            f" taken as of {space.space8} ({space.model})"
+        )
+    unpacked = folder / "unpacked"
+    unpacked.mkdir()
+    archive = await _download(name, context, folder, unpacked, limits)
+    reader = ChromaDirectory(
+        job=Job(
+            folder=str(unpacked),
+            archive="" if archive is None else str(archive),
+            preferred=collection,
+            most_bytes=limits.unpacked_bytes,
+            memory_bytes=limits.memory_bytes,
+            seconds=limits.seconds,
+        ),
+        scratch=folder,
+        idle=limits.idle,
+    )
+    # Twice: what is wrong with its last row has to be known before the first is written.
+    count = 0
+    async with contextlib.aclosing(reader.pages()) as pages:
+        async for rows in pages:
+            await _require_good(rows, space, collection, context)
+            count += len(rows.ids)
+    if not count:
+        raise Rejected("it has no rows")
+    reader = ChromaDirectory(
+        job=Job(folder=str(unpacked), preferred=collection, memory_bytes=limits.memory_bytes),
+        scratch=folder,
+        idle=limits.idle,
+    )
+    async with contextlib.aclosing(reader.pages()) as pages:
+        async for rows in pages:
+            wrote = await ingest(rows, context, collection=collection, space=space, strict=True, commit=False)
+            done.rows += wrote.written
+            done.unchanged += wrote.unchanged
+    reached(DELTA_CONVERTED, delta=name)
+    await context.ledger.dead_letters.remove("delta", owner=collection, subjects=[name])
+
+
+async def _require_good(rows: PrecomputedRows, space: Space, collection: str, context: Context) -> None:
+    _, problems = check_rows(rows, space)
+    problems += await find_owned(rows.ids, collection, context)
+    if problems:
+        first = problems[0]
+        more = f", and {len(problems) - 1:,} more rows of the same page" if len(problems) > 1 else ""
+        raise Rejected(f"row {json.dumps(first.subject)[:200]}: {first.reason}{more}")
+
+
+async def _download(
+    name: str, context: Context, folder: Path, unpacked: Path, limits: ReadLimits
+) -> Path | None:
+    """Copy a delta into the folder: its archive, which is returned, or its loose files.
+
+    Raises:
+        Rejected: it is missing, too large, or has a file with a name outside the folder.
+    """
+    listed = sorted([each async for each in context.store.list(name)], key=lambda each: each.key)
+    loose = [each for each in listed if is_wanted(each.key)]
+    archives = [each for each in listed if each.key == f"{name}/{ARCHIVE}"]
+    if not archives and not loose:
+        raise Rejected(f"there is neither {name}/{ARCHIVE} nor a Chroma directory under {name}")
+    wanted = archives or loose
+    if (size := sum(each.size for each in wanted)) > limits.stored_bytes:
+        raise Rejected(f"it has {size:,} bytes, and at most {limits.stored_bytes:,} are read")
+    for each in wanted:
+        try:
+            target = (
+                folder / ARCHIVE if archives else unpacked / checked_name(each.key.removeprefix(f"{name}/"))
+            )
+        except RefusedError as error:
+            raise Rejected(str(error)) from error
+        await _copy(context.store.stream(each.key), target, most=limits.stored_bytes)
+    return folder / ARCHIVE if archives else None
+
+
+async def _copy(pieces: AsyncIterator[bytes], target: Path, *, most: int) -> None:
+    target.parent.mkdir(parents=True, exist_ok=True)
+    with target.open("xb") as file:
+        async for piece in pieces:
+            most -= len(piece)
+            if most < 0:
+                raise Rejected("it has grown while it was read")
+            file.write(piece)

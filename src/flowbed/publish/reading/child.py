@@ -1,0 +1,176 @@
+"""The process that reads a Chroma directory: chromadb may crash on damaged files, and archives may be hostile.
+
+It takes a job as JSON on its command line, works only in the folder of the job, and writes frames to standard output:
+a kind of one byte, a length of eight, and the content. Rows are Arrow streams, everything else is JSON.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import resource
+import struct
+import sys
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import IO, TYPE_CHECKING, Any
+
+from flowbed.publish.reading.archives import RefusedError, chroma_folder, unpack
+
+if TYPE_CHECKING:
+    from chromadb.api import ClientAPI
+    from chromadb.api.models.Collection import Collection
+
+FRAME = struct.Struct("<cQ")
+ROWS, HEADER, REFUSED = b"R", b"H", b"X"
+MESSAGE = 500  # characters of an error of chromadb's
+
+
+@dataclass(frozen=True, kw_only=True)
+class Job:
+    """What to read: the Chroma directory in `folder`, into which `archive` is unpacked first, if it is given.
+
+    `collection` is a collection of that directory, the only one if empty; `preferred` is taken if it is there. With
+    `checked` the directory is not opened before its files were found to be of chromadb's form. 0 is no limit.
+    """
+
+    folder: str
+    archive: str = ""
+    collection: str = ""
+    preferred: str = ""
+    checked: bool = True
+    page: int = 4_096
+    most_bytes: int = 0
+    memory_bytes: int = 0
+    seconds: int = 0
+
+    def to_json(self) -> str:
+        """Return the job as JSON."""
+        return json.dumps(asdict(self))
+
+
+def main(argument: str) -> int:
+    """Carry out a job; a refusal is a frame too."""
+    # What libraries print must not come between the frames.
+    frames = os.fdopen(os.dup(1), "wb")
+    os.dup2(2, 1)
+    try:
+        read(Job(**json.loads(argument)), frames)
+    except RefusedError as error:
+        _send(frames, REFUSED, {"reason": str(error)})
+    except MemoryError:
+        _send(frames, REFUSED, {"reason": "reading it needs more memory than is allowed"})
+    except OSError as error:
+        _send(frames, REFUSED, {"reason": f"its files cannot be read or unpacked: {error}"})
+    frames.close()
+    return 0
+
+
+def read(job: Job, frames: IO[bytes]) -> None:
+    """Unpack and check a directory, and write its rows.
+
+    Raises:
+        RefusedError: it cannot be accepted.
+    """
+    _limit(job)
+    folder = Path(job.folder)
+    if job.archive:
+        unpack(Path(job.archive), folder, most_bytes=job.most_bytes)
+    place = chroma_folder(folder)
+    if job.checked:
+        from flowbed.publish.reading.database import check_database, check_vectors
+
+        check_database(place)
+        check_vectors(place)
+    try:
+        import chromadb
+        from chromadb.config import Settings
+    except ImportError as error:
+        raise RefusedError(
+            f"reading it needs the package chromadb ({error}): pip install 'flowbed[chroma]'"
+        ) from error
+    try:
+        client = chromadb.PersistentClient(
+            path=str(place), settings=Settings(anonymized_telemetry=False, allow_reset=False)
+        )
+        _read(client, job, frames)
+    except (RefusedError, MemoryError):
+        raise
+    except Exception as error:
+        # Its errors are of many classes, some of them of its native part, and every one means the same here.
+        raise RefusedError(
+            f"chromadb cannot read it: {type(error).__name__}: {str(error)[:MESSAGE]}"
+        ) from error
+
+
+def _limit(job: Job) -> None:
+    for what, most in (
+        (resource.RLIMIT_AS, job.memory_bytes),
+        (resource.RLIMIT_FSIZE, job.most_bytes),
+        (resource.RLIMIT_CPU, job.seconds),
+        (resource.RLIMIT_CORE, 0),
+    ):
+        if most or what == resource.RLIMIT_CORE:
+            resource.setrlimit(what, (most, most))
+
+
+def _read(client: ClientAPI, job: Job, frames: IO[bytes]) -> None:
+    collection = _collection(client, job)
+    total = collection.count()
+    _send(frames, HEADER, {"collection": collection.name, "rows": total})
+    done = 0
+    while done < total:
+        page = collection.get(limit=job.page, offset=done, include=["embeddings", "documents", "metadatas"])
+        if not page["ids"]:
+            raise RefusedError(f"it has {total:,} rows, and only {done:,} can be read")
+        _send_rows(frames, page)
+        done += len(page["ids"])
+
+
+def _collection(client: ClientAPI, job: Job) -> Collection:
+    names = sorted(each.name for each in client.list_collections())
+    wanted = job.collection or (job.preferred if job.preferred in names else "")
+    if not wanted and len(names) == 1:
+        wanted = names[0]
+    if wanted not in names:
+        there = ", ".join(names) or "none"
+        what = (
+            f"no collection is called {wanted!r}" if wanted else "it is not clear which collection is meant"
+        )
+        raise RefusedError(f"{what}; there are: {there}")
+    return client.get_collection(wanted, embedding_function=None)
+
+
+def _send_rows(frames: IO[bytes], page: Any) -> None:  # chromadb's result of a get
+    import numpy as np
+    import pyarrow as pa
+
+    vectors = np.ascontiguousarray(page["embeddings"], np.float32)
+    count = len(page["ids"])
+    if vectors.ndim != 2 or len(vectors) != count:  # noqa: PLR2004 - rows and dimensions
+        raise RefusedError("its vectors are not of one length")
+    columns = {
+        "id": pa.array(page["ids"], pa.string()),
+        "document": pa.array(page["documents"] or [None] * count, pa.string()),
+        "metadata": pa.array([json.dumps(each) for each in page["metadatas"] or [None] * count], pa.string()),
+        "vector": pa.FixedSizeListArray.from_arrays(pa.array(vectors.ravel()), vectors.shape[1]),
+    }
+    sink = pa.BufferOutputStream()
+    table = pa.table(columns)
+    with pa.ipc.new_stream(sink, table.schema) as writer:
+        writer.write_table(table)
+    body = sink.getvalue()
+    frames.write(FRAME.pack(ROWS, len(body)))
+    frames.write(body)
+    frames.flush()
+
+
+def _send(frames: IO[bytes], kind: bytes, content: dict[str, object]) -> None:
+    body = json.dumps(content).encode()
+    frames.write(FRAME.pack(kind, len(body)))
+    frames.write(body)
+    frames.flush()
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1]))

@@ -1,0 +1,110 @@
+"""Opens what rows are imported from, and the scratch folder in which a child process reads them."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import shutil
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from flowbed import settings
+from flowbed.errors import Misconfigured, NotFound
+from flowbed.pipeline.importing import import_rows
+from flowbed.publish.reading.archives import DATABASE
+from flowbed.publish.reading.child import Job
+from flowbed.publish.reading.directory import ChromaDirectory
+from flowbed.publish.reading.parquet import ParquetFiles
+from flowbed.publish.reading.server import ChromaServer
+from flowbed.wiring import process
+from flowbed.wiring.contexts import keeping
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+
+    import numpy as np
+    from numpy.typing import NDArray
+
+    from flowbed.embedding import Embedder
+    from flowbed.lanes.contexts import RunContext
+    from flowbed.pipeline.importing import Imported
+    from flowbed.publish.reading import RowReader
+    from flowbed.wiring.models import Embedders
+
+SCRATCH = Path(".flowbed") / "scratch"
+
+
+@contextlib.contextmanager
+def scratch(project: Path) -> Iterator[Path]:
+    """Make an own scratch folder in the project, and delete it at the end, with those of processes that were killed.
+
+    Raises:
+        Misconfigured: it cannot be made.
+    """
+    place = project / SCRATCH
+    name = process.worker().replace("/", "~")
+    try:
+        for other in sorted(place.iterdir()) if place.is_dir() else []:
+            if process.dead(other.name.replace("~", "/")):
+                shutil.rmtree(other, ignore_errors=True)
+        (place / name).mkdir(parents=True)
+    except OSError as error:
+        raise Misconfigured(f"{place} cannot be written: {error.strerror}") from error
+    try:
+        yield place / name
+    finally:
+        shutil.rmtree(place / name, ignore_errors=True)
+
+
+async def import_into(
+    context: RunContext,
+    embedders: Embedders,
+    location: str,
+    *,
+    folder: Path,
+    collection: str,
+    space: str | None,
+    name: str,
+    check: bool,
+) -> Imported:
+    """Import the rows at a location into a collection; `space` names another model than the project's.
+
+    Raises:
+        Rejected, NotFound, Misconfigured, Transient: as `Flowbed.import_rows`.
+    """
+    # Vectors of the project's model feed its cache; another model has none here.
+    own = await embedders.live() if space is None else None
+    model: Embedder = own if own is not None else await embedders.open(str(space))
+
+    async def embed(texts: Sequence[str]) -> NDArray[np.float32]:
+        return (await model.embed(texts, purpose="document")).vectors
+
+    with scratch(folder) as place:
+        reader = await asyncio.to_thread(_open_reader, location, name, folder, place)
+        return await import_rows(
+            reader,
+            context,
+            collection=collection,
+            space=model.space,
+            embed=embed if check else None,
+            keep=keeping(own) if own is not None and check else None,
+        )
+
+
+def _open_reader(location: str, name: str, folder: Path, place: Path) -> RowReader:
+    if location.startswith(("http://", "https://")):
+        return ChromaServer(url=location, collection=name, token=settings.chroma_token())
+    path = folder / Path(location).expanduser()
+    if path.is_file() or sorted(path.glob("*.parquet")):
+        return ParquetFiles(files=[path] if path.is_file() else sorted(path.glob("*.parquet")))
+    if not (path / DATABASE).is_file():
+        raise NotFound(
+            f"{path} is neither a Chroma directory (it has no {DATABASE}), nor a Parquet file, nor a folder of those"
+        )
+    copy = place / "chroma"
+    try:
+        # chromadb opens no directory read-only: it would upgrade this one, and another process may be using it.
+        shutil.copytree(path, copy)
+    except (OSError, shutil.Error) as error:
+        raise Misconfigured(f"{path} cannot be copied to {place}: {error}") from error
+    return ChromaDirectory(job=Job(folder=str(copy), collection=name, checked=False), scratch=place)

@@ -1,0 +1,173 @@
+"""Deltas that other producers wrote are checked and committed; a refused one is a dead letter."""
+
+from __future__ import annotations
+
+import json
+from typing import TYPE_CHECKING
+
+import pytest
+from tests.support.chroma import archive, write_chroma
+
+from flowbed.cli.app import run
+from flowbed.errors import Rejected
+from flowbed.testing.embedder import seeded
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from tests.support.projects import Project
+
+LINES = tuple(f"IMAGE#i{number}#RECEIPT#00001#LINE#{number:05d}" for number in range(1, 6))
+
+
+def put(project: Project, prefix: str, chroma: Path, *, loose: bool = False) -> None:
+    """Put a Chroma directory under a prefix of the store, as an archive or as loose files."""
+    folder = project.folder / ".flowbed" / "store" / prefix
+    folder.mkdir(parents=True)
+    if not loose:
+        (folder / "delta.tar.gz").write_bytes(archive(chroma))
+        return
+    for file in chroma.rglob("*"):
+        if file.is_file():
+            target = folder / file.relative_to(chroma)
+            target.parent.mkdir(parents=True, exist_ok=True)
+            target.write_bytes(file.read_bytes())
+
+
+@pytest.fixture
+def lines(tmp_path: Path) -> Path:
+    """Return a Chroma directory of lines."""
+    return write_chroma(
+        tmp_path / "lines", "lines", LINES, dimensions=32, metadata=[{"line": n} for n in range(5)]
+    )
+
+
+@pytest.mark.parametrize("loose", [False, True])
+async def test_delta_added_is_committed_like_a_run_and_nothing_is_embedded(
+    loose: bool,
+    lines: Path,
+    project: Project,
+) -> None:
+    put(project, "lines/delta/run-1", lines, loose=loose)
+    async with await project.open() as bed:
+        done = await bed.add_deltas("lines/delta/run-1")
+        assert (done.committed, done.rows, done.refused) == (["lines/delta/run-1"], 5, [])
+        (hit,) = await bed.search(list(map(float, seeded([f"text of {LINES[2]}"], 32)[0])), limit=1)
+        assert (hit.id, hit.metadata) == (LINES[2], {"line": 2})
+        assert (await bed.verify())["lines"].faults == ()
+        assert (await bed.doctor()).findings == ()
+        again = await bed.add_deltas("lines/delta/run-1/", "lines/delta/run-1/delta.tar.gz")
+        assert (again.rows, again.unchanged, again.versions) == (0, 5, {})
+    assert project.sent() == {}
+    assert list((project.folder / ".flowbed" / "store" / "lines/delta/run-1").iterdir())
+
+
+async def test_run_record_names_the_deltas_of_its_collections(
+    lines: Path, tmp_path: Path, project: Project
+) -> None:
+    words = write_chroma(tmp_path / "words", "words", [f"{LINES[0]}#WORD#00001"], dimensions=32)
+    put(project, "lines/delta/abc", lines)
+    put(project, "words/delta/abc", words)
+    record = {
+        "run_id": "abc",
+        "lines_delta_prefix": "lines/delta/abc/",
+        "words_delta_prefix": "words/delta/abc",
+    }
+    async with await project.open() as bed:
+        await bed.store.put("runs/abc.json", json.dumps(record).encode())
+        done = await bed.add_deltas("runs/abc.json")
+        assert sorted(done.versions) == ["lines", "words"]
+        assert done.rows == 6
+
+
+@pytest.mark.parametrize(
+    ("key", "reason"),
+    [
+        ("lines", "is not the key of a delta"),
+        ("../delta/x", "is not the key of a delta"),
+        ("lines/delta/../x", "is not the key of a delta"),
+        ("lines/delta/..", "is not the key of a delta"),
+        ("lines/index/x", "is not the key of a delta"),
+        ("missing.json", "is not in the store"),
+        ("text.json", "is not JSON"),
+        ("empty.json", "names no delta"),
+        ("other.json", "which is of another collection"),
+        ("number.json", "is not a text"),
+    ],
+)
+async def test_key_that_names_no_delta_is_refused_and_nothing_is_registered(
+    key: str, reason: str, project: Project
+) -> None:
+    async with await project.open() as bed:
+        for name, body in {
+            "text.json": b"{",
+            "empty.json": b"{}",
+            "other.json": b'{"lines_delta_prefix": "words/delta/x"}',
+            "number.json": b'{"lines_delta_prefix": 7}',
+        }.items():
+            await bed.store.put(name, body)
+        with pytest.raises(Rejected, match=reason):
+            await bed.add_deltas("lines/delta/fine", key)
+        assert (await bed.add_deltas()).refused == []
+
+
+async def test_refused_deltas_are_dead_letters_with_reasons_and_the_rest_commits(
+    lines: Path, tmp_path: Path, project: Project
+) -> None:
+    """Space, vectors, metadata, ids, rows and files are checked; a delta is taken as a whole or not at all."""
+    vectors = seeded(LINES, 32)
+    vectors[3] = 0.0
+    odd = {
+        "narrow": write_chroma(tmp_path / "narrow", "lines", LINES, dimensions=8),
+        "zeros": write_chroma(tmp_path / "zeros", "lines", LINES, vectors=vectors),
+        "long": write_chroma(tmp_path / "long", "lines", ["x" * 1_025], dimensions=32),
+        "lists": write_chroma(tmp_path / "lists", "lines", ["a"], dimensions=32, metadata=[{"a": [1, 2]}]),
+        "nothing": write_chroma(tmp_path / "nothing", "lines", [], dimensions=32),
+    }
+    for name, folder in odd.items():
+        put(project, f"lines/delta/{name}", folder)
+    put(project, "lines/delta/good", lines)
+    (project.folder / ".flowbed" / "store" / "lines/delta/none").mkdir()
+    names = [f"lines/delta/{name}" for name in (*odd, "none", "good")]
+    async with await project.open() as bed:
+        done = await bed.add_deltas(*names)
+        assert done.committed == ["lines/delta/good"]
+        letters = {each.subject: each.reason for each in await bed.dead_letters()}
+        assert set(letters) == set(names) - {"lines/delta/good"}
+        for name, reason in {
+            "narrow": "8 dimensions, but space",
+            "zeros": "has only zeros",
+            "long": "longer than 1,024 bytes",
+            "lists": "metadata 'a'",
+            "nothing": "it has no rows",
+            "none": "neither lines/delta/none/delta.tar.gz nor",
+        }.items():
+            assert reason in letters[f"lines/delta/{name}"], letters
+        assert set(project.documents("lines")) == set(LINES)
+        assert {finding.check for finding in (await bed.doctor()).findings} == {"dead-letters"}
+        # Written again by its producer, it is added again.
+        target = project.folder / ".flowbed" / "store" / "lines/delta/narrow" / "delta.tar.gz"
+        target.write_bytes(archive(lines))
+        assert (await bed.add_deltas("lines/delta/narrow")).unchanged == 5
+        assert "lines/delta/narrow" not in {each.subject for each in await bed.dead_letters()}
+
+
+async def test_delta_with_a_row_of_a_source_is_refused_as_a_whole(notes: Project, tmp_path: Path) -> None:
+    owned = write_chroma(tmp_path / "owned", "notes", ["mine", "notes#one.txt#00000"], dimensions=32)
+    put(notes, "notes/delta/x", owned)
+    async with await notes.open() as bed:
+        (refused,) = (await bed.add_deltas("notes/delta/x")).refused
+        assert "it belongs to source notes" in refused.reason
+        assert "mine" not in notes.documents("notes")
+
+
+def test_deltas_and_dead_letters_commands_name_what_was_refused(
+    project: Project, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(project.folder)
+    assert run(["deltas", "add", "lines/delta/none"]) == 1
+    assert "0 deltas committed" in capsys.readouterr().out
+    assert run(["dead-letters", "show", "lines/delta/none", "--json"]) == 0
+    (letter,) = json.loads(capsys.readouterr().out)["dead_letters"]
+    assert (letter["kind"], letter["owner"]) == ("delta", "lines")
+    assert run(["dead-letters", "show", "unknown"]) == 2
