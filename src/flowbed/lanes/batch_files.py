@@ -140,7 +140,7 @@ async def _chunks(
 
 
 def _precomputed(row: BatchRow, body: bytes) -> dict[tuple[str, str], dict[str, Any]] | Rejected:
-    from flowbed.index.precomputed import texts_of  # loads pyarrow
+    from flowbed.lanes.precomputed_batches import texts_of  # loads pyarrow
 
     try:
         found = texts_of(body)

@@ -11,9 +11,9 @@ import pyarrow as pa
 
 from flowbed.errors import NotFound, Rejected
 from flowbed.index.deltas import write_rows_delta
-from flowbed.index.precomputed import decode_rows, deletions_table
 from flowbed.lanes.claims import CLAIM, WAITING, Claims, renewed
 from flowbed.lanes.failures import RunStats, fail, failure, reset_documents
+from flowbed.lanes.precomputed_batches import decode_rows, deletions_table
 from flowbed.lanes.write_deltas import commit_pending
 from flowbed.ledger import RunRow
 from flowbed.records.precomputed import precomputed_source

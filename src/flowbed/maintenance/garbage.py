@@ -13,8 +13,8 @@ import orjson
 from flowbed.errors import NotFound, Rejected
 from flowbed.index.commit import MICROSECOND, RETENTION
 from flowbed.index.deltas import peek
-from flowbed.index.precomputed import decoded_batch_id
 from flowbed.lanes.batch.input import FOLDER
+from flowbed.lanes.precomputed_batches import decoded_batch_id
 from flowbed.maintenance.compare import known_collections, run_of, waiting_runs
 from flowbed.pipeline.staging import PLANS, expired_plans, read_plan
 from flowbed.records import Space, Status, batch_id, text_hash

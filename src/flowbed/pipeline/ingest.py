@@ -14,7 +14,11 @@ from typing import TYPE_CHECKING
 import pyarrow as pa
 
 from flowbed.errors import Conflict, Rejected, Transient
-from flowbed.index.precomputed import (
+from flowbed.lanes.batch_files import batch_key
+from flowbed.lanes.claims import CLAIM, release_dead_workers, renewed
+from flowbed.lanes.failures import RunStats
+from flowbed.lanes.precomputed import finish_precomputed, write_run
+from flowbed.lanes.precomputed_batches import (
     CheckedRows,
     check_rows,
     decoded_batch_id,
@@ -23,10 +27,6 @@ from flowbed.index.precomputed import (
     rows_batch_id,
     rows_table,
 )
-from flowbed.lanes.batch_files import batch_key
-from flowbed.lanes.claims import CLAIM, release_dead_workers, renewed
-from flowbed.lanes.failures import RunStats
-from flowbed.lanes.precomputed import finish_precomputed, write_run
 from flowbed.lanes.write_deltas import commit_pending
 from flowbed.ledger import BatchRow, ChunkRow, DocumentRow, Swap
 from flowbed.pipeline.changes import UNSETTLED

@@ -17,8 +17,8 @@ from typing import TYPE_CHECKING
 import orjson
 
 from flowbed.errors import Conflict, Misconfigured, NotFound, Rejected
-from flowbed.index.precomputed import check_rows
 from flowbed.lanes.failures import RunStats
+from flowbed.lanes.precomputed_batches import check_rows
 from flowbed.lanes.write_deltas import commit_pending
 from flowbed.ledger import DeadLetter, DocumentRow, Swap
 from flowbed.pipeline.ingest import find_owned, ingest
