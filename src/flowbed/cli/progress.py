@@ -34,7 +34,11 @@ VERBS = {
     "verify": "verifying",
     "wait": "waiting for the provider",
 }
-COUNTED = {"wait": "texts", "import": "rows", "deltas": "deltas"}  # unit of a stage that does not count chunks
+COUNTED = {
+    "wait": "texts",
+    "import": "rows",
+    "deltas": "deltas",
+}  # unit of a stage that does not count chunks
 
 
 class _Answered(NamedTuple):
