@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
+import threading
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
@@ -172,7 +173,7 @@ async def _stretches(
     start = 0
     while start < len(moved):
         some = moved[start : start + READ_AT_ONCE]
-        read, problems = await asyncio.to_thread(_read, feed, some, known, count)
+        read, problems = await _read_in_thread(feed, some, known, count)
         start += len(read) + len(problems)
         scan.problems += problems
         await _compare(feed, read, known, stretch, ledger=ledger, now=clock(), scan=scan)
@@ -181,6 +182,26 @@ async def _stretches(
             stretch = _Stretch()
     if stretch.documents:
         yield stretch
+
+
+async def _read_in_thread(
+    feed: ConfiguredSource,
+    entries: Sequence[Entry],
+    known: Mapping[str, DocumentRow],
+    count: Callable[[str], int],
+) -> tuple[list[_Read], list[Problem]]:
+    """Read and chunk in a thread; a cancelled fetch ends it at the next count, instead of after the last document."""
+    left = threading.Event()
+
+    def counted(text: str) -> int:
+        if left.is_set():
+            raise asyncio.CancelledError
+        return count(text)
+
+    try:
+        return await asyncio.to_thread(_read, feed, entries, known, counted)
+    finally:
+        left.set()
 
 
 def _read(

@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, BinaryIO
 
 from flowbed.errors import Misconfigured, Rejected
+from flowbed.ledger.text import require_storable
 from flowbed.records import Document, Entry, Page, Problem, canonical
 from flowbed.records.values import shown
 from flowbed.sources.decoding import UNUSABLE, UTF16, decoded, why_not_text
@@ -119,6 +120,7 @@ class Lines:
             # No document with such an id was ever indexed.
             return _Unreadable(f"id {shown(document)} contains control characters", ascii(document)[1:-1])
         try:
+            require_storable([document])
             read = self.document(document, record, text)
         except Rejected as error:
             return _Unreadable(str(error), document)
