@@ -8,7 +8,7 @@ import shutil
 import subprocess
 import sys
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -147,8 +147,8 @@ def in_node(lacking: Callable[[str], NoReturn], installed: Callable[[str], Path]
     modules = installed("node/node_modules/openai").parent.parent
     scripts = Path(__file__).parent / "node"
 
-    def run(script: str, served: Served, **more: Any) -> Any:
-        told = {"url": served.url, "model": served.model, "key": served.key, **more}
+    def run(script: str, served: Served | dict[str, Any], **more: Any) -> Any:
+        told = {**(served if isinstance(served, dict) else asdict(served)), **more}
         done = subprocess.run(
             [node, str(scripts / script), str(modules), json.dumps(told)],
             capture_output=True,
