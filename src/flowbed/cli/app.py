@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import functools
+import sys
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from flowbed.cli import chroma, configure, dead_letters, keys, maintenance, runs, submissions
 from flowbed.cli.options import with_common
-from flowbed.cli.output import note, say, say_json
+from flowbed.cli.output import flush, note, say, say_json
 from flowbed.cli.project import DONE, FAILURES, INTERRUPTED, USAGE
 from flowbed.cli.publish import publish
 from flowbed.cli.search import search
@@ -67,6 +68,16 @@ SERVERS: Mapping[str, Command] = {"serve": serve, "simulate": simulate}
 
 def run(arguments: Sequence[str]) -> int:
     """Run one command line and return its exit status."""
+    status = _run(arguments)
+    try:
+        flush(sys.stdout)
+    except Error as error:
+        note(f"flowbed: {error}")
+        return FAILURES
+    return status
+
+
+def _run(arguments: Sequence[str]) -> int:
     as_json = "--json" in arguments
     command = command_line(arguments[0] if arguments else "")
     try:

@@ -15,6 +15,7 @@ import typer
 from flowbed import telemetry
 from flowbed.cli.output import say_json
 from flowbed.cli.project import with_bed
+from flowbed.escaping import visible, visible_lines
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
@@ -86,12 +87,22 @@ def with_common(function: Callable[..., int | None]) -> Callable[..., int | None
     return command
 
 
+class Escaped(logging.Formatter):
+    """Log lines in which nothing controls a terminal, or looks like another line."""
+
+    def formatMessage(self, record: logging.LogRecord) -> str:  # noqa: N802 - the name that logging calls
+        """Format a message."""
+        return visible(super().formatMessage(record))
+
+    def formatException(self, ei: Any) -> str:  # noqa: N802 - the name that logging calls
+        """Format a traceback."""
+        return visible_lines(super().formatException(ei))
+
+
 def log_to_stderr(*, verbose: bool) -> None:
     """Log to standard error: everything if `verbose`, otherwise warnings."""
     # Of other packages only errors matter here: progress reports retries already.
-    logging.basicConfig(
-        level=logging.ERROR,
-        format="%(asctime)s %(name)s %(message)s" if verbose else "%(message)s",
-        stream=sys.stderr,
-    )
+    handler = logging.StreamHandler(sys.stderr)
+    handler.setFormatter(Escaped("%(asctime)s %(name)s %(message)s" if verbose else "%(message)s"))
+    logging.basicConfig(level=logging.ERROR, handlers=[handler])
     telemetry.log.setLevel(logging.DEBUG if verbose else logging.WARNING)

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from flowbed import telemetry
 from flowbed.cli.output import note, say_json
+from flowbed.escaping import visible
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping
@@ -201,7 +202,7 @@ class Progress:
 
 def retried(facts: Mapping[str, Any]) -> str:
     """Say why a request is sent again."""
-    reason = facts["reason"]
+    reason = visible(facts["reason"])
     short = reason if len(reason) <= REASON else f"{reason[:REASON]}..."
     return f"rate limited: {short}" if facts.get("limited") else short
 
@@ -282,7 +283,8 @@ def _live() -> Iterator[None]:
     from rich.text import Text
 
     now = Progress()
-    spinner = Spinner("dots")
+    console = Console(stderr=True)
+    spinner = Spinner("dots" if console.encoding.startswith("utf") else "line")
 
     def view() -> RenderableType:
         row = Table.grid(padding=(0, 1))
@@ -297,7 +299,7 @@ def _live() -> Iterator[None]:
     def show(point: str, facts: dict[str, Any]) -> None:
         now.take(point, facts)
 
-    with Live(get_renderable=view, console=Console(stderr=True), transient=True, refresh_per_second=10):
+    with Live(get_renderable=view, console=console, transient=True, refresh_per_second=10):
         stop = telemetry.listen(show)
         try:
             yield

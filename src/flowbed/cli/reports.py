@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 from flowbed.cli.formatting import at, count, problems, span
 from flowbed.cli.output import say
+from flowbed.escaping import visible
 from flowbed.lanes.batch.submission_status import describe
 from flowbed.lanes.budget import dollars
 from flowbed.lanes.choice import format_duration
@@ -247,7 +248,7 @@ def show_spending(by: str, spent: Sequence[Spent]) -> None:
 def _named(by: str, name: str) -> str:
     if by == "lane" and name == UNANSWERED:
         return f"{name} (perhaps billed)"
-    return name[:WIDEST] or "(no document: not needed any more, or perhaps billed)"
+    return visible(name)[:WIDEST] or "(no document: not needed any more, or perhaps billed)"
 
 
 def _part(each: Spent) -> str:

@@ -12,6 +12,8 @@ import orjson
 import stamina.instrumentation
 import structlog
 
+from flowbed.escaping import escape_json
+
 if TYPE_CHECKING:
     from collections.abc import Callable
     from typing import BinaryIO, TextIO
@@ -52,7 +54,7 @@ def configure(stream: TextIO, *, verbose: bool) -> None:
 
 
 def _line(value: Any, **_: Any) -> str:
-    return orjson.dumps(value, default=str).decode()
+    return escape_json(orjson.dumps(value, default=str).decode())
 
 
 class Log:
@@ -80,7 +82,8 @@ class Log:
         }
         if not self._lines:
             asyncio.get_running_loop().call_later(GATHERED, self.flush)
-        self._lines.append(orjson.dumps(line, option=orjson.OPT_APPEND_NEWLINE))
+        written = orjson.dumps(line, option=orjson.OPT_APPEND_NEWLINE)
+        self._lines.append(written if written.isascii() else escape_json(written.decode()).encode())
 
     def flush(self) -> None:
         """Write the buffered lines."""
