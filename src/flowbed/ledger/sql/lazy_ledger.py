@@ -46,6 +46,7 @@ if TYPE_CHECKING:
 Value = TypeVar("Value")
 
 NONE: Mapping[str, Any] = MappingProxyType({})
+WRITABLE = "mode=rw"
 BUSY_SECONDS = 30.0  # the full ledger waits for writers as long
 _ETAGS = (
     "SELECT id, etag FROM documents WHERE source = :source AND id IN (SELECT value FROM json_each(:names))"
@@ -68,9 +69,10 @@ class LazyLedger:
     files: Files
     jobs: Jobs
 
-    def __init__(self, location: str, *, id: str) -> None:  # noqa: A002 - the protocol's word
+    def __init__(self, location: str, *, id: str, access: str = WRITABLE) -> None:  # noqa: A002 - the protocol's word
         """Take what `find_ledger` has read; nothing is opened yet."""
         self.location, self.id = location, id
+        self._access = access
         self._ledger: Ledger | None = None
         self._reader: sqlite3.Connection | None = None
         self._reading = threading.Lock()
@@ -91,7 +93,7 @@ class LazyLedger:
             from flowbed.ledger.sql.ledger import SqlLedger
             from flowbed.ledger.sql.sqlite import Sqlite
 
-            self._ledger = SqlLedger(Database(Sqlite(self.location)), id=self.id)
+            self._ledger = SqlLedger(Database(Sqlite(self.location, access=self._access)), id=self.id)
         return self._ledger
 
     async def overview(self) -> Overview:
@@ -114,7 +116,7 @@ class LazyLedger:
     def _transact(self, work: Callable[[Query], Value]) -> Value:
         with self._reading:
             if self._reader is None:
-                uri = f"{Path(self.location).absolute().as_uri()}?mode=rw"
+                uri = f"{Path(self.location).absolute().as_uri()}?{self._access}"
                 self._reader = sqlite3.connect(
                     uri, uri=True, timeout=BUSY_SECONDS, isolation_level=None, check_same_thread=False
                 )
@@ -170,13 +172,27 @@ def find_ledger(url: str, *, folder: Path) -> LazyLedger | None:
     """Return the ledger at `url` if it is in SQLite and its schema is the newest, else None: call `open_ledger`."""
     path = url.removeprefix("sqlite:///")
     file = folder / path
-    if "://" in path or not all(os.access(each, os.R_OK | os.W_OK) for each in (file, file.parent)):
+    if "://" in path or not os.access(file, os.R_OK):
         return None
-    uri = f"{file.absolute().as_uri()}?mode=rw"
-    try:
-        with contextlib.closing(sqlite3.connect(uri, uri=True, isolation_level=None)) as connection:
-            (revision,) = connection.execute(f"SELECT version_num FROM {VERSION_TABLE}").fetchone()  # noqa: S608
-            (id_,) = connection.execute("SELECT value FROM facts WHERE name = 'id'").fetchone()
-    except (sqlite3.Error, TypeError):  # not a ledger, or an incomplete one: `open_ledger` says which
-        return None
-    return LazyLedger(str(file), id=str(id_)) if revision == HEAD else None
+    for access in accesses(file):
+        try:
+            with contextlib.closing(
+                sqlite3.connect(f"{file.absolute().as_uri()}?{access}", uri=True, isolation_level=None)
+            ) as connection:
+                (revision,) = connection.execute(f"SELECT version_num FROM {VERSION_TABLE}").fetchone()  # noqa: S608
+                (id_,) = connection.execute("SELECT value FROM facts WHERE name = 'id'").fetchone()
+        except (sqlite3.Error, TypeError):  # not a ledger, or an incomplete one: `open_ledger` says which
+            continue
+        return LazyLedger(str(file), id=str(id_), access=access) if revision == HEAD else None
+    return None
+
+
+def accesses(file: Path) -> tuple[str, ...]:
+    """Return the ways to open a file, as parameters of SQLite's URI, in the order to try.
+
+    Where nothing can be written, a reader cannot create the index of the log either. SQLite then reads a file that
+    nobody changes without its log.
+    """
+    if all(os.access(each, os.W_OK) for each in (file, file.parent)):
+        return (WRITABLE,)
+    return ("mode=ro", "mode=ro&immutable=1")

@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from flowbed.ledger.sql.database import Change, Lock, Row
 
 MEMORY = ":memory:"
+CREATING, READ_ONLY = "mode=rwc", "mode=ro"
 
 _BUSY_SECONDS = 30.0  # longer than any of our transactions, shorter than anyone's patience
 _CACHE_KIB = 16 * 1024  # per connection; holds the upper levels of every index of ten million chunks
@@ -67,9 +68,10 @@ class Sqlite:
 
     pauses: Sequence[float] = ()
 
-    def __init__(self, location: str) -> None:
-        """Take the path of a file, or `:memory:`."""
+    def __init__(self, location: str, *, access: str = CREATING) -> None:
+        """Take the path of a file, or `:memory:`; `access` are the parameters of SQLite's URI of the file."""
         self.location = location
+        self._access = access
         self._statements: WeakKeyDictionary[Change, tuple[list[str], sa.Select[Any], sa.Update]] = (
             WeakKeyDictionary()
         )
@@ -82,11 +84,13 @@ class Sqlite:
     def open_engine(self) -> sa.Engine:
         """Create an engine with one connection per thread."""
         if self.location == MEMORY:
-            engine = sa.create_engine("sqlite://", creator=lambda: _connect(MEMORY), poolclass=StaticPool)
+            engine = sa.create_engine(
+                "sqlite://", creator=lambda: _connect(MEMORY, CREATING), poolclass=StaticPool
+            )
         else:
             engine = sa.create_engine(
                 "sqlite://",
-                creator=lambda: _connect(self.location),
+                creator=lambda: _connect(self.location, self._access),
                 poolclass=QueuePool,
                 pool_size=self.writers + self.readers,
                 max_overflow=0,
@@ -200,11 +204,14 @@ def _statements(change: Change) -> tuple[list[str], sa.Select[Any], sa.Update]:
     return list(selected), sa.select(*map(sa.func.json_group_array, inner.c)), write
 
 
-def _connect(location: str) -> sqlite3.Connection:
+def _connect(location: str, access: str) -> sqlite3.Connection:
+    name = MEMORY if location == MEMORY else f"{Path(location).absolute().as_uri()}?{access}"
     # The driver's own transactions (isolation_level) begin too late and end at DDL: `_begin` begins them instead.
     connection = sqlite3.connect(
-        location, timeout=_BUSY_SECONDS, isolation_level=None, check_same_thread=False
+        name, uri=location != MEMORY, timeout=_BUSY_SECONDS, isolation_level=None, check_same_thread=False
     )
+    if access.startswith(READ_ONLY):
+        return connection
     try:
         use_write_ahead_log(connection, patience=_BUSY_SECONDS, log_bytes=_WAL_KEPT)
         for setting in (
