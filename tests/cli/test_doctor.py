@@ -739,3 +739,16 @@ def test_doctor_large_collection_finds_duplicate_and_invalid_ids(
     carry_out(finding["fix"], flowbed)
     assert flowbed("doctor", "--json").json["findings"] == []
     assert_same(contents_of(patient.folder), healthy)
+
+
+def test_doctor_local_model_that_is_not_installed_is_named_with_the_command(
+    project: Path, flowbed: Call, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HF_HUB_CACHE", str(project / "nothing"))
+    monkeypatch.setenv("FLOWBED_MODEL", "onnx:some-team/some-model")
+    (project / "flowbed.toml").write_text("")
+    called = flowbed("doctor", "--json")
+    (finding,) = called.json["findings"]
+    assert (called.status, finding["check"], finding["severity"]) == (1, "model", "error")
+    assert finding["what"].startswith("model some-team/some-model was not found")
+    assert finding["fix"].endswith("hf download some-team/some-model")

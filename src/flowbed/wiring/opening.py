@@ -111,5 +111,21 @@ def doctor_context(
         store_path=context.store.url if path is None else str(path),
         free_bytes=lambda: psutil.disk_usage(str(path or folder)).free,
         cache_fault=lambda: cache_damage(vector_file),
+        missing_model=lambda: _missing_model(context, config.model),
         ledger_fault=lambda: "" if file is None else damage_of(file),
     )
+
+
+def _missing_model(context: RunContext, model: str) -> tuple[str, str] | None:
+    """Return what is said about a local model that is not installed, and the command that installs it."""
+    if model.partition(":")[0] != "onnx":
+        return None  # opening others may take seconds, or need a network
+    from flowbed.embedding.local.weights import NotInstalled
+
+    try:
+        context.embedder()
+    except NotInstalled as error:
+        return str(error).partition("\n")[0].removesuffix(":"), error.command
+    except Misconfigured:
+        return None  # a run says it
+    return None

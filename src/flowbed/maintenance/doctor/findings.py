@@ -47,7 +47,8 @@ class DoctorContext(RunContext):
     `store_path` is the path of a store in a folder, otherwise its URL; `private_paths` are what only
     the owner may read. `free_bytes` returns the free space of the disk,
     `cache_fault` why the vector cache cannot be read, and `ledger_fault` what is damaged in the ledger's file; an empty
-    text where nothing is.
+    text where nothing is. `missing_model` returns what is said about a local model that is not installed, and the
+    command that installs it.
     """
 
     store_path: str
@@ -55,6 +56,7 @@ class DoctorContext(RunContext):
     free_bytes: Callable[[], int]
     cache_fault: Callable[[], str]
     ledger_fault: Callable[[], str]
+    missing_model: Callable[[], tuple[str, str] | None]
 
 
 # A check takes the narrowest context that it needs, and yields what it finds.

@@ -81,6 +81,13 @@ async def _keys(context: Context) -> AsyncIterator[Finding]:
         )
 
 
+@check("model")
+async def _model(context: DoctorContext) -> AsyncIterator[Finding]:
+    if missing := await asyncio.to_thread(context.missing_model):
+        what, command = missing
+        yield Finding(severity="error", subject="model", what=what, fix=command)
+
+
 @check("disk")
 async def _disk(context: DoctorContext) -> AsyncIterator[Finding]:
     if (free := context.free_bytes()) < FREE_BYTES:
