@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from flowbed import errors
     from flowbed.bed import Flowbed, aopen
-    from flowbed.blocking import open  # noqa: A004 - read as `flowbed.open`
+    from flowbed.blocking import open, pull  # noqa: A004 - read as `flowbed.open`
     from flowbed.records import Chunk, Document, Hit, Plan, Report
 
     __version__: str
@@ -24,6 +24,7 @@ __all__ = [
     "aopen",
     "errors",
     "open",
+    "pull",
 ]
 
 # Resolved on first use, so that `import flowbed` costs milliseconds and loads no vendor's package.
@@ -36,6 +37,7 @@ _HOMES = {
     "Report": "flowbed.records",
     "aopen": "flowbed.bed",
     "open": "flowbed.blocking",
+    "pull": "flowbed.blocking",
 }
 
 

@@ -35,6 +35,7 @@ if TYPE_CHECKING:
     from flowbed.pipeline.producer_deltas import DeltasAdded
     from flowbed.pipeline.rollback import Released
     from flowbed.publish import PublishContext, PublishReport
+    from flowbed.publish.chroma.pull import Pulled, StorageMode
     from flowbed.publish.records import Record
     from flowbed.records import Hit, Plan, Report, SearchResults, Status
     from flowbed.records.precomputed import Ingested, PrecomputedRows
@@ -498,6 +499,22 @@ class Flowbed(OpenProject):
         return await publish(
             configured(self.settings), self._publish_context, collection, reconcile=reconcile
         )
+
+    async def pull(
+        self, collection: str, directory: str | Path, *, mode: StorageMode | None = None
+    ) -> Pulled:
+        """Download the current Chroma snapshot of a collection into `directory`/VERSION, checked, and whole or absent.
+
+        `mode` is where it comes from: the store (`s3`), a shared file system (`efs`), or `auto`. Default: the variable
+        `CHROMADB_STORAGE_MODE`, or `auto`. Open the `path` of the result with `chromadb.PersistentClient`.
+
+        Raises:
+            NotFound: nothing is published.
+            Misconfigured: the mode cannot be used.
+        """
+        from flowbed.wiring.publications import pull_snapshot
+
+        return await pull_snapshot(self.folder, collection, Path(directory), mode=mode, store=None)
 
     async def publications(self) -> list[Record]:
         """List what was published last, by publication and collection; no server is asked."""

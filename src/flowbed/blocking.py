@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from flowbed.pipeline.producer_deltas import DeltasAdded
     from flowbed.pipeline.rollback import Released
     from flowbed.publish import PublishReport
+    from flowbed.publish.chroma.pull import Pulled, StorageMode
     from flowbed.publish.records import Record
     from flowbed.records import Hit, Plan, Report, SearchResults, Status
     from flowbed.records.precomputed import Ingested, PrecomputedRows
@@ -393,6 +394,18 @@ class Blocking:
         """
         return self._wait(self._bed.publish(collection, reconcile=reconcile))
 
+    def pull(self, collection: str, directory: str | Path, *, mode: StorageMode | None = None) -> Pulled:
+        """Download the current Chroma snapshot of a collection into `directory`/VERSION, checked, and whole or absent.
+
+        `mode` is where it comes from: the store (`s3`), a shared file system (`efs`), or `auto`. Default: the variable
+        `CHROMADB_STORAGE_MODE`, or `auto`. Open the `path` of the result with `chromadb.PersistentClient`.
+
+        Raises:
+            NotFound: nothing is published.
+            Misconfigured: the mode cannot be used.
+        """
+        return self._wait(self._bed.pull(collection, directory, mode=mode))
+
     def publications(self) -> list[Record]:
         """List what was published last, by publication and collection; no server is asked."""
         return self._wait(self._bed.publications())
@@ -440,3 +453,25 @@ def open(folder: str | Path = ".") -> Blocking:  # noqa: A001 - read as `flowbed
         Misconfigured: its settings are invalid, or its store belongs to another ledger.
     """
     return Blocking(Path(folder))
+
+
+def pull(
+    collection: str,
+    directory: str | Path,
+    *,
+    store: str | None = None,
+    mode: StorageMode | None = None,
+    folder: str | Path = ".",
+) -> Pulled:
+    """Download the current Chroma snapshot of a collection, as `Blocking.pull` does, without a ledger.
+
+    `store` is where it is published; default: the store of the project in `folder`, or the bucket in
+    `CHROMADB_BUCKET`.
+
+    Raises:
+        NotFound: nothing is published.
+        Misconfigured: the store or the mode cannot be used.
+    """
+    from flowbed.wiring.publications import pull_snapshot
+
+    return asyncio.run(pull_snapshot(Path(folder), collection, Path(directory), mode=mode, store=store))

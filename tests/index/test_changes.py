@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from flowbed.errors import NotFound
-from flowbed.index.changes import changes
 from flowbed.index.compaction import compact
+from flowbed.index.versions.changes import changes
 from flowbed.index.versions.history import restore
 from flowbed.index.versions.retention import NOTHING
 
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from tests.index.conftest import Bench
 
     from flowbed.index.active_space import Live
-    from flowbed.index.changes import Changes
+    from flowbed.index.versions.changes import Changes
 
 
 async def live_of(bench: Bench) -> Live:

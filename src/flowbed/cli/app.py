@@ -12,7 +12,7 @@ from flowbed.cli import chroma, configure, dead_letters, keys, maintenance, runs
 from flowbed.cli.options import with_common
 from flowbed.cli.output import flush, note, say, say_json
 from flowbed.cli.project import DONE, FAILURES, INTERRUPTED, USAGE
-from flowbed.cli.publish import publish
+from flowbed.cli.publish import publish, pull
 from flowbed.cli.search import search
 from flowbed.cli.serve import serve
 from flowbed.cli.simulate import simulate
@@ -31,6 +31,7 @@ COMMANDS: Mapping[str, Command] = {
     "run": runs.run,
     "search": search,
     "publish": publish,
+    "pull": pull,
     "status": maintenance.status,
     "compact": maintenance.compact,
     "versions": maintenance.versions,

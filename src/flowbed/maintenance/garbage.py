@@ -17,6 +17,7 @@ from flowbed.lanes.batch.input import FOLDER
 from flowbed.lanes.precomputed_batches import decoded_batch_id
 from flowbed.maintenance.compare import known_collections, run_of, waiting_runs
 from flowbed.pipeline.staging import PLANS, expired_plans, read_plan
+from flowbed.publish.chroma.garbage import unneeded_snapshots
 from flowbed.records import Space, Status, batch_id, text_hash
 from flowbed.records.precomputed import is_precomputed
 
@@ -35,6 +36,7 @@ BATCHES = 1_000
 ORPHANS = 32
 
 DELTA, DATASET, BATCH, PLAN, SUBMISSION = "delta", "dataset", "batch file", "plan", "submission"
+SNAPSHOT = "snapshot"
 
 _BATCH = re.compile(r"batch_([0-9a-f]{64})\.(?:json(?:\.zst)?|arrow)")
 
@@ -57,10 +59,9 @@ async def find_garbage(
     """Find objects that nothing needs and that are older than `grace`."""
     before = context.clock() - grace // MICROSECOND
     for name in collections or await known_collections(context):
-        async for each in _deltas(context, name, before):
-            yield each
-        async for each in _datasets(context, name, before):
-            yield each
+        for find in (_deltas, _datasets, _snapshots):
+            async for each in find(context, name, before):
+                yield each
     if collections:
         return
     async for each in _batch_files(context, before):
@@ -173,6 +174,15 @@ async def _datasets(context: Context, collection: str, before: int) -> AsyncIter
                 objects=len(found),
                 orphan=True,
             )
+
+
+async def _snapshots(context: Context, collection: str, before: int) -> AsyncIterator[Garbage]:
+    """Find published snapshots that were replaced or never finished, and that no reader or publisher holds."""
+    found = unneeded_snapshots(
+        context.store, collection, now=context.clock(), before=before, dead=context.dead
+    )
+    async for each in found:
+        yield Garbage(kind=SNAPSHOT, key=each.key, bytes=each.bytes, objects=each.objects, why=each.why)
 
 
 async def _submissions(context: Context, before: int) -> AsyncIterator[Garbage]:

@@ -6,8 +6,19 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from flowbed.maintenance.compare import require_known
-from flowbed.maintenance.garbage import BATCH, DATASET, DELTA, GRACE, PLAN, SUBMISSION, Garbage, find_garbage
+from flowbed.maintenance.garbage import (
+    BATCH,
+    DATASET,
+    DELTA,
+    GRACE,
+    PLAN,
+    SNAPSHOT,
+    SUBMISSION,
+    Garbage,
+    find_garbage,
+)
 from flowbed.pipeline.staging import PLANS, drop_plans
+from flowbed.publish.chroma.garbage import delete_snapshot
 from flowbed.telemetry import GARBAGE_DELETED, GARBAGE_MARKED, reached
 
 if TYPE_CHECKING:
@@ -75,6 +86,8 @@ async def _delete(store: Store, page: Sequence[Garbage]) -> None:
     for each in page:
         if each.kind == PLAN:
             await drop_plans(store, [each.key.removeprefix(f"{PLANS}/")])
+        elif each.kind == SNAPSHOT:
+            await delete_snapshot(store, each.key)
         elif each.kind in {DATASET, SUBMISSION}:
             await _delete_below(store, each.key)
     keys = [each.key for each in page if each.kind in {DELTA, BATCH}]

@@ -5,6 +5,8 @@ from flowbed.settings.environment import (
     provider_options,
     share_counts,
     shared_counts,
+    snapshot_mode,
+    snapshot_store,
     store_options,
     traces_wanted,
 )
@@ -26,6 +28,8 @@ __all__ = [
     "serving",
     "share_counts",
     "shared_counts",
+    "snapshot_mode",
+    "snapshot_store",
     "store_options",
     "traces_wanted",
 ]

@@ -28,15 +28,20 @@ PROXY = {
     "proxy": ("HTTPS_PROXY", "https_proxy", "ALL_PROXY", "all_proxy"),
     "no_proxy": ("NO_PROXY", "no_proxy"),
 }
+# Variables of existing deployments that read Chroma snapshots.
+STORAGE_MODE, MOUNT, BUCKET = "CHROMADB_STORAGE_MODE", "CHROMA_ROOT", "CHROMADB_BUCKET"
 # Either one sets where OpenTelemetry sends traces.
 TRACES = ("OTEL_EXPORTER_OTLP_ENDPOINT", "OTEL_EXPORTER_OTLP_TRACES_ENDPOINT")
 # prometheus_client reads it on import, so only the environment reaches a new process early enough.
 COUNTS = "PROMETHEUS_MULTIPROC_DIR"
 
 
-def store_options(config: Settings) -> dict[str, str]:
-    """Return the options of the store: `store_options`, completed for s3:// by the `AWS_*` variables."""
-    if not config.store.startswith("s3://"):
+def store_options(config: Settings, store: str = "") -> dict[str, str]:
+    """Return the options of the store: `store_options`, completed for s3:// by the `AWS_*` variables.
+
+    `store` is another address than the project's.
+    """
+    if not (store or config.store).startswith("s3://"):
         return config.store_options
     found = {
         option: next((os.environ[name] for name in names if os.environ.get(name)), "")
@@ -97,6 +102,19 @@ def shared_counts() -> str:
 def share_counts(folder: str) -> None:
     """Make the processes started from here count together in `folder`, unless the variable is already set."""
     os.environ.setdefault(COUNTS, folder)
+
+
+def snapshot_store(config: Settings) -> str:
+    """Return the store that snapshots are pulled from: the project's, or `CHROMADB_BUCKET` where it has the default."""
+    bucket = os.environ.get(BUCKET, "")
+    if not bucket or config.store != type(config)().store:
+        return config.store
+    return bucket if "://" in bucket else f"s3://{bucket}"
+
+
+def snapshot_mode() -> tuple[str, str]:
+    """Return the storage mode of readers of snapshots and the mount of mode `efs`, "" where the variable is not set."""
+    return os.environ.get(STORAGE_MODE, "").lower(), os.environ.get(MOUNT, "")
 
 
 def traces_wanted() -> bool:

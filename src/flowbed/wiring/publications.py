@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import asyncio
+from pathlib import Path
 from typing import TYPE_CHECKING
 
+from flowbed import settings
+from flowbed.errors import Misconfigured
 from flowbed.publish import PublishContext
 from flowbed.publish.due import Configured
+from flowbed.storage import open_store
 from flowbed.wiring import process
 
 if TYPE_CHECKING:
-    from pathlib import Path
-
     from flowbed.index.datasets import Datasets
+    from flowbed.publish.chroma.pull import Pulled
     from flowbed.settings import Settings
     from flowbed.storage import Store
 
@@ -41,3 +45,28 @@ def publish_context(name: str, *, hidden: Path, store: Store, datasets: Datasets
         worker=process.worker(),
         dead=process.dead,
     )
+
+
+async def pull_snapshot(
+    folder: Path, collection: str, directory: Path, *, mode: str | None, store: str | None
+) -> Pulled:
+    """Pull a snapshot with the settings of the project in `folder`, if there are any; no ledger is opened.
+
+    Raises:
+        NotFound: nothing is published.
+        Misconfigured: the mode is unknown, or the store cannot be used.
+    """
+    from flowbed.publish.chroma.pull import MODES, pull
+
+    config = await asyncio.to_thread(settings.read_settings, folder)
+    named, root = settings.snapshot_mode()
+    chosen = mode or named or "auto"
+    if chosen not in MODES:
+        raise Misconfigured(
+            f"storage mode {chosen!r} is unknown; choose {', '.join(MODES[:-1])} or {MODES[-1]}"
+        )
+    url = store or settings.snapshot_store(config)
+    opened = await asyncio.to_thread(
+        open_store, url, folder=folder, options=settings.store_options(config, url)
+    )
+    return await pull(opened, collection, directory, mode=chosen, root=Path(root) if root else None)

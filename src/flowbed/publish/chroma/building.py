@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
 
     from flowbed.index.active_space import Live
-    from flowbed.index.changes import Changes
+    from flowbed.index.versions.changes import Changes
     from flowbed.publish import PublishContext
     from flowbed.publish.chroma import SnapshotFile
 

@@ -7,8 +7,8 @@ from importlib.metadata import PackageNotFoundError, version
 from typing import TYPE_CHECKING
 
 from flowbed.errors import Conflict, Misconfigured, NotFound, Rejected, Transient
-from flowbed.index.changes import changes
 from flowbed.index.versions import state
+from flowbed.index.versions.changes import changes
 from flowbed.publish import Published, checked_options
 from flowbed.publish.chroma import (
     complete_snapshots,
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from flowbed.index.active_space import Live
-    from flowbed.index.changes import Changes
+    from flowbed.index.versions.changes import Changes
     from flowbed.publish import PublishContext
     from flowbed.publish.chroma import Pointer, Snapshot
 

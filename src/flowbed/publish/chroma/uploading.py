@@ -12,11 +12,13 @@ from flowbed.errors import Conflict, NotFound, Rejected, Transient
 from flowbed.publish.chroma import (
     FOLDER,
     LIST,
+    VERSION,
     Pointer,
     Snapshot,
     SnapshotFile,
     read_snapshot,
     snapshot_key,
+    snapshots_key,
     version_at,
 )
 from flowbed.publish.chroma.files import upload
@@ -50,16 +52,22 @@ def claims_key(collection: str) -> str:
 
 
 async def claim(context: PublishContext, collection: str, *, after: Pointer | None) -> Claim:
-    """Claim a name for a new snapshot that sorts after the current one."""
-    moment = context.clock()
-    if after is not None:
-        moment = max(moment, _moment(after.version) + 1)
+    """Claim a name for a new snapshot that sorts after the current one, and after all there are."""
+    store, moment = context.store, context.clock()
+    known = [each for each in await store.folders(snapshots_key(collection)) if VERSION.fullmatch(each)]
+    for each in [*known[-1:], *([after.version] if after is not None else [])]:
+        moment = max(moment, _moment(each) + 1)
     while True:
         version = version_at(moment)
         key = f"{claims_key(collection)}/{version}.json"
         try:
-            await context.store.create(key, canonical({"worker": context.worker, "since": moment}))
+            await store.create(key, canonical({"worker": context.worker, "since": moment}))
         except Conflict:
+            moment += 1
+            continue
+        # A claim is deleted with the end of its publication: the name may be taken nevertheless.
+        if [each async for each in store.list(snapshot_key(collection, version))]:
+            await store.delete([key])
             moment += 1
             continue
         reached(SNAPSHOT_CLAIMED, collection=collection, version=version)

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from flowbed.index.samples import nearest, sample
+from flowbed.index.versions.samples import nearest, sample
 from flowbed.publish.chroma.children import Damaged, ask
 from flowbed.publish.chroma.rows import chroma_metadata
 
@@ -17,8 +17,8 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-    from flowbed.index.changes import Changes
-    from flowbed.index.samples import Sampled
+    from flowbed.index.versions.changes import Changes
+    from flowbed.index.versions.samples import Sampled
     from flowbed.records import Scalar
 
 ROWS = 16  # changed rows, and as many of all rows

@@ -7,9 +7,9 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from flowbed.index.changes import ALIVE, SHOWN
 from flowbed.index.native import row_ids_in
 from flowbed.index.search.row_cache import vectors_in
+from flowbed.index.versions.changes import ALIVE, SHOWN
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     import lance
     from numpy.typing import NDArray
 
-    from flowbed.index.changes import Changes
+    from flowbed.index.versions.changes import Changes
 
 PAGE = 16_384  # rows compared at a time: 25 MB of vectors at 384 dimensions
 
