@@ -16,7 +16,7 @@ from flowbed.embedding.cache.memory import VectorMemory
 from flowbed.errors import Misconfigured
 from flowbed.lanes.budget import Budget
 from flowbed.lanes.realtime import embed
-from flowbed.lanes.retries import REFUSALS
+from flowbed.lanes.retries import CONFIRMATIONS, REFUSALS
 from flowbed.records import text_hash
 from flowbed.testing.embedder import seeded
 from flowbed.testing.simulators import Fault, OpenAI, Simulator, running
@@ -139,12 +139,12 @@ async def test_embed_bad_neighbours_cost_few_requests(tmp_path: Path, status: in
 
 @pytest.mark.parametrize("status", [500, 503, 424])
 async def test_embed_provider_down_for_everybody_makes_no_dead_letter(tmp_path: Path, status: int) -> None:
-    """Its texts wait; one question is all that is asked besides the attempts, however many requests fail."""
+    """Its texts wait; one question, asked a few times, is all besides the attempts, however many requests fail."""
     texts = [f"text {number}" for number in range(320)]
     async with serving(lambda _: web.json_response({"error": "down"}, status=status)) as (server, options):
         outcome = await send(texts, tmp_path, **options)
     assert {kind for kind, _ in outcome.failures.values()} == {"transient"}
-    assert (len(outcome.failures), len(server.requests)) == (320, 10 * ATTEMPTS + 1)
+    assert (len(outcome.failures), len(server.requests)) == (320, 10 * ATTEMPTS + CONFIRMATIONS)
 
 
 async def test_embed_provider_that_asks_to_wait_is_busy(tmp_path: Path) -> None:

@@ -6,17 +6,14 @@ import asyncio
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-from flowbed.embedding.wrappers.billing import billed_to
 from flowbed.errors import Error, Transient
 from flowbed.lanes.budget import Payment
+from flowbed.lanes.calls import call
+from flowbed.lanes.retries import CONFIRMATIONS
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
-
-    from flowbed.embedding import Embedder
     from flowbed.embedding.cache.cached import Cached
     from flowbed.lanes.budget import Budget
-    from flowbed.records import Embedded
 
 # A text that no provider refuses. It is sent where no other text was answered meanwhile, and ends in digits of the text
 # in doubt, so that nothing is ever sent twice.
@@ -57,7 +54,8 @@ class Health:
             payment, billed = Payment(budget, [cost]), 0
             try:
                 # Past the cache, which would keep it.
-                answer = await ask([text], embedder.wrapped, payment)
+                # More than once: a connection may end for what was sent before.
+                answer = await call([text], embedder.wrapped, payment, CONFIRMATIONS)
             except Error as error:
                 self._fault, self._fault_at = error, self.answered
                 return error, [size] * payment.lost
@@ -67,22 +65,3 @@ class Health:
                 return None, [billed]
             finally:
                 payment.settle(billed * embedder.price / 1e6)
-
-
-async def ask(texts: Sequence[str], embedder: Embedder, payment: Payment) -> Embedded:
-    """Send a request once, and pay for it if it may be billed though it failed.
-
-    Raises:
-        Transient, Rejected, Misconfigured: as the embedder does.
-    """
-    payment.send()
-    try:
-        with billed_to(payment):
-            return await embedder.embed(texts, purpose="document")
-    except Error as error:
-        if error.perhaps_billed:
-            payment.lose()
-        raise
-    except asyncio.CancelledError:
-        payment.lose()
-        raise

@@ -5,18 +5,17 @@ from __future__ import annotations
 import asyncio
 import time
 from dataclasses import dataclass
-from itertools import count
 from math import inf
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Final, Protocol
 
 import numpy as np
-import stamina
 
 from flowbed.embedding.token_counts import share_tokens
 from flowbed.errors import Error, Misconfigured, Rejected, Transient
 from flowbed.lanes.budget import Budget, Payment
-from flowbed.lanes.health import Health, ask
+from flowbed.lanes.calls import call
+from flowbed.lanes.health import Health
 from flowbed.lanes.outcome import Outcome, Paid
 from flowbed.lanes.requests import cut
 from flowbed.lanes.retries import (
@@ -24,10 +23,6 @@ from flowbed.lanes.retries import (
     CONFIRMATIONS,
     REFUSALS,
     RETRY_AFTER_MAX,
-    WAIT_FIRST,
-    WAIT_MOST,
-    report_retry,
-    wait,
 )
 from flowbed.telemetry import PROGRESS, reached
 
@@ -36,7 +31,6 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-    from flowbed.embedding import Embedder
     from flowbed.embedding.cache.cached import Cached
     from flowbed.records import Embedded
 
@@ -156,7 +150,7 @@ class _Lane:
         some, payment, billed = part.keys[:fitting], Payment(budget, costs[:fitting]), 0
         since = self.health.answered
         try:
-            answer = await _call([self.texts[key] for key in some], self.embedder, payment, part.tries)
+            answer = await call([self.texts[key] for key in some], self.embedder, payment, part.tries)
             billed = answer.tokens
             self.health.answered += 1
             _keep(some, answer, self.planned, self.outcome)
@@ -285,22 +279,3 @@ def _retry_later(error: Transient | Misconfigured) -> str:
     if isinstance(error, Misconfigured) or error.retry_after is None or error.retry_after <= RETRY_AFTER_MAX:
         return ""
     return f"{error}; it asks to be tried again in {error.retry_after / 60:.0f} minutes"
-
-
-async def _call(texts: Sequence[str], embedder: Embedder, payment: Payment, attempts: int) -> Embedded:
-    """Send a request, up to so many times; each attempt that may be billed is paid for."""
-    tries = count(1)
-
-    def again(error: Exception) -> bool | float:
-        if not isinstance(error, Transient) or not payment.reserve():
-            return False
-        seconds = wait(error, next(tries))
-        report_retry(error, seconds)
-        return seconds
-
-    async for attempt in stamina.retry_context(
-        on=again, attempts=attempts, timeout=None, wait_initial=WAIT_FIRST, wait_max=WAIT_MOST
-    ):
-        with attempt:
-            return await ask(texts, embedder, payment)
-    raise AssertionError("unreachable: the last attempt raises")

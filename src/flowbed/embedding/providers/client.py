@@ -254,7 +254,9 @@ class RemoteEmbedder:
         except Error as error:
             error.args = (f"{self._provider.label}: {error}",)
             error.perhaps_billed = True
-            error.perhaps_input = isinstance(error, Transient)
+            error.perhaps_input = True
+            if isinstance(error, Rejected) and len(error.inputs) == len(texts) > 1:
+                error.inputs = ()  # one text may have spoilt the vectors of all
             raise
         tokens = read.tokens
         if tokens is None:
