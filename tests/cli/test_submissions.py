@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import shutil
 import sys
 from typing import TYPE_CHECKING, Any
@@ -295,7 +296,9 @@ class TestDoctor:
         assert self.findings(flowbed) == {}
         later(monkeypatch, 6.5 * 3_600)
         found = self.findings(flowbed)["submissions"]
-        assert f"its deadline was 30 min ago, and {PAGES} of {PAGES} texts have no result" in found["what"]
+        # At least 30 minutes: a busy machine adds its own.
+        expected = rf"its deadline was [345]\d(\.\d)? min ago, and {PAGES} of {PAGES} texts have no result"
+        assert re.search(expected, found["what"])
         assert flowbed(*found["fix"].split()[1:]).status == 0
         assert self.findings(flowbed) == {}
 
