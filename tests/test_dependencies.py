@@ -8,7 +8,6 @@ from pathlib import Path
 import pytest
 from packaging.requirements import Requirement
 from packaging.version import Version
-
 from tests.support.lowest_versions import lowest
 
 ROOT = Path(__file__).parent.parent
@@ -44,8 +43,6 @@ def test_lowest_versions_dependency_without_a_bound_is_refused() -> None:
 
 
 def test_lowest_versions_of_the_project_names_each_dependency_once() -> None:
-    found = lowest(TEXT)
-    assert len(found) == len({each.split("==")[0] for each in found})
-    assert {each.name.lower() for each in INSTALLED} - {each.split("==")[0].split("[")[0].lower() for each in found} <= {
-        "sentence-transformers"
-    }
+    found = [each.split("==")[0].split("[")[0].lower() for each in lowest(TEXT)]
+    assert len(found) == len(set(found))
+    assert {each.name.lower() for each in INSTALLED} - set(found) <= {"sentence-transformers"}
