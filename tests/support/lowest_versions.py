@@ -26,7 +26,9 @@ def lowest(pyproject: str) -> list[str]:
     for each in wanted:
         match = LOWER.match(each)
         if match is None:
-            raise ValueError(f"{each!r} has no lower bound: write 'name>=version', the oldest version that is tested")
+            raise ValueError(
+                f"{each!r} has no lower bound: write 'name>=version', the oldest version that is tested"
+            )
         found.append(f"{match['name']}{match['extra'] or ''}=={match['version']}")
     return found
 
