@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from flowbed.chunking import Rules, chunk
 from flowbed.chunking.passages import CHARACTERS_PER_TOKEN
 from flowbed.chunking.pieces import LONGEST_BLOCK, places
-from flowbed.errors import Rejected
+from flowbed.errors import Misconfigured, Rejected
 from flowbed.records import Chunk, Document
 
 if TYPE_CHECKING:
@@ -126,3 +126,29 @@ def test_places_cut_any_text_into_bounded_pieces(text: str, times: int) -> None:
     found = [0, *places(text, 0, len(text)), len(text)]
     gaps = [after - before for before, after in pairwise(found)]
     assert not text or (min(gaps) >= 0 and max(gaps) <= LONGEST_BLOCK + 32)
+
+
+def test_markdown_that_is_no_longer_wanted_ends_while_it_is_parsed() -> None:
+    """Parsing a document of many blocks asks now and then whether it should go on."""
+
+    class LeftError(Exception):
+        pass
+
+    counted: list[str] = []
+
+    def count(text: str) -> int:
+        counted.append(text)
+        raise LeftError
+
+    with pytest.raises(LeftError):
+        made("- a\n" * 100_000, "markdown", count)
+    assert counted == [""]
+
+
+@pytest.mark.parametrize(
+    "capacity", [15, 10_000_001, 10**400, 10**5_000], ids=["15", "ten million", "400 digits", "5,000"]
+)
+def test_capacity_beyond_its_limits_is_misconfigured(capacity: int) -> None:
+    """A capacity that no splitter takes is refused with its limits, however large it is."""
+    with pytest.raises(Misconfigured, match="must be 16 to 10,000,000"):
+        Rules(source="s", collections=("s",), capacity=capacity)

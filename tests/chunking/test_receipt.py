@@ -232,3 +232,12 @@ def test_many_blank_lines_keep_their_neighbours() -> None:
     ]
     first, last = chunked(receipt(lines=lines))
     assert (first.metadata["next"], last.metadata["previous"]) == ("T20000", "T0")
+
+
+def test_more_neighbours_than_words_are_all_words() -> None:
+    """A number of neighbours without end takes as many steps as there are words."""
+    all_of_it = Rules(source="scans", collections=("lines", "words"), neighbours=2**62)
+    assert [part.sent for part in chunked(receipt(), all_of_it)][2:] == [
+        "SHOP",
+        *(f"{text} (GRAND TOTAL 7.80)" for text in ("GRAND", "TOTAL", "7.80")),
+    ]

@@ -219,3 +219,19 @@ def test_byte_order_mark_in_the_file_is_ignored(project: Path) -> None:
     add_source(project, "notes", kind="files", location="docs", collection=None, options={})
     assert read_settings(project).sources["notes"].location == "docs"
     assert "# small" in (project / "flowbed.toml").read_text("utf-8")
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        pytest.param("model = 5".encode("utf-16"), id="utf-16"),
+        pytest.param(b"concurrency = 1" + b"0" * 5_000, id="5,000 digits"),
+        pytest.param(b"model = " + b"[" * 5_000 + b"]" * 5_000, id="nested"),
+        pytest.param(b"model = \x00", id="nul"),
+    ],
+)
+def test_file_that_no_parser_takes_is_misconfigured(project: Path, content: bytes) -> None:
+    """A file that is no TOML is refused by name, whatever is in it."""
+    (project / "flowbed.toml").write_bytes(content)
+    with pytest.raises(Misconfigured, match=r"flowbed\.toml is not valid TOML"):
+        read_settings(project)

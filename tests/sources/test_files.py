@@ -279,6 +279,7 @@ async def test_old_file_is_identified_by_its_stamp(tmp_path: Path) -> None:
     [
         pytest.param({"inclde": "*.md"}, "its options are: include, exclude", id="unknown"),
         pytest.param({"max_bytes": "many"}, "'max_bytes'.*an integer above 0", id="number"),
+        pytest.param({"max_bytes": "9" * 5_000}, "'max_bytes'.*an integer above 0", id="digits"),
         pytest.param({"max_bytes": 0}, "'max_bytes'.*an integer above 0", id="zero"),
         pytest.param({"title": "first"}, "'title'.*one of: none, name", id="choice"),
         pytest.param({"include": 3}, "'include'.*a list", id="list"),

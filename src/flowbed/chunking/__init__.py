@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 from flowbed.chunking.metadata import require_scalar
 from flowbed.errors import Misconfigured
 from flowbed.records import canonical
+from flowbed.records.values import shown
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -22,6 +23,9 @@ REVISION = 2
 
 # Fewer tokens are only a few words, which search cannot find, and a title would get less than a word.
 LEAST_CAPACITY = 16
+
+# No model takes a hundredth of it; a splitter counts in native integers, which have limits.
+MOST_CAPACITY = 10_000_000
 
 # Loaded by name, so that listing and submitting never import a splitter or a parser.
 KINDS = {
@@ -47,10 +51,12 @@ class Rules:
 
     def __post_init__(self) -> None:
         """Reject rules that cannot give sensible chunks."""
-        if self.capacity < LEAST_CAPACITY:
-            raise Misconfigured(f"capacity is {self.capacity} tokens; it must be {LEAST_CAPACITY} or more")
+        if not LEAST_CAPACITY <= self.capacity <= MOST_CAPACITY:
+            raise Misconfigured(
+                f"capacity is {shown(self.capacity)} tokens; it must be {LEAST_CAPACITY} to {MOST_CAPACITY:,}"
+            )
         if self.neighbours < 0:
-            raise Misconfigured(f"neighbours is {self.neighbours}; it must be 0 or more")
+            raise Misconfigured(f"neighbours is {shown(self.neighbours)}; it must be 0 or more")
         if not self.collections:
             raise Misconfigured(f"source {self.source!r} names no collection")
 

@@ -23,6 +23,7 @@ from flowbed.chunking.passages import (
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
 
+    from markdown_it.rules_block import StateBlock
     from markdown_it.token import Token
 
     from flowbed.chunking import Rules
@@ -36,6 +37,10 @@ ATTRIBUTES = re.compile(r"\{[#.:]")
 
 # A longer heading is text that happens to be underlined; a path of such headings would not fit into a chunk.
 LONGEST_HEADING = 200
+
+
+# Blocks that are parsed within some milliseconds.
+TURN = 256
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,19 +57,22 @@ def chunk_markdown(document: Document, rules: Rules, count: Callable[[str], int]
     """Split a Markdown document into chunks, each with the path of its headings."""
     from semantic_text_splitter import MarkdownSplitter  # heavy; not needed to list or submit work
 
+    def turn() -> None:
+        count("")  # which raises where the work is no longer wanted
+
     def divide(capacity: int, count: Callable[[str], int]) -> list[tuple[Passage, str]]:
         def split(text: str, capacity: int, measure: Measure) -> list[tuple[int, str]]:
             return MarkdownSplitter.from_callback(measure, capacity).chunk_indices(text)
 
-        cuts, headings = outline(document.text)
+        cuts, headings = outline(document.text, turn)
         found = passages(document.text, cuts, capacity, count, split)
         return list(zip(found, heading_paths(document.text, found, headings), strict=True))
 
     return assemble(document, rules, count, divide)
 
 
-def outline(text: str) -> tuple[list[Cut], list[Heading]]:
-    """Find the places where Markdown can be cut, and its headings.
+def outline(text: str, turn: Callable[[], None]) -> tuple[list[Cut], list[Heading]]:
+    """Find the places where Markdown can be cut, and its headings; `turn` is called every TURN blocks.
 
     Every non-blank line is a place, ranked by the outermost block that begins there. The line after a heading is not:
     it stays with the heading, so that a heading without text joins the next one.
@@ -78,7 +86,7 @@ def outline(text: str) -> tuple[list[Cut], list[Heading]]:
     starts = [*line_starts(text), len(text)]
     headings: list[Heading] = []
     ranks: dict[int, int] = {}
-    tokens = _PARSER.parse(body)
+    tokens = _PARSER.parse(body, {"turn": turn, "blocks": 0})
     for position, token in enumerate(tokens):
         if token.map is None or token.type == "inline":
             continue
@@ -149,7 +157,17 @@ def _without_attributes(heading: str) -> str:
 
 def _parser() -> MarkdownIt:
     # Blocks only: parsing emphasis and links moves no cut, and would be most of the work.
-    return MarkdownIt("commonmark").enable("table").disable(["inline", "text_join"])
+    parser = MarkdownIt("commonmark").enable("table").disable(["inline", "text_join"])
+    parser.block.ruler.before("table", "turn", _take_turn)
+    return parser
+
+
+def _take_turn(state: StateBlock, _line: int, _end: int, _silent: bool) -> bool:
+    """Let a caller end the parsing of a document of megabytes, which takes minutes; this rule matches no block."""
+    state.env["blocks"] += 1
+    if state.env["blocks"] % TURN == 0:
+        state.env["turn"]()
+    return False
 
 
 _PARSER = _parser()

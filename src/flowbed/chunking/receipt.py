@@ -188,7 +188,7 @@ def _around(texts: Sequence[str]) -> list[dict[str, Scalar]]:
 
 def _with_neighbours(row: Sequence[str], place: int, rules: Rules, count: Callable[[str], int]) -> str:
     """Append as many words around a word as the capacity allows."""
-    for reach in range(rules.neighbours, 0, -1):
+    for reach in range(min(rules.neighbours, len(row)), 0, -1):
         around = [text for text in row[max(0, place - reach) : place + reach + 1] if text]
         if len(around) > 1:
             sent = f"{row[place]} ({' '.join(around)})"

@@ -135,7 +135,7 @@ def read_settings(folder: Path) -> Settings:
         tables = tomllib.loads(body.decode("utf-8-sig"))
     except FileNotFoundError:
         body, tables = b"", {}
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+    except (ValueError, RecursionError) as error:  # also bytes, numbers and depths that no parser takes
         raise Misconfigured(f"{path} is not valid TOML: {error}") from error
     except OSError as error:
         raise Misconfigured(f"{path} cannot be read: {error.strerror}") from error

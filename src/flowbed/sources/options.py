@@ -5,9 +5,14 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from flowbed.errors import Misconfigured
+from flowbed.records.values import shown
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
+
+
+# Of an integer of 64 bits; Python refuses those of thousands of digits.
+DIGITS = 19
 
 
 class SourceOptions:
@@ -54,7 +59,7 @@ class SourceOptions:
     def positive_integer(self, name: str, default: int) -> int:
         """Return an integer option above 0; the command line passes it as a string."""
         value = self._options.get(name, default)
-        if isinstance(value, str) and value.isdecimal():
+        if isinstance(value, str) and value.isdecimal() and len(value) <= DIGITS:
             value = int(value)
         if not isinstance(value, int) or isinstance(value, bool) or value < 1:
             raise self._wrong(name, "an integer above 0")
@@ -62,5 +67,5 @@ class SourceOptions:
 
     def _wrong(self, name: str, wanted: str) -> Misconfigured:
         return Misconfigured(
-            f"option {name!r} of a source of kind {self._kind!r} must be {wanted}, not {self._options[name]!r}"
+            f"option {name!r} of a source of kind {self._kind!r} must be {wanted}, not {shown(self._options[name])}"
         )

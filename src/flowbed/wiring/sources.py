@@ -10,6 +10,7 @@ from flowbed.errors import Misconfigured
 from flowbed.lanes.claims import WAITING
 from flowbed.pipeline import ConfiguredSource
 from flowbed.records.precomputed import is_precomputed, precomputed_source
+from flowbed.records.values import shown
 from flowbed.sources import open_source
 from flowbed.sources.locations import located
 from flowbed.sources.tombstones import RemovedSource
@@ -153,4 +154,4 @@ def _whole(value: object, key: str) -> int:
     try:
         return int(str(value))
     except ValueError:
-        raise Misconfigured(f"option {key} is {value!r}; it has to be a whole number") from None
+        raise Misconfigured(f"option {key} is {shown(value)}; it has to be a whole number") from None
