@@ -13,7 +13,7 @@ import pytest
 from tests.server.conftest import MODEL, call, with_embeddings
 
 from flowbed.errors import OutOfSpace
-from flowbed.records.serving import Health
+from flowbed.records.serving import Health, TierLimits
 from flowbed.server.app import create_app
 
 if TYPE_CHECKING:
@@ -202,6 +202,27 @@ async def test_gate_with_keys_requires_one_as_openai_or_azure_send_it(service: S
         assert (await call(app, "GET", path, headers={"host": "example.com"})).status == 200
     for path in ("/nowhere", "/v1/admin/cache", "/v1/embeddings", "/"):
         assert (await call(app, "GET", path)).status == 401
+
+
+async def test_gate_files_and_batches_count_as_requests_of_the_minute(service: Service) -> None:
+    from flowbed.services.quotas import QuotaService
+
+    quotas = QuotaService(
+        service.bed.ledger, tiers={"default": TierLimits(requests=3)}, clock=service.bed.clock
+    )
+    _, secret = await service.keys.create("two", secret=service.bed.secret)
+    app = create_app(replace(service, quotas=quotas))
+    form = b'--b\r\nContent-Disposition: form-data; name="purpose"\r\n\r\nuser_data\r\n--b\r\nContent-Disposition:'
+    form += b' form-data; name="file"; filename="x"\r\n\r\n\r\n--b--\r\n'
+    upload = {"authorization": f"Bearer {secret}", "content-type": "multipart/form-data; boundary=b"}
+    batch = {**upload, "content-type": "application/json"}
+    statuses = [(await call(app, "POST", "/v1/files", form, upload)).status for _ in range(2)]
+    statuses += [(await call(app, "POST", "/v1/batches", b"{}", batch)).status]
+    assert statuses == [200, 200, 400]
+    for path, body, headers in (("/v1/files", form, upload), ("/v1/batches", b"{}", batch)):
+        refused = await call(app, "POST", path, body, headers)
+        assert (refused.status, refused.refused()["code"]) == (429, "rate_limit_exceeded")
+    assert (await call(app, "GET", "/v1/files", headers=upload)).status == 200
 
 
 async def test_gate_reasons_of_failures_are_shown_to_admins_only(

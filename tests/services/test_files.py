@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from flowbed.errors import NotFound, Rejected
+from flowbed.ledger import FileRow
 from flowbed.services import files as module
 from flowbed.services.files import FileDescription, FileService
 
@@ -16,7 +17,6 @@ if TYPE_CHECKING:
 
     from tests.services.conftest import Project
 
-    from flowbed.ledger import FileRow
 
 DAY = 86_400
 
@@ -238,3 +238,58 @@ async def test_write_result_again_leaves_it_unchanged(files: FileService, projec
     again = await files.write("me", id="file-1", filename="out", pieces=pieces(b"other"), expires=0)
     assert first == again == await files.get("me", "file-1")
     assert await read(files, again) == b"text"
+
+
+async def test_create_file_beyond_the_number_of_an_owner_is_refused(
+    files: FileService, project: Project, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Empty files count; deleting one makes room."""
+    monkeypatch.setattr(module, "FILES_MOST", 3)
+    rows = [await send(files) for _ in range(3)]
+    with pytest.raises(Rejected, match="may have 3 files") as refused:
+        await send(files)
+    assert refused.value.code == "too_many_files"
+    assert len(await stored(project)) == 3
+    await send(files, owner="other")
+    await files.delete("", rows[0].id)
+    await send(files)
+
+
+async def test_create_files_at_once_stay_within_the_number_of_an_owner(
+    files: FileService, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "FILES_MOST", 3)
+    found = await asyncio.gather(*(send(files, b"text") for _ in range(9)), return_exceptions=True)
+    assert 1 <= sum(isinstance(each, FileRow) for each in found) <= 3
+    assert {type(each) for each in found} <= {FileRow, Rejected}
+
+
+async def test_create_files_at_once_must_fit_together_while_they_arrive(
+    files: FileService, project: Project
+) -> None:
+    """None of them may fill the disk before it is known to be too much."""
+    go = asyncio.Event()
+    arrived = 0
+
+    async def slowly() -> AsyncIterator[bytes]:
+        nonlocal arrived
+        yield b"x" * 400
+        arrived += 1
+        await go.wait()
+        yield b"x" * 100
+
+    message = FileDescription(purpose="user_data", filename="a")
+    tasks = [
+        asyncio.create_task(files.create("", slowly(), described=lambda: message, most=1_000))
+        for _ in range(5)
+    ]
+    async with asyncio.timeout(30):
+        while arrived + sum(task.done() for task in tasks) < 5:  # noqa: ASYNC110 - nothing says when
+            await asyncio.sleep(0.001)
+    assert arrived <= 2
+    go.set()
+    found = await asyncio.gather(*tasks, return_exceptions=True)
+    assert {getattr(each, "code", None) for each in found if isinstance(each, Rejected)} == {
+        "storage_limit_exceeded"
+    }
+    assert sum(isinstance(each, FileRow) for each in found) == arrived == len(await stored(project))

@@ -420,6 +420,10 @@ class Files(Protocol):
         """Sum the bytes of an owner's files that have not expired."""
         ...
 
+    async def count(self, owner: str, *, now: int) -> int:
+        """Count an owner's files that have not expired."""
+        ...
+
     async def remove(self, file: str) -> bool:
         """Remove a file; return whether it existed."""
         ...

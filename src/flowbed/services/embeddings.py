@@ -35,6 +35,7 @@ if TYPE_CHECKING:
 # From this many tokens, or numbers in vectors, work moves to a thread: less takes a few milliseconds, most of which the
 # hand-over would cost.
 LONG_TOKENS, LONG_NUMBERS = 10_000, 1_000_000
+CHARACTERS_A_TOKEN = 4  # of English text
 
 # No model has more; without a limit, padding could fill the memory with zeros.
 DIMENSIONS_MOST = 16_384
@@ -77,6 +78,12 @@ class EmbeddingService:
             _require_numbers(answering, embedded)
             # A repeated text is embedded once but counted every time, as OpenAI does.
             tokens = sum(embedded.counts) if embedded.counts else await _counted(answering, texts, most)
+        except asyncio.CancelledError:
+            # The caller left, but a provider may have been paid: leaving must not make requests free.
+            tokens = (
+                sum(map(model.embedder.count, texts)) if most < LONG_TOKENS else most // CHARACTERS_A_TOKEN
+            )
+            raise
         finally:
             self._quotas.settle(caller, held=most, tokens=tokens)
         self._models.uses.note(model.id, request.input_type, texts)

@@ -11,7 +11,7 @@ from flowbed.errors import NotFound, Rejected
 from flowbed.ledger import FileRow
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterable, AsyncIterator, Callable
+    from collections.abc import AsyncIterable, AsyncIterator, Callable, Sequence
 
     from flowbed.ledger import Files as FileRows
     from flowbed.storage import Store
@@ -24,6 +24,9 @@ PURPOSES = ("assistants", BATCH, "evals", "fine-tune", "user_data", "vision")
 FILE_BYTES, BATCH_BYTES = 512 * 2**20, 200 * 2**20
 KEPT_LEAST, KEPT_MOST = 3_600, 2_592_000  # seconds: an hour, and 30 days
 NAME_MOST = 255
+# Files of one owner: two batches an hour for 30 days, with input, output and errors, are half of it. Without a limit,
+# empty files would fill the ledger.
+FILES_MOST = 10_000
 # 144 bits of a secret: enough that ids cannot be guessed.
 ID = 24
 IDS = re.compile(r"[A-Za-z0-9_-]{1,80}")
@@ -50,6 +53,8 @@ class FileService:
         """Keep bytes in `store` and rows in the ledger; `clock` returns µs since 1970, `secret` 32 bytes as text."""
         self._store, self._rows = store, rows
         self._clock, self._secret = clock, secret
+        # Uploads in progress of each owner, and their bytes so far: several at once must fit together.
+        self._arriving: dict[str, list[_Measured]] = {}
         # Held while checking whether a file fits into its owner's storage.
         self._recording = asyncio.Lock()
 
@@ -63,14 +68,28 @@ class FileService:
     ) -> FileRow:
         """Store a file piece by piece; `described` is called after the upload, since form fields may follow the bytes.
 
-        The owner may keep `most` bytes in all. A rejected or interrupted upload leaves nothing behind.
+        The owner may keep `most` bytes in all, and `FILES_MOST` files. A rejected or interrupted upload leaves nothing
+        behind.
 
         Raises:
-            Rejected: the file exceeds the limit of its purpose or the owner's storage.
+            Rejected: the file exceeds the limit of its purpose or the owner's storage, or the owner has too many files.
         """
+        arriving = self._arriving.setdefault(owner, [])
+        measured = _Measured(pieces, arriving)
+        arriving.append(measured)
+        try:
+            return await self._create(owner, measured, described=described, most=most)
+        finally:
+            arriving.remove(measured)
+            if not arriving:
+                self._arriving.pop(owner, None)
+
+    async def _create(
+        self, owner: str, measured: _Measured, *, described: Callable[[], FileDescription], most: int | None
+    ) -> FileRow:
         id = new_id("file-", self._secret())  # noqa: A001 - the record's own field
-        room = None if most is None else _StorageLimit(most, await self._stored(owner))
-        measured = _Measured(pieces, room)
+        await self._require_few(owner, len(self._arriving[owner]))
+        measured.room = None if most is None else _StorageLimit(most, await self._stored(owner))
         try:
             await self._store.put(_key(id), measured)
             description = described()
@@ -95,10 +114,7 @@ class FileService:
             created=now,
             expires=0 if seconds is None else now + seconds * 1_000_000,
         )
-        if most is None:
-            await self._rows.create(row)
-        else:
-            await self._record(row, most)
+        await self._record(row, most)
         return row
 
     async def write(
@@ -190,12 +206,23 @@ class FileService:
     async def _stored(self, owner: str) -> int:
         return await self._rows.stored(owner, now=self._clock())
 
-    async def _record(self, row: FileRow, most: int) -> None:
+    async def _require_few(self, owner: str, more: int) -> None:
+        if await self._rows.count(owner, now=self._clock()) + more > FILES_MOST:
+            raise Rejected(
+                f"A key may have {FILES_MOST:,} files, results of batches included. Delete files that are no longer"
+                " needed.",
+                param="file",
+                code="too_many_files",
+            )
+
+    async def _record(self, row: FileRow, most: int | None) -> None:
         """Record a stored file if it still fits into the owner's storage."""
         # Serialized, so that of two files that fit only alone one is kept; two servers may keep slightly too much.
         async with self._recording:
             try:
-                _StorageLimit(most, await self._stored(row.owner)).require(row.bytes)
+                await self._require_few(row.owner, 1)
+                if most is not None:
+                    _StorageLimit(most, await self._stored(row.owner)).require(row.bytes)
             except BaseException:
                 await self._store.delete([row.key])
                 raise
@@ -250,8 +277,10 @@ class _StorageLimit:
 class _Measured:
     """Pieces that are counted against a limit; remembers why reading them failed."""
 
-    def __init__(self, pieces: AsyncIterable[bytes], room: _StorageLimit | None = None) -> None:
-        self._pieces, self._room = pieces, room
+    def __init__(self, pieces: AsyncIterable[bytes], together: Sequence[_Measured] = ()) -> None:
+        """Count `pieces`; the uploads of `together`, this one among them, have to fit into `room`."""
+        self._pieces, self._together = pieces, together
+        self.room: _StorageLimit | None = None
         self.bytes = 0
         self.failure: Exception | None = None
 
@@ -259,8 +288,8 @@ class _Measured:
         try:
             async for piece in self._pieces:
                 self.bytes += len(piece)
-                if self._room is not None:
-                    self._room.require(self.bytes)
+                if self.room is not None:
+                    self.room.require(sum(each.bytes for each in self._together))
                 yield piece
         except Exception as error:
             self.failure = error

@@ -66,6 +66,11 @@ class MemoryFiles:
         rows = await self._read(await self._of(owner))
         return sum(row.bytes for row in rows if _is_kept(row, now))
 
+    async def count(self, owner: str, *, now: int) -> int:
+        """Count an owner's files that have not expired."""
+        rows = await self._read(await self._of(owner))
+        return sum(_is_kept(row, now) for row in rows)
+
     async def remove(self, file: str) -> bool:
         """Remove a file."""
         unanswered = False

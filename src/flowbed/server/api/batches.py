@@ -33,6 +33,7 @@ def routes(service: Service) -> APIRouter:
     @router.post("", openapi_extra=body_of(BatchRequest), responses={200: {"model": BatchObject}, **FAILURES})
     async def create_batch(request: Request) -> Response:
         """Answer the requests of a file in the background, within a day."""
+        await service.quotas.admit(context_of(request.scope).caller)
         body = await read(request, BatchRequest)
         row = await jobs.create(
             context_of(request.scope).caller,

@@ -32,6 +32,7 @@ def routes(service: Service) -> APIRouter:
     async def create_file(request: Request) -> Response:
         """Store a file; one for the Batch API is kept for 30 days by default."""
         context = context_of(request.scope)
+        await service.quotas.admit(context.caller)
         upload = Upload(context.headers.get(b"content-type", b""), _pieces(request))
         await upload.begin()
         if upload.has_file and "purpose" in upload.fields:

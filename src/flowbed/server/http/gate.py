@@ -43,8 +43,8 @@ UPLOAD = ("POST", "/v1/files")
 UPLOAD_BYTES = FILE_BYTES + 2**16
 # Bodies of the largest size that are read into memory at the same time.
 LARGEST_BODIES = 16
-# Requests whose answers nobody can use after the client left, and that change nothing.
-CANCELLED = frozenset({("POST", "/v1/embeddings"), ("POST", "/v1/search")})
+# POST requests whose answers nobody can use after the client left, and that change nothing.
+CANCELLED = ("/v1/embeddings", "/v1/search", "/query", "/get")
 # Routes whose callers wait for no model.
 BACKGROUND = ("/v1/files", "/v1/batches")
 # Seconds after a response in which the client may well send its next request, as people who type and loops do.
@@ -134,7 +134,8 @@ class Gate:
         self._load.busy += 1
         waiting = context.path not in OPEN and not context.path.startswith(BACKGROUND)
         self._load.waiting += waiting
-        connection = scope.get(CONNECTION) if target in CANCELLED else None
+        cancelled = context.method == "POST" and context.path.endswith(CANCELLED)
+        connection = scope.get(CONNECTION) if cancelled else None
         if connection is not None:
             connection.answering = asyncio.current_task()
         try:

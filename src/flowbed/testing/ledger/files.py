@@ -81,13 +81,17 @@ class FilesContract:
         assert await listed(ledger, "o", now=LATE) == ["f0", "f3"]
 
     async def test_stored_sums_bytes_of_owner(self, ledger: Ledger) -> None:
-        """The bytes of an owner are those of all its files that have not expired."""
+        """The bytes and the number of an owner's files are those of all that have not expired."""
         at = file().created
+        assert await ledger.files.count("o", now=at) == 0
         assert await ledger.files.stored("o", now=at) == 0
         for id_, owner, expires in (("a", "o", 0), ("b", "o", at + 10), ("c", "", 0), ("d", "o", at + 20)):
             await ledger.files.create(file(id_, owner=owner, expires=expires))
         each = file().bytes
         assert await ledger.files.stored("o", now=at) == 3 * each
+        assert await ledger.files.count("o", now=at) == 3
+        assert await ledger.files.count("o", now=at + 10) == 2
+        assert await ledger.files.count("", now=LATE) == 1
         assert await ledger.files.stored("o", now=at + 10) == 2 * each
         assert await ledger.files.stored("", now=LATE) == each
         await ledger.files.remove("a")

@@ -68,6 +68,11 @@ class SqlFiles:
         )
         return int(await self._database.read(lambda connection: connection.execute(query).scalar_one()))
 
+    async def count(self, owner: str, *, now: int) -> int:
+        """Count an owner's files that have not expired."""
+        query = sa.select(sa.func.count()).select_from(files).where(files.c.owner == owner, _kept(now))
+        return int(await self._database.read(lambda connection: connection.execute(query).scalar_one()))
+
     async def remove(self, file: str) -> bool:
         """Remove a file."""
         if is_unstorable(file):
