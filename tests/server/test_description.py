@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import time
 from typing import TYPE_CHECKING, Any
 
 import pytest
 import schemathesis
-from hypothesis import HealthCheck, Phase, assume, given, settings
+from hypothesis import HealthCheck, Phase, assume, given, seed, settings
 from schemathesis import GenerationMode
 from schemathesis.checks import positive_data_acceptance
 
@@ -37,7 +38,10 @@ OPERATIONS = {
     "POST /v1/files",
     "POST /v1/search",
 }
+# The other routes have nothing that could be invalid.
+REFUSABLE = {name for name in OPERATIONS if name.startswith("POST") and not name.endswith("}/cancel")}
 EXAMPLES = 25  # per operation
+SECONDS = 60  # of the long test
 # Valid requests are still refused if they name something that does not exist, or have more tokens than a model takes,
 # which a schema cannot express.
 UNCHECKED = [positive_data_acceptance]
@@ -86,20 +90,30 @@ def test_routes_valid_generated_requests_conform_to_the_document(server: Running
     _ask(server, operation, GenerationMode.POSITIVE)
 
 
-# The other routes have nothing that could be invalid.
-@pytest.mark.parametrize(
-    "operation",
-    sorted(name for name in OPERATIONS if name.startswith("POST") and not name.endswith("}/cancel")),
-)
+@pytest.mark.parametrize("operation", sorted(REFUSABLE))
 def test_routes_invalid_generated_requests_are_refused_as_documented(server: Running, operation: str) -> None:
     """No response is a 5xx."""
     _ask(server, operation, GenerationMode.NEGATIVE)
 
 
-def _ask(server: Running, operation: str, mode: GenerationMode) -> None:
+@pytest.mark.long
+def test_routes_generated_requests_of_a_minute_conform_to_the_document(server: Running) -> None:
+    """With fixed seeds; no response is a 5xx."""
+    until, number = time.monotonic() + SECONDS, 0
+    while time.monotonic() < until:
+        for operation in sorted(OPERATIONS):
+            _ask(server, operation, GenerationMode.POSITIVE, number=number)
+            if operation in REFUSABLE:
+                _ask(server, operation, GenerationMode.NEGATIVE, number=number)
+        number += 1
+    assert number
+
+
+def _ask(server: Running, operation: str, mode: GenerationMode, number: int = 0) -> None:
     method, _, path = operation.partition(" ")
     schema = schemathesis.openapi.from_url(f"{server.url}/openapi.json")
 
+    @seed(number)
     @given(case=schema[path][method].as_strategy(generation_mode=mode))
     @settings(
         max_examples=EXAMPLES,

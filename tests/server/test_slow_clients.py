@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import Counter
+from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
@@ -12,10 +13,14 @@ import pytest
 from tests.server.conftest import MODEL, call
 from tests.server.test_connection import served
 
+from flowbed.records import SearchResults
+from flowbed.records.serving import Caller
 from flowbed.server.app import create_app
 from flowbed.server.http import connection
 from flowbed.server.http.connection import KEPT_BYTES, Connection
 from flowbed.server.http.places import Addresses, Shares
+from flowbed.services import search as search_service
+from flowbed.services.search import SearchService
 
 if TYPE_CHECKING:
     from flowbed.services.service import Service
@@ -329,8 +334,6 @@ def test_shares_holders_that_cannot_be_told_apart_get_all() -> None:
 
 async def test_gate_one_key_with_bodies_that_never_come_leaves_places_to_others(service: Service) -> None:
     """Its requests end when their bodies stall."""
-    from dataclasses import replace
-
     secrets = [(await service.keys.create(name, secret=service.bed.secret))[1] for name in ("a", "b")]
     few = replace(service, serving=replace(service.serving, concurrency=8), keys=service.bed.keys())
     app = create_app(few, body_seconds=2)
@@ -356,8 +359,6 @@ async def test_gate_one_key_with_bodies_that_never_come_leaves_places_to_others(
 
 
 async def test_gate_large_bodies_of_one_key_leave_memory_to_others(service: Service) -> None:
-    from dataclasses import replace
-
     secrets = [(await service.keys.create(name, secret=service.bed.secret))[1] for name in ("a", "b")]
     small = replace(service, serving=replace(service.serving, body_bytes=200_000), keys=service.bed.keys())
     app = create_app(small, body_seconds=3)
@@ -387,3 +388,74 @@ async def test_gate_large_bodies_of_one_key_leave_memory_to_others(service: Serv
     assert reply.status == 200
     statuses = Counter([(await each).status for each in stuck])
     assert statuses == {408: 12, 503: 8}
+
+
+@pytest.mark.parametrize("path", ["/v1/embeddings", "/v1/search"])
+async def test_gate_request_of_a_client_that_left_is_cancelled(service: Service, path: str) -> None:
+    """Its place is free again, and its tokens are counted."""
+    asked, cancelled = asyncio.Event(), asyncio.Event()
+
+    async def wait(*_: Any, **__: Any) -> Any:
+        asked.set()
+        try:
+            await asyncio.sleep(3600)
+        except asyncio.CancelledError:
+            cancelled.set()
+            raise
+
+    class Waiting:
+        answer = find = staticmethod(wait)
+
+    waiting: Any = Waiting()
+    app = create_app(replace(service, embeddings=waiting, search=waiting))
+    body = orjson.dumps({"model": MODEL, "input": "a"} if path == "/v1/embeddings" else {"query": "a"})
+    head = (
+        b"POST %b HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\nContent-Length: %d\r\n\r\n"
+    )
+    async with served(app) as address, asyncio.timeout(30):
+        _, writer = await asyncio.open_connection(*address)
+        writer.write(head % (path.encode(), len(body)) + body)
+        await asked.wait()
+        writer.close()
+        await cancelled.wait()
+        await asyncio.sleep(0)
+        metrics = (await call(app, "GET", "/metrics")).body
+    assert b'route="%b",status="499"} 1.0' % path.encode() in metrics
+    assert app.state.load.busy == 0
+
+
+async def test_search_one_key_begins_no_more_than_half_of_the_threads(
+    service: Service, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Those that wait for their turn are not begun once their callers left; other keys go on."""
+    monkeypatch.setattr(search_service, "SEARCHES", 2)
+    begun, go = Counter[str](), asyncio.Event()
+
+    class Slow:
+        model = service.bed.model
+        open_model = staticmethod(service.bed.open_model)
+
+        async def find(self, query: Any, **options: Any) -> SearchResults:
+            begun[options["collection"]] += 1
+            await go.wait()
+            return SearchResults(hits=(), versions={})
+
+    bed: Any = Slow()
+    searches = SearchService(bed, service.models, service.quotas, service.serving)
+    vector = [0.0] * 64
+
+    def ask(key: str) -> asyncio.Task[SearchResults]:
+        return asyncio.create_task(searches.find(Caller(key=key), vector, collection=key))
+
+    mine = [ask("mine") for _ in range(6)]
+    other = ask("other")
+    async with asyncio.timeout(30):
+        while begun["other"] < 1 or begun["mine"] < 2:  # noqa: ASYNC110 - nothing says when
+            await asyncio.sleep(0.001)
+        for task in mine[:1] + mine[3:]:  # one that is begun, and three that are not
+            task.cancel()
+        await asyncio.sleep(0.01)
+        assert begun == {"mine": 2, "other": 1}
+        go.set()
+        await asyncio.gather(other, *mine, return_exceptions=True)
+    assert begun == {"mine": 3, "other": 1}

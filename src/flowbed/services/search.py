@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 from typing import TYPE_CHECKING, Any
 
 from flowbed.errors import NotFound
@@ -21,11 +22,16 @@ if TYPE_CHECKING:
     from flowbed.services.served_model import ServedModel
 
 
+# Searches of one key that are begun: half of the threads that asyncio has for blocking work.
+SEARCHES = min(32, (os.cpu_count() or 1) + 4) // 2
+
+
 class SearchService:
     """Searches for callers who may use the project's model; the tokens of a query count like any others.
 
     If that model is served, queries are embedded like requests for embeddings: from the same cache, within the same
-    limits, and not while its provider is known to be down.
+    limits, and not while its provider is known to be down. The searches of one key may take half of the threads for
+    blocking work.
     """
 
     def __init__(self, bed: Project, models: Models, quotas: QuotaService, serving: Serving) -> None:
@@ -33,6 +39,7 @@ class SearchService:
         self._bed, self._quotas, self._serving = bed, quotas, serving
         self._embedder: Embedder | None = None
         self._served = _served(bed.model, models)
+        self._turns: dict[str, asyncio.Semaphore] = {}  # by key
 
     async def find(self, caller: Caller, query: str | Sequence[float], **options: Any) -> SearchResults:
         """Find the nearest neighbours of a text or a vector; takes the arguments of `Flowbed.find`.
@@ -51,7 +58,7 @@ class SearchService:
         names |= {alias for alias, name in self._serving.aliases.items() if name in names}
         allow(model, names, caller, self._serving)
         if not isinstance(query, str):
-            return await self._bed.find(query, **options)
+            return await self._found(caller, query, options)
         most = most_tokens(query)
         if not surely_within([most]):
             await asyncio.to_thread(require_within, [query], embedder.count)
@@ -64,11 +71,30 @@ class SearchService:
             embedded = await self._embedded(query)
             if embedded is not query:  # paid for, even if the search fails
                 tokens = embedder.count(query)
-            found = await self._bed.find(embedded, **options)
+            found = await self._found(caller, embedded, options)
             tokens = embedder.count(query)
         finally:
             self._quotas.settle(caller, held=most, tokens=tokens)
         return found
+
+    async def _found(
+        self, caller: Caller, query: str | Sequence[float], options: dict[str, Any]
+    ) -> SearchResults:
+        """Search when the key has its turn; a search whose caller leaves before is not begun."""
+        if caller.key is None:
+            return await self._bed.find(query, **options)
+        turns = self._turns.setdefault(caller.key, asyncio.Semaphore(SEARCHES))
+        await turns.acquire()
+        search = asyncio.ensure_future(self._bed.find(query, **options))
+
+        def end(search: asyncio.Future[SearchResults]) -> None:
+            turns.release()
+            if not search.cancelled():
+                search.exception()  # retrieved, also if the caller has left
+
+        search.add_done_callback(end)
+        # The thread of a search cannot be stopped: the turn ends with it, not when the caller leaves.
+        return await asyncio.shield(search)
 
     async def _embedded(self, query: str) -> str | list[float]:
         """Return the vector of a query if its model is served; an empty query has none."""
