@@ -154,3 +154,43 @@ def test_run_interrupted_by_ctrl_c_releases_its_claims_first(docs: Path, tmp_pat
         )
     assert (done.returncode, done.stderr) == (0, "")
     assert done.stdout.splitlines() == ["{'NONE': 2}", "2"]
+
+
+def test_open_call_after_close_says_that_the_project_is_closed(tmp_path: Path) -> None:
+    bed = flowbed.open(tmp_path)
+    bed.close()
+    with pytest.raises(flowbed.errors.Rejected, match="this project is closed; open it again"):
+        bed.search("x")
+    bed.close()
+
+
+@pytest.mark.parametrize("call", ["run", "plan", "find_unembedded"])
+def test_run_list_in_place_of_names_says_how_to_pass_them(docs: Path, tmp_path: Path, call: str) -> None:
+    with flowbed.open(tmp_path / "project") as bed:
+        bed.add("handbook", kind="files", location=docs)
+        with pytest.raises(flowbed.errors.Rejected, match=r"pass names one by one: run\('chat', 'docs'\)"):
+            getattr(bed, call)(["handbook"])
+
+
+async def test_aopen_entered_without_await_opens_and_closes_the_project(docs: Path, tmp_path: Path) -> None:
+    async with flowbed.aopen(tmp_path / "project") as bed:
+        await bed.add("handbook", kind="files", location=docs)
+        assert (await bed.run()).embedded == 2
+    async with await flowbed.aopen(tmp_path / "project") as bed:
+        assert (await bed.status()).collections["handbook"].rows == 2
+
+
+async def test_aopen_failed_opening_closes_what_was_opened(tmp_path: Path) -> None:
+    (tmp_path / "flowbed.toml").write_text("nonsense = 1\n")
+    with pytest.raises(flowbed.errors.Misconfigured, match="nonsense"):
+        async with flowbed.aopen(tmp_path):
+            pytest.fail("the project has no valid settings")
+
+
+async def test_aopen_call_after_close_says_that_the_project_is_closed(docs: Path, tmp_path: Path) -> None:
+    async with flowbed.aopen(tmp_path / "project") as bed:
+        await bed.add("handbook", kind="files", location=docs)
+        await bed.run()
+    for call in (bed.search("x"), bed.run(), bed.status()):
+        with pytest.raises(flowbed.errors.Rejected, match="this project is closed; open it again"):
+            await call

@@ -15,7 +15,7 @@ from flowbed.wiring import opening, process
 from flowbed.wiring.project import OpenProject
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Generator, Mapping, Sequence
 
     from flowbed.index.active_space import Live
     from flowbed.index.compaction import Compaction, VectorIndex
@@ -598,14 +598,43 @@ class Flowbed(OpenProject):
         return await require_collection(self._store, collection)
 
 
-async def aopen(folder: str | Path = ".", *, repair: bool = False) -> Flowbed:
+class Opening:
+    """A project about to be opened: await it, or enter it with `async with`, which closes the project at the end."""
+
+    def __init__(self, folder: str | Path, *, repair: bool) -> None:
+        """Open nothing yet."""
+        self._folder = folder
+        self._repair = repair
+        self._bed: Flowbed | None = None
+
+    def __await__(self) -> Generator[Any, None, Flowbed]:
+        """Open the project."""
+        return _opened(self._folder, repair=self._repair).__await__()
+
+    async def __aenter__(self) -> Flowbed:
+        """Open the project; leaving the block closes it."""
+        self._bed = await self
+        return self._bed
+
+    async def __aexit__(self, *_: object) -> None:
+        """Close the project."""
+        if self._bed is not None:
+            await self._bed.close()
+
+
+def aopen(folder: str | Path = ".", *, repair: bool = False) -> Opening:
     """Open the project in `folder`, created if absent.
 
+    `async with flowbed.aopen() as bed:` closes it at the end; `bed = await flowbed.aopen()` leaves that to the caller.
     `repair` replaces a damaged ledger, and binds the store to the ledger even if another had it.
 
     Raises:
         Misconfigured: its settings are invalid, or its store belongs to another ledger.
     """
+    return Opening(folder, repair=repair)
+
+
+async def _opened(folder: str | Path, *, repair: bool) -> Flowbed:
     bed = await _joined(folder, repair=repair)
     try:
         await bed.bind_store(again=repair)

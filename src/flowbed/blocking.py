@@ -9,10 +9,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, Self, TypeVar
 
 from flowbed.bed import aopen
+from flowbed.errors import Rejected
 
 if TYPE_CHECKING:
     from collections.abc import Coroutine, Mapping, Sequence
 
+    from flowbed.bed import Flowbed
     from flowbed.index.compaction import Compaction, VectorIndex
     from flowbed.index.search import Unit
     from flowbed.index.versions import Version
@@ -49,7 +51,7 @@ class Blocking:
         self._thread = threading.Thread(target=self._loop.run_forever, name="flowbed", daemon=True)
         self._thread.start()
         try:
-            self._bed = self._wait(aopen(folder))
+            self._bed = self._wait(_opened(folder))
         except BaseException:
             self._stop()
             raise
@@ -423,6 +425,9 @@ class Blocking:
         return self._wait(self._bed.retry_dead_letters(*subjects))
 
     def _wait(self, work: Coroutine[Any, Any, Answer]) -> Answer:
+        if self._loop.is_closed():
+            work.close()
+            raise Rejected("this project is closed; open it again with flowbed.open()")
         tasks: list[asyncio.Task[Answer]] = []
 
         async def watched() -> Answer:
@@ -444,6 +449,10 @@ class Blocking:
         self._loop.call_soon_threadsafe(self._loop.stop)
         self._thread.join()
         self._loop.close()
+
+
+async def _opened(folder: Path) -> Flowbed:
+    return await aopen(folder)
 
 
 def open(folder: str | Path = ".") -> Blocking:  # noqa: A001 - read as `flowbed.open`

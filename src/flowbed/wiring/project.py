@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import secrets
 import time
-from typing import TYPE_CHECKING, Self
+from typing import TYPE_CHECKING, Any, NoReturn, Self
 
 from flowbed import settings
+from flowbed.errors import Rejected
 from flowbed.index.datasets import Datasets
 from flowbed.wiring import opening, process
 from flowbed.wiring.contexts import run_context
@@ -26,6 +27,18 @@ if TYPE_CHECKING:
     from flowbed.services.keys import KeyService
     from flowbed.storage import Store
     from flowbed.wiring.search import Searcher
+
+
+class Closed:
+    """Takes the place of each part of a closed project, so that a late call opens nothing again."""
+
+    def __getattr__(self, name: str) -> NoReturn:
+        """Refuse any use.
+
+        Raises:
+            Rejected: always.
+        """
+        raise Rejected("this project is closed; open it again with flowbed.open() or flowbed.aopen()")
 
 
 class OpenProject:
@@ -51,9 +64,15 @@ class OpenProject:
         await self.close()
 
     async def close(self) -> None:
-        """Close files, connections and databases."""
-        await self._embedders.close()
-        await self._ledger.close()
+        """Close files, connections and databases; later calls raise Rejected, but closing twice is allowed."""
+        if isinstance(self._ledger, Closed):
+            return
+        embedders, ledger = self._embedders, self._ledger
+        gone: Any = Closed()
+        self._store = self._ledger = self._datasets = self._embedders = gone
+        self._searcher = self._reader = gone
+        await embedders.close()
+        await ledger.close()
 
     @property
     def model(self) -> str:

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 from flowbed import settings
 from flowbed.chunking import Rules
-from flowbed.errors import Misconfigured
+from flowbed.errors import Misconfigured, Rejected
 from flowbed.lanes.claims import WAITING
 from flowbed.pipeline import ConfiguredSource
 from flowbed.records.precomputed import is_precomputed, precomputed_source
@@ -40,9 +40,14 @@ async def open_feeds(
 
     Raises:
         Misconfigured: a source is unknown or cannot be opened.
+        Rejected: a name is not a string.
     """
     opened = {}
     for name in names or known:
+        if not isinstance(name, str):
+            raise Rejected(
+                f"{name!r} is not the name of a source; pass names one by one: run('chat', 'docs')"
+            )
         if name in known:
             opened[name] = open_feed(name, known[name], folder=folder, clock=clock)
         elif removed and not is_precomputed(name) and await _left(name, ledger):
