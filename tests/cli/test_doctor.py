@@ -621,6 +621,15 @@ def test_doctor_names_each_damage_and_the_command_that_fixes_it(
         assert_same(contents_of(patient.folder), healthy)
 
 
+def test_status_counts_chunks_that_fail_in_run_after_run(patient: Patient, flowbed: Call) -> None:
+    assert flowbed("status", "--json").json["repeated"] == 0
+    fail_a_chunk_in_three_runs(patient)
+    assert flowbed("status", "--json").json["repeated"] == 1
+    assert "1 chunk failed in run after run; `flowbed doctor` says why" in flowbed("status").out
+    assert flowbed("run").status == 0
+    assert "run after run" not in flowbed("status").out
+
+
 def test_doctor_lease_renewed_recently_on_another_host_is_no_finding(patient: Patient, flowbed: Call) -> None:
     hold_the_lease("elsewhere/4242/1.00/0000", silent=300)(patient)
     assert flowbed("doctor", "--json").json["findings"] == []

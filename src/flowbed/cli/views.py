@@ -69,6 +69,8 @@ def show_status(status: BedStatus) -> None:
     show_live(status.submissions)
     for name, reason in status.withheld.items():
         say(f"{name}: {reason}")
+    if status.repeated:
+        say(f"{count(status.repeated, 'chunk')} failed in run after run; `flowbed doctor` says why")
     say(f"dead letters: {status.dead_letters:,}")
 
 

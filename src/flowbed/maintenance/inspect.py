@@ -10,6 +10,7 @@ from flowbed.index.versions import state
 from flowbed.lanes.batch.in_flight import live_submissions
 from flowbed.lanes.batch.submission_status import describe
 from flowbed.ledger.rows import WITHHELD
+from flowbed.maintenance.failed import failed_chunks, fails_repeatedly
 from flowbed.records import Status
 
 if TYPE_CHECKING:
@@ -33,7 +34,8 @@ class CollectionStatus:
 class BedStatus:
     """The state of a project: `chunks` counts by status, `pending` lists collections with uncommitted runs.
 
-    `submissions` are the live ones. `withheld` says, by source, why deletions were not carried out.
+    `submissions` are the live ones. `withheld` says, by source, why deletions were not carried out. `repeated` counts
+    the chunks that failed in several runs for reasons that should have passed.
     """
 
     collections: Mapping[str, CollectionStatus]
@@ -42,6 +44,7 @@ class BedStatus:
     pending: tuple[str, ...]
     submissions: tuple[SubmissionRow, ...] = ()
     withheld: Mapping[str, str] = field(default_factory=dict)
+    repeated: int = 0
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -71,6 +74,10 @@ async def status(context: IndexContext) -> BedStatus:
     chunks: dict[str, int] = {}
     for (_, each), number in counts.items():
         chunks[each.value] = chunks.get(each.value, 0) + number
+    repeated = 0
+    if chunks.get(Status.FAILED.value):
+        async for rows in failed_chunks(context):
+            repeated += sum(map(fails_repeatedly, rows))
     return BedStatus(
         collections=collections,
         chunks=chunks,
@@ -78,6 +85,7 @@ async def status(context: IndexContext) -> BedStatus:
         pending=tuple(pending),
         submissions=tuple(await live_submissions(context.ledger)),
         withheld=await withheld_deletions(context),
+        repeated=repeated,
     )
 
 

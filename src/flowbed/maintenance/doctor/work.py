@@ -10,6 +10,7 @@ from flowbed.lanes.claims import WAITING
 from flowbed.ledger.rows import WITHHELD
 from flowbed.maintenance.compare import known_collections
 from flowbed.maintenance.doctor.findings import Finding, check, count, named
+from flowbed.maintenance.failed import REPEATED, failed_chunks, fails_repeatedly
 from flowbed.maintenance.inspect import withheld_deletions
 from flowbed.pipeline.producer_deltas import registered
 from flowbed.records import Status
@@ -25,8 +26,6 @@ if TYPE_CHECKING:
 COMMIT_WITHIN = timedelta(minutes=10)
 EMBED_WITHIN = timedelta(hours=1)
 MICROSECOND = timedelta(microseconds=1)
-# Runs in which a text failed for a passing reason, from which on the reason is not likely to pass.
-REPEATED = 3
 RUNS = 50_000  # read at once; a collection rarely has more than ten that are pending
 
 
@@ -111,16 +110,14 @@ async def _claims(context: Context) -> AsyncIterator[Finding]:
 async def _failed(context: Context) -> AsyncIterator[Finding]:
     known = {(letter.owner, letter.subject) for letter in await _dead_letters(context.ledger)}
     forgotten, again = [], []
-    async for page in context.ledger.chunks.batches({Status.FAILED}, now=context.clock(), sources=()):
-        for batch in page:
-            rows = await context.ledger.chunks.ready(batch, {Status.FAILED}, now=context.clock(), sources=())
-            forgotten += [
-                row.id
-                for row in rows
-                if row.failure != "transient"
-                and not {(row.collection, row.id), (row.collection, row.run)} & known
-            ]
-            again += [row for row in rows if row.failure == "transient" and row.attempts >= REPEATED]
+    async for rows in failed_chunks(context):
+        forgotten += [
+            row.id
+            for row in rows
+            if row.failure != "transient"
+            and not {(row.collection, row.id), (row.collection, row.run)} & known
+        ]
+        again += list(filter(fails_repeatedly, rows))
     if forgotten:
         yield Finding(
             severity="error",
