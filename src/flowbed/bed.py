@@ -376,8 +376,16 @@ class Flowbed(OpenProject):
         from flowbed.wiring.importing import scratch
 
         model = await self._embedders.live()
-        with scratch(self.folder) as folder:
-            return await add_deltas(self._context(), keys, space=model.space, scratch=folder)
+        rules = settings.commit_rules(self.settings)
+        with scratch(self.folder, keep=not rules.delete_intermediate) as folder:
+            return await add_deltas(
+                self._context(),
+                keys,
+                space=model.space,
+                scratch=folder,
+                delete_processed=rules.delete_processed,
+                keep_scratch=not rules.delete_intermediate,
+            )
 
     async def status(self) -> BedStatus:
         """Describe every collection, and count chunks by status, dead letters and live submissions."""

@@ -22,6 +22,7 @@ LINES = tuple(f"IMAGE#i{number}#RECEIPT#00001#LINE#{number:05d}" for number in r
 
 def put(project: Project, prefix: str, chroma: Path, *, loose: bool = False) -> None:
     """Put a Chroma directory under a prefix of the store, as an archive or as loose files."""
+    (project.folder / ".flowbed").mkdir(mode=0o700, exist_ok=True)
     folder = project.folder / ".flowbed" / "store" / prefix
     folder.mkdir(parents=True)
     if not loose:
@@ -171,3 +172,26 @@ def test_deltas_and_dead_letters_commands_name_what_was_refused(
     (letter,) = json.loads(capsys.readouterr().out)["dead_letters"]
     assert (letter["kind"], letter["owner"]) == ("delta", "lines")
     assert run(["dead-letters", "show", "unknown"]) == 2
+
+
+async def test_commit_takes_few_deltas_at_a_time_and_deletes_them_where_set(
+    tmp_path: Path, project: Project
+) -> None:
+    """With two at a time, five runs are five deltas in three versions; each key is gone once it is committed."""
+    with (project.folder / "flowbed.toml").open("a") as file:
+        file.write("[commit]\ndeltas = 2\ndelete_processed = true\n")
+    names = []
+    for number in range(5):
+        chroma = write_chroma(tmp_path / f"{number}", "lines", [LINES[number]], dimensions=32)
+        put(project, f"lines/delta/run-{number}", chroma)
+        names.append(f"lines/delta/run-{number}")
+    async with await project.open() as bed:
+        done = await bed.add_deltas(*names)
+        assert (done.rows, done.refused) == (5, [])
+        versions = [each.rows for each in await bed.versions("lines")]
+        assert versions == [5, 4, 2, 0]
+        assert [each.key async for each in bed.store.list("lines/delta/run-0")] == []
+        again = await bed.add_deltas("lines/delta/run-0")
+        assert "neither lines/delta/run-0/delta.tar.gz nor" in again.refused[0].reason
+        assert set(project.documents("lines")) == set(LINES)
+        assert (await bed.verify())["lines"].faults == ()

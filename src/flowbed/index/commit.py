@@ -59,8 +59,9 @@ async def commit(
     datasets: Datasets,
     collections: Collections,
     clock: Callable[[], int],
+    most_runs: int = MOST_RUNS,
 ) -> Committed:
-    """Merge every pending run of a collection; safe to repeat, in any process and concurrently.
+    """Merge every pending run of a collection, at most `most_runs` at a time; safe to repeat, also concurrently.
 
     A delta that does not match its run is refused and becomes a dead letter; the others are merged.
     """
@@ -71,7 +72,7 @@ async def commit(
         live = await collections.get(collection)
         # Opened before the runs are listed: if a rollback reverts them in between, the merge fails.
         dataset = await datasets.writable(live) if live is not None else None
-        runs = await ledger.runs.pending(collection, limit=MOST_RUNS)
+        runs = await ledger.runs.pending(collection, limit=most_runs)
         if not runs:
             return Committed(version=version, refused=tuple(refused))
         if live is None or dataset is None:

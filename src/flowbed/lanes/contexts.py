@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from flowbed.embedding.cache.cached import Cached
     from flowbed.index.active_space import Collections
     from flowbed.index.datasets import Datasets
+    from flowbed.index.lease import LeaseTimes
     from flowbed.index.versions.retention import Retention
     from flowbed.lanes.budget import Budget
     from flowbed.ledger import Ledger
@@ -59,10 +60,15 @@ class ModelContext(Context):
 
 @dataclass(frozen=True, kw_only=True)
 class IndexContext(Context):
-    """A context with the index; `retention` says which old versions compaction keeps (None: the default)."""
+    """A context with the index; `retention` says which old versions compaction keeps (None: the default).
+
+    A commit merges at most `commit_deltas` deltas at a time; `lease` are the times of maintenance leases.
+    """
 
     datasets: Datasets
     retention: Retention | None = None
+    commit_deltas: int = 10
+    lease: LeaseTimes | None = None
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -231,6 +231,7 @@ async def commit_pending(collection: str, context: IndexContext, tally: RunStats
         datasets=context.datasets,
         collections=context.collections,
         clock=context.clock,
+        most_runs=context.commit_deltas,
     )
     if committed.version is not None:
         tally.versions[collection] = committed.version

@@ -22,6 +22,7 @@ from flowbed.lanes.precomputed_batches import check_rows
 from flowbed.lanes.write_deltas import commit_pending
 from flowbed.ledger import DeadLetter, DocumentRow, Swap
 from flowbed.pipeline.ingest import find_owned, ingest
+from flowbed.publish.reading import PAGE
 from flowbed.publish.reading.archives import RefusedError, checked_name, is_wanted
 from flowbed.publish.reading.child import Job
 from flowbed.publish.reading.directory import ChromaDirectory
@@ -247,6 +248,7 @@ async def _convert(
             folder=str(unpacked),
             archive="" if archive is None else str(archive),
             preferred=collection,
+            page=PAGE,
             most_bytes=limits.unpacked_bytes,
             memory_bytes=limits.memory_bytes,
             seconds=limits.seconds,
@@ -263,7 +265,7 @@ async def _convert(
     if not count:
         raise Rejected("it has no rows")
     reader = ChromaDirectory(
-        job=Job(folder=str(unpacked), preferred=collection, memory_bytes=limits.memory_bytes),
+        job=Job(folder=str(unpacked), preferred=collection, page=PAGE, memory_bytes=limits.memory_bytes),
         scratch=folder,
         idle=limits.idle,
     )

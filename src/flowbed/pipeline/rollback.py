@@ -70,6 +70,7 @@ async def roll_back(context: IndexContext, live: Live, target: int) -> Rollback:
         owner=context.worker,
         dead=context.dead,
         monotonic=context.monotonic,
+        times=context.lease,
         wait=True,
     ):
         await catch_up(context, live)

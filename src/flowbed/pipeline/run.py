@@ -281,6 +281,7 @@ async def compact_one(
         owner=context.worker,
         dead=context.dead,
         monotonic=context.monotonic,
+        times=context.lease,
         wait=not only_if_due,
     ):
         await catch_up(context, live)  # before the versions that show a rollback are dropped

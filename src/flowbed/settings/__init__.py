@@ -1,7 +1,11 @@
 """Settings of one project: the only reader of `flowbed.toml` and of the environment; yields plain values."""
 
 from flowbed.settings.environment import (
+    ChromaStorage,
+    CommitRules,
+    chroma_storage,
     chroma_token,
+    commit_rules,
     provider_options,
     share_counts,
     shared_counts,
@@ -17,11 +21,15 @@ from flowbed.settings.serving import fallback, serving
 __all__ = [
     "BEGINNING",
     "FILE",
+    "ChromaStorage",
+    "CommitRules",
     "Settings",
     "SourceSettings",
     "add_source",
     "checked_name",
+    "chroma_storage",
     "chroma_token",
+    "commit_rules",
     "fallback",
     "provider_options",
     "read_settings",

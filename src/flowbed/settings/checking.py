@@ -15,6 +15,7 @@ from flowbed.records import serving
 from flowbed.settings import project
 from flowbed.settings.project import (
     PREFIX,
+    CommitSettings,
     PublishSettings,
     ServeSettings,
     Settings,
@@ -78,7 +79,7 @@ def _model() -> type[_FileModel]:
         "Field": pydantic.Field,
         "Options": Annotated[dict[str, str], BeforeValidator(texts)],
     }
-    for record in (SourceSettings, TierSettings, PublishSettings, ServeSettings):
+    for record in (SourceSettings, TierSettings, PublishSettings, CommitSettings, ServeSettings):
         names[record.__name__] = create_model(record.__name__, __base__=_Table, **_fields(record, names))
     return create_model("Settings", __base__=_FileModel, **_fields(Settings, names))
 
@@ -94,7 +95,8 @@ def _default(setting: Field[Any], names: Mapping[str, Any]) -> Any:
     if setting.default_factory is MISSING:
         return ...
     factory = setting.default_factory
-    return pydantic.Field(default_factory=names["ServeSettings"] if factory is ServeSettings else factory)
+    # A table that is left out has the defaults of its model.
+    return pydantic.Field(default_factory=names.get(getattr(factory, "__name__", ""), factory))
 
 
 def _message(error: Any) -> str:

@@ -4,12 +4,20 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple, TypeVar
 
 from flowbed.embedding.vendors import vendor_of
+from flowbed.errors import Misconfigured
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from flowbed.settings.project import Settings
+
+Value = TypeVar("Value", int, float, bool)
+
+# Deltas of one commit: by default, and at most, since a commit holds them in memory.
+DELTAS, MOST_DELTAS = 10, 64
 
 # Variables that the AWS command line and SDKs read too, for each option of an s3:// store, in order of precedence.
 STANDARD = {
@@ -74,6 +82,85 @@ def provider_options(config: Settings, model: str) -> tuple[str, dict[str, str]]
     if name in config.prices:
         options.setdefault("price", str(config.prices[name]))
     return f"{vendor}:{name}", options
+
+
+class CommitRules(NamedTuple):
+    """How deltas are committed; see the table of variables in docs/chroma.md."""
+
+    deltas: int
+    delete_processed: bool
+    delete_intermediate: bool
+    lease_seconds: float
+    heartbeat_seconds: float
+
+
+class ChromaStorage(NamedTuple):
+    """Where readers of Chroma snapshots expect them: `mode` is s3, efs or auto. Empty texts are not set."""
+
+    mode: str
+    root: str
+    bucket: str
+
+
+def commit_rules(config: Settings) -> CommitRules:
+    """Return the `[commit]` table, completed by the variables that compactors of Chroma deltas are configured with.
+
+    Raises:
+        Misconfigured: a variable is not of its form, or the heartbeat is too slow for the lease.
+    """
+    own = config.commit
+    minutes = _chosen(own.lease_minutes, "LOCK_DURATION_MINUTES", float, 1.0)
+    heartbeat = _chosen(own.heartbeat_seconds, "HEARTBEAT_INTERVAL_SECONDS", float, minutes * 20)
+    if not 0 < 2 * heartbeat <= 60 * minutes:
+        raise Misconfigured(
+            f"a lease of {60 * minutes:g} s that is renewed every {heartbeat:g} s would expire after one lost renewal:"
+            " set heartbeat_seconds in [commit] (or HEARTBEAT_INTERVAL_SECONDS) to at most half of lease_minutes (or"
+            " LOCK_DURATION_MINUTES)"
+        )
+    deltas = _chosen(own.deltas, "CHUNK_SIZE", int, DELTAS)
+    if not 1 <= deltas <= MOST_DELTAS:
+        raise Misconfigured(f"CHUNK_SIZE is {deltas}; it has to be from 1 to {MOST_DELTAS}")
+    return CommitRules(
+        deltas=deltas,
+        delete_processed=_chosen(own.delete_processed, "DELETE_PROCESSED_DELTAS", _switch, default=False),
+        delete_intermediate=_chosen(
+            own.delete_intermediate, "DELETE_INTERMEDIATE_CHUNKS", _switch, default=True
+        ),
+        lease_seconds=60 * minutes,
+        heartbeat_seconds=heartbeat,
+    )
+
+
+def chroma_storage() -> ChromaStorage:
+    """Return where existing readers of Chroma snapshots expect them, from the variables that configure those readers.
+
+    Raises:
+        Misconfigured: the mode is unknown.
+    """
+    mode = os.environ.get("CHROMADB_STORAGE_MODE", "").lower()
+    if mode not in {"", "s3", "efs", "auto"}:
+        raise Misconfigured(f"CHROMADB_STORAGE_MODE is {mode!r}; it has to be s3, efs or auto")
+    return ChromaStorage(
+        mode=mode, root=os.environ.get("CHROMA_ROOT", ""), bucket=os.environ.get("CHROMADB_BUCKET", "")
+    )
+
+
+def _chosen(own: Value | None, variable: str, parse: Callable[[str], Value], default: Value) -> Value:
+    """Return a setting, or what the environment says, or the default."""
+    said = os.environ.get(variable, "")
+    if own is not None or not said:
+        return default if own is None else own
+    try:
+        return parse(said)
+    except ValueError:
+        raise Misconfigured(f"{variable} is {said!r}, which is not of its form") from None
+
+
+def _switch(text: str) -> bool:
+    known = {"true": True, "1": True, "yes": True, "false": False, "0": False, "no": False}
+    if text.lower() not in known:
+        raise ValueError(text)
+    return known[text.lower()]
 
 
 def chroma_token() -> str:

@@ -95,6 +95,17 @@ class PublishSettings:
 
 
 @dataclass(frozen=True, kw_only=True)
+class CommitSettings:
+    """The `[commit]` table; what it leaves out comes from variables of other compactors, see `settings.environment`."""
+
+    deltas: Annotated[int, Field(ge=1, le=64)] | None = None
+    delete_processed: bool | None = None
+    delete_intermediate: bool | None = None
+    lease_minutes: Annotated[float, Field(gt=0, allow_inf_nan=False)] | None = None
+    heartbeat_seconds: Annotated[float, Field(gt=0, allow_inf_nan=False)] | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
 class Settings:
     """The whole of `flowbed.toml`; every setting is also an environment variable `FLOWBED_...`."""
 
@@ -113,6 +124,7 @@ class Settings:
     deadline_hours: Annotated[float, Field(gt=0, allow_inf_nan=False)] | None = None
     sources: dict[str, SourceSettings] = field(default_factory=dict)
     publish: dict[str, PublishSettings] = field(default_factory=dict)
+    commit: CommitSettings = field(default_factory=CommitSettings)
     serve: ServeSettings = field(default_factory=ServeSettings)
 
     def __post_init__(self) -> None:
@@ -197,6 +209,7 @@ def _settings(tables: Mapping[str, Any]) -> Settings:
             name: PublishSettings(**{**each, "options": texts(each.get("options", {}))})
             for name, each in tables.get("publish", {}).items()
         },
+        "commit": CommitSettings(**tables.get("commit", {})),
         "serve": ServeSettings(**{**serve, "tiers": tiers}),
     }
     return Settings(**{**tables, **records})

@@ -7,9 +7,11 @@ import time
 from typing import TYPE_CHECKING
 
 from flowbed.index.active_space import Collections
+from flowbed.index.lease import LeaseTimes
 from flowbed.index.versions.retention import Retention
 from flowbed.lanes.contexts import RunContext
 from flowbed.records import Embedded
+from flowbed.settings import commit_rules
 from flowbed.wiring import process
 
 if TYPE_CHECKING:
@@ -45,7 +47,12 @@ def run_context(
     embedders: Embedders,
     budget: Budget | None = None,
 ) -> RunContext:
-    """Join opened parts into the context of one piece of work, under a new worker's name; opens no model or index."""
+    """Join opened parts into the context of one piece of work, under a new worker's name; opens no model or index.
+
+    Raises:
+        Misconfigured: a variable about commits is not of its form.
+    """
+    rules = commit_rules(config)
     return RunContext(
         store=store,
         ledger=ledger,
@@ -61,5 +68,7 @@ def run_context(
         sources=frozenset(config.sources),
         collections=Collections(store),
         retention=Retention(versions=config.keep_versions, days=config.keep_days),
+        commit_deltas=rules.deltas,
+        lease=LeaseTimes(seconds=rules.lease_seconds, heartbeat=rules.heartbeat_seconds),
         budget=budget,
     )

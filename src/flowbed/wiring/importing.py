@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 from flowbed import settings
 from flowbed.errors import Misconfigured, NotFound
 from flowbed.pipeline.importing import import_rows
+from flowbed.publish.reading import PAGE
 from flowbed.publish.reading.archives import DATABASE
 from flowbed.publish.reading.child import Job
 from flowbed.publish.reading.directory import ChromaDirectory
@@ -35,8 +36,10 @@ SCRATCH = Path(".flowbed") / "scratch"
 
 
 @contextlib.contextmanager
-def scratch(project: Path) -> Iterator[Path]:
-    """Make an own scratch folder in the project, and delete it at the end, with those of processes that were killed.
+def scratch(project: Path, *, keep: bool = False) -> Iterator[Path]:
+    """Make an own scratch folder in the project, and delete it at the end, with those of processes that have ended.
+
+    With `keep`, it stays until the next call.
 
     Raises:
         Misconfigured: it cannot be made.
@@ -53,7 +56,8 @@ def scratch(project: Path) -> Iterator[Path]:
     try:
         yield place / name
     finally:
-        shutil.rmtree(place / name, ignore_errors=True)
+        if not keep:
+            shutil.rmtree(place / name, ignore_errors=True)
 
 
 async def import_into(
@@ -107,4 +111,6 @@ def _open_reader(location: str, name: str, folder: Path, place: Path) -> RowRead
         shutil.copytree(path, copy)
     except (OSError, shutil.Error) as error:
         raise Misconfigured(f"{path} cannot be copied to {place}: {error}") from error
-    return ChromaDirectory(job=Job(folder=str(copy), collection=name, checked=False), scratch=place)
+    return ChromaDirectory(
+        job=Job(folder=str(copy), collection=name, checked=False, page=PAGE), scratch=place
+    )
