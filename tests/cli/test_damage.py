@@ -262,3 +262,19 @@ def test_project_folder_of_any_name_works(
         assert len(flowbed("search", "tea", "--json", *options).json["hits"]) == 10
         assert flowbed("gc", *options).status == 0
     assert_same(contents_of(folder), healthy)
+
+
+def test_index_whose_space_nobody_knows_is_dropped_by_a_command(harmed: Path, flowbed: Call) -> None:
+    """The ledger that knew it is lost, and so is the pointer to it: no file has to be deleted by hand."""
+    healthy = contents_of(harmed)
+    for file in (harmed / ".flowbed").glob("ledger.db*"):
+        file.unlink()
+    (harmed / ".flowbed" / "store" / "r" / "active.json").write_text("{")
+    called = flowbed("verify", "--repair")
+    assert called.status == 1
+    assert "--allow-deletes, which drops the index" in called.out
+    assert list((harmed / ".flowbed" / "store" / "r" / "index").iterdir())
+    flowbed("verify", "--repair", "--allow-deletes")
+    assert flowbed("run").status == 0
+    assert flowbed("verify", "--json").json["faults"] == 0
+    assert_same(contents_of(harmed), healthy)

@@ -9,9 +9,11 @@ import sys
 from typing import TYPE_CHECKING
 
 import pytest
+from tests.ledger.test_sql_opening import files_up_to
 
-from flowbed.errors import Misconfigured
+from flowbed.errors import Misconfigured, OutOfSpace
 from flowbed.ledger import BatchRow, Cursor, DeadLetter, DocumentRow, Ledger, Swap, open_ledger
+from flowbed.ledger.sql import lazy_ledger
 from flowbed.ledger.sql.lazy_ledger import LazyLedger, find_ledger
 
 if TYPE_CHECKING:
@@ -149,3 +151,32 @@ async def test_lazy_ledger_damaged_file_is_explained(tmp_path: Path) -> None:
     with pytest.raises(Misconfigured, match="ledger"):
         await found.overview()
     await found.close()
+
+
+async def test_find_ledger_on_a_full_disk_can_be_read(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Without room for its log, SQLite would open nothing; a write then says that the disk is full."""
+    await made(tmp_path)
+    monkeypatch.setattr("flowbed.ledger.sql.sqlite._is_full", lambda _: True)
+    with files_up_to(1_000):
+        for _ in range(2):  # the first attempt leaves an empty file of the log behind
+            found = find_ledger("ledger.db", folder=tmp_path)
+            assert found is not None
+            assert await found.chunks.counts() == {}
+            with pytest.raises(OutOfSpace, match="free disk space"):
+                await found.documents.swap(Swap(cursor=Cursor(source="s"), value="v1"))
+            await found.close()
+    found = find_ledger("ledger.db", folder=tmp_path)
+    assert found is not None
+    await found.documents.swap(Swap(cursor=Cursor(source="s"), value="v1"))
+    await found.close()
+
+
+async def test_find_ledger_in_use_is_never_read_without_its_log(tmp_path: Path) -> None:
+    """Others may be writing to it."""
+    await made(tmp_path)
+    writer = await open_ledger("ledger.db", folder=tmp_path, new_id="i")
+    await writer.documents.swap(Swap(cursor=Cursor(source="s"), value="v1"))
+    assert lazy_ledger.accesses(tmp_path / "ledger.db") == (lazy_ledger.WRITABLE,)
+    await writer.close()

@@ -121,10 +121,7 @@ async def _make_readable(
     if live is None:
         space = await _space_of(context, collection)
         if space is None:
-            return (
-                f"no run of this ledger has the space of {collection}: restore its active.json, or remove"
-                f" {collection}/index from the store and verify again"
-            )
+            return await _drop_unknown(context, collection, notes, allow_deletes=allow_deletes)
         await context.store.delete([f"{collection}/{ACTIVE}"])
         live = await begin_space(context.store, collection, space, now=context.clock())
         notes.append(f"{collection}/active.json was restored, with space {space.space8}")
@@ -140,6 +137,21 @@ async def _make_readable(
             )
         await context.store.delete([listed.key async for listed in context.store.list(live.key)])
         notes.append(f"the index of {collection} was dropped")
+    return ""
+
+
+async def _drop_unknown(
+    context: IndexContext, collection: str, notes: list[str], *, allow_deletes: bool
+) -> str:
+    """Drop an index of which nobody knows the space, with its damaged pointer; return why not, if not allowed."""
+    if not allow_deletes:
+        return (
+            f"no run of this ledger has the space of {collection}: restore its {ACTIVE}, or verify with --repair"
+            " --allow-deletes, which drops the index; the next run builds it again"
+        )
+    index = [listed.key async for listed in context.store.list(f"{collection}/index")]
+    await context.store.delete([*index, f"{collection}/{ACTIVE}"])
+    notes.append(f"the index of {collection}, whose space is unknown, was dropped")
     return ""
 
 

@@ -47,6 +47,9 @@ Value = TypeVar("Value")
 
 NONE: Mapping[str, Any] = MappingProxyType({})
 WRITABLE = "mode=rw"
+LOG_INDEX_BYTES = 32_768  # of the smallest, as SQLite's file format says
+# What SQLite reports if it cannot create its log.
+NO_LOG = {sqlite3.SQLITE_CANTOPEN, sqlite3.SQLITE_IOERR, sqlite3.SQLITE_FULL, sqlite3.SQLITE_READONLY}
 BUSY_SECONDS = 30.0  # the full ledger waits for writers as long
 _ETAGS = (
     "SELECT id, etag FROM documents WHERE source = :source AND id IN (SELECT value FROM json_each(:names))"
@@ -181,8 +184,10 @@ def find_ledger(url: str, *, folder: Path) -> LazyLedger | None:
             ) as connection:
                 (revision,) = connection.execute(f"SELECT version_num FROM {VERSION_TABLE}").fetchone()  # noqa: S608
                 (id_,) = connection.execute("SELECT value FROM facts WHERE name = 'id'").fetchone()
-        except (sqlite3.Error, TypeError):  # not a ledger, or an incomplete one: `open_ledger` says which
-            continue
+        except (sqlite3.Error, TypeError) as error:
+            if (getattr(error, "sqlite_errorcode", 0) & 0xFF) in NO_LOG:
+                continue
+            return None  # not a ledger, or an incomplete one: `open_ledger` says which
         return LazyLedger(str(file), id=str(id_), access=access) if revision == HEAD else None
     return None
 
@@ -190,9 +195,10 @@ def find_ledger(url: str, *, folder: Path) -> LazyLedger | None:
 def accesses(file: Path) -> tuple[str, ...]:
     """Return the ways to open a file, as parameters of SQLite's URI, in the order to try.
 
-    Where nothing can be written, a reader cannot create the index of the log either. SQLite then reads a file that
-    nobody changes without its log.
+    Where nothing can be written, or the disk is full, a reader cannot create the index of the log either. SQLite then
+    reads a file without its log, which is safe while nobody has it open: the index would have its full size.
     """
-    if all(os.access(each, os.W_OK) for each in (file, file.parent)):
-        return (WRITABLE,)
-    return ("mode=ro", "mode=ro&immutable=1")
+    writable = all(os.access(each, os.W_OK) for each in (file, file.parent))
+    index = file.with_name(f"{file.name}-shm")
+    in_use = index.exists() and index.stat().st_size >= LOG_INDEX_BYTES  # a failed attempt leaves a few bytes
+    return (WRITABLE if writable else "mode=ro", *(() if in_use else ("mode=ro&immutable=1",)))

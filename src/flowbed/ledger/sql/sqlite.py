@@ -171,7 +171,8 @@ class Sqlite:
             return Damaged(f"{_BROKEN.format(location=self.location)} ({cause})")
         if NOT_UTF8 in str(cause):  # the driver's own error, which has no code
             return Damaged(f"{_NOT_UTF8.format(location=self.location)} ({cause})")
-        if code == sqlite3.SQLITE_CANTOPEN and _is_full(self.location):  # the log could not be created
+        # The log could not be created, or the file was opened without it for that reason.
+        if code in {sqlite3.SQLITE_CANTOPEN, sqlite3.SQLITE_READONLY} and _is_full(self.location):
             return OutOfSpace(f"{_FULL.format(location=self.location)} ({cause})")
         if code not in _MEANINGS:
             return None
