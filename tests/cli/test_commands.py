@@ -63,6 +63,16 @@ def test_status_counts_rows_chunks_and_dead_letters(notes: Path, flowbed: Call) 
     assert "notes: 3 rows at version" in flowbed("status").out
 
 
+def test_search_key_that_no_row_has_names_the_keys_that_there_are(notes: Path, flowbed: Call) -> None:
+    out = flowbed("search", "tea", "--where", '{"sauce": "notes"}').out
+    assert out.startswith(
+        "nothing found\n  no row has the metadata key 'sauce': did you mean 'source'? rows have"
+    )
+    (warning,) = flowbed("search", "tea", "--where", '{"sauce": "notes"}', "--json").json["warnings"]
+    assert "document, " in warning
+    assert flowbed("search", "tea", "--json").json["warnings"] == []
+
+
 def test_search_filter_of_2000_values_is_answered(notes: Path) -> None:
     """In a process of its own, which such a filter once ended."""
     for values in ([True] * 2_000, [2**53 + n for n in range(2_000)]):

@@ -310,3 +310,26 @@ def _quick(sleep: object) -> object:
         await sleep(min(seconds, 0.001))  # type: ignore[operator]
 
     return soon
+
+
+async def test_search_key_that_no_row_has_is_named_with_the_keys_that_there_are(bench: Bench) -> None:
+    """Only if nothing was found, and only keys that are in no row at all."""
+    rows = [bench.upsert(f"s#d#{n:05d}", 1, f"text {n}", source="s", number=n) for n in range(1_200)]
+    await bench.lay_down([*rows, bench.upsert("s#rare#00000", 1, "rare", source="s", rare=True)])
+    await bench.commit()
+    found = await ask(bench, "text 7", where={"$and": [{"sauce": "s"}, {"number": 7}]})
+    assert found.hits == ()
+    (warning,) = found.warnings
+    assert warning.startswith("no row has the metadata key 'sauce': did you mean 'source'? rows have number,")
+    assert (await ask(bench, "text 7", where={"rare": "no", "number": -1})).warnings == ()
+    assert (await ask(bench, "text 7", where={"sauce": {"$ne": "s"}})).warnings == ()
+    assert (await ask(bench, "text 7", where={"number": 7})).warnings == ()
+    strange = await ask(bench, "text 7", where={"it's\"\\": 1, "b" * 10_000: 1, "c": 1, "d": 1})
+    assert len(strange.warnings) == 3
+    assert all(len(each) < 300 for each in strange.warnings)
+
+
+async def test_search_unknown_key_in_an_empty_collection_has_no_warning(bench: Bench) -> None:
+    await bench.lay_down([bench.upsert("s#d#00000", 1, "text")])
+    await bench.commit()
+    assert (await ask(bench, "text", where={"sauce": 1})).warnings == ()

@@ -244,6 +244,9 @@ def test_search_by_text_or_vector_finds_indexed_documents(server: Running) -> No
         {"query": "sentence 7", "where": {"n": {"$lt": 3}}, "collection": "docs", "unit": "document"},
     ).json
     assert {each["metadata"]["n"] for each in filtered["hits"]} == {0, 1, 2}
+    nothing = server.call("POST", "/v1/search", {"query": "sentence 7", "where": {"nn": 3}}).json
+    assert nothing["hits"] == []
+    assert nothing["warnings"][0].startswith("no row has the metadata key 'nn'")
     vector = server.call(
         "POST", "/v1/embeddings", {"model": MODEL, "input": "sentence 7", "encoding_format": "float"}
     )

@@ -47,6 +47,8 @@ def show_hits(found: SearchResults) -> None:
     """Show the hits of a search."""
     if not found.hits:
         say("nothing found")
+    for warning in found.warnings:
+        say(f"  {warning}")
     for hit in found.hits:
         text = " ".join(hit.document.split())
         say(f"{hit.score:6.3f}  {hit.id}  [{hit.collection}]")

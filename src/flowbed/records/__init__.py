@@ -139,10 +139,14 @@ class Hit:
 
 @dataclass(frozen=True, kw_only=True)
 class SearchResults:
-    """The hits of a search, best first, and the version of each collection that was searched."""
+    """The hits of a search, best first, and the version of each collection that was searched.
+
+    `warnings` say why nothing may have been found, such as a key of the filter that no row has.
+    """
 
     hits: tuple[Hit, ...]
     versions: Mapping[str, int]
+    warnings: tuple[str, ...] = ()
 
 
 def text_hash(text: str) -> str:

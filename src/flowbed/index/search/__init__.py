@@ -69,7 +69,12 @@ async def search(
     hits.sort(key=lambda hit: (-hit.score, hit.id))
     if unit == "document":
         hits = _one_each(hits)  # a document may have chunks in several collections
-    return SearchResults(hits=tuple(hits[:limit]), versions=versions)
+    if hits or not where:
+        return SearchResults(hits=tuple(hits[:limit]), versions=versions)
+    from flowbed.index.search.unknown_keys import unknown_keys  # few searches find nothing
+
+    warnings = await unknown_keys(where, collections, datasets=datasets, at=at)
+    return SearchResults(hits=(), versions=versions, warnings=warnings)
 
 
 def _direction(vector: NDArray[np.float32]) -> NDArray[np.float32]:

@@ -27,6 +27,11 @@ def write(node: Node) -> str:
     return _written(node)[1]
 
 
+def has_key(key: str) -> str:
+    """Write that a row has a value under `key`."""
+    return f"{_as_text(key)} IS NOT NULL"
+
+
 def _written(node: Node) -> tuple[int, str]:
     """Return how deep the conditions are nested in parentheses, and the SQL."""
     match node:

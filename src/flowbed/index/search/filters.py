@@ -9,6 +9,7 @@ true.
 from __future__ import annotations
 
 import math
+import re
 from reprlib import repr as shortened
 from typing import TYPE_CHECKING, Any
 
@@ -17,7 +18,7 @@ from flowbed.index.search.filter_sql import write
 from flowbed.index.search.filter_tree import Among, Between, Contains, Matches, conditions, join
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Mapping, Sequence
 
     from flowbed.index.search.filter_tree import Condition, Node, Value
 
@@ -29,6 +30,11 @@ DEEPEST = 16  # levels of $and, $or and $not; Lance's parser fails at about twic
 MOST_CONDITIONS = 64
 MOST_VALUES = 10_000  # these take 0.1 s of CPU to read, however many rows there are
 MOST_CHARACTERS = 1 << 20  # of keys and texts; a key is written up to six times
+# Of regular expressions: one of 35,000 characters takes 3 s of CPU to compile, and one that repeats a class of letters
+# 200 times takes 12 s over 50,000 rows, 100 times 3 s. Repetitions within each other multiply.
+MOST_PATTERN, MOST_PATTERNS, MOST_REPETITIONS, MOST_OF_CLASSES = 4_096, 4, 1_024, 64
+CLASS = re.compile(r"\\[pPwWdDsS]|\[\^|\(\?\w*i")  # each of them stands for hundreds of characters
+REPETITION = re.compile(r"(?<!\\)\{(\d{1,9})(?:,(\d{0,9}))?\}")
 
 
 def to_sql(where: Mapping[str, Any] | None) -> str:
@@ -44,6 +50,12 @@ def to_sql(where: Mapping[str, Any] | None) -> str:
     return write(node)
 
 
+def keys_of(where: Mapping[str, Any]) -> list[str]:
+    """Return the metadata keys that a valid filter names."""
+    found = conditions(_all_of(where, depth=0, negated=False))
+    return list(dict.fromkeys(each.key for each in found if isinstance(each, Among | Between)))
+
+
 def _require_within(node: Node) -> None:
     """Bound what the search of one row, and of many, may cost."""
     listed = list(conditions(node))
@@ -52,6 +64,7 @@ def _require_within(node: Node) -> None:
             f"the filter has {len(listed):,} conditions, and may have {MOST_CONDITIONS}; equalities on one key count as"
             " one, so write a list of values with $in or $nin"
         )
+    _require_cheap([each.pattern for each in listed if isinstance(each, Matches)])
     values = [value for each in listed for value in _values(each)]
     if len(values) > MOST_VALUES:
         raise Rejected(
@@ -63,6 +76,26 @@ def _require_within(node: Node) -> None:
         raise Rejected(
             f"the texts in the filter have {characters:,} characters, and may have {MOST_CHARACTERS:,}"
         )
+
+
+def _require_cheap(patterns: Sequence[str]) -> None:
+    """Bound what the regular expressions of a filter may cost."""
+    characters = sum(map(len, patterns))
+    if len(patterns) > MOST_PATTERNS or characters > MOST_PATTERN:
+        raise Rejected(
+            f"the filter has {len(patterns):,} regular expressions of {characters:,} characters, and may have"
+            f" {MOST_PATTERNS} of {MOST_PATTERN:,}"
+        )
+    for pattern in patterns:
+        repetitions = 1
+        for least, most in REPETITION.findall(pattern):
+            repetitions = min(repetitions * max(1, int(most or least)), 10**9)
+        most_here = MOST_OF_CLASSES if CLASS.search(pattern) else MOST_REPETITIONS
+        if repetitions > most_here:
+            raise Rejected(
+                f"the regular expression {shortened(pattern)} repeats its parts {repetitions:,} times, and may do so"
+                f" {most_here:,} times: the counts in braces, multiplied"
+            )
 
 
 def _values(condition: Condition) -> tuple[Value, ...]:

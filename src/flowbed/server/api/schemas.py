@@ -130,6 +130,9 @@ class SearchResponse(BaseModel):
 
     hits: list[SearchHit]
     versions: dict[str, int]
+    warnings: Annotated[
+        list[str], Field(description="Why nothing may have been found, such as a key that no row has.")
+    ]
 
 
 class HealthCheck(BaseModel):

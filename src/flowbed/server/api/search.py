@@ -54,7 +54,7 @@ def routes(service: Service) -> APIRouter:
             at=body.at,
             unit=body.unit,
         )
-        return json({"hits": found.hits, "versions": dict(found.versions)})
+        return json({"hits": found.hits, "versions": dict(found.versions), "warnings": found.warnings})
 
     return router
 
