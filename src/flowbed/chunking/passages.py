@@ -10,6 +10,7 @@ from functools import lru_cache
 from itertools import accumulate, pairwise
 from typing import TYPE_CHECKING
 
+from flowbed.chunking.best_cuts import BestCuts
 from flowbed.chunking.metadata import chunk_metadata, require_modest
 from flowbed.chunking.pieces import bounded
 from flowbed.records import Chunk
@@ -87,6 +88,7 @@ def passages(
     ranks = [cut.rank for cut in cuts]
     hashes = [zlib.crc32(block.strip().encode(errors="surrogatepass")) for block in blocks]
     before = [0, *accumulate(count(block.strip()) for block in blocks)]
+    cutting = BestCuts(ranks, hashes, before, line=LINE, least=capacity // LEAST_SHARE)
     found: list[Passage] = []
     stretches = [(0, len(blocks))]
     while stretches:
@@ -98,7 +100,7 @@ def passages(
             if start < end:
                 found.append(Passage(start, end))
         elif last - first > 1:
-            best = _best_cut(first, last, ranks, hashes, before, capacity)
+            best = cutting.best(first, last)
             stretches += [(best, last), (first, best)]
         else:
             found += _split(text, start, end, cuts[first].lead, capacity, count, split)
@@ -129,22 +131,6 @@ def _split(
 def measured(count: Callable[[str], int], capacity: int, longest: int) -> Measure:
     """Return a measure that is above `capacity` for texts of more tokens and for texts of more characters."""
     return lambda text: max(count(text), -(-len(text) * capacity // longest))
-
-
-def _best_cut(
-    first: int, last: int, ranks: Sequence[int], hashes: Sequence[int], before: Sequence[int], capacity: int
-) -> int:
-    """Choose the block before which to cut blocks `first` to `last`."""
-    least = capacity // LEAST_SHARE
-    middle = (first + last) // 2
-
-    def preference(block: int) -> tuple[bool, int, int, int, int]:
-        # Lengths do not matter if both sides are long enough; otherwise the shorter side counts.
-        length = min(before[block] - before[first], before[last] - before[block], least)
-        # Among equal blocks (such as a thousand equal lines of a log) the middle one, which keeps the work n log n.
-        return ranks[block] < LINE, length, -ranks[block], hashes[block], -abs(block - middle)
-
-    return max(range(first + 1, last), key=preference)
 
 
 def trim(text: str, start: int, end: int) -> tuple[int, int]:
