@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from flowbed.ledger import DeadLetter, Rollback, Spent, SubmissionRow
     from flowbed.maintenance.doctor import Diagnosis
     from flowbed.maintenance.gc import Collected
-    from flowbed.maintenance.inspect import BedStatus, Reason
+    from flowbed.maintenance.inspect import BedStatus, Reason, SourceStatus
     from flowbed.maintenance.verify import Verified
     from flowbed.pipeline import ConfiguredSource
     from flowbed.pipeline.importing import Imported
@@ -53,7 +53,7 @@ class Flowbed(OpenProject):
         collection: str | None = None,
         options: Mapping[str, Any] | None = None,
     ) -> None:
-        """Write a source into `flowbed.toml`; a source of the same name is replaced.
+        """Write a source into `flowbed.toml`; one of the same name and kind keeps the options that are not given.
 
         `kind` is the kind of source (`files`, `jsonl`, `receipts`, ...), `location` its path or address, `options` the
         settings of that kind. `collection` defaults to the source's name.
@@ -392,6 +392,21 @@ class Flowbed(OpenProject):
         from flowbed.maintenance.inspect import status
 
         return await status(self._context())
+
+    async def sources(self) -> list[SourceStatus]:
+        """List the configured sources, and removed ones of which something is still indexed."""
+        from flowbed.maintenance.inspect import sources
+
+        return await sources(self._context())
+
+    async def remove(self, name: str) -> None:
+        """Remove a source from `flowbed.toml`; its rows stay until a run of its name with `allow_deletes`.
+
+        Raises:
+            NotFound: no source has that name.
+        """
+        await asyncio.to_thread(settings.remove_source, self.folder, name)
+        self.settings = await asyncio.to_thread(settings.read_settings, self.folder)
 
     async def why(self, subject: str) -> list[Reason]:
         """Explain the state of a chunk (by id), or of every chunk of a document (`DOCUMENT` or `SOURCE#DOCUMENT`).

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from flowbed.ledger import DeadLetter, Rollback, Spent, SubmissionRow
     from flowbed.maintenance.doctor import Diagnosis
     from flowbed.maintenance.gc import Collected
-    from flowbed.maintenance.inspect import BedStatus, Reason
+    from flowbed.maintenance.inspect import BedStatus, Reason, SourceStatus
     from flowbed.maintenance.verify import Verified
     from flowbed.pipeline.importing import Imported
     from flowbed.pipeline.producer_deltas import DeltasAdded
@@ -79,7 +79,7 @@ class Blocking:
         collection: str | None = None,
         options: Mapping[str, Any] | None = None,
     ) -> None:
-        """Write a source into `flowbed.toml`; a source of the same name is replaced.
+        """Write a source into `flowbed.toml`; one of the same name and kind keeps the options that are not given.
 
         `kind` is the kind of source (`files`, `jsonl`, `receipts`, ...), `location` its path or address, `options` the
         settings of that kind. `collection` defaults to the source's name.
@@ -319,6 +319,18 @@ class Blocking:
     def status(self) -> BedStatus:
         """Describe every collection, and count chunks by status, dead letters and live submissions."""
         return self._wait(self._bed.status())
+
+    def sources(self) -> list[SourceStatus]:
+        """List the configured sources, and removed ones of which something is still indexed."""
+        return self._wait(self._bed.sources())
+
+    def remove(self, name: str) -> None:
+        """Remove a source from `flowbed.toml`; its rows stay until a run of its name with `allow_deletes`.
+
+        Raises:
+            NotFound: no source has that name.
+        """
+        self._wait(self._bed.remove(name))
 
     def why(self, subject: str) -> list[Reason]:
         """Explain the state of a chunk (by id), or of every chunk of a document (`DOCUMENT` or `SOURCE#DOCUMENT`).

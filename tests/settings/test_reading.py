@@ -6,11 +6,12 @@ import os
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from flowbed.errors import Misconfigured
-from flowbed.settings import FILE, Settings, add_source, checking, read_settings
+from flowbed.settings import FILE, Settings, SourceSettings, add_source, checking, read_settings
 from flowbed.settings import project as rules
 from flowbed.settings.project import PACKAGE, PASSED, RULES, fingerprint
 
@@ -128,7 +129,12 @@ def test_read_settings_no_file_is_validated_once(project: Path) -> None:
 @pytest.mark.parametrize(
     ("text", "fault"),
     [
-        ("modell = 'x'", "modell: no such setting"),
+        ("modell = 'x'", r"modell: no such setting \(did you mean model\?\)"),
+        (
+            "[sources.a]\nkind = 'files'\nlocation = '.'\ncolection = 'a'",
+            r"no such setting \(did you mean collection\?\)",
+        ),
+        ("[serve]\nbaches = true", "no such setting"),
         ("[serve]\nnonsense = 1", r"serve\.nonsense: no such setting"),
         ("[serve.tiers.free]\nnonsense = 1", r"serve\.tiers\.free\.nonsense: no such setting"),
         ("[sources.x]\nkind = 'files'", r"sources\.x\.location: Field required"),
@@ -196,15 +202,17 @@ def test_read_settings_folder_without_project_creates_no_file(tmp_path: Path) ->
     assert [each.name for each in tmp_path.iterdir()] == [FILE]
 
 
+def source(*, location: str = ".", options: Any = None) -> SourceSettings:
+    return SourceSettings(kind="files", location=location, options=options or {})
+
+
 def test_add_source_unreadable_option_leaves_the_file_unchanged(project: Path) -> None:
     """An option that the file cannot hold is refused by its path."""
     written(project, WHOLE)
     with pytest.raises(Misconfigured, match=r"sources\.more\.options\.deep"):
-        add_source(
-            project, "more", kind="files", location=".", collection=None, options={"deep": {"in": {"it": 1}}}
-        )
+        add_source(project, "more", source(options={"deep": {"in": {"it": 1}}}))
     assert (project / FILE).read_text("utf-8") == WHOLE
-    add_source(project, "more", kind="files", location=".", collection=None, options={"include": ["*.txt"]})
+    add_source(project, "more", source(options={"include": ["*.txt"]}))
     assert read_settings(project).sources["more"].options == {"include": ["*.txt"]}
 
 
@@ -216,7 +224,7 @@ def test_byte_order_mark_in_the_file_is_ignored(project: Path) -> None:
     """A byte order mark, as some editors write it, is no part of the settings; adding a source keeps the rest."""
     (project / "flowbed.toml").write_text('\ufeffmodel = "seeded:8"  # small\n', "utf-8")
     assert read_settings(project).model == "seeded:8"
-    add_source(project, "notes", kind="files", location="docs", collection=None, options={})
+    add_source(project, "notes", source(location="docs"))
     assert read_settings(project).sources["notes"].location == "docs"
     assert "# small" in (project / "flowbed.toml").read_text("utf-8")
 

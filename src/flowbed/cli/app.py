@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from flowbed.cli import chroma, configure, dead_letters, keys, maintenance, runs, submissions
+from flowbed.cli import chroma, configure, dead_letters, keys, maintenance, runs, sources, submissions
 from flowbed.cli.options import with_common
 from flowbed.cli.output import flush, note, say, say_json
 from flowbed.cli.project import DONE, FAILURES, INTERRUPTED, USAGE
@@ -43,6 +43,7 @@ COMMANDS: Mapping[str, Command] = {
     "import": chroma.import_,
 }
 GROUPS: Mapping[str, tuple[str, Mapping[str, Command]]] = {
+    "sources": ("The sources of the project.", {"list": sources.list_, "remove": sources.remove}),
     "submissions": (
         "Submissions to the provider's Batch API.",
         {

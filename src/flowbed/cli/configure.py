@@ -2,15 +2,21 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from flowbed.cli.options import Common
 from flowbed.cli.output import say
-from flowbed.cli.project import folder_of
+from flowbed.cli.project import enclosing, folder_of
 from flowbed.errors import Misconfigured
+from flowbed.settings import FILE
+
+if TYPE_CHECKING:
+    from flowbed.settings import SourceSettings
+    from flowbed.wiring.sources import Added
 
 
 def init(common: Common, folder: Annotated[Path, typer.Argument(metavar="[DIR]")] = Path()) -> None:
@@ -48,7 +54,7 @@ def add(
         list[str] | None, typer.Option(metavar="K=V", help="An option of this kind of source; repeatable.")
     ] = None,
 ) -> None:
-    """Add a source to flowbed.toml, or replace the source of that name."""
+    """Add a source to flowbed.toml, or change the source of that name; options that are not named stay."""
     from flowbed.wiring import sources
 
     options: dict[str, str] = {}
@@ -57,9 +63,36 @@ def add(
         if not equals:
             raise Misconfigured(f"--option takes key=value, not {each!r}")
         options[key] = value
-    folder = folder_of(common.config)
-    sources.add(folder, name, kind=kind, location=location, collection=collection, options=options)
+    here = Path.cwd()
+    folder = folder_of(common.config) if common.config is not None else enclosing(here) or here
+    if folder != here and common.config is None and "://" not in location:
+        # As typed, the path is relative to the current folder; in the file it is relative to the project's.
+        location = os.path.relpath(here / Path(location).expanduser(), folder)
+    added = sources.add(folder, name, kind=kind, location=location, collection=collection, options=options)
     common.show(
-        {"added": name, "kind": kind, "location": location},
-        lambda _: say(f"added {name} ({kind}: {location}); `flowbed plan` shows what a run would do"),
+        {
+            "added": name,
+            "kind": kind,
+            "location": location,
+            "changed": added.before is not None,
+            "project": str(folder),
+        },
+        lambda _: _show_added(name, folder, added),
     )
+
+
+def _show_added(name: str, folder: Path, added: Added) -> None:
+    source, before = added.source, added.before
+    if added.created:
+        say(f"created a project: {folder / FILE}")
+    if before is None:
+        say(f"added {name} ({source.kind}: {source.location}); `flowbed plan` shows what a run would do")
+        return
+    say(f"changed {name}, which was there: {_described(before)} is now {_described(source)}")
+    if dropped := sorted(set(before.options) - set(source.options)):
+        say(f"dropped the options of {before.kind}: {', '.join(dropped)}")
+
+
+def _described(source: SourceSettings) -> str:
+    options = "".join(f", {key}={value}" for key, value in sorted(source.options.items()))
+    return f"{source.kind}: {source.location}{options}"

@@ -39,19 +39,33 @@ def with_bed(
 
 
 def project_folder(config: Path | None) -> Path:
-    """Return the folder of the project that `--config` names, or the current one.
+    """Return the folder of the project that `--config` names, or that the current folder belongs to.
 
     Raises:
         Misconfigured: it is not a project.
     """
     from flowbed import settings
 
-    folder = folder_of(config)
-    if not (folder / settings.FILE).exists():
+    if config is not None:
+        folder = folder_of(config)
+        if not (folder / settings.FILE).exists():
+            raise Misconfigured(
+                f"{folder} is not a Flowbed project: it has no {settings.FILE}; `flowbed init` creates one"
+            )
+        return folder
+    if (found := enclosing(Path.cwd())) is None:
         raise Misconfigured(
-            f"{folder} is not a Flowbed project: it has no {settings.FILE}; `flowbed init` creates one"
+            f"{Path.cwd()} is not a Flowbed project: neither it nor a folder above it has a {settings.FILE};"
+            " `flowbed init` creates one"
         )
-    return folder
+    return found
+
+
+def enclosing(folder: Path) -> Path | None:
+    """Return the project that a folder belongs to: the nearest folder from there upwards that has a flowbed.toml."""
+    from flowbed import settings
+
+    return next((each for each in (folder, *folder.parents) if (each / settings.FILE).exists()), None)
 
 
 def folder_of(config: Path | None) -> Path:

@@ -48,6 +48,16 @@ class BedStatus:
 
 
 @dataclass(frozen=True, kw_only=True)
+class SourceStatus:
+    """A source: its documents in the ledger, whether it was ever fetched, and whether a setting names it."""
+
+    name: str
+    documents: int
+    fetched: bool
+    configured: bool
+
+
+@dataclass(frozen=True, kw_only=True)
 class Reason:
     """What is recorded about one chunk, and what it means in a sentence."""
 
@@ -87,6 +97,21 @@ async def status(context: IndexContext) -> BedStatus:
         withheld=await withheld_deletions(context),
         repeated=repeated,
     )
+
+
+async def sources(context: Context) -> list[SourceStatus]:
+    """List the configured sources, and removed ones of which something is still indexed."""
+    configured = await context.ledger.documents.progress(tuple(context.sources))
+    found = [
+        SourceStatus(name=name, documents=each.documents, fetched=each.cursor.token > 0, configured=True)
+        for name, each in sorted(configured.items())
+    ]
+    for name in sorted(await context.store.folders("")):
+        if name in context.sources or "chunked" not in await context.store.folders(name):
+            continue
+        if number := await context.ledger.documents.count(name):
+            found.append(SourceStatus(name=name, documents=number, fetched=True, configured=False))
+    return found
 
 
 async def withheld_deletions(context: Context) -> dict[str, str]:

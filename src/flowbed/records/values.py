@@ -4,8 +4,12 @@ from __future__ import annotations
 
 import math
 import reprlib
+from typing import TYPE_CHECKING
 
 from flowbed.errors import Rejected
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
 
 # Larger integers have no type in the index, and would change.
 LARGEST = 2**63
@@ -29,6 +33,14 @@ def require_number(value: object, name: str) -> float:
     elif abs(value) >= LARGEST:
         raise Rejected(f"{name} is {shown(value)}, which needs more than 64 bits: write it as a string")
     return value
+
+
+def suggestion(word: str, known: Iterable[str]) -> str:
+    """Return ` (did you mean ...?)` with the name in `known` that is spelt most like `word`, or nothing."""
+    import difflib  # only after a mistake
+
+    close = difflib.get_close_matches(word, list(known), n=1)
+    return f" (did you mean {close[0]}?)" if close else ""
 
 
 def shown(value: object) -> str:

@@ -14,7 +14,7 @@ from flowbed.settings.environment import (
     store_options,
     traces_wanted,
 )
-from flowbed.settings.file import BEGINNING, add_source
+from flowbed.settings.file import BEGINNING, add_source, remove_source
 from flowbed.settings.project import FILE, Settings, SourceSettings, checked_name, read_settings
 from flowbed.settings.serving import fallback, serving
 
@@ -33,6 +33,7 @@ __all__ = [
     "fallback",
     "provider_options",
     "read_settings",
+    "remove_source",
     "serving",
     "share_counts",
     "shared_counts",

@@ -12,6 +12,7 @@ from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, Settings
 
 from flowbed.errors import Misconfigured
 from flowbed.records import serving
+from flowbed.records.values import suggestion
 from flowbed.settings import project
 from flowbed.settings.project import (
     PREFIX,
@@ -25,7 +26,7 @@ from flowbed.settings.project import (
 )
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Mapping, Sequence
     from pathlib import Path
 
 # The modules whose names the annotations of settings use. Each is one of `project.RULES`.
@@ -101,5 +102,13 @@ def _default(setting: Field[Any], names: Mapping[str, Any]) -> Any:
 
 def _message(error: Any) -> str:
     if error["type"] == "extra_forbidden":
-        return "no such setting"
+        *tables, name = error["loc"]
+        return f"no such setting{suggestion(str(name), _names([str(each) for each in tables]))}"
     return str(error["msg"])
+
+
+def _names(tables: Sequence[str]) -> list[str]:
+    """Return the names of the settings in a table of the file, such as `serve` or `sources.chat`."""
+    records = {"sources": SourceSettings, "publish": PublishSettings, "serve": ServeSettings}
+    record = TierSettings if "tiers" in tables else records[tables[0]] if tables else Settings
+    return [each.name for each in fields(record)]

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from flowbed.errors import Misconfigured
+from flowbed.errors import Misconfigured, NotFound
+from flowbed.records.values import suggestion
 from flowbed.settings.project import FILE, checked_name, read_settings
 from flowbed.storage.atomic import write_whole
 
 if TYPE_CHECKING:
     from pathlib import Path
+
+    from flowbed.settings.project import SourceSettings
 
 # Written by `flowbed init`.
 BEGINNING = """\
@@ -24,9 +27,7 @@ BEGINNING = """\
 """
 
 
-def add_source(
-    folder: Path, name: str, *, kind: str, location: str, collection: str | None, options: dict[str, Any]
-) -> None:
+def add_source(folder: Path, name: str, source: SourceSettings) -> None:
     """Add a `[sources.NAME]` table to `flowbed.toml`, replacing one of the same name; comments and order are kept.
 
     Raises:
@@ -39,15 +40,13 @@ def add_source(
     from flowbed.settings.checking import validated
 
     checked_name(name, "source")
-    if collection is not None:
-        checked_name(collection, "collection")
     read_settings(folder)  # never overwrite a file that cannot be read
     path = folder / FILE
-    values: dict[str, Any] = {"kind": kind, "location": location}
-    if collection is not None:
-        values["collection"] = collection
-    if options:
-        values["options"] = options
+    values: dict[str, Any] = {"kind": source.kind, "location": source.location}
+    if source.collection is not None:
+        values["collection"] = source.collection
+    if source.options:
+        values["options"] = source.options
     validated({"sources": {name: values}}, path)  # never write what cannot be read again
     try:
         file = tomlkit.parse(path.read_text("utf-8-sig")) if path.exists() else tomlkit.document()
@@ -57,4 +56,25 @@ def add_source(
     table.update(values)
     sources = file.setdefault("sources", tomlkit.table(is_super_table=True))
     sources[name] = table
+    write_whole(path, tomlkit.dumps(file).encode())
+
+
+def remove_source(folder: Path, name: str) -> None:
+    """Remove the `[sources.NAME]` table from `flowbed.toml`; comments elsewhere and order are kept.
+
+    Raises:
+        NotFound: it has no such source.
+        Misconfigured: the file cannot be read or written.
+    """
+    import tomlkit
+
+    known = read_settings(folder).sources
+    path = folder / FILE
+    file = tomlkit.parse(path.read_text("utf-8-sig")) if path.exists() else tomlkit.document()
+    if name not in file.get("sources", {}):
+        raise NotFound(
+            f"no source is called {name!r} in {path}{suggestion(name, known)};"
+            f" there are: {', '.join(sorted(known)) or 'none'}"
+        )
+    del file["sources"][name]
     write_whole(path, tomlkit.dumps(file).encode())

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from flowbed.errors import Misconfigured
-from flowbed.records.values import shown
+from flowbed.records.values import shown, suggestion
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -29,7 +29,8 @@ class SourceOptions:
         unknown = sorted(set(options) - set(known))
         if unknown:
             raise Misconfigured(
-                f"a source of kind {kind!r} has no option {', '.join(map(repr, unknown))}; "
+                f"a source of kind {kind!r} has no option {', '.join(map(repr, unknown))}"
+                f"{suggestion(unknown[0], known)}; "
                 f"its options are: {', '.join(known) or 'none'}"
             )
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from flowbed import settings
@@ -10,7 +11,7 @@ from flowbed.errors import Misconfigured, Rejected
 from flowbed.lanes.claims import WAITING
 from flowbed.pipeline import ConfiguredSource
 from flowbed.records.precomputed import is_precomputed, precomputed_source
-from flowbed.records.values import shown
+from flowbed.records.values import shown, suggestion
 from flowbed.sources import open_source
 from flowbed.sources.locations import located
 from flowbed.sources.tombstones import RemovedSource
@@ -103,20 +104,37 @@ async def _unknown(name: str, known: Mapping[str, settings.SourceSettings], ledg
     existing = (
         f"there are: {', '.join(sorted(known))}" if known else "there are none yet; `flowbed add` adds one"
     )
-    return f"no source is called {name!r}; {existing}"
+    return f"no source is called {name!r}{suggestion(name, known)}; {existing}"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Added:
+    """What `add` wrote: the source, the one that it changed, and whether it created the project."""
+
+    source: settings.SourceSettings
+    before: settings.SourceSettings | None
+    created: bool
 
 
 def add(
     folder: Path, name: str, *, kind: str, location: str, collection: str | None, options: Mapping[str, Any]
-) -> None:
+) -> Added:
     """Write a source into the `flowbed.toml` of `folder`, after checking that it can be opened.
+
+    A source of that name and kind keeps its collection and the options that are not given.
 
     Raises:
         Misconfigured: the name, the kind, the location or an option is invalid.
     """
+    created = not (folder / settings.FILE).exists()
+    before = None if created else settings.read_settings(folder).sources.get(name)
     source = settings.SourceSettings(
         kind=kind, location=location, collection=collection, options=dict(options)
     )
+    if before is not None and before.kind == kind:
+        source = replace(
+            source, collection=collection or before.collection, options={**before.options, **options}
+        )
     open_feed(name, source, folder=folder, clock=lambda: 0)  # only to check it
     if (
         "://" not in location
@@ -126,9 +144,8 @@ def add(
         raise Misconfigured(
             f"location {location!r} of source {name!r} does not exist below {folder}; give a path that does"
         )
-    settings.add_source(
-        folder, name, kind=kind, location=location, collection=collection, options=dict(options)
-    )
+    settings.add_source(folder, name, source)
+    return Added(source=source, before=before, created=created)
 
 
 def open_feed(

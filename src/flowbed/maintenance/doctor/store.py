@@ -14,6 +14,7 @@ from flowbed.index.lease import TTL
 from flowbed.maintenance.compare import known_collections
 from flowbed.maintenance.doctor.findings import Finding, check, count, named
 from flowbed.maintenance.garbage import find_garbage
+from flowbed.maintenance.inspect import sources
 from flowbed.maintenance.key_mark import lost_keys
 from flowbed.records.precomputed import is_precomputed
 
@@ -147,18 +148,14 @@ async def _abandoned(context: Context, collection: str, key: str) -> str:
 
 @check("sources")
 async def _removed_sources(context: Context) -> AsyncIterator[Finding]:
-    for name in await context.store.folders(""):
-        if name in context.sources or is_precomputed(name):
-            continue
-        if "chunked" not in await context.store.folders(name):
-            continue
-        if number := await context.ledger.documents.count(name):
+    for each in await sources(context):
+        if not each.configured and not is_precomputed(each.name):
             yield Finding(
                 severity="warning",
-                subject=name,
+                subject=each.name,
                 what=f"no source of this project has this name any more, but searches still find"
-                f" {count(number, 'document')} of it",
-                fix=f"flowbed run {name} --allow-deletes",
+                f" {count(each.documents, 'document')} of it",
+                fix=f"flowbed run {each.name} --allow-deletes",
             )
 
 
