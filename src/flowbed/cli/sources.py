@@ -53,7 +53,7 @@ def remove(
 
 
 def _row(status: SourceStatus, source: SourceSettings | None) -> dict[str, Any]:
-    where = {"kind": None, "location": None, "collection": None, "options": {}}
+    where: dict[str, Any] = {"kind": None, "location": None, "collection": None, "options": {}}
     return asdict(status) | (where if source is None else asdict(source))
 
 
