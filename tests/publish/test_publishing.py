@@ -1,0 +1,183 @@
+"""Publishing through the project: settings, runs, commands, and plain readers of real receipts."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import shutil
+from typing import TYPE_CHECKING
+
+import pytest
+from tests.support.publishing import difference, read_plainly
+
+import flowbed
+from flowbed.bed import aopen
+from flowbed.cli.app import run as command
+from flowbed.errors import Misconfigured, NotFound
+from flowbed.publish.due import interval
+from flowbed.settings import read_settings, snapshot_store
+from flowbed.testing.faults import Fault, FaultyStore, unavailable
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from tests.support.projects import Project
+
+
+def publish_by(project: Project, every: str = "commit", kind: str = "chroma") -> None:
+    file = project.folder / "flowbed.toml"
+    text = file.read_text("utf-8")
+    file.write_text(f'{text}\n[publish.notes]\nkind = "{kind}"\nevery = "{every}"\n', "utf-8")
+
+
+async def test_run_that_commits_publishes_what_a_plain_client_opens(notes: Project, tmp_path: Path) -> None:
+    publish_by(notes)
+    notes.write("notes/five.txt", "note five")
+    async with await notes.open() as bed:
+        report = await bed.run()
+        assert list(report.published) == ["notes notes"]
+        assert report.failures == ()
+        pulled = await bed.pull("notes", tmp_path / "mine")
+        (record,) = await bed.publications()
+        again = await bed.run()
+    assert pulled.version == report.published["notes notes"] == record.place
+    assert again.published == {}
+    found = await asyncio.to_thread(read_plainly, pulled.path, "notes")
+    assert difference(found, notes.contents().rows["notes"]) == ""
+    assert len(found["ids"]) == 5
+
+
+async def test_run_with_nothing_new_reads_one_record_for_a_publication(notes: Project) -> None:
+    """Whether something is due is known without opening an index."""
+    publish_by(notes)
+    async with await notes.open() as bed:
+        await bed.run()
+        bed._store = FaultyStore(bed._store)
+        await bed._publish_due()
+        assert [key for operation, key in bed._store.calls if operation == "get"] == [
+            "notes/active.json",
+            "notes/publication/notes.json",
+        ]
+
+
+async def test_run_whose_publication_fails_reports_it_and_tries_again(notes: Project) -> None:
+    publish_by(notes)
+    async with await notes.open() as bed:
+        store = bed._store
+        bed._store = FaultyStore(store, [Fault(operation="create", key="*snapshot.json", before=unavailable)])
+        report = await bed.run()
+        assert [each.subject for each in report.failures] == ["publication notes of notes"]
+        assert report.failed == 0
+        bed._store = store
+        assert list((await bed.run()).published) == ["notes notes"]
+
+
+async def test_publication_by_the_hour_waits_for_the_hour(
+    notes: Project, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    publish_by(notes, every="1h")
+    async with await notes.open() as bed:
+        assert (await bed.run()).published
+        notes.write("notes/five.txt", "note five")
+        assert (await bed.run()).published == {}
+        from flowbed.wiring import process
+
+        now = process.now()
+        monkeypatch.setattr(process, "now", lambda: now + 3_600_000_000)
+        assert (await bed.run()).published
+
+
+async def test_publication_by_command_only_is_made_by_command(
+    notes: Project, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    publish_by(notes, every="manual")
+    async with await notes.open() as bed:
+        assert (await bed.run()).published == {}
+    monkeypatch.chdir(notes.folder)
+    assert await asyncio.to_thread(command, ["publish", "notes", "--json"]) == 0
+    done = json.loads(capsys.readouterr().out)["published"]
+    assert [(each["rows"], each["already"]) for each in done] == [(4, False)]
+    assert await asyncio.to_thread(command, ["publish"]) == 0
+    assert "is published already, 4 rows at" in capsys.readouterr().out
+    target = str(tmp_path / "mine")
+    assert await asyncio.to_thread(command, ["pull", "notes", target, "--json"]) == 0
+    pulled = json.loads(capsys.readouterr().out)
+    assert pulled["path"] == f"{target}/{done[0]['place']}"
+    monkeypatch.chdir(tmp_path)
+    store = str(notes.folder / ".flowbed" / "store")
+    elsewhere = await asyncio.to_thread(flowbed.pull, "notes", tmp_path / "other", store=store, mode="s3")
+    assert elsewhere.rows == 4
+
+
+async def test_publish_of_what_no_publication_has_says_what_to_write(notes: Project) -> None:
+    async with await notes.open() as bed:
+        with pytest.raises(Misconfigured, match=r'\[publish\.notes\] with kind = "chroma"'):
+            await bed.publish("notes")
+        with pytest.raises(NotFound, match="flowbed publish notes"):
+            await bed.pull("notes", notes.folder / "mine")
+    publish_by(notes, kind="chrome")
+    async with await notes.open() as bed:
+        done = await bed.publish()
+        assert "there is no kind 'chrome'; the kinds are: chroma" in done.failures[0].reason
+
+
+@pytest.mark.parametrize(
+    ("every", "seconds"), [("commit", 0), ("manual", None), ("90s", 90), ("2h", 7_200), ("1d", 86_400)]
+)
+def test_interval_of_a_publication_is_a_time_or_a_word(every: str, seconds: float | None) -> None:
+    assert interval(every) == seconds
+
+
+def test_settings_of_a_publication_with_a_fault_name_it(tmp_path: Path) -> None:
+    for text, fault in (
+        ('[publish.a]\nkind = "chroma"\nevery = "hourly"\n', r"publish\.a\.every"),
+        ('[publish.a]\nkind = "chroma"\nwhen = "now"\n', r"publish\.a\.when: no such setting"),
+        ('[publish."A B"]\nkind = "chroma"\n', "publication name 'A B'"),
+    ):
+        (tmp_path / "flowbed.toml").write_text(text, "utf-8")
+        with pytest.raises(Misconfigured, match=fault):
+            read_settings(tmp_path)
+
+
+def test_bucket_of_an_existing_deployment_counts_where_the_settings_name_no_store(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("CHROMADB_BUCKET", "old-bucket")
+    assert snapshot_store(read_settings(tmp_path)) == "s3://old-bucket"
+    (tmp_path / "flowbed.toml").write_text('store = "elsewhere"\n', "utf-8")
+    assert snapshot_store(read_settings(tmp_path)) == "elsewhere"
+
+
+@pytest.mark.parametrize("receipts", [12, pytest.param(313, marks=pytest.mark.long)])
+async def test_plain_client_finds_the_receipts_of_an_index(data: Path, tmp_path: Path, receipts: int) -> None:
+    """Counts, ids, documents, metadata and neighbours are those of the index, after a change too."""
+    folder = tmp_path / "project"
+    folder.mkdir()
+    lines = (data / "receipts.jsonl").read_text("utf-8").splitlines()[:receipts]
+    (folder / "receipts.jsonl").write_text("\n".join(lines), "utf-8")
+    (folder / "flowbed.toml").write_text(
+        'model = "seeded:32"\n[sources.receipts]\nkind = "receipts"\nlocation = "receipts.jsonl"\n'
+        '[publish.copies]\nkind = "chroma"\ncollections = ["lines", "words"]\n',
+        "utf-8",
+    )
+    for edit in (False, True):
+        if edit:
+            (folder / "receipts.jsonl").write_text("\n".join(lines[1:]), "utf-8")
+        async with await aopen(folder) as bed:
+            report = await bed.run()
+            assert (report.failures, sorted(report.published)) == ((), ["copies lines", "copies words"])
+            for name in ("lines", "words"):
+                pulled = await bed.pull(name, tmp_path / name)
+                copy = shutil.copytree(pulled.path, tmp_path / "opened")
+                found = await asyncio.to_thread(read_plainly, copy, name)
+                shutil.rmtree(copy)
+                from flowbed.testing.index import contents
+
+                rows = (await contents(bed.store)).rows[name]
+                assert difference(found, rows) == ""
+                texts = {key: row.document for key, row in rows.items()}
+                same = sum(
+                    texts[near[0]] == texts[key]
+                    for key, near in zip(found["ids"], found["near"], strict=False)
+                )
+                assert same >= len(found["near"]) - 1
