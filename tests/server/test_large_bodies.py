@@ -8,7 +8,7 @@ import orjson
 import pytest
 from tests.server.conftest import MODEL, call
 
-from flowbed.server.http.body import CONTAINERS_MOST, VALUES_MOST
+from flowbed.services.inputs import CONTAINERS_MOST, VALUES_MOST
 
 if TYPE_CHECKING:
     from tests.server.conftest import Running

@@ -9,6 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from flowbed.errors import Rejected
+from flowbed.services.batches.input_lines import fields_of
 from flowbed.services.inputs import (
     arrays_of,
     most_tokens,
@@ -114,3 +115,23 @@ def test_require_within_certainly_too_long_text_is_not_tokenised() -> None:
     with pytest.raises(Rejected, match=r"input\[0\] has 1,048,577 characters") as caught:
         require_within(["a" * (8_192 * 128 + 1)], count)
     assert caught.value.inputs == (0,)
+
+
+@pytest.mark.parametrize("value", [b"[],", b"{},", b"1,", b'"a",'])
+def test_line_of_millions_of_values_is_refused_unparsed(value: bytes) -> None:
+    """In the input of a batch as in a request: parsing it would stop everything else for seconds."""
+    with pytest.raises(Rejected, match="too many values"):
+        fields_of(b'{"input":[' + value * 1_100_000 + b"1]}")
+    assert fields_of(b'{"input":[' + value * 100_000 + b"1]}")
+
+
+def test_require_within_stops_at_the_limit_of_all() -> None:
+    counted = []
+
+    def count(text: str) -> int:
+        counted.append(text)
+        return 8_000
+
+    with pytest.raises(Rejected, match="max 300000"):
+        require_within(["text"] * 2_048, count)
+    assert len(counted) == 38

@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING, Any
 
 from starlette.requests import ClientDisconnect
 
-from flowbed.errors import Rejected
 from flowbed.server.http.errors import Overloaded, TooLarge, TooSlow
+from flowbed.services.inputs import require_few_values
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, MutableMapping
@@ -23,10 +23,6 @@ BODY_SECONDS, BODY_RATE = 20.0, 1_024
 # Memory for bodies that are read whole is shared among callers; smaller ones are not counted, since the limit of
 # concurrent requests bounds them.
 COUNTED_BYTES = 65_536
-# Commas, and opening brackets and braces, in a body of JSON: parsing takes time and memory by what it makes, and
-# nothing else runs meanwhile (3 s and 1 GB for 32 MB of empty lists). 300,000 tokens have a third of this, as ids or
-# as text.
-VALUES_MOST, CONTAINERS_MOST = 1_000_000, 400_000
 
 
 class RequestBody:
@@ -116,8 +112,7 @@ class RequestBody:
                 # Counting with each part leaves the event loop to others in between.
                 self._values += part.count(b",")
                 self._containers += part.count(b"[") + part.count(b"{")
-                if self._values > VALUES_MOST or self._containers > CONTAINERS_MOST:
-                    raise self._too_complex()
+                require_few_values(self._values, self._containers)
         return parts[0] if len(parts) == 1 else b"".join(parts)
 
     def _count(self) -> None:
@@ -149,12 +144,6 @@ class RequestBody:
     def _give_up(self, task: asyncio.Task[Any]) -> None:
         self._late = True
         task.cancel()
-
-    def _too_complex(self) -> Rejected:
-        return Rejected(
-            f"The body of the request has too many values: at most {VALUES_MOST:,} commas and {CONTAINERS_MOST:,}"
-            " opening brackets and braces are read; send fewer inputs in one request."
-        )
 
     def _too_large(self) -> TooLarge:
         return TooLarge(

@@ -14,7 +14,7 @@ import orjson
 
 from flowbed.embedding.token_counts import estimate_tokens
 from flowbed.errors import Error, Rejected
-from flowbed.services.inputs import most_tokens
+from flowbed.services.inputs import most_tokens, require_few_values
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterable, AsyncIterator, Callable, Sequence
@@ -151,8 +151,9 @@ def fields_of(raw: bytes) -> dict[str, Any]:
     """Parse the fields of a line.
 
     Raises:
-        Rejected: the line is not a JSON object.
+        Rejected: the line is not a JSON object, or has too many values.
     """
+    require_few_values(raw.count(b","), raw.count(b"[") + raw.count(b"{"))
     try:
         fields = orjson.loads(raw)
     except orjson.JSONDecodeError:
