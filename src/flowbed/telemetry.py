@@ -65,6 +65,8 @@ INGEST_FAILPOINTS = (
 # States of a delta of another producer, registered and converted; its rows pass the points above.
 DELTA_REGISTERED = "delta.registered"
 DELTA_CONVERTED = "delta.converted"
+# A delta was written in Chroma's form too; its run is not recorded yet.
+CHROMA_DELTA_WRITTEN = "chroma_delta.written"
 PRODUCER_DELTA_FAILPOINTS = (DELTA_REGISTERED, *INGEST_FAILPOINTS, DELTA_CONVERTED)
 
 # States of a submission, on disk or at the provider; the next step continues from any of them.

@@ -12,7 +12,9 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Awaitable, Callable
+
+    import pyarrow as pa
 
     from flowbed.embedding.batch_api import BatchApi
     from flowbed.embedding.cache.cached import Cached
@@ -62,13 +64,15 @@ class ModelContext(Context):
 class IndexContext(Context):
     """A context with the index; `retention` says which old versions compaction keeps (None: the default).
 
-    A commit merges at most `commit_deltas` deltas at a time; `lease` are the times of maintenance leases.
+    A commit merges at most `commit_deltas` deltas at a time; `lease` are the times of maintenance leases. `also_write`,
+    where set, writes the rows of a run (collection, run id, table) in another form too, before the run is recorded.
     """
 
     datasets: Datasets
     retention: Retention | None = None
     commit_deltas: int = 10
     lease: LeaseTimes | None = None
+    also_write: Callable[[str, str, pa.Table], Awaitable[None]] | None = None
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -50,6 +50,8 @@ async def write_run(live: Live, rows: pa.Table, *, since: int, context: IndexCon
     """
     delta = await write_rows_delta(context.store, live.collection, live.space, rows, now=context.clock())
     reached(DELTA_WRITTEN, run=delta.run)
+    if context.also_write is not None:
+        await context.also_write(live.collection, delta.run, rows)
     await context.ledger.runs.record(
         RunRow(
             id=delta.run,

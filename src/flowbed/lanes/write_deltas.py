@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, Self
 
 from flowbed.errors import Conflict
 from flowbed.index.commit import commit
-from flowbed.index.deltas import Delete, Upsert, write_delta
+from flowbed.index.deltas import Delete, Upsert, table, write_delta
 from flowbed.lanes.claims import CLAIM
 from flowbed.lanes.failures import RunStats, fail, failure, reset_documents
 from flowbed.ledger import RunRow, SpendRow
@@ -156,6 +156,8 @@ async def _write(
         )
     delta = await write_delta(context.store, collection, live.space, upserts, deletes, now=context.clock())
     reached(DELTA_WRITTEN, run=delta.run)
+    if context.also_write is not None:
+        await context.also_write(collection, delta.run, table(delta.run, live.space, upserts, deletes))
     # A free model has no spending: a row for each document would be a tenth of the ledger.
     # The cost of a submission is recorded when its results arrive.
     if spent.cost_usd and spent.lane == "realtime":

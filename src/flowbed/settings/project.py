@@ -121,6 +121,7 @@ class Settings:
     keep_versions: Annotated[int, Field(ge=1)] = 10
     keep_days: Annotated[float, Field(ge=0)] = 7
     lane: Literal["auto", "realtime", "batch"] = "auto"
+    delta_format: Literal["arrow", "chroma", "chroma-files"] = "arrow"
     deadline_hours: Annotated[float, Field(gt=0, allow_inf_nan=False)] | None = None
     sources: dict[str, SourceSettings] = field(default_factory=dict)
     publish: dict[str, PublishSettings] = field(default_factory=dict)

@@ -16,8 +16,10 @@ from flowbed.wiring import process
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Sequence
+    from pathlib import Path
 
     import numpy as np
+    import pyarrow as pa
     from numpy.typing import NDArray
 
     from flowbed.embedding.cache.cached import Cached
@@ -38,9 +40,26 @@ def keeping(model: Cached) -> Callable[[Sequence[str], NDArray[np.float32]], Awa
     return keep
 
 
+def chroma_deltas(
+    config: Settings, store: Store, scratch: Path
+) -> Callable[[str, str, pa.Table], Awaitable[None]] | None:
+    """Return what writes deltas in Chroma's form too, where the settings ask for it."""
+    if config.delta_format == "arrow":
+        return None
+
+    async def write(collection: str, run: str, rows: pa.Table) -> None:
+        from flowbed.publish.chroma.delta_files import ChromaDeltas  # loads numpy and pyarrow
+
+        deltas = ChromaDeltas(store=store, scratch=scratch, packed=config.delta_format == "chroma")
+        await deltas.write(collection, run, rows)
+
+    return write
+
+
 def run_context(
     config: Settings,
     *,
+    scratch: Path,
     store: Store,
     ledger: Ledger,
     datasets: Datasets,
@@ -48,6 +67,8 @@ def run_context(
     budget: Budget | None = None,
 ) -> RunContext:
     """Join opened parts into the context of one piece of work, under a new worker's name; opens no model or index.
+
+    `scratch` is a local folder for files that are built before they are uploaded.
 
     Raises:
         Misconfigured: a variable about commits is not of its form.
@@ -70,5 +91,6 @@ def run_context(
         retention=Retention(versions=config.keep_versions, days=config.keep_days),
         commit_deltas=rules.deltas,
         lease=LeaseTimes(seconds=rules.lease_seconds, heartbeat=rules.heartbeat_seconds),
+        also_write=chroma_deltas(config, store, scratch),
         budget=budget,
     )

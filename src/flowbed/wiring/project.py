@@ -169,6 +169,7 @@ class OpenProject:
     def _context(self, budget: Budget | None = None) -> RunContext:
         return run_context(
             self.settings,
+            scratch=self.folder / opening.HIDDEN / "scratch-deltas",
             store=self._store,
             ledger=self._ledger,
             datasets=self._datasets,
