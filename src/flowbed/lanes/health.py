@@ -8,8 +8,7 @@ from typing import TYPE_CHECKING
 
 from flowbed.errors import Error, Transient
 from flowbed.lanes.budget import Payment
-from flowbed.lanes.calls import call
-from flowbed.lanes.retries import CONFIRMATIONS
+from flowbed.lanes.retries import CONFIRMATIONS, call
 
 if TYPE_CHECKING:
     from flowbed.embedding.cache.cached import Cached

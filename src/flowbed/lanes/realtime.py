@@ -14,7 +14,6 @@ import numpy as np
 from flowbed.embedding.token_counts import share_tokens
 from flowbed.errors import Error, Misconfigured, Rejected, Transient
 from flowbed.lanes.budget import Budget, Payment
-from flowbed.lanes.calls import call
 from flowbed.lanes.health import Health
 from flowbed.lanes.outcome import Outcome, Paid
 from flowbed.lanes.requests import cut
@@ -23,6 +22,7 @@ from flowbed.lanes.retries import (
     CONFIRMATIONS,
     REFUSALS,
     RETRY_AFTER_MAX,
+    call,
 )
 from flowbed.telemetry import PROGRESS, reached
 

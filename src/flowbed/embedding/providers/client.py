@@ -254,7 +254,8 @@ class RemoteEmbedder:
         except Error as error:
             error.args = (f"{self._provider.label}: {error}",)
             error.perhaps_billed = True
-            error.perhaps_input = True
+            # Other dimensions are of another model: the setting has to change, even if only some requests get them.
+            error.perhaps_input = not isinstance(error, Misconfigured)
             if isinstance(error, Rejected) and len(error.inputs) == len(texts) > 1:
                 error.inputs = ()  # one text may have spoilt the vectors of all
             raise
