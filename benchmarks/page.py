@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 from benchmarks import (
     build,
+    chroma_api,
     cranfield,
     embedder,
     find,
@@ -36,6 +37,7 @@ BENCHMARKS: dict[str, ModuleType] = {
     "find": find,
     "embedder": embedder,
     "server": server,
+    "chroma_api": chroma_api,
     "interference": interference,
     "cranfield": cranfield,
     "limits": limits,

@@ -261,6 +261,27 @@ def test_query_vector_of_zeros_is_at_distance_one_from_every_row(flowbed: Peer, 
         assert (status, found["distances"]) == (200, [pytest.approx([1.0] * 3)])
 
 
+def test_get_filter_nested_hundreds_deep_is_refused(flowbed: Peer) -> None:
+    where: Any = {"k": 1}
+    for _ in range(400):
+        where = {"$and": [where]}
+    for field in ("where", "where_document"):
+        status, answer = flowbed.about("cosine", "POST", "get", {field: where})
+        assert (status, answer["error"]) == (400, "InvalidArgumentError")
+
+
+@pytest.mark.parametrize("id_", ["", "\0", "'", "'; --", "a" * 100_000, "\n", "é"])
+def test_get_and_query_odd_id_finds_nothing(flowbed: Peer, id_: str) -> None:
+    assert flowbed.about("cosine", "POST", "get", {"ids": [id_]})[1]["ids"] == []
+    body = {"ids": [id_], "query_embeddings": [VECTORS[0].tolist()]}
+    assert flowbed.about("cosine", "POST", "query", body)[1]["ids"] == [[]]
+
+
+def test_get_hundreds_of_ids_finds_those_that_are_there(flowbed: Peer) -> None:
+    many = [*(f"unknown {n}" for n in range(300)), *ROWS]
+    assert flowbed.about("cosine", "POST", "get", {"ids": many})[1]["ids"] == sorted(ROWS)
+
+
 def test_query_unknown_id_is_left_out(flowbed: Peer) -> None:
     """Chroma's server answers it with an internal error."""
     body = {"query_embeddings": [VECTORS[0].tolist()], "ids": ["one", "unknown"]}

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 from chromadb.config import Settings
 from chromadb.errors import ChromaAuthError, ChromaError, InvalidArgumentError, NotFoundError
+from chromadb.utils.embedding_functions import OpenAIEmbeddingFunction
 from tests.server.chroma.conftest import DIMENSIONS, METRICS, ROWS, VECTORS
 from tests.server.conftest import Running, create_key, write_project
 
@@ -129,6 +130,21 @@ def test_http_client_key_is_required_in_either_header(keyed: tuple[Running, str]
         client_of(running.url, **settings, chroma_client_auth_credentials="fb-wrong").list_collections()
     with pytest.raises(ChromaAuthError):
         client_of(running.url)
+
+
+def test_http_client_texts_of_queries_are_embedded_by_the_same_server(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Chroma's function for OpenAI embeds with the project's model if it is given this server's address."""
+    monkeypatch.setenv("OPENAI_API_KEY", "none")
+    running = Running(write_project(tmp_path / "project"))
+    try:
+        running.wait(running.service.bed.run())  # type: ignore[attr-defined] # the whole project
+        function = OpenAIEmbeddingFunction(api_base=f"{running.url}/v1", model_name="seeded:64")
+        docs = client_of(running.url).get_collection("docs", embedding_function=function)  # type: ignore[arg-type]
+        assert docs.query(query_texts=["sentence 7"], n_results=1)["ids"] == [["docs#d7#00000"]]
+    finally:
+        running.close()
 
 
 async def test_commit_is_seen_by_every_client_at_once(tmp_path: Path) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from dataclasses import asdict, dataclass, field
+from functools import cached_property
 from typing import TYPE_CHECKING, Any, cast
 from uuid import UUID, uuid5
 
@@ -84,7 +85,7 @@ class ChromaCollection:
         """Its name."""
         return self.live.collection
 
-    @property
+    @cached_property
     def id(self) -> str:
         """Its id, of the form of a UUID."""
         return str(uuid5(NAMESPACE, f"{self.name}\n{self.live.space.fingerprint}"))

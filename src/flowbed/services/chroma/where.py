@@ -29,6 +29,7 @@ TEXT = {
     "$not_regex": ("$regex", True),
 }
 LARGEST = 2**63 - 1  # Chroma's integers have 64 bits
+DEEPEST = 32  # levels of $and and $or; the index takes fewer, and a deeper one would exhaust Python's stack
 
 
 def to_filter(where: Any, where_document: Any) -> Filter | None:
@@ -39,17 +40,19 @@ def to_filter(where: Any, where_document: Any) -> Filter | None:
     """
     parts = []
     if where is not None:
-        parts.append(_joined(where, _condition, _invalid))
+        parts.append(_joined(where, _condition, _invalid, DEEPEST))
     if where_document is not None:
-        parts.append(_joined(where_document, _text, _invalid_document))
+        parts.append(_joined(where_document, _text, _invalid_document, DEEPEST))
     if len(parts) == 1:
         return parts[0]
     return {"$and": parts} if parts else None
 
 
 def _joined(
-    where: Any, leaf: Callable[[str, Any], Filter], invalid: Callable[[], Rejected]
+    where: Any, leaf: Callable[[str, Any], Filter], invalid: Callable[[], Rejected], deeper: int
 ) -> Filter:  # user input
+    if not deeper:
+        raise Rejected(f"the filter is nested more than {DEEPEST} deep")
     if not isinstance(where, dict) or len(where) != 1:
         raise invalid()
     ((key, value),) = where.items()
@@ -57,7 +60,7 @@ def _joined(
         return leaf(key, value)
     if not isinstance(value, list):
         raise invalid()
-    parts = [_joined(part, leaf, invalid) for part in value]
+    parts = [_joined(part, leaf, invalid, deeper - 1) for part in value]
     if not parts:
         return EVERY if key == "$and" else NONE
     return {key: parts}
@@ -82,7 +85,7 @@ def _condition(key: str, value: Any) -> Filter:
         raise _invalid()
     ((operator, operand),) = value.items()
     if key == DOCUMENT:
-        return _joined(value, _text, _invalid)
+        return _joined(value, _text, _invalid, DEEPEST)
     if operator in ("$contains", "$not_contains"):
         # About an element of a list. No row has a list: metadata is flat.
         _scalar(operand)
