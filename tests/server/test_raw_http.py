@@ -201,6 +201,7 @@ def test_server_odd_http_is_answered_or_refused_without_a_failure(
     assert failures == []
     assert answered > 50
     assert process.memory_info().rss - before < MEMORY
-    assert server.client().embeddings.create(model=MODEL, input="still here").data
+    with server.client() as client:
+        assert client.embeddings.create(model=MODEL, input="still here").data
     assert server.end() == 0
     assert "Traceback" not in server.errors.read_text()

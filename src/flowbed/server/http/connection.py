@@ -52,7 +52,7 @@ class Connection(HttpToolsProtocol):
         self._kept = bytearray()  # received behind a request that is being answered
         self._in_body = False
         self._left: int | None = None  # bytes of the body that are still to come, or None if it is chunked
-        self._trailers = 0  # bytes
+        self._trailers = 0  # bytes since the last of a chunked body
         self._drained = 0  # bytes of a body after its response
         self._waiting: asyncio.TimerHandle | None = None  # for a head, or for the rest of a body
         self._writing: asyncio.TimerHandle | None = None
@@ -95,14 +95,10 @@ class Connection(HttpToolsProtocol):
             if len(self._kept) > KEPT_BYTES:
                 self.transport.hold()  # type: ignore[attr-defined] # a HoldingTransport
 
-    def on_header(self, name: bytes, value: bytes) -> None:
-        """Limit the trailers of a body, which are parsed like headers."""
-        if self._in_body:
-            self._trailers += len(name) + len(value)
-            if self._trailers > HEAD_BYTES:
-                raise ValueError("the trailers of the body are too large")
-            return
-        super().on_header(name, value)
+    def on_body(self, body: bytes) -> None:
+        """Note that the body goes on."""
+        self._trailers = 0
+        super().on_body(body)
 
     def on_headers_complete(self) -> None:
         """Go on to the body."""
@@ -174,7 +170,7 @@ class Connection(HttpToolsProtocol):
         super().data_received(head)
         if self._in_body:
             # The parser has checked that it is a number.
-            length = dict(self.headers).get(b"content-length")
+            length = next((value for name, value in self.headers if name == b"content-length"), None)
             self._left = None if length is None else int(length.lstrip(b"0") or b"0")
         return whole[end:]
 
@@ -184,11 +180,15 @@ class Connection(HttpToolsProtocol):
             # A chunked body ends with these bytes, and may contain them.
             found = data.find(HEAD_END)
             end = len(data) if found < 0 else found + len(HEAD_END)
+            self._trailers += end
         else:
             end = min(self._left, len(data))
             self._left -= end
         answered = self.cycle.response_complete
         super().data_received(data if end == len(data) else data[:end])
+        if self._in_body and self._trailers > HEAD_BYTES:
+            self.send_400_response("The trailers of the body are too large.")
+            return b""
         if answered:
             self._drained += end
             if not self._in_body:
