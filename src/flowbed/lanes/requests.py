@@ -10,7 +10,7 @@ if TYPE_CHECKING:
 
 # Requests for the texts of a run, and for each place in flight: the count moves as often, and a run that is stopped
 # loses one part in so many.
-REQUESTS, WAVES = 40, 4
+REQUESTS, WAVES = 64, 6
 # Smaller requests would cost more than they show: a provider takes about a second for any.
 SMALLEST = 64
 
@@ -29,7 +29,7 @@ def cut(parts: Sequence[slice], *, concurrency: int) -> list[slice]:
         for start in range(part.start, part.stop, most)
     ]
     mixed = [pieces[place] for place in sorted(range(len(pieces)), key=_spread)]
-    if most == SMALLEST or len(mixed) < concurrency:
+    if len(mixed) < max(2, concurrency) or max(piece.stop - piece.start for piece in mixed) < SMALLEST:
         return mixed
     first: list[slice] = []
     rest: list[slice] = []
@@ -37,7 +37,8 @@ def cut(parts: Sequence[slice], *, concurrency: int) -> list[slice]:
         middle = piece.start + ceil((piece.stop - piece.start) * place / concurrency)
         first.append(slice(piece.start, middle))
         rest += [slice(middle, piece.stop)] if middle < piece.stop else []
-    return [*first, *mixed[concurrency:], *rest]
+    # The rests come last and the shortest of them first: in the other order all would be answered at the same moment.
+    return [*first, *mixed[concurrency:], *reversed(rest)]
 
 
 def _spread(place: int) -> float:
