@@ -6,7 +6,6 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import pyarrow as pa
-import pyarrow.compute as pc
 
 from flowbed.index.datasets import blocking
 from flowbed.index.search.filters import to_sql
@@ -129,6 +128,8 @@ def condition_of(ids: Sequence[str]) -> str:
 
 def _matching(dataset: Dataset, ids: Sequence[str] | None, condition: str) -> NDArray[np.uint64]:
     """Return the row ids of the matching rows in the order of their ids."""
+    import pyarrow.compute as pc  # which a first search does without
+
     conditions = [LIVING, *(() if condition == EVERY else (condition,))]
     many = ids is not None and len(ids) > LISTED
     if ids is not None and not many:
