@@ -16,7 +16,7 @@ from starlette.routing import Match, Route
 from flowbed.errors import Error, NotFound
 from flowbed.server.api import admin, batches, embeddings, files, health, models, search
 from flowbed.server.api.batch_lines import HttpLineCodec
-from flowbed.server.api.embeddings import direct_routes
+from flowbed.server.api.embeddings import DirectRoutes
 from flowbed.server.chroma import CHROMA_ROUTES
 from flowbed.server.http.body import BODY_SECONDS
 from flowbed.server.http.errors import WrongMethod, http_error
@@ -123,7 +123,7 @@ def create_app(
         begun=None if tracing is None else tracing.describe,
         body_seconds=body_seconds,
         # FastAPI names a request's span after the route that it matches itself.
-        direct={} if tracing is not None else direct_routes(known),
+        direct=DirectRoutes(()) if tracing is not None else DirectRoutes(known),
         routes=known,
     )
     if service.serving.origins:

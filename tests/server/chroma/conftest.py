@@ -86,6 +86,12 @@ class Peer:
             with error:
                 return error.code, json.loads(error.read() or b"null")
 
+    def text(self, path: str) -> str:
+        """Read a page of the server that is none of Chroma's API."""
+        with urllib.request.urlopen(f"{self.url}{path}", timeout=60) as response:  # noqa: S310
+            found: bytes = response.read()
+            return found.decode()
+
     def about(self, collection: str, method: str, action: str, body: Any = None) -> tuple[int, Any]:
         """Send a request about a collection, by its name."""
         return self.call(method, f"collections/{self.collections[collection]}/{action}", body)

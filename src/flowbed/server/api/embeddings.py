@@ -47,14 +47,32 @@ class DirectRoute(APIRoute):
         self.app = app
 
 
-def direct_routes(routes: Sequence[BaseRoute]) -> dict[tuple[str, str], Route]:
-    """Return the direct routes among `routes` by method and path."""
-    return {
-        (method, route.path): route
-        for route in routes
-        if isinstance(route, DirectRoute)
-        for method in route.methods or ()
-    }
+class DirectRoutes:
+    """Finds direct routes by method and path: whole paths, and paths with parameters and a fixed end."""
+
+    def __init__(self, routes: Sequence[BaseRoute]) -> None:
+        """Take the direct routes among `routes`; the first one that matches a path is found."""
+        self._whole: dict[tuple[str, str], Route] = {}
+        self._ends: dict[tuple[str, str], list[Route]] = {}
+        for route in routes:
+            if not isinstance(route, DirectRoute):
+                continue
+            end = route.path.rpartition("/")[2]
+            for method in route.methods or ():
+                if not route.param_convertors:
+                    self._whole[method, route.path] = route
+                elif "{" not in end:
+                    self._ends.setdefault((method, end), []).append(route)
+
+    def find(self, method: str, path: str) -> tuple[Route, dict[str, str]] | None:
+        """Return a route with the parameters in its path; None if FastAPI has to look."""
+        route = self._whole.get((method, path))
+        if route is not None:
+            return route, {}
+        for each in self._ends.get((method, path.rpartition("/")[2]), ()):
+            if (found := each.path_regex.match(path)) is not None:
+                return each, found.groupdict()
+        return None
 
 
 def routes(service: Service) -> APIRouter:

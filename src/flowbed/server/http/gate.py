@@ -5,8 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 from dataclasses import dataclass
-from types import MappingProxyType
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 from starlette.requests import ClientDisconnect
 from starlette.routing import Match
@@ -21,7 +20,7 @@ from flowbed.server.http.request_context import KEY, RequestContext
 from flowbed.services.files import FILE_BYTES
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable, Mapping, MutableMapping, Sequence
+    from collections.abc import Awaitable, Callable, MutableMapping, Sequence
 
     from starlette.routing import BaseRoute, Route
 
@@ -32,6 +31,14 @@ if TYPE_CHECKING:
     Send = Callable[[Message], Awaitable[None]]
     App = Callable[[Any, Receive, Send], Awaitable[None]]
     Watcher = Callable[[RequestContext], None]
+
+    class RouteTable(Protocol):
+        """Finds the route of a request, and the parameters in its path."""
+
+        def find(self, method: str, path: str) -> tuple[Route, dict[str, str]] | None:
+            """Return them; None if the application has to look."""
+            ...
+
 
 # Paths for probes, scrapers and readers of the API's description: no key, no limit, no part of the load, and no text or
 # vector in the response.
@@ -54,7 +61,6 @@ SAFE = frozenset({"GET", "HEAD", "OPTIONS"})
 GONE = 499  # status in logs and metrics for a client that left before its request was read
 ID_LENGTH = 128
 ID_LETTERS = frozenset(b"abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789-_.:")
-NO_ROUTES: Mapping[tuple[str, str], Route] = MappingProxyType({})
 
 
 @dataclass(slots=True)
@@ -88,7 +94,7 @@ class Gate:
         watchers: Sequence[Watcher] = (),
         begun: Watcher | None = None,
         body_seconds: float = BODY_SECONDS,
-        direct: Mapping[tuple[str, str], Route] = NO_ROUTES,
+        direct: RouteTable | None = None,
         routes: Sequence[BaseRoute] = (),
     ) -> None:
         """Guard `app`.
@@ -168,10 +174,11 @@ class Gate:
             holder = context.caller.key or ""
             placed = self._take_place(context.path, holder)
             body.begin(context.headers.get(b"content-length", b""), holder)
-            route = self._direct.get((context.method, context.path))
-            if route is None:
+            found = None if self._direct is None else self._direct.find(context.method, context.path)
+            if found is None:
                 await self._app(scope, body, answer)
             else:
+                route, scope["path_params"] = found
                 scope["route"] = route
                 await route.app(scope, body, answer)
         except ClientDisconnect:
