@@ -108,6 +108,9 @@ SNAPSHOT_FILE_UPLOADED = "snapshot.file_uploaded"
 SNAPSHOT_LISTED = "snapshot.listed"
 POINTER_MOVED = "pointer.moved"
 PUBLICATION_RECORDED = "publication.recorded"
+PARQUET_UPLOADED = "parquet.uploaded"
+SERVER_MARKED = "server.marked"
+SERVER_BATCH_WRITTEN = "server.batch_written"
 PUBLICATION_FAILPOINTS = (
     SNAPSHOT_BASE,
     SNAPSHOT_BUILT,

@@ -10,6 +10,7 @@ import sys
 from typing import TYPE_CHECKING, Any
 
 import pytest
+from tests.server.chroma.conftest import chroma_url  # noqa: F401 - one server for a session
 
 from flowbed.ledger import open_ledger
 from flowbed.publish import open_publication
@@ -68,7 +69,7 @@ async def publish_bench(tmp_path: Path) -> AsyncIterator[PublishBench]:
     """An empty collection in a folder."""
     bench = await bench_in(tmp_path)
     yield bench
-    await bench.ledger.close()
+    await bench.aclose()
 
 
 @pytest.fixture(scope="session")
@@ -92,4 +93,4 @@ async def published(published_folder: Path, tmp_path: Path) -> AsyncIterator[Pub
     bench = await bench_in(shutil.copytree(published_folder, tmp_path / "published"))
     bench.adopt(numbered(40, color="red"))
     yield bench
-    await bench.ledger.close()
+    await bench.aclose()

@@ -118,7 +118,10 @@ async def test_publish_of_what_no_publication_has_says_what_to_write(notes: Proj
     publish_by(notes, kind="chrome")
     async with await notes.open() as bed:
         done = await bed.publish()
-        assert "there is no kind 'chrome'; the kinds are: chroma" in done.failures[0].reason
+        assert (
+            "there is no kind 'chrome'; the kinds are: chroma, chroma-server, parquet"
+            in done.failures[0].reason
+        )
 
 
 @pytest.mark.parametrize(

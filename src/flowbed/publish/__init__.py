@@ -94,6 +94,8 @@ class Publication(Protocol):
 # Loaded by name, so that a kind loads only what it needs.
 KINDS = {
     "chroma": "flowbed.publish.chroma.publication:open_chroma",
+    "chroma-server": "flowbed.publish.chroma_server.publication:open_chroma_server",
+    "parquet": "flowbed.publish.parquet:open_parquet",
 }
 
 

@@ -91,7 +91,7 @@ class PublishSettings:
     kind: str
     every: Annotated[str, Field(pattern="^(commit|manual|[0-9]+[smhd])$")] = "commit"
     collections: list[str] = field(default_factory=list)
-    options: Options = field(default_factory=dict)
+    options: Options = field(default_factory=dict, repr=False)  # may contain a token
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -55,6 +55,7 @@ class PublishBench:
     scratch: Path
     datasets: Datasets = field(init=False)
     rows: dict[str, PublishedRow] = field(default_factory=dict)
+    opened: list[Publication] = field(default_factory=list)  # to be closed at the end
     _version: int = 0
 
     def __post_init__(self) -> None:
@@ -105,6 +106,12 @@ class PublishBench:
         for each in deletes:
             self.rows.pop(each, None)
         return await self.version()
+
+    async def aclose(self) -> None:
+        """Close the opened publications and the ledger."""
+        for each in self.opened:
+            await each.aclose()
+        await self.ledger.close()
 
     def adopt(self, rows: Mapping[str, tuple[str, Mapping[str, Scalar]]]) -> None:
         """Count these rows as committed: an earlier process did that, in one commit."""
@@ -159,6 +166,9 @@ def numbered(count: int, **metadata: Scalar) -> dict[str, tuple[str, dict[str, S
 class PublicationContract:
     """Subclass it with the fixture `publish_bench`, and say how to open a publication and how to read one."""
 
+    # Whether every publication writes all rows.
+    WHOLE = False
+
     def open(self, bench: PublishBench) -> Publication:
         """Open the publication under test."""
         raise NotImplementedError
@@ -202,7 +212,9 @@ class PublicationContract:
             {"row-00001": ("edited", {"color": "blue"}), **texts("new", color="green")}, "row-00002"
         )
         done = await publish_bench.publish(publication)
-        assert (done.upserts, done.deletes, done.rows, done.rebuilt) == (2, 1, 40, "")
+        assert done.rows == 40
+        if not self.WHOLE:
+            assert (done.upserts, done.deletes, done.rebuilt) == (2, 1, "")
         await self.assert_in_step(publish_bench)
 
     async def test_publication_of_a_row_without_a_metadata_key_loses_the_key(
