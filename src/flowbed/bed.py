@@ -394,7 +394,7 @@ class Flowbed(OpenProject):
         return await status(self._context())
 
     async def sources(self) -> list[SourceStatus]:
-        """List the configured sources, and removed ones of which something is still indexed."""
+        """List the configured sources, removed ones of which something is indexed, and those of precomputed rows."""
         from flowbed.maintenance.inspect import sources
 
         return await sources(self._context())

@@ -321,7 +321,7 @@ class Blocking:
         return self._wait(self._bed.status())
 
     def sources(self) -> list[SourceStatus]:
-        """List the configured sources, and removed ones of which something is still indexed."""
+        """List the configured sources, removed ones of which something is indexed, and those of precomputed rows."""
         return self._wait(self._bed.sources())
 
     def remove(self, name: str) -> None:

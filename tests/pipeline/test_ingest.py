@@ -26,7 +26,6 @@ if TYPE_CHECKING:
 
     from tests.support.projects import Project
 
-    from flowbed.bed import Flowbed
 
 SPACE = Space(model="seeded:32", dimensions=32)
 
@@ -45,10 +44,6 @@ def rows(
     )
 
 
-async def only_source_is_precomputed(bed: Flowbed, collection: str) -> int:
-    return await bed.ledger.documents.count(precomputed_source(collection))
-
-
 async def test_rows_written_are_found_explained_and_verified_without_a_model(project: Project) -> None:
     async with await project.open() as bed:
         done = await bed.write_rows("docs", rows("a", "b/2", "ünï", color="red"))
@@ -63,7 +58,8 @@ async def test_rows_written_are_found_explained_and_verified_without_a_model(pro
         assert (await bed.verify())["docs"].faults == ()
         assert (await bed.doctor()).findings == ()
         assert (await bed.status()).chunks == {"SUCCESS": 3}
-        assert await only_source_is_precomputed(bed, "docs") == 3
+        (source,) = await bed.sources()
+        assert (source.name, source.documents, source.precomputed) == (precomputed_source("docs"), 3, True)
     assert project.sent() == {}
 
 
@@ -92,6 +88,8 @@ async def test_rows_deleted_are_gone_and_come_back_when_written_again(project: P
         done = await bed.write_rows("docs", rows("c", deleted=["a", "never"]))
         assert (done.written, done.deleted, done.unknown) == (1, 1, 1)
         assert set(project.documents("docs")) == {"b", "c"}
+        (reason,) = await bed.why("a")
+        assert reason.verdict == "deleted from the index"
         assert (await bed.write_rows("docs", PrecomputedRows(deleted=["a"]))).unknown == 1
         assert (await bed.write_rows("docs", rows("a"))).written == 1
         assert set(project.documents("docs")) == {"a", "b", "c"}

@@ -66,5 +66,9 @@ def _show(rows: list[dict[str, Any]]) -> None:
             say(f"{row['name']}  {row['kind']}: {row['location']}  {state}")
             for key, value in sorted(row["options"].items()):
                 say(f"    {key} = {value}")
+        elif row["precomputed"]:
+            say(
+                f"{row['name']}  {count(row['documents'], 'row')} that came with vectors; no run changes them"
+            )
         else:
             say(f"{row['name']}  in no setting  {count(row['documents'], 'document')}")

@@ -12,6 +12,7 @@ from flowbed.lanes.batch.submission_status import describe
 from flowbed.ledger.rows import WITHHELD
 from flowbed.maintenance.failed import failed_chunks, fails_repeatedly
 from flowbed.records import Status
+from flowbed.records.precomputed import is_precomputed
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -49,12 +50,16 @@ class BedStatus:
 
 @dataclass(frozen=True, kw_only=True)
 class SourceStatus:
-    """A source: its documents in the ledger, whether it was ever fetched, and whether a setting names it."""
+    """A source: its documents in the ledger, whether it was ever fetched, and whether a setting names it.
+
+    `precomputed` rows came with their vectors, and no run fetches or deletes them.
+    """
 
     name: str
     documents: int
     fetched: bool
     configured: bool
+    precomputed: bool = False
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -100,7 +105,7 @@ async def status(context: IndexContext) -> BedStatus:
 
 
 async def sources(context: Context) -> list[SourceStatus]:
-    """List the configured sources, and removed ones of which something is still indexed."""
+    """List the configured sources, removed ones of which something is still indexed, and those of precomputed rows."""
     configured = await context.ledger.documents.progress(tuple(context.sources))
     found = [
         SourceStatus(name=name, documents=each.documents, fetched=each.cursor.token > 0, configured=True)
@@ -110,7 +115,12 @@ async def sources(context: Context) -> list[SourceStatus]:
         if name in context.sources or "chunked" not in await context.store.folders(name):
             continue
         if number := await context.ledger.documents.count(name):
-            found.append(SourceStatus(name=name, documents=number, fetched=True, configured=False))
+            given = is_precomputed(name)
+            found.append(
+                SourceStatus(
+                    name=name, documents=number, fetched=not given, configured=False, precomputed=given
+                )
+            )
     return found
 
 
@@ -176,11 +186,16 @@ def verdict(row: ChunkRow, found: RunRow | None, carries: SubmissionRow | None =
     what = "its deletion" if row.deleted else "it"
     place = _place(row, carries)
     retry = "the next `flowbed run`" if row.failure == "transient" else "`flowbed dead-letters retry`"
+    deleted = (
+        "deleted from the index"
+        if is_precomputed(row.source)
+        else "deleted from the index: its document no longer has it"
+    )
     indexed = f"in the index of {row.collection} since version {found.version if found else '?'}"
     return {
         Status.NONE: f"{what} waits for the next `flowbed run`",
         Status.PENDING: f"{what} is {place}",
-        Status.SUCCESS: "deleted from the index: its document no longer has it" if row.deleted else indexed,
+        Status.SUCCESS: deleted if row.deleted else indexed,
         Status.FAILED: f"failed; {retry} tries again: {row.error}",
         Status.SKIPPED: "it has nothing to embed",
         Status.REVERTED: "a rollback removed it from the index",

@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 # Rows of one group: 13 MB of vectors at 384 dimensions. The ledger swaps them in one transaction.
 GROUP = 8_192
 # Rows between two commits: each commit reads the ids of the whole index.
-COMMIT = 65_536
+COMMIT = 32_768
 # Texts that are embedded to see whether the vectors are of the space that was stated, and their median cosine at least.
 SAMPLE, ALIKE = 16, 0.99
 # Longer texts are left out of the sample where there are others: models cut them off at different places.

@@ -57,6 +57,21 @@ class ClaimsContract:
         assert await claim(ledger, "x", sources=["t"]) == []
         assert [row.id for row in await claim(ledger, "")] == ["3"]
 
+    async def test_swap_of_claimed_chunks_makes_them_their_writers(self, ledger: Ledger) -> None:
+        """A swap may write chunks as claimed already: their worker records them, and its death releases them."""
+        claimed = {"status": Status.PENDING, "worker": "w", "until": LATE, "batch": "x"}
+        await put(ledger, [chunk("1", **claimed), chunk("2", **claimed), chunk("3", deleted=True, **claimed)])
+        assert await waiting(ledger) == []
+        assert await claim(ledger, "x", worker="other") == []
+        assert await ledger.chunks.workers() == {"w"}
+        await ledger.runs.record(run(), [("1", 100), ("3", 100)], worker="w")
+        await settle(ledger)
+        assert [(await only(ledger, id_)).run for id_ in "123"] == ["r1", "", "r1"]
+        assert await ledger.chunks.release("w") == 1
+        await settle(ledger)
+        assert (await only(ledger, "2")).status is Status.NONE
+        assert await waiting(ledger) == ["x"]
+
     async def test_claims_respect_statuses(self, ledger: Ledger) -> None:
         """Only batches with the given statuses are listed, and only such chunks claimed; SUCCESS may be one of them."""
         for status in Status:
