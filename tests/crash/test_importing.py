@@ -98,6 +98,10 @@ def test_delta_killed_at_a_point_is_committed_by_the_next_call_without_its_key(
 ) -> None:
     killed = command(project, "deltas", "add", "docs/delta/one", point=point)
     assert killed.returncode == -signal.SIGKILL, killed.stderr
+    if point != telemetry.RUN_COMMITTED:  # then the commit may have marked it already
+        with flowbed.open(project) as bed:
+            found = {(each.check, each.fix) for each in bed.doctor().findings}
+        assert ("deltas", "flowbed deltas add") in found
     again = command(project, "deltas", "add")
     assert again.returncode == 0, again.stdout + again.stderr
     assert_whole(project)

@@ -7,15 +7,19 @@ from typing import TYPE_CHECKING
 
 import pytest
 from tests.support.chroma import archive, write_chroma
+from tests.support.s3 import variables
 
 from flowbed.cli.app import run
 from flowbed.errors import Rejected
+from flowbed.records.precomputed import PrecomputedRows
 from flowbed.testing.embedder import seeded
+from flowbed.testing.s3proxy import CUT, INTERNAL_ERROR, SLOW_DOWN, S3Fault, S3Proxy
 
 if TYPE_CHECKING:
     from pathlib import Path
 
     from tests.support.projects import Project
+    from tests.support.s3 import S3Server
 
 LINES = tuple(f"IMAGE#i{number}#RECEIPT#00001#LINE#{number:05d}" for number in range(1, 6))
 
@@ -145,7 +149,9 @@ async def test_refused_deltas_are_dead_letters_with_reasons_and_the_rest_commits
         }.items():
             assert reason in letters[f"lines/delta/{name}"], letters
         assert set(project.documents("lines")) == set(LINES)
-        assert {finding.check for finding in (await bed.doctor()).findings} == {"dead-letters"}
+        (finding,) = (await bed.doctor()).findings
+        assert finding.check == "dead-letters"
+        assert set(finding.fix.split()) == {"flowbed", "deltas", "add", *set(names) - {"lines/delta/good"}}
         # Written again by its producer, it is added again.
         target = project.folder / ".flowbed" / "store" / "lines/delta/narrow" / "delta.tar.gz"
         target.write_bytes(archive(lines))
@@ -195,3 +201,29 @@ async def test_commit_takes_few_deltas_at_a_time_and_deletes_them_where_set(
         assert "neither lines/delta/run-0/delta.tar.gz nor" in again.refused[0].reason
         assert set(project.documents("lines")) == set(LINES)
         assert (await bed.verify())["lines"].faults == ()
+
+
+async def test_delta_and_rows_in_s3_behind_a_faulty_proxy_are_committed_once(
+    lines: Path, project: Project, s3_server: S3Server, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Lost answers and errors are tried again, and nothing is there twice."""
+    with S3Proxy(s3_server.url) as proxy:
+        for name, value in variables(proxy.url).items():
+            monkeypatch.setenv(name, value)
+        file = project.folder / "flowbed.toml"
+        place = f"s3://bucket/{project.folder.parent.name}/store"
+        file.write_text(f'store = "{place}"\n{file.read_text("utf-8")}', "utf-8")
+        async with await project.open() as bed:
+            await bed.store.put("lines/delta/run-1/delta.tar.gz", archive(lines))
+            proxy.order(
+                S3Fault(method="PUT", probability=0.1, after=INTERNAL_ERROR),
+                S3Fault(method="PUT", probability=0.1, after=CUT),
+                S3Fault(probability=0.05, before=SLOW_DOWN),
+            )
+            assert (await bed.add_deltas(f"{place}/lines/delta/run-1")).rows == 5
+            rows = PrecomputedRows(ids=["mine"], vectors=seeded(["mine"], 32), texts=["mine"])
+            assert (await bed.write_rows("lines", rows)).written == 1
+            assert (await bed.write_rows("lines", rows)).unchanged == 1
+            proxy.order()
+            assert (await bed.verify())["lines"].faults == ()
+            assert (await bed.status()).collections["lines"].rows == 6

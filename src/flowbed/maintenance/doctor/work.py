@@ -143,14 +143,15 @@ async def _letters(context: Context) -> AsyncIterator[Finding]:
         ("chunk", "", "flowbed dead-letters retry; flowbed run"),
         ("run", "", "flowbed dead-letters retry; flowbed run"),
         ("source", "; once its document is fixed, a run reads it again", "flowbed run"),
-        ("delta", "; once its producer has written it again, add it again", "flowbed deltas add KEY"),
+        ("delta", "; once its producer has written it again, add it again", "flowbed deltas add"),
     ):
         if found := [letter for letter in letters if letter.kind == kind and letter.subject != WITHHELD]:
+            names = [letter.subject for letter in found]
             yield Finding(
                 severity="warning",
-                subject=named([letter.subject for letter in found]),
+                subject=named(names),
                 what=f"{count(len(found), 'dead letter')} of kind {kind}: {found[0].reason}{advice}",
-                fix=fix,
+                fix=" ".join([fix, *names]) if kind == "delta" else fix,
             )
 
 
