@@ -1,6 +1,7 @@
 """Kill processes at random moments, and run many on one project at once; nothing may be lost or doubled.
 
-Runs `kills`, `submissions` (the same, on the batch lane) or `load`; without arguments all of them. Each trial of
+Runs `kills`, `submissions` (the same, on the batch lane), `publishing` (of publications), `load`, or `crowd` (of
+publishers and readers); without arguments all of them. Each trial of
 kills prints its seed; `--seed` repeats that trial.
 """
 
@@ -19,15 +20,21 @@ from pathlib import Path
 
 from tests.support.s3 import S3Server
 
+from torture.crowd import crowd
 from torture.kills import BUCKET, Outcome, Trial
 from torture.load import load
+from torture.publishing import PublishingTrial
 from torture.submissions import SubmissionsTrial
 
 KILLS = 200
 A_TRIAL = 10  # kills
 MINUTES = 15.0  # after which no new trial starts
 AT_ONCE = 2  # trials: each waits half of its time
-TRIALS: dict[str, type[Trial | SubmissionsTrial]] = {"kills": Trial, "submissions": SubmissionsTrial}
+TRIALS: dict[str, type[Trial | SubmissionsTrial | PublishingTrial]] = {
+    "kills": Trial,
+    "submissions": SubmissionsTrial,
+    "publishing": PublishingTrial,
+}
 STORES = {"file": ("file",), "s3": ("s3",), "both": ("file", "s3")}
 
 
@@ -50,6 +57,14 @@ def main() -> int:
                 ledger=arguments.ledger,
             )
         )
+    if arguments.what == "crowd" or (arguments.what is None and arguments.seed is None):
+        crowded = crowd(
+            work / "crowd",
+            seconds=arguments.seconds,
+            publishers=max(2, arguments.processes // 4),
+            readers=arguments.processes,
+        )
+        failed |= not asyncio.run(crowded)
     if failed:
         print(f"what is left of it: {work}", flush=True)
     else:
@@ -118,7 +133,7 @@ async def _trial(kind: str, seed: int, store: str, work: Path, *, kills: int, s3
 
 def _arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m torture", description=__doc__)
-    parser.add_argument("what", nargs="?", choices=(*TRIALS, "load"), help="by default all")
+    parser.add_argument("what", nargs="?", choices=(*TRIALS, "load", "crowd"), help="by default all")
     parser.add_argument(
         "--kills", type=int, default=0, help=f"how many, by default {KILLS}; with --seed one trial's"
     )

@@ -35,6 +35,17 @@ def test_concurrent_fetches_and_commits_give_only_correct_searches() -> None:
     torture("load", "--seconds", "2", "--processes", "2")
 
 
+@pytest.mark.parametrize(("store", "kills"), [("file", 2), pytest.param("s3", 2, marks=pytest.mark.long)])
+def test_publications_killed_at_random_moments_leave_the_last_good_snapshot(store: str, kills: int) -> None:
+    """A plain client finds the rows of the index in the end."""
+    torture("publishing", "--store", store, "--kills", str(kills), "--seed", "1", "--at-once", "1")
+
+
+def test_publishers_readers_and_a_collector_at_once_give_no_wrong_answer() -> None:
+    """Every snapshot that is pulled is whole, equals its version of the index, and is no older than the last one."""
+    torture("crowd", "--seconds", "8", "--processes", "4")
+
+
 def test_submission_steps_killed_at_random_moments_pay_for_no_text_twice() -> None:
     """Several work at once, and the index is that of an undisturbed project."""
     torture("submissions", "--store", "file", "--kills", "4", "--seed", "1")

@@ -18,6 +18,8 @@ import numpy as np
 from tests.support.processes import start
 from tests.support.s3 import REGION
 
+from flowbed.index.active_space import require_collection
+from flowbed.index.datasets import Datasets
 from flowbed.publish.chroma import Snapshot, current_snapshot, read_pointer
 from flowbed.publish.chroma.pull import Pulled, pull
 from flowbed.storage import open_store
@@ -115,9 +117,11 @@ class PublishedProject:
         ]
         (self.folder / "notes.jsonl").write_text("".join(f"{json.dumps(row)}\n" for row in rows), "utf-8")
 
-    def start(self, *arguments: str, at: str = "") -> Forked:
-        """Start a command, which the named point kills."""
-        return start(*arguments, "--json", "-v", folder=self.folder, variables=self.variables, point=at)
+    def start(self, *arguments: str, at: str = "", ahead: int = 0) -> Forked:
+        """Start a command, which the named point kills, and whose clock is `ahead` µs ahead."""
+        return start(
+            *arguments, "--json", "-v", folder=self.folder, variables=self.variables, point=at, ahead=ahead
+        )
 
     @property
     def store(self) -> Store:
@@ -145,6 +149,23 @@ class PublishedProject:
             raise Wrong(f"the index version went back from {self.last.index_version} to {seen.index_version}")
         self.last = seen
         return await pull(store, COLLECTION, into)
+
+    async def rows_at(self, version: int) -> Mapping[str, Row]:
+        """Read the rows of a version of the index."""
+        live = await require_collection(self.store, COLLECTION)
+        dataset = await Datasets(self.store).open(live, version=version)
+        if dataset is None:
+            raise Wrong("there is no index")
+        found = await asyncio.to_thread(lambda: dataset.to_table(filter="deleted = false").to_pylist())
+        return {
+            row["id"]: Row(
+                text_hash=row["text_hash"],
+                document=row["document"],
+                metadata=json.loads(row["metadata"]),
+                vector=np.asarray(row["vector"], np.float32),
+            )
+            for row in found
+        }
 
     async def compare(self, into: Path) -> int:
         """Open what the pointer names with chromadb alone, and compare it with the index; return the number of rows."""

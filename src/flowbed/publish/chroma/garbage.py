@@ -50,16 +50,18 @@ async def unneeded_snapshots(
 
     Without a pointer that can be read nothing is found: which snapshot is needed is then unknown.
     """
+    # In this order. A claim ends after the pointer has moved, so a snapshot without one is named by the pointer or was
+    # given up; and a reader has written its lease before it reads the pointer for the last time.
+    objects = await _objects(store, collection)
+    claimed = await _claimed(store, collection, now=now, dead=dead)
     try:
         pointer = await read_pointer(store, collection)
     except Misconfigured:
         return
     if pointer is None:
         return
-    objects = await _objects(store, collection)
     replaced = await _replaced(store, collection, pointer.version, objects)
-    kept = {pointer.version, *await leased_versions(store, collection, now=now)}
-    kept |= await _claimed(store, collection, now=now, dead=dead)
+    kept = {pointer.version, *claimed, *await leased_versions(store, collection, now=now)}
     for version, listed in sorted(objects.items()):
         # One that no other was made from was never current, unless the snapshot after it is gone.
         since = max(replaced.get(version, replaced[""]), *(each.modified for each in listed))
