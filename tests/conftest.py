@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import atexit
 import importlib.util
 import os
+import shutil
 import signal
+import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING, NoReturn
 
@@ -31,6 +34,12 @@ share_heaps()
 ROOT = Path(__file__).parent.parent
 # Processes that tests start find `tests.support` from any folder.
 os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, (str(ROOT), os.environ.get("PYTHONPATH"))))
+
+# Graphs of local models are built once for all tests and the processes that they start, and not in the user's own cache.
+# A worker of pytest-xdist inherits the folder. The setting's own variable would validate the settings of every process.
+if "PYTEST_XDIST_WORKER" not in os.environ:
+    os.environ["XDG_CACHE_HOME"] = tempfile.mkdtemp(prefix="flowbed-test-cache-")
+    atexit.register(shutil.rmtree, os.environ["XDG_CACHE_HOME"], ignore_errors=True)
 
 # A test machine may be slow and shared: no example fails for its duration, and CI runs the same examples each time.
 hypothesis.settings.register_profile("default", deadline=None)

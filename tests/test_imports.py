@@ -33,6 +33,7 @@ ROOMS: dict[str, tuple[str, ...]] = {
     "onnxruntime": ("embedding/local/",),
     "openai": ("testing/",),
     "opentelemetry": ("server/",),
+    "platformdirs": ("settings/",),
     "prometheus_client": ("server/",),
     "psycopg": ("ledger/",),
     "python_multipart": ("server/",),

@@ -15,6 +15,7 @@ from flowbed.settings.environment import (
     traces_wanted,
 )
 from flowbed.settings.file import BEGINNING, add_source, remove_source
+from flowbed.settings.model_cache import model_cache
 from flowbed.settings.project import FILE, Settings, SourceSettings, checked_name, read_settings
 from flowbed.settings.serving import fallback, serving
 
@@ -31,6 +32,7 @@ __all__ = [
     "chroma_token",
     "commit_rules",
     "fallback",
+    "model_cache",
     "provider_options",
     "read_settings",
     "remove_source",

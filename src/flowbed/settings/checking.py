@@ -109,6 +109,11 @@ def _message(error: Any) -> str:
 
 def _names(tables: Sequence[str]) -> list[str]:
     """Return the names of the settings in a table of the file, such as `serve` or `sources.chat`."""
-    records = {"sources": SourceSettings, "publish": PublishSettings, "serve": ServeSettings}
-    record = TierSettings if "tiers" in tables else records[tables[0]] if tables else Settings
+    records = {
+        "sources": SourceSettings,
+        "publish": PublishSettings,
+        "commit": CommitSettings,
+        "serve": TierSettings if "tiers" in tables else ServeSettings,
+    }
+    record = records[tables[0]] if tables else Settings
     return [each.name for each in fields(record)]

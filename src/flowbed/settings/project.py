@@ -114,6 +114,7 @@ class Settings:
     ledger: str = ".flowbed/ledger.db"
     model: str = "onnx:sentence-transformers/all-MiniLM-L6-v2"
     model_options: Options = field(default_factory=dict)
+    model_cache: str = ""
     providers: dict[str, Options] = field(default_factory=dict, repr=False)  # may contain keys
     prices: dict[str, Annotated[float, Field(ge=0, allow_inf_nan=False)]] = field(default_factory=dict)
     concurrency: Annotated[int, Field(ge=1, le=1000)] = 10

@@ -28,9 +28,9 @@ MEMORY_BYTES, MEMORY_SECONDS = 64 * 2**20, 3600.0
 class Embedders:
     """The models of one project. A server of the project shares their weights, connections and rate limits."""
 
-    def __init__(self, folder: Path, config: settings.Settings) -> None:
-        """Open nothing yet; `folder` keeps models and vectors."""
-        self._folder, self._config = folder, config
+    def __init__(self, folder: Path, config: settings.Settings, *, hidden: Path) -> None:
+        """Open nothing yet; `folder` is the project's, and `hidden` the folder in it that keeps vectors."""
+        self._folder, self._config, self._hidden = folder, config, hidden
         self._cached: Cached | None = None
         self._models: dict[str, Embedder] = {}
         self._jobs: tuple[BatchApi | None] | None = None
@@ -41,7 +41,7 @@ class Embedders:
     @property
     def vector_file(self) -> Path:
         """The tier of the cache that is on disk."""
-        return self._folder / "vectors" / "vectors.db"
+        return self._hidden / "vectors" / "vectors.db"
 
     async def close(self) -> None:
         """Close models, connections and files."""
@@ -150,7 +150,8 @@ class Embedders:
             target, options = settings.provider_options(self._config, model)
             if model == self._config.model:
                 options |= self._config.model_options
-            self._models[model] = open_embedder(target, cache=self._folder / "models", options=options)
+            cache = settings.model_cache(self._config, folder=self._folder, hidden=self._hidden)
+            self._models[model] = open_embedder(target, cache=cache, options=options)
         return self._models[model]
 
     def _shared_stack(self) -> Stack:

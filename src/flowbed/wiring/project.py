@@ -50,7 +50,7 @@ class OpenProject:
         self.settings = config
         self._store, self._ledger = store, ledger
         self._datasets = Datasets(store)
-        self._embedders = Embedders(folder / opening.HIDDEN, config)
+        self._embedders = Embedders(folder, config, hidden=folder / opening.HIDDEN)
         self._searcher: Searcher | None = None
         self._reader: IndexReader | None = None
         self.rebound = ""  # what a repair of the ledger and of its binding to the store changed
