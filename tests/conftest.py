@@ -35,8 +35,8 @@ ROOT = Path(__file__).parent.parent
 # Processes that tests start find `tests.support` from any folder.
 os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, (str(ROOT), os.environ.get("PYTHONPATH"))))
 
-# Graphs of local models are built once for all tests and the processes that they start, and not in the user's own cache.
-# A worker of pytest-xdist inherits the folder. The setting's own variable would validate the settings of every process.
+# Graphs of local models are built once for all tests and the processes that they start, and never in the user's cache.
+# A worker of pytest-xdist inherits the folder. With FLOWBED_MODEL_CACHE every process would validate its settings.
 if "PYTEST_XDIST_WORKER" not in os.environ:
     os.environ["XDG_CACHE_HOME"] = tempfile.mkdtemp(prefix="flowbed-test-cache-")
     atexit.register(shutil.rmtree, os.environ["XDG_CACHE_HOME"], ignore_errors=True)

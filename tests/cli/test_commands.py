@@ -374,7 +374,7 @@ def test_init_existing_project_keeps_its_settings(notes: Path, flowbed: Call, pr
     assert (project / "flowbed.toml").read_text() == before
 
 
-def test_add_keeps_comments_and_replaces_the_source_of_that_name(project: Path, flowbed: Call) -> None:
+def test_add_keeps_comments_and_the_options_of_the_source_of_that_name(project: Path, flowbed: Call) -> None:
     (project / "flowbed.toml").write_text("# mine\nconcurrency = 3 # few\n")
     (project / "a").mkdir()
     flowbed("add", "x", "files", "a", "--option", "include=*.md", "--collection", "c1")
@@ -383,7 +383,7 @@ def test_add_keeps_comments_and_replaces_the_source_of_that_name(project: Path, 
     assert said.startswith("# mine\nconcurrency = 3 # few\n")
     assert said.count("[sources.x]") == 1
     assert "c1" not in said
-    assert "include" not in said
+    assert 'include = "*.md"' in said
 
 
 def run_alone(*arguments: str, **more: str) -> subprocess.CompletedProcess[str]:

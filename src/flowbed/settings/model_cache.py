@@ -17,9 +17,9 @@ MODELS = "models"
 def model_cache(config: Settings, *, folder: Path, hidden: Path) -> Path:
     """Return the folder of graphs and digests of local models.
 
-    It is `model_cache`, relative to the project's `folder`, or `flowbed/models` in the user's cache. Without that, `models`
-    in the `hidden` folder of the project takes its place: where there is no home that can be written, and where the
-    project has its own graphs already. Nothing is created.
+    It is `model_cache`, relative to the project's `folder`, or `flowbed/models` in the user's cache. Where there is no
+    home that can be written, and where the project has graphs already, it is `models` in the project's `hidden` folder.
+    Nothing is created.
 
     Raises:
         Misconfigured: the setting begins with the home folder of a user that does not exist.
