@@ -373,7 +373,7 @@ class Flowbed(OpenProject):
             Rejected: a key is not that of a delta, or a run record cannot be read; nothing was registered.
         """
         from flowbed.pipeline.producer_deltas import add_deltas
-        from flowbed.wiring.importing import scratch
+        from flowbed.wiring.scratch import scratch
 
         model = await self._embedders.live()
         rules = settings.commit_rules(self.settings)

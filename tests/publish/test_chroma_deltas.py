@@ -122,3 +122,4 @@ def test_run_killed_around_its_chroma_delta_writes_it_once(point: str, tmp_path:
         ["delta.arrow", "delta.tar.gz"]
     ]
     project.assert_finished()
+    assert list((project.folder / ".flowbed" / "scratch").iterdir()) == []

@@ -28,21 +28,22 @@ from flowbed.lanes.precomputed_batches import (
     rows_table,
 )
 from flowbed.lanes.write_deltas import commit_pending
-from flowbed.ledger import BatchRow, ChunkRow, DocumentRow, Swap
+from flowbed.ledger import BatchRow, Swap
 from flowbed.pipeline.changes import UNSETTLED
+from flowbed.pipeline.ingest_rows import chunk_rows, deletion_rows, document_rows
 from flowbed.records import Problem, Status
 from flowbed.records.precomputed import Ingested, precomputed_source
 from flowbed.telemetry import BATCH_REGISTERED, BATCH_WRITTEN, FETCH_SWAPPED, reached
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable, Mapping, Sequence
+    from collections.abc import Awaitable, Callable, Sequence
 
     import numpy as np
     from numpy.typing import NDArray
 
     from flowbed.index.active_space import Live
     from flowbed.lanes.contexts import Context, IndexContext
-    from flowbed.ledger import Overview
+    from flowbed.ledger import ChunkRow, Overview
     from flowbed.records import Space
     from flowbed.records.precomputed import PrecomputedRows
 
@@ -53,8 +54,6 @@ if TYPE_CHECKING:
 TRIES = 64
 # Seconds before the next try: doubled each time, and at most this many.
 FIRST_PAUSE, LONGEST_PAUSE = 0.01, 0.5
-# Characters per token, roughly: what embedding the text would cost is only estimated, since it is not embedded.
-CHARACTERS_PER_TOKEN = 4
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -156,11 +155,11 @@ async def _write(
         swap = Swap(
             cursor=cursor,
             value="",
-            documents=_documents(chosen, found.versions, source),
+            documents=document_rows(chosen, found.versions, source),
             removed=[key for key, _ in found.deletes],
             chunks=[
-                *_chunks(chosen, found.versions, batch, live.collection, source, claimed),
-                *_deletions(found.deletes, live.collection, source, claimed),
+                *chunk_rows(chosen, found.versions, batch, live.collection, source, claimed),
+                *deletion_rows(found.deletes, live.collection, source, claimed),
             ],
         )
         try:
@@ -278,59 +277,3 @@ async def _write_batch(
             raise Conflict(f"{batch.key} exists and holds other rows; remove it and write again") from None
     reached(BATCH_WRITTEN, batch=name)
     return name, table
-
-
-def _documents(rows: CheckedRows, versions: Sequence[int], source: str) -> list[DocumentRow]:
-    return [
-        DocumentRow(source=source, id=key, etag=digest, hash=digest, chunks=1, generation=version)
-        for key, digest, version in zip(rows.ids, rows.digests, versions, strict=True)
-    ]
-
-
-def _chunks(
-    rows: CheckedRows,
-    versions: Sequence[int],
-    batch: str,
-    collection: str,
-    source: str,
-    claimed: Mapping[str, object],
-) -> list[ChunkRow]:
-    columns = zip(rows.ids, rows.texts, rows.text_hashes, rows.row_hashes, versions, strict=True)
-    return [
-        ChunkRow(
-            collection=collection,
-            id=key,
-            source=source,
-            document=key,
-            ordinal=0,
-            tokens=len(text) // CHARACTERS_PER_TOKEN + 1 if text else 0,
-            text_hash=text_hash,
-            row_hash=row_hash,
-            version=version,
-            batch=batch,
-            **claimed,  # type: ignore[arg-type]  # status, worker and until
-        )
-        for key, text, text_hash, row_hash, version in columns
-    ]
-
-
-def _deletions(
-    deletes: Sequence[tuple[str, int]], collection: str, source: str, claimed: Mapping[str, object]
-) -> list[ChunkRow]:
-    return [
-        ChunkRow(
-            collection=collection,
-            id=key,
-            source=source,
-            document=key,
-            ordinal=0,
-            tokens=0,
-            text_hash="",
-            row_hash="",
-            version=version,
-            batch="",
-            deleted=True,
-            **claimed,  # type: ignore[arg-type]  # status, worker and until
-        )
-        for key, version in deletes
-    ]

@@ -9,18 +9,16 @@ from __future__ import annotations
 
 import contextlib
 import json
-import re
 import shutil
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-import orjson
-
-from flowbed.errors import Conflict, Misconfigured, NotFound, Rejected
+from flowbed.errors import Misconfigured, Rejected
 from flowbed.lanes.failures import RunStats
 from flowbed.lanes.precomputed_batches import check_rows
 from flowbed.lanes.write_deltas import commit_pending
-from flowbed.ledger import DeadLetter, DocumentRow, Swap
+from flowbed.ledger import DeadLetter
+from flowbed.pipeline.delta_registry import ARCHIVE, DONE, WAITING, collection_of, mark, registered, resolve
 from flowbed.pipeline.ingest import find_owned, ingest
 from flowbed.publish.reading import PAGE
 from flowbed.publish.reading.archives import RefusedError, checked_name, is_wanted
@@ -43,18 +41,6 @@ if TYPE_CHECKING:
     from flowbed.lanes.contexts import Context, IndexContext
     from flowbed.records import Space
     from flowbed.records.precomputed import PrecomputedRows
-
-# The ledger's source of registered deltas: a name with a dot, as no source of the settings has.
-SOURCE = "deltas.registered"
-# Etags of a registered delta.
-WAITING, DONE = "waiting", "done"
-ARCHIVE = "delta.tar.gz"
-_KEY = re.compile(
-    rf"([a-z0-9][a-z0-9_-]{{0,62}})/delta/([A-Za-z0-9][A-Za-z0-9_.=-]{{0,127}})(?:/{re.escape(ARCHIVE)})?"
-)
-_PREFIX = "_delta_prefix"
-MOST_RECORD = 2**20  # bytes of a run record
-TRIES = 20
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -100,9 +86,9 @@ async def add_deltas(
     Raises:
         Rejected: a key is not that of a delta, or a run record cannot be read; nothing was registered.
     """
-    found = [each for key in keys for each in await _resolve(key, context)]
+    found = [each for key in keys for each in await resolve(key, context)]
     if found:
-        await _mark(context, found, WAITING)
+        await mark(context, found, WAITING)
         reached(DELTA_REGISTERED, deltas=len(found))
     done = DeltasAdded()
     waiting = await registered(context)
@@ -114,7 +100,7 @@ async def add_deltas(
         try:
             await _convert(name, context, done, space=space, folder=folder, limits=limits or ReadLimits())
             done.committed.append(name)
-            collections.add(_collection(name))
+            collections.add(collection_of(name))
         except (Rejected, Misconfigured) as error:
             await _refuse(name, str(error), context, done)
         finally:
@@ -129,97 +115,17 @@ async def add_deltas(
     for name in done.committed:
         if delete_processed:
             await context.store.delete([listed.key async for listed in context.store.list(name)])
-    await _mark(context, done.committed, DONE)
+    await mark(context, done.committed, DONE)
     return done
-
-
-async def registered(context: Context) -> list[str]:
-    """Return the registered deltas that are not committed yet, oldest first."""
-    rows = [row async for page in context.ledger.documents.pages(SOURCE) for row in page]
-    return [row.id for row in sorted(rows, key=lambda row: row.generation) if row.etag == WAITING]
-
-
-async def _resolve(key: str, context: Context) -> list[str]:
-    """Return the prefixes of the deltas that a key names.
-
-    Raises:
-        Rejected: it names none.
-    """
-    key = key.removeprefix(f"{context.store.url.rstrip('/')}/").rstrip("/")
-    if not key.endswith(".json"):
-        return [_prefix(key)]
-    try:
-        body = (await context.store.get(key)).body
-    except NotFound as error:
-        raise Rejected(f"run record {key} is not in the store") from error
-    return read_record(body, key)
-
-
-def read_record(body: bytes, name: str) -> list[str]:
-    """Return the prefixes of the deltas that a run record names.
-
-    Raises:
-        Rejected: it is not a run record, or names what is no delta.
-    """
-    try:
-        said = orjson.loads(body) if len(body) <= MOST_RECORD else None
-    except ValueError as error:
-        raise Rejected(f"run record {name} is not JSON: {error}") from error
-    fields = {} if not isinstance(said, dict) else said
-    prefixes = {key: value for key, value in fields.items() if key.endswith(_PREFIX) and value}
-    if not prefixes:
-        raise Rejected(f"run record {name} names no delta: it needs a field such as lines{_PREFIX}")
-    found = []
-    for key, value in prefixes.items():
-        if not isinstance(value, str):
-            raise Rejected(f"run record {name}: {key} is not a text")
-        prefix = _prefix(value.rstrip("/"))
-        if _collection(prefix) != key.removesuffix(_PREFIX):
-            raise Rejected(f"run record {name}: {key} is {value[:200]!r}, which is of another collection")
-        found.append(prefix)
-    return found
-
-
-def _prefix(key: str) -> str:
-    if _KEY.fullmatch(key) is None:
-        raise Rejected(
-            f"{key[:200]!r} is not the key of a delta: it has to be COLLECTION/delta/RUN or"
-            f" COLLECTION/delta/RUN/{ARCHIVE}"
-        )
-    return key.removesuffix(f"/{ARCHIVE}")
-
-
-def _collection(prefix: str) -> str:
-    return prefix.partition("/")[0]
-
-
-async def _mark(context: Context, names: Sequence[str], state: str) -> None:
-    """Record the state of registered deltas."""
-    if not names:
-        return
-    now = context.clock()
-    rows = [
-        DocumentRow(source=SOURCE, id=name, etag=state, hash="", chunks=0, generation=now + place)
-        for place, name in enumerate(dict.fromkeys(names))
-    ]
-    for attempt in range(TRIES):
-        cursor = await context.ledger.documents.cursor(SOURCE)
-        try:
-            await context.ledger.documents.swap(Swap(cursor=cursor, value="", documents=rows))
-        except Conflict:
-            if attempt == TRIES - 1:
-                raise
-        else:
-            return
 
 
 async def _refuse(name: str, reason: str, context: Context, done: DeltasAdded) -> None:
     # The letter first: nobody would notice a delta that is done without one.
     letter = DeadLetter(
-        kind="delta", owner=_collection(name), subject=name, reason=reason, at=context.clock()
+        kind="delta", owner=collection_of(name), subject=name, reason=reason, at=context.clock()
     )
     await context.ledger.dead_letters.add([letter])
-    await _mark(context, [name], DONE)
+    await mark(context, [name], DONE)
     reached(DEAD_LETTER, kind="delta", subject=name, reason=reason)
     done.refused.append(Problem(subject=name, reason=reason))
 
@@ -233,7 +139,7 @@ async def _convert(
         Rejected: it cannot be accepted, with the reason; none of its rows was written.
         Misconfigured: its collection lives in another space.
     """
-    collection = _collection(name)
+    collection = collection_of(name)
     live = await context.collections.get(collection)
     if live is not None and live.space.fingerprint != space.fingerprint:
         raise Rejected(

@@ -13,6 +13,7 @@ from flowbed.lanes.contexts import RunContext
 from flowbed.records import Embedded
 from flowbed.settings import commit_rules
 from flowbed.wiring import process
+from flowbed.wiring.scratch import scratch
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Sequence
@@ -41,7 +42,7 @@ def keeping(model: Cached) -> Callable[[Sequence[str], NDArray[np.float32]], Awa
 
 
 def chroma_deltas(
-    config: Settings, store: Store, scratch: Path
+    config: Settings, store: Store, folder: Path
 ) -> Callable[[str, str, pa.Table], Awaitable[None]] | None:
     """Return what writes deltas in Chroma's form too, where the settings ask for it."""
     if config.delta_format == "arrow":
@@ -50,8 +51,9 @@ def chroma_deltas(
     async def write(collection: str, run: str, rows: pa.Table) -> None:
         from flowbed.publish.chroma.delta_files import ChromaDeltas  # loads numpy and pyarrow
 
-        deltas = ChromaDeltas(store=store, scratch=scratch, packed=config.delta_format == "chroma")
-        await deltas.write(collection, run, rows)
+        packed = config.delta_format == "chroma"
+        with scratch(folder) as place:
+            await ChromaDeltas(store=store, scratch=place, packed=packed).write(collection, run, rows)
 
     return write
 
@@ -59,7 +61,7 @@ def chroma_deltas(
 def run_context(
     config: Settings,
     *,
-    scratch: Path,
+    folder: Path,
     store: Store,
     ledger: Ledger,
     datasets: Datasets,
@@ -68,7 +70,7 @@ def run_context(
 ) -> RunContext:
     """Join opened parts into the context of one piece of work, under a new worker's name; opens no model or index.
 
-    `scratch` is a local folder for files that are built before they are uploaded.
+    `folder` is the project's.
 
     Raises:
         Misconfigured: a variable about commits is not of its form.
@@ -91,6 +93,6 @@ def run_context(
         retention=Retention(versions=config.keep_versions, days=config.keep_days),
         commit_deltas=rules.deltas,
         lease=LeaseTimes(seconds=rules.lease_seconds, heartbeat=rules.heartbeat_seconds),
-        also_write=chroma_deltas(config, store, scratch),
+        also_write=chroma_deltas(config, store, folder),
         budget=budget,
     )

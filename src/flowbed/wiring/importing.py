@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import shutil
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -17,11 +16,11 @@ from flowbed.publish.reading.child import Job
 from flowbed.publish.reading.directory import ChromaDirectory
 from flowbed.publish.reading.parquet import ParquetFiles
 from flowbed.publish.reading.server import ChromaServer
-from flowbed.wiring import process
 from flowbed.wiring.contexts import keeping
+from flowbed.wiring.scratch import scratch
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Sequence
 
     import numpy as np
     from numpy.typing import NDArray
@@ -31,33 +30,6 @@ if TYPE_CHECKING:
     from flowbed.pipeline.importing import Imported
     from flowbed.publish.reading import RowReader
     from flowbed.wiring.models import Embedders
-
-SCRATCH = Path(".flowbed") / "scratch"
-
-
-@contextlib.contextmanager
-def scratch(project: Path, *, keep: bool = False) -> Iterator[Path]:
-    """Make an own scratch folder in the project, and delete it at the end, with those of processes that have ended.
-
-    With `keep`, it stays until the next call.
-
-    Raises:
-        Misconfigured: it cannot be made.
-    """
-    place = project / SCRATCH
-    name = process.worker().replace("/", "~")
-    try:
-        for other in sorted(place.iterdir()) if place.is_dir() else []:
-            if process.dead(other.name.replace("~", "/")):
-                shutil.rmtree(other, ignore_errors=True)
-        (place / name).mkdir(parents=True)
-    except OSError as error:
-        raise Misconfigured(f"{place} cannot be written: {error.strerror}") from error
-    try:
-        yield place / name
-    finally:
-        if not keep:
-            shutil.rmtree(place / name, ignore_errors=True)
 
 
 async def import_into(

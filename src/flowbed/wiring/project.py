@@ -169,7 +169,7 @@ class OpenProject:
     def _context(self, budget: Budget | None = None) -> RunContext:
         return run_context(
             self.settings,
-            scratch=self.folder / opening.HIDDEN / "scratch-deltas",
+            folder=self.folder,
             store=self._store,
             ledger=self._ledger,
             datasets=self._datasets,

@@ -12,7 +12,7 @@ from flowbed.maintenance.compare import known_collections
 from flowbed.maintenance.doctor.findings import Finding, check, count, named
 from flowbed.maintenance.failed import REPEATED, failed_chunks, fails_repeatedly
 from flowbed.maintenance.inspect import withheld_deletions
-from flowbed.pipeline.producer_deltas import registered
+from flowbed.pipeline.delta_registry import registered
 from flowbed.records import Status
 from flowbed.records.precomputed import is_precomputed
 

@@ -9,8 +9,10 @@ from __future__ import annotations
 import json
 import os
 import resource
+import signal
 import struct
 import sys
+import threading
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
@@ -49,8 +51,15 @@ class Job:
         return json.dumps(asdict(self))
 
 
+def _end_with_parent() -> None:
+    while os.read(0, 1):
+        pass
+    os.kill(os.getpid(), signal.SIGKILL)  # nobody reads the rows
+
+
 def main(argument: str) -> int:
-    """Carry out a job; a refusal is a frame too."""
+    """Carry out a job; a refusal is a frame too. The process ends when its standard input does."""
+    threading.Thread(target=_end_with_parent, daemon=True).start()
     # What libraries print must not come between the frames.
     frames = os.fdopen(os.dup(1), "wb")
     os.dup2(2, 1)

@@ -63,7 +63,7 @@ class ChromaDirectory:
             "-m",
             "flowbed.publish.reading.child",
             self.job.to_json(),
-            stdin=asyncio.subprocess.DEVNULL,
+            stdin=asyncio.subprocess.PIPE,  # ends with this process, and the child with it
             stdout=asyncio.subprocess.PIPE,
             stderr=asyncio.subprocess.PIPE,
             cwd=self.scratch,
