@@ -8,12 +8,13 @@ import json
 import os
 import subprocess
 import sys
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
 from tests.support.counting import CountingProcess
 
 import flowbed
+from flowbed import telemetry
 from flowbed.blocking import Blocking
 
 if TYPE_CHECKING:
@@ -194,3 +195,27 @@ async def test_aopen_call_after_close_says_that_the_project_is_closed(docs: Path
     for call in (bed.search("x"), bed.run(), bed.status()):
         with pytest.raises(flowbed.errors.Rejected, match="this project is closed; open it again"):
             await call
+
+
+def test_run_progress_counts_each_chunk_once(docs: Path, tmp_path: Path) -> None:
+    """Chunks that share a text, and chunks to delete, are counted once too, so that the count ends at the total."""
+    for name in ("c", "d"):
+        (docs / f"{name}.txt").write_text("Tea is served at four.\n")
+    counted: list[int] = []
+
+    def count(point: str, facts: dict[str, Any]) -> None:
+        if point == telemetry.PROGRESS and facts["stage"] == "embed":
+            counted.append(facts["done"])
+
+    with flowbed.open(tmp_path / "project") as bed:
+        bed.add("handbook", kind="files", location=docs)
+        stop = telemetry.listen(count)
+        try:
+            bed.run()
+            assert sum(counted) == 4
+            (docs / "d.txt").unlink()
+            counted.clear()
+            bed.run()
+        finally:
+            stop()
+    assert sum(counted) == 1

@@ -69,6 +69,18 @@ class Provider:
         return len(text) // 4 + 1 + text.count("字")
 
 
+class Limited(Provider):
+    """A provider that takes large requests, and answers only one of its first six."""
+
+    items = 5_000
+
+    async def embed(self, texts: Sequence[str], *, purpose: Purpose) -> Embedded:
+        answer = await super().embed(texts, purpose=purpose)
+        if 1 < len(self.requests) <= 6:
+            raise TooMany("slow down", retry_after=0.0)
+        return answer
+
+
 class Index:
     """A last tier that holds some texts."""
 
@@ -215,3 +227,14 @@ async def test_embed_unusable_vector_fails_its_text() -> None:
     assert set(outcome.failures) == {text_hash("nan"), text_hash("zero")}
     assert all("no usable vector" in reason for _, reason in outcome.failures.values())
     assert set(outcome.vectors) == {text_hash("good")}
+
+
+async def test_embed_rate_limit_sends_what_is_left_in_few_requests() -> None:
+    """A provider of few requests a minute would otherwise take an hour for what fits into one of them."""
+    provider = Limited()
+    texts = {text_hash(f"text {at}"): f"text {at}" for at in range(4_000)}
+    embedder = Cached(provider, [VectorMemory(limit=2**26, ttl=60)])
+    outcome = await embed(texts, embedder=embedder, index=None, concurrency=4)
+    assert outcome.vectors.keys() == texts.keys()
+    assert not outcome.failures
+    assert len(provider.requests) < 25

@@ -6,7 +6,7 @@ from itertools import accumulate, pairwise
 
 import pytest
 
-from flowbed.lanes.requests import SMALLEST, cut
+from flowbed.lanes.requests import SMALLEST, Pending, cut
 
 
 @pytest.mark.parametrize("texts", [0, 1, 63, 64, 65, 500, 4_096, 16_384])
@@ -40,3 +40,22 @@ def test_cut_first_requests_grow_and_have_texts_of_all_lengths() -> None:
     # The texts are sorted by length: those answered first stand for all of them.
     tenth = [part for part, sent in zip(found, accumulate(sizes), strict=False) if sent <= 450]
     assert 0.3 < sum(part.start for part in tenth) / len(tenth) / 5_000 < 0.7
+
+
+def test_cut_provider_of_few_requests_a_minute_gets_no_more_than_a_minute_of_them() -> None:
+    assert len(cut([slice(0, 900)], concurrency=1, per_minute=3)) == 3
+    assert len(cut([slice(0, 900)], concurrency=1, per_minute=2_000)) > 10
+
+
+def test_pending_limited_sends_the_rest_of_a_part_at_once() -> None:
+    parts = [slice(0, 2_048), slice(2_048, 3_000)]
+    pending = Pending(parts, cut(parts, concurrency=4))
+    (first,) = pending.take(limited=False)
+    rest = pending.take(limited=True)
+    other = pending.take(limited=True)
+    assert pending.take(limited=True) == []
+    assert len(pending) == 0
+    places = sorted(place for piece in (first, *rest, *other) for place in range(piece.start, piece.stop))
+    assert places == [*range(3_000)]
+    for taken in (rest, other):
+        assert len({piece.start < 2_048 for piece in taken}) == 1, "a request of two parts may be too large"

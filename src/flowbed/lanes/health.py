@@ -6,7 +6,7 @@ import asyncio
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-from flowbed.errors import Error, Transient
+from flowbed.errors import Error, TooMany, Transient
 from flowbed.lanes.budget import Payment
 from flowbed.lanes.retries import CONFIRMATIONS, call
 
@@ -23,14 +23,20 @@ HARMLESS = "Is this provider up? {}"
 class Health:
     """What the requests of some texts tell about their provider; used from one event loop.
 
-    `answered` counts the requests that were, `refused` single texts that were not accepted.
+    `answered` counts the requests that were, `refused` single texts that were not accepted; `limited` says that it has
+    limited the rate of requests.
     """
 
     answered: int = 0
     refused: int = 0
+    limited: bool = False
     _asking: asyncio.Lock = field(default_factory=asyncio.Lock)
     _fault: Error | None = None
     _fault_at: int = -1
+
+    def failed(self, error: Transient) -> None:
+        """Note the failure of an attempt."""
+        self.limited = self.limited or isinstance(error, TooMany)
 
     async def fault(
         self, since: int, key: str, embedder: Cached, budget: Budget

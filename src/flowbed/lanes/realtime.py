@@ -16,7 +16,7 @@ from flowbed.errors import Error, Misconfigured, Rejected, Transient
 from flowbed.lanes.budget import Budget, Payment
 from flowbed.lanes.health import Health
 from flowbed.lanes.outcome import Outcome, Paid
-from flowbed.lanes.requests import cut
+from flowbed.lanes.requests import Pending, cut
 from flowbed.lanes.retries import (
     ATTEMPTS,
     CONFIRMATIONS,
@@ -75,20 +75,24 @@ async def embed(
         (key for key in missing if key not in outcome.vectors), key=lambda key: (len(texts[key]), key)
     )
     reached(PROGRESS, stage="embed", done=len(texts) - len(todo))
-    limit = asyncio.Semaphore(concurrency)
     lane = _Lane(texts, planned, embedder, outcome, budget, Health())
+    parts = await embedder.parts([texts[key] for key in todo], purpose="document")
+    pieces = cut(parts, concurrency=concurrency, per_minute=embedder.requests_per_minute)
+    pending = Pending(parts, pieces)
 
-    async def request(keys: Sequence[str]) -> None:
-        async with limit:
+    async def send() -> None:
+        while taken := pending.take(limited=lane.health.limited):
+            keys = [key for piece in taken for key in todo[piece]]
             began = monotonic()
             await lane.request(keys)
-        reached(PROGRESS, stage="embed", done=len(keys), seconds=monotonic() - began, concurrency=concurrency)
+            reached(
+                PROGRESS, stage="embed", done=len(keys), seconds=monotonic() - began, concurrency=concurrency
+            )
 
-    parts = await embedder.parts([texts[key] for key in todo], purpose="document")
     try:
         async with asyncio.TaskGroup() as group:
-            for part in cut(parts, concurrency=concurrency):
-                group.create_task(request(todo[part]))
+            for _ in range(min(concurrency, len(pending))):
+                group.create_task(send())
     except ExceptionGroup as several:
         # Of requests that failed together one says what to do; the others were cancelled or say the same.
         raise several.exceptions[0] from several
@@ -150,7 +154,9 @@ class _Lane:
         some, payment, billed = part.keys[:fitting], Payment(budget, costs[:fitting]), 0
         since = self.health.answered
         try:
-            answer = await call([self.texts[key] for key in some], self.embedder, payment, part.tries)
+            answer = await call(
+                [self.texts[key] for key in some], self.embedder, payment, part.tries, self.health.failed
+            )
             billed = answer.tokens
             self.health.answered += 1
             _keep(some, answer, self.planned, self.outcome)

@@ -13,7 +13,7 @@ from flowbed.errors import Error, TooMany, Transient
 from flowbed.telemetry import RETRIED, reached
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
 
     from flowbed.embedding import Embedder
     from flowbed.lanes.budget import Payment
@@ -53,8 +53,16 @@ def report_retry(error: Transient, seconds: bool | float) -> None:
         reached(RETRIED, reason=str(error), seconds=known, limited=isinstance(error, TooMany))
 
 
-async def call(texts: Sequence[str], embedder: Embedder, payment: Payment, attempts: int) -> Embedded:
+async def call(
+    texts: Sequence[str],
+    embedder: Embedder,
+    payment: Payment,
+    attempts: int,
+    failed: Callable[[Transient], None] = lambda _: None,
+) -> Embedded:
     """Send a request, up to so many times; each attempt that may be billed is paid for.
+
+    `failed` is called with the error of each attempt that may succeed later.
 
     Raises:
         Transient, Rejected, Misconfigured: as the last attempt did.
@@ -62,7 +70,10 @@ async def call(texts: Sequence[str], embedder: Embedder, payment: Payment, attem
     tries = count(1)
 
     def again(error: Exception) -> bool | float:
-        if not isinstance(error, Transient) or not payment.reserve():
+        if not isinstance(error, Transient):
+            return False
+        failed(error)
+        if not payment.reserve():
             return False
         seconds = wait(error, next(tries))
         report_retry(error, seconds)

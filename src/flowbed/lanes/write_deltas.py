@@ -13,7 +13,7 @@ from flowbed.lanes.claims import CLAIM
 from flowbed.lanes.failures import RunStats, fail, failure, reset_documents
 from flowbed.ledger import RunRow, SpendRow
 from flowbed.records import Problem
-from flowbed.telemetry import DELTA_WRITTEN, PROGRESS, RUN_RECORDED, reached
+from flowbed.telemetry import DELTA_WRITTEN, RUN_RECORDED, reached
 
 if TYPE_CHECKING:
     from collections.abc import Coroutine, Sequence
@@ -106,10 +106,6 @@ async def write_and_commit(group: EmbeddedGroup, context: RunContext, tally: Run
         tally.deleted += len(deletes)
         spent = Spent(lane=spent.lane)  # counted once, with the first collection
     await _record_failures(group, context, tally)
-    # The lane has reported each distinct text; the chunks that shared one, or had none, are done as well.
-    reached(
-        PROGRESS, stage="embed", done=len(group.rows) - len({each.row.text_hash for each in group.passages})
-    )
 
 
 def _changes(collection: str, group: EmbeddedGroup) -> tuple[list[Upsert], list[Delete]]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, TypeVar
 
-from flowbed.embedding import Bills, Closes
+from flowbed.embedding import Bills, Closes, Rated
 from flowbed.errors import Misconfigured, Transient
 
 if TYPE_CHECKING:
@@ -25,6 +25,12 @@ class Wrapper:
         self.price = embedder.price
         # Set by embedders of providers; vectors of others were not trained to be shortened.
         self.matryoshka: bool = getattr(embedder, "matryoshka", False)
+        # What the provider allows, None where that is not known.
+        self.requests_per_minute: int | None = (
+            embedder.rates.requests
+            if isinstance(embedder, Rated)
+            else getattr(embedder, "requests_per_minute", None)
+        )
         self._embedder = embedder
         # Checked once: a check against a protocol takes longer than most calls of `bill`.
         self._bills = embedder if isinstance(embedder, Bills) else None
