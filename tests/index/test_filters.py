@@ -260,6 +260,7 @@ def test_filter_hard_values_are_told_apart_by_every_operator(everything: Rows) -
         "日|é",
         "a{300}",
         "O'B",
+        "(?s).",
         "^ ",
     ],
 )

@@ -77,11 +77,11 @@ async def test_search_zero_vector_is_rejected(bench: Bench) -> None:
 
 @pytest.mark.parametrize(
     ("pattern", "says"),
-    [("[", "unclosed character class"), ("(a{1000}){1000}", "too large"), ("(?=a)", "look-around")],
+    [("[", "unclosed character class"), ("(a{1000}){1000}", "repeats its parts"), ("(?=a)", "look-around")],
 )
 async def test_search_invalid_regular_expression_is_rejected(bench: Bench, pattern: str, says: str) -> None:
     await fill(bench)
-    with pytest.raises(Rejected, match=f"the regular expression is.*{says}"):
+    with pytest.raises(Rejected, match=f"the regular expression .*{says}"):
         await ask(bench, "text 7", where={"$regex": pattern})
 
 

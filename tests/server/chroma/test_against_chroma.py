@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, assume, given, settings
 from hypothesis import strategies as st
 from tests.server.chroma.conftest import DIMENSIONS, METRICS, ROWS, VECTORS
 
@@ -132,6 +132,11 @@ def fractional(where: Any) -> bool:
     return isinstance(where, float) and not where.is_integer()
 
 
+def regexes(where: Any) -> int:
+    """Count the regular expressions in a filter, of which Flowbed takes four."""
+    return str(where).count("regex")
+
+
 # Chroma cuts such a number before it compares it with whole ones, so that 1 is at least 1.5; Flowbed does not.
 WHOLE = {id_ for id_, (metadata, _) in ROWS.items() if int in map(type, (metadata or {}).values())}
 
@@ -170,6 +175,7 @@ def by_id(answer: dict[str, Any], but: set[str]) -> dict[str, Any]:
 def test_get_any_filter_finds_the_rows_that_chroma_finds(
     flowbed: Peer, chroma: Peer, where: Any, where_document: Any, ids: list[str] | None, include: list[str]
 ) -> None:
+    assume(regexes([where, where_document]) <= 4)
     body = {"where": where, "where_document": where_document, "ids": ids, "include": include}
     same(flowbed, chroma, body)
 
@@ -201,6 +207,7 @@ def test_query_any_filter_finds_the_distances_that_chroma_finds(
     seeds: list[int],
     length: float,
 ) -> None:
+    assume(regexes([where, where_document]) <= 4)
     drawn = [np.random.default_rng(seed).normal(size=DIMENSIONS) for seed in seeds]
     body = {
         "query_embeddings": [(each * length).tolist() for each in drawn],

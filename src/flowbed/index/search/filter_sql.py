@@ -8,7 +8,7 @@ import math
 from typing import TYPE_CHECKING
 
 from flowbed.errors import Rejected
-from flowbed.index.search.filter_tree import Among, Between, Contains, Joined, Matches
+from flowbed.index.search.filter_tree import ANY_TEXT, Among, Between, Contains, Joined, Matches
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
@@ -45,6 +45,8 @@ def _written(node: Node) -> tuple[int, str]:
             found = _join("AND", _between(key, bounds))
         case Contains(text, negated):
             found = f"coalesce(contains(document, {_text(text)}), false)"
+        case Matches(pattern, negated) if pattern == ANY_TEXT:
+            found = "coalesce(document <> '', false)"
         case Matches(pattern, negated):
             # Not `regexp_like`: the optimizer makes a LIKE of it, in which it takes a backslash for an escape.
             found = f"regexp_match(document, {_text(pattern)}) IS NOT NULL"

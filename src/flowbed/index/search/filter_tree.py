@@ -12,6 +12,9 @@ from typing import TYPE_CHECKING, Literal
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
 
+# The regular expression that every text but the empty one matches; it is not run as one.
+ANY_TEXT = "(?s)."
+
 Value = str | bool | int | float
 Word = Literal["AND", "OR"]
 

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from flowbed.errors import Rejected
 from flowbed.index.search.filter_sql import write
-from flowbed.index.search.filter_tree import Among, Between, Contains, Matches, conditions, join
+from flowbed.index.search.filter_tree import ANY_TEXT, Among, Between, Contains, Matches, conditions, join
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -64,7 +64,8 @@ def _require_within(node: Node) -> None:
             f"the filter has {len(listed):,} conditions, and may have {MOST_CONDITIONS}; equalities on one key count as"
             " one, so write a list of values with $in or $nin"
         )
-    _require_cheap([each.pattern for each in listed if isinstance(each, Matches)])
+    patterns = [each.pattern for each in listed if isinstance(each, Matches)]
+    _require_cheap([pattern for pattern in patterns if pattern != ANY_TEXT])
     values = [value for each in listed for value in _values(each)]
     if len(values) > MOST_VALUES:
         raise Rejected(

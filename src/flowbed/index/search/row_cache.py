@@ -116,7 +116,8 @@ class View:
 
     `columns` of the fragments `missing` are still to be cached, none if there is no room. They are chosen when
     `planned`. `reading` may come from an older version that has the same fragment; the fragments `done` were read to
-    the end.
+    the end. `held` are all rows in memory, if they are all cached: known once they were
+    `counted`.
     """
 
     dataset: Dataset
@@ -129,11 +130,53 @@ class View:
     reading: tuple[_Fragment, Iterator[pa.RecordBatch]] | None = None
     done: set[_Fragment] = field(default_factory=set)
     searched: bool = False
+    held: Whole | None = None
+    counted: bool = False
 
     @property
     def complete(self) -> bool:
         """Whether everything is cached that will be."""
         return self.reading is None and not self.missing
+
+
+class Whole(NamedTuple):
+    """All rows of one version in memory: `vectors` are blocks of the rows that `row_ids` names in their order.
+
+    `lengths` are those of the vectors.
+    """
+
+    row_ids: NDArray[np.uint64]
+    vectors: tuple[NDArray[np.float32], ...]
+    lengths: NDArray[np.float32]
+
+
+def whole_of(view: View) -> Whole | None:
+    """Return all rows of a version if their vectors are cached; None otherwise.
+
+    A cached piece may have rows that this version has replaced, so the rows that there are, are read once a version.
+    """
+    if not view.counted and view.planned and view.complete and "vector" in view.columns:
+        view.held, view.counted = _whole(view), True
+    return view.held
+
+
+def _whole(view: View) -> Whole | None:
+    scanner = view.dataset.scanner(columns=[], filter="deleted = false", with_row_id=True)
+    live = np.sort(scanner.to_pyarrow().read_all()["_rowid"].to_numpy())
+    row_ids, vectors, lengths = [np.zeros(0, np.uint64)], [], [np.zeros(0, np.float32)]
+    for piece in view.rows.pieces:
+        if piece.vectors is None:
+            return None
+        mine = np.arange(piece.first, piece.first + len(piece.vectors), dtype=np.uint64)
+        mine = mine if piece.row_ids is None else piece.row_ids
+        kept = np.isin(mine, live, assume_unique=True)
+        row_ids.append(mine[kept])
+        vectors.append(piece.vectors if kept.all() else piece.vectors[kept])
+        lengths.append(np.linalg.norm(vectors[-1], axis=1))
+    found = np.concatenate(row_ids)
+    if len(found) != len(live):
+        return None  # there was no room for all, or a file was gone before it was read
+    return Whole(found, tuple(vectors), np.concatenate(lengths))
 
 
 class RowCache:

@@ -9,6 +9,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from flowbed.errors import Rejected
+from flowbed.index.search.filter_tree import ANY_TEXT
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -17,7 +18,7 @@ if TYPE_CHECKING:
 
 EVERY: Filter = {}
 NONE: Filter = {"$not": {}}
-HAS_TEXT: Filter = {"$regex": "(?s)."}
+HAS_TEXT: Filter = {"$regex": ANY_TEXT}
 DOCUMENT = "#document"  # the key that stands for the text of a row
 ORDER = ("$gt", "$gte", "$lt", "$lte")
 SCALARS = (str, bool, int, float)
