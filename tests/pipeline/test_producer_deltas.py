@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 from typing import TYPE_CHECKING
 
@@ -178,6 +179,19 @@ def test_deltas_and_dead_letters_commands_name_what_was_refused(
     (letter,) = json.loads(capsys.readouterr().out)["dead_letters"]
     assert (letter["kind"], letter["owner"]) == ("delta", "lines")
     assert run(["dead-letters", "show", "unknown"]) == 2
+
+
+async def test_two_calls_at_once_commit_every_row_once(lines: Path, project: Project) -> None:
+    put(project, "lines/delta/one", lines)
+    put(project, "lines/delta/two", lines)
+    async with await project.open() as first, await project.open() as second:
+        done = await asyncio.gather(
+            first.add_deltas("lines/delta/one", "lines/delta/two"), second.add_deltas("lines/delta/two")
+        )
+        assert [each.refused for each in done] == [[], []]
+        assert sum(each.rows for each in done) == 5
+        assert (await first.verify())["lines"].faults == ()
+    assert project.contents().doubled == ()
 
 
 async def test_commit_takes_few_deltas_at_a_time_and_deletes_them_where_set(

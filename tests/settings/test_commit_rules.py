@@ -10,7 +10,7 @@ import pytest
 from flowbed import settings
 from flowbed.errors import Misconfigured
 from flowbed.index.lease import LeaseTimes
-from flowbed.settings import ChromaStorage, CommitRules, chroma_storage, commit_rules, read_settings
+from flowbed.settings import CommitRules, commit_rules, read_settings
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -27,7 +27,7 @@ VARIABLES = {
 @pytest.fixture(autouse=True)
 def no_variables(monkeypatch: pytest.MonkeyPatch) -> None:
     """Start without any of the variables."""
-    for name in (*VARIABLES, "CHROMADB_STORAGE_MODE", "CHROMA_ROOT", "CHROMADB_BUCKET"):
+    for name in VARIABLES:
         monkeypatch.delenv(name, raising=False)
 
 
@@ -86,19 +86,6 @@ def test_table_of_another_form_is_refused(tmp_path: Path) -> None:
         (tmp_path / "flowbed.toml").write_text(f"[commit]\n{text}\n")
         with pytest.raises(Misconfigured, match=reason):
             read_settings(tmp_path)
-
-
-def test_storage_of_snapshots_is_read_from_the_variables_of_their_readers(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    assert chroma_storage() == ChromaStorage(mode="", root="", bucket="")
-    monkeypatch.setenv("CHROMADB_STORAGE_MODE", "EFS")
-    monkeypatch.setenv("CHROMA_ROOT", "/mnt/chroma")
-    monkeypatch.setenv("CHROMADB_BUCKET", "vectors")
-    assert chroma_storage() == ChromaStorage(mode="efs", root="/mnt/chroma", bucket="vectors")
-    monkeypatch.setenv("CHROMADB_STORAGE_MODE", "tape")
-    with pytest.raises(Misconfigured, match="s3, efs or auto"):
-        chroma_storage()
 
 
 def test_settings_written_in_the_file_reach_the_context(tmp_path: Path) -> None:

@@ -1,9 +1,7 @@
 """Settings of one project: the only reader of `flowbed.toml` and of the environment; yields plain values."""
 
 from flowbed.settings.environment import (
-    ChromaStorage,
     CommitRules,
-    chroma_storage,
     chroma_token,
     commit_rules,
     provider_options,
@@ -22,13 +20,11 @@ from flowbed.settings.serving import fallback, serving
 __all__ = [
     "BEGINNING",
     "FILE",
-    "ChromaStorage",
     "CommitRules",
     "Settings",
     "SourceSettings",
     "add_source",
     "checked_name",
-    "chroma_storage",
     "chroma_token",
     "commit_rules",
     "fallback",

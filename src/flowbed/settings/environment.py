@@ -94,14 +94,6 @@ class CommitRules(NamedTuple):
     heartbeat_seconds: float
 
 
-class ChromaStorage(NamedTuple):
-    """Where readers of Chroma snapshots expect them: `mode` is s3, efs or auto. Empty texts are not set."""
-
-    mode: str
-    root: str
-    bucket: str
-
-
 def commit_rules(config: Settings) -> CommitRules:
     """Return the `[commit]` table, completed by the variables that compactors of Chroma deltas are configured with.
 
@@ -128,20 +120,6 @@ def commit_rules(config: Settings) -> CommitRules:
         ),
         lease_seconds=60 * minutes,
         heartbeat_seconds=heartbeat,
-    )
-
-
-def chroma_storage() -> ChromaStorage:
-    """Return where existing readers of Chroma snapshots expect them, from the variables that configure those readers.
-
-    Raises:
-        Misconfigured: the mode is unknown.
-    """
-    mode = os.environ.get("CHROMADB_STORAGE_MODE", "").lower()
-    if mode not in {"", "s3", "efs", "auto"}:
-        raise Misconfigured(f"CHROMADB_STORAGE_MODE is {mode!r}; it has to be s3, efs or auto")
-    return ChromaStorage(
-        mode=mode, root=os.environ.get("CHROMA_ROOT", ""), bucket=os.environ.get("CHROMADB_BUCKET", "")
     )
 
 
