@@ -1,7 +1,9 @@
-"""docs/benchmarks.md, written from the newest results of each benchmark."""
+"""docs/benchmarks.md, written from the newest results of each benchmark; what was not measured here keeps its text."""
 
 from __future__ import annotations
 
+import re
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from benchmarks import (
@@ -45,35 +47,65 @@ BENCHMARKS: dict[str, ModuleType] = {
 
 
 HEAD = """\
-Written by `make bench` from the newest results of each benchmark; `make bench ONLY=search` measures one again. Figures
-are medians unless stated otherwise. Both sides of a comparison ran in turn, in separate processes, the peers with the
-best settings found in the same run.
+Written by `make bench` from the newest results of each benchmark; `make bench ONLY=search` measures one again and leaves
+the text of the others, with the day on which each was measured. Figures are medians unless stated otherwise. Both sides
+of a comparison ran in turn, in separate processes, the peers with the best settings found in the same run.
 """
 
 
+# What a page says about one benchmark: a line of the table names it and the day, and so does the end of its section.
+LINE = re.compile(r"^\| .* \| (\w+), \d{4}-\d\d-\d\d \|$", re.MULTILINE)
+SECTION = re.compile(
+    r"^## (?:(?!^## ).)*?^<sub>`python -m benchmarks (\w+)[^\n]*</sub>\n", re.MULTILINE | re.DOTALL
+)
+
+
+@dataclass
+class _Part:
+    """What the page says about one benchmark: lines of the first table, and a section."""
+
+    lines: list[str] = field(default_factory=list)
+    section: str = ""
+
+
 def write_page(results: Path, docs: Path) -> str:
-    """Write the page and the picture into `docs`, and return the page."""
-    read = {name: read_result(results, name) for name in BENCHMARKS}
-    found = {name: result for name, result in read.items() if result is not None}
-    missing = [name for name, result in read.items() if result is None]
-    figures = [
-        figure.line for name, result in found.items() for figure in BENCHMARKS[name].figures(result.found)
-    ]
-    parts = [
-        "# Benchmarks\n",
-        HEAD,
-        "\n".join(["| figure | measured | target | |", "| --- | ---: | ---: | --- |", *figures, ""]),
-    ]
-    if missing:
-        parts.append(f"Not measured yet: {', '.join(missing)}.\n")
-    for name, result in found.items():
-        parts += [BENCHMARKS[name].section(result.found), _made(result)]
-    page = "\n".join(parts)
+    """Write the page and the picture into `docs`, and return the page.
+
+    A benchmark without results in `results`, such as those of another machine, keeps the part that the page has.
+    """
+    path = docs / "benchmarks.md"
+    parts = _written(path.read_text("utf-8")) if path.exists() else {}
+    for name in BENCHMARKS:
+        if (result := read_result(results, name)) is not None:
+            parts[name] = _measured(name, result)
+            if name == "publish":
+                docs.mkdir(parents=True, exist_ok=True)
+                (docs / "cost.svg").write_text(_cost(result), encoding="utf-8")
+    lines = [line for name in BENCHMARKS if name in parts for line in parts[name].lines]
+    head = ["| figure | measured | target | | by |", "| --- | ---: | ---: | --- | --- |"]
+    said = ["# Benchmarks\n", HEAD, "\n".join([*head, *lines, ""])]
+    if missing := [name for name in BENCHMARKS if name not in parts]:
+        said.append(f"Not measured yet: {', '.join(missing)}.\n")
+    page = "\n".join([*said, *(parts[name].section for name in BENCHMARKS if name in parts)])
     docs.mkdir(parents=True, exist_ok=True)
-    (docs / "benchmarks.md").write_text(page, encoding="utf-8")
-    if "publish" in found:
-        (docs / "cost.svg").write_text(_cost(found["publish"]), encoding="utf-8")
+    path.write_text(page, encoding="utf-8")
     return page
+
+
+def _measured(name: str, result: Result) -> _Part:
+    """Write the part of a benchmark from its results."""
+    lines = [f"{figure.line} {name}, {result.day} |" for figure in BENCHMARKS[name].figures(result.found)]
+    return _Part(lines, "\n".join([BENCHMARKS[name].section(result.found), _made(result)]))
+
+
+def _written(page: str) -> dict[str, _Part]:
+    """Read the parts of a page by their benchmarks."""
+    parts: dict[str, _Part] = {}
+    for line in LINE.finditer(page):
+        parts.setdefault(line[1], _Part()).lines.append(line[0])
+    for section in SECTION.finditer(page):
+        parts.setdefault(section[1], _Part()).section = section[0]
+    return parts
 
 
 def _made(result: Result) -> str:

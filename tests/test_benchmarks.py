@@ -1,0 +1,80 @@
+"""docs/benchmarks.md keeps what was not measured again."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+from benchmarks import page
+from benchmarks.machine import Load
+from benchmarks.page import BENCHMARKS, HEAD, write_page
+from benchmarks.results import Figure, Result
+
+DOCS = Path(__file__).parent.parent / "docs"
+
+
+@pytest.fixture
+def docs(tmp_path: Path) -> Path:
+    """Return a folder with the page as it is published."""
+    (tmp_path / "docs").mkdir()
+    shutil.copy(DOCS / "benchmarks.md", tmp_path / "docs")
+    return tmp_path / "docs"
+
+
+def measured(name: str, folder: Path, *, day: str, value: float) -> None:
+    """Store a result whose figure and section show `value`."""
+    load = Load(**dict.fromkeys(Load.__dataclass_fields__, 0.0))
+    command = f"python -m benchmarks {name}"
+    found = {"value": value}
+    Result(name=name, command=command, day=day, seconds=60, machine=["one"], load=load, found=found).write(
+        folder
+    )
+
+
+@pytest.fixture
+def limits(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Make the benchmark `limits` one whose results are a number."""
+
+    def figures(found: dict[str, Any]) -> list[Figure]:
+        return [Figure(what="The number", value=found["value"], target=1)]
+
+    def section(found: dict[str, Any]) -> str:
+        return f"## Limits again\n\nIt is {found['value']}.\n"
+
+    monkeypatch.setitem(page.BENCHMARKS, "limits", SimpleNamespace(figures=figures, section=section))  # type: ignore[arg-type]
+
+
+def test_write_page_without_results_changes_nothing(docs: Path, tmp_path: Path) -> None:
+    """The published page is as `make bench` writes it."""
+    before = (docs / "benchmarks.md").read_text("utf-8")
+    assert HEAD in before
+    assert write_page(tmp_path / "results", docs) == before
+
+
+@pytest.mark.usefixtures("limits")
+def test_write_page_one_result_replaces_its_part_alone(docs: Path, tmp_path: Path) -> None:
+    before = (docs / "benchmarks.md").read_text("utf-8")
+    for value in (2.0, 3.0):
+        measured("limits", tmp_path / "results", day="2031-01-02", value=value)
+        after = write_page(tmp_path / "results", docs)
+    changed = set(before.splitlines()) ^ set(after.splitlines())
+    assert "| The number | 3.0x | at least 1.0x | met | limits, 2031-01-02 |" in after
+    assert "It is 3.0." in after
+    assert "2.0x | at least 1.0x" not in after
+    assert "## Rate limits" in changed
+    others = [name for name in BENCHMARKS if name != "limits"]
+    assert not [line for line in changed if any(f"| {name}, 20" in line for name in others)]
+    assert after.count("\n## ") == before.count("\n## ")
+    assert "`python -m benchmarks limits` on 2031-01-02" in after
+    assert after.count("`python -m benchmarks limits`") == 1
+
+
+@pytest.mark.usefixtures("limits")
+def test_write_page_without_a_page_writes_what_was_measured(tmp_path: Path) -> None:
+    measured("limits", tmp_path / "results", day="2031-01-02", value=2)
+    written = write_page(tmp_path / "results", tmp_path / "new")
+    assert written.count("\n## ") == 1
+    assert "Not measured yet: receipts," in written
