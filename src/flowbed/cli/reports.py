@@ -13,7 +13,7 @@ from flowbed.lanes.choice import format_duration
 from flowbed.lanes.outcome import UNANSWERED
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
 
     from flowbed.lanes.batch.find import Unembedded
     from flowbed.lanes.batch.submit import Submitted
@@ -28,7 +28,7 @@ ALIKE = 0.0005  # rounds to 0.0 %
 def show_plan(plan: Plan) -> None:
     """Show what a run would do."""
     if plan.plan_id is None:
-        say("nothing to do: the index is in step with its sources")
+        say("nothing to do" + ("" if plan.empty else ": the index is in step with its sources"))
     else:
         say(f"plan {plan.plan_id}")
         reuse = plan.reuse
@@ -54,10 +54,16 @@ def show_plan(plan: Plan) -> None:
         _show_lanes(plan)
     problems("skipped", [problem for problem in plan.problems if problem.skipped])
     problems("failed", [problem for problem in plan.problems if not problem.skipped])
+    _show_empty(plan.empty)
     for name, reason in plan.withheld.items():
         say(f"  {name}: {reason}")
     if plan.plan_id is not None:
         say(f"`flowbed run --plan {plan.plan_id}` does just this")
+
+
+def _show_empty(empty: Mapping[str, str]) -> None:
+    for name, reason in empty.items():
+        say(f"  warning: {name} lists no documents: {reason}")
 
 
 def _counted(plan: Plan) -> str:
@@ -132,6 +138,7 @@ def show_report(report: Report) -> None:
         say(f"  {name}: version {version}")
     problems("skipped", report.skipped)
     problems("failed", report.failures)
+    _show_empty(report.empty)
     for name, reason in [*report.withheld.items(), *report.drift.items()]:
         say(f"  {name}: {reason}")
 

@@ -58,7 +58,7 @@ def show_hits(found: SearchResults) -> None:
 def show_status(status: BedStatus) -> None:
     """Show the state of a project."""
     if not status.collections:
-        say("nothing is indexed yet; start with `flowbed run`")
+        say("nothing is indexed yet" + ("" if status.empty else "; start with `flowbed run`"))
     for name, each in status.collections.items():
         # A collection without any vector index is too small to need one.
         behind = 0 < each.unindexed_rows < each.rows
@@ -71,6 +71,8 @@ def show_status(status: BedStatus) -> None:
     show_live(status.submissions)
     for name, reason in status.withheld.items():
         say(f"{name}: {reason}")
+    for name, reason in status.empty.items():
+        say(f"warning: {name} {reason}")
     if status.repeated:
         say(f"{count(status.repeated, 'chunk')} failed in run after run; `flowbed doctor` says why")
     say(f"dead letters: {status.dead_letters:,}")

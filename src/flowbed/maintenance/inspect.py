@@ -36,7 +36,8 @@ class BedStatus:
     """The state of a project: `chunks` counts by status, `pending` lists collections with uncommitted runs.
 
     `submissions` are the live ones. `withheld` says, by source, why deletions were not carried out. `repeated` counts
-    the chunks that failed in several runs for reasons that should have passed.
+    the chunks that failed in several runs for reasons that should have passed. `empty` names sources that were fetched
+    and list no documents, and what says why.
     """
 
     collections: Mapping[str, CollectionStatus]
@@ -46,6 +47,7 @@ class BedStatus:
     submissions: tuple[SubmissionRow, ...] = ()
     withheld: Mapping[str, str] = field(default_factory=dict)
     repeated: int = 0
+    empty: Mapping[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -101,7 +103,18 @@ async def status(context: IndexContext) -> BedStatus:
         submissions=tuple(await live_submissions(context.ledger)),
         withheld=await withheld_deletions(context),
         repeated=repeated,
+        empty=await _empty(context),
     )
+
+
+async def _empty(context: Context) -> dict[str, str]:
+    """Return, by source, how to find out why it lists no documents; for those that were fetched."""
+    progress = await context.ledger.documents.progress(tuple(sorted(context.sources)))
+    return {
+        name: f"lists no documents; `flowbed plan {name}` says why"
+        for name, each in progress.items()
+        if each.cursor.token and not each.documents
+    }
 
 
 async def sources(context: Context) -> list[SourceStatus]:

@@ -61,8 +61,9 @@ class Change:
 
 @dataclass
 class Scan:
-    """What was observed during a fetch; `withheld` says why deletions were not carried out.
+    """What was observed during a fetch.
 
+    `withheld` says why deletions were not carried out, `empty` why a complete fetch listed nothing.
     `others` are the other sources of the project; a source may take over what a source that no longer exists held.
     """
 
@@ -70,6 +71,7 @@ class Scan:
     complete: bool = False
     known: int = 0
     withheld: str = ""
+    empty: str = ""
     others: frozenset[str] = frozenset()
 
 
@@ -124,6 +126,7 @@ async def changes(
     # Under other chunking rules the same documents give other chunks, so the source is fetched from its beginning.
     begin = cursor.value.removeprefix(mark) if cursor.value.startswith(mark) else ""
     value = begin
+    entries = 0
     async for page in feed.source.fetch(begin):
         # A source whose pages have cursors resumes from the last page after a crash. One with a single cursor for its
         # whole listing has none until the end, and must not keep the old one: part of what that covers is overwritten.
@@ -131,6 +134,9 @@ async def changes(
         value = page.cursor
         scan.problems += page.problems
         scan.complete = page.complete
+        entries += len(page.entries)
+        if page.complete and not (entries or scan.problems):
+            scan.empty = page.empty or "it has none"
         listed.add([entry.document for entry in page.entries])
         async for stretch in _stretches(
             feed, page.entries, ledger=ledger, count=count, clock=clock, scan=scan

@@ -112,6 +112,7 @@ class _Planner:
         self._carried: InFlightTexts | None = None
         self.problems: list[Problem] = []
         self.withheld: dict[str, str] = {}
+        self.empty: dict[str, str] = {}
 
     async def scan(self, feed: ConfiguredSource, *, allow_deletes: bool) -> None:
         """Fetch one source, compare it with the ledger, and keep the changes."""
@@ -143,6 +144,8 @@ class _Planner:
         self.problems += scan.problems
         if scan.withheld:
             self.withheld[name] = scan.withheld
+        if scan.empty:
+            self.empty[name] = scan.empty
         self._sources[name] = StagedSource(
             value=cursor.value,
             token=cursor.token,
@@ -298,6 +301,7 @@ class _Planner:
             error_seen=before.error,
             problems=tuple(self.problems),
             withheld=self.withheld,
+            empty=self.empty,
         )
 
 

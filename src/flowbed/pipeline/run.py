@@ -198,6 +198,7 @@ async def finish(
         failures=tuple(failures),
         skipped=tuple(skipped),
         withheld={name: each.withheld for name, each in synced.items() if each.withheld},
+        empty={name: each.empty for name, each in synced.items() if each.empty},
     )
 
 

@@ -33,7 +33,7 @@ TRIES = 6
 class Synced:
     """What a sync did: documents fetched, chunks to write and to delete, and problems.
 
-    `drift` says why a plan's part was not applied.
+    `empty` says why no document was listed, and `drift` why a plan's part was not applied.
     """
 
     fetched: int = 0
@@ -41,6 +41,7 @@ class Synced:
     deleted: int = 0
     problems: list[Problem] = field(default_factory=list)
     withheld: str = ""
+    empty: str = ""
     drift: str = ""
 
 
@@ -99,7 +100,7 @@ async def sync(
             # What this fetch read may be older than what the winner wrote: discard it and start over.
             await asyncio.sleep(0.05 * 2**attempt)
             continue
-        done.problems, done.withheld = scan.problems, scan.withheld
+        done.problems, done.withheld, done.empty = scan.problems, scan.withheld, scan.empty
         if scan.complete and (troubled or scan.problems or scan.withheld):
             await replace_letters(source, scan.problems, context, withheld=scan.withheld)
         return done

@@ -70,7 +70,8 @@ class Page:
     """One page of a fetch.
 
     `cursor` is the position after this page. `complete` on the last page says that the fetch covered the whole source,
-    so that documents it listed neither as entry nor as problem are gone.
+    so that documents it listed neither as entry nor as problem are gone. `empty` on the last page says why nothing at
+    all was listed, such as a pattern that no file fits.
     """
 
     entries: Sequence[Entry] = ()
@@ -78,6 +79,7 @@ class Page:
     problems: Sequence[Problem] = ()
     cursor: str = ""
     complete: bool = False
+    empty: str = ""
 
 
 @dataclass(frozen=True, kw_only=True)

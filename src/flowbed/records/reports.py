@@ -30,6 +30,7 @@ class Plan:
     realtime lane is based on, and `timed_submissions` how many submissions that for the batch lane; with 0 it is a
     guess. `lane` is what a run would use, and `lane_why` says why. `tokens_exact` means that tokens are counted as the
     provider bills them; `error_seen` is the share by which earlier runs were billed more (or less), None without any.
+    `empty` says, by source, why it lists no documents.
     """
 
     plan_id: str | None
@@ -50,6 +51,7 @@ class Plan:
     error_seen: float | None = None
     problems: tuple[Problem, ...] = ()
     withheld: Mapping[str, str] = field(default_factory=dict)
+    empty: Mapping[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -79,6 +81,7 @@ class Report:
     put into submissions, and `submissions` lists all live ones. `failures` says what failed (source, chunk or delta)
     and why; `skipped` what is not text. `planned` is what the plan expected, and `drift` what of it was left undone, by
     source. `published` says where each publication lies that was due, by its name and collection.
+    `empty` says, by source, why it lists no documents.
     """
 
     fetched: int
@@ -104,4 +107,5 @@ class Report:
     failures: tuple[Problem, ...] = ()
     skipped: tuple[Problem, ...] = ()
     withheld: Mapping[str, str] = field(default_factory=dict)
+    empty: Mapping[str, str] = field(default_factory=dict)
     published: Mapping[str, str] = field(default_factory=dict)

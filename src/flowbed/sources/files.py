@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import os
 import stat
+from collections import Counter
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path, PurePosixPath
@@ -93,12 +94,27 @@ class Files:
 
     def _pages(self) -> Iterator[Page]:
         oldest_unreliable = self.clock() * 1_000 - CLOCK_TICK_NS
-        walk = _Walk(root=self.path, wanted=self._wanted())
+        walk = _Walk(root=self.path, left_out_by=self._left_out_by())
         yield from in_pages((self._listed(file, oldest_unreliable), 0) for file in walk.files(self.location))
-        yield Page(complete=True)
+        yield Page(complete=True, empty=self._why_empty(walk))
 
-    def _wanted(self) -> Callable[[str], bool]:
-        """Build the test of whether a path is included; paths of folders end in `/`."""
+    def _why_empty(self, walk: _Walk) -> str:
+        """Say why a walk found no file."""
+        unfit, excluded = walk.left_out["include"], walk.left_out["exclude"]
+        ignored, hidden = walk.left_out["ignore"], walk.left_out["hidden"]
+        said = (
+            [f"0 of {_counted(unfit, 'file', 'files')} fit `include` ({', '.join(self.include)})"]
+            if unfit
+            else []
+        )
+        said += [f"`exclude` leaves out {_counted(excluded)}"] if excluded else []
+        said += [f"{self.ignore} leaves out {_counted(ignored)}"] if ignored else []
+        if hidden and not said:
+            return f"{_counted(hidden)} in it, hidden or of a kind that is never read"
+        return "; ".join(said) or "there are no files in it"
+
+    def _left_out_by(self) -> Callable[[str], str]:
+        """Build what names the option that leaves a path out, or returns ""; paths of folders end in `/`."""
         include = _patterns("include", self.include)
         exclude = _patterns("exclude", self.exclude)
         try:
@@ -113,12 +129,14 @@ class Files:
             ) from error
         ignore = _patterns(self.ignore, lines)
 
-        def wanted(name: str) -> bool:
-            if exclude.match_file(name) or ignore.match_file(name):
-                return False
-            return name.endswith("/") or not self.include or include.match_file(name)
+        def left_out_by(name: str) -> str:
+            if exclude.match_file(name):
+                return "exclude"
+            if ignore.match_file(name):
+                return "ignore"
+            return "" if name.endswith("/") or not self.include or include.match_file(name) else "include"
 
-        return wanted
+        return left_out_by
 
     def _listed(self, found: _File | Problem, oldest_unreliable: int) -> Entry | Problem:
         """Read the start of a file to tell whether it is text."""
@@ -177,10 +195,11 @@ class _File:
 
 @dataclass(kw_only=True)
 class _Walk:
-    """One walk through a folder, in order of names."""
+    """One walk through a folder, in order of names; `left_out` counts what was not wanted, by what leaves it out."""
 
     root: Path
-    wanted: Callable[[str], bool]
+    left_out_by: Callable[[str], str]
+    left_out: Counter[str] = field(default_factory=Counter)
     inside: Path = field(init=False)
 
     def files(self, location: str) -> Iterator[_File | Problem]:
@@ -217,6 +236,7 @@ class _Walk:
         """Yield what is next in a folder; a subfolder as its own entries, and the start of their names."""
         for entry in entries:
             if entry.name.startswith(".") or entry.name in SKIPPED:
+                self.left_out["hidden"] += 1
                 continue
             name = above + entry.name
             folder = entry.is_dir(follow_symlinks=False)
@@ -229,7 +249,8 @@ class _Walk:
                     document="" if folder else ascii(name)[1:-1],
                 )
                 continue
-            if not self.wanted(f"{name}/" if folder else name):
+            if by := self.left_out_by(f"{name}/" if folder else name):
+                self.left_out[by] += 1
                 continue
             if not folder:
                 yield from self._file(entry, name)
@@ -281,6 +302,10 @@ def _file(name: str, path: Path, status: os.stat_result) -> _File:
         changed=status.st_ctime_ns,
         inode=status.st_ino,
     )
+
+
+def _counted(number: int, one: str = "entry", several: str = "entries") -> str:
+    return f"{number:,} {one if number == 1 else several}"
 
 
 def _entries(folder: Path) -> list[os.DirEntry[str]]:

@@ -34,6 +34,9 @@ READ_BYTES = 2**20
 # Files that cannot be read at all would make a problem of every line: the rest are counted.
 MOST_PROBLEMS = 10_000
 
+# How many files a message names.
+NAMED = 3
+
 # How much of an overlong path a message shows.
 SHOWN = 100
 
@@ -85,14 +88,24 @@ class Lines:
         steady = _stamps(files) == before
         settled = all(max(stamp[2:4]) < began - CLOCK_TICK_NS for stamp in before)
         trusted = steady and settled and not scan.problems
-        # Without a cursor, the next fetch reads everything again and finds the same problems.
-        yield Page(cursor=state if trusted else "", complete=steady)
+        empty = "" if scan.records else self._why_empty(files)
+        # Without a cursor, the next fetch reads everything again and finds the same problems, or again no records.
+        yield Page(cursor=state if trusted and not empty else "", complete=steady, empty=empty)
+
+    def _why_empty(self, files: Mapping[str, Path]) -> str:
+        """Say why no record was found."""
+        if not files:
+            return f"no file in the folder is named {' or '.join(f'*{suffix}' for suffix in self.suffixes)}"
+        return (
+            f"there are no records in {', '.join(list(files)[:NAMED])}{' ...' if len(files) > NAMED else ''}"
+        )
 
     def _found(self, files: Mapping[str, Path], scan: _Scan) -> Iterator[tuple[Entry | Problem, int]]:
         for file, (name, path) in enumerate(files.items()):
             unread = 0
             try:
                 for number, raw, fault in _records(path):
+                    scan.records += 1
                     found = self._entry(raw, fault, file << LINE_BITS | number, scan)
                     if isinstance(found, Entry):
                         yield found, len(raw)
@@ -160,7 +173,8 @@ class Lines:
             raise Misconfigured(f"{self.location} cannot be read: {error.strerror}") from error
         if not files:
             raise Misconfigured(
-                f"{self.location} does not exist; name a file, a folder or a pattern such as data/*.jsonl"
+                f"{self.location} does not exist, and as a pattern it matches no file; name a file, a folder or a"
+                " pattern such as data/*.jsonl"
             )
         if len(files) == 1:
             return {files[0].name: files[0]}
@@ -181,6 +195,7 @@ class _Scan:
     """What one pass over all files has seen so far."""
 
     names: list[str]
+    records: int = 0
     problems: int = 0
     places: IdTable = field(default_factory=IdTable)
 
