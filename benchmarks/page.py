@@ -48,8 +48,8 @@ BENCHMARKS: dict[str, ModuleType] = {
 
 HEAD = """\
 Written by `make bench` from the newest results of each benchmark; `make bench ONLY=search` measures one again and
-leaves the text of the others, with the day on which each was measured. Figures are medians unless stated otherwise. Both sides
-of a comparison ran in turn, in separate processes, the peers with the best settings found in the same run.
+leaves the text of the others, with the day on which each was measured. Figures are medians unless stated otherwise.
+Both sides of a comparison ran in turn, in separate processes, the peers with the best settings found in the same run.
 """
 
 

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import multiprocessing
+import os
+import re
 import subprocess
 import sys
 from typing import TYPE_CHECKING, Any
@@ -84,6 +86,42 @@ def test_find_checkpoint_reads_the_hub_cache_offline(
     found = find_checkpoint("someone/tiny", cache=tmp_path, download=False)
     assert found.model == "someone/tiny"
     assert found.folder == snapshot
+
+
+@pytest.mark.parametrize(
+    ("variables", "why"),
+    [
+        ({"HF_ENDPOINT": "http://127.0.0.1:9"}, "Connection refused"),
+        ({"HF_ENDPOINT": "http://127.0.0.1:9", "HF_HUB_OFFLINE": "1"}, "offline mode"),
+        ({"HF_ENDPOINT": "http://no-such-host.invalid"}, "download failed: .*(Name|resolution|host)"),
+        ({"HF_ENDPOINT": "http://127.0.0.1:9", "HTTP_PROXY": "http://127.0.0.1:10"}, "Connection refused"),
+    ],
+)
+def test_find_checkpoint_failed_download_is_part_of_the_message(
+    tmp_path: Path, variables: dict[str, str], why: str
+) -> None:
+    script = (
+        "import pathlib\n"
+        "from flowbed.embedding.local.weights import find_checkpoint\n"
+        "from flowbed.errors import Misconfigured\n"
+        "try: find_checkpoint('someone/tiny', cache=pathlib.Path('.'), download=True)\n"
+        "except Misconfigured as error: print(error)\n"
+    )
+    clean = {name: value for name, value in os.environ.items() if "proxy" not in name.lower()}
+    said = subprocess.run(
+        [sys.executable, "-c", script],
+        env={**clean, "HF_HOME": str(tmp_path / "hub"), **variables},
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=True,
+    ).stdout
+    assert (
+        "model someone/tiny was not found (not in the Hugging Face cache, and the download failed: " in said
+    )
+    assert re.search(why, said), said
+    assert "hf download someone/tiny" in said
 
 
 @pytest.mark.parametrize("name", ["/no/such/folder", "./nowhere", "not a hub id!"])

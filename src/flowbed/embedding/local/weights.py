@@ -109,12 +109,23 @@ def _hub(model: str, *, download: bool) -> Path:
         if download and not (folder / SAFETENSORS).exists():
             snapshot_download(model, allow_patterns=[*patterns, *ONNX_FILES, *ONNX_DATA_FILES])
     except (HFValidationError, LocalEntryNotFoundError) as error:
-        raise _missing(model, download=download, hub="not in the Hugging Face cache") from error
+        hub = "not in the Hugging Face cache"
+        if download:
+            # The hub's own message says that there is no connection, and its cause says why.
+            hub += f", and the download failed: {_innermost(error)}"
+        raise _missing(model, download=download, hub=hub) from error
     except Exception as error:  # an HTTP library's error, only when downloading
         raise Misconfigured(
             f"model {model} could not be downloaded ({error}); check its name and the connection"
         ) from error
     return folder
+
+
+def _innermost(error: BaseException) -> str:
+    """Describe the first cause of an error."""
+    while error.__cause__ is not None:
+        error = error.__cause__
+    return f"{type(error).__name__}: {error}" if str(error) else type(error).__name__
 
 
 class NotInstalled(Misconfigured):
