@@ -44,7 +44,7 @@ def limits(monkeypatch: pytest.MonkeyPatch) -> None:
     def section(found: dict[str, Any]) -> str:
         return f"## Limits again\n\nIt is {found['value']}.\n"
 
-    monkeypatch.setitem(page.BENCHMARKS, "limits", SimpleNamespace(figures=figures, section=section))  # type: ignore[arg-type]
+    monkeypatch.setitem(page.BENCHMARKS, "limits", SimpleNamespace(figures=figures, section=section))
 
 
 def test_write_page_without_results_changes_nothing(docs: Path, tmp_path: Path) -> None:
