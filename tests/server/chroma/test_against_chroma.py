@@ -10,10 +10,13 @@ from hypothesis import HealthCheck, assume, given, settings
 from hypothesis import strategies as st
 from tests.server.chroma.conftest import DIMENSIONS, METRICS, ROWS, VECTORS
 
+from flowbed.index.search.filters import MOST_PATTERNS
+
 if TYPE_CHECKING:
     from tests.server.chroma.conftest import Peer
 
 shared = settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
+many = settings(shared, max_examples=4_000)
 DOCUMENT = "#document"
 KEYS = ["k", "n", "x", "o", "key with spaces", "it's", "a.b", "nowhere"]
 NUMBERS: list[Any] = [0, 1, 2, -1, 7, -3, 1.0, 0.0, 2.0, 1.5, 0.25, -3.5, 0.1, 2**53 + 1, 2**53 + 2, 5]
@@ -165,18 +168,30 @@ def by_id(answer: dict[str, Any], but: set[str]) -> dict[str, Any]:
     return {id_: row for id_, *row in zip(answer["ids"], *columns, strict=True) if id_ not in but}
 
 
+GET = {
+    "where": sometimes | wheres,
+    "where_document": sometimes | documents,
+    "ids": st.none() | st.lists(st.sampled_from([*ROWS, "unknown"]), max_size=8),
+    "include": st.lists(st.sampled_from(["documents", "metadatas", "uris"]), unique=True),
+}
+
+
 @shared
-@given(
-    where=sometimes | wheres,
-    where_document=sometimes | documents,
-    ids=st.none() | st.lists(st.sampled_from([*ROWS, "unknown"]), max_size=8),
-    include=st.lists(st.sampled_from(["documents", "metadatas", "uris"]), unique=True),
-)
+@given(body=st.fixed_dictionaries(GET))
 def test_get_any_filter_finds_the_rows_that_chroma_finds(
-    flowbed: Peer, chroma: Peer, where: Any, where_document: Any, ids: list[str] | None, include: list[str]
+    flowbed: Peer, chroma: Peer, body: dict[str, Any]
 ) -> None:
-    assume(regexes([where, where_document]) <= 4)
-    body = {"where": where, "where_document": where_document, "ids": ids, "include": include}
+    assume(regexes(body) <= MOST_PATTERNS)
+    same(flowbed, chroma, body)
+
+
+@pytest.mark.long
+@many
+@given(body=st.fixed_dictionaries(GET))
+def test_get_thousands_of_filters_find_the_rows_that_chroma_finds(
+    flowbed: Peer, chroma: Peer, body: dict[str, Any]
+) -> None:
+    assume(regexes(body) <= MOST_PATTERNS)
     same(flowbed, chroma, body)
 
 
@@ -186,41 +201,43 @@ def test_get_invalid_filter_is_refused_as_chroma_refuses_it(flowbed: Peer, chrom
     same(flowbed, chroma, {"where": where, "include": []})
 
 
-@shared
-@given(
-    where=sometimes | wheres,
-    where_document=sometimes | documents,
-    ids=st.none() | st.lists(st.sampled_from([*ROWS]), max_size=8),
-    limit=st.integers(0, 30),
-    metric=st.sampled_from(METRICS),
-    seeds=st.lists(st.integers(0, 2**31), max_size=3),
-    length=st.sampled_from([1.0, 0.2, 12.0]),
+vectors = st.tuples(st.integers(0, 2**31), st.sampled_from([1.0, 0.2, 12.0])).map(
+    lambda drawn: (np.random.default_rng(drawn[0]).normal(size=DIMENSIONS) * drawn[1]).tolist()
 )
+QUERY = {
+    "where": (sometimes | wheres).filter(lambda where: not fractional(where)),
+    "where_document": sometimes | documents,
+    "ids": st.none() | st.lists(st.sampled_from([*ROWS]), max_size=8),
+    "n_results": st.integers(0, 30),
+    "query_embeddings": st.lists(vectors, max_size=3),
+    "include": st.just(["distances", "documents", "metadatas", "embeddings"]),
+}
+
+
+@shared
+@given(metric=st.sampled_from(METRICS), body=st.fixed_dictionaries(QUERY))
 def test_query_any_filter_finds_the_distances_that_chroma_finds(
-    flowbed: Peer,
-    chroma: Peer,
-    where: Any,
-    where_document: Any,
-    ids: list[str] | None,
-    limit: int,
-    metric: str,
-    seeds: list[int],
-    length: float,
+    flowbed: Peer, chroma: Peer, metric: str, body: dict[str, Any]
 ) -> None:
-    assume(regexes([where, where_document]) <= 4)
-    drawn = [np.random.default_rng(seed).normal(size=DIMENSIONS) for seed in seeds]
-    body = {
-        "query_embeddings": [(each * length).tolist() for each in drawn],
-        "n_results": limit,
-        "where": None if fractional(where) else where,
-        "where_document": where_document,
-        "ids": ids,
-        "include": ["distances", "documents", "metadatas", "embeddings"],
-    }
+    same_distances(flowbed, chroma, metric, body)
+
+
+@pytest.mark.long
+@many
+@given(metric=st.sampled_from(METRICS), body=st.fixed_dictionaries(QUERY))
+def test_query_thousands_of_filters_find_the_distances_that_chroma_finds(
+    flowbed: Peer, chroma: Peer, metric: str, body: dict[str, Any]
+) -> None:
+    same_distances(flowbed, chroma, metric, body)
+
+
+def same_distances(flowbed: Peer, chroma: Peer, metric: str, body: dict[str, Any]) -> None:
+    """Compare the rows that both find near each vector."""
+    assume(regexes(body) <= MOST_PATTERNS)
     status, expected = chroma.about(metric, "POST", "query", body)
     found_status, found = flowbed.about(metric, "POST", "query", body)
     assert (found_status, status) == (200, 200), (expected, found)
-    for place in range(len(seeds)):
+    for place in range(len(body["query_embeddings"])):
         wanted = expected["distances"][place]
         assert found["distances"][place] == pytest.approx(wanted, rel=1e-4, abs=1e-4)
         assert found["ids"][place] == expected["ids"][place]
@@ -229,14 +246,6 @@ def test_query_any_filter_finds_the_distances_that_chroma_finds(
         np.testing.assert_allclose(found["embeddings"][place], expected["embeddings"][place], atol=1e-5)
     assert found["include"] == expected["include"]
     assert len(found["ids"]) == len(expected["ids"])
-
-
-@pytest.mark.long
-def test_get_and_query_many_filters_agree_with_chroma(flowbed: Peer, chroma: Peer) -> None:
-    """The long form of the tests above: run with --hypothesis-profile=long they try 4,000 filters each."""
-    many = settings(shared, max_examples=4_000)
-    many(test_get_any_filter_finds_the_rows_that_chroma_finds)(flowbed=flowbed, chroma=chroma)
-    many(test_query_any_filter_finds_the_distances_that_chroma_finds)(flowbed=flowbed, chroma=chroma)
 
 
 def test_get_number_that_is_not_whole_is_compared_as_a_number(flowbed: Peer, chroma: Peer) -> None:
