@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import json
 import time
+from datetime import UTC, date, datetime, timedelta
 from typing import TYPE_CHECKING, Any
 
 from flowbed.sources import open_source
-from flowbed.testing.sources import SourceContract
+from flowbed.testing.sources import MANY, SourceContract
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -75,6 +76,31 @@ class TestReceipts(LinesContract):
     def record(self, name: str, text: str) -> tuple[str, dict[str, Any]]:
         lines = [{"line_id": 1, "text": text, "words": []}]
         return f"IMAGE#{name}#RECEIPT#00001", {"image_id": name, "receipt_id": 1, "lines": lines}
+
+
+class TestSlackExport(SourceContract):
+    def open_source(self, folder: Path) -> Source:
+        return open_source("slack", folder.name, folder=folder.parent, options={}, clock=later)
+
+    def empty(self, folder: Path) -> None:
+        (folder / "ops").mkdir(parents=True)
+        (folder / "channels.json").write_text('[{"id": "C1", "name": "ops"}]')
+
+    def write(self, folder: Path, name: str, text: str) -> str:
+        """Write a day with one message."""
+        day = self.day(name)
+        seconds = int(datetime(day.year, day.month, day.day, 12, tzinfo=UTC).timestamp())
+        message = {"type": "message", "user": "U1", "ts": f"{seconds}.000100", "text": text}
+        (folder / "ops" / f"{day}.json").write_text(json.dumps([message]))
+        return f"C1/d/{day}"
+
+    def remove(self, folder: Path, name: str) -> None:
+        (folder / "ops" / f"{self.day(name)}.json").unlink()
+
+    def day(self, name: str) -> date:
+        names = ("one", "two", "three", "four")
+        number = names.index(name) + MANY if name in names else int(name[1:])
+        return date(2020, 1, 1) + timedelta(days=number)
 
 
 # It is only the base class of the two above.

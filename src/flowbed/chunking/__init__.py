@@ -32,6 +32,7 @@ KINDS = {
     "text": "flowbed.chunking.text:chunk_text",
     "markdown": "flowbed.chunking.markdown:chunk_markdown",
     "receipt": "flowbed.chunking.receipt:chunk_receipt",
+    "conversation": "flowbed.chunking.conversation:chunk_conversation",
 }
 
 

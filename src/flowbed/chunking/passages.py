@@ -164,10 +164,10 @@ def assemble(
     if not document.text.strip():
         if not title:
             return []
-        sent = _shortened(title, rules.capacity, count)
+        sent = shortened(title, rules.capacity, count)
         metadata = chunk_metadata(document, rules, {"title": title})
         return [_chunk(document, rules, 0, title, sent, metadata, count)]
-    front = _shortened(title, rules.capacity // TITLE_SHARE, count) + "\n\n" if title else ""
+    front = shortened(title, rules.capacity // TITLE_SHARE, count) + "\n\n" if title else ""
     capacity = rules.capacity - (count(front) if front else 0)
     divided = divide(capacity, count)
     require_modest([title, *document.metadata.values()], len(divided))
@@ -205,7 +205,7 @@ def _chunk(
     )
 
 
-def _shortened(title: str, capacity: int, count: Callable[[str], int]) -> str:
+def shortened(title: str, capacity: int, count: Callable[[str], int]) -> str:
     """Shorten a title to at most `capacity` tokens, at a word or inside its only word."""
     longest = capacity * CHARACTERS_PER_TOKEN
     if len(title) <= longest and count(title) <= capacity:

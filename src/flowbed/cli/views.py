@@ -53,6 +53,8 @@ def show_hits(found: SearchResults) -> None:
         text = " ".join(hit.document.split())
         say(f"{hit.score:6.3f}  {hit.id}  [{hit.collection}]")
         say(f"        {text[:WIDTH]}{'...' if len(text) > WIDTH else ''}")
+        if isinstance(url := hit.metadata.get("url"), str):
+            say(f"        {url}")
 
 
 def show_status(status: BedStatus) -> None:

@@ -19,7 +19,8 @@ if TYPE_CHECKING:
 class Document:
     """One unit of a source: a file, a record, a receipt.
 
-    `text` is the input of the chunker of `kind`: prose for `text` and `markdown`, the receipt's JSON for `receipt`.
+    `text` is the input of the chunker of `kind`: prose for `text` and `markdown`, the receipt's JSON for `receipt`,
+    the JSON of a `Conversation` for `conversation`.
     """
 
     id: str

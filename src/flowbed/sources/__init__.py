@@ -36,6 +36,7 @@ VENDORS = {
     "files": "flowbed.sources.files:open_files",
     "jsonl": "flowbed.sources.jsonl:open_jsonl",
     "receipts": "flowbed.sources.receipts:open_receipts",
+    "slack": "flowbed.sources.slack:open_slack",
 }
 
 
