@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 from benchmarks import (
     build,
+    chroma,
     chroma_api,
     cranfield,
     embedder,
@@ -39,6 +40,7 @@ BENCHMARKS: dict[str, ModuleType] = {
     "find": find,
     "embedder": embedder,
     "server": server,
+    "chroma": chroma,
     "chroma_api": chroma_api,
     "interference": interference,
     "cranfield": cranfield,
