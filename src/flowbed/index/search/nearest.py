@@ -25,6 +25,8 @@ Metric = Literal["cosine", "l2", "ip"]
 # Scanning this many vectors takes 5 to 10 ms, about as long as probing an index and reading its candidates, and a scan
 # misses nothing.
 EXACT_ROWS = 5_000
+# In memory, this many times more rows take as long as an index: 2 ms of CPU.
+HELD = 3
 # Up to this many rows that match a filter are compared one by one; reading their scattered vectors takes 20 ms.
 FEW = 2_000
 # Of up to this many rows, the texts are read together with the vectors.
@@ -94,10 +96,11 @@ def _candidates(view: View, query: Query) -> list[int]:
     index = None if query.scans else view.index
     if query.condition == EVERY:
         # Tombstones have no vector, so no search returns them and they need no filter.
-        if index is None or (query.exact is None and index.rows <= EXACT_ROWS):
+        if index is None or (query.exact is None and index.rows <= HELD * EXACT_ROWS):
             whole = whole_of(view)
             if whole is not None:
                 return _scan_whole(whole, query)
+        if index is None or (query.exact is None and index.rows <= EXACT_ROWS):
             return _scan(view, query, query.limit, None, {"use_index": False})
         nprobes, wanted = probes(index, query.limit, filtered=False), compared(query.limit, filtered=False)
         found = _scan(view, query, wanted, None, {"nprobes": nprobes})
