@@ -29,6 +29,7 @@ MOST_CAPACITY = 10_000_000
 
 # Loaded by name, so that listing and submitting never import a splitter or a parser.
 KINDS = {
+    "issue": "flowbed.chunking.issue:chunk_issue",
     "text": "flowbed.chunking.text:chunk_text",
     "markdown": "flowbed.chunking.markdown:chunk_markdown",
     "receipt": "flowbed.chunking.receipt:chunk_receipt",

@@ -38,6 +38,9 @@ ATTRIBUTES = re.compile(r"\{[#.:]")
 # A longer heading is text that happens to be underlined; a path of such headings would not fit into a chunk.
 LONGEST_HEADING = 200
 
+# Tokens of blocks of code, and the lines of a table's header: the names of its columns, and dashes.
+CODE = frozenset({"fence", "code_block"})
+HEADER_LINES = 2
 
 # Blocks that are parsed within some milliseconds.
 TURN = 256
@@ -53,6 +56,15 @@ class Heading:
     text: str
 
 
+@dataclass(frozen=True, slots=True)
+class Block:
+    """A block of code or a table; `rows` is where a table's first row after its header begins, 0 for code."""
+
+    start: int
+    end: int
+    rows: int = 0
+
+
 def chunk_markdown(document: Document, rules: Rules, count: Callable[[str], int]) -> list[Chunk]:
     """Split a Markdown document into chunks, each with the path of its headings."""
     from semantic_text_splitter import MarkdownSplitter  # heavy; not needed to list or submit work
@@ -64,15 +76,17 @@ def chunk_markdown(document: Document, rules: Rules, count: Callable[[str], int]
         def split(text: str, capacity: int, measure: Measure) -> list[tuple[int, str]]:
             return MarkdownSplitter.from_callback(measure, capacity).chunk_indices(text)
 
-        cuts, headings = outline(document.text, turn)
+        cuts, headings, _ = outline(document.text, turn)
         found = passages(document.text, cuts, capacity, count, split)
         return list(zip(found, heading_paths(document.text, found, headings), strict=True))
 
     return assemble(document, rules, count, divide)
 
 
-def outline(text: str, turn: Callable[[], None]) -> tuple[list[Cut], list[Heading]]:
-    """Find the places where Markdown can be cut, and its headings; `turn` is called every TURN blocks.
+def outline(text: str, turn: Callable[[], None]) -> tuple[list[Cut], list[Heading], list[Block]]:
+    """Find the places where Markdown can be cut, its headings, its code and its tables.
+
+    `turn` is called every TURN blocks.
 
     Every non-blank line is a place, ranked by the outermost block that begins there. The line after a heading is not:
     it stays with the heading, so that a heading without text joins the next one.
@@ -85,6 +99,7 @@ def outline(text: str, turn: Callable[[], None]) -> tuple[list[Cut], list[Headin
         body = "\n" * lines + body.split("\n", lines)[lines].removeprefix(front[1])
     starts = [*line_starts(text), len(text)]
     headings: list[Heading] = []
+    blocks: list[Block] = []
     ranks: dict[int, int] = {}
     tokens = _PARSER.parse(body, {"turn": turn, "blocks": 0})
     for position, token in enumerate(tokens):
@@ -95,8 +110,12 @@ def outline(text: str, turn: Callable[[], None]) -> tuple[list[Cut], list[Headin
         if token.type == "heading_open" and not token.level:
             headings.append(_heading(tokens[position + 1], int(token.tag[1]), starts[line], starts[past]))
             rank = headings[-1].level
+        if token.type in CODE:
+            blocks.append(Block(starts[line], starts[past]))
+        elif token.type == "table_open":
+            blocks.append(Block(starts[line], starts[past], starts[min(line + HEADER_LINES, past)]))
         ranks[line] = min(ranks.get(line, LINE), rank)
-    return _cuts(text, starts, ranks, headings), headings
+    return _cuts(text, starts, ranks, headings), headings, blocks
 
 
 def _cuts(

@@ -20,7 +20,7 @@ class Document:
     """One unit of a source: a file, a record, a receipt.
 
     `text` is the input of the chunker of `kind`: prose for `text` and `markdown`, the receipt's JSON for `receipt`,
-    the JSON of a `Conversation` for `conversation`.
+    the JSON of a `Conversation` for `conversation`, that of an `Issue` for `issue`.
     """
 
     id: str
