@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import time
+import zlib
 from datetime import UTC, date, datetime, timedelta
 from typing import TYPE_CHECKING, Any
 
@@ -103,5 +104,13 @@ class TestSlackExport(SourceContract):
         return date(2020, 1, 1) + timedelta(days=number)
 
 
-# It is only the base class of the two above.
+class TestGitLabDumps(LinesContract):
+    kind = "gitlab"
+
+    def record(self, name: str, text: str) -> tuple[str, dict[str, Any]]:
+        iid = 1 + zlib.crc32(name.encode())
+        return f"7#{iid}", {"iid": iid, "project_id": 7, "title": "t", "description": text}
+
+
+# It is only the base class of those above.
 del LinesContract

@@ -34,6 +34,7 @@ class Source(Protocol):
 
 VENDORS = {
     "files": "flowbed.sources.files:open_files",
+    "gitlab": "flowbed.sources.gitlab:open_gitlab",
     "jsonl": "flowbed.sources.jsonl:open_jsonl",
     "receipts": "flowbed.sources.receipts:open_receipts",
     "slack": "flowbed.sources.slack:open_slack",

@@ -13,6 +13,7 @@ from flowbed.errors import Misconfigured, Rejected
 from flowbed.ledger.text import require_storable
 from flowbed.records import Document, Entry, Page, Problem, canonical
 from flowbed.records.values import shown
+from flowbed.sources.arrays import items
 from flowbed.sources.decoding import UNUSABLE, UTF16, decoded, why_not_text
 from flowbed.sources.id_table import IdTable
 from flowbed.sources.locations import files_below, located, matching
@@ -20,7 +21,7 @@ from flowbed.sources.paging import in_pages, in_threads
 from flowbed.sources.parsing import parse_json, parse_leniently, parse_record
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Callable, Iterator, Mapping
+    from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Mapping
     from pathlib import Path
 
 # A file may be written again within one tick of the file system's clock, 2 s on FAT; older times are reliable.
@@ -54,17 +55,18 @@ class Lines:
     """A source of JSON records in a file, in the files of a folder, or in the files that match a pattern.
 
     `identity` returns the id of a record. `document` gets an id, a record and its text, and returns a function that
-    creates its document: most documents are never created, since they have not changed. Both raise `Rejected` for
-    invalid records. `fingerprint` names everything that decides the result: when it changes, all records are read
-    again. Files that were not touched since a fetch without problems are not read. A record whose id cannot be read is
-    a problem of an unknown document: it may be any of those missing in the fetch.
+    creates its document: most documents are never created, since they have not changed. It returns None for a record
+    that is left out as if it were not there. Both raise `Rejected` for invalid records. `fingerprint` names everything
+    that decides the result: when it changes, all records are read again. Files that were not touched since a fetch
+    without problems are not read. A record whose id cannot be read is a problem of an unknown document: it may be any
+    of those missing in the fetch.
     """
 
     location: str
     folder: Path
     suffixes: tuple[str, ...]
     identity: Callable[[Mapping[str, Any]], str]
-    document: Callable[[str, Mapping[str, Any], str], Callable[[], Document]]
+    document: Callable[[str, Mapping[str, Any], str], Callable[[], Document] | None]
     fingerprint: str
     clock: Callable[[], int]
 
@@ -104,11 +106,9 @@ class Lines:
         for file, (name, path) in enumerate(files.items()):
             unread = 0
             try:
-                for number, raw, fault in _records(path):
-                    scan.records += 1
-                    found = self._entry(raw, fault, file << LINE_BITS | number, scan)
+                for number, found, size in self._listed(file, path, scan):
                     if isinstance(found, Entry):
-                        yield found, len(raw)
+                        yield found, size
                         continue
                     unread += 1
                     if unread <= MOST_PROBLEMS:
@@ -121,11 +121,16 @@ class Lines:
                 reason = f"{unread - MOST_PROBLEMS:,} more of its records could not be read"
                 yield scan.problem(name, 0, reason), 0
 
-    def _entry(self, raw: bytes, fault: str, place: int, scan: _Scan) -> Entry | _Unreadable:
-        if fault:
-            return _Unreadable(fault, self._guessed(raw))
+    def _listed(self, file: int, path: Path, scan: _Scan) -> Iterator[tuple[int, Entry | _Unreadable, int]]:
+        for number, raw, fault in _records(path):
+            scan.records += 1
+            found = self._entry(raw, fault, file << LINE_BITS | number, scan)
+            if found is not None:
+                yield number, found, len(raw)
+
+    def _entry(self, raw: bytes, fault: str, place: int, scan: _Scan) -> Entry | _Unreadable | None:
         try:
-            text, record = parse_record(raw)
+            text, record = _parsed(raw, fault)
             document = self.identity(_object(record))
         except Rejected as error:
             return _Unreadable(str(error), self._guessed(raw))
@@ -137,9 +142,10 @@ class Lines:
             read = self.document(document, record, text)
         except Rejected as error:
             return _Unreadable(str(error), document)
-        first = scan.places.first(document, place)
-        if first != place:
-            return _Unreadable(f"id {document!r} is already used at {scan.named(first)}", document)
+        if read is None:
+            return None
+        if used := scan.used(document, place):
+            return _Unreadable(f"id {document!r} is already used at {used}", document)
         etag = hashlib.sha256(self.fingerprint.encode() + raw).hexdigest()[:32]
         return Entry(document=document, etag=etag, read=read)
 
@@ -199,8 +205,12 @@ class _Scan:
     problems: int = 0
     places: IdTable = field(default_factory=IdTable)
 
-    def named(self, place: int) -> str:
-        """Format a place for messages."""
+    def used(self, document: str, place: int) -> str:
+        """Return where an id was seen before this place, for messages, or an empty string."""
+        first = self.places.first(document, place)
+        return "" if first == place else self._named(first)
+
+    def _named(self, place: int) -> str:
         return f"{self.names[place >> LINE_BITS]}:{place & (1 << LINE_BITS) - 1}"
 
     def problem(self, name: str, number: int, reason: str, *, document: str = "") -> Problem:
@@ -215,6 +225,12 @@ def _object(record: Any) -> Mapping[str, Any]:  # any JSON value
 
 
 _KINDS = {str: "a string", list: "a list", bool: "a boolean", type(None): "null"}
+
+
+def _parsed(raw: bytes, fault: str) -> tuple[str, Any]:
+    if fault:
+        raise Rejected(fault)
+    return parse_record(raw)
 
 
 def _stamps(files: Mapping[str, Path]) -> list[list[Any]]:
@@ -239,9 +255,12 @@ def _records(path: Path) -> Iterator[tuple[int, bytes, str]]:
         if start in UTF16:
             yield 0, b"", why_not_text(start, final=False)
             return
-        records = None
+        records: Iterable[tuple[int, bytes, str]] | None = None
         if path.suffix.lower() == ".json":
-            records = _whole(start + file.read(LONGEST_RECORD))
+            head = start + file.read(LONGEST_RECORD)
+            records = _whole(head)
+            if records is None and head.removeprefix(codecs.BOM_UTF8).lstrip().startswith(b"["):
+                records = items(file, longest=LONGEST_RECORD)
         file.seek(0)
         yield from _lines(file) if records is None else records
 
@@ -261,17 +280,16 @@ def _lines(file: BinaryIO) -> Iterator[tuple[int, bytes, str]]:
             yield number, raw, "" if whole_line else _cut_short(raw)
 
 
-def _is_one_value(start: bytes) -> bool:
-    """Tell whether a long file starts as a list, or as an object that goes on in the next line."""
-    first = start.removeprefix(codecs.BOM_UTF8).lstrip().partition(b"\n")[0].strip()
-    return first.startswith(b"[") or first == b"{"
+def _is_one_object(start: bytes) -> bool:
+    """Tell whether a long file starts as an object that goes on in the next line."""
+    return start.removeprefix(codecs.BOM_UTF8).lstrip().partition(b"\n")[0].strip() == b"{"
 
 
 def _whole(raw: bytes) -> list[tuple[int, bytes, str]] | None:
-    """Parse a file as one JSON object, or as a list of objects; None if it is neither."""
+    """Parse a file as one JSON object, or as a list of objects; None if it is neither, or longer than a record."""
     if len(raw) > LONGEST_RECORD:
         fault = f"one JSON value of more than {LONGEST_RECORD:,} bytes: write one record per line"
-        return [(0, b"", fault)] if _is_one_value(raw) else None
+        return [(0, b"", fault)] if _is_one_object(raw) else None
     try:
         value = parse_json(decoded(raw))
     except Rejected:

@@ -57,6 +57,15 @@ class SourceOptions:
             raise self._wrong(name, "a list of strings, or one string separated by commas")
         return tuple(item.strip() for item in value if item.strip())
 
+    def flag(self, name: str) -> bool:
+        """Return an option that is true or false, false by default; the command line passes it as a string."""
+        value = self._options.get(name, False)
+        if isinstance(value, str) and value.lower() in ("true", "false"):
+            value = value.lower() == "true"
+        if not isinstance(value, bool):
+            raise self._wrong(name, "true or false")
+        return value
+
     def positive_integer(self, name: str, default: int) -> int:
         """Return an integer option above 0; the command line passes it as a string."""
         value = self._options.get(name, default)
