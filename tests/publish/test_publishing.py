@@ -142,6 +142,18 @@ def test_settings_of_a_publication_with_a_fault_name_it(tmp_path: Path) -> None:
             read_settings(tmp_path)
 
 
+def test_token_of_a_publication_comes_from_the_environment_and_is_not_shown(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "flowbed.toml").write_text(
+        '[publish.lines]\nkind = "chroma-server"\noptions = { url = "http://localhost:8000" }\n', "utf-8"
+    )
+    monkeypatch.setenv("FLOWBED_PUBLISH__LINES__OPTIONS__TOKEN", "secret")
+    found = read_settings(tmp_path).publish["lines"]
+    assert found.options == {"url": "http://localhost:8000", "token": "secret"}
+    assert "secret" not in repr(found)
+
+
 def test_bucket_of_an_existing_deployment_counts_where_the_settings_name_no_store(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -196,11 +196,12 @@ class PublicationContract:
             {
                 "a": ("first", {"number": 1, "share": 0.5, "good": True, "name": "Ann"}),
                 "b": ("second", {}),
+                "empty": ("", {"kind": "blank"}),
                 "unicode": ("größer \U0001f600", {"größe": "日本", "large": 2**53}),
             }
         )
         done = await publish_bench.publish(self.open(publish_bench))
-        assert (done.version, done.rows, done.upserts, done.already) == (version, 3, 3, False)
+        assert (done.version, done.rows, done.upserts, done.already) == (version, 4, 4, False)
         await self.assert_in_step(publish_bench)
 
     async def test_publication_after_a_commit_has_what_changed(self, publish_bench: PublishBench) -> None:
