@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import shutil
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
@@ -18,8 +19,6 @@ from flowbed.testing.faults import Fault, FaultyStore, unavailable
 from flowbed.testing.publication import numbered
 
 if TYPE_CHECKING:
-    from pathlib import Path
-
     from flowbed.testing.publication import PublishBench
 
 
@@ -29,6 +28,15 @@ async def test_pull_of_a_snapshot_opens_in_chroma(published: PublishBench, tmp_p
     assert latest(tmp_path / "mine") == done.path
     found = await asyncio.to_thread(read_chroma, done.path, "docs")
     assert sorted(found["ids"]) == sorted(published.rows)
+
+
+async def test_pull_into_a_relative_folder_is_below_the_current_one(
+    published: PublishBench, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    done = await pull(published.store, "docs", Path("mine"))
+    assert (tmp_path / done.path).is_dir()
+    assert latest(Path("mine")).resolve() == (tmp_path / done.path).resolve()
 
 
 async def test_pull_of_the_same_snapshot_transfers_nothing(published: PublishBench, tmp_path: Path) -> None:

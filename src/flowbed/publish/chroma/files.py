@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import os
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from flowbed.errors import NotFound, OutOfSpace, Transient
@@ -13,7 +14,6 @@ from flowbed.storage.atomic import FULL, sync_folder
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Iterator
-    from pathlib import Path
     from typing import BinaryIO
 
     from flowbed.storage import Store
@@ -113,7 +113,7 @@ async def upload(store: Store, key: str, path: Path) -> None:
 def sync_tree(directory: Path) -> None:
     """Flush the names of a directory's files to disk; blocks."""
     for folder, _, _ in os.walk(directory):
-        sync_folder(directory / folder)
+        sync_folder(Path(folder))
 
 
 def _flushed(file: BinaryIO) -> None:
