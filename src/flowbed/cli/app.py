@@ -96,12 +96,17 @@ def _run(arguments: Sequence[str]) -> int:
     except Exception as error:
         if not hasattr(error, "exit_code") or not hasattr(error, "format_message"):
             raise
-        # A usage error, as the argument parser words it.
-        error.show()  # type: ignore[attr-defined]
+        _show_usage_error(error, as_json=as_json)
         return USAGE
     if status == INTERRUPTED:  # which the argument parser also makes of Ctrl-C
         note("interrupted; nothing is lost, run again to continue")
     return status if isinstance(status, int) else DONE
+
+
+def _show_usage_error(error: Any, *, as_json: bool) -> None:  # of the argument parser, which typer hides
+    if as_json:
+        say_json({"error": {"kind": "UsageError", "message": error.format_message()}})
+    error.show()
 
 
 @functools.cache

@@ -24,7 +24,10 @@ def init(common: Common, folder: Annotated[Path, typer.Argument(metavar="[DIR]")
     from flowbed import settings
     from flowbed.storage.atomic import write_whole
 
-    path = (folder if common.config is None else folder_of(common.config)) / settings.FILE
+    folder = folder if common.config is None else folder_of(common.config)
+    if folder.exists() and not folder.is_dir():
+        raise Misconfigured(f"{folder} is a file: a project is a folder; name one, or a new one")
+    path = folder / settings.FILE
     exists = path.exists()
     if exists:
         settings.read_settings(path.parent)
@@ -43,7 +46,7 @@ def init(common: Common, folder: Annotated[Path, typer.Argument(metavar="[DIR]")
 def add(
     common: Common,
     name: Annotated[str, typer.Argument(metavar="NAME", help="The name of the source.")],
-    kind: Annotated[str, typer.Argument(metavar="KIND", help="files, jsonl or receipts.")],
+    kind: Annotated[str, typer.Argument(metavar="KIND", help="files, jsonl, receipts, slack or gitlab.")],
     location: Annotated[
         str, typer.Argument(metavar="LOCATION", help="A path, relative to the project's folder.")
     ],

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 from flowbed.errors import Conflict, Damaged, Misconfigured, NotFound
 from flowbed.records import Space, canonical
+from flowbed.records.values import suggestion
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -118,9 +119,11 @@ async def require_collection(store: Store, collection: str) -> Live:
     live = await live_collection(store, collection)
     if live is not None:
         return live
-    existing = ", ".join(each.collection for each in await live_collections(store))
-    known = f"there are: {existing}" if existing else "nothing is indexed yet; `flowbed run` does it"
-    raise NotFound(f"no collection is called {collection!r}; {known}")
+    existing = [each.collection for each in await live_collections(store)]
+    known = (
+        f"there are: {', '.join(existing)}" if existing else "nothing is indexed yet; `flowbed run` does it"
+    )
+    raise NotFound(f"no collection is called {collection!r}{suggestion(collection, existing)}; {known}")
 
 
 class RecentSpaces:

@@ -28,6 +28,7 @@ from flowbed.maintenance.inconsistencies import (
 from flowbed.pipeline.rollback import catch_up
 from flowbed.records import Space
 from flowbed.records.precomputed import precomputed_source
+from flowbed.records.values import suggestion
 from flowbed.telemetry import PROGRESS, STAGE, reached
 
 if TYPE_CHECKING:
@@ -65,7 +66,7 @@ async def require_known(context: Context, collections: Collection[str]) -> None:
                 if known
                 else "nothing is indexed yet; start with `flowbed run`"
             )
-            raise NotFound(f"no collection is called {name!r}; {existing}")
+            raise NotFound(f"no collection is called {name!r}{suggestion(name, known)}; {existing}")
 
 
 async def find(context: IndexContext, collection: str, *, rows: bool = True) -> Inconsistencies:

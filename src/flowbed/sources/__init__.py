@@ -6,6 +6,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Protocol
 
 from flowbed.errors import Misconfigured
+from flowbed.records.values import suggestion
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Mapping
@@ -58,7 +59,9 @@ def open_source(
     """
     known = VENDORS if kind in VENDORS else kinds()
     if kind not in known:
-        raise Misconfigured(f"unknown kind of source {kind!r}; the kinds are: {', '.join(sorted(known))}")
+        raise Misconfigured(
+            f"unknown kind of source {kind!r}{suggestion(kind, known)}; the kinds are: {', '.join(sorted(known))}"
+        )
     module, _, attribute = known[kind].partition(":")
     opener: Callable[..., Source] = getattr(import_module(module), attribute)
     return opener(location, folder=folder, options=options, clock=clock)

@@ -28,6 +28,8 @@ class SourceOptions:
         self._options = options
         unknown = sorted(set(options) - set(known))
         if unknown:
+            # The chunker's option is read before, and may be misspelt too.
+            known = (*known, "neighbours" if kind == "receipts" else "capacity")
             raise Misconfigured(
                 f"a source of kind {kind!r} has no option {', '.join(map(repr, unknown))}"
                 f"{suggestion(unknown[0], known)}; "
