@@ -278,3 +278,34 @@ def test_index_whose_space_nobody_knows_is_dropped_by_a_command(harmed: Path, fl
     assert flowbed("run").status == 0
     assert flowbed("verify", "--json").json["faults"] == 0
     assert_same(contents_of(harmed), healthy)
+
+
+@pytest.mark.parametrize("harm", ["overwrite", "remove", "pointer"])
+def test_collection_that_cannot_be_read_stops_no_search_of_others(
+    harm: str, harmed: Path, flowbed: Call
+) -> None:
+    """Searches of everything and `status` name it, and answer from the other collections."""
+    (harmed / "s.jsonl").write_text('{"id": "s1", "text": "text about tea"}\n')
+    assert flowbed("add", "s", "jsonl", "s.jsonl").status == 0
+    assert flowbed("run").status == 0
+    store = harmed / ".flowbed" / "store" / "r"
+    for file in [store / "active.json"] if harm == "pointer" else list(store.glob("index/*/data/*")):
+        if harm == "remove":
+            file.unlink()
+        else:
+            file.write_bytes(b"\xff" * file.stat().st_size)
+    found = flowbed("search", "tea", "--json").json
+    assert {hit["collection"] for hit in found["hits"]} == {"s"}
+    assert list(found["versions"]) == ["s"]
+    assert found["warnings"] == [
+        "r was not searched, because its index cannot be read; `flowbed doctor` says what to do"
+    ]
+    state = flowbed("status", "--json")
+    assert state.status == 0
+    assert "s" in state.json["collections"]
+    assert list(state.json["unreadable"]) == ["r"]
+    alone = flowbed("search", "tea", "-c", "r")
+    assert alone.status != 0
+    assert "Traceback" not in alone.err
+    diagnosis = flowbed("doctor", "--json").json["findings"]
+    assert [each["subject"] for each in diagnosis if each["severity"] == "error"] == ["r"]

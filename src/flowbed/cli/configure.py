@@ -13,6 +13,7 @@ from flowbed.cli.output import say
 from flowbed.cli.project import enclosing, folder_of
 from flowbed.errors import Misconfigured
 from flowbed.settings import FILE
+from flowbed.sources import VENDORS
 
 if TYPE_CHECKING:
     from flowbed.settings import SourceSettings
@@ -46,7 +47,7 @@ def init(common: Common, folder: Annotated[Path, typer.Argument(metavar="[DIR]")
 def add(
     common: Common,
     name: Annotated[str, typer.Argument(metavar="NAME", help="The name of the source.")],
-    kind: Annotated[str, typer.Argument(metavar="KIND", help="files, jsonl, receipts, slack or gitlab.")],
+    kind: Annotated[str, typer.Argument(metavar="KIND", help=f"One of {', '.join(VENDORS)}.")],
     location: Annotated[
         str, typer.Argument(metavar="LOCATION", help="A path, relative to the project's folder.")
     ],

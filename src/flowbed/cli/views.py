@@ -59,13 +59,15 @@ def show_hits(found: SearchResults) -> None:
 
 def show_status(status: BedStatus) -> None:
     """Show the state of a project."""
-    if not status.collections:
+    if not status.collections and not status.unreadable:
         say("nothing is indexed yet" + ("" if status.empty else "; start with `flowbed run`"))
     for name, each in status.collections.items():
         # A collection without any vector index is too small to need one.
         behind = 0 < each.unindexed_rows < each.rows
         unindexed = f", {each.unindexed_rows:,} not in the vector index yet" if behind else ""
         say(f"{name}: {each.rows:,} rows at version {each.version}, space {each.space}{unindexed}")
+    for name, reason in status.unreadable.items():
+        say(f"{name}: {reason}")
     counts = ", ".join(f"{number:,} {name}" for name, number in sorted(status.chunks.items()))
     say(f"chunks: {counts or 'none'}")
     if status.pending:

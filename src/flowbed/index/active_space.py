@@ -66,6 +66,19 @@ async def live_collections(store: Store) -> list[Live]:
     return [live for live in found if live is not None]
 
 
+async def readable_collections(store: Store) -> tuple[list[Live], dict[str, str]]:
+    """Do as `live_collections`, but leave out collections whose `active.json` is damaged; return why, by name."""
+    found, damaged = [], {}
+    for name in await store.folders(""):
+        try:
+            live = await live_collection(store, name)
+        except Damaged as error:
+            damaged[name] = str(error)
+        else:
+            found += [] if live is None else [live]
+    return found, damaged
+
+
 class Collections:
     """The live space of each collection, for one piece of work: a pointer never changes, and is read once."""
 

@@ -35,11 +35,14 @@ FULL = ("No space left", "os error 28", "os error 122", "os error 27")
 # Words of Lance's and Arrow's messages about bytes that are not what was written. Arrow calls every error that Lance
 # meets in the middle of a scan external.
 EXTERNAL = "External error"
+NOT_LANCE = "Invalid user input: file does not appear to be a Lance file"
 DAMAGE = (EXTERNAL, "corrupt", "panicked", "LanceError(IO)")
 # Words of messages about a file that is shorter than another file says.
 CUT = ("failed to fill whole buffer", "Invalid range", "Range started at", "Requested range")
 # Words of messages about a disk or a network that did not answer: the bytes may be right.
 UNREACHABLE = ("Generic ", "os error", "error sending request", "timed out", "HTTP error")
+# Words of messages about too little memory, which says nothing about the bytes either.
+NO_MEMORY = ("Resources exhausted", "memory limit exceeded")
 
 
 class DamagedIndex(Damaged):
@@ -241,6 +244,8 @@ def translate(error: Exception, what: str) -> Error:
         )
     if "Permission denied" in text or "Read-only file system" in text:
         return Misconfigured(f"{what} cannot be written: {first}")
+    if text.startswith(NOT_LANCE):
+        return damaged(what, error)
     if ("Invalid user input" in text and EXTERNAL not in text) or NO_REGEX in text:
         return Rejected(f"{what} cannot answer that: {_regex_error(text) or first}")
     if "conflict" in text.lower() or "contention" in text.lower():
@@ -252,7 +257,7 @@ def _reading_failed(error: Exception, what: str, first: str) -> Error:
     text = str(error)
     if NOT_FOUND in text:
         return FileMissing(f"{what}: {first}")
-    if not any(sign in text for sign in CUT) and any(sign in text for sign in UNREACHABLE):
+    if not any(sign in text for sign in CUT) and any(sign in text for sign in (*UNREACHABLE, *NO_MEMORY)):
         return Transient(f"{what}: {first}")
     if isinstance(error, OSError | UnicodeDecodeError) or any(sign in text for sign in DAMAGE):
         return damaged(what, error)

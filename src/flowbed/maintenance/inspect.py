@@ -5,7 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-from flowbed.errors import NotFound
+from flowbed.errors import Damaged, NotFound
+from flowbed.index.active_space import readable_collections
+from flowbed.index.datasets import FileMissing
 from flowbed.index.versions import state
 from flowbed.lanes.batch.in_flight import live_submissions
 from flowbed.lanes.batch.submission_status import describe
@@ -37,7 +39,7 @@ class BedStatus:
 
     `submissions` are the live ones. `withheld` says, by source, why deletions were not carried out. `repeated` counts
     the chunks that failed in several runs for reasons that should have passed. `empty` names sources that were fetched
-    and list no documents, and what says why.
+    and list no documents, and what says why. `unreadable` says, by collection, what is wrong with its index.
     """
 
     collections: Mapping[str, CollectionStatus]
@@ -48,6 +50,7 @@ class BedStatus:
     withheld: Mapping[str, str] = field(default_factory=dict)
     repeated: int = 0
     empty: Mapping[str, str] = field(default_factory=dict)
+    unreadable: Mapping[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -81,8 +84,13 @@ async def status(context: IndexContext) -> BedStatus:
     counts = await context.ledger.chunks.counts()
     pending = await context.ledger.runs.collections()
     used = {name for name, _ in counts} | set(pending)
-    for live in await context.collections.all():
-        now = await state(live, datasets=context.datasets)
+    lives, unreadable = await readable_collections(context.store)
+    for live in lives:
+        try:
+            now = await state(live, datasets=context.datasets)
+        except (Damaged, FileMissing) as error:
+            unreadable[live.collection] = str(error)
+            continue
         if not now.rows and live.collection not in used:
             continue  # all of it was deleted
         collections[live.collection] = CollectionStatus(
@@ -104,6 +112,7 @@ async def status(context: IndexContext) -> BedStatus:
         withheld=await withheld_deletions(context),
         repeated=repeated,
         empty=await _empty(context),
+        unreadable=unreadable,
     )
 
 

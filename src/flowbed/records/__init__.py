@@ -141,7 +141,7 @@ class Hit:
 class SearchResults:
     """The hits of a search, best first, and the version of each collection that was searched.
 
-    `warnings` say why nothing may have been found, such as a key of the filter that no row has.
+    `warnings` say what was not searched, and why nothing may have been found, such as a key that no row has.
     """
 
     hits: tuple[Hit, ...]

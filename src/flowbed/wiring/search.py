@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from flowbed.errors import NotFound, Rejected
-from flowbed.index.active_space import live_collections, require_collection, require_same
-from flowbed.index.search import Unit, search
+from flowbed.errors import Damaged, NotFound, Rejected
+from flowbed.index.active_space import readable_collections, require_collection, require_same
+from flowbed.index.search import Unit, not_searched, search
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -41,7 +42,7 @@ class Searcher:
         if at is not None and collection is None:
             raise Rejected("a version belongs to one collection: name the collection too")
         embedder = await self._embedders.live()
-        searched = await self._collections(collection, embedder.space)
+        searched, damaged = await self._collections(collection, embedder.space)
         if isinstance(query, str):
             if not query.strip():
                 raise Rejected("the query is empty; ask for something")
@@ -51,7 +52,7 @@ class Searcher:
             if vector.shape != (embedder.space.dimensions,) or not np.isfinite(vector).all():
                 size = embedder.space.dimensions
                 raise Rejected(f"the query vector must have {size} numbers, all finite, as the model's have")
-        return await search(
+        found = await search(
             vector,
             searched,
             datasets=self._reader.datasets,
@@ -61,16 +62,24 @@ class Searcher:
             unit=unit,
             cache=self._reader.cache,
         )
+        if not damaged:
+            return found
+        return replace(found, warnings=(*map(not_searched, damaged), *found.warnings))
 
-    async def _collections(self, collection: str | None, space: Space) -> list[Live]:
+    async def _collections(
+        self, collection: str | None, space: Space
+    ) -> tuple[list[Live], Mapping[str, str]]:
+        """Return what to search, and why other collections cannot be."""
         if collection is not None:
             live = await self._reader.live(collection) or await require_collection(self._store, collection)
             require_same(live, space)
-            return [live]
-        found = await live_collections(self._store)
+            return [live], {}
+        found, damaged = await readable_collections(self._store)
         searched = [live for live in found if live.space.fingerprint == space.fingerprint]
         if not searched and found:
             raise NotFound(f"no collection is in the space of {space.model} ({space.space8})")
+        if not searched and damaged:
+            raise Damaged(next(iter(damaged.values())))
         if not searched:
             raise NotFound("nothing is indexed yet; `flowbed run` does it")
-        return searched
+        return searched, damaged

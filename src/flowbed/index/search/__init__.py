@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 import orjson
 
-from flowbed.errors import NotFound, Rejected
+from flowbed.errors import Damaged, NotFound, Rejected
+from flowbed.index.datasets import FileMissing
 from flowbed.index.search.filters import to_sql
 from flowbed.index.search.nearest import Nearest, Query, find_nearest
 from flowbed.index.search.row_cache import RowCache, View, new_view
@@ -47,9 +48,12 @@ async def search(
     chunk. `exact` scans every row (True) or uses the vector index if there is one (False); None lets the number of
     rows decide. `cache` holds rows of newest versions between the searches of this process.
 
+    Of several collections, those that cannot be read are left out, and a warning says why.
+
     Raises:
         Rejected: the vector, the filter or the limit is invalid.
         NotFound: there is no such version.
+        Damaged, Transient: no collection can be read.
     """
     if not 1 <= limit <= MOST:
         raise Rejected(f"limit is {limit}; ask for 1 to {MOST} hits")
@@ -57,24 +61,38 @@ async def search(
     find = partial(_found, query=query, cache=cache if at is None else None, unit=unit)
     hits: list[Hit] = []
     versions: dict[str, int] = {}
+    unreadable: dict[str, Error] = {}
     for live in collections:
         # All of it runs on one version and in one thread: each switch of threads costs a tenth of a millisecond.
-        answer = await datasets.reading(live, partial(find, live=live), version=at)
+        try:
+            answer = await datasets.reading(live, partial(find, live=live), version=at)
+        except (Damaged, FileMissing) as error:
+            unreadable[live.collection] = error
+            continue
         if answer is None:
             if len(collections) > 1:
                 continue  # its dataset is being created; the others have rows
             raise NotFound(f"collection {live.collection} is empty; fill it with `flowbed run`")
         found, versions[live.collection] = answer
         hits += found
+    if unreadable and not versions:
+        raise next(iter(unreadable.values()))
+    warnings = tuple(map(not_searched, unreadable))
     hits.sort(key=lambda hit: (-hit.score, hit.id))
     if unit == "document":
         hits = _one_each(hits)  # a document may have chunks in several collections
     if hits or not where:
-        return SearchResults(hits=tuple(hits[:limit]), versions=versions)
+        return SearchResults(hits=tuple(hits[:limit]), versions=versions, warnings=warnings)
     from flowbed.index.search.unknown_keys import unknown_keys  # few searches find nothing
 
-    warnings = await unknown_keys(where, collections, datasets=datasets, at=at)
+    read = [live for live in collections if live.collection in versions]
+    warnings += await unknown_keys(where, read, datasets=datasets, at=at)
     return SearchResults(hits=(), versions=versions, warnings=warnings)
+
+
+def not_searched(collection: str) -> str:
+    """Say that a collection was left out; the reason, which may name paths, is the operator's."""
+    return f"{collection} was not searched, because its index cannot be read; `flowbed doctor` says what to do"
 
 
 def _direction(vector: NDArray[np.float32]) -> NDArray[np.float32]:

@@ -131,7 +131,7 @@ class SearchResponse(BaseModel):
     hits: list[SearchHit]
     versions: dict[str, int]
     warnings: Annotated[
-        list[str], Field(description="Why nothing may have been found, such as a key that no row has.")
+        list[str], Field(description="What was not searched; why nothing may have been found.")
     ]
 
 
