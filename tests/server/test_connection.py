@@ -53,6 +53,21 @@ def test_connection_head_up_to_the_limit_is_read_and_beyond_it_gets_400(server: 
         assert connection.makefile("rb").readline() == b"HTTP/1.1 400 Bad Request\r\n"
 
 
+def test_connection_answer_to_a_body_that_is_kept_back_closes_it(server: Running) -> None:
+    """Nobody asked for the body, so the client does not send it, and its next request would be taken for it."""
+    head = b"Host: localhost\r\nExpect: 100-continue\r\nContent-Length: 100\r\n\r\n"
+    with opened(server) as connection:
+        connection.sendall(b"POST /v1/nothing HTTP/1.1\r\n" + head)
+        answer = connection.makefile("rb").read()  # up to the end of the connection
+    assert answer.startswith(b"HTTP/1.1 404 Not Found\r\n")
+    assert b"\r\nconnection: close\r\n" in answer
+    with opened(server) as connection, connection.makefile("rb") as lines:
+        connection.sendall(b"POST /v1/embeddings HTTP/1.1\r\n" + head)
+        assert lines.readline() == b"HTTP/1.1 100 Continue\r\n"
+        connection.sendall(b"x" * 100 + b"GET /health/live HTTP/1.1\r\nHost: localhost\r\n\r\n")
+        assert sum(b"HTTP/1.1 " in lines.readline() for _ in range(15)) == 2
+
+
 def test_connection_large_bodies_do_not_count_as_heads(server: Running) -> None:
     host, port = server.url.removeprefix("http://").split(":")
     large = orjson.dumps({"model": MODEL, "input": ["x" * 8_000] * 36, "user": "x" * 4_000_000})

@@ -44,6 +44,7 @@ class RequestBody:
         "_seen",
         "_values",
         "_whole",
+        "asked",
     )
 
     def __init__(
@@ -60,6 +61,7 @@ class RequestBody:
         self._values = self._containers = 0
         self._patience = seconds  # s that are left; processing between the parts does not count
         self._seen, self._whole, self._late = 0, False, False
+        self.asked = False  # for any of it
 
     def begin(self, length: bytes, owner: str) -> None:
         """Refuse the body by its Content-Length, before anything is received; `owner` is whose share it takes.
@@ -81,6 +83,7 @@ class RequestBody:
 
     async def __call__(self) -> Message:
         """Receive the next message."""
+        self.asked = True
         if self._whole:  # only the client's disconnect can follow
             return await self._receive()
         message = await self._in_time()

@@ -136,7 +136,7 @@ class Gate:
             headers=headers,
             read=body.read,
         )
-        answer = _Response(send, context, self._clock, self._begun)
+        answer = _Response(send, context, self._clock, self._begun, body)
         self._load.busy += 1
         waiting = context.path not in OPEN and not context.path.startswith(BACKGROUND)
         self._load.waiting += waiting
@@ -248,12 +248,18 @@ class Gate:
 class _Response:
     """An ASGI `send` that adds the headers of every response."""
 
-    __slots__ = ("_begun", "_clock", "_context", "_send", "begun")
+    __slots__ = ("_begun", "_body", "_clock", "_context", "_send", "begun")
 
     def __init__(
-        self, send: Send, context: RequestContext, clock: Callable[[], float], begun: Watcher | None
+        self,
+        send: Send,
+        context: RequestContext,
+        clock: Callable[[], float],
+        begun: Watcher | None,
+        body: RequestBody,
     ) -> None:
         self._send, self._context, self._clock, self._begun = send, context, clock, begun
+        self._body = body
         self.begun = False
 
     async def __call__(self, message: Message) -> None:
@@ -268,6 +274,9 @@ class _Response:
                 (b"x-request-id", context.id.encode()),
                 (b"openai-processing-ms", b"%d" % ((self._clock() - context.started) * 1000)),
             ]
+            if context.headers.get(b"expect", b"").lower() == b"100-continue" and not self._body.asked:
+                # The client keeps its body back. What it sends next would be taken for that body.
+                message["headers"].append((b"connection", b"close"))
         await self._send(message)
 
 
