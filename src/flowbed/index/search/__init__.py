@@ -17,7 +17,7 @@ from flowbed.index.search.row_cache import RowCache, View, new_view
 from flowbed.records import Hit, SearchResults
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Callable, Mapping, Sequence
 
     from numpy.typing import NDArray
 
@@ -59,28 +59,11 @@ async def search(
         raise Rejected(f"limit is {limit}; ask for 1 to {MOST} hits")
     query = Query(vector=_direction(vector), condition=to_sql(where), limit=limit, exact=exact)
     find = partial(_found, query=query, cache=cache if at is None else None, unit=unit)
-    hits: list[Hit] = []
-    versions: dict[str, int] = {}
-    unreadable: dict[str, Error] = {}
-    for live in collections:
-        # All of it runs on one version and in one thread: each switch of threads costs a tenth of a millisecond.
-        try:
-            answer = await datasets.reading(live, partial(find, live=live), version=at)
-        except (Damaged, FileMissing) as error:
-            unreadable[live.collection] = error
-            continue
-        if answer is None:
-            if len(collections) > 1:
-                continue  # its dataset is being created; the others have rows
-            raise NotFound(f"collection {live.collection} is empty; fill it with `flowbed run`")
-        found, versions[live.collection] = answer
-        hits += found
-    if unreadable and not versions:
-        raise next(iter(unreadable.values()))
-    warnings = tuple(map(not_searched, unreadable))
+    hits, versions, unreadable = await _search_each(collections, find, datasets, at)
     hits.sort(key=lambda hit: (-hit.score, hit.id))
     if unit == "document":
         hits = _one_each(hits)  # a document may have chunks in several collections
+    warnings = tuple(map(not_searched, unreadable))
     if hits or not where:
         return SearchResults(hits=tuple(hits[:limit]), versions=versions, warnings=warnings)
     from flowbed.index.search.unknown_keys import unknown_keys  # few searches find nothing
@@ -88,6 +71,35 @@ async def search(
     read = [live for live in collections if live.collection in versions]
     warnings += await unknown_keys(where, read, datasets=datasets, at=at)
     return SearchResults(hits=(), versions=versions, warnings=warnings)
+
+
+async def _search_each(
+    collections: Sequence[Live], find: Callable[..., list[Hit]], datasets: Datasets, at: int | None
+) -> tuple[list[Hit], dict[str, int], list[str]]:
+    """Return the hits and versions of the collections that can be read, and the names of the others.
+
+    Raises:
+        Damaged, Transient: none can be read.
+    """
+    hits: list[Hit] = []
+    versions: dict[str, int] = {}
+    unreadable: list[str] = []
+    for live in collections:
+        # All of it runs on one version and in one thread: each switch of threads costs a tenth of a millisecond.
+        try:
+            answer = await datasets.reading(live, partial(find, live=live), version=at)
+        except (Damaged, FileMissing):
+            unreadable.append(live.collection)
+            if len(unreadable) == len(collections):
+                raise
+            continue
+        if answer is None:
+            if len(collections) > 1:
+                continue  # its dataset is being created; the others have rows
+            raise NotFound(f"collection {live.collection} is empty; fill it with `flowbed run`")
+        found, versions[live.collection] = answer
+        hits += found
+    return hits, versions, unreadable
 
 
 def not_searched(collection: str) -> str:
