@@ -104,7 +104,9 @@ async def _search_each(
 
 def not_searched(collection: str) -> str:
     """Say that a collection was left out; the reason, which may name paths, is the operator's."""
-    return f"{collection} was not searched, because its index cannot be read; `flowbed doctor` says what to do"
+    return (
+        f"{collection} was not searched, because its index cannot be read; `flowbed doctor` says what to do"
+    )
 
 
 def _direction(vector: NDArray[np.float32]) -> NDArray[np.float32]:
