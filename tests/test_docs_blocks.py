@@ -1,0 +1,144 @@
+"""The blocks of pages about a running server, and about a project that has contents, run as they are written.
+
+docs/python.md, docs/providers.md, docs/simulators.md and README.md have tests of their own.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+from urllib.parse import urlsplit
+
+import chromadb
+import numpy as np
+import pytest
+
+from flowbed.embedding import open_embedder
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+ROOT = Path(__file__).parent.parent
+ADDRESS = re.compile(r'"127\.0\.0\.1", port=8080|127\.0\.0\.1:8080')
+
+
+def blocks(page: str, language: str) -> list[str]:
+    text = (ROOT / "docs" / page).read_text("utf-8")
+    return re.findall(rf"^```{language}\n(.*?)^```$", text, re.MULTILINE | re.DOTALL)
+
+
+def call(folder: Path, *arguments: str) -> None:
+    done = subprocess.run(
+        [sys.executable, "-m", "flowbed", *arguments],
+        cwd=folder,
+        env=variables(),
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
+def variables() -> dict[str, str]:
+    """Return an environment without settings of Flowbed, in which `flowbed` is a command."""
+    kept = {name: value for name, value in os.environ.items() if not name.startswith("FLOWBED_")}
+    return {**kept, "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"}
+
+
+@pytest.fixture(scope="module")
+def project(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Return a project with the collections that the pages name."""
+    folder = tmp_path_factory.mktemp("project")
+    (folder / "docs").mkdir()
+    (folder / "docs" / "keys.md").write_text("We rotate the keys each month.\n")
+    shutil.copy(ROOT / "demo" / "receipts.jsonl", folder)
+    call(folder, "init")
+    call(folder, "add", "handbook", "files", "docs", "--collection", "docs")
+    call(folder, "add", "shop", "receipts", "receipts.jsonl")
+    call(folder, "run")
+    return folder
+
+
+@pytest.fixture(scope="module")
+def port(project: Path) -> Iterator[str]:
+    """Serve the project, and yield the port."""
+    serving = subprocess.Popen(
+        [sys.executable, "-m", "flowbed", "serve", "--port", "0", "--json", "--config", str(project)],
+        env=variables(),
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+    try:
+        assert serving.stdout is not None
+        yield str(urlsplit(json.loads(serving.stdout.readline())["url"]).port)
+    finally:
+        serving.terminate()
+        serving.communicate(timeout=60)
+
+
+def run_blocks(found: list[str], port: str) -> dict[str, Any]:
+    """Run blocks one after the other, against the server at `port`."""
+    scope: dict[str, Any] = {}
+    for block in found:
+        assert "8080" not in ADDRESS.sub("", block)
+        here = ADDRESS.sub(lambda found: found[0].replace("8080", port), block)
+        exec(compile(here, "docs", "exec"), scope)  # noqa: S102 - our own example
+    return scope
+
+
+def test_docs_of_the_server_blocks_run(port: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    scope = run_blocks(blocks("server.md", "python"), port)
+    assert json.loads(scope["answers"])["response"]["status_code"] == 200
+    scope["client"].close()
+
+
+def test_docs_of_chroma_client_blocks_run(port: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("OPENAI_API_KEY", "none")
+    clients = [block for block in blocks("chroma.md", "python") if "flowbed.open" not in block]
+    assert len(clients) == 3
+    scope = run_blocks(clients, port)
+    found = scope["docs"].query(query_texts=["how are keys rotated?"])
+    assert found["documents"] == [["We rotate the keys each month."]]
+
+
+def test_docs_of_chroma_import_block_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    texts = ["one text", "another"]
+    model = open_embedder("onnx:", cache=tmp_path / "models", options={})
+    vectors = asyncio.run(model.embed(texts, purpose="document")).vectors
+    place = tmp_path / "my-project" / "path" / "to" / "chroma"
+    old = chromadb.PersistentClient(str(place)).create_collection("old", embedding_function=None)
+    old.add(ids=["1", "2"], embeddings=np.asarray(vectors), documents=texts)
+    (block,) = [block for block in blocks("chroma.md", "python") if "flowbed.open" in block]
+    monkeypatch.chdir(tmp_path)
+    for name in ("FLOWBED_MODEL", "FLOWBED_STORE"):
+        monkeypatch.delenv(name, raising=False)
+    run_blocks([f"{block}    assert bed.status().collections['docs'].rows == 3\n"], "")
+
+
+def test_docs_of_filters_block_runs(project: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (block,) = blocks("filters.md", "python")
+    monkeypatch.chdir(project)
+    run_blocks([block], "")
+
+
+def test_docs_of_operations_block_runs(project: Path) -> None:
+    (block,) = blocks("operations.md", "sh")
+    done = subprocess.run(
+        ["bash", "-ec", block],
+        cwd=project,
+        env=variables(),
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
