@@ -8,10 +8,17 @@ import zlib
 from datetime import UTC, date, datetime, timedelta
 from typing import TYPE_CHECKING, Any
 
+import pytest
+
 from flowbed.sources import open_source
+from flowbed.sources.gitlab import open_gitlab
+from flowbed.testing.clock import FixedClock
+from flowbed.testing.simulators import running_thread
+from flowbed.testing.simulators.sources.gitlab import GitLab
 from flowbed.testing.sources import MANY, SourceContract
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
     from pathlib import Path
 
     from flowbed.sources import Source
@@ -110,6 +117,35 @@ class TestGitLabDumps(LinesContract):
     def record(self, name: str, text: str) -> tuple[str, dict[str, Any]]:
         iid = 1 + zlib.crc32(name.encode())
         return f"7#{iid}", {"iid": iid, "project_id": 7, "title": "t", "description": text}
+
+
+class TestGitLab(SourceContract):
+    """The issues of a simulated GitLab, whose clock passes a sweep between two fetches."""
+
+    @pytest.fixture(autouse=True)
+    def serve(self) -> Iterator[None]:
+        self.gitlab = GitLab("web/app")
+        self.iids: dict[str, int] = {}
+        self.clock = FixedClock()
+        with running_thread(self.gitlab) as self.url:
+            yield
+
+    def open_source(self, folder: Path) -> Source:
+        path = "web/app" if folder.name == "source" else "no/where"
+        return open_gitlab(f"{self.url}/{path}", folder=folder, options={}, clock=self.next_day)
+
+    def next_day(self) -> int:
+        return self.clock.advance(seconds=90_000)
+
+    def write(self, folder: Path, name: str, text: str) -> str:
+        if name in self.iids:
+            self.gitlab.edit("issues", self.iids[name], description=text)
+        else:
+            self.iids[name] = self.gitlab.post("issues", name, text)
+        return f"7#{self.iids[name]}"
+
+    def remove(self, folder: Path, name: str) -> None:
+        self.gitlab.delete("issues", self.iids[name])
 
 
 # It is only the base class of those above.

@@ -133,13 +133,13 @@ class HttpClient:
         data = None if body is None else _in_chunks(orjson.dumps(body))
         return await self._request("POST", path, data, limit)
 
-    async def get(self, path: str) -> HttpResponse:
-        """Request `path` below the base URL; return the response of any status.
+    async def get(self, path: str, *, limit: int = LIMIT) -> HttpResponse:
+        """Request `path` below the base URL; return the response of any status, of at most `limit` bytes.
 
         Raises:
             Transient, Misconfigured: as `post`.
         """
-        return await self._request("GET", path, None, LIMIT)
+        return await self._request("GET", path, None, limit)
 
     @asynccontextmanager
     async def stream(

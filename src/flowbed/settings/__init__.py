@@ -9,6 +9,7 @@ from flowbed.settings.environment import (
     shared_counts,
     snapshot_mode,
     snapshot_store,
+    source_token,
     store_options,
     traces_wanted,
 )
@@ -37,6 +38,7 @@ __all__ = [
     "shared_counts",
     "snapshot_mode",
     "snapshot_store",
+    "source_token",
     "store_options",
     "traces_wanted",
 ]

@@ -25,6 +25,9 @@ STANDARD = {
     "region": ("AWS_REGION", "AWS_DEFAULT_REGION"),
     "profile": ("AWS_PROFILE", "AWS_DEFAULT_PROFILE"),
 }
+# The variable with the token of each kind of source that is read over an API.
+SOURCE_TOKENS = {"gitlab": "GITLAB_TOKEN", "slack": "SLACK_TOKEN"}
+
 # If any of these is set, S3 takes its keys from the environment or from a role and ignores profile files.
 KEYS = (
     "AWS_ACCESS_KEY_ID",
@@ -157,6 +160,11 @@ def _has_default_profile() -> bool:
     except (configparser.Error, UnicodeDecodeError, OSError):
         return False
     return profiles.has_section("default")
+
+
+def source_token(kind: str) -> str:
+    """Return the token of the API that sources of a kind are read from (`SLACK_TOKEN`), or ""."""
+    return os.environ.get(SOURCE_TOKENS[kind], "").strip() if kind in SOURCE_TOKENS else ""
 
 
 def shared_counts() -> str:

@@ -49,10 +49,22 @@ def kinds() -> dict[str, str]:
     return {**{point.name: point.value for point in entry_points(group="flowbed.sources")}, **VENDORS}
 
 
+# Kinds whose opener takes the token of an API.
+WITH_TOKEN = frozenset({"gitlab"})
+
+
 def open_source(
-    kind: str, location: str, *, folder: Path, options: Mapping[str, object], clock: Callable[[], int]
+    kind: str,
+    location: str,
+    *,
+    folder: Path,
+    options: Mapping[str, object],
+    clock: Callable[[], int],
+    token: str = "",
 ) -> Source:
     """Open a source; a relative location is below `folder`. `clock` returns microseconds since 1970.
+
+    `token` is the secret of the API that the source is read from, if any.
 
     Raises:
         Misconfigured: the kind or an option is unknown.
@@ -64,4 +76,6 @@ def open_source(
         )
     module, _, attribute = known[kind].partition(":")
     opener: Callable[..., Source] = getattr(import_module(module), attribute)
+    if kind in WITH_TOKEN:
+        return opener(location, folder=folder, options=options, clock=clock, token=token)
     return opener(location, folder=folder, options=options, clock=clock)

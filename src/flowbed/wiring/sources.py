@@ -163,7 +163,14 @@ def open_feed(
         prefix = f"{source.collection}-" if source.collection else ""
         collections = (f"{prefix}lines", f"{prefix}words")
     return ConfiguredSource(
-        source=open_source(source.kind, source.location, folder=folder, options=own, clock=clock),
+        source=open_source(
+            source.kind,
+            source.location,
+            folder=folder,
+            options=own,
+            clock=clock,
+            token=settings.source_token(source.kind),
+        ),
         rules=Rules(
             source=name,
             collections=collections,

@@ -1,0 +1,62 @@
+"""How far a project was read: the cursor."""
+
+from __future__ import annotations
+
+import base64
+import zlib
+from dataclasses import asdict, dataclass, field
+
+import orjson
+
+# A cursor of more characters is compressed: a row of a ledger holds 400 KB.
+LONGEST = 50_000
+
+
+@dataclass(kw_only=True)
+class Listing:
+    """The issues or merge requests of a project: `high` is the last change that was read, as GitLab writes times.
+
+    `known` has the number of notes of each by its iid.
+    """
+
+    high: str = ""
+    known: dict[str, int] = field(default_factory=dict)
+
+
+@dataclass(kw_only=True)
+class Position:
+    """The position in one project, by its number; `swept` is when it was last listed as a whole, 0 for never.
+
+    `wikis` has a digest of each page by its slug. `options` names what was rendered: with others all is read again.
+    """
+
+    number: int = 0
+    options: str = ""
+    swept: int = 0
+    issues: Listing = field(default_factory=Listing)
+    merge_requests: Listing = field(default_factory=Listing)
+    wikis: dict[str, str] = field(default_factory=dict)
+
+    def written(self) -> str:
+        """Return this position as a cursor."""
+        text = orjson.dumps({str(self.number): asdict(self)}, option=orjson.OPT_SORT_KEYS)
+        if len(text) > LONGEST:
+            return "z" + base64.b85encode(zlib.compress(text)).decode()
+        return text.decode()
+
+
+def read(cursor: str, options: str) -> Position:
+    """Parse a cursor; one that is empty, of other options, or no cursor of a project begins from the start."""
+    try:
+        text = zlib.decompress(base64.b85decode(cursor[1:])) if cursor.startswith("z") else cursor.encode()
+        ((_, fields),) = orjson.loads(text).items()
+        position = Position(
+            **{
+                **fields,
+                "issues": Listing(**fields["issues"]),
+                "merge_requests": Listing(**fields["merge_requests"]),
+            }
+        )
+    except (ValueError, TypeError, AttributeError, KeyError, zlib.error):
+        return Position(options=options)
+    return position if position.options == options else Position(options=options)

@@ -1,0 +1,299 @@
+"""Read a project of GitLab over its API: what is new, what changed, and what is gone."""
+
+from __future__ import annotations
+
+import hashlib
+from contextlib import aclosing
+from dataclasses import dataclass, field
+from datetime import UTC, datetime, timedelta
+from functools import partial
+from typing import TYPE_CHECKING, Any
+
+from flowbed.errors import Misconfigured, Rejected
+from flowbed.records import Entry, Page, Problem, canonical
+from flowbed.sources.gitlab import position as stored
+from flowbed.sources.gitlab.api import GitLabApi, Withheld, escaped, open_http
+from flowbed.sources.gitlab.rendering import REVISION, Rendering, document, identity
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Mapping
+
+    from flowbed.records import Document
+    from flowbed.sources.gitlab.position import Listing, Position
+
+# A new note moves its issue at most once a minute, and clocks of several servers differ: so much is listed again.
+OVERLAP = timedelta(minutes=5)
+# Explicit deletions of a page: each was proved, and few of them fit into a page that went wrong.
+MOST_GONE = 20
+# Pages are yielded when they hold this many characters of documents.
+PAGE_CHARACTERS = 4 * 2**20
+
+KINDS = ("issues", "merge_requests")
+NAMES = {"issues": "issues", "merge_requests": "merge requests", "wiki": "the wiki"}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Project:
+    """A source of the issues, merge requests and wiki pages of a project; `clock` returns microseconds since 1970.
+
+    `sweep` is after how many seconds everything is listed again, to notice what was deleted.
+    """
+
+    location: str
+    base_url: str
+    path: str
+    token: str
+    rendering: Rendering
+    sweep: int
+    clock: Callable[[], int]
+    sleep: Callable[[float], Awaitable[None]]
+
+    async def fetch(self, cursor: str) -> AsyncIterator[Page]:
+        """List what changed since `cursor` and what is gone; each page has its cursor."""
+        position = stored.read(cursor, f"{REVISION} {self.rendering}")
+        http = open_http(self.base_url, self.token)
+        try:
+            reading = _Reading(
+                api=GitLabApi(http=http, sleep=self.sleep),
+                source=self,
+                position=position,
+                first=not position.number,
+                now=self.clock() // 1_000_000,
+            )
+            async with aclosing(reading.pages()) as pages:
+                async for page in pages:
+                    yield page
+        finally:
+            await http.aclose()
+
+
+@dataclass(kw_only=True)
+class _Reading:
+    """One fetch; `trouble` says that something could not be read."""
+
+    api: GitLabApi
+    source: Project
+    position: Position
+    first: bool
+    now: int
+    project: dict[str, Any] = field(default_factory=dict)
+    trouble: bool = False
+    seen: set[str] = field(default_factory=set)
+    entries: list[Entry] = field(default_factory=list)
+    problems: list[Problem] = field(default_factory=list)
+    gone: list[str] = field(default_factory=list)
+    held: int = 0
+
+    async def pages(self) -> AsyncGenerator[Page]:
+        try:
+            await self._open()
+        except Withheld as error:
+            if self.first:
+                raise Misconfigured(
+                    f"{self.source.location} does not exist, or GITLAB_TOKEN may not see it: it needs the scope"
+                    " read_api and a member of the project"
+                ) from error
+            self._kept(self.source.location, error)
+            yield self._page()
+            return
+        due = not self.first and self.now - self.position.swept >= self.source.sweep
+        for kind in filter(self._is_on, KINDS):
+            async for page in self._kind(kind, due=due):
+                yield page
+        if self._is_on("wiki"):
+            async for page in self._wiki():
+                yield page
+        if (self.first or due) and not self.trouble:
+            self.position.swept = self.now
+        yield self._page(complete=self.first and not self.trouble)
+
+    async def _kind(self, kind: str, *, due: bool) -> AsyncIterator[Page]:
+        try:
+            async for page in self._changed(kind):
+                yield page
+            if due:
+                async for page in self._swept(kind):
+                    yield page
+        except Withheld as error:
+            self._kept(f"{self.source.location}: {NAMES[kind]}", error)
+
+    async def _open(self) -> None:
+        number = self.position.number
+        self.project = await self.api.get(f"/projects/{number or escaped(self.source.path)}")
+        self.position.number = self.project["id"]
+
+    def _is_on(self, kind: str) -> bool:
+        """Tell whether the project has issues, merge requests or a wiki; older versions do not say."""
+        return bool(self.project.get(f"{kind}_access_level", "enabled") != "disabled")
+
+    def _kept(self, subject: str, error: Rejected) -> None:
+        self.trouble = True
+        reason = f"{error}; what is indexed of it is kept, and the next run tries again"
+        self.problems.append(Problem(subject=subject, reason=reason, skipped=True))
+
+    def _page(self, *, complete: bool = False) -> Page:
+        page = Page(
+            entries=self.entries,
+            gone=self.gone,
+            problems=self.problems,
+            cursor=self.position.written(),
+            complete=complete,
+        )
+        self.entries, self.gone, self.problems, self.held = [], [], [], 0
+        return page
+
+    async def _changed(self, kind: str) -> AsyncIterator[Page]:
+        """Read what changed since the last fetch."""
+        listing: Listing = getattr(self.position, kind)
+        # What changes from now on is for the next fetch too: an end that moves may never be reached.
+        end = _written(datetime.fromtimestamp(self.api.date or self.now, UTC))
+        since = _earlier(listing.high)
+        async for rows in self.api.listed(
+            f"/projects/{self.position.number}/{kind}", after=since, order="updated"
+        ):
+            for row in rows:
+                await self._add(kind, row)
+            changes = [_utc(_field(row, "updated_at")) for row in rows]
+            listing.high = max([listing.high, *(min(change, end) for change in changes)])
+            if changes and min(changes) > end:
+                break
+            if self.entries or self.gone:
+                yield self._page()
+
+    async def _swept(self, kind: str) -> AsyncIterator[Page]:
+        """List everything: what is missing is asked for one by one, and what has other notes is read again."""
+        listing: Listing = getattr(self.position, kind)
+        # Named before the listing begins: what is created meanwhile cannot seem to be missing.
+        missing = dict(listing.known)
+        path = f"/projects/{self.position.number}/{kind}"
+        async for rows in self.api.listed(path, after="", order="created"):
+            for row in rows:
+                iid = str(_field(row, "iid"))
+                missing.pop(iid, None)
+                if listing.known.get(iid) != _field(row, "user_notes_count"):
+                    await self._add(kind, row)
+            if self.entries or self.gone:
+                yield self._page()
+        lost = [iid for iid in missing if await self._is_lost(kind, iid)]
+        if lost:
+            # They may have answered "not found" because all of the project does.
+            await self._open()
+        for iid in lost if self._is_on(kind) else ():
+            self._gone(kind, iid)
+            if len(self.gone) >= MOST_GONE:
+                yield self._page()
+
+    async def _is_lost(self, kind: str, iid: str) -> bool:
+        """Ask for one that was not listed; add it if it is there after all."""
+        try:
+            await self._add(kind, await self.api.get(f"/projects/{self.position.number}/{kind}/{iid}"))
+        except Withheld as error:
+            return error.missing
+        return False
+
+    def _gone(self, kind: str, iid: str) -> None:
+        listing: Listing = getattr(self.position, kind)
+        if listing.known.pop(iid, None) is not None:
+            self.gone.append(f"{self.position.number}{'!' if kind == 'merge_requests' else '#'}{iid}")
+
+    async def _add(self, kind: str, row: Any) -> None:  # any JSON value
+        """Read the notes of an issue or merge request, and add its document, once in a fetch."""
+        try:
+            name = identity(row if isinstance(row, dict) else {})
+        except Rejected as error:
+            self._malformed(self.source.location, str(error))
+            return
+        if name in self.seen:
+            return
+        self.seen.add(name)
+        iid = str(row["iid"])
+        listing: Listing = getattr(self.position, kind)
+        if self.source.rendering.hides(row):
+            self._gone(kind, iid)
+            return
+        count = row.get("user_notes_count")
+        try:
+            path = f"/projects/{self.position.number}/{kind}/{iid}"
+            notes = await self.api.notes(path) if count != 0 else []
+            self._entry(name, row, notes)
+        except Withheld:
+            return  # deleted since it was listed, which the next sweep notices
+        except Rejected as error:
+            self._malformed(name, str(error), document=name)
+        listing.known[iid] = count if isinstance(count, int) else -1
+
+    def _malformed(self, subject: str, reason: str, *, document: str = "") -> None:
+        # Skipped, since the next fetch would find the same: what changed after it has to be reached.
+        self.trouble |= not document
+        self.problems.append(Problem(subject=subject, reason=reason, skipped=True, document=document))
+
+    def _entry(self, name: str, row: Mapping[str, Any], notes: list[Any] | None) -> None:
+        made = document(
+            name, {**row, "project": self.project["path_with_namespace"]}, self.source.rendering, notes
+        )
+        self.held += len(made.text)
+        self.entries.append(Entry(document=name, etag=made.hash[:32], read=partial(_held, made)))
+
+    async def _wiki(self) -> AsyncIterator[Page]:
+        """Compare all pages of the wiki, whose listing has no dates."""
+        try:
+            rows = await self.api.get(f"/projects/{self.position.number}/wikis", with_content=1)
+        except Withheld as error:
+            self._kept(f"{self.source.location}: {NAMES['wiki']}", error)
+            return
+        known, listed = self.position.wikis, set()
+        for row in rows if isinstance(rows, list) else [None]:
+            listed.add(self._wiki_page(row, known))
+            if self.held >= PAGE_CHARACTERS:
+                yield self._page()
+        if None in listed:
+            return
+        for slug in [slug for slug in known if slug not in listed]:
+            del known[slug]
+            self.gone.append(f"{self.position.number}/wikis/{slug}")
+
+    def _wiki_page(self, row: Any, known: dict[str, str]) -> str | None:  # any JSON value
+        """Add a page if it has changed, and return its slug; None if it cannot be read."""
+        slug = _field(row, "slug")
+        if not isinstance(slug, str):
+            self._malformed(
+                f"{self.source.location}: {NAMES['wiki']}", "GitLab answers a page without a slug"
+            )
+            return None
+        digest = hashlib.sha256(canonical(row)).hexdigest()[:12]
+        if known.get(slug) == digest:
+            return slug
+        known[slug] = digest
+        name = f"{self.position.number}/wikis/{slug}"
+        url = f"{self.project['web_url']}/-/wikis/{escaped(slug)}"
+        try:
+            self._entry(name, {"web_url": url, **row, "project_id": self.position.number}, None)
+        except Rejected as error:
+            self._malformed(name, str(error), document=name)
+        return slug
+
+
+def _held(made: Document) -> Document:
+    return made
+
+
+def _field(row: Any, name: str) -> Any:  # any JSON value
+    return row.get(name) if isinstance(row, dict) else None
+
+
+def _written(moment: datetime) -> str:
+    """Write a time in UTC with milliseconds, so that later times sort after earlier ones."""
+    return f"{moment.astimezone(UTC):%Y-%m-%dT%H:%M:%S}.{moment.microsecond // 1000:03}Z"
+
+
+def _utc(time: Any) -> str:  # any JSON value
+    """Return a time of GitLab's, whose zone is that of its host, in UTC; empty if it is none."""
+    try:
+        return _written(datetime.fromisoformat(time))
+    except (ValueError, TypeError, OverflowError):
+        return ""
+
+
+def _earlier(high: str) -> str:
+    """Return the time from which to list again."""
+    return _written(datetime.fromisoformat(high) - OVERLAP) if high else ""
