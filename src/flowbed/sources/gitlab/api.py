@@ -77,7 +77,7 @@ class GitLabApi:
         """
         page, anchor = 1, after
         while True:
-            query = {
+            query: dict[str, str | int] = {
                 "order_by": f"{order}_at",
                 "sort": "asc",
                 "scope": "all",

@@ -6,8 +6,8 @@
     async with running(gitlab) as url:
         ...  # a source of kind gitlab at f"{url}/web/app"
 
-It answers as GitLab 18 does: notes are filtered after paging, deleting tells nobody, a note moves its issue at most once
-a minute, offsets have a limit, and a 429 is plain text. `POST /_simulator/do` with `{"do": "post", ...}` calls a method
+It answers as GitLab 18 does: notes are filtered after paging, deleting tells nobody, a note moves its issue at most
+once a minute, offsets have a limit, and a 429 is plain text. `POST /_simulator/do` with `{"do": "post", ...}` calls a method
 of the script. Every request is in `requests`.
 """
 
@@ -50,7 +50,7 @@ SCRIPT = (
 )
 
 
-class _Refused(Exception):
+class _RefusalError(Exception):
     def __init__(self, status: int, message: str) -> None:
         self.answer = _json(status, {"message": message})
 
@@ -255,7 +255,7 @@ class GitLab:
         query = dict(parse_qsl(request.query))
         try:
             return self._route(request.path, query)
-        except _Refused as refused:
+        except _RefusalError as refused:
             return refused.answer
 
     def _route(self, path: str, query: Mapping[str, str]) -> Answer:
@@ -263,19 +263,19 @@ class GitLab:
             r"/api/v4/projects/(.+?)(?:/((?:issues|merge_requests|wikis).*))?", unquote(path)
         )
         if below is None or below[1] not in (self.path, str(self.number)) or not self.visible:
-            raise _Refused(404, "404 Project Not Found")
+            raise _RefusalError(404, "404 Project Not Found")
         if below[2] is None:
             return _json(200, self._project())
         kind, *rest = below[2].split("/")
         if kind in self.forbidden:
-            raise _Refused(403, "403 Forbidden")
+            raise _RefusalError(403, "403 Forbidden")
         if kind == "wikis":
             return _json(200, list(self.pages.values()))
         if not rest:
             return self._list([self._row(kind, iid) for iid in self.rows[kind]], query)
         iid = int(rest[0])
         if iid not in self.rows[kind]:
-            raise _Refused(404, "404 Not Found")
+            raise _RefusalError(404, "404 Not Found")
         if rest[1:] == ["notes"]:
             # Notes that one may not see are filtered after paging.
             return self._list(self.notes[kind, iid], query, shown=lambda note: not note.get("hidden"))
