@@ -7,8 +7,8 @@
         ...  # a source of kind gitlab at f"{url}/web/app"
 
 It answers as GitLab 18 does: notes are filtered after paging, deleting tells nobody, a note moves its issue at most
-once a minute, offsets have a limit, and a 429 is plain text. `POST /_simulator/do` with `{"do": "post", ...}` calls a method
-of the script. Every request is in `requests`.
+once a minute, offsets have a limit, and a 429 is plain text. `POST /_simulator/do` with `{"do": "post", ...}` calls a
+method of the script. Every request is in `requests`.
 """
 
 from __future__ import annotations
