@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from flowbed.lanes.outcome import Polled
     from flowbed.ledger import DeadLetter, Rollback, Spent, SubmissionRow
     from flowbed.maintenance.doctor import Diagnosis
+    from flowbed.maintenance.forget import Forgettable, Receipt
     from flowbed.maintenance.gc import Collected
     from flowbed.maintenance.inspect import BedStatus, Reason, SourceStatus
     from flowbed.maintenance.verify import Verified
@@ -370,6 +371,68 @@ class Blocking:
             NotFound: there is no collection of that name.
         """
         return self._wait(self._bed.gc(*collections, dry_run=dry_run))
+
+    def find_to_forget(
+        self,
+        *ids: str,
+        documents: Sequence[str] = (),
+        where: Mapping[str, Any] | None = None,
+        collection: str | None = None,
+    ) -> Forgettable:
+        """Find what `forget` would erase with the same arguments, without changing anything.
+
+        Raises:
+            NotFound: a chunk, a document or the collection is not known.
+            Rejected: nothing was named, or the filter is invalid.
+        """
+        return self._wait(
+            self._bed.find_to_forget(*ids, documents=documents, where=where, collection=collection)
+        )
+
+    def forget(
+        self,
+        *ids: str,
+        documents: Sequence[str] = (),
+        where: Mapping[str, Any] | None = None,
+        collection: str | None = None,
+        most: int | None = 100,
+    ) -> Receipt:
+        """Erase rows everywhere in the project and its publications, and keep them from returning.
+
+        All older versions of their collections are dropped, with their tags. The receipt says what was erased and what
+        could not be reached; it names no row. Interrupted, it is finished by `resume_forget`.
+
+        Args:
+            ids: ids of chunks.
+            documents: whole documents, as DOCUMENT or SOURCE#DOCUMENT.
+            where: a filter on metadata; the chunks that match it now.
+            collection: only look in this collection for `ids` and `where`; default: in all.
+            most: refuse to forget more rows than this; None allows any number.
+
+        Raises:
+            NotFound: a chunk, a document or the collection is not known.
+            Rejected: nothing was named, the filter is invalid, or there are more than `most` rows.
+        """
+        return self._wait(
+            self._bed.forget(*ids, documents=documents, where=where, collection=collection, most=most)
+        )
+
+    def resume_forget(self) -> list[Receipt]:
+        """Finish what `forget` has not: it was interrupted, or a place could not be reached then.
+
+        Raises:
+            Damaged: a request cannot be read.
+        """
+        return self._wait(self._bed.resume_forget())
+
+    def lift_forget(self, *ids: str, documents: Sequence[str] = ()) -> int:
+        """Let forgotten chunks or documents return with the next run that finds them; return how many.
+
+        Raises:
+            NotFound: one was not forgotten.
+            Rejected: nothing was named.
+        """
+        return self._wait(self._bed.lift_forget(*ids, documents=documents))
 
     def tag(self, collection: str, version: int, name: str) -> None:
         """Keep a version for good, under a name; if another version has the name, the name moves.

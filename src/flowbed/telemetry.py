@@ -98,6 +98,34 @@ PLAN_FAILPOINTS = (PLAN_STAGED, PLAN_WRITTEN, PLAN_RELEASED)
 # States of a rollback on disk; the next run adapts the ledger to the index.
 ROLLBACK_FAILPOINTS = (ROLLBACK_TAGGED, ROLLBACK_RESTORED, ROLLBACK_RECORDED)
 
+# States of a request to forget rows; the same command, or `flowbed forget --resume`, continues from any of them.
+FORGET_MARKED = "forget.marked"
+FORGET_BLOCKED = "forget.blocked"
+FORGET_LEDGER_ERASED = "forget.ledger_erased"
+FORGET_ROWS_REMOVED = "forget.rows_removed"
+FORGET_COMPACTED = "forget.compacted"
+FORGET_INDEX_ERASED = "forget.index_erased"
+FORGET_FILE_REWRITTEN = "forget.file_rewritten"
+FORGET_STORE_ERASED = "forget.store_erased"
+FORGET_CACHE_ERASED = "forget.cache_erased"
+FORGET_PUBLISHED = "forget.published"
+FORGET_SCRUBBED = "forget.scrubbed"
+FORGET_RECEIPT_WRITTEN = "forget.receipt_written"
+FORGET_FAILPOINTS = (
+    FORGET_MARKED,
+    FORGET_BLOCKED,
+    FORGET_LEDGER_ERASED,
+    FORGET_ROWS_REMOVED,
+    FORGET_COMPACTED,
+    FORGET_INDEX_ERASED,
+    FORGET_FILE_REWRITTEN,
+    FORGET_STORE_ERASED,
+    FORGET_CACHE_ERASED,
+    FORGET_PUBLISHED,
+    FORGET_SCRUBBED,
+    FORGET_RECEIPT_WRITTEN,
+)
+
 # States of a publication: locally until `snapshot.claimed`, then in the store. The next publication starts again
 # from the last one that was finished.
 SNAPSHOT_BASE = "snapshot.base"

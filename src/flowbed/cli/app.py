@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from flowbed.cli import chroma, configure, dead_letters, keys, maintenance, runs, sources, submissions
+from flowbed.cli.forget import forget
 from flowbed.cli.options import with_common
 from flowbed.cli.output import flush, note, say, say_json
 from flowbed.cli.project import DONE, FAILURES, INTERRUPTED, USAGE
@@ -40,6 +41,7 @@ COMMANDS: Mapping[str, Command] = {
     "doctor": maintenance.doctor,
     "rollback": maintenance.rollback,
     "why": maintenance.why,
+    "forget": forget,
     "import": chroma.import_,
 }
 GROUPS: Mapping[str, tuple[str, Mapping[str, Command]]] = {

@@ -26,6 +26,7 @@ RECENT = 40
 SOONEST = 1.0
 REASON = 160  # characters of a reason that are shown
 VERBS = {
+    "forget": "forgetting from the",
     "embed": "embedding",
     "fetch": "fetching",
     "deltas": "reading deltas",

@@ -9,12 +9,14 @@ from typing import TYPE_CHECKING
 from flowbed.errors import Rejected, Transient
 from flowbed.index.datasets import blocking
 from flowbed.index.deltas import newest, read_delta
+from flowbed.index.erasure import erase_rows, without_blocked
+from flowbed.index.forgotten import read_blocked
 from flowbed.ledger import DeadLetter
 from flowbed.records import Problem, Space
 from flowbed.telemetry import DEAD_LETTER, INDEX_MERGED, RUN_COMMITTED, reached
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Mapping, Sequence
 
     import lance
     import pyarrow as pa
@@ -84,7 +86,7 @@ async def commit(
             continue
         onto = int(dataset.version)
         try:
-            version = await _merge(live, dataset, newest(list(good.values())))
+            version, deltas = await _merge_remembered(live, dataset, good, store=store, datasets=datasets)
         except Crossed:
             crossed += 1
             if crossed == PATIENCE:
@@ -94,6 +96,7 @@ async def commit(
         # Where nobody else wrote in between, there is no rollback to look for in the versions up to this one.
         await ledger.runs.commit(list(good), version=version, onto=onto if version == onto + 1 else 0)
         reached(RUN_COMMITTED, collection=collection, version=version)
+        await _delete_deltas([run for run in runs if run.id in deltas], store=store)
         # Listed again: where a rollback has undone this version before its runs were marked, they are still pending.
         if not await ledger.runs.pending(collection, limit=1):
             return Committed(version=version, refused=tuple(refused))
@@ -123,6 +126,34 @@ async def _good(
             await _refuse(run, str(error), ledger=ledger, now=clock())
             refused.append(Problem(subject=run.key, reason=str(error)))
     return good
+
+
+async def _merge_remembered(
+    live: Live, dataset: lance.LanceDataset, good: Mapping[str, pa.Table], *, store: Store, datasets: Datasets
+) -> tuple[int, set[str]]:
+    """Merge all rows but those that were forgotten; return the version, and the runs whose deltas hold such rows.
+
+    A worker may have embedded them before it could know. If rows are forgotten during the merge, they are removed
+    after it, and before its runs are marked: a killed commit finds them again in the deltas.
+    """
+    blocked = await read_blocked(store)
+    whole = newest(list(good.values()))
+    rows, forgotten = without_blocked(whole, live.collection, blocked)
+    version = await _merge(live, dataset, rows) if rows.num_rows else int(dataset.version)
+    if (since := await read_blocked(store)) != blocked:
+        forgotten = without_blocked(whole, live.collection, since)[1]
+    if not forgotten:
+        return version, set()
+    await erase_rows(live, forgotten, datasets=datasets)
+    return version, {
+        name for name, table in good.items() if without_blocked(table, live.collection, since)[1]
+    }
+
+
+async def _delete_deltas(runs: Sequence[RunRow], *, store: Store) -> None:
+    """Delete committed deltas that hold forgotten rows, in every form."""
+    for folder in [run.key.rpartition("/")[0] for run in runs]:
+        await store.delete([listed.key async for listed in store.list(folder)])
 
 
 async def _merge(live: Live, dataset: lance.LanceDataset, rows: pa.Table) -> int:

@@ -63,7 +63,7 @@ async def remove_rows(live: Live, ids: Sequence[str], *, datasets: Datasets) -> 
 
     def remove() -> None:
         for start in range(0, len(ids), IDS):
-            dataset.delete(_among(ids[start : start + IDS]))
+            dataset.delete(among(ids[start : start + IDS]))
 
     await blocking(remove, f"the index of {live.collection}")
 
@@ -76,7 +76,7 @@ async def keep_newest(live: Live, ids: Sequence[str], *, datasets: Datasets) -> 
         for start in range(0, len(ids), IDS):
             found = dataset.to_table(
                 columns=["id", "version", "run_id"],
-                filter=_among(ids[start : start + IDS]),
+                filter=among(ids[start : start + IDS]),
                 with_row_id=True,
             ).to_pylist()
             newest: dict[str, int] = {}
@@ -159,6 +159,7 @@ def _rows(old: lance.LanceDataset, wanted: pa.Schema) -> Iterator[pa.RecordBatch
         yield pa.RecordBatch.from_arrays(batch.columns, schema=wanted)
 
 
-def _among(ids: Sequence[str]) -> str:
-    quoted = (f"'{each.replace(chr(39), chr(39) * 2)}'" for each in ids)
-    return f"id IN ({', '.join(quoted)})"
+def among(values: Sequence[str], *, column: str = "id") -> str:
+    """Return a condition in Lance's SQL: that a column is one of these values."""
+    quoted = (f"'{each.replace(chr(39), chr(39) * 2)}'" for each in values)
+    return f"{column} IN ({', '.join(quoted)})"

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
         Cursor,
         DeadLetter,
         DocumentRow,
+        Erasure,
         Failure,
         FileRow,
         InFlight,
@@ -520,6 +521,22 @@ class Quotas(Protocol):
         ...
 
 
+class Erasing(Protocol):
+    """Removes rows from all tables without a trace."""
+
+    async def erase(self, erasure: Erasure) -> int:
+        """Remove the rows of chunks and documents, and their names in spending; return how many chunks and documents.
+
+        What was spent is kept, under the document `FORGOTTEN`. A cursor, or the error of a run or submission, that
+        contains one of the names is emptied. Dead letters stay.
+        """
+        ...
+
+    async def scrub(self) -> str:
+        """Overwrite on the disk what removed rows have left there; return why that was not possible, or ""."""
+        ...
+
+
 class Ledger(Protocol):
     """All aggregates of one ledger. `id` is created with the ledger; `location` shows no password."""
 
@@ -537,6 +554,7 @@ class Ledger(Protocol):
     quotas: Quotas
     files: Files
     jobs: Jobs
+    erasing: Erasing
 
     async def overview(self) -> Overview:
         """Return the state of the ledger in one snapshot."""

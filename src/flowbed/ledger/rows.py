@@ -105,6 +105,18 @@ class Swap:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Erasure:
+    """The rows to remove without a trace: chunks by (collection, id), documents by (source, id).
+
+    The cursor of each of `sources` moves, so that no fetch that has read these rows can write them again.
+    """
+
+    chunks: Sequence[tuple[str, str]] = ()
+    documents: Sequence[tuple[str, str]] = ()
+    sources: Sequence[str] = ()
+
+
+@dataclass(frozen=True, kw_only=True)
 class Failure:
     """Why a claimed chunk could not be embedded; `kind` is `transient` or `rejected`."""
 
@@ -294,6 +306,8 @@ class Rollback:
 
 # The subject of the dead letter that says why the deletions of a source, its owner, were withheld.
 WITHHELD = "withheld deletions"
+# The document of what was spent for documents that were forgotten.
+FORGOTTEN = "(forgotten)"
 
 
 @dataclass(frozen=True, kw_only=True)

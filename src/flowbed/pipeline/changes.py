@@ -10,13 +10,14 @@ from typing import TYPE_CHECKING
 
 from flowbed.chunking import chunk
 from flowbed.errors import Rejected
+from flowbed.index.forgotten import Blocked
 from flowbed.ledger import DocumentRow
 from flowbed.ledger.text import require_storable
 from flowbed.pipeline.seen_ids import Listed
 from flowbed.records import Problem, Status
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+    from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 
     from flowbed.ledger import ChunkRow, Ledger, Progress
     from flowbed.pipeline import ConfiguredSource
@@ -65,6 +66,7 @@ class Scan:
 
     `withheld` says why deletions were not carried out, `empty` why a complete fetch listed nothing.
     `others` are the other sources of the project; a source may take over what a source that no longer exists held.
+    `forgotten` reads what must not return; it has to be read after the cursor, which a request to forget moves last.
     """
 
     problems: list[Problem] = field(default_factory=list)
@@ -73,6 +75,7 @@ class Scan:
     withheld: str = ""
     empty: str = ""
     others: frozenset[str] = frozenset()
+    forgotten: Callable[[], Awaitable[Blocked]] | None = None
 
 
 @dataclass
@@ -173,13 +176,16 @@ async def _stretches(
     etags = await ledger.documents.etags(source, [entry.document for entry in entries])
     scan.known += len(etags)
     moved = [entry for entry in entries if etags.get(entry.document) != mark + entry.etag]
+    blocked = await scan.forgotten() if moved and scan.forgotten is not None else Blocked()
+    if blocked:
+        moved = [entry for entry in moved if not blocked.document(source, entry.document)]
     # Most have not changed, and a row takes twice as long to read as its etag.
     known = await ledger.documents.get(source, [entry.document for entry in moved]) if moved else {}
     stretch = _Stretch()
     start = 0
     while start < len(moved):
         some = moved[start : start + READ_AT_ONCE]
-        read, problems = await _read_in_thread(feed, some, known, count)
+        read, problems = await _read_in_thread(feed, some, known, count, blocked)
         start += len(read) + len(problems)
         scan.problems += problems
         await _compare(feed, read, known, stretch, ledger=ledger, now=clock(), scan=scan)
@@ -195,6 +201,7 @@ async def _read_in_thread(
     entries: Sequence[Entry],
     known: Mapping[str, DocumentRow],
     count: Callable[[str], int],
+    blocked: Blocked,
 ) -> tuple[list[_Read], list[Problem]]:
     """Read and chunk in a thread; a cancelled fetch ends it at the next count, instead of after the last document."""
     left = threading.Event()
@@ -205,7 +212,7 @@ async def _read_in_thread(
         return count(text)
 
     try:
-        return await asyncio.to_thread(_read, feed, entries, known, counted)
+        return await asyncio.to_thread(_read, feed, entries, known, counted, blocked)
     finally:
         left.set()
 
@@ -215,6 +222,7 @@ def _read(
     entries: Sequence[Entry],
     known: Mapping[str, DocumentRow],
     count: Callable[[str], int],
+    blocked: Blocked,
 ) -> tuple[list[_Read], list[Problem]]:
     """Read the entries, and chunk those whose content has changed; stop early where they make a whole batch."""
     read: list[_Read] = []
@@ -229,12 +237,20 @@ def _read(
             row = known.get(entry.document)
             same = row is not None and row.hash == digest
             chunks = None if same else chunk(document, feed.rules, count)
+            if blocked and chunks:
+                chunks = [each for each in chunks if not _is_forgotten(each, feed.rules.source, blocked)]
             require_storable([entry.document, *(each.id for each in chunks or ())])
             read.append(_Read(entry, digest, chunks))
             made += len(chunks or ())
         except Rejected as error:
             problems.append(Problem(subject=entry.document, reason=str(error), document=entry.document))
     return read, problems
+
+
+def _is_forgotten(chunk_: Chunk, source: str, blocked: Blocked) -> bool:
+    return blocked.chunk(chunk_.collection, chunk_.id) or blocked.passage(
+        source, chunk_.document, chunk_.text_hash
+    )
 
 
 async def _compare(

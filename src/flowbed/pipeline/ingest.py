@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 import pyarrow as pa
 
 from flowbed.errors import Conflict, Rejected, Transient
+from flowbed.index.forgotten import read_blocked
 from flowbed.lanes.batch_files import batch_key
 from flowbed.lanes.claims import CLAIM, release_dead_workers, renewed
 from flowbed.lanes.failures import RunStats
@@ -205,6 +206,16 @@ async def _compare(
     source, ledger = precomputed_source(collection), context.ledger
     subjects = [*rows.ids, *dict.fromkeys(deleted)]
     refused = await find_owned(subjects, collection, context)
+    blocked = await read_blocked(context.store)
+    refused += [
+        Problem(
+            subject=key,
+            reason="it was forgotten: `flowbed forget --lift ID` lets it return",
+            document=key,
+        )
+        for key in (rows.ids if blocked else ())
+        if blocked.document(source, key) or blocked.chunk(collection, key)
+    ]
     owners = {each.subject for each in refused}
     digests = await ledger.documents.etags(source, rows.ids) if rows.ids else {}
     changed = [

@@ -6,10 +6,12 @@ import asyncio
 import hashlib
 import tempfile
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from flowbed.errors import Error
+from flowbed.index.forgotten import read_blocked
 from flowbed.lanes.batch.in_flight import InFlightTexts
 from flowbed.lanes.batch_files import read_chunk_texts
 from flowbed.lanes.claims import WAITING, release_dead_workers
@@ -120,7 +122,7 @@ class _Planner:
         reached(STAGE, stage="fetch", source=name)
         progress = (await context.ledger.documents.progress([name]))[name]
         cursor = progress.cursor
-        scan = Scan(others=context.sources - {name})
+        scan = Scan(others=context.sources - {name}, forgotten=partial(read_blocked, context.store))
         after = cursor.value
         kept: list[Part] = []
         digest = hashlib.sha256(canonical([name, feed.rules.fingerprint, cursor.value, cursor.token]))

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 from flowbed.errors import Conflict
 from flowbed.index.active_space import require_same
+from flowbed.index.forgotten import read_blocked
 from flowbed.lanes.batch_files import batch_key, encode_batch
 from flowbed.ledger import BatchRow, ChunkRow, DeadLetter, Swap
 from flowbed.ledger.rows import WITHHELD
@@ -70,7 +71,7 @@ async def sync(
         if progress is None:
             progress = (await context.ledger.documents.progress([source]))[source]
         cursor = progress.cursor
-        scan = Scan(others=context.sources - {source})
+        scan = Scan(others=context.sources - {source}, forgotten=partial(read_blocked, context.store))
         try:
             async for change in changes(
                 feed,

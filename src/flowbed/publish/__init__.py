@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from importlib import import_module
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Protocol, runtime_checkable
 
 from flowbed.errors import Misconfigured
 
@@ -88,6 +88,15 @@ class Publication(Protocol):
 
     async def aclose(self) -> None:
         """Close connections."""
+        ...
+
+
+@runtime_checkable
+class Renewable(Protocol):
+    """A publication whose new versions could keep bytes of deleted rows, unless they are made from nothing."""
+
+    async def renew(self, live: Live, version: int, *, reason: str) -> Published:
+        """Publish a version of the index from nothing, for a reason."""
         ...
 
 

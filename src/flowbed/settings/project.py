@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 FILE = "flowbed.toml"
 NAME = re.compile(r"[a-z0-9][a-z0-9_-]{0,62}")
 # Top-level keys of the store that no source or collection may take.
-RESERVED = {"files", "jobs", "plans", "submissions"}
+RESERVED = {"files", "forgotten", "jobs", "plans", "submissions"}
 # Holds the fingerprint of the last file that passed validation.
 PASSED = ".flowbed/settings.passed"
 PREFIX = "FLOWBED_"

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from flowbed.embedding.batch_api import BatchApi
     from flowbed.embedding.cache.cached import Cached
     from flowbed.embedding.cache.disk import VectorFile
-    from flowbed.embedding.cache.tiers import VectorTier
+    from flowbed.embedding.cache.tiers import Forgetful, VectorTier
     from flowbed.embedding.stack import Stack
 
 # The nearest tier of the vector cache: 40,000 vectors of 384 dimensions, kept for a run or for an hour of a server.
@@ -113,6 +113,16 @@ class Embedders:
         with self._opening:
             redis = self._shared_stack().redis_tier()
             return self._disk_tier() if redis is None else [redis]
+
+    def forgetful_tiers(self) -> dict[str, Forgetful]:
+        """Return the cache tiers from which single vectors can be deleted, by where they are."""
+        with self._opening:
+            tiers: dict[str, Forgetful] = {}
+            if self._disk_tier() and self._vectors is not None:
+                tiers[str(self.vector_file)] = self._vectors
+            if (redis := self._shared_stack().redis_tier()) is not None:
+                tiers["Redis"] = redis
+            return tiers
 
     def _with_fallbacks(self, model: str) -> dict[str, Embedder]:
         """Open a model and its fallbacks of the same space, in order.

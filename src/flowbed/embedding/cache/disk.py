@@ -85,6 +85,14 @@ class VectorFile:
         """
         await self._call(lambda connection: self._put(connection, vectors))
 
+    async def forget(self, keys: Sequence[bytes]) -> int:
+        """Delete vectors, overwrite their bytes in the file, and return how many there were.
+
+        Raises:
+            Transient: another process kept the file locked for too long.
+        """
+        return await self._call(lambda connection: self._forget(connection, keys))
+
     async def close(self) -> None:
         """Close the file; a later call opens it again."""
         await asyncio.get_running_loop().run_in_executor(self._thread, self._close)
@@ -202,6 +210,19 @@ class VectorFile:
                 if connection.in_transaction:
                     connection.execute("ROLLBACK")
                 raise
+
+    def _forget(self, connection: sqlite3.Connection, keys: Sequence[bytes]) -> int:
+        connection.execute("PRAGMA secure_delete = ON")
+        gone = 0
+        for part in _parts(keys):
+            gone += connection.execute(
+                f"DELETE FROM vectors WHERE key IN ({_placeholders(part)})",  # noqa: S608 - only placeholders
+                part,
+            ).rowcount
+        # The log holds the pages as they were before.
+        if connection.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()[0]:
+            raise Transient(f"another process reads {self._path}, so its log could not be emptied")
+        return gone
 
     def _drop(self, connection: sqlite3.Connection, *, room: int) -> None:
         """Drop the least recently used rows until `room` more bytes fit the limit."""

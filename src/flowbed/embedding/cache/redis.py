@@ -104,6 +104,19 @@ class VectorRedis:
                 with redis_errors():
                     await pipeline.execute()
 
+    async def forget(self, keys: Sequence[bytes]) -> int:
+        """Delete vectors, and return how many there were.
+
+        Raises:
+            Transient: Redis does not answer.
+            Misconfigured: Redis refuses the login.
+        """
+        gone = 0
+        for start in range(0, len(keys), KEYS):
+            with redis_errors():
+                gone += await self._client.unlink(*(self._prefix + key for key in keys[start : start + KEYS]))
+        return gone
+
     async def clear(self) -> None:
         """Drop every vector.
 

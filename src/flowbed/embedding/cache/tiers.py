@@ -47,6 +47,14 @@ class Clearable(Protocol):
         ...
 
 
+class Forgetful(Protocol):
+    """A tier that processes share, and from which single vectors can be deleted."""
+
+    async def forget(self, keys: Sequence[bytes]) -> int:
+        """Delete vectors, and return how many there were."""
+        ...
+
+
 @dataclass(kw_only=True)
 class TierStats:
     """Hits and misses of one tier."""

@@ -13,6 +13,7 @@ from flowbed.ledger.memory.batches import MemoryBatches
 from flowbed.ledger.memory.chunks import MemoryChunks
 from flowbed.ledger.memory.dead_letters import MemoryDeadLetters
 from flowbed.ledger.memory.documents import MemoryDocuments
+from flowbed.ledger.memory.erasing import MemoryErasing
 from flowbed.ledger.memory.files import MemoryFiles
 from flowbed.ledger.memory.jobs import MemoryJobs
 from flowbed.ledger.memory.keys import MemoryKeys, MemoryQuotas
@@ -56,6 +57,7 @@ class MemoryLedger(Ledger):
         self.quotas = MemoryQuotas(table)
         self.files = MemoryFiles(table)
         self.jobs = MemoryJobs(table)
+        self.erasing = MemoryErasing(table, documents)
 
     async def overview(self) -> Overview:
         """Read the state of the ledger, one aggregate after the other: a table has no larger snapshot."""

@@ -107,6 +107,10 @@ class Dialect(Protocol):
         """
         ...
 
+    def scrub(self) -> str:
+        """Overwrite what removed rows have left on the disk; return why that is not possible, or "". Blocks."""
+        ...
+
     def lock(self, connection: sa.Connection, what: Lock, *, shared: bool = False) -> None:
         """Wait for a lock, until the transaction ends; shared locks exclude only exclusive ones."""
         ...
@@ -242,6 +246,10 @@ class Database:
     def lock(self, connection: sa.Connection, what: Lock, *, shared: bool = False) -> None:
         """Wait for a lock, held until this transaction ends; shared locks exclude only exclusive ones."""
         self._dialect.lock(connection, what, shared=shared)
+
+    async def scrub(self) -> str:
+        """Overwrite what removed rows have left on the disk; return why that is not possible, or ""."""
+        return await asyncio.to_thread(self._dialect.scrub)
 
     async def close(self) -> None:
         """Close the database, after all transactions that are running or queued."""

@@ -29,6 +29,7 @@ if TYPE_CHECKING:
         Chunks,
         DeadLetters,
         Documents,
+        Erasing,
         Files,
         Jobs,
         Keys,
@@ -71,6 +72,7 @@ class LazyLedger:
     quotas: Quotas
     files: Files
     jobs: Jobs
+    erasing: Erasing
 
     def __init__(self, location: str, *, id: str, access: str = WRITABLE) -> None:  # noqa: A002 - the protocol's word
         """Take what `find_ledger` has read; nothing is opened yet."""

@@ -16,6 +16,7 @@ from flowbed.ledger.sql.tables.batches import SqlBatches
 from flowbed.ledger.sql.tables.chunks import SqlChunks
 from flowbed.ledger.sql.tables.dead_letters import SqlDeadLetters
 from flowbed.ledger.sql.tables.documents import SqlDocuments
+from flowbed.ledger.sql.tables.erasing import SqlErasing
 from flowbed.ledger.sql.tables.files import SqlFiles
 from flowbed.ledger.sql.tables.jobs import SqlJobs
 from flowbed.ledger.sql.tables.keys import SqlKeys
@@ -55,6 +56,7 @@ class SqlLedger(Ledger):
         self.quotas = SqlQuotas(database)
         self.files = SqlFiles(database)
         self.jobs = SqlJobs(database)
+        self.erasing = SqlErasing(database)
         self._database = database
 
     async def overview(self) -> Overview:

@@ -152,6 +152,13 @@ class Postgres:
         """Start an insert that supports conflict clauses."""
         return insert(table)
 
+    def scrub(self) -> str:
+        """Leave it to the server's administrator: rewriting a table locks out everyone meanwhile."""
+        return (
+            f"Postgres ({self.location}) keeps removed rows in its files until `VACUUM FULL chunks, documents,"
+            " spending, dead_letters, cursors`, and in its write-ahead log, replicas and backups"
+        )
+
     def lock(self, connection: sa.Connection, what: Lock, *, shared: bool = False) -> None:
         """Wait for an advisory lock, until the transaction ends; shared locks exclude only exclusive ones."""
         kind = "pg_advisory_xact_lock_shared" if shared else "pg_advisory_xact_lock"

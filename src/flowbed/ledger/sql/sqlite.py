@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import shutil
 import sqlite3
 from itertools import repeat
@@ -143,6 +144,18 @@ class Sqlite:
         # Same as `kind._make`, which is written in Python and slower.
         rows = zip(*(values[name] for name in kind._fields), strict=False)
         return list(map(tuple.__new__, repeat(kind), rows))
+
+    def scrub(self) -> str:
+        """Rewrite the file and empty its log: pages that removed rows were on still hold them."""
+        if self.location == MEMORY:
+            return ""
+        try:
+            with contextlib.closing(_connect(self.location, self._access)) as connection:
+                connection.execute("VACUUM")
+                busy = connection.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()[0]
+        except sqlite3.Error as error:
+            raise self.translate(error) or error from error
+        return f"another process reads {self.location}, so its log still holds removed rows" if busy else ""
 
     def lock(self, connection: sa.Connection, what: Lock, *, shared: bool = False) -> None:
         """Do nothing: SQLite has one writer at a time."""

@@ -85,6 +85,10 @@ class ChromaDirectories:
             fault = await wrong_in_store(self._context.store, live.collection, pointer.version)
         return await self._publish(live, version, rebuild=fault)
 
+    async def renew(self, live: Live, version: int, *, reason: str) -> Published:
+        """Publish a snapshot that is built from nothing: a changed copy keeps the bytes of deleted rows."""
+        return await self._publish(live, version, rebuild=reason)
+
     async def aclose(self) -> None:
         """Close nothing: there are no connections."""
 
