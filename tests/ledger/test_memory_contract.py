@@ -14,6 +14,7 @@ from flowbed.testing.ledger import (
     ClaimsContract,
     DeadLettersContract,
     DocumentsContract,
+    ErasingContract,
     FilesContract,
     JobsContract,
     KeysContract,
@@ -75,6 +76,9 @@ class TestSubmissions(SubmissionsContract): ...
 
 
 class TestSpending(SpendingContract): ...
+
+
+class TestErasing(ErasingContract): ...
 
 
 class TestFiles(FilesContract): ...

@@ -13,6 +13,7 @@ from flowbed.testing.ledger import (
     ClaimsContract,
     DeadLettersContract,
     DocumentsContract,
+    ErasingContract,
     FilesContract,
     JobsContract,
     KeysContract,
@@ -76,6 +77,9 @@ class TestSubmissions(SubmissionsContract): ...
 
 
 class TestSpending(SpendingContract): ...
+
+
+class TestErasing(ErasingContract): ...
 
 
 class TestFiles(FilesContract): ...

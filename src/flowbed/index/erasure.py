@@ -10,6 +10,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from flowbed.index.datasets import blocking
+from flowbed.index.native import row_ids_in
 from flowbed.index.repair import IDS, among
 from flowbed.index.versions import versions_of
 from flowbed.telemetry import FORGET_COMPACTED, FORGET_ROWS_REMOVED, reached
@@ -97,10 +98,13 @@ async def erase_rows(live: Live, ids: Sequence[str], *, datasets: Datasets) -> E
     dataset = await datasets.writable(live)
 
     def erase() -> ErasedRows:
-        before = dataset.count_rows()
+        gone = 0
         for start in range(0, len(ids), IDS):
-            dataset.delete(among(ids[start : start + IDS]))
-        gone = before - dataset.count_rows()
+            found = dataset.to_table(columns=[], filter=among(ids[start : start + IDS]), with_row_id=True)
+            if found.num_rows:
+                # By row ids: Lance keeps the condition, and with it the names, in the version that it makes.
+                dataset.delete(row_ids_in(found["_rowid"].to_pylist()))
+                gone += found.num_rows
         reached(FORGET_ROWS_REMOVED, collection=live.collection, rows=gone)
         dataset.optimize.compact_files(materialize_deletions_threshold=0.0)
         reached(FORGET_COMPACTED, collection=live.collection)

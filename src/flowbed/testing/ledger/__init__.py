@@ -10,6 +10,7 @@ from flowbed.testing.ledger.chunks import ChunksContract
 from flowbed.testing.ledger.claims import ClaimsContract
 from flowbed.testing.ledger.dead_letters import DeadLettersContract
 from flowbed.testing.ledger.documents import DocumentsContract
+from flowbed.testing.ledger.erasing import ErasingContract
 from flowbed.testing.ledger.files import FilesContract
 from flowbed.testing.ledger.jobs import JobsContract
 from flowbed.testing.ledger.keys import KeysContract
@@ -44,6 +45,7 @@ __all__ = [
     "ClaimsContract",
     "DeadLettersContract",
     "DocumentsContract",
+    "ErasingContract",
     "FilesContract",
     "JobsContract",
     "KeysContract",
