@@ -9,6 +9,7 @@ import sys
 from typing import TYPE_CHECKING, Any
 
 import boto3
+import pyarrow.parquet as pq
 import pytest
 from tests.support.projects import Project
 from tests.support.s3 import REGION, variables
@@ -272,6 +273,20 @@ async def test_forget_replaces_published_snapshots(bed_of: Project, tmp_path: Pa
     assert_forgotten(bed_of)
     assert holding(tmp_path / "mine", SECRET, NAME) == {}
     assert holding(tmp_path / "mine", KEPT)
+
+
+async def test_forget_replaces_published_parquet_files(bed_of: Project) -> None:
+    """Their texts are compressed, so the files are read."""
+    toml = bed_of.folder / "flowbed.toml"
+    toml.write_text(toml.read_text("utf-8") + '\n[publish.notes]\nkind = "parquet"\n', "utf-8")
+    await indexed(bed_of)
+    folder = bed_of.folder / ".flowbed" / "store" / "notes" / "parquet"
+    assert len(list(folder.glob("*.parquet"))) == 2
+    async with await bed_of.open() as bed:
+        assert (await bed.forget(documents=[f"{NAME}.md"])).complete
+    (file,) = folder.glob("*.parquet")
+    assert pq.read_table(file)["id"].to_pylist() == ["notes#other.md#00000"]
+    assert_forgotten(bed_of)
 
 
 async def test_forget_without_the_publication_that_made_a_snapshot_is_not_complete(bed_of: Project) -> None:

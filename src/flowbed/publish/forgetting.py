@@ -23,15 +23,26 @@ if TYPE_CHECKING:
     from flowbed.storage import Store
 
 REASON = "rows were forgotten"
+NOT_REPLACED = (
+    "it may hold the rows, and no publication of the settings could replace it: publish the collection, or delete the"
+    " folder"
+)
+DATABASE_KEEPS = "the rows are deleted on the Chroma server, whose database keeps their bytes until `chroma vacuum` is run there"
+# What publications keep in the store, by the kind that can replace it.
+KEPT = {"chroma": "snapshot", "parquet": "parquet"}
 
 
 @dataclass(frozen=True, kw_only=True)
 class Republished:
-    """What was published instead, by publication; how many snapshots were deleted; and what could not be reached."""
+    """What was published instead, by publication; how many snapshots were deleted; and what could not be reached.
+
+    Of the latter, `left` can be reached by doing it again.
+    """
 
     published: tuple[str, ...]
     deleted: int
     not_reached: tuple[tuple[str, str], ...]
+    left: tuple[tuple[str, str], ...]
 
 
 async def republish(
@@ -46,6 +57,7 @@ async def republish(
     snapshots = set(await _snapshots(store, live.collection))
     published: list[str] = []
     problems: list[tuple[str, str]] = []
+    left: list[tuple[str, str]] = []
     for each in configured:
         context = context_of(each.name)
         if not each.covers(live.collection):
@@ -56,21 +68,22 @@ async def republish(
         try:
             await _publish(each, context, live)
         except Error as error:
-            problems.append((f"publication {each.name} of {live.collection}", str(error)))
+            left.append((f"publication {each.name} of {live.collection}", str(error)))
         else:
             published.append(each.name)
+            if each.kind == "chroma-server":
+                problems.append((f"publication {each.name} of {live.collection}", DATABASE_KEEPS))
             reached(FORGET_PUBLISHED, collection=live.collection, publication=each.name)
-    chroma = [each.name for each in configured if each.kind == "chroma" and each.name in published]
+    replaced = {each.kind for each in configured if each.name in published}
     deleted = 0
-    if snapshots and chroma:
+    if snapshots and "chroma" in replaced:
         deleted = await _delete_older(store, live.collection, snapshots, problems, now=now)
-    elif snapshots:
-        why = (
-            "it may hold the rows, and no publication of the settings could replace it: publish the collection, or"
-            " delete the folder"
-        )
-        problems.append((f"{live.collection}/snapshot", why))
-    return Republished(published=tuple(published), deleted=deleted, not_reached=tuple(problems))
+    for kind, folder in KEPT.items():
+        if kind not in replaced and [key async for key in store.list(f"{live.collection}/{folder}")]:
+            left.append((f"{live.collection}/{folder}", NOT_REPLACED))
+    return Republished(
+        published=tuple(published), deleted=deleted, not_reached=tuple(problems), left=tuple(left)
+    )
 
 
 async def _publish(each: Configured, context: PublishContext, live: Live) -> None:

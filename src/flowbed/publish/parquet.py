@@ -103,6 +103,17 @@ class ParquetFiles:
         fault = "" if found is None else await self._fault(found[0])
         return await self._publish(live, version, rebuild=fault)
 
+    async def renew(self, live: Live, version: int, *, reason: str) -> Published:
+        """Publish another file, and delete all others at once, also those that readers may be reading."""
+        done = await self._publish(live, version, rebuild=reason)
+        kept = {done.place, current_key(live.collection)}
+        store = self._context.store
+        others = [
+            each.key async for each in store.list(f"{live.collection}/{FOLDER}") if each.key not in kept
+        ]
+        await store.delete(others)
+        return done
+
     async def aclose(self) -> None:
         """Close nothing: there are no connections."""
 
@@ -157,7 +168,7 @@ class ParquetFiles:
         folder = Path(await asyncio.to_thread(tempfile.mkdtemp, dir=scratch))
         try:
             path = folder / "rows.parquet"
-            size, digest = await asyncio.to_thread(_write_file, found, path)
+            size, digest = await asyncio.to_thread(write_file, found, path)
             key = f"{live.collection}/{FOLDER}/{found.end:010d}-{digest[:16]}.parquet"
             await self._context.store.put(key, _pieces(path))
         finally:
@@ -211,8 +222,12 @@ class ParquetFiles:
         return "" if digest.hexdigest() == file.sha256 else f"{file.key} is damaged"
 
 
-def _write_file(found: Changes, path: Path) -> tuple[int, str]:
-    """Write all rows to a file; return its size and the sha256 of its bytes; blocks."""
+def write_file(found: Changes, path: Path) -> tuple[int, str]:
+    """Write all rows to a file; return its size and the sha256 of its bytes; blocks.
+
+    Raises:
+        Transient: the file has not the rows of the index.
+    """
     import pyarrow as pa
     from pyarrow import parquet
 

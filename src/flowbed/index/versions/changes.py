@@ -45,7 +45,7 @@ class Changes:
     """How version `end` differs from version `start` (None: from an empty collection).
 
     `rows` is the number of live rows at `end`, `upserts` how many of them are new or changed, `deleted` the ids that
-    are gone, in order.
+    are gone, in order. A selection has no start, and only the rows that fulfil `condition`, in Lance's SQL.
     """
 
     start: int | None
@@ -54,7 +54,8 @@ class Changes:
     upserts: int
     deleted: tuple[str, ...]
     dataset: lance.LanceDataset
-    row_ids: NDArray[np.uint64] | None  # of the upserts; None: all live rows
+    row_ids: NDArray[np.uint64] | None  # of the upserts; None: all rows
+    condition: str = ALIVE
 
     def batches(self, size: int) -> Iterator[pa.RecordBatch]:
         """Read the upserts: batches of `size` rows with id, vector, document and metadata (JSON text); blocks.
@@ -73,11 +74,38 @@ class Changes:
 
     def _read(self) -> Iterator[pa.RecordBatch]:
         if self.row_ids is None:
-            yield from self.dataset.to_batches(columns=SHOWN, filter=ALIVE)
+            yield from self.dataset.to_batches(columns=SHOWN, filter=self.condition)
             return
         for start in range(0, len(self.row_ids), ROW_IDS):
             wanted = row_ids_in(self.row_ids[start : start + ROW_IDS].tolist())
             yield from self.dataset.to_batches(columns=SHOWN, filter=wanted)
+
+
+async def selection(live: Live, version: int | None, condition: str, *, datasets: Datasets) -> Changes:
+    """Select the live rows of a version (None: the newest) that fulfil a condition in Lance's SQL.
+
+    Raises:
+        NotFound: the version does not exist (any more), or the collection is empty.
+    """
+    dataset = await datasets.open(live, version=version)
+    if dataset is None:
+        raise NotFound(f"collection {live.collection} is empty; fill it with `flowbed run`")
+
+    def work() -> Changes:
+        chosen = f"{ALIVE} AND ({condition})"
+        rows = dataset.count_rows(chosen)
+        return Changes(
+            start=None,
+            end=int(dataset.version),
+            rows=rows,
+            upserts=rows,
+            deleted=(),
+            dataset=dataset,
+            row_ids=None,
+            condition=chosen,
+        )
+
+    return await blocking(work, f"the index of {live.collection}")
 
 
 async def changes(live: Live, start: int | None, end: int, *, datasets: Datasets) -> Changes:

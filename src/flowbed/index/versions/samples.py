@@ -9,7 +9,7 @@ import numpy as np
 
 from flowbed.index.native import row_ids_in
 from flowbed.index.search.row_cache import vectors_in
-from flowbed.index.versions.changes import ALIVE, SHOWN
+from flowbed.index.versions.changes import SHOWN
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -35,7 +35,7 @@ class Sampled:
 def sample(changes: Changes, count: int) -> list[Sampled]:
     """Return up to `count` changed rows and up to `count` of all rows, evenly spread; blocks."""
     dataset = changes.dataset
-    batches = dataset.scanner(columns=[], with_row_id=True, filter=ALIVE).to_batches()
+    batches = dataset.scanner(columns=[], with_row_id=True, filter=changes.condition).to_batches()
     row_ids = np.concatenate([np.empty(0, np.uint64), *(batch["_rowid"].to_numpy() for batch in batches)])
     chosen = _spread(row_ids, count)
     if changes.row_ids is not None:
@@ -50,7 +50,7 @@ def nearest(changes: Changes, vectors: NDArray[np.float32], limit: int) -> NDArr
     """
     asked = _unit(vectors)
     best: NDArray[np.float32] = np.empty((len(asked), 0), np.float32)
-    for batch in changes.dataset.to_batches(columns=["vector"], filter=ALIVE, batch_size=PAGE):
+    for batch in changes.dataset.to_batches(columns=["vector"], filter=changes.condition, batch_size=PAGE):
         if batch.num_rows:
             distances = (1 - asked @ _unit(vectors_in(batch)).T).astype(np.float32)
             both = np.concatenate([best, distances], axis=1)

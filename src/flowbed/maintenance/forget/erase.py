@@ -370,7 +370,9 @@ class _Forgetting:
             for name in done.published:
                 self.receipt.add(f"publication {name} of {collection}", "new versions", 1)
             for place, why in done.not_reached:
-                self.receipt.miss(place, why, left="a reader was" not in why)
+                self.receipt.miss(place, why)
+            for place, why in done.left:
+                self.receipt.miss(place, f"{why}; then `flowbed forget --resume`", left=True)
 
     async def scrub(self) -> None:
         """Overwrite what removed rows have left in the ledger's file."""
