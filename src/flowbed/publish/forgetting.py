@@ -27,7 +27,10 @@ NOT_REPLACED = (
     "it may hold the rows, and no publication of the settings could replace it: publish the collection, or delete the"
     " folder"
 )
-DATABASE_KEEPS = "the rows are deleted on the Chroma server, whose database keeps their bytes until `chroma vacuum` is run there"
+DATABASE_KEEPS = (
+    "the rows are deleted on the Chroma server, whose database keeps their bytes until `chroma vacuum` is"
+    " run there"
+)
 # What publications keep in the store, by the kind that can replace it.
 KEPT = {"chroma": "snapshot", "parquet": "parquet"}
 
@@ -55,35 +58,50 @@ async def republish(
 ) -> Republished:
     """Publish a collection without what was erased from its index, everywhere where it was published before."""
     snapshots = set(await _snapshots(store, live.collection))
-    published: list[str] = []
+    published: list[Configured] = []
     problems: list[tuple[str, str]] = []
     left: list[tuple[str, str]] = []
     for each in configured:
         context = context_of(each.name)
-        if not each.covers(live.collection):
-            continue
-        is_chroma = each.kind == "chroma"
-        if await read_record(store, live.collection, each.name) is None and not (is_chroma and snapshots):
+        if not await _was_published(each, live, store, snapshots):
             continue
         try:
             await _publish(each, context, live)
         except Error as error:
             left.append((f"publication {each.name} of {live.collection}", str(error)))
-        else:
-            published.append(each.name)
-            if each.kind == "chroma-server":
-                problems.append((f"publication {each.name} of {live.collection}", DATABASE_KEEPS))
-            reached(FORGET_PUBLISHED, collection=live.collection, publication=each.name)
-    replaced = {each.kind for each in configured if each.name in published}
+            continue
+        published.append(each)
+        reached(FORGET_PUBLISHED, collection=live.collection, publication=each.name)
+    replaced = {each.kind for each in published}
+    problems += [
+        (f"publication {each.name} of {live.collection}", DATABASE_KEEPS)
+        for each in published
+        if each.kind == "chroma-server"
+    ]
     deleted = 0
-    if snapshots and "chroma" in replaced:
+    if "chroma" in replaced:
         deleted = await _delete_older(store, live.collection, snapshots, problems, now=now)
     for kind, folder in KEPT.items():
         if kind not in replaced and [key async for key in store.list(f"{live.collection}/{folder}")]:
             left.append((f"{live.collection}/{folder}", NOT_REPLACED))
     return Republished(
-        published=tuple(published), deleted=deleted, not_reached=tuple(problems), left=tuple(left)
+        published=tuple(each.name for each in published),
+        deleted=deleted,
+        not_reached=tuple(problems),
+        left=tuple(left),
     )
+
+
+async def _was_published(each: Configured, live: Live, store: Store, snapshots: set[str]) -> bool:
+    """Return whether a publication has a collection, also if it was killed before it could record that."""
+    if not each.covers(live.collection):
+        return False
+    kept = KEPT.get(each.kind)
+    if each.kind == "chroma" and snapshots:
+        return True
+    if kept is not None and [key async for key in store.list(f"{live.collection}/{kept}")]:
+        return True
+    return await read_record(store, live.collection, each.name) is not None
 
 
 async def _publish(each: Configured, context: PublishContext, live: Live) -> None:
