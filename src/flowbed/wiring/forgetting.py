@@ -9,8 +9,8 @@ from flowbed.errors import Rejected
 from flowbed.maintenance.forget.erase import Places, forget
 from flowbed.maintenance.forget.find import find, make_request
 from flowbed.wiring import opening
-from flowbed.wiring.importing import SCRATCH
 from flowbed.wiring.publications import configured
+from flowbed.wiring.scratch import SCRATCH
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
@@ -42,7 +42,7 @@ def places_of(
     return Places(
         tiers=embedders.forgetful_tiers(),
         published=hidden / "publish",
-        scratch=(folder / SCRATCH, hidden / "scratch-deltas"),
+        scratch=folder / SCRATCH,
         publications=configured(config),
         publish_context=publish_context,
     )

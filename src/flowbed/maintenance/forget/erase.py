@@ -61,12 +61,12 @@ GRACE = timedelta(hours=1) // timedelta(microseconds=1)
 class Places:
     """The places outside store and ledger: caches by name, local folders, publications.
 
-    `published` are local folders of publications, `scratch` folders in which a process builds files, named after it.
+    `published` holds local folders of publications, `scratch` those in which a process builds files, named after it.
     """
 
     tiers: Mapping[str, Forgetful]
     published: Path
-    scratch: Sequence[Path]
+    scratch: Path
     publications: Sequence[Configured]
     publish_context: Callable[[str], PublishContext]
 
@@ -342,14 +342,12 @@ class _Forgetting:
         if await asyncio.to_thread(published.exists):
             await asyncio.to_thread(shutil.rmtree, published)
             self.receipt.add(str(published), "folders", 1)
-        for folder in self._places.scratch:
-            for each in await asyncio.to_thread(_inside, folder):
-                old = each.stat().st_mtime * 1e6 < self._context.clock() - GRACE
-                if old or self._context.dead(each.name.replace("~", "/")):
-                    await asyncio.to_thread(shutil.rmtree, each)
-                    self.receipt.add(str(each), "folders", 1)
-                else:
-                    self.receipt.miss(str(each), "a process uses it, and deletes it at its end")
+        for each in await asyncio.to_thread(_inside, self._places.scratch):
+            if self._context.dead(each.name.replace("~", "/")):
+                await asyncio.to_thread(shutil.rmtree, each)
+                self.receipt.add(str(each), "folders", 1)
+            else:
+                self.receipt.miss(str(each), "a process uses it, and deletes it at its end")
         reached(FORGET_CACHE_ERASED, request=self._request.id)
 
     async def publish(self) -> None:
