@@ -38,6 +38,7 @@ if TYPE_CHECKING:
     from flowbed.pipeline.rollback import Released
     from flowbed.publish import PublishContext, PublishReport
     from flowbed.publish.chroma.pull import Pulled, StorageMode
+    from flowbed.publish.exporting import Exported, Kind
     from flowbed.publish.records import Record
     from flowbed.records import Hit, Plan, Report, SearchResults, Status
     from flowbed.records.precomputed import Ingested, PrecomputedRows
@@ -388,6 +389,47 @@ class Flowbed(OpenProject):
                 delete_processed=rules.delete_processed,
                 keep_scratch=not rules.delete_intermediate,
             )
+
+    async def export(
+        self,
+        collection: str,
+        *,
+        to: Kind,
+        path: str | Path,
+        at: int | None = None,
+        where: Mapping[str, Any] | None = None,
+        vectors: bool = True,
+    ) -> Exported:
+        """Write the rows of a collection into a file or folder that any program reads, and `import_rows` too.
+
+        Args:
+            collection: the collection to export.
+            to: `chroma`, a directory for `chromadb.PersistentClient`; `parquet`, a file with the columns id, document,
+                metadata and vector; `jsonl`, a file with an object per line: id, text, metadata and vector.
+            path: where to write; it must not exist, and appears when it is whole and checked.
+            at: an older version of the collection; default: the newest.
+            where: a filter on metadata; default: all rows.
+            vectors: with `jsonl`, whether to write vectors.
+
+        Raises:
+            NotFound: there is no such collection or version.
+            Rejected: the path exists, the filter is invalid, or this kind always has vectors.
+            Misconfigured: the path cannot be written, or chromadb is not installed.
+            OutOfSpace: the disk is full.
+        """
+        from flowbed.wiring.exporting import export_rows
+
+        return await export_rows(
+            await self._live(collection),
+            self._datasets,
+            self._store,
+            folder=self.folder,
+            to=to,
+            path=Path(path),
+            at=at,
+            where=where,
+            vectors=vectors,
+        )
 
     async def status(self) -> BedStatus:
         """Describe every collection, and count chunks by status, dead letters and live submissions."""

@@ -43,6 +43,7 @@ COMMANDS: Mapping[str, Command] = {
     "why": maintenance.why,
     "forget": forget,
     "import": chroma.import_,
+    "export": chroma.export,
 }
 GROUPS: Mapping[str, tuple[str, Mapping[str, Command]]] = {
     "sources": ("The sources of the project.", {"list": sources.list_, "remove": sources.remove}),

@@ -1,8 +1,9 @@
-"""The commands that take over rows with their vectors: imports, and deltas of other producers."""
+"""The commands that take over rows with their vectors: imports, and deltas of other producers; and exports."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Annotated
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, cast
 
 import typer
 
@@ -10,12 +11,16 @@ from flowbed.cli.options import Common
 from flowbed.cli.output import note, say
 from flowbed.cli.progress import progress
 from flowbed.cli.project import DONE, FAILURES
+from flowbed.errors import Misconfigured
 
 if TYPE_CHECKING:
     from flowbed.pipeline.importing import Imported
     from flowbed.pipeline.producer_deltas import DeltasAdded
+    from flowbed.publish.exporting import Kind
     from flowbed.records import Problem
 
+# What a kind of export adds to the name of a collection.
+SUFFIXES = {"chroma": "-chroma", "parquet": ".parquet", "jsonl": ".jsonl"}
 NAMED = 10  # refused rows to name
 
 
@@ -46,6 +51,42 @@ def import_(
         )
     common.show(done, _show_imported)
     return FAILURES if done.refused else DONE
+
+
+def export(
+    common: Common,
+    collection: Annotated[str, typer.Argument(metavar="C", help="The collection to export.")],
+    path: Annotated[
+        Path | None, typer.Argument(metavar="[PATH]", help="Where to write; default: named after C.")
+    ] = None,
+    to: Annotated[str, typer.Option("--to", metavar="KIND", help="chroma, parquet or jsonl.")] = "",
+    at: Annotated[
+        int | None, typer.Option(metavar="VERSION", help="An older version; default: the newest.")
+    ] = None,
+    where: Annotated[
+        str | None, typer.Option(metavar="JSON", help='Only rows that match, such as {"author": "jane"}.')
+    ] = None,
+    no_vectors: Annotated[
+        bool, typer.Option("--no-vectors", help="With jsonl: only ids, texts and metadata.")
+    ] = False,
+) -> None:
+    """Write a collection's rows into a file or folder that other programs read."""
+    from flowbed.cli import views
+
+    if to not in SUFFIXES:
+        raise Misconfigured(f"--to is {to!r}; choose chroma, parquet or jsonl")
+    target = Path(f"{collection}{SUFFIXES[to]}") if path is None else path
+    condition = views.read_where(where)
+    with progress(as_json=common.as_json):
+        done = common.with_bed(
+            lambda bed: bed.export(
+                collection, to=cast("Kind", to), path=target, at=at, where=condition, vectors=not no_vectors
+            )
+        )
+    common.show(
+        done,
+        lambda _: say(f"{done.rows:,} rows of version {done.version} in {done.path} ({done.bytes:,} bytes)"),
+    )
 
 
 def add_deltas(

@@ -26,11 +26,12 @@ RECENT = 40
 SOONEST = 1.0
 REASON = 160  # characters of a reason that are shown
 VERBS = {
-    "forget": "forgetting from the",
     "embed": "embedding",
+    "export": "exporting",
     "fetch": "fetching",
     "deltas": "reading deltas",
     "find": "gathering",
+    "forget": "forgetting from the",
     "import": "importing",
     "release": "releasing",
     "verify": "verifying",
@@ -38,6 +39,7 @@ VERBS = {
 }
 COUNTED = {
     "wait": "texts",
+    "export": "rows",
     "import": "rows",
     "deltas": "deltas",
 }  # unit of a stage that does not count chunks

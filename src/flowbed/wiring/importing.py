@@ -14,6 +14,7 @@ from flowbed.publish.reading import PAGE
 from flowbed.publish.reading.archives import DATABASE
 from flowbed.publish.reading.child import Job
 from flowbed.publish.reading.directory import ChromaDirectory
+from flowbed.publish.reading.jsonl import JsonLines
 from flowbed.publish.reading.parquet import ParquetFiles
 from flowbed.publish.reading.server import ChromaServer
 from flowbed.wiring.contexts import keeping
@@ -30,6 +31,9 @@ if TYPE_CHECKING:
     from flowbed.pipeline.importing import Imported
     from flowbed.publish.reading import RowReader
     from flowbed.wiring.models import Embedders
+
+# How the names of files with JSON Lines end.
+JSON_LINES = {".jsonl", ".ndjson"}
 
 
 async def import_into(
@@ -71,11 +75,14 @@ def _open_reader(location: str, name: str, folder: Path, place: Path) -> RowRead
     if location.startswith(("http://", "https://")):
         return ChromaServer(url=location, collection=name, token=settings.chroma_token())
     path = folder / Path(location).expanduser()
+    if path.is_file() and path.suffix in JSON_LINES:
+        return JsonLines(file=path)
     if path.is_file() or sorted(path.glob("*.parquet")):
         return ParquetFiles(files=[path] if path.is_file() else sorted(path.glob("*.parquet")))
     if not (path / DATABASE).is_file():
         raise NotFound(
-            f"{path} is neither a Chroma directory (it has no {DATABASE}), nor a Parquet file, nor a folder of those"
+            f"{path} is neither a Chroma directory (it has no {DATABASE}), nor a file of JSON Lines, nor a Parquet"
+            " file or a folder of those"
         )
     copy = place / "chroma"
     try:

@@ -48,14 +48,37 @@ def open_chroma(context: PublishContext, options: Mapping[str, str]) -> ChromaDi
         Misconfigured: an option is invalid, or chromadb is not installed.
     """
     checked_options(context, options, ("name", *GRAPH))
-    try:
-        installed = version("chromadb")
-    except PackageNotFoundError as error:
-        raise Misconfigured(
-            f"publish.{context.name}: publishing Chroma directories needs chromadb: pip install 'flowbed[chroma]'"
-        ) from error
+    installed = installed_version(context.name)
     graph = {name: _number(context, name, options.get(name, str(default))) for name, default in GRAPH.items()}
     return ChromaDirectories(context, name=options.get("name", ""), graph=graph, installed=installed)
+
+
+def installed_version(publication: str) -> str:
+    """Return the version of chromadb.
+
+    Raises:
+        Misconfigured: it is not installed.
+    """
+    try:
+        return version("chromadb")
+    except PackageNotFoundError as error:
+        raise Misconfigured(
+            f"publish.{publication}: publishing Chroma directories needs chromadb: pip install 'flowbed[chroma]'"
+        ) from error
+
+
+def checked_name(name: str, publication: str) -> str:
+    """Return a name for a collection of Chroma.
+
+    Raises:
+        Misconfigured: Chroma takes no collection of that name.
+    """
+    if not NAME.fullmatch(name):
+        raise Misconfigured(
+            f"publish.{publication}: Chroma takes no collection called {name!r}: set options.name to"
+            " 3 to 512 letters, digits, ., _ and -, with a letter or digit at both ends"
+        )
+    return name
 
 
 class ChromaDirectories:
@@ -243,13 +266,7 @@ class ChromaDirectories:
         return after.parent == snapshot.version
 
     def _collection(self, live: Live) -> str:
-        name = self._name or live.collection
-        if not NAME.fullmatch(name):
-            raise Misconfigured(
-                f"publish.{self._context.name}: Chroma takes no collection called {name!r}: set options.name to"
-                " 3 to 512 letters, digits, ., _ and -, with a letter or digit at both ends"
-            )
-        return name
+        return checked_name(self._name or live.collection, self._context.name)
 
 
 class _Overtaken(Conflict):
