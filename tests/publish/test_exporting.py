@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import os
 from typing import TYPE_CHECKING
 
 import pyarrow.parquet as pq
@@ -11,8 +12,7 @@ import pytest
 from tests.support.publishing import difference, read_plainly
 
 from flowbed.cli.app import run as command
-from flowbed.errors import Misconfigured, NotFound, Rejected
-from flowbed.publish import exporting
+from flowbed.errors import Misconfigured, NotFound, OutOfSpace, Rejected
 from flowbed.testing.index import assert_same
 
 if TYPE_CHECKING:
@@ -20,11 +20,15 @@ if TYPE_CHECKING:
 
     from tests.support.projects import Project
 
-KINDS = ["chroma", "parquet", "jsonl"]
+    from flowbed.publish.exporting import Kind
+
+KINDS: list[Kind] = ["chroma", "parquet", "jsonl"]
 
 
 @pytest.mark.parametrize("kind", KINDS)
-async def test_export_that_is_imported_gives_the_same_rows(notes: Project, tmp_path: Path, kind: str) -> None:
+async def test_export_that_is_imported_gives_the_same_rows(
+    notes: Project, tmp_path: Path, kind: Kind
+) -> None:
     suffix = {"chroma": "", "parquet": ".parquet", "jsonl": ".jsonl"}[kind]
     path = tmp_path / "out" / f"rows{suffix}"
     async with await notes.open() as bed:
@@ -99,8 +103,8 @@ async def test_export_replaces_nothing_and_leaves_nothing_behind(
             await bed.export("notes", to="jsonl", path=taken)
         with pytest.raises(Misconfigured, match="cannot be written"):
             await bed.export("notes", to="jsonl", path=taken / "below")
-        monkeypatch.setattr(exporting.os, "fsync", full)
-        with pytest.raises(exporting.OutOfSpace, match="no room for"):
+        monkeypatch.setattr(os, "fsync", full)
+        with pytest.raises(OutOfSpace, match="no room for"):
             await bed.export("notes", to="parquet", path=tmp_path / "out.parquet")
     assert taken.read_text("utf-8") == "mine"
     assert await asyncio.to_thread(lambda: list(tmp_path.glob("*out.parquet*"))) == []
