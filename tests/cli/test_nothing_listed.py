@@ -87,6 +87,7 @@ def check(flowbed: Call, why: str) -> None:
         assert "warning: docs lists no documents; `flowbed plan docs` says why" in state.out
         assert "start with `flowbed run`" not in state.out
         assert list(flowbed("status", "--json").json["empty"]) == ["docs"]
+    assert "`flowbed run` does it, and names sources that list nothing" in flowbed("search", "x").err
 
 
 def test_source_before_its_first_fetch_is_not_named(project: Path, flowbed: Call) -> None:

@@ -81,5 +81,7 @@ class Searcher:
         if not searched and damaged:
             raise Damaged(next(iter(damaged.values())))
         if not searched:
-            raise NotFound("nothing is indexed yet; `flowbed run` does it")
+            raise NotFound(
+                "nothing is indexed yet; `flowbed run` does it, and names sources that list nothing"
+            )
         return searched, damaged
