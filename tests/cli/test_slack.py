@@ -5,9 +5,14 @@ from __future__ import annotations
 import json
 from typing import TYPE_CHECKING
 
+from flowbed.testing.simulators import running_thread
+from flowbed.testing.simulators.slack import SlackSimulator, SlackWorkspace
+
 if TYPE_CHECKING:
     from collections.abc import Callable
     from pathlib import Path
+
+    import pytest
 
     from tests.cli.conftest import Called
 
@@ -39,3 +44,32 @@ def test_search_over_an_export_shows_the_link_to_the_message(flowbed: Call, proj
     hits = flowbed("search", "why", "--json").json["hits"]
     assert {hit["document"] for hit in hits} == {"U2: The lock file.", "Ann: Lunch?"}
     assert hits[0]["metadata"]["channel"] == "#ops"
+
+
+def test_run_over_the_api_finds_what_was_said_and_keeps_the_token_out_of_everything(
+    flowbed: Call, project: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What is posted, edited and deleted reaches the search; the token is in no file and no output."""
+    monkeypatch.setenv("SLACK_TOKEN", "xoxb-very-secret")
+    workspace = SlackWorkspace()
+    workspace.add_channel("C1", "ops")
+    lunch = workspace.post("C1", "Lunch?")
+    workspace.now += 3_600
+    with running_thread(SlackSimulator(workspace, token="xoxb-very-secret"), dated=False) as url:  # noqa: S106
+        outputs = [flowbed("add", "team", "slack", f"{url}/api", "--option", "channels=ops")]
+        outputs.append(flowbed("run", "--yes"))
+        assert "1 document fetched; 1 chunk indexed" in outputs[-1].out
+        outputs.append(flowbed("search", "Ann: Lunch?"))
+        assert f"https://acme.slack.com/archives/C1/p{lunch.replace('.', '')}" in outputs[-1].out
+        workspace.delete("C1", lunch)
+        workspace.post("C1", "Dinner?")
+        workspace.now += 3_600
+        outputs.append(flowbed("run", "--yes"))
+        hits = flowbed("search", "Lunch?", "--json").json["hits"]
+        assert [hit["document"] for hit in hits] == ["Ann: Dinner?"]
+        monkeypatch.setenv("SLACK_TOKEN", "xoxb-other-secret")
+        outputs.append(flowbed("run", "--yes"))
+        assert "set SLACK_TOKEN to the bot token" in outputs[-1].out + outputs[-1].err
+    said = "".join(each.out + each.err for each in outputs).encode()
+    kept = b"".join(path.read_bytes() for path in project.rglob("*") if path.is_file())
+    assert b"secret" not in said + kept

@@ -15,6 +15,8 @@ from flowbed.sources.gitlab import open_gitlab
 from flowbed.testing.clock import FixedClock
 from flowbed.testing.simulators import running_thread
 from flowbed.testing.simulators.sources.gitlab import GitLab
+from flowbed.sources.slack.messages import day_of
+from flowbed.testing.simulators.slack import SlackSimulator, SlackWorkspace
 from flowbed.testing.sources import MANY, SourceContract
 
 if TYPE_CHECKING:
@@ -146,6 +148,38 @@ class TestGitLab(SourceContract):
 
     def remove(self, folder: Path, name: str) -> None:
         self.gitlab.delete("issues", self.iids[name])
+
+
+class TestSlackWeb(SourceContract):
+    """Over the API of a simulated workspace with a message a day; `folder` only tells that it exists."""
+
+    @pytest.fixture(autouse=True)
+    def simulated(self) -> Iterator[None]:
+        self.workspace = SlackWorkspace(now=1_767_600_000)
+        self.workspace.add_channel("C1", "source")
+        with running_thread(SlackSimulator(self.workspace), dated=False) as self.url:
+            yield
+
+    def open_source(self, folder: Path) -> Source:
+        options = {"channels": folder.name, "lookback": 4_000}
+        location = f"{self.url}/api"
+        return open_source("slack", location, folder=folder, options=options, clock=later, token="xoxb-1")  # noqa: S106
+
+    def write(self, folder: Path, name: str, text: str) -> str:
+        ts = self.ts(name)
+        if ts in self.workspace.channels["C1"].messages:
+            self.workspace.edit("C1", ts, text)
+        else:
+            self.workspace.post("C1", text, ts=ts)
+        return f"C1/d/{day_of(int(ts[:10]))}"
+
+    def remove(self, folder: Path, name: str) -> None:
+        self.workspace.delete("C1", self.ts(name))
+
+    def ts(self, name: str) -> str:
+        names = ("one", "two", "three", "four")
+        number = names.index(name) + MANY if name in names else int(name[1:])
+        return f"{1_577_880_000 + number * 86_400}.000100"
 
 
 # It is only the base class of those above.

@@ -50,7 +50,7 @@ def kinds() -> dict[str, str]:
 
 
 # Kinds whose opener takes the token of an API.
-WITH_TOKEN = frozenset({"gitlab"})
+WITH_TOKEN = frozenset({"gitlab", "slack"})
 
 
 def open_source(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from typing import TYPE_CHECKING
 
 from flowbed.errors import Misconfigured
@@ -14,22 +15,60 @@ if TYPE_CHECKING:
     from flowbed.sources import Source
 
 KNOWN = ("channels", "url")
+OVER_HTTP = ("channels", "lookback", "page")
 
 # Slack sends a link on to the workspace that the browser is signed in to.
 ANY_WORKSPACE = "https://slack.com/"
+API = "https://slack.com/api"
+
+DAY = 86_400  # seconds
+# Most edits and replies come within a week.
+LOOKBACK_DAYS = 7
+# Slack's most for internal apps is 999, and it advises fewer.
+PAGE, LARGEST_PAGE = 200, 999
 
 
 def open_slack(
-    location: str, *, folder: Path, options: Mapping[str, object], clock: Callable[[], int]
+    location: str,
+    *,
+    folder: Path,
+    options: Mapping[str, object],
+    clock: Callable[[], int],
+    token: str = "",
 ) -> Source:
-    """Open a workspace's export: the folder or the zip file that Slack makes.
+    """Open a workspace: its export, which is a folder or a zip file, or `slack://`, which is read over the Web API.
 
-    Options: `channels` are the names or ids of those to read (default: all), `url` is the address of the workspace,
-    with which links begin (`https://acme.slack.com`).
+    `channels` are the names or ids of those to read (default: all of an export; those that the app is in). Of an
+    export, `url` is the address of the workspace, with which links begin (`https://acme.slack.com`). Over the API,
+    `lookback` is how many days are listed again each time, and `page` how many messages are requested at once.
 
     Raises:
         Misconfigured: an option is unknown or invalid.
     """
+    if "://" in location:
+        return _open_web(location, options, token)
+    return _open_export(location, folder, options, clock)
+
+
+def _open_web(location: str, options: Mapping[str, object], token: str) -> Source:
+    from flowbed.sources.slack.web import SlackOptions, Web
+
+    values = SourceOptions("slack", options, OVER_HTTP)
+    return Web(
+        location=API if location.startswith("slack://") else location,
+        token=token,
+        options=SlackOptions(
+            channels=_channels(values),
+            lookback=values.positive_integer("lookback", LOOKBACK_DAYS) * DAY,
+            page=min(values.positive_integer("page", PAGE), LARGEST_PAGE),
+        ),
+        sleep=asyncio.sleep,
+    )
+
+
+def _open_export(
+    location: str, folder: Path, options: Mapping[str, object], clock: Callable[[], int]
+) -> Source:
     from flowbed.sources.slack.export import Export
     from flowbed.sources.slack.export_files import ExportFiles
 
@@ -42,7 +81,11 @@ def open_slack(
     return Export(
         location=location,
         files=ExportFiles(location, folder),
-        channels=tuple(each.removeprefix("#") for each in values.strings("channels")),
+        channels=_channels(values),
         base=base.rstrip("/") + "/",
         clock=clock,
     )
+
+
+def _channels(values: SourceOptions) -> tuple[str, ...]:
+    return tuple(each.removeprefix("#") for each in values.strings("channels"))

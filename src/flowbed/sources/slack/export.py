@@ -15,7 +15,6 @@ import orjson
 from flowbed.errors import Misconfigured, Rejected
 from flowbed.records import Entry, Page, Problem, canonical
 from flowbed.records.values import suggestion
-from flowbed.sources.decoding import UNUSABLE
 from flowbed.sources.paging import in_pages, in_threads
 from flowbed.sources.slack.messages import (
     REVISION,
@@ -26,6 +25,8 @@ from flowbed.sources.slack.messages import (
     has_text,
     read_document,
     timestamp,
+    usable,
+    user_name,
 )
 from flowbed.sources.slack.text import Names
 
@@ -202,7 +203,7 @@ class _Lists:
                 self.users[user["id"]] = user_name(user)
         for file in ("channels.json", "groups.json", "mpims.json", "dms.json"):
             for each in self._objects(export, file):
-                name = _usable(each.get("name")) or each["id"]
+                name = usable(each.get("name")) or each["id"]
                 label = f"#{name}" if file in _NAMED else self._people(each.get("members"))
                 self.channels[name] = _Listed(id=each["id"], name=name, label=label)
         for folder in export.days:
@@ -227,23 +228,5 @@ class _Lists:
             self.problems.append(Problem(subject=file, reason=str(error), skipped=True))
             return
         for each in value if isinstance(value, list) else ():
-            if isinstance(each, dict) and _usable(each.get("id")):
+            if isinstance(each, dict) and usable(each.get("id")):
                 yield each
-
-
-def user_name(user: Mapping[str, Any]) -> str:
-    """Return how a user is called: their display name, real name or handle, or else the id."""
-    profile = user.get("profile")
-    profile = profile if isinstance(profile, dict) else {}
-    candidates = (
-        profile.get("display_name"),
-        profile.get("real_name"),
-        user.get("real_name"),
-        user.get("name"),
-    )
-    return next((" ".join(name.split()) for each in candidates if (name := _usable(each))), str(user["id"]))
-
-
-def _usable(value: object) -> str:
-    """Return a name that an id or a line can hold; otherwise empty."""
-    return value if isinstance(value, str) and value.strip() and not UNUSABLE.search(value) else ""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import re
+import zlib
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any
@@ -12,6 +13,7 @@ from flowbed.errors import Rejected
 from flowbed.records import Document, canonical
 from flowbed.records.conversations import KIND, Conversation, Message
 from flowbed.records.values import shown
+from flowbed.sources.decoding import UNUSABLE
 from flowbed.sources.slack.text import message_text
 
 if TYPE_CHECKING:
@@ -65,6 +67,10 @@ _FIELDS = (
 )
 
 
+# What a parent says of its replies, which are in the same document.
+_ABOUT_REPLIES = frozenset({"reply_count", "latest_reply"})
+
+
 @dataclass(frozen=True, kw_only=True)
 class Channel:
     """A channel: `label` is how readers know it, such as `#general`."""
@@ -87,6 +93,11 @@ def timestamp(value: object, field: str = "ts") -> tuple[int, int]:
     return int(found[1]), int(found[2])
 
 
+def is_timestamp(value: object) -> bool:
+    """Return whether a value is a timestamp of Slack."""
+    return isinstance(value, str) and _TS.fullmatch(value) is not None
+
+
 def checked(message: object) -> dict[str, Any]:
     """Return what documents need of a message.
 
@@ -102,6 +113,11 @@ def checked(message: object) -> dict[str, Any]:
         if not isinstance(message.get(name, ""), str | None):
             raise Rejected(f"{name} must be a string, not {shown(message[name])}")
     kept = {name: value for name in _FIELDS if (value := message.get(name))}
+    edited = message.get("edited")
+    if isinstance(edited, dict) and isinstance(edited.get("ts"), str):
+        kept["edited"] = edited["ts"]
+    if isinstance(message.get("latest_reply"), str):
+        kept["latest_reply"] = message["latest_reply"]
     author = _author_elsewhere(message)
     if author:
         kept["author"] = author
@@ -147,9 +163,15 @@ def has_text(message: Mapping[str, Any]) -> bool:
     return any(message.get(name) for name in ("text", "blocks", "attachments", "files", "file"))
 
 
+def message_hash(message: Mapping[str, Any]) -> int:
+    """Return a hash of a checked message, 32 bits, without what it says of its replies."""
+    return zlib.crc32(canonical({name: message[name] for name in message if name not in _ABOUT_REPLIES}))
+
+
 def etag(channel: Channel, messages: Sequence[Mapping[str, Any]], base: str) -> str:
     """Return what changes with the text of a document. Names are left out: a renamed user changes no document."""
-    return hashlib.sha256(canonical([REVISION, channel.id, base, list(messages)])).hexdigest()[:32]
+    slim = [{name: each[name] for name in each if name not in _ABOUT_REPLIES} for each in messages]
+    return hashlib.sha256(canonical([REVISION, channel.id, base, slim])).hexdigest()[:32]
 
 
 def read_document(
@@ -186,3 +208,21 @@ def _author(message: Mapping[str, Any], names: Names) -> str:
     name = names.user(user, known or message.get("username", "")) if user else ""
     name = name or message.get("username") or names.user(known) or message.get("bot_id") or "unknown"
     return " ".join(str(name).split())
+
+
+def user_name(user: Mapping[str, Any]) -> str:
+    """Return how a user is called: their display name, real name or handle, or else the id."""
+    profile = user.get("profile")
+    profile = profile if isinstance(profile, dict) else {}
+    candidates = (
+        profile.get("display_name"),
+        profile.get("real_name"),
+        user.get("real_name"),
+        user.get("name"),
+    )
+    return next((" ".join(name.split()) for each in candidates if (name := usable(each))), str(user["id"]))
+
+
+def usable(value: object) -> str:
+    """Return a name that an id or a line can hold; otherwise empty."""
+    return value if isinstance(value, str) and value.strip() and not UNUSABLE.search(value) else ""

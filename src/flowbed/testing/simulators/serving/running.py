@@ -48,8 +48,12 @@ class Cutting(HttpToolsProtocol):
 
 
 @asynccontextmanager
-async def running(app: Any, *, port: int = 0) -> AsyncIterator[str]:  # any ASGI application
+async def running(
+    app: Any, *, port: int = 0, dated: bool = True
+) -> AsyncIterator[str]:  # any ASGI application
     """Serve `app` in this event loop, and yield its address; port 0 picks a free one.
+
+    `dated` answers have the header Date; an application with a clock of its own writes that itself.
 
     On exit, requests that are being answered are cut off.
     """
@@ -65,6 +69,7 @@ async def running(app: Any, *, port: int = 0) -> AsyncIterator[str]:  # any ASGI
         access_log=False,
         proxy_headers=False,
         server_header=False,
+        date_header=dated,
         timeout_keep_alive=60,
         backlog=BACKLOG,
     )
@@ -103,13 +108,13 @@ async def _stop(server: uvicorn.Server) -> None:
 
 
 @contextmanager
-def running_thread(app: Any, *, port: int = 0) -> Iterator[str]:  # any ASGI application
-    """Serve `app` in its own event loop and thread, and yield its address."""
+def running_thread(app: Any, *, port: int = 0, dated: bool = True) -> Iterator[str]:  # any ASGI application
+    """Serve `app` in its own event loop and thread, and yield its address; `dated` is as for `running`."""
     urls: list[str] = []
     started, ended = threading.Event(), threading.Event()
 
     async def serve() -> None:
-        async with running(app, port=port) as url:
+        async with running(app, port=port, dated=dated) as url:
             urls.append(url)
             started.set()
             await asyncio.to_thread(ended.wait)

@@ -1,0 +1,82 @@
+"""How far each channel was read: the cursor of a workspace."""
+
+from __future__ import annotations
+
+import base64
+import zlib
+from dataclasses import dataclass, field, replace
+
+import orjson
+
+# A cursor of more characters is compressed: a row of a ledger holds 400 KB.
+LONGEST = 50_000
+
+
+Thread = tuple[str, int, int, int]
+
+
+@dataclass(kw_only=True)
+class Position:
+    """How far one channel was read, in seconds since 1970; days are whole.
+
+    Everything from `filled` (the start of a day; None before the first listing) to `listed` was read. `swept` is where
+    the next check of old days goes on, downwards. `whole` says that nothing older than `filled` was there. `days`
+    has the days with a document, counted from 1970. `threads` has of each thread the newest reply, the number of
+    replies, when it was read, and a hash of its parent.
+    """
+
+    filled: int | None = None
+    listed: int = 0
+    swept: int | None = None
+    whole: bool = False
+    days: set[int] = field(default_factory=set)
+    threads: dict[str, Thread] = field(default_factory=dict)
+
+    def copy(self) -> Position:
+        """Return a copy that further reading does not change."""
+        return replace(self, days=set(self.days), threads=dict(self.threads))
+
+
+def written(positions: dict[str, Position]) -> str:
+    """Return positions as a cursor."""
+    value = {
+        name: [each.filled, each.listed, each.swept, each.whole, *_packed(each.days), each.threads]
+        for name, each in positions.items()
+    }
+    text = orjson.dumps(value, option=orjson.OPT_SORT_KEYS)
+    if len(text) > LONGEST:
+        return "z" + base64.b85encode(zlib.compress(text)).decode()
+    return text.decode()
+
+
+def read(cursor: str) -> dict[str, Position]:
+    """Parse a cursor; one that is empty or no cursor of a workspace begins from the start."""
+    try:
+        text = zlib.decompress(base64.b85decode(cursor[1:])) if cursor.startswith("z") else cursor.encode()
+        return {
+            name: Position(
+                filled=filled,
+                listed=listed,
+                swept=swept,
+                whole=whole,
+                days=_unpacked(first, bits),
+                threads={
+                    thread: (newest, count, read_at, parent)
+                    for thread, (newest, count, read_at, parent) in threads.items()
+                },
+            )
+            for name, (filled, listed, swept, whole, first, bits, threads) in orjson.loads(text).items()
+        }
+    except (ValueError, TypeError, AttributeError, zlib.error):
+        return {}
+
+
+def _packed(days: set[int]) -> tuple[int, str]:
+    """Return the first day and a bit for each day since then: 100 bytes for a year."""
+    first = min(days, default=0)
+    return first, f"{sum(1 << (day - first) for day in days):x}"
+
+
+def _unpacked(first: int, bits: str) -> set[int]:
+    number = int(bits, 16)
+    return {first + place for place in range(number.bit_length()) if number >> place & 1}
