@@ -6,14 +6,13 @@ import json
 from typing import TYPE_CHECKING
 
 from flowbed.testing.simulators import running_thread
-from flowbed.testing.simulators.slack import SlackSimulator, SlackWorkspace
+from flowbed.testing.simulators.sources.slack import SlackSimulator, SlackWorkspace
 
 if TYPE_CHECKING:
     from collections.abc import Callable
     from pathlib import Path
 
     import pytest
-
     from tests.cli.conftest import Called
 
     Call = Callable[..., Called]

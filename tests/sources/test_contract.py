@@ -12,11 +12,11 @@ import pytest
 
 from flowbed.sources import open_source
 from flowbed.sources.gitlab import open_gitlab
+from flowbed.sources.slack.messages import day_of
 from flowbed.testing.clock import FixedClock
 from flowbed.testing.simulators import running_thread
 from flowbed.testing.simulators.sources.gitlab import GitLab
-from flowbed.sources.slack.messages import day_of
-from flowbed.testing.simulators.slack import SlackSimulator, SlackWorkspace
+from flowbed.testing.simulators.sources.slack import SlackSimulator, SlackWorkspace
 from flowbed.testing.sources import MANY, SourceContract
 
 if TYPE_CHECKING:

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from tests.sources.slack.test_web import Reader, reading
 
 from flowbed.errors import Transient
-from flowbed.testing.simulators.slack import SlackFault, SlackWorkspace
+from flowbed.testing.simulators.sources.slack import SlackFault, SlackWorkspace
 
 HOUR = 3_600
 FAULTS = {

@@ -17,7 +17,7 @@ from flowbed.sources.slack.messages import day_of
 from flowbed.sources.slack.positions import Position, read, written
 from flowbed.sources.slack.web import Web
 from flowbed.testing.simulators import running
-from flowbed.testing.simulators.slack import SlackFault, SlackSimulator, SlackWorkspace
+from flowbed.testing.simulators.sources.slack import SlackFault, SlackSimulator, SlackWorkspace
 from flowbed.testing.sources import entries, pages
 
 if TYPE_CHECKING:

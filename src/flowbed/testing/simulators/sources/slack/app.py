@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
     from flowbed.testing.simulators.serving.asgi import Receive, Scope, Send
-    from flowbed.testing.simulators.slack.workspace import SimulatedChannel, SlackWorkspace
+    from flowbed.testing.simulators.sources.slack.workspace import SimulatedChannel, SlackWorkspace
     from flowbed.testing.simulators.wire import Request
 
 Kind = Literal["ratelimited", "error", "gateway", "cut", "expired_cursor"]

@@ -1,6 +1,0 @@
-"""A simulated Slack workspace: its messages, and the Web API that lists them."""
-
-from flowbed.testing.simulators.slack.app import SlackFault, SlackSimulator
-from flowbed.testing.simulators.slack.workspace import SlackWorkspace
-
-__all__ = ["SlackFault", "SlackSimulator", "SlackWorkspace"]
