@@ -35,6 +35,20 @@ def test_add_same_name_again_keeps_options_and_says_what_changed(flowbed: Call, 
     assert flowbed("add", "notes", "files", "docs", "--json").json["changed"] is True
 
 
+@pytest.mark.usefixtures("docs")
+def test_add_same_name_again_keeps_the_comments_in_its_table(flowbed: Call, project: Path) -> None:
+    before = (
+        '# all of them\n[sources.notes]\n# mine\nkind = "files"\nlocation = "docs" # here\n\n'
+        '[sources.notes.options]\ninclude = "*.md" # no others\n\n[serve]\nconcurrency = 5\n'
+    )
+    (project / "flowbed.toml").write_text(before)
+    flowbed("add", "notes", "files", "docs", "--option", "title=name")
+    after = (project / "flowbed.toml").read_text()
+    assert after.replace('title = "name"\n', "").replace("\n\n", "\n") == before.replace("\n\n", "\n")
+    assert flowbed("add", "notes", "files", "docs", "--collection", "all").status == 0
+    assert 'collection = "all"' in (project / "flowbed.toml").read_text().partition("[sources.notes.options]")[0]
+
+
 def test_add_same_name_of_another_kind_says_which_options_went(flowbed: Call, docs: Path) -> None:
     flowbed("add", "notes", "files", "docs", "--option", "include=*.md")
     (docs / "rows.jsonl").write_text("")

@@ -12,6 +12,7 @@ import stamina
 from flowbed.embedding.cache.cached import Cached
 from flowbed.embedding.cache.memory import VectorMemory
 from flowbed.errors import Misconfigured, Rejected, TooMany, Transient
+from flowbed.lanes.health import Health
 from flowbed.lanes.realtime import embed
 from flowbed.lanes.retries import ATTEMPTS, RETRY_AFTER_MAX, wait
 from flowbed.records import Embedded, Space, text_hash
@@ -238,3 +239,15 @@ async def test_embed_rate_limit_sends_what_is_left_in_few_requests() -> None:
     assert outcome.vectors.keys() == texts.keys()
     assert not outcome.failures
     assert len(provider.requests) < 25
+
+
+async def test_embed_after_a_rate_limit_begins_with_few_requests() -> None:
+    """The texts that follow in the same run do not begin with many small requests, of which most are refused."""
+    provider, health = Limited(), Health()
+    embedder = Cached(provider, [VectorMemory(limit=2**26, ttl=60)])
+    for part in ("first", "second"):
+        provider.requests[6:] = []  # it counts the first six of all
+        texts = {text_hash(f"{part} {at}"): f"{part} {at}" for at in range(4_000)}
+        outcome = await embed(texts, embedder=embedder, index=None, concurrency=4, health=health)
+        assert outcome.vectors.keys() == texts.keys()
+    assert len(provider.requests[6:]) == 13  # as few as its limit of tokens allows; by themselves they take 60

@@ -10,6 +10,7 @@ from math import sqrt
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from flowbed import telemetry
+from flowbed.cli.formatting import count
 from flowbed.cli.output import note, say_json
 from flowbed.escaping import visible
 
@@ -134,10 +135,10 @@ class Progress:
         if not self._stage:
             return ""
         if self._stage == "fetch":
-            return f"{self.done:,} documents, {self.chunks:,} chunks"
+            return f"{count(self.done, 'document')}, {count(self.chunks, 'chunk')}"
         of = f" of {self.total:,}" if self.total else ""
         counted = f"{self.done:,}{of} {COUNTED.get(self._stage, 'chunks')}"
-        return f"{counted} ({self._documents:,} documents fetched so far)" if self._fetching else counted
+        return f"{counted} ({count(self._documents, 'document')} fetched so far)" if self._fetching else counted
 
     @property
     def speed(self) -> str:

@@ -33,7 +33,7 @@ def list_(common: Common) -> None:
 def remove(
     common: Common, name: Annotated[str, typer.Argument(metavar="NAME", help="The name of the source.")]
 ) -> None:
-    """Remove a source from flowbed.toml; its rows stay searchable until a run deletes them."""
+    """Remove a source from flowbed.toml; its rows stay searchable until `run NAME --allow-deletes` deletes them."""
 
     async def removed(bed: Flowbed) -> int:
         await bed.remove(name)

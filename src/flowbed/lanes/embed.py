@@ -12,6 +12,7 @@ from flowbed.lanes.batch_files import NO_BATCHES, read_chunk_texts
 from flowbed.lanes.budget import dollars
 from flowbed.lanes.claims import WAITING, Claims, renewed
 from flowbed.lanes.failures import RunStats
+from flowbed.lanes.health import Health
 from flowbed.lanes.outcome import UNANSWERED, Outcome
 from flowbed.lanes.realtime import embed as embed_now
 from flowbed.lanes.write_deltas import BackgroundWrite, EmbeddedGroup, Spent, write_and_commit
@@ -51,6 +52,7 @@ async def embed(
     """
     tally = RunStats()
     tiers: dict[str, VectorLookup] = {}
+    health = Health()
     being_written: Mapping[str, NDArray[np.float32]] = {}
     claims = Claims(context=context, sources=sources, statuses=statuses, limit=limit, only=batches)
     in_flight = InFlight(context)
@@ -59,7 +61,7 @@ async def embed(
             group = await in_flight.bind_known(claimed)
             if not group:
                 continue
-            made = await _make(group, context, tally, tiers, being_written, fresh)
+            made = await _make(group, context, tally, tiers, health, being_written, fresh)
             await writing.start(write_and_commit(made, context, tally))
             being_written = made.outcome.vectors
             if tally.stopped:
@@ -72,6 +74,7 @@ async def _make(
     context: RunContext,
     tally: RunStats,
     tiers: dict[str, VectorLookup],
+    health: Health,
     being_written: Mapping[str, NDArray[np.float32]],
     fresh: BatchQueue | None,
 ) -> EmbeddedGroup:
@@ -85,7 +88,7 @@ async def _make(
     )
     # Deletions, and chunks whose text another one has, need no vector.
     reached(PROGRESS, stage="embed", done=len(rows) - len({each.row.text_hash for each in passages}))
-    outcome, spent = await _embed(passages, context, tiers, being_written)
+    outcome, spent = await _embed(passages, context, tiers, health, being_written)
     await _record_perhaps(outcome, context)
     tally.sent += spent.texts
     tally.tokens += spent.tokens
@@ -121,6 +124,7 @@ async def _embed(
     passages: Sequence[ChunkText],
     context: RunContext,
     tiers: dict[str, VectorLookup],
+    health: Health,
     being_written: Mapping[str, NDArray[np.float32]],
 ) -> tuple[Outcome, Spent]:
     """Look up or compute the vectors of passages, and return what that took."""
@@ -140,6 +144,7 @@ async def _embed(
         index=_AllTiers(being_written, list(tiers.values())),
         concurrency=context.concurrency,
         budget=context.budget,
+        health=health,
         monotonic=context.monotonic,
     )
     return outcome, Spent(

@@ -53,12 +53,14 @@ async def embed(
     concurrency: int,
     budget: Budget | None = None,
     planned: Mapping[str, int] = NOT_PLANNED,
+    health: Health | None = None,
     monotonic: Callable[[], float] = time.monotonic,
 ) -> Outcome:
     """Look up or compute the vector of every text (by text_hash); one that fails never stops the others.
 
     `planned` has the token count of each text. With a budget, a request that would exceed it is cut to the texts that
-    still fit, and no other is sent. `monotonic` returns seconds.
+    still fit, and no other is sent. `health` is what earlier requests to the provider have shown, and is brought up to
+    date. `monotonic` returns seconds.
 
     Raises:
         Misconfigured: no request can succeed until a setting changes; what was embedded is kept.
@@ -75,7 +77,7 @@ async def embed(
         (key for key in missing if key not in outcome.vectors), key=lambda key: (len(texts[key]), key)
     )
     reached(PROGRESS, stage="embed", done=len(texts) - len(todo))
-    lane = _Lane(texts, planned, embedder, outcome, budget, Health())
+    lane = _Lane(texts, planned, embedder, outcome, budget, health or Health())
     parts = await embedder.parts([texts[key] for key in todo], purpose="document")
     pieces = cut(parts, concurrency=concurrency, per_minute=embedder.requests_per_minute)
     pending = Pending(parts, pieces)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, MutableMapping
 from typing import TYPE_CHECKING, Any
 
 from flowbed.errors import Misconfigured, NotFound
@@ -28,7 +29,7 @@ BEGINNING = """\
 
 
 def add_source(folder: Path, name: str, source: SourceSettings) -> None:
-    """Add a `[sources.NAME]` table to `flowbed.toml`, replacing one of the same name; comments and order are kept.
+    """Add a `[sources.NAME]` table to `flowbed.toml`, or change the one of that name; comments and order are kept.
 
     Raises:
         Misconfigured: the name is invalid, or the file cannot be read or written.
@@ -52,11 +53,24 @@ def add_source(folder: Path, name: str, source: SourceSettings) -> None:
         file = tomlkit.parse(path.read_text("utf-8-sig")) if path.exists() else tomlkit.document()
     except TOMLKitError as error:
         raise Misconfigured(f"{path} is not valid TOML: {error}") from error
-    table = tomlkit.table()
-    table.update(values)
     sources = file.setdefault("sources", tomlkit.table(is_super_table=True))
-    sources[name] = table
+    if name in sources:
+        _update(sources[name], values)
+    else:
+        sources[name] = values
     write_whole(path, tomlkit.dumps(file).encode())
+
+
+def _update(table: MutableMapping[str, Any], values: Mapping[str, Any]) -> None:
+    """Give a table of the file these values; what stays the same keeps its place and its comments."""
+    for key in table.keys() - values.keys():
+        del table[key]
+    for key, value in values.items():
+        there = table.get(key)
+        if isinstance(there, MutableMapping) and isinstance(value, Mapping):
+            _update(there, value)
+        elif there != value:
+            table[key] = value
 
 
 def remove_source(folder: Path, name: str) -> None:
