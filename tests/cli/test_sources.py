@@ -46,7 +46,9 @@ def test_add_same_name_again_keeps_the_comments_in_its_table(flowbed: Call, proj
     after = (project / "flowbed.toml").read_text()
     assert after.replace('title = "name"\n', "").replace("\n\n", "\n") == before.replace("\n\n", "\n")
     assert flowbed("add", "notes", "files", "docs", "--collection", "all").status == 0
-    assert 'collection = "all"' in (project / "flowbed.toml").read_text().partition("[sources.notes.options]")[0]
+    assert (
+        'collection = "all"' in (project / "flowbed.toml").read_text().partition("[sources.notes.options]")[0]
+    )
 
 
 def test_add_same_name_of_another_kind_says_which_options_went(flowbed: Call, docs: Path) -> None:

@@ -250,4 +250,6 @@ async def test_embed_after_a_rate_limit_begins_with_few_requests() -> None:
         texts = {text_hash(f"{part} {at}"): f"{part} {at}" for at in range(4_000)}
         outcome = await embed(texts, embedder=embedder, index=None, concurrency=4, health=health)
         assert outcome.vectors.keys() == texts.keys()
-    assert len(provider.requests[6:]) == 13  # as few as its limit of tokens allows; by themselves they take 60
+    assert (
+        len(provider.requests[6:]) == 13
+    )  # as few as its limit of tokens allows; by themselves they take 60

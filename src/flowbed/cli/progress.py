@@ -138,7 +138,9 @@ class Progress:
             return f"{count(self.done, 'document')}, {count(self.chunks, 'chunk')}"
         of = f" of {self.total:,}" if self.total else ""
         counted = f"{self.done:,}{of} {COUNTED.get(self._stage, 'chunks')}"
-        return f"{counted} ({count(self._documents, 'document')} fetched so far)" if self._fetching else counted
+        return (
+            f"{counted} ({count(self._documents, 'document')} fetched so far)" if self._fetching else counted
+        )
 
     @property
     def speed(self) -> str:
