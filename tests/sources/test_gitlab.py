@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -14,6 +16,7 @@ from flowbed.errors import Misconfigured, Transient
 from flowbed.records.issues import Issue
 from flowbed.sources.gitlab import open_gitlab
 from flowbed.sources.gitlab.api import addresses
+from flowbed.sources.gitlab.project import Project as GitLabProject
 from flowbed.testing.clock import FixedClock
 from flowbed.testing.simulators import running
 from flowbed.testing.simulators.sources.gitlab import GitLab
@@ -21,14 +24,11 @@ from flowbed.testing.sources import entries, pages
 
 if TYPE_CHECKING:
     from collections.abc import Callable
-    from pathlib import Path
 
     from tests.support.projects import Project
 
     from flowbed.records import Document, Page
     from flowbed.sources import Source
-
-FOLDER: Any = None  # only dumps have one
 
 
 @dataclass
@@ -39,6 +39,7 @@ class Follower:
     options: dict[str, object] = field(default_factory=dict)
     token: str = ""
     clock: FixedClock = field(default_factory=FixedClock)
+    folder: Path | None = None  # keeps raw answers below it
     cursor: str = ""
     held: dict[str, Document] = field(default_factory=dict)
     problems: list[str] = field(default_factory=list)
@@ -46,14 +47,16 @@ class Follower:
     waits: list[float] = field(default_factory=list)
 
     def open(self) -> Source:
-        return open_gitlab(
+        source = open_gitlab(
             f"{self.url}/web/app",
-            folder=FOLDER,
+            folder=self.folder or Path("unused"),
             options=self.options,
             clock=self.clock,
             token=self.token,
             sleep=self.sleep,
         )
+        assert isinstance(source, GitLabProject)
+        return source if self.folder else replace(source, raw=None)
 
     async def sleep(self, seconds: float) -> None:
         self.waits.append(seconds)
@@ -68,8 +71,11 @@ class Follower:
             found.append(page)
             self.apply(page)
         if found[-1].complete:
-            self.held = {name: each for name, each in self.held.items() if name in self.listed}
+            self.keep_listed()
         return found
+
+    def keep_listed(self) -> None:
+        self.held = {name: each for name, each in self.held.items() if name in self.listed}
 
     def apply(self, page: Page) -> None:
         for entry in page.entries:
@@ -326,6 +332,75 @@ async def test_gitlab_token_is_sent_and_never_shown() -> None:
         assert "glpat" not in str(caught.value)
 
 
+def some_of_each() -> GitLab:
+    gitlab = GitLab()
+    for number in range(3):
+        gitlab.post("issues", f"Issue {number}", "text")
+        gitlab.note("issues", number + 1, "an answer")
+        gitlab.advance(600)
+    gitlab.post("merge_requests", "Fix")
+    gitlab.write_wiki("home", "# Hello")
+    gitlab.advance(3_600)
+    return gitlab
+
+
+async def test_gitlab_reset_renders_raw_answers_again_without_calling(tmp_path: Path) -> None:
+    """A fetch from the beginning lists everything of what was kept: only what changed is asked for."""
+    gitlab = some_of_each()
+    async with running(gitlab) as url:
+        follower = Follower(url, folder=tmp_path)
+        await follower.follow()
+        gitlab.note("issues", 2, "another answer")
+        gitlab.delete_wiki("home")
+        follower.held, follower.cursor = {}, ""
+        gitlab.requests.clear()
+        found = await follower.follow()
+        assert [page.cursor for page in found[:-1]] == [""] * (len(found) - 1)
+        assert found[-1].complete
+        assert follower.held == await fresh(url)
+        asked = [request.partition("?")[0].removeprefix("/api/v4/projects/") for request in gitlab.requests]
+        # Issue 3 is within the overlap.
+        notes = ["7/issues/3/notes", "7/issues/2/notes"]
+        assert asked[:6] == ["7", "7/issues", *notes, "7/merge_requests", "7/wikis"]
+        assert len(follower.listed) == len(set(follower.listed))
+
+
+async def test_gitlab_reset_without_access_renders_what_was_kept(tmp_path: Path) -> None:
+    """A project that is not shown any more is listed again of what was kept, and nothing counts as deleted."""
+    gitlab = some_of_each()
+    async with running(gitlab) as url:
+        follower = Follower(url, folder=tmp_path)
+        await follower.follow()
+        before, follower.held, follower.cursor = follower.held, {}, ""
+        gitlab.visible = False
+        found = await follower.follow()
+        assert (follower.held, found[-1].complete) == (before, False)
+
+
+@pytest.mark.parametrize("damage", ["lost", "damaged", "partial"])
+async def test_gitlab_reset_without_its_raw_answers_asks_for_all(tmp_path: Path, damage: str) -> None:
+    """Raw answers only save calls: without them, or with a part of them, everything is read from GitLab."""
+    gitlab = some_of_each()
+    async with running(gitlab) as url:
+        follower = Follower(url, folder=tmp_path)
+        await follower.follow()
+        (file,) = (tmp_path / ".flowbed" / "sources").glob("*.db")
+        assert file.stat().st_mode & 0o777 == 0o600
+        file.unlink()
+        if damage == "damaged":
+            file.write_bytes(b"no database at all" * 100)
+        if damage == "partial":
+            gitlab.note("issues", 3, "more")
+            await follower.follow()
+        follower.held, follower.cursor = {}, ""
+        found = await follower.follow()
+        assert found[-1].complete
+        assert follower.held == await fresh(url)
+        assert [reason[:41] for reason in follower.problems] == [
+            "answers of GitLab cannot be kept for later"[:41]
+        ] * (damage == "damaged")
+
+
 @pytest.mark.parametrize(
     ("location", "api", "expected"),
     [
@@ -379,7 +454,7 @@ STEPS = st.lists(
     st.tuples(
         st.sampled_from([
             "post", "post_mr", "edit", "delete", "note", "edit_note", "delete_note", "wiki", "delete_wiki", "hide",
-            "fetch", "sweep", "lose", "storm", "cut", "kill", "wait",
+            "fetch", "sweep", "lose", "storm", "cut", "kill", "reset", "wait",
         ]),
         st.integers(0, 50),
     ),
@@ -387,7 +462,7 @@ STEPS = st.lists(
 )  # fmt: skip
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=25, deadline=None)
 @given(steps=STEPS)
 def test_gitlab_history_ends_as_a_fresh_index(steps: list[tuple[str, int]]) -> None:
     """Whatever happened between fetches, and to them, after a quiet sweep the index equals a fresh one."""
@@ -396,10 +471,17 @@ def test_gitlab_history_ends_as_a_fresh_index(steps: list[tuple[str, int]]) -> N
 
 async def _history(steps: list[tuple[str, int]]) -> None:
     gitlab = GitLab()
+    with TemporaryDirectory() as folder:
+        await _follow_history(gitlab, steps, Path(folder))
+
+
+async def _follow_history(gitlab: GitLab, steps: list[tuple[str, int]], folder: Path) -> None:
     async with running(gitlab) as url:
-        follower = Follower(url)
+        follower = Follower(url, folder=folder)
         for name, number in steps:
-            if name in {"fetch", "sweep", "kill"}:
+            if name == "reset":
+                follower.cursor = ""
+            elif name in {"fetch", "sweep", "kill"}:
                 await _fetch(follower, name, number)
             else:
                 _change(gitlab, name, number)
@@ -413,6 +495,7 @@ async def _history(steps: list[tuple[str, int]]) -> None:
 async def _fetch(follower: Follower, name: str, number: int) -> None:
     if name == "sweep":
         follower.clock.advance(seconds=90_000)
+    follower.listed = []
     try:
         count = 0
         async for page in follower.open().fetch(follower.cursor):
@@ -420,6 +503,8 @@ async def _fetch(follower: Follower, name: str, number: int) -> None:
                 break
             follower.apply(page)
             count += 1
+            if page.complete:
+                follower.keep_listed()
     except Misconfigured:
         assert not follower.cursor  # only a project that was never seen does not exist
 

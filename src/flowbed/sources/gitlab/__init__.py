@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import hashlib
 from typing import TYPE_CHECKING
 
 from flowbed.sources.options import SourceOptions
@@ -12,6 +13,9 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from flowbed.sources import Source
+
+# Below the project: what the API answered.
+RAW = ".flowbed/sources"
 
 KNOWN = ("confidential", "api", "sweep_hours")
 
@@ -50,6 +54,7 @@ def open_gitlab(
         path=path,
         token=token,
         rendering=Rendering(confidential=values.flag("confidential")),
+        raw=folder / RAW / f"gitlab-{hashlib.sha256(f'{base_url} {path}'.encode()).hexdigest()[:16]}.db",
         sweep=values.positive_integer("sweep_hours", 24) * 3_600,
         clock=clock,
         sleep=sleep,

@@ -37,6 +37,14 @@ class Position:
     merge_requests: Listing = field(default_factory=Listing)
     wikis: dict[str, str] = field(default_factory=dict)
 
+    def documents(self) -> set[str]:
+        """Return the ids of all documents that were found so far."""
+        return {
+            *(f"{self.number}#{iid}" for iid in self.issues.known),
+            *(f"{self.number}!{iid}" for iid in self.merge_requests.known),
+            *(f"{self.number}/wikis/{slug}" for slug in self.wikis),
+        }
+
     def written(self) -> str:
         """Return this position as a cursor."""
         text = orjson.dumps({str(self.number): asdict(self)}, option=orjson.OPT_SORT_KEYS)
@@ -47,16 +55,16 @@ class Position:
 
 def read(cursor: str, options: str) -> Position:
     """Parse a cursor; one that is empty, of other options, or no cursor of a project begins from the start."""
+    position = parsed(cursor)
+    return position if position.options == options else Position(options=options)
+
+
+def parsed(cursor: str) -> Position:
+    """Parse a cursor of any options; what is no cursor of a project is the start."""
     try:
         text = zlib.decompress(base64.b85decode(cursor[1:])) if cursor.startswith("z") else cursor.encode()
         ((_, fields),) = orjson.loads(text).items()
-        position = Position(
-            **{
-                **fields,
-                "issues": Listing(**fields["issues"]),
-                "merge_requests": Listing(**fields["merge_requests"]),
-            }
-        )
+        listings = {name: Listing(**fields[name]) for name in ("issues", "merge_requests")}
+        return Position(**{**fields, **listings})
     except (ValueError, TypeError, AttributeError, KeyError, zlib.error):
-        return Position(options=options)
-    return position if position.options == options else Position(options=options)
+        return Position()

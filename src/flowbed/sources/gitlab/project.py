@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import hashlib
+import sqlite3
 from contextlib import aclosing
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
 from functools import partial
 from typing import TYPE_CHECKING, Any
@@ -13,13 +14,17 @@ from flowbed.errors import Misconfigured, Rejected
 from flowbed.records import Entry, Page, Problem, canonical
 from flowbed.sources.gitlab import position as stored
 from flowbed.sources.gitlab.api import GitLabApi, Withheld, escaped, open_http
+from flowbed.sources.gitlab.position import Position
 from flowbed.sources.gitlab.rendering import REVISION, Rendering, document, identity
+from flowbed.sources.paging import PAGE_ENTRIES
+from flowbed.sources.raw_answers import RawAnswers
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Mapping
+    from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Iterator, Mapping
+    from pathlib import Path
 
     from flowbed.records import Document
-    from flowbed.sources.gitlab.position import Listing, Position
+    from flowbed.sources.gitlab.position import Listing
 
 # A new note moves its issue at most once a minute, and clocks of several servers differ: so much is listed again.
 OVERLAP = timedelta(minutes=5)
@@ -36,7 +41,8 @@ NAMES = {"issues": "issues", "merge_requests": "merge requests", "wiki": "the wi
 class Project:
     """A source of the issues, merge requests and wiki pages of a project; `clock` returns microseconds since 1970.
 
-    `sweep` is after how many seconds everything is listed again, to notice what was deleted.
+    `sweep` is after how many seconds everything is listed again, to notice what was deleted. `raw` is the file that
+    keeps what GitLab answered.
     """
 
     location: str
@@ -45,37 +51,79 @@ class Project:
     token: str
     rendering: Rendering
     sweep: int
+    raw: Path | None
     clock: Callable[[], int]
     sleep: Callable[[float], Awaitable[None]]
 
     async def fetch(self, cursor: str) -> AsyncIterator[Page]:
-        """List what changed since `cursor` and what is gone; each page has its cursor."""
-        position = stored.read(cursor, f"{REVISION} {self.rendering}")
+        """List what changed since `cursor` and what is gone; each page has its cursor.
+
+        From the beginning, everything is listed again of what GitLab answered before, if that was kept.
+        """
+        options = f"{REVISION} {self.rendering}"
         http = open_http(self.base_url, self.token)
+        raw, failure = self._raw_answers()
         try:
+            position = stored.read(cursor, options)
+            kept = _kept(raw, str(self.rendering)) if raw and not position.number else Position()
             reading = _Reading(
                 api=GitLabApi(http=http, sleep=self.sleep),
                 source=self,
-                position=position,
-                first=not position.number,
+                position=replace(kept, options=options) if kept.number else position,
+                first=not position.number and not kept.number,
+                again=bool(kept.number),
                 now=self.clock() // 1_000_000,
+                raw=raw,
+                problems=[failure] if failure else [],
             )
             async with aclosing(reading.pages()) as pages:
                 async for page in pages:
                     yield page
         finally:
+            if raw is not None:
+                raw.close()
             await http.aclose()
+
+    def _raw_answers(self) -> tuple[RawAnswers | None, Problem | None]:
+        """Open the file of raw answers; without it, a fetch from the beginning only takes longer."""
+        if self.raw is None:
+            return None, None
+        try:
+            return RawAnswers(self.raw), None
+        except (sqlite3.Error, OSError) as error:
+            return None, _unkept(self.raw, error)
+
+
+def _kept(raw: RawAnswers, options: str) -> Position:
+    """Return the position of the raw answers, where they have all documents before it."""
+    try:
+        position = stored.parsed(raw.position(options))
+        return position if position.documents() <= raw.documents() else Position()
+    except sqlite3.Error:
+        return Position()  # what is damaged is replaced by what GitLab answers now
+
+
+def _unkept(file: Path, error: Exception) -> Problem:
+    reason = (
+        f"answers of GitLab cannot be kept for later ({error}): delete the file, or make its folder writable"
+    )
+    return Problem(subject=str(file), reason=reason, skipped=True)
 
 
 @dataclass(kw_only=True)
 class _Reading:
-    """One fetch; `trouble` says that something could not be read."""
+    """One fetch: the `first`, or one that lists everything `again` of raw answers, or one of changes.
+
+    `trouble` says that something could not be read.
+    """
 
     api: GitLabApi
     source: Project
     position: Position
     first: bool
+    again: bool
     now: int
+    raw: RawAnswers | None
     project: dict[str, Any] = field(default_factory=dict)
     trouble: bool = False
     seen: set[str] = field(default_factory=set)
@@ -85,6 +133,16 @@ class _Reading:
     held: int = 0
 
     async def pages(self) -> AsyncGenerator[Page]:
+        if await self._is_visible():
+            async for page in self._read():
+                yield page
+        for page in self._repeated() if self.again else ():
+            yield page
+        # Between its pages, a fetch that lists everything again has no position: it must not go on in the middle.
+        again, self.again = self.again, False
+        yield self._page(complete=(self.first or again) and not self.trouble)
+
+    async def _is_visible(self) -> bool:
         try:
             await self._open()
         except Withheld as error:
@@ -94,8 +152,10 @@ class _Reading:
                     " read_api and a member of the project"
                 ) from error
             self._kept(self.source.location, error)
-            yield self._page()
-            return
+            return False
+        return True
+
+    async def _read(self) -> AsyncIterator[Page]:
         due = not self.first and self.now - self.position.swept >= self.source.sweep
         for kind in filter(self._is_on, KINDS):
             async for page in self._kind(kind, due=due):
@@ -105,7 +165,18 @@ class _Reading:
                 yield page
         if (self.first or due) and not self.trouble:
             self.position.swept = self.now
-        yield self._page(complete=self.first and not self.trouble)
+
+    def _repeated(self) -> Iterator[Page]:
+        """List everything that this fetch has not listed, as GitLab answered it before."""
+        known = self.position.documents()
+        for name, (row, notes) in self.raw.answers() if self.raw else ():
+            if name in known and name not in self.seen:
+                try:
+                    self._entry(name, row, notes)
+                except Rejected as error:
+                    self._malformed(name, str(error), document=name)
+            if self.held >= PAGE_CHARACTERS or len(self.entries) >= PAGE_ENTRIES:
+                yield self._page()
 
     async def _kind(self, kind: str, *, due: bool) -> AsyncIterator[Page]:
         try:
@@ -132,15 +203,27 @@ class _Reading:
         self.problems.append(Problem(subject=subject, reason=reason, skipped=True))
 
     def _page(self, *, complete: bool = False) -> Page:
+        cursor = self.position.written()
+        self._keep(lambda raw: raw.keep(str(self.source.rendering), cursor))
         page = Page(
             entries=self.entries,
             gone=self.gone,
             problems=self.problems,
-            cursor=self.position.written(),
+            cursor="" if self.again else cursor,
             complete=complete,
         )
         self.entries, self.gone, self.problems, self.held = [], [], [], 0
         return page
+
+    def _keep(self, write: Callable[[RawAnswers], None]) -> None:
+        """Write to the file of raw answers, and go on without it where that fails."""
+        if self.raw is None or self.source.raw is None:
+            return
+        try:
+            write(self.raw)
+        except sqlite3.Error as error:
+            self.raw = None
+            self.problems.append(_unkept(self.source.raw, error))
 
     async def _changed(self, kind: str) -> AsyncIterator[Page]:
         """Read what changed since the last fetch."""
@@ -194,7 +277,11 @@ class _Reading:
     def _gone(self, kind: str, iid: str) -> None:
         listing: Listing = getattr(self.position, kind)
         if listing.known.pop(iid, None) is not None:
-            self.gone.append(f"{self.position.number}{'!' if kind == 'merge_requests' else '#'}{iid}")
+            self._removed(f"{self.position.number}{'!' if kind == 'merge_requests' else '#'}{iid}")
+
+    def _removed(self, name: str) -> None:
+        self.gone.append(name)
+        self._keep(lambda raw: raw.remove(name))
 
     async def _add(self, kind: str, row: Any) -> None:  # any JSON value
         """Read the notes of an issue or merge request, and add its document, once in a fetch."""
@@ -215,7 +302,7 @@ class _Reading:
         try:
             path = f"/projects/{self.position.number}/{kind}/{iid}"
             notes = await self.api.notes(path) if count != 0 else []
-            self._entry(name, row, notes)
+            self._answered(name, row, notes)
         except Withheld:
             return  # deleted since it was listed, which the next sweep notices
         except Rejected as error:
@@ -227,10 +314,15 @@ class _Reading:
         self.trouble |= not document
         self.problems.append(Problem(subject=subject, reason=reason, skipped=True, document=document))
 
+    def _answered(self, name: str, row: Mapping[str, Any], notes: list[Any] | None) -> None:
+        """Keep what GitLab answered, and add its document."""
+        whole = {**row, "project": self.project["path_with_namespace"]}
+        self._keep(lambda raw: raw.put(name, [whole, notes]))
+        self._entry(name, whole, notes)
+
     def _entry(self, name: str, row: Mapping[str, Any], notes: list[Any] | None) -> None:
-        made = document(
-            name, {**row, "project": self.project["path_with_namespace"]}, self.source.rendering, notes
-        )
+        self.seen.add(name)
+        made = document(name, row, self.source.rendering, notes)
         self.held += len(made.text)
         self.entries.append(Entry(document=name, etag=made.hash[:32], read=partial(_held, made)))
 
@@ -250,7 +342,7 @@ class _Reading:
             return
         for slug in [slug for slug in known if slug not in listed]:
             del known[slug]
-            self.gone.append(f"{self.position.number}/wikis/{slug}")
+            self._removed(f"{self.position.number}/wikis/{slug}")
 
     def _wiki_page(self, row: Any, known: dict[str, str]) -> str | None:  # any JSON value
         """Add a page if it has changed, and return its slug; None if it cannot be read."""
@@ -267,7 +359,7 @@ class _Reading:
         name = f"{self.position.number}/wikis/{slug}"
         url = f"{self.project['web_url']}/-/wikis/{escaped(slug)}"
         try:
-            self._entry(name, {"web_url": url, **row, "project_id": self.position.number}, None)
+            self._answered(name, {"web_url": url, **row, "project_id": self.position.number}, None)
         except Rejected as error:
             self._malformed(name, str(error), document=name)
         return slug
