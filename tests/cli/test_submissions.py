@@ -352,3 +352,37 @@ def test_gc_deletes_files_of_old_and_unrecorded_submissions(
     assert (store / "files/file-1/content").exists()
     assert (store / "jobs/batch_1/part").exists()
     assert statuses(flowbed) == {"SUCCESS": PAGES}
+
+
+def test_forget_ends_a_submission_that_was_not_sent(pages: Path, project: Path, flowbed: Call) -> None:
+    """Its other chunks wait again."""
+    flowbed("run", "--budget", "0")
+    assert flowbed("submissions", "find", "--deadline", "2d", "--json").json["texts"] == PAGES
+    done = flowbed("forget", "--document", "3.txt", "--json")
+    assert done.status == 0
+    assert {"place": "submissions", "what": "submissions", "count": 1} in done.json["erased"]
+    assert statuses(flowbed) == {"NONE": PAGES - 1}
+    store = project / ".flowbed" / "store"
+    held = [each for each in store.rglob("*") if each.is_file() and b"page 3: " in each.read_bytes()]
+    assert held == []
+
+
+def test_forget_waits_for_a_submission_at_its_provider(
+    pages: Path, project: Path, provider: SimulatorProcess, flowbed: Call
+) -> None:
+    """It asks for it to be cancelled, and is not complete until it has ended."""
+    provider.order(Fault(kind="stuck", calls=(1,)))
+    assert flowbed("run", "--lane", "batch", "--json").status == 0
+    assert len(flowbed("submissions", "list", "--json").json["submissions"]) == 1
+    done = flowbed("forget", "--document", "3.txt", "--json")
+    assert (done.status, done.json["complete"]) == (1, False)
+    assert any("it is at its provider" in each["why"] for each in done.json["not_reached"])
+    for _ in range(20):
+        flowbed("submissions", "poll")
+        if not flowbed("submissions", "list", "--json").json["submissions"]:
+            break
+    resumed = flowbed("forget", "--resume", "--json")
+    assert [each["complete"] for each in resumed.json["receipts"]] == [True]
+    store = project / ".flowbed" / "store"
+    held = [each for each in store.rglob("*") if each.is_file() and b"page 3: " in each.read_bytes()]
+    assert held == []

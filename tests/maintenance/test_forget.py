@@ -9,6 +9,7 @@ import sys
 from typing import TYPE_CHECKING, Any
 
 import boto3
+import numpy as np
 import pyarrow.parquet as pq
 import pytest
 from tests.support.projects import Project
@@ -186,6 +187,44 @@ async def test_forget_precomputed_row_refuses_it_afterwards(bed_of: Project) -> 
         await assert_consistent(bed)
         assert await bed.lift_forget(NAME) == 1
         assert (await bed.write_rows("mine", rows)).written == 1
+
+
+async def test_forget_leaves_no_vector_in_the_vector_index(bed_of: Project) -> None:
+    """Text can be guessed from a vector, so the row's numbers are searched for in all bytes of the project."""
+    texts = [f"Row {number}" for number in range(300)]
+    vectors = seeded(texts, 32)
+    rows = PrecomputedRows(ids=[f"r{number}" for number in range(300)], vectors=vectors, texts=texts)
+    async with await bed_of.open() as bed:
+        await bed.write_rows("mine", rows, cache=True)
+        await bed.compact("mine", vector_index="always")
+        hidden = bed_of.folder / ".flowbed"
+        (one, other) = (np.asarray(vectors[place], np.float32).tobytes()[:32] for place in (7, 8))
+        assert any(one in file.read_bytes() for file in hidden.rglob("*.lance") if file.is_file())
+        await bed.forget("r7")
+        await bed.search([float(each) for each in vectors[8]], collection="mine")
+    files = {each: each.read_bytes() for each in hidden.rglob("*") if each.is_file()}
+    assert [str(file) for file, body in files.items() if one in body] == []
+    assert [file for file, body in files.items() if other in body]
+
+
+async def test_forget_refuses_many_rows_without_yes(bed_of: Project) -> None:
+    bed_of.write_lines("many.jsonl", [{"id": f"{number}", "text": f"Text {number}"} for number in range(101)])
+    async with await bed_of.open() as bed:
+        await bed.add("many", kind="jsonl", location="many.jsonl")
+        await bed.run()
+    done = await asyncio.to_thread(
+        subprocess.run,
+        [sys.executable, "-m", "flowbed", "forget", "--where", "{}", "-c", "many"],
+        cwd=bed_of.folder,
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
+        stdin=subprocess.DEVNULL,
+    )
+    assert done.returncode == 2
+    assert "101 rows would be forgotten, more than 100" in done.stderr
+    assert len(bed_of.documents("many")) == 101
 
 
 async def test_forget_names_what_is_unknown(bed_of: Project) -> None:

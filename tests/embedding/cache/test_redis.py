@@ -171,6 +171,13 @@ async def test_redis_tier_clear_drops_only_vectors(client: Redis) -> None:
     assert await client.keys() == [b"another"]
 
 
+async def test_redis_tier_forgets_single_vectors(client: Redis) -> None:
+    tier = VectorRedis(client, ttl=60)
+    await tier.put_many({key(1): b"one.", key(2): b"two."})
+    assert await tier.forget([key(1), key(3)]) == 1
+    assert set(await tier.get_many([key(1), key(2)])) == {key(2)}
+
+
 async def test_redis_tier_misplaced_value_is_ignored(client: Redis) -> None:
     tier = VectorRedis(client, ttl=60)
     await tier.put_many({key(1): b"one"})
