@@ -282,12 +282,14 @@ async def test_forget_killed_anywhere_is_resumed(bed_of: Project, point: str) ->
     await indexed(bed_of)
     killed = await asyncio.to_thread(forget_elsewhere, bed_of, "--document", f"{NAME}.md", at=point)
     assert killed.returncode == -9, killed.stderr
+    unfinished = point != telemetry.FORGET_RECEIPT_WRITTEN  # that point is after the end
     async with await bed_of.open() as bed:
+        found = [each.fix for each in (await bed.doctor()).findings if each.check == "forget"]
+        assert found == ["flowbed forget --resume"] * unfinished
         if point != telemetry.FORGET_MARKED:  # from then on, no run brings the document back
             await bed.run()
         done = await bed.resume_forget()
-        # The very last point is after the end.
-        assert [each.complete for each in done] == [True] * (point != telemetry.FORGET_RECEIPT_WRITTEN)
+        assert [each.complete for each in done] == [True] * unfinished
         await bed.run()
         assert await bed.resume_forget() == []
         await assert_consistent(bed)

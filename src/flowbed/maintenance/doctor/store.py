@@ -13,6 +13,7 @@ from flowbed.errors import Misconfigured, NotFound
 from flowbed.index.lease import TTL
 from flowbed.maintenance.compare import known_collections
 from flowbed.maintenance.doctor.findings import Finding, check, count, named
+from flowbed.maintenance.forget.request import REQUESTS
 from flowbed.maintenance.garbage import find_garbage
 from flowbed.maintenance.inspect import sources
 from flowbed.maintenance.key_mark import lost_keys
@@ -169,4 +170,15 @@ async def _orphans(context: IndexContext) -> AsyncIterator[Finding]:
             subject=named([each.key for each in found]),
             what=f"{size / 1e6:,.1f} MB in the store belong to nothing: {found[0].why}",
             fix="flowbed gc",
+        )
+
+
+@check("forget")
+async def _unfinished_requests(context: Context) -> AsyncIterator[Finding]:
+    async for listed in context.store.list(REQUESTS):
+        yield Finding(
+            severity="warning",
+            subject=f"request {listed.key.rpartition('/')[2].removesuffix('.json')} to forget rows",
+            what="it was interrupted, or could not reach a place that it can reach now",
+            fix="flowbed forget --resume",
         )
