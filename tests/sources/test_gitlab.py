@@ -450,6 +450,24 @@ async def test_run_over_the_api_embeds_what_changed_and_links_to_it(
     assert not [path for path in files if b"glpat-secret" in path.read_bytes()]
 
 
+async def test_forget_deletes_what_gitlab_answered(project: Project) -> None:
+    """Forgetting a row leaves its text in no file of the project, and the other documents can be chunked again."""
+    gitlab = GitLab()
+    gitlab.post("issues", "One", "the words to forget")
+    gitlab.post("issues", "Two", "the words to keep")
+    async with running(gitlab) as url, await project.open() as bed:
+        await bed.add("tracker", kind="gitlab", location=f"{url}/web/app")
+        await bed.run()
+        answers = project.folder / ".flowbed" / "sources"
+        assert list(answers.glob("gitlab-*.db"))
+        receipt = await bed.forget(documents=["7#1"])
+        assert str(answers) in {each.place for each in receipt.erased}
+        assert not answers.exists()
+        await bed.add("tracker", kind="gitlab", location=f"{url}/web/app", options={"capacity": 100})
+        await bed.run()
+        assert {hit.metadata["document"] for hit in await bed.search("the words")} == {"7#2"}
+
+
 STEPS = st.lists(
     st.tuples(
         st.sampled_from([

@@ -15,6 +15,9 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
 
+# Where the files are, below the project.
+RAW = ".flowbed/sources"
+
 SCHEMA = """
 CREATE TABLE IF NOT EXISTS answers (document TEXT PRIMARY KEY, body BLOB NOT NULL);
 CREATE TABLE IF NOT EXISTS position (options TEXT NOT NULL, cursor TEXT NOT NULL);

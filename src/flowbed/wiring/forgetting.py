@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 from flowbed.errors import Rejected
 from flowbed.maintenance.forget.erase import Places, forget
 from flowbed.maintenance.forget.find import find, make_request
+from flowbed.sources.raw_answers import RAW
 from flowbed.wiring import opening
 from flowbed.wiring.publications import configured
 from flowbed.wiring.scratch import SCRATCH
@@ -42,6 +43,7 @@ def places_of(
     return Places(
         tiers=embedders.forgetful_tiers(),
         published=hidden / "publish",
+        answers=folder / RAW,
         scratch=folder / SCRATCH,
         publications=configured(config),
         publish_context=publish_context,

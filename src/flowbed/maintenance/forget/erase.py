@@ -61,11 +61,13 @@ GRACE = timedelta(hours=1) // timedelta(microseconds=1)
 class Places:
     """The places outside store and ledger: caches by name, local folders, publications.
 
-    `published` holds local folders of publications, `scratch` those in which a process builds files, named after it.
+    `published` holds local folders of publications, `answers` what APIs answered to sources, `scratch` the folders in
+    which a process builds files, named after it.
     """
 
     tiers: Mapping[str, Forgetful]
     published: Path
+    answers: Path
     scratch: Path
     publications: Sequence[Configured]
     publish_context: Callable[[str], PublishContext]
@@ -331,17 +333,17 @@ class _Forgetting:
         return True
 
     async def erase_caches(self) -> None:
-        """Delete the vectors of the texts, and the local folders of publications."""
+        """Delete the vectors of the texts, the local folders of publications, and what sources kept to save calls."""
         keys = [bytes.fromhex(each) for each in self._request.keys]
         for name, tier in self._places.tiers.items():
             try:
                 self.receipt.add(name, "vectors", await tier.forget(keys) if keys else 0)
             except Error as error:
                 self.receipt.miss(name, f"{error}; then `flowbed forget --resume`", left=True)
-        published = self._places.published
-        if await asyncio.to_thread(published.exists):
-            await asyncio.to_thread(shutil.rmtree, published)
-            self.receipt.add(str(published), "folders", 1)
+        for folder in (self._places.published, self._places.answers):
+            if await asyncio.to_thread(folder.exists):
+                await asyncio.to_thread(shutil.rmtree, folder)
+                self.receipt.add(str(folder), "folders", 1)
         for each in await asyncio.to_thread(_inside, self._places.scratch):
             if self._context.dead(each.name.replace("~", "/")):
                 await asyncio.to_thread(shutil.rmtree, each)

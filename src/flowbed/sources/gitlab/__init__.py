@@ -14,9 +14,6 @@ if TYPE_CHECKING:
 
     from flowbed.sources import Source
 
-# Below the project: what the API answered.
-RAW = ".flowbed/sources"
-
 KNOWN = ("confidential", "api", "sweep_hours")
 
 
@@ -45,6 +42,7 @@ def open_gitlab(
     from flowbed.sources.gitlab.api import addresses
     from flowbed.sources.gitlab.project import Project
     from flowbed.sources.gitlab.rendering import Rendering
+    from flowbed.sources.raw_answers import RAW
 
     values = SourceOptions("gitlab", options, KNOWN)
     base_url, path = addresses(location, values.string("api", ""))
