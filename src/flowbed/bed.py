@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from flowbed.lanes.choice import LaneOption
     from flowbed.lanes.outcome import Polled
     from flowbed.ledger import DeadLetter, Rollback, Spent, SubmissionRow
+    from flowbed.maintenance.checklist import Checklist
     from flowbed.maintenance.doctor import Diagnosis
     from flowbed.maintenance.forget import Forgettable, Receipt
     from flowbed.maintenance.forget.erase import Places
@@ -687,6 +688,24 @@ class Flowbed(OpenProject):
             opening.doctor_context(self._context(), self.folder, self.settings, self._embedders.vector_file)
         )
 
+    async def checklist(self) -> Checklist:
+        """Walk the chain from sources to snapshots, stage by stage, in bounded time; change nothing.
+
+        A stage that cannot be looked at is a failed item, and the others are looked at.
+        """
+        from flowbed.maintenance.checklist import walk
+        from flowbed.wiring.checklist import checklist_context, own_ledger
+
+        ledger = await own_ledger(self._store, self._ledger, **self._names())
+        return await walk(
+            checklist_context(
+                replace(self._context(), ledger=ledger),
+                self.folder,
+                self.settings,
+                self._embedders.vector_file,
+            )
+        )
+
     async def dead_letters(self) -> list[DeadLetter]:
         """List failures that need attention, oldest first."""
         return [letter async for page in self._ledger.dead_letters.pages() for letter in page]
@@ -810,6 +829,18 @@ async def examine(folder: str | Path = ".") -> Diagnosis:
         return found
     async with bed:
         return await bed.doctor()
+
+
+async def look_through(folder: str | Path = ".") -> Checklist:
+    """Walk through the checklist of the project in `folder`, even if parts of it cannot be opened.
+
+    Raises:
+        Misconfigured: its settings are invalid.
+    """
+    from flowbed.wiring.checklist import open_parts
+
+    async with Flowbed(*await open_parts(Path(folder))) as bed:
+        return await bed.checklist()
 
 
 async def _joined(folder: str | Path, *, repair: bool = False) -> Flowbed:

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from flowbed.lanes.choice import LaneOption
     from flowbed.lanes.outcome import Polled
     from flowbed.ledger import DeadLetter, Rollback, Spent, SubmissionRow
+    from flowbed.maintenance.checklist import Checklist
     from flowbed.maintenance.doctor import Diagnosis
     from flowbed.maintenance.forget import Forgettable, Receipt
     from flowbed.maintenance.gc import Collected
@@ -520,6 +521,13 @@ class Blocking:
     def doctor(self) -> Diagnosis:
         """Find what is wrong or about to go wrong, each with the command that fixes it."""
         return self._wait(self._bed.doctor())
+
+    def checklist(self) -> Checklist:
+        """Walk the chain from sources to snapshots, stage by stage, in bounded time; change nothing.
+
+        A stage that cannot be looked at is a failed item, and the others are looked at.
+        """
+        return self._wait(self._bed.checklist())
 
     def dead_letters(self) -> list[DeadLetter]:
         """List failures that need attention, oldest first."""

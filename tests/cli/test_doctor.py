@@ -544,8 +544,8 @@ CASES = {
     "active.json damaged": Case(damage("notes/active.json"), "index", "whose live space is unknown"),
     "active.json missing": Case(remove("notes/active.json"), "index", "whose live space is unknown"),
     "flowbed.json damaged": Case(damage("flowbed.json"), "tie", "flowbed.json of store"),
-    "flowbed.json of another version's ledger": Case(
-        damage("flowbed.json", '{"format": 1, "ledger": "another"}'), "tie", "belongs to another ledger"
+    "flowbed.json without a ledger": Case(
+        damage("flowbed.json", '{"format": 1}'), "tie", "belongs to another ledger"
     ),
     "store lost": Case(lose_the_store, "tie", "is empty"),
     "ledger lost": Case(lose_the_ledger, "tie", "belongs to another ledger"),
@@ -619,6 +619,19 @@ def test_doctor_names_each_damage_and_the_command_that_fixes_it(
     assert set(flowbed("status", "--json").json["chunks"]) <= {"SUCCESS"}
     if not case.changes:
         assert_same(contents_of(patient.folder), healthy)
+
+
+def test_doctor_of_a_store_in_use_by_another_ledger_suggests_no_repair(
+    patient: Patient, flowbed: Call
+) -> None:
+    """Its command changes nothing, and the ledger's own store is what mends it."""
+    damage("flowbed.json", '{"format": 1, "ledger": "another"}')(patient)
+    (finding,) = flowbed("doctor", "--json").json["findings"]
+    assert (finding["check"], finding["fix"]) == ("tie", "flowbed doctor")
+    assert "belongs to another ledger (another)" in finding["what"]
+    assert "repair" not in finding["what"]
+    carry_out(finding["fix"], flowbed)
+    assert (patient.store / "flowbed.json").read_text() == '{"format": 1, "ledger": "another"}'
 
 
 def test_status_counts_chunks_that_fail_in_run_after_run(patient: Patient, flowbed: Call) -> None:

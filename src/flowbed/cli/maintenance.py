@@ -143,12 +143,23 @@ def gc(
     common.show(common.with_bed(lambda bed: bed.gc(*names, dry_run=dry_run)), views.show_collected)
 
 
-def doctor(common: Common) -> int:
+def doctor(
+    common: Common,
+    checklist: Annotated[
+        bool,
+        typer.Option("--checklist", help="Walk the chain from sources to snapshots, stage by stage."),
+    ] = False,
+) -> int:
     """Find what is wrong, and name the command that fixes it."""
     from flowbed import bed
     from flowbed.cli import views
 
-    found = asyncio.run(bed.examine(project_folder(common.config)))
+    folder = project_folder(common.config)
+    if checklist:
+        walked = asyncio.run(bed.look_through(folder))
+        say_json(plain(walked)) if common.as_json else views.show_checklist(walked)
+        return FAILURES if walked.failed else DONE
+    found = asyncio.run(bed.examine(folder))
     say_json(views.diagnosis_json(found)) if common.as_json else views.show_diagnosis(found)
     return FAILURES if any(each.severity != "note" for each in found.findings) else DONE
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from itertools import groupby
 from typing import TYPE_CHECKING, Any
 
 from flowbed.cli.formatting import at, count, problems, span
@@ -16,6 +17,7 @@ if TYPE_CHECKING:
     from flowbed.index.compaction import Compaction
     from flowbed.index.versions import Version
     from flowbed.ledger import DeadLetter, Rollback
+    from flowbed.maintenance.checklist import Checklist
     from flowbed.maintenance.doctor import Diagnosis
     from flowbed.maintenance.gc import Collected
     from flowbed.maintenance.inspect import BedStatus, Reason
@@ -177,6 +179,17 @@ def show_diagnosis(found: Diagnosis) -> None:
     for each in found.findings:
         say(f"{each.severity}: {each.subject}: {each.what}")
         say(f"    {each.fix}")
+
+
+def show_checklist(found: Checklist) -> None:
+    """Show every item below its stage, with how it was looked at, and the command that fixes it."""
+    for stage, items in groupby(found.items, key=lambda item: (item.stage, item.how)):
+        say(f"{stage[0]}  ({stage[1]})" if stage[1] else stage[0])
+        for each in items:
+            subject = "" if each.state == "not used" else f"{each.subject}: "
+            say(f"  {each.state:<8}  {subject}{each.found}")
+            if each.fix:
+                say(f"            {each.fix}")
 
 
 def show_rollback(done: Rollback) -> None:

@@ -71,22 +71,42 @@ async def require_known(context: Context, collections: Collection[str]) -> None:
 
 async def find(context: IndexContext, collection: str, *, rows: bool = True) -> Inconsistencies:
     """Find every fault of a collection; without `rows`, read only the ids of rows and no deltas."""
-    found = Inconsistencies()
-    try:
-        live = await context.collections.get(collection)
-    except Damaged:
-        found.add({SPACE: [collection]})
-        return found
+    live, damaged = await _live(context, collection)
+    if damaged:
+        return _without_space(collection)
     # An index that cannot be opened is reported below.
     with contextlib.suppress(Misconfigured, Rejected, Transient):
         if live is not None:
             await catch_up(context, live)  # rows that a rollback restored are not faults
-    if live is None and await context.store.folders(f"{collection}/index"):
-        found.add({SPACE: [collection]})
-        return found
     found = await _index_faults(context, collection, live, rows=rows)
     await _deltas(context, collection, live, found, read=rows)
     found.add({TEXT_LOST: [name async for name in _lost(context, collection)]})
+    return found
+
+
+async def index_faults(context: IndexContext, collection: str, *, rows: bool) -> Inconsistencies:
+    """Find the faults of a collection's index, and change nothing; without `rows`, read only the ids of rows.
+
+    Where a rollback was interrupted before it was recorded, the rows that it restored are faults.
+    """
+    live, damaged = await _live(context, collection)
+    if damaged:
+        return _without_space(collection)
+    return await _index_faults(context, collection, live, rows=rows)
+
+
+async def _live(context: Context, collection: str) -> tuple[Live | None, bool]:
+    """Return the live space of a collection, and whether it is unknown although there is an index."""
+    try:
+        live = await context.collections.get(collection)
+    except Damaged:
+        return None, True
+    return live, live is None and bool(await context.store.folders(f"{collection}/index"))
+
+
+def _without_space(collection: str) -> Inconsistencies:
+    found = Inconsistencies()
+    found.add({SPACE: [collection]})
     return found
 
 

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from flowbed.index.active_space import Live
     from flowbed.publish import PublishContext, Published
     from flowbed.publish.records import Record
+    from flowbed.storage import Store
 
 ON_COMMIT, MANUAL = "commit", "manual"
 ALL = "*"
@@ -99,8 +100,7 @@ async def publish_due(
         if (seconds := interval(each.every)) is None:
             continue
         context = context_of(each.name)
-        names = await context.store.folders("") if ALL in each.collections else each.collections
-        for name in names:
+        for name in await collections_of(each, context.store):
             live = await live_collection(context.store, name)
             if live is not None and await _is_due(each, context, live, seconds):
                 await _publish_into(each, context, live, published, problems, reconcile=False)
@@ -114,9 +114,14 @@ async def last_published(
     found = []
     for each in configured:
         store = context_of(each.name).store
-        names = await store.folders("") if ALL in each.collections else each.collections
+        names = await collections_of(each, store)
         found += [await read_record(store, name, each.name) for name in names]
     return [record for record in found if record is not None]
+
+
+async def collections_of(each: Configured, store: Store) -> Sequence[str]:
+    """Return the names of the collections that a publication has; some may not exist yet."""
+    return await store.folders("") if ALL in each.collections else each.collections
 
 
 async def _is_due(each: Configured, context: PublishContext, live: Live, seconds: float) -> bool:

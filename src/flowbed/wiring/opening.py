@@ -44,7 +44,7 @@ async def open_project(folder: Path, *, repair: bool = False) -> tuple[Opened, s
         Damaged: the ledger's file is damaged.
         Newer: a newer Flowbed made the ledger.
     """
-    place = await asyncio.to_thread(_make_folder, folder)
+    place = await asyncio.to_thread(make_folder, folder)
     config = await asyncio.to_thread(settings.read_settings, place)
     store = await asyncio.to_thread(
         open_store, config.store, folder=place, options=settings.store_options(config)
@@ -56,7 +56,12 @@ async def open_project(folder: Path, *, repair: bool = False) -> tuple[Opened, s
     return Opened(place, config, store, ledger), done
 
 
-def _make_folder(folder: Path) -> Path:
+def make_folder(folder: Path) -> Path:
+    """Return the absolute path of a project's folder, made where absent.
+
+    Raises:
+        Misconfigured: it cannot be used.
+    """
     place = folder.expanduser().absolute()
     try:
         (place / HIDDEN).mkdir(OWNER_FOLDER, parents=True, exist_ok=True)

@@ -162,9 +162,11 @@ class OpenProject:
                 done.append("its API keys are lost: `flowbed keys create NAME` creates new ones")
             self.rebound = "; ".join(filter(None, done))
         else:
-            # The ledger's location shows no password.
-            names = {"store_name": self.settings.store, "ledger_name": self._ledger.location}
-            await bind(self._store, self._ledger, **names)
+            await bind(self._store, self._ledger, **self._names())
+
+    def _names(self) -> dict[str, str]:
+        # The ledger's location shows no password.
+        return {"store_name": self.settings.store, "ledger_name": self._ledger.location}
 
     def _context(self, budget: Budget | None = None) -> RunContext:
         return run_context(

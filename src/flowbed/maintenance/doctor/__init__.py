@@ -30,7 +30,7 @@ UPGRADE = "pip install --upgrade flowbed"
 
 def wrong_ledger(error: Unbound) -> Diagnosis:
     """Report a store that does not belong to its ledger; nothing else can be checked then."""
-    return _only("tie", "flowbed.json", str(error), "flowbed verify --repair; flowbed run")
+    return _only("tie", "flowbed.json", str(error), error.fix)
 
 
 def broken_ledger(name: str, error: Damaged) -> Diagnosis:

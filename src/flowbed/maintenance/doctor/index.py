@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from collections.abc import AsyncIterator
 
     from flowbed.lanes.contexts import IndexContext
+    from flowbed.maintenance.inconsistencies import Fault
 
 # Collections of up to this many chunks are compared row by row, in about a second; of larger ones only ids are read
 # and rows are counted.
@@ -28,14 +29,19 @@ async def _index(context: IndexContext) -> AsyncIterator[Finding]:
     for name in await known_collections(context):
         chunks = sum(number for (collection, _), number in counts.items() if collection == name)
         for fault in await find_faults(context, name, rows=chunks <= COMPARED):
-            # A repair drops an unreadable index, which only --allow-deletes permits.
-            options = "--repair --allow-deletes" if fault.kind == UNREADABLE else "--repair"
             yield Finding(
                 severity="error",
                 subject=name,
                 what=f"{fault.what}: {fault.examples[0]}",
-                fix=f"flowbed verify {name} {options}; flowbed run",
+                fix=repair_command(name, fault),
             )
+
+
+def repair_command(collection: str, fault: Fault) -> str:
+    """Return the command that repairs a fault of a collection."""
+    # A repair drops an unreadable index, which only --allow-deletes permits.
+    options = "--repair --allow-deletes" if fault.kind == UNREADABLE else "--repair"
+    return f"flowbed verify {collection} {options}; flowbed run"
 
 
 @check("counts")

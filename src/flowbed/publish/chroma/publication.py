@@ -19,6 +19,7 @@ from flowbed.publish.chroma import (
 from flowbed.publish.chroma.building import Plan, build
 from flowbed.publish.chroma.children import Damaged
 from flowbed.publish.chroma.files import Torn
+from flowbed.publish.chroma.rows_held import rows_held
 from flowbed.publish.chroma.uploading import claim, still_claimed, upload_snapshot, wrong_in_store
 from flowbed.telemetry import POINTER_MOVED, reached
 
@@ -106,11 +107,23 @@ class ChromaDirectories:
         fault = "there is no pointer"
         if pointer is not None:
             fault = await wrong_in_store(self._context.store, live.collection, pointer.version)
+            fault = fault or await self._wrong_rows(live, pointer.version)
         return await self._publish(live, version, rebuild=fault)
 
     async def renew(self, live: Live, version: int, *, reason: str) -> Published:
         """Publish a snapshot that is built from nothing: a changed copy keeps the bytes of deleted rows."""
         return await self._publish(live, version, rebuild=reason)
+
+    async def _wrong_rows(self, live: Live, snapshot: str) -> str:
+        """Say how many rows the current snapshot has, if that is not what its list or the index says."""
+        held = await read_snapshot(self._context.store, live.collection, snapshot)
+        try:
+            rows = await rows_held(self._context.store, held, self._context.scratch)
+        except Rejected as error:
+            return str(error)
+        now = await state(live, datasets=self._context.datasets)
+        wanted = now.rows if now.version == held.index_version else held.rows
+        return "" if rows == held.rows == wanted else f"it has {rows:,} rows instead of {wanted:,}"
 
     async def aclose(self) -> None:
         """Close nothing: there are no connections."""

@@ -115,6 +115,8 @@ async def wrong_in_store(store: Store, collection: str, version: str) -> str:
     """Read every file of a snapshot, and say what is wrong with them; an empty text if nothing is."""
     try:
         snapshot = await read_snapshot(store, collection, version)
+        if not snapshot.files:
+            return f"snapshot {version} has no files"
         for name, wanted in snapshot.files.items():
             if await _hashed(store, f"{snapshot_key(collection, version)}/{name}") != wanted:
                 return f"{name} of snapshot {version} is damaged in the store"
