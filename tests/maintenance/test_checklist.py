@@ -46,6 +46,7 @@ if TYPE_CHECKING:
 
     from tests.support.s3 import S3Server
 
+    from flowbed.bed import Flowbed
     from flowbed.maintenance.checklist import Checklist, Item
 
 SPACE = Space(model="seeded:16", dimensions=16)
@@ -133,7 +134,7 @@ class Bench:
         """Overwrite the file list of a snapshot."""
         self.put(f"{snapshot_key(COLLECTION, snapshot.version)}/{LIST}", snapshot.to_json())
 
-    def act(self, work: Callable[[flowbed.Flowbed], Coroutine[Any, Any, None]]) -> None:
+    def act(self, work: Callable[[Flowbed], Coroutine[Any, Any, None]]) -> None:
         """Run `work` on the opened project, in this process."""
 
         async def opened() -> None:
@@ -297,7 +298,7 @@ def record_another_space(bench: Bench) -> None:
     """Record a run with vectors of another model."""
     other = Space(model="other", dimensions=16)
 
-    async def record(bed: flowbed.Flowbed) -> None:
+    async def record(bed: Flowbed) -> None:
         vector = np.zeros(16, np.float32)
         vector[0] = 1
         row = Upsert(id="n#x#00000", version=1, document="x", metadata={}, text_hash="0", vector=vector)
@@ -473,7 +474,7 @@ def test_checklist_with_a_damaged_ledger_still_looks_at_snapshots(bench: Bench) 
 def test_checklist_of_an_unreadable_store_fails_items_and_goes_on(bench: Bench) -> None:
     """Each stage that needs it says so; what the ledger alone knows is shown."""
 
-    async def look(bed: flowbed.Flowbed) -> None:
+    async def look(bed: Flowbed) -> None:
         bed._store = FaultyStore(bed._store, [Fault(before=unavailable)])
         found = {each.stage: each for each in (await bed.checklist()).items}
         assert found["store"].state == found["pointer"].state == found["snapshot rows"].state == "failed"
@@ -488,7 +489,7 @@ def test_checklist_store_that_hangs_is_given_up(bench: Bench, monkeypatch: pytes
     monkeypatch.setattr(items, "STAGE_SECONDS", 0.3)
     monkeypatch.setattr(items, "ALL_SECONDS", 1.0)
 
-    async def look(bed: flowbed.Flowbed) -> None:
+    async def look(bed: Flowbed) -> None:
         bed._store = FaultyStore(
             bed._store, [Fault(delay=3_600, key="notes*"), Fault(delay=3_600, operation="folders")]
         )

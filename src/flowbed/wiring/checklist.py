@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import secrets
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
@@ -16,6 +17,7 @@ from flowbed.maintenance.store_binding import Unbound, require_bound
 from flowbed.storage import open_store
 from flowbed.wiring import opening
 from flowbed.wiring.publications import configured
+from flowbed.wiring.scratch import scratch
 
 if TYPE_CHECKING:
     from flowbed.lanes.contexts import RunContext
@@ -87,6 +89,6 @@ def checklist_context(
     return ChecklistContext(
         **vars(opening.doctor_context(context, folder, config, vector_file)),
         publications=configured(config),
-        scratch=folder / opening.HIDDEN / "checklist",
+        scratch=partial(scratch, folder),
         mount=Path(root) if root else None,
     )

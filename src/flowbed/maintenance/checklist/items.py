@@ -14,6 +14,7 @@ from flowbed.maintenance.store_binding import Unbound
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
+    from contextlib import AbstractContextManager
     from pathlib import Path
 
     from flowbed.maintenance.inconsistencies import Fault
@@ -61,13 +62,13 @@ class Checklist:
 class ChecklistContext(DoctorContext):
     """A context with the publications of the settings.
 
-    `scratch` is a local folder for what has to be downloaded to be looked at; `mount` is the shared file system from
+    `scratch` makes a local folder for what has to be downloaded to be looked at; `mount` is the shared file system from
     which readers may take snapshots, if there is one. `faults` keeps what comparing a collection has found, by
     collection: several stages use it.
     """
 
     publications: Sequence[Configured]
-    scratch: Path
+    scratch: Callable[[], AbstractContextManager[Path]]
     mount: Path | None
     faults: dict[str, tuple[Fault, ...]] = field(default_factory=dict)
 

@@ -117,7 +117,8 @@ async def _snapshot_rows(context: ChecklistContext) -> AsyncIterator[Item]:
         try:
             rows = held.rows
             if held.size <= READ_BYTES:
-                rows = figures["rows"] = await rows_held(context.store, held, context.scratch)
+                with context.scratch() as place:
+                    rows = figures["rows"] = await rows_held(context.store, held, place)
         except Rejected as error:
             yield Item(subject=name, state="failed", found=str(error), figures=figures, fix=_reconcile(name))
             continue

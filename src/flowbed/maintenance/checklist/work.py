@@ -15,7 +15,7 @@ from flowbed.maintenance.compare import known_collections, run_of, waiting_runs
 from flowbed.maintenance.doctor.findings import count, named
 from flowbed.maintenance.doctor.work import COMMIT_WITHIN, MICROSECOND
 from flowbed.maintenance.inspect import sources
-from flowbed.pipeline.producer_deltas import SOURCE, registered
+from flowbed.pipeline.delta_registry import SOURCE, registered
 from flowbed.records import Status
 from flowbed.records.precomputed import is_precomputed
 
