@@ -56,6 +56,7 @@ def test_run_over_the_api_finds_what_was_said_and_keeps_the_token_out_of_everyth
     workspace.now += 3_600
     with running_thread(SlackSimulator(workspace, token="xoxb-very-secret"), dated=False) as url:  # noqa: S106
         outputs = [flowbed("add", "team", "slack", f"{url}/api", "--option", "channels=ops")]
+        assert "  Slack workspace Acme: reads #ops\n" in outputs[-1].out
         outputs.append(flowbed("run", "--yes"))
         assert "1 document fetched; 1 chunk indexed" in outputs[-1].out
         outputs.append(flowbed("search", "Ann: Lunch?"))
@@ -72,3 +73,31 @@ def test_run_over_the_api_finds_what_was_said_and_keeps_the_token_out_of_everyth
     said = "".join(each.out + each.err for each in outputs).encode()
     kept = b"".join(path.read_bytes() for path in project.rglob("*") if path.is_file())
     assert b"secret" not in said + kept
+
+
+def test_add_says_what_the_token_can_and_cannot_see(flowbed: Call, monkeypatch: pytest.MonkeyPatch) -> None:
+    workspace = SlackWorkspace()
+    workspace.add_channel("C1", "ops")
+    workspace.add_channel("C2", "dev", member=False)
+    scopes = ("channels:read", "users:read")
+    with running_thread(SlackSimulator(workspace, scopes=scopes), dated=False) as url:
+        monkeypatch.delenv("SLACK_TOKEN", raising=False)
+        unset = flowbed("add", "team", "slack", f"{url}/api").out
+        assert f"  {url}/api cannot be read yet: no token for Slack: set SLACK_TOKEN" in unset
+        monkeypatch.setenv("SLACK_TOKEN", "xoxb-1")
+        assert flowbed("add", "team", "slack", f"{url}/api").out.splitlines()[1:] == [
+            "  Slack workspace Acme: reads #ops",
+            "  does not read #dev: the app is not in them",
+            "  private channels: the token lacks the scope groups:read, so private channels are not read",
+        ]
+        named = flowbed("add", "team", "slack", f"{url}/api", "--option", "channels=dev", "--json").json[
+            "seen"
+        ]
+        assert named[0] == "Slack workspace Acme: reads no channel"
+        assert "#dev: the app is not in this channel; type /invite and the app's name there" in named
+        wrong = flowbed("add", "team", "slack", f"{url}/api", "--option", "channels=opps").out
+        assert (
+            "channel 'opps' does not exist in Slack, or the token cannot see it (did you mean ops?)" in wrong
+        )
+    later = flowbed("add", "team", "slack", f"{url}/api").out
+    assert "cannot be read yet" in later

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -16,6 +17,8 @@ from flowbed.settings import FILE
 from flowbed.sources import VENDORS
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from flowbed.settings import SourceSettings
     from flowbed.wiring.sources import Added
 
@@ -73,6 +76,7 @@ def add(
         # As typed, the path is relative to the current folder; in the file it is relative to the project's.
         location = os.path.relpath(here / Path(location).expanduser(), folder)
     added = sources.add(folder, name, kind=kind, location=location, collection=collection, options=options)
+    seen = asyncio.run(sources.look(name, added.source, folder)) if "://" in location else ()
     common.show(
         {
             "added": name,
@@ -80,12 +84,19 @@ def add(
             "location": location,
             "changed": added.before is not None,
             "project": str(folder),
+            "seen": list(seen),
         },
-        lambda _: _show_added(name, folder, added),
+        lambda _: _show_added(name, folder, added, seen),
     )
 
 
-def _show_added(name: str, folder: Path, added: Added) -> None:
+def _show_added(name: str, folder: Path, added: Added, seen: Sequence[str]) -> None:
+    _show_change(name, folder, added)
+    for line in seen:
+        say(f"  {line}")
+
+
+def _show_change(name: str, folder: Path, added: Added) -> None:
     source, before = added.source, added.before
     if added.created:
         say(f"created a project: {folder / FILE}")

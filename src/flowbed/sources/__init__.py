@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from importlib import import_module
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Protocol, runtime_checkable
 
 from flowbed.errors import Misconfigured
 from flowbed.records.values import suggestion
@@ -29,6 +29,20 @@ class Source(Protocol):
         Raises:
             Misconfigured: the location does not exist or cannot be read.
             Transient: the same fetch may succeed later.
+        """
+        ...
+
+
+@runtime_checkable
+class Looking(Protocol):
+    """A source over an API that can say, before anything is fetched, what its token can see."""
+
+    async def look(self) -> tuple[str, ...]:
+        """Ask the API once, and return what will be read and what will not, as lines.
+
+        Raises:
+            Misconfigured: the API refuses the token or an option.
+            Transient: the API cannot be asked now.
         """
         ...
 

@@ -7,12 +7,12 @@ from typing import TYPE_CHECKING, Any
 
 from flowbed import settings
 from flowbed.chunking import Rules
-from flowbed.errors import Misconfigured, Rejected
+from flowbed.errors import Error, Misconfigured, Rejected
 from flowbed.lanes.claims import WAITING
 from flowbed.pipeline import ConfiguredSource
 from flowbed.records.precomputed import is_precomputed, precomputed_source
 from flowbed.records.values import shown, suggestion
-from flowbed.sources import open_source
+from flowbed.sources import Looking, open_source
 from flowbed.sources.locations import located
 from flowbed.sources.tombstones import RemovedSource
 
@@ -146,6 +146,17 @@ def add(
         )
     settings.add_source(folder, name, source)
     return Added(source=source, before=before, created=created)
+
+
+async def look(name: str, source: settings.SourceSettings, folder: Path) -> tuple[str, ...]:
+    """Ask the API of a source what can be read; nothing for a source without one. A failure is one of the lines."""
+    opened = open_feed(name, source, folder=folder, clock=lambda: 0).source
+    if not isinstance(opened, Looking):
+        return ()
+    try:
+        return await opened.look()
+    except Error as error:
+        return (f"{source.location} cannot be read yet: {error}",)
 
 
 def open_feed(

@@ -11,7 +11,7 @@ from flowbed.errors import Misconfigured, Rejected, Transient
 from flowbed.http.client import HttpClient
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+    from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 
     from flowbed.http.client import HttpResponse
 
@@ -71,13 +71,16 @@ class SlackRefusal(Rejected):
 
 @dataclass(kw_only=True)
 class SlackApi:
-    """The Web API with one token; `now` returns seconds since 1970, `sleep` waits.
+    """The Web API with one token; `sleep` waits.
+
+    A call that fails is tried again after each of `waits` (seconds); without any it is tried once.
 
     `calls` counts the requests of each method, `limited` the seconds that Slack made it wait.
     """
 
     http: HttpClient
     sleep: Callable[[float], Awaitable[None]]
+    waits: Sequence[float] = WAITS
     calls: dict[str, int] = field(default_factory=dict)
     limited: float = 0.0
     date: int = 0
@@ -110,11 +113,11 @@ class SlackApi:
                 self.limited += wait
             else:
                 failures += 1
-            if failures > len(WAITS) or limited > MOST_LIMITED:
+            if failures > len(self.waits) or limited > (MOST_LIMITED if self.waits else 0):
                 raise Transient(
                     f"{reason}; what was read before is kept, and the next run goes on from there"
                 )
-            await self.sleep(wait if wait is not None else WAITS[failures - 1])
+            await self.sleep(wait if wait is not None else self.waits[failures - 1])
 
     async def pages(self, method: str, **arguments: Any) -> AsyncIterator[dict[str, Any]]:
         """Call a method again and again until its answer names no next page."""

@@ -56,6 +56,8 @@ SLICE = 1
 RESTARTS = 5
 # The most replies of a page, as Slack advises.
 REPLIES = 200
+# Channels that are named in a message; the others are counted.
+SHOWN = 20
 # Malformed messages that are reported one by one.
 MOST_PROBLEMS = 20
 
@@ -89,6 +91,19 @@ class Web:
                 yield page
         finally:
             await http.aclose()
+
+    async def look(self) -> tuple[str, ...]:
+        """Ask which channels the app can read, and which it cannot."""
+        http = open_http(self.location, self.token)
+        try:
+            api = SlackApi(http=http, sleep=self.sleep, waits=())
+            seen = await open_workspace(api, self.options.channels)
+        finally:
+            await http.aclose()
+        lines = [f"Slack workspace {seen.team}: reads {_listing([each.label for each in seen.channels])}"]
+        if seen.unread and not self.options.channels:
+            lines.append(f"does not read {_listing(seen.unread)}: the app is not in them")
+        return (*lines, *(f"{each.subject}: {each.reason}" for each in seen.problems))
 
 
 @dataclass
@@ -390,6 +405,11 @@ def _moved(known: Thread | None, message: Mapping[str, Any], parent: int | None)
     if parent is None:
         return timestamp(newest) < timestamp(message["ts"])
     return (newest, count, hash_) != (message.get("latest_reply", ""), message["reply_count"], parent)
+
+
+def _listing(labels: Sequence[str]) -> str:
+    shown = ", ".join(labels[:SHOWN])
+    return (f"{shown} and {len(labels) - SHOWN:,} more" if len(labels) > SHOWN else shown) or "no channel"
 
 
 def _midnight(seconds: int) -> int:
