@@ -7,6 +7,7 @@ import contextlib
 from dataclasses import replace
 from typing import Any
 
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from tests.sources.slack.test_web import Reader, reading
@@ -23,22 +24,18 @@ FAULTS = {
 }
 CHANNELS = ("C1", "C2")
 
-STEPS = st.one_of(
-    st.tuples(st.just("post"), st.sampled_from(CHANNELS), st.integers(0, 9)),
-    st.tuples(st.just("reply"), st.sampled_from(CHANNELS), st.integers(0, 9)),
-    st.tuples(st.just("broadcast"), st.sampled_from(CHANNELS), st.integers(0, 9)),
-    st.tuples(st.just("edit"), st.sampled_from(CHANNELS), st.integers(0, 9)),
-    st.tuples(st.just("delete"), st.sampled_from(CHANNELS), st.integers(0, 9)),
-    st.tuples(st.just("wait"), st.just(""), st.sampled_from([1, 30, 24 * 5, 24 * 40])),
-    st.tuples(st.just("fetch"), st.just(""), st.just(0)),
-    st.tuples(st.just("die"), st.just(""), st.integers(1, 9)),
-    st.tuples(st.just("lose"), st.sampled_from(CHANNELS), st.just(0)),
-    st.tuples(st.just("join"), st.sampled_from(CHANNELS), st.just(0)),
-    st.tuples(st.just("archive"), st.sampled_from(CHANNELS), st.just(0)),
-    st.tuples(st.just("storm"), st.just(""), st.integers(1, 9)),
-    st.tuples(st.just("expire"), st.just(""), st.integers(1, 3)),
-    st.tuples(st.just("cut"), st.just(""), st.integers(1, 3)),
-    st.tuples(st.just("refuse"), st.sampled_from(CHANNELS), st.integers(1, 3)),
+CHANGES = ("post", "reply", "broadcast", "edit", "delete")
+EVENTS = ("lose", "join", "archive", *FAULTS)
+CHANGE = st.tuples(st.sampled_from(CHANGES), st.sampled_from(CHANNELS), st.integers(0, 9))
+EVENT = st.tuples(st.sampled_from(EVENTS), st.sampled_from(CHANNELS), st.integers(1, 3))
+WAIT = st.tuples(st.just("wait"), st.just(""), st.sampled_from([1, 30, 24 * 5, 24 * 40]))
+FETCH = st.one_of(st.just(("fetch", "", 0)), st.tuples(st.just("die"), st.just(""), st.integers(1, 9)))
+# Messages are posted, read, and changed, soon or long after.
+ROUND = st.tuples(st.lists(CHANGE, min_size=2, max_size=6), st.lists(EVENT, max_size=1), FETCH, WAIT)
+HISTORIES = st.lists(ROUND, min_size=2, max_size=5).map(
+    lambda rounds: [
+        step for changes, events, fetch, wait in rounds for step in (*changes, *events, fetch, wait)
+    ]
 )
 
 
@@ -95,7 +92,9 @@ async def lived(steps: list[tuple[str, str, int]]) -> tuple[dict[str, Any], dict
     workspace = SlackWorkspace()
     for each in CHANNELS:
         workspace.add_channel(each, each.lower())
-    async with reading(workspace, page=3) as reader:
+    async with reading(workspace, page=3, lookback=1) as reader:
+        for channel in CHANNELS * 2:
+            workspace.post(channel, "hello")
         for step in steps:
             await happen(workspace, reader, step)
             workspace.now += 60
@@ -111,8 +110,16 @@ async def lived(steps: list[tuple[str, str, int]]) -> tuple[dict[str, Any], dict
     return reader.documents, fresh.documents
 
 
-@settings(max_examples=30, deadline=None)
-@given(steps=st.lists(STEPS, min_size=4, max_size=24))
+@settings(max_examples=10, deadline=None)
+@given(steps=HISTORIES)
 def test_history_ends_in_the_index_of_a_first_fetch(steps: list[tuple[str, str, int]]) -> None:
+    found, wanted = asyncio.run(lived(steps))
+    assert found == wanted
+
+
+@pytest.mark.long
+@settings(max_examples=400, deadline=None)
+@given(steps=HISTORIES)
+def test_many_histories_end_in_the_index_of_a_first_fetch(steps: list[tuple[str, str, int]]) -> None:
     found, wanted = asyncio.run(lived(steps))
     assert found == wanted
