@@ -93,8 +93,8 @@ async def lived(steps: list[tuple[str, str, int]]) -> tuple[dict[str, Any], dict
     for each in CHANNELS:
         workspace.add_channel(each, each.lower())
     async with reading(workspace, page=3, lookback=1) as reader:
-        for channel in CHANNELS * 2:
-            workspace.post(channel, "hello")
+        for name in CHANNELS * 2:
+            workspace.post(name, "hello")
         for step in steps:
             await happen(workspace, reader, step)
             workspace.now += 60
