@@ -304,6 +304,10 @@ def test_collection_that_cannot_be_read_stops_no_search_of_others(
     assert state.status == 0
     assert "s" in state.json["collections"]
     assert list(state.json["unreadable"]) == ["r"]
+    if harm == "overwrite":
+        (harmed / "s.jsonl").write_text('{"id": "s1", "text": "text about coffee"}\n')
+        assert flowbed("plan", "s").status == 0
+        assert flowbed("run", "s", "--json").json["embedded"] == 1
     alone = flowbed("search", "tea", "-c", "r")
     assert alone.status != 0
     assert "Traceback" not in alone.err

@@ -58,6 +58,7 @@ class VectorLookup:
     def __init__(self, live: Live, datasets: Datasets) -> None:
         """Read nothing yet."""
         self._live, self._datasets = live, datasets
+        self.collection = live.collection
         self._seen: frozenset[int] = frozenset()
         self._pieces: list[_Piece] = []
 

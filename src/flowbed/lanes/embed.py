@@ -6,6 +6,7 @@ import asyncio
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from flowbed.errors import Damaged
 from flowbed.index.vector_lookup import VectorLookup
 from flowbed.lanes.batch.in_flight import InFlight
 from flowbed.lanes.batch_files import NO_BATCHES, read_chunk_texts
@@ -17,7 +18,7 @@ from flowbed.lanes.outcome import UNANSWERED, Outcome
 from flowbed.lanes.realtime import embed as embed_now
 from flowbed.lanes.write_deltas import BackgroundWrite, EmbeddedGroup, Spent, write_and_commit
 from flowbed.ledger import SpendRow
-from flowbed.telemetry import PROGRESS, reached
+from flowbed.telemetry import PROGRESS, log, reached
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Mapping, Sequence
@@ -141,7 +142,7 @@ async def _embed(
         {each.row.text_hash: each.sent for each in passages},
         planned={each.row.text_hash: embedder.bill(each.sent, each.row.tokens) for each in passages},
         embedder=embedder,
-        index=_AllTiers(being_written, list(tiers.values())),
+        index=_AllTiers(being_written, list(tiers.values()), {each.row.collection for each in passages}),
         concurrency=context.concurrency,
         budget=context.budget,
         health=health,
@@ -205,7 +206,7 @@ class KnownVectors:
             texts[text]: vector
             for text, vector in (await embedder.lookup(list(texts), purpose="document")).items()
         }
-        every = _AllTiers(found, list(self._tiers.values()))
+        every = _AllTiers(found, list(self._tiers.values()), {each.row.collection for each in passages})
         vectors = await every.get_many(list(texts.values()))
         known = [each for each in passages if each.row.text_hash in vectors]
         if known:
@@ -220,13 +221,22 @@ class KnownVectors:
 
 @dataclass(frozen=True)
 class _AllTiers:
-    """Vectors that are being written, then the indexes of several collections, looked up in this order."""
+    """Vectors that are being written, then the indexes of several collections, looked up in this order.
+
+    The vectors are for `collections`; a damaged index of another one is left out.
+    """
 
     being_written: Mapping[str, NDArray[np.float32]]
     tiers: Sequence[VectorLookup]
+    collections: Collection[str]
 
     async def get_many(self, hashes: Sequence[str]) -> dict[str, NDArray[np.float32]]:
         found = {each: self.being_written[each] for each in hashes if each in self.being_written}
         for tier in self.tiers:
-            found |= await tier.get_many([each for each in hashes if each not in found])
+            try:
+                found |= await tier.get_many([each for each in hashes if each not in found])
+            except Damaged as error:
+                if tier.collection in self.collections:
+                    raise  # before anything is paid: its commit would fail
+                log.warning("vectors that may be in it are not used: %s", error)
         return found

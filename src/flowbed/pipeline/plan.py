@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import hashlib
 import tempfile
 from dataclasses import dataclass, field
@@ -10,7 +11,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from flowbed.errors import Error
+from flowbed.errors import Damaged, Error
 from flowbed.index.forgotten import read_blocked
 from flowbed.lanes.batch.in_flight import InFlightTexts
 from flowbed.lanes.batch_files import read_chunk_texts
@@ -248,7 +249,8 @@ class _Planner:
                 self._tiers = []
         known: set[str] = set()
         for tier in self._tiers:
-            known.update(await tier.get_many([each for each in hashes if each not in known]))
+            with contextlib.suppress(Damaged):  # the run says so, or does without it
+                known.update(await tier.get_many([each for each in hashes if each not in known]))
         return known
 
     async def result(self, lane: LaneOption, deadline: float | None) -> Plan:
