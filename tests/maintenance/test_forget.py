@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import json
+import os
+import pty
 import subprocess
 import sys
 from typing import TYPE_CHECKING, Any
@@ -207,6 +209,32 @@ async def test_forget_leaves_no_vector_in_the_vector_index(bed_of: Project) -> N
     assert [file for file, body in files.items() if other in body]
 
 
+@pytest.mark.parametrize(("answer", "status", "left"), [(b"n\n", 1, 2), (b"y\n", 0, 1)])
+async def test_forget_on_a_terminal_shows_what_it_found_and_asks(
+    bed_of: Project, answer: bytes, status: int, left: int
+) -> None:
+    await indexed(bed_of)
+    ours, its = pty.openpty()
+    os.write(ours, answer)
+    done = await asyncio.to_thread(
+        subprocess.run,
+        [sys.executable, "-m", "flowbed", "forget", "--document", f"{NAME}.md"],
+        cwd=bed_of.folder,
+        stdin=its,
+        stdout=subprocess.DEVNULL,
+        stderr=its,
+        timeout=120,
+        check=False,
+    )
+    shown = os.read(ours, 65_536).decode()
+    os.close(its)
+    os.close(ours)
+    assert done.returncode == status
+    assert f"notes#{NAME}.md#00000" in shown
+    assert "erase them for good?" in shown
+    assert len(bed_of.documents("notes")) == left
+
+
 async def test_forget_refuses_many_rows_without_yes(bed_of: Project) -> None:
     bed_of.write_lines("many.jsonl", [{"id": f"{number}", "text": f"Text {number}"} for number in range(101)])
     async with await bed_of.open() as bed:
@@ -225,6 +253,18 @@ async def test_forget_refuses_many_rows_without_yes(bed_of: Project) -> None:
     assert done.returncode == 2
     assert "101 rows would be forgotten, more than 100" in done.stderr
     assert len(bed_of.documents("many")) == 101
+
+
+async def test_forget_works_without_a_usable_model(bed_of: Project, monkeypatch: pytest.MonkeyPatch) -> None:
+    await indexed(bed_of)
+    monkeypatch.setenv("FLOWBED_MODEL", "openai:text-embedding-3-small")
+    monkeypatch.delenv("OPENAI_API_KEY", raising=False)
+    toml = bed_of.folder / "flowbed.toml"
+    _, mark, sources = toml.read_text("utf-8").partition("[sources.")
+    toml.write_text(mark + sources, "utf-8")
+    async with await bed_of.open() as bed:
+        assert (await bed.forget(documents=[f"{NAME}.md"])).complete
+    assert_forgotten(bed_of)
 
 
 async def test_forget_names_what_is_unknown(bed_of: Project) -> None:

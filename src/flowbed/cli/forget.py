@@ -57,11 +57,12 @@ def forget(
         common.show({"lifted": lifted}, lambda _: say(f"{lifted:,} lifted: the next run may bring them back"))
         return DONE
     chosen |= {"where": views.read_where(where), "collection": collection}
-    if not resume and not yes and sys.stdin.isatty():
+    if not resume and not yes and sys.stdin.isatty() and sys.stderr.isatty():
         found = common.with_bed(lambda bed: bed.find_to_forget(*ids or (), **chosen))
         _show_found(found)
-        if not typer.confirm("Erase them for good?", err=True):
-            raise typer.Abort
+        if not _agreed():
+            note("nothing was erased")
+            return FAILURES
         yes = True
     with progress(as_json=common.as_json):
         if resume:
@@ -76,6 +77,13 @@ def forget(
     else:
         _show(receipts)
     return DONE if all(each.complete for each in receipts) else FAILURES
+
+
+def _agreed() -> bool:
+    try:
+        return typer.confirm("erase them for good?", err=True)
+    except typer.Abort:
+        return False
 
 
 def _write(receipts: Sequence[Receipt], file: str | None) -> None:

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import secrets
 from typing import TYPE_CHECKING
 
-from flowbed.errors import Rejected
+from flowbed.errors import Misconfigured, Rejected
 from flowbed.maintenance.forget.erase import Places, forget
 from flowbed.maintenance.forget.find import find, make_request
 from flowbed.sources.raw_answers import RAW
@@ -72,6 +73,10 @@ async def forget_rows(
             f"{len(named.chunks):,} rows would be forgotten, more than {most:,}: look at what that is, then allow more"
             " with --yes, or `most`"
         )
-    model = await embedders.live()
-    request = await make_request(context, found, spaces=[model.space], id_=secrets.token_hex(ID_BYTES))
+    spaces = []
+    with contextlib.suppress(
+        Misconfigured
+    ):  # without a key or weights, the collections say which spaces there are
+        spaces.append((await embedders.live()).space)
+    request = await make_request(context, found, spaces=spaces, id_=secrets.token_hex(ID_BYTES))
     return await forget(request, context, places, salt=new_salt())
