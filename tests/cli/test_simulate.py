@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import signal
 import socket
@@ -16,8 +17,13 @@ from typing import IO, TYPE_CHECKING, Any
 import openai
 import pytest
 
+from flowbed.sources import open_source
+from flowbed.testing.clock import FixedClock
+from flowbed.testing.sources import entries, pages
+
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
+    from pathlib import Path
 
     from tests.cli.conftest import Called
 
@@ -103,6 +109,29 @@ def test_simulate_batch_options_set_time_and_queue() -> None:
             )
             urllib.request.urlopen(later).close()  # noqa: S310
             assert [client.batches.retrieve(job.id).status for job in made] == ["in_progress", "failed"]
+
+
+def test_simulate_gitlab_can_be_added_and_changed(tmp_path: Path) -> None:
+    """The location that is printed is that of a project with issues, which a request changes."""
+    with simulating("--provider", "gitlab", "--json") as process:
+        told = json.loads(output(process.stdout).readline())["simulators"]["gitlab"]
+        change = {"do": "note", "kind": "issues", "iid": 1, "body": "Fixed in the next version."}
+        assert ask(f"{told['url']}/_simulator/do", change) == 200
+        assert ask(f"{told['url']}/_simulator/do", {"do": "burn"}) == 400
+        source = open_source("gitlab", told["location"], folder=tmp_path, options={}, clock=FixedClock())
+        found = {entry.document: entry.read() for entry in entries(asyncio.run(pages(source)))}
+    assert set(found) == {"7#1", "7!1", "7/wikis/home"}
+    assert "Fixed in the next version." in found["7#1"].text
+
+
+def test_simulate_gitlab_prints_lines_for_flowbed_toml() -> None:
+    with simulating("--provider", "gitlab", "--provider", "cohere") as process:
+        assert "Ctrl-C" in output(process.stderr).readline()
+        process.send_signal(signal.SIGINT)
+        lines, _ = process.communicate()
+    tables = tomllib.loads(lines)
+    assert tables["sources"]["tracker"]["kind"] == "gitlab"
+    assert set(tables["providers"]) == {"cohere"}
 
 
 @pytest.mark.parametrize(

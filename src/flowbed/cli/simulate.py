@@ -7,7 +7,7 @@ import contextlib
 import json
 import signal
 import sys
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -18,17 +18,19 @@ from flowbed.errors import Misconfigured
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from flowbed.testing.simulators import Simulator
-
 # Azure and OpenAI share one section of flowbed.toml, so Azure is simulated only when it is named.
 DEFAULT = ("openai", "voyage", "cohere", "huggingface")
+# What the source of a simulator is called in the lines for flowbed.toml, and where it is below the address.
+SOURCES = {"gitlab": ("tracker", "/web/app")}
 Rate = Annotated[int | None, typer.Option(min=1, help="A limit per minute and key; default: none.")]
 
 
 def simulate(
     provider: Annotated[
         list[str] | None,
-        typer.Option(metavar="NAME", help="openai, azure, voyage, cohere or huggingface; repeatable."),
+        typer.Option(
+            metavar="NAME", help="openai, azure, voyage, cohere, huggingface or gitlab; repeatable."
+        ),
     ] = None,
     port: Annotated[
         int,
@@ -54,7 +56,7 @@ def simulate(
     as_json: Json = False,
     verbose: Verbose = False,
 ) -> None:
-    """Serve simulators of embedding providers on 127.0.0.1, and print what flowbed.toml needs to use them."""
+    """Serve simulators of embedding providers, or of GitLab, on 127.0.0.1, and print the lines for flowbed.toml."""
     from flowbed.testing.simulators import Limits, Simulator  # loaded by the command that needs it
     from flowbed.testing.simulators.faults import read_fault
     from flowbed.testing.simulators.serving.process import run
@@ -62,8 +64,9 @@ def simulate(
 
     log_to_stderr(verbose=verbose)
     names = list(dict.fromkeys(provider or DEFAULT))
-    if unknown := [name for name in names if name not in VENDORS]:
-        raise Misconfigured(f"there is no simulator of {unknown[0]!r}; choose from {', '.join(VENDORS)}")
+    if unknown := [name for name in names if name not in {*VENDORS, *SOURCES}]:
+        known = ", ".join([*VENDORS, *SOURCES])
+        raise Misconfigured(f"there is no simulator of {unknown[0]!r}; choose from {known}")
     if {"openai", "azure"} <= set(names):
         raise Misconfigured(
             "openai and azure are one provider in flowbed.toml; simulate one of them at a time"
@@ -75,7 +78,7 @@ def simulate(
         "cancel_seconds": cancel_seconds,
         "queue_tokens": queue_tokens,
     }
-    simulators = {
+    simulators: dict[str, Any] = {
         name: Simulator(
             VENDORS[name].open(**(jobs if VENDORS[name].has_jobs else {})),
             limits=limits,
@@ -83,11 +86,16 @@ def simulate(
             seed=seed,
         )
         for name in names
+        if name in VENDORS
     }
+    if "gitlab" in names:
+        from flowbed.testing.simulators.sources.gitlab import sample
+
+        simulators["gitlab"] = sample()
     run(_serve(simulators, port, as_json=as_json))
 
 
-async def _serve(simulators: Mapping[str, Simulator], port: int, *, as_json: bool) -> None:
+async def _serve(simulators: Mapping[str, Any], port: int, *, as_json: bool) -> None:
     """Serve until SIGINT or SIGTERM."""
     from flowbed.testing.simulators import running
 
@@ -115,10 +123,19 @@ def _show(urls: Mapping[str, str], *, as_json: bool) -> None:
         found = {
             name: {"url": url, "model": VENDORS[name].model, "options": VENDORS[name].options(url)}
             for name, url in urls.items()
+            if name in VENDORS
         }
-        say_json({"simulators": found})
+        sources = {
+            name: {"url": url, "kind": name, "location": url + SOURCES[name][1]}
+            for name, url in urls.items()
+            if name in SOURCES
+        }
+        say_json({"simulators": {**found, **sources}})
         return
     for name, url in urls.items():
+        if name in SOURCES:
+            _show_source(name, url)
+            continue
         vendor = VENDORS[name]
         # A JSON string is a TOML string, too.
         say(f"# A simulator of {name}, with no model behind it; use it with")
@@ -129,3 +146,12 @@ def _show(urls: Mapping[str, str], *, as_json: bool) -> None:
         say()
     sys.stdout.flush()  # a reader of the pipe waits for these lines
     note("put these lines into flowbed.toml; Ctrl-C stops the simulators")
+
+
+def _show_source(name: str, url: str) -> None:
+    source, below = SOURCES[name]
+    say(f"# A simulator of {name}; POST {url}/_simulator/do changes what it has")
+    say(f"[sources.{source}]")
+    say(f"kind = {json.dumps(name)}")
+    say(f"location = {json.dumps(url + below)}")
+    say()

@@ -328,5 +328,15 @@ class GitLab:
         return Answer(status=200, body=answer.body, headers=headers)
 
 
+def sample() -> GitLab:
+    """Return a project with a little of everything, to try a source without a GitLab."""
+    gitlab = GitLab()
+    iid = gitlab.post("issues", "Login fails on Safari", "The page hangs after the password.", labels=["bug"])
+    gitlab.note("issues", iid, "It works again after the cookies are cleared.")
+    gitlab.post("merge_requests", "Renew the session after login", "Repairs the login on Safari.")
+    gitlab.write_wiki("home", "# How to log in\n\nUse the name of your team and your password.")
+    return gitlab
+
+
 def _json(status: int, value: object) -> Answer:
     return Answer(status=status, body=orjson.dumps(value))
