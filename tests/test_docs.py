@@ -65,3 +65,12 @@ def test_docs_class_in_a_page_exists(name: str) -> None:
     defined = set(re.findall(r"^class (\w+)|^(?=\w)(\w+)(?:: TypeAlias)? = ", source, re.MULTILINE))
     names = {span for span in code_spans(ROOT / name) if re.fullmatch(r"(?:[A-Z][a-z]+){1,4}", span)}
     assert sorted(names - {each for pair in defined for each in pair} - {"Protocol"}) == []
+
+
+def test_docs_of_the_doctor_have_a_row_for_each_check() -> None:
+    from flowbed.maintenance.doctor.findings import CHECKS
+
+    page = (ROOT / "docs" / "operations.md").read_text("utf-8")
+    table = page.partition("| check | finds |")[2].partition("\n\n")[0]
+    # A project that cannot be opened has one of two findings that no check of an open one makes.
+    assert sorted(re.findall(r"^\| `([a-z-]+)`", table, re.MULTILINE)) == sorted({*CHECKS, "tie", "version"})
