@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import pty
+import re
 import subprocess
 import sys
 from typing import TYPE_CHECKING, NoReturn
@@ -79,15 +80,15 @@ def test_run_plan_reports_planned_beside_done(costly: Path, flowbed: Call) -> No
 
 def test_run_plan_overtaken_by_another_run_exits_1(costly: Path, flowbed: Call) -> None:
     """It names the source and the number of documents."""
-    # The copied notes are other files than those that were indexed, so that they are read once more.
     plan_id = flowbed("plan", "--json").json["plan_id"]
     (costly / "new0.txt").write_text("something else\n")
     assert flowbed("run").status == 0
     ran = flowbed("run", "--plan", plan_id)
     assert ran.status == 1
-    assert (
-        "notes: another run has fetched it since the plan, or it was rolled back, and 1 of the 6 documents"
-        in ran.out
+    # The three copied notes are read again too where their copies are older than a tick of the file system's clock.
+    assert re.search(
+        r"notes: another run has fetched it since the plan, or it was rolled back, and 1 of the [36] documents",
+        ran.out,
     )
     assert set(flowbed("run", "--plan", plan_id, "--json").json["drift"]) == {"notes"}
 
