@@ -75,9 +75,7 @@ async def test_run_allow_deletes_insists_once_the_unreadable_records_are_reporte
         records(project, "a", BROKEN, BROKEN)
         report = await bed.run(allow_deletes=True)
         assert report.deleted == 0
-        assert (
-            "since 1 entries could not be read and may be theirs (notes.jsonl:3)" in report.withheld["notes"]
-        )
+        assert "since 1 entry could not be read and may be theirs (notes.jsonl:3)" in report.withheld["notes"]
         # A plan shows what a run does, and records nothing itself.
         assert (await bed.plan(allow_deletes=True)).deleted == 3
         assert (await bed.run()).deleted == 0

@@ -12,6 +12,7 @@ from flowbed.cli.output import note, say
 from flowbed.cli.progress import progress
 from flowbed.cli.project import DONE, FAILURES
 from flowbed.errors import Misconfigured
+from flowbed.records.values import count
 
 if TYPE_CHECKING:
     from flowbed.pipeline.importing import Imported
@@ -85,7 +86,9 @@ def export(
         )
     common.show(
         done,
-        lambda _: say(f"{done.rows:,} rows of version {done.version} in {done.path} ({done.bytes:,} bytes)"),
+        lambda _: say(
+            f"{count(done.rows, 'row')} of version {done.version} in {done.path} ({count(done.bytes, 'byte')})"
+        ),
     )
 
 
@@ -108,8 +111,8 @@ def add_deltas(
 def _show_imported(done: Imported) -> None:
     rate = done.read / done.seconds if done.seconds else 0
     say(
-        f"{done.read:,} rows read, {done.written:,} written, {done.unchanged:,} there already, {done.refused:,} refused"
-        f" in {done.seconds:,.1f} s ({rate:,.0f} rows/s)"
+        f"{count(done.read, 'row')} read, {done.written:,} written, {done.unchanged:,} there already,"
+        f" {done.refused:,} refused in {done.seconds:,.1f} s ({rate:,.0f} rows/s)"
     )
     if done.cosine is not None:
         say(f"the vectors of {done.sampled} texts agree with the model's: median cosine {done.cosine:.4f}")
@@ -120,8 +123,8 @@ def _show_imported(done: Imported) -> None:
 
 def _show_added(done: DeltasAdded) -> None:
     say(
-        f"{len(done.committed):,} deltas committed: {done.rows:,} rows written, {done.unchanged:,} there already;"
-        f" {len(done.refused):,} deltas refused"
+        f"{count(len(done.committed), 'delta')} committed: {count(done.rows, 'row')} written,"
+        f" {done.unchanged:,} there already; {count(len(done.refused), 'delta')} refused"
     )
     for collection, version in sorted(done.versions.items()):
         say(f"{collection}: version {version}")

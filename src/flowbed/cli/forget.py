@@ -12,6 +12,7 @@ from flowbed.cli.output import note, plain, say, say_json
 from flowbed.cli.progress import progress
 from flowbed.cli.project import DONE, FAILURES
 from flowbed.errors import Misconfigured
+from flowbed.records.values import count
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -99,7 +100,7 @@ def _write(receipts: Sequence[Receipt], file: str | None) -> None:
 
 
 def _show_found(found: Forgettable) -> None:
-    note(f"{len(found.chunks):,} chunks and {len(found.documents):,} whole documents:")
+    note(f"{count(len(found.chunks), 'chunk')} and {count(len(found.documents), 'whole document')}:")
     for collection, chunk in found.chunks[:NAMED]:
         note(f"  {collection}  {chunk}")
     if len(found.chunks) > NAMED:
@@ -115,7 +116,9 @@ def _show(receipts: Sequence[Receipt]) -> None:
     if not receipts:
         say("nothing is left to forget")
     for each in receipts:
-        say(f"{each.chunks:,} chunks and {each.documents:,} documents forgotten; receipt {each.id}")
+        say(
+            f"{count(each.chunks, 'chunk')} and {count(each.documents, 'document')} forgotten; receipt {each.id}"
+        )
         for erased in each.erased:
             say(f"  erased       {erased.place}: {erased.count:,} {erased.what}")
         for missed in each.not_reached:

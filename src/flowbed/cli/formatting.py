@@ -44,11 +44,6 @@ def problems(title: str, found: Sequence[Problem]) -> None:
         say(f"    and {len(found) - SHOWN:,} more; `flowbed dead-letters list` has those that failed")
 
 
-def count(number: int, noun: str) -> str:
-    """Format a number of things."""
-    return f"{number:,} {noun}" if number == 1 else f"{number:,} {noun}s"
-
-
 def span(seconds: float) -> str:
     """Format a duration."""
     return f"{seconds:,.1f} s" if seconds < 120 else f"{seconds / 60:,.1f} min"  # noqa: PLR2004 - two minutes

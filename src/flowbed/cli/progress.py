@@ -10,9 +10,9 @@ from math import sqrt
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from flowbed import telemetry
-from flowbed.cli.formatting import count
 from flowbed.cli.output import note, say_json
 from flowbed.escaping import visible
+from flowbed.records.values import count
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping

@@ -12,6 +12,7 @@ import typer
 from flowbed.cli.options import Collection, Common
 from flowbed.cli.output import say_json
 from flowbed.cli.project import DONE, FAILURES, folder_of
+from flowbed.records.values import count
 
 if TYPE_CHECKING:
     from flowbed.publish import Published, PublishReport
@@ -61,7 +62,7 @@ def _show_pulled(done: Pulled) -> None:
     from flowbed.cli.output import say
 
     say(
-        f"{done.path}: version {done.index_version}, {done.rows:,} rows;"
+        f"{done.path}: version {done.index_version}, {count(done.rows, 'row')};"
         f" {done.downloaded / 1e6:,.1f} MB downloaded, {done.reused / 1e6:,.1f} MB were here already"
     )
 
@@ -78,10 +79,10 @@ def _show(done: PublishReport) -> None:
 def _what(each: Published) -> str:
     fixed = f"; {each.fixed:,} rows had drifted and were fixed" if each.fixed else ""
     if each.already:
-        return f"is published already, {each.rows:,} rows at {each.place}{fixed}"
+        return f"is published already, {count(each.rows, 'row')} at {each.place}{fixed}"
     how = (
         f"all written, because {each.rebuilt}"
         if each.rebuilt
         else f"{each.upserts:,} written, {each.deletes:,} deleted"
     )
-    return f"published at {each.place}: {each.rows:,} rows, {how}{fixed}"
+    return f"published at {each.place}: {count(each.rows, 'row')}, {how}{fixed}"

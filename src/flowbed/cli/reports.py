@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from flowbed.cli.formatting import at, count, problems, span
+from flowbed.cli.formatting import at, problems, span
 from flowbed.cli.output import say
 from flowbed.escaping import visible
 from flowbed.lanes.batch.submission_status import describe
 from flowbed.lanes.budget import dollars
 from flowbed.lanes.choice import format_duration
 from flowbed.lanes.outcome import UNANSWERED
+from flowbed.records.values import count
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence

@@ -7,9 +7,9 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from flowbed.cli.formatting import count
 from flowbed.cli.options import Common
 from flowbed.cli.output import say
+from flowbed.records.values import count
 
 if TYPE_CHECKING:
     from collections.abc import Mapping

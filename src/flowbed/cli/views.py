@@ -6,10 +6,11 @@ import json
 from itertools import groupby
 from typing import TYPE_CHECKING, Any
 
-from flowbed.cli.formatting import at, count, problems, span
+from flowbed.cli.formatting import at, problems, span
 from flowbed.cli.output import plain, say
 from flowbed.cli.reports import show_live
 from flowbed.errors import Rejected
+from flowbed.records.values import count
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -67,7 +68,7 @@ def show_status(status: BedStatus) -> None:
         # A collection without any vector index is too small to need one.
         behind = 0 < each.unindexed_rows < each.rows
         unindexed = f", {each.unindexed_rows:,} not in the vector index yet" if behind else ""
-        say(f"{name}: {each.rows:,} rows at version {each.version}, space {each.space}{unindexed}")
+        say(f"{name}: {count(each.rows, 'row')} at version {each.version}, space {each.space}{unindexed}")
     for name, reason in status.unreadable.items():
         say(f"{name}: {reason}")
     counts = ", ".join(f"{number:,} {name}" for name, number in sorted(status.chunks.items()))
@@ -100,13 +101,13 @@ def show_compactions(done: Mapping[str, Compaction]) -> None:
     for name, plan in done.items():
         parts = ["files merged"]
         if plan.partitions:
-            parts.append(f"vector index built with {plan.partitions} partitions")
+            parts.append(f"vector index built with {count(plan.partitions, 'partition')}")
         elif plan.append:
             parts.append("vector index extended")
         if plan.join:
             parts.append("its segments joined")
         if plan.forget:
-            parts.append(f"{len(plan.forget)} old versions dropped")
+            parts.append(f"{count(len(plan.forget), 'old version')} dropped")
         say(f"{name}: {', '.join(parts)}")
 
 

@@ -15,6 +15,7 @@ from flowbed.ledger import DocumentRow
 from flowbed.ledger.text import require_storable
 from flowbed.pipeline.seen_ids import Listed
 from flowbed.records import Problem, Status
+from flowbed.records.values import count
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
@@ -390,9 +391,9 @@ def _doubt(
         subjects = sorted(subject for subject, _ in unreadable)
         others = f" and {len(subjects) - NAMED:,} others" if len(subjects) > NAMED else ""
         return (
-            f"{len(gone):,} documents that were not listed are kept, since {len(subjects):,} entries could not be read"
-            f" and may be theirs ({', '.join(subjects[:NAMED])}{others}); fix those and run again, or run `flowbed run"
-            f" {source} --allow-deletes` to delete the documents all the same"
+            f"{count(len(gone), 'document')} not listed, but kept, since {count(len(subjects), 'entry')} could not be"
+            f" read and may be theirs ({', '.join(subjects[:NAMED])}{others}); fix those and run again, or run"
+            f" `flowbed run {source} --allow-deletes` to delete the documents all the same"
         )
     if not allow_deletes and len(gone) >= GUARDED_COUNT and len(gone) > GUARDED_SHARE * total:
         return (

@@ -35,6 +35,15 @@ def require_number(value: object, name: str) -> float:
     return value
 
 
+def count(number: int, noun: str) -> str:
+    """Write a number of things, such as `1 entry` and `2 entries`; the last word of `noun` gets the plural."""
+    if number == 1:
+        return f"1 {noun}"
+    last = noun.rpartition(" ")[2]
+    plural = f"{noun[:-1]}ies" if last == "entry" else f"{noun}es" if last == "index" else f"{noun}s"
+    return f"{number:,} {plural}"
+
+
 def suggestion(word: str, known: Iterable[str]) -> str:
     """Return ` (did you mean ...?)` with the name in `known` that is spelt most like `word`, or nothing."""
     import difflib  # only after a mistake

@@ -11,10 +11,11 @@ from flowbed.index.audit import DOUBLED, ILL_FORMED
 from flowbed.index.versions import state
 from flowbed.maintenance.checklist.items import Item, findings, stage
 from flowbed.maintenance.compare import index_faults, known_collections, waiting_runs
-from flowbed.maintenance.doctor.findings import count, named
+from flowbed.maintenance.doctor.findings import named
 from flowbed.maintenance.doctor.index import COMPARED, repair_command
 from flowbed.maintenance.inconsistencies import UNFIT
 from flowbed.records import Space
+from flowbed.records.values import count
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from flowbed.maintenance.checklist.items import Item, stage
-from flowbed.maintenance.doctor.findings import count
+from flowbed.records.values import count
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator

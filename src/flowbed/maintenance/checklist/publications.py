@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 from flowbed.errors import Misconfigured, NotFound, Rejected
 from flowbed.index.versions import MANIFESTS, state
 from flowbed.maintenance.checklist.items import Item, stage
-from flowbed.maintenance.doctor.findings import count, named
+from flowbed.maintenance.doctor.findings import named
 from flowbed.publish.chroma import (
     FOLDER,
     LIST,
@@ -26,6 +26,7 @@ from flowbed.publish.chroma.rows_held import rows_held
 from flowbed.publish.chroma.uploading import wrong_in_store
 from flowbed.publish.due import collections_of, interval
 from flowbed.publish.records import read_record
+from flowbed.records.values import count
 from flowbed.storage import folder_of
 
 if TYPE_CHECKING:

@@ -12,12 +12,13 @@ from flowbed.lanes.claims import WAITING
 from flowbed.ledger.rows import WITHHELD
 from flowbed.maintenance.checklist.items import Item, findings, stage
 from flowbed.maintenance.compare import known_collections, run_of, waiting_runs
-from flowbed.maintenance.doctor.findings import count, named
+from flowbed.maintenance.doctor.findings import named
 from flowbed.maintenance.doctor.work import COMMIT_WITHIN, MICROSECOND
 from flowbed.maintenance.inspect import sources
 from flowbed.pipeline.delta_registry import SOURCE, registered
 from flowbed.records import Status
 from flowbed.records.precomputed import is_precomputed
+from flowbed.records.values import count
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator

@@ -99,8 +99,3 @@ def named(subjects: Sequence[str]) -> str:
     """Name the first subjects, and count the others."""
     rest = len(subjects) - NAMED
     return ", ".join(subjects[:NAMED]) + (f" and {rest:,} more" if rest > 0 else "")
-
-
-def count(number: int, noun: str) -> str:
-    """Write a number of things."""
-    return f"{number:,} {noun}" if number == 1 else f"{number:,} {noun}s"

@@ -12,12 +12,13 @@ from typing import TYPE_CHECKING
 from flowbed.errors import Misconfigured, NotFound
 from flowbed.index.lease import TTL
 from flowbed.maintenance.compare import known_collections
-from flowbed.maintenance.doctor.findings import Finding, check, count, named
+from flowbed.maintenance.doctor.findings import Finding, check, named
 from flowbed.maintenance.forget.request import REQUESTS
 from flowbed.maintenance.garbage import find_garbage
 from flowbed.maintenance.inspect import sources
 from flowbed.maintenance.key_mark import lost_keys
 from flowbed.records.precomputed import is_precomputed
+from flowbed.records.values import count
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator

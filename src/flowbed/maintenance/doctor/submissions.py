@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING
 from flowbed.errors import Misconfigured, NotFound
 from flowbed.lanes.batch.in_flight import live_submissions
 from flowbed.lanes.batch.submission_status import find_overdue
-from flowbed.maintenance.doctor.findings import Finding, check, count
+from flowbed.maintenance.doctor.findings import Finding, check
+from flowbed.records.values import count
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator

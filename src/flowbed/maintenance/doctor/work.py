@@ -9,12 +9,13 @@ from typing import TYPE_CHECKING
 from flowbed.lanes.claims import WAITING
 from flowbed.ledger.rows import WITHHELD
 from flowbed.maintenance.compare import known_collections
-from flowbed.maintenance.doctor.findings import Finding, check, count, named
+from flowbed.maintenance.doctor.findings import Finding, check, named
 from flowbed.maintenance.failed import REPEATED, failed_chunks, fails_repeatedly
 from flowbed.maintenance.inspect import withheld_deletions
 from flowbed.pipeline.delta_registry import registered
 from flowbed.records import Status
 from flowbed.records.precomputed import is_precomputed
+from flowbed.records.values import count
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
@@ -38,8 +39,8 @@ async def _runs(context: Context) -> AsyncIterator[Finding]:
             yield Finding(
                 severity="warning",
                 subject=name,
-                what=f"{count(len(pending), 'run')} with {sum(run.rows for run in pending):,} rows embedded, but not"
-                " committed",
+                what=f"{count(len(pending), 'run')} with {count(sum(run.rows for run in pending), 'row')} embedded,"
+                " but not committed",
                 fix="flowbed run",
             )
     for name in await known_collections(context):
