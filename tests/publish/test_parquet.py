@@ -93,3 +93,15 @@ async def test_parquet_with_a_damaged_name_says_what_to_do(publish_bench: Publis
     await publish_bench.store.put(current_key("docs"), b"{}")
     with pytest.raises(Misconfigured, match="flowbed publish docs"):
         await publish_bench.publish(open_publication("parquet", publish_bench.context(), {}))
+
+
+async def test_parquet_file_of_a_killed_process_leaves_no_folder(publish_bench: PublishBench) -> None:
+    """The next publication removes what a killed one left on this machine, and nothing of one that runs."""
+    scratch = publish_bench.context().scratch / "docs"
+    for name, owner in (("building-killed", "host/2/1.00/cd"), ("building-running", "host/1/1.00/ab")):
+        (scratch / name).mkdir(parents=True)
+        (scratch / name / "rows.parquet").write_bytes(b"PAR1")
+        (scratch / name / "owner").write_text(owner, "utf-8")
+    await publish_bench.commit(numbered(3))
+    await publish_bench.publish(open_publication("parquet", publish_bench.context(), {}))
+    assert [each.name for each in scratch.iterdir()] == ["building-running"]

@@ -124,6 +124,52 @@ async def test_publish_of_what_no_publication_has_says_what_to_write(notes: Proj
         )
 
 
+async def test_publish_of_a_collection_that_does_not_exist_says_so(notes: Project) -> None:
+    """A wrong name in `collections` would otherwise publish nothing, silently."""
+    publish_by(notes, every="manual")
+    file = notes.folder / "flowbed.toml"
+    text = file.read_text("utf-8").replace(
+        "[publish.notes]", '[publish.notes]\ncollections = ["nots", "notes"]'
+    )
+    file.write_text(text, "utf-8")
+    async with await notes.open() as bed:
+        await bed.run()
+        done = await bed.publish()
+    assert [each.collection for each in done.published] == ["notes"]
+    assert [each.subject for each in done.failures] == ["publication notes of nots"]
+    assert "`flowbed run` has not filled it yet, or the name is wrong" in done.failures[0].reason
+
+
+async def test_run_whose_scratch_folder_cannot_be_written_reports_it(notes: Project) -> None:
+    publish_by(notes, kind="parquet")
+    async with await notes.open() as bed:
+        blocked = notes.folder / ".flowbed" / "publish"
+        blocked.touch()
+        report = await bed.run()
+        assert [each.subject for each in report.failures] == ["publication notes of notes"]
+        assert str(blocked) in report.failures[0].reason
+        blocked.unlink()
+        assert list((await bed.run()).published) == ["notes notes"]
+
+
+async def test_publication_recorded_by_a_clock_that_is_ahead_does_not_stop_the_next(
+    notes: Project, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    publish_by(notes, kind="parquet")
+    from flowbed.wiring import process
+
+    async with await notes.open() as bed:
+        now = process.now()
+        with monkeypatch.context() as patch:
+            patch.setattr(process, "now", lambda: now + 3_600_000_000)
+            assert (await bed.run()).published
+        notes.write("notes/five.txt", "note five")
+        assert (await bed.run()).published
+        (record,) = await bed.publications()
+        assert record.rows == 5
+        assert (await bed.run()).published == {}
+
+
 @pytest.mark.parametrize(
     ("every", "seconds"), [("commit", 0), ("manual", None), ("90s", 90), ("2h", 7_200), ("1d", 86_400)]
 )
@@ -136,6 +182,10 @@ def test_settings_of_a_publication_with_a_fault_name_it(tmp_path: Path) -> None:
         ('[publish.a]\nkind = "chroma"\nevery = "hourly"\n', r"publish\.a\.every"),
         ('[publish.a]\nkind = "chroma"\nwhen = "now"\n', r"publish\.a\.when: no such setting"),
         ('[publish."A B"]\nkind = "chroma"\n', "publication name 'A B'"),
+        (
+            '[publish.a]\nkind = "chroma"\ncollections = ["*"]\n[publish.b]\nkind = "chroma"\n',
+            r"publish\.a and publish\.b both publish b as chroma",
+        ),
     ):
         (tmp_path / "flowbed.toml").write_text(text, "utf-8")
         with pytest.raises(Misconfigured, match=fault):

@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import asyncio
 import shutil
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
 from tests.publish.conftest import read_chroma
 
-from flowbed.errors import Misconfigured, NotFound, Transient
+from flowbed.errors import Misconfigured, NotFound, Rejected, Transient
 from flowbed.publish import open_publication
-from flowbed.publish.chroma import current_snapshot, pointer_key, snapshot_key
+from flowbed.publish.chroma import LIST, current_snapshot, pointer_key, snapshot_key
 from flowbed.publish.chroma.pull import latest, pull
 from flowbed.publish.chroma.readers import leased, leased_versions
 from flowbed.testing.faults import Fault, FaultyStore, unavailable
@@ -161,3 +162,28 @@ async def _copy(bench: PublishBench, prefix: str, number: int) -> None:
         name = listed.key.removeprefix(f"{prefix}/")
         await bench.store.put(f"{snapshot_key('docs', version)}/{name}", body)
     await bench.store.put(pointer_key("docs"), version.encode())
+
+
+@pytest.mark.parametrize("named", ["../../outside", "/outside", "20260101_000000_000000"])
+async def test_pull_of_a_list_that_names_another_version_writes_nothing(
+    published: PublishBench, tmp_path: Path, named: str
+) -> None:
+    """The version becomes the name of a folder, so a store cannot choose one outside."""
+    snapshot = await current_snapshot(published.store, "docs")
+    key = f"{snapshot_key('docs', snapshot.version)}/{LIST}"
+    await published.store.put(key, replace(snapshot, version=named).to_json())
+    with pytest.raises(Rejected, match=r"snapshot\.json is damaged: it describes 'docs'"):
+        await pull(published.store, "docs", tmp_path / "deep" / "mine")
+    assert not (tmp_path / "deep").exists()
+    assert not (tmp_path / "outside").exists()
+
+
+async def test_pull_into_what_cannot_be_written_says_so(published: PublishBench, tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    with pytest.raises(Misconfigured, match=r"docs cannot be pulled into .*file \(File exists"):
+        await pull(published.store, "docs", tmp_path / "file")
+    (tmp_path / "mine" / "latest").mkdir(parents=True)
+    with pytest.raises(Misconfigured, match=r"mine/latest\): choose a folder"):
+        await pull(published.store, "docs", tmp_path / "mine")
+    assert not list((tmp_path / "mine").glob(".latest*"))
+    assert [each async for each in published.store.list("docs/snapshot/readers")] == []

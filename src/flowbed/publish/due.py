@@ -85,6 +85,8 @@ async def publish(
             lives = [await require_collection(context.store, collection)]
         else:
             lives = [live for live in await live_collections(context.store) if each.covers(live.collection)]
+            there = {live.collection for live in lives}
+            problems += [_missing(each, name) for name in each.collections if name not in {ALL, *there}]
         for live in lives:
             await _publish_into(each, context, live, published, problems, reconcile=reconcile)
     return PublishReport(published=tuple(published), failures=tuple(problems))
@@ -124,11 +126,19 @@ async def collections_of(each: Configured, store: Store) -> Sequence[str]:
     return await store.folders("") if ALL in each.collections else each.collections
 
 
+def _missing(each: Configured, collection: str) -> Problem:
+    return Problem(
+        subject=f"publication {each.name} of {collection}",
+        reason=f"there is no collection {collection!r}: `flowbed run` has not filled it yet, or the name is wrong",
+    )
+
+
 async def _is_due(each: Configured, context: PublishContext, live: Live, seconds: float) -> bool:
     record = await read_record(context.store, live.collection, each.name)
     if record is None or record.space != live.space.fingerprint:
         return True
-    if context.clock() - record.at < seconds * 1e6:
+    # A record of the future is from a machine whose clock is ahead: it must not stop publishing.
+    if 0 <= context.clock() - record.at < seconds * 1e6:
         return False
     return record.version != await _newest(context, live)
 
@@ -149,7 +159,7 @@ async def _publish_into(
 ) -> None:
     try:
         done = await _publish_one(each, context, live, reconcile=reconcile)
-    except Error as error:
+    except (Error, OSError) as error:  # a full disk or a folder that cannot be written stops this one only
         problems.append(Problem(subject=f"publication {each.name} of {live.collection}", reason=str(error)))
     else:
         published.append(done)

@@ -5,10 +5,8 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import shutil
-import tempfile
 from dataclasses import asdict, dataclass
 from datetime import timedelta
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import orjson
@@ -17,11 +15,13 @@ from flowbed.errors import Conflict, Misconfigured, NotFound, Transient
 from flowbed.index.versions import state
 from flowbed.index.versions.changes import changes
 from flowbed.publish import Published, checked_options
+from flowbed.publish.folders import new_folder
 from flowbed.records import canonical
 from flowbed.telemetry import PARQUET_UPLOADED, reached
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Mapping
+    from pathlib import Path
 
     from flowbed.index.active_space import Live
     from flowbed.index.versions.changes import Changes
@@ -122,8 +122,10 @@ class ParquetFiles:
         for _ in range(ATTEMPTS):
             before = await current_file(context.store, live.collection)
             newest = (await state(live, datasets=context.datasets)).version
-            if before is not None and not rebuild and self._is_newer(before[0], live, version, newest):
-                return self._published(live, before[0], already=True)
+            if before is not None and self._is_newer(before[0], live, version, newest):
+                if not rebuild:
+                    return self._published(live, before[0], already=True)
+                version = newest  # what is written again must not be older than what readers have seen
             found = await changes(live, None, version, datasets=context.datasets)
             file = await self._write(live, found)
             try:
@@ -163,9 +165,7 @@ class ParquetFiles:
 
     async def _write(self, live: Live, found: Changes) -> ParquetFile:
         """Write the file on this machine, read its footer back, and upload it under the hash of its bytes."""
-        scratch = self._context.scratch / live.collection
-        await asyncio.to_thread(scratch.mkdir, parents=True, exist_ok=True)
-        folder = Path(await asyncio.to_thread(tempfile.mkdtemp, dir=scratch))
+        folder = await asyncio.to_thread(new_folder, self._context.scratch / live.collection, self._context)
         try:
             path = folder / "rows.parquet"
             size, digest = await asyncio.to_thread(write_file, found, path)

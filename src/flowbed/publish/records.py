@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import orjson
 
-from flowbed.errors import Conflict, NotFound
+from flowbed.errors import NotFound
 from flowbed.records import canonical
 from flowbed.telemetry import PUBLICATION_RECORDED, reached
 
@@ -45,8 +45,11 @@ async def read_record(store: Store, collection: str, name: str) -> Record | None
 
 
 async def write_record(store: Store, done: Published, *, space: str, now: int) -> None:
-    """Record a publication, unless a later one is recorded."""
-    key = record_key(done.collection, done.publication)
+    """Record a publication.
+
+    The last to be recorded stays. If a slower process has recorded an older version, the next commit finds the
+    publication due, and records the newer one again.
+    """
     record = Record(
         name=done.publication,
         collection=done.collection,
@@ -56,23 +59,8 @@ async def write_record(store: Store, done: Published, *, space: str, now: int) -
         rows=done.rows,
         at=now,
     )
-    while True:
-        try:
-            stored = await store.get(key)
-        except NotFound:
-            stored = None
-        before = None if stored is None else _parsed(stored.body)
-        if before is not None and (before.place, before.at) > (record.place, record.at):
-            return
-        try:
-            if stored is None:
-                await store.create(key, canonical(asdict(record)))
-            else:
-                await store.replace(key, canonical(asdict(record)), etag=stored.etag)
-        except Conflict:
-            continue
-        reached(PUBLICATION_RECORDED, collection=done.collection, name=done.publication)
-        return
+    await store.put(record_key(done.collection, done.publication), canonical(asdict(record)))
+    reached(PUBLICATION_RECORDED, collection=done.collection, name=done.publication)
 
 
 def _parsed(body: bytes) -> Record | None:

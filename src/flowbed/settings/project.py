@@ -135,6 +135,7 @@ class Settings:
             checked_name(name, "source")
         for name in self.publish:
             checked_name(name, "publication")
+        _refuse_shared(self.publish)
 
 
 def read_settings(folder: Path) -> Settings:
@@ -215,6 +216,27 @@ def _settings(tables: Mapping[str, Any]) -> Settings:
         "serve": ServeSettings(**{**serve, "tiers": tiers}),
     }
     return Settings(**{**tables, **records})
+
+
+def _refuse_shared(publish: Mapping[str, PublishSettings]) -> None:
+    """Refuse two publications that would replace each other's snapshots or files with every commit.
+
+    Raises:
+        Misconfigured: there are two; the message names them.
+    """
+    taken: list[tuple[str, str, str]] = []
+    for name, each in publish.items():
+        if each.kind == "chroma-server":
+            continue  # each server, or each name on one, is another place
+        for collection in each.collections or [name]:
+            for kind, other, published in taken:
+                if kind == each.kind and (published == collection or "*" in {published, collection}):
+                    raise Misconfigured(
+                        f"publish.{other} and publish.{name} both publish"
+                        f" {published if collection == '*' else collection} as {kind}, in the same place: remove one,"
+                        " or name other collections"
+                    )
+        taken += [(each.kind, name, collection) for collection in each.collections or [name]]
 
 
 def _same(written: Any, valid: Any) -> bool:

@@ -299,6 +299,20 @@ class PublicationContract:
         again = await publication.reconcile(await publish_bench.live(), await publish_bench.version())
         assert again.already
 
+    async def test_publication_of_an_older_version_over_damage_has_the_newest_rows(
+        self, publish_bench: PublishBench
+    ) -> None:
+        """A slow process that replaces what is damaged does not bring back what readers have seen replaced."""
+        publication = self.open(publish_bench)
+        old = await publish_bench.commit(numbered(3))
+        await publish_bench.commit({"row-00001": ("edited", {}), **texts("new")}, "row-00002")
+        newest = await publish_bench.publish(publication)
+        await self.spoil(publish_bench)
+        publish_bench.clock.advance(seconds=1)
+        done = await publication.reconcile(await publish_bench.live(), old)
+        assert done.version == newest.version
+        await self.assert_in_step(publish_bench)
+
     async def test_publications_at_once_end_in_the_newest_version(self, publish_bench: PublishBench) -> None:
         """Each may be refused, and then changes nothing; afterwards one more publication is enough."""
         await publish_bench.commit(numbered(40))

@@ -122,7 +122,11 @@ async def read_snapshot(store: Store, collection: str, version: str) -> Snapshot
         Rejected: its file list is damaged.
     """
     key = f"{snapshot_key(collection, version)}/{LIST}"
-    return parsed((await store.get(key)).body, key)
+    found = parsed((await store.get(key)).body, key)
+    # Its names become folders of whoever pulls it.
+    if (found.version, found.collection) != (version, collection):
+        raise Rejected(f"{key} is damaged: it describes {found.collection[:100]!r} {found.version[:100]!r}")
+    return found
 
 
 def parsed(body: bytes, key: str) -> Snapshot:

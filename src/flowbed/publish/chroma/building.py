@@ -5,9 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import shutil
-import tempfile
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pyarrow as pa
@@ -16,10 +14,12 @@ from flowbed.publish.chroma import Snapshot
 from flowbed.publish.chroma.children import ask
 from flowbed.publish.chroma.files import copy_checked, download, file_list
 from flowbed.publish.chroma.verification import verify
+from flowbed.publish.folders import new_folder
 from flowbed.telemetry import SNAPSHOT_BASE, SNAPSHOT_BUILT, SNAPSHOT_VERIFIED, reached
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
+    from pathlib import Path
 
     from flowbed.index.active_space import Live
     from flowbed.index.versions.changes import Changes
@@ -28,8 +28,7 @@ if TYPE_CHECKING:
 
 # Rows of one call: Chroma takes 5,461, and is as fast from a few hundred on.
 BATCH = 5_000
-# Names of folders in the scratch folder of a collection.
-BUILDING, HELD, OWNER = "building-", "held-", "owner"
+HELD = "held-"  # how the folder is called in which the last directory is kept
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -102,7 +101,7 @@ async def build(context: PublishContext, plan: Plan) -> Built:
         Damaged: Chroma refused the base, or the result differs from the index.
     """
     scratch = context.scratch / plan.live.collection
-    folder = await asyncio.to_thread(_new_folder, scratch, context)
+    folder = await asyncio.to_thread(new_folder, scratch, context)
     try:
         directory = folder / "chroma"
         await asyncio.to_thread(directory.mkdir)
@@ -140,18 +139,6 @@ async def _fetch(context: PublishContext, base: Snapshot, directory: Path, scrat
     for name, wanted in base.files.items():
         if not await asyncio.to_thread(copy_checked, held / name, directory / name, wanted):
             await download(context.store, base, name, directory / name)
-
-
-def _new_folder(scratch: Path, context: PublishContext) -> Path:
-    """Create a folder for one build, and remove those of processes that have ended."""
-    scratch.mkdir(parents=True, exist_ok=True)
-    for old in scratch.glob(f"{BUILDING}*"):
-        with contextlib.suppress(OSError):
-            if context.dead((old / OWNER).read_text("utf-8")):
-                shutil.rmtree(old, ignore_errors=True)
-    folder = Path(tempfile.mkdtemp(prefix=BUILDING, dir=scratch))
-    (folder / OWNER).write_text(context.worker, "utf-8")
-    return folder
 
 
 def _write_rows(changes: Changes, path: Path) -> None:

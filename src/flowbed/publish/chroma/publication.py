@@ -135,8 +135,11 @@ class ChromaDirectories:
             why = rebuild or why
             newest = (await state(live, datasets=self._context.datasets)).version
             # With a higher number than the index has, it is from an index that was dropped and filled again.
-            if base is not None and version <= base.index_version <= newest and not why:
-                return _unchanged(self._context.name, base, base.index_version)
+            if base is not None and version <= base.index_version <= newest:
+                if not why:
+                    return _unchanged(self._context.name, base, base.index_version)
+                if base.space == live.space.fingerprint:
+                    version = newest  # what is written again must not be older than what readers have seen
             if base is None:
                 await self._refuse_older(live, version, newest)
             try:

@@ -12,11 +12,11 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
-from flowbed.errors import Misconfigured, NotFound, Rejected, Transient
+from flowbed.errors import Misconfigured, NotFound, OutOfSpace, Rejected, Transient
 from flowbed.publish.chroma import LIST, VERSION, Snapshot, parsed
 from flowbed.publish.chroma.files import Torn, copy_checked, download, hashed, sync_tree
 from flowbed.publish.chroma.readers import leased
-from flowbed.storage.atomic import sync_folder, write_whole
+from flowbed.storage.atomic import FULL, sync_folder, write_whole
 from flowbed.telemetry import PULL_FILE_READY, PULL_PLACED, reached
 
 if TYPE_CHECKING:
@@ -63,7 +63,8 @@ async def pull(
     Raises:
         NotFound: there is no current snapshot.
         Transient: the store cannot be reached, or snapshots are replaced faster than they are downloaded.
-        Misconfigured: mode `efs` without a mounted `root`.
+        Misconfigured: mode `efs` without a mounted `root`, or the folder cannot be written.
+        OutOfSpace: the disk is full.
     """
     if mode == "efs" and (root is None or not await asyncio.to_thread(root.is_dir)):
         raise Misconfigured(
@@ -77,6 +78,15 @@ async def pull(
                 return await _pull(store, snapshot, directory, shared, fallback=mode == "auto")
         except Torn as torn:
             error = torn
+        except OSError as refused:
+            if refused.errno in FULL:
+                raise OutOfSpace(
+                    f"no space left for {collection} in {directory}: free some and pull again"
+                ) from refused
+            raise Misconfigured(
+                f"{collection} cannot be pulled into {directory} ({refused.strerror or refused}:"
+                f" {refused.filename2 or refused.filename}): choose a folder that can be written"
+            ) from refused
     raise Transient(
         f"{collection} could not be pulled ({error}); `flowbed publish {collection} --reconcile` checks it"
     )
@@ -190,7 +200,11 @@ def _link(directory: Path, version: str) -> None:
             return
     draft = directory / f".{LATEST}.{secrets.token_hex(4)}"
     draft.symlink_to(version)
-    draft.replace(link)
+    try:
+        draft.replace(link)
+    except OSError:  # a folder has the name
+        draft.unlink()
+        raise
 
 
 def _tidy(directory: Path, version: str) -> None:
