@@ -25,7 +25,7 @@ for module in pkgutil.walk_packages(flowbed.__path__, "flowbed."):
 SIZE = 300_000
 UNITS = [" ", "\\t", "\\n", "\\r", "\\r\\n", "a", "1", "-", "=", "# ", "{{#", "{{#}} ", "\\n---", "\\n--- ", "。"]
 UNITS += ["\\x00", "[a]", "model ", "1.", "batch size 1", "max ", "<Code>", "\\ud800", "a b"]
-STARTS = ["", "---\\n", "a"]
+STARTS = ["", "---\\n", "a", "at "]
 for (pattern, flags), name in patterns.items():
     print(name, flush=True)
     compiled = re.compile(pattern, flags)

@@ -28,11 +28,11 @@ if TYPE_CHECKING:
 
 # A line of a stack trace, as Java, JavaScript, C#, Python, Go, Rust, gdb and Ruby write them.
 FRAME = re.compile(
-    r"\s*(?:at\s+\S+.*[:(]|File \"[^\"]+\", line \d+|Caused by: |\.\.\. \d+ more|#\d+\s+\S|\d+:\s+0x[0-9a-f]"
+    r"^\s*(?:at\s+\S.*[:(]|File \"[^\"]+\", line \d+|Caused by: |\.\.\. \d+ more|#\d+\s+\S|\d+:\s+0x[0-9a-f]"
     r"|from\s+\S+:\d+:in |\S+\.(?:go|rs|rb|py|c|cc|cpp|h):\d+(?:\s|:|$))"
 )
 # The line that names the exception, after the frames of Python.
-EXCEPTION = re.compile(r"[\w.]+(?:Error|Exception|Warning|Exit|Interrupt)\b")
+EXCEPTION = re.compile(r"^[\w.]+(?:Error|Exception|Warning|Exit|Interrupt)\b")
 # One line that looks like a frame may be prose.
 LEAST_FRAMES = 2
 
