@@ -72,9 +72,7 @@ def test_command_foreign_text_cannot_control_the_terminal(
     assert "flowbed: all is well" not in called.out.splitlines()  # a name with a line break forges no line
 
 
-def test_run_file_whose_name_would_control_the_terminal_is_reported_in_one_line(
-    project: Path, flowbed: Call
-) -> None:
+def test_run_file_name_with_control_characters_is_one_harmless_line(project: Path, flowbed: Call) -> None:
     (project / "docs").mkdir()
     (project / "docs" / NAME).write_text("A text.\n")
     flowbed("init")

@@ -90,7 +90,7 @@ def test_progress_after_a_tenth_estimates_the_time_left_within_a_factor_of_two(
 
 
 @pytest.mark.parametrize("provider", [parallel, serial])
-def test_progress_count_moves_at_every_answer_and_these_are_spread_over_the_time(provider: Any) -> None:
+def test_progress_answers_are_spread_evenly_and_each_moves_the_count(provider: Any) -> None:
     """From the first answer on, no pause is longer than a fifteenth of the whole time."""
     times = [at for at, _, _ in answers(provider, CONCURRENCY)]
     assert len(times) >= 40

@@ -45,7 +45,7 @@ def test_search_over_an_export_shows_the_link_to_the_message(flowbed: Call, proj
     assert hits[0]["metadata"]["channel"] == "#ops"
 
 
-def test_run_over_the_api_finds_what_was_said_and_keeps_the_token_out_of_everything(
+def test_run_slack_api_messages_are_found_and_the_token_is_stored_nowhere(
     flowbed: Call, project: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """What is posted, edited and deleted reaches the search; the token is in no file and no output."""

@@ -93,9 +93,7 @@ def test_import_killed_at_a_point_and_repeated_has_every_row_once(point: str, pr
 
 
 @pytest.mark.parametrize("point", telemetry.PRODUCER_DELTA_FAILPOINTS)
-def test_delta_killed_at_a_point_is_committed_by_the_next_call_without_its_key(
-    point: str, project: Path
-) -> None:
+def test_deltas_add_killed_is_completed_by_a_call_without_keys(point: str, project: Path) -> None:
     killed = command(project, "deltas", "add", "docs/delta/one", point=point)
     assert killed.returncode == -signal.SIGKILL, killed.stderr
     if point != telemetry.RUN_COMMITTED:  # then the commit may have marked it already

@@ -312,7 +312,7 @@ def _quick(sleep: object) -> object:
     return soon
 
 
-async def test_search_key_that_no_row_has_is_named_with_the_keys_that_there_are(bench: Bench) -> None:
+async def test_search_unknown_filter_key_is_named_with_the_existing_keys(bench: Bench) -> None:
     """Only if nothing was found, and only keys that are in no row at all."""
     rows = [bench.upsert(f"s#d#{n:05d}", 1, f"text {n}", source="s", number=n) for n in range(1_200)]
     await bench.lay_down([*rows, bench.upsert("s#rare#00000", 1, "rare", source="s", rare=True)])

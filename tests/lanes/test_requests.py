@@ -42,7 +42,7 @@ def test_cut_first_requests_grow_and_have_texts_of_all_lengths() -> None:
     assert 0.3 < sum(part.start for part in tenth) / len(tenth) / 5_000 < 0.7
 
 
-def test_cut_provider_of_few_requests_a_minute_gets_no_more_than_a_minute_of_them() -> None:
+def test_cut_rate_limit_known_makes_at_most_one_minute_of_requests() -> None:
     assert len(cut([slice(0, 900)], concurrency=1, per_minute=3)) == 3
     assert len(cut([slice(0, 900)], concurrency=1, per_minute=2_000)) > 10
 

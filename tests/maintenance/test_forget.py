@@ -383,7 +383,7 @@ async def test_forget_without_the_publication_that_made_a_snapshot_is_not_comple
         assert "publish the collection, or delete the folder" in why
 
 
-async def test_forget_command_asks_for_yes_writes_a_receipt_and_exits_by_what_is_left(
+async def test_forget_command_asks_writes_a_receipt_and_exits_1_if_something_is_left(
     bed_of: Project,
 ) -> None:
     await indexed(bed_of)

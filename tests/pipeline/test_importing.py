@@ -58,7 +58,7 @@ async def test_chroma_directory_imported_is_searched_and_only_a_sample_is_sent(
     assert not list((project.folder / ".flowbed" / "scratch").iterdir())
 
 
-async def test_imported_vectors_are_not_paid_for_again_by_a_source_of_the_same_texts(
+async def test_import_vectors_are_reused_by_a_source_of_the_same_texts(
     chroma: Path, project: Project
 ) -> None:
     project.write_lines("lines.jsonl", [{"id": key, "text": f"text of {key}"} for key in IDS])

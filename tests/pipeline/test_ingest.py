@@ -136,7 +136,7 @@ async def test_index_lost_without_its_deltas_is_written_again_from_the_batch_fil
     assert project.sent() == {}
 
 
-async def test_batch_file_of_a_waiting_row_lost_fails_with_a_reason_until_it_is_written_again(
+async def test_ingest_lost_batch_file_fails_the_row_until_it_is_written_again(
     project: Project,
 ) -> None:
     async with await project.open() as bed:
@@ -299,7 +299,7 @@ async def test_rows_without_a_commit_are_durable_and_appear_with_the_next(projec
         assert set(project.documents("docs")) == {"a", "b"}
 
 
-async def test_vectors_kept_in_the_cache_are_not_paid_for_when_a_source_has_the_text(
+async def test_write_rows_cached_vectors_are_reused_by_a_source(
     project: Project,
 ) -> None:
     """Only if asked: a writer that is not trusted must not decide the vectors of others."""

@@ -11,12 +11,13 @@ from tests.support.chroma import archive, write_chroma
 from tests.support.s3 import variables
 
 from flowbed.cli.app import run
-from flowbed.errors import Rejected
+from flowbed.errors import Rejected, Transient
 from flowbed.records.precomputed import PrecomputedRows
 from flowbed.testing.embedder import seeded
 from flowbed.testing.s3proxy import CUT, INTERNAL_ERROR, SLOW_DOWN, S3Fault, S3Proxy
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
     from pathlib import Path
 
     from tests.support.projects import Project
@@ -215,6 +216,31 @@ async def test_commit_takes_few_deltas_at_a_time_and_deletes_them_where_set(
         assert "neither lines/delta/run-0/delta.tar.gz nor" in again.refused[0].reason
         assert set(project.documents("lines")) == set(LINES)
         assert (await bed.verify())["lines"].faults == ()
+
+
+async def test_deltas_add_stopped_while_it_deletes_is_ended_by_the_next_call(
+    lines: Path, project: Project, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A delta whose files are partly deleted was committed: it is neither read again nor refused."""
+    with (project.folder / "flowbed.toml").open("a") as file:
+        file.write("[commit]\ndelete_processed = true\n")
+    put(project, "lines/delta/one", lines)
+    async with await project.open() as bed:
+        delete = bed.store.delete
+
+        async def stopped(keys: Sequence[str]) -> None:
+            await delete(keys)
+            raise Transient("the network is gone")
+
+        monkeypatch.setattr(bed.store, "delete", stopped)
+        with pytest.raises(Transient, match="the network is gone"):
+            await bed.add_deltas("lines/delta/one")
+        monkeypatch.undo()
+        done = await bed.add_deltas("lines/delta/one")
+        assert (done.rows, done.refused) == (0, [])
+        assert [each.key async for each in bed.store.list("lines/delta/one")] == []
+        assert await bed.dead_letters() == []
+        assert set(project.documents("lines")) == set(LINES)
 
 
 async def test_delta_and_rows_in_s3_behind_a_faulty_proxy_are_committed_once(

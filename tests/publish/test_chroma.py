@@ -7,12 +7,14 @@ import json
 import shutil
 from typing import TYPE_CHECKING, Any
 
+import psutil
 import pytest
 from tests.publish.conftest import read_chroma
 
 from flowbed.errors import Conflict, Misconfigured, NotFound, Transient
 from flowbed.publish import open_publication
 from flowbed.publish.chroma import (
+    children,
     complete_snapshots,
     current_snapshot,
     pointer_key,
@@ -203,6 +205,7 @@ async def test_publication_leaves_nothing_to_replay_and_a_sound_database(
     built = await ask(
         "build",
         tmp_path,
+        size=40,
         directory=str(done.path),
         collection="docs",
         rows=_no_rows(tmp_path),
@@ -255,6 +258,7 @@ async def test_child_that_opens_a_torn_graph_does_not_end_this_process(
         await ask(
             "verify",
             tmp_path,
+            size=40,
             directory=str(done.path),
             collection="docs",
             ids=["row-00001"],
@@ -323,3 +327,13 @@ def test_metadata_for_chroma_has_types_that_it_takes(
     text: str | None, metadata: dict[str, Any] | None
 ) -> None:
     assert chroma_metadata(text) == metadata
+
+
+async def test_ask_process_that_does_not_end_is_killed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Otherwise a Chroma that hangs would hold up all publications for ever."""
+    monkeypatch.setattr(children, "STARTED", 0.0)
+    with pytest.raises(Damaged, match=r"Chroma did not end within 0 s on 0 rows"):
+        await ask("verify", tmp_path, size=0)
+    assert not [each for each in psutil.Process().children() if children.MODULE in each.cmdline()]

@@ -1,4 +1,4 @@
-"""Conversations: a thread as a whole, a day cut into windows where nobody spoke for a while."""
+"""Conversations: a thread as a whole, a day cut into windows at its silences."""
 
 from __future__ import annotations
 

@@ -17,8 +17,8 @@ if TYPE_CHECKING:
 
 # The ledger's source of registered deltas: a name with a dot, as no source of the settings has.
 SOURCE = "deltas.registered"
-# Etags of a registered delta.
-WAITING, DONE = "waiting", "done"
+# Etags of a registered delta. One that is committed is done once its files are deleted, where they are.
+WAITING, COMMITTED, DONE = "waiting", "committed", "done"
 ARCHIVE = "delta.tar.gz"
 _KEY = re.compile(
     rf"([a-z0-9][a-z0-9_-]{{0,62}})/delta/([A-Za-z0-9][A-Za-z0-9_.=-]{{0,127}})(?:/{re.escape(ARCHIVE)})?"
@@ -28,10 +28,10 @@ MOST_RECORD = 2**20  # bytes of a run record
 TRIES = 20
 
 
-async def registered(context: Context) -> list[str]:
-    """Return the registered deltas that are not committed yet, oldest first."""
+async def registered(context: Context, state: str = WAITING) -> list[str]:
+    """Return the registered deltas of a state, by default those that are not committed yet, oldest first."""
     rows = [row async for page in context.ledger.documents.pages(SOURCE) for row in page]
-    return [row.id for row in sorted(rows, key=lambda row: row.generation) if row.etag == WAITING]
+    return [row.id for row in sorted(rows, key=lambda row: row.generation) if row.etag == state]
 
 
 async def resolve(key: str, context: Context) -> list[str]:

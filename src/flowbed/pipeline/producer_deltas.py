@@ -18,7 +18,16 @@ from flowbed.lanes.failures import RunStats
 from flowbed.lanes.precomputed_batches import check_rows
 from flowbed.lanes.write_deltas import commit_pending
 from flowbed.ledger import DeadLetter
-from flowbed.pipeline.delta_registry import ARCHIVE, DONE, WAITING, collection_of, mark, registered, resolve
+from flowbed.pipeline.delta_registry import (
+    ARCHIVE,
+    COMMITTED,
+    DONE,
+    WAITING,
+    collection_of,
+    mark,
+    registered,
+    resolve,
+)
 from flowbed.pipeline.ingest import find_owned, ingest
 from flowbed.publish.reading import PAGE
 from flowbed.publish.reading.archives import RefusedError, checked_name, is_wanted
@@ -86,8 +95,9 @@ async def add_deltas(
     Raises:
         Rejected: a key is not that of a delta, or a run record cannot be read; nothing was registered.
     """
-    found = [each for key in keys for each in await resolve(key, context)]
-    if found:
+    named = [each for key in keys for each in await resolve(key, context)]
+    finished = await _delete_committed(context)
+    if found := [each for each in named if each not in finished]:
         await mark(context, found, WAITING)
         reached(DELTA_REGISTERED, deltas=len(found))
     done = DeltasAdded()
@@ -112,11 +122,18 @@ async def add_deltas(
         await commit_pending(collection, context, stats)
     done.versions |= stats.versions
     done.refused += stats.failures
-    for name in done.committed:
-        if delete_processed:
-            await context.store.delete([listed.key async for listed in context.store.list(name)])
-    await mark(context, done.committed, DONE)
+    await mark(context, done.committed, COMMITTED if delete_processed else DONE)
+    await _delete_committed(context)
     return done
+
+
+async def _delete_committed(context: Context) -> list[str]:
+    """Delete the files of committed deltas, those too of a call that ended before it had, and return their names."""
+    names = await registered(context, COMMITTED)
+    for name in names:
+        await context.store.delete([listed.key async for listed in context.store.list(name)])
+    await mark(context, names, DONE)
+    return names
 
 
 async def _refuse(name: str, reason: str, context: Context, done: DeltasAdded) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+from abc import ABC, abstractmethod
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -163,23 +164,23 @@ def numbered(count: int, **metadata: Scalar) -> dict[str, tuple[str, dict[str, S
     return texts(*(f"row-{number:05d}" for number in range(count)), **metadata)
 
 
-class PublicationContract:
+class PublicationContract(ABC):
     """Subclass it with the fixture `publish_bench`, and say how to open a publication and how to read one."""
 
     # Whether every publication writes all rows.
     WHOLE = False
 
+    @abstractmethod
     def open(self, bench: PublishBench) -> Publication:
         """Open the publication under test."""
-        raise NotImplementedError
 
+    @abstractmethod
     async def read(self, bench: PublishBench) -> dict[str, PublishedRow]:
         """Read what was published, as a plain reader of this form does."""
-        raise NotImplementedError
 
+    @abstractmethod
     async def spoil(self, bench: PublishBench) -> None:
         """Make what is published differ from the index, behind the publication's back."""
-        raise NotImplementedError
 
     async def assert_in_step(self, bench: PublishBench) -> None:
         """Check that a reader finds the rows of the index."""

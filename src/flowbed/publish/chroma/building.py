@@ -113,6 +113,7 @@ async def build(context: PublishContext, plan: Plan) -> Built:
         done = await ask(
             "build",
             folder,
+            size=plan.changes.rows,
             directory=str(directory),
             collection=plan.name,
             rows=str(rows),

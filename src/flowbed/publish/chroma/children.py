@@ -17,17 +17,21 @@ if TYPE_CHECKING:
 MODULE = "flowbed.publish.chroma.child"
 # How much of the child's own words a message quotes.
 QUOTED = 500
+# Seconds that a process may take: it starts within a few, and writes 2,000 rows a second on an idle machine.
+STARTED, PER_ROW = 600.0, 1 / 50
 
 
 class Damaged(Rejected):
     """A Chroma directory cannot be used; building it again helps."""
 
 
-async def ask(work: str, folder: Path, **request: Any) -> dict[str, Any]:
+async def ask(work: str, folder: Path, *, size: int, **request: Any) -> dict[str, Any]:
     """Let a new process do `work` of `child` and return its response; `folder` is for their messages.
 
+    `size` is the number of rows of the directory, which bounds the time.
+
     Raises:
-        Damaged: it ended by a signal, or Chroma refused the directory.
+        Damaged: it ended by a signal, took too long, or Chroma refused the directory.
         Misconfigured: chromadb is not installed.
     """
     asked, answered = folder / f"{work}.request.json", folder / f"{work}.response.json"
@@ -42,8 +46,11 @@ async def ask(work: str, folder: Path, **request: Any) -> dict[str, Any]:
     assert process.stderr is not None  # noqa: S101 - it is a pipe
     try:
         # Not `communicate`, which would close the child's standard input, and the child would end.
-        said = (await process.stderr.read()).decode("utf-8", "replace").strip()
-        status = await process.wait()
+        async with asyncio.timeout(seconds := STARTED + size * PER_ROW):
+            said = (await process.stderr.read()).decode("utf-8", "replace").strip()
+            status = await process.wait()
+    except TimeoutError as error:
+        raise Damaged(f"Chroma did not end within {seconds:,.0f} s on {size:,} rows") from error
     finally:
         if process.returncode is None:
             with contextlib.suppress(ProcessLookupError):

@@ -98,6 +98,7 @@ async def _build(collection: str, rows: pa.Table, folder: Path) -> Path:
     await ask(
         "build",
         folder,
+        size=len(alive),
         directory=str(directory),
         collection=collection,
         rows=str(stream),
@@ -109,6 +110,7 @@ async def _build(collection: str, rows: pa.Table, folder: Path) -> Path:
     found = await ask(
         "verify",
         folder,
+        size=len(alive),
         directory=str(opened),
         collection=collection,
         ids=sample["id"].to_pylist(),

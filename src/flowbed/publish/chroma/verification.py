@@ -45,6 +45,7 @@ async def verify(directory: Path, collection: str, changes: Changes, scratch: Pa
     found = await ask(
         "verify",
         scratch,
+        size=changes.rows,
         directory=str(directory),
         collection=collection,
         ids=[*(row.id for row in rows), *gone],

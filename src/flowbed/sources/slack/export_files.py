@@ -89,7 +89,7 @@ class OpenedExport:
             zipfile.BadZipFile,
             zlib.error,
             RuntimeError,
-            NotImplementedError,
+            NotImplementedError,  # a method of compression that Python does not have
         ) as error:
             raise Rejected(f"cannot be read: {error}") from error
         if not raw.strip():
