@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import shutil
 import signal
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
 from tests.support.chroma import archive, write_chroma
@@ -17,6 +17,7 @@ from flowbed import telemetry
 from flowbed.testing.index import contents_of
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
     from pathlib import Path
 
     from tests.support.processes import Ran
@@ -79,7 +80,20 @@ def assert_whole(project: Path) -> None:
     assert list(scratch.iterdir()) == []
 
 
-@pytest.mark.parametrize("point", telemetry.INGEST_FAILPOINTS)
+# A kill takes two processes that open Chroma directories: those points in the suite where most differs.
+SHORT = {
+    telemetry.FETCH_SWAPPED,
+    telemetry.INDEX_MERGED,
+    telemetry.DELTA_REGISTERED,
+    telemetry.DELTA_CONVERTED,
+}
+
+
+def points(every: Sequence[str]) -> list[Any]:
+    return [point if point in SHORT else pytest.param(point, marks=pytest.mark.long) for point in every]
+
+
+@pytest.mark.parametrize("point", points(telemetry.INGEST_FAILPOINTS))
 def test_import_killed_at_a_point_and_repeated_has_every_row_once(point: str, project: Path) -> None:
     """The second group is killed where the point is passed more than once."""
     nth = 1 if point in {telemetry.INDEX_MERGED, telemetry.RUN_COMMITTED} else 2
@@ -92,7 +106,7 @@ def test_import_killed_at_a_point_and_repeated_has_every_row_once(point: str, pr
     assert_whole(project)
 
 
-@pytest.mark.parametrize("point", telemetry.PRODUCER_DELTA_FAILPOINTS)
+@pytest.mark.parametrize("point", points(telemetry.PRODUCER_DELTA_FAILPOINTS))
 def test_deltas_add_killed_is_completed_by_a_call_without_keys(point: str, project: Path) -> None:
     killed = command(project, "deltas", "add", "docs/delta/one", point=point)
     assert killed.returncode == -signal.SIGKILL, killed.stderr

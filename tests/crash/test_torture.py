@@ -43,7 +43,7 @@ def test_publications_killed_at_random_moments_leave_the_last_good_snapshot(stor
 
 def test_publishers_readers_and_a_collector_at_once_give_no_wrong_answer() -> None:
     """Every snapshot that is pulled is whole, equals its version of the index, and is no older than the last one."""
-    torture("crowd", "--seconds", "8", "--processes", "4")
+    torture("crowd", "--seconds", "4", "--processes", "4")
 
 
 def test_submission_steps_killed_at_random_moments_pay_for_no_text_twice() -> None:

@@ -213,7 +213,7 @@ def test_bucket_of_an_existing_deployment_counts_where_the_settings_name_no_stor
     assert snapshot_store(read_settings(tmp_path)) == "elsewhere"
 
 
-@pytest.mark.parametrize("receipts", [12, pytest.param(313, marks=pytest.mark.long)])
+@pytest.mark.parametrize("receipts", [3, pytest.param(313, marks=pytest.mark.long)])
 async def test_plain_client_finds_the_receipts_of_an_index(data: Path, tmp_path: Path, receipts: int) -> None:
     """Counts, ids, documents, metadata and neighbours are those of the index, after a change too."""
     folder = tmp_path / "project"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import json
 import os
 import socket
@@ -10,6 +11,7 @@ import sys
 import time
 import urllib.error
 import urllib.request
+import warnings
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -35,6 +37,16 @@ DATABASE = "/tenants/default_tenant/databases/default_database"
 DIMENSIONS = 64
 STARTING = 60.0  # s for Chroma's server to answer
 METRICS: tuple[Metric, ...] = ("cosine", "l2", "ip")
+
+
+@pytest.fixture(autouse=True, scope="module")
+def without_open_sockets() -> Iterator[None]:
+    """Collect the sockets that Chroma's clients leave open: found later, they would fail a test of something else."""
+    yield
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        gc.collect()
+
 
 # Metadata and text of each row: every type under one key, missing keys, texts that a pattern may misread.
 ROWS: dict[str, tuple[dict[str, Any] | None, str | None]] = {
