@@ -50,7 +50,13 @@ READER = """
 import json, sys
 import chromadb
 collection = chromadb.PersistentClient(sys.argv[1]).get_collection(sys.argv[2], embedding_function=None)
-held = collection.get(include=["documents", "metadatas", "embeddings"])
+held = {"ids": [], "documents": [], "metadatas": [], "embeddings": []}
+while len(held["ids"]) < collection.count():  # in pages: Chroma fails on the metadata of more than 32,766 rows at once
+    page = collection.get(include=["documents", "metadatas", "embeddings"], limit=5_000, offset=len(held["ids"]))
+    if not page["ids"]:
+        break
+    for key, values in held.items():
+        values.extend(page[key])
 near = collection.query(query_embeddings=held["embeddings"][:8], n_results=1)["ids"] if held["ids"] else []
 print(json.dumps({"count": collection.count(), "ids": held["ids"], "documents": held["documents"],
     "metadatas": held["metadatas"], "vectors": [list(map(float, each)) for each in held["embeddings"]], "near": near}))
