@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import math
 from dataclasses import replace
 from pathlib import Path
@@ -456,9 +457,15 @@ class Flowbed(OpenProject):
     async def why(self, subject: str) -> list[Reason]:
         """Explain the state of a chunk (by id), or of every chunk of a document (`DOCUMENT` or `SOURCE#DOCUMENT`).
 
+        `subject` may also be the link of a message, an issue or a note: the chunks that hold it are explained.
+
         Raises:
-            NotFound: the ledger knows no such chunk or document.
+            NotFound: the ledger knows no such chunk or document; the message says why, as far as that is known.
         """
+        if subject.startswith(("https://", "http://")):
+            from flowbed.maintenance.links import why_link
+
+            return await why_link(self._context(), subject, await self._readable_feeds())
         from flowbed.maintenance.inspect import why
 
         return await why(self._context(), subject)
@@ -764,6 +771,14 @@ class Flowbed(OpenProject):
         return await open_feeds(
             names, known, folder=folder, ledger=self._ledger, clock=process.now, removed=removed
         )
+
+    async def _readable_feeds(self) -> dict[str, ConfiguredSource]:
+        """Open every source that can be opened."""
+        feeds: dict[str, ConfiguredSource] = {}
+        for name in self.settings.sources:
+            with contextlib.suppress(Misconfigured):
+                feeds |= await self._feeds([name])
+        return feeds
 
     async def _live(self, collection: str) -> Live:
         return await require_collection(self._store, collection)

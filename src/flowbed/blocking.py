@@ -367,8 +367,10 @@ class Blocking:
     def why(self, subject: str) -> list[Reason]:
         """Explain the state of a chunk (by id), or of every chunk of a document (`DOCUMENT` or `SOURCE#DOCUMENT`).
 
+        `subject` may also be the link of a message, an issue or a note: the chunks that hold it are explained.
+
         Raises:
-            NotFound: the ledger knows no such chunk or document.
+            NotFound: the ledger knows no such chunk or document; the message says why, as far as that is known.
         """
         return self._wait(self._bed.why(subject))
 

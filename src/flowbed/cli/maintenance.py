@@ -189,9 +189,15 @@ def rollback(
 
 def why(
     common: Common,
-    subject: Annotated[str, typer.Argument(metavar="ID", help="A chunk's id, or a document's.")],
+    subject: Annotated[
+        str,
+        typer.Argument(
+            metavar="ID",
+            help="The id of a chunk or a document, or the link of a message, an issue or a note.",
+        ),
+    ],
 ) -> None:
-    """Explain why a chunk or a document is in the index or is not."""
+    """Explain why a chunk, a document or a message is in the index or is not."""
     from flowbed.cli import views
 
     found = common.with_bed(lambda bed: bed.why(subject))

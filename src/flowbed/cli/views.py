@@ -227,7 +227,7 @@ def show_reasons(reasons: Sequence[Reason]) -> None:
         say(f"{row.id} [{row.collection}] {row.status.value}: {each.verdict}")
         say(f"  source {row.source}, document {row.document}, version {row.version} ({at(row.version)})")
         if each.batch is not None:
-            say(f"  batch file {each.batch.key}")
+            say(f"  seen {at(each.batch.timestamp)}, batch file {each.batch.key}")
         if each.run is not None:
             say(f"  run {each.run.id[:12]} ({each.run.state}), delta {each.run.key}")
         if each.submission is not None:

@@ -17,7 +17,7 @@ from flowbed.records import Status
 from flowbed.records.precomputed import is_precomputed
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Mapping, Sequence
 
     from flowbed.lanes.contexts import Context, IndexContext
     from flowbed.ledger import BatchRow, ChunkRow, RunRow, SubmissionRow
@@ -169,12 +169,17 @@ async def why(context: Context, subject: str) -> list[Reason]:
         rows = [row for row in await context.ledger.chunks.find(document) if row.source == source]
     if not rows:
         raise NotFound(await _unknown(context, subject))
+    return await reasons(context, rows)
+
+
+async def reasons(context: Context, rows: Sequence[ChunkRow]) -> list[Reason]:
+    """Explain the state of chunks."""
     batches = await context.ledger.batches.get({row.batch for row in rows if row.batch})
-    reasons = []
+    explained = []
     for row in rows:
         found = await context.ledger.runs.get(row.run) if row.run else None
         carries = await context.ledger.submissions.get(row.submission) if row.submission else None
-        reasons.append(
+        explained.append(
             Reason(
                 chunk=row,
                 batch=batches.get(row.batch),
@@ -183,7 +188,7 @@ async def why(context: Context, subject: str) -> list[Reason]:
                 submission=carries,
             )
         )
-    return reasons
+    return explained
 
 
 async def _unknown(context: Context, subject: str) -> str:

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
-    from flowbed.records.documents import Chunk, Document, Entry, Page, Problem
+    from flowbed.records.documents import Chunk, Document, Entry, Linked, Page, Problem
     from flowbed.records.reports import Lane, Plan, Planned, Report
 
 __all__ = [
@@ -28,6 +28,7 @@ __all__ = [
     "Entry",
     "Hit",
     "Lane",
+    "Linked",
     "Page",
     "Plan",
     "Planned",
@@ -52,6 +53,7 @@ _HOMES = {
     "Document": "flowbed.records.documents",
     "Entry": "flowbed.records.documents",
     "Lane": "flowbed.records.reports",
+    "Linked": "flowbed.records.documents",
     "Page": "flowbed.records.documents",
     "Plan": "flowbed.records.reports",
     "Planned": "flowbed.records.reports",

@@ -84,6 +84,19 @@ class Page:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Linked:
+    """What a link points to in one source: `documents` may have it, the likeliest first.
+
+    `item` is the id of a message or note in them, empty for a document itself. `absent` says, judging by how far the
+    source was read, why none of them may have it.
+    """
+
+    documents: tuple[str, ...]
+    item: str = ""
+    absent: str = ""
+
+
+@dataclass(frozen=True, kw_only=True)
 class Chunk:
     """A passage of a document: `text` is shown to readers, `sent` is embedded (title, context and text)."""
 

@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Mapping
     from pathlib import Path
 
-    from flowbed.records import Page
+    from flowbed.records import Linked, Page
 
 
 class Source(Protocol):
@@ -43,6 +43,18 @@ class Looking(Protocol):
         Raises:
             Misconfigured: the API refuses the token or an option.
             Transient: the API cannot be asked now.
+        """
+        ...
+
+
+@runtime_checkable
+class Linking(Protocol):
+    """A source whose documents have addresses at their vendor."""
+
+    def linked(self, link: str, cursor: str) -> Linked | None:
+        """Return what a link points to, None where it is none of this source; `cursor` is how far it was read.
+
+        It asks nobody: neither the vendor nor the ledger.
         """
         ...
 

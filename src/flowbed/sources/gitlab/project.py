@@ -14,6 +14,7 @@ from flowbed.errors import Misconfigured, Rejected
 from flowbed.records import Entry, Page, Problem, canonical
 from flowbed.sources.gitlab import position as stored
 from flowbed.sources.gitlab.api import GitLabApi, Withheld, escaped, open_http
+from flowbed.sources.gitlab.links import linked_in_project, place
 from flowbed.sources.gitlab.position import Position
 from flowbed.sources.gitlab.rendering import REVISION, Rendering, document, identity
 from flowbed.sources.paging import PAGE_ENTRIES
@@ -23,7 +24,7 @@ if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Iterator, Mapping
     from pathlib import Path
 
-    from flowbed.records import Document
+    from flowbed.records import Document, Linked
     from flowbed.sources.gitlab.position import Listing
 
 # A new note moves its issue at most once a minute, and clocks of several servers differ: so much is listed again.
@@ -83,6 +84,15 @@ class Project:
             if raw is not None:
                 raw.close()
             await http.aclose()
+
+    def linked(self, link: str, cursor: str) -> Linked | None:
+        """Return what the address of an issue, a merge request, a note or a wiki page points to."""
+        found = place(link, self.base_url.removesuffix("/api/v4"))
+        if found is None or found[0].casefold() != self.path.casefold():
+            return None
+        return linked_in_project(
+            found[1], found[2], stored.parsed(cursor), confidential=self.rendering.confidential
+        )
 
     def _raw_answers(self) -> tuple[RawAnswers | None, Problem | None]:
         """Open the file of raw answers; without it, a fetch from the beginning only takes longer."""

@@ -17,8 +17,6 @@ if TYPE_CHECKING:
 KNOWN = ("channels", "url")
 OVER_HTTP = ("channels", "lookback", "page")
 
-# Slack sends a link on to the workspace that the browser is signed in to.
-ANY_WORKSPACE = "https://slack.com/"
 API = "https://slack.com/api"
 
 DAY = 86_400  # seconds
@@ -71,6 +69,7 @@ def _open_export(
 ) -> Source:
     from flowbed.sources.slack.export import Export
     from flowbed.sources.slack.export_files import ExportFiles
+    from flowbed.sources.slack.links import ANY_WORKSPACE
 
     values = SourceOptions("slack", options, KNOWN)
     base = values.string("url", ANY_WORKSPACE)

@@ -16,6 +16,7 @@ from flowbed.errors import Misconfigured, Rejected
 from flowbed.records import Entry, Page, Problem, canonical
 from flowbed.records.values import suggestion
 from flowbed.sources.paging import in_pages, in_threads
+from flowbed.sources.slack.links import linked_in_export
 from flowbed.sources.slack.messages import (
     REVISION,
     Channel,
@@ -33,7 +34,7 @@ from flowbed.sources.slack.text import Names
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
 
-    from flowbed.records import Document
+    from flowbed.records import Document, Linked
     from flowbed.sources.slack.export_files import ExportFiles, OpenedExport
 
 # Of one file, these are reported one by one, and the others as a number.
@@ -74,6 +75,10 @@ class Export:
         """List every thread and day, or nothing if no file was changed since `cursor`."""
         async for page in in_threads(self._pages(cursor)):
             yield page
+
+    def linked(self, link: str, cursor: str) -> Linked | None:  # noqa: ARG002 - an export is read as a whole
+        """Return what a link to a message points to."""
+        return linked_in_export(link, self.base)
 
     def _pages(self, cursor: str) -> Iterator[Page]:
         began = self.clock() * 1_000

@@ -21,6 +21,7 @@ from flowbed.sources.slack.api import (
     next_cursor,
     open_http,
 )
+from flowbed.sources.slack.links import ANY_WORKSPACE, linked_in_workspace
 from flowbed.sources.slack.messages import (
     Channel,
     checked,
@@ -40,7 +41,7 @@ from flowbed.sources.slack.workspace import open_workspace
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Iterable, Iterator, Mapping, Sequence
 
-    from flowbed.records import Document
+    from flowbed.records import Document, Linked
     from flowbed.sources.slack.positions import Thread
     from flowbed.sources.slack.text import Names
     from flowbed.sources.slack.workspace import Workspace
@@ -104,6 +105,10 @@ class Web:
         if seen.unread and not self.options.channels:
             lines.append(f"does not read {_listing(seen.unread)}: the app is not in them")
         return (*lines, *(f"{each.subject}: {each.reason}" for each in seen.problems))
+
+    def linked(self, link: str, cursor: str) -> Linked | None:
+        """Return what a link to a message points to, and what is known of it where it is missing."""
+        return linked_in_workspace(link, ANY_WORKSPACE, stored.read(cursor), self.options.channels)
 
 
 @dataclass
