@@ -18,7 +18,7 @@ from flowbed.records import Problem, Status
 from flowbed.records.values import count
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
+    from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Mapping, Sequence
 
     from flowbed.ledger import ChunkRow, Ledger, Progress
     from flowbed.pipeline import ConfiguredSource
@@ -65,7 +65,8 @@ class Change:
 class Scan:
     """What was observed during a fetch.
 
-    `withheld` says why deletions were not carried out, `empty` why a complete fetch listed nothing.
+    `withheld` says why deletions were not carried out, `empty` why a complete fetch listed nothing. `judged` says that
+    the fetch went far enough to decide about deletions.
     `others` are the other sources of the project; a source may take over what a source that no longer exists held.
     `forgotten` reads what must not return; it has to be read after the cursor, which a request to forget moves last.
     """
@@ -74,9 +75,30 @@ class Scan:
     complete: bool = False
     known: int = 0
     withheld: str = ""
+    judged: bool = False
     empty: str = ""
     others: frozenset[str] = frozenset()
     forgotten: Callable[[], Awaitable[Blocked]] | None = None
+
+
+@dataclass
+class _Proved:
+    """Documents that a source says are gone, and the cursor before the first of them.
+
+    They are deleted at the end of the fetch, when their number is known. Until then the cursor stays before them, since
+    the source would not prove them again.
+    """
+
+    names: dict[str, None] = field(default_factory=dict)
+    before: str | None = None
+
+    def add(self, names: Collection[str], cursor: str) -> None:
+        if names and self.before is None:
+            self.before = cursor
+        self.names.update(dict.fromkeys(names))
+
+    def held(self, cursor: str) -> str:
+        return cursor if self.before is None else self.before
 
 
 @dataclass
@@ -131,32 +153,37 @@ async def changes(
     begin = cursor.value.removeprefix(mark) if cursor.value.startswith(mark) else ""
     value = begin
     entries = 0
+    proved = _Proved()
     async for page in feed.source.fetch(begin):
         # A source whose pages have cursors resumes from the last page after a crash. One with a single cursor for its
         # whole listing has none until the end, and must not keep the old one: part of what that covers is overwritten.
         held = f"{mark}{value}" if page.cursor else ""
+        proved.add(await ledger.documents.etags(source, page.gone) if page.gone else (), held)
+        held = proved.held(held)
         value = page.cursor
         scan.problems += page.problems
         scan.complete = page.complete
         entries += len(page.entries)
-        if page.complete and not (entries or scan.problems):
-            scan.empty = page.empty or "it has none"
         listed.add([entry.document for entry in page.entries])
         async for stretch in _stretches(
             feed, page.entries, ledger=ledger, count=count, clock=clock, scan=scan
         ):
             yield stretch.change(held)
-        if page.gone:
-            yield await _removal(source, page.gone, ledger=ledger, value=held)
+    if scan.complete and not (entries or scan.problems):
+        scan.empty = page.empty or "it has none"
     gone: list[str] = []
+    if not scan.complete:
+        gone = listed.missing(list(proved.names))
+        scan.withheld = _doubt(source, gone, set(), total=progress.documents, allow_deletes=allow_deletes)
     # Where every known document was listed exactly once, none is gone. Reading all of their rows would take as long as
     # everything before.
-    if scan.complete and not (scan.known == progress.documents and listed.once):
+    elif scan.known != progress.documents or not listed.once:
         gone = await _gone(source, listed, scan, ledger=ledger, allow_deletes=allow_deletes)
-    for start in range(0, len(gone), BATCH_CHUNKS):
-        yield await _removal(source, gone[start : start + BATCH_CHUNKS], ledger=ledger, value="")
+    for start in range(0, 0 if scan.withheld else len(gone), BATCH_CHUNKS):
+        yield await _removal(source, gone[start : start + BATCH_CHUNKS], ledger=ledger, value=proved.held(""))
     # Only now is everything before it applied: a fetch that left something undone starts over.
     done = not scan.withheld and all(problem.skipped for problem in scan.problems)
+    scan.judged = scan.complete or bool(scan.withheld) or (done and bool(value))
     if done and f"{mark}{value}" != cursor.value:
         yield Change(value=f"{mark}{value}")
 
@@ -338,7 +365,7 @@ async def _removal(source: str, documents: Sequence[str], *, ledger: Ledger, val
 
 
 async def _gone(source: str, listed: Listed, scan: Scan, *, ledger: Ledger, allow_deletes: bool) -> list[str]:
-    """Return the documents that a complete fetch no longer listed; none, and why in `scan`, where that is doubtful."""
+    """Return the documents that a complete fetch no longer listed; where that is doubtful, say why in `scan`."""
     gone, kept = await _unlisted(source, listed, scan, ledger)
     # A document that was text and is none now is not gone: most likely it was saved wrongly.
     scan.problems = [
@@ -355,7 +382,7 @@ async def _gone(source: str, listed: Listed, scan: Scan, *, ledger: Ledger, allo
         # Whoever allows deletions has to have seen what may be wrong with them: a run has reported it before.
         unreadable -= await _reported(source, ledger)
     scan.withheld = _doubt(source, gone, unreadable, total=total, allow_deletes=allow_deletes)
-    return [] if scan.withheld else gone
+    return gone
 
 
 async def _reported(source: str, ledger: Ledger) -> set[tuple[str, str]]:

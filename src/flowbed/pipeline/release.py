@@ -144,8 +144,9 @@ async def release(plan: StagedPlan, feed: ConfiguredSource, context: ModelContex
             cursor = await _apply_all(plan, name, cursor, done, context)
         except Conflict:
             continue  # with another process that releases the same plan or fetches: the cursor says which
-        if source.complete:
-            await replace_letters(name, source.problems, context, withheld=source.withheld)
+        if source.complete or source.withheld:
+            problems = source.problems if source.complete else None
+            await replace_letters(name, problems, context, withheld=source.withheld)
         end = cursor.token + (1 if source.parts or source.after != source.value else 0)
         # Marked before the last step: after it, the cursor does not show that this plan was released.
         await mark_released(context.store, plan.plan_id, name, token=end)

@@ -102,8 +102,9 @@ async def sync(
             await asyncio.sleep(0.05 * 2**attempt)
             continue
         done.problems, done.withheld, done.empty = scan.problems, scan.withheld, scan.empty
-        if scan.complete and (troubled or scan.problems or scan.withheld):
-            await replace_letters(source, scan.problems, context, withheld=scan.withheld)
+        if scan.judged and (troubled or scan.problems or scan.withheld):
+            problems = scan.problems if scan.complete else None
+            await replace_letters(source, problems, context, withheld=scan.withheld)
         return done
     reason = "another run is fetching it at the same time, so this fetch was discarded; run again"
     done.problems.append(Problem(subject=f"source {source}", reason=reason))
@@ -240,15 +241,19 @@ async def apply(cursor: Cursor, prepared: Prepared, ledger: Ledger) -> Cursor:
 
 
 async def replace_letters(
-    source: str, problems: Sequence[Problem], context: Context, *, withheld: str
+    source: str, problems: Sequence[Problem] | None, context: Context, *, withheld: str
 ) -> None:
-    """Replace the source's dead letters by the problems of a complete scan, and by why it withheld deletions."""
-    left = [(problem.subject, problem.reason) for problem in problems if not problem.skipped]
+    """Replace the source's dead letters by the problems of a complete scan, and by why it withheld deletions.
+
+    A scan of what changed only has no `problems` to replace the others by.
+    """
+    left = [(problem.subject, problem.reason) for problem in problems or () if not problem.skipped]
     left += [(WITHHELD, withheld)] if withheld else []
     letters = [
         DeadLetter(kind="source", owner=source, subject=subject, reason=reason, at=context.clock())
         for subject, reason in left
     ]
-    await context.ledger.dead_letters.remove("source", owner=source)
+    subjects = (WITHHELD,) if problems is None else ()
+    await context.ledger.dead_letters.remove("source", owner=source, subjects=subjects)
     if letters:
         await context.ledger.dead_letters.add(letters)
