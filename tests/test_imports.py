@@ -48,6 +48,7 @@ ROOMS: dict[str, tuple[str, ...]] = {
     "tokenizers": ("embedding/",),
     "typer": ("cli/",),
     "uvicorn": ("server/", "testing/"),
+    "zstandard": ("storage/",),
 }
 
 # Private names that there is no public name for; `flowbed.index.native` says what happens when they are gone.

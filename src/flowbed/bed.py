@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from flowbed.index.versions import Version
     from flowbed.lanes.batch.find import Unembedded
     from flowbed.lanes.batch.submit import Submitted
+    from flowbed.lanes.budget import Budget
     from flowbed.lanes.choice import LaneOption
     from flowbed.lanes.outcome import Polled
     from flowbed.ledger import DeadLetter, Rollback, Spent, SubmissionRow
@@ -43,6 +44,7 @@ if TYPE_CHECKING:
     from flowbed.publish.exporting import Exported, Kind
     from flowbed.publish.records import Record
     from flowbed.records import Hit, Plan, Report, SearchResults, Status
+    from flowbed.records.events import Handled
     from flowbed.records.precomputed import Ingested, PrecomputedRows
 
 
@@ -131,13 +133,10 @@ class Flowbed(OpenProject):
             Rejected: the plan is too old, it was combined with other arguments, or the budget is not an amount.
             Misconfigured: the model cannot be used, or the plan or a collection is of another space.
         """
-        from flowbed.lanes.budget import Budget
         from flowbed.lanes.claims import WAITING
 
-        if budget is not None and not (budget >= 0 and math.isfinite(budget)):
-            raise Rejected(f"the budget is {budget}; it has to be an amount of US dollars")
         lane, deadline = self._lane_and_deadline(lane, deadline)
-        context = self._context(Budget(budget) if budget is not None else None)
+        context = self._context(self._budget(budget))
         if plan is None:
             from flowbed.pipeline.run import run
 
@@ -168,6 +167,70 @@ class Flowbed(OpenProject):
             context, staged, feeds=feeds, limit=limit, lane=lane, wait=wait, deadline=deadline
         )
         return await self._with_publications(report)
+
+    async def embed(
+        self,
+        event: bytes | str | None = None,
+        *,
+        budget: float | None = None,
+        lane: LaneOption | None = None,
+        deadline: float | None = None,
+    ) -> Handled:
+        """Embed and commit what waits, without fetching; first take in the batch files that an event tells of.
+
+        Safe to repeat: events may come twice, late and in any order.
+
+        Args:
+            event: a notification of S3, EventBridge, SQS, SNS, MinIO or Cloudflare R2, as it came. Without one, the
+                store is listed for batch files that no event told of.
+            budget: most that requests to the model may cost, in US dollars.
+            lane: `realtime`, `batch` or `auto`. Default: the settings.
+            deadline: seconds; as for `run`.
+
+        Raises:
+            Rejected: the event is not JSON, its shape is unknown, or the budget is not an amount.
+            Misconfigured: the model cannot be used.
+        """
+        from flowbed.events.intake import look_for_batches
+        from flowbed.wiring.events import intake_context
+
+        if event is None:
+            found = await look_for_batches(intake_context(self.settings, self._context()))
+            told = found.handled()
+        else:
+            told = await self.take_in(event)
+        if event is not None and not told.batches:
+            return told
+        report = await self.embed_waiting(budget=budget, lane=lane, deadline=deadline)
+        return replace(told, report=report)
+
+    async def take_in(self, event: bytes | str) -> Handled:
+        """Take in the batch files that an event tells of, and embed nothing yet.
+
+        Raises:
+            Rejected: the event is not JSON, or its shape is unknown.
+        """
+        from flowbed.events.intake import take_in
+        from flowbed.events.notifications import read_event
+        from flowbed.wiring.events import intake_context
+
+        told = read_event(event.encode() if isinstance(event, str) else event)
+        found = await take_in(told, intake_context(self.settings, self._context()))
+        return found.handled()
+
+    async def embed_waiting(
+        self,
+        *,
+        budget: float | None = None,
+        lane: LaneOption | None = None,
+        deadline: float | None = None,
+    ) -> Report:
+        """Embed and commit what waits, without fetching; its arguments and errors are those of `embed`."""
+        from flowbed.events.waiting import embed_waiting
+
+        lane, deadline = self._lane_and_deadline(lane, deadline)
+        context = self._context(self._budget(budget))
+        return await self._with_publications(await embed_waiting(context, lane=lane, deadline=deadline))
 
     async def find_unembedded(
         self, *names: str, limit: int | None = None, deadline: float | None = None
@@ -755,6 +818,18 @@ class Flowbed(OpenProject):
         from flowbed.wiring.forgetting import places_of
 
         return places_of(self.folder, self.settings, self._embedders, self._publish_context)
+
+    def _budget(self, budget: float | None) -> Budget | None:
+        """Return the budget of a run, None without one.
+
+        Raises:
+            Rejected: it is not an amount.
+        """
+        from flowbed.lanes.budget import Budget
+
+        if budget is not None and not (budget >= 0 and math.isfinite(budget)):
+            raise Rejected(f"the budget is {budget}; it has to be an amount of US dollars")
+        return None if budget is None else Budget(budget)
 
     def _lane_and_deadline(
         self, lane: LaneOption | None, deadline: float | None

@@ -37,6 +37,7 @@ if TYPE_CHECKING:
     from flowbed.publish.exporting import Exported, Kind
     from flowbed.publish.records import Record
     from flowbed.records import Hit, Plan, Report, SearchResults, Status
+    from flowbed.records.events import Handled
     from flowbed.records.precomputed import Ingested, PrecomputedRows
 
 Answer = TypeVar("Answer")
@@ -151,6 +152,49 @@ class Blocking:
                 deadline=deadline,
             )
         )
+
+    def embed(
+        self,
+        event: bytes | str | None = None,
+        *,
+        budget: float | None = None,
+        lane: LaneOption | None = None,
+        deadline: float | None = None,
+    ) -> Handled:
+        """Embed and commit what waits, without fetching; first take in the batch files that an event tells of.
+
+        Safe to repeat: events may come twice, late and in any order.
+
+        Args:
+            event: a notification of S3, EventBridge, SQS, SNS, MinIO or Cloudflare R2, as it came. Without one, the
+                store is listed for batch files that no event told of.
+            budget: most that requests to the model may cost, in US dollars.
+            lane: `realtime`, `batch` or `auto`. Default: the settings.
+            deadline: seconds; as for `run`.
+
+        Raises:
+            Rejected: the event is not JSON, its shape is unknown, or the budget is not an amount.
+            Misconfigured: the model cannot be used.
+        """
+        return self._wait(self._bed.embed(event, budget=budget, lane=lane, deadline=deadline))
+
+    def take_in(self, event: bytes | str) -> Handled:
+        """Take in the batch files that an event tells of, and embed nothing yet.
+
+        Raises:
+            Rejected: the event is not JSON, or its shape is unknown.
+        """
+        return self._wait(self._bed.take_in(event))
+
+    def embed_waiting(
+        self,
+        *,
+        budget: float | None = None,
+        lane: LaneOption | None = None,
+        deadline: float | None = None,
+    ) -> Report:
+        """Embed and commit what waits, without fetching; its arguments and errors are those of `embed`."""
+        return self._wait(self._bed.embed_waiting(budget=budget, lane=lane, deadline=deadline))
 
     def find_unembedded(
         self, *names: str, limit: int | None = None, deadline: float | None = None

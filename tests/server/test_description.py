@@ -35,6 +35,7 @@ OPERATIONS = {
     "POST /v1/batches",
     "POST /v1/batches/{batch}/cancel",
     "POST /v1/embeddings",
+    "POST /v1/events",
     "POST /v1/files",
     "POST /v1/search",
 }

@@ -13,7 +13,7 @@ from flowbed.errors import Misconfigured
 from flowbed.index.datasets import Datasets
 from flowbed.index.search.reader import IndexReader
 from flowbed.ledger import open_ledger
-from flowbed.records import SearchResults
+from flowbed.records import Report, SearchResults
 from flowbed.records.serving import Serving
 from flowbed.services.keys import KeyService
 from flowbed.services.service import open_service
@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from flowbed.embedding.cache.tiers import VectorTier
     from flowbed.ledger import Ledger
     from flowbed.records import Embedded, Purpose
+    from flowbed.records.events import Handled
     from flowbed.records.precomputed import Ingested, PrecomputedRows
     from flowbed.services.service import Service
     from flowbed.storage import Store
@@ -108,6 +109,12 @@ class Project:
         return []
 
     async def write_rows(self, collection: str, rows: PrecomputedRows, **how: Any) -> Ingested:
+        raise NotImplementedError
+
+    async def take_in(self, event: bytes) -> Handled:
+        raise NotImplementedError
+
+    async def embed_waiting(self) -> Report:
         raise NotImplementedError
 
     async def find(self, query: Any, **how: Any) -> SearchResults:

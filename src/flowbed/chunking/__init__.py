@@ -34,6 +34,7 @@ KINDS = {
     "markdown": "flowbed.chunking.markdown:chunk_markdown",
     "receipt": "flowbed.chunking.receipt:chunk_receipt",
     "conversation": "flowbed.chunking.conversation:chunk_conversation",
+    "prepared": "flowbed.chunking.prepared:chunk_prepared",
 }
 
 

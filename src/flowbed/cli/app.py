@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from flowbed.cli import chroma, configure, dead_letters, keys, maintenance, runs, sources, submissions
+from flowbed.cli.embed import embed
 from flowbed.cli.forget import forget
 from flowbed.cli.options import with_common
 from flowbed.cli.output import flush, note, say, say_json
@@ -30,6 +31,7 @@ COMMANDS: Mapping[str, Command] = {
     "add": configure.add,
     "plan": runs.plan,
     "run": runs.run,
+    "embed": embed,
     "search": search,
     "publish": publish,
     "pull": pull,

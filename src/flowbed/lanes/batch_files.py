@@ -14,6 +14,7 @@ import orjson
 from flowbed.errors import NotFound, Rejected
 from flowbed.records import canonical, text_hash
 from flowbed.records.precomputed import is_precomputed, precomputed_collection
+from flowbed.storage.compression import compress, plain
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -40,15 +41,18 @@ class LostText:
     reason: str
 
 
-def batch_key(source: str, batch: str, *, at: int) -> str:
+COMPRESSED = ".zst"
+
+
+def batch_key(source: str, batch: str, *, at: int, compressed: bool = False) -> str:
     """Return the key of a batch file registered at `at` (µs since 1970); precomputed rows are in an Arrow file."""
     day = datetime.fromtimestamp(at / 1e6, UTC)
-    kind = "arrow" if is_precomputed(source) else "json"
+    kind = "arrow" if is_precomputed(source) else f"json{COMPRESSED if compressed else ''}"
     return f"{source}/chunked/year={day:%Y}/month={day:%m}/day={day:%d}/batch_{batch}.{kind}"
 
 
 def encode_batch(row: BatchRow, texts: Sequence[Chunk], versions: Sequence[int]) -> bytes:
-    """Encode a batch file. A chunk has `sent` only where more than its text is embedded."""
+    """Encode a batch file, compressed if its key says so; `sent` is there only where more than the text is embedded."""
     chunks = []
     for each, version in zip(texts, versions, strict=True):
         item: dict[str, Any] = {
@@ -61,7 +65,7 @@ def encode_batch(row: BatchRow, texts: Sequence[Chunk], versions: Sequence[int])
         if each.sent != each.text:
             item["sent"] = each.sent
         chunks.append(item)
-    return canonical(
+    body = canonical(
         {
             "batch_id": row.id,
             "timestamp": datetime.fromtimestamp(row.timestamp / 1e6, UTC).isoformat(),
@@ -70,6 +74,17 @@ def encode_batch(row: BatchRow, texts: Sequence[Chunk], versions: Sequence[int])
             "chunks": chunks,
         }
     )
+    return compress(body) if row.key.endswith(COMPRESSED) else body
+
+
+def parse_batch(body: bytes) -> Any:  # any JSON value
+    """Parse a batch file, compressed or not.
+
+    Raises:
+        Rejected: it is compressed, and damaged.
+        ValueError: it is not JSON.
+    """
+    return orjson.loads(plain(body).removeprefix(codecs.BOM_UTF8))
 
 
 _NO_CHUNK: Mapping[str, Any] = {"text": ""}
@@ -129,12 +144,12 @@ async def _chunks(
         body = (await store.get(row.key)).body
         if is_precomputed(row.source):
             return await asyncio.to_thread(_precomputed, row, body)
-        said = orjson.loads(body.removeprefix(codecs.BOM_UTF8))
+        said = await asyncio.to_thread(parse_batch, body)
         return {(each["collection"], each["id"]): each for each in said["chunks"] if _is_whole(each)}
     except NotFound:
         return Rejected(f"its batch file {row.key} is missing")
     except Rejected as error:
-        return error
+        return Rejected(f"its batch file {row.key} cannot be read: {error}")
     except (ValueError, KeyError, TypeError) as error:
         return Rejected(f"its batch file {row.key} is damaged: {error}")
 

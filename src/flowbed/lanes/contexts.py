@@ -33,7 +33,7 @@ class Context:
 
     `worker` names this piece of work in claims and leases; `dead` returns whether a worker is known to have ended.
     `clock` returns microseconds since 1970, `monotonic` seconds. `sources` are the names of the configured sources,
-    `collections` the live space of each collection.
+    `collections` the live space of each collection. With `compress_batches` new batch files are compressed.
     """
 
     store: Store
@@ -44,6 +44,7 @@ class Context:
     worker: str
     sources: frozenset[str]
     collections: Collections
+    compress_batches: bool = False
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -8,12 +8,11 @@ from dataclasses import dataclass
 from datetime import timedelta
 from typing import TYPE_CHECKING
 
-import orjson
-
 from flowbed.errors import NotFound, Rejected
 from flowbed.index.commit import MICROSECOND, RETENTION
 from flowbed.index.deltas import peek
 from flowbed.lanes.batch.input import FOLDER
+from flowbed.lanes.batch_files import parse_batch
 from flowbed.lanes.precomputed_batches import decoded_batch_id
 from flowbed.maintenance.compare import known_collections, run_of, waiting_runs
 from flowbed.pipeline.staging import PLANS, expired_plans, read_plan
@@ -258,7 +257,7 @@ async def _made_by_flowbed(store: Store, source: str, batch: str, key: str) -> b
         body = (await store.get(key)).body
         if is_precomputed(source):
             return decoded_batch_id(source, body) == batch
-        chunks = orjson.loads(body)["chunks"]
+        chunks = parse_batch(body)["chunks"]
         rows = [(each["id"], text_hash(each.get("sent", each["text"])), each["version"]) for each in chunks]
     except (Rejected, ValueError, KeyError, TypeError):
         return False

@@ -138,7 +138,9 @@ class _Planner:
         ):
             after = change.value
             if change.documents or change.removed or change.deletes:
-                prepared = await asyncio.to_thread(prepare, name, change, now=context.clock())
+                prepared = await asyncio.to_thread(
+                    prepare, name, change, now=context.clock(), compressed=context.compress_batches
+                )
                 kept.append(await self._draft.add(prepared, fetched=change.fetched))
                 digest.update(_content(change))
                 await self._count(change)

@@ -26,6 +26,7 @@ from flowbed.pipeline.work import (
     wait_if_asked,
 )
 from flowbed.records import Planned, Problem, Report, Status
+from flowbed.records.external import external_source
 from flowbed.records.precomputed import precomputed_source
 from flowbed.telemetry import FETCHED, reached
 
@@ -73,7 +74,7 @@ async def run(
     recovered = await recover(context, found, stats)
     await asyncio.to_thread(context.embedder)  # fails here once, rather than for every source
     # No source has an empty name: without any to embed, nothing is claimed.
-    sources = (*feeds, *recovered.to_embed) or ("",)
+    sources = (*feeds, *map(external_source, feeds), *recovered.to_embed) or ("",)
     work = Selection(sources=sources, statuses=statuses, limit=limit)
     choice = await choose_early(context, how)
     stats.add((await collect_results(context, found.submissions)).tally)

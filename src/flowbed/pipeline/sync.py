@@ -15,6 +15,7 @@ from flowbed.ledger import BatchRow, ChunkRow, DeadLetter, Swap
 from flowbed.ledger.rows import WITHHELD
 from flowbed.pipeline.changes import Scan, changes
 from flowbed.records import Problem, Status, batch_id
+from flowbed.storage.compression import plain
 from flowbed.telemetry import BATCH_REGISTERED, BATCH_WRITTEN, FETCH_SWAPPED, PROGRESS, STAGE, reached
 
 if TYPE_CHECKING:
@@ -84,7 +85,10 @@ async def sync(
             ):
                 now, later = context.clock(), 0
                 while (
-                    written := await write_batch(prepare(source, change, now=now, later=later), context)
+                    written := await write_batch(
+                        prepare(source, change, now=now, later=later, compressed=context.compress_batches),
+                        context,
+                    )
                 ) is None:
                     later += 1
                 cursor = await apply(cursor, written, context.ledger)
@@ -138,7 +142,7 @@ class Prepared:
     body: Callable[[BatchRow], bytes]
 
 
-def prepare(source: str, change: Change, *, now: int, later: int = 0) -> Prepared:
+def prepare(source: str, change: Change, *, now: int, later: int = 0, compressed: bool = False) -> Prepared:
     """Assign versions, and make the batch file and the rows of a change.
 
     `later` is added to every version, which gives the batch file another name.
@@ -155,7 +159,11 @@ def prepare(source: str, change: Change, *, now: int, later: int = 0) -> Prepare
         ]
         name = batch_id(source, rows)
         batch = BatchRow(
-            id=name, source=source, key=batch_key(source, name, at=now), timestamp=now, chunks=len(rows)
+            id=name,
+            source=source,
+            key=batch_key(source, name, at=now, compressed=compressed),
+            timestamp=now,
+            chunks=len(rows),
         )
     chunks = [
         ChunkRow(
@@ -215,7 +223,8 @@ async def write_batch(prepared: Prepared, context: Context) -> Prepared | None:
     try:
         await context.store.create(row.key, body)
     except Conflict:
-        if (await context.store.get(row.key)).body != body:
+        # Another version of the library may have compressed it to other bytes.
+        if plain((await context.store.get(row.key)).body) != plain(body):
             return None
     reached(BATCH_WRITTEN, batch=row.id)
     return replace(prepared, batch=row)

@@ -12,7 +12,8 @@ if TYPE_CHECKING:
     from flowbed.embedding.stack import Stack
     from flowbed.index.search.reader import IndexReader
     from flowbed.ledger import Ledger
-    from flowbed.records import SearchResults
+    from flowbed.records import Report, SearchResults
+    from flowbed.records.events import Handled
     from flowbed.records.precomputed import Ingested
     from flowbed.records.serving import Serving
     from flowbed.services.keys import KeyService
@@ -76,6 +77,16 @@ class Project(Protocol):
 
     def vector_tiers(self) -> Sequence[VectorTier]:
         """Return the tiers of the vector cache that this process shares with others."""
+        ...
+
+    @property
+    def take_in(self) -> Callable[[bytes], Awaitable[Handled]]:
+        """Take in the batch files that an event tells of."""
+        ...
+
+    @property
+    def embed_waiting(self) -> Callable[[], Awaitable[Report]]:
+        """Embed and commit what waits."""
         ...
 
     @property

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 from flowbed.services.batches.jobs import JobService
 from flowbed.services.chroma.service import open_chroma
 from flowbed.services.embeddings import EmbeddingService
+from flowbed.services.events import EventService
 from flowbed.services.files import FileService
 from flowbed.services.models import Models
 from flowbed.services.quotas import QuotaService
@@ -31,6 +32,7 @@ class Service:
     serving: Serving
     chroma: ChromaService
     embeddings: EmbeddingService
+    events: EventService
     files: FileService
     jobs: JobService
     keys: KeyService
@@ -54,7 +56,10 @@ async def open_service(bed: Project) -> AsyncIterator[Service]:
     serving = bed.serving
     models = await Models.open(bed, serving)
     files = FileService(bed.store, bed.ledger.files, clock=bed.clock, secret=bed.secret)
-    async with QuotaService(bed.ledger, tiers=serving.tiers, clock=bed.clock) as quotas:
+    async with (
+        QuotaService(bed.ledger, tiers=serving.tiers, clock=bed.clock) as quotas,
+        EventService(bed) as events,
+    ):
         chroma = open_chroma(bed, models, quotas, serving)
         try:
             yield Service(
@@ -62,6 +67,7 @@ async def open_service(bed: Project) -> AsyncIterator[Service]:
                 serving=serving,
                 chroma=chroma,
                 embeddings=EmbeddingService(models, quotas, serving),
+                events=events,
                 files=files,
                 jobs=JobService(bed.ledger.jobs, files, clock=bed.clock, secret=bed.secret),
                 keys=bed.keys(),

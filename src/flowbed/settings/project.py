@@ -122,6 +122,7 @@ class Settings:
     keep_versions: Annotated[int, Field(ge=1)] = 10
     keep_days: Annotated[float, Field(ge=0)] = 7
     lane: Literal["auto", "realtime", "batch"] = "auto"
+    batch_compression: Literal["none", "zstd"] = "none"
     delta_format: Literal["arrow", "chroma", "chroma-files"] = "arrow"
     deadline_hours: Annotated[float, Field(gt=0, allow_inf_nan=False)] | None = None
     sources: dict[str, SourceSettings] = field(default_factory=dict)

@@ -90,6 +90,7 @@ def run_context(
         concurrency=config.concurrency,
         sources=frozenset(config.sources),
         collections=Collections(store),
+        compress_batches=config.batch_compression == "zstd",
         retention=Retention(versions=config.keep_versions, days=config.keep_days),
         commit_deltas=rules.deltas,
         lease=LeaseTimes(seconds=rules.lease_seconds, heartbeat=rules.heartbeat_seconds),

@@ -17,6 +17,7 @@ from flowbed.maintenance.forget.request import REQUESTS
 from flowbed.maintenance.garbage import find_garbage
 from flowbed.maintenance.inspect import sources
 from flowbed.maintenance.key_mark import lost_keys
+from flowbed.records.external import is_external
 from flowbed.records.precomputed import is_precomputed
 from flowbed.records.values import count
 
@@ -151,7 +152,7 @@ async def _abandoned(context: Context, collection: str, key: str) -> str:
 @check("sources")
 async def _removed_sources(context: Context) -> AsyncIterator[Finding]:
     for each in await sources(context):
-        if not each.configured and not is_precomputed(each.name):
+        if not (each.configured or is_precomputed(each.name) or is_external(each.name)):
             yield Finding(
                 severity="warning",
                 subject=each.name,

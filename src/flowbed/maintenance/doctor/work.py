@@ -14,6 +14,7 @@ from flowbed.maintenance.failed import REPEATED, failed_chunks, fails_repeatedly
 from flowbed.maintenance.inspect import withheld_deletions
 from flowbed.pipeline.delta_registry import registered
 from flowbed.records import Status
+from flowbed.records.external import is_external
 from flowbed.records.precomputed import is_precomputed
 from flowbed.records.values import count
 
@@ -64,7 +65,7 @@ async def _waiting(context: Context) -> AsyncIterator[Finding]:
         for batch in batches:
             for row in await context.ledger.chunks.ready(batch, WAITING, now=now, sources=()):
                 # A version is the time at which the chunk was last queued.
-                known = row.source in context.sources or is_precomputed(row.source)
+                known = row.source in context.sources or is_precomputed(row.source) or is_external(row.source)
                 waiting += row.version < late and known
                 undeleted[row.source] += row.deleted and not known
     for name, number in sorted((+undeleted).items()):

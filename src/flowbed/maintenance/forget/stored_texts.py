@@ -3,18 +3,18 @@
 from __future__ import annotations
 
 import asyncio
-import codecs
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-import orjson
 import pyarrow as pa
 import pyarrow.compute as pc
 
 from flowbed.errors import NotFound, Rejected
+from flowbed.lanes.batch_files import COMPRESSED, parse_batch
 from flowbed.lanes.precomputed_batches import decode_rows, encode_rows
 from flowbed.records import canonical, text_hash
 from flowbed.records.precomputed import is_precomputed, precomputed_collection
+from flowbed.storage.compression import compress
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Collection, Mapping
@@ -110,14 +110,15 @@ def without(key: str, body: bytes, is_wanted: Callable[[Passage], bool]) -> tupl
     gone = len(said["chunks"]) - len(kept)
     if not kept:
         return None, gone
-    return canonical({**said, "chunk_count": len(kept), "chunks": kept}), gone
+    rest = canonical({**said, "chunk_count": len(kept), "chunks": kept})
+    return compress(rest) if key.endswith(COMPRESSED) else rest, gone
 
 
 def _parsed(key: str, body: bytes) -> dict[str, Any]:
     try:
-        said: dict[str, Any] = orjson.loads(body.removeprefix(codecs.BOM_UTF8))
+        said: dict[str, Any] = parse_batch(body)
         list(said["chunks"])
-    except (ValueError, KeyError, TypeError) as error:
+    except (Rejected, ValueError, KeyError, TypeError) as error:
         raise Rejected(f"{key} is no batch file: {error}") from error
     return said
 

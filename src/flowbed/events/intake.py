@@ -1,0 +1,249 @@
+"""Take in batch files that events or a listing tell of: Flowbed's own, and those of other programs."""
+
+from __future__ import annotations
+
+import asyncio
+import re
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+from flowbed.chunking import Rules
+from flowbed.errors import Error, Rejected, Transient
+from flowbed.ledger import DeadLetter
+from flowbed.pipeline import ConfiguredSource
+from flowbed.pipeline.sync import check_space, sync
+from flowbed.records import Problem
+from flowbed.records.events import Handled
+from flowbed.records.external import external_source, is_external
+from flowbed.sources.external import ExternalBatches, ExternalFile
+from flowbed.storage.keys import checked
+
+if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable, Mapping
+
+    from flowbed.events.notifications import Created, Notifications
+    from flowbed.lanes.contexts import ModelContext
+    from flowbed.ledger import BatchRow
+
+# {source}/chunked/.../NAME.json or NAME.json.zst; unfinished files begin with a dot, or end in .tmp.
+LAYOUT = re.compile(r"(?P<source>[^/]+)/chunked/(?P<name>(?:[^/]+/)*[^./][^/]*?)\.json(?:\.zst)?")
+OWN = re.compile(r"(?:.*/)?batch_([0-9a-f]{64})")
+# Seconds before each retry of a file that cannot be read: its writer may not have finished it.
+RETRIES = (1.0, 4.0)
+# A fetch records a batch file in the ledger at once after writing it. One that is not recorded after this time (µs)
+# belongs to a fetch that was killed, and will be written again.
+UNRECORDED = 15 * 60 * 1_000_000
+# Files looked up in the ledger at once.
+AT_ONCE = 1_000
+LETTER = "batch"
+
+
+@dataclass
+class Intake:
+    """What was done with the batch files that were told of.
+
+    `batches` can be embedded; `read` files of other programs were new, `already` were known. `later` files belong to a
+    fetch under way. `ignored` counts by reason, `failures` say what could not be taken in, and `failed` names the
+    queue's messages to send again.
+    """
+
+    batches: set[str] = field(default_factory=set)
+    read: int = 0
+    already: int = 0
+    later: list[str] = field(default_factory=list)
+    ignored: dict[str, int] = field(default_factory=dict)
+    failures: list[Problem] = field(default_factory=list)
+    failed: list[str] = field(default_factory=list)
+
+    def ignore(self, reason: str) -> None:
+        """Count what needs no work."""
+        self.ignored[reason] = self.ignored.get(reason, 0) + 1
+
+    def handled(self) -> Handled:
+        """Return this as a record."""
+        return Handled(
+            batches=len(self.batches),
+            read=self.read,
+            already=self.already,
+            later=tuple(self.later),
+            ignored=self.ignored,
+            failures=tuple(self.failures),
+            messages=tuple(dict.fromkeys(self.failed)),
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
+class IntakeContext:
+    """What taking in works with; `collections` are those of the configured sources, by source.
+
+    `is_name` says whether a text can be the name of a source or collection; `pause` waits for seconds.
+    """
+
+    context: ModelContext
+    collections: Mapping[str, str]
+    is_name: Callable[[str], bool]
+    pause: Callable[[float], Awaitable[None]] = asyncio.sleep
+
+
+async def take_in(told: Notifications, on: IntakeContext) -> Intake:
+    """Take in the objects that an event tells of; safe to repeat, in any order. One that fails stops no other."""
+    done = Intake(ignored=dict(told.ignored), failures=list(told.problems), failed=list(told.failed))
+    for each in told.created:
+        key = _key_of(each, on.context.store.url)
+        if key is None:
+            done.ignore(_why_ignored(each, on.context.store.url))
+            continue
+        before = len(done.failures), len(done.later)
+        try:
+            await _take_one(key, on, done)
+        except Rejected as error:
+            done.failures.append(Problem(subject=key, reason=str(error)))
+        if each.message and (len(done.failures), len(done.later)) != before:
+            done.failed.append(each.message)
+    return done
+
+
+async def look_for_batches(on: IntakeContext) -> Intake:
+    """List the batch files of the store, and take in those that no event told of."""
+    done = Intake()
+    store, letters = on.context.store, await _letters(on)
+    for source in await store.folders(""):
+        if not on.is_name(source):
+            continue  # what Flowbed writes under other names is in the ledger before it is in the store
+        some: dict[str, str] = {}
+        async for listed in store.list(f"{source}/chunked"):
+            if LAYOUT.fullmatch(listed.key) and letters.get(listed.key, -1) < listed.modified:
+                some[listed.key] = f"{listed.size}-{listed.modified}"
+            if len(some) >= AT_ONCE:
+                await _take_unknown(source, some, on, done)
+                some = {}
+        await _take_unknown(source, some, on, done)
+    return done
+
+
+async def _letters(on: IntakeContext) -> dict[str, int]:
+    """Return when (µs) each file became a dead letter: it is read again by command, or once it changes."""
+    pages = on.context.ledger.dead_letters.pages()
+    return {letter.subject: letter.at async for page in pages for letter in page if letter.kind == LETTER}
+
+
+async def _take_unknown(source: str, files: Mapping[str, str], on: IntakeContext, done: Intake) -> None:
+    """Take in those of the files, by key with their etags, that the ledger does not know in this state."""
+    own = {key: found[1] for key in files if (found := OWN.fullmatch(_name(key)))}
+    known = await on.context.ledger.batches.get(set(own.values())) if own else {}
+    others = [key for key in files if key not in own or own[key] not in known]
+    rules = _rules(source, on)
+    etags = await on.context.ledger.documents.etags(rules.source, list(map(_name, others))) if others else {}
+    for key in others:
+        if etags.get(_name(key)) != f"{rules.fingerprint}:{files[key]}":
+            await _take_external(key, source, files[key], on, done)
+
+
+async def _take_one(key: str, on: IntakeContext, done: Intake) -> None:
+    match = LAYOUT.fullmatch(checked(key))
+    if match is None:
+        done.ignore("not a batch file")
+        return
+    source = match["source"]
+    own = OWN.fullmatch(match["name"])
+    if own is not None:
+        row = (await on.context.ledger.batches.get([own[1]])).get(own[1])
+        if row is not None and row.key == key:
+            await _take_own(row, on, done)
+            return
+    if not on.is_name(source):
+        if is_external(source) or "." in source:
+            done.ignore("written by a fetch that was killed")
+            return
+        raise Rejected(f"{source!r} cannot be the name of a source: use lower-case letters, digits, - and _")
+    # The file may have been written again: it is always read.
+    await _take_external(key, source, f"told at {on.context.clock()}", on, done)
+
+
+async def _take_own(row: BatchRow, on: IntakeContext, done: Intake) -> None:
+    """Queue a batch file that a fetch wrote, if its chunks are recorded."""
+    if await on.context.ledger.chunks.used([row.id]):
+        done.batches.add(row.id)
+    elif on.context.clock() - row.timestamp < UNRECORDED:
+        done.later.append(row.key)
+    else:
+        done.ignore("replaced by a later batch file")
+
+
+async def _take_external(key: str, source: str, etag: str, on: IntakeContext, done: Intake) -> None:
+    """Read a batch file of another program, up to three times, and write its chunks as batch files of Flowbed's own."""
+    context = on.context
+    written: list[str] = []
+    file = ExternalFile(key, _name(key), etag)
+    feed = ConfiguredSource(
+        source=ExternalBatches(context.store, [file], is_collection=on.is_name), rules=_rules(source, on)
+    )
+    attempts = 0
+    for wait in (*RETRIES, None):
+        attempts += 1
+        try:
+            await check_space(feed, context)
+            synced = await sync(
+                feed, context, allow_deletes=False, wrote=lambda row: written.append(row.id), troubled=False
+            )
+            problems = synced.problems
+            unread = [each for each in problems if each.subject == key]
+            transient = False
+        except Error as error:
+            unread = problems = [Problem(subject=key, reason=str(error))]
+            transient = isinstance(error, Transient)
+        if not unread or wait is None:
+            break
+        await on.pause(wait)
+    done.batches.update(written)
+    done.read += bool(written)
+    done.already += not (written or problems)
+    done.failures += problems
+    if transient:
+        return  # the next listing finds it
+    await context.ledger.dead_letters.remove(LETTER, owner=source, subjects=[key])
+    if problems:
+        first, more = problems[0], len(problems) - 1
+        reason = f"{first.subject}: {first.reason}" if first.subject != key else first.reason
+        letter = DeadLetter(
+            kind=LETTER,
+            owner=source,
+            subject=key,
+            reason=reason + (f" (and {more:,} more)" if more else ""),
+            at=context.clock(),
+            attempts=attempts,
+        )
+        await context.ledger.dead_letters.add([letter])
+
+
+def _rules(source: str, on: IntakeContext) -> Rules:
+    return Rules(source=external_source(source), collections=(on.collections.get(source, source),))
+
+
+def _name(key: str) -> str:
+    """Return the id of the document that a batch file is: its key below `chunked`, without its endings."""
+    return key.partition("/chunked/")[2].removesuffix(".zst").removesuffix(".json")
+
+
+def _key_of(told: Created, url: str) -> str | None:
+    """Return the key below the store's root that an event means; None for another bucket, or above the root."""
+    bucket, prefix = _root(url)
+    if bucket and told.bucket != bucket:
+        return None
+    below = [key.removeprefix(prefix) for key in told.keys if key.startswith(prefix)]
+    return next((key for key in below if LAYOUT.fullmatch(key)), below[0] if below else None)
+
+
+def _root(url: str) -> tuple[str, str]:
+    """Return the bucket of a store and the prefix of its keys; "" for a store that is in no bucket."""
+    if not url.startswith("s3://"):
+        return "", ""
+    bucket, _, prefix = url.removeprefix("s3://").partition("/")
+    return bucket, f"{prefix.strip('/')}/" if prefix.strip("/") else ""
+
+
+def _why_ignored(told: Created, url: str) -> str:
+    bucket, prefix = _root(url)
+    if told.bucket != bucket:
+        return f"in bucket {told.bucket[:100]!r}, not in {bucket}"
+    return f"not below {prefix}"

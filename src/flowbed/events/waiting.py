@@ -1,0 +1,78 @@
+"""Embed what waits, without fetching."""
+
+from __future__ import annotations
+
+import asyncio
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+from flowbed.lanes.batch.wait import collect_results
+from flowbed.lanes.budget import Budget
+from flowbed.lanes.claims import WAITING
+from flowbed.lanes.failures import RunStats
+from flowbed.pipeline.run import finish, recover
+from flowbed.pipeline.work import RunOptions, Selection, choose_early, choose_lane, embed_selection
+from flowbed.records.external import external_source, is_external
+from flowbed.records.precomputed import is_precomputed
+
+if TYPE_CHECKING:
+    from flowbed.lanes.choice import LaneOption
+    from flowbed.lanes.contexts import Context, RunContext
+    from flowbed.records import Report
+
+
+async def embed_waiting(
+    context: RunContext,
+    *,
+    lane: LaneOption = "auto",
+    deadline: float | None = None,
+) -> Report:
+    """Embed and commit the chunks that wait, of all sources.
+
+    Safe to repeat, and beside other runs: each chunk is claimed by one. Results of earlier submissions are collected
+    first. `deadline` is in seconds from now.
+
+    Raises:
+        Misconfigured: the model cannot be used, or a collection lives in another space.
+        Transient: the ledger or the store cannot be reached.
+    """
+    began = context.monotonic()
+    if context.budget is None:
+        context = replace(context, budget=Budget())
+    how = RunOptions(began=context.clock(), lane=lane, deadline=deadline)
+    stats = RunStats()
+    found = await context.ledger.overview()
+    recovered = await recover(context, found, stats)
+    await asyncio.to_thread(context.embedder)
+    stats.add((await collect_results(context, found.submissions)).tally)
+    sources = sorted({*await sources_to_embed(context), *recovered.to_embed})
+    # No source has an empty name: without any to embed, nothing is claimed.
+    work = Selection(sources=sources or ("",))
+    choice = await choose_early(context, how) or await choose_lane(context, how, work)
+    done = await embed_selection(context, work, choice, how)
+    report = await finish(context, {}, {}, stats, done, began=began, newest=recovered.newest)
+    left = await context.ledger.chunks.counts()
+    return replace(
+        report,
+        versions={**stats.versions, **done.tally.versions},
+        waiting=sum(number for (_, status), number in left.items() if status in WAITING),
+    )
+
+
+async def sources_to_embed(context: Context) -> set[str]:
+    """Return the sources that may have waiting chunks: those configured, what others wrote, and what is left.
+
+    Precomputed rows are not among them: they need no model.
+    """
+    names = {*context.sources, *map(external_source, context.sources), *await waiting_sources(context)}
+    names.update(filter(is_external, await context.store.folders("")))
+    return names
+
+
+async def waiting_sources(context: Context) -> set[str]:
+    """Return the sources of the batch files with a waiting chunk, except those of precomputed rows."""
+    found: set[str] = set()
+    async for page in context.ledger.chunks.batches(WAITING, now=context.clock(), sources=()):
+        rows = await context.ledger.batches.get([batch for batch in page if batch])
+        found.update(row.source for row in rows.values() if not is_precomputed(row.source))
+    return found

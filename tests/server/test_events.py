@@ -1,0 +1,70 @@
+"""POST /v1/events: what a notification tells of is queued before the answer, and embedded after it."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from typing import TYPE_CHECKING, Any
+
+import pytest
+from tests.server.conftest import Running, create_key, write_project
+
+from flowbed.records import Status
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+
+    from flowbed.records import SearchResults
+
+
+@pytest.fixture
+def running(tmp_path: Path) -> Iterator[Running]:
+    server = Running(write_project(tmp_path / "project"))
+    yield server
+    server.close()
+
+
+def put(server: Running, text: str) -> dict[str, Any]:
+    """Write a batch file of another program, and return MinIO's notification of it."""
+    path = server.folder / ".flowbed/store/partner/chunked/batch_1.json"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(json.dumps({"chunks": [{"text": text}]}))
+    return {"EventName": "s3:ObjectCreated:Put", "Key": "b/partner/chunked/batch_1.json"}
+
+
+def test_event_told_file_is_found_by_a_search_without_a_command(running: Running) -> None:
+    reply = running.call("POST", "/v1/events", put(running, "told by a webhook"))
+    assert (reply.status, reply.json["batches"], reply.json["read"]) == (202, 1, 1)
+
+    async def indexed() -> SearchResults:
+        counts = running.service.bed.ledger.chunks.counts
+        while not (await counts()).get(("partner", Status.SUCCESS)):  # noqa: ASYNC110 - nothing tells it
+            await asyncio.sleep(0.02)
+        return await running.service.bed.find("told by a webhook", collection="partner", limit=1)
+
+    (hit,) = running.wait(asyncio.wait_for(indexed(), 30)).hits
+    assert hit.document == "told by a webhook"
+    again = running.call("POST", "/v1/events", put(running, "told by a webhook"))
+    assert (again.status, again.json["batches"], again.json["already"]) == (202, 0, 1)
+
+
+def test_event_of_sns_in_text_plain_is_taken(running: Running) -> None:
+    body = json.dumps({"Type": "Notification", "Message": json.dumps({"Event": "s3:TestEvent"})}).encode()
+    reply = running.call("POST", "/v1/events", body, {"content-type": "text/plain; charset=UTF-8"})
+    assert (reply.status, reply.json["ignored"]) == (202, {"a test event": 1})
+
+
+def test_event_of_unknown_shape_or_size_is_refused(running: Running) -> None:
+    refused = running.call("POST", "/v1/events", {"hello": 1})
+    assert refused.status == 400
+    assert "its shape is unknown" in refused.refused()["message"]
+    assert running.call("POST", "/v1/events", b"x").status == 400
+    assert running.call("POST", "/v1/events", b" " * (6 * 2**20 + 1)).status == 413
+
+
+def test_event_key_without_the_admin_scope_is_forbidden(running: Running) -> None:
+    secret = create_key(running.folder)
+    headers = {"authorization": f"Bearer {secret}"}
+    assert running.call("POST", "/v1/events", {}, headers).status == 403
+    assert running.call("POST", "/v1/events", {}).status == 401
