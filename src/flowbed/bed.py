@@ -18,6 +18,7 @@ from flowbed.wiring.project import OpenProject
 if TYPE_CHECKING:
     from collections.abc import Generator, Mapping, Sequence
 
+    from flowbed.events.replay import Letter, Replayed
     from flowbed.index.active_space import Live
     from flowbed.index.compaction import Compaction, VectorIndex
     from flowbed.index.search import Unit
@@ -27,7 +28,7 @@ if TYPE_CHECKING:
     from flowbed.lanes.budget import Budget
     from flowbed.lanes.choice import LaneOption
     from flowbed.lanes.outcome import Polled
-    from flowbed.ledger import DeadLetter, Rollback, Spent, SubmissionRow
+    from flowbed.ledger import Rollback, Spent, SubmissionRow
     from flowbed.maintenance.checklist import Checklist
     from flowbed.maintenance.doctor import Diagnosis
     from flowbed.maintenance.forget import Forgettable, Receipt
@@ -149,6 +150,7 @@ class Flowbed(OpenProject):
                 lane=lane,
                 wait=wait,
                 deadline=deadline,
+                others=not names,
             )
             return await self._with_publications(report)
         if names or allow_deletes or status is not None:
@@ -776,15 +778,38 @@ class Flowbed(OpenProject):
             )
         )
 
-    async def dead_letters(self) -> list[DeadLetter]:
-        """List failures that need attention, oldest first."""
-        return [letter async for page in self._ledger.dead_letters.pages() for letter in page]
+    async def dead_letters(self, *, source: str = "", day: str = "", batch: str = "") -> list[Letter]:
+        """List failures that need attention, oldest first: all, or those of a source, a day or a batch file.
+
+        Raises:
+            Rejected: `day` is not written as 2026-11-30.
+        """
+        from flowbed.events.replay import Which, letters
+
+        return await letters(self._context(), Which(source=source, day=day, batch=batch))
 
     async def retry_dead_letters(self, *subjects: str) -> int:
         """Queue the chunks of the named dead letters (default: all) for the next run; return how many chunks."""
-        from flowbed.pipeline.run import retry
+        return (await self.replay(*subjects)).waiting
 
-        return await retry(self._context(), subjects)
+    async def replay(self, *subjects: str, source: str = "", day: str = "", batch: str = "") -> Replayed:
+        """Queue again what failed: all, the named dead letters, or what failed of a source, a day or a batch file.
+
+        Args:
+            subjects: the subjects of dead letters.
+            source: the name of a source.
+            day: the day of the batch files, in UTC, as 2026-11-30.
+            batch: the key or the id of one batch file.
+
+        Raises:
+            NotFound: there is no such dead letter, or nothing of it has failed.
+            Rejected: `day` is not written as 2026-11-30.
+        """
+        from flowbed.events.replay import Which, replay
+        from flowbed.wiring.events import intake_context
+
+        which = Which(source=source, day=day, batch=batch)
+        return await replay(intake_context(self.settings, self._context()), which, subjects)
 
     async def price(self) -> float:
         """Return the price of the model in US dollars per million tokens; a local model costs nothing."""

@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from collections.abc import Coroutine, Mapping, Sequence
 
     from flowbed.bed import Flowbed
+    from flowbed.events.replay import Letter, Replayed
     from flowbed.index.compaction import Compaction, VectorIndex
     from flowbed.index.search import Unit
     from flowbed.index.versions import Version
@@ -22,7 +23,7 @@ if TYPE_CHECKING:
     from flowbed.lanes.batch.submit import Submitted
     from flowbed.lanes.choice import LaneOption
     from flowbed.lanes.outcome import Polled
-    from flowbed.ledger import DeadLetter, Rollback, Spent, SubmissionRow
+    from flowbed.ledger import Rollback, Spent, SubmissionRow
     from flowbed.maintenance.checklist import Checklist
     from flowbed.maintenance.doctor import Diagnosis
     from flowbed.maintenance.forget import Forgettable, Receipt
@@ -575,9 +576,28 @@ class Blocking:
         """
         return self._wait(self._bed.checklist())
 
-    def dead_letters(self) -> list[DeadLetter]:
-        """List failures that need attention, oldest first."""
-        return self._wait(self._bed.dead_letters())
+    def dead_letters(self, *, source: str = "", day: str = "", batch: str = "") -> list[Letter]:
+        """List failures that need attention, oldest first: all, or those of a source, a day or a batch file.
+
+        Raises:
+            Rejected: `day` is not written as 2026-11-30.
+        """
+        return self._wait(self._bed.dead_letters(source=source, day=day, batch=batch))
+
+    def replay(self, *subjects: str, source: str = "", day: str = "", batch: str = "") -> Replayed:
+        """Queue again what failed: all, the named dead letters, or what failed of a source, a day or a batch file.
+
+        Args:
+            subjects: the subjects of dead letters.
+            source: the name of a source.
+            day: the day of the batch files, in UTC, as 2026-11-30.
+            batch: the key or the id of one batch file.
+
+        Raises:
+            NotFound: there is no such dead letter, or nothing of it has failed.
+            Rejected: `day` is not written as 2026-11-30.
+        """
+        return self._wait(self._bed.replay(*subjects, source=source, day=day, batch=batch))
 
     def retry_dead_letters(self, *subjects: str) -> int:
         """Queue the chunks of the named dead letters (default: all) for the next run; return how many chunks."""

@@ -32,6 +32,7 @@ OPERATIONS = {
     "GET /v1/models/{model}",
     "POST /v1/admin/breakers/reset",
     "POST /v1/admin/cache/warm",
+    "POST /v1/admin/reprocess",
     "POST /v1/batches",
     "POST /v1/batches/{batch}/cancel",
     "POST /v1/embeddings",

@@ -68,3 +68,21 @@ def test_event_key_without_the_admin_scope_is_forbidden(running: Running) -> Non
     headers = {"authorization": f"Bearer {secret}"}
     assert running.call("POST", "/v1/events", {}, headers).status == 403
     assert running.call("POST", "/v1/events", {}).status == 401
+
+
+def test_reprocess_replays_what_failed_and_refuses_what_has_not(running: Running) -> None:
+    path = running.folder / ".flowbed/store/partner/chunked/year=2026/month=01/day=06/batch_2.json"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(json.dumps({"chunks": [{"text": " "}, {"text": "whole"}]}))
+    key = str(path.relative_to(running.folder / ".flowbed/store"))
+    told = running.call("POST", "/v1/events", {"EventName": "s3:ObjectCreated:Put", "Key": f"b/{key}"})
+    assert [each["reason"] for each in told.json["failures"]] == ["it has no text"]
+    path.write_text(json.dumps({"chunks": [{"text": "other"}, {"text": "whole"}]}))
+    for which in ({"day": "2026-01-06"}, {"batch": key}, {"source": "partner"}):
+        done = running.call("POST", "/v1/admin/reprocess", which)
+        if which.get("day"):
+            assert (done.status, done.json) == (202, {"waiting": 1, "read": 1, "failures": []})
+        else:
+            assert done.status == 404
+    assert running.call("POST", "/v1/admin/reprocess", {}).status == 400
+    assert running.call("POST", "/v1/admin/reprocess", {"day": "2026-13-40"}).status == 400

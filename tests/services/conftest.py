@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from contextlib import AbstractAsyncContextManager
 
     from flowbed.embedding.cache.tiers import VectorTier
+    from flowbed.events.replay import Replayed
     from flowbed.ledger import Ledger
     from flowbed.records import Embedded, Purpose
     from flowbed.records.events import Handled
@@ -112,6 +113,9 @@ class Project:
         raise NotImplementedError
 
     async def take_in(self, event: bytes) -> Handled:
+        raise NotImplementedError
+
+    async def replay(self, **which: str) -> Replayed:
         raise NotImplementedError
 
     async def embed_waiting(self) -> Report:

@@ -8,14 +8,22 @@ import typer
 
 from flowbed.cli.options import Common
 from flowbed.cli.output import say
+from flowbed.cli.project import DONE, FAILURES
 from flowbed.errors import NotFound
+from flowbed.records.values import count
+
+Source = Annotated[str, typer.Option(metavar="SOURCE", help="Only of this source.")]
+Day = Annotated[
+    str, typer.Option(metavar="DAY", help="Only of batch files of this day, in UTC, as 2026-11-30.")
+]
+Batch = Annotated[str, typer.Option(metavar="BATCH", help="Only of this batch file, by its key or id.")]
 
 
-def list_(common: Common) -> None:
-    """List the failures that need attention, with their reasons."""
+def list_(common: Common, source: Source = "", day: Day = "", batch: Batch = "") -> None:
+    """List the failures that need attention, with their reasons and batch files."""
     from flowbed.cli import views
 
-    found = common.with_bed(lambda bed: bed.dead_letters())
+    found = common.with_bed(lambda bed: bed.dead_letters(source=source, day=day, batch=batch))
     common.show({"dead_letters": found}, lambda _: views.show_letters(found))
 
 
@@ -37,7 +45,16 @@ def retry(
     subjects: Annotated[
         list[str] | None, typer.Argument(metavar="[SUBJECT]...", help="Default: all.")
     ] = None,
-) -> None:
-    """Queue what failed for the next run."""
-    waiting = common.with_bed(lambda bed: bed.retry_dead_letters(*subjects or ()))
-    common.show({"waiting": waiting}, lambda _: say(f"{waiting} chunks wait for the next `flowbed run`"))
+    source: Source = "",
+    day: Day = "",
+    batch: Batch = "",
+) -> int:
+    """Queue what failed for the next run, and read failed batch files of other programs again."""
+    from flowbed.cli.formatting import problems
+
+    done = common.with_bed(lambda bed: bed.replay(*subjects or (), source=source, day=day, batch=batch))
+    waiting = f"{count(done.waiting, 'chunk')} {'waits' if done.waiting == 1 else 'wait'}"
+    common.show(done, lambda _: say(f"{waiting} for the next `flowbed run`"))
+    if not common.as_json:
+        problems("failed again", done.failures)
+    return FAILURES if done.failures else DONE

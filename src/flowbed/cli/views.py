@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
     from flowbed.index.compaction import Compaction
     from flowbed.index.versions import Version
-    from flowbed.ledger import DeadLetter, Rollback
+    from flowbed.ledger import Rollback
     from flowbed.maintenance.checklist import Checklist
     from flowbed.maintenance.doctor import Diagnosis
     from flowbed.maintenance.gc import Collected
@@ -234,10 +234,13 @@ def show_reasons(reasons: Sequence[Reason]) -> None:
             say(f"  submission {each.submission.id} ({each.submission.state}), input {each.submission.key}")
 
 
-def show_letters(letters: Sequence[DeadLetter]) -> None:
+def show_letters(letters: Sequence[Letter]) -> None:
     """Show the dead letters."""
     if not letters:
         say("no dead letters")
     for each in letters:
         say(f"{at(each.at)}  {each.kind} of {each.owner}: {each.subject}")
         say(f"    {each.reason}" + (f" ({each.attempts} times)" if each.attempts > 1 else ""))
+        for key in each.batches:
+            if key != each.subject:
+                say(f"    in batch file {key}")

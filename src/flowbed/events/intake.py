@@ -19,7 +19,7 @@ from flowbed.sources.external import ExternalBatches, ExternalFile
 from flowbed.storage.keys import checked
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable, Mapping
+    from collections.abc import Awaitable, Callable, Collection, Mapping
 
     from flowbed.events.notifications import Created, Notifications
     from flowbed.lanes.contexts import ModelContext
@@ -42,13 +42,15 @@ LETTER = "batch"
 class Intake:
     """What was done with the batch files that were told of.
 
-    `batches` can be embedded; `read` files of other programs were new, `already` were known. `later` files belong to a
+    `batches` can be embedded; `read` files of other programs were new, with so many `chunks`; `already` were
+    known. `later` files belong to a
     fetch under way. `ignored` counts by reason, `failures` say what could not be taken in, and `failed` names the
     queue's messages to send again.
     """
 
     batches: set[str] = field(default_factory=set)
     read: int = 0
+    chunks: int = 0
     already: int = 0
     later: list[str] = field(default_factory=list)
     ignored: dict[str, int] = field(default_factory=dict)
@@ -100,6 +102,14 @@ async def take_in(told: Notifications, on: IntakeContext) -> Intake:
             done.failures.append(Problem(subject=key, reason=str(error)))
         if each.message and (len(done.failures), len(done.later)) != before:
             done.failed.append(each.message)
+    return done
+
+
+async def take_again(keys: Collection[str], on: IntakeContext) -> Intake:
+    """Read batch files of other programs again, whose dead letters this replaces."""
+    done = Intake()
+    for key in keys:
+        await _take_external(key, key.partition("/")[0], f"told at {on.context.clock()}", on, done)
     return done
 
 
@@ -173,7 +183,7 @@ async def _take_own(row: BatchRow, on: IntakeContext, done: Intake) -> None:
 async def _take_external(key: str, source: str, etag: str, on: IntakeContext, done: Intake) -> None:
     """Read a batch file of another program, up to three times, and write its chunks as batch files of Flowbed's own."""
     context = on.context
-    written: list[str] = []
+    written: list[BatchRow] = []
     file = ExternalFile(key, _name(key), etag)
     feed = ConfiguredSource(
         source=ExternalBatches(context.store, [file], is_collection=on.is_name), rules=_rules(source, on)
@@ -183,9 +193,7 @@ async def _take_external(key: str, source: str, etag: str, on: IntakeContext, do
         attempts += 1
         try:
             await check_space(feed, context)
-            synced = await sync(
-                feed, context, allow_deletes=False, wrote=lambda row: written.append(row.id), troubled=False
-            )
+            synced = await sync(feed, context, allow_deletes=False, wrote=written.append, troubled=False)
             problems = synced.problems
             unread = [each for each in problems if each.subject == key]
             transient = False
@@ -195,7 +203,8 @@ async def _take_external(key: str, source: str, etag: str, on: IntakeContext, do
         if not unread or wait is None:
             break
         await on.pause(wait)
-    done.batches.update(written)
+    done.batches.update(row.id for row in written)
+    done.chunks += sum(row.chunks for row in written)
     done.read += bool(written)
     done.already += not (written or problems)
     done.failures += problems

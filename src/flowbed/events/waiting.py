@@ -60,19 +60,13 @@ async def embed_waiting(
 
 
 async def sources_to_embed(context: Context) -> set[str]:
-    """Return the sources that may have waiting chunks: those configured, what others wrote, and what is left.
+    """Return the sources that may have waiting chunks: those configured, removed ones, and what others wrote.
 
     Precomputed rows are not among them: they need no model.
     """
-    names = {*context.sources, *map(external_source, context.sources), *await waiting_sources(context)}
-    names.update(filter(is_external, await context.store.folders("")))
-    return names
-
-
-async def waiting_sources(context: Context) -> set[str]:
-    """Return the sources of the batch files with a waiting chunk, except those of precomputed rows."""
-    found: set[str] = set()
+    names = {*context.sources, *map(external_source, context.sources)}
     async for page in context.ledger.chunks.batches(WAITING, now=context.clock(), sources=()):
         rows = await context.ledger.batches.get([batch for batch in page if batch])
-        found.update(row.source for row in rows.values() if not is_precomputed(row.source))
-    return found
+        names.update(row.source for row in rows.values() if not is_precomputed(row.source))
+    # A deletion is in no batch file.
+    return names.union(filter(is_external, await context.store.folders("")))

@@ -7,7 +7,7 @@ import contextlib
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
-from flowbed.errors import Conflict, Error, NotFound, Transient
+from flowbed.errors import Conflict, Error, Transient
 from flowbed.index.lease import held
 from flowbed.index.versions import newest_version, state
 from flowbed.lanes.batch.wait import collect_results, of_this_model
@@ -26,7 +26,7 @@ from flowbed.pipeline.work import (
     wait_if_asked,
 )
 from flowbed.records import Planned, Problem, Report, Status
-from flowbed.records.external import external_source
+from flowbed.records.external import external_source, is_external
 from flowbed.records.precomputed import precomputed_source
 from flowbed.telemetry import FETCHED, reached
 
@@ -56,10 +56,12 @@ async def run(
     lane: LaneOption = "auto",
     wait: bool = False,
     deadline: float | None = None,
+    others: bool = False,
 ) -> Report:
     """Bring the index in step with the sources of `feeds`; one that fails does not stop the others.
 
-    Results of earlier submissions are collected first. `deadline` is in seconds from now.
+    Results of earlier submissions are collected first. `deadline` is in seconds from now. With `others`, chunks of
+    other programs' batch files are embedded too, wherever in the store those are.
 
     Raises:
         Misconfigured: the model cannot be used, or a collection lives in another space; or the batch lane was
@@ -74,7 +76,8 @@ async def run(
     recovered = await recover(context, found, stats)
     await asyncio.to_thread(context.embedder)  # fails here once, rather than for every source
     # No source has an empty name: without any to embed, nothing is claimed.
-    sources = (*feeds, *map(external_source, feeds), *recovered.to_embed) or ("",)
+    left_by_others = await waiting_external(context) if others and found.unfinished else set()
+    sources = (*feeds, *map(external_source, feeds), *left_by_others, *recovered.to_embed) or ("",)
     work = Selection(sources=sources, statuses=statuses, limit=limit)
     choice = await choose_early(context, how)
     stats.add((await collect_results(context, found.submissions)).tally)
@@ -245,6 +248,15 @@ async def _waiting_precomputed(context: Context, found: Overview) -> list[str]:
     return waiting
 
 
+async def waiting_external(context: Context) -> set[str]:
+    """Return the sources of other programs' batch files that have a waiting chunk."""
+    found: set[str] = set()
+    async for page in context.ledger.chunks.batches(WAITING, now=context.clock(), sources=()):
+        rows = await context.ledger.batches.get([batch for batch in page if batch])
+        found.update(row.source for row in rows.values() if is_external(row.source))
+    return found
+
+
 async def tidy(context: IndexContext, collections: Collection[str]) -> None:
     """Compact the collections where that is due and no other process does it."""
     for collection in collections:
@@ -328,30 +340,3 @@ async def _versions(
                 version = (await state(live, datasets=context.datasets)).version
             found[name] = version
     return found
-
-
-async def retry(context: Context, subjects: Collection[str]) -> int:
-    """Make failed chunks wait for the next run: those of the dead letters named, or of all; return their number.
-
-    Raises:
-        NotFound: there is no dead letter about a subject.
-    """
-    letters = [letter async for page in context.ledger.dead_letters.pages() for letter in page]
-    unknown = set(subjects) - {letter.subject for letter in letters}
-    if unknown:
-        raise NotFound(
-            f"no dead letter is about {', '.join(sorted(unknown))}; `flowbed dead-letters list` shows them"
-        )
-    wanted = [
-        letter
-        for letter in letters
-        if letter.kind in {"chunk", "run"} and (not subjects or letter.subject in subjects)
-    ]
-    if not wanted:
-        return 0
-    waiting = await context.ledger.chunks.retry({letter.subject for letter in wanted}, now=context.clock())
-    for kind in ("chunk", "run"):
-        done = [letter.subject for letter in wanted if letter.kind == kind]
-        if done:
-            await context.ledger.dead_letters.remove(kind, subjects=done)
-    return waiting

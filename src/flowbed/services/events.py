@@ -6,9 +6,10 @@ import asyncio
 import logging
 from typing import TYPE_CHECKING, Self
 
-from flowbed.errors import Error
+from flowbed.errors import Error, Rejected
 
 if TYPE_CHECKING:
+    from flowbed.events.replay import Replayed
     from flowbed.records.events import Handled
     from flowbed.services.project import Project
 
@@ -48,10 +49,27 @@ class EventService:
         """
         told = await self._bed.take_in(body)
         if told.batches:
-            self._told.set()
-            if self._task is None:
-                self._task = asyncio.create_task(self._embed())
+            self._begin()
         return told
+
+    async def replay(self, *, source: str, day: str, batch: str) -> Replayed:
+        """Queue again what failed of a source, a day or a batch file.
+
+        Raises:
+            NotFound: nothing of it has failed.
+            Rejected: nothing is named, or `day` is no day.
+        """
+        if not (source or day or batch):
+            raise Rejected("name what to reprocess: a source, a day or a batch", param="source")
+        done = await self._bed.replay(source=source, day=day, batch=batch)
+        if done.waiting:
+            self._begin()
+        return done
+
+    def _begin(self) -> None:
+        self._told.set()
+        if self._task is None:
+            self._task = asyncio.create_task(self._embed())
 
     async def _embed(self) -> None:
         pause = FIRST_PAUSE

@@ -10,6 +10,7 @@ if TYPE_CHECKING:
     from flowbed.embedding import Embedder
     from flowbed.embedding.cache.tiers import VectorTier
     from flowbed.embedding.stack import Stack
+    from flowbed.events.replay import Replayed
     from flowbed.index.search.reader import IndexReader
     from flowbed.ledger import Ledger
     from flowbed.records import Report, SearchResults
@@ -82,6 +83,11 @@ class Project(Protocol):
     @property
     def take_in(self) -> Callable[[bytes], Awaitable[Handled]]:
         """Take in the batch files that an event tells of."""
+        ...
+
+    @property
+    def replay(self) -> Callable[..., Awaitable[Replayed]]:
+        """Queue again what failed; takes the arguments of `Flowbed.replay`."""
         ...
 
     @property

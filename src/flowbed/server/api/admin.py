@@ -9,10 +9,20 @@ from fastapi import APIRouter, Depends, Request, Response
 
 from flowbed.errors import Forbidden
 from flowbed.server.api.openapi import FAILURES, body_of
-from flowbed.server.api.schemas import BreakerName, Breakers, Caches, Cleared, Providers, Warmed, WarmRequest
+from flowbed.server.api.schemas import (
+    BreakerName,
+    Breakers,
+    Caches,
+    Cleared,
+    Providers,
+    Reprocessed,
+    ReprocessRequest,
+    Warmed,
+    WarmRequest,
+)
 from flowbed.server.api.search import read
 from flowbed.server.http.request_context import context_of
-from flowbed.server.http.responses import json
+from flowbed.server.http.responses import ACCEPTED, json
 
 if TYPE_CHECKING:
     from flowbed.embedding.wrappers.breaker import Breaker
@@ -86,6 +96,20 @@ def routes(service: Service) -> APIRouter:
             for breaker in model.breakers
         ]
         return json({"providers": providers})
+
+    @router.post(
+        "/reprocess",
+        status_code=ACCEPTED,
+        openapi_extra=body_of(ReprocessRequest),
+        responses={ACCEPTED: {"model": Reprocessed}, **FAILURES},
+    )
+    async def reprocess(request: Request) -> Response:
+        """Queue again what failed of a source, a day or a batch file, and embed it after the answer."""
+        body = await read(request, ReprocessRequest)
+        done = await service.events.replay(source=body.source, day=body.day, batch=body.batch)
+        failures = [{"subject": each.subject, "reason": each.reason} for each in done.failures]
+        answer = {"waiting": done.waiting, "read": done.read, "failures": failures}
+        return json(answer, status=ACCEPTED)
 
     return router
 

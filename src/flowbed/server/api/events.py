@@ -11,14 +11,13 @@ from flowbed.server.api.openapi import FAILURES
 from flowbed.server.api.schemas import EventTaken
 from flowbed.server.http.errors import TooLarge
 from flowbed.server.http.request_context import context_of
-from flowbed.server.http.responses import json
+from flowbed.server.http.responses import ACCEPTED, json
 
 if TYPE_CHECKING:
     from flowbed.services.service import Service
 
 # Bytes of an event: messages of SQS have up to 1 MiB, as has a batch of them; a Lambda gets up to 6 MB.
 BODY_BYTES = 6 * 2**20
-ACCEPTED = 202
 # A sender names its content as it likes: SNS sends text/plain.
 ANY_JSON = {
     "requestBody": {

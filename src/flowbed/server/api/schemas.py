@@ -227,6 +227,24 @@ class EventTaken(BaseModel):
     batchItemFailures: list[MessageFailure]  # noqa: N815 - the name is AWS's
 
 
+class ReprocessRequest(Closed):
+    """Which failures to try again; of several fields all must fit."""
+
+    source: Annotated[str, Field(max_length=63, description="The name of a source.")] = ""
+    day: Annotated[
+        str, Field(pattern=r"^([0-9]{4}-[0-9]{2}-[0-9]{2})?$", description="Of the batch files, in UTC.")
+    ] = ""
+    batch: Annotated[str, Field(max_length=1024, description="The key or the id of one batch file.")] = ""
+
+
+class Reprocessed(BaseModel):
+    """How many chunks wait again, how many files of other programs were read again, and what failed again."""
+
+    waiting: int
+    read: int
+    failures: list[EventFailure]
+
+
 class BreakerStatus(BaseModel):
     """State of one provider's breaker, and how often it opened."""
 
