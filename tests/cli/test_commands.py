@@ -163,7 +163,9 @@ def test_run_refused_text_becomes_a_dead_letter_that_can_be_retried(notes: Path,
     assert "notes#bad.txt#00000" in flowbed("dead-letters", "list").out
     assert "dead-letters retry" in flowbed("why", "bad.txt").out
     assert flowbed("run").status == 0
-    assert flowbed("dead-letters", "retry", "--json").json == {"waiting": 1}
+    assert flowbed("dead-letters", "list", "--source", "other", "--json").json == {"dead_letters": []}
+    assert "in batch file notes/chunked/" in flowbed("dead-letters", "list", "--source", "notes").out
+    assert flowbed("dead-letters", "retry", "--source", "notes", "--json").json["waiting"] == 1
     assert flowbed("run").status == 1
     (notes / "bad.txt").write_text("Mended.\n")
     assert flowbed("run").status == 0

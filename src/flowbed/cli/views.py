@@ -15,6 +15,7 @@ from flowbed.records.values import count
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
+    from flowbed.events.replay import Letter
     from flowbed.index.compaction import Compaction
     from flowbed.index.versions import Version
     from flowbed.ledger import Rollback
